@@ -1,0 +1,30 @@
+"""How a new policy version reaches the engines, and how it is proven that it did."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from polyray.config.base import StrictModel
+
+
+class DeliverySpec(StrictModel):
+    """Adapter bytes travel; the worker merges them into a pristine copy and reloads the engine's weights."""
+
+    mode: Literal["merged"] = "merged"
+    tolerance: float | None = Field(
+        None, gt=0, description="largest |engine - learner| log-prob that counts as served; default by dtype: "
+        "1e-4 float32, 5e-2 bfloat16"
+    )
+    num_probes: int = Field(16, ge=1, description="fixed sequences whose log-probs prove a delivery")
+    timeout_s: float = Field(60.0, gt=0, description="a worker that takes longer is replaced")
+    keep_versions: Literal["checkpoints", "all"] = Field(
+        "checkpoints", description="which versions/<v>/ directories are written"
+    )
+
+    def tolerance_for(self, dtype: str) -> float:
+        """The tolerance in nats for engines of this dtype."""
+        if self.tolerance is not None:
+            return self.tolerance
+        return 1e-4 if dtype == "float32" else 5e-2

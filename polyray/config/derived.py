@@ -1,0 +1,60 @@
+"""Sizes that follow from a configuration, printed by every job's `--check`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from polyray.config.model import EMBEDDED, ModelSpec
+from polyray.config.run import TrainConfig
+
+ENGINE_MIB = 1000
+"""Resident memory of one in-process CPU engine without weights and cache, measured."""
+LEARNER_MIB = 900
+"""Resident memory of one learner rank's imports, measured."""
+RAY_MIB = 1200
+"""Ray's own processes, the Serve controller, proxy and one replica, measured."""
+
+
+def model_mib(model: ModelSpec) -> float | None:
+    """Size of the base weights in MiB as they lie on disk; None where they are not a local directory."""
+    if model.path == EMBEDDED:
+        return 3.5
+    directory = Path(model.path).expanduser()
+    files = list(directory.glob("*.safetensors")) if directory.is_dir() else []
+    return sum(file.stat().st_size for file in files) / 2**20 if files else None
+
+
+def derived_sizes(config: TrainConfig) -> dict[str, int | float | str]:
+    """Groups, completions and tokens per step, logical CPUs, and an estimate of memory."""
+    rollout, learner = config.rollout, config.learner
+    completions = rollout.prompts_per_step * rollout.group_size
+    weights = model_mib(config.model)
+    per_engine = ENGINE_MIB + rollout.kv_cache_mib + 2 * (weights or 0)
+    per_rank = LEARNER_MIB + 2 * (weights or 0)
+    total = RAY_MIB + config.ray.object_store_mib + rollout.num_workers * per_engine + learner.num_workers * per_rank
+    return {
+        "groups_per_step": rollout.prompts_per_step,
+        "completions_per_step": completions,
+        "max_tokens_per_step": completions * rollout.max_completion_tokens,
+        "groups_in_run": rollout.prompts_per_step * learner.steps,
+        "max_groups_in_flight": (config.rollout.max_staleness + 1) * rollout.prompts_per_step,
+        "logical_cpus_needed": required_cpus(config),
+        "base_weights_mib": round(weights, 1) if weights is not None else "unknown until the model is fetched",
+        "estimated_memory_mib": round(total),
+    }
+
+
+def required_cpus(config: TrainConfig) -> float:
+    """Logical CPUs that a run places: engines, learner ranks, reward replicas, and a small one for Serve's proxy."""
+    service = config.reward.service
+    return (
+        config.rollout.num_workers * config.rollout.cpus_per_worker
+        + config.learner.num_workers * config.learner.cpus_per_worker
+        + service.num_replicas * service.num_cpus
+    )
+
+
+def describe(config: TrainConfig) -> str:
+    """The derived sizes as indented JSON."""
+    return json.dumps(derived_sizes(config), indent=2)

@@ -1,0 +1,56 @@
+"""The base model, the LoRA adapter on it, and where training starts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from polyray.config.base import StrictModel
+
+EMBEDDED = "embedded"
+"""The `model.path` that means: the small model polyray trains itself (jobs.pretrain)."""
+
+LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+TIED_MODULES = ("embed_tokens", "lm_head")
+
+
+class LoraSpec(StrictModel):
+    """Shape of the adapter (Hu et al. 2021): W = W0 + (alpha / rank) B A."""
+
+    rank: int = Field(16, ge=1, le=512)
+    alpha: float = Field(32.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1, description="acts in SFT; RL refuses more than 0")
+    target_modules: tuple[str, ...] = LINEAR_MODULES
+
+    @field_validator("target_modules")
+    @classmethod
+    def _no_tied_modules(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        tied = [name for name in value if name in TIED_MODULES]
+        if tied:
+            raise ValueError(
+                f"target_modules names {tied}: tied embeddings cannot be reloaded into an engine; "
+                f"use some of {list(LINEAR_MODULES)}"
+            )
+        if not value:
+            raise ValueError(f"target_modules is empty; name at least one of {list(LINEAR_MODULES)}")
+        return value
+
+
+class ModelSpec(StrictModel):
+    """The base model and the policy that training starts from."""
+
+    path: str = Field(EMBEDDED, description="'embedded', a directory in Hugging Face format, or a hub name")
+    dtype: Literal["float32", "bfloat16", "auto"] = Field("auto", description="auto: float32 on CPU, else bfloat16")
+    lora: LoraSpec = LoraSpec()
+    warm_start: str | None = Field(None, description="an adapter directory (PEFT format), e.g. runs/sft/adapter")
+    warm_start_mode: Literal["continue", "merge_then_fresh"] = "continue"
+    cache_dir: str = Field("~/.cache/polyray", description="where the embedded model is kept between runs")
+
+    @model_validator(mode="after")
+    def _mode_needs_adapter(self) -> ModelSpec:
+        if self.warm_start is None and self.warm_start_mode != "continue":
+            raise ValueError(
+                f"warm_start_mode={self.warm_start_mode!r} but warm_start is not set; give the adapter to merge"
+            )
+        return self

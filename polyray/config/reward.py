@@ -1,0 +1,57 @@
+"""How completions are scored, and where diversity comes from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from polyray.config.base import StrictModel
+
+
+class ServiceSpec(StrictModel):
+    """How the reward service runs on Ray Serve, and how patient its callers are."""
+
+    num_replicas: int = Field(1, ge=1)
+    num_cpus: float = Field(1.0, ge=0)
+    max_batch_size: int = Field(64, ge=1, description="groups that one call of the reward function scores together")
+    batch_wait_timeout_s: float = Field(0.002, ge=0)
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    request_timeout_s: float = Field(60.0, gt=0)
+    max_attempts: int = Field(5, ge=1, description="tries per group before it counts as unscored")
+    max_unscored_share: float = Field(0.25, ge=0, le=1, description="above it the run stops")
+
+
+class VerifierRewardSpec(StrictModel):
+    """The task's own verifier."""
+
+    type: Literal["verifier"] = "verifier"
+    service: ServiceSpec = ServiceSpec()
+
+
+class PythonRewardSpec(StrictModel):
+    """A function of the user's: `score(items: list[dict]) -> list[float | dict]`, carried to the workers."""
+
+    type: Literal["python"] = "python"
+    path: str = Field(description="file and function, e.g. my_reward.py:score")
+    service: ServiceSpec = ServiceSpec()
+
+    @field_validator("path")
+    @classmethod
+    def _file_and_function(cls, value: str) -> str:
+        file, _, function = value.rpartition(":")
+        if not file.endswith(".py") or not function.isidentifier():
+            raise ValueError(f"reward.path={value!r} is not FILE.py:FUNCTION, e.g. my_reward.py:score")
+        return value
+
+
+RewardSpec = Annotated[VerifierRewardSpec | PythonRewardSpec, Field(discriminator="type")]
+
+
+class DiversitySpec(StrictModel):
+    """Where the diversity of a set comes from."""
+
+    source: Literal["task_class", "task_distance"] = Field(
+        "task_class", description="the completion's class, or the task's own distance between two completions"
+    )

@@ -1,0 +1,40 @@
+"""Sampling: how many completions of how many prompts, on which engines."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from polyray.config.base import StrictModel
+
+
+class RolloutSpec(StrictModel):
+    """Rollout workers (one engine each) and what they sample per step."""
+
+    engine: Literal["vllm", "simulated"] = Field(
+        "vllm", description="simulated: no model, a deterministic random policy; for tests of scale and faults"
+    )
+    num_workers: int = Field(1, ge=1)
+    cpus_per_worker: float = Field(1.0, ge=0)
+    gpus_per_worker: float = Field(0.0, ge=0)
+    threads_per_worker: int = Field(1, ge=1, description="1 makes CPU engines independent of batch composition")
+    prompts_per_step: int = Field(16, ge=1)
+    group_size: int = Field(16, ge=1, description="completions per prompt")
+    max_prompt_tokens: int = Field(16, ge=1)
+    max_completion_tokens: int = Field(10, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    max_staleness: int = Field(0, ge=0, le=8, description="0: synchronous and exactly reproducible")
+    max_sequences: int = Field(256, ge=1, description="sequences one engine decodes together")
+    max_batched_tokens: int = Field(4096, ge=64)
+    block_size: int = Field(32, ge=1)
+    kv_cache_mib: int = Field(128, ge=1)
+    gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
+    start_timeout_s: float = Field(300.0, gt=0)
+    group_timeout_s: float = Field(300.0, gt=0, description="a worker that takes longer is replaced")
+    max_worker_replacements: int = Field(8, ge=0)
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest sequence an engine holds, in tokens."""
+        return self.max_prompt_tokens + self.max_completion_tokens

@@ -1,0 +1,166 @@
+"""The files that jobs read: one model per job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, model_validator
+
+from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PolychromicSpec
+from polyray.config.base import StrictModel
+from polyray.config.delivery import DeliverySpec
+from polyray.config.evaluation import EvaluationSpec
+from polyray.config.learner import LearnerSpec
+from polyray.config.model import ModelSpec
+from polyray.config.reward import DiversitySpec, RewardSpec, VerifierRewardSpec
+from polyray.config.rollout import RolloutSpec
+from polyray.config.task import HiddenTrapGridSpec, TaskSpec
+
+
+def _safe_name(value: str) -> str:
+    if not value or not all(char.isalnum() or char in "-_." for char in value) or value.startswith("."):
+        raise ValueError(f"name={value!r} must consist of letters, digits, '-', '_' and '.' (it becomes a folder)")
+    return value
+
+
+RunName = Annotated[str, AfterValidator(_safe_name)]
+
+
+class RaySpec(StrictModel):
+    """The Ray a job starts, or joins where RAY_ADDRESS is set."""
+
+    num_cpus: int = Field(8, ge=1, description="logical CPUs of a local Ray; more than the machine has is fine")
+    object_store_mib: int = Field(200, ge=80)
+    dashboard: bool = True
+
+
+class RunBase(StrictModel):
+    """What every job's file has."""
+
+    name: RunName
+    runs_dir: str = "runs"
+    seed: int = Field(0, ge=0)
+    ray: RaySpec = RaySpec()
+
+    @property
+    def run_dir(self) -> Path:
+        """Where everything of this run lies."""
+        return Path(self.runs_dir) / self.name
+
+
+class PretrainConfig(RunBase):
+    """jobs.pretrain: the embedded base model."""
+
+    name: RunName = "pretrain"
+    cache_dir: str = "~/.cache/polyray"
+    task: HiddenTrapGridSpec = HiddenTrapGridSpec()
+    steps: int = Field(1200, ge=1)
+    batch_rows: int = Field(128, ge=1)
+    learning_rate: float = Field(3e-3, gt=0)
+    num_threads: int = Field(2, ge=1)
+
+
+class SftConfig(RunBase):
+    """jobs.sft: LoRA warm start on demonstrations."""
+
+    model: ModelSpec = ModelSpec()
+    task: TaskSpec = HiddenTrapGridSpec()
+    learner: LearnerSpec = LearnerSpec()
+    demonstrations_per_step: int = Field(64, ge=1)
+    max_tokens: int = Field(64, ge=2, description="longest prompt + response")
+
+
+class TrainConfig(RunBase):
+    """jobs.train: one RL run."""
+
+    model: ModelSpec = ModelSpec()
+    task: TaskSpec = HiddenTrapGridSpec()
+    reward: RewardSpec = VerifierRewardSpec()
+    diversity: DiversitySpec = DiversitySpec()
+    rollout: RolloutSpec = RolloutSpec()
+    algorithm: AlgorithmSpec = GrpoSpec()
+    learner: LearnerSpec = LearnerSpec()
+    delivery: DeliverySpec = DeliverySpec()
+    rollouts_logged_per_step: int = Field(1, ge=0, description="groups per step written in full to rollouts.jsonl")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        _check_group(self.algorithm, self.rollout)
+        _check_ranks(self.learner, self.rollout)
+        if self.model.lora.dropout > 0:
+            raise ValueError(
+                f"model.lora.dropout={self.model.lora.dropout}: RL needs 0, else learner and engine disagree; set it to 0"
+            )
+        if (
+            isinstance(self.algorithm, PolychromicSpec)
+            and self.algorithm.objective == "cluster"
+            and self.diversity.source != "task_class"
+        ):
+            raise ValueError(
+                f"algorithm.objective='cluster' counts classes but diversity.source={self.diversity.source!r}; "
+                "use diversity.source=task_class, or objective pairwise or product"
+            )
+        return self
+
+
+def _check_group(algorithm: AlgorithmSpec, rollout: RolloutSpec) -> None:
+    if rollout.group_size < 2:
+        raise ValueError(f"rollout.group_size={rollout.group_size}: a baseline within the group needs at least 2")
+    if isinstance(algorithm, PolychromicSpec) and rollout.group_size < algorithm.set_size + 1:
+        raise ValueError(
+            f"algorithm.set_size={algorithm.set_size} needs rollout.group_size >= set_size + 1 = {algorithm.set_size + 1}, "
+            f"but it is {rollout.group_size}; raise group_size or lower set_size"
+        )
+
+
+def _check_ranks(learner: LearnerSpec, rollout: RolloutSpec) -> None:
+    if learner.num_workers > rollout.prompts_per_step:
+        raise ValueError(
+            f"learner.num_workers={learner.num_workers} exceeds rollout.prompts_per_step={rollout.prompts_per_step}: "
+            "a rank would have no group; lower the one or raise the other"
+        )
+
+
+class EvaluateConfig(RunBase):
+    """jobs.evaluate: any number of adapters, and the base, on the held-out prompts."""
+
+    model: ModelSpec = ModelSpec()
+    task: TaskSpec = HiddenTrapGridSpec()
+    reward: RewardSpec = VerifierRewardSpec()
+    rollout: RolloutSpec = RolloutSpec()
+    delivery: DeliverySpec = DeliverySpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    adapters: dict[str, str | None] = Field(
+        default_factory=dict, description="name -> adapter directory; null is the base model itself"
+    )
+    compare_to: str | None = Field(None, description="the name all others are compared with; default the first")
+
+    @model_validator(mode="after")
+    def _baseline_exists(self) -> EvaluateConfig:
+        if not self.adapters:
+            raise ValueError("adapters is empty; name at least one, e.g. adapters: {base: null, sft: runs/sft/adapter}")
+        if self.compare_to is not None and self.compare_to not in self.adapters:
+            raise ValueError(f"compare_to={self.compare_to!r} is none of {list(self.adapters)}")
+        return self
+
+
+class QuickstartConfig(RunBase):
+    """jobs.quickstart: pretrain, SFT, several arms from one warm start, evaluation, report.
+
+    Each entry is the file of a job that can be run alone; `overrides` go to every arm.
+    """
+
+    seeds: tuple[int, ...] = (0,)
+    pretrain: str = "configs/pretrain.yaml"
+    sft: str = "configs/sft/hidden_trap_grid.yaml"
+    arms: dict[str, str] = Field(min_length=1, description="arm name -> training file")
+    overrides: tuple[str, ...] = Field((), description="key=value for every arm")
+    evaluate: str = "configs/evaluate/hidden_trap_grid.yaml"
+    baseline_arm: str = Field(description="the arm the others are compared with")
+
+    @model_validator(mode="after")
+    def _baseline_is_an_arm(self) -> QuickstartConfig:
+        if self.baseline_arm not in self.arms:
+            raise ValueError(f"baseline_arm={self.baseline_arm!r} is none of the arms {list(self.arms)}")
+        return self

@@ -1,0 +1,32 @@
+"""Which prompts are asked and how a completion is judged: a union on `type`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from polyray.config.base import StrictModel
+
+
+class HiddenTrapGridSpec(StrictModel):
+    """Plan a path on a board whose traps are not shown: k attempts are worth more than one."""
+
+    type: Literal["hidden_trap_grid"] = "hidden_trap_grid"
+    trap_probability: float = Field(0.15, ge=0, lt=1)
+    salt: str = Field("polyray", description="decides where the traps are")
+    num_held_out_pairs: int = Field(200, ge=1, le=800)
+    held_out_ids_per_pair: int = Field(10, ge=1, le=100, description="200 pairs x 10 ids = 2,000 held-out prompts")
+
+
+class JsonlSpec(StrictModel):
+    """The user's own prompts, one JSON object a line: `prompt` or `messages`, `reference`?, `metadata`?, `id`?,
+    `cluster`?, `response`? (for SFT)."""
+
+    type: Literal["jsonl"] = "jsonl"
+    path: str
+    held_out_path: str | None = Field(None, description="else the last `held_out_share` of the file's prompts")
+    held_out_share: float = Field(0.1, gt=0, lt=1)
+
+
+TaskSpec = Annotated[HiddenTrapGridSpec | JsonlSpec, Field(discriminator="type")]

@@ -1,0 +1,87 @@
+"""Every error polyray raises on purpose, in one tree.
+
+    PolyrayError
+    ├── ConfigError (ValueError)      the user's configuration or command line: exit code 2
+    ├── DataError (ValueError)        a task or data file: exit code 2
+    ├── ResourceError                 CPUs, ports, memory the machine does not have: exit code 2
+    ├── RolloutError                  an engine or a rollout worker
+    ├── RewardError                   a reward function or the reward service
+    ├── DeliveryError                 getting a policy version into the engines
+    │   └── PolicyNotDelivered        an engine does not serve the version it was given
+    ├── SandboxError                  running an untrusted program
+    └── CheckpointError               a checkpoint that cannot be written or read
+
+Each message names the value, the limit and the fix. All of them pickle (they are built from one string), because
+they cross process boundaries. A failed completion is data in its group, never an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+EXIT_OK = 0
+EXIT_FAILURE = 1
+EXIT_USER_ERROR = 2
+
+
+class PolyrayError(Exception):
+    """Root of everything polyray raises on purpose."""
+
+    exit_code: int = EXIT_FAILURE
+
+
+class ConfigError(PolyrayError, ValueError):
+    """The configuration, an override or a command line is wrong."""
+
+    exit_code = EXIT_USER_ERROR
+
+
+class DataError(PolyrayError, ValueError):
+    """A data or task file is missing or broken; the message names the file and the line."""
+
+    exit_code = EXIT_USER_ERROR
+
+
+class ResourceError(PolyrayError):
+    """The machine or cluster lacks what the configuration asks for."""
+
+    exit_code = EXIT_USER_ERROR
+
+
+class RolloutError(PolyrayError):
+    """An inference engine or its worker failed."""
+
+
+class RewardError(PolyrayError):
+    """A reward could not be computed, or the reward service answered something else than scores."""
+
+
+class DeliveryError(PolyrayError):
+    """A policy version could not be published or loaded."""
+
+
+class PolicyNotDelivered(DeliveryError):
+    """An engine acknowledged a version that it demonstrably does not serve."""
+
+
+class SandboxError(PolyrayError):
+    """An untrusted program could not be run in isolation."""
+
+
+class CheckpointError(PolyrayError):
+    """A checkpoint cannot be written, or none of those present is valid."""
+
+
+@contextmanager
+def boundary(error_class: type[PolyrayError], what: str) -> Iterator[None]:
+    """Turns whatever escapes foreign code into one of our errors, with `what` saying where it happened.
+
+    Our own errors pass unchanged: they already say it better.
+    """
+    try:
+        yield
+    except PolyrayError:
+        raise
+    except Exception as error:
+        raise error_class(f"{what}: {type(error).__name__}: {error}") from error

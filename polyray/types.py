@@ -1,0 +1,183 @@
+"""The values that cross a process boundary: frozen, small, each with an example.
+
+    Prompt --> Group (completions of one prompt under one PolicyVersion) --> ScoredGroup --> TrainingBatch
+
+Shape suffixes: G = samples of one group, T = tokens of one completion. Arrays are numpy; nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+FinishReason = Literal["stop", "length", "error"]
+Message = Mapping[str, str]
+"""One chat message: `{"role": "user", "content": "..."}`."""
+
+WRONG_CLASS = -1
+"""The class of a wrong or unparsable completion; never counted as a class of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the policy is asked.
+
+    Example:
+        Prompt(prompt_id="train-37|b1>e4=", text="37|b1>e4=", cluster_id="b1>e4")
+    """
+
+    prompt_id: str
+    text: str
+    """The prompt as the policy reads it; for chat prompts the last user message (the rewards see this)."""
+    reference: str | None = None
+    messages: tuple[Message, ...] | None = None
+    """Set for chat prompts: rendered with the model's own chat template instead of `text`."""
+    cluster_id: str = ""
+    """The unit of statistics where several prompts share something (here the start-goal pair)."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyVersion:
+    """The identity of one published policy.
+
+    `version` counts published batches; after a learner rollback the same number comes again with other bytes, so
+    the attempt and the hash belong to the identity.
+
+    Example:
+        PolicyVersion(attempt=1, version=17, sha256="9f86d081884c7d65...")  # .name == "policy-a1-v17-9f86d081"
+    """
+
+    attempt: int
+    version: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """The name engines know this version by."""
+        return f"policy-a{self.attempt}-v{self.version}-{self.sha256[:8]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled answer.
+
+    Example:
+        Completion(token_ids=np.array([23, 20, 2], np.int32), rollout_logprobs=np.array([-.1, -.7, -.0], np.float32),
+                   text="RU", finish_reason="stop", seed=81)
+    """
+
+    token_ids: np.ndarray
+    """[T] int32, with the end-of-sequence token where the policy sampled one."""
+    rollout_logprobs: np.ndarray
+    """[T] float32, log pi_rollout(token): the distribution that was sampled from."""
+    text: str
+    finish_reason: FinishReason
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRequest:
+    """A group to be sampled.
+
+    Example:
+        GroupRequest(group_id=40, prompt=Prompt(...), seeds=(812, 99), max_completion_tokens=10, temperature=1.0)
+    """
+
+    group_id: int
+    prompt: Prompt
+    seeds: tuple[int, ...]
+    """One per sample; a sample's tokens depend on its seed and the policy, never on worker or neighbours."""
+    max_completion_tokens: int
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """All completions of one prompt, i.i.d. draws from one policy version.
+
+    Example:
+        Group(group_id=40, prompt=Prompt(...), prompt_token_ids=np.array([1, 9, 4], np.int32),
+              completions=(Completion(...), Completion(...)), policy=PolicyVersion(...))
+    """
+
+    group_id: int
+    prompt: Prompt
+    prompt_token_ids: np.ndarray
+    """[P] int32, as the engine saw the prompt."""
+    completions: tuple[Completion, ...]
+    policy: PolicyVersion
+
+    @property
+    def num_tokens(self) -> int:
+        """Sampled tokens, all completions together."""
+        return sum(len(completion.token_ids) for completion in self.completions)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGroup:
+    """A group with its rewards; a completion that could not be scored is NaN and leaves the set.
+
+    Example:
+        ScoredGroup(group=Group(...), rewards_G=np.array([1., 0.]), classes_G=np.array([7731, -1]), distances_GG=None)
+    """
+
+    group: Group
+    rewards_G: np.ndarray
+    """[G] float64, in [0, 1]; NaN = unscored (never zero)."""
+    classes_G: np.ndarray
+    """[G] int64; WRONG_CLASS for wrong or unparsable completions."""
+    distances_GG: np.ndarray | None = None
+    """[G, G] float64 in [0, 1], symmetric with a zero diagonal, where the objective asks for distances."""
+    components: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Named parts of the reward, [G] each."""
+
+    @property
+    def scored_mask_G(self) -> np.ndarray:
+        """[G] bool: which completions have a reward."""
+        return np.isfinite(self.rewards_G)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingBatch:
+    """What one learner rank trains on in one step.
+
+    Example:
+        TrainingBatch(step=17, groups=(ScoredGroup(...),), num_groups_total=16, timings={"generate_s": 0.2})
+    """
+
+    step: int
+    """The batch that turns policy version `step` into `step + 1`."""
+    groups: tuple[ScoredGroup, ...]
+    """This rank's share."""
+    num_groups_total: int
+    """Over all ranks: the loss normaliser is global."""
+    counters: Mapping[str, float] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+
+StepMetrics = dict[str, float | int | str | None]
+"""One line of metrics.jsonl, e.g. {"step": 3, "reward_mean": 0.41, "step_s": 0.52}."""
+
+METRIC_KEYS: Sequence[str] = (
+    "step", "policy_version", "reward_mean", "reward_std", "pass_at_1", "diversity", "distinct_classes",
+    "advantage_share_quality", "advantage_share_diversity", "mean_advantage_correct", "zero_advantage_share",
+    "loss", "grad_norm", "lr", "entropy", "clip_share", "kl_reference", "kl_rollout", "ess", "staleness_mean",
+    "completion_length_mean", "completion_length_max", "truncated_share", "groups_used", "groups_dropped",
+    "unscored", "tokens_generated",
+    "generate_s", "score_s", "learn_s", "deliver_s", "step_s", "idle_generate", "idle_learn",
+)  # fmt: skip
+"""The keys every line of metrics.jsonl has; there may be more (reward/<component>, pass_at_8)."""
+
+TIMING_KEYS: frozenset[str] = frozenset(
+    key for key in METRIC_KEYS if key.endswith("_s") or key.startswith("idle_")
+)
+"""Keys whose values depend on the clock; all others are reproducible at staleness 0."""
+
+
+def is_timing_key(key: str) -> bool:
+    """True for metrics that depend on the clock (also those outside METRIC_KEYS)."""
+    return key.endswith("_s") or key.startswith("idle_")
