@@ -116,6 +116,29 @@ class Group:
         """Sampled tokens, all completions together."""
         return sum(len(completion.token_ids) for completion in self.completions)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles as a few flat arrays: a group of 16 travels as 2 buffers instead of 32."""
+        items = self.completions
+        flat = (
+            np.array([len(item.token_ids) for item in items], np.int32),
+            np.concatenate([item.token_ids for item in items]) if items else np.zeros(0, np.int32),
+            np.concatenate([item.rollout_logprobs for item in items]) if items else np.zeros(0, np.float32),
+            tuple((item.text, item.finish_reason, item.seed) for item in items),
+        )
+        return _unflatten_group, (self.group_id, self.prompt, self.prompt_token_ids, flat, self.policy)
+
+
+def _unflatten_group(
+    group_id: int, prompt: Prompt, prompt_token_ids: np.ndarray, flat: tuple[Any, ...], policy: PolicyVersion
+) -> Group:
+    lengths_G, token_ids, logprobs, rest = flat
+    ends = np.cumsum(lengths_G)
+    completions = tuple(
+        Completion(token_ids[end - length : end], logprobs[end - length : end], *fields)
+        for end, length, fields in zip(ends, lengths_G, rest, strict=True)
+    )
+    return Group(group_id, prompt, prompt_token_ids, completions, policy)
+
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:

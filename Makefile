@@ -1,0 +1,41 @@
+# make quickstart    the whole loop on the built-in task, with a report at the end
+# make test          the tests that need no GPU and not much time
+# make help          everything else
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON := .venv/bin/python
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: help setup quickstart reference test test-all check format clean-venv
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
+
+setup:  ## .venv with everything pinned (instant when nothing changed)
+	@bash requirements/setup.sh
+
+quickstart: setup  ## train two objectives from one warm start, evaluate both, write runs/quickstart/report.html
+	@$(PYTHON) -m jobs.quickstart
+
+reference: setup  ## the long version of the quickstart: more arms, seeds and steps
+	@$(PYTHON) -m jobs.quickstart configs/reference.yaml
+
+test: setup  ## tests without those marked slow or gpu
+	@$(PYTHON) -m pytest -m "not slow and not gpu"
+
+test-all: setup  ## tests without those marked gpu
+	@$(PYTHON) -m pytest -m "not gpu"
+
+check: setup  ## lint, format, types, layers
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m pyright
+	@.venv/bin/lint-imports
+
+format: setup  ## what `make check` would complain about and ruff can repair
+	@$(PYTHON) -m ruff check --fix .
+	@$(PYTHON) -m ruff format .
+
+clean-venv:  ## remove .venv
+	rm -rf .venv

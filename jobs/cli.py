@@ -1,0 +1,163 @@
+"""What all command lines share: arguments, `--check`, and errors as one line with an exit code.
+
+A job is
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        args = parse(argv, job="train", description=__doc__, config_model=TrainConfig)
+        if args.check:
+            return args.print_check(derived=derived_sizes(args.config))
+        ...  # the first import of torch or ray
+
+    if __name__ == "__main__":
+        run(main)
+
+Nothing here imports torch or ray: `--help`, `--check` and every mistake are answered at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import sys
+import traceback
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, NoReturn, TypeVar
+
+from pydantic import BaseModel
+
+from polyray.config.base import as_json
+from polyray.config.loader import load_config
+from polyray.errors import EXIT_OK, ConfigError, PolyrayError
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
+TRACEBACK_VARIABLE = "POLYRAY_TRACEBACK"
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class JobArguments(Generic[ConfigT]):
+    """A parsed command line."""
+
+    job: str
+    config: ConfigT
+    check: bool
+    namespace: Namespace
+    """Everything argparse saw, with what `extra` added."""
+
+    def print_check(self, derived: Mapping[str, Any] | None = None) -> int:
+        """Prints the resolved configuration, and sizes that follow from it, as JSON; returns exit code 0."""
+        checked = {"job": self.job, "config": as_json(self.config)}
+        if derived is not None:
+            checked["derived"] = dict(derived)
+        print(json.dumps(checked, indent=2))
+        return EXIT_OK
+
+
+class JobParser(ArgumentParser):
+    """An ArgumentParser whose errors are ConfigErrors; for jobs without a CONFIG too."""
+
+    def __init__(self, job: str, description: str | None, **options: Any) -> None:
+        super().__init__(
+            prog=f"python -m jobs.{job}",
+            description=description,
+            formatter_class=RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            **options,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raises instead of printing the usage and leaving."""
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+    def parse_strictly(self, argv: Sequence[str] | None = None) -> Namespace:
+        """Options and positionals in any order; raises ConfigError for an option that does not exist."""
+        namespace, unknown = self.parse_known_intermixed_args(argv)
+        if unknown:
+            options = [name for action in self._actions for name in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], options, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(options)}"
+            self.error(f"unknown argument {unknown[0]}; {hint}")
+        return namespace
+
+
+def parse(
+    argv: Sequence[str] | None,
+    *,
+    job: str,
+    description: str | None,
+    config_model: type[ConfigT],
+    default_config: str | None = None,
+    extra: Callable[[ArgumentParser], None] | None = None,
+) -> JobArguments[ConfigT]:
+    """Reads `[CONFIG] [key=value ...] [--check]` and whatever options `extra` adds.
+
+    `argv` None means the process's own; `default_config` makes CONFIG optional. Raises ConfigError.
+    """
+    config_help = "YAML file" + (f" (default: {default_config})" if default_config else "")
+    config_name = "CONFIG" if default_config is None else "[CONFIG]"
+    parser = JobParser(
+        job, description, usage=f"python -m jobs.{job} {config_name} [key=value ...] [--check] [options]"
+    )
+    parser.add_argument(
+        "arguments",
+        nargs="*",
+        metavar="CONFIG key=value",
+        help=f"{config_help}; then any number of overrides, e.g. learner.steps=10 name=my-run",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="validate, print the resolved configuration as JSON and exit"
+    )
+    if extra is not None:
+        extra(parser)
+    namespace = parser.parse_strictly(argv)
+    path, overrides = _split(namespace.arguments, default_config, parser)
+    return JobArguments(job, load_config(config_model, path, overrides), namespace.check, namespace)
+
+
+def _split(arguments: Sequence[str], default_config: str | None, parser: JobParser) -> tuple[str, list[str]]:
+    files = [argument for argument in arguments if "=" not in argument]
+    overrides = [argument for argument in arguments if "=" in argument]
+    if len(files) > 1:
+        parser.error(f"one CONFIG expected, got {', '.join(files)}; overrides are written key=value")
+    if not files and default_config is None:
+        parser.error("CONFIG is missing: give a YAML file, e.g. one of configs/")
+    return (files[0] if files else str(default_config)), overrides
+
+
+def put_root_on_path() -> None:
+    """Puts the repository root first on PYTHONPATH, for the processes that Ray starts from this one."""
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    root = str(REPOSITORY_ROOT)
+    os.environ["PYTHONPATH"] = os.pathsep.join([root, *(path for path in paths if path != root)])
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Runs a job and leaves the process: PolyrayError becomes one line on stderr and its exit code.
+
+    POLYRAY_TRACEBACK=1 prints the traceback as well. An interrupt exits with 130; other exceptions are
+    defects and keep their traceback.
+    """
+    put_root_on_path()
+    try:
+        sys.exit(main() or EXIT_OK)
+    except PolyrayError as error:
+        if os.environ.get(TRACEBACK_VARIABLE) == "1":
+            traceback.print_exc()
+        origin = _origin(error)
+        print(f"error: {origin}", file=sys.stderr)
+        sys.exit(origin.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _origin(error: PolyrayError) -> PolyrayError:
+    """The error as it was raised: Ray wraps it with the worker's traceback and keeps it as `cause`."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, PolyrayError) else error

@@ -1,0 +1,141 @@
+"""What several jobs start and share: Ray, the rollout pool, the reward service (not a job itself).
+
+`open_ray` for the length of a job; `open_fleet` for the length of one or more runs on one base model: the quickstart
+opens one fleet for all its arms, because engines take longer to start than arms to train.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.cli import REPOSITORY_ROOT
+from polyray.actors.resources import check_placement, ray_session
+from polyray.actors.rollout_pool import EngineSettings, RolloutPool
+from polyray.config.derived import required_cpus
+from polyray.config.learner import LearnerSpec
+from polyray.config.model import ModelSpec
+from polyray.config.rollout import RolloutSpec
+from polyray.config.run import RaySpec, SftConfig, TrainConfig
+from polyray.models.loading import base_fingerprint, resolve_dtype, resolve_model_dir
+from polyray.models.lora import merge_then_fresh
+from polyray.observability.logging import setup_logging
+from polyray.observability.progress import ProgressDisplay
+from polyray.observability.run_directory import RunDirectory
+from polyray.rewards import reward_source
+from services.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Engines and a reward service, ready or on their way."""
+
+    pool: RolloutPool
+    reward: RewardServiceAddress
+
+
+@contextmanager
+def open_ray(spec: RaySpec, display: ProgressDisplay) -> Iterator[None]:
+    """Ray for the length of a job; its dashboard's address is shown."""
+    display.update(phase="starting Ray")
+    with ray_session(spec, REPOSITORY_ROOT, setup_logging()) as dashboard:
+        display.note(f"Ray dashboard: {dashboard}")
+        yield
+
+
+@contextmanager
+def open_fleet(config: TrainConfig, owner: str) -> Iterator[Fleet]:
+    """The pool and the reward service that `config` asks for, named after `owner`; both end with the block.
+
+    Engines start in the background. Raises ConfigError and ResourceError before anything starts.
+    """
+    model_dir, _ = training_base(config.model)
+    source = reward_source(config.reward)
+    gpus = config.rollout.num_workers * config.rollout.gpus_per_worker
+    gpus += config.learner.num_workers if config.learner.use_gpu else 0
+    check_placement(
+        required_cpus(config), gpus, "raise ray.num_cpus (logical CPUs), or lower rollout.num_workers or cpus_per_worker"
+    )
+    pool = open_pool(owner, config.model, config.rollout, model_dir)
+    try:
+        reward = start_reward_service(owner, config.reward, config.task, source, config.diversity.source)
+        try:
+            yield Fleet(pool, reward)
+        finally:
+            stop_reward_service(owner)
+    finally:
+        pool.shutdown()
+
+
+def open_pool(owner: str, model: ModelSpec, rollout: RolloutSpec, model_dir: Path) -> RolloutPool:
+    """Starts the rollout workers (they go on starting in the background)."""
+    dtype = resolve_dtype(model, use_gpu=rollout.gpus_per_worker > 0)
+    return RolloutPool(owner, EngineSettings(str(model_dir.resolve()), dtype, rollout))
+
+
+def training_base(model: ModelSpec) -> tuple[Path, Path | None]:
+    """(base directory, adapter to continue from): with `merge_then_fresh` the adapter becomes part of a new base."""
+    model_dir = resolve_model_dir(model)
+    warm_start = Path(model.warm_start).resolve() if model.warm_start else None
+    if warm_start is None or model.warm_start_mode == "continue":
+        return model_dir, warm_start
+    merged = merge_then_fresh(
+        model_dir,
+        warm_start,
+        base_sha256=base_fingerprint(model_dir),
+        dtype="float32",
+        target_dir=Path(model.cache_dir).expanduser() / "merged",
+    )
+    return merged, None
+
+
+def worker_arguments(config: SftConfig | TrainConfig, directory: RunDirectory) -> dict[str, Any]:
+    """What a Train worker needs to know, as plain values with absolute paths (workers run in other directories)."""
+    model_dir, warm_start = training_base(config.model)
+    model = config.model.model_copy(
+        update={"warm_start": str(warm_start) if warm_start else None, "warm_start_mode": "continue"}
+    )
+    return {
+        "config": config.model_copy(update={"model": model}).model_dump(mode="json"),
+        "model_dir": str(model_dir.resolve()),
+        "run_dir": str(directory.paths.root.resolve()),
+        "dtype": resolve_dtype(config.model, config.learner.use_gpu),
+    }
+
+
+def fit_trainer(
+    loop: Callable[[dict[str, Any]], None],
+    arguments: dict[str, Any],
+    learner: LearnerSpec,
+    directory: RunDirectory,
+    outcome: dict[str, BaseException],
+) -> None:
+    """Runs Ray Train to its end, in a thread of the driver; what it raises goes into `outcome`.
+
+    Its own storage lies in .train/ under a new name per start: what a resume reads is `checkpoints/`.
+    """
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    resources = {"CPU": learner.cpus_per_worker, **({"GPU": 1.0} if learner.use_gpu else {})}
+    trainer = TorchTrainer(
+        loop,
+        train_loop_config=arguments,
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=learner.num_workers, use_gpu=learner.use_gpu, resources_per_worker=resources
+        ),
+        torch_config=TorchConfig(backend="nccl" if learner.use_gpu else "gloo"),
+        run_config=ray.train.RunConfig(
+            name=f"start-{uuid.uuid4().hex[:8]}",
+            storage_path=str(directory.paths.train_storage.resolve()),
+            failure_config=ray.train.FailureConfig(max_failures=learner.max_failures),
+        ),
+    )
+    try:
+        trainer.fit()
+    except BaseException as error:
+        outcome["error"] = error

@@ -1,0 +1,138 @@
+"""Trains an adapter by reinforcement learning: rollout workers, reward service and learner on Ray.
+
+Reads a TrainConfig (configs/train/), writes runs/NAME/: config.json, metrics.jsonl (one line a step), rollouts.jsonl
+(groups in full), checkpoints/, versions/, and at the end adapter/ (PEFT format, loads on the original base) and DONE.
+Starting the same command again goes on from the last checkpoint; a finished run prints its paths.
+
+  python -m jobs.train configs/train/hidden_trap_grid_polychromic.yaml
+  python -m jobs.train configs/train/hidden_trap_grid_drgrpo.yaml name=first learner.steps=20 seed=3
+  python -m jobs.train configs/train/hidden_trap_grid_drgrpo.yaml --check
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from jobs.cli import parse, run
+from polyray.config.derived import derived_sizes
+from polyray.config.run import TrainConfig
+
+if TYPE_CHECKING:
+    from jobs.fleet import Fleet
+    from polyray.observability.progress import ProgressDisplay
+    from polyray.observability.run_directory import RunDirectory
+
+POLL_S = 0.5
+CALL_TIMEOUT_S = 30.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    args = parse(argv, job="train", description=__doc__, config_model=TrainConfig)
+    if args.check:
+        return args.print_check(derived=derived_sizes(args.config))
+    from jobs.fleet import open_fleet, open_ray
+    from polyray.observability.progress import ProgressDisplay
+    from polyray.observability.run_directory import RunDirectory
+
+    with ProgressDisplay() as display:
+        with RunDirectory.open(args.config) as directory:
+            if not directory.finished:
+                check_inputs(args.config)
+                with open_ray(args.config.ray, display), open_fleet(args.config, args.config.name) as fleet:
+                    train(args.config, directory, fleet, display)
+        display.note(f"adapter   {directory.paths.adapter}\nmetrics   {directory.paths.metrics}")
+        display.note(f"report    python -m jobs.report {directory.paths.root}")
+    return 0
+
+
+def check_inputs(config: TrainConfig) -> None:
+    """Everything that can be wrong with files, before anything starts: ConfigError or DataError."""
+    from jobs.fleet import training_base
+    from polyray.models.loading import base_fingerprint
+    from polyray.models.lora import read_adapter
+    from polyray.rewards import reward_source
+    from polyray.tasks import build_task
+
+    model_dir, warm_start = training_base(config.model)
+    if warm_start is not None:
+        read_adapter(warm_start, base_fingerprint(model_dir))
+    reward_source(config.reward)
+    build_task(config.task).training_prompt(0, config.seed)
+
+
+def train(config: TrainConfig, directory: RunDirectory, fleet: Fleet, display: ProgressDisplay) -> None:
+    """One run on a fleet, from its newest checkpoint to DONE. Raises what ended it, if something did."""
+    from threading import Thread
+
+    import ray
+
+    display.update(phase="starting the learner", total=config.learner.steps)
+    coordinator = _start_coordinator(config, fleet)
+    outcome: dict[str, BaseException] = {}
+    try:
+        thread = Thread(target=_fit, args=(config, directory, outcome), name="ray-train", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(POLL_S)
+            state = ray.get(coordinator.progress.remote(), timeout=CALL_TIMEOUT_S)
+            started = state["metrics"] or state["phase"] == "training"
+            display.update(
+                phase="training" if started else "starting the learner and the engines",
+                step=state["step"] if started else None,
+                total=config.learner.steps,
+                metrics=state["metrics"],
+            )
+        failure = ray.get(coordinator.failure.remote(), timeout=CALL_TIMEOUT_S)
+        if failure is not None:
+            raise failure
+        if "error" in outcome:
+            raise outcome["error"]
+        fleet.pool.adopt(ray.get(coordinator.workers.remote(), timeout=CALL_TIMEOUT_S))
+    finally:
+        ray.kill(coordinator)
+    directory.mark_done({"adapter": str(directory.paths.adapter), "steps": config.learner.steps})
+
+
+def _start_coordinator(config: TrainConfig, fleet: Fleet) -> Any:
+    import ray
+
+    from polyray.actors.coordinator import Coordinator
+    from polyray.actors.resources import NAMESPACE, OUTSIDE_ANY_GROUP, reap
+    from polyray.actors.rollout_pool import Scoring
+
+    name = coordinator_name(config)
+    reap(name)
+    distances = config.diversity.source == "task_distance" or _needs_distances(config)
+    scoring = Scoring(fleet.reward.app_name, config.reward.service, distances)
+    actor = ray.remote(Coordinator).options(
+        name=name,
+        namespace=NAMESPACE,
+        num_cpus=0,
+        max_concurrency=1000,
+        scheduling_strategy=OUTSIDE_ANY_GROUP,
+    )
+    return actor.remote(config, fleet.pool, scoring, fleet.pool.settings.dtype)
+
+
+def coordinator_name(config: TrainConfig) -> str:
+    """The actor's name: one per run directory."""
+    return f"{config.run_dir.as_posix().replace('/', '.')}-coordinator"
+
+
+def _needs_distances(config: TrainConfig) -> bool:
+    algorithm = config.algorithm
+    return algorithm.type == "polychromic" and algorithm.objective in ("pairwise", "product")
+
+
+def _fit(config: TrainConfig, directory: RunDirectory, outcome: dict[str, BaseException]) -> None:
+    from jobs.fleet import fit_trainer, worker_arguments
+    from polyray.actors.learner_worker import train_loop
+
+    arguments = worker_arguments(config, directory) | {"coordinator": coordinator_name(config)}
+    fit_trainer(train_loop, arguments, config.learner, directory, outcome)
+
+
+if __name__ == "__main__":
+    run(main)

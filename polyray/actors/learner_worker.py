@@ -1,0 +1,99 @@
+"""What runs inside Ray Train for RL: joins the learner's loop (polyray/learner/loop.py) to the coordinator actor.
+
+`start_training` is called by jobs.train on the driver; `train_loop` runs in every Train worker. Ray Train gives no calls
+into its workers, so they pull; the coordinator is found by name, because Train re-uses the loop's arguments after a
+restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+
+from polyray.actors.coordinator import STOP, BatchLease, unwrapped
+from polyray.actors.resources import NAMESPACE
+from polyray.config.run import TrainConfig
+from polyray.delivery.adapter import AdapterPayload
+from polyray.types import StepMetrics, TrainingBatch
+
+CALL_TIMEOUT_S = 60.0
+
+
+class RemoteCoordination:
+    """The learner's `Coordination`, through Ray."""
+
+    def __init__(self, coordinator: Any, config: TrainConfig, rank: int, world_size: int) -> None:
+        self._coordinator = coordinator
+        self._config = config
+        self._rank = rank
+        self._world_size = world_size
+        self._attempt = 0
+
+    def begin_attempt(self, snapshot: Mapping[str, Any] | None) -> int:
+        """Rank 0 begins it, all ranks learn its number."""
+        number = torch.zeros(1, dtype=torch.int64)
+        if self._rank == 0:
+            number[0] = self._call("begin_attempt", snapshot)
+        if self._world_size > 1:
+            dist.broadcast(number, src=0)
+        self._attempt = int(number)
+        return self._attempt
+
+    def next_batch(self, step: int) -> TrainingBatch | None:
+        """Asks, at most a second at a time, until there is a batch."""
+        while True:
+            answer = self._call("next_batch", self._attempt, step, self._rank, self._world_size)
+            if answer == STOP:
+                return None
+            if isinstance(answer, BatchLease):
+                groups = ray.get(list(answer.refs), timeout=CALL_TIMEOUT_S)
+                return TrainingBatch(
+                    step, tuple(groups), answer.num_groups_total, answer.counters, answer.timings
+                )
+
+    def publish(self, payload: AdapterPayload) -> Mapping[str, float] | None:
+        """Returns when every engine has proven to serve it, None where the run was stopped."""
+        rollout, delivery = self._config.rollout, self._config.delivery
+        patience = (rollout.max_worker_replacements + 1) * (rollout.start_timeout_s + delivery.timeout_s)
+        return self._call("publish", payload, timeout=patience)
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """See the coordinator."""
+        return self._call("snapshot")
+
+    def report(self, metrics: StepMetrics) -> None:
+        """Fire and forget: only the display needs it."""
+        self._coordinator.report.remote(metrics)
+
+    def _call(self, method: str, *arguments: Any, timeout: float = CALL_TIMEOUT_S) -> Any:
+        try:
+            return ray.get(getattr(self._coordinator, method).remote(*arguments), timeout=timeout)
+        except ray.exceptions.RayTaskError as error:
+            raise unwrapped(error) from None
+
+
+def train_loop(arguments: dict[str, Any]) -> None:
+    """Ray Train's function: one rank, from the newest checkpoint to the last step.
+
+    `arguments`: config (plain values), coordinator (actor name), model_dir, run_dir, dtype.
+    """
+    from polyray.learner.loop import run_learner
+    from polyray.learner.policy import Policy
+    from polyray.learner.run_files import RunFiles
+
+    config = TrainConfig.model_validate(arguments["config"])
+    torch.set_num_threads(config.learner.num_threads)
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    device = torch.device("cuda") if config.learner.use_gpu else torch.device("cpu")
+    policy = Policy(config, Path(arguments["model_dir"]), arguments["dtype"], device)
+    coordinator = ray.get_actor(arguments["coordinator"], namespace=NAMESPACE)
+    coordination = RemoteCoordination(coordinator, config, rank, world_size)
+    files = RunFiles(Path(arguments["run_dir"]), config)
+    run_learner(config, policy, files, coordination, rank, lambda step: ray.train.report({"step": step}))

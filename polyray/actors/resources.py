@@ -1,0 +1,79 @@
+"""Starting or joining Ray, and saying before anything starts whether a run fits on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from polyray.config.run import RaySpec
+from polyray.errors import ResourceError
+
+NAMESPACE = "polyray"
+OUTSIDE_ANY_GROUP = PlacementGroupSchedulingStrategy(placement_group=None)  # type: ignore[arg-type]
+"""Inside a Tune trial every actor without an explicit strategy is captured by the trial's placement group."""
+
+WORKER_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0"),
+    "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+@contextmanager
+def ray_session(spec: RaySpec, root: Path, environment: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Ray for the length of a job; yields the dashboard's address (or a word on why there is none).
+
+    Joins the cluster that RAY_ADDRESS names (as inside `ray job submit`), else starts a local one that ends with the
+    job. An already connected process is used as it is. `root` is put on the workers' import path, for services/.
+    """
+    if ray.is_initialized():
+        yield "already connected"
+        return
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1" if spec.dashboard else "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    runtime_env = {"env_vars": {"PYTHONPATH": str(root), **WORKER_ENVIRONMENT, **(environment or {})}}
+    if os.environ.get("RAY_ADDRESS"):
+        context = ray.init(namespace=NAMESPACE, runtime_env=runtime_env, log_to_driver=False)
+    else:
+        context = ray.init(
+            num_cpus=spec.num_cpus,
+            object_store_memory=spec.object_store_mib * 2**20,
+            include_dashboard=spec.dashboard,
+            dashboard_host="127.0.0.1",
+            namespace=NAMESPACE,
+            runtime_env=runtime_env,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+    try:
+        yield f"http://{context.dashboard_url}" if context.dashboard_url else "off (ray.dashboard=false)"
+    finally:
+        ray.shutdown()
+
+
+def check_placement(cpus: float, gpus: float, hint: str) -> None:
+    """Raises ResourceError, naming what is there and the fix, where a run cannot be placed."""
+    there = ray.cluster_resources()
+    for name, needed in (("CPU", cpus), ("GPU", gpus)):
+        if needed > there.get(name, 0):
+            raise ResourceError(
+                f"the run needs {needed:g} {name}s and Ray has {there.get(name, 0):g}; {hint}"
+            )
+
+
+def reap(name: str) -> None:
+    """Ends an actor that an earlier start of the same run left behind."""
+    try:
+        leftover = ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:
+        return
+    ray.kill(leftover)

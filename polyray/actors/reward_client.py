@@ -1,0 +1,133 @@
+"""How the training loop calls the reward service: over a Serve handle, patiently, and checking every answer.
+
+    score_group --pending--> one call per tick and replica --retries--> checked_group_scores --> GroupScores
+
+Groups that wait at the same time travel in one call: a call costs milliseconds, a verifier microseconds.
+A group that cannot be scored comes back unscored with the reason, it never raises: the caller counts it and
+stops the run above a share. Retried are back pressure, dead replicas and timeouts, not what the reward itself
+answered. The service is services/reward; this file knows it by its application name only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
+
+from polyray.config.reward import ServiceSpec
+from polyray.errors import RewardError
+from polyray.rewards.base import GroupScores
+from polyray.rewards.groups import GroupRequest, checked_group_scores
+from polyray.types import Prompt
+
+logger = logging.getLogger(__name__)
+
+BACKOFF_BASE_S = 0.25
+BACKOFF_CAP_S = 10.0
+CALLS_PER_REPLICA = 2
+"""In flight at once: one being scored, one waiting behind it."""
+
+ScoreCall = Callable[[list[GroupRequest]], Awaitable[object]]
+
+
+class RewardClient:
+    """Belongs to one event loop; any number of concurrent `score_group` calls."""
+
+    def __init__(self, app_name: str, spec: ServiceSpec, call: ScoreCall | None = None) -> None:
+        """`app_name` is that of services.reward.run; `call` replaces the Serve handle in tests."""
+        self._app_name = app_name
+        self._spec = spec
+        self._call = call or self._call_handle
+        self._handle: Any = None
+        self._jitter = random.Random()
+        self._pending: list[tuple[GroupRequest, asyncio.Future[GroupScores]]] = []
+        self._calls: set[asyncio.Task[None]] = set()
+
+    async def score_group(
+        self, prompt: Prompt, texts: Sequence[str], want_distances: bool = False
+    ) -> GroupScores:
+        """The scores of one group; unscored, with the reason, after `max_attempts` tries or for garbage."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[GroupScores] = loop.create_future()
+        self._pending.append((GroupRequest(prompt, tuple(texts), want_distances), future))
+        if len(self._pending) == 1:
+            loop.call_soon(self._send)  # after everything else that is ready now: those groups come along
+        return await future
+
+    def _send(self) -> None:
+        """Spreads what is pending over the replicas; what is left goes when a call returns."""
+        while self._pending and len(self._calls) < CALLS_PER_REPLICA * self._spec.num_replicas:
+            share = math.ceil(len(self._pending) / self._spec.num_replicas)
+            size = min(share, self._spec.max_batch_size)
+            part, self._pending = self._pending[:size], self._pending[size:]
+            task = asyncio.create_task(self._score(part))
+            self._calls.add(task)
+            task.add_done_callback(self._on_done)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._calls.discard(task)
+        self._send()
+
+    async def _score(self, part: list[tuple[GroupRequest, asyncio.Future[GroupScores]]]) -> None:
+        scores = await self._score_with_retries([request for request, _ in part])
+        for (_, future), group_scores in zip(part, scores, strict=True):
+            if not future.done():  # its caller may have given up
+                future.set_result(group_scores)
+
+    async def _score_with_retries(self, requests: list[GroupRequest]) -> list[GroupScores]:
+        reason = ""
+        for attempt in range(self._spec.max_attempts):
+            if attempt:
+                await asyncio.sleep(self._backoff_s(attempt - 1))
+            try:
+                answers = await asyncio.wait_for(self._call(requests), self._spec.request_timeout_s)
+                return _checked(answers, requests)
+            except RayTaskError as error:  # the service's own defect: it would fail again
+                return _unscored(requests, f"the reward service failed: {error.cause!r}")
+            except TimeoutError:
+                reason = f"no answer within request_timeout_s={self._spec.request_timeout_s:g}"
+            except (RayError, RayServeException) as error:
+                reason = f"{type(error).__name__}: {error}"
+                self._handle = None  # the application may have been deployed anew
+            logger.warning("reward service %s, try %d: %s", self._app_name, attempt + 1, reason)
+        tries = f"{self._spec.max_attempts} tries"
+        return _unscored(requests, f"no scores from {self._app_name} in {tries}; the last: {reason}")
+
+    async def _call_handle(self, requests: list[GroupRequest]) -> object:
+        if self._handle is None:
+            self._handle = await asyncio.to_thread(serve.get_app_handle, self._app_name)
+        response = self._handle.score_groups.remote(requests)
+        try:
+            return await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+
+    def _backoff_s(self, retry: int) -> float:
+        """Full jitter: uniform between 0 and an exponentially growing limit."""
+        return self._jitter.uniform(0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2**retry))
+
+
+def _checked(answers: object, requests: list[GroupRequest]) -> list[GroupScores]:
+    """Garbage costs the groups it was answered for, with the reason, and no others."""
+    if not isinstance(answers, list) or len(answers) != len(requests):
+        came = f"{len(answers)} groups" if isinstance(answers, list) else f"a {type(answers).__name__}"
+        return _unscored(requests, f"the reward service answered {came} for {len(requests)} groups")
+    checked: list[GroupScores] = []
+    for answer, request in zip(answers, requests, strict=True):
+        try:
+            checked.append(checked_group_scores(answer, len(request.texts), request.want_distances))
+        except RewardError as error:
+            checked.append(GroupScores.unscored(len(request.texts), str(error)))
+    return checked
+
+
+def _unscored(requests: list[GroupRequest], reason: str) -> list[GroupScores]:
+    return [GroupScores.unscored(len(request.texts), reason) for request in requests]

@@ -1,0 +1,237 @@
+"""Rollout workers as Ray actors: started together, asked one group at a time, replaced when they die.
+
+`RolloutActor` wraps the plain `RolloutWorker`; texts go from it straight to the reward service, so only metadata passes
+through whoever asked. `RolloutPool` keeps the handles; the coordinator uses it inside its event loop, an evaluation
+from the driver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from polyray.actors.resources import NAMESPACE, OUTSIDE_ANY_GROUP
+from polyray.actors.reward_client import RewardClient
+from polyray.config.reward import ServiceSpec
+from polyray.config.rollout import RolloutSpec
+from polyray.delivery.adapter import AdapterPayload
+from polyray.delivery.proof import DeliveryAck
+from polyray.errors import RolloutError
+from polyray.rollout.worker import RolloutWorker
+from polyray.types import Group, GroupRequest, PolicyVersion, ScoredGroup
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What it takes to build one rollout worker anywhere.
+
+    Example:
+        EngineSettings(model_dir="/models/qwen", dtype="float32", rollout=RolloutSpec())
+    """
+
+    model_dir: str
+    dtype: str
+    rollout: RolloutSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """Where a worker has its groups scored.
+
+    Example:
+        Scoring(app_name="quickstart-reward", service=ServiceSpec(), want_distances=False)
+    """
+
+    app_name: str
+    service: ServiceSpec
+    want_distances: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutReply:
+    """What the coordinator learns of a group; the group itself travels beside it as a reference.
+
+    Example:
+        RolloutReply(group_id=40, policy=PolicyVersion(...), num_tokens=96, num_scored=16, generate_s=.2, score_s=.01)
+    """
+
+    group_id: int
+    policy: PolicyVersion
+    num_tokens: int
+    num_samples: int
+    num_scored: int
+    generate_s: float
+    score_s: float
+    error: str | None
+    """Why something is unscored, the first reason."""
+
+
+class RolloutActor:
+    """One engine in one Ray actor (async: many groups at a time)."""
+
+    def __init__(self, name: str, settings: EngineSettings) -> None:
+        self._name = name
+        self._worker = RolloutWorker(name, lambda: build_engine(settings))
+        self._clients: dict[str, RewardClient] = {}
+
+    async def ready(self) -> dict[str, Any]:
+        """Waits for the engine; says how long it took and where it lives."""
+        start_s = await asyncio.wrap_future(self._worker.ready)
+        return {"name": self._name, "start_s": start_s, "pid": os.getpid()}
+
+    async def rollout(self, request: GroupRequest, scoring: Scoring) -> tuple[RolloutReply, ScoredGroup]:
+        """Samples and scores a group: two return values, so that the second stays a reference at the caller."""
+        started = time.perf_counter()
+        group = await asyncio.wrap_future(self._worker.submit(request))
+        generated = time.perf_counter()
+        client = self._clients.get(scoring.app_name)
+        if client is None:
+            client = self._clients[scoring.app_name] = RewardClient(scoring.app_name, scoring.service)
+        texts = [completion.text for completion in group.completions]
+        scores = await client.score_group(request.prompt, texts, scoring.want_distances)
+        scored = ScoredGroup(group, scores.rewards_G, scores.classes_G, scores.distances_GG, scores.components)
+        reply = RolloutReply(
+            group_id=group.group_id,
+            policy=group.policy,
+            num_tokens=group.num_tokens,
+            num_samples=len(texts),
+            num_scored=int(scored.scored_mask_G.sum()),
+            generate_s=generated - started,
+            score_s=time.perf_counter() - generated,
+            error=next((error for error in scores.errors if error), None),
+        )
+        return reply, scored
+
+    async def sample(self, request: GroupRequest) -> Group:
+        """Samples a group without scoring it."""
+        return await asyncio.wrap_future(self._worker.submit(request))
+
+    async def deliver(self, payload: AdapterPayload) -> tuple[DeliveryAck, float]:
+        """Loads a version after what is in flight; answers the probe and the engine's busy seconds so far."""
+        return await asyncio.wrap_future(self._worker.deliver(payload)), self._worker.busy_s
+
+
+def build_engine(settings: EngineSettings) -> Any:
+    """The engine that `rollout.engine` names."""
+    if settings.rollout.engine == "simulated":
+        from polyray.rollout.simulated_engine import SimulatedEngine
+
+        return SimulatedEngine(Path(settings.model_dir), settings.rollout, settings.dtype)
+    from polyray.rollout.vllm_engine import VllmEngine
+
+    return VllmEngine(Path(settings.model_dir), settings.rollout, settings.dtype)
+
+
+@dataclass(slots=True)
+class PoolWorker:
+    """A live worker: its name is new with every replacement, its place in the pool is not."""
+
+    index: int
+    name: str
+    handle: Any
+
+
+class RolloutPool:
+    """All rollout workers of a run, or of several runs on one base model."""
+
+    def __init__(self, owner: str, settings: EngineSettings) -> None:
+        self.owner = owner
+        self.settings = settings
+        self.workers = [self._start(index) for index in range(settings.rollout.num_workers)]
+
+    def wait_until_ready(self) -> list[dict[str, Any]]:
+        """Blocks until every engine runs. Raises RolloutError naming the worker that does not."""
+        timeout = self.settings.rollout.start_timeout_s
+        infos = []
+        for worker in self.workers:
+            try:
+                infos.append(ray.get(worker.handle.ready.remote(), timeout=timeout))
+            except Exception as error:
+                raise RolloutError(
+                    f"rollout worker {worker.name} did not start within {timeout:g} s: {_first_cause(error)}"
+                ) from error
+        return infos
+
+    def replace(self, worker: PoolWorker) -> PoolWorker:
+        """Ends a worker, whatever state it is in, and starts another in its place."""
+        ray.kill(worker.handle)
+        self.workers[worker.index] = self._start(worker.index)
+        return self.workers[worker.index]
+
+    def adopt(self, workers: list[PoolWorker]) -> None:
+        """Takes over the pool's state from a copy that lived in another process (the coordinator's).
+
+        Replacements that the copy started end with it, so they are started anew by the next `repair`.
+        """
+        self.workers = list(workers)
+
+    def repair(self) -> None:
+        """Replaces the workers that died since the pool was last used."""
+        for worker in list(self.workers):
+            try:
+                ray.get(worker.handle.ready.remote(), timeout=self.settings.rollout.start_timeout_s)
+            except ray.exceptions.RayActorError:
+                self.replace(worker)
+        self.wait_until_ready()
+
+    def deliver(self, payload: AdapterPayload, timeout_s: float) -> list[DeliveryAck]:
+        """Blocks until every worker has answered for this version."""
+        ref = ray.put(payload)
+        return [ack for ack, _ in ray.get([w.handle.deliver.remote(ref) for w in self.workers], timeout=timeout_s)]
+
+    def sample(self, requests: Iterable[GroupRequest]) -> Iterator[Group]:
+        """Groups as they finish, with every engine kept full; order is not that of the requests."""
+        rollout = self.settings.rollout
+        window = max(2, 2 * rollout.max_sequences // rollout.group_size)
+        waiting = iter(requests)
+        running: dict[Any, PoolWorker] = {}
+        for worker in self.workers:
+            for _ in range(window):
+                self._submit(waiting, worker, running)
+        while running:
+            done, _ = ray.wait(list(running), num_returns=1, timeout=rollout.group_timeout_s)
+            if not done:
+                raise RolloutError(f"no group finished within rollout.group_timeout_s={rollout.group_timeout_s:g} s")
+            done, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
+            for ref in done:
+                self._submit(waiting, running.pop(ref), running)
+            yield from ray.get(done)
+
+    def shutdown(self) -> None:
+        """Ends every worker."""
+        for worker in self.workers:
+            ray.kill(worker.handle)
+        self.workers = []
+
+    def _submit(self, waiting: Iterator[GroupRequest], worker: PoolWorker, running: dict[Any, PoolWorker]) -> None:
+        request = next(waiting, None)
+        if request is not None:
+            running[worker.handle.sample.remote(request)] = worker
+
+    def _start(self, index: int) -> PoolWorker:
+        rollout = self.settings.rollout
+        name = f"{self.owner}-rollout-{index}-{uuid.uuid4().hex[:6]}"
+        actor = ray.remote(RolloutActor).options(
+            name=name,
+            namespace=NAMESPACE,
+            num_cpus=rollout.cpus_per_worker,
+            num_gpus=rollout.gpus_per_worker,
+            max_concurrency=4096,
+            scheduling_strategy=OUTSIDE_ANY_GROUP,
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(rollout.threads_per_worker)}},
+        )
+        return PoolWorker(index, name, actor.remote(name, self.settings))
+
+
+def _first_cause(error: BaseException) -> str:
+    cause = getattr(error, "cause", None) or error
+    lines = str(cause).strip().splitlines() or [""]
+    return f"{type(cause).__name__}: {lines[-1]}"

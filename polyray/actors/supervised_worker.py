@@ -1,0 +1,36 @@
+"""What runs inside Ray Train for SFT: the loop of polyray/learner/supervised_loop.py, wrapped for data parallelism."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+
+from polyray.config.run import SftConfig
+
+
+def supervised_loop(arguments: dict[str, Any]) -> None:
+    """Ray Train's function. `arguments`: config (plain values), model_dir, run_dir, dtype."""
+    from polyray.learner.supervised_loop import SupervisedRun, run_supervised
+
+    config = SftConfig.model_validate(arguments["config"])
+    torch.set_num_threads(config.learner.num_threads)
+    context = ray.train.get_context()
+    run = SupervisedRun(
+        config=config,
+        model_dir=Path(arguments["model_dir"]),
+        run_dir=Path(arguments["run_dir"]),
+        dtype=arguments["dtype"],
+        device=torch.device("cuda") if config.learner.use_gpu else torch.device("cpu"),
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+    )
+    parallel = ray.train.torch.prepare_model if run.world_size > 1 else _as_it_is
+    run_supervised(run, parallel, lambda metrics: ray.train.report(metrics))
+
+
+def _as_it_is(model: Any) -> Any:
+    return model

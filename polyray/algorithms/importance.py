@@ -1,0 +1,108 @@
+"""Correcting, and measuring, the mismatch between the policy that is trained and the one that sampled.
+
+Engines and learners compute slightly different log-probabilities for the same weights, and groups may be
+stale by a few versions. Token weights are truncated (biased, low variance); sequences that drifted too far
+leave the loss. This is a correction of small mismatches: a set objective is biased on stale groups whatever
+the weights of single samples. Called by the learner step.
+
+w = pi_policy / pi_rollout; suffix _B = sequences, _T = tokens.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+
+def truncated_token_weights(
+    policy_logprobs: torch.Tensor, rollout_logprobs: torch.Tensor, cap: float
+) -> torch.Tensor:
+    """min(w, cap) per token, detached: truncated importance sampling (TIS).
+
+    Args:
+        policy_logprobs: any shape, e.g. [B, T].
+        rollout_logprobs: the same shape, log-probabilities of the distribution that was sampled from.
+        cap: largest weight, above 0; 2 is usual.
+
+    Raises:
+        ValueError: shapes differ, cap not above 0.
+    """
+    if not cap > 0:
+        raise ValueError(f"cap={cap} must be above 0; 2.0 is usual")
+    log_ratio = _log_ratio(policy_logprobs, rollout_logprobs)
+    return log_ratio.clamp(max=math.log(cap)).exp()
+
+
+def sequence_mask(
+    policy_logprobs: torch.Tensor, rollout_logprobs: torch.Tensor, mask: torch.Tensor, band: float
+) -> torch.Tensor:
+    """Which sequences stay: |mean over tokens of log w| <= band, a band around the geometric mean of w.
+
+    A sequence with a NaN log-probability does not stay; one without trained tokens does. Those that go must
+    leave the loss *and* its denominators.
+
+    Args:
+        policy_logprobs: [B, T].
+        rollout_logprobs: [B, T].
+        mask: [B, T] bool, True = trained token.
+        band: in nats, above 0.
+
+    Returns:
+        [B] bool.
+
+    Raises:
+        ValueError: shapes differ, band not above 0.
+    """
+    if not band > 0:
+        raise ValueError(f"band={band} must be above 0 nats; 0.5 is usual")
+    _check_mask(mask, policy_logprobs)
+    log_ratio = _log_ratio(policy_logprobs, rollout_logprobs)
+    log_ratio = torch.where(mask.bool(), log_ratio, torch.zeros_like(log_ratio))
+    mean_B = log_ratio.sum(dim=-1) / mask.sum(dim=-1).clamp(min=1)
+    return mean_B.abs() <= band
+
+
+def mismatch_metrics(
+    policy_logprobs: torch.Tensor, rollout_logprobs: torch.Tensor, mask: torch.Tensor
+) -> dict[str, float]:
+    """How far the policy is from the one that sampled, over the tokens of `mask`.
+
+    kl_rollout: mean of w - 1 - log w in nats, an unbiased, never negative estimate of KL(rollout || policy),
+        because the tokens were sampled from the rollout policy.
+    ess: effective sample size of the untruncated token weights, (sum w)^2 / (n sum w^2), in (0, 1].
+    max_abs_difference: largest |log w| of a token, in nats.
+
+    Raises:
+        ValueError: shapes differ, or the mask selects no token.
+    """
+    _check_mask(mask, policy_logprobs)
+    log_ratio = _log_ratio(policy_logprobs, rollout_logprobs)[mask.bool()].double()
+    num_tokens = log_ratio.numel()
+    if num_tokens == 0:
+        raise ValueError(
+            "mask selects 0 tokens, at least 1 is needed; pass the mask of the completions' tokens"
+        )
+    log_ess = 2 * torch.logsumexp(log_ratio, 0) - torch.logsumexp(2 * log_ratio, 0) - math.log(num_tokens)
+    return {
+        "kl_rollout": (torch.expm1(log_ratio) - log_ratio).mean().item(),
+        "ess": min(log_ess.exp().item(), 1.0),
+        "max_abs_difference": log_ratio.abs().max().item(),
+    }
+
+
+def _log_ratio(policy_logprobs: torch.Tensor, rollout_logprobs: torch.Tensor) -> torch.Tensor:
+    if policy_logprobs.shape != rollout_logprobs.shape:
+        raise ValueError(
+            f"policy_logprobs {tuple(policy_logprobs.shape)} and rollout_logprobs "
+            f"{tuple(rollout_logprobs.shape)} must have the same shape; gather both for the same tokens"
+        )
+    return policy_logprobs.detach() - rollout_logprobs.detach()
+
+
+def _check_mask(mask: torch.Tensor, policy_logprobs: torch.Tensor) -> None:
+    if mask.shape != policy_logprobs.shape:
+        raise ValueError(
+            f"mask {tuple(mask.shape)} and policy_logprobs {tuple(policy_logprobs.shape)} must have the same "
+            "shape; pad both to the same length"
+        )

@@ -1,0 +1,1 @@
+"""From text to tensors: chat.py (tokenisation of prompts and demonstrations), packing.py (padding)."""

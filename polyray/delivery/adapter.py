@@ -1,0 +1,98 @@
+"""What travels from the learner to the engines: one adapter, its identity and its probe."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_tensors
+
+from polyray.errors import DeliveryError
+from polyray.types import PolicyVersion
+
+REQUIRED_PLAIN = {
+    "use_dora": False,
+    "lora_bias": False,
+    "bias": "none",
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "modules_to_save": None,
+}
+"""PEFT options that change what an adapter means beyond W0 + scale B A; anything else is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterShape:
+    """How the factors of an adapter are to be read: W = W0 + scale B A.
+
+    Example:
+        AdapterShape(rank=16, alpha=32.0, target_modules=("k_proj", "q_proj", "v_proj"))
+    """
+
+    rank: int
+    alpha: float
+    target_modules: tuple[str, ...]
+    use_rslora: bool = False
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank, or alpha / sqrt(rank) with rsLoRA."""
+        return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
+
+    @classmethod
+    def from_peft(cls, config: Mapping[str, object]) -> AdapterShape:
+        """Reads a PEFT `adapter_config.json`; DeliveryError for what cannot be merged as W0 + scale B A."""
+        for key, plain in REQUIRED_PLAIN.items():
+            value = config.get(key, plain)
+            if value != plain and not (value in (None, {}, []) and plain in (None, {}, [])):
+                raise DeliveryError(f"the adapter has {key}={value!r}; delivery supports only {key}={plain!r}")
+        return cls(
+            rank=int(config["r"]),  # type: ignore[call-overload]
+            alpha=float(config["lora_alpha"]),  # type: ignore[arg-type]
+            target_modules=tuple(sorted(config["target_modules"])),  # type: ignore[arg-type]
+            use_rslora=bool(config.get("use_rslora", False)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Fixed token sequences and the log-probs the learner gives them: what a delivery is proven with.
+
+    Example:
+        Probe(sequences=((1, 8, 9), (1, 7, 3)), logprobs=np.array([-.5, -2., -.1, -3.], np.float32), previous=None)
+    """
+
+    sequences: tuple[tuple[int, ...], ...]
+    logprobs: np.ndarray
+    """[sum(len - 1)] float32 of this version, sequences one after another, from the second token on."""
+    previous: np.ndarray | None
+    """The same for the version before; None for the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterPayload:
+    """One policy version on its way.
+
+    Example:
+        AdapterPayload(policy=PolicyVersion(...), tensors=b"...", shape=AdapterShape(...), probe=Probe(...))
+    """
+
+    policy: PolicyVersion
+    tensors: bytes
+    """safetensors in PEFT's naming; empty for the base model itself."""
+    shape: AdapterShape | None
+    probe: Probe
+
+
+def adapter_from_bytes(data: bytes) -> dict[str, torch.Tensor]:
+    """safetensors bytes -> PEFT state dict; nothing for empty bytes."""
+    return load_tensors(data) if data else {}
+
+
+def sha256_of(data: bytes) -> str:
+    """The identity of adapter bytes."""
+    return hashlib.sha256(data).hexdigest()

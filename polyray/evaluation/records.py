@@ -1,0 +1,162 @@
+"""The lines of samples.jsonl and results.jsonl, and how these files are read and written.
+
+samples.jsonl is the product of an evaluation: everything else is recomputed from it. Its first two fields are those
+that HumanEval's own tools read. Unscored samples have `reward: null` in the file and NaN here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import IO, Any
+
+from polyray.errors import DataError
+from polyray.types import WRONG_CLASS
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRecord:
+    """One sample of one model: one line of samples.jsonl.
+
+    Example:
+        SampleRecord(task_id="eval-37|b1>e4=", completion="RRURUU", sample_index=0, domain="hidden_trap_grid",
+                     model="Dr.GRPO", policy_version=60, adapter_sha256="9f86d0...", finish_reason="stop",
+                     sampling={"temperature": 1.0, "top_p": 1.0, "seed": 81, "max_tokens": 10},
+                     prompt_sha256="2c26b4...", reward=1.0, class_id=7731, num_tokens=7, logprob=-2.31,
+                     cluster_id="b1>e4", prompt="37|b1>e4=")
+    """
+
+    task_id: str
+    completion: str
+    sample_index: int
+    domain: str = ""
+    model: str = "model"
+    policy_version: int | None = None
+    adapter_sha256: str | None = None
+    """None: the base model itself."""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    finish_reason: str = "stop"
+    prompt_sha256: str = ""
+    reward: float = math.nan
+    """In [0, 1]; NaN = unscored (`null` in the file)."""
+    class_id: int = WRONG_CLASS
+    """`class` in the file."""
+    num_tokens: int = 0
+    logprob: float = math.nan
+    """Sum of the rollout log-probs of all tokens, in nats (`null` where unknown)."""
+    cluster_id: str = ""
+    """The unit of statistics; empty: the prompt itself."""
+    prompt: str = ""
+
+    @property
+    def cluster(self) -> str:
+        """The unit of statistics this sample belongs to."""
+        return self.cluster_id or self.task_id
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRecord:
+    """How one sample was judged: one line of results.jsonl. Times and memory are null where nothing was executed.
+
+    Example:
+        ResultRecord(task_id="eval-37|b1>e4=", sample_index=0, model="Dr.GRPO", passed=True, verdict="passed")
+    """
+
+    task_id: str
+    sample_index: int
+    model: str
+    passed: bool
+    verdict: str
+    """passed, failed or unscored."""
+    message: str = ""
+    wall_s: float | None = None
+    cpu_s: float | None = None
+    max_rss: int | None = None
+    """Bytes."""
+    isolation: str = "none"
+
+
+_TO_FILE = {"class_id": "class"}
+_FROM_FILE = {_TO_FILE.get(entry.name, entry.name): entry.name for entry in fields(SampleRecord)}
+_NULL_IS_NAN = ("reward", "logprob")
+
+
+def as_line(record: SampleRecord | ResultRecord) -> str:
+    """One JSON line with its newline; fields in declaration order, NaN as null."""
+    values: dict[str, Any] = {}
+    for entry in fields(record):
+        value = getattr(record, entry.name)
+        if isinstance(value, float) and math.isnan(value):
+            value = None
+        values[_TO_FILE.get(entry.name, entry.name)] = value
+    return json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_samples(path: str | Path) -> list[SampleRecord]:
+    """All lines of a samples.jsonl; fields that polyray does not know are ignored.
+
+    Raises DataError naming the file, the line and what is wrong with it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"no samples at {path}; give the samples.jsonl that an evaluation wrote")
+    with path.open(encoding="utf-8") as file:
+        records = [_parse(line, f"{path}:{number}") for number, line in enumerate(file, 1) if line.strip()]
+    if not records:
+        raise DataError(f"{path} holds no samples; at least one line is needed")
+    return records
+
+
+def _parse(line: str, where: str) -> SampleRecord:
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where} is not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{where} holds a {type(values).__name__}; a sample is one JSON object a line")
+    known = {_FROM_FILE[name]: value for name, value in values.items() if name in _FROM_FILE}
+    missing = [name for name in ("task_id", "completion", "sample_index") if name not in known]
+    if missing:
+        raise DataError(f"{where} lacks {', '.join(missing)}; every sample needs task_id, completion and sample_index")
+    for name in _NULL_IS_NAN:
+        value = known.get(name)
+        if value is None:
+            known.pop(name, None)
+        elif not isinstance(value, int | float) or isinstance(value, bool):
+            raise DataError(f"{where}: {name}={value!r} is not a number; null stands for a value that is not known")
+    return SampleRecord(**known)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[IO[str]]:
+    """A text file that appears under its name only once it is complete.
+
+    It is written beside `path` and renamed; on an exception it is removed and whatever `path` was before stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_lines(path: Path, records: Iterable[SampleRecord | ResultRecord]) -> None:
+    """Writes a JSONL file of records, whole or not at all."""
+    with written_whole(path) as file:
+        for record in records:
+            file.write(as_line(record))
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes indented JSON, whole or not at all; NaN is refused (JSON has none)."""
+    with written_whole(path) as file:
+        json.dump(values, file, indent=2, ensure_ascii=False, allow_nan=False)
+        file.write("\n")

@@ -1,0 +1,110 @@
+"""Scored groups -> advantages -> right-padded rows a model can run on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from polyray.algorithms import group_advantages, polychromic_advantages
+from polyray.config.algorithm import AlgorithmSpec, GrpoSpec
+from polyray.models.logprobs import Rows
+from polyray.types import Completion, ScoredGroup
+
+
+@dataclass(frozen=True, slots=True)
+class GroupAdvantages:
+    """What a group teaches. Unscored completions left the set: their entries are 0 and they train nothing.
+
+    Example:
+        GroupAdvantages(advantages_G=np.array([.5, -.5]), quality_part_G=np.array([.5, -.5]),
+                        diversity_part_G=np.zeros(2))
+    """
+
+    advantages_G: np.ndarray
+    quality_part_G: np.ndarray
+    diversity_part_G: np.ndarray
+
+
+def compute_advantages(group: ScoredGroup, algorithm: AlgorithmSpec) -> GroupAdvantages:
+    """The advantages of one group, from its scored completions only."""
+    scored_G = group.scored_mask_G
+    rewards = group.rewards_G[scored_G]
+    parts = np.zeros((3, len(scored_G)))
+    if isinstance(algorithm, GrpoSpec):
+        parts[0, scored_G] = parts[1, scored_G] = group_advantages(rewards, scale=algorithm.scale)
+    else:
+        distances = None if group.distances_GG is None else group.distances_GG[np.ix_(scored_G, scored_G)]
+        result = polychromic_advantages(
+            rewards,
+            objective=algorithm.objective,
+            quality_weight=algorithm.quality_weight,
+            diversity_weight=algorithm.diversity_weight,
+            set_size=algorithm.set_size,
+            classes_G=group.classes_G[scored_G],
+            distance_GG=distances,
+        )
+        parts[0, scored_G] = result.advantages_G
+        parts[1, scored_G] = result.quality_part_G
+        parts[2, scored_G] = result.diversity_part_G
+    return GroupAdvantages(parts[0], parts[1], parts[2])
+
+
+@dataclass(frozen=True, slots=True)
+class RowBatch:
+    """Some completions of a batch, ready for a forward pass.
+
+    Example:
+        RowBatch(rows=Rows(...), rollout_logprobs_BT=tensor([[-.1, -.3]]), advantages_B=tensor([.5]))
+    """
+
+    rows: Rows
+    rollout_logprobs_BT: torch.Tensor
+    """[B, T] float32, 0 where padded."""
+    advantages_B: torch.Tensor
+    """[B] float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One completion with its prompt and advantage."""
+
+    prompt_token_ids: np.ndarray
+    completion: Completion
+    advantage: float
+
+
+def rows_of(group: ScoredGroup, advantages_G: np.ndarray) -> list[Row]:
+    """The scored, non-empty completions of a group."""
+    return [
+        Row(group.group.prompt_token_ids, completion, float(advantage))
+        for completion, advantage, scored in zip(
+            group.group.completions, advantages_G, group.scored_mask_G, strict=True
+        )
+        if scored and len(completion.token_ids)
+    ]
+
+
+def build_row_batch(rows: Sequence[Row], device: torch.device) -> RowBatch:
+    """Right-pads `rows`; their order is kept (it decides the bytes of the next adapter)."""
+    prompt_lengths = [len(row.prompt_token_ids) for row in rows]
+    completion_lengths = [len(row.completion.token_ids) for row in rows]
+    width = max(p + c for p, c in zip(prompt_lengths, completion_lengths, strict=True))
+    input_ids = np.zeros((len(rows), width), np.int64)
+    rollout_logprobs = np.zeros((len(rows), max(completion_lengths)), np.float32)
+    for i, row in enumerate(rows):
+        start, end = prompt_lengths[i], prompt_lengths[i] + completion_lengths[i]
+        input_ids[i, :start] = row.prompt_token_ids
+        input_ids[i, start:end] = row.completion.token_ids
+        rollout_logprobs[i, : completion_lengths[i]] = row.completion.rollout_logprobs
+    return RowBatch(
+        rows=Rows(
+            torch.from_numpy(input_ids).to(device),
+            torch.tensor(prompt_lengths, device=device),
+            torch.tensor(completion_lengths, device=device),
+        ),
+        rollout_logprobs_BT=torch.from_numpy(rollout_logprobs).to(device),
+        advantages_B=torch.tensor([row.advantage for row in rows], dtype=torch.float32, device=device),
+    )

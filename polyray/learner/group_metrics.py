@@ -1,0 +1,96 @@
+"""What a batch of scored groups looks like: rewards, pass@k, diversity, advantages, lengths."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from polyray.config.algorithm import AlgorithmSpec
+from polyray.learner.batch import GroupAdvantages
+from polyray.learner.reduce import Sums
+from polyray.metrics import distinct_correct_at_k, pass_at_k
+from polyray.types import ScoredGroup, StepMetrics
+
+PASS_THRESHOLD = 1 - 1e-9
+LARGEST_K = 8
+"""pass@k and distinct classes are logged at this k, or at the group size where that is smaller."""
+
+
+def add_group_metrics(
+    sums: Sums, group: ScoredGroup, advantages: GroupAdvantages, algorithm: AlgorithmSpec
+) -> None:
+    """Adds one group; everything is over its scored completions."""
+    scored_G = group.scored_mask_G
+    rewards, classes = group.rewards_G[scored_G], group.classes_G[scored_G]
+    correct = rewards >= PASS_THRESHOLD
+    k = min(LARGEST_K, len(rewards))
+    sums.add("reward", float(rewards.sum()), len(rewards))
+    sums.add("reward_squared", float((rewards**2).sum()), len(rewards))
+    sums.add("pass_at_1", float(correct.sum()), len(correct))
+    sums.add("pass_at_8", float(pass_at_k(len(correct), int(correct.sum()), k)), 1)
+    sums.add("distinct_classes", distinct_correct_at_k(classes, correct, k), 1)
+    sums.add("diversity", _mean_pairwise(group, scored_G), 1)
+    _add_advantages(sums, advantages, scored_G, correct)
+    for name, values in group.components.items():
+        part = np.asarray(values, float)[scored_G]
+        sums.add(f"reward/{name}", float(part.sum()), len(part))
+    lengths = [len(completion.token_ids) for completion in group.group.completions]
+    sums.add("length", float(sum(lengths)), len(lengths))
+    sums.maximum("length", float(max(lengths)))
+    truncated = sum(completion.finish_reason == "length" for completion in group.group.completions)
+    sums.add("truncated", float(truncated), len(lengths))
+    sums.add("unscored", float((~scored_G).sum()), len(scored_G))
+
+
+def _mean_pairwise(group: ScoredGroup, scored_G: np.ndarray) -> float:
+    """Mean distance over pairs: the task's own where there is one, else 1 where two correct classes differ."""
+    n = int(scored_G.sum())
+    if n < 2:
+        return 0.0
+    if group.distances_GG is not None:
+        return float(group.distances_GG[np.ix_(scored_G, scored_G)].sum() / (n * (n - 1)))
+    classes = group.classes_G[scored_G]
+    counted = classes >= 0
+    differ = (classes[:, None] != classes[None]) & counted[:, None] & counted[None]
+    return float(differ.sum() / (n * (n - 1)))
+
+
+def _add_advantages(
+    sums: Sums, advantages: GroupAdvantages, scored_G: np.ndarray, correct: np.ndarray
+) -> None:
+    total = advantages.advantages_G[scored_G]
+    sums.add("quality_power", float((advantages.quality_part_G[scored_G] ** 2).sum()), 1)
+    sums.add("diversity_power", float((advantages.diversity_part_G[scored_G] ** 2).sum()), 1)
+    sums.add("advantage_correct", float(total[correct].sum()), int(correct.sum()))
+    sums.add("zero_advantage", float(not total.any()), 1)
+
+
+def finished_metrics(sums: Sums) -> StepMetrics:
+    """The sums as the keys of metrics.jsonl; the shares of advantage variance are of their two parts' sum."""
+    mean = sums.mean("reward")
+    power = sums.total("quality_power") + sums.total("diversity_power")
+    weights_squared = sums.mean("weights_squared")
+    metrics: StepMetrics = {
+        "reward_mean": mean,
+        "reward_std": float(np.sqrt(max(0.0, sums.mean("reward_squared") - mean**2))),
+        "pass_at_1": sums.mean("pass_at_1"),
+        "pass_at_8": sums.mean("pass_at_8"),
+        "diversity": sums.mean("diversity"),
+        "distinct_classes": sums.mean("distinct_classes"),
+        "advantage_share_quality": sums.total("quality_power") / power if power else 0.0,
+        "advantage_share_diversity": sums.total("diversity_power") / power if power else 0.0,
+        "mean_advantage_correct": sums.mean("advantage_correct"),
+        "zero_advantage_share": sums.mean("zero_advantage"),
+        "entropy": sums.mean("entropy"),
+        "clip_share": sums.mean("clipped"),
+        "masked_sequence_share": 1 - sums.mean("kept_sequences"),
+        "kl_reference": sums.mean("kl_reference"),
+        "kl_rollout": sums.mean("kl_rollout"),
+        "ess": sums.mean("weights") ** 2 / weights_squared if weights_squared else 1.0,
+        "logprob_difference_max": sums.largest("logprob_difference"),
+        "completion_length_mean": sums.mean("length"),
+        "completion_length_max": sums.largest("length"),
+        "truncated_share": sums.mean("truncated"),
+        "unscored": sums.total("unscored"),
+        "tokens_generated": sums.total("length"),
+    }
+    return metrics | {name: sums.mean(name) for name in sums.names() if name.startswith("reward/")}

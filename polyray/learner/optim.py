@@ -1,0 +1,34 @@
+"""Optimiser and learning-rate schedule from a LearnerSpec; the same for pretraining, SFT and RL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch.nn import Parameter
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from polyray.config.learner import LearnerSpec
+
+
+def build_optimizer(parameters: Iterable[Parameter], spec: LearnerSpec) -> AdamW:
+    """AdamW (Loshchilov and Hutter 2019) over those of `parameters` that require a gradient."""
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    return AdamW(trainable, lr=spec.learning_rate, betas=spec.betas, weight_decay=spec.weight_decay)
+
+
+def build_scheduler(optimizer: Optimizer, spec: LearnerSpec) -> LambdaLR:
+    """Step once per optimiser step; its state is the number of steps taken."""
+    return LambdaLR(optimizer, lambda step: lr_share(step, spec))
+
+
+def lr_share(step: int, spec: LearnerSpec) -> float:
+    """The share of `spec.learning_rate` that optimiser step `step` (from 0) uses.
+
+    Rises linearly over `warmup_steps`, then falls linearly to `final_lr_share` in the last step.
+    """
+    if step < spec.warmup_steps:
+        return (step + 1) / (spec.warmup_steps + 1)
+    decay_steps = max(1, spec.steps - 1 - spec.warmup_steps)
+    progress = min(1.0, (step - spec.warmup_steps) / decay_steps)
+    return 1.0 - (1.0 - spec.final_lr_share) * progress

@@ -1,0 +1,108 @@
+"""The policy that is trained: model, adapter, optimiser, schedule, probe; built, restored, published, saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from polyray.config.run import TrainConfig
+from polyray.data.chat import encode_prompt
+from polyray.delivery.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
+from polyray.delivery.proof import probe_logprobs
+from polyray.learner.optim import build_optimizer, build_scheduler
+from polyray.learner.state import newest_checkpoint, restore_checkpoint, save_checkpoint
+from polyray.learner.step import PolicyLearner
+from polyray.models.loading import base_fingerprint, load_base, load_tokenizer
+from polyray.models.lora import adapter_bytes, adapter_config, add_reference, attach_adapter, save_adapter
+from polyray.rollout.seeds import sample_seed
+from polyray.tasks import build_task
+from polyray.types import PolicyVersion
+
+
+class Policy:
+    """Everything of a run that has weights."""
+
+    def __init__(self, config: TrainConfig, model_dir: Path, dtype: str, device: torch.device) -> None:
+        self._config = config
+        self._base_sha256 = base_fingerprint(model_dir)
+        warm_start = Path(config.model.warm_start) if config.model.warm_start else None
+        torch.manual_seed(config.seed)
+        self.model = attach_adapter(
+            load_base(model_dir, dtype).to(device),
+            config.model.lora,
+            warm_start,
+            base_sha256=self._base_sha256,
+            seed=config.seed,
+        )
+        add_reference(self.model)
+        self.model.eval()  # no dropout in RL: the learner's distribution is the engine's
+        self._optimizer = build_optimizer(self.model.parameters(), config.learner)
+        self._scheduler = build_scheduler(self._optimizer, config.learner)
+        self.learner = PolicyLearner(self.model, self._optimizer, self._scheduler, config)
+        self._shape = AdapterShape.from_peft(adapter_config(self.model))
+        self._probe_sequences = probe_sequences(config, model_dir)
+        self._published: np.ndarray | None = None
+
+    def restore_newest(self, checkpoints_dir: Path) -> tuple[int, Mapping[str, Any] | None]:
+        """(step to go on from, the coordinator's snapshot), from the newest valid checkpoint if there is one."""
+        checkpoint = newest_checkpoint(checkpoints_dir)
+        if checkpoint is None:
+            return 0, None
+        restore_checkpoint(checkpoint, self.model, self._optimizer, self._scheduler)
+        return checkpoint.step, checkpoint.extra["coordinator"]
+
+    def payload(self, attempt: int, version: int) -> AdapterPayload:
+        """The current adapter as a version, with the probe that proves its delivery."""
+        tensors = adapter_bytes(self.model)
+        logprobs = probe_logprobs(self.model, self._probe_sequences)
+        probe = Probe(self._probe_sequences, logprobs, self._published)
+        self._published = logprobs
+        return AdapterPayload(PolicyVersion(attempt, version, sha256_of(tensors)), tensors, self._shape, probe)
+
+    def save(self, checkpoints_dir: Path, step: int, snapshot: Mapping[str, Any]) -> None:
+        """Writes a checkpoint that carries the coordinator's snapshot of the same cut."""
+        save_checkpoint(
+            checkpoints_dir,
+            step,
+            self.model,
+            self._optimizer,
+            self._scheduler,
+            adapter_manifest=self._manifest(),
+            extra={"coordinator": dict(snapshot)},
+            keep=self._config.learner.keep_checkpoints,
+        )
+
+    def save_version(self, versions_dir: Path, attempt: int, version: int) -> None:
+        """Keeps a version on disk; called before it is published, so what an engine served can always be read."""
+        save_adapter(self.model, versions_dir / str(version), {**self._manifest(), "attempt": attempt})
+
+    def save_final(self, directory: Path) -> None:
+        """Writes the adapter in PEFT format; it loads on the original base."""
+        save_adapter(self.model, directory, self._manifest())
+
+    def _manifest(self) -> dict[str, Any]:
+        return {"base_sha256": self._base_sha256, "run": self._config.name}
+
+
+def probe_sequences(config: TrainConfig, model_dir: Path) -> tuple[tuple[int, ...], ...]:
+    """Fixed token sequences for delivery proofs: training prompts with seeded random tokens after them.
+
+    Random continuations reach parts of the vocabulary that a peaked policy would never sample.
+    """
+    tokenizer = load_tokenizer(model_dir)
+    task = build_task(config.task)
+    draw = np.random.default_rng(sample_seed(config.seed, "probe", 0))
+    special = set(tokenizer.all_special_ids)
+    plain = [token for token in range(len(tokenizer)) if token not in special]
+    rollout = config.rollout
+    length = min(8, rollout.max_completion_tokens)
+    sequences = []
+    for index in range(config.delivery.num_probes):
+        prompt = encode_prompt(tokenizer, task.training_prompt(index, config.seed))
+        room = rollout.max_model_len - 1 - length
+        sequences.append((*prompt[-room:], *(int(token) for token in draw.choice(plain, length))))
+    return tuple(sequences)

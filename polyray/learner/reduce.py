@@ -1,0 +1,77 @@
+"""Sums over data-parallel ranks: gradients, denominators and metrics. One process: nothing happens.
+
+Gradients of LoRA adapters are small, so they travel as one flat tensor after the last backward pass; ranks may then
+have different numbers of rows and micro batches, down to none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+
+
+def world_size() -> int:
+    """Number of ranks; 1 where torch.distributed was not started."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_gradients(parameters: Sequence[torch.nn.Parameter], divide_by: float) -> None:
+    """Replaces every gradient by its sum over ranks / divide_by; a rank without rows adds zeros."""
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    if world_size() > 1:
+        dist.all_reduce(flat)
+    flat /= divide_by
+    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+class Sums:
+    """Named sums with counts, maxima beside them; equal on every rank after `reduce`."""
+
+    def __init__(self, sums: Sequence[str] = (), maxima: Sequence[str] = ()) -> None:
+        self._sums: dict[str, list[float]] = {name: [0.0, 0.0] for name in sums}
+        self._maxima: dict[str, float] = dict.fromkeys(maxima, float("-inf"))
+
+    def add(self, name: str, total: float, count: float) -> None:
+        """Adds `total` over `count` items."""
+        entry = self._sums.setdefault(name, [0.0, 0.0])
+        entry[0] += total
+        entry[1] += count
+
+    def maximum(self, name: str, value: float) -> None:
+        """Keeps the largest value."""
+        self._maxima[name] = max(self._maxima.get(name, float("-inf")), value)
+
+    def reduce(self) -> None:
+        """Sums and maxima over ranks; every rank must have used the same names."""
+        if world_size() == 1:
+            return
+        names = sorted(self._sums)
+        sums = torch.tensor([self._sums[name] for name in names], dtype=torch.float64)
+        dist.all_reduce(sums)
+        self._sums = {name: row for name, row in zip(names, sums.tolist(), strict=True)}
+        names = sorted(self._maxima)
+        maxima = torch.tensor([self._maxima[name] for name in names], dtype=torch.float64)
+        dist.all_reduce(maxima, op=dist.ReduceOp.MAX)
+        self._maxima = dict(zip(names, maxima.tolist(), strict=True))
+
+    def names(self) -> list[str]:
+        """Every name that was added to."""
+        return sorted(self._sums)
+
+    def total(self, name: str) -> float:
+        """The sum."""
+        return self._sums.get(name, [0.0, 0.0])[0]
+
+    def mean(self, name: str) -> float:
+        """Sum / count; 0 where nothing was counted."""
+        total, count = self._sums.get(name, [0.0, 0.0])
+        return total / count if count else 0.0
+
+    def largest(self, name: str) -> float:
+        """The maximum; 0 where nothing was seen."""
+        value = self._maxima.get(name, 0.0)
+        return value if value > float("-inf") else 0.0

@@ -1,0 +1,74 @@
+"""What rank 0 writes into the run directory while it trains: metrics.jsonl and rollouts.jsonl."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polyray.config.run import TrainConfig
+from polyray.learner.batch import compute_advantages
+from polyray.observability.jsonl import JsonlWriter, cut_jsonl
+from polyray.types import METRIC_KEYS, ScoredGroup, StepMetrics, TrainingBatch
+
+
+class RunFiles:
+    """The learner's side of a run directory."""
+
+    def __init__(self, run_dir: Path, config: TrainConfig) -> None:
+        self._config = config
+        self.checkpoints_dir = run_dir / "checkpoints"
+        self.versions_dir = run_dir / "versions"
+        self.adapter_dir = run_dir / "adapter"
+        self._metrics_path = run_dir / "metrics.jsonl"
+        self._rollouts_path = run_dir / "rollouts.jsonl"
+        self.checkpoints_dir.mkdir(parents=True, exist_ok=True)
+
+    def cut_to(self, step: int) -> None:
+        """Drops the lines of steps that a resumed run will do again."""
+        for path in (self._metrics_path, self._rollouts_path):
+            cut_jsonl(path, lambda line: line["step"] < step)
+        self._metrics = JsonlWriter(self._metrics_path)
+        self._rollouts = JsonlWriter(self._rollouts_path)
+
+    def write_step(
+        self, step: int, batch: TrainingBatch, metrics: StepMetrics, timings: Mapping[str, float]
+    ) -> StepMetrics:
+        """Appends one line per step, keys in the order of METRIC_KEYS; returns it."""
+        values: dict[str, Any] = {
+            "step": step,
+            "policy_version": step + 1,
+            **metrics,
+            **batch.counters,
+            **timings,
+            "idle_learn": max(0.0, 1 - timings["learn_s"] / timings["step_s"]),
+        }
+        order = [*METRIC_KEYS, *sorted(set(values) - set(METRIC_KEYS))]
+        line: StepMetrics = {key: values[key] for key in order}
+        for group in batch.groups[: self._config.rollouts_logged_per_step]:
+            self._rollouts.write({"step": step, **self._in_full(group)})
+        self._metrics.write(line)
+        return line
+
+    def _in_full(self, group: ScoredGroup) -> dict[str, Any]:
+        advantages_G = compute_advantages(group, self._config.algorithm).advantages_G
+        return {
+            "group_id": group.group.group_id,
+            "policy": group.group.policy.version,
+            "prompt": group.group.prompt.text,
+            "completions": [
+                {
+                    "text": completion.text,
+                    "reward": None if np.isnan(reward) else float(reward),
+                    "class": int(class_id),
+                    "advantage": round(float(advantage), 6),
+                    "logprob": round(float(completion.rollout_logprobs.sum()), 4),
+                    "finish_reason": completion.finish_reason,
+                }
+                for completion, reward, class_id, advantage in zip(
+                    group.group.completions, group.rewards_G, group.classes_G, advantages_G, strict=True
+                )
+            ],
+        }

@@ -1,0 +1,6 @@
+"""The base model and the adapter on it.
+
+loading.py    finding, loading and recognising a base model
+embedded.py   the small base model that polyray trains itself
+lora.py       the adapter: attaching, the frozen reference copy, saving, reading, merging
+"""

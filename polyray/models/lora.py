@@ -1,0 +1,240 @@
+"""The LoRA adapter: attached, copied as a frozen reference, saved, read and merged.
+
+An adapter directory is plain PEFT (adapter_config.json, adapter_model.safetensors: it loads with
+`PeftModel.from_pretrained(base, directory)`) plus polyray.json, the manifest: which base it belongs to and the hash of
+its weights. Adapter weights are float32 whatever the base's dtype. Delivery of adapters to engines is not here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from polyray.config.model import LoraSpec
+from polyray.errors import ConfigError
+from polyray.models.loading import base_fingerprint, load_base, load_tokenizer
+
+POLICY = "default"
+"""PEFT's name for the adapter that is trained."""
+REFERENCE = "reference"
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+MANIFEST = "polyray.json"
+
+
+def attach_adapter(
+    base: PreTrainedModel, spec: LoraSpec, warm_start: Path | None, *, base_sha256: str, seed: int
+) -> PeftModel:
+    """The base with a trainable adapter: fresh (B = 0, A drawn from `seed`), or the one at `warm_start`.
+
+    Raises ConfigError where `spec` disagrees with the warm start's shape, the warm start is no adapter or that of
+    another base, or a target module does not exist in the base.
+    """
+    _check_targets(base, spec)
+    config = LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.alpha,  # type: ignore[arg-type]  # annotated int, used as a number
+        lora_dropout=spec.dropout,
+        target_modules=sorted(spec.target_modules),
+        task_type="CAUSAL_LM",
+    )
+    weights = None
+    if warm_start is not None:
+        content, saved = read_adapter(warm_start, base_sha256)
+        _check_shape(saved, spec, warm_start)
+        weights = safetensors.torch.load(content)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = get_peft_model(base, config)
+    assert isinstance(model, PeftModel)
+    if weights is not None:
+        _load_weights(model, weights, POLICY, str(warm_start))
+    return model
+
+
+def add_reference(model: PeftModel) -> None:
+    """Adds a frozen copy of the policy as it is now, as a second adapter; the policy stays active."""
+    config = LoraConfig(**{**model.peft_config[POLICY].to_dict(), "inference_mode": True})
+    with torch.random.fork_rng():
+        model.add_adapter(REFERENCE, config)
+    _load_weights(model, adapter_state(model), REFERENCE, "the policy itself")
+    model.set_adapter(POLICY)
+
+
+@contextmanager
+def reference_active(model: PeftModel) -> Iterator[None]:
+    """Inside, the model is the reference; afterwards the policy again, trainable as before."""
+    model.set_adapter(REFERENCE, inference_mode=True)
+    try:
+        yield
+    finally:
+        model.set_adapter(POLICY)
+
+
+def adapter_state(model: PeftModel) -> dict[str, Tensor]:
+    """The policy's weights under PEFT's names (without the adapter's name): detached float32 copies on the CPU."""
+    state = get_peft_model_state_dict(model, adapter_name=POLICY)
+    return {
+        name: tensor.detach().to(device="cpu", dtype=torch.float32, copy=True).contiguous()
+        for name, tensor in sorted(state.items())
+    }
+
+
+def adapter_config(model: PeftModel) -> dict[str, Any]:
+    """adapter_config.json as JSON values, sets sorted, ready for inference."""
+    config = model.peft_config[POLICY].to_dict()
+    config["inference_mode"] = True
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+
+
+def adapter_bytes(model: PeftModel) -> bytes:
+    """The content of adapter_model.safetensors; equal weights give equal bytes."""
+    return safetensors.torch.save(adapter_state(model), metadata={"format": "pt"})
+
+
+def save_adapter(model: PeftModel, directory: Path, manifest: Mapping[str, Any]) -> str:
+    """Writes the policy under a temporary name and renames it; an older adapter of that name is replaced.
+
+    `manifest` must hold `base_sha256`; `adapter_sha256` is added. Returns the latter.
+    """
+    content = adapter_bytes(model)
+    return write_adapter(content, adapter_config(model), directory, manifest)
+
+
+def write_adapter(
+    content: bytes, config: Mapping[str, Any], directory: Path, manifest: Mapping[str, Any]
+) -> str:
+    """`save_adapter` for an adapter that is at hand as bytes and configuration."""
+    digest = hashlib.sha256(content).hexdigest()
+    complete = {"base_sha256": manifest["base_sha256"], **manifest, "adapter_sha256": digest}
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    (temporary / WEIGHTS_FILE).write_bytes(content)
+    (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+    (temporary / MANIFEST).write_text(json.dumps(complete, indent=2, sort_keys=True), encoding="utf-8")
+    _put_in_place(temporary, directory)
+    return digest
+
+
+def read_adapter(directory: Path, base_sha256: str) -> tuple[bytes, dict[str, Any]]:
+    """(content of adapter_model.safetensors, adapter_config.json) of an adapter of this base.
+
+    An adapter of other software has no manifest and is taken as it is. Raises ConfigError for a directory that is no
+    LoRA adapter, one that is damaged, or an adapter of another base.
+    """
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (directory / name).is_file():
+            raise ConfigError(
+                f"{directory} is no adapter: {name} is missing; give a directory in PEFT format"
+            )
+    config = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
+    if config.get("peft_type") != "LORA":
+        raise ConfigError(f"{directory} holds a {config.get('peft_type')} adapter; only LORA is supported")
+    content = (directory / WEIGHTS_FILE).read_bytes()
+    if (directory / MANIFEST).is_file():
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        _check_manifest(manifest, content, directory, base_sha256)
+    return content, config
+
+
+def merge_then_fresh(
+    model_dir: Path, warm_start: Path, *, base_sha256: str, dtype: str, target_dir: Path
+) -> Path:
+    """Writes the base with the adapter merged in below `target_dir`, or finds it there; returns its directory.
+
+    The name is the hash of both, so training can start with a fresh adapter on it again and again.
+    """
+    content, _ = read_adapter(warm_start, base_sha256)
+    identity = f"{base_sha256}/{hashlib.sha256(content).hexdigest()}/{dtype}"
+    directory = target_dir / f"merged-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    if (directory / MANIFEST).is_file():
+        return directory
+    model = PeftModel.from_pretrained(load_base(model_dir, dtype), str(warm_start))
+    merged = model.merge_and_unload(safe_merge=True)  # type: ignore[operator]  # PEFT forwards it to the tuner
+    target_dir.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=target_dir))
+    merged.save_pretrained(temporary)
+    load_tokenizer(model_dir).save_pretrained(temporary)
+    manifest = {"merged_from": base_sha256, "base_sha256": base_fingerprint(temporary)}
+    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    _put_in_place(temporary, directory)
+    return directory
+
+
+def _check_targets(base: PreTrainedModel, spec: LoraSpec) -> None:
+    present = {name.rpartition(".")[2] for name, _ in base.named_modules()}
+    absent = sorted(set(spec.target_modules) - present)
+    if absent:
+        raise ConfigError(
+            f"model.lora.target_modules names {absent}, which {type(base).__name__} does not have; "
+            f"its linear layers are {sorted(_linear_names(base))}"
+        )
+
+
+def _linear_names(base: PreTrainedModel) -> set[str]:
+    return {
+        name.rpartition(".")[2]
+        for name, module in base.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+
+
+def _check_shape(saved: Mapping[str, Any], spec: LoraSpec, warm_start: Path) -> None:
+    wanted = {"rank": spec.rank, "alpha": spec.alpha, "target_modules": sorted(spec.target_modules)}
+    targets = saved["target_modules"]
+    found = {
+        "rank": saved["r"],
+        "alpha": float(saved["lora_alpha"]),
+        "target_modules": sorted(targets) if isinstance(targets, list) else targets,
+    }
+    for key, value in found.items():
+        if value != wanted[key]:
+            raise ConfigError(
+                f"warm start {warm_start} has {key}={value}, but model.lora.{key}={wanted[key]}; "
+                f"training continues in the same adapter, so set model.lora.{key}={value}"
+            )
+
+
+def _check_manifest(manifest: Mapping[str, Any], content: bytes, directory: Path, base_sha256: str) -> None:
+    if manifest["base_sha256"] != base_sha256:
+        raise ConfigError(
+            f"{directory} belongs to the base {manifest['base_sha256'][:12]}, but this model is {base_sha256[:12]}; "
+            "set model.path to the base it was trained on, or train the adapter anew on this one"
+        )
+    digest = hashlib.sha256(content).hexdigest()
+    if manifest["adapter_sha256"] != digest:
+        raise ConfigError(
+            f"{directory / WEIGHTS_FILE} has sha256 {digest[:12]}, its manifest says "
+            f"{manifest['adapter_sha256'][:12]}: the file is damaged; restore or retrain the adapter"
+        )
+
+
+def _load_weights(model: PeftModel, weights: Mapping[str, Tensor], adapter_name: str, source: str) -> None:
+    expected = set(get_peft_model_state_dict(model, adapter_name=adapter_name))
+    if set(weights) != expected:
+        odd = sorted(expected ^ set(weights))
+        raise ConfigError(f"{source}: {len(odd)} tensors do not match this base, the first is {odd[0]}")
+    set_peft_model_state_dict(model, dict(weights), adapter_name=adapter_name)
+
+
+def _put_in_place(temporary: Path, directory: Path) -> None:
+    temporary.chmod(0o755)
+    if directory.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old.", dir=directory.parent))
+        directory.rename(old / directory.name)
+        temporary.rename(directory)
+        shutil.rmtree(old)
+    else:
+        temporary.rename(directory)

@@ -1,0 +1,247 @@
+"""runs/<name>/: its layout, its lock, and whether a run may be resumed.
+
+`RunPaths` is where things lie; it pickles and may go to any process. `RunDirectory` belongs to the process
+that drives the run: it writes config.json and holds the lock, which the kernel releases however that ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from polyray.config.base import as_json
+from polyray.config.run import RunBase
+from polyray.errors import ConfigError
+from polyray.observability.atomic import atomic_write_json
+
+LENGTH_KEYS: tuple[str, ...] = ("learner.steps",)
+"""How long a run is: a finished run is taken up again when one of them changes."""
+
+RESUMABLE_KEYS: tuple[str, ...] = (
+    *LENGTH_KEYS,
+    "runs_dir",
+    "ray.*",
+    "cache_dir",
+    "model.cache_dir",
+    "rollouts_logged_per_step",
+    "learner.checkpoint_every",
+    "learner.keep_checkpoints",
+    "learner.max_failures",
+    "learner.cpus_per_worker",
+    "delivery.keep_versions",
+    "delivery.timeout_s",
+    "rollout.num_workers",
+    "rollout.cpus_per_worker",
+    "rollout.gpus_per_worker",
+    "rollout.gpu_memory_utilization",
+    "rollout.kv_cache_mib",
+    "rollout.start_timeout_s",
+    "rollout.group_timeout_s",
+    "rollout.max_worker_replacements",
+    "reward.service.*",
+)
+"""Dotted keys that may differ when a run is started again: its length, its logs and its resources.
+
+None of them changes what a step computes. `a.*` stands for everything below `a`.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaths:
+    """Where a run keeps what; nothing is created by asking.
+
+    Example:
+        RunPaths(Path("runs/quick")).metrics == Path("runs/quick/metrics.jsonl")
+    """
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.root / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One line per step."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def rollouts(self) -> Path:
+        """A few groups per step in full."""
+        return self.root / "rollouts.jsonl"
+
+    @property
+    def dynamics(self) -> Path:
+        """Diversity over time."""
+        return self.root / "dynamics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """What a run resumes from."""
+        return self.root / "checkpoints"
+
+    @property
+    def versions(self) -> Path:
+        """Published adapters, one directory each."""
+        return self.root / "versions"
+
+    @property
+    def adapter(self) -> Path:
+        """The final adapter, PEFT format."""
+        return self.root / "adapter"
+
+    @property
+    def evaluation(self) -> Path:
+        """samples.jsonl, results.jsonl, metrics.json."""
+        return self.root / "evaluation"
+
+    @property
+    def figures(self) -> Path:
+        """Drawings, as files."""
+        return self.root / "figures"
+
+    @property
+    def report(self) -> Path:
+        """The report, one self-contained page."""
+        return self.root / "report.html"
+
+    @property
+    def train_storage(self) -> Path:
+        """Ray Train's own storage; nothing of ours is read from it."""
+        return self.root / ".train"
+
+    @property
+    def done(self) -> Path:
+        """Exists once the run is complete; holds its summary."""
+        return self.root / "DONE"
+
+    @property
+    def lock(self) -> Path:
+        """Locked while the run's driver lives; holds its process id."""
+        return self.root / ".lock"
+
+
+class RunDirectory:
+    """A run's directory, held under its lock; `open` it, and close it or let the process end."""
+
+    def __init__(self, paths: RunPaths, lock_descriptor: int) -> None:
+        self.paths = paths
+        self._lock_descriptor = lock_descriptor
+
+    @classmethod
+    def open(cls, config: RunBase, resumable_keys: Iterable[str] = RESUMABLE_KEYS) -> RunDirectory:
+        """Creates the directory, or takes up the one that is there.
+
+        Raises ConfigError where the run is already being driven, or where it was started with a configuration
+        that differs in more than `resumable_keys`; the directory is then left as it was.
+        """
+        paths = RunPaths(config.run_dir)
+        if paths.root.is_dir() and not paths.config.is_file() and any(_visible(paths.root)):
+            raise ConfigError(
+                f"{paths.root} exists but holds no config.json; choose another name or delete it"
+            )
+        paths.root.mkdir(parents=True, exist_ok=True)
+        descriptor = _acquire(paths)
+        try:
+            _settle_config(paths, as_json(config), tuple(resumable_keys))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        return cls(paths, descriptor)
+
+    @property
+    def finished(self) -> bool:
+        """True once `mark_done` was called for a run of this length."""
+        return self.paths.done.is_file()
+
+    def mark_done(self, summary: Mapping[str, Any]) -> None:
+        """Writes DONE, the last file of a run."""
+        atomic_write_json(self.paths.done, dict(summary))
+
+    def summary(self) -> dict[str, Any]:
+        """What `mark_done` was given. Raises FileNotFoundError for an unfinished run."""
+        return json.loads(self.paths.done.read_text(encoding="utf-8"))
+
+    def close(self) -> None:
+        """Releases the lock; a second call does nothing."""
+        if self._lock_descriptor >= 0:
+            os.close(self._lock_descriptor)
+            self._lock_descriptor = -1
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def config_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (old, new) for every leaf that differs; a key that one side lacks is '(absent)' there."""
+    flat_old, flat_new = _flatten(old), _flatten(new)
+    pairs = {
+        key: (flat_old.get(key, "(absent)"), flat_new.get(key, "(absent)")) for key in flat_old | flat_new
+    }
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _settle_config(paths: RunPaths, new: dict[str, Any], resumable_keys: tuple[str, ...]) -> None:
+    if not paths.config.is_file():
+        atomic_write_json(paths.config, new)
+        return
+    difference = config_difference(json.loads(paths.config.read_text(encoding="utf-8")), new)
+    refused = {key: pair for key, pair in difference.items() if not _is_resumable(key, resumable_keys)}
+    if refused:
+        lines = "".join(f"\n  {key}: {old} -> {new}" for key, (old, new) in refused.items())
+        raise ConfigError(
+            f"{paths.root} was started with another configuration:{lines}\n"
+            f"give this run another name (name=...), or delete {paths.root}"
+        )
+    if any(key in LENGTH_KEYS for key in difference):
+        paths.done.unlink(missing_ok=True)
+    if difference:
+        atomic_write_json(paths.config, new)
+
+
+def _is_resumable(key: str, resumable_keys: tuple[str, ...]) -> bool:
+    return any(
+        key.startswith(allowed[:-1]) if allowed.endswith(".*") else key == allowed
+        for allowed in resumable_keys
+    )
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _acquire(paths: RunPaths) -> int:
+    descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 32, 0).decode() or "unknown"
+        os.close(descriptor)
+        raise ConfigError(
+            f"{paths.root} is in use by process {holder}; wait until it ends, stop it, or choose another name"
+        ) from None
+    return descriptor
+
+
+def _visible(directory: Path) -> Iterable[Path]:
+    return (path for path in directory.iterdir() if not path.name.startswith("."))

@@ -1,0 +1,145 @@
+"""The JSON of the reward service: POST /v1/score. Spoken by services/reward and by HttpRewardClient.
+
+    {"items": [{"prompt", "completion", "reference"?, "metadata"?, "messages"?, "group"?}], "distances"?}
+    {"reward_model", "version", "scores": [{"score", "class", "components", "error"}],
+     "distances"?: {group: matrix}}
+
+Requests refuse unknown keys; answers tolerate them, so that an older client reads a newer service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from polyray.config.base import StrictModel
+from polyray.errors import RewardError
+from polyray.rewards.base import Reward, Score, ScoreItem
+
+MAX_ITEMS = 1024
+MAX_TEXT_CHARS = 200_000
+MAX_MESSAGES = 256
+MAX_DISTANCE_ITEMS = 256
+"""Items of one group whose distances are asked for: their number grows with the square."""
+DEFAULT_GROUP = "default"
+
+Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
+
+
+class WireItem(StrictModel):
+    """One completion to be scored."""
+
+    prompt: Text
+    completion: Text
+    reference: Text | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    messages: tuple[dict[str, Text], ...] | None = Field(None, max_length=MAX_MESSAGES)
+    group: str = Field(DEFAULT_GROUP, max_length=256, description="items of one group get a distance matrix")
+
+    @classmethod
+    def of(cls, item: ScoreItem, group: str = DEFAULT_GROUP) -> WireItem:
+        """The wire form of an item. Raises pydantic's ValidationError for a text over the limit."""
+        messages = None if item.messages is None else tuple(dict(message) for message in item.messages)
+        return cls(
+            prompt=item.prompt,
+            completion=item.completion,
+            reference=item.reference,
+            metadata=dict(item.metadata),
+            messages=messages,
+            group=group,
+        )
+
+    def as_item(self) -> ScoreItem:
+        """The item as rewards read it."""
+        return ScoreItem(self.prompt, self.completion, self.reference, self.metadata, self.messages)
+
+
+class ScoreRequest(StrictModel):
+    """The body of POST /v1/score."""
+
+    items: tuple[WireItem, ...] = Field(min_length=1, max_length=MAX_ITEMS)
+    distances: bool = False
+
+    @model_validator(mode="after")
+    def _groups_small_enough(self) -> ScoreRequest:
+        if self.distances:
+            for name, members in self.groups().items():
+                if len(members) > MAX_DISTANCE_ITEMS:
+                    raise ValueError(
+                        f"group {name!r} has {len(members)} items; distances are computed for at most "
+                        f"{MAX_DISTANCE_ITEMS} per group: give items of different prompts different groups"
+                    )
+        return self
+
+    def groups(self) -> dict[str, list[int]]:
+        """Group name -> positions of its items, in order of appearance."""
+        positions: dict[str, list[int]] = {}
+        for at, item in enumerate(self.items):
+            positions.setdefault(item.group, []).append(at)
+        return positions
+
+
+class WireScore(BaseModel):
+    """One Score; `class` is a Python keyword, hence the alias."""
+
+    model_config = ConfigDict(populate_by_name=True, allow_inf_nan=False)
+
+    score: float | None = Field(None, ge=0, le=1)
+    class_id: int = Field(alias="class", ge=-1)
+    components: dict[str, float] = Field(default_factory=dict)
+    error: str | None = None
+
+    def as_score(self) -> Score:
+        """The score as the rest of polyray reads it."""
+        return Score(self.score, self.class_id, self.components, self.error)
+
+
+class ScoreResponse(BaseModel):
+    """The answer of POST /v1/score: scores in the order of the items, matrices in that within each group."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    reward_model: str
+    version: str
+    scores: list[WireScore]
+    distances: dict[str, list[list[Annotated[float, Field(ge=0, le=1)]]]] | None = None
+
+
+def answer_request(reward: Reward, request: ScoreRequest) -> ScoreResponse:
+    """Scores a request with `reward`: what the service does behind its route."""
+    items = [item.as_item() for item in request.items]
+    scores = reward.score(items)
+    distances = None
+    if request.distances:
+        distances = {
+            name: reward.distances([items[at] for at in members], [scores[at] for at in members])
+            for name, members in request.groups().items()
+        }
+    return ScoreResponse(
+        reward_model=reward.name,
+        version=reward.version,
+        scores=[
+            WireScore.model_validate(
+                {
+                    "score": score.score,
+                    "class": score.class_id,
+                    "components": score.components,
+                    "error": score.error,
+                }
+            )
+            for score in scores
+        ],
+        distances=distances,
+    )
+
+
+def check_matrix(matrix: Sequence[Sequence[float]], size: int) -> None:
+    """Raises RewardError unless `matrix` is [size][size], symmetric, with a zero diagonal."""
+    if len(matrix) != size or any(len(row) != size for row in matrix):
+        raise RewardError(f"a distance matrix that is not {size} x {size}")
+    values = np.asarray(matrix, np.float64).reshape(size, size)
+    if not np.array_equal(values, values.T) or np.diag(values).any():
+        raise RewardError("a distance matrix that is not symmetric with a zero diagonal")

@@ -1,0 +1,36 @@
+"""Which groups may be started, and which may still be trained on: decisions as values, no state.
+
+S = max_staleness, v = a policy version, batch = groups per learner step (design.md section 4).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from polyray.types import PolicyVersion
+
+
+class Verdict(Enum):
+    """What to do with a group at consumption."""
+
+    USE = "use"
+    STALE = "stale"
+    OTHER_LINEAGE = "other_lineage"
+
+
+def may_start(accepted: int, running: int, served_version: int, batch: int, max_staleness: int) -> bool:
+    """True where one more group, sampled by version `served_version`, can still be consumed in time.
+
+    `accepted` counts groups of the surviving history: consumed batches and what is buffered. With S = 0 exactly one
+    batch is ever under way.
+    """
+    return accepted + running + 1 <= (max_staleness + served_version + 1) * batch
+
+
+def judge(group_policy: PolicyVersion, learner_version: int, attempt: int, max_staleness: int) -> Verdict:
+    """Whether a group of `group_policy` may enter the batch that updates `learner_version` in `attempt`."""
+    if group_policy.attempt != attempt:
+        return Verdict.OTHER_LINEAGE
+    if 0 <= learner_version - group_policy.version <= max_staleness:
+        return Verdict.USE
+    return Verdict.STALE

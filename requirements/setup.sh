@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Makes .venv with everything that runs, tests and checks polyray on CPU; `make setup` calls it. Instant when the
+# requirements have not changed since the last time.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+VENV=.venv
+STAMP=$VENV/.requirements.sha256
+PYTORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+fail() {
+    echo "error: $1" >&2
+    exit 1
+}
+
+works() { # a pyenv shim may exist for a version that is not installed, and Debian splits venv from python
+    "$1" -c 'import sys, ensurepip, venv; assert sys.version_info[:2] in ((3, 11), (3, 12))' >/dev/null 2>&1
+}
+
+find_python() {
+    local candidate
+    for candidate in python3.11 python3.12 python3; do
+        if works "$candidate"; then
+            echo "$candidate"
+            return
+        fi
+    done
+    fail "no working Python 3.11 or 3.12 with venv; install one, e.g. apt-get install python3.11 python3.11-venv"
+}
+
+install() {
+    "$VENV/bin/python" -m pip install --disable-pip-version-check --quiet --quiet --no-deps --no-compile "$@"
+}
+
+wanted=$(cat requirements/cpu.txt requirements/hashed.txt requirements/setup.sh | sha256sum)
+if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$wanted" ] && works "$VENV/bin/python"; then
+    exit 0
+fi
+
+[ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || fail "the CPU packages exist for Linux on x86_64 only, this is $(uname -sm)"
+if ! command -v cc >/dev/null && ! command -v gcc >/dev/null; then
+    fail "no C compiler (the inference engine compiles kernels when it starts); install one, e.g. apt-get install gcc g++"
+fi
+
+if ! works "$VENV/bin/python"; then
+    python=$(find_python)
+    echo "setup: creating $VENV with $("$python" --version)"
+    "$python" -m venv --clear "$VENV"
+fi
+rm -f "$STAMP"
+
+echo "setup: installing $(grep -c == requirements/cpu.txt) packages into $VENV (about 1.5 GB, a few minutes)"
+torch=$(grep '^torch==' requirements/cpu.txt)
+install "$torch" 2>/dev/null || install --index-url "$PYTORCH_INDEX" "$torch" ||
+    fail "$torch is neither on the configured package index nor reachable at $PYTORCH_INDEX"
+install --require-hashes --requirement requirements/hashed.txt
+install --requirement requirements/cpu.txt
+echo "$wanted" >"$STAMP"
+echo "setup: done"

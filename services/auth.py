@@ -1,0 +1,69 @@
+"""Bearer tokens for services: with POLYRAY_API_TOKEN set, all routes but health need `Authorization: Bearer`.
+
+A pure ASGI middleware, so it guards streams and unknown routes alike. The token travels to replicas as a
+SecretStr (its repr is stars) and is written to no log. Ray Serve itself has no authentication.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Collection
+
+from pydantic import SecretStr
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from polyray.errors import ConfigError
+from services.http_errors import error_response
+
+TOKEN_VARIABLE = "POLYRAY_API_TOKEN"
+HEALTH_ROUTES = frozenset({"/healthz", "/readyz"})
+
+
+def token_from_environment() -> SecretStr | None:
+    """The token that services require, None where the variable is not set.
+
+    Raises ConfigError for a blank one, or one no HTTP header can carry: it would open or lock the service.
+    """
+    token = os.environ.get(TOKEN_VARIABLE)
+    if token is None:
+        return None
+    if not token or any(not 33 <= ord(char) <= 126 for char in token):
+        raise ConfigError(
+            f"{TOKEN_VARIABLE} is set but blank, or not printable ASCII without spaces; use e.g. "
+            '`python -c "import secrets; print(secrets.token_urlsafe(32))"`, or unset it to need no token'
+        )
+    return SecretStr(token)
+
+
+class BearerTokenMiddleware:
+    """Lets a request through if it carries the token, asks for a health route, or no token is set."""
+
+    def __init__(
+        self, app: ASGIApp, token: SecretStr | None, exempt_routes: Collection[str] = HEALTH_ROUTES
+    ) -> None:
+        self._app = app
+        self._expected = None if token is None else f"bearer {token.get_secret_value()}".encode()
+        self._exempt_routes = exempt_routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """401 in the common error shape, or the application's own answer."""
+        if scope["type"] == "lifespan" or self._expected is None or self._is_allowed(scope, self._expected):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            response = error_response(
+                401,
+                f"this service needs 'Authorization: Bearer TOKEN' with the value of its {TOKEN_VARIABLE}",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+            await response(scope, receive, send)
+
+    def _is_allowed(self, scope: Scope, expected: bytes) -> bool:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if path in self._exempt_routes:
+            return True
+        scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+        return hmac.compare_digest(f"{scheme.lower()} {given.strip()}".encode(), expected)

@@ -1,0 +1,156 @@
+"""Starts and stops a run's reward service on the Ray that this process is connected to.
+
+Everything is named by the run: application `RUN-reward`, route `/RUN/reward`. One Serve instance, and so one
+HTTP address, belongs to a Ray cluster: a second run on the same cluster shares it under its own route.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+from ray import serve
+from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.serve.context import _get_global_client  # the only way to learn a running instance's port
+from ray.serve.exceptions import RayServeException
+from ray.serve.schema import LoggingConfig
+
+from polyray.config.reward import RewardSpec, ServiceSpec
+from polyray.config.task import JsonlSpec, TaskSpec
+from polyray.errors import ResourceError, RewardError
+from polyray.rewards.distances import DiversitySource
+from services.reward.app import build_reward_app
+
+START_TIMEOUT_S = 120.0
+POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class RewardServiceAddress:
+    """Where a started service is found.
+
+    Example:
+        RewardServiceAddress(app_name="run-1-reward", url="http://127.0.0.1:8000/run-1/reward")
+    """
+
+    app_name: str
+    """What RewardClient takes."""
+    url: str
+    """What HttpRewardClient takes."""
+
+
+def reward_app_name(run_name: str) -> str:
+    """The Serve application of a run's reward service."""
+    return f"{run_name}-reward"
+
+
+def start_reward_service(
+    run_name: str,
+    reward_spec: RewardSpec,
+    task_spec: TaskSpec,
+    source: str | None,
+    distance_source: DiversitySource = "task_distance",
+    token: SecretStr | None = None,
+    start_timeout_s: float = START_TIMEOUT_S,
+) -> RewardServiceAddress:
+    """Deploys the service, replacing a leftover of the same run, and waits until it answers.
+
+    Raises ResourceError where the port is taken or no replica can be placed, RewardError where the reward's
+    own code fails. Needs an initialised Ray.
+    """
+    host, port = _ensure_serve(reward_spec.service)
+    app_name = reward_app_name(run_name)
+    if app_name in serve.status().applications:
+        serve.delete(app_name)
+    application = build_reward_app(reward_spec, _portable(task_spec), source, distance_source, token)
+    target = serve.RunTarget(application, name=app_name, route_prefix=f"/{run_name}/reward")
+    serve.run_many([target], wait_for_applications_running=False)
+    try:
+        _wait_until_running(app_name, reward_spec.service, start_timeout_s)
+    except BaseException:
+        serve.delete(app_name)
+        raise
+    reachable = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    return RewardServiceAddress(app_name, f"http://{reachable}:{port}/{run_name}/reward")
+
+
+def stop_reward_service(run_name: str) -> None:
+    """Removes a run's service; does nothing where there is none. Serve itself stays for other runs."""
+    try:
+        serve.delete(reward_app_name(run_name))
+    except RayServeException:
+        return
+
+
+def _ensure_serve(spec: ServiceSpec) -> tuple[str, int]:
+    """(host, port) of the cluster's Serve, which is started unless it runs already."""
+    try:
+        client = _get_global_client()
+    except RayServeException:
+        client = None
+    running = client.http_config if client is not None else None
+    if running is None:
+        port = _free_port(spec.host, spec.port)
+        serve.start(
+            proxy_location=ProxyLocation.HeadOnly,
+            http_options=HTTPOptions(host=spec.host, port=port, request_timeout_s=spec.request_timeout_s),
+            logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
+        )
+        return spec.host, port
+    if spec.port not in (0, running.port):
+        raise ResourceError(
+            f"reward.service.port={spec.port}, but this Ray cluster's Serve listens on port {running.port}; "
+            f"set reward.service.port to {running.port} or 0, or start a Ray of your own"
+        )
+    return running.host or spec.host, running.port
+
+
+def _free_port(host: str, port: int) -> int:
+    """`port` if nothing listens there, any free one for 0.
+
+    Serve's proxy opens its port with SO_REUSEPORT and would silently share it with another service.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ResourceError(
+                f"reward.service cannot listen on {host}:{port} ({error.strerror}); "
+                "stop what uses it, or set reward.service.port to another port, or to 0 for any free one"
+            ) from None
+        return probe.getsockname()[1]
+
+
+def _wait_until_running(app_name: str, spec: ServiceSpec, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        status = serve.status().applications.get(app_name)
+        if status is not None and status.status == "RUNNING":
+            return
+        if status is not None and status.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            details = "; ".join(deployment.message for deployment in status.deployments.values())
+            raise RewardError(f"the reward service {app_name} did not start: {details or status.message}")
+        if time.monotonic() > deadline:
+            raise ResourceError(
+                f"the reward service {app_name} is not ready after {timeout_s:g} s; it needs "
+                f"{spec.num_replicas} x {spec.num_cpus:g} CPUs: raise ray.num_cpus, or lower "
+                "reward.service.num_replicas or num_cpus"
+            )
+        time.sleep(POLL_S)
+
+
+def _portable(task_spec: TaskSpec) -> TaskSpec:
+    """The task with absolute paths: replicas have a working directory of their own."""
+    if not isinstance(task_spec, JsonlSpec):
+        return task_spec
+    held_out = task_spec.held_out_path
+    return task_spec.model_copy(
+        update={
+            "path": str(Path(task_spec.path).expanduser().absolute()),
+            "held_out_path": None if held_out is None else str(Path(held_out).expanduser().absolute()),
+        }
+    )

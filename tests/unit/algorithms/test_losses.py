@@ -1,0 +1,117 @@
+"""The clipped surrogate and its aggregation against literal float64 transcriptions with loops."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from polyray.algorithms import aggregate, clipped_surrogate
+
+CLIP = {"clip_low": 0.2, "clip_high": 0.28}
+
+
+def random_batch(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    old = -torch.rand(6, 5, generator=generator, dtype=torch.float64)
+    policy = old + 0.6 * torch.randn(6, 5, generator=generator, dtype=torch.float64)
+    advantages = torch.tensor([1.0, -1.0, 0.5, -2.0, 0.0, 3.0], dtype=torch.float64)
+    return policy, old, advantages
+
+
+def test_surrogate_and_its_gradient_equal_the_formula_token_by_token() -> None:
+    policy, old, advantages = random_batch(0)
+    policy.requires_grad_()
+    loss, clipped = clipped_surrogate(policy, old, advantages, **CLIP)
+    (gradient,) = torch.autograd.grad(loss.sum(), policy)
+    num_clipped = 0
+    for b in range(6):
+        for t in range(5):
+            ratio, advantage = math.exp(policy[b, t].item() - old[b, t].item()), advantages[b].item()
+            outside = (advantage > 0 and ratio > 1.28) or (advantage < 0 and ratio < 0.8)
+            expected = -min(ratio * advantage, min(max(ratio, 0.8), 1.28) * advantage)
+            assert loss[b, t].item() == pytest.approx(expected, abs=1e-14)
+            assert clipped[b, t].item() == outside
+            assert gradient[b, t].item() == pytest.approx(0.0 if outside else -ratio * advantage, abs=1e-14)
+            num_clipped += outside
+    assert 3 <= num_clipped <= 20
+
+
+def test_at_ratio_one_it_is_the_policy_gradient() -> None:
+    _, old, advantages = random_batch(1)
+    policy = old.clone().requires_grad_()
+    loss, clipped = clipped_surrogate(policy, policy, advantages, **CLIP)
+    (gradient,) = torch.autograd.grad(loss.sum(), policy)
+    torch.testing.assert_close(gradient, -advantages[:, None].expand(6, 5), rtol=0, atol=1e-15)
+    assert not clipped.any()
+
+
+def test_advantages_per_token_equal_advantages_per_sequence() -> None:
+    policy, old, advantages = random_batch(2)
+    per_sequence, _ = clipped_surrogate(policy, old, advantages, **CLIP)
+    per_token, _ = clipped_surrogate(policy, old, advantages[:, None].repeat(1, 5), **CLIP)
+    assert torch.equal(per_sequence, per_token)
+
+
+def test_an_absurd_ratio_has_finite_loss_and_gradient() -> None:
+    policy = torch.tensor([[0.0, 0.0]], requires_grad=True)
+    loss, _ = clipped_surrogate(policy, torch.tensor([[-1000.0, 1000.0]]), torch.tensor([1.0]), **CLIP)
+    (gradient,) = torch.autograd.grad(loss.sum(), policy)
+    assert loss.tolist() == [[pytest.approx(-1.28), pytest.approx(0.0, abs=1e-8)]]
+    assert gradient.tolist() == [[0.0, 0.0]]
+
+
+LOSS_BT = torch.tensor(
+    [[1.0, 2.0, 3.0, 9.0], [4.0, 9.0, 9.0, 9.0], [5.0, 7.0, 9.0, 9.0], [9.0, 9.0, 9.0, 9.0]]
+)
+MASK_BT = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]], dtype=torch.bool)
+COUNTS = {"max_tokens": 10, "num_sequences": 4, "num_tokens": 6}
+
+
+@pytest.mark.parametrize(
+    ("normalisation", "expected"),
+    [("constant", 22 / 40), ("token", 22 / 6), ("sequence", (2 + 4 + 6 + 0) / 4)],
+)
+def test_aggregation_by_hand(normalisation, expected) -> None:
+    assert aggregate(LOSS_BT, MASK_BT, normalisation, **COUNTS).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("normalisation", ["constant", "token", "sequence"])
+def test_micro_batches_add_up_to_the_whole_batch(normalisation) -> None:
+    whole = aggregate(LOSS_BT, MASK_BT, normalisation, **COUNTS)
+    parts = [aggregate(LOSS_BT[i : i + 1], MASK_BT[i : i + 1], normalisation, **COUNTS) for i in range(4)]
+    assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-6)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("normalisation", ["constant", "token", "sequence"])
+def test_what_is_masked_neither_counts_nor_poisons(normalisation) -> None:
+    poisoned = torch.where(MASK_BT, LOSS_BT, torch.tensor(float("nan"))).requires_grad_()
+    loss = aggregate(poisoned, MASK_BT, normalisation, **COUNTS)
+    assert loss.item() == aggregate(LOSS_BT, MASK_BT, normalisation, **COUNTS).item()
+    (gradient,) = torch.autograd.grad(loss, poisoned)
+    assert (gradient[~MASK_BT] == 0).all() and (gradient[MASK_BT] > 0).all()
+
+
+@pytest.mark.parametrize("normalisation", ["constant", "token", "sequence"])
+def test_a_batch_without_trained_tokens_has_zero_loss(normalisation) -> None:
+    nothing = torch.zeros_like(MASK_BT)
+    assert (
+        aggregate(LOSS_BT, nothing, normalisation, max_tokens=10, num_sequences=0, num_tokens=0).item() == 0.0
+    )
+
+
+def test_bad_arguments_are_named() -> None:
+    policy, old, advantages = random_batch(3)
+    with pytest.raises(ValueError, match=r"clip_low=1.0 must lie in \[0, 1\)"):
+        clipped_surrogate(policy, old, advantages, clip_low=1.0, clip_high=0.2)
+    with pytest.raises(ValueError, match=r"old_logprobs \(6, 4\)"):
+        clipped_surrogate(policy, old[:, :4], advantages, **CLIP)
+    with pytest.raises(ValueError, match=r"advantages \(5, 1\) do not fit"):
+        clipped_surrogate(policy, old, advantages[:5], **CLIP)
+    with pytest.raises(ValueError, match="normalisation='mean' must be"):
+        aggregate(LOSS_BT, MASK_BT, "mean", **COUNTS)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"mask_BT \(4, 3\)"):
+        aggregate(LOSS_BT, MASK_BT[:, :3], "token", **COUNTS)
+    with pytest.raises(ValueError, match=r"'token' would divide by 0 .* although 6 tokens"):
+        aggregate(LOSS_BT, MASK_BT, "token", max_tokens=10, num_sequences=4, num_tokens=0)
