@@ -7,20 +7,21 @@ from pathlib import Path
 
 from jobs.cli import REPOSITORY_ROOT, run
 
-NOT_A_JOB = {"__init__", "__main__", "cli"}
-
 
 def list_jobs(directory: Path) -> dict[str, str]:
-    """Job name -> first line of its docstring, for every module and package in `directory`."""
-    files = [path for path in sorted(directory.glob("*.py")) if path.stem not in NOT_A_JOB]
-    entries = {path.stem: path for path in files if not path.stem.startswith("_")}
-    entries |= {path.parent.name: path for path in directory.glob("*/__main__.py")}
-    return {name: _first_line(entries[name]) for name in sorted(entries)}
+    """Job name -> first line of its docstring, for every module and package in `directory` that has a `main`."""
+    files = {path.stem: path for path in directory.glob("*.py") if not path.stem.startswith("_")}
+    files |= {path.parent.name: path for path in directory.glob("*/__main__.py")}
+    trees = {name: ast.parse(files[name].read_text(encoding="utf-8")) for name in sorted(files)}
+    return {name: _first_line(tree) for name, tree in trees.items() if _has_main(tree)}
 
 
-def _first_line(path: Path) -> str:
-    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return docstring.partition("\n")[0]
+def _has_main(tree: ast.Module) -> bool:
+    return any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body)
+
+
+def _first_line(tree: ast.Module) -> str:
+    return (ast.get_docstring(tree) or "").partition("\n")[0]
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Checks this machine: versions, packages that must not be there, ports, memory, disk, cores, compiler.
+"""Checks this machine: versions, packages that must not be there, ports, memory, disk, cores, programs.
 
     python -m jobs.doctor
 
@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -154,10 +155,24 @@ def check_cores() -> Iterator[Finding]:
     )
 
 
-def check_compiler() -> Iterator[Finding]:
-    """A C++ compiler, which the engine may call when it starts."""
-    found = next((path for name in ("g++", "clang++", "c++") if (path := shutil.which(name))), None)
-    yield Finding("ok", found) if found else Finding("warn", "no C++ compiler", "apt-get install gcc g++")
+def check_programs() -> Iterator[Finding]:
+    """What the engine calls when it starts; the compiler's part only where torch.compile is on."""
+    lscpu = shutil.which("lscpu")
+    yield Finding("ok", lscpu) if lscpu else Finding("FAIL", "no lscpu", "apt-get install util-linux")
+    if os.environ.get("TORCH_COMPILE_DISABLE") == "1":
+        return
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    present = {
+        "a C++ compiler": shutil.which(os.environ.get("CXX") or "g++") is not None,
+        "openssl": shutil.which("openssl") is not None,
+        str(header): header.is_file(),
+    }
+    missing = [what for what, is_there in present.items() if not is_there]
+    if missing:
+        fix = "apt-get install g++ openssl python3-dev, or export TORCH_COMPILE_DISABLE=1"
+        yield Finding("warn", f"torch.compile lacks {', '.join(missing)}", fix)
+    else:
+        yield Finding("ok", "torch.compile has its compiler, headers and openssl")
 
 
 def check_environment() -> Iterator[Finding]:
@@ -173,7 +188,7 @@ CHECKS: Sequence[Check] = (
     check_python,
     check_versions,
     check_engine_package,
-    check_compiler,
+    check_programs,
     check_cores,
     check_memory,
     check_space,

@@ -58,7 +58,9 @@ def open_fleet(config: TrainConfig, owner: str) -> Iterator[Fleet]:
     gpus = config.rollout.num_workers * config.rollout.gpus_per_worker
     gpus += config.learner.num_workers if config.learner.use_gpu else 0
     check_placement(
-        required_cpus(config), gpus, "raise ray.num_cpus (logical CPUs), or lower rollout.num_workers or cpus_per_worker"
+        required_cpus(config),
+        gpus,
+        "raise ray.num_cpus (logical CPUs), or lower rollout.num_workers or cpus_per_worker",
     )
     pool = open_pool(owner, config.model, config.rollout, model_dir)
     try:

@@ -2,8 +2,9 @@
 
     python -m jobs.pretrain configs/pretrain.yaml [key=value ...] [--check]
 
-The model goes to `cache_dir` (~/.cache/polyray), under a name that follows from the configuration: building it again
-finds it there. Every configuration with `model.path: embedded` uses the one that was built or found last.
+The model goes to `cache_dir` (~/.cache/polyray), under a name that follows from the configuration: building
+it again finds it there. Every configuration with `model.path: embedded` uses the one that was built or found
+last.
 """
 
 from __future__ import annotations

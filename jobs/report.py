@@ -1,8 +1,8 @@
 """One self-contained HTML page from run directories: metrics, intervals, candidates side by side.
 
-    python -m jobs.report runs/quickstart                     a directory of runs, with their evaluation
-    python -m jobs.report runs/my-run                         one run
-    python -m jobs.report runs/a runs/b --out compare.html    several runs
+python -m jobs.report runs/quickstart                     a directory of runs, with their evaluation
+python -m jobs.report runs/my-run                         one run
+python -m jobs.report runs/a runs/b --out compare.html    several runs
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def default_out(runs: Sequence[str]) -> Path:
 def _parse(argv: Sequence[str] | None) -> Namespace:
     parser = JobParser("report", __doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="a run directory, or a directory of them")
-    parser.add_argument("--out", metavar="FILE", help="default: report.html in RUN_DIR, or above several of them")
+    parser.add_argument(
+        "--out", metavar="FILE", help="default: report.html in RUN_DIR, or above several of them"
+    )
     parser.add_argument("--check", action="store_true", help="print what would be reported as JSON and exit")
     return parser.parse_strictly(argv)
 

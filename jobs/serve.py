@@ -9,14 +9,12 @@ the Ray cluster of RAY_ADDRESS where that is set, else starts a local one.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 from collections.abc import Sequence
 
-from jobs.cli import parse, run
+from jobs.cli import REPOSITORY_ROOT, parse, run
 from polyray.config.reward import ServiceSpec
-from polyray.config.run import RaySpec
 from polyray.config.serve import RewardServeConfig
 from polyray.errors import EXIT_OK
 
@@ -34,24 +32,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.check:
         return args.print_check(derived=_derived(config.reward.service))
 
+    from polyray.actors.resources import ray_session
     from services.auth import token_from_environment
-
-    token = token_from_environment()
-    _start_ray(config.ray)
-
-    import ray
-
     from services.reward.run import start_reward_service, stop_reward_service
 
-    try:
+    token = token_from_environment()
+    with ray_session(config.ray, REPOSITORY_ROOT):
         address = start_reward_service(
             config.name, config.reward, config.task, source, config.diversity.source, token
         )
-        print(_announcement(address.url, config.reward.service.host, has_token=token is not None), flush=True)
+        print(_announcement(address.url, config.reward.service.host, token is not None), flush=True)
         _wait_for_signal()
         stop_reward_service(config.name)
-    finally:
-        ray.shutdown()
     return EXIT_OK
 
 
@@ -61,19 +53,6 @@ def _derived(service: ServiceSpec) -> dict[str, float | int]:
         "logical_cpus_needed": service.num_replicas * service.num_cpus,
         "max_ongoing_requests_per_replica": 2 * service.max_batch_size,
     }
-
-
-def _start_ray(spec: RaySpec) -> None:
-    import ray
-
-    if "RAY_ADDRESS" in os.environ:
-        ray.init()
-    else:
-        ray.init(
-            num_cpus=spec.num_cpus,
-            object_store_memory=spec.object_store_mib * 2**20,
-            include_dashboard=spec.dashboard,
-        )
 
 
 def _announcement(url: str, host: str, has_token: bool) -> str:

@@ -38,8 +38,9 @@ if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$wanted" ] && works "$VENV/bin/pyth
 fi
 
 [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || fail "the CPU packages exist for Linux on x86_64 only, this is $(uname -sm)"
-if ! command -v cc >/dev/null && ! command -v gcc >/dev/null; then
-    fail "no C compiler (the inference engine compiles kernels when it starts); install one, e.g. apt-get install gcc g++"
+command -v lscpu >/dev/null || fail "no lscpu (the inference engine asks it for cores); apt-get install util-linux"
+if ! command -v "${CXX:-g++}" >/dev/null; then
+    echo "warning: no C++ compiler, torch.compile will fail; apt-get install g++, or export TORCH_COMPILE_DISABLE=1" >&2
 fi
 
 if ! works "$VENV/bin/python"; then

@@ -24,7 +24,7 @@ from ray.serve.exceptions import RayServeException
 from polyray.config.reward import ServiceSpec
 from polyray.errors import RewardError
 from polyray.rewards.base import GroupScores
-from polyray.rewards.groups import GroupRequest, checked_group_scores
+from polyray.rewards.groups import GroupToScore, checked_group_scores
 from polyray.types import Prompt
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ BACKOFF_CAP_S = 10.0
 CALLS_PER_REPLICA = 2
 """In flight at once: one being scored, one waiting behind it."""
 
-ScoreCall = Callable[[list[GroupRequest]], Awaitable[object]]
+ScoreCall = Callable[[list[GroupToScore]], Awaitable[object]]
 
 
 class RewardClient:
@@ -47,7 +47,7 @@ class RewardClient:
         self._call = call or self._call_handle
         self._handle: Any = None
         self._jitter = random.Random()
-        self._pending: list[tuple[GroupRequest, asyncio.Future[GroupScores]]] = []
+        self._pending: list[tuple[GroupToScore, asyncio.Future[GroupScores]]] = []
         self._calls: set[asyncio.Task[None]] = set()
 
     async def score_group(
@@ -56,16 +56,16 @@ class RewardClient:
         """The scores of one group; unscored, with the reason, after `max_attempts` tries or for garbage."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[GroupScores] = loop.create_future()
-        self._pending.append((GroupRequest(prompt, tuple(texts), want_distances), future))
+        self._pending.append((GroupToScore(prompt, tuple(texts), want_distances), future))
         if len(self._pending) == 1:
             loop.call_soon(self._send)  # after everything else that is ready now: those groups come along
         return await future
 
     def _send(self) -> None:
         """Spreads what is pending over the replicas; what is left goes when a call returns."""
+        share = math.ceil(len(self._pending) / self._spec.num_replicas)
+        size = min(share, self._spec.max_batch_size)
         while self._pending and len(self._calls) < CALLS_PER_REPLICA * self._spec.num_replicas:
-            share = math.ceil(len(self._pending) / self._spec.num_replicas)
-            size = min(share, self._spec.max_batch_size)
             part, self._pending = self._pending[:size], self._pending[size:]
             task = asyncio.create_task(self._score(part))
             self._calls.add(task)
@@ -75,13 +75,13 @@ class RewardClient:
         self._calls.discard(task)
         self._send()
 
-    async def _score(self, part: list[tuple[GroupRequest, asyncio.Future[GroupScores]]]) -> None:
+    async def _score(self, part: list[tuple[GroupToScore, asyncio.Future[GroupScores]]]) -> None:
         scores = await self._score_with_retries([request for request, _ in part])
         for (_, future), group_scores in zip(part, scores, strict=True):
             if not future.done():  # its caller may have given up
                 future.set_result(group_scores)
 
-    async def _score_with_retries(self, requests: list[GroupRequest]) -> list[GroupScores]:
+    async def _score_with_retries(self, requests: list[GroupToScore]) -> list[GroupScores]:
         reason = ""
         for attempt in range(self._spec.max_attempts):
             if attempt:
@@ -100,7 +100,7 @@ class RewardClient:
         tries = f"{self._spec.max_attempts} tries"
         return _unscored(requests, f"no scores from {self._app_name} in {tries}; the last: {reason}")
 
-    async def _call_handle(self, requests: list[GroupRequest]) -> object:
+    async def _call_handle(self, requests: list[GroupToScore]) -> object:
         if self._handle is None:
             self._handle = await asyncio.to_thread(serve.get_app_handle, self._app_name)
         response = self._handle.score_groups.remote(requests)
@@ -115,7 +115,7 @@ class RewardClient:
         return self._jitter.uniform(0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2**retry))
 
 
-def _checked(answers: object, requests: list[GroupRequest]) -> list[GroupScores]:
+def _checked(answers: object, requests: list[GroupToScore]) -> list[GroupScores]:
     """Garbage costs the groups it was answered for, with the reason, and no others."""
     if not isinstance(answers, list) or len(answers) != len(requests):
         came = f"{len(answers)} groups" if isinstance(answers, list) else f"a {type(answers).__name__}"
@@ -129,5 +129,5 @@ def _checked(answers: object, requests: list[GroupRequest]) -> list[GroupScores]
     return checked
 
 
-def _unscored(requests: list[GroupRequest], reason: str) -> list[GroupScores]:
+def _unscored(requests: list[GroupToScore], reason: str) -> list[GroupScores]:
     return [GroupScores.unscored(len(request.texts), reason) for request in requests]

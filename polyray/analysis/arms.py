@@ -1,7 +1,7 @@
 """Which runs and evaluated models are one arm, and the colour it has everywhere in the report.
 
-An arm is one recipe, possibly with several seeds: training runs `drgrpo-seed0`, `drgrpo-seed1` and the evaluated model
-"Dr.GRPO" whose adapter lies in one of them. Called by report.py.
+An arm is one recipe, possibly with several seeds: training runs `drgrpo-seed0`, `drgrpo-seed1` and the
+evaluated model "Dr.GRPO" whose adapter lies in one of them. Called by report.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from polyray.analysis.run_data import Evaluation, ReportData, TrainingRun
 
 WARM_START_COLOUR = "#7a7f87"
 PALETTE = ("#d55e00", "#8e6bbf", "#0072b2", "#009e73", "#c9a100", "#56b4e9", "#a3195b")
-"""Colour-blind safe: the vermilion, blue, green and sky blue of Okabe and Ito, with a violet and an ochre between."""
+"""Colour-blind safe: vermilion, blue, green and sky blue of Okabe and Ito, a violet and an ochre between."""
 DASHES = ("solid", "dash", "solid", "dashdot", "dot", "longdash", "solid")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
 
@@ -27,7 +27,8 @@ class Arm:
     """One recipe: its label, its look, its training runs.
 
     Example:
-        Arm(key="drgrpo", label="Dr.GRPO", colour="#d55e00", dash="solid", symbol="circle", runs=[TrainingRun(...)])
+        Arm(key="drgrpo", label="Dr.GRPO", colour="#d55e00", dash="solid", symbol="circle",
+        runs=[TrainingRun(...)])
     """
 
     key: str
@@ -41,7 +42,7 @@ class Arm:
 
     @property
     def algorithm(self) -> dict[str, Any]:
-        """The RL objective's configuration; empty for a warm start or a run whose configuration is not there."""
+        """The RL objective's configuration; empty for a warm start or where there is no configuration."""
         return self.runs[0].config.get("algorithm", {}) if self.runs else {}
 
     @property
@@ -74,7 +75,11 @@ def collect_arms(data: ReportData) -> list[Arm]:
             key = labels.get(_plain(key), key)
         arms.setdefault(key, Arm(key=key, label=key)).runs.append(run)
     for arm in arms.values():
-        arm.is_warm_start = any(run.is_supervised for run in arm.runs) or _plain(arm.label) in ("warmstart", "sft", "base")
+        arm.is_warm_start = any(run.is_supervised for run in arm.runs) or _plain(arm.label) in (
+            "warmstart",
+            "sft",
+            "base",
+        )
     _colour(list(arms.values()))
     return list(arms.values())
 
@@ -88,7 +93,7 @@ def _colour(arms: list[Arm]) -> None:
 
 
 def _model_key(evaluation: Evaluation, label: str) -> str:
-    """The run an evaluated model comes from, by its adapter's path (runs/drgrpo-seed0/adapter); else its label."""
+    """The run a model comes from, by its adapter's path (.../drgrpo-seed0/adapter); else its label."""
     adapter = evaluation.config.get("adapters", {}).get(label)
     return base_name(Path(adapter).parent.name) if adapter else label
 

@@ -1,8 +1,8 @@
 """Boards of the hidden-trap grid as small inline SVG: traps, start, goal and the paths of k candidates.
 
-Each different path is drawn once, wider the more candidates took it, and shifted a little so that paths that share
-cells stay visible. A wrong path ends with a cross where it fails: on its first trap, at the board's edge, or where it
-stops short of the goal. Not a renderer for other tasks: candidates.py shows those as text.
+Each different path is drawn once, wider the more candidates took it, and shifted a little so that paths that
+share cells stay visible. A wrong path ends with a cross where it fails: on its first trap, at the board's
+edge, or where it stops short of the goal. Not a renderer for other tasks: candidates.py shows those as text.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def board_svg(prompt: str, traps: frozenset[int], paths: Sequence[DrawnPath], la
     parts = [
         f'<svg viewBox="0 0 {SIDE} {SIDE}" role="img" aria-label="{label}" class="board">',
         '<use href="#empty-board"/>',
-        *(_trap(cell) for cell in sorted(traps)),
-        _end(start, "start"),
-        _end(goal, "goal"),
+        *(_square(cell, "trap", 0) for cell in sorted(traps)),
+        _square(start, "start", 3),
+        _square(goal, "goal", 3),
     ]
     ordered = sorted(paths, key=lambda path: (path.correct, path.count))
     for number, path in enumerate(ordered):
@@ -52,7 +52,8 @@ def board_svg(prompt: str, traps: frozenset[int], paths: Sequence[DrawnPath], la
 def empty_board_symbol() -> str:
     """The cells and coordinates, drawn once per page and referred to by every board."""
     lines = "".join(
-        f"M{MARGIN + i * CELL} 0V{BOARD * CELL}M{MARGIN} {i * CELL}H{MARGIN + BOARD * CELL}" for i in range(BOARD + 1)
+        f"M{MARGIN + i * CELL} 0V{BOARD * CELL}M{MARGIN} {i * CELL}H{MARGIN + BOARD * CELL}"
+        for i in range(BOARD + 1)
     )
     names = "".join(
         f'<text x="{MARGIN + (i + 0.5) * CELL}" y="{SIDE - 2}">{"abcdefgh"[i]}</text>'
@@ -61,13 +62,13 @@ def empty_board_symbol() -> str:
     )
     return (
         '<svg width="0" height="0" style="position:absolute" aria-hidden="true"><symbol id="empty-board" '
-        f'viewBox="0 0 {SIDE} {SIDE}"><rect x="{MARGIN}" y="0" width="{BOARD * CELL}" height="{BOARD * CELL}" '
+        f'viewBox="0 0 {SIDE} {SIDE}"><rect x="{MARGIN}" width="{BOARD * CELL}" height="{BOARD * CELL}" '
         f'fill="#fff"/><path d="{lines}" class="lines"/><g class="names">{names}</g></symbol></svg>'
     )
 
 
 def visited_cells(start: int, moves: str, traps: frozenset[int]) -> list[int]:
-    """Start and every cell reached, up to the first trap, unknown letter, step off the board or surplus move."""
+    """Start and cells reached, up to the first trap, unknown letter, step off the board or surplus move."""
     cells = [start]
     for move in moves[:MAX_MOVES]:
         following = NEIGHBOURS[cells[-1]].get(move, -1)
@@ -84,15 +85,10 @@ def _centre(cell: int) -> tuple[float, float]:
     return MARGIN + (column + 0.5) * CELL, (BOARD - row - 0.5) * CELL
 
 
-def _trap(cell: int) -> str:
-    x, y = _centre(cell)
-    return f'<rect class="trap" x="{x - CELL / 2 + 1}" y="{y - CELL / 2 + 1}" width="{CELL - 2}" height="{CELL - 2}"/>'
-
-
-def _end(cell: int, kind: str) -> str:
+def _square(cell: int, kind: str, corner_radius: int) -> str:
     x, y = _centre(cell)
     corner = f'x="{x - CELL / 2 + 1}" y="{y - CELL / 2 + 1}"'
-    return f'<rect class="{kind}" {corner} width="{CELL - 2}" height="{CELL - 2}" rx="3"/>'
+    return f'<rect class="{kind}" {corner} width="{CELL - 2}" height="{CELL - 2}" rx="{corner_radius}"/>'
 
 
 def _letter(cell: int, letter: str) -> str:
@@ -106,10 +102,15 @@ def _path(cells: Sequence[int], path: DrawnPath, number: int, total: int) -> str
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     width = min(1.5 + 0.45 * (path.count - 1), 4.5)
     colour = CORRECT_COLOUR if path.correct else WRONG_COLOUR
-    dash = "" if path.correct else ' stroke-dasharray="3.5 2.5"'
+    dash = (
+        ""
+        if path.correct
+        else f' stroke-dasharray="{2 * width + 1:.1f} {width + 1.5:.1f}" stroke-linecap="butt"'
+    )
     x, y = points[-1]
     if path.correct:
         tip = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>'
     else:
         tip = f'<path d="M{x - 3:.1f} {y - 3:.1f}l6 6m0-6l-6 6" stroke="{colour}" stroke-width="1.8"/>'
-    return f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="{width:.2f}"{dash} class="route"/>{tip}'
+    stroke = f'stroke="{colour}" stroke-width="{width:.2f}"{dash}'
+    return f'<polyline points="{line}" fill="none" {stroke} class="route"/>{tip}'

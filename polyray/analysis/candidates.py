@@ -1,7 +1,7 @@
 """The same prompts, all arms, side by side: the candidates a user would be shown.
 
-Prompts are taken evenly from the list of held-out prompts, never by outcome. For the hidden-trap grid every cell has a
-board. Without an evaluation the groups of a run's last logged step are shown instead. Called by report.py.
+Prompts are taken evenly from the list of held-out prompts, never by outcome. For the hidden-trap grid every
+cell has a board. Without an evaluation, groups from the course of training are shown. Called by report.py.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ class CandidateRow:
     cells: tuple[CandidateCell, ...]
 
 
-def candidate_rows(evaluation: Evaluation, arms: Sequence[Arm], num_prompts: int, k: int) -> list[CandidateRow]:
+def candidate_rows(
+    evaluation: Evaluation, arms: Sequence[Arm], num_prompts: int, k: int
+) -> list[CandidateRow]:
     """The first k samples of `num_prompts` prompts spread evenly over the evaluated ones."""
     by_cell: dict[tuple[str, str], list[SampleRecord]] = {}
     for sample in evaluation.samples:
@@ -75,32 +77,46 @@ def candidate_rows(evaluation: Evaluation, arms: Sequence[Arm], num_prompts: int
     task_ids = list(dict.fromkeys(task_id for task_id, _ in by_cell))
     if not task_ids or num_prompts == 0:
         return []
-    positions = np.unique(np.linspace(0, len(task_ids) - 1, num_prompts).astype(int))
     spec = grid_spec(evaluation.config)
     threshold = float(evaluation.metrics.get("pass_threshold", PASS_THRESHOLD))
     rows = []
-    for task_id in (task_ids[position] for position in positions):
+    for task_id in (task_ids[position] for position in _spread(len(task_ids), num_prompts)):
         cells = []
         for arm in (arm for arm in arms if arm.evaluated):
-            samples = sorted(by_cell.get((task_id, arm.label), []), key=lambda sample: sample.sample_index)[:k]
+            samples = sorted(by_cell.get((task_id, arm.label), []), key=lambda sample: sample.sample_index)[
+                :k
+            ]
             if samples:
                 cells.append(_evaluated_cell(arm, samples, spec, threshold))
-        prompt = next(samples[0].prompt for (found, _), samples in by_cell.items() if found == task_id) or task_id
+        prompt = (
+            next(samples[0].prompt for (found, _), samples in by_cell.items() if found == task_id) or task_id
+        )
         rows.append(CandidateRow(prompt, _meaning(prompt, spec), tuple(cells)))
     return rows
 
 
 def training_rows(runs: Sequence[tuple[Arm, TrainingRun]], num_prompts: int, k: int) -> list[CandidateRow]:
-    """Candidates of the last groups each run wrote to rollouts.jsonl; every run has prompts of its own."""
+    """Candidates of groups spread evenly over each run's rollouts.jsonl, in the order of training."""
     rows = []
     for arm, run in runs:
         spec = grid_spec(run.config)
-        for group in run.groups[-num_prompts:] if num_prompts else []:
-            texts, rewards, classes = group["texts"][:k], group["rewards"][:k], group["classes"][:k]
-            judged = [reward >= PASS_THRESHOLD if is_number(reward) else None for reward in rewards]
+        for position in _spread(len(run.groups), num_prompts):
+            group = run.groups[position]
+            judged = [
+                (
+                    entry["text"],
+                    entry["reward"] >= PASS_THRESHOLD if is_number(entry["reward"]) else None,
+                    entry["class"],
+                )
+                for entry in group["completions"][:k]
+            ]
             prompt = str(group["prompt"])
-            cell = _cell(arm, prompt, list(zip(texts, judged, classes, strict=True)), spec)
-            rows.append(CandidateRow(prompt, f"step {group['step']} {_meaning(prompt, spec)}", (cell,)))
+            cell = _cell(arm, prompt, judged, spec)
+            rows.append(
+                CandidateRow(
+                    prompt, f"step {group['step']}, {_meaning(prompt, spec)}".removesuffix(", "), (cell,)
+                )
+            )
     return rows
 
 
@@ -121,8 +137,14 @@ def goal_shares(evaluation: Evaluation) -> dict[str, dict[str, float]]:
         hit = cells is not None and cells[-1] == goal
         reached.setdefault(sample.model, {}).setdefault(sample.task_id, []).append(hit)
     return {
-        model: {task_id: float(np.mean(hits)) for task_id, hits in prompts.items()} for model, prompts in reached.items()
+        model: {task_id: float(np.mean(hits)) for task_id, hits in prompts.items()}
+        for model, prompts in reached.items()
     }
+
+
+def _spread(length: int, count: int) -> list[int]:
+    """At most `count` positions, evenly from the first to the last of `length`."""
+    return np.unique(np.linspace(0, length - 1, min(count, length)).astype(int)).tolist()
 
 
 def _meaning(prompt: str, spec: HiddenTrapGridSpec | None) -> str:

@@ -1,7 +1,7 @@
-"""Plotly figures from metrics.jsonl rows and metrics.json; each returns a go.Figure without title or arm legend.
+"""Plotly figures from metrics.jsonl rows and metrics.json, each a go.Figure without title or arm legend.
 
-The page has one legend of arms for all of them (report.py), so colours and symbols mean the same everywhere. Titles
-and captions belong to the page. Nothing here reads files.
+The page has one legend of arms for all of them (report.py), so colours and symbols mean the same everywhere.
+Titles and captions belong to the page. Nothing here reads files.
 """
 
 from __future__ import annotations
@@ -57,7 +57,12 @@ MAIN_PANELS = (
     ),
 )
 MISMATCH_PANELS = (
-    Panel("kl_rollout", "Mismatch of engine and learner", "KL between sampling and training log-probs, nats", log=True),
+    Panel(
+        "kl_rollout",
+        "Mismatch of engine and learner",
+        "KL between sampling and training log-probs, nats",
+        log=True,
+    ),
     Panel("ess", "Effective sample size", "1: importance weights change nothing"),
 )
 MORE_PANELS = (
@@ -74,7 +79,7 @@ MORE_PANELS = (
 
 
 def curve_figure(evaluations: Sequence[Evaluation], arms: Sequence[Arm], metric: str) -> go.Figure:
-    """`metric` over k for every evaluated arm: bands are intervals; with several seeds thin lines are seeds."""
+    """`metric` over k for every evaluated arm: bands are intervals; of several seeds each is a thin line."""
     figure = _empty("k, candidates shown", height=320)
     ks: list[int] = []
     for arm in (arm for arm in arms if arm.evaluated):
@@ -195,7 +200,9 @@ def _empty(x_title: str, height: int) -> go.Figure:
     return figure
 
 
-def _line(x: Sequence[Any], y: Sequence[float], arm: Arm, *, width: float, opacity: float = 1.0) -> go.Scatter:
+def _line(
+    x: Sequence[Any], y: Sequence[float], arm: Arm, *, width: float, opacity: float = 1.0
+) -> go.Scatter:
     return go.Scatter(
         x=list(x),
         y=list(y),

@@ -1,7 +1,8 @@
 """The headline table: every evaluated arm with intervals, and paired differences to the baseline.
 
-With several seeds each seed keeps its own interval and the mean over seeds is given without one: intervals are over
-prompts, and a handful of seeds carries no interval of its own. Called by report.py; statements.py asks `Differences`.
+With several seeds each seed keeps its own interval and the mean over seeds is given without one: intervals
+are over prompts, and a handful of seeds carries no interval of its own. Called by report.py; statements.py
+asks `Differences`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Differences:
     """Paired differences between models, one interval per evaluation (seed).
 
     Example:
-        Differences([evaluation]).between("pass_at_k", 8, "polychromic", "Dr.GRPO")  # [Interval(.296, .271, .320)]
+        Differences([evaluation]).between("pass_at_k", 8, "polychromic", "Dr.GRPO")  # [Interval(.296, .271,
+        .320)]
     """
 
     def __init__(self, evaluations: Sequence[Evaluation]) -> None:
@@ -79,7 +81,7 @@ class Cell:
     change: str = ""
     change_detail: str = ""
     direction: str = ""
-    """higher or lower where the interval (of every seed) excludes 0; none where it does not; "" for no comparison."""
+    """higher or lower where the interval (of every seed) excludes 0, else none; "" for no comparison."""
     share: float = 0.0
     """The value relative to the column's largest: the length of its bar."""
 
@@ -112,14 +114,19 @@ def headline_columns(evaluation: Evaluation) -> list[tuple[str, int]]:
 
 
 def build_headline(evaluations: Sequence[Evaluation], arms: Sequence[Arm]) -> Headline:
-    """The table of all evaluated arms; all evaluations must share their columns (they are seeds of one experiment)."""
+    """The table of all evaluated arms; the evaluations are seeds of one experiment."""
     first = evaluations[0]
     baseline = str(first.metrics.get("baseline", next(iter(first.metrics["models"]))))
     differences = Differences(evaluations)
     columns = headline_columns(first)
     evaluated = [arm for arm in arms if arm.evaluated]
-    table = [[_cell(evaluations, differences, arm.label, baseline, *column) for column in columns] for arm in evaluated]
-    rows = tuple(Row(arm, tuple(cells), arm.label == baseline) for arm, cells in zip(evaluated, table, strict=True))
+    table = [
+        [_cell(evaluations, differences, arm.label, baseline, *column) for column in columns]
+        for arm in evaluated
+    ]
+    rows = tuple(
+        Row(arm, tuple(cells), arm.label == baseline) for arm, cells in zip(evaluated, table, strict=True)
+    )
     return Headline(
         columns=tuple(metric_label(metric, k) for metric, k in columns),
         rows=rows,
@@ -129,7 +136,12 @@ def build_headline(evaluations: Sequence[Evaluation], arms: Sequence[Arm]) -> He
 
 
 def _cell(
-    evaluations: Sequence[Evaluation], differences: Differences, model: str, baseline: str, metric: str, k: int
+    evaluations: Sequence[Evaluation],
+    differences: Differences,
+    model: str,
+    baseline: str,
+    metric: str,
+    k: int,
 ) -> Cell:
     digits = digits_of(metric)
     by_seed = [
@@ -139,13 +151,16 @@ def _cell(
     ]
     mean = float(np.mean([interval.value for _, interval in by_seed]))
     largest = max(
-        entry[metric][str(k)]["value"] for evaluation in evaluations for entry in evaluation.metrics["models"].values()
+        entry[metric][str(k)]["value"]
+        for evaluation in evaluations
+        for entry in evaluation.metrics["models"].values()
     )
     if len(by_seed) == 1:
         detail = (bounds(by_seed[0][1], digits),)
     else:
         detail = tuple(
-            f"seed {seed}: {decimal(interval.value, digits)} {bounds(interval, digits)}" for seed, interval in by_seed
+            f"seed {seed}: {decimal(interval.value, digits)} {bounds(interval, digits)}"
+            for seed, interval in by_seed
         )
     changes = [] if model == baseline else differences.between(metric, k, model, baseline)
     return Cell(
@@ -161,7 +176,9 @@ def _cell(
 def _change_detail(changes: Sequence[Interval], digits: int) -> str:
     if len(changes) == 1:
         return bounds(changes[0], digits, with_sign=True)
-    return " ".join(signed(change.value, digits) + ("*" if change.excludes_zero else "") for change in changes)
+    return " ".join(
+        signed(change.value, digits) + ("*" if change.excludes_zero else "") for change in changes
+    )
 
 
 def _shared_direction(changes: Sequence[Interval]) -> str:
@@ -169,7 +186,11 @@ def _shared_direction(changes: Sequence[Interval]) -> str:
     if not changes:
         return ""
     directions = {change.direction for change in changes}
-    return directions.pop() if len(directions) == 1 and all(change.excludes_zero for change in changes) else "none"
+    return (
+        directions.pop()
+        if len(directions) == 1 and all(change.excludes_zero for change in changes)
+        else "none"
+    )
 
 
 def _note(evaluations: Sequence[Evaluation]) -> str:
@@ -184,9 +205,13 @@ def _note(evaluations: Sequence[Evaluation]) -> str:
         f"{'clusters' if clusters != metrics['n_problems'] else 'prompts'}, differences are paired by prompt."
     )
     if len(evaluations) == 1:
-        return text + " A coloured difference has an interval that excludes 0; a grey one shows no difference."
+        return (
+            text + " A coloured difference has an interval that excludes 0; a grey one shows no difference."
+        )
     return text + (
-        f" Large numbers are means over {len(evaluations)} seeds (warm start and training vary together) and carry no "
-        "interval; below them every seed with its own. Differences: mean, then one per seed, * where that seed's "
+        f" Large numbers are means over {len(evaluations)} seeds (warm start and training vary together) "
+        "and carry no "
+        "interval; below them every seed with its own. Differences: mean, then one per seed, * where that "
+        "seed's "
         "interval excludes 0; coloured only where this holds for all seeds, with one sign."
     )

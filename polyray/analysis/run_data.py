@@ -1,7 +1,7 @@
 """Finds runs under the given paths and reads what the report draws. Nothing is computed here.
 
-A path may be a run directory (metrics.jsonl of a training run, evaluation/metrics.json, or both) or a directory of
-run directories, such as runs/quickstart. Called by report.py.
+A path may be a run directory (metrics.jsonl of a training run, evaluation/metrics.json, or both) or a
+directory of run directories, such as runs/quickstart. Called by report.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class TrainingRun:
     """A run directory with one line of metrics per step.
 
     Example:
-        TrainingRun(path=Path("runs/quickstart/drgrpo-seed0"), config={"seed": 0, ...}, rows=[{"step": 0, ...}])
+        TrainingRun(path=Path("runs/quickstart/drgrpo-seed0"), config={"seed": 0, ...}, rows=[{"step": 0,
+        ...}])
     """
 
     path: Path
@@ -48,7 +49,8 @@ class Evaluation:
     """A run directory with evaluation/metrics.json; samples are read when they are first needed.
 
     Example:
-        Evaluation(path=Path("runs/quickstart/evaluation-seed0"), config={"seed": 0, ...}, metrics={"models": {...}})
+        Evaluation(path=Path("runs/quickstart/evaluation-seed0"), config={"seed": 0, ...}, metrics={"models":
+        {...}})
     """
 
     path: Path
@@ -92,7 +94,8 @@ def load_report_data(paths: Sequence[str | Path]) -> ReportData:
         found = [directory for directory in (path, *_children(path)) if _is_run(directory)]
         if not found:
             raise DataError(
-                f"{path} is no run directory and holds none: neither metrics.jsonl nor evaluation/metrics.json is "
+                f"{path} is no run directory and holds none: neither metrics.jsonl nor "
+                "evaluation/metrics.json is "
                 "there; give the directory that a job printed, e.g. runs/quickstart"
             )
         for directory in found:
@@ -109,7 +112,9 @@ def _children(path: Path) -> list[Path]:
 
 
 def _is_run(directory: Path) -> bool:
-    return (directory / "metrics.jsonl").is_file() or EvaluationFiles(directory / "evaluation").metrics.is_file()
+    return (directory / "metrics.jsonl").is_file() or EvaluationFiles(
+        directory / "evaluation"
+    ).metrics.is_file()
 
 
 def _read_training(directory: Path) -> TrainingRun:

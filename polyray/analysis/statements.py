@@ -1,11 +1,12 @@
-"""Sentences for the report, generated from intervals: "higher", "lower" or "no difference shown", nothing else.
+"""Sentences for the report, generated from intervals: "higher", "lower" or "no difference shown".
 
-Numbers decide the words; no sentence here is true of one run only. What is true of a task by construction is in
-TASK_NOTES. Called by report.py.
+Numbers decide the words; no sentence here is true of one run only. What is true of a task by construction is
+in TASK_NOTES. Called by report.py.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +18,18 @@ from polyray.analysis.run_data import Evaluation
 
 TASK_NOTES: dict[str, tuple[str, ...]] = {
     "hidden_trap_grid": (
-        "The task is built to separate one good answer from many different ones. The model plans a path on an 8x8 "
-        "board whose traps it cannot see. Traps are independent draws that differ from map to map, so nothing can be "
+        "The task is built to separate one good answer from many different ones. The model plans a path "
+        "on an 8x8 "
+        "board whose traps it cannot see. Traps are independent draws that differ from map to map, so "
+        "nothing can be "
         "learnt about them: every shortest path has the same chance of being safe.",
-        "Diversity is therefore nearly free here. A user who tries k candidates gains from k different paths, and a "
-        "model that varies its path gives up almost nothing on the first try. On a task with one best strategy a set "
+        "Diversity is therefore nearly free here. A user who tries k candidates gains from k different "
+        "paths, and a "
+        "model that varies its path gives up almost nothing on the first try. On a task with one best "
+        "strategy a set "
         "objective would pay for diversity in pass@1.",
-        "Collapse is not a law of GRPO either: a KL penalty towards the warm start, or fewer steps, keep much of the "
+        "Collapse is not a law of GRPO either: a KL penalty towards the warm start, or fewer steps, keep "
+        "much of the "
         "diversity. A fair comparison includes such an arm, and a set objective has to be judged against it.",
     ),
 }
@@ -46,18 +52,23 @@ def describe(changes: Sequence[Interval], digits: int = 3) -> str:
     if len(changes) == 1:
         change = changes[0]
         if not change.excludes_zero:
-            return f"shows no difference ({signed(change.value, digits)} {bounds(change, digits, with_sign=True)})"
+            interval = bounds(change, digits, with_sign=True)
+            return f"shows no difference ({signed(change.value, digits)} {interval})"
         size = Interval(abs(change.value), *sorted((abs(change.low), abs(change.high))))
         return f"is {change.direction} by {decimal(size.value, digits)} {bounds(size, digits)}"
     counts = Counter(change.direction for change in changes)
     values = ", ".join(signed(change.value, digits) for change in changes)
     if len(counts) == 1:
         word = changes[0].direction
-        predicate = f"shows no difference in any of {len(changes)} seeds" if not changes[0].excludes_zero else (
-            f"is {word} in all {len(changes)} seeds"
+        predicate = (
+            f"shows no difference in any of {len(changes)} seeds"
+            if not changes[0].excludes_zero
+            else (f"is {word} in all {len(changes)} seeds")
         )
         return f"{predicate} ({values})"
-    parts = [f"{word} in {counts[word]}" for word in ("higher", "lower", "no difference shown") if counts[word]]
+    parts = [
+        f"{word} in {counts[word]}" for word in ("higher", "lower", "no difference shown") if counts[word]
+    ]
     return f"differs by seed: {', '.join(parts)} of {len(changes)} ({values})"
 
 
@@ -103,7 +114,9 @@ def _against_warm_start(differences: Differences, k: int, model: str, warm: str)
     first = differences.between("pass_at_k", 1, model, warm)
     if not best:
         return Statement(f"{model} against the {warm}", "Not compared.")
-    word = {"higher": "raises", "lower": "loses part of"}.get(agreed_direction(best), "neither raises nor lowers")
+    word = {"higher": "raises", "lower": "loses part of"}.get(
+        agreed_direction(best), "neither raises nor lowers"
+    )
     hedge = " as far as can be shown" if word.startswith("neither") else ""
     text = f"It {word} the {warm}'s pass@{k}{hedge}: pass@{k} {describe(best)}"
     if first:
@@ -111,7 +124,9 @@ def _against_warm_start(differences: Differences, k: int, model: str, warm: str)
     return Statement(f"{model} against the {warm}", text + ".")
 
 
-def _penalty_share(differences: Differences, evaluated: Sequence[Arm], baseline: str, k: int) -> list[Statement]:
+def _penalty_share(
+    differences: Differences, evaluated: Sequence[Arm], baseline: str, k: int
+) -> list[Statement]:
     """How much of a set objective's gain in pass@k a KL penalty alone gives, where both gains are shown."""
     statements = []
     for penalised in (arm for arm in evaluated if arm.has_kl_penalty and arm.label != baseline):
@@ -123,7 +138,8 @@ def _penalty_share(differences: Differences, evaluated: Sequence[Arm], baseline:
             shares = [part.value / whole.value for part, whole in zip(own, full, strict=True)]
             rest = differences.between("pass_at_k", k, arm.label, penalised.label)
             text = (
-                f"A KL penalty alone gives {' / '.join(map(percent, shares))} of the gain in pass@{k} over {baseline} "
+                f"A KL penalty alone gives {' / '.join(map(percent, shares))} of the gain in pass@{k} over "
+                f"{baseline} "
                 f"that {arm.label} gives"
             )
             if rest:
@@ -141,24 +157,33 @@ def _width(
         changes = differences.between("pass_at_k", 1, arm.label, baseline)
         if not changes or all(change.excludes_zero for change in changes):
             continue
-        reference = [evaluation.metrics["models"][baseline]["pass_at_k"]["1"]["value"] for evaluation in evaluations]
+        reference = [
+            evaluation.metrics["models"][baseline]["pass_at_k"]["1"]["value"] for evaluation in evaluations
+        ]
         worst = min(change.low for change in changes)
         best = max(change.high for change in changes)
-        relative = f", {percent(max(abs(worst), abs(best)) / min(reference))} of the baseline's" if min(reference) else ""
+        share = max(abs(worst), abs(best)) / min(reference) if min(reference) else math.nan
+        relative = (
+            f", which is up to {percent(share)} of the baseline's pass@1" if math.isfinite(share) else ""
+        )
         statements.append(
             Statement(
                 f"pass@1 of {arm.label}",
-                f"The interval is wide: anything from {signed(worst)} to {signed(best)} is compatible with the data"
+                f"The interval is wide: anything from {signed(worst)} to {signed(best)} is compatible with "
+                "the data"
                 f"{relative}. No difference shown is not equality shown.",
             )
         )
     return statements
 
 
-def exactness_statement(model: str, baseline: str, change: Interval, value: float, reference: float) -> Statement:
-    """How often paths reach the goal, traps aside: what diversity costs in execution."""
+def exactness_statement(
+    model: str, baseline: str, change: Interval, value: float, reference: float, where: str = ""
+) -> Statement:
+    """How often paths reach the goal, traps aside: what diversity costs; `where` names the seed."""
     return Statement(
         f"Execution of {model}",
-        f"{percent(value)} of its paths reach the goal (traps aside), {percent(reference)} for {baseline}: "
+        f"{where}{percent(value)} of its paths reach the goal (traps aside), {percent(reference)} for "
+        f"{baseline}: "
         f"the share {describe([change])}.",
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
-from polyray.config.base import StrictModel
+from polyray.config.base import StrictModel, default_type
 
 
 class ServiceSpec(StrictModel):
@@ -46,7 +46,9 @@ class PythonRewardSpec(StrictModel):
         return value
 
 
-RewardSpec = Annotated[VerifierRewardSpec | PythonRewardSpec, Field(discriminator="type")]
+RewardSpec = Annotated[
+    VerifierRewardSpec | PythonRewardSpec, Field(discriminator="type"), BeforeValidator(default_type("verifier"))
+]
 
 
 class DiversitySpec(StrictModel):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from polyray.config.base import StrictModel
+from polyray.config.base import StrictModel, default_type
 
 
 class HiddenTrapGridSpec(StrictModel):
@@ -29,4 +29,6 @@ class JsonlSpec(StrictModel):
     held_out_share: float = Field(0.1, gt=0, lt=1)
 
 
-TaskSpec = Annotated[HiddenTrapGridSpec | JsonlSpec, Field(discriminator="type")]
+TaskSpec = Annotated[
+    HiddenTrapGridSpec | JsonlSpec, Field(discriminator="type"), BeforeValidator(default_type("hidden_trap_grid"))
+]

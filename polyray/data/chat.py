@@ -18,9 +18,9 @@ from polyray.types import Prompt
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
     """Token ids of a prompt.
 
-    Messages go through the tokeniser's chat template with the generation prompt and without a thinking part; plain
-    text gets the tokeniser's own special tokens (the embedded one puts a BOS in front). Raises DataError where the
-    tokeniser has no chat template or cannot encode a character.
+    Messages go through the tokeniser's chat template with the generation prompt and without a thinking part;
+    plain text gets the tokeniser's own special tokens (the embedded one puts a BOS in front). Raises
+    DataError where the tokeniser has no chat template or cannot encode a character.
     """
     if prompt.messages is None:
         return _encode(tokenizer, prompt.text, prompt, add_special_tokens=True)
@@ -42,7 +42,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
 def encode_demonstration(
     tokenizer: PreTrainedTokenizerBase, prompt: Prompt, response: str, max_tokens: int | None = None
 ) -> TokenRow:
-    """Prompt, response and end of sequence as one row. Raises DataError where it is longer than `max_tokens`."""
+    """Prompt, response and end of sequence as one row. Raises DataError above `max_tokens`."""
     prompt_ids = encode_prompt(tokenizer, prompt)
     response_ids = _encode(tokenizer, response, prompt, add_special_tokens=False)
     end = tokenizer.eos_token_id

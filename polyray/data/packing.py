@@ -1,7 +1,7 @@
 """From token rows to padded tensors for supervised training. No tokeniser, no model.
 
-Rows are padded on the right: under causal attention no real token sees the padding, so no attention mask is needed
-and the fast attention path stays available. Padding is never a target.
+Rows are padded on the right: under causal attention no real token sees the padding, so no attention mask is
+needed and the fast attention path stays available. Padding is never a target.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class TokenRow:
 
     token_ids: tuple[int, ...]
     response_start: int
-    """Index of the first response token; from there on every token, the end of sequence included, is trained."""
+    """Index of the first response token; all from there on are trained, the end of sequence too."""
 
     @property
     def num_targets(self) -> int:

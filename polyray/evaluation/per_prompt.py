@@ -1,8 +1,8 @@
 """Sample records of one model -> one array per metric with an entry per prompt: the unit of every statistic.
 
-Unscored samples (NaN reward) leave the set: a prompt's n shrinks, and all estimators stay unbiased for their k. They
-stay in the shares that describe the samples themselves (length, truncated, unscored). Called by scoring.py and, for
-paired questions of its own, by polyray/analysis.
+Unscored samples (NaN reward) leave the set: a prompt's n shrinks, and all estimators stay unbiased for their
+k. They stay in the shares that describe the samples themselves (length, truncated, unscored). Called by
+scoring.py and, for paired questions of its own, by polyray/analysis.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def group_by_model(records: Iterable[SampleRecord]) -> dict[str, dict[str, list[
             indices = [sample.sample_index for sample in samples]
             if len(set(indices)) < len(indices):
                 twice = next(index for index in indices if indices.count(index) > 1)
-                raise DataError(f"sample {twice} of {task_id} ({model}) occurs twice; each sample belongs in one line")
+                raise DataError(
+                    f"sample {twice} of {task_id} ({model}) occurs twice; each sample belongs in one line"
+                )
     return grouped
 
 
@@ -79,11 +81,14 @@ def compute_table(
 
     Raises DataError naming the first prompt with fewer scored samples than the largest k.
     """
-    scored = [[sample for sample in samples if sample.reward == sample.reward] for samples in prompts.values()]
+    scored = [
+        [sample for sample in samples if sample.reward == sample.reward] for samples in prompts.values()
+    ]
     for task_id, kept in zip(prompts, scored, strict=True):
         if len(kept) < max(ks):
             raise DataError(
-                f"{task_id} has {len(kept)} scored samples of {model} ({len(prompts[task_id])} in all), fewer than "
+                f"{task_id} has {len(kept)} scored samples of {model} ({len(prompts[task_id])} in all), "
+                "fewer than "
                 f"k={max(ks)}: pass@k has no unbiased estimate; sample more or lower evaluation.ks"
             )
     values = _described(list(prompts.values()), scored)
@@ -98,11 +103,15 @@ def compute_table(
     )
 
 
-def _described(samples_P: Sequence[Sequence[SampleRecord]], scored_P: Sequence[Sequence[SampleRecord]]) -> dict[MetricKey, np.ndarray]:
+def _described(
+    samples_P: Sequence[Sequence[SampleRecord]], scored_P: Sequence[Sequence[SampleRecord]]
+) -> dict[MetricKey, np.ndarray]:
     """Mean reward of the scored samples; length, truncated and unscored shares of all samples."""
     columns: dict[MetricKey, list[float]] = {
         ("mean_reward", "value"): [float(np.mean([s.reward for s in kept])) for kept in scored_P],
-        ("completion_length_mean", "value"): [float(np.mean([s.num_tokens for s in all_])) for all_ in samples_P],
+        ("completion_length_mean", "value"): [
+            float(np.mean([s.num_tokens for s in all_])) for all_ in samples_P
+        ],
         ("truncated_share", "value"): [
             float(np.mean([s.finish_reason == "length" for s in all_])) for all_ in samples_P
         ],
@@ -125,7 +134,8 @@ def _passes(
     for k in ks:
         values["pass_at_k", str(k)] = np.asarray(pass_at_k(num_samples_P, num_correct_P, k))
         values["distinct_correct_at_k", str(k)] = np.array(
-            [distinct_correct_at_k(c, ok, k) for c, ok in zip(classes_PG, correct_PG, strict=True)], dtype=np.float64
+            [distinct_correct_at_k(c, ok, k) for c, ok in zip(classes_PG, correct_PG, strict=True)],
+            dtype=np.float64,
         )
     return values
 

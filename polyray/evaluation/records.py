@@ -1,7 +1,7 @@
 """The lines of samples.jsonl and results.jsonl, and how these files are read and written.
 
-samples.jsonl is the product of an evaluation: everything else is recomputed from it. Its first two fields are those
-that HumanEval's own tools read. Unscored samples have `reward: null` in the file and NaN here.
+samples.jsonl is the product of an evaluation: everything else is recomputed from it. Its first two fields are
+those that HumanEval's own tools read. Unscored samples have `reward: null` in the file and NaN here.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class SampleRecord:
 
 @dataclass(frozen=True, slots=True)
 class ResultRecord:
-    """How one sample was judged: one line of results.jsonl. Times and memory are null where nothing was executed.
+    """How one sample was judged: one line of results.jsonl. Times and memory are null where nothing ran.
 
     Example:
         ResultRecord(task_id="eval-37|b1>e4=", sample_index=0, model="Dr.GRPO", passed=True, verdict="passed")
@@ -122,13 +122,17 @@ def _parse(line: str, where: str) -> SampleRecord:
     known = {_FROM_FILE[name]: value for name, value in values.items() if name in _FROM_FILE}
     missing = [name for name in ("task_id", "completion", "sample_index") if name not in known]
     if missing:
-        raise DataError(f"{where} lacks {', '.join(missing)}; every sample needs task_id, completion and sample_index")
+        raise DataError(
+            f"{where} lacks {', '.join(missing)}; every sample needs task_id, completion and sample_index"
+        )
     for name in _NULL_IS_NAN:
         value = known.get(name)
         if value is None:
             known.pop(name, None)
         elif not isinstance(value, int | float) or isinstance(value, bool):
-            raise DataError(f"{where}: {name}={value!r} is not a number; null stands for a value that is not known")
+            raise DataError(
+                f"{where}: {name}={value!r} is not a number; null stands for a value that is not known"
+            )
     return SampleRecord(**known)
 
 
@@ -136,7 +140,8 @@ def _parse(line: str, where: str) -> SampleRecord:
 def written_whole(path: Path) -> Iterator[IO[str]]:
     """A text file that appears under its name only once it is complete.
 
-    It is written beside `path` and renamed; on an exception it is removed and whatever `path` was before stays.
+    It is written beside `path` and renamed; on an exception it is removed and whatever `path` was before
+    stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -153,10 +158,3 @@ def write_lines(path: Path, records: Iterable[SampleRecord | ResultRecord]) -> N
     with written_whole(path) as file:
         for record in records:
             file.write(as_line(record))
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Writes indented JSON, whole or not at all; NaN is refused (JSON has none)."""
-    with written_whole(path) as file:
-        json.dump(values, file, indent=2, ensure_ascii=False, allow_nan=False)
-        file.write("\n")

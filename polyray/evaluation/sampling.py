@@ -1,10 +1,10 @@
-"""Sample every model on the same prompts with the same seeds, score, and write the three files of an evaluation.
+"""Sample every model on the same prompts with the same seeds, score, write the files of an evaluation.
 
     requests --sample(name, adapter_dir, requests)--> Group --score(prompt, texts)--> samples.jsonl
                                                               --> results.jsonl, metrics.json (scoring.py)
 
-Where the engines are is the caller's business (`jobs.evaluate` passes a Ray pool, tests a function). Sample i of a
-prompt has the same seed for every model, so models are compared on common random numbers.
+Where the engines are is the caller's business (`jobs.evaluate` passes a Ray pool, tests a function). Sample i
+of a prompt has the same seed for every model, so models are compared on common random numbers.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from polyray.config.evaluation import EvaluationSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.errors import RolloutError
 from polyray.evaluation.per_prompt import PASS_THRESHOLD
-from polyray.evaluation.records import ResultRecord, SampleRecord, as_line, write_json, write_lines, written_whole
+from polyray.evaluation.records import ResultRecord, SampleRecord, as_line, write_lines, written_whole
 from polyray.evaluation.scoring import score_samples
+from polyray.observability.atomic import atomic_write_json
 from polyray.rollout.seeds import sample_seed
 from polyray.types import Group, GroupRequest, Prompt
 
@@ -62,13 +63,14 @@ class EvaluationFiles:
 def evaluation_requests(
     prompts: Sequence[Prompt], spec: EvaluationSpec, rollout_spec: RolloutSpec, seed: int
 ) -> list[GroupRequest]:
-    """One request per prompt (the first `spec.num_prompts`), with a seed per sample that no training group shares."""
+    """One request per prompt (the first `spec.num_prompts`); no training group shares their seeds."""
     return [
         GroupRequest(
             group_id=number,
             prompt=prompt,
             seeds=tuple(
-                sample_seed(seed, f"evaluation/{prompt.prompt_id}", index) for index in range(spec.num_samples)
+                sample_seed(seed, f"evaluation/{prompt.prompt_id}", index)
+                for index in range(spec.num_samples)
             ),
             max_completion_tokens=rollout_spec.max_completion_tokens,
             temperature=rollout_spec.temperature,
@@ -93,8 +95,9 @@ def evaluate_models(
 ) -> dict[str, Any]:
     """Samples and scores every model, writes the three files and returns the contents of metrics.json.
 
-    Records are streamed to samples.jsonl in the order of `adapters` and `requests`, whatever order groups arrive in;
-    the file takes its name when all models are done. Raises RolloutError where a model's groups do not all arrive.
+    Records are streamed to samples.jsonl in the order of `adapters` and `requests`, whatever order groups
+    arrive in; the file takes its name when all models are done. Raises RolloutError where a model's groups do
+    not all arrive.
     """
     records: list[SampleRecord] = []
     with written_whole(files.samples) as file:
@@ -108,12 +111,12 @@ def evaluate_models(
                 records.extend(scored)
     write_lines(files.results, (judge(record, pass_threshold) for record in records))
     metrics = score_samples(records, spec, seed=seed, baseline=baseline, pass_threshold=pass_threshold)
-    write_json(files.metrics, metrics)
+    atomic_write_json(files.metrics, metrics)
     return metrics
 
 
 def judge(record: SampleRecord, pass_threshold: float = PASS_THRESHOLD) -> ResultRecord:
-    """The verdict on a sample of which only the reward is known: nothing was executed, so there is no time to report."""
+    """The verdict on a sample of which only the reward is known: nothing was executed."""
     passed = record.reward >= pass_threshold
     unscored = record.reward != record.reward
     return ResultRecord(
@@ -148,7 +151,8 @@ def _in_request_order(
     if released < len(requests):
         missing = requests[released].prompt.prompt_id
         raise RolloutError(
-            f"{name}: sampling ended with {len(requests) - released} of {len(requests)} groups missing, the first is "
+            f"{name}: sampling ended with {len(requests) - released} of {len(requests)} groups missing, "
+            "the first is "
             f"{missing}; see the rollout workers' logs"
         )
 
@@ -188,5 +192,7 @@ def _records(
             cluster_id=group.prompt.cluster_id,
             prompt=group.prompt.text,
         )
-        for index, (completion, reward, class_) in enumerate(zip(group.completions, rewards, classes, strict=True))
+        for index, (completion, reward, class_) in enumerate(
+            zip(group.completions, rewards, classes, strict=True)
+        )
     ]

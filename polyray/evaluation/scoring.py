@@ -1,12 +1,13 @@
 """Samples of any number of models -> metrics.json: values, intervals, paired comparisons.
 
-    {"dataset_sha256", "n_problems", "n_clusters", "n_samples", "seed", "selector", "baseline", "confidence", ...,
+    {"dataset_sha256", "n_problems", "n_clusters", "n_samples", "seed", "selector", "baseline", "confidence",
+    ...,
      "models": {NAME: {METRIC: {K or "value": {"value", "low", "high"}}}},
      "comparisons": [{"metric", "k", "model", "baseline", "difference", "low", "high"}, ...]}
 
-All intervals are percentile bootstraps over clusters, and all of them share the same resamples: a difference of two
-models is resampled with the same prompts in both, which is what makes it paired. Called by sampling.py after an
-evaluation and by `jobs.evaluate score` on its samples.jsonl; both give the same file.
+All intervals are percentile bootstraps over clusters, and all of them share the same resamples: a difference
+of two models is resampled with the same prompts in both, which is what makes it paired. Called by sampling.py
+after an evaluation and by `jobs.evaluate score` on its samples.jsonl; both give the same file.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ COMPARED_METRICS = ("pass_at_k", "distinct_correct_at_k", "usq_at_k", "best_at_k
 class ClusterBootstrap:
     """Resamples of clusters, drawn once and applied to any number of per-prompt columns.
 
-    A resampled mean is the sum over the drawn clusters' prompts divided by their number, so clusters of different
-    size are weighted by their prompts.
+    A resampled mean is the sum over the drawn clusters' prompts divided by their number, so clusters of
+    different size are weighted by their prompts.
     """
 
     prompt_clusters_P: np.ndarray
@@ -83,8 +84,8 @@ def score_samples(
 ) -> dict[str, Any]:
     """The contents of metrics.json; `baseline` defaults to the first model.
 
-    Raises ConfigError for an unknown selector or baseline, DataError for prompts without enough scored samples or
-    models that were not asked the same prompts.
+    Raises ConfigError for an unknown selector or baseline, DataError for prompts without enough scored
+    samples or models that were not asked the same prompts.
     """
     grouped = group_by_model(records)
     baseline = _checked_baseline(baseline, list(grouped))
@@ -134,7 +135,10 @@ def _checked_baseline(baseline: str | None, models: Sequence[str]) -> str:
 
 
 def _in_order_of(
-    prompts: dict[str, list[SampleRecord]], reference: dict[str, list[SampleRecord]], model: str, baseline: str
+    prompts: dict[str, list[SampleRecord]],
+    reference: dict[str, list[SampleRecord]],
+    model: str,
+    baseline: str,
 ) -> dict[str, list[SampleRecord]]:
     """The same prompts in the baseline's order; pairing needs equal sets."""
     different = sorted(prompts.keys() ^ reference.keys())
@@ -158,7 +162,9 @@ def _model_values(tables: Sequence[PromptTable], bootstrap: ClusterBootstrap) ->
     return models
 
 
-def _comparisons(tables: Sequence[PromptTable], baseline: str, bootstrap: ClusterBootstrap) -> list[dict[str, Any]]:
+def _comparisons(
+    tables: Sequence[PromptTable], baseline: str, bootstrap: ClusterBootstrap
+) -> list[dict[str, Any]]:
     """Every model against the baseline, then the remaining pairs, the later model against the earlier one."""
     ordered = sorted(tables, key=lambda table: table.model != baseline)
     found: list[dict[str, Any]] = []

@@ -1,8 +1,9 @@
 """Who picks one of the k candidates a user is shown: a registry of scores, higher is preferred.
 
-A selector scores each sample on its own; USQ@k (polyray.metrics.selection) is the expected quality of the candidate
-with the highest score, uniform among ties. A selector that is the reward itself makes USQ@k the best of k by
-construction, so it is an upper bound, not a user. Used by scoring.py; adding one = one function and one line.
+A selector scores each sample on its own; USQ@k (polyray.metrics.selection) is the expected quality of the
+candidate with the highest score, uniform among ties. A selector that is the reward itself makes USQ@k the
+best of k by construction, so it is an upper bound, not a user. Used by scoring.py; adding one = one function
+and one line.
 """
 
 from __future__ import annotations
@@ -25,16 +26,17 @@ def by_reward(samples: Sequence[SampleRecord]) -> np.ndarray:
 
 
 def by_logprob(samples: Sequence[SampleRecord]) -> np.ndarray:
-    """The model's own likelihood: the sum of the rollout log-probs of the whole completion, end token included.
+    """The model's own likelihood: the sum of the rollout log-probs of all tokens, end token included.
 
-    The sum is log pi(completion | prompt), so the pick is the most likely candidate; a mean per token would prefer
-    long candidates with a few safe tokens. Raises DataError where a sample carries no log-prob.
+    The sum is log pi(completion | prompt), so the pick is the most likely candidate; a mean per token would
+    prefer long candidates with a few safe tokens. Raises DataError where a sample carries no log-prob.
     """
     scores = np.array([sample.logprob for sample in samples], dtype=np.float64)
     if np.isnan(scores).any():
         sample = samples[int(np.flatnonzero(np.isnan(scores))[0])]
         raise DataError(
-            f"sample {sample.sample_index} of {sample.task_id} ({sample.model}) has no logprob, which the selector "
+            f"sample {sample.sample_index} of {sample.task_id} ({sample.model}) has no logprob, which the "
+            "selector "
             "'logprob' needs; choose another selector, e.g. evaluation.selector=first"
         )
     return scores
@@ -52,7 +54,9 @@ def by_order(samples: Sequence[SampleRecord]) -> np.ndarray:
 
 def at_random(samples: Sequence[SampleRecord]) -> np.ndarray:
     """A fixed random order: a hash of the prompt and the sample index, the same for every model."""
-    return np.array([_uniform(f"{sample.task_id}#{sample.sample_index}") for sample in samples], dtype=np.float64)
+    return np.array(
+        [_uniform(f"{sample.task_id}#{sample.sample_index}") for sample in samples], dtype=np.float64
+    )
 
 
 def _uniform(key: str) -> float:

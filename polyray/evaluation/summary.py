@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-COLUMNS = (("pass_at_k", "pass@{k}"), ("distinct_correct_at_k", "distinct-correct@{k}"), ("usq_at_k", "USQ@{k}"))
+COLUMNS = (
+    ("pass_at_k", "pass@{k}"),
+    ("distinct_correct_at_k", "distinct-correct@{k}"),
+    ("usq_at_k", "USQ@{k}"),
+)
 
 
 def summary_table(metrics: dict[str, Any]) -> str:
-    """One line per model: pass@1 and, at the largest k, pass@k, distinct-correct@k, USQ@k, each with its interval."""
+    """One line per model: pass@1 and, at the largest k, pass@k, distinct-correct@k, USQ@k, with intervals."""
     models = metrics["models"]
     ks = sorted({int(k) for values in models.values() for k in values["pass_at_k"]})
     columns = [("pass_at_k", ks[0], "pass@{k}")] if len(ks) > 1 else []
@@ -17,9 +21,13 @@ def summary_table(metrics: dict[str, Any]) -> str:
     for name, values in models.items():
         lines.append([name, *(_cell(values[metric][str(k)]) for metric, k, _ in columns)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    rows = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    rows = [
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
     footer = (
-        f"{metrics['n_problems']} prompts in {metrics['n_clusters']} clusters, {metrics['n_samples']} samples each, "
+        f"{metrics['n_problems']} prompts in {metrics['n_clusters']} clusters, {metrics['n_samples']} "
+        "samples each, "
         f"{100 * metrics['confidence']:.0f} % intervals, selector {metrics['selector']}"
     )
     return "\n".join([*rows, footer])

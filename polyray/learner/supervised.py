@@ -1,8 +1,8 @@
-"""Supervised training: which demonstrations a rank sees, and one optimiser step on them. No Ray, no checkpoints.
+"""Supervised training: which demonstrations a rank sees, and one optimiser step. No Ray, no checkpoints.
 
-The step is defined by (seed, step) alone: however many ranks share the demonstrations, and in whatever micro-batches,
-the gradient is that of the mean loss per response token over all of them. Used by SFT (LoRA, data parallel) and by the
-pretraining of the embedded model.
+The step is defined by (seed, step) alone: however many ranks share the demonstrations, and in whatever
+micro-batches, the gradient is that of the mean loss per response token over all of them. Used by SFT (LoRA,
+data parallel) and by the pretraining of the embedded model.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def demonstration_batches(
 ) -> tuple[list[SupervisedBatch], int]:
     """This rank's micro-batches of optimiser step `step`, and the response tokens of the step over all ranks.
 
-    `row_of` gives row number i; step s takes rows s * rows_per_step and following, rank r every world_size-th of
-    them. Every rank encodes all rows of the step, so the ranks need not talk to know the normaliser.
+    `row_of` gives row number i; step s takes rows s * rows_per_step and following, rank r every world_size-th
+    of them. Every rank encodes all rows of the step, so the ranks need not talk to know the normaliser.
     """
     if rows_per_step < world_size:
         raise ConfigError(
@@ -60,17 +60,17 @@ def supervised_step(
     world_size: int = 1,
     max_grad_norm: float = 1.0,
 ) -> dict[str, float]:
-    """One optimiser step on cross-entropy; `batches` and `num_tokens_total` as `demonstration_batches` gives them.
+    """One optimiser step on cross-entropy; `batches`, `num_tokens_total` as from `demonstration_batches`.
 
-    Returns `loss` (the mean over ranks is nats per response token of the whole step), `grad_norm` before clipping,
-    and the `lr` that was used.
+    Returns `loss` (the mean over ranks is nats per response token of the whole step), `grad_norm` before
+    clipping, and the `lr` that was used.
     """
     optimizer.zero_grad(set_to_none=True)
     device = next(model.parameters()).device
     loss = torch.zeros((), device=device)
     for number, batch in enumerate(batches, start=1):
         with _gradients_stay_local(model, last=number == len(batches)):
-            # DistributedDataParallel averages gradients over ranks; world_size undoes that, the total is global.
+            # DistributedDataParallel averages gradients over ranks: world_size undoes that.
             share = batch_loss_sum(model, batch, device) * (world_size / num_tokens_total)
             share.backward()
         loss += share.detach()
@@ -84,7 +84,7 @@ def supervised_step(
 
 
 def batch_loss_sum(model: nn.Module, batch: SupervisedBatch, device: torch.device) -> torch.Tensor:
-    """Summed cross-entropy of the response tokens, in nats; logits only from where the first response starts."""
+    """Summed cross-entropy of the response tokens in nats; no logits before the first response."""
     token_ids_BT = batch.token_ids_BT.to(device)
     first = batch.first_target
     kept = token_ids_BT.shape[1] - first + 1

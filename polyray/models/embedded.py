@@ -1,9 +1,9 @@
 """The embedded base model: 0.86 M parameters that polyray trains itself, so that nothing must be downloaded.
 
-A Qwen3 model with a vocabulary of single characters. It learns to read the board of the hidden-trap grid from random
-legal walks (the goal is where the walk ended) and from uniformly drawn shortest paths: where things are, no style
-and no errors, which come with SFT. Held-out pairs occur in neither. Built by jobs.pretrain into a content-addressed
-directory; `find_embedded` is what `model.path: embedded` resolves to.
+A Qwen3 model with a vocabulary of single characters. It learns to read the board of the hidden-trap grid from
+random legal walks (the goal is where the walk ended) and from uniformly drawn shortest paths: where things
+are, no style and no errors, which come with SFT. Held-out pairs occur in neither. Built by jobs.pretrain into
+a content-addressed directory; `find_embedded` is what `model.path: embedded` resolves to.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from polyray.tasks.hidden_trap_grid import (
 )
 
 CODE_VERSION = 1
-"""Part of the content address: raise it when this file would build another model from the same configuration."""
+"""Part of the content address: raise it when this file builds another model from the same configuration."""
 
 ARCHITECTURE = {
     "hidden_size": 128,
@@ -80,7 +80,7 @@ def find_embedded(cache_dir: Path) -> Path:
 
 
 def embedded_dir(config: PretrainConfig) -> Path:
-    """Where the model of this configuration lies or will lie: named by everything that determines its weights."""
+    """Where this configuration's model lies or will lie: named by everything that determines its weights."""
     determines = {
         "architecture": ARCHITECTURE,
         "characters": CHARACTERS,
@@ -109,7 +109,7 @@ def build_embedded(config: PretrainConfig, on_progress: Progress | None = None) 
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per character, BOS in front of a text; characters it does not know are refused, not dropped."""
+    """One token per character, BOS in front of a text; unknown characters are refused, not dropped."""
     vocabulary = {token: index for index, token in enumerate((*SPECIAL_TOKENS, *CHARACTERS))}
     backend = Tokenizer(models.WordLevel(vocabulary))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
@@ -161,7 +161,6 @@ def _train(config: PretrainConfig, on_progress: Progress | None) -> Qwen3ForCaus
             pad_token_id=ids["<pad>"],
             bos_token_id=ids["<bos>"],
             eos_token_id=ids["<eos>"],
-            attn_implementation="sdpa",
             **ARCHITECTURE,
         )
     ).train()

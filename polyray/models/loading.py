@@ -1,6 +1,7 @@
 """The base model: where it lies, how it is loaded, and how it is recognised again.
 
-Adapters belong to one base; `base_fingerprint` is what their manifest names and what every later load compares.
+Adapters belong to one base; `base_fingerprint` is what their manifest names and what every later load
+compares.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ SAMPLE_BYTES = 64 * 1024
 def resolve_model_dir(spec: ModelSpec) -> Path:
     """A local directory with config.json and weights: the embedded model, a directory, or a hub snapshot.
 
-    Raises ConfigError where the embedded model has not been built, the directory holds no model, or the hub does not
-    give it.
+    Raises ConfigError where the embedded model has not been built, the directory holds no model, or the hub
+    does not give it.
     """
     if spec.path == EMBEDDED:
         return find_embedded(Path(spec.cache_dir))
@@ -64,8 +65,9 @@ def load_tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
 def base_fingerprint(model_dir: Path) -> str:
     """sha256 (hex) that tells one base from another without reading all of a large one.
 
-    Covers config.json and, of every weight file, its name, size, safetensors header and 16 samples of 64 KiB at even
-    offsets (files of up to 1 MiB are covered whole). Raises ConfigError where there are no safetensors weights.
+    Covers config.json and, of every weight file, its name, size, safetensors header and 16 samples of 64 KiB
+    at even offsets (files of up to 1 MiB are covered whole). Raises ConfigError where there are no
+    safetensors weights.
     """
     files = sorted(model_dir.glob("*.safetensors"))
     if not files:

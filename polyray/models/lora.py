@@ -1,8 +1,9 @@
 """The LoRA adapter: attached, copied as a frozen reference, saved, read and merged.
 
 An adapter directory is plain PEFT (adapter_config.json, adapter_model.safetensors: it loads with
-`PeftModel.from_pretrained(base, directory)`) plus polyray.json, the manifest: which base it belongs to and the hash of
-its weights. Adapter weights are float32 whatever the base's dtype. Delivery of adapters to engines is not here.
+`PeftModel.from_pretrained(base, directory)`) plus polyray.json, the manifest: which base it belongs to and
+the hash of its weights. Adapter weights are float32 whatever the base's dtype. Delivery of adapters to
+engines is not here.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ def attach_adapter(
 ) -> PeftModel:
     """The base with a trainable adapter: fresh (B = 0, A drawn from `seed`), or the one at `warm_start`.
 
-    Raises ConfigError where `spec` disagrees with the warm start's shape, the warm start is no adapter or that of
-    another base, or a target module does not exist in the base.
+    Raises ConfigError where `spec` disagrees with the warm start's shape, the warm start is no adapter or
+    that of another base, or a target module does not exist in the base.
     """
     _check_targets(base, spec)
     config = LoraConfig(
@@ -55,7 +56,7 @@ def attach_adapter(
         content, saved = read_adapter(warm_start, base_sha256)
         _check_shape(saved, spec, warm_start)
         weights = safetensors.torch.load(content)
-    with torch.random.fork_rng():
+    with _forked_rng(base):
         torch.manual_seed(seed)
         model = get_peft_model(base, config)
     assert isinstance(model, PeftModel)
@@ -67,7 +68,7 @@ def attach_adapter(
 def add_reference(model: PeftModel) -> None:
     """Adds a frozen copy of the policy as it is now, as a second adapter; the policy stays active."""
     config = LoraConfig(**{**model.peft_config[POLICY].to_dict(), "inference_mode": True})
-    with torch.random.fork_rng():
+    with _forked_rng(model):
         model.add_adapter(REFERENCE, config)
     _load_weights(model, adapter_state(model), REFERENCE, "the policy itself")
     model.set_adapter(POLICY)
@@ -84,7 +85,7 @@ def reference_active(model: PeftModel) -> Iterator[None]:
 
 
 def adapter_state(model: PeftModel) -> dict[str, Tensor]:
-    """The policy's weights under PEFT's names (without the adapter's name): detached float32 copies on the CPU."""
+    """The policy's weights under PEFT's names (without the adapter's): float32 copies on the CPU."""
     state = get_peft_model_state_dict(model, adapter_name=POLICY)
     return {
         name: tensor.detach().to(device="cpu", dtype=torch.float32, copy=True).contiguous()
@@ -131,8 +132,8 @@ def write_adapter(
 def read_adapter(directory: Path, base_sha256: str) -> tuple[bytes, dict[str, Any]]:
     """(content of adapter_model.safetensors, adapter_config.json) of an adapter of this base.
 
-    An adapter of other software has no manifest and is taken as it is. Raises ConfigError for a directory that is no
-    LoRA adapter, one that is damaged, or an adapter of another base.
+    An adapter of other software has no manifest and is taken as it is. Raises ConfigError for a directory
+    that is no LoRA adapter, one that is damaged, or an adapter of another base.
     """
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (directory / name).is_file():
@@ -152,7 +153,7 @@ def read_adapter(directory: Path, base_sha256: str) -> tuple[bytes, dict[str, An
 def merge_then_fresh(
     model_dir: Path, warm_start: Path, *, base_sha256: str, dtype: str, target_dir: Path
 ) -> Path:
-    """Writes the base with the adapter merged in below `target_dir`, or finds it there; returns its directory.
+    """Writes the base with the adapter merged in below `target_dir`, or finds it; returns its directory.
 
     The name is the hash of both, so training can start with a fresh adapter on it again and again.
     """
@@ -171,6 +172,11 @@ def merge_then_fresh(
     (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     _put_in_place(temporary, directory)
     return directory
+
+
+def _forked_rng(model: torch.nn.Module) -> AbstractContextManager[None]:
+    device = next(model.parameters()).device
+    return torch.random.fork_rng(devices=[] if device.type == "cpu" else [device])
 
 
 def _check_targets(base: PreTrainedModel, spec: LoraSpec) -> None:
@@ -210,8 +216,9 @@ def _check_shape(saved: Mapping[str, Any], spec: LoraSpec, warm_start: Path) -> 
 def _check_manifest(manifest: Mapping[str, Any], content: bytes, directory: Path, base_sha256: str) -> None:
     if manifest["base_sha256"] != base_sha256:
         raise ConfigError(
-            f"{directory} belongs to the base {manifest['base_sha256'][:12]}, but this model is {base_sha256[:12]}; "
-            "set model.path to the base it was trained on, or train the adapter anew on this one"
+            f"{directory} belongs to the base {manifest['base_sha256'][:12]}, "
+            f"but this model is {base_sha256[:12]}; set model.path to the base it was trained on, "
+            "or train the adapter anew on this one"
         )
     digest = hashlib.sha256(content).hexdigest()
     if manifest["adapter_sha256"] != digest:

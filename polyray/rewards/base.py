@@ -1,7 +1,7 @@
 """What a reward is: items in, scores out; and the same per group, as arrays.
 
     ScoreItem --Reward.score--> Score              one completion, as the wire and the user's functions see it
-    GroupRequest --groups.score_groups--> GroupScores    one group, as the training loop sees it
+    GroupToScore --groups.score_groups--> GroupScores    one group, as the training loop sees it
 
 A score that could not be computed is None (NaN in arrays): unscored, never zero. Nothing here computes a
 reward; that is verifier.py and python_function.py.

@@ -16,11 +16,11 @@ from polyray.types import WRONG_CLASS, Prompt
 
 
 @dataclass(frozen=True, slots=True)
-class GroupRequest:
+class GroupToScore:
     """The completions of one prompt, to be scored together.
 
     Example:
-        GroupRequest(prompt=Prompt(...), texts=("RU", "UR"), want_distances=True)
+        GroupToScore(prompt=Prompt(...), texts=("RU", "UR"), want_distances=True)
     """
 
     prompt: Prompt
@@ -28,7 +28,7 @@ class GroupRequest:
     want_distances: bool = False
 
 
-def score_groups(reward: Reward, requests: Sequence[GroupRequest]) -> list[GroupScores]:
+def score_groups(reward: Reward, requests: Sequence[GroupToScore]) -> list[GroupScores]:
     """One GroupScores per request, in order, with a single call of `reward.score` for all of them."""
     items = [[ScoreItem.of(request.prompt, text) for text in request.texts] for request in requests]
     scores = iter(reward.score([item for group in items for item in group]))

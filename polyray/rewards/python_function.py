@@ -76,7 +76,7 @@ class PythonReward:
         self, path: str, source: str, task: Judge, distance_source: DiversitySource = "task_distance"
     ) -> None:
         """`path` is "FILE.py:FUNCTION", `source` the file's text. Raises RewardError if it cannot be run."""
-        self.name = f"python/{path}"
+        self.name = f"python/{Path(path).name}"
         self.version = hashlib.sha256(source.encode()).hexdigest()[:12]
         self._who = f"reward function {path}"
         self._task = task
@@ -111,11 +111,13 @@ class PythonReward:
             if value is None:
                 return unscored(f"{self._who} gave no score for this completion")
             class_number = _class_number(user_class)
-            if class_number is None:
+            score = checked_score(value, 0 if class_number is None else class_number, components, self._who)
+            if score.score is not None and class_number is None:
                 class_number = self._task.completion_class(item.as_prompt(), item.completion)
+                score = checked_score(value, class_number, components, self._who)
         except Exception as error:  # answers and prompts are foreign; one of them must not unscore the batch
             return unscored(f"{self._who}: {error}")
-        return checked_score(value, class_number, components, self._who)
+        return score
 
     def _explain(self, error: BaseException) -> str:
         if isinstance(error, RewardError):

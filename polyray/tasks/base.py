@@ -1,7 +1,7 @@
 """What a task is: prompts, and how a completion is judged. Pure Python; no torch, no Ray.
 
-Called by the RL loop (prompt number `group_id`), SFT (demonstrations), evaluation (held-out prompts) and the reward
-service. `reward`, `completion_class` and `distance` read only `prompt.text`, `prompt.reference` and
+Called by the RL loop (prompt number `group_id`), SFT (demonstrations), evaluation (held-out prompts) and the
+reward service. `reward`, `completion_class` and `distance` read only `prompt.text`, `prompt.reference` and
 `prompt.metadata`: the reward service rebuilds a Prompt from an HTTP item and has nothing else.
 """
 
@@ -31,7 +31,7 @@ class Task(Protocol):
         ...
 
     def demonstration(self, index: int, seed: int) -> tuple[Prompt, str]:
-        """Demonstration number `index` >= 0: prompt and response. Raises DataError where the task has none."""
+        """Demonstration number `index` >= 0: (prompt, response). Raises DataError if the task has none."""
         ...
 
     def reference(self, prompt: Prompt) -> str | None:

@@ -1,12 +1,13 @@
 """Hidden-trap grid: plan a path on an 8x8 board whose traps are not shown.
 
-    prompt   37|b1>e4=     map 37, start b1, goal e4 (columns a-h, rows 1-8; |dcol| and |drow| each in {2, 3, 4})
+    prompt   37|b1>e4=     map 37, start b1, goal e4 (columns a-h, rows 1-8), 2 to 4 columns and rows apart
     answer   RRURUU        U, D change the row, L, R the column; at most MAX_MOVES moves
 
-An answer is right iff every step stays on the board, the path ends exactly on the goal, and no visited cell is a
-trap. Traps are independent draws (sha256 of salt, prompt and cell): they cannot be learnt, so every shortest path is
-equally good in expectation and k attempts are worth more the more they differ. The 900 start-goal pairs are split;
-a held-out pair occurs in no training prompt, in no demonstration and not in the embedded model's pretraining.
+An answer is right iff every step stays on the board, the path ends exactly on the goal, and no visited cell
+is a trap. Traps are independent draws (sha256 of salt, prompt and cell): they cannot be learnt, so every
+shortest path is equally good in expectation and k attempts are worth more the more they differ. The 900
+start-goal pairs are split; a held-out pair occurs in no training prompt, in no demonstration and not in the
+embedded model's pretraining.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ NEIGHBOURS = [{move: _neighbour(cell, move) for move in MOVES} for cell in range
 
 
 def walk(start: int, moves: str) -> tuple[int, ...] | None:
-    """All cells visited, start included; None for an unknown letter, a step off the board or too many moves."""
+    """All cells visited, the start too; None for an unknown letter, a step off the board, too many moves."""
     if len(moves) > MAX_MOVES:
         return None
     cells = [start]
@@ -82,7 +83,7 @@ def shuffled(moves: str, rng: random.Random) -> str:
 
 @functools.cache
 def split_pairs(num_held_out: int) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
-    """(training pairs, held-out pairs) of (start, goal); a smaller held-out set is a prefix of a larger one."""
+    """(training, held-out) pairs of (start, goal); a smaller held-out set is a prefix of a larger one."""
     pairs = [
         (start, goal)
         for start in range(NUM_CELLS)
@@ -130,7 +131,7 @@ class HiddenTrapGrid:
         return self._random_prompt(indexed_rng(self.name, "prompt", seed, index))
 
     def held_out_prompts(self, limit: int | None = None) -> list[Prompt]:
-        """`held_out_ids_per_pair` maps of each held-out pair, ordered so that the first so many are distinct pairs."""
+        """`held_out_ids_per_pair` maps of each held-out pair; the first prompts are of distinct pairs."""
         maps = {
             pair: indexed_rng(self.name, "held_out", *pair).sample(range(NUM_MAPS), NUM_MAPS)
             for pair in self.held_out_pairs
@@ -143,7 +144,7 @@ class HiddenTrapGrid:
         return prompts[:limit]
 
     def demonstration(self, index: int, seed: int) -> tuple[Prompt, str]:
-        """A shortest path of a training pair in the teacher's mix of styles, sometimes with one wrong move."""
+        """A shortest path of a training pair in the teacher's mix of styles, at times with a wrong move."""
         rng = indexed_rng(self.name, "demonstration", seed, index)
         prompt = self._random_prompt(rng)
         horizontal, vertical = shortest_moves(*parse_prompt(prompt.text))

@@ -1,10 +1,10 @@
 """The user's own prompts: one JSON object a line, judged by exact match with the line's reference.
 
     {"prompt": "2+2=", "reference": "4"}
-    {"messages": [{"role": "user", "content": "2+2?"}], "reference": "4", "id": "q1", "cluster": "sums", "response": "4"}
+    {"messages": [{"role": "user", "content": "2+2?"}], "id": "q1", "cluster": "sums", "response": "4"}
 
-`response` is a demonstration for SFT; `metadata` is handed to the reward. Every broken line is a DataError that names
-the file, the line, what is wrong and the fix. Not for data that does not fit into memory.
+`response` is a demonstration for SFT; `metadata` is handed to the reward. Every broken line is a DataError
+that names the file, the line, what is wrong and the fix. Not for data that does not fit into memory.
 """
 
 from __future__ import annotations
@@ -77,11 +77,11 @@ class JsonlTask:
         return prompt.reference
 
     def reward(self, prompt: Prompt, completion: str) -> float:
-        """1 for the reference's text, surrounding white space aside, else 0. Raises DataError without a reference."""
+        """1 for the reference's text, outer white space aside, else 0. DataError without a reference."""
         if prompt.reference is None:
             raise DataError(
-                f"prompt {prompt.prompt_id or prompt.text[:40]!r} has no 'reference', which the verifier reward compares with; "
-                "add one to every line, or use reward.type=python"
+                f"prompt {prompt.prompt_id or prompt.text[:40]!r} has no 'reference', which the "
+                "verifier reward compares with; add one to every line, or use reward.type=python"
             )
         return float(completion.strip() == prompt.reference.strip())
 
@@ -120,7 +120,8 @@ def read_rows(path: Path) -> list[JsonlRow]:
         earlier = line_of_id.setdefault(row.prompt.prompt_id, number)
         if earlier != number:
             raise DataError(
-                f"{path}:{number}: id {row.prompt.prompt_id!r} is already that of line {earlier}; ids must differ"
+                f"{path}:{number}: id {row.prompt.prompt_id!r} is already that of line {earlier}; "
+                "ids must differ"
             )
         rows.append(row)
     if not rows:

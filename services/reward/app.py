@@ -3,7 +3,7 @@
     RewardClient --handle--> score_groups --batched across callers--> polyray.rewards.groups.score_groups
     anyone --HTTP--> POST /v1/score --> polyray.rewards.protocol.answer_request
 
-RewardService is a plain class (tests construct it); build_reward_app decorates it. run.py deploys it.
+RewardService is a plain class that needs no Ray, BatchingRewardService what is deployed (by run.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from polyray.errors import RewardError
 from polyray.rewards import build_reward
 from polyray.rewards.base import GroupScores, Reward
 from polyray.rewards.distances import DiversitySource
-from polyray.rewards.groups import GroupRequest, score_groups
+from polyray.rewards.groups import GroupToScore, score_groups
 from polyray.rewards.protocol import ScoreRequest, ScoreResponse, answer_request
 from polyray.types import Prompt
 from services.auth import BearerTokenMiddleware
@@ -56,19 +56,13 @@ class RewardService:
         self._timeout_s = spec.request_timeout_s * ANSWER_BEFORE_CALLER
         self._one_at_a_time = asyncio.Lock()  # nobody promised that the user's function is thread-safe
         self._stuck_s: float | None = None
-        self._batched = serve.batch(
-            max_batch_size=spec.max_batch_size, batch_wait_timeout_s=spec.batch_wait_timeout_s
-        )(self._score_batch)
 
-    async def score_group(
-        self, prompt: Prompt, texts: list[str], want_distances: bool = False
-    ) -> GroupScores:
-        """Scores one group, together with whatever other groups arrive within the batching window."""
-        return await self._batched(GroupRequest(prompt, tuple(texts), want_distances))
-
-    async def score_groups(self, requests: list[GroupRequest]) -> list[GroupScores]:
-        """The same for many groups in one call: what RewardClient uses."""
-        return await asyncio.gather(*(self._batched(request) for request in requests))
+    async def score_batch(self, requests: list[GroupToScore]) -> list[GroupScores]:
+        """Scores many groups with one call of the reward; all unscored where that takes too long."""
+        try:
+            return await self._run(score_groups, self.reward, requests)
+        except RewardError as error:
+            return [GroupScores.unscored(len(request.texts), str(error)) for request in requests]
 
     async def score_items(self, request: ScoreRequest) -> ScoreResponse:
         """What POST /v1/score answers. Raises RewardError where the reward takes too long."""
@@ -82,12 +76,6 @@ class RewardService:
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_http_app(self, self._token)
 
-    async def _score_batch(self, requests: list[GroupRequest]) -> list[GroupScores]:
-        try:
-            return await self._run(score_groups, self.reward, requests)
-        except RewardError as error:
-            return [GroupScores.unscored(len(request.texts), str(error)) for request in requests]
-
     async def _run(self, function: Callable[..., ResultT], *arguments: Any) -> ResultT:
         if self.reward.inline:
             return function(*arguments)
@@ -100,6 +88,34 @@ class RewardService:
                 f"{self.reward.name} did not return within {self._timeout_s:g} s; make it faster, "
                 "or raise reward.service.request_timeout_s or lower max_batch_size"
             ) from None
+
+
+class BatchingRewardService(RewardService):
+    """What is deployed: groups of concurrent callers are scored together; works in a replica only."""
+
+    def __init__(
+        self,
+        reward_spec: RewardSpec,
+        task_spec: TaskSpec,
+        source: str | None,
+        distance_source: DiversitySource,
+        token: SecretStr | None,
+    ) -> None:
+        super().__init__(reward_spec, task_spec, source, distance_source, token)
+        spec = reward_spec.service
+        self._batched = serve.batch(
+            max_batch_size=spec.max_batch_size, batch_wait_timeout_s=spec.batch_wait_timeout_s
+        )(self.score_batch)
+
+    async def score_group(
+        self, prompt: Prompt, texts: list[str], want_distances: bool = False
+    ) -> GroupScores:
+        """One group."""
+        return await self._batched(GroupToScore(prompt, tuple(texts), want_distances))
+
+    async def score_groups(self, requests: list[GroupToScore]) -> list[GroupScores]:
+        """Many groups in one call: what RewardClient uses."""
+        return await asyncio.gather(*(self._batched(request) for request in requests))
 
 
 def build_http_app(service: RewardService, token: SecretStr | None) -> FastAPI:
@@ -145,7 +161,7 @@ def build_reward_app(
 ) -> Application:
     """The deployment, bound; `source` is what polyray.rewards.reward_source read."""
     spec: ServiceSpec = reward_spec.service
-    deployment = serve.deployment(serve.ingress(None)(RewardService)).options(
+    deployment = serve.deployment(serve.ingress(None)(BatchingRewardService)).options(
         name="reward",
         num_replicas=spec.num_replicas,
         ray_actor_options={"num_cpus": spec.num_cpus},

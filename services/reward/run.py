@@ -6,6 +6,7 @@ HTTP address, belongs to a Ray cluster: a second run on the same cluster shares 
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from dataclasses import dataclass
@@ -87,6 +88,7 @@ def stop_reward_service(run_name: str) -> None:
 
 def _ensure_serve(spec: ServiceSpec) -> tuple[str, int]:
     """(host, port) of the cluster's Serve, which is started unless it runs already."""
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it tells of every deployment
     try:
         client = _get_global_client()
     except RayServeException:
@@ -132,8 +134,10 @@ def _wait_until_running(app_name: str, spec: ServiceSpec, timeout_s: float) -> N
         if status is not None and status.status == "RUNNING":
             return
         if status is not None and status.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-            details = "; ".join(deployment.message for deployment in status.deployments.values())
-            raise RewardError(f"the reward service {app_name} did not start: {details or status.message}")
+            details = [deployment.message for deployment in status.deployments.values() if deployment.message]
+            raise RewardError(
+                f"the reward service {app_name} did not start: {_last_line(*details, status.message)}"
+            )
         if time.monotonic() > deadline:
             raise ResourceError(
                 f"the reward service {app_name} is not ready after {timeout_s:g} s; it needs "
@@ -141,6 +145,12 @@ def _wait_until_running(app_name: str, spec: ServiceSpec, timeout_s: float) -> N
                 "reward.service.num_replicas or num_cpus"
             )
         time.sleep(POLL_S)
+
+
+def _last_line(*tracebacks: str) -> str:
+    """What was raised, out of Serve's report of a failed start."""
+    last = next((text for text in tracebacks if text), "").strip().rpartition("\n")[2]
+    return last.removeprefix(f"{RewardError.__module__}.{RewardError.__name__}: ")
 
 
 def _portable(task_spec: TaskSpec) -> TaskSpec:

@@ -42,8 +42,9 @@ def test_values_that_agree_within_clusters_widen_the_interval() -> None:
 
 def test_larger_clusters_weigh_more() -> None:
     # A cluster of three zeros and one of a single 1: resampled means are 0 (1/4), 1/4 (1/2) and 1 (1/4).
-    interval = bootstrap_mean([0, 0, 0, 1], ["a", "a", "a", "b"], confidence=0.3)
-    assert interval == MeanInterval(0.25, 0.25, 0.25)
+    values, clusters = [0, 0, 0, 1], ["a", "a", "a", "b"]
+    assert bootstrap_mean(values, clusters, confidence=0.3) == MeanInterval(0.25, 0.25, 0.25)
+    assert bootstrap_mean(values, clusters, confidence=0.9) == MeanInterval(0.25, 0.0, 1.0)
 
 
 def test_pairing_removes_what_both_models_share() -> None:

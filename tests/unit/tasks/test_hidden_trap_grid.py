@@ -1,4 +1,4 @@
-"""The default task against its definition and against figures that were computed by hand or by enumeration."""
+"""The default task against its definition and against figures computed by hand or by enumeration."""
 
 from __future__ import annotations
 

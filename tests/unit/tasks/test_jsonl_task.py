@@ -79,7 +79,7 @@ def test_exact_match_and_classes(tmp_path: Path) -> None:
     open_ended = Prompt(prompt_id="p9", text="say something")
     assert task.completion_class(open_ended, "a ") == class_id("a")
     assert [task.distance(open_ended, "a", text) for text in ("a ", "b")] == [0.0, 1.0]
-    with pytest.raises(DataError, match="'p9' has no 'reference'.*reward.type=python"):
+    with pytest.raises(DataError, match=r"'p9' has no 'reference'.*reward\.type=python"):
         task.reward(open_ended, "a")
 
 

@@ -1,0 +1,158 @@
+"""RewardClient: what it sends together, what it tries again, and what it makes of the answers."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+from ray.exceptions import RayTaskError
+from ray.serve.exceptions import BackPressureError
+
+from polyray.actors import reward_client
+from polyray.actors.reward_client import RewardClient
+from polyray.config.reward import ServiceSpec
+from polyray.rewards.base import GroupScores
+from polyray.rewards.groups import GroupToScore
+from polyray.types import Prompt
+
+
+def answer(request: GroupToScore) -> GroupScores:
+    """Rewards a text by its length in tenths."""
+    rewards_G = np.array([len(text) / 10 for text in request.texts])
+    size = len(request.texts)
+    distances_GG = np.zeros((size, size)) if request.want_distances else None
+    return GroupScores(rewards_G, np.zeros(size, np.int64), distances_GG, {}, (None,) * size)
+
+
+class Service:
+    """Stands for the Serve handle: raises what it is told to, then answers."""
+
+    def __init__(self, *failures: Exception, delay_s: float = 0.0) -> None:
+        self.failures = list(failures)
+        self.delay_s = delay_s
+        self.sizes: list[int] = []
+
+    async def __call__(self, requests: list[GroupToScore]) -> object:
+        self.sizes.append(len(requests))
+        await asyncio.sleep(self.delay_s)
+        if self.failures:
+            raise self.failures.pop(0)
+        return [answer(request) for request in requests]
+
+
+async def score(call, num_groups: int = 1, **spec) -> list[GroupScores]:
+    client = RewardClient("run-reward", ServiceSpec(**spec), call)
+    prompt = Prompt("1", "p")
+    return await asyncio.gather(*(client.score_group(prompt, ["a" * at, "b"]) for at in range(num_groups)))
+
+
+@pytest.fixture(autouse=True)
+def short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reward_client, "BACKOFF_BASE_S", 0.001)
+
+
+async def test_groups_of_one_moment_travel_together_and_come_back_apart():
+    service = Service()
+    groups = await score(service, num_groups=5)
+    assert service.sizes == [5]
+    assert [group.rewards_G.tolist() for group in groups] == [[at / 10, 0.1] for at in range(5)]
+
+
+async def test_groups_are_spread_over_replicas_and_batches():
+    service = Service()
+    await score(service, num_groups=5, num_replicas=2)
+    assert service.sizes == [3, 2]
+    small = Service()
+    await score(small, num_groups=5, max_batch_size=2)
+    assert small.sizes == [2, 2, 1]
+
+
+async def test_while_calls_are_under_way_groups_gather():
+    service = Service(delay_s=0.05)
+    client = RewardClient("run-reward", ServiceSpec(), service)
+    tasks = []
+    for _ in range(6):
+        tasks.append(asyncio.create_task(client.score_group(Prompt("1", "p"), ["a"])))
+        await asyncio.sleep(0.002)
+    await asyncio.gather(*tasks)
+    assert service.sizes == [1, 1, 4]  # two in flight, the rest in one call after them
+
+
+async def test_what_may_pass_is_tried_again():
+    service = Service(BackPressureError(3, 2), TimeoutError(), BackPressureError(3, 2))
+    (group,) = await score(service)
+    assert service.sizes == [1, 1, 1, 1]
+    assert group.errors == (None, None)
+
+
+async def test_after_max_attempts_the_group_is_unscored_with_the_reason():
+    service = Service(*[BackPressureError(3, 2)] * 9)
+    (group,) = await score(service, max_attempts=3)
+    assert service.sizes == [1, 1, 1]
+    assert np.isnan(group.rewards_G).tolist() == [True, True] and group.classes_G.tolist() == [-1, -1]
+    reason = str(group.errors[0])
+    assert reason.startswith(
+        "no scores from run-reward in 3 tries; the last: BackPressureError: Request dropped"
+    )
+
+
+async def test_a_service_that_does_not_answer_meets_the_deadline():
+    (group,) = await score(Service(delay_s=30), request_timeout_s=0.02, max_attempts=2)
+    assert str(group.errors[0]).endswith("the last: no answer within request_timeout_s=0.02")
+
+
+async def test_a_defect_of_the_service_is_not_tried_again():
+    service = Service(RayTaskError("score_groups", "traceback", KeyError("boom")))
+    (group,) = await score(service)
+    assert service.sizes == [1]
+    assert group.errors == ("the reward service failed: KeyError('boom')",) * 2
+
+
+@pytest.mark.parametrize(
+    ("garbage", "message"),
+    [
+        (None, "answered a NoneType for 2 groups"),
+        ([], "answered 0 groups for 2 groups"),
+        ([1, 2], "answered a int, not GroupScores"),
+    ],
+)
+async def test_garbage_is_unscored_and_not_tried_again(garbage: object, message: str):
+    calls = 0
+
+    async def call(requests: list[GroupToScore]) -> object:
+        nonlocal calls
+        calls += 1
+        return garbage
+
+    groups = await score(call, num_groups=2)
+    assert calls == 1
+    assert all(message in str(group.errors[0]) and np.isnan(group.rewards_G).all() for group in groups)
+
+
+async def test_garbage_for_one_group_leaves_the_others_alone():
+    async def call(requests: list[GroupToScore]) -> object:
+        good, bad = (answer(request) for request in requests)
+        bad.rewards_G[0] = 7.0
+        return [good, bad]
+
+    good, bad = await score(call, num_groups=2)
+    assert good.errors == (None, None)
+    assert "rewards_G with 7.0, outside [0, 1]" in str(bad.errors[0])
+
+
+async def test_a_caller_that_gives_up_does_not_disturb_the_others():
+    client = RewardClient("run-reward", ServiceSpec(), Service(delay_s=0.05))
+    first = asyncio.create_task(client.score_group(Prompt("1", "p"), ["a"]))
+    second = asyncio.create_task(client.score_group(Prompt("1", "p"), ["aa"]))
+    await asyncio.sleep(0.01)
+    first.cancel()
+    assert (await second).rewards_G.tolist() == [0.2]
+
+
+def test_waits_grow_with_the_tries_up_to_a_limit(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reward_client, "BACKOFF_BASE_S", 0.25)
+    client = RewardClient("run-reward", ServiceSpec(), Service())
+    for retry, limit in ((0, 0.25), (2, 1.0), (20, reward_client.BACKOFF_CAP_S)):
+        waits = [client._backoff_s(retry) for _ in range(300)]
+        assert 0 <= min(waits) < 0.2 * limit and 0.8 * limit < max(waits) <= limit

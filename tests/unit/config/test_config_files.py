@@ -1,0 +1,76 @@
+"""Every file under configs/ loads as what its folder says, and names only files that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from polyray.config.loader import load_config
+from polyray.config.run import EvaluateConfig, PretrainConfig, QuickstartConfig, SftConfig, TrainConfig
+from polyray.config.serve import RewardServeConfig
+
+ROOT = Path(__file__).resolve().parents[3]
+CONFIGS = ROOT / "configs"
+MODELS: dict[str, type[BaseModel]] = {
+    "pretrain": PretrainConfig,
+    "quickstart": QuickstartConfig,
+    "reference": QuickstartConfig,
+    "sft": SftConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "serve": RewardServeConfig,
+}
+"""By folder, or by name for files directly under configs/."""
+
+
+def model_of(path: Path) -> type[BaseModel]:
+    relative = path.relative_to(CONFIGS)
+    return MODELS[relative.stem if len(relative.parts) == 1 else relative.parts[0]]
+
+
+def config_files() -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for path in CONFIGS.rglob("*.y*ml"))
+
+
+def test_there_are_files() -> None:
+    assert "configs/pretrain.yaml" in config_files()
+
+
+@pytest.mark.parametrize("name", config_files())
+def test_file_loads(name: str) -> None:
+    path = ROOT / name
+    config = load_config(model_of(path), path)
+    assert config.model_fields_set, f"{name} sets nothing"
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in config_files() if "/" not in name.removeprefix("configs/")]
+)
+def test_a_quickstart_names_files_that_load(name: str) -> None:
+    path = ROOT / name
+    if model_of(path) is not QuickstartConfig:
+        return
+    config = load_config(QuickstartConfig, path)
+    load_config(PretrainConfig, ROOT / config.pretrain)
+    load_config(SftConfig, ROOT / config.sft)
+    for arm in config.arms.values():
+        load_config(TrainConfig, ROOT / arm, config.overrides)
+
+
+def test_the_readme_shows_my_task_as_it_is() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"```yaml my_task\.yaml\n(.*?)```", readme, re.DOTALL)
+    assert block is not None
+    shown, file = (
+        settings_in(block.group(1)),
+        settings_in((CONFIGS / "train/my_task.yaml").read_text(encoding="utf-8")),
+    )
+    assert shown == file
+
+
+def settings_in(text: str) -> list[str]:
+    """The lines that mean something."""
+    return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]

@@ -1,0 +1,87 @@
+"""YAML + overrides -> a model, and what the messages say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from polyray.config.loader import build_config, load_config
+from polyray.config.run import TrainConfig
+from polyray.errors import ConfigError
+
+
+@pytest.fixture
+def train_file(tmp_path: Path) -> Path:
+    path = tmp_path / "train.yaml"
+    path.write_text("name: a\nlearner: {steps: 10, learning_rate: 1.0e-3}\n", encoding="utf-8")
+    return path
+
+
+def test_overrides_reach_nested_keys_and_leave_their_neighbours(train_file: Path) -> None:
+    config = load_config(
+        TrainConfig, train_file, ["learner.learning_rate=2e-3", "rollout.group_size=8", "name=b"]
+    )
+    assert (config.name, config.learner.steps, config.learner.learning_rate) == ("b", 10, 0.002)
+    assert config.rollout.group_size == 8
+
+
+def test_the_last_override_of_a_key_wins(train_file: Path) -> None:
+    assert load_config(TrainConfig, train_file, ["learner.steps=5", "learner.steps=7"]).learner.steps == 7
+
+
+def test_an_override_reads_lists_and_null(train_file: Path) -> None:
+    overrides = ["learner.betas=[0.8, 0.9]", "model.warm_start=null", "delivery.tolerance=1e-5"]
+    config = load_config(TrainConfig, train_file, overrides)
+    assert config.learner.betas == (0.8, 0.9)
+    assert config.model.warm_start is None
+    assert config.delivery.tolerance == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("learner.stepz=3", "unknown key 'learner.stepz'; did you mean 'steps'?"),
+        ("task.trap_probabilty=0.1", "did you mean 'trap_probability'?"),
+        ("algorithm.clip_lo=0.1", "did you mean 'clip_low'?"),
+        ("qqqqqqqq=1", "known here: name, runs_dir, seed"),
+        ("learner.steps=0", "learner.steps=0: Input should be greater than or equal to 1"),
+        ("rollout.group_size=1", "rollout.group_size=1: a baseline within the group needs at least 2"),
+        ("name=a/b", "name='a/b' must consist of letters"),
+        ("learner.steps", "override 'learner.steps' is not key=value, e.g. learner.steps=100"),
+        ("=3", "override '=3' is not key=value"),
+        ("name=[1", "the value is not valid YAML"),
+    ],
+)
+def test_a_mistake_is_named_with_its_fix(train_file: Path, override: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(TrainConfig, train_file, [override])
+    assert expected in str(caught.value)
+
+
+def test_every_mistake_of_a_file_is_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_config(TrainConfig, {"name": "a", "sed": 1, "learner": {"steps": -1}}, source="my.yaml")
+    message = str(caught.value)
+    assert message.startswith("my.yaml: ")
+    assert "'sed'; did you mean 'seed'?" in message
+    assert "learner.steps=-1" in message
+
+
+def test_a_missing_file_names_those_that_are_there(train_file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no configuration file at .*other\.yaml; there are .*train\.yaml"):
+        load_config(TrainConfig, train_file.with_name("other.yaml"))
+
+
+@pytest.mark.parametrize(("text", "expected"), [("- a\n", "holds a list"), ("a: [\n", "is not valid YAML")])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=expected):
+        load_config(TrainConfig, path)
+
+
+def test_set_size_must_leave_a_sample_out(train_file: Path) -> None:
+    overrides = ["algorithm={type: polychromic, objective: cluster, diversity_weight: 1, set_size: 16}"]
+    with pytest.raises(ConfigError, match=r"set_size=16 needs rollout\.group_size >= set_size \+ 1 = 17"):
+        load_config(TrainConfig, train_file, overrides)

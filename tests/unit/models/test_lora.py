@@ -1,0 +1,217 @@
+"""The adapter: fresh, saved, read again, continued, copied as a reference, merged; and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+
+from polyray.config.model import LoraSpec
+from polyray.errors import ConfigError
+from polyray.models.embedded import build_tokenizer
+from polyray.models.loading import base_fingerprint, load_base
+from polyray.models.lora import (
+    adapter_bytes,
+    adapter_state,
+    add_reference,
+    attach_adapter,
+    merge_then_fresh,
+    read_adapter,
+    reference_active,
+    save_adapter,
+)
+
+SPEC = LoraSpec(rank=4, alpha=8)
+TOKENS = torch.tensor([[1, 4, 9, 13, 2], [1, 5, 5, 6, 7]])
+
+
+def _base() -> Qwen3ForCausalLM:
+    torch.manual_seed(1)
+    config = Qwen3Config(
+        vocab_size=28,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        intermediate_size=32,
+        tie_word_embeddings=True,
+    )
+    return Qwen3ForCausalLM(config).eval()
+
+
+def _attach(base: PreTrainedModel | None = None, warm_start: Path | None = None, seed: int = 0) -> PeftModel:
+    return attach_adapter(base or _base(), SPEC, warm_start, base_sha256="b" * 64, seed=seed)
+
+
+def _perturb(model: PeftModel) -> PeftModel:
+    """As if it had been trained: B is no longer 0."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+@torch.no_grad()
+def _logprobs(model: Callable[..., object]) -> torch.Tensor:
+    return model(input_ids=TOKENS).logits.float().log_softmax(-1)  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> tuple[PeftModel, Path]:
+    model = _perturb(_attach())
+    save_adapter(model, tmp_path / "run" / "adapter", {"base_sha256": "b" * 64, "attempt": 1})
+    return model, tmp_path / "run" / "adapter"
+
+
+def test_a_fresh_adapter_changes_nothing_and_follows_its_seed() -> None:
+    base, model = _base(), _attach()
+    torch.testing.assert_close(_logprobs(model), _logprobs(base), rtol=0, atol=0)
+    assert adapter_bytes(_attach(seed=0)) == adapter_bytes(model) != adapter_bytes(_attach(seed=1))
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    # 7 modules x 2 layers x (A, B)
+    assert len(trainable) == 28
+    assert all(".default." in name for name in trainable)
+
+
+def test_attaching_leaves_the_global_generator_alone() -> None:
+    base = _base()
+    before = torch.random.get_rng_state()
+    add_reference(_attach(base=base))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_adapter_weights_are_float32_on_a_bfloat16_base() -> None:
+    model = _attach(_base().to(torch.bfloat16))
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    assert {tensor.dtype for tensor in adapter_state(model).values()} == {torch.float32}
+
+
+def test_a_saved_adapter_loads_with_plain_peft(trained: tuple[PeftModel, Path]) -> None:
+    model, directory = trained
+    loaded = PeftModel.from_pretrained(_base(), str(directory))
+    torch.testing.assert_close(_logprobs(loaded), _logprobs(model), rtol=0, atol=0)
+    assert float((_logprobs(model) - _logprobs(_base())).abs().max()) > 0.01
+    assert sorted(path.name for path in directory.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "polyray.json",
+    ]
+    assert [path.name for path in directory.parent.iterdir()] == ["adapter"]
+
+
+def test_training_continues_in_the_same_adapter(trained: tuple[PeftModel, Path]) -> None:
+    model, directory = trained
+    continued = _attach(warm_start=directory, seed=9)
+    assert adapter_bytes(continued) == adapter_bytes(model)
+    torch.testing.assert_close(_logprobs(continued), _logprobs(model), rtol=0, atol=0)
+    assert sum(parameter.requires_grad for parameter in continued.parameters()) == 28
+
+
+def test_saving_again_replaces_the_older_adapter(trained: tuple[PeftModel, Path]) -> None:
+    model, directory = trained
+    digest = save_adapter(_perturb(model), directory, {"base_sha256": "b" * 64})
+    content, config = read_adapter(directory, "b" * 64)
+    assert content == adapter_bytes(model)
+    assert (config["r"], config["lora_alpha"], config["inference_mode"]) == (4, 8.0, True)
+    assert config["target_modules"] == sorted(SPEC.target_modules)
+    manifest = json.loads((directory / "polyray.json").read_text())
+    assert manifest == {"base_sha256": "b" * 64, "adapter_sha256": digest}
+    assert [path.name for path in directory.parent.iterdir()] == ["adapter"]
+
+
+def test_the_reference_is_an_exact_frozen_copy(trained: tuple[PeftModel, Path]) -> None:
+    model = _attach(warm_start=trained[1])
+    add_reference(model)
+    policy = _logprobs(model)
+    with reference_active(model):
+        reference = _logprobs(model)
+    torch.testing.assert_close(reference, policy, rtol=0, atol=0)
+    assert float((policy.exp() * (policy - reference)).sum()) == 0.0
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert len(trainable) == 28
+    assert all(".default." in name for name in trainable)
+
+
+def test_the_reference_stays_while_the_policy_moves(trained: tuple[PeftModel, Path]) -> None:
+    model = _attach(warm_start=trained[1])
+    add_reference(model)
+    start = _logprobs(model)
+    _perturb(model)
+    moved = _logprobs(model)
+    with pytest.raises(RuntimeError, match="inside"), reference_active(model):
+        torch.testing.assert_close(_logprobs(model), start, rtol=0, atol=0)
+        raise RuntimeError("inside")
+    torch.testing.assert_close(_logprobs(model), moved, rtol=0, atol=0)
+    assert float((moved - start).abs().max()) > 0.01
+    assert not any("reference" in name for name in adapter_state(model))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"rank": 8}, r"has rank=4, but model\.lora\.rank=8"),
+        ({"alpha": 16}, r"has alpha=8\.0, but model\.lora\.alpha=16"),
+        ({"target_modules": ("q_proj",)}, r"but model\.lora\.target_modules=\['q_proj'\]"),
+    ],
+)
+def test_a_warm_start_of_another_shape_is_refused(
+    trained: tuple[PeftModel, Path], changed: dict[str, object], message: str
+) -> None:
+    spec = LoraSpec.model_validate({**SPEC.model_dump(), **changed})
+    with pytest.raises(ConfigError, match=message):
+        attach_adapter(_base(), spec, trained[1], base_sha256="b" * 64, seed=0)
+
+
+def test_an_adapter_of_another_base_is_refused(trained: tuple[PeftModel, Path]) -> None:
+    with pytest.raises(ConfigError, match="belongs to the base bbbbbbbbbbbb, but this model is cccccccccccc"):
+        read_adapter(trained[1], "c" * 64)
+
+
+def test_what_is_no_adapter_is_refused(trained: tuple[PeftModel, Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is no adapter: adapter_config\.json is missing"):
+        read_adapter(tmp_path, "b" * 64)
+    weights = trained[1] / "adapter_model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ConfigError, match="the file is damaged"):
+        read_adapter(trained[1], "b" * 64)
+    weights.unlink()
+    with pytest.raises(ConfigError, match=r"adapter_model\.safetensors is missing"):
+        read_adapter(trained[1], "b" * 64)
+
+
+def test_a_foreign_adapter_needs_no_manifest(trained: tuple[PeftModel, Path]) -> None:
+    (trained[1] / "polyray.json").unlink()
+    assert read_adapter(trained[1], "any")[0] == adapter_bytes(trained[0])
+
+
+def test_target_modules_must_exist() -> None:
+    with pytest.raises(ConfigError, match=r"names \['fc1'\], which Qwen3ForCausalLM does not have"):
+        attach_adapter(_base(), LoraSpec(target_modules=("q_proj", "fc1")), None, base_sha256="", seed=0)
+
+
+def test_merge_then_fresh_writes_a_base_once(trained: tuple[PeftModel, Path], tmp_path: Path) -> None:
+    model, adapter = trained
+    base_dir = tmp_path / "base"
+    _base().save_pretrained(base_dir)
+    build_tokenizer().save_pretrained(base_dir)
+
+    def merge() -> Path:
+        return merge_then_fresh(
+            base_dir, adapter, base_sha256="b" * 64, dtype="float32", target_dir=tmp_path / "merged"
+        )
+
+    merged = merge()
+    torch.testing.assert_close(_logprobs(load_base(merged, "float32")), _logprobs(model), rtol=0, atol=1e-5)
+    assert base_fingerprint(merged) != base_fingerprint(base_dir)
+    written = (merged / "config.json").stat().st_mtime_ns
+    assert merge() == merged
+    assert (merged / "config.json").stat().st_mtime_ns == written

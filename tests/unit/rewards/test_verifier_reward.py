@@ -1,0 +1,147 @@
+"""VerifierReward and the shape of groups, on a task whose answers can be read off."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from polyray.errors import RewardError
+from polyray.rewards.base import GroupScores, Score, ScoreItem, checked_score
+from polyray.rewards.groups import GroupToScore, checked_group_scores, score_groups
+from polyray.rewards.verifier import VerifierReward
+from polyray.types import WRONG_CLASS, Prompt
+
+
+class LengthTask:
+    """Correct is a completion that starts with the reference; its class is its length."""
+
+    def reward(self, prompt: Prompt, completion: str) -> float:
+        if prompt.reference is None:
+            raise ValueError("no reference")
+        return float(completion.startswith(prompt.reference))
+
+    def completion_class(self, prompt: Prompt, completion: str) -> int:
+        return len(completion) if self.reward(prompt, completion) else WRONG_CLASS
+
+    def distance(self, prompt: Prompt, a: str, b: str) -> float:
+        return min(1.0, abs(len(a) - len(b)) / prompt.metadata.get("scale", 4))
+
+
+def test_scores_and_classes_of_items():
+    items = [ScoreItem("p", "ab", reference="a"), ScoreItem("p", "b", reference="a")]
+    assert VerifierReward(LengthTask()).score(items) == [Score(1.0, 2, {}), Score(0.0, WRONG_CLASS, {})]
+
+
+def test_an_item_the_task_chokes_on_is_unscored_and_its_neighbour_is_not():
+    broken, fine = VerifierReward(LengthTask()).score(
+        [ScoreItem("p", "a"), ScoreItem("p", "a", reference="a")]
+    )
+    assert broken.score is None and broken.class_id == WRONG_CLASS
+    assert broken.error == "verifier cannot judge this completion: ValueError: no reference"
+    assert fine.score == 1.0
+
+
+def test_groups_are_scored_with_one_call_and_split_again():
+    class Counting(VerifierReward):
+        calls = 0
+
+        def score(self, items):
+            Counting.calls += 1
+            return super().score(items)
+
+    requests = [
+        GroupToScore(Prompt("1", "p", reference="a"), ("ab", "abc", "x"), want_distances=True),
+        GroupToScore(Prompt("2", "p", reference="x"), ("x",)),
+    ]
+    first, second = score_groups(Counting(LengthTask()), requests)
+    assert Counting.calls == 1
+    np.testing.assert_array_equal(first.rewards_G, [1.0, 1.0, 0.0])
+    np.testing.assert_array_equal(first.classes_G, [2, 3, -1])
+    np.testing.assert_array_equal(first.distances_GG, [[0, 0.25, 0.25], [0.25, 0, 0.5], [0.25, 0.5, 0]])
+    assert second.distances_GG is None
+    np.testing.assert_array_equal(second.rewards_G, [1.0])
+
+
+def test_class_distances_never_count_wrong_completions():
+    reward = VerifierReward(LengthTask(), distance_source="task_class")
+    request = GroupToScore(Prompt("1", "p", reference="a"), ("ab", "ac", "abc", "x"), want_distances=True)
+    (scores,) = score_groups(reward, [request])
+    np.testing.assert_array_equal(
+        scores.distances_GG, [[0, 0, 1, 0], [0, 0, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
+    )
+
+
+def test_a_distance_out_of_range_unscores_its_group_alone():
+    class Far(LengthTask):
+        def distance(self, prompt, a, b):
+            return 1.5
+
+    requests = [
+        GroupToScore(Prompt("1", "p", reference="a"), ("ab", "abc"), want_distances=True),
+        GroupToScore(Prompt("2", "p", reference="a"), ("ab", "abc")),
+    ]
+    far, fine = score_groups(VerifierReward(Far()), requests)
+    assert np.isnan(far.rewards_G).all()
+    assert "1.5 is outside [0, 1]; correct Far.distance" in (far.errors[0] or "")
+    np.testing.assert_array_equal(fine.rewards_G, [1.0, 1.0])
+
+
+@pytest.mark.parametrize("value", [1.0000001, -0.1, float("nan"), float("inf")])
+def test_a_score_out_of_range_is_unscored_never_clipped(value: float):
+    score = checked_score(value, 3, {}, who="my reward")
+    assert score.score is None and score.class_id == WRONG_CLASS
+    assert (
+        score.error is not None and f"my reward gave score {value}" in score.error and "[0, 1]" in score.error
+    )
+
+
+def test_classes_and_components_out_of_range_are_unscored():
+    assert "class -2" in str(checked_score(1.0, -2, {}, "r").error)
+    assert "class 9223372036854775808" in str(checked_score(1.0, 2**63, {}, "r").error)
+    assert "component a=nan" in str(checked_score(1.0, 0, {"a": float("nan")}, "r").error)
+
+
+def group_scores(**changes: Any) -> GroupScores:
+    fields: dict[str, Any] = {
+        "rewards_G": np.array([1.0, np.nan]),
+        "classes_G": np.array([4, -1]),
+        "distances_GG": np.array([[0.0, 0.5], [0.5, 0.0]]),
+        "components": {"a": (1.0, 2.0)},
+        "errors": (None, "why"),
+    }
+    return GroupScores(**(fields | changes))
+
+
+def test_a_sound_answer_passes_the_check():
+    answer = group_scores()
+    assert checked_group_scores(answer, 2, want_distances=True) is answer
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rewards_G": np.array([1.0])}, r"rewards_G as float64 \(1,\); expected float64 \(2,\)"),
+        ({"rewards_G": np.array([1, 0])}, "rewards_G as int64"),
+        ({"rewards_G": [1.0, 0.0]}, "rewards_G as list"),
+        ({"rewards_G": np.array([1.0, 1.5])}, r"rewards_G with 1.5, outside \[0, 1\]"),
+        ({"rewards_G": np.array([1.0, np.inf])}, "rewards_G with inf"),
+        ({"classes_G": np.array([4.0, -1.0])}, "classes_G as float64"),
+        ({"classes_G": np.array([4, -7])}, "classes_G with -7"),
+        ({"errors": (None,)}, r"\[1, 2\] errors or components, not 2"),
+        ({"components": {"a": (1.0,)}}, r"\[1, 2\] errors or components, not 2"),
+        ({"distances_GG": None}, "no distances although"),
+        ({"distances_GG": np.array([[0.0, np.nan], [np.nan, 0.0]])}, "distances_GG with nan"),
+        ({"distances_GG": np.array([[0.0, 0.5], [0.4, 0.0]])}, "not symmetric"),
+        ({"distances_GG": np.array([[0.1, 0.5], [0.5, 0.0]])}, "zero diagonal"),
+    ],
+)
+def test_garbage_is_named(changes: dict, message: str):
+    with pytest.raises(RewardError, match=message):
+        checked_group_scores(group_scores(**changes), 2, want_distances=True)
+
+
+def test_an_answer_that_is_no_group_scores_is_named():
+    with pytest.raises(RewardError, match="answered a dict, not GroupScores"):
+        checked_group_scores({}, 2, want_distances=False)
