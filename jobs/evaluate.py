@@ -72,14 +72,14 @@ def evaluate(
     """Samples with `sample`, scores in this process, and writes evaluation/ and DONE."""
     from polyray.evaluation.sampling import EvaluationFiles, evaluate_models, evaluation_requests
     from polyray.rewards import build_reward, reward_source
-    from polyray.rewards.groups import GroupRequest, score_groups
+    from polyray.rewards.groups import GroupToScore, score_groups
     from polyray.tasks import build_task
     from polyray.types import Prompt
 
     reward = build_reward(config.reward, config.task, reward_source(config.reward))
 
     def score_texts(prompt: Prompt, texts: Sequence[str]) -> tuple[Sequence[float], Sequence[int]]:
-        scores = score_groups(reward, [GroupRequest(prompt, tuple(texts))])[0]
+        scores = score_groups(reward, [GroupToScore(prompt, tuple(texts))])[0]
         return scores.rewards_G.tolist(), scores.classes_G.tolist()
 
     prompts = build_task(config.task).held_out_prompts(config.evaluation.num_prompts)

@@ -7,7 +7,7 @@ opens one fleet for all its arms, because engines take longer to start than arms
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +20,18 @@ from polyray.config.derived import required_cpus
 from polyray.config.learner import LearnerSpec
 from polyray.config.model import ModelSpec
 from polyray.config.rollout import RolloutSpec
-from polyray.config.run import RaySpec, SftConfig, TrainConfig
+from polyray.config.run import EvaluateConfig, RaySpec, SftConfig, TrainConfig
+from polyray.delivery.probe import adapter_on_disk, probe_sequences
+from polyray.delivery.proof import check_delivery
+from polyray.evaluation.sampling import Sample
 from polyray.models.loading import base_fingerprint, resolve_dtype, resolve_model_dir
-from polyray.models.lora import merge_then_fresh
+from polyray.models.lora import merge_then_fresh, read_adapter
 from polyray.observability.logging import setup_logging
 from polyray.observability.progress import ProgressDisplay
 from polyray.observability.run_directory import RunDirectory
 from polyray.rewards import reward_source
+from polyray.types import Group, GroupRequest
+from services.auth import token_from_environment
 from services.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
 
 
@@ -64,13 +69,52 @@ def open_fleet(config: TrainConfig, owner: str) -> Iterator[Fleet]:
     )
     pool = open_pool(owner, config.model, config.rollout, model_dir)
     try:
-        reward = start_reward_service(owner, config.reward, config.task, source, config.diversity.source)
+        reward = start_reward_service(
+            owner, config.reward, config.task, source, config.diversity.source, token_from_environment()
+        )
         try:
             yield Fleet(pool, reward)
         finally:
             stop_reward_service(owner)
     finally:
         pool.shutdown()
+
+
+@contextmanager
+def open_sampler(config: EvaluateConfig) -> Iterator[Sample]:
+    """A rollout pool of its own for one evaluation. Every adapter is looked at before an engine starts."""
+    model_dir = resolve_model_dir(config.model)
+    for adapter_dir in config.adapters.values():
+        if adapter_dir is not None:
+            read_adapter(Path(adapter_dir), base_fingerprint(model_dir))
+    rollout = config.rollout
+    check_placement(
+        rollout.num_workers * rollout.cpus_per_worker,
+        rollout.num_workers * rollout.gpus_per_worker,
+        "raise ray.num_cpus (logical CPUs), or lower rollout.num_workers or cpus_per_worker",
+    )
+    pool = open_pool(config.name, config.model, rollout, model_dir)
+    try:
+        yield pool_sampler(config, pool)
+    finally:
+        pool.shutdown()
+
+
+def pool_sampler(config: EvaluateConfig, pool: RolloutPool) -> Sample:
+    """Samples each model on `pool`, after its delivery to every engine was proven."""
+    model_dir, dtype = Path(pool.settings.model_dir), pool.settings.dtype
+    delivery, names = config.delivery, list(config.adapters)
+    sequences = probe_sequences(config.task, config.rollout, delivery.num_probes, config.seed, model_dir)
+
+    def sample(name: str, adapter_dir: str | None, requests: Sequence[GroupRequest]) -> Iterator[Group]:
+        where = Path(adapter_dir) if adapter_dir is not None else None
+        payload = adapter_on_disk(where, model_dir, dtype, sequences, version=names.index(name))
+        pool.repair()
+        for ack in pool.deliver(payload, delivery.timeout_s):
+            check_delivery(ack, payload.policy, payload.probe, delivery.tolerance_for(dtype))
+        yield from pool.sample(requests)
+
+    return sample
 
 
 def open_pool(owner: str, model: ModelSpec, rollout: RolloutSpec, model_dir: Path) -> RolloutPool:

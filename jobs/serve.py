@@ -41,9 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         address = start_reward_service(
             config.name, config.reward, config.task, source, config.diversity.source, token
         )
-        print(_announcement(address.url, config.reward.service.host, token is not None), flush=True)
-        _wait_for_signal()
-        stop_reward_service(config.name)
+        try:
+            print(_announcement(address.url, config.reward.service.host, token is not None), flush=True)
+            _wait_for_signal()
+        finally:
+            stop_reward_service(config.name)
     return EXIT_OK
 
 

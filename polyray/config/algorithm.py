@@ -12,16 +12,16 @@ from polyray.config.base import StrictModel
 class PolicyLossSpec(StrictModel):
     """What all objectives share: from advantages to a loss."""
 
-    clip_low: float = Field(0.2, gt=0, lt=1)
-    clip_high: float = Field(0.2, gt=0)
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    clip_high: float = Field(default=0.2, gt=0)
     normalisation: Literal["constant", "token", "sequence"] = Field(
         "constant",
         description="constant: sum over tokens / max_completion_tokens (Dr.GRPO, exact); token: mean over all tokens "
         "of the batch (DAPO); sequence: mean of per-sequence means (GRPO)",
     )
-    kl_coefficient: float = Field(0.0, ge=0, description="weight of KL(policy || warm start) in the loss")
-    kl_estimator: Literal["k2", "k3"] = Field("k2", description="k2: gradient of KL(pi||ref); k3: of KL(ref||pi)")
-    importance_cap: float = Field(2.0, ge=1, description="token weights pi_theta/pi_rollout are truncated here")
+    kl_coefficient: float = Field(default=0.0, ge=0, description="weight of KL(policy || warm start) in the loss")
+    kl_estimator: Literal["k2", "k3"] = Field(default="k2", description="k2: gradient of KL(pi||ref); k3: of KL(ref||pi)")
+    importance_cap: float = Field(default=2.0, ge=1, description="token weights pi_theta/pi_rollout are truncated here")
     sequence_mask_band: float = Field(
         0.5, gt=0, description="sequences whose mean |log ratio| exceeds it leave the loss and its denominator"
     )
@@ -43,9 +43,9 @@ class PolychromicSpec(PolicyLossSpec):
 
     type: Literal["polychromic"] = "polychromic"
     objective: Literal["pairwise", "product", "cluster"]
-    quality_weight: float = Field(1.0, ge=0)
+    quality_weight: float = Field(default=1.0, ge=0)
     diversity_weight: float = Field(ge=0, description="lambda; 0 is leave-one-out GRPO")
-    set_size: int = Field(4, ge=2, description="k: how many candidates a user sees")
+    set_size: int = Field(default=4, ge=2, description="k: how many candidates a user sees")
 
     @model_validator(mode="after")
     def _something_to_optimise(self) -> PolychromicSpec:

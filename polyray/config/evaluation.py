@@ -14,13 +14,13 @@ SelectorName = Literal["reward", "logprob", "length", "first", "random"]
 class EvaluationSpec(StrictModel):
     """n samples per held-out prompt; every estimator is unbiased for its k."""
 
-    num_samples: int = Field(16, ge=1)
+    num_samples: int = Field(default=16, ge=1)
     ks: tuple[int, ...] = (1, 2, 4, 8)
-    num_prompts: int | None = Field(None, ge=1, description="the first so many held-out prompts; null: all")
+    num_prompts: int | None = Field(default=None, ge=1, description="the first so many held-out prompts; null: all")
     selector: SelectorName = "logprob"
-    bootstrap_resamples: int = Field(2000, ge=100)
-    confidence: float = Field(0.95, gt=0, lt=1)
-    examples: int = Field(12, ge=0, description="prompts whose candidates the report shows")
+    bootstrap_resamples: int = Field(default=2000, ge=100)
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    examples: int = Field(default=12, ge=0, description="prompts whose candidates the report shows")
 
     @field_validator("ks")
     @classmethod

@@ -18,9 +18,9 @@ TIED_MODULES = ("embed_tokens", "lm_head")
 class LoraSpec(StrictModel):
     """Shape of the adapter (Hu et al. 2021): W = W0 + (alpha / rank) B A."""
 
-    rank: int = Field(16, ge=1, le=512)
-    alpha: float = Field(32.0, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1, description="acts in SFT; RL refuses more than 0")
+    rank: int = Field(default=16, ge=1, le=512)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="acts in SFT; RL refuses more than 0")
     target_modules: tuple[str, ...] = LINEAR_MODULES
 
     @field_validator("target_modules")
@@ -40,12 +40,12 @@ class LoraSpec(StrictModel):
 class ModelSpec(StrictModel):
     """The base model and the policy that training starts from."""
 
-    path: str = Field(EMBEDDED, description="'embedded', a directory in Hugging Face format, or a hub name")
-    dtype: Literal["float32", "bfloat16", "auto"] = Field("auto", description="auto: float32 on CPU, else bfloat16")
+    path: str = Field(default=EMBEDDED, description="'embedded', a directory in Hugging Face format, or a hub name")
+    dtype: Literal["float32", "bfloat16", "auto"] = Field(default="auto", description="auto: float32 on CPU, else bfloat16")
     lora: LoraSpec = LoraSpec()
-    warm_start: str | None = Field(None, description="an adapter directory (PEFT format), e.g. runs/sft/adapter")
+    warm_start: str | None = Field(default=None, description="an adapter directory (PEFT format), e.g. runs/sft/adapter")
     warm_start_mode: Literal["continue", "merge_then_fresh"] = "continue"
-    cache_dir: str = Field("~/.cache/polyray", description="where the embedded model is kept between runs")
+    cache_dir: str = Field(default="~/.cache/polyray", description="where the embedded model is kept between runs")
 
     @model_validator(mode="after")
     def _mode_needs_adapter(self) -> ModelSpec:

@@ -30,8 +30,8 @@ RunName = Annotated[str, AfterValidator(_safe_name)]
 class RaySpec(StrictModel):
     """The Ray a job starts, or joins where RAY_ADDRESS is set."""
 
-    num_cpus: int = Field(8, ge=1, description="logical CPUs of a local Ray; more than the machine has is fine")
-    object_store_mib: int = Field(200, ge=80)
+    num_cpus: int = Field(default=8, ge=1, description="logical CPUs of a local Ray; more than the machine has is fine")
+    object_store_mib: int = Field(default=200, ge=80)
     dashboard: bool = True
 
 
@@ -40,7 +40,7 @@ class RunBase(StrictModel):
 
     name: RunName
     runs_dir: str = "runs"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     ray: RaySpec = RaySpec()
 
     @property
@@ -55,10 +55,10 @@ class PretrainConfig(RunBase):
     name: RunName = "pretrain"
     cache_dir: str = "~/.cache/polyray"
     task: HiddenTrapGridSpec = HiddenTrapGridSpec()
-    steps: int = Field(1200, ge=1)
-    batch_rows: int = Field(128, ge=1)
-    learning_rate: float = Field(3e-3, gt=0)
-    num_threads: int = Field(2, ge=1)
+    steps: int = Field(default=1200, ge=1)
+    batch_rows: int = Field(default=128, ge=1)
+    learning_rate: float = Field(default=3e-3, gt=0)
+    num_threads: int = Field(default=2, ge=1)
 
 
 class SftConfig(RunBase):
@@ -67,8 +67,8 @@ class SftConfig(RunBase):
     model: ModelSpec = ModelSpec()
     task: TaskSpec = HiddenTrapGridSpec()
     learner: LearnerSpec = LearnerSpec()
-    demonstrations_per_step: int = Field(64, ge=1)
-    max_tokens: int = Field(64, ge=2, description="longest prompt + response")
+    demonstrations_per_step: int = Field(default=64, ge=1)
+    max_tokens: int = Field(default=64, ge=2, description="longest prompt + response")
 
 
 class TrainConfig(RunBase):
@@ -82,7 +82,7 @@ class TrainConfig(RunBase):
     algorithm: AlgorithmSpec = GrpoSpec()
     learner: LearnerSpec = LearnerSpec()
     delivery: DeliverySpec = DeliverySpec()
-    rollouts_logged_per_step: int = Field(1, ge=0, description="groups per step written in full to rollouts.jsonl")
+    rollouts_logged_per_step: int = Field(default=1, ge=0, description="groups per step written in full to rollouts.jsonl")
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
@@ -134,7 +134,7 @@ class EvaluateConfig(RunBase):
     adapters: dict[str, str | None] = Field(
         default_factory=dict, description="name -> adapter directory; null is the base model itself"
     )
-    compare_to: str | None = Field(None, description="the name all others are compared with; default the first")
+    compare_to: str | None = Field(default=None, description="the name all others are compared with; default the first")
 
     @model_validator(mode="after")
     def _baseline_exists(self) -> EvaluateConfig:
@@ -155,7 +155,7 @@ class QuickstartConfig(RunBase):
     pretrain: str = "configs/pretrain.yaml"
     sft: str = "configs/sft/hidden_trap_grid.yaml"
     arms: dict[str, str] = Field(min_length=1, description="arm name -> training file")
-    overrides: tuple[str, ...] = Field((), description="key=value for every arm")
+    overrides: tuple[str, ...] = Field(default=(), description="key=value for every arm")
     evaluate: str = "configs/evaluate/hidden_trap_grid.yaml"
     baseline_arm: str = Field(description="the arm the others are compared with")
 

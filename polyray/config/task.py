@@ -13,10 +13,10 @@ class HiddenTrapGridSpec(StrictModel):
     """Plan a path on a board whose traps are not shown: k attempts are worth more than one."""
 
     type: Literal["hidden_trap_grid"] = "hidden_trap_grid"
-    trap_probability: float = Field(0.15, ge=0, lt=1)
-    salt: str = Field("polyray", description="decides where the traps are")
-    num_held_out_pairs: int = Field(200, ge=1, le=800)
-    held_out_ids_per_pair: int = Field(10, ge=1, le=100, description="200 pairs x 10 ids = 2,000 held-out prompts")
+    trap_probability: float = Field(default=0.15, ge=0, lt=1)
+    salt: str = Field(default="polyray", description="decides where the traps are")
+    num_held_out_pairs: int = Field(default=200, ge=1, le=800)
+    held_out_ids_per_pair: int = Field(default=10, ge=1, le=100, description="200 pairs x 10 ids = 2,000 held-out prompts")
 
 
 class JsonlSpec(StrictModel):
@@ -25,8 +25,8 @@ class JsonlSpec(StrictModel):
 
     type: Literal["jsonl"] = "jsonl"
     path: str
-    held_out_path: str | None = Field(None, description="else the last `held_out_share` of the file's prompts")
-    held_out_share: float = Field(0.1, gt=0, lt=1)
+    held_out_path: str | None = Field(default=None, description="else the last `held_out_share` of the file's prompts")
+    held_out_share: float = Field(default=0.1, gt=0, lt=1)
 
 
 TaskSpec = Annotated[

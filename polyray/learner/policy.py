@@ -10,16 +10,14 @@ import numpy as np
 import torch
 
 from polyray.config.run import TrainConfig
-from polyray.data.chat import encode_prompt
 from polyray.delivery.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
+from polyray.delivery.probe import probe_sequences
 from polyray.delivery.proof import probe_logprobs
 from polyray.learner.optim import build_optimizer, build_scheduler
 from polyray.learner.state import newest_checkpoint, restore_checkpoint, save_checkpoint
 from polyray.learner.step import PolicyLearner
-from polyray.models.loading import base_fingerprint, load_base, load_tokenizer
+from polyray.models.loading import base_fingerprint, load_base
 from polyray.models.lora import adapter_bytes, adapter_config, add_reference, attach_adapter, save_adapter
-from polyray.rollout.seeds import sample_seed
-from polyray.tasks import build_task
 from polyray.types import PolicyVersion
 
 
@@ -44,7 +42,9 @@ class Policy:
         self._scheduler = build_scheduler(self._optimizer, config.learner)
         self.learner = PolicyLearner(self.model, self._optimizer, self._scheduler, config)
         self._shape = AdapterShape.from_peft(adapter_config(self.model))
-        self._probe_sequences = probe_sequences(config, model_dir)
+        self._probe_sequences = probe_sequences(
+            config.task, config.rollout, config.delivery.num_probes, config.seed, model_dir
+        )
         self._published: np.ndarray | None = None
 
     def restore_newest(self, checkpoints_dir: Path) -> tuple[int, Mapping[str, Any] | None]:
@@ -86,23 +86,3 @@ class Policy:
 
     def _manifest(self) -> dict[str, Any]:
         return {"base_sha256": self._base_sha256, "run": self._config.name}
-
-
-def probe_sequences(config: TrainConfig, model_dir: Path) -> tuple[tuple[int, ...], ...]:
-    """Fixed token sequences for delivery proofs: training prompts with seeded random tokens after them.
-
-    Random continuations reach parts of the vocabulary that a peaked policy would never sample.
-    """
-    tokenizer = load_tokenizer(model_dir)
-    task = build_task(config.task)
-    draw = np.random.default_rng(sample_seed(config.seed, "probe", 0))
-    special = set(tokenizer.all_special_ids)
-    plain = [token for token in range(len(tokenizer)) if token not in special]
-    rollout = config.rollout
-    length = min(8, rollout.max_completion_tokens)
-    sequences = []
-    for index in range(config.delivery.num_probes):
-        prompt = encode_prompt(tokenizer, task.training_prompt(index, config.seed))
-        room = rollout.max_model_len - 1 - length
-        sequences.append((*prompt[-room:], *(int(token) for token in draw.choice(plain, length))))
-    return tuple(sequences)

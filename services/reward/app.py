@@ -125,7 +125,7 @@ def build_http_app(service: RewardService, token: SecretStr | None) -> FastAPI:
     app.add_middleware(BodyLimitMiddleware)
     app.add_middleware(BearerTokenMiddleware, token=token)
 
-    @app.post("/v1/score", response_model_exclude_none=False)
+    @app.post("/v1/score")
     async def score(request: ScoreRequest) -> JSONResponse:
         response = await service.score_items(request)
         answer = response.model_dump(by_alias=True)

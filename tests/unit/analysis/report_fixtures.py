@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def write_training_run(
 
 def write_evaluation(
     path: Path,
-    models: dict[str, list[list[float]]],
+    models: Mapping[str, Sequence[Sequence[float]]],
     *,
     seed: int = 0,
     baseline: str | None = None,

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import plotly.graph_objects as go
 import pytest
 
 from polyray.analysis import figures
 from polyray.analysis.arms import Arm, collect_arms
 from polyray.analysis.run_data import TrainingRun, load_report_data
 from tests.unit.analysis.report_fixtures import write_evaluation, write_training_run
+
+
+def traces(figure: go.Figure) -> list[dict[str, Any]]:
+    return figure.to_dict()["data"]
 
 
 def test_running_mean_never_looks_ahead() -> None:
@@ -25,7 +31,7 @@ def test_step_time_leaves_out_the_first_step_and_names_the_rest(tmp_path: Path) 
 def test_time_bars_add_up_to_the_step(tmp_path: Path) -> None:
     data = load_report_data([write_training_run(tmp_path / "a", {"type": "grpo"})])
     figure = figures.time_figure(collect_arms(data))
-    assert sum(trace.x[0] for trace in figure.data) == pytest.approx(1.0)
+    assert sum(trace["x"][0] for trace in traces(figure)) == pytest.approx(1.0)
 
 
 def test_curves_hold_the_values_and_bands_the_intervals(tmp_path: Path) -> None:
@@ -33,11 +39,12 @@ def test_curves_hold_the_values_and_bands_the_intervals(tmp_path: Path) -> None:
         [write_evaluation(tmp_path / "e", {"A": [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]]})]
     )
     figure = figures.curve_figure(data.evaluations, collect_arms(data), "pass_at_k")
-    band, line = figure.data
+    band, line = traces(figure)
     entry = data.evaluations[0].metrics["models"]["A"]["pass_at_k"]
-    assert list(line.y) == [entry["1"]["value"], entry["2"]["value"]]
-    assert list(band.y) == [entry["1"]["high"], entry["2"]["high"], entry["2"]["low"], entry["1"]["low"]]
-    assert list(figure.layout.xaxis.ticktext) == ["1", "2"] and figure.layout.showlegend is False
+    assert line["y"] == [entry["1"]["value"], entry["2"]["value"]]
+    assert band["y"] == [entry["1"]["high"], entry["2"]["high"], entry["2"]["low"], entry["1"]["low"]]
+    layout = figure.to_dict()["layout"]
+    assert layout["xaxis"]["ticktext"] == ["1", "2"] and layout["showlegend"] is False
 
 
 def test_null_metrics_are_gaps_and_empty_panels_are_left_out() -> None:
@@ -45,11 +52,11 @@ def test_null_metrics_are_gaps_and_empty_panels_are_left_out() -> None:
     run = TrainingRun(Path("a"), {"algorithm": {}}, rows)
     panels = figures.available_panels(figures.MAIN_PANELS + figures.MORE_PANELS, [run])
     assert [panel.key for panel in panels] == ["entropy"]
-    raw, smooth = figures.training_figure([Arm("a", "a", runs=[run])], panels[0]).data
-    assert list(raw.x) == list(smooth.x) == [1] and list(smooth.y) == [0.5]
+    raw, smooth = traces(figures.training_figure([Arm("a", "a", runs=[run])], panels[0]))
+    assert raw["x"] == smooth["x"] == [1] and smooth["y"] == [0.5]
 
 
 def test_names_in_figures_are_plain_text() -> None:
     run = TrainingRun(Path("a"), {"algorithm": {}}, [{"step": 0, "entropy": 0.5}])
     figure = figures.training_figure([Arm("a", "<b>x</b>", runs=[run])], figures.Panel("entropy", "", ""))
-    assert figure.data[1].hovertemplate == "%{y:.4g}<extra>&lt;b&gt;x&lt;/b&gt;</extra>"
+    assert traces(figure)[1]["hovertemplate"] == "%{y:.4g}<extra>&lt;b&gt;x&lt;/b&gt;</extra>"

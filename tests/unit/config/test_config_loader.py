@@ -14,7 +14,9 @@ from polyray.errors import ConfigError
 @pytest.fixture
 def train_file(tmp_path: Path) -> Path:
     path = tmp_path / "train.yaml"
-    path.write_text("name: a\nlearner: {steps: 10, learning_rate: 1.0e-3}\n", encoding="utf-8")
+    path.write_text(
+        "name: a\nalgorithm: {type: grpo}\nlearner: {steps: 10, learning_rate: 1.0e-3}\n", encoding="utf-8"
+    )
     return path
 
 

@@ -26,7 +26,7 @@ def samples(
     classes: list[int] | None = None,
     logprobs: list[float] | None = None,
 ) -> list[SampleRecord]:
-    """One prompt's samples: by default all correct ones are one class, and the log-prob falls with the index."""
+    """By default all correct samples are one class, and the log-prob falls with the index."""
     return [
         SampleRecord(
             task_id,

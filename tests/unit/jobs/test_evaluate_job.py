@@ -3,16 +3,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from jobs.evaluate import main
+from jobs.evaluate import evaluate, main, show
 from polyray.config.base import as_json
 from polyray.config.evaluation import EvaluationSpec
 from polyray.config.run import EvaluateConfig
 from polyray.errors import ConfigError
-from polyray.evaluation.records import SampleRecord, write_lines
+from polyray.evaluation.records import SampleRecord, read_samples, write_lines
+from polyray.observability.progress import ProgressDisplay
+from polyray.observability.run_directory import RunDirectory
+from polyray.tasks.hidden_trap_grid import parse_prompt, shortest_moves
+from polyray.types import Completion, Group, GroupRequest, PolicyVersion
 
 
 @pytest.fixture
@@ -72,3 +78,32 @@ def test_score_and_check_need_neither_torch_nor_ray(samples: Path, tmp_path: Pat
     assert checked["derived"] == {
         "models": 1, "prompts": 5, "completions_per_model": 80, "completions": 80, "max_tokens": 800,
     }  # fmt: skip
+
+
+def shortest_paths(name: str, directory: str | None, requests: Sequence[GroupRequest]) -> Iterator[Group]:
+    """Every sample is the path that goes sideways first."""
+    for request in requests:
+        moves = "".join(shortest_moves(*parse_prompt(request.prompt.text)))
+        answer = np.zeros(len(moves) + 1, np.int32), np.zeros(len(moves) + 1, np.float32)
+        completions = tuple(Completion(*answer, moves, "stop", seed) for seed in request.seeds)
+        policy = PolicyVersion(0, 0, "00")
+        yield Group(request.group_id, request.prompt, np.zeros(1, np.int32), completions, policy)
+
+
+def test_evaluation_with_any_sampler_fills_the_run_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = EvaluationSpec(num_samples=4, ks=(1, 4), num_prompts=20, bootstrap_resamples=100)
+    config = EvaluateConfig(name="e", runs_dir=str(tmp_path), adapters={"base": None}, evaluation=spec)
+    with ProgressDisplay() as display, RunDirectory.open(config) as directory:
+        evaluate(config, directory, shortest_paths, display)
+        assert directory.finished
+        show(directory, display)
+    records = read_samples(tmp_path / "e" / "evaluation" / "samples.jsonl")
+    assert len(records) == 80 and {record.domain for record in records} == {"hidden_trap_grid"}
+    values = json.loads((tmp_path / "e" / "evaluation" / "metrics.json").read_text())["models"]["base"]
+    # One path only: k tries are worth what one is, and it is right where no trap lies on it.
+    assert values["pass_at_k"]["4"] == values["pass_at_k"]["1"]
+    assert values["pass_at_k"]["1"]["value"] == np.mean([record.reward for record in records])
+    assert 0 < values["pass_at_k"]["1"]["value"] < 1
+    assert "evaluating base" in capsys.readouterr().out

@@ -1,0 +1,187 @@
+"""The whole of polyray on one small task: pretrain, SFT, several arms from one warm start, evaluation, report.
+
+Reads a QuickstartConfig (configs/quickstart.yaml; configs/reference.yaml is the long version with three seeds) whose
+entries are the files of jobs that can be run alone. Writes runs/NAME/: one run directory per SFT, arm and evaluation,
+and report.html. Starting it again goes on where it stopped: finished parts are not repeated.
+
+  python -m jobs.quickstart
+  python -m jobs.quickstart configs/quickstart.yaml name=longer 'overrides=[learner.steps=100, learner.learning_rate=1e-3]'
+  python -m jobs.quickstart configs/reference.yaml
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.cli import parse, run
+from polyray.config.base import as_json
+from polyray.config.derived import derived_sizes
+from polyray.config.loader import load_config
+from polyray.config.run import EvaluateConfig, PretrainConfig, QuickstartConfig, SftConfig, TrainConfig
+from polyray.errors import EXIT_OK, ConfigError
+
+if TYPE_CHECKING:
+    from jobs.fleet import Fleet
+    from polyray.observability.progress import ProgressDisplay
+
+WARM_START = "warm start"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a quickstart runs for one seed, resolved and checked against each other."""
+
+    seed: int
+    sft: SftConfig
+    arms: dict[str, TrainConfig]
+    evaluate: EvaluateConfig
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    args = parse(
+        argv,
+        job="quickstart",
+        description=__doc__,
+        config_model=QuickstartConfig,
+        default_config="configs/quickstart.yaml",
+    )
+    config = args.config
+    pretrain = load_config(PretrainConfig, config.pretrain)
+    plans = [build_plan(config, pretrain, seed) for seed in config.seeds]
+    if args.check:
+        first = plans[0]
+        return args.print_check(
+            derived={
+                "sft": as_json(first.sft),
+                "arms": {name: as_json(arm) | {"sizes": derived_sizes(arm)} for name, arm in first.arms.items()},
+                "evaluate": as_json(first.evaluate),
+            }
+        )
+    from jobs.fleet import open_ray
+    from polyray.observability.progress import ProgressDisplay
+
+    started = time.monotonic()
+    with ProgressDisplay() as display:
+        total = 1 + len(plans) * (len(config.arms) + 2)
+        display.section("pretrain the embedded model", 1, total)
+        _pretrain(pretrain, display)
+        with open_ray(config.ray, display):
+            done = 1
+            for plan in plans:
+                done = _run_seed(plan, display, done, total)
+        _finish(config, plans, display, time.monotonic() - started)
+    return EXIT_OK
+
+
+def build_plan(config: QuickstartConfig, pretrain: PretrainConfig, seed: int) -> Plan:
+    """The jobs of one seed. Raises ConfigError where arms could not share one fleet of engines."""
+    runs_dir = config.run_dir
+    where = [f"runs_dir={runs_dir}", f"seed={seed}", f"model.cache_dir={pretrain.cache_dir}"]
+    sft = load_config(SftConfig, config.sft, [*where, f"name=sft-seed{seed}"])
+    adapter = runs_dir / f"sft-seed{seed}" / "adapter"
+    arms = {
+        name: load_config(
+            TrainConfig,
+            path,
+            [*where, *config.overrides, f"name={name}-seed{seed}", f"model.warm_start={adapter}"],
+        )
+        for name, path in config.arms.items()
+    }
+    base = arms[config.baseline_arm]
+    for name, arm in arms.items():
+        if (arm.rollout, arm.task, arm.reward) != (base.rollout, base.task, base.reward):
+            raise ConfigError(
+                f"{config.arms[name]} and {config.arms[config.baseline_arm]} differ in rollout, task or reward; "
+                "the arms of one experiment share engines and reward service, so make them equal"
+            )
+    evaluate = load_config(
+        EvaluateConfig, config.evaluate, [f"runs_dir={runs_dir}", f"seed={seed}", f"name=evaluation-seed{seed}"]
+    )
+    adapters = {WARM_START: str(adapter)} | {name: str(arm.run_dir / "adapter") for name, arm in arms.items()}
+    model = evaluate.model.model_copy(update={"cache_dir": pretrain.cache_dir})
+    evaluate = evaluate.model_copy(
+        update={"adapters": adapters, "compare_to": config.baseline_arm, "rollout": base.rollout, "model": model}
+    )
+    return Plan(seed, sft, arms, evaluate)
+
+
+def _pretrain(config: PretrainConfig, display: ProgressDisplay) -> None:
+    from polyray.models.embedded import build_embedded
+
+    build_embedded(
+        config, lambda step, steps, loss: display.update(phase="training", step=step, total=steps, metrics={"loss": loss})
+    )
+
+
+def _run_seed(plan: Plan, display: ProgressDisplay, done: int, total: int) -> int:
+    """SFT, every arm and the evaluation of one seed, on one fleet; returns how many parts are done by then."""
+    from jobs.fleet import open_fleet, pool_sampler
+    from jobs.train import check_inputs
+
+    any_arm = next(iter(plan.arms.values()))
+    owner = f"{any_arm.run_dir.parent.name}-seed{plan.seed}"
+    # The engines start while SFT runs.
+    with open_fleet(any_arm, owner) as fleet:
+        display.section(f"SFT (seed {plan.seed})", done + 1, total)
+        _sft(plan.sft, display)
+        for index, (name, arm) in enumerate(plan.arms.items()):
+            display.section(f"{name} (seed {plan.seed})", done + 2 + index, total)
+            check_inputs(arm)
+            _arm(arm, fleet, display)
+        done += 2 + len(plan.arms)
+        display.section(f"evaluation (seed {plan.seed})", done, total)
+        _evaluate(plan.evaluate, pool_sampler(plan.evaluate, fleet.pool), display)
+    return done
+
+
+def _sft(config: SftConfig, display: ProgressDisplay) -> None:
+    from jobs.sft import supervise
+    from polyray.observability.run_directory import RunDirectory
+
+    with RunDirectory.open(config) as directory:
+        if not directory.finished:
+            supervise(config, directory, display)
+
+
+def _arm(config: TrainConfig, fleet: Fleet, display: ProgressDisplay) -> None:
+    from jobs.train import train
+    from polyray.observability.run_directory import RunDirectory
+
+    with RunDirectory.open(config) as directory:
+        if not directory.finished:
+            train(config, directory, fleet, display)
+
+
+def _evaluate(config: EvaluateConfig, sample, display: ProgressDisplay) -> None:  # type: ignore[no-untyped-def]
+    from jobs.evaluate import evaluate
+    from polyray.observability.run_directory import RunDirectory
+
+    with RunDirectory.open(config) as directory:
+        if not directory.finished:
+            evaluate(config, directory, sample, display)
+
+
+def _finish(config: QuickstartConfig, plans: list[Plan], display: ProgressDisplay, seconds: float) -> None:
+    import json
+
+    from polyray.analysis.report import write_report
+    from polyray.evaluation.summary import summary_table
+
+    report = write_report([config.run_dir], config.run_dir / "report.html")
+    for plan in plans:
+        metrics = plan.evaluate.run_dir / "evaluation" / "metrics.json"
+        display.note(f"\nseed {plan.seed}, held-out prompts:")
+        display.note(summary_table(json.loads(metrics.read_text(encoding="utf-8"))))
+    for name, arm in plans[0].arms.items():
+        display.note(f"adapter   {arm.run_dir / 'adapter'}   ({name})")
+    display.note(f"report    {Path(report)}")
+    display.note(f"took      {seconds / 60:.1f} min")
+
+
+if __name__ == "__main__":
+    run(main)

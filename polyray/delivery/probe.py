@@ -1,0 +1,64 @@
+"""The probe of a delivery: fixed token sequences, and an adapter on disk as something deliverable.
+
+Used by the learner for every version it publishes and by evaluations for every adapter they sample.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from peft import PeftModel
+
+from polyray.config.rollout import RolloutSpec
+from polyray.config.task import TaskSpec
+from polyray.data.chat import encode_prompt
+from polyray.delivery.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
+from polyray.delivery.proof import probe_logprobs
+from polyray.models.loading import base_fingerprint, load_base, load_tokenizer
+from polyray.models.lora import read_adapter
+from polyray.rollout.seeds import sample_seed
+from polyray.tasks import build_task
+from polyray.types import PolicyVersion
+
+RANDOM_TOKENS = 8
+
+
+def probe_sequences(
+    task_spec: TaskSpec, rollout: RolloutSpec, num_probes: int, seed: int, model_dir: Path
+) -> tuple[tuple[int, ...], ...]:
+    """Training prompts with seeded random tokens after them.
+
+    Random continuations reach parts of the vocabulary that a peaked policy would never sample.
+    """
+    tokenizer = load_tokenizer(model_dir)
+    task = build_task(task_spec)
+    draw = np.random.default_rng(sample_seed(seed, "probe", 0))
+    special = set(tokenizer.all_special_ids)
+    plain = [token for token in range(len(tokenizer)) if token not in special]
+    length = min(RANDOM_TOKENS, rollout.max_completion_tokens)
+    sequences = []
+    for index in range(num_probes):
+        prompt = encode_prompt(tokenizer, task.training_prompt(index, seed))
+        # One position stays free: an engine that scores a prompt also samples one token after it.
+        room = rollout.max_model_len - 1 - length
+        sequences.append((*prompt[-room:], *(int(token) for token in draw.choice(plain, length))))
+    return tuple(sequences)
+
+
+def adapter_on_disk(
+    adapter_dir: Path | None, model_dir: Path, dtype: str, sequences: tuple[tuple[int, ...], ...], version: int
+) -> AdapterPayload:
+    """An adapter directory (None: the base itself) with the log-probs that prove its delivery.
+
+    Raises ConfigError for what is no adapter of this base.
+    """
+    base = load_base(model_dir, dtype)
+    if adapter_dir is None:
+        probe = Probe(sequences, probe_logprobs(base, sequences), None)
+        return AdapterPayload(PolicyVersion(1, version, sha256_of(b"")), b"", None, probe)
+    content, config = read_adapter(adapter_dir, base_fingerprint(model_dir))
+    model = PeftModel.from_pretrained(base, str(adapter_dir))
+    probe = Probe(sequences, probe_logprobs(model, sequences), None)
+    policy = PolicyVersion(1, version, sha256_of(content))
+    return AdapterPayload(policy, content, AdapterShape.from_peft(config), probe)

@@ -1,0 +1,177 @@
+"""Creating, resuming, refusing and locking runs/<name>/."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from polyray.config.loader import build_config
+from polyray.config.run import PretrainConfig, SftConfig, TrainConfig
+from polyray.errors import ConfigError
+from polyray.observability.run_directory import RESUMABLE_KEYS, RunDirectory, RunPaths, config_difference
+
+ROOT = Path(__file__).resolve().parents[3]
+
+HOLDER = """
+import sys, time
+from polyray.config.run import TrainConfig
+from polyray.observability.run_directory import RunDirectory
+run = RunDirectory.open(TrainConfig(name="a", runs_dir=sys.argv[1]))
+print("held", flush=True)
+time.sleep(120)
+"""
+
+
+def train_config(runs: Path, **values: object) -> TrainConfig:
+    return build_config(TrainConfig, {"name": "a", "runs_dir": str(runs), **values})
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_a_new_run_holds_its_resolved_configuration(tmp_path: Path) -> None:
+    with RunDirectory.open(train_config(tmp_path, seed=3)) as run:
+        assert run.paths.root == tmp_path / "a"
+        saved = json.loads(run.paths.config.read_text())
+        assert saved["seed"] == 3
+        assert saved["rollout"]["group_size"] == 16
+        assert not run.finished
+        assert run.paths.lock.read_text() == str(os.getpid())
+
+
+def test_the_same_configuration_resumes(tmp_path: Path) -> None:
+    with RunDirectory.open(train_config(tmp_path)) as run:
+        run.paths.metrics.write_text('{"step": 0}\n')
+    with RunDirectory.open(train_config(tmp_path)) as run:
+        assert run.paths.metrics.read_text() == '{"step": 0}\n'
+
+
+def test_length_logging_and_resources_may_change(tmp_path: Path) -> None:
+    RunDirectory.open(train_config(tmp_path, learner={"steps": 10})).close()
+    changed = train_config(
+        tmp_path,
+        learner={"steps": 20, "checkpoint_every": 5},
+        ray={"num_cpus": 64},
+        rollout={"num_workers": 4},
+        reward={"type": "verifier", "service": {"port": 9000}},
+        rollouts_logged_per_step=3,
+    )
+    with RunDirectory.open(changed) as run:
+        saved = json.loads(run.paths.config.read_text())
+    assert (saved["learner"]["steps"], saved["ray"]["num_cpus"], saved["rollout"]["num_workers"]) == (
+        20,
+        64,
+        4,
+    )
+
+
+def test_another_configuration_is_refused_and_nothing_is_touched(tmp_path: Path) -> None:
+    RunDirectory.open(train_config(tmp_path)).close()
+    before = contents(tmp_path / "a")
+    changed = train_config(tmp_path, seed=7, learner={"learning_rate": 0.5, "steps": 9})
+    with pytest.raises(ConfigError) as caught:
+        RunDirectory.open(changed)
+    message = str(caught.value)
+    assert "\n  seed: 0 -> 7" in message
+    assert "\n  learner.learning_rate: 0.001 -> 0.5" in message
+    assert "learner.steps" not in message
+    assert f"delete {tmp_path / 'a'}" in message
+    assert contents(tmp_path / "a") == before
+    RunDirectory.open(train_config(tmp_path)).close()
+
+
+def test_another_kind_of_configuration_is_refused(tmp_path: Path) -> None:
+    RunDirectory.open(train_config(tmp_path)).close()
+    with pytest.raises(ConfigError, match=r"demonstrations_per_step: \(absent\) -> 64"):
+        RunDirectory.open(SftConfig(name="a", runs_dir=str(tmp_path)))
+
+
+def test_callers_may_name_their_own_keys(tmp_path: Path) -> None:
+    RunDirectory.open(PretrainConfig(name="a", runs_dir=str(tmp_path), steps=5)).close()
+    longer = PretrainConfig(name="a", runs_dir=str(tmp_path), steps=6)
+    with pytest.raises(ConfigError, match="steps: 5 -> 6"):
+        RunDirectory.open(longer)
+    RunDirectory.open(longer, resumable_keys=("steps",)).close()
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match=r"exists but holds no config\.json"):
+        RunDirectory.open(train_config(tmp_path))
+    assert contents(tmp_path / "a") == {"thesis.tex": b"years of work"}
+
+
+def test_a_start_that_was_killed_before_config_json_is_taken_up(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".lock").write_text("1")
+    with RunDirectory.open(train_config(tmp_path)) as run:
+        assert run.paths.config.is_file()
+
+
+def test_done_lasts_until_the_run_gets_longer(tmp_path: Path) -> None:
+    with RunDirectory.open(train_config(tmp_path)) as run:
+        run.mark_done({"steps": 60})
+        assert run.finished
+        assert run.summary() == {"steps": 60}
+    with RunDirectory.open(train_config(tmp_path, ray={"num_cpus": 2})) as run:
+        assert run.finished
+    with RunDirectory.open(train_config(tmp_path, learner={"steps": 61})) as run:
+        assert not run.finished
+
+
+def test_two_drivers_in_one_process_exclude_each_other(tmp_path: Path) -> None:
+    with (
+        RunDirectory.open(train_config(tmp_path)),
+        pytest.raises(ConfigError, match=f"in use by process {os.getpid()};"),
+    ):
+        RunDirectory.open(train_config(tmp_path))
+    RunDirectory.open(train_config(tmp_path)).close()
+
+
+def test_a_killed_driver_releases_its_lock(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match=f"in use by process {holder.pid};"):
+            RunDirectory.open(train_config(tmp_path))
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        RunDirectory.open(train_config(tmp_path)).close()
+
+
+def test_paths_pickle(tmp_path: Path) -> None:
+    paths = pickle.loads(pickle.dumps(RunPaths(tmp_path)))
+    assert paths.checkpoints == tmp_path / "checkpoints"
+    assert paths.train_storage == tmp_path / ".train"
+    assert not paths.checkpoints.exists()
+
+
+def test_every_resumable_key_exists_in_some_configuration() -> None:
+    configs = (TrainConfig(name="a"), SftConfig(name="a"), PretrainConfig())
+    known = {key for config in configs for key in config_difference({}, config.model_dump(mode="json"))}
+    unknown = [
+        key
+        for key in RESUMABLE_KEYS
+        if not any(name.startswith(key[:-1]) if key.endswith(".*") else name == key for name in known)
+    ]
+    assert unknown == []
+
+
+def test_difference_is_by_leaf() -> None:
+    old = {"a": {"b": 1, "c": [1, 2]}, "d": {}, "e": None}
+    new = {"a": {"b": 1, "c": [1, 3]}, "d": {"x": 1}, "e": None}
+    assert config_difference(old, new) == {
+        "a.c": ([1, 2], [1, 3]),
+        "d": ({}, "(absent)"),
+        "d.x": ("(absent)", 1),
+    }
