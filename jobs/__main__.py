@@ -9,7 +9,7 @@ from jobs.cli import REPOSITORY_ROOT, run
 
 
 def list_jobs(directory: Path) -> dict[str, str]:
-    """Job name -> first line of its docstring, for the modules and packages in `directory` that have a `main`."""
+    """Job name -> first line of its docstring, for what in `directory` has a `main`."""
     files = {path.stem: path for path in directory.glob("*.py") if not path.stem.startswith("_")}
     files |= {path.parent.name: path for path in directory.glob("*/__main__.py")}
     trees = {name: ast.parse(files[name].read_text(encoding="utf-8")) for name in sorted(files)}

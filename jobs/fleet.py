@@ -1,7 +1,7 @@
 """What several jobs start and share: Ray, the rollout pool, the reward service (not a job itself).
 
-`open_ray` for the length of a job; `open_fleet` for the length of one or more runs on one base model: the quickstart
-opens one fleet for all its arms, because engines take longer to start than arms to train.
+`open_ray` for the length of a job; `open_fleet` for the length of one or more runs on one base model: the
+quickstart opens one fleet for all its arms, because engines take longer to start than arms to train.
 """
 
 from __future__ import annotations
@@ -124,7 +124,8 @@ def open_pool(owner: str, model: ModelSpec, rollout: RolloutSpec, model_dir: Pat
 
 
 def training_base(model: ModelSpec) -> tuple[Path, Path | None]:
-    """(base directory, adapter to continue from): with `merge_then_fresh` the adapter becomes part of a new base."""
+    """(base directory, adapter to continue from): with `merge_then_fresh` the adapter becomes part of a new
+    base."""
     model_dir = resolve_model_dir(model)
     warm_start = Path(model.warm_start).resolve() if model.warm_start else None
     if warm_start is None or model.warm_start_mode == "continue":
@@ -140,7 +141,8 @@ def training_base(model: ModelSpec) -> tuple[Path, Path | None]:
 
 
 def worker_arguments(config: SftConfig | TrainConfig, directory: RunDirectory) -> dict[str, Any]:
-    """What a Train worker needs to know, as plain values with absolute paths (workers run in other directories)."""
+    """What a Train worker needs to know, as plain values with absolute paths (workers run in other
+    directories)."""
     model_dir, warm_start = training_base(config.model)
     model = config.model.model_copy(
         update={"warm_start": str(warm_start) if warm_start else None, "warm_start_mode": "continue"}

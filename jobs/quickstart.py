@@ -1,12 +1,13 @@
-"""The whole of polyray on one small task: pretrain, SFT, several arms from one warm start, evaluation, report.
+"""The whole of polyray on one small task: pretrain, SFT, several arms from one warm start, evaluation,
+report.
 
-Reads a QuickstartConfig (configs/quickstart.yaml; configs/reference.yaml is the long version with three seeds) whose
-entries are the files of jobs that can be run alone. Writes runs/NAME/: one run directory per SFT, arm and evaluation,
-and report.html. Starting it again goes on where it stopped: finished parts are not repeated.
+Reads a QuickstartConfig (configs/quickstart.yaml; configs/reference.yaml is the long version with three
+seeds) whose entries are the files of jobs that can be run alone. Writes runs/NAME/: one run directory per
+SFT, arm and evaluation, and report.html. Starting it again goes on where it stopped: finished parts are not
+repeated.
 
-  python -m jobs.quickstart
-  python -m jobs.quickstart configs/quickstart.yaml name=longer 'overrides=[learner.steps=100, learner.learning_rate=1e-3]'
-  python -m jobs.quickstart configs/reference.yaml
+  python -m jobs.quickstart python -m jobs.quickstart configs/quickstart.yaml name=longer
+  'overrides=[learner.steps=100, learner.learning_rate=1e-3]' python -m jobs.quickstart configs/reference.yaml
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.print_check(
             derived={
                 "sft": as_json(first.sft),
-                "arms": {name: as_json(arm) | {"sizes": derived_sizes(arm)} for name, arm in first.arms.items()},
+                "arms": {
+                    name: as_json(arm) | {"sizes": derived_sizes(arm)} for name, arm in first.arms.items()
+                },
                 "evaluate": as_json(first.evaluate),
             }
         )
@@ -96,16 +99,24 @@ def build_plan(config: QuickstartConfig, pretrain: PretrainConfig, seed: int) ->
     for name, arm in arms.items():
         if (arm.rollout, arm.task, arm.reward) != (base.rollout, base.task, base.reward):
             raise ConfigError(
-                f"{config.arms[name]} and {config.arms[config.baseline_arm]} differ in rollout, task or reward; "
+                f"{config.arms[name]} and {config.arms[config.baseline_arm]} differ in rollout, task "
+                "or reward; "
                 "the arms of one experiment share engines and reward service, so make them equal"
             )
     evaluate = load_config(
-        EvaluateConfig, config.evaluate, [f"runs_dir={runs_dir}", f"seed={seed}", f"name=evaluation-seed{seed}"]
+        EvaluateConfig,
+        config.evaluate,
+        [f"runs_dir={runs_dir}", f"seed={seed}", f"name=evaluation-seed{seed}"],
     )
     adapters = {WARM_START: str(adapter)} | {name: str(arm.run_dir / "adapter") for name, arm in arms.items()}
     model = evaluate.model.model_copy(update={"cache_dir": pretrain.cache_dir})
     evaluate = evaluate.model_copy(
-        update={"adapters": adapters, "compare_to": config.baseline_arm, "rollout": base.rollout, "model": model}
+        update={
+            "adapters": adapters,
+            "compare_to": config.baseline_arm,
+            "rollout": base.rollout,
+            "model": model,
+        }
     )
     return Plan(seed, sft, arms, evaluate)
 
@@ -114,12 +125,16 @@ def _pretrain(config: PretrainConfig, display: ProgressDisplay) -> None:
     from polyray.models.embedded import build_embedded
 
     build_embedded(
-        config, lambda step, steps, loss: display.update(phase="training", step=step, total=steps, metrics={"loss": loss})
+        config,
+        lambda step, steps, loss: display.update(
+            phase="training", step=step, total=steps, metrics={"loss": loss}
+        ),
     )
 
 
 def _run_seed(plan: Plan, display: ProgressDisplay, done: int, total: int) -> int:
-    """SFT, every arm and the evaluation of one seed, on one fleet; returns how many parts are done by then."""
+    """SFT, every arm and the evaluation of one seed, on one fleet; returns how many parts are done by
+    then."""
     from jobs.fleet import open_fleet, pool_sampler
     from jobs.train import check_inputs
 

@@ -1,8 +1,8 @@
 """Warm start: LoRA fine-tuning with cross-entropy on the task's demonstrations, on Ray Train.
 
-Reads an SftConfig (configs/sft/), writes runs/NAME/: config.json, metrics.jsonl, checkpoints/, and at the end adapter/
-(PEFT format) and DONE. jobs.train continues from it: model.warm_start=runs/NAME/adapter. Starting the same command
-again goes on from the last checkpoint.
+Reads an SftConfig (configs/sft/), writes runs/NAME/: config.json, metrics.jsonl, checkpoints/, and at the end
+adapter/ (PEFT format) and DONE. jobs.train continues from it: model.warm_start=runs/NAME/adapter. Starting
+the same command again goes on from the last checkpoint.
 
   python -m jobs.sft configs/sft/hidden_trap_grid.yaml
   python -m jobs.sft configs/sft/hidden_trap_grid.yaml name=short learner.steps=50 --check

@@ -1,8 +1,9 @@
 """Trains an adapter by reinforcement learning: rollout workers, reward service and learner on Ray.
 
-Reads a TrainConfig (configs/train/), writes runs/NAME/: config.json, metrics.jsonl (one line a step), rollouts.jsonl
-(groups in full), checkpoints/, versions/, and at the end adapter/ (PEFT format, loads on the original base) and DONE.
-Starting the same command again goes on from the last checkpoint; a finished run prints its paths.
+Reads a TrainConfig (configs/train/), writes runs/NAME/: config.json, metrics.jsonl (one line a step),
+rollouts.jsonl (groups in full), checkpoints/, versions/, and at the end adapter/ (PEFT format, loads on the
+original base) and DONE. Starting the same command again goes on from the last checkpoint; a finished run
+prints its paths.
 
   python -m jobs.train configs/train/hidden_trap_grid_polychromic.yaml
   python -m jobs.train configs/train/hidden_trap_grid_drgrpo.yaml name=first learner.steps=20 seed=3
@@ -76,7 +77,7 @@ def train(config: TrainConfig, directory: RunDirectory, fleet: Fleet, display: P
         thread.start()
         while thread.is_alive():
             thread.join(POLL_S)
-            state = ray.get(coordinator.progress.remote(), timeout=CALL_TIMEOUT_S)
+            state: Any = ray.get(coordinator.progress.remote(), timeout=CALL_TIMEOUT_S)
             started = state["metrics"] or state["phase"] == "training"
             display.update(
                 phase="training" if started else "starting the learner and the engines",
@@ -84,7 +85,7 @@ def train(config: TrainConfig, directory: RunDirectory, fleet: Fleet, display: P
                 total=config.learner.steps,
                 metrics=state["metrics"],
             )
-        failure = ray.get(coordinator.failure.remote(), timeout=CALL_TIMEOUT_S)
+        failure: Any = ray.get(coordinator.failure.remote(), timeout=CALL_TIMEOUT_S)
         if failure is not None:
             raise failure
         if "error" in outcome:

@@ -11,8 +11,8 @@
     ├── SandboxError                  running an untrusted program
     └── CheckpointError               a checkpoint that cannot be written or read
 
-Each message names the value, the limit and the fix. All of them pickle (they are built from one string), because
-they cross process boundaries. A failed completion is data in its group, never an exception.
+Each message names the value, the limit and the fix. All of them pickle (they are built from one string),
+because they cross process boundaries. A failed completion is data in its group, never an exception.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
     Prompt --> Group (completions of one prompt under one PolicyVersion) --> ScoredGroup --> TrainingBatch
 
-Shape suffixes: G = samples of one group, T = tokens of one completion. Arrays are numpy; nothing here imports torch.
+Shape suffixes: G = samples of one group, T = tokens of one completion. Arrays are numpy; nothing here imports
+torch.
 """
 
 from __future__ import annotations
@@ -44,11 +45,12 @@ class Prompt:
 class PolicyVersion:
     """The identity of one published policy.
 
-    `version` counts published batches; after a learner rollback the same number comes again with other bytes, so
-    the attempt and the hash belong to the identity.
+    `version` counts published batches; after a learner rollback the same number comes again with other bytes,
+    so the attempt and the hash belong to the identity.
 
     Example:
-        PolicyVersion(attempt=1, version=17, sha256="9f86d081884c7d65...")  # .name == "policy-a1-v17-9f86d081"
+        PolicyVersion(attempt=1, version=17, sha256="9f86d081884c7d65...")  # .name ==
+        "policy-a1-v17-9f86d081"
     """
 
     attempt: int
@@ -66,7 +68,8 @@ class Completion:
     """One sampled answer.
 
     Example:
-        Completion(token_ids=np.array([23, 20, 2], np.int32), rollout_logprobs=np.array([-.1, -.7, -.0], np.float32),
+        Completion(token_ids=np.array([23, 20, 2], np.int32), rollout_logprobs=np.array([-.1, -.7, -.0],
+        np.float32),
                    text="RU", finish_reason="stop", seed=81)
     """
 
@@ -84,7 +87,8 @@ class GroupRequest:
     """A group to be sampled.
 
     Example:
-        GroupRequest(group_id=40, prompt=Prompt(...), seeds=(812, 99), max_completion_tokens=10, temperature=1.0)
+        GroupRequest(group_id=40, prompt=Prompt(...), seeds=(812, 99), max_completion_tokens=10,
+        temperature=1.0)
     """
 
     group_id: int
@@ -145,7 +149,8 @@ class ScoredGroup:
     """A group with its rewards; a completion that could not be scored is NaN and leaves the set.
 
     Example:
-        ScoredGroup(group=Group(...), rewards_G=np.array([1., 0.]), classes_G=np.array([7731, -1]), distances_GG=None)
+        ScoredGroup(group=Group(...), rewards_G=np.array([1., 0.]), classes_G=np.array([7731, -1]),
+        distances_GG=None)
     """
 
     group: Group

@@ -50,7 +50,7 @@ if ! works "$VENV/bin/python"; then
 fi
 rm -f "$STAMP"
 
-echo "setup: installing $(grep -c == requirements/cpu.txt) packages into $VENV (about 1.5 GB, a few minutes)"
+echo "setup: installing $(grep -c == requirements/cpu.txt) packages into $VENV (about 3 GB, a few minutes)"
 torch=$(grep '^torch==' requirements/cpu.txt)
 install "$torch" 2>/dev/null || install --index-url "$PYTORCH_INDEX" "$torch" ||
     fail "$torch is neither on the configured package index nor reachable at $PYTORCH_INDEX"

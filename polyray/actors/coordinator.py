@@ -1,14 +1,15 @@
-"""One per run: decides who samples what, cuts the learner's batches, delivers and proves every policy version.
+"""One per run: decides who samples what, cuts the learner's batches, delivers and proves every policy
+version.
 
     learner: begin_attempt -> publish(v) -> next_batch(v) -> publish(v + 1) -> ...
                                  |               ^
              deliver + prove     v               | scored groups, S-gated
                     every rollout worker --------'
 
-An async actor that composes plain classes (GroupLedger, PolicyRegistry, the task's prompt stream) and holds metadata and
-references only. All calls into rollout workers are made here, each with a deadline; a worker that misses one is
-replaced and its groups come again. Workers of Ray Train cannot be called, so they pull; what goes wrong for good is kept
-in `failure`: the learner is then told STOP and the driver raises it.
+An async actor that composes plain classes (GroupLedger, PolicyRegistry, the task's prompt stream) and holds
+metadata and references only. All calls into rollout workers are made here, each with a deadline; a worker
+that misses one is replaced and its groups come again. Workers of Ray Train cannot be called, so they pull;
+what goes wrong for good is kept in `failure`: the learner is then told STOP and the driver raises it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import ray
+import ray.exceptions
 
 from polyray.actors.rollout_pool import PoolWorker, RolloutPool, RolloutReply, Scoring
 from polyray.config.run import TrainConfig
@@ -91,13 +93,15 @@ class Coordinator:
     # ---- called by the learner
 
     async def begin_attempt(self, snapshot: Mapping[str, Any] | None) -> int:
-        """A learner group starts, from a checkpoint's snapshot or from nothing; leases of earlier ones are void."""
+        """A learner group starts, from a checkpoint's snapshot or from nothing; leases of earlier ones are
+        void."""
         attempt = self._ledger.restore(snapshot)
         self._progress.phase = "delivering"
         return attempt
 
     async def publish(self, payload: AdapterPayload) -> dict[str, float] | None:
-        """Delivers a version to every worker; returns when each has proven it, None where the run ends instead."""
+        """Delivers a version to every worker; returns when each has proven it, None where the run ends
+        instead."""
         started = time.perf_counter()
         try:
             self._registry.publish(payload)
@@ -119,7 +123,8 @@ class Coordinator:
     async def next_batch(
         self, attempt: int, step: int, rank: int, world_size: int
     ) -> BatchLease | Literal["not_ready", "stop"]:
-        """This rank's share of the batch of `step`; NOT_READY after at most a second, STOP for a void attempt."""
+        """This rank's share of the batch of `step`; NOT_READY after at most a second, STOP for a void
+        attempt."""
         deadline = time.perf_counter() + LONG_POLL_S
         while True:
             if self._failure is not None or attempt != self._ledger.attempt:
@@ -184,7 +189,11 @@ class Coordinator:
 
     def _may_serve(self, worker: PoolWorker) -> bool:
         served = self._registry.served_by(worker.name)
-        return served is not None and served.attempt == self._ledger.attempt and self._ledger.may_start(served.version)
+        return (
+            served is not None
+            and served.attempt == self._ledger.attempt
+            and self._ledger.may_start(served.version)
+        )
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -291,7 +300,8 @@ class Coordinator:
         while True:
             try:
                 ack, busy_s = await asyncio.wait_for(
-                    worker.handle.deliver.remote(ref), self._config.delivery.timeout_s + self._start_allowance(worker)
+                    worker.handle.deliver.remote(ref),
+                    self._config.delivery.timeout_s + self._start_allowance(worker),
                 )
             except (ray.exceptions.RayError, TimeoutError) as error:
                 worker = await self._recover(worker, error)
@@ -316,7 +326,8 @@ class Coordinator:
         return await self._replace(worker, cause)
 
     async def _replace(self, worker: PoolWorker, error: BaseException) -> PoolWorker:
-        """Another worker in its place, which is given the current version; the first of several reports counts."""
+        """Another worker in its place, which is given the current version; the first of several reports
+        counts."""
         current = self._pool.workers[worker.index]
         if current.name != worker.name or self._failure is not None:
             return current
@@ -325,7 +336,8 @@ class Coordinator:
         if self._replacements > limit:
             reason = f"{type(error).__name__}: {error}"
             failure = RolloutError(
-                f"{self._replacements} rollout workers were lost, more than rollout.max_worker_replacements={limit}; "
+                f"{self._replacements} rollout workers were lost, more than "
+                f"rollout.max_worker_replacements={limit}; "
                 f"the last one ({worker.name}): {reason.splitlines()[0]}"
             )
             self._fail(failure)

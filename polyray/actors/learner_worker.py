@@ -1,8 +1,9 @@
-"""What runs inside Ray Train for RL: joins the learner's loop (polyray/learner/loop.py) to the coordinator actor.
+"""What runs inside Ray Train for RL: joins the learner's loop (polyray/learner/loop.py) to the coordinator
+actor.
 
-`start_training` is called by jobs.train on the driver; `train_loop` runs in every Train worker. Ray Train gives no calls
-into its workers, so they pull; the coordinator is found by name, because Train re-uses the loop's arguments after a
-restart.
+`start_training` is called by jobs.train on the driver; `train_loop` runs in every Train worker. Ray Train
+gives no calls into its workers, so they pull; the coordinator is found by name, because Train re-uses the
+loop's arguments after a restart.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray.exceptions
 import ray.train
 import torch
 import torch.distributed as dist

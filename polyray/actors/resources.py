@@ -30,8 +30,9 @@ WORKER_ENVIRONMENT = {
 def ray_session(spec: RaySpec, root: Path, environment: Mapping[str, str] | None = None) -> Iterator[str]:
     """Ray for the length of a job; yields the dashboard's address (or a word on why there is none).
 
-    Joins the cluster that RAY_ADDRESS names (as inside `ray job submit`), else starts a local one that ends with the
-    job. An already connected process is used as it is. `root` is put on the workers' import path, for services/.
+    Joins the cluster that RAY_ADDRESS names (as inside `ray job submit`), else starts a local one that ends
+    with the job. An already connected process is used as it is. `root` is put on the workers' import path,
+    for services/.
     """
     if ray.is_initialized():
         yield "already connected"

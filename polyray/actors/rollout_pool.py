@@ -1,8 +1,8 @@
 """Rollout workers as Ray actors: started together, asked one group at a time, replaced when they die.
 
-`RolloutActor` wraps the plain `RolloutWorker`; texts go from it straight to the reward service, so only metadata passes
-through whoever asked. `RolloutPool` keeps the handles; the coordinator uses it inside its event loop, an evaluation
-from the driver.
+`RolloutActor` wraps the plain `RolloutWorker`; texts go from it straight to the reward service, so only
+metadata passes through whoever asked. `RolloutPool` keeps the handles; the coordinator uses it inside its
+event loop, an evaluation from the driver.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray.exceptions
 
 from polyray.actors.resources import NAMESPACE, OUTSIDE_ANY_GROUP
 from polyray.actors.reward_client import RewardClient
@@ -60,7 +61,8 @@ class RolloutReply:
     """What the coordinator learns of a group; the group itself travels beside it as a reference.
 
     Example:
-        RolloutReply(group_id=40, policy=PolicyVersion(...), num_tokens=96, num_scored=16, generate_s=.2, score_s=.01)
+        RolloutReply(group_id=40, policy=PolicyVersion(...), num_tokens=96, num_scored=16, generate_s=.2,
+        score_s=.01)
     """
 
     group_id: int
@@ -88,7 +90,8 @@ class RolloutActor:
         return {"name": self._name, "start_s": start_s, "pid": os.getpid()}
 
     async def rollout(self, request: GroupRequest, scoring: Scoring) -> tuple[RolloutReply, ScoredGroup]:
-        """Samples and scores a group: two return values, so that the second stays a reference at the caller."""
+        """Samples and scores a group: two return values, so that the second stays a reference at the
+        caller."""
         started = time.perf_counter()
         group = await asyncio.wrap_future(self._worker.submit(request))
         generated = time.perf_counter()
@@ -97,7 +100,9 @@ class RolloutActor:
             client = self._clients[scoring.app_name] = RewardClient(scoring.app_name, scoring.service)
         texts = [completion.text for completion in group.completions]
         scores = await client.score_group(request.prompt, texts, scoring.want_distances)
-        scored = ScoredGroup(group, scores.rewards_G, scores.classes_G, scores.distances_GG, scores.components)
+        scored = ScoredGroup(
+            group, scores.rewards_G, scores.classes_G, scores.distances_GG, scores.components
+        )
         reply = RolloutReply(
             group_id=group.group_id,
             policy=group.policy,
@@ -185,7 +190,9 @@ class RolloutPool:
     def deliver(self, payload: AdapterPayload, timeout_s: float) -> list[DeliveryAck]:
         """Blocks until every worker has answered for this version."""
         ref = ray.put(payload)
-        return [ack for ack, _ in ray.get([w.handle.deliver.remote(ref) for w in self.workers], timeout=timeout_s)]
+        return [
+            ack for ack, _ in ray.get([w.handle.deliver.remote(ref) for w in self.workers], timeout=timeout_s)
+        ]
 
     def sample(self, requests: Iterable[GroupRequest]) -> Iterator[Group]:
         """Groups as they finish, with every engine kept full; order is not that of the requests."""
@@ -199,7 +206,9 @@ class RolloutPool:
         while running:
             done, _ = ray.wait(list(running), num_returns=1, timeout=rollout.group_timeout_s)
             if not done:
-                raise RolloutError(f"no group finished within rollout.group_timeout_s={rollout.group_timeout_s:g} s")
+                raise RolloutError(
+                    f"no group finished within rollout.group_timeout_s={rollout.group_timeout_s:g} s"
+                )
             done, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
             for ref in done:
                 self._submit(waiting, running.pop(ref), running)
@@ -211,7 +220,9 @@ class RolloutPool:
             ray.kill(worker.handle)
         self.workers = []
 
-    def _submit(self, waiting: Iterator[GroupRequest], worker: PoolWorker, running: dict[Any, PoolWorker]) -> None:
+    def _submit(
+        self, waiting: Iterator[GroupRequest], worker: PoolWorker, running: dict[Any, PoolWorker]
+    ) -> None:
         request = next(waiting, None)
         if request is not None:
             running[worker.handle.sample.remote(request)] = worker

@@ -1,4 +1,5 @@
-"""What runs inside Ray Train for SFT: the loop of polyray/learner/supervised_loop.py, wrapped for data parallelism."""
+"""What runs inside Ray Train for SFT: the loop of polyray/learner/supervised_loop.py, wrapped for data
+parallelism."""
 
 from __future__ import annotations
 

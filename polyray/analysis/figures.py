@@ -35,7 +35,7 @@ class Panel:
     """One training curve: a key of metrics.jsonl, what it is called, what it tells.
 
     Example:
-        Panel("entropy", "Entropy", "nats per token; near 0 the policy always says the same")
+        Panel("entropy", "Entropy", "nats per token; at 0 there is one answer only")
     """
 
     key: str
@@ -49,7 +49,7 @@ MAIN_PANELS = (
     Panel("pass_at_1", "pass@1 on training prompts", "each step asks other prompts, hence the noise"),
     Panel("pass_at_8", "pass@8 on training prompts", "chance that one of 8 candidates is correct"),
     Panel("distinct_classes", "Different correct answers", "distinct classes per group"),
-    Panel("entropy", "Entropy", "nats per token; near 0 the policy always says the same"),
+    Panel("entropy", "Entropy", "nats per token; at 0 there is one answer only"),
     Panel(
         "mean_advantage_correct",
         "Advantage of correct samples",

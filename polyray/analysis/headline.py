@@ -210,8 +210,7 @@ def _note(evaluations: Sequence[Evaluation]) -> str:
         )
     return text + (
         f" Large numbers are means over {len(evaluations)} seeds (warm start and training vary together) "
-        "and carry no "
-        "interval; below them every seed with its own. Differences: mean, then one per seed, * where that "
-        "seed's "
-        "interval excludes 0; coloured only where this holds for all seeds, with one sign."
+        "and carry no interval; below them every seed with its own. Differences: mean, then one per seed, "
+        "* where that seed's interval excludes 0; coloured only where this holds for all seeds, with one "
+        "sign."
     )

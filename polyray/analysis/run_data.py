@@ -95,8 +95,8 @@ def load_report_data(paths: Sequence[str | Path]) -> ReportData:
         if not found:
             raise DataError(
                 f"{path} is no run directory and holds none: neither metrics.jsonl nor "
-                "evaluation/metrics.json is "
-                "there; give the directory that a job printed, e.g. runs/quickstart"
+                "evaluation/metrics.json is there; give the directory that a job printed, e.g. "
+                "runs/quickstart"
             )
         for directory in found:
             key = directory.resolve()

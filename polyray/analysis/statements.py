@@ -18,19 +18,15 @@ from polyray.analysis.run_data import Evaluation
 
 TASK_NOTES: dict[str, tuple[str, ...]] = {
     "hidden_trap_grid": (
-        "The task is built to separate one good answer from many different ones. The model plans a path "
-        "on an 8x8 "
-        "board whose traps it cannot see. Traps are independent draws that differ from map to map, so "
-        "nothing can be "
-        "learnt about them: every shortest path has the same chance of being safe.",
+        "The task is built to separate one good answer from many different ones. The model plans a path on "
+        "an 8x8 board whose traps it cannot see. Traps are independent draws that differ from map to map, "
+        "so nothing can be learnt about them: every shortest path has the same chance of being safe.",
         "Diversity is therefore nearly free here. A user who tries k candidates gains from k different "
-        "paths, and a "
-        "model that varies its path gives up almost nothing on the first try. On a task with one best "
-        "strategy a set "
-        "objective would pay for diversity in pass@1.",
-        "Collapse is not a law of GRPO either: a KL penalty towards the warm start, or fewer steps, keep "
-        "much of the "
-        "diversity. A fair comparison includes such an arm, and a set objective has to be judged against it.",
+        "paths, and a model that varies its path gives up almost nothing on the first try. On a task with "
+        "one best strategy a set objective would pay for diversity in pass@1.",
+        "Collapse is not a law of GRPO either: a KL penalty towards the warm start, or fewer steps, can keep "
+        "much of the diversity. A fair comparison includes such an arm, and a set objective has to be judged "
+        "against it.",
     ),
 }
 
@@ -139,8 +135,7 @@ def _penalty_share(
             rest = differences.between("pass_at_k", k, arm.label, penalised.label)
             text = (
                 f"A KL penalty alone gives {' / '.join(map(percent, shares))} of the gain in pass@{k} over "
-                f"{baseline} "
-                f"that {arm.label} gives"
+                f"{baseline} that {arm.label} gives"
             )
             if rest:
                 text += f"; between the two, pass@{k} of {arm.label} {describe(rest)}"
@@ -170,8 +165,7 @@ def _width(
             Statement(
                 f"pass@1 of {arm.label}",
                 f"The interval is wide: anything from {signed(worst)} to {signed(best)} is compatible with "
-                "the data"
-                f"{relative}. No difference shown is not equality shown.",
+                f"the data{relative}. No difference shown is not equality shown.",
             )
         )
     return statements
@@ -184,6 +178,5 @@ def exactness_statement(
     return Statement(
         f"Execution of {model}",
         f"{where}{percent(value)} of its paths reach the goal (traps aside), {percent(reference)} for "
-        f"{baseline}: "
-        f"the share {describe([change])}.",
+        f"{baseline}: the share {describe([change])}.",
     )

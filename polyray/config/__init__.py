@@ -1,9 +1,9 @@
 """What a run is: pydantic models, frozen, unknown keys refused; nothing heavy is imported.
 
-    base.py        the model all others derive from
-    model.py       base model, LoRA, warm start              task.py / reward.py   the task and how it is judged
-    rollout.py     sampling and engines                      algorithm.py          GRPO | polychromic
-    learner.py     optimisation                              delivery.py           policy delivery and its proof
-    evaluation.py  pass@k and friends                        run.py                the files jobs read
-    loader.py      YAML + key=value overrides -> a model     derived.py            sizes that follow from a run
+base.py        the model all others derive from
+model.py       base model, LoRA, warm start              task.py / reward.py   the task and how it is judged
+rollout.py     sampling and engines                      algorithm.py          GRPO | polychromic
+learner.py     optimisation                              delivery.py           policy delivery and its proof
+evaluation.py  pass@k and friends                        run.py                the files jobs read
+loader.py      YAML + key=value overrides -> a model     derived.py            sizes that follow from a run
 """

@@ -15,20 +15,29 @@ class PolicyLossSpec(StrictModel):
     clip_low: float = Field(default=0.2, gt=0, lt=1)
     clip_high: float = Field(default=0.2, gt=0)
     normalisation: Literal["constant", "token", "sequence"] = Field(
-        "constant",
-        description="constant: sum over tokens / max_completion_tokens (Dr.GRPO, exact); token: mean over all tokens "
-        "of the batch (DAPO); sequence: mean of per-sequence means (GRPO)",
+        default="constant",
+        description="constant: sum over tokens / max_completion_tokens (Dr.GRPO, exact); token: mean over "
+        "all tokens "of the batch (DAPO); sequence: mean of per-sequence means (GRPO)",
     )
-    kl_coefficient: float = Field(default=0.0, ge=0, description="weight of KL(policy || warm start) in the loss")
-    kl_estimator: Literal["k2", "k3"] = Field(default="k2", description="k2: gradient of KL(pi||ref); k3: of KL(ref||pi)")
-    importance_cap: float = Field(default=2.0, ge=1, description="token weights pi_theta/pi_rollout are truncated here")
+    kl_coefficient: float = Field(
+        default=0.0, ge=0, description="weight of KL(policy || warm start) in the loss"
+    )
+    kl_estimator: Literal["k2", "k3"] = Field(
+        default="k2", description="k2: gradient of KL(pi||ref); k3: of KL(ref||pi)"
+    )
+    importance_cap: float = Field(
+        default=2.0, ge=1, description="token weights pi_theta/pi_rollout are truncated here"
+    )
     sequence_mask_band: float = Field(
-        0.5, gt=0, description="sequences whose mean |log ratio| exceeds it leave the loss and its denominator"
+        default=0.5,
+        gt=0,
+        description="sequences whose |mean log ratio| exceeds it leave the loss and its denominator",
     )
 
 
 class GrpoSpec(PolicyLossSpec):
-    """Group-relative policy optimisation; scale none + constant normalisation is Dr.GRPO (arXiv 2503.20783)."""
+    """Group-relative policy optimisation; scale none + constant normalisation is Dr.GRPO (arXiv
+    2503.20783)."""
 
     type: Literal["grpo"] = "grpo"
     scale: Literal["none", "std"] = "none"
@@ -50,7 +59,9 @@ class PolychromicSpec(PolicyLossSpec):
     @model_validator(mode="after")
     def _something_to_optimise(self) -> PolychromicSpec:
         if self.quality_weight == 0 and self.diversity_weight == 0:
-            raise ValueError("quality_weight and diversity_weight are both 0: there is nothing to optimise; raise one")
+            raise ValueError(
+                "quality_weight and diversity_weight are both 0: there is nothing to optimise; raise one"
+            )
         return self
 
 

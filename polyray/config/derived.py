@@ -32,7 +32,12 @@ def derived_sizes(config: TrainConfig) -> dict[str, int | float | str]:
     weights = model_mib(config.model)
     per_engine = ENGINE_MIB + rollout.kv_cache_mib + 2 * (weights or 0)
     per_rank = LEARNER_MIB + 2 * (weights or 0)
-    total = RAY_MIB + config.ray.object_store_mib + rollout.num_workers * per_engine + learner.num_workers * per_rank
+    total = (
+        RAY_MIB
+        + config.ray.object_store_mib
+        + rollout.num_workers * per_engine
+        + learner.num_workers * per_rank
+    )
     return {
         "groups_per_step": rollout.prompts_per_step,
         "completions_per_step": completions,
@@ -40,13 +45,16 @@ def derived_sizes(config: TrainConfig) -> dict[str, int | float | str]:
         "groups_in_run": rollout.prompts_per_step * learner.steps,
         "max_groups_in_flight": (config.rollout.max_staleness + 1) * rollout.prompts_per_step,
         "logical_cpus_needed": required_cpus(config),
-        "base_weights_mib": round(weights, 1) if weights is not None else "unknown until the model is fetched",
+        "base_weights_mib": round(weights, 1)
+        if weights is not None
+        else "unknown until the model is fetched",
         "estimated_memory_mib": round(total),
     }
 
 
 def required_cpus(config: TrainConfig) -> float:
-    """Logical CPUs that a run places: engines, learner ranks, reward replicas, and a small one for Serve's proxy."""
+    """Logical CPUs that a run places: engines, learner ranks, reward replicas, and a small one for Serve's
+    proxy."""
     service = config.reward.service
     return (
         config.rollout.num_workers * config.rollout.cpus_per_worker

@@ -16,7 +16,9 @@ class EvaluationSpec(StrictModel):
 
     num_samples: int = Field(default=16, ge=1)
     ks: tuple[int, ...] = (1, 2, 4, 8)
-    num_prompts: int | None = Field(default=None, ge=1, description="the first so many held-out prompts; null: all")
+    num_prompts: int | None = Field(
+        default=None, ge=1, description="the first so many held-out prompts; null: all"
+    )
     selector: SelectorName = "logprob"
     bootstrap_resamples: int = Field(default=2000, ge=100)
     confidence: float = Field(default=0.95, gt=0, lt=1)
@@ -26,14 +28,17 @@ class EvaluationSpec(StrictModel):
     @classmethod
     def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if not value or list(value) != sorted(set(value)) or value[0] < 1:
-            raise ValueError(f"ks={list(value)} must be ascending positive integers without repeats, e.g. [1, 2, 4, 8]")
+            raise ValueError(
+                f"ks={list(value)} must be ascending positive integers without repeats, e.g. [1, 2, 4, 8]"
+            )
         return value
 
     @model_validator(mode="after")
     def _k_within_samples(self) -> EvaluationSpec:
         if self.ks[-1] > self.num_samples:
             raise ValueError(
-                f"k={self.ks[-1]} is larger than num_samples={self.num_samples}: pass@k has no unbiased estimate; "
+                f"k={self.ks[-1]} is larger than num_samples={self.num_samples}: pass@k has no "
+                "unbiased estimate; "
                 f"raise num_samples or lower k"
             )
         return self

@@ -13,7 +13,9 @@ class LearnerSpec(StrictModel):
     steps: int = Field(default=60, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     warmup_steps: int = Field(default=5, ge=0)
-    final_lr_share: float = Field(default=1.0, ge=0, le=1, description="linear decay to this share of learning_rate; 1: none")
+    final_lr_share: float = Field(
+        default=1.0, ge=0, le=1, description="linear decay to this share of learning_rate; 1: none"
+    )
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
@@ -21,10 +23,14 @@ class LearnerSpec(StrictModel):
     num_workers: int = Field(default=1, ge=1, description="data-parallel ranks")
     cpus_per_worker: float = Field(default=1.0, ge=0)
     use_gpu: bool = False
-    num_threads: int = Field(default=2, ge=1, description="torch threads per rank; part of what makes a run reproducible")
+    num_threads: int = Field(
+        default=2, ge=1, description="torch threads per rank; part of what makes a run reproducible"
+    )
     checkpoint_every: int = Field(default=20, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
-    max_failures: int = Field(default=3, ge=0, description="restarts of the worker group before the run fails")
+    max_failures: int = Field(
+        default=3, ge=0, description="restarts of the worker group before the run fails"
+    )
 
     @model_validator(mode="after")
     def _betas_in_range(self) -> LearnerSpec:

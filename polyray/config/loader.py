@@ -18,7 +18,8 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 def load_config(model: type[ModelT], path: str | Path, overrides: Sequence[str] = ()) -> ModelT:
     """Reads `path`, applies the overrides in order, validates.
 
-    Raises ConfigError naming the file, the key, the value, the limit and (for a misspelt key) the nearest known one.
+    Raises ConfigError naming the file, the key, the value, the limit and (for a misspelt key) the nearest
+    known one.
     """
     values = _read_yaml(Path(path))
     for override in overrides:
@@ -47,7 +48,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds a {type(values).__name__}; a configuration is a mapping of keys to values")
+        raise ConfigError(
+            f"{path} holds a {type(values).__name__}; a configuration is a mapping of keys to values"
+        )
     return values
 
 
@@ -96,7 +99,8 @@ def _explain(item: Any, model: type[BaseModel]) -> str:
 
 
 def _known_keys(model: type[BaseModel], location: list[str]) -> list[str]:
-    """Field names at `location`, found by following annotations (a union's `type` tag is part of the location)."""
+    """Field names at `location`, found by following annotations (a union's `type` tag is part of the
+    location)."""
     current: list[type[BaseModel]] = [model]
     for part in location:
         following: list[type[BaseModel]] = []

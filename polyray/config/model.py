@@ -40,17 +40,26 @@ class LoraSpec(StrictModel):
 class ModelSpec(StrictModel):
     """The base model and the policy that training starts from."""
 
-    path: str = Field(default=EMBEDDED, description="'embedded', a directory in Hugging Face format, or a hub name")
-    dtype: Literal["float32", "bfloat16", "auto"] = Field(default="auto", description="auto: float32 on CPU, else bfloat16")
+    path: str = Field(
+        default=EMBEDDED, description="'embedded', a directory in Hugging Face format, or a hub name"
+    )
+    dtype: Literal["float32", "bfloat16", "auto"] = Field(
+        default="auto", description="auto: float32 on CPU, else bfloat16"
+    )
     lora: LoraSpec = LoraSpec()
-    warm_start: str | None = Field(default=None, description="an adapter directory (PEFT format), e.g. runs/sft/adapter")
+    warm_start: str | None = Field(
+        default=None, description="an adapter directory (PEFT format), e.g. runs/sft/adapter"
+    )
     warm_start_mode: Literal["continue", "merge_then_fresh"] = "continue"
-    cache_dir: str = Field(default="~/.cache/polyray", description="where the embedded model is kept between runs")
+    cache_dir: str = Field(
+        default="~/.cache/polyray", description="where the embedded model is kept between runs"
+    )
 
     @model_validator(mode="after")
     def _mode_needs_adapter(self) -> ModelSpec:
         if self.warm_start is None and self.warm_start_mode != "continue":
             raise ValueError(
-                f"warm_start_mode={self.warm_start_mode!r} but warm_start is not set; give the adapter to merge"
+                f"warm_start_mode={self.warm_start_mode!r} but warm_start is not set; give the "
+                "adapter to merge"
             )
         return self

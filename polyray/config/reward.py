@@ -14,7 +14,9 @@ class ServiceSpec(StrictModel):
 
     num_replicas: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=1.0, ge=0)
-    max_batch_size: int = Field(default=64, ge=1, description="groups that one call of the reward function scores together")
+    max_batch_size: int = Field(
+        default=64, ge=1, description="groups that one call of the reward function scores together"
+    )
     batch_wait_timeout_s: float = Field(default=0.002, ge=0)
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
@@ -47,7 +49,9 @@ class PythonRewardSpec(StrictModel):
 
 
 RewardSpec = Annotated[
-    VerifierRewardSpec | PythonRewardSpec, Field(discriminator="type"), BeforeValidator(default_type("verifier"))
+    VerifierRewardSpec | PythonRewardSpec,
+    Field(discriminator="type"),
+    BeforeValidator(default_type("verifier")),
 ]
 
 
@@ -55,5 +59,6 @@ class DiversitySpec(StrictModel):
     """Where the diversity of a set comes from."""
 
     source: Literal["task_class", "task_distance"] = Field(
-        "task_class", description="the completion's class, or the task's own distance between two completions"
+        default="task_class",
+        description="the completion's class, or the task's own distance between two completions",
     )

@@ -13,12 +13,15 @@ class RolloutSpec(StrictModel):
     """Rollout workers (one engine each) and what they sample per step."""
 
     engine: Literal["vllm", "simulated"] = Field(
-        "vllm", description="simulated: no model, a deterministic random policy; for tests of scale and faults"
+        default="vllm",
+        description="simulated: no model, a deterministic random policy; for tests of scale and faults",
     )
     num_workers: int = Field(default=1, ge=1)
     cpus_per_worker: float = Field(default=1.0, ge=0)
     gpus_per_worker: float = Field(default=0.0, ge=0)
-    threads_per_worker: int = Field(default=1, ge=1, description="1 makes CPU engines independent of batch composition")
+    threads_per_worker: int = Field(
+        default=1, ge=1, description="1 makes CPU engines independent of batch composition"
+    )
     prompts_per_step: int = Field(default=16, ge=1)
     group_size: int = Field(default=16, ge=1, description="completions per prompt")
     max_prompt_tokens: int = Field(default=16, ge=1)

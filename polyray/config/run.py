@@ -20,7 +20,9 @@ from polyray.config.task import HiddenTrapGridSpec, TaskSpec
 
 def _safe_name(value: str) -> str:
     if not value or not all(char.isalnum() or char in "-_." for char in value) or value.startswith("."):
-        raise ValueError(f"name={value!r} must consist of letters, digits, '-', '_' and '.' (it becomes a folder)")
+        raise ValueError(
+            f"name={value!r} must consist of letters, digits, '-', '_' and '.' (it becomes a folder)"
+        )
     return value
 
 
@@ -30,7 +32,9 @@ RunName = Annotated[str, AfterValidator(_safe_name)]
 class RaySpec(StrictModel):
     """The Ray a job starts, or joins where RAY_ADDRESS is set."""
 
-    num_cpus: int = Field(default=8, ge=1, description="logical CPUs of a local Ray; more than the machine has is fine")
+    num_cpus: int = Field(
+        default=8, ge=1, description="logical CPUs of a local Ray; more than the machine has is fine"
+    )
     object_store_mib: int = Field(default=200, ge=80)
     dashboard: bool = True
 
@@ -82,7 +86,9 @@ class TrainConfig(RunBase):
     algorithm: AlgorithmSpec = GrpoSpec()
     learner: LearnerSpec = LearnerSpec()
     delivery: DeliverySpec = DeliverySpec()
-    rollouts_logged_per_step: int = Field(default=1, ge=0, description="groups per step written in full to rollouts.jsonl")
+    rollouts_logged_per_step: int = Field(
+        default=1, ge=0, description="groups per step written in full to rollouts.jsonl"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
@@ -90,7 +96,8 @@ class TrainConfig(RunBase):
         _check_ranks(self.learner, self.rollout)
         if self.model.lora.dropout > 0:
             raise ValueError(
-                f"model.lora.dropout={self.model.lora.dropout}: RL needs 0, else learner and engine disagree; set it to 0"
+                f"model.lora.dropout={self.model.lora.dropout}: RL needs 0, else learner and engine "
+                "disagree; set it to 0"
             )
         if (
             isinstance(self.algorithm, PolychromicSpec)
@@ -98,7 +105,8 @@ class TrainConfig(RunBase):
             and self.diversity.source != "task_class"
         ):
             raise ValueError(
-                f"algorithm.objective='cluster' counts classes but diversity.source={self.diversity.source!r}; "
+                "algorithm.objective='cluster' counts classes but "
+                f"diversity.source={self.diversity.source!r}; "
                 "use diversity.source=task_class, or objective pairwise or product"
             )
         return self
@@ -106,10 +114,13 @@ class TrainConfig(RunBase):
 
 def _check_group(algorithm: AlgorithmSpec, rollout: RolloutSpec) -> None:
     if rollout.group_size < 2:
-        raise ValueError(f"rollout.group_size={rollout.group_size}: a baseline within the group needs at least 2")
+        raise ValueError(
+            f"rollout.group_size={rollout.group_size}: a baseline within the group needs at least 2"
+        )
     if isinstance(algorithm, PolychromicSpec) and rollout.group_size < algorithm.set_size + 1:
         raise ValueError(
-            f"algorithm.set_size={algorithm.set_size} needs rollout.group_size >= set_size + 1 = {algorithm.set_size + 1}, "
+            f"algorithm.set_size={algorithm.set_size} needs rollout.group_size >= set_size + 1 = "
+            f"{algorithm.set_size + 1}, "
             f"but it is {rollout.group_size}; raise group_size or lower set_size"
         )
 
@@ -117,7 +128,8 @@ def _check_group(algorithm: AlgorithmSpec, rollout: RolloutSpec) -> None:
 def _check_ranks(learner: LearnerSpec, rollout: RolloutSpec) -> None:
     if learner.num_workers > rollout.prompts_per_step:
         raise ValueError(
-            f"learner.num_workers={learner.num_workers} exceeds rollout.prompts_per_step={rollout.prompts_per_step}: "
+            f"learner.num_workers={learner.num_workers} exceeds "
+            f"rollout.prompts_per_step={rollout.prompts_per_step}: "
             "a rank would have no group; lower the one or raise the other"
         )
 
@@ -134,12 +146,16 @@ class EvaluateConfig(RunBase):
     adapters: dict[str, str | None] = Field(
         default_factory=dict, description="name -> adapter directory; null is the base model itself"
     )
-    compare_to: str | None = Field(default=None, description="the name all others are compared with; default the first")
+    compare_to: str | None = Field(
+        default=None, description="the name all others are compared with; default the first"
+    )
 
     @model_validator(mode="after")
     def _baseline_exists(self) -> EvaluateConfig:
         if not self.adapters:
-            raise ValueError("adapters is empty; name at least one, e.g. adapters: {base: null, sft: runs/sft/adapter}")
+            raise ValueError(
+                "adapters is empty; name at least one, e.g. adapters: {base: null, sft: runs/sft/adapter}"
+            )
         if self.compare_to is not None and self.compare_to not in self.adapters:
             raise ValueError(f"compare_to={self.compare_to!r} is none of {list(self.adapters)}")
         return self

@@ -16,19 +16,26 @@ class HiddenTrapGridSpec(StrictModel):
     trap_probability: float = Field(default=0.15, ge=0, lt=1)
     salt: str = Field(default="polyray", description="decides where the traps are")
     num_held_out_pairs: int = Field(default=200, ge=1, le=800)
-    held_out_ids_per_pair: int = Field(default=10, ge=1, le=100, description="200 pairs x 10 ids = 2,000 held-out prompts")
+    held_out_ids_per_pair: int = Field(
+        default=10, ge=1, le=100, description="200 pairs x 10 ids = 2,000 held-out prompts"
+    )
 
 
 class JsonlSpec(StrictModel):
-    """The user's own prompts, one JSON object a line: `prompt` or `messages`, `reference`?, `metadata`?, `id`?,
+    """The user's own prompts, one JSON object a line: `prompt` or `messages`, `reference`?, `metadata`?,
+    `id`?,
     `cluster`?, `response`? (for SFT)."""
 
     type: Literal["jsonl"] = "jsonl"
     path: str
-    held_out_path: str | None = Field(default=None, description="else the last `held_out_share` of the file's prompts")
+    held_out_path: str | None = Field(
+        default=None, description="else the last `held_out_share` of the file's prompts"
+    )
     held_out_share: float = Field(default=0.1, gt=0, lt=1)
 
 
 TaskSpec = Annotated[
-    HiddenTrapGridSpec | JsonlSpec, Field(discriminator="type"), BeforeValidator(default_type("hidden_trap_grid"))
+    HiddenTrapGridSpec | JsonlSpec,
+    Field(discriminator="type"),
+    BeforeValidator(default_type("hidden_trap_grid")),
 ]

@@ -1,7 +1,7 @@
 """Getting a policy version into the engines, and proving that it is there. Without Ray.
 
-    adapter.py    what travels: adapter bytes, their identity, the probe they must reproduce
-    merge.py      adapter bytes + a pristine base -> the weights an engine reloads
-    proof.py      probe log-probabilities, and the decision served / not served
-    registry.py   which version is published and which worker serves which
+adapter.py    what travels: adapter bytes, their identity, the probe they must reproduce
+merge.py      adapter bytes + a pristine base -> the weights an engine reloads
+proof.py      probe log-probabilities, and the decision served / not served
+registry.py   which version is published and which worker serves which
 """

@@ -49,7 +49,9 @@ class AdapterShape:
         for key, plain in REQUIRED_PLAIN.items():
             value = config.get(key, plain)
             if value != plain and not (value in (None, {}, []) and plain in (None, {}, [])):
-                raise DeliveryError(f"the adapter has {key}={value!r}; delivery supports only {key}={plain!r}")
+                raise DeliveryError(
+                    f"the adapter has {key}={value!r}; delivery supports only {key}={plain!r}"
+                )
         return cls(
             rank=int(config["r"]),  # type: ignore[call-overload]
             alpha=float(config["lora_alpha"]),  # type: ignore[arg-type]
@@ -63,7 +65,8 @@ class Probe:
     """Fixed token sequences and the log-probs the learner gives them: what a delivery is proven with.
 
     Example:
-        Probe(sequences=((1, 8, 9), (1, 7, 3)), logprobs=np.array([-.5, -2., -.1, -3.], np.float32), previous=None)
+        Probe(sequences=((1, 8, 9), (1, 7, 3)), logprobs=np.array([-.5, -2., -.1, -3.], np.float32),
+        previous=None)
     """
 
     sequences: tuple[tuple[int, ...], ...]

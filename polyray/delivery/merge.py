@@ -1,8 +1,8 @@
 """Adapter bytes + a pristine float32 base -> the complete set of weights an engine reloads.
 
-Engines fuse some modules (q, k, v into one; gate and up into one), and a partial reload of a fused module serves
-garbage without an error. So the set is closed over fused siblings: the untargeted ones come as W0. Everything is
-checked before the engine is touched, because a reload that fails halfway cannot be undone.
+Engines fuse some modules (q, k, v into one; gate and up into one), and a partial reload of a fused module
+serves garbage without an error. So the set is closed over fused siblings: the untargeted ones come as W0.
+Everything is checked before the engine is touched, because a reload that fails halfway cannot be undone.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class MergedWeights:
     def merge(self, payload: AdapterPayload) -> list[tuple[str, torch.Tensor]]:
         """Every weight to reload, float32, Hugging Face names.
 
-        Weights that an earlier payload touched and this one does not come back as W0, so the result never depends
-        on what was served before. Raises DeliveryError, before anything is touched, for tied or unknown modules,
-        wrong shapes and values that are not finite.
+        Weights that an earlier payload touched and this one does not come back as W0, so the result never
+        depends on what was served before. Raises DeliveryError, before anything is touched, for tied or
+        unknown modules, wrong shapes and values that are not finite.
         """
         factors = adapter_from_bytes(payload.tensors)
         deltas = _paired(factors)
@@ -70,7 +70,9 @@ class MergedWeights:
     def _refuse_tied(self, shape: AdapterShape) -> None:
         tied = [name for name in shape.target_modules if name.rsplit(".", 1)[-1] in TIED_MODULES]
         if tied:
-            raise DeliveryError(f"the adapter targets {tied}: tied embeddings reload wrongly in merged delivery")
+            raise DeliveryError(
+                f"the adapter targets {tied}: tied embeddings reload wrongly in merged delivery"
+            )
 
     def _load_pristine(self, modules: frozenset[str]) -> None:
         missing = {
@@ -91,7 +93,9 @@ def _weight_files(model_dir: Path) -> dict[str, Path]:
         return {name: model_dir / file for name, file in entries.items()}
     single = model_dir / "model.safetensors"
     if not single.is_file():
-        raise DeliveryError(f"{model_dir} has no model.safetensors; merged delivery reads safetensors weights only")
+        raise DeliveryError(
+            f"{model_dir} has no model.safetensors; merged delivery reads safetensors weights only"
+        )
     with safe_open(str(single), framework="pt") as tensors:
         return dict.fromkeys(tensors.keys(), single)
 
@@ -101,7 +105,9 @@ def _paired(factors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, t
     pairs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for key, a in factors.items():
         if not bool(torch.isfinite(a).all()):
-            raise DeliveryError(f"{key} holds values that are not finite; the learner diverged, lower learning_rate")
+            raise DeliveryError(
+                f"{key} holds values that are not finite; the learner diverged, lower learning_rate"
+            )
         if key.endswith(".lora_A.weight"):
             stem = key.removesuffix(".lora_A.weight")
             b = factors.get(f"{stem}.lora_B.weight")
@@ -119,7 +125,8 @@ def _merged(
     expected = (shape.rank, weight.shape[1]), (weight.shape[0], shape.rank)
     if (tuple(a.shape), tuple(b.shape)) != expected:
         raise DeliveryError(
-            f"{name}: factors of shape {tuple(a.shape)} and {tuple(b.shape)}, expected {expected[0]} and {expected[1]}; "
+            f"{name}: factors of shape {tuple(a.shape)} and {tuple(b.shape)}, expected {expected[0]} "
+            f"and {expected[1]}; "
             "the adapter belongs to another base or rank"
         )
     return torch.addmm(weight, b.float(), a.float(), alpha=shape.scale)

@@ -47,7 +47,11 @@ def probe_sequences(
 
 
 def adapter_on_disk(
-    adapter_dir: Path | None, model_dir: Path, dtype: str, sequences: tuple[tuple[int, ...], ...], version: int
+    adapter_dir: Path | None,
+    model_dir: Path,
+    dtype: str,
+    sequences: tuple[tuple[int, ...], ...],
+    version: int,
 ) -> AdapterPayload:
     """An adapter directory (None: the base itself) with the log-probs that prove its delivery.
 

@@ -1,7 +1,7 @@
 """Does an engine serve the version it was given? Probe log-probabilities, and a decision as a value.
 
-Called by the coordinator for every worker and every version. No trust is put in the worker's word: what counts are the
-numbers its engine gives for tokens whose log-probs the learner knows.
+Called by the coordinator for every worker and every version. No trust is put in the worker's word: what
+counts are the numbers its engine gives for tokens whose log-probs the learner knows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from polyray.errors import PolicyNotDelivered
 from polyray.types import PolicyVersion
 
 DISTINGUISHABLE = 10.0
-"""The previous version must be recognisably absent only where it differs by more than this many tolerances."""
+"""The previous version must be recognisably absent only where it differs by more than this many
+tolerances."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,8 @@ class DeliveryAck:
     """What a worker says after loading a version.
 
     Example:
-        DeliveryAck(worker="rollout-0", sha256="9f86...", logprobs=np.array([-.5], np.float32), load_s=.02, probe_s=.01)
+        DeliveryAck(worker="rollout-0", sha256="9f86...", logprobs=np.array([-.5], np.float32), load_s=.02,
+        probe_s=.01)
     """
 
     worker: str
@@ -53,10 +55,13 @@ class DeliveryProof:
 
 
 def check_delivery(ack: DeliveryAck, policy: PolicyVersion, probe: Probe, tolerance: float) -> DeliveryProof:
-    """Raises PolicyNotDelivered unless the acknowledged numbers are this version's and not the previous one's."""
+    """Raises PolicyNotDelivered unless the acknowledged numbers are this version's and not the previous
+    one's."""
     who = f"worker {ack.worker} does not serve {policy.name}"
     if ack.sha256 != policy.sha256:
-        raise PolicyNotDelivered(f"{who}: it acknowledged sha256 {ack.sha256[:12]}, expected {policy.sha256[:12]}")
+        raise PolicyNotDelivered(
+            f"{who}: it acknowledged sha256 {ack.sha256[:12]}, expected {policy.sha256[:12]}"
+        )
     if ack.logprobs.shape != probe.logprobs.shape:
         raise PolicyNotDelivered(
             f"{who}: {ack.logprobs.size} probe log-probs came back, expected {probe.logprobs.size}"
@@ -75,7 +80,8 @@ def check_delivery(ack: DeliveryAck, policy: PolicyVersion, probe: Probe, tolera
         from_previous = float(np.abs(ack.logprobs - probe.previous).max())
         if from_previous <= tolerance:
             raise PolicyNotDelivered(
-                f"{who}: it still serves the version before (difference {from_previous:.3g}, the learner moved by {change:.3g})"
+                f"{who}: it still serves the version before (difference {from_previous:.3g}, the "
+                f"learner moved by {change:.3g})"
             )
     return DeliveryProof(ack.worker, policy, worst, change)
 
@@ -87,8 +93,11 @@ def _looks_like_previous(ack: DeliveryAck, probe: Probe, tolerance: float) -> st
 
 
 @torch.no_grad()
-def probe_logprobs(model: torch.nn.Module, sequences: Sequence[Sequence[int]], batch_rows: int = 64) -> np.ndarray:
-    """Log-probs [sum(len - 1)] float32 of each sequence's tokens from the second on, at temperature 1, eval mode."""
+def probe_logprobs(
+    model: torch.nn.Module, sequences: Sequence[Sequence[int]], batch_rows: int = 64
+) -> np.ndarray:
+    """Log-probs [sum(len - 1)] float32 of each sequence's tokens from the second on, at temperature 1, eval
+    mode."""
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device

@@ -88,8 +88,8 @@ def compute_table(
         if len(kept) < max(ks):
             raise DataError(
                 f"{task_id} has {len(kept)} scored samples of {model} ({len(prompts[task_id])} in all), "
-                "fewer than "
-                f"k={max(ks)}: pass@k has no unbiased estimate; sample more or lower evaluation.ks"
+                f"fewer than k={max(ks)}: pass@k has no unbiased estimate; sample more or lower "
+                "evaluation.ks"
             )
     values = _described(list(prompts.values()), scored)
     values |= _passes(scored, ks, pass_threshold)

@@ -151,9 +151,8 @@ def _in_request_order(
     if released < len(requests):
         missing = requests[released].prompt.prompt_id
         raise RolloutError(
-            f"{name}: sampling ended with {len(requests) - released} of {len(requests)} groups missing, "
-            "the first is "
-            f"{missing}; see the rollout workers' logs"
+            f"{name}: sampling ended with {len(requests) - released} of {len(requests)} groups missing, the "
+            f"first is {missing}; see the rollout workers' logs"
         )
 
 

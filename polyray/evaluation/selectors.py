@@ -36,8 +36,7 @@ def by_logprob(samples: Sequence[SampleRecord]) -> np.ndarray:
         sample = samples[int(np.flatnonzero(np.isnan(scores))[0])]
         raise DataError(
             f"sample {sample.sample_index} of {sample.task_id} ({sample.model}) has no logprob, which the "
-            "selector "
-            "'logprob' needs; choose another selector, e.g. evaluation.selector=first"
+            "selector 'logprob' needs; choose another selector, e.g. evaluation.selector=first"
         )
     return scores
 

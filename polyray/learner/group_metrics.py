@@ -42,7 +42,8 @@ def add_group_metrics(
 
 
 def _mean_pairwise(group: ScoredGroup, scored_G: np.ndarray) -> float:
-    """Mean distance over pairs: the task's own where there is one, else 1 where two correct classes differ."""
+    """Mean distance over pairs: the task's own where there is one, else 1 where two correct classes
+    differ."""
     n = int(scored_G.sum())
     if n < 2:
         return 0.0

@@ -1,7 +1,7 @@
 """The learner's loop, on one screen, without Ray: pull a batch, update, publish, write, checkpoint.
 
-Runs in every rank of a data-parallel group. What it needs from outside comes in as `Coordination` (in a run: calls to
-the coordinator actor; in a test: a plain object).
+Runs in every rank of a data-parallel group. What it needs from outside comes in as `Coordination` (in a run:
+calls to the coordinator actor; in a test: a plain object).
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Coordination(Protocol):
         ...
 
     def publish(self, payload: AdapterPayload) -> Mapping[str, float] | None:
-        """Rank 0 only: returns when every engine has proven to serve the version; None where the run was stopped."""
+        """Rank 0 only: returns when every engine has proven to serve the version; None where the run was
+        stopped."""
         ...
 
     def snapshot(self) -> Mapping[str, Any]:
@@ -87,5 +88,3 @@ def run_learner(
     if rank == 0:
         policy.save_final(files.adapter_dir)
     return True
-
-

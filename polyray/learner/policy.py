@@ -1,4 +1,5 @@
-"""The policy that is trained: model, adapter, optimiser, schedule, probe; built, restored, published, saved."""
+"""The policy that is trained: model, adapter, optimiser, schedule, probe; built, restored, published,
+saved."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ class Policy:
         warm_start = Path(config.model.warm_start) if config.model.warm_start else None
         torch.manual_seed(config.seed)
         self.model = attach_adapter(
-            load_base(model_dir, dtype).to(device),
+            load_base(model_dir, dtype).to(device),  # type: ignore[arg-type]  # transformers annotates `to` wrongly
             config.model.lora,
             warm_start,
             base_sha256=self._base_sha256,
@@ -48,7 +49,8 @@ class Policy:
         self._published: np.ndarray | None = None
 
     def restore_newest(self, checkpoints_dir: Path) -> tuple[int, Mapping[str, Any] | None]:
-        """(step to go on from, the coordinator's snapshot), from the newest valid checkpoint if there is one."""
+        """(step to go on from, the coordinator's snapshot), from the newest valid checkpoint if there is
+        one."""
         checkpoint = newest_checkpoint(checkpoints_dir)
         if checkpoint is None:
             return 0, None
@@ -61,7 +63,9 @@ class Policy:
         logprobs = probe_logprobs(self.model, self._probe_sequences)
         probe = Probe(self._probe_sequences, logprobs, self._published)
         self._published = logprobs
-        return AdapterPayload(PolicyVersion(attempt, version, sha256_of(tensors)), tensors, self._shape, probe)
+        return AdapterPayload(
+            PolicyVersion(attempt, version, sha256_of(tensors)), tensors, self._shape, probe
+        )
 
     def save(self, checkpoints_dir: Path, step: int, snapshot: Mapping[str, Any]) -> None:
         """Writes a checkpoint that carries the coordinator's snapshot of the same cut."""
@@ -77,7 +81,8 @@ class Policy:
         )
 
     def save_version(self, versions_dir: Path, attempt: int, version: int) -> None:
-        """Keeps a version on disk; called before it is published, so what an engine served can always be read."""
+        """Keeps a version on disk; called before it is published, so what an engine served can always be
+        read."""
         save_adapter(self.model, versions_dir / str(version), {**self._manifest(), "attempt": attempt})
 
     def save_final(self, directory: Path) -> None:

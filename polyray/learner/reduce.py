@@ -1,7 +1,7 @@
 """Sums over data-parallel ranks: gradients, denominators and metrics. One process: nothing happens.
 
-Gradients of LoRA adapters are small, so they travel as one flat tensor after the last backward pass; ranks may then
-have different numbers of rows and micro batches, down to none.
+Gradients of LoRA adapters are small, so they travel as one flat tensor after the last backward pass; ranks
+may then have different numbers of rows and micro batches, down to none.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Sums:
         names = sorted(self._sums)
         sums = torch.tensor([self._sums[name] for name in names], dtype=torch.float64)
         dist.all_reduce(sums)
-        self._sums = {name: row for name, row in zip(names, sums.tolist(), strict=True)}
+        self._sums = dict(zip(names, sums.tolist(), strict=True))
         names = sorted(self._maxima)
         maxima = torch.tensor([self._maxima[name] for name in names], dtype=torch.float64)
         dist.all_reduce(maxima, op=dist.ReduceOp.MAX)

@@ -3,7 +3,7 @@
     checkpoints/step-000020/  adapter/              PEFT format
                               optimizer.safetensors moments by parameter name
                               rng.safetensors       torch's generator state
-                              state.json            step, schedule, what the caller adds (the coordinator's snapshot)
+                              state.json            step, schedule, what the caller adds (a coordinator's snapshot)
                               manifest.json         sha256 of all of them, written last
 
 The newest checkpoint whose hashes hold is the one that counts; a half-written or damaged one is passed over.
@@ -92,7 +92,9 @@ def restore_checkpoint(
     for key, value in tensors.items():
         field, _, name = key.partition("|")
         if name not in named:
-            raise CheckpointError(f"{checkpoint.directory} has moments of {name}, which this model does not train")
+            raise CheckpointError(
+                f"{checkpoint.directory} has moments of {name}, which this model does not train"
+            )
         optimizer.state[named[name]][field] = value
     state = json.loads((checkpoint.directory / "state.json").read_text(encoding="utf-8"))
     scheduler.load_state_dict({**scheduler.state_dict(), **state["scheduler"]})
@@ -112,7 +114,11 @@ def _moments(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, torch.Te
 
 def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a scheduler's state that is numbers (its functions are rebuilt from the configuration)."""
-    return {key: value for key, value in state.items() if isinstance(value, int | float | list) and key != "lr_lambdas"}
+    return {
+        key: value
+        for key, value in state.items()
+        if isinstance(value, int | float | list) and key != "lr_lambdas"
+    }
 
 
 def _hashes(directory: Path) -> dict[str, str]:

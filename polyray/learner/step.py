@@ -1,9 +1,10 @@
 """One policy update: advantages -> rows -> log-probs -> loss -> gradient -> optimiser step -> metrics.
 
-The ratio is pi_theta / pi_rollout, straight against the engine's own log-probs. It is clipped as in PPO, truncated at
-`importance_cap` where clipping does not bound it (negative advantages), and sequences whose mean log ratio leaves the
-band are masked and leave the denominator too (design.md section 4). Gradients of plain sums are accumulated over micro
-batches and ranks and divided once by the global denominator, so neither changes the update.
+The ratio is pi_theta / pi_rollout, straight against the engine's own log-probs. It is clipped as in PPO,
+truncated at `importance_cap` where clipping does not bound it (negative advantages), and sequences whose mean
+log ratio leaves the band are masked and leave the denominator too (design.md section 4). Gradients of plain
+sums are accumulated over micro batches and ranks and divided once by the global denominator, so neither
+changes the update.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from peft import PeftModel
 
 from polyray.algorithms import importance, kl, losses
 from polyray.config.run import TrainConfig
@@ -20,7 +22,6 @@ from polyray.learner.reduce import Sums, sum_gradients
 from polyray.models.logprobs import completion_logprobs
 from polyray.models.lora import reference_active
 from polyray.types import ScoredGroup, StepMetrics, TrainingBatch
-
 
 TOKEN_SUMS = (
     "loss", "kept_sequences", "kept_tokens", "clipped", "entropy", "kl_rollout", "weights", "weights_squared",
@@ -35,7 +36,7 @@ class PolicyLearner:
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: PeftModel,
         optimizer: torch.optim.Optimizer,
         scheduler: torch.optim.lr_scheduler.LRScheduler,
         config: TrainConfig,
@@ -78,7 +79,8 @@ class PolicyLearner:
     def _split_rows(
         self, groups: Sequence[ScoredGroup], advantages: Sequence[GroupAdvantages]
     ) -> tuple[list[Row], list[Row]]:
-        """(rows with a gradient, rows that are only measured): a zero advantage without a KL term has none."""
+        """(rows with a gradient, rows that are only measured): a zero advantage without a KL term has
+        none."""
         rows = [
             row
             for group, group_advantages in zip(groups, advantages, strict=True)
@@ -90,10 +92,13 @@ class PolicyLearner:
 
     def _micro_batches(self, rows: Sequence[Row]) -> list[RowBatch]:
         size = self.config.learner.micro_batch_rows
-        return [build_row_batch(rows[start : start + size], self.device) for start in range(0, len(rows), size)]
+        return [
+            build_row_batch(rows[start : start + size], self.device) for start in range(0, len(rows), size)
+        ]
 
     def _accumulate(self, batch: RowBatch, sums: Sums) -> None:
-        """Adds one micro batch to the metrics and, outside no_grad, to the gradient of the loss's numerator."""
+        """Adds one micro batch to the metrics and, outside no_grad, to the gradient of the loss's
+        numerator."""
         algorithm = self.config.algorithm
         mask_BT = batch.rows.mask_BT
         logprobs_BT, entropy_BT = completion_logprobs(self.model, batch.rows, self.config.rollout.temperature)
@@ -112,7 +117,9 @@ class PolicyLearner:
         # Clipping leaves the ratio unbounded where the advantage is negative: truncate its weight there.
         ratio_BT = (detached_BT - batch.rollout_logprobs_BT).exp()
         loss_BT = loss_BT * (
-            importance.truncated_token_weights(detached_BT, batch.rollout_logprobs_BT, algorithm.importance_cap)
+            importance.truncated_token_weights(
+                detached_BT, batch.rollout_logprobs_BT, algorithm.importance_cap
+            )
             / ratio_BT
         )
         if algorithm.kl_coefficient > 0:

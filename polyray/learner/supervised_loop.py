@@ -54,7 +54,7 @@ def run_supervised(
     base_sha256 = base_fingerprint(run.model_dir)
     torch.manual_seed(config.seed)
     model = attach_adapter(
-        load_base(run.model_dir, run.dtype).to(run.device),
+        load_base(run.model_dir, run.dtype).to(run.device),  # type: ignore[arg-type]
         config.model.lora,
         Path(config.model.warm_start) if config.model.warm_start else None,
         base_sha256=base_sha256,
@@ -94,7 +94,12 @@ def run_supervised(
             max_grad_norm=learner.max_grad_norm,
         )
         if run.rank == 0:
-            line = {"step": step, **metrics, "tokens": num_tokens_total, "step_s": time.perf_counter() - started}
+            line = {
+                "step": step,
+                **metrics,
+                "tokens": num_tokens_total,
+                "step_s": time.perf_counter() - started,
+            }
             with JsonlWriter(metrics_path) as writer:
                 writer.write(line)
         if (step + 1) % learner.checkpoint_every == 0 or step + 1 == learner.steps:
@@ -115,7 +120,8 @@ def run_supervised(
 
 
 def demonstration_rows(config: SftConfig, model_dir: Path) -> tuple[Callable[[int], TokenRow], int]:
-    """(demonstration number -> token row, padding id); a row longer than max_tokens is a DataError naming it."""
+    """(demonstration number -> token row, padding id); a row longer than max_tokens is a DataError naming
+    it."""
     tokenizer = load_tokenizer(model_dir)
     task = build_task(config.task)
 
@@ -123,5 +129,5 @@ def demonstration_rows(config: SftConfig, model_dir: Path) -> tuple[Callable[[in
         prompt, response = task.demonstration(index, config.seed)
         return encode_demonstration(tokenizer, prompt, response, config.max_tokens)
 
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return row_of, int(pad_id)
+    pad_id: Any = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return row_of, pad_id

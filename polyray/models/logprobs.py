@@ -1,14 +1,16 @@
 """Log-probabilities of completions under a causal language model, without a [batch, time, vocabulary] tensor.
 
-The backbone runs on prompt + completion, the head only on the positions that predict completion tokens, in chunks that
-are recomputed in the backward pass. Called by the learner's step.
+The backbone runs on prompt + completion, the head only on the positions that predict completion tokens, in
+chunks that are recomputed in the backward pass. Called by the learner's step.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from peft import PeftModel
 from torch.utils.checkpoint import checkpoint
 
 LOGITS_PER_CHUNK = 2**25
@@ -22,7 +24,8 @@ class Rows:
     """Right-padded prompt + completion token ids.
 
     Example:
-        Rows(input_ids_BL=tensor([[1, 9, 4, 23, 2]]), prompt_lengths_B=tensor([3]), completion_lengths_B=tensor([2]))
+        Rows(input_ids_BL=tensor([[1, 9, 4, 23, 2]]), prompt_lengths_B=tensor([3]),
+        completion_lengths_B=tensor([2]))
     """
 
     input_ids_BL: torch.Tensor
@@ -41,7 +44,8 @@ def completion_logprobs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(log pi(token) [B, T], entropy of the predicting distribution [B, T]) in float32; 0 where padded.
 
-    The distribution is softmax(logits / temperature), the one the rollout sampled from. The entropy has no gradient.
+    The distribution is softmax(logits / temperature), the one the rollout sampled from. The entropy has no
+    gradient.
     """
     mask_BT = rows.mask_BT
     # Right padding needs no attention mask: in a causal model real tokens never see what comes after them.
@@ -66,7 +70,7 @@ def _token_logprobs(
     targets_N: torch.Tensor,
     temperature: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     if any(getattr(base.config, key, None) for key in LOGIT_TRANSFORMS):
         logits_NV = base(input_ids=input_ids_BL, use_cache=False).logits[row_N, position_N]
         return _chosen(logits_NV, targets_N, temperature)

@@ -1,7 +1,7 @@
 """The protocol every inference engine follows.
 
-One thread owns an engine and steps it (`worker.py`); nothing here is thread-safe and nothing blocks longer than one
-decoding step, so streaming, cancelling and joining a running batch all work.
+One thread owns an engine and steps it (`worker.py`); nothing here is thread-safe and nothing blocks longer
+than one decoding step, so streaming, cancelling and joining a running batch all work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ class Engine(Protocol):
     """Samples groups from one policy version at a time."""
 
     def submit(self, request: GroupRequest) -> None:
-        """Queues a group; it joins the running batch at the next `poll`. Raises DataError where its prompt cannot be."""
+        """Queues a group; it joins the running batch at the next `poll`. Raises DataError where its prompt
+        cannot be."""
         ...
 
     def poll(self) -> list[Group]:

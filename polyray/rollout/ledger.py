@@ -1,11 +1,13 @@
-"""Which groups were started, are running, wait, or were consumed: each one exactly once in the surviving history.
+"""Which groups were started, are running, wait, or were consumed: each one exactly once in the surviving
+history.
 
     next_id() --> running --finished()--> buffer --cut()--> a batch, leased by (attempt, step)
                      |                       |
                 requeue() after a fault      drop(): too stale, unscored, filtered
 
-Plain bookkeeping of ids and whatever handle the caller attaches (the coordinator attaches object references). A batch
-is cut once per step and asking again gives the same one; `snapshot` and `restore` carry it over a restart.
+Plain bookkeeping of ids and whatever handle the caller attaches (the coordinator attaches object references).
+A batch is cut once per step and asking again gives the same one; `snapshot` and `restore` carry it over a
+restart.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ class Finished(Generic[HandleT]):
     """A scored group waiting for the learner.
 
     Example:
-        Finished(group_id=40, policy=PolicyVersion(...), handle=ref, num_tokens=96, generate_s=.2, score_s=.01)
+        Finished(group_id=40, policy=PolicyVersion(...), handle=ref, num_tokens=96, generate_s=.2,
+        score_s=.01)
     """
 
     group_id: int
@@ -92,7 +95,8 @@ class GroupLedger(Generic[HandleT]):
         self._buffer[group.group_id] = group
 
     def drop(self, group_id: int) -> None:
-        """A running group turned out unusable (unscored, filtered): another one will be started in its place."""
+        """A running group turned out unusable (unscored, filtered): another one will be started in its
+        place."""
         self._running.remove(group_id)
         self.dropped += 1
 
@@ -107,7 +111,9 @@ class GroupLedger(Generic[HandleT]):
         if step != self.learner_version or len(self._buffer) < self.batch:
             return None
         order = sorted(self._buffer.values(), key=lambda item: (item.policy.version, item.group_id))
-        chosen = sorted(order[: self.batch], key=lambda item: item.group_id) if self.max_staleness == 0 else order
+        chosen = (
+            sorted(order[: self.batch], key=lambda item: item.group_id) if self.max_staleness == 0 else order
+        )
         chosen = chosen[: self.batch]
         for item in chosen:
             del self._buffer[item.group_id]

@@ -1,8 +1,8 @@
 """An `Engine` without a model: a deterministic uniform policy over the tokenizer's plain tokens.
 
-For tests of scale, coordination and faults, where a real engine would only cost time. It keeps every promise of the
-protocol (one version per group, joining a running batch, seeds decide the sample) except that it cannot prove a
-delivery: its probe answers what the payload says. Training on it teaches nothing.
+For tests of scale, coordination and faults, where a real engine would only cost time. It keeps every promise
+of the protocol (one version per group, joining a running batch, seeds decide the sample) except that it
+cannot prove a delivery: its probe answers what the payload says. Training on it teaches nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ class SimulatedEngine:
     def __init__(self, model_dir: Path, spec: RolloutSpec, dtype: str) -> None:
         from polyray.models.loading import load_tokenizer
 
-        self._tokenizer = load_tokenizer(model_dir)
+        self._tokenizer: Any = load_tokenizer(model_dir)
         special = set(self._tokenizer.all_special_ids)
         self._tokens = [token for token in range(len(self._tokenizer)) if token not in special]
         self._running: dict[int, tuple[Group, int]] = {}
@@ -39,9 +40,12 @@ class SimulatedEngine:
         return not self._running
 
     def submit(self, request: GroupRequest) -> None:
-        """Draws the whole group at once; `poll` hands it over after as many steps as its longest completion."""
+        """Draws the whole group at once; `poll` hands it over after as many steps as its longest
+        completion."""
         if self._payload is None:
-            raise RolloutError("no policy version was delivered to this engine yet; deliver one before sampling")
+            raise RolloutError(
+                "no policy version was delivered to this engine yet; deliver one before sampling"
+            )
         completions = tuple(self._completion(request, seed) for seed in request.seeds)
         prompt = np.asarray(encode_prompt(self._tokenizer, request.prompt), np.int32)
         group = Group(request.group_id, request.prompt, prompt, completions, self._payload.policy)
@@ -50,7 +54,9 @@ class SimulatedEngine:
     def poll(self) -> list[Group]:
         """See `Engine.poll`."""
         finished = [group for group, steps in self._running.values() if steps <= 1]
-        self._running = {key: (group, steps - 1) for key, (group, steps) in self._running.items() if steps > 1}
+        self._running = {
+            key: (group, steps - 1) for key, (group, steps) in self._running.items() if steps > 1
+        }
         return finished
 
     def abort(self, group_id: int) -> None:
@@ -67,13 +73,17 @@ class SimulatedEngine:
     def load(self, payload: AdapterPayload) -> None:
         """See `Engine.load`."""
         if not self.idle:
-            raise DeliveryError(f"{payload.policy.name} cannot be loaded while groups run: a group is one version")
+            raise DeliveryError(
+                f"{payload.policy.name} cannot be loaded while groups run: a group is one version"
+            )
         self._payload = payload
 
     def probe(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
         """What the payload says: there is no model to ask."""
         if self._payload is None:
-            raise RolloutError("no policy version was delivered to this engine yet; deliver one before probing")
+            raise RolloutError(
+                "no policy version was delivered to this engine yet; deliver one before probing"
+            )
         return self._payload.probe.logprobs.copy()
 
     def _completion(self, request: GroupRequest, seed: int) -> Completion:

@@ -21,8 +21,8 @@ class Verdict(Enum):
 def may_start(accepted: int, running: int, served_version: int, batch: int, max_staleness: int) -> bool:
     """True where one more group, sampled by version `served_version`, can still be consumed in time.
 
-    `accepted` counts groups of the surviving history: consumed batches and what is buffered. With S = 0 exactly one
-    batch is ever under way.
+    `accepted` counts groups of the surviving history: consumed batches and what is buffered. With S = 0
+    exactly one batch is ever under way.
     """
     return accepted + running + 1 <= (max_staleness + served_version + 1) * batch
 

@@ -1,8 +1,8 @@
 """vLLM in this process, stepped by hand: the only file that imports vllm, and only when an engine is built.
 
-In-process (no EngineCore process) it starts in seconds, dies with its actor and leaves no orphans. `add_request` and
-`step` instead of the blocking `generate`, so groups join and leave a running batch. Detokenisation is ours: once, on
-finished sequences, a group at a time.
+In-process (no EngineCore process) it starts in seconds, dies with its actor and leaves no orphans.
+`add_request` and `step` instead of the blocking `generate`, so groups join and leave a running batch.
+Detokenisation is ours: once, on finished sequences, a group at a time.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
+    "TORCH_COMPILE_DISABLE": "1",
 }
-"""Must be set before vllm is imported (actors get it through their runtime environment)."""
+"""Set before vllm is imported. Compiling vLLM's sampler at every cold start costs seconds and needs a C++ compiler
+and gives the same tokens and log-probs bit for bit; a variable that is set already keeps its value."""
 
 
 class _Running:
@@ -51,8 +53,8 @@ class VllmEngine:
         from vllm import LLM
 
         self._llm = LLM(**engine_arguments(model_dir, spec, dtype))
-        self._engine = self._llm.llm_engine
-        self._tokenizer = self._llm.get_tokenizer()
+        self._engine: Any = self._llm.llm_engine
+        self._tokenizer: Any = self._llm.get_tokenizer()
         self._weights = MergedWeights(model_dir)
         self._max_model_len = spec.max_model_len
         self._running: dict[int, _Running] = {}
@@ -66,12 +68,15 @@ class VllmEngine:
     def submit(self, request: GroupRequest) -> None:
         """See `Engine.submit`."""
         if self._policy is None:
-            raise RolloutError("no policy version was delivered to this engine yet; deliver one before sampling")
+            raise RolloutError(
+                "no policy version was delivered to this engine yet; deliver one before sampling"
+            )
         prompt_token_ids = encode_prompt(self._tokenizer, request.prompt)
         room = self._max_model_len - request.max_completion_tokens
         if len(prompt_token_ids) > room:
             raise DataError(
-                f"prompt {request.prompt.prompt_id!r} has {len(prompt_token_ids)} tokens, the limit is {room}; "
+                f"prompt {request.prompt.prompt_id!r} has {len(prompt_token_ids)} tokens, the limit "
+                f"is {room}; "
                 "raise rollout.max_prompt_tokens"
             )
         self._running[request.group_id] = _Running(request, prompt_token_ids)
@@ -116,12 +121,16 @@ class VllmEngine:
     def load(self, payload: AdapterPayload) -> None:
         """See `Engine.load`: merges into the pristine base and reloads in place."""
         if not self.idle:
-            raise DeliveryError(f"{payload.policy.name} cannot be loaded while groups run: a group is one version")
+            raise DeliveryError(
+                f"{payload.policy.name} cannot be loaded while groups run: a group is one version"
+            )
         merged = self._weights.merge(payload)
         if merged:
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(merged)})
         if not self._llm.reset_prefix_cache():
-            raise DeliveryError("vLLM refused to reset its prefix cache: keys and values of the old version may remain")
+            raise DeliveryError(
+                "vLLM refused to reset its prefix cache: keys and values of the old version may remain"
+            )
         self._policy = payload.policy
 
     def probe(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
@@ -155,7 +164,8 @@ class VllmEngine:
 
 
 def engine_arguments(model_dir: Path, spec: RolloutSpec, dtype: str) -> dict[str, Any]:
-    """The `LLM(...)` arguments of a rollout engine; the benchmark builds its bare engine from the same ones."""
+    """The `LLM(...)` arguments of a rollout engine; the benchmark builds its bare engine from the same
+    ones."""
     import torch
 
     arguments: dict[str, Any] = {
@@ -200,14 +210,17 @@ def _sampled_logprobs(output: Any) -> np.ndarray:
     """[T] float32: with logprobs=0 the flat list holds exactly the sampled token of each position."""
     values = np.asarray(output.logprobs.logprobs, np.float32)
     if values.shape != (len(output.token_ids),):
-        raise RolloutError(f"vLLM returned {values.size} log-probs for {len(output.token_ids)} sampled tokens")
+        raise RolloutError(
+            f"vLLM returned {values.size} log-probs for {len(output.token_ids)} sampled tokens"
+        )
     return values
 
 
 def _prompt_logprobs(output: Any) -> np.ndarray:
     tokens = output.prompt_token_ids
     return np.array(
-        [row[token].logprob for token, row in zip(tokens[1:], output.prompt_logprobs[1:], strict=True)], np.float32
+        [row[token].logprob for token, row in zip(tokens[1:], output.prompt_logprobs[1:], strict=True)],
+        np.float32,
     )
 
 

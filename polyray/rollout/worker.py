@@ -4,8 +4,8 @@
     deliver ----+--> inbox --> thread -+--> future of DeliveryAck
     (any thread)                       '--> the first failure of the engine fails everything still out
 
-A delivery is a gate: what was submitted before it finishes on the old version, what comes after it waits for the new
-one. So no group ever mixes versions. Used by the rollout actor, and directly by tests and benchmarks.
+A delivery is a gate: what was submitted before it finishes on the old version, what comes after it waits for
+the new one. So no group ever mixes versions. Used by the rollout actor, and directly by tests and benchmarks.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 from polyray.delivery.adapter import AdapterPayload, sha256_of
 from polyray.delivery.proof import DeliveryAck
@@ -69,7 +70,8 @@ class RolloutWorker:
         return self._post(_Submit(request))
 
     def deliver(self, payload: AdapterPayload) -> Future[DeliveryAck]:
-        """Loads a version once the groups in flight are done, and answers what the engine then says of the probe."""
+        """Loads a version once the groups in flight are done, and answers what the engine then says of the
+        probe."""
         return self._post(_Deliver(payload))
 
     def stop(self) -> None:
@@ -101,7 +103,8 @@ class RolloutWorker:
             self._fail(error)
 
     def _serve(self, engine: Engine) -> bool:
-        """One turn: take in what is waiting, then one engine step. False where the worker was told to stop."""
+        """One turn: take in what is waiting, then one engine step. False where the worker was told to
+        stop."""
         while not (self._inbox.empty() and self._out):
             message = self._inbox.get()
             if isinstance(message, _Stop):
@@ -128,7 +131,9 @@ class RolloutWorker:
         payload = message.payload
         try:
             if sha256_of(payload.tensors) != payload.policy.sha256:
-                raise DeliveryError(f"{payload.policy.name} arrived damaged at {self.name}: its sha256 does not match")
+                raise DeliveryError(
+                    f"{payload.policy.name} arrived damaged at {self.name}: its sha256 does not match"
+                )
             started = time.perf_counter()
             engine.load(payload)
             loaded = time.perf_counter()
@@ -139,7 +144,11 @@ class RolloutWorker:
             raise
         message.future.set_result(
             DeliveryAck(
-                self.name, sha256_of(payload.tensors), logprobs, loaded - started, time.perf_counter() - loaded
+                self.name,
+                sha256_of(payload.tensors),
+                logprobs,
+                loaded - started,
+                time.perf_counter() - loaded,
             )
         )
 
@@ -149,7 +158,7 @@ class RolloutWorker:
 
     def _fail(self, error: BaseException) -> None:
         self._failure = error
-        waiting = [*self._out.values()]
+        waiting: list[Future[Any]] = [*self._out.values()]
         self._out.clear()
         while not self._inbox.empty():
             message = self._inbox.get()
@@ -157,4 +166,6 @@ class RolloutWorker:
                 waiting.append(message.future)
         for future in waiting:
             if not future.done():
-                future.set_exception(RolloutError(f"engine of {self.name} is gone: {type(error).__name__}: {error}"))
+                future.set_exception(
+                    RolloutError(f"engine of {self.name} is gone: {type(error).__name__}: {error}")
+                )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -58,19 +57,3 @@ def test_a_quickstart_names_files_that_load(name: str) -> None:
     load_config(SftConfig, ROOT / config.sft)
     for arm in config.arms.values():
         load_config(TrainConfig, ROOT / arm, config.overrides)
-
-
-def test_the_readme_shows_my_task_as_it_is() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = re.search(r"```yaml my_task\.yaml\n(.*?)```", readme, re.DOTALL)
-    assert block is not None
-    shown, file = (
-        settings_in(block.group(1)),
-        settings_in((CONFIGS / "train/my_task.yaml").read_text(encoding="utf-8")),
-    )
-    assert shown == file
-
-
-def settings_in(text: str) -> list[str]:
-    """The lines that mean something."""
-    return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]

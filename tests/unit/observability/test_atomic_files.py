@@ -1,4 +1,4 @@
-"""A file or directory is the old one or the new one, never something between, and nothing is left beside it."""
+"""A file or directory is the old one or the new one, never something between; nothing is left beside it."""
 
 from __future__ import annotations
 
