@@ -17,7 +17,7 @@ class PolicyLossSpec(StrictModel):
     normalisation: Literal["constant", "token", "sequence"] = Field(
         default="constant",
         description="constant: sum over tokens / max_completion_tokens (Dr.GRPO, exact); token: mean over "
-        "all tokens "of the batch (DAPO); sequence: mean of per-sequence means (GRPO)",
+        "all tokens of the batch (DAPO); sequence: mean of per-sequence means (GRPO)",
     )
     kl_coefficient: float = Field(
         default=0.0, ge=0, description="weight of KL(policy || warm start) in the loss"

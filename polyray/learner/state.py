@@ -3,7 +3,7 @@
     checkpoints/step-000020/  adapter/              PEFT format
                               optimizer.safetensors moments by parameter name
                               rng.safetensors       torch's generator state
-                              state.json            step, schedule, what the caller adds (a coordinator's snapshot)
+                              state.json            step, schedule, the caller's own (coordinator's snapshot)
                               manifest.json         sha256 of all of them, written last
 
 The newest checkpoint whose hashes hold is the one that counts; a half-written or damaged one is passed over.
