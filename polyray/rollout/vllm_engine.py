@@ -28,8 +28,8 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "TORCH_COMPILE_DISABLE": "1",
 }
-"""Set before vllm is imported; a variable that is set already keeps its value. Compiling vLLM's sampler at every
-cold start costs seconds and a C++ compiler, and gives the same tokens and log-probs bit for bit."""
+"""Set before vllm is imported; a variable that is set already keeps its value. Compiling vLLM's sampler at
+every cold start costs seconds and a C++ compiler, and gives the same tokens and log-probs bit for bit."""
 
 
 class _Running:
