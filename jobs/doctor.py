@@ -1,18 +1,22 @@
-"""Checks this machine: versions, packages that must not be there, ports, memory, disk, cores, programs.
+"""Checks this machine: versions, packages that must not be there, ports, memory, disk, cores, an engine.
 
     python -m jobs.doctor
+    python -m jobs.doctor --no-engine     without starting an inference engine (about half a minute less)
 
 One line per finding (ok, warn or FAIL) with its fix; exit code 1 if anything fails. Nothing is changed.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -21,7 +25,7 @@ from typing import Literal
 
 from packaging.specifiers import SpecifierSet
 
-from jobs.cli import JobParser, run
+from jobs.cli import REPOSITORY_ROOT, JobParser, run
 from polyray.errors import EXIT_FAILURE, EXIT_OK
 
 Level = Literal["ok", "warn", "FAIL"]
@@ -44,6 +48,9 @@ PORTS = {
 }
 GIB = 2**30
 REINSTALL = "make clean-venv setup"
+ENGINE_ROUND = (sys.executable, "-m", "jobs.engine_check")
+ENGINE_TIMEOUT_S = 300.0
+ENGINE_CHECK = "tiny generate and delivery"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +191,35 @@ def check_environment() -> Iterator[Finding]:
         yield Finding("ok", f"RAY_ADDRESS={address}: jobs join that cluster instead of starting a local Ray")
 
 
+def check_engine() -> Iterator[Finding]:
+    """A tiny random model in an engine, in a child process: a delivery with proof, a group, an RL step."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    started = time.monotonic()
+    try:
+        done = subprocess.run(
+            ENGINE_ROUND, cwd=REPOSITORY_ROOT, env=environment, capture_output=True, text=True,
+            timeout=ENGINE_TIMEOUT_S, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        what = f"{ENGINE_CHECK}: not done after {ENGINE_TIMEOUT_S:g} s"
+        yield Finding("FAIL", what, "end what else uses the CPU and memory, then run it alone: " + _command())
+        return
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        yield Finding("FAIL", f"{ENGINE_CHECK}: {last}", f"{REINSTALL}; in full: {_command()}")
+        return
+    seen = json.loads(done.stdout.strip().splitlines()[-1])
+    yield Finding(
+        "ok",
+        f"{ENGINE_CHECK}: {time.monotonic() - started:.0f} s, proven within {seen['probe_difference']:.0e} "
+        f"nats, sampled log-probs within {seen['logprob_difference_max']:.0e}",
+    )
+
+
+def _command() -> str:
+    return " ".join(["python", *ENGINE_ROUND[1:]])
+
+
 CHECKS: Sequence[Check] = (
     check_python,
     check_versions,
@@ -194,6 +230,7 @@ CHECKS: Sequence[Check] = (
     check_space,
     check_ports,
     check_environment,
+    check_engine,
 )
 
 
@@ -216,12 +253,18 @@ def _amount(what: str, amount: int, fail_below_gib: float, warn_below_gib: float
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs every check and prints its findings."""
-    JobParser("doctor", __doc__).parse_strictly(argv)
-    findings = [finding for check in CHECKS for finding in check()]
-    for finding in findings:
-        print(finding.line())
-    return EXIT_FAILURE if any(finding.level == "FAIL" for finding in findings) else EXIT_OK
+    """Runs every check and prints its findings as they come."""
+    parser = JobParser("doctor", __doc__)
+    parser.add_argument("--no-engine", action="store_true", help="leave out the engine check")
+    options = parser.parse_strictly(argv)
+    failed = False
+    for check in CHECKS:
+        if options.no_engine and check is check_engine:
+            continue
+        for finding in check():
+            print(finding.line(), flush=True)
+            failed = failed or finding.level == "FAIL"
+    return EXIT_FAILURE if failed else EXIT_OK
 
 
 if __name__ == "__main__":

@@ -35,12 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.print_check(derived=derived_sizes(args.config))
     from jobs.fleet import open_fleet, open_ray
     from polyray.observability.progress import ProgressDisplay
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.observability.run_directory import RunDirectory, RunPaths
 
     with ProgressDisplay() as display:
+        if not RunPaths(args.config.run_dir).done.is_file():
+            check_inputs(args.config)
         with RunDirectory.open(args.config) as directory:
             if not directory.finished:
-                check_inputs(args.config)
                 with open_ray(args.config.ray, display), open_fleet(args.config, args.config.name) as fleet:
                     train(args.config, directory, fleet, display)
         display.note(f"adapter   {directory.paths.adapter}\nmetrics   {directory.paths.metrics}")

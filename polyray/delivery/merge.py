@@ -114,7 +114,10 @@ def _paired(factors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, t
             if b is None:
                 raise DeliveryError(f"{key} has no lora_B beside it: the adapter is incomplete")
             pairs[f"{stem.removeprefix(PEFT_PREFIX)}.weight"] = (a, b)
-        elif not key.endswith(".lora_B.weight"):
+        elif key.endswith(".lora_B.weight"):
+            if f"{key.removesuffix('.lora_B.weight')}.lora_A.weight" not in factors:
+                raise DeliveryError(f"{key} has no lora_A beside it: the adapter is incomplete")
+        else:
             raise DeliveryError(f"{key} is neither lora_A nor lora_B; delivery supports plain LoRA only")
     return pairs
 

@@ -87,6 +87,7 @@ def finished_metrics(sums: Sums) -> StepMetrics:
         "kl_reference": sums.mean("kl_reference"),
         "kl_rollout": sums.mean("kl_rollout"),
         "ess": sums.mean("weights") ** 2 / weights_squared if weights_squared else 1.0,
+        "logprob_difference_mean": sums.mean("logprob_difference"),
         "logprob_difference_max": sums.largest("logprob_difference"),
         "completion_length_mean": sums.mean("length"),
         "completion_length_max": sums.largest("length"),

@@ -69,12 +69,21 @@ def save_checkpoint(
 
 
 def newest_checkpoint(checkpoints_dir: Path) -> Checkpoint | None:
-    """The newest checkpoint whose hashes hold; None where there is none at all."""
-    for directory in sorted(checkpoints_dir.glob("step-*"), reverse=True):
+    """The newest checkpoint whose hashes hold; None where there is none at all.
+
+    Raises CheckpointError where all of them are damaged: starting anew would throw the run away.
+    """
+    directories = sorted(checkpoints_dir.glob("step-*"), reverse=True)
+    for directory in directories:
         if not _is_valid(directory):
             continue
         state = json.loads((directory / "state.json").read_text(encoding="utf-8"))
         return Checkpoint(state["step"], directory, state["extra"])
+    if directories:
+        raise CheckpointError(
+            f"{checkpoints_dir} holds {len(directories)} checkpoints and none is valid, the newest is "
+            f"{directories[0].name}; restore the files, or remove the directory to start from step 0"
+        )
     return None
 
 
@@ -95,7 +104,9 @@ def restore_checkpoint(
             raise CheckpointError(
                 f"{checkpoint.directory} has moments of {name}, which this model does not train"
             )
-        optimizer.state[named[name]][field] = value
+        parameter = named[name]
+        # As the optimiser keeps them: step counts on the CPU, moments beside their parameter.
+        optimizer.state[parameter][field] = value if field == "step" else value.to(parameter.device)
     state = json.loads((checkpoint.directory / "state.json").read_text(encoding="utf-8"))
     scheduler.load_state_dict({**scheduler.state_dict(), **state["scheduler"]})
     for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
@@ -128,4 +139,10 @@ def _hashes(directory: Path) -> dict[str, str]:
 
 def _is_valid(directory: Path) -> bool:
     manifest = directory / MANIFEST
-    return manifest.is_file() and json.loads(manifest.read_text(encoding="utf-8")) == _hashes(directory)
+    if not manifest.is_file():
+        return False
+    try:
+        expected = json.loads(manifest.read_bytes())
+    except ValueError:  # the manifest itself is damaged
+        return False
+    return expected == _hashes(directory)

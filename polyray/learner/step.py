@@ -25,7 +25,7 @@ from polyray.types import ScoredGroup, StepMetrics, TrainingBatch
 
 TOKEN_SUMS = (
     "loss", "kept_sequences", "kept_tokens", "clipped", "entropy", "kl_rollout", "weights", "weights_squared",
-    "kl_reference",
+    "kl_reference", "logprob_difference",
 )  # fmt: skip
 TOKEN_MAXIMA = ("logprob_difference",)
 """Named from the start, so that a rank without rows still takes part in every reduction."""
@@ -141,6 +141,7 @@ class PolicyLearner:
         sums.add("kl_rollout", float((ratio - 1 - log_ratio).sum()), len(ratio))
         sums.add("weights", float(ratio.sum()), len(ratio))
         sums.add("weights_squared", float((ratio**2).sum()), len(ratio))
+        sums.add("logprob_difference", float(log_ratio.abs().sum()), len(log_ratio))
         sums.maximum("logprob_difference", float(log_ratio.abs().max()))
 
     def _watch_reference(

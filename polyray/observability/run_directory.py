@@ -196,7 +196,7 @@ def config_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[st
 
 
 def _settle_config(paths: RunPaths, new: dict[str, Any], resumable_keys: tuple[str, ...]) -> None:
-    if not paths.config.is_file():
+    if not paths.config.is_file() or not _has_begun(paths):
         atomic_write_json(paths.config, new)
         return
     difference = config_difference(json.loads(paths.config.read_text(encoding="utf-8")), new)
@@ -211,6 +211,12 @@ def _settle_config(paths: RunPaths, new: dict[str, Any], resumable_keys: tuple[s
         paths.done.unlink(missing_ok=True)
     if difference:
         atomic_write_json(paths.config, new)
+
+
+def _has_begun(paths: RunPaths) -> bool:
+    """False where an earlier start failed before its first step: there is nothing to contradict yet."""
+    logged = paths.metrics.is_file() and paths.metrics.stat().st_size > 0
+    return logged or paths.done.is_file() or paths.evaluation.is_dir() or any(paths.checkpoints.glob("*"))
 
 
 def _is_resumable(key: str, resumable_keys: tuple[str, ...]) -> bool:

@@ -7,6 +7,7 @@ Detokenisation is ours: once, on finished sequences, a group at a time.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,11 +49,7 @@ class VllmEngine:
     """An `Engine` on vLLM with merged delivery."""
 
     def __init__(self, model_dir: Path, spec: RolloutSpec, dtype: str) -> None:
-        for key, value in ENVIRONMENT.items():
-            os.environ.setdefault(key, value)
-        from vllm import LLM
-
-        self._llm = LLM(**engine_arguments(model_dir, spec, dtype))
+        self._llm = build_llm(model_dir, spec, dtype)
         self._engine: Any = self._llm.llm_engine
         self._tokenizer: Any = self._llm.get_tokenizer()
         self._weights = MergedWeights(model_dir)
@@ -80,12 +77,9 @@ class VllmEngine:
                 "raise rollout.max_prompt_tokens"
             )
         self._running[request.group_id] = _Running(request, prompt_token_ids)
-        for index, seed in enumerate(request.seeds):
-            self._engine.add_request(
-                f"{request.group_id}/{index}",
-                {"prompt_token_ids": prompt_token_ids},
-                _sampling_params(request, seed),
-            )
+        prompt = engine_input(prompt_token_ids)
+        for index, params in enumerate(sampling_params(request)):
+            self._engine.add_request(f"{request.group_id}/{index}", prompt, params)
 
     def poll(self) -> list[Group]:
         """See `Engine.poll`."""
@@ -140,7 +134,7 @@ class VllmEngine:
         # prompt_logprobs ignores the temperature, also with processed log-probs: it is always temperature 1.
         params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
         for index, sequence in enumerate(sequences):
-            self._engine.add_request(f"probe/{index}", {"prompt_token_ids": list(sequence)}, params)
+            self._engine.add_request(f"probe/{index}", engine_input(list(sequence)), params)
         rows: dict[int, np.ndarray] = {}
         while self._engine.has_unfinished_requests():
             for output in self._engine.step():
@@ -163,9 +157,17 @@ class VllmEngine:
         return Group(request.group_id, request.prompt, prompt, completions, self._policy)
 
 
+def build_llm(model_dir: Path, spec: RolloutSpec, dtype: str) -> Any:
+    """The `vllm.LLM` of a rollout engine; the benchmark measures a bare one from the same arguments."""
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    from vllm import LLM
+
+    return LLM(**engine_arguments(model_dir, spec, dtype))
+
+
 def engine_arguments(model_dir: Path, spec: RolloutSpec, dtype: str) -> dict[str, Any]:
-    """The `LLM(...)` arguments of a rollout engine; the benchmark builds its bare engine from the same
-    ones."""
+    """The `LLM(...)` arguments of a rollout engine."""
     import torch
 
     arguments: dict[str, Any] = {
@@ -189,21 +191,37 @@ def engine_arguments(model_dir: Path, spec: RolloutSpec, dtype: str) -> dict[str
     return arguments
 
 
-def _sampling_params(request: GroupRequest, seed: int) -> Any:
+def engine_input(prompt_token_ids: list[int]) -> Any:
+    """A prompt in the form vLLM takes without rendering it again for every sample of its group."""
+    from vllm.inputs import tokens_input
+
+    return tokens_input(prompt_token_ids)
+
+
+def sampling_params(request: GroupRequest) -> list[Any]:
+    """One `vllm.SamplingParams` per sample, equal but for the seed."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    return SamplingParams(
+    # Built and checked once a group; each copy serves one request, so vLLM need not clone it deeply again.
+    params = SamplingParams(
         temperature=request.temperature,
         top_p=1.0,
         top_k=0,
         max_tokens=request.max_completion_tokens,
-        seed=seed,
         logprobs=0,
         flat_logprobs=True,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
+        skip_clone=True,
     )
+    return [_with_seed(params, seed) for seed in request.seeds]
+
+
+def _with_seed(params: Any, seed: int) -> Any:
+    copied = copy.copy(params)
+    copied.seed = seed
+    return copied
 
 
 def _sampled_logprobs(output: Any) -> np.ndarray:

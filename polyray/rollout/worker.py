@@ -51,6 +51,8 @@ class RolloutWorker:
         self._out: dict[int, Future[Group]] = {}
         self._ready: Future[float] = Future()
         self._failure: BaseException | None = None
+        self._failing = threading.Lock()
+        """No message may slip in between the look at `_failure` and the clearing of the inbox."""
         self._busy_s = 0.0
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
         self._thread.start()
@@ -80,10 +82,11 @@ class RolloutWorker:
         self._thread.join(timeout=30)
 
     def _post(self, message):  # type: ignore[no-untyped-def]
-        if self._failure is not None:
-            message.future.set_exception(RolloutError(f"engine of {self.name} is gone: {self._failure}"))
-        else:
-            self._inbox.put(message)
+        with self._failing:
+            if self._failure is None:
+                self._inbox.put(message)
+            else:
+                message.future.set_exception(RolloutError(f"engine of {self.name} is gone: {self._failure}"))
         return message.future
 
     def _run(self) -> None:
@@ -119,12 +122,12 @@ class RolloutWorker:
         return True
 
     def _admit(self, engine: Engine, message: _Submit) -> None:
+        self._out[message.request.group_id] = message.future
         try:
             engine.submit(message.request)
         except PolyrayError as error:  # this request cannot be served; the engine is fine
+            del self._out[message.request.group_id]
             message.future.set_exception(error)
-        else:
-            self._out[message.request.group_id] = message.future
 
     def _deliver(self, engine: Engine, message: _Deliver) -> None:
         self._resolve(engine.drain())
@@ -157,13 +160,14 @@ class RolloutWorker:
             self._out.pop(group.group_id).set_result(group)
 
     def _fail(self, error: BaseException) -> None:
-        self._failure = error
         waiting: list[Future[Any]] = [*self._out.values()]
         self._out.clear()
-        while not self._inbox.empty():
-            message = self._inbox.get()
-            if not isinstance(message, _Stop):
-                waiting.append(message.future)
+        with self._failing:
+            self._failure = error
+            while not self._inbox.empty():
+                message = self._inbox.get()
+                if not isinstance(message, _Stop):
+                    waiting.append(message.future)
         for future in waiting:
             if not future.done():
                 future.set_exception(

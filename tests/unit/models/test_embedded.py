@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from polyray.models.embedded import (
     pretraining_text,
 )
 from polyray.models.loading import base_fingerprint, load_base, load_tokenizer
-from polyray.tasks.hidden_trap_grid import HiddenTrapGrid
+from polyray.tasks.hidden_trap_grid import HiddenTrapGrid, cell_name, split_pairs
 from polyray.types import Prompt
 
 
@@ -71,17 +72,20 @@ def test_equal_configurations_give_equal_weights_and_the_last_built_is_found(
 
 def test_the_address_follows_what_determines_the_weights(tmp_path: Path) -> None:
     reference = embedded_dir(_config(tmp_path))
-    assert embedded_dir(_config(tmp_path, name="x", task={"salt": "y", "trap_probability": 0.3})) == reference
+    assert embedded_dir(_config(tmp_path, name="x", runs_dir="y")) == reference
     changes = [{"steps": 3}, {"batch_rows": 5}, {"learning_rate": 1e-4}, {"num_threads": 2}, {"seed": 1}]
     others = {embedded_dir(_config(tmp_path, **change)) for change in changes}
-    others.add(embedded_dir(_config(tmp_path, task={"num_held_out_pairs": 100})))
-    assert len(others - {reference}) == 6
+    assert len(others - {reference}) == 5
 
 
-def test_pretraining_paths_are_legal_and_spare_the_held_out_pairs() -> None:
+def test_pretraining_paths_are_legal_and_never_between_cells_of_the_task() -> None:
     grid = HiddenTrapGrid(HiddenTrapGridSpec(trap_probability=0.0))
-    held_out = {prompt.cluster_id for prompt in grid.held_out_prompts()}
-    texts = [pretraining_text(index, 0, 200) for index in range(3000)]
+    asked = {f"{cell_name(start)}>{cell_name(goal)}" for part in split_pairs(200) for start, goal in part}
+    texts = [pretraining_text(index, 0) for index in range(3000)]
+    assert len(asked) == 900
+    assert asked.isdisjoint(prompt[3:8] for prompt, _ in texts)
     assert all(grid.reaches_goal(Prompt("", prompt), answer) for prompt, answer in texts)
-    assert held_out.isdisjoint(prompt[3:8] for prompt, _ in texts)
-    assert pretraining_text(7, 0, 200) == texts[7] != pretraining_text(7, 1, 200)
+    turns = [sum(a != b for a, b in pairwise(answer)) for _, answer in texts]
+    assert set(turns) == {0, 1}
+    assert {len(answer) for _, answer in texts} == set(range(1, 10))
+    assert pretraining_text(7, 0) == texts[7] != pretraining_text(7, 1)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from polyray.config.loader import build_config
-from polyray.config.run import PretrainConfig, SftConfig, TrainConfig
+from polyray.config.run import PretrainConfig, RunBase, SftConfig, TrainConfig
 from polyray.errors import ConfigError
 from polyray.observability.run_directory import RESUMABLE_KEYS, RunDirectory, RunPaths, config_difference
 
@@ -73,8 +73,14 @@ def test_length_logging_and_resources_may_change(tmp_path: Path) -> None:
     )
 
 
+def begun(config: RunBase) -> None:
+    """A run that has written its first step."""
+    with RunDirectory.open(config) as run:
+        run.paths.metrics.write_text('{"step": 0}\n')
+
+
 def test_another_configuration_is_refused_and_nothing_is_touched(tmp_path: Path) -> None:
-    RunDirectory.open(train_config(tmp_path)).close()
+    begun(train_config(tmp_path))
     before = contents(tmp_path / "a")
     changed = train_config(tmp_path, seed=7, learner={"learning_rate": 0.5, "steps": 9})
     with pytest.raises(ConfigError) as caught:
@@ -88,14 +94,20 @@ def test_another_configuration_is_refused_and_nothing_is_touched(tmp_path: Path)
     RunDirectory.open(train_config(tmp_path)).close()
 
 
-def test_another_kind_of_configuration_is_refused(tmp_path: Path) -> None:
+def test_a_run_without_a_first_step_takes_another_configuration(tmp_path: Path) -> None:
     RunDirectory.open(train_config(tmp_path)).close()
+    with RunDirectory.open(train_config(tmp_path, seed=7)) as run:
+        assert json.loads(run.paths.config.read_text())["seed"] == 7
+
+
+def test_another_kind_of_configuration_is_refused(tmp_path: Path) -> None:
+    begun(train_config(tmp_path))
     with pytest.raises(ConfigError, match=r"demonstrations_per_step: \(absent\) -> 64"):
         RunDirectory.open(SftConfig(name="a", runs_dir=str(tmp_path)))
 
 
 def test_callers_may_name_their_own_keys(tmp_path: Path) -> None:
-    RunDirectory.open(PretrainConfig(name="a", runs_dir=str(tmp_path), steps=5)).close()
+    begun(PretrainConfig(name="a", runs_dir=str(tmp_path), steps=5))
     longer = PretrainConfig(name="a", runs_dir=str(tmp_path), steps=6)
     with pytest.raises(ConfigError, match="steps: 5 -> 6"):
         RunDirectory.open(longer)

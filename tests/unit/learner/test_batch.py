@@ -1,0 +1,95 @@
+"""From scored groups to advantages and padded rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PolychromicSpec
+from polyray.learner.batch import Row, build_row_batch, compute_advantages, rows_of
+from tests.unit.tiny_policy import random_group
+
+NAN = float("nan")
+CLUSTER = PolychromicSpec(objective="cluster", quality_weight=0, diversity_weight=1, set_size=2)
+PAIRWISE = PolychromicSpec(objective="pairwise", diversity_weight=0.5, set_size=2)
+
+
+def test_grpo_is_reward_minus_mean_and_all_of_it_is_quality() -> None:
+    advantages = compute_advantages(random_group(0, [1, 0, 0, 0]), GrpoSpec())
+    assert advantages.advantages_G.tolist() == [0.75, -0.25, -0.25, -0.25]
+    assert advantages.quality_part_G.tolist() == [0.75, -0.25, -0.25, -0.25]
+    assert advantages.diversity_part_G.tolist() == [0, 0, 0, 0]
+
+
+def test_grpo_with_std_divides_by_the_sample_deviation() -> None:
+    advantages = compute_advantages(random_group(0, [1, 0, 0, 0]), GrpoSpec(scale="std"))
+    np.testing.assert_allclose(advantages.advantages_G, [1.5, -0.5, -0.5, -0.5], atol=1e-5)
+
+
+def test_polychromic_without_diversity_is_leave_one_out() -> None:
+    spec = PAIRWISE.model_copy(update={"diversity_weight": 0.0})
+    rewards = [1.0, 0.0, 0.5, 0.0]
+    group = replace(random_group(0, rewards), distances_GG=np.ones((4, 4)) - np.eye(4))
+    expected = [reward - (sum(rewards) - reward) / 3 for reward in rewards]
+    advantages = compute_advantages(group, spec)
+    np.testing.assert_allclose(advantages.advantages_G, expected, atol=1e-12)
+    np.testing.assert_allclose(advantages.diversity_part_G, 0, atol=1e-12)
+
+
+def test_cluster_credits_the_rare_class_by_hand() -> None:
+    # f(pair) = mean quality x distinct correct classes / 2. Samples: two of class 7, one of class 8, all right.
+    # f = 1/2 for the pair (0, 1), 1 for (0, 2) and (1, 2); U = 5/6; without 0: 1, without 1: 1, without 2: 1/2.
+    # Advantage = 3 (U - U without i).
+    advantages = compute_advantages(random_group(0, [1, 1, 1], classes=[7, 7, 8]), CLUSTER)
+    np.testing.assert_allclose(advantages.advantages_G, [-0.5, -0.5, 1.0], atol=1e-12)
+    np.testing.assert_allclose(advantages.diversity_part_G, [-0.5, -0.5, 1.0], atol=1e-12)
+    np.testing.assert_allclose(advantages.quality_part_G, 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("spec", [GrpoSpec(), GrpoSpec(scale="std"), CLUSTER, PAIRWISE])
+def test_unscored_completions_leave_the_set(spec: AlgorithmSpec) -> None:
+    distances = np.array(
+        [[0, 0.9, 0.2, 0.4], [0.9, 0, 0.7, 0.1], [0.2, 0.7, 0, 0.6], [0.4, 0.1, 0.6, 0]], np.float64
+    )
+    kept = [0, 2, 3]
+    rewards, classes = [1.0, NAN, 0.0, 1.0], [7, 9, -1, 8]
+    whole = replace(random_group(0, rewards, classes=classes), distances_GG=distances)
+    smaller = replace(
+        random_group(0, [rewards[i] for i in kept], classes=[classes[i] for i in kept]),
+        distances_GG=distances[np.ix_(kept, kept)],
+    )
+    actual, expected = compute_advantages(whole, spec), compute_advantages(smaller, spec)
+    for name in ("advantages_G", "quality_part_G", "diversity_part_G"):
+        np.testing.assert_allclose(getattr(actual, name)[kept], getattr(expected, name), atol=1e-12)
+        assert getattr(actual, name)[1] == 0
+    assert np.abs(actual.advantages_G).max() > 0.1
+
+
+def test_rows_are_the_scored_and_non_empty_completions() -> None:
+    group = random_group(3, [1.0, NAN, 0.0, 0.5], lengths=[2, 3, 0, 4])
+    rows = rows_of(group, np.array([0.5, 0.0, -0.25, -0.25]))
+    assert [row.completion.seed for row in rows] == [0, 3]
+    assert [row.advantage for row in rows] == [0.5, -0.25]
+    assert all(row.prompt_token_ids is group.group.prompt_token_ids for row in rows)
+
+
+def test_rows_are_padded_on_the_right_and_keep_their_order() -> None:
+    first, second = random_group(0, [1.0], lengths=[2]), random_group(3, [0.0], lengths=[5])
+    rows = [
+        Row(group.group.prompt_token_ids, group.group.completions[0], advantage)
+        for group, advantage in ((second, -0.5), (first, 0.25))
+    ]
+    batch = build_row_batch(rows, torch.device("cpu"))
+    for i, row in enumerate(rows):
+        tokens = [*row.prompt_token_ids.tolist(), *row.completion.token_ids.tolist()]
+        padded = tokens + [0] * (batch.rows.input_ids_BL.shape[1] - len(tokens))
+        assert batch.rows.input_ids_BL[i].tolist() == padded
+        logprobs = row.completion.rollout_logprobs.tolist()
+        assert batch.rollout_logprobs_BT[i].tolist() == logprobs + [0.0] * (5 - len(logprobs))
+    assert batch.rows.input_ids_BL.shape == (2, 6 + 5)
+    assert batch.rows.prompt_lengths_B.tolist() == [6, 3]
+    assert batch.rows.completion_lengths_B.tolist() == [5, 2]
+    assert batch.advantages_B.tolist() == [-0.5, 0.25]

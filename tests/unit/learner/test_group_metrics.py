@@ -1,0 +1,109 @@
+"""The metrics of a batch, by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from polyray.config.algorithm import GrpoSpec, PolychromicSpec
+from polyray.learner.batch import GroupAdvantages, compute_advantages
+from polyray.learner.group_metrics import add_group_metrics, finished_metrics
+from polyray.learner.reduce import Sums
+from polyray.types import ScoredGroup, StepMetrics
+from tests.unit.tiny_policy import random_group
+
+NAN = float("nan")
+
+
+def _metrics(*groups: ScoredGroup) -> StepMetrics:
+    sums = Sums()
+    for group in groups:
+        add_group_metrics(sums, group, compute_advantages(group, GrpoSpec()), GrpoSpec())
+    return finished_metrics(sums)
+
+
+def _groups() -> tuple[ScoredGroup, ScoredGroup]:
+    return (
+        random_group(0, [1, 1, 0, 1], classes=[7, 7, -1, 8], lengths=[1, 2, 3, 4]),
+        random_group(1, [0, NAN, 0, 0], classes=[-1, -1, -1, -1], lengths=[6, 5, 1, 2]),
+    )
+
+
+def test_rewards_and_pass_rates_are_over_scored_completions() -> None:
+    metrics = _metrics(*_groups())
+    assert metrics["reward_mean"] == pytest.approx(3 / 7)
+    assert metrics["reward_std"] == pytest.approx(np.std([1, 1, 0, 1, 0, 0, 0]))
+    assert metrics["pass_at_1"] == pytest.approx(3 / 7)
+    assert metrics["pass_at_8"] == pytest.approx(1 / 2)  # k is cut to the 4 and 3 scored ones
+    assert metrics["unscored"] == 1
+
+
+def test_a_reward_just_below_one_is_no_pass() -> None:
+    assert _metrics(random_group(0, [1.0, 0.999]))["pass_at_1"] == pytest.approx(1 / 2)
+
+
+def test_classes_count_where_correct_and_diversity_is_pairs_that_differ() -> None:
+    metrics = _metrics(*_groups())
+    assert metrics["distinct_classes"] == pytest.approx((2 + 0) / 2)
+    # Pairs of differing correct classes: (0, 3), (1, 3) of 6; none of 3 in the other group.
+    assert metrics["diversity"] == pytest.approx((2 / 6 + 0) / 2)
+
+
+def test_diversity_is_the_tasks_own_distance_where_there_is_one() -> None:
+    distances = np.array([[0, 0.5, 0.1], [0.5, 0, 0.3], [0.1, 0.3, 0]])
+    group = replace(random_group(0, [1, NAN, 0], classes=[1, 2, 3]), distances_GG=distances)
+    assert _metrics(group)["diversity"] == pytest.approx(0.1)
+    whole = replace(random_group(0, [1, 1, 0], classes=[1, 2, 3]), distances_GG=distances)
+    assert _metrics(whole)["diversity"] == pytest.approx(0.3)
+
+
+def test_one_scored_completion_has_no_pairs() -> None:
+    group = random_group(0, [1, NAN], classes=[1, 2])
+    sums, zeros = Sums(), np.zeros(2)
+    add_group_metrics(sums, group, GroupAdvantages(zeros, zeros, zeros), GrpoSpec())
+    assert finished_metrics(sums)["diversity"] == 0
+
+
+def test_lengths_are_over_all_completions() -> None:
+    metrics = _metrics(*_groups())
+    assert metrics["completion_length_mean"] == pytest.approx(24 / 8)
+    assert metrics["completion_length_max"] == 6
+    assert metrics["tokens_generated"] == 24
+    assert metrics["truncated_share"] == pytest.approx(4 / 8)  # numbers 0 and 3 of each group
+
+
+def test_advantages_of_correct_ones_and_groups_without_signal() -> None:
+    metrics = _metrics(*_groups())
+    assert metrics["mean_advantage_correct"] == pytest.approx(0.25)
+    assert metrics["zero_advantage_share"] == pytest.approx(1 / 2)
+    assert (metrics["advantage_share_quality"], metrics["advantage_share_diversity"]) == (1, 0)
+
+
+def test_shares_of_the_two_parts_of_the_advantage() -> None:
+    spec = PolychromicSpec(objective="pairwise", diversity_weight=1.0, set_size=2)
+    group = replace(
+        random_group(0, [1, 0, 0]), distances_GG=np.array([[0, 1, 0], [1, 0, 0], [0, 0, 0]], np.float64)
+    )
+    # Quality: leave-one-out of [1, 0, 0]. Distance to the others minus mean distance among the others, twice:
+    # 2 (1/2 - 0), 2 (1/2 - 0), 2 (0 - 1).
+    quality, diversity = [1, -0.5, -0.5], [1, 1, -2]
+    advantages = compute_advantages(group, spec)
+    np.testing.assert_allclose(advantages.quality_part_G, quality, atol=1e-12)
+    np.testing.assert_allclose(advantages.diversity_part_G, diversity, atol=1e-12)
+    sums = Sums()
+    add_group_metrics(sums, group, advantages, spec)
+    metrics = finished_metrics(sums)
+    assert metrics["advantage_share_quality"] == pytest.approx(1.5 / 7.5)
+    assert metrics["advantage_share_diversity"] == pytest.approx(6 / 7.5)
+    assert metrics["mean_advantage_correct"] == pytest.approx(2)
+
+
+def test_components_of_the_reward_are_means_over_scored_completions() -> None:
+    group = replace(
+        random_group(0, [1, NAN, 0]), components={"format": (1.0, NAN, 0.5), "length": (0.2, 0.0, 0.4)}
+    )
+    metrics = _metrics(group)
+    assert metrics["reward/format"] == pytest.approx(0.75)
+    assert metrics["reward/length"] == pytest.approx(0.3)

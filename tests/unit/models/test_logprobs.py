@@ -1,0 +1,117 @@
+"""Log-probs of completions against a plain full forward pass; chunks change neither value nor gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from polyray.models import logprobs
+from polyray.models.logprobs import Rows, completion_logprobs
+from tests.unit.tiny_policy import VOCABULARY, build_base, build_policy
+
+PROMPTS = (3, 1, 5, 2)
+COMPLETIONS = (4, 6, 1, 2)
+
+
+def _rows() -> Rows:
+    generator = torch.Generator().manual_seed(0)
+    width = max(prompt + completion for prompt, completion in zip(PROMPTS, COMPLETIONS, strict=True))
+    tokens = torch.randint(3, VOCABULARY, (len(PROMPTS), width), generator=generator)
+    for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
+        tokens[row, prompt + completion :] = 0
+    return Rows(tokens, torch.tensor(PROMPTS), torch.tensor(COMPLETIONS))
+
+
+def _expected(model: torch.nn.Module, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row alone and without padding, token by token, in float64 from the logits on."""
+    rows = _rows()
+    values = torch.zeros(len(PROMPTS), max(COMPLETIONS), dtype=torch.float64)
+    entropies = torch.zeros_like(values)
+    for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
+        tokens = rows.input_ids_BL[row, : prompt + completion]
+        logits = model(input_ids=tokens[None], use_cache=False).logits[0].double() / temperature
+        for position in range(completion):
+            probabilities = logits[prompt + position - 1].exp() / logits[prompt + position - 1].exp().sum()
+            values[row, position] = probabilities[tokens[prompt + position]].log()
+            entropies[row, position] = -sum(p * p.log() for p in probabilities)
+    return values, entropies
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 1.6])
+def test_equals_a_full_forward_pass_of_every_row_alone(temperature: float) -> None:
+    model = build_policy()
+    with torch.no_grad():
+        values, entropies = completion_logprobs(model, _rows(), temperature)
+        expected, expected_entropies = _expected(model, temperature)
+    torch.testing.assert_close(values.double(), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(entropies.double(), expected_entropies, atol=2e-6, rtol=0)
+    assert expected_entropies[expected_entropies > 0].std() > 0.1  # distributions that differ
+
+
+def test_padding_is_zero_and_the_mask_says_where() -> None:
+    values, entropies = completion_logprobs(build_base(), _rows())
+    mask = _rows().mask_BT
+    assert mask.sum(1).tolist() == list(COMPLETIONS)
+    assert values[~mask].abs().max() == 0
+    assert entropies[~mask].abs().max() == 0
+    assert values[mask].max() < 0
+
+
+def test_padding_content_does_not_matter() -> None:
+    model, rows = build_base(), _rows()
+    other = rows.input_ids_BL.clone()
+    for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
+        other[row, prompt + completion :] = 17
+    changed = Rows(other, rows.prompt_lengths_B, rows.completion_lengths_B)
+    assert torch.equal(completion_logprobs(model, rows)[0], completion_logprobs(model, changed)[0])
+
+
+def _gradients(temperature: float) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    model = build_policy()
+    weights = torch.linspace(-1, 1, len(PROMPTS) * max(COMPLETIONS)).reshape(len(PROMPTS), -1)
+    values, entropies = completion_logprobs(model, _rows(), temperature)
+    (values * weights).sum().backward()
+    return values, entropies, [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def test_chunks_change_neither_values_nor_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _gradients(0.8)
+    calls = []
+    original = logprobs._head_chunk
+    monkeypatch.setattr(
+        logprobs, "_head_chunk", lambda *args: (calls.append(len(args[2])), original(*args))[1]
+    )
+    monkeypatch.setattr(logprobs, "LOGITS_PER_CHUNK", 4 * VOCABULARY + 5)
+    chunked = _gradients(0.8)
+    assert calls[:4] == [4, 4, 4, 1]  # 13 tokens; the backward pass runs them again
+    assert len(calls) == 8
+    torch.testing.assert_close(chunked[0], whole[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(chunked[1], whole[1], atol=1e-6, rtol=0)
+    assert len(chunked[2]) == len(whole[2]) == 28  # two layers of seven modules, A and B
+    for actual, expected in zip(chunked[2], whole[2], strict=True):
+        assert expected.abs().max() > 1e-3
+        torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_the_entropy_has_no_gradient() -> None:
+    _, entropies = completion_logprobs(build_policy(), _rows())
+    assert not entropies.requires_grad
+
+
+def test_models_that_transform_their_logits_take_their_own_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_base()
+    plain = completion_logprobs(model, _rows())[0]
+    forward = type(model).forward
+
+    def capped(self: torch.nn.Module, *args: object, **kwargs: object) -> object:
+        output = forward(self, *args, **kwargs)  # type: ignore[arg-type]
+        output.logits = 2.0 * torch.tanh(output.logits / 2.0)
+        return output
+
+    monkeypatch.setattr(type(model), "forward", capped)
+    model.config.final_logit_softcapping = 2.0
+    with torch.no_grad():
+        values = completion_logprobs(model, _rows())[0]
+        expected = _expected(model, 1.0)[0]
+    torch.testing.assert_close(values.double(), expected, atol=1e-6, rtol=0)
+    assert (values - plain).abs().max() > 0.1
