@@ -2,7 +2,8 @@
 compare, train, deliver again.
 
 `python -m jobs.engine_check` does it on CPU and prints one line of JSON; the doctor runs that as a child
-process, jobs.benchmark gpu calls `engine_round` for the GPU. Needs torch, transformers, peft and vLLM, no Ray.
+process, jobs.benchmark gpu calls `engine_round` for the GPU. Needs torch, transformers, peft and vLLM, not
+Ray.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def _random_model(shape: dict[str, Any], device: Any, dtype: str) -> Any:
 
     torch.manual_seed(0)
     with torch.device(device):
-        base = Qwen3ForCausalLM(Qwen3Config(**shape, attn_implementation="sdpa"))
+        base = Qwen3ForCausalLM(Qwen3Config(**shape))
     base = base.to(getattr(torch, dtype))  # type: ignore[arg-type]  # transformers annotates `to` wrongly
     model = attach_adapter(base, LoraSpec(), None, base_sha256="", seed=0)
     add_reference(model)

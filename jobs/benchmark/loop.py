@@ -1,8 +1,8 @@
 """Measures the training loop on this machine: agreement, throughput, latency, determinism, memory.
 
-Trains two short runs of one seed, then samples on one rollout worker and on bare vLLM in turns; each figure is
-a median with its spread, held against a limit where there is one. Runs go to a temporary directory. Reads a
-TrainConfig; a warm start that does not exist is left out, an embedded model that does not exist is built.
+Trains two short runs of one seed, then samples on one rollout worker and on bare vLLM in turns; each figure
+is a median with its spread, held against a limit where there is one. Runs go to a temporary directory. Reads
+a TrainConfig; a warm start that does not exist is left out, an embedded model that does not exist is built.
 Other programs on the machine spoil the seconds: the load is printed.
 
   python -m jobs.benchmark loop
@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.steps <= WARM_UP_STEPS or options.pairs < 1 or options.completions < 1:
         raise ConfigError(
             f"--steps {options.steps} --pairs {options.pairs} --completions {options.completions}: at least "
-            f"{WARM_UP_STEPS + 1} steps (the first {WARM_UP_STEPS} warm up), 1 pair and 1 completion are needed"
+            f"{WARM_UP_STEPS + 1} steps (the first {WARM_UP_STEPS} warm up), 1 pair and 1 completion are "
+            "needed"
         )
     with tempfile.TemporaryDirectory(prefix="polyray-benchmark-") as runs_dir:
         config = benchmark_config(args.config, options.steps, runs_dir)

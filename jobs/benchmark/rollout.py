@@ -1,8 +1,8 @@
 """Rollout throughput of one pool worker against bare `LLM.generate`.
 
 Both sides: the same engine arguments, environment, weights, prompts and seeds; log-probs and decoded texts;
-each in its own Ray actor, taking turns. The bare side keeps its completions where they are; the pool's come to
-the driver as groups, through the object store, as training and evaluation get them.
+each in its own Ray actor, taking turns. The bare side keeps its completions where they are; the pool's come
+to the driver as groups, through the object store, as an evaluation gets them.
 """
 
 from __future__ import annotations
@@ -145,8 +145,8 @@ def _take_turns(
         pool_s, pool_tokens = _time_pool(pool, requests)
     if pool_tokens != bare_tokens and pool.settings.rollout.gpus_per_worker == 0:
         raise RolloutError(
-            f"the rollout worker sampled {pool_tokens} tokens and the bare engine {bare_tokens} from the same "
-            "prompts, seeds and weights; set rollout.threads_per_worker=1"
+            f"the rollout worker sampled {pool_tokens} tokens and the bare engine {bare_tokens} from the "
+            "same prompts, seeds and weights; set rollout.threads_per_worker=1"
         )
     return pool_s, bare_s, pool_tokens
 

@@ -54,7 +54,10 @@ def save_checkpoint(
     extra: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Writes checkpoint `step` and removes all but the newest `keep`."""
+    """Writes checkpoint `step` and removes all but the newest `keep`.
+
+    Later ones go too: only a damaged one, which `newest_checkpoint` passed over, can be later.
+    """
     target = checkpoints_dir / f"step-{step:06d}"
     with atomic_directory(target) as directory:
         save_adapter(model, directory / "adapter", dict(adapter_manifest))
@@ -63,8 +66,10 @@ def save_checkpoint(
         state = {"step": step, "scheduler": _plain(scheduler.state_dict()), "extra": extra}
         (directory / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
         (directory / MANIFEST).write_text(json.dumps(_hashes(directory), indent=1), encoding="utf-8")
-    for old in sorted(checkpoints_dir.glob("step-*"))[:-keep]:
-        shutil.rmtree(old)
+    directories = sorted(checkpoints_dir.glob("step-*"))
+    end = directories.index(target) + 1
+    for directory in (*directories[end:], *directories[:end][:-keep]):
+        shutil.rmtree(directory)
     return target
 
 

@@ -122,9 +122,7 @@ def test_the_base_itself_reloads_nothing_at_first(model_dir: Path) -> None:
     assert MergedWeights(model_dir).merge(_payload(b"", None)) == []
 
 
-def test_reads_sharded_weights(
-    tmp_path: Path, model_dir: Path, pristine: dict[str, torch.Tensor]
-) -> None:
+def test_reads_sharded_weights(tmp_path: Path, model_dir: Path, pristine: dict[str, torch.Tensor]) -> None:
     names = sorted(pristine)
     shards = {"part-1.safetensors": names[::2], "part-2.safetensors": names[1::2]}
     for file, chosen in shards.items():

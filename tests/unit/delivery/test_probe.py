@@ -61,7 +61,7 @@ def test_probes_fit_an_engine_that_samples_one_token_after_them(model_dir: Path)
     tight = _sequences(model_dir, max_prompt_tokens=6, max_completion_tokens=4)
     for sequence, full in zip(tight, roomy, strict=True):
         assert len(sequence) == 6 + 4 - 1
-        assert sequence[:-4] == full[: 10][-5:]  # the prompt keeps its end
+        assert sequence[:-4] == full[:10][-5:]  # the prompt keeps its end
 
 
 def test_an_adapter_on_disk_becomes_a_version_that_the_model_proves(

@@ -20,7 +20,7 @@ HEAVY = ("torch", "ray", "vllm", "transformers")
 PROBE = """
 import sys
 try:
-    from jobs.{job} import main
+    from jobs.{module} import main
     sys.exit(main(sys.argv[1:]))
 finally:
     print("HEAVY", sorted(set(sys.modules) & set({heavy!r})), file=sys.stderr)
@@ -49,6 +49,12 @@ def run_code(code: str, *arguments: str, **environment: str) -> subprocess.Compl
     )
 
 
+def probe(job: str) -> str:
+    """Code that calls the job's main and says what heavy modules that loaded."""
+    module = f"{job}.__main__" if (ROOT / "jobs" / job).is_dir() else job
+    return PROBE.format(module=module, heavy=HEAVY)
+
+
 def jobs_with_configs() -> list[tuple[str, str]]:
     """One file for every job that reads one."""
     files = {
@@ -63,16 +69,25 @@ def jobs_with_configs() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("job", "file"), jobs_with_configs())
 def test_check_prints_the_resolved_configuration_and_imports_nothing_heavy(job: str, file: str) -> None:
-    done = run_code(PROBE.format(job=job, heavy=HEAVY), file, "--check", "seed=7")
+    done = run_code(probe(job), file, "--check", "seed=7")
     assert done.returncode == 0, done.stderr
     checked = json.loads(done.stdout)
     assert (checked["job"], checked["config"]["seed"]) == (job, 7)
     assert "HEAVY []" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["loop", "gpu"])
+@pytest.mark.parametrize("option", ["--help", "--check"])
+def test_the_benchmarks_answer_without_anything_heavy(name: str, option: str) -> None:
+    done = run_code(probe("benchmark"), name, option)
+    assert done.returncode == 0, done.stderr
+    assert f"benchmark {name}" in done.stdout
+    assert "HEAVY []" in done.stderr
+
+
 @pytest.mark.parametrize("job", sorted(list_jobs(ROOT / "jobs")))
 def test_help_teaches_and_imports_nothing_heavy(job: str) -> None:
-    done = run_code(PROBE.format(job=job, heavy=HEAVY), "--help")
+    done = run_code(probe(job), "--help")
     assert done.returncode == 0, done.stderr
     assert f"python -m jobs.{job}" in done.stdout
     assert "HEAVY []" in done.stderr

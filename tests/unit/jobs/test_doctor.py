@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,32 @@ def test_one_failure_makes_exit_code_one(
     monkeypatch.setattr(doctor, "CHECKS", (lambda: iter([Finding("FAIL", "d", "do e"), Finding("ok", "f")]),))
     assert doctor.main([]) == 1
     assert capsys.readouterr().out == "FAIL  d  ->  do e\nok    f\n"
+
+
+def engine_child(monkeypatch: pytest.MonkeyPatch, code: str, timeout_s: float = 30.0) -> Finding:
+    monkeypatch.setattr(doctor, "ENGINE_ROUND", (sys.executable, "-c", code))
+    monkeypatch.setattr(doctor, "ENGINE_TIMEOUT_S", timeout_s)
+    (finding,) = doctor.check_engine()
+    return finding
+
+
+def test_what_an_engine_showed_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = '{"probe_difference": 5e-07, "logprob_difference_max": 2e-06}'
+    finding = engine_child(monkeypatch, f"print('noise'); print('{seen}')")
+    assert (finding.level, finding.fix) == ("ok", "")
+    assert "proven within 5e-07 nats, sampled log-probs within 2e-06" in finding.what
+
+
+def test_an_engine_that_fails_or_hangs_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    finding = engine_child(monkeypatch, "raise RuntimeError('no room for the cache')")
+    assert finding.level == "FAIL"
+    assert "RuntimeError: no room for the cache" in finding.what
+    assert doctor.REINSTALL in finding.fix
+    finding = engine_child(monkeypatch, "import time; time.sleep(60)", timeout_s=0.5)
+    assert (finding.level, finding.what) == ("FAIL", "tiny generate and delivery: not done after 0.5 s")
+
+
+def test_the_engine_check_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "ENGINE_ROUND", (sys.executable, "-c", "raise SystemExit(3)"))
+    monkeypatch.setattr(doctor, "CHECKS", (doctor.check_engine,))
+    assert (doctor.main(["--no-engine"]), doctor.main([])) == (0, 1)

@@ -141,7 +141,9 @@ def test_a_broken_rollout_logprob_costs_its_sequence_and_nothing_else(broken: fl
     config = _config(kl_coefficient=0.1)
     actual, metrics = gradients(config, groups)
     assert metrics["masked_sequence_share"] == pytest.approx(3 / 11)
-    completions[3] = replace(completions[3], rollout_logprobs=np.full(6, 9.0, np.float32))  # masked by the band
+    completions[3] = replace(
+        completions[3], rollout_logprobs=np.full(6, 9.0, np.float32)
+    )  # masked by the band
     groups[0] = replace(groups[0], group=replace(groups[0].group, completions=tuple(completions)))
     assert_equal_gradients(actual, literal_loss(config, groups).gradients)
 
@@ -200,6 +202,7 @@ def test_kl_to_the_warm_start_is_zero_at_step_zero_and_not_after(kl_coefficient:
 def test_the_watched_kl_is_k3_over_one_completion_per_group_or_all() -> None:
     groups = mixed_groups()
     model = copy.deepcopy(build_policy()).double()
+
     def k3(chosen: list[tuple[int, int]]) -> float:
         values: list[float] = []
         for group, index in chosen:

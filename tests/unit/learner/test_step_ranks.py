@@ -53,7 +53,9 @@ def _two_ranks(
     learners = [build_learner(config) for _ in shares]
     monkeypatch.setattr(reduce, "dist", Ranks())
     with ThreadPoolExecutor(2) as pool:
-        metrics = list(pool.map(lambda pair: pair[0].step(as_batch(pair[1])), zip(learners, shares, strict=True)))
+        metrics = list(
+            pool.map(lambda pair: pair[0].step(as_batch(pair[1])), zip(learners, shares, strict=True))
+        )
     monkeypatch.undo()
     return [
         ([p.grad for p in learner.parameters if p.grad is not None], metrics[rank])

@@ -89,7 +89,7 @@ def test_attaching_leaves_the_global_generator_alone() -> None:
 
 
 def test_adapter_weights_are_float32_on_a_bfloat16_base() -> None:
-    model = _attach(_base().to(torch.bfloat16))
+    model = _attach(_base().bfloat16())
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     assert {tensor.dtype for tensor in adapter_state(model).values()} == {torch.float32}
 

@@ -1,0 +1,281 @@
+"""The whole loop without Ray: it ends, stops, resumes, and an interrupted run equals an unbroken one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from polyray.config.run import TrainConfig
+from polyray.delivery.adapter import AdapterPayload
+from polyray.learner.loop import run_learner
+from polyray.learner.policy import Policy
+from polyray.learner.run_files import RunFiles
+from polyray.observability.jsonl import read_jsonl
+from polyray.rollout.ledger import Finished, GroupLedger
+from polyray.rollout.seeds import sample_seed
+from polyray.types import ScoredGroup, StepMetrics, TrainingBatch, is_timing_key
+from tests.unit.learner.step_fixtures import token_logprobs
+from tests.unit.tiny_policy import random_group, train_config
+
+STEPS = 6
+CONFIG = train_config(learner={"steps": STEPS, "checkpoint_every": 2, "learning_rate": 0.02})
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@dataclass
+class InMemory:
+    """A Coordination in this process: the real ledger, groups from seeds, log-probs of the policy itself.
+
+    The three `*_at` end the run: no batch for a step, no delivery of a version, death before a checkpoint.
+    """
+
+    config: TrainConfig
+    policy: Policy
+    no_batch_at: int | None = None
+    no_delivery_at: int | None = None
+    killed_at: int | None = None
+    snapshots_given: list[Any] = field(default_factory=list)
+    published: list[AdapterPayload] = field(default_factory=list)
+    reported: list[StepMetrics] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        rollout = self.config.rollout
+        self.ledger: GroupLedger[ScoredGroup] = GroupLedger(
+            rollout.prompts_per_step, rollout.max_staleness, self.config.learner.steps
+        )
+        self._under_way: list[int] = []
+
+    def begin_attempt(self, snapshot: Mapping[str, Any] | None) -> int:
+        self.snapshots_given.append(snapshot)
+        return self.ledger.restore(snapshot)
+
+    def next_batch(self, step: int) -> TrainingBatch | None:
+        if step == self.no_batch_at:
+            return None
+        while self._under_way or self.ledger.may_start(step):
+            self._sample(self._under_way.pop() if self._under_way else self.ledger.next_id())
+        items = self.ledger.cut(step)
+        assert items is not None
+        groups = tuple(item.handle for item in items)
+        counters = {"groups_used": len(groups), "groups_dropped": self.ledger.dropped, "staleness_mean": 0.0}
+        return TrainingBatch(step, groups, len(groups), counters, {"generate_s": 0.1, "score_s": 0.1})
+
+    def publish(self, payload: AdapterPayload) -> Mapping[str, float] | None:
+        if payload.policy.version == self.no_delivery_at:
+            return None
+        self.published.append(payload)
+        self.ledger.published(payload.policy.version)
+        return {"deliver_s": 0.1, "delivery_difference_max": 0.0, "idle_generate": 0.0}
+
+    def snapshot(self) -> Mapping[str, Any]:
+        if self.ledger.learner_version == self.killed_at:
+            raise Killed
+        if self.ledger.may_start(self.ledger.learner_version):
+            self._under_way.append(self.ledger.next_id())  # as in a run: checkpoints find groups under way
+        return self.ledger.snapshot()
+
+    def report(self, metrics: StepMetrics) -> None:
+        self.reported.append(metrics)
+
+    def _sample(self, group_id: int) -> None:
+        """Tokens and rewards depend on the id alone, log-probs on the policy."""
+        draw = np.random.default_rng(sample_seed(self.config.seed, group_id, 0))
+        rewards = draw.integers(0, 3, self.config.rollout.group_size) / 2
+        scored = random_group(group_id, rewards.tolist(), policy=self.published[-1].policy)
+        with torch.no_grad():
+            completions = tuple(
+                replace(
+                    item,
+                    rollout_logprobs=token_logprobs(
+                        self.policy.model, scored.group.prompt_token_ids, item.token_ids, 1.0
+                    ).numpy(),
+                )
+                for item in scored.group.completions
+            )
+        scored = replace(scored, group=replace(scored.group, completions=completions))
+        self.ledger.finished(
+            Finished(group_id, scored.group.policy, scored, scored.group.num_tokens, 0.0, 0.0)
+        )
+
+
+@dataclass
+class Attempt:
+    """One start of the process."""
+
+    coordination: InMemory
+    finished: bool
+    checkpoints: list[int]
+
+
+def _start(
+    run_dir: Path, model_dir: Path, config: TrainConfig = CONFIG, rank: int = 0, **ends: int
+) -> Attempt:
+    policy = Policy(config, model_dir, "float32", torch.device("cpu"))
+    coordination = InMemory(config, policy, **ends)
+    checkpoints: list[int] = []
+    try:
+        finished = run_learner(
+            config, policy, RunFiles(run_dir, config), coordination, rank, checkpoints.append
+        )
+    except Killed:
+        finished = False
+    return Attempt(coordination, finished, checkpoints)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> tuple[Path, Attempt]:
+    run_dir = tmp_path_factory.mktemp("unbroken")
+    return run_dir, _start(run_dir, model_dir)
+
+
+def _reproducible(path: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if not is_timing_key(k)} for line in read_jsonl(path)]
+
+
+def _adapter(directory: Path) -> bytes:
+    return (directory / "adapter_model.safetensors").read_bytes()
+
+
+def test_runs_to_the_end_and_writes_everything(unbroken: tuple[Path, Attempt]) -> None:
+    run_dir, attempt = unbroken
+    assert attempt.finished
+    assert attempt.checkpoints == [2, 4, 6]
+    assert attempt.coordination.snapshots_given == [None]
+    assert [payload.policy.version for payload in attempt.coordination.published] == list(range(STEPS + 1))
+    assert {payload.policy.attempt for payload in attempt.coordination.published} == {1}
+    lines = read_jsonl(run_dir / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(STEPS))
+    assert [line["policy_version"] for line in lines] == list(range(1, STEPS + 1))
+    assert lines == attempt.coordination.reported
+    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["step-000004", "step-000006"]
+    assert sorted(path.name for path in (run_dir / "versions").iterdir()) == ["2", "4", "6"]
+    assert _adapter(run_dir / "adapter") == attempt.coordination.published[-1].tensors
+
+
+def test_every_step_trains_on_policy_and_moves_the_adapter(unbroken: tuple[Path, Attempt]) -> None:
+    run_dir, attempt = unbroken
+    published = attempt.coordination.published
+    assert len({payload.policy.sha256 for payload in published}) == STEPS + 1
+    for before, after in zip(published, published[1:], strict=False):
+        np.testing.assert_array_equal(after.probe.previous, before.probe.logprobs)
+    for line in read_jsonl(run_dir / "metrics.jsonl"):
+        assert line["kl_rollout"] < 1e-9
+        assert line["masked_sequence_share"] == 0
+        assert line["grad_norm"] > 0
+
+
+def test_a_version_on_disk_is_the_one_that_was_published(unbroken: tuple[Path, Attempt]) -> None:
+    run_dir, attempt = unbroken
+    for version in (2, 4, 6):
+        assert (
+            _adapter(run_dir / "versions" / str(version)) == attempt.coordination.published[version].tensors
+        )
+
+
+@pytest.mark.parametrize(
+    ("ends", "lines_left", "covered"),
+    [
+        ({"no_batch_at": 3}, 3, 2),
+        ({"no_delivery_at": 4}, 3, 2),
+        ({"killed_at": 4}, 4, 2),  # step 3 is in the log, its checkpoint is not
+        ({"no_batch_at": 1}, 1, 0),  # before the first checkpoint: all of it again
+        ({"no_batch_at": 4}, 4, 4),  # right after one: nothing twice
+    ],
+)
+def test_an_interrupted_run_equals_an_unbroken_one(
+    ends: dict[str, int],
+    lines_left: int,
+    covered: int,
+    unbroken: tuple[Path, Attempt],
+    model_dir: Path,
+    tmp_path: Path,
+) -> None:
+    first = _start(tmp_path, model_dir, **ends)
+    assert not first.finished
+    assert len(read_jsonl(tmp_path / "metrics.jsonl")) == lines_left
+    assert not (tmp_path / "adapter").exists()
+
+    second = _start(tmp_path, model_dir)
+    assert second.finished
+    (snapshot,) = second.coordination.snapshots_given
+    assert snapshot is None if covered == 0 else snapshot["version"] == covered
+    assert [payload.policy.version for payload in second.coordination.published] == list(
+        range(covered, STEPS + 1)
+    )
+    assert {payload.policy.attempt for payload in second.coordination.published} == {1 if covered == 0 else 2}
+    expected_dir, expected = unbroken
+    for name in ("metrics.jsonl", "rollouts.jsonl"):
+        lines = _reproducible(tmp_path / name)
+        assert lines == _reproducible(expected_dir / name)
+        assert len(lines) == STEPS
+    assert _adapter(tmp_path / "adapter") == _adapter(expected_dir / "adapter")
+    for payload in second.coordination.published:
+        version = payload.policy.version
+        assert payload.tensors == expected.coordination.published[version].tensors
+
+
+def test_the_first_delivery_may_end_the_run(model_dir: Path, tmp_path: Path) -> None:
+    attempt = _start(tmp_path, model_dir, no_delivery_at=0)
+    assert not attempt.finished
+    assert read_jsonl(tmp_path / "metrics.jsonl") == []
+
+
+def test_a_finished_run_that_is_started_again_does_nothing_twice(
+    unbroken: tuple[Path, Attempt], model_dir: Path
+) -> None:
+    run_dir, _ = unbroken
+    before = (run_dir / "metrics.jsonl").read_bytes(), _adapter(run_dir / "adapter")
+    again = _start(run_dir, model_dir)
+    assert again.finished
+    assert [payload.policy.version for payload in again.coordination.published] == [STEPS]
+    assert ((run_dir / "metrics.jsonl").read_bytes(), _adapter(run_dir / "adapter")) == before
+
+
+def test_all_versions_are_kept_where_asked(model_dir: Path, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(
+        update={
+            "learner": CONFIG.learner.model_copy(update={"steps": 3, "checkpoint_every": 9}),
+            "delivery": CONFIG.delivery.model_copy(update={"keep_versions": "all"}),
+        }
+    )
+    attempt = _start(tmp_path, model_dir, config)
+    assert attempt.checkpoints == [3]
+    assert sorted(path.name for path in (tmp_path / "versions").iterdir()) == ["1", "2", "3"]
+
+
+def test_other_ranks_train_alike_but_publish_and_write_nothing(
+    unbroken: tuple[Path, Attempt], model_dir: Path, tmp_path: Path
+) -> None:
+    policy = Policy(CONFIG, model_dir, "float32", torch.device("cpu"))
+    coordination = _Follower(CONFIG, policy)
+    checkpoints: list[int] = []
+    files = RunFiles(tmp_path, CONFIG)
+    assert run_learner(CONFIG, policy, files, coordination, rank=1, checkpointed=checkpoints.append)
+    assert checkpoints == [2, 4, 6]
+    assert coordination.reported == []
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+    assert policy.payload(1, STEPS).tensors == unbroken[1].coordination.published[-1].tensors
+
+
+class _Follower(InMemory):
+    """What rank 1 sees: rank 0 publishes, which here happens by itself before every batch."""
+
+    def next_batch(self, step: int) -> TrainingBatch | None:
+        super().publish(self.policy.payload(self.ledger.attempt, step))
+        return super().next_batch(step)
+
+    def publish(self, payload: AdapterPayload) -> Mapping[str, float] | None:
+        raise AssertionError("only rank 0 publishes")
+
+    def snapshot(self) -> Mapping[str, Any]:
+        raise AssertionError("only rank 0 takes checkpoints")

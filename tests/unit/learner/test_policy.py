@@ -1,0 +1,106 @@
+"""What a policy publishes and saves: bytes, probes, manifests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import PeftModel
+
+from polyray.config.run import TrainConfig
+from polyray.delivery.adapter import AdapterShape, sha256_of
+from polyray.delivery.proof import probe_logprobs
+from polyray.learner.policy import Policy
+from polyray.models.loading import base_fingerprint, load_base
+from polyray.models.lora import adapter_bytes, save_adapter
+from tests.unit.tiny_policy import build_policy, move, train_config
+
+CPU = torch.device("cpu")
+
+
+def _policy(model_dir: Path, config: TrainConfig | None = None) -> Policy:
+    return Policy(config or train_config(), model_dir, "float32", CPU)
+
+
+def test_a_fresh_adapter_publishes_the_base_itself(model_dir: Path) -> None:
+    policy = _policy(model_dir)
+    payload = policy.payload(attempt=2, version=0)
+    assert (payload.policy.attempt, payload.policy.version) == (2, 0)
+    assert payload.policy.sha256 == sha256_of(payload.tensors)
+    assert payload.tensors == adapter_bytes(policy.model)
+    expected = AdapterShape(4, 8.0, tuple(sorted(train_config().model.lora.target_modules)))
+    assert payload.shape == expected
+    base = load_base(model_dir, "float32")
+    np.testing.assert_allclose(
+        payload.probe.logprobs, probe_logprobs(base, payload.probe.sequences), atol=1e-6
+    )
+    assert len(payload.probe.sequences) == 3
+
+
+def test_each_payload_remembers_the_numbers_of_the_one_before(model_dir: Path) -> None:
+    policy = _policy(model_dir)
+    first = policy.payload(1, 0)
+    assert first.probe.previous is None
+    move(policy.model)
+    second = policy.payload(1, 1)
+    np.testing.assert_array_equal(second.probe.previous, first.probe.logprobs)
+    assert np.abs(second.probe.logprobs - first.probe.logprobs).max() > 1e-2
+    assert second.policy.sha256 != first.policy.sha256
+    assert second.probe.sequences == first.probe.sequences
+
+
+def test_equal_weights_are_equal_bytes(model_dir: Path) -> None:
+    one, other = _policy(model_dir).payload(1, 0), _policy(model_dir).payload(3, 0)
+    assert one.tensors == other.tensors
+    assert one.policy.name == f"policy-a1-v0-{one.policy.sha256[:8]}"
+    different_seed = _policy(model_dir, train_config(seed=6)).payload(1, 0)
+    assert different_seed.tensors != one.tensors
+
+
+def test_training_continues_in_the_adapter_of_a_warm_start(model_dir: Path, tmp_path: Path) -> None:
+    trained = build_policy(reference=False)
+    save_adapter(trained, tmp_path / "sft", {"base_sha256": base_fingerprint(model_dir)})
+    config = train_config(model={"warm_start": str(tmp_path / "sft"), "lora": {"rank": 4, "alpha": 8}})
+    payload = _policy(model_dir, config).payload(1, 0)
+    assert payload.tensors == adapter_bytes(trained)
+    np.testing.assert_allclose(
+        payload.probe.logprobs, probe_logprobs(trained, payload.probe.sequences), atol=1e-6
+    )
+
+
+def test_saved_adapters_load_in_plain_peft_on_the_original_base(model_dir: Path, tmp_path: Path) -> None:
+    policy = _policy(model_dir)
+    move(policy.model)
+    policy.save_version(tmp_path / "versions", attempt=2, version=7)
+    policy.save_final(tmp_path / "adapter")
+    published = policy.payload(2, 7)
+    for directory in (tmp_path / "versions" / "7", tmp_path / "adapter"):
+        loaded = PeftModel.from_pretrained(load_base(model_dir, "float32"), str(directory))
+        numbers = probe_logprobs(loaded, published.probe.sequences)
+        np.testing.assert_allclose(numbers, published.probe.logprobs, atol=1e-6)
+        assert (directory / "adapter_model.safetensors").read_bytes() == published.tensors
+    manifest = json.loads((tmp_path / "versions" / "7" / "polyray.json").read_text())
+    assert manifest == {
+        "attempt": 2,
+        "run": "tiny",
+        "base_sha256": base_fingerprint(model_dir),
+        "adapter_sha256": published.policy.sha256,
+    }
+    assert "attempt" not in json.loads((tmp_path / "adapter" / "polyray.json").read_text())
+
+
+def test_a_run_without_checkpoints_starts_at_step_zero(model_dir: Path, tmp_path: Path) -> None:
+    assert _policy(model_dir).restore_newest(tmp_path) == (0, None)
+
+
+def test_a_checkpoint_brings_back_weights_and_the_coordinators_snapshot(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    policy = _policy(model_dir)
+    move(policy.model)
+    policy.save(tmp_path, 4, {"version": 4, "pending": [9]})
+    resumed = _policy(model_dir)
+    assert resumed.restore_newest(tmp_path) == (4, {"version": 4, "pending": [9]})
+    assert adapter_bytes(resumed.model) == adapter_bytes(policy.model)

@@ -1,0 +1,211 @@
+"""Checkpoints: training goes on bit for bit, damage is passed over, old ones go."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from polyray.errors import CheckpointError
+from polyray.learner.optim import build_optimizer, build_scheduler
+from polyray.learner.state import newest_checkpoint, restore_checkpoint, save_checkpoint
+from polyray.learner.step import PolicyLearner
+from polyray.models.lora import REFERENCE, adapter_state, attach_adapter
+from tests.unit.learner.step_fixtures import as_batch, build_learner, mixed_groups
+from tests.unit.tiny_policy import build_base, build_policy, train_config
+
+CONFIG = train_config(
+    algorithm={"type": "grpo", "kl_coefficient": 0.1},
+    learner={"learning_rate": 0.02, "warmup_steps": 3, "final_lr_share": 0.1, "weight_decay": 0.01},
+)
+FILES = (
+    "adapter/adapter_config.json",
+    "adapter/adapter_model.safetensors",
+    "optimizer.safetensors",
+    "rng.safetensors",
+    "state.json",
+    "manifest.json",
+)
+
+
+def _save(directory: Path, step: int, learner: PolicyLearner, keep: int = 5) -> Path:
+    return save_checkpoint(
+        directory,
+        step,
+        learner.model,
+        learner.optimizer,
+        learner.scheduler,
+        adapter_manifest={"base_sha256": "b" * 64},
+        extra={"coordinator": {"version": step, "pending": [3, 4]}},
+        keep=keep,
+    )
+
+
+def _restore(directory: Path, learner: PolicyLearner) -> int:
+    checkpoint = newest_checkpoint(directory)
+    assert checkpoint is not None
+    restore_checkpoint(checkpoint, learner.model, learner.optimizer, learner.scheduler)
+    return checkpoint.step
+
+
+def _moments(learner: PolicyLearner) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}/{field}": value
+        for name, parameter in learner.model.named_parameters()
+        if parameter.requires_grad
+        for field, value in learner.optimizer.state[parameter].items()
+    }
+
+
+def _steps(learner: PolicyLearner, count: int) -> list[dict[str, object]]:
+    return [dict(learner.step(as_batch(mixed_groups()))) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints 2 and 4 of one history."""
+    directory = tmp_path_factory.mktemp("checkpoints")
+    learner = build_learner(CONFIG)
+    for step in (2, 4):
+        _steps(learner, 2)
+        _save(directory, step, learner)
+    return directory
+
+
+@pytest.fixture
+def checkpoints(saved: Path, tmp_path: Path) -> Path:
+    """A copy of `saved` to damage."""
+    return Path(shutil.copytree(saved, tmp_path / "checkpoints"))
+
+
+def test_two_steps_after_a_restore_equal_two_unbroken_ones(tmp_path: Path) -> None:
+    unbroken = build_learner(CONFIG)
+    _steps(unbroken, 2)
+    _save(tmp_path, 2, unbroken)
+    expected_metrics = _steps(unbroken, 2)
+
+    resumed = build_learner(CONFIG, build_policy(moved=False))  # the reference is as it was, the rest is not
+    assert _restore(tmp_path, resumed) == 2
+    assert _steps(resumed, 2) == expected_metrics
+    weights, expected = adapter_state(resumed.model), adapter_state(unbroken.model)
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    moments, expected = _moments(resumed), _moments(unbroken)
+    assert moments.keys() == expected.keys()
+    assert len(moments) == 28 * 3
+    assert all(torch.equal(moments[name], expected[name]) for name in expected)
+    assert resumed.scheduler.get_last_lr() == unbroken.scheduler.get_last_lr()
+
+
+def test_a_restore_without_the_moments_would_not_be_equal(checkpoints: Path) -> None:
+    """The test above can fail: weights alone are not enough."""
+    complete, weights_only = (build_learner(CONFIG, build_policy(moved=False)) for _ in range(2))
+    _restore(checkpoints, complete)
+    _restore(checkpoints, weights_only)
+    weights_only.optimizer.state.clear()
+    _steps(complete, 1)
+    _steps(weights_only, 1)
+    one, other = adapter_state(complete.model), adapter_state(weights_only.model)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_generator_goes_on_where_it_was(tmp_path: Path) -> None:
+    learner = build_learner(CONFIG)
+    torch.manual_seed(11)
+    _save(tmp_path, 1, learner)
+    expected = torch.rand(3)
+    torch.manual_seed(99)
+    _restore(tmp_path, learner)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_reference_is_not_touched(checkpoints: Path) -> None:
+    learner = build_learner(CONFIG, build_policy(moved=False))
+    before = {n: p.clone() for n, p in learner.model.named_parameters() if f".{REFERENCE}." in n}
+    _restore(checkpoints, learner)
+    after = dict(learner.model.named_parameters())
+    assert len(before) == 28
+    assert all(torch.equal(after[name], old) for name, old in before.items())
+
+
+def test_the_newest_counts_and_carries_what_the_caller_gave(checkpoints: Path) -> None:
+    checkpoint = newest_checkpoint(checkpoints)
+    assert checkpoint is not None
+    assert (checkpoint.step, checkpoint.directory.name) == (4, "step-000004")
+    assert checkpoint.extra == {"coordinator": {"version": 4, "pending": [3, 4]}}
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def _alter(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [_truncate, _alter, Path.unlink])
+@pytest.mark.parametrize("file", FILES)
+def test_a_damaged_file_makes_it_fall_back(
+    checkpoints: Path, file: str, damage: Callable[[Path], None]
+) -> None:
+    damage(checkpoints / "step-000004" / file)
+    checkpoint = newest_checkpoint(checkpoints)
+    assert checkpoint is not None
+    assert checkpoint.step == 2
+
+
+def test_nothing_is_none_but_nothing_valid_is_an_error(checkpoints: Path, tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path / "nowhere") is None
+    for directory in checkpoints.iterdir():
+        _alter(directory / "state.json")
+    with pytest.raises(CheckpointError, match="2 checkpoints and none is valid, the newest is step-000004"):
+        newest_checkpoint(checkpoints)
+
+
+def test_a_directory_that_is_still_being_written_is_not_seen(checkpoints: Path) -> None:
+    (checkpoints / ".step-000006.tmp").mkdir()
+    checkpoint = newest_checkpoint(checkpoints)
+    assert checkpoint is not None
+    assert checkpoint.step == 4
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    learner = build_learner(CONFIG)
+    for step in (8, 9, 10, 11):
+        _save(tmp_path, step, learner, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000010", "step-000011"]
+
+
+def test_a_damaged_later_checkpoint_does_not_push_out_the_new_one(tmp_path: Path) -> None:
+    learner = build_learner(CONFIG)
+    _truncate(_save(tmp_path, 20, learner) / "state.json")
+    _save(tmp_path, 15, learner, keep=1)
+    checkpoint = newest_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.step == 15
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000015"]
+
+
+def test_saving_a_step_again_replaces_it(checkpoints: Path) -> None:
+    learner = build_learner(CONFIG)
+    _steps(learner, 1)
+    _save(checkpoints, 4, learner)
+    other = build_learner(CONFIG, build_policy(moved=False))
+    assert _restore(checkpoints, other) == 4
+    one, expected = adapter_state(other.model), adapter_state(learner.model)
+    assert all(torch.equal(one[name], expected[name]) for name in expected)
+
+
+def test_moments_of_a_model_with_other_modules_are_refused(checkpoints: Path) -> None:
+    spec = CONFIG.model.lora.model_copy(update={"target_modules": ("q_proj",)})
+    model = attach_adapter(build_base(), spec, None, base_sha256="b" * 64, seed=0)
+    optimizer = build_optimizer(model.parameters(), CONFIG.learner)
+    checkpoint = newest_checkpoint(checkpoints)
+    assert checkpoint is not None
+    with pytest.raises(CheckpointError, match="which this model does not train"):
+        restore_checkpoint(checkpoint, model, optimizer, build_scheduler(optimizer, CONFIG.learner))
