@@ -1,4 +1,4 @@
-"""What the tests of learner, delivery and log-probs share: a random Qwen3 of two layers, and groups for
+"""What the tests of learner, delivery and log-probs share: a random Qwen3 of one layer, and groups for
 it."""
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ from polyray.types import Completion, Group, PolicyVersion, Prompt, ScoredGroup
 VOCABULARY = 28
 """The embedded tokenizer's: <pad>, <bos>, <eos> and 25 characters."""
 EOS = 2
+NUM_FACTORS = 14
+"""Tensors of a complete adapter: A and B of seven modules."""
 POLICY = PolicyVersion(1, 0, "0" * 64)
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 1,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
     "head_dim": 16,
     "intermediate_size": 48,
     "tie_word_embeddings": True,
+    "initializer_range": 0.15,
     "bos_token_id": 1,
     "eos_token_id": EOS,
     "pad_token_id": 0,
@@ -41,7 +44,7 @@ def build_base(seed: int = 0, **shape: Any) -> Qwen3ForCausalLM:
     """Random weights, several times larger than usual, so that its distributions are not flat."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Qwen3ForCausalLM(Qwen3Config(**SHAPE | {"initializer_range": 0.15} | shape)).eval()
+        return Qwen3ForCausalLM(Qwen3Config(**SHAPE | shape)).eval()
 
 
 def save_base(directory: Path, **shape: Any) -> Path:

@@ -98,7 +98,7 @@ def test_a_worker_that_lies_about_its_version_is_found_out() -> None:
     assert change is not None
     assert change > 10 * TOLERANCE
     liar = DeliveryAck("liar", sha256_of(tensors), before, 0.0, 0.0)
-    with pytest.raises(PolicyNotDelivered, match="worker liar does not serve .* serves the version before"):
+    with pytest.raises(PolicyNotDelivered, match=r"worker liar does not serve .* serves the version before"):
         check_delivery(liar, policy, probe, TOLERANCE)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from jobs.benchmark import gpu
-from jobs.benchmark.learner import LearnerLoad, time_learner
 from jobs.benchmark.loop import benchmark_config
 from jobs.benchmark.loop import main as loop_main
 from jobs.benchmark.measure import Measure, conclude
@@ -53,16 +52,18 @@ def test_an_even_number_of_values_has_a_median_between_two() -> None:
     assert (measure.median, measure.spread) == (2.5, (1.0, 4.0))
 
 
+def printed(measure: Measure) -> str:
+    return " ".join(measure.line().split())
+
+
 def test_how_a_measure_is_printed() -> None:
-    assert Measure("a step", (0.5, 0.7, 0.6), "s", 0.8).line().split() == (
-        "ok a step 0.6 s (0.5 to 0.7, n=3) at most 0.8".split()
-    )
-    assert Measure("ratio", (0.85,), "", 0.9, "at least").line().split() == (
-        "under ratio 0.85 at least 0.9".split()
-    )
-    over = Measure("difference", (1e-5, 3e-4), "nats", 1e-4, judged_by="worst").line()
-    assert over.split()[0] == "over"
-    assert "worst 0.0003 at most 0.0001" in over.replace("3e-04", "0.0003").replace("1e-04", "0.0001")
+    step = Measure("a step", (0.5, 0.7, 0.6), "s", 0.8)
+    assert printed(step) == "ok a step 0.6 s (0.5 to 0.7, n=3) at most 0.8"
+    assert printed(Measure("ratio", (0.85,), "", 0.9, "at least")) == "under ratio 0.85 at least 0.9"
+    speed = Measure("speed", (4321.4, 4322.6), "tokens/s")
+    assert printed(speed) == "speed 4,322 tokens/s (4,321 to 4,323, n=2)"
+    over = Measure("difference", (1e-5, 3e-4, 2e-5), "nats", 1e-4, judged_by="worst")
+    assert printed(over) == "over difference 2e-05 nats (1e-05 to 0.0003, n=3) worst 0.0003 at most 0.0001"
 
 
 def test_the_exit_code_says_whether_every_limit_holds(
@@ -95,7 +96,7 @@ def test_the_first_steps_warm_up_and_the_rest_is_taken_apart() -> None:
 
 def test_agreement_is_judged_by_the_worst_step() -> None:
     keys = ("logprob_difference_max", "logprob_difference_mean", "delivery_difference_max")
-    good = dict.fromkeys(keys, 5e-6)
+    good: dict[str, float] = dict.fromkeys(keys, 5e-6)
     assert [measure.ok for measure in agreement_measures([good] * 5, "float32")] == [True, True, True]
     bad = good | {"logprob_difference_mean": 2e-5}
     assert [m.ok for m in agreement_measures([good] * 4 + [bad], "float32")] == [True, False, True]

@@ -16,7 +16,7 @@ from polyray.learner.optim import build_optimizer, build_scheduler
 from polyray.learner.step import PolicyLearner
 from polyray.models.lora import POLICY, REFERENCE
 from polyray.types import ScoredGroup, StepMetrics, TrainingBatch
-from tests.unit.tiny_policy import build_policy, random_group
+from tests.unit.tiny_policy import NUM_FACTORS, build_policy, random_group
 
 NAN = float("nan")
 TRUNCATED = (0.9, -0.3, -0.2)
@@ -46,7 +46,7 @@ def gradients(config: TrainConfig, groups: Sequence[ScoredGroup]) -> tuple[list[
 
 def assert_equal_gradients(actual: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> None:
     """Equal to float32 rounding, and not because both are nothing."""
-    assert len(actual) == len(expected) == 28
+    assert len(actual) == len(expected) == NUM_FACTORS
     largest = max(float(tensor.abs().max()) for tensor in expected)
     assert largest > 1e-3
     for one, other in zip(actual, expected, strict=True):
@@ -154,11 +154,8 @@ def literal_loss(config: TrainConfig, groups: Sequence[ScoredGroup]) -> LiteralL
                 truncated += size > spec.importance_cap and advantage < 0
                 term = term * (min(size, spec.importance_cap) / size)
                 log_ratio = policy[t] - reference[t]
-                if spec.kl_estimator == "k2":
-                    divergence = log_ratio**2 / 2
-                else:
-                    divergence = (-log_ratio).exp() - 1 + log_ratio
-                total = total + term + spec.kl_coefficient * divergence
+                k2, k3 = log_ratio**2 / 2, (-log_ratio).exp() - 1 + log_ratio
+                total = total + term + spec.kl_coefficient * (k2 if spec.kl_estimator == "k2" else k3)
             numerator = numerator + (total / len(answer) if spec.normalisation == "sequence" else total)
     denominator = {
         "constant": sequences * config.rollout.max_completion_tokens,

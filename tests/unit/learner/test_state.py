@@ -15,7 +15,7 @@ from polyray.learner.state import newest_checkpoint, restore_checkpoint, save_ch
 from polyray.learner.step import PolicyLearner
 from polyray.models.lora import REFERENCE, adapter_state, attach_adapter
 from tests.unit.learner.step_fixtures import as_batch, build_learner, mixed_groups
-from tests.unit.tiny_policy import build_base, build_policy, train_config
+from tests.unit.tiny_policy import NUM_FACTORS, build_base, build_policy, train_config
 
 CONFIG = train_config(
     algorithm={"type": "grpo", "kl_coefficient": 0.1},
@@ -95,7 +95,7 @@ def test_two_steps_after_a_restore_equal_two_unbroken_ones(tmp_path: Path) -> No
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
     moments, expected = _moments(resumed), _moments(unbroken)
     assert moments.keys() == expected.keys()
-    assert len(moments) == 28 * 3
+    assert len(moments) == NUM_FACTORS * 3
     assert all(torch.equal(moments[name], expected[name]) for name in expected)
     assert resumed.scheduler.get_last_lr() == unbroken.scheduler.get_last_lr()
 
@@ -127,7 +127,7 @@ def test_the_reference_is_not_touched(checkpoints: Path) -> None:
     before = {n: p.clone() for n, p in learner.model.named_parameters() if f".{REFERENCE}." in n}
     _restore(checkpoints, learner)
     after = dict(learner.model.named_parameters())
-    assert len(before) == 28
+    assert len(before) == NUM_FACTORS
     assert all(torch.equal(after[name], old) for name, old in before.items())
 
 

@@ -26,7 +26,7 @@ from tests.unit.learner.step_fixtures import (
     token_logprobs,
     with_ratios,
 )
-from tests.unit.tiny_policy import build_policy, random_group, train_config
+from tests.unit.tiny_policy import NUM_FACTORS, build_policy, random_group, train_config
 
 
 def _config(learner: dict[str, Any] | None = None, temperature: float = 1.0, **algorithm: Any) -> TrainConfig:
@@ -185,7 +185,7 @@ def test_only_the_policy_adapter_moves() -> None:
     after = dict(learner.model.named_parameters())
     assert all(torch.equal(after[name], old) for name, old in frozen.items())
     trained = {name for name, parameter in after.items() if parameter.requires_grad}
-    assert len(trained) == 28
+    assert len(trained) == NUM_FACTORS
     assert not trained & set(frozen)
 
 

@@ -28,7 +28,7 @@ def _model(dtype: torch.dtype = torch.float64) -> Qwen3ForCausalLM:
         head_dim=8,
         intermediate_size=16,
     )
-    return Qwen3ForCausalLM(config).to(dtype)
+    return Qwen3ForCausalLM(config).to(dtype=dtype)
 
 
 def _row(index: int) -> TokenRow:

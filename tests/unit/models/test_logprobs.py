@@ -7,7 +7,7 @@ import torch
 
 from polyray.models import logprobs
 from polyray.models.logprobs import Rows, completion_logprobs
-from tests.unit.tiny_policy import VOCABULARY, build_base, build_policy
+from tests.unit.tiny_policy import NUM_FACTORS, VOCABULARY, build_base, build_policy
 
 PROMPTS = (3, 1, 5, 2)
 COMPLETIONS = (4, 6, 1, 2)
@@ -45,7 +45,7 @@ def test_equals_a_full_forward_pass_of_every_row_alone(temperature: float) -> No
         expected, expected_entropies = _expected(model, temperature)
     torch.testing.assert_close(values.double(), expected, atol=1e-6, rtol=0)
     torch.testing.assert_close(entropies.double(), expected_entropies, atol=2e-6, rtol=0)
-    assert expected_entropies[expected_entropies > 0].std() > 0.1  # distributions that differ
+    assert expected_entropies[expected_entropies > 0].std() > 0.02  # distributions that differ
 
 
 def test_padding_is_zero_and_the_mask_says_where() -> None:
@@ -87,7 +87,7 @@ def test_chunks_change_neither_values_nor_gradients(monkeypatch: pytest.MonkeyPa
     assert len(calls) == 8
     torch.testing.assert_close(chunked[0], whole[0], atol=1e-6, rtol=0)
     torch.testing.assert_close(chunked[1], whole[1], atol=1e-6, rtol=0)
-    assert len(chunked[2]) == len(whole[2]) == 28  # two layers of seven modules, A and B
+    assert len(chunked[2]) == len(whole[2]) == NUM_FACTORS
     for actual, expected in zip(chunked[2], whole[2], strict=True):
         assert expected.abs().max() > 1e-3
         torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-5)
