@@ -15,10 +15,10 @@ help:  ## this list
 setup:  ## .venv with everything pinned (instant when nothing changed)
 	@bash requirements/setup.sh
 
-quickstart: setup  ## train two objectives from one warm start, evaluate both, write runs/quickstart/report.html
+quickstart: setup  ## three objectives from one warm start, evaluated and reported: runs/quickstart/report.html
 	@$(PYTHON) -m jobs.quickstart
 
-reference: setup  ## the long version of the quickstart: more arms, seeds and steps
+reference: setup  ## the long version of the quickstart: three seeds, more steps
 	@$(PYTHON) -m jobs.quickstart configs/reference.yaml
 
 test: setup  ## tests without those marked slow or gpu

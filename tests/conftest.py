@@ -19,6 +19,38 @@ if TYPE_CHECKING:
 
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 PRETRAIN_STEPS = 60
+MARK = "POLYRAY_TEST_MARK"
+"""Environment variable that every process of this test session carries, so that only its own are ever killed."""
+
+
+def session_mark() -> str:
+    """The mark of this session's own Ray."""
+    return f"session-{os.getpid()}"
+
+
+def marked_processes(mark: str) -> list[int]:
+    """Live processes that carry the mark, however they were started."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                variables = (entry / "environ").read_bytes()
+                alive = (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+            except OSError:
+                continue
+            if alive and f"{MARK}={mark}\0".encode() in variables:
+                found.append(int(entry.name))
+    return found
+
+
+def reproducible(metrics: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl without what depends on the clock."""
+    from polyray.observability.jsonl import read_jsonl
+    from polyray.types import is_timing_key
+
+    return [
+        {key: value for key, value in line.items() if not is_timing_key(key)} for line in read_jsonl(metrics)
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +62,7 @@ def ray_session() -> Iterator[None]:
         RAY_AUTH_MODE="disabled",
         HF_HUB_OFFLINE="1",
         PYTHONPATH=str(REPOSITORY_ROOT),
+        **{MARK: session_mark()},
         RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.5",
     )
     ray.init(

@@ -1,4 +1,4 @@
-"""Peak memory and duration of the whole quickstart, from outside: a child process and its descendants.
+"""Peak memory and duration of the whole quickstart, from outside: a child process and all below it.
 
 The sum of PSS (proportional set size: shared pages are divided among those that map them, so Ray's object
 store and shared libraries count once), sampled each second.
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,28 +30,42 @@ PROC = Path("/proc")
 def quickstart_measures(config_path: str, runs_dir: Path, display: ProgressDisplay) -> list[Measure]:
     """Runs `jobs.quickstart` into `runs_dir`. Raises PolyrayError with its last words where it fails."""
     display.section("quickstart", 1, 1)
-    command = [sys.executable, "-m", "jobs.quickstart", config_path, f"runs_dir={runs_dir}"]
     started = time.monotonic()
-    peak = 0.0
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
-        child = subprocess.Popen(command, cwd=REPOSITORY_ROOT, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            seen = {child.pid}
-            while child.poll() is None:
-                seen = descendants(seen, parents())
-                peak = max(peak, sum(pss_bytes(pid) for pid in seen))
-                display.update(phase=f"running, {peak / GB:.1f} GB at most so far")
-                time.sleep(INTERVAL_S)
-        finally:
-            child.terminate()  # does nothing to one that has ended
-        if child.wait() != 0:
-            log.seek(0)
-            last = " / ".join(log.read().strip().splitlines()[-3:])
-            raise PolyrayError(f"the quickstart ended with exit code {child.returncode}: {last}")
+    peak = peak_memory(
+        [sys.executable, "-m", "jobs.quickstart", config_path, f"runs_dir={runs_dir}"],
+        lambda so_far: display.update(phase=f"running, at most {so_far / GB:.0f} GB so far"),
+    )
     return [
         Measure("peak memory of the whole quickstart", (peak / GB,), "GB", MEMORY_LIMIT_GB),
         Measure("duration of the quickstart", ((time.monotonic() - started) / 60,), "min"),
     ]
+
+
+def peak_memory(
+    command: Sequence[str], sampled: Callable[[int], None], interval_s: float = INTERVAL_S
+) -> int:
+    """Bytes that `command` and everything it starts took at their highest. Raises PolyrayError if it fails.
+
+    `sampled` is called with the peak so far after every sample.
+    """
+    peak = 0
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
+        child = subprocess.Popen(command, cwd=REPOSITORY_ROOT, stdout=log, stderr=subprocess.STDOUT)
+        seen = {child.pid}
+        try:
+            while child.poll() is None:
+                seen = descendants(seen, parents())
+                peak = max(peak, sum(pss_bytes(pid) for pid in seen))
+                sampled(peak)
+                time.sleep(interval_s)
+        finally:
+            child.terminate()  # after an interrupt; nothing to one that has ended
+        if child.wait() != 0:
+            log.seek(0)
+            last = " / ".join(log.read().strip().splitlines()[-3:])
+            what = " ".join(command[1:3])
+            raise PolyrayError(f"{what} ended with exit code {child.returncode}: {last}")
+    return peak
 
 
 def descendants(seen: set[int], parent_of: Mapping[int, int]) -> set[int]:

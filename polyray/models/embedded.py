@@ -1,11 +1,11 @@
 """The embedded base model: 0.86 M parameters that polyray trains itself, so that nothing must be downloaded.
 
 A Qwen3 model with a vocabulary of single characters. It learns to read the board of the hidden-trap grid from
-paths with at most one turn between cells that the task never asks about: no pair of the task, held out or
-not, occurs. Several ways to one goal, and the teacher's mistakes, come with SFT. Were the base trained on
-uniformly drawn shortest paths, it would execute them all equally well, nothing would favour one way over
-another, and diversity would hardly fall under plain GRPO either. Built by jobs.pretrain into a
-content-addressed directory; `find_embedded` is what `model.path: embedded` resolves to.
+paths with at most one turn between any two cells but the held-out pairs. Other ways to a goal, and the
+teacher's mistakes, come with SFT. A base trained on uniformly drawn shortest paths would execute them all
+equally well: nothing would favour one way over another, and diversity would hardly fall under plain GRPO
+either (measured). Built by jobs.pretrain into a content-addressed directory; `find_embedded` is what
+`model.path: embedded` resolves to.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ def embedded_dir(config: PretrainConfig) -> Path:
         "architecture": ARCHITECTURE,
         "characters": CHARACTERS,
         "code_version": CODE_VERSION,
+        "num_held_out_pairs": config.task.num_held_out_pairs,
         **config.model_dump(include={"steps", "batch_rows", "learning_rate", "num_threads", "seed"}),
     }
     digest = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()
@@ -126,21 +127,21 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 @functools.cache
-def pretraining_pairs() -> tuple[tuple[int, int], ...]:
-    """All (start, goal) within reach that are no pairs of the task."""
-    asked = frozenset(pair for part in split_pairs(0) for pair in part)
+def pretraining_pairs(num_held_out: int) -> tuple[tuple[int, int], ...]:
+    """All (start, goal) within reach, the task's training pairs among them (a fifth), its held-out pairs not."""
+    held_out = frozenset(split_pairs(num_held_out)[1])
     return tuple(
         (start, goal)
         for start in range(NUM_CELLS)
         for goal in range(NUM_CELLS)
-        if (start, goal) not in asked and 1 <= len("".join(shortest_moves(start, goal))) <= MAX_MOVES
+        if (start, goal) not in held_out and 1 <= len("".join(shortest_moves(start, goal))) <= MAX_MOVES
     )
 
 
-def pretraining_text(index: int, seed: int) -> tuple[str, str]:
+def pretraining_text(index: int, seed: int, num_held_out: int) -> tuple[str, str]:
     """(prompt, answer) number `index`: straight to the goal's column, then to its row, or the reverse."""
     rng = indexed_rng("pretraining", seed, index)
-    start, goal = rng.choice(pretraining_pairs())
+    start, goal = rng.choice(pretraining_pairs(num_held_out))
     horizontal, vertical = shortest_moves(start, goal)
     moves = horizontal + vertical if rng.random() < 0.5 else vertical + horizontal
     return f"{rng.randrange(NUM_MAPS):02d}|{cell_name(start)}>{cell_name(goal)}=", moves
@@ -184,7 +185,7 @@ def _train(config: PretrainConfig, on_progress: Progress | None) -> Qwen3ForCaus
 
 
 def _row(index: int, config: PretrainConfig, ids: dict[str, int]) -> TokenRow:
-    prompt, answer = pretraining_text(index, config.seed)
+    prompt, answer = pretraining_text(index, config.seed, config.task.num_held_out_pairs)
     tokens = [ids["<bos>"], *(ids[char] for char in prompt + answer), ids["<eos>"]]
     return TokenRow(tuple(tokens), response_start=1 + len(prompt))
 

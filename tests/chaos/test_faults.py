@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,8 @@ from polyray.observability.jsonl import read_jsonl
 from polyray.observability.progress import ProgressDisplay
 from polyray.observability.run_directory import RunDirectory, RunPaths
 from polyray.rewards import reward_source
-from polyray.types import is_timing_key
 from services.reward.run import start_reward_service, stop_reward_service
+from tests.conftest import marked_processes, reproducible, session_mark
 
 pytestmark = pytest.mark.chaos
 MakeConfig = Callable[..., TrainConfig]
@@ -90,29 +92,60 @@ def test_garbage_rewards_end_the_run_with_the_reason(
         stop_reward_service("garbage")
 
 
+@pytest.fixture(scope="module")
+def unbroken(fleet: Fleet, train_config: MakeConfig) -> RunPaths:
+    """Six steps to which nothing happens."""
+    return run(train_config("unbroken", learner__steps=6), fleet)
+
+
 def test_killed_rollout_worker_is_replaced_and_the_run_stays_the_same(
-    fleet: Fleet, train_config: MakeConfig
+    unbroken: RunPaths, fleet: Fleet, train_config: MakeConfig
 ) -> None:
-    unbroken = run(train_config("unbroken", learner__steps=6), fleet)
-    pid = ray.get(fleet.pool.workers[1].handle.ready.remote())["pid"]
+    info: Any = ray.get(fleet.pool.workers[1].handle.ready.remote())
     config = train_config("worker-killed", learner__steps=6)
-    killer = threading.Thread(target=_kill_after_steps, args=(config.run_dir / "metrics.jsonl", 2, pid))
-    killer.start()
-    broken = run(config, fleet)
-    killer.join()
-    assert _reproducible(broken) == _reproducible(unbroken)
+    with killer(config, after_steps=2, pids=lambda: [info["pid"]]):
+        broken = run(config, fleet)
+    assert reproducible(broken.metrics) == reproducible(unbroken.metrics)
     fleet.pool.repair()
 
 
-def _kill_after_steps(metrics: Path, steps: int, pid: int) -> None:
-    deadline = time.monotonic() + 120
-    while len(read_jsonl(metrics)) < steps and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(pid, signal.SIGKILL)
+def test_killed_learner_continues_from_its_checkpoint(
+    unbroken: RunPaths, fleet: Fleet, train_config: MakeConfig
+) -> None:
+    config = train_config("learner-killed", learner__steps=6)
+    with killer(config, after_steps=3, pids=learners):
+        broken = run(config, fleet)
+    assert reproducible(broken.metrics) == reproducible(unbroken.metrics)
+    name = "adapter_model.safetensors"
+    assert (broken.adapter / name).read_bytes() == (unbroken.adapter / name).read_bytes()
+    manifest = json.loads((broken.root / "versions" / "6" / "polyray.json").read_text())
+    assert manifest["attempt"] == 2
 
 
-def _reproducible(paths: RunPaths) -> list[dict[str, Any]]:
+def learners() -> list[int]:
+    """The Train workers of this session's own Ray."""
     return [
-        {key: value for key, value in line.items() if not is_timing_key(key)}
-        for line in read_jsonl(paths.metrics)
+        pid
+        for pid in marked_processes(session_mark())
+        if b"RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
+
+
+@contextmanager
+def killer(config: TrainConfig, after_steps: int, pids: Callable[[], list[int]]) -> Iterator[None]:
+    """Kills, once, what `pids` names as soon as the run has written that many steps; fails if it never could."""
+    killed: list[int] = []
+
+    def watch() -> None:
+        deadline = time.monotonic() + 200
+        while len(read_jsonl(config.run_dir / "metrics.jsonl")) < after_steps and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for pid in pids():
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield
+    thread.join()
+    assert killed

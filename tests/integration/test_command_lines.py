@@ -19,11 +19,9 @@ import yaml
 from jobs.train import main
 from polyray.errors import ConfigError, DataError, ResourceError
 from polyray.observability.jsonl import read_jsonl
-from polyray.types import is_timing_key
-from tests.conftest import REPOSITORY_ROOT
+from tests.conftest import MARK, REPOSITORY_ROOT, marked_processes, reproducible
 
 MakeValues = Callable[..., dict[str, Any]]
-MARK = "POLYRAY_TEST_MARK"
 
 
 def command(tmp_path: Path, values: dict[str, Any], *extra: str) -> list[str]:
@@ -142,29 +140,8 @@ def test_killed_run_continues_and_leaves_no_process(train_values: MakeValues, tm
     assert adapters[0].read_bytes() == adapters[1].read_bytes()
 
 
-def reproducible(path: Path) -> list[dict[str, Any]]:
-    return [
-        {key: value for key, value in line.items() if not is_timing_key(key)} for line in read_jsonl(path)
-    ]
-
-
 def wait_for(condition: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s"
         time.sleep(0.1)
-
-
-def marked_processes(mark: str) -> list[int]:
-    """Processes that carry the mark in their environment, however they were started."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                variables = (entry / "environ").read_bytes()
-                alive = (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-            except OSError:
-                continue
-            if alive and f"{MARK}={mark}".encode() in variables:
-                found.append(int(entry.name))
-    return found

@@ -24,7 +24,8 @@ from polyray.models.loading import load_base, resolve_model_dir
 from polyray.observability.jsonl import read_jsonl
 from polyray.observability.progress import ProgressDisplay
 from polyray.observability.run_directory import RunDirectory, RunPaths
-from polyray.types import METRIC_KEYS, is_timing_key
+from polyray.types import METRIC_KEYS
+from tests.conftest import reproducible
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -35,13 +36,6 @@ def run(config: TrainConfig, fleet: Fleet) -> RunPaths:
     with RunDirectory.open(config) as directory, ProgressDisplay() as display:
         train(config, directory, fleet, display)
         return directory.paths
-
-
-def reproducible(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without what depends on the clock."""
-    return [
-        {key: value for key, value in line.items() if not is_timing_key(key)} for line in read_jsonl(path)
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +132,15 @@ def test_two_ranks_give_the_update_of_one(
     one_line, two_line = read_jsonl(finished.metrics)[0], read_jsonl(two.metrics)[0]
     for key in ("reward_mean", "loss", "grad_norm", "entropy", "completion_length_mean", "distinct_classes"):
         assert two_line[key] == pytest.approx(one_line[key], rel=1e-4, abs=1e-7), key
+
+
+def test_stale_groups_are_bounded(fleet: Fleet, train_config: MakeConfig, warm_start: Path) -> None:
+    stale = run(polychromic(train_config, "stale", warm_start, rollout__max_staleness=1), fleet)
+    lines = read_jsonl(stale.metrics)
+    assert [line["staleness_mean"] for line in lines][0] == 0
+    assert all(0 <= line["staleness_mean"] <= 1 for line in lines)
+    assert max(line["staleness_mean"] for line in lines) > 0
+    assert all(line["groups_used"] == 4 for line in lines)
 
 
 def test_finished_run_is_not_repeated_and_other_settings_are_refused(

@@ -15,7 +15,7 @@ from jobs.benchmark import gpu
 from jobs.benchmark.loop import benchmark_config
 from jobs.benchmark.loop import main as loop_main
 from jobs.benchmark.measure import Measure, conclude
-from jobs.benchmark.memory import descendants, parents, pss_bytes
+from jobs.benchmark.memory import descendants, parents, peak_memory, pss_bytes
 from jobs.benchmark.training import (
     agreement_measures,
     determinism_measures,
@@ -24,7 +24,7 @@ from jobs.benchmark.training import (
 )
 from polyray.config.loader import load_config
 from polyray.config.run import TrainConfig
-from polyray.errors import ConfigError
+from polyray.errors import ConfigError, PolyrayError
 
 ROOT = Path(__file__).resolve().parents[3]
 TRAIN = ROOT / "configs/train/hidden_trap_grid_polychromic.yaml"
@@ -130,6 +130,25 @@ def test_processes_and_their_memory_are_read_from_proc(tmp_path: Path) -> None:
     (tmp_path / "self").mkdir()
     assert parents(tmp_path) == {7: 1, 8: 7}
     assert (pss_bytes(7, tmp_path), pss_bytes(8, tmp_path)) == (300 * 1024, 0)
+
+
+GROWS_IN_A_CHILD = """
+import subprocess, sys
+subprocess.run([sys.executable, "-c", "import time; block = bytearray(80_000_000); time.sleep(1)"], check=True)
+"""
+
+
+def test_the_peak_counts_what_a_child_of_the_child_took() -> None:
+    samples: list[int] = []
+    peak = peak_memory([sys.executable, "-c", GROWS_IN_A_CHILD], samples.append, interval_s=0.05)
+    assert 80e6 < peak < 160e6
+    assert samples == sorted(samples)
+    assert samples[-1] == peak
+
+
+def test_a_command_that_fails_is_quoted() -> None:
+    with pytest.raises(PolyrayError, match=r"ended with exit code 1: .*ValueError: no model"):
+        peak_memory([sys.executable, "-c", "raise ValueError('no model')"], lambda peak: None, 0.05)
 
 
 def test_the_benchmark_trains_short_synchronous_and_without_a_missing_warm_start(tmp_path: Path) -> None:

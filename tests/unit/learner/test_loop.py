@@ -118,7 +118,7 @@ class Attempt:
 
 
 def _start(
-    run_dir: Path, model_dir: Path, config: TrainConfig = CONFIG, rank: int = 0, **ends: int
+    run_dir: Path, model_dir: Path, config: TrainConfig = CONFIG, rank: int = 0, **ends: Any
 ) -> Attempt:
     policy = Policy(config, model_dir, "float32", torch.device("cpu"))
     coordination = InMemory(config, policy, **ends)
@@ -192,7 +192,7 @@ def test_a_version_on_disk_is_the_one_that_was_published(unbroken: tuple[Path, A
     ],
 )
 def test_an_interrupted_run_equals_an_unbroken_one(
-    ends: dict[str, int],
+    ends: dict[str, Any],
     lines_left: int,
     covered: int,
     unbroken: tuple[Path, Attempt],

@@ -25,7 +25,8 @@ TIMINGS = {
 
 def _metrics() -> StepMetrics:
     elsewhere = {"step", "policy_version", *COUNTERS, *TIMINGS, "idle_learn"}
-    return {key: 0.25 for key in METRIC_KEYS if key not in elsewhere} | {"reward/format": 0.75, "ess": 0.5}
+    metrics: StepMetrics = {key: 0.25 for key in METRIC_KEYS if key not in elsewhere}
+    return metrics | {"reward/format": 0.75, "ess": 0.5}
 
 
 def _files(run_dir: Path, rollouts_logged_per_step: int = 1) -> RunFiles:

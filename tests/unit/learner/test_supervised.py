@@ -17,7 +17,7 @@ from polyray.learner.supervised import demonstration_batches, supervised_step
 VOCABULARY = 11
 
 
-def _model(dtype: torch.dtype = torch.float64) -> Qwen3ForCausalLM:
+def _model(double: bool = True) -> Qwen3ForCausalLM:
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=VOCABULARY,
@@ -28,7 +28,8 @@ def _model(dtype: torch.dtype = torch.float64) -> Qwen3ForCausalLM:
         head_dim=8,
         intermediate_size=16,
     )
-    return Qwen3ForCausalLM(config).to(dtype=dtype)
+    model = Qwen3ForCausalLM(config)
+    return model.double() if double else model
 
 
 def _row(index: int) -> TokenRow:
@@ -116,7 +117,7 @@ def test_loss_is_nats_per_response_token() -> None:
 
 
 def test_a_step_learns_and_reports_the_rate_it_used() -> None:
-    model = _model(torch.float32)
+    model = _model(double=False)
     spec = LearnerSpec(learning_rate=1e-2, warmup_steps=1)
     optimizer = build_optimizer(model.parameters(), spec)
     scheduler = build_scheduler(optimizer, spec)

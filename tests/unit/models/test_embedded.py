@@ -72,20 +72,21 @@ def test_equal_configurations_give_equal_weights_and_the_last_built_is_found(
 
 def test_the_address_follows_what_determines_the_weights(tmp_path: Path) -> None:
     reference = embedded_dir(_config(tmp_path))
-    assert embedded_dir(_config(tmp_path, name="x", runs_dir="y")) == reference
+    assert embedded_dir(_config(tmp_path, name="x", task={"salt": "y", "trap_probability": 0.3})) == reference
     changes = [{"steps": 3}, {"batch_rows": 5}, {"learning_rate": 1e-4}, {"num_threads": 2}, {"seed": 1}]
     others = {embedded_dir(_config(tmp_path, **change)) for change in changes}
-    assert len(others - {reference}) == 5
+    others.add(embedded_dir(_config(tmp_path, task={"num_held_out_pairs": 100})))
+    assert len(others - {reference}) == 6
 
 
-def test_pretraining_paths_are_legal_and_never_between_cells_of_the_task() -> None:
+def test_pretraining_paths_turn_at_most_once_and_spare_the_held_out_pairs() -> None:
     grid = HiddenTrapGrid(HiddenTrapGridSpec(trap_probability=0.0))
-    asked = {f"{cell_name(start)}>{cell_name(goal)}" for part in split_pairs(200) for start, goal in part}
-    texts = [pretraining_text(index, 0) for index in range(3000)]
-    assert len(asked) == 900
-    assert asked.isdisjoint(prompt[3:8] for prompt, _ in texts)
+    training, held_out = ({f"{cell_name(a)}>{cell_name(b)}" for a, b in part} for part in split_pairs(200))
+    texts = [pretraining_text(index, 0, 200) for index in range(4000)]
+    pairs = [prompt[3:8] for prompt, _ in texts]
+    assert held_out.isdisjoint(pairs)
+    assert sum(pair in training for pair in pairs) / len(pairs) == pytest.approx(0.2, abs=0.05)
     assert all(grid.reaches_goal(Prompt("", prompt), answer) for prompt, answer in texts)
-    turns = [sum(a != b for a, b in pairwise(answer)) for _, answer in texts]
-    assert set(turns) == {0, 1}
+    assert {sum(a != b for a, b in pairwise(answer)) for _, answer in texts} == {0, 1}
     assert {len(answer) for _, answer in texts} == set(range(1, 10))
-    assert pretraining_text(7, 0) == texts[7] != pretraining_text(7, 1)
+    assert pretraining_text(7, 0, 200) == texts[7] != pretraining_text(7, 1, 200)
