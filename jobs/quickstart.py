@@ -1,13 +1,13 @@
-"""The whole of polyray on one small task: pretrain, SFT, several arms from one warm start, evaluation,
-report.
+"""The whole of polyray on one small task, from pretraining to a report that compares objectives.
 
 Reads a QuickstartConfig (configs/quickstart.yaml; configs/reference.yaml is the long version with three
 seeds) whose entries are the files of jobs that can be run alone. Writes runs/NAME/: one run directory per
 SFT, arm and evaluation, and report.html. Starting it again goes on where it stopped: finished parts are not
 repeated.
 
-  python -m jobs.quickstart python -m jobs.quickstart configs/quickstart.yaml name=longer
-  'overrides=[learner.steps=100, learner.learning_rate=1e-3]' python -m jobs.quickstart configs/reference.yaml
+  python -m jobs.quickstart
+  python -m jobs.quickstart configs/quickstart.yaml name=longer 'overrides=[learner.steps=120]'
+  python -m jobs.quickstart configs/reference.yaml
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""One per run: decides who samples what, cuts the learner's batches, delivers and proves every policy
-version.
+"""One per run: decides who samples what, cuts the learner's batches, delivers and proves every version.
 
     learner: begin_attempt -> publish(v) -> next_batch(v) -> publish(v + 1) -> ...
                                  |               ^

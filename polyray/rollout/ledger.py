@@ -1,5 +1,4 @@
-"""Which groups were started, are running, wait, or were consumed: each one exactly once in the surviving
-history.
+"""Which groups run, wait or were consumed: each one exactly once in the surviving history.
 
     next_id() --> running --finished()--> buffer --cut()--> a batch, leased by (attempt, step)
                      |                       |

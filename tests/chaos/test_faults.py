@@ -63,7 +63,7 @@ def lying_fleet(fleet: Fleet, train_config: MakeConfig) -> Iterator[Fleet]:
     )
     pool.workers = [PoolWorker(0, "liar", handle)]
     yield Fleet(pool, fleet.reward)
-    ray.kill(handle)
+    ray.kill(handle)  # type: ignore[arg-type]  # Ray annotates its proxies apart from its handles
 
 
 def test_worker_that_lies_is_found_out(lying_fleet: Fleet, train_config: MakeConfig) -> None:

@@ -137,7 +137,7 @@ def test_two_ranks_give_the_update_of_one(
 def test_stale_groups_are_bounded(fleet: Fleet, train_config: MakeConfig, warm_start: Path) -> None:
     stale = run(polychromic(train_config, "stale", warm_start, rollout__max_staleness=1), fleet)
     lines = read_jsonl(stale.metrics)
-    assert [line["staleness_mean"] for line in lines][0] == 0
+    assert lines[0]["staleness_mean"] == 0
     assert all(0 <= line["staleness_mean"] <= 1 for line in lines)
     assert max(line["staleness_mean"] for line in lines) > 0
     assert all(line["groups_used"] == 4 for line in lines)
