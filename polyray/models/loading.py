@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from polyray.config.model import EMBEDDED, ModelSpec
 from polyray.errors import ConfigError
@@ -51,6 +52,7 @@ def resolve_dtype(spec: ModelSpec, use_gpu: bool) -> str:
 
 def load_base(model_dir: Path, dtype: str) -> PreTrainedModel:
     """The base on the CPU, in eval mode, with torch's fused attention."""
+    disable_progress_bar()  # a job has its own display
     model = AutoModelForCausalLM.from_pretrained(
         model_dir, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
     )

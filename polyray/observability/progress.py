@@ -107,13 +107,13 @@ class ProgressDisplay:
         if phase is not None and begins:
             self._begin_phase(phase)
         self._total = total if total is not None else self._total
+        arrives = step is not None and step != self._step and step == self._total
         if step is not None:
             self._first_step = step if self._step is None else self._first_step
             self._step = step
         if metrics is not None:
             self._metrics = headline(metrics)
-        ends = self._step is not None and self._step == self._total
-        if self._live is None and (begins or ends or self._clock() - self._last_line >= self._interval_s):
+        if self._live is None and (begins or arrives or self._clock() - self._last_line >= self._interval_s):
             self._print_line()
 
     def note(self, text: str) -> None:
