@@ -26,7 +26,7 @@ from polyray.actors.rollout_pool import PoolWorker, RolloutPool, RolloutReply, S
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
 from polyray.delivery.registry import PolicyRegistry
-from polyray.errors import EXIT_USER_ERROR, PolyrayError, RewardError, RolloutError
+from polyray.errors import EXIT_USER_ERROR, PolicyNotDelivered, PolyrayError, RewardError, RolloutError
 from polyray.rollout.ledger import Finished, GroupLedger
 from polyray.rollout.seeds import sample_seed
 from polyray.tasks import build_task
@@ -131,6 +131,7 @@ class Coordinator:
             batch = self._ledger.cut(step)
             if batch is not None:
                 return self._lease(step, batch, rank, world_size)
+            self._pump()  # cutting may have dropped stale groups: others take their places
             self._changed.clear()
             try:
                 await asyncio.wait_for(self._changed.wait(), max(0.0, deadline - time.perf_counter()))
@@ -184,7 +185,7 @@ class Coordinator:
                 return
             worker = min(able, key=lambda item: (self._in_flight.get(item.name, 0), item.index))
             self._in_flight[worker.name] = self._in_flight.get(worker.name, 0) + 1
-            self._spawn(self._rollout(worker, self._ledger.next_id(), self._ledger.attempt))
+            self._spawn(self._rollout(worker, self._ledger.next_id()))
 
     def _may_serve(self, worker: PoolWorker) -> bool:
         served = self._registry.served_by(worker.name)
@@ -205,7 +206,8 @@ class Coordinator:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error if isinstance(error, PolyrayError) else RolloutError(f"coordinator: {error!r}"))
 
-    async def _rollout(self, worker: PoolWorker, group_id: int, attempt: int) -> None:
+    async def _rollout(self, worker: PoolWorker, group_id: int) -> None:
+        attempt, served = self._ledger.attempt, self._registry.served_by(worker.name)
         try:
             meta_ref, group_ref = worker.handle.rollout.options(num_returns=2).remote(
                 self._request(group_id), self._scoring
@@ -216,6 +218,15 @@ class Coordinator:
                 self._ledger.requeue(group_id)
             await self._recover(worker, error)
         else:
+            if (
+                served is not None
+                and reply.policy.version < served.version
+                and attempt == reply.policy.attempt
+            ):
+                raise PolicyNotDelivered(
+                    f"worker {worker.name} sampled group {group_id} with {reply.policy.name} after it had proven "
+                    f"to serve {served.name}"
+                )
             if attempt == self._ledger.attempt:
                 self._take(reply, group_ref)
         finally:

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,9 @@ from services.reward.run import start_reward_service, stop_reward_service
 from tests.conftest import marked_processes, reproducible, session_mark
 
 pytestmark = pytest.mark.chaos
+ray.cloudpickle.register_pickle_by_value(
+    sys.modules[__name__]
+)  # actors defined here; workers cannot import tests
 MakeConfig = Callable[..., TrainConfig]
 
 
@@ -52,9 +56,28 @@ class LyingActor(RolloutActor):
         return replace(ack, sha256=payload.policy.sha256), busy_s
 
 
+@pytest.fixture(scope="module")
+def make_config(train_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> MakeConfig:
+    """Configurations whose reward differs from completion to completion: every step has something to learn."""
+    file = tmp_path_factory.mktemp("reward") / "varied.py"
+    file.write_text("def score(items):\n    return [len(set(item['completion'])) / 16 for item in items]\n")
+    reward = {"type": "python", "path": f"{file}:score", "service": {"port": 0, "num_cpus": 0.5}}
+    return lambda name, **changes: train_config(name, reward=reward, **changes)
+
+
+@pytest.fixture(scope="module")
+def varied(fleet: Fleet, make_config: MakeConfig) -> Iterator[Fleet]:
+    """The session's engines with that reward."""
+    config = make_config("varied")
+    address = start_reward_service("varied", config.reward, config.task, reward_source(config.reward))
+    yield Fleet(fleet.pool, address)
+    stop_reward_service("varied")
+
+
 @pytest.fixture
-def lying_fleet(fleet: Fleet, train_config: MakeConfig) -> Iterator[Fleet]:
-    """The session's fleet with one lying worker instead of its own."""
+def lying_fleet(varied: Fleet) -> Iterator[Fleet]:
+    """One lying worker instead of the fleet's own."""
+    fleet = varied
     pool = copy.copy(fleet.pool)
     settings = fleet.pool.settings
     environment = {"env_vars": {"OMP_NUM_THREADS": "1"}}
@@ -66,8 +89,8 @@ def lying_fleet(fleet: Fleet, train_config: MakeConfig) -> Iterator[Fleet]:
     ray.kill(handle)  # type: ignore[arg-type]  # Ray annotates its proxies apart from its handles
 
 
-def test_worker_that_lies_is_found_out(lying_fleet: Fleet, train_config: MakeConfig) -> None:
-    config = train_config("liar", learner__learning_rate=0.05)
+def test_worker_that_lies_is_found_out(lying_fleet: Fleet, make_config: MakeConfig) -> None:
+    config = make_config("liar")
     with pytest.raises(
         PolicyNotDelivered, match=r"worker liar does not serve policy-a1-v1-\w+: .*tolerance 0\.0001"
     ):
@@ -93,28 +116,29 @@ def test_garbage_rewards_end_the_run_with_the_reason(
 
 
 @pytest.fixture(scope="module")
-def unbroken(fleet: Fleet, train_config: MakeConfig) -> RunPaths:
+def unbroken(varied: Fleet, make_config: MakeConfig) -> RunPaths:
     """Six steps to which nothing happens."""
-    return run(train_config("unbroken", learner__steps=6), fleet)
+    return run(make_config("unbroken", learner__steps=6), varied)
 
 
 def test_killed_rollout_worker_is_replaced_and_the_run_stays_the_same(
-    unbroken: RunPaths, fleet: Fleet, train_config: MakeConfig
+    unbroken: RunPaths, varied: Fleet, make_config: MakeConfig
 ) -> None:
-    info: Any = ray.get(fleet.pool.workers[1].handle.ready.remote())
-    config = train_config("worker-killed", learner__steps=6)
+    info: Any = ray.get(varied.pool.workers[1].handle.ready.remote())
+    config = make_config("worker-killed", learner__steps=6)
     with killer(config, after_steps=2, pids=lambda: [info["pid"]]):
-        broken = run(config, fleet)
+        broken = run(config, varied)
     assert reproducible(broken.metrics) == reproducible(unbroken.metrics)
-    fleet.pool.repair()
+    assert all(line["grad_norm"] > 0 for line in read_jsonl(unbroken.metrics))
+    varied.pool.repair()
 
 
 def test_killed_learner_continues_from_its_checkpoint(
-    unbroken: RunPaths, fleet: Fleet, train_config: MakeConfig
+    unbroken: RunPaths, varied: Fleet, make_config: MakeConfig
 ) -> None:
-    config = train_config("learner-killed", learner__steps=6)
+    config = make_config("learner-killed", learner__steps=6)
     with killer(config, after_steps=3, pids=learners):
-        broken = run(config, fleet)
+        broken = run(config, varied)
     assert reproducible(broken.metrics) == reproducible(unbroken.metrics)
     name = "adapter_model.safetensors"
     assert (broken.adapter / name).read_bytes() == (unbroken.adapter / name).read_bytes()

@@ -13,7 +13,7 @@ import torch
 
 from polyray.config.run import TrainConfig
 from polyray.learner import step as step_module
-from polyray.models.lora import POLICY, REFERENCE
+from polyray.models.lora import POLICY, REFERENCE, add_reference
 from polyray.types import ScoredGroup
 from tests.unit.learner.step_fixtures import (
     NAN,
@@ -192,7 +192,9 @@ def test_only_the_policy_adapter_moves() -> None:
 @pytest.mark.parametrize("kl_coefficient", [0.0, 0.5])
 def test_kl_to_the_warm_start_is_zero_at_step_zero_and_not_after(kl_coefficient: float) -> None:
     config = _config({"learning_rate": 0.05, "warmup_steps": 0}, kl_coefficient=kl_coefficient)
-    learner = build_learner(config, build_policy(moved=False))
+    warm_start = build_policy(reference=False)  # an adapter that was trained before, as SFT leaves it
+    add_reference(warm_start)
+    learner = build_learner(config, warm_start)
     first = learner.step(as_batch(mixed_groups()))
     second = learner.step(as_batch(mixed_groups()))
     assert first["kl_reference"] == 0
