@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -78,6 +79,7 @@ class Coordinator:
         )
         self._registry = PolicyRegistry(config.delivery.tolerance_for(dtype))
         self._in_flight: dict[str, int] = {}
+        self._deliveries: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: PolyrayError | None = None
@@ -309,10 +311,13 @@ class Coordinator:
         """(largest log-prob difference, share of the time since the last delivery that the engine idled)."""
         while True:
             try:
-                ack, busy_s = await asyncio.wait_for(
-                    worker.handle.deliver.remote(ref),
-                    self._config.delivery.timeout_s + self._start_allowance(worker),
-                )
+                # One at a time per worker: calls that wait for an actor to start may overtake each other, and an
+                # older version must never be loaded after a newer one.
+                async with self._deliveries[worker.name]:
+                    ack, busy_s = await asyncio.wait_for(
+                        worker.handle.deliver.remote(ref),
+                        self._config.delivery.timeout_s + self._start_allowance(worker),
+                    )
             except (ray.exceptions.RayError, TimeoutError) as error:
                 worker = await self._recover(worker, error)
                 continue
