@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray import cloudpickle
 
 from jobs.fleet import Fleet
 from jobs.train import train
@@ -33,7 +34,7 @@ from services.reward.run import start_reward_service, stop_reward_service
 from tests.conftest import marked_processes, reproducible, session_mark
 
 pytestmark = pytest.mark.chaos
-ray.cloudpickle.register_pickle_by_value(
+cloudpickle.register_pickle_by_value(
     sys.modules[__name__]
 )  # actors defined here; workers cannot import tests
 MakeConfig = Callable[..., TrainConfig]
