@@ -1,4 +1,4 @@
-"""What tests share: one local Ray, one embedded model and one fleet of engines for the whole session.
+"""What tests share: one local Ray, one embedded model, one fleet of engines and one finished training run.
 
 Each starts with the first test that asks for it. The model is a short training of the real one: enough
 to be a real vLLM and Hugging Face model, not enough to plan paths (the quickstart shows that).
@@ -16,6 +16,7 @@ import pytest
 if TYPE_CHECKING:
     from jobs.fleet import Fleet
     from polyray.config.run import TrainConfig
+    from polyray.observability.run_directory import RunPaths
 
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 PRETRAIN_STEPS = 60
@@ -135,3 +136,80 @@ def fleet(ray_session: None, train_config: Callable[..., TrainConfig]) -> Iterat
     with open_fleet(train_config("fleet"), "tests") as fleet:
         fleet.pool.wait_until_ready()
         yield fleet
+
+
+def run_training(config: TrainConfig, fleet: Fleet) -> RunPaths:
+    """A whole training run as `jobs.train` does it, on engines and a reward service that are there already."""
+    from jobs.train import check_inputs, train
+    from polyray.observability.progress import ProgressDisplay
+    from polyray.observability.run_directory import RunDirectory
+
+    check_inputs(config)
+    with RunDirectory.open(config) as directory, ProgressDisplay() as display:
+        train(config, directory, fleet, display)
+        return directory.paths
+
+
+@pytest.fixture(scope="session")
+def warm_start(ray_session: None, model_cache: Path, runs_dir: Path) -> Path:
+    """The adapter of a short SFT run on Ray Train."""
+    from jobs.sft import supervise
+    from polyray.config.loader import build_config
+    from polyray.config.run import SftConfig
+    from polyray.observability.progress import ProgressDisplay
+    from polyray.observability.run_directory import RunDirectory
+
+    values = {
+        "name": "sft",
+        "runs_dir": str(runs_dir),
+        "model": {"cache_dir": str(model_cache), "lora": {"rank": 4, "alpha": 8}},
+        "learner": {"steps": 30, "checkpoint_every": 15, "num_threads": 1, "learning_rate": 3e-3},
+    }
+    config = build_config(SftConfig, values)
+    with RunDirectory.open(config) as directory, ProgressDisplay() as display:
+        supervise(config, directory, display)
+        return directory.paths.adapter
+
+
+@pytest.fixture(scope="session")
+def varied_values(
+    train_values: Callable[..., dict[str, Any]], warm_start: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., dict[str, Any]]:
+    """Six polychromic steps from the warm start with a reward that differs from completion to completion, so
+    that every step has something to learn however little the model can."""
+    file = tmp_path_factory.mktemp("reward") / "varied.py"
+    file.write_text("def score(items):\n    return [len(set(item['completion'])) / 16 for item in items]\n")
+    reward = {"type": "python", "path": f"{file}:score", "service": {"port": 0, "num_cpus": 0.5}}
+    algorithm = {"type": "polychromic", "objective": "cluster", "diversity_weight": 1.0, "set_size": 3}
+    common = {"model__warm_start": str(warm_start), "learner__steps": 6}
+    return lambda name, **changes: train_values(
+        name, reward=reward, algorithm=algorithm, **{**common, **changes}
+    )
+
+
+@pytest.fixture(scope="session")
+def varied_config(varied_values: Callable[..., dict[str, Any]]) -> Callable[..., TrainConfig]:
+    """`varied_values`, validated."""
+    from polyray.config.loader import build_config
+    from polyray.config.run import TrainConfig
+
+    return lambda name, **changes: build_config(TrainConfig, varied_values(name, **changes))
+
+
+@pytest.fixture(scope="session")
+def varied_fleet(fleet: Fleet, varied_config: Callable[..., TrainConfig]) -> Iterator[Fleet]:
+    """The session's engines with that reward."""
+    from jobs.fleet import Fleet
+    from polyray.rewards import reward_source
+    from services.reward.run import start_reward_service, stop_reward_service
+
+    config = varied_config("varied")
+    address = start_reward_service("varied", config.reward, config.task, reward_source(config.reward))
+    yield Fleet(fleet.pool, address)
+    stop_reward_service("varied")
+
+
+@pytest.fixture(scope="session")
+def finished(varied_fleet: Fleet, varied_config: Callable[..., TrainConfig]) -> RunPaths:
+    """Such a run, to which nothing happened."""
+    return run_training(varied_config("finished"), varied_fleet)

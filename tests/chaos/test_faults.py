@@ -20,30 +20,22 @@ import ray
 from ray import cloudpickle
 
 from jobs.fleet import Fleet
-from jobs.train import train
 from polyray.actors.rollout_pool import PoolWorker, RolloutActor
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
 from polyray.delivery.proof import DeliveryAck
 from polyray.errors import PolicyNotDelivered, RewardError
 from polyray.observability.jsonl import read_jsonl
-from polyray.observability.progress import ProgressDisplay
-from polyray.observability.run_directory import RunDirectory, RunPaths
+from polyray.observability.run_directory import RunPaths
 from polyray.rewards import reward_source
 from services.reward.run import start_reward_service, stop_reward_service
-from tests.conftest import marked_processes, reproducible, session_mark
+from tests.conftest import marked_processes, reproducible, run_training, session_mark
 
 pytestmark = pytest.mark.chaos
 cloudpickle.register_pickle_by_value(
     sys.modules[__name__]
 )  # actors defined here; workers cannot import tests
 MakeConfig = Callable[..., TrainConfig]
-
-
-def run(config: TrainConfig, fleet: Fleet) -> RunPaths:
-    with RunDirectory.open(config) as directory, ProgressDisplay() as display:
-        train(config, directory, fleet, display)
-        return directory.paths
 
 
 class LyingActor(RolloutActor):
@@ -57,28 +49,10 @@ class LyingActor(RolloutActor):
         return replace(ack, sha256=payload.policy.sha256), busy_s
 
 
-@pytest.fixture(scope="module")
-def make_config(train_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> MakeConfig:
-    """Configurations whose reward differs from completion to completion: every step has something to learn."""
-    file = tmp_path_factory.mktemp("reward") / "varied.py"
-    file.write_text("def score(items):\n    return [len(set(item['completion'])) / 16 for item in items]\n")
-    reward = {"type": "python", "path": f"{file}:score", "service": {"port": 0, "num_cpus": 0.5}}
-    return lambda name, **changes: train_config(name, reward=reward, **changes)
-
-
-@pytest.fixture(scope="module")
-def varied(fleet: Fleet, make_config: MakeConfig) -> Iterator[Fleet]:
-    """The session's engines with that reward."""
-    config = make_config("varied")
-    address = start_reward_service("varied", config.reward, config.task, reward_source(config.reward))
-    yield Fleet(fleet.pool, address)
-    stop_reward_service("varied")
-
-
 @pytest.fixture
-def lying_fleet(varied: Fleet) -> Iterator[Fleet]:
+def lying_fleet(varied_fleet: Fleet) -> Iterator[Fleet]:
     """One lying worker instead of the fleet's own."""
-    fleet = varied
+    fleet = varied_fleet
     pool = copy.copy(fleet.pool)
     settings = fleet.pool.settings
     environment = {"env_vars": {"OMP_NUM_THREADS": "1"}}
@@ -90,12 +64,12 @@ def lying_fleet(varied: Fleet) -> Iterator[Fleet]:
     ray.kill(handle)  # type: ignore[arg-type]  # Ray annotates its proxies apart from its handles
 
 
-def test_worker_that_lies_is_found_out(lying_fleet: Fleet, make_config: MakeConfig) -> None:
-    config = make_config("liar")
+def test_worker_that_lies_is_found_out(lying_fleet: Fleet, varied_config: MakeConfig) -> None:
+    config = varied_config("liar")
     with pytest.raises(
         PolicyNotDelivered, match=r"worker liar does not serve policy-a1-v1-\w+: .*tolerance 0\.0001"
     ):
-        run(config, lying_fleet)
+        run_training(config, lying_fleet)
     assert read_jsonl(config.run_dir / "metrics.jsonl") == []
     assert not (config.run_dir / "DONE").exists()
 
@@ -111,38 +85,32 @@ def test_garbage_rewards_end_the_run_with_the_reason(
     address = start_reward_service("garbage", config.reward, config.task, reward_source(config.reward))
     try:
         with pytest.raises(RewardError, match=r"max_unscored_share=0\.25.*good"):
-            run(config, Fleet(fleet.pool, address))
+            run_training(config, Fleet(fleet.pool, address))
     finally:
         stop_reward_service("garbage")
 
 
-@pytest.fixture(scope="module")
-def unbroken(varied: Fleet, make_config: MakeConfig) -> RunPaths:
-    """Six steps to which nothing happens."""
-    return run(make_config("unbroken", learner__steps=6), varied)
-
-
 def test_killed_rollout_worker_is_replaced_and_the_run_stays_the_same(
-    unbroken: RunPaths, varied: Fleet, make_config: MakeConfig
+    finished: RunPaths, varied_fleet: Fleet, varied_config: MakeConfig
 ) -> None:
-    info: Any = ray.get(varied.pool.workers[1].handle.ready.remote())
-    config = make_config("worker-killed", learner__steps=6)
+    info: Any = ray.get(varied_fleet.pool.workers[1].handle.ready.remote())
+    config = varied_config("worker-killed")
     with killer(config, after_steps=2, pids=lambda: [info["pid"]]):
-        broken = run(config, varied)
-    assert reproducible(broken.metrics) == reproducible(unbroken.metrics)
-    assert all(line["grad_norm"] > 0 for line in read_jsonl(unbroken.metrics))
-    varied.pool.repair()
+        broken = run_training(config, varied_fleet)
+    assert reproducible(broken.metrics) == reproducible(finished.metrics)
+    assert all(line["grad_norm"] > 0 for line in read_jsonl(finished.metrics))
+    varied_fleet.pool.repair()
 
 
 def test_killed_learner_continues_from_its_checkpoint(
-    unbroken: RunPaths, varied: Fleet, make_config: MakeConfig
+    finished: RunPaths, varied_fleet: Fleet, varied_config: MakeConfig
 ) -> None:
-    config = make_config("learner-killed", learner__steps=6)
+    config = varied_config("learner-killed")
     with killer(config, after_steps=3, pids=learners):
-        broken = run(config, varied)
-    assert reproducible(broken.metrics) == reproducible(unbroken.metrics)
+        broken = run_training(config, varied_fleet)
+    assert reproducible(broken.metrics) == reproducible(finished.metrics)
     name = "adapter_model.safetensors"
-    assert (broken.adapter / name).read_bytes() == (unbroken.adapter / name).read_bytes()
+    assert (broken.adapter / name).read_bytes() == (finished.adapter / name).read_bytes()
     manifest = json.loads((broken.root / "versions" / "6" / "polyray.json").read_text())
     assert manifest["attempt"] == 2
 

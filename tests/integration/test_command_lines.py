@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import yaml
 from jobs.train import main
 from polyray.errors import ConfigError, DataError, ResourceError
 from polyray.observability.jsonl import read_jsonl
+from polyray.observability.run_directory import RunPaths
 from tests.conftest import MARK, REPOSITORY_ROOT, marked_processes, reproducible
 
 MakeValues = Callable[..., dict[str, Any]]
@@ -101,43 +103,27 @@ def test_too_few_cpus_are_named_before_anything_starts(
         start(tmp_path, values)
 
 
-def test_killed_run_continues_and_leaves_no_process(train_values: MakeValues, tmp_path: Path) -> None:
-    def values(name: str) -> dict[str, Any]:
-        return train_values(name, runs_dir=str(tmp_path / "runs"), learner__steps=6, rollout__num_workers=1)
-
-    def finish(name: str, mark: str) -> None:
-        arguments = command(tmp_path, values(name))
-        subprocess.run(
-            arguments,
-            cwd=REPOSITORY_ROOT,
-            env=environment(mark),
-            check=True,
-            timeout=240,
-            capture_output=True,
-        )
-
-    run_dir = tmp_path / "runs" / "killed"
+def test_killed_run_continues_and_leaves_no_process(
+    finished: RunPaths, varied_values: MakeValues, tmp_path: Path
+) -> None:
+    values = varied_values("killed", runs_dir=str(tmp_path / "runs"))
+    paths = RunPaths(tmp_path / "runs" / "killed")
     mark = f"killed-{os.getpid()}"
-    driver = subprocess.Popen(
-        command(tmp_path, values("killed")), cwd=REPOSITORY_ROOT, env=environment(mark),
+    start_job = partial(
+        subprocess.Popen, command(tmp_path, values), cwd=REPOSITORY_ROOT, env=environment(mark),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    wait_for(lambda: len(read_jsonl(run_dir / "metrics.jsonl")) >= 3, 180)
+    driver = start_job()
+    wait_for(lambda: len(read_jsonl(paths.metrics)) >= 3, 180)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     wait_for(lambda: not marked_processes(mark), 30)
-    finish("killed", mark)
+    assert start_job().wait(timeout=180) == 0
     assert not marked_processes(mark)
-    finish("unbroken", mark)
-    assert (run_dir / "DONE").exists()
-    killed, unbroken = (
-        reproducible(tmp_path / "runs" / name / "metrics.jsonl") for name in ("killed", "unbroken")
-    )
-    assert killed == unbroken
-    adapters = [
-        tmp_path / "runs" / name / "adapter" / "adapter_model.safetensors" for name in ("killed", "unbroken")
-    ]
-    assert adapters[0].read_bytes() == adapters[1].read_bytes()
+    assert (paths.root / "DONE").exists()
+    assert reproducible(paths.metrics) == reproducible(finished.metrics)
+    name = "adapter_model.safetensors"
+    assert (paths.adapter / name).read_bytes() == (finished.adapter / name).read_bytes()
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> None:
