@@ -31,7 +31,7 @@ def setup_logging(level: str = "INFO") -> dict[str, str]:
     """
     ours = logging.getLogger("polyray")
     ours.setLevel(level)
-    if not ours.handlers:
+    if not any(isinstance(handler, _CurrentStderrHandler) for handler in ours.handlers):
         handler = _CurrentStderrHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
         ours.addHandler(handler)
