@@ -151,6 +151,7 @@ class RolloutPool:
         self.owner = owner
         self.settings = settings
         self.workers = [self._start(index) for index in range(settings.rollout.num_workers)]
+        self._ending: set[str] = set()
 
     def wait_until_ready(self) -> list[dict[str, Any]]:
         """Blocks until every engine runs. Raises RolloutError naming the worker that does not."""
@@ -174,17 +175,18 @@ class RolloutPool:
     def adopt(self, workers: list[PoolWorker]) -> None:
         """Takes over the pool's state from a copy that lived in another process (the coordinator's).
 
-        Replacements that the copy started end with it, so they are started anew by the next `repair`.
+        Replacements that the copy started end with it, sooner or later, so the next `repair` starts them anew.
         """
+        own = {worker.name for worker in self.workers}
+        self._ending |= {worker.name for worker in workers} - own
         self.workers = list(workers)
 
     def repair(self) -> None:
         """Replaces the workers that died since the pool was last used."""
         for worker in list(self.workers):
-            try:
-                ray.get(worker.handle.ready.remote(), timeout=self.settings.rollout.start_timeout_s)
-            except ray.exceptions.RayActorError:
+            if worker.name in self._ending or not self._is_alive(worker):
                 self.replace(worker)
+        self._ending.clear()
         self.wait_until_ready()
 
     def deliver(self, payload: AdapterPayload, timeout_s: float) -> list[DeliveryAck]:
@@ -226,6 +228,13 @@ class RolloutPool:
         request = next(waiting, None)
         if request is not None:
             running[worker.handle.sample.remote(request)] = worker
+
+    def _is_alive(self, worker: PoolWorker) -> bool:
+        try:
+            ray.get(worker.handle.ready.remote(), timeout=self.settings.rollout.start_timeout_s)
+        except ray.exceptions.RayActorError:
+            return False
+        return True
 
     def _start(self, index: int) -> PoolWorker:
         rollout = self.settings.rollout

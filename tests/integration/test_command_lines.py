@@ -117,17 +117,23 @@ def test_killed_run_continues_and_leaves_no_process(
     wait_for(lambda: len(read_jsonl(paths.metrics)) >= 3, 180)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    wait_for(lambda: not marked_processes(mark), 30)
+    wait_for(lambda: not marked_processes(mark), 30, lambda: command_lines(mark))
     assert start_job().wait(timeout=180) == 0
-    assert not marked_processes(mark)
+    assert command_lines(mark) == []
     assert (paths.root / "DONE").exists()
     assert reproducible(paths.metrics) == reproducible(finished.metrics)
     name = "adapter_model.safetensors"
     assert (paths.adapter / name).read_bytes() == (finished.adapter / name).read_bytes()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+def command_lines(mark: str) -> list[str]:
+    """What the processes with this mark are, for a message."""
+    files = [Path(f"/proc/{pid}/cmdline") for pid in marked_processes(mark)]
+    return [file.read_bytes().replace(b"\0", b" ").decode() for file in files if file.exists()]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, details: Callable[[], object] = str) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
+        assert time.monotonic() < deadline, f"not within {seconds} s: {details()}"
         time.sleep(0.1)
