@@ -45,8 +45,6 @@ def ray_session(spec: RaySpec, root: Path, environment: Mapping[str, str] | None
     if os.environ.get("RAY_ADDRESS"):
         context = ray.init(namespace=NAMESPACE, runtime_env=runtime_env, log_to_driver=False)
     else:
-        # A killed driver takes its local cluster along; Ray's agents would look a whole minute for its GCS first.
-        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "3")
         context = ray.init(
             num_cpus=spec.num_cpus,
             object_store_memory=spec.object_store_mib * 2**20,
