@@ -62,7 +62,6 @@ class PolicyLearner:
         with torch.no_grad():
             for micro_batch in self._micro_batches(observed):
                 self._accumulate(micro_batch, sums)
-            self._watch_reference(batch.groups, advantages, sums)
         sums.reduce()
         denominator = self._denominator(sums)
         sum_gradients(self.parameters, max(denominator, 1.0))
@@ -122,9 +121,8 @@ class PolicyLearner:
             )
             / ratio_BT
         )
+        reference_BT = self._watch_reference(batch, detached_BT, sums)
         if algorithm.kl_coefficient > 0:
-            with torch.no_grad(), reference_active(self.model):
-                reference_BT, _ = completion_logprobs(self.model, batch.rows, self.config.rollout.temperature)
             estimator = kl.k2 if algorithm.kl_estimator == "k2" else kl.k3
             loss_BT = loss_BT + algorithm.kl_coefficient * estimator(logprobs_BT, reference_BT)
         numerator = self._numerator(loss_BT, loss_mask_BT)
@@ -144,22 +142,22 @@ class PolicyLearner:
         sums.add("logprob_difference", float(log_ratio.abs().sum()), len(log_ratio))
         sums.maximum("logprob_difference", float(log_ratio.abs().max()))
 
-    def _watch_reference(
-        self, groups: Sequence[ScoredGroup], advantages: Sequence[GroupAdvantages], sums: Sums
-    ) -> None:
-        """KL to the warm start by k3: on every completion where it is in the loss, else on one per group."""
-        per_group = None if self.config.algorithm.kl_coefficient > 0 else 1
-        rows = [
-            row
-            for group, group_advantages in zip(groups, advantages, strict=True)
-            for row in rows_of(group, group_advantages.advantages_G)[:per_group]
-        ]
-        for batch in self._micro_batches(rows):
-            policy_BT, _ = completion_logprobs(self.model, batch.rows, self.config.rollout.temperature)
-            with reference_active(self.model):
-                reference_BT, _ = completion_logprobs(self.model, batch.rows, self.config.rollout.temperature)
-            values = kl.k3(policy_BT, reference_BT)[batch.rows.mask_BT]
-            sums.add("kl_reference", float(values.double().sum()), len(values))
+    def _watch_reference(self, batch: RowBatch, policy_BT: torch.Tensor, sums: Sums) -> torch.Tensor:
+        """Measures the KL to the warm start by k3; returns the reference's log-probs of what it looked at.
+
+        That is every completion where the KL is in the loss, else one per group.
+        """
+        in_loss = self.config.algorithm.kl_coefficient > 0
+        watched_B = torch.ones_like(batch.watched_B) if in_loss else batch.watched_B
+        if not watched_B.any():
+            return policy_BT[:0]
+        rows = batch.rows.select(watched_B)
+        with torch.no_grad(), reference_active(self.model):
+            reference_BT, _ = completion_logprobs(self.model, rows, self.config.rollout.temperature)
+        mask_BT = rows.mask_BT
+        values = kl.k3(policy_BT[watched_B, : mask_BT.shape[1]], reference_BT)[mask_BT]
+        sums.add("kl_reference", float(values.double().sum()), len(values))
+        return reference_BT
 
     def _numerator(self, loss_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         """The loss before its global denominator (see `_denominator`)."""

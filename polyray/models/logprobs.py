@@ -1,7 +1,8 @@
 """Log-probabilities of completions under a causal language model, without a [batch, time, vocabulary] tensor.
 
-The backbone runs on prompt + completion, the head only on the positions that predict completion tokens, in
-chunks that are recomputed in the backward pass. Called by the learner's step.
+The backbone runs on prompt + completion (the prompt once for all its completions where that is exact and
+pays, packing.py), the head only on the positions that predict completion tokens, in chunks that are
+recomputed in the backward pass. Called by the learner's step.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch.utils.checkpoint import checkpoint
+
+from polyray.models.packing import ModelInput, is_packable, packed_groups, separate_rows
 
 LOGITS_PER_CHUNK = 2**25
 """Logits held at once (float32): 128 MiB."""
@@ -31,12 +34,26 @@ class Rows:
     input_ids_BL: torch.Tensor
     prompt_lengths_B: torch.Tensor
     completion_lengths_B: torch.Tensor
+    group_B: torch.Tensor | None = None
+    """[B] 0, 1, ... ascending without gaps: rows with the same number share their prompt. None: unknown."""
 
     @property
     def mask_BT(self) -> torch.Tensor:
         """[B, T] bool, T the longest completion: True for completion tokens."""
         width = int(self.completion_lengths_B.max())
         return torch.arange(width, device=self.input_ids_BL.device)[None] < self.completion_lengths_B[:, None]
+
+    def select(self, keep_B: torch.Tensor) -> Rows:
+        """The rows where `keep_B` [B] is True, in the same order."""
+        group_B = self.group_B
+        if group_B is not None:
+            _, group_B = torch.unique_consecutive(group_B[keep_B], return_inverse=True)
+        return Rows(
+            self.input_ids_BL[keep_B],
+            self.prompt_lengths_B[keep_B],
+            self.completion_lengths_B[keep_B],
+            group_B,
+        )
 
 
 def completion_logprobs(
@@ -48,33 +65,34 @@ def completion_logprobs(
     gradient.
     """
     mask_BT = rows.mask_BT
-    # Right padding needs no attention mask: in a causal model real tokens never see what comes after them.
-    predicting_BT = (
-        rows.prompt_lengths_B[:, None] - 1 + torch.arange(mask_BT.shape[1], device=mask_BT.device)[None]
-    )
-    row_N, _ = mask_BT.nonzero(as_tuple=True)
-    position_N = predicting_BT[mask_BT]
-    targets_N = rows.input_ids_BL[row_N, position_N + 1]
-    logprobs_N, entropy_N = _token_logprobs(
-        model, rows.input_ids_BL, row_N, position_N, targets_N, temperature
-    )
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    inputs = _model_input(base.config, rows)
+    row_N, token_N = mask_BT.nonzero(as_tuple=True)
+    targets_N = rows.input_ids_BL[row_N, rows.prompt_lengths_B[row_N] + token_N]
+    logprobs_N, entropy_N = _token_logprobs(base, inputs, mask_BT, targets_N, temperature)
     zeros = torch.zeros(mask_BT.shape, dtype=torch.float32, device=mask_BT.device)
     return zeros.masked_scatter(mask_BT, logprobs_N), zeros.masked_scatter(mask_BT, entropy_N)
 
 
+def _model_input(config: Any, rows: Rows) -> ModelInput:
+    packed = None
+    if rows.group_B is not None and is_packable(config):
+        packed = packed_groups(
+            rows.input_ids_BL, rows.prompt_lengths_B, rows.completion_lengths_B, rows.group_B
+        )
+    return packed or separate_rows(
+        rows.input_ids_BL, rows.prompt_lengths_B, int(rows.completion_lengths_B.max())
+    )
+
+
 def _token_logprobs(
-    model: torch.nn.Module,
-    input_ids_BL: torch.Tensor,
-    row_N: torch.Tensor,
-    position_N: torch.Tensor,
-    targets_N: torch.Tensor,
-    temperature: float,
+    base: Any, inputs: ModelInput, mask_BT: torch.Tensor, targets_N: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    where_N = inputs.sequence_BT[mask_BT], inputs.position_BT[mask_BT]
     if any(getattr(base.config, key, None) for key in LOGIT_TRANSFORMS):
-        logits_NV = base(input_ids=input_ids_BL, use_cache=False).logits[row_N, position_N]
+        logits_NV = base(**inputs.arguments, use_cache=False).logits[where_N]
         return _chosen(logits_NV, targets_N, temperature)
-    hidden_ND = base.base_model(input_ids=input_ids_BL, use_cache=False).last_hidden_state[row_N, position_N]
+    hidden_ND = base.base_model(**inputs.arguments, use_cache=False).last_hidden_state[where_N]
     head = base.get_output_embeddings()
     chunk = max(1, LOGITS_PER_CHUNK // head.weight.shape[0])
     if len(targets_N) <= chunk:

@@ -132,9 +132,11 @@ class VllmEngine:
         from vllm import SamplingParams
 
         # prompt_logprobs ignores the temperature, also with processed log-probs: it is always temperature 1.
-        params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
+        params = SamplingParams(
+            max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False, skip_clone=True
+        )
         for index, sequence in enumerate(sequences):
-            self._engine.add_request(f"probe/{index}", engine_input(list(sequence)), params)
+            self._engine.add_request(f"probe/{index}", engine_input(list(sequence)), copy.copy(params))
         rows: dict[int, np.ndarray] = {}
         while self._engine.has_unfinished_requests():
             for output in self._engine.step():
@@ -178,7 +180,8 @@ def engine_arguments(model_dir: Path, spec: RolloutSpec, dtype: str) -> dict[str
         "max_num_batched_tokens": max(spec.max_batched_tokens, spec.max_model_len),
         "block_size": spec.block_size,
         "enforce_eager": not torch.cuda.is_available(),
-        "enable_prefix_caching": True,
+        # Only full blocks are ever found again; looking for them costs time for every request and token.
+        "enable_prefix_caching": spec.max_prompt_tokens > spec.block_size,
         "logprobs_mode": "processed_logprobs",
         "disable_log_stats": True,
         "seed": 0,

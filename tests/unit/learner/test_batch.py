@@ -79,7 +79,7 @@ def test_rows_are_the_scored_and_non_empty_completions() -> None:
 def test_rows_are_padded_on_the_right_and_keep_their_order() -> None:
     first, second = random_group(0, [1.0], lengths=[2]), random_group(3, [0.0], lengths=[5])
     rows = [
-        Row(group.group.prompt_token_ids, group.group.completions[0], advantage)
+        Row(group.group.prompt_token_ids, group.group.completions[0], advantage, watched=advantage > 0)
         for group, advantage in ((second, -0.5), (first, 0.25))
     ]
     batch = build_row_batch(rows, torch.device("cpu"))
@@ -93,3 +93,13 @@ def test_rows_are_padded_on_the_right_and_keep_their_order() -> None:
     assert batch.rows.prompt_lengths_B.tolist() == [6, 3]
     assert batch.rows.completion_lengths_B.tolist() == [5, 2]
     assert batch.advantages_B.tolist() == [-0.5, 0.25]
+    assert batch.watched_B.tolist() == [False, True]
+
+
+def test_completions_of_one_prompt_are_known_to_share_it() -> None:
+    groups = random_group(0, [1.0, 0.0]), random_group(1, [1.0, 1.0, 0.0])
+    rows = [row for group in groups for row in rows_of(group, np.ones(len(group.rewards_G)))]
+    batch = build_row_batch(rows, torch.device("cpu"))
+    assert batch.rows.group_B is not None
+    assert batch.rows.group_B.tolist() == [0, 0, 1, 1, 1]
+    assert batch.watched_B.tolist() == [True, False, True, False, False]
