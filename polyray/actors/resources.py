@@ -45,6 +45,7 @@ def ray_session(spec: RaySpec, root: Path, environment: Mapping[str, str] | None
     if os.environ.get("RAY_ADDRESS"):
         context = ray.init(namespace=NAMESPACE, runtime_env=runtime_env, log_to_driver=False)
     else:
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
         context = ray.init(
             num_cpus=spec.num_cpus,
             object_store_memory=spec.object_store_mib * 2**20,
