@@ -117,10 +117,10 @@ def test_killed_run_continues_and_leaves_no_process(
         for mark in marks
     )  # fmt: skip
     driver = killed()
-    wait_for(lambda: len(read_jsonl(paths.metrics)) >= 3, 180)
+    wait_for(lambda: len(read_jsonl(paths.metrics)) >= 3, 300)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    assert resumed().wait(timeout=180) == 0
+    assert resumed().wait(timeout=300) == 0
     assert command_lines(marks[1]) == []
     # Ray's own agents of the killed cluster try for a minute to report its end.
     wait_for(lambda: not marked_processes(marks[0]), 90, lambda: command_lines(marks[0]))
