@@ -53,12 +53,16 @@ def open_ray(spec: RaySpec, display: ProgressDisplay) -> Iterator[None]:
 
 
 @contextmanager
-def open_fleet(config: TrainConfig, owner: str) -> Iterator[Fleet]:
+def open_fleet(
+    config: TrainConfig, owner: str, await_model: Callable[[], object] | None = None
+) -> Iterator[Fleet]:
     """The pool and the reward service that `config` asks for, named after `owner`; both end with the block.
 
-    Engines start in the background. Raises ConfigError and ResourceError before anything starts.
+    Engines start in the background. `await_model` returns once the base model exists, where it is still being
+    made; what does not need it starts meanwhile. Raises ConfigError and ResourceError before anything starts.
     """
-    model_dir, _ = training_base(config.model)
+    if await_model is None:
+        training_base(config.model)
     source = reward_source(config.reward)
     gpus = config.rollout.num_workers * config.rollout.gpus_per_worker
     gpus += config.learner.num_workers if config.learner.use_gpu else 0
@@ -67,12 +71,17 @@ def open_fleet(config: TrainConfig, owner: str) -> Iterator[Fleet]:
         gpus,
         "raise ray.num_cpus (logical CPUs), or lower rollout.num_workers or cpus_per_worker",
     )
-    pool = open_pool(owner, config.model, config.rollout, model_dir)
+    pool = RolloutPool(owner, config.rollout)
     try:
+        if await_model is None:
+            pool.build(engine_settings(config.model, config.rollout))
         reward = start_reward_service(
             owner, config.reward, config.task, source, config.diversity.source, token_from_environment()
         )
         try:
+            if await_model is not None:
+                await_model()
+                pool.build(engine_settings(config.model, config.rollout))
             yield Fleet(pool, reward)
         finally:
             stop_reward_service(owner)
@@ -93,7 +102,7 @@ def open_sampler(config: EvaluateConfig) -> Iterator[Sample]:
         rollout.num_workers * rollout.gpus_per_worker,
         "raise ray.num_cpus (logical CPUs), or lower rollout.num_workers or cpus_per_worker",
     )
-    pool = open_pool(config.name, config.model, rollout, model_dir)
+    pool = open_pool(config.name, config.model, rollout)
     try:
         yield pool_sampler(config, pool)
     finally:
@@ -117,10 +126,17 @@ def pool_sampler(config: EvaluateConfig, pool: RolloutPool) -> Sample:
     return sample
 
 
-def open_pool(owner: str, model: ModelSpec, rollout: RolloutSpec, model_dir: Path) -> RolloutPool:
+def open_pool(owner: str, model: ModelSpec, rollout: RolloutSpec) -> RolloutPool:
     """Starts the rollout workers (they go on starting in the background)."""
+    pool = RolloutPool(owner, rollout)
+    pool.build(engine_settings(model, rollout))
+    return pool
+
+
+def engine_settings(model: ModelSpec, rollout: RolloutSpec) -> EngineSettings:
+    """What an engine on this base is built from."""
     dtype = resolve_dtype(model, use_gpu=rollout.gpus_per_worker > 0)
-    return RolloutPool(owner, EngineSettings(str(model_dir.resolve()), dtype, rollout))
+    return EngineSettings(str(training_base(model)[0].resolve()), dtype, rollout)
 
 
 def training_base(model: ModelSpec) -> tuple[Path, Path | None]:

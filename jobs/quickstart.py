@@ -13,7 +13,8 @@ repeated.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,11 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     with ProgressDisplay() as display:
         total = 1 + len(plans) * (len(config.arms) + 2)
         display.section("pretrain the embedded model", 1, total)
-        _pretrain(pretrain, display)
-        with open_ray(config.ray, display):
+        with _pretraining(pretrain, display) as await_model, open_ray(config.ray, display):
             done = 1
             for plan in plans:
-                done = _run_seed(plan, display, done, total)
+                done = _run_seed(plan, await_model, display, done, total)
         _finish(config, plans, display, time.monotonic() - started)
     return EXIT_OK
 
@@ -121,18 +121,33 @@ def build_plan(config: QuickstartConfig, pretrain: PretrainConfig, seed: int) ->
     return Plan(seed, sft, arms, evaluate)
 
 
-def _pretrain(config: PretrainConfig, display: ProgressDisplay) -> None:
+@contextmanager
+def _pretraining(config: PretrainConfig, display: ProgressDisplay) -> Iterator[Callable[[], object]]:
+    """Makes the embedded model on a thread, on one core, while the block starts Ray and what else needs no model
+    on the others; yields the wait for it. Ends at the next step where the block ends first."""
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Event
+
     from polyray.models.embedded import build_embedded
 
-    build_embedded(
-        config,
-        lambda step, steps, loss: display.update(
-            phase="training", step=step, total=steps, metrics={"loss": loss}
-        ),
-    )
+    abandoned = Event()
+
+    def on_progress(step: int, steps: int, loss: float) -> None:
+        if abandoned.is_set():
+            raise RuntimeError("pretraining was abandoned: the quickstart ended before it")
+        display.update(phase="training", step=step, total=steps, metrics={"loss": loss})
+
+    with ThreadPoolExecutor(1, "pretrain") as executor:
+        model = executor.submit(build_embedded, config, on_progress)
+        try:
+            yield model.result
+        finally:
+            abandoned.set()
 
 
-def _run_seed(plan: Plan, display: ProgressDisplay, done: int, total: int) -> int:
+def _run_seed(
+    plan: Plan, await_model: Callable[[], object], display: ProgressDisplay, done: int, total: int
+) -> int:
     """SFT, every arm and the evaluation of one seed, on one fleet; returns how many parts are done by
     then."""
     from jobs.fleet import open_fleet, pool_sampler
@@ -140,8 +155,7 @@ def _run_seed(plan: Plan, display: ProgressDisplay, done: int, total: int) -> in
 
     any_arm = next(iter(plan.arms.values()))
     owner = f"{any_arm.run_dir.parent.name}-seed{plan.seed}"
-    # The engines start while SFT runs.
-    with open_fleet(any_arm, owner) as fleet:
+    with open_fleet(any_arm, owner, await_model) as fleet:
         display.section(f"SFT (seed {plan.seed})", done + 1, total)
         _sft(plan.sft, display)
         for index, (name, arm) in enumerate(plan.arms.items()):

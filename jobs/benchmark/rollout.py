@@ -62,12 +62,11 @@ def rollout_measures(
 
     from jobs.fleet import open_pool
     from polyray.actors.resources import OUTSIDE_ANY_GROUP
-    from polyray.models.loading import resolve_model_dir
 
     display.section("rollout throughput", 1, 1)
     display.update(phase="starting two engines")
     rollout = config.rollout.model_copy(update={"num_workers": 1})
-    pool = open_pool("benchmark-throughput", config.model, rollout, resolve_model_dir(config.model))
+    pool = open_pool("benchmark-throughput", config.model, rollout)
     bare: Any = (
         ray.remote(BareEngine)
         .options(

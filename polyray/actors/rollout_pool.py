@@ -11,7 +11,8 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,12 +78,21 @@ class RolloutReply:
 
 
 class RolloutActor:
-    """One engine in one Ray actor (async: many groups at a time)."""
+    """One engine in one Ray actor (async: many groups at a time).
 
-    def __init__(self, name: str, settings: EngineSettings) -> None:
+    The engine's library is imported at once, which takes longer than all the rest; the engine is built when
+    `build` names its model, which may not exist yet when the actor starts.
+    """
+
+    def __init__(self, name: str, engine: str) -> None:
         self._name = name
-        self._worker = RolloutWorker(name, lambda: build_engine(settings))
+        self._settings: Future[EngineSettings] = Future()
+        self._worker = RolloutWorker(name, lambda: engine_builder(engine)(self._settings.result()))
         self._clients: dict[str, RewardClient] = {}
+
+    async def build(self, settings: EngineSettings) -> None:
+        """Called once, before anything else is asked."""
+        self._settings.set_result(settings)
 
     async def ready(self) -> dict[str, Any]:
         """Waits for the engine; says how long it took and where it lives."""
@@ -124,15 +134,16 @@ class RolloutActor:
         return await asyncio.wrap_future(self._worker.deliver(payload)), self._worker.busy_s
 
 
-def build_engine(settings: EngineSettings) -> Any:
-    """The engine that `rollout.engine` names."""
-    if settings.rollout.engine == "simulated":
-        from polyray.rollout.simulated_engine import SimulatedEngine
+def engine_builder(engine: str) -> Callable[[EngineSettings], Any]:
+    """What builds the engine that `rollout.engine` names; its library is imported when this returns."""
+    if engine == "simulated":
+        from polyray.rollout.simulated_engine import SimulatedEngine as Engine
+    else:
+        from polyray.rollout.vllm_engine import VllmEngine as Engine
+        from polyray.rollout.vllm_engine import import_vllm
 
-        return SimulatedEngine(Path(settings.model_dir), settings.rollout, settings.dtype)
-    from polyray.rollout.vllm_engine import VllmEngine
-
-    return VllmEngine(Path(settings.model_dir), settings.rollout, settings.dtype)
+        import_vllm()
+    return lambda settings: Engine(Path(settings.model_dir), settings.rollout, settings.dtype)
 
 
 @dataclass(slots=True)
@@ -145,17 +156,32 @@ class PoolWorker:
 
 
 class RolloutPool:
-    """All rollout workers of a run, or of several runs on one base model."""
+    """All rollout workers of a run, or of several runs on one base model: started here, usable after
+    `build`."""
 
-    def __init__(self, owner: str, settings: EngineSettings) -> None:
+    def __init__(self, owner: str, rollout: RolloutSpec) -> None:
         self.owner = owner
-        self.settings = settings
-        self.workers = [self._start(index) for index in range(settings.rollout.num_workers)]
+        self.rollout = rollout
+        self._settings: EngineSettings | None = None
+        self.workers = [self._start(index) for index in range(rollout.num_workers)]
         self._ending: set[str] = set()
+
+    @property
+    def settings(self) -> EngineSettings:
+        """What every engine of the pool is built from."""
+        if self._settings is None:
+            raise RolloutError(f"the rollout pool of {self.owner} has no model yet; call build first")
+        return self._settings
+
+    def build(self, settings: EngineSettings) -> None:
+        """Has every worker build its engine, in the background."""
+        self._settings = settings
+        for worker in self.workers:
+            worker.handle.build.remote(settings)
 
     def wait_until_ready(self) -> list[dict[str, Any]]:
         """Blocks until every engine runs. Raises RolloutError naming the worker that does not."""
-        timeout = self.settings.rollout.start_timeout_s
+        timeout = self.rollout.start_timeout_s
         infos = []
         for worker in self.workers:
             try:
@@ -198,7 +224,7 @@ class RolloutPool:
 
     def sample(self, requests: Iterable[GroupRequest]) -> Iterator[Group]:
         """Groups as they finish, with every engine kept full; order is not that of the requests."""
-        rollout = self.settings.rollout
+        rollout = self.rollout
         window = max(2, 2 * rollout.max_sequences // rollout.group_size)
         waiting = iter(requests)
         running: dict[Any, PoolWorker] = {}
@@ -231,13 +257,13 @@ class RolloutPool:
 
     def _is_alive(self, worker: PoolWorker) -> bool:
         try:
-            ray.get(worker.handle.ready.remote(), timeout=self.settings.rollout.start_timeout_s)
+            ray.get(worker.handle.ready.remote(), timeout=self.rollout.start_timeout_s)
         except ray.exceptions.RayActorError:
             return False
         return True
 
     def _start(self, index: int) -> PoolWorker:
-        rollout = self.settings.rollout
+        rollout = self.rollout
         name = f"{self.owner}-rollout-{index}-{uuid.uuid4().hex[:6]}"
         actor = ray.remote(RolloutActor).options(
             name=name,
@@ -248,7 +274,10 @@ class RolloutPool:
             scheduling_strategy=OUTSIDE_ANY_GROUP,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(rollout.threads_per_worker)}},
         )
-        return PoolWorker(index, name, actor.remote(name, self.settings))
+        worker = PoolWorker(index, name, actor.remote(name, rollout.engine))
+        if self._settings is not None:
+            worker.handle.build.remote(self._settings)
+        return worker
 
 
 def _first_cause(error: BaseException) -> str:

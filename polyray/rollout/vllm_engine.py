@@ -161,11 +161,16 @@ class VllmEngine:
 
 def build_llm(model_dir: Path, spec: RolloutSpec, dtype: str) -> Any:
     """The `vllm.LLM` of a rollout engine; the benchmark measures a bare one from the same arguments."""
+    return import_vllm()(**engine_arguments(model_dir, spec, dtype))
+
+
+def import_vllm() -> type[Any]:
+    """`vllm.LLM`, in the environment it needs. The import takes longer than building a small engine."""
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     from vllm import LLM
 
-    return LLM(**engine_arguments(model_dir, spec, dtype))
+    return LLM
 
 
 def engine_arguments(model_dir: Path, spec: RolloutSpec, dtype: str) -> dict[str, Any]:

@@ -54,11 +54,11 @@ def lying_fleet(varied_fleet: Fleet) -> Iterator[Fleet]:
     """One lying worker instead of the fleet's own."""
     fleet = varied_fleet
     pool = copy.copy(fleet.pool)
-    settings = fleet.pool.settings
     environment = {"env_vars": {"OMP_NUM_THREADS": "1"}}
     handle = (
-        ray.remote(LyingActor).options(max_concurrency=100, runtime_env=environment).remote("liar", settings)
+        ray.remote(LyingActor).options(max_concurrency=100, runtime_env=environment).remote("liar", "vllm")
     )
+    handle.build.remote(fleet.pool.settings)
     pool.workers = [PoolWorker(0, "liar", handle)]
     yield Fleet(pool, fleet.reward)
     ray.kill(handle)  # type: ignore[arg-type]  # Ray annotates its proxies apart from its handles
