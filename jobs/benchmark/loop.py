@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.benchmark.measure import Measure, conclude, machine
+from jobs.benchmark.measure import REFERENCE_SPEED, Measure, conclude, machine
 from jobs.benchmark.memory import quickstart_measures
 from jobs.benchmark.rollout import rollout_measures
 from jobs.benchmark.training import WARM_UP_STEPS, run_twice
@@ -65,8 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         measures = _measure(config, parts, options.completions, options.pairs)
         if options.memory:
             measures += _quickstart(Path(runs_dir))
-    print(f"load {before['load_1_min']} at the start; {before['cores']} cores")
-    return conclude(measures, {"machine": before, "config": as_json(config)}, options.out)
+    after = machine()
+    print(
+        f"{before['cores']} cores, load {before['load_1_min']} at the start; a core ran {before['core_speed']} and "
+        f"then {after['core_speed']} million loop turns/s (the limits of seconds: {REFERENCE_SPEED:g})"
+    )
+    return conclude(
+        measures, {"machine": before, "machine_after": after, "config": as_json(config)}, options.out
+    )
 
 
 def benchmark_config(config: TrainConfig, steps: int, runs_dir: str) -> TrainConfig:

