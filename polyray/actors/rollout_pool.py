@@ -8,10 +8,11 @@ event loop, an evaluation from the driver.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ from polyray.delivery.proof import DeliveryAck
 from polyray.errors import RolloutError
 from polyray.rollout.worker import RolloutWorker
 from polyray.types import Group, GroupRequest, PolicyVersion, ScoredGroup
+
+CALLS_PER_BATCH = 2
+"""An evaluation's calls carry half of the sequences that an engine decodes together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +129,11 @@ class RolloutActor:
         )
         return reply, scored
 
-    async def sample(self, request: GroupRequest) -> Group:
-        """Samples a group without scoring it."""
-        return await asyncio.wrap_future(self._worker.submit(request))
+    async def sample(self, requests: Sequence[GroupRequest]) -> list[Group]:
+        """Samples some groups without scoring them; answers when all are done."""
+        return await asyncio.gather(
+            *(asyncio.wrap_future(self._worker.submit(request)) for request in requests)
+        )
 
     async def deliver(self, payload: AdapterPayload) -> tuple[DeliveryAck, float]:
         """Loads a version after what is in flight; answers the probe and the engine's busy seconds so far."""
@@ -223,10 +229,15 @@ class RolloutPool:
         ]
 
     def sample(self, requests: Iterable[GroupRequest]) -> Iterator[Group]:
-        """Groups as they finish, with every engine kept full; order is not that of the requests."""
+        """Groups as they finish, with every engine kept full; order is not that of the requests.
+
+        A call carries half of what an engine decodes together: calls cost time on the engine's cores.
+        """
         rollout = self.rollout
-        window = max(2, 2 * rollout.max_sequences // rollout.group_size)
-        waiting = iter(requests)
+        per_call = max(1, rollout.max_sequences // (CALLS_PER_BATCH * rollout.group_size))
+        window = max(2, 2 * rollout.max_sequences // (per_call * rollout.group_size))
+        stream = iter(requests)
+        waiting = iter(lambda: tuple(itertools.islice(stream, per_call)), ())
         running: dict[Any, PoolWorker] = {}
         for worker in self.workers:
             for _ in range(window):
@@ -237,10 +248,10 @@ class RolloutPool:
                 raise RolloutError(
                     f"no group finished within rollout.group_timeout_s={rollout.group_timeout_s:g} s"
                 )
-            done, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
             for ref in done:
                 self._submit(waiting, running.pop(ref), running)
-            yield from ray.get(done)
+            for groups in ray.get(done):
+                yield from groups
 
     def shutdown(self) -> None:
         """Ends every worker."""
@@ -249,11 +260,11 @@ class RolloutPool:
         self.workers = []
 
     def _submit(
-        self, waiting: Iterator[GroupRequest], worker: PoolWorker, running: dict[Any, PoolWorker]
+        self, waiting: Iterator[Sequence[GroupRequest]], worker: PoolWorker, running: dict[Any, PoolWorker]
     ) -> None:
-        request = next(waiting, None)
-        if request is not None:
-            running[worker.handle.sample.remote(request)] = worker
+        requests = next(waiting, None)
+        if requests is not None:
+            running[worker.handle.sample.remote(requests)] = worker
 
     def _is_alive(self, worker: PoolWorker) -> bool:
         try:

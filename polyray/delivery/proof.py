@@ -91,7 +91,8 @@ def probe_logprobs(
     """Log-probs [sum(len - 1)] float32 of each sequence's tokens from the second on, at temperature 1, eval
     mode."""
     was_training = model.training
-    model.eval()
+    if was_training:  # switching visits every module
+        model.eval()
     device = next(model.parameters()).device
     parts: list[np.ndarray] = []
     for start in range(0, len(sequences), batch_rows):
@@ -104,5 +105,6 @@ def probe_logprobs(
         logprobs = model(input_ids=tokens, use_cache=False).logits[:, :-1].float().log_softmax(-1)
         chosen = logprobs.gather(2, tokens[:, 1:, None])[..., 0].cpu().numpy()
         parts.extend(chosen[i, : len(row) - 1] for i, row in enumerate(rows))
-    model.train(was_training)
+    if was_training:
+        model.train()
     return np.concatenate(parts).astype(np.float32)
