@@ -85,15 +85,16 @@ def train_loop(arguments: dict[str, Any]) -> None:
 
     `arguments`: config (plain values), coordinator (actor name), model_dir, run_dir, dtype.
     """
+    from polyray.learner.determinism import make_reproducible
     from polyray.learner.loop import run_learner
     from polyray.learner.policy import Policy
     from polyray.learner.run_files import RunFiles
 
     config = TrainConfig.model_validate(arguments["config"])
-    torch.set_num_threads(config.learner.num_threads)
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     device = torch.device("cuda") if config.learner.use_gpu else torch.device("cpu")
+    make_reproducible(config.learner.num_threads, device)
     policy = Policy(config, Path(arguments["model_dir"]), arguments["dtype"], device)
     coordinator = ray.get_actor(arguments["coordinator"], namespace=NAMESPACE)
     coordination = RemoteCoordination(coordinator, config, rank, world_size)

@@ -15,17 +15,19 @@ from polyray.config.run import SftConfig
 
 def supervised_loop(arguments: dict[str, Any]) -> None:
     """Ray Train's function. `arguments`: config (plain values), model_dir, run_dir, dtype."""
+    from polyray.learner.determinism import make_reproducible
     from polyray.learner.supervised_loop import SupervisedRun, run_supervised
 
     config = SftConfig.model_validate(arguments["config"])
-    torch.set_num_threads(config.learner.num_threads)
+    device = torch.device("cuda") if config.learner.use_gpu else torch.device("cpu")
+    make_reproducible(config.learner.num_threads, device)
     context = ray.train.get_context()
     run = SupervisedRun(
         config=config,
         model_dir=Path(arguments["model_dir"]),
         run_dir=Path(arguments["run_dir"]),
         dtype=arguments["dtype"],
-        device=torch.device("cuda") if config.learner.use_gpu else torch.device("cpu"),
+        device=device,
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
     )

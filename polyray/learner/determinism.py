@@ -1,0 +1,22 @@
+"""Making a learner process give the same bits for the same input, whatever else the machine does.
+
+The gradient of picking rows (`hidden[rows]`) adds up rows that were picked twice; with several threads torch does so
+in whatever order they arrive, unless it is told not to. Packed prompts are picked by every completion of
+their group. Called once per learner process, before the model is built.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def make_reproducible(num_threads: int, device: torch.device) -> None:
+    """Fixes the number of threads and, on the CPU, the order of every sum.
+
+    On a GPU it only sets the threads: deterministic kernels there are slower and not complete.
+    """
+    torch.set_num_threads(num_threads)
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        # Deterministic mode also fills every new tensor, which costs time and changes nothing here.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
