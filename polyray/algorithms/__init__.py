@@ -1,48 +1,146 @@
 """The mathematics of training: pure functions of arrays; no model, no I/O, no clock, no global random state.
 
-    advantages.py   GRPO, Dr.GRPO, leave-one-out     set_credits.py   credits in sets of completions   (numpy)
-    losses.py       clipped surrogate, aggregation   kl.py            k1, k2, k3                       (torch)
-    importance.py   learner / engine mismatch        supervised.py    SFT loss     masking.py  masks   (torch)
+    numpy   advantages.py      GRPO, Dr.GRPO, RLOO, MaxRL          order_credits.py   max@k, Pass@k Training, PKPO
+            set_credits.py     pairwise, product, cluster          class_credits.py   distinct, coverage, entropy
+            kernel_credits.py  determinant, facility location      subset_credits.py  any function of a set
+            polychromic.py     the set objective of a run          stale_credits.py   groups of an older policy
+            heuristics.py      DARLING, unlikeliness, shaping      shaping.py         length, floors, schedules
+    torch   losses.py          clipped, GSPO, CISPO, SAPO          kl.py              k1, k2, k3
+            importance.py      learner / engine mismatch           exploration.py     Clip-Cov, KL-Cov
+            supervised.py      cross-entropy, GEM, polychromic     masking.py         masks
 
-Suffixes: _G samples of one prompt, _GG pairs of them, _B sequences, _T tokens, _V vocabulary.
+README.md beside this file says what each is the gradient of, its bias, cost and source. Suffixes: _G samples of one
+prompt, _GG pairs of them, _B sequences, _T tokens, _V vocabulary.
 """
 
 from __future__ import annotations
 
-from polyray.algorithms.advantages import group_advantages, leave_one_out_advantages
-from polyray.algorithms.importance import mismatch_metrics, sequence_mask, truncated_token_weights
+from polyray.algorithms.advantages import (
+    batch_scaled,
+    group_advantages,
+    leave_one_out_advantages,
+    maximum_likelihood_advantages,
+)
+from polyray.algorithms.class_credits import (
+    coverage_set_credits,
+    distinct_correct_set_credits,
+    entropy_set_credits,
+    simpson_set_credits,
+)
+from polyray.algorithms.exploration import clip_cov_mask, kl_cov_mask, token_covariances
+from polyray.algorithms.heuristics import darling_advantages, shaped_advantages, unlikeliness_advantages
+from polyray.algorithms.importance import (
+    masked_token_weights,
+    mismatch_metrics,
+    sequence_mask,
+    truncated_token_weights,
+)
+from polyray.algorithms.kernel_credits import (
+    determinant_set_credits,
+    facility_location_set_credits,
+    gated_distances,
+)
 from polyray.algorithms.kl import k1, k2, k3
-from polyray.algorithms.losses import aggregate, clipped_surrogate
+from polyray.algorithms.losses import (
+    aggregate,
+    cispo_loss,
+    clipped_surrogate,
+    sequence_log_ratio,
+    soft_gated_loss,
+)
 from polyray.algorithms.masking import completion_mask
+from polyray.algorithms.order_credits import (
+    best_minus_second_advantages,
+    max_set_credits,
+    pass_at_k_training_advantages,
+    pkpo_advantages,
+)
+from polyray.algorithms.polychromic import PolychromicAdvantages, poly_epo_advantages, polychromic_advantages
 from polyray.algorithms.set_credits import (
-    PolychromicAdvantages,
     cluster_set_credits,
-    enumerated_set_credits,
+    mean_distance_credits,
     mean_quality_credits,
     pairwise_set_credits,
-    polychromic_advantages,
     product_set_credits,
 )
-from polyray.algorithms.supervised import masked_cross_entropy
+from polyray.algorithms.shaping import (
+    floored_classes,
+    floored_distances,
+    floored_kernel,
+    overlong_penalty,
+    scheduled,
+    teaches,
+)
+from polyray.algorithms.stale_credits import stale_set_credits
+from polyray.algorithms.subset_credits import (
+    balanced_set_credits,
+    balanced_subsets,
+    distinct_n_value,
+    enumerated_set_credits,
+    logdet_value,
+    shared_set_advantages,
+    vendi_value,
+)
+from polyray.algorithms.supervised import diversity_surrogate, gem_loss, masked_cross_entropy
 
 __all__ = [
     "PolychromicAdvantages",
     "aggregate",
+    "balanced_set_credits",
+    "balanced_subsets",
+    "batch_scaled",
+    "best_minus_second_advantages",
+    "cispo_loss",
+    "clip_cov_mask",
     "clipped_surrogate",
     "cluster_set_credits",
     "completion_mask",
+    "coverage_set_credits",
+    "darling_advantages",
+    "determinant_set_credits",
+    "distinct_correct_set_credits",
+    "distinct_n_value",
+    "diversity_surrogate",
+    "entropy_set_credits",
     "enumerated_set_credits",
+    "facility_location_set_credits",
+    "floored_classes",
+    "floored_distances",
+    "floored_kernel",
+    "gated_distances",
+    "gem_loss",
     "group_advantages",
     "k1",
     "k2",
     "k3",
+    "kl_cov_mask",
     "leave_one_out_advantages",
+    "logdet_value",
     "masked_cross_entropy",
+    "masked_token_weights",
+    "max_set_credits",
+    "maximum_likelihood_advantages",
+    "mean_distance_credits",
     "mean_quality_credits",
     "mismatch_metrics",
+    "overlong_penalty",
     "pairwise_set_credits",
+    "pass_at_k_training_advantages",
+    "pkpo_advantages",
+    "poly_epo_advantages",
     "polychromic_advantages",
     "product_set_credits",
+    "scheduled",
+    "sequence_log_ratio",
     "sequence_mask",
+    "shaped_advantages",
+    "shared_set_advantages",
+    "simpson_set_credits",
+    "soft_gated_loss",
+    "stale_set_credits",
+    "teaches",
+    "token_covariances",
     "truncated_token_weights",
+    "unlikeliness_advantages",
+    "vendi_value",
 ]

@@ -34,6 +34,28 @@ def truncated_token_weights(
     return log_ratio.clamp(max=math.log(cap)).exp()
 
 
+def masked_token_weights(
+    policy_logprobs: torch.Tensor, rollout_logprobs: torch.Tensor, low: float, high: float
+) -> torch.Tensor:
+    """w where low <= w <= high, else 0, detached. low = 0: masked importance sampling (MIS); else two-sided (IcePop).
+
+    Tokens of weight 0 must leave the loss *and* its denominators.
+
+    Args:
+        policy_logprobs: any shape, e.g. [B, T].
+        rollout_logprobs: the same shape.
+        low: at least 0 and below 1, e.g. 0.5.
+        high: above 1, e.g. 2 or 5.
+
+    Raises:
+        ValueError: shapes differ, bounds out of range.
+    """
+    if not 0 <= low < 1 < high:
+        raise ValueError(f"low={low} must lie in [0, 1) and high={high} above 1, e.g. 0.5 and 5")
+    weights = _log_ratio(policy_logprobs, rollout_logprobs).exp()
+    return torch.where((weights >= low) & (weights <= high), weights, torch.zeros_like(weights))
+
+
 def sequence_mask(
     policy_logprobs: torch.Tensor, rollout_logprobs: torch.Tensor, mask: torch.Tensor, band: float
 ) -> torch.Tensor:

@@ -14,47 +14,14 @@ Called by the learner, once per group. Suffix _G = samples of one prompt, _GG = 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import combinations
-from math import comb, isfinite
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
 
 from polyray.algorithms.advantages import leave_one_out_advantages
-from polyray.metrics.arrays import (
-    Floats,
-    Integers,
-    check_set_size,
-    integer_vector,
-    unit_distances,
-    unit_vector,
-)
+from polyray.algorithms.checks import check_group_size, check_weight
+from polyray.metrics.arrays import Floats, Integers, integer_vector, unit_distances, unit_vector
 from polyray.metrics.combinatorics import miss_probability
 from polyray.types import WRONG_CLASS
-
-Objective = Literal["pairwise", "product", "cluster"]
-
-MAX_ENUMERATED_SUBSETS = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class PolychromicAdvantages:
-    """Advantages of one group and the two parts they are the sum of.
-
-    Example:
-        PolychromicAdvantages(advantages_G=np.array([.9, -.9, 0.]), quality_part_G=np.array([1., -.5, -.5]),
-                              diversity_part_G=np.array([-.1, -.4, .5]))
-    """
-
-    advantages_G: Floats
-    """[G], N x credit of F."""
-    quality_part_G: Floats
-    """[G], from quality_weight x mean quality."""
-    diversity_part_G: Floats
-    """[G], from diversity_weight x D_obj."""
 
 
 def mean_quality_credits(quality_G: npt.ArrayLike) -> Floats:
@@ -91,9 +58,9 @@ def pairwise_set_credits(
     """
     quality = unit_vector(quality_G, "quality_G", at_least=3)
     distance = unit_distances(distance_GG, "distance_GG", len(quality))
-    _check_weight(diversity_weight, "diversity_weight")
+    check_weight(diversity_weight, "diversity_weight")
     quality_credits = leave_one_out_advantages(quality) / len(quality)
-    return quality_credits + diversity_weight * _mean_distance_credits(distance)
+    return quality_credits + diversity_weight * mean_distance_credits(distance)
 
 
 def product_set_credits(quality_G: npt.ArrayLike, distance_GG: npt.ArrayLike, k: int) -> Floats:
@@ -112,7 +79,7 @@ def product_set_credits(quality_G: npt.ArrayLike, distance_GG: npt.ArrayLike, k:
     """
     quality = unit_vector(quality_G, "quality_G")
     distance = unit_distances(distance_GG, "distance_GG", len(quality))
-    _check_k(k, len(quality), at_least=2)
+    check_group_size(k, len(quality), at_least=2)
     distance_sums = distance.sum(axis=1)
     met = distance @ quality
     # Sums over pairs b < c: pair_sum of d_bc, own_sum of d_bc (q_b + q_c), the quality of the pair itself.
@@ -145,7 +112,7 @@ def cluster_set_credits(quality_G: npt.ArrayLike, classes_G: npt.ArrayLike, k: i
     quality = unit_vector(quality_G, "quality_G")
     num_samples = len(quality)
     classes = integer_vector(classes_G, "classes_G", num_samples)
-    _check_k(k, num_samples)
+    check_group_size(k, num_samples)
     labels_C, class_of_G = np.unique(classes, return_inverse=True)
     counts_C, sizes_C = labels_C != WRONG_CLASS, np.bincount(class_of_G)
     quality_C = np.bincount(class_of_G, weights=quality)
@@ -170,103 +137,16 @@ def cluster_set_credits(quality_G: npt.ArrayLike, classes_G: npt.ArrayLike, k: i
     return whole - without
 
 
-def enumerated_set_credits(
-    set_function: Callable[[tuple[int, ...]], float], num_samples: int, k: int
-) -> Floats:
-    """Credits of any symmetric set function, by calling it on all C(N, k) subsets.
+def mean_distance_credits(distance_GG: npt.ArrayLike) -> Floats:
+    """Credits of f = mean pairwise distance, the same for every k >= 2.
 
     Args:
-        set_function: maps k ascending sample indices to the value of that set.
-        num_samples: N >= k + 1.
-        k: set size.
+        distance_GG: [N >= 3, N] in [0, 1], symmetric, zero diagonal.
 
     Returns:
         [N] float64, summing to 0.
-
-    Raises:
-        ValueError: k > N - 1, more than a million subsets, or a value that is not finite.
     """
-    _check_k(k, num_samples)
-    num_subsets = comb(num_samples, k)
-    if num_subsets > MAX_ENUMERATED_SUBSETS:
-        raise ValueError(
-            f"num_samples={num_samples}, k={k}: {num_subsets} subsets exceed {MAX_ENUMERATED_SUBSETS}; "
-            "use a smaller k or an objective with a closed form"
-        )
-    total, including_G = 0.0, np.zeros(num_samples)
-    for subset in combinations(range(num_samples), k):
-        value = float(set_function(subset))
-        if not isfinite(value):
-            raise ValueError(f"set_function{subset} is {value}; every set needs a finite value")
-        total += value
-        including_G[list(subset)] += value
-    num_including = comb(num_samples - 1, k - 1)
-    mean_with_G = including_G / num_including
-    mean_without_G = (total - including_G) / (num_subsets - num_including)
-    return (k / num_samples) * (mean_with_G - mean_without_G)
-
-
-def polychromic_advantages(
-    quality_G: npt.ArrayLike,
-    *,
-    objective: Objective,
-    quality_weight: float,
-    diversity_weight: float,
-    set_size: int,
-    classes_G: npt.ArrayLike | None = None,
-    distance_GG: npt.ArrayLike | None = None,
-) -> PolychromicAdvantages:
-    """N x credit of F = quality_weight x mean quality + diversity_weight x D_obj over sets of `set_size`.
-
-    D_obj: pairwise = mean pairwise distance; product = mean quality x mean pairwise distance; cluster = mean
-    quality x distinct classes / set_size. With diversity_weight 0 and quality_weight 1 it is
-    `leave_one_out_advantages`.
-
-    Args:
-        quality_G: [N >= set_size + 1] in [0, 1].
-        objective: which D_obj.
-        quality_weight: of mean quality.
-        diversity_weight: lambda of the named objective.
-        set_size: k, at least 2.
-        classes_G: [N], needed by cluster unless diversity_weight is 0.
-        distance_GG: [N, N], needed by pairwise and product unless diversity_weight is 0.
-
-    Raises:
-        ValueError: what the credits refuse, an unknown objective, or missing classes or distances.
-    """
-    quality = unit_vector(quality_G, "quality_G", at_least=2)
-    _check_k(set_size, len(quality), at_least=2)
-    _check_weight(quality_weight, "quality_weight")
-    _check_weight(diversity_weight, "diversity_weight")
-    if objective not in ("pairwise", "product", "cluster"):
-        raise ValueError(f"objective={objective!r} must be 'pairwise', 'product' or 'cluster'")
-    quality_part = quality_weight * leave_one_out_advantages(quality)
-    diversity_part = np.zeros(len(quality))
-    if diversity_weight != 0:
-        credits_G = _diversity_credits(quality, objective, set_size, classes_G, distance_GG)
-        diversity_part = (diversity_weight * len(quality)) * credits_G
-    return PolychromicAdvantages(quality_part + diversity_part, quality_part, diversity_part)
-
-
-def _diversity_credits(
-    quality: Floats,
-    objective: Objective,
-    set_size: int,
-    classes_G: npt.ArrayLike | None,
-    distance_GG: npt.ArrayLike | None,
-) -> Floats:
-    if objective == "cluster":
-        if classes_G is None:
-            raise ValueError("objective='cluster' but classes_G is None; give one class per sample")
-        return cluster_set_credits(quality, classes_G, set_size)
-    if distance_GG is None:
-        raise ValueError(f"objective={objective!r} but distance_GG is None; give the pairwise distances")
-    if objective == "product":
-        return product_set_credits(quality, distance_GG, set_size)
-    return _mean_distance_credits(unit_distances(distance_GG, "distance_GG", len(quality)))
-
-
-def _mean_distance_credits(distance_GG: Floats) -> Floats:
+    distance_GG = unit_distances(distance_GG, "distance_GG", len(np.asarray(distance_GG)))
     num_samples = len(distance_GG)
     sums_G = distance_GG.sum(axis=1)
     mean_to_others_G = sums_G / (num_samples - 1)
@@ -290,17 +170,3 @@ def _meeting_probability(sizes_C: Integers, num_others: int, k: int) -> Floats:
     A class larger than `num_others` leaves no outsider who could meet it: that value is multiplied by 0.
     """
     return 1.0 - miss_probability(num_others, k - 1)[np.minimum(sizes_C, num_others)]
-
-
-def _check_k(k: int, num_samples: int, *, at_least: int = 1) -> None:
-    check_set_size(
-        k,
-        num_samples - 1,
-        f"N={num_samples} samples must be at least k + 1 for an unbiased credit; sample more or lower k",
-        at_least=at_least,
-    )
-
-
-def _check_weight(weight: float, name: str) -> None:
-    if not isfinite(weight):
-        raise ValueError(f"{name}={weight} must be a finite number")

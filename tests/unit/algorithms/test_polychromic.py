@@ -139,11 +139,12 @@ def call(**changes):
         ({}, "objective='cluster' but classes_G is None"),
         ({"objective": "product", "classes_G": [0, 1, 2]}, "objective='product' but distance_GG is None"),
         ({"objective": "pairwise"}, "objective='pairwise' but distance_GG is None"),
-        ({"objective": "logdet"}, "objective='logdet' must be"),
+        ({"objective": "volume"}, "objective='volume' must be one of 'cluster'"),
         ({"set_size": 3}, "k=3 is larger than 2"),
         ({"set_size": 1}, "k=1 must be at least 2"),
         ({"set_size": 3, "diversity_weight": 0.0}, "k=3 is larger than 2"),
         ({"quality_weight": float("inf")}, "quality_weight=inf"),
+        ({"quality_weight": -1.0}, "quality_weight=-1.0 must not be negative"),
         ({"diversity_weight": float("nan")}, "diversity_weight=nan"),
     ],
 )

@@ -1,0 +1,112 @@
+"""What happens to rewards and groups before an objective sees them: length, quality floor, filters, schedules.
+
+Not here: advantages. Called by the learner and by whoever decides which groups are worth training on.
+Suffix _G = completions of one prompt.
+"""
+
+from __future__ import annotations
+
+from math import cos, isfinite, pi
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from polyray.metrics.arrays import Floats, finite_vector, integer_vector, unit_vector
+
+
+def overlong_penalty(lengths_G: npt.ArrayLike, max_length: int, buffer: int) -> Floats:
+    """DAPO's soft punishment (arXiv 2503.14476): 0 up to max_length - buffer, then down linearly to -1.
+
+    Args:
+        lengths_G: [G] tokens.
+        max_length: from here on -1.
+        buffer: width of the slope, 1..max_length.
+
+    Returns:
+        [G] float64 in [-1, 0], to be added to the reward.
+
+    Raises:
+        ValueError: negative lengths, buffer out of range.
+    """
+    lengths = integer_vector(lengths_G, "lengths_G")
+    if not 1 <= buffer <= max_length:
+        raise ValueError(f"buffer={buffer} must lie in 1..max_length={max_length}")
+    if len(lengths) and lengths.min() < 0:
+        raise ValueError(f"lengths_G has the value {lengths.min()}; lengths are at least 0")
+    return np.clip((max_length - buffer - lengths) / buffer, -1.0, 0.0)
+
+
+def floored_distances(quality_G: npt.ArrayLike, distance_GG: npt.ArrayLike, floor: float) -> Floats:
+    """Distances that pay nothing where one of the two has a quality below `floor`: [N, N]."""
+    above = (unit_vector(quality_G, "quality_G") >= _checked_floor(floor)).astype(np.float64)
+    distance = np.asarray(distance_GG, dtype=np.float64)
+    if distance.shape != (len(above), len(above)):
+        raise ValueError(f"distance_GG has shape {distance.shape} but there are {len(above)} samples")
+    return distance * np.outer(above, above)
+
+
+def floored_kernel(quality_G: npt.ArrayLike, distance_GG: npt.ArrayLike, floor: float) -> Floats:
+    """Similarities 1 - distance with a zero row and column where the quality is below `floor`: [N, N].
+
+    Such a sample spans nothing, so it adds no volume and no diversity, and the kernel stays positive
+    semi-definite.
+    """
+    above = (unit_vector(quality_G, "quality_G") >= _checked_floor(floor)).astype(np.float64)
+    similarity = 1.0 - np.asarray(distance_GG, dtype=np.float64)
+    if similarity.shape != (len(above), len(above)):
+        raise ValueError(f"distance_GG has shape {similarity.shape} but there are {len(above)} samples")
+    return similarity * np.outer(above, above)
+
+
+def floored_classes(
+    quality_G: npt.ArrayLike, classes_G: npt.ArrayLike, floor: float
+) -> npt.NDArray[np.int64]:
+    """Classes with -1, which never counts, where the quality is below `floor`: [N]."""
+    quality = unit_vector(quality_G, "quality_G")
+    classes = integer_vector(classes_G, "classes_G", len(quality))
+    return np.where(quality >= _checked_floor(floor), classes, -1)
+
+
+def teaches(advantages_G: npt.ArrayLike, threshold: float = 1e-9) -> bool:
+    """Whether the credits of a group differ: DAPO's dynamic sampling keeps only such groups.
+
+    It is the credit that is looked at, not the reward: under a set objective a group of correct answers still
+    teaches as long as their diversity differs.
+    """
+    advantages = finite_vector(advantages_G, "advantages_G")
+    return bool(advantages.std() > threshold)
+
+
+def scheduled(
+    start: float,
+    end: float,
+    step: int,
+    num_steps: int,
+    shape: Literal["constant", "linear", "cosine"] = "linear",
+) -> float:
+    """The value at `step` of a schedule from `start` (step 0) to `end` (step num_steps and later).
+
+    Anneals lambda, or k (round it): PKPO and Pass@k Training anneal k from high to 1.
+
+    Raises:
+        ValueError: step < 0, num_steps < 1, values that are not finite, unknown shape.
+    """
+    if step < 0 or num_steps < 1:
+        raise ValueError(f"step={step} must be at least 0 and num_steps={num_steps} at least 1")
+    if not (isfinite(start) and isfinite(end)):
+        raise ValueError(f"start={start} and end={end} must be finite")
+    share = min(step / num_steps, 1.0)
+    if shape == "constant":
+        return start
+    if shape == "linear":
+        return start + (end - start) * share
+    if shape == "cosine":
+        return end + (start - end) * 0.5 * (1 + cos(pi * share))
+    raise ValueError(f"shape={shape!r} must be 'constant', 'linear' or 'cosine'")
+
+
+def _checked_floor(floor: float) -> float:
+    if not 0 <= floor <= 1:
+        raise ValueError(f"floor={floor} must lie in [0, 1], like the qualities")
+    return floor

@@ -1,0 +1,75 @@
+"""Set credits of groups that an older policy sampled, and what they cost in bias.
+
+Let w_i = pi(y_i) / mu(y_i), whole sequences. The value of a set under pi is the mean over mu of w_S f(S) with
+w_S the PRODUCT of the weights of all members: the partners of a sample are stale, too. So
+
+    set_product   credit_i = sum over S with i of w_S (f(S) - b_i) / C(N, k), b_i = mean of f over sets without i
+
+is unbiased, with a variance that grows like E[w^2]^k; a cap on w_S trades it for bias. Weighting only sample i's
+own credit (`sample`) is biased however small the cap. How much, by enumeration: the README beside this file.
+Suffix _G = samples of one prompt.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from math import comb, inf
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from polyray.algorithms.checks import check_group_size
+from polyray.algorithms.subset_credits import (
+    MAX_ENUMERATED_SUBSETS,
+    SetFunction,
+    enumerated_set_credits,
+)
+from polyray.metrics.arrays import Floats, check_length, finite_vector
+
+
+def stale_set_credits(
+    set_function: SetFunction,
+    log_weights_G: npt.ArrayLike,
+    k: int,
+    weights: Literal["sample", "set_product"] = "set_product",
+    cap: float = inf,
+) -> Floats:
+    """Credits for the gradient at pi of samples drawn from mu, by enumeration of all subsets.
+
+    Args:
+        set_function: maps k ascending sample indices to the value of that set.
+        log_weights_G: [N >= k + 1] log pi(y_i) - log mu(y_i), summed over tokens.
+        k: set size.
+        weights: as above.
+        cap: largest weight, of a sample or of a set; infinity leaves them as they are.
+
+    Returns:
+        [N] float64; at equal policies those of `enumerated_set_credits`.
+
+    Raises:
+        ValueError: k > N - 1, NaN, cap not above 0, too many subsets, unknown weights.
+    """
+    log_weights = finite_vector(log_weights_G, "log_weights_G")
+    num_samples = len(log_weights)
+    check_group_size(k, num_samples)
+    if not cap > 0:
+        raise ValueError(f"cap={cap} must be above 0; 2 to 5 is usual")
+    if weights == "sample":
+        return np.minimum(np.exp(log_weights), cap) * enumerated_set_credits(set_function, num_samples, k)
+    if weights != "set_product":
+        raise ValueError(f"weights={weights!r} must be 'sample' or 'set_product'")
+    num_subsets = comb(num_samples, k)
+    if num_subsets > MAX_ENUMERATED_SUBSETS:
+        raise ValueError(
+            f"num_samples={num_samples}, k={k}: {num_subsets} subsets exceed {MAX_ENUMERATED_SUBSETS}"
+        )
+    subsets = list(combinations(range(num_samples), k))
+    values_M = finite_vector([set_function(subset) for subset in subsets], "set_function")
+    check_length(values_M, "set_function", num_subsets)
+    weights_M = np.minimum(np.exp(log_weights[np.array(subsets)].sum(axis=1)), cap)
+    with_MG = np.zeros((num_subsets, num_samples), dtype=np.bool_)
+    np.put_along_axis(with_MG, np.array(subsets), True, axis=1)
+    baselines_G = (values_M @ ~with_MG) / comb(num_samples - 1, k)
+    weighted_G = (weights_M * values_M) @ with_MG - baselines_G * (weights_M @ with_MG)
+    return weighted_G / num_subsets

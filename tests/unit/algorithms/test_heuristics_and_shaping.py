@@ -1,0 +1,110 @@
+"""Heuristic baselines and what happens to rewards before an objective: values by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from polyray.algorithms import (
+    batch_scaled,
+    darling_advantages,
+    floored_classes,
+    floored_distances,
+    floored_kernel,
+    group_advantages,
+    maximum_likelihood_advantages,
+    overlong_penalty,
+    scheduled,
+    shaped_advantages,
+    teaches,
+    unlikeliness_advantages,
+)
+
+DISTANCES = np.array([[0, 1, 1], [1, 0, 0], [1, 0, 0]], dtype=float)
+
+
+def test_shaped_and_darling_by_hand() -> None:
+    # Mean distances to the others: 1, 1/2, 1/2.
+    shaped = shaped_advantages([1, 1, 0], DISTANCES, 0.5)
+    np.testing.assert_allclose(shaped, np.array([1.5, 1.25, 0.25]) - 1.0, atol=1e-15)
+    darling = darling_advantages([1, 1, 0], DISTANCES)
+    np.testing.assert_allclose(darling, np.array([1, 0.5, 0]) - 0.5, atol=1e-15)
+    added = darling_advantages([1, 1, 0], DISTANCES, combine="add")
+    np.testing.assert_allclose(added, np.array([2, 1.5, 0.5]) - 4 / 3, atol=1e-15)
+
+
+def test_unlikeliness_takes_from_the_likely_ones() -> None:
+    # Ranks 2, 0, 1, 3 of 4: rewards 1 x (1 - .25 x 2/4), 1, 0, 1 x (1 - .25 x 3/4).
+    values = np.array([0.875, 1.0, 0.0, 0.8125])
+    advantages = unlikeliness_advantages([1, 1, 0, 1], [-1.0, -3.0, -2.0, -0.5], scale="none")
+    np.testing.assert_allclose(advantages, values - values.mean(), atol=1e-15)
+    scaled = unlikeliness_advantages([1, 1, 0, 1], [-1.0, -3.0, -2.0, -0.5])
+    np.testing.assert_allclose(scaled, (values - values.mean()) / (values.std(ddof=1) + 1e-6), atol=1e-15)
+    tied = unlikeliness_advantages([1, 1], [-1.0, -1.0], scale="none")
+    assert tied.tolist() == [0.0, 0.0]
+
+
+def test_standard_deviations_of_groups_and_of_the_batch() -> None:
+    np.testing.assert_allclose(group_advantages([1, 0, 0, 0], "std"), [1.5, -0.5, -0.5, -0.5], atol=1e-5)
+    population = group_advantages([1, 0, 0, 0], "std", std="population")
+    np.testing.assert_allclose(population, np.array([3, -1, -1, -1]) / np.sqrt(3), atol=1e-5)
+    first, second = batch_scaled([[0.5, -0.5], [0.0, 0.0]], std="population")
+    np.testing.assert_allclose(first, np.array([0.5, -0.5]) / (np.sqrt(0.125) + 1e-6), atol=1e-15)
+    assert second.tolist() == [0.0, 0.0]
+
+
+def test_maximum_likelihood_by_hand() -> None:
+    np.testing.assert_allclose(maximum_likelihood_advantages([1, 0, 0, 0]), [3, -1, -1, -1], atol=1e-15)
+    assert maximum_likelihood_advantages([0, 0]).tolist() == [0.0, 0.0]
+    assert maximum_likelihood_advantages([1, 1]).tolist() == [0.0, 0.0]
+
+
+def test_overlong_penalty_is_a_ramp() -> None:
+    penalties = overlong_penalty([0, 6, 7, 8, 10, 12], max_length=10, buffer=4)
+    assert penalties.tolist() == [0.0, 0.0, -0.25, -0.5, -1.0, -1.0]
+
+
+def test_below_the_floor_diversity_pays_nothing() -> None:
+    assert floored_classes([0.2, 0.5, 1.0], [4, 5, -1], 0.5).tolist() == [-1, 5, -1]
+    floored = floored_distances([0.2, 0.5, 1.0], np.ones((3, 3)) - np.eye(3), 0.5)
+    assert floored.tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0]]
+    kernel = floored_kernel([0.2, 0.5, 1.0], [[0, 1, 1], [1, 0, 0.25], [1, 0.25, 0]], 0.5)
+    assert kernel.tolist() == [[0, 0, 0], [0, 1, 0.75], [0, 0.75, 1]]
+
+
+def test_a_group_teaches_when_its_credits_differ() -> None:
+    assert teaches([0.5, -0.5])
+    assert not teaches([0.0, 0.0, 0.0])
+    assert not teaches([1e-12, -1e-12])
+
+
+@pytest.mark.parametrize(
+    ("shape", "values"),
+    [("constant", [4, 4, 4, 4]), ("linear", [4, 2.5, 1, 1]), ("cosine", [4, 2.5, 1, 1])],
+)
+def test_schedules(shape, values) -> None:
+    assert [scheduled(4, 1, step, 10, shape) for step in (0, 5, 10, 99)] == pytest.approx(values)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: shaped_advantages([1, 0], [[0, 1], [1, 0]], -0.5),
+            r"diversity_weight=-0.5 must not be negative",
+        ),
+        (lambda: darling_advantages([1, 0], [[0, 1], [1, 0]], "max"), r"combine='max' must be"),  # pyright: ignore
+        (lambda: unlikeliness_advantages([1, 0], [-1.0]), r"mean_logprobs_G has 1 entries"),
+        (lambda: unlikeliness_advantages([1, 0], [-1.0, -2.0], 1.5), r"penalty=1.5 must lie in"),
+        (lambda: maximum_likelihood_advantages([1, -1]), r"rewards of at least 0"),
+        (lambda: group_advantages([1, 0], "std", std="both"), r"std='both' must be"),  # pyright: ignore
+        (lambda: batch_scaled([[1.0]]), r"1 samples, at least 2"),
+        (lambda: overlong_penalty([3], 10, 11), r"buffer=11 must lie in 1..max_length=10"),
+        (lambda: floored_classes([0.5], [1], 1.5), r"floor=1.5 must lie in \[0, 1\]"),
+        (lambda: scheduled(1, 0, -1, 10), r"step=-1 must be at least 0"),
+        (lambda: scheduled(1, 0, 1, 10, "step"), r"shape='step' must be"),  # pyright: ignore
+    ],
+)
+def test_bad_arguments_are_named(call, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,114 @@
+"""Objectives of the best sample: published numbers, edge cases, thousands of samples."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from polyray.algorithms import (
+    best_minus_second_advantages,
+    enumerated_set_credits,
+    max_set_credits,
+    pass_at_k_training_advantages,
+    pkpo_advantages,
+)
+
+
+def test_pass_at_k_training_reproduces_the_analytic_example() -> None:
+    # N = 8 with 2 correct, k = 4: R = 1 - C(6,4)/C(8,4) = 55/70.
+    advantages = pass_at_k_training_advantages([1, 1, 0, 0, 0, 0, 0, 0], 4)
+    np.testing.assert_allclose(advantages, [0.5222329678670935] * 2 + [-0.17407765595569782] * 6, atol=1e-15)
+
+
+@pytest.mark.parametrize(("num_correct", "k"), [(0, 2), (8, 2), (5, 4), (7, 2), (6, 3)])
+def test_pass_at_k_training_is_zero_where_the_formula_divides_by_zero(num_correct, k) -> None:
+    correct = [1] * num_correct + [0] * (8 - num_correct)
+    assert pass_at_k_training_advantages(correct, k).tolist() == [0.0] * 8
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 7])
+@pytest.mark.parametrize("num_correct", [1, 3, 5])
+def test_pass_at_k_training_is_the_mean_over_all_groups(num_correct, k) -> None:
+    correct = np.array([1.0] * num_correct + [0.0] * (8 - num_correct))
+    groups = list(combinations(range(8), k))
+    values = np.array([max(correct[list(group)]) for group in groups])
+    normalised = (values - values.mean()) / (values.std() or 1.0)
+    expected = [np.mean([v for v, g in zip(normalised, groups, strict=True) if i in g]) for i in range(8)]
+    np.testing.assert_allclose(pass_at_k_training_advantages(correct, k), expected, rtol=0, atol=1e-12)
+
+
+def best(values, subset) -> float:
+    return float(max(values[list(subset)])) if len(subset) else 0.0
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 6])
+def test_pkpo_equals_its_definitions(k) -> None:
+    g = np.array([0.3, -1.0, 2.0, 0.3, 0.7, 0.0])
+    subsets = list(combinations(range(6), k))
+    s = [sum(best(g, S) for S in subsets if i in S) / len(subsets) for i in range(6)]
+    np.testing.assert_allclose(pkpo_advantages(g, k, "s"), s, rtol=0, atol=1e-14)
+    marginal = [
+        sum(best(g, S) - best(g, [j for j in S if j != i]) for S in subsets if i in S) / len(subsets)
+        for i in range(6)
+    ]
+    np.testing.assert_allclose(pkpo_advantages(g, k), marginal, rtol=0, atol=1e-14)
+    if k <= 5:
+        without = [pkpo_advantages(np.delete(g, i), k, "s").mean() for i in range(6)]
+        np.testing.assert_allclose(pkpo_advantages(g, k, "sloo"), np.array(s) - without, rtol=0, atol=1e-14)
+
+
+def test_binary_rewards_have_the_closed_form_of_the_paper() -> None:
+    # r_i = k/n for a correct sample, (k/n) rho(n-1, c, k-1) for a wrong one.
+    weights = pkpo_advantages([1, 0, 1, 0, 0], 3, "s")
+    rho = 1 - 1 / 6  # both of the other two chosen from four, of which two are wrong: C(2,2)/C(4,2)
+    np.testing.assert_allclose(weights, [0.6, 0.6 * rho, 0.6, 0.6 * rho, 0.6 * rho], atol=1e-15)
+
+
+@pytest.mark.parametrize("k", [1, 4, 2000, 4095])
+def test_thousands_of_samples_are_stable(k) -> None:
+    values = np.random.default_rng(0).random(4096)
+    credits_G = max_set_credits(values, k)
+    assert np.isfinite(credits_G).all()
+    assert abs(credits_G.sum()) < 1e-12
+    assert credits_G[np.argmax(values)] > 0
+    for variant in ("s", "sloo", "sloo_minus_one"):
+        assert np.isfinite(pkpo_advantages(values, k, variant)).all()
+    if k == 1:
+        np.testing.assert_allclose(4095 * credits_G, values - values.mean(), rtol=1e-9, atol=1e-11)
+
+
+def test_best_of_a_set_equals_enumeration_with_ties() -> None:
+    values = np.array([1.0, 0.0, 1.0, 0.5, 0.5, 0.0, 0.2])
+    for k in range(1, 7):
+        enumerated = enumerated_set_credits(lambda S: best(values, S), 7, k)
+        np.testing.assert_allclose(max_set_credits(values, k), enumerated, rtol=0, atol=1e-15)
+
+
+def test_best_minus_second() -> None:
+    assert best_minus_second_advantages([0.2, 0.9, 0.5]).tolist() == [0.0, pytest.approx(0.4), 0.0]
+    assert best_minus_second_advantages([1, 1, 0]).tolist() == [0.0, 0.0, 0.0]
+    np.testing.assert_allclose(
+        best_minus_second_advantages([0.2, 0.9, 0.5]), pkpo_advantages([0.2, 0.9, 0.5], 3), atol=1e-16
+    )
+    scaled = best_minus_second_advantages([0.0, 1.0], scale="std")
+    assert scaled[1] == pytest.approx(1 / (np.sqrt(0.5) + 1e-6))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: max_set_credits([0.1, 0.2], 2), r"k=2 is larger than 1"),
+        (lambda: max_set_credits([0.1, float("nan"), 0.2], 1), r"quality_G\[1\]=nan"),
+        (lambda: pkpo_advantages([0.1, 0.2], 3), r"k=3 is larger than 2"),
+        (lambda: pkpo_advantages([0.1, 0.2], 2, "sloo"), r"k=2 is larger than 1"),
+        (lambda: pkpo_advantages([0.1, 0.2], 1, "loo"), r"variant='loo' must be"),  # pyright: ignore
+        (lambda: pass_at_k_training_advantages([0, 1], 3), r"k=3 is larger than 2"),
+        (lambda: pass_at_k_training_advantages([0, 0.5], 1), r"whole numbers"),
+        (lambda: best_minus_second_advantages([1.0]), r"1 samples, at least 2"),
+    ],
+)
+def test_bad_arguments_are_named(call, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()

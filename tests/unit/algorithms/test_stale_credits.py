@@ -1,0 +1,84 @@
+"""Set credits of stale groups: what is unbiased, what is not and by how much, by enumeration."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from polyray.algorithms import enumerated_set_credits, stale_set_credits
+from tests.unit.algorithms.enumeration import (
+    CLASSES_V,
+    PROBABILITIES_V,
+    QUALITY_V,
+    Outcomes,
+    exact_gradient,
+    expectation,
+    scores,
+)
+
+N, K = 5, 3
+SAMPLED_V = np.array([0.2, 0.3, 0.35, 0.15])
+"""The policy that sampled; PROBABILITIES_V is the one that is trained."""
+LOG_WEIGHTS_V = np.log(PROBABILITIES_V / SAMPLED_V)
+
+
+def set_value(outcomes: Outcomes) -> float:
+    classes = {int(CLASSES_V[v]) for v in outcomes} - {-1}
+    return float(np.mean([QUALITY_V[v] for v in outcomes])) * len(classes) / len(outcomes)
+
+
+def update(weights, cap=float("inf")) -> np.ndarray:
+    """E over groups from the sampling policy of sum_i credit_i grad log pi(y_i)."""
+
+    def weigh(group: Outcomes) -> np.ndarray:
+        credits_G = stale_set_credits(
+            lambda s: set_value(tuple(group[i] for i in s)), LOG_WEIGHTS_V[list(group)], K, weights, cap
+        )
+        return credits_G @ scores(group)
+
+    return expectation(weigh, N, SAMPLED_V)
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def test_the_product_over_the_set_is_exact() -> None:
+    np.testing.assert_allclose(update("set_product"), exact_gradient(set_value, K), rtol=0, atol=1e-12)
+
+
+def test_the_weight_of_the_sample_alone_is_biased() -> None:
+    exact, own = exact_gradient(set_value, K), update("sample")
+    assert cosine(own, exact) == pytest.approx(0.9425, abs=1e-4)
+    assert np.linalg.norm(own - exact) / np.linalg.norm(exact) > 0.2
+
+
+def test_a_cap_trades_variance_for_bias() -> None:
+    exact = exact_gradient(set_value, K)
+    errors = [np.linalg.norm(update("set_product", cap) - exact) for cap in (1.0, 2.0, 4.0, 8.0)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > 0.01 and errors[-1] < 1e-12  # the largest product of three weights is 1.75 ** 3
+
+
+def test_equal_policies_have_the_ordinary_credits() -> None:
+    group = (0, 1, 2, 3, 1)
+    value = lambda s: set_value(tuple(group[i] for i in s))  # noqa: E731
+    ordinary = enumerated_set_credits(value, N, K)
+    for weights in ("sample", "set_product"):
+        stale = stale_set_credits(value, np.zeros(N), K, weights)
+        np.testing.assert_allclose(stale, ordinary, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: stale_set_credits(len, [0.0, 0.0], 2), r"k=2 is larger than 1"),
+        (lambda: stale_set_credits(len, [0.0, float("inf"), 0.0], 2), r"log_weights_G\[1\]=inf"),
+        (lambda: stale_set_credits(len, [0.0] * 3, 2, cap=0.0), r"cap=0.0 must be above 0"),
+        (lambda: stale_set_credits(len, [0.0] * 3, 2, "none"), r"weights='none' must be"),  # pyright: ignore
+        (lambda: stale_set_credits(len, [0.0] * 60, 20), r"subsets exceed"),
+    ],
+)
+def test_bad_arguments_are_named(call, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
