@@ -106,7 +106,7 @@ def _start_coordinator(config: TrainConfig, fleet: Fleet) -> Any:
 
     name = coordinator_name(config)
     reap(name)
-    distances = config.diversity.source == "task_distance" or _needs_distances(config)
+    distances = config.diversity.source == "task_distance" or config.algorithm.needs_distances
     scoring = Scoring(fleet.reward.app_name, config.reward.service, distances)
     actor = ray.remote(Coordinator).options(
         name=name,
@@ -121,11 +121,6 @@ def _start_coordinator(config: TrainConfig, fleet: Fleet) -> Any:
 def coordinator_name(config: TrainConfig) -> str:
     """The actor's name: one per run directory."""
     return f"{config.run_dir.as_posix().replace('/', '.')}-coordinator"
-
-
-def _needs_distances(config: TrainConfig) -> bool:
-    algorithm = config.algorithm
-    return algorithm.type == "polychromic" and algorithm.objective in ("pairwise", "product")
 
 
 def _fit(config: TrainConfig, directory: RunDirectory, outcome: dict[str, BaseException]) -> None:

@@ -253,16 +253,12 @@ class Coordinator:
         if reply.error:
             self._last_unscored = reply.error
         self._check_unscored()
-        if reply.num_scored < self._smallest_group():
+        if reply.num_scored < self._config.algorithm.min_samples:
             self._ledger.drop(reply.group_id)
             return
         self._ledger.finished(
             Finished(reply.group_id, reply.policy, group_ref, reply.num_tokens, now - reply.score_s, now)
         )
-
-    def _smallest_group(self) -> int:
-        algorithm = self._config.algorithm
-        return algorithm.set_size + 1 if algorithm.type == "polychromic" else 2
 
     def _check_unscored(self) -> None:
         total, unscored = self._samples

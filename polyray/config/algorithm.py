@@ -34,6 +34,21 @@ class PolicyLossSpec(StrictModel):
         description="sequences whose |mean log ratio| exceeds it leave the loss and its denominator",
     )
 
+    @property
+    def min_samples(self) -> int:
+        """Scored completions a group needs to teach anything."""
+        return 2
+
+    @property
+    def needs_classes(self) -> bool:
+        """Whether the objective counts classes."""
+        return False
+
+    @property
+    def needs_distances(self) -> bool:
+        """Whether the objective looks at pairwise distances."""
+        return False
+
 
 class GrpoSpec(PolicyLossSpec):
     """Group-relative policy optimisation; scale none + constant normalisation is Dr.GRPO (arXiv
@@ -41,20 +56,148 @@ class GrpoSpec(PolicyLossSpec):
 
     type: Literal["grpo"] = "grpo"
     scale: Literal["none", "std"] = "none"
+    std: Literal["sample", "population"] = Field(default="sample", description="of scale: std; ddof 1 or 0")
 
 
-class PolychromicSpec(PolicyLossSpec):
-    """Set objective F = quality_weight * mean quality + diversity_weight * D_obj over sets of `set_size`.
+class RlooSpec(PolicyLossSpec):
+    """Reward minus the mean of the others (arXiv 2402.14740)."""
 
-    D_obj by `objective`: pairwise = mean pairwise distance; product = mean quality x mean pairwise distance;
-    cluster = mean quality x distinct classes / set_size. diversity_weight is the lambda of the papers.
+    type: Literal["rloo"] = "rloo"
+
+
+class MaxRlSpec(PolicyLossSpec):
+    """(r - mean) / mean: maximum likelihood of being right (arXiv 2602.02710). Rewards must not be negative."""
+
+    type: Literal["maxrl"] = "maxrl"
+
+
+class BestMinusSecondSpec(PolicyLossSpec):
+    """The best sample gets its lead over the second, verl's grpo_passk (arXiv 2503.19595)."""
+
+    type: Literal["best_minus_second"] = "best_minus_second"
+    scale: Literal["none", "std"] = "none"
+
+
+class OfSetsSpec(PolicyLossSpec):
+    """What objectives of sets share."""
+
+    set_size: int = Field(default=4, ge=1, description="k: how many candidates a user sees")
+
+    @property
+    def min_samples(self) -> int:
+        """A set and one sample outside it."""
+        return self.set_size + 1
+
+
+class PassAtKSpec(OfSetsSpec):
+    """Pass@k Training, analytic (arXiv 2508.10751); rewards of 1 are correct."""
+
+    type: Literal["pass_at_k"] = "pass_at_k"
+    scale: Literal["std", "none"] = "std"
+
+
+class PkpoSpec(OfSetsSpec):
+    """PKPO: the gradient of the best of k (arXiv 2505.15201)."""
+
+    type: Literal["pkpo"] = "pkpo"
+    variant: Literal["sloo_minus_one", "sloo", "s"] = "sloo_minus_one"
+
+
+class PolyEpoSpec(OfSetsSpec):
+    """Mean quality x distinct classes / k at the scale of one's choice; mean is the published one
+    (arXiv 2604.17654)."""
+
+    type: Literal["poly_epo"] = "poly_epo"
+    scale: Literal["unbiased", "mean", "sum"] = "mean"
+
+    @property
+    def needs_classes(self) -> bool:
+        """It counts them."""
+        return True
+
+
+class PolychromicPpoSpec(OfSetsSpec):
+    """Random sets whose members share one advantage, on mean quality x distinct classes / k: the estimator of
+    polychromic PPO (arXiv 2509.25424)."""
+
+    type: Literal["polychromic_ppo"] = "polychromic_ppo"
+    num_sets: int = Field(default=4, ge=2, description="M, drawn anew for every group")
+    unbiased_scale: bool = Field(default=True, description="divide by the estimator's known constant")
+
+    @property
+    def needs_classes(self) -> bool:
+        """It counts them."""
+        return True
+
+
+class ShapedSpec(PolicyLossSpec):
+    """Heuristic: r + diversity_weight x mean distance to the others, with the group's mean as baseline."""
+
+    type: Literal["shaped"] = "shaped"
+    diversity_weight: float = Field(ge=0, description="about half of it takes effect (algorithms/README.md)")
+
+    @property
+    def needs_distances(self) -> bool:
+        """It averages them."""
+        return True
+
+
+class DarlingSpec(PolicyLossSpec):
+    """Heuristic: quality x mean distance to the others (arXiv 2509.02534)."""
+
+    type: Literal["darling"] = "darling"
+    combine: Literal["multiply", "add"] = "multiply"
+
+    @property
+    def needs_distances(self) -> bool:
+        """It averages them."""
+        return True
+
+
+class UnlikelinessSpec(PolicyLossSpec):
+    """Heuristic: the likelier a right answer, the less it pays (arXiv 2506.02355)."""
+
+    type: Literal["unlikeliness"] = "unlikeliness"
+    penalty: float = Field(default=0.25, ge=0, le=1)
+    scale: Literal["none", "std"] = "std"
+
+
+OF_CLASSES = ("cluster", "distinct_correct", "coverage", "entropy", "simpson")
+OF_DISTANCES = ("pairwise", "product", "gated", "determinant", "logdet", "vendi")
+
+
+class PolychromicSpec(OfSetsSpec):
+    """Set objective F = quality_weight * mean quality + diversity_weight * D over sets of `set_size`.
+
+    D by `objective`, e.g. pairwise = mean pairwise distance; product = mean quality x mean pairwise distance;
+    cluster = mean quality x distinct classes / set_size; all of them are in polyray/algorithms/README.md.
+    diversity_weight is the lambda of the papers.
     """
 
     type: Literal["polychromic"] = "polychromic"
-    objective: Literal["pairwise", "product", "cluster"]
+    objective: Literal[
+        "cluster", "distinct_correct", "coverage", "entropy", "simpson", "pairwise", "product", "gated",
+        "determinant", "logdet", "vendi", "max", "distinct_n",
+    ]  # fmt: skip
     quality_weight: float = Field(default=1.0, ge=0)
     diversity_weight: float = Field(ge=0, description="lambda; 0 is leave-one-out GRPO")
     set_size: int = Field(default=4, ge=2, description="k: how many candidates a user sees")
+    quality_floor: float = Field(
+        default=0.0, ge=0, le=1, description="below this quality a completion's diversity pays nothing"
+    )
+    num_subsets: int = Field(
+        default=70, ge=1, description="sets evaluated per group by objectives without a closed form"
+    )
+
+    @property
+    def needs_classes(self) -> bool:
+        """By objective."""
+        return self.objective in OF_CLASSES
+
+    @property
+    def needs_distances(self) -> bool:
+        """By objective."""
+        return self.objective in OF_DISTANCES
 
     @model_validator(mode="after")
     def _something_to_optimise(self) -> PolychromicSpec:
@@ -65,4 +208,8 @@ class PolychromicSpec(PolicyLossSpec):
         return self
 
 
-AlgorithmSpec = Annotated[GrpoSpec | PolychromicSpec, Field(discriminator="type")]
+AlgorithmSpec = Annotated[
+    GrpoSpec | RlooSpec | MaxRlSpec | BestMinusSecondSpec | PassAtKSpec | PkpoSpec | PolyEpoSpec
+    | PolychromicSpec | PolychromicPpoSpec | ShapedSpec | DarlingSpec | UnlikelinessSpec,
+    Field(discriminator="type"),
+]  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PolychromicSpec
+from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, OfSetsSpec
 from polyray.config.base import StrictModel
 from polyray.config.delivery import DeliverySpec
 from polyray.config.evaluation import EvaluationSpec
@@ -99,14 +99,10 @@ class TrainConfig(RunBase):
                 f"model.lora.dropout={self.model.lora.dropout}: RL needs 0, else learner and engine "
                 "disagree; set it to 0"
             )
-        if (
-            isinstance(self.algorithm, PolychromicSpec)
-            and self.algorithm.objective == "cluster"
-            and self.diversity.source != "task_class"
-        ):
+        if self.algorithm.needs_classes and self.diversity.source != "task_class":
+            name = getattr(self.algorithm, "objective", self.algorithm.type)
             raise ValueError(
-                "algorithm.objective='cluster' counts classes but "
-                f"diversity.source={self.diversity.source!r}; "
+                f"algorithm {name!r} counts classes but diversity.source={self.diversity.source!r}; "
                 "use diversity.source=task_class, or objective pairwise or product"
             )
         return self
@@ -117,7 +113,7 @@ def _check_group(algorithm: AlgorithmSpec, rollout: RolloutSpec) -> None:
         raise ValueError(
             f"rollout.group_size={rollout.group_size}: a baseline within the group needs at least 2"
         )
-    if isinstance(algorithm, PolychromicSpec) and rollout.group_size < algorithm.set_size + 1:
+    if isinstance(algorithm, OfSetsSpec) and rollout.group_size < algorithm.set_size + 1:
         raise ValueError(
             f"algorithm.set_size={algorithm.set_size} needs rollout.group_size >= set_size + 1 = "
             f"{algorithm.set_size + 1}, "

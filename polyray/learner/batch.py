@@ -1,4 +1,4 @@
-"""Scored groups -> advantages -> right-padded rows a model can run on."""
+"""Scored groups -> right-padded rows a model can run on."""
 
 from __future__ import annotations
 
@@ -8,48 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from polyray.algorithms import group_advantages, polychromic_advantages
-from polyray.config.algorithm import AlgorithmSpec, GrpoSpec
 from polyray.models.logprobs import Rows
 from polyray.types import Completion, ScoredGroup
-
-
-@dataclass(frozen=True, slots=True)
-class GroupAdvantages:
-    """What a group teaches. Unscored completions left the set: their entries are 0 and they train nothing.
-
-    Example:
-        GroupAdvantages(advantages_G=np.array([.5, -.5]), quality_part_G=np.array([.5, -.5]),
-                        diversity_part_G=np.zeros(2))
-    """
-
-    advantages_G: np.ndarray
-    quality_part_G: np.ndarray
-    diversity_part_G: np.ndarray
-
-
-def compute_advantages(group: ScoredGroup, algorithm: AlgorithmSpec) -> GroupAdvantages:
-    """The advantages of one group, from its scored completions only."""
-    scored_G = group.scored_mask_G
-    rewards = group.rewards_G[scored_G]
-    parts = np.zeros((3, len(scored_G)))
-    if isinstance(algorithm, GrpoSpec):
-        parts[0, scored_G] = parts[1, scored_G] = group_advantages(rewards, scale=algorithm.scale)
-    else:
-        distances = None if group.distances_GG is None else group.distances_GG[np.ix_(scored_G, scored_G)]
-        result = polychromic_advantages(
-            rewards,
-            objective=algorithm.objective,
-            quality_weight=algorithm.quality_weight,
-            diversity_weight=algorithm.diversity_weight,
-            set_size=algorithm.set_size,
-            classes_G=group.classes_G[scored_G],
-            distance_GG=distances,
-        )
-        parts[0, scored_G] = result.advantages_G
-        parts[1, scored_G] = result.quality_part_G
-        parts[2, scored_G] = result.diversity_part_G
-    return GroupAdvantages(parts[0], parts[1], parts[2])
 
 
 @dataclass(frozen=True, slots=True)

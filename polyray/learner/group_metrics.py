@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from polyray.config.algorithm import AlgorithmSpec
-from polyray.learner.batch import GroupAdvantages
+from polyray.learner.advantages import GroupAdvantages
 from polyray.learner.reduce import Sums
 from polyray.metrics import distinct_correct_at_k, pass_at_k
 from polyray.types import ScoredGroup, StepMetrics

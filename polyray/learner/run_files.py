@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from polyray.config.run import TrainConfig
-from polyray.learner.batch import compute_advantages
+from polyray.learner.advantages import compute_advantages
 from polyray.observability.jsonl import JsonlWriter, cut_jsonl
 from polyray.types import METRIC_KEYS, ScoredGroup, StepMetrics, TrainingBatch
 

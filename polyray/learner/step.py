@@ -16,7 +16,8 @@ from peft import PeftModel
 
 from polyray.algorithms import importance, kl, losses
 from polyray.config.run import TrainConfig
-from polyray.learner.batch import GroupAdvantages, Row, RowBatch, build_row_batch, compute_advantages, rows_of
+from polyray.learner.advantages import GroupAdvantages, compute_advantages
+from polyray.learner.batch import Row, RowBatch, build_row_batch, rows_of
 from polyray.learner.group_metrics import add_group_metrics, finished_metrics
 from polyray.learner.reduce import Sums, sum_gradients
 from polyray.models.logprobs import completion_logprobs

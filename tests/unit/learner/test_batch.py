@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PolychromicSpec
-from polyray.learner.batch import Row, build_row_batch, compute_advantages, rows_of
+from polyray.learner.advantages import compute_advantages
+from polyray.learner.batch import Row, build_row_batch, rows_of
 from tests.unit.tiny_policy import random_group
 
 NAN = float("nan")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from polyray.config.algorithm import GrpoSpec, PolychromicSpec
-from polyray.learner.batch import GroupAdvantages, compute_advantages
+from polyray.learner.advantages import GroupAdvantages, compute_advantages
 from polyray.learner.group_metrics import add_group_metrics, finished_metrics
 from polyray.learner.reduce import Sums
 from polyray.types import ScoredGroup, StepMetrics

@@ -1,0 +1,96 @@
+"""Every objective under configs/train/ takes two real optimiser steps, and its gradient is that of its advantages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+
+from polyray.algorithms import polychromic
+from polyray.config import algorithm
+from polyray.config.loader import load_config
+from polyray.config.run import TrainConfig
+from polyray.learner.advantages import OF_TYPE, compute_advantages
+from polyray.learner.optim import build_optimizer, build_scheduler
+from polyray.learner.step import PolicyLearner
+from polyray.types import ScoredGroup, TrainingBatch
+from tests.unit.tiny_policy import build_policy, random_group
+
+ROOT = Path(__file__).resolve().parents[3]
+FILES = sorted((ROOT / "configs/train").glob("hidden_trap_grid_*.yaml"))
+
+
+def scored_group(group_id: int) -> ScoredGroup:
+    draw = np.random.default_rng(group_id)
+    classes = draw.integers(-3, 3, 8).clip(-1)
+    # Odd groups have graded rewards, even ones only 0 and 1.
+    rewards = (classes >= 0) * (draw.random(8) if group_id % 2 else 1.0)
+    group = random_group(group_id, rewards.tolist(), classes=classes.tolist())
+    features = draw.normal(size=(8, 4))
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    distances = np.clip((1 - features @ features.T) / 2, 0, 1)
+    np.fill_diagonal(distances, 0)
+    return replace(group, distances_GG=distances)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem.removeprefix("hidden_trap_grid_"))
+def test_two_steps_of_every_objective(file: Path) -> None:
+    config = load_config(
+        TrainConfig,
+        file,
+        # Random rollout log-probs are far from the model's: wide bounds, so that no row drops out.
+        [
+            "model.lora.rank=4",
+            "model.lora.alpha=8",
+            "learner.warmup_steps=0",
+            "rollout.group_size=8",
+            "algorithm.clip_high=10",
+            "algorithm.sequence_mask_band=5",
+        ],
+    )
+    model = build_policy(config.model.lora, moved=False)
+    optimizer = build_optimizer(model.parameters(), config.learner)
+    learner = PolicyLearner(model, optimizer, build_scheduler(optimizer, config.learner), config)
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    for step in range(2):
+        groups = tuple(scored_group(4 * step + g) for g in range(4))
+        metrics = learner.step(TrainingBatch(step, groups, len(groups)))
+        assert np.isfinite(metrics["loss"]) and metrics["grad_norm"] > 0
+        assert metrics["zero_advantage_share"] < 1
+    moved = {
+        name for name, p in model.named_parameters() if p.requires_grad and not torch.equal(p, before[name])
+    }
+    assert moved == set(before)
+
+
+def test_every_type_has_a_file_and_advantages() -> None:
+    union = get_args(get_args(algorithm.AlgorithmSpec)[0])
+    types = {spec.model_fields["type"].default for spec in union}
+    assert types == {*OF_TYPE, "polychromic"}
+    loaded = [load_config(TrainConfig, file).algorithm for file in FILES]
+    assert {spec.type for spec in loaded} == types
+    assert {s.objective for s in loaded if isinstance(s, algorithm.PolychromicSpec)} == set(
+        polychromic.OBJECTIVES
+    )
+
+
+def test_config_and_mathematics_offer_the_same_objectives() -> None:
+    offered = get_args(algorithm.PolychromicSpec.model_fields["objective"].annotation)
+    assert set(offered) == set(polychromic.OBJECTIVES) == set(get_args(polychromic.Objective))
+    assert algorithm.OF_CLASSES == polychromic.OF_CLASSES
+    assert algorithm.OF_DISTANCES == polychromic.OF_DISTANCES
+
+
+def test_sampled_sets_depend_on_the_group_alone() -> None:
+    spec = algorithm.PolychromicSpec(objective="vendi", diversity_weight=1.0, set_size=3, num_subsets=5)
+    first, again = (compute_advantages(scored_group(3), spec).advantages_G for _ in range(2))
+    assert first.tolist() == again.tolist()
+
+
+def test_a_missing_distance_is_named() -> None:
+    with pytest.raises(ValueError, match=r"group 3 came without distances"):
+        compute_advantages(replace(scored_group(3), distances_GG=None), algorithm.DarlingSpec())
