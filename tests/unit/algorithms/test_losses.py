@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from polyray.algorithms import aggregate, clipped_surrogate
 
-CLIP = {"clip_low": 0.2, "clip_high": 0.28}
+CLIP: dict[str, Any] = {"clip_low": 0.2, "clip_high": 0.28}
 
 
 def random_batch(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

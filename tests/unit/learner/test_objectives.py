@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_two_steps_of_every_objective(file: Path) -> None:
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     for step in range(2):
         groups = tuple(scored_group(4 * step + g) for g in range(4))
-        metrics = learner.step(TrainingBatch(step, groups, len(groups)))
+        metrics: dict[str, Any] = dict(learner.step(TrainingBatch(step, groups, len(groups))))
         assert np.isfinite(metrics["loss"]) and metrics["grad_norm"] > 0
         assert metrics["zero_advantage_share"] < 1
     moved = {
