@@ -110,7 +110,7 @@ sizes = st.tuples(st.integers(0, 2**32 - 1), st.integers(3, 9), st.integers(2, 8
 
 
 @pytest.mark.parametrize("name", CASES)
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(case=sizes)
 def test_closed_form_equals_enumeration_and_its_invariants(name, case) -> None:
     group = Group(*case)
