@@ -76,7 +76,7 @@ def test_check_prints_the_resolved_configuration_and_imports_nothing_heavy(job: 
     assert "HEAVY []" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["loop", "gpu"])
+@pytest.mark.parametrize("name", ["loop", "objectives", "gpu"])
 @pytest.mark.parametrize("option", ["--help", "--check"])
 def test_the_benchmarks_answer_without_anything_heavy(name: str, option: str) -> None:
     done = run_code(probe("benchmark"), name, option)
