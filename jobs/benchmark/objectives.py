@@ -35,7 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.repeats < 1:
         parser.error(f"--repeats {options.repeats}: at least 1")
     if options.check:
-        print(json.dumps({"num_samples": [SMALL, LARGE], "set_size": K, "repeats": options.repeats}))
+        print(
+            json.dumps(
+                {
+                    "job": "benchmark objectives",
+                    "num_samples": [SMALL, LARGE],
+                    "set_size": K,
+                    "repeats": options.repeats,
+                }
+            )
+        )
         return 0
     small, large = closed_forms(SMALL), closed_forms(LARGE)
     before = machine()
