@@ -253,8 +253,11 @@ class Coordinator:
         if reply.error:
             self._last_unscored = reply.error
         self._check_unscored()
-        if reply.num_scored < self._config.algorithm.min_samples:
+        algorithm = self._config.algorithm
+        if reply.num_taking_part < algorithm.min_samples:
             self._ledger.drop(reply.group_id)
+            return
+        if not reply.teaches and self._ledger.filter(reply.group_id, algorithm.max_resampled_batches):
             return
         self._ledger.finished(
             Finished(reply.group_id, reply.policy, group_ref, reply.num_tokens, now - reply.score_s, now)
@@ -285,6 +288,7 @@ class Coordinator:
             counters={
                 "groups_used": len(batch),
                 "groups_dropped": self._ledger.dropped,
+                "groups_filtered": self._ledger.filtered,
                 "staleness_mean": sum(staleness) / len(staleness),
             },
             timings={

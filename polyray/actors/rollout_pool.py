@@ -23,6 +23,7 @@ import ray.exceptions
 
 from polyray.actors.resources import NAMESPACE, OUTSIDE_ANY_GROUP
 from polyray.actors.reward_client import RewardClient
+from polyray.config.algorithm import AlgorithmSpec
 from polyray.config.reward import ServiceSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.delivery.adapter import AdapterPayload
@@ -53,12 +54,14 @@ class Scoring:
     """Where a worker has its groups scored.
 
     Example:
-        Scoring(app_name="quickstart-reward", service=ServiceSpec(), want_distances=False)
+        Scoring(app_name="quickstart-reward", service=ServiceSpec(), want_distances=False, algorithm=GrpoSpec())
     """
 
     app_name: str
     service: ServiceSpec
     want_distances: bool
+    algorithm: AlgorithmSpec
+    """Says who takes part and, with dynamic sampling, which groups teach nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,8 @@ class RolloutReply:
     """What the coordinator learns of a group; the group itself travels beside it as a reference.
 
     Example:
-        RolloutReply(group_id=40, policy=PolicyVersion(...), num_tokens=96, num_scored=16, generate_s=.2,
-        score_s=.01)
+        RolloutReply(group_id=40, policy=PolicyVersion(...), num_tokens=96, num_samples=16, num_scored=16,
+                     num_taking_part=16, teaches=True, generate_s=.2, score_s=.01, error=None)
     """
 
     group_id: int
@@ -75,6 +78,10 @@ class RolloutReply:
     num_tokens: int
     num_samples: int
     num_scored: int
+    num_taking_part: int
+    """Scored, and not left out for being truncated."""
+    teaches: bool
+    """False: dynamic sampling was asked for, and all advantages are equal."""
     generate_s: float
     score_s: float
     error: str | None
@@ -117,12 +124,15 @@ class RolloutActor:
         scored = ScoredGroup(
             group, scores.rewards_G, scores.classes_G, scores.distances_GG, scores.components
         )
+        num_taking_part, teaches = usefulness(scored, scoring.algorithm, request.max_completion_tokens)
         reply = RolloutReply(
             group_id=group.group_id,
             policy=group.policy,
             num_tokens=group.num_tokens,
             num_samples=len(texts),
             num_scored=int(scored.scored_mask_G.sum()),
+            num_taking_part=num_taking_part,
+            teaches=teaches,
             generate_s=generated - started,
             score_s=time.perf_counter() - generated,
             error=next((error for error in scores.errors if error), None),
@@ -138,6 +148,17 @@ class RolloutActor:
     async def deliver(self, payload: AdapterPayload) -> tuple[DeliveryAck, float]:
         """Loads a version after what is in flight; answers the probe and the engine's busy seconds so far."""
         return await asyncio.wrap_future(self._worker.deliver(payload)), self._worker.busy_s
+
+
+def usefulness(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: int) -> tuple[int, bool]:
+    """(completions that take part, whether they teach); the objective is computed only where somebody asks."""
+    if algorithm.truncated != "drop" and not algorithm.dynamic_sampling:
+        return int(group.scored_mask_G.sum()), True
+    from polyray.learner.advantages import algorithm_at, group_teaches, taking_part
+
+    current = algorithm_at(algorithm, group.group.policy.version)
+    teaches = not algorithm.dynamic_sampling or group_teaches(group, current, max_tokens)
+    return int(taking_part(group, current).sum()), teaches
 
 
 def engine_builder(engine: str) -> Callable[[EngineSettings], Any]:

@@ -4,7 +4,8 @@
             set_credits.py     pairwise, product, cluster          class_credits.py   distinct, coverage, entropy
             kernel_credits.py  determinant, facility location      subset_credits.py  any function of a set
             polychromic.py     the set objective of a run          stale_credits.py   groups of an older policy
-            heuristics.py      DARLING, unlikeliness, shaping      shaping.py         length, floors, schedules
+            set_values.py      what each D says about one set      heuristics.py      DARLING, unlikeliness
+            shaping.py         length, floors, schedules
     torch   losses.py          clipped, GSPO, CISPO, SAPO          kl.py              k1, k2, k3
             importance.py      learner / engine mismatch           exploration.py     Clip-Cov, KL-Cov
             supervised.py      cross-entropy, GEM, polychromic     masking.py         masks
@@ -55,7 +56,12 @@ from polyray.algorithms.order_credits import (
     pass_at_k_training_advantages,
     pkpo_advantages,
 )
-from polyray.algorithms.polychromic import PolychromicAdvantages, poly_epo_advantages, polychromic_advantages
+from polyray.algorithms.polychromic import (
+    GroupView,
+    PolychromicAdvantages,
+    poly_epo_advantages,
+    polychromic_advantages,
+)
 from polyray.algorithms.set_credits import (
     cluster_set_credits,
     mean_distance_credits,
@@ -71,7 +77,7 @@ from polyray.algorithms.shaping import (
     scheduled,
     teaches,
 )
-from polyray.algorithms.stale_credits import stale_set_credits
+from polyray.algorithms.stale_credits import stale_polychromic_advantages, stale_set_credits
 from polyray.algorithms.subset_credits import (
     balanced_set_credits,
     balanced_subsets,
@@ -84,6 +90,7 @@ from polyray.algorithms.subset_credits import (
 from polyray.algorithms.supervised import diversity_surrogate, gem_loss, masked_cross_entropy
 
 __all__ = [
+    "GroupView",
     "PolychromicAdvantages",
     "aggregate",
     "balanced_set_credits",
@@ -137,6 +144,7 @@ __all__ = [
     "shared_set_advantages",
     "simpson_set_credits",
     "soft_gated_loss",
+    "stale_polychromic_advantages",
     "stale_set_credits",
     "teaches",
     "token_covariances",

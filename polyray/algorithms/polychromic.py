@@ -30,6 +30,12 @@ from polyray.algorithms.set_credits import (
     mean_distance_credits,
     product_set_credits,
 )
+from polyray.algorithms.set_values import (
+    class_set_value,
+    determinant_value,
+    distance_set_value,
+    max_value,
+)
 from polyray.algorithms.shaping import floored_classes, floored_distances, floored_kernel
 from polyray.algorithms.subset_credits import (
     SetFunction,
@@ -71,7 +77,7 @@ class PolychromicAdvantages:
 
 @dataclass(frozen=True, slots=True)
 class GroupView:
-    """What a set objective may look at, each of it only needed by some.
+    """What a set objective may look at, each of it only needed by some; see `group_view`.
 
     Example:
         GroupView(classes_G=np.array([3, 3, -1]), distance_GG=None, tokens_G=())
@@ -132,7 +138,7 @@ def polychromic_advantages(
     quality_part = quality_weight * leave_one_out_advantages(quality)
     diversity_part = np.zeros(len(quality))
     if diversity_weight != 0:
-        view = _view(quality, objective, GroupView(classes_G, distance_GG, tokens_G), quality_floor)
+        view = group_view(quality, objective, GroupView(classes_G, distance_GG, tokens_G), quality_floor)
         credits_G = _diversity_credits(quality, objective, set_size, view, num_subsets, rng)
         diversity_part = (diversity_weight * len(quality)) * credits_G
     return PolychromicAdvantages(quality_part + diversity_part, quality_part, diversity_part)
@@ -163,7 +169,23 @@ def poly_epo_advantages(
     return factors[scale] * credits_G
 
 
-def _view(quality: Floats, objective: Objective, view: GroupView, floor: float) -> GroupView:
+def set_function_of(objective: Objective, quality: Floats, view: GroupView) -> SetFunction:
+    """The value of D on one set, from what `group_view` returned."""
+    kernel = distance = np.asarray(view.distance_GG, dtype=np.float64)
+    if objective == "max":
+        return max_value(quality)
+    if objective in OF_CLASSES:
+        return class_set_value(objective, quality, np.asarray(view.classes_G))
+    if objective == "distinct_n":
+        return distinct_n_value(view.tokens_G)
+    if objective in OF_KERNEL:
+        return {"determinant": determinant_value, "logdet": logdet_value, "vendi": vendi_value}[objective](
+            kernel
+        )
+    return distance_set_value(objective, quality, distance)
+
+
+def group_view(quality: Floats, objective: Objective, view: GroupView, floor: float) -> GroupView:
     """What `objective` needs, checked, with nothing paid below the floor; similarities for those of kernels."""
     classes_G, distance_GG = view.classes_G, view.distance_GG
     if objective in OF_CLASSES:
@@ -213,11 +235,7 @@ def _diversity_credits(
         return mean_distance_credits(gated_distances(quality, distance))
     if objective == "determinant":
         return determinant_set_credits(kernel, k)
-    set_function: SetFunction
-    if objective == "distinct_n":
-        set_function = distinct_n_value(view.tokens_G)
-    else:
-        set_function = (logdet_value if objective == "logdet" else vendi_value)(kernel)
+    set_function = set_function_of(objective, quality, view)
     if rng is None and num_subsets < comb(len(quality), k):
         raise ValueError(
             f"objective={objective!r} has no closed form and {comb(len(quality), k)} subsets, more than "

@@ -20,12 +20,20 @@ import numpy as np
 import numpy.typing as npt
 
 from polyray.algorithms.checks import check_group_size
+from polyray.algorithms.polychromic import (
+    GroupView,
+    Objective,
+    PolychromicAdvantages,
+    group_view,
+    set_function_of,
+)
+from polyray.algorithms.set_values import mean_quality_value
 from polyray.algorithms.subset_credits import (
     MAX_ENUMERATED_SUBSETS,
     SetFunction,
     enumerated_set_credits,
 )
-from polyray.metrics.arrays import Floats, check_length, finite_vector
+from polyray.metrics.arrays import Floats, check_length, finite_vector, unit_vector
 
 
 def stale_set_credits(
@@ -73,3 +81,33 @@ def stale_set_credits(
     baselines_G = (values_M @ ~with_MG) / comb(num_samples - 1, k)
     weighted_G = (weights_M * values_M) @ with_MG - baselines_G * (weights_M @ with_MG)
     return weighted_G / num_subsets
+
+
+def stale_polychromic_advantages(
+    quality_G: npt.ArrayLike,
+    log_weights_G: npt.ArrayLike,
+    *,
+    objective: Objective,
+    quality_weight: float,
+    diversity_weight: float,
+    set_size: int,
+    view: GroupView,
+    quality_floor: float = 0.0,
+    weights: Literal["sample", "set_product"] = "set_product",
+    cap: float = inf,
+) -> PolychromicAdvantages:
+    """`polychromic_advantages` of a group that an older policy sampled, by enumeration of all sets.
+
+    Args:
+        quality_G: [N >= set_size + 1] in [0, 1].
+        log_weights_G: [N] as in `stale_set_credits`, like weights and cap.
+        objective: which D; the other arguments are those of `polychromic_advantages`.
+    """
+    quality = unit_vector(quality_G, "quality_G", at_least=2)
+    floored = group_view(quality, objective, view, quality_floor)
+    values = (mean_quality_value(quality), set_function_of(objective, quality, floored))
+    quality_part, diversity_part = (
+        weight * len(quality) * stale_set_credits(value, log_weights_G, set_size, weights, cap)
+        for weight, value in zip((quality_weight, diversity_weight), values, strict=True)
+    )
+    return PolychromicAdvantages(quality_part + diversity_part, quality_part, diversity_part)

@@ -6,94 +6,41 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from polyray.config.base import StrictModel
+from polyray.config.objective import ObjectiveSpec, OfSetsSpec
 
 
-class PolicyLossSpec(StrictModel):
-    """What all objectives share: from advantages to a loss."""
-
-    clip_low: float = Field(default=0.2, gt=0, lt=1)
-    clip_high: float = Field(default=0.2, gt=0)
-    normalisation: Literal["constant", "token", "sequence"] = Field(
-        default="constant",
-        description="constant: sum over tokens / max_completion_tokens (Dr.GRPO, exact); token: mean over "
-        "all tokens of the batch (DAPO); sequence: mean of per-sequence means (GRPO)",
-    )
-    kl_coefficient: float = Field(
-        default=0.0, ge=0, description="weight of KL(policy || warm start) in the loss"
-    )
-    kl_estimator: Literal["k2", "k3"] = Field(
-        default="k2", description="k2: gradient of KL(pi||ref); k3: of KL(ref||pi)"
-    )
-    importance_cap: float = Field(
-        default=2.0, ge=1, description="token weights pi_theta/pi_rollout are truncated here"
-    )
-    sequence_mask_band: float = Field(
-        default=0.5,
-        gt=0,
-        description="sequences whose |mean log ratio| exceeds it leave the loss and its denominator",
-    )
-
-    @property
-    def min_samples(self) -> int:
-        """Scored completions a group needs to teach anything."""
-        return 2
-
-    @property
-    def needs_classes(self) -> bool:
-        """Whether the objective counts classes."""
-        return False
-
-    @property
-    def needs_distances(self) -> bool:
-        """Whether the objective looks at pairwise distances."""
-        return False
-
-
-class GrpoSpec(PolicyLossSpec):
+class GrpoSpec(ObjectiveSpec):
     """Group-relative policy optimisation; scale none + constant normalisation is Dr.GRPO (arXiv
     2503.20783)."""
 
     type: Literal["grpo"] = "grpo"
-    scale: Literal["none", "std"] = "none"
-    std: Literal["sample", "population"] = Field(default="sample", description="of scale: std; ddof 1 or 0")
 
 
-class RlooSpec(PolicyLossSpec):
+class RlooSpec(ObjectiveSpec):
     """Reward minus the mean of the others (arXiv 2402.14740)."""
 
     type: Literal["rloo"] = "rloo"
 
 
-class MaxRlSpec(PolicyLossSpec):
+class MaxRlSpec(ObjectiveSpec):
     """(r - mean) / mean: maximum likelihood of being right (arXiv 2602.02710). Rewards must not be negative."""
 
     type: Literal["maxrl"] = "maxrl"
 
 
-class BestMinusSecondSpec(PolicyLossSpec):
+class BestMinusSecondSpec(ObjectiveSpec):
     """The best sample gets its lead over the second, verl's grpo_passk (arXiv 2503.19595)."""
 
     type: Literal["best_minus_second"] = "best_minus_second"
-    scale: Literal["none", "std"] = "none"
-
-
-class OfSetsSpec(PolicyLossSpec):
-    """What objectives of sets share."""
-
-    set_size: int = Field(default=4, ge=1, description="k: how many candidates a user sees")
-
-    @property
-    def min_samples(self) -> int:
-        """A set and one sample outside it."""
-        return self.set_size + 1
 
 
 class PassAtKSpec(OfSetsSpec):
     """Pass@k Training, analytic (arXiv 2508.10751); rewards of 1 are correct."""
 
     type: Literal["pass_at_k"] = "pass_at_k"
-    scale: Literal["std", "none"] = "std"
+    scale: Literal["none", "group", "batch"] = Field(
+        default="group", description="group: by the paper's sigma, that of sets of k"
+    )
 
 
 class PkpoSpec(OfSetsSpec):
@@ -108,7 +55,7 @@ class PolyEpoSpec(OfSetsSpec):
     (arXiv 2604.17654)."""
 
     type: Literal["poly_epo"] = "poly_epo"
-    scale: Literal["unbiased", "mean", "sum"] = "mean"
+    credit_scale: Literal["unbiased", "mean", "sum"] = "mean"
 
     @property
     def needs_classes(self) -> bool:
@@ -130,7 +77,7 @@ class PolychromicPpoSpec(OfSetsSpec):
         return True
 
 
-class ShapedSpec(PolicyLossSpec):
+class ShapedSpec(ObjectiveSpec):
     """Heuristic: r + diversity_weight x mean distance to the others, with the group's mean as baseline."""
 
     type: Literal["shaped"] = "shaped"
@@ -142,7 +89,7 @@ class ShapedSpec(PolicyLossSpec):
         return True
 
 
-class DarlingSpec(PolicyLossSpec):
+class DarlingSpec(ObjectiveSpec):
     """Heuristic: quality x mean distance to the others (arXiv 2509.02534)."""
 
     type: Literal["darling"] = "darling"
@@ -154,12 +101,12 @@ class DarlingSpec(PolicyLossSpec):
         return True
 
 
-class UnlikelinessSpec(PolicyLossSpec):
+class UnlikelinessSpec(ObjectiveSpec):
     """Heuristic: the likelier a right answer, the less it pays (arXiv 2506.02355)."""
 
     type: Literal["unlikeliness"] = "unlikeliness"
     penalty: float = Field(default=0.25, ge=0, le=1)
-    scale: Literal["none", "std"] = "std"
+    scale: Literal["none", "group", "batch"] = "group"
 
 
 OF_CLASSES = ("cluster", "distinct_correct", "coverage", "entropy", "simpson")
@@ -188,6 +135,12 @@ class PolychromicSpec(OfSetsSpec):
     num_subsets: int = Field(
         default=70, ge=1, description="sets evaluated per group by objectives without a closed form"
     )
+    stale_weights: Literal["token", "sample", "set_product"] = Field(
+        default="token",
+        description="how groups of an older version are corrected: token: by the loss, biased for sets; sample: by "
+        "each sample's own weight, biased; set_product: by the product over the set, exact, all subsets evaluated",
+    )
+    stale_weight_cap: float = Field(default=5.0, ge=1, description="of sample and set_product")
 
     @property
     def needs_classes(self) -> bool:
@@ -204,6 +157,13 @@ class PolychromicSpec(OfSetsSpec):
         if self.quality_weight == 0 and self.diversity_weight == 0:
             raise ValueError(
                 "quality_weight and diversity_weight are both 0: there is nothing to optimise; raise one"
+            )
+        if self.stale_weights != "token" and (
+            self.proximal != "learner" or self.importance_correction != "none"
+        ):
+            raise ValueError(
+                f"stale_weights={self.stale_weights} corrects whole completions already; set proximal=learner and "
+                "importance_correction=none, else they are corrected twice"
             )
         return self
 

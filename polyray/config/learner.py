@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from polyray.config.base import StrictModel
@@ -13,8 +15,15 @@ class LearnerSpec(StrictModel):
     steps: int = Field(default=60, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     warmup_steps: int = Field(default=5, ge=0)
-    final_lr_share: float = Field(
-        default=1.0, ge=0, le=1, description="linear decay to this share of learning_rate; 1: none"
+    lr_schedule: Literal["linear", "cosine"] = Field(
+        default="linear", description="how the rate falls from learning_rate to final_lr_share of it"
+    )
+    final_lr_share: float = Field(default=1.0, ge=0, le=1, description="1: the rate does not fall")
+    updates_per_batch: int = Field(
+        default=1, ge=1, description="RL: passes over a batch, each of one optimiser step per mini-batch"
+    )
+    mini_batch_groups: int | None = Field(
+        default=None, ge=1, description="RL: groups per optimiser step, over all ranks; null: the whole batch"
     )
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -36,4 +45,9 @@ class LearnerSpec(StrictModel):
     def _betas_in_range(self) -> LearnerSpec:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas={self.betas} must both lie in [0, 1)")
+        if self.mini_batch_groups is not None and self.mini_batch_groups % self.num_workers:
+            raise ValueError(
+                f"mini_batch_groups={self.mini_batch_groups} must be a multiple of num_workers={self.num_workers}: "
+                "every rank takes the same number of groups"
+            )
         return self

@@ -7,12 +7,13 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, OfSetsSpec
+from polyray.config.algorithm import AlgorithmSpec, GrpoSpec
 from polyray.config.base import StrictModel
 from polyray.config.delivery import DeliverySpec
 from polyray.config.evaluation import EvaluationSpec
 from polyray.config.learner import LearnerSpec
 from polyray.config.model import ModelSpec
+from polyray.config.objective import OfSetsSpec
 from polyray.config.reward import DiversitySpec, RewardSpec, VerifierRewardSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.task import HiddenTrapGridSpec, TaskSpec
@@ -113,11 +114,31 @@ def _check_group(algorithm: AlgorithmSpec, rollout: RolloutSpec) -> None:
         raise ValueError(
             f"rollout.group_size={rollout.group_size}: a baseline within the group needs at least 2"
         )
-    if isinstance(algorithm, OfSetsSpec) and rollout.group_size < algorithm.set_size + 1:
+    if rollout.group_size < algorithm.min_samples:
+        k = algorithm.min_samples - 1
         raise ValueError(
-            f"algorithm.set_size={algorithm.set_size} needs rollout.group_size >= set_size + 1 = "
-            f"{algorithm.set_size + 1}, "
+            f"algorithm.set_size={k} needs rollout.group_size >= set_size + 1 = {k + 1}, "
             f"but it is {rollout.group_size}; raise group_size or lower set_size"
+        )
+    if algorithm.overlong_buffer > rollout.max_completion_tokens:
+        raise ValueError(
+            f"algorithm.overlong_buffer={algorithm.overlong_buffer} is wider than "
+            f"rollout.max_completion_tokens={rollout.max_completion_tokens}; lower it"
+        )
+    _check_anneal(algorithm)
+
+
+def _check_anneal(algorithm: AlgorithmSpec) -> None:
+    anneal = algorithm.anneal
+    if anneal is None:
+        return
+    if anneal.set_size is not None and not isinstance(algorithm, OfSetsSpec):
+        raise ValueError(f"algorithm.anneal.set_size: {algorithm.type} has no sets; remove it")
+    if anneal.diversity_weight is not None and not hasattr(algorithm, "diversity_weight"):
+        raise ValueError(f"algorithm.anneal.diversity_weight: {algorithm.type} has no such weight; remove it")
+    if anneal.set_size == 1 and algorithm.type == "polychromic":
+        raise ValueError(
+            "algorithm.anneal.set_size=1: a set of polychromic has at least 2; anneal to 2 or more"
         )
 
 
@@ -127,6 +148,11 @@ def _check_ranks(learner: LearnerSpec, rollout: RolloutSpec) -> None:
             f"learner.num_workers={learner.num_workers} exceeds "
             f"rollout.prompts_per_step={rollout.prompts_per_step}: "
             "a rank would have no group; lower the one or raise the other"
+        )
+    if learner.mini_batch_groups is not None and learner.mini_batch_groups > rollout.prompts_per_step:
+        raise ValueError(
+            f"learner.mini_batch_groups={learner.mini_batch_groups} exceeds "
+            f"rollout.prompts_per_step={rollout.prompts_per_step}; lower it, or leave it out for the whole batch"
         )
 
 

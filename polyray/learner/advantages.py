@@ -1,41 +1,31 @@
-"""Which advantages a group's completions get: from `algorithm` in the configuration to polyray.algorithms.
+"""The advantages of a batch: who takes part, what is added to rewards, the objective (objectives.py), the scale.
 
-Unscored completions leave the group first, so an objective of sets sees N - 1 samples. Called once per group by the
-learner step.
+    scored completions --truncated: drop--> set --objective--> + length and KL rewards --scale--> advantages
+
+Called by the learner step, and by rollout workers that must know whether a group teaches (dynamic sampling).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from polyray.algorithms import (
-    best_minus_second_advantages,
-    darling_advantages,
-    group_advantages,
-    leave_one_out_advantages,
-    maximum_likelihood_advantages,
-    pass_at_k_training_advantages,
-    pkpo_advantages,
-    poly_epo_advantages,
-    polychromic_advantages,
-    shaped_advantages,
-    shared_set_advantages,
-    unlikeliness_advantages,
-)
-from polyray.config.algorithm import AlgorithmSpec, PolychromicSpec
-from polyray.types import WRONG_CLASS, ScoredGroup
+from polyray.algorithms import leave_one_out_advantages, overlong_penalty, scheduled, teaches
+from polyray.algorithms.advantages import STD_EPSILON
+from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PolychromicSpec
+from polyray.learner.objectives import OF_TYPE, SCALED_BY_OWN_STD, Samples, polychromic
+from polyray.learner.reduce import Sums
+from polyray.types import ScoredGroup
 
-PASS_THRESHOLD = 1 - 1e-9
-"""Rewards from here on are correct."""
+ROUNDING = 1e-12
+"""Advantages below are what equal rewards leave when their mean is subtracted."""
 
 
 @dataclass(frozen=True, slots=True)
 class GroupAdvantages:
-    """What a group teaches. Unscored completions left the set: their entries are 0 and they train nothing.
+    """What a group teaches. Completions that left the set have 0 in all entries and train nothing.
 
     Example:
         GroupAdvantages(advantages_G=np.array([.5, -.5]), quality_part_G=np.array([.5, -.5]),
@@ -46,120 +36,135 @@ class GroupAdvantages:
     quality_part_G: np.ndarray
     diversity_part_G: np.ndarray
 
+    def divided(self, by: float) -> GroupAdvantages:
+        """All three over `by`."""
+        return GroupAdvantages(self.advantages_G / by, self.quality_part_G / by, self.diversity_part_G / by)
+
 
 @dataclass(frozen=True, slots=True)
-class Samples:
-    """The scored completions of a group, as arrays.
+class Measured:
+    """What the learner knows of a group's completions, each [G], 0 where nothing was measured.
 
     Example:
-        Samples(group_id=4, rewards_G=np.array([1., 0.]), classes_G=np.array([3, -1]), distances_GG=None,
-                tokens_G=([5, 2], [7, 2]), mean_logprobs_G=np.array([-.5, -1.]))
+        Measured(kl_G=np.array([.1, .3]), log_weights_G=np.zeros(2))
     """
 
-    group_id: int
-    rewards_G: np.ndarray
-    classes_G: np.ndarray
-    distances_GG: np.ndarray | None
-    tokens_G: tuple[list[int], ...]
-    mean_logprobs_G: np.ndarray
+    kl_G: np.ndarray
+    """k1 of the whole completion: log pi_rollout - log pi_reference, in nats."""
+    log_weights_G: np.ndarray
+    """log pi_learner - log pi_rollout of the whole completion."""
 
 
-def compute_advantages(group: ScoredGroup, algorithm: AlgorithmSpec) -> GroupAdvantages:
-    """The advantages of one group, from its scored completions only."""
-    scored_G = group.scored_mask_G
-    samples = scored_samples(group)
-    parts = np.zeros((3, len(scored_G)))
+def algorithm_at(algorithm: AlgorithmSpec, step: int) -> AlgorithmSpec:
+    """The objective of step `step` where k or lambda are annealed; k is rounded."""
+    anneal = algorithm.anneal
+    if anneal is None:
+        return algorithm
+    values: dict[str, float | int] = {}
+    for name in ("set_size", "diversity_weight"):
+        end = getattr(anneal, name)
+        if end is not None:
+            value = scheduled(getattr(algorithm, name), end, step, anneal.over_steps, anneal.shape)
+            values[name] = round(value) if name == "set_size" else value
+    return algorithm.at(values)
+
+
+def taking_part(group: ScoredGroup, algorithm: AlgorithmSpec) -> np.ndarray:
+    """[G] bool: scored and, with `truncated: drop`, ended by itself."""
+    if algorithm.truncated != "drop":
+        return group.scored_mask_G
+    return group.scored_mask_G & ~truncated_mask(group)
+
+
+def truncated_mask(group: ScoredGroup) -> np.ndarray:
+    """[G] bool: cut at the longest completion that was allowed."""
+    return np.array([completion.finish_reason == "length" for completion in group.group.completions], bool)
+
+
+def compute_advantages(
+    group: ScoredGroup,
+    algorithm: AlgorithmSpec,
+    *,
+    max_tokens: int | None = None,
+    measured: Measured | None = None,
+) -> GroupAdvantages:
+    """The advantages of one group, all but the scale of a batch.
+
+    `max_tokens` is the longest completion that can be sampled (needed by the overlong punishment). Raises ValueError
+    where the objective cannot be computed from what there is.
+    """
+    take_G = taking_part(group, algorithm)
+    samples = _samples(group, take_G, measured)
+    added = _added_rewards(group, algorithm, max_tokens, measured)[take_G]
+    if isinstance(algorithm, GrpoSpec):  # its standard deviation is that of the whole reward
+        samples, added = replace(samples, rewards_G=samples.rewards_G + added), np.zeros(len(added))
+    parts = np.zeros((2, len(take_G)))
     if isinstance(algorithm, PolychromicSpec):
-        result = _polychromic(samples, algorithm)
-        parts[0, scored_G] = result.advantages_G
-        parts[1, scored_G] = result.quality_part_G
-        parts[2, scored_G] = result.diversity_part_G
+        result = polychromic(samples, algorithm)
+        parts[0, take_G], parts[1, take_G] = result.quality_part_G, result.diversity_part_G
     else:
-        parts[0, scored_G] = parts[1, scored_G] = OF_TYPE[algorithm.type](samples, algorithm)
-    return GroupAdvantages(parts[0], parts[1], parts[2])
+        parts[0, take_G] = OF_TYPE[algorithm.type](samples, algorithm)
+    if added.any():
+        parts[0, take_G] += leave_one_out_advantages(added)
+    parts[np.abs(parts) < ROUNDING] = 0.0
+    advantages = GroupAdvantages(parts.sum(axis=0), parts[0], parts[1])
+    if algorithm.scale == "group" and algorithm.type not in SCALED_BY_OWN_STD:
+        deviation = advantages.advantages_G[take_G].std(ddof=_ddof(algorithm))
+        return advantages.divided(deviation + STD_EPSILON)
+    return advantages
 
 
-def scored_samples(group: ScoredGroup) -> Samples:
-    """What objectives may look at, without the unscored completions."""
-    scored_G = group.scored_mask_G
-    completions = [c for c, scored in zip(group.group.completions, scored_G, strict=True) if scored]
+def scale_batch(
+    groups: Sequence[ScoredGroup], advantages: Sequence[GroupAdvantages], algorithm: AlgorithmSpec
+) -> list[GroupAdvantages]:
+    """Where `scale: batch` asks for it, every advantage over the standard deviation of all, on all ranks."""
+    if algorithm.scale != "batch":
+        return list(advantages)
+    sums = Sums(("advantage", "advantage_squared"))
+    for group, of_group in zip(groups, advantages, strict=True):
+        values = of_group.advantages_G[taking_part(group, algorithm)]
+        sums.add("advantage", float(values.sum()), len(values))
+        sums.add("advantage_squared", float((values**2).sum()), len(values))
+    sums.reduce()
+    count = sums.count("advantage")
+    spread = sums.total("advantage_squared") - count * sums.mean("advantage") ** 2
+    deviation = np.sqrt(max(0.0, spread) / max(1.0, count - _ddof(algorithm)))
+    return [of_group.divided(float(deviation) + STD_EPSILON) for of_group in advantages]
+
+
+def group_teaches(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: int) -> bool:
+    """Whether any completion gets an advantage, or too few take part to say so (which is judged elsewhere)."""
+    if taking_part(group, algorithm).sum() < algorithm.min_samples:
+        return True
+    return teaches(compute_advantages(group, algorithm, max_tokens=max_tokens).advantages_G)
+
+
+def _samples(group: ScoredGroup, take_G: np.ndarray, measured: Measured | None) -> Samples:
+    completions = [c for c, taken in zip(group.group.completions, take_G, strict=True) if taken]
+    logprobs = [c.rollout_logprobs.mean(dtype=np.float64) if len(c.token_ids) else 0.0 for c in completions]
     return Samples(
         group.group.group_id,
-        group.rewards_G[scored_G],
-        group.classes_G[scored_G],
-        None if group.distances_GG is None else group.distances_GG[np.ix_(scored_G, scored_G)],
+        group.rewards_G[take_G],
+        group.classes_G[take_G],
+        None if group.distances_GG is None else group.distances_GG[np.ix_(take_G, take_G)],
         tuple(c.token_ids.tolist() for c in completions),
-        np.array(
-            [c.rollout_logprobs.mean(dtype=np.float64) if len(c.token_ids) else 0.0 for c in completions]
-        ),
+        np.array(logprobs),
+        measured.log_weights_G[take_G] if measured is not None else np.zeros(len(completions)),
     )
 
 
-def _polychromic(samples: Samples, spec: PolychromicSpec):  # type: ignore[no-untyped-def]
-    return polychromic_advantages(
-        samples.rewards_G,
-        objective=spec.objective,
-        quality_weight=spec.quality_weight,
-        diversity_weight=spec.diversity_weight,
-        set_size=spec.set_size,
-        classes_G=samples.classes_G,
-        distance_GG=samples.distances_GG,
-        tokens_G=samples.tokens_G,
-        quality_floor=spec.quality_floor,
-        num_subsets=spec.num_subsets,
-        rng=_rng(samples),
-    )
+def _added_rewards(
+    group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: int | None, measured: Measured | None
+) -> np.ndarray:
+    """[G]: the punishment of long completions and the KL to the warm start, where they are part of the reward."""
+    added = np.zeros(len(group.rewards_G))
+    if algorithm.overlong_buffer and max_tokens is not None:
+        lengths = [len(completion.token_ids) for completion in group.group.completions]
+        added += algorithm.overlong_weight * overlong_penalty(lengths, max_tokens, algorithm.overlong_buffer)
+    if algorithm.kl_placement == "reward" and measured is not None:
+        added -= algorithm.kl_coefficient * measured.kl_G
+    return added
 
 
-def _polychromic_ppo(samples: Samples, spec: Any) -> np.ndarray:
-    def value(members: tuple[int, ...]) -> float:
-        index = list(members)
-        classes = set(samples.classes_G[index].tolist()) - {WRONG_CLASS}
-        return float(samples.rewards_G[index].mean()) * len(classes) / len(index)
-
-    return shared_set_advantages(
-        value,
-        len(samples.rewards_G),
-        spec.set_size,
-        spec.num_sets,
-        _rng(samples),
-        unbiased_scale=spec.unbiased_scale,
-    )
-
-
-def _pass_at_k(samples: Samples, spec: Any) -> np.ndarray:
-    correct_G = samples.rewards_G >= PASS_THRESHOLD
-    return pass_at_k_training_advantages(correct_G, spec.set_size, scale=spec.scale)
-
-
-def _distances(samples: Samples) -> np.ndarray:
-    if samples.distances_GG is None:
-        raise ValueError(
-            f"group {samples.group_id} came without distances, which the objective needs; set diversity.source to "
-            "task_distance, or use a reward service that returns them"
-        )
-    return samples.distances_GG
-
-
-def _rng(samples: Samples) -> np.random.Generator:
-    """Of the group, so that a resumed run draws the same sets."""
-    return np.random.default_rng(samples.group_id)
-
-
-OF_TYPE: dict[str, Callable[[Samples, Any], np.ndarray]] = {
-    "grpo": lambda s, spec: group_advantages(s.rewards_G, scale=spec.scale, std=spec.std),
-    "rloo": lambda s, spec: leave_one_out_advantages(s.rewards_G),
-    "maxrl": lambda s, spec: maximum_likelihood_advantages(s.rewards_G),
-    "best_minus_second": lambda s, spec: best_minus_second_advantages(s.rewards_G, spec.scale),
-    "pass_at_k": _pass_at_k,
-    # PKPO's weights sum over samples, the loss averages over them.
-    "pkpo": lambda s, spec: len(s.rewards_G) * pkpo_advantages(s.rewards_G, spec.set_size, spec.variant),
-    "poly_epo": lambda s, spec: poly_epo_advantages(s.rewards_G, s.classes_G, spec.set_size, spec.scale),
-    "polychromic_ppo": _polychromic_ppo,
-    "shaped": lambda s, spec: shaped_advantages(s.rewards_G, _distances(s), spec.diversity_weight),
-    "darling": lambda s, spec: darling_advantages(s.rewards_G, _distances(s), spec.combine),
-    "unlikeliness": lambda s, spec: unlikeliness_advantages(
-        s.rewards_G, s.mean_logprobs_G, spec.penalty, spec.scale
-    ),
-}
-"""By `algorithm.type`; `polychromic` apart, because it has two parts."""
+def _ddof(algorithm: AlgorithmSpec) -> int:
+    return 1 if algorithm.std == "sample" else 0

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from polyray.config.algorithm import AlgorithmSpec
+from polyray.learner.advantages import taking_part, truncated_mask
 from polyray.models.logprobs import Rows
 from polyray.types import Completion, ScoredGroup
 
@@ -18,7 +20,8 @@ class RowBatch:
 
     Example:
         RowBatch(rows=Rows(...), rollout_logprobs_BT=tensor([[-.1, -.3]]), advantages_B=tensor([.5]),
-                 watched_B=tensor([True]))
+                 trained_B=tensor([True]), reference_logprobs_BT=tensor([[0., 0.]]), referenced_B=tensor([False]),
+                 proximal_logprobs_BT=None)
     """
 
     rows: Rows
@@ -26,28 +29,47 @@ class RowBatch:
     """[B, T] float32, 0 where padded."""
     advantages_B: torch.Tensor
     """[B] float32."""
-    watched_B: torch.Tensor
-    """[B] bool: rows on which the KL to the warm start is measured, also where it is not in the loss."""
+    trained_B: torch.Tensor
+    """[B] bool: rows in the loss and its denominator."""
+    reference_logprobs_BT: torch.Tensor
+    """[B, T] float32 under the warm start, 0 where padded or not asked for."""
+    referenced_B: torch.Tensor
+    """[B] bool: rows whose reference log-probs are known."""
+    proximal_logprobs_BT: torch.Tensor | None
+    """[B, T] float32 under the policy before the first update on this batch; None: nobody asked."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Row:
-    """One completion with its prompt and advantage."""
+    """One completion on its way into a batch: the learner fills in what it finds out.
+
+    Example:
+        Row(prompt_token_ids=np.array([1, 9]), completion=Completion(...), index=0, watched=True, trained=True)
+    """
 
     prompt_token_ids: np.ndarray
     completion: Completion
-    advantage: float
+    index: int
+    """Its place in the group."""
     watched: bool
+    trained: bool
+    """False: measured, but in neither the loss nor its denominator."""
+    advantage: float = 0.0
+    reference_T: torch.Tensor | None = None
+    """[T] log-probs under the warm start, where asked for."""
+    proximal_T: torch.Tensor | None = None
+    """[T] log-probs under the policy before the first update on this batch, where asked for."""
 
 
-def rows_of(group: ScoredGroup, advantages_G: np.ndarray) -> list[Row]:
-    """The scored, non-empty completions of a group; the first of them is watched."""
+def rows_of(group: ScoredGroup, algorithm: AlgorithmSpec) -> list[Row]:
+    """The non-empty completions of a group that take part; the first of them is watched."""
     rows: list[Row] = []
-    for completion, advantage, scored in zip(
-        group.group.completions, advantages_G, group.scored_mask_G, strict=True
-    ):
-        if scored and len(completion.token_ids):
-            rows.append(Row(group.group.prompt_token_ids, completion, float(advantage), watched=not rows))
+    masked_G = truncated_mask(group) & (algorithm.truncated == "mask")
+    for index, taken in enumerate(taking_part(group, algorithm)):
+        completion = group.group.completions[index]
+        if taken and len(completion.token_ids):
+            row = Row(group.group.prompt_token_ids, completion, index, not rows, not masked_G[index])
+            rows.append(row)
     return rows
 
 
@@ -57,7 +79,8 @@ def build_row_batch(rows: Sequence[Row], device: torch.device) -> RowBatch:
     completion_lengths = [len(row.completion.token_ids) for row in rows]
     width = max(p + c for p, c in zip(prompt_lengths, completion_lengths, strict=True))
     input_ids = np.zeros((len(rows), width), np.int64)
-    rollout_logprobs = np.zeros((len(rows), max(completion_lengths)), np.float32)
+    width_T = max(completion_lengths)
+    rollout_logprobs = np.zeros((len(rows), width_T), np.float32)
     groups: list[int] = []
     for i, row in enumerate(rows):
         same_prompt = i > 0 and row.prompt_token_ids is rows[i - 1].prompt_token_ids
@@ -75,5 +98,19 @@ def build_row_batch(rows: Sequence[Row], device: torch.device) -> RowBatch:
         ),
         rollout_logprobs_BT=torch.from_numpy(rollout_logprobs).to(device),
         advantages_B=torch.tensor([row.advantage for row in rows], dtype=torch.float32, device=device),
-        watched_B=torch.tensor([row.watched for row in rows], device=device),
+        trained_B=torch.tensor([row.trained for row in rows], device=device),
+        reference_logprobs_BT=_padded([row.reference_T for row in rows], width_T, device),
+        referenced_B=torch.tensor([row.reference_T is not None for row in rows], device=device),
+        proximal_logprobs_BT=None
+        if rows[0].proximal_T is None
+        else _padded([row.proximal_T for row in rows], width_T, device),
     )
+
+
+def _padded(values: Sequence[torch.Tensor | None], width: int, device: torch.device) -> torch.Tensor:
+    """[B, width] float32 with zeros behind each row, and in rows that have nothing."""
+    padded = torch.zeros((len(values), width), dtype=torch.float32, device=device)
+    for i, row_T in enumerate(values):
+        if row_T is not None:
+            padded[i, : len(row_T)] = row_T
+    return padded

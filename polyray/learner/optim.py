@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import cos, pi
 
 from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
@@ -18,17 +19,19 @@ def build_optimizer(parameters: Iterable[Parameter], spec: LearnerSpec) -> AdamW
 
 
 def build_scheduler(optimizer: Optimizer, spec: LearnerSpec) -> LambdaLR:
-    """Step once per optimiser step; its state is the number of steps taken."""
+    """Step once per training step; its state is the number of steps taken."""
     return LambdaLR(optimizer, lambda step: lr_share(step, spec))
 
 
 def lr_share(step: int, spec: LearnerSpec) -> float:
-    """The share of `spec.learning_rate` that optimiser step `step` (from 0) uses.
+    """The share of `spec.learning_rate` that training step `step` (from 0) uses, for all its updates.
 
-    Rises linearly over `warmup_steps`, then falls linearly to `final_lr_share` in the last step.
+    Rises linearly over `warmup_steps`, then falls to `final_lr_share` in the last step, in a straight line or half a
+    cosine.
     """
     if step < spec.warmup_steps:
         return (step + 1) / (spec.warmup_steps + 1)
     decay_steps = max(1, spec.steps - 1 - spec.warmup_steps)
     progress = min(1.0, (step - spec.warmup_steps) / decay_steps)
-    return 1.0 - (1.0 - spec.final_lr_share) * progress
+    fallen = progress if spec.lr_schedule == "linear" else (1 - cos(pi * progress)) / 2
+    return 1.0 - (1.0 - spec.final_lr_share) * fallen

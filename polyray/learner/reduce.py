@@ -45,6 +45,14 @@ class Sums:
         """Keeps the largest value."""
         self._maxima[name] = max(self._maxima.get(name, float("-inf")), value)
 
+    def merge(self, other: Sums, without: Sequence[str] = ()) -> None:
+        """Adds another's sums, but those named, and keeps the larger maxima."""
+        for name, (total, count) in other._sums.items():
+            if name not in without:
+                self.add(name, total, count)
+        for name, value in other._maxima.items():
+            self.maximum(name, value)
+
     def reduce(self) -> None:
         """Sums and maxima over ranks; every rank must have used the same names."""
         if world_size() == 1:
@@ -65,6 +73,10 @@ class Sums:
     def total(self, name: str) -> float:
         """The sum."""
         return self._sums.get(name, [0.0, 0.0])[0]
+
+    def count(self, name: str) -> float:
+        """Of how many items."""
+        return self._sums.get(name, [0.0, 0.0])[1]
 
     def mean(self, name: str) -> float:
         """Sum / count; 0 where nothing was counted."""

@@ -1,35 +1,53 @@
-"""One policy update: advantages -> rows -> log-probs -> loss -> gradient -> optimiser step -> metrics.
+"""One batch: rows -> anchors -> advantages -> one or more optimiser updates -> metrics.
 
-The ratio is pi_theta / pi_rollout, straight against the engine's own log-probs. It is clipped as in PPO,
-truncated at `importance_cap` where clipping does not bound it (negative advantages), and sequences whose mean
-log ratio leaves the band are masked and leave the denominator too (design.md section 4). Gradients of plain
-sums are accumulated over micro batches and ranks and divided once by the global denominator, so neither
-changes the update.
+    updates_per_batch times: for every mini-batch of groups: log-probs -> loss (token_loss.py) -> gradient -> update
+
+Gradients of plain sums are accumulated over micro batches and ranks and divided once by the denominator of the whole
+mini-batch, so neither changes the update. A group is never split between mini-batches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from peft import PeftModel
 
-from polyray.algorithms import importance, kl, losses
+from polyray.algorithms import kl
+from polyray.config.algorithm import AlgorithmSpec
 from polyray.config.run import TrainConfig
-from polyray.learner.advantages import GroupAdvantages, compute_advantages
+from polyray.learner.advantages import algorithm_at, compute_advantages, scale_batch
+from polyray.learner.anchors import fill_proximal, fill_reference, measured, needs_proximal
 from polyray.learner.batch import Row, RowBatch, build_row_batch, rows_of
 from polyray.learner.group_metrics import add_group_metrics, finished_metrics
-from polyray.learner.reduce import Sums, sum_gradients
+from polyray.learner.reduce import Sums, sum_gradients, world_size
+from polyray.learner.token_loss import token_loss
 from polyray.models.logprobs import completion_logprobs
-from polyray.models.lora import reference_active
-from polyray.types import ScoredGroup, StepMetrics, TrainingBatch
+from polyray.types import StepMetrics, TrainingBatch
 
-TOKEN_SUMS = (
-    "loss", "kept_sequences", "kept_tokens", "clipped", "entropy", "kl_rollout", "weights", "weights_squared",
-    "kl_reference", "logprob_difference",
+UPDATE_SUMS = ("loss", "kept_sequences", "kept_tokens", "clipped")
+"""Of every update."""
+FIRST_SUMS = (
+    "entropy", "kl_rollout", "weights", "weights_squared", "kl_reference", "logprob_difference",
 )  # fmt: skip
-TOKEN_MAXIMA = ("logprob_difference",)
+"""Of the first pass over a batch, before its own updates blur them."""
+MAXIMA = ("logprob_difference",)
 """Named from the start, so that a rank without rows still takes part in every reduction."""
+
+
+@dataclass(slots=True)
+class MiniBatch:
+    """The rows of one update: those with a gradient, and those that only count in the denominator.
+
+    Example:
+        MiniBatch(training=[RowBatch(...)], observed=[])
+    """
+
+    training: list[RowBatch]
+    observed: list[RowBatch]
+    observed_sums: Sums | None = field(default=None)
+    """Measured in the first pass."""
 
 
 class PolicyLearner:
@@ -51,44 +69,74 @@ class PolicyLearner:
 
     def step(self, batch: TrainingBatch) -> StepMetrics:
         """Trains on this rank's share and returns the metrics of the whole batch, the same on every rank."""
-        algorithm = self.config.algorithm
-        sums = Sums(TOKEN_SUMS, TOKEN_MAXIMA)
-        advantages = [compute_advantages(group, algorithm) for group in batch.groups]
-        for group, group_advantages in zip(batch.groups, advantages, strict=True):
-            add_group_metrics(sums, group, group_advantages, algorithm)
-        training, observed = self._split_rows(batch.groups, advantages)
-        self.optimizer.zero_grad(set_to_none=True)
-        for micro_batch in self._micro_batches(training):
-            self._accumulate(micro_batch, sums)
-        with torch.no_grad():
-            for micro_batch in self._micro_batches(observed):
-                self._accumulate(micro_batch, sums)
-        sums.reduce()
-        denominator = self._denominator(sums)
-        sum_gradients(self.parameters, max(denominator, 1.0))
-        gradient_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.learner.max_grad_norm)
+        algorithm = algorithm_at(self.config.algorithm, batch.step)
+        rows_by_group = [rows_of(group, algorithm) for group in batch.groups]
+        slices = self._slices(batch.num_groups_total)
+        num_updates = self.config.learner.updates_per_batch * len(slices)
+        self._fill_anchors([row for rows in rows_by_group for row in rows], num_updates)
+        group_sums = self._give_advantages(batch, rows_by_group, algorithm)
+        minis = [self._mini_batch(rows_by_group[part]) for part in slices]
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + batch.step)
+        totals = Sums((*UPDATE_SUMS, *FIRST_SUMS, "grad_norm"), MAXIMA)
         learning_rate = self.optimizer.param_groups[0]["lr"]
-        self.optimizer.step()
+        for _ in range(self.config.learner.updates_per_batch):
+            for mini in minis:
+                self._update(mini, algorithm, generator, totals)
         self.scheduler.step()
-        return finished_metrics(sums) | {
-            "loss": sums.total("loss") / max(denominator, 1.0),
-            "grad_norm": float(gradient_norm),
+        totals.merge(group_sums)
+        return finished_metrics(totals) | {
+            "loss": totals.mean("loss"),
+            "grad_norm": totals.mean("grad_norm"),
             "lr": learning_rate,
+            "updates": num_updates,
         }
 
-    def _split_rows(
-        self, groups: Sequence[ScoredGroup], advantages: Sequence[GroupAdvantages]
-    ) -> tuple[list[Row], list[Row]]:
-        """(rows with a gradient, rows that are only measured): a zero advantage without a KL term has
-        none."""
-        rows = [
-            row
-            for group, group_advantages in zip(groups, advantages, strict=True)
-            for row in rows_of(group, group_advantages.advantages_G)
+    def _slices(self, num_groups_total: int) -> list[slice]:
+        """This rank's share of every mini-batch; as many on every rank."""
+        whole = self.config.learner.mini_batch_groups
+        if whole is None or whole >= num_groups_total:
+            return [slice(None)]
+        share = whole // world_size()
+        return [slice(i * share, (i + 1) * share) for i in range(-(-num_groups_total // whole))]
+
+    def _fill_anchors(self, rows: Sequence[Row], num_updates: int) -> None:
+        if rows:
+            fill_reference(self.model, rows, self.config)
+        if rows and needs_proximal(self.config, num_updates):
+            fill_proximal(self.model, rows, self.config)
+
+    def _give_advantages(
+        self, batch: TrainingBatch, rows_by_group: Sequence[Sequence[Row]], algorithm: AlgorithmSpec
+    ) -> Sums:
+        """Sets every row's advantage; returns what the groups look like, over all ranks."""
+        max_tokens = self.config.rollout.max_completion_tokens
+        advantages = [
+            compute_advantages(
+                group, algorithm, max_tokens=max_tokens, measured=measured(rows, len(group.rewards_G))
+            )
+            for group, rows in zip(batch.groups, rows_by_group, strict=True)
         ]
-        if self.config.algorithm.kl_coefficient > 0:
-            return rows, []
-        return [row for row in rows if row.advantage != 0], [row for row in rows if row.advantage == 0]
+        advantages = scale_batch(batch.groups, advantages, algorithm)
+        sums = Sums()
+        for group, rows, of_group in zip(batch.groups, rows_by_group, advantages, strict=True):
+            add_group_metrics(sums, group, of_group, algorithm)
+            for row in rows:
+                row.advantage = float(of_group.advantages_G[row.index])
+        sums.reduce()
+        return sums
+
+    def _mini_batch(self, rows_by_group: Sequence[Sequence[Row]]) -> MiniBatch:
+        """Rows without an advantage, or out of the loss, get no backward pass where no other term has one."""
+        rows = [row for rows in rows_by_group for row in rows]
+        algorithm = self.config.algorithm
+        every = algorithm.entropy_coefficient > 0 or (
+            algorithm.kl_coefficient > 0 and algorithm.kl_placement == "loss"
+        )
+        trained = [row for row in rows if row.trained and (every or row.advantage != 0)]
+        chosen = {id(row) for row in trained}
+        return MiniBatch(
+            self._micro_batches(trained), self._micro_batches([row for row in rows if id(row) not in chosen])
+        )
 
     def _micro_batches(self, rows: Sequence[Row]) -> list[RowBatch]:
         size = self.config.learner.micro_batch_rows
@@ -96,69 +144,60 @@ class PolicyLearner:
             build_row_batch(rows[start : start + size], self.device) for start in range(0, len(rows), size)
         ]
 
-    def _accumulate(self, batch: RowBatch, sums: Sums) -> None:
-        """Adds one micro batch to the metrics and, outside no_grad, to the gradient of the loss's
-        numerator."""
-        algorithm = self.config.algorithm
-        mask_BT = batch.rows.mask_BT
-        logprobs_BT, entropy_BT = completion_logprobs(self.model, batch.rows, self.config.rollout.temperature)
-        detached_BT = logprobs_BT.detach()
-        kept_B = importance.sequence_mask(
-            detached_BT, batch.rollout_logprobs_BT, mask_BT, algorithm.sequence_mask_band
+    def _update(
+        self, mini: MiniBatch, algorithm: AlgorithmSpec, generator: torch.Generator, totals: Sums
+    ) -> None:
+        """One optimiser step on one mini-batch."""
+        sums = Sums(UPDATE_SUMS)
+        first = mini.observed_sums is None
+        watched = Sums(FIRST_SUMS, MAXIMA) if first else None
+        self.optimizer.zero_grad(set_to_none=True)
+        for micro_batch in mini.training:
+            self._accumulate(micro_batch, algorithm, generator, sums, watched)
+        if mini.observed_sums is None:
+            mini.observed_sums = Sums(UPDATE_SUMS)
+            with torch.no_grad():
+                for micro_batch in mini.observed:
+                    self._accumulate(micro_batch, algorithm, generator, mini.observed_sums, watched)
+        sums.merge(mini.observed_sums)
+        sums.reduce()
+        denominator = max(self._denominator(sums), 1.0)
+        sum_gradients(self.parameters, denominator)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.learner.max_grad_norm)
+        self.optimizer.step()
+        totals.add("loss", sums.total("loss") / denominator, 1)
+        totals.add("grad_norm", float(norm), 1)
+        totals.merge(sums, without=("loss",))
+        if watched is not None:
+            watched.reduce()
+            totals.merge(watched)
+
+    def _accumulate(
+        self,
+        batch: RowBatch,
+        algorithm: AlgorithmSpec,
+        generator: torch.Generator,
+        sums: Sums,
+        watched: Sums | None,
+    ) -> None:
+        """Adds one micro batch to the sums and, outside no_grad, to the gradient of the loss's numerator."""
+        logprobs_BT, entropy_BT = completion_logprobs(
+            self.model,
+            batch.rows,
+            self.config.rollout.temperature,
+            entropy_gradient=algorithm.entropy_coefficient > 0,
         )
-        loss_mask_BT = mask_BT & kept_B[:, None]
-        loss_BT, clipped_BT = losses.clipped_surrogate(
-            logprobs_BT,
-            batch.rollout_logprobs_BT,
-            batch.advantages_B[:, None],
-            clip_low=algorithm.clip_low,
-            clip_high=algorithm.clip_high,
-        )
-        # Clipping leaves the ratio unbounded where the advantage is negative: truncate its weight there.
-        ratio_BT = (detached_BT - batch.rollout_logprobs_BT).exp()
-        loss_BT = loss_BT * (
-            importance.truncated_token_weights(
-                detached_BT, batch.rollout_logprobs_BT, algorithm.importance_cap
-            )
-            / ratio_BT
-        )
-        reference_BT = self._watch_reference(batch, detached_BT, sums)
-        if algorithm.kl_coefficient > 0:
-            estimator = kl.k2 if algorithm.kl_estimator == "k2" else kl.k3
-            loss_BT = loss_BT + algorithm.kl_coefficient * estimator(logprobs_BT, reference_BT)
-        numerator = self._numerator(loss_BT, loss_mask_BT)
+        loss = token_loss(batch, logprobs_BT, entropy_BT, algorithm, generator)
+        numerator = self._numerator(loss.loss_BT, loss.mask_BT)
         if torch.is_grad_enabled():
             numerator.backward()
+        in_loss = float(loss.mask_BT.sum())
         sums.add("loss", float(numerator.detach()), 1)
-        sums.add("kept_sequences", float(kept_B.sum()), len(kept_B))
-        sums.add("kept_tokens", float(loss_mask_BT.sum()), float(mask_BT.sum()))
-        sums.add("clipped", float((clipped_BT & loss_mask_BT).sum()), float(loss_mask_BT.sum()))
-        sums.add("entropy", float(entropy_BT.sum()), float(mask_BT.sum()))
-        log_ratio = (detached_BT - batch.rollout_logprobs_BT)[mask_BT].double()
-        ratio = log_ratio.exp()
-        # E over rollout tokens of ratio - 1 - log ratio: the k3 estimate of KL(rollout || learner).
-        sums.add("kl_rollout", float((ratio - 1 - log_ratio).sum()), len(ratio))
-        sums.add("weights", float(ratio.sum()), len(ratio))
-        sums.add("weights_squared", float((ratio**2).sum()), len(ratio))
-        sums.add("logprob_difference", float(log_ratio.abs().sum()), len(log_ratio))
-        sums.maximum("logprob_difference", float(log_ratio.abs().max()))
-
-    def _watch_reference(self, batch: RowBatch, policy_BT: torch.Tensor, sums: Sums) -> torch.Tensor:
-        """Measures the KL to the warm start by k3; returns the reference's log-probs of what it looked at.
-
-        That is every completion where the KL is in the loss, else one per group.
-        """
-        in_loss = self.config.algorithm.kl_coefficient > 0
-        watched_B = torch.ones_like(batch.watched_B) if in_loss else batch.watched_B
-        if not watched_B.any():
-            return policy_BT[:0]
-        rows = batch.rows.select(watched_B)
-        with torch.no_grad(), reference_active(self.model):
-            reference_BT, _ = completion_logprobs(self.model, rows, self.config.rollout.temperature)
-        mask_BT = rows.mask_BT
-        values = kl.k3(policy_BT[watched_B, : mask_BT.shape[1]], reference_BT)[mask_BT]
-        sums.add("kl_reference", float(values.double().sum()), len(values))
-        return reference_BT
+        sums.add("kept_sequences", float(loss.kept_B.sum()), float(batch.trained_B.sum()))
+        sums.add("kept_tokens", in_loss, float((batch.rows.mask_BT & batch.trained_B[:, None]).sum()))
+        sums.add("clipped", float(loss.clipped_BT.sum()), in_loss)
+        if watched is not None:
+            _watch(batch, loss.anchor_BT, logprobs_BT.detach(), entropy_BT.detach(), watched)
 
     def _numerator(self, loss_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         """The loss before its global denominator (see `_denominator`)."""
@@ -175,3 +214,26 @@ class PolicyLearner:
         if normalisation == "sequence":
             return sums.total("kept_sequences")
         return sums.total("kept_sequences") * self.config.rollout.max_completion_tokens
+
+
+def _watch(
+    batch: RowBatch,
+    anchor_BT: torch.Tensor,
+    policy_BT: torch.Tensor,
+    entropy_BT: torch.Tensor,
+    sums: Sums,
+) -> None:
+    """Entropy, the mismatch between learner and engine, and the KL to the warm start by k3, over all tokens."""
+    mask_BT = batch.rows.mask_BT
+    sums.add("entropy", float(entropy_BT.sum()), float(mask_BT.sum()))
+    log_ratio = (anchor_BT - batch.rollout_logprobs_BT)[mask_BT].double()
+    ratio = log_ratio.exp()
+    # E over rollout tokens of ratio - 1 - log ratio: the k3 estimate of KL(rollout || learner).
+    sums.add("kl_rollout", float((ratio - 1 - log_ratio).sum()), len(ratio))
+    sums.add("weights", float(ratio.sum()), len(ratio))
+    sums.add("weights_squared", float((ratio**2).sum()), len(ratio))
+    sums.add("logprob_difference", float(log_ratio.abs().sum()), len(log_ratio))
+    sums.maximum("logprob_difference", float(log_ratio.abs().max()))
+    known_BT = mask_BT & batch.referenced_B[:, None]
+    values = kl.k3(policy_BT, batch.reference_logprobs_BT)[known_BT]
+    sums.add("kl_reference", float(values.double().sum()), len(values))

@@ -57,21 +57,36 @@ class Rows:
 
 
 def completion_logprobs(
-    model: torch.nn.Module, rows: Rows, temperature: float = 1.0
+    model: torch.nn.Module, rows: Rows, temperature: float = 1.0, *, entropy_gradient: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(log pi(token) [B, T], entropy of the predicting distribution [B, T]) in float32; 0 where padded.
 
-    The distribution is softmax(logits / temperature), the one the rollout sampled from. The entropy has no
-    gradient.
+    The distribution is softmax(logits / temperature), the one the rollout sampled from. The entropy has a gradient
+    only where asked for.
     """
     mask_BT = rows.mask_BT
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     inputs = _model_input(base.config, rows)
     row_N, token_N = mask_BT.nonzero(as_tuple=True)
     targets_N = rows.input_ids_BL[row_N, rows.prompt_lengths_B[row_N] + token_N]
-    logprobs_N, entropy_N = _token_logprobs(base, inputs, mask_BT, targets_N, temperature)
+    choose = _Choose(temperature, entropy_gradient)
+    logprobs_N, entropy_N = _token_logprobs(base, inputs, mask_BT, targets_N, choose)
     zeros = torch.zeros(mask_BT.shape, dtype=torch.float32, device=mask_BT.device)
     return zeros.masked_scatter(mask_BT, logprobs_N), zeros.masked_scatter(mask_BT, entropy_N)
+
+
+@dataclass(frozen=True, slots=True)
+class _Choose:
+    """From logits to the log-prob of the chosen token and the entropy."""
+
+    temperature: float
+    entropy_gradient: bool
+
+    def __call__(self, logits_NV: torch.Tensor, targets_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logprobs_NV = (logits_NV.float() / self.temperature).log_softmax(-1)
+        with torch.set_grad_enabled(self.entropy_gradient and torch.is_grad_enabled()):
+            entropy_N = -(logprobs_NV.exp() * logprobs_NV).sum(-1)
+        return logprobs_NV.gather(1, targets_N[:, None])[:, 0], entropy_N
 
 
 def _model_input(config: Any, rows: Rows) -> ModelInput:
@@ -86,34 +101,25 @@ def _model_input(config: Any, rows: Rows) -> ModelInput:
 
 
 def _token_logprobs(
-    base: Any, inputs: ModelInput, mask_BT: torch.Tensor, targets_N: torch.Tensor, temperature: float
+    base: Any, inputs: ModelInput, mask_BT: torch.Tensor, targets_N: torch.Tensor, choose: _Choose
 ) -> tuple[torch.Tensor, torch.Tensor]:
     where_N = inputs.sequence_BT[mask_BT], inputs.position_BT[mask_BT]
     if any(getattr(base.config, key, None) for key in LOGIT_TRANSFORMS):
         logits_NV = base(**inputs.arguments, use_cache=False).logits[where_N]
-        return _chosen(logits_NV, targets_N, temperature)
+        return choose(logits_NV, targets_N)
     hidden_ND = base.base_model(**inputs.arguments, use_cache=False).last_hidden_state[where_N]
     head = base.get_output_embeddings()
     chunk = max(1, LOGITS_PER_CHUNK // head.weight.shape[0])
     if len(targets_N) <= chunk:
-        return _chosen(head(hidden_ND), targets_N, temperature)
+        return choose(head(hidden_ND), targets_N)
     parts = [
-        checkpoint(_head_chunk, head, hidden, targets, temperature, use_reentrant=False)
+        checkpoint(_head_chunk, head, hidden, targets, choose, use_reentrant=False)
         for hidden, targets in zip(hidden_ND.split(chunk), targets_N.split(chunk), strict=True)
     ]
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
 
 def _head_chunk(
-    head: torch.nn.Module, hidden_ND: torch.Tensor, targets_N: torch.Tensor, temperature: float
+    head: torch.nn.Module, hidden_ND: torch.Tensor, targets_N: torch.Tensor, choose: _Choose
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return _chosen(head(hidden_ND), targets_N, temperature)
-
-
-def _chosen(
-    logits_NV: torch.Tensor, targets_N: torch.Tensor, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    logprobs_NV = (logits_NV.float() / temperature).log_softmax(-1)
-    with torch.no_grad():
-        entropy_N = -(logprobs_NV.exp() * logprobs_NV).sum(-1)
-    return logprobs_NV.gather(1, targets_N[:, None])[:, 0], entropy_N
+    return choose(head(hidden_ND), targets_N)

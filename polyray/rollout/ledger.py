@@ -2,7 +2,7 @@
 
     next_id() --> running --finished()--> buffer --cut()--> a batch, leased by (attempt, step)
                      |                       |
-                requeue() after a fault      drop(): too stale, unscored, filtered
+                requeue() after a fault      drop(): too stale, unscored; filter(): teaches nothing
 
 Plain bookkeeping of ids and whatever handle the caller attaches (the coordinator attaches object references).
 A batch is cut once per step and asking again gives the same one; `snapshot` and `restore` carry it over a
@@ -50,7 +50,9 @@ class GroupLedger(Generic[HandleT]):
         self.attempt = 0
         self.learner_version = 0
         self.dropped = 0
+        self.filtered = 0
         self._cursor = 0
+        self._first_of_step = 0
         self._requeued: list[int] = []
         self._running: set[int] = set()
         self._buffer: dict[int, Finished[HandleT]] = {}
@@ -94,10 +96,22 @@ class GroupLedger(Generic[HandleT]):
         self._buffer[group.group_id] = group
 
     def drop(self, group_id: int) -> None:
-        """A running group turned out unusable (unscored, filtered): another one will be started in its
+        """A running group turned out unusable (unscored): another one will be started in its
         place."""
         self._running.remove(group_id)
         self.dropped += 1
+
+    def filter(self, group_id: int, max_batches: int) -> bool:
+        """Drops a running group that teaches nothing; False where the step has replaced enough of them already.
+
+        Which ones are replaced follows from their ids, not from the order in which they finish: so it is the same
+        in a repeated run.
+        """
+        if group_id >= self._first_of_step + max_batches * self.batch:
+            return False
+        self._running.remove(group_id)
+        self.filtered += 1
+        return True
 
     def cut(self, step: int) -> list[Finished[HandleT]] | None:
         """The batch of `step`, the same at every call; None while it is not complete.
@@ -117,6 +131,7 @@ class GroupLedger(Generic[HandleT]):
         for item in chosen:
             del self._buffer[item.group_id]
         self._lease = (step, chosen)
+        self._first_of_step = self._cursor
         return chosen
 
     def published(self, version: int) -> None:
@@ -135,14 +150,21 @@ class GroupLedger(Generic[HandleT]):
             "cursor": self._cursor,
             "pending": pending,
             "dropped": self.dropped,
+            "filtered": self.filtered,
+            "first_of_step": self._first_of_step,
         }
 
     def restore(self, snapshot: Mapping[str, Any] | None) -> int:
         """Starts a new attempt from a snapshot (None: from nothing) and returns its number."""
-        values = snapshot or {"attempt": 0, "version": 0, "cursor": 0, "pending": [], "dropped": 0}
+        values = snapshot or {
+            "attempt": 0, "version": 0, "cursor": 0, "pending": [],
+            "dropped": 0, "filtered": 0, "first_of_step": 0,
+        }  # fmt: skip
         self.attempt = max(self.attempt, values["attempt"]) + 1
         self.learner_version = values["version"]
         self.dropped = values["dropped"]
+        self.filtered = values["filtered"]
+        self._first_of_step = values["first_of_step"]
         self._cursor = values["cursor"]
         self._requeued = list(values["pending"])
         heapq.heapify(self._requeued)

@@ -40,6 +40,7 @@ class FakeWorker:
     delivered: list[int] = field(default_factory=list)
     requests: list[GroupRequest] = field(default_factory=list)
     num_scored: int = GROUP_SIZE
+    teaches: Callable[[int], bool] = lambda group_id: True
     lies: bool = False
     delivery_hangs: bool = False
     fails: BaseException | None = None
@@ -66,7 +67,16 @@ class FakeWorker:
         assert self.payload is not None
         reason = None if self.num_scored == GROUP_SIZE else "the judge was away"
         return RolloutReply(
-            request.group_id, self.payload.policy, 12, GROUP_SIZE, self.num_scored, 0.1, 0.1, reason
+            request.group_id,
+            self.payload.policy,
+            12,
+            GROUP_SIZE,
+            self.num_scored,
+            self.num_scored,
+            self.teaches(request.group_id),
+            0.1,
+            0.1,
+            reason,
         )
 
     @property
@@ -128,8 +138,9 @@ def _config(**sections: Any) -> TrainConfig:
 
 
 def _coordinator(pool: FakePool, config: TrainConfig | None = None) -> Coordinator:
-    scoring = Scoring("app", ServiceSpec(), want_distances=False)
-    return Coordinator(config or _config(), pool, scoring, "float32")  # type: ignore[arg-type]
+    config = config or _config()
+    scoring = Scoring("app", ServiceSpec(), want_distances=False, algorithm=config.algorithm)
+    return Coordinator(config, pool, scoring, "float32")  # type: ignore[arg-type]
 
 
 def _payload(version: int, attempt: int = 1) -> AdapterPayload:
@@ -176,7 +187,9 @@ async def test_steps_follow_deliveries_and_every_group_is_used_once() -> None:
     for step in range(3):
         lease = await _batch(coordinator, step)
         assert (lease.step, lease.num_groups_total) == (step, 3)
-        assert lease.counters == {"groups_used": 3, "groups_dropped": 0, "staleness_mean": 0.0}
+        assert lease.counters == {
+            "groups_used": 3, "groups_dropped": 0, "groups_filtered": 0, "staleness_mean": 0.0,
+        }  # fmt: skip
         used += _ids(lease)
         receipt = await coordinator.publish(_payload(step + 1))
         assert receipt is not None
@@ -313,6 +326,21 @@ async def test_a_group_with_too_few_scores_is_dropped_and_replaced() -> None:
     dropped = int(lease.counters["groups_dropped"])
     assert dropped >= 1
     assert sorted({*range(3 + dropped)} - set(_ids(lease)))[:1] == [0]
+
+
+async def test_groups_that_teach_nothing_are_replaced_up_to_the_limit_by_their_ids() -> None:
+    pool = FakePool(2)
+    for fake in pool.made:
+        fake.teaches = lambda group_id: group_id in (1, 4)
+    config = _config(
+        rollout={"prompts_per_step": 3},
+        algorithm={"type": "rloo", "dynamic_sampling": True, "max_resampled_batches": 2},
+    )
+    coordinator = await _started(pool, config)
+    lease = await _batch(coordinator, 0)
+    # 0, 2, 3 and 5 are replaced; 6 comes after two batches of three and is taken as it is.
+    assert _ids(lease) == [1, 4, 6]
+    assert (lease.counters["groups_filtered"], lease.counters["groups_dropped"]) == (4, 0)
 
 
 async def test_too_many_unscored_completions_end_the_run_with_the_reason() -> None:

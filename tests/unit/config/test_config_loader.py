@@ -83,6 +83,39 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, expecte
         load_config(TrainConfig, path)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["algorithm.kl_placement=reward", "algorithm.kl_coefficient=1"], "set kl_estimator=k1"),
+        (
+            ["algorithm.importance_correction=mask", "algorithm.importance_cap=1"],
+            "importance_cap=1.0 must be above 1",
+        ),
+        (["algorithm.covariance_band=[5, 1]"], r"covariance_band=\[5.0, 1.0\] must ascend"),
+        (["algorithm.dual_clip=0.9"], "dual_clip"),
+        (
+            ["algorithm.overlong_buffer=99"],
+            "overlong_buffer=99 is wider than rollout.max_completion_tokens=10",
+        ),
+        (["algorithm.anneal={set_size: 2, over_steps: 5}"], "grpo has no sets"),
+        (["algorithm.anneal={diversity_weight: 2, over_steps: 5}"], "grpo has no such weight"),
+        (["learner.mini_batch_groups=17"], "mini_batch_groups=17 exceeds rollout.prompts_per_step=16"),
+        (["learner.mini_batch_groups=3", "learner.num_workers=2"], "must be a multiple of num_workers=2"),
+        (
+            ["algorithm={type: pkpo, set_size: 2, anneal: {set_size: 16, over_steps: 5}}"],
+            "set_size=16 needs rollout.group_size >= set_size",
+        ),
+        (
+            ["algorithm={type: polychromic, objective: max, diversity_weight: 1, stale_weights: sample}"],
+            "set proximal=learner and importance_correction=none",
+        ),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(train_file: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(TrainConfig, train_file, overrides)
+
+
 def test_set_size_must_leave_a_sample_out(train_file: Path) -> None:
     overrides = ["algorithm={type: polychromic, objective: cluster, diversity_weight: 1, set_size: 16}"]
     with pytest.raises(ConfigError, match=r"set_size=16 needs rollout\.group_size >= set_size \+ 1 = 17"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -123,6 +124,7 @@ class LiteralLoss:
 def literal_loss(config: TrainConfig, groups: Sequence[ScoredGroup]) -> LiteralLoss:
     """The loss of a batch with GRPO advantages, in float64, one sequence and one token at a time."""
     spec, temperature = config.algorithm, config.rollout.temperature
+    band = spec.sequence_mask_band if spec.sequence_mask_band is not None else math.inf
     model = copy.deepcopy(build_policy()).double()
     numerator = torch.zeros((), dtype=torch.float64)
     sequences = tokens = masked = truncated = clipped = 0
@@ -139,7 +141,7 @@ def literal_loss(config: TrainConfig, groups: Sequence[ScoredGroup]) -> LiteralL
             model.set_adapter(POLICY)
             policy = token_logprobs(model, prompt, answer, temperature)
             rollout = torch.from_numpy(completion.rollout_logprobs).double()
-            if abs(float((policy.detach() - rollout).mean())) > spec.sequence_mask_band:
+            if abs(float((policy.detach() - rollout).mean())) > band:
                 masked += 1
                 continue
             sequences += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def test_grpo_is_reward_minus_mean_and_all_of_it_is_quality() -> None:
 
 
 def test_grpo_with_std_divides_by_the_sample_deviation() -> None:
-    advantages = compute_advantages(random_group(0, [1, 0, 0, 0]), GrpoSpec(scale="std"))
+    advantages = compute_advantages(random_group(0, [1, 0, 0, 0]), GrpoSpec(scale="group"))
     np.testing.assert_allclose(advantages.advantages_G, [1.5, -0.5, -0.5, -0.5], atol=1e-5)
 
 
@@ -50,7 +51,7 @@ def test_cluster_credits_the_rare_class_by_hand() -> None:
     np.testing.assert_allclose(advantages.quality_part_G, 0, atol=1e-12)
 
 
-@pytest.mark.parametrize("spec", [GrpoSpec(), GrpoSpec(scale="std"), CLUSTER, PAIRWISE])
+@pytest.mark.parametrize("spec", [GrpoSpec(), GrpoSpec(scale="group"), CLUSTER, PAIRWISE])
 def test_unscored_completions_leave_the_set(spec: AlgorithmSpec) -> None:
     distances = np.array(
         [[0, 0.9, 0.2, 0.4], [0.9, 0, 0.7, 0.1], [0.2, 0.7, 0, 0.6], [0.4, 0.1, 0.6, 0]], np.float64
@@ -69,19 +70,29 @@ def test_unscored_completions_leave_the_set(spec: AlgorithmSpec) -> None:
     assert np.abs(actual.advantages_G).max() > 0.1
 
 
-def test_rows_are_the_scored_and_non_empty_completions() -> None:
-    group = random_group(3, [1.0, NAN, 0.0, 0.5], lengths=[2, 3, 0, 4])
-    rows = rows_of(group, np.array([0.5, 0.0, -0.25, -0.25]))
-    assert [row.completion.seed for row in rows] == [0, 3]
-    assert [row.advantage for row in rows] == [0.5, -0.25]
+@pytest.mark.parametrize(
+    ("truncated", "kept", "trained"),
+    [("keep", [0, 3], [True, True]), ("mask", [0, 3], [False, False]), ("drop", [], [])],
+)
+def test_rows_are_the_non_empty_completions_that_take_part(
+    truncated: Literal["keep", "mask", "drop"], kept: list[int], trained: list[bool]
+) -> None:
+    group = random_group(3, [1.0, NAN, 0.0, 0.5], lengths=[2, 3, 0, 4])  # 0 and 3 are truncated
+    rows = rows_of(group, GrpoSpec(truncated=truncated))
+    assert [row.completion.seed for row in rows] == [row.index for row in rows] == kept
+    assert [row.trained for row in rows] == trained
+    assert [row.watched for row in rows] == [True, False][: len(kept)]
     assert all(row.prompt_token_ids is group.group.prompt_token_ids for row in rows)
 
 
 def test_rows_are_padded_on_the_right_and_keep_their_order() -> None:
     first, second = random_group(0, [1.0], lengths=[2]), random_group(3, [0.0], lengths=[5])
     rows = [
-        Row(group.group.prompt_token_ids, group.group.completions[0], advantage, watched=advantage > 0)
-        for group, advantage in ((second, -0.5), (first, 0.25))
+        Row(group.group.prompt_token_ids, group.group.completions[0], 0, False, trained, advantage, reference)
+        for group, advantage, trained, reference in (
+            (second, -0.5, True, torch.full((5,), -2.0)),
+            (first, 0.25, False, None),
+        )
     ]
     batch = build_row_batch(rows, torch.device("cpu"))
     for i, row in enumerate(rows):
@@ -94,13 +105,16 @@ def test_rows_are_padded_on_the_right_and_keep_their_order() -> None:
     assert batch.rows.prompt_lengths_B.tolist() == [6, 3]
     assert batch.rows.completion_lengths_B.tolist() == [5, 2]
     assert batch.advantages_B.tolist() == [-0.5, 0.25]
-    assert batch.watched_B.tolist() == [False, True]
+    assert batch.trained_B.tolist() == [True, False]
+    assert batch.reference_logprobs_BT.tolist() == [[-2.0] * 5, [0.0] * 5]
+    assert batch.referenced_B.tolist() == [True, False]
+    assert batch.proximal_logprobs_BT is None
 
 
 def test_completions_of_one_prompt_are_known_to_share_it() -> None:
     groups = random_group(0, [1.0, 0.0]), random_group(1, [1.0, 1.0, 0.0])
-    rows = [row for group in groups for row in rows_of(group, np.ones(len(group.rewards_G)))]
+    rows = [row for group in groups for row in rows_of(group, GrpoSpec())]
     batch = build_row_batch(rows, torch.device("cpu"))
     assert batch.rows.group_B is not None
     assert batch.rows.group_B.tolist() == [0, 0, 1, 1, 1]
-    assert batch.watched_B.tolist() == [True, False, True, False, False]
+    assert [row.watched for row in rows] == [True, False, True, False, False]

@@ -17,6 +17,12 @@ def test_warm_up_then_linear_decay_to_the_last_step() -> None:
     assert shares[12:] == pytest.approx([0.5, 0.5, 0.5])
 
 
+def test_half_a_cosine_falls_slowly_first() -> None:
+    spec = LearnerSpec(steps=13, warmup_steps=0, final_lr_share=0.2, lr_schedule="cosine")
+    shares = [lr_share(step, spec) for step in (0, 3, 6, 12, 20)]
+    assert shares == pytest.approx([1.0, 1 - 0.8 * (1 - 0.5**0.5) / 2, 0.6, 0.2, 0.2])
+
+
 def test_constant_after_the_warm_up_by_default() -> None:
     spec = LearnerSpec(steps=10, warmup_steps=5)
     assert [lr_share(step, spec) for step in (0, 4, 5, 9)] == pytest.approx([1 / 6, 5 / 6, 1.0, 1.0])

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from polyray.config.run import TrainConfig
+from polyray.learner import anchors
 from polyray.learner import step as step_module
 from polyray.models.lora import POLICY, REFERENCE, add_reference
 from polyray.types import ScoredGroup
@@ -97,11 +98,12 @@ def test_rows_without_advantage_get_no_backward_pass_but_count(monkeypatch: pyte
     seen = {True: 0, False: 0}
     original = step_module.completion_logprobs
 
-    def counted(model: Any, rows: Any, temperature: float) -> Any:
+    def counted(model: Any, rows: Any, *options: Any, **more: Any) -> Any:
         seen[torch.is_grad_enabled()] += len(rows.completion_lengths_B)
-        return original(model, rows, temperature)
+        return original(model, rows, *options, **more)
 
     monkeypatch.setattr(step_module, "completion_logprobs", counted)
+    monkeypatch.setattr(anchors, "completion_logprobs", counted)
     config, groups = _config(), mixed_groups()
     actual, metrics = gradients(config, groups)
     # 4 + 2 rows have an advantage (0.5 of [0.5, 1, 0] is the mean); 5 are measured; the reference runs on one

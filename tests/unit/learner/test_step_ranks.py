@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ import torch
 
 from polyray.config.run import TrainConfig
 from polyray.learner import reduce
-from polyray.types import ScoredGroup, StepMetrics
+from polyray.types import ScoredGroup, StepMetrics, TrainingBatch
 from tests.unit.learner.step_fixtures import as_batch, assert_equal_gradients, build_learner, mixed_groups
 from tests.unit.tiny_policy import random_group, train_config
 
@@ -51,10 +51,15 @@ def _two_ranks(
     config: TrainConfig, shares: list[list[ScoredGroup]], monkeypatch: pytest.MonkeyPatch
 ) -> list[tuple[list[torch.Tensor], StepMetrics]]:
     learners = [build_learner(config) for _ in shares]
+    total = sum(len(share) for share in shares)
+
+    def share_of(groups: list[ScoredGroup]) -> TrainingBatch:
+        return replace(as_batch(groups), num_groups_total=total)
+
     monkeypatch.setattr(reduce, "dist", Ranks())
     with ThreadPoolExecutor(2) as pool:
         metrics = list(
-            pool.map(lambda pair: pair[0].step(as_batch(pair[1])), zip(learners, shares, strict=True))
+            pool.map(lambda pair: pair[0].step(share_of(pair[1])), zip(learners, shares, strict=True))
         )
     monkeypatch.undo()
     return [
@@ -88,6 +93,22 @@ def test_two_ranks_make_the_update_of_one(
     for one, other in zip(ranks[0][0], ranks[1][0], strict=True):
         assert torch.equal(one, other)
     assert ranks[0][1] == ranks[1][1]
+
+
+def test_two_ranks_share_mini_batches_and_the_deviation_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = train_config(
+        algorithm={"type": "grpo", "scale": "batch", "normalisation": "token"},
+        learner={"max_grad_norm": 1e9, "mini_batch_groups": 2, "updates_per_batch": 2, "num_workers": 2},
+    )
+    groups = [*mixed_groups(), random_group(7, [0, 1, 0])]
+    expected, expected_metrics = _one_rank(config, groups)
+    ranks = _two_ranks(config, [groups[0::2], groups[1::2]], monkeypatch)
+    for actual, metrics in ranks:
+        assert_equal_gradients(actual, expected)  # of the last of four updates
+        assert metrics["updates"] == 4
+        assert metrics == {
+            key: pytest.approx(value, rel=1e-3, abs=1e-6) for key, value in expected_metrics.items()
+        }
 
 
 def test_a_rank_without_anything_to_learn_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,27 @@ def test_the_entropy_has_no_gradient() -> None:
     assert not entropies.requires_grad
 
 
+def test_the_entropy_has_its_gradient_where_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = build_policy().double()
+    total = torch.zeros((), dtype=torch.float64)
+    rows = _rows()
+    for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
+        logits = expected(input_ids=rows.input_ids_BL[row : row + 1, : prompt + completion]).logits
+        distribution = (logits[0, prompt - 1 : -1] / 0.8).softmax(-1)
+        total = total - (distribution * distribution.log()).sum()
+    total.backward()
+    for chunk in (logprobs.LOGITS_PER_CHUNK, 4 * VOCABULARY):
+        monkeypatch.setattr(logprobs, "LOGITS_PER_CHUNK", chunk)
+        model = build_policy()
+        _, entropies = completion_logprobs(model, _rows(), 0.8, entropy_gradient=True)
+        assert float(entropies.sum().detach()) == pytest.approx(float(total.detach()), rel=1e-6)
+        entropies.sum().backward()
+        for one, other in zip(model.parameters(), expected.parameters(), strict=True):
+            if one.grad is not None and other.grad is not None:
+                torch.testing.assert_close(one.grad.double(), other.grad, atol=1e-5, rtol=1e-4)
+                assert other.grad.abs().max() > 1e-3
+
+
 def test_models_that_transform_their_logits_take_their_own_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build_base()
     plain = completion_logprobs(model, _rows())[0]

@@ -143,6 +143,27 @@ def test_a_dropped_group_is_counted_and_replaced() -> None:
     assert _cut(ledger, 0) == [1, 2]
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [1, 0], [1, 0, 3, 2]])
+def test_which_groups_are_filtered_does_not_depend_on_the_order_they_finish_in(order: list[int]) -> None:
+    ledger = _ledger(batch=2)
+    running = _start_all(ledger, 0)
+    while running:
+        group_id = next((number for number in order if number in running), running[0])
+        running.remove(group_id)
+        if group_id == 3 or not ledger.filter(group_id, max_batches=2):
+            _finish(ledger, group_id, 0)
+        running += _start_all(ledger, 0)
+    assert _cut(ledger, 0) == [3, 4]  # 0, 1 and 2 went; 4 is beyond two batches
+    assert (ledger.filtered, ledger.dropped) == (3, 0)
+    ledger.published(1)
+    assert _start_all(ledger, 1) == [5, 6]
+    snapshot = json.loads(json.dumps(ledger.snapshot()))
+    ledger.restore(snapshot)
+    assert _start_all(ledger, 1) == [5, 6]
+    assert ledger.filter(6, max_batches=1)
+    assert not ledger.filter(7, max_batches=1)  # the step began at 5
+
+
 def test_at_staleness_zero_a_batch_is_sorted_by_group_id() -> None:
     ledger = _ledger(batch=4)
     _start_all(ledger, 0)

@@ -1,0 +1,68 @@
+"""Log-probs that stay fixed while a batch is trained on: those of the warm start and of the policy before it.
+
+Computed once per batch, without gradients, only for what the configuration needs; kept on the rows. The reference
+is measured on one completion per group where the KL is only watched. Called by the learner step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from peft import PeftModel
+
+from polyray.config.run import TrainConfig
+from polyray.learner.advantages import Measured
+from polyray.learner.batch import Row, build_row_batch
+from polyray.models.logprobs import completion_logprobs
+from polyray.models.lora import reference_active
+
+
+def fill_reference(model: PeftModel, rows: Sequence[Row], config: TrainConfig) -> None:
+    """Sets `reference_T`: of all rows where the KL is part of the objective, else of the watched ones."""
+    chosen = rows if config.algorithm.kl_coefficient > 0 else [row for row in rows if row.watched]
+    for row, logprobs_T in zip(chosen, _logprobs(model, chosen, config, reference=True), strict=True):
+        row.reference_T = logprobs_T
+
+
+def fill_proximal(model: PeftModel, rows: Sequence[Row], config: TrainConfig) -> None:
+    """Sets `proximal_T` of all rows."""
+    for row, logprobs_T in zip(rows, _logprobs(model, rows, config, reference=False), strict=True):
+        row.proximal_T = logprobs_T
+
+
+def needs_proximal(config: TrainConfig, num_updates: int) -> bool:
+    """Before the first update the policy is its own anchor; stale weights are needed before that."""
+    stale = getattr(config.algorithm, "stale_weights", "token") != "token"
+    return stale or (config.algorithm.proximal == "learner" and num_updates > 1)
+
+
+def measured(rows: Sequence[Row], num_samples: int) -> Measured:
+    """Of one group, from what its rows know; empty completions have 0."""
+    kl_G, log_weights_G = np.zeros(num_samples), np.zeros(num_samples)
+    for row in rows:
+        rollout_T = torch.from_numpy(row.completion.rollout_logprobs).double()
+        if row.reference_T is not None:
+            kl_G[row.index] = float((rollout_T - row.reference_T.double().cpu()).sum())
+        if row.proximal_T is not None:
+            log_weights_G[row.index] = float((row.proximal_T.double().cpu() - rollout_T).sum())
+    return Measured(kl_G, log_weights_G)
+
+
+def _logprobs(
+    model: PeftModel, rows: Sequence[Row], config: TrainConfig, *, reference: bool
+) -> list[torch.Tensor]:
+    size, device = config.learner.micro_batch_rows, next(model.parameters()).device
+    found: list[torch.Tensor] = []
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        batch = build_row_batch(part, device)
+        active: AbstractContextManager[object] = reference_active(model) if reference else nullcontext()
+        with torch.no_grad(), active:
+            logprobs_BT, _ = completion_logprobs(model, batch.rows, config.rollout.temperature)
+        found += [
+            values_T[: len(row.completion.token_ids)] for row, values_T in zip(part, logprobs_BT, strict=True)
+        ]
+    return found

@@ -1,0 +1,295 @@
+"""Several updates per batch, what they are measured from, and what is done to rewards and sets before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from polyray.algorithms import batch_scaled, stale_polychromic_advantages
+from polyray.algorithms.polychromic import GroupView
+from polyray.config.algorithm import GrpoSpec, PassAtKSpec, PolychromicSpec
+from polyray.config.objective import AnnealSpec
+from polyray.config.run import TrainConfig
+from polyray.learner.advantages import Measured, algorithm_at, compute_advantages, group_teaches, scale_batch
+from polyray.models.lora import POLICY, REFERENCE
+from polyray.types import ScoredGroup
+from tests.unit.algorithms.enumeration import PROBABILITIES_V, QUALITY_V, exact_gradient, expected_update
+from tests.unit.learner.step_fixtures import (
+    as_batch,
+    assert_equal_gradients,
+    build_learner,
+    gradients,
+    mixed_groups,
+    token_logprobs,
+    with_ratios,
+)
+from tests.unit.tiny_policy import build_policy, random_group, train_config
+
+
+def _config(learner: dict[str, Any] | None = None, **algorithm: Any) -> TrainConfig:
+    return train_config(
+        algorithm={"type": "grpo", **algorithm},
+        learner={"max_grad_norm": 1e9, "warmup_steps": 0, **(learner or {})},
+    )
+
+
+def _weights(learner: Any) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in learner.parameters])
+
+
+@pytest.mark.parametrize("normalisation", ["constant", "token"])
+def test_mini_batches_and_passes_are_single_updates_in_order(normalisation: str) -> None:
+    groups = mixed_groups()
+    together = build_learner(
+        _config({"updates_per_batch": 2, "mini_batch_groups": 1}, normalisation=normalisation)
+    )
+    metrics = together.step(as_batch(groups))
+    one_by_one = build_learner(_config(normalisation=normalisation))
+    for _ in range(2):
+        for group in groups:
+            one_by_one.step(as_batch([group]))
+    assert metrics["updates"] == 6
+    assert float((_weights(together) - _weights(one_by_one)).abs().max()) < 1e-6
+    assert float((_weights(together) - _weights(build_learner(_config()))).abs().max()) > 1e-3
+    assert together.scheduler.last_epoch == 1  # one training step, whatever its updates
+
+
+def test_the_last_mini_batch_may_be_smaller_and_no_group_is_split() -> None:
+    groups = mixed_groups()
+    together = build_learner(_config({"mini_batch_groups": 2}))
+    assert together.step(as_batch(groups))["updates"] == 2
+    apart = build_learner(_config())
+    apart.step(as_batch(groups[:2]))
+    apart.step(as_batch(groups[2:]))
+    assert float((_weights(together) - _weights(apart)).abs().max()) < 1e-6
+
+
+def test_proximal_learner_measures_the_ratio_from_before_the_first_update() -> None:
+    options = {"importance_correction": "none", "sequence_mask_band": None}
+    learner = {"updates_per_batch": 3, "learning_rate": 0.03}
+    stale = build_learner(_config(learner, proximal="learner", **options))
+    stale.step(as_batch(mixed_groups()))
+    fresh = build_learner(_config(learner, **options))
+    zero = [0.0] * 6
+    own = [
+        with_ratios(
+            group, {i: tuple(zero[: len(c.token_ids)]) for i, c in enumerate(group.group.completions)}
+        )
+        for group in mixed_groups()
+    ]
+    metrics = fresh.step(as_batch(own))
+    assert float((_weights(stale) - _weights(fresh)).abs().max()) < 1e-6
+    assert metrics["clip_share"] != 0  # the updates after the first were clipped
+
+
+def test_proximal_learner_weighs_by_the_truncated_mismatch() -> None:
+    log_ratios = {0: (0.2, 0.1), 1: (1.0, -0.4, -0.3)}
+    group = with_ratios(random_group(0, [1, 0], lengths=[2, 3]), log_ratios)
+    config = _config(proximal="learner", importance_cap=1.5)
+    actual, _ = gradients(config, [group])
+    model = build_policy().double()
+    loss = torch.zeros((), dtype=torch.float64)
+    for i, advantage in ((0, 0.5), (1, -0.5)):
+        logprobs = token_logprobs(
+            model, group.group.prompt_token_ids, group.group.completions[i].token_ids, 1.0
+        )
+        weights = torch.tensor(log_ratios[i], dtype=torch.float64).exp().clamp(max=1.5)
+        loss = loss - (weights * advantage * logprobs).sum() / (2 * 6)
+    loss.backward()
+    expected = [p.grad for p in model.parameters() if p.grad is not None]
+    assert_equal_gradients(actual, expected)
+
+
+def test_kl_in_the_reward_is_k1_of_the_whole_completion() -> None:
+    group = with_ratios(random_group(4, [1, 0, 0.5], lengths=[2, 3, 1]), {})
+    model = build_policy().double()
+    model.set_adapter(REFERENCE)
+    k1 = []
+    with torch.no_grad():
+        for completion in group.group.completions:
+            reference = token_logprobs(model, group.group.prompt_token_ids, completion.token_ids, 1.0)
+            k1.append(float(completion.rollout_logprobs.sum()) - float(reference.sum()))
+    model.set_adapter(POLICY)
+    assert max(k1) - min(k1) > 0.01
+    config = _config(kl_coefficient=0.7, kl_placement="reward", kl_estimator="k1")
+    shaped = replace(group, rewards_G=group.rewards_G - 0.7 * np.array(k1))
+    assert_equal_gradients(gradients(config, [group])[0], gradients(_config(), [shaped])[0])
+
+
+def test_kl_in_the_reward_has_the_exact_gradient_of_the_penalised_objective() -> None:
+    reference_V = np.array([0.25, 0.25, 0.2, 0.3])
+    log_ratio_V = np.log(PROBABILITIES_V / reference_V)
+    spec = PolychromicSpec(
+        objective="max",
+        diversity_weight=0.5,
+        set_size=2,
+        kl_coefficient=0.3,
+        kl_placement="reward",
+        kl_estimator="k1",
+    )
+
+    def weights(outcomes: tuple[int, ...]) -> np.ndarray:
+        index = list(outcomes)
+        group = random_group(0, QUALITY_V[index].tolist(), lengths=[1] * len(index))
+        measured = Measured(kl_G=log_ratio_V[index], log_weights_G=np.zeros(len(index)))
+        return compute_advantages(group, spec, measured=measured).advantages_G / len(index)
+
+    def value(outcomes: tuple[int, ...]) -> float:
+        index = list(outcomes)
+        best = QUALITY_V[index].max()
+        return float(QUALITY_V[index].mean() + 0.5 * best - 0.3 * log_ratio_V[index].mean())
+
+    # The score function times the log ratio is the whole gradient of the KL: that of log pi itself has mean 0.
+    np.testing.assert_allclose(expected_update(weights, 3), exact_gradient(value, 2), atol=1e-12)
+
+
+def test_scale_of_the_batch_is_one_deviation_for_all_groups() -> None:
+    groups = [
+        random_group(0, [1, 0, 0, 0]),
+        random_group(1, [0.5, 0.4, 0.5, 0.6]),
+        random_group(2, [1, 1, 1, 1]),
+    ]
+    expected = batch_scaled([compute_advantages(group, GrpoSpec()).advantages_G for group in groups])
+    spec = GrpoSpec(scale="batch")
+    scaled = scale_batch(groups, [compute_advantages(group, spec) for group in groups], spec)
+    for one, other in zip(scaled, expected, strict=True):
+        np.testing.assert_allclose(one.advantages_G, other, atol=1e-12)
+    of_all = np.concatenate([one.advantages_G for one in scaled])
+    assert of_all.std(ddof=1) == pytest.approx(1, abs=1e-5)
+    assert scaled[0].advantages_G[0] / scaled[1].advantages_G[3] == pytest.approx(
+        7.5
+    )  # 0.75 / 0.1, as before
+
+
+def test_masked_truncated_completions_are_a_baseline_and_nothing_else() -> None:
+    # 0 and 3 are truncated and their rewards are the mean: without them the others' advantages are the same.
+    group = with_ratios(random_group(0, [0.5, 1, 0, 0.5], lengths=[3, 2, 4, 2]), {})
+    rest = replace(
+        group,
+        group=replace(group.group, completions=group.group.completions[1:3]),
+        rewards_G=group.rewards_G[1:3],
+        classes_G=group.classes_G[1:3],
+    )
+    expected, _ = gradients(_config(), [rest])
+    for truncated in ("mask", "drop"):
+        actual, metrics = gradients(_config(truncated=truncated), [group])
+        assert_equal_gradients(actual, expected)
+        assert metrics["truncated_share"] == 0.5
+    kept, _ = gradients(_config(), [group])
+    assert_equal_gradients(kept, [gradient / 2 for gradient in expected])
+
+
+def test_dropped_truncated_completions_leave_the_set() -> None:
+    group = random_group(0, [1, 1, 0.5, 1, 0, 1], classes=[7, 8, -1, 9, -1, 8])  # 0 and 3 are truncated
+    spec = PolychromicSpec(objective="cluster", diversity_weight=1, set_size=2)
+    kept = [1, 2, 4, 5]
+    rest = random_group(0, group.rewards_G[kept].tolist(), classes=group.classes_G[kept].tolist())
+    actual = compute_advantages(group, spec.at({"truncated": "drop"})).advantages_G
+    np.testing.assert_allclose(actual[kept], compute_advantages(rest, spec).advantages_G, atol=1e-12)
+    assert actual[[0, 3]].tolist() == [0, 0]
+
+
+def test_overlong_punishment_by_hand() -> None:
+    group = random_group(0, [1, 0, 0], lengths=[10, 8, 5], classes=[7, 8, 9])
+    spec = GrpoSpec(overlong_buffer=4, overlong_weight=0.5)
+    # Limit 10: no punishment up to 6, half of it at 8, all of it at 10.
+    expected = np.array([1 - 0.5, -0.25, 0.0])
+    actual = compute_advantages(group, spec, max_tokens=10).advantages_G
+    np.testing.assert_allclose(actual, expected - expected.mean(), atol=1e-12)
+    of_sets = PolychromicSpec(
+        objective="cluster", diversity_weight=1, set_size=2, overlong_buffer=4, overlong_weight=0.5
+    )
+    plain = compute_advantages(group, of_sets).advantages_G
+    punished = compute_advantages(group, of_sets, max_tokens=10).advantages_G
+    np.testing.assert_allclose(punished - plain, [-0.375, 0.0, 0.375], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("step", "k", "weight"),
+    [(0, 8, 0.0), (2, 6, 0.25), (3, 6, 0.375), (4, 5, 0.5), (8, 2, 1.0), (99, 2, 1.0)],
+)
+def test_k_and_lambda_are_annealed(step: int, k: int, weight: float) -> None:
+    spec = PolychromicSpec(
+        objective="cluster",
+        diversity_weight=0.0,
+        set_size=8,
+        anneal=AnnealSpec(set_size=2, diversity_weight=1.0, over_steps=8),
+    )
+    now = algorithm_at(spec, step)
+    assert isinstance(now, PolychromicSpec)
+    assert (now.set_size, now.diversity_weight) == (k, weight)
+
+
+def test_a_step_trains_the_annealed_objective() -> None:
+    groups = mixed_groups()[:1]
+    annealed = train_config(
+        algorithm={
+            "type": "polychromic", "objective": "distinct_correct", "diversity_weight": 0.0, "set_size": 2,
+            "anneal": {"diversity_weight": 2.0, "over_steps": 4},
+        },
+        learner={"max_grad_norm": 1e9},
+    )  # fmt: skip
+    learner = build_learner(annealed)
+    learner.step(replace(as_batch(groups), step=2))
+    actual = [p.grad for p in learner.parameters if p.grad is not None]
+    fixed = annealed.model_copy(
+        update={"algorithm": annealed.algorithm.at({"diversity_weight": 1.0, "anneal": None})}
+    )
+    assert_equal_gradients(actual, gradients(fixed, groups)[0])
+
+
+def test_stale_set_product_weighs_sets_by_what_the_learner_measures() -> None:
+    group = with_ratios(
+        random_group(3, [1, 0, 1, 1], classes=[4, -1, 5, 4], lengths=[2, 3, 1, 2]),
+        {0: (0.4, 0.1), 1: (-0.2, -0.1, 0.0), 2: (0.3,), 3: (-0.6, 0.1)},
+    )
+    options = {
+        "type": "polychromic", "objective": "distinct_correct", "diversity_weight": 1.0, "set_size": 2,
+        "proximal": "learner", "importance_correction": "none", "sequence_mask_band": None,
+    }  # fmt: skip
+    config = train_config(
+        algorithm={**options, "stale_weights": "set_product", "stale_weight_cap": 50.0},
+        learner={"max_grad_norm": 1e9},
+    )
+    actual, _ = gradients(config, [group])
+    advantages = stale_polychromic_advantages(
+        group.rewards_G,
+        [0.5, -0.3, 0.3, -0.5],
+        objective="distinct_correct",
+        quality_weight=1.0,
+        diversity_weight=1.0,
+        set_size=2,
+        view=GroupView(classes_G=group.classes_G),
+    ).advantages_G
+    model = build_policy().double()
+    loss = torch.zeros((), dtype=torch.float64)
+    for completion, advantage in zip(group.group.completions, advantages, strict=True):
+        logprobs = token_logprobs(model, group.group.prompt_token_ids, completion.token_ids, 1.0)
+        loss = loss - advantage * logprobs.sum() / (4 * 6)
+    loss.backward()
+    assert_equal_gradients(actual, [p.grad for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize(
+    ("rewards", "classes", "teaches"),
+    [
+        ([1, 1, 1, 1], [3, 3, 3, 4], True),
+        ([1, 1, 1, 1], [3, 3, 3, 3], False),
+        ([0, 0, 0, 0], [-1] * 4, False),
+    ],
+)
+def test_it_is_the_credit_that_says_whether_a_group_teaches(
+    rewards: Sequence[float], classes: Sequence[int], teaches: bool
+) -> None:
+    group: ScoredGroup = random_group(0, rewards, classes=classes)
+    spec = PolychromicSpec(objective="cluster", diversity_weight=1, set_size=2)
+    assert group_teaches(group, spec, max_tokens=6) is teaches
+    assert not group_teaches(group, PassAtKSpec(set_size=2), max_tokens=6)
+    assert group_teaches(
+        random_group(0, [1.0, float("nan"), float("nan")]), spec, max_tokens=6
+    )  # judged elsewhere
