@@ -31,10 +31,12 @@ from polyray.algorithms.set_credits import (
     product_set_credits,
 )
 from polyray.algorithms.set_values import (
-    class_set_value,
-    determinant_value,
-    distance_set_value,
-    max_value,
+    SetValues,
+    class_values,
+    determinant_values,
+    distance_values,
+    max_values,
+    one_by_one,
 )
 from polyray.algorithms.shaping import floored_classes, floored_distances, floored_kernel
 from polyray.algorithms.subset_credits import (
@@ -53,6 +55,8 @@ Objective = Literal[
 OF_CLASSES = ("cluster", "distinct_correct", "coverage", "entropy", "simpson")
 OF_DISTANCES = ("pairwise", "product", "gated", "determinant", "logdet", "vendi")
 OF_KERNEL = ("determinant", "logdet", "vendi")
+OF_EVALUATION = ("logdet", "vendi", "distinct_n")
+"""Without a closed form."""
 OBJECTIVES = (*OF_CLASSES, *OF_DISTANCES, "max", "distinct_n")
 NUM_SUBSETS = 70
 """Of an objective without a closed form: all subsets of 4 of 8, a balanced sample of larger groups."""
@@ -169,20 +173,18 @@ def poly_epo_advantages(
     return factors[scale] * credits_G
 
 
-def set_function_of(objective: Objective, quality: Floats, view: GroupView) -> SetFunction:
-    """The value of D on one set, from what `group_view` returned."""
-    kernel = distance = np.asarray(view.distance_GG, dtype=np.float64)
+def set_values_of(objective: Objective, quality: Floats, view: GroupView) -> SetValues:
+    """The values of D on given sets, from what `group_view` returned."""
+    distance = np.asarray(view.distance_GG, dtype=np.float64)
     if objective == "max":
-        return max_value(quality)
+        return max_values(quality)
     if objective in OF_CLASSES:
-        return class_set_value(objective, quality, np.asarray(view.classes_G))
-    if objective == "distinct_n":
-        return distinct_n_value(view.tokens_G)
-    if objective in OF_KERNEL:
-        return {"determinant": determinant_value, "logdet": logdet_value, "vendi": vendi_value}[objective](
-            kernel
-        )
-    return distance_set_value(objective, quality, distance)
+        return class_values(objective, quality, np.asarray(view.classes_G))
+    if objective == "determinant":
+        return determinant_values(distance)
+    if objective in OF_EVALUATION:
+        return one_by_one(_set_function(objective, view))
+    return distance_values(objective, quality, distance)
 
 
 def group_view(quality: Floats, objective: Objective, view: GroupView, floor: float) -> GroupView:
@@ -235,10 +237,17 @@ def _diversity_credits(
         return mean_distance_credits(gated_distances(quality, distance))
     if objective == "determinant":
         return determinant_set_credits(kernel, k)
-    set_function = set_function_of(objective, quality, view)
+    set_function = _set_function(objective, view)
     if rng is None and num_subsets < comb(len(quality), k):
         raise ValueError(
             f"objective={objective!r} has no closed form and {comb(len(quality), k)} subsets, more than "
             f"num_subsets={num_subsets}: give an rng to draw them with, or raise num_subsets"
         )
     return balanced_set_credits(set_function, len(quality), k, num_subsets, rng or np.random.default_rng(0))
+
+
+def _set_function(objective: Objective, view: GroupView) -> SetFunction:
+    """Of the objectives without a closed form."""
+    if objective == "distinct_n":
+        return distinct_n_value(view.tokens_G)
+    return (logdet_value if objective == "logdet" else vendi_value)(np.asarray(view.distance_GG, np.float64))

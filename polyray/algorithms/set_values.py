@@ -1,12 +1,12 @@
-"""What each set objective says about one set, written as it is defined: slow, and the meaning of the closed forms.
+"""What each set objective says about given sets, as it is defined: many sets at once, no closed form.
 
-For what the closed forms cannot do: sets weighted one by one (groups of an older policy, stale_credits.py), values of
-a user's own set in a report. Called by polychromic.py; the tests hold every closed form against these.
+For what the closed forms cannot do: sets weighted one by one (groups of an older policy, stale_credits.py). The tests
+hold every closed form against these. Suffix _M = sets, _K = members of one, _G = samples of one prompt.
 """
 
 from __future__ import annotations
 
-from itertools import combinations
+from collections.abc import Callable
 from math import comb, log
 
 import numpy as np
@@ -14,54 +14,68 @@ import numpy.typing as npt
 
 from polyray.algorithms.kernel_credits import gated_distances
 from polyray.algorithms.subset_credits import SetFunction
-from polyray.metrics.arrays import Floats
+from polyray.metrics.arrays import Floats, Integers
 from polyray.types import WRONG_CLASS
 
+SetValues = Callable[[Integers], Floats]
+"""[M, k] sample indices -> [M] values of those sets."""
 
-def class_set_value(objective: str, quality_G: Floats, classes_G: npt.ArrayLike) -> SetFunction:
-    """cluster, distinct_correct, coverage, entropy or simpson of a set; class -1 never counts."""
+
+def class_values(objective: str, quality_G: Floats, classes_G: npt.ArrayLike) -> SetValues:
+    """cluster, distinct_correct, coverage, entropy or simpson; class -1 never counts."""
     classes = np.asarray(classes_G)
+    names = np.unique(classes[classes != WRONG_CLASS])
 
-    def value(subset: tuple[int, ...]) -> float:
-        members, k = list(subset), len(subset)
-        counted = classes[members][classes[members] != WRONG_CLASS]
-        names, sizes = np.unique(counted, return_counts=True)
-        if objective == "cluster":
-            return float(quality_G[members].mean()) * len(names) / k
-        if objective == "distinct_correct":
-            return len(names) / k
-        if objective == "coverage":
-            return sum(max(quality_G[i] for i in members if classes[i] == name) for name in names) / k
-        shares = sizes / k
-        if objective == "entropy":
-            return float(-(shares * np.log(shares)).sum() / log(k))
-        return float((shares * (len(counted) / k - shares)).sum())
+    def values(sets_MK: Integers) -> Floats:
+        k, of_MK, quality_MK = sets_MK.shape[1], classes[sets_MK], quality_G[sets_MK]
+        total_M = np.zeros(len(sets_MK))
+        for name in names:
+            member_MK = of_MK == name
+            share_M = member_MK.mean(axis=1)
+            if objective in ("cluster", "distinct_correct"):
+                total_M += (share_M > 0) / k
+            elif objective == "coverage":
+                total_M += np.where(member_MK, quality_MK, 0.0).max(axis=1) / k
+            elif objective == "entropy":
+                total_M -= share_M * np.log(np.where(share_M > 0, share_M, 1.0)) / log(k)
+            else:
+                total_M += share_M * ((of_MK != WRONG_CLASS).mean(axis=1) - share_M)
+        return total_M * (quality_MK.mean(axis=1) if objective == "cluster" else 1.0)
 
-    return value
+    return values
 
 
-def distance_set_value(objective: str, quality_G: Floats, distance_GG: Floats) -> SetFunction:
-    """pairwise, product or gated value of a set."""
+def distance_values(objective: str, quality_G: Floats, distance_GG: Floats) -> SetValues:
+    """pairwise, product or gated."""
     distance = gated_distances(quality_G, distance_GG) if objective == "gated" else distance_GG
 
-    def value(subset: tuple[int, ...]) -> float:
-        mean = sum(distance[a, b] for a, b in combinations(subset, 2)) / comb(len(subset), 2)
-        return float(mean * (quality_G[list(subset)].mean() if objective == "product" else 1.0))
+    def values(sets_MK: Integers) -> Floats:
+        mean_M = minors(distance, sets_MK).sum(axis=(1, 2)) / (2 * comb(sets_MK.shape[1], 2))
+        return mean_M * (quality_G[sets_MK].mean(axis=1) if objective == "product" else 1.0)
 
-    return value
-
-
-def determinant_value(kernel_GG: npt.ArrayLike) -> SetFunction:
-    """Determinant of the kernel's minor over the set."""
-    kernel = np.asarray(kernel_GG, dtype=np.float64)
-    return lambda subset: float(np.linalg.det(kernel[np.ix_(subset, subset)]))
+    return values
 
 
-def mean_quality_value(quality_G: Floats) -> SetFunction:
-    """Mean quality of a set."""
-    return lambda subset: float(quality_G[list(subset)].mean())
+def mean_values(quality_G: Floats) -> SetValues:
+    """Mean quality."""
+    return lambda sets_MK: quality_G[sets_MK].mean(axis=1)
 
 
-def max_value(quality_G: Floats) -> SetFunction:
-    """Best quality of a set."""
-    return lambda subset: float(quality_G[list(subset)].max())
+def max_values(quality_G: Floats) -> SetValues:
+    """Best quality."""
+    return lambda sets_MK: quality_G[sets_MK].max(axis=1)
+
+
+def determinant_values(kernel_GG: Floats) -> SetValues:
+    """Determinant of the kernel's minor over each set."""
+    return lambda sets_MK: np.linalg.det(minors(kernel_GG, sets_MK))
+
+
+def one_by_one(set_function: SetFunction) -> SetValues:
+    """Any function of one set."""
+    return lambda sets_MK: np.array([set_function(tuple(members)) for members in sets_MK.tolist()])
+
+
+def minors(matrix_GG: Floats, sets_MK: Integers) -> Floats:
+    """[M, k, k]: the rows and columns of each set."""
+    return matrix_GG[sets_MK[:, :, None], sets_MK[:, None, :]]

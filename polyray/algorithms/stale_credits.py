@@ -12,7 +12,6 @@ Suffix _G = samples of one prompt.
 
 from __future__ import annotations
 
-from itertools import combinations
 from math import comb, inf
 from typing import Literal
 
@@ -25,15 +24,11 @@ from polyray.algorithms.polychromic import (
     Objective,
     PolychromicAdvantages,
     group_view,
-    set_function_of,
+    set_values_of,
 )
-from polyray.algorithms.set_values import mean_quality_value
-from polyray.algorithms.subset_credits import (
-    MAX_ENUMERATED_SUBSETS,
-    SetFunction,
-    enumerated_set_credits,
-)
-from polyray.metrics.arrays import Floats, check_length, finite_vector, unit_vector
+from polyray.algorithms.set_values import SetValues, mean_values, one_by_one
+from polyray.algorithms.subset_credits import SetFunction, all_subsets
+from polyray.metrics.arrays import Floats, finite_vector, unit_vector
 
 
 def stale_set_credits(
@@ -58,29 +53,7 @@ def stale_set_credits(
     Raises:
         ValueError: k > N - 1, NaN, cap not above 0, too many subsets, unknown weights.
     """
-    log_weights = finite_vector(log_weights_G, "log_weights_G")
-    num_samples = len(log_weights)
-    check_group_size(k, num_samples)
-    if not cap > 0:
-        raise ValueError(f"cap={cap} must be above 0; 2 to 5 is usual")
-    if weights == "sample":
-        return np.minimum(np.exp(log_weights), cap) * enumerated_set_credits(set_function, num_samples, k)
-    if weights != "set_product":
-        raise ValueError(f"weights={weights!r} must be 'sample' or 'set_product'")
-    num_subsets = comb(num_samples, k)
-    if num_subsets > MAX_ENUMERATED_SUBSETS:
-        raise ValueError(
-            f"num_samples={num_samples}, k={k}: {num_subsets} subsets exceed {MAX_ENUMERATED_SUBSETS}"
-        )
-    subsets = list(combinations(range(num_samples), k))
-    values_M = finite_vector([set_function(subset) for subset in subsets], "set_function")
-    check_length(values_M, "set_function", num_subsets)
-    weights_M = np.minimum(np.exp(log_weights[np.array(subsets)].sum(axis=1)), cap)
-    with_MG = np.zeros((num_subsets, num_samples), dtype=np.bool_)
-    np.put_along_axis(with_MG, np.array(subsets), True, axis=1)
-    baselines_G = (values_M @ ~with_MG) / comb(num_samples - 1, k)
-    weighted_G = (weights_M * values_M) @ with_MG - baselines_G * (weights_M @ with_MG)
-    return weighted_G / num_subsets
+    return _stale_credits(one_by_one(set_function), log_weights_G, k, weights, cap)
 
 
 def stale_polychromic_advantages(
@@ -105,9 +78,32 @@ def stale_polychromic_advantages(
     """
     quality = unit_vector(quality_G, "quality_G", at_least=2)
     floored = group_view(quality, objective, view, quality_floor)
-    values = (mean_quality_value(quality), set_function_of(objective, quality, floored))
+    values = (mean_values(quality), set_values_of(objective, quality, floored))
     quality_part, diversity_part = (
-        weight * len(quality) * stale_set_credits(value, log_weights_G, set_size, weights, cap)
+        weight * len(quality) * _stale_credits(value, log_weights_G, set_size, weights, cap)
         for weight, value in zip((quality_weight, diversity_weight), values, strict=True)
     )
     return PolychromicAdvantages(quality_part + diversity_part, quality_part, diversity_part)
+
+
+def _stale_credits(
+    set_values: SetValues, log_weights_G: npt.ArrayLike, k: int, weights: str, cap: float
+) -> Floats:
+    log_weights = finite_vector(log_weights_G, "log_weights_G")
+    num_samples = len(log_weights)
+    check_group_size(k, num_samples)
+    if not cap > 0:
+        raise ValueError(f"cap={cap} must be above 0; 2 to 5 is usual")
+    if weights not in ("sample", "set_product"):
+        raise ValueError(f"weights={weights!r} must be 'sample' or 'set_product'")
+    subsets_MK = all_subsets(num_samples, k)
+    values_M = finite_vector(set_values(subsets_MK), "set_function")
+    with_MG = np.zeros((len(subsets_MK), num_samples), dtype=np.bool_)
+    np.put_along_axis(with_MG, subsets_MK, True, axis=1)
+    baselines_G = (values_M @ ~with_MG) / comb(num_samples - 1, k)
+    if weights == "sample":
+        credits_G = (values_M @ with_MG) / len(subsets_MK) - baselines_G * (k / num_samples)
+        return np.minimum(np.exp(log_weights), cap) * credits_G
+    weights_M = np.minimum(np.exp(log_weights[subsets_MK].sum(axis=1)), cap)
+    weighted_G = (weights_M * values_M) @ with_MG - baselines_G * (weights_M @ with_MG)
+    return weighted_G / len(subsets_MK)

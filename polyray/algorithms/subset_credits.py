@@ -40,18 +40,23 @@ def enumerated_set_credits(set_function: SetFunction, num_samples: int, k: int) 
         ValueError: k > N - 1, more than a million subsets, or a value that is not finite.
     """
     check_group_size(k, num_samples)
+    subsets = all_subsets(num_samples, k)
+    return _credits(subsets, _values(set_function, subsets), num_samples)
+
+
+def all_subsets(num_samples: int, k: int) -> Integers:
+    """[C(N, k), k] every set of k samples, members ascending; ValueError above a million."""
     num_subsets = comb(num_samples, k)
     if num_subsets > MAX_ENUMERATED_SUBSETS:
         raise ValueError(
             f"num_samples={num_samples}, k={k}: {num_subsets} subsets exceed {MAX_ENUMERATED_SUBSETS}; "
             "use a smaller k, balanced_set_credits, or an objective with a closed form"
         )
-    subsets = np.fromiter(
+    return np.fromiter(
         (index for subset in combinations(range(num_samples), k) for index in subset),
         np.int64,
         num_subsets * k,
     ).reshape(num_subsets, k)
-    return _credits(subsets, _values(set_function, subsets), num_samples)
 
 
 def balanced_set_credits(

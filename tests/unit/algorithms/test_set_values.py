@@ -11,7 +11,7 @@ from polyray.algorithms import (
     polychromic_advantages,
     stale_polychromic_advantages,
 )
-from polyray.algorithms.polychromic import OBJECTIVES, Objective, group_view, set_function_of
+from polyray.algorithms.polychromic import OBJECTIVES, Objective, group_view, set_values_of
 from tests.unit.algorithms.enumeration import CLASSES_V, DISTANCE_VV, QUALITY_V, TOKENS_V
 
 GROUP = [0, 1, 2, 3, 0, 1, 1]
@@ -36,8 +36,10 @@ def test_values_are_what_the_closed_forms_are_credits_of(objective: Objective, f
         tokens_G=view.tokens_G,
         quality_floor=floor,
     )
-    value = set_function_of(objective, quality, group_view(quality, objective, view, floor))
-    credits = 0.9 * len(GROUP) * enumerated_set_credits(value, len(GROUP), 3)
+    values = set_values_of(objective, quality, group_view(quality, objective, view, floor))
+    credits = (
+        0.9 * len(GROUP) * enumerated_set_credits(lambda s: float(values(np.array([s]))[0]), len(GROUP), 3)
+    )
     np.testing.assert_allclose(credits, expected.diversity_part_G, atol=1e-12)
     assert np.abs(credits).max() > 1e-3
     fresh = stale_polychromic_advantages(
