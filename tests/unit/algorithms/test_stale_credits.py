@@ -47,10 +47,20 @@ def test_the_product_over_the_set_is_exact() -> None:
     np.testing.assert_allclose(update("set_product"), exact_gradient(set_value, K), rtol=0, atol=1e-12)
 
 
-def test_the_weight_of_the_sample_alone_is_biased() -> None:
-    exact, own = exact_gradient(set_value, K), update("sample")
-    assert cosine(own, exact) == pytest.approx(0.9425, abs=1e-4)
-    assert np.linalg.norm(own - exact) / np.linalg.norm(exact) > 0.2
+@pytest.mark.parametrize(
+    ("weights", "cap", "direction", "error"),
+    [
+        ("sample", float("inf"), 0.9425, 0.41),
+        ("sample", 1.0, 0.9664, 0.26),
+        ("set_product", 1.0, 0.9984, 0.21),
+        ("set_product", 1.5, 0.9998, 0.07),
+        ("set_product", 2.0, 0.9999, 0.02),
+    ],
+)
+def test_the_bias_that_the_readme_names(weights: str, cap: float, direction: float, error: float) -> None:
+    exact, biased = exact_gradient(set_value, K), update(weights, cap)
+    assert cosine(biased, exact) == pytest.approx(direction, abs=1e-4)
+    assert np.linalg.norm(biased - exact) / np.linalg.norm(exact) == pytest.approx(error, abs=0.006)
 
 
 def test_a_cap_trades_variance_for_bias() -> None:
