@@ -16,11 +16,10 @@ def exact_determinant(rows: list[list[Fraction]]) -> Fraction:
     """By cofactors: no division, no rounding."""
     if len(rows) == 1:
         return rows[0][0]
+    minors = ([row[:j] + row[j + 1 :] for row in rows[1:]] for j in range(len(rows)))
     return sum(
-        ((-1) ** j * rows[0][j] * exact_determinant([row[:j] + row[j + 1 :] for row in rows[1:]]))
-        for j in range(len(rows))
-        if rows[0][j]
-    ) or Fraction(0)
+        ((-1) ** j * rows[0][j] * exact_determinant(minor) for j, minor in enumerate(minors)), Fraction(0)
+    )
 
 
 def exact_credits(kernel_GG: np.ndarray, k: int) -> np.ndarray:
