@@ -36,10 +36,13 @@ def facility_location_set_credits(similarity_VG: npt.ArrayLike, k: int) -> Float
     """Credits of f = mean over anchors v of the largest similarity of v to a member of the set.
 
     The anchors must not depend on the samples (reference answers, cluster centres): a set is then worth how well
-    it covers them. Anchors taken from the group itself would bias the gradient.
+    it covers them. Members of the group as anchors bias the gradient. Use it alone, e.g. with unit embeddings:
+
+        similarity_VG = (1 + anchors_VH @ samples_GH.T) / 2
+        advantages_G = N * facility_location_set_credits(similarity_VG, k)      # + leave-one-out quality
 
     Args:
-        similarity_VG: [V >= 1, N >= k + 1] in [0, 1].
+        similarity_VG: [V >= 1, N >= k + 1] in [0, 1]; 0 where a sample is wrong, so that only right ones cover.
         k: set size.
 
     Returns:
