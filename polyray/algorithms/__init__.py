@@ -84,6 +84,7 @@ from polyray.algorithms.subset_credits import (
     distinct_n_value,
     enumerated_set_credits,
     logdet_value,
+    self_bleu_value,
     shared_set_advantages,
     vendi_value,
 )
@@ -138,6 +139,7 @@ __all__ = [
     "polychromic_advantages",
     "product_set_credits",
     "scheduled",
+    "self_bleu_value",
     "sequence_log_ratio",
     "sequence_mask",
     "shaped_advantages",

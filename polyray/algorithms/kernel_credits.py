@@ -8,7 +8,6 @@ Suffix _GG = pairs of samples of one prompt, _VG = anchors by samples, _E = eige
 
 from __future__ import annotations
 
-from functools import lru_cache
 from math import comb
 
 import numpy as np
@@ -17,6 +16,9 @@ import numpy.typing as npt
 from polyray.algorithms.checks import check_group_size
 from polyray.algorithms.order_credits import best_credits
 from polyray.metrics.arrays import UNIT_TOLERANCE, Floats, unit_distances, unit_vector
+
+MAX_SETS = 10**300
+"""C(N, k) up to here is a float64: any k of a thousand samples."""
 
 
 def gated_distances(quality_G: npt.ArrayLike, distance_GG: npt.ArrayLike) -> Floats:
@@ -34,10 +36,13 @@ def facility_location_set_credits(similarity_VG: npt.ArrayLike, k: int) -> Float
     """Credits of f = mean over anchors v of the largest similarity of v to a member of the set.
 
     The anchors must not depend on the samples (reference answers, cluster centres): a set is then worth how well
-    it covers them. Anchors taken from the group itself would bias the gradient.
+    it covers them. Members of the group as anchors bias the gradient. Use it alone, e.g. with unit embeddings:
+
+        similarity_VG = (1 + anchors_VH @ samples_GH.T) / 2
+        advantages_G = N * facility_location_set_credits(similarity_VG, k)      # + leave-one-out quality
 
     Args:
-        similarity_VG: [V >= 1, N >= k + 1] in [0, 1].
+        similarity_VG: [V >= 1, N >= k + 1] in [0, 1]; 0 where a sample is wrong, so that only right ones cover.
         k: set size.
 
     Returns:
@@ -60,8 +65,9 @@ def facility_location_set_credits(similarity_VG: npt.ArrayLike, k: int) -> Float
 def determinant_set_credits(kernel_GG: npt.ArrayLike, k: int) -> Floats:
     """Credits of f = determinant of the kernel's minor over the set: the squared volume the k samples span.
 
-    U_k is e_k(eigenvalues) / C(N, k); the part of the minors with i is sum_e v_e(i)^2 lambda_e e_{k-1}(the other
-    eigenvalues), so one eigendecomposition serves all samples. Cost N^3 + N k^2.
+    With the eigenpairs (lambda_e, v_e), the minors of size k with sample i sum to
+    sum_e v_e(i)^2 lambda_e e_{k-1}(the other eigenvalues), e_j the j-th elementary symmetric polynomial: one
+    eigendecomposition serves all samples, and no term is negative, so nothing cancels. Cost N^3 + N k.
 
     Args:
         kernel_GG: [N >= k + 1, N] positive semi-definite, e.g. cosine similarities (unit diagonal: f in [0, 1]).
@@ -71,58 +77,44 @@ def determinant_set_credits(kernel_GG: npt.ArrayLike, k: int) -> Floats:
         [N] float64, summing to 0.
 
     Raises:
-        ValueError: k > N - 1, NaN, not symmetric, or an eigenvalue clearly below 0.
+        ValueError: k > N - 1, more than 1e300 sets, NaN, not symmetric, or an eigenvalue clearly below 0.
     """
     kernel = _checked_kernel(kernel_GG)
     num_samples = len(kernel)
     check_group_size(k, num_samples, at_least=2)
+    num_sets = comb(num_samples, k)
+    if num_sets > MAX_SETS:
+        raise ValueError(
+            f"N={num_samples}, k={k}: more than {MAX_SETS:g} sets overflow float64; lower k, or use logdet_value "
+            "with balanced_set_credits"
+        )
     eigenvalues_E, vectors_GE = np.linalg.eigh(kernel)
     if eigenvalues_E[0] < -UNIT_TOLERANCE * num_samples:
         raise ValueError(
             f"kernel_GG has the eigenvalue {eigenvalues_E[0]:.3g}; it must be positive semi-definite: use inner "
             "products of features, not arbitrary similarities"
         )
-    eigenvalues_E = np.clip(eigenvalues_E, 0.0, None)
-    mean_with_G = vectors_GE**2 @ (eigenvalues_E * _mean_products_without_each(eigenvalues_E, k - 1))
-    share = k / num_samples
-    # U_k = share x mean_with + (1 - share) x mean_without, and sum_i mean_with_i = N U_k.
-    mean_without_G = (mean_with_G.mean() - share * mean_with_G) / (1 - share)
-    return share * (mean_with_G - mean_without_G)
+    # At mean 1 no polynomial exceeds the number of sets (Maclaurin's inequality).
+    scale = float(np.trace(kernel)) / num_samples or 1.0
+    values_E = np.maximum(eigenvalues_E, 0.0) / scale
+    sum_with_G = np.square(vectors_GE) @ (values_E * _products_without_each(values_E, k - 1))
+    # credit_i = k / N (mean with i - mean without i); the mean over i of the former is U_k.
+    credits_per_sum = scale**k * num_samples / (num_sets * (num_samples - k))
+    return credits_per_sum * (sum_with_G - sum_with_G.mean())
 
 
-def _mean_products_without_each(values_E: Floats, order: int) -> Floats:
-    """[N]: the mean product over all `order`-subsets of the other N - 1 values, for each of them.
+def _products_without_each(values_E: Floats, order: int) -> Floats:
+    """[N]: the sum over all `order`-subsets of the other N - 1 values of their product, for each value.
 
-    With e_j the j-th elementary symmetric polynomial, e_j(first n) / C(n, j) is a mean, so nothing overflows; what
-    lies before and after the left-out value meets with hypergeometric weights, and nothing is subtracted.
+    e_j of what stands before (and, reversed, behind) each value is a running sum over e_{j-1}; the two sides meet
+    in a convolution. Sums of non-negative terms only: dividing the left-out value out of e_j would cancel.
     """
-    num_values = len(values_E)
-    kept, taken = _mean_product_steps(num_values, order)
-    both = np.stack([values_E, values_E[::-1]])
-    rows = np.zeros((num_values, 2, order + 1))
-    rows[0, :, 0] = 1.0
-    for n in range(1, num_values):
-        rows[n] = kept[n] * rows[n - 1]
-        rows[n, :, 1:] += taken[n] * both[:, n - 1, None] * rows[n - 1, :, :-1]
-    return (_split_weights(num_values, order) * rows[:, 0] * rows[::-1, 1, ::-1]).sum(axis=1)
-
-
-@lru_cache(maxsize=64)
-def _mean_product_steps(num_values: int, order: int) -> tuple[Floats, Floats]:
-    """The shares (n - j) / n and j / n with which a mean over n values is made of those over n - 1."""
-    n, j = np.maximum(np.arange(num_values), 1)[:, None], np.arange(order + 1)
-    return np.maximum(n - j, 0) / n, np.where(j <= n, j / n, 0.0)[:, 1:]
-
-
-@lru_cache(maxsize=64)
-def _split_weights(num_values: int, order: int) -> Floats:
-    """[N, order + 1]: the chance that j of `order` values drawn from N - 1 are among the first n."""
-    total = comb(num_values - 1, order)
-    weights = [
-        [comb(n, j) * comb(num_values - 1 - n, order - j) / total for j in range(order + 1)]
-        for n in range(num_values)
-    ]
-    return np.array(weights)
+    both = np.stack([values_E, values_E[::-1]])[:, :-1]
+    sides = np.zeros((order + 1, 2, len(values_E)))
+    sides[0] = 1.0
+    for j in range(1, order + 1):
+        np.add.accumulate(both * sides[j - 1, :, :-1], axis=1, out=sides[j, :, 1:])
+    return (sides[:, 0] * sides[::-1, 1, ::-1]).sum(axis=0)
 
 
 def _checked_kernel(kernel_GG: npt.ArrayLike) -> Floats:

@@ -44,20 +44,22 @@ from polyray.algorithms.subset_credits import (
     balanced_set_credits,
     distinct_n_value,
     logdet_value,
+    self_bleu_value,
     vendi_value,
 )
 from polyray.metrics.arrays import Floats, unit_distances, unit_vector
 
 Objective = Literal[
     "pairwise", "product", "gated", "cluster", "distinct_correct", "coverage", "max", "entropy", "simpson",
-    "determinant", "logdet", "vendi", "distinct_n",
+    "determinant", "logdet", "vendi", "distinct_n", "self_bleu",
 ]  # fmt: skip
 OF_CLASSES = ("cluster", "distinct_correct", "coverage", "entropy", "simpson")
 OF_DISTANCES = ("pairwise", "product", "gated", "determinant", "logdet", "vendi")
 OF_KERNEL = ("determinant", "logdet", "vendi")
-OF_EVALUATION = ("logdet", "vendi", "distinct_n")
+OF_TOKENS = ("distinct_n", "self_bleu")
+OF_EVALUATION = ("logdet", "vendi", *OF_TOKENS)
 """Without a closed form."""
-OBJECTIVES = (*OF_CLASSES, *OF_DISTANCES, "max", "distinct_n")
+OBJECTIVES = (*OF_CLASSES, *OF_DISTANCES, "max", *OF_TOKENS)
 NUM_SUBSETS = 70
 """Of an objective without a closed form: all subsets of 4 of 8, a balanced sample of larger groups."""
 
@@ -114,8 +116,8 @@ def polychromic_advantages(
     D, all in [0, 1] but logdet: pairwise = mean pairwise distance; product = mean quality x that; gated = mean of
     d_ij q_i q_j; cluster = mean quality x distinct classes / k (Poly-EPO); distinct_correct = distinct classes / k;
     coverage = sum over classes of the best quality / k; max = best quality; entropy and simpson of the classes;
-    determinant, logdet and vendi of the similarities; distinct_n = share of different bigrams. With
-    diversity_weight 0 and quality_weight 1 it is `leave_one_out_advantages`.
+    determinant, logdet and vendi of the similarities; distinct_n = share of different bigrams; self_bleu = 1 -
+    self-BLEU. With diversity_weight 0 and quality_weight 1 it is `leave_one_out_advantages`.
 
     Args:
         quality_G: [N >= set_size + 1] in [0, 1].
@@ -125,9 +127,9 @@ def polychromic_advantages(
         set_size: k, at least 2.
         classes_G: [N], needed by cluster, distinct_correct, coverage, entropy, simpson.
         distance_GG: [N, N], needed by pairwise, product, gated, determinant, logdet, vendi.
-        tokens_G: [N], needed by distinct_n.
+        tokens_G: [N], needed by distinct_n and self_bleu.
         quality_floor: below it a sample has no class and no distance: its diversity pays nothing.
-        num_subsets: how many sets logdet, vendi and distinct_n are evaluated on, at least.
+        num_subsets: how many sets logdet, vendi, distinct_n and self_bleu are evaluated on, at least.
         rng: chooses them; needed where there are more subsets than that.
 
     Raises:
@@ -200,9 +202,9 @@ def group_view(quality: Floats, objective: Objective, view: GroupView, floor: fl
         distance_GG = unit_distances(distance_GG, "distance_GG", len(quality))
         floored = floored_kernel if objective in OF_KERNEL else floored_distances
         distance_GG = floored(quality, distance_GG, floor)
-    if objective == "distinct_n" and len(view.tokens_G) != len(quality):
+    if objective in OF_TOKENS and len(view.tokens_G) != len(quality):
         raise ValueError(
-            f"objective='distinct_n' but tokens_G has {len(view.tokens_G)} sequences for {len(quality)} samples"
+            f"objective={objective!r} but tokens_G has {len(view.tokens_G)} sequences for {len(quality)} samples"
         )
     return GroupView(classes_G, distance_GG, view.tokens_G)
 
@@ -248,6 +250,6 @@ def _diversity_credits(
 
 def _set_function(objective: Objective, view: GroupView) -> SetFunction:
     """Of the objectives without a closed form."""
-    if objective == "distinct_n":
-        return distinct_n_value(view.tokens_G)
+    if objective in OF_TOKENS:
+        return (distinct_n_value if objective == "distinct_n" else self_bleu_value)(view.tokens_G)
     return (logdet_value if objective == "logdet" else vendi_value)(np.asarray(view.distance_GG, np.float64))

@@ -9,9 +9,10 @@ with or without a sample is unbiased and no sample counts twice. Suffix _G = sam
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import combinations
-from math import comb, gcd, isfinite
+from math import comb, exp, gcd, isfinite, log
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,8 @@ SetFunction = Callable[[tuple[int, ...]], float]
 """Ascending sample indices -> the value of that set."""
 
 MAX_ENUMERATED_SUBSETS = 1_000_000
+UNMATCHED = 0.1
+"""Matches that an order of n-grams without any counts in self-BLEU."""
 
 
 def enumerated_set_credits(set_function: SetFunction, num_samples: int, k: int) -> Floats:
@@ -176,6 +179,71 @@ def distinct_n_value(tokens_G: Iterable[Iterable[int]], n: int = 2) -> SetFuncti
         return len(set(grams)) / len(grams) if grams else 0.0
 
     return value
+
+
+def self_bleu_value(tokens_G: Iterable[Iterable[int]], max_n: int = 4) -> SetFunction:
+    """1 - self-BLEU of the set (arXiv 1802.01886), in [0, 1]: 0 where all are equal, 1 where no token is shared.
+
+    Self-BLEU is the mean of BLEU(a member; references = the other members): sentence BLEU, geometric mean over
+    1..max_n, brevity penalty by the closest length (the shorter one of two). Smoothing: an order without a match
+    counts 0.1 matches, orders longer than the member are left out, and without a common token BLEU is 0 (sacrebleu:
+    floor 0.1, effective_order; NLTK: method1, auto_reweigh). Two empty sequences are equal; a set of one is worth 1.
+    """
+    if max_n < 1:
+        raise ValueError(f"max_n={max_n} must be at least 1; 4 is usual")
+    rows_G = [list(row) for row in tokens_G]
+    counts_GF, order_FN = _shared_grams(rows_G, max_n)
+    lengths_G = [len(row) for row in rows_G]
+    distance_GG = [[(abs(length - other), other) for other in lengths_G] for length in lengths_G]
+    penalty_GG = [[min(0.0, 1 - other / max(length, 1)) for other in lengths_G] for length in lengths_G]
+    # log of the number of n-grams for each n: what an order contributes to log precision where all match.
+    possible_G = [[log(length - n) for n in range(min(max_n, length))] for length in lengths_G]
+
+    def bleu(member: int, matches: list[float], others: Iterable[int]) -> float:
+        closest = min(others, key=distance_GG[member].__getitem__)
+        possible = possible_G[member]
+        if not possible or not matches[0]:
+            return float(lengths_G[member] == lengths_G[closest] == 0)
+        total = sum([log(matches[n] or UNMATCHED) - all_match for n, all_match in enumerate(possible)])
+        return exp(total / len(possible) + penalty_GG[member][closest])
+
+    def value(subset: tuple[int, ...]) -> float:
+        if len(subset) < 2:
+            return 1.0
+        counts_KF = counts_GF.take(subset, axis=0)
+        # A gram matches as often as it stands in the member and in one other: at most the second largest count.
+        matches_KN = (np.minimum(counts_KF, _second_largest(counts_KF)) @ order_FN).tolist()
+        return 1.0 - sum(
+            [
+                bleu(member, matches, [other for other in subset if other != member])
+                for member, matches in zip(subset, matches_KN, strict=True)
+            ]
+        ) / len(subset)
+
+    return value
+
+
+def _second_largest(values_KF: Floats) -> Floats:
+    """[F]: of each column of at least two rows; for a handful of long rows faster than sorting them."""
+    largest, second = np.maximum(values_KF[0], values_KF[1]), np.minimum(values_KF[0], values_KF[1])
+    for row in values_KF[2:]:
+        second = np.maximum(second, np.minimum(largest, row))
+        largest = np.maximum(largest, row)
+    return second
+
+
+def _shared_grams(rows_G: list[list[int]], max_n: int) -> tuple[Floats, Floats]:
+    """Counts [N, F] of the n-grams that at least two samples have (others never match), and [F, max_n]: whose
+    length is n."""
+    counters = [
+        Counter(gram for n in range(1, max_n + 1) for gram in zip(*(row[i:] for i in range(n)), strict=False))
+        for row in rows_G
+    ]
+    owners = Counter(gram for counter in counters for gram in counter)
+    shared = [gram for gram, num_owners in owners.items() if num_owners > 1]
+    counts_GF = np.array([[counter[gram] for gram in shared] for counter in counters], dtype=np.float64)
+    order_FN = np.array([[len(gram) == n for n in range(1, max_n + 1)] for gram in shared], dtype=np.float64)
+    return counts_GF.reshape(len(rows_G), len(shared)), order_FN.reshape(len(shared), max_n)
 
 
 def _values(set_function: SetFunction, subsets: Integers) -> Floats:

@@ -124,7 +124,7 @@ class PolychromicSpec(OfSetsSpec):
     type: Literal["polychromic"] = "polychromic"
     objective: Literal[
         "cluster", "distinct_correct", "coverage", "entropy", "simpson", "pairwise", "product", "gated",
-        "determinant", "logdet", "vendi", "max", "distinct_n",
+        "determinant", "logdet", "vendi", "max", "distinct_n", "self_bleu",
     ]  # fmt: skip
     quality_weight: float = Field(default=1.0, ge=0)
     diversity_weight: float = Field(ge=0, description="lambda; 0 is leave-one-out GRPO")

@@ -29,6 +29,7 @@ from polyray.algorithms import (
     pkpo_advantages,
     poly_epo_advantages,
     polychromic_advantages,
+    self_bleu_value,
     shaped_advantages,
     shared_set_advantages,
     simpson_set_credits,
@@ -128,6 +129,10 @@ CREDITS: dict[str, tuple[Values, Weights]] = {
     "distinct_n": (
         lambda s: distinct_n_value([TOKENS_V[v] for v in s])(tuple(range(K))),
         lambda g: enumerated_set_credits(distinct_n_value([TOKENS_V[v] for v in g]), N, K),
+    ),
+    "self_bleu": (
+        lambda s: self_bleu_value([TOKENS_V[v] for v in s])(tuple(range(K))),
+        lambda g: enumerated_set_credits(self_bleu_value([TOKENS_V[v] for v in g]), N, K),
     ),
     "pkpo_s": (
         lambda s: max(QUALITY_V[v] for v in s),
@@ -237,7 +242,7 @@ def test_shaping_has_about_half_the_weight_it_seems_to_have() -> None:
 
 OBJECTIVES = [
     "pairwise", "product", "gated", "cluster", "distinct_correct", "coverage", "max", "entropy", "simpson",
-    "determinant", "logdet", "vendi", "distinct_n",
+    "determinant", "logdet", "vendi", "distinct_n", "self_bleu",
 ]  # fmt: skip
 
 
