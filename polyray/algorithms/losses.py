@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-Normalisation = Literal["constant", "token", "sequence"]
+Normalisation = Literal["constant", "token", "sequence", "sum"]
 
 LOG_RATIO_LIMIT = 20.0
 """Log ratios are clamped to +- this: an infinite ratio would make the gradient of a clipped token NaN."""
@@ -153,6 +153,7 @@ def aggregate(
     """Token losses of a micro batch as its share of the loss of the whole batch.
 
     constant: sum / (num_sequences x max_tokens): the exact gradient, scaled (Dr.GRPO, arXiv 2503.20783).
+    sum: sum / num_sequences: the exact gradient.
     token: sum / num_tokens (DAPO, arXiv 2503.14476).
     sequence: sum over rows of the row's mean / num_sequences (GRPO, arXiv 2402.03300).
 
@@ -164,7 +165,7 @@ def aggregate(
         mask_BT: [B, T] bool, True = trained token. A row without any adds nothing.
         normalisation: as above.
         max_tokens: the longest completion that can be sampled; used by constant.
-        num_sequences: sequences in the whole batch; used by constant and sequence.
+        num_sequences: sequences in the whole batch; used by all but token.
         num_tokens: trained tokens in the whole batch; used by token.
 
     Returns:
@@ -182,13 +183,15 @@ def aggregate(
     masked_loss = torch.where(mask, loss_BT, torch.zeros_like(loss_BT))
     if normalisation == "constant":
         total, denominator = masked_loss.sum(), num_sequences * max_tokens
+    elif normalisation == "sum":
+        total, denominator = masked_loss.sum(), num_sequences
     elif normalisation == "token":
         total, denominator = masked_loss.sum(), num_tokens
     elif normalisation == "sequence":
         lengths_B = mask.sum(dim=-1).clamp(min=1)
         total, denominator = (masked_loss.sum(dim=-1) / lengths_B).sum(), num_sequences
     else:
-        raise ValueError(f"normalisation={normalisation!r} must be 'constant', 'token' or 'sequence'")
+        raise ValueError(f"normalisation={normalisation!r} must be 'constant', 'sum', 'token' or 'sequence'")
     if denominator < 0 or (denominator == 0 and bool(mask.any())):
         raise ValueError(
             f"{normalisation!r} would divide by {denominator} (max_tokens={max_tokens}, num_sequences="

@@ -153,11 +153,7 @@ class PolychromicSpec(OfSetsSpec):
         return self.objective in OF_DISTANCES
 
     @model_validator(mode="after")
-    def _something_to_optimise(self) -> PolychromicSpec:
-        if self.quality_weight == 0 and self.diversity_weight == 0:
-            raise ValueError(
-                "quality_weight and diversity_weight are both 0: there is nothing to optimise; raise one"
-            )
+    def _corrected_once(self) -> PolychromicSpec:
         if self.stale_weights != "token" and (
             self.proximal != "learner" or self.importance_correction != "none"
         ):

@@ -27,10 +27,11 @@ class LossSpec(StrictModel):
     cispo_cap: float = Field(default=5.0, gt=0, description="of cispo: the largest weight")
     sapo_temperature_positive: float = Field(default=1.0, gt=0)
     sapo_temperature_negative: float = Field(default=1.05, gt=0)
-    normalisation: Literal["constant", "token", "sequence"] = Field(
+    normalisation: Literal["constant", "token", "sequence", "sum"] = Field(
         default="constant",
-        description="constant: sum over tokens / max_completion_tokens (Dr.GRPO, exact); token: mean over "
-        "all tokens of the batch (DAPO); sequence: mean of per-sequence means (GRPO)",
+        description="constant: sum over tokens / max_completion_tokens (Dr.GRPO, exact up to that scale); sum: over "
+        "tokens, mean over sequences (exact); token: mean over all tokens of the batch (DAPO); sequence: mean of "
+        "per-sequence means (GRPO)",
     )
     kl_coefficient: float = Field(default=0.0, ge=0, description="weight of KL(policy || warm start)")
     kl_placement: Literal["loss", "reward"] = Field(

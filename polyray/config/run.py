@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from polyray.config.algorithm import AlgorithmSpec, GrpoSpec
+from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PolychromicSpec
 from polyray.config.base import StrictModel
 from polyray.config.delivery import DeliverySpec
 from polyray.config.evaluation import EvaluationSpec
@@ -16,6 +16,7 @@ from polyray.config.model import ModelSpec
 from polyray.config.objective import OfSetsSpec
 from polyray.config.reward import DiversitySpec, RewardSpec, VerifierRewardSpec
 from polyray.config.rollout import RolloutSpec
+from polyray.config.supervised_term import SupervisedTermSpec
 from polyray.config.task import HiddenTrapGridSpec, TaskSpec
 
 
@@ -87,6 +88,9 @@ class TrainConfig(RunBase):
     algorithm: AlgorithmSpec = GrpoSpec()
     learner: LearnerSpec = LearnerSpec()
     delivery: DeliverySpec = DeliverySpec()
+    supervised: SupervisedTermSpec | None = Field(
+        default=None, description="cross-entropy on the task's demonstrations, added to the objective"
+    )
     rollouts_logged_per_step: int = Field(
         default=1, ge=0, description="groups per step written in full to rollouts.jsonl"
     )
@@ -99,6 +103,14 @@ class TrainConfig(RunBase):
             raise ValueError(
                 f"model.lora.dropout={self.model.lora.dropout}: RL needs 0, else learner and engine "
                 "disagree; set it to 0"
+            )
+        if (
+            isinstance(self.algorithm, PolychromicSpec)
+            and self.algorithm.quality_weight == self.algorithm.diversity_weight == 0
+            and self.supervised is None
+        ):
+            raise ValueError(
+                "quality_weight and diversity_weight are both 0: there is nothing to optimise; raise one"
             )
         if self.algorithm.needs_classes and self.diversity.source != "task_class":
             name = getattr(self.algorithm, "objective", self.algorithm.type)

@@ -17,6 +17,7 @@ from polyray.delivery.proof import probe_logprobs
 from polyray.learner.optim import build_optimizer, build_scheduler
 from polyray.learner.state import newest_checkpoint, restore_checkpoint, save_checkpoint
 from polyray.learner.step import PolicyLearner
+from polyray.learner.supervised_term import build_supervised_term
 from polyray.models.loading import base_fingerprint, load_base
 from polyray.models.lora import adapter_bytes, adapter_config, add_reference, attach_adapter, save_adapter
 from polyray.types import PolicyVersion
@@ -41,7 +42,8 @@ class Policy:
         self.model.eval()  # no dropout in RL: the learner's distribution is the engine's
         self._optimizer = build_optimizer(self.model.parameters(), config.learner)
         self._scheduler = build_scheduler(self._optimizer, config.learner)
-        self.learner = PolicyLearner(self.model, self._optimizer, self._scheduler, config)
+        supervised = build_supervised_term(config, model_dir)
+        self.learner = PolicyLearner(self.model, self._optimizer, self._scheduler, config, supervised)
         self._shape = AdapterShape.from_peft(adapter_config(self.model))
         self._probe_sequences = probe_sequences(
             config.task, config.rollout, config.delivery.num_probes, config.seed, model_dir

@@ -17,6 +17,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """Of this process; 0 where torch.distributed was not started."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
 def sum_gradients(parameters: Sequence[torch.nn.Parameter], divide_by: float) -> None:
     """Replaces every gradient by its sum over ranks / divide_by; a rank without rows adds zeros."""
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]

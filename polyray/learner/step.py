@@ -22,6 +22,7 @@ from polyray.learner.anchors import fill_proximal, fill_reference, measured, nee
 from polyray.learner.batch import Row, RowBatch, build_row_batch, rows_of
 from polyray.learner.group_metrics import add_group_metrics, finished_metrics
 from polyray.learner.reduce import Sums, sum_gradients, world_size
+from polyray.learner.supervised_term import SupervisedTerm
 from polyray.learner.token_loss import token_loss
 from polyray.models.logprobs import completion_logprobs
 from polyray.types import StepMetrics, TrainingBatch
@@ -59,8 +60,10 @@ class PolicyLearner:
         optimizer: torch.optim.Optimizer,
         scheduler: torch.optim.lr_scheduler.LRScheduler,
         config: TrainConfig,
+        supervised: SupervisedTerm | None = None,
     ) -> None:
         self.model = model
+        self.supervised = supervised
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.config = config
@@ -81,7 +84,7 @@ class PolicyLearner:
         learning_rate = self.optimizer.param_groups[0]["lr"]
         for _ in range(self.config.learner.updates_per_batch):
             for mini in minis:
-                self._update(mini, algorithm, generator, totals)
+                self._update(mini, algorithm, generator, totals, batch.step)
         self.scheduler.step()
         totals.merge(group_sums)
         return finished_metrics(totals) | {
@@ -89,6 +92,7 @@ class PolicyLearner:
             "grad_norm": totals.mean("grad_norm"),
             "lr": learning_rate,
             "updates": num_updates,
+            **({"supervised_loss": totals.mean("supervised_loss")} if self.supervised is not None else {}),
         }
 
     def _slices(self, num_groups_total: int) -> list[slice]:
@@ -145,13 +149,17 @@ class PolicyLearner:
         ]
 
     def _update(
-        self, mini: MiniBatch, algorithm: AlgorithmSpec, generator: torch.Generator, totals: Sums
+        self, mini: MiniBatch, algorithm: AlgorithmSpec, generator: torch.Generator, totals: Sums, step: int
     ) -> None:
-        """One optimiser step on one mini-batch."""
+        """One optimiser step on one mini-batch, and on the step's demonstrations where there are some."""
         sums = Sums(UPDATE_SUMS)
         first = mini.observed_sums is None
         watched = Sums(FIRST_SUMS, MAXIMA) if first else None
         self.optimizer.zero_grad(set_to_none=True)
+        added: list[torch.Tensor] = []
+        if self.supervised is not None:
+            added, cross_entropy = self.supervised.gradients(self.model, self.parameters, step)
+            totals.add("supervised_loss", cross_entropy, 1)
         for micro_batch in mini.training:
             self._accumulate(micro_batch, algorithm, generator, sums, watched)
         if mini.observed_sums is None:
@@ -163,6 +171,8 @@ class PolicyLearner:
         sums.reduce()
         denominator = max(self._denominator(sums), 1.0)
         sum_gradients(self.parameters, denominator)
+        for parameter, gradient in zip(self.parameters, added, strict=bool(added)):
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.learner.max_grad_norm)
         self.optimizer.step()
         totals.add("loss", sums.total("loss") / denominator, 1)
@@ -207,11 +217,11 @@ class PolicyLearner:
         return masked_BT.sum()
 
     def _denominator(self, sums: Sums) -> float:
-        """Kept tokens, kept sequences, or kept sequences x max_completion_tokens; over all ranks."""
+        """Kept tokens, kept sequences (sequence, sum), or kept sequences x max_completion_tokens; over all ranks."""
         normalisation = self.config.algorithm.normalisation
         if normalisation == "token":
             return sums.total("kept_tokens")
-        if normalisation == "sequence":
+        if normalisation in ("sequence", "sum"):
             return sums.total("kept_sequences")
         return sums.total("kept_sequences") * self.config.rollout.max_completion_tokens
 

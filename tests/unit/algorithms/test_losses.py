@@ -72,20 +72,20 @@ COUNTS = {"max_tokens": 10, "num_sequences": 4, "num_tokens": 6}
 
 @pytest.mark.parametrize(
     ("normalisation", "expected"),
-    [("constant", 22 / 40), ("token", 22 / 6), ("sequence", (2 + 4 + 6 + 0) / 4)],
+    [("constant", 22 / 40), ("token", 22 / 6), ("sum", 22 / 4), ("sequence", (2 + 4 + 6 + 0) / 4)],
 )
 def test_aggregation_by_hand(normalisation, expected) -> None:
     assert aggregate(LOSS_BT, MASK_BT, normalisation, **COUNTS).item() == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("normalisation", ["constant", "token", "sequence"])
+@pytest.mark.parametrize("normalisation", ["constant", "token", "sequence", "sum"])
 def test_micro_batches_add_up_to_the_whole_batch(normalisation) -> None:
     whole = aggregate(LOSS_BT, MASK_BT, normalisation, **COUNTS)
     parts = [aggregate(LOSS_BT[i : i + 1], MASK_BT[i : i + 1], normalisation, **COUNTS) for i in range(4)]
     assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-6)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-@pytest.mark.parametrize("normalisation", ["constant", "token", "sequence"])
+@pytest.mark.parametrize("normalisation", ["constant", "token", "sequence", "sum"])
 def test_what_is_masked_neither_counts_nor_poisons(normalisation) -> None:
     poisoned = torch.where(MASK_BT, LOSS_BT, torch.tensor(float("nan"))).requires_grad_()
     loss = aggregate(poisoned, MASK_BT, normalisation, **COUNTS)
@@ -94,7 +94,7 @@ def test_what_is_masked_neither_counts_nor_poisons(normalisation) -> None:
     assert (gradient[~MASK_BT] == 0).all() and (gradient[MASK_BT] > 0).all()
 
 
-@pytest.mark.parametrize("normalisation", ["constant", "token", "sequence"])
+@pytest.mark.parametrize("normalisation", ["constant", "token", "sequence", "sum"])
 def test_a_batch_without_trained_tokens_has_zero_loss(normalisation) -> None:
     nothing = torch.zeros_like(MASK_BT)
     assert (

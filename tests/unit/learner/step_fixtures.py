@@ -15,6 +15,7 @@ from peft import PeftModel
 from polyray.config.run import TrainConfig
 from polyray.learner.optim import build_optimizer, build_scheduler
 from polyray.learner.step import PolicyLearner
+from polyray.learner.supervised_term import SupervisedTerm
 from polyray.models.lora import POLICY, REFERENCE
 from polyray.types import ScoredGroup, StepMetrics, TrainingBatch
 from tests.unit.tiny_policy import NUM_FACTORS, build_policy, random_group
@@ -26,11 +27,13 @@ DRIFTED = (0.8, 0.7, 0.3, 0.9)
 """Log ratios whose mean leaves the band of 0.5."""
 
 
-def build_learner(config: TrainConfig, model: PeftModel | None = None) -> PolicyLearner:
+def build_learner(
+    config: TrainConfig, model: PeftModel | None = None, supervised: SupervisedTerm | None = None
+) -> PolicyLearner:
     """A learner with its own optimiser; gradients stay readable after `step` (and unclipped by config)."""
     model = model or build_policy()
     optimizer = build_optimizer(model.parameters(), config.learner)
-    return PolicyLearner(model, optimizer, build_scheduler(optimizer, config.learner), config)
+    return PolicyLearner(model, optimizer, build_scheduler(optimizer, config.learner), config, supervised)
 
 
 def as_batch(groups: Sequence[ScoredGroup]) -> TrainingBatch:
@@ -163,6 +166,7 @@ def literal_loss(config: TrainConfig, groups: Sequence[ScoredGroup]) -> LiteralL
         "constant": sequences * config.rollout.max_completion_tokens,
         "token": tokens,
         "sequence": sequences,
+        "sum": sequences,
     }[spec.normalisation]
     loss = numerator / denominator
     loss.backward()

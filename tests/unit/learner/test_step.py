@@ -53,7 +53,7 @@ def _with_distances(groups: Sequence[ScoredGroup]) -> list[ScoredGroup]:
     return [replace(group, distances_GG=distances) for group in groups]
 
 
-@pytest.mark.parametrize("normalisation", ["constant", "token", "sequence"])
+@pytest.mark.parametrize("normalisation", ["constant", "token", "sequence", "sum"])
 @pytest.mark.parametrize(("kl_coefficient", "kl_estimator"), [(0.0, "k2"), (0.3, "k2"), (0.3, "k3")])
 def test_equals_the_literal_loss(normalisation: str, kl_coefficient: float, kl_estimator: str) -> None:
     config = _config(

@@ -35,6 +35,9 @@ class Ranks:
     def get_world_size(self) -> int:
         return 2
 
+    def get_rank(self) -> int:
+        return int(threading.current_thread().name.rsplit("_", 1)[1])
+
     def all_reduce(self, tensor: torch.Tensor, op: Any = None) -> None:
         self._given[threading.get_ident()] = tensor.clone()
         if self._barrier.wait() == 0:
@@ -74,7 +77,7 @@ def _one_rank(config: TrainConfig, groups: list[ScoredGroup]) -> tuple[list[torc
     return [p.grad for p in learner.parameters if p.grad is not None], metrics
 
 
-@pytest.mark.parametrize("normalisation", ["constant", "token", "sequence"])
+@pytest.mark.parametrize("normalisation", ["constant", "token", "sequence", "sum"])
 @pytest.mark.parametrize("kl_coefficient", [0.0, 0.2])
 def test_two_ranks_make_the_update_of_one(
     normalisation: str, kl_coefficient: float, monkeypatch: pytest.MonkeyPatch
