@@ -8,7 +8,8 @@
             shaping.py         length, floors, schedules
     torch   losses.py          clipped, GSPO, CISPO, SAPO          kl.py              k1, k2, k3
             importance.py      learner / engine mismatch           exploration.py     Clip-Cov, KL-Cov
-            supervised.py      cross-entropy, GEM, polychromic     masking.py         masks
+            supervised.py      cross-entropy, GEM, polychromic     regularizers.py    BA-LoRA's
+            masking.py         masks
 
 README.md beside this file says what each is the gradient of, its bias, cost and source. Suffixes: _G samples of one
 prompt, _GG pairs of them, _B sequences, _T tokens, _V vocabulary.
@@ -62,6 +63,12 @@ from polyray.algorithms.polychromic import (
     poly_epo_advantages,
     polychromic_advantages,
 )
+from polyray.algorithms.regularizers import (
+    consistency_loss,
+    covariance_loss,
+    spectral_loss,
+    top_entropy_loss,
+)
 from polyray.algorithms.set_credits import (
     cluster_set_credits,
     mean_distance_credits,
@@ -103,6 +110,8 @@ __all__ = [
     "clipped_surrogate",
     "cluster_set_credits",
     "completion_mask",
+    "consistency_loss",
+    "covariance_loss",
     "coverage_set_credits",
     "darling_advantages",
     "determinant_set_credits",
@@ -146,10 +155,12 @@ __all__ = [
     "shared_set_advantages",
     "simpson_set_credits",
     "soft_gated_loss",
+    "spectral_loss",
     "stale_polychromic_advantages",
     "stale_set_credits",
     "teaches",
     "token_covariances",
+    "top_entropy_loss",
     "truncated_token_weights",
     "unlikeliness_advantages",
     "vendi_value",

@@ -56,7 +56,7 @@ def attach_adapter(
         content, saved = read_adapter(warm_start, base_sha256)
         _check_shape(saved, spec, warm_start)
         weights = safetensors.torch.load(content)
-    with _forked_rng(base):
+    with forked_rng(base):
         torch.manual_seed(seed)
         model = get_peft_model(base, config)
     assert isinstance(model, PeftModel)
@@ -68,7 +68,7 @@ def attach_adapter(
 def add_reference(model: PeftModel) -> None:
     """Adds a frozen copy of the policy as it is now, as a second adapter; the policy stays active."""
     config = LoraConfig(**{**model.peft_config[POLICY].to_dict(), "inference_mode": True})
-    with _forked_rng(model):
+    with forked_rng(model):
         model.add_adapter(REFERENCE, config)
     _load_weights(model, adapter_state(model), REFERENCE, "the policy itself")
     model.set_adapter(POLICY)
@@ -174,7 +174,8 @@ def merge_then_fresh(
     return directory
 
 
-def _forked_rng(model: torch.nn.Module) -> AbstractContextManager[None]:
+def forked_rng(model: torch.nn.Module) -> AbstractContextManager[None]:
+    """Inside, the generators of the CPU and the model's device may be seeded; afterwards they are as before."""
     device = next(model.parameters()).device
     return torch.random.fork_rng(devices=[] if device.type == "cpu" else [device])
 
