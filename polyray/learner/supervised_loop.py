@@ -22,6 +22,7 @@ from polyray.config.run import SftConfig
 from polyray.data.demonstrations import Demonstrations, load_demonstrations
 from polyray.errors import ConfigError
 from polyray.learner.optim import build_optimizer, build_scheduler
+from polyray.learner.reduce import mean_over_ranks
 from polyray.learner.state import newest_checkpoint, restore_checkpoint, save_checkpoint
 from polyray.learner.supervised import build_token_loss, demonstration_batches, row_batches, supervised_step
 from polyray.learner.supervised_evaluation import Patience, is_evaluated, validation_loss, write_samples
@@ -167,6 +168,7 @@ def _train_step(run: SupervisedRun, training: _Training, wrapped: Any) -> dict[s
         token_loss=build_token_loss(config.objective),
     )
     training.step += 1
+    metrics["loss"] = mean_over_ranks(metrics["loss"], run.device)
     line = {"step": step, **metrics, "tokens": rows.num_tokens_total, "token_share": rows.token_share}
     if config.too_long == "truncate":
         line["rows_truncated"] = rows.num_truncated

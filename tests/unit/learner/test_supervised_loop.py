@@ -233,12 +233,12 @@ def test_rows_that_are_too_long(tmp_path: Path) -> None:
     cut = load_demonstrations(_config(data=spec, max_tokens=6, too_long="truncate"), tokenizer)
     assert (cut.num_rows, cut.dropped, cut.truncated) == (2, 1, 1)
     longest = max((cut.row_of(index) for index in range(2)), key=lambda row: row.truncated)
-    assert tokenizer.decode(longest.token_ids[longest.response_start :]) == "UDL"
+    assert tokenizer.decode(list(longest.token_ids[longest.response_start :])) == "UDL"
 
 
 def test_a_cut_keeps_the_users_turns_untrained() -> None:
     row = TokenRow(tuple(range(10)), 2, untrained=((4, 8),))
     cut = truncate(row, 6)
     assert cut == TokenRow(tuple(range(6)), 2, untrained=((4, 6),), truncated=True)
-    assert cut.num_targets == 2
+    assert cut is not None and cut.num_targets == 2
     assert truncate(row, 2) is None
