@@ -1,22 +1,35 @@
-"""Warm start: LoRA fine-tuning with cross-entropy on the task's demonstrations, on Ray Train.
+"""Supervised fine-tuning of a LoRA adapter on Ray Train: the warm start of RL, or on data of your own.
 
-Reads an SftConfig (configs/sft/), writes runs/NAME/: config.json, metrics.jsonl, checkpoints/, and at the end
-adapter/ (PEFT format) and DONE. jobs.train continues from it: model.warm_start=runs/NAME/adapter. Starting
-the same command again goes on from the last checkpoint.
+Reads an SftConfig (configs/sft/), writes runs/NAME/: config.json, metrics.jsonl, checkpoints/, samples/ (with
+evaluation.num_samples), and at the end adapter/ (PEFT format) and DONE. jobs.train continues from it:
+model.warm_start=runs/NAME/adapter. Starting the same command again goes on from the last checkpoint.
+
+  data        the task's demonstrations, or data.type=jsonl data.train=FILE with one object a line:
+              {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
+              or {"prompt": "...", "completion": "..."}; only the assistant's tokens are trained
+              (completion_only), of its last turn or of all (data.train_on)
+  length      learner.steps, or epochs; max_tokens with too_long: error, drop or truncate; packing
+  objective   cross_entropy, or gem (keeps more of the model's spread)
+  evaluation  every, num_rows, num_samples, early_stopping: {patience, min_delta}; data.validation is a file
+              of its own, data.validation_share a part of data.train
 
   python -m jobs.sft configs/sft/hidden_trap_grid.yaml
   python -m jobs.sft configs/sft/hidden_trap_grid.yaml name=short learner.steps=50 --check
+  python -m jobs.sft configs/sft/my_data.yaml epochs=5 evaluation.every=2
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from jobs.cli import parse, run
 from polyray.config.run import SftConfig
+from polyray.config.supervised import JsonlDataSpec
 
 if TYPE_CHECKING:
+    from polyray.data.demonstrations import Demonstrations
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory
 
@@ -28,14 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv, job="sft", description=__doc__, config_model=SftConfig)
     config = args.config
     if args.check:
-        rows = config.demonstrations_per_step
-        return args.print_check(
-            derived={
-                "demonstrations_in_run": rows * config.learner.steps,
-                "max_tokens_per_step": rows * config.max_tokens,
-                "logical_cpus_needed": config.learner.num_workers * config.learner.cpus_per_worker,
-            }
-        )
+        return args.print_check(derived=derived_sizes(config))
     from jobs.fleet import open_ray, training_base
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory
@@ -56,7 +62,8 @@ def supervise(config: SftConfig, directory: RunDirectory, display: ProgressDispl
 
     from jobs.fleet import training_base
     from polyray.actors.resources import check_placement
-    from polyray.learner.supervised_loop import demonstration_rows
+    from polyray.data.demonstrations import load_demonstrations
+    from polyray.models.loading import load_tokenizer
     from polyray.observability.jsonl import read_jsonl
 
     check_placement(
@@ -64,8 +71,11 @@ def supervise(config: SftConfig, directory: RunDirectory, display: ProgressDispl
         config.learner.num_workers if config.learner.use_gpu else 0,
         "raise ray.num_cpus (logical CPUs), or lower learner.num_workers",
     )
-    row_of, _ = demonstration_rows(config, training_base(config.model)[0])
-    row_of(0)  # a task without demonstrations says so here, not in a worker
+    # What is wrong with the data is said here, not in a worker.
+    data = load_demonstrations(config, load_tokenizer(training_base(config.model)[0]))
+    data.row_of(0)
+    if data.dropped or data.truncated:
+        display.note(f"rows above max_tokens={config.max_tokens}: {_too_long(data)}")
     outcome: dict[str, BaseException] = {}
     thread = Thread(target=_fit, args=(config, directory, outcome), name="ray-train", daemon=True)
     thread.start()
@@ -75,18 +85,60 @@ def supervise(config: SftConfig, directory: RunDirectory, display: ProgressDispl
         display.update(
             phase="fine-tuning" if lines else "starting the learner",
             step=len(lines) or None,
-            total=config.learner.steps,
-            metrics=lines[-1] if lines else None,
+            total=data.num_steps,
+            metrics=_latest(lines),
         )
     if "error" in outcome:
         raise outcome["error"]
-    directory.mark_done({"adapter": str(directory.paths.adapter), "steps": config.learner.steps})
+    steps = len(read_jsonl(directory.paths.metrics))
+    if steps < data.num_steps:
+        display.note(f"stopped early after step {steps} of {data.num_steps}; adapter/ is the best one")
+    summary = {"adapter": str(directory.paths.adapter), "steps": steps}
+    directory.mark_done({**summary, "rows_dropped": data.dropped, "rows_truncated": data.truncated})
+
+
+def derived_sizes(config: SftConfig) -> dict[str, Any]:
+    """What `--check` prints: the data's rows are read and checked, not encoded."""
+    rows_per_step, steps = config.demonstrations_per_step, config.learner.steps
+    sizes: dict[str, Any] = {}
+    if isinstance(config.data, JsonlDataSpec):
+        from polyray.data.records import read_demonstrations
+
+        training, validation = read_demonstrations(config.data)
+        if config.epochs is not None:
+            steps = math.ceil(config.epochs * len(training) / rows_per_step)
+        sizes = {
+            "rows": len(training),
+            "validation_rows": min(len(validation), config.evaluation.num_rows),
+            "epochs": steps * rows_per_step / len(training),
+        }
+    return {
+        **sizes,
+        "steps": steps,
+        "demonstrations_in_run": rows_per_step * steps,
+        "max_tokens_per_step": rows_per_step * config.max_tokens,
+        "logical_cpus_needed": config.learner.num_workers * config.learner.cpus_per_worker,
+    }
+
+
+def _latest(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The last step's metrics, with the last validation loss, which not every step has."""
+    if not lines:
+        return None
+    losses = [line["eval_loss"] for line in lines if "eval_loss" in line]
+    return {"eval_loss": losses[-1] if losses else None, **lines[-1]}
+
+
+def _too_long(data: Demonstrations) -> str:
+    return f"{data.dropped} dropped, {data.truncated} truncated, {data.num_rows} in an epoch"
 
 
 def _fit(config: SftConfig, directory: RunDirectory, outcome: dict[str, BaseException]) -> None:
     from jobs.fleet import fit_trainer, worker_arguments
     from polyray.actors.supervised_worker import supervised_loop
 
+    if isinstance(config.data, JsonlDataSpec):
+        config = config.model_copy(update={"data": config.data.absolute()})
     fit_trainer(supervised_loop, worker_arguments(config, directory), config.learner, directory, outcome)
 
 

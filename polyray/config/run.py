@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -16,6 +16,14 @@ from polyray.config.model import ModelSpec
 from polyray.config.objective import OfSetsSpec
 from polyray.config.reward import DiversitySpec, RewardSpec, VerifierRewardSpec
 from polyray.config.rollout import RolloutSpec
+from polyray.config.supervised import (
+    CrossEntropySpec,
+    JsonlDataSpec,
+    SupervisedDataSpec,
+    SupervisedEvaluationSpec,
+    SupervisedObjectiveSpec,
+    TaskDataSpec,
+)
 from polyray.config.supervised_term import SupervisedTermSpec
 from polyray.config.task import HiddenTrapGridSpec, TaskSpec
 
@@ -68,13 +76,50 @@ class PretrainConfig(RunBase):
 
 
 class SftConfig(RunBase):
-    """jobs.sft: LoRA warm start on demonstrations."""
+    """jobs.sft: LoRA fine-tuning on demonstrations, e.g. the warm start of an RL run."""
 
     model: ModelSpec = ModelSpec()
     task: TaskSpec = HiddenTrapGridSpec()
+    data: SupervisedDataSpec = TaskDataSpec()
+    objective: SupervisedObjectiveSpec = CrossEntropySpec()
     learner: LearnerSpec = LearnerSpec()
+    evaluation: SupervisedEvaluationSpec = SupervisedEvaluationSpec()
     demonstrations_per_step: int = Field(default=64, ge=1)
+    epochs: float | None = Field(
+        default=None, gt=0, description="passes over the rows of data.type=jsonl; replaces learner.steps"
+    )
     max_tokens: int = Field(default=64, ge=2, description="longest prompt + response")
+    too_long: Literal["error", "drop", "truncate"] = Field(
+        default="error", description="rows above max_tokens; truncate cuts the end of the response"
+    )
+    completion_only: bool = Field(default=True, description="false: the prompt's tokens are trained, too")
+    packing: bool = Field(
+        default=False, description="several rows in one sequence of max_tokens, unseen by each other"
+    )
+
+    @model_validator(mode="after")
+    def _data_fits(self) -> SftConfig:
+        if isinstance(self.data, JsonlDataSpec):
+            if self.evaluation.every is not None and not self.data.has_validation:
+                raise ValueError(
+                    "evaluation.every without validation rows; set data.validation or data.validation_share"
+                )
+            return self
+        if self.epochs is not None:
+            raise ValueError(
+                f"epochs={self.epochs}: the demonstrations of a task are an endless stream; set "
+                "learner.steps, or data.type=jsonl"
+            )
+        if self.too_long == "drop":
+            raise ValueError(
+                "too_long='drop' needs data.type=jsonl; raise max_tokens, or set too_long=truncate"
+            )
+        if self.evaluation.every is not None and self.task.type == "jsonl":
+            raise ValueError(
+                "evaluation.every with task.type=jsonl: training sees all its demonstrations; give "
+                "data.type=jsonl with data.validation or data.validation_share"
+            )
+        return self
 
 
 class TrainConfig(RunBase):

@@ -1,1 +1,7 @@
-"""From text to tensors: chat.py (tokenisation of prompts and demonstrations), packing.py (padding)."""
+"""From text to tensors.
+
+records.py         rows of the user's own SFT files, without a tokenizer
+chat.py            tokenisation of prompts and demonstrations
+demonstrations.py  what SFT trains on, by row number
+packing.py         padding, several rows in one sequence
+"""

@@ -6,13 +6,14 @@ trained on. Decoding is the engine's business.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from polyray.data.packing import TokenRow
 from polyray.errors import DataError, boundary
-from polyray.types import Prompt
+from polyray.types import Message, Prompt
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
@@ -24,6 +25,108 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
     """
     if prompt.messages is None:
         return _encode(tokenizer, prompt.text, prompt, add_special_tokens=True)
+    return _encode(tokenizer, _render(tokenizer, prompt, prompt.messages, True), prompt)
+
+
+def encode_demonstration(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    response: str,
+    max_tokens: int | None = None,
+    *,
+    trained_turns: Sequence[int] = (),
+    completion_only: bool = True,
+) -> TokenRow:
+    """Prompt, response and end of turn as one row.
+
+    Messages are rendered with the chat template; what it writes between the generation prompt and the end of
+    the assistant's turn is trained. A text, or a template that does not mark the end of a turn, gets the end
+    of sequence. `trained_turns` are the messages of the prompt that are trained as well; without
+    `completion_only` all tokens but the first are. Raises DataError above `max_tokens`, and where the
+    template writes a conversation otherwise than its beginning.
+    """
+    if prompt.messages is None:
+        prompt_ids = encode_prompt(tokenizer, prompt)
+        reply_ids = _encode(tokenizer, response, prompt)
+        parts = [(prompt_ids, False), ([*reply_ids, _end_of_sequence(tokenizer)], True)]
+    else:
+        reply = {"role": "assistant", "content": response}
+        parts = _conversation_parts(tokenizer, prompt, (*prompt.messages, reply), trained_turns)
+    row = _join(parts, completion_only)
+    if max_tokens is not None and len(row.token_ids) > max_tokens:
+        raise DataError(
+            f"prompt {prompt.prompt_id!r} with its response has {len(row.token_ids)} tokens, more than "
+            f"max_tokens={max_tokens}; raise max_tokens, shorten the demonstration, or set too_long"
+        )
+    return row
+
+
+def _conversation_parts(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    messages: Sequence[Message],
+    trained_turns: Sequence[int],
+) -> list[tuple[list[int], bool]]:
+    """(token ids, trained) of consecutive pieces of the rendered conversation.
+
+    Pieces are encoded alone, as the prompt is when the policy is sampled: no token spans two of them.
+    """
+    last = len(messages) - 1
+    rendered = _render(tokenizer, prompt, messages, False)
+    parts: list[tuple[list[int], bool]] = []
+    done = 0
+    for turn in (*trained_turns, last):
+        start = _prefix_length(tokenizer, prompt, rendered, messages[:turn], True)
+        text = (
+            rendered[start:]
+            if turn == last
+            else rendered[start : _prefix_length(tokenizer, prompt, rendered, messages[: turn + 1], False)]
+        )
+        marked = _until_end_of_turn(tokenizer, text)
+        text = text if marked is None else marked
+        ids = _encode(tokenizer, text, prompt)
+        if turn == last and marked is None:
+            ids.append(_end_of_sequence(tokenizer))
+        parts += [(_encode(tokenizer, rendered[done:start], prompt), False), (ids, True)]
+        done = start + len(text)
+    return parts
+
+
+def _until_end_of_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
+    """The turn without the white space after its closing special token; None where it has no such token."""
+    stripped = text.rstrip()
+    specials = tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return stripped if specials and stripped.endswith(specials) else None
+
+
+def _prefix_length(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    rendered: str,
+    messages: Sequence[Message],
+    add_generation_prompt: bool,
+) -> int:
+    prefix = _render(tokenizer, prompt, messages, add_generation_prompt)
+    if not rendered.startswith(prefix):
+        same = next(
+            (at for at, pair in enumerate(zip(rendered, prefix, strict=False)) if pair[0] != pair[1]),
+            len(rendered),
+        )
+        raise DataError(
+            f"prompt {prompt.prompt_id!r}: the chat template writes the first {len(messages)} messages "
+            f"differently when more follow ({prefix[same : same + 30]!r} against "
+            f"{rendered[same : same + 30]!r}), so the assistant's turn cannot be told from the rest; use "
+            "data.train_on=last_turn, or a template whose conversations only grow"
+        )
+    return len(prefix)
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    messages: Sequence[Message],
+    add_generation_prompt: bool,
+) -> str:
     if not tokenizer.chat_template:
         raise DataError(
             f"prompt {prompt.prompt_id!r} has messages, but the model's tokenizer has no chat template; "
@@ -31,36 +134,39 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
         )
     with boundary(DataError, f"chat template on the messages of prompt {prompt.prompt_id!r}"):
         rendered: Any = tokenizer.apply_chat_template(
-            [dict(message) for message in prompt.messages],
+            [dict(message) for message in messages],
             tokenize=False,
-            add_generation_prompt=True,
+            add_generation_prompt=add_generation_prompt,
             enable_thinking=False,
         )
-    return _encode(tokenizer, rendered, prompt, add_special_tokens=False)
+    return rendered
 
 
-def encode_demonstration(
-    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, response: str, max_tokens: int | None = None
-) -> TokenRow:
-    """Prompt, response and end of sequence as one row. Raises DataError above `max_tokens`."""
-    prompt_ids = encode_prompt(tokenizer, prompt)
-    response_ids = _encode(tokenizer, response, prompt, add_special_tokens=False)
+def _join(parts: Sequence[tuple[list[int], bool]], completion_only: bool) -> TokenRow:
+    token_ids = tuple(token for ids, _ in parts for token in ids)
+    if not completion_only:
+        return TokenRow(token_ids, response_start=1)
+    holes: list[tuple[int, int]] = []
+    at = 0
+    for ids, trained in parts:
+        if not trained and ids:
+            holes.append((at, at + len(ids)))
+        at += len(ids)
+    start = holes.pop(0)[1] if holes and holes[0][0] == 0 else 1
+    return TokenRow(token_ids, start, tuple(holes))
+
+
+def _end_of_sequence(tokenizer: PreTrainedTokenizerBase) -> int:
     end = tokenizer.eos_token_id
     if not isinstance(end, int):
         raise DataError(
             "the model's tokenizer has no end-of-sequence token; set eos_token in its tokenizer_config.json"
         )
-    row = TokenRow((*prompt_ids, *response_ids, end), response_start=len(prompt_ids))
-    if max_tokens is not None and len(row.token_ids) > max_tokens:
-        raise DataError(
-            f"prompt {prompt.prompt_id!r} with its response has {len(row.token_ids)} tokens, more than "
-            f"max_tokens={max_tokens}; raise max_tokens or shorten the demonstration"
-        )
-    return row
+    return end
 
 
 def _encode(
-    tokenizer: PreTrainedTokenizerBase, text: str, prompt: Prompt, *, add_special_tokens: bool
+    tokenizer: PreTrainedTokenizerBase, text: str, prompt: Prompt, *, add_special_tokens: bool = False
 ) -> list[int]:
     # The embedded vocabulary holds single characters and no unknown token: others are refused, not dropped.
     with boundary(

@@ -33,6 +33,15 @@ def sum_gradients(parameters: Sequence[torch.nn.Parameter], divide_by: float) ->
         parameter.grad = part.view_as(parameter)
 
 
+def mean_over_ranks(value: float, device: torch.device) -> float:
+    """The mean of one number over ranks; `device` is one that their backend can reduce on."""
+    if world_size() == 1:
+        return value
+    total = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return float(total) / world_size()
+
+
 class Sums:
     """Named sums with counts, maxima beside them; equal on every rank after `reduce`."""
 

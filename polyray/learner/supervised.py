@@ -1,14 +1,16 @@
 """Supervised training: which demonstrations a rank sees, and one optimiser step. No Ray, no checkpoints.
 
 The step is defined by (seed, step) alone: however many ranks share the demonstrations, and in whatever
-micro-batches, the gradient is that of the mean loss per response token over all of them. Used by SFT (LoRA,
-data parallel) and by the pretraining of the embedded model.
+micro-batches, packed or not, the gradient is that of the mean loss per trained token over all of them. Used
+by SFT (LoRA, data parallel) and by the pretraining of the embedded model.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -16,9 +18,35 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from polyray.algorithms.supervised import masked_cross_entropy
-from polyray.data.packing import SupervisedBatch, TokenRow, collate
+from polyray.algorithms.supervised import gem_loss, masked_cross_entropy
+from polyray.config.supervised import GemSpec, SupervisedObjectiveSpec
+from polyray.data.packing import SupervisedBatch, TokenRow, collate, collate_packed, pack
 from polyray.errors import ConfigError
+from polyray.models.packing import isolated_rows
+
+TokenLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, int]]
+"""(logits [B, T, V], targets [B, T], mask [B, T]) -> (sum over the masked positions, their number)."""
+
+
+def build_token_loss(spec: SupervisedObjectiveSpec) -> TokenLoss:
+    """The objective a configuration asks for."""
+    if isinstance(spec, GemSpec):
+        return functools.partial(gem_loss, beta=spec.beta, link=spec.link)
+    return masked_cross_entropy
+
+
+@dataclass(frozen=True, slots=True)
+class StepRows:
+    """What one rank computes in one step, e.g. StepRows(batches=[collate(...)], num_tokens_total=640,
+    token_share=0.93, num_truncated=0)."""
+
+    batches: list[SupervisedBatch]
+    num_tokens_total: int
+    """Trained tokens over all ranks."""
+    token_share: float
+    """Real tokens / slots of this rank's batches: the rest is padding."""
+    num_truncated: int
+    """Rows over all ranks whose response was cut."""
 
 
 def demonstration_batches(
@@ -30,11 +58,13 @@ def demonstration_batches(
     rows_per_step: int,
     micro_batch_rows: int,
     pad_id: int,
-) -> tuple[list[SupervisedBatch], int]:
-    """This rank's micro-batches of optimiser step `step`, and the response tokens of the step over all ranks.
+    pack_width: int | None = None,
+) -> StepRows:
+    """This rank's micro-batches of optimiser step `step`.
 
     `row_of` gives row number i; step s takes rows s * rows_per_step and following, rank r every world_size-th
-    of them. Every rank encodes all rows of the step, so the ranks need not talk to know the normaliser.
+    of them. Every rank encodes all rows of the step, so the ranks need not talk to know the normaliser. With
+    `pack_width` a sequence holds several rows of the step: the gradient is the same.
     """
     if rows_per_step < world_size:
         raise ConfigError(
@@ -42,12 +72,30 @@ def demonstration_batches(
             "a rank would have none; raise the one or lower the other"
         )
     rows = [row_of(step * rows_per_step + offset) for offset in range(rows_per_step)]
-    share = rows[rank::world_size]
-    batches = [
-        collate(share[start : start + micro_batch_rows], pad_id)
-        for start in range(0, len(share), micro_batch_rows)
+    batches = row_batches(rows[rank::world_size], micro_batch_rows, pad_id, pack_width)
+    slots = sum(batch.token_ids_BT.numel() for batch in batches)
+    return StepRows(
+        batches,
+        sum(row.num_targets for row in rows),
+        sum(len(row.token_ids) for row in rows[rank::world_size]) / slots,
+        sum(row.truncated for row in rows),
+    )
+
+
+def row_batches(
+    rows: Sequence[TokenRow], micro_batch_rows: int, pad_id: int, pack_width: int | None
+) -> list[SupervisedBatch]:
+    """At most `micro_batch_rows` sequences a batch."""
+    if pack_width is None:
+        return [
+            collate(rows[start : start + micro_batch_rows], pad_id)
+            for start in range(0, len(rows), micro_batch_rows)
+        ]
+    sequences = pack(rows, pack_width)
+    return [
+        collate_packed(sequences[start : start + micro_batch_rows], pad_id)
+        for start in range(0, len(sequences), micro_batch_rows)
     ]
-    return batches, sum(row.num_targets for row in rows)
 
 
 def supervised_step(
@@ -59,11 +107,12 @@ def supervised_step(
     num_tokens_total: int,
     world_size: int = 1,
     max_grad_norm: float = 1.0,
+    token_loss: TokenLoss = masked_cross_entropy,
 ) -> dict[str, float]:
-    """One optimiser step on cross-entropy; `batches`, `num_tokens_total` as from `demonstration_batches`.
+    """One optimiser step; `batches`, `num_tokens_total` as from `demonstration_batches`.
 
-    Returns `loss` (the mean over ranks is nats per response token of the whole step), `grad_norm` before
-    clipping, and the `lr` that was used.
+    Returns `loss` (the mean over ranks is that per trained token of the whole step; nats for cross-entropy),
+    `grad_norm` before clipping, and the `lr` that was used.
     """
     optimizer.zero_grad(set_to_none=True)
     device = next(model.parameters()).device
@@ -71,7 +120,7 @@ def supervised_step(
     for number, batch in enumerate(batches, start=1):
         with _gradients_stay_local(model, last=number == len(batches)):
             # DistributedDataParallel averages gradients over ranks: world_size undoes that.
-            share = batch_loss_sum(model, batch, device) * (world_size / num_tokens_total)
+            share = batch_loss_sum(model, batch, token_loss) * (world_size / num_tokens_total)
             share.backward()
         loss += share.detach()
     grad_norm = nn.utils.clip_grad_norm_(
@@ -83,13 +132,21 @@ def supervised_step(
     return {"loss": float(loss), "grad_norm": float(grad_norm), "lr": float(lr)}
 
 
-def batch_loss_sum(model: nn.Module, batch: SupervisedBatch, device: torch.device) -> torch.Tensor:
-    """Summed cross-entropy of the response tokens in nats; no logits before the first response."""
+def batch_loss_sum(
+    model: nn.Module, batch: SupervisedBatch, token_loss: TokenLoss = masked_cross_entropy
+) -> torch.Tensor:
+    """Summed loss of the trained tokens; no logits before the first of them."""
+    device = next(model.parameters()).device
     token_ids_BT = batch.token_ids_BT.to(device)
+    arguments = {"input_ids": token_ids_BT}
+    if batch.segments_BT is not None and batch.position_ids_BT is not None:
+        arguments = isolated_rows(
+            token_ids_BT, batch.segments_BT.to(device), batch.position_ids_BT.to(device)
+        )
     first = batch.first_target
     kept = token_ids_BT.shape[1] - first + 1
-    logits_BTV = model(input_ids=token_ids_BT, use_cache=False, logits_to_keep=kept).logits[:, :-1]
-    loss_sum, _ = masked_cross_entropy(
+    logits_BTV = model(**arguments, use_cache=False, logits_to_keep=kept).logits[:, :-1]
+    loss_sum, _ = token_loss(
         logits_BTV, token_ids_BT[:, first:], batch.response_mask_BT[:, first:].to(device)
     )
     return loss_sum

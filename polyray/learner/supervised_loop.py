@@ -1,28 +1,36 @@
-"""The SFT loop, without Ray: a LoRA warm start on the task's demonstrations, checkpointed and resumable.
+"""The SFT loop, without Ray: LoRA on demonstrations, evaluated, checkpointed and resumable.
 
-Which rows a step sees follows from (seed, step) alone, so a resumed run is the same run.
+Which rows a step sees, and what dropout draws, follow from (seed, step, rank) alone, so a resumed run is the
+same run. The step itself is supervised.py, validation and samples are supervised_evaluation.py.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import PreTrainedTokenizerBase
 
 from polyray.config.run import SftConfig
-from polyray.data.chat import encode_demonstration
-from polyray.data.packing import TokenRow
+from polyray.data.demonstrations import Demonstrations, load_demonstrations
+from polyray.errors import ConfigError
 from polyray.learner.optim import build_optimizer, build_scheduler
+from polyray.learner.reduce import mean_over_ranks
 from polyray.learner.state import newest_checkpoint, restore_checkpoint, save_checkpoint
-from polyray.learner.supervised import demonstration_batches, supervised_step
+from polyray.learner.supervised import build_token_loss, demonstration_batches, row_batches, supervised_step
+from polyray.learner.supervised_evaluation import Patience, is_evaluated, validation_loss, write_samples
 from polyray.models.loading import base_fingerprint, load_base, load_tokenizer
-from polyray.models.lora import attach_adapter, save_adapter
+from polyray.models.lora import attach_adapter, read_adapter, save_adapter, write_adapter
+from polyray.models.packing import PACKABLE_MODEL_TYPES, is_packable
 from polyray.observability.jsonl import JsonlWriter, before_step, cut_jsonl
-from polyray.tasks import build_task
+from polyray.rollout.seeds import sample_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,91 +51,179 @@ class SupervisedRun:
     world_size: int
 
 
+@dataclass(slots=True)
+class _Training:
+    """Everything that `_start` prepares; `step` and `patience` advance."""
+
+    model: Any
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    tokenizer: PreTrainedTokenizerBase
+    data: Demonstrations
+    manifest: dict[str, Any]
+    pad_id: int
+    step: int = 0
+    """Completed steps."""
+    patience: Patience = field(default_factory=Patience)
+
+
 def run_supervised(
     run: SupervisedRun, parallel: Callable[[Any], Any], reported: Callable[[dict[str, float]], None]
 ) -> None:
-    """Trains from the newest checkpoint to the last step and writes adapter/.
+    """Trains from the newest checkpoint to the last step, or until early stopping, and writes adapter/.
 
     `parallel` wraps the model for data parallelism; `reported` is called on every rank after each checkpoint.
     """
-    config, learner = run.config, run.config.learner
+    learner, stopping = run.config.learner, run.config.evaluation.early_stopping
+    training = _start(run)
+    wrapped = parallel(training.model)
+    wrapped.train()
+    num_steps = training.data.num_steps
+    while training.step < num_steps and not training.patience.is_over(stopping):
+        line = _train_step(run, training, wrapped)
+        if is_evaluated(run.config.evaluation, training.step, num_steps):
+            line["eval_loss"] = _evaluate(run, training)
+        last = training.step == num_steps or training.patience.is_over(stopping)
+        if run.rank == 0:
+            with JsonlWriter(run.run_dir / "metrics.jsonl") as writer:
+                writer.write(line)
+        if training.step % learner.checkpoint_every == 0 or last:
+            if run.rank == 0:
+                _save(run, training)
+            reported({**line, "step": training.step})
+    if run.rank == 0:
+        _finish(run, training)
+
+
+def _start(run: SupervisedRun) -> _Training:
+    """The model with its adapter, the data, and all of it as the newest checkpoint left it."""
+    config = run.config
     base_sha256 = base_fingerprint(run.model_dir)
+    tokenizer = load_tokenizer(run.model_dir)
+    data = load_demonstrations(config, tokenizer)
     torch.manual_seed(config.seed)
+    base = load_base(run.model_dir, run.dtype).to(run.device)  # type: ignore[arg-type]
+    if config.packing and not is_packable(base.config):
+        raise ConfigError(
+            f"packing=true, but rows of a {base.config.model_type!r} model could see each other (known to be "
+            f"exact: {', '.join(sorted(PACKABLE_MODEL_TYPES))}); set packing=false"
+        )
     model = attach_adapter(
-        load_base(run.model_dir, run.dtype).to(run.device),  # type: ignore[arg-type]
+        base,
         config.model.lora,
         Path(config.model.warm_start) if config.model.warm_start else None,
         base_sha256=base_sha256,
         seed=config.seed,
     )
+    learner = config.learner.model_copy(update={"steps": data.num_steps})
     optimizer = build_optimizer(model.parameters(), learner)
     scheduler = build_scheduler(optimizer, learner)
-    manifest = {"base_sha256": base_sha256, "run": config.name}
-    checkpoints_dir, metrics_path = run.run_dir / "checkpoints", run.run_dir / "metrics.jsonl"
-    checkpoint = newest_checkpoint(checkpoints_dir)
-    if checkpoint is not None:
-        restore_checkpoint(checkpoint, model, optimizer, scheduler)
-    first = checkpoint.step if checkpoint is not None else 0
-    if run.rank == 0:
-        cut_jsonl(metrics_path, before_step(first))
-    row_of, pad_id = demonstration_rows(config, run.model_dir)
-    wrapped = parallel(model)
-    wrapped.train()
-    for step in range(first, learner.steps):
-        started = time.perf_counter()
-        batches, num_tokens_total = demonstration_batches(
-            row_of,
-            step=step,
-            rank=run.rank,
-            world_size=run.world_size,
-            rows_per_step=config.demonstrations_per_step,
-            micro_batch_rows=learner.micro_batch_rows,
-            pad_id=pad_id,
-        )
-        metrics = supervised_step(
-            wrapped,
-            optimizer,
-            scheduler,
-            batches,
-            num_tokens_total=num_tokens_total,
-            world_size=run.world_size,
-            max_grad_norm=learner.max_grad_norm,
-        )
-        if run.rank == 0:
-            line = {
-                "step": step,
-                **metrics,
-                "tokens": num_tokens_total,
-                "step_s": time.perf_counter() - started,
-            }
-            with JsonlWriter(metrics_path) as writer:
-                writer.write(line)
-        if (step + 1) % learner.checkpoint_every == 0 or step + 1 == learner.steps:
-            if run.rank == 0:
-                save_checkpoint(
-                    checkpoints_dir,
-                    step + 1,
-                    model,
-                    optimizer,
-                    scheduler,
-                    adapter_manifest=manifest,
-                    extra={},
-                    keep=learner.keep_checkpoints,
-                )
-            reported({"step": step + 1, **metrics})
-    if run.rank == 0:
-        save_adapter(model, run.run_dir / "adapter", manifest)
-
-
-def demonstration_rows(config: SftConfig, model_dir: Path) -> tuple[Callable[[int], TokenRow], int]:
-    """(demonstration number -> token row, padding id); a row longer than max_tokens is a DataError naming
-    it."""
-    tokenizer = load_tokenizer(model_dir)
-    task = build_task(config.task)
-
-    def row_of(index: int) -> TokenRow:
-        prompt, response = task.demonstration(index, config.seed)
-        return encode_demonstration(tokenizer, prompt, response, config.max_tokens)
-
     pad_id: Any = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return row_of, pad_id
+    manifest = {"base_sha256": base_sha256, "run": config.name}
+    training = _Training(model, optimizer, scheduler, tokenizer, data, manifest, pad_id)
+    _resume(run, training)
+    return training
+
+
+def _resume(run: SupervisedRun, training: _Training) -> None:
+    """Raises ConfigError where the rows are no longer those of the checkpoint."""
+    checkpoint = newest_checkpoint(run.run_dir / "checkpoints")
+    if checkpoint is not None:
+        if checkpoint.extra.get("rows_sha256") != training.data.sha256:
+            raise ConfigError(
+                f"{run.run_dir}: the training rows are not those of its checkpoint {checkpoint.directory.name}; "
+                "restore the data file, or start a run under another name"
+            )
+        restore_checkpoint(checkpoint, training.model, training.optimizer, training.scheduler)
+        training.step = checkpoint.step
+        training.patience = Patience.restored(checkpoint.extra)
+    if run.rank == 0:
+        cut_jsonl(run.run_dir / "metrics.jsonl", before_step(training.step))
+        for path in (run.run_dir / "samples").glob("step-*.jsonl"):
+            if path.name > f"step-{training.step:06d}.jsonl":
+                path.unlink()
+
+
+def _train_step(run: SupervisedRun, training: _Training, wrapped: Any) -> dict[str, float]:
+    config, step, started = run.config, training.step, time.perf_counter()
+    torch.manual_seed(sample_seed(config.seed, f"dropout-{step}", run.rank))
+    rows = demonstration_batches(
+        training.data.row_of,
+        step=step,
+        rank=run.rank,
+        world_size=run.world_size,
+        rows_per_step=config.demonstrations_per_step,
+        micro_batch_rows=config.learner.micro_batch_rows,
+        pad_id=training.pad_id,
+        pack_width=config.max_tokens if config.packing else None,
+    )
+    metrics = supervised_step(
+        wrapped,
+        training.optimizer,
+        training.scheduler,
+        rows.batches,
+        num_tokens_total=rows.num_tokens_total,
+        world_size=run.world_size,
+        max_grad_norm=config.learner.max_grad_norm,
+        token_loss=build_token_loss(config.objective),
+    )
+    training.step += 1
+    metrics["loss"] = mean_over_ranks(metrics["loss"], run.device)
+    line = {"step": step, **metrics, "tokens": rows.num_tokens_total, "token_share": rows.token_share}
+    if config.too_long == "truncate":
+        line["rows_truncated"] = rows.num_truncated
+    if training.data.num_rows is not None:
+        line["epoch"] = training.step * config.demonstrations_per_step / training.data.num_rows
+    return {**line, "step_s": time.perf_counter() - started}
+
+
+def _evaluate(run: SupervisedRun, training: _Training) -> float:
+    """Validation loss; keeps the adapter if it is the best, and writes samples."""
+    config, spec = run.config, run.config.evaluation
+    batches = row_batches(
+        training.data.validation_rows[run.rank :: run.world_size],
+        config.learner.micro_batch_rows,
+        training.pad_id,
+        config.max_tokens if config.packing else None,
+    )
+    loss = validation_loss(training.model, batches)
+    if spec.early_stopping is not None:
+        training.patience = training.patience.after(loss, training.step, spec.early_stopping.min_delta)
+        if run.rank == 0 and training.patience.best_step == training.step:
+            save_adapter(training.model, _best_dir(run, training.patience), training.manifest)
+    if run.rank == 0 and spec.num_samples:
+        path = run.run_dir / "samples" / f"step-{training.step:06d}.jsonl"
+        write_samples(training.model, training.tokenizer, training.data.validation, spec, path, config.seed)
+    return loss
+
+
+def _save(run: SupervisedRun, training: _Training) -> None:
+    """A checkpoint; only then do older best adapters go, because a resume could still need them."""
+    save_checkpoint(
+        run.run_dir / "checkpoints",
+        training.step,
+        training.model,
+        training.optimizer,
+        training.scheduler,
+        adapter_manifest=training.manifest,
+        extra={"early_stopping": asdict(training.patience), "rows_sha256": training.data.sha256},
+        keep=run.config.learner.keep_checkpoints,
+    )
+    best = _best_dir(run, training.patience)
+    for directory in best.parent.glob("step-*"):
+        if directory != best:
+            shutil.rmtree(directory)
+
+
+def _finish(run: SupervisedRun, training: _Training) -> None:
+    """Writes adapter/: the best one under early stopping, else the last."""
+    target, manifest = run.run_dir / "adapter", training.manifest
+    if run.config.evaluation.early_stopping is None:
+        save_adapter(training.model, target, manifest)
+    else:
+        content, config = read_adapter(_best_dir(run, training.patience), manifest["base_sha256"])
+        write_adapter(content, config, target, manifest)
+
+
+def _best_dir(run: SupervisedRun, patience: Patience) -> Path:
+    return run.run_dir / "best" / f"step-{patience.best_step:06d}"

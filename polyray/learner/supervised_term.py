@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from polyray.algorithms.supervised import masked_cross_entropy
 from polyray.config.run import TrainConfig
 from polyray.config.supervised_term import SupervisedTermSpec
 from polyray.data.chat import encode_demonstration
@@ -41,7 +42,7 @@ class SupervisedTerm:
         Leaves the parameters without a gradient.
         """
         end: Any = self._tokenizer.pad_token_id
-        batches, num_tokens = demonstration_batches(
+        rows = demonstration_batches(
             self._row,
             step=step,
             rank=rank(),
@@ -51,16 +52,16 @@ class SupervisedTerm:
             pad_id=end if end is not None else self._tokenizer.eos_token_id,  # type: ignore[arg-type]
         )
         sums = Sums(("cross_entropy",))
-        for batch in batches:
-            loss = batch_loss_sum(model, batch, parameters[0].device)
+        for batch in rows.batches:
+            loss = batch_loss_sum(model, batch, masked_cross_entropy)
             loss.backward()
             sums.add("cross_entropy", float(loss.detach()), 0)
         sums.reduce()
-        sum_gradients(parameters, num_tokens / self._spec.weight)
+        sum_gradients(parameters, rows.num_tokens_total / self._spec.weight)
         found = [parameter.grad for parameter in parameters if parameter.grad is not None]
         for parameter in parameters:
             parameter.grad = None
-        return found, sums.total("cross_entropy") / num_tokens
+        return found, sums.total("cross_entropy") / rows.num_tokens_total
 
     def _row(self, index: int) -> TokenRow:
         prompt, response = self._task.demonstration(index, self._config.seed)

@@ -7,6 +7,8 @@
 A completion attends to the prompt and to itself. The values are those of separate rows; for short completions
 of a group of 16 there are about half the tokens. Attention over the whole sequence grows with its square, so
 long groups stay separate. Called by `completion_logprobs`.
+
+`isolated_rows` is the simpler case of SFT: whole rows side by side that share nothing.
 """
 
 from __future__ import annotations
@@ -110,3 +112,23 @@ def packed_groups(
     position_BT = start_B[:, None] - 1 + token_T[None]
     position_BT[:, 0] = prompt_lengths_B - 1  # the prompt's last token predicts the first of every completion
     return ModelInput(arguments, group_B[:, None].expand_as(position_BT), position_BT)
+
+
+def isolated_rows(
+    input_ids_BT: torch.Tensor, segments_BT: torch.Tensor, position_ids_BT: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """The model's arguments for sequences of several rows that must not see each other.
+
+    Args:
+        input_ids_BT: [B, T].
+        segments_BT: [B, T] the number of the row a token belongs to, -1 for padding (which sees itself).
+        position_ids_BT: [B, T] counted from 0 in each row.
+    """
+    width = input_ids_BT.shape[1]
+    causal_TT = torch.ones(width, width, dtype=torch.bool, device=input_ids_BT.device).tril()
+    seen_BTT = (segments_BT[:, :, None] == segments_BT[:, None]) & causal_TT
+    return {
+        "input_ids": input_ids_BT,
+        "position_ids": position_ids_BT,
+        "attention_mask": seen_BTT[:, None],
+    }

@@ -22,6 +22,7 @@ HEADLINE: dict[str, str] = {
     "pass_at_1": "pass@1",
     "pass_at_8": "pass@8",
     "loss": "loss",
+    "eval_loss": "eval loss",
     "tokens_per_s": "tokens/s",
 }
 """The metrics that are shown, under which label, in this order."""

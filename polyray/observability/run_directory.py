@@ -20,7 +20,7 @@ from polyray.config.run import RunBase
 from polyray.errors import ConfigError
 from polyray.observability.atomic import atomic_write_json
 
-LENGTH_KEYS: tuple[str, ...] = ("learner.steps",)
+LENGTH_KEYS: tuple[str, ...] = ("learner.steps", "epochs")
 """How long a run is: a finished run is taken up again when one of them changes."""
 
 RESUMABLE_KEYS: tuple[str, ...] = (

@@ -40,7 +40,7 @@ def _row(index: int) -> TokenRow:
 
 
 def _batches(rank: int, world_size: int, micro_batch_rows: int = 99) -> tuple[list[SupervisedBatch], int]:
-    return demonstration_batches(
+    rows = demonstration_batches(
         _row,
         step=2,
         rank=rank,
@@ -49,6 +49,7 @@ def _batches(rank: int, world_size: int, micro_batch_rows: int = 99) -> tuple[li
         micro_batch_rows=micro_batch_rows,
         pad_id=0,
     )
+    return rows.batches, rows.num_tokens_total
 
 
 def _gradients(rank: int, world_size: int, micro_batch_rows: int = 99) -> tuple[list[torch.Tensor], float]:

@@ -1,0 +1,126 @@
+"""Watching an SFT run: the validation loss over all ranks, early stopping, and samples to read.
+
+Nothing here changes what is trained: no gradients, no dropout, and torch's generator is left as it was.
+Called by supervised_loop.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from polyray.config.supervised import EarlyStoppingSpec, SupervisedEvaluationSpec
+from polyray.data.chat import encode_prompt
+from polyray.data.packing import SupervisedBatch
+from polyray.data.records import Demonstration
+from polyray.learner.reduce import world_size
+from polyray.learner.supervised import batch_loss_sum
+from polyray.observability.atomic import atomic_write_bytes
+from polyray.observability.jsonl import encode_line
+from polyray.rollout.seeds import sample_seed
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """What early stopping remembers, e.g. Patience(best_loss=0.71, best_step=40, failures=1)."""
+
+    best_loss: float | None = None
+    """Nats per trained token; None before the first evaluation."""
+    best_step: int = 0
+    """Completed steps at the best evaluation."""
+    failures: int = 0
+    """Evaluations in a row that were no improvement."""
+
+    def after(self, loss: float, step: int, min_delta: float) -> Patience:
+        """With one more evaluation, after `step` steps."""
+        if self.best_loss is None or loss < self.best_loss - min_delta:
+            return Patience(loss, step)
+        return replace(self, failures=self.failures + 1)
+
+    def is_over(self, spec: EarlyStoppingSpec | None) -> bool:
+        """Whether training stops here."""
+        return spec is not None and self.failures >= spec.patience
+
+    @classmethod
+    def restored(cls, extra: Mapping[str, Any]) -> Patience:
+        """From a checkpoint's `extra`."""
+        return cls(**extra.get("early_stopping", {}))
+
+
+def is_evaluated(spec: SupervisedEvaluationSpec, step: int, num_steps: int) -> bool:
+    """Whether there is an evaluation after `step` completed steps."""
+    return spec.every is not None and (step % spec.every == 0 or step == num_steps)
+
+
+def validation_loss(model: torch.nn.Module, batches: Sequence[SupervisedBatch]) -> float:
+    """Cross-entropy in nats per trained token over all ranks' batches; the same number on every rank."""
+    device = next(model.parameters()).device
+    totals = torch.zeros(2, dtype=torch.float64, device=device)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for batch in batches:
+            totals[0] += batch_loss_sum(model, batch)
+            totals[1] += batch.response_mask_BT.sum().to(device)
+    model.train(was_training)
+    if world_size() > 1:
+        dist.all_reduce(totals)
+    return float(totals[0] / totals[1])
+
+
+def write_samples(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    demonstrations: Sequence[Demonstration],
+    spec: SupervisedEvaluationSpec,
+    path: Path,
+    seed: int,
+) -> None:
+    """One completion for each of the first `num_samples` demonstrations, beside the reference."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    was_training = model.training
+    model.eval()
+    lines = []
+    for index, demonstration in enumerate(demonstrations[: spec.num_samples]):
+        prompt = demonstration.prompt
+        prompt_ids = encode_prompt(tokenizer, prompt)
+        completion = _generate(model, tokenizer, prompt_ids, spec, sample_seed(seed, path.stem, index))
+        asked = prompt.text if prompt.messages is None else prompt.messages
+        lines.append({"prompt": asked, "completion": completion, "reference": demonstration.response})
+    model.train(was_training)
+    atomic_write_bytes(path, b"".join(encode_line(line) for line in lines))
+
+
+def _generate(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_ids: list[int],
+    spec: SupervisedEvaluationSpec,
+    seed: int,
+) -> str:
+    device = next(model.parameters()).device
+    sampling: dict[str, Any] = {"do_sample": False}
+    if spec.temperature > 0:  # top_k 0, top_p 1: the model's own distribution
+        sampling = {"do_sample": True, "temperature": spec.temperature, "top_k": 0, "top_p": 1.0}
+    ends = model.generation_config.eos_token_id or tokenizer.eos_token_id
+    config = GenerationConfig(
+        max_new_tokens=spec.max_new_tokens,
+        eos_token_id=ends,
+        pad_token_id=ends[0] if isinstance(ends, list) else ends,
+        **sampling,
+    )
+    input_ids = torch.tensor([prompt_ids], device=device)
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]), torch.no_grad():
+        torch.manual_seed(seed)
+        output_ids = model.generate(
+            input_ids=input_ids, attention_mask=torch.ones_like(input_ids), generation_config=config
+        )[0]
+    text = tokenizer.decode(output_ids[len(prompt_ids) :], skip_special_tokens=True)
+    assert isinstance(text, str)
+    return text

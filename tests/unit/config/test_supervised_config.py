@@ -1,0 +1,51 @@
+"""Which SFT configurations are refused, and what they are told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from polyray.config.loader import build_config
+from polyray.config.run import SftConfig
+from polyray.config.supervised import CrossEntropySpec, JsonlDataSpec, TaskDataSpec
+from polyray.errors import ConfigError
+
+JSONL: dict[str, Any] = {"type": "jsonl", "train": "mine.jsonl"}
+
+
+def test_defaults_are_the_task_and_cross_entropy() -> None:
+    config = build_config(SftConfig, {"name": "a"})
+    assert config.data == TaskDataSpec()
+    assert config.objective == CrossEntropySpec()
+    assert (config.completion_only, config.packing, config.too_long) == (True, False, "error")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"epochs": 2},
+            r"epochs=2\.0: the demonstrations of a task are an endless stream; set learner\.steps",
+        ),
+        ({"too_long": "drop"}, r"too_long='drop' needs data\.type=jsonl"),
+        ({"data": JSONL, "evaluation": {"every": 5}}, r"set data\.validation or data\.validation_share"),
+        ({"evaluation": {"early_stopping": {"patience": 2}}}, "set every"),
+        ({"data": {**JSONL, "validation": "v.jsonl", "validation_share": 0.1}}, "give the one or the other"),
+        (
+            {"task": {"type": "jsonl", "path": "p.jsonl"}, "evaluation": {"every": 5}},
+            "training sees all its demonstrations",
+        ),
+        ({"objective": {"type": "gem", "beta": 0}}, r"objective\.gem\.beta=0"),
+        ({"objective": {"type": "gem", "betta": 1}}, "did you mean 'beta'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_config(SftConfig, {"name": "a", **values})
+
+
+def test_paths_become_absolute_for_workers(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = JsonlDataSpec(train="mine.jsonl").absolute()
+    assert (spec.train, spec.validation) == (str(tmp_path / "mine.jsonl"), None)

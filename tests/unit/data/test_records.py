@@ -1,0 +1,110 @@
+"""Rows of the user's own SFT data: both shapes, and what is said about broken ones."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polyray.config.supervised import JsonlDataSpec
+from polyray.data.records import Demonstration, parse_row, read_demonstrations
+from polyray.errors import DataError
+from polyray.types import Prompt
+
+ROOT = Path(__file__).resolve().parents[3]
+USER, REPLY = {"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}
+MORE = [USER, REPLY, {"role": "user", "content": "3+3?"}, {"role": "assistant", "content": "6"}]
+
+
+def _file(path: Path, rows: list[Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_a_text_and_a_conversation() -> None:
+    assert parse_row({"prompt": "2+2=", "completion": "4", "id": 9}, "f:1") == Demonstration(
+        Prompt("f:1", "2+2=", reference="4"), "4"
+    )
+    expected = Demonstration(Prompt("f:2", "2+2?", reference="4", messages=(USER,)), "4")
+    assert parse_row({"messages": [USER, REPLY]}, "f:2") == expected
+    assert parse_row({"prompt": [USER], "completion": [REPLY]}, "f:2") == expected
+    assert parse_row({"prompt": "2+2?", "completion": [REPLY]}, "f:2") == expected
+    assert parse_row({"prompt": [USER], "completion": "4"}, "f:2") == expected
+
+
+def test_which_turns_are_trained() -> None:
+    assert parse_row({"messages": MORE}, "f:1").trained_turns == ()
+    assert parse_row({"messages": MORE}, "f:1", "all_turns").trained_turns == (1,)
+    split = {"prompt": MORE[:3], "completion": MORE[3:]}
+    assert parse_row(split, "f:1", "all_turns").trained_turns == ()  # turns of the prompt never are
+    assert parse_row(split, "f:1", "all_turns").response == "6"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "2", "answer": "4"}, "found the fields answer, question; a row is"),
+        ({"messages": [USER, REPLY], "prompt": "x"}, "'messages' beside 'prompt'"),
+        ({"prompt": "x"}, "found the fields prompt but no 'completion'"),
+        ({"prompt": "x", "completion": ""}, "'completion' is empty"),
+        ({"prompt": "x", "completion": 4}, "'completion' is a int"),
+        ({"messages": []}, "'messages' is an empty list"),
+        ({"messages": [USER]}, "the last message has the role 'user'"),
+        ({"messages": [REPLY]}, "nothing comes before"),
+        ({"messages": [USER, {"role": "assistant"}]}, r"messages\[1\] is \{\"role\": \"assistant\"\}"),
+        ([1], "a list, not an object"),
+    ],
+)
+def test_a_broken_row_is_named(tmp_path: Path, row: Any, message: str) -> None:
+    path = _file(tmp_path / "mine.jsonl", [{"prompt": "a", "completion": "b"}, row])
+    with pytest.raises(DataError, match=rf"mine\.jsonl:2: .*{message}"):
+        read_demonstrations(JsonlDataSpec(train=path))
+
+
+def test_validation_rows_are_chosen_by_content(tmp_path: Path) -> None:
+    rows = [{"prompt": str(number), "completion": "x"} for number in range(400)]
+    spec = JsonlDataSpec(train=_file(tmp_path / "a.jsonl", rows), validation_share=0.25)
+    training, validation = read_demonstrations(spec)
+    held_out = {row.prompt.text for row in validation}
+    assert len(training) + len(validation) == 400
+    assert 70 <= len(held_out) <= 130
+    assert held_out.isdisjoint(row.prompt.text for row in training)
+    more = [{"prompt": "new", "completion": "y"}, *reversed(rows)]
+    _file(tmp_path / "a.jsonl", more)
+    assert {row.prompt.text for row in read_demonstrations(spec)[1]} - {"new"} == held_out
+
+
+def test_a_compressed_file_and_one_for_validation(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"prompt": "a", "completion": "b"}\n'))
+    other = _file(tmp_path / "v.jsonl", [{"messages": [USER, REPLY]}])
+    training, validation = read_demonstrations(JsonlDataSpec(train=str(path), validation=other))
+    assert [row.prompt.prompt_id for row in training] == [f"{path}:1"]
+    assert [row.response for row in validation] == ["4"]
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DataError, match=r"a\.jsonl\.gz: not a whole gzip file"):
+        read_demonstrations(JsonlDataSpec(train=str(path)))
+
+
+def test_no_rows_left_for_training(tmp_path: Path) -> None:
+    path = _file(tmp_path / "a.jsonl", [{"prompt": "a", "completion": "b"}])
+    with pytest.raises(DataError, match=r"leaves \d for training and \d for validation"):
+        read_demonstrations(JsonlDataSpec(train=path, validation_share=0.5))
+
+
+def test_a_real_file_in_another_shape_is_explained_and_converts(tmp_path: Path) -> None:
+    path = ROOT.parent / "shared" / "data" / "math" / "gsm8k_train.jsonl"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    with pytest.raises(DataError, match=r"gsm8k_train\.jsonl:1: found the fields answer, question"):
+        read_demonstrations(JsonlDataSpec(train=str(path)))
+    problems = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [{"prompt": problem["question"], "completion": problem["answer"]} for problem in problems]
+    spec = JsonlDataSpec(train=_file(tmp_path / "g.jsonl", rows), validation_share=0.1)
+    training, validation = read_demonstrations(spec)
+    assert len(training) + len(validation) == len(problems)
+    assert abs(len(validation) / len(problems) - 0.1) < 0.02
+    assert training[0].response.count("####") == 1

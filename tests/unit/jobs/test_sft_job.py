@@ -1,0 +1,46 @@
+"""What `jobs.sft --check` derives and finds wrong, before any tokenizer is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs.sft import main
+from polyray.errors import DataError
+
+
+def _config_file(folder: Path, rows: list[str], more: str = "") -> str:
+    (folder / "mine.jsonl").write_text("".join(row + "\n" for row in rows))
+    path = folder / "sft.yaml"
+    path.write_text(f"name: a\ndata: {{type: jsonl, train: {folder / 'mine.jsonl'}}}\n{more}")
+    return str(path)
+
+
+def _derived(capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
+    return json.loads(capsys.readouterr().out)["derived"]
+
+
+def test_sizes_of_a_run_on_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = ['{"prompt": "1", "completion": "U"}'] * 10
+    path = _config_file(tmp_path, rows, "epochs: 3\ndemonstrations_per_step: 4\nmax_tokens: 16\n")
+    assert main([path, "--check"]) == 0
+    assert _derived(capsys) == {
+        "rows": 10, "validation_rows": 0, "epochs": 3.2, "steps": 8, "demonstrations_in_run": 32,
+        "max_tokens_per_step": 64, "logical_cpus_needed": 1.0,
+    }  # fmt: skip
+
+
+def test_sizes_of_a_run_on_a_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "sft.yaml").write_text("name: a\nlearner: {steps: 5}\n")
+    assert main([str(tmp_path / "sft.yaml"), "--check"]) == 0
+    assert _derived(capsys) == {
+        "steps": 5, "demonstrations_in_run": 320, "max_tokens_per_step": 4096, "logical_cpus_needed": 1.0
+    }  # fmt: skip
+
+
+def test_a_broken_row_is_named(tmp_path: Path) -> None:
+    path = _config_file(tmp_path, ['{"prompt": "1", "completion": "U"}', '{"prompt": "1"}'])
+    with pytest.raises(DataError, match=r"mine\.jsonl:2: found the fields prompt but no 'completion'"):
+        main([path, "--check"])
