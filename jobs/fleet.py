@@ -192,7 +192,8 @@ def fit_trainer(
         scaling_config=ray.train.ScalingConfig(
             num_workers=learner.num_workers, use_gpu=learner.use_gpu, resources_per_worker=resources
         ),
-        torch_config=TorchConfig(backend="nccl" if learner.use_gpu else "gloo"),
+        # Gradients lie on the device, counts and metrics on the CPU.
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if learner.use_gpu else "gloo"),
         run_config=ray.train.RunConfig(
             name=f"start-{uuid.uuid4().hex[:8]}",
             storage_path=str(directory.paths.train_storage.resolve()),

@@ -9,12 +9,16 @@ model.warm_start=runs/NAME/adapter. Starting the same command again goes on from
               or {"prompt": "...", "completion": "..."}; only the assistant's tokens are trained
               (completion_only), of its last turn or of all (data.train_on)
   length      learner.steps, or epochs; max_tokens with too_long: error, drop or truncate; packing
-  objective   cross_entropy, or gem (keeps more of the model's spread)
+  objective   cross_entropy; gem (keeps more of the model's spread); ba_lora (principal-component start, three
+              regularisers; the adapter has twice the rank: RL from it sets model.lora.rank and alpha so);
+              polychromic (L = CE - diversity_weight x D of sets that rollout workers sample: the loop of
+              jobs.train with cross-entropy beside it, on task demonstrations)
   evaluation  every, num_rows, num_samples, early_stopping: {patience, min_delta}; data.validation is a file
               of its own, data.validation_share a part of data.train
 
   python -m jobs.sft configs/sft/hidden_trap_grid.yaml
   python -m jobs.sft configs/sft/hidden_trap_grid.yaml name=short learner.steps=50 --check
+  python -m jobs.sft configs/sft/hidden_trap_grid_polychromic.yaml objective.diversity_weight=0.3
   python -m jobs.sft configs/sft/my_data.yaml epochs=5 evaluation.every=2
 """
 
@@ -25,8 +29,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs.cli import parse, run
-from polyray.config.run import SftConfig
+from jobs.train import run_training
+from polyray.config.derived import derived_sizes as train_sizes
+from polyray.config.loader import build_config
+from polyray.config.run import SftConfig, TrainConfig
 from polyray.config.supervised import JsonlDataSpec
+from polyray.config.supervised_term import PolychromicSftSpec, SupervisedTermSpec
 
 if TYPE_CHECKING:
     from polyray.data.demonstrations import Demonstrations
@@ -40,8 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     args = parse(argv, job="sft", description=__doc__, config_model=SftConfig)
     config = args.config
+    training = as_training(config)
     if args.check:
-        return args.print_check(derived=derived_sizes(config))
+        return args.print_check(derived=derived_sizes(config) if training is None else train_sizes(training))
+    if training is not None:
+        run_training(training)
+        return 0
     from jobs.fleet import open_ray, training_base
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory
@@ -54,6 +66,25 @@ def main(argv: Sequence[str] | None = None) -> int:
                     supervise(config, directory, display)
         display.note(f"adapter   {directory.paths.adapter}\nmetrics   {directory.paths.metrics}")
     return 0
+
+
+def as_training(config: SftConfig) -> TrainConfig | None:
+    """The training run that polychromic SFT is; None for objectives without samples."""
+    spec = config.objective
+    if not isinstance(spec, PolychromicSftSpec):
+        return None
+    supervised = SupervisedTermSpec(
+        demonstrations_per_step=config.demonstrations_per_step, max_tokens=config.max_tokens
+    )
+    shared = {
+        name: getattr(config, name)
+        for name in ("name", "runs_dir", "seed", "ray", "model", "task", "learner")
+    }
+    own = {name: getattr(spec, name) for name in ("rollout", "delivery", "reward", "diversity")}
+    values = TrainConfig.model_construct(
+        **shared, **own, algorithm=spec.as_algorithm(), supervised=supervised
+    ).model_dump(mode="json")
+    return build_config(TrainConfig, values, "objective polychromic")
 
 
 def supervise(config: SftConfig, directory: RunDirectory, display: ProgressDisplay) -> None:

@@ -33,20 +33,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv, job="train", description=__doc__, config_model=TrainConfig)
     if args.check:
         return args.print_check(derived=derived_sizes(args.config))
+    run_training(args.config)
+    return 0
+
+
+def run_training(config: TrainConfig) -> None:
+    """The run of a configuration from wherever it stands to DONE, on a Ray and a fleet of its own."""
     from jobs.fleet import open_fleet, open_ray
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory, RunPaths
 
     with ProgressDisplay() as display:
-        if not RunPaths(args.config.run_dir).done.is_file():
-            check_inputs(args.config)
-        with RunDirectory.open(args.config) as directory:
+        if not RunPaths(config.run_dir).done.is_file():
+            check_inputs(config)
+        with RunDirectory.open(config) as directory:
             if not directory.finished:
-                with open_ray(args.config.ray, display), open_fleet(args.config, args.config.name) as fleet:
-                    train(args.config, directory, fleet, display)
+                with open_ray(config.ray, display), open_fleet(config, config.name) as fleet:
+                    train(config, directory, fleet, display)
         display.note(f"adapter   {directory.paths.adapter}\nmetrics   {directory.paths.metrics}")
         display.note(f"report    python -m jobs.report {directory.paths.root}")
-    return 0
 
 
 def check_inputs(config: TrainConfig) -> None:

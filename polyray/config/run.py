@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
-
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PolychromicSpec
-from polyray.config.base import StrictModel
 from polyray.config.delivery import DeliverySpec
 from polyray.config.evaluation import EvaluationSpec
 from polyray.config.learner import LearnerSpec
@@ -16,51 +12,11 @@ from polyray.config.model import ModelSpec
 from polyray.config.objective import OfSetsSpec
 from polyray.config.reward import DiversitySpec, RewardSpec, VerifierRewardSpec
 from polyray.config.rollout import RolloutSpec
-from polyray.config.supervised import (
-    CrossEntropySpec,
-    JsonlDataSpec,
-    SupervisedDataSpec,
-    SupervisedEvaluationSpec,
-    SupervisedObjectiveSpec,
-    TaskDataSpec,
-)
+from polyray.config.run_base import RaySpec as RaySpec
+from polyray.config.run_base import RunBase, RunName
+from polyray.config.sft import SftConfig as SftConfig
 from polyray.config.supervised_term import SupervisedTermSpec
 from polyray.config.task import HiddenTrapGridSpec, TaskSpec
-
-
-def _safe_name(value: str) -> str:
-    if not value or not all(char.isalnum() or char in "-_." for char in value) or value.startswith("."):
-        raise ValueError(
-            f"name={value!r} must consist of letters, digits, '-', '_' and '.' (it becomes a folder)"
-        )
-    return value
-
-
-RunName = Annotated[str, AfterValidator(_safe_name)]
-
-
-class RaySpec(StrictModel):
-    """The Ray a job starts, or joins where RAY_ADDRESS is set."""
-
-    num_cpus: int = Field(
-        default=8, ge=1, description="logical CPUs of a local Ray; more than the machine has is fine"
-    )
-    object_store_mib: int = Field(default=200, ge=80)
-    dashboard: bool = True
-
-
-class RunBase(StrictModel):
-    """What every job's file has."""
-
-    name: RunName
-    runs_dir: str = "runs"
-    seed: int = Field(default=0, ge=0)
-    ray: RaySpec = RaySpec()
-
-    @property
-    def run_dir(self) -> Path:
-        """Where everything of this run lies."""
-        return Path(self.runs_dir) / self.name
 
 
 class PretrainConfig(RunBase):
@@ -73,53 +29,6 @@ class PretrainConfig(RunBase):
     batch_rows: int = Field(default=128, ge=1)
     learning_rate: float = Field(default=3e-3, gt=0)
     num_threads: int = Field(default=2, ge=1)
-
-
-class SftConfig(RunBase):
-    """jobs.sft: LoRA fine-tuning on demonstrations, e.g. the warm start of an RL run."""
-
-    model: ModelSpec = ModelSpec()
-    task: TaskSpec = HiddenTrapGridSpec()
-    data: SupervisedDataSpec = TaskDataSpec()
-    objective: SupervisedObjectiveSpec = CrossEntropySpec()
-    learner: LearnerSpec = LearnerSpec()
-    evaluation: SupervisedEvaluationSpec = SupervisedEvaluationSpec()
-    demonstrations_per_step: int = Field(default=64, ge=1)
-    epochs: float | None = Field(
-        default=None, gt=0, description="passes over the rows of data.type=jsonl; replaces learner.steps"
-    )
-    max_tokens: int = Field(default=64, ge=2, description="longest prompt + response")
-    too_long: Literal["error", "drop", "truncate"] = Field(
-        default="error", description="rows above max_tokens; truncate cuts the end of the response"
-    )
-    completion_only: bool = Field(default=True, description="false: the prompt's tokens are trained, too")
-    packing: bool = Field(
-        default=False, description="several rows in one sequence of max_tokens, unseen by each other"
-    )
-
-    @model_validator(mode="after")
-    def _data_fits(self) -> SftConfig:
-        if isinstance(self.data, JsonlDataSpec):
-            if self.evaluation.every is not None and not self.data.has_validation:
-                raise ValueError(
-                    "evaluation.every without validation rows; set data.validation or data.validation_share"
-                )
-            return self
-        if self.epochs is not None:
-            raise ValueError(
-                f"epochs={self.epochs}: the demonstrations of a task are an endless stream; set "
-                "learner.steps, or data.type=jsonl"
-            )
-        if self.too_long == "drop":
-            raise ValueError(
-                "too_long='drop' needs data.type=jsonl; raise max_tokens, or set too_long=truncate"
-            )
-        if self.evaluation.every is not None and self.task.type == "jsonl":
-            raise ValueError(
-                "evaluation.every with task.type=jsonl: training sees all its demonstrations; give "
-                "data.type=jsonl with data.validation or data.validation_share"
-            )
-        return self
 
 
 class TrainConfig(RunBase):

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from polyray.config.base import StrictModel, default_type
+from polyray.config.supervised_term import PolychromicSftSpec
 
 
 class TaskDataSpec(StrictModel):
@@ -71,8 +72,26 @@ class GemSpec(StrictModel):
     link: Literal["linear", "logsigmoid"] = "linear"
 
 
+class BaLoraSpec(StrictModel):
+    """BA-LoRA (arXiv 2408.04556) for generation: principal-component start, cross-entropy, and three regularisers.
+
+    Consistency with the untrained model, entropy of the likeliest tokens, and spectrum of the logits; formulas and
+    what is our reading of them: polyray/algorithms/regularizers.py.
+    """
+
+    type: Literal["ba_lora"] = "ba_lora"
+    consistency_weight: float = Field(default=0.025, ge=0)
+    diversity_weight: float = Field(default=0.005, ge=0)
+    spectral_weight: float = Field(default=0.005, ge=0)
+    temperature: float = Field(default=2.0, gt=0, description="of consistency")
+    top_tokens: int = Field(default=20, ge=2, description="of diversity")
+    top_values: int = Field(
+        default=10, ge=1, description="singular values that the spectrum should consist of"
+    )
+
+
 SupervisedObjectiveSpec = Annotated[
-    CrossEntropySpec | GemSpec,
+    CrossEntropySpec | GemSpec | BaLoraSpec | PolychromicSftSpec,
     Field(discriminator="type"),
     BeforeValidator(default_type("cross_entropy")),
 ]

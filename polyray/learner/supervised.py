@@ -7,7 +7,6 @@ by SFT (LoRA, data parallel) and by the pretraining of the embedded model.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -18,8 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from polyray.algorithms.supervised import gem_loss, masked_cross_entropy
-from polyray.config.supervised import GemSpec, SupervisedObjectiveSpec
+from polyray.algorithms.supervised import masked_cross_entropy
 from polyray.data.packing import SupervisedBatch, TokenRow, collate, collate_packed, pack
 from polyray.errors import ConfigError
 from polyray.models.packing import isolated_rows
@@ -28,11 +26,8 @@ TokenLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Ten
 """(logits [B, T, V], targets [B, T], mask [B, T]) -> (sum over the masked positions, their number)."""
 
 
-def build_token_loss(spec: SupervisedObjectiveSpec) -> TokenLoss:
-    """The objective a configuration asks for."""
-    if isinstance(spec, GemSpec):
-        return functools.partial(gem_loss, beta=spec.beta, link=spec.link)
-    return masked_cross_entropy
+BatchLoss = Callable[[nn.Module, SupervisedBatch], torch.Tensor]
+"""(model, micro batch) -> differentiable sum over the trained tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,20 +102,21 @@ def supervised_step(
     num_tokens_total: int,
     world_size: int = 1,
     max_grad_norm: float = 1.0,
-    token_loss: TokenLoss = masked_cross_entropy,
+    batch_loss: BatchLoss | None = None,
 ) -> dict[str, float]:
-    """One optimiser step; `batches`, `num_tokens_total` as from `demonstration_batches`.
+    """One optimiser step, by default on cross-entropy; `batches`, `num_tokens_total` as from `demonstration_batches`.
 
     Returns `loss` (the mean over ranks is that per trained token of the whole step; nats for cross-entropy),
     `grad_norm` before clipping, and the `lr` that was used.
     """
+    batch_loss = batch_loss or batch_loss_sum
     optimizer.zero_grad(set_to_none=True)
     device = next(model.parameters()).device
     loss = torch.zeros((), device=device)
     for number, batch in enumerate(batches, start=1):
         with _gradients_stay_local(model, last=number == len(batches)):
             # DistributedDataParallel averages gradients over ranks: world_size undoes that.
-            share = batch_loss_sum(model, batch, token_loss) * (world_size / num_tokens_total)
+            share = batch_loss(model, batch) * (world_size / num_tokens_total)
             share.backward()
         loss += share.detach()
     grad_norm = nn.utils.clip_grad_norm_(
@@ -135,7 +131,13 @@ def supervised_step(
 def batch_loss_sum(
     model: nn.Module, batch: SupervisedBatch, token_loss: TokenLoss = masked_cross_entropy
 ) -> torch.Tensor:
-    """Summed loss of the trained tokens; no logits before the first of them."""
+    """Summed loss of the trained tokens."""
+    loss_sum, _ = token_loss(*batch_logits(model, batch))
+    return loss_sum
+
+
+def batch_logits(model: nn.Module, batch: SupervisedBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(logits [B, T, V], targets [B, T], mask [B, T] of trained tokens); no logits before the first of them."""
     device = next(model.parameters()).device
     token_ids_BT = batch.token_ids_BT.to(device)
     arguments = {"input_ids": token_ids_BT}
@@ -146,10 +148,7 @@ def batch_loss_sum(
     first = batch.first_target
     kept = token_ids_BT.shape[1] - first + 1
     logits_BTV = model(**arguments, use_cache=False, logits_to_keep=kept).logits[:, :-1]
-    loss_sum, _ = token_loss(
-        logits_BTV, token_ids_BT[:, first:], batch.response_mask_BT[:, first:].to(device)
-    )
-    return loss_sum
+    return logits_BTV, token_ids_BT[:, first:], batch.response_mask_BT[:, first:].to(device)
 
 
 def _gradients_stay_local(model: nn.Module, *, last: bool) -> AbstractContextManager[object]:

@@ -19,16 +19,19 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedTokenizerBase
 
 from polyray.config.run import SftConfig
+from polyray.config.supervised import BaLoraSpec
 from polyray.data.demonstrations import Demonstrations, load_demonstrations
 from polyray.errors import ConfigError
 from polyray.learner.optim import build_optimizer, build_scheduler
 from polyray.learner.reduce import mean_over_ranks
 from polyray.learner.state import newest_checkpoint, restore_checkpoint, save_checkpoint
-from polyray.learner.supervised import build_token_loss, demonstration_batches, row_batches, supervised_step
+from polyray.learner.supervised import demonstration_batches, row_batches, supervised_step
 from polyray.learner.supervised_evaluation import Patience, is_evaluated, validation_loss, write_samples
+from polyray.learner.supervised_objectives import build_batch_loss
 from polyray.models.loading import base_fingerprint, load_base, load_tokenizer
 from polyray.models.lora import attach_adapter, read_adapter, save_adapter, write_adapter
 from polyray.models.packing import PACKABLE_MODEL_TYPES, is_packable
+from polyray.models.pissa import save_plain_lora, start_from_principal_components
 from polyray.observability.jsonl import JsonlWriter, before_step, cut_jsonl
 from polyray.rollout.seeds import sample_seed
 
@@ -115,6 +118,8 @@ def _start(run: SupervisedRun) -> _Training:
         base_sha256=base_sha256,
         seed=config.seed,
     )
+    if isinstance(config.objective, BaLoraSpec):
+        start_from_principal_components(model, seed=config.seed)
     learner = config.learner.model_copy(update={"steps": data.num_steps})
     optimizer = build_optimizer(model.parameters(), learner)
     scheduler = build_scheduler(optimizer, learner)
@@ -165,7 +170,7 @@ def _train_step(run: SupervisedRun, training: _Training, wrapped: Any) -> dict[s
         num_tokens_total=rows.num_tokens_total,
         world_size=run.world_size,
         max_grad_norm=config.learner.max_grad_norm,
-        token_loss=build_token_loss(config.objective),
+        batch_loss=build_batch_loss(config.objective),
     )
     training.step += 1
     metrics["loss"] = mean_over_ranks(metrics["loss"], run.device)
@@ -190,7 +195,7 @@ def _evaluate(run: SupervisedRun, training: _Training) -> float:
     if spec.early_stopping is not None:
         training.patience = training.patience.after(loss, training.step, spec.early_stopping.min_delta)
         if run.rank == 0 and training.patience.best_step == training.step:
-            save_adapter(training.model, _best_dir(run, training.patience), training.manifest)
+            _save_policy(run, training, _best_dir(run, training.patience))
     if run.rank == 0 and spec.num_samples:
         path = run.run_dir / "samples" / f"step-{training.step:06d}.jsonl"
         write_samples(training.model, training.tokenizer, training.data.validation, spec, path, config.seed)
@@ -219,10 +224,16 @@ def _finish(run: SupervisedRun, training: _Training) -> None:
     """Writes adapter/: the best one under early stopping, else the last."""
     target, manifest = run.run_dir / "adapter", training.manifest
     if run.config.evaluation.early_stopping is None:
-        save_adapter(training.model, target, manifest)
+        _save_policy(run, training, target)
     else:
         content, config = read_adapter(_best_dir(run, training.patience), manifest["base_sha256"])
         write_adapter(content, config, target, manifest)
+
+
+def _save_policy(run: SupervisedRun, training: _Training, target: Path) -> None:
+    """As LoRA on the original base, which is what engines and RL take."""
+    plain = isinstance(run.config.objective, BaLoraSpec)
+    (save_plain_lora if plain else save_adapter)(training.model, target, training.manifest)
 
 
 def _best_dir(run: SupervisedRun, patience: Patience) -> Path:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from polyray.algorithms.supervised import masked_cross_entropy
 from polyray.config.run import TrainConfig
 from polyray.config.supervised_term import SupervisedTermSpec
 from polyray.data.chat import encode_demonstration
@@ -53,7 +52,7 @@ class SupervisedTerm:
         )
         sums = Sums(("cross_entropy",))
         for batch in rows.batches:
-            loss = batch_loss_sum(model, batch, masked_cross_entropy)
+            loss = batch_loss_sum(model, batch)
             loss.backward()
             sums.add("cross_entropy", float(loss.detach()), 0)
         sums.reduce()

@@ -15,8 +15,9 @@ from polyray.data.demonstrations import EpochOrder, load_demonstrations, truncat
 from polyray.data.packing import TokenRow
 from polyray.errors import ConfigError, DataError
 from polyray.learner.optim import build_optimizer, build_scheduler
-from polyray.learner.supervised import build_token_loss, demonstration_batches, supervised_step
+from polyray.learner.supervised import demonstration_batches, supervised_step
 from polyray.learner.supervised_loop import SupervisedRun, run_supervised
+from polyray.learner.supervised_objectives import build_batch_loss
 from polyray.models.embedded import build_tokenizer
 from polyray.observability.jsonl import read_jsonl
 from tests.unit.tiny_policy import build_policy, save_base
@@ -104,7 +105,7 @@ def _gradient(objective: dict[str, Any], pack_width: int | None = None) -> tuple
         step.batches,
         num_tokens_total=step.num_tokens_total,
         max_grad_norm=1e9,
-        token_loss=build_token_loss(config.objective),
+        batch_loss=build_batch_loss(config.objective),
     )
     gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     return gradient, metrics["loss"], step.token_share

@@ -1,0 +1,45 @@
+"""What every job's file has: a name, a place, a seed, Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from polyray.config.base import StrictModel
+
+
+def _safe_name(value: str) -> str:
+    if not value or not all(char.isalnum() or char in "-_." for char in value) or value.startswith("."):
+        raise ValueError(
+            f"name={value!r} must consist of letters, digits, '-', '_' and '.' (it becomes a folder)"
+        )
+    return value
+
+
+RunName = Annotated[str, AfterValidator(_safe_name)]
+
+
+class RaySpec(StrictModel):
+    """The Ray a job starts, or joins where RAY_ADDRESS is set."""
+
+    num_cpus: int = Field(
+        default=8, ge=1, description="logical CPUs of a local Ray; more than the machine has is fine"
+    )
+    object_store_mib: int = Field(default=200, ge=80)
+    dashboard: bool = True
+
+
+class RunBase(StrictModel):
+    """What every job's file has."""
+
+    name: RunName
+    runs_dir: str = "runs"
+    seed: int = Field(default=0, ge=0)
+    ray: RaySpec = RaySpec()
+
+    @property
+    def run_dir(self) -> Path:
+        """Where everything of this run lies."""
+        return Path(self.runs_dir) / self.name

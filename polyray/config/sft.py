@@ -1,0 +1,96 @@
+"""The file of jobs.sft."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from polyray.config.learner import LearnerSpec
+from polyray.config.model import ModelSpec
+from polyray.config.run_base import RunBase
+from polyray.config.supervised import (
+    BaLoraSpec,
+    CrossEntropySpec,
+    JsonlDataSpec,
+    SupervisedDataSpec,
+    SupervisedEvaluationSpec,
+    SupervisedObjectiveSpec,
+    TaskDataSpec,
+)
+from polyray.config.supervised_term import PolychromicSftSpec
+from polyray.config.task import HiddenTrapGridSpec, TaskSpec
+
+
+class SftConfig(RunBase):
+    """jobs.sft: LoRA fine-tuning on demonstrations, e.g. the warm start of an RL run."""
+
+    model: ModelSpec = ModelSpec()
+    task: TaskSpec = HiddenTrapGridSpec()
+    data: SupervisedDataSpec = TaskDataSpec()
+    objective: SupervisedObjectiveSpec = CrossEntropySpec()
+    learner: LearnerSpec = LearnerSpec()
+    evaluation: SupervisedEvaluationSpec = SupervisedEvaluationSpec()
+    demonstrations_per_step: int = Field(default=64, ge=1)
+    epochs: float | None = Field(
+        default=None, gt=0, description="passes over the rows of data.type=jsonl; replaces learner.steps"
+    )
+    max_tokens: int = Field(default=64, ge=2, description="longest prompt + response")
+    too_long: Literal["error", "drop", "truncate"] = Field(
+        default="error", description="rows above max_tokens; truncate cuts the end of the response"
+    )
+    completion_only: bool = Field(default=True, description="false: the prompt's tokens are trained, too")
+    packing: bool = Field(
+        default=False, description="several rows in one sequence of max_tokens, unseen by each other"
+    )
+
+    @model_validator(mode="after")
+    def _objective_fits(self) -> SftConfig:
+        if isinstance(self.objective, BaLoraSpec) and (self.model.warm_start or self.model.lora.dropout > 0):
+            raise ValueError(
+                f"objective ba_lora starts from principal components: model.warm_start={self.model.warm_start} must "
+                f"be null and model.lora.dropout={self.model.lora.dropout} must be 0"
+            )
+        if isinstance(self.objective, PolychromicSftSpec):
+            _check_polychromic_sft(self)
+        return self
+
+    @model_validator(mode="after")
+    def _data_fits(self) -> SftConfig:
+        if isinstance(self.data, JsonlDataSpec):
+            if self.evaluation.every is not None and not self.data.has_validation:
+                raise ValueError(
+                    "evaluation.every without validation rows; set data.validation or data.validation_share"
+                )
+            return self
+        if self.epochs is not None:
+            raise ValueError(
+                f"epochs={self.epochs}: the demonstrations of a task are an endless stream; set "
+                "learner.steps, or data.type=jsonl"
+            )
+        if self.too_long == "drop":
+            raise ValueError(
+                "too_long='drop' needs data.type=jsonl; raise max_tokens, or set too_long=truncate"
+            )
+        if self.evaluation.every is not None and self.task.type == "jsonl":
+            raise ValueError(
+                "evaluation.every with task.type=jsonl: training sees all its demonstrations; give "
+                "data.type=jsonl with data.validation or data.validation_share"
+            )
+        return self
+
+
+def _check_polychromic_sft(config: SftConfig) -> None:
+    unknown = {
+        "data.type=jsonl": isinstance(config.data, JsonlDataSpec),
+        "packing": config.packing,
+        "evaluation.every": config.evaluation.every is not None,
+        "completion_only=false": not config.completion_only,
+        f"too_long={config.too_long}": config.too_long != "error",
+    }
+    given = [name for name, is_given in unknown.items() if is_given]
+    if given:
+        raise ValueError(
+            f"objective polychromic samples on the prompts of `task` and knows no {', '.join(given)}; leave them out "
+            "(your own rows: task.type=jsonl, each with prompt or messages and a response)"
+        )
