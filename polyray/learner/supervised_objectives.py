@@ -8,8 +8,10 @@ polyray/algorithms/regularizers.py; the start from principal components is polyr
 from __future__ import annotations
 
 import functools
+from typing import cast
 
 import torch
+from peft import PeftModel
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -18,6 +20,7 @@ from polyray.algorithms.supervised import gem_loss, masked_cross_entropy
 from polyray.config.supervised import BaLoraSpec, GemSpec, SupervisedObjectiveSpec
 from polyray.data.packing import SupervisedBatch
 from polyray.learner.supervised import BatchLoss, batch_logits, batch_loss_sum
+from polyray.models.pissa import base_active
 
 
 def build_batch_loss(spec: SupervisedObjectiveSpec) -> BatchLoss:
@@ -40,7 +43,7 @@ def ba_lora_loss_sum(model: nn.Module, batch: SupervisedBatch, *, spec: BaLoraSp
     loss, num_tokens = masked_cross_entropy(logits_BTV, targets_BT, mask_BT)
     if spec.consistency_weight > 0:
         inner = model.module if isinstance(model, DistributedDataParallel) else model
-        with torch.no_grad(), inner.disable_adapter():  # type: ignore[operator]  # a PeftModel
+        with torch.no_grad(), base_active(cast(PeftModel, inner)):
             base_BTV, _, _ = batch_logits(inner, batch)
         consistency, _ = consistency_loss(logits_BTV, base_BTV, mask_BT, temperature=spec.temperature)
         loss = loss + spec.consistency_weight * consistency

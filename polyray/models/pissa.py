@@ -15,6 +15,7 @@ saved adapter as a warm start, with twice the rank and twice the alpha.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,14 @@ def start_from_principal_components(
                 layer.lora_A[adapter].weight.copy_(factor_a)  # type: ignore[operator]  # a ModuleDict's entries
                 layer.lora_B[adapter].weight.copy_(sign * factor_b)  # type: ignore[operator]
     model.base_model.set_adapter([POLICY, INITIAL])  # type: ignore[operator]  # PeftModel's takes one name only
+    model.set_requires_grad(INITIAL, requires_grad=False)
+
+
+@contextmanager
+def base_active(model: PeftModel) -> Iterator[None]:
+    """Inside, the model is its base; afterwards as before (PEFT alone would make the frozen start trainable)."""
+    with model.disable_adapter():
+        yield
     model.set_requires_grad(INITIAL, requires_grad=False)
 
 

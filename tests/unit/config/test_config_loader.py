@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from polyray.config.loader import build_config, load_config
-from polyray.config.run import TrainConfig
+from polyray.config.run import SftConfig, TrainConfig
 from polyray.errors import ConfigError
 
 
@@ -114,6 +114,26 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, expecte
 def test_what_does_not_fit_together_is_refused(train_file: Path, overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(TrainConfig, train_file, overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["objective={type: ba_lora}", "model.lora.dropout=0.1"], r"model\.lora\.dropout=0\.1 must be 0"),
+        (["objective={type: ba_lora}", "model.warm_start=x"], r"model\.warm_start=x must be null"),
+        (
+            ["objective={type: polychromic, objective: max, diversity_weight: 1}", "packing=true"],
+            "knows no packing; leave them out",
+        ),
+    ],
+)
+def test_sft_objectives_that_do_not_fit_are_refused(
+    tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    path = tmp_path / "sft.yaml"
+    path.write_text("name: a\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        load_config(SftConfig, path, overrides)
 
 
 def test_set_size_must_leave_a_sample_out(train_file: Path) -> None:
