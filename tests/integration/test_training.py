@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from safetensors.torch import load_file
 
 from jobs.evaluate import evaluate
 from jobs.fleet import Fleet, pool_sampler
+from jobs.sft import as_training
 from polyray.config.loader import build_config
-from polyray.config.run import EvaluateConfig, TrainConfig
+from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
 from polyray.errors import ConfigError
 from polyray.models.loading import load_base, resolve_model_dir
 from polyray.observability.jsonl import read_jsonl
@@ -101,6 +103,28 @@ def test_stale_groups_are_bounded(fleet: Fleet, train_config: MakeConfig, warm_s
     assert all(0 <= line["staleness_mean"] <= 1 for line in lines)
     assert max(line["staleness_mean"] for line in lines) > 0
     assert all(line["groups_used"] == 4 for line in lines)
+
+
+def test_polychromic_sft_learns_demonstrations_on_proven_versions(
+    fleet: Fleet, train_values: Callable[..., dict[str, Any]]
+) -> None:
+    values = train_values("polychromic-sft", learner__steps=4, learner__learning_rate=3e-3)
+    objective: dict[str, Any] = {
+        "type": "polychromic",
+        "objective": "distinct_correct",
+        "diversity_weight": 0.3,
+        "set_size": 2,
+        **{name: values.pop(name) for name in ("rollout", "reward")},
+    }
+    sft = build_config(SftConfig, values | {"objective": objective, "max_tokens": 32})
+    config = as_training(sft)
+    assert config is not None and config.supervised is not None
+    run = run_training(config, fleet)
+    lines = read_jsonl(run.metrics)
+    assert lines[-1]["supervised_loss"] < lines[0]["supervised_loss"] - 0.05
+    assert all(line["delivery_difference_max"] <= 1e-4 for line in lines)
+    assert sum(line["advantage_share_diversity"] for line in lines) > 0
+    assert (run.adapter / "adapter_model.safetensors").is_file()
 
 
 def test_finished_run_is_not_repeated_and_other_settings_are_refused(
