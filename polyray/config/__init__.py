@@ -2,7 +2,9 @@
 
 base.py        the model all others derive from
 model.py       base model, LoRA, warm start              task.py / reward.py   the task and how it is judged
-rollout.py     sampling and engines                      algorithm.py          GRPO | polychromic
+rollout.py     sampling and engines                      algorithm.py          the objectives
+objective.py   what objectives share before the loss     loss.py               what they share in it
+sft.py         the file of jobs.sft                      supervised.py         its data, objectives, evaluation
 learner.py     optimisation                              delivery.py           policy delivery and its proof
 evaluation.py  pass@k and friends                        run.py                the files jobs read
 loader.py      YAML + key=value overrides -> a model     derived.py            sizes that follow from a run

@@ -2,11 +2,15 @@
 
 loop.py             the RL loop of one rank: pull a batch, update, publish, write, checkpoint
 policy.py           everything of a run that has weights
-step.py             one policy update; batch.py makes its rows, group_metrics.py its metrics
+step.py             one batch: rows, anchors, advantages, updates; group_metrics.py its metrics
+batch.py            rows; anchors.py the log-probs that stay fixed while a batch is trained on
+advantages.py       who takes part, what is added, the scale; objectives.py the function of each algorithm.type
+token_loss.py       from log-probs to the loss of every token
+supervised_term.py  cross-entropy on demonstrations beside an objective: polychromic SFT
 reduce.py           sums over data-parallel ranks
 state.py            checkpoints
 run_files.py        metrics.jsonl and rollouts.jsonl
-supervised_loop.py  the SFT loop; supervised.py is one step of it
+supervised_loop.py  the SFT loop; supervised.py is one step of it, supervised_objectives.py its losses
 optim.py            optimiser and schedule, shared by all
 
 """

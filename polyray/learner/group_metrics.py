@@ -84,6 +84,7 @@ def finished_metrics(sums: Sums) -> StepMetrics:
         "entropy": sums.mean("entropy"),
         "clip_share": sums.mean("clipped"),
         "masked_sequence_share": 1 - sums.mean("kept_sequences"),
+        "masked_token_share": 1 - sums.mean("kept_tokens"),
         "kl_reference": sums.mean("kl_reference"),
         "kl_rollout": sums.mean("kl_rollout"),
         "ess": sums.mean("weights") ** 2 / weights_squared if weights_squared else 1.0,

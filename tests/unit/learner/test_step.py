@@ -241,6 +241,23 @@ def test_mismatch_metrics_are_those_of_the_token_ratios() -> None:
     assert metrics["clip_share"] == 0  # exp(.1) < 1.2 for the right one; exp(-.1) > .8 for the wrong one
 
 
+def test_masked_tokens_are_counted_and_leave_the_denominator() -> None:
+    group = with_ratios(random_group(0, [1, 0], lengths=[2, 3]), {0: (-0.1, 0.9), 1: (0.0, 0.0, 0.0)})
+    config = _config(importance_correction="mask", normalisation="token")
+    actual, metrics = gradients(config, [group])
+    assert metrics["masked_token_share"] == pytest.approx(1 / 5)  # exp(0.9) is above the cap of 2
+    assert metrics["masked_sequence_share"] == 0
+    model = build_policy().double()
+    loss = torch.zeros((), dtype=torch.float64)
+    for index, advantage, kept in ((0, 0.5, [True, False]), (1, -0.5, [True, True, True])):
+        completion = group.group.completions[index]
+        logprobs = token_logprobs(model, group.group.prompt_token_ids, completion.token_ids, 1.0)
+        ratios = (logprobs - torch.from_numpy(completion.rollout_logprobs).double()).exp()
+        loss = loss - advantage * ratios[torch.tensor(kept)].sum() / 4
+    loss.backward()
+    assert_equal_gradients(actual, [p.grad for p in model.parameters() if p.grad is not None])
+
+
 def test_lambda_zero_is_leave_one_out() -> None:
     groups = _with_distances(mixed_groups())
     polychromic, _ = gradients(_polychromic(0.0), groups[:1])
