@@ -41,6 +41,7 @@ from polyray.algorithms.kernel_credits import (
     determinant_set_credits,
     facility_location_set_credits,
     gated_distances,
+    member_facility_set_credits,
 )
 from polyray.algorithms.kl import k1, k2, k3
 from polyray.algorithms.losses import (
@@ -139,6 +140,7 @@ __all__ = [
     "maximum_likelihood_advantages",
     "mean_distance_credits",
     "mean_quality_credits",
+    "member_facility_set_credits",
     "mismatch_metrics",
     "overlong_penalty",
     "pairwise_set_credits",

@@ -62,6 +62,38 @@ def facility_location_set_credits(similarity_VG: npt.ArrayLike, k: int) -> Float
     return best_credits(similarity, k).mean(axis=0)
 
 
+def member_facility_set_credits(similarity_GG: npt.ArrayLike, k: int) -> Floats:
+    """Credits of f = largest similarity of one more sample, which is in no set, to a member of the set.
+
+    Every sample in turn is that anchor, for the sets of the other N - 1. The expected update is the gradient of
+    E[max over S of sim(v, i)] with S from the policy that is trained and v from the one that sampled, held fixed:
+    sets are paid for covering what the policy says now. (Anchors that are members themselves follow no gradient.)
+
+    Args:
+        similarity_GG: [N >= k + 2, N] in [0, 1]; 0 where a sample is wrong, so that only right ones cover.
+        k: set size.
+
+    Returns:
+        [N] float64, summing to 0.
+
+    Raises:
+        ValueError: k > N - 2, values outside [0, 1], NaN, not square.
+    """
+    similarity = np.asarray(similarity_GG, dtype=np.float64)
+    num_samples = len(similarity)
+    if similarity.shape != (num_samples, num_samples):
+        raise ValueError(
+            f"similarity_GG has shape {similarity.shape}; give one row and one column per sample"
+        )
+    for row in similarity:
+        unit_vector(row, "similarity_GG")
+    check_group_size(k, num_samples - 1)
+    others = ~np.eye(num_samples, dtype=np.bool_)
+    credits_GG = np.zeros((num_samples, num_samples))
+    credits_GG[others] = best_credits(similarity[others].reshape(num_samples, num_samples - 1), k).ravel()
+    return credits_GG.mean(axis=0)
+
+
 def determinant_set_credits(kernel_GG: npt.ArrayLike, k: int) -> Floats:
     """Credits of f = determinant of the kernel's minor over the set: the squared volume the k samples span.
 

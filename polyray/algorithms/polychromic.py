@@ -23,7 +23,11 @@ from polyray.algorithms.class_credits import (
     entropy_set_credits,
     simpson_set_credits,
 )
-from polyray.algorithms.kernel_credits import determinant_set_credits, gated_distances
+from polyray.algorithms.kernel_credits import (
+    determinant_set_credits,
+    gated_distances,
+    member_facility_set_credits,
+)
 from polyray.algorithms.order_credits import max_set_credits
 from polyray.algorithms.set_credits import (
     cluster_set_credits,
@@ -51,11 +55,11 @@ from polyray.metrics.arrays import Floats, unit_distances, unit_vector
 
 Objective = Literal[
     "pairwise", "product", "gated", "cluster", "distinct_correct", "coverage", "max", "entropy", "simpson",
-    "determinant", "logdet", "vendi", "distinct_n", "self_bleu",
+    "facility", "determinant", "logdet", "vendi", "distinct_n", "self_bleu",
 ]  # fmt: skip
 OF_CLASSES = ("cluster", "distinct_correct", "coverage", "entropy", "simpson")
-OF_DISTANCES = ("pairwise", "product", "gated", "determinant", "logdet", "vendi")
-OF_KERNEL = ("determinant", "logdet", "vendi")
+OF_DISTANCES = ("pairwise", "product", "gated", "facility", "determinant", "logdet", "vendi")
+OF_KERNEL = ("facility", "determinant", "logdet", "vendi")
 OF_TOKENS = ("distinct_n", "self_bleu")
 OF_EVALUATION = ("logdet", "vendi", *OF_TOKENS)
 """Without a closed form."""
@@ -116,8 +120,9 @@ def polychromic_advantages(
     D, all in [0, 1] but logdet: pairwise = mean pairwise distance; product = mean quality x that; gated = mean of
     d_ij q_i q_j; cluster = mean quality x distinct classes / k (Poly-EPO); distinct_correct = distinct classes / k;
     coverage = sum over classes of the best quality / k; max = best quality; entropy and simpson of the classes;
-    determinant, logdet and vendi of the similarities; distinct_n = share of different bigrams; self_bleu = 1 -
-    self-BLEU. With diversity_weight 0 and quality_weight 1 it is `leave_one_out_advantages`.
+    facility = best similarity of one more sample to the set; determinant, logdet and vendi of the similarities;
+    distinct_n = share of different bigrams; self_bleu = 1 - mean BLEU against the others. With diversity_weight 0
+    and quality_weight 1 it is `leave_one_out_advantages`.
 
     Args:
         quality_G: [N >= set_size + 1] in [0, 1].
@@ -177,6 +182,8 @@ def poly_epo_advantages(
 
 def set_values_of(objective: Objective, quality: Floats, view: GroupView) -> SetValues:
     """The values of D on given sets, from what `group_view` returned."""
+    if objective == "facility":
+        raise ValueError("objective='facility': a set has no value of its own, only for an anchor outside it")
     distance = np.asarray(view.distance_GG, dtype=np.float64)
     if objective == "max":
         return max_values(quality)
@@ -239,6 +246,8 @@ def _diversity_credits(
         return mean_distance_credits(gated_distances(quality, distance))
     if objective == "determinant":
         return determinant_set_credits(kernel, k)
+    if objective == "facility":
+        return member_facility_set_credits(kernel, k)
     set_function = _set_function(objective, view)
     if rng is None and num_subsets < comb(len(quality), k):
         raise ValueError(

@@ -110,7 +110,7 @@ class UnlikelinessSpec(ObjectiveSpec):
 
 
 OF_CLASSES = ("cluster", "distinct_correct", "coverage", "entropy", "simpson")
-OF_DISTANCES = ("pairwise", "product", "gated", "determinant", "logdet", "vendi")
+OF_DISTANCES = ("pairwise", "product", "gated", "facility", "determinant", "logdet", "vendi")
 
 
 class PolychromicSpec(OfSetsSpec):
@@ -124,7 +124,7 @@ class PolychromicSpec(OfSetsSpec):
     type: Literal["polychromic"] = "polychromic"
     objective: Literal[
         "cluster", "distinct_correct", "coverage", "entropy", "simpson", "pairwise", "product", "gated",
-        "determinant", "logdet", "vendi", "max", "distinct_n", "self_bleu",
+        "facility", "determinant", "logdet", "vendi", "max", "distinct_n", "self_bleu",
     ]  # fmt: skip
     quality_weight: float = Field(default=1.0, ge=0)
     diversity_weight: float = Field(ge=0, description="lambda; 0 is leave-one-out GRPO")
@@ -152,6 +152,11 @@ class PolychromicSpec(OfSetsSpec):
         """By objective."""
         return self.objective in OF_DISTANCES
 
+    @property
+    def min_samples(self) -> int:
+        """A set and one sample outside it; with facility one more, the anchor."""
+        return super().min_samples + (self.objective == "facility")
+
     @model_validator(mode="after")
     def _corrected_once(self) -> PolychromicSpec:
         if self.stale_weights != "token" and (
@@ -161,6 +166,8 @@ class PolychromicSpec(OfSetsSpec):
                 f"stale_weights={self.stale_weights} corrects whole completions already; set proximal=learner and "
                 "importance_correction=none, else they are corrected twice"
             )
+        if self.stale_weights != "token" and self.objective == "facility":
+            raise ValueError("stale_weights: a set of facility has no value of its own; use token")
         return self
 
 

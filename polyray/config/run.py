@@ -81,9 +81,11 @@ def _check_group(algorithm: AlgorithmSpec, rollout: RolloutSpec) -> None:
             f"rollout.group_size={rollout.group_size}: a baseline within the group needs at least 2"
         )
     if rollout.group_size < algorithm.min_samples:
-        k = algorithm.min_samples - 1
+        needed, start = algorithm.min_samples, getattr(algorithm, "set_size", 1)
+        end = algorithm.anneal.set_size if algorithm.anneal is not None else None
+        k = max(start, end or 0)
         raise ValueError(
-            f"algorithm.set_size={k} needs rollout.group_size >= set_size + 1 = {k + 1}, "
+            f"algorithm.set_size={k} needs rollout.group_size >= set_size + {needed - k} = {needed}, "
             f"but it is {rollout.group_size}; raise group_size or lower set_size"
         )
     if algorithm.overlong_buffer > rollout.max_completion_tokens:

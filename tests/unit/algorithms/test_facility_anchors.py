@@ -5,8 +5,9 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
+import pytest
 
-from polyray.algorithms import facility_location_set_credits
+from polyray.algorithms import facility_location_set_credits, member_facility_set_credits
 from tests.unit.algorithms.enumeration import KERNEL_VV, PROBABILITIES_V, Outcomes, expected_update, scores
 
 N, K = 5, 2
@@ -37,6 +38,10 @@ def each_other_member(group: Outcomes) -> np.ndarray:
     return credits_G
 
 
+def closed(group: Outcomes) -> np.ndarray:
+    return member_facility_set_credits(KERNEL_VV[np.ix_(group, group)].clip(0, 1), K)
+
+
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
@@ -44,5 +49,16 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 def test_only_anchors_left_out_of_the_sets_give_a_gradient() -> None:
     of_samples, of_all = gradients()
     np.testing.assert_allclose(expected_update(each_other_member, N), of_samples, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(expected_update(closed, N), of_samples, rtol=0, atol=1e-12)
     biased = expected_update(all_members, N)
     assert (round(cosine(biased, of_samples), 2), round(cosine(biased, of_all), 2)) == (0.49, -0.06)
+
+
+def test_every_member_in_turn_is_the_anchor_of_the_others() -> None:
+    for group in ((0, 1, 2, 3, 1), (2, 2, 0, 0, 3), (1, 1, 1, 1, 1)):
+        np.testing.assert_allclose(closed(group), each_other_member(group), rtol=0, atol=1e-15)
+        assert abs(closed(group).sum()) < 1e-15
+    with pytest.raises(ValueError, match="k=4 is larger than 3"):
+        member_facility_set_credits(np.eye(5), 4)
+    with pytest.raises(ValueError, match=r"shape \(2, 3\)"):
+        member_facility_set_credits(np.ones((2, 3)), 1)

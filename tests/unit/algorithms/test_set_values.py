@@ -23,7 +23,7 @@ def _view() -> tuple[np.ndarray, GroupView]:
     return quality, GroupView(CLASSES_V[GROUP], DISTANCE_VV[np.ix_(GROUP, GROUP)], tokens)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "facility"])
 @pytest.mark.parametrize("floor", [0.0, 0.3])
 def test_values_are_what_the_closed_forms_are_credits_of(objective: Objective, floor: float) -> None:
     quality, view = _view()
