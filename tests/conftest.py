@@ -7,6 +7,7 @@ to be a real vLLM and Hugging Face model, not enough to plan paths (the quicksta
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,26 @@ def reproducible(metrics: Path) -> list[dict[str, Any]]:
     return [
         {key: value for key, value in line.items() if not is_timing_key(key)} for line in read_jsonl(metrics)
     ]
+
+
+def command_lines(mark: str) -> list[str]:
+    """What the processes with this mark are, for a message."""
+    files = [Path(f"/proc/{pid}/cmdline") for pid in marked_processes(mark)]
+    return [file.read_bytes().replace(b"\0", b" ").decode() for file in files if file.exists()]
+
+
+@pytest.fixture(scope="session")
+def killed_marks() -> Iterator[list[str]]:
+    """Marks of runs that were killed: when the session ends, none of their processes is left.
+
+    Ray's own agents of a killed cluster try for a minute to report its end; the other tests need not wait for them.
+    """
+    marks: list[str] = []
+    yield marks
+    deadline = time.monotonic() + 90
+    while left := [line for mark in marks for line in command_lines(mark)]:
+        assert time.monotonic() < deadline, f"processes of a killed run are left after 90 s: {left}"
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="session")
