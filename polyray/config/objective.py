@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from polyray.config.base import StrictModel
 from polyray.config.loss import LossSpec
@@ -24,7 +24,7 @@ class ObjectiveSpec(LossSpec):
 
     scale: Literal["none", "group", "batch"] = Field(
         default="none",
-        description="advantages are divided by their standard deviation in the group or the batch",
+        description="advantages are divided by their standard deviation in the group (also called std) or the batch",
     )
     std: Literal["sample", "population"] = Field(default="sample", description="of scale; ddof 1 or 0")
     truncated: Literal["keep", "mask", "drop"] = Field(
@@ -45,6 +45,11 @@ class ObjectiveSpec(LossSpec):
         default=3, ge=1, description="batches of groups that may be replaced per step; then all are taken"
     )
     anneal: AnnealSpec | None = None
+
+    @field_validator("scale", mode="before")
+    @classmethod
+    def _std_is_that_of_the_group(cls, value: Any) -> Any:
+        return "group" if value == "std" else value
 
     @property
     def min_samples(self) -> int:

@@ -136,6 +136,11 @@ def test_sft_objectives_that_do_not_fit_are_refused(
         load_config(SftConfig, path, overrides)
 
 
+@pytest.mark.parametrize(("given", "meant"), [("std", "group"), ("group", "group"), ("none", "none")])
+def test_scale_std_is_that_of_the_group(train_file: Path, given: str, meant: str) -> None:
+    assert load_config(TrainConfig, train_file, [f"algorithm.scale={given}"]).algorithm.scale == meant
+
+
 def test_set_size_must_leave_a_sample_out(train_file: Path) -> None:
     overrides = ["algorithm={type: polychromic, objective: cluster, diversity_weight: 1, set_size: 16}"]
     with pytest.raises(ConfigError, match=r"set_size=16 needs rollout\.group_size >= set_size \+ 1 = 17"):
