@@ -23,6 +23,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jobs.cli import JobParser, parse, run
@@ -30,7 +31,7 @@ from polyray.config.curate import CurateConfig
 from polyray.errors import EXIT_OK
 
 if TYPE_CHECKING:
-    from polyray.data.curation.pipeline import Curated, Tools
+    from polyray.data.curation.pipeline import CountTokens, Curated, Encode, Tools
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory
 
@@ -134,7 +135,8 @@ def build_tools(config: CurateConfig) -> Tools:
     """The encoder and the tokenizer, where the configuration asks for them."""
     from polyray.data.curation.pipeline import Tools
 
-    encode = count_tokens = None
+    encode: Encode | None = None
+    count_tokens: CountTokens | None = None
     if config.select is not None:
         from polyray.models.embedder import Embedder
 
@@ -145,10 +147,7 @@ def build_tools(config: CurateConfig) -> Tools:
         from polyray.models.loading import load_tokenizer, resolve_model_dir
 
         tokenizer = load_tokenizer(resolve_model_dir(ModelSpec(path=config.model.path)))
-
-        def count_tokens(records: Any) -> Any:
-            return token_lengths(records, config.rows, tokenizer)
-
+        count_tokens = partial(token_lengths, spec=config.rows, tokenizer=tokenizer)
     return Tools(encode, count_tokens)
 
 

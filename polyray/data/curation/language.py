@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,12 +46,18 @@ class LanguageRule:
 
 def language_rule(spec: LanguageSpec) -> LanguageRule:
     """Loads the identifier. Raises ConfigError for a language it does not know."""
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier = _identifier()
     unknown = sorted(set(spec.keep) - set(identifier.labels))
     if unknown:
         raise ConfigError(
             f"filters.language.keep: unknown language {unknown[0]!r}; known: {', '.join(sorted(identifier.labels))}"
         )
     return LanguageRule(spec, identifier)
+
+
+@functools.cache
+def _identifier() -> Any:
+    """One per process: unpacking the model takes seconds."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

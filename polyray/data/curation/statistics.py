@@ -58,8 +58,9 @@ def kolmogorov_smirnov(a: Sequence[float], b: Sequence[float]) -> float:
 
 def stratum_edges(engagement: Sequence[float], strata: int) -> list[float]:
     """Inner edges of groups of about equal size; equal ones are one, so discrete engagement gives fewer groups."""
-    inner = np.quantile(np.sort(np.asarray(engagement, np.float64)), np.arange(1, strata) / strata)
-    return sorted({float(edge) for edge in inner})
+    values = np.sort(np.asarray(engagement, np.float64))
+    inner = np.quantile(values, np.arange(1, strata) / strata, method="inverted_cdf")
+    return sorted({float(edge) for edge in inner if edge < values[-1]})
 
 
 def balance(records: Sequence[EngagementRecord], strata: int) -> dict[str, Any]:

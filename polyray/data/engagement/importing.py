@@ -217,7 +217,8 @@ def _table(spec: TableSource) -> Imported:
     prior = _table_prior(spec, replies, rows[0][0])
     origin = "builtin" if isinstance(spec, ExportSource) and spec.path == BUILTIN else spec.origin
     records = []
-    for record_id, reply in zip(_export_ids(replies, [where for where, _ in rows]), replies, strict=True):
+    for name, reply in zip(_export_ids(replies, [where for where, _ in rows]), replies, strict=True):
+        record_id = f"{origin}/{name}"  # spreadsheets change ids that are numbers
         more: dict[str, Any] = {"impressions": reply.impressions}
         engagement = reply.engagement
         if prior is not None:
@@ -271,7 +272,7 @@ def _export_ids(replies: Sequence[SocialReply], wheres: Sequence[str]) -> list[s
         made = text_hash(
             reply.thread_id, reply.prompt, reply.reply, reply.author_hash or "", reply.created_at or ""
         )
-        same.setdefault(reply.reply_id or f"reply-{made}", []).append(at)
+        same.setdefault(reply.reply_id or made, []).append(at)
     for name, rows in same.items():
         if len(rows) > 1 and replies[rows[0]].reply_id:
             raise DataError(

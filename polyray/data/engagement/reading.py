@@ -68,7 +68,7 @@ def build_record(model: type[ModelT], values: Mapping[str, Any], where: str) -> 
         if item["type"] == "extra_forbidden":
             message = f"unknown field; known: {', '.join(model.model_fields)}"
         elif item["type"] != "missing" and field:
-            message = f"{message} (it is {str(item['input'])[:60]!r})"
+            message = f"{message} (it is {str(item['input'])[:60]!a})"
         raise DataError(f"{where}: {f'{field!r}: ' if field else ''}{message}") from None
 
 

@@ -17,6 +17,14 @@ from polyray.config.base import StrictModel
 Part = Literal["train", "validation", "test"]
 
 
+def _is_unicode(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"no Unicode text: half of a surrogate pair at {error.start}; repair it") from None
+    return text
+
+
 def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("it is blank; write a text")
@@ -38,7 +46,8 @@ def _is_moment(text: str | None) -> str | None:
     return text
 
 
-Text = Annotated[str, AfterValidator(_not_blank)]
+Unicode = Annotated[str, AfterValidator(_is_unicode)]
+Text = Annotated[Unicode, AfterValidator(_not_blank)]
 
 
 class EngagementRecord(StrictModel):
@@ -68,10 +77,10 @@ class EngagementRecord(StrictModel):
     """Seconds after the post it replies to, or after the first completion of its prompt."""
     position: int | None = Field(default=None, ge=0)
     """0: the first completion of its prompt_id, by time."""
-    kind: str = ""
-    origin: str = ""
-    url: str = ""
-    licence: str = ""
+    kind: Unicode = ""
+    origin: Unicode = ""
+    url: Unicode = ""
+    licence: Unicode = ""
     part: Part | None = None
     phase: Literal["sft", "rl"] | None = None
     """Of training records only."""
@@ -93,12 +102,12 @@ class PreferencePair(StrictModel):
     """
 
     prompt: Text
-    chosen: str
-    rejected: str
+    chosen: Unicode
+    rejected: Unicode
     gap: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """How much better, on the data set's own scale."""
-    prompt_id: str = ""
-    cluster_id: str = ""
+    prompt_id: Unicode = ""
+    cluster_id: Unicode = ""
     """The unit of splits and statistics; `read_records` fills in both ids."""
     part: Part | None = None
 

@@ -52,7 +52,9 @@ def hub_rows(spec: HubSource) -> Iterator[Row]:
             found: Any = datasets.load_from_disk(str(directory))
         if isinstance(found, datasets.DatasetDict):
             if spec.split not in found:
-                raise ConfigError(f"source.split={spec.split!r}: {directory} has {', '.join(sorted(found))}")
+                raise ConfigError(
+                    f"source.split={spec.split!r}: {directory} has {', '.join(sorted(map(str, found)))}"
+                )
             found = found[spec.split]
     else:
         with boundary(
