@@ -38,7 +38,7 @@ _TOKENIZED_TOGETHER = 1024
 _FILLED_TOKENS_PER_THREAD = 16
 """Exact batches have at least so many tokens. Measured: kernels change below 4 for one thread, below 12 for two."""
 _CHARS_PER_TOKEN = 64
-"""A text is cut to so many characters per token of the limit before it is tokenized: the time of a call is bounded."""
+"""A text is cut to so many characters per token of the limit before it is tokenized, which bounds the time."""
 
 
 class Embedder:
