@@ -12,7 +12,27 @@ import pytest
 from polyray.errors import ConfigError
 from polyray.models.embedder import PACKAGED, Embedder, directory_sha256, shared_embedder
 
-WORDS = "the old dog slept in a barn while rain fell on hills and nobody saw what it dreamt of".split(" ")
+WORDS = [
+    "the",
+    "old",
+    "dog",
+    "slept",
+    "in",
+    "a",
+    "barn",
+    "while",
+    "rain",
+    "fell",
+    "on",
+    "hills",
+    "and",
+    "nobody",
+    "saw",
+    "what",
+    "it",
+    "dreamt",
+    "of",
+]
 
 
 def texts_of_all_lengths(count: int) -> list[str]:
