@@ -243,11 +243,11 @@ def varied_config(varied_values: Callable[..., dict[str, Any]]) -> Callable[...,
 def varied_fleet(fleet: Fleet, varied_config: Callable[..., TrainConfig]) -> Iterator[Fleet]:
     """The session's engines with that reward."""
     from jobs.fleet import Fleet
-    from polyray.rewards import reward_source
+    from polyray.rewards import plan_reward
     from services.reward.run import start_reward_service, stop_reward_service
 
     config = varied_config("varied")
-    address = start_reward_service("varied", config.reward, config.task, reward_source(config.reward))
+    address = start_reward_service("varied", plan_reward(config.reward, config.task, config.diversity))
     yield Fleet(fleet.pool, address)
     stop_reward_service("varied")
 
