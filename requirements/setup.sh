@@ -17,15 +17,37 @@ works() { # a pyenv shim may exist for a version that is not installed, and Debi
     "$1" -c 'import sys, ensurepip, venv; assert sys.version_info[:2] in ((3, 11), (3, 12))' >/dev/null 2>&1
 }
 
+microseconds() { # what a small loop over objects takes
+    "$1" -c '
+import time
+class Item:
+    def __init__(self, number): self.number, self.seen = number, []
+    @property
+    def size(self): return len(self.seen) + self.number
+def turn():
+    items = [Item(number) for number in range(64)]
+    for key in range(100):
+        for item in items: item.seen.append(max(key, item.size))
+def timed():
+    start = time.process_time(); turn(); return time.process_time() - start
+print(int(1e6 * min(timed() for _ in range(9))))'
+}
+
+# The engine, Ray and the tests are mostly Python, and an interpreter that was built with profile-guided optimisation
+# (distributions do, pyenv does not unless asked) runs such a loop twice as fast. An earlier one of the list is taken
+# unless a later one is clearly faster.
 find_python() {
-    local candidate
-    for candidate in python3.11 python3.12 python3; do
-        if works "$candidate"; then
-            echo "$candidate"
-            return
+    local candidate best="" best_us=0 us
+    for candidate in python3.11 /usr/bin/python3.11 python3.12 /usr/bin/python3.12 python3; do
+        works "$candidate" || continue
+        us=$(microseconds "$candidate")
+        if [ -z "$best" ] || [ $((us * 100)) -lt $((best_us * 85)) ]; then
+            best=$candidate best_us=$us
         fi
     done
-    fail "no working Python 3.11 or 3.12 with venv; install one, e.g. apt-get install python3.11 python3.11-venv"
+    [ -n "$best" ] ||
+        fail "no working Python 3.11 or 3.12 with venv; install one, e.g. apt-get install python3.11 python3.11-venv"
+    "$best" -c 'import sys; print(sys.executable)'
 }
 
 install() {
@@ -45,7 +67,7 @@ fi
 
 if ! works "$VENV/bin/python"; then
     python=$(find_python)
-    echo "setup: creating $VENV with $("$python" --version)"
+    echo "setup: creating $VENV with $("$python" --version), $python"
     "$python" -m venv --clear "$VENV"
 fi
 rm -f "$STAMP"
