@@ -29,7 +29,7 @@ from polyray.models.lora import merge_then_fresh, read_adapter
 from polyray.observability.logging import setup_logging
 from polyray.observability.progress import ProgressDisplay
 from polyray.observability.run_directory import RunDirectory
-from polyray.rewards import reward_source
+from polyray.rewards import plan_reward
 from polyray.types import Group, GroupRequest
 from services.auth import token_from_environment
 from services.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
@@ -63,7 +63,7 @@ def open_fleet(
     """
     if await_model is None:
         training_base(config.model)
-    source = reward_source(config.reward)
+    plan = plan_reward(config.reward, config.task, config.diversity)
     gpus = config.rollout.num_workers * config.rollout.gpus_per_worker
     gpus += config.learner.num_workers if config.learner.use_gpu else 0
     check_placement(
@@ -75,9 +75,7 @@ def open_fleet(
     try:
         if await_model is None:
             pool.build(engine_settings(config.model, config.rollout))
-        reward = start_reward_service(
-            owner, config.reward, config.task, source, config.diversity.source, token_from_environment()
-        )
+        reward = start_reward_service(owner, plan, token_from_environment())
         try:
             if await_model is not None:
                 await_model()

@@ -59,13 +59,13 @@ def check_inputs(config: TrainConfig) -> None:
     from jobs.fleet import training_base
     from polyray.models.loading import base_fingerprint
     from polyray.models.lora import read_adapter
-    from polyray.rewards import reward_source
+    from polyray.rewards import plan_reward
     from polyray.tasks import build_task
 
     model_dir, warm_start = training_base(config.model)
     if warm_start is not None:
         read_adapter(warm_start, base_fingerprint(model_dir))
-    reward_source(config.reward)
+    plan_reward(config.reward, config.task)
     build_task(config.task).training_prompt(0, config.seed)
 
 

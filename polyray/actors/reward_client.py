@@ -21,7 +21,7 @@ from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
-from polyray.config.reward import ServiceSpec
+from polyray.config.service import ServiceSpec
 from polyray.errors import RewardError
 from polyray.rewards.base import GroupScores
 from polyray.rewards.groups import GroupToScore, checked_group_scores

@@ -24,8 +24,8 @@ import ray.exceptions
 from polyray.actors.resources import NAMESPACE, OUTSIDE_ANY_GROUP
 from polyray.actors.reward_client import RewardClient
 from polyray.config.algorithm import AlgorithmSpec
-from polyray.config.reward import ServiceSpec
 from polyray.config.rollout import RolloutSpec
+from polyray.config.service import ServiceSpec
 from polyray.delivery.adapter import AdapterPayload
 from polyray.delivery.proof import DeliveryAck
 from polyray.errors import RolloutError

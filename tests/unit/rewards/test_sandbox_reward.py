@@ -13,7 +13,7 @@ from polyray.config.reward import SandboxRewardSpec, VerifierRewardSpec
 from polyray.config.run import TrainConfig
 from polyray.config.task import HiddenTrapGridSpec
 from polyray.errors import ConfigError, DataError, SandboxError
-from polyray.rewards import build_reward, reward_source, sandbox
+from polyray.rewards import plan_reward, sandbox
 from polyray.rewards.base import ScoreItem
 from polyray.rewards.groups import GroupToScore, score_groups
 from polyray.rewards.sandbox import SandboxReward
@@ -107,15 +107,14 @@ def test_our_own_errors_are_unscored(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_runs_without_consent() -> None:
     refused = "reward.allow_code_execution=false forbids it; say --allow-code-execution"
     with pytest.raises(ConfigError, match=refused):
-        reward_source(SandboxRewardSpec())
+        plan_reward(SandboxRewardSpec(), HiddenTrapGridSpec())
     with pytest.raises(ConfigError, match=refused):
         SandboxReward(Increments(), SandboxRewardSpec())
-    assert reward_source(SPEC) is None
 
 
 def test_a_task_without_programs_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"HiddenTrapGrid has no method `program`: use task\.type: code"):
-        build_reward(SPEC, HiddenTrapGridSpec(), None)
+        plan_reward(SPEC, HiddenTrapGridSpec()).build()
 
 
 def test_the_configuration() -> None:
