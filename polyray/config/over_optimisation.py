@@ -21,3 +21,12 @@ class OverOptimisationSpec(StrictModel):
         default=0.01, gt=0, lt=0.5, description="of each of the two one-sided Mann-Kendall trend tests"
     )
     stop: bool = Field(default=False, description="the run ends with an error; false: it warns")
+
+
+def alarm_text(spec: OverOptimisationSpec) -> str:
+    """What a person is told when the alarm goes off."""
+    return (
+        f"over-optimisation: over the last {spec.window} steps the reward rose by at least {spec.min_rise:g} and the "
+        f"second opinion fell by more than {spec.max_fall:g}, both significantly (p <= {spec.significance:g}); read "
+        "rollouts.jsonl, and consider an earlier version, a larger algorithm.kl_coefficient or a better reward"
+    )

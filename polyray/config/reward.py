@@ -160,3 +160,11 @@ class DiversitySpec(StrictModel):
         description="of embedding: a sentence-transformers directory or hub name, or packaged (MiniLM)",
     )
     n: int = Field(default=4, ge=1, le=8, description="of ngram: tokens per gram")
+
+
+def is_elsewhere(reward: RewardSpec, second_opinion: RewardSpec | None, diversity: DiversitySpec) -> bool:
+    """Whether scoring is nothing but waiting for a service on the network: then no replica of ours is needed.
+
+    An encoder of distances does not belong into a rollout worker, so embedding needs one.
+    """
+    return reward.type == "http" and second_opinion is None and diversity.source != "embedding"

@@ -21,6 +21,7 @@ from polyray.config.reward import (
     PythonRewardSpec,
     RewardSpec,
     SandboxRewardSpec,
+    is_elsewhere,
 )
 from polyray.config.task import TaskSpec
 from polyray.config.text_reward import EngagementRewardSpec, HeuristicRewardSpec, JudgeRewardSpec
@@ -30,6 +31,9 @@ from polyray.errors import ConfigError
 from polyray.rewards.base import Reward
 from polyray.rewards.python_function import load_reward_source
 from polyray.rewards.sandbox import require_consent
+
+_ANSWER_BEFORE_CALLER = 0.9
+"""Share of request_timeout_s after which a replica itself gives a call up."""
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -69,12 +73,8 @@ class RewardPlan:
 
     @property
     def is_remote(self) -> bool:
-        """Whether scoring is nothing but waiting for a service elsewhere: then no replica of ours is needed."""
-        return (
-            isinstance(self.reward, HttpRewardSpec)
-            and self.second_opinion is None
-            and self.diversity.source != "embedding"  # an encoder does not belong into a rollout worker
-        )
+        """Whether no replica of ours is needed."""
+        return is_elsewhere(self.reward, self.second_opinion, self.diversity)
 
 
 def plan_reward(
@@ -94,6 +94,8 @@ def plan_reward(
     sources: dict[str, str] = {}
     for spec in (leaf for whole in both for leaf in _leaves(whole)):
         sources |= _checked(spec)
+        if isinstance(spec, HttpRewardSpec):
+            _check_patience(spec, reward.service.request_timeout_s)
     return RewardPlan(
         _portable_reward(reward),
         _portable(task),
@@ -125,6 +127,10 @@ def _checked(spec: RewardSpec) -> dict[str, str]:
                 "python -m jobs.train_reward, or correct the path"
             )
     if isinstance(spec, HeuristicRewardSpec):
+        if spec.unsafe_words != BUILTIN and not Path(spec.unsafe_words).expanduser().is_file():
+            raise ConfigError(
+                f"reward.unsafe_words={spec.unsafe_words!r}: no such file; correct it, or builtin"
+            )
         flagged = read_flagged_words(spec.unsafe_words)
         return {spec.unsafe_words: "\n".join([*sorted(flagged.words), *flagged.phrases])}
     if isinstance(spec, JudgeRewardSpec):
@@ -136,6 +142,16 @@ def _checked(spec: RewardSpec) -> dict[str, str]:
 
         read_token(spec)
     return {}
+
+
+def _check_patience(spec: HttpRewardSpec, request_timeout_s: float) -> None:
+    longest_s = spec.client.deadline_s + spec.client.breaker_open_s
+    if longest_s >= _ANSWER_BEFORE_CALLER * request_timeout_s:
+        raise ConfigError(
+            f"client.deadline_s={spec.client.deadline_s:g} and breaker_open_s={spec.client.breaker_open_s:g} of the "
+            f"reward at {spec.url} need more than reward.service.request_timeout_s={request_timeout_s:g} leaves; "
+            f"raise that above {longest_s / _ANSWER_BEFORE_CALLER:g}, or lower them"
+        )
 
 
 def _check_second_opinion(reward: RewardSpec, second: RewardSpec) -> None:

@@ -14,7 +14,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from pydantic import ValidationError
 
@@ -127,7 +127,7 @@ class OpenRlhfWire:
 
     def _score(self, raw: object, logs: Mapping[str, object]) -> Score:
         value = raw[0] if isinstance(raw, list) and len(raw) == 1 else raw
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not _is_number(value):
             return unscored(
                 f"the reward service answered {str(raw)[:EXCERPT_CHARS]}, which is no finite number"
             )
@@ -164,7 +164,7 @@ def _entries(answer: Mapping[str, Any], key: str, num_items: int) -> list[Any]:
     return entries
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
