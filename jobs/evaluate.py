@@ -47,10 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from jobs.fleet import open_ray, open_sampler
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory
-    from polyray.rewards import reward_source
+    from polyray.rewards import plan_reward
 
     derived_sizes(args.config)
-    reward_source(args.config.reward)
+    plan_reward(args.config.reward, args.config.task)
     with ProgressDisplay() as display, RunDirectory.open(args.config, resumable_keys()) as directory:
         if not directory.finished:
             with open_ray(args.config.ray, display), open_sampler(args.config) as sample:

@@ -14,8 +14,8 @@ import threading
 from collections.abc import Sequence
 
 from jobs.cli import REPOSITORY_ROOT, parse, run
-from polyray.config.reward import ServiceSpec
 from polyray.config.serve import RewardServeConfig
+from polyray.config.service import ServiceSpec
 from polyray.errors import EXIT_OK
 
 EXAMPLE_ITEM = {"prompt": "37|b1>e4=", "completion": "RRRUUU"}
@@ -26,9 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv, job="serve", description=__doc__, config_model=RewardServeConfig)
     config = args.config
 
-    from polyray.rewards import reward_source
+    from polyray.rewards import plan_reward
 
-    source = reward_source(config.reward)
+    plan = plan_reward(config.reward, config.task, config.diversity)
     if args.check:
         return args.print_check(derived=_derived(config.reward.service))
 
@@ -38,9 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     token = token_from_environment()
     with ray_session(config.ray, REPOSITORY_ROOT):
-        address = start_reward_service(
-            config.name, config.reward, config.task, source, config.diversity.source, token
-        )
+        address = start_reward_service(config.name, plan, token)
         try:
             print(_announcement(address.url, config.reward.service.host, token is not None), flush=True)
             _wait_for_signal()

@@ -2,7 +2,8 @@
 
 base.py        the model all others derive from
 model.py       base model, LoRA, warm start              task.py / reward.py   the task and how it is judged
-rollout.py     sampling and engines                      algorithm.py          the objectives
+rollout.py     sampling and engines                      service.py            how rewards are served
+algorithm.py   the objectives
 objective.py   what objectives share before the loss     loss.py               what they share in it
 sft.py         the file of jobs.sft                      supervised.py         its data, objectives, evaluation
 learner.py     optimisation                              delivery.py           policy delivery and its proof

@@ -19,7 +19,7 @@ from polyray.config.reward import RewardSpec, SandboxRewardSpec
 from polyray.config.task import TaskSpec
 from polyray.errors import ConfigError
 from polyray.evaluation.raw_samples import RawSample
-from polyray.rewards import build_reward, reward_source
+from polyray.rewards import plan_reward
 from polyray.rewards.base import Reward
 from polyray.rewards.groups import GroupToScore, score_groups
 from polyray.rewards.sandbox import require_consent
@@ -152,7 +152,7 @@ def build_scorer(reward: RewardSpec, task_spec: TaskSpec) -> Scorer:
     """What judges an evaluation with this reward."""
     if isinstance(reward, SandboxRewardSpec):
         return ProgramScorer(build_task(task_spec), reward)
-    return RewardScorer(build_reward(reward, task_spec, reward_source(reward)))
+    return RewardScorer(plan_reward(reward, task_spec).build())
 
 
 def build_stream_scorer(task: Task, reward: SandboxRewardSpec) -> StreamScorer:

@@ -19,12 +19,10 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.schema import LoggingConfig
 
-from polyray.config.reward import RewardSpec, ServiceSpec
-from polyray.config.task import TaskSpec
+from polyray.config.service import ServiceSpec
 from polyray.errors import RewardError
-from polyray.rewards import build_reward
+from polyray.rewards import RewardPlan
 from polyray.rewards.base import GroupScores, Reward
-from polyray.rewards.distances import DiversitySource
 from polyray.rewards.groups import GroupToScore, score_groups
 from polyray.rewards.protocol import ScoreRequest, ScoreResponse, answer_request
 from polyray.types import Prompt
@@ -44,14 +42,11 @@ class RewardService:
 
     def __init__(
         self,
-        reward_spec: RewardSpec,
-        task_spec: TaskSpec,
-        source: str | None,
-        distance_source: DiversitySource = "task_distance",
+        plan: RewardPlan,
         token: SecretStr | None = None,
     ) -> None:
-        self.reward: Reward = build_reward(reward_spec, task_spec, source, distance_source)
-        spec = reward_spec.service
+        self.reward: Reward = plan.build()
+        spec = plan.reward.service
         self._token = token
         self._timeout_s = spec.request_timeout_s * ANSWER_BEFORE_CALLER
         self._one_at_a_time = asyncio.Lock()  # nobody promised that the user's function is thread-safe
@@ -95,14 +90,11 @@ class BatchingRewardService(RewardService):
 
     def __init__(
         self,
-        reward_spec: RewardSpec,
-        task_spec: TaskSpec,
-        source: str | None,
-        distance_source: DiversitySource,
+        plan: RewardPlan,
         token: SecretStr | None,
     ) -> None:
-        super().__init__(reward_spec, task_spec, source, distance_source, token)
-        spec = reward_spec.service
+        super().__init__(plan, token)
+        spec = plan.reward.service
         self._batched = serve.batch(
             max_batch_size=spec.max_batch_size, batch_wait_timeout_s=spec.batch_wait_timeout_s
         )(self.score_batch)
@@ -152,15 +144,9 @@ def build_http_app(service: RewardService, token: SecretStr | None) -> FastAPI:
     return app
 
 
-def build_reward_app(
-    reward_spec: RewardSpec,
-    task_spec: TaskSpec,
-    source: str | None,
-    distance_source: DiversitySource = "task_distance",
-    token: SecretStr | None = None,
-) -> Application:
-    """The deployment, bound; `source` is what polyray.rewards.reward_source read."""
-    spec: ServiceSpec = reward_spec.service
+def build_reward_app(plan: RewardPlan, token: SecretStr | None = None) -> Application:
+    """The deployment, bound."""
+    spec: ServiceSpec = plan.reward.service
     deployment = serve.deployment(serve.ingress(None)(BatchingRewardService)).options(
         name="reward",
         num_replicas=spec.num_replicas,
@@ -175,4 +161,4 @@ def build_reward_app(
             log_level="WARNING", enable_access_log=False
         ),  # a line per call is measurable
     )
-    return deployment.bind(reward_spec, task_spec, source, distance_source, token)
+    return deployment.bind(plan, token)

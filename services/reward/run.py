@@ -10,7 +10,6 @@ import logging
 import socket
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import SecretStr
 from ray import serve
@@ -19,11 +18,9 @@ from ray.serve.context import _get_global_client  # the only way to learn a runn
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
-from polyray.config.reward import RewardSpec, ServiceSpec
-from polyray.config.task import TaskSpec
-from polyray.data.sources import BUILTIN
+from polyray.config.service import ServiceSpec
 from polyray.errors import ResourceError, RewardError
-from polyray.rewards.distances import DiversitySource
+from polyray.rewards import RewardPlan
 from services.reward.app import build_reward_app
 
 START_TIMEOUT_S = 120.0
@@ -51,10 +48,7 @@ def reward_app_name(run_name: str) -> str:
 
 def start_reward_service(
     run_name: str,
-    reward_spec: RewardSpec,
-    task_spec: TaskSpec,
-    source: str | None,
-    distance_source: DiversitySource = "task_distance",
+    plan: RewardPlan,
     token: SecretStr | None = None,
     start_timeout_s: float = START_TIMEOUT_S,
 ) -> RewardServiceAddress:
@@ -63,15 +57,15 @@ def start_reward_service(
     Raises ResourceError where the port is taken or no replica can be placed, RewardError where the reward's
     own code fails. Needs an initialised Ray.
     """
-    host, port = _ensure_serve(reward_spec.service)
+    host, port = _ensure_serve(plan.reward.service)
     app_name = reward_app_name(run_name)
     if app_name in serve.status().applications:
         serve.delete(app_name)
-    application = build_reward_app(reward_spec, _portable(task_spec), source, distance_source, token)
+    application = build_reward_app(plan, token)
     target = serve.RunTarget(application, name=app_name, route_prefix=f"/{run_name}/reward")
     serve.run_many([target], wait_for_applications_running=False)
     try:
-        _wait_until_running(app_name, reward_spec.service, start_timeout_s)
+        _wait_until_running(app_name, plan.reward.service, start_timeout_s)
     except BaseException:
         serve.delete(app_name)
         raise
@@ -152,13 +146,3 @@ def _last_line(*tracebacks: str) -> str:
     """What was raised, out of Serve's report of a failed start."""
     last = next((text for text in tracebacks if text), "").strip().rpartition("\n")[2]
     return last.removeprefix(f"{RewardError.__module__}.{RewardError.__name__}: ")
-
-
-def _portable(task_spec: TaskSpec) -> TaskSpec:
-    """The task with absolute paths: replicas have a working directory of their own."""
-    paths = {
-        name: str(Path(value).expanduser().absolute())
-        for name, value in task_spec
-        if (name == "path" or name.endswith("_path")) and value not in (None, BUILTIN)
-    }
-    return task_spec.model_copy(update=paths) if paths else task_spec

@@ -27,7 +27,7 @@ from polyray.delivery.proof import DeliveryAck
 from polyray.errors import PolicyNotDelivered, RewardError
 from polyray.observability.jsonl import read_jsonl
 from polyray.observability.run_directory import RunPaths
-from polyray.rewards import reward_source
+from polyray.rewards import plan_reward
 from services.reward.run import start_reward_service, stop_reward_service
 from tests.conftest import marked_processes, reproducible, run_training, session_mark
 
@@ -82,7 +82,7 @@ def test_garbage_rewards_end_the_run_with_the_reason(
     config = train_config(
         "garbage", reward={"type": "python", "path": f"{reward}:score", "service": {"port": 0}}
     )
-    address = start_reward_service("garbage", config.reward, config.task, reward_source(config.reward))
+    address = start_reward_service("garbage", plan_reward(config.reward, config.task, config.diversity))
     try:
         with pytest.raises(RewardError, match=r"max_unscored_share=0\.25.*good"):
             run_training(config, Fleet(fleet.pool, address))

@@ -15,7 +15,7 @@ from polyray.config.run import TrainConfig
 from polyray.observability.jsonl import read_jsonl
 from polyray.observability.progress import ProgressDisplay
 from polyray.observability.run_directory import RunDirectory
-from polyray.rewards import build_reward, reward_source
+from polyray.rewards import plan_reward
 from polyray.rewards.base import ScoreItem
 from services.reward.run import start_reward_service, stop_reward_service
 from tests.conftest import REPOSITORY_ROOT
@@ -44,8 +44,8 @@ def config(tmp_path: Path, model_cache: Path) -> TrainConfig:
 @pytest.fixture
 def own_fleet(fleet: Fleet, config: TrainConfig) -> Iterator[Fleet]:
     """The session's engines with the reader's reward."""
-    source = reward_source(config.reward)
-    address = start_reward_service("own-task", config.reward, config.task, source, config.diversity.source)
+    plan = plan_reward(config.reward, config.task, config.diversity)
+    address = start_reward_service("own-task", plan)
     yield Fleet(fleet.pool, address)
     stop_reward_service("own-task")
 
@@ -56,7 +56,7 @@ def test_readers_own_task_trains_on_the_readers_own_reward(config: TrainConfig, 
         train(config, directory, own_fleet, display)
         metrics, rollouts = read_jsonl(directory.paths.metrics), read_jsonl(directory.paths.rollouts)
     assert [line["unscored"] for line in metrics] == [0, 0]
-    reward = build_reward(config.reward, config.task, reward_source(config.reward))
+    reward = plan_reward(config.reward, config.task).build()
     for line in rollouts:
         items = [
             ScoreItem(line["prompt"], completion["text"], line["prompt"][3:-1])

@@ -16,9 +16,11 @@ from ray import serve
 from ray.util import list_named_actors
 
 from polyray.actors.reward_client import RewardClient
-from polyray.config.reward import PythonRewardSpec, ServiceSpec, VerifierRewardSpec
+from polyray.config.reward import DiversitySpec, PythonRewardSpec, VerifierRewardSpec
+from polyray.config.service import ServiceSpec
 from polyray.config.task import HiddenTrapGridSpec
 from polyray.errors import ResourceError, RewardError
+from polyray.rewards import RewardPlan
 from polyray.rewards.base import GroupScores, ScoreItem
 from polyray.rewards.http_client import HttpRewardClient
 from polyray.tasks import build_task
@@ -26,6 +28,7 @@ from polyray.types import Prompt
 from services.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
 
 TASK = HiddenTrapGridSpec(trap_probability=0.3)
+DISTANCES = DiversitySpec(source="task_distance")
 TOKEN = "integration-token"
 SERVICE = ServiceSpec(port=0, num_cpus=0.5, request_timeout_s=30, batch_wait_timeout_s=0.1)
 TEXTS = ["RRRUUU", "UUURRR", "RURURU", "RRR", "?", "RRRUUU"]
@@ -46,7 +49,9 @@ def one(item, num_items):
 @pytest.fixture(scope="module")
 def verifier(ray_session: object) -> Iterator[RewardServiceAddress]:
     yield start_reward_service(
-        "verifier-test", VerifierRewardSpec(service=SERVICE), TASK, None, token=SecretStr(TOKEN)
+        "verifier-test",
+        RewardPlan(VerifierRewardSpec(service=SERVICE), TASK, DISTANCES, {}),
+        SecretStr(TOKEN),
     )
     stop_reward_service("verifier-test")
 
@@ -59,7 +64,7 @@ def users(ray_session: object) -> Iterator[RewardServiceAddress]:
 
 def start_users(source: str) -> RewardServiceAddress:
     spec = PythonRewardSpec(path="mine.py:score", service=SERVICE)
-    return start_reward_service("users-test", spec, TASK, source, "task_class")
+    return start_reward_service("users-test", RewardPlan(spec, TASK, DiversitySpec(), {spec.path: source}))
 
 
 async def score(
@@ -147,7 +152,10 @@ def test_code_that_cannot_run_on_the_workers_ends_the_start(ray_session: object)
     spec = PythonRewardSpec(path="mine.py:score", service=SERVICE)
     started = time.monotonic()
     with pytest.raises(RewardError, match=r"broken-test-reward did not start: .*No module named 'not_there'"):
-        start_reward_service("broken-test", spec, TASK, "import not_there\ndef score(items): ...\n")
+        start_reward_service(
+            "broken-test",
+            RewardPlan(spec, TASK, DISTANCES, {spec.path: "import not_there\ndef score(items): ...\n"}),
+        )
     assert time.monotonic() - started < 60
     assert "broken-test-reward" not in serve.status().applications
 
@@ -157,7 +165,7 @@ def test_a_service_that_cannot_be_placed_ends_the_start(verifier: RewardServiceA
     with pytest.raises(
         ResourceError, match=r"not ready after 1 s; it needs 1 x 1000 CPUs: raise ray.num_cpus"
     ):
-        start_reward_service("huge-test", spec, TASK, None, start_timeout_s=1)
+        start_reward_service("huge-test", RewardPlan(spec, TASK, DISTANCES, {}), start_timeout_s=1)
 
 
 def test_another_port_than_the_clusters_is_refused(verifier: RewardServiceAddress):
@@ -165,7 +173,7 @@ def test_another_port_than_the_clusters_is_refused(verifier: RewardServiceAddres
     with pytest.raises(
         ResourceError, match=r"reward.service.port=1, but this Ray cluster's Serve listens on"
     ):
-        start_reward_service("port-test", spec, TASK, None)
+        start_reward_service("port-test", RewardPlan(spec, TASK, DISTANCES, {}))
 
 
 async def test_without_a_service_groups_are_unscored(ray_session: object):

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from polyray.actors.reward_client import RewardClient
-from polyray.config.reward import SandboxRewardSpec, SandboxServiceSpec
+from polyray.config.reward import DiversitySpec, SandboxRewardSpec
+from polyray.config.service import SandboxServiceSpec
 from polyray.config.task import CodeSpec
+from polyray.rewards import plan_reward
 from polyray.tasks import build_task
 from polyray.types import WRONG_CLASS
 from services.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
@@ -44,7 +46,9 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> CodeSpec:
 
 @pytest.fixture(scope="module")
 def programs(ray_session: object, spec: CodeSpec) -> Iterator[RewardServiceAddress]:
-    yield start_reward_service("programs-test", SPEC, spec, None, "task_distance")
+    yield start_reward_service(
+        "programs-test", plan_reward(SPEC, spec, DiversitySpec(source="task_distance"))
+    )
     stop_reward_service("programs-test")
 
 

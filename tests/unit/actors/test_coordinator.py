@@ -18,8 +18,8 @@ import ray.exceptions
 from polyray.actors import coordinator as module
 from polyray.actors.coordinator import NOT_READY, STOP, BatchLease, Coordinator
 from polyray.actors.rollout_pool import PoolWorker, RolloutReply, Scoring
-from polyray.config.reward import ServiceSpec
 from polyray.config.run import TrainConfig
+from polyray.config.service import ServiceSpec
 from polyray.delivery.adapter import AdapterPayload, Probe
 from polyray.delivery.proof import DeliveryAck
 from polyray.errors import DataError, PolicyNotDelivered, PolyrayError, RewardError, RolloutError

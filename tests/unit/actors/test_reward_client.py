@@ -11,7 +11,7 @@ from ray.serve.exceptions import BackPressureError
 
 from polyray.actors import reward_client
 from polyray.actors.reward_client import RewardClient
-from polyray.config.reward import ServiceSpec
+from polyray.config.service import ServiceSpec
 from polyray.rewards.base import GroupScores
 from polyray.rewards.groups import GroupToScore
 from polyray.types import Prompt

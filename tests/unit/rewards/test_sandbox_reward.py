@@ -9,11 +9,11 @@ import pytest
 from pydantic import ValidationError
 
 from polyray.config.loader import build_config
-from polyray.config.reward import SandboxRewardSpec, VerifierRewardSpec
+from polyray.config.reward import DiversitySpec, SandboxRewardSpec, VerifierRewardSpec
 from polyray.config.run import TrainConfig
 from polyray.config.task import HiddenTrapGridSpec
 from polyray.errors import ConfigError, DataError, SandboxError
-from polyray.rewards import build_reward, reward_source, sandbox
+from polyray.rewards import plan_reward, sandbox
 from polyray.rewards.base import ScoreItem
 from polyray.rewards.groups import GroupToScore, score_groups
 from polyray.rewards.sandbox import SandboxReward
@@ -71,7 +71,7 @@ def test_each_verdict_has_its_score() -> None:
 
 
 def test_a_group_has_classes_and_distances_of_what_passed() -> None:
-    reward = SandboxReward(Increments(), SPEC, distance_source="task_class")
+    reward = SandboxReward(Increments(), SPEC, diversity=DiversitySpec())
     request = GroupToScore(Prompt("1", HEAD), tuple(BODIES[:3]), want_distances=True)
     (group,) = score_groups(reward, [request])
     assert group.rewards_G.tolist() == [1.0, 0.0, 1.0]
@@ -107,15 +107,14 @@ def test_our_own_errors_are_unscored(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_runs_without_consent() -> None:
     refused = "reward.allow_code_execution=false forbids it; say --allow-code-execution"
     with pytest.raises(ConfigError, match=refused):
-        reward_source(SandboxRewardSpec())
+        plan_reward(SandboxRewardSpec(), HiddenTrapGridSpec())
     with pytest.raises(ConfigError, match=refused):
         SandboxReward(Increments(), SandboxRewardSpec())
-    assert reward_source(SPEC) is None
 
 
 def test_a_task_without_programs_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"HiddenTrapGrid has no method `program`: use task\.type: code"):
-        build_reward(SPEC, HiddenTrapGridSpec(), None)
+        plan_reward(SPEC, HiddenTrapGridSpec()).build()
 
 
 def test_the_configuration() -> None:

@@ -13,26 +13,29 @@ import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
 
-from polyray.config.reward import PythonRewardSpec, ServiceSpec, VerifierRewardSpec
+from polyray.config.reward import DiversitySpec, PythonRewardSpec, VerifierRewardSpec
+from polyray.config.service import ServiceSpec
 from polyray.config.task import HiddenTrapGridSpec
 from polyray.errors import RewardError
+from polyray.rewards import RewardPlan
 from polyray.rewards.groups import GroupToScore
 from polyray.rewards.protocol import MAX_DISTANCE_ITEMS, MAX_ITEMS, MAX_TEXT_CHARS
 from polyray.types import Prompt
 from services.reward.app import RewardService, build_http_app
 
 TASK = HiddenTrapGridSpec(trap_probability=0.0)
+DISTANCES = DiversitySpec(source="task_distance")
 PROMPT = "37|b1>e4="
 ACROSS, UP = "RRRUUU", "UUURRR"
 
 
 def verifier() -> RewardService:
-    return RewardService(VerifierRewardSpec(), TASK, None)
+    return RewardService(RewardPlan(VerifierRewardSpec(), TASK, DISTANCES, {}))
 
 
 def python(source: str, **service) -> RewardService:
     spec = PythonRewardSpec(path="mine.py:score", service=ServiceSpec(**service))
-    return RewardService(spec, TASK, source)
+    return RewardService(RewardPlan(spec, TASK, DISTANCES, {spec.path: source}))
 
 
 async def ask(service: RewardService | FastAPI, method: str, path: str, **options) -> httpx.Response:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 
 import pytest
 
-from polyray.config.task import CodeSpec, HiddenTrapGridSpec, JsonlSpec
 from polyray.errors import ResourceError
-from services.reward.run import _free_port, _portable, reward_app_name
+from services.reward.run import _free_port, reward_app_name
 
 
 def test_a_port_in_use_is_named_with_the_fix():
@@ -34,16 +32,6 @@ def test_port_zero_is_any_free_one():
 def test_a_host_this_machine_does_not_have_is_named():
     with pytest.raises(ResourceError, match=r"cannot listen on 192\.0\.2\.254:8000"):
         _free_port("192.0.2.254", 8000)
-
-
-def test_replicas_get_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    moved = _portable(JsonlSpec(path="a.jsonl", held_out_path="b/c.jsonl"))
-    assert moved == JsonlSpec(path=f"{tmp_path}/a.jsonl", held_out_path=f"{tmp_path}/b/c.jsonl")
-    grid = HiddenTrapGridSpec()
-    assert _portable(grid) is grid
-    code = _portable(CodeSpec(path="builtin", train_path="b/mbpp.jsonl"))
-    assert code == CodeSpec(path="builtin", train_path=f"{tmp_path}/b/mbpp.jsonl")
 
 
 def test_everything_is_named_by_the_run():
