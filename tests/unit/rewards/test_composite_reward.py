@@ -1,4 +1,4 @@
-"""CompositeReward: means, products, gates, missing parts, ranges and classes, from parts that say what they are told."""
+"""CompositeReward: means, products, gates, missing parts, ranges, classes; from parts that say what they are told."""
 
 from __future__ import annotations
 
