@@ -111,7 +111,7 @@ def _start_coordinator(config: TrainConfig, fleet: Fleet) -> Any:
 
     name = coordinator_name(config)
     reap(name)
-    distances = config.diversity.source == "task_distance" or config.algorithm.needs_distances
+    distances = config.diversity.source != "task_class" or config.algorithm.needs_distances
     scoring = Scoring(fleet.reward.app_name, config.reward.service, distances, config.algorithm)
     actor = ray.remote(Coordinator).options(
         name=name,

@@ -57,10 +57,19 @@ RewardSpec = Annotated[
 ]
 
 
+DiversitySource = Literal["task_class", "task_distance", "embedding", "ngram"]
+
+
 class DiversitySpec(StrictModel):
     """Where the diversity of a set comes from."""
 
-    source: Literal["task_class", "task_distance"] = Field(
+    source: DiversitySource = Field(
         default="task_class",
-        description="the completion's class, or the task's own distance between two completions",
+        description="the completion's class; the task's own distance between two completions; 1 - cosine of "
+        "sentence embeddings; 1 - Jaccard similarity of n-grams",
     )
+    encoder: str = Field(
+        default="packaged",
+        description="of embedding: a sentence-transformers directory or hub name, or packaged (MiniLM)",
+    )
+    n: int = Field(default=4, ge=1, le=8, description="of ngram: tokens per gram")

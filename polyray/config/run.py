@@ -73,7 +73,7 @@ class TrainConfig(RunBase):
             name = getattr(self.algorithm, "objective", self.algorithm.type)
             raise ValueError(
                 f"algorithm {name!r} counts classes but diversity.source={self.diversity.source!r}; "
-                "use diversity.source=task_class, or objective pairwise or product"
+                "use diversity.source=task_class, or an objective of distances: pairwise or product"
             )
         return self
 

@@ -31,22 +31,20 @@ from polyray.tasks import build_task
 def _build_verifier(spec: Any, plan: RewardPlan) -> Reward:
     task = build_task(plan.task)
     name, version = f"verifier/{plan.task.type}", _version(as_json(plan.task))
-    return VerifierReward(task, name, version, plan.diversity.source)
+    return VerifierReward(task, name, version, plan.diversity)
 
 
 def _build_python(spec: Any, plan: RewardPlan) -> Reward:
     if spec.path not in plan.sources:
         raise RewardError(f"reward.path={spec.path!r} came without its source; use plan_reward")
-    return PythonReward(spec.path, plan.sources[spec.path], build_task(plan.task), plan.diversity.source)
+    return PythonReward(spec.path, plan.sources[spec.path], build_task(plan.task), plan.diversity)
 
 
 def _build_sandbox(spec: Any, plan: RewardPlan) -> Reward:
     require_consent(spec)
     how = {key: getattr(spec, key) for key in ("timeout_s", "memory_mib", "strict")}
     version = _version([as_json(plan.task), how])
-    return SandboxReward(
-        build_task(plan.task), spec, f"sandbox/{plan.task.type}", version, plan.diversity.source
-    )
+    return SandboxReward(build_task(plan.task), spec, f"sandbox/{plan.task.type}", version, plan.diversity)
 
 
 def _version(content: Any) -> str:

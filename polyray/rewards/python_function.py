@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
+from polyray.config.reward import DiversitySpec
 from polyray.errors import ConfigError, RewardError
 from polyray.rewards.base import Judge, Score, ScoreItem, checked_score, unscored
-from polyray.rewards.distances import DiversitySource, group_distances
+from polyray.rewards.distances import TASK_DISTANCE, group_distances
 from polyray.tasks.base import class_id
 
 ISOLATION_BUDGET_S = 1.0
@@ -72,15 +73,13 @@ class PythonReward:
 
     inline = False
 
-    def __init__(
-        self, path: str, source: str, task: Judge, distance_source: DiversitySource = "task_distance"
-    ) -> None:
+    def __init__(self, path: str, source: str, task: Judge, diversity: DiversitySpec = TASK_DISTANCE) -> None:
         """`path` is "FILE.py:FUNCTION", `source` the file's text. Raises RewardError if it cannot be run."""
         self.name = f"python/{Path(path).name}"
         self.version = hashlib.sha256(source.encode()).hexdigest()[:12]
         self._who = f"reward function {path}"
         self._task = task
-        self._distance_source: DiversitySource = distance_source
+        self._diversity = diversity
         self._file, _, function = path.rpartition(":")
         self._function = _compile(self._file, source, function, self.version)
 
@@ -91,7 +90,7 @@ class PythonReward:
 
     def distances(self, items: Sequence[ScoreItem], scores: Sequence[Score]) -> list[list[float]]:
         """[G][G] distances of one group; see `group_distances`."""
-        return group_distances(self._task, self._distance_source, items, scores)
+        return group_distances(self._task, self._diversity, items, scores)
 
     def _score_part(self, items: list[ScoreItem], deadline: float | None) -> list[Score]:
         try:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from polyray.config.reward import SandboxRewardSpec
+from polyray.config.reward import DiversitySpec, SandboxRewardSpec
 from polyray.errors import ConfigError, SandboxError
 from polyray.rewards.base import Judge, Score, ScoreItem, checked_score, unscored
-from polyray.rewards.distances import DiversitySource, group_distances
+from polyray.rewards.distances import TASK_DISTANCE, group_distances
 from polyray.sandbox import Limits, Program, ProgramResult, run_programs
 from polyray.types import WRONG_CLASS, Prompt
 
@@ -49,7 +49,7 @@ class SandboxReward:
         spec: SandboxRewardSpec,
         name: str = "sandbox",
         version: str = "1",
-        distance_source: DiversitySource = "task_distance",
+        diversity: DiversitySpec = TASK_DISTANCE,
     ) -> None:
         """Raises ConfigError without the user's consent, or for a task without programs."""
         require_consent(spec)
@@ -62,7 +62,7 @@ class SandboxReward:
         self._task, self._programs = task, task
         self._limits = Limits(timeout_s=spec.timeout_s, memory_mib=spec.memory_mib)
         self._workers, self._strict = spec.workers, spec.strict
-        self._distance_source: DiversitySource = distance_source
+        self._diversity = diversity
 
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
         """One Score per item; components: 1.0 for the verdict that kept an item from passing, else 0.0."""
@@ -106,7 +106,7 @@ class SandboxReward:
 
     def distances(self, items: Sequence[ScoreItem], scores: Sequence[Score]) -> list[list[float]]:
         """[G][G] distances of one group, see `group_distances`; 0 to and from programs that did not pass."""
-        matrix = group_distances(self._task, self._distance_source, items, scores)
+        matrix = group_distances(self._task, self._diversity, items, scores)
         passed = [score.class_id != WRONG_CLASS for score in scores]
         return [
             [value if passed[i] and passed[j] else 0.0 for j, value in enumerate(row)]

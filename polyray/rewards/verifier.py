@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from polyray.config.reward import DiversitySpec
 from polyray.rewards.base import Judge, Score, ScoreItem, checked_score, unscored
-from polyray.rewards.distances import DiversitySource, group_distances
+from polyray.rewards.distances import TASK_DISTANCE, group_distances
 
 
 class VerifierReward:
@@ -18,12 +19,12 @@ class VerifierReward:
         task: Judge,
         name: str = "verifier",
         version: str = "1",
-        distance_source: DiversitySource = "task_distance",
+        diversity: DiversitySpec = TASK_DISTANCE,
     ) -> None:
         self.name = name
         self.version = version
         self._task = task
-        self._distance_source: DiversitySource = distance_source
+        self._diversity = diversity
 
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
         """One Score per item; a completion or prompt that the task chokes on is unscored."""
@@ -46,4 +47,4 @@ class VerifierReward:
 
     def distances(self, items: Sequence[ScoreItem], scores: Sequence[Score]) -> list[list[float]]:
         """[G][G] distances of one group; see `group_distances`."""
-        return group_distances(self._task, self._distance_source, items, scores)
+        return group_distances(self._task, self._diversity, items, scores)
