@@ -62,7 +62,9 @@ class RewardServeConfig(StrictModel):
     def _one_way_to_run(cls, models: dict[str, RewardSpec]) -> dict[str, RewardSpec]:
         for name, reward in models.items():
             if "service" in reward.model_fields_set:
-                raise ValueError(f"models.{name}.service: the models of a replica run alike; set reward.service instead")
+                raise ValueError(
+                    f"models.{name}.service: the models of a replica run alike; set reward.service instead"
+                )
         return models
 
     @property

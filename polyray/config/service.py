@@ -74,6 +74,11 @@ class ServiceSpec(StrictModel):
         return self
 
     @property
+    def most_replicas(self) -> int:
+        """As many as there can be."""
+        return self.num_replicas if self.autoscaling is None else self.autoscaling.max_replicas
+
+    @property
     def max_ongoing_requests(self) -> int:
         """Of one replica: a batch that is scored, and the next one behind it. Each request is at least one group."""
         return 2 * self.max_batch_size

@@ -148,8 +148,8 @@ class EmbedResponse(BaseModel):
 class DiversityRequest(StrictModel):
     """The body of POST /v1/diversity."""
 
-    groups: dict[Name, Annotated[tuple[Text, ...], Field(min_length=1, max_length=MAX_DISTANCE_ITEMS)]] = Field(
-        min_length=1, max_length=MAX_DISTANCE_ITEMS
+    groups: dict[Name, Annotated[tuple[Text, ...], Field(min_length=1, max_length=MAX_DISTANCE_ITEMS)]] = (
+        Field(min_length=1, max_length=MAX_DISTANCE_ITEMS)
     )
     source: DiversityMeasure = Field(
         "embedding", description="(1 - cosine) / 2 of embeddings, or word n-grams that two texts do not share"

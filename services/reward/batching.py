@@ -77,7 +77,6 @@ class TokenBatcher(Generic[PayloadT]):
         self._limits = limits
         self._queue: deque[_Waiting[PayloadT]] = deque()
         self._queued_tokens = 0
-        self._arrived = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
 
     @property
@@ -87,7 +86,9 @@ class TokenBatcher(Generic[PayloadT]):
 
     def check_room(self) -> None:
         """Raises ServiceOverloaded while the queue holds more than `max_queued_batches`, by payloads or tokens."""
-        batches = max(len(self._queue) / self._limits.max_payloads, self._queued_tokens / self._limits.max_tokens)
+        batches = max(
+            len(self._queue) / self._limits.max_payloads, self._queued_tokens / self._limits.max_tokens
+        )
         if batches >= self._limits.max_queued_batches:
             raise ServiceOverloaded(
                 f"{batches:.0f} full batches wait already, the limit is {self._limits.max_queued_batches}; try again "
@@ -99,34 +100,21 @@ class TokenBatcher(Generic[PayloadT]):
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._queue.append(_Waiting(payload, tokens, future))
         self._queued_tokens += tokens
-        self._arrived.set()
         if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work())
+            self._worker = asyncio.get_running_loop().create_task(self._work())
         return await future
 
-    def close(self) -> None:
-        """Ends the worker; what waits is cancelled."""
-        if self._worker is not None:
-            self._worker.cancel()
-        for waiting in self._queue:
-            waiting.future.cancel()
-
     async def _work(self) -> None:
-        while True:
-            idle = not self._queue
-            while not self._queue:
-                self._arrived.clear()
-                await self._arrived.wait()
-            if idle and not self._is_full():
-                await asyncio.sleep(self._limits.wait_s)
+        """Until nothing waits: an idle batcher holds nothing, so that a model that was replaced can go."""
+        if not self._is_full():
+            await asyncio.sleep(self._limits.wait_s)
+        while self._queue:
             batch = self._cut()
             if batch:
                 await self._answer(batch)
 
     def _is_full(self) -> bool:
-        return (
-            len(self._queue) >= self._limits.max_payloads or self._queued_tokens >= self._limits.max_tokens
-        )
+        return len(self._queue) >= self._limits.max_payloads or self._queued_tokens >= self._limits.max_tokens
 
     def _cut(self) -> list[_Waiting[PayloadT]]:
         """The longest head of the queue that fits; at least one, without those whose callers are gone."""

@@ -57,7 +57,8 @@ class ScoreCache:
         fresh = dict(zip(asked, reward.score([items[at] for at in asked]), strict=True)) if asked else {}
         new = {key: fresh[at] for key, at in first.items()}
         scores = [
-            fresh[at] if key is None else known[key] if key in known else new[key] for at, key in enumerate(keys)
+            fresh[at] if key is None else known[key] if key in known else new[key]
+            for at, key in enumerate(keys)
         ]
         self._keep(new)
         return CachedScores(scores, hits=len(items) - len(asked), misses=len(asked))

@@ -1,0 +1,45 @@
+"""The encoder behind /v1/embed and /v1/diversity: that of a reward model, or the one of the configuration."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from polyray.models.text_encoder import embed_texts
+from polyray.rewards.base import Reward
+
+
+class Encoder(Protocol):
+    """Texts to vectors; thread-safe."""
+
+    name: str
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """[N, dimension], unit length."""
+        ...
+
+
+class TextEncoder:
+    """An encoder that is loaded when it is first asked, and kept by the process."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """[N, dimension] float64, unit length. Raises ConfigError where the encoder cannot be loaded."""
+        return embed_texts(self.name, texts)
+
+
+@functools.cache
+def text_encoder(name: str) -> TextEncoder:
+    """One per name and process."""
+    return TextEncoder(name)
+
+
+def encoder_of(reward: Reward, fallback: str) -> Encoder:
+    """The reward's own encoder, as its `embedder`, else `fallback`."""
+    own: Encoder | None = getattr(reward, "embedder", None)
+    return text_encoder(fallback) if own is None else own
