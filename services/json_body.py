@@ -50,7 +50,7 @@ def parse_json(body: bytes) -> Any:
         if b"\\ud" in body.lower():
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeError as error:
-        raise _invalid(f"not UTF-8 text: {error.reason}") from None
+        raise _invalid(f"not UTF-8 text: {error}") from None
     except ValueError as error:  # JSONDecodeError, and what the hooks below raise
         raise _invalid(str(error)) from None
     except RecursionError:

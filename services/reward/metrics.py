@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
-_SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
-_TOKENS = [64, 256, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 262144]
+_SIZES = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0]
+_TOKENS = [64.0, 256.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0, 262144.0]
 _SECONDS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]
 
 
@@ -28,7 +28,7 @@ class RewardMetrics:
         self.requests = Counter(
             "polyray_reward_requests",
             description="HTTP requests by route, model and status.",
-            tag_keys=("route", "model", "status"),
+            tag_keys=("route", "model", "status"),  # type: ignore[arg-type]
         )
         self.request_seconds = Histogram(
             "polyray_reward_request_seconds",

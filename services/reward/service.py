@@ -21,7 +21,7 @@ from polyray.config.service import ServiceSpec
 from polyray.errors import PolyrayError, RewardError
 from polyray.rewards import RewardPlan
 from polyray.rewards.base import GroupScores, ScoreItem
-from polyray.rewards.distances import text_distances
+from polyray.rewards.distances import cosine_distances, text_distances
 from polyray.rewards.groups import GroupToScore, group_scores
 from polyray.rewards.protocol import (
     DiversityRequest,
@@ -142,18 +142,24 @@ class RewardService:
 
     async def diversity(self, request: DiversityRequest) -> DiversityResponse:
         """What POST /v1/diversity answers; raises like score_request."""
-        name = self.find(request.model).encoder.name
+        encoder = self.find(request.model).encoder
+        if request.source == "ngram":
+            async with _Deadline(self._timeout_s):
+                groups = await asyncio.to_thread(_ngram_diversity, request.groups)
+            return DiversityResponse(source=request.source, encoder=None, groups=groups)
+        # Every text of the request is embedded once; equal ones are then exactly 0 apart.
+        places: dict[str, int] = {}
+        rows = {
+            name: [places.setdefault(text, len(places)) for text in texts]
+            for name, texts in request.groups.items()
+        }
+        vectors = await self._embedded(encoder, list(places))
 
         def measure() -> dict[str, GroupDiversity]:
-            return {
-                group: _group_diversity(text_distances(request.source, texts, name))
-                for group, texts in request.groups.items()
-            }
+            return {name: _embedding_diversity(vectors, at) for name, at in rows.items()}
 
-        async with _Deadline(self._timeout_s):
-            groups = await asyncio.to_thread(measure)
-        encoder = name if request.source == "embedding" else None
-        return DiversityResponse(source=request.source, encoder=encoder, groups=groups)
+        groups = await asyncio.to_thread(measure)
+        return DiversityResponse(source=request.source, encoder=encoder.name, groups=groups)
 
     def find(self, model: str | None) -> ServedModel:
         """The served model of that name, the default for None. Raises UnknownModel."""
@@ -240,6 +246,15 @@ class _Deadline:
                 f"no answer within {self._seconds:g} s: the queue is long or the reward slow; send fewer items, add "
                 "replicas, or raise reward.service.request_timeout_s"
             ) from None
+
+
+def _ngram_diversity(groups: Mapping[str, Sequence[str]]) -> dict[str, GroupDiversity]:
+    return {name: _group_diversity(text_distances("ngram", texts)) for name, texts in groups.items()}
+
+
+def _embedding_diversity(vectors: np.ndarray, rows: Sequence[int]) -> GroupDiversity:
+    unique, place = np.unique(rows, return_inverse=True)
+    return _group_diversity(cosine_distances(vectors[unique])[np.ix_(place, place)])
 
 
 def _group_diversity(distances_GG: np.ndarray) -> GroupDiversity:
