@@ -19,8 +19,17 @@ from services.reward.routes import build_http_app
 from services.reward.service import RewardService
 
 TASK = HiddenTrapGridSpec(trap_probability=0.0)
+PROMPT = "37|b1>e4="
 DIVERSITY = DiversitySpec(source="task_distance")
-HALF = "def score(items):\n    return [0.5] * len(items)\n"
+
+
+def constant(score: float, before: str = "", inside: str = "") -> str:
+    """A user's reward function: always `score`, in one class."""
+    answer = f'return [{{"score": {score}, "class": 0}} for _ in items]'
+    return f"{before}\ndef score(items):\n    {inside}\n    {answer}\n"
+
+
+HALF = constant(0.5)
 
 
 class HashEncoder:
@@ -66,5 +75,5 @@ async def ask(app: FastAPI, method: str, path: str, root_path: str = "", **optio
         return await client.request(method, path, **options)
 
 
-def item(completion: str, prompt: str = "37|b1>e4=", **more) -> dict:
+def item(completion: str, prompt: str = PROMPT, **more) -> dict:
     return {"prompt": prompt, "completion": completion, **more}
