@@ -58,7 +58,7 @@ class BatchLimits:
         )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting(Generic[PayloadT]):
     payload: PayloadT
     tokens: int
@@ -97,38 +97,39 @@ class TokenBatcher(Generic[PayloadT]):
 
     async def submit(self, payload: PayloadT, tokens: int) -> Any:
         """The result for `payload`. A caller that is cancelled while it waits leaves the queue."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(payload, tokens, future))
+        waiting = _Waiting(payload, tokens, asyncio.get_running_loop().create_future())
+        self._queue.append(waiting)
         self._queued_tokens += tokens
         if self._worker is None or self._worker.done():
             self._worker = asyncio.get_running_loop().create_task(self._work())
-        return await future
+        try:
+            return await waiting.future
+        except asyncio.CancelledError:
+            if waiting in self._queue:
+                self._queue.remove(waiting)
+                self._queued_tokens -= tokens
+            raise
 
     async def _work(self) -> None:
         """Until nothing waits: an idle batcher holds nothing, so that a model that was replaced can go."""
         if not self._is_full():
             await asyncio.sleep(self._limits.wait_s)
         while self._queue:
-            batch = self._cut()
-            if batch:
-                await self._answer(batch)
+            await self._answer(self._cut())
 
     def _is_full(self) -> bool:
         return len(self._queue) >= self._limits.max_payloads or self._queued_tokens >= self._limits.max_tokens
 
     def _cut(self) -> list[_Waiting[PayloadT]]:
-        """The longest head of the queue that fits; at least one, without those whose callers are gone."""
+        """The longest head of the queue that fits; at least one."""
         batch: list[_Waiting[PayloadT]] = []
         tokens = 0
         while self._queue and len(batch) < self._limits.max_payloads:
-            waiting = self._queue[0]
-            if not waiting.future.done():
-                if batch and tokens + waiting.tokens > self._limits.max_tokens:
-                    break
-                batch.append(waiting)
-                tokens += waiting.tokens
-            self._queue.popleft()
-            self._queued_tokens -= waiting.tokens
+            tokens += self._queue[0].tokens
+            if batch and tokens > self._limits.max_tokens:
+                break
+            batch.append(self._queue.popleft())
+            self._queued_tokens -= batch[-1].tokens
         return batch
 
     async def _answer(self, batch: list[_Waiting[PayloadT]]) -> None:
