@@ -58,7 +58,7 @@ class ServiceSpec(StrictModel):
         default=10.0, ge=0, description="a replica that stops has this long to answer what it has accepted"
     )
     cached_scores: int = Field(
-        default=65_536, ge=0, description="of each model that is a function of the item alone; 0: no cache"
+        default=65_536, ge=0, description="of each model that is deterministic; 0: no cache"
     )
     max_attempts: int = Field(default=5, ge=1, description="tries per group before it counts as unscored")
     max_unscored_share: float = Field(default=0.25, ge=0, le=1, description="above it the run stops")

@@ -32,10 +32,8 @@ CANARY_TOLERANCE = 1e-4
 """Of a score in [0, 1]: float32 sums differ by the batch they are in, a broken model differs by more."""
 CANARY_WAIT_S = 5.0
 """A model that is busy for longer is watched by its batches' own deadline."""
-FUNCTIONS_OF_THE_ITEM = frozenset({"verifier", "engagement", "heuristic"})
-"""Rewards whose score is a function of the item alone, and costs no money: they get a cache and a canary."""
-UNKNOWN_ITEM_COST = 16
-"""Tokens per item beside its texts: a thousand empty texts are no empty batch."""
+TOKENS_PER_ITEM = 16
+"""Beside those of its texts: a thousand empty texts are no empty batch."""
 
 
 class RewardTimeout(RewardError):
@@ -125,7 +123,7 @@ class ServedModel:
             id=self.id,
             reward_model=self.reward.name,
             version=self.reward.version,
-            score_range=getattr(self.reward, "score_range", (0.0, 1.0)),
+            score_range=self.reward.score_range,
             encoder=self.encoder.name,
             cached=self.cache is not None,
         )
@@ -135,7 +133,7 @@ class ServedModel:
         parts: list[Work] = []
         start, tokens, prompt = 0, 0, None
         for at, item in enumerate(items):
-            own = UNKNOWN_ITEM_COST + estimated_tokens(item.completion)
+            own = TOKENS_PER_ITEM + estimated_tokens(item.completion)
             cost = own if item.prompt == prompt else own + estimated_tokens(item.prompt)
             if at > start and tokens + cost > self.spec.max_batch_tokens:
                 parts.append(Work(items[start:at], list, tokens))
@@ -249,7 +247,7 @@ def _load(
 ) -> ServedModel:
     reward = plan.build()
     model = ServedModel(name, plan, reward, encoder_of(reward, encoder), spec, timeout_s, metrics)
-    if plan.reward.type in FUNCTIONS_OF_THE_ITEM:
+    if reward.deterministic:  # others may cost money, or answer differently
         model.canary = canary_score(reward)
         if not same_score(model.canary, canary_score(reward)):
             raise RewardError(f"models.{name}: {reward.name} gives one text two scores; it cannot be served")

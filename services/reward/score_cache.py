@@ -1,6 +1,6 @@
 """Scores by content: an item that a model has scored before is not scored again.
 
-Only for rewards whose score is a function of the item alone; models.py decides. Thread-safe, bounded, in memory.
+Only for rewards that declare themselves deterministic; models.py decides. Thread-safe, bounded, in memory.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ def verifier_plan() -> RewardPlan:
     return RewardPlan(VerifierRewardSpec(), TASK, DIVERSITY, {})
 
 
-def python_plan(source: str, name: str = "mine.py") -> RewardPlan:
-    spec = PythonRewardSpec(path=f"{name}:score")
+def python_plan(source: str, **changes) -> RewardPlan:
+    spec = PythonRewardSpec(path="mine.py:score", **changes)
     return RewardPlan(spec, TASK, DIVERSITY, {spec.path: source})
 
 

@@ -25,7 +25,7 @@ from polyray.types import Prompt
 from services.reward import models as models_module
 from services.reward.batching import ServiceOverloaded
 from services.reward.configuration import ReplicaConfiguration
-from services.reward.models import RewardTimeout, load_models
+from services.reward.models import RewardTimeout
 from services.reward.service import RewardService
 from tests.unit.services.reward_service_fixtures import (
     HALF,
@@ -340,14 +340,10 @@ async def test_embeddings_and_diversity():
     assert unknown.status_code == 404
 
 
-async def test_a_cached_model_scores_an_item_once_and_a_reload_of_the_same_version_keeps_that():
-    service = two_models()
-    models = service.models
-    plan = models.by_id["half"].plan
-    model = models.by_id["half"]
-    assert model.cache is None  # a user's function may depend on more than its item
-    model.cache = models_module.ScoreCache(10)
-    counts: dict[str, int] = {"hits": 0, "misses": 0}
+async def test_a_deterministic_model_scores_an_item_once_also_after_a_reload():
+    plan = python_plan(HALF, deterministic=True)
+    service = service_of({"half": plan})
+    counts = {"hits": 0, "misses": 0}
 
     def count(model_id: str, hits: int, misses: int) -> None:
         counts["hits"] += hits
@@ -355,18 +351,16 @@ async def test_a_cached_model_scores_an_item_once_and_a_reload_of_the_same_versi
 
     service.metrics.cache = count  # type: ignore[method-assign]
     for _ in range(2):
-        await service.score_groups([GroupToScore(Prompt("1", PROMPT), ("a", "b", "a"))], model="half")
+        await service.score_group(Prompt("1", PROMPT), ["a", "b", "a"])
     assert counts == {"hits": 4, "misses": 2}
-    again = load_models(
-        {"verifier": verifier_plan(), "half": plan},
-        spec=service._spec,
-        encoder="packaged",
-        revision="2",
-        timeout_s=1.0,
-        metrics=service.metrics,
-        previous=models,
-    )
-    assert again.by_id["half"].cache is None and again.by_id["verifier"].cache is None
+    service.load(ReplicaConfiguration({"half": plan}, revision="2"))
+    await service.score_group(Prompt("1", PROMPT), ["a", "b", "a"])
+    assert counts == {"hits": 7, "misses": 2}
+    service.load(ReplicaConfiguration({"half": python_plan(HALF + "#", deterministic=True)}, revision="3"))
+    await service.score_group(Prompt("1", PROMPT), ["a", "b", "a"])
+    assert counts == {"hits": 8, "misses": 4}
+    infos = [service.model_infos()[0].cached, two_models().model_infos()[1].cached]
+    assert infos == [True, False]  # a user's function may depend on more than its item
 
 
 async def test_metrics_count_requests_items_and_what_was_not_scored():

@@ -11,7 +11,7 @@ from services.reward.score_cache import ScoreCache, item_key
 class Lengths:
     """Scores by length; remembers what it was asked."""
 
-    name, inline = "lengths", False
+    name, inline, deterministic, score_range = "lengths", False, True, (0.0, 1.0)
 
     def __init__(self, version: str = "1") -> None:
         self.version = version
