@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
-from polyray.models.text_encoder import embed_texts
+from polyray.models.embedder import shared_embedder
 from polyray.rewards.base import Reward
 
 
@@ -22,24 +21,18 @@ class Encoder(Protocol):
         ...
 
 
-class TextEncoder:
-    """An encoder that is loaded when it is first asked, and kept by the process."""
+class LateEncoder:
+    """An encoder that is loaded when it is first asked, and shared by the whole process."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """[N, dimension] float64, unit length. Raises ConfigError where the encoder cannot be loaded."""
-        return embed_texts(self.name, texts)
-
-
-@functools.cache
-def text_encoder(name: str) -> TextEncoder:
-    """One per name and process."""
-    return TextEncoder(name)
+        """[N, dimension] float32, unit length. Raises ConfigError where the encoder cannot be loaded."""
+        return shared_embedder(self.name).encode(texts)
 
 
 def encoder_of(reward: Reward, fallback: str) -> Encoder:
     """The reward's own encoder, as its `embedder`, else `fallback`."""
     own: Encoder | None = getattr(reward, "embedder", None)
-    return text_encoder(fallback) if own is None else own
+    return LateEncoder(fallback) if own is None else own

@@ -143,6 +143,7 @@ class ServedModel:
         return parts
 
     async def _score_batch(self, batch: Sequence[Work]) -> list[Any]:
+        self.metrics.queued.set(self.batcher.queued, {"model": self.id})
         return await self.run(self._scored, batch)
 
     def _scored(self, batch: Sequence[Work]) -> list[Any]:

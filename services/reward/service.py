@@ -128,7 +128,6 @@ class RewardService:
         model = self.find(request.model)
         model.batcher.check_room()
         items = [item.as_item() for item in request.items]
-        self.metrics.queued.set(model.batcher.queued, {"model": model.id})
         async with _Deadline(self._timeout_s):
             return await model.score(
                 items, lambda scores: answer_scores(model.reward, request, items, scores)

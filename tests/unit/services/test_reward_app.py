@@ -169,6 +169,7 @@ async def test_a_function_that_does_not_return_is_unscored_and_makes_the_replica
         await service.check_health()
     answer = await ask(service, "GET", "/readyz")
     assert answer.status_code == 503 and answer.json()["error"]["code"] == "not_ready"
+    gate.set()
 
 
 async def test_the_users_function_runs_once_at_a_time_and_beside_the_event_loop(gate):
