@@ -68,6 +68,7 @@ class RewardBenchmark:
         self._reward = plan.build()
         self._token = token_from_environment()
         self._seeds = itertools.count()
+        _checked(self._reward.score(self._texts(GROUP_SIZE).group()))  # loads the encoder
 
     def speed(self, rounds: int, seconds: float, requests: int, parts: Sequence[str]) -> list[Measure]:
         """Throughput against direct batches; latency at half of it."""
