@@ -20,6 +20,7 @@ from polyray.actors.rollout_pool import EngineSettings, RolloutPool
 from polyray.config.derived import required_cpus
 from polyray.config.learner import LearnerSpec
 from polyray.config.model import ModelSpec
+from polyray.config.remote_reward import HttpRewardSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import EvaluateConfig, RaySpec, SftConfig, TrainConfig
 from polyray.delivery.probe import adapter_on_disk, probe_sequences
@@ -90,7 +91,7 @@ def open_fleet(
 @contextmanager
 def _open_reward(owner: str, plan: RewardPlan) -> Iterator[RewardServiceAddress]:
     """The run's own service, or a look at the one elsewhere: RewardError where that is not there."""
-    if plan.is_remote:
+    if plan.is_remote and isinstance(plan.reward, HttpRewardSpec):
         with closing(build_remote(plan)) as remote:
             if plan.reward.protocol == "polyray":
                 remote.client.info()

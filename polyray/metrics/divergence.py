@@ -10,7 +10,7 @@ what it is asked about. Not here: where the series come from (learner/over_optim
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,19 +20,18 @@ from polyray.metrics.arrays import finite_vector
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """e.g. Trend(change=0.08, p_rise=1e-5, p_fall=0.99999)."""
+    """e.g. Trend(change=0.08, p_value=1e-5)."""
 
     change: float
     """Theil-Sen slope x (T - 1), in the values' own unit."""
-    p_rise: float
-    """One-sided p-value against "no trend" of a rise."""
-    p_fall: float
+    p_value: float
+    """One-sided, against "no trend", for a rise or for a fall as was asked."""
 
 
-def monotone_trend(values_T: npt.ArrayLike) -> Trend:
-    """The trend of a series in its order; a constant series has change 0 and p-values 1.
+def monotone_trend(values_T: npt.ArrayLike, direction: Literal["rise", "fall"]) -> Trend:
+    """The trend of a series in its order; a constant series has change 0 and p-value 1.
 
-    The p-values are exact for short series without ties, else asymptotic with the correction for ties.
+    The p-value is exact for short series without ties, else asymptotic with the correction for ties.
 
     Raises:
         ValueError: fewer than 3 values, NaN.
@@ -43,12 +42,11 @@ def monotone_trend(values_T: npt.ArrayLike) -> Trend:
     if len(values) < 3:
         raise ValueError(f"values_T has {len(values)} entries; a trend needs at least 3")
     if (values == values[0]).all():
-        return Trend(0.0, 1.0, 1.0)
+        return Trend(0.0, 1.0)
     order = np.arange(len(values))
-    rise: Any = stats.kendalltau(order, values, alternative="greater")
-    fall: Any = stats.kendalltau(order, values, alternative="less")
+    test: Any = stats.kendalltau(order, values, alternative="greater" if direction == "rise" else "less")
     line: Any = stats.theilslopes(values, order)
-    return Trend(float(line.slope) * (len(values) - 1), float(rise.pvalue), float(fall.pvalue))
+    return Trend(float(line.slope) * (len(values) - 1), float(test.pvalue))
 
 
 def parted(
@@ -73,10 +71,8 @@ def parted(
         raise ValueError(
             f"trained_T has {len(trained)} entries but second_T {len(second)}; give one per step"
         )
-    rise, fall = monotone_trend(trained), monotone_trend(second)
-    return bool(
-        rise.change >= min_rise
-        and rise.p_rise <= significance
-        and -fall.change > max_fall
-        and fall.p_fall <= significance
-    )
+    rise = monotone_trend(trained, "rise")
+    if rise.change < min_rise or rise.p_value > significance:
+        return False
+    fall = monotone_trend(second, "fall")
+    return -fall.change > max_fall and fall.p_value <= significance

@@ -22,7 +22,7 @@ from polyray.config.task import HiddenTrapGridSpec
 from polyray.errors import ResourceError, RewardError
 from polyray.rewards import RewardPlan
 from polyray.rewards.base import GroupScores, ScoreItem
-from polyray.rewards.http_client import HttpRewardClient
+from polyray.rewards.client import RewardServiceClient
 from polyray.tasks import build_task
 from polyray.types import Prompt
 from services.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
@@ -83,14 +83,14 @@ async def test_handle_and_http_agree_with_the_task(verifier: RewardServiceAddres
     assert 0 < np.mean(rewards) < 1
     assert [group.rewards_G.tolist() for group in groups] == rewards
     assert [group.classes_G.tolist() for group in groups] == classes
-    with HttpRewardClient(verifier.url, TOKEN) as client:
-        assert client.name == "verifier/hidden_trap_grid"
+    with RewardServiceClient(verifier.url, token=TOKEN) as client:
+        assert client.info()["reward_model"] == "verifier/hidden_trap_grid"
         for prompt, group in zip(prompts[:4], groups, strict=False):
             items = [ScoreItem.of(prompt, text) for text in TEXTS]
-            scores = client.score(items)
+            scores = client.score(items).scores
             assert [item.score for item in scores] == group.rewards_G.tolist()
             assert [item.class_id for item in scores] == group.classes_G.tolist()
-            np.testing.assert_array_equal(client.distances(items, scores), group.distances_GG)
+            np.testing.assert_array_equal(client.distances(items), group.distances_GG)
 
 
 def test_the_token_guards_everything_but_health(verifier: RewardServiceAddress):

@@ -22,7 +22,14 @@ from polyray.config.run import TrainConfig
 from polyray.config.service import ServiceSpec
 from polyray.delivery.adapter import AdapterPayload, Probe
 from polyray.delivery.proof import DeliveryAck
-from polyray.errors import DataError, PolicyNotDelivered, PolyrayError, RewardError, RolloutError
+from polyray.errors import (
+    DataError,
+    OverOptimised,
+    PolicyNotDelivered,
+    PolyrayError,
+    RewardError,
+    RolloutError,
+)
 from polyray.rollout.seeds import sample_seed
 from polyray.tasks import build_task
 from polyray.types import GroupRequest, PolicyVersion
@@ -387,3 +394,22 @@ async def test_a_group_of_an_ended_attempt_is_ignored_when_it_arrives() -> None:
     answer = await coordinator.next_batch(2, 0, 0, 1)
     assert isinstance(answer, BatchLease)
     assert _ids(answer) == [0, 1, 2]
+
+
+def _parted(step: int) -> dict[str, Any]:
+    return {"step": step, "over_optimisation": 1}
+
+
+async def test_an_alarm_is_shown_and_ends_the_run_only_where_it_is_to() -> None:
+    watched = {"second_opinion": {"type": "heuristic"}, "over_optimisation": {"stop": False}}
+    coordinator = _coordinator(FakePool(), _config(**watched))
+    await coordinator.report({"step": 0, "over_optimisation": 0})
+    assert (await coordinator.progress())["alarms"] == 0
+    await coordinator.report(_parted(1))
+    assert (await coordinator.progress())["alarms"] == 1 and await coordinator.failure() is None
+    stopping = _coordinator(FakePool(), _config(**watched | {"over_optimisation": {"stop": True}}))
+    await stopping.begin_attempt(None)
+    await stopping.report(_parted(7))
+    failure = await stopping.failure()
+    assert isinstance(failure, OverOptimised) and "stopped after step 7: over-optimisation" in str(failure)
+    assert await stopping.next_batch(1, 0, 0, 1) == STOP

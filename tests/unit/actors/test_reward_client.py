@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -10,8 +16,13 @@ from ray.exceptions import RayTaskError
 from ray.serve.exceptions import BackPressureError
 
 from polyray.actors import reward_client
-from polyray.actors.reward_client import RewardClient
+from polyray.actors.reward_client import RemoteCall, RewardClient
+from polyray.config.remote_reward import ClientSpec, HttpRewardSpec
+from polyray.config.reward import DiversitySpec, VerifierRewardSpec
 from polyray.config.service import ServiceSpec
+from polyray.config.task import HiddenTrapGridSpec
+from polyray.errors import RewardError
+from polyray.rewards import RewardPlan, plan_reward
 from polyray.rewards.base import GroupScores
 from polyray.rewards.groups import GroupToScore
 from polyray.types import Prompt
@@ -156,3 +167,73 @@ def test_waits_grow_with_the_tries_up_to_a_limit(monkeypatch: pytest.MonkeyPatch
     for retry, limit in ((0, 0.25), (2, 1.0), (20, reward_client.BACKOFF_CAP_S)):
         waits = [client._backoff_s(retry) for _ in range(300)]
         assert 0 <= min(waits) < 0.2 * limit and 0.8 * limit < max(waits) <= limit
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[RewardPlan]:
+    """The plan of a run that uses a service on this machine, which scores a text by its length in tenths."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            items = json.loads(self.rfile.read(int(self.headers["content-length"])))["items"]
+            if any(item["completion"] == "break" for item in items):
+                return self.send_error(500)
+            scores = [{"score": len(item["completion"]) / 10, "class": 4} for item in items]
+            content = json.dumps({"scores": scores}).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    spec = HttpRewardSpec(
+        url=f"http://127.0.0.1:{server.server_port}",
+        classes="service",
+        client=ClientSpec(max_attempts=1, breaker_failures=1, breaker_open_s=0.3),
+    )
+    yield plan_reward(spec, HiddenTrapGridSpec())
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+async def test_a_service_elsewhere_is_called_without_a_deployment(elsewhere: RewardPlan) -> None:
+    assert elsewhere.is_remote
+    client = RewardClient("elsewhere", elsewhere.reward.service, RemoteCall(elsewhere))
+    groups = await asyncio.gather(
+        *(client.score_group(Prompt("1", "p"), ["a" * at, "b"], want_distances=True) for at in range(3))
+    )
+    assert [group.rewards_G.tolist() for group in groups] == [[at / 10, 0.1] for at in range(3)]
+    assert [group.classes_G.tolist() for group in groups] == [[4, 4]] * 3
+    assert groups[2].distances_GG is not None and groups[2].distances_GG.tolist() == [[0, 0], [0, 0]]
+
+
+async def test_what_a_service_elsewhere_cannot_score_is_unscored_and_the_next_group_waits(
+    elsewhere: RewardPlan,
+) -> None:
+    client = RewardClient("elsewhere", elsewhere.reward.service, RemoteCall(elsewhere))
+    broken = await client.score_group(Prompt("1", "p"), ["break"])
+    assert np.isnan(broken.rewards_G).all() and "status 500" in str(broken.errors[0])
+    started = time.monotonic()
+    later = await client.score_group(Prompt("1", "p"), ["aa"])  # the circuit is open: it is waited for
+    assert later.rewards_G.tolist() == [0.2] and time.monotonic() - started > 0.2
+
+
+async def test_a_token_that_is_missing_where_groups_are_scored_is_the_reason(elsewhere: RewardPlan) -> None:
+    reward = elsewhere.reward.model_copy(update={"token_env": "NO_SUCH_TOKEN"})
+    client = RewardClient("elsewhere", reward.service, RemoteCall(replace(elsewhere, reward=reward)))
+    group = await client.score_group(Prompt("1", "p"), ["a"])
+    assert "NO_SUCH_TOKEN: the environment variable is not set" in str(group.errors[0])
+
+
+def test_only_a_plain_remote_reward_needs_no_deployment(elsewhere: RewardPlan) -> None:
+    assert not replace(elsewhere, second_opinion=VerifierRewardSpec()).is_remote
+    assert not replace(elsewhere, diversity=DiversitySpec(source="embedding")).is_remote
+    assert not replace(elsewhere, reward=VerifierRewardSpec()).is_remote
+    with pytest.raises(RewardError, match="is no remote reward"):
+        reward_client.build_remote(replace(elsewhere, reward=VerifierRewardSpec()))

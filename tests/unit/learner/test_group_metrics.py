@@ -107,3 +107,11 @@ def test_components_of_the_reward_are_means_over_scored_completions() -> None:
     metrics = _metrics(group)
     assert metrics["reward/format"] == pytest.approx(0.75)
     assert metrics["reward/length"] == pytest.approx(0.3)
+
+
+def test_a_component_that_an_item_lacks_does_not_count() -> None:
+    components = {"style": (0.2, NAN, 0.6), "other": (NAN, NAN, NAN), "second_opinion": (1.0, 1.0, 1.0)}
+    metrics = _metrics(replace(random_group(0, [1, 1, 0]), components=components))
+    assert metrics["reward/style"] == pytest.approx(0.4)
+    assert metrics["reward/other"] is None
+    assert "reward/second_opinion" not in metrics  # over_optimisation.py adds it where the run has one

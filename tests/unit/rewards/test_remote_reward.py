@@ -1,0 +1,165 @@
+"""HttpReward: a service's scores with this run's classes and distances, in both protocols."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import httpx
+import pytest
+
+from polyray.config.loader import build_config
+from polyray.config.remote_reward import HttpRewardSpec
+from polyray.errors import ConfigError
+from polyray.rewards.base import Score, ScoreItem
+from polyray.rewards.groups import GroupToScore, score_groups
+from polyray.rewards.remote import HttpReward
+from polyray.types import WRONG_CLASS, Prompt
+
+Answer = Callable[[dict[str, Any]], object]
+
+
+class LengthTask:
+    """The class of a completion is its length; within a group, the rank of its length."""
+
+    def reward(self, prompt: Prompt, completion: str) -> float:
+        raise AssertionError("a remote reward does not ask the task for rewards")
+
+    def completion_class(self, prompt: Prompt, completion: str) -> int:
+        if completion == "alien":
+            raise ValueError("no such completion")
+        return len(completion)
+
+    def partition(self, prompt: Prompt, completions: Sequence[str]) -> list[int]:
+        lengths = sorted({len(completion) for completion in completions})
+        return [lengths.index(len(completion)) for completion in completions]
+
+    def distance(self, prompt: Prompt, a: str, b: str) -> float:
+        return 0.5
+
+
+def reward(answer: Answer, seen: list[httpx.Request] | None = None, **settings: Any) -> HttpReward:
+    def handler(request: httpx.Request) -> httpx.Response:
+        if seen is not None:
+            seen.append(request)
+        return httpx.Response(200, json=answer(json.loads(request.content)))
+
+    spec = build_config(HttpRewardSpec, {"url": "http://r.test/x", **settings})
+    return HttpReward(spec, LengthTask(), transport=httpx.MockTransport(handler))
+
+
+def service(body: dict[str, Any]) -> object:
+    scores = [
+        {"score": 0.5, "class": WRONG_CLASS if item["completion"] == "bad" else 99, "components": {"x": 1}}
+        for item in body["items"]
+    ]
+    return {"reward_model": "m", "version": "1", "scores": scores}
+
+
+ITEMS = [ScoreItem("p", text) for text in ("ab", "bad", "alien")]
+
+
+def test_classes_are_the_tasks_and_what_the_service_calls_wrong_stays_wrong() -> None:
+    good, wrong, alien = reward(service).score(ITEMS)
+    assert good == Score(0.5, 2, {"x": 1.0}) and wrong == Score(0.5, WRONG_CLASS, {"x": 1.0})
+    assert alien.score is None and "cannot judge this completion: ValueError" in str(alien.error)
+
+
+def test_a_group_has_the_tasks_partition_and_distances() -> None:
+    request = GroupToScore(Prompt("1", "p"), ("abcd", "ab", "bad"), want_distances=True)
+    (group,) = score_groups(reward(service), [request])
+    assert group.classes_G.tolist() == [1, 0, WRONG_CLASS]
+    assert group.distances_GG is not None and group.distances_GG[0].tolist() == [0, 0.5, 0.5]
+
+
+def test_the_services_classes_on_request() -> None:
+    own = reward(service, classes="service")
+    assert [score.class_id for score in own.score(ITEMS)] == [99, WRONG_CLASS, 99]
+    (group,) = score_groups(own, [GroupToScore(Prompt("1", "p"), ("abcd", "ab"))])
+    assert group.classes_G.tolist() == [99, 99]
+
+
+def test_a_service_that_fails_leaves_items_unscored_never_zero() -> None:
+    scores = reward(lambda body: {}).score(ITEMS)
+    assert [(score.score, score.class_id) for score in scores] == [(None, WRONG_CLASS)] * 3
+    assert all("no list of scores" in str(score.error) for score in scores)
+
+
+def openrlhf(answer: Answer, seen: list[httpx.Request] | None = None, **settings: Any) -> HttpReward:
+    settings = {"protocol": "openrlhf", "raw_range": (-2.0, 6.0)} | settings
+    return reward(answer, seen, **settings)
+
+
+def test_openrlhf_gets_its_three_lists_and_its_rewards_are_mapped() -> None:
+    seen: list[httpx.Request] = []
+    items = [ScoreItem("Why? ", "So.", "42"), ScoreItem("Why? ", "No.")]
+    answer = {"rewards": [6.0, [0.0]], "scores": [1, 0], "extra_logs": {"len": [3, 4], "other": 7}}
+    first, second = openrlhf(lambda body: answer, seen).score(items)
+    assert str(seen[0].url) == "http://r.test/x"
+    assert json.loads(seen[0].content) == {
+        "query": ["Why? So.", "Why? No."],
+        "prompts": ["Why? ", "Why? "],
+        "labels": ["42", ""],
+    }
+    assert first == Score(1.0, 3, {"len": 3.0, "scores": 1.0, "raw": 6.0, "clipped": 0.0})
+    assert second == Score(0.25, 3, {"len": 4.0, "scores": 0.0, "raw": 0.0, "clipped": 0.0})
+
+
+def test_openrlhf_queries_follow_a_template() -> None:
+    seen: list[httpx.Request] = []
+    query = "A: {completion} Q: {prompt}."
+    openrlhf(lambda body: {"rewards": [0]}, seen, query=query).score([ScoreItem("{completion}", "{prompt}")])
+    assert json.loads(seen[0].content)["query"] == ["A: {prompt} Q: {completion}."]
+
+
+@pytest.mark.parametrize("raw", [None, "1", True, [1, 2], [], 1e400])
+def test_openrlhf_garbage_for_one_item_is_unscored(raw: object) -> None:
+    body = json.dumps({"rewards": [raw, 2.0]})
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, text=body)
+
+    spec = build_config(
+        HttpRewardSpec, {"url": "http://r.test", "protocol": "openrlhf", "raw_range": [-2.0, 6.0]}
+    )
+    bad, good = HttpReward(spec, LengthTask(), transport=httpx.MockTransport(handler)).score(ITEMS[:2])
+    assert bad.score is None and "no finite number" in str(bad.error)
+    assert good.score == 0.5
+
+
+def test_a_reward_outside_its_range_is_unscored_or_clipped_and_counted() -> None:
+    (score,) = openrlhf(lambda body: {"rewards": [6.5]}).score(ITEMS[:1])
+    assert score.score is None and "answered 6.5, outside raw_range=[-2, 6]" in str(score.error)
+    low, high = openrlhf(lambda body: {"rewards": [-9, 6.5]}, outside="clip").score(ITEMS[:2])
+    assert (low.score, high.score) == (0.0, 1.0)
+    assert low.components == {"raw": -9.0, "clipped": 1.0}
+
+
+def test_the_token_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MY_TOKEN", raising=False)
+    with pytest.raises(ConfigError, match="MY_TOKEN: the environment variable is not set"):
+        reward(service, token_env="MY_TOKEN")
+    monkeypatch.setenv("MY_TOKEN", "secret")
+    seen: list[httpx.Request] = []
+    reward(service, seen, token_env="MY_TOKEN").score(ITEMS[:1])
+    assert seen[0].headers["authorization"] == "Bearer secret"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"url": "ftp://x"}, "is no address"),
+        ({"url": "http://me:pw@x"}, "no user, password or query"),
+        ({"token_env": "not a name"}, "not the name of an environment variable"),
+        ({"protocol": "openrlhf"}, "does not say in which range"),
+        ({"protocol": "openrlhf", "raw_range": [1, 1]}, "does not say in which range"),
+        ({"protocol": "openrlhf", "raw_range": [0, 1], "model": "m"}, "knows neither classes nor models"),
+        ({"protocol": "openrlhf", "raw_range": [0, 1], "query": "{prompt}"}, "must name"),
+        ({"raw_range": [0, 1]}, "lie in [0, 1] already"),
+    ],
+)
+def test_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_config(HttpRewardSpec, {"url": "http://x", **settings})
+    assert message in str(caught.value) and "not a name" not in str(caught.value)
