@@ -21,6 +21,11 @@ TOKEN_VARIABLE = "POLYRAY_API_TOKEN"
 HEALTH_ROUTES = frozenset({"/healthz", "/readyz"})
 
 
+def is_local(host: str | None) -> bool:
+    """Whether only this machine reaches an address that listens on `host`."""
+    return host in ("127.0.0.1", "localhost", "::1")
+
+
 def token_from_environment() -> SecretStr | None:
     """The token that services require, None where the variable is not set.
 

@@ -10,6 +10,7 @@ import logging
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from polyray.errors import PolyrayError
@@ -21,8 +22,28 @@ _CODES = {
     404: "not_found",
     405: "method_not_allowed",
     413: "request_too_large",
+    415: "unsupported_media_type",
     503: "not_ready",
 }
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(BaseModel):
+    """The body of every error, for the OpenAPI pages of services."""
+
+    error: ErrorDetail
+
+
+MAX_PARAM_CHARS = 200
+"""A key that a caller invented is not echoed whole."""
 
 
 def error_response(
@@ -50,7 +71,7 @@ def install_error_handlers(app: FastAPI) -> None:
 async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    param = ".".join(str(part) for part in first["loc"] if part != "body") or None
+    param = ".".join(str(part) for part in first["loc"] if part != "body")[:MAX_PARAM_CHARS] or None
     message = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] in ("string_too_long", "too_long"):
         message += f", not {len(first['input'])}; shorten it or send several requests"

@@ -4,5 +4,7 @@ loop.py      the training loop on this machine: agreement, throughput, latency, 
 gpu.py       agreement, delivery and learner throughput on a CUDA device
 training.py, rollout.py, memory.py    what loop.py measures; learner.py    what gpu.py measures
 evaluation.py, evaluation_metrics.py    running programs, metrics; adversarial.py    programs that must not pass
+reward.py    the reward service; reward_parts.py, reward_load.py    what it measures, its load
+encoder_reward.py    the reward it serves unless it is given a trained one
 measure.py   a measured quantity, its spread and its limit
 """

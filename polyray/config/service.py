@@ -2,25 +2,86 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from polyray.config.base import StrictModel
+
+
+class AutoscalingSpec(StrictModel):
+    """Replicas that come and go with the load."""
+
+    min_replicas: int = Field(default=1, ge=1)
+    max_replicas: int = Field(default=4, ge=1)
+    target_ongoing_requests: float = Field(
+        default=16.0, gt=0, description="of one replica: more and replicas are added, fewer and they go"
+    )
+    upscale_delay_s: float = Field(default=10.0, ge=0)
+    downscale_delay_s: float = Field(default=300.0, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AutoscalingSpec:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(
+                f"max_replicas={self.max_replicas} is below min_replicas={self.min_replicas}; raise it"
+            )
+        return self
 
 
 class ServiceSpec(StrictModel):
     """The reward service: replicas, batches, address, limits."""
 
     num_replicas: int = Field(default=1, ge=1)
+    autoscaling: AutoscalingSpec | None = Field(
+        default=None, description="null: always num_replicas; otherwise they start with num_replicas"
+    )
     num_cpus: float = Field(default=1.0, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0, description="of one replica; a fraction shares a GPU")
     max_batch_size: int = Field(
         default=64, ge=1, description="groups that one call of the reward function scores together"
     )
-    batch_wait_timeout_s: float = Field(default=0.002, ge=0)
+    max_batch_tokens: int = Field(
+        default=16_384,
+        ge=1,
+        description="estimated tokens of prompts and completions that one call scores together",
+    )
+    batch_wait_timeout_s: float = Field(
+        default=0.002, ge=0, description="how long an idle replica waits for company; a busy one never does"
+    )
+    max_queued_batches: int = Field(
+        default=16, ge=1, description="full batches that wait in a replica; above it HTTP answers 429"
+    )
+    retry_after_s: float = Field(default=1.0, gt=0, description="what a 429 tells its caller")
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     request_timeout_s: float = Field(default=60.0, gt=0)
+    drain_timeout_s: float = Field(
+        default=10.0, ge=0, description="a replica that stops has this long to answer what it has accepted"
+    )
+    cached_scores: int = Field(
+        default=65_536, ge=0, description="of each model that is deterministic; 0: no cache"
+    )
     max_attempts: int = Field(default=5, ge=1, description="tries per group before it counts as unscored")
     max_unscored_share: float = Field(default=0.25, ge=0, le=1, description="above it the run stops")
+
+    @model_validator(mode="after")
+    def _starts_within_autoscaling(self) -> ServiceSpec:
+        limits = self.autoscaling
+        if limits is not None and not limits.min_replicas <= self.num_replicas <= limits.max_replicas:
+            raise ValueError(
+                f"num_replicas={self.num_replicas} is outside autoscaling.min_replicas={limits.min_replicas} to "
+                f"max_replicas={limits.max_replicas}; it is the number that they start with"
+            )
+        return self
+
+    @property
+    def most_replicas(self) -> int:
+        """As many as there can be."""
+        return self.num_replicas if self.autoscaling is None else self.autoscaling.max_replicas
+
+    @property
+    def max_ongoing_requests(self) -> int:
+        """Of one replica: a batch that is scored, and the next one behind it. Each request is at least one group."""
+        return 2 * self.max_batch_size
 
 
 class SandboxServiceSpec(ServiceSpec):

@@ -93,11 +93,16 @@ def _embedding_distances(encoder: str, texts: Sequence[str]) -> np.ndarray:
     index_G = np.array([places.setdefault(text, len(places)) for text in texts], np.int64)
     if not len(texts):
         return np.zeros((0, 0))
-    units = embed_texts(encoder, list(places))
+    return cosine_distances(embed_texts(encoder, list(places)))[np.ix_(index_G, index_G)]
+
+
+def cosine_distances(units_GD: np.ndarray) -> np.ndarray:
+    """[G, G] float64 of `text_distances` by embedding, from embeddings of length 1 of different texts."""
+    units = units_GD.astype(np.float64, copy=False)
     distances = np.clip(1.0 - units @ units.T, 0.0, 1.0)
     distances = np.maximum(distances, distances.T)  # matrix products are symmetric up to rounding only
     np.fill_diagonal(distances, 0.0)
-    return distances[np.ix_(index_G, index_G)]
+    return distances
 
 
 def _ngram_distances(texts: Sequence[str], n: int) -> np.ndarray:

@@ -41,7 +41,7 @@ def score_groups(reward: Reward, requests: Sequence[GroupToScore]) -> list[Group
     items = [[ScoreItem.of(request.prompt, text) for text in request.texts] for request in requests]
     scores = iter(reward.score([item for group in items for item in group]))
     return [
-        _score_group(reward, group, [next(scores) for _ in group], request.want_distances)
+        group_scores(reward, group, [next(scores) for _ in group], request.want_distances)
         for request, group in zip(requests, items, strict=True)
     ]
 
@@ -68,9 +68,10 @@ def with_group_classes(reward: Reward, items: Sequence[ScoreItem], scores: Seque
     return answer
 
 
-def _score_group(
-    reward: Reward, items: list[ScoreItem], scores: list[Score], want_distances: bool
+def group_scores(
+    reward: Reward, items: Sequence[ScoreItem], scores: Sequence[Score], want_distances: bool
 ) -> GroupScores:
+    """The scores of one group's items as arrays, with the group's classes and distances."""
     scores = with_group_classes(reward, items, scores)
     try:
         distances = reward.distances(items, scores) if want_distances else None

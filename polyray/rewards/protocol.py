@@ -1,17 +1,23 @@
-"""The JSON of the reward service: POST /v1/score. Spoken by services/reward and by HttpRewardClient.
+"""The JSON of the reward service. Spoken by services/reward and by the clients.
 
-    {"items": [{"prompt", "completion", "reference"?, "metadata"?, "messages"?, "group"?}], "distances"?}
-    {"reward_model", "version", "scores": [{"score", "class", "components", "error"}],
-     "distances"?: {group: matrix}}
+    POST /v1/score      {"items": [{"prompt", "completion", "reference"?, "metadata"?, "messages"?, "group"?}],
+                         "distances"?, "model"?}
+                     -> {"reward_model", "version", "scores": [{"score", "class", "components", "error"}],
+                         "distances"?: {group: matrix}}
+    POST /v1/embed      {"texts": [...], "model"?} -> {"encoder", "dimension", "embeddings": [[...]]}
+    POST /v1/diversity  {"groups": {NAME: [texts]}, "source"?, "model"?}
+                     -> {"source", "encoder", "groups": {NAME: {"distances", "mean"}}}
+    GET  /v1/info       {"reward_model", "version", "revision", "reload_error", "models": [...]}
 
 Items that name the same `group` and have the same prompt get the classes of that group. Requests refuse
-unknown keys; answers tolerate them, so that an older client reads a newer service.
+unknown keys; answers tolerate them, so that an older client reads a newer service. `model` is a name that
+/v1/models lists; without it, the first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -23,12 +29,17 @@ from polyray.rewards.groups import with_group_classes
 
 MAX_ITEMS = 1024
 MAX_TEXT_CHARS = 200_000
+MAX_TEXTS = 1024
+"""Of POST /v1/embed, and of all groups of POST /v1/diversity together."""
 MAX_MESSAGES = 256
 MAX_DISTANCE_ITEMS = 256
 """Items of one group whose distances are asked for: their number grows with the square."""
 DEFAULT_GROUP = "default"
 
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
+Name = Annotated[str, Field(max_length=256)]
+Distance = Annotated[float, Field(ge=0, le=1)]
+DiversityMeasure = Literal["embedding", "ngram"]
 
 
 class WireItem(StrictModel):
@@ -64,6 +75,7 @@ class ScoreRequest(StrictModel):
 
     items: tuple[WireItem, ...] = Field(min_length=1, max_length=MAX_ITEMS)
     distances: bool = False
+    model: Name | None = Field(None, description="one of /v1/models; null: the first")
 
     @model_validator(mode="after")
     def _groups_small_enough(self) -> ScoreRequest:
@@ -115,13 +127,100 @@ class ScoreResponse(BaseModel):
     reward_model: str
     version: str
     scores: list[WireScore]
-    distances: dict[str, list[list[Annotated[float, Field(ge=0, le=1)]]]] | None = None
+    distances: dict[str, list[list[Distance]]] | None = None
+
+
+class EmbedRequest(StrictModel):
+    """The body of POST /v1/embed."""
+
+    texts: tuple[Text, ...] = Field(min_length=1, max_length=MAX_TEXTS)
+    model: Name | None = Field(None, description="whose encoder; null: that of the first model")
+
+
+class EmbedResponse(BaseModel):
+    """The answer of POST /v1/embed: one embedding of length 1 per text, in their order."""
+
+    encoder: str
+    dimension: int
+    embeddings: list[list[float]]
+
+
+class DiversityRequest(StrictModel):
+    """The body of POST /v1/diversity."""
+
+    groups: dict[Name, Annotated[tuple[Text, ...], Field(min_length=1, max_length=MAX_DISTANCE_ITEMS)]] = (
+        Field(min_length=1, max_length=MAX_DISTANCE_ITEMS)
+    )
+    source: DiversityMeasure = Field(
+        "embedding", description="(1 - cosine) / 2 of embeddings, or word n-grams that two texts do not share"
+    )
+    model: Name | None = Field(None, description="whose encoder; null: that of the first model")
+
+    @model_validator(mode="after")
+    def _few_enough(self) -> DiversityRequest:
+        if (total := sum(len(texts) for texts in self.groups.values())) > MAX_TEXTS:
+            raise ValueError(f"{total} texts in all groups; at most {MAX_TEXTS}: send several requests")
+        return self
+
+
+class GroupDiversity(BaseModel):
+    """One group of the answer."""
+
+    distances: list[list[Distance]]
+    mean: Distance = Field(description="over all pairs; 0 for a single text")
+
+
+class DiversityResponse(BaseModel):
+    """The answer of POST /v1/diversity: matrices in the order of each group's texts."""
+
+    source: DiversityMeasure
+    encoder: str | None
+    groups: dict[str, GroupDiversity]
+
+
+class ModelInfo(BaseModel):
+    """One served reward model."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    id: str = Field(description="what requests call it")
+    reward_model: str
+    version: str
+    score_range: tuple[float, float]
+    encoder: str
+    cached: bool = Field(description="whether equal items are scored once")
+
+
+class ModelList(BaseModel):
+    """The answer of GET /v1/models; the first is the default."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelInfo]
+
+
+class ServiceInfo(BaseModel):
+    """The answer of GET /v1/info."""
+
+    reward_model: str
+    version: str
+    revision: str = Field(description="of the configuration that the replica serves")
+    reload_error: str | None = Field(
+        description="why the last new configuration was refused; the one before it goes on serving"
+    )
+    models: list[ModelInfo]
 
 
 def answer_request(reward: Reward, request: ScoreRequest) -> ScoreResponse:
-    """Scores a request with `reward`: what the service does behind its route."""
+    """Scores a request with `reward`."""
     items = [item.as_item() for item in request.items]
-    scores = reward.score(items)
+    return answer_scores(reward, request, items, reward.score(items))
+
+
+def answer_scores(
+    reward: Reward, request: ScoreRequest, items: Sequence[ScoreItem], item_scores: Sequence[Score]
+) -> ScoreResponse:
+    """The answer to a request whose items have been scored: classes and distances of its groups are added."""
+    scores = list(item_scores)
     for members in request.named_groups():
         group = [items[at] for at in members]
         for at, score in zip(

@@ -22,9 +22,11 @@ from polyray.config.service import ServiceSpec
 from polyray.errors import ResourceError, RewardError
 from polyray.rewards import RewardPlan
 from services.reward.app import build_reward_app
+from services.reward.configuration import ReplicaConfiguration
 
 START_TIMEOUT_S = 120.0
 POLL_S = 0.05
+ANSWERS_PER_REPLICA = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,29 +50,54 @@ def reward_app_name(run_name: str) -> str:
 
 def start_reward_service(
     run_name: str,
-    plan: RewardPlan,
+    plan: RewardPlan | ReplicaConfiguration,
     token: SecretStr | None = None,
     start_timeout_s: float = START_TIMEOUT_S,
+    spec: ServiceSpec | None = None,
 ) -> RewardServiceAddress:
     """Deploys the service, replacing a leftover of the same run, and waits until it answers.
 
+    `plan` is one reward, or several by name; `spec` says how the replicas run, the (first) reward's own unless given.
     Raises ResourceError where the port is taken or no replica can be placed, RewardError where the reward's
     own code fails. Needs an initialised Ray.
     """
-    host, port = _ensure_serve(plan.reward.service)
+    configuration = plan if isinstance(plan, ReplicaConfiguration) else ReplicaConfiguration.of(plan)
+    spec = spec or configuration.default_spec
+    host, port = _ensure_serve(spec)
     app_name = reward_app_name(run_name)
     if app_name in serve.status().applications:
         serve.delete(app_name)
-    application = build_reward_app(plan, token)
-    target = serve.RunTarget(application, name=app_name, route_prefix=f"/{run_name}/reward")
-    serve.run_many([target], wait_for_applications_running=False)
+    _deploy(run_name, configuration, token, spec)
     try:
-        _wait_until_running(app_name, plan.reward.service, start_timeout_s)
+        _wait_until_running(app_name, spec, start_timeout_s)
     except BaseException:
         serve.delete(app_name)
         raise
     reachable = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     return RewardServiceAddress(app_name, f"http://{reachable}:{port}/{run_name}/reward")
+
+
+def reload_reward_service(
+    run_name: str, configuration: ReplicaConfiguration, token: SecretStr | None, spec: ServiceSpec
+) -> str | None:
+    """Gives the running replicas new models without a restart; waits until all that answer have them.
+
+    Returns None, or why the new configuration was refused: the old models then go on. `token` and `spec` are those of
+    the start. The configuration needs a new revision, or nothing tells whether a replica serves it.
+    """
+    _deploy(run_name, configuration, token, spec)
+    handle = serve.get_app_handle(reward_app_name(run_name))
+    deadline = time.monotonic() + START_TIMEOUT_S
+    in_a_row = 0
+    while in_a_row < ANSWERS_PER_REPLICA * spec.most_replicas:  # which replica answers is Serve's choice
+        info = handle.info.remote().result(timeout_s=spec.request_timeout_s)
+        if info.reload_error is not None and info.revision != configuration.revision:
+            return info.reload_error
+        in_a_row = in_a_row + 1 if info.revision == configuration.revision else 0
+        if time.monotonic() > deadline:
+            return f"not loaded after {START_TIMEOUT_S:g} s"
+        time.sleep(POLL_S)
+    return None
 
 
 def stop_reward_service(run_name: str) -> None:
@@ -79,6 +106,14 @@ def stop_reward_service(run_name: str) -> None:
         serve.delete(reward_app_name(run_name))
     except RayServeException:
         return
+
+
+def _deploy(
+    run_name: str, configuration: ReplicaConfiguration, token: SecretStr | None, spec: ServiceSpec
+) -> None:
+    application = build_reward_app(configuration, token, spec)
+    target = serve.RunTarget(application, name=reward_app_name(run_name), route_prefix=f"/{run_name}/reward")
+    serve.run_many([target], wait_for_applications_running=False)
 
 
 def _ensure_serve(spec: ServiceSpec) -> tuple[str, int]:

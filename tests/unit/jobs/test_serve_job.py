@@ -20,8 +20,10 @@ def test_check_prints_the_resolved_configuration(capsys: pytest.CaptureFixture[s
     printed = json.loads(capsys.readouterr().out)
     assert printed["config"]["reward"]["service"]["num_replicas"] == 3
     assert printed["derived"] == {
+        "models": ["reward"],
         "replicas": 3,
         "logical_cpus_needed": 3.0,
+        "gpus_needed": 0.0,
         "max_ongoing_requests_per_replica": 128,
     }
 

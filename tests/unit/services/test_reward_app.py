@@ -21,7 +21,8 @@ from polyray.rewards import RewardPlan
 from polyray.rewards.groups import GroupToScore
 from polyray.rewards.protocol import MAX_DISTANCE_ITEMS, MAX_ITEMS, MAX_TEXT_CHARS
 from polyray.types import Prompt
-from services.reward.app import RewardService, build_http_app
+from services.reward.routes import build_http_app
+from services.reward.service import RewardService
 
 TASK = HiddenTrapGridSpec(trap_probability=0.0)
 DISTANCES = DiversitySpec(source="task_distance")
@@ -30,12 +31,12 @@ ACROSS, UP = "RRRUUU", "UUURRR"
 
 
 def verifier() -> RewardService:
-    return RewardService(RewardPlan(VerifierRewardSpec(), TASK, DISTANCES, {}))
+    return RewardService.serving(RewardPlan(VerifierRewardSpec(), TASK, DISTANCES, {}))
 
 
 def python(source: str, **service) -> RewardService:
     spec = PythonRewardSpec(path="mine.py:score", service=ServiceSpec(**service))
-    return RewardService(RewardPlan(spec, TASK, DISTANCES, {spec.path: source}))
+    return RewardService.serving(RewardPlan(spec, TASK, DISTANCES, {spec.path: source}))
 
 
 async def ask(service: RewardService | FastAPI, method: str, path: str, **options) -> httpx.Response:
@@ -56,7 +57,10 @@ async def test_scores_in_the_order_of_the_items():
     )
     assert answer.status_code == 200
     body = answer.json()
-    assert body["reward_model"] == "verifier/hidden_trap_grid" and body["version"] == service.reward.version
+    assert (
+        body["reward_model"] == "verifier/hidden_trap_grid"
+        and body["version"] == service.models.default.reward.version
+    )
     assert "distances" not in body
     wrong, right, unscored = body["scores"]
     assert wrong == {"score": 0.0, "class": -1, "components": {}, "error": None}
@@ -119,7 +123,18 @@ async def test_health_info_and_token():
     assert (await ask(app, "GET", "/readyz")).json() == {"status": "ready"}
     assert (await ask(app, "GET", "/v1/info")).status_code == 401
     answer = await ask(app, "GET", "/v1/info", headers={"Authorization": "Bearer t0ken"})
-    assert answer.json() == {"reward_model": "verifier/hidden_trap_grid", "version": service.reward.version}
+    info = answer.json()
+    assert info["reward_model"] == "verifier/hidden_trap_grid"
+    assert info["version"] == service.models.default.reward.version
+    (model,) = info["models"]
+    assert model == {
+        "id": "reward",
+        "reward_model": "verifier/hidden_trap_grid",
+        "version": info["version"],
+        "score_range": [0.0, 1.0],
+        "encoder": "packaged",
+        "cached": False,
+    }
 
 
 async def test_a_batch_of_groups_becomes_arrays():
@@ -127,7 +142,7 @@ async def test_a_batch_of_groups_becomes_arrays():
         GroupToScore(Prompt("1", PROMPT), (ACROSS, "RRR", UP), want_distances=True),
         GroupToScore(Prompt("1", PROMPT), ("RRR",)),
     ]
-    first, second = await verifier().score_batch(requests)
+    first, second = await verifier().score_groups(requests)
     np.testing.assert_array_equal(first.rewards_G, [1.0, 0.0, 1.0])
     far = 1 - 1 / 11
     np.testing.assert_array_equal(first.distances_GG, [[0, 0, far], [0, 0, 0], [far, 0, 0]])
@@ -147,13 +162,14 @@ async def test_a_function_that_does_not_return_is_unscored_and_makes_the_replica
     source = "import builtins\ndef score(items):\n    builtins.reward_gate.wait(5)\n    return [1.0]\n"
     service = python(source, request_timeout_s=0.1)
     await service.check_health()
-    (scores,) = await service.score_batch([GroupToScore(Prompt("1", PROMPT), ("a",))])
+    (scores,) = await service.score_groups([GroupToScore(Prompt("1", PROMPT), ("a",))])
     assert np.isnan(scores.rewards_G).all()
     assert "did not return within 0.09 s" in str(scores.errors[0])
     with pytest.raises(RewardError, match=r"has not returned after 0\.09 s"):
         await service.check_health()
     answer = await ask(service, "GET", "/readyz")
     assert answer.status_code == 503 and answer.json()["error"]["code"] == "not_ready"
+    gate.set()
 
 
 async def test_the_users_function_runs_once_at_a_time_and_beside_the_event_loop(gate):
@@ -165,7 +181,7 @@ async def test_the_users_function_runs_once_at_a_time_and_beside_the_event_loop(
     service = python(source)
     calls = [ask(service, "POST", "/v1/score", json={"items": [item("a")]}) for _ in range(3)]
     answers = asyncio.gather(*calls)
-    groups = asyncio.gather(service.score_batch([GroupToScore(Prompt("1", PROMPT), ("a",))]))
+    groups = asyncio.gather(service.score_groups([GroupToScore(Prompt("1", PROMPT), ("a",))]))
     await asyncio.sleep(0.05)
     gate.set()  # comes in time only if the function does not block the loop
     assert [answer.json()["scores"][0]["score"] for answer in await answers] == [1.0] * 3
