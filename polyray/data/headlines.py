@@ -15,13 +15,15 @@ Munger, Aubin Le Quere, Ebersole, Scientific Data 8:195 (2021).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
 from polyray.data.fields import RowFields
 from polyray.data.json_lines import read_objects
+from polyray.data.words import canonical_text
 
 FIRST_FAULTY_WEEK, LAST_FAULTY_WEEK = 201325, 201402
 """Year and week, both included. Reported by the archive's authors in June 2024: 22 % of the tests between
@@ -120,6 +122,48 @@ def same_image_pairs(packages: Sequence[HeadlinePackage]) -> list[tuple[Headline
         for a, b in combinations(shown, 2)
         if a.image_id == b.image_id and a.headline != b.headline
     ]
+
+
+def packages_by_test(packages: Sequence[HeadlinePackage]) -> dict[str, list[HeadlinePackage]]:
+    """Test id -> its packages, in the order of the file."""
+    tests: dict[str, list[HeadlinePackage]] = {}
+    for package in packages:
+        tests.setdefault(package.test_id, []).append(package)
+    return tests
+
+
+def story_texts(tests: Mapping[str, Sequence[HeadlinePackage]]) -> dict[str, str]:
+    """Test id -> what is known about its story: its lede and, where it belongs to this test alone, its excerpt.
+
+    Many tests share an excerpt that says nothing about their story. Tests without any text are not in the answer.
+    """
+    num_tests_with: Counter[str] = Counter()
+    for packages in tests.values():
+        num_tests_with.update({package.excerpt for package in packages})
+    stories: dict[str, str] = {}
+    for test_id, packages in tests.items():
+        own_excerpts = [item.excerpt for item in packages if num_tests_with[item.excerpt] == 1]
+        parts = [_most_common(item.lede for item in packages), _most_common(own_excerpts)]
+        story = "\n".join(dict.fromkeys(part for part in parts if part))
+        if story:
+            stories[test_id] = story
+    return stories
+
+
+def story_keys(packages: Sequence[HeadlinePackage]) -> frozenset[str]:
+    """Ledes and headlines: stories were tested again and again, and tests that share one belong together."""
+    return frozenset(
+        f"{kind}:{canonical_text(text)}"
+        for package in packages
+        for kind, text in (("lede", package.lede), ("headline", package.headline))
+        if canonical_text(text)
+    )
+
+
+def _most_common(texts: Iterable[str]) -> str:
+    """The most frequent text, the first of the alphabet among equals; "" where there is none."""
+    counts = Counter(text for text in texts if text)
+    return min(counts, key=lambda text: (-counts[text], text), default="")
 
 
 def _is_faulty(package: HeadlinePackage) -> bool:

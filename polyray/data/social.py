@@ -9,6 +9,8 @@ The schema of an export, as CSV (a header line, then rows) or as JSON Lines:
     created_at    ISO 8601, e.g. 2026-03-01T12:30:00Z
     author_hash   a pseudonym of the reply's author; never a name
     thread_id     what belongs together in splits and statistics; by default all replies to the same post
+    reply_id      a name of the reply that stays from export to export
+    kind          replies of two kinds (say, "answer" and "comment") are not compared
     url, licence  kept for attribution
 
 Every broken row is a DataError that names file, line, value and fix. Headlines are not replies: headlines.py.
@@ -31,7 +33,9 @@ from polyray.data.json_lines import read_bytes, read_objects
 from polyray.errors import DataError
 
 REQUIRED = ("prompt", "reply", "engagement")
-OPTIONAL = ("impressions", "created_at", "author_hash", "thread_id", "url", "licence")
+OPTIONAL = (
+    "impressions", "created_at", "author_hash", "thread_id", "reply_id", "kind", "url", "licence",
+)  # fmt: skip
 _KNOWN = (*REQUIRED, "likes", *OPTIONAL)
 _EXAMPLE = '{"prompt": "Who else got up early?", "reply": "The cat did.", "engagement": 12}'
 
@@ -61,6 +65,10 @@ class SocialReply:
     """What a forum calls it, e.g. "answer" or "comment"; replies of two kinds are not compared."""
     url: str = ""
     licence: str = ""
+    reply_id: str = ""
+    """Unique within a thread; empty where the file has none."""
+    posted_at: str | None = None
+    """When the post was written, ISO 8601."""
 
     @property
     def likes(self) -> float:
@@ -75,7 +83,7 @@ def read_export(path: Path, *, key: str = "task.path") -> list[SocialReply]:
     """
     is_csv = ".csv" in [suffix.lower() for suffix in path.suffixes]
     rows = read_csv_rows(path) if is_csv else read_objects(path, key=key, example=_EXAMPLE)
-    return [_reply(RowFields(record, f"{path}:{number}")) for number, record in rows]
+    return [reply_of_row(RowFields(record, f"{path}:{number}")) for number, record in rows]
 
 
 def same_post_pairs(
@@ -139,7 +147,8 @@ def _header(cells: list[str], path: Path) -> list[str]:
     return header
 
 
-def _reply(row: RowFields) -> SocialReply:
+def reply_of_row(row: RowFields) -> SocialReply:
+    """One row of an export. Raises DataError."""
     row.check_known(_KNOWN, "rename or remove it (names of people do not belong here)")
     both = [name for name in ("engagement", "likes") if row.has(name)]
     if len(both) != 1:
@@ -156,6 +165,8 @@ def _reply(row: RowFields) -> SocialReply:
         author_hash=row.optional_text("author_hash") or None,
         thread_id=row.optional_text("thread_id") or f"post-{post}",
         parent_id=f"post-{post}",
+        kind=row.optional_text("kind"),
+        reply_id=row.optional_text("reply_id"),
         url=row.optional_text("url"),
         licence=row.optional_text("licence"),
     )

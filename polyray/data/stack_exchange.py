@@ -76,10 +76,13 @@ def _replies(thread: RowFields) -> list[SocialReply]:
     title = thread.text("title")
     posts = {thread.text("id"): f"{title}\n\n{thread.text('text')}"}
     posts |= {row.text("id"): f"{title}\n\n{row.text('text')}" for row in rows}
-    return [_reply(row, thread, posts) for row in rows]
+    posted_at = {row.text("id"): row.optional_text("created") for row in (thread, *rows)}
+    return [_reply(row, thread, posts, posted_at) for row in rows]
 
 
-def _reply(row: RowFields, thread: RowFields, posts: dict[str, str]) -> SocialReply:
+def _reply(
+    row: RowFields, thread: RowFields, posts: dict[str, str], posted_at: dict[str, str]
+) -> SocialReply:
     row.check_known(_REPLY, "remove it")
     parent, kind = row.text("parent"), row.text("kind")
     if parent not in posts:
@@ -94,6 +97,8 @@ def _reply(row: RowFields, thread: RowFields, posts: dict[str, str]) -> SocialRe
         thread_id=thread.text("id"),
         parent_id=parent,
         kind=kind,
+        reply_id=row.text("id"),
+        posted_at=posted_at[parent] or None,
         url=thread.optional_text("url"),
         licence=row.optional_text("license") or thread.optional_text("license"),
     )

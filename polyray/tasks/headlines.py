@@ -10,13 +10,18 @@ two headlines of one test it prefers the one with more clicks in 50 %.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from polyray.config.text_tasks import HeadlinesSpec
-from polyray.data.headlines import HeadlinePackage, click_log_odds, read_headline_tests
+from polyray.data.headlines import (
+    HeadlinePackage,
+    click_log_odds,
+    packages_by_test,
+    read_headline_tests,
+    story_keys,
+    story_texts,
+)
 from polyray.data.sources import data_path
-from polyray.tasks.text_classes import canonical_text
 from polyray.tasks.text_quality import QualityProfile
 from polyray.tasks.text_task import RatedText, SourceRow, TextTask
 
@@ -48,19 +53,11 @@ class Headlines(TextTask):
         """One row per test, in the order of the file."""
         found = read_headline_tests(data_path(self.name, path, key=key), key=key)
         self.count_left_out("packages of weeks with faulty randomisation", found.num_dropped)
-        tests: dict[str, list[HeadlinePackage]] = {}
-        num_tests_with: Counter[str] = Counter()
-        for package in found.packages:
-            tests.setdefault(package.test_id, []).append(package)
-        for packages in tests.values():
-            num_tests_with.update({package.excerpt for package in packages})
-        rows: list[SourceRow] = []
-        for test_id, packages in tests.items():
-            own_excerpts = [item.excerpt for item in packages if num_tests_with[item.excerpt] == 1]
-            parts = [_most_common(item.lede for item in packages), _most_common(own_excerpts)]
-            source = "\n".join(dict.fromkeys(part for part in parts if part))
-            if source:
-                rows.append(SourceRow(test_id, source, _headlines(packages), _keys(packages)))
+        tests = packages_by_test(found.packages)
+        rows = [
+            SourceRow(test_id, source, _headlines(tests[test_id]), story_keys(tests[test_id]))
+            for test_id, source in story_texts(tests).items()
+        ]
         self.count_left_out("tests without a text about the story", len(tests) - len(rows))
         return rows
 
@@ -75,18 +72,3 @@ def _headlines(packages: Sequence[HeadlinePackage]) -> tuple[RatedText, ...]:
         RatedText(headline, click_log_odds(clicks, impressions))
         for headline, (clicks, impressions) in shown.items()
     )
-
-
-def _keys(packages: Sequence[HeadlinePackage]) -> frozenset[str]:
-    return frozenset(
-        f"{kind}:{canonical_text(text)}"
-        for package in packages
-        for kind, text in (("lede", package.lede), ("headline", package.headline))
-        if canonical_text(text)
-    )
-
-
-def _most_common(texts: Iterable[str]) -> str:
-    """The first of the most frequent; "" where there is none."""
-    counts = Counter(text for text in texts if text)
-    return counts.most_common(1)[0][0] if counts else ""

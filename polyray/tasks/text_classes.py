@@ -11,16 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from polyray.config.text_tasks import TextTaskSpec
+from polyray.data.words import canonical_text
 from polyray.metrics.novelty import greedy_partition, rouge_1_f, unigram_equivalent
 from polyray.models.text_encoder import cosine_similarity
 from polyray.tasks.base import class_id
-from polyray.tasks.text_quality import words_of
 from polyray.types import WRONG_CLASS
-
-
-def canonical_text(text: str) -> str:
-    """The words in lower case: case, punctuation and white space make no different answer."""
-    return " ".join(words_of(text))
 
 
 def text_class(text: str) -> int:

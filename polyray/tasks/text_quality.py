@@ -22,11 +22,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
-_WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
-_LINK = re.compile(r"https?://|www\.\S|\b[\w-]{1,63}\.(?:com|net|org|io|ly|co)/\S", re.IGNORECASE)
-_MENTION = re.compile(r"(?<![\w.])@\w+")
+from polyray.data.words import LINK, MENTION, WORD, words_of
+
 _HASHTAG = re.compile(r"(?<!\w)#\w+")
 _RUN_OF_SIGNS = re.compile(r"([^\w\s.\-=_*])\1{3,}|([^\W\d_])\2{4,}")
 _SHOUTED = re.compile(r"(?:\b[A-Z]{3,}\b\W+){3,}\b[A-Z]{3,}\b")
@@ -35,7 +33,7 @@ _FREE_HASHTAGS = _FREE_MENTIONS = 1
 _VOCABULARY_WORDS = 50
 
 _FUNCTION_WORDS = frozenset(
-    _WORD.findall(
+    WORD.findall(
         "a about after again all also am an and any are as at be because been before being but by can could did "
         "do does doing don't down each even every few for from get got had has have having he her here hers him "
         "his how i if in into is isn't it it's its just let like made make many may me might more most much must "
@@ -107,12 +105,6 @@ def quality_parts(profile: QualityProfile, source: str, text: str) -> QualityPar
     )
 
 
-@lru_cache(maxsize=4096)
-def words_of(text: str) -> tuple[str, ...]:
-    """Words in lower case: letters and digits of any script, with apostrophes inside."""
-    return tuple(match.replace("\u2019", "'") for match in _WORD.findall(text.lower()))
-
-
 def content_words(words: Sequence[str]) -> frozenset[str]:
     """The words that carry a topic, plural and singular made one; function words left out."""
     return frozenset(_stem(word) for word in words if word not in _FUNCTION_WORDS and len(word) > 1)
@@ -132,9 +124,9 @@ def relevance(words: Sequence[str], source_words: Sequence[str], enough: int) ->
 def num_blemishes(text: str) -> int:
     """Links, mentions and hashtags beyond the first, shouted passages, runs of one sign or letter."""
     return (
-        max(0, len(_MENTION.findall(text)) - _FREE_MENTIONS)
+        max(0, len(MENTION.findall(text)) - _FREE_MENTIONS)
         + max(0, len(_HASHTAG.findall(text)) - _FREE_HASHTAGS)
-        + sum(len(pattern.findall(text)) for pattern in (_LINK, _SHOUTED, _RUN_OF_SIGNS))
+        + sum(len(pattern.findall(text)) for pattern in (LINK, _SHOUTED, _RUN_OF_SIGNS))
     )
 
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from polyray.config.text_tasks import TextTaskSpec
+from polyray.data.splits import Part, linked_clusters, seeded_rank, split_clusters
+from polyray.data.words import canonical_text
 from polyray.errors import DataError, boundary
 from polyray.tasks.base import epoch_position
-from polyray.tasks.splits import Part, linked_clusters, seeded_rank, split_clusters
-from polyray.tasks.text_classes import TextClasses, canonical_text, text_class
+from polyray.tasks.text_classes import TextClasses, text_class
 from polyray.tasks.text_quality import QualityProfile, text_quality
 from polyray.types import WRONG_CLASS, Prompt
 

@@ -11,12 +11,12 @@ from pydantic import ValidationError
 
 from polyray.config.text_tasks import CreativeWritingSpec, HeadlinesSpec, SocialRepliesSpec, TextTaskSpec
 from polyray.data.headlines import click_log_odds
+from polyray.data.splits import Part
+from polyray.data.words import canonical_text
 from polyray.errors import DataError
 from polyray.metrics.novelty import rouge_1_f
 from polyray.rewards.base import ScoreItem
 from polyray.tasks import TASKS, build_task
-from polyray.tasks.splits import Part
-from polyray.tasks.text_classes import canonical_text
 from polyray.tasks.text_task import TextTask
 from polyray.types import WRONG_CLASS
 from tests.data_sets import shared_data

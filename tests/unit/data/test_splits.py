@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from polyray.tasks.splits import linked_clusters, split_clusters
+from polyray.data.splits import linked_clusters, split_clusters
 
 
 def flood_fill(keys: list[set[str]]) -> list[int]:

@@ -1,6 +1,6 @@
 """Training, validation and test parts that share nothing: splits by what rows have in common.
 
-Pure and seeded. Called by the tasks that are made from a file of texts.
+Pure and seeded. Called by the tasks that are made from a file of texts, and by curation.
 """
 
 from __future__ import annotations
