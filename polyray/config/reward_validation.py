@@ -60,8 +60,8 @@ class LengthScorerSpec(StrictModel):
     unit: Literal["characters", "words"] = "characters"
     shape: Literal["monotone", "curve"] = Field(
         default="monotone",
-        description="monotone: longer, or shorter, is better; curve: mean engagement within a prompt by decile "
-        "of length, as the training part has it",
+        description="monotone: longer, or shorter, is better; curve: how often each decile of length wins on the "
+        "train and validation parts",
     )
     direction: Direction = Field(
         default="learn", description="of monotone; learn: what is right more often on train and validation"
@@ -122,7 +122,9 @@ class ValidationDataSpec(StrictModel):
     )
     part: Part = Field(default="test", description="validated on; where the file names no parts: all of it")
     min_gap: float = Field(
-        default=0.0, ge=0, description="pairs whose engagement differs by less do not count; equal ones never do"
+        default=0.0,
+        ge=0,
+        description="pairs whose engagement differs by less do not count; equal ones never do",
     )
     max_pairs_per_prompt: int | None = Field(
         default=500, ge=1, description="of a prompt with more, so many are drawn; null: all"
@@ -136,15 +138,22 @@ class ProbeSpec(StrictModel):
     """Altered texts that a reward must not fall for."""
 
     names: tuple[ProbeName, ...] = get_args(ProbeName)
-    num_completions: int = Field(default=300, ge=0, description="held-out completions, drawn by seed; 0: none")
+    num_completions: int = Field(
+        default=300, ge=0, description="held-out completions, drawn by seed; 0: none"
+    )
     max_share_ruined: float = Field(
         default=0.25, ge=0, le=1, description=f"of ruined texts that score higher than before: {list(RUINED)}"
     )
     max_share_dressed: float = Field(
-        default=0.5, ge=0, le=1, description="of padded, cut or dressed up texts that score higher than before"
+        default=0.5,
+        ge=0,
+        le=1,
+        description="of padded, cut or dressed up texts that score higher than before",
     )
     max_shift: float = Field(
-        default=0.25, ge=0, description="mean rise of an alteration, in standard deviations of held-out scores"
+        default=0.25,
+        ge=0,
+        description="mean rise of an alteration, in standard deviations of held-out scores",
     )
 
 

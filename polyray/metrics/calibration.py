@@ -21,7 +21,7 @@ from polyray.metrics.clusters import cluster_indices
 MAX_SLOPE = 1e6
 """Scores that are right about every pair have no best temperature: the loss falls towards temperature 0."""
 _BISECTIONS = 60
-_GRID = np.concatenate(([-30.0], np.linspace(-3.0, 3.0, 121), [30.0]))
+_GRID = np.concatenate(([-30.0], np.linspace(-3.0, 3.0, 61), [30.0]))
 """ln of the slopes at which resamples are looked at, beside that of the best one."""
 
 
@@ -58,7 +58,8 @@ class Calibration:
 
     bins: tuple[ReliabilityBin, ...]
     expected_error: MeanInterval
-    """Mean over pairs of |accuracy - confidence| of their bin. Never below 0, so its resamples lie above it."""
+    """Mean over pairs of |accuracy - confidence| of their bin. Chance alone lifts it, and resampling lifts it
+    again: that second rise, known from the resamples, is taken off the interval, which begins at 0 or above."""
     error_by_chance: float
     """What a perfectly calibrated score would show with independent pairs, by chance alone."""
     brier: MeanInterval
@@ -164,11 +165,14 @@ def _expected_error(
     excess_CK = excess_CK.reshape(num_clusters, num_bins)
     sizes_C = np.bincount(cluster_of, minlength=num_clusters).astype(np.float64)
     errors = [
-        np.abs(np.einsum("bc,ck->bk", counts_BC, excess_CK)).sum(axis=1) / np.einsum("bc,c->b", counts_BC, sizes_C)
+        np.abs(np.einsum("bc,ck->bk", counts_BC, excess_CK)).sum(axis=1)
+        / np.einsum("bc,c->b", counts_BC, sizes_C)
         for counts_BC in resample_counts(num_clusters, resamples, seed)
     ]
-    low, high = np.quantile(np.concatenate(errors), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return MeanInterval(float(np.abs(excess_CK.sum(axis=0)).sum() / len(excess_M)), float(low), float(high))
+    drawn = np.concatenate(errors)
+    value = float(np.abs(excess_CK.sum(axis=0)).sum() / len(excess_M))
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2]) - (drawn.mean() - value)
+    return MeanInterval(value, max(0.0, float(low)), max(0.0, float(high)))
 
 
 def _error_by_chance(confidence_M: Floats, bin_of_M: npt.NDArray[np.int64]) -> float:

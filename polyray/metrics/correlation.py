@@ -8,6 +8,7 @@ compared. Called by the validation of reward models.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -18,6 +19,10 @@ from polyray.metrics.bootstrap import MeanInterval, resample_counts
 from polyray.metrics.clusters import cluster_indices
 
 Kind = Literal["pearson", "spearman"]
+
+_SIGNS_UP_TO = 500
+"""Members of a group whose table of signs is held at once; scipy sorts larger ones."""
+
 
 @dataclass(frozen=True, slots=True)
 class GroupCorrelations:
@@ -61,7 +66,7 @@ def group_correlations(
     order = np.argsort(group_of, kind="stable")
     bounds = np.append(np.flatnonzero(np.diff(group_of[order], prepend=-1)), len(order))
     heads, spearman, kendall = [], [], []
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, end in pairwise(bounds):
         members = order[start:end]
         if len(np.unique(second[members])) >= min_distinct:
             rho, tau = _rank_correlations(first[members], second[members])
@@ -144,10 +149,16 @@ def _ranks(values: Floats) -> Floats:
 
 
 def _rank_correlations(a: Floats, b: Floats) -> tuple[float, float]:
-    from scipy import stats
-
+    """(rho, tau-b) of one group; b is not constant."""
     if a.min() == a.max():
         return 0.0, 0.0
-    rho: Any = np.corrcoef(_ranks(a), _ranks(b))[0, 1]  # Spearman's: Pearson's of the ranks
-    tau: Any = stats.kendalltau(a, b)
-    return float(rho), float(tau.statistic)
+    if len(a) > _SIGNS_UP_TO:
+        from scipy import stats
+
+        found: Any = stats.kendalltau(a, b)
+        return float(np.corrcoef(_ranks(a), _ranks(b))[0, 1]), float(found.statistic)
+    # Many small groups: 2 x rank = sum of signs + constant, so that Spearman and Kendall share one table of signs.
+    signs_a, signs_b = np.sign(np.subtract.outer(a, a)), np.sign(np.subtract.outer(b, b))
+    tau = (signs_a * signs_b).sum() / np.sqrt((signs_a**2).sum() * (signs_b**2).sum())
+    ranks_a, ranks_b = signs_a.sum(axis=1), signs_b.sum(axis=1)
+    return float((ranks_a @ ranks_b) / np.sqrt((ranks_a @ ranks_a) * (ranks_b @ ranks_b))), float(tau)

@@ -61,6 +61,15 @@ class Texts:
         """The unit of statistics."""
         return np.array([record.cluster_id for record in self.records])
 
+    def subset(self, keep_N: np.ndarray) -> Texts:
+        """The records where `keep_N` is True, and the pairs between them."""
+        place_N = np.cumsum(keep_N) - 1
+        pairs = self.pairs
+        kept_M = keep_N[pairs.better_M] & keep_N[pairs.worse_M]
+        records = tuple(record for record, keep in zip(self.records, keep_N, strict=True) if keep)
+        better, worse = place_N[pairs.better_M[kept_M]], place_N[pairs.worse_M[kept_M]]
+        return Texts(records, Pairs(better, worse, pairs.gaps_M[kept_M], pairs.num_left_out))
+
     @property
     def clusters_M(self) -> np.ndarray:
         """Of each pair."""
@@ -106,6 +115,11 @@ def read_held_out(spec: ValidationDataSpec, seed: int) -> HeldOut:
             f"{path}: none of {len(validated)} records has a partner under the same prompt_id whose engagement "
             f"differs by data.min_gap={spec.min_gap} or more; lower it, or give more data"
         )
+    if len(set(validated.clusters_M)) < 2:
+        raise DataError(
+            f"{path}: all {len(validated.pairs)} pairs lie in one cluster, and clusters are what intervals and tests "
+            "are made of; give data of at least two (threads, stories)"
+        )
     train = _texts(by_part["train"], spec, seed) if by_part.get("train") else None
     validation = _texts(by_part["validation"], spec, seed) if by_part.get("validation") else None
     has_parts = any(record.part is not None for record in records)
@@ -132,8 +146,11 @@ def as_records(rows: Sequence[EngagementRecord] | Sequence[PreferencePair]) -> l
             "part": row.part,
         }
         sides = (("chosen", row.chosen, row.gap), ("rejected", row.rejected, 0.0))
+        # Without checks, which the pair has passed: a record has no blank completion, a rejected one may be blank.
         found += [
-            EngagementRecord(record_id=f"{number}-{side}", completion=text, engagement=value, **shared)
+            EngagementRecord.model_construct(
+                record_id=f"{number}-{side}", completion=text, engagement=value, **shared
+            )
             for side, text, value in sides
         ]
     return found
@@ -142,7 +159,7 @@ def as_records(rows: Sequence[EngagementRecord] | Sequence[PreferencePair]) -> l
 def _parts(
     records: Sequence[EngagementRecord], spec: ValidationDataSpec, seed: int
 ) -> dict[str, list[EngagementRecord]]:
-    """"validated", and of "train" and "validation" those that are not."""
+    """ "validated", and of "train" and "validation" those that are not."""
     if not any(record.part is not None for record in records):
         return _split(records, seed)
     unplaced = sum(record.part is None for record in records)
@@ -180,7 +197,13 @@ def _texts(records: Sequence[EngagementRecord], spec: ValidationDataSpec, seed: 
     engagement = [record.engagement for record in records]
     labels = [record.prompt_id for record in records]
     pairs = within_group_pairs(engagement, labels, spec.min_gap, spec.max_pairs_per_prompt, seed)
-    return Texts(tuple(records), pairs)
+    texts = [record.completion for record in records]
+    # Equal texts under one prompt: whoever reads texts alone cannot tell them apart.
+    differ = np.array(
+        [texts[a] != texts[b] for a, b in zip(pairs.better_M, pairs.worse_M, strict=True)], bool
+    )
+    kept = Pairs(pairs.better_M[differ], pairs.worse_M[differ], pairs.gaps_M[differ], pairs.num_left_out)
+    return Texts(tuple(records), kept)
 
 
 def _digest(text: str) -> str:

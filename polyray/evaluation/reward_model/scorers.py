@@ -30,7 +30,6 @@ from polyray.config.reward_validation import (
 )
 from polyray.errors import ConfigError
 from polyray.evaluation.reward_model.held_out import HeldOut, Texts
-from polyray.metrics.correlation import without_group_means
 from polyray.metrics.pairwise import pair_hits
 
 CURVE_BINS = 10
@@ -138,7 +137,7 @@ class LengthScorer:
         self._edges, self._levels, self._sign = np.empty(0), np.empty(0), 1.0
         if spec.shape == "curve":
             self._learn_curve(_fit_parts(data, name))
-            self.note = f"mean engagement of {CURVE_BINS} bins of {spec.unit}, from the training part"
+            self.note = f"how often {CURVE_BINS} bins of {spec.unit} win on the part it was learnt on"
         else:
             better, self._sign, why = _direction(spec.direction, self.lengths, data.fit, name)
             self.note = f"{'longer' if better else 'shorter'} is better{why}"
@@ -155,14 +154,19 @@ class LengthScorer:
         return text_lengths(completions, self._unit)
 
     def _learn_curve(self, parts: Sequence[Texts]) -> None:
-        lengths = np.concatenate([self.lengths(part.prompts, part.completions) for part in parts])
-        within = [without_group_means(part.engagement_N, part.prompt_ids_N) for part in parts]
-        engagement = np.concatenate(within)
-        self._edges = np.unique(np.quantile(lengths, np.linspace(0, 1, CURVE_BINS + 1)[1:-1]))
-        bins = np.searchsorted(self._edges, lengths, side="right")
-        size = len(self._edges) + 1
-        counts = np.bincount(bins, minlength=size)
-        self._levels = np.bincount(bins, engagement, size) / np.maximum(counts, 1)
+        """Level of a bin: how often its completions win against those of other bins."""
+        lengths_by_part = [self.lengths(part.prompts, part.completions) for part in parts]
+        quantiles = np.quantile(np.concatenate(lengths_by_part), np.linspace(0, 1, CURVE_BINS + 1)[1:-1])
+        self._edges = np.unique(quantiles)
+        wins, played = np.zeros(len(self._edges) + 1), np.zeros(len(self._edges) + 1)
+        for part, lengths in zip(parts, lengths_by_part, strict=True):
+            bins = np.searchsorted(self._edges, lengths, side="right")
+            better, worse = bins[part.pairs.better_M], bins[part.pairs.worse_M]
+            differ = better != worse
+            np.add.at(wins, better[differ], 1)
+            np.add.at(played, np.concatenate((better[differ], worse[differ])), 1)
+        # One win and one defeat more, so that a bin nobody was compared in says nothing.
+        self._levels = (wins + 1.0) / (played + 2.0)
 
 
 class LogprobScorer:

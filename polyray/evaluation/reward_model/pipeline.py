@@ -1,0 +1,307 @@
+"""A RewardValidationConfig from files to metrics.json, slices.csv, mistakes.jsonl and report.html.
+
+    held_out --> each scorer: scores (on disk) --> measures, calibration     \\
+                 each model: probes                                           > metrics.json, report.html
+                 pairs that all scorers scored --> slices, tests, statement  /
+
+A score that could not be computed is never 0: its pairs count for no scorer, and above a configured share the
+run stops. Called by jobs/evaluate_reward.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polyray.config.reward_validation import RewardValidationConfig
+from polyray.errors import ConfigError, RewardError
+from polyray.evaluation.reward_model.held_out import HeldOut, Texts, read_held_out
+from polyray.evaluation.reward_model.measures import (
+    Measured,
+    Settings,
+    compare,
+    family,
+    fitted_temperature,
+    measure,
+)
+from polyray.evaluation.reward_model.probe_results import ProbeTexts, probe_scorer, probe_texts
+from polyray.evaluation.reward_model.score_store import Progress, ScoreStore
+from polyray.evaluation.reward_model.scorers import CompletionScorer, build_scorer
+from polyray.evaluation.reward_model.slices import as_csv, pair_slices, slice_rows, worst_slice
+from polyray.evaluation.reward_model.statement import statements
+from polyray.observability.atomic import atomic_write_bytes, atomic_write_json, atomic_write_text
+from polyray.observability.jsonl import encode_line
+
+TUNING_PAIRS = 1000
+"""For the scale of a score that is not log-odds: one number is fitted."""
+NUM_MISTAKES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationFiles:
+    """What a validation writes below evaluation/.
+
+    Example:
+        ValidationFiles(Path("runs/x/evaluation")).metrics == Path("runs/x/evaluation/metrics.json")
+    """
+
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        """Which data was validated on."""
+        return self.root / "data.json"
+
+    @property
+    def scores(self) -> Path:
+        """One file per scorer."""
+        return self.root / "scores"
+
+    @property
+    def metrics(self) -> Path:
+        """All numbers but the slices."""
+        return self.root / "metrics.json"
+
+    @property
+    def slices(self) -> Path:
+        """A row per slice and scorer."""
+        return self.root / "slices.csv"
+
+    @property
+    def mistakes(self) -> Path:
+        """Pairs that models were wrong and sure about, in full."""
+        return self.root / "mistakes.jsonl"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What one scorer said.
+
+    Example:
+        Scored(scores_N=np.array([.3, -1.2]), temperature=1.0, probes={}, about={"version": "9f86..."})
+    """
+
+    scores_N: np.ndarray
+    temperature: float | None
+    probes: Mapping[str, Any]
+    about: Mapping[str, Any]
+
+
+def derived_sizes(config: RewardValidationConfig) -> dict[str, Any]:
+    """How much there is to score; reads the data and loads no model."""
+    if not Path(config.data.path).expanduser().exists():
+        return {"pairs": None, "why": f"data.path={config.data.path} is not there yet"}
+    data = read_held_out(config.data, config.seed)
+    probed = min(config.probes.num_completions, len(data.validated))
+    return {
+        "part": data.part,
+        **_counts(data.validated),
+        "train_completions": 0 if data.train is None else len(data.train),
+        "scorers": len(config.scorers),
+        "tests_in_family": len(config.models) * len(config.baselines),
+        "scored_per_scorer": len(data.validated),
+        "scored_by_probes_per_model": probed * len(config.probes.names),
+    }
+
+
+def validate(
+    config: RewardValidationConfig, root: Path, report: Path, progress: Progress = lambda *_: None
+) -> dict[str, Any]:
+    """Runs everything, writes the files of `root` (evaluation/) and `report`, and returns the metrics.
+
+    Raises ConfigError where the data is another than that of an earlier start, RewardError where a scorer leaves
+    too much unscored.
+    """
+    files = ValidationFiles(root)
+    data = read_held_out(config.data, config.seed)
+    _same_data(files, data)
+    probes = probe_texts(data.validated, config.probes, config.seed)
+    scored: dict[str, Scored] = {}
+    for name, spec in config.scorers.items():
+        scorer = build_scorer(name, spec, data, config.seed)
+        tricks = probes if name in config.models and config.probes.num_completions else None
+        scored[name] = _score(scorer, data, tricks, config, ScoreStore(files.scores, scorer, progress))
+    common_N = np.all([np.isfinite(found.scores_N) for found in scored.values()], axis=0)
+    texts = data.validated.subset(common_N)
+    _check_pairs(texts)
+    kept = {name: found.scores_N[common_N] for name, found in scored.items()}
+    measured: dict[str, Measured] = {}
+    for number, (name, scores) in enumerate(kept.items()):
+        progress("measuring", number, len(kept))
+        measured[name] = measure(scores, texts, scored[name].temperature, config)
+    rows = slice_rows(pair_slices(texts, config.length_match), measured, texts, Settings.of(config))
+    metrics = _metrics(config, data, texts, scored, measured, rows)
+    mistakes = [line for name in config.models for line in worst_mistakes(name, kept[name], texts)]
+    atomic_write_text(files.slices, as_csv(rows))
+    atomic_write_bytes(files.mistakes, b"".join(encode_line(line) for line in mistakes))
+    _write_report(config, metrics, rows, mistakes, kept, texts, report)
+    atomic_write_json(files.metrics, metrics)
+    return metrics
+
+
+def worst_mistakes(name: str, scores: np.ndarray, texts: Texts) -> list[dict[str, Any]]:
+    """The pairs with the largest gap in the wrong direction, one per prompt."""
+    gaps_M = scores[texts.pairs.better_M] - scores[texts.pairs.worse_M]
+    found: dict[str, dict[str, Any]] = {}
+    for at in np.argsort(gaps_M, kind="stable"):
+        if gaps_M[at] >= 0 or len(found) == NUM_MISTAKES:
+            break
+        better, worse = (texts.records[side[at]] for side in (texts.pairs.better_M, texts.pairs.worse_M))
+        found.setdefault(
+            better.prompt_id,
+            {
+                "scorer": name,
+                "prompt": better.prompt,
+                "better": better.completion,
+                "worse": worse.completion,
+                "engagement": [better.engagement, worse.engagement],
+                "score_gap": float(gaps_M[at]),
+                "url": better.url,
+                "licence": better.licence,
+            },
+        )
+    return list(found.values())
+
+
+def _score(
+    scorer: CompletionScorer,
+    data: HeldOut,
+    probes: ProbeTexts | None,
+    config: RewardValidationConfig,
+    store: ScoreStore,
+) -> Scored:
+    texts = data.validated
+    scores_N = store.scores(texts.prompts, texts.completions)
+    unscored = float((~np.isfinite(scores_N)).mean())
+    if unscored > config.max_unscored_share:
+        raise RewardError(
+            f"{scorer.name} left {unscored:.1%} of {len(texts)} completions unscored, more than "
+            f"max_unscored_share={config.max_unscored_share}; repair it, or raise the limit"
+        )
+    temperature: float | None = 1.0
+    if not scorer.log_odds:
+        tuning = None if data.tuning is None else _some_pairs(data.tuning, config.seed)
+        temperature = None
+        if tuning is not None and len(tuning):
+            temperature = fitted_temperature(store.scores(tuning.prompts, tuning.completions), tuning)
+    found: dict[str, Any] = {}
+    if probes is not None:
+        spread = float(np.nanstd(scores_N))
+        found = probe_scorer(store.scores, probes, spread, config.probes, Settings.of(config))
+    about = {
+        "version": scorer.version,
+        "note": scorer.note,
+        "log_odds": scorer.log_odds,
+        "fitted_temperature": None if scorer.log_odds else temperature,
+        "unscored": int((~np.isfinite(scores_N)).sum()),
+    }
+    return Scored(scores_N, temperature, found, about)
+
+
+def _some_pairs(texts: Texts, seed: int) -> Texts:
+    """At most TUNING_PAIRS pairs, drawn, with the records they need."""
+    chosen = np.arange(len(texts.pairs))
+    if len(chosen) > TUNING_PAIRS:
+        chosen = np.sort(np.random.default_rng(seed).choice(chosen, TUNING_PAIRS, replace=False))
+    needed_N = np.zeros(len(texts), dtype=bool)
+    needed_N[texts.pairs.better_M[chosen]] = needed_N[texts.pairs.worse_M[chosen]] = True
+    return texts.subset(needed_N)
+
+
+def _counts(texts: Texts) -> dict[str, int]:
+    return {
+        "n_pairs": len(texts.pairs),
+        "n_pairs_left_out": texts.pairs.num_left_out,
+        "n_samples": len(texts),
+        "n_problems": len(np.unique(texts.prompt_ids_N)),
+        "n_clusters": len(np.unique(texts.clusters_N)),
+        "n_clusters_with_pairs": len(np.unique(texts.clusters_M)),
+    }
+
+
+def _metrics(
+    config: RewardValidationConfig,
+    data: HeldOut,
+    texts: Texts,
+    scored: Mapping[str, Scored],
+    measured: Mapping[str, Measured],
+    rows: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    settings = Settings.of(config)
+    models, baselines = list(config.models), list(config.baselines)
+    metrics: dict[str, Any] = {
+        "kind": "reward_validation",
+        "dataset_sha256": data.sha256,
+        "part": data.part,
+        **_counts(texts),
+        "n_records_unscored": len(data.validated) - len(texts),
+        "min_gap": config.data.min_gap,
+        "seed": config.seed,
+        "confidence": config.confidence,
+        "resamples": config.bootstrap_resamples,
+        "models": {
+            name: {
+                metric: {"value": {"value": found.value, "low": found.low, "high": found.high}}
+                for metric, found in measured[name].metrics.items()
+            }
+            for name in measured
+        },
+        "scorers": {
+            name: {"role": "model" if name in config.models else "baseline", **scored[name].about}
+            | dict(measured[name].counts)
+            for name in measured
+        },
+        "calibration": {
+            name: found.calibration.as_json()
+            for name, found in measured.items()
+            if found.calibration is not None
+        },
+        "family": family(models, baselines),
+        "comparisons": compare(measured, models, baselines, texts, settings),
+        "worst_slices": {name: worst_slice(rows, name, config.min_slice_pairs) for name in models},
+        "probes": {name: dict(scored[name].probes) for name in models},
+    }
+    return {"statement": statements(config, metrics), **metrics}
+
+
+def _check_pairs(texts: Texts) -> None:
+    if len(np.unique(texts.clusters_M)) < 2:
+        raise RewardError(
+            f"only {len(texts.pairs)} pairs are left that every scorer has scored, in fewer than 2 clusters; see "
+            "which scorer leaves completions unscored (evaluation/scores), and leave it out or repair it"
+        )
+
+
+def _same_data(files: ValidationFiles, data: HeldOut) -> None:
+    """A run that goes on must not mix two data sets."""
+    if files.data.is_file():
+        before = json.loads(files.data.read_text(encoding="utf-8"))["sha256"]
+        if before != data.sha256:
+            raise ConfigError(
+                f"the data has changed since this run was started (sha256 {before[:12]} -> {data.sha256[:12]}); give "
+                f"this run another name (name=...), or delete {files.root.parent}"
+            )
+        return
+    files.root.mkdir(parents=True, exist_ok=True)
+    atomic_write_json(files.data, {"sha256": data.sha256})
+
+
+def _write_report(
+    config: RewardValidationConfig,
+    metrics: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    mistakes: Sequence[Mapping[str, Any]],
+    scores: Mapping[str, np.ndarray],
+    texts: Texts,
+    path: Path,
+) -> None:
+    from polyray.evaluation.reward_model.report import PageData, build_page
+
+    models = {name: scores[name] for name in config.models}
+    page = build_page(config, PageData(metrics, rows, mistakes, models, texts))
+    atomic_write_text(path, page)
