@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from polyray.config.base import StrictModel
+from polyray.config.run_base import RunBase
 
 EXPORT_FIELDS = (
     "prompt", "completion", "engagement", "impressions", "created_at", "author_hash", "thread_id", "record_id",
@@ -105,3 +106,179 @@ SourceSpec = Annotated[
     StackExchangeSource | UpworthySource | ExportSource | HubSource | RecordsSource,
     Field(discriminator="type"),
 ]
+
+
+class LanguageSpec(StrictModel):
+    """Which languages stay. A text that is short, or whose language is uncertain, stays and is counted."""
+
+    keep: tuple[str, ...] = Field(default=("en",), min_length=1, description="ISO 639-1 codes")
+    min_chars: int = Field(default=40, ge=1, description="shorter texts stay undecided")
+    min_probability: float = Field(default=0.9, gt=0, le=1, description="less certain ones stay undecided")
+
+
+class FilterSpec(StrictModel):
+    """Rules that look at one record each, in this order; null: not applied. Limits are included."""
+
+    min_words: int | None = Field(
+        default=None, ge=0, description="of the completion; letters and digits make words"
+    )
+    max_words: int | None = Field(default=None, ge=1)
+    min_chars: int | None = Field(default=None, ge=0)
+    max_chars: int | None = Field(default=None, ge=1)
+    max_links: int | None = Field(default=None, ge=0, description="in the completion")
+    max_mentions: int | None = Field(default=None, ge=0, description="of people, as @name, in the completion")
+    flagged_words: str | None = Field(
+        default=None,
+        description="a file with one word or phrase a line, or builtin: a small English list; whole words, any case",
+    )
+    language: LanguageSpec | None = None
+    min_impressions: int | None = Field(
+        default=None, ge=0, description="drops records without impressions, too"
+    )
+    min_engagement: float | None = Field(
+        default=None, allow_inf_nan=False, description="on the data set's own scale"
+    )
+
+    @model_validator(mode="after")
+    def _ranges(self) -> FilterSpec:
+        for unit in ("words", "chars"):
+            low, high = getattr(self, f"min_{unit}"), getattr(self, f"max_{unit}")
+            if low is not None and high is not None and low > high:
+                raise ValueError(
+                    f"min_{unit}={low} is above max_{unit}={high}, so nothing would stay; lower it"
+                )
+        return self
+
+
+class NearDuplicateSpec(StrictModel):
+    """Texts that are almost the same: Jaccard similarity of their shingles, found with MinHash."""
+
+    threshold: float = Field(
+        default=0.8, gt=0, le=1, description="Jaccard similarity from which on texts count as one"
+    )
+    unit: Literal["characters", "words"] = "characters"
+    shingle_size: int = Field(default=5, ge=1, description="characters or words in a row")
+    min_words: int = Field(default=4, ge=1, description="shorter texts are compared exactly only")
+    num_permutations: int = Field(default=128, ge=16)
+    seed: int = Field(default=1, ge=0, lt=2**32)
+
+
+class DuplicateSpec(StrictModel):
+    """Of equal and almost equal completions the one with the most engagement stays."""
+
+    exact: bool = True
+    near: NearDuplicateSpec | None = NearDuplicateSpec()
+    scope: Literal["all", "prompt"] = Field(
+        default="all",
+        description="prompt: only those of one prompt_id are dropped; others come into one cluster, so never into "
+        "two parts",
+    )
+
+
+class SelectionSpec(StrictModel):
+    """The best completions that differ from each other."""
+
+    count: int = Field(ge=1, description="how many; 800 to 1,200 in the research this follows")
+    method: Literal["threshold", "mmr"] = Field(
+        default="threshold",
+        description="threshold: by engagement, each at least min_distance from all before; mmr: see diversity_weight",
+    )
+    min_distance: float = Field(default=0.3, ge=0, lt=2, description="1 - cosine of sentence embeddings")
+    diversity_weight: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="w of mmr: next is the largest (1 - w) * percentile of engagement + w * distance to the nearest",
+    )
+    max_per_prompt: int | None = Field(default=2, ge=1)
+    max_per_cluster: int | None = Field(default=None, ge=1)
+    encoder: str = Field(
+        default="packaged", description="a sentence-transformers directory or hub name, or packaged (MiniLM)"
+    )
+
+
+class PartsSpec(StrictModel):
+    """Parts and phases: shares of the records, divided by cluster and balanced by engagement."""
+
+    test_share: float = Field(default=0.1, ge=0, lt=1)
+    validation_share: float = Field(default=0.1, ge=0, lt=1)
+    sft_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="of the training records: phase 1 (SFT); the rest is phase 2 (RL)",
+    )
+    strata: int = Field(
+        default=10, ge=1, description="equal groups by engagement that every part gets its share of"
+    )
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> PartsSpec:
+        if self.test_share + self.validation_share >= 1:
+            raise ValueError(
+                f"test_share={self.test_share} and validation_share={self.validation_share} leave nothing to train "
+                "on; together they must stay below 1"
+            )
+        return self
+
+
+class RowsSpec(StrictModel):
+    """What a row of sft.jsonl and rl.jsonl looks like."""
+
+    mode: Literal["chat", "completion"] = Field(
+        default="chat", description="messages, or plain text for a model without a chat template"
+    )
+    instruction: str | None = Field(
+        default=None,
+        description="what the model is told; {source} stands for the post or story; null: as the tasks "
+        "social_replies and headlines",
+    )
+    max_source_words: int | None = Field(
+        default=300, ge=1, description="a longer source is cut and ends in [...]"
+    )
+    max_sft_per_prompt: int | None = Field(
+        default=None, ge=1, description="rows of sft.jsonl per prompt, those with the most engagement"
+    )
+
+    @model_validator(mode="after")
+    def _names_source(self) -> RowsSpec:
+        if self.instruction is not None and self.instruction.count("{source}") != 1:
+            raise ValueError(
+                f"instruction={self.instruction!r} must name {{source}} once: there the post or story stands"
+            )
+        return self
+
+
+class TokensSpec(StrictModel):
+    """How long the rows are for a model: its chat template, without a thinking part."""
+
+    path: str = Field(
+        description="a directory in Hugging Face format or a hub name; only its tokenizer is read"
+    )
+    max_tokens: int = Field(
+        default=512, ge=2, description="of prompt and completion, with the template's own tokens"
+    )
+    too_long: Literal["count", "drop"] = "count"
+
+
+class CurateReportSpec(StrictModel):
+    """What the page shows beside the numbers."""
+
+    examples_per_reason: int = Field(default=5, ge=0)
+    excerpt_chars: int = Field(default=200, ge=20, description="of texts in the page and in review.csv")
+
+
+class CurateConfig(RunBase):
+    """jobs.curate data: records of engagement, what is kept of them, and how it is divided."""
+
+    source: SourceSpec
+    filters: FilterSpec = FilterSpec()
+    duplicates: DuplicateSpec = DuplicateSpec()
+    select: SelectionSpec | None = None
+    parts: PartsSpec = PartsSpec()
+    rows: RowsSpec = RowsSpec()
+    model: TokensSpec | None = None
+    review: str | None = Field(
+        default=None, description="a review.csv with decisions; null: the run's own, where there is one"
+    )
+    report: CurateReportSpec = CurateReportSpec()

@@ -22,3 +22,9 @@ def words_of(text: str) -> tuple[str, ...]:
 def canonical_text(text: str) -> str:
     """The words in lower case: case, punctuation and white space make no different answer."""
     return " ".join(words_of(text))
+
+
+def first_words(text: str, max_words: int) -> str:
+    """The first `max_words` words with the white space between them; what is cut ends in [...]."""
+    words = list(re.finditer(r"\S+", text))
+    return text if len(words) <= max_words else f"{text[: words[max_words - 1].end()]} [...]"

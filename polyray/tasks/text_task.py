@@ -7,7 +7,6 @@ that is what relevance and copying are judged against.
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from functools import lru_cache
 
 from polyray.config.text_tasks import TextTaskSpec
 from polyray.data.splits import Part, linked_clusters, seeded_rank, split_clusters
-from polyray.data.words import canonical_text
+from polyray.data.words import canonical_text, first_words
 from polyray.errors import DataError, boundary
 from polyray.tasks.base import epoch_position
 from polyray.tasks.text_classes import TextClasses, text_class
@@ -201,7 +200,7 @@ class TextTask(ABC):
         kept = [item for item in row.texts if limit is None or len(item.text.split()) <= limit]
         self.count_left_out(f"human texts above {limit} words", len(row.texts) - len(kept))
         kept.sort(key=lambda item: 0.0 if item.engagement is None else -item.engagement)
-        source = _cut(row.source, self.spec.max_source_words)
+        source = first_words(row.source, self.spec.max_source_words)
         metadata = {"source": source, **row.attribution}
         if row.form:
             metadata["form"] = row.form
@@ -235,12 +234,6 @@ def _source(prompt: Prompt) -> str:
 
 def _all_keys(row: SourceRow) -> frozenset[str]:
     return row.keys | {canonical_text(row.source) or row.source}
-
-
-def _cut(source: str, max_words: int) -> str:
-    """The first `max_words` words with the white space between them."""
-    words = list(re.finditer(r"\S+", source))
-    return source if len(words) <= max_words else f"{source[: words[max_words - 1].end()]} [...]"
 
 
 def _check_apart(rows: Sequence[SourceRow], test: Sequence[SourceRow], spec: TextTaskSpec) -> None:

@@ -1,0 +1,56 @@
+"""Which language a text is in, where that can be told. py3langid is imported late. Called by filters.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from polyray.config.curate import LanguageSpec
+from polyray.errors import ConfigError
+
+UNDECIDED = "undecided"
+READ_CHARS = 1000
+"""The beginning of a text tells its language."""
+
+
+@dataclass(slots=True)
+class LanguageRule:
+    """Keeps the languages of a configuration; build it with `language_rule`.
+
+    Example:
+        language_rule(LanguageSpec(keep=("en",))).language_of("Das ist ein Satz, der lang genug ist, um ...")  # "de"
+    """
+
+    spec: LanguageSpec
+    identifier: Any
+    counts: dict[str, int] = field(default_factory=dict)
+    """Language, or UNDECIDED -> how many texts `reason` has seen of it."""
+
+    def language_of(self, text: str) -> str:
+        """ISO 639-1, or UNDECIDED for a text that is too short or too uncertain.
+
+        Probabilities are py3langid's, normalised over its languages.
+        """
+        if len(text.strip()) < self.spec.min_chars:
+            return UNDECIDED
+        language, probability = self.identifier.classify(text[:READ_CHARS])
+        return str(language) if probability >= self.spec.min_probability else UNDECIDED
+
+    def reason(self, text: str) -> str:
+        """The language that is not kept; "" for one that is and for undecided ones. Counts."""
+        language = self.language_of(text)
+        self.counts[language] = self.counts.get(language, 0) + 1
+        return "" if language == UNDECIDED or language in self.spec.keep else language
+
+
+def language_rule(spec: LanguageSpec) -> LanguageRule:
+    """Loads the identifier. Raises ConfigError for a language it does not know."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    unknown = sorted(set(spec.keep) - set(identifier.labels))
+    if unknown:
+        raise ConfigError(
+            f"filters.language.keep: unknown language {unknown[0]!r}; known: {', '.join(sorted(identifier.labels))}"
+        )
+    return LanguageRule(spec, identifier)
