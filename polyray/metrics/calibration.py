@@ -202,8 +202,12 @@ def _temperature(
 def _best_slope(gap_M: Floats) -> float:
     """The slope s = 1 / T that minimises sum ln(1 + exp(-s d)), by bisection of the falling -derivative.
 
-    The search is over ln s; where there is no root inside, the nearer end.
+    The search is over ln s. Gaps on one side of 0 have no root (and underflow far out): the end it would lie at.
     """
+    if gap_M.max() <= 0:
+        return 1.0 / MAX_SLOPE
+    if gap_M.min() >= 0:
+        return MAX_SLOPE
     low, high = -np.log(MAX_SLOPE), np.log(MAX_SLOPE)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2.0

@@ -119,11 +119,12 @@ def validate(
     """
     files = ValidationFiles(root)
     data = read_held_out(config.data, config.seed)
+    # All of them first: a missing model is noticed before hours of scoring, and before the run has begun.
+    scorers = {name: build_scorer(name, spec, data, config.seed) for name, spec in config.scorers.items()}
     _same_data(files, data)
     probes = probe_texts(data.validated, config.probes, config.seed)
     scored: dict[str, Scored] = {}
-    for name, spec in config.scorers.items():
-        scorer = build_scorer(name, spec, data, config.seed)
+    for name, scorer in scorers.items():
         tricks = probes if name in config.models and config.probes.num_completions else None
         scored[name] = _score(scorer, data, tricks, config, ScoreStore(files.scores, scorer, progress))
     common_N = np.all([np.isfinite(found.scores_N) for found in scored.values()], axis=0)

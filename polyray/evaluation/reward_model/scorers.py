@@ -59,14 +59,14 @@ class EngagementScorer:
     log_odds = True
 
     def __init__(self, name: str, spec: EngagementScorerSpec, data: HeldOut, seed: int) -> None:
-        from polyray.rewards.engagement import EngagementModel
-
-        path = Path(spec.path)
+        path = Path(spec.path).expanduser()
         if not path.is_dir():
             raise ConfigError(
                 f"models.{name}.path={spec.path!r}: no such directory; train a model first "
                 "(python -m jobs.train_reward CONFIG) and give its runs/NAME/model"
             )
+        from polyray.rewards.engagement import EngagementModel
+
         self._model = EngagementModel.load(path)
         self.name, self.version = name, self._model.version
         self.note = f"engagement model {self.version[:12]}"
