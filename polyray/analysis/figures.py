@@ -80,7 +80,7 @@ MORE_PANELS = (
 
 def curve_figure(evaluations: Sequence[Evaluation], arms: Sequence[Arm], metric: str) -> go.Figure:
     """`metric` over k for every evaluated arm: bands are intervals; of several seeds each is a thin line."""
-    figure = _empty("k, candidates shown", height=320)
+    figure = empty_figure("k, candidates shown", height=320)
     ks: list[int] = []
     for arm in (arm for arm in arms if arm.evaluated):
         curves = [
@@ -114,7 +114,7 @@ def available_panels(panels: Sequence[Panel], runs: Sequence[TrainingRun]) -> li
 
 def training_figure(arms: Sequence[Arm], panel: Panel, *, supervised: bool = False) -> go.Figure:
     """One key of metrics.jsonl over steps; several seeds of an arm share its colour."""
-    figure = _empty("step", height=230)
+    figure = empty_figure("step", height=230)
     for arm in arms:
         for run in (run for run in arm.runs if run.is_supervised == supervised):
             points = [(row["step"], row[panel.key]) for row in run.rows if is_number(row.get(panel.key))]
@@ -155,7 +155,7 @@ def time_figure(arms: Sequence[Arm]) -> go.Figure:
     """Stacked bars: where the wall time of a step goes, one bar per arm (mean over its runs)."""
     shown = [(arm, [run for run in arm.runs if not run.is_supervised]) for arm in arms]
     shown = [(arm, runs) for arm, runs in shown if runs]
-    figure = _empty("seconds per step", height=110 + 40 * len(shown))
+    figure = empty_figure("seconds per step", height=110 + 40 * len(shown))
     shares = [[step_time_shares(run) for run in runs] for _, runs in shown]
     labels = [_plain(arm.label) for arm, _ in shown]
     for label, colour in [(label, colour) for _, label, colour in TIME_PARTS] + [("other", OTHER_COLOUR)]:
@@ -181,7 +181,8 @@ def time_figure(arms: Sequence[Arm]) -> go.Figure:
     return figure
 
 
-def _empty(x_title: str, height: int) -> go.Figure:
+def empty_figure(x_title: str, height: int) -> go.Figure:
+    """Axes in the page's style, without data."""
     figure = go.Figure()
     figure.update_layout(
         template="none",

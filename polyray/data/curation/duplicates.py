@@ -58,19 +58,19 @@ def clusters(records: Sequence[EngagementRecord], near: NearDuplicateSpec | None
     one cluster of everything.
     """
     ordered = sorted(records, key=lambda record: (record.cluster_id, record.record_id))
+    prompts = [_canonical(record.prompt) for record in ordered]
     keys: list[set[str]] = [
-        {f"cluster:{r.cluster_id}", f"id:{r.prompt_id}", f"prompt:{_canonical(r.prompt)}"} for r in ordered
+        {f"cluster:{record.cluster_id}", f"id:{record.prompt_id}", f"prompt:{prompt}"}
+        for record, prompt in zip(ordered, prompts, strict=True)
     ]
     if near is not None:
-        for kind, texts in (
-            ("prompt", [record.prompt for record in ordered]),
-            ("completion", [record.completion for record in ordered]),
-        ):
-            different = sorted({_canonical(text) for text in texts})
+        completions = [_canonical(record.completion) for record in ordered]
+        for kind, texts in (("prompt", prompts), ("completion", completions)):
+            different = sorted(set(texts))
             groups = dict(zip(different, similar_groups(different, near), strict=True))
             for row, text in zip(keys, texts, strict=True):
-                if kind == "prompt" or len(_canonical(text).split()) >= near.min_words:
-                    row.add(f"like-{kind}:{groups[_canonical(text)]}")
+                if len(text.split()) >= near.min_words:
+                    row.add(f"like-{kind}:{groups[text]}")
     first_of = linked_clusters(keys)
     return {
         record.record_id: ordered[first].cluster_id for record, first in zip(ordered, first_of, strict=True)

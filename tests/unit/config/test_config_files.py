@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from polyray.config.curate import CurateConfig
 from polyray.config.judge import JudgeConfig
 from polyray.config.loader import load_config
 from polyray.config.prompts import PromptTemplate
@@ -22,6 +23,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "sft": SftConfig,
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
+    "curate": CurateConfig,
     "judge": JudgeConfig,
     "prompts": PromptTemplate,
     "serve": RewardServeConfig,
