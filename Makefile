@@ -22,10 +22,10 @@ reference: setup  ## the long version of the quickstart: three seeds, more steps
 	@$(PYTHON) -m jobs.quickstart configs/reference.yaml
 
 test: setup  ## tests without those marked slow or gpu, in two processes
-	@$(PYTHON) -m pytest -n 2 -m "not slow and not gpu"
+	@$(PYTHON) -m pytest -n 2 --durations 15 -m "not slow and not gpu"
 
 test-all: setup  ## tests without those marked gpu
-	@$(PYTHON) -m pytest -n 2 -m "not gpu"
+	@$(PYTHON) -m pytest -n 2 --durations 15 -m "not gpu"
 
 check: setup  ## lint, format, types, layers
 	@$(PYTHON) -m ruff check .

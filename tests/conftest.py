@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 PRETRAIN_STEPS = 60
 CLUSTER_TESTS = frozenset({"integration", "chaos", "gpu"})
+WITHOUT_CLUSTER = frozenset({"test_engine_check.py", "test_judge_vllm.py"})
+"""Integration tests that start processes of their own instead."""
 MARK = "POLYRAY_TEST_MARK"
 """Environment variable that every process of this test session carries, so that only its own are ever killed."""
 
@@ -33,18 +35,19 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `pytest -n 2`: tests that start processes share one Ray and one fleet, so one process runs them all.
-
-    The others go file by file to whoever is free.
+    """With `pytest -n 2`: tests that share one Ray and one fleet are run by one process, and first, because they
+    take longest. The others go file by file to whoever is free.
     """
     from xdist.scheduler import LoadScopeScheduling
 
-    class OneForClusters(LoadScopeScheduling):
+    class ClustersFirst(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return "clusters" if Path(file).parent.name in CLUSTER_TESTS else file
+            file = Path(nodeid.partition("::")[0])
+            shares = file.parent.name in CLUSTER_TESTS and file.name not in WITHOUT_CLUSTER
+            return "clusters" if shares else str(file)
 
-    return OneForClusters(config, log)
+    config.option.loadscopereorder = False  # the order of pyproject's testpaths instead of the largest file first
+    return ClustersFirst(config, log)
 
 
 def session_mark() -> str:
