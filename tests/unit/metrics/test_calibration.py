@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
@@ -44,7 +46,7 @@ def test_bins_have_equal_mass() -> None:
 def test_the_temperature_is_found_again(stretch: float) -> None:
     gaps = true_gaps(4000, stretch)
     found = calibration(gaps, np.arange(4000) // 4, resamples=500)
-    by_optimiser = minimize_scalar(
+    by_optimiser: Any = minimize_scalar(
         lambda log_t: np.logaddexp(0, -gaps / np.exp(log_t)).mean(), bounds=(-5, 5), method="bounded",
         options={"xatol": 1e-8},
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -127,7 +128,7 @@ def test_a_rise_of_few_but_much_warns_as_well(texts: Texts) -> None:
     spec = ProbeSpec(num_completions=40, names=("emoji",))
     rises = iter(range(1000))
 
-    def score(prompts: list[str], completions: list[str]) -> np.ndarray:
+    def score(prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
         return np.array(
             [5.0 if text.endswith(EMOJI) and next(rises) % 4 == 0 else 0.0 for text in completions]
         )
