@@ -48,7 +48,7 @@ class ReliabilityBin:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What `calibration` found.
+    """What `pair_calibration` found.
 
     Example:
         Calibration(bins=(ReliabilityBin(...), ...), expected_error=MeanInterval(.03, .02, .06),
@@ -84,7 +84,7 @@ class Calibration:
         }
 
 
-def calibration(
+def pair_calibration(
     gaps: npt.ArrayLike,
     clusters: npt.ArrayLike | None = None,
     num_bins: int = 10,

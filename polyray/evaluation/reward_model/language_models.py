@@ -10,13 +10,12 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
 
     from polyray.config.reward_validation import CausalLmSpec
     from polyray.models.logprobs import Rows
@@ -89,7 +88,7 @@ class CausalLm:
         self.version = base_fingerprint(directory)
         self._spec = spec
         self._model = load_base(directory, spec.dtype)
-        self._tokenizer: PreTrainedTokenizerBase = load_tokenizer(directory)
+        self._tokenizer: Any = load_tokenizer(directory)
 
     def mean_logprobs(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
         """[N] float64; NaN for a completion without a token."""
@@ -112,7 +111,7 @@ class CausalLm:
         return before, self._encode(completion)[: self._spec.max_completion_tokens]
 
     def _encode(self, text: str) -> list[int]:
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
 
     def _batch(self, rows: Sequence[tuple[list[int], list[int]]]) -> np.ndarray:
         import torch

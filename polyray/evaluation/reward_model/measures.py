@@ -16,7 +16,7 @@ from polyray.config.reward_validation import RewardValidationConfig
 from polyray.evaluation.reward_model.held_out import Texts
 from polyray.evaluation.reward_model.scorers import text_lengths
 from polyray.metrics.bootstrap import MeanInterval, mean_intervals
-from polyray.metrics.calibration import Calibration, best_temperature, calibration
+from polyray.metrics.calibration import Calibration, best_temperature, pair_calibration
 from polyray.metrics.comparison import compare_models
 from polyray.metrics.correlation import (
     Kind,
@@ -109,7 +109,7 @@ def measure(
     found = None
     if temperature is not None:
         gaps_M = (scores[pairs.better_M] - scores[pairs.worse_M]) / temperature
-        found = calibration(
+        found = pair_calibration(
             gaps_M, texts.clusters_M, config.num_bins, settings.resamples, settings.confidence, settings.seed
         )
         metrics |= {
@@ -183,8 +183,9 @@ def _correlations(scores: np.ndarray, texts: Texts, settings: Settings) -> dict[
     """Over all records; and of what is left when each prompt's mean is taken off both sides."""
     sides = {
         "": (scores, texts.engagement_N),
-        "_without_prompt_means": tuple(
-            without_group_means(side, texts.prompt_ids_N) for side in (scores, texts.engagement_N)
+        "_without_prompt_means": (
+            without_group_means(scores, texts.prompt_ids_N),
+            without_group_means(texts.engagement_N, texts.prompt_ids_N),
         ),
     }
     kinds: tuple[Kind, ...] = ("spearman", "pearson")
@@ -208,11 +209,14 @@ def _about_length(
 ) -> dict[str, MeanInterval | None]:
     """How much of the score is length, and how right it is where length cannot tell."""
     lengths = text_lengths(texts.completions)
-    within = [without_group_means(side, texts.prompt_ids_N) for side in (scores, lengths)]
+    centred_scores = without_group_means(scores, texts.prompt_ids_N)
+    centred_lengths = without_group_means(lengths, texts.prompt_ids_N)
     matched_M = length_matched(texts, share)
     matched = settings.mean(hits_M[matched_M], texts.clusters_M[matched_M]) if matched_M.any() else None
     return {
         "length_spearman": _correlation(scores, lengths, texts, "spearman", settings),
-        "length_spearman_without_prompt_means": _correlation(*within, texts, "spearman", settings),
+        "length_spearman_without_prompt_means": _correlation(
+            centred_scores, centred_lengths, texts, "spearman", settings
+        ),
         "pairwise_accuracy_length_matched": matched,
     }

@@ -88,9 +88,9 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows with a header line."""
     names = ("property", "slice", "by_outcome", "scorer", "n_pairs", "n_clusters", "value", "low", "high")
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([row[name] for name in names] for row in rows)
     return text.getvalue()
 
 
@@ -131,11 +131,14 @@ def _by_quantile(name: str, values_M: np.ndarray, unit: str, labels: Sequence[st
     for number, label in enumerate(labels):
         members = numbers == number
         if members.any():
-            low, high = values_M[members].min(), values_M[members].max()
-            found.append(
-                Slice(name, f"{label} ({low:,.4g} to {high:,.4g}{f' {unit}' if unit else ''})", members)
-            )
+            ends = f"{_short(values_M[members].min())} to {_short(values_M[members].max())} {unit}".rstrip()
+            found.append(Slice(name, f"{label} ({ends})", members))
     return found if len(found) > 1 else []
+
+
+def _short(value: float) -> str:
+    """3,632; 0.1042"""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _length_order(

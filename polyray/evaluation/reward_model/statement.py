@@ -32,7 +32,8 @@ def against(entry: Mapping[str, Any], alpha: float, confidence: float) -> str:
     """One comparison as a sentence."""
     p_value = entry["primary"]["p_adjusted"]
     if p_value >= alpha:
-        verdict = "is not shown to differ from" if entry["difference"] else "does the same as"
+        same = entry["difference"] == entry["low"] == entry["high"] == 0
+        verdict = "does the same as" if same else "is not shown to differ from"
         ending = "; not significant"
     else:
         verdict = "beats" if entry["difference"] > 0 else "is worse than"
