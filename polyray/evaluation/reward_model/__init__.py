@@ -7,7 +7,8 @@ score_store.py       scores on disk, so that a killed run goes on
 measures.py          accuracy, correlation, calibration of each scorer; paired tests against the baselines
 slices.py            accuracy where it might be worse
 probes.py  probe_results.py   altered texts, and who falls for them
-statement.py         the verdict in words           figures.py  report.py   the page
+results.py           what metrics.json holds        statement.py   the verdict in words
+figures.py  report.py   the page
 pipeline.py          all of it, from a configuration
 
 Called by `jobs.evaluate reward`. No Ray.

@@ -21,25 +21,17 @@ import numpy as np
 from polyray.config.reward_validation import RewardValidationConfig
 from polyray.errors import ConfigError, RewardError
 from polyray.evaluation.reward_model.held_out import HeldOut, Texts, read_held_out
-from polyray.evaluation.reward_model.measures import (
-    Measured,
-    Settings,
-    compare,
-    family,
-    fitted_temperature,
-    measure,
-)
+from polyray.evaluation.reward_model.measures import Measured, Settings, fitted_temperature, measure
 from polyray.evaluation.reward_model.probe_results import ProbeTexts, probe_scorer, probe_texts
+from polyray.evaluation.reward_model.results import Scored, build_metrics, counts, worst_mistakes
 from polyray.evaluation.reward_model.score_store import Progress, ScoreStore
 from polyray.evaluation.reward_model.scorers import CompletionScorer, build_scorer
-from polyray.evaluation.reward_model.slices import as_csv, pair_slices, slice_rows, worst_slice
-from polyray.evaluation.reward_model.statement import statements
+from polyray.evaluation.reward_model.slices import as_csv, pair_slices, slice_rows
 from polyray.observability.atomic import atomic_write_bytes, atomic_write_json, atomic_write_text
 from polyray.observability.jsonl import encode_line
 
 TUNING_PAIRS = 1000
 """For the scale of a score that is not log-odds: one number is fitted."""
-NUM_MISTAKES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +70,6 @@ class ValidationFiles:
         return self.root / "mistakes.jsonl"
 
 
-@dataclass(frozen=True)
-class Scored:
-    """What one scorer said.
-
-    Example:
-        Scored(scores_N=np.array([.3, -1.2]), temperature=1.0, probes={}, about={"version": "9f86..."})
-    """
-
-    scores_N: np.ndarray
-    temperature: float | None
-    probes: Mapping[str, Any]
-    about: Mapping[str, Any]
-
-
 def derived_sizes(config: RewardValidationConfig) -> dict[str, Any]:
     """How much there is to score; reads the data and loads no model."""
     if not Path(config.data.path).expanduser().exists():
@@ -100,7 +78,7 @@ def derived_sizes(config: RewardValidationConfig) -> dict[str, Any]:
     probed = min(config.probes.num_completions, len(data.validated))
     return {
         "part": data.part,
-        **_counts(data.validated),
+        **counts(data.validated),
         "train_completions": 0 if data.train is None else len(data.train),
         "scorers": len(config.scorers),
         "tests_in_family": len(config.models) * len(config.baselines),
@@ -136,37 +114,13 @@ def validate(
         progress("measuring", number, len(kept))
         measured[name] = measure(scores, texts, scored[name].temperature, config)
     rows = slice_rows(pair_slices(texts, config.length_match), measured, texts, Settings.of(config))
-    metrics = _metrics(config, data, texts, scored, measured, rows)
+    metrics = build_metrics(config, data, texts, scored, measured, rows)
     mistakes = [line for name in config.models for line in worst_mistakes(name, kept[name], texts)]
     atomic_write_text(files.slices, as_csv(rows))
     atomic_write_bytes(files.mistakes, b"".join(encode_line(line) for line in mistakes))
     _write_report(config, metrics, rows, mistakes, kept, texts, report)
     atomic_write_json(files.metrics, metrics)
     return metrics
-
-
-def worst_mistakes(name: str, scores: np.ndarray, texts: Texts) -> list[dict[str, Any]]:
-    """The pairs with the largest gap in the wrong direction, one per prompt."""
-    gaps_M = scores[texts.pairs.better_M] - scores[texts.pairs.worse_M]
-    found: dict[str, dict[str, Any]] = {}
-    for at in np.argsort(gaps_M, kind="stable"):
-        if gaps_M[at] >= 0 or len(found) == NUM_MISTAKES:
-            break
-        better, worse = (texts.records[side[at]] for side in (texts.pairs.better_M, texts.pairs.worse_M))
-        found.setdefault(
-            better.prompt_id,
-            {
-                "scorer": name,
-                "prompt": better.prompt,
-                "better": better.completion,
-                "worse": worse.completion,
-                "engagement": [better.engagement, worse.engagement],
-                "score_gap": float(gaps_M[at]),
-                "url": better.url,
-                "licence": better.licence,
-            },
-        )
-    return list(found.values())
 
 
 def _score(
@@ -212,62 +166,6 @@ def _some_pairs(texts: Texts, seed: int) -> Texts:
     needed_N = np.zeros(len(texts), dtype=bool)
     needed_N[texts.pairs.better_M[chosen]] = needed_N[texts.pairs.worse_M[chosen]] = True
     return texts.subset(needed_N)
-
-
-def _counts(texts: Texts) -> dict[str, int]:
-    return {
-        "n_pairs": len(texts.pairs),
-        "n_pairs_left_out": texts.pairs.num_left_out,
-        "n_samples": len(texts),
-        "n_problems": len(np.unique(texts.prompt_ids_N)),
-        "n_clusters": len(np.unique(texts.clusters_N)),
-        "n_clusters_with_pairs": len(np.unique(texts.clusters_M)),
-    }
-
-
-def _metrics(
-    config: RewardValidationConfig,
-    data: HeldOut,
-    texts: Texts,
-    scored: Mapping[str, Scored],
-    measured: Mapping[str, Measured],
-    rows: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
-    settings = Settings.of(config)
-    models, baselines = list(config.models), list(config.baselines)
-    metrics: dict[str, Any] = {
-        "kind": "reward_validation",
-        "dataset_sha256": data.sha256,
-        "part": data.part,
-        **_counts(texts),
-        "n_records_unscored": len(data.validated) - len(texts),
-        "min_gap": config.data.min_gap,
-        "seed": config.seed,
-        "confidence": config.confidence,
-        "resamples": config.bootstrap_resamples,
-        "models": {
-            name: {
-                metric: {"value": {"value": found.value, "low": found.low, "high": found.high}}
-                for metric, found in measured[name].metrics.items()
-            }
-            for name in measured
-        },
-        "scorers": {
-            name: {"role": "model" if name in config.models else "baseline", **scored[name].about}
-            | dict(measured[name].counts)
-            for name in measured
-        },
-        "calibration": {
-            name: found.calibration.as_json()
-            for name, found in measured.items()
-            if found.calibration is not None
-        },
-        "family": family(models, baselines),
-        "comparisons": compare(measured, models, baselines, texts, settings),
-        "worst_slices": {name: worst_slice(rows, name, config.min_slice_pairs) for name in models},
-        "probes": {name: dict(scored[name].probes) for name in models},
-    }
-    return {"statement": statements(config, metrics), **metrics}
 
 
 def _check_pairs(texts: Texts) -> None:
