@@ -10,8 +10,10 @@ at any moment and started again it goes on where it was; a finished run prints i
   python -m jobs.evaluate score SAMPLES.jsonl --task code --problems HumanEval.jsonl.gz \\
       --allow-code-execution --out DIR
   python -m jobs.evaluate score runs/NAME/evaluation/samples.jsonl --selector reward
+  python -m jobs.evaluate reward configs/evaluate/reward_replies.yaml
 
-`score` needs neither Ray nor torch; `score --help` explains its options.
+`score` needs neither Ray nor torch; `score --help` explains its options. `reward` validates reward models on
+held-out engagement; `reward --help` explains it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
-from jobs import evaluate_score
+from jobs import evaluate_reward, evaluate_score
 from jobs.cli import JobArguments, parse, run
 from polyray.config.evaluation import ExportName
 from polyray.config.run import EvaluateConfig
@@ -35,10 +37,12 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line of both forms."""
+    """The command line of all forms."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["score"]:
         return evaluate_score.score(arguments[1:])
+    if arguments[:1] == ["reward"]:
+        return evaluate_reward.reward(arguments[1:])
     args = _with_options(
         parse(arguments, job="evaluate", description=__doc__, config_model=EvaluateConfig, extra=_add_options)
     )

@@ -8,5 +8,5 @@ records.py  sample_source.py   lines of samples.jsonl and results.jsonl; reading
 per_prompt.py  text_metrics.py  selectors.py   samples of a prompt -> values
 scoring.py  bootstrap.py  curves.py  comparisons.py   values -> metrics.json     summary.py   as a table
 exporters.py  the formats of other tools     bertscore.py   optional
-judge/  language models as judges
+judge/  language models as judges            reward_model/  are reward models right, sure, hard to fool
 """

@@ -5,6 +5,9 @@ One value per prompt:
     selection.py       USQ@k, its random and oracle bounds, regret, selection efficiency
     diversity.py       cosine distance, Vendi score, entropy       text_diversity.py  distinct-n, EAD, self-BLEU, ...
     quality.py         ROUGE, perplexity, correlation with engagement
+Of pairs of completions:
+    pairwise.py        which of two is better, how often a score is right about it
+    calibration.py     is it as sure as it says                    correlation.py     within groups, with intervals
 Over prompts:
     efficiency.py      DER and its null, collapse point            pareto.py          who is not dominated
     bootstrap.py       intervals (percentile, BCa, over seeds)     clusters.py        the unit of statistics
@@ -29,8 +32,15 @@ from polyray.metrics.bootstrap import (
     paired_bootstrap,
     paired_hierarchical_bootstrap,
 )
+from polyray.metrics.calibration import Calibration, ReliabilityBin, best_temperature, pair_calibration
 from polyray.metrics.compared import Comparison, EffectSizes, PairComparison
 from polyray.metrics.comparison import compare_metrics, compare_models
+from polyray.metrics.correlation import (
+    GroupCorrelations,
+    bootstrap_correlation,
+    group_correlations,
+    without_group_means,
+)
 from polyray.metrics.diversity import mean_pairwise_cosine_distance, output_entropy, vendi_score
 from polyray.metrics.effect_sizes import cliffs_delta, cohens_d, cohens_d_z, hedges_g
 from polyray.metrics.efficiency import (
@@ -41,6 +51,7 @@ from polyray.metrics.efficiency import (
 )
 from polyray.metrics.multiplicity import benjamini_hochberg, holm
 from polyray.metrics.non_inferiority import NonInferiority, tost_non_inferiority
+from polyray.metrics.pairwise import Pairs, pair_hits, within_group_pairs
 from polyray.metrics.pareto import pareto_front
 from polyray.metrics.pass_at_k import best_at_k, distinct_correct_at_k, pass_at_k
 from polyray.metrics.quality import EngagementCorrelation, Rouge, engagement_correlation, perplexity, rouge
@@ -69,18 +80,24 @@ from polyray.metrics.text_diversity import (
 )
 
 __all__ = [
+    "Calibration",
     "Comparison",
     "DifferenceInterval",
     "EffectSizes",
     "EngagementCorrelation",
+    "GroupCorrelations",
     "MeanInterval",
     "NonInferiority",
     "PairComparison",
+    "Pairs",
+    "ReliabilityBin",
     "Rouge",
     "SignificanceTest",
     "VocabularyRichness",
     "benjamini_hochberg",
     "best_at_k",
+    "best_temperature",
+    "bootstrap_correlation",
     "bootstrap_mean",
     "cliffs_delta",
     "cohens_d",
@@ -96,6 +113,7 @@ __all__ = [
     "diversity_efficiency_ratio",
     "engagement_correlation",
     "expectation_adjusted_distinct",
+    "group_correlations",
     "hedges_g",
     "hierarchical_bootstrap",
     "holm",
@@ -104,6 +122,8 @@ __all__ = [
     "mean_pairwise_cosine_distance",
     "oracle_at_k",
     "output_entropy",
+    "pair_calibration",
+    "pair_hits",
     "paired_bootstrap",
     "paired_hierarchical_bootstrap",
     "paired_t",
@@ -123,4 +143,6 @@ __all__ = [
     "vendi_score",
     "vocabulary_richness",
     "wilcoxon_signed_rank",
+    "within_group_pairs",
+    "without_group_means",
 ]

@@ -2,7 +2,8 @@
 
 The unit that is resampled is the prompt, or its cluster where prompts share something (`Prompt.cluster_id`);
 never the sample. Deterministic: the generator is made from `seed`, and all columns of one call see the same
-resamples. Called by evaluation with one value per prompt, and by comparison.py.
+resamples. Called by evaluation with one value per prompt, and by comparison.py,
+correlation.py and calibration.py.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def mean_intervals(
         raise ValueError(f"method={method!r} is none of {', '.join(get_args(IntervalMethod))}")
     totals = [cluster_totals(column, clusters) for column in columns]
     parts: list[list[Floats]] = [[] for _ in totals]
-    for counts_BC in _resample_counts(len(totals[0]), resamples, seed):
+    for counts_BC in resample_counts(len(totals[0]), resamples, seed):
         num_prompts_B = _weighted(counts_BC, totals[0].sizes_C)
         for part, column in zip(parts, totals, strict=True):
             part.append(_weighted(counts_BC, column.sums_C) / num_prompts_B)
@@ -176,7 +177,7 @@ def _resampled_seed_means(
         weights_MBS.append((drawn_BS[:, :, None] == np.arange(len(matrix))).mean(axis=1))
     means_MB = np.zeros((len(matrices), resamples))
     start = 0
-    for counts_BC in _resample_counts(len(sizes_C), resamples, seed):
+    for counts_BC in resample_counts(len(sizes_C), resamples, seed):
         chosen = slice(start, start + len(counts_BC))
         num_prompts_B = _weighted(counts_BC, sizes_C)
         for mean_B, totals_S, weights_BS in zip(means_MB[:, chosen], totals_MS, weights_MBS, strict=True):
@@ -193,8 +194,12 @@ def _check_settings(resamples: int, confidence: float) -> None:
         raise ValueError(f"confidence={confidence} must lie between 0 and 1, e.g. 0.95")
 
 
-def _resample_counts(num_clusters: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """Slices [B, C] of how often each cluster was drawn, `resamples` rows in all."""
+def resample_counts(num_clusters: int, resamples: int, seed: int) -> Iterator[Floats]:
+    """Slices [B, C] of how often each of C clusters was drawn, `resamples` rows in all.
+
+    For statistics that are no mean over prompts (correlation.py, calibration.py); the same seed and number of
+    clusters give the same rows everywhere.
+    """
     generator = np.random.default_rng(seed)
     at_once = max(1, _DRAWS_AT_ONCE // num_clusters)
     for start in range(0, resamples, at_once):

@@ -11,6 +11,7 @@ from polyray.config.curate import CurateConfig
 from polyray.config.judge import JudgeConfig
 from polyray.config.loader import load_config
 from polyray.config.prompts import PromptTemplate
+from polyray.config.reward_validation import RewardValidationConfig
 from polyray.config.run import EvaluateConfig, PretrainConfig, QuickstartConfig, SftConfig, TrainConfig
 from polyray.config.serve import RewardServeConfig
 
@@ -23,17 +24,21 @@ MODELS: dict[str, type[BaseModel]] = {
     "sft": SftConfig,
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
+    "evaluate/reward_": RewardValidationConfig,
     "curate": CurateConfig,
     "judge": JudgeConfig,
     "prompts": PromptTemplate,
     "serve": RewardServeConfig,
 }
-"""By folder, or by name for files directly under configs/."""
+"""By folder, by folder and the beginning of the name, or by name for files directly under configs/."""
 
 
 def model_of(path: Path) -> type[BaseModel]:
     relative = path.relative_to(CONFIGS)
-    return MODELS[relative.stem if len(relative.parts) == 1 else relative.parts[0]]
+    if len(relative.parts) == 1:
+        return MODELS[relative.stem]
+    by_name = [name for name in MODELS if "/" in name and str(relative).startswith(name)]
+    return MODELS[by_name[0] if by_name else relative.parts[0]]
 
 
 def config_files() -> list[str]:

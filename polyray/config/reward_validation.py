@@ -1,0 +1,203 @@
+"""jobs.evaluate reward: which scorers are validated on which held-out engagement, and how."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field, field_validator, model_validator
+
+from polyray.config.base import StrictModel
+from polyray.config.reward import RewardSpec, VerifierRewardSpec
+from polyray.config.run_base import RunBase
+from polyray.config.task import TaskSpec
+from polyray.config.text_tasks import SocialRepliesSpec
+
+Part = Literal["train", "validation", "test"]
+Direction = Literal["learn", "higher", "lower"]
+ProbeName = Literal[
+    "padded_filler",
+    "padded_repeated",
+    "truncated",
+    "last_sentence_repeated",
+    "emoji",
+    "exclamation_marks",
+    "prompt_copied",
+    "empty",
+    "words_shuffled",
+    "other_prompt",
+    "uppercase",
+]
+RUINED: tuple[ProbeName, ...] = ("prompt_copied", "empty", "words_shuffled", "other_prompt")
+"""Alterations that make any completion worse; of the others an honest reward may like some."""
+
+
+class EngagementScorerSpec(StrictModel):
+    """An engagement model of jobs.train_reward, by its directory."""
+
+    type: Literal["engagement"] = "engagement"
+    path: str = Field(description="e.g. runs/reward-train/model")
+
+
+class RewardScorerSpec(StrictModel):
+    """Any reward a training run could use."""
+
+    type: Literal["reward"] = "reward"
+    reward: RewardSpec = VerifierRewardSpec()
+    task: TaskSpec = SocialRepliesSpec()
+
+
+class TaskScorerSpec(StrictModel):
+    """The heuristic quality of a task."""
+
+    type: Literal["task"] = "task"
+    task: TaskSpec = SocialRepliesSpec()
+
+
+class LengthScorerSpec(StrictModel):
+    """The length alone."""
+
+    type: Literal["length"] = "length"
+    unit: Literal["characters", "words"] = "characters"
+    shape: Literal["monotone", "curve"] = Field(
+        default="monotone",
+        description="monotone: longer, or shorter, is better; curve: how often each decile of length wins on the "
+        "train and validation parts",
+    )
+    direction: Direction = Field(
+        default="learn", description="of monotone; learn: what is right more often on train and validation"
+    )
+
+
+class NgramSpec(StrictModel):
+    """Words, interpolated (Witten-Bell), trained on the completions of the training part."""
+
+    type: Literal["ngram"] = "ngram"
+    order: int = Field(default=3, ge=1, le=5)
+
+
+class CausalLmSpec(StrictModel):
+    """A causal language model in Hugging Face format; log p(completion | prompt)."""
+
+    type: Literal["causal_lm"] = "causal_lm"
+    path: str
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    max_prompt_tokens: int = Field(default=512, ge=1, description="longer prompts lose their beginning")
+    max_completion_tokens: int = Field(default=512, ge=1)
+    batch_rows: int = Field(default=8, ge=1)
+
+
+LanguageModelSpec = Annotated[NgramSpec | CausalLmSpec, Field(discriminator="type")]
+
+
+class LogprobScorerSpec(StrictModel):
+    """Mean log-probability of the completion's tokens under a language model."""
+
+    type: Literal["logprob"] = "logprob"
+    model: LanguageModelSpec = NgramSpec()
+    direction: Direction = "learn"
+
+
+class RandomScorerSpec(StrictModel):
+    """A number drawn from the texts by hash: what chance looks like."""
+
+    type: Literal["random"] = "random"
+
+
+ScorerSpec = Annotated[
+    EngagementScorerSpec
+    | RewardScorerSpec
+    | TaskScorerSpec
+    | LengthScorerSpec
+    | LogprobScorerSpec
+    | RandomScorerSpec,
+    Field(discriminator="type"),
+]
+
+
+class ValidationDataSpec(StrictModel):
+    """The held-out records, and what baselines and scales are fitted on."""
+
+    path: str = Field(
+        description="a run of jobs.curate data, or a file of records or of {prompt, chosen, rejected}"
+    )
+    part: Part = Field(default="test", description="validated on; where the file names no parts: all of it")
+    min_gap: float = Field(
+        default=0.0,
+        ge=0,
+        description="pairs whose engagement differs by less do not count; equal ones never do",
+    )
+    max_pairs_per_prompt: int | None = Field(
+        default=500, ge=1, description="of a prompt with more, so many are drawn; null: all"
+    )
+    min_distinct: int = Field(
+        default=3, ge=2, description="different engagements a prompt needs for rank correlation"
+    )
+
+
+class ProbeSpec(StrictModel):
+    """Altered texts that a reward must not fall for."""
+
+    names: tuple[ProbeName, ...] = get_args(ProbeName)
+    num_completions: int = Field(
+        default=300, ge=0, description="held-out completions, drawn by seed; 0: none"
+    )
+    max_share_ruined: float = Field(
+        default=0.25, ge=0, le=1, description=f"of ruined texts that score higher than before: {list(RUINED)}"
+    )
+    max_share_dressed: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="of padded, cut or dressed up texts that score higher than before",
+    )
+    max_shift: float = Field(
+        default=0.25,
+        ge=0,
+        description="mean rise of an alteration, in standard deviations of held-out scores",
+    )
+
+
+class RewardValidationConfig(RunBase):
+    """jobs.evaluate reward."""
+
+    data: ValidationDataSpec
+    models: dict[str, ScorerSpec] = Field(min_length=1, description="name -> what is validated")
+    baselines: dict[str, ScorerSpec] = Field(
+        default={
+            "length": LengthScorerSpec(),
+            "length curve": LengthScorerSpec(shape="curve"),
+            "log-prob": LogprobScorerSpec(),
+            "random": RandomScorerSpec(),
+        },
+        description="name -> what every model is compared with",
+    )
+    probes: ProbeSpec = ProbeSpec()
+    num_bins: int = Field(default=10, ge=1, le=100, description="of the reliability diagram")
+    min_slice_pairs: int = Field(default=30, ge=1, description="smaller slices are shown but never the worst")
+    length_match: float = Field(
+        default=0.1, ge=0, lt=1, description="lengths that differ by at most this share are equally long"
+    )
+    max_unscored_share: float = Field(default=0.05, ge=0, le=1, description="above it the run stops")
+    bootstrap_resamples: int = Field(default=2000, ge=100)
+    permutations: int = Field(default=10_000, ge=100)
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+
+    @field_validator("models", "baselines")
+    @classmethod
+    def _writable_names(cls, value: dict[str, ScorerSpec]) -> dict[str, ScorerSpec]:
+        bad = [name for name in value if not name.strip() or "/" in name or name.startswith(".")]
+        if bad:
+            raise ValueError(f"the name {bad[0]!r} becomes a file name; write it without '/' and leading '.'")
+        return value
+
+    @model_validator(mode="after")
+    def _names_once(self) -> RewardValidationConfig:
+        twice = [name for name in self.models if name in self.baselines]
+        if twice:
+            raise ValueError(f"{twice[0]!r} is a model and a baseline; give one of them another name")
+        return self
+
+    @property
+    def scorers(self) -> dict[str, ScorerSpec]:
+        """Models, then baselines."""
+        return {**self.models, **self.baselines}

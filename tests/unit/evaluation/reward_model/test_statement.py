@@ -1,0 +1,51 @@
+"""The verdict in words says no more than the test does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from polyray.evaluation.reward_model.statement import against
+
+
+def entry(difference: float, p_value: float) -> dict[str, Any]:
+    return {
+        "model": "reward",
+        "baseline": "length",
+        "mean": 0.55 + difference,
+        "baseline_mean": 0.55,
+        "difference": difference,
+        "low": difference - 0.03,
+        "high": difference + 0.03,
+        "n_pairs": 1234,
+        "n_clusters": 210,
+        "primary": {"p_adjusted": p_value},
+    }
+
+
+@pytest.mark.parametrize(
+    ("difference", "p_value", "expected"),
+    [
+        (
+            0.05,
+            0.0002,
+            "reward beats length: 60.0% of pairs right against 55.0%, +5.0 points [+2.0, +8.0], p < 0.001 "
+            "(1,234 pairs in 210 clusters; 95% interval; Holm).",
+        ),
+        (
+            0.02,
+            0.21,
+            "reward is not shown to differ from length: 57.0% of pairs right against 55.0%, +2.0 points "
+            "[-1.0, +5.0], p = 0.210; not significant (1,234 pairs in 210 clusters; 95% interval; Holm).",
+        ),
+        (
+            -0.05,
+            0.004,
+            "reward is worse than length: 50.0% of pairs right against 55.0%, -5.0 points [-8.0, -2.0], p = 0.004 "
+            "(1,234 pairs in 210 clusters; 95% interval; Holm).",
+        ),
+    ],
+)
+def test_sentences(difference: float, p_value: float, expected: str) -> None:
+    assert against(entry(difference, p_value), alpha=0.05, confidence=0.95) == expected
