@@ -46,7 +46,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             shares = file.parent.name in CLUSTER_TESTS and file.name not in WITHOUT_CLUSTER
             return "clusters" if shares else str(file)
 
-    config.option.loadscopereorder = False  # the order of pyproject's testpaths instead of the largest file first
+    config.option.loadscopereorder = (
+        False  # the order of pyproject's testpaths instead of the largest file first
+    )
     return ClustersFirst(config, log)
 
 

@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 import ray
+from polyray.rewards.http_client import HttpRewardClient
 from pydantic import SecretStr
 from ray import serve
 from ray.util import list_named_actors
@@ -22,7 +23,6 @@ from polyray.config.task import HiddenTrapGridSpec
 from polyray.errors import ResourceError, RewardError
 from polyray.rewards import RewardPlan
 from polyray.rewards.base import GroupScores, ScoreItem
-from polyray.rewards.http_client import HttpRewardClient
 from polyray.tasks import build_task
 from polyray.types import Prompt
 from services.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
