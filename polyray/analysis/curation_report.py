@@ -166,7 +166,7 @@ def _drawings(numbers: Mapping[str, Any]) -> list[Drawing]:
             _drawing(
                 "selection",
                 "Diversity of the chosen",
-                "mean cosine distance, beside as many with the most engagement",
+                "mean cosine distance, beside as many at random and as many with the most engagement",
                 _selection_figure(statistics["selection"]),
             )
         )
@@ -233,7 +233,7 @@ def _strata_figure(balance: Mapping[str, Any]) -> go.Figure:
 
 def _selection_figure(selection: Mapping[str, Any]) -> go.Figure:
     figure = empty_figure("", _HEIGHT)
-    labels = {"all": "all", "most_engagement": "most engagement", "chosen": "chosen"}
+    labels = {"random": "random", "most_engagement": "most engagement", "chosen": "chosen"}
     for key, colour in (("mean_pairwise_distance", "#0072b2"), ("mean_nearest_distance", "#e0a30b")):
         names = [name for name in labels if selection[name].get(key) is not None]
         figure.add_bar(

@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from polyray.config.curate import CurateConfig, SelectionSpec
+from polyray.config.curate import CurateConfig
 from polyray.data.curation import statistics
 from polyray.data.curation.duplicates import clusters, duplicates
 from polyray.data.curation.filters import build_rules
 from polyray.data.curation.partition import assign_parts
 from polyray.data.curation.review import Review, check_known
-from polyray.data.curation.selection import diversity, select
+from polyray.data.curation.selection import Embed, best_first, diversity, select
 from polyray.data.curation.tokens import TokenLengths
 from polyray.data.engagement import EngagementRecord, Imported
+from polyray.data.splits import seeded_rank
 from polyray.errors import DataError, boundary
 
 Objection = tuple[str, str]
@@ -179,10 +180,15 @@ class _Run:
         spec = self._config.select
         if spec is None or self._tools.encode is None:
             return {}
-        embeddings = self._tools.encode([record.completion for record in self._records])
+        texts = [record.completion for record in self._records]
+        encode = self._tools.encode
+
+        def embed(positions: Sequence[int]) -> np.ndarray:
+            return encode([texts[at] for at in positions])
+
         wanted = [at for at, record in enumerate(self._records) if record.record_id in self._protected]
-        chosen = select(self._records, embeddings, spec, wanted)
-        self._out.statistics["selection"] = _selection_numbers(self._records, embeddings, chosen, spec)
+        chosen = select(self._records, embed, spec, wanted)
+        self._out.statistics["selection"] = _selection_numbers(self._records, embed, chosen, self._config)
         taken = set(chosen)
         return {
             record.record_id: (NOT_SELECTED, f"engagement {record.engagement:.6g}")
@@ -222,20 +228,18 @@ class _Run:
 
 
 def _selection_numbers(
-    records: Sequence[EngagementRecord], embeddings: np.ndarray, chosen: Sequence[int], spec: SelectionSpec
+    records: Sequence[EngagementRecord], embed: Embed, chosen: Sequence[int], config: CurateConfig
 ) -> dict[str, Any]:
-    """The chosen against as many with the most engagement, and against all."""
-    order = sorted(range(len(records)), key=lambda at: (-records[at].engagement, records[at].record_id))
-    best = order[: len(chosen)]
-    pairwise = diversity(embeddings)["mean_pairwise_distance"] if len(records) <= 20000 else None
-
-    def numbers(at: Sequence[int]) -> dict[str, Any]:
-        mean = float(np.mean([records[index].engagement for index in at])) if at else None
-        return {"records": len(at), "mean_engagement": mean}
-
-    return {
-        "wanted": spec.count,
-        "all": {**numbers(order), "mean_pairwise_distance": pairwise},
-        "most_engagement": {**numbers(best), **diversity(embeddings[best])},
-        "chosen": {**numbers(list(chosen)), **diversity(embeddings[list(chosen)])},
+    """The chosen against as many with the most engagement, and against as many at random."""
+    order = best_first(records)
+    drawn = sorted(order, key=lambda at: seeded_rank(config.seed, records[at].record_id))
+    sets = {"chosen": list(chosen), "most_engagement": order[: len(chosen)], "random": drawn[: len(chosen)]}
+    numbers: dict[str, Any] = {
+        "wanted": config.select.count if config.select is not None else 0,
+        "candidates": len(records),
+        "candidates_mean_engagement": float(np.mean([record.engagement for record in records])),
     }
+    for name, positions in sets.items():
+        mean = float(np.mean([records[at].engagement for at in positions])) if positions else None
+        numbers[name] = {"records": len(positions), "mean_engagement": mean, **diversity(embed(positions))}
+    return numbers

@@ -14,7 +14,7 @@ Distance is 1 - cosine.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -22,51 +22,86 @@ from polyray.config.curate import SelectionSpec
 from polyray.data.engagement import EngagementRecord
 from polyray.metrics.diversity import mean_pairwise_cosine_distance
 
-_BLOCK_ROWS = 1024
+Embed = Callable[[Sequence[int]], np.ndarray]
+_BLOCK_ROWS = 256
 
 
 def select(
-    records: Sequence[EngagementRecord],
-    embeddings: np.ndarray,
-    spec: SelectionSpec,
-    first: Sequence[int] = (),
+    records: Sequence[EngagementRecord], embed: Embed, spec: SelectionSpec, first: Sequence[int] = ()
 ) -> list[int]:
     """Positions of the chosen records in the order in which they were chosen, at most `spec.count`.
 
     Args:
         records: what may be chosen.
-        embeddings: [N, D], unit length, in the same order.
+        embed: positions -> [n, D] embeddings of unit length. `threshold` asks for as many as it needs, `mmr` for all.
+        spec: how many, and the limits.
         first: positions that are chosen whatever the limits say (a person wants them); they count.
-
-    Raises:
-        ValueError: another number of embeddings.
     """
-    if len(embeddings) != len(records):
-        raise ValueError(f"{len(embeddings)} embeddings for {len(records)} records; give one each")
-    rows = np.asarray(embeddings, np.float64)
-    order = sorted(range(len(records)), key=lambda at: (-records[at].engagement, records[at].record_id))
-    choice = _Choice(records, rows, spec)
-    for at in sorted(first, key=order.index):
-        choice.take(at)
+    order = best_first(records)
+    wanted = sorted(first, key=order.index)
     if spec.method == "threshold":
-        for at in order:
-            if len(choice.taken) >= spec.count:
-                break
-            if choice.allows(at):
-                choice.take(at)
-        return choice.taken
+        return _by_threshold(records, embed, spec, order, wanted)
+    return _by_relevance(records, embed, spec, order, wanted)
+
+
+def best_first(records: Sequence[EngagementRecord]) -> list[int]:
+    """Positions by engagement, the most first; equal ones by record_id."""
+    return sorted(range(len(records)), key=lambda at: (-records[at].engagement, records[at].record_id))
+
+
+def _by_threshold(
+    records: Sequence[EngagementRecord],
+    embed: Embed,
+    spec: SelectionSpec,
+    order: Sequence[int],
+    wanted: Sequence[int],
+) -> list[int]:
+    limits = _Limits(records, spec)
+    chosen = [np.asarray(row, np.float64) for row in embed(wanted)] if wanted else []
+    for at in wanted:
+        limits.take(at)
+    for start in range(0, len(order), _BLOCK_ROWS):
+        if len(limits.taken) >= spec.count:
+            break
+        block = [at for at in order[start : start + _BLOCK_ROWS] if limits.allow(at)]
+        rows = np.asarray(embed(block), np.float64) if block else np.empty((0, 0))
+        for at, row in zip(block, rows, strict=True):
+            is_far = not chosen or bool((1.0 - np.stack(chosen) @ row >= spec.min_distance).all())
+            if len(limits.taken) < spec.count and limits.allow(at) and is_far:
+                limits.take(at)
+                chosen.append(row)
+    return limits.taken
+
+
+def _by_relevance(
+    records: Sequence[EngagementRecord],
+    embed: Embed,
+    spec: SelectionSpec,
+    order: Sequence[int],
+    wanted: Sequence[int],
+) -> list[int]:
+    limits = _Limits(records, spec)
+    rows = np.asarray(embed(range(len(records))), np.float64)
+    nearest = np.full(len(records), np.inf)
     percentiles = engagement_percentiles([record.engagement for record in records])
     waiting = np.array(order)
-    while len(choice.taken) < spec.count:
-        waiting = waiting[[choice.allows(at) for at in waiting.tolist()]] if len(waiting) else waiting
-        if not len(waiting):
-            break
-        value = percentiles[waiting]
-        if choice.taken:
-            nearest = choice.nearest[waiting]
-            value = (1 - spec.diversity_weight) * value + spec.diversity_weight * nearest
-        choice.take(int(waiting[int(np.argmax(value))]))  # of equal values the one with more engagement
-    return choice.taken
+    queue = list(wanted)
+    while queue or len(limits.taken) < spec.count:
+        if queue:
+            chosen = queue.pop(0)
+        else:
+            allowed = [limits.allow(at) for at in waiting.tolist()]
+            waiting = waiting[allowed] if len(waiting) else waiting
+            far = waiting[nearest[waiting] >= spec.min_distance]
+            if not len(far):
+                break
+            share = spec.diversity_weight if limits.taken else 0.0
+            distance = nearest[far] if limits.taken else 0.0
+            # Of equal values the first: the one with more engagement.
+            chosen = int(far[int(np.argmax((1 - share) * percentiles[far] + share * distance))])
+        limits.take(chosen)
+        np.minimum(nearest, 1.0 - rows @ rows[chosen], out=nearest)
+    return limits.taken
 
 
 def engagement_percentiles(engagement: Sequence[float]) -> np.ndarray:
@@ -95,24 +130,21 @@ def diversity(embeddings: np.ndarray) -> dict[str, float | None]:
     }
 
 
-class _Choice:
-    """What is chosen so far, and what the limits still allow."""
+class _Limits:
+    """What is chosen so far, and what the limits on prompts and clusters still allow."""
 
-    def __init__(self, records: Sequence[EngagementRecord], rows: np.ndarray, spec: SelectionSpec) -> None:
-        self._records, self._rows, self._spec = records, rows, spec
+    def __init__(self, records: Sequence[EngagementRecord], spec: SelectionSpec) -> None:
+        self._records, self._spec = records, spec
         self.taken: list[int] = []
-        self.nearest = np.full(len(records), np.inf)
-        """Distance of every record to the nearest chosen one."""
         self._of_prompt: Counter[str] = Counter()
         self._of_cluster: Counter[str] = Counter()
-        self._is_taken = np.zeros(len(records), bool)
+        self._is_taken: set[int] = set()
 
-    def allows(self, at: int) -> bool:
-        """Whether record number `at` may be chosen now."""
+    def allow(self, at: int) -> bool:
+        """Whether record number `at` may be chosen now, wherever it lies."""
         record, spec = self._records[at], self._spec
         return not (
-            self._is_taken[at]
-            or self.nearest[at] < spec.min_distance
+            at in self._is_taken
             or (spec.max_per_prompt is not None and self._of_prompt[record.prompt_id] >= spec.max_per_prompt)
             or (
                 spec.max_per_cluster is not None
@@ -123,7 +155,6 @@ class _Choice:
     def take(self, at: int) -> None:
         """Chooses it."""
         self.taken.append(at)
-        self._is_taken[at] = True
+        self._is_taken.add(at)
         self._of_prompt[self._records[at].prompt_id] += 1
         self._of_cluster[self._records[at].cluster_id] += 1
-        np.minimum(self.nearest, 1.0 - self._rows @ self._rows[at], out=self.nearest)

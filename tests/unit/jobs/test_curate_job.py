@@ -161,6 +161,35 @@ def test_new_data_is_curated_again_and_another_configuration_is_refused(tmp_path
         curate(tmp_path, f"source.path={path}", "filters.min_words=4")
 
 
+def test_tokens_of_a_model_and_the_best_that_differ(tmp_path: Path) -> None:
+    from polyray.models.embedded import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "qwen2"}')
+    letters = ["RRRRRRUU", "DDDDLLLL", "0123456789", "abcdefgh", "U|U|U|U|U"]
+    rows = [
+        {"prompt": f"{post}{post}|{post}", "reply": f"{letters[(post + at) % 5]}{post}{at}", "likes": at}
+        for post in range(10)
+        for at in range(3)
+    ]
+    run = curate(
+        tmp_path,
+        f"source.path={write(tmp_path / 'e.jsonl', rows)}",
+        "filters={}",
+        "rows.instruction='{source}'",
+        f"model={{path: {tmp_path / 'model'}, max_tokens: 17, too_long: drop}}",
+        "select={count: 12, min_distance: 0.05, max_per_prompt: 2}",
+    )
+    statistics = json.loads((run / "statistics.json").read_text())
+    tokens, selection = statistics["tokens"], statistics["selection"]
+    assert (tokens["prompt"]["q0"], tokens["prompt"]["q100"]) == (5, 5)  # BOS and four characters
+    assert tokens["above"] == statistics["dropped"]["too many tokens"] > 0
+    assert selection["chosen"]["records"] == statistics["kept"] <= 12
+    assert selection["chosen"]["mean_nearest_distance"] >= 0.05
+    assert "Diversity of the chosen" in (run / "report.html").read_text()
+
+
 def test_check_needs_neither_torch_nor_ray() -> None:
     code = (
         "import sys; from jobs.curate import main; "

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
 import pytest
 
 from polyray.config.curate import SelectionSpec
-from polyray.data.curation.selection import diversity, engagement_percentiles, select
+from polyray.data.curation.selection import Embed, diversity, engagement_percentiles, select
 from polyray.data.engagement import EngagementRecord
 from tests.unit.data.curation.builders import record
 
@@ -26,6 +27,10 @@ def case(seed: int, number: int = 9) -> tuple[list[EngagementRecord], np.ndarray
     ]
     rows = rng.normal(size=(number, 3))
     return records, rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def of(rows: np.ndarray) -> Embed:
+    return lambda positions: rows[list(positions)]
 
 
 def feasible(
@@ -61,7 +66,7 @@ def test_the_greedy_choice_is_the_first_feasible_set_of_all(spec: SelectionSpec)
         order = sorted(range(9), key=lambda at: (-records[at].engagement, records[at].record_id))
         candidates = [subset for subset in subsets(9) if feasible(subset, records, rows, spec)]
         expected = max(candidates, key=lambda subset: [at in subset for at in order])
-        assert sorted(select(records, rows, spec)) == sorted(expected)
+        assert sorted(select(records, of(rows), spec)) == sorted(expected)
 
 
 def test_without_distances_the_total_engagement_is_the_greatest_possible() -> None:
@@ -73,7 +78,7 @@ def test_without_distances_the_total_engagement_is_the_greatest_possible() -> No
             for subset in subsets(9)
             if feasible(subset, records, rows, spec)
         )
-        assert sum(records[at].engagement for at in select(records, rows, spec)) == best
+        assert sum(records[at].engagement for at in select(records, of(rows), spec)) == best
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
@@ -96,7 +101,7 @@ def test_mmr_step_by_step(weight: float) -> None:
             share = weight if expected else 0.0
             values = [(1 - share) * scores[at] + share * nearest[at] for at in allowed]
             expected.append(allowed[int(np.argmax(values))])
-        assert select(records, rows, spec) == expected
+        assert select(records, of(rows), spec) == expected
 
 
 @pytest.mark.parametrize("method", ["threshold", "mmr"])
@@ -106,7 +111,7 @@ def test_wanted_ones_are_chosen_and_count(method: str) -> None:
         count=3, method="mmr" if method == "mmr" else "threshold", min_distance=0.2, max_per_prompt=9
     )
     worst = sorted(range(9), key=lambda at: (records[at].engagement, records[at].record_id))[:2]
-    chosen = select(records, rows, spec, worst)
+    chosen = select(records, of(rows), spec, worst)
     assert set(worst) < set(chosen) and len(chosen) == 3
     assert all(1 - rows[chosen[2]] @ rows[at] >= 0.2 for at in worst)
 
@@ -114,8 +119,8 @@ def test_wanted_ones_are_chosen_and_count(method: str) -> None:
 def test_the_order_of_the_records_is_of_no_importance() -> None:
     records, rows = case(3)
     for spec in (SPECS[1], SelectionSpec(count=4, method="mmr", min_distance=0)):
-        expected = {records[at].record_id for at in select(records, rows, spec)}
-        turned = select(records[::-1], rows[::-1], spec)
+        expected = {records[at].record_id for at in select(records, of(rows), spec)}
+        turned = select(records[::-1], of(rows[::-1]), spec)
         assert {records[::-1][at].record_id for at in turned} == expected
 
 
@@ -137,6 +142,15 @@ def test_diversity_of_known_vectors() -> None:
     assert diversity(many)["mean_nearest_distance"] == pytest.approx((1 - cosines.max(axis=1)).mean())
 
 
-def test_one_embedding_each() -> None:
-    with pytest.raises(ValueError, match="1 embeddings for 2 records"):
-        select([record("a"), record("b")], np.ones((1, 2)), SelectionSpec(count=1))
+def test_no_more_is_embedded_than_is_needed() -> None:
+    records = [record(f"r{at:04}", engagement=-at) for at in range(1000)]
+    rows = np.eye(1000)
+    asked: list[int] = []
+
+    def embed(positions: Sequence[int]) -> np.ndarray:
+        asked.extend(positions)
+        return rows[list(positions)]
+
+    assert select(records, embed, SelectionSpec(count=200, min_distance=0.5)) == list(range(200))
+    assert 200 <= len(asked) < 400
+    assert select(records, embed, SelectionSpec(count=400, min_distance=0.5)) == list(range(400))
