@@ -79,7 +79,7 @@ def open_fleet(
     try:
         if await_model is None:
             pool.build(engine_settings(config.model, config.rollout))
-        with _open_reward(owner, plan) as reward:
+        with open_reward(owner, plan) as reward:
             if await_model is not None:
                 await_model()
                 pool.build(engine_settings(config.model, config.rollout))
@@ -89,7 +89,7 @@ def open_fleet(
 
 
 @contextmanager
-def _open_reward(owner: str, plan: RewardPlan) -> Iterator[RewardServiceAddress]:
+def open_reward(owner: str, plan: RewardPlan) -> Iterator[RewardServiceAddress]:
     """The run's own service, or a look at the one elsewhere: RewardError where that is not there."""
     if plan.is_remote and isinstance(plan.reward, HttpRewardSpec):
         with closing(build_remote(plan)) as remote:

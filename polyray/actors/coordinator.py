@@ -160,12 +160,7 @@ class Coordinator:
         if watched is not None and metrics.get("over_optimisation"):
             self._progress.alarms += 1
             if watched.stop:
-                self._fail(
-                    OverOptimised(
-                        f"stopped after step {metrics['step']}: {alarm_text(watched)}. Checkpoints and versions are "
-                        "kept; over_optimisation.stop=false goes on"
-                    )
-                )
+                self._fail(OverOptimised(f"stopped after step {metrics['step']}: {alarm_text(watched)}"))
 
     # ---- called by the driver
 

@@ -1,0 +1,66 @@
+"""A run whose reward is a service elsewhere starts no replica, and says at once where there is no service."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from jobs.fleet import open_reward
+from polyray.config.derived import required_cpus
+from polyray.config.loader import build_config
+from polyray.config.run import TrainConfig
+from polyray.errors import RewardError
+from polyray.rewards import RewardPlan, plan_reward
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        content = json.dumps({"reward_model": "m", "version": "1"}).encode()
+        self.send_response(200 if self.path == "/run/reward/v1/info" else 404)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/run/reward"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def config(url: str) -> TrainConfig:
+    reward = {"type": "http", "url": url, "client": {"max_attempts": 1}}
+    return build_config(TrainConfig, {"name": "x", "reward": reward})
+
+
+def plan(url: str) -> RewardPlan:
+    run = config(url)
+    return plan_reward(run.reward, run.task, run.diversity)
+
+
+def test_the_service_is_looked_at_and_nothing_is_deployed(url: str) -> None:
+    with open_reward("run-7", plan(url)) as address:
+        assert (address.app_name, address.url) == ("run-7-remote", url)
+
+
+def test_no_service_is_an_error_before_anything_starts(url: str) -> None:
+    with pytest.raises(RewardError, match=r"status 404"), open_reward("run-7", plan(f"{url}/x")):
+        raise AssertionError("it must not open")
+
+
+def test_no_cpus_are_kept_for_replicas_that_do_not_run(url: str) -> None:
+    run = config(url)
+    own = run.model_copy(update={"reward": TrainConfig(name="x").reward})
+    assert required_cpus(own) - required_cpus(run) == 1
