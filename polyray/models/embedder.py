@@ -29,6 +29,7 @@ from polyray.errors import ConfigError, boundary
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from torch import Tensor
 
 PACKAGED = "packaged"
 """The name of the encoder that comes as a Python package."""
@@ -64,15 +65,15 @@ class Embedder:
             )
         self.name = encoder
         self.directory = encoder_directory(encoder)
-        self._model = load_encoder(self.directory, encoder, device)
+        self.model = load_encoder(self.directory, encoder, device)
         self._exact = device == "cpu" if exact is None else exact
         self._max_batch_tokens = max_batch_tokens
         self._cache_entries = cache_entries
         self._cache: OrderedDict[bytes, np.ndarray] = OrderedDict()
         self._counts = {"hits": 0, "misses": 0}
         self._cache_lock, self._model_lock = threading.Lock(), threading.Lock()
-        self.dimension: int = int(self._model.get_embedding_dimension() or 0)
-        self.max_tokens: int = int(self._model.max_seq_length or 512)
+        self.dimension: int = int(self.model.get_embedding_dimension() or 0)
+        self.max_tokens: int = int(self.model.max_seq_length or 512)
         """Tokens of a text that are read, with the encoder's own two."""
 
     @functools.cached_property
@@ -97,6 +98,14 @@ class Embedder:
             self._remember(fresh)
             found.update(fresh)
         return np.stack([found[key] for key in keys])
+
+    def encode_with_gradients(self, texts: Sequence[str]) -> Tensor:
+        """[N, dimension] of length 1 in one padded forward pass, for fine-tuning; nothing is cached."""
+        import torch
+
+        features = self._features([_clean(text, self.max_tokens) for text in texts])
+        embeddings = self.model(_on_device(self.model, features))["sentence_embedding"]
+        return torch.nn.functional.normalize(embeddings, dim=-1)
 
     def num_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens that encoding each text takes, with the encoder's own two and no more than `max_tokens`."""
@@ -140,15 +149,15 @@ class Embedder:
                 features = self._features([texts[at] for at in part])
                 for members, width in self._batches(_lengths(features)):
                     filled = [*members, *[members[0]] * self._num_copies(len(members), width)]
-                    vectors = _forward(self._model, _rows_of(features, filled, width))[: len(members)]
+                    vectors = _forward(self.model, _rows_of(features, filled, width))[: len(members)]
                     rows.update(zip([part[at] for at in members], vectors, strict=True))
         return [rows[at] for at in range(len(texts))]
 
     def _features(self, texts: Sequence[str]) -> dict[str, Any]:
         """What the encoder's own tokenizer makes of the texts, padded to the longest."""
-        name = self._model.default_prompt_name
-        prompt = self._model.prompts.get(name) if name is not None else None
-        return self._model.preprocess(list(texts), prompt=prompt)
+        name = self.model.default_prompt_name
+        prompt = self.model.prompts.get(name) if name is not None else None
+        return self.model.preprocess(list(texts), prompt=prompt)
 
     def _num_copies(self, num_rows: int, width: int) -> int:
         """Rows to add so that torch chooses the kernels of a large batch."""
@@ -252,6 +261,10 @@ def _rows_of(features: Mapping[str, Any], rows: Sequence[int], width: int) -> di
         key: value[:, columns].contiguous() if getattr(value, "shape", ())[1:] == mask.shape[1:] else value
         for key, value in chosen.items()
     }
+
+
+def _on_device(model: SentenceTransformer, features: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value.to(model.device) if hasattr(value, "to") else value for key, value in features.items()}
 
 
 def _forward(model: SentenceTransformer, features: dict[str, Any]) -> list[np.ndarray]:

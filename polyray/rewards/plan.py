@@ -7,6 +7,7 @@ The user's files travel as text, paths are absolute: replicas have a working dir
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,14 +89,14 @@ def plan_reward(
     Raises ConfigError for a file that cannot be read or a key that is not set, where programs are to be run without
     the user's consent, and where the second opinion is the reward itself.
     """
-    if second_opinion is not None:
-        _check_second_opinion(reward, second_opinion)
     both = [reward] if second_opinion is None else [reward, second_opinion]
     sources: dict[str, str] = {}
     for spec in (leaf for whole in both for leaf in _leaves(whole)):
         sources |= _checked(spec)
         if isinstance(spec, HttpRewardSpec):
             _check_patience(spec, reward.service.request_timeout_s)
+    if second_opinion is not None:
+        _check_second_opinion(reward, second_opinion)
     return RewardPlan(
         _portable_reward(reward),
         _portable(task),
@@ -155,11 +156,21 @@ def _check_patience(spec: HttpRewardSpec, request_timeout_s: float) -> None:
 
 
 def _check_second_opinion(reward: RewardSpec, second: RewardSpec) -> None:
+    """A second opinion that has learnt from the same data repeats the first one."""
     if reward.model_dump(exclude={"service"}) == second.model_dump(exclude={"service"}):
         raise ConfigError(
             "second_opinion is the same as reward: it would agree with itself; name another one, e.g. an engagement "
             "model that was trained on other threads"
         )
+    learnt, other = (
+        [leaf.path for leaf in _leaves(spec) if isinstance(leaf, EngagementRewardSpec)]
+        for spec in (reward, second)
+    )
+    if learnt and other:
+        from polyray.rewards.engagement import check_independent, read_card
+
+        for path, beside in itertools.product(learnt, other):
+            check_independent(read_card(Path(path).expanduser()), read_card(Path(beside).expanduser()))
 
 
 def _portable_reward(spec: RewardSpec) -> Any:

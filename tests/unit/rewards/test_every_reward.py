@@ -111,7 +111,8 @@ def test_replicas_get_absolute_paths_and_the_users_words(
     values = {"name": "x", "reward": {"type": "composite", "parts": parts}, "diversity": {"encoder": "model"}}
     config = build_config(TrainConfig, values)
     plan = plan_reward(config.reward, config.task, config.diversity)
-    a, b, c, d = (part.reward for part in plan.reward.parts)  # type: ignore[union-attr]
+    whole: Any = plan.reward
+    a, b, c, d = (part.reward for part in whole.parts)
     assert a.encoder == plan.diversity.encoder == b.path == f"{tmp_path}/model"
     assert c.cache_path == f"{tmp_path}/c/answers.jsonl" and d.encoder == "some/hub-name"
     assert plan.sources["words.txt"] == "moron\nshut up" and "builtin" in plan.sources

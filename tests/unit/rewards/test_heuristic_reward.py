@@ -41,7 +41,8 @@ class OneClass:
 def score(text: str, item: dict[str, Any] | None = None, **settings: Any) -> Score:
     spec = build_config(HeuristicRewardSpec, settings)
     reward = HeuristicReward(spec, UNSAFE, OneClass())
-    (result,) = reward.score([ScoreItem(**{"prompt": PROMPT, "completion": text} | (item or {}))])
+    values: dict[str, Any] = {"prompt": PROMPT, "completion": text} | (item or {})
+    (result,) = reward.score([ScoreItem(**values)])
     return result
 
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from polyray.config.reward import PythonRewardSpec, VerifierRewardSpec
+from polyray.config.reward import (
+    CompositePartSpec,
+    CompositeRewardSpec,
+    PythonRewardSpec,
+    VerifierRewardSpec,
+)
 from polyray.config.task import HiddenTrapGridSpec
-from polyray.config.text_reward import HeuristicRewardSpec
+from polyray.config.text_reward import EngagementRewardSpec, HeuristicRewardSpec
 from polyray.errors import ConfigError
-from polyray.rewards import plan_reward
+from polyray.rewards import RewardPlan, plan_reward
 from polyray.rewards.base import Score, ScoreItem, unscored
 from polyray.rewards.groups import GroupToScore, score_groups
 from polyray.rewards.second_opinion import SecondOpinionReward
@@ -84,3 +92,30 @@ def test_a_reward_is_no_second_opinion_of_itself() -> None:
         plan_reward(HeuristicRewardSpec(), HiddenTrapGridSpec(), None, HeuristicRewardSpec())
     with pytest.raises(ConfigError, match="no such file"):
         plan_reward(HeuristicRewardSpec(), HiddenTrapGridSpec(), None, PythonRewardSpec(path="no.py:score"))
+
+
+def test_two_engagement_models_must_have_learnt_from_different_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = {"train": {"a", "b"}, "other": {"c"}, "overlapping": {"b", "c"}}
+    for name in threads:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+
+    def card(path: Path) -> Any:
+        data = SimpleNamespace(half="?", split_seed=0)
+        return SimpleNamespace(name=path.name, version=path.name, clusters=threads[path.name], data=data)
+
+    monkeypatch.setattr("polyray.rewards.engagement.read_card", card)
+
+    def plan(second: str) -> RewardPlan:
+        first = EngagementRewardSpec(path=str(tmp_path / "train"))
+        part = CompositePartSpec(name="a", reward=first)
+        beside = EngagementRewardSpec(path=str(tmp_path / second))
+        return plan_reward(CompositeRewardSpec(parts=(part,)), HiddenTrapGridSpec(), None, beside)
+
+    assert plan("other").second_opinion == EngagementRewardSpec(path=str(tmp_path / "other"))
+    with pytest.raises(ConfigError, match="share 1 of 2 and 2 clusters"):
+        plan("overlapping")
+    with pytest.raises(ConfigError, match="are the same model"):
+        plan("train")
