@@ -80,8 +80,11 @@ class ServiceSpec(StrictModel):
 
     @property
     def max_ongoing_requests(self) -> int:
-        """Of one replica: a batch that is scored, and the next one behind it. Each request is at least one group."""
-        return 2 * self.max_batch_size
+        """Of one replica: the batch that is scored and three behind it. Each request is at least one group.
+
+        At the limit Serve's router tries again after pauses, in which the replica may run dry.
+        """
+        return 4 * self.max_batch_size
 
 
 class SandboxServiceSpec(ServiceSpec):

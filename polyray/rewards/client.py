@@ -249,6 +249,8 @@ class AsyncRewardServiceClient:
         status = response.status_code
         after_s = retry_after_s(response.headers.get("retry-after"), self._wall_clock())
         kind = "overloaded" if status in (429, 503) else "failed" if status >= 500 else "refused"
+        if status == 500 and not response.headers.get("content-type", "").startswith("application/json"):
+            kind = "unreachable"  # Serve's proxy: the replica died with the request; our own 500 is JSON
         fix = "; check the token" if status in (401, 403) else ""
         return Failure(kind, f"{self._who} answered status {status}: {text}{fix}", status, after_s)
 

@@ -33,6 +33,6 @@ class LateEncoder:
 
 
 def encoder_of(reward: Reward, fallback: str) -> Encoder:
-    """The reward's own encoder, as its `embedder`, else `fallback`."""
-    own: Encoder | None = getattr(reward, "embedder", None)
+    """The encoder of the reward's own model, where it has one (an engagement model has), else `fallback`."""
+    own: Encoder | None = getattr(getattr(reward, "model", None), "embedder", None)
     return LateEncoder(fallback) if own is None else own

@@ -24,7 +24,7 @@ def test_check_prints_the_resolved_configuration(capsys: pytest.CaptureFixture[s
         "replicas": 3,
         "logical_cpus_needed": 3.0,
         "gpus_needed": 0.0,
-        "max_ongoing_requests_per_replica": 128,
+        "max_ongoing_requests_per_replica": 256,
     }
 
 

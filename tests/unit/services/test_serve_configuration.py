@@ -50,7 +50,7 @@ def test_the_options_of_the_deployment_follow_from_the_service():
     plans = {"a": verifier_plan(), "b": python_plan(HALF)}
     app = build_reward_app(ReplicaConfiguration(plans, revision="r"), None, spec)
     deployment = app._bound_deployment
-    assert deployment.max_ongoing_requests == 16 and deployment.max_queued_requests == 32
+    assert deployment.max_ongoing_requests == 32 and deployment.max_queued_requests == 32
     assert deployment.ray_actor_options == {"num_cpus": 0.5, "num_gpus": 0.25}
     assert deployment.version == "1"
     config = deployment._deployment_config
