@@ -47,6 +47,8 @@ class CompletionScorer(Protocol):
     """sigmoid(score(a) - score(b)) is meant as the probability that a beats b."""
     note: str
     """What was learnt, for the report; may be empty."""
+    seen_clusters: frozenset[str]
+    """Clusters of the data it was trained on, as far as it knows them: none of them may be validated."""
 
     def scores(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
         """[N] float64; NaN where there is no score, which is never 0."""
@@ -80,6 +82,7 @@ class RewardScorer:
     """Any reward, as a training run would build it."""
 
     log_odds = False
+    seen_clusters: frozenset[str] = frozenset()
 
     def __init__(self, name: str, spec: RewardScorerSpec, data: HeldOut, seed: int) -> None:
         from polyray.config.reward import DiversitySpec
@@ -105,6 +108,7 @@ class TaskScorer:
     """The heuristic quality of a task, or its verdict where it has a verifier."""
 
     log_odds = False
+    seen_clusters: frozenset[str] = frozenset()
 
     def __init__(self, name: str, spec: TaskScorerSpec, data: HeldOut, seed: int) -> None:
         from polyray.tasks import build_task
@@ -130,6 +134,7 @@ class LengthScorer:
     """Length alone: longer (or shorter) is better, or a curve over deciles of length."""
 
     log_odds = False
+    seen_clusters: frozenset[str] = frozenset()
 
     def __init__(self, name: str, spec: LengthScorerSpec, data: HeldOut, seed: int) -> None:
         self._unit = spec.unit
@@ -173,6 +178,7 @@ class LogprobScorer:
     """Mean log-probability per token under a language model."""
 
     log_odds = False
+    seen_clusters: frozenset[str] = frozenset()
 
     def __init__(self, name: str, spec: LogprobScorerSpec, data: HeldOut, seed: int) -> None:
         self.name = name
@@ -197,6 +203,7 @@ class RandomScorer:
 
     log_odds = False
     note = "chance"
+    seen_clusters: frozenset[str] = frozenset()
 
     def __init__(self, name: str, spec: RandomScorerSpec, data: HeldOut, seed: int) -> None:
         self.name, self.version, self._seed = name, _version(spec, seed), seed

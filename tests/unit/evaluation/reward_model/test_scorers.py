@@ -140,6 +140,7 @@ class Counted:
     """A scorer that remembers what it was asked."""
 
     name, version, log_odds, note = "a b/c", "f" * 64, True, ""
+    seen_clusters: frozenset[str] = frozenset()
 
     def __init__(self, answer: Any = None) -> None:
         self.asked: list[str] = []
