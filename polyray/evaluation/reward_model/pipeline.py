@@ -176,7 +176,8 @@ def _check_unseen(scorer: CompletionScorer, data: HeldOut) -> None:
     if seen:
         raise ConfigError(
             f"{scorer.name} was trained or stopped on {len(seen)} of the clusters that are validated, e.g. "
-            f"{seen[0]!r}: its numbers would mean nothing; validate it on the test part of the data it was trained with"
+            f"{seen[0]!r}: its numbers would mean nothing; validate it on the test part of the data it was "
+            "trained with"
         )
 
 

@@ -72,6 +72,7 @@ class EngagementScorer:
         self._model = EngagementModel.load(path)
         self.name, self.version = name, self._model.version
         self.note = f"engagement model {self.version[:12]}"
+        self.seen_clusters: frozenset[str] = frozenset(self._model.card.clusters)
 
     def scores(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
         """[N] log-odds."""
