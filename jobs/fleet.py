@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jobs.cli import REPOSITORY_ROOT
 from polyray.actors.resources import check_placement, ray_session
+from polyray.actors.reward_client import build_remote
 from polyray.actors.rollout_pool import EngineSettings, RolloutPool
 from polyray.config.derived import required_cpus
 from polyray.config.learner import LearnerSpec
@@ -29,7 +30,7 @@ from polyray.models.lora import merge_then_fresh, read_adapter
 from polyray.observability.logging import setup_logging
 from polyray.observability.progress import ProgressDisplay
 from polyray.observability.run_directory import RunDirectory
-from polyray.rewards import plan_reward
+from polyray.rewards import RewardPlan, plan_reward
 from polyray.types import Group, GroupRequest
 from services.auth import token_from_environment
 from services.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
@@ -41,6 +42,8 @@ class Fleet:
 
     pool: RolloutPool
     reward: RewardServiceAddress
+    remote: RewardPlan | None = None
+    """Set where the reward is a service elsewhere, and no replica of ours runs."""
 
 
 @contextmanager
@@ -63,7 +66,7 @@ def open_fleet(
     """
     if await_model is None:
         training_base(config.model)
-    plan = plan_reward(config.reward, config.task, config.diversity)
+    plan = plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
     gpus = config.rollout.num_workers * config.rollout.gpus_per_worker
     gpus += config.learner.num_workers if config.learner.use_gpu else 0
     check_placement(
@@ -75,16 +78,29 @@ def open_fleet(
     try:
         if await_model is None:
             pool.build(engine_settings(config.model, config.rollout))
-        reward = start_reward_service(owner, plan, token_from_environment())
-        try:
+        with _open_reward(owner, plan) as reward:
             if await_model is not None:
                 await_model()
                 pool.build(engine_settings(config.model, config.rollout))
-            yield Fleet(pool, reward)
-        finally:
-            stop_reward_service(owner)
+            yield Fleet(pool, reward, plan if plan.is_remote else None)
     finally:
         pool.shutdown()
+
+
+@contextmanager
+def _open_reward(owner: str, plan: RewardPlan) -> Iterator[RewardServiceAddress]:
+    """The run's own service, or a look at the one elsewhere: RewardError where that is not there."""
+    if plan.is_remote:
+        with closing(build_remote(plan)) as remote:
+            if plan.reward.protocol == "polyray":
+                remote.client.info()
+        yield RewardServiceAddress(f"{owner}-remote", plan.reward.url)
+        return
+    address = start_reward_service(owner, plan, token_from_environment())
+    try:
+        yield address
+    finally:
+        stop_reward_service(owner)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.cli import parse, run
 from polyray.config.derived import derived_sizes
+from polyray.config.over_optimisation import alarm_text
 from polyray.config.run import TrainConfig
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def check_inputs(config: TrainConfig) -> None:
     model_dir, warm_start = training_base(config.model)
     if warm_start is not None:
         read_adapter(warm_start, base_fingerprint(model_dir))
-    plan_reward(config.reward, config.task)
+    plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
     build_task(config.task).training_prompt(0, config.seed)
 
 
@@ -78,6 +79,7 @@ def train(config: TrainConfig, directory: RunDirectory, fleet: Fleet, display: P
     display.update(phase="starting the learner", total=config.learner.steps)
     coordinator = _start_coordinator(config, fleet)
     outcome: dict[str, BaseException] = {}
+    alarms = 0
     try:
         thread = Thread(target=_fit, args=(config, directory, outcome), name="ray-train", daemon=True)
         thread.start()
@@ -91,6 +93,7 @@ def train(config: TrainConfig, directory: RunDirectory, fleet: Fleet, display: P
                 total=config.learner.steps,
                 metrics=state["metrics"],
             )
+            alarms = _show_alarms(config, state["alarms"], alarms, display)
         failure: Any = ray.get(coordinator.failure.remote(), timeout=CALL_TIMEOUT_S)
         if failure is not None:
             raise failure
@@ -102,6 +105,13 @@ def train(config: TrainConfig, directory: RunDirectory, fleet: Fleet, display: P
     directory.mark_done({"adapter": str(directory.paths.adapter), "steps": config.learner.steps})
 
 
+def _show_alarms(config: TrainConfig, now: int, shown: int, display: ProgressDisplay) -> int:
+    """Says once that the reward and the second opinion have parted; metrics.jsonl has every step of it."""
+    if now and not shown and config.over_optimisation is not None:
+        display.note(alarm_text(config.over_optimisation))
+    return now
+
+
 def _start_coordinator(config: TrainConfig, fleet: Fleet) -> Any:
     import ray
 
@@ -111,8 +121,8 @@ def _start_coordinator(config: TrainConfig, fleet: Fleet) -> Any:
 
     name = coordinator_name(config)
     reap(name)
-    distances = config.diversity.source == "task_distance" or config.algorithm.needs_distances
-    scoring = Scoring(fleet.reward.app_name, config.reward.service, distances, config.algorithm)
+    distances = config.diversity.source != "task_class" or config.algorithm.needs_distances
+    scoring = Scoring(fleet.reward.app_name, config.reward.service, distances, config.algorithm, fleet.remote)
     actor = ray.remote(Coordinator).options(
         name=name,
         namespace=NAMESPACE,

@@ -6,8 +6,9 @@
     ├── ResourceError                 CPUs, ports, memory the machine does not have: exit code 2
     ├── RolloutError                  an engine or a rollout worker
     ├── RewardError                   a reward function or the reward service
-    │   └── JudgeError                an LLM judge whose endpoint refuses, or whose answers cannot be used
-    │       └── BudgetReached         what a judge may spend is spent
+    │   ├── JudgeError                an LLM judge whose endpoint refuses, or whose answers cannot be used
+    │   │   └── BudgetReached         what a judge may spend is spent
+    │   └── OverOptimised             the reward rises while a second opinion falls, and the run was to stop then
     ├── DeliveryError                 getting a policy version into the engines
     │   └── PolicyNotDelivered        an engine does not serve the version it was given
     ├── SandboxError                  running an untrusted program
@@ -65,6 +66,10 @@ class JudgeError(RewardError):
 
 class BudgetReached(JudgeError):
     """A judge's budget is spent; what was judged stays, and a larger budget continues there."""
+
+
+class OverOptimised(RewardError):
+    """The trained reward and the second opinion have parted; what was trained so far is kept."""
 
 
 class DeliveryError(PolyrayError):

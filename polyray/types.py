@@ -21,6 +21,9 @@ Message = Mapping[str, str]
 WRONG_CLASS = -1
 """The class of a wrong or unparsable completion; never counted as a class of its own."""
 
+SECOND_OPINION = "second_opinion"
+"""The component that holds the score of a reward which is logged and never optimised."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:

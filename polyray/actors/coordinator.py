@@ -24,10 +24,18 @@ import ray
 import ray.exceptions
 
 from polyray.actors.rollout_pool import PoolWorker, RolloutPool, RolloutReply, Scoring
+from polyray.config.over_optimisation import alarm_text
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
 from polyray.delivery.registry import PolicyRegistry
-from polyray.errors import EXIT_USER_ERROR, PolicyNotDelivered, PolyrayError, RewardError, RolloutError
+from polyray.errors import (
+    EXIT_USER_ERROR,
+    OverOptimised,
+    PolicyNotDelivered,
+    PolyrayError,
+    RewardError,
+    RolloutError,
+)
 from polyray.rollout.ledger import Finished, GroupLedger
 from polyray.rollout.seeds import sample_seed
 from polyray.tasks import build_task
@@ -64,6 +72,7 @@ class _Progress:
     groups_done: int = 0
     tokens: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)
+    alarms: int = 0
 
 
 class Coordinator:
@@ -145,13 +154,23 @@ class Coordinator:
         return self._ledger.snapshot()
 
     async def report(self, metrics: dict[str, Any]) -> None:
-        """The newest line of metrics, for the progress display."""
+        """The newest line of metrics, for the progress display; an alarm in it may end the run."""
         self._progress.metrics = metrics
+        watched = self._config.over_optimisation
+        if watched is not None and metrics.get("over_optimisation"):
+            self._progress.alarms += 1
+            if watched.stop:
+                self._fail(
+                    OverOptimised(
+                        f"stopped after step {metrics['step']}: {alarm_text(watched)}. Checkpoints and versions are "
+                        "kept; over_optimisation.stop=false goes on"
+                    )
+                )
 
     # ---- called by the driver
 
     async def progress(self) -> dict[str, Any]:
-        """Phase, version, groups and tokens so far, the newest metrics."""
+        """Phase, version, groups and tokens so far, the newest metrics, alarms for over-optimisation."""
         state = self._progress
         return {
             "phase": state.phase,
@@ -159,6 +178,7 @@ class Coordinator:
             "groups_done": state.groups_done,
             "tokens": state.tokens,
             "metrics": state.metrics,
+            "alarms": state.alarms,
         }
 
     async def failure(self) -> PolyrayError | None:

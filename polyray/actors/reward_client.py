@@ -1,11 +1,14 @@
-"""How the training loop calls the reward service: over a Serve handle, patiently, and checking every answer.
+"""How the training loop has its groups scored: patiently, and checking every answer.
 
     score_group --pending--> one call per tick and replica --retries--> checked_group_scores --> GroupScores
+
+Two ways to call: the handle of a deployment of ours (services/reward, known by its application name only), or, for
+`reward.type: http` alone, RemoteCall: a service elsewhere over HTTP (rewards/remote.py), without any deployment.
 
 Groups that wait at the same time travel in one call: a call costs milliseconds, a verifier microseconds.
 A group that cannot be scored comes back unscored with the reason, it never raises: the caller counts it and
 stops the run above a share. Retried are back pressure, dead replicas and timeouts, not what the reward itself
-answered. The service is services/reward; this file knows it by its application name only.
+answered.
 """
 
 from __future__ import annotations
@@ -22,9 +25,11 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
 from polyray.config.service import ServiceSpec
-from polyray.errors import RewardError
+from polyray.errors import PolyrayError, RewardError
+from polyray.rewards import RewardPlan
 from polyray.rewards.base import GroupScores
-from polyray.rewards.groups import GroupToScore, checked_group_scores
+from polyray.rewards.groups import GroupToScore, checked_group_scores, score_groups
+from polyray.rewards.remote import HttpReward
 from polyray.types import Prompt
 
 logger = logging.getLogger(__name__)
@@ -37,11 +42,39 @@ CALLS_PER_REPLICA = 2
 ScoreCall = Callable[[list[GroupToScore]], Awaitable[object]]
 
 
+class RemoteCall:
+    """A ScoreCall to a service on the network; retries, deadline and circuit breaker are those of its client."""
+
+    def __init__(self, plan: RewardPlan) -> None:
+        self._plan = plan
+        self._reward: HttpReward | None = None
+        self._building = asyncio.Lock()
+
+    async def __call__(self, requests: list[GroupToScore]) -> list[GroupScores]:
+        """Waits while the circuit breaker is open: a group that comes later is worth more than one that is lost."""
+        try:
+            async with self._building:
+                if self._reward is None:
+                    self._reward = await asyncio.to_thread(build_remote, self._plan)
+            await asyncio.sleep(self._reward.client.wait_s)
+            return await asyncio.to_thread(score_groups, self._reward, requests)
+        except PolyrayError as error:
+            return _unscored(requests, str(error))
+
+
+def build_remote(plan: RewardPlan) -> HttpReward:
+    """The reward of a plan that is remote. Raises ConfigError where the token's variable is not set here."""
+    reward = plan.build()
+    if not isinstance(reward, HttpReward):
+        raise RewardError(f"{reward.name} is no remote reward; it needs a deployment")
+    return reward
+
+
 class RewardClient:
     """Belongs to one event loop; any number of concurrent `score_group` calls."""
 
     def __init__(self, app_name: str, spec: ServiceSpec, call: ScoreCall | None = None) -> None:
-        """`app_name` is that of services.reward.run; `call` replaces the Serve handle in tests."""
+        """`app_name` is that of services.reward.run; `call` takes the place of its handle."""
         self._app_name = app_name
         self._spec = spec
         self._call = call or self._call_handle

@@ -22,13 +22,14 @@ import ray
 import ray.exceptions
 
 from polyray.actors.resources import NAMESPACE, OUTSIDE_ANY_GROUP
-from polyray.actors.reward_client import RewardClient
+from polyray.actors.reward_client import RemoteCall, RewardClient
 from polyray.config.algorithm import AlgorithmSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.service import ServiceSpec
 from polyray.delivery.adapter import AdapterPayload
 from polyray.delivery.proof import DeliveryAck
 from polyray.errors import RolloutError
+from polyray.rewards import RewardPlan
 from polyray.rollout.worker import RolloutWorker
 from polyray.types import Group, GroupRequest, PolicyVersion, ScoredGroup
 
@@ -62,6 +63,8 @@ class Scoring:
     want_distances: bool
     algorithm: AlgorithmSpec
     """Says who takes part and, with dynamic sampling, which groups teach nothing."""
+    remote: RewardPlan | None = None
+    """Set where the reward is a service elsewhere: `app_name` then only names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,9 @@ class RolloutActor:
         generated = time.perf_counter()
         client = self._clients.get(scoring.app_name)
         if client is None:
-            client = self._clients[scoring.app_name] = RewardClient(scoring.app_name, scoring.service)
+            call = None if scoring.remote is None else RemoteCall(scoring.remote)
+            client = RewardClient(scoring.app_name, scoring.service, call)
+            self._clients[scoring.app_name] = client
         texts = [completion.text for completion in group.completions]
         scores = await client.score_group(request.prompt, texts, scoring.want_distances)
         scored = ScoredGroup(

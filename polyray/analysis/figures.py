@@ -66,6 +66,16 @@ MISMATCH_PANELS = (
     Panel("ess", "Effective sample size", "1: importance weights change nothing"),
 )
 MORE_PANELS = (
+    Panel(
+        "reward/second_opinion", "Second opinion", "a reward that is not optimised; null where it is missing"
+    ),
+    Panel(
+        "second_opinion_gap",
+        "Reward ahead of second opinion",
+        "standard deviations; above 0 the policy pleases its reward more than anyone else",
+    ),
+    Panel("second_opinion_correlation", "Agreement of the two", "correlation within groups"),
+    Panel("over_optimisation", "Alarm", "1: the reward rose and the second opinion fell"),
     Panel("diversity", "Diversity", "as the run's configuration defines it, 0 to 1"),
     Panel("loss", "Loss", "has no meaning across objectives"),
     Panel("grad_norm", "Gradient norm", "before clipping"),

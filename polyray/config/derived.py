@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from polyray.config.model import EMBEDDED, ModelSpec
+from polyray.config.reward import is_elsewhere
 from polyray.config.run import TrainConfig
 
 ENGINE_MIB = 1000
@@ -56,10 +57,11 @@ def required_cpus(config: TrainConfig) -> float:
     """Logical CPUs that a run places: engines, learner ranks, reward replicas, and a small one for Serve's
     proxy."""
     service = config.reward.service
+    elsewhere = is_elsewhere(config.reward, config.second_opinion, config.diversity)
     return (
         config.rollout.num_workers * config.rollout.cpus_per_worker
         + config.learner.num_workers * config.learner.cpus_per_worker
-        + service.num_replicas * service.num_cpus
+        + (0 if elsewhere else service.num_replicas * service.num_cpus)
     )
 
 

@@ -1,13 +1,18 @@
-"""How completions are scored, and where diversity comes from."""
+"""How completions are scored, and where diversity comes from.
+
+The rewards of texts are in text_reward.py, the remote one in remote_reward.py; here is their union.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from polyray.config.base import StrictModel, default_type
+from polyray.config.remote_reward import HttpRewardSpec
 from polyray.config.service import SandboxServiceSpec, ServiceSpec
+from polyray.config.text_reward import EngagementRewardSpec, HeuristicRewardSpec, JudgeRewardSpec
 
 
 class VerifierRewardSpec(StrictModel):
@@ -22,6 +27,12 @@ class PythonRewardSpec(StrictModel):
 
     type: Literal["python"] = "python"
     path: str = Field(description="file and function, e.g. my_reward.py:score")
+    score_range: tuple[float, float] = Field(
+        default=(0.0, 1.0), description="lowest and highest score; others leave the completion unscored"
+    )
+    deterministic: bool = Field(
+        default=False, description="an equal item always gets an equal score: the service may keep scores"
+    )
     service: ServiceSpec = ServiceSpec()
 
     @field_validator("path")
@@ -30,6 +41,13 @@ class PythonRewardSpec(StrictModel):
         file, _, function = value.rpartition(":")
         if not file.endswith(".py") or not function.isidentifier():
             raise ValueError(f"reward.path={value!r} is not FILE.py:FUNCTION, e.g. my_reward.py:score")
+        return value
+
+    @field_validator("score_range")
+    @classmethod
+    def _within_the_unit(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] < value[1] <= 1:
+            raise ValueError(f"score_range={list(value)} must ascend within [0, 1]")
         return value
 
 
@@ -50,17 +68,103 @@ class SandboxRewardSpec(StrictModel):
     service: SandboxServiceSpec = SandboxServiceSpec()
 
 
+class CompositePartSpec(StrictModel):
+    """One reward within another."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="before its components: NAME/...")
+    reward: RewardSpec
+    weight: float = Field(default=1.0, ge=0, description="in the mean; 0: a gate only")
+    required: bool = Field(
+        default=True,
+        description="without its score there is none; false: the others' weights are renormalised",
+    )
+    gate: float | None = Field(
+        default=None, ge=0, le=1, description="a score below it closes the gate, whatever the other parts say"
+    )
+
+    @model_validator(mode="after")
+    def _no_service_of_its_own(self) -> CompositePartSpec:
+        check_no_service(self.reward, f"part {self.name!r}")
+        return self
+
+
+class CompositeRewardSpec(StrictModel):
+    """Several rewards as one: a weighted mean or product, behind gates."""
+
+    type: Literal["composite"] = "composite"
+    parts: tuple[CompositePartSpec, ...]
+    combine: Literal["mean", "product"] = Field(
+        default="mean", description="sum of w s / sum of w, or the product of s ** (w / sum of w)"
+    )
+    closed: Literal["zero", "minimum"] = Field(
+        default="zero", description="the score behind a closed gate: 0, or the lowest score of a closed gate"
+    )
+    classes_from: str | None = Field(
+        default=None, description="the part whose classes count; null: the first one"
+    )
+    service: SandboxServiceSpec = SandboxServiceSpec()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CompositeRewardSpec:
+        names = [part.name for part in self.parts]
+        if len(set(names)) < len(names):
+            raise ValueError(f"parts={names} name one twice; each needs a name of its own")
+        if not any(part.weight for part in self.parts):  # also where there is none
+            raise ValueError(f"parts={names} hold no weight above 0: there is nothing to score; raise one")
+        if self.classes_from is not None and self.classes_from not in names:
+            raise ValueError(f"classes_from={self.classes_from!r} is none of the parts {names}")
+        return self
+
+
 RewardSpec = Annotated[
-    VerifierRewardSpec | PythonRewardSpec | SandboxRewardSpec,
+    VerifierRewardSpec
+    | PythonRewardSpec
+    | SandboxRewardSpec
+    | EngagementRewardSpec
+    | HeuristicRewardSpec
+    | JudgeRewardSpec
+    | HttpRewardSpec
+    | CompositeRewardSpec,
     Field(discriminator="type"),
     BeforeValidator(default_type("verifier")),
 ]
 
 
+def check_no_service(reward: Any, what: str) -> None:
+    """ValueError where a reward that runs within another one asks for replicas of its own.
+
+    The default is accepted: a configuration that was written out in full names it.
+    """
+    if reward.service != type(reward).model_fields["service"].default:
+        raise ValueError(
+            f"{what} has a service of its own, but runs in the replicas of the whole reward; set reward.service there"
+        )
+
+
+CompositePartSpec.model_rebuild()
+CompositeRewardSpec.model_rebuild()
+
+DiversitySource = Literal["task_class", "task_distance", "embedding", "ngram"]
+
+
 class DiversitySpec(StrictModel):
     """Where the diversity of a set comes from."""
 
-    source: Literal["task_class", "task_distance"] = Field(
+    source: DiversitySource = Field(
         default="task_class",
-        description="the completion's class, or the task's own distance between two completions",
+        description="the completion's class; the task's own distance between two completions; 1 - cosine of "
+        "sentence embeddings; 1 - Jaccard similarity of n-grams",
     )
+    encoder: str = Field(
+        default="packaged",
+        description="of embedding: a sentence-transformers directory or hub name, or packaged (MiniLM)",
+    )
+    n: int = Field(default=4, ge=1, le=8, description="of ngram: tokens per gram")
+
+
+def is_elsewhere(reward: RewardSpec, second_opinion: RewardSpec | None, diversity: DiversitySpec) -> bool:
+    """Whether scoring is nothing but waiting for a service on the network: then no replica of ours is needed.
+
+    An encoder of distances does not belong into a rollout worker, so embedding needs one.
+    """
+    return reward.type == "http" and second_opinion is None and diversity.source != "embedding"

@@ -12,8 +12,9 @@ from polyray.config.judge import JudgingSpec
 from polyray.config.learner import LearnerSpec
 from polyray.config.model import ModelSpec
 from polyray.config.objective import OfSetsSpec
+from polyray.config.over_optimisation import OverOptimisationSpec
 from polyray.config.prompts import ShortArm
-from polyray.config.reward import DiversitySpec, RewardSpec, VerifierRewardSpec
+from polyray.config.reward import DiversitySpec, RewardSpec, VerifierRewardSpec, check_no_service
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run_base import RaySpec as RaySpec
 from polyray.config.run_base import RunBase, RunName
@@ -40,6 +41,12 @@ class TrainConfig(RunBase):
     model: ModelSpec = ModelSpec()
     task: TaskSpec = HiddenTrapGridSpec()
     reward: RewardSpec = VerifierRewardSpec()
+    second_opinion: RewardSpec | None = Field(
+        default=None, description="scored and logged beside `reward`, never optimised"
+    )
+    over_optimisation: OverOptimisationSpec | None = Field(
+        default=None, description="watch `reward` rise while `second_opinion` falls"
+    )
     diversity: DiversitySpec = DiversitySpec()
     rollout: RolloutSpec = RolloutSpec()
     algorithm: AlgorithmSpec = GrpoSpec()
@@ -56,6 +63,13 @@ class TrainConfig(RunBase):
     def _consistent(self) -> TrainConfig:
         _check_group(self.algorithm, self.rollout)
         _check_ranks(self.learner, self.rollout)
+        if self.second_opinion is not None:
+            check_no_service(self.second_opinion, "second_opinion")
+        elif self.over_optimisation is not None:
+            raise ValueError(
+                "over_optimisation compares reward with second_opinion, and there is none; name one, e.g. "
+                "second_opinion: {type: engagement, path: runs/reward-eval/model}"
+            )
         if self.model.lora.dropout > 0:
             raise ValueError(
                 f"model.lora.dropout={self.model.lora.dropout}: RL needs 0, else learner and engine "
@@ -73,7 +87,7 @@ class TrainConfig(RunBase):
             name = getattr(self.algorithm, "objective", self.algorithm.type)
             raise ValueError(
                 f"algorithm {name!r} counts classes but diversity.source={self.diversity.source!r}; "
-                "use diversity.source=task_class, or objective pairwise or product"
+                "use diversity.source=task_class, or an objective of distances: pairwise or product"
             )
         return self
 

@@ -6,9 +6,10 @@ import numpy as np
 
 from polyray.config.algorithm import AlgorithmSpec
 from polyray.learner.advantages import GroupAdvantages
+from polyray.learner.over_optimisation import second_opinion_metrics
 from polyray.learner.reduce import Sums
 from polyray.metrics import distinct_correct_at_k, pass_at_k
-from polyray.types import ScoredGroup, StepMetrics
+from polyray.types import SECOND_OPINION, ScoredGroup, StepMetrics
 
 PASS_THRESHOLD = 1 - 1e-9
 LARGEST_K = 8
@@ -31,7 +32,10 @@ def add_group_metrics(
     sums.add("diversity", _mean_pairwise(group, scored_G), 1)
     _add_advantages(sums, advantages, scored_G, correct)
     for name, values in group.components.items():
+        if name == SECOND_OPINION:
+            continue  # over_optimisation.py
         part = np.asarray(values, float)[scored_G]
+        part = part[np.isfinite(part)]  # an item may lack a component
         sums.add(f"reward/{name}", float(part.sum()), len(part))
     lengths = [len(completion.token_ids) for completion in group.group.completions]
     sums.add("length", float(sum(lengths)), len(lengths))
@@ -96,4 +100,9 @@ def finished_metrics(sums: Sums) -> StepMetrics:
         "unscored": sums.total("unscored"),
         "tokens_generated": sums.total("length"),
     }
-    return metrics | {name: sums.mean(name) for name in sums.names() if name.startswith("reward/")}
+    parts = {
+        name: sums.mean(name) if sums.count(name) else None
+        for name in sums.names()
+        if name.startswith("reward/")
+    }
+    return metrics | parts | second_opinion_metrics(sums)

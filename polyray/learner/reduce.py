@@ -7,6 +7,7 @@ may then have different numbers of rows and micro batches, down to none.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -68,9 +69,16 @@ class Sums:
             self.maximum(name, value)
 
     def reduce(self) -> None:
-        """Sums and maxima over ranks; every rank must have used the same names."""
+        """Sums and maxima over ranks; a name that only some ranks have used counts nothing on the others."""
         if world_size() == 1:
             return
+        names_of_ranks: list[Any] = [None] * world_size()
+        dist.all_gather_object(names_of_ranks, (list(self._sums), list(self._maxima)))
+        for sums, maxima in names_of_ranks:
+            for name in sums:
+                self._sums.setdefault(name, [0.0, 0.0])
+            for name in maxima:
+                self._maxima.setdefault(name, float("-inf"))
         names = sorted(self._sums)
         sums = torch.tensor([self._sums[name] for name in names], dtype=torch.float64)
         dist.all_reduce(sums)

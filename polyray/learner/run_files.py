@@ -10,7 +10,8 @@ import numpy as np
 
 from polyray.config.run import TrainConfig
 from polyray.learner.advantages import compute_advantages
-from polyray.observability.jsonl import JsonlWriter, cut_jsonl
+from polyray.learner.over_optimisation import SecondOpinionWatch
+from polyray.observability.jsonl import JsonlWriter, cut_jsonl, read_jsonl
 from polyray.types import METRIC_KEYS, ScoredGroup, StepMetrics, TrainingBatch
 
 
@@ -30,6 +31,7 @@ class RunFiles:
         """Drops the lines of steps that a resumed run will do again."""
         for path in (self._metrics_path, self._rollouts_path):
             cut_jsonl(path, lambda line: line["step"] < step)
+        self._watch = SecondOpinionWatch(self._config.over_optimisation, read_jsonl(self._metrics_path))
         self._metrics = JsonlWriter(self._metrics_path)
         self._rollouts = JsonlWriter(self._rollouts_path)
 
@@ -45,6 +47,7 @@ class RunFiles:
             **timings,
             "idle_learn": max(0.0, 1 - timings["learn_s"] / timings["step_s"]),
         }
+        values |= self._watch.observe(values)
         order = [*METRIC_KEYS, *sorted(set(values) - set(METRIC_KEYS))]
         line: StepMetrics = {key: values[key] for key in order}
         for group in batch.groups[: self._config.rollouts_logged_per_step]:

@@ -21,6 +21,7 @@ from polyray.learner.advantages import algorithm_at, compute_advantages, scale_b
 from polyray.learner.anchors import fill_proximal, fill_reference, measured, needs_proximal
 from polyray.learner.batch import Row, RowBatch, build_row_batch, rows_of
 from polyray.learner.group_metrics import add_group_metrics, finished_metrics
+from polyray.learner.over_optimisation import add_second_opinion
 from polyray.learner.reduce import Sums, sum_gradients, world_size
 from polyray.learner.supervised_term import SupervisedTerm
 from polyray.learner.token_loss import token_loss
@@ -124,6 +125,8 @@ class PolicyLearner:
         sums = Sums()
         for group, rows, of_group in zip(batch.groups, rows_by_group, advantages, strict=True):
             add_group_metrics(sums, group, of_group, algorithm)
+            if self.config.second_opinion is not None:
+                add_second_opinion(sums, group)
             for row in rows:
                 row.advantage = float(of_group.advantages_G[row.index])
         sums.reduce()

@@ -4,6 +4,7 @@ loading.py    finding, loading and recognising a base model
 embedded.py   the small base model that polyray trains itself
 lora.py       the adapter: attaching, the frozen reference copy, saving, reading, merging
 pissa.py      principal components as its start, delivered as plain LoRA
-text_encoder.py  sentence embeddings, for classes and distances of texts
+embedder.py   sentence embeddings in batches, the same bits in whatever company
+text_encoder.py  how alike texts are, for classes and distances
 logprobs.py   log-probabilities of completions, without a [batch, time, vocabulary] tensor
 """

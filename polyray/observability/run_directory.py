@@ -45,6 +45,9 @@ RESUMABLE_KEYS: tuple[str, ...] = (
     "rollout.group_timeout_s",
     "rollout.max_worker_replacements",
     "reward.service.*",
+    "reward.client.*",
+    "over_optimisation",
+    "over_optimisation.*",
 )
 """Dotted keys that may differ when a run is started again: its length, its logs and its resources.
 

@@ -2,10 +2,15 @@
 
     base.py             ScoreItem, Score, GroupScores; the protocols Judge and Reward
     plan.py             RewardPlan: what a configuration asks for, read on the driver and built in a replica
+    task_reward.py      what most rewards share: classes and distances of the task
     verifier.py         the task's own verifier           python_function.py   a function of the user's
-    sandbox.py          programs run against their tests
+    sandbox.py          programs run against their tests  engagement/          a model of what people react to
+    judge.py            an LLM judge's rubric             heuristic.py         texts, without any model
+    composite.py        several rewards as one            second_opinion.py    a second one that is only logged
+    remote.py           a reward service elsewhere        client.py            how it is called: deadline, retries
+    client_policy.py    ... its decisions                 wires.py             ... its two protocols
     distances.py        distances within a group          groups.py            items <-> groups, checks
-    protocol.py         the JSON of POST /v1/score        http_client.py       a reward service as a Reward
+    protocol.py         the JSON of the service
 
 A new reward is one file and one line in REWARDS. The service around them is services/reward.
 """
@@ -18,8 +23,11 @@ from collections.abc import Callable
 from typing import Any
 
 from polyray.config.base import as_json
+from polyray.data.curation.flagged import FlaggedWords
 from polyray.errors import RewardError
 from polyray.rewards.base import Reward
+from polyray.rewards.composite import CompositeReward, Part
+from polyray.rewards.heuristic import HeuristicReward
 from polyray.rewards.plan import RewardPlan as RewardPlan
 from polyray.rewards.plan import plan_reward as plan_reward
 from polyray.rewards.python_function import PythonReward
@@ -31,31 +39,83 @@ from polyray.tasks import build_task
 def _build_verifier(spec: Any, plan: RewardPlan) -> Reward:
     task = build_task(plan.task)
     name, version = f"verifier/{plan.task.type}", _version(as_json(plan.task))
-    return VerifierReward(task, name, version, plan.diversity.source)
+    return VerifierReward(task, name, version, plan.diversity)
 
 
 def _build_python(spec: Any, plan: RewardPlan) -> Reward:
     if spec.path not in plan.sources:
         raise RewardError(f"reward.path={spec.path!r} came without its source; use plan_reward")
-    return PythonReward(spec.path, plan.sources[spec.path], build_task(plan.task), plan.diversity.source)
+    return PythonReward(
+        spec.path,
+        plan.sources[spec.path],
+        build_task(plan.task),
+        plan.diversity,
+        score_range=spec.score_range,
+        deterministic=spec.deterministic,
+    )
 
 
 def _build_sandbox(spec: Any, plan: RewardPlan) -> Reward:
     require_consent(spec)
     how = {key: getattr(spec, key) for key in ("timeout_s", "memory_mib", "strict")}
     version = _version([as_json(plan.task), how])
-    return SandboxReward(
-        build_task(plan.task), spec, f"sandbox/{plan.task.type}", version, plan.diversity.source
-    )
+    return SandboxReward(build_task(plan.task), spec, f"sandbox/{plan.task.type}", version, plan.diversity)
 
 
 def _version(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def _build_engagement(spec: Any, plan: RewardPlan) -> Reward:
+    from polyray.rewards.engagement import build_engagement_reward
+
+    return build_engagement_reward(spec.path, build_task(plan.task), plan.diversity)
+
+
+def _build_heuristic(spec: Any, plan: RewardPlan) -> Reward:
+    entries = plan.sources[spec.unsafe_words].splitlines()
+    version = _version([as_json(plan.task), _settings(spec), entries])
+    unsafe = FlaggedWords(
+        frozenset(entry for entry in entries if " " not in entry),
+        tuple(entry for entry in entries if " " in entry),
+    )
+    return HeuristicReward(spec, unsafe, build_task(plan.task), version, plan.diversity)
+
+
+def _build_judge(spec: Any, plan: RewardPlan) -> Reward:
+    from polyray.rewards.judge import JudgeReward
+
+    asked = spec.judge.model_dump(
+        mode="json", include={"provider", "model", "temperature", "criteria", "scale"}
+    )
+    version = _version([as_json(plan.task), asked])
+    return JudgeReward(spec, build_task(plan.task), version, plan.diversity)
+
+
+def _build_http(spec: Any, plan: RewardPlan) -> Reward:
+    from polyray.rewards.remote import HttpReward
+
+    version = _version([as_json(plan.task), _settings(spec)])
+    return HttpReward(spec, build_task(plan.task), version, plan.diversity)
+
+
+def _build_composite(spec: Any, plan: RewardPlan) -> Reward:
+    parts = [Part(part, plan.build_part(part.reward)) for part in spec.parts]
+    return CompositeReward(spec, parts)
+
+
+def _settings(spec: Any) -> dict[str, Any]:
+    return spec.model_dump(mode="json", exclude={"service", "client"})
+
+
 REWARDS: dict[str, Callable[[Any, RewardPlan], Reward]] = {
     "verifier": _build_verifier,
     "python": _build_python,
     "sandbox": _build_sandbox,
+    "engagement": _build_engagement,
+    "heuristic": _build_heuristic,
+    "judge": _build_judge,
+    "http": _build_http,
+    "composite": _build_composite,
 }
 """`type` of a configuration -> what builds it, from its own part of the configuration and the plan around it."""

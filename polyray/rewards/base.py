@@ -18,6 +18,8 @@ import numpy as np
 
 from polyray.types import WRONG_CLASS, Message, Prompt
 
+UNIT_RANGE = (0.0, 1.0)
+"""The widest range a score may have."""
 MAX_ERROR_CHARS = 4000
 """Longer error texts keep their head and their tail: they travel once per completion."""
 
@@ -118,6 +120,10 @@ class Reward(Protocol):
     """Changes whenever the same item could get another score."""
     inline: bool
     """True where a call is so short that it may run on a service's event loop."""
+    deterministic: bool
+    """True where an equal item always gets an equal score: only such scores may be kept and given again."""
+    score_range: tuple[float, float]
+    """(lowest, highest) score that can occur, within [0, 1]; anything else is unscored."""
 
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
         """One Score per item, in order; an item's score does not depend on its neighbours."""
@@ -147,14 +153,21 @@ def unscored(reason: str) -> Score:
     return Score(None, WRONG_CLASS, {}, printable)
 
 
-def checked_score(value: float, class_id: int, components: Mapping[str, float], who: str) -> Score:
+def checked_score(
+    value: float,
+    class_id: int,
+    components: Mapping[str, float],
+    who: str,
+    score_range: tuple[float, float] = UNIT_RANGE,
+) -> Score:
     """A Score, or an unscored one that names value, limit and fix where something is out of range.
 
-    `who` is the reward that said so, e.g. "reward function my_reward.py:score".
+    `who` is the reward that said so, e.g. "reward function my_reward.py:score"; `score_range` what it declares.
     """
-    if not math.isfinite(value) or not 0.0 <= value <= 1.0:
+    low, high = score_range
+    if not math.isfinite(value) or not low <= value <= high:
         return unscored(
-            f"{who} gave score {value}, which is not a finite number in [0, 1]; "
+            f"{who} gave score {value}, which is not a finite number in [{low:g}, {high:g}]; "
             "rescale it, or return None to leave the completion unscored"
         )
     if not WRONG_CLASS <= class_id < 2**63:

@@ -7,16 +7,35 @@ The user's files travel as text, paths are absolute: replicas have a working dir
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
-from polyray.config.reward import DiversitySpec, PythonRewardSpec, RewardSpec, SandboxRewardSpec
+from pydantic import BaseModel
+
+from polyray.config.remote_reward import HttpRewardSpec
+from polyray.config.reward import (
+    CompositeRewardSpec,
+    DiversitySpec,
+    PythonRewardSpec,
+    RewardSpec,
+    SandboxRewardSpec,
+    is_elsewhere,
+)
 from polyray.config.task import TaskSpec
+from polyray.config.text_reward import EngagementRewardSpec, HeuristicRewardSpec, JudgeRewardSpec
+from polyray.data.curation.flagged import read_flagged_words
 from polyray.data.sources import BUILTIN
+from polyray.errors import ConfigError
 from polyray.rewards.base import Reward
 from polyray.rewards.python_function import load_reward_source
 from polyray.rewards.sandbox import require_consent
+
+_ANSWER_BEFORE_CALLER = 0.9
+"""Share of request_timeout_s after which a replica itself gives a call up."""
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,34 +51,137 @@ class RewardPlan:
     task: TaskSpec
     diversity: DiversitySpec
     sources: Mapping[str, str]
-    """`path` of a reward -> the text of the user's file."""
+    """`path` of a reward -> the text of the user's file; `unsafe_words` -> its words, one a line."""
+    second_opinion: RewardSpec | None = None
+    """Scored beside `reward` and never optimised."""
 
     def build(self) -> Reward:
         """The reward. Raises RewardError where the user's code cannot be executed, DataError where a file of
         the task is missing."""
+        from polyray.rewards.second_opinion import SecondOpinionReward
+
+        reward = self.build_part(self.reward)
+        if self.second_opinion is None:
+            return reward
+        return SecondOpinionReward(reward, self.build_part(self.second_opinion))
+
+    def build_part(self, spec: RewardSpec) -> Reward:
+        """The reward of `spec` with the rest of this plan; for rewards that are made of others."""
         from polyray.rewards import REWARDS
 
-        return REWARDS[self.reward.type](self.reward, self)
+        return REWARDS[spec.type](spec, replace(self, reward=spec, second_opinion=None))
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether no replica of ours is needed."""
+        return is_elsewhere(self.reward, self.second_opinion, self.diversity)
 
 
-def plan_reward(reward: RewardSpec, task: TaskSpec, diversity: DiversitySpec | None = None) -> RewardPlan:
+def plan_reward(
+    reward: RewardSpec,
+    task: TaskSpec,
+    diversity: DiversitySpec | None = None,
+    second_opinion: RewardSpec | None = None,
+) -> RewardPlan:
     """Reads the user's files and makes paths absolute; nothing of the user's is executed.
 
-    Raises ConfigError for a file that cannot be read, and where programs are to be run without the user's
-    consent.
+    Raises ConfigError for a file that cannot be read or a key that is not set, where programs are to be run without
+    the user's consent, and where the second opinion is the reward itself.
     """
+    if second_opinion is not None:
+        _check_second_opinion(reward, second_opinion)
+    both = [reward] if second_opinion is None else [reward, second_opinion]
     sources: dict[str, str] = {}
-    if isinstance(reward, SandboxRewardSpec):
-        require_consent(reward)
-    if isinstance(reward, PythonRewardSpec):
-        sources[reward.path] = load_reward_source(reward.path)
-    return RewardPlan(reward, _portable(task), diversity or DiversitySpec(), sources)
+    for spec in (leaf for whole in both for leaf in _leaves(whole)):
+        sources |= _checked(spec)
+        if isinstance(spec, HttpRewardSpec):
+            _check_patience(spec, reward.service.request_timeout_s)
+    return RewardPlan(
+        _portable_reward(reward),
+        _portable(task),
+        _portable(diversity or DiversitySpec()),
+        sources,
+        None if second_opinion is None else _portable_reward(second_opinion),
+    )
 
 
-def _portable(task: TaskSpec) -> TaskSpec:
-    paths = {
-        name: str(Path(value).expanduser().absolute())
-        for name, value in task
-        if (name == "path" or name.endswith("_path")) and value not in (None, BUILTIN)
-    }
-    return task.model_copy(update=paths) if paths else task
+def _leaves(spec: RewardSpec) -> Iterator[RewardSpec]:
+    if isinstance(spec, CompositeRewardSpec):
+        for part in spec.parts:
+            yield from _leaves(part.reward)
+    else:
+        yield spec
+
+
+def _checked(spec: RewardSpec) -> dict[str, str]:
+    """The files of one reward as text; raises ConfigError for what would fail in every replica."""
+    if isinstance(spec, SandboxRewardSpec):
+        require_consent(spec)
+    if isinstance(spec, PythonRewardSpec):
+        return {spec.path: load_reward_source(spec.path)}
+    if isinstance(spec, EngagementRewardSpec):
+        directory = Path(spec.path).expanduser()
+        if not (directory / "config.json").is_file():
+            raise ConfigError(
+                f"reward.path={spec.path!r}: {directory.absolute()} is no engagement model; make one with "
+                "python -m jobs.train_reward, or correct the path"
+            )
+    if isinstance(spec, HeuristicRewardSpec):
+        if spec.unsafe_words != BUILTIN and not Path(spec.unsafe_words).expanduser().is_file():
+            raise ConfigError(
+                f"reward.unsafe_words={spec.unsafe_words!r}: no such file; correct it, or builtin"
+            )
+        flagged = read_flagged_words(spec.unsafe_words)
+        return {spec.unsafe_words: "\n".join([*sorted(flagged.words), *flagged.phrases])}
+    if isinstance(spec, JudgeRewardSpec):
+        from polyray.evaluation.judge.providers import read_key
+
+        read_key(spec.judge)
+    if isinstance(spec, HttpRewardSpec):
+        from polyray.rewards.remote import read_token
+
+        read_token(spec)
+    return {}
+
+
+def _check_patience(spec: HttpRewardSpec, request_timeout_s: float) -> None:
+    longest_s = spec.client.deadline_s + spec.client.breaker_open_s
+    if longest_s >= _ANSWER_BEFORE_CALLER * request_timeout_s:
+        raise ConfigError(
+            f"client.deadline_s={spec.client.deadline_s:g} and breaker_open_s={spec.client.breaker_open_s:g} of the "
+            f"reward at {spec.url} need more than reward.service.request_timeout_s={request_timeout_s:g} leaves; "
+            f"raise that above {longest_s / _ANSWER_BEFORE_CALLER:g}, or lower them"
+        )
+
+
+def _check_second_opinion(reward: RewardSpec, second: RewardSpec) -> None:
+    if reward.model_dump(exclude={"service"}) == second.model_dump(exclude={"service"}):
+        raise ConfigError(
+            "second_opinion is the same as reward: it would agree with itself; name another one, e.g. an engagement "
+            "model that was trained on other threads"
+        )
+
+
+def _portable_reward(spec: RewardSpec) -> Any:
+    """Paths that replicas open themselves; those of `sources` are keys and stay as they are."""
+    if isinstance(spec, CompositeRewardSpec):
+        parts = tuple(
+            part.model_copy(update={"reward": _portable_reward(part.reward)}) for part in spec.parts
+        )
+        return spec.model_copy(update={"parts": parts})
+    if isinstance(spec, EngagementRewardSpec | JudgeRewardSpec):
+        return _portable(spec)
+    return _portable(spec, names=("encoder",))
+
+
+def _portable(model: ModelT, names: tuple[str, ...] = ()) -> ModelT:
+    """A copy with absolute paths: all fields called path, ..._path or encoder, or only `names`."""
+    changed: dict[str, str] = {}
+    for name, value in model:
+        chosen = name in names if names else name == "path" or name == "encoder" or name.endswith("_path")
+        if not chosen or not isinstance(value, str) or value == BUILTIN:
+            continue
+        path = Path(value).expanduser()
+        if name != "encoder" or path.exists():  # an encoder may be a name
+            changed[name] = str(path.absolute())
+    return model.model_copy(update=changed) if changed else model

@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
+from polyray.config.reward import DiversitySpec
 from polyray.errors import ConfigError, RewardError
-from polyray.rewards.base import Judge, Score, ScoreItem, checked_score, unscored
-from polyray.rewards.distances import DiversitySource, group_distances
+from polyray.rewards.base import UNIT_RANGE, Judge, Score, ScoreItem, checked_score, unscored
+from polyray.rewards.distances import TASK_DISTANCE, group_distances
 from polyray.tasks.base import class_id
 
 ISOLATION_BUDGET_S = 1.0
@@ -73,14 +74,24 @@ class PythonReward:
     inline = False
 
     def __init__(
-        self, path: str, source: str, task: Judge, distance_source: DiversitySource = "task_distance"
+        self,
+        path: str,
+        source: str,
+        task: Judge,
+        diversity: DiversitySpec = TASK_DISTANCE,
+        *,
+        score_range: tuple[float, float] = UNIT_RANGE,
+        deterministic: bool = False,
     ) -> None:
-        """`path` is "FILE.py:FUNCTION", `source` the file's text. Raises RewardError if it cannot be run."""
+        """`path` is "FILE.py:FUNCTION", `source` the file's text; range and determinism are what its author
+        promises. Raises RewardError if it cannot be run."""
+        self.score_range = score_range
+        self.deterministic = deterministic
         self.name = f"python/{Path(path).name}"
         self.version = hashlib.sha256(source.encode()).hexdigest()[:12]
         self._who = f"reward function {path}"
         self._task = task
-        self._distance_source: DiversitySource = distance_source
+        self._diversity = diversity
         self._file, _, function = path.rpartition(":")
         self._function = _compile(self._file, source, function, self.version)
 
@@ -91,7 +102,7 @@ class PythonReward:
 
     def distances(self, items: Sequence[ScoreItem], scores: Sequence[Score]) -> list[list[float]]:
         """[G][G] distances of one group; see `group_distances`."""
-        return group_distances(self._task, self._distance_source, items, scores)
+        return group_distances(self._task, self._diversity, items, scores)
 
     def _score_part(self, items: list[ScoreItem], deadline: float | None) -> list[Score]:
         try:
@@ -111,10 +122,11 @@ class PythonReward:
             if value is None:
                 return unscored(f"{self._who} gave no score for this completion")
             class_number = _class_number(user_class)
-            score = checked_score(value, 0 if class_number is None else class_number, components, self._who)
+            known = 0 if class_number is None else class_number
+            score = checked_score(value, known, components, self._who, self.score_range)
             if score.score is not None and class_number is None:
                 class_number = self._task.completion_class(item.as_prompt(), item.completion)
-                score = checked_score(value, class_number, components, self._who)
+                score = checked_score(value, class_number, components, self._who, self.score_range)
         except Exception as error:  # answers and prompts are foreign; one of them must not unscore the batch
             return unscored(f"{self._who}: {error}")
         return score

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from polyray.config.reward import SandboxRewardSpec
+from polyray.config.reward import DiversitySpec, SandboxRewardSpec
 from polyray.errors import ConfigError, SandboxError
-from polyray.rewards.base import Judge, Score, ScoreItem, checked_score, unscored
-from polyray.rewards.distances import DiversitySource, group_distances
+from polyray.rewards.base import Judge, Score, ScoreItem, unscored
+from polyray.rewards.distances import TASK_DISTANCE
+from polyray.rewards.task_reward import TaskReward
 from polyray.sandbox import Limits, Program, ProgramResult, run_programs
 from polyray.types import WRONG_CLASS, Prompt
 
@@ -38,10 +39,10 @@ def require_consent(spec: SandboxRewardSpec) -> None:
         )
 
 
-class SandboxReward:
-    """Scores completions by running them."""
+class SandboxReward(TaskReward):
+    """Scores completions by running them; a program near its time limit may pass one time and not the other."""
 
-    inline = False
+    deterministic = False
 
     def __init__(
         self,
@@ -49,7 +50,7 @@ class SandboxReward:
         spec: SandboxRewardSpec,
         name: str = "sandbox",
         version: str = "1",
-        distance_source: DiversitySource = "task_distance",
+        diversity: DiversitySpec = TASK_DISTANCE,
     ) -> None:
         """Raises ConfigError without the user's consent, or for a task without programs."""
         require_consent(spec)
@@ -58,11 +59,10 @@ class SandboxReward:
                 f"reward.type=sandbox needs a task that makes programs of completions; {type(task).__name__} has no "
                 "method `program`: use task.type: code, or reward.type: verifier"
             )
-        self.name, self.version = name, version
-        self._task, self._programs = task, task
+        super().__init__(task, name, version, diversity)
+        self._programs = task
         self._limits = Limits(timeout_s=spec.timeout_s, memory_mib=spec.memory_mib)
         self._workers, self._strict = spec.workers, spec.strict
-        self._distance_source: DiversitySource = distance_source
 
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
         """One Score per item; components: 1.0 for the verdict that kept an item from passing, else 0.0."""
@@ -89,24 +89,11 @@ class SandboxReward:
         components = {verdict: float(result.verdict == verdict) for verdict in FAILURES}
         if not result.passed:
             return Score(0.0, WRONG_CLASS, components)
-        try:
-            class_id = self._task.completion_class(item.as_prompt(), item.completion)
-        except Exception as error:
-            return self._cannot_judge(error)
-        return checked_score(1.0, class_id, components, who=self.name)
-
-    def _cannot_judge(self, error: Exception) -> Score:
-        return unscored(f"{self.name} cannot judge this completion: {type(error).__name__}: {error}")
-
-    def group_classes(self, items: Sequence[ScoreItem], scores: Sequence[Score]) -> list[int]:
-        """The task's partition of the completions of one prompt that passed."""
-        return (
-            self._task.partition(items[0].as_prompt(), [item.completion for item in items]) if items else []
-        )
+        return self._judged(item, 1.0, components)
 
     def distances(self, items: Sequence[ScoreItem], scores: Sequence[Score]) -> list[list[float]]:
         """[G][G] distances of one group, see `group_distances`; 0 to and from programs that did not pass."""
-        matrix = group_distances(self._task, self._distance_source, items, scores)
+        matrix = super().distances(items, scores)
         passed = [score.class_id != WRONG_CLASS for score in scores]
         return [
             [value if passed[i] and passed[j] else 0.0 for j, value in enumerate(row)]

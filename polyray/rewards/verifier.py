@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from polyray.rewards.base import Judge, Score, ScoreItem, checked_score, unscored
-from polyray.rewards.distances import DiversitySource, group_distances
+from polyray.config.reward import DiversitySpec
+from polyray.rewards.base import Judge, Score, ScoreItem
+from polyray.rewards.distances import TASK_DISTANCE
+from polyray.rewards.task_reward import TaskReward
 
 
-class VerifierReward:
+class VerifierReward(TaskReward):
     """Asks the task for reward and class of each completion."""
 
     inline = True
@@ -18,32 +20,17 @@ class VerifierReward:
         task: Judge,
         name: str = "verifier",
         version: str = "1",
-        distance_source: DiversitySource = "task_distance",
+        diversity: DiversitySpec = TASK_DISTANCE,
     ) -> None:
-        self.name = name
-        self.version = version
-        self._task = task
-        self._distance_source: DiversitySource = distance_source
+        super().__init__(task, name, version, diversity)
 
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
         """One Score per item; a completion or prompt that the task chokes on is unscored."""
         return [self._score_one(item) for item in items]
 
     def _score_one(self, item: ScoreItem) -> Score:
-        prompt = item.as_prompt()
         try:
-            reward = self._task.reward(prompt, item.completion)
-            class_id = self._task.completion_class(prompt, item.completion)
+            reward = self._task.reward(item.as_prompt(), item.completion)
         except Exception as error:  # one prompt from outside must not take the batch's other groups down
-            return unscored(f"{self.name} cannot judge this completion: {type(error).__name__}: {error}")
-        return checked_score(reward, class_id, {}, who=self.name)
-
-    def group_classes(self, items: Sequence[ScoreItem], scores: Sequence[Score]) -> list[int]:
-        """The task's partition of the completions of one prompt."""
-        if not items:
-            return []
-        return self._task.partition(items[0].as_prompt(), [item.completion for item in items])
-
-    def distances(self, items: Sequence[ScoreItem], scores: Sequence[Score]) -> list[list[float]]:
-        """[G][G] distances of one group; see `group_distances`."""
-        return group_distances(self._task, self._distance_source, items, scores)
+            return self._cannot_judge(error)
+        return self._judged(item, reward, {})

@@ -98,6 +98,7 @@ class JudgeClient:
 
     async def _ask_now(self, request: ChatRequest, key: str) -> Answered:
         async with self._slots:
+            self.ledger.add_elsewhere(self._cache.paid_elsewhere())
             self.ledger.admit()
             try:
                 answer = await self._attempts(request)

@@ -56,6 +56,11 @@ class Ledger:
             self._refuse("max_tokens", str(self.spent.total_tokens), tokens, "tokens")
         self._in_flight += 1
 
+    def add_elsewhere(self, usage: Usage) -> None:
+        """Counts what other processes have spent on the same account."""
+        if usage.requests:
+            self.spent += priced(usage, self._prices)
+
     def settle(self, usage: Usage | None) -> Usage:
         """Ends a request: `usage` is what its answer took, None where there was no answer. Returns it priced."""
         self._in_flight -= 1

@@ -80,6 +80,7 @@ class JudgeRunner:
         guard: UnjudgedGuard | None = None,
         progress: Progress | None = None,
         build: Callable[[JudgeSpec], Provider] = build_provider,
+        open_cache: Callable[[Path, str], AnswerCache] = AnswerCache,
     ) -> None:
         """`owner` is the run that pays (cache.py). Raises ConfigError where the key is not set or the cache is
         in use."""
@@ -89,7 +90,7 @@ class JudgeRunner:
         self._build = build
         self._guard = guard or UnjudgedGuard(spec.max_unjudged_share)
         self._progress = progress
-        self._cache = AnswerCache(cache_path, owner)
+        self._cache = open_cache(cache_path, owner)
         self._room = threading.Semaphore(ITEMS_PER_SLOT * spec.concurrency)
         self._done: queue.SimpleQueue[tuple[int, Judgement | BaseException]] = queue.SimpleQueue()
         self._early: dict[int, Judgement | BaseException] = {}

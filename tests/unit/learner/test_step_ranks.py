@@ -25,6 +25,7 @@ class Ranks:
     sizes: list[int] = field(default_factory=list)
     _barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=20))
     _given: dict[int, torch.Tensor] = field(default_factory=dict)
+    _objects: dict[int, Any] = field(default_factory=dict)
 
     def is_available(self) -> bool:
         return True
@@ -37,6 +38,14 @@ class Ranks:
 
     def get_rank(self) -> int:
         return int(threading.current_thread().name.rsplit("_", 1)[1])
+
+    def all_gather_object(self, objects: list[Any], own: Any) -> None:
+        self._objects[threading.get_ident()] = own
+        self._barrier.wait()
+        objects[:] = self._objects.values()
+        if self._barrier.wait() == 0:
+            self._objects.clear()
+        self._barrier.wait()
 
     def all_reduce(self, tensor: torch.Tensor, op: Any = None) -> None:
         self._given[threading.get_ident()] = tensor.clone()

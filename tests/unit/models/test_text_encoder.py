@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from polyray.errors import ConfigError
-from polyray.models.text_encoder import PACKAGED, cosine_similarity, embed_texts, encoder_path
+from polyray.models.embedder import encoder_directory
+from polyray.models.text_encoder import PACKAGED, cosine_similarity, embed_texts
 
 TEXTS = ["A dog slept in the barn.", "The market fell.", ""]
 
@@ -22,7 +23,7 @@ def test_embeddings_have_unit_length_and_do_not_depend_on_neighbours() -> None:
     together = embed_texts(PACKAGED, TEXTS)
     assert together.shape == (3, 384)
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1.0, atol=1e-12)
-    expected = SentenceTransformer(encoder_path(PACKAGED), device="cpu").encode(
+    expected = SentenceTransformer(str(encoder_directory(PACKAGED)), device="cpu").encode(
         TEXTS, normalize_embeddings=True
     )
     np.testing.assert_allclose(together, expected, atol=1e-5)

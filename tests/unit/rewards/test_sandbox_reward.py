@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from polyray.config.loader import build_config
-from polyray.config.reward import SandboxRewardSpec, VerifierRewardSpec
+from polyray.config.reward import DiversitySpec, SandboxRewardSpec, VerifierRewardSpec
 from polyray.config.run import TrainConfig
 from polyray.config.task import HiddenTrapGridSpec
 from polyray.errors import ConfigError, DataError, SandboxError
@@ -71,7 +71,7 @@ def test_each_verdict_has_its_score() -> None:
 
 
 def test_a_group_has_classes_and_distances_of_what_passed() -> None:
-    reward = SandboxReward(Increments(), SPEC, distance_source="task_class")
+    reward = SandboxReward(Increments(), SPEC, diversity=DiversitySpec())
     request = GroupToScore(Prompt("1", HEAD), tuple(BODIES[:3]), want_distances=True)
     (group,) = score_groups(reward, [request])
     assert group.rewards_G.tolist() == [1.0, 0.0, 1.0]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from polyray.config.reward import DiversitySpec
 from polyray.errors import RewardError
 from polyray.rewards.base import GroupScores, Score, ScoreItem, checked_score
 from polyray.rewards.groups import GroupToScore, checked_group_scores, score_groups
@@ -70,7 +71,7 @@ def test_groups_are_scored_with_one_call_and_split_again():
 
 
 def test_class_distances_never_count_wrong_completions():
-    reward = VerifierReward(LengthTask(), distance_source="task_class")
+    reward = VerifierReward(LengthTask(), diversity=DiversitySpec())
     request = GroupToScore(Prompt("1", "p", reference="a"), ("ab", "ac", "abc", "x"), want_distances=True)
     (scores,) = score_groups(reward, [request])
     np.testing.assert_array_equal(
@@ -87,7 +88,7 @@ class RankTask(LengthTask):
 
 
 def test_classes_of_a_group_replace_those_of_its_items_and_wrong_ones_stay_wrong():
-    reward = VerifierReward(RankTask(), distance_source="task_class")
+    reward = VerifierReward(RankTask(), diversity=DiversitySpec())
     requests = [
         GroupToScore(Prompt("1", "p", reference="a"), ("abcd", "x", "ab", "ac"), want_distances=True),
         GroupToScore(Prompt("2", "p", reference="x"), ("xyz", "y")),

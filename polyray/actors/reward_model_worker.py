@@ -1,0 +1,30 @@
+"""What runs inside Ray Train for an engagement model: the loop of polyray/rewards/engagement/training.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+
+from polyray.config.reward_model import TrainRewardConfig
+
+
+def reward_model_loop(arguments: dict[str, Any]) -> None:
+    """Ray Train's function. `arguments`: config (plain values), run_dir."""
+    from polyray.learner.determinism import make_reproducible
+    from polyray.rewards.engagement.training import RewardTrainingRun, run_reward_training
+
+    config = TrainRewardConfig.model_validate(arguments["config"])
+    device = torch.device("cuda") if config.learner.use_gpu else torch.device("cpu")
+    make_reproducible(config.learner.num_threads, device)
+    context = ray.train.get_context()
+    run = RewardTrainingRun(
+        config=config,
+        run_dir=Path(arguments["run_dir"]),
+        device=device,
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+    )
+    run_reward_training(run, lambda metrics: ray.train.report(metrics))

@@ -1,0 +1,32 @@
+"""When a run that pleases its reward no longer pleases anyone else."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from polyray.config.base import StrictModel
+
+
+class OverOptimisationSpec(StrictModel):
+    """The alarm: over the last `window` steps the reward rose and the second opinion fell, both significantly."""
+
+    window: int = Field(default=30, ge=10, description="steps; until there are so many there is no alarm")
+    min_rise: float = Field(
+        default=0.01, ge=0, description="of the reward's mean over the window, by the Theil-Sen line"
+    )
+    max_fall: float = Field(
+        default=0.01, ge=0, description="of the second opinion's mean over the window that is still borne"
+    )
+    significance: float = Field(
+        default=0.01, gt=0, lt=0.5, description="of each of the two one-sided Mann-Kendall trend tests"
+    )
+    stop: bool = Field(default=False, description="the run ends with an error; false: it warns")
+
+
+def alarm_text(spec: OverOptimisationSpec) -> str:
+    """What a person is told when the alarm goes off."""
+    return (
+        f"over-optimisation: over the last {spec.window} steps the reward rose by at least {spec.min_rise:g} and the "
+        f"second opinion fell by more than {spec.max_fall:g}, both significantly (p <= {spec.significance:g}); read "
+        "rollouts.jsonl, and consider an earlier version, a larger algorithm.kl_coefficient or a better reward"
+    )

@@ -1,0 +1,176 @@
+"""What a caller of a remote reward does next: pure decisions, without a clock, a network or randomness of its own.
+
+    Failure          why a request has no answer
+    after_failure    Retry in so many seconds, or the failure for good
+    CircuitBreaker   closed -> open after failures in a row -> one probe -> closed, or open again
+    split_batches    which items share a request
+
+Times are seconds of whatever clock the caller reads. Called by client.py.
+"""
+
+from __future__ import annotations
+
+import email.utils
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from polyray.config.remote_reward import ClientSpec
+
+Kind = Literal["unreachable", "timeout", "overloaded", "refused", "failed", "garbage", "circuit_open"]
+"""refused: a 3xx or 4xx that would come again. failed: a 5xx. garbage: an answer that is none."""
+
+AGAIN = frozenset({408, 429, 502, 503, 504})
+"""Statuses that may pass. 500 is a defect of the service's own and would come again."""
+
+Uniform = Callable[[float, float], float]
+"""(low, high) -> a random number between them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a request has no answer.
+
+    Example:
+        Failure("overloaded", "status 429: too many requests", status=429, retry_after_s=2.0, tries=3)
+    """
+
+    kind: Kind
+    message: str
+    status: int | None = None
+    """Of HTTP, where there was an answer."""
+    retry_after_s: float | None = None
+    """What the service asked for."""
+    tries: int = 1
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same request may succeed later."""
+        if self.kind in ("unreachable", "timeout"):
+            return True
+        return self.status in AGAIN
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Try again after `wait_s`.
+
+    Example:
+        Retry(wait_s=0.31)
+    """
+
+    wait_s: float
+
+
+def after_failure(
+    failure: Failure, *, tries: int, now: float, deadline: float, spec: ClientSpec, uniform: Uniform
+) -> Retry | Failure:
+    """What follows the failure of try number `tries`.
+
+    The pause is full jitter, uniform in [0, backoff_s 2^(tries - 1)] with the limit max_backoff_s, after the
+    service's own Retry-After where it gave one. A pause that would end behind the deadline is not begun.
+    """
+    if not failure.may_pass:
+        return _final(failure, tries, "")
+    if tries >= spec.max_attempts:
+        return _final(failure, tries, f" in {tries} tries")
+    limit_s = min(spec.max_backoff_s, spec.backoff_s * 2.0 ** (tries - 1))
+    wait_s = uniform(0.0, limit_s) + (failure.retry_after_s or 0.0)
+    if now + wait_s >= deadline:
+        left = max(0.0, deadline - now)
+        return _final(
+            failure, tries, f" in {tries} tries, and {left:.3g} s of deadline_s={spec.deadline_s:g} are left"
+        )
+    return Retry(wait_s)
+
+
+def _final(failure: Failure, tries: int, what: str) -> Failure:
+    return Failure(failure.kind, failure.message + what, failure.status, failure.retry_after_s, tries)
+
+
+class CircuitBreaker:
+    """Keeps callers from waiting for a service that is down; one per service, for all its callers.
+
+    An answer of any status below 500 counts as success, so does 429: the service is there.
+    """
+
+    def __init__(self, failures_to_open: int, open_s: float) -> None:
+        """`failures_to_open` 0: never opens."""
+        self._failures_to_open = failures_to_open
+        self._open_s = open_s
+        self._failures = 0
+        self._opened_at: float | None = None
+        self._probing = False
+        self._last = ""
+
+    def refuses(self, now: float) -> Failure | None:
+        """Why nothing may be sent now; None admits a request, which must end in `succeeded`, `failed` or
+        `abandoned`. After `open_s` one request is admitted as a probe."""
+        if self._opened_at is None:
+            return None
+        wait_s = self.wait_s(now)
+        if wait_s > 0 or self._probing:
+            when = f"tried again in {wait_s:.3g} s" if wait_s > 0 else "being tried by another request"
+            return Failure(
+                "circuit_open", f"{self._failures} failures in a row, {when}; the last: {self._last}", tries=0
+            )
+        self._probing = True
+        return None
+
+    def wait_s(self, now: float) -> float:
+        """Until something may be sent; 0 where it may be now."""
+        return 0.0 if self._opened_at is None else max(0.0, self._opened_at + self._open_s - now)
+
+    def succeeded(self) -> None:
+        """An answer came."""
+        self._failures, self._opened_at, self._probing = 0, None, False
+
+    def failed(self, failure: Failure, now: float) -> None:
+        """No answer came, or a 5xx."""
+        self._failures += 1
+        self._last = failure.message
+        self._probing = False
+        was_open = self._opened_at is not None
+        if was_open or 0 < self._failures_to_open <= self._failures:
+            self._opened_at = now
+
+    def abandoned(self) -> None:
+        """The caller went away before an answer: nothing was learnt."""
+        self._probing = False
+
+
+def is_alive(failure: Failure) -> bool:
+    """Whether the service itself answered: what the breaker does not count."""
+    return failure.status is not None and failure.status < 500
+
+
+def retry_after_s(value: str | None, wall_now: float) -> float | None:
+    """Seconds of a Retry-After header, a number or an HTTP date; None where there is none that can be read.
+
+    `wall_now` is seconds since the epoch.
+    """
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - wall_now
+        except ValueError:
+            return None
+    return max(0.0, seconds) if seconds == seconds and seconds != float("inf") else None
+
+
+def split_batches(num_bytes: Sequence[int], max_items: int, max_bytes: int) -> list[range]:
+    """Runs of items in order, each of at most `max_items` and `max_bytes`; greedy.
+
+    An item that is larger alone makes a run of its own: whether that may be sent is the caller's decision.
+    """
+    runs: list[range] = []
+    start, total = 0, 0
+    for at, size in enumerate(num_bytes):
+        if at > start and (at - start >= max_items or total + size > max_bytes):
+            runs.append(range(start, at))
+            start, total = at, 0
+        total += size
+    return [*runs, range(start, len(num_bytes))] if num_bytes else []
