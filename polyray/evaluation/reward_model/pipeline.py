@@ -172,7 +172,7 @@ def _some_pairs(texts: Texts, seed: int) -> Texts:
 
 def _check_unseen(scorer: CompletionScorer, data: HeldOut) -> None:
     """What was trained on must not be validated on."""
-    seen = sorted(scorer.seen_clusters & set(data.validated.clusters_N.tolist()))
+    seen = scorer.seen(sorted(set(data.validated.clusters_N.tolist())))
     if seen:
         raise ConfigError(
             f"{scorer.name} was trained or stopped on {len(seen)} of the clusters that are validated, e.g. "
