@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from polyray.config.reward_validation import REWARD_VALIDATION
 from polyray.errors import DataError
 from polyray.evaluation.records import SampleRecord, read_samples
 from polyray.evaluation.sampling import EvaluationFiles
@@ -95,14 +96,14 @@ def load_report_data(paths: Sequence[str | Path]) -> ReportData:
         if not found:
             raise DataError(
                 f"{path} is no run directory and holds none: neither metrics.jsonl nor "
-                "evaluation/metrics.json is there; give the directory that a job printed, e.g. "
-                "runs/quickstart"
+                "evaluation/metrics.json of models is there; give the directory that a job printed, e.g. "
+                "runs/quickstart (a validation of rewards has its report.html already)"
             )
         for directory in found:
             key = directory.resolve()
             if (directory / "metrics.jsonl").is_file():
                 training.setdefault(key, _read_training(directory))
-            if EvaluationFiles(directory / "evaluation").metrics.is_file():
+            if _has_evaluation(directory):
                 evaluations.setdefault(key, _read_evaluation(directory))
     return ReportData(list(training.values()), list(evaluations.values()))
 
@@ -112,9 +113,13 @@ def _children(path: Path) -> list[Path]:
 
 
 def _is_run(directory: Path) -> bool:
-    return (directory / "metrics.jsonl").is_file() or EvaluationFiles(
-        directory / "evaluation"
-    ).metrics.is_file()
+    return (directory / "metrics.jsonl").is_file() or _has_evaluation(directory)
+
+
+def _has_evaluation(directory: Path) -> bool:
+    """Of models: a validation of rewards (jobs.evaluate reward) has a page of its own."""
+    file = EvaluationFiles(directory / "evaluation").metrics
+    return file.is_file() and _read_json(file).get("kind") != REWARD_VALIDATION
 
 
 def _read_training(directory: Path) -> TrainingRun:

@@ -12,6 +12,8 @@ from polyray.config.run_base import RunBase
 from polyray.config.task import TaskSpec
 from polyray.config.text_tasks import SocialRepliesSpec
 
+REWARD_VALIDATION = "reward_validation"
+"""`kind` in the metrics.json of a validation: its models are scorers, without pass@k."""
 Part = Literal["train", "validation", "test"]
 Direction = Literal["learn", "higher", "lower"]
 ProbeName = Literal[

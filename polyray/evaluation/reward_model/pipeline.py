@@ -99,6 +99,8 @@ def validate(
     data = read_held_out(config.data, config.seed)
     # All of them first: a missing model is noticed before hours of scoring, and before the run has begun.
     scorers = {name: build_scorer(name, spec, data, config.seed) for name, spec in config.scorers.items()}
+    for scorer in scorers.values():
+        _check_unseen(scorer, data)
     _same_data(files, data)
     probes = probe_texts(data.validated, config.probes, config.seed)
     scored: dict[str, Scored] = {}
@@ -166,6 +168,17 @@ def _some_pairs(texts: Texts, seed: int) -> Texts:
     needed_N = np.zeros(len(texts), dtype=bool)
     needed_N[texts.pairs.better_M[chosen]] = needed_N[texts.pairs.worse_M[chosen]] = True
     return texts.subset(needed_N)
+
+
+def _check_unseen(scorer: CompletionScorer, data: HeldOut) -> None:
+    """What was trained on must not be validated on."""
+    seen = scorer.seen(sorted(set(data.validated.clusters_N.tolist())))
+    if seen:
+        raise ConfigError(
+            f"{scorer.name} was trained or stopped on {len(seen)} of the clusters that are validated, e.g. "
+            f"{seen[0]!r}: its numbers would mean nothing; validate it on the test part of the data it was "
+            "trained with"
+        )
 
 
 def _check_pairs(texts: Texts) -> None:

@@ -108,7 +108,7 @@ def _cell(entry: Mapping[str, Any] | None) -> str:
     value, low, high = (entry["value"][name] for name in ("value", "low", "high"))
     if value > _NO_TEMPERATURE:
         return "none fits"
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]" if high < 1000 else f"{value:.3g} [{low:.3g}, {high:.3g}]"
+    return f"{value:.3f} [{low:.3f}, {'no end' if high > _NO_TEMPERATURE else f'{high:.3f}'}]"
 
 
 def _html(figure: go.Figure, name: str) -> Markup:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from polyray.config.reward_validation import RewardValidationConfig
+from polyray.config.reward_validation import REWARD_VALIDATION, RewardValidationConfig
 from polyray.evaluation.reward_model.held_out import HeldOut, Texts
 from polyray.evaluation.reward_model.measures import Measured, Settings, compare, family
 from polyray.evaluation.reward_model.slices import worst_slice
@@ -59,7 +59,7 @@ def build_metrics(
     settings = Settings.of(config)
     models, baselines = list(config.models), list(config.baselines)
     metrics: dict[str, Any] = {
-        "kind": "reward_validation",
+        "kind": REWARD_VALIDATION,
         "dataset_sha256": data.sha256,
         "part": data.part,
         **counts(texts),

@@ -7,11 +7,12 @@ validated. Called by pipeline.py.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -28,10 +29,16 @@ from polyray.config.reward_validation import (
     ScorerSpec,
     TaskScorerSpec,
 )
+from polyray.config.text_reward import EngagementRewardSpec
 from polyray.errors import ConfigError
 from polyray.evaluation.reward_model.held_out import HeldOut, Texts
 from polyray.metrics.pairwise import pair_hits
 
+if TYPE_CHECKING:
+    from polyray.rewards.engagement import ModelCard
+
+BLANK = -30.0
+"""Log-odds of a text that nobody prefers to anything."""
 CURVE_BINS = 10
 _MIN_DIRECTION_PAIRS = 50
 """A language model's direction is learnt on texts it was not trained on where there are so many pairs."""
@@ -51,6 +58,20 @@ class CompletionScorer(Protocol):
     def scores(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
         """[N] float64; NaN where there is no score, which is never 0."""
         ...
+
+    def seen(self, clusters: Iterable[str]) -> list[str]:
+        """Those it was trained or stopped on, as far as it knows: none of them may be validated."""
+        ...
+
+
+class SeesOnlyFitParts:
+    """What all scorers share that learn from HeldOut.fit, or from nothing."""
+
+    log_odds = False
+
+    def seen(self, clusters: Iterable[str]) -> list[str]:
+        """None."""
+        return []
 
 
 class EngagementScorer:
@@ -72,19 +93,24 @@ class EngagementScorer:
         self.note = f"engagement model {self.version[:12]}"
 
     def scores(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
-        """[N] log-odds."""
-        return np.asarray(self._model.raw(prompts, completions), dtype=np.float64)
+        """[N] log-odds; BLANK for a blank completion, which the reward scores 0 without asking the model."""
+        raw_N = np.array(self._model.raw(prompts, completions), dtype=np.float64)
+        raw_N[[not text.strip() for text in completions]] = BLANK
+        return raw_N
+
+    def seen(self, clusters: Iterable[str]) -> list[str]:
+        """By the digests in its card."""
+        return _seen_by(self._model.card, clusters)
 
 
-class RewardScorer:
+class RewardScorer(SeesOnlyFitParts):
     """Any reward, as a training run would build it."""
-
-    log_odds = False
 
     def __init__(self, name: str, spec: RewardScorerSpec, data: HeldOut, seed: int) -> None:
         from polyray.config.reward import DiversitySpec
         from polyray.rewards import plan_reward
 
+        self._spec = spec
         self._reward = plan_reward(spec.reward, spec.task, DiversitySpec()).build()
         self.name, self.version = name, self._reward.version
         self.note = f"reward {self._reward.name}"
@@ -100,11 +126,17 @@ class RewardScorer:
         found = [score.score for score in self._reward.score(items)]
         return np.array([np.nan if value is None else value for value in found], dtype=np.float64)
 
+    def seen(self, clusters: Iterable[str]) -> list[str]:
+        """As for its engagement model, where it is one."""
+        if not isinstance(self._spec.reward, EngagementRewardSpec):
+            return []
+        from polyray.rewards.engagement import read_card
 
-class TaskScorer:
+        return _seen_by(read_card(Path(self._spec.reward.path)), clusters)
+
+
+class TaskScorer(SeesOnlyFitParts):
     """The heuristic quality of a task, or its verdict where it has a verifier."""
-
-    log_odds = False
 
     def __init__(self, name: str, spec: TaskScorerSpec, data: HeldOut, seed: int) -> None:
         from polyray.tasks import build_task
@@ -126,10 +158,8 @@ class TaskScorer:
         )
 
 
-class LengthScorer:
+class LengthScorer(SeesOnlyFitParts):
     """Length alone: longer (or shorter) is better, or a curve over deciles of length."""
-
-    log_odds = False
 
     def __init__(self, name: str, spec: LengthScorerSpec, data: HeldOut, seed: int) -> None:
         self._unit = spec.unit
@@ -169,10 +199,8 @@ class LengthScorer:
         self._levels = (wins + 1.0) / (played + 2.0)
 
 
-class LogprobScorer:
+class LogprobScorer(SeesOnlyFitParts):
     """Mean log-probability per token under a language model."""
-
-    log_odds = False
 
     def __init__(self, name: str, spec: LogprobScorerSpec, data: HeldOut, seed: int) -> None:
         self.name = name
@@ -192,10 +220,9 @@ class LogprobScorer:
         return self._sign * self._logprobs(prompts, completions)
 
 
-class RandomScorer:
+class RandomScorer(SeesOnlyFitParts):
     """A number in [0, 1) from a hash of the texts."""
 
-    log_odds = False
     note = "chance"
 
     def __init__(self, name: str, spec: RandomScorerSpec, data: HeldOut, seed: int) -> None:
@@ -231,6 +258,14 @@ def text_lengths(texts: Sequence[str], unit: str = "characters") -> np.ndarray:
 
 
 Feature = Callable[[Sequence[str], Sequence[str]], np.ndarray]
+
+
+def _seen_by(card: ModelCard, clusters: Iterable[str]) -> list[str]:
+    """A card holds digests of the clusters that its model was trained or stopped on."""
+    from polyray.rewards.engagement.card import cluster_digests
+
+    known = card.clusters
+    return [name for name in clusters if base64.b64decode(cluster_digests([name])) in known]
 
 
 def _direction(

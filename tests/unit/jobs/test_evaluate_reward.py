@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from jobs.evaluate import main
+from polyray.analysis.run_data import load_report_data
 from polyray.errors import ConfigError, DataError, RewardError
 from polyray.evaluation.reward_model.scorers import RandomScorer
 from tests.unit.evaluation.reward_model.planted import planted_reward, records, write_records
@@ -271,6 +272,22 @@ def test_mistakes_of_the_user_are_named(
 ) -> None:
     with pytest.raises(error, match=message):
         main(["reward", str(finished / "config.yaml"), "name=other", override])
+
+
+def test_a_model_is_not_validated_on_what_it_has_seen(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RandomScorer, "seen", lambda self, names: [n for n in names if n in ("c1", "c4")])
+    with pytest.raises(ConfigError, match=r"random was trained or stopped on 1 of the clusters.*'c4'"):
+        main(["reward", str(finished / "config.yaml"), "name=leaked"])
+
+
+def test_the_report_of_models_leaves_it_alone(finished: Path) -> None:
+    page = (finished / "runs/check/report.html").read_bytes()
+    for path in (finished / "runs/check", finished / "runs"):
+        with pytest.raises(DataError, match=r"a validation of rewards has its report\.html"):
+            load_report_data([path])
+    assert (finished / "runs/check/report.html").read_bytes() == page
 
 
 def test_a_cluster_in_two_parts_is_refused(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from polyray.data.engagement import EngagementRecord
 from polyray.errors import ConfigError, RewardError
 from polyray.evaluation.reward_model.held_out import HeldOut, read_held_out
 from polyray.evaluation.reward_model.score_store import ScoreStore
-from polyray.evaluation.reward_model.scorers import build_scorer
+from polyray.evaluation.reward_model.scorers import BLANK, SeesOnlyFitParts, build_scorer
 from polyray.metrics.pairwise import pair_hits
 from tests.unit.evaluation.reward_model.planted import records, write_records
 
@@ -136,7 +136,7 @@ def test_equal_texts_are_no_pair(tmp_path: Path) -> None:
     assert len(held_out(tmp_path, rows).validated.pairs) == 4
 
 
-class Counted:
+class Counted(SeesOnlyFitParts):
     """A scorer that remembers what it was asked."""
 
     name, version, log_odds, note = "a b/c", "f" * 64, True, ""
@@ -171,3 +171,57 @@ def test_unscored_stays_unscored_on_disk(tmp_path: Path) -> None:
     ScoreStore(tmp_path, Counted(np.array([np.nan, 2.0])), lambda *_: None).scores(["p", "p"], ["a", "b"])
     found = ScoreStore(tmp_path, Counted(), lambda *_: None).scores(["p", "p"], ["a", "b"])
     assert np.isnan(found[0]) and found[1] == 2.0
+
+
+def save_engagement_model(path: Path, clusters: Sequence[str]) -> Path:
+    """A head that prefers completions whose embedding has a large first coordinate."""
+    from polyray.models.embedder import PACKAGED, shared_embedder
+    from polyray.rewards.engagement.card import DataCard, EncoderCard, ModelCard, cluster_digests
+    from polyray.rewards.engagement.features import BLOCKS
+    from polyray.rewards.engagement.model import ModelConfig, save_model
+
+    embedder = shared_embedder(PACKAGED, "cpu")
+    size = BLOCKS * embedder.dimension
+    weight = np.zeros((1, size))
+    weight[0, embedder.dimension] = 4.0
+    tensors = {
+        "mean": np.zeros(size),
+        "std": np.ones(size),
+        "output.weight": weight,
+        "output.bias": np.zeros(1),
+    }
+    card = ModelCard(
+        name="tiny",
+        version="",
+        data=DataCard(
+            path="records.jsonl", sha256="", half="all", split_seed=0, counts={}, origins=(), licences=(),
+            cluster_digests=cluster_digests(clusters),
+        ),
+        encoder=EncoderCard(name=PACKAGED, sha256="", fine_tuned=False, licence="", max_tokens=256),
+        objective={"type": "pairwise"},
+        confounders="ignore",
+        nuisance={},
+        best_step=1,
+        validation={},
+        reference_error=0.0,
+    )  # fmt: skip
+    config = ModelConfig(
+        encoder=PACKAGED, encoder_sha256=embedder.sha256, fine_tuned=False, temperature=0.5, reference=(0.0,)
+    )
+    save_model(path, config, tensors, card, None)
+    return path
+
+
+def test_an_engagement_model_is_asked_for_its_log_odds_and_names_what_it_has_seen(tmp_path: Path) -> None:
+    from polyray.config.reward_validation import EngagementScorerSpec
+    from polyray.models.text_encoder import embed_texts
+
+    data = held_out(tmp_path, records(8, 1.0))
+    path = save_engagement_model(tmp_path / "model", ["c1", "c3"])
+    scorer = build_scorer("m", EngagementScorerSpec(path=str(path)), data, 0)
+    assert scorer.log_odds and scorer.seen(["c0", "c1", "c2", "c3"]) == ["c1", "c3"]
+    texts = ["A cat sat.", "Birds over grey roofs."]
+    expected = embed_texts("packaged", texts)[:, 0] * 4.0 / 0.5
+    found = scorer.scores(["Who?"] * 3, [*texts, " \n"])
+    assert found[:2] == pytest.approx(expected, abs=1e-5)
+    assert found[2] == BLANK, "as the reward, which gives a blank completion 0"
