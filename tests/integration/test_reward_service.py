@@ -11,7 +11,6 @@ import httpx
 import numpy as np
 import pytest
 import ray
-from polyray.rewards.http_client import HttpRewardClient
 from pydantic import SecretStr
 from ray import serve
 from ray.util import list_named_actors
