@@ -225,8 +225,19 @@ def test_mistakes_on_the_command_line(
 @pytest.mark.parametrize(
     ("source", "records", "dropped"),
     [
-        ("stack_exchange", 6635, {}),
-        ("upworthy", 15377, {}),
+        (
+            "stack_exchange",
+            6635,
+            {
+                "too long": 164,
+                "links": 74,
+                "too short": 23,
+                "flagged words": 6,
+                "near duplicate": 5,
+                "exact duplicate": 4,
+            },
+        ),
+        ("upworthy", 15377, {"near duplicate": 197, "exact duplicate": 15}),
     ],
 )
 def test_the_real_sets(tmp_path: Path, source: str, records: int, dropped: dict[str, int]) -> None:

@@ -269,9 +269,7 @@ def test_a_data_set_saved_by_datasets_and_a_parquet_file_give_the_same(tmp_path:
 
 
 def test_a_hub_that_cannot_be_reached_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(
         ConfigError, match=r"source\.name='polyray/none', split 'train' cannot be had.*network"
     ):
