@@ -94,7 +94,10 @@ async def test_a_request_names_its_model_and_the_first_is_the_default():
 )
 def test_batches_of_http_and_handle_never_mix_items(callers, max_batch_size, max_batch_tokens):
     service = service_of(
-        {"echo": python_plan(ECHO)}, max_batch_size=max_batch_size, max_batch_tokens=max_batch_tokens
+        {"echo": python_plan(ECHO)},
+        max_batch_size=max_batch_size,
+        max_batch_tokens=max_batch_tokens,
+        max_queued_batches=10_000,
     )
 
     async def one(number: int, over_http: bool, texts: list[str]) -> list[float]:
