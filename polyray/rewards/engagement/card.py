@@ -1,8 +1,8 @@
 """The card of an engagement model: where it comes from, what it was measured to do, what it is not for.
 
 Two models may judge one another only where they share neither cluster nor version: `check_independent`. For that a
-card carries a digest of 6 bytes of every cluster that its model was trained or stopped on, sorted and in base64: exact
-but for a chance of about (clusters of one) x (clusters of the other) / 2^48 of refusing a pair that is independent.
+card carries a digest of 6 bytes of every cluster that its model was trained or stopped on, sorted and in base64:
+exact but for a chance of about (clusters of one) x (clusters of the other) / 2^48 of refusing an independent pair.
 Two copies of one text under different cluster ids are not found by it.
 """
 
@@ -18,9 +18,9 @@ from polyray.errors import ConfigError
 
 DIGEST_BYTES = 6
 LIMITS = (
-    "The score says what people reacted to in the data named here, not what is true, kind or useful; text that is "
-    "optimised against it drifts away from what it has seen. Keep a second model, of the other half of the data, that "
-    "nothing is optimised against, and look at samples.",
+    "The score says what people reacted to in the data named here, not what is true, kind or useful; text that "
+    "is optimised against it drifts away from what it has seen. Keep a second model, of the other half of the data, "
+    "that nothing is optimised against, and look at samples.",
     "Prompts and completions are read to the encoder's limit of tokens; what comes after counts for nothing.",
     "Within one prompt the score ranks; between prompts it is no measure of how many people will react.",
     "Validation chose the training step and the temperature, so its figures are optimistic; held-out ones: "
@@ -100,8 +100,8 @@ def check_independent(card_a: ModelCard, card_b: ModelCard) -> None:
     if common:
         raise ConfigError(
             f"{names} share {common} of {len(card_a.clusters)} and {len(card_b.clusters)} clusters of training and "
-            f"validation (halves {card_a.data.half!r} and {card_b.data.half!r}, split_seed {card_a.data.split_seed} and "
-            f"{card_b.data.split_seed}), so the one repeats what the other has learnt; {fix}"
+            f"validation (halves {card_a.data.half!r} and {card_b.data.half!r}, split_seed "
+            f"{card_a.data.split_seed} and {card_b.data.split_seed}), so the one repeats what the other learnt; {fix}"
         )
 
 
@@ -110,11 +110,11 @@ def card_as_text(card: ModelCard) -> str:
     validation = "\n".join(f"| {name} | {value:.4f} |" for name, value in card.validation.items())
     counts = "\n".join(f"| {name} | {value} |" for name, value in card.data.counts.items())
     nuisance = ", ".join(f"{name} {value:+.3f}" for name, value in card.nuisance.items()) or "none"
-    encoder = card.encoder
+    encoder, kind = card.encoder, "fine-tuned" if card.encoder.fine_tuned else "frozen"
     return f"""# {card.name}
 
-An engagement reward model of polyray: given a prompt and a completion, how likely people prefer this completion to one
-that people wrote. Version `{card.version}`.
+An engagement reward model of polyray: given a prompt and a completion, how likely people prefer this completion to
+one that people wrote. Version `{card.version}`.
 
 - raw score: calibrated log-odds, P(a beats b) = sigmoid(raw(a) - raw(b)) for two completions of one prompt
 - score: the mean of sigmoid(raw - raw_j) over the completions j that people wrote in the validation part; in (0, 1),
@@ -131,9 +131,9 @@ that people wrote. Version `{card.version}`.
 
 ## Model
 
-Encoder `{encoder.name}` (sha256 `{encoder.sha256}`, licence {encoder.licence}), {"fine-tuned" if encoder.fine_tuned else "frozen"},
-{encoder.max_tokens} tokens at most. Objective `{card.objective["type"]}`, best step {card.best_step}. Age and position:
-`{card.confounders}`; weights in training: {nuisance}. They are not part of a score.
+Encoder `{encoder.name}` (sha256 `{encoder.sha256}`, licence {encoder.licence}), {kind},
+{encoder.max_tokens} tokens at most. Objective `{card.objective["type"]}`, best step {card.best_step}.
+Age and position: `{card.confounders}`; weights in training: {nuisance}. They are not part of a score.
 
 ## Validation
 

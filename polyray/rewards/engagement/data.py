@@ -148,12 +148,20 @@ def load_training_data(config: TrainRewardConfig) -> TrainingData:
     )
 
 
+def num_steps_of(config: TrainRewardConfig, data: TrainingData) -> int:
+    """learner.steps, or as many as `epochs` takes."""
+    if config.epochs is None:
+        return config.learner.steps
+    rows = data.train.pairs_P2 if config.objective.type != "regression" else data.train.items_N
+    return max(1, -(-int(config.epochs * len(rows)) // config.rows_per_step))
+
+
 def half_of(cluster_id: str, seed: int) -> Half:
     """Which of two disjoint halves a cluster belongs to, by a hash of seed and name."""
     return "train" if seeded_rank(seed, f"half/{cluster_id}")[0] & 1 == 0 else "eval"
 
 
-def _read(spec: RewardDataSpec, seed: int) -> tuple[list[EngagementRecord], bool, int, str]:
+def _read(spec: RewardDataSpec) -> tuple[list[EngagementRecord], bool, int, str]:
     """(records with parts, whether they are sides of pairs, blank pairs left out, sha256)."""
     if spec.source is not None:
         records: Sequence[Any] = import_records(spec.source)

@@ -86,8 +86,8 @@ class EngagementModel:
             embedder = shared_embedder(config.encoder, device)
             if embedder.sha256 != config.encoder_sha256:
                 raise ConfigError(
-                    f"{path}: encoder {config.encoder!r} has sha256 {embedder.sha256[:12]} here, the model was trained "
-                    f"on {config.encoder_sha256[:12]}; install that one"
+                    f"{path}: encoder {config.encoder!r} has sha256 {embedder.sha256[:12]} here, the model was "
+                    f"trained on {config.encoder_sha256[:12]}; install that one"
                 )
         return cls(config, _checked_head(path, config, embedder.dimension), card, embedder)
 
@@ -135,8 +135,8 @@ class EngagementModel:
 def quantile_reference(raw_N: np.ndarray) -> tuple[tuple[float, ...], float]:
     """(the reference, its greatest error): all raw scores, or MAX_REFERENCE of their mid-quantiles.
 
-    With M quantiles at (m - 1/2) / M the mean of an increasing function with values in [0, 1] is off by at most 1 / M;
-    the error given is measured, on a grid over the scores and 5 beyond them.
+    With M quantiles at (m - 1/2) / M the mean of an increasing function with values in [0, 1] is off by at most
+    1 / M; the error given is measured, on a grid over the scores and 5 beyond them.
     """
     ordered = np.sort(np.asarray(raw_N, np.float64))
     if ordered.size <= MAX_REFERENCE:

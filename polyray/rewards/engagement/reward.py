@@ -5,7 +5,7 @@
                  truncated    1 where the completion reaches the encoder's limit: its end was not read
 
 **Empty completions** (nothing but white space) score 0 with WRONG_CLASS and no raw score: nobody can react to them,
-and as an error they would leave their group, so a policy would not be told that saying nothing is the worst it can do.
+and as an error they would leave their group, so a policy would not learn that saying nothing is the worst it can do.
 **Long completions** are scored by what the encoder reads, their beginning, and `truncated` says so: an answer of 300
 words is not worthless. Where endless text must not pay, limit rollout.max_tokens or gate with a composite reward.
 

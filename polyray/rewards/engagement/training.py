@@ -26,7 +26,7 @@ from polyray.learner.supervised_evaluation import Patience
 from polyray.models.embedder import Embedder
 from polyray.observability.jsonl import JsonlWriter, before_step, cut_jsonl
 from polyray.rewards.engagement.checkpoint import keep_best, load_best, resume, save_checkpoint
-from polyray.rewards.engagement.data import TrainingData, load_training_data
+from polyray.rewards.engagement.data import TrainingData, load_training_data, num_steps_of
 from polyray.rewards.engagement.finish import write_model
 from polyray.rewards.engagement.network import Network, build_network, embed_all
 from polyray.rewards.engagement.objective import batch_losses, batch_rows, validation_metrics
@@ -60,14 +60,6 @@ class Training:
     step: int = 0
     """Completed steps."""
     patience: Patience = field(default_factory=Patience)
-
-
-def num_steps_of(config: TrainRewardConfig, data: TrainingData) -> int:
-    """learner.steps, or as many as `epochs` takes."""
-    if config.epochs is None:
-        return config.learner.steps
-    rows = data.train.pairs_P2 if config.objective.type != "regression" else data.train.items_N
-    return max(1, -(-int(config.epochs * len(rows)) // config.rows_per_step))
 
 
 def run_reward_training(run: RewardTrainingRun, reported: Callable[[dict[str, float]], None]) -> None:

@@ -11,6 +11,7 @@ from polyray.config.curate import CurateConfig
 from polyray.config.judge import JudgeConfig
 from polyray.config.loader import load_config
 from polyray.config.prompts import PromptTemplate
+from polyray.config.reward_model import TrainRewardConfig
 from polyray.config.reward_validation import RewardValidationConfig
 from polyray.config.run import EvaluateConfig, PretrainConfig, QuickstartConfig, SftConfig, TrainConfig
 from polyray.config.serve import RewardServeConfig
@@ -28,6 +29,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "curate": CurateConfig,
     "judge": JudgeConfig,
     "prompts": PromptTemplate,
+    "reward": TrainRewardConfig,
     "serve": RewardServeConfig,
 }
 """By folder, by folder and the beginning of the name, or by name for files directly under configs/."""

@@ -1,0 +1,171 @@
+"""An engagement reward model on Ray Train: what people react to, learnt from records or preference pairs.
+
+Reads a TrainRewardConfig (configs/reward/), writes runs/NAME/: config.json, metrics.jsonl, checkpoints/, best/,
+embeddings.safetensors (a cache: it may be deleted), and at the end model/ and DONE. model/ is what a reward of type
+engagement loads; its README.md is its card. Starting the same command again goes on from the last checkpoint.
+
+  data         data.path: a run of jobs.curate, or a file with one object a line, either
+               {"prompt": "...", "completion": "...", "engagement": 12} (more fields: jobs.curate --help), or
+               {"prompt": "...", "chosen": "...", "rejected": "..."}, where each may be a list of messages;
+               data.source: a raw file (Stack Exchange threads, headline tests, an export), divided here
+  two models   data.half=train for RL, data.half=eval to check it by: they share no thread, and
+               encoder.name may differ. Nothing should grade what was optimised against it
+  objective    pairwise (Bradley-Terry within one prompt, weighted by how sure the difference is), regression
+               (log-odds of a click, or a transform of counts), both
+  encoder      frozen: texts are embedded once, then the head takes seconds; encoder.fine_tune=true: slow, for GPUs
+  confounders  age and position of a completion: model (terms beside the text in training), remove (only pairs alike
+               in both), ignore
+  stopping     on the validation part; the model is the best one, its temperature is fitted there, too
+
+  python -m jobs.train_reward configs/reward/reward_train.yaml
+  python -m jobs.train_reward configs/reward/reward_eval.yaml --check
+  python -m jobs.train_reward configs/reward/my_pairs.yaml data.path=pairs.jsonl name=mine
+  python -m jobs.evaluate reward CONFIG         # held-out figures, baselines, probes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.cli import parse, run
+from polyray.config.reward_model import TrainRewardConfig
+
+if TYPE_CHECKING:
+    from polyray.observability.progress import ProgressDisplay
+    from polyray.observability.run_directory import RunDirectory
+
+POLL_S = 0.5
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    args = parse(argv, job="train_reward", description=__doc__, config_model=TrainRewardConfig)
+    config = args.config
+    if args.check:
+        return args.print_check(derived=derived_sizes(config))
+    from jobs.fleet import open_ray
+    from polyray.observability.progress import ProgressDisplay
+    from polyray.observability.run_directory import RunDirectory
+
+    with ProgressDisplay() as display, RunDirectory.open(config) as directory:
+        if not directory.finished:
+            with open_ray(config.ray, display):
+                train_reward(config, directory, display)
+        summary = directory.summary()
+        display.note(
+            f"model     {summary['model']}\nversion   {summary['version']}\n"
+            f"accuracy  {summary['accuracy']:.4f} on {summary['pairs']} validation pairs "
+            f"(length alone {summary['accuracy_of_length_alone']:.4f})"
+        )
+    return 0
+
+
+def train_reward(config: TrainRewardConfig, directory: RunDirectory, display: ProgressDisplay) -> None:
+    """One reward model on the Ray this process is connected to, from its newest checkpoint to DONE."""
+    from threading import Thread
+
+    from polyray.actors.resources import check_placement
+    from polyray.models.embedder import encoder_directory
+    from polyray.observability.jsonl import read_jsonl
+    from polyray.rewards.engagement import read_card
+    from polyray.rewards.engagement.data import load_training_data, num_steps_of
+
+    check_placement(
+        config.learner.num_workers * config.learner.cpus_per_worker,
+        config.learner.num_workers if config.learner.use_gpu else 0,
+        "raise ray.num_cpus (logical CPUs), or lower learner.num_workers",
+    )
+    # What is wrong with the data or the encoder is said here, not in a worker.
+    encoder_directory(config.encoder.name)
+    data = load_training_data(config)
+    num_steps = num_steps_of(config, data)
+    display.note(", ".join(f"{name} {count}" for name, count in data.counts.items()))
+    outcome: dict[str, BaseException] = {}
+    thread = Thread(target=_fit, args=(config, directory, outcome), name="ray-train", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL_S)
+        lines = read_jsonl(directory.paths.metrics)
+        display.update(
+            phase="training" if lines else "embedding the texts",
+            step=len(lines) or None,
+            total=num_steps,
+            metrics=_latest(lines),
+        )
+    if "error" in outcome:
+        raise outcome["error"]
+    steps = len(read_jsonl(directory.paths.metrics))
+    model = directory.paths.root / "model"
+    card = read_card(model)
+    if steps < num_steps:
+        display.note(
+            f"stopped early after step {steps} of {num_steps}; the model is that of step {card.best_step}"
+        )
+    validation = card.validation
+    directory.mark_done(
+        {
+            "model": str(model),
+            "version": card.version,
+            "steps": steps,
+            "best_step": card.best_step,
+            **{name: validation[name] for name in ("accuracy", "accuracy_of_length_alone", "log_loss")},
+            "pairs": int(validation["pairs"]),
+        }
+    )
+
+
+def derived_sizes(config: TrainRewardConfig) -> dict[str, Any]:
+    """What `--check` prints: the data is read, divided and paired."""
+    from polyray.rewards.engagement.data import load_training_data, num_steps_of
+
+    data = load_training_data(config)
+    return {
+        **data.counts,
+        "texts_to_embed": len(data.texts),
+        "steps": num_steps_of(config, data),
+        "data_sha256": data.sha256,
+        "logical_cpus_needed": config.learner.num_workers * config.learner.cpus_per_worker,
+    }
+
+
+def _latest(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The last step's metrics, with the last validation loss, which not every step has."""
+    if not lines:
+        return None
+    losses = [line["eval_loss"] for line in lines if "eval_loss" in line]
+    return {"eval_loss": losses[-1] if losses else None, **lines[-1]}
+
+
+def _fit(config: TrainRewardConfig, directory: RunDirectory, outcome: dict[str, BaseException]) -> None:
+    from jobs.fleet import fit_trainer
+    from polyray.actors.reward_model_worker import reward_model_loop
+
+    arguments = {
+        "config": _portable(config).model_dump(mode="json"),
+        "run_dir": str(directory.paths.root.resolve()),
+    }
+    fit_trainer(reward_model_loop, arguments, config.learner, directory, outcome)
+
+
+def _portable(config: TrainRewardConfig) -> TrainRewardConfig:
+    """With absolute paths: workers run in other directories."""
+    data, encoder = config.data, config.encoder
+    if data.path is not None:
+        data = data.model_copy(update={"path": _absolute(data.path)})
+    path = getattr(data.source, "path", None)
+    if data.source is not None and path is not None:
+        data = data.model_copy(update={"source": data.source.model_copy(update={"path": _absolute(path)})})
+    encoder = encoder.model_copy(update={"name": _absolute(encoder.name)})
+    return config.model_copy(update={"data": data, "encoder": encoder})
+
+
+def _absolute(text: str) -> str:
+    """A path that exists, absolute; a name as it is."""
+    path = Path(text).expanduser()
+    return str(path.resolve()) if path.exists() else text
+
+
+if __name__ == "__main__":
+    run(main)
