@@ -1,6 +1,7 @@
 """Validation of reward models on held-out engagement: are they right, are they sure, can they be fooled.
 
 held_out.py          records -> the part that is validated on, its pairs, and what may be fitted on
+seen.py              what models were trained on, which is never validated
 scorers.py           engagement models, rewards and baselines behind one protocol
 language_models.py   log-probabilities for one of the baselines
 score_store.py       scores on disk, so that a killed run goes on

@@ -1,13 +1,14 @@
 """Records or preference pairs -> the part that is validated on, its pairs, and the texts one may fit on.
 
 What is fitted (directions and scales of baselines, a language model) never sees the validated part. A file
-without parts is split here, by cluster. Called by pipeline.py.
+without parts is split here, by cluster: what the models were trained on is for fitting, or a share of the
+clusters where they have seen none. Called by pipeline.py.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from polyray.data.engagement import EngagementRecord, PreferencePair, data_sha25
 from polyray.errors import DataError
 from polyray.metrics.pairwise import Pairs, within_group_pairs
 
+Seen = Callable[[str], bool]
 FIT_SHARE = 0.2
 """Of the clusters of a file without parts: for directions, scales and the language model."""
 
@@ -104,11 +106,14 @@ class HeldOut:
         return parts[:1] if len(parts) == 2 and parts[0] is parts[1] else parts
 
 
-def read_held_out(spec: ValidationDataSpec, seed: int) -> HeldOut:
-    """Reads `spec.path`. Raises DataError where nothing can be compared or a cluster lies in two parts."""
+def read_held_out(spec: ValidationDataSpec, seed: int, seen: Seen = lambda cluster_id: False) -> HeldOut:
+    """Reads `spec.path`. Raises DataError where nothing can be compared or a cluster lies in two parts.
+
+    `seen` says whether a model was trained on a cluster; it decides only about files without parts.
+    """
     path = Path(spec.path)
     records = as_records(read_records(path))
-    by_part = _parts(records, spec, seed)
+    by_part, part = _parts(records, spec, seed, seen)
     validated = _texts(by_part.pop("validated"), spec, seed)
     if not len(validated.pairs):
         raise DataError(
@@ -122,13 +127,12 @@ def read_held_out(spec: ValidationDataSpec, seed: int) -> HeldOut:
         )
     train = _texts(by_part["train"], spec, seed) if by_part.get("train") else None
     validation = _texts(by_part["validation"], spec, seed) if by_part.get("validation") else None
-    has_parts = any(record.part is not None for record in records)
     return HeldOut(
         validated=validated,
         train=train if train is not None else validation,
         tuning=validation if validation is not None else train,
         sha256=data_sha256(path),
-        part=spec.part if has_parts else f"{1 - FIT_SHARE:.0%} of the clusters (the file names no parts)",
+        part=part,
     )
 
 
@@ -157,11 +161,11 @@ def as_records(rows: Sequence[EngagementRecord] | Sequence[PreferencePair]) -> l
 
 
 def _parts(
-    records: Sequence[EngagementRecord], spec: ValidationDataSpec, seed: int
-) -> dict[str, list[EngagementRecord]]:
-    """ "validated", and of "train" and "validation" those that are not."""
+    records: Sequence[EngagementRecord], spec: ValidationDataSpec, seed: int, seen: Seen
+) -> tuple[dict[str, list[EngagementRecord]], str]:
+    """The records under "validated", and of "train" and "validation" those that are not; what is validated."""
     if not any(record.part is not None for record in records):
-        return _split(records, seed)
+        return _split(records, spec, seed, seen)
     unplaced = sum(record.part is None for record in records)
     if unplaced:
         raise DataError(
@@ -180,17 +184,29 @@ def _parts(
         found.setdefault("validated" if record.part == spec.part else str(record.part), []).append(record)
     if "validated" not in found:
         raise DataError(f"{spec.path}: no record has part {spec.part!r}; there are {', '.join(found)}")
-    return found
+    return found, spec.part
 
 
-def _split(records: Sequence[EngagementRecord], seed: int) -> dict[str, list[EngagementRecord]]:
-    """A share of the clusters, drawn by hash, is for fitting; with one cluster there is none."""
-    clusters = sorted({record.cluster_id for record in records}, key=lambda name: _digest(f"{seed}:{name}"))
-    for_fit = set(clusters[: int(len(clusters) * FIT_SHARE)])
+def _split(
+    records: Sequence[EngagementRecord], spec: ValidationDataSpec, seed: int, seen: Seen
+) -> tuple[dict[str, list[EngagementRecord]], str]:
+    """Clusters that a model has seen are for fitting, or a share of all, drawn by hash; of one cluster none."""
+    clusters = {record.cluster_id for record in records}
+    for_fit = {name for name in clusters if seen(name)}
+    said = "clusters that no model was trained on (the file names no parts)"
+    if not for_fit:
+        ordered = sorted(clusters, key=lambda name: _digest(f"{seed}:{name}"))
+        for_fit = set(ordered[: int(len(ordered) * FIT_SHARE)])
+        said = f"{1 - FIT_SHARE:.0%} of the clusters (the file names no parts)"
     found: dict[str, list[EngagementRecord]] = {"validated": [], "train": []}
     for record in records:
         found["train" if record.cluster_id in for_fit else "validated"].append(record)
-    return found
+    if not found["validated"]:
+        raise DataError(
+            f"{spec.path}: the models were trained on all of its {len(clusters)} clusters; validate them on others "
+            "(data.test_share of jobs.train_reward leaves some out)"
+        )
+    return found, said
 
 
 def _texts(records: Sequence[EngagementRecord], spec: ValidationDataSpec, seed: int) -> Texts:

@@ -26,6 +26,7 @@ from polyray.evaluation.reward_model.probe_results import ProbeTexts, probe_scor
 from polyray.evaluation.reward_model.results import Scored, build_metrics, counts, worst_mistakes
 from polyray.evaluation.reward_model.score_store import Progress, ScoreStore
 from polyray.evaluation.reward_model.scorers import CompletionScorer, build_scorer
+from polyray.evaluation.reward_model.seen import check_unseen, seen_by_models
 from polyray.evaluation.reward_model.slices import as_csv, pair_slices, slice_rows
 from polyray.observability.atomic import atomic_write_bytes, atomic_write_json, atomic_write_text
 from polyray.observability.jsonl import encode_line
@@ -74,7 +75,7 @@ def derived_sizes(config: RewardValidationConfig) -> dict[str, Any]:
     """How much there is to score; reads the data and loads no model."""
     if not Path(config.data.path).expanduser().exists():
         return {"pairs": None, "why": f"data.path={config.data.path} is not there yet"}
-    data = read_held_out(config.data, config.seed)
+    data = read_held_out(config.data, config.seed, seen_by_models(config.scorers.values()))
     probed = min(config.probes.num_completions, len(data.validated))
     return {
         "part": data.part,
@@ -96,11 +97,10 @@ def validate(
     too much unscored.
     """
     files = ValidationFiles(root)
-    data = read_held_out(config.data, config.seed)
+    data = read_held_out(config.data, config.seed, seen_by_models(config.scorers.values()))
+    check_unseen(config, data)
     # All of them first: a missing model is noticed before hours of scoring, and before the run has begun.
     scorers = {name: build_scorer(name, spec, data, config.seed) for name, spec in config.scorers.items()}
-    for scorer in scorers.values():
-        _check_unseen(scorer, data)
     _same_data(files, data)
     probes = probe_texts(data.validated, config.probes, config.seed)
     scored: dict[str, Scored] = {}
@@ -168,17 +168,6 @@ def _some_pairs(texts: Texts, seed: int) -> Texts:
     needed_N = np.zeros(len(texts), dtype=bool)
     needed_N[texts.pairs.better_M[chosen]] = needed_N[texts.pairs.worse_M[chosen]] = True
     return texts.subset(needed_N)
-
-
-def _check_unseen(scorer: CompletionScorer, data: HeldOut) -> None:
-    """What was trained on must not be validated on."""
-    seen = scorer.seen(sorted(set(data.validated.clusters_N.tolist())))
-    if seen:
-        raise ConfigError(
-            f"{scorer.name} was trained or stopped on {len(seen)} of the clusters that are validated, e.g. "
-            f"{seen[0]!r}: its numbers would mean nothing; validate it on the test part of the data it was "
-            "trained with"
-        )
 
 
 def _check_pairs(texts: Texts) -> None:

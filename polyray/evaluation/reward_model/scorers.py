@@ -7,12 +7,11 @@ validated. Called by pipeline.py.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -29,13 +28,9 @@ from polyray.config.reward_validation import (
     ScorerSpec,
     TaskScorerSpec,
 )
-from polyray.config.text_reward import EngagementRewardSpec
 from polyray.errors import ConfigError
 from polyray.evaluation.reward_model.held_out import HeldOut, Texts
 from polyray.metrics.pairwise import pair_hits
-
-if TYPE_CHECKING:
-    from polyray.rewards.engagement import ModelCard
 
 BLANK = -30.0
 """Log-odds of a text that nobody prefers to anything."""
@@ -59,20 +54,6 @@ class CompletionScorer(Protocol):
         """[N] float64; NaN where there is no score, which is never 0."""
         ...
 
-    def seen(self, clusters: Iterable[str]) -> list[str]:
-        """Those it was trained or stopped on, as far as it knows: none of them may be validated."""
-        ...
-
-
-class SeesOnlyFitParts:
-    """What all scorers share that learn from HeldOut.fit, or from nothing."""
-
-    log_odds = False
-
-    def seen(self, clusters: Iterable[str]) -> list[str]:
-        """None."""
-        return []
-
 
 class EngagementScorer:
     """An engagement model, on its log-odds scale."""
@@ -80,15 +61,9 @@ class EngagementScorer:
     log_odds = True
 
     def __init__(self, name: str, spec: EngagementScorerSpec, data: HeldOut, seed: int) -> None:
-        path = Path(spec.path).expanduser()
-        if not path.is_dir():
-            raise ConfigError(
-                f"models.{name}.path={spec.path!r}: no such directory; train a model first "
-                "(python -m jobs.train_reward CONFIG) and give its runs/NAME/model"
-            )
         from polyray.rewards.engagement import EngagementModel
 
-        self._model = EngagementModel.load(path)
+        self._model = EngagementModel.load(Path(spec.path))
         self.name, self.version = name, self._model.version
         self.note = f"engagement model {self.version[:12]}"
 
@@ -98,19 +73,16 @@ class EngagementScorer:
         raw_N[[not text.strip() for text in completions]] = BLANK
         return raw_N
 
-    def seen(self, clusters: Iterable[str]) -> list[str]:
-        """By the digests in its card."""
-        return _seen_by(self._model.card, clusters)
 
-
-class RewardScorer(SeesOnlyFitParts):
+class RewardScorer:
     """Any reward, as a training run would build it."""
+
+    log_odds = False
 
     def __init__(self, name: str, spec: RewardScorerSpec, data: HeldOut, seed: int) -> None:
         from polyray.config.reward import DiversitySpec
         from polyray.rewards import plan_reward
 
-        self._spec = spec
         self._reward = plan_reward(spec.reward, spec.task, DiversitySpec()).build()
         self.name, self.version = name, self._reward.version
         self.note = f"reward {self._reward.name}"
@@ -126,17 +98,11 @@ class RewardScorer(SeesOnlyFitParts):
         found = [score.score for score in self._reward.score(items)]
         return np.array([np.nan if value is None else value for value in found], dtype=np.float64)
 
-    def seen(self, clusters: Iterable[str]) -> list[str]:
-        """As for its engagement model, where it is one."""
-        if not isinstance(self._spec.reward, EngagementRewardSpec):
-            return []
-        from polyray.rewards.engagement import read_card
 
-        return _seen_by(read_card(Path(self._spec.reward.path)), clusters)
-
-
-class TaskScorer(SeesOnlyFitParts):
+class TaskScorer:
     """The heuristic quality of a task, or its verdict where it has a verifier."""
+
+    log_odds = False
 
     def __init__(self, name: str, spec: TaskScorerSpec, data: HeldOut, seed: int) -> None:
         from polyray.tasks import build_task
@@ -158,8 +124,10 @@ class TaskScorer(SeesOnlyFitParts):
         )
 
 
-class LengthScorer(SeesOnlyFitParts):
+class LengthScorer:
     """Length alone: longer (or shorter) is better, or a curve over deciles of length."""
+
+    log_odds = False
 
     def __init__(self, name: str, spec: LengthScorerSpec, data: HeldOut, seed: int) -> None:
         self._unit = spec.unit
@@ -199,8 +167,10 @@ class LengthScorer(SeesOnlyFitParts):
         self._levels = (wins + 1.0) / (played + 2.0)
 
 
-class LogprobScorer(SeesOnlyFitParts):
+class LogprobScorer:
     """Mean log-probability per token under a language model."""
+
+    log_odds = False
 
     def __init__(self, name: str, spec: LogprobScorerSpec, data: HeldOut, seed: int) -> None:
         self.name = name
@@ -220,9 +190,10 @@ class LogprobScorer(SeesOnlyFitParts):
         return self._sign * self._logprobs(prompts, completions)
 
 
-class RandomScorer(SeesOnlyFitParts):
+class RandomScorer:
     """A number in [0, 1) from a hash of the texts."""
 
+    log_odds = False
     note = "chance"
 
     def __init__(self, name: str, spec: RandomScorerSpec, data: HeldOut, seed: int) -> None:
@@ -258,14 +229,6 @@ def text_lengths(texts: Sequence[str], unit: str = "characters") -> np.ndarray:
 
 
 Feature = Callable[[Sequence[str], Sequence[str]], np.ndarray]
-
-
-def _seen_by(card: ModelCard, clusters: Iterable[str]) -> list[str]:
-    """A card holds digests of the clusters that its model was trained or stopped on."""
-    from polyray.rewards.engagement.card import cluster_digests
-
-    known = card.clusters
-    return [name for name in clusters if base64.b64decode(cluster_digests([name])) in known]
 
 
 def _direction(

@@ -274,14 +274,6 @@ def test_mistakes_of_the_user_are_named(
         main(["reward", str(finished / "config.yaml"), "name=other", override])
 
 
-def test_a_model_is_not_validated_on_what_it_has_seen(
-    finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(RandomScorer, "seen", lambda self, names: [n for n in names if n in ("c1", "c4")])
-    with pytest.raises(ConfigError, match=r"random was trained or stopped on 1 of the clusters.*'c4'"):
-        main(["reward", str(finished / "config.yaml"), "name=leaked"])
-
-
 def test_the_report_of_models_leaves_it_alone(finished: Path) -> None:
     page = (finished / "runs/check/report.html").read_bytes()
     for path in (finished / "runs/check", finished / "runs"):

@@ -10,19 +10,22 @@ import numpy as np
 import pytest
 
 from polyray.config.reward_validation import (
+    EngagementScorerSpec,
     LengthScorerSpec,
     LogprobScorerSpec,
     NgramSpec,
     RandomScorerSpec,
+    RewardValidationConfig,
     TaskScorerSpec,
     ValidationDataSpec,
 )
 from polyray.config.text_tasks import HeadlinesSpec
 from polyray.data.engagement import EngagementRecord
-from polyray.errors import ConfigError, RewardError
+from polyray.errors import ConfigError, DataError, RewardError
 from polyray.evaluation.reward_model.held_out import HeldOut, read_held_out
 from polyray.evaluation.reward_model.score_store import ScoreStore
-from polyray.evaluation.reward_model.scorers import BLANK, SeesOnlyFitParts, build_scorer
+from polyray.evaluation.reward_model.scorers import BLANK, build_scorer
+from polyray.evaluation.reward_model.seen import check_unseen, seen_by_models
 from polyray.metrics.pairwise import pair_hits
 from tests.unit.evaluation.reward_model.planted import records, write_records
 
@@ -136,7 +139,7 @@ def test_equal_texts_are_no_pair(tmp_path: Path) -> None:
     assert len(held_out(tmp_path, rows).validated.pairs) == 4
 
 
-class Counted(SeesOnlyFitParts):
+class Counted:
     """A scorer that remembers what it was asked."""
 
     name, version, log_odds, note = "a b/c", "f" * 64, True, ""
@@ -212,16 +215,36 @@ def save_engagement_model(path: Path, clusters: Sequence[str]) -> Path:
     return path
 
 
-def test_an_engagement_model_is_asked_for_its_log_odds_and_names_what_it_has_seen(tmp_path: Path) -> None:
-    from polyray.config.reward_validation import EngagementScorerSpec
+def test_an_engagement_model_is_asked_for_its_log_odds(tmp_path: Path) -> None:
     from polyray.models.text_encoder import embed_texts
 
     data = held_out(tmp_path, records(8, 1.0))
     path = save_engagement_model(tmp_path / "model", ["c1", "c3"])
     scorer = build_scorer("m", EngagementScorerSpec(path=str(path)), data, 0)
-    assert scorer.log_odds and scorer.seen(["c0", "c1", "c2", "c3"]) == ["c1", "c3"]
+    assert scorer.log_odds
     texts = ["A cat sat.", "Birds over grey roofs."]
     expected = embed_texts("packaged", texts)[:, 0] * 4.0 / 0.5
     found = scorer.scores(["Who?"] * 3, [*texts, " \n"])
     assert found[:2] == pytest.approx(expected, abs=1e-5)
     assert found[2] == BLANK, "as the reward, which gives a blank completion 0"
+
+
+def test_what_a_model_was_trained_on_is_never_validated(tmp_path: Path) -> None:
+    write_records(tmp_path / "parts.jsonl", records(8, 1.0))
+    write_records(tmp_path / "whole.jsonl", records(8, 1.0, parts=False))
+    path = save_engagement_model(tmp_path / "model", ["c1", "c4", "c5"])
+    spec = EngagementScorerSpec(path=str(path))
+    config = RewardValidationConfig(
+        name="x", data={"path": str(tmp_path / "parts.jsonl")}, models={"m": spec}
+    )
+    seen = seen_by_models(config.scorers.values())
+    assert [name for name in ("c0", "c1", "c4") if seen(name)] == ["c1", "c4"]
+    with pytest.raises(ConfigError, match=r"m was trained or stopped on 1 of the clusters .* 'c4'"):
+        check_unseen(config, read_held_out(config.data, 0, seen))
+    whole = read_held_out(ValidationDataSpec(path=str(tmp_path / "whole.jsonl")), 0, seen)
+    assert whole.train is not None and set(whole.train.clusters_N) == {"c1", "c4", "c5"}
+    assert set(whole.validated.clusters_N) == {"c0", "c2", "c3", "c6", "c7"}
+    assert whole.part.startswith("clusters that no model was trained on")
+    check_unseen(config, whole)
+    with pytest.raises(DataError, match="on all of its 8 clusters"):
+        read_held_out(ValidationDataSpec(path=str(tmp_path / "whole.jsonl")), 0, lambda cluster: True)
