@@ -139,7 +139,7 @@ class RewardBenchmark:
         scored, wrong, longest = 0, 0, 0.0
         failures: list[str] = []
         end = time.perf_counter() + KILL_SECONDS
-        spec = ClientSpec(concurrency=KILL_CALLERS, breaker_failures=4 * KILL_CALLERS, deadline_s=60)
+        spec = ClientSpec(concurrency=KILL_CALLERS, deadline_s=60)
         async with AsyncRewardServiceClient(address.url, spec, token=self._secret) as client:
 
             async def caller() -> None:

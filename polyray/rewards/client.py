@@ -204,6 +204,7 @@ class AsyncRewardServiceClient:
     async def _try(self, method: str, route: str, body: bytes | None, left_s: float) -> Json | Failure:
         """One attempt, and what the breaker learns from it."""
         timeout_s = max(0.0, min(left_s, self.spec.attempt_timeout_s))
+        sent_at = self._clock()
         try:
             answer = await asyncio.wait_for(self._exchange(method, route, body), timeout_s)
         except (TimeoutError, httpx.TimeoutException):
@@ -218,7 +219,7 @@ class AsyncRewardServiceClient:
             self.breaker.abandoned()
             raise
         if isinstance(answer, Failure) and not is_alive(answer):
-            self.breaker.failed(answer, self._clock())
+            self.breaker.failed(answer, self._clock(), sent_at)
         else:
             self.breaker.succeeded()
         return answer

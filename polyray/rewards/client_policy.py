@@ -11,6 +11,7 @@ Times are seconds of whatever clock the caller reads. Called by client.py.
 from __future__ import annotations
 
 import email.utils
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -91,7 +92,8 @@ def _final(failure: Failure, tries: int, what: str) -> Failure:
 class CircuitBreaker:
     """Keeps callers from waiting for a service that is down; one per service, for all its callers.
 
-    An answer of any status below 500 counts as success, so does 429: the service is there.
+    An answer of any status below 500 counts as success, so does 429: the service is there. Requests that were in
+    flight together and fail together count once: a replica that dies takes all of its own with it, and the others live.
     """
 
     def __init__(self, failures_to_open: int, open_s: float) -> None:
@@ -99,6 +101,7 @@ class CircuitBreaker:
         self._failures_to_open = failures_to_open
         self._open_s = open_s
         self._failures = 0
+        self._counted_at = -math.inf
         self._opened_at: float | None = None
         self._probing = False
         self._last = ""
@@ -125,9 +128,10 @@ class CircuitBreaker:
         """An answer came."""
         self._failures, self._opened_at, self._probing = 0, None, False
 
-    def failed(self, failure: Failure, now: float) -> None:
-        """No answer came, or a 5xx."""
-        self._failures += 1
+    def failed(self, failure: Failure, now: float, sent_at: float) -> None:
+        """No answer came, or a 5xx, for a request that was sent at `sent_at`."""
+        if sent_at >= self._counted_at:
+            self._failures, self._counted_at = self._failures + 1, now
         self._last = failure.message
         self._probing = False
         was_open = self._opened_at is not None

@@ -86,12 +86,12 @@ def test_a_pause_that_ends_behind_the_deadline_is_not_begun() -> None:
 def test_the_breaker_opens_after_failures_in_a_row_only() -> None:
     breaker = CircuitBreaker(3, 10.0)
     for _ in range(2):
-        breaker.failed(BROKEN, 0.0)
+        breaker.failed(BROKEN, 0.0, 0.0)
     breaker.succeeded()
     for _ in range(2):
-        breaker.failed(BROKEN, 0.0)
+        breaker.failed(BROKEN, 0.0, 0.0)
     assert breaker.refuses(0.0) is None
-    breaker.failed(BROKEN, 5.0)
+    breaker.failed(BROKEN, 5.0, 5.0)
     refusal = breaker.refuses(6.0)
     assert refusal is not None
     assert refusal == Failure(
@@ -100,14 +100,26 @@ def test_the_breaker_opens_after_failures_in_a_row_only() -> None:
     assert breaker.wait_s(6.0) == 9.0
 
 
+def test_requests_that_fail_together_count_once() -> None:
+    breaker = CircuitBreaker(3, 10.0)
+    for _ in range(50):
+        breaker.failed(BROKEN, 2.0, sent_at=1.0)
+    breaker.failed(BROKEN, 2.5, sent_at=1.9)
+    assert breaker.refuses(3.0) is None
+    breaker.failed(BROKEN, 4.0, sent_at=3.0)
+    assert breaker.refuses(5.0) is None
+    breaker.failed(BROKEN, 6.0, sent_at=5.0)
+    assert breaker.refuses(7.0) is not None
+
+
 def test_one_probe_decides_about_the_open_breaker() -> None:
     breaker = CircuitBreaker(1, 10.0)
-    breaker.failed(BROKEN, 0.0)
+    breaker.failed(BROKEN, 0.0, 0.0)
     assert breaker.refuses(9.99) is not None
     assert breaker.refuses(10.0) is None  # the probe
     other = breaker.refuses(10.0)
     assert other is not None and "being tried by another request" in other.message
-    breaker.failed(BROKEN, 12.0)
+    breaker.failed(BROKEN, 12.0, 12.0)
     assert breaker.refuses(21.9) is not None
     assert breaker.refuses(22.0) is None
     breaker.succeeded()
@@ -116,7 +128,7 @@ def test_one_probe_decides_about_the_open_breaker() -> None:
 
 def test_an_abandoned_probe_leaves_room_for_the_next() -> None:
     breaker = CircuitBreaker(1, 10.0)
-    breaker.failed(BROKEN, 0.0)
+    breaker.failed(BROKEN, 0.0, 0.0)
     assert breaker.refuses(10.0) is None
     breaker.abandoned()
     assert breaker.refuses(10.0) is None
@@ -125,7 +137,7 @@ def test_an_abandoned_probe_leaves_room_for_the_next() -> None:
 def test_a_breaker_of_zero_never_opens() -> None:
     breaker = CircuitBreaker(0, 10.0)
     for _ in range(100):
-        breaker.failed(BROKEN, 0.0)
+        breaker.failed(BROKEN, 0.0, 0.0)
     assert breaker.refuses(0.0) is None and breaker.wait_s(0.0) == 0.0
 
 
