@@ -93,7 +93,7 @@ class CircuitBreaker:
     """Keeps callers from waiting for a service that is down; one per service, for all its callers.
 
     An answer of any status below 500 counts as success, so does 429: the service is there. Requests that were in
-    flight together and fail together count once: a replica that dies takes all of its own with it, and the others live.
+    flight together and fail together count once: a replica that dies takes all of its own with it.
     """
 
     def __init__(self, failures_to_open: int, open_s: float) -> None:

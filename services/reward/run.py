@@ -40,7 +40,7 @@ class RewardServiceAddress:
     app_name: str
     """What RewardClient takes."""
     url: str
-    """What HttpRewardClient takes."""
+    """What RewardServiceClient takes."""
 
 
 def reward_app_name(run_name: str) -> str:

@@ -214,12 +214,12 @@ async def test_the_deadline_covers_all_tries_and_batches() -> None:
     [(401, "refused"), (404, "refused"), (307, "refused"), (500, "failed"), (501, "failed")],
 )
 async def test_what_comes_again_is_not_tried_again(status: int, kind: str) -> None:
-    service = Service(httpx.Response(status, text="no"))
+    service = Service(httpx.Response(status, json="no"))
     scored = await client(service, token="secret").score(items(2))
     assert len(service.requests) == 1
     assert [(failure.kind, failure.status) for failure in scored.failures] == [(kind, status)]
     message = str(scored.scores[1].error)
-    assert f"status {status}: no" in message and "secret" not in message
+    assert f'status {status}: "no"' in message and "secret" not in message
     assert ("check the token" in message) == (status == 401)
 
 
