@@ -78,7 +78,7 @@ def shown_prompt(item: ScoreItem) -> str:
     source = item.metadata.get("source")
     if source is not None and not isinstance(source, str):
         raise ValueError(
-            f'metadata["source"] is {str(source)[:40]!r}, not a text; correct it or leave it out'
+            f'metadata["source"] is {repr(source)[:40]}, not a text; correct it or leave it out'
         )
     if source is not None:
         return source

@@ -1,0 +1,191 @@
+"""The loop without Ray: ranks, resume, early stopping, age, both objectives, fine-tuning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from polyray.config.reward_model import TrainRewardConfig
+from polyray.errors import ConfigError, RewardError
+from polyray.observability.jsonl import read_jsonl
+from polyray.rewards.engagement import EngagementModel
+from polyray.rewards.engagement.data import load_training_data
+from polyray.rewards.engagement.network import build_network
+from polyray.rewards.engagement.objective import batch_rows
+from polyray.rewards.engagement.training import RewardTrainingRun, backward, run_reward_training
+from polyray.types import is_timing_key
+from tests.unit.rewards.engagement.stand_ins import (
+    CPU,
+    KnownEmbedder,
+    liking,
+    reward_config,
+    vector_of,
+    write_records,
+)
+
+pytestmark = pytest.mark.usefixtures("known_encoder")
+
+
+def a_run(config: TrainRewardConfig, run_dir: Path) -> RewardTrainingRun:
+    run_dir.mkdir(exist_ok=True)
+    return RewardTrainingRun(config, run_dir, CPU, rank=0, world_size=1)
+
+
+def trained(config: TrainRewardConfig, run_dir: Path) -> EngagementModel:
+    run_reward_training(a_run(config, run_dir), lambda metrics: None)
+    return EngagementModel.load(run_dir / "model")
+
+
+def lines_of(run_dir: Path) -> list[dict[str, Any]]:
+    return [
+        {key: value for key, value in line.items() if not is_timing_key(key)}
+        for line in read_jsonl(run_dir / "metrics.jsonl")
+    ]
+
+
+def agreement(model: EngagementModel) -> float:
+    """Spearman of the raw scores of new texts with what is liked."""
+    texts = [f"new text {number}" for number in range(200)]
+    raw = model.raw(["a new prompt"] * len(texts), texts)
+    return float(spearmanr(raw, [vector_of(text)[0] for text in texts]).statistic)
+
+
+@pytest.mark.parametrize("objective", ["pairwise", "regression", "both"])
+def test_what_people_like_is_learnt(objective: str, tmp_path: Path) -> None:
+    path = write_records(tmp_path / "r.jsonl", liking)
+    model = trained(reward_config(path, objective__type=objective), tmp_path / "run")
+    assert agreement(model) > 0.9
+    assert model.card.validation["accuracy"] > 0.85 > model.card.validation["accuracy_of_length_alone"]
+    line = read_jsonl(tmp_path / "run" / "metrics.jsonl")[0]
+    parts = {
+        "pairwise": {"pair_loss"},
+        "regression": {"regression_loss"},
+        "both": {"pair_loss", "regression_loss"},
+    }
+    assert parts[objective] == {"pair_loss", "regression_loss"} & set(line)
+    assert line["loss"] == pytest.approx(sum(line[name] for name in parts[objective]))
+
+
+@pytest.mark.parametrize("objective", ["pairwise", "both"])
+def test_several_ranks_are_one(objective: str, tmp_path: Path) -> None:
+    path = write_records(tmp_path / "r.jsonl", liking)
+    config = reward_config(
+        path,
+        objective__type=objective,
+        head__width=8,
+        head__dropout=0.3,
+        head__input_dropout=0.2,
+        rows_per_step=37,
+    )
+    data = load_training_data(config)
+    torch.manual_seed(0)
+    network = build_network(config, KnownEmbedder(), data, a_run(config, tmp_path))  # type: ignore[arg-type]
+    gradients, losses = [], []
+    for world_size in (1, 2, 3):
+        shares = [backward(network, data, config, 3, rank, world_size) for rank in range(world_size)]
+        losses.append(sum(sum(share.values()) for share in shares))
+        gradients.append(
+            torch.cat([p.grad.reshape(-1).clone() for p in network.parameters() if p.grad is not None])
+        )
+        for parameter in network.parameters():
+            parameter.grad = None
+    assert gradients[0].abs().max() > 1e-3
+    for gradient, loss in zip(gradients[1:], losses[1:], strict=True):
+        torch.testing.assert_close(gradient, gradients[0], atol=1e-6, rtol=0)
+        assert loss == pytest.approx(losses[0], abs=1e-6)
+
+
+def test_every_row_comes_once_an_epoch(tmp_path: Path) -> None:
+    config = reward_config(
+        write_records(tmp_path / "r.jsonl", liking), rows_per_step=50, objective__type="both"
+    )
+    rows = load_training_data(config).train
+    size = len(rows.pairs_P2)
+    drawn = [tuple(pair) for step in range(size) for pair in batch_rows(rows, config, step).pairs_B2][
+        : 3 * size
+    ]
+    for start in (0, size, 2 * size):
+        assert sorted(drawn[start : start + size]) == sorted(map(tuple, rows.pairs_P2.tolist()))
+    assert drawn[:size] != drawn[size : 2 * size]
+    batch = batch_rows(rows, config, 5)
+    assert (batch.pair_weight_B.sum(), batch.item_weight_R.sum()) == pytest.approx((1.0, 1.0))
+
+
+def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
+    path = write_records(tmp_path / "r.jsonl", liking)
+    config = reward_config(
+        path,
+        head__width=8,
+        head__dropout=0.3,
+        learner__steps=40,
+        learner__checkpoint_every=7,
+        stopping__every=5,
+    )
+    run_reward_training(a_run(config, tmp_path / "whole"), lambda metrics: None)
+    reports = iter(range(3))
+
+    def killed(metrics: dict[str, float]) -> None:
+        if next(reports) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_reward_training(a_run(config, tmp_path / "broken"), killed)
+    assert len(lines_of(tmp_path / "broken")) == 14
+    with (tmp_path / "broken" / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 14, "loss": 1.0}\n{"st')  # steps after the checkpoint are done again
+    run_reward_training(a_run(config, tmp_path / "broken"), lambda metrics: None)
+    assert lines_of(tmp_path / "broken") == lines_of(tmp_path / "whole")
+    heads = [(tmp_path / name / "model" / "head.safetensors").read_bytes() for name in ("broken", "whole")]
+    assert heads[0] == heads[1]
+    assert len(list((tmp_path / "whole" / "checkpoints").glob("step-*"))) == 2
+
+    other = write_records(tmp_path / "other.jsonl", liking, seed=1)
+    with pytest.raises(ConfigError, match="the training rows are not those of its checkpoint"):
+        run_reward_training(a_run(reward_config(other), tmp_path / "broken"), lambda metrics: None)
+
+
+def test_it_stops_early_and_keeps_the_best(tmp_path: Path) -> None:
+    def noise(text: str, rng: np.random.Generator) -> dict[str, Any]:
+        return {"engagement": float(rng.normal())}
+
+    path = write_records(tmp_path / "r.jsonl", noise)
+    config = reward_config(path, learner__steps=300, stopping__every=2, stopping__patience=3)
+    model = trained(config, tmp_path / "run")
+    losses = {
+        line["step"] + 1: line["eval_loss"] for line in lines_of(tmp_path / "run") if "eval_loss" in line
+    }
+    best = min(losses, key=lambda step: losses[step])
+    assert model.card.best_step == best
+    assert max(losses) == best + 6 < 300
+    assert model.card.validation["log_loss"] <= np.log(2) + 1e-3  # the temperature makes nothing of nothing
+
+
+def test_age_is_modelled_and_not_taken_for_the_text(tmp_path: Path) -> None:
+    def aged(text: str, rng: np.random.Generator) -> dict[str, Any]:
+        liked = float(vector_of(text)[0])  # liked texts come late, and early ones collect the votes
+        log_age = 3.0 + 2.0 * liked + 0.7 * float(rng.normal())
+        engagement = 6 * (liked - log_age) + float(rng.normal())
+        return {"engagement": engagement, "age_s": 3600 * float(np.expm1(max(log_age, 0.05)))}
+
+    path = write_records(tmp_path / "r.jsonl", aged, clusters=120)
+    found = {
+        mode: agreement(
+            trained(reward_config(path, confounders__mode=mode, learner__steps=150), tmp_path / mode)
+        )
+        for mode in ("model", "ignore")
+    }
+    assert found["model"] > 0.8
+    assert found["ignore"] < -0.5  # it learns that people dislike what they like
+
+
+def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
+    config = reward_config(
+        write_records(tmp_path / "r.jsonl", liking), learner__learning_rate=1e30, objective__type="both"
+    )
+    with pytest.raises(RewardError, match=r"the gradient's norm is .* lower learner\.learning_rate"):
+        run_reward_training(a_run(config, tmp_path / "run"), lambda metrics: None)
