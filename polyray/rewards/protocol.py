@@ -49,7 +49,7 @@ class WireItem(StrictModel):
     completion: Text
     reference: Text | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
-    messages: tuple[dict[str, Text], ...] | None = Field(None, max_length=MAX_MESSAGES)
+    messages: tuple[dict[str, Text], ...] | None = Field(default=None, max_length=MAX_MESSAGES)
     group: str = Field(DEFAULT_GROUP, max_length=256, description="items of one group get a distance matrix")
 
     @classmethod
@@ -75,7 +75,7 @@ class ScoreRequest(StrictModel):
 
     items: tuple[WireItem, ...] = Field(min_length=1, max_length=MAX_ITEMS)
     distances: bool = False
-    model: Name | None = Field(None, description="one of /v1/models; null: the first")
+    model: Name | None = Field(default=None, description="one of /v1/models; null: the first")
 
     @model_validator(mode="after")
     def _groups_small_enough(self) -> ScoreRequest:
@@ -109,7 +109,7 @@ class WireScore(BaseModel):
 
     model_config = ConfigDict(populate_by_name=True, allow_inf_nan=False)
 
-    score: float | None = Field(None, ge=0, le=1)
+    score: float | None = Field(default=None, ge=0, le=1)
     class_id: int = Field(alias="class", ge=-1)
     components: dict[str, float] = Field(default_factory=dict)
     error: str | None = None
@@ -134,7 +134,7 @@ class EmbedRequest(StrictModel):
     """The body of POST /v1/embed."""
 
     texts: tuple[Text, ...] = Field(min_length=1, max_length=MAX_TEXTS)
-    model: Name | None = Field(None, description="whose encoder; null: that of the first model")
+    model: Name | None = Field(default=None, description="whose encoder; null: that of the first model")
 
 
 class EmbedResponse(BaseModel):
@@ -154,7 +154,7 @@ class DiversityRequest(StrictModel):
     source: DiversityMeasure = Field(
         "embedding", description="(1 - cosine) / 2 of embeddings, or word n-grams that two texts do not share"
     )
-    model: Name | None = Field(None, description="whose encoder; null: that of the first model")
+    model: Name | None = Field(default=None, description="whose encoder; null: that of the first model")
 
     @model_validator(mode="after")
     def _few_enough(self) -> DiversityRequest:

@@ -235,7 +235,7 @@ def test_what_a_model_was_trained_on_is_never_validated(tmp_path: Path) -> None:
     path = save_engagement_model(tmp_path / "model", ["c1", "c4", "c5"])
     spec = EngagementScorerSpec(path=str(path))
     config = RewardValidationConfig(
-        name="x", data={"path": str(tmp_path / "parts.jsonl")}, models={"m": spec}
+        name="x", data=ValidationDataSpec(path=str(tmp_path / "parts.jsonl")), models={"m": spec}
     )
     seen = seen_by_models(config.scorers.values())
     assert [name for name in ("c0", "c1", "c4") if seen(name)] == ["c1", "c4"]
