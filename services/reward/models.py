@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import numpy as np
+
 from polyray.config.service import ServiceSpec
 from polyray.errors import RewardError
 from polyray.rewards import RewardPlan
@@ -73,9 +75,12 @@ class ServedModel:
     """What CANARY scored when the model was loaded; None where it is not asked."""
     cache: ScoreCache | None = None
     batcher: TokenBatcher[Work] = field(init=False)
+    texts: TokenBatcher[Sequence[str]] = field(init=False)
+    """The queue of texts for the encoder alone."""
 
     def __post_init__(self) -> None:
         self.batcher = TokenBatcher(self._score_batch, BatchLimits.of(self.spec))
+        self.texts = TokenBatcher(self._encode_batch, BatchLimits.of(self.spec))
         self._one_at_a_time = asyncio.Lock()  # nobody promised that the user's function is thread-safe
         self._stuck: asyncio.Future[Any] | None = None
 
@@ -89,6 +94,10 @@ class ServedModel:
             return await self.batcher.submit(Work(items, finish, parts[0].tokens), parts[0].tokens)
         answers = await asyncio.gather(*(self.batcher.submit(part, part.tokens) for part in parts))
         return await self.run(finish, [score for scores in answers for score in scores])
+
+    async def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """[N, dimension] of the encoder. Raises what the encoder raises."""
+        return await self.texts.submit(texts, estimated_tokens(*texts))
 
     async def run(self, function: Callable[..., ResultT], *arguments: Any) -> ResultT:
         """`function` alone among the calls of this model, beside the event loop unless the reward is inline."""
@@ -141,6 +150,10 @@ class ServedModel:
             tokens, prompt = tokens + cost, item.prompt
         parts.append(Work(items[start:], list, tokens))
         return parts
+
+    async def _encode_batch(self, batch: Sequence[Sequence[str]]) -> list[np.ndarray]:
+        vectors = await asyncio.to_thread(self.encoder.encode, [text for texts in batch for text in texts])
+        return np.split(vectors, np.cumsum([len(texts) for texts in batch])[:-1])
 
     async def _score_batch(self, batch: Sequence[Work]) -> list[Any]:
         self.metrics.queued.set(self.batcher.queued, {"model": self.id})

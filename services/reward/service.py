@@ -36,9 +36,7 @@ from polyray.rewards.protocol import (
     answer_scores,
 )
 from polyray.types import Prompt
-from services.reward.batching import BatchLimits, TokenBatcher, estimated_tokens
 from services.reward.configuration import ReplicaConfiguration
-from services.reward.encoders import Encoder
 from services.reward.metrics import RewardMetrics
 from services.reward.models import ReplicaModels, RewardTimeout, ServedModel, UnknownModel, load_models
 from services.reward.routes import build_http_app
@@ -63,7 +61,6 @@ class RewardService:
         self._loading = asyncio.Lock()
         self._reload: asyncio.Task[None] | None = None
         self._reload_error: str | None = None
-        self._embedders: dict[str, TokenBatcher[Sequence[str]]] = {}
 
     @classmethod
     def serving(cls, plan: RewardPlan, token: SecretStr | None = None) -> RewardService:
@@ -135,13 +132,15 @@ class RewardService:
 
     async def embed(self, request: EmbedRequest) -> EmbedResponse:
         """What POST /v1/embed answers; raises like score_request."""
-        encoder = self.find(request.model).encoder
-        vectors = await self._embedded(encoder, request.texts)
-        return EmbedResponse(encoder=encoder.name, dimension=vectors.shape[1], embeddings=vectors.tolist())
+        model = self.find(request.model)
+        vectors = await self._embedded(model, request.texts)
+        return EmbedResponse(
+            encoder=model.encoder.name, dimension=vectors.shape[1], embeddings=vectors.tolist()
+        )
 
     async def diversity(self, request: DiversityRequest) -> DiversityResponse:
         """What POST /v1/diversity answers; raises like score_request."""
-        encoder = self.find(request.model).encoder
+        model = self.find(request.model)
         if request.source == "ngram":
             async with _Deadline(self._timeout_s):
                 groups = await asyncio.to_thread(_ngram_diversity, request.groups)
@@ -152,13 +151,13 @@ class RewardService:
             name: [places.setdefault(text, len(places)) for text in texts]
             for name, texts in request.groups.items()
         }
-        vectors = await self._embedded(encoder, list(places))
+        vectors = await self._embedded(model, list(places))
 
         def measure() -> dict[str, GroupDiversity]:
             return {name: _embedding_diversity(vectors, at) for name, at in rows.items()}
 
         groups = await asyncio.to_thread(measure)
-        return DiversityResponse(source=request.source, encoder=encoder.name, groups=groups)
+        return DiversityResponse(source=request.source, encoder=model.encoder.name, groups=groups)
 
     def find(self, model: str | None) -> ServedModel:
         """The served model of that name, the default for None. Raises UnknownModel."""
@@ -199,15 +198,10 @@ class RewardService:
         except RewardError as error:
             return GroupScores.unscored(len(items), str(error))
 
-    async def _embedded(self, encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
-        async def encode(batch: Sequence[Sequence[str]]) -> list[np.ndarray]:
-            vectors = await asyncio.to_thread(encoder.encode, [text for texts in batch for text in texts])
-            return np.split(vectors, np.cumsum([len(texts) for texts in batch])[:-1])
-
-        batcher = self._embedders.setdefault(encoder.name, TokenBatcher(encode, BatchLimits.of(self._spec)))
-        batcher.check_room()
+    async def _embedded(self, model: ServedModel, texts: Sequence[str]) -> np.ndarray:
+        model.texts.check_room()
         async with _Deadline(self._timeout_s):
-            return await batcher.submit(texts, estimated_tokens(*texts))
+            return await model.embed(texts)
 
     async def _load_wanted(self, configuration: ReplicaConfiguration) -> None:
         async with self._loading:
