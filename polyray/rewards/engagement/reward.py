@@ -77,9 +77,7 @@ def shown_prompt(item: ScoreItem) -> str:
     """What people saw before they reacted. Raises ValueError for a source that is no text."""
     source = item.metadata.get("source")
     if source is not None and not isinstance(source, str):
-        raise ValueError(
-            f'metadata["source"] is {repr(source)[:40]}, not a text; correct it or leave it out'
-        )
+        raise ValueError(f'metadata["source"] is {repr(source)[:40]}, not a text; correct it or leave it out')
     if source is not None:
         return source
     users = [message["content"] for message in item.messages or () if message["role"] == "user"]
