@@ -73,16 +73,16 @@ class EncoderSpec(StrictModel):
 class HeadSpec(StrictModel):
     """The network over prompt and completion embeddings."""
 
-    width: int = Field(default=64, ge=0, description="hidden units; 0: linear")
+    width: int = Field(default=128, ge=0, description="hidden units; 0: linear")
     dropout: float = Field(default=0.5, ge=0, lt=1, description="of the hidden units")
-    input_dropout: float = Field(default=0.0, ge=0, lt=1, description="of the standardised inputs")
+    input_dropout: float = Field(default=0.5, ge=0, lt=1, description="of the standardised inputs")
     features: tuple[FeatureName, ...] = Field(
         default=(), description="explicit features; a model with them is easier to understand, and to deceive"
     )
 
 
 class ObjectiveSpec(StrictModel):
-    """What is minimised; formulas: algorithms/preference.py."""
+    """What is minimised; formulas: algorithms/preference.py, metrics/preference.py."""
 
     type: Literal["pairwise", "regression", "both"] = "pairwise"
     pair_weight: Literal["auto", "certainty", "gap", "none"] = Field(

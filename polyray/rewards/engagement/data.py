@@ -17,13 +17,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from polyray.algorithms.preference import (
-    certainty_weights,
-    gap_weights,
-    log_counts,
-    log_odds_variance,
-    normal_scores,
-)
 from polyray.config.reward_model import ConfounderSpec, RewardDataSpec, TrainRewardConfig
 from polyray.data.engagement import (
     EngagementRecord,
@@ -35,6 +28,13 @@ from polyray.data.engagement import (
 from polyray.data.engagement.priors import estimated_prior
 from polyray.data.splits import seeded_rank, split_clusters
 from polyray.errors import DataError
+from polyray.metrics.preference import (
+    certainty_weights,
+    gap_weights,
+    log_counts,
+    log_odds_variance,
+    normal_scores,
+)
 
 Half = Literal["train", "eval"]
 CONFOUNDERS = ("log_age", "log_age_squared", "log_position", "is_first")

@@ -9,9 +9,9 @@ import numpy as np
 from scipy.special import expit
 from torch import Tensor
 
-from polyray.algorithms.preference import fitted_temperature
 from polyray.config.base import as_json
 from polyray.config.reward_model import TrainRewardConfig
+from polyray.metrics.preference import fitted_temperature
 from polyray.rewards.engagement.card import DataCard, EncoderCard, ModelCard, cluster_digests
 from polyray.rewards.engagement.data import CONFOUNDERS, TrainingData
 from polyray.rewards.engagement.model import ModelConfig, licence_of, quantile_reference, save_model

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from polyray.algorithms.preference import certainty_weights, log_odds_variance
 from polyray.config.reward_model import TrainRewardConfig
 from polyray.data.engagement import read_records
 from polyray.data.engagement.priors import estimated_prior
 from polyray.errors import DataError
+from polyray.metrics.preference import certainty_weights, log_odds_variance
 from polyray.rewards.engagement.data import TrainingData, half_of, load_training_data
 from tests.unit.rewards.engagement.stand_ins import liking, reward_config, write_records
 

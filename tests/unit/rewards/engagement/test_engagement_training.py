@@ -189,3 +189,71 @@ def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
     )
     with pytest.raises(RewardError, match=r"the gradient's norm is .* lower learner\.learning_rate"):
         run_reward_training(a_run(config, tmp_path / "run"), lambda metrics: None)
+
+
+def tiny_encoder(directory: Path) -> Path:
+    """A sentence-transformers model of one layer, with the words of the tests as its vocabulary."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "completion", "prompt", *map(str, range(60))]
+    directory.mkdir()
+    (directory / "vocab.txt").write_text("\n".join(words))
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=len(words), **shape)).save_pretrained(directory)  # type: ignore[arg-type]
+    BertTokenizerFast(str(directory / "vocab.txt")).save_pretrained(directory)
+    body = Transformer(str(directory), max_seq_length=16)
+    model = SentenceTransformer(modules=[body, Pooling(16)], device="cpu")
+    model.save_pretrained(str(directory / "saved"), create_model_card=False)
+    return directory / "saved"
+
+
+def test_a_fine_tuned_encoder_is_trained_saved_and_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from polyray.models.embedder import Embedder
+
+    monkeypatch.setattr("polyray.rewards.engagement.training.Embedder", Embedder)
+
+    def by_word(text: str, rng: np.random.Generator) -> dict[str, Any]:
+        return {"engagement": float(int(text.split()[-1]) % 3)}  # the number of the completion is liked
+
+    path = write_records(tmp_path / "r.jsonl", by_word, clusters=20)
+    encoder = tiny_encoder(tmp_path / "encoder")
+    config = reward_config(
+        path,
+        encoder__name=str(encoder),
+        encoder__fine_tune=True,
+        encoder__learning_rate=0.01,
+        learner__steps=6,
+        learner__learning_rate=0.01,
+        learner__checkpoint_every=3,
+        learner__micro_batch_rows=20,
+        stopping__every=3,
+    )
+    reports = iter(range(3))
+
+    def killed(metrics: dict[str, float]) -> None:
+        if next(reports) == 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_reward_training(a_run(config, tmp_path / "broken"), killed)
+    run_reward_training(a_run(config, tmp_path / "broken"), lambda metrics: None)
+    model = trained(config, tmp_path / "whole")
+    assert lines_of(tmp_path / "broken") == lines_of(tmp_path / "whole")
+    assert EngagementModel.load(tmp_path / "broken" / "model").version == model.version
+    assert model.card.encoder.fine_tuned and model.embedder.sha256 != Embedder(str(encoder)).sha256
+    losses = [line["loss"] for line in lines_of(tmp_path / "whole")]
+    assert losses[-1] < losses[0] - 0.02
+    figures = model.card.validation
+    pairs = load_training_data(config).validation.pairs_P2
+    data = load_training_data(config)
+    texts = [data.texts[data.completion_I[at]] for at in pairs.ravel()]
+    prompts = [data.texts[data.prompt_I[at]] for at in pairs.ravel()]
+    raw = model.raw(prompts, texts).reshape(-1, 2)
+    assert figures["log_loss"] == pytest.approx(
+        float(np.log1p(np.exp(raw[:, 1] - raw[:, 0])).mean()), abs=1e-3
+    )
