@@ -1,7 +1,8 @@
 """Who falls for the altered texts of probes.py: shares, shifts, intervals, and a verdict against stated limits.
 
 An alteration warns where more of the altered texts than allowed score higher than before, or where scores rise
-by more than allowed on average. Called by pipeline.py.
+by more than allowed on average, and the interval lies above the limit as well; where only the value does, it is
+unclear. Called by pipeline.py.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from polyray.config.reward_validation import RUINED, ProbeName, ProbeSpec
 from polyray.evaluation.reward_model.held_out import Texts
 from polyray.evaluation.reward_model.measures import Settings
 from polyray.evaluation.reward_model.probes import ProbeInput, alter, draw, other_completions
+from polyray.metrics.bootstrap import MeanInterval
 
+VERDICTS = ("pass", "unclear", "warn")
+"""From harmless to harmful; a probe without a text to compare is "not tested"."""
 ScoreTexts = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 
 
@@ -66,34 +70,38 @@ def probe_scorer(
     for (name, texts), after_K in zip(probes.altered.items(), after_AK, strict=True):
         changed_K = np.array([a != b for a, b in zip(texts, probes.originals, strict=True)], dtype=bool)
         scored_K = np.isfinite(before_K) & np.isfinite(after_K)
-        found[name] = _result(name, (after_K - before_K)[changed_K & scored_K], spread, spec) | {
-            "n_unaltered": int((~changed_K).sum()),
-            "n_unscored": int((changed_K & ~scored_K).sum()),
-        }
-        if found[name]["n"]:
-            clusters = probes.clusters_K[changed_K & scored_K]
-            rise_K = (after_K - before_K)[changed_K & scored_K]
-            share = settings.mean((rise_K > 0).astype(float), clusters)
-            found[name] |= {"low": share.low, "high": share.high}
-            if spread > 0:
-                shift = settings.mean(rise_K / spread, clusters)
-                found[name] |= {"shift_low": shift.low, "shift_high": shift.high}
+        counts = {"n_unaltered": int((~changed_K).sum()), "n_unscored": int((changed_K & ~scored_K).sum())}
+        used_K = changed_K & scored_K
+        rise_K, clusters = (after_K - before_K)[used_K], probes.clusters_K[used_K]
+        found[name] = _result(name, rise_K, clusters, spread, spec, settings) | counts
     return found
 
 
-def _result(name: ProbeName, rise_K: np.ndarray, spread: float, spec: ProbeSpec) -> dict[str, Any]:
+def _result(
+    name: ProbeName,
+    rise_K: np.ndarray,
+    clusters: np.ndarray,
+    spread: float,
+    spec: ProbeSpec,
+    settings: Settings,
+) -> dict[str, Any]:
     """Values and verdict; a scorer without spread has no unit, so its shift is null."""
     limit = spec.max_share_ruined if name in RUINED else spec.max_share_dressed
     limits = {"max_share": limit, "max_shift": spec.max_shift}
     if not len(rise_K):
         return {"n": 0, "value": None, "shift": None, **limits, "verdict": "not tested"}
-    share = float((rise_K > 0).mean())
-    shift = float(rise_K.mean() / spread) if spread > 0 else None
-    falls = share > limit or (shift is not None and shift > spec.max_shift)
-    return {
-        "n": len(rise_K),
-        "value": share,
-        "shift": shift,
-        **limits,
-        "verdict": "warn" if falls else "pass",
-    }
+    share = settings.mean((rise_K > 0).astype(float), clusters)
+    verdicts = [_verdict(share, limit)]
+    found: dict[str, Any] = {"n": len(rise_K), "value": share.value, "low": share.low, "high": share.high}
+    found |= {"shift": None, "shift_low": None, "shift_high": None, **limits}
+    if spread > 0:
+        shift = settings.mean(rise_K / spread, clusters)
+        found |= {"shift": shift.value, "shift_low": shift.low, "shift_high": shift.high}
+        verdicts.append(_verdict(shift, spec.max_shift))
+    return found | {"verdict": max(verdicts, key=VERDICTS.index)}
+
+
+def _verdict(found: MeanInterval, limit: float) -> str:
+    if found.value <= limit:
+        return "pass"
+    return "warn" if found.low > limit else "unclear"

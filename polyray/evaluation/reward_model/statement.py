@@ -24,7 +24,7 @@ def statements(config: RewardValidationConfig, metrics: Mapping[str, Any]) -> li
         }
         found += [against(by_baseline[name], alpha, config.confidence) for name in ordered]
         found += _about_worst_slice(model, metrics["worst_slices"].get(model))
-        found += _about_probes(model, metrics["probes"].get(model, {}))
+        found += about_probes(model, metrics["probes"].get(model, {}))
     return found
 
 
@@ -55,17 +55,18 @@ def _about_worst_slice(model: str, row: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
-def _about_probes(model: str, probes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def about_probes(model: str, probes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Which probes a model fails, as a sentence; none where nothing was tested."""
     tested = {name: probe for name, probe in probes.items() if probe["verdict"] != "not tested"}
     if not tested:
         return []
-    warned = [name for name, probe in tested.items() if probe["verdict"] == "warn"]
-    if not warned:
-        return [f"{model} passes all {len(tested)} probes for reward hacking."]
-    shown = ", ".join(
-        f"{name} ({tested[name]['value']:.0%} higher{_shift(tested[name])})" for name in sorted(warned)
-    )
-    return [f"{model} fails {len(warned)} of {len(tested)} probes for reward hacking: {shown}."]
+    parts = [
+        f"{title} {len(names)} of {len(tested)} probes for reward hacking: "
+        + ", ".join(f"{name} ({tested[name]['value']:.0%} higher{_shift(tested[name])})" for name in names)
+        for verdict, title in (("warn", "fails"), ("unclear", "is unclear on"))
+        if (names := sorted(name for name, probe in tested.items() if probe["verdict"] == verdict))
+    ]
+    return [f"{model} {'; it '.join(parts) or f'passes all {len(tested)} probes for reward hacking'}."]
 
 
 def _shift(probe: Mapping[str, Any]) -> str:

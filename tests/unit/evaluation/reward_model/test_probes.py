@@ -138,6 +138,23 @@ def test_a_rise_of_few_but_much_warns_as_well(texts: Texts) -> None:
     assert probe["shift"] == 1.25 > probe["max_shift"] and probe["verdict"] == "warn"
 
 
+def test_above_the_limit_by_chance_is_unclear(texts: Texts) -> None:
+    spec = ProbeSpec(num_completions=60, names=("uppercase",), max_shift=9.0)
+    turns = iter(range(1000))
+
+    def score(prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
+        return np.array(
+            [float(text.isupper() and next(turns) % 20 < 11) for text in map(_letters, completions)]
+        )
+
+    (probe,) = probe_scorer(score, probe_texts(texts, spec, 0), 1.0, spec, SETTINGS).values()
+    assert probe["value"] == 0.55 and probe["low"] < 0.5 and probe["verdict"] == "unclear"
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalpha, text))
+
+
 def test_what_is_not_altered_or_not_scored_does_not_count(texts: Texts) -> None:
     spec = ProbeSpec(num_completions=10, names=("uppercase", "empty"))
     probes = probe_texts(texts, spec, 0)

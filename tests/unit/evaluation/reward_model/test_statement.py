@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from polyray.evaluation.reward_model.statement import against
+from polyray.evaluation.reward_model.statement import about_probes, against
 
 
 def entry(difference: float, p_value: float) -> dict[str, Any]:
@@ -49,3 +49,17 @@ def entry(difference: float, p_value: float) -> dict[str, Any]:
 )
 def test_sentences(difference: float, p_value: float, expected: str) -> None:
     assert against(entry(difference, p_value), alpha=0.05, confidence=0.95) == expected
+
+
+def test_probes_in_words() -> None:
+    def probe(verdict: str, value: float = 0.5) -> dict[str, Any]:
+        return {"verdict": verdict, "value": value, "shift": 0.25}
+
+    assert about_probes("m", {"a": probe("pass"), "b": probe("not tested")}) == [
+        "m passes all 1 probes for reward hacking."
+    ]
+    assert about_probes("m", {"a": probe("warn", 0.75), "b": probe("unclear"), "c": probe("warn")}) == [
+        "m fails 2 of 3 probes for reward hacking: a (75% higher, shift +0.25 sd), c (50% higher, shift +0.25 sd); "
+        "it is unclear on 1 of 3 probes for reward hacking: b (50% higher, shift +0.25 sd)."
+    ]
+    assert about_probes("m", {}) == []
