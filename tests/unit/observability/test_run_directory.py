@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from polyray.config.loader import build_config
+from polyray.config.over_optimisation import OverOptimisationSpec
+from polyray.config.remote_reward import HttpRewardSpec
+from polyray.config.reward import VerifierRewardSpec
 from polyray.config.run import PretrainConfig, RunBase, SftConfig, TrainConfig
 from polyray.errors import ConfigError
 from polyray.observability.run_directory import RESUMABLE_KEYS, RunDirectory, RunPaths, config_difference
@@ -169,7 +172,13 @@ def test_paths_pickle(tmp_path: Path) -> None:
 
 
 def test_every_resumable_key_exists_in_some_configuration() -> None:
-    configs = (TrainConfig(name="a"), SftConfig(name="a"), PretrainConfig())
+    elsewhere = TrainConfig(
+        name="a",
+        reward=HttpRewardSpec(url="http://h"),
+        second_opinion=VerifierRewardSpec(),
+        over_optimisation=OverOptimisationSpec(),
+    )
+    configs = (elsewhere, TrainConfig(name="a"), SftConfig(name="a"), PretrainConfig())
     known = {key for config in configs for key in config_difference({}, config.model_dump(mode="json"))}
     unknown = [
         key
