@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -164,15 +164,15 @@ def half_of(cluster_id: str, seed: int) -> Half:
 def _read(spec: RewardDataSpec) -> tuple[list[EngagementRecord], bool, int, str]:
     """(records with parts, whether they are sides of pairs, blank pairs left out, sha256)."""
     if spec.source is not None:
-        records: Sequence[Any] = import_records(spec.source)
-        sha256 = hashlib.sha256("\n".join(r.model_dump_json() for r in records).encode()).hexdigest()
+        rows: Sequence[EngagementRecord | PreferencePair] = import_records(spec.source)
+        sha256 = hashlib.sha256("\n".join(r.model_dump_json() for r in rows).encode()).hexdigest()
     else:
         assert spec.path is not None
-        records = read_records(Path(spec.path))
+        rows = read_records(Path(spec.path))
         sha256 = data_sha256(Path(spec.path))
-    explicit, num_blank = isinstance(records[0], PreferencePair), 0
-    if explicit:
-        records, num_blank = _records_of_pairs(records)
+    explicit = isinstance(rows[0], PreferencePair)
+    sides, num_blank = _records_of_pairs([row for row in rows if isinstance(row, PreferencePair)])
+    records = sides if explicit else [row for row in rows if isinstance(row, EngagementRecord)]
     if any(record.part is None for record in records):
         if any(record.part is not None for record in records):
             raise DataError("some rows have a part and others have none; give it to all of them, or to none")
@@ -186,7 +186,7 @@ def _read(spec: RewardDataSpec) -> tuple[list[EngagementRecord], bool, int, str]
         except ValueError as error:
             raise DataError(f"{spec.path or 'data.source'}: {error}") from None
         records = [record.model_copy(update={"part": part_of[record.cluster_id]}) for record in records]
-    return list(records), explicit, num_blank, sha256
+    return records, explicit, num_blank, sha256
 
 
 def _records_of_pairs(pairs: Sequence[PreferencePair]) -> tuple[list[EngagementRecord], int]:

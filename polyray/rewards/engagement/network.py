@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from polyray.rewards.engagement.training import RewardTrainingRun
 
 EMBEDDINGS_FILE = "embeddings.safetensors"
+NUISANCE_RATE = 10.0
+"""Times the head's rate: a handful of weights of order 1 must be there before the head explains age by text."""
 
 
 class Network:
@@ -85,7 +87,7 @@ class Network:
         rest = [p for name, p in by_name.items() if name.startswith(("nuisance.", "link."))]
         groups = [
             {"params": head, "lr": learner.learning_rate, "weight_decay": learner.weight_decay},
-            {"params": rest, "lr": learner.learning_rate, "weight_decay": 0.0},
+            {"params": rest, "lr": NUISANCE_RATE * learner.learning_rate, "weight_decay": 0.0},
             {"params": encoder, "lr": encoder_rate, "weight_decay": 0.0},
         ]
         return [group for group in groups if group["params"]]

@@ -55,7 +55,7 @@ class Training:
     network: Network
     data: TrainingData
     optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LRScheduler
+    scheduler: torch.optim.lr_scheduler.LambdaLR
     num_steps: int
     step: int = 0
     """Completed steps."""
@@ -120,7 +120,7 @@ def _train_step(run: RewardTrainingRun, training: Training) -> dict[str, float]:
             f"step {step}: the gradient's norm is {float(grad_norm)}; lower learner.learning_rate="
             f"{run.config.learner.learning_rate} or encoder.learning_rate={run.config.encoder.learning_rate}"
         )
-    rate = training.scheduler.get_last_lr()[0]
+    rate = float(training.scheduler.get_last_lr()[0])
     training.optimizer.step()
     training.optimizer.zero_grad(set_to_none=True)
     training.scheduler.step()

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 
 from polyray.config.reward_model import TrainRewardConfig
-from polyray.data.engagement import read_records
+from polyray.data.engagement import EngagementRecord
 from polyray.data.engagement.priors import estimated_prior
 from polyray.errors import DataError
 from polyray.metrics.preference import certainty_weights, log_odds_variance
 from polyray.rewards.engagement.data import TrainingData, half_of, load_training_data
 from tests.unit.rewards.engagement.stand_ins import liking, reward_config, write_records
+
+
+def records_in(path: Path) -> list[EngagementRecord]:
+    return [record for record in read_records(path) if isinstance(record, EngagementRecord)]
 
 
 def pairs_of(data: TrainingData, part: str = "train") -> set[tuple[str, str]]:
@@ -30,12 +34,12 @@ def test_pairs_are_those_of_brute_force_and_of_their_part(tmp_path: Path) -> Non
     path = write_records(tmp_path / "r.jsonl", liking)
     data = load_training_data(reward_config(path, data__min_gap=2.0))
     for part in ("train", "validation"):
-        records = [r for r in read_records(path) if r.part == part]
+        records = [r for r in records_in(path) if r.part == part]
         expected = {
             (a.completion, b.completion)
             for x, y in combinations(records, 2)
             for a, b in ((x, y), (y, x))
-            if a.prompt_id == b.prompt_id and a.engagement - b.engagement >= 2.0  # type: ignore[union-attr]
+            if a.prompt_id == b.prompt_id and a.engagement - b.engagement >= 2.0
         }
         assert pairs_of(data, part) == expected
     tested = {f"c{number}" for number in range(0, 60, 10)}
@@ -72,21 +76,27 @@ def test_weights_of_clicks_and_of_counts(tmp_path: Path) -> None:
 
     path = write_records(tmp_path / "r.jsonl", clicked)
     data = load_training_data(reward_config(path, objective__type="regression"))
-    records = {r.completion: r for r in read_records(path) if r.part != "test"}
-    prior = estimated_prior([r.clicks for r in records.values()], [r.impressions for r in records.values()])  # type: ignore[union-attr]
+    records = {r.completion: r for r in records_in(path) if r.part != "test"}
+    prior = estimated_prior(
+        [r.clicks or 0 for r in records.values()], [r.impressions or 0 for r in records.values()]
+    )
     items = [records[data.texts[at]] for at in data.completion_I]
 
-    def variance(record: object) -> float:
-        return float(log_odds_variance(record.clicks, record.impressions, prior.rate, prior.impressions))  # type: ignore[attr-defined]
+    def variance(record: EngagementRecord) -> float:
+        return float(
+            log_odds_variance(
+                np.array(record.clicks), np.array(record.impressions), prior.rate, prior.impressions
+            )
+        )
 
     for (a, b), weight in zip(data.train.pairs_P2, data.train.pair_weight_P, strict=True):
-        gap = items[a].engagement - items[b].engagement  # type: ignore[union-attr]
+        gap = items[a].engagement - items[b].engagement
         assert weight == pytest.approx(
-            float(certainty_weights(np.array(gap), variance(items[a]) + variance(items[b])))
+            float(certainty_weights(np.array(gap), np.array(variance(items[a]) + variance(items[b]))))
         )
     siblings = [at for at in data.train.items_N if items[at].prompt_id == "p2"]
     precision = np.array([1 / variance(items[at]) for at in siblings])
-    engagement = np.array([items[at].engagement for at in siblings])  # type: ignore[union-attr]
+    engagement = np.array([items[at].engagement for at in siblings])
     mean = (precision * engagement).sum() / precision.sum()
     place = {at: number for number, at in enumerate(data.train.items_N)}
     targets = data.train.target_N[[place[at] for at in siblings]]
@@ -95,9 +105,9 @@ def test_weights_of_clicks_and_of_counts(tmp_path: Path) -> None:
 
     path = write_records(tmp_path / "votes.jsonl", liking)
     data = load_training_data(reward_config(path))
-    records = {r.completion: r for r in read_records(path)}
+    records = {r.completion: r for r in records_in(path)}
     gaps = np.array([
-        records[data.texts[data.completion_I[a]]].engagement - records[data.texts[data.completion_I[b]]].engagement  # type: ignore[union-attr]
+        records[data.texts[data.completion_I[a]]].engagement - records[data.texts[data.completion_I[b]]].engagement
         for a, b in data.train.pairs_P2
     ])  # fmt: skip
     np.testing.assert_allclose(data.train.pair_weight_P, gaps / (gaps + np.median(gaps)))

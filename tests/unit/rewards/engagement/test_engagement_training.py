@@ -52,7 +52,7 @@ def agreement(model: EngagementModel) -> float:
     """Spearman of the raw scores of new texts with what is liked."""
     texts = [f"new text {number}" for number in range(200)]
     raw = model.raw(["a new prompt"] * len(texts), texts)
-    return float(spearmanr(raw, [vector_of(text)[0] for text in texts]).statistic)
+    return float(spearmanr(raw, [vector_of(text)[0] for text in texts])[0])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("objective", ["pairwise", "regression", "both"])
@@ -195,7 +195,7 @@ def tiny_encoder(directory: Path) -> Path:
     """A sentence-transformers model of one layer, with the words of the tests as its vocabulary."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertConfig, BertModel, BertTokenizer
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "completion", "prompt", *map(str, range(60))]
     directory.mkdir()
@@ -203,7 +203,7 @@ def tiny_encoder(directory: Path) -> Path:
     torch.manual_seed(0)
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     BertModel(BertConfig(vocab_size=len(words), **shape)).save_pretrained(directory)  # type: ignore[arg-type]
-    BertTokenizerFast(str(directory / "vocab.txt")).save_pretrained(directory)
+    BertTokenizer(str(directory / "vocab.txt")).save_pretrained(directory)
     body = Transformer(str(directory), max_seq_length=16)
     model = SentenceTransformer(modules=[body, Pooling(16)], device="cpu")
     model.save_pretrained(str(directory / "saved"), create_model_card=False)
