@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from polyray.config.reward_model import TrainRewardConfig
-from polyray.data.engagement import EngagementRecord
+from polyray.data.engagement import EngagementRecord, read_records
 from polyray.data.engagement.priors import estimated_prior
 from polyray.errors import DataError
 from polyray.metrics.preference import certainty_weights, log_odds_variance
