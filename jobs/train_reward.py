@@ -89,7 +89,7 @@ def train_reward(config: TrainRewardConfig, directory: RunDirectory, display: Pr
         thread.join(POLL_S)
         lines = read_jsonl(directory.paths.metrics)
         display.update(
-            phase="training" if lines else "embedding the texts",
+            phase="training" if lines else "starting, embedding the texts",
             step=len(lines) or None,
             total=num_steps,
             metrics=_latest(lines),

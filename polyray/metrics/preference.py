@@ -63,10 +63,11 @@ def normal_scores(values_N: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def fitted_temperature(difference_P: np.ndarray) -> float:
-    """T > 0 that minimises sum_P -log sigmoid(d_P / T), d_P = better minus worse: temperature scaling of pairs.
+    """T > 0 that minimises sum_P -q log sigmoid(d_P / T) - (1 - q) log sigmoid(-d_P / T), d_P = better minus worse.
 
-    (Guo et al. 2017, for the logit of a pair.) At most MAX_TEMPERATURE, which is where scores that say nothing end,
-    and at least MIN_TEMPERATURE, where they are never wrong. Raises ValueError without pairs.
+    Temperature scaling (Guo et al. 2017) of the logit of a pair; q = (P + 1) / (P + 2) instead of 1 is Platt's
+    correction (1999), without which a few pairs that are all right would make every probability 1. Within
+    [MIN_TEMPERATURE, MAX_TEMPERATURE]; scores that say nothing end at the upper one. Raises ValueError without pairs.
     """
     difference_P = np.asarray(difference_P, np.float64)
     if difference_P.size == 0 or not np.isfinite(difference_P).all():
@@ -74,8 +75,11 @@ def fitted_temperature(difference_P: np.ndarray) -> float:
             f"{difference_P.size} pairs: a temperature needs at least one, and finite differences"
         )
 
+    q = (difference_P.size + 1) / (difference_P.size + 2)
+
     def loss(log_temperature: float) -> float:
-        return float(np.logaddexp(0, -difference_P * np.exp(-log_temperature)).mean())
+        logit_P = difference_P * np.exp(-log_temperature)
+        return float((q * np.logaddexp(0, -logit_P) + (1 - q) * np.logaddexp(0, logit_P)).mean())
 
     bounds = (float(np.log(MIN_TEMPERATURE)), float(np.log(MAX_TEMPERATURE)))
     # The loss is convex in 1/T, so it has one valley in log T.

