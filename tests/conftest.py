@@ -24,15 +24,6 @@ PRETRAIN_STEPS = 60
 CLUSTER_TESTS = frozenset({"integration", "chaos", "gpu"})
 WITHOUT_CLUSTER = frozenset({"test_engine_check.py", "test_judge_vllm.py"})
 """Integration tests that start processes of their own instead."""
-WITHOUT_FLEET = frozenset(
-    {
-        "test_reward_service.py",
-        "test_reward_service_http.py",
-        "test_sandbox_reward.py",
-        "test_train_reward.py",
-    }
-)
-"""Integration tests that need a Ray but no engines."""
 MARK = "POLYRAY_TEST_MARK"
 """Environment variable that every process of this test session carries, so that only its own are ever killed."""
 
@@ -44,20 +35,21 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `pytest -n 2`: tests that share one Ray and one fleet are run by one process, those that share a Ray
-    only by the other, and both first, because they take longest. The rest goes file by file to whoever is free.
+    """With `pytest -n 2`: tests that share one Ray and one fleet are run by one process, and first, because they
+    take longest. The others go file by file to whoever is free.
     """
     from xdist.scheduler import LoadScopeScheduling
 
-    class EnginesFirst(LoadScopeScheduling):
+    class ClustersFirst(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = Path(nodeid.partition("::")[0])
-            if file.parent.name not in CLUSTER_TESTS or file.name in WITHOUT_CLUSTER:
-                return str(file)
-            return "services" if file.name in WITHOUT_FLEET else "engines"
+            shares = file.parent.name in CLUSTER_TESTS and file.name not in WITHOUT_CLUSTER
+            return "clusters" if shares else str(file)
 
-    config.option.loadscopereorder = False  # instead of the largest file first: the order of testpaths
-    return EnginesFirst(config, log)
+    config.option.loadscopereorder = (
+        False  # the order of pyproject's testpaths instead of the largest file first
+    )
+    return ClustersFirst(config, log)
 
 
 def session_mark() -> str:

@@ -38,7 +38,7 @@ PROMPT = "37|b1>e4="
 TOKEN = "integration-token"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 SERVICE = ServiceSpec(
-    port=0, num_cpus=0.5, num_replicas=2, request_timeout_s=30, max_batch_size=8, max_batch_tokens=400
+    port=0, num_cpus=0.5, num_replicas=2, request_timeout_s=90, max_batch_size=8, max_batch_tokens=400
 )
 ECHO = """
 import hashlib, os
