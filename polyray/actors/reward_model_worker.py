@@ -14,7 +14,8 @@ from polyray.config.reward_model import TrainRewardConfig
 def reward_model_loop(arguments: dict[str, Any]) -> None:
     """Ray Train's function. `arguments`: config (plain values), run_dir."""
     from polyray.learner.determinism import make_reproducible
-    from polyray.rewards.engagement.training import RewardTrainingRun, run_reward_training
+    from polyray.rewards.engagement.run import RewardTrainingRun
+    from polyray.rewards.engagement.training import run_reward_training
 
     config = TrainRewardConfig.model_validate(arguments["config"])
     device = torch.device("cuda") if config.learner.use_gpu else torch.device("cpu")

@@ -16,7 +16,8 @@ from polyray.observability.jsonl import read_jsonl
 from polyray.observability.progress import ProgressDisplay
 from polyray.observability.run_directory import RunDirectory
 from polyray.rewards.engagement import EngagementModel
-from polyray.rewards.engagement.training import RewardTrainingRun, run_reward_training
+from polyray.rewards.engagement.run import RewardTrainingRun
+from polyray.rewards.engagement.training import run_reward_training
 from tests.conftest import REPOSITORY_ROOT
 
 

@@ -6,6 +6,7 @@ features.py    what the head sees of two embeddings
 head.py        the head as it is trained                  network.py    head, encoder, terms of age and position
 objective.py   batches, losses, validation                training.py   the loop
 checkpoint.py  resume, the best network                   finish.py     calibration, card, model directory
+run.py         where a training lives and who takes part
 model.py       a saved model: loading, raw scores, scores (no torch but the encoder's)
 card.py        where a model comes from; whether two are independent
 reward.py      the model as a Reward

@@ -11,9 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save, save_file
@@ -24,12 +23,24 @@ from polyray.errors import ConfigError
 from polyray.learner.state import MANIFEST, newest_checkpoint
 from polyray.learner.supervised_evaluation import Patience
 from polyray.observability.atomic import atomic_directory, atomic_write_bytes
+from polyray.rewards.engagement.data import TrainingData
 from polyray.rewards.engagement.network import Network
 
-if TYPE_CHECKING:
-    from polyray.rewards.engagement.training import Training
-
 _STATE = "state.safetensors"
+
+
+@dataclass(slots=True)
+class Training:
+    """Everything that a training is made of; `step` and `patience` advance."""
+
+    network: Network
+    data: TrainingData
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LambdaLR
+    num_steps: int
+    step: int = 0
+    """Completed steps."""
+    patience: Patience = field(default_factory=Patience)
 
 
 def save_checkpoint(run_dir: Path, training: Training, rows_sha256: str, config: TrainRewardConfig) -> None:
@@ -39,8 +50,8 @@ def save_checkpoint(run_dir: Path, training: Training, rows_sha256: str, config:
     with atomic_directory(target) as directory:
         tensors = {f"network|{name}": value for name, value in _tensors(training.network).items()}
         for name, parameter in training.network.named_parameters().items():
-            for field, value in training.optimizer.state.get(parameter, {}).items():
-                tensors[f"{field}|{name}"] = value.detach().cpu().contiguous()
+            for moment, value in training.optimizer.state.get(parameter, {}).items():
+                tensors[f"{moment}|{name}"] = value.detach().cpu().contiguous()
         save_file(tensors, directory / _STATE)
         extra = {"early_stopping": asdict(training.patience), "rows_sha256": rows_sha256}
         schedule = {"last_epoch": training.scheduler.last_epoch}
@@ -85,11 +96,11 @@ def resume(run_dir: Path, training: Training, rows_sha256: str) -> None:
     )
     named = training.network.named_parameters()
     for key, value in tensors.items():
-        field, _, name = key.partition("|")
-        if field != "network":
+        moment, _, name = key.partition("|")
+        if moment != "network":
             parameter = named[name]
-            training.optimizer.state[parameter][field] = (
-                value if field == "step" else value.to(parameter.device)
+            training.optimizer.state[parameter][moment] = (
+                value if moment == "step" else value.to(parameter.device)
             )
     state = json.loads((checkpoint.directory / "state.json").read_bytes())
     scheduler = training.scheduler

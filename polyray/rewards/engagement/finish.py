@@ -18,7 +18,7 @@ from polyray.rewards.engagement.model import ModelConfig, licence_of, quantile_r
 from polyray.rewards.engagement.network import Network
 
 if TYPE_CHECKING:
-    from polyray.rewards.engagement.training import RewardTrainingRun
+    from polyray.rewards.engagement.run import RewardTrainingRun
 
 
 def write_model(

@@ -27,7 +27,7 @@ from polyray.rewards.engagement.features import BLOCKS, explicit_features, text_
 from polyray.rewards.engagement.head import EngagementHead
 
 if TYPE_CHECKING:
-    from polyray.rewards.engagement.training import RewardTrainingRun
+    from polyray.rewards.engagement.run import RewardTrainingRun
 
 EMBEDDINGS_FILE = "embeddings.safetensors"
 NUISANCE_RATE = 10.0

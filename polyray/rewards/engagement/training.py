@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,44 +20,14 @@ from polyray.config.reward_model import TrainRewardConfig
 from polyray.errors import RewardError
 from polyray.learner.optim import build_scheduler
 from polyray.learner.reduce import mean_over_ranks, sum_gradients
-from polyray.learner.supervised_evaluation import Patience
 from polyray.models.embedder import Embedder
 from polyray.observability.jsonl import JsonlWriter, before_step, cut_jsonl
-from polyray.rewards.engagement.checkpoint import keep_best, load_best, resume, save_checkpoint
+from polyray.rewards.engagement.checkpoint import Training, keep_best, load_best, resume, save_checkpoint
 from polyray.rewards.engagement.data import TrainingData, load_training_data, num_steps_of
 from polyray.rewards.engagement.finish import write_model
 from polyray.rewards.engagement.network import Network, build_network, embed_all
 from polyray.rewards.engagement.objective import batch_losses, batch_rows, validation_metrics
-
-
-@dataclass(frozen=True, slots=True)
-class RewardTrainingRun:
-    """Where a run lives and who takes part.
-
-    Example:
-        RewardTrainingRun(config=TrainRewardConfig(...), run_dir=Path("runs/reward"), device=torch.device("cpu"),
-                          rank=0, world_size=1)
-    """
-
-    config: TrainRewardConfig
-    run_dir: Path
-    device: torch.device
-    rank: int
-    world_size: int
-
-
-@dataclass(slots=True)
-class Training:
-    """Everything that `_start` prepares; `step` and `patience` advance."""
-
-    network: Network
-    data: TrainingData
-    optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LambdaLR
-    num_steps: int
-    step: int = 0
-    """Completed steps."""
-    patience: Patience = field(default_factory=Patience)
+from polyray.rewards.engagement.run import RewardTrainingRun
 
 
 def run_reward_training(run: RewardTrainingRun, reported: Callable[[dict[str, float]], None]) -> None:

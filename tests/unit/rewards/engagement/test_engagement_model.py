@@ -18,7 +18,8 @@ from polyray.rewards.engagement import EngagementModel, check_independent, read_
 from polyray.rewards.engagement.card import ModelCard, cluster_digests
 from polyray.rewards.engagement.head import EngagementHead
 from polyray.rewards.engagement.model import MAX_REFERENCE, quantile_reference
-from polyray.rewards.engagement.training import RewardTrainingRun, run_reward_training
+from polyray.rewards.engagement.run import RewardTrainingRun
+from polyray.rewards.engagement.training import run_reward_training
 from tests.unit.rewards.engagement.stand_ins import CPU, liking, reward_config, vector_of, write_records
 
 TEXTS = [f"text {number}" for number in range(100)]

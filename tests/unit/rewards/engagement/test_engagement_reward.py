@@ -9,7 +9,8 @@ import pytest
 
 from polyray.rewards.base import ScoreItem
 from polyray.rewards.engagement import EngagementReward, build_engagement_reward
-from polyray.rewards.engagement.training import RewardTrainingRun, run_reward_training
+from polyray.rewards.engagement.run import RewardTrainingRun
+from polyray.rewards.engagement.training import run_reward_training
 from polyray.types import WRONG_CLASS, Prompt
 from tests.unit.rewards.engagement.stand_ins import CPU, liking, reward_config, write_records
 

@@ -17,7 +17,8 @@ from polyray.rewards.engagement import EngagementModel
 from polyray.rewards.engagement.data import load_training_data
 from polyray.rewards.engagement.network import build_network
 from polyray.rewards.engagement.objective import batch_rows
-from polyray.rewards.engagement.training import RewardTrainingRun, backward, run_reward_training
+from polyray.rewards.engagement.run import RewardTrainingRun
+from polyray.rewards.engagement.training import backward, run_reward_training
 from polyray.types import is_timing_key
 from tests.unit.rewards.engagement.stand_ins import (
     CPU,

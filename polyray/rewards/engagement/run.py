@@ -1,0 +1,26 @@
+"""Where the training of an engagement model lives and who takes part; known to every part of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from polyray.config.reward_model import TrainRewardConfig
+
+
+@dataclass(frozen=True, slots=True)
+class RewardTrainingRun:
+    """Where a run lives and who takes part.
+
+    Example:
+        RewardTrainingRun(config=TrainRewardConfig(...), run_dir=Path("runs/reward"), device=torch.device("cpu"),
+                          rank=0, world_size=1)
+    """
+
+    config: TrainRewardConfig
+    run_dir: Path
+    device: torch.device
+    rank: int
+    world_size: int
