@@ -60,8 +60,8 @@ def data(argv: Sequence[str]) -> int:
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory
 
+    inputs = input_digests(args.config)  # a path that is wrong leaves no run directory
     with ProgressDisplay() as display, RunDirectory.open(args.config, RESUMABLE_KEYS) as directory:
-        inputs = input_digests(args.config)
         if directory.finished and directory.summary()["inputs"] != inputs:
             changed = [
                 name for name, digest in inputs.items() if directory.summary()["inputs"].get(name) != digest

@@ -37,13 +37,24 @@ def reward(argv: Sequence[str]) -> int:
 
         return args.print_check(derived=derived_sizes(args.config))
     from polyray.observability.progress import ProgressDisplay
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.observability.run_directory import RunDirectory, RunPaths
 
+    if not RunPaths(args.config.run_dir).done.is_file():
+        check_inputs(args.config)
     with ProgressDisplay() as display, RunDirectory.open(args.config, RESUMABLE_KEYS) as directory:
         if not directory.finished:
             validate_rewards(args.config, directory, display)
         show(directory, display)
     return EXIT_OK
+
+
+def check_inputs(config: RewardValidationConfig) -> None:
+    """What can be wrong with data and models, before there is a run directory: ConfigError or DataError."""
+    from polyray.evaluation.reward_model.held_out import read_held_out
+    from polyray.evaluation.reward_model.seen import check_unseen, seen_by_models
+
+    data = read_held_out(config.data, config.seed, seen_by_models(config.scorers.values()))
+    check_unseen(config, data)
 
 
 def validate_rewards(

@@ -47,8 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.print_check(derived=derived_sizes(config))
     from jobs.fleet import open_ray
     from polyray.observability.progress import ProgressDisplay
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.observability.run_directory import RunDirectory, RunPaths
 
+    if not RunPaths(config.run_dir).done.is_file():
+        check_inputs(config)
     with ProgressDisplay() as display, RunDirectory.open(config) as directory:
         if not directory.finished:
             with open_ray(config.ray, display):
@@ -62,12 +64,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def check_inputs(config: TrainRewardConfig) -> None:
+    """What can be wrong with data and encoder, before a run directory or Ray: ConfigError or DataError."""
+    from polyray.models.embedder import encoder_directory
+    from polyray.rewards.engagement.data import load_training_data
+
+    encoder_directory(config.encoder.name)
+    load_training_data(config)
+
+
 def train_reward(config: TrainRewardConfig, directory: RunDirectory, display: ProgressDisplay) -> None:
     """One reward model on the Ray this process is connected to, from its newest checkpoint to DONE."""
     from threading import Thread
 
     from polyray.actors.resources import check_placement
-    from polyray.models.embedder import encoder_directory
     from polyray.observability.jsonl import read_jsonl
     from polyray.rewards.engagement import read_card
     from polyray.rewards.engagement.data import load_training_data, num_steps_of
@@ -77,8 +87,6 @@ def train_reward(config: TrainRewardConfig, directory: RunDirectory, display: Pr
         config.learner.num_workers if config.learner.use_gpu else 0,
         "raise ray.num_cpus (logical CPUs), or lower learner.num_workers",
     )
-    # What is wrong with the data or the encoder is said here, not in a worker.
-    encoder_directory(config.encoder.name)
     data = load_training_data(config)
     num_steps = num_steps_of(config, data)
     display.note(", ".join(f"{name} {count}" for name, count in data.counts.items()))

@@ -79,6 +79,11 @@ def text_hash(*texts: str) -> str:
 
 
 def _files(path: Path, key: str) -> list[Path]:
+    if not path.exists():
+        raise DataError(
+            f"{path}: no such file or directory; make it with python -m jobs.curate data CONFIG, or set {key} to a "
+            f"file of rows such as {_EXAMPLE}"
+        )
     if not path.is_dir():
         return [path]
     for directory in (path / "data", path):

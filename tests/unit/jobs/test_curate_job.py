@@ -202,6 +202,12 @@ def test_check_needs_neither_torch_nor_ray() -> None:
     assert (derived["records"], derived["clusters"], derived["reviewed"]) == (36, 12, 0)
 
 
+def test_a_wrong_path_leaves_the_name_free(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        curate(tmp_path, f"source.path={tmp_path}/nowhere.csv")
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

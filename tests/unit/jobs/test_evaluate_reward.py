@@ -288,3 +288,14 @@ def test_a_cluster_in_two_parts_is_refused(tmp_path: Path) -> None:
     write_records(tmp_path / "records.jsonl", [leaked, *rows[1:]])
     with pytest.raises(DataError, match=r"cluster 'c0' lies in train and in\s+test"):
         main(["reward", str(write_config(tmp_path))])
+
+
+def test_a_wrong_path_leaves_the_name_free(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    with pytest.raises(DataError, match="no such file or directory"):
+        main(["reward", str(config)])
+    write_records(tmp_path / "records.jsonl", records(20, ACCURACY))
+    absent = {"m": {"type": "engagement", "path": str(tmp_path / "nowhere")}}
+    with pytest.raises(ConfigError, match="no such directory; train a model first"):
+        main(["reward", str(write_config(tmp_path, models=absent))])
+    assert not (tmp_path / "runs").exists()

@@ -43,7 +43,7 @@ def test_the_small_set_that_ships_can_be_trained_on(capsys: pytest.CaptureFixtur
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     path = str(REPOSITORY_ROOT / "configs/reward/reward_train.yaml")
-    with pytest.raises(DataError, match=r"absent\.jsonl: no such file; set data\.path"):
+    with pytest.raises(DataError, match=r"absent\.jsonl: no such file or directory; .* set data\.path"):
         main([path, "--check", f"data.path={tmp_path / 'absent.jsonl'}"])
 
 
@@ -55,3 +55,12 @@ def test_paths_are_absolute_and_names_stay(monkeypatch: pytest.MonkeyPatch) -> N
     assert portable.encoder.name == "packaged"
     builtin = _portable(load_config(TrainRewardConfig, "configs/reward/replies.yaml"))
     assert builtin.data.source is not None and builtin.data.source.path == "builtin"  # type: ignore[union-attr]
+
+
+def test_a_wrong_path_costs_a_line_and_leaves_the_name_free(tmp_path: Path) -> None:
+    path = str(REPOSITORY_ROOT / "configs/reward/reward_train.yaml")
+    with pytest.raises(
+        DataError, match=r"nowhere: no such file or directory; make it with .*jobs\.curate data"
+    ):
+        main([path, f"data.path={tmp_path}/nowhere", f"runs_dir={tmp_path}/runs"])
+    assert not (tmp_path / "runs").exists()

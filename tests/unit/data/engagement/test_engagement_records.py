@@ -201,7 +201,7 @@ def test_a_curated_directory_is_read_as_one(tmp_path: Path) -> None:
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no data/train\.jsonl .* set data\.path"):
         read_records(tmp_path)
-    with pytest.raises(DataError, match=r"no such file; set model\.data"):
+    with pytest.raises(DataError, match=r"no such file or directory; .* set model\.data"):
         read_records(tmp_path / "x.jsonl", key="model.data")
     (tmp_path / "train.jsonl").write_text("")
     with pytest.raises(DataError, match="no rows"):
