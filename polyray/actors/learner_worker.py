@@ -18,11 +18,12 @@ import ray.train
 import torch
 import torch.distributed as dist
 
-from polyray.actors.coordinator import STOP, BatchLease, unwrapped
+from polyray.actors.coordinator import STOP, BatchLease
 from polyray.actors.resources import NAMESPACE
+from polyray.actors.serving_fleet import unwrapped
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
-from polyray.types import StepMetrics, TrainingBatch
+from polyray.types import ScoredGroup, StepMetrics, TrainingBatch
 
 CALL_TIMEOUT_S = 60.0
 
@@ -53,10 +54,9 @@ class RemoteCoordination:
             answer = self._call("next_batch", self._attempt, step, self._rank, self._world_size)
             if answer == STOP:
                 return None
-            if isinstance(answer, BatchLease):
-                groups = ray.get(list(answer.refs), timeout=CALL_TIMEOUT_S)
+            if isinstance(answer, BatchLease) and (groups := self._fetched(answer)) is not None:
                 return TrainingBatch(
-                    step, tuple(groups), answer.num_groups_total, answer.counters, answer.timings
+                    step, groups, answer.num_groups_total, answer.counters, answer.timings, answer.history
                 )
 
     def publish(self, payload: AdapterPayload) -> Mapping[str, float] | None:
@@ -72,6 +72,19 @@ class RemoteCoordination:
     def report(self, metrics: StepMetrics) -> None:
         """Fire and forget: only the display needs it."""
         self._coordinator.report.remote(metrics)
+
+    def _fetched(self, lease: BatchLease) -> tuple[ScoredGroup, ...] | None:
+        """The groups of a lease; None where some are gone with their node, which the coordinator is then told."""
+        groups, lost = [], []
+        for group_id, ref in zip(lease.group_ids, lease.refs, strict=True):
+            try:
+                groups.append(ray.get(ref, timeout=CALL_TIMEOUT_S))
+            except (ray.exceptions.ObjectLostError, ray.exceptions.GetTimeoutError):
+                lost.append(group_id)
+        if lost:
+            self._call("lost", self._attempt, lease.step, tuple(lost))
+            return None
+        return tuple(groups)
 
     def _call(self, method: str, *arguments: Any, timeout: float = CALL_TIMEOUT_S) -> Any:
         try:
