@@ -206,6 +206,7 @@ class GroupLedger(Generic[HandleT]):
     def snapshot(self) -> dict[str, Any]:
         """Plain values from which `restore` continues: what was started but not consumed comes again."""
         leased = [item.group_id for item in self._lease.groups] if self._lease else []
+        dropped = [*(self._lease.dropped if self._lease else ()), *self._dropped]
         pending = sorted({*self._running, *self._buffer, *self._requeued, *leased})
         return {
             "attempt": self.attempt,
@@ -213,7 +214,7 @@ class GroupLedger(Generic[HandleT]):
             "cursor": self._cursor,
             "pending": pending,
             "counts": asdict(self.counts),
-            "dropped": [list(item) for item in self._dropped],
+            "dropped": [list(item) for item in dropped],
             "first_of_step": self._first_of_step,
         }
 
