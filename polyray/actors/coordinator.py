@@ -40,6 +40,7 @@ from polyray.types import GroupRequest
 LONG_POLL_S = 1.0
 NOT_READY: Literal["not_ready"] = "not_ready"
 STOP: Literal["stop"] = "stop"
+DRAIN: Literal["drain"] = "drain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class Coordinator:
         self._waited_since = 0.0
         self._last_unscored = ""
         self._progress = _Progress()
+        self._draining = False
 
     # ---- called by the learner
 
@@ -117,19 +119,23 @@ class Coordinator:
             return None
         self._waited_since = time.perf_counter()
         self._progress.version = payload.policy.version
-        self._progress.phase = "training"
+        self._progress.phase = "stopping" if self._draining else "training"
         self._pump()
         return self._fleet.receipt()
 
     async def next_batch(
         self, attempt: int, step: int, rank: int, world_size: int
-    ) -> BatchLease | Literal["not_ready", "stop"]:
-        """This rank's share of the batch of `step`; NOT_READY after at most a second, STOP for a void
-        attempt."""
+    ) -> BatchLease | Literal["not_ready", "stop", "drain"]:
+        """This rank's share of the batch of `step`; NOT_READY after at most a second, STOP for a void attempt.
+
+        DRAIN, to every rank alike: no further batch is cut; write a checkpoint and end.
+        """
         deadline = time.perf_counter() + LONG_POLL_S
         while True:
             if self._outcome.failure is not None or attempt != self._ledger.attempt:
                 return STOP
+            if self._draining and self._ledger.leased_step != step:
+                return DRAIN
             batch = self._ledger.cut(step)
             if batch is not None:
                 return self._lease(batch, rank, world_size)
@@ -163,6 +169,12 @@ class Coordinator:
 
     # ---- called by the driver
 
+    async def drain(self) -> None:
+        """The run is to end after the step that is under way; what is being sampled is given up, and comes again."""
+        self._draining = True
+        self._progress.phase = "stopping"
+        self._outcome.changed.set()
+
     async def progress(self) -> dict[str, Any]:
         """Phase, version, groups and tokens so far, the newest metrics, alarms for over-optimisation."""
         state = self._progress
@@ -192,7 +204,7 @@ class Coordinator:
 
     def _pump(self) -> None:
         """Starts every group that staleness and the workers' windows allow."""
-        if self._outcome.failure is not None or not self._fleet.has_version:
+        if self._draining or self._outcome.failure is not None or not self._fleet.has_version:
             return
         dispatcher = self._fleet.dispatcher
         while (name := dispatcher.choose(self._ledger.may_start)) is not None:

@@ -116,6 +116,11 @@ class GroupLedger(Generic[HandleT]):
         """Scored groups that wait."""
         return len(self._buffer)
 
+    @property
+    def leased_step(self) -> int | None:
+        """The step whose batch is cut and not consumed yet."""
+        return None if self._lease is None else self._lease.step
+
     def may_start(self, served_version: int) -> bool:
         """Whether a worker that serves this version may take one more group."""
         accepted = self._places_taken() + len(self._buffer)

@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from polyray.actors import coordinator as module
-from polyray.actors.coordinator import NOT_READY, BatchLease
+from polyray.actors.coordinator import DRAIN, NOT_READY, BatchLease
 from polyray.actors.serving_fleet import groups_per_worker
 from polyray.config.rollout import RolloutSpec
 from polyray.errors import PolicyNotDelivered
@@ -157,3 +157,17 @@ async def test_nothing_is_started_between_attempts() -> None:
     assert await coordinator.begin_attempt(await coordinator.snapshot()) == 2
     assert await coordinator.next_batch(2, 0, 0, 1) == NOT_READY
     assert sum(len(fake.requests) for fake in pool.made) == before
+
+
+async def test_a_drain_lets_the_step_under_way_end_on_every_rank_and_cuts_no_other() -> None:
+    pool = FakePool()
+    coordinator = await started(pool, make_config(rollout={"max_staleness": 1}))
+    await batch_of(coordinator, 0, 0, 2)
+    await coordinator.drain()
+    assert (await batch_of(coordinator, 0, 1, 2)).group_ids == (1,)  # the other rank has the batch already
+    assert await coordinator.publish(make_payload(1)) is not None
+    requests = sum(len(fake.requests) for fake in pool.made)
+    assert [await coordinator.next_batch(1, 1, rank, 2) for rank in (0, 1)] == [DRAIN, DRAIN]
+    assert sum(len(fake.requests) for fake in pool.made) == requests
+    assert (await coordinator.progress())["phase"] == "stopping"
+    assert sorted((await coordinator.snapshot())["pending"]) == [3, 4, 5]
