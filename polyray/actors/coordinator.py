@@ -101,6 +101,12 @@ class Coordinator:
         void."""
         attempt = self._ledger.restore(snapshot)
         self._fleet.new_attempt()
+        if attempt > 1:
+            self._outcome.incident(
+                "learner_restarted",
+                f"attempt {attempt} of the learner begins at step {self._ledger.learner_version}; what was under way "
+                "comes again",
+            )
         self._progress.phase = "delivering"
         return attempt
 
@@ -148,6 +154,10 @@ class Coordinator:
     async def lost(self, attempt: int, step: int, group_ids: tuple[int, ...]) -> None:
         """The objects behind these references are gone with the node that held them: the groups come again."""
         if attempt == self._ledger.attempt:
+            names = ", ".join(map(str, group_ids))
+            self._outcome.incident(
+                "groups_lost", f"groups {names} of step {step} were gone when they were fetched"
+            )
             for group_id in group_ids:
                 self._ledger.lost(step, group_id)
             self._pump()
@@ -175,8 +185,9 @@ class Coordinator:
         self._progress.phase = "stopping"
         self._outcome.changed.set()
 
-    async def progress(self) -> dict[str, Any]:
-        """Phase, version, groups and tokens so far, the newest metrics, alarms for over-optimisation."""
+    async def progress(self, incidents_seen: int = 0) -> dict[str, Any]:
+        """Phase, version, groups and tokens so far, the newest metrics, alarms for over-optimisation, incidents from
+        the `incidents_seen`-th on."""
         state = self._progress
         return {
             "phase": state.phase if self._outcome.failure is None else "failed",
@@ -185,6 +196,7 @@ class Coordinator:
             "tokens": state.tokens,
             "metrics": state.metrics,
             "alarms": state.alarms,
+            "incidents": self._outcome.incidents[incidents_seen:],
         }
 
     async def failure(self) -> PolyrayError | None:
@@ -255,6 +267,8 @@ class Coordinator:
         self._progress.groups_done += 1
         self._progress.tokens += reply.num_tokens
         if reply.error:
+            if reply.error != self._last_unscored:
+                self._outcome.incident("unscored", f"group {reply.group_id}: {reply.error}")
             self._last_unscored = reply.error
         self._check_unscored()
         algorithm = self._config.algorithm

@@ -31,10 +31,12 @@ from polyray.types import PolicyVersion
 WINDOW_FACTOR = 2
 """Groups in flight per worker, in engine batches: the next ones are at hand when a sequence finishes."""
 
+MAX_INCIDENTS = 10_000
+
 
 @dataclass(slots=True)
 class Outcome:
-    """What ended the run for good, and the event that wakes whoever waits for anything of the run.
+    """What happened to a run, what ended it for good, and the event that wakes whoever waits for anything of it.
 
     Example:
         outcome = Outcome(); outcome.fail(RolloutError("...")); outcome.failure  # the first one
@@ -42,12 +44,20 @@ class Outcome:
 
     failure: PolyrayError | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    incidents: list[dict[str, str]] = field(default_factory=list)
+    """What went wrong so far, in words, whether the run went on or not; the driver writes them to incidents.jsonl."""
 
     def fail(self, error: PolyrayError) -> None:
         """The first failure counts."""
         if self.failure is None:
             self.failure = error
+            self.incident("failure", str(error))
         self.changed.set()
+
+    def incident(self, kind: str, message: str) -> None:
+        """Remembers what happened; `kind` is a word to filter by."""
+        if len(self.incidents) < MAX_INCIDENTS:
+            self.incidents.append({"kind": kind, "message": message})
 
 
 class ServingFleet:
@@ -196,6 +206,9 @@ class ServingFleet:
         self._registry.forget(worker.name)
         self.dispatcher.remove(worker.name)
         replacement = self._pool.replace(worker)
+        self._outcome.incident(
+            "worker_replaced", f"rollout worker {worker.name} was replaced by {replacement.name}: {reason}"
+        )
         del self._by_name[worker.name]
         self._by_name[replacement.name] = replacement
         self._behind = (self._behind - {worker.name}) | {replacement.name}

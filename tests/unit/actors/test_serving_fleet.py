@@ -171,3 +171,20 @@ async def test_a_drain_lets_the_step_under_way_end_on_every_rank_and_cuts_no_oth
     assert sum(len(fake.requests) for fake in pool.made) == requests
     assert (await coordinator.progress())["phase"] == "stopping"
     assert sorted((await coordinator.snapshot())["pending"]) == [3, 4, 5]
+
+
+async def test_what_happened_is_told_in_words_from_where_the_driver_left_off() -> None:
+    pool = FakePool()
+    coordinator = await started(pool)
+    pool.made[0].fails = DIED
+    await batch_of(coordinator, 0)
+    await coordinator.lost(1, 0, (1,))
+    await coordinator.begin_attempt(await coordinator.snapshot())
+    incidents = (await coordinator.progress())["incidents"]
+    assert [item["kind"] for item in incidents] == ["worker_replaced", "groups_lost", "learner_restarted"]
+    assert incidents[0]["message"].startswith(
+        "rollout worker worker-0 was replaced by worker-0+: ActorDiedError"
+    )
+    assert incidents[1]["message"] == "groups 1 of step 0 were gone when they were fetched"
+    assert "attempt 2 of the learner begins at step 0" in incidents[2]["message"]
+    assert (await coordinator.progress(2))["incidents"] == incidents[2:]
