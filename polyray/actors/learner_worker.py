@@ -8,6 +8,7 @@ loop's arguments after a restart.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
 from polyray.types import ScoredGroup, StepMetrics, TrainingBatch
 
+logger = logging.getLogger(__name__)
 CALL_TIMEOUT_S = 60.0
 
 
@@ -112,4 +114,8 @@ def train_loop(arguments: dict[str, Any]) -> None:
     coordinator = ray.get_actor(arguments["coordinator"], namespace=NAMESPACE)
     coordination = RemoteCoordination(coordinator, config, rank, world_size)
     files = RunFiles(Path(arguments["run_dir"]), config)
-    run_learner(config, policy, files, coordination, rank, lambda step: ray.train.report({"step": step}))
+    try:
+        run_learner(config, policy, files, coordination, rank, lambda step: ray.train.report({"step": step}))
+    except ray.exceptions.RayActorError as error:
+        # Without its coordinator the run is over, and the driver says so: another attempt would only wait for it.
+        logger.error("rank %d ends: the coordinator is gone: %s", rank, error)
