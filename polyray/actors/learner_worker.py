@@ -18,10 +18,11 @@ import ray.train
 import torch
 import torch.distributed as dist
 
-from polyray.actors.coordinator import STOP, BatchLease, unwrapped
+from polyray.actors.coordinator import NOT_READY, STOP, BatchLease, unwrapped
 from polyray.actors.resources import NAMESPACE
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
+from polyray.learner.verdict import Verdict
 from polyray.types import StepMetrics, TrainingBatch
 
 CALL_TIMEOUT_S = 60.0
@@ -68,6 +69,22 @@ class RemoteCoordination:
     def snapshot(self) -> Mapping[str, Any]:
         """See the coordinator."""
         return self._call("snapshot")
+
+    def validation(self, version: int, wait: bool) -> Mapping[str, float] | None:
+        """Asks the coordinator, with `wait` at most a second at a time until the values are there."""
+        while True:
+            answer = self._call("validation", self._attempt, version)
+            if answer == STOP or (answer == NOT_READY and not wait):
+                return None
+            if answer != NOT_READY:
+                return answer
+
+    def agree(self, verdict: Verdict) -> Verdict:
+        """A broadcast from rank 0."""
+        number = torch.tensor([int(verdict)], dtype=torch.int64)
+        if self._world_size > 1:
+            dist.broadcast(number, src=0)
+        return Verdict(int(number))
 
     def report(self, metrics: StepMetrics) -> None:
         """Fire and forget: only the display needs it."""
