@@ -19,11 +19,12 @@ import ray.train
 import torch
 import torch.distributed as dist
 
-from polyray.actors.coordinator import STOP, BatchLease
+from polyray.actors.coordinator import DRAIN, NOT_READY, STOP, BatchLease
 from polyray.actors.resources import NAMESPACE
 from polyray.actors.serving_fleet import unwrapped
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
+from polyray.learner.verdict import Verdict
 from polyray.types import ScoredGroup, StepMetrics, TrainingBatch
 
 logger = logging.getLogger(__name__)
@@ -50,12 +51,12 @@ class RemoteCoordination:
         self._attempt = int(number)
         return self._attempt
 
-    def next_batch(self, step: int) -> TrainingBatch | None:
-        """Asks, at most a second at a time, until there is a batch."""
+    def next_batch(self, step: int) -> TrainingBatch | Verdict:
+        """Asks, at most a second at a time, until there is a batch, or none any more."""
         while True:
             answer = self._call("next_batch", self._attempt, step, self._rank, self._world_size)
-            if answer == STOP:
-                return None
+            if answer in (STOP, DRAIN):
+                return Verdict.STOP if answer == STOP else Verdict.DRAIN
             if isinstance(answer, BatchLease) and (groups := self._fetched(answer)) is not None:
                 return TrainingBatch(
                     step, groups, answer.num_groups_total, answer.counters, answer.timings, answer.history
@@ -70,6 +71,22 @@ class RemoteCoordination:
     def snapshot(self) -> Mapping[str, Any]:
         """See the coordinator."""
         return self._call("snapshot")
+
+    def validation(self, version: int, wait: bool) -> Mapping[str, float] | None:
+        """Asks the coordinator, with `wait` at most a second at a time until the values are there."""
+        while True:
+            answer = self._call("validation", self._attempt, version, wait)
+            if answer == STOP or (answer == NOT_READY and not wait):
+                return None
+            if answer != NOT_READY:
+                return answer
+
+    def agree(self, verdict: Verdict) -> Verdict:
+        """A broadcast from rank 0."""
+        number = torch.tensor([int(verdict)], dtype=torch.int64)
+        if self._world_size > 1:
+            dist.broadcast(number, src=0)
+        return Verdict(int(number))
 
     def report(self, metrics: StepMetrics) -> None:
         """Fire and forget: only the display needs it."""
