@@ -21,6 +21,7 @@ from polyray.config.run_base import RunBase, RunName
 from polyray.config.sft import SftConfig as SftConfig
 from polyray.config.supervised_term import SupervisedTermSpec
 from polyray.config.task import HiddenTrapGridSpec, TaskSpec
+from polyray.config.training_evaluation import TrainingEvaluationSpec
 
 
 class PretrainConfig(RunBase):
@@ -55,14 +56,23 @@ class TrainConfig(RunBase):
     supervised: SupervisedTermSpec | None = Field(
         default=None, description="cross-entropy on the task's demonstrations, added to the objective"
     )
+    evaluation: TrainingEvaluationSpec | None = Field(
+        default=None, description="validation while training: the best version, early stopping"
+    )
     rollouts_logged_per_step: int = Field(
         default=1, ge=0, description="groups per step written in full to rollouts.jsonl"
     )
+
+    @property
+    def may_end_early(self) -> bool:
+        """Whether validation may end the run before its last step."""
+        return self.evaluation is not None and self.evaluation.patience is not None
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
         _check_group(self.algorithm, self.rollout)
         _check_ranks(self.learner, self.rollout)
+        _check_best(self.learner, self.evaluation)
         if self.second_opinion is not None:
             check_no_service(self.second_opinion, "second_opinion")
         elif self.over_optimisation is not None:
@@ -138,6 +148,14 @@ def _check_ranks(learner: LearnerSpec, rollout: RolloutSpec) -> None:
         raise ValueError(
             f"learner.mini_batch_groups={learner.mini_batch_groups} exceeds "
             f"rollout.prompts_per_step={rollout.prompts_per_step}; lower it, or leave it out for the whole batch"
+        )
+
+
+def _check_best(learner: LearnerSpec, evaluation: TrainingEvaluationSpec | None) -> None:
+    if learner.keep_best and learner.best_metric is None and evaluation is None:
+        raise ValueError(
+            f"learner.keep_best={learner.keep_best} without a metric; set learner.best_metric (a key of "
+            "metrics.jsonl, e.g. reward_mean), or evaluation for validation while training"
         )
 
 
