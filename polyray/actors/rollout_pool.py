@@ -102,11 +102,12 @@ class RolloutActor:
     `build` names its model, which may not exist yet when the actor starts.
     """
 
-    def __init__(self, name: str, engine: str) -> None:
+    def __init__(self, name: str, engine: str, clients: dict[str, RewardClient] | None = None) -> None:
+        """`clients` by application name are used instead of new ones (simulations share one that calls nobody)."""
         self._name = name
         self._settings: Future[EngineSettings] = Future()
         self._worker = RolloutWorker(name, lambda: engine_builder(engine)(self._settings.result()))
-        self._clients: dict[str, RewardClient] = {}
+        self._clients: dict[str, RewardClient] = clients if clients is not None else {}
 
     async def build(self, settings: EngineSettings) -> None:
         """Called once, before anything else is asked."""

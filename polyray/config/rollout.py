@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from polyray.config.base import StrictModel
+from polyray.config.simulation import SimulationSpec
 
 
 class RolloutSpec(StrictModel):
@@ -15,6 +16,9 @@ class RolloutSpec(StrictModel):
     engine: Literal["vllm", "simulated"] = Field(
         default="vllm",
         description="simulated: no model, a deterministic random policy; for tests of scale and faults",
+    )
+    simulation: SimulationSpec = Field(
+        default=SimulationSpec(), description="how long engine=simulated takes, and how it fails"
     )
     num_workers: int = Field(default=1, ge=1)
     cpus_per_worker: float = Field(default=1.0, ge=0)
