@@ -35,6 +35,14 @@ class SimulatedEngine:
         self._payload: AdapterPayload | None = None
 
     @property
+    def keeps_versions(self) -> bool:
+        """False: `load` refuses while groups run."""
+        return False
+
+    def close(self) -> None:
+        """Nothing lies outside this process."""
+
+    @property
     def idle(self) -> bool:
         """True where no group is running."""
         return not self._running
