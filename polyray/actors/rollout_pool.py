@@ -46,12 +46,14 @@ class EngineSettings:
     """What it takes to build one rollout worker anywhere.
 
     Example:
-        EngineSettings(model_dir="/models/qwen", dtype="float32", rollout=RolloutSpec())
+        EngineSettings(model_dir="/models/qwen", dtype="float32", rollout=RolloutSpec(), lora_rank=16)
     """
 
     model_dir: str
     dtype: str
     rollout: RolloutSpec
+    lora_rank: int | None = None
+    """The largest rank that adapter delivery will bring; None: delivery is merged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,13 +191,15 @@ def usefulness(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: int) ->
 def engine_builder(engine: str) -> Callable[[EngineSettings], Any]:
     """What builds the engine that `rollout.engine` names; its library is imported when this returns."""
     if engine == "simulated":
-        from polyray.rollout.simulated_engine import SimulatedEngine as Engine
-    else:
-        from polyray.rollout.vllm_engine import VllmEngine as Engine
-        from polyray.rollout.vllm_engine import import_vllm
+        from polyray.rollout.simulated_engine import SimulatedEngine
 
-        import_vllm()
-    return lambda settings: Engine(Path(settings.model_dir), settings.rollout, settings.dtype)
+        return lambda settings: SimulatedEngine(Path(settings.model_dir), settings.rollout, settings.dtype)
+    from polyray.rollout.vllm_engine import VllmEngine, import_vllm
+
+    import_vllm()
+    return lambda settings: VllmEngine(
+        Path(settings.model_dir), settings.rollout, settings.dtype, settings.lora_rank
+    )
 
 
 @dataclass(slots=True)

@@ -55,6 +55,14 @@ class SimulatedEngine:
         self._decoded_until = clock()
 
     @property
+    def keeps_versions(self) -> bool:
+        """False: `load` refuses while groups run."""
+        return False
+
+    def close(self) -> None:
+        """Nothing lies outside this process."""
+
+    @property
     def idle(self) -> bool:
         """True where no group is running."""
         return not self._groups
