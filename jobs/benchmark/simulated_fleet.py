@@ -1,4 +1,4 @@
-"""Many rollout workers in few processes: real RolloutWorkers on simulated engines, behind handles like RolloutActor's.
+"""Many rollout workers in few processes: RolloutWorkers on simulated engines, behind handles like RolloutActor's.
 
     Coordinator -- HostedHandle.rollout.remote --> SimulatedHost (an actor) -- RolloutActor (plain object) -- engine
 
