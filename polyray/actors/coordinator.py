@@ -267,7 +267,8 @@ class Coordinator:
                 self._take(reply, group_ref)
         finally:
             self._fleet.dispatcher.ended(worker.name, weight)
-        self._outcome.changed.set()
+        if self._ledger.may_cut:  # every rank of the learner wakes
+            self._outcome.changed.set()
         self._pump()
 
     def _request(self, group_id: int) -> GroupRequest:

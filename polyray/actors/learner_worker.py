@@ -29,6 +29,8 @@ from polyray.types import ScoredGroup, StepMetrics, TrainingBatch
 
 logger = logging.getLogger(__name__)
 CALL_TIMEOUT_S = 60.0
+LOST_AFTER_S = 1.0
+"""For each group of a batch that did not come as a whole."""
 
 
 class RemoteCoordination:
@@ -94,22 +96,27 @@ class RemoteCoordination:
 
     def _fetched(self, lease: BatchLease) -> tuple[ScoredGroup, ...] | None:
         """The groups of a lease; None where some are gone with their node, which the coordinator is then told."""
-        groups, lost = [], []
-        for group_id, ref in zip(lease.group_ids, lease.refs, strict=True):
-            try:
-                groups.append(ray.get(ref, timeout=CALL_TIMEOUT_S))
-            except (ray.exceptions.ObjectLostError, ray.exceptions.GetTimeoutError):
-                lost.append(group_id)
-        if lost:
-            self._call("lost", self._attempt, lease.step, tuple(lost))
-            return None
-        return tuple(groups)
+        try:
+            return tuple(ray.get(list(lease.refs), timeout=CALL_TIMEOUT_S))
+        except (ray.exceptions.ObjectLostError, ray.exceptions.GetTimeoutError):
+            ids = zip(lease.group_ids, lease.refs, strict=True)
+            lost = tuple(group_id for group_id, ref in ids if not _is_there(ref))
+        self._call("lost", self._attempt, lease.step, lost)
+        return None
 
     def _call(self, method: str, *arguments: Any, timeout: float = CALL_TIMEOUT_S) -> Any:
         try:
             return ray.get(getattr(self._coordinator, method).remote(*arguments), timeout=timeout)
         except ray.exceptions.RayTaskError as error:
             raise unwrapped(error) from None
+
+
+def _is_there(ref: Any) -> bool:
+    try:
+        ray.get(ref, timeout=LOST_AFTER_S)
+    except (ray.exceptions.ObjectLostError, ray.exceptions.GetTimeoutError):
+        return False
+    return True
 
 
 def train_loop(arguments: dict[str, Any]) -> None:

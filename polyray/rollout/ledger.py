@@ -104,6 +104,8 @@ class GroupLedger(Generic[HandleT]):
         self._requeued: list[int] = []
         self._running: set[int] = set()
         self._buffer: dict[int, Finished[HandleT]] = {}
+        self._unjudged: list[int] = []
+        """Buffered groups whose age was not looked at since it last changed."""
         self._lease: Batch[HandleT] | None = None
 
     @property
@@ -115,6 +117,11 @@ class GroupLedger(Generic[HandleT]):
     def num_buffered(self) -> int:
         """Scored groups that wait."""
         return len(self._buffer)
+
+    @property
+    def may_cut(self) -> bool:
+        """False: asking for a batch is in vain, whatever the step."""
+        return self._lease is not None or len(self._buffer) >= self.batch
 
     @property
     def leased_step(self) -> int | None:
@@ -147,6 +154,7 @@ class GroupLedger(Generic[HandleT]):
         """A running group was generated and scored."""
         self._running.remove(group.group_id)
         self._buffer[group.group_id] = group
+        self._unjudged.append(group.group_id)
 
     def drop(self, group_id: int) -> None:
         """A running group turned out unusable (unscored): another one will be started in its
@@ -203,6 +211,7 @@ class GroupLedger(Generic[HandleT]):
     def published(self, version: int) -> None:
         """The learner consumed the batches up to `version`."""
         self.learner_version = version
+        self._unjudged = list(self._buffer)
         if self._lease is not None and self._lease.step < version:
             self.counts.used += len(self._lease.groups)
             self.counts.used_tokens += sum(item.num_tokens for item in self._lease.groups)
@@ -239,13 +248,14 @@ class GroupLedger(Generic[HandleT]):
         heapq.heapify(self._requeued)
         self._running = set()
         self._buffer = {}
+        self._unjudged = []
         self._lease = None
         return self.attempt
 
     def _places_taken(self) -> int:
         """Groups of consumed batches, and those of the leased one that are there."""
-        taken = self.learner_version * self.batch
-        return taken + (len(self._lease.groups) if self._lease is not None else 0)
+        taken, lease = self.learner_version * self.batch, self._lease
+        return taken + (len(lease.places) - len(lease.lost) if lease is not None else 0)
 
     def _oldest_first(self) -> list[Finished[HandleT]]:
         return sorted(self._buffer.values(), key=lambda item: (item.policy.version, item.group_id))
@@ -271,7 +281,8 @@ class GroupLedger(Generic[HandleT]):
             self.counts.dropped += 1
 
     def _drop_stale(self) -> None:
-        for item in list(self._buffer.values()):
+        unjudged, self._unjudged = self._unjudged, []
+        for item in [self._buffer[group_id] for group_id in unjudged if group_id in self._buffer]:
             verdict = judge(item.policy, self.learner_version, self.attempt, self.max_staleness)
             if verdict is not Verdict.USE:
                 del self._buffer[item.group_id]

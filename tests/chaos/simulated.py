@@ -14,12 +14,13 @@ import numpy as np
 import ray
 
 from jobs.fleet import Fleet
-from polyray.actors.coordinator import DRAIN, Coordinator
+from polyray.actors.coordinator import Coordinator
 from polyray.actors.learner_worker import RemoteCoordination
 from polyray.actors.resources import NAMESPACE
-from polyray.actors.rollout_pool import RolloutPool, Scoring
+from polyray.actors.rollout_pool import Scoring
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload, Probe, sha256_of
+from polyray.learner.verdict import Verdict
 from polyray.rollout.history import check_history
 from polyray.types import PolicyVersion
 
@@ -29,11 +30,11 @@ PROBE = Probe(((1, 2, 3),), np.array([-0.5, -1.0], np.float32), None)
 class SimulatedRun:
     """One coordinator and the history that its batches make."""
 
-    def __init__(self, config: TrainConfig, pool: RolloutPool, reward: Fleet) -> None:
+    def __init__(self, config: TrainConfig, fleet: Fleet) -> None:
         self.config = config
-        self.pool = pool
+        self.pool = fleet.pool
         self._scoring = Scoring(
-            reward.reward.app_name, config.reward.service, False, config.algorithm, reward.remote
+            fleet.reward.app_name, config.reward.service, False, config.algorithm, fleet.remote
         )
         self.lines: list[dict[str, Any]] = []
         self.snapshot: Any = None
@@ -55,9 +56,9 @@ class SimulatedRun:
         if coordination.publish(version(attempt, step)) is None:
             return "stopped"
         while step < steps:
-            batch: Any = coordination.next_batch(step)
-            if batch is None or batch == DRAIN:
-                return "drained" if batch else "stopped"
+            batch = coordination.next_batch(step)
+            if isinstance(batch, Verdict):
+                return "drained" if batch is Verdict.DRAIN else "stopped"
             time.sleep(step_s)
             step += 1
             if coordination.publish(version(attempt, step)) is None:

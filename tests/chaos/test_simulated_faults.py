@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import ray
 
-from jobs.fleet import Fleet, engine_settings
+from jobs.fleet import Fleet, open_fleet
 from polyray.actors.rollout_pool import RolloutPool
 from polyray.config.run import TrainConfig
 from tests.chaos.simulated import SimulatedRun
@@ -31,21 +31,19 @@ def chaos_config(train_config: Callable[..., TrainConfig]) -> Callable[..., Trai
 
 
 @pytest.fixture(scope="module")
-def simulated_pool(fleet: Fleet, chaos_config: Callable[..., TrainConfig]) -> Iterator[RolloutPool]:
-    config = chaos_config("pool")
-    pool = RolloutPool("chaos", config.rollout)
-    pool.build(engine_settings(config.model, config.rollout))
-    pool.wait_until_ready()
-    yield pool
-    pool.shutdown()
+def simulated_fleet(ray_session: None, chaos_config: Callable[..., TrainConfig]) -> Iterator[Fleet]:
+    """Three engines without a model, and the verifier."""
+    with open_fleet(chaos_config("fleet"), "chaos") as fleet:
+        fleet.pool.wait_until_ready()
+        yield fleet
 
 
 @pytest.fixture
-def start(simulated_pool: RolloutPool, fleet: Fleet) -> Iterator[Callable[[TrainConfig], SimulatedRun]]:
+def start(simulated_fleet: Fleet) -> Iterator[Callable[[TrainConfig], SimulatedRun]]:
     runs: list[SimulatedRun] = []
 
     def begin(config: TrainConfig) -> SimulatedRun:
-        runs.append(SimulatedRun(config, simulated_pool, fleet))
+        runs.append(SimulatedRun(config, simulated_fleet))
         return runs[-1]
 
     yield begin
@@ -75,12 +73,13 @@ def test_a_worker_that_is_killed_or_stopped_costs_nothing_but_time(
     number: signal.Signals,
     timeout_s: float,
     chaos_config: Callable[..., TrainConfig],
-    simulated_pool: RolloutPool,
+    simulated_fleet: Fleet,
     start: Callable[[TrainConfig], SimulatedRun],
 ) -> None:
     name = f"worker-{number.name.lower()}"
     run = start(chaos_config(name, rollout__group_timeout_s=timeout_s, delivery__timeout_s=timeout_s))
-    pid, victim = pid_of(simulated_pool, 1), simulated_pool.workers[1].name
+    pool = simulated_fleet.pool
+    pid, victim = pid_of(pool, 1), pool.workers[1].name
 
     def break_it(step: int) -> None:
         if step == 2:
