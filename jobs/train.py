@@ -3,16 +3,18 @@
 Reads a TrainConfig (configs/train/), writes runs/NAME/: config.json, metrics.jsonl (one line a step),
 rollouts.jsonl (groups in full), checkpoints/, versions/, and at the end adapter/ (PEFT format, loads on the
 original base) and DONE. Starting the same command again goes on from the last checkpoint; a finished run
-prints its paths.
+prints its paths. With `evaluation` it validates while it trains: validation.jsonl, best/ (the best version's
+adapter), and with evaluation.patience it ends early. `tracking` shows metrics.jsonl elsewhere too.
 
   python -m jobs.train configs/train/hidden_trap_grid_polychromic.yaml
   python -m jobs.train configs/train/hidden_trap_grid_drgrpo.yaml name=first learner.steps=20 seed=3
+  python -m jobs.train configs/train/hidden_trap_grid_drgrpo.yaml evaluation.every=10 evaluation.patience=3
   python -m jobs.train configs/train/hidden_trap_grid_drgrpo.yaml --check
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs.cli import parse, run
@@ -51,7 +53,7 @@ def run_training(config: TrainConfig) -> None:
             if not directory.finished:
                 with open_ray(config.ray, display), open_fleet(config, config.name) as fleet:
                     train(config, directory, fleet, display)
-        display.note(f"adapter   {directory.paths.adapter}\nmetrics   {directory.paths.metrics}")
+        _show_outcome(directory, display)
         display.note(f"report    python -m jobs.report {directory.paths.root}")
 
 
@@ -60,49 +62,112 @@ def check_inputs(config: TrainConfig) -> None:
     from jobs.fleet import training_base
     from polyray.models.loading import base_fingerprint
     from polyray.models.lora import read_adapter
+    from polyray.observability.trackers.running import check_trackers
     from polyray.rewards import plan_reward
+    from polyray.rollout.validation import validation_prompts
     from polyray.tasks import build_task
+
+    check_trackers(config.tracking)
+    if config.learner.checkpoint_storage is not None:
+        from polyray.learner.checkpoint_storage import open_storage
+
+        open_storage(config.learner.checkpoint_storage)
 
     model_dir, warm_start = training_base(config.model)
     if warm_start is not None:
         read_adapter(warm_start, base_fingerprint(model_dir))
     plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
-    build_task(config.task).training_prompt(0, config.seed)
+    task = build_task(config.task)
+    task.training_prompt(0, config.seed)
+    if config.evaluation is not None:
+        validation_prompts(config.evaluation, task)
 
 
 def train(config: TrainConfig, directory: RunDirectory, fleet: Fleet, display: ProgressDisplay) -> None:
     """One run on a fleet, from its newest checkpoint to DONE. Raises what ended it, if something did."""
+    import ray
+
+    from polyray.config.base import as_json
+    from polyray.observability.trackers.running import open_trackers
+
+    display.update(phase="starting the learner", total=config.learner.steps)
+    with open_trackers(config.tracking, config.name, directory.paths, as_json(config)):
+        coordinator = _start_coordinator(config, fleet)
+        try:
+            error = _watch(config, directory, coordinator, display)
+            failure: Any = ray.get(coordinator.failure.remote(), timeout=CALL_TIMEOUT_S)
+            if failure is not None:
+                raise failure
+            if error is not None:
+                raise error
+            fleet.pool.adopt(ray.get(coordinator.workers.remote(), timeout=CALL_TIMEOUT_S))
+        finally:
+            ray.kill(coordinator)
+    directory.mark_done(_summary(config, directory))
+
+
+def _watch(
+    config: TrainConfig, directory: RunDirectory, coordinator: Any, display: ProgressDisplay
+) -> BaseException | None:
+    """Trains in a thread and shows how it goes until it ends; what Ray Train raised, if anything."""
     from threading import Thread
 
     import ray
 
-    display.update(phase="starting the learner", total=config.learner.steps)
-    coordinator = _start_coordinator(config, fleet)
     outcome: dict[str, BaseException] = {}
     alarms = 0
-    try:
-        thread = Thread(target=_fit, args=(config, directory, outcome), name="ray-train", daemon=True)
-        thread.start()
-        while thread.is_alive():
-            thread.join(POLL_S)
-            state: Any = ray.get(coordinator.progress.remote(), timeout=CALL_TIMEOUT_S)
-            started = state["metrics"] or state["phase"] == "training"
-            display.update(
-                phase="training" if started else "starting the learner and the engines",
-                step=state["step"] if started else None,
-                total=config.learner.steps,
-                metrics=state["metrics"],
-            )
-            alarms = _show_alarms(config, state["alarms"], alarms, display)
-        failure: Any = ray.get(coordinator.failure.remote(), timeout=CALL_TIMEOUT_S)
-        if failure is not None:
-            raise failure
-        if "error" in outcome:
-            raise outcome["error"]
-        fleet.pool.adopt(ray.get(coordinator.workers.remote(), timeout=CALL_TIMEOUT_S))
-    finally:
-        ray.kill(coordinator)
-    directory.mark_done({"adapter": str(directory.paths.adapter), "steps": config.learner.steps})
+    thread = Thread(target=_fit, args=(config, directory, outcome), name="ray-train", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL_S)
+        state: Any = ray.get(coordinator.progress.remote(), timeout=CALL_TIMEOUT_S)
+        started = state["metrics"] or state["phase"] == "training"
+        display.update(
+            phase="training" if started else "starting the learner and the engines",
+            step=state["step"] if started else None,
+            total=config.learner.steps,
+            metrics=shown_metrics(config, state["metrics"]),
+        )
+        alarms = _show_alarms(config, state["alarms"], alarms, display)
+    return outcome.get("error")
+
+
+def shown_metrics(config: TrainConfig, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """A step's metrics with the newest value of evaluation.best_metric as `validation`."""
+    if config.evaluation is None:
+        return dict(metrics)
+    return {**metrics, "validation": metrics.get(f"validation/{config.evaluation.best_metric}")}
+
+
+def _summary(config: TrainConfig, directory: RunDirectory) -> dict[str, Any]:
+    """What DONE says: where the adapter lies, how many steps it took and why no more, which version was the best."""
+    from polyray.learner.validation_record import ValidationRecord
+    from polyray.observability.jsonl import read_jsonl
+
+    paths = directory.paths
+    summary: dict[str, Any] = {"adapter": str(paths.adapter), "steps": config.learner.steps}
+    if config.evaluation is None:
+        return summary
+    record = ValidationRecord.from_lines(config.evaluation, read_jsonl(paths.validation))
+    if record.is_over:
+        summary |= {"steps": len(read_jsonl(paths.metrics)), "ended": record.why_over()}
+    if record.best is not None:
+        summary["best"] = {
+            "adapter": str(paths.best),
+            "version": record.best.version,
+            config.evaluation.best_metric: record.best.value,
+        }
+    return summary
+
+
+def _show_outcome(directory: RunDirectory, display: ProgressDisplay) -> None:
+    """Where a finished run's files lie, and what its validation found."""
+    paths, summary = directory.paths, directory.summary()
+    if "ended" in summary:
+        display.note(f"ended     after {summary['steps']} steps, {summary['ended']}")
+    display.note(f"adapter   {paths.adapter}\nmetrics   {paths.metrics}")
+    if "best" in summary:
+        display.note(f"best      {paths.best} (version {summary['best']['version']})")
 
 
 def _show_alarms(config: TrainConfig, now: int, shown: int, display: ProgressDisplay) -> int:

@@ -21,6 +21,7 @@ from polyray.config.run_base import RunBase, RunName
 from polyray.config.sft import SftConfig as SftConfig
 from polyray.config.supervised_term import SupervisedTermSpec
 from polyray.config.task import HiddenTrapGridSpec, TaskSpec
+from polyray.config.tracking import TrackerSpec
 from polyray.config.training_evaluation import TrainingEvaluationSpec
 
 
@@ -58,6 +59,9 @@ class TrainConfig(RunBase):
     )
     evaluation: TrainingEvaluationSpec | None = Field(
         default=None, description="validation while training: the best version, early stopping"
+    )
+    tracking: tuple[TrackerSpec, ...] = Field(
+        default=(), description="where else metrics.jsonl is shown, e.g. [{type: tensorboard}]"
     )
     rollouts_logged_per_step: int = Field(
         default=1, ge=0, description="groups per step written in full to rollouts.jsonl"

@@ -30,6 +30,7 @@ RESUMABLE_KEYS: tuple[str, ...] = (
     "cache_dir",
     "model.cache_dir",
     "rollouts_logged_per_step",
+    "tracking",
     "learner.checkpoint_every",
     "learner.keep_checkpoints",
     "learner.keep_best",
