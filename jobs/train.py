@@ -76,7 +76,12 @@ def train(config: TrainConfig, directory: RunDirectory, fleet: Fleet, display: P
 
     import ray
 
+    from polyray.delivery.mode import record_choice
+
     display.update(phase="starting the learner", total=config.learner.steps)
+    if config.delivery.mode == "auto" and fleet.delivery is not None:
+        record_choice(directory.paths.root, fleet.delivery)
+        display.note(f"delivery: {fleet.delivery.mode}; {fleet.delivery.reason}")
     coordinator = _start_coordinator(config, fleet)
     outcome: dict[str, BaseException] = {}
     alarms = 0
