@@ -17,7 +17,6 @@ from jobs.cli import REPOSITORY_ROOT
 from polyray.actors.resources import check_placement, ray_session
 from polyray.actors.reward_client import build_remote
 from polyray.actors.rollout_pool import EngineSettings, RolloutPool
-from polyray.config.delivery import DeliverySpec
 from polyray.config.derived import required_cpus
 from polyray.config.learner import LearnerSpec
 from polyray.config.model import ModelSpec
@@ -25,6 +24,7 @@ from polyray.config.remote_reward import HttpRewardSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import EvaluateConfig, RaySpec, SftConfig, TrainConfig
 from polyray.delivery.adapter import AdapterShape
+from polyray.delivery.mode import DeliveryChoice, Mode, choose_mode, recorded_choice, settled_mode
 from polyray.delivery.probe import adapter_on_disk, probe_sequences
 from polyray.delivery.proof import check_delivery
 from polyray.evaluation.sampling import Sample
@@ -47,6 +47,8 @@ class Fleet:
     reward: RewardServiceAddress
     remote: RewardPlan | None = None
     """Set where the reward is a service elsewhere, and no replica of ours runs."""
+    delivery: DeliveryChoice | None = None
+    """What the engines are built for."""
 
 
 @contextmanager
@@ -80,12 +82,12 @@ def open_fleet(
     pool = RolloutPool(owner, config.rollout)
     try:
         if await_model is None:
-            pool.build(engine_settings(config.model, config.rollout, config.delivery))
+            choice = _build(pool, config)
         with open_reward(owner, plan) as reward:
             if await_model is not None:
                 await_model()
-                pool.build(engine_settings(config.model, config.rollout, config.delivery))
-            yield Fleet(pool, reward, plan if plan.is_remote else None)
+                choice = _build(pool, config)
+            yield Fleet(pool, reward, plan if plan.is_remote else None, choice)
     finally:
         pool.shutdown()
 
@@ -122,7 +124,7 @@ def open_sampler(config: EvaluateConfig) -> Iterator[Sample]:
         "raise ray.num_cpus (logical CPUs), or lower rollout.num_workers or cpus_per_worker",
     )
     pool = RolloutPool(config.name, rollout)
-    pool.build(engine_settings(config.model, rollout, config.delivery, max(ranks)))
+    pool.build(engine_settings(config.model, rollout, _between_models(config, model_dir), max(ranks)))
     try:
         yield pool_sampler(config, pool)
     finally:
@@ -146,12 +148,33 @@ def pool_sampler(config: EvaluateConfig, pool: RolloutPool) -> Sample:
     return sample
 
 
+def _build(pool: RolloutPool, config: TrainConfig) -> DeliveryChoice:
+    """Has the engines built for one mode of delivery: the run's, where it has begun, else the one to choose."""
+    model = config.model
+    plain = engine_settings(model, pool.rollout, "merged")
+    arguments = config.delivery, pool.rollout, model.lora, Path(plain.model_dir), plain.dtype
+    choice = recorded_choice(config.run_dir) if config.delivery.mode == "auto" else None
+    choice = choice or settled_mode(*arguments)
+    if choice is None:
+        seen = pool.measure_delivery(plain, model.lora)
+        choice = DeliveryChoice(*choose_mode(seen), seen)
+    pool.build(engine_settings(model, pool.rollout, choice.mode))
+    return choice
+
+
+def _between_models(config: EvaluateConfig, model_dir: Path) -> Mode:
+    """An evaluation delivers while nothing runs: merged wherever that can be and is exact."""
+    dtype = resolve_dtype(config.model, use_gpu=config.rollout.gpus_per_worker > 0)
+    settled = settled_mode(config.delivery, config.rollout, config.model.lora, model_dir, dtype)
+    return "merged" if settled is None else settled.mode
+
+
 def engine_settings(
-    model: ModelSpec, rollout: RolloutSpec, delivery: DeliverySpec, lora_rank: int | None = None
+    model: ModelSpec, rollout: RolloutSpec, mode: Mode, lora_rank: int | None = None
 ) -> EngineSettings:
     """What an engine on this base is built from; `lora_rank` where adapters above `model.lora.rank` come."""
     dtype = resolve_dtype(model, use_gpu=rollout.gpus_per_worker > 0)
-    rank = (lora_rank or model.lora.rank) if delivery.mode == "adapter" else None
+    rank = (lora_rank or model.lora.rank) if mode == "adapter" else None
     return EngineSettings(str(training_base(model)[0].resolve()), dtype, rollout, rank)
 
 

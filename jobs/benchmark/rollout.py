@@ -67,7 +67,7 @@ def rollout_measures(
     display.update(phase="starting two engines")
     rollout = config.rollout.model_copy(update={"num_workers": 1})
     pool = RolloutPool("benchmark-throughput", rollout)
-    pool.build(engine_settings(config.model, rollout, config.delivery))
+    pool.build(engine_settings(config.model, rollout, "merged"))
     bare: Any = (
         ray.remote(BareEngine)
         .options(

@@ -95,6 +95,8 @@ class Coordinator:
         self._last_unscored = ""
         self._progress = _Progress()
         self._draining = False
+        self._begun = False
+        """Whether the first version of the attempt is served."""
 
     # ---- called by the learner
 
@@ -102,6 +104,7 @@ class Coordinator:
         """A learner group starts, from a checkpoint's snapshot or from nothing; leases of earlier ones are
         void."""
         attempt = self._ledger.restore(snapshot)
+        self._begun = False
         self._fleet.new_attempt(attempt)
         self._validation.restart()
         if attempt > 1:
@@ -124,9 +127,12 @@ class Coordinator:
         due = self._validation.due(payload.policy.version)
         if due or self._config.rollout.max_staleness == 0:
             while not self._fleet.all_serve and self._outcome.failure is None:
+                if self._draining and not self._begun:
+                    return None  # nothing was done yet that would have to be written
                 await self._outcome.woken()
         if self._outcome.failure is not None:
             return None
+        self._begun = True
         if due:
             self._validation.begin(payload.policy)
         self._waited_since = time.perf_counter()

@@ -24,9 +24,11 @@ import ray.exceptions
 from polyray.actors.resources import NAMESPACE, OUTSIDE_ANY_GROUP
 from polyray.actors.reward_client import RemoteCall, RewardClient
 from polyray.config.algorithm import AlgorithmSpec
+from polyray.config.model import LoraSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.service import ServiceSpec
 from polyray.delivery.adapter import AdapterPayload
+from polyray.delivery.mode import DeliveryMeasurements
 from polyray.delivery.proof import DeliveryAck
 from polyray.errors import RolloutError
 from polyray.rewards import RewardPlan
@@ -114,6 +116,13 @@ class RolloutActor:
     async def build(self, settings: EngineSettings) -> None:
         """Called once, before anything else is asked."""
         self._settings.set_result(settings)
+
+    async def measure_delivery(self, settings: EngineSettings, lora: LoraSpec) -> DeliveryMeasurements:
+        """Instead of `build`: what both ways of delivery cost here. The actor is of no use afterwards."""
+        from polyray.rollout.vllm_measure import measure_delivery
+
+        arguments = Path(settings.model_dir), settings.rollout, settings.dtype, lora
+        return await asyncio.to_thread(measure_delivery, *arguments)
 
     async def ready(self) -> dict[str, Any]:
         """Waits for the engine; says how long it took and where it lives."""
@@ -235,6 +244,21 @@ class RolloutPool:
         for worker in self.workers:
             worker.handle.build.remote(settings)
 
+    def measure_delivery(self, settings: EngineSettings, lora: LoraSpec) -> DeliveryMeasurements:
+        """Before `build`: has one worker find out what both ways of delivery cost, and another take its place."""
+        worker = self.workers[0]
+        try:
+            return ray.get(
+                worker.handle.measure_delivery.remote(settings, lora), timeout=self.rollout.start_timeout_s
+            )
+        except Exception as error:
+            raise RolloutError(
+                f"rollout worker {worker.name} could not measure its delivery: {_first_cause(error)}; "
+                "set delivery.mode to merged or adapter"
+            ) from error
+        finally:
+            self.replace(worker)
+
     def wait_until_ready(self) -> list[dict[str, Any]]:
         """Blocks until every engine runs. Raises RolloutError naming the worker that does not."""
         timeout = self.rollout.start_timeout_s
@@ -335,7 +359,7 @@ class RolloutPool:
             scheduling_strategy=OUTSIDE_ANY_GROUP,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(rollout.threads_per_worker)}},
         )
-        worker = PoolWorker(index, name, actor.remote(name, rollout.engine))
+        worker = PoolWorker(index, name, actor.remote(name, rollout.engine_kind))
         if self._settings is not None:
             worker.handle.build.remote(self._settings)
         return worker

@@ -38,7 +38,7 @@ class MergedWeights:
     """Merges adapters into one base, again and again, from a pristine copy that is read once."""
 
     def __init__(self, model_dir: Path) -> None:
-        self._files = _weight_files(model_dir)
+        self._files = base_weight_files(model_dir)
         self._pristine: dict[str, torch.Tensor] = {}
 
     def merge(self, payload: AdapterPayload) -> list[tuple[str, torch.Tensor]]:
@@ -86,12 +86,8 @@ class MergedWeights:
                     self._pristine[name] = tensors.get_tensor(name).float()
 
 
-def base_weight_names(model_dir: Path) -> list[str]:
-    """Names of a base's weights as they lie on disk. DeliveryError where there are no safetensors."""
-    return sorted(_weight_files(model_dir))
-
-
-def _weight_files(model_dir: Path) -> dict[str, Path]:
+def base_weight_files(model_dir: Path) -> dict[str, Path]:
+    """{name: file} of a base's weights. DeliveryError where there are no safetensors."""
     index = model_dir / "model.safetensors.index.json"
     if index.is_file():
         entries = json.loads(index.read_text(encoding="utf-8"))["weight_map"]

@@ -21,7 +21,7 @@ from safetensors.torch import save
 
 from polyray.config.model import LINEAR_MODULES
 from polyray.delivery.adapter import AdapterPayload, AdapterShape, adapter_from_bytes
-from polyray.delivery.merge import PEFT_PREFIX, MergedWeights, base_weight_names, paired_factors
+from polyray.delivery.merge import PEFT_PREFIX, MergedWeights, base_weight_files, paired_factors
 from polyray.errors import DeliveryError, RolloutError
 from polyray.rollout.adapter_files import AdapterFiles, peft_config
 from polyray.types import PolicyVersion
@@ -225,7 +225,7 @@ def zero_adapter(model_dir: Path) -> tuple[bytes, AdapterShape]:
     heads, hidden = config["num_attention_heads"], config["hidden_size"]
     head_dim = config.get("head_dim") or hidden // heads
     stem = next(
-        (name.split(".q_proj.")[0] for name in base_weight_names(model_dir) if ".q_proj." in name), None
+        (name.split(".q_proj.")[0] for name in base_weight_files(model_dir) if ".q_proj." in name), None
     )
     if stem is None:
         raise DeliveryError(f"{model_dir} has no q_proj: adapter delivery needs a model of the Llama family")
