@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import ray
@@ -48,21 +48,23 @@ class SimulatedRun:
         self.coordinator: Any = actor.remote(self.config, self.pool, self._scoring, "float32")
 
     def learn(self, steps: int, after_step: Callable[[int], None] | None = None, step_s: float = 0.02) -> str:
-        """From the snapshot to step `steps`, with a snapshot after each; 'done', 'drained' or 'stopped'."""
+        """From the snapshot to step `steps`, a snapshot after each; 'done' or 'drained', else raises what failed."""
         coordination = RemoteCoordination(self.coordinator, self.config, 0, 1)
         attempt = coordination.begin_attempt(self.snapshot)
         step = self.snapshot["version"] if self.snapshot else 0
         self.lines = [line for line in self.lines if line["step"] < step]
         if coordination.publish(version(attempt, step)) is None:
-            return "stopped"
+            self._raise_failure()
         while step < steps:
             batch = coordination.next_batch(step)
+            if batch is Verdict.DRAIN:
+                return "drained"
             if isinstance(batch, Verdict):
-                return "drained" if batch is Verdict.DRAIN else "stopped"
+                self._raise_failure()
             time.sleep(step_s)
             step += 1
             if coordination.publish(version(attempt, step)) is None:
-                return "stopped"
+                self._raise_failure()
             self.lines.append(dict(batch.history))
             self.snapshot = coordination.snapshot()
             if after_step is not None:
@@ -72,6 +74,9 @@ class SimulatedRun:
     def incidents(self) -> list[dict[str, str]]:
         """What the coordinator says happened."""
         return ray.get(self.coordinator.progress.remote())["incidents"]
+
+    def _raise_failure(self) -> NoReturn:
+        raise ray.get(self.coordinator.failure.remote())
 
     def check(self) -> None:
         """Every planned group was consumed once."""
