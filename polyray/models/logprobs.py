@@ -7,6 +7,7 @@ recomputed in the backward pass. Called by the learner's step.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from peft import PeftModel
 from torch.utils.checkpoint import checkpoint
 
-from polyray.models.packing import ModelInput, is_packable, packed_groups, separate_rows
+from polyray.models.packing import ModelInput, model_inputs
 
 LOGITS_PER_CHUNK = 2**25
 """Logits held at once (float32): 128 MiB."""
@@ -70,7 +71,10 @@ def completion_logprobs(
     row_N, token_N = mask_BT.nonzero(as_tuple=True)
     targets_N = rows.input_ids_BL[row_N, rows.prompt_lengths_B[row_N] + token_N]
     choose = _Choose(temperature, entropy_gradient)
-    logprobs_N, entropy_N = _token_logprobs(base, _model_input(base.config, rows), targets_N, choose)
+    inputs = model_inputs(
+        base.config, rows.input_ids_BL, rows.prompt_lengths_B, rows.completion_lengths_B, rows.group_B
+    )
+    logprobs_N, entropy_N = _token_logprobs(base, inputs, targets_N, choose)
     zeros = torch.zeros(mask_BT.shape, dtype=logprobs_N.dtype, device=mask_BT.device)
     return zeros.masked_scatter(mask_BT, logprobs_N), zeros.masked_scatter(mask_BT, entropy_N)
 
@@ -92,17 +96,21 @@ class _Choose:
         return logprobs_MV[node_N, targets_N], entropy_M[node_N]
 
 
-def _model_input(config: Any, rows: Rows) -> ModelInput:
-    tensors = rows.input_ids_BL, rows.prompt_lengths_B, rows.completion_lengths_B
-    packed = None
-    if rows.group_B is not None and is_packable(config):
-        packed = packed_groups(*tensors, rows.group_B)
-    return packed or separate_rows(*tensors)
-
-
 def _token_logprobs(
+    base: Any, inputs: Sequence[ModelInput], targets_N: torch.Tensor, choose: _Choose
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(log-prob, entropy) of all tokens, row by row."""
+    found = [_of_input(base, part, targets_N[part.token_N], choose) for part in inputs]
+    if len(found) == 1:
+        return found[0]
+    back_N = torch.cat([part.token_N for part in inputs]).argsort()
+    return torch.cat([part[0] for part in found])[back_N], torch.cat([part[1] for part in found])[back_N]
+
+
+def _of_input(
     base: Any, inputs: ModelInput, targets_N: torch.Tensor, choose: _Choose
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """(log-prob, entropy) of the tokens that one input predicts, in its order."""
     if any(getattr(base.config, key, None) for key in LOGIT_TRANSFORMS):
         logits_MV = base(**inputs.arguments, use_cache=False).logits.flatten(0, 1)[inputs.position_M]
         return choose(logits_MV, inputs.node_N, targets_N)

@@ -1,4 +1,4 @@
-"""What the backbone runs on: the prefix trees of the completions side by side, or each row as it is.
+"""What the backbone runs on: the prefix trees of the completions side by side, or rows of about one length.
 
     separate rows    prompt | a b c          packed    prompt | a b | e f     each distinct prefix once; the
                      prompt | a b d                    0 1 2    3 4   3 4     last token predicts nothing
@@ -6,8 +6,9 @@
                      prompt | e f g
 
 A completion attends to the prompt and to its own tokens, so the values are those of separate rows. How trees are
-built and placed: prefix_trees.py. Attention over a whole sequence grows with its square, so a tree has a largest
-width. Called by `completion_logprobs`.
+built and placed: prefix_trees.py. Attention over a whole sequence grows with its square, so packed sequences have a
+largest width; longer rows, and those of models that cannot be packed, run beside others of about their
+length. Called by `completion_logprobs`.
 
 `isolated_rows` is the simpler case of SFT: whole rows side by side that share nothing.
 """
@@ -17,12 +18,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from polyray.models.prefix_trees import pack_trees
 
-MAX_PACKED_WIDTH = 1024
-"""Positions of a packed sequence; here attention costs a small model as much as everything else."""
+MIN_WIDTH, MAX_WIDTH = 512, 4096
+"""Bounds of `packed_width`."""
+LENGTH_RATIO = 0.8
+"""Rows shorter than this share of the longest beside them run apart from it where that saves as much padding as
+a forward pass costs anyway."""
+PASS_POSITIONS = 512
+"""What a forward pass costs beyond its positions, in positions."""
 
 PACKABLE_MODEL_TYPES = frozenset({"llama", "qwen2", "qwen3"})
 """Every layer is full attention and takes a mask and position ids as they are. A layer with a window or a
@@ -31,17 +38,48 @@ recurrent state would let completions see each other, so a type is added here on
 
 @dataclass(frozen=True, slots=True)
 class ModelInput:
-    """What the backbone runs on, and where in it the completions' tokens are predicted.
+    """What the backbone runs on, and where in it completion tokens are predicted.
 
     Example:
-        ModelInput({"input_ids": tensor([[1, 9, 4, 23, 2]])}, position_M=tensor([2, 3]), node_N=tensor([0, 1]))
+        ModelInput({"input_ids": tensor([[1, 9, 4, 23]])}, position_M=tensor([2, 3]), node_N=tensor([0, 1]),
+                   token_N=tensor([0, 1]))
     """
 
     arguments: dict[str, torch.Tensor]
     position_M: torch.Tensor
     """Places that predict a completion token, ascending, of the input as one flat sequence."""
     node_N: torch.Tensor
-    """Which of them predicts each completion token; tokens row by row."""
+    """Which of them predicts each of its tokens."""
+    token_N: torch.Tensor
+    """Which of all tokens (row by row) its tokens are."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Some rows of a batch as arrays.
+
+    Example:
+        _Rows(ids_BL=array([[1, 9, 4, 23, 2]]), prompt_lengths_B=array([3]), completion_lengths_B=array([2]),
+              first_token_B=array([0]))
+    """
+
+    ids_BL: np.ndarray
+    prompt_lengths_B: np.ndarray
+    completion_lengths_B: np.ndarray
+    first_token_B: np.ndarray
+    """How many tokens the completions before have."""
+
+    @property
+    def lengths_B(self) -> np.ndarray:
+        """What the backbone has to see: the last token predicts nothing."""
+        return self.prompt_lengths_B + self.completion_lengths_B - 1
+
+    def take(self, rows: np.ndarray) -> _Rows:
+        return _Rows(*(getattr(self, name)[rows] for name in self.__slots__))
+
+    @property
+    def token_N(self) -> np.ndarray:
+        return _ranges(self.first_token_B, self.completion_lengths_B)
 
 
 def is_packable(config: Any) -> bool:
@@ -54,61 +92,96 @@ def is_packable(config: Any) -> bool:
     )
 
 
-def separate_rows(
-    input_ids_BL: torch.Tensor, prompt_lengths_B: torch.Tensor, completion_lengths_B: torch.Tensor
-) -> ModelInput:
-    """Each row as it is but for the last column, which predicts nothing.
-
-    Right padding needs no mask, because real tokens never see what comes after them.
-    """
-    inner_BL = input_ids_BL[:, :-1]
-    column_L = torch.arange(inner_BL.shape[1], device=inner_BL.device)[None]
-    first_B1 = prompt_lengths_B[:, None] - 1
-    predicts_BL = (column_L >= first_B1) & (column_L < first_B1 + completion_lengths_B[:, None])
-    position_M = predicts_BL.flatten().nonzero()[:, 0]
-    return ModelInput(
-        {"input_ids": inner_BL}, position_M, torch.arange(len(position_M), device=position_M.device)
-    )
+def packed_width(config: Any) -> int:
+    """The widest sequence of trees: where attention costs a layer as much as its linear maps, within bounds."""
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    queries, keys = config.num_attention_heads * head, config.num_key_value_heads * head
+    linear = config.hidden_size * (2 * queries + 2 * keys + 3 * config.intermediate_size)
+    return min(MAX_WIDTH, max(MIN_WIDTH, linear // (2 * queries)))
 
 
-def packed_groups(
+def model_inputs(
+    config: Any,
     input_ids_BL: torch.Tensor,
     prompt_lengths_B: torch.Tensor,
     completion_lengths_B: torch.Tensor,
-    group_B: torch.Tensor,
-) -> ModelInput | None:
-    """Every distinct prefix of a group's completions once; None where that is no gain.
+    group_B: torch.Tensor | None,
+) -> list[ModelInput]:
+    """Inputs that together predict every completion token, the cheapest that the model allows.
 
     Args:
+        config: the model's.
         input_ids_BL: [B, L] prompt + completion, right-padded.
         prompt_lengths_B: [B].
-        completion_lengths_B: [B].
-        group_B: [B] rows with the same number have the same prompt.
+        completion_lengths_B: [B], all > 0.
+        group_B: [B] rows with the same number have the same prompt. None: unknown.
     """
-    device = input_ids_BL.device
-    tensors = input_ids_BL, prompt_lengths_B, completion_lengths_B, group_B
-    packed = pack_trees(*(tensor.cpu().numpy() for tensor in tensors), max_width=MAX_PACKED_WIDTH)
-    if packed is None or not _is_cheaper(packed.input_ids_RW.shape, input_ids_BL[:, :-1].shape):
+    arrays = [tensor.cpu().numpy() for tensor in (input_ids_BL, prompt_lengths_B, completion_lengths_B)]
+    rows, device = _Rows(*arrays, arrays[2].cumsum() - arrays[2]), input_ids_BL.device
+    padded = np.arange(len(arrays[0]))
+    inputs: list[ModelInput] = []
+    if group_B is not None and is_packable(config):
+        width = packed_width(config)
+        short = np.flatnonzero(rows.lengths_B <= width)
+        packed = _packed(rows.take(short), group_B.cpu().numpy()[short], width, device)
+        if packed is not None:
+            inputs, padded = [packed], np.flatnonzero(rows.lengths_B > width)
+    return inputs + [_padded(rows.take(part), device) for part in _of_one_length(rows.lengths_B, padded)]
+
+
+def _packed(rows: _Rows, group_B: np.ndarray, width: int, device: torch.device) -> ModelInput | None:
+    """Every distinct prefix of a group's completions once; None where rows of about one length are cheaper."""
+    if not len(group_B):
         return None
-    input_ids_RW, position_ids_RW, ends_RW, predictor_N = (
-        torch.from_numpy(array).to(device)
-        for array in (packed.input_ids_RW, packed.position_ids_RW, packed.ends_RW, packed.predictor_N)
-    )
-    place_W = torch.arange(ends_RW.shape[1], device=device)
+    trees = pack_trees(rows.ids_BL, rows.prompt_lengths_B, rows.completion_lengths_B, group_B, width)
+    num_sequences, used = trees.input_ids_RW.shape
+    # A mask computes every pair of positions, plain causality half of them.
+    cost = PASS_POSITIONS + num_sequences * used * (1 + used / width)
+    parts = [rows.lengths_B[part] for part in _of_one_length(rows.lengths_B, np.arange(len(group_B)))]
+    if cost >= sum(PASS_POSITIONS + len(of) * of.max() * (1 + of.max() / (2 * width)) for of in parts):
+        return None
+    ends_RW, place_W = torch.from_numpy(trees.ends_RW).to(device), torch.arange(used, device=device)
     seen_RWW = (place_W[:, None] >= place_W) & (place_W[:, None] < ends_RW[:, None])
     arguments = {
-        "input_ids": input_ids_RW,
-        "position_ids": position_ids_RW,
+        "input_ids": torch.from_numpy(trees.input_ids_RW).to(device),
+        "position_ids": torch.from_numpy(trees.position_ids_RW).to(device),
         "attention_mask": seen_RWW[:, None],
     }
-    position_M, node_N = predictor_N.unique(return_inverse=True)
-    return ModelInput(arguments, position_M, node_N)
+    nodes = np.unique(trees.predictor_N, return_inverse=True)
+    return ModelInput(arguments, *(torch.from_numpy(array).to(device) for array in (*nodes, rows.token_N)))
 
 
-def _is_cheaper(packed: tuple[int, ...], separate: tuple[int, ...]) -> bool:
-    """Of two shapes [sequences, width]; a mask computes every pair of positions, plain causality half of them."""
-    packed_cost = packed[0] * packed[1] * (1 + packed[1] / MAX_PACKED_WIDTH)
-    return packed_cost < separate[0] * separate[1] * (1 + separate[1] / (2 * MAX_PACKED_WIDTH))
+def _padded(rows: _Rows, device: torch.device) -> ModelInput:
+    """Each row as it is: right padding needs no mask, because real tokens never see what comes after them."""
+    width = int(rows.lengths_B.max())
+    first_B = np.arange(len(rows.ids_BL)) * width + rows.prompt_lengths_B - 1
+    position_M = _ranges(first_B, rows.completion_lengths_B)
+    arrays = rows.ids_BL[:, :width].copy(), position_M, np.arange(len(position_M)), rows.token_N
+    input_ids_BW, *where = (torch.from_numpy(array).to(device) for array in arrays)
+    return ModelInput({"input_ids": input_ids_BW}, *where)
+
+
+def _of_one_length(lengths_B: np.ndarray, chosen: np.ndarray) -> list[np.ndarray]:
+    """The chosen rows in parts of about one length, longest first; in each part in their order."""
+    order = chosen[np.argsort(-lengths_B[chosen], kind="stable")]
+    parts: list[np.ndarray] = []
+    start = 0
+    for end in range(1, len(order) + 1):
+        longest = lengths_B[order[start]]
+        last = end == len(order)
+        if last or (
+            lengths_B[order[end]] < LENGTH_RATIO * longest
+            and (longest - lengths_B[order[end]]) * (len(order) - end) > PASS_POSITIONS
+        ):
+            parts.append(np.sort(order[start:end]))
+            start = end
+    return parts
+
+
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """start, start + 1, ... for every start, as many as its length, in one array."""
+    before = lengths.cumsum() - lengths
+    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
 
 
 def isolated_rows(

@@ -66,18 +66,16 @@ def pack_trees(
     completion_lengths_B: np.ndarray,
     group_B: np.ndarray,
     max_width: int,
-) -> PackedTrees | None:
-    """None where one row alone is wider than `max_width`.
+) -> PackedTrees:
+    """Every distinct prefix of each group's completions once.
 
     Args:
         input_ids_BL: [B, L] prompt + completion, right-padded.
         prompt_lengths_B: [B].
         completion_lengths_B: [B], all > 0.
         group_B: [B] rows with the same number have the same prompt.
-        max_width: positions of a sequence.
+        max_width: positions of a sequence; no row may need more.
     """
-    if int((prompt_lengths_B + completion_lengths_B).max()) - 1 > max_width:
-        return None
     rows = _sorted_rows(input_ids_BL, prompt_lengths_B, completion_lengths_B, group_B, max_width)
     sequence_U, offset_U, shape = place(rows.sizes_U, max_width)
     base_B = (sequence_U * shape[1] + offset_U)[rows.trees_B]
