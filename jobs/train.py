@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.cli import parse, run
 from polyray.config.derived import derived_sizes
+from polyray.config.mismatch import mismatch_text
 from polyray.config.over_optimisation import alarm_text
 from polyray.config.run import TrainConfig
 
@@ -115,7 +116,7 @@ def _watch(
     import ray
 
     outcome: dict[str, BaseException] = {}
-    alarms = 0
+    shown: set[str] = set()
     thread = Thread(target=_fit, args=(config, directory, outcome), name="ray-train", daemon=True)
     thread.start()
     while thread.is_alive():
@@ -128,7 +129,7 @@ def _watch(
             total=config.learner.steps,
             metrics=shown_metrics(config, state["metrics"]),
         )
-        alarms = _show_alarms(config, state["alarms"], alarms, display)
+        _show_alarms(config, state, shown, display)
     return outcome.get("error")
 
 
@@ -170,11 +171,19 @@ def _show_outcome(directory: RunDirectory, display: ProgressDisplay) -> None:
         display.note(f"best      {paths.best} (version {summary['best']['version']})")
 
 
-def _show_alarms(config: TrainConfig, now: int, shown: int, display: ProgressDisplay) -> int:
-    """Says once that the reward and the second opinion have parted; metrics.jsonl has every step of it."""
-    if now and not shown and config.over_optimisation is not None:
-        display.note(alarm_text(config.over_optimisation))
-    return now
+def _show_alarms(
+    config: TrainConfig, state: Mapping[str, Any], shown: set[str], display: ProgressDisplay
+) -> None:
+    """Says each alarm once, with what to do; metrics.jsonl has every step of it."""
+    texts: list[str] = []
+    if state["alarms"] and config.over_optimisation is not None:
+        texts.append(alarm_text(config.over_optimisation))
+    if state["metrics"].get("mismatch_alarms") and config.mismatch_alarm is not None:
+        texts.append(mismatch_text(config.mismatch_alarm))
+    for text in texts:
+        if text not in shown:
+            shown.add(text)
+            display.note(text)
 
 
 def _start_coordinator(config: TrainConfig, fleet: Fleet) -> Any:

@@ -24,12 +24,14 @@ import ray
 import ray.exceptions
 
 from polyray.actors.rollout_pool import PoolWorker, RolloutPool, RolloutReply, Scoring
+from polyray.config.mismatch import mismatch_text
 from polyray.config.over_optimisation import alarm_text
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
 from polyray.delivery.registry import PolicyRegistry
 from polyray.errors import (
     EXIT_USER_ERROR,
+    EngineMismatch,
     OverOptimised,
     PolicyNotDelivered,
     PolyrayError,
@@ -161,6 +163,9 @@ class Coordinator:
             self._progress.alarms += 1
             if watched.stop:
                 self._fail(OverOptimised(f"stopped after step {metrics['step']}: {alarm_text(watched)}"))
+        mismatch = self._config.mismatch_alarm
+        if mismatch is not None and mismatch.stop and metrics.get("mismatch_alarm"):
+            self._fail(EngineMismatch(f"stopped after step {metrics['step']}: {mismatch_text(mismatch)}"))
 
     # ---- called by the driver
 
