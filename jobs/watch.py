@@ -16,6 +16,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
+from polyray.config.mismatch import mismatch_text
 from polyray.config.over_optimisation import alarm_text
 from polyray.config.run import TrainConfig
 from polyray.errors import RolloutError, Stopped
@@ -67,7 +68,7 @@ class _Watch:
         self._display = display
         self._incidents = incidents
         self._seen = 0
-        self._warned = False
+        self._alarms_shown: set[str] = set()
         self.draining = False
         self.step = 0
 
@@ -94,7 +95,7 @@ class _Watch:
             self._incidents.write({"at": _now(), "step": state["step"], **incident})
             self._display.note(f"{incident['kind']}: {incident['message']}")
         self._seen += len(state["incidents"])
-        self._show_alarm(state["alarms"])
+        self._show_alarms(state)
 
     def drain(self, name: str) -> None:
         """Has the run end after the step that is under way."""
@@ -102,11 +103,17 @@ class _Watch:
         self._display.note(f"{name}: ending after this step, with a checkpoint; once more to end at once")
         ray.get(self._coordinator.drain.remote(), timeout=CALL_TIMEOUT_S)
 
-    def _show_alarm(self, alarms: int) -> None:
-        """Says once that the reward and the second opinion have parted; metrics.jsonl has every step of it."""
-        if alarms and not self._warned and self._config.over_optimisation is not None:
-            self._warned = True
-            self._display.note(alarm_text(self._config.over_optimisation))
+    def _show_alarms(self, state: Mapping[str, Any]) -> None:
+        """Says each alarm once, with what to do; metrics.jsonl has every step of it."""
+        config, texts = self._config, []
+        if state["alarms"] and config.over_optimisation is not None:
+            texts.append(alarm_text(config.over_optimisation))
+        if state["metrics"].get("mismatch_alarms") and config.mismatch_alarm is not None:
+            texts.append(mismatch_text(config.mismatch_alarm))
+        for text in texts:
+            if text not in self._alarms_shown:
+                self._alarms_shown.add(text)
+                self._display.note(text)
 
 
 def shown_metrics(config: TrainConfig, metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@
     ├── DataError (ValueError)        a task or data file: exit code 2
     ├── ResourceError                 CPUs, ports, memory the machine does not have: exit code 2
     ├── RolloutError                  an engine or a rollout worker
+    │   └── EngineMismatch            engine and learner have drifted apart, and the run was to stop then
     ├── RewardError                   a reward function or the reward service
     │   ├── JudgeError                an LLM judge whose endpoint refuses, or whose answers cannot be used
     │   │   └── BudgetReached         what a judge may spend is spent
@@ -56,6 +57,10 @@ class ResourceError(PolyrayError):
 
 class RolloutError(PolyrayError):
     """An inference engine or its worker failed."""
+
+
+class EngineMismatch(RolloutError):
+    """What engines sample and what the learner trains have drifted apart; what was trained so far is kept."""
 
 
 class RewardError(PolyrayError):

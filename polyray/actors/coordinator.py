@@ -28,10 +28,11 @@ import ray.exceptions
 from polyray.actors.rollout_pool import PoolWorker, RolloutPool, RolloutReply, Scoring
 from polyray.actors.serving_fleet import Outcome, ServingFleet
 from polyray.actors.validation_rounds import ValidationRounds
+from polyray.config.mismatch import mismatch_text
 from polyray.config.over_optimisation import alarm_text
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
-from polyray.errors import OverOptimised, PolicyNotDelivered, PolyrayError, RewardError
+from polyray.errors import EngineMismatch, OverOptimised, PolicyNotDelivered, PolyrayError, RewardError
 from polyray.rollout.dispatch import ExpectedLengths
 from polyray.rollout.ledger import Batch, Finished, GroupLedger
 from polyray.rollout.seeds import sample_seed
@@ -204,6 +205,11 @@ class Coordinator:
                 self._outcome.fail(
                     OverOptimised(f"stopped after step {metrics['step']}: {alarm_text(watched)}")
                 )
+        mismatch = self._config.mismatch_alarm
+        if mismatch is not None and mismatch.stop and metrics.get("mismatch_alarm"):
+            self._outcome.fail(
+                EngineMismatch(f"stopped after step {metrics['step']}: {mismatch_text(mismatch)}")
+            )
 
     # ---- called by the driver
 

@@ -10,6 +10,7 @@ from polyray.config.delivery import DeliverySpec
 from polyray.config.evaluation import EvaluationSpec
 from polyray.config.judge import JudgingSpec
 from polyray.config.learner import LearnerSpec
+from polyray.config.mismatch import MismatchAlarmSpec
 from polyray.config.model import ModelSpec
 from polyray.config.objective import OfSetsSpec
 from polyray.config.over_optimisation import OverOptimisationSpec
@@ -48,6 +49,9 @@ class TrainConfig(RunBase):
     )
     over_optimisation: OverOptimisationSpec | None = Field(
         default=None, description="watch `reward` rise while `second_opinion` falls"
+    )
+    mismatch_alarm: MismatchAlarmSpec | None = Field(
+        default=MismatchAlarmSpec(), description="watch the engines and the learner drift apart; null: do not"
     )
     diversity: DiversitySpec = DiversitySpec()
     rollout: RolloutSpec = RolloutSpec()

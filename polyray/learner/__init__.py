@@ -8,6 +8,7 @@ advantages.py       who takes part, what is added, the scale; objectives.py the 
 token_loss.py       from log-probs to the loss of every token
 supervised_term.py  cross-entropy on demonstrations beside an objective: polychromic SFT
 reduce.py           sums over data-parallel ranks
+over_optimisation.py  mismatch.py   what is watched over several steps, and the alarms
 verdict.py          how a step ended for the run
 state.py            one checkpoint; checkpoints.py which are kept, checkpoint_storage.py their copies behind a URL
 run_files.py        metrics.jsonl and rollouts.jsonl

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
 from polyray.learner.checkpoints import CheckpointStore
+from polyray.learner.mismatch import TOTAL
 from polyray.learner.policy import Policy
 from polyray.learner.run_files import RunFiles
 from polyray.learner.validating import Validating
@@ -152,7 +153,8 @@ class _MainRank:
         self._finished_at = now
         values = {**metrics, **self._watching.for_next_line()}
         line = self._files.write_step(step - 1, batch, values, timings)
-        self._coordination.report({**line, **self._watching.newest})
+        alarms = {TOTAL: self._files.mismatch_alarms} if self._files.mismatch_alarms else {}
+        self._coordination.report({**line, **self._watching.newest, **alarms})
         if not self._watching.is_over:
             return Verdict.GO_ON
         if not kept:  # that it would be the last was not known before

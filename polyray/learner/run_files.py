@@ -13,6 +13,7 @@ import numpy as np
 
 from polyray.config.run import TrainConfig
 from polyray.learner.advantages import compute_advantages
+from polyray.learner.mismatch import MismatchWatch
 from polyray.learner.over_optimisation import SecondOpinionWatch
 from polyray.observability.jsonl import JsonlWriter, cut_jsonl, read_jsonl
 from polyray.types import METRIC_KEYS, ScoredGroup, StepMetrics, TrainingBatch
@@ -38,6 +39,7 @@ class RunFiles:
             cut_jsonl(path, lambda line: line["step"] < step)
         lines = read_jsonl(self._metrics_path)
         self._watch = SecondOpinionWatch(self._config.over_optimisation, lines)
+        self._mismatch = MismatchWatch(self._config.mismatch_alarm, lines)
         self._scores = {line["policy_version"]: self._score(line) for line in lines}
         self._metrics = JsonlWriter(self._metrics_path)
         self._rollouts = JsonlWriter(self._rollouts_path)
@@ -56,6 +58,7 @@ class RunFiles:
             "idle_learn": max(0.0, 1 - timings["learn_s"] / timings["step_s"]),
         }
         values |= self._watch.observe(values)
+        values |= self._mismatch.observe(values)
         order = [*METRIC_KEYS, *sorted(set(values) - set(METRIC_KEYS))]
         line: StepMetrics = {key: values[key] for key in order}
         for group in batch.groups[: self._config.rollouts_logged_per_step]:
@@ -65,6 +68,11 @@ class RunFiles:
         self._metrics.write(line)
         self._scores[step + 1] = self._score(line)
         return line
+
+    @property
+    def mismatch_alarms(self) -> int:
+        """Steps with the alarm so far."""
+        return self._mismatch.total
 
     @property
     def scores(self) -> dict[int, float]:

@@ -54,6 +54,8 @@ RESUMABLE_KEYS: tuple[str, ...] = (
     "reward.client.*",
     "over_optimisation",
     "over_optimisation.*",
+    "mismatch_alarm",
+    "mismatch_alarm.*",
 )
 """Dotted keys that may differ when a run is started again: its length, its logs and its resources.
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from polyray.config.run import TrainConfig
+from polyray.delivery.adapter import AdapterPayload
+from polyray.learner.loop import run_learner
+from polyray.learner.policy import Policy
+from polyray.learner.run_files import RunFiles
 from polyray.learner.validation_record import BestVersion, ValidationRecord
+from polyray.learner.verdict import Verdict
 from polyray.observability.jsonl import read_jsonl
-from polyray.types import is_timing_key
-from tests.unit.learner.loop_fixtures import Attempt, start
+from polyray.types import TrainingBatch, is_timing_key
+from tests.unit.learner.loop_fixtures import Attempt, InMemory, start
 from tests.unit.tiny_policy import train_config
 
 VALUES = {0: 0.1, 1: 0.2, 2: 0.5, 3: 0.4, 4: 0.45, 5: 0.3, 6: 0.9}
@@ -116,6 +124,38 @@ def test_with_staleness_nobody_waits_but_at_the_end(model_dir: Path, tmp_path: P
     lines = read_jsonl(tmp_path / "metrics.jsonl")
     assert [line.get("validation/version") for line in lines] == [None, 0, 1, 2, 5]
     assert _adapter(tmp_path / "best") == attempt.coordination.published[2].tensors
+
+
+def test_other_ranks_end_with_rank_0_and_write_nothing(model_dir: Path, tmp_path: Path) -> None:
+    config = _config(steps=6, patience=1)
+    policy = Policy(config, model_dir, "float32", torch.device("cpu"))
+    coordination = Follower(config, policy, last_step=3)
+    checkpoints: list[int] = []
+    files = RunFiles(tmp_path, config)
+    assert run_learner(config, policy, files, coordination, rank=1, checkpointed=checkpoints.append)
+    assert checkpoints == [2, 3]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
+@dataclass
+class Follower(InMemory):
+    """What rank 1 sees: rank 0 publishes, and says after `last_step` that the run is over."""
+
+    last_step: int = 0
+
+    def next_batch(self, step: int) -> TrainingBatch | None:
+        super().publish(self.policy.payload(self.ledger.attempt, step))
+        return super().next_batch(step)
+
+    def agree(self, verdict: Verdict) -> Verdict:
+        assert verdict is Verdict.GO_ON
+        return Verdict.FINISH if self.published[-1].policy.version + 1 == self.last_step else Verdict.GO_ON
+
+    def publish(self, payload: AdapterPayload) -> Mapping[str, float] | None:
+        raise AssertionError("only rank 0 publishes")
+
+    def validation(self, version: int, wait: bool) -> Mapping[str, float] | None:
+        raise AssertionError("only rank 0 validates")
 
 
 def test_only_what_is_due_is_asked_for(model_dir: Path, tmp_path: Path) -> None:
