@@ -17,12 +17,14 @@ from jobs.cli import REPOSITORY_ROOT
 from polyray.actors.resources import check_placement, ray_session
 from polyray.actors.reward_client import build_remote
 from polyray.actors.rollout_pool import EngineSettings, RolloutPool
+from polyray.config.delivery import DeliverySpec
 from polyray.config.derived import required_cpus
 from polyray.config.learner import LearnerSpec
 from polyray.config.model import ModelSpec
 from polyray.config.remote_reward import HttpRewardSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import EvaluateConfig, RaySpec, SftConfig, TrainConfig
+from polyray.delivery.adapter import AdapterShape
 from polyray.delivery.probe import adapter_on_disk, probe_sequences
 from polyray.delivery.proof import check_delivery
 from polyray.evaluation.sampling import Sample
@@ -78,11 +80,11 @@ def open_fleet(
     pool = RolloutPool(owner, config.rollout)
     try:
         if await_model is None:
-            pool.build(engine_settings(config.model, config.rollout))
+            pool.build(engine_settings(config.model, config.rollout, config.delivery))
         with open_reward(owner, plan) as reward:
             if await_model is not None:
                 await_model()
-                pool.build(engine_settings(config.model, config.rollout))
+                pool.build(engine_settings(config.model, config.rollout, config.delivery))
             yield Fleet(pool, reward, plan if plan.is_remote else None)
     finally:
         pool.shutdown()
@@ -108,16 +110,19 @@ def open_reward(owner: str, plan: RewardPlan) -> Iterator[RewardServiceAddress]:
 def open_sampler(config: EvaluateConfig) -> Iterator[Sample]:
     """A rollout pool of its own for one evaluation. Every adapter is looked at before an engine starts."""
     model_dir = resolve_model_dir(config.model)
+    ranks = [config.model.lora.rank]
     for arm in config.adapters.values():
         if arm.adapter is not None:
-            read_adapter(Path(arm.adapter), base_fingerprint(model_dir))
+            _, adapter = read_adapter(Path(arm.adapter), base_fingerprint(model_dir))
+            ranks.append(AdapterShape.from_peft(adapter).rank)
     rollout = config.rollout
     check_placement(
         rollout.num_workers * rollout.cpus_per_worker,
         rollout.num_workers * rollout.gpus_per_worker,
         "raise ray.num_cpus (logical CPUs), or lower rollout.num_workers or cpus_per_worker",
     )
-    pool = open_pool(config.name, config.model, rollout)
+    pool = RolloutPool(config.name, rollout)
+    pool.build(engine_settings(config.model, rollout, config.delivery, max(ranks)))
     try:
         yield pool_sampler(config, pool)
     finally:
@@ -141,17 +146,13 @@ def pool_sampler(config: EvaluateConfig, pool: RolloutPool) -> Sample:
     return sample
 
 
-def open_pool(owner: str, model: ModelSpec, rollout: RolloutSpec) -> RolloutPool:
-    """Starts the rollout workers (they go on starting in the background)."""
-    pool = RolloutPool(owner, rollout)
-    pool.build(engine_settings(model, rollout))
-    return pool
-
-
-def engine_settings(model: ModelSpec, rollout: RolloutSpec) -> EngineSettings:
-    """What an engine on this base is built from."""
+def engine_settings(
+    model: ModelSpec, rollout: RolloutSpec, delivery: DeliverySpec, lora_rank: int | None = None
+) -> EngineSettings:
+    """What an engine on this base is built from; `lora_rank` where adapters above `model.lora.rank` come."""
     dtype = resolve_dtype(model, use_gpu=rollout.gpus_per_worker > 0)
-    return EngineSettings(str(training_base(model)[0].resolve()), dtype, rollout)
+    rank = (lora_rank or model.lora.rank) if delivery.mode == "adapter" else None
+    return EngineSettings(str(training_base(model)[0].resolve()), dtype, rollout, rank)
 
 
 def training_base(model: ModelSpec) -> tuple[Path, Path | None]:

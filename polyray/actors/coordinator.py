@@ -27,6 +27,7 @@ import ray.exceptions
 
 from polyray.actors.rollout_pool import PoolWorker, RolloutPool, RolloutReply, Scoring
 from polyray.actors.serving_fleet import Outcome, ServingFleet
+from polyray.actors.validation_rounds import ValidationRounds
 from polyray.config.over_optimisation import alarm_text
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
@@ -87,6 +88,7 @@ class Coordinator:
         )
         self._outcome = Outcome()
         self._fleet = ServingFleet(config, pool, dtype, self._outcome, self._pump)
+        self._validation = ValidationRounds(config, self._task, self._fleet, scoring, self._outcome)
         self._lengths = ExpectedLengths()
         self._samples = [0, 0]
         self._waited_since = 0.0
@@ -100,7 +102,8 @@ class Coordinator:
         """A learner group starts, from a checkpoint's snapshot or from nothing; leases of earlier ones are
         void."""
         attempt = self._ledger.restore(snapshot)
-        self._fleet.new_attempt()
+        self._fleet.new_attempt(attempt)
+        self._validation.restart()
         if attempt > 1:
             self._outcome.incident(
                 "learner_restarted",
@@ -111,18 +114,21 @@ class Coordinator:
         return attempt
 
     async def publish(self, payload: AdapterPayload) -> dict[str, float] | None:
-        """Has a version delivered to every worker; at S = 0 returns when each has proven it, above at once. None
-        where the run ends instead."""
+        """Has a version delivered to every worker; at S = 0, and where it is to be validated, returns when each has
+        proven it, else at once. None where the run ends instead."""
         try:
             self._ledger.published(payload.policy.version)
             self._fleet.publish(payload)
         except PolyrayError as error:
             self._outcome.fail(error)
-        if self._config.rollout.max_staleness == 0:
+        due = self._validation.due(payload.policy.version)
+        if due or self._config.rollout.max_staleness == 0:
             while not self._fleet.all_serve and self._outcome.failure is None:
-                await self._woken()
+                await self._outcome.woken()
         if self._outcome.failure is not None:
             return None
+        if due:
+            self._validation.begin(payload.policy)
         self._waited_since = time.perf_counter()
         self._progress.version = payload.policy.version
         self._progress.phase = "stopping" if self._draining else "training"
@@ -147,7 +153,7 @@ class Coordinator:
                 return self._lease(batch, rank, world_size)
             self._pump()  # cutting may have dropped stale groups: others take their places
             try:
-                await asyncio.wait_for(self._woken(), max(0.0, deadline - time.perf_counter()))
+                await asyncio.wait_for(self._outcome.woken(), max(0.0, deadline - time.perf_counter()))
             except TimeoutError:
                 return NOT_READY
 
@@ -161,6 +167,22 @@ class Coordinator:
             for group_id in group_ids:
                 self._ledger.lost(step, group_id)
             self._pump()
+
+    async def validation(
+        self, attempt: int, version: int, wait: bool
+    ) -> Mapping[str, float] | Literal["not_ready", "stop"]:
+        """What the fixed prompts say of a version; NOT_READY while groups are out, with `wait` after a second."""
+        deadline = time.perf_counter() + (LONG_POLL_S if wait else 0.0)
+        while True:
+            if self._outcome.failure is not None or attempt != self._ledger.attempt:
+                return STOP
+            metrics = self._validation.result(version)
+            if metrics is not None:
+                return metrics
+            try:
+                await asyncio.wait_for(self._outcome.woken(), max(0.0, deadline - time.perf_counter()))
+            except TimeoutError:
+                return NOT_READY
 
     async def snapshot(self) -> dict[str, Any]:
         """What a checkpoint taken now must remember (see GroupLedger.snapshot)."""
@@ -208,11 +230,6 @@ class Coordinator:
         return self._fleet.workers
 
     # ---- dispatching
-
-    async def _woken(self) -> None:
-        """Until something changes: a group, a delivery, the end."""
-        self._outcome.changed.clear()
-        await self._outcome.changed.wait()
 
     def _pump(self) -> None:
         """Starts every group that staleness and the workers' windows allow."""

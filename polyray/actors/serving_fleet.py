@@ -54,6 +54,11 @@ class Outcome:
             self.incident("failure", str(error))
         self.changed.set()
 
+    async def woken(self) -> None:
+        """Waits until something changes: a group, a delivery, the end."""
+        self.changed.clear()
+        await self.changed.wait()
+
     def incident(self, kind: str, message: str) -> None:
         """Remembers what happened; `kind` is a word to filter by."""
         if len(self.incidents) < MAX_INCIDENTS:
@@ -85,6 +90,7 @@ class ServingFleet:
         at_once = rollout.num_workers if rollout.max_staleness == 0 else -(-rollout.num_workers // 2)
         self._loading = asyncio.Semaphore(at_once)
         self._replacements = 0
+        self.attempt = 0
         self._report = _DeliveryReport()
         self.dispatcher = Dispatcher(groups_per_worker(rollout))
 
@@ -111,8 +117,14 @@ class ServingFleet:
         """What a worker has proven to serve; None: nothing yet."""
         return self._registry.served_by(worker.name)
 
-    def new_attempt(self) -> None:
+    def still_serves(self, policy: PolicyVersion) -> bool:
+        """Whether a worker serves this version, or will: it is the newest one."""
+        newest = self._current is not None and self._current[0].policy == policy
+        return newest or any(self.served_by(worker) == policy for worker in self._pool.workers)
+
+    def new_attempt(self, attempt: int) -> None:
         """The learner starts again: nothing that is served may be sampled from until it publishes."""
+        self.attempt = attempt
         self._current = None
         self.dispatcher.serve_nothing()
 
@@ -180,7 +192,7 @@ class ServingFleet:
             worker.handle.deliver.remote(ref), self._config.delivery.timeout_s + allowance
         )
         proof = self._registry.prove(ack, payload)
-        if self._current is not None and self._current[0].policy.attempt == payload.policy.attempt:
+        if payload.policy.attempt == self.attempt:
             self.dispatcher.serve(worker.name, worker.index, payload.policy.version)
         self._report.add(worker.name, proof.max_difference, busy_s)
         if self._current is not None and self._current[0].policy == payload.policy:

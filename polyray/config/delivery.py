@@ -10,9 +10,13 @@ from polyray.config.base import StrictModel
 
 
 class DeliverySpec(StrictModel):
-    """Adapter bytes travel; the worker merges them into a pristine copy and reloads the engine's weights."""
+    """Adapter bytes travel; what the worker does with them is the mode."""
 
-    mode: Literal["merged"] = "merged"
+    mode: Literal["merged", "adapter"] = Field(
+        default="merged",
+        description="merged: the engine's weights are replaced, once the groups in flight are done; adapter: the "
+        "engine holds several versions side by side, and never waits",
+    )
     tolerance: float | None = Field(
         default=None,
         gt=0,

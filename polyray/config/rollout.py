@@ -34,8 +34,8 @@ class RolloutSpec(StrictModel):
     max_staleness: int = Field(default=0, ge=0, le=8, description="0: synchronous and exactly reproducible")
     dispatch: Literal["groups", "tokens"] = Field(
         default="groups",
-        description="what a worker's load is counted in; tokens: as the groups of a prompt had so far, for tasks whose "
-        "lengths differ much from prompt to prompt",
+        description="what a worker's load is counted in; tokens: as the groups of a prompt had so far, for tasks "
+        "whose lengths differ much from prompt to prompt",
     )
     max_sequences: int = Field(default=256, ge=1, description="sequences one engine decodes together")
     max_batched_tokens: int = Field(default=4096, ge=64)

@@ -66,6 +66,6 @@ class SimulationSpec(StrictModel):
             )
         if self.given_lengths and min(self.given_lengths) < 1:
             raise ValueError(
-                f"simulation.given_lengths has {min(self.given_lengths)}: a completion has at least 1 token; remove it"
+                f"simulation.given_lengths has {min(self.given_lengths)}: a completion has 1 token or more; remove it"
             )
         return self

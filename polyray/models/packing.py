@@ -1,12 +1,13 @@
-"""Completions of one prompt in one sequence: the prompt is computed once instead of once for each of them.
+"""What the backbone runs on: the prefix trees of the completions side by side, or each row as it is.
 
-    separate rows    prompt | a a a          packed    prompt | a a a | b b | c c c c
-                     prompt | b b                      0 1 2    3 4 5   3 4   3 4 5 6    <- position ids
-                     prompt | c c c c
+    separate rows    prompt | a b c          packed    prompt | a b | e f     each distinct prefix once; the
+                     prompt | a b d                    0 1 2    3 4   3 4     last token predicts nothing
+                     prompt | a b d                                           <- position ids
+                     prompt | e f g
 
-A completion attends to the prompt and to itself. The values are those of separate rows; for short completions
-of a group of 16 there are about half the tokens. Attention over the whole sequence grows with its square, so
-long groups stay separate. Called by `completion_logprobs`.
+A completion attends to the prompt and to its own tokens, so the values are those of separate rows. How trees are
+built and placed: prefix_trees.py. Attention over a whole sequence grows with its square, so a tree has a largest
+width. Called by `completion_logprobs`.
 
 `isolated_rows` is the simpler case of SFT: whole rows side by side that share nothing.
 """
@@ -18,8 +19,10 @@ from typing import Any
 
 import torch
 
+from polyray.models.prefix_trees import pack_trees
+
 MAX_PACKED_WIDTH = 1024
-"""Tokens; up to here attention is a small part of what a token costs, also in small models."""
+"""Positions of a packed sequence; here attention costs a small model as much as everything else."""
 
 PACKABLE_MODEL_TYPES = frozenset({"llama", "qwen2", "qwen3"})
 """Every layer is full attention and takes a mask and position ids as they are. A layer with a window or a
@@ -31,15 +34,14 @@ class ModelInput:
     """What the backbone runs on, and where in it the completions' tokens are predicted.
 
     Example:
-        ModelInput({"input_ids": tensor([[1, 9, 4, 23, 2]])}, sequence_BT=tensor([[0, 0]]),
-                   position_BT=tensor([[2, 3]]))
+        ModelInput({"input_ids": tensor([[1, 9, 4, 23, 2]])}, position_M=tensor([2, 3]), node_N=tensor([0, 1]))
     """
 
     arguments: dict[str, torch.Tensor]
-    sequence_BT: torch.Tensor
-    """Which sequence of the input predicts token t of completion b."""
-    position_BT: torch.Tensor
-    """At which of its positions."""
+    position_M: torch.Tensor
+    """Places that predict a completion token, ascending, of the input as one flat sequence."""
+    node_N: torch.Tensor
+    """Which of them predicts each completion token; tokens row by row."""
 
 
 def is_packable(config: Any) -> bool:
@@ -52,12 +54,21 @@ def is_packable(config: Any) -> bool:
     )
 
 
-def separate_rows(input_ids_BL: torch.Tensor, prompt_lengths_B: torch.Tensor, num_tokens: int) -> ModelInput:
-    """Each row as it is: right padding needs no mask, because real tokens never see what comes after them."""
-    device = input_ids_BL.device
-    position_BT = prompt_lengths_B[:, None] - 1 + torch.arange(num_tokens, device=device)[None]
-    sequence_BT = torch.arange(len(input_ids_BL), device=device)[:, None].expand_as(position_BT)
-    return ModelInput({"input_ids": input_ids_BL}, sequence_BT, position_BT)
+def separate_rows(
+    input_ids_BL: torch.Tensor, prompt_lengths_B: torch.Tensor, completion_lengths_B: torch.Tensor
+) -> ModelInput:
+    """Each row as it is but for the last column, which predicts nothing.
+
+    Right padding needs no mask, because real tokens never see what comes after them.
+    """
+    inner_BL = input_ids_BL[:, :-1]
+    column_L = torch.arange(inner_BL.shape[1], device=inner_BL.device)[None]
+    first_B1 = prompt_lengths_B[:, None] - 1
+    predicts_BL = (column_L >= first_B1) & (column_L < first_B1 + completion_lengths_B[:, None])
+    position_M = predicts_BL.flatten().nonzero()[:, 0]
+    return ModelInput(
+        {"input_ids": inner_BL}, position_M, torch.arange(len(position_M), device=position_M.device)
+    )
 
 
 def packed_groups(
@@ -66,52 +77,38 @@ def packed_groups(
     completion_lengths_B: torch.Tensor,
     group_B: torch.Tensor,
 ) -> ModelInput | None:
-    """One sequence per group of rows with the same prompt; None where that is no gain.
+    """Every distinct prefix of a group's completions once; None where that is no gain.
 
     Args:
         input_ids_BL: [B, L] prompt + completion, right-padded.
         prompt_lengths_B: [B].
         completion_lengths_B: [B].
-        group_B: [B] 0, 1, ... ascending without gaps: rows with the same number have the same prompt.
+        group_B: [B] rows with the same number have the same prompt.
     """
-    device, num_groups = input_ids_BL.device, int(group_B[-1]) + 1
-    if num_groups == len(group_B):
+    device = input_ids_BL.device
+    tensors = input_ids_BL, prompt_lengths_B, completion_lengths_B, group_B
+    packed = pack_trees(*(tensor.cpu().numpy() for tensor in tensors), max_width=MAX_PACKED_WIDTH)
+    if packed is None or not _is_cheaper(packed.input_ids_RW.shape, input_ids_BL[:, :-1].shape):
         return None
-    firsts_P = torch.searchsorted(group_B, torch.arange(num_groups, device=device))
-    before_B = completion_lengths_B.cumsum(0) - completion_lengths_B
-    start_B = prompt_lengths_B + before_B - before_B[firsts_P][group_B]
-    width = int((start_B + completion_lengths_B).max())
-    if width > MAX_PACKED_WIDTH:
-        return None
-    ids_PW = input_ids_BL.new_zeros(num_groups, width)
-    positions_PW = torch.zeros_like(ids_PW)
-    segments_PW = torch.full_like(ids_PW, -1)  # padding attends to padding, so that no softmax is empty
-
-    prompt_width = int(prompt_lengths_B.max())
-    column = torch.arange(max(prompt_width, int(completion_lengths_B.max())), device=device)
-    prompts_PT = column[None, :prompt_width] < prompt_lengths_B[firsts_P][:, None]
-    group_N, at_N = prompts_PT.nonzero(as_tuple=True)
-    ids_PW[group_N, at_N] = input_ids_BL[firsts_P[group_N], at_N]
-    positions_PW[group_N, at_N] = at_N
-    segments_PW[group_N, at_N] = 0
-
-    row_N, token_N = (column[None] < completion_lengths_B[:, None]).nonzero(as_tuple=True)
-    group_N, at_N = group_B[row_N], start_B[row_N] + token_N
-    ids_PW[group_N, at_N] = input_ids_BL[row_N, prompt_lengths_B[row_N] + token_N]
-    positions_PW[group_N, at_N] = prompt_lengths_B[row_N] + token_N
-    segments_PW[group_N, at_N] = 1 + row_N
-
-    seen_PWW = (segments_PW[:, :, None] == segments_PW[:, None]) | (segments_PW[:, None] == 0)
-    causal_WW = torch.ones(width, width, dtype=torch.bool, device=device).tril()
+    input_ids_RW, position_ids_RW, ends_RW, predictor_N = (
+        torch.from_numpy(array).to(device)
+        for array in (packed.input_ids_RW, packed.position_ids_RW, packed.ends_RW, packed.predictor_N)
+    )
+    place_W = torch.arange(ends_RW.shape[1], device=device)
+    seen_RWW = (place_W[:, None] >= place_W) & (place_W[:, None] < ends_RW[:, None])
     arguments = {
-        "input_ids": ids_PW,
-        "position_ids": positions_PW,
-        "attention_mask": (seen_PWW & causal_WW)[:, None],
+        "input_ids": input_ids_RW,
+        "position_ids": position_ids_RW,
+        "attention_mask": seen_RWW[:, None],
     }
-    token_T = torch.arange(int(completion_lengths_B.max()), device=device)
-    position_BT = start_B[:, None] - 1 + token_T[None]
-    position_BT[:, 0] = prompt_lengths_B - 1  # the prompt's last token predicts the first of every completion
-    return ModelInput(arguments, group_B[:, None].expand_as(position_BT), position_BT)
+    position_M, node_N = predictor_N.unique(return_inverse=True)
+    return ModelInput(arguments, position_M, node_N)
+
+
+def _is_cheaper(packed: tuple[int, ...], separate: tuple[int, ...]) -> bool:
+    """Of two shapes [sequences, width]; a mask computes every pair of positions, plain causality half of them."""
+    packed_cost = packed[0] * packed[1] * (1 + packed[1] / MAX_PACKED_WIDTH)
+    return packed_cost < separate[0] * separate[1] * (1 + separate[1] / (2 * MAX_PACKED_WIDTH))
 
 
 def isolated_rows(

@@ -30,7 +30,7 @@ from polyray.types import Completion, FinishReason, Group, GroupRequest
 
 
 class SimulatedEngine:
-    """See the module. `clock` and `sleep` may be a simulated time; `luck` decides what fails, never what is sampled."""
+    """See the module. `clock` and `sleep` may be a simulated time; `luck` decides what fails, not what is sampled."""
 
     def __init__(
         self,
@@ -53,6 +53,9 @@ class SimulatedEngine:
         self._fate: Callable[[], None] | None = None
         self._wait(self._simulation.start_s)
         self._decoded_until = clock()
+
+    def close(self) -> None:
+        """Nothing lies outside this process."""
 
     @property
     def idle(self) -> bool:

@@ -17,6 +17,7 @@ from polyray.config.service import ServiceSpec
 from polyray.delivery.adapter import AdapterPayload, Probe
 from polyray.delivery.proof import DeliveryAck
 from polyray.errors import PolyrayError
+from polyray.rollout.validation import ValidationSummary
 from polyray.types import GroupRequest, PolicyVersion
 
 GROUP_SIZE = 4
@@ -31,6 +32,7 @@ class FakeWorker:
     payload: AdapterPayload | None = None
     delivered: list[int] = field(default_factory=list)
     requests: list[GroupRequest] = field(default_factory=list)
+    validated: list[GroupRequest] = field(default_factory=list)
     num_scored: int = GROUP_SIZE
     teaches: Callable[[int], bool] = lambda group_id: True
     lies: bool = False
@@ -74,8 +76,28 @@ class FakeWorker:
         )
 
     @property
+    def validate(self) -> _Validate:
+        return _Validate(self)
+
+    @property
     def deliver(self) -> _Deliver:
         return _Deliver(self)
+
+
+@dataclass
+class _Validate:
+    worker: FakeWorker
+
+    def remote(self, request: GroupRequest, scoring: Scoring, spec: Any) -> Any:
+        self.worker.validated.append(request)
+        return self._summary(self.worker.payload)  # the version that serves when the request arrives
+
+    async def _summary(self, payload: AdapterPayload | None) -> ValidationSummary:
+        await asyncio.sleep(0)
+        if self.worker.fails is not None:
+            raise self.worker.fails
+        assert payload is not None
+        return ValidationSummary(payload.policy, 2, 2, 9, {"reward_mean": float(payload.policy.version)})
 
 
 @dataclass

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def build(
 
 
 class SimulatedContract(EngineContract):
-    simulation: dict[str, Any]
+    simulation: ClassVar[dict[str, Any]]
 
     @pytest.fixture(autouse=True)
     def _tokenizer(self, tokenizer_dir: Path) -> None:
@@ -82,7 +82,7 @@ class SimulatedContract(EngineContract):
 
 
 class TestWithoutLatencies(SimulatedContract):
-    simulation = {}
+    simulation: ClassVar[dict[str, Any]] = {}
 
 
 class TestWithLatencies(SimulatedContract):
