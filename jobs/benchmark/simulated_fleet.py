@@ -31,7 +31,7 @@ from polyray.rewards.base import GroupScores
 from polyray.rewards.groups import GroupToScore
 
 REWARD_APP = "simulated-reward"
-WORKERS_PER_HOST = 32
+WORKERS_PER_HOST = 64
 LAG_INTERVAL_S = 0.05
 
 
@@ -152,7 +152,7 @@ class SimulatedPool(RolloutPool):
     def __init__(self, owner: str, rollout: RolloutSpec, score_s: float) -> None:
         host = ray.remote(SimulatedHost).options(num_cpus=0, max_concurrency=1 << 16, namespace=NAMESPACE)
         num_hosts = -(-rollout.num_workers // WORKERS_PER_HOST)
-        self.hosts = [host.remote(rollout.engine, score_s) for _ in range(num_hosts)]
+        self.hosts: list[Any] = [host.remote(rollout.engine, score_s) for _ in range(num_hosts)]
         self._num_started = 0
         super().__init__(owner, rollout)
 

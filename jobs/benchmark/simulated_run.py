@@ -20,17 +20,21 @@ import numpy as np
 import ray
 
 from jobs.benchmark.simulated_fleet import REWARD_APP, MeasuredCoordinator, Observations, SimulatedPool
-from polyray.actors.coordinator import WINDOW_FACTOR
 from polyray.actors.learner_worker import RemoteCoordination
 from polyray.actors.resources import NAMESPACE
 from polyray.actors.rollout_pool import EngineSettings, Scoring
+from polyray.actors.serving_fleet import groups_per_worker
+from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload, Probe, sha256_of
 from polyray.errors import PolyrayError
+from polyray.learner.verdict import Verdict
 from polyray.models.embedded import build_tokenizer
 from polyray.types import PolicyVersion
 
 CALL_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 600.0
+"""Hosts import torch, all at once."""
 ENDLESS = 1_000_000
 """Steps in the configuration; the simulated learner stops after as many as it was told."""
 
@@ -59,11 +63,11 @@ class SimulatedLoad:
     @property
     def window(self) -> int:
         """Groups in flight per worker, as the coordinator counts them."""
-        return max(1, WINDOW_FACTOR * self.max_sequences // self.group_size)
+        return groups_per_worker(self.rollout())
 
-    def config(self) -> TrainConfig:
-        """The configuration that the coordinator gets."""
-        rollout = {
+    def rollout(self) -> RolloutSpec:
+        """What the workers are."""
+        values = {
             "engine": "simulated",
             "num_workers": self.num_workers,
             "prompts_per_step": self.prompts_per_step,
@@ -72,9 +76,16 @@ class SimulatedLoad:
             "max_completion_tokens": self.max_completion_tokens,
             "max_staleness": self.max_staleness,
             "simulation": self.simulation,
+            "start_timeout_s": START_TIMEOUT_S,
         }
-        values = {"name": "simulated", "rollout": rollout, "learner": {"steps": ENDLESS}}
-        return TrainConfig.model_validate(values)
+        return RolloutSpec.model_validate(values)
+
+    def config(self) -> TrainConfig:
+        """The configuration that the coordinator gets."""
+        rollout = self.rollout().model_dump()
+        return TrainConfig.model_validate(
+            {"name": "simulated", "rollout": rollout, "learner": {"steps": ENDLESS}}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +93,8 @@ class SimulatedStep:
     """One step of the simulated learner, by the machine's monotonic clock.
 
     Example:
-        SimulatedStep(asked=10.0, got=12.0, learned=14.0, published=14.1, group_ids=(0, 1), usage={"cpu_s": .8})
+        SimulatedStep(asked=10.0, got=12.0, learned=14.0, published=14.1, group_ids=(0, 1), staleness=.5,
+                      generate_s=1.9, usage={"cpu_s": .8})
     """
 
     asked: float
@@ -92,6 +104,8 @@ class SimulatedStep:
     """When publish() returned."""
     group_ids: tuple[int, ...]
     staleness: float
+    generate_s: float
+    """As the coordinator says: from when the learner began to wait until the batch was generated."""
     usage: dict[str, Any]
     """Of the coordinator, when the batch was there (MeasuredCoordinator.usage)."""
 
@@ -127,7 +141,7 @@ def _simulated_parts(
     config: TrainConfig, load: SimulatedLoad, model_dir: Path
 ) -> Iterator[tuple[SimulatedPool, Any]]:
     pool = SimulatedPool("simulated", config.rollout, load.score_s)
-    coordinator = None
+    coordinator: Any = None
     try:
         pool.build(EngineSettings(str(model_dir), "float32", config.rollout))
         pool.wait_until_ready()
@@ -150,7 +164,7 @@ def _simulated_learner(
         asked = time.perf_counter()
         batch = coordination.next_batch(step)
         got = time.perf_counter()
-        if batch is None:
+        if isinstance(batch, Verdict):
             failure: Any = ray.get(coordinator.failure.remote(), timeout=CALL_TIMEOUT_S)
             raise failure or PolyrayError("the coordinator stopped the simulated run")
         usage: Any = ray.get(coordinator.usage.remote(), timeout=CALL_TIMEOUT_S)
@@ -158,8 +172,16 @@ def _simulated_learner(
         learned = time.perf_counter()
         _published(coordination.publish(simulated_payload(attempt, step + 1, load.payload_bytes)))
         group_ids = tuple(group.group.group_id for group in batch.groups)
-        staleness = float(batch.counters["staleness_mean"])
-        yield SimulatedStep(asked, got, learned, time.perf_counter(), group_ids, staleness, usage)
+        yield SimulatedStep(
+            asked=asked,
+            got=got,
+            learned=learned,
+            published=time.perf_counter(),
+            group_ids=group_ids,
+            staleness=float(batch.counters["staleness_mean"]),
+            generate_s=float(batch.timings["generate_s"]),
+            usage=usage,
+        )
 
 
 def _published(receipt: Any) -> None:

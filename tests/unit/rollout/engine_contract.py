@@ -1,4 +1,7 @@
-"""What every `Engine` promises. A test module of an engine subclasses EngineContract and says how to build one."""
+"""What every `Engine` promises. A test module of an engine subclasses EngineContract and says how to build one.
+
+Used for the simulated engine in this process and for vLLM in a child process, whose one engine serves all tests.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +36,13 @@ def tokens(group: Group) -> list[list[int]]:
 
 
 class EngineContract:
-    """Each test gets an engine without a version (`new`) or one that serves version 3 (`engine`)."""
+    """Each test leaves its engine idle; the first one needs an engine to which nothing was delivered."""
 
     keeps_versions = False
 
     @abstractmethod
     def build(self) -> Engine:
-        """An engine on a model with the embedded tokenizer, to which nothing was delivered yet."""
+        """An engine on a model with the embedded tokenizer."""
 
     @abstractmethod
     def payload(self, version: int) -> AdapterPayload:
@@ -70,7 +73,6 @@ class EngineContract:
             assert item.rollout_logprobs.shape == item.token_ids.shape
             assert (item.rollout_logprobs <= 0).all()
             assert item.finish_reason in ("stop", "length")
-            assert item.finish_reason == "stop" or len(item.token_ids) <= MAX_TOKENS
 
     def test_a_sample_depends_on_its_seed_alone(self, engine: Engine) -> None:
         engine.submit(request(0, seeds=(5, 6, 7)))
