@@ -47,7 +47,8 @@ class RemoteCoordination:
         """Rank 0 begins it, all ranks learn its number."""
         number = torch.zeros(1, dtype=torch.int64)
         if self._rank == 0:
-            number[0] = self._call("begin_attempt", snapshot)
+            patience = self._config.rollout.start_timeout_s  # the coordinator may still be starting
+            number[0] = self._call("begin_attempt", snapshot, timeout=patience)
         if self._world_size > 1:
             dist.broadcast(number, src=0)
         self._attempt = int(number)
