@@ -3,10 +3,12 @@
 Reads a TrainConfig (configs/train/), writes runs/NAME/: config.json, metrics.jsonl (one line a step),
 rollouts.jsonl (groups in full), checkpoints/, versions/, and at the end adapter/ (PEFT format, loads on the
 original base) and DONE. Starting the same command again goes on from the last checkpoint; a finished run
-prints its paths.
+prints its paths. With `evaluation` it validates while it trains: validation.jsonl, best/ (the best version's
+adapter), and with evaluation.patience it ends early. `tracking` shows metrics.jsonl elsewhere too.
 
   python -m jobs.train configs/train/hidden_trap_grid_polychromic.yaml
   python -m jobs.train configs/train/hidden_trap_grid_drgrpo.yaml name=first learner.steps=20 seed=3
+  python -m jobs.train configs/train/hidden_trap_grid_drgrpo.yaml evaluation.every=10 evaluation.patience=3
   python -m jobs.train configs/train/hidden_trap_grid_drgrpo.yaml --check
 """
 
@@ -17,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.cli import parse, run
 from polyray.config.derived import derived_sizes
-from polyray.config.over_optimisation import alarm_text
 from polyray.config.run import TrainConfig
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory
 
-POLL_S = 0.5
-CALL_TIMEOUT_S = 30.0
+CALL_TIMEOUT_S = 120.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +51,7 @@ def run_training(config: TrainConfig) -> None:
             if not directory.finished:
                 with open_ray(config.ray, display), open_fleet(config, config.name) as fleet:
                     train(config, directory, fleet, display)
-        display.note(f"adapter   {directory.paths.adapter}\nmetrics   {directory.paths.metrics}")
+        _show_outcome(directory, display)
         display.note(f"report    python -m jobs.report {directory.paths.root}")
 
 
@@ -60,61 +60,89 @@ def check_inputs(config: TrainConfig) -> None:
     from jobs.fleet import training_base
     from polyray.models.loading import base_fingerprint
     from polyray.models.lora import read_adapter
+    from polyray.observability.trackers.running import check_trackers
     from polyray.rewards import plan_reward
+    from polyray.rollout.validation import validation_prompts
     from polyray.tasks import build_task
+
+    check_trackers(config.tracking)
+    if config.learner.checkpoint_storage is not None:
+        from polyray.learner.checkpoint_storage import open_storage
+
+        open_storage(config.learner.checkpoint_storage)
 
     model_dir, warm_start = training_base(config.model)
     if warm_start is not None:
         read_adapter(warm_start, base_fingerprint(model_dir))
     plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
-    build_task(config.task).training_prompt(0, config.seed)
+    task = build_task(config.task)
+    task.training_prompt(0, config.seed)
+    if config.evaluation is not None:
+        validation_prompts(config.evaluation, task)
 
 
 def train(config: TrainConfig, directory: RunDirectory, fleet: Fleet, display: ProgressDisplay) -> None:
     """One run on a fleet, from its newest checkpoint to DONE. Raises what ended it, if something did."""
-    from threading import Thread
+    from functools import partial
 
     import ray
 
+    from jobs.watch import watch_training
+    from polyray.config.base import as_json
     from polyray.delivery.mode import record_choice
+    from polyray.observability.jsonl import read_jsonl
+    from polyray.observability.trackers.running import open_trackers
+    from polyray.rollout.history import check_history
 
     display.update(phase="starting the learner", total=config.learner.steps)
     if config.delivery.mode == "auto" and fleet.delivery is not None:
         record_choice(directory.paths.root, fleet.delivery)
         display.note(f"delivery: {fleet.delivery.mode}; {fleet.delivery.reason}")
-    coordinator = _start_coordinator(config, fleet)
-    outcome: dict[str, BaseException] = {}
-    alarms = 0
-    try:
-        thread = Thread(target=_fit, args=(config, directory, outcome), name="ray-train", daemon=True)
-        thread.start()
-        while thread.is_alive():
-            thread.join(POLL_S)
-            state: Any = ray.get(coordinator.progress.remote(), timeout=CALL_TIMEOUT_S)
-            started = state["metrics"] or state["phase"] == "training"
-            display.update(
-                phase="training" if started else "starting the learner and the engines",
-                step=state["step"] if started else None,
-                total=config.learner.steps,
-                metrics=state["metrics"],
-            )
-            alarms = _show_alarms(config, state["alarms"], alarms, display)
-        failure: Any = ray.get(coordinator.failure.remote(), timeout=CALL_TIMEOUT_S)
-        if failure is not None:
-            raise failure
-        if "error" in outcome:
-            raise outcome["error"]
-        fleet.pool.adopt(ray.get(coordinator.workers.remote(), timeout=CALL_TIMEOUT_S))
-    finally:
-        ray.kill(coordinator)
-    directory.mark_done({"adapter": str(directory.paths.adapter), "steps": config.learner.steps})
+    with open_trackers(config.tracking, config.name, directory.paths, as_json(config)):
+        coordinator = _start_coordinator(config, fleet)
+        try:
+            watch_training(config, directory, coordinator, partial(_fit, config, directory), display)
+            fleet.pool.adopt(ray.get(coordinator.workers.remote(), timeout=CALL_TIMEOUT_S))
+        finally:
+            ray.kill(coordinator)
+    check_history(
+        read_jsonl(directory.paths.ledger),
+        batch=config.rollout.prompts_per_step,
+        max_staleness=config.rollout.max_staleness,
+        steps=len(read_jsonl(directory.paths.metrics)),
+    )
+    directory.mark_done(_summary(config, directory))
 
 
-def _show_alarms(config: TrainConfig, now: int, shown: int, display: ProgressDisplay) -> int:
-    """Says once that the reward and the second opinion have parted; metrics.jsonl has every step of it."""
-    if now and not shown and config.over_optimisation is not None:
-        display.note(alarm_text(config.over_optimisation))
-    return now
+def _summary(config: TrainConfig, directory: RunDirectory) -> dict[str, Any]:
+    """What DONE says: where the adapter lies, how many steps it took and why no more, which version was the best."""
+    from polyray.learner.validation_record import ValidationRecord
+    from polyray.observability.jsonl import read_jsonl
+
+    paths = directory.paths
+    summary: dict[str, Any] = {"adapter": str(paths.adapter), "steps": config.learner.steps}
+    if config.evaluation is None:
+        return summary
+    record = ValidationRecord.from_lines(config.evaluation, read_jsonl(paths.validation))
+    if record.is_over:
+        summary |= {"steps": len(read_jsonl(paths.metrics)), "ended": record.why_over()}
+    if record.best is not None:
+        summary["best"] = {
+            "adapter": str(paths.best),
+            "version": record.best.version,
+            config.evaluation.best_metric: record.best.value,
+        }
+    return summary
+
+
+def _show_outcome(directory: RunDirectory, display: ProgressDisplay) -> None:
+    """Where a finished run's files lie, and what its validation found."""
+    paths, summary = directory.paths, directory.summary()
+    if "ended" in summary:
+        display.note(f"ended     after {summary['steps']} steps, {summary['ended']}")
+    display.note(f"adapter   {paths.adapter}\nmetrics   {paths.metrics}")
+    if "best" in summary:
+        display.note(f"best      {paths.best} (version {summary['best']['version']})")
 
 
 def _start_coordinator(config: TrainConfig, fleet: Fleet) -> Any:
@@ -144,6 +172,7 @@ def coordinator_name(config: TrainConfig) -> str:
 
 
 def _fit(config: TrainConfig, directory: RunDirectory, outcome: dict[str, BaseException]) -> None:
+    """Ray Train to its end, in a thread; what it raises goes into `outcome`."""
     from jobs.fleet import fit_trainer, worker_arguments
     from polyray.actors.learner_worker import train_loop
 

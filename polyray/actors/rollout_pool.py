@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.exceptions
@@ -34,6 +34,10 @@ from polyray.errors import RolloutError
 from polyray.rewards import RewardPlan
 from polyray.rollout.worker import RolloutWorker
 from polyray.types import Group, GroupRequest, PolicyVersion, ScoredGroup
+
+if TYPE_CHECKING:
+    from polyray.config.training_evaluation import TrainingEvaluationSpec
+    from polyray.rollout.validation import ValidationSummary
 
 CALLS_PER_BATCH = 2
 """An evaluation's calls carry half of the sequences that an engine decodes together."""
@@ -102,11 +106,12 @@ class RolloutActor:
     `build` names its model, which may not exist yet when the actor starts.
     """
 
-    def __init__(self, name: str, engine: str) -> None:
+    def __init__(self, name: str, engine: str, clients: dict[str, RewardClient] | None = None) -> None:
+        """`clients` by application name are used instead of new ones (simulations share one that calls nobody)."""
         self._name = name
         self._settings: Future[EngineSettings] = Future()
         self._worker = RolloutWorker(name, lambda: engine_builder(engine)(self._settings.result()))
-        self._clients: dict[str, RewardClient] = {}
+        self._clients: dict[str, RewardClient] = clients if clients is not None else {}
 
     async def build(self, settings: EngineSettings) -> None:
         """Called once, before anything else is asked."""
@@ -130,30 +135,45 @@ class RolloutActor:
         started = time.perf_counter()
         group = await asyncio.wrap_future(self._worker.submit(request))
         generated = time.perf_counter()
+        scored, error = await self._scored(group, scoring)
+        num_taking_part, teaches = usefulness(scored, scoring.algorithm, request.max_completion_tokens)
+        reply = RolloutReply(
+            group_id=group.group_id,
+            policy=group.policy,
+            num_tokens=group.num_tokens,
+            num_samples=len(group.completions),
+            num_scored=int(scored.scored_mask_G.sum()),
+            num_taking_part=num_taking_part,
+            teaches=teaches,
+            generate_s=generated - started,
+            score_s=time.perf_counter() - generated,
+            error=error,
+        )
+        return reply, scored
+
+    async def validate(
+        self, request: GroupRequest, scoring: Scoring, spec: TrainingEvaluationSpec
+    ) -> ValidationSummary:
+        """Samples and scores a group of a validation, of which only the values leave this process."""
+        from polyray.rollout.validation import summarise
+
+        group = await asyncio.wrap_future(self._worker.submit(request))
+        scored, _ = await self._scored(group, scoring)
+        return summarise(scored, spec)
+
+    async def _scored(self, group: Group, scoring: Scoring) -> tuple[ScoredGroup, str | None]:
+        """The group with its rewards, and the first reason why one of them is missing."""
         client = self._clients.get(scoring.app_name)
         if client is None:
             call = None if scoring.remote is None else RemoteCall(scoring.remote)
             client = RewardClient(scoring.app_name, scoring.service, call)
             self._clients[scoring.app_name] = client
         texts = [completion.text for completion in group.completions]
-        scores = await client.score_group(request.prompt, texts, scoring.want_distances)
+        scores = await client.score_group(group.prompt, texts, scoring.want_distances)
         scored = ScoredGroup(
             group, scores.rewards_G, scores.classes_G, scores.distances_GG, scores.components
         )
-        num_taking_part, teaches = usefulness(scored, scoring.algorithm, request.max_completion_tokens)
-        reply = RolloutReply(
-            group_id=group.group_id,
-            policy=group.policy,
-            num_tokens=group.num_tokens,
-            num_samples=len(texts),
-            num_scored=int(scored.scored_mask_G.sum()),
-            num_taking_part=num_taking_part,
-            teaches=teaches,
-            generate_s=generated - started,
-            score_s=time.perf_counter() - generated,
-            error=next((error for error in scores.errors if error), None),
-        )
-        return reply, scored
+        return scored, next((error for error in scores.errors if error), None)
 
     async def sample(self, requests: Sequence[GroupRequest]) -> list[Group]:
         """Samples some groups without scoring them; answers when all are done."""

@@ -42,6 +42,7 @@ class Panel:
     title: str
     caption: str
     log: bool = False
+    smoothing: int = SMOOTHING_STEPS
 
 
 MAIN_PANELS = (
@@ -49,6 +50,17 @@ MAIN_PANELS = (
     Panel("pass_at_1", "pass@1 on training prompts", "each step asks other prompts, hence the noise"),
     Panel("pass_at_8", "pass@8 on training prompts", "chance that one of 8 candidates is correct"),
     Panel("distinct_classes", "Different correct answers", "distinct classes per group"),
+    *(
+        Panel(
+            f"validation/{key}", f"Validation: {title}", "the same held-out prompts every time", smoothing=1
+        )
+        for key, title in (
+            ("pass_at_1", "pass@1"),
+            ("pass_at_8", "pass@8"),
+            ("distinct_correct_at_8", "different correct answers of 8"),
+            ("reward_mean", "reward"),
+        )
+    ),
     Panel("entropy", "Entropy", "nats per token; at 0 there is one answer only"),
     Panel(
         "mean_advantage_correct",
@@ -64,6 +76,7 @@ MISMATCH_PANELS = (
         log=True,
     ),
     Panel("ess", "Effective sample size", "1: importance weights change nothing"),
+    Panel("mismatch_alarm", "Alarm", "1: they have drifted apart, or are about to", smoothing=1),
 )
 MORE_PANELS = (
     Panel(
@@ -134,7 +147,7 @@ def training_figure(arms: Sequence[Arm], panel: Panel, *, supervised: bool = Fal
                 continue
             steps, values = zip(*points, strict=True)
             figure.add_trace(_line(steps, values, arm, width=1, opacity=0.22))
-            smooth = _line(steps, running_mean(values, SMOOTHING_STEPS), arm, width=2.2)
+            smooth = _line(steps, running_mean(values, panel.smoothing), arm, width=2.2)
             name = _plain(arm.label if len(arm.runs) == 1 else f"{arm.label}, {run.name}")
             figure.add_trace(smooth.update(hovertemplate=f"%{{y:.4g}}<extra>{name}</extra>", hoverinfo=None))
     if panel.log:

@@ -29,6 +29,16 @@ class LearnerSpec(StrictModel):
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     micro_batch_rows: int = Field(default=256, ge=1, description="sequences per forward and backward pass")
+    micro_batch_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="RL: tokens per forward and backward pass instead of micro_batch_rows, the prompt of "
+        "neighbours counted once; a longer row runs alone; null: by rows",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="RL: recompute each layer in the backward pass: less memory, a third more time",
+    )
     num_workers: int = Field(default=1, ge=1, description="data-parallel ranks")
     cpus_per_worker: float = Field(default=1.0, ge=0)
     use_gpu: bool = False
@@ -37,6 +47,24 @@ class LearnerSpec(StrictModel):
     )
     checkpoint_every: int = Field(default=20, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
+    keep_best: int = Field(
+        default=0, ge=0, description="RL: besides the newest checkpoints, the best so many by best_metric"
+    )
+    best_metric: str | None = Field(
+        default=None,
+        description="RL: a key of metrics.jsonl, e.g. reward_mean; null: evaluation.best_metric",
+    )
+    best_mode: Literal["max", "min"] = Field(default="max", description="RL: of learner.best_metric")
+    checkpoint_storage: str | None = Field(
+        default=None,
+        description="RL: where checkpoints are copied to as well, URL/RUN/: file:///..., s3://BUCKET/..., or any "
+        "that fsspec knows; a run that finds newer ones there than on its disk goes on from them",
+    )
+    max_checkpoint_failures: int = Field(
+        default=3,
+        ge=1,
+        description="RL: so many checkpoints in a row that could not be kept end the run; the last one must be kept",
+    )
     max_failures: int = Field(
         default=3, ge=0, description="restarts of the worker group before the run fails"
     )
@@ -50,4 +78,19 @@ class LearnerSpec(StrictModel):
                 f"mini_batch_groups={self.mini_batch_groups} must be a multiple of num_workers={self.num_workers}: "
                 "every rank takes the same number of groups"
             )
+        if self.checkpoint_storage is not None:
+            _check_url(self.checkpoint_storage)
         return self
+
+
+def _check_url(url: str) -> None:
+    scheme, found, rest = url.partition("://")
+    if not found or not scheme or not rest:
+        raise ValueError(
+            f"checkpoint_storage={url!r} is no URL; write e.g. file:///shared/checkpoints or s3://bucket/path"
+        )
+    if "@" in rest.partition("/")[0]:
+        raise ValueError(
+            "checkpoint_storage holds a user or a password, which config.json would show; "
+            "give credentials by the environment of the storage's own client"
+        )

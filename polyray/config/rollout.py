@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from polyray.config.base import StrictModel
+from polyray.config.simulation import SimulationSpec
 
 
 class RolloutSpec(StrictModel):
@@ -16,6 +17,9 @@ class RolloutSpec(StrictModel):
         default="vllm",
         description="vllm_async: vLLM in processes of its own, as tensor parallelism needs it; simulated: no "
         "model, a deterministic random policy; for tests of scale and faults",
+    )
+    simulation: SimulationSpec = Field(
+        default=SimulationSpec(), description="how long engine=simulated takes, and how it fails"
     )
     num_workers: int = Field(default=1, ge=1)
     cpus_per_worker: float = Field(default=1.0, ge=0)
@@ -34,6 +38,11 @@ class RolloutSpec(StrictModel):
     max_completion_tokens: int = Field(default=10, ge=1)
     temperature: float = Field(default=1.0, gt=0)
     max_staleness: int = Field(default=0, ge=0, le=8, description="0: synchronous and exactly reproducible")
+    dispatch: Literal["groups", "tokens"] = Field(
+        default="groups",
+        description="what a worker's load is counted in; tokens: as the groups of a prompt had so far, for tasks "
+        "whose lengths differ much from prompt to prompt",
+    )
     max_sequences: int = Field(default=256, ge=1, description="sequences one engine decodes together")
     max_batched_tokens: int = Field(default=4096, ge=64)
     block_size: int = Field(default=32, ge=1)

@@ -10,6 +10,7 @@ from polyray.config.delivery import DeliverySpec
 from polyray.config.evaluation import EvaluationSpec
 from polyray.config.judge import JudgingSpec
 from polyray.config.learner import LearnerSpec
+from polyray.config.mismatch import MismatchAlarmSpec
 from polyray.config.model import ModelSpec
 from polyray.config.objective import OfSetsSpec
 from polyray.config.over_optimisation import OverOptimisationSpec
@@ -21,6 +22,8 @@ from polyray.config.run_base import RunBase, RunName
 from polyray.config.sft import SftConfig as SftConfig
 from polyray.config.supervised_term import SupervisedTermSpec
 from polyray.config.task import HiddenTrapGridSpec, TaskSpec
+from polyray.config.tracking import TrackerSpec
+from polyray.config.training_evaluation import TrainingEvaluationSpec
 
 
 class PretrainConfig(RunBase):
@@ -47,6 +50,9 @@ class TrainConfig(RunBase):
     over_optimisation: OverOptimisationSpec | None = Field(
         default=None, description="watch `reward` rise while `second_opinion` falls"
     )
+    mismatch_alarm: MismatchAlarmSpec | None = Field(
+        default=MismatchAlarmSpec(), description="watch the engines and the learner drift apart; null: do not"
+    )
     diversity: DiversitySpec = DiversitySpec()
     rollout: RolloutSpec = RolloutSpec()
     algorithm: AlgorithmSpec = GrpoSpec()
@@ -55,14 +61,26 @@ class TrainConfig(RunBase):
     supervised: SupervisedTermSpec | None = Field(
         default=None, description="cross-entropy on the task's demonstrations, added to the objective"
     )
+    evaluation: TrainingEvaluationSpec | None = Field(
+        default=None, description="validation while training: the best version, early stopping"
+    )
+    tracking: tuple[TrackerSpec, ...] = Field(
+        default=(), description="where else metrics.jsonl is shown, e.g. [{type: tensorboard}]"
+    )
     rollouts_logged_per_step: int = Field(
         default=1, ge=0, description="groups per step written in full to rollouts.jsonl"
     )
+
+    @property
+    def may_end_early(self) -> bool:
+        """Whether validation may end the run before its last step."""
+        return self.evaluation is not None and self.evaluation.patience is not None
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
         _check_group(self.algorithm, self.rollout)
         _check_ranks(self.learner, self.rollout)
+        _check_best(self.learner, self.evaluation)
         if self.second_opinion is not None:
             check_no_service(self.second_opinion, "second_opinion")
         elif self.over_optimisation is not None:
@@ -138,6 +156,14 @@ def _check_ranks(learner: LearnerSpec, rollout: RolloutSpec) -> None:
         raise ValueError(
             f"learner.mini_batch_groups={learner.mini_batch_groups} exceeds "
             f"rollout.prompts_per_step={rollout.prompts_per_step}; lower it, or leave it out for the whole batch"
+        )
+
+
+def _check_best(learner: LearnerSpec, evaluation: TrainingEvaluationSpec | None) -> None:
+    if learner.keep_best and learner.best_metric is None and evaluation is None:
+        raise ValueError(
+            f"learner.keep_best={learner.keep_best} without a metric; set learner.best_metric (a key of "
+            "metrics.jsonl, e.g. reward_mean), or evaluation for validation while training"
         )
 
 

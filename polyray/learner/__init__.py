@@ -8,8 +8,11 @@ advantages.py       who takes part, what is added, the scale; objectives.py the 
 token_loss.py       from log-probs to the loss of every token
 supervised_term.py  cross-entropy on demonstrations beside an objective: polychromic SFT
 reduce.py           sums over data-parallel ranks
-state.py            checkpoints
+over_optimisation.py  mismatch.py   what is watched over several steps, and the alarms
+verdict.py          how a step ended for the run
+state.py            one checkpoint; checkpoints.py which are kept, checkpoint_storage.py their copies behind a URL
 run_files.py        metrics.jsonl and rollouts.jsonl
+validating.py       results of validation while training, best/; validation_record.py the best one, early stopping
 supervised_loop.py  the SFT loop; supervised.py is one step of it, supervised_objectives.py its losses
 optim.py            optimiser and schedule, shared by all
 

@@ -29,7 +29,7 @@ def add_group_metrics(
     sums.add("pass_at_1", float(correct.sum()), len(correct))
     sums.add("pass_at_8", float(pass_at_k(len(correct), int(correct.sum()), k)), 1)
     sums.add("distinct_classes", distinct_correct_at_k(classes, correct, k), 1)
-    sums.add("diversity", _mean_pairwise(group, scored_G), 1)
+    sums.add("diversity", mean_pairwise_distance(group, scored_G), 1)
     _add_advantages(sums, advantages, scored_G, correct)
     for name, values in group.components.items():
         if name == SECOND_OPINION:
@@ -45,7 +45,7 @@ def add_group_metrics(
     sums.add("unscored", float((~scored_G).sum()), len(scored_G))
 
 
-def _mean_pairwise(group: ScoredGroup, scored_G: np.ndarray) -> float:
+def mean_pairwise_distance(group: ScoredGroup, scored_G: np.ndarray) -> float:
     """Mean distance over pairs: the task's own where there is one, else 1 where two correct classes
     differ."""
     n = int(scored_G.sum())

@@ -1,4 +1,4 @@
-"""The learner's loop, on one screen, without Ray: pull a batch, update, publish, write, checkpoint.
+"""The learner's loop, on one screen, without Ray: pull a batch, update, publish, validate, write, checkpoint.
 
 Runs in every rank of a data-parallel group. What it needs from outside comes in as `Coordination` (in a run:
 calls to the coordinator actor; in a test: a plain object).
@@ -7,13 +7,18 @@ calls to the coordinator actor; in a test: a plain object).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
+from polyray.learner.checkpoints import CheckpointStore
+from polyray.learner.mismatch import TOTAL
 from polyray.learner.policy import Policy
 from polyray.learner.run_files import RunFiles
+from polyray.learner.validating import Validating
+from polyray.learner.verdict import Verdict
 from polyray.types import StepMetrics, TrainingBatch
 
 
@@ -24,8 +29,8 @@ class Coordination(Protocol):
         """The number of this attempt, the same on every rank."""
         ...
 
-    def next_batch(self, step: int) -> TrainingBatch | None:
-        """This rank's share, as soon as there is one; None where the run was stopped."""
+    def next_batch(self, step: int) -> TrainingBatch | Verdict:
+        """This rank's share, as soon as there is one; STOP or DRAIN where there will be none."""
         ...
 
     def publish(self, payload: AdapterPayload) -> Mapping[str, float] | None:
@@ -35,6 +40,17 @@ class Coordination(Protocol):
 
     def snapshot(self) -> Mapping[str, Any]:
         """Rank 0 only: what a checkpoint must remember of the coordinator."""
+        ...
+
+    def validation(self, version: int, wait: bool) -> Mapping[str, float] | None:
+        """Rank 0 only: what the fixed prompts say of a published version, see rollout/validation.py.
+
+        Without `wait` None says: not yet; with it: the run was stopped.
+        """
+        ...
+
+    def agree(self, verdict: Verdict) -> Verdict:
+        """Every rank, once a step where a run may end early: rank 0's verdict, which all others wait for."""
         ...
 
     def report(self, metrics: StepMetrics) -> None:
@@ -50,41 +66,124 @@ def run_learner(
     rank: int,
     checkpointed: Callable[[int], None],
 ) -> bool:
-    """Trains from the newest checkpoint to the last step; False where the run was stopped from outside.
+    """Trains from the newest checkpoint to the last step or until early stopping; False where the run was stopped
+    from outside.
 
     `checkpointed` is called on every rank after each checkpoint (a barrier, under Ray Train).
     """
-    step, snapshot = policy.restore_newest(files.checkpoints_dir)
-    attempt = coordination.begin_attempt(snapshot)
-    if rank == 0:
-        files.cut_to(step)
-        if coordination.publish(policy.payload(attempt, step)) is None:
-            return False
-    finished_at = time.perf_counter()
-    while step < config.learner.steps:
+    learner, store = config.learner, CheckpointStore(config, files.checkpoints_dir)
+    restored = policy.restore(store.newest())
+    step, attempt = restored.step, coordination.begin_attempt(restored.snapshot)
+    watching = Validating(config, files.run_dir, policy.write_adapter)
+    watching.restore(restored.validation, restored.files, writes=rank == 0)
+    main = _MainRank(config, policy, files, coordination, watching, store, attempt) if rank == 0 else None
+    if main is not None and not main.begin(step):
+        return False
+    saved = restored.step if restored.snapshot is not None else None
+    while step < learner.steps and not watching.is_over:
         batch = coordination.next_batch(step)
-        if batch is None:
+        if isinstance(batch, Verdict):
+            if batch is Verdict.DRAIN and saved != step:
+                if main is not None:
+                    main.checkpoint(step, last=True)
+                checkpointed(step)
             return False
         started = time.perf_counter()
         metrics = policy.learner.step(batch)
         learn_s = time.perf_counter() - started
         step += 1
-        at_checkpoint = step % config.learner.checkpoint_every == 0 or step == config.learner.steps
-        if rank == 0:
-            if at_checkpoint or config.delivery.keep_versions == "all":
-                policy.save_version(files.versions_dir, attempt, step)
-            receipt = coordination.publish(policy.payload(attempt, step))
-            if receipt is None:
-                return False
-            now = time.perf_counter()
-            timings = {**batch.timings, **receipt, "learn_s": learn_s, "step_s": now - finished_at}
-            finished_at = now
-            line = files.write_step(step - 1, batch, metrics, timings)
-            coordination.report(line)
-        if at_checkpoint:
-            if rank == 0:
-                policy.save(files.checkpoints_dir, step, coordination.snapshot())
+        verdict = Verdict.GO_ON if main is None else main.after_step(step, batch, metrics, learn_s)
+        if config.may_end_early:
+            verdict = coordination.agree(verdict)
+        if verdict is Verdict.STOP:
+            return False
+        last = verdict is Verdict.FINISH or step == learner.steps
+        if last or step % learner.checkpoint_every == 0:
+            if main is not None:
+                main.checkpoint(step, last)
             checkpointed(step)
-    if rank == 0:
+            saved = step
+        if last:
+            break
+    if main is not None:
         policy.save_final(files.adapter_dir)
     return True
+
+
+class _MainRank:
+    """What rank 0 does besides training: it publishes, validates, writes."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        policy: Policy,
+        files: RunFiles,
+        coordination: Coordination,
+        watching: Validating,
+        store: CheckpointStore,
+        attempt: int,
+    ) -> None:
+        self._config = config
+        self._policy = policy
+        self._files = files
+        self._coordination = coordination
+        self._watching = watching
+        self._store = store
+        self._attempt = attempt
+        self._finished_at = 0.0
+
+    def begin(self, step: int) -> bool:
+        """Cuts the logs to the checkpoint and has its version served; False where the run was stopped."""
+        self._files.cut_to(step)
+        served = self._publish(step)
+        self._finished_at = time.perf_counter()
+        return served is not None
+
+    def after_step(self, step: int, batch: TrainingBatch, metrics: StepMetrics, learn_s: float) -> Verdict:
+        """Has version `step` served and validated, and writes the line of the step that made it."""
+        learner, kept = self._config.learner, self._config.delivery.keep_versions == "all"
+        kept = kept or step % learner.checkpoint_every == 0 or step == learner.steps
+        if kept:  # before it is served: what an engine serves can always be read
+            self._policy.save_version(self._files.versions_dir, self._attempt, step)
+        receipt = self._publish(step)
+        if receipt is None:
+            return Verdict.STOP
+        now = time.perf_counter()
+        timings = {**batch.timings, **receipt, "learn_s": learn_s, "step_s": now - self._finished_at}
+        self._finished_at = now
+        values = {**metrics, **self._watching.for_next_line()}
+        line = self._files.write_step(step - 1, batch, values, timings)
+        alarms = {TOTAL: self._files.mismatch_alarms} if self._files.mismatch_alarms else {}
+        self._coordination.report({**line, **self._watching.newest, **alarms})
+        if not self._watching.is_over:
+            return Verdict.GO_ON
+        if not kept:  # that it would be the last was not known before
+            self._policy.save_version(self._files.versions_dir, self._attempt, step)
+        return Verdict.FINISH
+
+    def checkpoint(self, step: int, last: bool) -> None:
+        """One cut of everything, as `learner` says how many are kept."""
+        snapshot, watching = self._coordination.snapshot(), self._watching
+
+        def write(also_keep: Collection[int]) -> Path:
+            return self._policy.save(
+                self._files.checkpoints_dir,
+                step,
+                snapshot,
+                validation=watching.state(),
+                files=watching.files(),
+                also_keep=also_keep,
+            )
+
+        scores = self._files.scores or watching.scores
+        self._store.save(step, write, scores, needed=lambda: self._policy.checkpoint_bytes, last=last)
+
+    def _publish(self, version: int) -> dict[str, float] | None:
+        """Timings of delivery and, where it was waited for, of validation; None where the run was stopped."""
+        payload = self._policy.payload(self._attempt, version)
+        receipt = self._coordination.publish(payload)
+        if receipt is None:
+            return None
+        self._watching.published(payload)
+        waited = self._watching.collect(self._coordination, last=version == self._config.learner.steps)
+        return None if waited is None else {**receipt, **waited}

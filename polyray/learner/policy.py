@@ -3,7 +3,8 @@ saved."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,36 @@ from polyray.delivery.adapter import AdapterPayload, AdapterShape, Probe, sha256
 from polyray.delivery.probe import probe_sequences
 from polyray.delivery.proof import probe_logprobs
 from polyray.learner.optim import build_optimizer, build_scheduler
-from polyray.learner.state import newest_checkpoint, restore_checkpoint, save_checkpoint
+from polyray.learner.state import Checkpoint, restore_checkpoint, save_checkpoint, tensor_bytes
 from polyray.learner.step import PolicyLearner
 from polyray.learner.supervised_term import build_supervised_term
 from polyray.models.loading import base_fingerprint, load_base
-from polyray.models.lora import adapter_bytes, adapter_config, add_reference, attach_adapter, save_adapter
+from polyray.models.lora import (
+    adapter_bytes,
+    adapter_config,
+    add_reference,
+    attach_adapter,
+    save_adapter,
+    write_adapter,
+)
 from polyray.types import PolicyVersion
+
+COORDINATOR_FILES = "coordinator/"
+"""Where the coordinator's binary payloads lie among a checkpoint's extra files."""
+SNAPSHOT_FILES = "files"
+"""The key of a snapshot under which it holds binary payloads: name -> bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Where a run goes on, e.g. Restored(step=20, snapshot={"version": 20, "pending": [81]}, validation=None)."""
+
+    step: int = 0
+    snapshot: Mapping[str, Any] | None = None
+    """What the coordinator gave; None where there was no checkpoint."""
+    validation: Mapping[str, Any] | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """The learner's own extra files."""
 
 
 class Policy:
@@ -50,14 +75,19 @@ class Policy:
         )
         self._published: np.ndarray | None = None
 
-    def restore_newest(self, checkpoints_dir: Path) -> tuple[int, Mapping[str, Any] | None]:
-        """(step to go on from, the coordinator's snapshot), from the newest valid checkpoint if there is
-        one."""
-        checkpoint = newest_checkpoint(checkpoints_dir)
+    def restore(self, checkpoint: Checkpoint | None) -> Restored:
+        """Puts everything back as the checkpoint has it; None: there is none, and the run begins."""
         if checkpoint is None:
-            return 0, None
+            return Restored()
         restore_checkpoint(checkpoint, self.model, self._optimizer, self._scheduler)
-        return checkpoint.step, checkpoint.extra["coordinator"]
+        snapshot = dict(checkpoint.extra["coordinator"])
+        files = checkpoint.extra_files()
+        of_coordinator = {name for name in files if name.startswith(COORDINATOR_FILES)}
+        if of_coordinator:
+            snapshot[SNAPSHOT_FILES] = {
+                name.removeprefix(COORDINATOR_FILES): files.pop(name) for name in sorted(of_coordinator)
+            }
+        return Restored(checkpoint.step, snapshot, checkpoint.extra.get("validation"), files)
 
     def payload(self, attempt: int, version: int) -> AdapterPayload:
         """The current adapter as a version, with the probe that proves its delivery."""
@@ -69,23 +99,47 @@ class Policy:
             PolicyVersion(attempt, version, sha256_of(tensors)), tensors, self._shape, probe
         )
 
-    def save(self, checkpoints_dir: Path, step: int, snapshot: Mapping[str, Any]) -> None:
-        """Writes a checkpoint that carries the coordinator's snapshot of the same cut."""
-        save_checkpoint(
+    def save(
+        self,
+        checkpoints_dir: Path,
+        step: int,
+        snapshot: Mapping[str, Any],
+        *,
+        validation: Mapping[str, Any] | None = None,
+        files: Mapping[str, bytes] | None = None,
+        also_keep: Collection[int] = (),
+    ) -> Path:
+        """Writes a checkpoint that carries the coordinator's snapshot of the same cut, and what validation
+        remembers. Binary payloads of the snapshot, under its key "files", become files of the checkpoint.
+        """
+        plain = dict(snapshot)
+        payloads = {f"{COORDINATOR_FILES}{k}": v for k, v in plain.pop(SNAPSHOT_FILES, {}).items()}
+        return save_checkpoint(
             checkpoints_dir,
             step,
             self.model,
             self._optimizer,
             self._scheduler,
             adapter_manifest=self._manifest(),
-            extra={"coordinator": dict(snapshot)},
+            extra={"coordinator": plain, "validation": validation},
+            extra_files={**payloads, **(files or {})},
             keep=self._config.learner.keep_checkpoints,
+            also_keep=also_keep,
         )
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """About how large a checkpoint is."""
+        return tensor_bytes(self.model, self._optimizer)
 
     def save_version(self, versions_dir: Path, attempt: int, version: int) -> None:
         """Keeps a version on disk; called before it is published, so what an engine served can always be
         read."""
         save_adapter(self.model, versions_dir / str(version), {**self._manifest(), "attempt": attempt})
+
+    def write_adapter(self, content: bytes, directory: Path, additions: Mapping[str, Any]) -> None:
+        """Writes weights of an earlier version of this policy in PEFT format, with `additions` in the manifest."""
+        write_adapter(content, adapter_config(self.model), directory, {**self._manifest(), **additions})
 
     def save_final(self, directory: Path) -> None:
         """Writes the adapter in PEFT format; it loads on the original base."""

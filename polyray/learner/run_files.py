@@ -1,4 +1,7 @@
-"""What rank 0 writes into the run directory while it trains: metrics.jsonl and rollouts.jsonl."""
+"""What rank 0 writes into the run directory while it trains: metrics.jsonl, rollouts.jsonl and ledger.jsonl.
+
+validation.jsonl and best/ are written by validating.py, checkpoints/ by checkpoints.py.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import numpy as np
 
 from polyray.config.run import TrainConfig
 from polyray.learner.advantages import compute_advantages
+from polyray.learner.mismatch import MismatchWatch
 from polyray.learner.over_optimisation import SecondOpinionWatch
 from polyray.observability.jsonl import JsonlWriter, cut_jsonl, read_jsonl
 from polyray.types import METRIC_KEYS, ScoredGroup, StepMetrics, TrainingBatch
@@ -20,20 +24,26 @@ class RunFiles:
 
     def __init__(self, run_dir: Path, config: TrainConfig) -> None:
         self._config = config
+        self.run_dir = run_dir
         self.checkpoints_dir = run_dir / "checkpoints"
         self.versions_dir = run_dir / "versions"
         self.adapter_dir = run_dir / "adapter"
         self._metrics_path = run_dir / "metrics.jsonl"
         self._rollouts_path = run_dir / "rollouts.jsonl"
+        self._ledger_path = run_dir / "ledger.jsonl"
         self.checkpoints_dir.mkdir(parents=True, exist_ok=True)
 
     def cut_to(self, step: int) -> None:
         """Drops the lines of steps that a resumed run will do again."""
-        for path in (self._metrics_path, self._rollouts_path):
+        for path in (self._metrics_path, self._rollouts_path, self._ledger_path):
             cut_jsonl(path, lambda line: line["step"] < step)
-        self._watch = SecondOpinionWatch(self._config.over_optimisation, read_jsonl(self._metrics_path))
+        lines = read_jsonl(self._metrics_path)
+        self._watch = SecondOpinionWatch(self._config.over_optimisation, lines)
+        self._mismatch = MismatchWatch(self._config.mismatch_alarm, lines)
+        self._scores = {line["policy_version"]: self._score(line) for line in lines}
         self._metrics = JsonlWriter(self._metrics_path)
         self._rollouts = JsonlWriter(self._rollouts_path)
+        self._ledger = JsonlWriter(self._ledger_path)
 
     def write_step(
         self, step: int, batch: TrainingBatch, metrics: StepMetrics, timings: Mapping[str, float]
@@ -48,12 +58,31 @@ class RunFiles:
             "idle_learn": max(0.0, 1 - timings["learn_s"] / timings["step_s"]),
         }
         values |= self._watch.observe(values)
+        values |= self._mismatch.observe(values)
         order = [*METRIC_KEYS, *sorted(set(values) - set(METRIC_KEYS))]
         line: StepMetrics = {key: values[key] for key in order}
         for group in batch.groups[: self._config.rollouts_logged_per_step]:
             self._rollouts.write({"step": step, **self._in_full(group)})
+        if batch.history:
+            self._ledger.write(batch.history)
         self._metrics.write(line)
+        self._scores[step + 1] = self._score(line)
         return line
+
+    @property
+    def mismatch_alarms(self) -> int:
+        """Steps with the alarm so far."""
+        return self._mismatch.total
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """Version -> value of learner.best_metric on the way to it; {} where no such metric is configured."""
+        return {version: value for version, value in self._scores.items() if value is not None}
+
+    def _score(self, line: Mapping[str, Any]) -> float | None:
+        metric = self._config.learner.best_metric
+        value = None if metric is None else line.get(metric)
+        return float(value) if isinstance(value, int | float) else None
 
     def _in_full(self, group: ScoredGroup) -> dict[str, Any]:
         advantages_G = compute_advantages(group, self._config.algorithm).advantages_G

@@ -4,6 +4,7 @@
                               optimizer.safetensors moments by parameter name
                               rng.safetensors       torch's generator state
                               state.json            step, schedule, the caller's own (coordinator's snapshot)
+                              files/                the caller's own that is not JSON (groups that wait, best adapter)
                               manifest.json         sha256 of all of them, written last
 
 The newest checkpoint whose hashes hold is the one that counts; a half-written or damaged one is passed over.
@@ -14,20 +15,21 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from peft import set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from polyray.errors import CheckpointError
 from polyray.models.lora import POLICY, WEIGHTS_FILE, save_adapter
 from polyray.observability.atomic import atomic_directory
 
 MANIFEST = "manifest.json"
+EXTRA_FILES = "files"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,11 @@ class Checkpoint:
     directory: Path
     extra: Mapping[str, Any]
 
+    def extra_files(self) -> dict[str, bytes]:
+        """What `save_checkpoint` was given under this name, read from disk."""
+        root = self.directory / EXTRA_FILES
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in _files_below(root)}
+
 
 def save_checkpoint(
     checkpoints_dir: Path,
@@ -52,25 +59,46 @@ def save_checkpoint(
     *,
     adapter_manifest: Mapping[str, Any],
     extra: Mapping[str, Any],
+    extra_files: Mapping[str, bytes] | None = None,
     keep: int,
+    also_keep: Collection[int] = (),
 ) -> Path:
-    """Writes checkpoint `step` and removes all but the newest `keep`.
+    """Writes checkpoint `step`, then removes all but the newest `keep` and those of the steps `also_keep`.
 
-    Later ones go too: only a damaged one, which `newest_checkpoint` passed over, can be later.
+    Later ones go too: only a damaged one, which `newest_checkpoint` passed over, can be later. Names of
+    `extra_files` are relative paths such as "coordinator/groups.bin"; ValueError for one that leads elsewhere.
+    Raises OSError where the disk is full; nothing of the new checkpoint is left then, and no older one is removed.
     """
-    target = checkpoints_dir / f"step-{step:06d}"
+    target = checkpoint_dir(checkpoints_dir, step)
     with atomic_directory(target) as directory:
         save_adapter(model, directory / "adapter", dict(adapter_manifest))
-        save_file(_moments(model, optimizer), directory / "optimizer.safetensors")
-        save_file({"torch": torch.get_rng_state()}, directory / "rng.safetensors")
+        # Through bytes: a full disk is an OSError here, while safetensors' own writer has an error of its own.
+        (directory / "optimizer.safetensors").write_bytes(save(_moments(model, optimizer)))
+        (directory / "rng.safetensors").write_bytes(save({"torch": torch.get_rng_state()}))
         state = {"step": step, "scheduler": _plain(scheduler.state_dict()), "extra": extra}
         (directory / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+        _write_extra_files(directory / EXTRA_FILES, extra_files or {})
         (directory / MANIFEST).write_text(json.dumps(_hashes(directory), indent=1), encoding="utf-8")
     directories = sorted(checkpoints_dir.glob("step-*"))
     end = directories.index(target) + 1
+    protected = {checkpoint_dir(checkpoints_dir, other) for other in also_keep}
     for directory in (*directories[end:], *directories[:end][:-keep]):
-        shutil.rmtree(directory)
+        if directory not in protected or directory > target:
+            shutil.rmtree(directory)
     return target
+
+
+def checkpoint_dir(checkpoints_dir: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return checkpoints_dir / f"step-{step:06d}"
+
+
+def tensor_bytes(model: Any, optimizer: torch.optim.Optimizer) -> int:
+    """What weights and moments take in a checkpoint, in bytes."""
+    weights = sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)
+    return weights + sum(
+        value.numel() * value.element_size() for value in _moments(model, optimizer).values()
+    )
 
 
 def newest_checkpoint(checkpoints_dir: Path) -> Checkpoint | None:
@@ -80,7 +108,7 @@ def newest_checkpoint(checkpoints_dir: Path) -> Checkpoint | None:
     """
     directories = sorted(checkpoints_dir.glob("step-*"), reverse=True)
     for directory in directories:
-        if not _is_valid(directory):
+        if not is_valid(directory):
             continue
         state = json.loads((directory / "state.json").read_text(encoding="utf-8"))
         return Checkpoint(state["step"], directory, state["extra"])
@@ -137,12 +165,26 @@ def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _write_extra_files(root: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise ValueError(f"extra file {name!r} must be a relative path within the checkpoint")
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content)
+
+
+def _files_below(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
 def _hashes(directory: Path) -> dict[str, str]:
-    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
+    files = [path for path in _files_below(directory) if path.name != MANIFEST]
     return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def _is_valid(directory: Path) -> bool:
+def is_valid(directory: Path) -> bool:
+    """Whether a checkpoint is complete and every file has the hash that its manifest says."""
     manifest = directory / MANIFEST
     if not manifest.is_file():
         return False

@@ -61,7 +61,12 @@ def read_jsonl(path: Path) -> list[Record]:
     """All whole lines; an absent file has none. Raises DataError naming a line that is no JSON object."""
     if not path.is_file():
         return []
-    lines = _whole_lines(path.read_bytes()).splitlines()
+    return decode_lines(_whole_lines(path.read_bytes()), path)
+
+
+def decode_lines(whole_lines: bytes, path: Path) -> list[Record]:
+    """The records of whole lines of `path`, which is only named in the DataError for one that is none."""
+    lines = whole_lines.splitlines()
     return [_decode(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
 
 

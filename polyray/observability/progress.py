@@ -24,6 +24,9 @@ HEADLINE: dict[str, str] = {
     "loss": "loss",
     "eval_loss": "eval loss",
     "tokens_per_s": "tokens/s",
+    "idle_generate": "idle rollout",
+    "idle_learn": "idle learner",
+    "validation": "validation",
 }
 """The metrics that are shown, under which label, in this order."""
 

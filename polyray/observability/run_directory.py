@@ -20,7 +20,7 @@ from polyray.config.run import RunBase
 from polyray.errors import ConfigError
 from polyray.observability.atomic import atomic_write_json
 
-LENGTH_KEYS: tuple[str, ...] = ("learner.steps", "epochs")
+LENGTH_KEYS: tuple[str, ...] = ("learner.steps", "epochs", "evaluation.patience")
 """How long a run is: a finished run is taken up again when one of them changes."""
 
 RESUMABLE_KEYS: tuple[str, ...] = (
@@ -30,8 +30,14 @@ RESUMABLE_KEYS: tuple[str, ...] = (
     "cache_dir",
     "model.cache_dir",
     "rollouts_logged_per_step",
+    "tracking",
     "learner.checkpoint_every",
     "learner.keep_checkpoints",
+    "learner.keep_best",
+    "learner.best_metric",
+    "learner.best_mode",
+    "learner.checkpoint_storage",
+    "learner.max_checkpoint_failures",
     "learner.max_failures",
     "learner.cpus_per_worker",
     "delivery.keep_versions",
@@ -48,6 +54,8 @@ RESUMABLE_KEYS: tuple[str, ...] = (
     "reward.client.*",
     "over_optimisation",
     "over_optimisation.*",
+    "mismatch_alarm",
+    "mismatch_alarm.*",
 )
 """Dotted keys that may differ when a run is started again: its length, its logs and its resources.
 
@@ -76,6 +84,16 @@ class RunPaths:
         return self.root / "metrics.jsonl"
 
     @property
+    def ledger(self) -> Path:
+        """Which groups each step consumed, and which were dropped before it."""
+        return self.root / "ledger.jsonl"
+
+    @property
+    def incidents(self) -> Path:
+        """What went wrong, in words, whether the run went on or not."""
+        return self.root / "incidents.jsonl"
+
+    @property
     def rollouts(self) -> Path:
         """A few groups per step in full."""
         return self.root / "rollouts.jsonl"
@@ -99,6 +117,21 @@ class RunPaths:
     def adapter(self) -> Path:
         """The final adapter, PEFT format."""
         return self.root / "adapter"
+
+    @property
+    def validation(self) -> Path:
+        """One line per version that was validated while training."""
+        return self.root / "validation.jsonl"
+
+    @property
+    def best(self) -> Path:
+        """The adapter of the best validated version, PEFT format."""
+        return self.root / "best"
+
+    @property
+    def tracking(self) -> Path:
+        """What trackers write here, and their run ids."""
+        return self.root / "tracking"
 
     @property
     def evaluation(self) -> Path:
@@ -203,12 +236,21 @@ def config_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[st
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
+def refused_differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], resumable_keys: Iterable[str] = RESUMABLE_KEYS
+) -> dict[str, tuple[Any, Any]]:
+    """The part of `config_difference` with which a run may not be started again."""
+    allowed = tuple(resumable_keys)
+    return {key: pair for key, pair in config_difference(old, new).items() if not _is_resumable(key, allowed)}
+
+
 def _settle_config(paths: RunPaths, new: dict[str, Any], resumable_keys: tuple[str, ...]) -> None:
     if not paths.config.is_file() or not _has_begun(paths):
         atomic_write_json(paths.config, new)
         return
-    difference = config_difference(json.loads(paths.config.read_text(encoding="utf-8")), new)
-    refused = {key: pair for key, pair in difference.items() if not _is_resumable(key, resumable_keys)}
+    old = json.loads(paths.config.read_text(encoding="utf-8"))
+    difference = config_difference(old, new)
+    refused = refused_differences(old, new, resumable_keys)
     if refused:
         lines = "".join(f"\n  {key}: {old} -> {new}" for key, (old, new) in refused.items())
         raise ConfigError(

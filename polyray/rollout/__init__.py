@@ -6,9 +6,11 @@ vllm_delivery.py     the two ways a version gets into vLLM: merged weights, or a
 vllm_groups.py       vLLM's requests and answers as groups; only vllm_*.py import vllm, and late
 adapter_files.py     adapters as directories in shared memory
 processes.py         which process is meant, when pids come again
-simulated_engine.py  no model: a deterministic random policy, for tests of scale and faults
+simulated_engine.py  no model: a deterministic random policy, a clock and failures, for scale, overlap and faults
+simulated_batch.py   when simulated sequences end; simulated_lengths.py    how long they are
 worker.py            one engine, one thread that steps it, futures for its callers
 seeds.py             a seed per sample
 staleness.py         which groups may be started and which may still be trained on
+validation.py        the fixed prompts of validation while training, and what their groups say
 ledger.py            which groups are out, buffered, leased and consumed, exactly once
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,118 +17,18 @@ from polyray.learner.loop import run_learner
 from polyray.learner.policy import Policy
 from polyray.learner.run_files import RunFiles
 from polyray.observability.jsonl import read_jsonl
-from polyray.rollout.ledger import Finished, GroupLedger
-from polyray.rollout.seeds import sample_seed
-from polyray.types import ScoredGroup, StepMetrics, TrainingBatch, is_timing_key
-from tests.unit.learner.step_fixtures import token_logprobs
-from tests.unit.tiny_policy import random_group, train_config
+from polyray.types import TrainingBatch, is_timing_key
+from tests.unit.learner.loop_fixtures import Attempt, InMemory, start
+from tests.unit.tiny_policy import train_config
 
 STEPS = 4
 CONFIG = train_config(learner={"steps": STEPS, "checkpoint_every": 2, "learning_rate": 0.02})
 
 
-class Killed(Exception):
-    """Stands for the end of the process."""
-
-
-@dataclass
-class InMemory:
-    """A Coordination in this process: the real ledger, groups from seeds, log-probs of the policy itself.
-
-    The three `*_at` end the run: no batch for a step, no delivery of a version, death before a checkpoint.
-    """
-
-    config: TrainConfig
-    policy: Policy
-    no_batch_at: int | None = None
-    no_delivery_at: int | None = None
-    killed_at: int | None = None
-    snapshots_given: list[Any] = field(default_factory=list)
-    published: list[AdapterPayload] = field(default_factory=list)
-    reported: list[StepMetrics] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        rollout = self.config.rollout
-        self.ledger: GroupLedger[ScoredGroup] = GroupLedger(
-            rollout.prompts_per_step, rollout.max_staleness, self.config.learner.steps
-        )
-        self._under_way: list[int] = []
-
-    def begin_attempt(self, snapshot: Mapping[str, Any] | None) -> int:
-        self.snapshots_given.append(snapshot)
-        return self.ledger.restore(snapshot)
-
-    def next_batch(self, step: int) -> TrainingBatch | None:
-        if step == self.no_batch_at:
-            return None
-        while self._under_way or self.ledger.may_start(step):
-            self._sample(self._under_way.pop() if self._under_way else self.ledger.next_id())
-        items = self.ledger.cut(step)
-        assert items is not None
-        groups = tuple(item.handle for item in items)
-        counters = {"groups_used": len(groups), "groups_dropped": self.ledger.dropped, "staleness_mean": 0.0}
-        return TrainingBatch(step, groups, len(groups), counters, {"generate_s": 0.1, "score_s": 0.1})
-
-    def publish(self, payload: AdapterPayload) -> Mapping[str, float] | None:
-        if payload.policy.version == self.no_delivery_at:
-            return None
-        self.published.append(payload)
-        self.ledger.published(payload.policy.version)
-        return {"deliver_s": 0.1, "delivery_difference_max": 0.0, "idle_generate": 0.0}
-
-    def snapshot(self) -> Mapping[str, Any]:
-        if self.ledger.learner_version == self.killed_at:
-            raise Killed
-        if self.ledger.may_start(self.ledger.learner_version):
-            self._under_way.append(self.ledger.next_id())  # as in a run: checkpoints find groups under way
-        return self.ledger.snapshot()
-
-    def report(self, metrics: StepMetrics) -> None:
-        self.reported.append(metrics)
-
-    def _sample(self, group_id: int) -> None:
-        """Tokens and rewards depend on the id alone, log-probs on the policy."""
-        draw = np.random.default_rng(sample_seed(self.config.seed, group_id, 0))
-        rewards = draw.integers(0, 3, self.config.rollout.group_size) / 2
-        scored = random_group(group_id, rewards.tolist(), policy=self.published[-1].policy)
-        with torch.no_grad():
-            completions = tuple(
-                replace(
-                    item,
-                    rollout_logprobs=token_logprobs(
-                        self.policy.model, scored.group.prompt_token_ids, item.token_ids, 1.0
-                    ).numpy(),
-                )
-                for item in scored.group.completions
-            )
-        scored = replace(scored, group=replace(scored.group, completions=completions))
-        self.ledger.finished(
-            Finished(group_id, scored.group.policy, scored, scored.group.num_tokens, 0.0, 0.0)
-        )
-
-
-@dataclass
-class Attempt:
-    """One start of the process."""
-
-    coordination: InMemory
-    finished: bool
-    checkpoints: list[int]
-
-
 def _start(
     run_dir: Path, model_dir: Path, config: TrainConfig = CONFIG, rank: int = 0, **ends: Any
 ) -> Attempt:
-    policy = Policy(config, model_dir, "float32", torch.device("cpu"))
-    coordination = InMemory(config, policy, **ends)
-    checkpoints: list[int] = []
-    try:
-        finished = run_learner(
-            config, policy, RunFiles(run_dir, config), coordination, rank, checkpoints.append
-        )
-    except Killed:
-        finished = False
-    return Attempt(coordination, finished, checkpoints)
+    return start(run_dir, model_dir, config, rank, **ends)
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +88,8 @@ def test_a_version_on_disk_is_the_one_that_was_published(unbroken: tuple[Path, A
         ({"killed_at": 4}, 4, 2),  # step 3 is in the log, its checkpoint is not
         ({"no_batch_at": 1}, 1, 0),  # before the first checkpoint: all of it again
         ({"no_batch_at": 2}, 2, 2),  # right after one: nothing twice
+        ({"drained_at": 3}, 3, 3),  # a run that is drained leaves a checkpoint of its own
+        ({"drained_at": 2}, 2, 2),
     ],
 )
 def test_an_interrupted_run_equals_an_unbroken_one(
@@ -213,7 +114,7 @@ def test_an_interrupted_run_equals_an_unbroken_one(
     )
     assert {payload.policy.attempt for payload in second.coordination.published} == {1 if covered == 0 else 2}
     expected_dir, expected = unbroken
-    for name in ("metrics.jsonl", "rollouts.jsonl"):
+    for name in ("metrics.jsonl", "rollouts.jsonl", "ledger.jsonl"):
         lines = _reproducible(tmp_path / name)
         assert lines == _reproducible(expected_dir / name)
         assert len(lines) == STEPS

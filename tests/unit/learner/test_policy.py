@@ -6,13 +6,16 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from peft import PeftModel
 
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterShape, sha256_of
 from polyray.delivery.proof import probe_logprobs
-from polyray.learner.policy import Policy
+from polyray.errors import CheckpointError
+from polyray.learner.policy import Policy, Restored
+from polyray.learner.state import newest_checkpoint
 from polyray.models.loading import base_fingerprint, load_base
 from polyray.models.lora import adapter_bytes, save_adapter
 from tests.unit.tiny_policy import build_policy, move, train_config
@@ -92,7 +95,7 @@ def test_saved_adapters_load_in_plain_peft_on_the_original_base(model_dir: Path,
 
 
 def test_a_run_without_checkpoints_starts_at_step_zero(model_dir: Path, tmp_path: Path) -> None:
-    assert _policy(model_dir).restore_newest(tmp_path) == (0, None)
+    assert _policy(model_dir).restore(newest_checkpoint(tmp_path)) == Restored(0, None, None, {})
 
 
 def test_a_checkpoint_brings_back_weights_and_the_coordinators_snapshot(
@@ -102,5 +105,30 @@ def test_a_checkpoint_brings_back_weights_and_the_coordinators_snapshot(
     move(policy.model)
     policy.save(tmp_path, 4, {"version": 4, "pending": [9]})
     resumed = _policy(model_dir)
-    assert resumed.restore_newest(tmp_path) == (4, {"version": 4, "pending": [9]})
+    assert resumed.restore(newest_checkpoint(tmp_path)) == Restored(
+        4, {"version": 4, "pending": [9]}, None, {}
+    )
     assert adapter_bytes(resumed.model) == adapter_bytes(policy.model)
+
+
+def test_a_checkpoint_brings_back_payloads_of_the_snapshot_and_files_of_the_learner(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    policy = _policy(model_dir)
+    payloads = {"group-81": b"\x00\x01", "more/group-82": b""}
+    policy.save(
+        tmp_path,
+        4,
+        {"version": 4, "files": payloads},
+        validation={"history": [[0, 0.5]]},
+        files={"best/adapter.safetensors": b"weights"},
+    )
+    assert _policy(model_dir).restore(newest_checkpoint(tmp_path)) == Restored(
+        4,
+        {"version": 4, "files": payloads},
+        {"history": [[0, 0.5]]},
+        {"best/adapter.safetensors": b"weights"},
+    )
+    (tmp_path / "step-000004" / "files" / "coordinator" / "group-81").write_bytes(b"\x00\x02")
+    with pytest.raises(CheckpointError, match="none is valid"):
+        newest_checkpoint(tmp_path)

@@ -17,6 +17,7 @@ from polyray.config.over_optimisation import OverOptimisationSpec
 from polyray.config.remote_reward import HttpRewardSpec
 from polyray.config.reward import VerifierRewardSpec
 from polyray.config.run import PretrainConfig, RunBase, SftConfig, TrainConfig
+from polyray.config.training_evaluation import TrainingEvaluationSpec
 from polyray.errors import ConfigError
 from polyray.observability.run_directory import RESUMABLE_KEYS, RunDirectory, RunPaths, config_difference
 
@@ -177,6 +178,7 @@ def test_every_resumable_key_exists_in_some_configuration() -> None:
         reward=HttpRewardSpec(url="http://h"),
         second_opinion=VerifierRewardSpec(),
         over_optimisation=OverOptimisationSpec(),
+        evaluation=TrainingEvaluationSpec(),
     )
     configs = (elsewhere, TrainConfig(name="a"), SftConfig(name="a"), PretrainConfig())
     known = {key for config in configs for key in config_difference({}, config.model_dump(mode="json"))}

@@ -1,0 +1,52 @@
+"""Trackers beside metrics.jsonl: where else a run's metrics are shown."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from polyray.config.base import StrictModel
+
+
+class TensorBoardSpec(StrictModel):
+    """Event files in runs/NAME/tracking/tensorboard."""
+
+    type: Literal["tensorboard"] = "tensorboard"
+
+
+class WandbSpec(StrictModel):
+    """Weights & Biases; the key comes from the environment (WANDB_API_KEY) or from `wandb login`."""
+
+    type: Literal["wandb"] = "wandb"
+    project: str = "polyray"
+    entity: str | None = Field(default=None, description="a user or a team; null: the key's own")
+    group: str | None = Field(default=None, description="e.g. the runs of one comparison")
+    tags: tuple[str, ...] = ()
+    mode: Literal["online", "offline"] = Field(
+        default="online", description="offline: into runs/NAME/tracking, for `wandb sync`"
+    )
+
+
+class MlflowSpec(StrictModel):
+    """MLflow; credentials come from the environment (MLFLOW_TRACKING_USERNAME, ..._PASSWORD, ..._TOKEN)."""
+
+    type: Literal["mlflow"] = "mlflow"
+    tracking_uri: str | None = Field(
+        default=None,
+        description="e.g. http://HOST:5000 or sqlite:////PATH; null: sqlite in runs/NAME/tracking",
+    )
+    experiment: str = "polyray"
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _no_password(cls, value: str | None) -> str | None:
+        if value is not None and "@" in value.partition("://")[2].partition("/")[0]:
+            raise ValueError(
+                "tracking_uri holds a user or a password, which config.json would show; set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
+            )
+        return value
+
+
+TrackerSpec = Annotated[TensorBoardSpec | WandbSpec | MlflowSpec, Field(discriminator="type")]

@@ -1,0 +1,63 @@
+"""Validation while training: which prompts, how often, which version is the best, when to stop."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from polyray.config.base import StrictModel
+
+VALIDATION_KS = (1, 2, 4, 8)
+OVER_SUBSETS = ("pass_at", "distinct_correct_at", "best_at")
+"""Metrics that are estimated for every k of `VALIDATION_KS` up to num_samples, e.g. pass_at_8."""
+PLAIN_METRICS = ("reward_mean", "diversity", "completion_length_mean", "truncated_share")
+
+
+class TrainingEvaluationSpec(StrictModel):
+    """The same prompts with the same seeds at every so many versions; `diversity` is the mean pairwise distance."""
+
+    every: int = Field(
+        default=10, ge=1, description="versions; version 0 and the last one are always validated"
+    )
+    prompts: Literal["auto", "validation", "held_out"] = Field(
+        default="auto",
+        description="the task's part; auto: its validation part, or the end of the held-out one where it has none",
+    )
+    num_prompts: int = Field(default=64, ge=1)
+    num_samples: int = Field(default=8, ge=1, description="completions per prompt")
+    best_metric: str = Field(
+        default="pass_at_1",
+        description="pass_at_K, distinct_correct_at_K, best_at_K (K: 1, 2, 4, 8), reward_mean, diversity, ...; "
+        "the best version's adapter is kept as best/",
+    )
+    best_mode: Literal["max", "min"] = "max"
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="the run ends after so many validations without improvement; null: never",
+    )
+    min_delta: float = Field(default=0.0, ge=0, description="what counts as an improvement is more than this")
+
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """The k of pass@k, as far as there are samples for an unbiased estimate."""
+        return tuple(k for k in VALIDATION_KS if k <= self.num_samples)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """What `best_metric` may be."""
+        return (*(f"{name}_{k}" for name in OVER_SUBSETS for k in self.ks), *PLAIN_METRICS)
+
+    def due(self, version: int, last_version: int) -> bool:
+        """Whether this version is validated."""
+        return version % self.every == 0 or version == last_version
+
+    @model_validator(mode="after")
+    def _metric_exists(self) -> TrainingEvaluationSpec:
+        if self.best_metric not in self.metric_names:
+            raise ValueError(
+                f"best_metric={self.best_metric!r} is not measured with num_samples={self.num_samples}; "
+                f"choose one of {', '.join(self.metric_names)}, or raise num_samples"
+            )
+        return self

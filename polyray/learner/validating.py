@@ -1,0 +1,152 @@
+"""Rank 0's side of validation while training: takes results, writes validation.jsonl, keeps best/.
+
+At staleness 0 the loop waits for a version's result right after its delivery, so results are part of what a
+repeated run repeats; else they are taken as they come, and the adapters of versions without one are kept until
+then. All of the state goes through checkpoints: the results so far, and the bytes of the best adapter, because
+best/ may have gone on to a version that a resumed run has yet to train.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from polyray.config.run import TrainConfig
+from polyray.delivery.adapter import AdapterPayload
+from polyray.learner.validation_record import ValidationRecord
+from polyray.models.lora import WEIGHTS_FILE
+from polyray.observability.jsonl import JsonlWriter, cut_jsonl
+
+logger = logging.getLogger(__name__)
+
+BEST_ADAPTER = "best/adapter.safetensors"
+"""Name of the best adapter among a checkpoint's extra files."""
+
+WriteAdapter = Callable[[bytes, Path, Mapping[str, Any]], None]
+"""(weights, directory, additions to the manifest) -> an adapter directory in PEFT format."""
+
+
+class Validator(Protocol):
+    """The part of the learner's Coordination that is needed here."""
+
+    def validation(self, version: int, wait: bool) -> Mapping[str, float] | None:
+        """The metrics of a version. Without `wait` None says: not yet; with it: the run was stopped."""
+        ...
+
+
+class Validating:
+    """Does nothing where the configuration has no `evaluation`."""
+
+    def __init__(self, config: TrainConfig, run_dir: Path, write_adapter: WriteAdapter) -> None:
+        self._config = config
+        self._spec = config.evaluation
+        self._write_adapter = write_adapter
+        self._path = run_dir / "validation.jsonl"
+        self._best_dir = run_dir / "best"
+        self._record = None if self._spec is None else ValidationRecord(self._spec)
+        self._best_adapter: bytes | None = None
+        self._outstanding: dict[int, bytes] = {}
+        self._for_next_line: dict[str, float] = {}
+        self.newest: dict[str, float] = {}
+        """The last result, as keys of metrics.jsonl; for the display."""
+
+    def restore(self, state: Mapping[str, Any] | None, files: Mapping[str, bytes], writes: bool) -> None:
+        """Goes back to a checkpoint: what `state` and `files` gave when it was written; None: to the start.
+
+        Only who `writes` puts validation.jsonl and best/ back; other ranks need to know whether the run is over.
+        """
+        if self._spec is None:
+            return
+        history = [] if state is None else [tuple(item) for item in state["history"]]
+        self._record = ValidationRecord(self._spec, history)
+        if not writes:
+            return
+        known = {version for version, _ in self._record.history}
+        cut_jsonl(self._path, lambda line: line["version"] in known)
+        self._best_adapter = files.get(BEST_ADAPTER)
+        if self._best_adapter is None:
+            shutil.rmtree(self._best_dir, ignore_errors=True)
+        elif not self._is_on_disk(self._best_adapter):
+            self._write_best(self._best_adapter)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether patience has run out."""
+        return self._record is not None and self._record.is_over
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """Version -> value of best_metric, as far as there are any."""
+        history = () if self._record is None else self._record.history
+        return {version: value for version, value in history if value is not None}
+
+    def published(self, payload: AdapterPayload) -> None:
+        """A version is served from now on; where it is due, its adapter is kept until its result is here."""
+        if self._spec is None or self._record is None:
+            return
+        version = payload.policy.version
+        known = version in (seen for seen, _ in self._record.history)
+        if self._spec.due(version, self._config.learner.steps) and not known:
+            self._outstanding[version] = payload.tensors
+
+    def collect(self, validator: Validator, last: bool) -> dict[str, float] | None:
+        """Takes what is there, or, at staleness 0 and at the end, all that is outstanding.
+
+        Returns the seconds it waited as a timing; None where the run was stopped.
+        """
+        if not self._outstanding:
+            return {}
+        wait = last or self._config.rollout.max_staleness == 0
+        started = time.perf_counter()
+        for version in sorted(self._outstanding):
+            metrics = validator.validation(version, wait)
+            if metrics is not None:
+                self._take(version, metrics)
+            elif wait:
+                return None
+        return {"validation_s": time.perf_counter() - started}
+
+    def for_next_line(self) -> dict[str, float]:
+        """The newest result that no line of metrics.jsonl has yet, under its keys there; {} if there is none."""
+        values, self._for_next_line = self._for_next_line, {}
+        return values
+
+    def state(self) -> dict[str, Any] | None:
+        """What a checkpoint remembers, as plain values."""
+        return None if self._record is None else {"history": [list(item) for item in self._record.history]}
+
+    def files(self) -> dict[str, bytes]:
+        """What a checkpoint remembers, as files."""
+        return {} if self._best_adapter is None else {BEST_ADAPTER: self._best_adapter}
+
+    def _take(self, version: int, metrics: Mapping[str, float]) -> None:
+        assert self._spec is not None and self._record is not None
+        adapter = self._outstanding.pop(version)
+        with JsonlWriter(self._path) as writer:
+            writer.write({"version": version, **metrics})
+        line = {f"validation/{name}": value for name, value in metrics.items()}
+        self.newest = self._for_next_line = {"validation/version": version, **line}
+        if self._record.observe(version, metrics.get(self._spec.best_metric)):
+            self._best_adapter = adapter
+            self._write_best(adapter)
+        if self._record.is_over:
+            logger.warning(self._record.why_over())
+
+    def _write_best(self, adapter: bytes) -> None:
+        assert self._spec is not None and self._record is not None and self._record.best is not None
+        best = self._record.best
+        manifest = {"version": best.version, "metric": self._spec.best_metric, "value": best.value}
+        self._write_adapter(adapter, self._best_dir, manifest)
+
+    def _is_on_disk(self, adapter: bytes) -> bool:
+        path = self._best_dir / WEIGHTS_FILE
+        return path.is_file() and _sha256(path.read_bytes()) == _sha256(adapter)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

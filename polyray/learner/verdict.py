@@ -1,0 +1,17 @@
+"""How a step ended for the run: what rank 0 decides and the other ranks of the learner wait for."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Verdict(IntEnum):
+    """How a step ended for the run; a number, so that ranks can broadcast it."""
+
+    GO_ON = 0
+    FINISH = 1
+    """Early stopping: this step was the run's last."""
+    STOP = 2
+    """The run was stopped from outside."""
+    DRAIN = 3
+    """The run is to end here, with a checkpoint, and to go on when it is started again."""

@@ -1,0 +1,196 @@
+"""Validation in the learner's loop: the best version is kept, patience ends the run, a resumed run is the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from polyray.config.run import TrainConfig
+from polyray.delivery.adapter import AdapterPayload
+from polyray.learner.loop import run_learner
+from polyray.learner.policy import Policy
+from polyray.learner.run_files import RunFiles
+from polyray.learner.validation_record import BestVersion, ValidationRecord
+from polyray.learner.verdict import Verdict
+from polyray.observability.jsonl import read_jsonl
+from polyray.types import TrainingBatch, is_timing_key
+from tests.unit.learner.loop_fixtures import Attempt, InMemory, start
+from tests.unit.tiny_policy import train_config
+
+VALUES = {0: 0.1, 1: 0.2, 2: 0.5, 3: 0.4, 4: 0.45, 5: 0.3, 6: 0.9}
+
+
+def _config(staleness: int = 0, steps: int = 5, **evaluation: Any) -> TrainConfig:
+    return train_config(
+        learner={"steps": steps, "checkpoint_every": 2, "learning_rate": 0.02},
+        rollout={"max_staleness": staleness},
+        evaluation={"every": 1, "num_prompts": 4, "num_samples": 2, **evaluation},
+    )
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> tuple[Path, Attempt]:
+    run_dir = tmp_path_factory.mktemp("validated")
+    return run_dir, start(run_dir, model_dir, _config(), values=VALUES)
+
+
+def _adapter(directory: Path) -> bytes:
+    return (directory / "adapter_model.safetensors").read_bytes()
+
+
+def _validated(run_dir: Path) -> list[int]:
+    return [line["version"] for line in read_jsonl(run_dir / "validation.jsonl")]
+
+
+def test_results_are_written_and_the_best_version_is_kept(unbroken: tuple[Path, Attempt]) -> None:
+    run_dir, attempt = unbroken
+    assert read_jsonl(run_dir / "validation.jsonl") == [
+        {"version": version, "pass_at_1": VALUES[version], "reward_mean": 0.5} for version in range(6)
+    ]
+    assert _adapter(run_dir / "best") == attempt.coordination.published[2].tensors
+    manifest = json.loads((run_dir / "best" / "polyray.json").read_text())
+    assert (manifest["version"], manifest["metric"], manifest["value"]) == (2, "pass_at_1", 0.5)
+
+
+def test_a_line_has_the_values_of_the_version_that_its_step_made(unbroken: tuple[Path, Attempt]) -> None:
+    run_dir, attempt = unbroken
+    lines = read_jsonl(run_dir / "metrics.jsonl")
+    assert [line["validation/version"] for line in lines] == [1, 2, 3, 4, 5]
+    assert [line["validation/pass_at_1"] for line in lines] == [VALUES[version] for version in range(1, 6)]
+    assert [line["policy_version"] for line in lines] == [1, 2, 3, 4, 5]
+    assert all(0 <= line["validation_s"] <= line["step_s"] for line in lines)
+    assert attempt.coordination.reported[-1]["validation/version"] == 5
+
+
+@pytest.mark.parametrize("ends", [{"no_batch_at": 3}, {"killed_at": 4}, {"no_delivery_at": 1}])
+def test_an_interrupted_run_has_the_same_results_and_the_same_best(
+    ends: dict[str, int], unbroken: tuple[Path, Attempt], model_dir: Path, tmp_path: Path
+) -> None:
+    assert not start(tmp_path, model_dir, _config(), values=VALUES, **ends).finished
+    assert start(tmp_path, model_dir, _config(), values=VALUES).finished
+    expected = unbroken[0]
+    assert read_jsonl(tmp_path / "validation.jsonl") == read_jsonl(expected / "validation.jsonl")
+    assert _reproducible(tmp_path) == _reproducible(expected)
+    assert _adapter(tmp_path / "best") == _adapter(expected / "best")
+
+
+def _reproducible(run_dir: Path) -> list[dict[str, Any]]:
+    lines = read_jsonl(run_dir / "metrics.jsonl")
+    return [{key: value for key, value in line.items() if not is_timing_key(key)} for line in lines]
+
+
+def test_best_goes_back_with_a_run_that_goes_on_from_before_it(model_dir: Path, tmp_path: Path) -> None:
+    """Version 3 was the best when the run died; after the resume it is another one, and it never happened."""
+    first = start(tmp_path, model_dir, _config(), values=VALUES | {3: 0.8}, no_batch_at=3)
+    assert _adapter(tmp_path / "best") == first.coordination.published[3].tensors
+    second = start(tmp_path, model_dir, _config(), values=VALUES)
+    assert second.finished
+    assert json.loads((tmp_path / "best" / "polyray.json").read_text())["version"] == 2
+    assert _adapter(tmp_path / "best") == first.coordination.published[2].tensors
+
+
+def test_patience_ends_the_run_as_if_it_had_been_its_length(model_dir: Path, tmp_path: Path) -> None:
+    config = _config(steps=6, patience=2)
+    attempt = start(tmp_path, model_dir, config, values=VALUES | {4: 0.5})
+    assert attempt.finished
+    assert _validated(tmp_path) == [0, 1, 2, 3, 4]  # 3 and 4 are no better than 2
+    assert [line["step"] for line in read_jsonl(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3]
+    assert attempt.checkpoints == [2, 4]
+    assert _adapter(tmp_path / "adapter") == attempt.coordination.published[4].tensors
+    assert _adapter(tmp_path / "best") == attempt.coordination.published[2].tensors
+
+    again = start(tmp_path, model_dir, config, values=VALUES)
+    assert again.finished
+    assert [payload.policy.version for payload in again.coordination.published] == [4]
+    assert _validated(tmp_path) == [0, 1, 2, 3, 4]
+
+    patient = start(tmp_path, model_dir, _config(steps=6, patience=3), values=VALUES)
+    assert patient.finished
+    assert _validated(tmp_path) == [0, 1, 2, 3, 4, 5]  # 5 is the third without an improvement
+    assert patient.checkpoints == [5]
+    assert sorted(path.name for path in (tmp_path / "versions").iterdir()) == ["2", "4", "5"]
+
+
+def test_with_staleness_nobody_waits_but_at_the_end(model_dir: Path, tmp_path: Path) -> None:
+    attempt = start(tmp_path, model_dir, _config(staleness=1), values=VALUES, values_late_by=2)
+    assert attempt.finished
+    assert _validated(tmp_path) == [0, 1, 2, 3, 4, 5]
+    lines = read_jsonl(tmp_path / "metrics.jsonl")
+    assert [line.get("validation/version") for line in lines] == [None, 0, 1, 2, 5]
+    assert _adapter(tmp_path / "best") == attempt.coordination.published[2].tensors
+
+
+def test_other_ranks_end_with_rank_0_and_write_nothing(model_dir: Path, tmp_path: Path) -> None:
+    config = _config(steps=6, patience=1)
+    policy = Policy(config, model_dir, "float32", torch.device("cpu"))
+    coordination = Follower(config, policy, last_step=3)
+    checkpoints: list[int] = []
+    files = RunFiles(tmp_path, config)
+    assert run_learner(config, policy, files, coordination, rank=1, checkpointed=checkpoints.append)
+    assert checkpoints == [2, 3]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
+@dataclass
+class Follower(InMemory):
+    """What rank 1 sees: rank 0 publishes, and says after `last_step` that the run is over."""
+
+    last_step: int = 0
+
+    def next_batch(self, step: int) -> TrainingBatch | None:
+        super().publish(self.policy.payload(self.ledger.attempt, step))
+        return super().next_batch(step)
+
+    def agree(self, verdict: Verdict) -> Verdict:
+        assert verdict is Verdict.GO_ON
+        return Verdict.FINISH if self.published[-1].policy.version + 1 == self.last_step else Verdict.GO_ON
+
+    def publish(self, payload: AdapterPayload) -> Mapping[str, float] | None:
+        raise AssertionError("only rank 0 publishes")
+
+    def validation(self, version: int, wait: bool) -> Mapping[str, float] | None:
+        raise AssertionError("only rank 0 validates")
+
+
+def test_only_what_is_due_is_asked_for(model_dir: Path, tmp_path: Path) -> None:
+    attempt = start(tmp_path, model_dir, _config(every=3), values=VALUES)
+    assert attempt.finished
+    assert _validated(tmp_path) == [0, 3, 5]
+
+
+def test_checkpoints_of_the_best_versions_stay(model_dir: Path, tmp_path: Path) -> None:
+    config = _config(steps=6)
+    config = config.model_copy(
+        update={
+            "learner": config.learner.model_copy(
+                update={"checkpoint_every": 1, "keep_checkpoints": 1, "keep_best": 2}
+            )
+        }
+    )
+    start(tmp_path, model_dir, config, values=VALUES | {6: 0.0})
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-000002", "step-000004", "step-000006"]  # 0.5, 0.45, and the newest
+
+
+@pytest.mark.parametrize(
+    ("mode", "min_delta", "best", "failures"),
+    [
+        ("max", 0.0, BestVersion(3, 0.32), 1),
+        ("max", 0.05, BestVersion(1, 0.3), 2),
+        ("min", 0.0, BestVersion(4, 0.1), 0),
+    ],
+)
+def test_the_record(mode: str, min_delta: float, best: BestVersion, failures: int) -> None:
+    spec = _config(best_mode=mode, min_delta=min_delta, patience=2).evaluation
+    assert spec is not None
+    record = ValidationRecord(spec, [(0, 0.2), (1, 0.3), (2, None), (3, 0.32), (4, 0.1)])
+    assert (record.best, record.failures, record.is_over) == (best, failures, failures == 2)
+    assert ValidationRecord(spec, record.history).best == best
+    lines = [{"version": v, "pass_at_1": x} for v, x in record.history if x is not None]
+    assert ValidationRecord.from_lines(spec, [*lines, {"version": 9}]).failures == failures
