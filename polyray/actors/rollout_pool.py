@@ -206,9 +206,19 @@ def engine_builder(engine: str) -> Callable[[EngineSettings], Any]:
     from polyray.rollout.vllm_engine import VllmEngine, import_vllm
 
     import_vllm()
+    if engine == "vllm_async":
+        return _async_engine
     return lambda settings: VllmEngine(
         Path(settings.model_dir), settings.rollout, settings.dtype, settings.lora_rank
     )
+
+
+def _async_engine(settings: EngineSettings) -> Any:
+    from polyray.rollout.vllm_async import AsyncVllmEngine
+
+    if settings.lora_rank is None:
+        raise RolloutError("an engine of several processes takes adapters only; set delivery.mode=adapter")
+    return AsyncVllmEngine(Path(settings.model_dir), settings.rollout, settings.dtype, settings.lora_rank)
 
 
 @dataclass(slots=True)

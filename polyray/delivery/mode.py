@@ -67,7 +67,7 @@ def settled_mode(
     if reason is not None:
         return DeliveryChoice("adapter", reason)
     if rollout.engine == "simulated":
-        return DeliveryChoice("merged", "a simulated engine holds one version")
+        return DeliveryChoice("merged", "a simulated engine has no weights")
     others = sorted(set(lora.target_modules) - set(LINEAR_MODULES))
     if others:
         return DeliveryChoice("merged", f"the engine takes no adapters on {others}")
@@ -133,7 +133,7 @@ def _only_adapter(rollout: RolloutSpec, model_dir: Path) -> str | None:
     """Why these engines cannot merge; None where they can."""
     if rollout.engine_kind == "vllm_async":
         return "an engine of several processes takes adapters only"
-    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
-    if config.get("quantization_config"):
+    file = model_dir / "config.json"
+    if file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("quantization_config"):
         return "a quantised base cannot be merged into"
     return None

@@ -2,9 +2,12 @@
 
 engine.py            the protocol every inference engine follows
 vllm_engine.py       vLLM in this process
+vllm_async.py        vLLM in processes of its own, for tensor parallelism
 vllm_delivery.py     the two ways a version gets into vLLM: merged weights, or adapters side by side
-vllm_groups.py       vLLM's requests and answers as groups; only vllm_*.py import vllm, and late
+vllm_groups.py       vLLM's requests and answers as groups
+vllm_measure.py      what both ways of delivery cost, for delivery.mode: auto
 adapter_files.py     adapters as directories in shared memory
+watchdog.py          what must not outlive an engine's process does not
 processes.py         which process is meant, when pids come again
 simulated_engine.py  no model: a deterministic random policy, a clock and failures, for scale, overlap and faults
 simulated_batch.py   when simulated sequences end; simulated_lengths.py    how long they are
@@ -13,4 +16,6 @@ seeds.py             a seed per sample
 staleness.py         which groups may be started and which may still be trained on
 validation.py        the fixed prompts of validation while training, and what their groups say
 ledger.py            which groups are out, buffered, leased and consumed, exactly once
+
+Only vllm_*.py import vllm, and late.
 """

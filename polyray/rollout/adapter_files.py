@@ -4,8 +4,8 @@
         adapter_config.json
         adapter_model.safetensors
 
-One `AdapterFiles` per engine. A directory carries the process that made it, so that whoever comes next on
-the node can remove what a killed one left.
+One `AdapterFiles` per engine, and a watchdog that removes it with its process. The directory also carries the
+process that made it, so that whoever comes next on the node can remove what was left without a watchdog.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 from polyray.delivery.adapter import AdapterShape
 from polyray.errors import DeliveryError
 from polyray.rollout.processes import ProcessIdentity, pid_namespace, this_process
+from polyray.rollout.watchdog import Watchdog
 
 SHARED_MEMORY = Path("/dev/shm")
 PREFIX = "polyray-adapters"
@@ -39,6 +40,7 @@ class AdapterFiles:
         own = this_process()
         prefix = f"{PREFIX}-{pid_namespace()}-{own.pid}-{own.started}-"
         self.directory = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
+        self._watchdog = Watchdog([self.directory])
 
     def write(self, name: str, config: Mapping[str, Any], tensors: bytes) -> Path:
         """A directory that vLLM and PEFT read; complete as soon as it is there. DeliveryError where there is
@@ -65,6 +67,7 @@ class AdapterFiles:
     def close(self) -> None:
         """Removes everything. May be called again."""
         shutil.rmtree(self.directory, ignore_errors=True)
+        self._watchdog.close()
 
 
 def peft_config(shape: AdapterShape) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def test_the_configuration_decides_first(tmp_path: Path) -> None:
         ({"quantization_config": {"bits": 4}}, {}, "adapter", "a quantised base cannot be merged into"),
         ({}, {"tensor_parallel_size": 2}, "adapter", "several processes takes adapters only"),
         ({}, {"engine": "vllm_async"}, "adapter", "several processes takes adapters only"),
-        ({}, {"engine": "simulated", "dtype": "bfloat16"}, "merged", "simulated engine holds one version"),
+        ({}, {"engine": "simulated", "dtype": "bfloat16"}, "merged", "simulated engine has no weights"),
         (
             {},
             {"lora": LoraSpec(target_modules=("q_proj", "c_attn"))},

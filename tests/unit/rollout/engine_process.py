@@ -10,14 +10,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-WAIT_S = 120.0
+WAIT_S = 300.0
 
 
 class RemoteEngine:
     """Calls go to the child and are answered in order; what a method raises is raised here."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, pid: int) -> None:
         self._connection = connection
+        self.pid = pid
 
     def __getattr__(self, name: str) -> Any:
         return lambda *args: self._ask(name, *args)
@@ -51,7 +52,8 @@ def engine_process(engine: str, *args: Any) -> Iterator[RemoteEngine]:
         os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
     there.close()
     try:
-        remote = RemoteEngine(here)
+        assert child.pid is not None
+        remote = RemoteEngine(here, child.pid)
         assert remote.value("idle") is True
         yield remote
     finally:

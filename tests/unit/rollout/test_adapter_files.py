@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def test_a_full_memory_is_named_and_leaves_no_half_adapter(
     assert list(files.directory.iterdir()) == []
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+def test_a_killed_process_leaves_nothing(tmp_path: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path; from polyray.rollout.adapter_files import AdapterFiles\n"
         "AdapterFiles(Path(sys.argv[1])).write('v1', {}, b'x'); print('written', flush=True); time.sleep(60)"
@@ -79,18 +80,27 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> No
     assert child.stdout is not None
     assert child.stdout.readline() == b"written\n"
     (left,) = tmp_path.iterdir()
+    assert (left / "v1" / "adapter_model.safetensors").is_file()
     assert reap_adapter_files(tmp_path) == [], "its process lives"
     child.kill()
     child.wait()
-    own = this_process()
-    elsewhere = tmp_path / f"polyray-adapters-{pid_namespace() + 1}-{child.pid}-1-x"
-    recycled = tmp_path / f"polyray-adapters-{pid_namespace()}-{own.pid}-{own.started + 1}-x"
+    deadline = time.monotonic() + 20
+    while left.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_left_without_a_watchdog_is_removed_by_the_next(tmp_path: Path) -> None:
+    own, namespace = this_process(), pid_namespace()
+    gone = tmp_path / f"polyray-adapters-{namespace}-{2**22 + 1}-1-x"
+    recycled = tmp_path / f"polyray-adapters-{namespace}-{own.pid}-{own.started + 1}-x"
+    alive = tmp_path / f"polyray-adapters-{namespace}-{own.pid}-{own.started}-x"
+    elsewhere = tmp_path / f"polyray-adapters-{namespace + 1}-{2**22 + 1}-1-x"
     foreign = tmp_path / "polyray-adapters"
-    for directory in (elsewhere, recycled, foreign):
+    for directory in (gone, recycled, alive, elsewhere, foreign):
         directory.mkdir()
-    assert (left / "v1" / "adapter_model.safetensors").is_file()
     files = AdapterFiles(tmp_path)
-    assert set(tmp_path.iterdir()) == {elsewhere, foreign, files.directory}
+    assert set(tmp_path.iterdir()) == {alive, elsewhere, foreign, files.directory}
 
 
 def test_a_process_is_its_pid_and_its_start() -> None:

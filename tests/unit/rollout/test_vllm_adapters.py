@@ -69,14 +69,15 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteEngine]:
     spec = RolloutSpec(max_staleness=1, max_completion_tokens=MAX_TOKENS, kv_cache_mib=16)
     with engine_process("polyray.rollout.vllm_engine:VllmEngine", model_dir, spec, "float32", RANK) as engine:
         with pytest.raises(RolloutError, match="no policy version was delivered to this engine yet"):
-            engine.submit(_request())
+            engine.submit(request())
         yield engine
         directory = Path(engine.value("_delivery._files.directory"))
         assert directory.is_dir()
     assert not directory.exists(), "the files of an engine end with it"
 
 
-def _request(num_samples: int = 6, max_tokens: int = MAX_TOKENS) -> GroupRequest:
+def request(num_samples: int = 6, max_tokens: int = MAX_TOKENS) -> GroupRequest:
+    """A group under a new number."""
     number = next(NUMBERS)
     seeds = tuple(range(100 * number, 100 * number + num_samples))
     return GroupRequest(number, Prompt("p", "37|b1>e4="), seeds, max_tokens)
@@ -93,10 +94,10 @@ def _files(engine: RemoteEngine) -> set[str]:
 def test_three_versions_decode_in_one_batch_and_each_is_its_own(engine: RemoteEngine) -> None:
     """The base beside adapters would get the last slot's adapter in vLLM's CPU path, were it sent as such."""
     policies = [Policy(None), Policy(1), Policy(2)]
-    requests = [_request(), _request(), _request()]
-    for policy, request in zip(policies, requests, strict=True):
+    requests = [request(), request(), request()]
+    for policy, asked in zip(policies, requests, strict=True):
         engine.load(policy.payload)
-        engine.submit(request)
+        engine.submit(asked)
         assert engine.poll() == []
     names = [policy.payload.policy.name for policy in policies]
     assert _in_flight(engine) == dict.fromkeys(names, 1)
@@ -104,10 +105,10 @@ def test_three_versions_decode_in_one_batch_and_each_is_its_own(engine: RemoteEn
 
     groups = {group.group_id: group for group in engine.drain()}
 
-    for policy, request in zip(policies, requests, strict=True):
-        group = groups[request.group_id]
+    for policy, asked in zip(policies, requests, strict=True):
+        group = groups[asked.group_id]
         assert group.policy == policy.payload.policy
-        assert [item.seed for item in group.completions] == list(request.seeds)
+        assert [item.seed for item in group.completions] == list(asked.seeds)
         assert policy.disagreement(group) < TOLERANCE
         for other in policies:
             assert other is policy or other.disagreement(group) > 100 * TOLERANCE
@@ -118,7 +119,7 @@ def test_three_versions_decode_in_one_batch_and_each_is_its_own(engine: RemoteEn
 def test_a_probe_is_the_newest_version_and_costs_no_group(engine: RemoteEngine) -> None:
     before, after = Policy(3), Policy(4)
     engine.load(before.payload)
-    short, long = _request(max_tokens=2), _request()
+    short, long = request(max_tokens=2), request()
     engine.submit(short)
     engine.submit(long)
     engine.poll()
@@ -148,13 +149,13 @@ def test_a_version_that_comes_again_is_not_loaded_twice(engine: RemoteEngine) ->
 def test_a_group_that_is_given_up_frees_its_version(engine: RemoteEngine) -> None:
     old, new = Policy(6), Policy(7)
     engine.load(old.payload)
-    request = _request()
-    engine.submit(request)
+    asked = request()
+    engine.submit(asked)
     engine.poll()
     engine.load(new.payload)
     assert _in_flight(engine) == {old.payload.policy.name: 1, new.payload.policy.name: 0}
-    engine.abort(request.group_id)
-    engine.abort(request.group_id)  # unknown by now
+    engine.abort(asked.group_id)
+    engine.abort(asked.group_id)  # unknown by now
     assert _in_flight(engine) == {new.payload.policy.name: 0}
     assert _files(engine) == {new.payload.policy.name}
     assert engine.drain() == []
@@ -172,8 +173,8 @@ def _damaged(policy: Policy, key_end: str, value: float) -> AdapterPayload:
 def test_what_is_refused_changes_nothing_for_the_groups_in_flight(engine: RemoteEngine) -> None:
     good = Policy(8)
     engine.load(good.payload)
-    request = _request()
-    engine.submit(request)
+    asked = request()
+    engine.submit(asked)
     engine.poll()
     with pytest.raises(DeliveryError, match=r"lora_B\.weight holds values that are not finite"):
         engine.load(_damaged(good, "lora_B.weight", float("nan")))

@@ -1,0 +1,125 @@
+"""What an engine keeps outside its process ends with it, also when it is killed: a tiny process that watches.
+
+vLLM's EngineCore and workers outlive a parent that gets SIGKILL, and files in shared memory outlive everything.
+The watchdog holds the reading end of a pipe. When the writing end closes, because its owner closed it or died,
+it kills every process that carries the owner's mark in its environment, removes their shared memory and the
+directories it was given, and ends. It is no child of its owner, because Ray kills an actor's children with it.
+
+Standard library only: the watchdog runs this very file, without anything of the environment's packages.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+MARK = "POLYRAY_ENGINE_MARK"
+"""Environment variable of the processes that belong to one owner."""
+RESOURCE_TRACKER = b"multiprocessing.resource_tracker"
+"""Python's own; it ends by itself once its users are gone, and removes their shared memory first."""
+SHARED_MEMORY = "/dev/shm/psm_"
+KILL_S = 10.0
+POLL_S = 0.05
+START_TIMEOUT_S = 30.0
+
+
+class Watchdog:
+    """Started by the owner, before there is anything to watch over."""
+
+    def __init__(self, directories: Sequence[Path] = ()) -> None:
+        """`directories` are removed with all that is in them when the owner is gone."""
+        self.mark = secrets.token_hex(16)
+        reading, self._writing = os.pipe()
+        command = [sys.executable, "-S", "-E", __file__, self.mark, *map(str, directories)]
+        try:
+            starter = subprocess.Popen(command, stdin=reading, stdout=subprocess.PIPE, start_new_session=True)
+        finally:
+            os.close(reading)
+        output, _ = starter.communicate(timeout=START_TIMEOUT_S)
+        self.pid = int(output)
+
+    @contextmanager
+    def marking(self) -> Iterator[None]:
+        """Processes that are started inside, and all below them, belong to the owner."""
+        os.environ[MARK] = self.mark
+        try:
+            yield
+        finally:
+            del os.environ[MARK]
+
+    def close(self) -> None:
+        """The watchdog tidies up at once, and ends. May be called again."""
+        if self._writing >= 0:
+            os.close(self._writing)
+            self._writing = -1
+
+
+def marked_processes(mark: str) -> list[int]:
+    """Live processes that carry the mark, but for Python's resource trackers."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:  # a process that ended meanwhile, and another user's, cannot be read
+            marked = f"{MARK}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0")
+            if marked and RESOURCE_TRACKER not in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def shared_memory_of(pid: int) -> set[Path]:
+    """What Python's `multiprocessing.shared_memory` has mapped into a process. Nobody may be left to remove it."""
+    try:
+        lines = Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines()
+    except OSError:
+        return set()
+    return {Path(line[line.index(SHARED_MEMORY) :]) for line in lines if SHARED_MEMORY in line}
+
+
+def _watch(mark: str, directories: Sequence[str]) -> None:
+    """Until the pipe closes; then tidies up. What was just being started is found in a second look."""
+    while os.read(0, 1):
+        pass
+    left: set[Path] = set()
+    deadline = time.monotonic() + KILL_S
+    while (pids := marked_processes(mark)) and time.monotonic() < deadline:
+        for pid in pids:
+            left |= shared_memory_of(pid)
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(POLL_S)
+    for file in left:
+        file.unlink(missing_ok=True)
+    for directory in directories:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _main(mark: str, directories: Sequence[str]) -> None:
+    """The starter says who the watchdog is and ends, so that the watchdog is nobody's child."""
+    pid = os.fork()
+    if pid:
+        print(pid, flush=True)
+        os._exit(0)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 1)
+    os.dup2(nothing, 2)
+    os.chdir("/")
+    _watch(mark, directories)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], sys.argv[2:])

@@ -1,0 +1,66 @@
+"""vLLM in processes of its own: right numbers for two versions at once, and nothing left of it after a SIGKILL."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from polyray.config.rollout import RolloutSpec
+from polyray.rollout.watchdog import marked_processes
+from tests.unit.rollout.engine_process import RemoteEngine, engine_process
+from tests.unit.rollout.test_vllm_adapters import PROBE, RANK, SHAPE, TOLERANCE, Policy, request
+from tests.unit.tiny_policy import save_base
+
+ENGINE = "polyray.rollout.vllm_async:AsyncVllmEngine"
+WAIT_S = 30.0
+
+
+def _left_over() -> set[str]:
+    """What engines put outside their processes."""
+    shared = {f"/dev/shm/{name}" for name in os.listdir("/dev/shm") if name.startswith(("psm_", "polyray-"))}
+    return shared | {str(path) for path in Path(tempfile.gettempdir()).glob("polyray-engine-*")}
+
+
+def _check_two_versions_at_once(engine: RemoteEngine) -> None:
+    first, second = Policy(None), Policy(11)
+    requests = [request(), request()]
+    for policy, asked in zip((first, second), requests, strict=True):
+        engine.load(policy.payload)
+        engine.submit(asked)
+        assert np.abs(engine.probe(PROBE) - policy.payload.probe.logprobs).max() < TOLERANCE
+    given_up = request()
+    engine.submit(given_up)
+    engine.abort(given_up.group_id)
+    groups = {group.group_id: group for group in engine.drain()}
+    assert set(groups) == {asked.group_id for asked in requests}
+    for policy, other, asked in ((first, second, requests[0]), (second, first, requests[1])):
+        group = groups[asked.group_id]
+        assert group.policy == policy.payload.policy
+        assert policy.disagreement(group) < TOLERANCE < other.disagreement(group)
+    assert engine.value("_delivery.in_flight") == {second.payload.policy.name: 0}
+
+
+@pytest.mark.slow
+def test_two_versions_at_once_and_nothing_left_after_a_kill(tmp_path: Path) -> None:
+    model_dir = save_base(tmp_path, **SHAPE)
+    spec = RolloutSpec(max_staleness=1, max_completion_tokens=8, kv_cache_mib=16)
+    before = _left_over()
+    with engine_process(ENGINE, model_dir, spec, "float32", RANK) as engine:
+        _check_two_versions_at_once(engine)
+        mark = engine.value("_watchdog.mark")
+        processes = marked_processes(mark)
+        assert len(processes) >= 2, "EngineCore and its worker"
+        assert _left_over() > before
+        engine.submit(request())  # it dies at work
+        os.kill(engine.pid, signal.SIGKILL)
+        deadline = time.monotonic() + WAIT_S
+        while (marked_processes(mark) or _left_over() - before) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert marked_processes(mark) == []
+        assert _left_over() - before == set()

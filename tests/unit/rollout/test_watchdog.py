@@ -1,0 +1,106 @@
+"""The watchdog with plain processes: what carries the mark dies with its owner, and nothing else does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from polyray.rollout.processes import ProcessIdentity
+from polyray.rollout.watchdog import MARK, Watchdog, marked_processes
+
+WAIT_S = 20.0
+ENGINE = """
+import subprocess, time
+from multiprocessing import resource_tracker, shared_memory
+
+resource_tracker.register = lambda *args: None  # as if its tracker had been killed, too
+subprocess.Popen(["sleep", "600"], start_new_session=True)
+memory = shared_memory.SharedMemory(create=True, size=4096)
+print(memory.name, flush=True)
+time.sleep(600)
+"""
+OWNER = f"""
+ENGINE = {ENGINE!r}
+import os, subprocess, sys
+from pathlib import Path
+from polyray.rollout.watchdog import Watchdog
+
+watchdog = Watchdog([Path(sys.argv[1])])
+with watchdog.marking():
+    # A process with a child of its own in another session, as vLLM's are.
+    engine = subprocess.Popen([sys.executable, "-c", ENGINE], start_new_session=True, stdout=subprocess.PIPE)
+    shared = engine.stdout.readline().decode().strip()
+other = subprocess.Popen(["sleep", "600"], start_new_session=True)
+print(watchdog.mark, watchdog.pid, engine.pid, shared, other.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def _soon(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def test_a_killed_owner_leaves_neither_its_processes_nor_its_files(tmp_path: Path) -> None:
+    directory = tmp_path / "adapters"
+    (directory / "v1").mkdir(parents=True)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(directory)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert owner.stdout is not None
+    mark, watchdog, engine, shared, other = owner.stdout.readline().split()
+    assert _soon(lambda: len(marked_processes(mark)) == 2), "the engine and the sleep below it"
+    memory = Path("/dev/shm") / shared
+    assert memory.is_file()
+    others = ProcessIdentity.of(int(other))
+    assert ProcessIdentity.of(int(engine)) is not None
+    assert directory.is_dir()
+
+    owner.kill()
+    owner.wait()
+
+    assert _soon(lambda: not marked_processes(mark))
+    assert _soon(lambda: not directory.exists())
+    assert _soon(lambda: not memory.exists())
+    assert _soon(lambda: ProcessIdentity.of(int(watchdog)) is None), "the watchdog ends itself"
+    assert others is not None
+    assert others.is_alive, "it never carried the mark"
+    os.kill(others.pid, 9)
+
+
+def test_closing_tidies_up_the_same_way(tmp_path: Path) -> None:
+    directory = tmp_path / "adapters"
+    directory.mkdir()
+    watchdog = Watchdog([directory])
+    with watchdog.marking():
+        child = subprocess.Popen(["sleep", "600"])
+    assert MARK not in os.environ
+    assert marked_processes(watchdog.mark) == [child.pid]
+    watchdog.close()
+    watchdog.close()
+    assert child.wait(WAIT_S) == -9
+    assert _soon(lambda: not directory.exists())
+    assert _soon(lambda: ProcessIdentity.of(watchdog.pid) is None)
+
+
+def test_it_is_nobodys_child_and_survives_what_ends_its_owners_group() -> None:
+    watchdog = Watchdog()
+    parent = Path(f"/proc/{watchdog.pid}/stat").read_text().rpartition(")")[2].split()[1]
+    assert int(parent) != os.getpid()
+    for number in (1, 2, 15):
+        os.kill(watchdog.pid, number)
+    time.sleep(0.1)
+    assert ProcessIdentity.of(watchdog.pid) is not None
+    watchdog.close()
+    assert _soon(lambda: ProcessIdentity.of(watchdog.pid) is None)
