@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import ray
@@ -15,6 +18,8 @@ import ray
 from jobs.fleet import Fleet, open_fleet
 from polyray.actors.rollout_pool import RolloutPool
 from polyray.config.run import TrainConfig
+from polyray.rewards import plan_reward
+from services.reward.run import RewardServiceAddress
 from tests.chaos.simulated import SimulatedRun
 
 pytestmark = pytest.mark.chaos
@@ -127,3 +132,64 @@ def test_a_drained_run_goes_on_where_it_ended(
     run.start_coordinator()
     assert run.learn(STEPS) == "done"
     run.check()
+
+
+@pytest.fixture
+def unreliable() -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Unreliable)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+
+
+class Unreliable(BaseHTTPRequestHandler):
+    """A reward service that, from its first request on, fails in each of four ways for five seconds, then works."""
+
+    began = 0.0
+    answers: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        cls = type(self)
+        cls.began = cls.began or time.monotonic()
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        kinds = ("500", "429", "garbage", "nothing", "scores")
+        kind = kinds[min(4, int((time.monotonic() - cls.began) / 5))]
+        cls.answers.append(kind)
+        if kind == "nothing":
+            self.close_connection = True
+            return
+        scores = [{"score": 0.5, "class": 1, "components": {}, "error": None} for _ in body["items"]]
+        whole = json.dumps({"reward_model": "r", "version": "1", "scores": scores})
+        content = (whole if kind == "scores" else "<html>" * 100).encode()
+        self.send_response(int(kind) if kind.isdigit() else 200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing on the test's output."""
+
+
+def test_a_reward_service_that_fails_for_twenty_seconds_is_waited_for(
+    unreliable: ThreadingHTTPServer,
+    chaos_config: Callable[..., TrainConfig],
+    simulated_fleet: Fleet,
+) -> None:
+    url = f"http://127.0.0.1:{unreliable.server_address[1]}"
+    client = {"breaker_failures": 2, "breaker_open_s": 1.0, "max_attempts": 3}
+    reward = {"type": "http", "url": url, "client": client, "service": {"max_unscored_share": 1.0}}
+    config = chaos_config("unreliable", reward=reward)
+    plan = plan_reward(config.reward, config.task, config.diversity)
+    remote = Fleet(simulated_fleet.pool, RewardServiceAddress("unreliable", url), plan)
+    run = SimulatedRun(config, remote)
+    assert run.learn(STEPS) == "done"
+    run.check()
+    assert {"500", "429", "garbage", "nothing", "scores"} == set(Unreliable.answers)
+    incidents = run.incidents()
+    assert {item["kind"] for item in incidents} == {"unscored"}
+    dropped = {reason for line in run.lines for _, reason in line["dropped"]}
+    assert dropped == {"unscored"}
+    run.end()
