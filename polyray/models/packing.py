@@ -117,7 +117,7 @@ def model_inputs(
         group_B: [B] rows with the same number have the same prompt. None: unknown.
     """
     arrays = [tensor.cpu().numpy() for tensor in (input_ids_BL, prompt_lengths_B, completion_lengths_B)]
-    rows, device = _Rows(*arrays, arrays[2].cumsum() - arrays[2]), input_ids_BL.device
+    rows, device = _Rows(*arrays, first_token_B=arrays[2].cumsum() - arrays[2]), input_ids_BL.device
     padded = np.arange(len(arrays[0]))
     inputs: list[ModelInput] = []
     if group_B is not None and is_packable(config):
