@@ -2,7 +2,8 @@
 
 loop.py      the training loop on this machine: agreement, throughput, latency, determinism, memory
 gpu.py       agreement, delivery and learner throughput on a CUDA device
-training.py, rollout.py, memory.py    what loop.py measures; learner.py    what gpu.py measures
+trl.py       the learner beside TRL's
+training.py, rollout.py, memory.py    what loop.py measures; learner.py    what gpu.py and trl.py measure
 evaluation.py, evaluation_metrics.py    running programs, metrics; adversarial.py    programs that must not pass
 reward.py    the reward service; reward_parts.py, reward_load.py    what it measures, its load
 encoder_reward.py    the reward it serves unless it is given a trained one

@@ -1,10 +1,11 @@
-"""Measures polyray on this machine against fixed limits: loop (CPU or cluster), objectives, evaluation, reward, gpu.
+"""Measures polyray on this machine against fixed limits; `loop` on a cluster as well.
 
   python -m jobs.benchmark loop                 the training loop: agreement, throughput, latency, determinism
   python -m jobs.benchmark loop --memory        also the peak memory of the whole quickstart
   python -m jobs.benchmark objectives           set objectives: time and memory of every closed form
   python -m jobs.benchmark evaluation           running programs, adversaries; metrics
   python -m jobs.benchmark reward               the reward service: throughput, latency, soak, a killed replica
+  python -m jobs.benchmark trl                  the learner beside TRL's, on the same completions
   python -m jobs.benchmark gpu                  agreement, delivery and learner throughput on a CUDA device
 
 `python -m jobs.benchmark NAME --help` explains one. Exit code 1 where something is over its limit.
@@ -15,7 +16,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from jobs.benchmark import evaluation, gpu, loop, objectives, reward
+from jobs.benchmark import evaluation, gpu, loop, objectives, reward, trl
 from jobs.cli import JobParser, run
 
 SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -24,6 +25,7 @@ SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "objectives": objectives.main,
     "evaluation": evaluation.main,
     "reward": reward.main,
+    "trl": trl.main,
 }
 
 
