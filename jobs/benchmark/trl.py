@@ -242,7 +242,7 @@ def _trainer(sides: _Sides) -> Any:
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 
     from polyray.config.model import LoraSpec
     from polyray.models.embedded import build_tokenizer
@@ -275,15 +275,19 @@ def _trainer(sides: _Sides) -> Any:
         save_strategy="no",
         disable_tqdm=True,
     )
+
+    def rewards(**kwargs: Any) -> list[float]:
+        return sides.rewards()
+
     return GRPOTrainer(
         model=_base(options.model),
-        reward_funcs=lambda **kwargs: sides.rewards(),
+        reward_funcs=rewards,  # pyright: ignore[reportArgumentType]  # a function like those of its own examples
         args=config,
         train_dataset=Dataset.from_dict({"prompt": ["1"] * (options.groups * steps)}),
         processing_class=build_tokenizer(),
         peft_config=LoraConfig(
             r=lora.rank,
-            lora_alpha=lora.alpha,
+            lora_alpha=lora.alpha,  # type: ignore[arg-type]  # annotated int, used as a number
             target_modules=list(lora.target_modules),
             task_type="CAUSAL_LM",
         ),
