@@ -2,7 +2,8 @@
 
 loop.py      the training loop on this machine: agreement, throughput, latency, determinism, memory
 gpu.py       agreement, delivery and learner throughput on a CUDA device
-training.py, rollout.py, memory.py    what loop.py measures; learner.py    what gpu.py measures
+trl.py       the learner beside TRL's
+training.py, rollout.py, memory.py    what loop.py measures; learner.py    what gpu.py and trl.py measure
 scale.py     1 to 256 simulated workers around the real coordinator
 overlap.py   steps per minute at staleness 0 and 1 (subcommand `async`)
 simulated_fleet.py, simulated_run.py, simulated_measures.py    the workers, the run and the figures of both

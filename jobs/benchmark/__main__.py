@@ -1,4 +1,4 @@
-"""Measures polyray on this machine against fixed limits: loop, scale, async, objectives, evaluation, reward, gpu.
+"""Measures polyray on this machine against fixed limits; `loop` on a cluster as well.
 
   python -m jobs.benchmark loop                 the training loop: agreement, throughput, latency, determinism
   python -m jobs.benchmark loop --memory        also the peak memory of the whole quickstart
@@ -7,6 +7,7 @@
   python -m jobs.benchmark reward               the reward service: throughput, latency, soak, a killed replica
   python -m jobs.benchmark scale                1 to 256 simulated workers: throughput, cost and delays
   python -m jobs.benchmark async                steps per minute at staleness 0 and 1
+  python -m jobs.benchmark trl                  the learner beside TRL's, on the same completions
   python -m jobs.benchmark gpu                  agreement, delivery and learner throughput on a CUDA device
 
 `python -m jobs.benchmark NAME --help` explains one. Exit code 1 where something is over its limit.
@@ -17,7 +18,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from jobs.benchmark import evaluation, gpu, loop, objectives, overlap, reward, scale
+from jobs.benchmark import evaluation, gpu, loop, objectives, overlap, reward, scale, trl
 from jobs.cli import JobParser, run
 
 SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -28,6 +29,7 @@ SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "reward": reward.main,
     "scale": scale.main,
     "async": overlap.main,
+    "trl": trl.main,
 }
 
 

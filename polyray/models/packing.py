@@ -116,11 +116,9 @@ def model_inputs(
         completion_lengths_B: [B], all > 0.
         group_B: [B] rows with the same number have the same prompt. None: unknown.
     """
-    lengths, device = completion_lengths_B.cpu().numpy(), input_ids_BL.device
-    rows = _Rows(
-        input_ids_BL.cpu().numpy(), prompt_lengths_B.cpu().numpy(), lengths, lengths.cumsum() - lengths
-    )
-    padded = np.arange(len(lengths))
+    arrays = [tensor.cpu().numpy() for tensor in (input_ids_BL, prompt_lengths_B, completion_lengths_B)]
+    rows, device = _Rows(*arrays, first_token_B=arrays[2].cumsum() - arrays[2]), input_ids_BL.device
+    padded = np.arange(len(arrays[0]))
     inputs: list[ModelInput] = []
     if group_B is not None and is_packable(config):
         width = packed_width(config)

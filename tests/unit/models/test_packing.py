@@ -133,10 +133,13 @@ def test_rows_that_would_gain_nothing_stay_separate() -> None:
 
 def test_a_sequence_of_trees_is_as_wide_as_attention_is_cheap() -> None:
     # Linear weights of a layer over 2 x 32 query features: 32 x (2 x 32 + 2 x 8 + 3 x 400) / (2 x 32).
-    wide = Qwen3Config(**SIZES | {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 400})
-    assert packing.packed_width(wide) == 640
-    assert packing.packed_width(Qwen3Config(**SIZES)) == packing.MIN_WIDTH
-    assert packing.packed_width(Qwen3Config(**SIZES | {"intermediate_size": 10**6})) == packing.MAX_WIDTH
+    def width(**changed: int) -> int:
+        sizes: dict[str, Any] = SIZES | changed
+        return packing.packed_width(Qwen3Config(**sizes))
+
+    assert width(hidden_size=32, num_attention_heads=4, intermediate_size=400) == 640
+    assert width() == packing.MIN_WIDTH
+    assert width(intermediate_size=10**6) == packing.MAX_WIDTH
 
 
 def test_selected_rows_keep_their_groups_together() -> None:
