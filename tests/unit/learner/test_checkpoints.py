@@ -6,6 +6,8 @@ import json
 import logging
 import resource
 import shutil
+import threading
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 
 from polyray.config.run import TrainConfig
 from polyray.errors import CheckpointError, ConfigError
+from polyray.learner.checkpoint_storage import CheckpointStorage
 from polyray.learner.checkpoints import CheckpointStore, best_steps
 from polyray.learner.state import save_checkpoint
 from polyray.learner.step import PolicyLearner
@@ -216,6 +219,22 @@ def test_a_storage_that_fails_costs_copies_and_not_the_run(
     assert "could not be copied to file://" in caplog.text
     with pytest.raises(CheckpointError, match="last checkpoint must be kept"):
         _save(store, 3, learner, last=True)
+
+
+def test_a_storage_that_hangs_does_not_hold_the_run(
+    tmp_path: Path, learner: PolicyLearner, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("polyray"), "propagate", True)
+    monkeypatch.setattr("polyray.learner.checkpoints.COPY_TIMEOUT_S", 0.05)
+    released = threading.Event()
+    monkeypatch.setattr(CheckpointStorage, "upload", lambda *arguments: released.wait(30))
+    store = CheckpointStore(_config(checkpoint_storage=f"file://{tmp_path}/far"), tmp_path / "here")
+    started = time.monotonic()
+    for step in (1, 2):
+        _save(store, step, learner)
+    assert time.monotonic() - started < 20
+    assert "TimeoutError: not done after 0.05 s" in caplog.text
+    released.set()
 
 
 @pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", ""])
