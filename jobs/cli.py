@@ -31,13 +31,12 @@ from pydantic import BaseModel
 
 from polyray.config.base import as_json
 from polyray.config.loader import load_config
-from polyray.errors import EXIT_OK, ConfigError, PolyrayError
+from polyray.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, PolyrayError
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 TRACEBACK_VARIABLE = "POLYRAY_TRACEBACK"
-EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from polyray.config.model import ModelSpec
 from polyray.config.remote_reward import HttpRewardSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import EvaluateConfig, RaySpec, SftConfig, TrainConfig
+from polyray.delivery.adapter import AdapterShape
+from polyray.delivery.mode import DeliveryChoice, Mode, choose_mode, recorded_choice, settled_mode
 from polyray.delivery.probe import adapter_on_disk, probe_sequences
 from polyray.delivery.proof import check_delivery
 from polyray.evaluation.sampling import Sample
@@ -45,6 +47,8 @@ class Fleet:
     reward: RewardServiceAddress
     remote: RewardPlan | None = None
     """Set where the reward is a service elsewhere, and no replica of ours runs."""
+    delivery: DeliveryChoice | None = None
+    """What the engines are built for."""
 
 
 @contextmanager
@@ -78,12 +82,12 @@ def open_fleet(
     pool = RolloutPool(owner, config.rollout)
     try:
         if await_model is None:
-            pool.build(engine_settings(config.model, config.rollout))
+            choice = _build(pool, config)
         with open_reward(owner, plan) as reward:
             if await_model is not None:
                 await_model()
-                pool.build(engine_settings(config.model, config.rollout))
-            yield Fleet(pool, reward, plan if plan.is_remote else None)
+                choice = _build(pool, config)
+            yield Fleet(pool, reward, plan if plan.is_remote else None, choice)
     finally:
         pool.shutdown()
 
@@ -108,16 +112,19 @@ def open_reward(owner: str, plan: RewardPlan) -> Iterator[RewardServiceAddress]:
 def open_sampler(config: EvaluateConfig) -> Iterator[Sample]:
     """A rollout pool of its own for one evaluation. Every adapter is looked at before an engine starts."""
     model_dir = resolve_model_dir(config.model)
+    ranks = [config.model.lora.rank]
     for arm in config.adapters.values():
         if arm.adapter is not None:
-            read_adapter(Path(arm.adapter), base_fingerprint(model_dir))
+            _, adapter = read_adapter(Path(arm.adapter), base_fingerprint(model_dir))
+            ranks.append(AdapterShape.from_peft(adapter).rank)
     rollout = config.rollout
     check_placement(
         rollout.num_workers * rollout.cpus_per_worker,
         rollout.num_workers * rollout.gpus_per_worker,
         "raise ray.num_cpus (logical CPUs), or lower rollout.num_workers or cpus_per_worker",
     )
-    pool = open_pool(config.name, config.model, rollout)
+    pool = RolloutPool(config.name, rollout)
+    pool.build(engine_settings(config.model, rollout, _between_models(config, model_dir), max(ranks)))
     try:
         yield pool_sampler(config, pool)
     finally:
@@ -141,17 +148,34 @@ def pool_sampler(config: EvaluateConfig, pool: RolloutPool) -> Sample:
     return sample
 
 
-def open_pool(owner: str, model: ModelSpec, rollout: RolloutSpec) -> RolloutPool:
-    """Starts the rollout workers (they go on starting in the background)."""
-    pool = RolloutPool(owner, rollout)
-    pool.build(engine_settings(model, rollout))
-    return pool
+def _build(pool: RolloutPool, config: TrainConfig) -> DeliveryChoice:
+    """Has the engines built for one mode of delivery: the run's, where it has begun, else the one to choose."""
+    model = config.model
+    plain = engine_settings(model, pool.rollout, "merged")
+    arguments = config.delivery, pool.rollout, model.lora, Path(plain.model_dir), plain.dtype
+    choice = recorded_choice(config.run_dir) if config.delivery.mode == "auto" else None
+    choice = choice or settled_mode(*arguments)
+    if choice is None:
+        seen = pool.measure_delivery(plain, model.lora)
+        choice = DeliveryChoice(*choose_mode(seen), seen)
+    pool.build(engine_settings(model, pool.rollout, choice.mode))
+    return choice
 
 
-def engine_settings(model: ModelSpec, rollout: RolloutSpec) -> EngineSettings:
-    """What an engine on this base is built from."""
+def _between_models(config: EvaluateConfig, model_dir: Path) -> Mode:
+    """An evaluation delivers while nothing runs: merged wherever that can be and is exact."""
+    dtype = resolve_dtype(config.model, use_gpu=config.rollout.gpus_per_worker > 0)
+    settled = settled_mode(config.delivery, config.rollout, config.model.lora, model_dir, dtype)
+    return "merged" if settled is None else settled.mode
+
+
+def engine_settings(
+    model: ModelSpec, rollout: RolloutSpec, mode: Mode, lora_rank: int | None = None
+) -> EngineSettings:
+    """What an engine on this base is built from; `lora_rank` where adapters above `model.lora.rank` come."""
     dtype = resolve_dtype(model, use_gpu=rollout.gpus_per_worker > 0)
-    return EngineSettings(str(training_base(model)[0].resolve()), dtype, rollout)
+    rank = (lora_rank or model.lora.rank) if mode == "adapter" else None
+    return EngineSettings(str(training_base(model)[0].resolve()), dtype, rollout, rank)
 
 
 def training_base(model: ModelSpec) -> tuple[Path, Path | None]:

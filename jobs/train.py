@@ -14,13 +14,11 @@ adapter), and with evaluation.patience it ends early. `tracking` shows metrics.j
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs.cli import parse, run
 from polyray.config.derived import derived_sizes
-from polyray.config.mismatch import mismatch_text
-from polyray.config.over_optimisation import alarm_text
 from polyray.config.run import TrainConfig
 
 if TYPE_CHECKING:
@@ -28,8 +26,7 @@ if TYPE_CHECKING:
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory
 
-POLL_S = 0.5
-CALL_TIMEOUT_S = 30.0
+CALL_TIMEOUT_S = 120.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,58 +83,35 @@ def check_inputs(config: TrainConfig) -> None:
 
 def train(config: TrainConfig, directory: RunDirectory, fleet: Fleet, display: ProgressDisplay) -> None:
     """One run on a fleet, from its newest checkpoint to DONE. Raises what ended it, if something did."""
+    from functools import partial
+
     import ray
 
+    from jobs.watch import watch_training
     from polyray.config.base import as_json
+    from polyray.delivery.mode import record_choice
+    from polyray.observability.jsonl import read_jsonl
     from polyray.observability.trackers.running import open_trackers
+    from polyray.rollout.history import check_history
 
     display.update(phase="starting the learner", total=config.learner.steps)
+    if config.delivery.mode == "auto" and fleet.delivery is not None:
+        record_choice(directory.paths.root, fleet.delivery)
+        display.note(f"delivery: {fleet.delivery.mode}; {fleet.delivery.reason}")
     with open_trackers(config.tracking, config.name, directory.paths, as_json(config)):
         coordinator = _start_coordinator(config, fleet)
         try:
-            error = _watch(config, directory, coordinator, display)
-            failure: Any = ray.get(coordinator.failure.remote(), timeout=CALL_TIMEOUT_S)
-            if failure is not None:
-                raise failure
-            if error is not None:
-                raise error
+            watch_training(config, directory, coordinator, partial(_fit, config, directory), display)
             fleet.pool.adopt(ray.get(coordinator.workers.remote(), timeout=CALL_TIMEOUT_S))
         finally:
             ray.kill(coordinator)
+    check_history(
+        read_jsonl(directory.paths.ledger),
+        batch=config.rollout.prompts_per_step,
+        max_staleness=config.rollout.max_staleness,
+        steps=len(read_jsonl(directory.paths.metrics)),
+    )
     directory.mark_done(_summary(config, directory))
-
-
-def _watch(
-    config: TrainConfig, directory: RunDirectory, coordinator: Any, display: ProgressDisplay
-) -> BaseException | None:
-    """Trains in a thread and shows how it goes until it ends; what Ray Train raised, if anything."""
-    from threading import Thread
-
-    import ray
-
-    outcome: dict[str, BaseException] = {}
-    shown: set[str] = set()
-    thread = Thread(target=_fit, args=(config, directory, outcome), name="ray-train", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(POLL_S)
-        state: Any = ray.get(coordinator.progress.remote(), timeout=CALL_TIMEOUT_S)
-        started = state["metrics"] or state["phase"] == "training"
-        display.update(
-            phase="training" if started else "starting the learner and the engines",
-            step=state["step"] if started else None,
-            total=config.learner.steps,
-            metrics=shown_metrics(config, state["metrics"]),
-        )
-        _show_alarms(config, state, shown, display)
-    return outcome.get("error")
-
-
-def shown_metrics(config: TrainConfig, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """A step's metrics with the newest value of evaluation.best_metric as `validation`."""
-    if config.evaluation is None:
-        return dict(metrics)
-    return {**metrics, "validation": metrics.get(f"validation/{config.evaluation.best_metric}")}
 
 
 def _summary(config: TrainConfig, directory: RunDirectory) -> dict[str, Any]:
@@ -171,21 +145,6 @@ def _show_outcome(directory: RunDirectory, display: ProgressDisplay) -> None:
         display.note(f"best      {paths.best} (version {summary['best']['version']})")
 
 
-def _show_alarms(
-    config: TrainConfig, state: Mapping[str, Any], shown: set[str], display: ProgressDisplay
-) -> None:
-    """Says each alarm once, with what to do; metrics.jsonl has every step of it."""
-    texts: list[str] = []
-    if state["alarms"] and config.over_optimisation is not None:
-        texts.append(alarm_text(config.over_optimisation))
-    if state["metrics"].get("mismatch_alarms") and config.mismatch_alarm is not None:
-        texts.append(mismatch_text(config.mismatch_alarm))
-    for text in texts:
-        if text not in shown:
-            shown.add(text)
-            display.note(text)
-
-
 def _start_coordinator(config: TrainConfig, fleet: Fleet) -> Any:
     import ray
 
@@ -213,6 +172,7 @@ def coordinator_name(config: TrainConfig) -> str:
 
 
 def _fit(config: TrainConfig, directory: RunDirectory, outcome: dict[str, BaseException]) -> None:
+    """Ray Train to its end, in a thread; what it raises goes into `outcome`."""
     from jobs.fleet import fit_trainer, worker_arguments
     from polyray.actors.learner_worker import train_loop
 

@@ -4,7 +4,7 @@ Layers, from the ground up (who may import whom is enforced by import-linter, se
 
     L0  types, errors, config      standard library + pydantic
     L1  algorithms, metrics        pure mathematics on arrays
-    L2  everything else here       torch / transformers / peft; vLLM only in rollout/vllm_engine.py
+    L2  everything else here       torch / transformers / peft; vLLM only in rollout/vllm_*.py
     L3  actors                     the only package here that imports ray
 
 The command lines are in `jobs/`, the HTTP services in `services/`, both at the top of the repository.

@@ -13,7 +13,8 @@
     ├── DeliveryError                 getting a policy version into the engines
     │   └── PolicyNotDelivered        an engine does not serve the version it was given
     ├── SandboxError                  running an untrusted program
-    └── CheckpointError               a checkpoint that cannot be written or read
+    ├── CheckpointError               a checkpoint that cannot be written or read
+    └── Stopped                       somebody asked for it; the run can be started again
 
 Each message names the value, the limit and the fix. All of them pickle (they are built from one string),
 because they cross process boundaries. A failed completion is data in its group, never an exception.
@@ -27,6 +28,7 @@ from contextlib import contextmanager
 EXIT_OK = 0
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
 
 
 class PolyrayError(Exception):
@@ -91,6 +93,12 @@ class SandboxError(PolyrayError):
 
 class CheckpointError(PolyrayError):
     """A checkpoint cannot be written, or none of those present is valid."""
+
+
+class Stopped(PolyrayError):
+    """A signal ended the run, in good order; starting it again goes on."""
+
+    exit_code = EXIT_INTERRUPTED
 
 
 @contextmanager

@@ -188,6 +188,8 @@ class TrainingBatch:
     """Over all ranks: the loss normaliser is global."""
     counters: Mapping[str, float] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
+    history: Mapping[str, Any] = field(default_factory=dict)
+    """This batch's line of ledger.jsonl: {"step", "attempt", "groups", "versions", "dropped"}, over all ranks."""
 
 
 StepMetrics = dict[str, float | int | str | None]

@@ -155,6 +155,7 @@ def train_values(model_cache: Path, runs_dir: Path) -> Callable[..., dict[str, A
             "reward": {"service": {"port": 0, "num_cpus": 0.5}},
             "rollout": {"num_workers": 2, "prompts_per_step": 4, "group_size": 6},
             "learner": {"steps": 4, "checkpoint_every": 2, "num_threads": 1, "learning_rate": 5e-3},
+            "delivery": {"mode": "merged"},
         }
         for dotted, value in changes.items():
             *sections, key = dotted.split("__")

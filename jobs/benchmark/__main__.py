@@ -1,10 +1,12 @@
-"""Measures polyray on this machine against fixed limits: loop (CPU or cluster), objectives, evaluation, reward, gpu.
+"""Measures polyray on this machine against fixed limits: loop, scale, async, objectives, evaluation, reward, gpu.
 
   python -m jobs.benchmark loop                 the training loop: agreement, throughput, latency, determinism
   python -m jobs.benchmark loop --memory        also the peak memory of the whole quickstart
   python -m jobs.benchmark objectives           set objectives: time and memory of every closed form
   python -m jobs.benchmark evaluation           running programs, adversaries; metrics
   python -m jobs.benchmark reward               the reward service: throughput, latency, soak, a killed replica
+  python -m jobs.benchmark scale                1 to 256 simulated workers: throughput, cost and delays
+  python -m jobs.benchmark async                steps per minute at staleness 0 and 1
   python -m jobs.benchmark gpu                  agreement, delivery and learner throughput on a CUDA device
 
 `python -m jobs.benchmark NAME --help` explains one. Exit code 1 where something is over its limit.
@@ -15,7 +17,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from jobs.benchmark import evaluation, gpu, loop, objectives, reward
+from jobs.benchmark import evaluation, gpu, loop, objectives, overlap, reward, scale
 from jobs.cli import JobParser, run
 
 SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -24,6 +26,8 @@ SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "objectives": objectives.main,
     "evaluation": evaluation.main,
     "reward": reward.main,
+    "scale": scale.main,
+    "async": overlap.main,
 }
 
 

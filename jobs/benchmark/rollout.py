@@ -38,7 +38,7 @@ class BareEngine:
     def generate(self, requests: Sequence[GroupRequest]) -> tuple[float, int]:
         """(seconds, sampled tokens)."""
         from polyray.data.chat import encode_prompt
-        from polyray.rollout.vllm_engine import sampling_params
+        from polyray.rollout.vllm_groups import sampling_params
 
         started = time.perf_counter()
         prompts, params = [], []
@@ -60,13 +60,14 @@ def rollout_measures(
     """The ratio pool / bare over `num_pairs` interleaved pairs of `completions` each, and both speeds."""
     import ray
 
-    from jobs.fleet import open_pool
+    from jobs.fleet import engine_settings
     from polyray.actors.resources import OUTSIDE_ANY_GROUP
 
     display.section("rollout throughput", 1, 1)
     display.update(phase="starting two engines")
     rollout = config.rollout.model_copy(update={"num_workers": 1})
-    pool = open_pool("benchmark-throughput", config.model, rollout)
+    pool = RolloutPool("benchmark-throughput", rollout)
+    pool.build(engine_settings(config.model, rollout, "merged"))
     bare: Any = (
         ray.remote(BareEngine)
         .options(

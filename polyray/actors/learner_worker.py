@@ -8,6 +8,7 @@ loop's arguments after a restart.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,18 @@ import ray.train
 import torch
 import torch.distributed as dist
 
-from polyray.actors.coordinator import NOT_READY, STOP, BatchLease, unwrapped
+from polyray.actors.coordinator import DRAIN, NOT_READY, STOP, BatchLease
 from polyray.actors.resources import NAMESPACE
+from polyray.actors.serving_fleet import unwrapped
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
 from polyray.learner.verdict import Verdict
-from polyray.types import StepMetrics, TrainingBatch
+from polyray.types import ScoredGroup, StepMetrics, TrainingBatch
 
+logger = logging.getLogger(__name__)
 CALL_TIMEOUT_S = 60.0
+LOST_AFTER_S = 1.0
+"""For each group of a batch that did not come as a whole."""
 
 
 class RemoteCoordination:
@@ -48,16 +53,15 @@ class RemoteCoordination:
         self._attempt = int(number)
         return self._attempt
 
-    def next_batch(self, step: int) -> TrainingBatch | None:
-        """Asks, at most a second at a time, until there is a batch."""
+    def next_batch(self, step: int) -> TrainingBatch | Verdict:
+        """Asks, at most a second at a time, until there is a batch, or none any more."""
         while True:
             answer = self._call("next_batch", self._attempt, step, self._rank, self._world_size)
-            if answer == STOP:
-                return None
-            if isinstance(answer, BatchLease):
-                groups = ray.get(list(answer.refs), timeout=CALL_TIMEOUT_S)
+            if answer in (STOP, DRAIN):
+                return Verdict.STOP if answer == STOP else Verdict.DRAIN
+            if isinstance(answer, BatchLease) and (groups := self._fetched(answer)) is not None:
                 return TrainingBatch(
-                    step, tuple(groups), answer.num_groups_total, answer.counters, answer.timings
+                    step, groups, answer.num_groups_total, answer.counters, answer.timings, answer.history
                 )
 
     def publish(self, payload: AdapterPayload) -> Mapping[str, float] | None:
@@ -73,7 +77,7 @@ class RemoteCoordination:
     def validation(self, version: int, wait: bool) -> Mapping[str, float] | None:
         """Asks the coordinator, with `wait` at most a second at a time until the values are there."""
         while True:
-            answer = self._call("validation", self._attempt, version)
+            answer = self._call("validation", self._attempt, version, wait)
             if answer == STOP or (answer == NOT_READY and not wait):
                 return None
             if answer != NOT_READY:
@@ -90,11 +94,29 @@ class RemoteCoordination:
         """Fire and forget: only the display needs it."""
         self._coordinator.report.remote(metrics)
 
+    def _fetched(self, lease: BatchLease) -> tuple[ScoredGroup, ...] | None:
+        """The groups of a lease; None where some are gone with their node, which the coordinator is then told."""
+        try:
+            return tuple(ray.get(list(lease.refs), timeout=CALL_TIMEOUT_S))
+        except (ray.exceptions.ObjectLostError, ray.exceptions.GetTimeoutError):
+            ids = zip(lease.group_ids, lease.refs, strict=True)
+            lost = tuple(group_id for group_id, ref in ids if not _is_there(ref))
+        self._call("lost", self._attempt, lease.step, lost)
+        return None
+
     def _call(self, method: str, *arguments: Any, timeout: float = CALL_TIMEOUT_S) -> Any:
         try:
             return ray.get(getattr(self._coordinator, method).remote(*arguments), timeout=timeout)
         except ray.exceptions.RayTaskError as error:
             raise unwrapped(error) from None
+
+
+def _is_there(ref: Any) -> bool:
+    try:
+        ray.get(ref, timeout=LOST_AFTER_S)
+    except (ray.exceptions.ObjectLostError, ray.exceptions.GetTimeoutError):
+        return False
+    return True
 
 
 def train_loop(arguments: dict[str, Any]) -> None:
@@ -116,4 +138,8 @@ def train_loop(arguments: dict[str, Any]) -> None:
     coordinator = ray.get_actor(arguments["coordinator"], namespace=NAMESPACE)
     coordination = RemoteCoordination(coordinator, config, rank, world_size)
     files = RunFiles(Path(arguments["run_dir"]), config)
-    run_learner(config, policy, files, coordination, rank, lambda step: ray.train.report({"step": step}))
+    try:
+        run_learner(config, policy, files, coordination, rank, lambda step: ray.train.report({"step": step}))
+    except ray.exceptions.RayActorError as error:
+        # Without its coordinator the run is over, and the driver says so: another attempt would only wait for it.
+        logger.error("rank %d ends: the coordinator is gone: %s", rank, error)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.exceptions
@@ -24,14 +24,20 @@ import ray.exceptions
 from polyray.actors.resources import NAMESPACE, OUTSIDE_ANY_GROUP
 from polyray.actors.reward_client import RemoteCall, RewardClient
 from polyray.config.algorithm import AlgorithmSpec
+from polyray.config.model import LoraSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.service import ServiceSpec
 from polyray.delivery.adapter import AdapterPayload
+from polyray.delivery.mode import DeliveryMeasurements
 from polyray.delivery.proof import DeliveryAck
 from polyray.errors import RolloutError
 from polyray.rewards import RewardPlan
 from polyray.rollout.worker import RolloutWorker
 from polyray.types import Group, GroupRequest, PolicyVersion, ScoredGroup
+
+if TYPE_CHECKING:
+    from polyray.config.training_evaluation import TrainingEvaluationSpec
+    from polyray.rollout.validation import ValidationSummary
 
 CALLS_PER_BATCH = 2
 """An evaluation's calls carry half of the sequences that an engine decodes together."""
@@ -42,12 +48,14 @@ class EngineSettings:
     """What it takes to build one rollout worker anywhere.
 
     Example:
-        EngineSettings(model_dir="/models/qwen", dtype="float32", rollout=RolloutSpec())
+        EngineSettings(model_dir="/models/qwen", dtype="float32", rollout=RolloutSpec(), lora_rank=16)
     """
 
     model_dir: str
     dtype: str
     rollout: RolloutSpec
+    lora_rank: int | None = None
+    """The largest rank that adapter delivery will bring; None: delivery is merged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +106,23 @@ class RolloutActor:
     `build` names its model, which may not exist yet when the actor starts.
     """
 
-    def __init__(self, name: str, engine: str) -> None:
+    def __init__(self, name: str, engine: str, clients: dict[str, RewardClient] | None = None) -> None:
+        """`clients` by application name are used instead of new ones (simulations share one that calls nobody)."""
         self._name = name
         self._settings: Future[EngineSettings] = Future()
         self._worker = RolloutWorker(name, lambda: engine_builder(engine)(self._settings.result()))
-        self._clients: dict[str, RewardClient] = {}
+        self._clients: dict[str, RewardClient] = clients if clients is not None else {}
 
     async def build(self, settings: EngineSettings) -> None:
         """Called once, before anything else is asked."""
         self._settings.set_result(settings)
+
+    async def measure_delivery(self, settings: EngineSettings, lora: LoraSpec) -> DeliveryMeasurements:
+        """Instead of `build`: what both ways of delivery cost here. The actor is of no use afterwards."""
+        from polyray.rollout.vllm_measure import measure_delivery
+
+        arguments = Path(settings.model_dir), settings.rollout, settings.dtype, lora
+        return await asyncio.to_thread(measure_delivery, *arguments)
 
     async def ready(self) -> dict[str, Any]:
         """Waits for the engine; says how long it took and where it lives."""
@@ -119,30 +135,45 @@ class RolloutActor:
         started = time.perf_counter()
         group = await asyncio.wrap_future(self._worker.submit(request))
         generated = time.perf_counter()
+        scored, error = await self._scored(group, scoring)
+        num_taking_part, teaches = usefulness(scored, scoring.algorithm, request.max_completion_tokens)
+        reply = RolloutReply(
+            group_id=group.group_id,
+            policy=group.policy,
+            num_tokens=group.num_tokens,
+            num_samples=len(group.completions),
+            num_scored=int(scored.scored_mask_G.sum()),
+            num_taking_part=num_taking_part,
+            teaches=teaches,
+            generate_s=generated - started,
+            score_s=time.perf_counter() - generated,
+            error=error,
+        )
+        return reply, scored
+
+    async def validate(
+        self, request: GroupRequest, scoring: Scoring, spec: TrainingEvaluationSpec
+    ) -> ValidationSummary:
+        """Samples and scores a group of a validation, of which only the values leave this process."""
+        from polyray.rollout.validation import summarise
+
+        group = await asyncio.wrap_future(self._worker.submit(request))
+        scored, _ = await self._scored(group, scoring)
+        return summarise(scored, spec)
+
+    async def _scored(self, group: Group, scoring: Scoring) -> tuple[ScoredGroup, str | None]:
+        """The group with its rewards, and the first reason why one of them is missing."""
         client = self._clients.get(scoring.app_name)
         if client is None:
             call = None if scoring.remote is None else RemoteCall(scoring.remote)
             client = RewardClient(scoring.app_name, scoring.service, call)
             self._clients[scoring.app_name] = client
         texts = [completion.text for completion in group.completions]
-        scores = await client.score_group(request.prompt, texts, scoring.want_distances)
+        scores = await client.score_group(group.prompt, texts, scoring.want_distances)
         scored = ScoredGroup(
             group, scores.rewards_G, scores.classes_G, scores.distances_GG, scores.components
         )
-        num_taking_part, teaches = usefulness(scored, scoring.algorithm, request.max_completion_tokens)
-        reply = RolloutReply(
-            group_id=group.group_id,
-            policy=group.policy,
-            num_tokens=group.num_tokens,
-            num_samples=len(texts),
-            num_scored=int(scored.scored_mask_G.sum()),
-            num_taking_part=num_taking_part,
-            teaches=teaches,
-            generate_s=generated - started,
-            score_s=time.perf_counter() - generated,
-            error=next((error for error in scores.errors if error), None),
-        )
-        return reply, scored
+        return scored, next((error for error in scores.errors if error), None)
 
     async def sample(self, requests: Sequence[GroupRequest]) -> list[Group]:
         """Samples some groups without scoring them; answers when all are done."""
@@ -169,13 +200,15 @@ def usefulness(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: int) ->
 def engine_builder(engine: str) -> Callable[[EngineSettings], Any]:
     """What builds the engine that `rollout.engine` names; its library is imported when this returns."""
     if engine == "simulated":
-        from polyray.rollout.simulated_engine import SimulatedEngine as Engine
-    else:
-        from polyray.rollout.vllm_engine import VllmEngine as Engine
-        from polyray.rollout.vllm_engine import import_vllm
+        from polyray.rollout.simulated_engine import SimulatedEngine
 
-        import_vllm()
-    return lambda settings: Engine(Path(settings.model_dir), settings.rollout, settings.dtype)
+        return lambda settings: SimulatedEngine(Path(settings.model_dir), settings.rollout, settings.dtype)
+    from polyray.rollout.vllm_engine import VllmEngine, import_vllm
+
+    import_vllm()
+    return lambda settings: VllmEngine(
+        Path(settings.model_dir), settings.rollout, settings.dtype, settings.lora_rank
+    )
 
 
 @dataclass(slots=True)
@@ -210,6 +243,21 @@ class RolloutPool:
         self._settings = settings
         for worker in self.workers:
             worker.handle.build.remote(settings)
+
+    def measure_delivery(self, settings: EngineSettings, lora: LoraSpec) -> DeliveryMeasurements:
+        """Before `build`: has one worker find out what both ways of delivery cost, and another take its place."""
+        worker = self.workers[0]
+        try:
+            return ray.get(
+                worker.handle.measure_delivery.remote(settings, lora), timeout=self.rollout.start_timeout_s
+            )
+        except Exception as error:
+            raise RolloutError(
+                f"rollout worker {worker.name} could not measure its delivery: {_first_cause(error)}; "
+                "set delivery.mode to merged or adapter"
+            ) from error
+        finally:
+            self.replace(worker)
 
     def wait_until_ready(self) -> list[dict[str, Any]]:
         """Blocks until every engine runs. Raises RolloutError naming the worker that does not."""
@@ -311,7 +359,7 @@ class RolloutPool:
             scheduling_strategy=OUTSIDE_ANY_GROUP,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(rollout.threads_per_worker)}},
         )
-        worker = PoolWorker(index, name, actor.remote(name, rollout.engine))
+        worker = PoolWorker(index, name, actor.remote(name, rollout.engine_kind))
         if self._settings is not None:
             worker.handle.build.remote(self._settings)
         return worker

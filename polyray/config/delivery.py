@@ -10,9 +10,14 @@ from polyray.config.base import StrictModel
 
 
 class DeliverySpec(StrictModel):
-    """Adapter bytes travel; the worker merges them into a pristine copy and reloads the engine's weights."""
+    """Adapter bytes travel; what the worker does with them is the mode."""
 
-    mode: Literal["merged"] = "merged"
+    mode: Literal["auto", "adapter", "merged"] = Field(
+        default="auto",
+        description="merged: the engine's weights are replaced, once the groups in flight are done; adapter: the "
+        "engine holds several versions side by side, and never waits; auto: whichever the base allows, and where "
+        "it allows both the faster one, measured once per run and kept in its delivery.json",
+    )
     tolerance: float | None = Field(
         default=None,
         gt=0,

@@ -29,6 +29,16 @@ class LearnerSpec(StrictModel):
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     micro_batch_rows: int = Field(default=256, ge=1, description="sequences per forward and backward pass")
+    micro_batch_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="RL: tokens per forward and backward pass instead of micro_batch_rows, the prompt of "
+        "neighbours counted once; a longer row runs alone; null: by rows",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="RL: recompute each layer in the backward pass: less memory, a third more time",
+    )
     num_workers: int = Field(default=1, ge=1, description="data-parallel ranks")
     cpus_per_worker: float = Field(default=1.0, ge=0)
     use_gpu: bool = False

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from polyray.config.base import StrictModel
+from polyray.config.simulation import SimulationSpec
 
 
 class RolloutSpec(StrictModel):
     """Rollout workers (one engine each) and what they sample per step."""
 
-    engine: Literal["vllm", "simulated"] = Field(
+    engine: Literal["vllm", "vllm_async", "simulated"] = Field(
         default="vllm",
-        description="simulated: no model, a deterministic random policy; for tests of scale and faults",
+        description="vllm_async: vLLM in processes of its own, as tensor parallelism needs it; simulated: no "
+        "model, a deterministic random policy; for tests of scale and faults",
+    )
+    simulation: SimulationSpec = Field(
+        default=SimulationSpec(), description="how long engine=simulated takes, and how it fails"
     )
     num_workers: int = Field(default=1, ge=1)
     cpus_per_worker: float = Field(default=1.0, ge=0)
     gpus_per_worker: float = Field(default=0.0, ge=0)
+    tensor_parallel_size: int = Field(
+        default=1,
+        ge=1,
+        description="devices one engine is spread over; more than 1 implies engine=vllm_async",
+    )
     threads_per_worker: int = Field(
         default=1, ge=1, description="1 makes CPU engines independent of batch composition"
     )
@@ -28,6 +38,11 @@ class RolloutSpec(StrictModel):
     max_completion_tokens: int = Field(default=10, ge=1)
     temperature: float = Field(default=1.0, gt=0)
     max_staleness: int = Field(default=0, ge=0, le=8, description="0: synchronous and exactly reproducible")
+    dispatch: Literal["groups", "tokens"] = Field(
+        default="groups",
+        description="what a worker's load is counted in; tokens: as the groups of a prompt had so far, for tasks "
+        "whose lengths differ much from prompt to prompt",
+    )
     max_sequences: int = Field(default=256, ge=1, description="sequences one engine decodes together")
     max_batched_tokens: int = Field(default=4096, ge=64)
     block_size: int = Field(default=32, ge=1)
@@ -36,6 +51,23 @@ class RolloutSpec(StrictModel):
     start_timeout_s: float = Field(default=300.0, gt=0)
     group_timeout_s: float = Field(default=300.0, gt=0, description="a worker that takes longer is replaced")
     max_worker_replacements: int = Field(default=8, ge=0)
+
+    @model_validator(mode="after")
+    def _devices_of_an_engine(self) -> RolloutSpec:
+        size = self.tensor_parallel_size
+        if size > 1 and self.engine == "simulated":
+            raise ValueError(f"tensor_parallel_size={size}: a simulated engine has no devices; set it to 1")
+        if size > 1 and self.gpus_per_worker not in (0, size):
+            raise ValueError(
+                f"tensor_parallel_size={size} needs as many devices per engine, but "
+                f"gpus_per_worker={self.gpus_per_worker:g}; set gpus_per_worker={size}"
+            )
+        return self
+
+    @property
+    def engine_kind(self) -> Literal["vllm", "vllm_async", "simulated"]:
+        """The engine that is built."""
+        return "vllm_async" if self.tensor_parallel_size > 1 else self.engine
 
     @property
     def max_model_len(self) -> int:

@@ -21,8 +21,16 @@ REQUIRED_PLAIN = {
     "rank_pattern": {},
     "alpha_pattern": {},
     "modules_to_save": None,
+    "alora_invocation_tokens": None,
+    "layer_replication": None,
+    "target_parameters": None,
+    "trainable_token_indices": None,
+    "use_bdlora": None,
+    "use_qalora": False,
 }
 """PEFT options that change what an adapter means beyond W0 + scale B A; anything else is refused."""
+PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
+"""`init_lora_weights` that leave the base as it is, like true and false."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,12 @@ class AdapterShape:
                 raise DeliveryError(
                     f"the adapter has {key}={value!r}; delivery supports only {key}={plain!r}"
                 )
+        start = config.get("init_lora_weights", True)
+        if isinstance(start, str) and start.lower() not in PLAIN_STARTS:
+            raise DeliveryError(
+                f"the adapter has init_lora_weights={start!r}: it belongs to a base that PEFT changed; save it "
+                "with path_initial_model_for_weight_conversion, as plain LoRA on the original base"
+            )
         return cls(
             rank=int(config["r"]),  # type: ignore[call-overload]
             alpha=float(config["lora_alpha"]),  # type: ignore[arg-type]

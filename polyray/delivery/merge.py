@@ -38,7 +38,7 @@ class MergedWeights:
     """Merges adapters into one base, again and again, from a pristine copy that is read once."""
 
     def __init__(self, model_dir: Path) -> None:
-        self._files = _weight_files(model_dir)
+        self._files = base_weight_files(model_dir)
         self._pristine: dict[str, torch.Tensor] = {}
 
     def merge(self, payload: AdapterPayload) -> list[tuple[str, torch.Tensor]]:
@@ -49,7 +49,7 @@ class MergedWeights:
         unknown modules, wrong shapes and values that are not finite.
         """
         factors = adapter_from_bytes(payload.tensors)
-        deltas = _paired(factors)
+        deltas = paired_factors(factors)
         if payload.shape is not None:
             self._refuse_tied(payload.shape)
             self._load_pristine(closed_over_fused(payload.shape.target_modules))
@@ -86,22 +86,22 @@ class MergedWeights:
                     self._pristine[name] = tensors.get_tensor(name).float()
 
 
-def _weight_files(model_dir: Path) -> dict[str, Path]:
+def base_weight_files(model_dir: Path) -> dict[str, Path]:
+    """{name: file} of a base's weights. DeliveryError where there are no safetensors."""
     index = model_dir / "model.safetensors.index.json"
     if index.is_file():
         entries = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         return {name: model_dir / file for name, file in entries.items()}
     single = model_dir / "model.safetensors"
     if not single.is_file():
-        raise DeliveryError(
-            f"{model_dir} has no model.safetensors; merged delivery reads safetensors weights only"
-        )
+        raise DeliveryError(f"{model_dir} has no model.safetensors; delivery reads safetensors weights only")
     with safe_open(str(single), framework="pt") as tensors:
         return dict.fromkeys(tensors.keys(), single)
 
 
-def _paired(factors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """{weight name: (A [r, in], B [out, r])}, each checked to be finite."""
+def paired_factors(factors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """{weight name: (A [r, in], B [out, r])} of a PEFT state dict. DeliveryError where a factor is missing, is
+    not finite, or is none of plain LoRA's."""
     pairs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for key, a in factors.items():
         if not bool(torch.isfinite(a).all()):

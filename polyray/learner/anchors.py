@@ -15,7 +15,7 @@ from peft import PeftModel
 
 from polyray.config.run import TrainConfig
 from polyray.learner.advantages import Measured
-from polyray.learner.batch import Row, build_row_batch
+from polyray.learner.batch import Row, build_row_batch, micro_batches
 from polyray.models.logprobs import completion_logprobs
 from polyray.models.lora import reference_active
 
@@ -54,10 +54,9 @@ def measured(rows: Sequence[Row], num_samples: int) -> Measured:
 def _logprobs(
     model: PeftModel, rows: Sequence[Row], config: TrainConfig, *, reference: bool
 ) -> list[torch.Tensor]:
-    size, device = config.learner.micro_batch_rows, next(model.parameters()).device
+    device = next(model.parameters()).device
     found: list[torch.Tensor] = []
-    for start in range(0, len(rows), size):
-        part = rows[start : start + size]
+    for part in micro_batches(rows, config.learner):
         batch = build_row_batch(part, device)
         active: AbstractContextManager[object] = reference_active(model) if reference else nullcontext()
         with torch.no_grad(), active:

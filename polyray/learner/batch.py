@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from polyray.config.algorithm import AlgorithmSpec
+from polyray.config.learner import LearnerSpec
 from polyray.learner.advantages import taking_part, truncated_mask
 from polyray.models.logprobs import Rows
 from polyray.types import Completion, ScoredGroup
@@ -71,6 +72,22 @@ def rows_of(group: ScoredGroup, algorithm: AlgorithmSpec) -> list[Row]:
             row = Row(group.group.prompt_token_ids, completion, index, not rows, not masked_G[index])
             rows.append(row)
     return rows
+
+
+def micro_batches(rows: Sequence[Row], spec: LearnerSpec) -> list[Sequence[Row]]:
+    """`rows` in their order, cut by `micro_batch_tokens` where that is set, else by `micro_batch_rows`."""
+    if spec.micro_batch_tokens is None:
+        size = spec.micro_batch_rows
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
+    starts: list[int] = []
+    tokens = 0
+    for i, row in enumerate(rows):
+        shared = i > 0 and row.prompt_token_ids is rows[i - 1].prompt_token_ids
+        tokens += len(row.completion.token_ids) + (0 if shared else len(row.prompt_token_ids))
+        if not starts or tokens > spec.micro_batch_tokens:
+            starts.append(i)
+            tokens = len(row.completion.token_ids) + len(row.prompt_token_ids)
+    return [rows[start:end] for start, end in zip(starts, [*starts[1:], len(rows)], strict=False)]
 
 
 def build_row_batch(rows: Sequence[Row], device: torch.device) -> RowBatch:

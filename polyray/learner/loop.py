@@ -29,8 +29,8 @@ class Coordination(Protocol):
         """The number of this attempt, the same on every rank."""
         ...
 
-    def next_batch(self, step: int) -> TrainingBatch | None:
-        """This rank's share, as soon as there is one; None where the run was stopped."""
+    def next_batch(self, step: int) -> TrainingBatch | Verdict:
+        """This rank's share, as soon as there is one; STOP or DRAIN where there will be none."""
         ...
 
     def publish(self, payload: AdapterPayload) -> Mapping[str, float] | None:
@@ -79,9 +79,14 @@ def run_learner(
     main = _MainRank(config, policy, files, coordination, watching, store, attempt) if rank == 0 else None
     if main is not None and not main.begin(step):
         return False
+    saved = restored.step if restored.snapshot is not None else None
     while step < learner.steps and not watching.is_over:
         batch = coordination.next_batch(step)
-        if batch is None:
+        if isinstance(batch, Verdict):
+            if batch is Verdict.DRAIN and saved != step:
+                if main is not None:
+                    main.checkpoint(step, last=True)
+                checkpointed(step)
             return False
         started = time.perf_counter()
         metrics = policy.learner.step(batch)
@@ -97,6 +102,7 @@ def run_learner(
             if main is not None:
                 main.checkpoint(step, last)
             checkpointed(step)
+            saved = step
         if last:
             break
     if main is not None:

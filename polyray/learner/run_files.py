@@ -1,4 +1,4 @@
-"""What rank 0 writes into the run directory while it trains: metrics.jsonl and rollouts.jsonl.
+"""What rank 0 writes into the run directory while it trains: metrics.jsonl, rollouts.jsonl and ledger.jsonl.
 
 validation.jsonl and best/ are written by validating.py, checkpoints/ by checkpoints.py.
 """
@@ -30,11 +30,12 @@ class RunFiles:
         self.adapter_dir = run_dir / "adapter"
         self._metrics_path = run_dir / "metrics.jsonl"
         self._rollouts_path = run_dir / "rollouts.jsonl"
+        self._ledger_path = run_dir / "ledger.jsonl"
         self.checkpoints_dir.mkdir(parents=True, exist_ok=True)
 
     def cut_to(self, step: int) -> None:
         """Drops the lines of steps that a resumed run will do again."""
-        for path in (self._metrics_path, self._rollouts_path):
+        for path in (self._metrics_path, self._rollouts_path, self._ledger_path):
             cut_jsonl(path, lambda line: line["step"] < step)
         lines = read_jsonl(self._metrics_path)
         self._watch = SecondOpinionWatch(self._config.over_optimisation, lines)
@@ -42,6 +43,7 @@ class RunFiles:
         self._scores = {line["policy_version"]: self._score(line) for line in lines}
         self._metrics = JsonlWriter(self._metrics_path)
         self._rollouts = JsonlWriter(self._rollouts_path)
+        self._ledger = JsonlWriter(self._ledger_path)
 
     def write_step(
         self, step: int, batch: TrainingBatch, metrics: StepMetrics, timings: Mapping[str, float]
@@ -61,6 +63,8 @@ class RunFiles:
         line: StepMetrics = {key: values[key] for key in order}
         for group in batch.groups[: self._config.rollouts_logged_per_step]:
             self._rollouts.write({"step": step, **self._in_full(group)})
+        if batch.history:
+            self._ledger.write(batch.history)
         self._metrics.write(line)
         self._scores[step + 1] = self._score(line)
         return line

@@ -19,12 +19,13 @@ from polyray.config.algorithm import AlgorithmSpec
 from polyray.config.run import TrainConfig
 from polyray.learner.advantages import algorithm_at, compute_advantages, scale_batch
 from polyray.learner.anchors import fill_proximal, fill_reference, measured, needs_proximal
-from polyray.learner.batch import Row, RowBatch, build_row_batch, rows_of
+from polyray.learner.batch import Row, RowBatch, build_row_batch, micro_batches, rows_of
 from polyray.learner.group_metrics import add_group_metrics, finished_metrics
 from polyray.learner.over_optimisation import add_second_opinion
 from polyray.learner.reduce import Sums, sum_gradients, world_size
 from polyray.learner.supervised_term import SupervisedTerm
 from polyray.learner.token_loss import token_loss
+from polyray.models.checkpointing import checkpoint_layers
 from polyray.models.logprobs import completion_logprobs
 from polyray.types import StepMetrics, TrainingBatch
 
@@ -146,10 +147,7 @@ class PolicyLearner:
         )
 
     def _micro_batches(self, rows: Sequence[Row]) -> list[RowBatch]:
-        size = self.config.learner.micro_batch_rows
-        return [
-            build_row_batch(rows[start : start + size], self.device) for start in range(0, len(rows), size)
-        ]
+        return [build_row_batch(part, self.device) for part in micro_batches(rows, self.config.learner)]
 
     def _update(
         self, mini: MiniBatch, algorithm: AlgorithmSpec, generator: torch.Generator, totals: Sums, step: int
@@ -159,6 +157,8 @@ class PolicyLearner:
         first = mini.observed_sums is None
         watched = Sums(FIRST_SUMS, MAXIMA) if first else None
         self.optimizer.zero_grad(set_to_none=True)
+        if self.config.learner.gradient_checkpointing:
+            checkpoint_layers(self.model)
         added: list[torch.Tensor] = []
         if self.supervised is not None:
             added, cross_entropy = self.supervised.gradients(self.model, self.parameters, step)

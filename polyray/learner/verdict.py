@@ -13,3 +13,5 @@ class Verdict(IntEnum):
     """Early stopping: this step was the run's last."""
     STOP = 2
     """The run was stopped from outside."""
+    DRAIN = 3
+    """The run is to end here, with a checkpoint, and to go on when it is started again."""

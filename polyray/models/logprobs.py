@@ -1,12 +1,13 @@
 """Log-probabilities of completions under a causal language model, without a [batch, time, vocabulary] tensor.
 
-The backbone runs on prompt + completion (the prompt once for all its completions where that is exact and
-pays, packing.py), the head only on the positions that predict completion tokens, in chunks that are
+The backbone runs on prompt + completion (a prefix that several completions share only once, where that is exact and
+pays: packing.py), the head only on the positions that predict completion tokens, in chunks that are
 recomputed in the backward pass. Called by the learner's step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from peft import PeftModel
 from torch.utils.checkpoint import checkpoint
 
-from polyray.models.packing import ModelInput, is_packable, packed_groups, separate_rows
+from polyray.models.packing import ModelInput, model_inputs
 
 LOGITS_PER_CHUNK = 2**25
 """Logits held at once (float32): 128 MiB."""
@@ -59,67 +60,82 @@ class Rows:
 def completion_logprobs(
     model: torch.nn.Module, rows: Rows, temperature: float = 1.0, *, entropy_gradient: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(log pi(token) [B, T], entropy of the predicting distribution [B, T]) in float32; 0 where padded.
+    """(log pi(token) [B, T], entropy of the predicting distribution [B, T]); 0 where padded.
 
+    In float32, or float64 where the model is.
     The distribution is softmax(logits / temperature), the one the rollout sampled from. The entropy has a gradient
     only where asked for.
     """
     mask_BT = rows.mask_BT
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    inputs = _model_input(base.config, rows)
     row_N, token_N = mask_BT.nonzero(as_tuple=True)
     targets_N = rows.input_ids_BL[row_N, rows.prompt_lengths_B[row_N] + token_N]
     choose = _Choose(temperature, entropy_gradient)
-    logprobs_N, entropy_N = _token_logprobs(base, inputs, mask_BT, targets_N, choose)
-    zeros = torch.zeros(mask_BT.shape, dtype=torch.float32, device=mask_BT.device)
+    inputs = model_inputs(
+        base.config, rows.input_ids_BL, rows.prompt_lengths_B, rows.completion_lengths_B, rows.group_B
+    )
+    logprobs_N, entropy_N = _token_logprobs(base, inputs, targets_N, choose)
+    zeros = torch.zeros(mask_BT.shape, dtype=logprobs_N.dtype, device=mask_BT.device)
     return zeros.masked_scatter(mask_BT, logprobs_N), zeros.masked_scatter(mask_BT, entropy_N)
 
 
 @dataclass(frozen=True, slots=True)
 class _Choose:
-    """From logits to the log-prob of the chosen token and the entropy."""
+    """From the logits of nodes to the log-prob of every token one of them predicts, and its entropy."""
 
     temperature: float
     entropy_gradient: bool
 
-    def __call__(self, logits_NV: torch.Tensor, targets_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logprobs_NV = (logits_NV.float() / self.temperature).log_softmax(-1)
+    def __call__(
+        self, logits_MV: torch.Tensor, node_N: torch.Tensor, targets_N: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        exact_MV = logits_MV if logits_MV.dtype == torch.float64 else logits_MV.float()
+        logprobs_MV = (exact_MV / self.temperature).log_softmax(-1)
         with torch.set_grad_enabled(self.entropy_gradient and torch.is_grad_enabled()):
-            entropy_N = -(logprobs_NV.exp() * logprobs_NV).sum(-1)
-        return logprobs_NV.gather(1, targets_N[:, None])[:, 0], entropy_N
-
-
-def _model_input(config: Any, rows: Rows) -> ModelInput:
-    packed = None
-    if rows.group_B is not None and is_packable(config):
-        packed = packed_groups(
-            rows.input_ids_BL, rows.prompt_lengths_B, rows.completion_lengths_B, rows.group_B
-        )
-    return packed or separate_rows(
-        rows.input_ids_BL, rows.prompt_lengths_B, int(rows.completion_lengths_B.max())
-    )
+            entropy_M = -(logprobs_MV.exp() * logprobs_MV).sum(-1)
+        return logprobs_MV[node_N, targets_N], entropy_M[node_N]
 
 
 def _token_logprobs(
-    base: Any, inputs: ModelInput, mask_BT: torch.Tensor, targets_N: torch.Tensor, choose: _Choose
+    base: Any, inputs: Sequence[ModelInput], targets_N: torch.Tensor, choose: _Choose
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    where_N = inputs.sequence_BT[mask_BT], inputs.position_BT[mask_BT]
+    """(log-prob, entropy) of all tokens, row by row."""
+    found = [_of_input(base, part, targets_N[part.token_N], choose) for part in inputs]
+    if len(found) == 1:
+        return found[0]
+    back_N = torch.cat([part.token_N for part in inputs]).argsort()
+    return torch.cat([part[0] for part in found])[back_N], torch.cat([part[1] for part in found])[back_N]
+
+
+def _of_input(
+    base: Any, inputs: ModelInput, targets_N: torch.Tensor, choose: _Choose
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(log-prob, entropy) of the tokens that one input predicts, in its order."""
     if any(getattr(base.config, key, None) for key in LOGIT_TRANSFORMS):
-        logits_NV = base(**inputs.arguments, use_cache=False).logits[where_N]
-        return choose(logits_NV, targets_N)
-    hidden_ND = base.base_model(**inputs.arguments, use_cache=False).last_hidden_state[where_N]
-    head = base.get_output_embeddings()
+        logits_MV = base(**inputs.arguments, use_cache=False).logits.flatten(0, 1)[inputs.position_M]
+        return choose(logits_MV, inputs.node_N, targets_N)
+    hidden = base.base_model(**inputs.arguments, use_cache=False).last_hidden_state
+    hidden_MD, head = hidden.flatten(0, 1)[inputs.position_M], base.get_output_embeddings()
     chunk = max(1, LOGITS_PER_CHUNK // head.weight.shape[0])
-    if len(targets_N) <= chunk:
-        return choose(head(hidden_ND), targets_N)
+    if len(hidden_MD) <= chunk:
+        return choose(head(hidden_MD), inputs.node_N, targets_N)
+    order_N = inputs.node_N.argsort(stable=True)
+    starts = range(0, len(hidden_MD), chunk)
+    counts = torch.bincount(inputs.node_N // chunk, minlength=len(starts)).tolist()
+    tokens = zip(inputs.node_N[order_N].split(counts), targets_N[order_N].split(counts), strict=True)
     parts = [
-        checkpoint(_head_chunk, head, hidden, targets, choose, use_reentrant=False)
-        for hidden, targets in zip(hidden_ND.split(chunk), targets_N.split(chunk), strict=True)
+        checkpoint(_head_chunk, head, hidden_CD, node_N - start, targets, choose, use_reentrant=False)
+        for start, hidden_CD, (node_N, targets) in zip(starts, hidden_MD.split(chunk), tokens, strict=True)
     ]
-    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    back_N = order_N.argsort()
+    return torch.cat([part[0] for part in parts])[back_N], torch.cat([part[1] for part in parts])[back_N]
 
 
 def _head_chunk(
-    head: torch.nn.Module, hidden_ND: torch.Tensor, targets_N: torch.Tensor, choose: _Choose
+    head: torch.nn.Module,
+    hidden_CD: torch.Tensor,
+    node_N: torch.Tensor,
+    targets_N: torch.Tensor,
+    choose: _Choose,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return choose(head(hidden_ND), targets_N)
+    return choose(head(hidden_CD), node_N, targets_N)

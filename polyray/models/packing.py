@@ -1,12 +1,14 @@
-"""Completions of one prompt in one sequence: the prompt is computed once instead of once for each of them.
+"""What the backbone runs on: the prefix trees of the completions side by side, or rows of about one length.
 
-    separate rows    prompt | a a a          packed    prompt | a a a | b b | c c c c
-                     prompt | b b                      0 1 2    3 4 5   3 4   3 4 5 6    <- position ids
-                     prompt | c c c c
+    separate rows    prompt | a b c          packed    prompt | a b | e f     each distinct prefix once; the
+                     prompt | a b d                    0 1 2    3 4   3 4     last token predicts nothing
+                     prompt | a b d                                           <- position ids
+                     prompt | e f g
 
-A completion attends to the prompt and to itself. The values are those of separate rows; for short completions
-of a group of 16 there are about half the tokens. Attention over the whole sequence grows with its square, so
-long groups stay separate. Called by `completion_logprobs`.
+A completion attends to the prompt and to its own tokens, so the values are those of separate rows. How trees are
+built and placed: prefix_trees.py. Attention over a whole sequence grows with its square, so packed sequences have a
+largest width; longer rows, and those of models that cannot be packed, run beside others of about their
+length. Called by `completion_logprobs`.
 
 `isolated_rows` is the simpler case of SFT: whole rows side by side that share nothing.
 """
@@ -16,10 +18,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
-MAX_PACKED_WIDTH = 1024
-"""Tokens; up to here attention is a small part of what a token costs, also in small models."""
+from polyray.models.prefix_trees import pack_trees
+
+MIN_WIDTH, MAX_WIDTH = 512, 4096
+"""Bounds of `packed_width`."""
+LENGTH_RATIO = 0.8
+"""Rows shorter than this share of the longest beside them run apart from it where that saves as much padding as
+a forward pass costs anyway."""
+PASS_POSITIONS = 512
+"""What a forward pass costs beyond its positions, in positions."""
 
 PACKABLE_MODEL_TYPES = frozenset({"llama", "qwen2", "qwen3"})
 """Every layer is full attention and takes a mask and position ids as they are. A layer with a window or a
@@ -28,18 +38,48 @@ recurrent state would let completions see each other, so a type is added here on
 
 @dataclass(frozen=True, slots=True)
 class ModelInput:
-    """What the backbone runs on, and where in it the completions' tokens are predicted.
+    """What the backbone runs on, and where in it completion tokens are predicted.
 
     Example:
-        ModelInput({"input_ids": tensor([[1, 9, 4, 23, 2]])}, sequence_BT=tensor([[0, 0]]),
-                   position_BT=tensor([[2, 3]]))
+        ModelInput({"input_ids": tensor([[1, 9, 4, 23]])}, position_M=tensor([2, 3]), node_N=tensor([0, 1]),
+                   token_N=tensor([0, 1]))
     """
 
     arguments: dict[str, torch.Tensor]
-    sequence_BT: torch.Tensor
-    """Which sequence of the input predicts token t of completion b."""
-    position_BT: torch.Tensor
-    """At which of its positions."""
+    position_M: torch.Tensor
+    """Places that predict a completion token, ascending, of the input as one flat sequence."""
+    node_N: torch.Tensor
+    """Which of them predicts each of its tokens."""
+    token_N: torch.Tensor
+    """Which of all tokens (row by row) its tokens are."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Some rows of a batch as arrays.
+
+    Example:
+        _Rows(ids_BL=array([[1, 9, 4, 23, 2]]), prompt_lengths_B=array([3]), completion_lengths_B=array([2]),
+              first_token_B=array([0]))
+    """
+
+    ids_BL: np.ndarray
+    prompt_lengths_B: np.ndarray
+    completion_lengths_B: np.ndarray
+    first_token_B: np.ndarray
+    """How many tokens the completions before have."""
+
+    @property
+    def lengths_B(self) -> np.ndarray:
+        """What the backbone has to see: the last token predicts nothing."""
+        return self.prompt_lengths_B + self.completion_lengths_B - 1
+
+    def take(self, rows: np.ndarray) -> _Rows:
+        return _Rows(*(getattr(self, name)[rows] for name in self.__slots__))
+
+    @property
+    def token_N(self) -> np.ndarray:
+        return _ranges(self.first_token_B, self.completion_lengths_B)
 
 
 def is_packable(config: Any) -> bool:
@@ -52,66 +92,96 @@ def is_packable(config: Any) -> bool:
     )
 
 
-def separate_rows(input_ids_BL: torch.Tensor, prompt_lengths_B: torch.Tensor, num_tokens: int) -> ModelInput:
-    """Each row as it is: right padding needs no mask, because real tokens never see what comes after them."""
-    device = input_ids_BL.device
-    position_BT = prompt_lengths_B[:, None] - 1 + torch.arange(num_tokens, device=device)[None]
-    sequence_BT = torch.arange(len(input_ids_BL), device=device)[:, None].expand_as(position_BT)
-    return ModelInput({"input_ids": input_ids_BL}, sequence_BT, position_BT)
+def packed_width(config: Any) -> int:
+    """The widest sequence of trees: where attention costs a layer as much as its linear maps, within bounds."""
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    queries, keys = config.num_attention_heads * head, config.num_key_value_heads * head
+    linear = config.hidden_size * (2 * queries + 2 * keys + 3 * config.intermediate_size)
+    return min(MAX_WIDTH, max(MIN_WIDTH, linear // (2 * queries)))
 
 
-def packed_groups(
+def model_inputs(
+    config: Any,
     input_ids_BL: torch.Tensor,
     prompt_lengths_B: torch.Tensor,
     completion_lengths_B: torch.Tensor,
-    group_B: torch.Tensor,
-) -> ModelInput | None:
-    """One sequence per group of rows with the same prompt; None where that is no gain.
+    group_B: torch.Tensor | None,
+) -> list[ModelInput]:
+    """Inputs that together predict every completion token, the cheapest that the model allows.
 
     Args:
+        config: the model's.
         input_ids_BL: [B, L] prompt + completion, right-padded.
         prompt_lengths_B: [B].
-        completion_lengths_B: [B].
-        group_B: [B] 0, 1, ... ascending without gaps: rows with the same number have the same prompt.
+        completion_lengths_B: [B], all > 0.
+        group_B: [B] rows with the same number have the same prompt. None: unknown.
     """
-    device, num_groups = input_ids_BL.device, int(group_B[-1]) + 1
-    if num_groups == len(group_B):
+    arrays = [tensor.cpu().numpy() for tensor in (input_ids_BL, prompt_lengths_B, completion_lengths_B)]
+    rows, device = _Rows(*arrays, arrays[2].cumsum() - arrays[2]), input_ids_BL.device
+    padded = np.arange(len(arrays[0]))
+    inputs: list[ModelInput] = []
+    if group_B is not None and is_packable(config):
+        width = packed_width(config)
+        short = np.flatnonzero(rows.lengths_B <= width)
+        packed = _packed(rows.take(short), group_B.cpu().numpy()[short], width, device)
+        if packed is not None:
+            inputs, padded = [packed], np.flatnonzero(rows.lengths_B > width)
+    return inputs + [_padded(rows.take(part), device) for part in _of_one_length(rows.lengths_B, padded)]
+
+
+def _packed(rows: _Rows, group_B: np.ndarray, width: int, device: torch.device) -> ModelInput | None:
+    """Every distinct prefix of a group's completions once; None where rows of about one length are cheaper."""
+    if not len(group_B):
         return None
-    firsts_P = torch.searchsorted(group_B, torch.arange(num_groups, device=device))
-    before_B = completion_lengths_B.cumsum(0) - completion_lengths_B
-    start_B = prompt_lengths_B + before_B - before_B[firsts_P][group_B]
-    width = int((start_B + completion_lengths_B).max())
-    if width > MAX_PACKED_WIDTH:
+    trees = pack_trees(rows.ids_BL, rows.prompt_lengths_B, rows.completion_lengths_B, group_B, width)
+    num_sequences, used = trees.input_ids_RW.shape
+    # A mask computes every pair of positions, plain causality half of them.
+    cost = PASS_POSITIONS + num_sequences * used * (1 + used / width)
+    parts = [rows.lengths_B[part] for part in _of_one_length(rows.lengths_B, np.arange(len(group_B)))]
+    if cost >= sum(PASS_POSITIONS + len(of) * of.max() * (1 + of.max() / (2 * width)) for of in parts):
         return None
-    ids_PW = input_ids_BL.new_zeros(num_groups, width)
-    positions_PW = torch.zeros_like(ids_PW)
-    segments_PW = torch.full_like(ids_PW, -1)  # padding attends to padding, so that no softmax is empty
-
-    prompt_width = int(prompt_lengths_B.max())
-    column = torch.arange(max(prompt_width, int(completion_lengths_B.max())), device=device)
-    prompts_PT = column[None, :prompt_width] < prompt_lengths_B[firsts_P][:, None]
-    group_N, at_N = prompts_PT.nonzero(as_tuple=True)
-    ids_PW[group_N, at_N] = input_ids_BL[firsts_P[group_N], at_N]
-    positions_PW[group_N, at_N] = at_N
-    segments_PW[group_N, at_N] = 0
-
-    row_N, token_N = (column[None] < completion_lengths_B[:, None]).nonzero(as_tuple=True)
-    group_N, at_N = group_B[row_N], start_B[row_N] + token_N
-    ids_PW[group_N, at_N] = input_ids_BL[row_N, prompt_lengths_B[row_N] + token_N]
-    positions_PW[group_N, at_N] = prompt_lengths_B[row_N] + token_N
-    segments_PW[group_N, at_N] = 1 + row_N
-
-    seen_PWW = (segments_PW[:, :, None] == segments_PW[:, None]) | (segments_PW[:, None] == 0)
-    causal_WW = torch.ones(width, width, dtype=torch.bool, device=device).tril()
+    ends_RW, place_W = torch.from_numpy(trees.ends_RW).to(device), torch.arange(used, device=device)
+    seen_RWW = (place_W[:, None] >= place_W) & (place_W[:, None] < ends_RW[:, None])
     arguments = {
-        "input_ids": ids_PW,
-        "position_ids": positions_PW,
-        "attention_mask": (seen_PWW & causal_WW)[:, None],
+        "input_ids": torch.from_numpy(trees.input_ids_RW).to(device),
+        "position_ids": torch.from_numpy(trees.position_ids_RW).to(device),
+        "attention_mask": seen_RWW[:, None],
     }
-    token_T = torch.arange(int(completion_lengths_B.max()), device=device)
-    position_BT = start_B[:, None] - 1 + token_T[None]
-    position_BT[:, 0] = prompt_lengths_B - 1  # the prompt's last token predicts the first of every completion
-    return ModelInput(arguments, group_B[:, None].expand_as(position_BT), position_BT)
+    nodes = np.unique(trees.predictor_N, return_inverse=True)
+    return ModelInput(arguments, *(torch.from_numpy(array).to(device) for array in (*nodes, rows.token_N)))
+
+
+def _padded(rows: _Rows, device: torch.device) -> ModelInput:
+    """Each row as it is: right padding needs no mask, because real tokens never see what comes after them."""
+    width = int(rows.lengths_B.max())
+    first_B = np.arange(len(rows.ids_BL)) * width + rows.prompt_lengths_B - 1
+    position_M = _ranges(first_B, rows.completion_lengths_B)
+    arrays = rows.ids_BL[:, :width].copy(), position_M, np.arange(len(position_M)), rows.token_N
+    input_ids_BW, *where = (torch.from_numpy(array).to(device) for array in arrays)
+    return ModelInput({"input_ids": input_ids_BW}, *where)
+
+
+def _of_one_length(lengths_B: np.ndarray, chosen: np.ndarray) -> list[np.ndarray]:
+    """The chosen rows in parts of about one length, longest first; in each part in their order."""
+    order = chosen[np.argsort(-lengths_B[chosen], kind="stable")]
+    parts: list[np.ndarray] = []
+    start = 0
+    for end in range(1, len(order) + 1):
+        longest = lengths_B[order[start]]
+        last = end == len(order)
+        if last or (
+            lengths_B[order[end]] < LENGTH_RATIO * longest
+            and (longest - lengths_B[order[end]]) * (len(order) - end) > PASS_POSITIONS
+        ):
+            parts.append(np.sort(order[start:end]))
+            start = end
+    return parts
+
+
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """start, start + 1, ... for every start, as many as its length, in one array."""
+    before = lengths.cumsum() - lengths
+    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
 
 
 def isolated_rows(

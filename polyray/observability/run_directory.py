@@ -84,6 +84,16 @@ class RunPaths:
         return self.root / "metrics.jsonl"
 
     @property
+    def ledger(self) -> Path:
+        """Which groups each step consumed, and which were dropped before it."""
+        return self.root / "ledger.jsonl"
+
+    @property
+    def incidents(self) -> Path:
+        """What went wrong, in words, whether the run went on or not."""
+        return self.root / "incidents.jsonl"
+
+    @property
     def rollouts(self) -> Path:
         """A few groups per step in full."""
         return self.root / "rollouts.jsonl"

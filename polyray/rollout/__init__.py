@@ -1,8 +1,13 @@
 """Sampling groups of completions, without Ray.
 
 engine.py            the protocol every inference engine follows
-vllm_engine.py       vLLM in this process: the only file that imports vllm, and late
-simulated_engine.py  no model: a deterministic random policy, for tests of scale and faults
+vllm_engine.py       vLLM in this process
+vllm_delivery.py     the two ways a version gets into vLLM: merged weights, or adapters side by side
+vllm_groups.py       vLLM's requests and answers as groups; only vllm_*.py import vllm, and late
+adapter_files.py     adapters as directories in shared memory
+processes.py         which process is meant, when pids come again
+simulated_engine.py  no model: a deterministic random policy, a clock and failures, for scale, overlap and faults
+simulated_batch.py   when simulated sequences end; simulated_lengths.py    how long they are
 worker.py            one engine, one thread that steps it, futures for its callers
 seeds.py             a seed per sample
 staleness.py         which groups may be started and which may still be trained on

@@ -16,7 +16,14 @@ from polyray.types import Group, GroupRequest
 
 
 class Engine(Protocol):
-    """Samples groups from one policy version at a time."""
+    """Samples groups, each from one policy version: the newest that was loaded when it was submitted."""
+
+    @property
+    def keeps_versions(self) -> bool:
+        """True: `load` works while groups run, they finish on the version of their submission, and a `load`
+        that raises DeliveryError changed nothing. False: `load` only when idle, and a failure inside leaves
+        the engine unusable."""
+        ...
 
     def submit(self, request: GroupRequest) -> None:
         """Queues a group; it joins the running batch at the next `poll`. Raises DataError where its prompt
@@ -32,18 +39,23 @@ class Engine(Protocol):
         ...
 
     def drain(self) -> list[Group]:
-        """Polls until nothing runs, and returns everything that finished."""
+        """Polls until the engine is idle, and returns everything that finished."""
         ...
 
     def load(self, payload: AdapterPayload) -> None:
-        """Serves this version from now on. Only when idle; a failure inside leaves the engine unusable."""
+        """Serves this version from now on; see `keeps_versions` for what happens to the ones before."""
         ...
 
     def probe(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
-        """[sum(len - 1)] float32 log-probs of the sequences' tokens from the second on, at temperature 1."""
+        """[sum(len - 1)] float32 log-probs of the sequences' tokens from the second on, at temperature 1, by
+        the version loaded last. Groups that finish meanwhile are returned by the next `poll`."""
         ...
 
     @property
     def idle(self) -> bool:
-        """True where no group is queued or running."""
+        """True where no group is queued, running or finished but not yet polled."""
+        ...
+
+    def close(self) -> None:
+        """Removes what the engine keeps outside its process, and ends processes of its own. Called once, last."""
         ...

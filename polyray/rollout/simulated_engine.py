@@ -1,15 +1,20 @@
-"""An `Engine` without a model: a deterministic uniform policy over the tokenizer's plain tokens.
+"""An `Engine` without a model: a deterministic uniform policy over the tokenizer's plain tokens, and a clock.
 
-For tests of scale, coordination and faults, where a real engine would only cost time. It keeps every promise
-of the protocol (one version per group, joining a running batch, seeds decide the sample) except that it
-cannot prove a delivery: its probe answers what the payload says. Training on it teaches nothing.
+For measuring scale, overlap and faults, where a real engine would only cost cores. It keeps every promise of the
+protocol (one version per group, joining a running batch, seeds decide the sample) except that it cannot prove a
+delivery: its probe answers what the payload says. Training on it teaches nothing.
+
+Latency, lengths and failures come from `rollout.simulation`; while it "decodes" its thread sleeps until the next
+sequence ends. Without latencies a poll is one token.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import random
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,49 +24,87 @@ from polyray.config.rollout import RolloutSpec
 from polyray.data.chat import encode_prompt
 from polyray.delivery.adapter import AdapterPayload
 from polyray.errors import DeliveryError, RolloutError
-from polyray.types import Completion, Group, GroupRequest
+from polyray.rollout.simulated_batch import DecodingBatch
+from polyray.rollout.simulated_lengths import Lengths
+from polyray.types import Completion, FinishReason, Group, GroupRequest
 
 
 class SimulatedEngine:
-    """See the module: samples cost one poll per token and nothing else."""
+    """See the module. `clock` and `sleep` may be a simulated time; `luck` decides what fails, not what is sampled."""
 
-    def __init__(self, model_dir: Path, spec: RolloutSpec, dtype: str) -> None:
-        from polyray.models.loading import load_tokenizer
-
-        self._tokenizer: Any = load_tokenizer(model_dir)
-        special = set(self._tokenizer.all_special_ids)
-        self._tokens = [token for token in range(len(self._tokenizer)) if token not in special]
-        self._running: dict[int, tuple[Group, int]] = {}
+    def __init__(
+        self,
+        model_dir: Path,
+        spec: RolloutSpec,
+        dtype: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        luck: random.Random | None = None,
+    ) -> None:
+        self._simulation = spec.simulation
+        self._tokenizer, self._plain_tokens = _vocabulary(model_dir)
+        self._lengths = Lengths(spec.simulation)
+        self._clock, self._sleep, self._luck = clock, sleep, luck or random.Random()
+        self._batch = DecodingBatch(spec.simulation.step_s, spec.simulation.sequence_s, spec.max_sequences)
+        self._groups: dict[int, Group] = {}
+        self._complete: list[int] = []
         self._payload: AdapterPayload | None = None
+        self._fate: Callable[[], None] | None = None
+        self._wait(self._simulation.start_s)
+        self._decoded_until = clock()
+
+    def close(self) -> None:
+        """Nothing lies outside this process."""
 
     @property
     def idle(self) -> bool:
         """True where no group is running."""
-        return not self._running
+        return not self._groups
+
+    @property
+    def keeps_versions(self) -> bool:
+        """Whether a version may be loaded while groups of another one run."""
+        return self._simulation.keeps_versions
 
     def submit(self, request: GroupRequest) -> None:
-        """Draws the whole group at once; `poll` hands it over after as many steps as its longest
-        completion."""
+        """Draws the whole group at once; `poll` hands it over when its longest completion is decoded."""
         if self._payload is None:
             raise RolloutError(
                 "no policy version was delivered to this engine yet; deliver one before sampling"
             )
-        completions = tuple(self._completion(request, seed) for seed in request.seeds)
         prompt = np.asarray(encode_prompt(self._tokenizer, request.prompt), np.int32)
-        group = Group(request.group_id, request.prompt, prompt, completions, self._payload.policy)
-        self._running[request.group_id] = group, max(len(item.token_ids) for item in completions)
+        self._draw_fate(request)
+        completions = self._completions(request)
+        self._catch_up()
+        self._groups[request.group_id] = Group(
+            request.group_id, request.prompt, prompt, completions, self._payload.policy
+        )
+        lengths = [len(item.token_ids) for item in completions]
+        self._batch.add(request.group_id, lengths, len(prompt) * self._simulation.prefill_token_s)
 
     def poll(self) -> list[Group]:
-        """See `Engine.poll`."""
-        finished = [group for group, steps in self._running.values() if steps <= 1]
-        self._running = {
-            key: (group, steps - 1) for key, (group, steps) in self._running.items() if steps > 1
-        }
+        """See `Engine.poll`. With latencies it sleeps until a sequence ends or a step is over."""
+        if self._fate is not None:
+            self._fate()
+        if self._simulation.takes_time:
+            self._catch_up()
+            if not self._complete and not self.idle:
+                longest = max(self._batch.current_step_s, self._simulation.poll_s)
+                self._wait(min(self._batch.next_end_s(), longest))
+                self._catch_up()
+        else:
+            self._complete += self._batch.step()
+        finished = [self._groups.pop(group_id) for group_id in self._complete]
+        self._complete = []
         return finished
 
     def abort(self, group_id: int) -> None:
         """See `Engine.abort`."""
-        self._running.pop(group_id, None)
+        self._catch_up()
+        self._batch.remove(group_id)
+        self._complete = [item for item in self._complete if item != group_id]
+        self._groups.pop(group_id, None)
 
     def drain(self) -> list[Group]:
         """See `Engine.drain`."""
@@ -71,11 +114,12 @@ class SimulatedEngine:
         return finished
 
     def load(self, payload: AdapterPayload) -> None:
-        """See `Engine.load`."""
-        if not self.idle:
+        """See `Engine.load`; what runs goes on meanwhile where the engine keeps versions."""
+        if not self.idle and not self.keeps_versions:
             raise DeliveryError(
                 f"{payload.policy.name} cannot be loaded while groups run: a group is one version"
             )
+        self._wait(self._simulation.load_s)
         self._payload = payload
 
     def probe(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
@@ -86,9 +130,64 @@ class SimulatedEngine:
             )
         return self._payload.probe.logprobs.copy()
 
-    def _completion(self, request: GroupRequest, seed: int) -> Completion:
+    def _catch_up(self) -> None:
+        """Decodes up to now. A thread that woke late has lost nothing: the simulated device went on."""
+        if self._simulation.takes_time:
+            now = self._clock()
+            self._complete += self._batch.run(now - self._decoded_until)
+            self._decoded_until = now
+
+    def _wait(self, seconds: float) -> None:
+        if seconds > 0:
+            self._sleep(seconds)
+
+    def _draw_fate(self, request: GroupRequest) -> None:
+        """Refuses the group, or has the engine die or hang in the middle of it, as often as asked for."""
+        simulation = self._simulation
+        if self._luck.random() < simulation.group_failure_rate:
+            raise RolloutError(
+                f"simulated failure of group {request.group_id}: "
+                f"rollout.simulation.group_failure_rate={simulation.group_failure_rate:g}"
+            )
+        if self._luck.random() < simulation.engine_failure_rate:
+            self._fate = self._die
+        if self._luck.random() < simulation.hang_rate:
+            self._fate = self._hang
+
+    def _hang(self) -> None:
+        self._wait(self._simulation.hang_s)
+        self._die()
+
+    def _die(self) -> None:
+        raise RuntimeError(f"simulated failure of the engine with {len(self._groups)} groups")
+
+    def _completions(self, request: GroupRequest) -> tuple[Completion, ...]:
+        drawn = [self._sample(seed, request.max_completion_tokens) for seed in request.seeds]
+        texts = self._tokenizer.batch_decode([tokens for tokens, _ in drawn], skip_special_tokens=True)
+        logprob = -math.log(len(self._plain_tokens))
+        return tuple(
+            Completion(tokens, np.full(len(tokens), logprob, np.float32), text, reason, seed)
+            for (tokens, reason), text, seed in zip(drawn, texts, request.seeds, strict=True)
+        )
+
+    def _sample(self, seed: int, max_tokens: int) -> tuple[np.ndarray, FinishReason]:
+        """Plain tokens; the last one ends the sequence where the length model ends it below the limit."""
         draw = random.Random(seed)
-        length = draw.randint(1, request.max_completion_tokens)
-        tokens = np.asarray([draw.choice(self._tokens) for _ in range(length)], np.int32)
-        logprobs = np.full(length, -math.log(len(self._tokens)), np.float32)
-        return Completion(tokens, logprobs, self._tokenizer.decode(tokens), "length", seed)
+        length, stops = self._lengths.draw(draw, max_tokens)
+        # 32 random bits a token: the remainder prefers no token by more than one in 10^4.
+        bits = np.frombuffer(draw.randbytes(4 * length), np.uint32)
+        tokens = self._plain_tokens[bits % len(self._plain_tokens)]
+        if stops and self._tokenizer.eos_token_id is not None:
+            tokens[-1] = self._tokenizer.eos_token_id
+        return tokens, "stop" if stops else "length"
+
+
+@functools.lru_cache(maxsize=4)
+def _vocabulary(model_dir: Path) -> tuple[Any, np.ndarray]:
+    """(tokenizer, its plain tokens), read once for all engines of a process."""
+    from polyray.models.loading import load_tokenizer
+
+    tokenizer: Any = load_tokenizer(model_dir)
+    special = set(tokenizer.all_special_ids)
+    plain = [token for token in range(len(tokenizer)) if token not in special]
+    return tokenizer, np.array(plain, np.int32)

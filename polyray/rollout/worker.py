@@ -5,7 +5,8 @@
     (any thread)                       '--> the first failure of the engine fails everything still out
 
 A delivery is a gate: what was submitted before it finishes on the old version, what comes after it waits for
-the new one. So no group ever mixes versions. Used by the rollout actor, and directly by tests and benchmarks.
+the new one. So no group ever mixes versions. Where the engine keeps versions, the old one's groups go on beside
+it; where it does not, they are finished first. Used by the rollout actor, and directly by tests and benchmarks.
 """
 
 from __future__ import annotations
@@ -72,8 +73,8 @@ class RolloutWorker:
         return self._post(_Submit(request))
 
     def deliver(self, payload: AdapterPayload) -> Future[DeliveryAck]:
-        """Loads a version once the groups in flight are done, and answers what the engine then says of the
-        probe."""
+        """Loads a version (after the groups in flight, where the engine holds one at a time) and answers what
+        the engine then says of the probe."""
         return self._post(_Deliver(payload))
 
     def stop(self) -> None:
@@ -104,6 +105,8 @@ class RolloutWorker:
             self._fail(RolloutError(f"worker {self.name} was stopped"))
         except BaseException as error:
             self._fail(error)
+        finally:
+            engine.close()
 
     def _serve(self, engine: Engine) -> bool:
         """One turn: take in what is waiting, then one engine step. False where the worker was told to
@@ -130,7 +133,8 @@ class RolloutWorker:
             message.future.set_exception(error)
 
     def _deliver(self, engine: Engine, message: _Deliver) -> None:
-        self._resolve(engine.drain())
+        if not engine.keeps_versions:
+            self._resolve(engine.drain())
         payload = message.payload
         try:
             if sha256_of(payload.tensors) != payload.policy.sha256:
@@ -142,8 +146,10 @@ class RolloutWorker:
             loaded = time.perf_counter()
             logprobs = engine.probe(payload.probe.sequences)
         except BaseException as error:
-            # An engine that failed inside a reload may serve anything: it is discarded as a whole.
             message.future.set_exception(error)
+            if engine.keeps_versions and isinstance(error, DeliveryError):
+                return  # refused, and nothing changed: the groups in flight go on
+            # An engine that failed inside a reload may serve anything: it is discarded as a whole.
             raise
         message.future.set_result(
             DeliveryAck(

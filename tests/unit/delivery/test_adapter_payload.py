@@ -37,11 +37,24 @@ def test_rank_stabilised_adapters_scale_by_the_root_of_the_rank() -> None:
         ("rank_pattern", {"q_proj": 8}),
         ("alpha_pattern", {"q_proj": 16}),
         ("modules_to_save", ["lm_head"]),
+        ("alora_invocation_tokens", [7, 8]),
+        ("layer_replication", [[0, 2], [1, 3]]),
+        ("target_parameters", ["mlp.experts.gate_up_proj"]),
+        ("trainable_token_indices", [3]),
+        ("use_bdlora", {"nblocks": 2}),
+        ("use_qalora", True),
+        ("init_lora_weights", "pissa_niter_16"),
+        ("init_lora_weights", "olora"),
     ],
 )
 def test_refuses_what_cannot_be_merged_as_a_product(key: str, value: object) -> None:
     with pytest.raises(DeliveryError, match=rf"the adapter has {key}="):
         AdapterShape.from_peft({**_config(), key: value})
+
+
+@pytest.mark.parametrize("start", [True, False, "gaussian", "eva"])
+def test_starts_that_leave_the_base_alone_are_plain(start: object) -> None:
+    assert AdapterShape.from_peft({**_config(), "init_lora_weights": start}).rank == 4
 
 
 @pytest.mark.parametrize("empty", [None, {}, []])

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from jobs.train import _show_outcome, _summary, check_inputs, shown_metrics
+from jobs.train import _show_outcome, _summary, check_inputs
+from jobs.watch import shown_metrics
 from polyray.config.loader import build_config
 from polyray.config.run import TrainConfig
 from polyray.errors import ConfigError, DataError

@@ -38,6 +38,7 @@ class InMemory:
     policy: Policy
     no_batch_at: int | None = None
     no_delivery_at: int | None = None
+    drained_at: int | None = None
     killed_at: int | None = None
     values: dict[int, float] = field(default_factory=dict)
     """Version -> pass_at_1 on the fixed prompts."""
@@ -58,16 +59,20 @@ class InMemory:
         self.snapshots_given.append(snapshot)
         return self.ledger.restore(snapshot)
 
-    def next_batch(self, step: int) -> TrainingBatch | None:
-        if step == self.no_batch_at:
-            return None
+    def next_batch(self, step: int) -> TrainingBatch | Verdict:
+        if step in (self.no_batch_at, self.drained_at):
+            return Verdict.STOP if step == self.no_batch_at else Verdict.DRAIN
         while self._under_way or self.ledger.may_start(step):
             self._sample(self._under_way.pop() if self._under_way else self.ledger.next_id())
-        items = self.ledger.cut(step)
-        assert items is not None
-        groups = tuple(item.handle for item in items)
-        counters = {"groups_used": len(groups), "groups_dropped": self.ledger.dropped, "staleness_mean": 0.0}
-        return TrainingBatch(step, groups, len(groups), counters, {"generate_s": 0.1, "score_s": 0.1})
+        cut = self.ledger.cut(step)
+        assert cut is not None
+        groups = tuple(item.handle for item in cut.groups)
+        dropped = self.ledger.counts.dropped
+        counters = {"groups_used": len(groups), "groups_dropped": dropped, "staleness_mean": 0.0}
+        history = {"step": step, "groups": [item.group_id for item in cut.groups]}
+        return TrainingBatch(
+            step, groups, len(groups), counters, {"generate_s": 0.1, "score_s": 0.1}, history
+        )
 
     def publish(self, payload: AdapterPayload) -> Mapping[str, float] | None:
         if payload.policy.version == self.no_delivery_at:

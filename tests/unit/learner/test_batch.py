@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PolychromicSpec
+from polyray.config.learner import LearnerSpec
 from polyray.learner.advantages import compute_advantages
-from polyray.learner.batch import Row, build_row_batch, rows_of
+from polyray.learner.batch import Row, build_row_batch, micro_batches, rows_of
 from tests.unit.tiny_policy import random_group
 
 NAN = float("nan")
@@ -118,3 +119,22 @@ def test_completions_of_one_prompt_are_known_to_share_it() -> None:
     assert batch.rows.group_B is not None
     assert batch.rows.group_B.tolist() == [0, 0, 1, 1, 1]
     assert [row.watched for row in rows] == [True, False, True, False, False]
+
+
+def test_micro_batches_are_cut_by_rows_or_by_tokens_with_a_shared_prompt_counted_once() -> None:
+    groups = random_group(0, [1.0] * 3, lengths=[2, 3, 4]), random_group(1, [1.0] * 2, lengths=[30, 1])
+    rows = [row for group in groups for row in rows_of(group, GrpoSpec())]
+    assert [len(row.prompt_token_ids) for row in rows] == [3, 3, 3, 4, 4]
+
+    def sizes(**spec: int) -> list[int]:
+        parts = micro_batches(rows, LearnerSpec(**spec))  # type: ignore[arg-type]
+        assert [row for part in parts for row in part] == rows
+        return [len(part) for part in parts]
+
+    assert sizes() == [5]
+    assert sizes(micro_batch_rows=2) == [2, 2, 1]
+    assert sizes(micro_batch_rows=2, micro_batch_tokens=1000) == [5]
+    assert sizes(micro_batch_tokens=12) == [3, 1, 1]  # 3 + 2 + 3 + 4
+    assert sizes(micro_batch_tokens=11) == [2, 1, 1, 1]
+    assert sizes(micro_batch_tokens=3 + 9 + 4 + 31) == [5]
+    assert micro_batches([], LearnerSpec(micro_batch_tokens=5)) == []

@@ -88,6 +88,8 @@ def test_a_version_on_disk_is_the_one_that_was_published(unbroken: tuple[Path, A
         ({"killed_at": 4}, 4, 2),  # step 3 is in the log, its checkpoint is not
         ({"no_batch_at": 1}, 1, 0),  # before the first checkpoint: all of it again
         ({"no_batch_at": 2}, 2, 2),  # right after one: nothing twice
+        ({"drained_at": 3}, 3, 3),  # a run that is drained leaves a checkpoint of its own
+        ({"drained_at": 2}, 2, 2),
     ],
 )
 def test_an_interrupted_run_equals_an_unbroken_one(
@@ -112,7 +114,7 @@ def test_an_interrupted_run_equals_an_unbroken_one(
     )
     assert {payload.policy.attempt for payload in second.coordination.published} == {1 if covered == 0 else 2}
     expected_dir, expected = unbroken
-    for name in ("metrics.jsonl", "rollouts.jsonl"):
+    for name in ("metrics.jsonl", "rollouts.jsonl", "ledger.jsonl"):
         lines = _reproducible(tmp_path / name)
         assert lines == _reproducible(expected_dir / name)
         assert len(lines) == STEPS

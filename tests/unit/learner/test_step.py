@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
 
 from polyray.config.run import TrainConfig
 from polyray.learner import anchors
@@ -86,12 +87,53 @@ def test_equals_the_literal_loss_at_another_temperature_cap_and_band() -> None:
 def test_micro_batches_do_not_change_the_update(kl_coefficient: float) -> None:
     groups = mixed_groups()
     whole, expected = gradients(_config(kl_coefficient=kl_coefficient), groups)
-    for rows in (1, 3):
-        parts, metrics = gradients(_config({"micro_batch_rows": rows}, kl_coefficient=kl_coefficient), groups)
+    for size in ({"micro_batch_rows": 1}, {"micro_batch_rows": 3}, {"micro_batch_tokens": 12}):
+        parts, metrics = gradients(_config(size, kl_coefficient=kl_coefficient), groups)
         assert_equal_gradients(parts, whole)
         assert metrics.keys() == expected.keys()
         for key, value in expected.items():
             assert metrics[key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
+
+
+def test_checkpointed_layers_run_twice_and_give_the_same_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [0]
+    forward = Qwen3MLP.forward
+
+    def counted(self: Any, hidden: torch.Tensor) -> torch.Tensor:
+        runs[0] += 1
+        return forward(self, hidden)
+
+    monkeypatch.setattr(Qwen3MLP, "forward", counted)
+    groups, found = mixed_groups(), []
+    for checkpointing in (False, True):
+        runs[0] = 0
+        learner = {"gradient_checkpointing": checkpointing}
+        found.append((*gradients(_config(learner, kl_coefficient=0.3), groups), runs[0]))
+    assert_equal_gradients(found[1][0], found[0][0])
+    assert found[1][1] == found[0][1]
+    # Reference and policy, and the policy's one layer again; the reference has no backward pass.
+    assert (found[0][2], found[1][2]) == (2, 3)
+
+
+def test_the_learner_runs_on_a_base_in_bfloat16() -> None:
+    exact, rounded = build_policy(), build_policy()
+    rounded.get_base_model().to(torch.bfloat16)  # type: ignore[arg-type, operator]
+    for name, parameter in rounded.named_parameters():
+        if ".lora_" in name:
+            parameter.data = exact.get_parameter(name).data.clone()
+    config, groups = _config(kl_coefficient=0.1, sequence_mask_band=50.0), mixed_groups()
+    metrics, gradient = [], []
+    for model in (exact, rounded):
+        learner = build_learner(config, model)
+        metrics.append(learner.step(as_batch(groups)))
+        gradient.append(torch.cat([parameter.grad.flatten() for parameter in learner.parameters]))  # type: ignore[union-attr]
+    assert gradient[1].dtype == torch.float32
+    assert all(np.isfinite(value) for value in metrics[1].values() if isinstance(value, float))
+    assert metrics[1]["entropy"] == pytest.approx(metrics[0]["entropy"], rel=0.01)
+    assert metrics[1]["logprob_difference_mean"] == pytest.approx(
+        metrics[0]["logprob_difference_mean"], abs=0.02
+    )
+    assert float(torch.nn.functional.cosine_similarity(*gradient, dim=0)) > 0.99
 
 
 def test_rows_without_advantage_get_no_backward_pass_but_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Packed groups: exactly the values and gradients of separate rows, and only for models where that holds."""
+"""Packed prefix trees: exactly the values and gradients of separate rows, only for models where that holds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from polyray.models import packing
 from polyray.models.logprobs import Rows, completion_logprobs
@@ -15,21 +18,25 @@ SIZES: dict[str, Any] = {
     "vocab_size": 23, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "head_dim": 8,
     "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64,
 }  # fmt: skip
-PROMPTS = (3, 3, 3, 5, 2, 2)
-COMPLETIONS = (4, 1, 6, 2, 3, 5)
-GROUPS = (0, 0, 0, 1, 2, 2)
+PROMPTS = (3, 3, 3, 3, 5, 2, 2)
+COMPLETIONS = (4, 1, 6, 6, 2, 3, 5)
+GROUPS = (0, 0, 0, 0, 1, 2, 2)
+"""Row 2 begins as row 0 does, row 3 equals row 2, row 6 shares only the prompt with row 5."""
 
 
-def rows(grouped: bool) -> Rows:
+def rows(grouped: bool, copies: int = 1) -> Rows:
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(1, 23, (6, 12), generator=generator)
-    for row in range(1, 6):
+    tokens = torch.randint(1, 23, (len(GROUPS), 12), generator=generator)
+    for row in range(1, len(GROUPS)):
         if GROUPS[row] == GROUPS[row - 1]:
             tokens[row, : PROMPTS[row]] = tokens[row - 1, : PROMPTS[row]]
-    for row in range(6):
+    tokens[2, 3:5] = tokens[0, 3:5]
+    tokens[3] = tokens[2]
+    for row in range(len(GROUPS)):
         tokens[row, PROMPTS[row] + COMPLETIONS[row] :] = 0
-    group_B = torch.tensor(GROUPS) if grouped else None
-    return Rows(tokens, torch.tensor(PROMPTS), torch.tensor(COMPLETIONS), group_B)
+    parts = tokens, torch.tensor(PROMPTS), torch.tensor(COMPLETIONS), torch.tensor(GROUPS)
+    *given, group_B = (part.repeat_interleave(copies, 0) for part in parts)
+    return Rows(*given, group_B if grouped else None)
 
 
 def build(config: Any) -> Any:
@@ -38,62 +45,103 @@ def build(config: Any) -> Any:
 
 
 @pytest.fixture
-def packed_widths(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Shapes of the packed inputs that were built."""
-    seen: list[tuple[int, ...]] = []
-    original = packing.packed_groups
+def exact_norms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transformers' RMSNorm rounds to float32; here nothing does."""
 
-    def watched(*arguments: torch.Tensor) -> Any:
-        result = original(*arguments)
-        if result is not None:
-            seen.append(tuple(result.arguments["input_ids"].shape))
-        return result
+    def forward(self: Any, hidden: torch.Tensor) -> torch.Tensor:
+        return (
+            self.weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        )
 
-    monkeypatch.setattr("polyray.models.logprobs.packed_groups", watched)
-    return seen
+    for norm in (Qwen3RMSNorm, Qwen2RMSNorm, LlamaRMSNorm):
+        monkeypatch.setattr(norm, "forward", forward)
 
 
+def shapes(config: Any, given: Rows) -> list[tuple[bool, tuple[int, ...]]]:
+    """(whether trees, [sequences, width]) of every input."""
+    inputs = packing.model_inputs(
+        config, given.input_ids_BL, given.prompt_lengths_B, given.completion_lengths_B, given.group_B
+    )
+    return [("attention_mask" in one.arguments, tuple(one.arguments["input_ids"].shape)) for one in inputs]
+
+
+@pytest.mark.usefixtures("exact_norms")
 @pytest.mark.parametrize("config", [Qwen3Config(**SIZES), Qwen2Config(**SIZES), LlamaConfig(**SIZES)])
+@pytest.mark.parametrize(
+    ("max_width", "copies", "expected"),
+    [
+        (512, 1, [(True, (1, 23))]),  # 3 + 3 + 5 - 2, 5 + 1 and 2 + 2 + 4 nodes side by side
+        (11, 1, [(True, (3, 9))]),
+        (7, 3, [(True, (4, 6)), (False, (6, 8))]),  # rows 2 and 3 have 3 + 5 positions; 2 + 2 + 4 are cut
+    ],
+)
 def test_values_and_gradients_are_those_of_separate_rows(
-    config: Any, packed_widths: list[tuple[int, ...]]
+    config: Any,
+    max_width: int,
+    copies: int,
+    expected: list[tuple[bool, tuple[int, ...]]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = build(config)
-    weights_BT = torch.randn(6, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    monkeypatch.setattr(packing, "packed_width", lambda config: max_width)
+    assert shapes(model.config, rows(True, copies)) == expected
+    assert shapes(model.config, rows(False, copies)) == [(False, (7 * copies, 8))]
+    generator = torch.Generator().manual_seed(2)
+    weights_BT = torch.randn(len(GROUPS) * copies, 6, generator=generator, dtype=torch.float64)
     results = []
     for grouped in (False, True):
         model.zero_grad()
-        logprobs_BT, entropy_BT = completion_logprobs(model, rows(grouped), 0.8)
-        (logprobs_BT * weights_BT).sum().backward()
+        logprobs_BT, entropy_BT = completion_logprobs(
+            model, rows(grouped, copies), 0.8, entropy_gradient=True
+        )
+        ((logprobs_BT - 0.3 * entropy_BT) * weights_BT).sum().backward()
         gradients = [parameter.grad.clone() for parameter in model.parameters()]
         results.append((logprobs_BT, entropy_BT, gradients))
-    assert packed_widths == [(3, 14)]  # 3 + 4 + 1 + 6 tokens in the widest of three groups
     for separate, packed in zip(*results, strict=True):
-        torch.testing.assert_close(packed, separate, atol=2e-7, rtol=1e-6)
+        torch.testing.assert_close(packed, separate, atol=1e-12, rtol=1e-12)
     assert all(gradient.abs().max() > 0 for gradient in results[0][2])
 
 
-def test_models_whose_layers_look_elsewhere_keep_separate_rows(packed_widths: list[tuple[int, ...]]) -> None:
+@pytest.mark.usefixtures("exact_norms")
+def test_rows_of_very_different_lengths_run_beside_their_like(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(MistralConfig(**SIZES))
+    whole = completion_logprobs(model, rows(grouped=True))[0]
+    monkeypatch.setattr(packing, "PASS_POSITIONS", 3)
+    # Rows of 6, 3, 8, 8, 6, 4 and 6 positions: 6 < .8 x 8 saves 2 x 5, then 4 < .8 x 6 saves 2 x 2.
+    assert shapes(model.config, rows(grouped=True)) == [(False, (2, 8)), (False, (3, 6)), (False, (2, 4))]
+    parts = completion_logprobs(model, rows(grouped=True))[0]
+    torch.testing.assert_close(parts, whole, atol=1e-12, rtol=1e-12)
+
+
+def test_models_whose_layers_look_elsewhere_keep_separate_rows() -> None:
     windowed = Qwen3Config(
         **SIZES, sliding_window=4, use_sliding_window=True, max_window_layers=1, layer_types=None
     )
     assert "sliding_attention" in (windowed.layer_types or [])
     for config in (windowed, MistralConfig(**SIZES)):
-        completion_logprobs(build(config), rows(grouped=True))
-    assert packed_widths == []
+        assert shapes(build(config).config, rows(grouped=True)) == [(False, (7, 8))]
 
 
-def test_long_groups_and_groups_of_one_stay_separate(monkeypatch: pytest.MonkeyPatch) -> None:
-    grouped = rows(grouped=True)
-    inputs = grouped.input_ids_BL, grouped.prompt_lengths_B, grouped.completion_lengths_B
-    assert packing.packed_groups(*inputs, torch.arange(6)) is None
-    assert packing.packed_groups(*inputs, torch.tensor(GROUPS)) is not None
-    monkeypatch.setattr(packing, "MAX_PACKED_WIDTH", 13)
-    assert packing.packed_groups(*inputs, torch.tensor(GROUPS)) is None
+def test_rows_that_would_gain_nothing_stay_separate() -> None:
+    config = build(Qwen3Config(**SIZES)).config
+    tokens, sevens = rows(grouped=True).input_ids_BL[:, :10], torch.full((7,), 6)
+    same = Rows(tokens, torch.full((7,), 4), sevens, torch.zeros(7, dtype=torch.int64))
+    apart = Rows(tokens, torch.full((7,), 4), sevens, torch.arange(7))
+    assert shapes(config, apart) == [(False, (7, 9))]
+    assert shapes(config, same)[0][0]
+
+
+def test_a_sequence_of_trees_is_as_wide_as_attention_is_cheap() -> None:
+    # Linear weights of a layer over 2 x 32 query features: 32 x (2 x 32 + 2 x 8 + 3 x 400) / (2 x 32).
+    wide = Qwen3Config(**SIZES | {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 400})
+    assert packing.packed_width(wide) == 640
+    assert packing.packed_width(Qwen3Config(**SIZES)) == packing.MIN_WIDTH
+    assert packing.packed_width(Qwen3Config(**SIZES | {"intermediate_size": 10**6})) == packing.MAX_WIDTH
 
 
 def test_selected_rows_keep_their_groups_together() -> None:
-    kept = rows(grouped=True).select(torch.tensor([True, False, True, False, True, True]))
+    kept = rows(grouped=True).select(torch.tensor([True, False, True, True, False, True, True]))
     assert kept.group_B is not None
-    assert kept.group_B.tolist() == [0, 0, 1, 1]
-    assert kept.completion_lengths_B.tolist() == [4, 6, 3, 5]
-    assert rows(grouped=False).select(torch.ones(6, dtype=torch.bool)).group_B is None
+    assert kept.group_B.tolist() == [0, 0, 0, 1, 1]
+    assert kept.completion_lengths_B.tolist() == [4, 6, 6, 3, 5]
+    assert rows(grouped=False).select(torch.ones(7, dtype=torch.bool)).group_B is None

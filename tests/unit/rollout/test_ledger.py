@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from polyray.rollout.ledger import Finished, GroupLedger
+from polyray.rollout.ledger import Finished, GroupLedger, LedgerCounts
 from polyray.types import PolicyVersion
 
 
@@ -30,7 +30,7 @@ def _start_all(ledger: GroupLedger[str], served_version: int) -> list[int]:
 
 def _cut(ledger: GroupLedger[str], step: int) -> list[int] | None:
     batch = ledger.cut(step)
-    return None if batch is None else [item.group_id for item in batch]
+    return None if batch is None else [item.group_id for item in batch.groups]
 
 
 def _do_step(ledger: GroupLedger[str], step: int) -> list[int]:
@@ -49,7 +49,7 @@ def test_a_batch_is_cut_once_and_handed_out_again_unchanged() -> None:
         _finish(ledger, ledger.next_id(), 0)
     first = ledger.cut(0)
     assert first is not None
-    assert [(item.group_id, item.handle) for item in first] == [(0, "handle-0"), (1, "handle-1")]
+    assert [(item.group_id, item.handle) for item in first.groups] == [(0, "handle-0"), (1, "handle-1")]
     _finish(ledger, ledger.next_id(), 0)
     assert ledger.cut(0) is first
     assert ledger.num_buffered == 2
@@ -136,7 +136,7 @@ def test_a_dropped_group_is_counted_and_replaced() -> None:
     ledger = _ledger(batch=2)
     assert _start_all(ledger, 0) == [0, 1]
     ledger.drop(0)
-    assert ledger.dropped == 1
+    assert ledger.counts.dropped == 1
     assert _start_all(ledger, 0) == [2]
     _finish(ledger, 2, 0)
     _finish(ledger, 1, 0)
@@ -154,7 +154,7 @@ def test_which_groups_are_filtered_does_not_depend_on_the_order_they_finish_in(o
             _finish(ledger, group_id, 0)
         running += _start_all(ledger, 0)
     assert _cut(ledger, 0) == [3, 4]  # 0, 1 and 2 went; 4 is beyond two batches
-    assert (ledger.filtered, ledger.dropped) == (3, 0)
+    assert (ledger.counts.filtered, ledger.counts.dropped) == (3, 0)
     ledger.published(1)
     assert _start_all(ledger, 1) == [5, 6]
     snapshot = json.loads(json.dumps(ledger.snapshot()))
@@ -182,7 +182,7 @@ def test_above_staleness_zero_the_oldest_version_goes_first() -> None:
     assert _cut(ledger, 2) == [2, 1]
     ledger.published(3)
     assert _cut(ledger, 3) == [3, 0]
-    assert ledger.dropped == 0
+    assert ledger.counts.dropped == 0
 
 
 def test_stale_groups_and_those_of_other_attempts_are_dropped_and_counted() -> None:
@@ -195,10 +195,10 @@ def test_stale_groups_and_those_of_other_attempts_are_dropped_and_counted() -> N
     _finish(ledger, 2, version=2, attempt=7)
     _finish(ledger, 3, version=3)  # the learner is not there yet
     assert ledger.cut(2) is None
-    assert (ledger.dropped, ledger.num_buffered) == (3, 1)
+    assert (ledger.counts.dropped, ledger.num_buffered) == (3, 1)
     _finish(ledger, 4, version=2)
     assert _cut(ledger, 2) == [1, 4]
-    assert ledger.dropped == 3
+    assert ledger.counts.dropped == 3
 
 
 def test_stale_groups_leave_the_admission_count() -> None:
@@ -216,7 +216,7 @@ def test_stale_groups_leave_the_admission_count() -> None:
     _finish(ledger, 1, 0)  # two versions late
     assert not ledger.may_start(2)
     assert _cut(ledger, 2) == [3]
-    assert ledger.dropped == 1
+    assert ledger.counts.dropped == 1
     assert _start_all(ledger, 2) == [4]
 
 
@@ -271,7 +271,7 @@ def test_an_interrupted_history_consumes_what_an_unbroken_one_does() -> None:
     ledger.restore(snapshot)
     consumed += [_do_step(ledger, step) for step in (2, 3, 4)]
     assert consumed == expected
-    assert ledger.dropped == 0
+    assert ledger.counts.dropped == 0
 
 
 def test_groups_of_the_attempt_before_never_enter_a_batch() -> None:
@@ -282,4 +282,78 @@ def test_groups_of_the_attempt_before_never_enter_a_batch() -> None:
     assert group_id == 0
     _finish(ledger, group_id, 0, attempt=1)
     assert ledger.cut(0) is None
-    assert ledger.dropped == 1
+    assert ledger.counts.dropped == 1
+
+
+def test_every_group_that_leaves_is_named_once_with_its_reason() -> None:
+    ledger = _ledger(batch=2, max_staleness=1)
+    assert _start_all(ledger, 0) == [0, 1, 2, 3]
+    ledger.drop(1)
+    assert ledger.filter(2, max_batches=4)
+    for group_id in _start_all(ledger, 0):
+        _finish(ledger, group_id, 0)
+    _finish(ledger, 0, 0)
+    _finish(ledger, 3, 0)
+    first = ledger.cut(0)
+    assert first is not None
+    assert first.dropped == ((1, "unscored"), (2, "teaches_nothing"))
+    ledger.published(1)
+    for group_id in _start_all(ledger, 1):
+        _finish(ledger, group_id, 1)
+    ledger.published(2)  # the learner went on without a batch: what version 0 left is too old now
+    second = ledger.cut(2)
+    snapshot = ledger.snapshot()
+    assert second is not None and second.dropped == ((4, "stale"), (5, "stale"))
+    assert (ledger.counts.stale, ledger.counts.dropped, ledger.counts.filtered) == (2, 3, 1)
+    resumed = _ledger(batch=2, max_staleness=1)
+    resumed.restore(json.loads(json.dumps(snapshot)))
+    assert resumed.counts == ledger.counts
+
+
+def test_drops_since_the_last_batch_survive_a_restart() -> None:
+    ledger = _ledger(batch=1)
+    _start_all(ledger, 0)
+    ledger.drop(0)
+    resumed = _ledger(batch=1)
+    resumed.restore(json.loads(json.dumps(ledger.snapshot())))
+    assert _start_all(resumed, 0) == [1]
+    _finish(resumed, 1, 0, resumed.attempt)
+    batch = resumed.cut(0)
+    assert batch is not None and batch.dropped == ((0, "unscored"),)
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1])
+def test_a_lost_group_of_a_leased_batch_comes_back_into_its_place(max_staleness: int) -> None:
+    ledger = _ledger(batch=3, max_staleness=max_staleness)
+    for group_id in _start_all(ledger, 0)[:3]:
+        _finish(ledger, group_id, 0)
+    assert _cut(ledger, 0) == [0, 1, 2]
+    ledger.lost(0, 1)
+    ledger.lost(0, 1)
+    ledger.lost(7, 2)  # not the leased step
+    assert ledger.cut(0) is None
+    assert ledger.may_start(0)
+    assert ledger.next_id() == 1
+    _finish(ledger, 1, 0)
+    assert _cut(ledger, 0) == [0, 1, 2]
+    assert ledger.num_buffered == 0
+
+
+def test_a_lost_group_that_is_dropped_the_second_time_is_replaced_by_another() -> None:
+    ledger = _ledger(batch=2)
+    for group_id in _start_all(ledger, 0):
+        _finish(ledger, group_id, 0)
+    ledger.cut(0)
+    ledger.lost(0, 0)
+    assert _start_all(ledger, 0) == [0]
+    ledger.drop(0)
+    assert _start_all(ledger, 0) == [2]
+    _finish(ledger, 2, 0)
+    assert _cut(ledger, 0) == [2, 1]  # the other rank's share stays where it was
+    assert sorted(ledger.snapshot()["pending"]) == [1, 2]
+
+
+def test_the_length_of_what_is_too_old_is_measured_against_what_is_used() -> None:
+    counts = LedgerCounts(dropped=3, stale=2, stale_tokens=600, used=4, used_tokens=400)
+    assert counts.stale_length_ratio == 3.0
+    assert LedgerCounts().stale_length_ratio == 0.0

@@ -1,23 +1,47 @@
-"""The engine without a model keeps the protocol's promises."""
+"""The engine without a model: the protocol's promises with and without latencies, its policy, its time, its
+failures."""
 
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from polyray.config.rollout import RolloutSpec
-from polyray.delivery.adapter import AdapterPayload, Probe
-from polyray.errors import DataError, DeliveryError, RolloutError
+from polyray.delivery.adapter import AdapterPayload, Probe, sha256_of
+from polyray.errors import RolloutError
 from polyray.models.embedded import build_tokenizer
 from polyray.rollout.simulated_engine import SimulatedEngine
-from polyray.types import GroupRequest, PolicyVersion, Prompt
+from polyray.rollout.worker import RolloutWorker
+from polyray.types import PolicyVersion
+from tests.unit.rollout.engine_contract import EngineContract, request
 
-PAYLOAD = AdapterPayload(
-    PolicyVersion(1, 3, "0" * 64), b"", None, Probe(((1, 2),), np.array([-0.5], np.float32), None)
-)
+LATENCIES: dict[str, Any] = {"step_s": 0.01, "sequence_s": 0.001, "prefill_token_s": 0.002, "load_s": 1.5}
+EOS = 2
+
+
+class SimulatedTime:
+    """A clock that only moves when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.slept: list[float] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+def payload(version: int) -> AdapterPayload:
+    probe = Probe(((1, 2), (1, 5, 6)), np.array([-0.5, -1.0, -2.0], np.float32), None)
+    return AdapterPayload(PolicyVersion(1, version, sha256_of(b"")), b"", None, probe)
 
 
 @pytest.fixture(scope="module")
@@ -27,74 +51,166 @@ def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture
-def engine(tokenizer_dir: Path) -> SimulatedEngine:
-    engine = SimulatedEngine(tokenizer_dir, RolloutSpec(), "float32")
-    engine.load(PAYLOAD)
+def build(
+    tokenizer_dir: Path,
+    time: SimulatedTime | None = None,
+    luck: random.Random | None = None,
+    **simulation: Any,
+) -> SimulatedEngine:
+    """With a version, on a clock of its own."""
+    time = time or SimulatedTime()
+    spec = RolloutSpec.model_validate({"engine": "simulated", "simulation": simulation})
+    engine = SimulatedEngine(tokenizer_dir, spec, "float32", clock=time.clock, sleep=time.sleep, luck=luck)
+    engine.load(payload(3))
     return engine
 
 
-def _request(group_id: int, seeds: tuple[int, ...] = (5, 6, 7), text: str = "37|b1>e4=") -> GroupRequest:
-    return GroupRequest(group_id, Prompt("p", text), seeds, max_completion_tokens=10)
+class SimulatedContract(EngineContract):
+    simulation: ClassVar[dict[str, Any]]
+
+    @pytest.fixture(autouse=True)
+    def _tokenizer(self, tokenizer_dir: Path) -> None:
+        self.tokenizer_dir = tokenizer_dir
+
+    def build(self) -> SimulatedEngine:
+        time = SimulatedTime()
+        spec = RolloutSpec.model_validate({"simulation": self.simulation})
+        return SimulatedEngine(self.tokenizer_dir, spec, "float32", clock=time.clock, sleep=time.sleep)
+
+    def payload(self, version: int) -> AdapterPayload:
+        return payload(version)
 
 
-def test_a_sample_depends_on_its_seed_alone(engine: SimulatedEngine) -> None:
-    engine.submit(_request(0))
-    engine.submit(_request(1, seeds=(9, 6)))
-    by_id = {group.group_id: group for group in engine.drain()}
-    first, second = by_id[0].completions[1], by_id[1].completions[1]
-    assert first.text == second.text
-    assert first.token_ids.tolist() == second.token_ids.tolist()
-    assert len({item.text for item in by_id[0].completions}) == 3
+class TestWithoutLatencies(SimulatedContract):
+    simulation: ClassVar[dict[str, Any]] = {}
 
 
-def test_samples_are_uniform_over_the_plain_tokens(engine: SimulatedEngine) -> None:
-    engine.submit(_request(0, seeds=tuple(range(400))))
+class TestWithLatencies(SimulatedContract):
+    simulation = LATENCIES
+
+
+class TestWithLatenciesAndVersionsKept(SimulatedContract):
+    simulation = LATENCIES | {"keeps_versions": True, "mean_length": 4}
+    keeps_versions = True
+
+
+def test_samples_are_uniform_over_the_plain_tokens(tokenizer_dir: Path) -> None:
+    engine = build(tokenizer_dir)
+    engine.submit(request(0, seeds=tuple(range(400))))
     (group,) = engine.drain()
-    tokens = np.concatenate([item.token_ids for item in group.completions])
-    assert set(tokens.tolist()) == set(range(3, 28))  # everything but <pad>, <bos>, <eos>
+    sampled = np.concatenate([item.token_ids for item in group.completions])
+    counts = np.bincount(sampled, minlength=28)
+    assert counts[:3].sum() == 0  # <pad>, <bos>, <eos>
+    expected = len(sampled) / 25
+    assert (np.abs(counts[3:] - expected) < 5 * math.sqrt(expected)).all()
     logprobs = np.concatenate([item.rollout_logprobs for item in group.completions])
     np.testing.assert_allclose(logprobs, -math.log(25), rtol=1e-6)
     assert {len(item.token_ids) for item in group.completions} == set(range(1, 11))
-    assert group.prompt_token_ids.tolist() == [1, 6, 10, 13, 15, 4, 22, 18, 7, 23]
-    assert group.policy == PAYLOAD.policy
+    assert all(len(item.text) == len(item.token_ids) for item in group.completions)
 
 
-def test_a_group_takes_as_many_polls_as_its_longest_completion(engine: SimulatedEngine) -> None:
-    engine.submit(_request(0))
+def test_without_latencies_a_group_takes_as_many_polls_as_its_longest_completion(tokenizer_dir: Path) -> None:
+    time = SimulatedTime()
+    engine = build(tokenizer_dir, time)
+    engine.submit(request(0))
     polls, finished = 0, []
     while not engine.idle:
         finished = engine.poll()
         polls += 1
     assert polls == max(len(item.token_ids) for item in finished[0].completions) > 1
+    assert time.slept == []
 
 
-def test_loading_waits_for_nothing_and_refuses_while_groups_run(engine: SimulatedEngine) -> None:
-    engine.submit(_request(0))
-    with pytest.raises(DeliveryError, match="policy-a1-v3-00000000 cannot be loaded while groups run"):
-        engine.load(PAYLOAD)
-    engine.abort(0)
-    engine.abort(99)
-    engine.load(PAYLOAD)
-    assert engine.idle
+def test_a_completion_that_ends_by_itself_ends_with_the_end_of_sequence(tokenizer_dir: Path) -> None:
+    engine = build(tokenizer_dir, given_lengths=(4, 50))
+    engine.submit(request(0, seeds=tuple(range(40))))
+    (group,) = engine.drain()
+    kinds = {(len(item.token_ids), item.finish_reason) for item in group.completions}
+    assert kinds == {(4, "stop"), (10, "length")}
+    assert all((item.token_ids[-1] == EOS) == (item.finish_reason == "stop") for item in group.completions)
+
+
+def test_a_group_takes_its_prefill_and_a_step_per_token(tokenizer_dir: Path) -> None:
+    time = SimulatedTime()
+    engine = build(tokenizer_dir, time, **LATENCIES, given_lengths=(6,))
+    started = time.now
+    engine.submit(request(0, seeds=(1, 2, 3)))
+    engine.drain()
+    # Ten prompt tokens once, then six steps of three sequences.
+    assert time.now - started == pytest.approx(10 * 0.002 + 6 * (0.01 + 3 * 0.001))
+
+
+def test_loading_takes_its_time_and_what_runs_goes_on_where_versions_are_kept(tokenizer_dir: Path) -> None:
+    time = SimulatedTime()
+    engine = build(tokenizer_dir, time, step_s=0.1, load_s=3.0, given_lengths=(8,), keeps_versions=True)
+    assert time.slept == [3.0]
+    engine.submit(request(0))
+    engine.load(payload(4))
+    assert [group.group_id for group in engine.poll()] == [0]  # 8 steps passed while it loaded
+    assert time.slept == [3.0, 3.0]
+
+
+def test_a_long_completion_costs_few_polls_and_none_lasts_longer_than_it_may(tokenizer_dir: Path) -> None:
+    for poll_s, longest, most_polls in ((60.0, 60.0, 3), (0.0, 0.25, 4000), (1.0, 1.0, 1100)):
+        time = SimulatedTime()
+        engine = build(tokenizer_dir, time, step_s=0.25, poll_s=poll_s, given_lengths=(4000,))
+        demanding = request(0, seeds=(1,))
+        engine.submit(type(demanding)(0, demanding.prompt, (1,), 4000))
+        polls = 0
+        while not engine.idle:
+            engine.poll()
+            polls += 1
+        assert sum(time.slept) == pytest.approx(1000.0)
+        assert max(time.slept) <= longest + 1e-9
+        assert 1000 / longest - 1 <= polls <= max(most_polls, 1000 / longest + 1)
+
+
+def test_a_thread_that_wakes_late_loses_nothing(tokenizer_dir: Path) -> None:
+    time = SimulatedTime()
+    engine = build(tokenizer_dir, time, step_s=0.1, given_lengths=(5, 9))
+    engine.submit(request(0, seeds=(1,)))
+    engine.submit(request(1, seeds=(2,)))
+    time.now += 30
+    assert sorted(group.group_id for group in engine.poll()) == [0, 1]
+    engine.submit(request(2, seeds=(1,)))  # it begins now, not 30 s ago
     assert engine.poll() == []
 
 
-def test_nothing_is_sampled_before_a_version_was_delivered(tokenizer_dir: Path) -> None:
-    engine = SimulatedEngine(tokenizer_dir, RolloutSpec(), "float32")
-    for call in (lambda: engine.submit(_request(0)), lambda: engine.probe([[1, 2]])):
-        with pytest.raises(RolloutError, match="no policy version was delivered"):
-            call()
+def test_a_refused_group_fails_alone_and_as_often_as_asked_for(tokenizer_dir: Path) -> None:
+    engine = build(tokenizer_dir, luck=random.Random(0), group_failure_rate=0.25)
+    refused = 0
+    for group_id in range(400):
+        try:
+            engine.submit(request(group_id, seeds=(1,)))
+        except RolloutError as error:
+            assert f"simulated failure of group {group_id}: " in str(error)
+            refused += 1
+    assert 70 <= refused <= 130
+    assert len(engine.drain()) == 400 - refused
 
 
-def test_a_prompt_it_cannot_encode_is_refused(engine: SimulatedEngine) -> None:
-    with pytest.raises(DataError):
-        engine.submit(_request(0, text="37|b1>e4="[:-1] + "?"))
-    assert engine.idle
+def test_a_dying_engine_takes_all_its_groups_along(tokenizer_dir: Path) -> None:
+    class Unlucky(random.Random):
+        """The second group is the one."""
+
+        draws = iter([0.9] * 4 + [0.1] + [0.9] * 10)
+
+        def random(self) -> float:
+            return next(self.draws)
+
+    engine = build(tokenizer_dir, luck=Unlucky(), engine_failure_rate=0.5, given_lengths=(10,))
+    worker = RolloutWorker("simulated", lambda: engine)
+    futures = [worker.submit(request(group_id)) for group_id in range(2)]
+    for future in futures:
+        with pytest.raises(RolloutError, match="is gone: RuntimeError: simulated failure of the engine"):
+            future.result(5)
+    worker.stop()
 
 
-def test_the_probe_answers_the_payload(engine: SimulatedEngine) -> None:
-    answer = engine.probe([[1, 2]])
-    assert answer.tolist() == [-0.5]
-    answer += 1  # a caller's array is its own
-    assert engine.probe([[1, 2]]).tolist() == [-0.5]
+def test_a_hanging_engine_answers_nothing_for_as_long_as_it_hangs(tokenizer_dir: Path) -> None:
+    time = SimulatedTime()
+    engine = build(tokenizer_dir, time, hang_rate=1.0, hang_s=77.0)
+    engine.submit(request(0))
+    with pytest.raises(RuntimeError, match="simulated failure"):
+        engine.poll()
+    assert time.slept == [77.0]

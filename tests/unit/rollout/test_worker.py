@@ -22,12 +22,20 @@ PROMPT = Prompt("p", "37|b1>e4=")
 
 
 class ScriptedEngine:
-    """A group needs `seeds[0]` polls and carries the version that was served at every one of them.
+    """A group needs `seeds[0]` polls and carries the version that was served at every one of them; where the
+    engine keeps versions, that of its submission.
 
     `gate` holds a poll back until the test opens it; `events` records what the thread did, in order.
     """
 
-    def __init__(self, gate: threading.Event | None = None, load_error: Exception | None = None) -> None:
+    def __init__(
+        self,
+        gate: threading.Event | None = None,
+        load_error: Exception | None = None,
+        keeps_versions: bool = False,
+    ) -> None:
+        self.keeps_versions = keeps_versions
+        self.closed = False
         self.events: list[str] = []
         self.polling = threading.Event()
         self._gate = gate
@@ -45,7 +53,11 @@ class ScriptedEngine:
         if request.prompt.text == "explodes":
             raise ZeroDivisionError("a defect of the engine")
         self.events.append(f"submit {request.group_id}")
-        self._left[request.group_id] = [request, request.seeds[0], set()]
+        self._left[request.group_id] = [
+            request,
+            request.seeds[0],
+            {self._policy} if self.keeps_versions else set(),
+        ]
 
     def poll(self) -> list[Group]:
         self.polling.set()
@@ -54,7 +66,8 @@ class ScriptedEngine:
         finished = []
         for group_id, entry in list(self._left.items()):
             entry[1] -= 1
-            entry[2].add(self._policy)
+            if not self.keeps_versions:
+                entry[2].add(self._policy)
             if entry[1] <= 0:
                 del self._left[group_id]
                 finished.append(_group(entry[0], entry[2]))
@@ -71,7 +84,7 @@ class ScriptedEngine:
         return finished
 
     def load(self, payload: AdapterPayload) -> None:
-        assert self.idle
+        assert self.idle or self.keeps_versions
         self.events.append(f"load {payload.policy.version}")
         if self._load_error is not None:
             raise self._load_error
@@ -80,6 +93,9 @@ class ScriptedEngine:
     def probe(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
         self.events.append("probe")
         return np.array([-0.25 * len(sequence) for sequence in sequences], np.float32)
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def _group(request: GroupRequest, versions: set[PolicyVersion]) -> Group:
@@ -129,6 +145,51 @@ def test_groups_in_flight_finish_on_their_version_and_later_ones_carry_the_new()
     order = engine.events
     assert order.index("finish 0") < order.index("load 2") < order.index("submit 2")
     assert order.index("finish 1") < order.index("load 2") < order.index("submit 3")
+
+
+def test_an_engine_that_keeps_versions_loads_while_groups_run() -> None:
+    gate = threading.Event()
+    gate.set()
+    engine = ScriptedEngine(gate, keeps_versions=True)
+    with _running(engine) as worker:
+        worker.deliver(_payload(1)).result(WAIT_S)
+        gate.clear()
+        engine.polling.clear()
+        before = worker.submit(_request(0, polls=50))
+        assert engine.polling.wait(WAIT_S)
+        ack = worker.deliver(_payload(2))
+        after = worker.submit(_request(1, polls=2))
+        gate.set()
+        assert ack.result(WAIT_S).worker == "rollout-0"
+        assert after.result(WAIT_S).policy.version == 2
+        assert before.result(WAIT_S).policy.version == 1
+    order = engine.events
+    assert order.index("load 2") < order.index("submit 1") < order.index("finish 1") < order.index("finish 0")
+    assert engine.closed
+
+
+@pytest.mark.parametrize(
+    "payload", [_payload(2), _payload(2, tensors=b"weighfs")], ids=["refused", "damaged"]
+)
+def test_a_version_that_is_refused_costs_an_engine_that_keeps_versions_nothing(
+    payload: AdapterPayload,
+) -> None:
+    engine = ScriptedEngine(keeps_versions=True)
+    with _running(engine) as worker:
+        worker.deliver(_payload(1)).result(WAIT_S)
+        engine._load_error = DeliveryError("lora_B does not match: not finite")
+        before = worker.submit(_request(0, polls=3))
+        _failed_with(worker.deliver(payload), DeliveryError, "does not match")
+        after = worker.submit(_request(1))
+        assert [before.result(WAIT_S).policy.version, after.result(WAIT_S).policy.version] == [1, 1]
+
+
+def test_another_error_ends_an_engine_that_keeps_versions_too() -> None:
+    engine = ScriptedEngine(load_error=RuntimeError("out of memory"), keeps_versions=True)
+    with _running(engine) as worker:
+        _failed_with(worker.deliver(_payload(1)), RuntimeError, "out of memory")
+        _failed_with(worker.submit(_request(0)), RolloutError, "engine of rollout-0 is gone")
+    assert engine.closed
 
 
 def test_an_acknowledgement_holds_what_the_engine_said_and_the_hash_of_what_arrived() -> None:

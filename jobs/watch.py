@@ -1,0 +1,152 @@
+"""What the driver of a training run does while it trains: shows, writes down what went wrong, ends on request.
+
+SIGINT or SIGTERM: the step under way ends, a checkpoint is written, the run can be started again; a second one ends
+everything at once. Not a job itself; called by jobs.train.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from polyray.config.mismatch import mismatch_text
+from polyray.config.over_optimisation import alarm_text
+from polyray.config.run import TrainConfig
+from polyray.errors import RolloutError, Stopped
+from polyray.observability.jsonl import JsonlWriter
+from polyray.observability.progress import ProgressDisplay
+from polyray.observability.run_directory import RunDirectory
+
+POLL_S = 0.5
+CALL_TIMEOUT_S = 120.0
+"""A coordinator that does not answer for so long is lost; a machine that is busy may take a minute."""
+
+Fit = Callable[[dict[str, BaseException]], None]
+"""Trains to the end; what it raises goes into the dictionary as `error`."""
+
+
+def watch_training(
+    config: TrainConfig, directory: RunDirectory, coordinator: Any, fit: Fit, display: ProgressDisplay
+) -> None:
+    """Runs `fit` in a thread and shows how it goes until it ends. Raises what ended the run, if something did."""
+    outcome: dict[str, BaseException] = {}
+    thread = threading.Thread(target=fit, args=(outcome,), name="ray-train", daemon=True)
+    with JsonlWriter(directory.paths.incidents) as incidents, _signals() as received:
+        watch = _Watch(config, coordinator, display, incidents)
+        thread.start()
+        while thread.is_alive():
+            thread.join(POLL_S)
+            watch.look()
+            if received and not watch.draining:
+                watch.drain(received[0])
+        watch.look()
+        failure: Any = ray.get(coordinator.failure.remote(), timeout=CALL_TIMEOUT_S)
+        if failure is not None:
+            raise failure
+        if "error" in outcome:
+            raise outcome["error"]
+        if watch.draining and not (directory.paths.adapter / "adapter_config.json").is_file():
+            raise Stopped(
+                f"{received[0]} after step {watch.step} of {config.learner.steps}: a checkpoint is written; start "
+                "the same command again to go on"
+            )
+
+
+class _Watch:
+    def __init__(
+        self, config: TrainConfig, coordinator: Any, display: ProgressDisplay, incidents: JsonlWriter
+    ) -> None:
+        self._config = config
+        self._coordinator = coordinator
+        self._display = display
+        self._incidents = incidents
+        self._seen = 0
+        self._alarms_shown: set[str] = set()
+        self.draining = False
+        self.step = 0
+
+    def look(self) -> None:
+        """Asks the coordinator how it goes. Raises RolloutError where it is gone."""
+        try:
+            state: Any = ray.get(self._coordinator.progress.remote(self._seen), timeout=CALL_TIMEOUT_S)
+        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+            message = f"the coordinator of {self._config.name} is gone ({type(error).__name__})"
+            self._incidents.write({"at": _now(), "kind": "coordinator_lost", "message": message})
+            raise RolloutError(
+                f"{message}; start the same command again: it goes on from the newest checkpoint"
+            ) from error
+        self.step = state["step"]
+        started = state["metrics"] or state["phase"] in ("training", "stopping")
+        running = "training" if not self.draining else "stopping after this step"
+        self._display.update(
+            phase=running if started else "starting the learner and the engines",
+            step=state["step"] if started else None,
+            total=self._config.learner.steps,
+            metrics=shown_metrics(self._config, state["metrics"]),
+        )
+        for incident in state["incidents"]:
+            self._incidents.write({"at": _now(), "step": state["step"], **incident})
+            self._display.note(f"{incident['kind']}: {incident['message']}")
+        self._seen += len(state["incidents"])
+        self._show_alarms(state)
+
+    def drain(self, name: str) -> None:
+        """Has the run end after the step that is under way."""
+        self.draining = True
+        self._display.note(f"{name}: ending after this step, with a checkpoint; once more to end at once")
+        ray.get(self._coordinator.drain.remote(), timeout=CALL_TIMEOUT_S)
+
+    def _show_alarms(self, state: Mapping[str, Any]) -> None:
+        """Says each alarm once, with what to do; metrics.jsonl has every step of it."""
+        config, texts = self._config, []
+        if state["alarms"] and config.over_optimisation is not None:
+            texts.append(alarm_text(config.over_optimisation))
+        if state["metrics"].get("mismatch_alarms") and config.mismatch_alarm is not None:
+            texts.append(mismatch_text(config.mismatch_alarm))
+        for text in texts:
+            if text not in self._alarms_shown:
+                self._alarms_shown.add(text)
+                self._display.note(text)
+
+
+def shown_metrics(config: TrainConfig, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """A step's metrics with the newest value of evaluation.best_metric as `validation`."""
+    if config.evaluation is None:
+        return dict(metrics)
+    return {**metrics, "validation": metrics.get(f"validation/{config.evaluation.best_metric}")}
+
+
+@contextmanager
+def _signals() -> Iterator[list[str]]:
+    """Collects the names of SIGINT and SIGTERM as they come; the second one raises KeyboardInterrupt.
+
+    Only the main thread of a process may say what a signal does: elsewhere nothing changes.
+    """
+    received: list[str] = []
+
+    def on_signal(number: int, frame: object) -> None:
+        received.append(signal.Signals(number).name)
+        if len(received) > 1:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _now() -> str:
+    """UTC, for people; nothing is decided by it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,281 @@
+"""The rollout workers as the coordinator sees them: what each has proven to serve, and who takes its place.
+
+    publish(v) --> every worker has one task that brings it up to date: load, prove, serve; the newest version counts,
+                   older ones that it missed are skipped
+    recover()  --> a worker that died, hangs or fails is replaced; the new one is brought up to date first
+
+At S = 0 the coordinator waits for all (`all_serve`); above, nobody waits, and no more than half of the workers that
+serve are asked to load at a time: where a load needs an idle engine, the others go on sampling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from polyray.actors.rollout_pool import PoolWorker, RolloutPool
+from polyray.config.rollout import RolloutSpec
+from polyray.config.run import TrainConfig
+from polyray.delivery.adapter import AdapterPayload
+from polyray.delivery.registry import PolicyRegistry
+from polyray.errors import EXIT_USER_ERROR, PolyrayError, RolloutError
+from polyray.rollout.dispatch import Dispatcher
+from polyray.types import PolicyVersion
+
+WINDOW_FACTOR = 2
+"""Groups in flight per worker, in engine batches: the next ones are at hand when a sequence finishes."""
+
+MAX_INCIDENTS = 10_000
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What happened to a run, what ended it for good, and the event that wakes whoever waits for anything of it.
+
+    Example:
+        outcome = Outcome(); outcome.fail(RolloutError("...")); outcome.failure  # the first one
+    """
+
+    failure: PolyrayError | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    incidents: list[dict[str, str]] = field(default_factory=list)
+    """What went wrong so far, in words, whether the run went on or not; the driver writes them to incidents.jsonl."""
+
+    def fail(self, error: PolyrayError) -> None:
+        """The first failure counts."""
+        if self.failure is None:
+            self.failure = error
+            self.incident("failure", str(error))
+        self.changed.set()
+
+    async def woken(self) -> None:
+        """Waits until something changes: a group, a delivery, the end."""
+        self.changed.clear()
+        await self.changed.wait()
+
+    def incident(self, kind: str, message: str) -> None:
+        """Remembers what happened; `kind` is a word to filter by."""
+        if len(self.incidents) < MAX_INCIDENTS:
+            self.incidents.append({"kind": kind, "message": message})
+
+
+class ServingFleet:
+    """Belongs to the coordinator's event loop."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        pool: RolloutPool,
+        dtype: str,
+        outcome: Outcome,
+        on_served: Callable[[], None],
+    ) -> None:
+        rollout = config.rollout
+        self._config = config
+        self._pool = pool
+        self._outcome = outcome
+        self._on_served = on_served
+        self._registry = PolicyRegistry(config.delivery.tolerance_for(dtype))
+        self._current: tuple[AdapterPayload, Any] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._in_progress: set[str] = set()
+        self._by_name = {worker.name: worker for worker in pool.workers}
+        self._behind = set(self._by_name)
+        at_once = rollout.num_workers if rollout.max_staleness == 0 else -(-rollout.num_workers // 2)
+        self._loading = asyncio.Semaphore(at_once)
+        self._replacements = 0
+        self.attempt = 0
+        self._report = _DeliveryReport()
+        self.dispatcher = Dispatcher(groups_per_worker(rollout))
+
+    @property
+    def workers(self) -> list[PoolWorker]:
+        """The pool as it is now, with replacements."""
+        return self._pool.workers
+
+    @property
+    def has_version(self) -> bool:
+        """Whether anything was published in this attempt."""
+        return self._current is not None
+
+    @property
+    def all_serve(self) -> bool:
+        """Whether every worker has proven to serve the newest version."""
+        return self._current is not None and not self._behind
+
+    def worker(self, name: str) -> PoolWorker:
+        """The live worker of this name."""
+        return self._by_name[name]
+
+    def served_by(self, worker: PoolWorker) -> PolicyVersion | None:
+        """What a worker has proven to serve; None: nothing yet."""
+        return self._registry.served_by(worker.name)
+
+    def still_serves(self, policy: PolicyVersion) -> bool:
+        """Whether a worker serves this version, or will: it is the newest one."""
+        newest = self._current is not None and self._current[0].policy == policy
+        return newest or any(self.served_by(worker) == policy for worker in self._pool.workers)
+
+    def new_attempt(self, attempt: int) -> None:
+        """The learner starts again: nothing that is served may be sampled from until it publishes."""
+        self.attempt = attempt
+        self._current = None
+        self.dispatcher.serve_nothing()
+
+    def publish(self, payload: AdapterPayload) -> None:
+        """Has every worker brought to this version, in the background. Raises DeliveryError for one out of order."""
+        self._registry.publish(payload)
+        self._current = payload, ray.put(payload)
+        self._behind = set(self._by_name)
+        self._report.begin()
+        for worker in self._pool.workers:
+            self._bring_up(worker)
+
+    def receipt(self) -> dict[str, float]:
+        """Of the deliveries since the last receipt: seconds, largest difference, idle share of the engines."""
+        return self._report.take()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs `work`; an error it ends in is one of ours, or a defect, and ends the run either way."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._settle)
+
+    async def recover(self, worker: PoolWorker, error: BaseException) -> None:
+        """The user's mistakes end the run; whatever else a worker raises costs it its place."""
+        cause = unwrapped(error)
+        if isinstance(cause, PolyrayError) and cause.exit_code == EXIT_USER_ERROR:
+            self._outcome.fail(cause)
+        elif self._pool.workers[worker.index].name == worker.name and self._outcome.failure is None:
+            self._replace(worker, cause)  # the first of several reports
+
+    def _settle(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            known = error if isinstance(error, PolyrayError) else RolloutError(f"coordinator: {error!r}")
+            self._outcome.fail(known)
+
+    def _lacks_current(self, worker: PoolWorker) -> bool:
+        return self._current is not None and self.served_by(worker) != self._current[0].policy
+
+    def _bring_up(self, worker: PoolWorker) -> None:
+        # One task per worker: calls that wait for an actor to start may overtake each other, and an older version
+        # must never be loaded after a newer one.
+        if worker.name not in self._in_progress:
+            self._in_progress.add(worker.name)
+            self.spawn(self._bring_up_to_date(worker))
+
+    async def _bring_up_to_date(self, worker: PoolWorker) -> None:
+        try:
+            while self._outcome.failure is None and self._lacks_current(worker):
+                if self._registry.served_by(worker.name) is None:  # it holds nobody up
+                    await self._deliver(worker)
+                    continue
+                async with self._loading:
+                    await self._deliver(worker)
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            await self.recover(worker, error)
+        finally:
+            self._in_progress.discard(worker.name)
+
+    async def _deliver(self, worker: PoolWorker) -> None:
+        assert self._current is not None
+        payload, ref = self._current
+        allowance = 0.0 if self._registry.served_by(worker.name) else self._config.rollout.start_timeout_s
+        ack, busy_s = await asyncio.wait_for(
+            worker.handle.deliver.remote(ref), self._config.delivery.timeout_s + allowance
+        )
+        proof = self._registry.prove(ack, payload)
+        if payload.policy.attempt == self.attempt:
+            self.dispatcher.serve(worker.name, worker.index, payload.policy.version)
+        self._report.add(worker.name, proof.max_difference, busy_s)
+        if self._current is not None and self._current[0].policy == payload.policy:
+            self._behind.discard(worker.name)
+            if not self._behind:
+                self._report.end()
+        self._outcome.changed.set()
+        self._on_served()
+
+    def _replace(self, worker: PoolWorker, error: BaseException) -> None:
+        """Another worker in its place."""
+        self._replacements += 1
+        limit = self._config.rollout.max_worker_replacements
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        if self._replacements > limit:
+            self._outcome.fail(
+                RolloutError(
+                    f"{self._replacements} rollout workers were lost, more than "
+                    f"rollout.max_worker_replacements={limit}; the last one ({worker.name}): {reason}"
+                )
+            )
+            return
+        self._registry.forget(worker.name)
+        self.dispatcher.remove(worker.name)
+        replacement = self._pool.replace(worker)
+        self._outcome.incident(
+            "worker_replaced", f"rollout worker {worker.name} was replaced by {replacement.name}: {reason}"
+        )
+        del self._by_name[worker.name]
+        self._by_name[replacement.name] = replacement
+        self._behind = (self._behind - {worker.name}) | {replacement.name}
+        if self._current is not None:
+            self._bring_up(replacement)
+
+
+@dataclass(slots=True)
+class _DeliveryReport:
+    """Timings of deliveries between two receipts.
+
+    Example:
+        _DeliveryReport(started=12.5, seconds=0.04, difference=8e-7)
+    """
+
+    started: float = 0.0
+    seconds: float = 0.0
+    """Of the newest version that all workers serve: published to last proof."""
+    difference: float = 0.0
+    idle: dict[str, float] = field(default_factory=dict)
+    """By worker: share of the time between its last two deliveries in which its engine did not step."""
+    busy: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        self.started = time.perf_counter()
+
+    def end(self) -> None:
+        self.seconds = time.perf_counter() - self.started
+
+    def add(self, worker: str, difference: float, busy_s: float) -> None:
+        now = time.perf_counter()
+        self.difference = max(self.difference, difference)
+        before_busy, before = self.busy.get(worker, (busy_s, now))
+        self.busy[worker] = busy_s, now
+        if now > before:
+            self.idle[worker] = min(1.0, max(0.0, 1 - (busy_s - before_busy) / (now - before)))
+
+    def take(self) -> dict[str, float]:
+        taken = {
+            "deliver_s": self.seconds,
+            "delivery_difference_max": self.difference,
+            "idle_generate": sum(self.idle.values()) / len(self.idle) if self.idle else 0.0,
+        }
+        self.seconds, self.difference = 0.0, 0.0
+        return taken
+
+
+def groups_per_worker(rollout: RolloutSpec) -> int:
+    """How many groups a worker may have: what keeps its engine full, but no more than its share of all that may be
+    under way, else the first to serve a version would take everything that this version may start."""
+    share = -(-(rollout.max_staleness + 1) * rollout.prompts_per_step // rollout.num_workers)
+    return max(1, min(WINDOW_FACTOR * rollout.max_sequences // rollout.group_size, share))
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """The error a remote method raised, out of Ray's wrapping."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, PolyrayError) else error

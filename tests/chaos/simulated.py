@@ -1,0 +1,100 @@
+"""A run without a model: the real coordinator, pool and reward service, simulated engines, a learner that only waits.
+
+Faults of everything but the model are tried on it: it starts in seconds and a step takes hundredths of one.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import numpy as np
+import ray
+
+from jobs.fleet import Fleet
+from polyray.actors.coordinator import Coordinator
+from polyray.actors.learner_worker import RemoteCoordination
+from polyray.actors.resources import NAMESPACE
+from polyray.actors.rollout_pool import Scoring
+from polyray.config.run import TrainConfig
+from polyray.delivery.adapter import AdapterPayload, Probe, sha256_of
+from polyray.learner.verdict import Verdict
+from polyray.rollout.history import check_history
+from polyray.types import PolicyVersion
+
+PROBE = Probe(((1, 2, 3),), np.array([-0.5, -1.0], np.float32), None)
+
+
+class SimulatedRun:
+    """One coordinator and the history that its batches make."""
+
+    def __init__(self, config: TrainConfig, fleet: Fleet) -> None:
+        self.config = config
+        self.pool = fleet.pool
+        self._scoring = Scoring(
+            fleet.reward.app_name, config.reward.service, False, config.algorithm, fleet.remote
+        )
+        self.lines: list[dict[str, Any]] = []
+        self.snapshot: Any = None
+        self.start_coordinator()
+
+    def start_coordinator(self) -> None:
+        """A new one; what it must know of the run so far is `snapshot`."""
+        actor = ray.remote(Coordinator).options(
+            name=f"chaos-{uuid.uuid4().hex[:6]}", namespace=NAMESPACE, num_cpus=0, max_concurrency=1000
+        )
+        self.coordinator: Any = actor.remote(self.config, self.pool, self._scoring, "float32")
+
+    def learn(self, steps: int, after_step: Callable[[int], None] | None = None, step_s: float = 0.02) -> str:
+        """From the snapshot to step `steps`, a snapshot after each; 'done' or 'drained', else raises what failed."""
+        coordination = RemoteCoordination(self.coordinator, self.config, 0, 1)
+        attempt = coordination.begin_attempt(self.snapshot)
+        step = self.snapshot["version"] if self.snapshot else 0
+        self.lines = [line for line in self.lines if line["step"] < step]
+        if coordination.publish(version(attempt, step)) is None:
+            self._raise_failure()
+        while step < steps:
+            batch = coordination.next_batch(step)
+            if batch is Verdict.DRAIN:
+                return "drained"
+            if isinstance(batch, Verdict):
+                self._raise_failure()
+            time.sleep(step_s)
+            step += 1
+            if coordination.publish(version(attempt, step)) is None:
+                self._raise_failure()
+            self.lines.append(dict(batch.history))
+            self.snapshot = coordination.snapshot()
+            if after_step is not None:
+                after_step(step)
+        return "done"
+
+    def incidents(self) -> list[dict[str, str]]:
+        """What the coordinator says happened."""
+        return ray.get(self.coordinator.progress.remote())["incidents"]
+
+    def _raise_failure(self) -> NoReturn:
+        raise ray.get(self.coordinator.failure.remote())
+
+    def check(self) -> None:
+        """Every planned group was consumed once."""
+        rollout = self.config.rollout
+        check_history(
+            self.lines,
+            batch=rollout.prompts_per_step,
+            max_staleness=rollout.max_staleness,
+            steps=self.config.learner.steps,
+        )
+
+    def end(self) -> None:
+        """The pool goes on with the workers that the coordinator left."""
+        self.pool.adopt(ray.get(self.coordinator.workers.remote()))
+        ray.kill(self.coordinator)
+        self.pool.repair()
+
+
+def version(attempt: int, number: int) -> AdapterPayload:
+    """A version without weights: simulated engines answer the probe with what it says."""
+    return AdapterPayload(PolicyVersion(attempt, number, sha256_of(b"")), b"", None, PROBE)

@@ -1,0 +1,68 @@
+"""Lengths of simulated completions: their distributions, and a file of them."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from polyray.config.simulation import SimulationSpec
+from polyray.errors import DataError
+from polyray.rollout.simulated_lengths import Lengths, read_lengths
+
+
+def drawn(simulation: SimulationSpec, max_tokens: int, count: int = 4000) -> list[tuple[int, bool]]:
+    lengths = Lengths(simulation)
+    return [lengths.draw(random.Random(seed), max_tokens) for seed in range(count)]
+
+
+def test_exponential_lengths_have_their_mean_and_are_cut_at_the_limit() -> None:
+    unlimited = [length for length, _ in drawn(SimulationSpec(mean_length=50), 10_000)]
+    # A rounded-up exponential is geometric.
+    assert sum(unlimited) / len(unlimited) == pytest.approx(1 / (1 - math.exp(-1 / 50)), rel=0.05)
+    cut = drawn(SimulationSpec(mean_length=50), 100)
+    share = sum(not stops for _, stops in cut) / len(cut)
+    assert share == pytest.approx(math.exp(-2), abs=0.02)
+    assert max(length for length, _ in cut) == 100
+    assert all(stops or length == 100 for length, stops in cut)
+
+
+def test_uniform_lengths_are_never_ends(tmp_path: Path) -> None:
+    assert set(drawn(SimulationSpec(), 4)) == {(1, False), (2, False), (3, False), (4, False)}
+
+
+def test_given_lengths_come_from_the_list_or_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "lengths.txt"
+    file.write_text("3\n\n12\n5\n")
+    assert read_lengths(file) == (3, 12, 5)
+    expected = {(3, True), (5, True), (10, False)}
+    assert set(drawn(SimulationSpec(lengths_path=str(file)), 10)) == expected
+    assert drawn(SimulationSpec(given_lengths=(3, 12, 5)), 10) == drawn(
+        SimulationSpec(lengths_path=str(file)), 10
+    )
+
+
+@pytest.mark.parametrize(("content", "what"), [("3\nx\n", "'x'"), ("0\n", "'0'"), ("\n", "nothing")])
+def test_a_file_of_anything_else_is_refused(tmp_path: Path, content: str, what: str) -> None:
+    file = tmp_path / "lengths.txt"
+    file.write_text(content)
+    with pytest.raises(DataError, match=f"holds {what}; it takes one whole number from 1 on a line"):
+        read_lengths(file)
+    with pytest.raises(DataError, match="No such file"):
+        read_lengths(tmp_path / "missing.txt")
+
+
+def test_lengths_have_one_source_and_at_least_one_token() -> None:
+    with pytest.raises(ValidationError, match="has mean_length and given_lengths: lengths have one source"):
+        SimulationSpec(mean_length=3, given_lengths=(1,))
+    with pytest.raises(ValidationError, match="given_lengths has 0: a completion has 1 token or more"):
+        SimulationSpec(given_lengths=(3, 0))
+
+
+def test_only_latencies_of_decoding_need_a_clock() -> None:
+    assert not SimulationSpec(load_s=3, start_s=1, mean_length=5).takes_time
+    for key in ("step_s", "sequence_s", "prefill_token_s"):
+        assert SimulationSpec.model_validate({key: 0.1}).takes_time

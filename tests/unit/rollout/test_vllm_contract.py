@@ -1,0 +1,68 @@
+"""vLLM with merged delivery keeps the promises of every engine. What adapter delivery adds: test_vllm_adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+
+from polyray.config.model import LoraSpec
+from polyray.config.rollout import RolloutSpec
+from polyray.delivery.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
+from polyray.delivery.proof import probe_logprobs
+from polyray.models.lora import adapter_bytes, adapter_config, attach_adapter
+from polyray.rollout.engine import Engine
+from polyray.types import PolicyVersion
+from tests.unit.rollout.engine_contract import MAX_TOKENS, EngineContract
+from tests.unit.rollout.engine_process import RemoteEngine, engine_process
+from tests.unit.tiny_policy import build_base, move, save_base
+
+SHAPE = {"head_dim": 32}
+"""The smallest head that vLLM's CPU attention takes."""
+PROBE = ((1, 8, 9, 4, 20), (1, 7, 3))
+
+
+class IdleIsAProperty:
+    """The engine of the child process, `idle` included."""
+
+    def __init__(self, remote: RemoteEngine) -> None:
+        self._remote = remote
+
+    def __getattr__(self, name: str) -> Any:
+        return self._remote.value("idle") if name == "idle" else getattr(self._remote, name)
+
+
+@pytest.fixture(scope="module")
+def vllm_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    model_dir = save_base(tmp_path_factory.mktemp("base"), **SHAPE)
+    spec = RolloutSpec(max_completion_tokens=MAX_TOKENS, kv_cache_mib=16)
+    with engine_process("polyray.rollout.vllm_engine:VllmEngine", model_dir, spec, "float32") as remote:
+        yield IdleIsAProperty(remote)
+
+
+@cache
+def adapter(version: int) -> AdapterPayload:
+    """A random adapter, another one for each version."""
+    model: Any = attach_adapter(
+        build_base(**SHAPE), LoraSpec(rank=3, alpha=8), None, base_sha256="b" * 64, seed=version
+    )
+    move(model, 0.3, version)
+    model.eval()
+    content = adapter_bytes(model)
+    probe = Probe(PROBE, probe_logprobs(model, PROBE), None)
+    shape = AdapterShape.from_peft(adapter_config(model))
+    return AdapterPayload(PolicyVersion(1, version, sha256_of(content)), content, shape, probe)
+
+
+class TestVllmMerged(EngineContract):
+    @pytest.fixture(autouse=True)
+    def _engine(self, vllm_engine: Any) -> None:
+        self._shared = vllm_engine
+
+    def build(self) -> Engine:
+        return self._shared
+
+    def payload(self, version: int) -> AdapterPayload:
+        return adapter(version)
