@@ -1,5 +1,5 @@
-"""A run on real parts that is tracked and whose checkpoints are copied: TensorBoard shows metrics.jsonl, and a run
-whose directory is lost goes on from the storage.
+"""A run on real parts that validates, is tracked and has its checkpoints copied: TensorBoard shows metrics.jsonl, and
+a run whose directory is lost goes on from the storage, with what its validation had found.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ def test_a_run_is_shown_as_it_is_and_goes_on_where_its_directory_is_lost(
 ) -> None:
     changes = {
         "tracking": [{"type": "tensorboard"}],
+        "evaluation": {"every": 2, "num_prompts": 4, "num_samples": 2},
         "learner__steps": 3,
         "learner__checkpoint_every": 1,
         "learner__keep_checkpoints": 1,
@@ -40,11 +41,28 @@ def test_a_run_is_shown_as_it_is_and_goes_on_where_its_directory_is_lost(
     assert sorted(path.name for path in paths.checkpoints.glob("step-*")) == kept
     assert sorted(path.name for path in (tmp_path / "watched" / "checkpoints").iterdir()) == kept
 
+    validated = read_jsonl(paths.validation)
+    assert [line["version"] for line in validated] == [0, 2, 3]
+    assert all(line["num_prompts"] == 4 and line["unscored_groups"] == 0 for line in validated)
+    assert [line.get("validation/version") for line in lines] == [0, 2, 3]
+    assert [line["validation/pass_at_1"] for line in lines] == [line["pass_at_1"] for line in validated]
+    first_best = _adapter(paths.best)
+
     shutil.rmtree(paths.root)
     run_training(train_config("watched", **{**changes, "learner__steps": 4}), fleet)
     assert reproducible(paths.metrics)[:3] == before
     assert [line["step"] for line in read_jsonl(paths.metrics)] == [0, 1, 2, 3]
+    again = read_jsonl(paths.validation)
+    assert again[:3] == validated and [line["version"] for line in again] == [0, 2, 3, 4]
+    if max(line["pass_at_1"] for line in validated) >= again[3]["pass_at_1"]:
+        assert _adapter(paths.best) == first_best
+    else:
+        assert _adapter(paths.best) == _adapter(paths.adapter)
     assert [step for step, _ in _shown(paths, "reward_mean")] == [0, 1, 2, 3]
+
+
+def _adapter(directory: Path) -> bytes:
+    return (directory / "adapter_model.safetensors").read_bytes()
 
 
 def _shown(paths: RunPaths, key: str) -> list[tuple[int, float]]:

@@ -93,7 +93,8 @@ def test_a_run_whose_disk_is_gone_goes_on_from_its_storage(
     url = f"file://{tmp_path}/far" if scheme == "file" else f"memory://{tmp_path.name}/far"
     config, here = _config(checkpoint_storage=url), tmp_path / "run" / "checkpoints"
     here.mkdir(parents=True)
-    (here.parent / "metrics.jsonl").write_text('{"step": 0}\n')
+    for name in ("metrics", "ledger", "validation", "rollouts"):
+        (here.parent / f"{name}.jsonl").write_text(f'{{"of": "{name}"}}\n')
     store = CheckpointStore(config, here)
     for step in (1, 2, 3):
         _save(store, step, learner, payload=bytes([step]), last=step == 3)
@@ -103,7 +104,8 @@ def test_a_run_whose_disk_is_gone_goes_on_from_its_storage(
     assert found is not None
     assert (found.step, found.extra, found.extra_files()) == (3, {"step": 3}, {"coordinator/group": b"\x03"})
     assert _names(here) == ["step-000003"]
-    assert (here.parent / "metrics.jsonl").read_text() == '{"step": 0}\n'
+    for name in ("metrics", "ledger", "validation", "rollouts"):
+        assert (here.parent / f"{name}.jsonl").read_text() == f'{{"of": "{name}"}}\n'
     far = fsspec.filesystem(scheme)
     root = f"{tmp_path}/far" if scheme == "file" else f"/{tmp_path.name}/far"
     names = sorted(str(path).rpartition("/")[2] for path in far.ls(f"{root}/tiny/checkpoints", detail=False))
