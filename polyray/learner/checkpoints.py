@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
+COPY_TIMEOUT_S = 600.0
+"""A copy that takes longer has failed, as far as the run is concerned."""
+
 Write = Callable[[Collection[int]], Path]
 """(steps whose checkpoints stay besides the newest) -> the directory written."""
 
@@ -89,12 +92,16 @@ class CheckpointStore:
         if self._copying is None:
             return
         copying, self._copying = self._copying, None
-        error = copying.exception()
+        try:
+            error = copying.exception(COPY_TIMEOUT_S)
+        except TimeoutError as late:
+            error = late
         if error is None:
             self._failures = 0
         else:
             url = self._config.learner.checkpoint_storage
-            self._failed(f"a checkpoint could not be copied to {url}: {type(error).__name__}: {error}", last)
+            reason = str(error) or f"not done after {COPY_TIMEOUT_S:g} s"
+            self._failed(f"a checkpoint could not be copied to {url}: {type(error).__name__}: {reason}", last)
 
     def _disk_full(self, step: int, error: OSError, needed: int) -> str:
         target = checkpoint_dir(self.directory, step)

@@ -6,6 +6,8 @@ import json
 import logging
 import resource
 import shutil
+import threading
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 
 from polyray.config.run import TrainConfig
 from polyray.errors import CheckpointError, ConfigError
+from polyray.learner.checkpoint_storage import CheckpointStorage
 from polyray.learner.checkpoints import CheckpointStore, best_steps
 from polyray.learner.state import save_checkpoint
 from polyray.learner.step import PolicyLearner
@@ -90,7 +93,8 @@ def test_a_run_whose_disk_is_gone_goes_on_from_its_storage(
     url = f"file://{tmp_path}/far" if scheme == "file" else f"memory://{tmp_path.name}/far"
     config, here = _config(checkpoint_storage=url), tmp_path / "run" / "checkpoints"
     here.mkdir(parents=True)
-    (here.parent / "metrics.jsonl").write_text('{"step": 0}\n')
+    for name in ("metrics", "ledger", "validation", "rollouts"):
+        (here.parent / f"{name}.jsonl").write_text(f'{{"of": "{name}"}}\n')
     store = CheckpointStore(config, here)
     for step in (1, 2, 3):
         _save(store, step, learner, payload=bytes([step]), last=step == 3)
@@ -100,7 +104,8 @@ def test_a_run_whose_disk_is_gone_goes_on_from_its_storage(
     assert found is not None
     assert (found.step, found.extra, found.extra_files()) == (3, {"step": 3}, {"coordinator/group": b"\x03"})
     assert _names(here) == ["step-000003"]
-    assert (here.parent / "metrics.jsonl").read_text() == '{"step": 0}\n'
+    for name in ("metrics", "ledger", "validation", "rollouts"):
+        assert (here.parent / f"{name}.jsonl").read_text() == f'{{"of": "{name}"}}\n'
     far = fsspec.filesystem(scheme)
     root = f"{tmp_path}/far" if scheme == "file" else f"/{tmp_path.name}/far"
     names = sorted(str(path).rpartition("/")[2] for path in far.ls(f"{root}/tiny/checkpoints", detail=False))
@@ -216,6 +221,22 @@ def test_a_storage_that_fails_costs_copies_and_not_the_run(
     assert "could not be copied to file://" in caplog.text
     with pytest.raises(CheckpointError, match="last checkpoint must be kept"):
         _save(store, 3, learner, last=True)
+
+
+def test_a_storage_that_hangs_does_not_hold_the_run(
+    tmp_path: Path, learner: PolicyLearner, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("polyray"), "propagate", True)
+    monkeypatch.setattr("polyray.learner.checkpoints.COPY_TIMEOUT_S", 0.05)
+    released = threading.Event()
+    monkeypatch.setattr(CheckpointStorage, "upload", lambda *arguments: released.wait(30))
+    store = CheckpointStore(_config(checkpoint_storage=f"file://{tmp_path}/far"), tmp_path / "here")
+    started = time.monotonic()
+    for step in (1, 2):
+        _save(store, step, learner)
+    assert time.monotonic() - started < 20
+    assert "TimeoutError: not done after 0.05 s" in caplog.text
+    released.set()
 
 
 @pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", ""])
