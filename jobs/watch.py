@@ -95,7 +95,7 @@ class _Watch:
             self._incidents.write({"at": _now(), "step": state["step"], **incident})
             self._display.note(f"{incident['kind']}: {incident['message']}")
         self._seen += len(state["incidents"])
-        self._show_alarms(state)
+        show_alarms(self._config, state, self._alarms_shown, self._display)
 
     def drain(self, name: str) -> None:
         """Has the run end after the step that is under way."""
@@ -103,17 +103,20 @@ class _Watch:
         self._display.note(f"{name}: ending after this step, with a checkpoint; once more to end at once")
         ray.get(self._coordinator.drain.remote(), timeout=CALL_TIMEOUT_S)
 
-    def _show_alarms(self, state: Mapping[str, Any]) -> None:
-        """Says each alarm once, with what to do; metrics.jsonl has every step of it."""
-        config, texts = self._config, []
-        if state["alarms"] and config.over_optimisation is not None:
-            texts.append(alarm_text(config.over_optimisation))
-        if state["metrics"].get("mismatch_alarms") and config.mismatch_alarm is not None:
-            texts.append(mismatch_text(config.mismatch_alarm))
-        for text in texts:
-            if text not in self._alarms_shown:
-                self._alarms_shown.add(text)
-                self._display.note(text)
+
+def show_alarms(
+    config: TrainConfig, state: Mapping[str, Any], shown: set[str], display: ProgressDisplay
+) -> None:
+    """Says each alarm once, with what to do; metrics.jsonl has every step of it."""
+    texts: list[str] = []
+    if state["alarms"] and config.over_optimisation is not None:
+        texts.append(alarm_text(config.over_optimisation))
+    if state["metrics"].get("mismatch_alarms") and config.mismatch_alarm is not None:
+        texts.append(mismatch_text(config.mismatch_alarm))
+    for text in texts:
+        if text not in shown:
+            shown.add(text)
+            display.note(text)
 
 
 def shown_metrics(config: TrainConfig, metrics: Mapping[str, Any]) -> dict[str, Any]:

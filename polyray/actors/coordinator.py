@@ -275,7 +275,8 @@ class Coordinator:
                     f"proven to serve {served.name}"
                 )
             if attempt == self._ledger.attempt:
-                self._lengths.observe(request.prompt.prompt_id, reply.num_tokens)
+                if self._config.rollout.dispatch == "tokens":
+                    self._lengths.observe(request.prompt.prompt_id, reply.num_tokens)
                 self._take(reply, group_ref)
         finally:
             self._fleet.dispatcher.ended(worker.name, weight)

@@ -73,10 +73,12 @@ class SimulatedRun:
 
     def incidents(self) -> list[dict[str, str]]:
         """What the coordinator says happened."""
-        return ray.get(self.coordinator.progress.remote())["incidents"]
+        state: Any = ray.get(self.coordinator.progress.remote())
+        return state["incidents"]
 
     def _raise_failure(self) -> NoReturn:
-        raise ray.get(self.coordinator.failure.remote())
+        failure: Any = ray.get(self.coordinator.failure.remote())
+        raise failure
 
     def check(self) -> None:
         """Every planned group was consumed once."""

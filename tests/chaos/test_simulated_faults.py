@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import pytest
 import ray
+import ray.exceptions
 
 from jobs.fleet import Fleet, open_fleet
 from polyray.actors.rollout_pool import RolloutPool

@@ -16,6 +16,7 @@ from polyray.delivery.adapter import AdapterPayload
 from polyray.learner.loop import run_learner
 from polyray.learner.policy import Policy
 from polyray.learner.run_files import RunFiles
+from polyray.learner.verdict import Verdict
 from polyray.observability.jsonl import read_jsonl
 from polyray.types import TrainingBatch, is_timing_key
 from tests.unit.learner.loop_fixtures import Attempt, InMemory, start
@@ -171,7 +172,7 @@ def test_other_ranks_train_alike_but_publish_and_write_nothing(
 class _Follower(InMemory):
     """What rank 1 sees: rank 0 publishes, which here happens by itself before every batch."""
 
-    def next_batch(self, step: int) -> TrainingBatch | None:
+    def next_batch(self, step: int) -> TrainingBatch | Verdict:
         super().publish(self.policy.payload(self.ledger.attempt, step))
         return super().next_batch(step)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jobs.train import _show_alarms
+from jobs.watch import show_alarms
 from polyray.config.mismatch import MismatchAlarmSpec, mismatch_text
 from polyray.learner.mismatch import MismatchWatch, is_mismatched
 from polyray.observability.progress import ProgressDisplay
@@ -88,7 +88,7 @@ def test_the_display_says_it_once_and_what_to_do(tmp_path: Path) -> None:
     display, shown = ProgressDisplay(console=Console(file=stream, width=1000)), set[str]()
     config = train_config()
     for metrics in ({}, {"mismatch_alarms": 1}, {"mismatch_alarms": 2}):
-        _show_alarms(config, {"alarms": 0, "metrics": metrics}, shown, display)
+        show_alarms(config, {"alarms": 0, "metrics": metrics}, shown, display)
     assert config.mismatch_alarm is not None
     assert stream.getvalue().splitlines() == [mismatch_text(config.mismatch_alarm)]
     assert "Lower rollout.max_staleness" in stream.getvalue()

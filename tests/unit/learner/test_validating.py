@@ -143,7 +143,7 @@ class Follower(InMemory):
 
     last_step: int = 0
 
-    def next_batch(self, step: int) -> TrainingBatch | None:
+    def next_batch(self, step: int) -> TrainingBatch | Verdict:
         super().publish(self.policy.payload(self.ledger.attempt, step))
         return super().next_batch(step)
 

@@ -35,8 +35,8 @@ def rows(grouped: bool, copies: int = 1) -> Rows:
     for row in range(len(GROUPS)):
         tokens[row, PROMPTS[row] + COMPLETIONS[row] :] = 0
     parts = tokens, torch.tensor(PROMPTS), torch.tensor(COMPLETIONS), torch.tensor(GROUPS)
-    *given, group_B = (part.repeat_interleave(copies, 0) for part in parts)
-    return Rows(*given, group_B if grouped else None)
+    ids_BL, prompts_B, completions_B, group_B = (part.repeat_interleave(copies, 0) for part in parts)
+    return Rows(ids_BL, prompts_B, completions_B, group_B if grouped else None)
 
 
 def build(config: Any) -> Any:
