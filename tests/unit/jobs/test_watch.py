@@ -1,0 +1,151 @@
+"""The driver's side of a training run, with a coordinator that is a plain object; signals are real."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+import ray.exceptions
+from rich.console import Console
+
+from jobs import watch
+from jobs.watch import watch_training
+from polyray.errors import EXIT_INTERRUPTED, RolloutError, Stopped
+from polyray.observability.jsonl import read_jsonl
+from polyray.observability.progress import ProgressDisplay
+from polyray.observability.run_directory import RunPaths
+from tests.unit.tiny_policy import train_config
+
+
+class Coordinator:
+    """Answers like the actor; `drained` is set when it is told to drain."""
+
+    def __init__(self, incidents: list[dict[str, str]] | None = None) -> None:
+        self.incidents = incidents or []
+        self.drained = threading.Event()
+        self.died: BaseException | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=lambda *arguments: getattr(self, f"_{name}")(*arguments))
+
+    def _progress(self, seen: int) -> dict[str, Any]:
+        if self.died is not None:
+            raise self.died
+        return {
+            "phase": "training",
+            "step": 7,
+            "metrics": {},
+            "alarms": 0,
+            "incidents": self.incidents[seen:],
+        }
+
+    def _drain(self) -> None:
+        self.drained.set()
+
+    def _failure(self) -> None:
+        return None
+
+
+@pytest.fixture(autouse=True)
+def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "get", lambda value, timeout: value)
+    monkeypatch.setattr(watch, "POLL_S", 0.01)
+
+
+def run(tmp_path: Path, coordinator: Coordinator, fit: Callable[[dict[str, BaseException]], None]) -> str:
+    """What was shown."""
+    stream = io.StringIO()
+    directory: Any = SimpleNamespace(paths=RunPaths(tmp_path))
+    with ProgressDisplay(console=Console(file=stream, width=200)) as display:
+        watch_training(train_config(), directory, coordinator, fit, display)
+    return stream.getvalue()
+
+
+def send(*numbers: signal.Signals) -> None:
+    for number in numbers:
+        os.kill(os.getpid(), number)
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_the_run_and_says_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
+    coordinator, before = Coordinator(), signal.getsignal(number)
+
+    def fit(outcome: dict[str, BaseException]) -> None:
+        send(number)
+        assert coordinator.drained.wait(10)
+
+    with pytest.raises(
+        Stopped, match=f"{number.name} after step 7 of .*start the same command again"
+    ) as error:
+        run(tmp_path, coordinator, fit)
+    assert error.value.exit_code == EXIT_INTERRUPTED
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    coordinator, ended = Coordinator(), threading.Event()
+
+    def fit(outcome: dict[str, BaseException]) -> None:
+        send(signal.SIGINT, signal.SIGTERM)
+        ended.wait(10)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, coordinator, fit)
+    ended.set()
+
+
+def test_a_run_that_finished_anyway_is_finished(tmp_path: Path) -> None:
+    coordinator = Coordinator()
+
+    def fit(outcome: dict[str, BaseException]) -> None:
+        send(signal.SIGTERM)
+        assert coordinator.drained.wait(10)
+        (tmp_path / "adapter").mkdir()
+        (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+
+    assert "SIGTERM: ending after this step" in run(tmp_path, coordinator, fit)
+
+
+def test_incidents_are_shown_and_written_once(tmp_path: Path) -> None:
+    incidents = [{"kind": "worker_replaced", "message": "a by b"}, {"kind": "unscored", "message": "group 3"}]
+    coordinator = Coordinator(incidents[:1])
+
+    def fit(outcome: dict[str, BaseException]) -> None:
+        time.sleep(0.1)
+        coordinator.incidents.append(incidents[1])
+
+    shown = run(tmp_path, coordinator, fit)
+    assert shown.count("worker_replaced: a by b") == shown.count("unscored: group 3") == 1
+    lines = read_jsonl(tmp_path / "incidents.jsonl")
+    assert [(line["kind"], line["message"], line["step"]) for line in lines] == [
+        ("worker_replaced", "a by b", 7),
+        ("unscored", "group 3", 7),
+    ]
+
+
+def test_a_coordinator_that_is_gone_ends_the_run_with_what_to_do(tmp_path: Path) -> None:
+    coordinator = Coordinator()
+    coordinator.died = ray.exceptions.ActorDiedError()
+    with pytest.raises(
+        RolloutError, match=r"coordinator of .* is gone \(ActorDiedError\); start the same command"
+    ):
+        run(tmp_path, coordinator, lambda outcome: time.sleep(0.05))
+    assert [line["kind"] for line in read_jsonl(tmp_path / "incidents.jsonl")] == ["coordinator_lost"]
+
+
+def test_what_training_raises_is_raised(tmp_path: Path) -> None:
+    def fit(outcome: dict[str, BaseException]) -> None:
+        outcome["error"] = ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        run(tmp_path, Coordinator(), fit)
