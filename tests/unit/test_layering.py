@@ -5,6 +5,7 @@ A fresh interpreter each, because the test process itself has loaded everything.
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -61,3 +62,29 @@ def test_ground_floors_load_nothing_heavy(names, expected, forbidden) -> None:
     assert expected <= set(loaded)
     assert "numpy" in modules
     assert not forbidden & modules
+
+
+@pytest.mark.parametrize(
+    "package", ["actors", "algorithms", "delivery", "learner", "metrics", "models", "rewards", "rollout"]
+)
+def test_no_decision_depends_on_the_wall_clock(package: str) -> None:
+    """A clock that jumps (NTP, a suspended machine) must move no deadline: all are measured by a monotonic one.
+
+    A Retry-After header may be a date, which only the wall clock can read; the call's deadline bounds that pause.
+    """
+    wall = {
+        ("time", "time"),
+        ("time", "time_ns"),
+        ("datetime", "now"),
+        ("datetime", "utcnow"),
+        ("date", "today"),
+    }
+    found = [
+        f"{path.relative_to(ROOT / 'polyray')}:{node.lineno}"
+        for path in sorted((ROOT / "polyray" / package).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and (node.value.id, node.attr) in wall
+    ]
+    assert [place for place in found if not place.startswith("rewards/client.py:")] == []
