@@ -1,12 +1,14 @@
-"""Measures what overlap is worth: steps per minute at staleness 0 and 1, with simulated engines and learner.
+"""Measures what overlap is worth: steps per minute at staleness 0 and 1, with simulated parts and with real ones.
 
 Completions are exponential in length with mean/limit 0.2, and learning takes about as long as generating. The
 coordinator, ledger, gates and deliveries are the real ones; parts that only wait share no cores, so a step may take
 as long as its slower half and no longer. Both ways of delivery: engines that keep versions (adapters), and such that
-finish their groups before they load (merged weights). Staleness 0 and 1 take turns.
+finish their groups before they load (merged weights). Staleness 0 and 1 take turns. `--real` then trains the default
+task for as many steps: on one small machine engines and learner share the cores, and overlap must at least not hurt.
 
   python -m jobs.benchmark async
   python -m jobs.benchmark async --steps 50 --out async.json
+  python -m jobs.benchmark async --only-real --steps 53
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from polyray.errors import EXIT_OK, ConfigError
 
 if TYPE_CHECKING:
     from jobs.benchmark.simulated_run import SimulatedRun
+    from polyray.observability.progress import ProgressDisplay
 
 WARM_UP_STEPS = 2
 LIMITS = {"speed_up": 1.25, "step_over_slower_half": 1.15}
@@ -46,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = JobParser("benchmark async", __doc__)
     parser.add_argument("--steps", type=int, default=14, help="steps of each run (default: 14)")
     parser.add_argument("--rounds", type=int, default=1, help="runs of each kind, in turns (default: 1)")
+    parser.add_argument("--real", action="store_true", help="real engines and learner, too")
+    parser.add_argument("--only-real", action="store_true", help="leave the simulated part out")
     parser.add_argument("--check", action="store_true", help="validate, print what will run and exit")
     parser.add_argument("--out", metavar="FILE", help="write the measures as JSON")
     options = parser.parse_strictly(argv)
@@ -64,24 +69,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(options: Namespace) -> list[Measure]:
-    from jobs.benchmark.simulated_run import SimulatedLoad, run_simulated
+    from jobs.benchmark.real_overlap import real_measures
     from jobs.fleet import open_ray
     from polyray.observability.progress import ProgressDisplay
 
     measures: list[Measure] = []
     with ProgressDisplay() as display, open_ray(RaySpec(dashboard=False), display):
-        for delivery, keeps_versions in DELIVERIES.items():
-            simulation = {**SIMULATION, "keeps_versions": keeps_versions}
-            runs: dict[int, list[SimulatedRun]] = {0: [], 1: []}
-            for number in range(2 * options.rounds):
-                staleness = number % 2
-                display.section(f"{delivery}, staleness {staleness}", number + 1, 2 * options.rounds)
-                load = SimulatedLoad(
-                    **LOAD, max_staleness=staleness, simulation=simulation, steps=options.steps
-                )
-                runs[staleness].append(run_simulated(load))
-            measures += overlap_measures(delivery, runs[0], runs[1])
+        if not options.only_real:
+            for delivery in DELIVERIES:
+                measures += _simulated(delivery, options, display)
+        if options.real or options.only_real:
+            measures += real_measures(options.steps, options.rounds, display)
     return measures
+
+
+def _simulated(delivery: str, options: Namespace, display: ProgressDisplay) -> list[Measure]:
+    from jobs.benchmark.simulated_run import SimulatedLoad, run_simulated
+
+    simulation = {**SIMULATION, "keeps_versions": DELIVERIES[delivery]}
+    runs: dict[int, list[SimulatedRun]] = {0: [], 1: []}
+    for number in range(2 * options.rounds):
+        staleness = number % 2
+        display.section(f"{delivery}, staleness {staleness}", number + 1, 2 * options.rounds)
+        load = SimulatedLoad(**LOAD, max_staleness=staleness, simulation=simulation, steps=options.steps)
+        runs[staleness].append(run_simulated(load))
+    return overlap_measures(delivery, runs[0], runs[1])
 
 
 def overlap_measures(

@@ -127,7 +127,8 @@ class RolloutActor:
     async def ready(self) -> dict[str, Any]:
         """Waits for the engine; says how long it took and where it lives."""
         start_s = await asyncio.wrap_future(self._worker.ready)
-        return {"name": self._name, "start_s": start_s, "pid": os.getpid()}
+        node_id = ray.get_runtime_context().get_node_id()
+        return {"name": self._name, "start_s": start_s, "pid": os.getpid(), "node_id": node_id}
 
     async def rollout(self, request: GroupRequest, scoring: Scoring) -> tuple[RolloutReply, ScoredGroup]:
         """Samples and scores a group: two return values, so that the second stays a reference at the

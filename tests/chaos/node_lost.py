@@ -1,0 +1,63 @@
+"""Run by test_node_lost.py in a process of its own, because a process knows one Ray: three nodes, one is taken away.
+
+Prints a JSON object: what the learner's loop returned, the incidents, and what was left over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"RAY_AUTH_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
+
+import ray
+from ray.cluster_utils import Cluster
+from ray.util import placement_group_table
+
+from jobs.fleet import open_fleet
+from polyray.actors.resources import NAMESPACE
+from polyray.config.loader import build_config
+from polyray.config.run import TrainConfig
+from tests.chaos.simulated import SimulatedRun
+
+STORE_BYTES = 80 * 2**20
+
+
+def main(values: dict[str, Any]) -> dict[str, Any]:
+    config = build_config(TrainConfig, values)
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": STORE_BYTES}
+    )
+    for _ in range(2):
+        cluster.add_node(num_cpus=4, object_store_memory=STORE_BYTES)
+    ray.init(address=cluster.address, namespace=NAMESPACE, log_to_driver=False)
+    with open_fleet(config, "node-lost") as fleet:
+        infos = fleet.pool.wait_until_ready()
+        run = SimulatedRun(config, fleet)
+
+        def take_away(step: int) -> None:
+            if step == 3:
+                gone = next(node for node in cluster.list_all_nodes() if node.node_id == infos[0]["node_id"])
+                cluster.remove_node(gone, allow_graceful=False)
+
+        outcome = run.learn(config.learner.steps, take_away)
+        run.check()
+        result = {
+            "outcome": outcome,
+            "incidents": run.incidents(),
+            "lost_node": infos[0]["node_id"],
+            "on_that_node": sum(info["node_id"] == infos[0]["node_id"] for info in infos),
+        }
+        run.end()
+        result["nodes_of_workers"] = [info["node_id"] for info in fleet.pool.wait_until_ready()]
+    result["placement_groups"] = len(placement_group_table())
+    ray.shutdown()
+    cluster.shutdown()
+    return result
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))))
