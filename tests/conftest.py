@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 PRETRAIN_STEPS = 60
 CLUSTER_TESTS = frozenset({"integration", "chaos", "gpu"})
+WITHOUT_ENGINES = frozenset({"test_simulated_faults.py", "test_train_reward.py", "test_sandbox_reward.py"})
+"""Of those, tests that need a Ray but no vLLM: the other process starts one of its own for them."""
 WITHOUT_CLUSTER = frozenset({"test_engine_check.py", "test_judge_vllm.py"})
 """Integration tests that start processes of their own instead."""
 MARK = "POLYRAY_TEST_MARK"
@@ -36,15 +38,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With `pytest -n 2`: tests that share one Ray and one fleet are run by one process, and first, because they
-    take longest. The others go file by file to whoever is free.
+    take longest; the other process begins with those that share a Ray. The rest go file by file to whoever is free.
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class ClustersFirst(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = Path(nodeid.partition("::")[0])
-            shares = file.parent.name in CLUSTER_TESTS and file.name not in WITHOUT_CLUSTER
-            return "clusters" if shares else str(file)
+            if file.parent.name not in CLUSTER_TESTS or file.name in WITHOUT_CLUSTER:
+                return str(file)
+            return "services" if file.name in WITHOUT_ENGINES else "clusters"
 
     config.option.loadscopereorder = (
         False  # the order of pyproject's testpaths instead of the largest file first

@@ -180,7 +180,8 @@ def test_every_resumable_key_exists_in_some_configuration() -> None:
         over_optimisation=OverOptimisationSpec(),
         evaluation=TrainingEvaluationSpec(),
     )
-    configs = (elsewhere, TrainConfig(name="a"), SftConfig(name="a"), PretrainConfig())
+    unwatched = TrainConfig(name="a", mismatch_alarm=None)
+    configs = (elsewhere, unwatched, TrainConfig(name="a"), SftConfig(name="a"), PretrainConfig())
     known = {key for config in configs for key in config_difference({}, config.model_dump(mode="json"))}
     unknown = [
         key
