@@ -43,7 +43,7 @@ def main(values: dict[str, Any]) -> dict[str, Any]:
                 gone = next(node for node in cluster.list_all_nodes() if node.node_id == infos[0]["node_id"])
                 cluster.remove_node(gone, allow_graceful=False)
 
-        outcome = run.learn(config.learner.steps, take_away)
+        outcome = run.learn(config.learner.steps, take_away, step_s=0.3)
         run.check()
         result = {
             "outcome": outcome,
@@ -51,8 +51,10 @@ def main(values: dict[str, Any]) -> dict[str, Any]:
             "lost_node": infos[0]["node_id"],
             "on_that_node": sum(info["node_id"] == infos[0]["node_id"] for info in infos),
         }
-        run.end()
-        result["nodes_of_workers"] = [info["node_id"] for info in fleet.pool.wait_until_ready()]
+        workers: Any = ray.get(run.coordinator.workers.remote())
+        now: Any = ray.get([worker.handle.ready.remote() for worker in workers], timeout=100)
+        result["nodes_of_workers"] = [info["node_id"] for info in now]
+        ray.kill(run.coordinator)
     result["placement_groups"] = len(placement_group_table())
     ray.shutdown()
     cluster.shutdown()

@@ -27,7 +27,7 @@ def test_workers_of_a_node_that_is_lost_come_back_elsewhere(
         rollout__cpus_per_worker=2,
         rollout__max_staleness=1,
         rollout__group_timeout_s=60,
-        learner__steps=8,
+        learner__steps=40,
     )
     file = tmp_path / "config.json"
     file.write_text(json.dumps(values))
