@@ -192,5 +192,6 @@ def test_a_reward_service_that_fails_for_twenty_seconds_is_waited_for(
     incidents = run.incidents()
     assert {item["kind"] for item in incidents} == {"unscored"}
     dropped = {reason for line in run.lines for _, reason in line["dropped"]}
-    assert dropped == {"unscored"}
+    assert "unscored" in dropped
+    assert dropped <= {"unscored", "stale"}  # what was scored before it began waits, and may grow too old
     run.end()
