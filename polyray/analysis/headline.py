@@ -128,7 +128,8 @@ def caveats(evaluation: Evaluation) -> list[str]:
         ]
     threshold = metrics.get("threshold") or {}
     if threshold:
-        source = ", ".join(f"{key} {value}" for key, value in threshold.items())
+        known = {key: value for key, value in threshold.items() if value not in (None, 0) and key != "value"}
+        source = ", ".join(f"{key} {value}" for key, value in known.items())
         found.append(f"A pass is a quality of at least {metrics['pass_threshold']:.4g} ({source}).")
     return found
 

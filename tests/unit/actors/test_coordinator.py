@@ -12,7 +12,6 @@ import pytest
 import ray
 import ray.exceptions
 
-from polyray.actors import coordinator as module
 from polyray.actors.coordinator import NOT_READY, STOP, BatchLease
 from polyray.errors import (
     DataError,
@@ -37,11 +36,7 @@ from tests.unit.actors.fakes import (
     started,
 )
 
-
-@pytest.fixture(autouse=True)
-def _no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray, "put", lambda value: value)
-    monkeypatch.setattr(module, "LONG_POLL_S", 0.05)
+pytestmark = pytest.mark.usefixtures("no_ray")
 
 
 async def test_steps_follow_deliveries_and_every_group_is_used_once() -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-import ray
 
-from polyray.actors import coordinator as module
 from polyray.actors.coordinator import DRAIN, NOT_READY, BatchLease
 from polyray.actors.serving_fleet import groups_per_worker
 from polyray.config.rollout import RolloutSpec
@@ -24,11 +22,7 @@ from tests.unit.actors.fakes import (
     started,
 )
 
-
-@pytest.fixture(autouse=True)
-def _no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray, "put", lambda value: value)
-    monkeypatch.setattr(module, "LONG_POLL_S", 0.05)
+pytestmark = pytest.mark.usefixtures("no_ray")
 
 
 async def test_above_staleness_zero_a_publish_waits_for_nobody_and_missed_versions_are_skipped() -> None:

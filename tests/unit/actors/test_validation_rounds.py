@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import pytest
-import ray
 
-from polyray.actors import coordinator as module
 from polyray.actors.coordinator import NOT_READY, STOP, Coordinator
 from tests.unit.actors.fakes import DIED, FakePool, batch_of, make_config, make_payload, started
 
 EVALUATION = {"every": 2, "num_prompts": 3, "num_samples": 2, "prompts": "held_out"}
 
 
-@pytest.fixture(autouse=True)
-def _no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray, "put", lambda value: value)
-    monkeypatch.setattr(module, "LONG_POLL_S", 0.05)
+pytestmark = pytest.mark.usefixtures("no_ray")
 
 
 async def _values(coordinator: Coordinator, version: int, attempt: int = 1) -> dict[str, float]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from polyray.analysis.arms import Arm
-from polyray.analysis.headline import Differences, build_headline
+from polyray.analysis.headline import Differences, build_headline, caveats
 from polyray.analysis.numbers import Interval
 from polyray.analysis.run_data import Evaluation, TrainingRun
 from polyray.analysis.statements import agreed_direction, describe, exactness_statement, findings
@@ -145,3 +145,19 @@ def test_headline_over_seeds_shows_each_and_colours_only_agreement() -> None:
     cell = build_headline(mixed, ARMS).rows[3].cells[1]
     assert (cell.direction, cell.change, cell.change_detail) == ("none", "+0.155", "+0.300* +0.010")
     assert "means over 2 seeds" in build_headline(mixed, ARMS).note
+
+
+def test_what_a_pass_is_names_only_what_is_known() -> None:
+    result = evaluation({})
+    unknown = {"quantile": None, "n_validation": 0, "n_unscored": 0, "dataset_sha256": None}
+    result.metrics["pass_threshold"] = 0.999999999
+    result.metrics["threshold"] = {
+        "value": 0.999999999,
+        "checker": "verifier",
+        "source": "verifier",
+        **unknown,
+    }
+    assert "A pass is a quality of at least 1 (checker verifier, source verifier)." in caveats(result)
+    result.metrics["pass_threshold"] = 0.8756
+    result.metrics["threshold"] = {"value": 0.8756, "checker": "heuristic", **unknown, "n_validation": 1114}
+    assert "A pass is a quality of at least 0.8756 (checker heuristic, n_validation 1114)." in caveats(result)
