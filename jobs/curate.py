@@ -144,7 +144,8 @@ def build_tools(config: CurateConfig) -> Tools:
     if config.model is not None:
         from polyray.config.model import ModelSpec
         from polyray.data.curation.tokens import token_lengths
-        from polyray.models.loading import load_tokenizer, resolve_model_dir
+        from polyray.models.base_files import resolve_model_dir
+        from polyray.models.loading import load_tokenizer
 
         tokenizer = load_tokenizer(resolve_model_dir(ModelSpec(path=config.model.path)))
         count_tokens = partial(token_lengths, spec=config.rows, tokenizer=tokenizer)

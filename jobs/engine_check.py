@@ -25,9 +25,10 @@ from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig
 from polyray.config.task import HiddenTrapGridSpec
 from polyray.delivery.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
-from polyray.delivery.probe import probe_sequences
-from polyray.delivery.proof import check_delivery, probe_logprobs
-from polyray.models.loading import base_fingerprint, load_base
+from polyray.delivery.probe import probe_logprobs, probe_sequences
+from polyray.delivery.proof import check_delivery
+from polyray.models.base_files import base_fingerprint
+from polyray.models.loading import load_base
 from polyray.models.lora import POLICY, adapter_bytes, adapter_config, add_reference, attach_adapter
 from polyray.rollout.worker import RolloutWorker
 from polyray.types import Group, GroupRequest, PolicyVersion, ScoredGroup, StepMetrics, TrainingBatch

@@ -25,11 +25,10 @@ from polyray.config.rollout import RolloutSpec
 from polyray.config.run import EvaluateConfig, RaySpec, SftConfig, TrainConfig
 from polyray.delivery.adapter import AdapterShape
 from polyray.delivery.mode import DeliveryChoice, Mode, choose_mode, recorded_choice, settled_mode
-from polyray.delivery.probe import adapter_on_disk, probe_sequences
 from polyray.delivery.proof import check_delivery
 from polyray.evaluation.sampling import Sample
-from polyray.models.loading import base_fingerprint, resolve_dtype, resolve_model_dir
-from polyray.models.lora import merge_then_fresh, read_adapter
+from polyray.models.adapter_files import read_adapter
+from polyray.models.base_files import base_fingerprint, resolve_dtype, resolve_model_dir
 from polyray.observability.logging import setup_logging
 from polyray.observability.progress import ProgressDisplay
 from polyray.observability.run_directory import RunDirectory
@@ -133,6 +132,8 @@ def open_sampler(config: EvaluateConfig) -> Iterator[Sample]:
 
 def pool_sampler(config: EvaluateConfig, pool: RolloutPool) -> Sample:
     """Samples each model on `pool`, after its delivery to every engine was proven."""
+    from polyray.delivery.probe import adapter_on_disk, probe_sequences
+
     model_dir, dtype = Path(pool.settings.model_dir), pool.settings.dtype
     delivery, names = config.delivery, list(config.adapters)
     sequences = probe_sequences(config.task, config.rollout, delivery.num_probes, config.seed, model_dir)
@@ -185,6 +186,8 @@ def training_base(model: ModelSpec) -> tuple[Path, Path | None]:
     warm_start = Path(model.warm_start).resolve() if model.warm_start else None
     if warm_start is None or model.warm_start_mode == "continue":
         return model_dir, warm_start
+    from polyray.models.lora import merge_then_fresh
+
     merged = merge_then_fresh(
         model_dir,
         warm_start,

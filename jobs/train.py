@@ -58,8 +58,8 @@ def run_training(config: TrainConfig) -> None:
 def check_inputs(config: TrainConfig) -> None:
     """Everything that can be wrong with files, before anything starts: ConfigError or DataError."""
     from jobs.fleet import training_base
-    from polyray.models.loading import base_fingerprint
-    from polyray.models.lora import read_adapter
+    from polyray.models.adapter_files import read_adapter
+    from polyray.models.base_files import base_fingerprint
     from polyray.observability.trackers.running import check_trackers
     from polyray.rewards import plan_reward
     from polyray.rollout.validation import validation_prompts

@@ -121,7 +121,8 @@ def _measure(config: TrainConfig, parts: Sequence[str], completions: int, pairs:
 
 
 def _ensure_embedded(model: ModelSpec, display: ProgressDisplay) -> None:
-    from polyray.models.embedded import build_embedded, find_embedded
+    from polyray.models.base_files import find_embedded
+    from polyray.models.embedded import build_embedded
 
     if model.path != EMBEDDED:
         return

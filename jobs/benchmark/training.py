@@ -30,7 +30,7 @@ def run_twice(config: TrainConfig, display: ProgressDisplay) -> list[Measure]:
     """
     from jobs.fleet import open_fleet
     from jobs.train import check_inputs, train
-    from polyray.models.loading import resolve_dtype
+    from polyray.models.base_files import resolve_dtype
     from polyray.observability.run_directory import RunDirectory
 
     check_inputs(config)

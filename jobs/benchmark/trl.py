@@ -229,7 +229,7 @@ def _base(name: str) -> Any:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     from polyray.config.model import ModelSpec
-    from polyray.models.embedded import find_embedded
+    from polyray.models.base_files import find_embedded
     from polyray.models.loading import load_base
 
     if name == "embedded":

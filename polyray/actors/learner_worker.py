@@ -16,8 +16,6 @@ from typing import Any
 import ray
 import ray.exceptions
 import ray.train
-import torch
-import torch.distributed as dist
 
 from polyray.actors.coordinator import DRAIN, NOT_READY, STOP, BatchLease
 from polyray.actors.resources import NAMESPACE
@@ -45,13 +43,11 @@ class RemoteCoordination:
 
     def begin_attempt(self, snapshot: Mapping[str, Any] | None) -> int:
         """Rank 0 begins it, all ranks learn its number."""
-        number = torch.zeros(1, dtype=torch.int64)
+        number = 0
         if self._rank == 0:
             patience = self._config.rollout.start_timeout_s  # the coordinator may still be starting
-            number[0] = self._call("begin_attempt", snapshot, timeout=patience)
-        if self._world_size > 1:
-            dist.broadcast(number, src=0)
-        self._attempt = int(number)
+            number = self._call("begin_attempt", snapshot, timeout=patience)
+        self._attempt = self._from_rank_0(number)
         return self._attempt
 
     def next_batch(self, step: int) -> TrainingBatch | Verdict:
@@ -86,14 +82,22 @@ class RemoteCoordination:
 
     def agree(self, verdict: Verdict) -> Verdict:
         """A broadcast from rank 0."""
-        number = torch.tensor([int(verdict)], dtype=torch.int64)
-        if self._world_size > 1:
-            dist.broadcast(number, src=0)
-        return Verdict(int(number))
+        return Verdict(self._from_rank_0(int(verdict)))
 
     def report(self, metrics: StepMetrics) -> None:
         """Fire and forget: only the display needs it."""
         self._coordinator.report.remote(metrics)
+
+    def _from_rank_0(self, number: int) -> int:
+        """The number that rank 0 has, on every rank."""
+        if self._world_size == 1:
+            return number
+        import torch
+        import torch.distributed as dist
+
+        shared = torch.tensor([number], dtype=torch.int64)
+        dist.broadcast(shared, src=0)
+        return int(shared)
 
     def _fetched(self, lease: BatchLease) -> tuple[ScoredGroup, ...] | None:
         """The groups of a lease; None where some are gone with their node, which the coordinator is then told."""
@@ -125,6 +129,8 @@ def train_loop(arguments: dict[str, Any]) -> None:
 
     `arguments`: config (plain values), coordinator (actor name), model_dir, run_dir, dtype.
     """
+    import torch
+
     from polyray.learner.determinism import make_reproducible
     from polyray.learner.loop import run_learner
     from polyray.learner.policy import Policy

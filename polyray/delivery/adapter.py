@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from safetensors.torch import load as load_tensors
 
 from polyray.errors import DeliveryError
 from polyray.types import PolicyVersion
@@ -103,11 +101,6 @@ class AdapterPayload:
     """safetensors in PEFT's naming; empty for the base model itself."""
     shape: AdapterShape | None
     probe: Probe
-
-
-def adapter_from_bytes(data: bytes) -> dict[str, torch.Tensor]:
-    """safetensors bytes -> PEFT state dict; nothing for empty bytes."""
-    return load_tensors(data) if data else {}
 
 
 def sha256_of(data: bytes) -> str:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import load as load_tensors
 
 from polyray.config.model import TIED_MODULES
-from polyray.delivery.adapter import AdapterPayload, AdapterShape, adapter_from_bytes
+from polyray.delivery.adapter import AdapterPayload, AdapterShape
 from polyray.errors import DeliveryError
 
 FUSED_GROUPS: tuple[frozenset[str], ...] = (
@@ -84,6 +85,11 @@ class MergedWeights:
             with safe_open(str(file), framework="pt") as tensors:
                 for name in sorted(name for name, where in missing.items() if where == file):
                     self._pristine[name] = tensors.get_tensor(name).float()
+
+
+def adapter_from_bytes(data: bytes) -> dict[str, torch.Tensor]:
+    """safetensors bytes -> PEFT state dict; nothing for empty bytes."""
+    return load_tensors(data) if data else {}
 
 
 def base_weight_files(model_dir: Path) -> dict[str, Path]:

@@ -5,18 +5,20 @@ Used by the learner for every version it publishes and by evaluations for every 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from peft import PeftModel
 
 from polyray.config.rollout import RolloutSpec
 from polyray.config.task import TaskSpec
 from polyray.data.chat import encode_prompt
 from polyray.delivery.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
-from polyray.delivery.proof import probe_logprobs
-from polyray.models.loading import base_fingerprint, load_base, load_tokenizer
-from polyray.models.lora import read_adapter
+from polyray.models.adapter_files import read_adapter
+from polyray.models.base_files import base_fingerprint
+from polyray.models.loading import load_base, load_tokenizer
 from polyray.rollout.seeds import sample_seed
 from polyray.tasks import build_task
 from polyray.types import PolicyVersion
@@ -66,3 +68,29 @@ def adapter_on_disk(
     probe = Probe(sequences, probe_logprobs(model, sequences), None)
     policy = PolicyVersion(1, version, sha256_of(content))
     return AdapterPayload(policy, content, AdapterShape.from_peft(config), probe)
+
+
+@torch.no_grad()
+def probe_logprobs(
+    model: torch.nn.Module, sequences: Sequence[Sequence[int]], batch_rows: int = 64
+) -> np.ndarray:
+    """Log-probs [sum(len - 1)] float32 of each sequence's tokens from the second on, at temperature 1, eval
+    mode."""
+    was_training = model.training
+    if was_training:  # switching visits every module
+        model.eval()
+    device = next(model.parameters()).device
+    parts: list[np.ndarray] = []
+    for start in range(0, len(sequences), batch_rows):
+        rows = sequences[start : start + batch_rows]
+        width = max(len(row) for row in rows)
+        tokens = torch.zeros(len(rows), width, dtype=torch.long, device=device)
+        for i, row in enumerate(rows):
+            tokens[i, : len(row)] = torch.tensor(row)
+        # Right padding needs no mask: a causal model's real tokens never see what comes after them.
+        logprobs = model(input_ids=tokens, use_cache=False).logits[:, :-1].float().log_softmax(-1)
+        chosen = logprobs.gather(2, tokens[:, 1:, None])[..., 0].cpu().numpy()
+        parts.extend(chosen[i, : len(row) - 1] for i, row in enumerate(rows))
+    if was_training:
+        model.train()
+    return np.concatenate(parts).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Does an engine serve the version it was given? Probe log-probabilities, and a decision as a value.
+"""Does an engine serve the version it was given? A decision as a value.
 
 Called by the coordinator for every worker and every version. No trust is put in the worker's word: what
 counts are the numbers its engine gives for tokens whose log-probs the learner knows.
@@ -6,11 +6,9 @@ counts are the numbers its engine gives for tokens whose log-probs the learner k
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from polyray.delivery.adapter import Probe
 from polyray.errors import PolicyNotDelivered
@@ -82,29 +80,3 @@ def _looks_like_previous(ack: DeliveryAck, probe: Probe, tolerance: float) -> st
     if probe.previous is not None and float(np.abs(ack.logprobs - probe.previous).max()) <= tolerance:
         return "; it still serves the version before"
     return ""
-
-
-@torch.no_grad()
-def probe_logprobs(
-    model: torch.nn.Module, sequences: Sequence[Sequence[int]], batch_rows: int = 64
-) -> np.ndarray:
-    """Log-probs [sum(len - 1)] float32 of each sequence's tokens from the second on, at temperature 1, eval
-    mode."""
-    was_training = model.training
-    if was_training:  # switching visits every module
-        model.eval()
-    device = next(model.parameters()).device
-    parts: list[np.ndarray] = []
-    for start in range(0, len(sequences), batch_rows):
-        rows = sequences[start : start + batch_rows]
-        width = max(len(row) for row in rows)
-        tokens = torch.zeros(len(rows), width, dtype=torch.long, device=device)
-        for i, row in enumerate(rows):
-            tokens[i, : len(row)] = torch.tensor(row)
-        # Right padding needs no mask: a causal model's real tokens never see what comes after them.
-        logprobs = model(input_ids=tokens, use_cache=False).logits[:, :-1].float().log_softmax(-1)
-        chosen = logprobs.gather(2, tokens[:, 1:, None])[..., 0].cpu().numpy()
-        parts.extend(chosen[i, : len(row) - 1] for i, row in enumerate(rows))
-    if was_training:
-        model.train()
-    return np.concatenate(parts).astype(np.float32)

@@ -13,21 +13,15 @@ import torch
 
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
-from polyray.delivery.probe import probe_sequences
-from polyray.delivery.proof import probe_logprobs
+from polyray.delivery.probe import probe_logprobs, probe_sequences
 from polyray.learner.optim import build_optimizer, build_scheduler
 from polyray.learner.state import Checkpoint, restore_checkpoint, save_checkpoint, tensor_bytes
 from polyray.learner.step import PolicyLearner
 from polyray.learner.supervised_term import build_supervised_term
-from polyray.models.loading import base_fingerprint, load_base
-from polyray.models.lora import (
-    adapter_bytes,
-    adapter_config,
-    add_reference,
-    attach_adapter,
-    save_adapter,
-    write_adapter,
-)
+from polyray.models.adapter_files import write_adapter
+from polyray.models.base_files import base_fingerprint
+from polyray.models.loading import load_base
+from polyray.models.lora import adapter_bytes, adapter_config, add_reference, attach_adapter, save_adapter
 from polyray.types import PolicyVersion
 
 COORDINATOR_FILES = "coordinator/"

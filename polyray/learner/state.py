@@ -25,7 +25,8 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file, save
 
 from polyray.errors import CheckpointError
-from polyray.models.lora import POLICY, WEIGHTS_FILE, save_adapter
+from polyray.models.adapter_files import WEIGHTS_FILE
+from polyray.models.lora import POLICY, save_adapter
 from polyray.observability.atomic import atomic_directory
 
 MANIFEST = "manifest.json"

@@ -28,8 +28,10 @@ from polyray.learner.state import newest_checkpoint, restore_checkpoint, save_ch
 from polyray.learner.supervised import demonstration_batches, row_batches, supervised_step
 from polyray.learner.supervised_evaluation import Patience, is_evaluated, validation_loss, write_samples
 from polyray.learner.supervised_objectives import build_batch_loss
-from polyray.models.loading import base_fingerprint, load_base, load_tokenizer
-from polyray.models.lora import attach_adapter, read_adapter, save_adapter, write_adapter
+from polyray.models.adapter_files import read_adapter, write_adapter
+from polyray.models.base_files import base_fingerprint
+from polyray.models.loading import load_base, load_tokenizer
+from polyray.models.lora import attach_adapter, save_adapter
 from polyray.models.packing import PACKABLE_MODEL_TYPES, is_packable
 from polyray.models.pissa import save_plain_lora, start_from_principal_components
 from polyray.observability.jsonl import JsonlWriter, before_step, cut_jsonl

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
 from polyray.learner.validation_record import ValidationRecord
-from polyray.models.lora import WEIGHTS_FILE
+from polyray.models.adapter_files import WEIGHTS_FILE
 from polyray.observability.jsonl import JsonlWriter, cut_jsonl
 
 logger = logging.getLogger(__name__)

@@ -27,9 +27,9 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from polyray.config.learner import LearnerSpec
 from polyray.config.run import PretrainConfig
 from polyray.data.packing import TokenRow, collate
-from polyray.errors import ConfigError
 from polyray.learner.optim import build_optimizer, build_scheduler
 from polyray.learner.supervised import supervised_step
+from polyray.models.base_files import EMBEDDED_POINTER, MANIFEST
 from polyray.tasks.base import indexed_rng
 from polyray.tasks.hidden_trap_grid import (
     MAX_MOVES,
@@ -57,25 +57,9 @@ SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>")
 CHARACTERS = "0123456789|abcdefgh>=UDLR"
 CHAT_TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
-MANIFEST = "polyray.json"
-POINTER = "embedded.json"
 
 Progress = Callable[[int, int, float], None]
 """(steps done, steps in all, loss in nats per token)."""
-
-
-def find_embedded(cache_dir: Path) -> Path:
-    """The embedded model that jobs.pretrain built or reused last. Raises ConfigError where there is none."""
-    models_dir = cache_dir.expanduser() / "models"
-    pointer = models_dir / POINTER
-    if pointer.is_file():
-        directory = models_dir / json.loads(pointer.read_text(encoding="utf-8"))["directory"]
-        if (directory / MANIFEST).is_file():
-            return directory
-    raise ConfigError(
-        f"model.path='embedded', but {models_dir} holds no embedded model; build it with "
-        "`python -m jobs.pretrain configs/pretrain.yaml`, or set model.path to a model directory"
-    )
 
 
 def embedded_dir(config: PretrainConfig) -> Path:
@@ -102,7 +86,7 @@ def build_embedded(config: PretrainConfig, on_progress: Progress | None = None) 
         with _torch_settings(config):
             model = _train(config, on_progress)
         _save(model, directory)
-    _write_text(directory.parent / POINTER, json.dumps({"directory": directory.name}))
+    _write_text(directory.parent / EMBEDDED_POINTER, json.dumps({"directory": directory.name}))
     return directory
 
 

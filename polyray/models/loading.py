@@ -1,53 +1,12 @@
-"""The base model: where it lies, how it is loaded, and how it is recognised again.
-
-Adapters belong to one base; `base_fingerprint` is what their manifest names and what every later load
-compares.
-"""
+"""The base model and its tokenizer, loaded from files that polyray/models/base_files.py has found."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
-
-from polyray.config.model import EMBEDDED, ModelSpec
-from polyray.errors import ConfigError
-from polyray.models.embedded import find_embedded
-
-if TYPE_CHECKING:
-    from hashlib import _Hash
-
-SAMPLES_PER_FILE = 16
-SAMPLE_BYTES = 64 * 1024
-
-
-def resolve_model_dir(spec: ModelSpec) -> Path:
-    """A local directory with config.json and weights: the embedded model, a directory, or a hub snapshot.
-
-    Raises ConfigError where the embedded model has not been built, the directory holds no model, or the hub
-    does not give it.
-    """
-    if spec.path == EMBEDDED:
-        return find_embedded(Path(spec.cache_dir))
-    directory = Path(spec.path).expanduser()
-    if directory.exists():
-        if not (directory / "config.json").is_file():
-            raise ConfigError(f"model.path={spec.path!r} is no model: config.json is missing")
-        return directory
-    return _fetch(spec.path)
-
-
-def resolve_dtype(spec: ModelSpec, use_gpu: bool) -> str:
-    """ "float32" or "bfloat16"."""
-    if spec.dtype != "auto":
-        return spec.dtype
-    return "bfloat16" if use_gpu else "float32"
 
 
 def load_base(model_dir: Path, dtype: str) -> PreTrainedModel:
@@ -62,47 +21,3 @@ def load_base(model_dir: Path, dtype: str) -> PreTrainedModel:
 def load_tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
     """The base's own tokenizer."""
     return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
-
-
-def base_fingerprint(model_dir: Path) -> str:
-    """sha256 (hex) that tells one base from another without reading all of a large one.
-
-    Covers config.json and, of every weight file, its name, size, safetensors header and 16 samples of 64 KiB
-    at even offsets (files of up to 1 MiB are covered whole). Raises ConfigError where there are no
-    safetensors weights.
-    """
-    files = sorted(model_dir.glob("*.safetensors"))
-    if not files:
-        raise ConfigError(f"{model_dir} has no *.safetensors weights; convert the model to that format")
-    digest = hashlib.sha256((model_dir / "config.json").read_bytes())
-    for file in files:
-        _hash_weights(file, digest)
-    return digest.hexdigest()
-
-
-def _hash_weights(file: Path, digest: _Hash) -> None:
-    size = file.stat().st_size
-    digest.update(json.dumps([file.name, size]).encode())
-    with file.open("rb") as stream:
-        header_size = int.from_bytes(stream.read(8), "little")
-        digest.update(stream.read(header_size))
-        body = 8 + header_size
-        last = max(body, size - SAMPLE_BYTES)
-        for sample in range(SAMPLES_PER_FILE):
-            stream.seek(body + (last - body) * sample // (SAMPLES_PER_FILE - 1))
-            digest.update(stream.read(SAMPLE_BYTES))
-
-
-def _fetch(name: str) -> Path:
-    try:
-        return Path(
-            snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"])
-        )
-    except (
-        Exception
-    ) as error:  # the hub client raises anything from its own errors to those of the HTTP library
-        raise ConfigError(
-            f"model.path={name!r} is neither a directory here nor a model the hub gives "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}); "
-            f"give a directory in Hugging Face format, a hub name that is reachable, or {EMBEDDED!r}"
-        ) from error

@@ -1,16 +1,13 @@
-"""The LoRA adapter: attached, copied as a frozen reference, saved, read and merged.
+"""The LoRA adapter in a model: attached, copied as a frozen reference, saved and merged.
 
-An adapter directory is plain PEFT (adapter_config.json, adapter_model.safetensors: it loads with
-`PeftModel.from_pretrained(base, directory)`) plus polyray.json, the manifest: which base it belongs to and
-the hash of its weights. Adapter weights are float32 whatever the base's dtype. Delivery of adapters to
-engines is not here.
+Its weights are float32 whatever the base's dtype. Its directory is polyray/models/adapter_files.py; its delivery
+to engines is polyray/delivery/.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -25,14 +22,13 @@ from transformers import PreTrainedModel
 
 from polyray.config.model import LoraSpec
 from polyray.errors import ConfigError
-from polyray.models.loading import base_fingerprint, load_base, load_tokenizer
+from polyray.models.adapter_files import put_in_place, read_adapter, write_adapter
+from polyray.models.base_files import MANIFEST, base_fingerprint
+from polyray.models.loading import load_base, load_tokenizer
 
 POLICY = "default"
 """PEFT's name for the adapter that is trained."""
 REFERENCE = "reference"
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-MANIFEST = "polyray.json"
 
 
 def attach_adapter(
@@ -114,42 +110,6 @@ def save_adapter(model: PeftModel, directory: Path, manifest: Mapping[str, Any])
     return write_adapter(content, adapter_config(model), directory, manifest)
 
 
-def write_adapter(
-    content: bytes, config: Mapping[str, Any], directory: Path, manifest: Mapping[str, Any]
-) -> str:
-    """`save_adapter` for an adapter that is at hand as bytes and configuration."""
-    digest = hashlib.sha256(content).hexdigest()
-    complete = {"base_sha256": manifest["base_sha256"], **manifest, "adapter_sha256": digest}
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    (temporary / WEIGHTS_FILE).write_bytes(content)
-    (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
-    (temporary / MANIFEST).write_text(json.dumps(complete, indent=2, sort_keys=True), encoding="utf-8")
-    _put_in_place(temporary, directory)
-    return digest
-
-
-def read_adapter(directory: Path, base_sha256: str) -> tuple[bytes, dict[str, Any]]:
-    """(content of adapter_model.safetensors, adapter_config.json) of an adapter of this base.
-
-    An adapter of other software has no manifest and is taken as it is. Raises ConfigError for a directory
-    that is no LoRA adapter, one that is damaged, or an adapter of another base.
-    """
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (directory / name).is_file():
-            raise ConfigError(
-                f"{directory} is no adapter: {name} is missing; give a directory in PEFT format"
-            )
-    config = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
-    if config.get("peft_type") != "LORA":
-        raise ConfigError(f"{directory} holds a {config.get('peft_type')} adapter; only LORA is supported")
-    content = (directory / WEIGHTS_FILE).read_bytes()
-    if (directory / MANIFEST).is_file():
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-        _check_manifest(manifest, content, directory, base_sha256)
-    return content, config
-
-
 def merge_then_fresh(
     model_dir: Path, warm_start: Path, *, base_sha256: str, dtype: str, target_dir: Path
 ) -> Path:
@@ -170,7 +130,7 @@ def merge_then_fresh(
     load_tokenizer(model_dir).save_pretrained(temporary)
     manifest = {"merged_from": base_sha256, "base_sha256": base_fingerprint(temporary)}
     (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-    _put_in_place(temporary, directory)
+    put_in_place(temporary, directory)
     return directory
 
 
@@ -214,35 +174,9 @@ def _check_shape(saved: Mapping[str, Any], spec: LoraSpec, warm_start: Path) -> 
             )
 
 
-def _check_manifest(manifest: Mapping[str, Any], content: bytes, directory: Path, base_sha256: str) -> None:
-    if manifest["base_sha256"] != base_sha256:
-        raise ConfigError(
-            f"{directory} belongs to the base {manifest['base_sha256'][:12]}, "
-            f"but this model is {base_sha256[:12]}; set model.path to the base it was trained on, "
-            "or train the adapter anew on this one"
-        )
-    digest = hashlib.sha256(content).hexdigest()
-    if manifest["adapter_sha256"] != digest:
-        raise ConfigError(
-            f"{directory / WEIGHTS_FILE} has sha256 {digest[:12]}, its manifest says "
-            f"{manifest['adapter_sha256'][:12]}: the file is damaged; restore or retrain the adapter"
-        )
-
-
 def _load_weights(model: PeftModel, weights: Mapping[str, Tensor], adapter_name: str, source: str) -> None:
     expected = set(get_peft_model_state_dict(model, adapter_name=adapter_name))
     if set(weights) != expected:
         odd = sorted(expected ^ set(weights))
         raise ConfigError(f"{source}: {len(odd)} tensors do not match this base, the first is {odd[0]}")
     set_peft_model_state_dict(model, dict(weights), adapter_name=adapter_name)
-
-
-def _put_in_place(temporary: Path, directory: Path) -> None:
-    temporary.chmod(0o755)
-    if directory.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old.", dir=directory.parent))
-        directory.rename(old / directory.name)
-        temporary.rename(directory)
-        shutil.rmtree(old)
-    else:
-        temporary.rename(directory)

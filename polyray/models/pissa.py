@@ -26,7 +26,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from polyray.errors import ConfigError
-from polyray.models.lora import POLICY, adapter_config, adapter_state, forked_rng, write_adapter
+from polyray.models.adapter_files import write_adapter
+from polyray.models.lora import POLICY, adapter_config, adapter_state, forked_rng
 
 INITIAL = "initial"
 """PEFT's name for the frozen adapter that subtracts the start."""

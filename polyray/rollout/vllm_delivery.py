@@ -20,8 +20,14 @@ import torch
 from safetensors.torch import save
 
 from polyray.config.model import LINEAR_MODULES
-from polyray.delivery.adapter import AdapterPayload, AdapterShape, adapter_from_bytes
-from polyray.delivery.merge import PEFT_PREFIX, MergedWeights, base_weight_files, paired_factors
+from polyray.delivery.adapter import AdapterPayload, AdapterShape
+from polyray.delivery.merge import (
+    PEFT_PREFIX,
+    MergedWeights,
+    adapter_from_bytes,
+    base_weight_files,
+    paired_factors,
+)
 from polyray.errors import DeliveryError, RolloutError
 from polyray.rollout.adapter_files import AdapterFiles, peft_config
 from polyray.types import PolicyVersion

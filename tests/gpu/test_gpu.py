@@ -47,7 +47,7 @@ def test_log_probs_on_the_device_are_those_of_the_cpu(cuda, tmp_path) -> None:  
     import numpy as np
 
     from jobs.engine_check import build_tiny_model
-    from polyray.delivery.proof import probe_logprobs
+    from polyray.delivery.probe import probe_logprobs
     from polyray.models.loading import load_base
 
     model_dir = build_tiny_model(tmp_path)

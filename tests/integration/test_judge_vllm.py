@@ -34,7 +34,7 @@ from polyray.evaluation.judge import (
     judge_stream,
     summarise,
 )
-from polyray.models.embedded import find_embedded
+from polyray.models.base_files import find_embedded
 from polyray.rollout.vllm_engine import ENVIRONMENT
 
 START_TIMEOUT_S = 240

@@ -22,7 +22,8 @@ from jobs.sft import as_training
 from polyray.config.loader import build_config
 from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
 from polyray.errors import ConfigError
-from polyray.models.loading import load_base, resolve_model_dir
+from polyray.models.base_files import resolve_model_dir
+from polyray.models.loading import load_base
 from polyray.observability.jsonl import read_jsonl
 from polyray.observability.progress import ProgressDisplay
 from polyray.observability.run_directory import RunDirectory, RunPaths

@@ -82,7 +82,8 @@ class CausalLm:
     def __init__(self, spec: CausalLmSpec) -> None:
         """Loads it on the CPU, or raises ConfigError."""
         from polyray.config.model import ModelSpec
-        from polyray.models.loading import base_fingerprint, load_base, load_tokenizer, resolve_model_dir
+        from polyray.models.base_files import base_fingerprint, resolve_model_dir
+        from polyray.models.loading import load_base, load_tokenizer
 
         directory = resolve_model_dir(ModelSpec(path=spec.path))
         self.version = base_fingerprint(directory)

@@ -10,7 +10,8 @@ import safetensors.torch
 import torch
 from peft import LoraConfig
 
-from polyray.delivery.adapter import AdapterShape, adapter_from_bytes, sha256_of
+from polyray.delivery.adapter import AdapterShape, sha256_of
+from polyray.delivery.merge import adapter_from_bytes
 from polyray.errors import DeliveryError
 
 

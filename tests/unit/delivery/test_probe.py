@@ -11,11 +11,10 @@ import pytest
 from polyray.config.rollout import RolloutSpec
 from polyray.config.task import HiddenTrapGridSpec
 from polyray.delivery.adapter import AdapterShape, sha256_of
-from polyray.delivery.probe import adapter_on_disk, probe_sequences
-from polyray.delivery.proof import probe_logprobs
+from polyray.delivery.probe import adapter_on_disk, probe_logprobs, probe_sequences
 from polyray.errors import ConfigError
+from polyray.models.base_files import base_fingerprint
 from polyray.models.embedded import build_tokenizer
-from polyray.models.loading import base_fingerprint
 from polyray.models.lora import save_adapter
 from polyray.tasks import build_task
 from tests.unit.tiny_policy import build_base, build_policy, save_base

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from polyray.delivery.adapter import Probe, sha256_of
-from polyray.delivery.proof import DeliveryAck, check_delivery, probe_logprobs
+from polyray.delivery.probe import probe_logprobs
+from polyray.delivery.proof import DeliveryAck, check_delivery
 from polyray.errors import PolicyNotDelivered
 from polyray.models.lora import adapter_bytes
 from polyray.types import PolicyVersion

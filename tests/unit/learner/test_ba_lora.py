@@ -14,8 +14,10 @@ from polyray.config.supervised import BaLoraSpec
 from polyray.data.packing import TokenRow, collate
 from polyray.learner.supervised_loop import SupervisedRun, run_supervised
 from polyray.learner.supervised_objectives import build_batch_loss
-from polyray.models.loading import base_fingerprint, load_base
-from polyray.models.lora import attach_adapter, read_adapter
+from polyray.models.adapter_files import read_adapter
+from polyray.models.base_files import base_fingerprint
+from polyray.models.loading import load_base
+from polyray.models.lora import attach_adapter
 from polyray.models.pissa import start_from_principal_components
 from polyray.observability.jsonl import read_jsonl
 from tests.unit.tiny_policy import build_base, build_policy, move

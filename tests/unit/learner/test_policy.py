@@ -12,11 +12,12 @@ from peft import PeftModel
 
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterShape, sha256_of
-from polyray.delivery.proof import probe_logprobs
+from polyray.delivery.probe import probe_logprobs
 from polyray.errors import CheckpointError
 from polyray.learner.policy import Policy, Restored
 from polyray.learner.state import newest_checkpoint
-from polyray.models.loading import base_fingerprint, load_base
+from polyray.models.base_files import base_fingerprint
+from polyray.models.loading import load_base
 from polyray.models.lora import adapter_bytes, save_adapter
 from tests.unit.tiny_policy import build_policy, move, train_config
 

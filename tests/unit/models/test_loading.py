@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from polyray.config.model import ModelSpec
 from polyray.errors import ConfigError
-from polyray.models.loading import base_fingerprint, resolve_dtype, resolve_model_dir
+from polyray.models.base_files import base_fingerprint, resolve_dtype, resolve_model_dir
 
 
 def _model_dir(directory: Path, value: float = 0.0, position: int = 0, layers: int = 2) -> Path:

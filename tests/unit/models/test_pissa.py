@@ -14,7 +14,8 @@ from torch import Tensor
 
 from polyray.config.model import LoraSpec
 from polyray.errors import ConfigError
-from polyray.models.lora import adapter_state, attach_adapter, read_adapter
+from polyray.models.adapter_files import read_adapter
+from polyray.models.lora import adapter_state, attach_adapter
 from polyray.models.pissa import INITIAL, plain_lora, save_plain_lora, start_from_principal_components
 from tests.unit.tiny_policy import build_base
 

@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel
 
 from polyray.config.model import LoraSpec
 from polyray.delivery.adapter import AdapterShape
-from polyray.delivery.proof import probe_logprobs
+from polyray.delivery.probe import probe_logprobs
 from polyray.errors import DeliveryError
 from polyray.models.lora import adapter_bytes, adapter_config, attach_adapter
 from polyray.rollout.adapter_files import AdapterFiles, peft_config, reap_adapter_files

@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from polyray.config.model import LoraSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.delivery.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
-from polyray.delivery.proof import probe_logprobs
+from polyray.delivery.probe import probe_logprobs
 from polyray.errors import DeliveryError, RolloutError
 from polyray.models.lora import adapter_bytes, adapter_config, attach_adapter
 from polyray.types import Group, GroupRequest, PolicyVersion, Prompt

@@ -11,7 +11,7 @@ import pytest
 from polyray.config.model import LoraSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.delivery.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
-from polyray.delivery.proof import probe_logprobs
+from polyray.delivery.probe import probe_logprobs
 from polyray.models.lora import adapter_bytes, adapter_config, attach_adapter
 from polyray.rollout.engine import Engine
 from polyray.types import PolicyVersion

@@ -1,0 +1,108 @@
+"""The files of a base model: where they lie, and how the base is recognised again. Nothing is loaded here.
+
+Adapters belong to one base; `base_fingerprint` is what their manifest names and what every later load
+compares. Drivers need no more than this, and so start without torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from polyray.config.model import EMBEDDED, ModelSpec
+from polyray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+SAMPLES_PER_FILE = 16
+SAMPLE_BYTES = 64 * 1024
+MANIFEST = "polyray.json"
+"""Of a model or an adapter that polyray made: what it was made from."""
+EMBEDDED_POINTER = "embedded.json"
+"""Names the embedded model that was built or reused last."""
+
+
+def resolve_model_dir(spec: ModelSpec) -> Path:
+    """A local directory with config.json and weights: the embedded model, a directory, or a hub snapshot.
+
+    Raises ConfigError where the embedded model has not been built, the directory holds no model, or the hub
+    does not give it.
+    """
+    if spec.path == EMBEDDED:
+        return find_embedded(Path(spec.cache_dir))
+    directory = Path(spec.path).expanduser()
+    if directory.exists():
+        if not (directory / "config.json").is_file():
+            raise ConfigError(f"model.path={spec.path!r} is no model: config.json is missing")
+        return directory
+    return _fetch(spec.path)
+
+
+def resolve_dtype(spec: ModelSpec, use_gpu: bool) -> str:
+    """ "float32" or "bfloat16"."""
+    if spec.dtype != "auto":
+        return spec.dtype
+    return "bfloat16" if use_gpu else "float32"
+
+
+def find_embedded(cache_dir: Path) -> Path:
+    """The embedded model that jobs.pretrain built or reused last. Raises ConfigError where there is none."""
+    models_dir = cache_dir.expanduser() / "models"
+    pointer = models_dir / EMBEDDED_POINTER
+    if pointer.is_file():
+        directory = models_dir / json.loads(pointer.read_text(encoding="utf-8"))["directory"]
+        if (directory / MANIFEST).is_file():
+            return directory
+    raise ConfigError(
+        f"model.path='embedded', but {models_dir} holds no embedded model; build it with "
+        "`python -m jobs.pretrain configs/pretrain.yaml`, or set model.path to a model directory"
+    )
+
+
+def base_fingerprint(model_dir: Path) -> str:
+    """sha256 (hex) that tells one base from another without reading all of a large one.
+
+    Covers config.json and, of every weight file, its name, size, safetensors header and 16 samples of 64 KiB
+    at even offsets (files of up to 1 MiB are covered whole). Raises ConfigError where there are no
+    safetensors weights.
+    """
+    files = sorted(model_dir.glob("*.safetensors"))
+    if not files:
+        raise ConfigError(f"{model_dir} has no *.safetensors weights; convert the model to that format")
+    digest = hashlib.sha256((model_dir / "config.json").read_bytes())
+    for file in files:
+        _hash_weights(file, digest)
+    return digest.hexdigest()
+
+
+def _hash_weights(file: Path, digest: _Hash) -> None:
+    size = file.stat().st_size
+    digest.update(json.dumps([file.name, size]).encode())
+    with file.open("rb") as stream:
+        header_size = int.from_bytes(stream.read(8), "little")
+        digest.update(stream.read(header_size))
+        body = 8 + header_size
+        last = max(body, size - SAMPLE_BYTES)
+        for sample in range(SAMPLES_PER_FILE):
+            stream.seek(body + (last - body) * sample // (SAMPLES_PER_FILE - 1))
+            digest.update(stream.read(SAMPLE_BYTES))
+
+
+def _fetch(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"])
+        )
+    except (
+        Exception
+    ) as error:  # the hub client raises anything from its own errors to those of the HTTP library
+        raise ConfigError(
+            f"model.path={name!r} is neither a directory here nor a model the hub gives "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}); "
+            f"give a directory in Hugging Face format, a hub name that is reachable, or {EMBEDDED!r}"
+        ) from error
