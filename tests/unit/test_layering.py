@@ -1,4 +1,5 @@
-"""What the ground floors load: configuration is light, mathematics knows neither Ray nor model libraries.
+"""What modules load: configuration is light, mathematics knows neither Ray nor model libraries, drivers and the
+coordinator start without torch.
 
 A fresh interpreter each, because the test process itself has loaded everything.
 """
@@ -55,9 +56,14 @@ def probe(*names: str) -> tuple[list[str], set[str]]:
             {"polyray.algorithms.set_credits", "polyray.algorithms.losses"},
             {"ray", "vllm", "transformers", "peft"},
         ),
+        (
+            ("jobs.train", "jobs.fleet", "polyray.actors.coordinator", "polyray.actors.learner_worker"),
+            {"jobs.fleet", "polyray.actors.coordinator"},
+            {"vllm", "transformers", "torch", "peft"},
+        ),
     ],
 )
-def test_ground_floors_load_nothing_heavy(names, expected, forbidden) -> None:
+def test_what_need_not_be_heavy_is_light(names, expected, forbidden) -> None:
     loaded, modules = probe(*names)
     assert expected <= set(loaded)
     assert "numpy" in modules
