@@ -14,8 +14,6 @@ from polyray.config.run import TrainConfig
 if TYPE_CHECKING:
     from polyray.observability.progress import ProgressDisplay
 
-OVERRIDES = ("learner.num_threads=1",)
-"""Threads of one operator wait for each other: where engines take the cores in turns with them, two are slower."""
 SLOWER_AT_MOST = 1.1
 COLUMNS = ("step_s", "generate_s", "learn_s", "deliver_s", "idle_generate", "idle_learn")
 
@@ -28,7 +26,7 @@ def real_measures(steps: int, rounds: int, display: ProgressDisplay) -> list[Mea
 
     values: dict[int, dict[str, list[float]]] = {s: {name: [] for name in COLUMNS} for s in (0, 1)}
     with tempfile.TemporaryDirectory(prefix="polyray-benchmark-") as runs_dir:
-        config = benchmark_config(load_config(TrainConfig, DEFAULT_CONFIG, OVERRIDES), steps, runs_dir)
+        config = benchmark_config(load_config(TrainConfig, DEFAULT_CONFIG, ()), steps, runs_dir)
         check_inputs(config)
         with open_fleet(config, "benchmark") as fleet:
             for number in range(2 * rounds):

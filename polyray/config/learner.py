@@ -43,7 +43,10 @@ class LearnerSpec(StrictModel):
     cpus_per_worker: float = Field(default=1.0, ge=0)
     use_gpu: bool = False
     num_threads: int = Field(
-        default=2, ge=1, description="torch threads per rank; part of what makes a run reproducible"
+        default=2,
+        ge=1,
+        description="torch threads per rank; part of what makes a run reproducible. 1 where engines share the "
+        "cores: threads of one operator wait for each other",
     )
     checkpoint_every: int = Field(default=20, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)

@@ -10,18 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from jobs.fleet import Fleet
 from jobs.train import main
+from polyray.config.run import TrainConfig
 from polyray.errors import ConfigError, DataError, ResourceError
 from polyray.observability.jsonl import read_jsonl
 from polyray.observability.run_directory import RunPaths
-from tests.conftest import MARK, REPOSITORY_ROOT, command_lines, reproducible
+from tests.conftest import MARK, REPOSITORY_ROOT, command_lines, reproducible, run_training
 
 MakeValues = Callable[..., dict[str, Any]]
 
@@ -103,31 +104,35 @@ def test_too_few_cpus_are_named_before_anything_starts(
         start(tmp_path, values)
 
 
-def test_killed_run_continues_and_leaves_no_process(
-    finished: RunPaths, varied_values: MakeValues, tmp_path: Path, killed_marks: list[str]
+def test_killed_run_continues_where_it_was(
+    finished: RunPaths,
+    varied_values: MakeValues,
+    varied_config: Callable[..., TrainConfig],
+    varied_fleet: Fleet,
+    tmp_path: Path,
+    killed_marks: list[str],
 ) -> None:
-    # One engine instead of two: who samples a group changes nothing, and a cluster is started twice here.
-    values = varied_values("killed", runs_dir=str(tmp_path / "runs"), rollout__num_workers=1)
-    paths = RunPaths(tmp_path / "runs" / "killed")
-    marks = [f"killed-{os.getpid()}", f"resumed-{os.getpid()}"]
-    killed, resumed = (
-        partial(
-            subprocess.Popen, command(tmp_path, values), cwd=REPOSITORY_ROOT, env=environment(mark),
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )
-        for mark in marks
-    )  # fmt: skip
-    driver = killed()
-    wait_for(lambda: len(read_jsonl(paths.metrics)) >= 3, 300)
+    """The driver is killed; the session's own engines go on (who samples a group changes nothing)."""
+    changes = {"runs_dir": str(tmp_path / "runs")}
+    mark = f"killed-{os.getpid()}"
+    driver = subprocess.Popen(
+        command(tmp_path, varied_values("killed", rollout__num_workers=1, **changes)),
+        cwd=REPOSITORY_ROOT,
+        env=environment(mark),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    metrics = RunPaths(tmp_path / "runs" / "killed").metrics
+    wait_for(lambda: len(read_jsonl(metrics)) >= 3, 300)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    assert resumed().wait(timeout=300) == 0
-    assert command_lines(marks[1]) == []
-    killed_marks.append(marks[0])
-    assert (paths.root / "DONE").exists()
-    assert reproducible(paths.metrics) == reproducible(finished.metrics)
+    killed_marks.append(mark)
+    wait_for(lambda: not any("RayTrainWorker" in line for line in command_lines(mark)), 60)
+    resumed = run_training(varied_config("killed", **changes), varied_fleet)
+    assert (resumed.root / "DONE").exists()
+    assert reproducible(resumed.metrics) == reproducible(finished.metrics)
     name = "adapter_model.safetensors"
-    assert (paths.adapter / name).read_bytes() == (finished.adapter / name).read_bytes()
+    assert (resumed.adapter / name).read_bytes() == (finished.adapter / name).read_bytes()
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> None:
