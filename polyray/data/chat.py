@@ -7,13 +7,14 @@ trained on. Decoding is the engine's business.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedTokenizerBase
-
-from polyray.data.packing import TokenRow
+from polyray.data.token_rows import TokenRow
 from polyray.errors import DataError, boundary
 from polyray.types import Message, Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:

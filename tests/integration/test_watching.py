@@ -18,6 +18,7 @@ from polyray.observability.run_directory import RunPaths
 from tests.conftest import reproducible, run_training
 
 
+@pytest.mark.slow
 def test_a_run_is_shown_as_it_is_and_goes_on_where_its_directory_is_lost(
     train_config: Callable[..., TrainConfig], fleet: Fleet, tmp_path: Path
 ) -> None:

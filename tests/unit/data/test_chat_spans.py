@@ -6,7 +6,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from polyray.data.chat import encode_demonstration, encode_prompt
-from polyray.data.packing import TokenRow
+from polyray.data.token_rows import TokenRow
 from polyray.errors import DataError
 from polyray.models.embedded import SPECIAL_TOKENS, build_tokenizer
 from polyray.types import Prompt

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from polyray.data.packing import TokenRow, collate, collate_packed, pack
+from polyray.data.packing import collate, collate_packed, pack
+from polyray.data.token_rows import TokenRow
 
 
 def test_rows_are_padded_on_the_right_and_only_responses_are_trained() -> None:

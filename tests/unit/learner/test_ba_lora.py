@@ -11,7 +11,8 @@ import torch
 from polyray.algorithms import consistency_loss, masked_cross_entropy, spectral_loss, top_entropy_loss
 from polyray.config.run import SftConfig
 from polyray.config.supervised import BaLoraSpec
-from polyray.data.packing import TokenRow, collate
+from polyray.data.packing import collate
+from polyray.data.token_rows import TokenRow
 from polyray.learner.supervised_loop import SupervisedRun, run_supervised
 from polyray.learner.supervised_objectives import build_batch_loss
 from polyray.models.adapter_files import read_adapter

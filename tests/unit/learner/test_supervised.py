@@ -9,7 +9,8 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from polyray.config.learner import LearnerSpec
-from polyray.data.packing import SupervisedBatch, TokenRow
+from polyray.data.packing import SupervisedBatch
+from polyray.data.token_rows import TokenRow
 from polyray.errors import ConfigError
 from polyray.learner.optim import build_optimizer, build_scheduler
 from polyray.learner.supervised import demonstration_batches, supervised_step

@@ -12,7 +12,7 @@ import torch
 
 from polyray.config.run import SftConfig
 from polyray.data.demonstrations import EpochOrder, load_demonstrations, truncate
-from polyray.data.packing import TokenRow
+from polyray.data.token_rows import TokenRow
 from polyray.errors import ConfigError, DataError
 from polyray.learner.optim import build_optimizer, build_scheduler
 from polyray.learner.supervised import demonstration_batches, supervised_step
