@@ -11,6 +11,7 @@ by name and path, so that a version under another's name would be served with th
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ from polyray.errors import DeliveryError, RolloutError
 from polyray.rollout.adapter_files import AdapterFiles, peft_config
 from polyray.types import PolicyVersion
 
+RELOAD_LOGGERS = ("layerwise", "inplace")
+"""Of vLLM's reload: a warning for every module that a reload leaves as it is, which is what we want of it."""
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `max_lora_rank` may be; an adapter of lower rank works under it."""
 
@@ -104,6 +107,8 @@ class MergedDelivery:
     def __init__(self, model_dir: Path, engine: EngineCalls) -> None:
         self._engine = engine
         self._weights = MergedWeights(model_dir)
+        for name in RELOAD_LOGGERS:
+            logging.getLogger(f"vllm.model_executor.model_loader.reload.{name}").setLevel(logging.ERROR)
         self._served: ServedVersion | None = None
 
     def load(self, payload: AdapterPayload) -> None:
