@@ -25,7 +25,8 @@ from typing import Any, Literal
 import ray
 import ray.exceptions
 
-from polyray.actors.rollout_pool import PoolWorker, RolloutPool, RolloutReply, Scoring
+from polyray.actors.rollout_actor import RolloutReply, Scoring
+from polyray.actors.rollout_pool import PoolWorker, RolloutPool
 from polyray.actors.serving_fleet import Outcome, ServingFleet
 from polyray.actors.validation_rounds import ValidationRounds
 from polyray.config.mismatch import mismatch_text

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import ray.exceptions
 
-from polyray.actors.rollout_pool import Scoring
+from polyray.actors.rollout_actor import Scoring
 from polyray.actors.serving_fleet import Outcome, ServingFleet
 from polyray.config.run import TrainConfig
 from polyray.rollout.validation import Validation

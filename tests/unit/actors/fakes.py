@@ -11,7 +11,8 @@ import numpy as np
 import ray.exceptions
 
 from polyray.actors.coordinator import NOT_READY, BatchLease, Coordinator
-from polyray.actors.rollout_pool import PoolWorker, RolloutReply, Scoring
+from polyray.actors.rollout_actor import RolloutReply, Scoring
+from polyray.actors.rollout_pool import PoolWorker
 from polyray.config.run import TrainConfig
 from polyray.config.service import ServiceSpec
 from polyray.delivery.adapter import AdapterPayload, Probe
