@@ -27,7 +27,8 @@ DIED = ray.exceptions.ActorDiedError()
 
 @dataclass
 class FakeWorker:
-    """A rollout worker's handle. Set `fails` or `delivery_hangs` to break it, `lies` to serve the version before."""
+    """A rollout worker's handle. Set `fails`, `refuses` or `delivery_hangs` to break it, `lies` to serve the
+    version before."""
 
     name: str
     payload: AdapterPayload | None = None
@@ -38,6 +39,7 @@ class FakeWorker:
     teaches: Callable[[int], bool] = lambda group_id: True
     lies: bool = False
     delivery_hangs: bool = False
+    refuses: BaseException | None = None
     delivery_gate: asyncio.Event | None = None
     loading: int = 0
     fails: BaseException | None = None
@@ -109,6 +111,8 @@ class _Deliver:
         worker = self.worker
         if worker.delivery_hangs:
             await asyncio.sleep(60)
+        if worker.refuses is not None:
+            raise worker.refuses
         worker.loading += 1
         if worker.delivery_gate is not None:
             await worker.delivery_gate.wait()
