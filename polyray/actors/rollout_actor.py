@@ -89,6 +89,8 @@ class RolloutReply:
     score_s: float
     error: str | None
     """Why something is unscored, the first reason."""
+    retried: str | None = None
+    """Why the reward service was asked again since this worker's reply before, the newest reason."""
 
 
 class RolloutActor:
@@ -129,6 +131,7 @@ class RolloutActor:
         group = await asyncio.wrap_future(self._worker.submit(request))
         generated = time.perf_counter()
         scored, error = await self._scored(group, scoring)
+        retried = self._clients[scoring.app_name].take_trouble()
         num_taking_part, teaches = usefulness(scored, scoring.algorithm, request.max_completion_tokens)
         reply = RolloutReply(
             group_id=group.group_id,
@@ -141,6 +144,7 @@ class RolloutActor:
             generate_s=generated - started,
             score_s=time.perf_counter() - generated,
             error=error,
+            retried=retried,
         )
         return reply, scored
 

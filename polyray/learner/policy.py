@@ -28,12 +28,11 @@ from polyray.models.lora import (
     save_adapter,
     write_adapter,
 )
+from polyray.rollout.saved_groups import SNAPSHOT_FILES
 from polyray.types import PolicyVersion
 
 COORDINATOR_FILES = "coordinator/"
 """Where the coordinator's binary payloads lie among a checkpoint's extra files."""
-SNAPSHOT_FILES = "files"
-"""The key of a snapshot under which it holds binary payloads: name -> bytes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ class FakeWorker:
     requests: list[GroupRequest] = field(default_factory=list)
     validated: list[GroupRequest] = field(default_factory=list)
     num_scored: int = GROUP_SIZE
+    retried: str | None = None
     teaches: Callable[[int], bool] = lambda group_id: True
     lies: bool = False
     delivery_hangs: bool = False
@@ -76,6 +77,7 @@ class FakeWorker:
             0.1,
             0.1,
             reason,
+            self.retried,
         )
 
     @property
