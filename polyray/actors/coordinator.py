@@ -253,9 +253,9 @@ class Coordinator:
             meta_ref, group_ref = worker.handle.rollout.options(num_returns=2).remote(request, self._scoring)
             reply = await asyncio.wait_for(meta_ref, self._config.rollout.group_timeout_s)
         except (ray.exceptions.RayError, TimeoutError) as error:
-            if attempt == self._ledger.attempt:
+            if attempt == self._ledger.attempt:  # what an attempt that ended left behind, workers give up
                 self._ledger.requeue(request.group_id)
-            await self._fleet.recover(worker, error)
+                await self._fleet.recover(worker, error)
         else:
             if (
                 served is not None
