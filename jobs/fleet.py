@@ -16,7 +16,8 @@ from typing import Any
 from jobs.cli import REPOSITORY_ROOT
 from polyray.actors.resources import check_placement, ray_session
 from polyray.actors.reward_client import build_remote
-from polyray.actors.rollout_pool import EngineSettings, RolloutPool
+from polyray.actors.rollout_actor import EngineSettings
+from polyray.actors.rollout_pool import RolloutPool
 from polyray.config.derived import required_cpus
 from polyray.config.learner import LearnerSpec
 from polyray.config.model import ModelSpec

@@ -150,7 +150,7 @@ def _start_coordinator(config: TrainConfig, fleet: Fleet) -> Any:
 
     from polyray.actors.coordinator import Coordinator
     from polyray.actors.resources import NAMESPACE, OUTSIDE_ANY_GROUP, reap
-    from polyray.actors.rollout_pool import Scoring
+    from polyray.actors.rollout_actor import Scoring
 
     name = coordinator_name(config)
     reap(name)

@@ -18,7 +18,8 @@ from polyray.errors import RolloutError
 from polyray.types import GroupRequest
 
 if TYPE_CHECKING:
-    from polyray.actors.rollout_pool import EngineSettings, RolloutPool
+    from polyray.actors.rollout_actor import EngineSettings
+    from polyray.actors.rollout_pool import RolloutPool
     from polyray.observability.progress import ProgressDisplay
 
 RATIO_LIMIT = 0.9

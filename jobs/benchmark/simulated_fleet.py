@@ -23,7 +23,8 @@ import ray
 from polyray.actors.coordinator import Coordinator
 from polyray.actors.resources import NAMESPACE
 from polyray.actors.reward_client import RewardClient
-from polyray.actors.rollout_pool import PoolWorker, RolloutActor, RolloutPool
+from polyray.actors.rollout_actor import RolloutActor
+from polyray.actors.rollout_pool import PoolWorker, RolloutPool
 from polyray.config.rollout import RolloutSpec
 from polyray.config.service import ServiceSpec
 from polyray.errors import RolloutError

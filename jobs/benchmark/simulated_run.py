@@ -22,7 +22,7 @@ import ray
 from jobs.benchmark.simulated_fleet import REWARD_APP, MeasuredCoordinator, Observations, SimulatedPool
 from polyray.actors.learner_worker import RemoteCoordination
 from polyray.actors.resources import NAMESPACE
-from polyray.actors.rollout_pool import EngineSettings, Scoring
+from polyray.actors.rollout_actor import EngineSettings, Scoring
 from polyray.actors.serving_fleet import groups_per_worker
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig

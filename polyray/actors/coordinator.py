@@ -25,17 +25,22 @@ from typing import Any, Literal
 import ray
 import ray.exceptions
 
-from polyray.actors.rollout_pool import PoolWorker, RolloutPool, RolloutReply, Scoring
+from polyray.actors.batch_lease import BatchLease, lease_of
+from polyray.actors.rollout_actor import RolloutReply, Scoring
+from polyray.actors.rollout_pool import PoolWorker, RolloutPool
+from polyray.actors.scoring_watch import ScoringWatch
 from polyray.actors.serving_fleet import Outcome, ServingFleet
 from polyray.actors.validation_rounds import ValidationRounds
 from polyray.config.mismatch import mismatch_text
 from polyray.config.over_optimisation import alarm_text
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
-from polyray.errors import EngineMismatch, OverOptimised, PolicyNotDelivered, PolyrayError, RewardError
+from polyray.errors import EngineMismatch, OverOptimised, PolicyNotDelivered, PolyrayError
 from polyray.rollout.dispatch import ExpectedLengths
-from polyray.rollout.ledger import Batch, Finished, GroupLedger
+from polyray.rollout.ledger import Finished, GroupLedger
+from polyray.rollout.saved_groups import SNAPSHOT_FILES, decode_groups, num_groups
 from polyray.rollout.seeds import sample_seed
+from polyray.rollout.validation import UNVALIDATED
 from polyray.tasks import build_task
 from polyray.types import GroupRequest
 
@@ -43,26 +48,6 @@ LONG_POLL_S = 1.0
 NOT_READY: Literal["not_ready"] = "not_ready"
 STOP: Literal["stop"] = "stop"
 DRAIN: Literal["drain"] = "drain"
-
-
-@dataclass(frozen=True, slots=True)
-class BatchLease:
-    """A rank's share of a batch, as references.
-
-    Example:
-        BatchLease(step=17, refs=(ref, ref), group_ids=(272, 274), num_groups_total=16, history={"step": 17},
-                   counters={"groups_dropped": 0}, timings={})
-    """
-
-    step: int
-    refs: tuple[Any, ...]
-    group_ids: tuple[int, ...]
-    """Of `refs`."""
-    num_groups_total: int
-    history: Mapping[str, Any]
-    """The batch's line in ledger.jsonl: every group of all ranks, and what was dropped since the batch before."""
-    counters: Mapping[str, float]
-    timings: Mapping[str, float]
 
 
 @dataclass(slots=True)
@@ -90,10 +75,9 @@ class Coordinator:
         self._outcome = Outcome()
         self._fleet = ServingFleet(config, pool, dtype, self._outcome, self._pump)
         self._validation = ValidationRounds(config, self._task, self._fleet, scoring, self._outcome)
+        self._scoring_watch = ScoringWatch(config, self._outcome)
         self._lengths = ExpectedLengths()
-        self._samples = [0, 0]
         self._waited_since = 0.0
-        self._last_unscored = ""
         self._progress = _Progress()
         self._draining = False
         self._begun = False
@@ -105,6 +89,9 @@ class Coordinator:
         """A learner group starts, from a checkpoint's snapshot or from nothing; leases of earlier ones are
         void."""
         attempt = self._ledger.restore(snapshot)
+        if snapshot is not None:
+            self._take_back(snapshot)
+            self._tell_unvalidated(snapshot)
         self._begun = False
         self._fleet.new_attempt(attempt)
         self._validation.restart()
@@ -157,7 +144,9 @@ class Coordinator:
                 return DRAIN
             batch = self._ledger.cut(step)
             if batch is not None:
-                return self._lease(batch, rank, world_size)
+                self._scoring_watch.new_batch()
+                ledger, since = self._ledger, self._waited_since
+                return lease_of(batch, ledger.attempt, ledger.counts, since, rank, world_size)
             self._pump()  # cutting may have dropped stale groups: others take their places
             try:
                 await asyncio.wait_for(self._outcome.woken(), max(0.0, deadline - time.perf_counter()))
@@ -192,8 +181,11 @@ class Coordinator:
                 return NOT_READY
 
     async def snapshot(self) -> dict[str, Any]:
-        """What a checkpoint taken now must remember (see GroupLedger.snapshot)."""
-        return self._ledger.snapshot()
+        """What a checkpoint taken now must remember (see GroupLedger.snapshot). The groups that wait are references
+        under the key "waiting"; `begin_attempt` takes them as files (saved_groups.py) under "files".
+        """
+        waiting = [item.handle for item in self._ledger.waiting()]
+        return {**self._ledger.snapshot(), "waiting": waiting}
 
     async def report(self, metrics: dict[str, Any]) -> None:
         """The newest line of metrics, for the progress display; an alarm in it may end the run."""
@@ -261,9 +253,9 @@ class Coordinator:
             meta_ref, group_ref = worker.handle.rollout.options(num_returns=2).remote(request, self._scoring)
             reply = await asyncio.wait_for(meta_ref, self._config.rollout.group_timeout_s)
         except (ray.exceptions.RayError, TimeoutError) as error:
-            if attempt == self._ledger.attempt:
+            if attempt == self._ledger.attempt:  # what an attempt that ended left behind, workers give up
                 self._ledger.requeue(request.group_id)
-            await self._fleet.recover(worker, error)
+                await self._fleet.recover(worker, error)
         else:
             if (
                 served is not None
@@ -284,6 +276,32 @@ class Coordinator:
             self._outcome.changed.set()
         self._pump()
 
+    def _take_back(self, snapshot: Mapping[str, Any]) -> None:
+        """Scored groups of a checkpoint wait again; those that do not belong here any more are sampled again."""
+        files = snapshot.get(SNAPSHOT_FILES, {})
+        expected, taken = num_groups(files), 0
+        for scored in decode_groups(files, self._request):
+            group = scored.group
+            taken += self._ledger.take_back(
+                Finished(group.group_id, group.policy, ray.put(scored), group.num_tokens, 0.0, 0.0)
+            )
+        if taken < expected:
+            self._outcome.incident(
+                "groups_not_taken_back",
+                f"{expected - taken} of the {expected} scored groups of the checkpoint do not belong to the run as "
+                "it is now, and are sampled again",
+            )
+
+    def _tell_unvalidated(self, snapshot: Mapping[str, Any]) -> None:
+        """The checkpoint's own version is validated when it is served again; no engine can serve earlier ones."""
+        for version in snapshot.get(UNVALIDATED, ()):
+            if version < snapshot["version"]:
+                self._outcome.incident(
+                    "validation_lost",
+                    f"the validation of version {version} was not finished when the run ended at step "
+                    f"{snapshot['version']}; validation.jsonl has no line of it",
+                )
+
     def _request(self, group_id: int) -> GroupRequest:
         rollout = self._config.rollout
         seeds = tuple(sample_seed(self._config.seed, group_id, index) for index in range(rollout.group_size))
@@ -293,15 +311,9 @@ class Coordinator:
     def _take(self, reply: RolloutReply, group_ref: Any) -> None:
         """A reward that could not be computed is unscored, never zero: the group shrinks, or goes."""
         now = time.perf_counter()
-        self._samples[0] += reply.num_samples
-        self._samples[1] += reply.num_samples - reply.num_scored
         self._progress.groups_done += 1
         self._progress.tokens += reply.num_tokens
-        if reply.error:
-            if reply.error != self._last_unscored:
-                self._outcome.incident("unscored", f"group {reply.group_id}: {reply.error}")
-            self._last_unscored = reply.error
-        self._check_unscored()
+        self._scoring_watch.observe(reply)
         algorithm = self._config.algorithm
         if reply.num_taking_part < algorithm.min_samples:
             self._ledger.drop(reply.group_id)
@@ -310,50 +322,4 @@ class Coordinator:
             return
         self._ledger.finished(
             Finished(reply.group_id, reply.policy, group_ref, reply.num_tokens, now - reply.score_s, now)
-        )
-
-    def _check_unscored(self) -> None:
-        total, unscored = self._samples
-        limit = self._config.reward.service.max_unscored_share
-        if total >= self._config.rollout.prompts_per_step * self._config.rollout.group_size // 2 and (
-            unscored > limit * total
-        ):
-            self._outcome.fail(
-                RewardError(
-                    f"{unscored} of the last {total} completions could not be scored, above "
-                    f"reward.service.max_unscored_share={limit:g}; the reason given: {self._last_unscored}"
-                )
-            )
-
-    def _lease(self, batch: Batch[Any], rank: int, world_size: int) -> BatchLease:
-        groups = batch.groups
-        generated = max(item.generated_at for item in groups)
-        scored = max(item.scored_at for item in groups)
-        staleness = [batch.step - item.policy.version for item in groups]
-        counts = self._ledger.counts
-        self._samples = [0, 0]
-        return BatchLease(
-            step=batch.step,
-            refs=tuple(item.handle for item in groups[rank::world_size]),
-            group_ids=tuple(item.group_id for item in groups[rank::world_size]),
-            num_groups_total=len(groups),
-            history={
-                "step": batch.step,
-                "attempt": self._ledger.attempt,
-                "groups": [item.group_id for item in groups],
-                "versions": [item.policy.version for item in groups],
-                "dropped": [list(item) for item in batch.dropped],
-            },
-            counters={
-                "groups_used": len(groups),
-                "groups_dropped": counts.dropped,
-                "groups_filtered": counts.filtered,
-                "groups_stale": counts.stale,
-                "stale_length_ratio": counts.stale_length_ratio,
-                "staleness_mean": sum(staleness) / len(staleness),
-            },
-            timings={
-                "generate_s": max(0.0, generated - self._waited_since),
-                "score_s": max(0.0, scored - max(generated, self._waited_since)),
-            },
         )

@@ -23,10 +23,13 @@ from polyray.actors.serving_fleet import unwrapped
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
 from polyray.learner.verdict import Verdict
+from polyray.rollout.saved_groups import SNAPSHOT_FILES, encode_groups
 from polyray.types import ScoredGroup, StepMetrics, TrainingBatch
 
 logger = logging.getLogger(__name__)
 CALL_TIMEOUT_S = 60.0
+FETCH_TIMEOUT_S = 10.0
+"""For the groups that go into a checkpoint: without them they would be sampled again."""
 LOST_AFTER_S = 1.0
 """For each group of a batch that did not come as a whole."""
 
@@ -68,8 +71,9 @@ class RemoteCoordination:
         return self._call("publish", payload, timeout=patience)
 
     def snapshot(self) -> Mapping[str, Any]:
-        """See the coordinator."""
-        return self._call("snapshot")
+        """See the coordinator; the groups that wait there as files, which `begin_attempt` takes back."""
+        snapshot = self._call("snapshot")
+        return {**snapshot, SNAPSHOT_FILES: encode_groups(_those_there(snapshot.pop("waiting")))}
 
     def validation(self, version: int, wait: bool) -> Mapping[str, float] | None:
         """Asks the coordinator, with `wait` at most a second at a time until the values are there."""
@@ -105,7 +109,7 @@ class RemoteCoordination:
             return tuple(ray.get(list(lease.refs), timeout=CALL_TIMEOUT_S))
         except (ray.exceptions.ObjectLostError, ray.exceptions.GetTimeoutError):
             ids = zip(lease.group_ids, lease.refs, strict=True)
-            lost = tuple(group_id for group_id, ref in ids if not _is_there(ref))
+            lost = tuple(group_id for group_id, ref in ids if _fetched(ref) is None)
         self._call("lost", self._attempt, lease.step, lost)
         return None
 
@@ -116,12 +120,21 @@ class RemoteCoordination:
             raise unwrapped(error) from None
 
 
-def _is_there(ref: Any) -> bool:
+def _those_there(refs: list[Any]) -> list[ScoredGroup]:
+    """The groups behind these references, but for those that cannot be had soon."""
+    ready, _ = ray.wait(refs, num_returns=len(refs), timeout=FETCH_TIMEOUT_S) if refs else ([], [])
     try:
-        ray.get(ref, timeout=LOST_AFTER_S)
+        return ray.get(ready, timeout=FETCH_TIMEOUT_S)
     except (ray.exceptions.ObjectLostError, ray.exceptions.GetTimeoutError):
-        return False
-    return True
+        return [group for ref in ready if (group := _fetched(ref)) is not None]
+
+
+def _fetched(ref: Any) -> ScoredGroup | None:
+    """None for a group that is gone with its node: it is sampled again when it is missed."""
+    try:
+        return ray.get(ref, timeout=LOST_AFTER_S)
+    except (ray.exceptions.ObjectLostError, ray.exceptions.GetTimeoutError):
+        return None
 
 
 def train_loop(arguments: dict[str, Any]) -> None:

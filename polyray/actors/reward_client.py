@@ -82,6 +82,7 @@ class RewardClient:
         self._jitter = random.Random()
         self._pending: list[tuple[GroupToScore, asyncio.Future[GroupScores]]] = []
         self._calls: set[asyncio.Task[None]] = set()
+        self._trouble: str | None = None
 
     async def score_group(
         self, prompt: Prompt, texts: Sequence[str], want_distances: bool = False
@@ -93,6 +94,11 @@ class RewardClient:
         if len(self._pending) == 1:
             loop.call_soon(self._send)  # after everything else that is ready now: those groups come along
         return await future
+
+    def take_trouble(self) -> str | None:
+        """The newest reason for another try since this was asked last; None: every first try was answered."""
+        trouble, self._trouble = self._trouble, None
+        return trouble
 
     def _send(self) -> None:
         """Spreads what is pending over the replicas; what is left goes when a call returns."""
@@ -129,6 +135,7 @@ class RewardClient:
             except (RayError, RayServeException) as error:
                 reason = f"{type(error).__name__}: {error}"
                 self._handle = None  # the application may have been deployed anew
+            self._trouble = reason.splitlines()[0]
             logger.warning("reward service %s, try %d: %s", self._app_name, attempt + 1, reason)
         tries = f"{self._spec.max_attempts} tries"
         return _unscored(requests, f"no scores from {self._app_name} in {tries}; the last: {reason}")

@@ -1,225 +1,32 @@
-"""Rollout workers as Ray actors: started together, asked one group at a time, replaced when they die.
+"""Rollout workers in a pool: started together, asked one group at a time, replaced when they die.
 
-`RolloutActor` wraps the plain `RolloutWorker`; texts go from it straight to the reward service, so only
-metadata passes through whoever asked. `RolloutPool` keeps the handles; the coordinator uses it inside its
-event loop, an evaluation from the driver.
+`RolloutPool` keeps the handles of `RolloutActor`s; the coordinator uses it inside its event loop, an evaluation from
+the driver.
 """
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import os
-import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 import ray.exceptions
 
 from polyray.actors.resources import NAMESPACE, OUTSIDE_ANY_GROUP
-from polyray.actors.reward_client import RemoteCall, RewardClient
-from polyray.config.algorithm import AlgorithmSpec
+from polyray.actors.rollout_actor import EngineSettings, RolloutActor
 from polyray.config.model import LoraSpec
 from polyray.config.rollout import RolloutSpec
-from polyray.config.service import ServiceSpec
 from polyray.delivery.adapter import AdapterPayload
 from polyray.delivery.mode import DeliveryMeasurements
 from polyray.delivery.proof import DeliveryAck
 from polyray.errors import RolloutError
-from polyray.rewards import RewardPlan
-from polyray.rollout.worker import RolloutWorker
-from polyray.types import Group, GroupRequest, PolicyVersion, ScoredGroup
-
-if TYPE_CHECKING:
-    from polyray.config.training_evaluation import TrainingEvaluationSpec
-    from polyray.rollout.validation import ValidationSummary
+from polyray.types import Group, GroupRequest
 
 CALLS_PER_BATCH = 2
 """An evaluation's calls carry half of the sequences that an engine decodes together."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """What it takes to build one rollout worker anywhere.
-
-    Example:
-        EngineSettings(model_dir="/models/qwen", dtype="float32", rollout=RolloutSpec(), lora_rank=16)
-    """
-
-    model_dir: str
-    dtype: str
-    rollout: RolloutSpec
-    lora_rank: int | None = None
-    """The largest rank that adapter delivery will bring; None: delivery is merged."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scoring:
-    """Where a worker has its groups scored.
-
-    Example:
-        Scoring(app_name="quickstart-reward", service=ServiceSpec(), want_distances=False, algorithm=GrpoSpec())
-    """
-
-    app_name: str
-    service: ServiceSpec
-    want_distances: bool
-    algorithm: AlgorithmSpec
-    """Says who takes part and, with dynamic sampling, which groups teach nothing."""
-    remote: RewardPlan | None = None
-    """Set where the reward is a service elsewhere: `app_name` then only names it."""
-
-
-@dataclass(frozen=True, slots=True)
-class RolloutReply:
-    """What the coordinator learns of a group; the group itself travels beside it as a reference.
-
-    Example:
-        RolloutReply(group_id=40, policy=PolicyVersion(...), num_tokens=96, num_samples=16, num_scored=16,
-                     num_taking_part=16, teaches=True, generate_s=.2, score_s=.01, error=None)
-    """
-
-    group_id: int
-    policy: PolicyVersion
-    num_tokens: int
-    num_samples: int
-    num_scored: int
-    num_taking_part: int
-    """Scored, and not left out for being truncated."""
-    teaches: bool
-    """False: dynamic sampling was asked for, and all advantages are equal."""
-    generate_s: float
-    score_s: float
-    error: str | None
-    """Why something is unscored, the first reason."""
-
-
-class RolloutActor:
-    """One engine in one Ray actor (async: many groups at a time).
-
-    The engine's library is imported at once, which takes longer than all the rest; the engine is built when
-    `build` names its model, which may not exist yet when the actor starts.
-    """
-
-    def __init__(self, name: str, engine: str, clients: dict[str, RewardClient] | None = None) -> None:
-        """`clients` by application name are used instead of new ones (simulations share one that calls nobody)."""
-        self._name = name
-        self._settings: Future[EngineSettings] = Future()
-        self._worker = RolloutWorker(name, lambda: engine_builder(engine)(self._settings.result()))
-        self._clients: dict[str, RewardClient] = clients if clients is not None else {}
-
-    async def build(self, settings: EngineSettings) -> None:
-        """Called once, before anything else is asked."""
-        self._settings.set_result(settings)
-
-    async def measure_delivery(self, settings: EngineSettings, lora: LoraSpec) -> DeliveryMeasurements:
-        """Instead of `build`: what both ways of delivery cost here. The actor is of no use afterwards."""
-        from polyray.rollout.vllm_measure import measure_delivery
-
-        arguments = Path(settings.model_dir), settings.rollout, settings.dtype, lora
-        return await asyncio.to_thread(measure_delivery, *arguments)
-
-    async def ready(self) -> dict[str, Any]:
-        """Waits for the engine; says how long it took and where it lives."""
-        start_s = await asyncio.wrap_future(self._worker.ready)
-        node_id = ray.get_runtime_context().get_node_id()
-        return {"name": self._name, "start_s": start_s, "pid": os.getpid(), "node_id": node_id}
-
-    async def rollout(self, request: GroupRequest, scoring: Scoring) -> tuple[RolloutReply, ScoredGroup]:
-        """Samples and scores a group: two return values, so that the second stays a reference at the
-        caller."""
-        started = time.perf_counter()
-        group = await asyncio.wrap_future(self._worker.submit(request))
-        generated = time.perf_counter()
-        scored, error = await self._scored(group, scoring)
-        num_taking_part, teaches = usefulness(scored, scoring.algorithm, request.max_completion_tokens)
-        reply = RolloutReply(
-            group_id=group.group_id,
-            policy=group.policy,
-            num_tokens=group.num_tokens,
-            num_samples=len(group.completions),
-            num_scored=int(scored.scored_mask_G.sum()),
-            num_taking_part=num_taking_part,
-            teaches=teaches,
-            generate_s=generated - started,
-            score_s=time.perf_counter() - generated,
-            error=error,
-        )
-        return reply, scored
-
-    async def validate(
-        self, request: GroupRequest, scoring: Scoring, spec: TrainingEvaluationSpec
-    ) -> ValidationSummary:
-        """Samples and scores a group of a validation, of which only the values leave this process."""
-        from polyray.rollout.validation import summarise
-
-        group = await asyncio.wrap_future(self._worker.submit(request))
-        scored, _ = await self._scored(group, scoring)
-        return summarise(scored, spec)
-
-    async def _scored(self, group: Group, scoring: Scoring) -> tuple[ScoredGroup, str | None]:
-        """The group with its rewards, and the first reason why one of them is missing."""
-        client = self._clients.get(scoring.app_name)
-        if client is None:
-            call = None if scoring.remote is None else RemoteCall(scoring.remote)
-            client = RewardClient(scoring.app_name, scoring.service, call)
-            self._clients[scoring.app_name] = client
-        texts = [completion.text for completion in group.completions]
-        scores = await client.score_group(group.prompt, texts, scoring.want_distances)
-        scored = ScoredGroup(
-            group, scores.rewards_G, scores.classes_G, scores.distances_GG, scores.components
-        )
-        return scored, next((error for error in scores.errors if error), None)
-
-    async def sample(self, requests: Sequence[GroupRequest]) -> list[Group]:
-        """Samples some groups without scoring them; answers when all are done."""
-        return await asyncio.gather(
-            *(asyncio.wrap_future(self._worker.submit(request)) for request in requests)
-        )
-
-    async def deliver(self, payload: AdapterPayload) -> tuple[DeliveryAck, float]:
-        """Loads a version after what is in flight; answers the probe and the engine's busy seconds so far."""
-        return await asyncio.wrap_future(self._worker.deliver(payload)), self._worker.busy_s
-
-
-def usefulness(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: int) -> tuple[int, bool]:
-    """(completions that take part, whether they teach); the objective is computed only where somebody asks."""
-    if algorithm.truncated != "drop" and not algorithm.dynamic_sampling:
-        return int(group.scored_mask_G.sum()), True
-    from polyray.learner.advantages import algorithm_at, group_teaches, taking_part
-
-    current = algorithm_at(algorithm, group.group.policy.version)
-    teaches = not algorithm.dynamic_sampling or group_teaches(group, current, max_tokens)
-    return int(taking_part(group, current).sum()), teaches
-
-
-def engine_builder(engine: str) -> Callable[[EngineSettings], Any]:
-    """What builds the engine that `rollout.engine` names; its library is imported when this returns."""
-    if engine == "simulated":
-        from polyray.rollout.simulated_engine import SimulatedEngine
-
-        return lambda settings: SimulatedEngine(Path(settings.model_dir), settings.rollout, settings.dtype)
-    from polyray.rollout.vllm_engine import VllmEngine, import_vllm
-
-    import_vllm()
-    if engine == "vllm_async":
-        return _async_engine
-    return lambda settings: VllmEngine(
-        Path(settings.model_dir), settings.rollout, settings.dtype, settings.lora_rank
-    )
-
-
-def _async_engine(settings: EngineSettings) -> Any:
-    from polyray.rollout.vllm_async import AsyncVllmEngine
-
-    if settings.lora_rank is None:
-        raise RolloutError("an engine of several processes takes adapters only; set delivery.mode=adapter")
-    return AsyncVllmEngine(Path(settings.model_dir), settings.rollout, settings.dtype, settings.lora_rank)
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
     publish(v) --> every worker has one task that brings it up to date: load, prove, serve; the newest version counts,
                    older ones that it missed are skipped
     recover()  --> a worker that died, hangs or fails is replaced; the new one is brought up to date first
+    refused    --> one worker may be at fault; a version that a second one refuses ends the run
 
 At S = 0 the coordinator waits for all (`all_serve`); above, nobody waits, and no more than half of the workers that
 serve are asked to load at a time: where a load needs an idle engine, the others go on sampling.
@@ -24,7 +25,7 @@ from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
 from polyray.delivery.registry import PolicyRegistry
-from polyray.errors import EXIT_USER_ERROR, PolyrayError, RolloutError
+from polyray.errors import EXIT_USER_ERROR, DeliveryError, PolyrayError, RolloutError
 from polyray.rollout.dispatch import Dispatcher
 from polyray.types import PolicyVersion
 
@@ -90,6 +91,8 @@ class ServingFleet:
         at_once = rollout.num_workers if rollout.max_staleness == 0 else -(-rollout.num_workers // 2)
         self._loading = asyncio.Semaphore(at_once)
         self._replacements = 0
+        self._refused: dict[PolicyVersion, str] = {}
+        """Version -> the first worker that would not load it."""
         self.attempt = 0
         self._report = _DeliveryReport()
         self.dispatcher = Dispatcher(groups_per_worker(rollout))
@@ -188,9 +191,13 @@ class ServingFleet:
         assert self._current is not None
         payload, ref = self._current
         allowance = 0.0 if self._registry.served_by(worker.name) else self._config.rollout.start_timeout_s
-        ack, busy_s = await asyncio.wait_for(
-            worker.handle.deliver.remote(ref), self._config.delivery.timeout_s + allowance
-        )
+        try:
+            ack, busy_s = await asyncio.wait_for(
+                worker.handle.deliver.remote(ref), self._config.delivery.timeout_s + allowance
+            )
+        except ray.exceptions.RayTaskError as error:
+            self._check_refusal(worker, payload.policy, unwrapped(error))
+            raise
         proof = self._registry.prove(ack, payload)
         if payload.policy.attempt == self.attempt:
             self.dispatcher.serve(worker.name, worker.index, payload.policy.version)
@@ -201,6 +208,16 @@ class ServingFleet:
                 self._report.end()
         self._outcome.changed.set()
         self._on_served()
+
+    def _check_refusal(self, worker: PoolWorker, policy: PolicyVersion, cause: BaseException) -> None:
+        """One refusal may be the worker's fault, as with bytes that arrive damaged; two are the payload's."""
+        if not isinstance(cause, DeliveryError):
+            return
+        first = self._refused.setdefault(policy, worker.name)
+        if first != worker.name:
+            self._outcome.fail(
+                DeliveryError(f"{policy.name} was refused by {first}, and then by {worker.name}: {cause}")
+            )
 
     def _replace(self, worker: PoolWorker, error: BaseException) -> None:
         """Another worker in its place."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import ray.exceptions
 
-from polyray.actors.rollout_pool import Scoring
+from polyray.actors.rollout_actor import Scoring
 from polyray.actors.serving_fleet import Outcome, ServingFleet
 from polyray.config.run import TrainConfig
 from polyray.rollout.validation import Validation
@@ -56,10 +56,14 @@ class ValidationRounds:
         result = None if self._validation is None else self._validation.result(version)
         return None if result is None else result.metrics
 
+    def _is_wanted(self, policy: PolicyVersion) -> bool:
+        current = self._outcome.failure is None and self._fleet.attempt == policy.attempt
+        return current and self._fleet.still_serves(policy)
+
     async def _ask(self, policy: PolicyVersion, index: int, request: GroupRequest) -> None:
         assert self._validation is not None
         summary = None
-        while summary is None and self._outcome.failure is None and self._fleet.still_serves(policy):
+        while summary is None and self._is_wanted(policy):
             serving = [worker for worker in self._fleet.workers if self._fleet.served_by(worker) == policy]
             if not serving:  # a replacement is on its way to it
                 await self._outcome.woken()
@@ -71,7 +75,8 @@ class ValidationRounds:
                     self._config.rollout.group_timeout_s,
                 )
             except (ray.exceptions.RayError, TimeoutError) as error:
-                await self._fleet.recover(worker, error)
+                if self._fleet.attempt == policy.attempt:  # else the workers gave it up, as they should
+                    await self._fleet.recover(worker, error)
         if self._fleet.attempt == policy.attempt:
             self._validation.add(policy.version, index, summary)
         self._outcome.changed.set()

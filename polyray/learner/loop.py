@@ -19,6 +19,7 @@ from polyray.learner.policy import Policy
 from polyray.learner.run_files import RunFiles
 from polyray.learner.validating import Validating
 from polyray.learner.verdict import Verdict
+from polyray.rollout.validation import UNVALIDATED
 from polyray.types import StepMetrics, TrainingBatch
 
 
@@ -163,7 +164,8 @@ class _MainRank:
 
     def checkpoint(self, step: int, last: bool) -> None:
         """One cut of everything, as `learner` says how many are kept."""
-        snapshot, watching = self._coordination.snapshot(), self._watching
+        watching = self._watching
+        snapshot = {**self._coordination.snapshot(), UNVALIDATED: watching.outstanding}
 
         def write(also_keep: Collection[int]) -> Path:
             return self._policy.save(
@@ -185,5 +187,8 @@ class _MainRank:
         if receipt is None:
             return None
         self._watching.published(payload)
-        waited = self._watching.collect(self._coordination, last=version == self._config.learner.steps)
+        learner = self._config.learner
+        # Nobody could serve an earlier version again after a resume, so a checkpoint waits for their results.
+        before = version if version % learner.checkpoint_every == 0 else 0
+        waited = self._watching.collect(self._coordination, last=version == learner.steps, before=before)
         return None if waited is None else {**receipt, **waited}

@@ -22,12 +22,11 @@ from polyray.models.adapter_files import write_adapter
 from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base
 from polyray.models.lora import adapter_bytes, adapter_config, add_reference, attach_adapter, save_adapter
+from polyray.rollout.saved_groups import SNAPSHOT_FILES
 from polyray.types import PolicyVersion
 
 COORDINATOR_FILES = "coordinator/"
 """Where the coordinator's binary payloads lie among a checkpoint's extra files."""
-SNAPSHOT_FILES = "files"
-"""The key of a snapshot under which it holds binary payloads: name -> bytes."""
 
 
 @dataclass(frozen=True, slots=True)

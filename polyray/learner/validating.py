@@ -1,9 +1,9 @@
 """Rank 0's side of validation while training: takes results, writes validation.jsonl, keeps best/.
 
 At staleness 0 the loop waits for a version's result right after its delivery, so results are part of what a
-repeated run repeats; else they are taken as they come, and the adapters of versions without one are kept until
-then. All of the state goes through checkpoints: the results so far, and the bytes of the best adapter, because
-best/ may have gone on to a version that a resumed run has yet to train.
+repeated run repeats; else they are taken as they come, at the latest before the next checkpoint, and the adapters
+of versions without one are kept until then. All of the state goes through checkpoints: the results so far, and the
+bytes of the best adapter, because best/ may have gone on to a version that a resumed run has yet to train.
 """
 
 from __future__ import annotations
@@ -94,16 +94,23 @@ class Validating:
         if self._spec.due(version, self._config.learner.steps) and not known:
             self._outstanding[version] = payload.tensors
 
-    def collect(self, validator: Validator, last: bool) -> dict[str, float] | None:
-        """Takes what is there, or, at staleness 0 and at the end, all that is outstanding.
+    @property
+    def outstanding(self) -> list[int]:
+        """Versions that are due and whose result is not here yet."""
+        return sorted(self._outstanding)
+
+    def collect(self, validator: Validator, last: bool, before: int = 0) -> dict[str, float] | None:
+        """Takes what is there; at staleness 0 and at the end all that is outstanding, and else at least that of
+        versions `before` this one.
 
         Returns the seconds it waited as a timing; None where the run was stopped.
         """
         if not self._outstanding:
             return {}
-        wait = last or self._config.rollout.max_staleness == 0
+        for_all = last or self._config.rollout.max_staleness == 0
         started = time.perf_counter()
-        for version in sorted(self._outstanding):
+        for version in self.outstanding:
+            wait = for_all or version < before
             metrics = validator.validation(version, wait)
             if metrics is not None:
                 self._take(version, metrics)

@@ -7,7 +7,8 @@
 
 Plain bookkeeping of ids and whatever handle the caller attaches (the coordinator attaches object references).
 A batch is cut once per step and asking again gives the same one; `snapshot` and `restore` carry it over a
-restart. Whatever leaves without being trained on is named with its reason, so that a run can account for every id.
+restart, and `take_back` those groups that need not be sampled again. Whatever leaves without being trained on is
+named with its reason, so that a run can account for every id.
 """
 
 from __future__ import annotations
@@ -98,6 +99,8 @@ class GroupLedger(Generic[HandleT]):
         self.attempt = 0
         self.learner_version = 0
         self.counts = LedgerCounts()
+        self._ancestors: dict[int, int] = {}
+        """Attempt -> its newest version that this one descends from."""
         self._dropped: list[tuple[int, DropReason]] = []
         self._cursor = 0
         self._first_of_step = 0
@@ -217,13 +220,37 @@ class GroupLedger(Generic[HandleT]):
             self.counts.used_tokens += sum(item.num_tokens for item in self._lease.groups)
             self._lease = None
 
+    def waiting(self) -> list[Finished[HandleT]]:
+        """Scored groups that a run which goes on from here could still train on, so that it need not sample them.
+
+        Never more than S + 1 batches. None at S = 0: what is sampled again there is the same.
+        """
+        if self.max_staleness == 0:
+            return []
+        leased = self._lease.groups if self._lease else []
+        return [item for item in (*leased, *self._oldest_first()) if self._judged(item) is Verdict.USE]
+
+    def take_back(self, group: Finished[HandleT]) -> bool:
+        """After `restore`: a group that was `waiting` then waits again. False, and nothing changes, for one that
+        is not to come again, or that could not be trained on any more.
+        """
+        if group.group_id not in self._requeued or self._judged(group) is not Verdict.USE:
+            return False
+        self._requeued.remove(group.group_id)
+        heapq.heapify(self._requeued)
+        self._buffer[group.group_id] = group
+        self._unjudged.append(group.group_id)
+        return True
+
     def snapshot(self) -> dict[str, Any]:
         """Plain values from which `restore` continues: what was started but not consumed comes again."""
         leased = [item.group_id for item in self._lease.groups] if self._lease else []
         dropped = [*(self._lease.dropped if self._lease else ()), *self._dropped]
         pending = sorted({*self._running, *self._buffer, *self._requeued, *leased})
+        oldest = self.learner_version - self.max_staleness
         return {
             "attempt": self.attempt,
+            "ancestors": [list(item) for item in self._ancestors.items() if item[1] >= oldest],
             "version": self.learner_version,
             "cursor": self._cursor,
             "pending": pending,
@@ -235,9 +262,11 @@ class GroupLedger(Generic[HandleT]):
     def restore(self, snapshot: Mapping[str, Any] | None) -> int:
         """Starts a new attempt from a snapshot (None: from nothing) and returns its number."""
         values = snapshot or {
-            "attempt": 0, "version": 0, "cursor": 0, "pending": [], "counts": {}, "dropped": [],
+            "attempt": 0, "ancestors": [], "version": 0, "cursor": 0, "pending": [], "counts": {}, "dropped": [],
             "first_of_step": 0,
         }  # fmt: skip
+        self._ancestors = dict(values["ancestors"])
+        self._ancestors |= {values["attempt"]: values["version"]} if snapshot else {}
         self.attempt = max(self.attempt, values["attempt"]) + 1
         self.learner_version = values["version"]
         self.counts = LedgerCounts(**values["counts"])
@@ -273,6 +302,11 @@ class GroupLedger(Generic[HandleT]):
                 batch.places[place] = item
                 del batch.lost[place]
 
+    def _judged(self, item: Finished[HandleT]) -> Verdict:
+        return judge(
+            item.policy, self.learner_version, self.attempt, self.max_staleness, ancestors=self._ancestors
+        )
+
     def _gone(self, group_id: int, reason: DropReason) -> None:
         self._dropped.append((group_id, reason))
         if reason == "teaches_nothing":
@@ -283,7 +317,7 @@ class GroupLedger(Generic[HandleT]):
     def _drop_stale(self) -> None:
         unjudged, self._unjudged = self._unjudged, []
         for item in [self._buffer[group_id] for group_id in unjudged if group_id in self._buffer]:
-            verdict = judge(item.policy, self.learner_version, self.attempt, self.max_staleness)
+            verdict = self._judged(item)
             if verdict is not Verdict.USE:
                 del self._buffer[item.group_id]
                 self.counts.stale += 1

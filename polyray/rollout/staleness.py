@@ -5,6 +5,7 @@ S = max_staleness, v = a policy version, batch = groups per learner step (design
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 
 from polyray.types import PolicyVersion
@@ -27,9 +28,20 @@ def may_start(accepted: int, running: int, served_version: int, batch: int, max_
     return accepted + running + 1 <= (max_staleness + served_version + 1) * batch
 
 
-def judge(group_policy: PolicyVersion, learner_version: int, attempt: int, max_staleness: int) -> Verdict:
-    """Whether a group of `group_policy` may enter the batch that updates `learner_version` in `attempt`."""
-    if group_policy.attempt != attempt:
+def judge(
+    group_policy: PolicyVersion,
+    learner_version: int,
+    attempt: int,
+    max_staleness: int,
+    ancestors: Mapping[int, int] | None = None,
+) -> Verdict:
+    """Whether a group of `group_policy` may enter the batch that updates `learner_version` in `attempt`.
+
+    `ancestors`: earlier attempt -> the newest of its versions from which this attempt descends. What it published
+    after that never happened.
+    """
+    inherited = (ancestors or {}).get(group_policy.attempt, -1)
+    if group_policy.attempt != attempt and group_policy.version > inherited:
         return Verdict.OTHER_LINEAGE
     if 0 <= learner_version - group_policy.version <= max_staleness:
         return Verdict.USE

@@ -24,6 +24,9 @@ from polyray.rollout.seeds import sample_seed
 from polyray.tasks.base import Task
 from polyray.types import GroupRequest, PolicyVersion, Prompt, ScoredGroup
 
+UNVALIDATED = "unvalidated"
+"""The key of a coordinator's snapshot under which the learner adds the versions whose result it still waits for."""
+
 
 @dataclass(frozen=True, slots=True)
 class ValidationSummary:

@@ -74,8 +74,9 @@ class AsyncVllmEngine:
         version = self._delivery.served()
         prompt = engine_input(self._groups.admit(request, version.policy))
         self._delivery.hold(version.policy)
-        for index, params in enumerate(sampling_params(request)):
-            sample = self._sample(f"{request.group_id}/{index}", prompt, params, version.lora_request)
+        request_ids = self._groups.request_ids(request.group_id)
+        for request_id, params in zip(request_ids, sampling_params(request), strict=True):
+            sample = self._sample(request_id, prompt, params, version.lora_request)
             asyncio.run_coroutine_threadsafe(sample, self._loop)
 
     def poll(self) -> list[Group]:

@@ -71,10 +71,9 @@ class VllmEngine:
         version = self._delivery.served()
         prompt = engine_input(self._groups.admit(request, version.policy))
         self._delivery.hold(version.policy)
-        for index, params in enumerate(sampling_params(request)):
-            self._engine.add_request(
-                f"{request.group_id}/{index}", prompt, params, lora_request=version.lora_request
-            )
+        request_ids = self._groups.request_ids(request.group_id)
+        for request_id, params in zip(request_ids, sampling_params(request), strict=True):
+            self._engine.add_request(request_id, prompt, params, lora_request=version.lora_request)
 
     def poll(self) -> list[Group]:
         """See `Engine.poll`."""

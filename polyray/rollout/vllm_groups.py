@@ -1,6 +1,8 @@
 """From vLLM's requests and answers to groups: what both of our engines on vLLM share.
 
-A group is as many requests as it has samples, `<group id>/<sample>`; it is complete when all of them are.
+A group is as many requests as it has samples, `<group id>/<submission>/<sample>`; it is complete when all of them
+are. A group that was given up and is asked for again has another submission number: what the engine may still say of
+the first one is not taken for the second.
 Detokenisation is ours: once, on finished sequences, a group at a time.
 """
 
@@ -19,14 +21,21 @@ from polyray.types import Completion, FinishReason, Group, GroupRequest, PolicyV
 class _Running:
     """A group on its way: which of its completions are done, and who samples it."""
 
-    __slots__ = ("completions", "missing", "policy", "prompt_token_ids", "request")
+    __slots__ = ("completions", "missing", "number", "policy", "prompt_token_ids", "request")
 
-    def __init__(self, request: GroupRequest, prompt_token_ids: list[int], policy: PolicyVersion) -> None:
+    def __init__(
+        self, number: int, request: GroupRequest, prompt_token_ids: list[int], policy: PolicyVersion
+    ) -> None:
+        self.number = number
         self.request = request
         self.prompt_token_ids = prompt_token_ids
         self.policy = policy
         self.completions: list[Any] = [None] * len(request.seeds)
         self.missing = len(request.seeds)
+
+    @property
+    def request_ids(self) -> list[str]:
+        return [f"{self.request.group_id}/{self.number}/{index}" for index in range(len(self.completions))]
 
 
 class RunningGroups:
@@ -36,6 +45,7 @@ class RunningGroups:
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
         self._running: dict[int, _Running] = {}
+        self._admitted = 0
 
     def __bool__(self) -> bool:
         return bool(self._running)
@@ -51,14 +61,19 @@ class RunningGroups:
                 f"is {room}; "
                 "raise rollout.max_prompt_tokens"
             )
-        self._running[request.group_id] = _Running(request, prompt_token_ids, policy)
+        self._admitted += 1
+        self._running[request.group_id] = _Running(self._admitted, request, prompt_token_ids, policy)
         return prompt_token_ids
+
+    def request_ids(self, group_id: int) -> list[str]:
+        """What the requests of a running group are called, one per sample."""
+        return self._running[group_id].request_ids
 
     def take(self, output: Any) -> Group | None:
         """A finished request's answer; the group, where it was the last one missing."""
-        group_id, _, index = output.request_id.partition("/")
+        group_id, number, index = output.request_id.split("/")
         running = self._running.get(int(group_id))
-        if running is None:
+        if running is None or running.number != int(number):
             return None
         running.completions[int(index)] = output.outputs[0]
         running.missing -= 1
@@ -72,7 +87,7 @@ class RunningGroups:
         running = self._running.pop(group_id, None)
         if running is None:
             return None
-        return running.policy, [f"{group_id}/{index}" for index in range(len(running.request.seeds))]
+        return running.policy, running.request_ids
 
     def _as_group(self, running: _Running) -> Group:
         request = running.request

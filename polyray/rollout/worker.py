@@ -6,7 +6,9 @@
 
 A delivery is a gate: what was submitted before it finishes on the old version, what comes after it waits for
 the new one. So no group ever mixes versions. Where the engine keeps versions, the old one's groups go on beside
-it; where it does not, they are finished first. Used by the rollout actor, and directly by tests and benchmarks.
+it; where it does not, they are finished first. A version that does not follow the one before begins a new history:
+what is under way then is given up, because nobody waits for it and its groups may come again. Used by the rollout
+actor, and directly by tests and benchmarks.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from polyray.delivery.adapter import AdapterPayload, sha256_of
 from polyray.delivery.proof import DeliveryAck
 from polyray.errors import DeliveryError, PolyrayError, RolloutError
 from polyray.rollout.engine import Engine
-from polyray.types import Group, GroupRequest
+from polyray.types import Group, GroupRequest, PolicyVersion
 
 
 @dataclass(slots=True)
@@ -55,6 +57,7 @@ class RolloutWorker:
         self._failing = threading.Lock()
         """No message may slip in between the look at `_failure` and the clearing of the inbox."""
         self._busy_s = 0.0
+        self._policy: PolicyVersion | None = None
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
         self._thread.start()
 
@@ -133,9 +136,11 @@ class RolloutWorker:
             message.future.set_exception(error)
 
     def _deliver(self, engine: Engine, message: _Deliver) -> None:
+        payload = message.payload
+        if self._out and self._begins_anew(payload.policy):
+            self._give_up(engine, payload.policy)
         if not engine.keeps_versions:
             self._resolve(engine.drain())
-        payload = message.payload
         try:
             if sha256_of(payload.tensors) != payload.policy.sha256:
                 raise DeliveryError(
@@ -151,6 +156,7 @@ class RolloutWorker:
                 return  # refused, and nothing changed: the groups in flight go on
             # An engine that failed inside a reload may serve anything: it is discarded as a whole.
             raise
+        self._policy = payload.policy
         message.future.set_result(
             DeliveryAck(
                 self.name,
@@ -160,6 +166,18 @@ class RolloutWorker:
                 time.perf_counter() - loaded,
             )
         )
+
+    def _begins_anew(self, policy: PolicyVersion) -> bool:
+        before = self._policy
+        return before is not None and (policy.attempt != before.attempt or policy.version <= before.version)
+
+    def _give_up(self, engine: Engine, policy: PolicyVersion) -> None:
+        """An engine knows groups by their ids, and those of the new history are the same."""
+        self._resolve(engine.poll())  # what has finished is handed over
+        for group_id, future in self._out.items():
+            engine.abort(group_id)
+            future.set_exception(RolloutError(f"group {group_id} was given up: {policy.name} begins anew"))
+        self._out.clear()
 
     def _resolve(self, groups: list[Group]) -> None:
         for group in groups:

@@ -17,7 +17,7 @@ from jobs.fleet import Fleet
 from polyray.actors.coordinator import Coordinator
 from polyray.actors.learner_worker import RemoteCoordination
 from polyray.actors.resources import NAMESPACE
-from polyray.actors.rollout_pool import Scoring
+from polyray.actors.rollout_actor import Scoring
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload, Probe, sha256_of
 from polyray.learner.verdict import Verdict

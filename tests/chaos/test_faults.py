@@ -20,7 +20,8 @@ import ray
 from ray import cloudpickle
 
 from jobs.fleet import Fleet
-from polyray.actors.rollout_pool import PoolWorker, RolloutActor
+from polyray.actors.rollout_actor import RolloutActor
+from polyray.actors.rollout_pool import PoolWorker
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
 from polyray.delivery.proof import DeliveryAck

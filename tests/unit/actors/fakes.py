@@ -11,7 +11,8 @@ import numpy as np
 import ray.exceptions
 
 from polyray.actors.coordinator import NOT_READY, BatchLease, Coordinator
-from polyray.actors.rollout_pool import PoolWorker, RolloutReply, Scoring
+from polyray.actors.rollout_actor import RolloutReply, Scoring
+from polyray.actors.rollout_pool import PoolWorker
 from polyray.config.run import TrainConfig
 from polyray.config.service import ServiceSpec
 from polyray.delivery.adapter import AdapterPayload, Probe
@@ -26,7 +27,8 @@ DIED = ray.exceptions.ActorDiedError()
 
 @dataclass
 class FakeWorker:
-    """A rollout worker's handle. Set `fails` or `delivery_hangs` to break it, `lies` to serve the version before."""
+    """A rollout worker's handle. Set `fails`, `refuses` or `delivery_hangs` to break it, `lies` to serve the
+    version before."""
 
     name: str
     payload: AdapterPayload | None = None
@@ -34,9 +36,11 @@ class FakeWorker:
     requests: list[GroupRequest] = field(default_factory=list)
     validated: list[GroupRequest] = field(default_factory=list)
     num_scored: int = GROUP_SIZE
+    retried: str | None = None
     teaches: Callable[[int], bool] = lambda group_id: True
     lies: bool = False
     delivery_hangs: bool = False
+    refuses: BaseException | None = None
     delivery_gate: asyncio.Event | None = None
     loading: int = 0
     fails: BaseException | None = None
@@ -73,6 +77,7 @@ class FakeWorker:
             0.1,
             0.1,
             reason,
+            self.retried,
         )
 
     @property
@@ -108,6 +113,8 @@ class _Deliver:
         worker = self.worker
         if worker.delivery_hangs:
             await asyncio.sleep(60)
+        if worker.refuses is not None:
+            raise worker.refuses
         worker.loading += 1
         if worker.delivery_gate is not None:
             await worker.delivery_gate.wait()

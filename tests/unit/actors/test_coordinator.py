@@ -213,6 +213,20 @@ async def test_too_many_unscored_completions_end_the_run_with_the_reason() -> No
     assert str(failure).endswith("the judge was away")
 
 
+async def test_a_reward_service_that_was_asked_again_is_one_incident_while_the_reason_stays() -> None:
+    pool = FakePool(1)
+    coordinator = await started(pool)
+    pool.made[0].retried = "ActorDiedError: the replica is gone"
+    await batch_of(coordinator, 0)
+    await coordinator.publish(make_payload(1))
+    await batch_of(coordinator, 1)
+    (incident,) = (await coordinator.progress())["incidents"]
+    assert incident == {
+        "kind": "reward_retried",
+        "message": "group 0 or one beside it was sent again: ActorDiedError: the replica is gone",
+    }
+
+
 async def test_an_attempt_that_ended_is_told_to_stop_and_its_groups_come_again() -> None:
     pool = FakePool()
     coordinator = await started(pool)

@@ -97,6 +97,16 @@ async def test_what_may_pass_is_tried_again():
     assert group.errors == (None, None)
 
 
+async def test_why_it_was_tried_again_can_be_asked_once():
+    service = Service(TimeoutError(), BackPressureError(3, 2))
+    client = RewardClient("run-reward", ServiceSpec(request_timeout_s=7), service)
+    assert client.take_trouble() is None
+    await client.score_group(Prompt("1", "p"), ["a"])
+    assert str(client.take_trouble()).startswith("BackPressureError: Request dropped")
+    await client.score_group(Prompt("1", "p"), ["a"])
+    assert client.take_trouble() is None
+
+
 async def test_after_max_attempts_the_group_is_unscored_with_the_reason():
     service = Service(*[BackPressureError(3, 2)] * 9)
     (group,) = await score(service, max_attempts=3)

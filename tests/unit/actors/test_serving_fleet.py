@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import ray.exceptions
 
 from polyray.actors.coordinator import DRAIN, NOT_READY, BatchLease
 from polyray.actors.serving_fleet import groups_per_worker
 from polyray.config.rollout import RolloutSpec
-from polyray.errors import PolicyNotDelivered
+from polyray.errors import DeliveryError, PolicyNotDelivered
 from tests.unit.actors.fakes import (
     DIED,
     FakePool,
@@ -68,6 +69,39 @@ async def test_a_lie_in_the_background_ends_the_run() -> None:
     assert await coordinator.publish(make_payload(1)) is not None
     assert isinstance(await failure_of(coordinator), PolicyNotDelivered)
     assert await coordinator.publish(make_payload(2)) is None
+
+
+BAD = ray.exceptions.RayTaskError("deliver", "traceback", DeliveryError("lora_B of layer 1 is not finite"))
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+async def test_a_version_that_a_second_worker_refuses_ends_the_run_with_the_reason(num_workers: int) -> None:
+    pool = FakePool(num_workers)
+    config = make_config(rollout={"num_workers": num_workers, "max_worker_replacements": 50})
+    coordinator = await started(pool, config)
+    await batch_of(coordinator, 0)
+    pool.broken = lambda worker: setattr(worker, "refuses", BAD)
+    for fake in pool.made:
+        fake.refuses = BAD
+    assert await coordinator.publish(make_payload(1)) is None
+    failure = await failure_of(coordinator)
+    second = "worker-1" if num_workers == 2 else "worker-0+"
+    assert isinstance(failure, DeliveryError)
+    assert str(failure) == (
+        f"{make_payload(1).policy.name} was refused by worker-0, and then by {second}: "
+        "lora_B of layer 1 is not finite"
+    )
+    assert len(pool.made) == num_workers + 1
+
+
+async def test_a_version_that_one_worker_refuses_costs_that_worker() -> None:
+    pool = FakePool()
+    coordinator = await started(pool)
+    await batch_of(coordinator, 0)
+    pool.made[1].refuses = BAD
+    assert await coordinator.publish(make_payload(1)) is not None
+    assert [worker.name for worker in pool.workers] == ["worker-0", "worker-1+"]
+    assert ids_of(await batch_of(coordinator, 1)) == [3, 4, 5]
 
 
 async def test_at_most_half_of_the_workers_load_at_a_time() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from polyray.actors.rollout_pool import usefulness
+from polyray.actors.rollout_actor import usefulness
 from polyray.config.algorithm import PolychromicSpec
 from polyray.config.objective import AnnealSpec
 from polyray.types import PolicyVersion

@@ -117,12 +117,18 @@ def test_patience_ends_the_run_as_if_it_had_been_its_length(model_dir: Path, tmp
     assert sorted(path.name for path in (tmp_path / "versions").iterdir()) == ["2", "4", "5"]
 
 
-def test_with_staleness_nobody_waits_but_at_the_end(model_dir: Path, tmp_path: Path) -> None:
+def test_with_staleness_only_checkpoints_and_the_end_wait(model_dir: Path, tmp_path: Path) -> None:
     attempt = start(tmp_path, model_dir, _config(staleness=1), values=VALUES, values_late_by=2)
     assert attempt.finished
     assert _validated(tmp_path) == [0, 1, 2, 3, 4, 5]
     lines = read_jsonl(tmp_path / "metrics.jsonl")
-    assert [line.get("validation/version") for line in lines] == [None, 0, 1, 2, 5]
+    assert [line.get("validation/version") for line in lines] == [None, 1, None, 3, 5]
+    states = {
+        step: json.loads((tmp_path / "checkpoints" / f"step-{step:06d}" / "state.json").read_text())["extra"]
+        for step in (4, 5)
+    }
+    assert [version for version, _ in states[4]["validation"]["history"]] == [0, 1, 2, 3]
+    assert [states[step]["coordinator"]["unvalidated"] for step in (4, 5)] == [[4], []]
     assert _adapter(tmp_path / "best") == attempt.coordination.published[2].tensors
 
 

@@ -236,6 +236,94 @@ def test_what_was_started_but_not_consumed_comes_again_exactly_once() -> None:
     assert _start_all(resumed, 1) == [2, 3, 4, 5, 6, 7]
 
 
+def _waiting_again(source: GroupLedger[str], resumed: GroupLedger[str]) -> list[int]:
+    """Restores `resumed` from what `source` would write; the ids that wait again."""
+    waiting = source.waiting()
+    resumed.restore(json.loads(json.dumps(source.snapshot())))
+    return [item.group_id for item in waiting if resumed.take_back(item)]
+
+
+def test_what_waits_at_a_checkpoint_waits_again_and_only_the_rest_is_sampled_again() -> None:
+    ledger = _ledger(batch=2, max_staleness=2)
+    assert _start_all(ledger, 0) == [0, 1, 2, 3, 4, 5]
+    for group_id in (0, 1, 3, 5):
+        _finish(ledger, group_id, 0)
+    assert _cut(ledger, 0) == [0, 1]
+    ledger.published(1)
+    resumed = _ledger(batch=2, max_staleness=2)
+    assert _waiting_again(ledger, resumed) == [3, 5]
+    assert (resumed.num_buffered, resumed.attempt) == (2, 2)
+    assert resumed.snapshot()["pending"] == [2, 3, 4, 5]
+    assert _start_all(resumed, 1) == [2, 4, 6, 7]  # as many as without the break: 2, 4 ran then
+    batch = resumed.cut(1)
+    assert batch is not None
+    assert [(item.group_id, item.policy.attempt) for item in batch.groups] == [(3, 1), (5, 1)]
+    assert resumed.counts.dropped == 0
+
+
+def test_a_batch_that_another_rank_has_already_waits_again_too() -> None:
+    ledger = _ledger(batch=2, max_staleness=1)
+    for group_id in _start_all(ledger, 0):
+        _finish(ledger, group_id, 0)
+    assert _cut(ledger, 0) == [0, 1]
+    resumed = _ledger(batch=2, max_staleness=1)
+    assert _waiting_again(ledger, resumed) == [0, 1, 2, 3]
+    assert _cut(resumed, 0) == [0, 1]
+
+
+def test_what_waits_is_never_more_than_s_plus_one_batches_and_nothing_at_staleness_zero() -> None:
+    for max_staleness, expected in ((0, 0), (1, 6), (3, 12)):
+        ledger = _ledger(batch=3, max_staleness=max_staleness)
+        for group_id in _start_all(ledger, 0):
+            _finish(ledger, group_id, 0)
+        assert len(ledger.waiting()) == expected
+        resumed = _ledger(batch=3, max_staleness=max_staleness)
+        assert len(_waiting_again(ledger, resumed)) == expected
+
+
+def test_groups_that_do_not_belong_are_not_taken_back() -> None:
+    ledger = _ledger(batch=2, max_staleness=1)
+    assert _start_all(ledger, 0) == [0, 1, 2, 3]
+    for group_id in (0, 1):
+        _finish(ledger, group_id, 0)
+    assert _cut(ledger, 0) == [0, 1]
+    ledger.published(1)
+    ledger.restore(ledger.snapshot())
+
+    def offer(group_id: int, version: int, attempt: int = 1) -> bool:
+        policy = PolicyVersion(attempt, version, "0" * 64)
+        return ledger.take_back(Finished(group_id, policy, "", 8, 0.0, 0.0))
+
+    assert not offer(0, 1)  # consumed
+    assert not offer(9, 1)  # never started
+    assert not offer(2, 2)  # the lost attempt's version 2: another one comes
+    assert not offer(2, 1, attempt=7)  # nobody's
+    assert offer(2, 1)
+    assert not offer(2, 1)  # once
+    ledger.published(2)
+    assert ledger.cut(2) is None
+    assert _start_all(ledger, 2) == [3, 4, 5]
+    ledger.restore(ledger.snapshot())  # at version 2
+    assert not offer(3, 0)  # too old
+    assert offer(3, 1)
+
+
+def test_a_lineage_goes_through_every_restart_and_forgets_what_is_too_old() -> None:
+    ledger = _ledger(batch=1, max_staleness=2)
+    snapshot = {}
+    for version in (1, 2, 6):
+        ledger.published(version)
+        snapshot = json.loads(json.dumps(ledger.snapshot()))
+        ledger = _ledger(batch=1, max_staleness=2)
+        ledger.restore(snapshot)
+    assert (snapshot["attempt"], snapshot["ancestors"]) == (
+        3,
+        [],
+    )  # 1 and 2 are more than two versions behind 6
+    ledger.published(7)
+    assert ledger.snapshot()["ancestors"] == [[3, 6]]
+
+
 def test_a_batch_that_is_leased_but_not_published_is_replayed() -> None:
     ledger = _ledger(batch=2)
     _start_all(ledger, 0)
@@ -280,7 +368,7 @@ def test_groups_of_the_attempt_before_never_enter_a_batch() -> None:
     ledger.restore(ledger.snapshot())
     group_id = ledger.next_id()
     assert group_id == 0
-    _finish(ledger, group_id, 0, attempt=1)
+    _finish(ledger, group_id, 1, attempt=1)  # that attempt's version 1 is no ancestor of this one
     assert ledger.cut(0) is None
     assert ledger.counts.dropped == 1
 

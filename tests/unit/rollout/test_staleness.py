@@ -42,3 +42,14 @@ def test_judges_by_the_distance_to_the_learner(version: int, max_staleness: int,
 def test_other_attempts_are_another_lineage_however_fresh() -> None:
     policy = PolicyVersion(1, 5, "0" * 64)
     assert judge(policy, learner_version=5, attempt=2, max_staleness=2) is Verdict.OTHER_LINEAGE
+
+
+@pytest.mark.parametrize(
+    ("version", "verdict"),
+    [(3, Verdict.STALE), (4, Verdict.USE), (5, Verdict.OTHER_LINEAGE), (6, Verdict.OTHER_LINEAGE)],
+)
+def test_versions_up_to_the_checkpoint_are_ancestors_and_later_ones_never_happened(
+    version: int, verdict: Verdict
+) -> None:
+    policy = PolicyVersion(1, version, "0" * 64)
+    assert judge(policy, 6, attempt=3, max_staleness=2, ancestors={1: 4, 2: 5}) is verdict

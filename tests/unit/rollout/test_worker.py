@@ -110,9 +110,9 @@ def _request(group_id: int, polls: int = 1, text: str = PROMPT.text) -> GroupReq
     return GroupRequest(group_id, Prompt("p", text), (polls,), max_completion_tokens=10)
 
 
-def _payload(version: int, tensors: bytes = b"weights") -> AdapterPayload:
+def _payload(version: int, tensors: bytes = b"weights", attempt: int = 1) -> AdapterPayload:
     probe = Probe(((1, 2), (1, 2, 3)), np.zeros(2, np.float32), None)
-    return AdapterPayload(PolicyVersion(1, version, sha256_of(b"weights")), tensors, None, probe)
+    return AdapterPayload(PolicyVersion(attempt, version, sha256_of(b"weights")), tensors, None, probe)
 
 
 @contextmanager
@@ -166,6 +166,30 @@ def test_an_engine_that_keeps_versions_loads_while_groups_run() -> None:
     order = engine.events
     assert order.index("load 2") < order.index("submit 1") < order.index("finish 1") < order.index("finish 0")
     assert engine.closed
+
+
+@pytest.mark.parametrize("keeps_versions", [True, False])
+@pytest.mark.parametrize("anew", [_payload(2, attempt=2), _payload(2), _payload(0)])
+def test_what_is_under_way_when_a_history_begins_anew_is_given_up_and_may_come_again(
+    keeps_versions: bool, anew: AdapterPayload
+) -> None:
+    gate = threading.Event()
+    gate.set()
+    engine = ScriptedEngine(gate, keeps_versions=keeps_versions)
+    with _running(engine) as worker:
+        worker.deliver(_payload(2)).result(WAIT_S)
+        gate.clear()
+        engine.polling.clear()
+        before = [worker.submit(_request(7, polls=1000)), worker.submit(_request(8))]
+        assert engine.polling.wait(WAIT_S)
+        ack = worker.deliver(anew)
+        again = worker.submit(_request(7, polls=3))
+        gate.set()
+        _failed_with(before[0], RolloutError, r"group 7 was given up: policy-a\d-v\d-\w+ begins anew")
+        assert before[1].result(WAIT_S).policy == _payload(2).policy  # it had finished
+        assert ack.result(WAIT_S).sha256 == anew.policy.sha256
+        assert again.result(WAIT_S).policy == anew.policy
+    assert engine.events.count("finish 7") == 1
 
 
 @pytest.mark.parametrize(

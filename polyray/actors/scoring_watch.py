@@ -1,0 +1,49 @@
+"""How scoring goes, by what workers reply: what is unscored and when that is too much, what was asked for again."""
+
+from __future__ import annotations
+
+from polyray.actors.rollout_actor import RolloutReply
+from polyray.actors.serving_fleet import Outcome
+from polyray.config.run import TrainConfig
+from polyray.errors import RewardError
+
+
+class ScoringWatch:
+    """Belongs to the coordinator's event loop. Equal reasons one after another are one incident."""
+
+    def __init__(self, config: TrainConfig, outcome: Outcome) -> None:
+        self._config = config
+        self._outcome = outcome
+        self._samples = 0
+        self._unscored = 0
+        self._last_error = ""
+        self._last_retry = ""
+
+    def new_batch(self) -> None:
+        """The share of unscored completions is counted anew with every batch that is cut."""
+        self._samples, self._unscored = 0, 0
+
+    def observe(self, reply: RolloutReply) -> None:
+        """Counts a group; ends the run above reward.service.max_unscored_share."""
+        self._samples += reply.num_samples
+        self._unscored += reply.num_samples - reply.num_scored
+        if reply.error and reply.error != self._last_error:
+            self._outcome.incident("unscored", f"group {reply.group_id}: {reply.error}")
+        self._last_error = reply.error or self._last_error
+        if reply.retried and reply.retried != self._last_retry:
+            self._last_retry = reply.retried
+            self._outcome.incident(
+                "reward_retried", f"group {reply.group_id} or one beside it was sent again: {reply.retried}"
+            )
+        self._check_share()
+
+    def _check_share(self) -> None:
+        rollout, limit = self._config.rollout, self._config.reward.service.max_unscored_share
+        enough = rollout.prompts_per_step * rollout.group_size // 2
+        if self._samples >= enough and self._unscored > limit * self._samples:
+            self._outcome.fail(
+                RewardError(
+                    f"{self._unscored} of the last {self._samples} completions could not be scored, above "
+                    f"reward.service.max_unscored_share={limit:g}; the reason given: {self._last_error}"
+                )
+            )
