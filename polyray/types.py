@@ -59,11 +59,14 @@ class PolicyVersion:
     attempt: int
     version: int
     sha256: str
+    run: str = ""
+    """Which of the runs that share an engine; empty where there is one."""
 
     @property
     def name(self) -> str:
         """The name engines know this version by."""
-        return f"policy-a{self.attempt}-v{self.version}-{self.sha256[:8]}"
+        run = f"{self.run}-" if self.run else ""
+        return f"policy-{run}a{self.attempt}-v{self.version}-{self.sha256[:8]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,8 @@ class GroupRequest:
     """One per sample; a sample's tokens depend on its seed and the policy, never on worker or neighbours."""
     max_completion_tokens: int
     temperature: float = 1.0
+    run: str = ""
+    """Whose newest version samples it, on an engine that several runs share."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,7 +180,7 @@ class RolloutActor:
 
     async def deliver(self, payload: AdapterPayload) -> tuple[DeliveryAck, float]:
         """Loads a version after what is in flight; answers the probe and the engine's busy seconds so far."""
-        return await asyncio.wrap_future(self._worker.deliver(payload)), self._worker.busy_s
+        return await asyncio.wrap_future(self._worker.deliver(payload)), self._worker.usage.busy_s
 
 
 def usefulness(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: int) -> tuple[int, bool]:

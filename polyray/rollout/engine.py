@@ -16,18 +16,21 @@ from polyray.types import Group, GroupRequest
 
 
 class Engine(Protocol):
-    """Samples groups, each from one policy version: the newest that was loaded when it was submitted."""
+    """Samples groups, each from one policy version: the newest of its run that was loaded when it was submitted.
+
+    Groups are told apart by `group_id` alone: whoever serves several runs gives each group a number of its own.
+    """
 
     @property
     def keeps_versions(self) -> bool:
-        """True: `load` works while groups run, they finish on the version of their submission, and a `load`
-        that raises DeliveryError changed nothing. False: `load` only when idle, and a failure inside leaves
-        the engine unusable."""
+        """True: `load` works while groups run, they finish on the version of their submission, and the engine
+        holds the newest version of every run. False: `load` only when idle, and it holds one version. Either
+        way a `load` that raises DeliveryError changed nothing; after anything else the engine is unusable."""
         ...
 
     def submit(self, request: GroupRequest) -> None:
         """Queues a group; it joins the running batch at the next `poll`. Raises DataError where its prompt
-        cannot be."""
+        cannot be, RolloutError where no version of its run is loaded."""
         ...
 
     def poll(self) -> list[Group]:
@@ -44,6 +47,10 @@ class Engine(Protocol):
 
     def load(self, payload: AdapterPayload) -> None:
         """Serves this version from now on; see `keeps_versions` for what happens to the ones before."""
+        ...
+
+    def forget(self, run: str) -> None:
+        """The run has ended: its versions may go as soon as none of its groups runs."""
         ...
 
     def probe(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:

@@ -49,7 +49,9 @@ class SimulatedEngine:
         self._batch = DecodingBatch(spec.simulation.step_s, spec.simulation.sequence_s, spec.max_sequences)
         self._groups: dict[int, Group] = {}
         self._complete: list[int] = []
-        self._payload: AdapterPayload | None = None
+        self._newest: dict[str, AdapterPayload] = {}
+        """By run; one where the engine does not keep versions."""
+        self._last: AdapterPayload | None = None
         self._fate: Callable[[], None] | None = None
         self._wait(self._simulation.start_s)
         self._decoded_until = clock()
@@ -69,7 +71,8 @@ class SimulatedEngine:
 
     def submit(self, request: GroupRequest) -> None:
         """Draws the whole group at once; `poll` hands it over when its longest completion is decoded."""
-        if self._payload is None:
+        payload = self._newest.get(request.run)
+        if payload is None:
             raise RolloutError(
                 "no policy version was delivered to this engine yet; deliver one before sampling"
             )
@@ -78,7 +81,7 @@ class SimulatedEngine:
         completions = self._completions(request)
         self._catch_up()
         self._groups[request.group_id] = Group(
-            request.group_id, request.prompt, prompt, completions, self._payload.policy
+            request.group_id, request.prompt, prompt, completions, payload.policy
         )
         lengths = [len(item.token_ids) for item in completions]
         self._batch.add(request.group_id, lengths, len(prompt) * self._simulation.prefill_token_s)
@@ -120,15 +123,21 @@ class SimulatedEngine:
                 f"{payload.policy.name} cannot be loaded while groups run: a group is one version"
             )
         self._wait(self._simulation.load_s)
-        self._payload = payload
+        if not self.keeps_versions:
+            self._newest.clear()
+        self._last = self._newest[payload.policy.run] = payload
+
+    def forget(self, run: str) -> None:
+        """See `Engine.forget`."""
+        self._newest.pop(run, None)
 
     def probe(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
         """What the payload says: there is no model to ask."""
-        if self._payload is None:
+        if self._last is None:
             raise RolloutError(
                 "no policy version was delivered to this engine yet; deliver one before probing"
             )
-        return self._payload.probe.logprobs.copy()
+        return self._last.probe.logprobs.copy()
 
     def _catch_up(self) -> None:
         """Decodes up to now. A thread that woke late has lost nothing: the simulated device went on."""

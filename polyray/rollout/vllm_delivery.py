@@ -82,8 +82,16 @@ class VersionDelivery(Protocol):
         """This version is served from now on. DeliveryError where it cannot be."""
         ...
 
-    def served(self) -> ServedVersion:
-        """The newest version. RolloutError before the first."""
+    def served(self, run: str) -> ServedVersion:
+        """The newest version of a run. RolloutError where none is loaded."""
+        ...
+
+    def probed(self) -> ServedVersion:
+        """The version that was loaded last."""
+        ...
+
+    def forget(self, run: str) -> None:
+        """The run has ended: nothing of it will be asked for."""
         ...
 
     def hold(self, policy: PolicyVersion) -> None:
@@ -112,19 +120,27 @@ class MergedDelivery:
         self._served: ServedVersion | None = None
 
     def load(self, payload: AdapterPayload) -> None:
-        """Merges into the pristine base and reloads in place; a failure inside leaves the engine unusable."""
+        """Merges into the pristine base, which may refuse the payload, and reloads in place."""
         merged = self._weights.merge(payload)
         if merged:
             self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(merged)})
         if not self._engine.reset_prefix_cache():
-            raise DeliveryError(
+            raise RolloutError(
                 "vLLM refused to reset its prefix cache: keys and values of the old version may remain"
             )
         self._served = ServedVersion(payload.policy, None)
 
-    def served(self) -> ServedVersion:
+    def served(self, run: str) -> ServedVersion:
         """See `VersionDelivery.served`."""
+        mine = self._served if self._served is not None and self._served.policy.run == run else None
+        return _delivered(mine)
+
+    def probed(self) -> ServedVersion:
+        """See `VersionDelivery.probed`."""
         return _delivered(self._served)
+
+    def forget(self, run: str) -> None:
+        """Nothing: the next load takes its place."""
 
     def hold(self, policy: PolicyVersion) -> None:
         """Nothing: there is one version, and it stays while groups run."""
@@ -149,7 +165,9 @@ class AdapterDelivery:
         self._files = AdapterFiles(root)
         self._versions: dict[str, ServedVersion] = {}
         self._in_flight: Counter[str] = Counter()
-        self._newest: ServedVersion | None = None
+        self._newest: dict[str, ServedVersion] = {}
+        """By run."""
+        self._last: ServedVersion | None = None
         self._next_id = 1
 
     @property
@@ -162,12 +180,21 @@ class AdapterDelivery:
         name = payload.policy.name
         if name not in self._versions:
             self._versions[name] = self._load(payload)
-        self._newest = self._versions[name]
+        self._last = self._newest[payload.policy.run] = self._versions[name]
         self._forget_unused()
 
-    def served(self) -> ServedVersion:
+    def served(self, run: str) -> ServedVersion:
         """See `VersionDelivery.served`."""
-        return _delivered(self._newest)
+        return _delivered(self._newest.get(run))
+
+    def probed(self) -> ServedVersion:
+        """See `VersionDelivery.probed`."""
+        return _delivered(self._last)
+
+    def forget(self, run: str) -> None:
+        """See `VersionDelivery.forget`."""
+        self._newest.pop(run, None)
+        self._forget_unused()
 
     def hold(self, policy: PolicyVersion) -> None:
         """See `VersionDelivery.hold`."""
@@ -220,7 +247,7 @@ class AdapterDelivery:
 
     def _forget_unused(self) -> None:
         for name, version in list(self._versions.items()):
-            if version is not self._newest and not self._in_flight[name]:
+            if version is not self._newest.get(version.policy.run) and not self._in_flight[name]:
                 del self._versions[name], self._in_flight[name]
                 self._engine.remove_lora(version.lora_request.lora_int_id)
                 self._files.remove(name)

@@ -68,7 +68,7 @@ class VllmEngine:
 
     def submit(self, request: GroupRequest) -> None:
         """See `Engine.submit`."""
-        version = self._delivery.served()
+        version = self._delivery.served(request.run)
         prompt = engine_input(self._groups.admit(request, version.policy))
         self._delivery.hold(version.policy)
         request_ids = self._groups.request_ids(request.group_id)
@@ -104,9 +104,13 @@ class VllmEngine:
             )
         self._delivery.load(payload)
 
+    def forget(self, run: str) -> None:
+        """See `Engine.forget`."""
+        self._delivery.forget(run)
+
     def probe(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
         """See `Engine.probe`."""
-        lora_request = self._delivery.served().lora_request
+        lora_request = self._delivery.probed().lora_request
         self._probed = {}
         for index, sequence in enumerate(sequences):
             prompt = engine_input(list(sequence))

@@ -37,7 +37,7 @@ def measure_delivery(model_dir: Path, spec: RolloutSpec, dtype: str, lora: LoraS
     delivery = AdapterDelivery(model_dir, llm.llm_engine, lora.rank)
     payload = random_payload(model_dir, lora)
     load_s = _seconds(lambda: delivery.load(payload))
-    adapter = delivery.served().lora_request
+    adapter = delivery.probed().lora_request
     plain, adapted = [], []
     for _ in range(1 + REPEATS):
         plain.append(_seconds(lambda: _sample(llm, spec, None)))

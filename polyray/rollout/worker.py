@@ -1,30 +1,33 @@
 """One engine and the one thread that steps it; callers get futures.
 
-    submit ----.                       .--> future of Group
-    deliver ----+--> inbox --> thread -+--> future of DeliveryAck
-    (any thread)                       '--> the first failure of the engine fails everything still out
+    submit ----.                                 .--> future of Group
+    deliver ----+--> inbox --> turns --> thread -+--> future of DeliveryAck
+    (any thread)                                 '--> the first failure of the engine fails everything still out
 
-A delivery is a gate: what was submitted before it finishes on the old version, what comes after it waits for
-the new one. So no group ever mixes versions. Where the engine keeps versions, the old one's groups go on beside
-it; where it does not, they are finished first. A version that does not follow the one before begins a new history:
-what is under way then is given up, because nobody waits for it and its groups may come again. Used by the rollout
-actor, and directly by tests and benchmarks.
+A delivery is a gate of its run: what the run submitted before it finishes on the old version, what comes after it
+waits for the new one. So no group ever mixes versions. Where the engine keeps versions, the groups of others go on
+beside it; where it does not, they are finished first, and runs that share the engine have it in turns: each finds
+its own newest version loaded. A version that does not follow its run's version before begins a new history: what
+the run has under way then is given up, because nobody waits for it and its groups may come again. Used by the
+rollout actor, and directly by tests and benchmarks.
 """
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from polyray.delivery.adapter import AdapterPayload, sha256_of
 from polyray.delivery.proof import DeliveryAck
 from polyray.errors import DeliveryError, PolyrayError, RolloutError
 from polyray.rollout.engine import Engine
+from polyray.rollout.turns import Turns
 from polyray.types import Group, GroupRequest, PolicyVersion
 
 
@@ -33,15 +36,41 @@ class _Submit:
     request: GroupRequest
     future: Future[Group] = field(default_factory=Future)
 
+    @property
+    def run(self) -> str:
+        return self.request.run
+
 
 @dataclass(slots=True)
 class _Deliver:
     payload: AdapterPayload
     future: Future[DeliveryAck] = field(default_factory=Future)
 
+    @property
+    def run(self) -> str:
+        return self.payload.policy.run
+
 
 class _Stop:
     pass
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an engine's time went into so far.
+
+    Example:
+        Usage(busy_s=12.5, loads=40, load_s=.9, returns=3, return_s=.07)
+    """
+
+    busy_s: float = 0.0
+    """Stepping."""
+    loads: int = 0
+    """Versions that were taken on, with `load_s` seconds in all."""
+    load_s: float = 0.0
+    returns: int = 0
+    """Loads that only brought a run's newest version back, for its next turn, with `return_s` seconds in all."""
+    return_s: float = 0.0
 
 
 class RolloutWorker:
@@ -51,12 +80,20 @@ class RolloutWorker:
         self.name = name
         self._build_engine = build_engine
         self._inbox: queue.SimpleQueue[_Submit | _Deliver | _Stop] = queue.SimpleQueue()
-        self._out: dict[int, Future[Group]] = {}
+        self._turns: Turns[_Submit | _Deliver] = Turns()
+        self._out: dict[int, _Submit] = {}
+        """What the engine works on, by a number of ours: runs that share it may use the same group ids."""
+        self._numbers = itertools.count()
+        self._newest: dict[str, AdapterPayload] = {}
+        """By run, where the engine keeps no versions."""
+        self._loaded_run: str | None = None
+        self._policies: dict[str, PolicyVersion] = {}
+        """By run: the version that was taken on last."""
+        self._usage = Usage()
         self._ready: Future[float] = Future()
         self._failure: BaseException | None = None
         self._failing = threading.Lock()
         """No message may slip in between the look at `_failure` and the clearing of the inbox."""
-        self._busy_s = 0.0
         self._policy: PolicyVersion | None = None
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
         self._thread.start()
@@ -67,9 +104,9 @@ class RolloutWorker:
         return self._ready
 
     @property
-    def busy_s(self) -> float:
-        """Seconds the engine has spent stepping so far."""
-        return self._busy_s
+    def usage(self) -> Usage:
+        """What the engine's time went into so far."""
+        return self._usage
 
     def submit(self, request: GroupRequest) -> Future[Group]:
         """The group, sampled by whatever version this worker serves when the request is admitted."""
@@ -114,33 +151,70 @@ class RolloutWorker:
     def _serve(self, engine: Engine) -> bool:
         """One turn: take in what is waiting, then one engine step. False where the worker was told to
         stop."""
-        while not (self._inbox.empty() and self._out):
+        while not (self._inbox.empty() and (self._out or self._turns)):
             message = self._inbox.get()
             if isinstance(message, _Stop):
                 return False
-            if isinstance(message, _Submit):
-                self._admit(engine, message)
-            else:
-                self._deliver(engine, message)
-        started = time.perf_counter()
-        self._resolve(engine.poll())
-        self._busy_s += time.perf_counter() - started
+            self._turns.put(message.run, message)
+        if engine.keeps_versions:
+            for message in self._turns.drain():
+                self._handle(engine, message)
+        else:
+            self._take_turns(engine)
+        if self._out:
+            started = time.perf_counter()
+            self._resolve(engine.poll())
+            self._count(busy_s=time.perf_counter() - started)
         return True
 
+    def _take_turns(self, engine: Engine) -> None:
+        """Gives the engine what it may have now: more groups of the run it works for, or, once it is empty, the next
+        version or the next run."""
+        while True:
+            while isinstance(self._turns.head(), _Submit) and not self._turns.slice_is_over:
+                if not self._has_version_loaded(engine):
+                    break
+                self._handle(engine, self._turns.pop())
+            head = self._turns.head()
+            if self._out and not (isinstance(head, _Deliver) and self._begins_anew(head.payload.policy)):
+                return
+            if isinstance(head, _Deliver):
+                self._handle(engine, self._turns.pop())
+            elif not self._turns.advance():
+                return
+
+    def _has_version_loaded(self, engine: Engine) -> bool:
+        """Whether the engine serves the run whose turn it is; loads its newest version where nothing runs."""
+        run = self._turns.current
+        assert run is not None
+        if run != self._loaded_run and run in self._newest:
+            if self._out:
+                return False
+            started = time.perf_counter()
+            engine.load(self._newest[run])
+            self._loaded_run = run
+            self._count(returns=1, return_s=time.perf_counter() - started)
+        return True
+
+    def _handle(self, engine: Engine, message: _Submit | _Deliver) -> None:
+        if isinstance(message, _Submit):
+            self._admit(engine, message)
+        else:
+            self._deliver(engine, message)
+
     def _admit(self, engine: Engine, message: _Submit) -> None:
-        self._out[message.request.group_id] = message.future
+        number = next(self._numbers)
+        self._out[number] = message
         try:
-            engine.submit(message.request)
+            engine.submit(replace(message.request, group_id=number))
         except PolyrayError as error:  # this request cannot be served; the engine is fine
-            del self._out[message.request.group_id]
+            del self._out[number]
             message.future.set_exception(error)
 
     def _deliver(self, engine: Engine, message: _Deliver) -> None:
         payload = message.payload
-        if self._out and self._begins_anew(payload.policy):
+        if self._begins_anew(payload.policy):
             self._give_up(engine, payload.policy)
-        if not engine.keeps_versions:
-            self._resolve(engine.drain())
         try:
             if sha256_of(payload.tensors) != payload.policy.sha256:
                 raise DeliveryError(
@@ -152,11 +226,16 @@ class RolloutWorker:
             logprobs = engine.probe(payload.probe.sequences)
         except BaseException as error:
             message.future.set_exception(error)
-            if engine.keeps_versions and isinstance(error, DeliveryError):
-                return  # refused, and nothing changed: the groups in flight go on
+            if isinstance(error, DeliveryError):
+                return  # refused, and nothing changed: the engine goes on with what it has
             # An engine that failed inside a reload may serve anything: it is discarded as a whole.
             raise
-        self._policy = payload.policy
+        self._policies[payload.policy.run] = payload.policy
+        self._count(loads=1, load_s=loaded - started)
+        if not engine.keeps_versions:
+            self._newest[payload.policy.run] = payload
+            self._loaded_run = payload.policy.run
+            self._turns.load_took(loaded - started)
         message.future.set_result(
             DeliveryAck(
                 self.name,
@@ -168,23 +247,33 @@ class RolloutWorker:
         )
 
     def _begins_anew(self, policy: PolicyVersion) -> bool:
-        before = self._policy
+        before = self._policies.get(policy.run)
         return before is not None and (policy.attempt != before.attempt or policy.version <= before.version)
 
     def _give_up(self, engine: Engine, policy: PolicyVersion) -> None:
-        """An engine knows groups by their ids, and those of the new history are the same."""
-        self._resolve(engine.poll())  # what has finished is handed over
-        for group_id, future in self._out.items():
-            engine.abort(group_id)
-            future.set_exception(RolloutError(f"group {group_id} was given up: {policy.name} begins anew"))
-        self._out.clear()
+        """What the policy's run has under way, but for what has finished already."""
+        if self._out:
+            self._resolve(engine.poll())
+        for number, message in list(self._out.items()):
+            if message.run == policy.run:
+                engine.abort(number)
+                del self._out[number]
+                message.future.set_exception(
+                    RolloutError(f"group {message.request.group_id} was given up: {policy.name} begins anew")
+                )
 
     def _resolve(self, groups: list[Group]) -> None:
         for group in groups:
-            self._out.pop(group.group_id).set_result(group)
+            message = self._out.pop(group.group_id)
+            message.future.set_result(replace(group, group_id=message.request.group_id))
+
+    def _count(self, **more: float) -> None:
+        sums = {name: getattr(self._usage, name) + value for name, value in more.items()}
+        self._usage = replace(self._usage, **sums)
 
     def _fail(self, error: BaseException) -> None:
-        waiting: list[Future[Any]] = [*self._out.values()]
+        messages = [*self._out.values(), *self._turns.drain()]
+        waiting: list[Future[Any]] = [message.future for message in messages]
         self._out.clear()
         with self._failing:
             self._failure = error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,6 +119,29 @@ class EngineContract:
         engine.load(self.payload(4))
         engine.submit(request(1))
         assert engine.drain()[0].policy.version == 4
+
+    def test_a_run_is_served_its_own_version_or_nothing(self, engine: Engine) -> None:
+        of_b = replace(self.payload(4), policy=replace(self.payload(4).policy, run="b"))
+        with pytest.raises(RolloutError, match="no policy version was delivered"):
+            engine.submit(replace(request(0), run="b"))
+        engine.load(of_b)
+        engine.submit(replace(request(1), run="b"))
+        if self.keeps_versions:
+            engine.submit(request(2))
+            groups = by_id(engine.drain())
+            assert {key: group.policy for key, group in groups.items()} == {
+                1: of_b.policy,
+                2: self.payload(3).policy,
+            }
+        else:
+            with pytest.raises(RolloutError, match="no policy version was delivered"):
+                engine.submit(request(2))
+            assert engine.drain()[0].policy == of_b.policy
+        engine.forget("b")
+        if self.keeps_versions:
+            with pytest.raises(RolloutError, match="no policy version was delivered"):
+                engine.submit(replace(request(3), run="b"))
+        assert engine.idle
 
     def test_a_prompt_it_cannot_encode_is_refused_alone(self, engine: Engine) -> None:
         engine.submit(request(0))

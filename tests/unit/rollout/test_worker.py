@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -36,11 +37,13 @@ class ScriptedEngine:
     ) -> None:
         self.keeps_versions = keeps_versions
         self.closed = False
+        self.load_s = 0.0
         self.events: list[str] = []
         self.polling = threading.Event()
         self._gate = gate
         self._load_error = load_error
-        self._policy = PolicyVersion(0, -1, "")
+        self._policies = {"": PolicyVersion(0, -1, "")}
+        """The newest of every run, or the one that is loaded."""
         self._left: dict[int, list[Any]] = {}
 
     @property
@@ -52,12 +55,9 @@ class ScriptedEngine:
             raise DataError("prompt 'p' has 99 tokens, the limit is 16")
         if request.prompt.text == "explodes":
             raise ZeroDivisionError("a defect of the engine")
-        self.events.append(f"submit {request.group_id}")
-        self._left[request.group_id] = [
-            request,
-            request.seeds[0],
-            {self._policy} if self.keeps_versions else set(),
-        ]
+        self.events.append(f"submit {request.run}{request.group_id}")
+        policy = self._policies[request.run]
+        self._left[request.group_id] = [request, request.seeds[0], {policy} if self.keeps_versions else set()]
 
     def poll(self) -> list[Group]:
         self.polling.set()
@@ -67,7 +67,7 @@ class ScriptedEngine:
         for group_id, entry in list(self._left.items()):
             entry[1] -= 1
             if not self.keeps_versions:
-                entry[2].add(self._policy)
+                entry[2] |= set(self._policies.values())
             if entry[1] <= 0:
                 del self._left[group_id]
                 finished.append(_group(entry[0], entry[2]))
@@ -85,10 +85,16 @@ class ScriptedEngine:
 
     def load(self, payload: AdapterPayload) -> None:
         assert self.idle or self.keeps_versions
-        self.events.append(f"load {payload.policy.version}")
+        self.events.append(f"load {payload.policy.run}{payload.policy.version}")
         if self._load_error is not None:
             raise self._load_error
-        self._policy = payload.policy
+        if not self.keeps_versions:
+            self._policies.clear()
+        self._policies[payload.policy.run] = payload.policy
+        time.sleep(self.load_s)
+
+    def forget(self, run: str) -> None:
+        self._policies.pop(run, None)
 
     def probe(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
         self.events.append("probe")
@@ -96,6 +102,15 @@ class ScriptedEngine:
 
     def close(self) -> None:
         self.closed = True
+
+
+class SimulatedLike(ScriptedEngine):
+    """Refuses, as real engines do, what no version is loaded for."""
+
+    def submit(self, request: GroupRequest) -> None:
+        if request.run not in self._policies:
+            raise RolloutError(f"no version of run {request.run} is loaded")
+        super().submit(request)
 
 
 def _group(request: GroupRequest, versions: set[PolicyVersion]) -> Group:
@@ -106,13 +121,14 @@ def _group(request: GroupRequest, versions: set[PolicyVersion]) -> Group:
     return Group(request.group_id, request.prompt, np.array([1], np.int32), (completion,), policy)
 
 
-def _request(group_id: int, polls: int = 1, text: str = PROMPT.text) -> GroupRequest:
-    return GroupRequest(group_id, Prompt("p", text), (polls,), max_completion_tokens=10)
+def _request(group_id: int, polls: int = 1, text: str = PROMPT.text, run: str = "") -> GroupRequest:
+    return GroupRequest(group_id, Prompt("p", text), (polls,), max_completion_tokens=10, run=run)
 
 
-def _payload(version: int, tensors: bytes = b"weights", attempt: int = 1) -> AdapterPayload:
+def _payload(version: int, tensors: bytes = b"weights", attempt: int = 1, run: str = "") -> AdapterPayload:
     probe = Probe(((1, 2), (1, 2, 3)), np.zeros(2, np.float32), None)
-    return AdapterPayload(PolicyVersion(attempt, version, sha256_of(b"weights")), tensors, None, probe)
+    policy = PolicyVersion(attempt, version, sha256_of(b"weights"), run)
+    return AdapterPayload(policy, tensors, None, probe)
 
 
 @contextmanager
@@ -189,16 +205,17 @@ def test_what_is_under_way_when_a_history_begins_anew_is_given_up_and_may_come_a
         assert before[1].result(WAIT_S).policy == _payload(2).policy  # it had finished
         assert ack.result(WAIT_S).sha256 == anew.policy.sha256
         assert again.result(WAIT_S).policy == anew.policy
-    assert engine.events.count("finish 7") == 1
+    assert sum(event.startswith("finish") for event in engine.events) == 2
 
 
+@pytest.mark.parametrize("keeps_versions", [True, False])
 @pytest.mark.parametrize(
     "payload", [_payload(2), _payload(2, tensors=b"weighfs")], ids=["refused", "damaged"]
 )
-def test_a_version_that_is_refused_costs_an_engine_that_keeps_versions_nothing(
-    payload: AdapterPayload,
+def test_a_version_that_is_refused_costs_the_engine_nothing(
+    payload: AdapterPayload, keeps_versions: bool
 ) -> None:
-    engine = ScriptedEngine(keeps_versions=True)
+    engine = ScriptedEngine(keeps_versions=keeps_versions)
     with _running(engine) as worker:
         worker.deliver(_payload(1)).result(WAIT_S)
         engine._load_error = DeliveryError("lora_B does not match: not finite")
@@ -259,7 +276,7 @@ def test_a_bad_request_fails_alone() -> None:
         later = worker.submit(_request(2))
         _failed_with(bad, DataError, "99 tokens, the limit is 16")
         assert (good.result(WAIT_S).group_id, later.result(WAIT_S).group_id) == (0, 2)
-        assert worker.busy_s > 0
+        assert worker.usage.busy_s > 0
 
 
 def test_a_defect_of_the_engine_in_submit_is_not_a_bad_request() -> None:
@@ -309,3 +326,75 @@ def test_a_call_that_meets_the_end_of_the_engine_is_answered(monkeypatch: pytest
 
     monkeypatch.setattr(worker, "_inbox", SlowInbox())
     _failed_with(worker.submit(_request(0)), RolloutError, "was stopped")
+
+
+@pytest.mark.parametrize("keeps_versions", [True, False])
+def test_runs_that_share_an_engine_use_the_same_ids_and_each_gets_its_own_version(
+    keeps_versions: bool,
+) -> None:
+    engine = ScriptedEngine(keeps_versions=keeps_versions)
+    with _running(engine) as worker:
+        for run in ("a", "b"):
+            worker.deliver(_payload(0, run=run))
+        futures = {
+            (run, number): worker.submit(_request(number, polls=number + 1, run=run))
+            for number in range(3)
+            for run in ("a", "b")
+        }
+        again = worker.deliver(_payload(1, run="b"))
+        after = worker.submit(_request(0, run="b"))
+        for (run, number), future in futures.items():
+            group = future.result(WAIT_S)
+            assert (group.group_id, group.policy.run, group.policy.version) == (number, run, 0)
+        assert again.result(WAIT_S).worker == "rollout-0"
+        assert after.result(WAIT_S).policy == _payload(1, run="b").policy
+        assert worker.usage.loads == 3
+
+
+def test_a_run_keeps_the_engine_while_it_has_groups_and_is_loaded_again_once_a_turn() -> None:
+    gate = threading.Event()
+    gate.set()
+    engine = ScriptedEngine(gate)
+    engine.load_s = 0.05  # slices of 1.7 s
+    with _running(engine) as worker:
+        for run in ("a", "b"):
+            worker.deliver(_payload(0, run=run)).result(WAIT_S)
+        gate.clear()
+        engine.polling.clear()
+        futures = [worker.submit(_request(9, run="b"))]
+        assert engine.polling.wait(WAIT_S)
+        for number in range(3):
+            futures += [worker.submit(_request(number, polls=2, run=run)) for run in ("a", "b")]
+        gate.set()
+        for future in futures:
+            future.result(WAIT_S)
+        usage = worker.usage
+    turns = [event[:8] for event in engine.events if event.startswith("submit") or event == "load a0"]
+    assert turns == ["load a0"] + ["submit b"] * 4 + ["load a0"] + ["submit a"] * 3
+    assert (usage.loads, usage.returns) == (2, 1)
+    assert usage.return_s >= 0.05
+
+
+def test_a_run_that_was_given_nothing_is_refused_and_the_others_go_on() -> None:
+    with _running(SimulatedLike()) as worker:
+        worker.deliver(_payload(0, run="a")).result(WAIT_S)
+        _failed_with(worker.submit(_request(0, run="b")), RolloutError, "no version of run b")
+        assert worker.submit(_request(0, run="a")).result(WAIT_S).policy.run == "a"
+
+
+def test_a_new_history_of_one_run_leaves_the_groups_of_the_others_alone() -> None:
+    gate = threading.Event()
+    gate.set()
+    engine = ScriptedEngine(gate, keeps_versions=True)
+    with _running(engine) as worker:
+        for run in ("a", "b"):
+            worker.deliver(_payload(3, run=run)).result(WAIT_S)
+        gate.clear()
+        engine.polling.clear()
+        before = {run: worker.submit(_request(5, polls=50, run=run)) for run in ("a", "b")}
+        assert engine.polling.wait(WAIT_S)
+        anew = worker.deliver(_payload(0, attempt=2, run="a"))
+        gate.set()
+        _failed_with(before["a"], RolloutError, "group 5 was given up: policy-a-a2-v0")
+        assert before["b"].result(WAIT_S).policy == _payload(3, run="b").policy
+        assert anew.result(WAIT_S).worker == "rollout-0"
