@@ -137,11 +137,11 @@ class RolloutWorker:
 
     def _deliver(self, engine: Engine, message: _Deliver) -> None:
         payload = message.payload
-        if self._out and self._begins_anew(payload.policy):
-            self._give_up(engine, payload.policy)
-        if not engine.keeps_versions:
-            self._resolve(engine.drain())
         try:
+            if self._out and self._begins_anew(payload.policy):
+                self._give_up(engine, payload.policy)
+            if not engine.keeps_versions:
+                self._resolve(engine.drain())
             if sha256_of(payload.tensors) != payload.policy.sha256:
                 raise DeliveryError(
                     f"{payload.policy.name} arrived damaged at {self.name}: its sha256 does not match"

@@ -244,6 +244,17 @@ def test_an_engine_that_fails_while_loading_fails_everything_out_and_every_later
     assert engine.events == ["submit 0", "finish 0", "load 1"]
 
 
+def test_an_engine_that_fails_before_it_could_load_fails_the_delivery_at_once() -> None:
+    engine = ScriptedEngine()
+
+    def fails() -> list[Group]:
+        raise RuntimeError("no answer from the device")
+
+    engine.drain = fails  # type: ignore[method-assign]
+    with _running(engine) as worker:
+        _failed_with(worker.deliver(_payload(1)), RuntimeError, "no answer from the device")
+
+
 def test_damaged_bytes_never_reach_the_engine() -> None:
     engine = ScriptedEngine()
     with _running(engine) as worker:
