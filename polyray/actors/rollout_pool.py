@@ -7,8 +7,9 @@ the driver.
 from __future__ import annotations
 
 import itertools
+import logging
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ from polyray.delivery.mode import DeliveryMeasurements
 from polyray.delivery.proof import DeliveryAck
 from polyray.errors import RolloutError
 from polyray.types import Group, GroupRequest
+
+logger = logging.getLogger(__name__)
 
 CALLS_PER_BATCH = 2
 """An evaluation's calls carry half of the sequences that an engine decodes together."""
@@ -64,31 +67,42 @@ class RolloutPool:
 
     def measure_delivery(self, settings: EngineSettings, lora: LoraSpec) -> DeliveryMeasurements:
         """Before `build`: has one worker find out what both ways of delivery cost, and another take its place."""
-        worker = self.workers[0]
         try:
-            return ray.get(
-                worker.handle.measure_delivery.remote(settings, lora), timeout=self.rollout.start_timeout_s
-            )
+            return self._first_answer(0, lambda handle: handle.measure_delivery.remote(settings, lora))
         except Exception as error:
             raise RolloutError(
-                f"rollout worker {worker.name} could not measure its delivery: {_first_cause(error)}; "
+                f"rollout worker {self.workers[0].name} could not measure its delivery: {_first_cause(error)}; "
                 "set delivery.mode to merged or adapter"
             ) from error
         finally:
-            self.replace(worker)
+            self.replace(self.workers[0])
 
     def wait_until_ready(self) -> list[dict[str, Any]]:
         """Blocks until every engine runs. Raises RolloutError naming the worker that does not."""
-        timeout = self.rollout.start_timeout_s
         infos = []
-        for worker in self.workers:
+        for index in range(len(self.workers)):
             try:
-                infos.append(ray.get(worker.handle.ready.remote(), timeout=timeout))
+                infos.append(self._first_answer(index, lambda handle: handle.ready.remote()))
             except Exception as error:
                 raise RolloutError(
-                    f"rollout worker {worker.name} did not start within {timeout:g} s: {_first_cause(error)}"
+                    f"rollout worker {self.workers[index].name} did not start within "
+                    f"{self.rollout.start_timeout_s:g} s: {_first_cause(error)}"
                 ) from error
         return infos
+
+    def _first_answer(self, index: int, call: Callable[[Any], Any]) -> Any:
+        """Of a worker that starts, or of another in its place where it is gone before it answers: Ray gives up actors
+        that were starting when a node was lost."""
+        timeout = self.rollout.start_timeout_s
+        try:
+            return ray.get(call(self.workers[index].handle), timeout=timeout)
+        except ray.exceptions.RayActorError as error:
+            gone = self.workers[index]
+            again = self.replace(gone)
+            logger.warning(
+                "rollout worker %s is gone before it was ready, %s starts: %s", gone.name, again.name, error
+            )
+            return ray.get(call(again.handle), timeout=timeout)
 
     def replace(self, worker: PoolWorker) -> PoolWorker:
         """Ends a worker, whatever state it is in, and starts another in its place."""

@@ -265,7 +265,7 @@ class GroupLedger(Generic[HandleT]):
             "attempt": 0, "ancestors": [], "version": 0, "cursor": 0, "pending": [], "counts": {}, "dropped": [],
             "first_of_step": 0,
         }  # fmt: skip
-        self._ancestors = dict(values["ancestors"])
+        self._ancestors = dict(values.get("ancestors", ()))
         self._ancestors |= {values["attempt"]: values["version"]} if snapshot else {}
         self.attempt = max(self.attempt, values["attempt"]) + 1
         self.learner_version = values["version"]

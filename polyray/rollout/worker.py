@@ -213,9 +213,9 @@ class RolloutWorker:
 
     def _deliver(self, engine: Engine, message: _Deliver) -> None:
         payload = message.payload
-        if self._begins_anew(payload.policy):
-            self._give_up(engine, payload.policy)
         try:
+            if self._begins_anew(payload.policy):
+                self._give_up(engine, payload.policy)
             if sha256_of(payload.tensors) != payload.policy.sha256:
                 raise DeliveryError(
                     f"{payload.policy.name} arrived damaged at {self.name}: its sha256 does not match"

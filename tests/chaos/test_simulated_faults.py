@@ -20,17 +20,37 @@ from jobs.fleet import Fleet, open_fleet
 from polyray.actors.rollout_pool import RolloutPool
 from polyray.config.run import TrainConfig
 from polyray.rewards import plan_reward
+from polyray.rollout.saved_groups import INDEX
 from services.reward.run import RewardServiceAddress
 from tests.chaos.simulated import SimulatedRun
+from tests.conftest import marked_processes, session_mark
 
 pytestmark = pytest.mark.chaos
 STEPS = 8
 
 
 @pytest.fixture(scope="module")
-def chaos_config(train_config: Callable[..., TrainConfig]) -> Callable[..., TrainConfig]:
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """While this file exists scoring takes a while."""
+    return tmp_path_factory.mktemp("reward") / "slow"
+
+
+@pytest.fixture(scope="module")
+def chaos_config(train_config: Callable[..., TrainConfig], slow: Path) -> Callable[..., TrainConfig]:
+    file = slow.with_name("constant.py")
+    file.write_text(
+        f"import os, time\ndef score(items):\n    time.sleep(0.3 * os.path.exists({str(slow)!r}))\n"
+        "    return [0.5] * len(items)\n"
+    )
+    reward = {"type": "python", "path": f"{file}:score", "service": {"port": 0, "num_cpus": 0.5}}
+
     def build(name: str, **changes: Any) -> TrainConfig:
-        common = {"rollout__engine": "simulated", "rollout__num_workers": 3, "rollout__max_staleness": 2}
+        common = {
+            "reward": reward,
+            "rollout__engine": "simulated",
+            "rollout__num_workers": 3,
+            "rollout__max_staleness": 2,
+        }
         return train_config(name, learner__steps=STEPS, **{**common, **changes})
 
     return build
@@ -38,7 +58,7 @@ def chaos_config(train_config: Callable[..., TrainConfig]) -> Callable[..., Trai
 
 @pytest.fixture(scope="module")
 def simulated_fleet(ray_session: None, chaos_config: Callable[..., TrainConfig]) -> Iterator[Fleet]:
-    """Three engines without a model, and the verifier."""
+    """Three engines without a model, and a reward that is always the same."""
     with open_fleet(chaos_config("fleet"), "chaos") as fleet:
         fleet.pool.wait_until_ready()
         yield fleet
@@ -112,10 +132,20 @@ def test_a_coordinator_that_is_killed_ends_the_learner_and_a_new_one_goes_on(
 
     with pytest.raises(ray.exceptions.RayActorError):
         run.learn(STEPS, kill)
+    saved = json.loads(run.snapshot["files"][INDEX])["groups"]
+    assert saved
     run.start_coordinator()
     assert run.learn(STEPS) == "done"
     run.check()
     assert {line["attempt"] for line in run.lines} == {1, 2}
+    sampled_by = {
+        group_id: version
+        for line in run.lines
+        for group_id, version in zip(line["groups"], line["versions"], strict=True)
+    }
+    for entry in saved:  # not sampled again: trained on as they were
+        assert sampled_by[entry["group_id"]] == entry["policy"][1]
+    assert [item["kind"] for item in run.incidents()] == ["learner_restarted"]
 
 
 def test_a_drained_run_goes_on_where_it_ended(
@@ -195,3 +225,33 @@ def test_a_reward_service_that_fails_for_twenty_seconds_is_waited_for(
     assert "unscored" in dropped
     assert dropped <= {"unscored", "stale"}  # what was scored before it began waits, and may grow too old
     run.end()
+
+
+def test_a_reward_replica_that_is_killed_is_replaced_and_its_groups_are_scored(
+    chaos_config: Callable[..., TrainConfig], start: Callable[[TrainConfig], SimulatedRun], slow: Path
+) -> None:
+    slow.touch()  # something is always being scored
+    run = start(chaos_config("replica"))
+    (replica,) = replicas()
+
+    def kill(step: int) -> None:
+        if step == 2:
+            os.kill(replica, signal.SIGKILL)
+
+    assert run.learn(STEPS, kill) == "done"
+    slow.unlink()
+    run.check()
+    assert {reason for line in run.lines for _, reason in line["dropped"]} <= {"stale"}  # all were scored
+    (incident,) = run.incidents()
+    assert incident["kind"] == "reward_retried" and "ActorDiedError" in incident["message"]
+    assert len(replicas()) == 1 and replicas() != [replica]
+
+
+def replicas() -> list[int]:
+    """The processes of the fleet's reward service."""
+    mine = b"ray::ServeReplica:chaos-reward:"
+    return [
+        pid
+        for pid in marked_processes(session_mark())
+        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(mine)
+    ]

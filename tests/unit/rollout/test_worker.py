@@ -261,6 +261,20 @@ def test_an_engine_that_fails_while_loading_fails_everything_out_and_every_later
     assert engine.events == ["submit 0", "finish 0", "load 1"]
 
 
+def test_an_engine_that_fails_before_it_could_load_fails_the_delivery_at_once() -> None:
+    gate = threading.Event()
+    engine = ScriptedEngine(gate)
+    with _running(engine) as worker:
+        worker.submit(_request(0, polls=3))
+        assert engine.polling.wait(WAIT_S)
+        delivery = worker.deliver(_payload(1))  # waits for the group
+        engine._left.clear()
+        engine._left[99] = [None, 0, {1, 2}]  # the next poll raises
+        gate.set()
+        _failed_with(delivery, RolloutError, "engine of rollout-0 is gone: ValueError: too many values")
+    assert engine.events == ["submit 0"]
+
+
 def test_damaged_bytes_never_reach_the_engine() -> None:
     engine = ScriptedEngine()
     with _running(engine) as worker:

@@ -1,0 +1,78 @@
+"""The engine's own process is killed under a worker that lives on, in a whole run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs.fleet import open_fleet
+from polyray.config.run import TrainConfig
+from polyray.observability.jsonl import read_jsonl
+from tests.conftest import marked_processes, run_training, session_mark
+
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+STEPS = 5
+WAIT_S = 30.0
+
+
+def test_a_worker_whose_engine_process_is_killed_is_replaced_and_no_engine_core_is_left(
+    ray_session: None, train_config: Callable[..., TrainConfig]
+) -> None:
+    config = train_config(
+        "engine-process",
+        rollout__engine="vllm_async",
+        rollout__num_workers=1,
+        delivery__mode="adapter",
+        learner__steps=STEPS,
+    )
+    sockets = set(engine_directories())
+    killed: list[int] = []
+
+    def kill() -> None:
+        deadline = time.monotonic() + 600
+        while len(read_jsonl(config.run_dir / "metrics.jsonl")) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for pid in engine_cores():
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+    with open_fleet(config, "engine-process") as fleet:
+        first = fleet.pool.workers[0].name
+        fleet.pool.wait_until_ready()
+        thread = threading.Thread(target=kill)
+        thread.start()
+        paths = run_training(config, fleet)  # also checks that every group was consumed once
+        thread.join()
+        assert len(killed) == 1
+        assert len(engine_cores()) == 1 and engine_cores() != killed
+    assert [line["step"] for line in read_jsonl(paths.metrics)] == list(range(STEPS))
+    (incident,) = read_jsonl(paths.incidents)
+    assert incident["kind"] == "worker_replaced"
+    assert f"rollout worker {first} was replaced by" in incident["message"]
+    assert "vLLM's processes failed: EngineDeadError" in incident["message"]
+    deadline = time.monotonic() + WAIT_S
+    while (engine_cores() or set(engine_directories()) - sockets) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert engine_cores() == []
+    assert set(engine_directories()) <= sockets
+
+
+def engine_cores() -> list[int]:
+    """vLLM's processes of this session that run a model."""
+    return [
+        pid
+        for pid in marked_processes(session_mark())
+        if b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+def engine_directories() -> list[Path]:
+    """Where engines have their sockets."""
+    return list(Path(tempfile.gettempdir()).glob("polyray-engine-*"))
