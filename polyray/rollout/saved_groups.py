@@ -93,7 +93,7 @@ def _entry(scored: ScoredGroup) -> dict[str, Any]:
     policy = group.policy
     return {
         "group_id": group.group_id,
-        "policy": [policy.attempt, policy.version, policy.sha256],
+        "policy": [policy.attempt, policy.version, policy.sha256, policy.run],
         "prompt_sha256": _prompt_sha256(group.prompt),
         "texts": [item.text for item in group.completions],
         "finish_reasons": [item.finish_reason for item in group.completions],
