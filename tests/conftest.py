@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 PRETRAIN_STEPS = 60
 CLUSTER_TESTS = frozenset({"integration", "chaos", "gpu"})
-WITHOUT_ENGINES = frozenset({"test_simulated_faults.py", "test_train_reward.py", "test_sandbox_reward.py"})
+WITHOUT_ENGINES = frozenset(
+    {"test_simulated_faults.py", "test_shared_fleet.py", "test_train_reward.py", "test_sandbox_reward.py"}
+)
 """Of those, tests that need a Ray but no vLLM: the other process starts one of its own for them."""
 WITHOUT_CLUSTER = frozenset({"test_engine_check.py", "test_judge_vllm.py"})
 """Integration tests that start processes of their own instead."""

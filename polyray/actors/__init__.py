@@ -3,6 +3,7 @@
 resources.py       starting Ray, what fits on it, placement
 rollout_actor.py   one engine in an actor: samples a group and has it scored
 rollout_pool.py    all of a run's, replaced when they die
+shared_pool.py     those of several runs at the same time
 reward_client.py   scoring through the reward service, patiently
 coordinator.py     one per run: decides who samples what, cuts batches, delivers versions
 learner_worker.py  what runs inside Ray Train: pulls batches, publishes versions

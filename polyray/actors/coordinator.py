@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import ray
@@ -67,6 +67,7 @@ class Coordinator:
 
     def __init__(self, config: TrainConfig, pool: RolloutPool, scoring: Scoring, dtype: str) -> None:
         self._config = config
+        self._run = pool.run
         self._scoring = scoring
         self._task = build_task(config.task)
         self._ledger: GroupLedger[Any] = GroupLedger(
@@ -107,6 +108,7 @@ class Coordinator:
     async def publish(self, payload: AdapterPayload) -> dict[str, float] | None:
         """Has a version delivered to every worker; at S = 0, and where it is to be validated, returns when each has
         proven it, else at once. None where the run ends instead."""
+        payload = replace(payload, policy=replace(payload.policy, run=self._run))
         try:
             self._ledger.published(payload.policy.version)
             self._fleet.publish(payload)
@@ -306,7 +308,8 @@ class Coordinator:
         rollout = self._config.rollout
         seeds = tuple(sample_seed(self._config.seed, group_id, index) for index in range(rollout.group_size))
         prompt = self._task.training_prompt(group_id, self._config.seed)
-        return GroupRequest(group_id, prompt, seeds, rollout.max_completion_tokens, rollout.temperature)
+        limits = rollout.max_completion_tokens, rollout.temperature
+        return GroupRequest(group_id, prompt, seeds, *limits, run=self._run)
 
     def _take(self, reply: RolloutReply, group_ref: Any) -> None:
         """A reward that could not be computed is unscored, never zero: the group shrinks, or goes."""

@@ -27,7 +27,7 @@ from polyray.delivery.mode import DeliveryMeasurements
 from polyray.delivery.proof import DeliveryAck
 from polyray.errors import RolloutError
 from polyray.rewards import RewardPlan
-from polyray.rollout.worker import RolloutWorker
+from polyray.rollout.worker import RolloutWorker, Usage
 from polyray.types import Group, GroupRequest, PolicyVersion, ScoredGroup
 
 if TYPE_CHECKING:
@@ -181,6 +181,14 @@ class RolloutActor:
     async def deliver(self, payload: AdapterPayload) -> tuple[DeliveryAck, float]:
         """Loads a version after what is in flight; answers the probe and the engine's busy seconds so far."""
         return await asyncio.wrap_future(self._worker.deliver(payload)), self._worker.usage.busy_s
+
+    async def forget(self, run: str) -> None:
+        """The run has ended, or was ended: the engine works for the others alone."""
+        self._worker.forget(run)
+
+    async def usage(self) -> Usage:
+        """What the engine's time went into so far."""
+        return self._worker.usage
 
 
 def usefulness(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: int) -> tuple[int, bool]:

@@ -42,14 +42,17 @@ class PoolWorker:
 
 
 class RolloutPool:
-    """All rollout workers of a run, or of several runs on one base model: started here, usable after
-    `build`."""
+    """All rollout workers of a run, or of several that follow one another on one base model: started here, usable
+    after `build`. Those of runs at the same time: shared_pool.py."""
+
+    run = ""
+    """What the engines tell the run by that uses this pool."""
 
     def __init__(self, owner: str, rollout: RolloutSpec) -> None:
         self.owner = owner
         self.rollout = rollout
         self._settings: EngineSettings | None = None
-        self.workers = [self._start(index) for index in range(rollout.num_workers)]
+        self.workers = self._open()
         self._ending: set[str] = set()
 
     @property
@@ -178,6 +181,9 @@ class RolloutPool:
         except ray.exceptions.RayActorError:
             return False
         return True
+
+    def _open(self) -> list[PoolWorker]:
+        return [self._start(index) for index in range(self.rollout.num_workers)]
 
     def _start(self, index: int) -> PoolWorker:
         rollout = self.rollout

@@ -49,7 +49,7 @@ class ValidationRounds:
         for index, request in enumerate(requests):
             # An engine knows its groups by their ids: those of two versions may be under way at once.
             group_id = request.group_id - policy.version * len(requests)
-            self._fleet.spawn(self._ask(policy, index, replace(request, group_id=group_id)))
+            self._fleet.spawn(self._ask(policy, index, replace(request, group_id=group_id, run=policy.run)))
 
     def result(self, version: int) -> Mapping[str, float] | None:
         """The values of a version; None while groups are out."""

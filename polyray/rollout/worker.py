@@ -51,6 +51,11 @@ class _Deliver:
         return self.payload.policy.run
 
 
+@dataclass(slots=True)
+class _Forget:
+    run: str
+
+
 class _Stop:
     pass
 
@@ -79,7 +84,7 @@ class RolloutWorker:
     def __init__(self, name: str, build_engine: Callable[[], Engine]) -> None:
         self.name = name
         self._build_engine = build_engine
-        self._inbox: queue.SimpleQueue[_Submit | _Deliver | _Stop] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Submit | _Deliver | _Forget | _Stop] = queue.SimpleQueue()
         self._turns: Turns[_Submit | _Deliver] = Turns()
         self._out: dict[int, _Submit] = {}
         """What the engine works on, by a number of ours: runs that share it may use the same group ids."""
@@ -115,6 +120,10 @@ class RolloutWorker:
         """Loads a version (after the groups in flight, where the engine holds one at a time) and answers what
         the engine then says of the probe."""
         return self._post(_Deliver(payload))
+
+    def forget(self, run: str) -> None:
+        """The run has ended: what it has under way or waiting is given up, and its versions go."""
+        self._inbox.put(_Forget(run))
 
     def stop(self) -> None:
         """Ends the thread after the current step; what is still out fails."""
@@ -154,7 +163,10 @@ class RolloutWorker:
             message = self._inbox.get()
             if isinstance(message, _Stop):
                 return False
-            self._turns.put(message.run, message)
+            if isinstance(message, _Forget):
+                self._forget(engine, message.run)
+            else:
+                self._turns.put(message.run, message)
         if engine.keeps_versions:
             for message in self._turns.drain():
                 self._handle(engine, message)
@@ -214,7 +226,7 @@ class RolloutWorker:
         payload = message.payload
         try:
             if self._begins_anew(payload.policy):
-                self._give_up(engine, payload.policy)
+                self._give_up(engine, payload.policy.run, f"{payload.policy.name} begins anew")
             if sha256_of(payload.tensors) != payload.policy.sha256:
                 raise DeliveryError(
                     f"{payload.policy.name} arrived damaged at {self.name}: its sha256 does not match"
@@ -249,16 +261,24 @@ class RolloutWorker:
         before = self._policies.get(policy.run)
         return before is not None and (policy.attempt != before.attempt or policy.version <= before.version)
 
-    def _give_up(self, engine: Engine, policy: PolicyVersion) -> None:
-        """What the policy's run has under way, but for what has finished already."""
+    def _forget(self, engine: Engine, run: str) -> None:
+        self._give_up(engine, run, "its run has ended")
+        for message in self._turns.forget(run):
+            message.future.set_exception(RolloutError(f"run {run} has ended"))
+        self._newest.pop(run, None)
+        self._policies.pop(run, None)
+        engine.forget(run)
+
+    def _give_up(self, engine: Engine, run: str, why: str) -> None:
+        """What a run has under way, but for what has finished already."""
         if self._out:
             self._resolve(engine.poll())
         for number, message in list(self._out.items()):
-            if message.run == policy.run:
+            if message.run == run:
                 engine.abort(number)
                 del self._out[number]
                 message.future.set_exception(
-                    RolloutError(f"group {message.request.group_id} was given up: {policy.name} begins anew")
+                    RolloutError(f"group {message.request.group_id} was given up: {why}")
                 )
 
     def _resolve(self, groups: list[Group]) -> None:
@@ -278,7 +298,7 @@ class RolloutWorker:
             self._failure = error
             while not self._inbox.empty():
                 message = self._inbox.get()
-                if not isinstance(message, _Stop):
+                if isinstance(message, _Submit | _Deliver):
                     waiting.append(message.future)
         for future in waiting:
             if not future.done():

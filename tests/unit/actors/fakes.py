@@ -129,6 +129,8 @@ class _Deliver:
 class FakePool:
     """Two workers; replacements are sound, unless `broken` says otherwise."""
 
+    run = ""
+
     def __init__(self, num_workers: int = 2) -> None:
         self.made: list[FakeWorker] = []
         self.broken: Callable[[FakeWorker], None] = lambda worker: None
