@@ -9,6 +9,6 @@ recommendation.py  the recommended value, by which rule, and how wide the range 
 frontier.py        quality against diversity: front and hypervolume
 costs.py           what trials cost, and a gain over the baseline
 results.py         all of it: results.json
-figures.py         its pictures
+figures.py         its pictures; parallel.py has the parallel coordinates
 report.py          its page (templates/sweep.html.j2)
 """

@@ -46,13 +46,15 @@ def recommend(
     return {
         "criterion": metric_name(key),
         "margin": margin,
-        "rule": _rule(key, margin, values.confidence, len(same_others) > 1, len(complete) < len(settings)),
+        "rule": _rule(key, margin, values.confidence)
+        + _eligible(best, len(same_others) > 1, len(complete) < len(settings)),
         "setting": chosen.label,
         "value": chosen.value,
         "others": dict(chosen.others),
         "mean": means[chosen.label],
         "best": {"setting": best.label, "value": best.value, "mean": means[best.label]},
         "range": {"low": run[0].value, "high": run[-1].value, "settings": [setting.label for setting in run]},
+        "not_eligible": [setting.label for setting in settings if setting not in complete],
         "also_near": [
             setting.label for setting in pool if differences[setting.label]["is_near"] and setting not in run
         ],
@@ -92,15 +94,24 @@ def _difference(
     }
 
 
-def _rule(key: MetricKey, margin: float, confidence: float, same_others: bool, some_left_out: bool) -> str:
-    name = metric_words(key)
-    text = (
-        f"The best setting has the highest {name}, the mean over seeds. A setting is near it where the "
-        f"{100 * confidence:g} % interval of their paired difference, over seeds and prompts, stays above -{margin:g}. "
-        "Recommended is the smallest value from which every swept value up to the best is near."
+def _rule(key: MetricKey, margin: float, confidence: float) -> str:
+    return (
+        f"The best setting has the highest {metric_words(key)}, the mean over seeds. A setting is near it where the "
+        f"{100 * confidence:g} % interval of their paired difference, over seeds and prompts, does not go below "
+        f"-{margin:g}. Recommended is the smallest value from which every swept value up to the best is near."
     )
-    if same_others:
+
+
+def _eligible(best: Setting, same_others: bool, some_left_out: bool) -> str:
+    """Which settings were looked at, where that is not all of them or they differ in more than the weight."""
+    text = ""
+    if best.others and same_others:
         text += " Only settings that share the best one's other parameters are looked at."
+    elif best.others:
+        text += (
+            " No setting shares the best one's other parameters, so all are looked at, and they differ in more "
+            "than this weight."
+        )
     if some_left_out:
-        text += " Settings with a seed that does not count are left out."
+        text += " Settings with a seed that does not count cannot be recommended."
     return text

@@ -126,7 +126,7 @@ def _by_setting(
 ) -> dict[str, Any]:
     compared = grouped.compared
     criterion, picked = keys["criterion"], ("usq_at_k", str(ks[-1]))
-    tested = list(dict.fromkeys([*keys.values(), *([picked] if values.has(picked) else [])]))
+    tested: list[MetricKey] = list(dict.fromkeys([*keys.values(), *([picked] if values.has(picked) else [])]))
     comparisons = compare_with_baseline(compared, values, tested, baseline, seed)
     gains = {
         pair["setting"]: pair for pair in comparisons["pairs"] if pair["metric"] == metric_name(criterion)

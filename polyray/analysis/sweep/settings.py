@@ -88,7 +88,10 @@ def group_trials(trials: Sequence[Trial], evaluated: Collection[str], axis: str)
         described = [f"{axis_symbol(axis)} = {value:g}"]
         described += [f"{names[path]} = {_written(entry)}" for path, entry in sorted(others.items())]
         ordered = tuple(sorted(members, key=lambda trial: trial.seed))
-        setting = Setting(", ".join(described), value, others, ordered, ())
+        label = ", ".join(described)
+        if any(label == known.label for known in settings):  # values that differ in later digits only
+            label += f" ({ordered[0].trial_id})"
+        setting = Setting(label, value, others, ordered, ())
         counted, reasons = _counted(setting, evaluated)
         settings.append(replace(setting, members=counted))
         left_out |= reasons
