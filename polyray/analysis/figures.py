@@ -121,7 +121,7 @@ def curve_figure(evaluations: Sequence[Evaluation], arms: Sequence[Arm], metric:
         means = [float(np.mean([curve[str(k)]["value"] for curve in curves])) for k in ks]
         trace = _line(ks, means, arm, width=2.6)
         trace.update(mode="lines+markers", marker={"symbol": arm.symbol, "size": 8, "color": arm.colour})
-        figure.add_trace(trace.update(hovertemplate=f"%{{y:.3f}}<extra>{_plain(arm.label)}</extra>"))
+        figure.add_trace(trace.update(hovertemplate=f"%{{y:.3f}}<extra>{plain(arm.label)}</extra>"))
     figure.update_xaxes(type="log", tickvals=ks, ticktext=[str(k) for k in ks])
     return figure
 
@@ -148,7 +148,7 @@ def training_figure(arms: Sequence[Arm], panel: Panel, *, supervised: bool = Fal
             steps, values = zip(*points, strict=True)
             figure.add_trace(_line(steps, values, arm, width=1, opacity=0.22))
             smooth = _line(steps, running_mean(values, panel.smoothing), arm, width=2.2)
-            name = _plain(arm.label if len(arm.runs) == 1 else f"{arm.label}, {run.name}")
+            name = plain(arm.label if len(arm.runs) == 1 else f"{arm.label}, {run.name}")
             figure.add_trace(smooth.update(hovertemplate=f"%{{y:.4g}}<extra>{name}</extra>", hoverinfo=None))
     if panel.log:
         figure.update_yaxes(type="log", exponentformat="power", dtick=1)
@@ -180,7 +180,7 @@ def time_figure(arms: Sequence[Arm]) -> go.Figure:
     shown = [(arm, runs) for arm, runs in shown if runs]
     figure = empty_figure("seconds per step", height=110 + 40 * len(shown))
     shares = [[step_time_shares(run) for run in runs] for _, runs in shown]
-    labels = [_plain(arm.label) for arm, _ in shown]
+    labels = [plain(arm.label) for arm, _ in shown]
     for label, colour in [(label, colour) for _, label, colour in TIME_PARTS] + [("other", OTHER_COLOUR)]:
         figure.add_trace(
             go.Bar(
@@ -250,6 +250,6 @@ def _band(x: Sequence[int], low: Sequence[float], high: Sequence[float], arm: Ar
     )
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Plotly reads a subset of HTML in its texts: names are shown as they are written."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

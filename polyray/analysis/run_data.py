@@ -119,24 +119,24 @@ def _is_run(directory: Path) -> bool:
 def _has_evaluation(directory: Path) -> bool:
     """Of models: a validation of rewards (jobs.evaluate reward) has a page of its own."""
     file = EvaluationFiles(directory / "evaluation").metrics
-    return file.is_file() and _read_json(file).get("kind") != REWARD_VALIDATION
+    return file.is_file() and read_json(file).get("kind") != REWARD_VALIDATION
 
 
 def _read_training(directory: Path) -> TrainingRun:
     return TrainingRun(
         path=directory,
-        config=_read_json(directory / "config.json"),
-        rows=_read_lines(directory / "metrics.jsonl"),
-        groups=_read_lines(directory / "rollouts.jsonl"),
+        config=read_json(directory / "config.json"),
+        rows=read_lines(directory / "metrics.jsonl"),
+        groups=read_lines(directory / "rollouts.jsonl"),
     )
 
 
 def _read_evaluation(directory: Path) -> Evaluation:
-    metrics = _read_json(EvaluationFiles(directory / "evaluation").metrics)
-    return Evaluation(path=directory, config=_read_json(directory / "config.json"), metrics=metrics)
+    metrics = read_json(EvaluationFiles(directory / "evaluation").metrics)
+    return Evaluation(path=directory, config=read_json(directory / "config.json"), metrics=metrics)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty where there is no file."""
     if not path.is_file():
         return {}
@@ -149,7 +149,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
     """All whole lines of a JSONL file; a line without its newline is still being written and left out."""
     if not path.is_file():
         return []

@@ -52,7 +52,7 @@ from polyray.metrics.efficiency import (
 from polyray.metrics.multiplicity import benjamini_hochberg, holm
 from polyray.metrics.non_inferiority import NonInferiority, tost_non_inferiority
 from polyray.metrics.pairwise import Pairs, pair_hits, within_group_pairs
-from polyray.metrics.pareto import pareto_front
+from polyray.metrics.pareto import hypervolume, pareto_front
 from polyray.metrics.pass_at_k import best_at_k, distinct_correct_at_k, pass_at_k
 from polyray.metrics.quality import EngagementCorrelation, Rouge, engagement_correlation, perplexity, rouge
 from polyray.metrics.selection import (
@@ -117,6 +117,7 @@ __all__ = [
     "hedges_g",
     "hierarchical_bootstrap",
     "holm",
+    "hypervolume",
     "krippendorff_alpha",
     "mann_whitney",
     "mean_pairwise_cosine_distance",

@@ -1,4 +1,4 @@
-"""The Pareto front against the definition."""
+"""The Pareto front and the hypervolume against their definitions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyray.metrics import pareto_front
+from polyray.metrics import hypervolume, pareto_front
 
 
 @settings(max_examples=60, deadline=None)
@@ -38,3 +38,31 @@ def test_equal_points_are_all_kept() -> None:
 def test_bad_arguments_are_named(points, message) -> None:
     with pytest.raises(ValueError, match=message):
         pareto_front(points)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(-2, 4), st.integers(-2, 4)), min_size=1, max_size=8),
+    st.tuples(st.integers(-1, 2), st.integers(-1, 2)),
+)
+def test_hypervolume_counts_the_dominated_unit_squares(points, reference) -> None:
+    # On whole numbers the area is the number of unit squares whose upper right corner some point reaches.
+    squares = sum(
+        any(x >= right and y >= top for x, y in points)
+        for right in range(reference[0] + 1, 5)
+        for top in range(reference[1] + 1, 5)
+    )
+    assert hypervolume(points, reference) == squares
+
+
+@pytest.mark.parametrize(
+    ("points", "reference", "message"),
+    [
+        ([[1, 2, 3]], [0, 0], r"points has shape \(1, 3\)"),
+        ([[1, 2]], [0], r"reference \(1,\)"),
+        ([[1, float("nan")]], [0, 0], "NaN"),
+    ],
+)
+def test_bad_points_of_a_hypervolume_are_named(points, reference, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        hypervolume(points, reference)

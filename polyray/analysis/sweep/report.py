@@ -1,0 +1,135 @@
+"""The page of a sweep, from results.json alone: one file that loads nothing, with every table naming the objective.
+
+Called by jobs.sweep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import plotly.graph_objects as go
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from polyray.analysis.numbers import Interval, bounds, decimal, seconds, signed
+from polyray.analysis.report import FIGURE_OPTIONS, Drawing, installed_versions
+from polyray.analysis.sweep.figures import (
+    criterion_figure,
+    curve_figure,
+    frontier_figure,
+    setting_colours,
+    share_figure,
+)
+from polyray.analysis.sweep.parallel import parallel_figure
+from polyray.analysis.sweep.values import metric_key, metric_words
+from polyray.observability.atomic import atomic_write_text
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+MISSING = "\N{EN DASH}"
+CURVE_TITLES = {
+    "pass_at_k": ("pass@k", "chance that one of k candidates is correct"),
+    "usq_at_k": ("USQ@k", "quality of the candidate that the selector picks out of k"),
+    "distinct_correct_at_k": ("distinct-correct@k", "different correct answers among k candidates"),
+}
+
+
+def write_sweep_report(results: Mapping[str, Any], path: Path) -> None:
+    """Writes the page for the contents of results.json, whole or not at all. Equal results give equal bytes."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {
+        "words": lambda metric: metric_words(metric_key(metric)),
+        "decimal": lambda value, digits=3: MISSING if value is None else decimal(value, digits),
+        "signed": lambda value, digits=3: MISSING if value is None else signed(value, digits),
+        "bounds": lambda entry, with_sign=False: bounds(_interval(entry), with_sign=with_sign),
+        "probability": lambda value: "< 0.001" if value < 0.001 else decimal(value),
+        "seconds": seconds,
+        "count": lambda value: MISSING if value is None else f"{value:,.0f}",
+        "short": lambda value: MISSING if value is None else f"{value:.3g}",
+    }
+    page = environment.get_template("sweep.html.j2").render(
+        results=results,
+        colours=setting_colours(results),
+        weight=f"{results['symbol']} of {results['objective']} ({results['axis']})",
+        verdict=recommendation_sentence(results),
+        drawings=_drawings(results),
+        versions=installed_versions(),
+        plotly_js=Markup(get_plotlyjs()),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(path, page)
+
+
+def recommendation_sentence(results: Mapping[str, Any]) -> str:
+    """What is recommended, and whether it is shown to beat the baseline."""
+    found = results["recommendation"]
+    name = metric_words(metric_key(found["criterion"]))
+    text = f"Take {found['setting']}: {name} {decimal(found['mean'])}."
+    change = found["against_baseline"]
+    if change is not None:
+        size = f"{signed(change['difference'])} {bounds(_interval(change), with_sign=True)}"
+        word = {"higher": "shown to be higher than", "lower": "shown to be lower than"}.get(
+            change["verdict"], "not shown to differ from"
+        )
+        text += (
+            f" That is {word} at {change['baseline']} ({size}, Holm-adjusted p = {change['p_adjusted']:.2g})."
+        )
+    elif found["value"] == results["baseline"]:
+        text += " That is the baseline, which is within the margin of the best."
+    return text
+
+
+def _interval(entry: Mapping[str, Any]) -> Interval:
+    return Interval.of(dict(entry))
+
+
+def _drawings(results: Mapping[str, Any]) -> dict[str, list[Drawing]]:
+    quality, diversity, criterion = (
+        metric_words(metric_key(results[name])) for name in ("quality", "diversity", "criterion")
+    )
+    symbol = results["symbol"]
+    curves = [
+        _drawing(metric, title, caption, curve_figure(results, metric))
+        for metric, (title, caption) in CURVE_TITLES.items()
+        if all(metric in entry["curves"] for entry in results["settings"])
+    ]
+    by_value = [
+        _drawing(
+            "criterion",
+            f"{criterion} by {symbol}",
+            "shaded: the range near the best; dotted: the margin below the best",
+            criterion_figure(results),
+        )
+    ]
+    share = share_figure(results)
+    if share is not None:
+        caption = "of the variance of advantages, the part that diversity has; mean over training steps"
+        by_value.append(_drawing("share", f"Share of diversity by {symbol}", caption, share))
+    front = _drawing(
+        "front",
+        f"{quality} against {diversity}",
+        "large: means over seeds with intervals, diamonds on the front; small: single seeds",
+        frontier_figure(results),
+    )
+    lines = _drawing(
+        "parallel",
+        "Every trial that counts",
+        "one line per trial; drag along an axis to choose",
+        parallel_figure(results),
+    )
+    return {"front": [front], "curves": curves, "by_value": by_value, "parallel": [lines]}
+
+
+def _drawing(name: str, title: str, caption: str, figure: go.Figure) -> Drawing:
+    html = figure.to_html(
+        full_html=False, include_plotlyjs=False, config=FIGURE_OPTIONS, div_id=f"figure-{name}"
+    )
+    return Drawing(title, caption, Markup(html))

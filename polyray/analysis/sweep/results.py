@@ -1,0 +1,238 @@
+"""results.json of a sweep: everything that its page shows, computed from trials, evaluation and run directories.
+
+    trials + arms of the evaluation --settings.py--> settings (trials that differ in their seed only)
+      --values.py--> [seeds, prompts] --> curves, tests against the baseline, front, recommendation, costs
+
+Called by jobs.sweep when the trials have ended. Equal inputs give equal results.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polyray.analysis.run_data import read_json
+from polyray.analysis.sweep.comparisons import compare_with_baseline
+from polyray.analysis.sweep.costs import setting_cost, total_cost
+from polyray.analysis.sweep.curves import advantage_share, hierarchical_entry, seed_means, setting_curves
+from polyray.analysis.sweep.frontier import frontier
+from polyray.analysis.sweep.recommendation import Mode, adapter_trial, recommend
+from polyray.analysis.sweep.settings import Grouped, Setting, axis_symbol, group_trials
+from polyray.analysis.sweep.trials import Trial
+from polyray.analysis.sweep.values import SweepValues, evaluated_arms, metric_key, metric_name, read_values
+from polyray.errors import DataError
+from polyray.evaluation.per_prompt import MetricKey, TextMetrics
+
+
+def sweep_results(
+    trials: Sequence[Trial],
+    evaluation_dir: Path,
+    run_dirs: Mapping[str, Path],
+    *,
+    axis: str,
+    objective: str,
+    baseline: float | None,
+    quality: str,
+    diversity: str,
+    ks: Sequence[int],
+    margin: float,
+    seed: int,
+    criterion: str | None = None,
+    mode: Mode = "max",
+    text_metrics: TextMetrics | None = None,
+) -> dict[str, Any]:
+    """The contents of results.json; NaN and infinities are null.
+
+    Args:
+        trials: all of them, whatever became of them.
+        evaluation_dir: with samples.jsonl and metrics.json; arms are named like trials, others are ignored.
+        run_dirs: trial_id -> its run directory, for metrics.jsonl; a trial may lack one.
+        axis: dotted path of the swept weight. Where it was not swept, config.json of a run has its value.
+        objective: whose weight it is, in words.
+        baseline: value of the axis that others are compared with; None: nothing is tested.
+        quality, diversity: per-prompt values of the evaluation, larger is better: pass_at_1, usq_at_8,
+            distinct_correct_at_8, best_at_8, mean_reward, or a text metric.
+        ks: of the curves.
+        margin: in units of the criterion, how much worse than the best is still near it.
+        seed: of the resampling.
+        criterion: what the recommendation maximises; pass@k at the largest k by default.
+        mode: whether the trials' validation metric is to be large; it chooses the adapter among seeds.
+        text_metrics: those that read texts, where `quality` or `diversity` is one of them.
+
+    Raises:
+        DataError: no trial was evaluated, an unknown metric, an axis that is no number, broken files.
+    """
+    if not ks or margin < 0:
+        raise DataError(f"ks={list(ks)} and margin={margin} must be at least one k and a margin of 0 or more")
+    arms = evaluated_arms(evaluation_dir)
+    grouped = group_trials(_with_axis(trials, run_dirs, axis), arms, axis)
+    if not grouped.compared:
+        raise DataError(
+            f"none of {len(trials)} trials counts: {'; '.join(f'{k} {v}' for k, v in grouped.left_out.items())}. "
+            "Evaluate them first"
+        )
+    names = {"quality": quality, "diversity": diversity, "criterion": criterion or f"pass_at_{max(ks)}"}
+    keys = {name: metric_key(metric) for name, metric in names.items()}
+    counted = [trial.trial_id for setting in grouped.compared for trial in setting.members]
+    sizes = {*ks, *(int(k) for _, k in keys.values() if k != "value")}
+    values = read_values(evaluation_dir, counted, sorted(sizes), text_metrics)
+    for name, key in keys.items():
+        values.check(key, name)
+    shares = {trial.trial_id: advantage_share(run_dirs.get(trial.trial_id)) for trial in trials}
+    result = {
+        "axis": axis,
+        "symbol": axis_symbol(axis),
+        "objective": objective,
+        "baseline": baseline,
+        **names,
+        "ks": sorted(set(ks)),
+        "margin": margin,
+        "seed": seed,
+        "evaluation": _evaluation_notes(values, [arm for arm in arms if arm not in shares]),
+        "trials": [_trial_entry(trial, grouped, values, keys, shares) for trial in trials],
+        "left_out": dict(grouped.left_out),
+        **_by_setting(grouped, values, keys, sorted(set(ks)), shares, baseline, margin, mode, seed),
+        "total_cost": total_cost(trials),
+    }
+    return finite(result)
+
+
+def finite(value: Any) -> Any:
+    """The same for JSON: None for every number that is not finite, plain Python numbers, lists for tuples."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _by_setting(
+    grouped: Grouped,
+    values: SweepValues,
+    keys: Mapping[str, MetricKey],
+    ks: Sequence[int],
+    shares: Mapping[str, float | None],
+    baseline: float | None,
+    margin: float,
+    mode: Mode,
+    seed: int,
+) -> dict[str, Any]:
+    compared = grouped.compared
+    criterion, picked = keys["criterion"], ("usq_at_k", str(ks[-1]))
+    tested: list[MetricKey] = list(dict.fromkeys([*keys.values(), *([picked] if values.has(picked) else [])]))
+    comparisons = compare_with_baseline(compared, values, tested, baseline, seed)
+    gains = {
+        pair["setting"]: pair for pair in comparisons["pairs"] if pair["metric"] == metric_name(criterion)
+    }
+    entries = [_setting_entry(setting, values, keys, ks, shares, seed) for setting in compared]
+    points = [
+        {"setting": entry["setting"]} | {name: entry[name]["value"] for name in ("quality", "diversity")}
+        for entry in entries
+    ]
+    references = [setting.label for setting in compared if setting.value == baseline]
+    alternatives = [recommend(compared, values, key, margin, seed) for key in tested if key != criterion]
+    recommendation = recommend(compared, values, criterion, margin, seed)
+    chosen = next(setting for setting in compared if setting.label == recommendation["setting"])
+    recommendation |= {
+        "against_baseline": gains.get(chosen.label),
+        "adapter": adapter_trial(chosen, mode).trial_id,
+        "by_other_criteria": [
+            {name: entry[name] for name in ("criterion", "setting", "value", "best", "range")}
+            for entry in alternatives
+        ],
+    }
+    return {
+        "settings": entries,
+        "pareto": frontier(points, references),
+        "comparisons": comparisons,
+        "recommendation": recommendation,
+        "costs": [setting_cost(setting, gains.get(setting.label)) for setting in compared],
+    }
+
+
+def _setting_entry(
+    setting: Setting,
+    values: SweepValues,
+    keys: Mapping[str, MetricKey],
+    ks: Sequence[int],
+    shares: Mapping[str, float | None],
+    seed: int,
+) -> dict[str, Any]:
+    known = [share for trial in setting.members if (share := shares[trial.trial_id]) is not None]
+    return {
+        "setting": setting.label,
+        "value": setting.value,
+        "others": dict(setting.others),
+        "block": setting.block,
+        "trials": [trial.trial_id for trial in setting.trials],
+        "counted": [trial.trial_id for trial in setting.members],
+        "is_complete": setting.is_complete,
+        **{name: hierarchical_entry(setting, values, key, seed) for name, key in keys.items()},
+        "curves": setting_curves(setting, values, ks, seed),
+        "per_seed": seed_means(setting, values, keys),
+        "advantage_share_diversity": {
+            "mean": float(np.mean(known)) if known else None,
+            "per_seed": [shares[trial.trial_id] for trial in setting.members],
+        },
+    }
+
+
+def _trial_entry(
+    trial: Trial,
+    grouped: Grouped,
+    values: SweepValues,
+    keys: Mapping[str, MetricKey],
+    shares: Mapping[str, float | None],
+) -> dict[str, Any]:
+    setting = next(
+        setting
+        for setting in grouped.settings
+        if any(member.trial_id == trial.trial_id for member in setting.trials)
+    )
+    table = values.tables.get(trial.trial_id)
+    means = {name: None if table is None else float(table.values[key].mean()) for name, key in keys.items()}
+    return {
+        **asdict(trial),
+        "setting": setting.label,
+        "value": setting.value,
+        "counts": table is not None,
+        "left_out": grouped.left_out.get(trial.trial_id),
+        **means,
+        "advantage_share_diversity": shares[trial.trial_id],
+    }
+
+
+def _evaluation_notes(values: SweepValues, ignored: Sequence[str]) -> dict[str, Any]:
+    copied = ("dataset_sha256", "n_problems", "n_clusters", "n_samples", "selector", "pass_threshold")
+    return {
+        **{name: values.metrics.get(name) for name in copied},
+        "confidence": values.confidence,
+        "resamples": values.resamples,
+        "warnings": list(values.metrics.get("warnings", [])),
+        "refused": {
+            selector: note["refused"]
+            for selector, note in (values.metrics.get("selectors") or {}).items()
+            if note.get("refused")
+        },
+        "ignored_arms": list(ignored),
+    }
+
+
+def _with_axis(trials: Sequence[Trial], run_dirs: Mapping[str, Path], axis: str) -> list[Trial]:
+    """Trials whose parameters lack the axis get it from a run's configuration: not swept, it is the same in all."""
+    if all(axis in trial.parameters for trial in trials):
+        return list(trials)
+    for trial in trials:
+        value: Any = read_json(run_dirs[trial.trial_id] / "config.json") if trial.trial_id in run_dirs else {}
+        for part in axis.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None:
+            return [replace(entry, parameters={axis: value} | entry.parameters) for entry in trials]
+    return list(trials)
