@@ -118,6 +118,7 @@ def ray_session() -> Iterator[None]:
         PYTHONPATH=str(REPOSITORY_ROOT),
         **{MARK: session_mark()},
         RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.5",
+        RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S="60",
     )
     ray.init(
         num_cpus=8,
