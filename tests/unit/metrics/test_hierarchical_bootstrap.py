@@ -21,7 +21,7 @@ Distribution = Mapping[Fraction, Fraction]
 def resampled_mean(rows, seeds, clusters) -> Fraction:
     """The mean over drawn seeds, with their repeats, of the mean over the prompts of drawn clusters."""
     prompts = [prompt for cluster in clusters for prompt, name in enumerate(CLUSTERS) if name == cluster]
-    total = sum(Fraction(rows[seed][prompt]) for seed in seeds for prompt in prompts)
+    total = sum((Fraction(rows[seed][prompt]) for seed in seeds for prompt in prompts), Fraction(0))
     return total / (len(seeds) * len(prompts))
 
 
@@ -61,7 +61,7 @@ def exact_quantile(distribution: Distribution, share: float) -> float | None:
 def test_intervals_are_the_quantiles_of_all_resamples(paired) -> None:
     distribution = all_differences() if paired else all_means()
     checked = 0
-    for confidence in np.arange(0.04, 0.99, 0.06):
+    for confidence in np.arange(0.04, 0.99, 0.06).tolist():
         if paired:
             found = paired_hierarchical_bootstrap(A, B, CLUSTERS, 20_000, confidence)
         else:
