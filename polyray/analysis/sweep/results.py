@@ -19,13 +19,14 @@ import numpy as np
 from polyray.analysis.run_data import read_json
 from polyray.analysis.sweep.comparisons import compare_with_baseline
 from polyray.analysis.sweep.costs import setting_cost, total_cost
-from polyray.analysis.sweep.curves import advantage_share, hierarchical_entry, seed_means, setting_curves
+from polyray.analysis.sweep.curves import advantage_share, curve_keys, hierarchical_entries, seed_means
 from polyray.analysis.sweep.frontier import frontier
 from polyray.analysis.sweep.recommendation import Mode, adapter_trial, recommend
 from polyray.analysis.sweep.settings import Grouped, Setting, axis_symbol, group_trials
 from polyray.analysis.sweep.trials import Trial
 from polyray.analysis.sweep.values import SweepValues, evaluated_arms, metric_key, metric_name, read_values
 from polyray.errors import DataError
+from polyray.evaluation.curves import Entry
 from polyray.evaluation.per_prompt import MetricKey, TextMetrics
 
 
@@ -138,7 +139,9 @@ def _by_setting(compared: Sequence[Setting], values: SweepValues, asked: _Asked)
     gains = {
         pair["setting"]: pair for pair in comparisons["pairs"] if pair["metric"] == metric_name(criterion)
     }
-    entries = [_setting_entry(setting, values, asked) for setting in compared]
+    keys = list(dict.fromkeys([*asked.keys.values(), *curve_keys(values, asked.ks)]))
+    intervals = hierarchical_entries(compared, values, keys, asked.seed)
+    entries = [_setting_entry(setting, values, asked, intervals[setting.label]) for setting in compared]
     points = [
         {"setting": entry["setting"]} | {name: entry[name]["value"] for name in ("quality", "diversity")}
         for entry in entries
@@ -166,7 +169,9 @@ def _by_setting(compared: Sequence[Setting], values: SweepValues, asked: _Asked)
     }
 
 
-def _setting_entry(setting: Setting, values: SweepValues, asked: _Asked) -> dict[str, Any]:
+def _setting_entry(
+    setting: Setting, values: SweepValues, asked: _Asked, intervals: Mapping[MetricKey, Entry]
+) -> dict[str, Any]:
     shares = [asked.shares[trial.trial_id] for trial in setting.members]
     known = [share for share in shares if share is not None]
     return {
@@ -177,8 +182,11 @@ def _setting_entry(setting: Setting, values: SweepValues, asked: _Asked) -> dict
         "trials": [trial.trial_id for trial in setting.trials],
         "counted": [trial.trial_id for trial in setting.members],
         "is_complete": setting.is_complete,
-        **{name: hierarchical_entry(setting, values, key, asked.seed) for name, key in asked.keys.items()},
-        "curves": setting_curves(setting, values, asked.ks, asked.seed),
+        **{name: intervals[key] for name, key in asked.keys.items()},
+        "curves": {
+            metric: {str(k): intervals[metric, str(k)] for k in asked.ks}
+            for metric, _ in curve_keys(values, asked.ks[:1])
+        },
         "per_seed": seed_means(setting, values, asked.keys),
         "advantage_share_diversity": {
             "mean": float(np.mean(known)) if known else None,
