@@ -1,4 +1,4 @@
-"""A small sweep on real parts: two weights, two seeds, one shared fleet; one trial again alone gives the same bytes."""
+"""A small sweep on real parts: two weights, two seeds, one fleet; a trial again alone gives the same bytes."""
 
 from __future__ import annotations
 
