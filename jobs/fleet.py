@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from polyray.actors.resources import check_placement, ray_session
 from polyray.actors.reward_client import build_remote
 from polyray.actors.rollout_actor import EngineSettings
 from polyray.actors.rollout_pool import RolloutPool
+from polyray.actors.shared_pool import SharedPool
 from polyray.config.derived import required_cpus
 from polyray.config.learner import LearnerSpec
 from polyray.config.model import ModelSpec
@@ -93,6 +94,22 @@ def open_fleet(
 
 
 @contextmanager
+def open_shared_fleet(config: TrainConfig, owner: str, lora_rank: int, runs: int) -> Iterator[Fleet]:
+    """As `open_fleet`, for runs at the same time that differ from `config` in nothing a fleet cannot have twice.
+
+    Each uses `fleet.pool.for_run(name)`. `lora_rank`: the largest of all runs that will come.
+    """
+    plan = plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
+    pool = SharedPool(owner, config.rollout)
+    try:
+        choice = _build(pool, config, lora_rank, runs)
+        with open_reward(owner, plan) as reward:
+            yield Fleet(pool, reward, plan if plan.is_remote else None, choice)
+    finally:
+        pool.shutdown()
+
+
+@contextmanager
 def open_reward(owner: str, plan: RewardPlan) -> Iterator[RewardServiceAddress]:
     """The run's own service, or a look at the one elsewhere: RewardError where that is not there."""
     if plan.is_remote and isinstance(plan.reward, HttpRewardSpec):
@@ -150,7 +167,9 @@ def pool_sampler(config: EvaluateConfig, pool: RolloutPool) -> Sample:
     return sample
 
 
-def _build(pool: RolloutPool, config: TrainConfig) -> DeliveryChoice:
+def _build(
+    pool: RolloutPool, config: TrainConfig, lora_rank: int | None = None, runs: int = 1
+) -> DeliveryChoice:
     """Has the engines built for one mode of delivery: the run's, where it has begun, else the one to choose."""
     model = config.model
     plain = engine_settings(model, pool.rollout, "merged")
@@ -160,7 +179,8 @@ def _build(pool: RolloutPool, config: TrainConfig) -> DeliveryChoice:
     if choice is None:
         seen = pool.measure_delivery(plain, model.lora)
         choice = DeliveryChoice(*choose_mode(seen), seen)
-    pool.build(engine_settings(model, pool.rollout, choice.mode))
+    settings = engine_settings(model, pool.rollout, choice.mode, lora_rank)
+    pool.build(replace(settings, runs=runs))
     return choice
 
 

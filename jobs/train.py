@@ -23,7 +23,7 @@ from polyray.config.run import TrainConfig
 
 if TYPE_CHECKING:
     from jobs.fleet import Fleet
-    from polyray.observability.progress import ProgressDisplay
+    from polyray.observability.progress import Display, ProgressDisplay
     from polyray.observability.run_directory import RunDirectory
 
 CALL_TIMEOUT_S = 120.0
@@ -81,7 +81,7 @@ def check_inputs(config: TrainConfig) -> None:
         validation_prompts(config.evaluation, task)
 
 
-def train(config: TrainConfig, directory: RunDirectory, fleet: Fleet, display: ProgressDisplay) -> None:
+def train(config: TrainConfig, directory: RunDirectory, fleet: Fleet, display: Display) -> None:
     """One run on a fleet, from its newest checkpoint to DONE. Raises what ended it, if something did."""
     from functools import partial
 

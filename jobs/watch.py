@@ -21,7 +21,7 @@ from polyray.config.over_optimisation import alarm_text
 from polyray.config.run import TrainConfig
 from polyray.errors import RolloutError, Stopped
 from polyray.observability.jsonl import JsonlWriter
-from polyray.observability.progress import ProgressDisplay
+from polyray.observability.progress import Display
 from polyray.observability.run_directory import RunDirectory
 
 POLL_S = 0.5
@@ -33,7 +33,7 @@ Fit = Callable[[dict[str, BaseException]], None]
 
 
 def watch_training(
-    config: TrainConfig, directory: RunDirectory, coordinator: Any, fit: Fit, display: ProgressDisplay
+    config: TrainConfig, directory: RunDirectory, coordinator: Any, fit: Fit, display: Display
 ) -> None:
     """Runs `fit` in a thread and shows how it goes until it ends. Raises what ended the run, if something did."""
     outcome: dict[str, BaseException] = {}
@@ -61,7 +61,7 @@ def watch_training(
 
 class _Watch:
     def __init__(
-        self, config: TrainConfig, coordinator: Any, display: ProgressDisplay, incidents: JsonlWriter
+        self, config: TrainConfig, coordinator: Any, display: Display, incidents: JsonlWriter
     ) -> None:
         self._config = config
         self._coordinator = coordinator
@@ -104,9 +104,7 @@ class _Watch:
         ray.get(self._coordinator.drain.remote(), timeout=CALL_TIMEOUT_S)
 
 
-def show_alarms(
-    config: TrainConfig, state: Mapping[str, Any], shown: set[str], display: ProgressDisplay
-) -> None:
+def show_alarms(config: TrainConfig, state: Mapping[str, Any], shown: set[str], display: Display) -> None:
     """Says each alarm once, with what to do; metrics.jsonl has every step of it."""
     texts: list[str] = []
     if state["alarms"] and config.over_optimisation is not None:

@@ -48,6 +48,8 @@ class EngineSettings:
     rollout: RolloutSpec
     lora_rank: int | None = None
     """The largest rank that adapter delivery will bring; None: delivery is merged."""
+    runs: int = 1
+    """How many runs use the engine at the same time, each with versions of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +216,7 @@ def engine_builder(engine: str) -> Callable[[EngineSettings], Any]:
     if engine == "vllm_async":
         return _async_engine
     return lambda settings: VllmEngine(
-        Path(settings.model_dir), settings.rollout, settings.dtype, settings.lora_rank
+        Path(settings.model_dir), settings.rollout, settings.dtype, settings.lora_rank, settings.runs
     )
 
 
@@ -223,4 +225,6 @@ def _async_engine(settings: EngineSettings) -> Any:
 
     if settings.lora_rank is None:
         raise RolloutError("an engine of several processes takes adapters only; set delivery.mode=adapter")
-    return AsyncVllmEngine(Path(settings.model_dir), settings.rollout, settings.dtype, settings.lora_rank)
+    return AsyncVllmEngine(
+        Path(settings.model_dir), settings.rollout, settings.dtype, settings.lora_rank, settings.runs
+    )

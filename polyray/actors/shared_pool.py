@@ -90,13 +90,15 @@ class SharedPool(RolloutPool):
     def measure_delivery(self, settings: EngineSettings, lora: LoraSpec) -> DeliveryMeasurements:
         """See `RolloutPool.measure_delivery`."""
         timeout = 2 * self.rollout.start_timeout_s
-        seen = ray.get(self._keeper.measure_delivery.remote(settings, lora), timeout=timeout)
+        seen: Any = ray.get(self._keeper.measure_delivery.remote(settings, lora), timeout=timeout)
         self.workers = self._open()
         return seen
 
     def replace(self, worker: PoolWorker) -> PoolWorker:
         """Another worker in this place, which may be there already."""
-        replacement = ray.get(self._keeper.replace.remote(worker.index, worker.name), timeout=CALL_TIMEOUT_S)
+        replacement: Any = ray.get(
+            self._keeper.replace.remote(worker.index, worker.name), timeout=CALL_TIMEOUT_S
+        )
         self.workers[worker.index] = replacement
         return replacement
 

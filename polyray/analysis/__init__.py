@@ -8,4 +8,6 @@ statements.py  sentences, generated from intervals
 figures.py     Plotly figures from metrics rows and metrics.json
 boards.py      hidden-trap boards as SVG             candidates.py  the same prompts, all arms, side by side
 report.py      all of it in one HTML file (templates/report.html.j2)
+curation_report.py  the page about a curated data set
+sweep/         what a sweep of a weight showed: results.json and its page
 """

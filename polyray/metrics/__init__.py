@@ -29,6 +29,7 @@ from polyray.metrics.bootstrap import (
     MeanInterval,
     bootstrap_mean,
     hierarchical_bootstrap,
+    hierarchical_intervals,
     paired_bootstrap,
     paired_hierarchical_bootstrap,
 )
@@ -116,6 +117,7 @@ __all__ = [
     "group_correlations",
     "hedges_g",
     "hierarchical_bootstrap",
+    "hierarchical_intervals",
     "holm",
     "hypervolume",
     "krippendorff_alpha",

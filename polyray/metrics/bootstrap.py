@@ -136,11 +136,30 @@ def hierarchical_bootstrap(
         clusters: [P].
         resamples, confidence, seed: as in `bootstrap_mean`.
     """
+    return hierarchical_intervals([values_SP], clusters, resamples, confidence, seed)[0]
+
+
+def hierarchical_intervals(
+    matrices: Sequence[npt.ArrayLike],
+    clusters: npt.ArrayLike | None = None,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> list[MeanInterval]:
+    """`hierarchical_bootstrap` of many [S, P] matrices over the same prompts, with one drawing of clusters.
+
+    The matrices may differ in S; those with as many seeds see the same drawing of seeds.
+    """
     _check_settings(resamples, confidence)
-    matrix = seed_matrix(values_SP, "values_SP")
-    means = _resampled_seed_means([matrix], clusters, resamples, seed)[0]
-    low, high = _quantiles(means, (1 - confidence) / 2, (1 + confidence) / 2)
-    return MeanInterval(float(matrix.mean()), low, high)
+    checked = [seed_matrix(matrix, "values_SP") for matrix in matrices]
+    for matrix in checked:
+        check_length(matrix[0], "values_SP", checked[0].shape[1])
+    means_MB = _resampled_seed_means(checked, clusters, resamples, seed, streams=[1] * len(checked))
+    tails = (1 - confidence) / 2, (1 + confidence) / 2
+    return [
+        MeanInterval(float(matrix.mean()), *_quantiles(means_B, *tails))
+        for matrix, means_B in zip(checked, means_MB, strict=True)
+    ]
 
 
 def paired_hierarchical_bootstrap(
@@ -159,20 +178,24 @@ def paired_hierarchical_bootstrap(
     _check_settings(resamples, confidence)
     first, second = seed_matrix(a_SP, "a_SP"), seed_matrix(b_SP, "b_SP")
     check_length(second[0], "b_SP", first.shape[1])
-    means_a, means_b = _resampled_seed_means([first, second], clusters, resamples, seed)
+    means_a, means_b = _resampled_seed_means([first, second], clusters, resamples, seed, streams=[1, 2])
     low, high = _quantiles(means_a - means_b, (1 - confidence) / 2, (1 + confidence) / 2)
     return DifferenceInterval(float(first.mean() - second.mean()), low, high)
 
 
 def _resampled_seed_means(
-    matrices: Sequence[Floats], clusters: npt.ArrayLike | None, resamples: int, seed: int
+    matrices: Sequence[Floats],
+    clusters: npt.ArrayLike | None,
+    resamples: int,
+    seed: int,
+    streams: Sequence[int],
 ) -> list[Floats]:
-    """[resamples] each: clusters drawn in common, seeds for each matrix by itself."""
+    """[resamples] each: clusters drawn in common, seeds in common where matrices share a stream."""
     totals_MS = [[cluster_totals(row, clusters) for row in matrix] for matrix in matrices]
     sizes_C = totals_MS[0][0].sizes_C
     weights_MBS = []
-    for number, matrix in enumerate(matrices):
-        generator = np.random.default_rng([seed, number + 1])
+    for stream, matrix in zip(streams, matrices, strict=True):
+        generator = np.random.default_rng([seed, stream])
         drawn_BS = generator.integers(len(matrix), size=(resamples, len(matrix)))
         weights_MBS.append((drawn_BS[:, :, None] == np.arange(len(matrix))).mean(axis=1))
     means_MB = np.zeros((len(matrices), resamples))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -29,6 +29,25 @@ HEADLINE: dict[str, str] = {
     "validation": "validation",
 }
 """The metrics that are shown, under which label, in this order."""
+
+
+class Display(Protocol):
+    """Where a job that is watched says how far it is."""
+
+    def update(
+        self,
+        *,
+        phase: str | None = None,
+        step: int | None = None,
+        total: int | None = None,
+        metrics: Mapping[str, Any] | None = None,
+    ) -> None:
+        """See `ProgressDisplay.update`."""
+        ...
+
+    def note(self, text: str) -> None:
+        """See `ProgressDisplay.note`."""
+        ...
 
 
 class ProgressDisplay:

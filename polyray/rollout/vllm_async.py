@@ -42,11 +42,11 @@ SHUTDOWN_S = 10.0
 
 
 class AsyncVllmEngine:
-    """An `Engine` on vLLM's AsyncLLM; `lora_rank` is that of the adapters to come."""
+    """An `Engine` on vLLM's AsyncLLM; `lora_rank` is that of the adapters to come, of so many `runs`."""
 
     keeps_versions = True
 
-    def __init__(self, model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int) -> None:
+    def __init__(self, model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int, runs: int = 1) -> None:
         self._timeout_s = spec.start_timeout_s
         self._sockets = Path(tempfile.mkdtemp(prefix="polyray-engine-"))
         self._watchdog = Watchdog([self._sockets])
@@ -55,7 +55,7 @@ class AsyncVllmEngine:
         self._thread.start()
         try:
             with self._watchdog.marking():
-                self._llm: Any = self._call(_start(model_dir, spec, dtype, lora_rank, self._sockets))
+                self._llm: Any = self._call(_start(model_dir, spec, dtype, lora_rank, runs, self._sockets))
             self._delivery = AdapterDelivery(model_dir, _Calls(self), lora_rank)
         except BaseException:
             self._watchdog.close()
@@ -189,7 +189,9 @@ class _Calls:
         return self._engine._call(self._engine._llm.reset_prefix_cache())
 
 
-async def _start(model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int, sockets: Path) -> Any:
+async def _start(
+    model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int, runs: int, sockets: Path
+) -> Any:
     import_vllm()
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -197,7 +199,7 @@ async def _start(model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int,
     # Forked processes would not carry the watchdog's mark, and would inherit this process' threads' locks.
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)
-    arguments = engine_arguments(model_dir, spec, dtype, lora_rank) | {
+    arguments = engine_arguments(model_dir, spec, dtype, lora_rank, runs) | {
         "tensor_parallel_size": spec.tensor_parallel_size,
         "distributed_executor_backend": "mp",
     }

@@ -30,6 +30,8 @@ from polyray.types import Group, GroupRequest
 PROBE = "probe"
 """Where a group has its number, a request of a probe has this."""
 
+MAX_LORAS = 32
+"""Adapters of one batch; groups of further ones wait until another has none running."""
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_LEVEL": "WARNING",
@@ -42,10 +44,13 @@ every cold start costs seconds and a C++ compiler, and gives the same tokens and
 
 
 class VllmEngine:
-    """An `Engine` on vLLM; `lora_rank` (of the adapters to come) asks for adapter delivery, None for merged."""
+    """An `Engine` on vLLM; `lora_rank` (of the adapters to come) asks for adapter delivery, None for merged; with
+    it, the engine holds the versions of so many `runs`."""
 
-    def __init__(self, model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int | None = None) -> None:
-        self._llm = build_llm(model_dir, spec, dtype, lora_rank)
+    def __init__(
+        self, model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int | None = None, runs: int = 1
+    ) -> None:
+        self._llm = build_llm(model_dir, spec, dtype, lora_rank, runs)
         self._engine: Any = self._llm.llm_engine
         self._groups = RunningGroups(self._llm.get_tokenizer(), spec.max_model_len)
         self._finished: list[Group] = []
@@ -135,9 +140,11 @@ class VllmEngine:
                 self._finished.append(group)
 
 
-def build_llm(model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int | None = None) -> Any:
+def build_llm(
+    model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int | None = None, runs: int = 1
+) -> Any:
     """The `vllm.LLM` of a rollout engine; the benchmark measures a bare one from the same arguments."""
-    return import_vllm()(**engine_arguments(model_dir, spec, dtype, lora_rank))
+    return import_vllm()(**engine_arguments(model_dir, spec, dtype, lora_rank, runs))
 
 
 def import_vllm() -> type[Any]:
@@ -150,9 +157,9 @@ def import_vllm() -> type[Any]:
 
 
 def engine_arguments(
-    model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int | None = None
+    model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int | None = None, runs: int = 1
 ) -> dict[str, Any]:
-    """The `LLM(...)` arguments of a rollout engine; with a rank, of one that holds adapters."""
+    """The `LLM(...)` arguments of a rollout engine; with a rank, of one that holds adapters of so many runs."""
     import torch
 
     arguments: dict[str, Any] = {
@@ -175,7 +182,8 @@ def engine_arguments(
     else:
         arguments |= {"kv_cache_memory_bytes": spec.kv_cache_mib * 2**20}
     if lora_rank is not None:
-        max_loras = spec.max_staleness + 2
+        versions = (spec.max_staleness + 2) * runs
+        max_loras = min(versions, MAX_LORAS)
         arguments |= {
             "enable_lora": True,
             "max_lora_rank": engine_rank(lora_rank),
@@ -184,6 +192,6 @@ def engine_arguments(
             # In one batch: the versions that are still trained on, and the newest.
             "max_loras": max_loras,
             # A completion may outlive that; one pushed out is read again from its files.
-            "max_cpu_loras": 2 * max_loras,
+            "max_cpu_loras": 2 * versions,
         }
     return arguments

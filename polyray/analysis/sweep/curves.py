@@ -1,6 +1,6 @@
 """What each setting is worth: means over its seeds with hierarchical intervals, and each seed by itself.
 
-An interval resamples seeds, then clusters of prompts (polyray.metrics.hierarchical_bootstrap); with one seed it is
+An interval resamples seeds, then clusters of prompts (polyray.metrics.hierarchical_intervals); with one seed it is
 over prompts alone. Called by results.py.
 """
 
@@ -18,29 +18,33 @@ from polyray.analysis.sweep.settings import Setting
 from polyray.analysis.sweep.values import SweepValues
 from polyray.evaluation.curves import Entry, as_entry
 from polyray.evaluation.per_prompt import MetricKey
-from polyray.metrics import hierarchical_bootstrap
+from polyray.metrics import hierarchical_intervals
 
 SHARE_KEY = "advantage_share_diversity"
 CURVES = ("pass_at_k", "usq_at_k", "distinct_correct_at_k")
 
 
-def hierarchical_entry(setting: Setting, values: SweepValues, key: MetricKey, seed: int) -> Entry:
-    """{"value", "low", "high"} over the setting's seeds and prompts."""
-    found = hierarchical_bootstrap(
-        values.matrix(setting.members, key), values.clusters, values.resamples, values.confidence, seed
+def hierarchical_entries(
+    settings: Sequence[Setting], values: SweepValues, keys: Sequence[MetricKey], seed: int
+) -> dict[str, dict[MetricKey, Entry]]:
+    """label -> key -> {"value", "low", "high"} over the setting's seeds and prompts; one drawing for all."""
+    cells = [(setting, key) for setting in settings for key in keys]
+    intervals = hierarchical_intervals(
+        [values.matrix(setting.members, key) for setting, key in cells],
+        values.clusters,
+        values.resamples,
+        values.confidence,
+        seed,
     )
-    return as_entry(found.value, found.low, found.high)
+    found: dict[str, dict[MetricKey, Entry]] = {}
+    for (setting, key), interval in zip(cells, intervals, strict=True):
+        found.setdefault(setting.label, {})[key] = as_entry(interval.value, interval.low, interval.high)
+    return found
 
 
-def setting_curves(
-    setting: Setting, values: SweepValues, ks: Sequence[int], seed: int
-) -> dict[str, dict[str, Entry]]:
-    """metric -> k -> entry, for the metrics of CURVES that every trial has."""
-    return {
-        metric: {str(k): hierarchical_entry(setting, values, (metric, str(k)), seed) for k in ks}
-        for metric in CURVES
-        if values.has((metric, str(ks[0])))
-    }
+def curve_keys(values: SweepValues, ks: Sequence[int]) -> list[MetricKey]:
+    """Of the metrics of CURVES that every trial has."""
+    return [(metric, str(k)) for metric in CURVES if values.has((metric, str(ks[0]))) for k in ks]
 
 
 def seed_means(setting: Setting, values: SweepValues, keys: Mapping[str, MetricKey]) -> list[dict[str, Any]]:

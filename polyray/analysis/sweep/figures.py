@@ -114,7 +114,7 @@ def frontier_figure(results: Mapping[str, Any]) -> go.Figure:
             hovertemplate=f"%{{x:.3f}}, %{{y:.3f}}<extra>{plain(entry['setting'])}</extra>",
         )
     figure.update_layout(hovermode="closest")
-    figure.update_yaxes(title={"text": plain(diversity)})
+    figure.update_yaxes(title={"text": plain(diversity)}, automargin=True)
     return figure
 
 
@@ -122,7 +122,9 @@ def criterion_figure(results: Mapping[str, Any]) -> go.Figure:
     """The criterion by value with intervals; shaded: the range near the best, dotted: the margin below it."""
     recommendation = results["recommendation"]
     figure = _by_value(results, {entry["setting"]: entry["criterion"] for entry in results["settings"]})
-    figure.update_yaxes(title={"text": plain(metric_words(metric_key(results["criterion"])))})
+    figure.update_yaxes(
+        title={"text": plain(metric_words(metric_key(results["criterion"])))}, automargin=True
+    )
     figure.add_hline(
         y=recommendation["best"]["mean"] - recommendation["margin"], line={"dash": "dot", "color": "#5b636e"}
     )

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 
 from polyray.analysis.figures import empty_figure, plain
 from polyray.analysis.sweep.figures import LOG_RATIO, SCALE
+from polyray.analysis.sweep.settings import short_names
 from polyray.analysis.sweep.values import metric_key, metric_words
 
 
@@ -20,12 +21,13 @@ def parallel_figure(results: Mapping[str, Any]) -> go.Figure:
     """One line per trial that counts, through everything that was swept and what came of it."""
     rows = [row for row in results["trials"] if row["counts"]]
     paths = sorted({path for row in rows for path in row["parameters"]}, key=lambda p: p != results["axis"])
-    dimensions = [_dimension(path, [row["parameters"].get(path) for row in rows]) for path in paths]
+    names = short_names(paths) | {results["axis"]: results["symbol"]}
+    dimensions = [_dimension(names[path], [row["parameters"].get(path) for row in rows]) for path in paths]
     dimensions.append(_dimension("seed", [row["seed"] for row in rows], is_discrete=True))
-    names = dict.fromkeys(("quality", "diversity", "criterion"))
-    shown = list({results[name]: name for name in names}.items())
+    shown = {results[name]: name for name in ("quality", "diversity", "criterion")}
     dimensions += [
-        _dimension(metric_words(metric_key(metric)), [row[name] for row in rows]) for metric, name in shown
+        _dimension(metric_words(metric_key(metric)), [row[name] for row in rows])
+        for metric, name in shown.items()
     ]
     figure = go.Figure(
         go.Parcoords(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,30 @@ import numpy as np
 from polyray.analysis.run_data import read_json
 from polyray.analysis.sweep.comparisons import compare_with_baseline
 from polyray.analysis.sweep.costs import setting_cost, total_cost
-from polyray.analysis.sweep.curves import advantage_share, hierarchical_entry, seed_means, setting_curves
+from polyray.analysis.sweep.curves import advantage_share, curve_keys, hierarchical_entries, seed_means
 from polyray.analysis.sweep.frontier import frontier
 from polyray.analysis.sweep.recommendation import Mode, adapter_trial, recommend
 from polyray.analysis.sweep.settings import Grouped, Setting, axis_symbol, group_trials
 from polyray.analysis.sweep.trials import Trial
 from polyray.analysis.sweep.values import SweepValues, evaluated_arms, metric_key, metric_name, read_values
 from polyray.errors import DataError
+from polyray.evaluation.curves import Entry
 from polyray.evaluation.per_prompt import MetricKey, TextMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the caller of `sweep_results` wants to know."""
+
+    keys: Mapping[str, MetricKey]
+    """quality, diversity, criterion."""
+    ks: Sequence[int]
+    baseline: float | None
+    margin: float
+    mode: Mode
+    seed: int
+    shares: Mapping[str, float | None]
+    """trial_id -> share of diversity in the advantages."""
 
 
 def sweep_results(
@@ -84,19 +100,20 @@ def sweep_results(
     for name, key in keys.items():
         values.check(key, name)
     shares = {trial.trial_id: advantage_share(run_dirs.get(trial.trial_id)) for trial in trials}
+    asked = _Asked(keys, sorted(set(ks)), baseline, margin, mode, seed, shares)
     result = {
         "axis": axis,
         "symbol": axis_symbol(axis),
         "objective": objective,
         "baseline": baseline,
         **names,
-        "ks": sorted(set(ks)),
+        "ks": asked.ks,
         "margin": margin,
         "seed": seed,
         "evaluation": _evaluation_notes(values, [arm for arm in arms if arm not in shares]),
-        "trials": [_trial_entry(trial, grouped, values, keys, shares) for trial in trials],
+        "trials": [_trial_entry(trial, grouped, values, asked) for trial in trials],
         "left_out": dict(grouped.left_out),
-        **_by_setting(grouped, values, keys, sorted(set(ks)), shares, baseline, margin, mode, seed),
+        **_by_setting(grouped.compared, values, asked),
         "total_cost": total_cost(trials),
     }
     return finite(result)
@@ -113,36 +130,31 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _by_setting(
-    grouped: Grouped,
-    values: SweepValues,
-    keys: Mapping[str, MetricKey],
-    ks: Sequence[int],
-    shares: Mapping[str, float | None],
-    baseline: float | None,
-    margin: float,
-    mode: Mode,
-    seed: int,
-) -> dict[str, Any]:
-    compared = grouped.compared
-    criterion, picked = keys["criterion"], ("usq_at_k", str(ks[-1]))
-    tested: list[MetricKey] = list(dict.fromkeys([*keys.values(), *([picked] if values.has(picked) else [])]))
-    comparisons = compare_with_baseline(compared, values, tested, baseline, seed)
+def _by_setting(compared: Sequence[Setting], values: SweepValues, asked: _Asked) -> dict[str, Any]:
+    criterion, picked = asked.keys["criterion"], ("usq_at_k", str(asked.ks[-1]))
+    tested: list[MetricKey] = list(
+        dict.fromkeys([*asked.keys.values(), *([picked] if values.has(picked) else [])])
+    )
+    comparisons = compare_with_baseline(compared, values, tested, asked.baseline, asked.seed)
     gains = {
         pair["setting"]: pair for pair in comparisons["pairs"] if pair["metric"] == metric_name(criterion)
     }
-    entries = [_setting_entry(setting, values, keys, ks, shares, seed) for setting in compared]
+    keys = list(dict.fromkeys([*asked.keys.values(), *curve_keys(values, asked.ks)]))
+    intervals = hierarchical_entries(compared, values, keys, asked.seed)
+    entries = [_setting_entry(setting, values, asked, intervals[setting.label]) for setting in compared]
     points = [
         {"setting": entry["setting"]} | {name: entry[name]["value"] for name in ("quality", "diversity")}
         for entry in entries
     ]
-    references = [setting.label for setting in compared if setting.value == baseline]
-    alternatives = [recommend(compared, values, key, margin, seed) for key in tested if key != criterion]
-    recommendation = recommend(compared, values, criterion, margin, seed)
+    references = [setting.label for setting in compared if setting.value == asked.baseline]
+    recommendation, *alternatives = (
+        recommend(compared, values, key, asked.margin, asked.seed)
+        for key in (criterion, *(key for key in tested if key != criterion))
+    )
     chosen = next(setting for setting in compared if setting.label == recommendation["setting"])
     recommendation |= {
         "against_baseline": gains.get(chosen.label),
-        "adapter": adapter_trial(chosen, mode).trial_id,
+        "adapter": adapter_trial(chosen, asked.mode).trial_id,
         "by_other_criteria": [
             {name: entry[name] for name in ("criterion", "setting", "value", "best", "range")}
             for entry in alternatives
@@ -158,14 +170,10 @@ def _by_setting(
 
 
 def _setting_entry(
-    setting: Setting,
-    values: SweepValues,
-    keys: Mapping[str, MetricKey],
-    ks: Sequence[int],
-    shares: Mapping[str, float | None],
-    seed: int,
+    setting: Setting, values: SweepValues, asked: _Asked, intervals: Mapping[MetricKey, Entry]
 ) -> dict[str, Any]:
-    known = [share for trial in setting.members if (share := shares[trial.trial_id]) is not None]
+    shares = [asked.shares[trial.trial_id] for trial in setting.members]
+    known = [share for share in shares if share is not None]
     return {
         "setting": setting.label,
         "value": setting.value,
@@ -174,30 +182,29 @@ def _setting_entry(
         "trials": [trial.trial_id for trial in setting.trials],
         "counted": [trial.trial_id for trial in setting.members],
         "is_complete": setting.is_complete,
-        **{name: hierarchical_entry(setting, values, key, seed) for name, key in keys.items()},
-        "curves": setting_curves(setting, values, ks, seed),
-        "per_seed": seed_means(setting, values, keys),
+        **{name: intervals[key] for name, key in asked.keys.items()},
+        "curves": {
+            metric: {str(k): intervals[metric, str(k)] for k in asked.ks}
+            for metric, _ in curve_keys(values, asked.ks[:1])
+        },
+        "per_seed": seed_means(setting, values, asked.keys),
         "advantage_share_diversity": {
             "mean": float(np.mean(known)) if known else None,
-            "per_seed": [shares[trial.trial_id] for trial in setting.members],
+            "per_seed": shares,
         },
     }
 
 
-def _trial_entry(
-    trial: Trial,
-    grouped: Grouped,
-    values: SweepValues,
-    keys: Mapping[str, MetricKey],
-    shares: Mapping[str, float | None],
-) -> dict[str, Any]:
+def _trial_entry(trial: Trial, grouped: Grouped, values: SweepValues, asked: _Asked) -> dict[str, Any]:
     setting = next(
         setting
         for setting in grouped.settings
         if any(member.trial_id == trial.trial_id for member in setting.trials)
     )
     table = values.tables.get(trial.trial_id)
-    means = {name: None if table is None else float(table.values[key].mean()) for name, key in keys.items()}
+    means = {
+        name: None if table is None else float(table.values[key].mean()) for name, key in asked.keys.items()
+    }
     return {
         **asdict(trial),
         "setting": setting.label,
@@ -205,7 +212,7 @@ def _trial_entry(
         "counts": table is not None,
         "left_out": grouped.left_out.get(trial.trial_id),
         **means,
-        "advantage_share_diversity": shares[trial.trial_id],
+        "advantage_share_diversity": asked.shares[trial.trial_id],
     }
 
 

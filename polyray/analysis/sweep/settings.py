@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from polyray.analysis.sweep.trials import Trial
 from polyray.errors import DataError
+
+MAX_ERROR = 300
+"""Characters of an error that a reason quotes; trials.jsonl has all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ def group_trials(trials: Sequence[Trial], evaluated: Collection[str], axis: str)
     Raises DataError where `axis` is not a finite number in some trial, or a trial's id occurs twice.
     """
     _check_ids(trials)
-    names = _short_names([path for trial in trials for path in trial.parameters if path != axis])
+    names = short_names([path for trial in trials for path in trial.parameters if path != axis])
     groups: dict[tuple[str, float], list[Trial]] = {}
     for trial in trials:
         others = {path: value for path, value in trial.parameters.items() if path != axis}
@@ -96,6 +99,15 @@ def group_trials(trials: Sequence[Trial], evaluated: Collection[str], axis: str)
         settings.append(replace(setting, members=counted))
         left_out |= reasons
     return Grouped(tuple(sorted(settings, key=lambda setting: (setting.value, setting.label))), left_out)
+
+
+def short_names(paths: Iterable[str]) -> dict[str, str]:
+    """The last part of each dotted path, or all of it where two paths end alike."""
+    unique = set(paths)
+    lasts = [path.rpartition(".")[2] for path in unique]
+    return {
+        path: path if lasts.count(path.rpartition(".")[2]) > 1 else path.rpartition(".")[2] for path in unique
+    }
 
 
 def identity(parameters: Mapping[str, Any]) -> str:
@@ -128,12 +140,17 @@ def _counted(setting: Setting, evaluated: Collection[str]) -> tuple[tuple[Trial,
 
 def _reason(trial: Trial, is_evaluated: bool) -> str:
     ended = {
-        "failed": f"failed after {trial.steps} steps: {trial.error or 'no reason is known'}",
+        "failed": f"failed after {trial.steps} steps: {_one_line(trial.error or 'no reason is known')}",
         "stopped": f"stopped by the scheduler after {trial.steps} steps",
         "done": "finished",
     }[trial.status]
     missing = "not every seed of its setting was evaluated" if is_evaluated else "it was not evaluated"
     return f"{ended}; {missing}"
+
+
+def _one_line(error: str) -> str:
+    line = " ".join(error.split())
+    return line if len(line) <= MAX_ERROR else f"{line[: MAX_ERROR - 1]}\u2026"
 
 
 def _axis_value(trial: Trial, axis: str) -> float:
@@ -153,15 +170,6 @@ def _check_ids(trials: Sequence[Trial]) -> None:
     repeated = sorted({trial_id for trial_id in ids if ids.count(trial_id) > 1})
     if repeated:
         raise DataError(f"trial {repeated[0]} occurs twice; give every trial once")
-
-
-def _short_names(paths: Sequence[str]) -> dict[str, str]:
-    """The last part of each dotted path, or all of it where two paths end alike."""
-    unique = set(paths)
-    lasts = [path.rpartition(".")[2] for path in unique]
-    return {
-        path: path if lasts.count(path.rpartition(".")[2]) > 1 else path.rpartition(".")[2] for path in unique
-    }
 
 
 def _written(value: Any) -> str:

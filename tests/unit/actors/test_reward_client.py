@@ -39,14 +39,18 @@ def answer(request: GroupToScore) -> GroupScores:
 class Service:
     """Stands for the Serve handle: raises what it is told to, then answers."""
 
-    def __init__(self, *failures: Exception, delay_s: float = 0.0) -> None:
+    def __init__(self, *failures: Exception, delay_s: float = 0.0, gate: asyncio.Event | None = None) -> None:
         self.failures = list(failures)
         self.delay_s = delay_s
+        self.gate = gate or asyncio.Event()
+        if gate is None:
+            self.gate.set()
         self.sizes: list[int] = []
 
     async def __call__(self, requests: list[GroupToScore]) -> object:
         self.sizes.append(len(requests))
         await asyncio.sleep(self.delay_s)
+        await self.gate.wait()
         if self.failures:
             raise self.failures.pop(0)
         return [answer(request) for request in requests]
@@ -80,12 +84,13 @@ async def test_groups_are_spread_over_replicas_and_batches():
 
 
 async def test_while_calls_are_under_way_groups_gather():
-    service = Service(delay_s=0.05)
+    service = Service(gate=asyncio.Event())
     client = RewardClient("run-reward", ServiceSpec(), service)
     tasks = []
     for _ in range(6):
         tasks.append(asyncio.create_task(client.score_group(Prompt("1", "p"), ["a"])))
         await asyncio.sleep(0.002)
+    service.gate.set()
     await asyncio.gather(*tasks)
     assert service.sizes == [1, 1, 4]  # two in flight, the rest in one call after them
 

@@ -94,6 +94,11 @@ def tables_of(page: str) -> Tables:
     return found
 
 
+def traces(figure: Any) -> list[Any]:
+    """Of a go.Figure, whose own type hides what they are."""
+    return list(figure.data)
+
+
 def test_every_table_names_the_objective(page) -> None:
     tables = tables_of(page)
     assert list(tables.rows) == ["differences", "by-setting", "tests", "cost-table", "trial-table"]
@@ -149,23 +154,23 @@ def test_equal_results_give_equal_bytes_also_from_the_file(results, tmp_path: Pa
 
 
 def test_curves_and_front_draw_the_numbers(results) -> None:
-    lines = {trace.name: trace for trace in figures.curve_figure(results, "pass_at_k").data if trace.name}
+    lines = {trace.name: trace for trace in traces(figures.curve_figure(results, "pass_at_k")) if trace.name}
     assert list(lines["λ = 0.5, lr = 0.0001"].y) == pytest.approx([0.625, 11 / 12])
     assert lines["λ = 0, lr = 0.0001"].line.dash == "dash", "the baseline"
-    big = [trace for trace in figures.frontier_figure(results).data if trace.error_x.array is not None]
+    big = [trace for trace in traces(figures.frontier_figure(results)) if trace.error_x.array is not None]
     assert [(trace.x[0], trace.y[0]) for trace in big] == [(0.25, 0.5), (0.625, 1.25)]
     assert [trace.marker.symbol for trace in big] == ["circle", "diamond"]
     share = figures.share_figure(results)
     assert share is not None
-    assert [trace.y[0] for trace in share.data if trace.mode == "markers" and trace.marker.size == 11] == [
+    assert [trace.y[0] for trace in traces(share) if trace.mode == "markers" and trace.marker.size == 11] == [
         0.25
     ]
 
 
 def test_parallel_coordinates_have_an_axis_for_everything(results) -> None:
-    axes = {axis.label: axis for axis in parallel_figure(results).data[0].dimensions}
-    assert list(axes) == [AXIS, "learner.lr", "seed", "pass@1", "distinct-correct@2", "pass@2"]
-    assert list(axes[AXIS].values) == [0.0, 0.0, 0.5, 0.5], "the four that count"
+    axes = {axis.label: axis for axis in traces(parallel_figure(results))[0].dimensions}
+    assert list(axes) == ["λ", "lr", "seed", "pass@1", "distinct-correct@2", "pass@2"]
+    assert list(axes["λ"].values) == [0.0, 0.0, 0.5, 0.5], "the four that count"
     assert list(axes["pass@1"].values) == [0.25, 0.25, 0.75, 0.5]
     assert list(axes["seed"].ticktext) == ["0", "1"]
 
@@ -177,10 +182,10 @@ def test_many_random_values_have_a_colour_bar_and_no_tests(tmp_path: Path) -> No
     assert len(results["settings"]) == 15 and results["comparisons"]["pairs"] == []
     figure = figures.curve_figure(results, "pass_at_k")
     assert not figure.layout.showlegend
-    bar = figure.data[-1].marker.colorbar
+    bar = traces(figure)[-1].marker.colorbar
     assert list(bar.ticktext) == [f"{np.sort(10**values)[place]:.3g}" for place in (0, 7, 14)]
     assert figures.criterion_figure(results).layout.xaxis.type == "log"
-    axis = parallel_figure(results).data[0].dimensions[0]
+    axis = traces(parallel_figure(results))[0].dimensions[0]
     assert list(axis.values) == pytest.approx(np.log10([row["value"] for row in results["trials"]]).tolist())
     write_sweep_report(results, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
@@ -193,5 +198,5 @@ def test_words_that_are_swept_are_codes(tmp_path: Path) -> None:
     results = sweep_of(tmp_path, counts)
     for row, word in zip(results["trials"], ("<b>", "plain"), strict=True):
         row["parameters"]["loss.kind"] = word
-    axis = next(axis for axis in parallel_figure(results).data[0].dimensions if axis.label == "loss.kind")
+    axis = next(axis for axis in traces(parallel_figure(results))[0].dimensions if axis.label == "kind")
     assert list(axis.values) == [0, 1] and list(axis.ticktext) == ["&lt;b&gt;", "plain"]

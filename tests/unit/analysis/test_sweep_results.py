@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
+import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -318,3 +320,9 @@ def test_names_of_metrics() -> None:
     assert [metric_words(key) for key in keys] == [
         "pass@8", "USQ@16 (first)", "mean reward", "distinct-correct@2"
     ]  # fmt: skip
+
+
+def test_results_need_neither_torch_nor_ray_nor_plotly() -> None:
+    code = "import sys, polyray.analysis.sweep.results; print({'torch', 'ray', 'plotly'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"

@@ -130,6 +130,11 @@ def test_a_trial_that_did_not_finish_counts_only_if_all_seeds_were_evaluated(
     assert complete.settings[0].is_complete == (members == ["a", "b"])
 
 
+def test_long_errors_are_cut_to_one_line() -> None:
+    _, left_out = counted([trial("a", 1.0, status="failed", error="Trace\n" * 200)], [])
+    assert left_out["a"] == f"failed after 60 steps: {('Trace ' * 50)[:299]}…; it was not evaluated"
+
+
 def test_a_repeated_seed_counts_once() -> None:
     found, left_out = counted([trial("a", 1.0, 3, status="stopped"), trial("b", 1.0, 3)], ["a", "b"])
     assert found == {"λ = 1": ["b"]}

@@ -15,6 +15,7 @@ from polyray.config.reward_model import TrainRewardConfig
 from polyray.config.reward_validation import RewardValidationConfig
 from polyray.config.run import EvaluateConfig, PretrainConfig, QuickstartConfig, SftConfig, TrainConfig
 from polyray.config.serve import RewardServeConfig
+from polyray.config.sweep import SweepConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = ROOT / "configs"
@@ -31,6 +32,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "prompts": PromptTemplate,
     "reward": TrainRewardConfig,
     "serve": RewardServeConfig,
+    "sweep": SweepConfig,
 }
 """By folder, by folder and the beginning of the name, or by name for files directly under configs/."""
 

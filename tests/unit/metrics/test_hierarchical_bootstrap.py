@@ -10,7 +10,12 @@ from itertools import product
 import numpy as np
 import pytest
 
-from polyray.metrics import bootstrap_mean, hierarchical_bootstrap, paired_hierarchical_bootstrap
+from polyray.metrics import (
+    bootstrap_mean,
+    hierarchical_bootstrap,
+    hierarchical_intervals,
+    paired_hierarchical_bootstrap,
+)
 
 CLUSTERS = ("a", "b", "b")
 A = ((0, 1, 2), (4, 9, 7))
@@ -21,7 +26,7 @@ Distribution = Mapping[Fraction, Fraction]
 def resampled_mean(rows, seeds, clusters) -> Fraction:
     """The mean over drawn seeds, with their repeats, of the mean over the prompts of drawn clusters."""
     prompts = [prompt for cluster in clusters for prompt, name in enumerate(CLUSTERS) if name == cluster]
-    total = sum(Fraction(rows[seed][prompt]) for seed in seeds for prompt in prompts)
+    total = sum((Fraction(rows[seed][prompt]) for seed in seeds for prompt in prompts), Fraction(0))
     return total / (len(seeds) * len(prompts))
 
 
@@ -61,7 +66,7 @@ def exact_quantile(distribution: Distribution, share: float) -> float | None:
 def test_intervals_are_the_quantiles_of_all_resamples(paired) -> None:
     distribution = all_differences() if paired else all_means()
     checked = 0
-    for confidence in np.arange(0.04, 0.99, 0.06):
+    for confidence in np.arange(0.04, 0.99, 0.06).tolist():
         if paired:
             found = paired_hierarchical_bootstrap(A, B, CLUSTERS, 20_000, confidence)
         else:
@@ -72,6 +77,16 @@ def test_intervals_are_the_quantiles_of_all_resamples(paired) -> None:
                 assert bound == pytest.approx(expected, abs=1e-12)
                 checked += 1
     assert checked >= 12
+
+
+def test_many_matrices_share_their_resamples() -> None:
+    rng = np.random.default_rng(3)
+    matrices = [rng.random((seeds, 30)) for seeds in (3, 1, 2, 3)]
+    clusters = np.arange(30) // 3
+    found = hierarchical_intervals(matrices, clusters, 300, 0.9, seed=5)
+    assert found == [hierarchical_bootstrap(matrix, clusters, 300, 0.9, seed=5) for matrix in matrices]
+    with pytest.raises(ValueError, match="values_SP has 2 entries but there are 30"):
+        hierarchical_intervals([matrices[0], [[0.1, 0.2]]])
 
 
 def test_coverage_of_the_truth_over_seeds_and_prompts() -> None:

@@ -1,0 +1,168 @@
+"""The trials of a sweep, all written out and checked before anything starts (not a job itself).
+
+Draws come from the sweep's own seed, so a sweep that is started again has the same trials under the same names, and
+every trial finds its run directory. Neither torch nor Ray is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polyray.config.base import as_json
+from polyray.config.loader import load_config
+from polyray.config.run import TrainConfig
+from polyray.config.sweep import MANY_TRIALS, ParameterSpec, SweepConfig
+from polyray.errors import ConfigError
+
+OWN_OF_TRIAL = frozenset(
+    {
+        "prompts_per_step",
+        "group_size",
+        "temperature",
+        "dispatch",
+        "max_worker_replacements",
+        "group_timeout_s",
+    }
+)
+"""Of `rollout`: what a request or a coordinator decides, so that trials of one fleet may differ in it."""
+SHARED_SECTIONS = ("task", "reward", "second_opinion", "diversity", "delivery")
+
+
+@dataclass(frozen=True, slots=True)
+class TrialPlan:
+    """One trial before it starts.
+
+    Example:
+        TrialPlan(trial_id="t003-3f9ac21b", parameters={"algorithm.diversity_weight": .5}, seed=1,
+                  config=TrainConfig(...))
+    """
+
+    trial_id: str
+    parameters: dict[str, Any]
+    seed: int
+    config: TrainConfig
+
+
+def plan_trials(config: SweepConfig, allow_many: bool = False) -> list[TrialPlan]:
+    """Every trial, seeds of one setting next to one another. ConfigError for what could not run as it is."""
+    if config.num_trials > MANY_TRIALS and not allow_many:
+        raise ConfigError(
+            f"the sweep has {config.num_trials:,} trials, more than {MANY_TRIALS:,}; make a grid smaller, draw "
+            "with num_samples instead, or say --yes"
+        )
+    plans = []
+    for parameters in settings(config):
+        for seed in config.seeds:
+            plans.append(_plan(config, len(plans), parameters, seed))
+    _check_metric(config, plans[0].config)
+    if config.fleet.mode == "shared":
+        _check_one_fleet(plans)
+    return plans
+
+
+def settings(config: SweepConfig) -> Iterator[dict[str, Any]]:
+    """Dotted path -> value: every point of the grids, with `num_samples` draws of the others at each."""
+    grids = {path: spec.grid for path, spec in config.parameters.items() if spec.grid is not None}
+    drawn = {path: spec for path, spec in config.parameters.items() if not spec.is_grid}
+    draw = np.random.default_rng(config.seed)
+    for point in itertools.product(*grids.values()):
+        for _ in range(config.num_samples if drawn else 1):
+            chosen = dict(zip(grids, point, strict=True))
+            chosen |= {path: _drawn(spec, draw) for path, spec in drawn.items()}
+            yield {path: chosen[path] for path in config.parameters}
+
+
+def _drawn(spec: ParameterSpec, draw: np.random.Generator) -> Any:
+    if spec.choice is not None:
+        return spec.choice[int(draw.integers(len(spec.choice)))]
+    if spec.uniform is not None:
+        return float(draw.uniform(*spec.uniform))
+    assert spec.loguniform is not None
+    low, high = spec.loguniform
+    return float(math.exp(draw.uniform(math.log(low), math.log(high))))
+
+
+def _plan(config: SweepConfig, index: int, parameters: dict[str, Any], seed: int) -> TrialPlan:
+    identity = json.dumps([parameters, seed], sort_keys=True)
+    trial_id = f"t{index:03d}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+    overrides = [f"{path}={json.dumps(value)}" for path, value in parameters.items()]
+    own = [f"seed={seed}", f"name={trial_id}", f"runs_dir={json.dumps(str(config.run_dir / 'trials'))}"]
+    try:
+        trial = load_config(TrainConfig, config.train, [*config.overrides, *overrides, *own])
+    except ConfigError as error:
+        where = ", ".join(overrides) or "the first trial"
+        raise ConfigError(f"trial {trial_id} ({where}): {error}") from None
+    return TrialPlan(trial_id, parameters, seed, trial)
+
+
+def _check_metric(config: SweepConfig, trial: TrainConfig) -> None:
+    if trial.evaluation is None:
+        if config.scheduler.type != "none":
+            raise ConfigError(
+                f"scheduler.type={config.scheduler.type} ends trials by their validation, and {config.train} has "
+                "none; add e.g. overrides: [evaluation.every=10]"
+            )
+    elif config.metric not in trial.evaluation.metric_names:
+        raise ConfigError(
+            f"metric={config.metric!r} is not validated; choose one of {', '.join(trial.evaluation.metric_names)}"
+        )
+
+
+def _check_one_fleet(plans: list[TrialPlan]) -> None:
+    """One engine serves all: what it is built from, and what the one reward service does, must be equal."""
+    first = _fleet_of(plans[0].config)
+    for plan in plans[1:]:
+        other = _fleet_of(plan.config)
+        different = [key for key in first if first[key] != other[key]]
+        if different:
+            key = different[0]
+            raise ConfigError(
+                f"trials of one fleet share engines and rewards, but {key} is {first[key]!r} in "
+                f"{plans[0].trial_id} and {other[key]!r} in {plan.trial_id}; do not sweep it, or set "
+                "fleet.mode=per_trial"
+            )
+
+
+def _fleet_of(config: TrainConfig) -> dict[str, Any]:
+    """Dotted key -> value of everything that one fleet cannot have twice."""
+    values = as_json(config)
+    model = values["model"]
+    base = {f"model.{key}": model[key] for key in ("path", "dtype", "warm_start_mode")}
+    if model["warm_start_mode"] != "continue":  # the warm start becomes part of the base
+        base["model.warm_start"] = model["warm_start"]
+    rollout = {f"rollout.{key}": value for key, value in values["rollout"].items() if key not in OWN_OF_TRIAL}
+    return base | rollout | {key: values[key] for key in SHARED_SECTIONS}
+
+
+def largest_rank(plans: list[TrialPlan]) -> int:
+    """Of all trials' adapters."""
+    return max(plan.config.model.lora.rank for plan in plans)
+
+
+def derived_sizes(config: SweepConfig, plans: list[TrialPlan]) -> dict[str, Any]:
+    """What `--check` shows."""
+    from polyray.config.derived import derived_sizes as sizes_of_run
+
+    return {
+        "trials": len(plans),
+        "at_once": min(len(plans), config.max_concurrent_trials),
+        "settings": len(plans) // len(config.seeds),
+        "first_trials": [
+            {"trial_id": plan.trial_id, "seed": plan.seed, **plan.parameters} for plan in plans[:12]
+        ],
+        "sizes_of_a_trial": sizes_of_run(plans[0].config),
+    }
+
+
+def trial_dir(config: SweepConfig, trial_id: str) -> Path:
+    """A trial's run directory."""
+    return config.run_dir / "trials" / trial_id

@@ -1,0 +1,226 @@
+"""A sweep's trials on Ray Tune, and what became of each (not a job itself; called by jobs.sweep)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import ray.tune as tune
+from ray.tune.callback import Callback as TuneCallback
+
+from jobs.sweep_plan import TrialPlan, largest_rank, trial_dir
+from jobs.sweep_trial import STEP, TRIAL, SweepWork, run_trial
+from polyray.actors.resources import check_placement
+from polyray.analysis.sweep.trials import Trial, TrialStatus, write_trials
+from polyray.config.sweep import SchedulerSpec, SweepConfig
+from polyray.observability.jsonl import read_jsonl
+from polyray.observability.progress import ProgressDisplay
+from polyray.observability.run_directory import RunDirectory, RunPaths
+
+if TYPE_CHECKING:
+    from jobs.fleet import Fleet
+
+EXPERIMENT = "tune"
+TRIAL_CPUS = 0.01
+"""Of a trial's own process: the work is done by the actors it starts, which ask for what they need."""
+HOUR_S = 3600.0
+
+
+@contextmanager
+def shared_fleet(config: SweepConfig, plans: list[TrialPlan]) -> Iterator[Fleet]:
+    """One pool and one reward service for all trials."""
+    from jobs.fleet import open_shared_fleet
+
+    with open_shared_fleet(
+        plans[0].config, config.name, largest_rank(plans), _at_once(config, plans)
+    ) as fleet:
+        fleet.pool.wait_until_ready()
+        yield fleet
+
+
+def check_resources(config: SweepConfig, plans: list[TrialPlan]) -> None:
+    """ResourceError where what runs at the same time can never be placed."""
+    trial, at_once = plans[0].config, _at_once(config, plans)
+    learners = at_once * trial.learner.num_workers
+    fleets = 1 if config.fleet.mode == "shared" else at_once
+    cpus = (
+        fleets * (trial.rollout.num_workers * trial.rollout.cpus_per_worker + trial.reward.service.num_cpus)
+        + learners * trial.learner.cpus_per_worker
+        + at_once * TRIAL_CPUS
+    )
+    gpus = fleets * trial.rollout.num_workers * trial.rollout.gpus_per_worker
+    check_placement(
+        cpus,
+        gpus + (learners if trial.learner.use_gpu else 0),
+        "raise ray.num_cpus (logical CPUs), or lower max_concurrent_trials, rollout.num_workers or cpus_per_worker",
+    )
+
+
+def run_trials(
+    config: SweepConfig,
+    plans: list[TrialPlan],
+    fleet: Fleet | None,
+    directory: RunDirectory,
+    display: ProgressDisplay,
+) -> list[Trial]:
+    """Every trial to its end, or from where an earlier start of the sweep left it; writes trials.jsonl."""
+    work = SweepWork(plans, fleet, config.metric)
+    trainable = tune.with_resources(partial(run_trial, work=work), {"CPU": TRIAL_CPUS})
+    experiment = directory.paths.root.resolve() / EXPERIMENT
+    watch = _Watch.of_this_process = _Watch(config, plans, fleet, display)
+    run_config = tune.RunConfig(
+        name=EXPERIMENT,
+        storage_path=str(experiment.parent),
+        failure_config=tune.FailureConfig(max_failures=config.max_failures),
+        callbacks=[watch],
+        verbose=0,
+    )
+    if tune.Tuner.can_restore(str(experiment)):
+        tuner = tune.Tuner.restore(str(experiment), trainable, resume_unfinished=True, restart_errored=True)
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space={TRIAL: tune.grid_search(list(range(len(plans))))},
+            tune_config=tune.TuneConfig(
+                metric=config.metric,
+                mode=config.mode,
+                scheduler=_scheduler(config.scheduler, plans[0].config.learner.steps),
+                max_concurrent_trials=config.max_concurrent_trials,
+            ),
+            run_config=run_config,
+        )
+    tuner.fit()
+    trials = watch.trials()
+    write_trials(directory.paths.root / "trials.jsonl", trials)
+    return trials
+
+
+def _at_once(config: SweepConfig, plans: list[TrialPlan]) -> int:
+    return min(len(plans), config.max_concurrent_trials)
+
+
+def _scheduler(spec: SchedulerSpec, steps: int) -> Any:
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
+
+    if spec.type == "asha":
+        return ASHAScheduler(
+            time_attr=STEP,
+            max_t=steps,
+            grace_period=min(spec.grace_steps, steps),
+            reduction_factor=spec.reduction_factor,
+        )
+    if spec.type == "median":
+        return MedianStoppingRule(time_attr=STEP, grace_period=spec.grace_steps)
+    return FIFOScheduler()
+
+
+class _Watch(TuneCallback):
+    """Hears of every trial: has the engines forget those that end, shows how the sweep goes, keeps the accounts.
+
+    Tune stores its callbacks beside the state of the trials; read back, ours is the one of the process that reads.
+    """
+
+    of_this_process: ClassVar[_Watch]
+
+    def __init__(
+        self, config: SweepConfig, plans: list[TrialPlan], fleet: Fleet | None, display: ProgressDisplay
+    ) -> None:
+        self._config = config
+        self._plans = plans
+        self._fleet = fleet
+        self._display = display
+        self._started: dict[int, float] = {}
+        self._seconds: dict[int, float] = {}
+        self._errors: dict[int, str] = {}
+        self._last: dict[int, dict[str, Any]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (_Watch, "of_this_process")
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tune's process for a trial is up."""
+        self._started[trial.config[TRIAL]] = time.monotonic()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A validation."""
+        if self._config.metric in result:
+            self._last[trial.config[TRIAL]] = result
+            plan = self._plans[trial.config[TRIAL]]
+            self._display.note(
+                f"{plan.trial_id}  seed {plan.seed}  {_words(plan.parameters)}  step {result[STEP]}  "
+                f"{self._config.metric} {result[self._config.metric]:.3f}"
+            )
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """At its last step, or ended by the scheduler."""
+        self._ended(trial.config[TRIAL])
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """For good, or to be tried again."""
+        number = trial.config[TRIAL]
+        self._errors[number] = _reason(trial)
+        self._ended(number)
+        self._display.note(f"{self._plans[number].trial_id} failed: {self._errors[number]}")
+
+    def trials(self) -> list[Trial]:
+        """What became of each."""
+        return [self._trial(number, plan) for number, plan in enumerate(self._plans)]
+
+    def _ended(self, number: int) -> None:
+        spent = time.monotonic() - self._started.pop(number, time.monotonic())
+        self._seconds[number] = self._seconds.get(number, 0.0) + spent
+        if self._fleet is not None:
+            from polyray.actors.shared_pool import SharedPool
+
+            assert isinstance(self._fleet.pool, SharedPool)
+            self._fleet.pool.forget(self._plans[number].trial_id)
+        self._display.update(phase="trials", step=len(self._seconds), total=len(self._plans))
+
+    def _trial(self, number: int, plan: TrialPlan) -> Trial:
+        paths = RunPaths(trial_dir(self._config, plan.trial_id))
+        lines = read_jsonl(paths.metrics)
+        error = None if paths.done.is_file() else self._errors.get(number)
+        status: TrialStatus = "done" if paths.done.is_file() else "failed" if error else "stopped"
+        metric = self._last.get(number, {}).get(self._config.metric)
+        seconds = sum(float(line["step_s"]) for line in lines)
+        learner, rollout = plan.config.learner, plan.config.rollout
+        return Trial(
+            trial_id=plan.trial_id,
+            parameters=plan.parameters,
+            seed=plan.seed,
+            status=status,
+            error=error,
+            steps=len(lines),
+            metric=metric,
+            seconds=self._seconds.get(number, seconds),
+            core_hours=_core_hours(
+                lines, learner.num_workers * learner.cpus_per_worker, rollout.cpus_per_worker
+            ),
+            gpu_hours=seconds * (learner.num_workers if learner.use_gpu else 0) / HOUR_S,
+            tokens=int(sum(line["tokens_generated"] for line in lines)),
+        )
+
+
+def _core_hours(lines: list[dict[str, Any]], learner_cpus: float, worker_cpus: float) -> float:
+    """Cores that worked for the trial: the learner's while it learnt, its groups' while they were sampled."""
+    seconds = sum(line["learn_s"] * learner_cpus + line["generate_s"] * worker_cpus for line in lines)
+    return seconds / HOUR_S
+
+
+def _words(parameters: dict[str, Any]) -> str:
+    return "  ".join(f"{path.rpartition('.')[2]}={value}" for path, value in parameters.items())
+
+
+def _reason(trial: Any) -> str:
+    """The last line of what the trial raised."""
+    file = getattr(trial, "error_file", None)
+    lines = (
+        Path(file).read_text(encoding="utf-8").strip().splitlines() if file and Path(file).is_file() else []
+    )
+    return lines[-1] if lines else "its process ended without a word"

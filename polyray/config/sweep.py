@@ -1,0 +1,134 @@
+"""What jobs.sweep reads: which fields of a training run vary, how they are chosen, and how trials are compared."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from polyray.config.base import StrictModel
+from polyray.config.run_base import RunBase
+
+MANY_TRIALS = 10_000
+SEED = "seed"
+
+
+class ParameterSpec(StrictModel):
+    """The values of one field of the training run; exactly one of the keys."""
+
+    grid: tuple[Any, ...] | None = Field(
+        default=None, description="every value, crossed with all other grids"
+    )
+    choice: tuple[Any, ...] | None = Field(default=None, description="one of these, drawn for each sample")
+    uniform: tuple[float, float] | None = Field(
+        default=None, description="[low, high), drawn for each sample"
+    )
+    loguniform: tuple[float, float] | None = Field(
+        default=None, description="[low, high), uniform in the logarithm, drawn for each sample"
+    )
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether every value is tried."""
+        return self.grid is not None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> ParameterSpec:
+        given = {name: value for name, value in self.model_dump().items() if value is not None}
+        if len(given) != 1:
+            raise ValueError(
+                f"{sorted(given) or 'nothing'} given; give one of grid, choice, uniform, loguniform"
+            )
+        ((name, value),) = given.items()
+        if name in ("grid", "choice"):
+            if not value:
+                raise ValueError(f"{name} is empty: the sweep would have no trial; name at least one value")
+        elif not value[0] < value[1] or (name == "loguniform" and value[0] <= 0):
+            raise ValueError(f"{name}={list(value)}: it needs low < high, and low > 0 for loguniform")
+        return self
+
+
+class SchedulerSpec(StrictModel):
+    """Which trials end early, by the validation metric."""
+
+    type: Literal["none", "asha", "median"] = "none"
+    grace_steps: int = Field(default=20, ge=1, description="no trial ends before this step")
+    reduction_factor: float = Field(default=3.0, gt=1, description="asha: one in so many goes on")
+
+
+class SweepFleetSpec(StrictModel):
+    """Whose engines trials sample from."""
+
+    mode: Literal["shared", "per_trial"] = Field(
+        default="shared", description="shared: all trials have one fleet; per_trial: each starts its own"
+    )
+
+
+class SweepEvaluationSpec(StrictModel):
+    """How trials are compared once they have ended."""
+
+    config: str = Field(
+        default="configs/evaluate/hidden_trap_grid.yaml",
+        description="file of jobs.evaluate; its arms are ignored",
+    )
+    overrides: tuple[str, ...] = ()
+    quality: str = Field(default="pass_at_1", description="one axis of the Pareto front")
+    diversity: str = Field(default="distinct_correct_at_8", description="the other one")
+    criterion: str | None = Field(
+        default=None, description="what the recommendation maximises; null: pass@k at the largest k"
+    )
+    margin: float = Field(default=0.02, ge=0, description="how much below the best is still near it")
+
+
+class SweepConfig(RunBase):
+    """jobs.sweep: trials of one training run that differ in the named fields and in the seed."""
+
+    train: str = Field(description="file of jobs.train that every trial starts from")
+    overrides: tuple[str, ...] = Field(default=(), description="key=value for every trial")
+    parameters: dict[str, ParameterSpec] = Field(
+        min_length=1, description="dotted path of a field of the training run -> its values"
+    )
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="crossed with everything")
+    num_samples: int = Field(
+        default=1, ge=1, description="draws of the parameters that are no grid, for each point of the grids"
+    )
+    axis: str = Field(
+        default="algorithm.diversity_weight",
+        description="the swept weight that curves and tests are drawn over",
+    )
+    baseline: float | None = Field(
+        default=0.0, description="value of `axis` that the others are tested against; null: no tests"
+    )
+    metric: str = Field(
+        default="pass_at_8", description="of validation.jsonl: what schedulers and the console table read"
+    )
+    mode: Literal["max", "min"] = "max"
+    scheduler: SchedulerSpec = SchedulerSpec()
+    max_concurrent_trials: int = Field(default=4, ge=1)
+    max_failures: int = Field(default=1, ge=0, description="a trial that fails is tried again so often")
+    fleet: SweepFleetSpec = SweepFleetSpec()
+    evaluation: SweepEvaluationSpec = SweepEvaluationSpec()
+
+    @property
+    def num_trials(self) -> int:
+        """Over grids, samples and seeds."""
+        grids = math.prod(len(spec.grid or (0,)) for spec in self.parameters.values())
+        samples = 1 if all(spec.is_grid for spec in self.parameters.values()) else self.num_samples
+        return grids * samples * len(self.seeds)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SweepConfig:
+        if SEED in self.parameters:
+            raise ValueError(
+                "parameters.seed: seeds are crossed with everything; give them as seeds: [0, 1, 2]"
+            )
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(
+                f"seeds={list(self.seeds)} names one twice; every seed is one trial of a setting"
+            )
+        if self.num_samples > 1 and all(spec.is_grid for spec in self.parameters.values()):
+            raise ValueError(
+                f"num_samples={self.num_samples}, but every parameter is a grid: nothing is drawn; leave it out"
+            )
+        return self

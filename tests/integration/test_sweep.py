@@ -1,0 +1,80 @@
+"""A small sweep on real parts: two weights, two seeds, one fleet; a trial again alone gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.util import list_named_actors, placement_group_table
+
+from jobs.fleet import Fleet
+from jobs.sweep import evaluation_of, sweep
+from jobs.sweep_plan import plan_trials
+from polyray.analysis.sweep.trials import read_trials
+from polyray.config.loader import build_config
+from polyray.config.sweep import SweepConfig
+from polyray.observability.progress import ProgressDisplay
+from polyray.observability.run_directory import RunDirectory, RunPaths
+from tests.conftest import REPOSITORY_ROOT, reproducible, run_training
+
+pytestmark = pytest.mark.slow
+
+
+def test_trials_share_a_fleet_and_are_what_they_are_alone(
+    fleet: Fleet, train_values: Callable[..., dict[str, Any]], warm_start: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "train.yaml"
+    algorithm = {"type": "polychromic", "objective": "cluster", "diversity_weight": 1.0, "set_size": 3}
+    changes = {"model__warm_start": str(warm_start), "algorithm": algorithm, "rollout__num_workers": 1}
+    file.write_text(
+        yaml.safe_dump(train_values("base", **changes, evaluation={"every": 2, "num_prompts": 4}))
+    )
+    values = {
+        "name": "small",
+        "runs_dir": str(tmp_path),
+        "train": str(file),
+        "parameters": {"algorithm.diversity_weight": {"grid": [0.0, 1.0]}},
+        "seeds": [0, 1],
+        "metric": "pass_at_8",
+        "max_concurrent_trials": 2,
+        "evaluation": {
+            "config": str(REPOSITORY_ROOT / "configs/evaluate/hidden_trap_grid.yaml"),
+            "overrides": ["evaluation.num_prompts=20", "evaluation.bootstrap_resamples=100"],
+        },
+    }
+    config = build_config(SweepConfig, values)
+    plans = plan_trials(config)
+    evaluation = evaluation_of(config, plans, [plan.trial_id for plan in plans])
+    before = alive_actors()
+    with RunDirectory.open(config) as directory, ProgressDisplay() as display:
+        sweep(config, plans, evaluation, directory, display)
+    trials = read_trials(tmp_path / "small" / "trials.jsonl")
+    assert [(trial.status, trial.steps) for trial in trials] == [("done", 4)] * 4
+    assert [trial.metric is not None and trial.tokens > 0 for trial in trials] == [True] * 4
+    results = json.loads((tmp_path / "small" / "results.json").read_text())
+    assert [entry["value"] for entry in results["settings"]] == [0.0, 1.0]
+    best = tmp_path / "small" / "best" / "adapter_model.safetensors"
+    assert best.read_bytes() in [adapter(tmp_path, plan.trial_id).read_bytes() for plan in plans]
+    assert "<html" in (tmp_path / "small" / "report.html").read_text()[:200]
+    assert alive_actors() <= before
+    assert all(entry["state"] == "REMOVED" for entry in placement_group_table().values())
+
+    alone = plans[3].config.model_copy(update={"runs_dir": str(tmp_path / "alone")})
+    paths = run_training(alone, fleet)
+    of_sweep = RunPaths(tmp_path / "small" / "trials" / plans[3].trial_id)
+    assert reproducible(paths.metrics) == reproducible(of_sweep.metrics)
+    assert (paths.adapter / "adapter_model.safetensors").read_bytes() == adapter(
+        tmp_path, plans[3].trial_id
+    ).read_bytes()
+
+
+def adapter(root: Path, trial_id: str) -> Path:
+    return root / "small" / "trials" / trial_id / "adapter" / "adapter_model.safetensors"
+
+
+def alive_actors() -> set[str]:
+    return {str(actor) for actor in list_named_actors(all_namespaces=True)}

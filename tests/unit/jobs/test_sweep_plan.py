@@ -1,0 +1,107 @@
+"""The trials of a sweep are written out before anything starts, and what could not run is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jobs.sweep import main
+from jobs.sweep_plan import plan_trials, settings
+from polyray.config.loader import build_config
+from polyray.config.sweep import SweepConfig
+from polyray.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[3]
+TRAIN = str(ROOT / "configs/train/hidden_trap_grid_polychromic.yaml")
+WEIGHT = "algorithm.diversity_weight"
+RATE = "learner.learning_rate"
+
+
+def sweep(**changes: Any) -> SweepConfig:
+    values = {
+        "name": "s",
+        "train": TRAIN,
+        "overrides": ["algorithm.quality_weight=1.0", "evaluation.every=5"],
+        "parameters": {WEIGHT: {"grid": [0.0, 0.5]}},
+    }
+    return build_config(SweepConfig, {**values, **changes})
+
+
+def test_every_point_of_the_grids_with_every_seed_in_an_order_that_stays() -> None:
+    config = sweep(parameters={WEIGHT: {"grid": [0.0, 0.5]}, RATE: {"grid": [1e-4, 2e-4]}}, seeds=[3, 7])
+    plans = plan_trials(config)
+    assert config.num_trials == len(plans) == 8
+    assert [(plan.parameters[WEIGHT], plan.parameters[RATE], plan.seed) for plan in plans] == [
+        (weight, rate, seed) for weight in (0.0, 0.5) for rate in (1e-4, 2e-4) for seed in (3, 7)
+    ]
+    for plan in plans:
+        trial = plan.config
+        assert (trial.seed, trial.name, trial.learner.learning_rate) == (
+            plan.seed,
+            plan.trial_id,
+            plan.parameters[RATE],
+        )
+        assert getattr(trial.algorithm, "diversity_weight") == plan.parameters[WEIGHT]  # noqa: B009
+        assert trial.run_dir == Path("runs/s/trials") / plan.trial_id
+    assert len({plan.trial_id for plan in plans}) == 8
+    assert [plan.trial_id for plan in plan_trials(config)] == [plan.trial_id for plan in plans]
+
+
+def test_draws_are_within_their_limits_and_come_again_from_the_same_seed() -> None:
+    parameters = {
+        WEIGHT: {"loguniform": [0.01, 10.0]},
+        RATE: {"uniform": [1e-4, 2e-4]},
+        "algorithm.set_size": {"choice": [2, 4]},
+    }
+    config = sweep(parameters=parameters, num_samples=200)
+    drawn = list(settings(config))
+    assert len(drawn) == config.num_trials == 200
+    weights = np.array([point[WEIGHT] for point in drawn])
+    assert weights.min() >= 0.01 and weights.max() < 10
+    assert (
+        abs(np.log(weights).mean() - np.log(0.01 * 10) / 2) < 0.45
+    )  # 3 standard errors of a uniform logarithm
+    rates = np.array([point[RATE] for point in drawn])
+    assert rates.min() >= 1e-4 and rates.max() < 2e-4
+    assert {point["algorithm.set_size"] for point in drawn} == {2, 4}
+    assert list(settings(config)) == drawn
+    assert list(settings(sweep(parameters=parameters, num_samples=200, seed=1))) != drawn
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"parameters": {"algorithm.diversity_wieght": {"grid": [1.0]}}}, "did you mean 'diversity_weight'"),
+        ({"parameters": {WEIGHT: {"grid": []}}}, "grid is empty"),
+        ({"parameters": {WEIGHT: {"grid": [1.0], "choice": [2.0]}}}, r"\['choice', 'grid'\] given"),
+        ({"parameters": {WEIGHT: {"loguniform": [0.0, 1.0]}}}, "low > 0 for loguniform"),
+        ({"parameters": {"seed": {"grid": [1, 2]}}}, "give them as seeds"),
+        ({"seeds": [1, 1]}, "names one twice"),
+        ({"num_samples": 4}, "every parameter is a grid"),
+        ({"parameters": {WEIGHT: {"grid": [0.0, -1.0]}}}, r"trial t001-\w+ \(algorithm.diversity_weight=-1.0\)"),
+        ({"parameters": {RATE: {"grid": list(range(1, 10_002))}}}, "10,001 trials, more than 10,000"),
+        ({"parameters": {"rollout.max_completion_tokens": {"grid": [8, 10]}}}, "set fleet.mode=per_trial"),
+        ({"parameters": {"model.path": {"grid": ["embedded", "qwen"]}}}, "model.path is 'embedded' in t000"),
+        ({"metric": "pass_at_3"}, "metric='pass_at_3' is not validated; choose one of"),
+        ({"overrides": ["algorithm.quality_weight=1.0"], "scheduler": {"type": "asha"}}, r"evaluation.every=10"),
+    ],
+)  # fmt: skip
+def test_what_could_not_run_is_named_before_anything_starts(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan_trials(sweep(**changes))
+
+
+def test_what_a_request_decides_may_differ_on_one_fleet_and_all_on_fleets_of_their_own() -> None:
+    plan_trials(sweep(parameters={"rollout.temperature": {"grid": [0.8, 1.0]}}))
+    other = {"rollout.max_completion_tokens": {"grid": [8, 10]}}
+    plans = plan_trials(sweep(parameters=other, fleet={"mode": "per_trial"}))
+    assert [plan.config.rollout.max_completion_tokens for plan in plans] == [8, 10]
+
+
+def test_check_shows_the_trials_without_starting_anything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(ROOT / "configs/sweep/lambda_seed.yaml"), "--check"]) == 0
+    shown = capsys.readouterr().out
+    assert '"trials": 12' in shown and '"settings": 4' in shown and '"at_once": 3' in shown
