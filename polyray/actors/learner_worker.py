@@ -73,7 +73,8 @@ class RemoteCoordination:
     def snapshot(self) -> Mapping[str, Any]:
         """See the coordinator; the groups that wait there as files, which `begin_attempt` takes back."""
         snapshot = self._call("snapshot")
-        return {**snapshot, SNAPSHOT_FILES: encode_groups(_those_there(snapshot.pop("waiting")))}
+        waiting = snapshot.pop("waiting")
+        return {**snapshot, SNAPSHOT_FILES: encode_groups(_those_there(waiting))}
 
     def validation(self, version: int, wait: bool) -> Mapping[str, float] | None:
         """Asks the coordinator, with `wait` at most a second at a time until the values are there."""

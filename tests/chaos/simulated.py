@@ -5,9 +5,10 @@ Faults of everything but the model are tried on it: it starts in seconds and a s
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
@@ -67,7 +68,7 @@ class SimulatedRun:
             if coordination.publish(version(attempt, step)) is None:
                 self._raise_failure()
             self.lines.append(dict(batch.history))
-            self.snapshot = coordination.snapshot()
+            self.snapshot = as_written(coordination.snapshot())
             if after_step is not None:
                 after_step(step)
         return "done"
@@ -79,7 +80,7 @@ class SimulatedRun:
         while not self.snapshot[SNAPSHOT_FILES]:
             assert time.monotonic() < deadline, "no group was scored for 30 s"
             time.sleep(0.02)
-            self.snapshot = coordination.snapshot()
+            self.snapshot = as_written(coordination.snapshot())
 
     def incidents(self) -> list[dict[str, str]]:
         """What the coordinator says happened."""
@@ -105,6 +106,12 @@ class SimulatedRun:
         self.pool.adopt(ray.get(self.coordinator.workers.remote()))
         ray.kill(self.coordinator)
         self.pool.repair()
+
+
+def as_written(snapshot: Mapping[str, Any]) -> dict[str, Any]:
+    """As it comes back from a checkpoint: all but the files goes through JSON."""
+    plain = {key: value for key, value in snapshot.items() if key != SNAPSHOT_FILES}
+    return {**json.loads(json.dumps(plain)), SNAPSHOT_FILES: snapshot[SNAPSHOT_FILES]}
 
 
 def version(attempt: int, number: int) -> AdapterPayload:

@@ -19,7 +19,7 @@ import pytest
 import ray
 from ray import cloudpickle
 
-from jobs.fleet import Fleet
+from jobs.fleet import Fleet, open_fleet
 from polyray.actors.rollout_actor import RolloutActor
 from polyray.actors.rollout_pool import PoolWorker
 from polyray.config.run import TrainConfig
@@ -115,6 +115,30 @@ def test_killed_learner_continues_from_its_checkpoint(
     assert (broken.adapter / name).read_bytes() == (finished.adapter / name).read_bytes()
     manifest = json.loads((broken.root / "versions" / "6" / "polyray.json").read_text())
     assert manifest["attempt"] == 2
+
+
+@pytest.mark.slow
+def test_killed_learner_above_staleness_zero_trains_on_the_groups_of_its_checkpoint(
+    ray_session: None, train_config: MakeConfig
+) -> None:
+    config = train_config(
+        "learner-killed-stale",
+        rollout__engine="simulated",
+        rollout__max_staleness=2,
+        learner__steps=20,
+        learner__checkpoint_every=3,
+    )
+    with (
+        open_fleet(config, "learner-killed-stale") as fleet,
+        killer(config, after_steps=7, pids=learners),
+    ):
+        run = run_training(config, fleet)  # also checks that every group was consumed once
+    assert [item["kind"] for item in read_jsonl(run.incidents)] == ["learner_restarted"]
+    again = [line for line in read_jsonl(run.ledger) if line["attempt"] == 2]
+    start = again[0]["step"]
+    assert start % 3 == 0 and start >= 6
+    # Attempt 2 began with version `start`: what is older was sampled before.
+    assert min(again[0]["versions"]) < start
 
 
 def learners() -> list[int]:

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from polyray.actors.coordinator import BatchLease, Coordinator
+from polyray.actors.learner_worker import RemoteCoordination
 from polyray.config.run import TrainConfig
 from polyray.rollout.saved_groups import SNAPSHOT_FILES, encode_groups
 from polyray.rollout.seeds import sample_seed
@@ -126,3 +128,18 @@ async def test_validations_that_a_checkpoint_left_open_are_named() -> None:
         "the validation of version 0 was not finished when the run ended at step 1; validation.jsonl has no "
         "line of it"
     ]  # version 1 is served again, and validated then
+
+
+async def test_what_the_learner_makes_of_a_snapshot_is_plain_but_for_the_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = make_config(rollout={"max_staleness": 1})
+    groups = [_scored(config, group_id, make_payload(0).policy) for group_id in (3, 4)]
+    answer = {"version": 1, "pending": [3, 4], "waiting": groups}
+    coordination = RemoteCoordination(None, config, 0, 1)
+    monkeypatch.setattr(coordination, "_call", lambda method: dict(answer))
+    monkeypatch.setattr(ray, "wait", lambda refs, **_: (refs, []))
+    monkeypatch.setattr(ray, "get", lambda refs, **_: refs)
+    assert coordination.snapshot() == {
+        "version": 1, "pending": [3, 4], SNAPSHOT_FILES: encode_groups(groups),
+    }  # fmt: skip
