@@ -41,6 +41,8 @@ def ray_session(spec: RaySpec, root: Path, environment: Mapping[str, str] | None
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1" if spec.dashboard else "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    # Where engines start at the same time, Serve's proxy needs longer than the 5 s after which it would be killed.
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     runtime_env = {"env_vars": {"PYTHONPATH": str(root), **WORKER_ENVIRONMENT, **(environment or {})}}
     if os.environ.get("RAY_ADDRESS"):
         context = ray.init(namespace=NAMESPACE, runtime_env=runtime_env, log_to_driver=False)

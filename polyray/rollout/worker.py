@@ -99,7 +99,6 @@ class RolloutWorker:
         self._failure: BaseException | None = None
         self._failing = threading.Lock()
         """No message may slip in between the look at `_failure` and the clearing of the inbox."""
-        self._policy: PolicyVersion | None = None
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
         self._thread.start()
 

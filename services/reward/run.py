@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 from ray import serve
+from ray.exceptions import RayActorError
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.context import _get_global_client  # the only way to learn a running instance's port
 from ray.serve.exceptions import RayServeException
@@ -23,6 +24,8 @@ from polyray.errors import ResourceError, RewardError
 from polyray.rewards import RewardPlan
 from services.reward.app import build_reward_app
 from services.reward.configuration import ReplicaConfiguration
+
+logger = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 120.0
 POLL_S = 0.05
@@ -126,11 +129,14 @@ def _ensure_serve(spec: ServiceSpec) -> tuple[str, int]:
     running = client.http_config if client is not None else None
     if running is None:
         port = _free_port(spec.host, spec.port)
-        serve.start(
-            proxy_location=ProxyLocation.HeadOnly,
-            http_options=HTTPOptions(host=spec.host, port=port, request_timeout_s=spec.request_timeout_s),
-            logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
-        )
+        options = HTTPOptions(host=spec.host, port=port, request_timeout_s=spec.request_timeout_s)
+        try:
+            _start_serve(options)
+        except (
+            RayActorError
+        ) as error:  # Serve gave up a proxy that was slow to start, and has started another
+            logger.warning("Serve's HTTP proxy is started once more: %s", error)
+            _start_serve(options)
         return spec.host, port
     if spec.port not in (0, running.port):
         raise ResourceError(
@@ -138,6 +144,15 @@ def _ensure_serve(spec: ServiceSpec) -> tuple[str, int]:
             f"set reward.service.port to {running.port} or 0, or start a Ray of your own"
         )
     return running.host or spec.host, running.port
+
+
+def _start_serve(options: HTTPOptions) -> None:
+    """Where Serve runs already this only connects to it."""
+    serve.start(
+        proxy_location=ProxyLocation.HeadOnly,
+        http_options=options,
+        logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
+    )
 
 
 def _free_port(host: str, port: int) -> int:

@@ -22,6 +22,7 @@ from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload, Probe, sha256_of
 from polyray.learner.verdict import Verdict
 from polyray.rollout.history import check_history
+from polyray.rollout.saved_groups import SNAPSHOT_FILES
 from polyray.types import PolicyVersion
 
 PROBE = Probe(((1, 2, 3),), np.array([-0.5, -1.0], np.float32), None)
@@ -70,6 +71,15 @@ class SimulatedRun:
             if after_step is not None:
                 after_step(step)
         return "done"
+
+    def snapshot_with_groups(self) -> None:
+        """Takes the snapshot again, as often as it takes until scored groups wait in it."""
+        coordination = RemoteCoordination(self.coordinator, self.config, 0, 1)
+        deadline = time.monotonic() + 30
+        while not self.snapshot[SNAPSHOT_FILES]:
+            assert time.monotonic() < deadline, "no group was scored for 30 s"
+            time.sleep(0.02)
+            self.snapshot = coordination.snapshot()
 
     def incidents(self) -> list[dict[str, str]]:
         """What the coordinator says happened."""

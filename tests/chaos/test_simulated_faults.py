@@ -128,13 +128,18 @@ def test_a_coordinator_that_is_killed_ends_the_learner_and_a_new_one_goes_on(
 
     def kill(step: int) -> None:
         if step == 3:
+            run.snapshot_with_groups()
             ray.kill(run.coordinator)
 
     with pytest.raises(ray.exceptions.RayActorError):
         run.learn(STEPS, kill)
-    saved = json.loads(run.snapshot["files"][INDEX])["groups"]
-    assert saved
     run.start_coordinator()
+    goes_on_with_what_waited(run)
+
+
+def goes_on_with_what_waited(run: SimulatedRun) -> None:
+    """To the end; the scored groups of the snapshot are not sampled again, but trained on as they were."""
+    saved = json.loads(run.snapshot["files"][INDEX])["groups"]
     assert run.learn(STEPS) == "done"
     run.check()
     assert {line["attempt"] for line in run.lines} == {1, 2}
@@ -143,9 +148,31 @@ def test_a_coordinator_that_is_killed_ends_the_learner_and_a_new_one_goes_on(
         for line in run.lines
         for group_id, version in zip(line["groups"], line["versions"], strict=True)
     }
-    for entry in saved:  # not sampled again: trained on as they were
-        assert sampled_by[entry["group_id"]] == entry["policy"][1]
+    used = [entry for entry in saved if entry["group_id"] in sampled_by]  # the others grew too old
+    assert used
+    assert [sampled_by[entry["group_id"]] for entry in used] == [entry["policy"][1] for entry in used]
     assert [item["kind"] for item in run.incidents()] == ["learner_restarted"]
+
+
+def test_a_learner_that_dies_goes_on_while_workers_still_sample_for_the_one_before(
+    chaos_config: Callable[..., TrainConfig], start: Callable[[TrainConfig], SimulatedRun], slow: Path
+) -> None:
+    run = start(chaos_config("learner"))
+
+    class Died(Exception):
+        pass
+
+    def die(step: int) -> None:
+        if step == 2:
+            slow.touch()  # from now on every group is under way for a while
+        if step == 3:
+            run.snapshot_with_groups()
+            raise Died
+
+    with pytest.raises(Died):
+        run.learn(STEPS, die)
+    slow.unlink()
+    goes_on_with_what_waited(run)
 
 
 def test_a_drained_run_goes_on_where_it_ended(

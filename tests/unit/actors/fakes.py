@@ -187,6 +187,15 @@ def ids_of(lease: BatchLease) -> list[int]:
     return [int(ref.rpartition("-")[2]) for ref in lease.refs]
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Lets the coordinator's tasks go on until it holds."""
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not come to pass")
+
+
 async def failure_of(coordinator: Coordinator) -> PolyrayError:
     for _ in range(100):
         failure = await coordinator.failure()

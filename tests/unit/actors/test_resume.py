@@ -54,6 +54,11 @@ async def _as_checkpoint(coordinator: Coordinator, config: TrainConfig) -> dict[
     return {**json.loads(json.dumps(snapshot)), SNAPSHOT_FILES: files}
 
 
+async def _scored_groups(coordinator: Coordinator, number: int) -> None:
+    while len((await coordinator.snapshot())["waiting"]) < number:
+        await asyncio.sleep(0.01)
+
+
 async def _next_batch(coordinator: Coordinator, attempt: int, step: int) -> BatchLease:
     for _ in range(40):
         answer = await coordinator.next_batch(attempt, step, 0, 1)
@@ -65,8 +70,7 @@ async def _next_batch(coordinator: Coordinator, attempt: int, step: int) -> Batc
 async def _checkpoint_of_a_step(config: TrainConfig) -> dict[str, Any]:
     coordinator = await started(FakePool(), config)
     await batch_of(coordinator, 0)
-    for _ in range(10):
-        await asyncio.sleep(0.01)  # version 0 samples all it may
+    await _scored_groups(coordinator, 3)  # version 0 samples all it may
     await coordinator.publish(make_payload(1))
     return await _as_checkpoint(coordinator, config)
 
@@ -107,7 +111,7 @@ async def test_groups_that_would_be_asked_for_differently_are_sampled_again_and_
 
 async def test_at_staleness_zero_a_snapshot_has_no_groups_although_some_are_scored() -> None:
     coordinator = await started(FakePool())
-    for _ in range(10):
+    while (await coordinator.progress())["groups_done"] < 3:
         await asyncio.sleep(0.01)
     snapshot = await coordinator.snapshot()
     assert (snapshot["pending"], snapshot["waiting"]) == ([0, 1, 2], [])

@@ -21,6 +21,7 @@ from tests.unit.actors.fakes import (
     make_coordinator,
     make_payload,
     started,
+    until,
 )
 
 pytestmark = pytest.mark.usefixtures("no_ray")
@@ -35,11 +36,11 @@ async def test_above_staleness_zero_a_publish_waits_for_nobody_and_missed_versio
     for version in (1, 2, 3):
         assert await asyncio.wait_for(coordinator.publish(make_payload(version)), 1) is not None
         await batch_of(coordinator, version)
-        await asyncio.sleep(0.01)
-    assert pool.made[0].delivered == pool.made[2].delivered == [0, 1, 2, 3]
+        expected = list(range(version + 1))
+        await until(lambda expected=expected: pool.made[0].delivered == pool.made[2].delivered == expected)
     assert pool.made[1].delivered == [0]
     gate.set()
-    await asyncio.sleep(0.01)
+    await until(lambda: len(pool.made[1].delivered) == 3)
     assert pool.made[1].delivered == [0, 1, 3]  # 1 was on its way; 2 was overtaken before it left
     assert await coordinator.failure() is None
 
@@ -112,11 +113,11 @@ async def test_at_most_half_of_the_workers_load_at_a_time() -> None:
     for fake in pool.made:
         fake.delivery_gate = gate
     await coordinator.publish(make_payload(1))
+    await until(lambda: sum(fake.loading for fake in pool.made) == 2)
     await asyncio.sleep(0.01)
     assert sum(fake.loading for fake in pool.made) == 2
     gate.set()
-    await asyncio.sleep(0.01)
-    assert [fake.delivered for fake in pool.made] == [[0, 1]] * 4
+    await until(lambda: [fake.delivered for fake in pool.made] == [[0, 1]] * 4)
 
 
 async def test_a_replacement_is_given_the_newest_version_though_older_ones_were_published_meanwhile() -> None:
@@ -131,9 +132,7 @@ async def test_a_replacement_is_given_the_newest_version_though_older_ones_were_
     await coordinator.publish(make_payload(2))
     gate.set()
     await batch_of(coordinator, 2)
-    await asyncio.sleep(0.01)
-    assert pool.workers[0].name == "worker-0+"
-    assert pool.made[2].delivered[-1] == 2
+    await until(lambda: pool.workers[0].name == "worker-0+" and 2 in pool.made[2].delivered)
     assert await coordinator.failure() is None
 
 

@@ -41,7 +41,11 @@ def _scored(group_id: int, distances: bool, size: int = 3) -> ScoredGroup:
     )
     prompt_tokens = draw.integers(0, 50, 2 + group_id, dtype=np.int32)
     group = Group(
-        group_id, _prompt(group_id), prompt_tokens, completions, PolicyVersion(2, group_id, "ab" * 32)
+        group_id,
+        _prompt(group_id),
+        prompt_tokens,
+        completions,
+        PolicyVersion(2, group_id, "ab" * 32, "arm-1"),
     )
     matrix = draw.random((size, size))
     rewards = draw.random(size)

@@ -5,9 +5,38 @@ from __future__ import annotations
 import socket
 
 import pytest
+from ray import serve
+from ray.exceptions import ActorDiedError
+from ray.serve.exceptions import RayServeException
 
+from polyray.config.service import ServiceSpec
 from polyray.errors import ResourceError
-from services.reward.run import _free_port, reward_app_name
+from services.reward import run
+from services.reward.run import _ensure_serve, _free_port, reward_app_name
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_proxy_that_serve_gave_up_before_it_started_is_waited_for_once_more(
+    failures: int, monkeypatch: pytest.MonkeyPatch
+):
+    ports: list[int] = []
+
+    def start(*, http_options: serve.HTTPOptions, **_: object) -> None:
+        ports.append(http_options.port)
+        if len(ports) <= failures:
+            raise ActorDiedError
+
+    def no_client() -> None:
+        raise RayServeException("there is no Serve yet")
+
+    monkeypatch.setattr(serve, "start", start)
+    monkeypatch.setattr(run, "_get_global_client", no_client)
+    if failures == 2:
+        with pytest.raises(ActorDiedError):
+            _ensure_serve(ServiceSpec(port=0))
+    else:
+        assert _ensure_serve(ServiceSpec(port=0)) == ("127.0.0.1", ports[0])
+    assert len(ports) == 2 and ports[0] == ports[1]
 
 
 def test_a_port_in_use_is_named_with_the_fix():
