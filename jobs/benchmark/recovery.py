@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from jobs.benchmark import overlap
 from jobs.benchmark.measure import Measure
 from jobs.benchmark.simulated_fleet import KillablePool, SimulatedPool
 from jobs.benchmark.simulated_run import START_TIMEOUT_S, SimulatedLoad, SimulatedRun, run_simulated
@@ -27,16 +28,7 @@ if TYPE_CHECKING:
     from polyray.observability.progress import ProgressDisplay
 
 LIMIT = 1.0
-LOAD: dict[str, Any] = {
-    "num_workers": 2,
-    "prompts_per_step": 16,
-    "group_size": 8,
-    "max_sequences": 16,
-    "max_completion_tokens": 200,
-    "learn_s": 1.5,
-    "score_s": 0.01,
-    "simulation": {"step_s": 0.005, "sequence_s": 0.00025, "mean_length": 40, "load_s": 0.02},
-}
+LOAD: dict[str, Any] = {**overlap.LOAD, "simulation": overlap.SIMULATION, "num_workers": 2}
 KILLED_AFTER_STEP = 2
 KILLED_AFTER_S = 0.7
 """After a version was published: about the middle of a batch."""

@@ -1,7 +1,7 @@
 """Measures polyray beside TRL 1.16 (GRPOTrainer without vLLM): the same model, prompts and groups, in turns.
 
-Both train LoRA adapters of one shape on the same model, in one dtype and one process, with the same number of threads
-and micro batches; no KL term, no gradient checkpointing; every completion has an advantage.
+Both train LoRA adapters of one shape on the same model, in one dtype, with the same number of threads and the same
+micro batches; no KL term, no gradient checkpointing; every completion has an advantage.
 
 --part steps: generation, scoring, learning and delivery, each side its own, lengths forced alike (trl_steps.py).
 --part learning: the learners alone, on the same completions (trl_learning.py).
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import tempfile
 from argparse import Namespace
@@ -41,7 +42,7 @@ LIMITS = {
 """Of polyray's seconds over TRL's."""
 DEFAULTS = {
     "embedded": {"groups": 16, "group_size": 16, "longest": 10},
-    "random": {"groups": 4, "group_size": 8, "longest": 256},
+    "random": {"groups": 8, "group_size": 8, "longest": 128},
 }
 
 
@@ -51,10 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--part", choices=("steps", "learning"), default="steps", help="what is compared")
     parser.add_argument("--model", choices=tuple(DEFAULTS), default="embedded", help="what is trained")
     parser.add_argument("--steps", type=int, default=8, help="timed steps of each side (default: 8)")
-    parser.add_argument("--groups", type=int, help="prompts of a step (default: 16; random: 4)")
+    parser.add_argument("--groups", type=int, help="prompts of a step (default: 16; random: 8)")
     parser.add_argument("--group-size", type=int, help="completions of a prompt (default: 16; random: 8)")
     parser.add_argument(
-        "--longest", type=int, help="tokens of the longest completion (default: 10; random: 256)"
+        "--longest", type=int, help="tokens of the longest completion (default: 10; random: 128)"
     )
     parser.add_argument("--mean-share", type=float, default=0.2, help="random: mean length / longest")
     parser.add_argument("--micro-batch-rows", type=int, default=256, help="on both sides (default: 256)")
@@ -84,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _measures(options: Namespace) -> list[Measure]:
     import torch
 
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of processes that are started here
     torch.set_num_threads(options.threads)
     parts: Mapping[str, Sequence[float]] = {}
     # TRL prints its own metrics.

@@ -5,15 +5,19 @@
 
 Each side samples for itself: as many completions of the same prompts, each of the same forced length. TRL has
 nothing to deliver: the model that trains is the one that samples. polyray's side is what its processes do, in one
-process; actors, coordinator and what travels between them are left out (`benchmark loop` has them).
+process; actors, coordinator and what travels between them are left out (`benchmark loop` has them). That process is
+not TRL's, which vLLM in it would slow down.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import time
 from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
+from multiprocessing.managers import BaseManager
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +57,17 @@ class StepSides:
         self.lengths = planned_lengths(self._prompts, options)
         """Of the completions of each step, group by group."""
         directory = model_directory(options.model, scratch)
-        self._ours = OurSide(options, directory)
+        self._manager = _Process(ctx=multiprocessing.get_context("spawn"))
+        self._manager.start(_stdout_to_stderr)
+        self._ours: OurSide = self._manager.OurSide(options, directory)  # type: ignore[attr-defined]  # registered
         self._model = load_base(directory, DTYPE)
         self._forced = ForcedEnds(self._model.config.eos_token_id)
         self._started = self._aside_s = 0.0
+        self.our_seconds: dict[str, list[float]] = {}
+        """Of each part of each of polyray's steps, when both are done."""
         self.seconds: dict[str, list[float]] = {
             name: [] for name in ("polyray", "trl", "trl generate and score")
         }
-
-    @property
-    def our_seconds(self) -> dict[str, list[float]]:
-        """Of each part of each of polyray's steps."""
-        return self._ours.seconds
 
     def train(self) -> None:
         """Alternates until both have made all their steps."""
@@ -82,8 +85,9 @@ class StepSides:
         trainer._generate_and_score_completions = timed
         try:
             trainer.train()
+            self.our_seconds = self._ours.part_seconds()
         finally:
-            self._ours.close()
+            self._manager.shutdown()
 
     def begin(self) -> None:
         """See `Turns.begin`."""
@@ -120,7 +124,7 @@ class OurSide:
         self._worker.ready.result(TIMEOUT_S)
         torch.set_num_threads(options.threads)
         self._policy = Policy(self._config, directory, DTYPE, torch.device("cpu"))
-        self.seconds: dict[str, list[float]] = {name: [] for name in OUR_PARTS}
+        self._seconds: dict[str, list[float]] = {name: [] for name in OUR_PARTS}
         self._deliver(0)
 
     def step(self, step: int, prompts: Sequence[Prompt], lengths: Sequence[int]) -> None:
@@ -139,14 +143,14 @@ class OurSide:
         self._deliver(step + 1)
         times.append(time.perf_counter())
         for name, before, after in zip(OUR_PARTS, times, times[1:], strict=False):
-            self.seconds[name].append(after - before)
+            self._seconds[name].append(after - before)
         require_lengths(
             "polyray", [item.token_ids for group in groups for item in group.completions], lengths
         )
 
-    def close(self) -> None:
-        """Ends the engine's thread."""
-        self._worker.stop()
+    def part_seconds(self) -> dict[str, list[float]]:
+        """Of each part of each step so far."""
+        return self._seconds
 
     def _engine(self, directory: Path) -> VllmEngine:
         engine = VllmEngine(directory, self._config.rollout, DTYPE)
@@ -170,6 +174,17 @@ class OurSide:
         payload = self._policy.payload(1, version)
         ack = self._worker.deliver(payload).result(TIMEOUT_S)
         check_delivery(ack, payload.policy, payload.probe, self._config.delivery.tolerance_for(DTYPE))
+
+
+class _Process(BaseManager):
+    """Where `OurSide` lives."""
+
+
+_Process.register("OurSide", OurSide)
+
+
+def _stdout_to_stderr() -> None:
+    os.dup2(2, 1)  # vLLM's log is no result
 
 
 def _config(options: Namespace) -> TrainConfig:

@@ -27,7 +27,7 @@ def test_check_prints_the_plan_and_odd_options_are_refused(capsys: pytest.Captur
     assert trl.main(["--check", "--part", "learning", "--groups", "2", "--model", "random"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert (plan["job"], plan["part"], plan["model"]) == ("benchmark trl", "learning", "random")
-    assert (plan["groups"], plan["group_size"], plan["longest"]) == (2, 8, 256)
+    assert (plan["groups"], plan["group_size"], plan["longest"]) == (2, 8, 128)
     assert trl.main(["--check"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert (plan["part"], plan["groups"], plan["group_size"], plan["longest"]) == ("steps", 16, 16, 10)
