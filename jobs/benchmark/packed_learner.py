@@ -32,10 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = JobParser("benchmark learner", __doc__)
     parser.add_argument("--part", choices=PARTS, help="one part instead of both")
     parser.add_argument("--steps", type=int, default=3, help="timed steps of each side (default: 3)")
-    parser.add_argument("--groups", type=int, default=4, help="prompts of a step (default: 4)")
+    parser.add_argument("--groups", type=int, default=2, help="prompts of a step (default: 2)")
     parser.add_argument("--group-size", type=int, default=8, help="completions of a prompt (default: 8)")
     parser.add_argument(
-        "--longest", type=int, default=192, help="tokens of the longest completion (default: 192)"
+        "--longest", type=int, default=128, help="tokens of the longest completion (default: 128)"
     )
     parser.add_argument("--mean-share", type=float, default=0.3, help="mean length / longest (default: 0.3)")
     parser.add_argument("--micro-batch-rows", type=int, default=32, help="on both sides (default: 32)")
