@@ -118,6 +118,8 @@ def ray_session() -> Iterator[None]:
         PYTHONPATH=str(REPOSITORY_ROOT),
         **{MARK: session_mark()},
         RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.5",
+        RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0",  # as jobs.train on one machine: a process less for every run
+        RAY_TRAIN_ENABLE_STATE_TRACKING="0",
         RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S="60",
     )
     ray.init(

@@ -12,8 +12,8 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from jobs.benchmark.evaluation_metrics import made_texts, peak_bytes
-from jobs.benchmark.measure import Measure
+from jobs.benchmark.evaluation_metrics import made_texts
+from jobs.benchmark.measure import Measure, peak_bytes
 
 PROMPTS, SAMPLES, TIMES = 500, 16, 10
 LIMIT_RATIO = 1.2

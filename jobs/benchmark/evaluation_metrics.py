@@ -10,10 +10,9 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from jobs.benchmark.measure import Measure
+from jobs.benchmark.measure import Measure, peak_bytes
 
 PROMPTS, SAMPLES, WORDS = 1000, 16, 30
 KS = (1, 4, 8, 16)
@@ -94,11 +93,3 @@ def made_texts(num_prompts: int, num_samples: int, seed: int = 0) -> list[list[s
         lengths = generator.integers(WORDS - 10, WORDS + 11, size=num_samples)
         texts.append([" ".join(f"w{word}" for word in generator.choice(topic, length)) for length in lengths])
     return texts
-
-
-def peak_bytes() -> int:
-    """The most memory this process has had resident."""
-    # Not ru_maxrss, which begins with the memory of the process that started this one.
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024

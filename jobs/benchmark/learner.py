@@ -57,7 +57,7 @@ def time_learner(
     from polyray.learner.step import PolicyLearner
     from polyray.types import TrainingBatch
 
-    config, model = _config(load), _random_model(shape, device, dtype)
+    config, model = _config(load), random_policy(shape, device, dtype)
     optimizer = build_optimizer(model.parameters(), config.learner)
     learner = PolicyLearner(model, optimizer, build_scheduler(optimizer, config.learner), config)
     batch = TrainingBatch(0, _synthetic_groups(model, load, shape["vocab_size"], device), load.groups)
@@ -129,7 +129,8 @@ def _config(load: LearnerLoad) -> Any:
     )
 
 
-def _random_model(shape: dict[str, Any], device: Any, dtype: str) -> Any:
+def random_policy(shape: dict[str, Any], device: Any, dtype: str) -> Any:
+    """A fresh adapter, and its reference, on a Qwen3 of this shape with random weights."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 

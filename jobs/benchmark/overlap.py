@@ -3,12 +3,14 @@
 Completions are exponential in length with mean/limit 0.2, and learning takes about as long as generating. The
 coordinator, ledger, gates and deliveries are the real ones; parts that only wait share no cores, so a step may take
 as long as its slower half and no longer. Both ways of delivery: engines that keep versions (adapters), and such that
-finish their groups before they load (merged weights). Staleness 0 and 1 take turns. `--real` then trains the default
-task for as many steps: on one small machine engines and learner share the cores, and overlap must at least not hurt.
+finish their groups before they load (merged weights). Staleness 0 and 1 take turns.
+
+recovery: the same with a rollout worker killed on the way (recovery.py). real: trains the default task for as many
+steps: on one small machine engines and learner share the cores, and overlap must at least not hurt.
 
   python -m jobs.benchmark async
   python -m jobs.benchmark async --steps 50 --out async.json
-  python -m jobs.benchmark async --only-real --steps 53
+  python -m jobs.benchmark async --parts real --steps 53
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from jobs.benchmark.simulated_run import SimulatedRun
     from polyray.observability.progress import ProgressDisplay
 
+PARTS = ("overlap", "recovery", "real")
 WARM_UP_STEPS = 2
 LIMITS = {"speed_up": 1.25, "step_over_slower_half": 1.15}
 LOAD: dict[str, Any] = {
@@ -49,8 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = JobParser("benchmark async", __doc__)
     parser.add_argument("--steps", type=int, default=14, help="steps of each run (default: 14)")
     parser.add_argument("--rounds", type=int, default=1, help="runs of each kind, in turns (default: 1)")
-    parser.add_argument("--real", action="store_true", help="real engines and learner, too")
-    parser.add_argument("--only-real", action="store_true", help="leave the simulated part out")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS[:2]), help="default: %(default)s"
+    )
     parser.add_argument("--check", action="store_true", help="validate, print what will run and exit")
     parser.add_argument("--out", metavar="FILE", help="write the measures as JSON")
     options = parser.parse_strictly(argv)
@@ -60,7 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{WARM_UP_STEPS} warm up) and 1 round are needed"
         )
     if options.check:
-        print(json.dumps({"job": "benchmark async", "load": LOAD, "simulation": SIMULATION}, indent=2))
+        print(
+            json.dumps(
+                {"job": "benchmark async", "parts": options.parts, "load": LOAD, "simulation": SIMULATION},
+                indent=2,
+            )
+        )
         return EXIT_OK
     before = machine()
     return conclude(
@@ -70,15 +79,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measure(options: Namespace) -> list[Measure]:
     from jobs.benchmark.real_overlap import real_measures
+    from jobs.benchmark.recovery import recovery_measures
     from jobs.fleet import open_ray
     from polyray.observability.progress import ProgressDisplay
 
     measures: list[Measure] = []
     with ProgressDisplay() as display, open_ray(RaySpec(dashboard=False), display):
-        if not options.only_real:
+        if "overlap" in options.parts:
             for delivery in DELIVERIES:
                 measures += _simulated(delivery, options, display)
-        if options.real or options.only_real:
+        if "recovery" in options.parts:
+            measures += recovery_measures(options.steps, options.rounds, display)
+        if "real" in options.parts:
             measures += real_measures(options.steps, options.rounds, display)
     return measures
 

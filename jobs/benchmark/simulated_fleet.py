@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from jobs.benchmark.measure import resident_bytes
 from polyray.actors.coordinator import Coordinator
 from polyray.actors.resources import NAMESPACE
 from polyray.actors.reward_client import RewardClient
@@ -53,6 +54,8 @@ class Observations:
     """Version -> when each worker had loaded it and answered its probe."""
     busy: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
     """Worker -> (when, seconds its engine had spent decoding), at every delivery."""
+    start_s: dict[str, float] = field(default_factory=dict)
+    """Worker -> seconds from the creation of its process to its first version, served and proven."""
 
     def merge(self, other: Observations) -> None:
         """Adds what another host saw."""
@@ -61,13 +64,16 @@ class Observations:
         for version, times in other.deliveries.items():
             self.deliveries[version] += times
         self.busy |= other.busy
+        self.start_s |= other.start_s
 
 
 class SimulatedHost:
     """An actor that carries rollout workers; the first call to a name starts it."""
 
-    def __init__(self, engine: str, score_s: float) -> None:
+    def __init__(self, engine: str, score_s: float, created: float) -> None:
+        """`created`: when somebody asked for this process."""
         self._engine = engine
+        self._created = created
         self._score_s = score_s
         self._clients = {REWARD_APP: RewardClient(REWARD_APP, ServiceSpec(), self._score)}
         self._workers: dict[str, RolloutActor] = {}
@@ -105,6 +111,7 @@ class SimulatedHost:
         elif method == "deliver":
             self._seen.deliveries[arguments[0].policy.version].append(now)
             self._seen.busy[name].append((now, answer[1]))
+            self._seen.start_s.setdefault(name, now - self._created)
 
     async def _score(self, requests: list[GroupToScore]) -> list[GroupScores]:
         await asyncio.sleep(self._score_s)
@@ -151,11 +158,15 @@ class SimulatedPool(RolloutPool):
     """A RolloutPool whose workers live in hosts."""
 
     def __init__(self, owner: str, rollout: RolloutSpec, score_s: float) -> None:
-        host = ray.remote(SimulatedHost).options(num_cpus=0, max_concurrency=1 << 16, namespace=NAMESPACE)
-        num_hosts = -(-rollout.num_workers // WORKERS_PER_HOST)
-        self.hosts: list[Any] = [host.remote(rollout.engine, score_s) for _ in range(num_hosts)]
+        self._score_s = score_s
+        self._shared: dict[int, Any] = {}
         self._num_started = 0
         super().__init__(owner, rollout)
+
+    @property
+    def hosts(self) -> list[Any]:
+        """Every process that carries workers."""
+        return list(self._shared.values())
 
     def replace(self, worker: PoolWorker) -> PoolWorker:
         """See RolloutPool.replace; the host lives on."""
@@ -172,10 +183,38 @@ class SimulatedPool(RolloutPool):
     def _start(self, index: int) -> PoolWorker:
         self._num_started += 1
         name = f"{self.owner}-rollout-{index}-{self._num_started}"
-        worker = PoolWorker(index, name, HostedHandle(self.hosts[index % len(self.hosts)], name))
+        worker = PoolWorker(index, name, HostedHandle(self._host_of(index), name))
         if self._settings is not None:
             worker.handle.build.remote(self._settings)
         return worker
+
+    def _host_of(self, index: int) -> Any:
+        place = index % -(-self.rollout.num_workers // WORKERS_PER_HOST)
+        if place not in self._shared:
+            self._shared[place] = self._new_host()
+        return self._shared[place]
+
+    def _new_host(self) -> Any:
+        host = ray.remote(SimulatedHost).options(num_cpus=0, max_concurrency=1 << 16, namespace=NAMESPACE)
+        return host.remote(self.rollout.engine, self._score_s, time.perf_counter())
+
+
+class KillablePool(SimulatedPool):
+    """One whose workers have a process each, so that each can be killed by itself."""
+
+    @property
+    def hosts(self) -> list[Any]:
+        """Every process that carries a worker."""
+        return [worker.handle.host for worker in self.workers]
+
+    def replace(self, worker: PoolWorker) -> PoolWorker:
+        """See RolloutPool.replace."""
+        ray.kill(worker.handle.host)
+        self.workers[worker.index] = self._start(worker.index)
+        return self.workers[worker.index]
+
+    def _host_of(self, index: int) -> Any:
+        return self._new_host()
 
 
 class MeasuredCoordinator(Coordinator):
@@ -190,15 +229,10 @@ class MeasuredCoordinator(Coordinator):
             self._lags = []
             self._watch = asyncio.create_task(self._watch_loop())
         lags, self._lags = self._lags, []
-        return {"cpu_s": time.process_time(), "resident_bytes": _resident_bytes(), "lag_s": lags}
+        return {"cpu_s": time.process_time(), "resident_bytes": resident_bytes(), "lag_s": lags}
 
     async def _watch_loop(self) -> None:
         while True:
             before = time.perf_counter()
             await asyncio.sleep(LAG_INTERVAL_S)
             self._lags.append(time.perf_counter() - before - LAG_INTERVAL_S)
-
-
-def _resident_bytes() -> int:
-    with open("/proc/self/status", encoding="ascii") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmRSS:"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,32 +119,51 @@ class SimulatedRun:
     seen: Observations
 
 
-def run_simulated(load: SimulatedLoad) -> SimulatedRun:
-    """Starts coordinator and workers, takes `load.steps` steps, and ends them. Needs Ray."""
+def run_simulated(
+    load: SimulatedLoad,
+    pool_type: type[SimulatedPool] = SimulatedPool,
+    before: Callable[[SimulatedPool], None] | None = None,
+    after_step: Callable[[int, SimulatedPool], None] | None = None,
+) -> SimulatedRun:
+    """Starts coordinator and workers, takes `load.steps` steps, and ends them. Needs Ray.
+
+    `before` is called when the workers are there, `after_step` with its number when a step's version is published.
+    """
     config = load.config()
     with tempfile.TemporaryDirectory(prefix="polyray-simulated-") as directory:
         build_tokenizer().save_pretrained(directory)
-        with _simulated_parts(config, load, Path(directory)) as (pool, coordinator):
+        with _simulated_parts(config, load, Path(directory), pool_type, before) as (pool, coordinator):
             coordination = RemoteCoordination(coordinator, config, rank=0, world_size=1)
-            steps = tuple(_simulated_learner(coordination, coordinator, load))
+            steps = []
+            for step in _simulated_learner(coordination, coordinator, load):
+                steps.append(step)
+                if after_step is not None:
+                    after_step(len(steps) - 1, pool)
             failure: Any = ray.get(coordinator.failure.remote(), timeout=CALL_TIMEOUT_S)
             if failure is not None:
                 raise failure
+            pool.adopt(ray.get(coordinator.workers.remote(), timeout=CALL_TIMEOUT_S))
             seen = Observations()
             for part in ray.get([host.observations.remote() for host in pool.hosts], timeout=CALL_TIMEOUT_S):
                 seen.merge(part)
-    return SimulatedRun(load, steps, seen)
+    return SimulatedRun(load, tuple(steps), seen)
 
 
 @contextmanager
 def _simulated_parts(
-    config: TrainConfig, load: SimulatedLoad, model_dir: Path
+    config: TrainConfig,
+    load: SimulatedLoad,
+    model_dir: Path,
+    pool_type: type[SimulatedPool],
+    before: Callable[[SimulatedPool], None] | None,
 ) -> Iterator[tuple[SimulatedPool, Any]]:
-    pool = SimulatedPool("simulated", config.rollout, load.score_s)
+    pool = pool_type("simulated", config.rollout, load.score_s)
     coordinator: Any = None
     try:
         pool.build(EngineSettings(str(model_dir), "float32", config.rollout))
         pool.wait_until_ready()
+        if before is not None:
+            before(pool)
         scoring = Scoring(REWARD_APP, config.reward.service, want_distances=False, algorithm=config.algorithm)
         actor = ray.remote(MeasuredCoordinator).options(num_cpus=0, max_concurrency=1000, namespace=NAMESPACE)
         coordinator = actor.remote(config, pool, scoring, "float32")

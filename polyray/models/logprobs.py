@@ -90,7 +90,8 @@ class _Choose:
         self, logits_MV: torch.Tensor, node_N: torch.Tensor, targets_N: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         exact_MV = logits_MV if logits_MV.dtype == torch.float64 else logits_MV.float()
-        logprobs_MV = (exact_MV / self.temperature).log_softmax(-1)
+        scaled_MV = exact_MV if self.temperature == 1 else exact_MV / self.temperature
+        logprobs_MV = scaled_MV.log_softmax(-1)
         with torch.set_grad_enabled(self.entropy_gradient and torch.is_grad_enabled()):
             entropy_M = -(logprobs_MV.exp() * logprobs_MV).sum(-1)
         return logprobs_MV[node_N, targets_N], entropy_M[node_N]
@@ -100,7 +101,11 @@ def _token_logprobs(
     base: Any, inputs: Sequence[ModelInput], targets_N: torch.Tensor, choose: _Choose
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(log-prob, entropy) of all tokens, row by row."""
-    found = [_of_input(base, part, targets_N[part.token_N], choose) for part in inputs]
+    chunk = max(1, LOGITS_PER_CHUNK // base.get_output_embeddings().weight.shape[0])
+    at_once = sum(len(part.position_M) for part in inputs) <= chunk
+    found = [
+        _of_input(base, part, targets_N[part.token_N], choose, None if at_once else chunk) for part in inputs
+    ]
     if len(found) == 1:
         return found[0]
     back_N = torch.cat([part.token_N for part in inputs]).argsort()
@@ -108,16 +113,16 @@ def _token_logprobs(
 
 
 def _of_input(
-    base: Any, inputs: ModelInput, targets_N: torch.Tensor, choose: _Choose
+    base: Any, inputs: ModelInput, targets_N: torch.Tensor, choose: _Choose, chunk: int | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(log-prob, entropy) of the tokens that one input predicts, in its order."""
+    """(log-prob, entropy) of the tokens that one input predicts, in its order; `chunk` positions at a time, whose
+    logits are not kept for the backward pass. None: all at once, and kept."""
     if any(getattr(base.config, key, None) for key in LOGIT_TRANSFORMS):
         logits_MV = base(**inputs.arguments, use_cache=False).logits.flatten(0, 1)[inputs.position_M]
         return choose(logits_MV, inputs.node_N, targets_N)
     hidden = base.base_model(**inputs.arguments, use_cache=False).last_hidden_state
     hidden_MD, head = hidden.flatten(0, 1)[inputs.position_M], base.get_output_embeddings()
-    chunk = max(1, LOGITS_PER_CHUNK // head.weight.shape[0])
-    if len(hidden_MD) <= chunk:
+    if chunk is None:
         return choose(head(hidden_MD), inputs.node_N, targets_N)
     order_N = inputs.node_N.argsort(stable=True)
     starts = range(0, len(hidden_MD), chunk)

@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 
 from polyray.analysis.sweep.settings import Setting
-from polyray.analysis.sweep.trials import Trial
 from polyray.analysis.sweep.values import SweepValues, metric_name, metric_words
 from polyray.evaluation.per_prompt import MetricKey
 from polyray.metrics import paired_hierarchical_bootstrap
@@ -62,14 +61,24 @@ def recommend(
     }
 
 
-def adapter_trial(setting: Setting, mode: Mode) -> Trial:
-    """The seed whose adapter to take: best on the validation metric, never on the evaluation's own prompts.
-
-    The first seed where no trial has a validation metric.
-    """
-    known = [trial for trial in setting.members if trial.metric is not None and np.isfinite(trial.metric)]
-    sign = 1 if mode == "max" else -1
-    return max(known, key=lambda trial: sign * (trial.metric or 0.0)) if known else setting.members[0]
+def adapter_choice(setting: Setting, mode: Mode) -> dict[str, str]:
+    """Whose adapter to take among the seeds that count, and why; never by the evaluation's own prompts."""
+    known = [
+        (trial.metric, trial)
+        for trial in setting.members
+        if trial.metric is not None and np.isfinite(trial.metric)
+    ]
+    if not known:
+        return {
+            "adapter": setting.members[0].trial_id,
+            "adapter_rule": "the setting's first seed; no seed of it has a validation metric",
+        }
+    best = max if mode == "max" else min
+    _, chosen = best(known, key=lambda pair: pair[0])
+    return {
+        "adapter": chosen.trial_id,
+        "adapter_rule": "the setting's best seed on the validation metric, not on these prompts",
+    }
 
 
 def _difference(

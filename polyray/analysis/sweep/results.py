@@ -21,7 +21,7 @@ from polyray.analysis.sweep.comparisons import compare_with_baseline
 from polyray.analysis.sweep.costs import setting_cost, total_cost
 from polyray.analysis.sweep.curves import advantage_share, curve_keys, hierarchical_entries, seed_means
 from polyray.analysis.sweep.frontier import frontier
-from polyray.analysis.sweep.recommendation import Mode, adapter_trial, recommend
+from polyray.analysis.sweep.recommendation import Mode, adapter_choice, recommend
 from polyray.analysis.sweep.settings import Grouped, Setting, axis_symbol, group_trials
 from polyray.analysis.sweep.trials import Trial
 from polyray.analysis.sweep.values import SweepValues, evaluated_arms, metric_key, metric_name, read_values
@@ -154,7 +154,7 @@ def _by_setting(compared: Sequence[Setting], values: SweepValues, asked: _Asked)
     chosen = next(setting for setting in compared if setting.label == recommendation["setting"])
     recommendation |= {
         "against_baseline": gains.get(chosen.label),
-        "adapter": adapter_trial(chosen, asked.mode).trial_id,
+        **adapter_choice(chosen, asked.mode),
         "by_other_criteria": [
             {name: entry[name] for name in ("criterion", "setting", "value", "best", "range")}
             for entry in alternatives

@@ -168,11 +168,13 @@ def test_recommendation_is_the_smallest_value_near_the_best(results, sweep) -> N
         "distinct_correct_at_2": 1.0,
         "usq_at_2": 0.0,
     }
-    wide = sweep_results(TRIALS, *sweep, **(SETTINGS | {"margin": 0.7, "mode": "min"}))["recommendation"]
+    wide = sweep_results(TRIALS, *sweep, **(SETTINGS | {"margin": 0.7}))["recommendation"]
     assert (wide["value"], wide["best"]["value"]) == (0.0, 1.0)
     assert wide["range"] == {"low": 0.0, "high": 1.0, "settings": ["λ = 0", "λ = 1"]}
     assert wide["against_baseline"] is None
-    assert wide["adapter"] == "p0", "no validation metric: the first seed"
+    assert wide["adapter"] == "p0" and "no seed of it has a validation metric" in wide["adapter_rule"]
+    small = sweep_results(TRIALS, *sweep, **(SETTINGS | {"mode": "min"}))["recommendation"]
+    assert small["adapter"] == "d0", "where the metric is to be small"
 
 
 def test_shares_of_advantage_variance(results) -> None:

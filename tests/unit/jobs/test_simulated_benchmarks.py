@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from jobs.benchmark import overlap, scale
-from jobs.benchmark.simulated_fleet import HostedHandle, Observations
+from jobs.benchmark import overlap, recovery, scale, simulated_fleet
+from jobs.benchmark.simulated_fleet import HostedHandle, KillablePool, Observations, SimulatedPool
 from jobs.benchmark.simulated_measures import engine_groups_per_s, figures_of, ideal_groups_per_s, percentile
 from jobs.benchmark.simulated_run import SimulatedLoad, SimulatedRun, SimulatedStep, simulated_payload
 from polyray.delivery.adapter import sha256_of
-from polyray.errors import ConfigError
+from polyray.errors import ConfigError, PolyrayError
 
 SECONDS_A_STEP = 10.0
 
@@ -124,6 +124,39 @@ def test_limits_of_scale_are_judged_where_they_belong() -> None:
     assert scale.comparison({16: figures, 256: figures})[0].ok is True
 
 
+def test_a_kill_may_cost_a_start_and_the_work_that_was_in_flight() -> None:
+    seen = recovery.Recovery(unbroken=(20.0, 21.0, 29.0), killed=(24.0, 27.0), start=(4.3, 5.3))
+    assert seen.shares == pytest.approx((3 / 5, 1.0))
+    judged = recovery.cost_measures(0, seen)[-1]
+    assert (judged.median, judged.ok) == (pytest.approx(0.8), True)
+    late = recovery.Recovery(unbroken=(20.0,), killed=(26.0,), start=(4.3,))
+    assert recovery.cost_measures(1, late)[-1].ok is False
+
+
+def test_the_start_that_counts_is_that_of_the_victims_place() -> None:
+    run = run_of()
+    run.seen.start_s |= {"simulated-rollout-0-1": 9.0, "simulated-rollout-1-3": 4.0}
+    assert recovery.replacement_start_s(run) == 4.0
+    del run.seen.start_s["simulated-rollout-1-3"]
+    with pytest.raises(PolyrayError, match="5 steps ended before the replacement served"):
+        recovery.replacement_start_s(run)
+
+
+def test_a_pool_to_kill_in_has_a_process_for_every_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    killed: list[str] = []
+    monkeypatch.setattr(SimulatedPool, "_new_host", lambda self: made.append(f"host {len(made)}") or made[-1])
+    monkeypatch.setattr(simulated_fleet.ray, "kill", killed.append)
+    spec = load_of(num_workers=3).rollout()
+    assert SimulatedPool("a", spec, 0.0).hosts == ["host 0"]
+    pool = KillablePool("a", spec, 0.0)
+    assert pool.hosts == ["host 1", "host 2", "host 3"]
+    assert pool.replace(pool.workers[1]).name == "a-rollout-1-4"
+    assert (pool.hosts, killed) == (["host 1", "host 4", "host 3"], ["host 2"])
+    pool.shutdown()
+    assert killed == ["host 2", "host 1", "host 4", "host 3"]
+
+
 @dataclass
 class FakeHost:
     calls: list[tuple[Any, ...]] = field(default_factory=list)
@@ -159,7 +192,9 @@ def test_what_several_hosts_saw_is_one_account() -> None:
     one, other = Observations(scored={1: 2.0}), Observations(scored={2: 3.0}, refill_s=[(1.0, 0.1)])
     one.deliveries[0].append(1.0)
     other.deliveries[0].append(2.0)
+    other.start_s["b"] = 4.0
     one.merge(other)
+    assert one.start_s == {"b": 4.0}
     assert (one.scored, one.refill_s, one.deliveries[0]) == ({1: 2.0, 2: 3.0}, [(1.0, 0.1)], [1.0, 2.0])
 
 
@@ -175,7 +210,8 @@ def test_command_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert scale.main(["--check", "--workers", "4", "16"]) == 0
     assert json.loads(capsys.readouterr().out)["workers"] == [4, 16]
     assert overlap.main(["--check"]) == 0
-    assert json.loads(capsys.readouterr().out)["load"]["prompts_per_step"] == 16
+    checked = json.loads(capsys.readouterr().out)
+    assert (checked["load"]["prompts_per_step"], checked["parts"]) == (16, ["overlap", "recovery"])
     with pytest.raises(ConfigError, match="--steps 2: at least 3 are needed"):
         scale.main(["--steps", "2"])
     with pytest.raises(ConfigError, match="0 workers: at least 1"):

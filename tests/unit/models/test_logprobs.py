@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from polyray.models import logprobs
+from polyray.models import logprobs, packing
 from polyray.models.logprobs import Rows, completion_logprobs
-from tests.unit.tiny_policy import NUM_FACTORS, VOCABULARY, build_base, build_policy
+from tests.unit.tiny_policy import NUM_FACTORS, SHAPE, VOCABULARY, build_base, build_policy
 
 PROMPTS = (3, 1, 5, 2)
 COMPLETIONS = (4, 6, 1, 2)
@@ -93,6 +93,28 @@ def test_chunks_change_neither_values_nor_gradients(monkeypatch: pytest.MonkeyPa
     for actual, expected in zip(chunked[2], whole[2], strict=True):
         assert expected.abs().max() > 1e-3
         torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_logits_that_are_more_than_a_chunk_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Rows of 6, 6, 5 and 3 positions run apart: inputs with 10, 1 and 2 tokens, none of them above a chunk of 10.
+    monkeypatch.setattr(packing, "PASS_POSITIONS", 0)
+    monkeypatch.setattr(packing, "LENGTH_RATIO", 1.0)
+    kept: list[int] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.shape[-1] == VOCABULARY and tensor.shape[0] != SHAPE["hidden_size"]:  # not the head
+            kept.append(tensor.numel() // VOCABULARY)
+        return tensor
+
+    def tokens_kept(tokens_per_chunk: int) -> list[int]:
+        kept.clear()
+        monkeypatch.setattr(logprobs, "LOGITS_PER_CHUNK", tokens_per_chunk * VOCABULARY)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            completion_logprobs(build_policy(), _rows())
+        return kept
+
+    assert tokens_kept(sum(COMPLETIONS)) == [10, 1, 2]
+    assert tokens_kept(10) == []
 
 
 def test_the_entropy_has_no_gradient() -> None:
