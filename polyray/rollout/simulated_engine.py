@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import math
 import random
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ from polyray.errors import DeliveryError, RolloutError
 from polyray.rollout.simulated_batch import DecodingBatch
 from polyray.rollout.simulated_lengths import Lengths
 from polyray.types import Completion, FinishReason, Group, GroupRequest
+
+_READING = threading.Lock()
 
 
 class SimulatedEngine:
@@ -191,9 +194,16 @@ class SimulatedEngine:
         return tokens, "stop" if stops else "length"
 
 
-@functools.lru_cache(maxsize=4)
 def _vocabulary(model_dir: Path) -> tuple[Any, np.ndarray]:
     """(tokenizer, its plain tokens), read once for all engines of a process."""
+    with (
+        _READING
+    ):  # transformers imports its parts when they are first asked for, which threads must not do at once
+        return _read_vocabulary(model_dir)
+
+
+@functools.lru_cache(maxsize=4)
+def _read_vocabulary(model_dir: Path) -> tuple[Any, np.ndarray]:
     tokenizer: Any
     if (model_dir / "tokenizer.json").is_file():  # needs no torch: such engines start at once
         from transformers import PreTrainedTokenizerFast
