@@ -16,15 +16,16 @@ from polyray.types import Prompt
 
 
 class ForcedLengths:
-    """vLLM's engine, whose requests run on beyond an end of sequence and stop at the length that was set for them."""
+    """vLLM's engine, whose requests run on beyond an end of sequence and stop at the length that was set for their
+    seed."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
-        self.lengths: dict[str, int] = {}
+        self.lengths: dict[int, int] = {}
 
     def add_request(self, request_id: str, prompt: Any, params: Any, **kwargs: Any) -> Any:
         """As vLLM's."""
-        length = self.lengths.pop(request_id, None)
+        length = self.lengths.pop(params.seed, None)
         if length is not None:
             params.ignore_eos, params.max_tokens = True, length
         return self._engine.add_request(request_id, prompt, params, **kwargs)

@@ -163,9 +163,8 @@ class OurSide:
         size = rollout.group_size
         for index, prompt in enumerate(prompts):
             group_id = first + index
-            for sample in range(size):
-                self._forced.lengths[f"{group_id}/{sample}"] = lengths[index * size + sample]
             seeds = tuple(sample_seed(0, group_id, sample) for sample in range(size))
+            self._forced.lengths |= dict(zip(seeds, lengths[index * size : (index + 1) * size], strict=True))
             limit, temperature = rollout.max_completion_tokens, rollout.temperature
             futures.append(self._worker.submit(GroupRequest(group_id, prompt, seeds, limit, temperature)))
         return [future.result(TIMEOUT_S) for future in futures]

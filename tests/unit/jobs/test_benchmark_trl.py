@@ -87,9 +87,10 @@ def test_vllms_requests_stop_at_their_own_length() -> None:
             return "stepped"
 
     forced = ForcedLengths(Engine())
-    forced.lengths = {"4/1": 7}
-    for request_id in ("4/1", "probe/0"):
-        forced.add_request(request_id, [1], Namespace(max_tokens=1, ignore_eos=False), lora_request=None)
+    forced.lengths = {81: 7}
+    for request_id, seed in (("4/1", 81), ("probe/0", None)):
+        params = Namespace(max_tokens=1, ignore_eos=False, seed=seed)
+        forced.add_request(request_id, [1], params, lora_request=None)
     assert Engine.requests == [("4/1", 7, True), ("probe/0", 1, False)]
     assert forced.step() == "stepped"
 
