@@ -17,6 +17,7 @@ from jobs.sweep_trial import STEP, TRIAL, SweepWork, run_trial
 from polyray.actors.resources import check_placement
 from polyray.analysis.sweep.trials import Trial, TrialStatus, write_trials
 from polyray.config.sweep import SchedulerSpec, SweepConfig
+from polyray.errors import Stopped
 from polyray.observability.jsonl import read_jsonl
 from polyray.observability.progress import ProgressDisplay
 from polyray.observability.run_directory import RunDirectory, RunPaths
@@ -93,9 +94,14 @@ def run_trials(
             ),
             run_config=run_config,
         )
-    tuner.fit()
+    ended = tuner.fit()
     trials = watch.trials()
     write_trials(directory.paths.root / "trials.jsonl", trials)
+    left = len(plans) - ended.num_terminated - ended.num_errors
+    if left:  # Tune returns as if all were well where it is interrupted
+        raise Stopped(
+            f"interrupted with {left} of {len(plans)} trials to go; start the same command again to go on"
+        )
     return trials
 
 
@@ -136,7 +142,6 @@ class _Watch(TuneCallback):
         self._started: dict[int, float] = {}
         self._seconds: dict[int, float] = {}
         self._errors: dict[int, str] = {}
-        self._last: dict[int, dict[str, Any]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (_Watch, "of_this_process")
@@ -150,7 +155,6 @@ class _Watch(TuneCallback):
     ) -> None:
         """A validation."""
         if self._config.metric in result:
-            self._last[trial.config[TRIAL]] = result
             plan = self._plans[trial.config[TRIAL]]
             self._display.note(
                 f"{plan.trial_id}  seed {plan.seed}  {_words(plan.parameters)}  step {result[STEP]}  "
@@ -187,9 +191,10 @@ class _Watch(TuneCallback):
         lines = read_jsonl(paths.metrics)
         error = None if paths.done.is_file() else self._errors.get(number)
         status: TrialStatus = "done" if paths.done.is_file() else "failed" if error else "stopped"
-        metric = self._last.get(number, {}).get(self._config.metric)
-        seconds = sum(float(line["step_s"]) for line in lines)
+        validated = read_jsonl(paths.validation)
         learner, rollout = plan.config.learner, plan.config.rollout
+        learner_cpus = learner.num_workers * learner.cpus_per_worker
+        learner_gpus = learner.num_workers * learner.use_gpu
         return Trial(
             trial_id=plan.trial_id,
             parameters=plan.parameters,
@@ -197,19 +202,18 @@ class _Watch(TuneCallback):
             status=status,
             error=error,
             steps=len(lines),
-            metric=metric,
-            seconds=self._seconds.get(number, seconds),
-            core_hours=_core_hours(
-                lines, learner.num_workers * learner.cpus_per_worker, rollout.cpus_per_worker
-            ),
-            gpu_hours=seconds * (learner.num_workers if learner.use_gpu else 0) / HOUR_S,
+            metric=validated[-1][self._config.metric] if validated else None,
+            seconds=self._seconds.get(number, sum(float(line["step_s"]) for line in lines)),
+            core_hours=_hours(lines, learner_cpus, rollout.num_workers * rollout.cpus_per_worker),
+            gpu_hours=_hours(lines, learner_gpus, rollout.num_workers * rollout.gpus_per_worker),
             tokens=int(sum(line["tokens_generated"] for line in lines)),
         )
 
 
-def _core_hours(lines: list[dict[str, Any]], learner_cpus: float, worker_cpus: float) -> float:
-    """Cores that worked for the trial: the learner's while it learnt, its groups' while they were sampled."""
-    seconds = sum(line["learn_s"] * learner_cpus + line["generate_s"] * worker_cpus for line in lines)
+def _hours(lines: list[dict[str, Any]], of_learner: float, of_engines: float) -> float:
+    """Cores or GPUs while they worked for the trial: the learner's while it learnt, the engines' while its groups
+    were sampled. On a shared fleet that includes waiting for the other trials' groups."""
+    seconds = sum(line["learn_s"] * of_learner + line["generate_s"] * of_engines for line in lines)
     return seconds / HOUR_S
 
 

@@ -227,7 +227,8 @@ class RolloutWorker:
         try:
             if self._begins_anew(payload.policy):
                 self._give_up(engine, payload.policy.run, f"{payload.policy.name} begins anew")
-            if sha256_of(payload.tensors) != payload.policy.sha256:
+            digest = sha256_of(payload.tensors)
+            if digest != payload.policy.sha256:
                 raise DeliveryError(
                     f"{payload.policy.name} arrived damaged at {self.name}: its sha256 does not match"
                 )
@@ -250,7 +251,7 @@ class RolloutWorker:
         message.future.set_result(
             DeliveryAck(
                 self.name,
-                sha256_of(payload.tensors),
+                digest,
                 logprobs,
                 loaded - started,
                 time.perf_counter() - loaded,
