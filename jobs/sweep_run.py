@@ -115,7 +115,8 @@ def _scheduler(spec: SchedulerSpec, steps: int) -> Any:
     if spec.type == "asha":
         return ASHAScheduler(
             time_attr=STEP,
-            max_t=steps + 1,  # ASHA ends a trial that reports max_t; after its last validation it still has to finish
+            max_t=steps
+            + 1,  # ASHA ends a trial that reports max_t; after its last validation it still has to finish
             grace_period=min(spec.grace_steps, steps),
             reduction_factor=spec.reduction_factor,
         )
