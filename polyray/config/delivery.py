@@ -24,7 +24,11 @@ class DeliverySpec(StrictModel):
         description="largest |engine - learner| log-prob that counts as served; default by dtype: "
         "1e-4 float32, 5e-2 bfloat16",
     )
-    num_probes: int = Field(default=8, ge=1, description="fixed sequences whose log-probs prove a delivery")
+    num_probes: int = Field(
+        default=4,
+        ge=1,
+        description="fixed sequences whose log-probs prove a delivery; each costs time at every version",
+    )
     timeout_s: float = Field(default=60.0, gt=0, description="a worker that takes longer is replaced")
     keep_versions: Literal["checkpoints", "all"] = Field(
         default="checkpoints", description="which versions/<v>/ directories are written"
