@@ -29,6 +29,7 @@ OWN_OF_TRIAL = frozenset(
         "group_size",
         "temperature",
         "dispatch",
+        "share",
         "max_worker_replacements",
         "group_timeout_s",
     }

@@ -105,6 +105,8 @@ class GroupRequest:
     temperature: float = 1.0
     run: str = ""
     """Whose newest version samples it, on an engine that several runs share."""
+    share: float = 1.0
+    """Of that engine, relative to the other runs'."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -309,7 +309,7 @@ class Coordinator:
         seeds = tuple(sample_seed(self._config.seed, group_id, index) for index in range(rollout.group_size))
         prompt = self._task.training_prompt(group_id, self._config.seed)
         limits = rollout.max_completion_tokens, rollout.temperature
-        return GroupRequest(group_id, prompt, seeds, *limits, run=self._run)
+        return GroupRequest(group_id, prompt, seeds, *limits, run=self._run, share=rollout.share)
 
     def _take(self, reply: RolloutReply, group_ref: Any) -> None:
         """A reward that could not be computed is unscored, never zero: the group shrinks, or goes."""

@@ -43,6 +43,12 @@ class RolloutSpec(StrictModel):
         description="what a worker's load is counted in; tokens: as the groups of a prompt had so far, for tasks "
         "whose lengths differ much from prompt to prompt",
     )
+    share: float = Field(
+        default=1.0,
+        gt=0,
+        description="of engines that trials of a sweep share, relative to the others: 2 has twice the samples of 1 "
+        "while both have something to do",
+    )
     max_sequences: int = Field(default=256, ge=1, description="sequences one engine decodes together")
     max_batched_tokens: int = Field(default=4096, ge=64)
     block_size: int = Field(default=32, ge=1)

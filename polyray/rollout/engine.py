@@ -28,6 +28,11 @@ class Engine(Protocol):
         way a `load` that raises DeliveryError changed nothing; after anything else the engine is unusable."""
         ...
 
+    @property
+    def max_sequences(self) -> int:
+        """How many sequences it decodes together; more wait inside, first come first served."""
+        ...
+
     def submit(self, request: GroupRequest) -> None:
         """Queues a group; it joins the running batch at the next `poll`. Raises DataError where its prompt
         cannot be, RolloutError where no version of its run is loaded."""

@@ -46,6 +46,7 @@ class SimulatedEngine:
         luck: random.Random | None = None,
     ) -> None:
         self._simulation = spec.simulation
+        self.max_sequences = spec.max_sequences
         self._tokenizer, self._plain_tokens = _vocabulary(model_dir)
         self._lengths = Lengths(spec.simulation)
         self._clock, self._sleep, self._luck = clock, sleep, luck or random.Random()

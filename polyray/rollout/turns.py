@@ -1,8 +1,13 @@
-"""Whose turn it is on an engine that several runs share: one queue per run, served round robin.
+"""Whose turn it is on an engine that several runs share: one queue per run, served by weighted round robin.
 
-An engine that holds one version at a time must load a run's weights before that run's groups, so a run keeps the
-engine until it has nothing left to do, or until its slice is over while others wait. Where one run is alone, its
-queue is simply a queue. Used by worker.py; without threads and without an engine.
+Every message costs its run something (a group: its samples over the run's share), and the run that has had the
+least comes next, so that runs which always have work get samples in proportion to their shares. A run that had
+nothing to do comes back level with the others: what it did not use is not saved up for it.
+
+An engine that keeps versions takes the groups of all runs as they come next. One that holds a single version must
+load a run's weights before that run's groups, so a run keeps the engine until it has nothing left to do, or until
+its slice is over while others wait. Where one run is alone, its queue is simply a queue. Used by worker.py; without
+threads and without an engine.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 MessageT = TypeVar("MessageT")
@@ -18,24 +24,40 @@ LOAD_SHARE = 0.03
 """Of an engine's time, at most, for loads that only bring a run's weights back."""
 
 
+@dataclass(slots=True)
+class _Queue(Generic[MessageT]):
+    messages: deque[tuple[MessageT, float]] = field(default_factory=deque)
+    """Each with its cost."""
+    had: float = 0.0
+    """What the run has been given, in costs."""
+
+
 class Turns(Generic[MessageT]):
     """Messages by run, in the order they came."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
-        self._queues: dict[str, deque[MessageT]] = {}
-        """Runs in the order of their next turns; the current one is first."""
+        self._queues: dict[str, _Queue[MessageT]] = {}
+        """The current run is first; of runs that had the same, the one whose turn is longest ago comes next."""
         self._began = 0.0
         self.slice_s = 0.0
         """How long a run may keep others waiting; see `load_took`."""
 
     def __bool__(self) -> bool:
         """Whether anything waits."""
-        return any(self._queues.values())
+        return any(queue.messages for queue in self._queues.values())
 
-    def put(self, run: str, message: MessageT) -> None:
+    @property
+    def num_runs(self) -> int:
+        """Runs that had a message here and were not forgotten."""
+        return len(self._queues)
+
+    def put(self, run: str, message: MessageT, cost: float = 0.0) -> None:
         """At the end of the run's queue; a run that nobody knew comes last."""
-        self._queues.setdefault(run, deque()).append(message)
+        queue = self._queues.setdefault(run, _Queue())
+        if not queue.messages:
+            queue.had = max(queue.had, self._least_had())
+        queue.messages.append((message, cost))
 
     @property
     def current(self) -> str | None:
@@ -45,27 +67,32 @@ class Turns(Generic[MessageT]):
     def head(self) -> MessageT | None:
         """The current run's next message; None where it has none."""
         queue = next(iter(self._queues.values()), None)
-        return queue[0] if queue else None
+        return queue.messages[0][0] if queue is not None and queue.messages else None
 
     def pop(self) -> MessageT:
         """Takes what `head` showed."""
-        return next(iter(self._queues.values())).popleft()
+        queue = next(iter(self._queues.values()))
+        message, cost = queue.messages.popleft()
+        queue.had += cost
+        return message
+
+    def take(self, may: Callable[[MessageT], bool]) -> MessageT | None:
+        """The next message of the run that has had the least, of those whose next message `may` be had now."""
+        return self.pop() if self._turn_to(may) else None
+
+    def advance(self) -> bool:
+        """The turn of the run that has had the least, of those that have something to do, which may be the current
+        one; False where none has."""
+        if not self._turn_to(lambda message: True):
+            return False
+        self._began = self._clock()
+        return True
 
     @property
     def slice_is_over(self) -> bool:
         """Whether the current run has had its time, and somebody waits for it to end."""
-        others = any(queue for run, queue in self._queues.items() if run != self.current)
+        others = any(queue.messages for run, queue in self._queues.items() if run != self.current)
         return others and self._clock() - self._began >= self.slice_s
-
-    def advance(self) -> bool:
-        """The turn of the next run that has something to do, which may be the current one; False where none has."""
-        for _ in range(len(self._queues)):
-            first = next(iter(self._queues))
-            self._queues[first] = self._queues.pop(first)
-            if self.head() is not None:
-                self._began = self._clock()
-                return True
-        return False
 
     def load_took(self, seconds: float) -> None:
         """Makes slices so long that a load of this length at the start of each is LOAD_SHARE of it."""
@@ -73,10 +100,27 @@ class Turns(Generic[MessageT]):
 
     def forget(self, run: str) -> list[MessageT]:
         """The run has ended: what it still had waiting."""
-        return list(self._queues.pop(run, ()))
+        queue = self._queues.pop(run, None)
+        return [message for message, _ in queue.messages] if queue is not None else []
 
     def drain(self) -> Iterator[MessageT]:
         """Takes everything, run by run."""
         for queue in self._queues.values():
-            while queue:
-                yield queue.popleft()
+            while queue.messages:
+                yield queue.messages.popleft()[0]
+
+    def _least_had(self) -> float:
+        return min((queue.had for queue in self._queues.values() if queue.messages), default=0.0)
+
+    def _turn_to(self, may: Callable[[MessageT], bool]) -> bool:
+        """Puts the run whose turn is next first, and the current one last; False where none may go on."""
+        runs = [run for run, queue in self._queues.items() if queue.messages and may(queue.messages[0][0])]
+        if not runs:
+            return False
+        last = self.current
+        runs.sort(key=lambda run: (self._queues[run].had, run == last))
+        chosen = runs[0]
+        assert last is not None
+        self._queues[last] = self._queues.pop(last)
+        self._queues = {chosen: self._queues.pop(chosen), **self._queues}
+        return True

@@ -178,6 +178,7 @@ def _requests(config: TrainConfig, spec: TrainingEvaluationSpec, prompts: list[P
             seeds=tuple(sample_seed(config.seed, f"validation-{index}", i) for i in range(spec.num_samples)),
             max_completion_tokens=rollout.max_completion_tokens,
             temperature=rollout.temperature,
+            share=rollout.share,
         )
         for index, prompt in enumerate(prompts)
     ]

@@ -47,6 +47,7 @@ class AsyncVllmEngine:
     keeps_versions = True
 
     def __init__(self, model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int, runs: int = 1) -> None:
+        self.max_sequences = spec.max_sequences
         self._timeout_s = spec.start_timeout_s
         self._sockets = Path(tempfile.mkdtemp(prefix="polyray-engine-"))
         self._watchdog = Watchdog([self._sockets])

@@ -50,6 +50,7 @@ class VllmEngine:
     def __init__(
         self, model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int | None = None, runs: int = 1
     ) -> None:
+        self.max_sequences = spec.max_sequences
         self._llm = build_llm(model_dir, spec, dtype, lora_rank, runs)
         self._engine: Any = self._llm.llm_engine
         self._groups = RunningGroups(self._llm.get_tokenizer(), spec.max_model_len)

@@ -30,6 +30,10 @@ from polyray.rollout.engine import Engine
 from polyray.rollout.turns import Turns
 from polyray.types import Group, GroupRequest, PolicyVersion
 
+FILL = 2
+"""Times the sequences an engine decodes together is what it holds of several runs: groups whose last samples are
+long leave room."""
+
 
 @dataclass(slots=True)
 class _Submit:
@@ -39,6 +43,10 @@ class _Submit:
     @property
     def run(self) -> str:
         return self.request.run
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.request.seeds)
 
 
 @dataclass(slots=True)
@@ -166,9 +174,10 @@ class RolloutWorker:
             if isinstance(message, _Forget):
                 self._forget(engine, message.run)
             else:
-                self._turns.put(message.run, message)
+                cost = message.num_samples / message.request.share if isinstance(message, _Submit) else 0.0
+                self._turns.put(message.run, message, cost)
         if engine.keeps_versions:
-            for message in self._turns.drain():
+            while (message := self._turns.take(lambda head: self._may_go_on(engine, head))) is not None:
                 self._handle(engine, message)
         else:
             self._take_turns(engine)
@@ -177,6 +186,13 @@ class RolloutWorker:
             self._resolve(engine.poll())
             self._count(busy_s=time.perf_counter() - started)
         return True
+
+    def _may_go_on(self, engine: Engine, message: _Submit | _Deliver) -> bool:
+        """Groups of several runs wait here rather than in the engine, which serves who came first."""
+        if isinstance(message, _Deliver) or self._turns.num_runs == 1:
+            return True
+        running = sum(submit.num_samples for submit in self._out.values())
+        return running < FILL * engine.max_sequences
 
     def _take_turns(self, engine: Engine) -> None:
         """Gives the engine what it may have now: more groups of the run it works for, or, once it is empty, the next

@@ -55,6 +55,35 @@ def test_turns_go_round_and_pass_over_who_has_nothing() -> None:
     assert seen == ["b", "c", "d", "a", "c again"]
 
 
+def test_runs_that_always_have_work_get_samples_in_proportion_to_their_shares() -> None:
+    turns: Turns[str] = Turns()
+    shares = {"a": 2.0, "b": 1.0, "c": 0.5}
+    for _ in range(40):
+        for run, share in shares.items():
+            turns.put(run, run, cost=8 / share)
+    taken = [turns.take(lambda message: True) for _ in range(35)]
+    assert {run: taken.count(run) for run in shares} == {"a": 20, "b": 10, "c": 5}
+
+
+def test_a_run_that_had_nothing_to_do_comes_back_level_with_the_others() -> None:
+    turns: Turns[str] = Turns()
+    for _ in range(10):
+        turns.put("a", "a", cost=1.0)
+    assert [turns.take(lambda message: True) for _ in range(6)] == ["a"] * 6
+    for _ in range(3):
+        turns.put("late", "late", cost=1.0)
+    assert [turns.take(lambda message: True) for _ in range(6)] == ["late", "a"] * 3
+
+
+def test_who_may_not_go_on_waits_and_the_others_do_not() -> None:
+    turns: Turns[int] = Turns()
+    for run, number in (("a", 1), ("b", 2), ("b", 3)):
+        turns.put(run, number)
+    assert [turns.take(lambda number: number > 1) for _ in range(3)] == [2, 3, None]
+    assert turns.take(lambda number: True) == 1
+    assert turns.num_runs == 2
+
+
 def test_what_is_forgotten_or_drained_is_gone() -> None:
     turns: Turns[int] = Turns()
     for number in range(4):

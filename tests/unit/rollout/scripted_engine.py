@@ -1,0 +1,139 @@
+"""An engine that does what a test says, and a worker around it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from polyray.delivery.adapter import AdapterPayload, Probe, sha256_of
+from polyray.errors import DataError
+from polyray.rollout.engine import Engine
+from polyray.rollout.worker import RolloutWorker
+from polyray.types import Completion, Group, GroupRequest, PolicyVersion, Prompt
+
+WAIT_S = 5.0
+PROMPT = Prompt("p", "37|b1>e4=")
+
+
+class ScriptedEngine:
+    """A group needs `seeds[0]` polls and carries the version that was served at every one of them; where the
+    engine keeps versions, that of its submission.
+
+    `gate` holds a poll back until the test opens it; `events` records what the thread did, in order.
+    """
+
+    def __init__(
+        self,
+        gate: threading.Event | None = None,
+        load_error: Exception | None = None,
+        keeps_versions: bool = False,
+    ) -> None:
+        self.keeps_versions = keeps_versions
+        self.max_sequences = 4
+        self.most_out = 0
+        self.closed = False
+        self.load_s = 0.0
+        self.events: list[str] = []
+        self.polling = threading.Event()
+        self._gate = gate
+        self._load_error = load_error
+        self._policies = {"": PolicyVersion(0, -1, "")}
+        """The newest of every run, or the one that is loaded."""
+        self._left: dict[int, list[Any]] = {}
+
+    @property
+    def idle(self) -> bool:
+        return not self._left
+
+    def submit(self, request: GroupRequest) -> None:
+        if request.prompt.text == "refused":
+            raise DataError("prompt 'p' has 99 tokens, the limit is 16")
+        if request.prompt.text == "explodes":
+            raise ZeroDivisionError("a defect of the engine")
+        self.events.append(f"submit {request.run}{request.group_id}")
+        policy = self._policies[request.run]
+        self._left[request.group_id] = [request, request.seeds[0], {policy} if self.keeps_versions else set()]
+
+    def poll(self) -> list[Group]:
+        self.most_out = max(self.most_out, len(self._left))
+        self.polling.set()
+        if self._gate is not None:
+            assert self._gate.wait(WAIT_S)
+        finished = []
+        for group_id, entry in list(self._left.items()):
+            entry[1] -= 1
+            if not self.keeps_versions:
+                entry[2] |= set(self._policies.values())
+            if entry[1] <= 0:
+                del self._left[group_id]
+                finished.append(_group(entry[0], entry[2]))
+                self.events.append(f"finish {group_id}")
+        return finished
+
+    def abort(self, group_id: int) -> None:
+        self._left.pop(group_id, None)
+
+    def drain(self) -> list[Group]:
+        finished: list[Group] = []
+        while not self.idle:
+            finished.extend(self.poll())
+        return finished
+
+    def load(self, payload: AdapterPayload) -> None:
+        assert self.idle or self.keeps_versions
+        self.events.append(f"load {payload.policy.run}{payload.policy.version}")
+        if self._load_error is not None:
+            raise self._load_error
+        if not self.keeps_versions:
+            self._policies.clear()
+        self._policies[payload.policy.run] = payload.policy
+        time.sleep(self.load_s)
+
+    def forget(self, run: str) -> None:
+        self._policies.pop(run, None)
+
+    def probe(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
+        self.events.append("probe")
+        return np.array([-0.25 * len(sequence) for sequence in sequences], np.float32)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _group(request: GroupRequest, versions: set[PolicyVersion]) -> Group:
+    (policy,) = versions  # a group that met two versions is a mixture: the unpacking fails
+    completion = Completion(
+        np.array([23], np.int32), np.array([-1.0], np.float32), "U", "stop", request.seeds[0]
+    )
+    return Group(request.group_id, request.prompt, np.array([1], np.int32), (completion,), policy)
+
+
+def request(
+    group_id: int, polls: int = 1, text: str = PROMPT.text, run: str = "", share: float = 1.0
+) -> GroupRequest:
+    return GroupRequest(group_id, Prompt("p", text), (polls,), max_completion_tokens=10, run=run, share=share)
+
+
+def payload(version: int, tensors: bytes = b"weights", attempt: int = 1, run: str = "") -> AdapterPayload:
+    probe = Probe(((1, 2), (1, 2, 3)), np.zeros(2, np.float32), None)
+    policy = PolicyVersion(attempt, version, sha256_of(b"weights"), run)
+    return AdapterPayload(policy, tensors, None, probe)
+
+
+@contextmanager
+def running(engine: Engine) -> Iterator[RolloutWorker]:
+    worker = RolloutWorker("rollout-0", lambda: engine)
+    yield worker
+    worker.stop()
+
+
+def failed_with(future: Future[Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        future.result(WAIT_S)

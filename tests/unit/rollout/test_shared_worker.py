@@ -1,0 +1,128 @@
+"""Runs that share one engine: turns, shares, and what one of them does leaves the others alone."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from polyray.errors import RolloutError
+from polyray.types import GroupRequest
+from tests.unit.rollout.scripted_engine import WAIT_S, ScriptedEngine, failed_with, payload, request, running
+
+
+class SimulatedLike(ScriptedEngine):
+    """Refuses, as real engines do, what no version is loaded for."""
+
+    def submit(self, request: GroupRequest) -> None:
+        if request.run not in self._policies:
+            raise RolloutError(f"no version of run {request.run} is loaded")
+        super().submit(request)
+
+
+@pytest.mark.parametrize("keeps_versions", [True, False])
+def test_runs_that_share_an_engine_use_the_same_ids_and_each_gets_its_own_version(
+    keeps_versions: bool,
+) -> None:
+    engine = ScriptedEngine(keeps_versions=keeps_versions)
+    with running(engine) as worker:
+        for run in ("a", "b"):
+            worker.deliver(payload(0, run=run))
+        futures = {
+            (run, number): worker.submit(request(number, polls=number + 1, run=run))
+            for number in range(3)
+            for run in ("a", "b")
+        }
+        again = worker.deliver(payload(1, run="b"))
+        after = worker.submit(request(0, run="b"))
+        for (run, number), future in futures.items():
+            group = future.result(WAIT_S)
+            assert (group.group_id, group.policy.run, group.policy.version) == (number, run, 0)
+        assert again.result(WAIT_S).worker == "rollout-0"
+        assert after.result(WAIT_S).policy == payload(1, run="b").policy
+        assert worker.usage.loads == 3
+
+
+def test_a_run_keeps_the_engine_while_it_has_groups_and_is_loaded_again_once_a_turn() -> None:
+    gate = threading.Event()
+    gate.set()
+    engine = ScriptedEngine(gate)
+    engine.load_s = 0.05  # slices of 1.7 s
+    with running(engine) as worker:
+        for run in ("a", "b"):
+            worker.deliver(payload(0, run=run)).result(WAIT_S)
+        gate.clear()
+        engine.polling.clear()
+        futures = [worker.submit(request(9, run="b"))]
+        assert engine.polling.wait(WAIT_S)
+        for number in range(3):
+            futures += [worker.submit(request(number, polls=2, run=run)) for run in ("a", "b")]
+        gate.set()
+        for future in futures:
+            future.result(WAIT_S)
+        usage = worker.usage
+    turns = [event[:8] for event in engine.events if event.startswith("submit") or event == "load a0"]
+    assert turns == ["load a0"] + ["submit b"] * 4 + ["load a0"] + ["submit a"] * 3
+    assert (usage.loads, usage.returns) == (2, 1)
+    assert usage.return_s >= 0.05
+
+
+def test_a_run_that_was_given_nothing_is_refused_and_the_others_go_on() -> None:
+    with running(SimulatedLike()) as worker:
+        worker.deliver(payload(0, run="a")).result(WAIT_S)
+        failed_with(worker.submit(request(0, run="b")), RolloutError, "no version of run b")
+        assert worker.submit(request(0, run="a")).result(WAIT_S).policy.run == "a"
+
+
+def test_a_new_history_of_one_run_leaves_the_groups_of_the_others_alone() -> None:
+    gate = threading.Event()
+    gate.set()
+    engine = ScriptedEngine(gate, keeps_versions=True)
+    with running(engine) as worker:
+        for run in ("a", "b"):
+            worker.deliver(payload(3, run=run)).result(WAIT_S)
+        gate.clear()
+        engine.polling.clear()
+        before = {run: worker.submit(request(5, polls=50, run=run)) for run in ("a", "b")}
+        assert engine.polling.wait(WAIT_S)
+        anew = worker.deliver(payload(0, attempt=2, run="a"))
+        gate.set()
+        failed_with(before["a"], RolloutError, "group 5 was given up: policy-a-a2-v0")
+        assert before["b"].result(WAIT_S).policy == payload(3, run="b").policy
+        assert anew.result(WAIT_S).worker == "rollout-0"
+
+
+def test_groups_of_several_runs_wait_outside_a_full_engine_and_enter_by_their_shares() -> None:
+    gate = threading.Event()
+    gate.set()
+    engine = ScriptedEngine(gate, keeps_versions=True)
+    with running(engine) as worker:
+        for run in ("a", "b"):
+            worker.deliver(payload(0, run=run)).result(WAIT_S)
+        gate.clear()
+        engine.polling.clear()
+        blocker = worker.submit(request(99, run="b", share=3.0))
+        assert engine.polling.wait(WAIT_S)  # what comes now is all there before the next turn
+        futures = [worker.submit(request(number, run="a", share=1.0)) for number in range(20)]
+        futures += [worker.submit(request(number, run="b", share=3.0)) for number in range(20)]
+        gate.set()
+        for future in [blocker, *futures]:
+            future.result(WAIT_S)
+    entered = [event[len("submit ")] for event in engine.events if event.startswith("submit")][1:]
+    assert (len(entered), entered.count("a")) == (40, 20)
+    assert entered[:24].count("b") == 18
+    assert engine.most_out == 2 * engine.max_sequences
+
+
+def test_one_run_alone_has_all_its_groups_in_the_engine() -> None:
+    gate = threading.Event()
+    engine = ScriptedEngine(gate, keeps_versions=True)
+    with running(engine) as worker:
+        worker.deliver(payload(0)).result(WAIT_S)
+        first = worker.submit(request(99))
+        assert engine.polling.wait(WAIT_S)
+        futures = [worker.submit(request(number, polls=2)) for number in range(20)]
+        gate.set()
+        for future in [first, *futures]:
+            future.result(WAIT_S)
+    assert engine.most_out == 20
