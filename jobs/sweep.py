@@ -100,6 +100,7 @@ def evaluation_of(config: SweepConfig, plans: list[TrialPlan], trial_ids: Sequen
         update={
             "adapters": {name: ArmSpec(adapter=adapter) for name, adapter in arms.items()},
             "compare_to": WARM_START,
+            "evaluation": file.evaluation.model_copy(update={"comparisons": "baseline"}),
             "rollout": trial.rollout,
             "model": trial.model,
             "task": trial.task,

@@ -21,6 +21,7 @@ from polyray.config.base import as_json
 from polyray.config.loader import load_config
 from polyray.config.run import TrainConfig
 from polyray.config.sweep import MANY_TRIALS, ParameterSpec, SweepConfig
+from polyray.config.tracking import as_one_experiment
 from polyray.errors import ConfigError
 
 OWN_OF_TRIAL = frozenset(
@@ -102,7 +103,8 @@ def _plan(config: SweepConfig, index: int, parameters: dict[str, Any], seed: int
     except ConfigError as error:
         where = ", ".join(overrides) or "the first trial"
         raise ConfigError(f"trial {trial_id} ({where}): {error}") from None
-    return TrialPlan(trial_id, parameters, seed, trial)
+    tracking = (as_one_experiment(spec, config.name, config.run_dir / "tracking") for spec in trial.tracking)
+    return TrialPlan(trial_id, parameters, seed, trial.model_copy(update={"tracking": tuple(tracking)}))
 
 
 def _check_metric(config: SweepConfig, trial: TrainConfig) -> None:

@@ -13,6 +13,7 @@ import ray.tune as tune
 from ray.tune.callback import Callback as TuneCallback
 
 from jobs.sweep_plan import TrialPlan, largest_rank, trial_dir
+from jobs.sweep_table import TrialTable, in_words
 from jobs.sweep_trial import STEP, TRIAL, SweepWork, run_trial
 from polyray.actors.resources import check_placement
 from polyray.analysis.sweep.trials import Trial, TrialStatus, write_trials
@@ -140,6 +141,7 @@ class _Watch(TuneCallback):
         self._plans = plans
         self._fleet = fleet
         self._display = display
+        self._table = TrialTable(display, config.metric, plans[0].config.learner.steps)
         self._started: dict[int, float] = {}
         self._seconds: dict[int, float] = {}
         self._errors: dict[int, str] = {}
@@ -149,17 +151,20 @@ class _Watch(TuneCallback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune's process for a trial is up."""
+        plan = self._plans[trial.config[TRIAL]]
         self._started[trial.config[TRIAL]] = time.monotonic()
+        self._table.began(plan.trial_id, plan.seed, plan.parameters)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """A validation."""
         if self._config.metric in result:
-            plan = self._plans[trial.config[TRIAL]]
+            plan, value = self._plans[trial.config[TRIAL]], result[self._config.metric]
+            self._table.reported(plan.trial_id, result[STEP], value)
             self._display.note(
-                f"{plan.trial_id}  seed {plan.seed}  {_words(plan.parameters)}  step {result[STEP]}  "
-                f"{self._config.metric} {result[self._config.metric]:.3f}"
+                f"{plan.trial_id}  seed {plan.seed}  {in_words(plan.parameters)}  step {result[STEP]}  "
+                f"{self._config.metric} {value:.3f}"
             )
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -178,6 +183,8 @@ class _Watch(TuneCallback):
         return [self._trial(number, plan) for number, plan in enumerate(self._plans)]
 
     def _ended(self, number: int) -> None:
+        trial = self._trial(number, self._plans[number])
+        self._table.ended(trial.trial_id, trial.status)
         spent = time.monotonic() - self._started.pop(number, time.monotonic())
         self._seconds[number] = self._seconds.get(number, 0.0) + spent
         if self._fleet is not None:
@@ -216,10 +223,6 @@ def _hours(lines: list[dict[str, Any]], of_learner: float, of_engines: float) ->
     were sampled. On a shared fleet that includes waiting for the other trials' groups."""
     seconds = sum(line["learn_s"] * of_learner + line["generate_s"] * of_engines for line in lines)
     return seconds / HOUR_S
-
-
-def _words(parameters: dict[str, Any]) -> str:
-    return "  ".join(f"{path.rpartition('.')[2]}={value}" for path, value in parameters.items())
 
 
 def _reason(trial: Any) -> str:

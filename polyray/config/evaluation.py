@@ -54,6 +54,9 @@ class EvaluationSpec(StrictModel):
     margin: float | None = Field(
         default=None, gt=0, lt=1, description="non-inferiority margin on pass@1: how much may be lost at most"
     )
+    comparisons: Literal["all", "baseline"] = Field(
+        default="all", description="all: every pair of models; baseline: each with compare_to only"
+    )
     correction: Literal["holm", "bh"] = Field(default="holm", description="for the family of all comparisons")
     exports: tuple[ExportName, ...] = Field(
         default=(), description="also written in the formats of these tools"

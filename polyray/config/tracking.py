@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -50,3 +51,20 @@ class MlflowSpec(StrictModel):
 
 
 TrackerSpec = Annotated[TensorBoardSpec | WandbSpec | MlflowSpec, Field(discriminator="type")]
+
+
+def as_one_experiment(spec: TrackerSpec, name: str, directory: Path) -> TrackerSpec:
+    """The tracker of one of several runs that belong together: what the file leaves open is their common name and
+    place. TensorBoard shows them together from the folder that holds their run directories."""
+    if isinstance(spec, WandbSpec):
+        return spec.model_copy(update={"group": spec.group or name})
+    if isinstance(spec, MlflowSpec):
+        given = spec.model_fields_set
+        local = f"sqlite:///{(directory / 'mlflow.db').resolve()}"
+        return spec.model_copy(
+            update={
+                "experiment": spec.experiment if "experiment" in given else name,
+                "tracking_uri": spec.tracking_uri or local,
+            }
+        )
+    return spec

@@ -1,4 +1,5 @@
-"""Every model against the baseline, then the remaining pairs: differences with intervals, tests and effect sizes.
+"""Every model against the baseline, then the remaining pairs where they are asked for: differences with intervals,
+tests and effect sizes.
 
 The family over which p-values are adjusted is all (metric, k, pair) of one evaluation, and each entry says so.
 Called by scoring.py; the statistics are polyray.metrics.comparison.
@@ -42,7 +43,7 @@ def compare_tables(
             metrics,
             clusters=clusters,
             baseline=baseline,
-            all_pairs=True,
+            all_pairs=spec.comparisons == "all",
             margins=margins or None,
             resamples=spec.bootstrap_resamples,
             confidence=spec.confidence,

@@ -7,7 +7,7 @@ and the jobs it calls need not know.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Protocol
 
@@ -76,6 +76,8 @@ class ProgressDisplay:
         self._section = ""
         self._section_started = self._phase_started = clock()
         self._last_line = -float("inf")
+        self._columns: tuple[str, ...] = ()
+        self._rows: tuple[Sequence[str], ...] = ()
         self._begin_phase("")
 
     def __enter__(self) -> ProgressDisplay:
@@ -110,6 +112,7 @@ class ProgressDisplay:
             self.note(f"{self._section}: done in {format_seconds(self._clock() - self._section_started)}")
         self._section = f"[{index}/{count}] {name}"
         self._section_started = self._clock()
+        self._columns, self._rows = (), ()
         self._begin_phase("")
         if self._live is None:
             self._print_line()
@@ -138,6 +141,13 @@ class ProgressDisplay:
             self._metrics = headline(metrics)
         if self._live is None and (begins or arrives or self._clock() - self._last_line >= self._interval_s):
             self._print_line()
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Rows below the bar of a terminal, until the next section; plain lines have no room for them."""
+        if self._outer is not None:
+            self._outer.table(columns, rows)
+        else:
+            self._columns, self._rows = tuple(columns), tuple(rows)
 
     def note(self, text: str) -> None:
         """A line that stays: above the live display, or among the plain lines."""
@@ -183,8 +193,16 @@ class ProgressDisplay:
         row = Table.grid(padding=(0, 2))
         bar = ProgressBar(total=self._total, completed=self._step or 0, width=30, pulse=self._total is None)
         row.add_row(Text(self._head(), style="bold"), bar, self._steps(), self._times())
-        shown = Text("   ".join(f"{label} {value}" for label, value in self._metrics.items()), style="cyan")
-        return Group(row, shown) if self._metrics else row
+        parts: list[RenderableType] = [row]
+        if self._metrics:
+            shown = "   ".join(f"{label} {value}" for label, value in self._metrics.items())
+            parts.append(Text(shown, style="cyan"))
+        if self._rows:
+            table = Table(*self._columns, box=None, padding=(0, 2, 0, 0), header_style="dim")
+            for cells in self._rows:
+                table.add_row(*(Text(cell) for cell in cells))
+            parts.append(table)
+        return Group(*parts)
 
 
 def headline(metrics: Mapping[str, Any]) -> dict[str, str]:

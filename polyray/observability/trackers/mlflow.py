@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from polyray.config.tracking import MlflowSpec
@@ -14,6 +17,7 @@ from polyray.observability.trackers.base import RunIdentity, Status, TrackerStat
 
 STEP = "policy_version"
 """A metric that every line has; its history says which steps MLflow has."""
+SQLITE = "sqlite:///"
 PARAMS_PER_CALL = 100
 MAX_PARAM_CHARS = 500
 
@@ -30,12 +34,14 @@ class MlflowTracker:
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # its database says every migration
         tracking: Any = importlib.import_module("mlflow.tracking")
         self._entities: Any = importlib.import_module("mlflow.entities")
-        identity.directory.mkdir(parents=True, exist_ok=True)
-        local = f"sqlite:///{(identity.directory / 'mlflow.db').resolve()}"
-        self._client = tracking.MlflowClient(tracking_uri=self._spec.tracking_uri or local)
+        uri = self._spec.tracking_uri or f"{SQLITE}{(identity.directory / 'mlflow.db').resolve()}"
+        local = Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else None
+        with _alone_in(local):
+            self._client = tracking.MlflowClient(tracking_uri=uri)
+            experiment = self._experiment_id(local)
         state = TrackerState(identity, "mlflow")
         if state.run_id is None:
-            run = self._client.create_run(self._experiment_id(identity), run_name=identity.name)
+            run = self._client.create_run(experiment, run_name=identity.name)
             state.save(run_id=run.info.run_id)
             params = [
                 self._entities.Param(key, str(value)[:MAX_PARAM_CHARS]) for key, value in flat(config).items()
@@ -59,11 +65,26 @@ class MlflowTracker:
         """Ends the run with MLflow's own word for it."""
         self._client.set_terminated(self._run_id, status.upper())
 
-    def _experiment_id(self, identity: RunIdentity) -> str:
+    def _experiment_id(self, local: Path | None) -> str:
         found = self._client.get_experiment_by_name(self._spec.experiment)
-        if found is not None:
-            return found.experiment_id
-        artifacts = (
-            None if self._spec.tracking_uri else (identity.directory / "mlflow-artifacts").resolve().as_uri()
-        )
-        return self._client.create_experiment(self._spec.experiment, artifact_location=artifacts)
+        if found is None:
+            artifacts = None if local is None else (local / "mlflow-artifacts").resolve().as_uri()
+            try:
+                return self._client.create_experiment(self._spec.experiment, artifact_location=artifacts)
+            except importlib.import_module("mlflow.exceptions").MlflowException:
+                found = self._client.get_experiment_by_name(self._spec.experiment)
+                if found is None:  # nobody else was faster: the refusal stands
+                    raise
+        return found.experiment_id
+
+
+@contextmanager
+def _alone_in(directory: Path | None) -> Iterator[None]:
+    """One process at a time: whoever opens a database file first lays it out, and trials of a sweep share one."""
+    if directory is None:
+        yield
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "mlflow.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -119,3 +119,18 @@ def test_headline_names_and_rounds() -> None:
 )
 def test_times(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
+
+
+def test_rows_stand_below_the_bar_of_a_terminal_until_the_next_section() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=60, color_system=None)
+    with ProgressDisplay(console=console) as display:
+        display.section("trials", 1, 2)
+        display.table(["trial", "value"], [["t000", "0.125"], ["t001", "0.500"]])
+        console.print(display._render())
+        with_rows = stream.getvalue()
+        display.section("evaluation", 2, 2)
+        stream.truncate(0)
+        console.print(display._render())
+    assert ["t000", "0.125"] in [line.split() for line in with_rows.splitlines()]
+    assert "t001" not in stream.getvalue()

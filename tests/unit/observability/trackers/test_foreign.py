@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from polyray.config.tracking import MlflowSpec, WandbSpec
+from polyray.config.tracking import MlflowSpec, TensorBoardSpec, WandbSpec, as_one_experiment
 from polyray.observability.trackers.base import RunIdentity, Tracker
 from polyray.observability.trackers.mlflow import MlflowTracker
 from polyray.observability.trackers.tensorboard import TensorBoardTracker
@@ -73,6 +74,38 @@ def test_mlflow(tmp_path: Path) -> None:
     history = client.get_metric_history(run.info.run_id, "loss")
     assert [(point.step, point.value) for point in history] == [(step, 1 / (step + 1)) for step in range(5)]
     logging.getLogger("mlflow").setLevel(logging.NOTSET)
+
+
+def test_trials_of_a_sweep_are_one_experiment_of_mlflow_however_they_begin(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow", reason="optional: pip install -r requirements/tracking.in")
+    pytest.importorskip("sqlalchemy", reason="MLflow's local store needs it")
+    from mlflow.tracking import MlflowClient  # type: ignore[import-not-found]
+
+    spec = as_one_experiment(MlflowSpec(), "lambda", tmp_path)
+
+    def trial(number: int) -> None:
+        tracker = MlflowTracker(spec)  # type: ignore[arg-type]
+        tracker.start({"seed": number}, RunIdentity(f"t{number}", tmp_path / f"t{number}"))
+        tracker.log(0, _values(0))
+        tracker.finish("finished")
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(trial, range(3)))
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("lambda")
+    runs = client.search_runs([experiment.experiment_id])
+    assert {(run.info.run_name, run.data.params["seed"]) for run in runs} == {
+        (f"t{number}", str(number)) for number in range(3)
+    }
+    logging.getLogger("mlflow").setLevel(logging.NOTSET)
+
+
+def test_what_a_file_says_of_its_experiment_stays(tmp_path: Path) -> None:
+    mlflow = MlflowSpec(tracking_uri="http://tracking:5000", experiment="mine")
+    assert as_one_experiment(mlflow, "lambda", tmp_path) == mlflow
+    assert as_one_experiment(WandbSpec(), "lambda", tmp_path) == WandbSpec(group="lambda")
+    assert as_one_experiment(WandbSpec(group="g"), "lambda", tmp_path) == WandbSpec(group="g")
+    assert as_one_experiment(TensorBoardSpec(), "lambda", tmp_path) == TensorBoardSpec()
 
 
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
