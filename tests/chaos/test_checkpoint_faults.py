@@ -7,10 +7,7 @@ The whole loop in one process: what is tried is files and time, not who runs whe
 from __future__ import annotations
 
 import datetime
-import resource
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ import pytest
 import polyray.learner.checkpoints as checkpoints
 from polyray.observability.jsonl import read_jsonl
 from tests.conftest import reproducible
+from tests.full_disk import small_files_only
 from tests.unit.learner.loop_fixtures import Attempt, start
 from tests.unit.tiny_policy import save_base, train_config
 
@@ -46,17 +44,6 @@ def assert_the_same(run_dir: Path, unbroken: Path) -> None:
     assert len(read_jsonl(run_dir / "metrics.jsonl")) == STEPS
     name = "adapter/adapter_model.safetensors"
     assert (run_dir / name).read_bytes() == (unbroken / name).read_bytes()
-
-
-@contextmanager
-def small_files_only(limit: int) -> Iterator[None]:
-    """Every longer write fails as on a full disk (EFBIG for ENOSPC)."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_disk_that_is_full_at_a_checkpoint(

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import shutil
 import threading
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from polyray.learner.checkpoints import CheckpointStore, best_steps
 from polyray.learner.state import save_checkpoint
 from polyray.learner.step import PolicyLearner
 from polyray.observability.atomic import atomic_directory
+from tests.full_disk import small_files_only
 from tests.unit.learner.step_fixtures import build_learner
 from tests.unit.tiny_policy import train_config
 
@@ -164,17 +163,6 @@ def test_an_unknown_scheme_is_refused_when_the_run_starts(tmp_path: Path) -> Non
         CheckpointStore(_config(checkpoint_storage="nosuch://x/y"), tmp_path)
 
 
-@contextmanager
-def _small_files_only(limit: int) -> Iterator[None]:
-    """Every longer write fails as on a full disk (EFBIG for ENOSPC)."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
     tmp_path: Path, learner: PolicyLearner, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,7 +170,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
     store = CheckpointStore(_config(max_checkpoint_failures=3), tmp_path)
     _save(store, 1, learner)
     for step in (2, 3):
-        with _small_files_only(2000):
+        with small_files_only(2000):
             _save(store, step, learner)
     assert _names(tmp_path) == ["step-000001"]  # and nothing half-written
     first, second = (record.getMessage() for record in caplog.records if record.levelname == "ERROR")
@@ -191,10 +179,10 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
     assert "the run goes on (2 of at most 2 in a row)" in second
     _save(store, 4, learner)  # there is space again, and the count begins anew
     for step in (5, 6):
-        with _small_files_only(2000):
+        with small_files_only(2000):
             _save(store, step, learner)
     with (
-        _small_files_only(2000),
+        small_files_only(2000),
         pytest.raises(CheckpointError, match=r"3 checkpoints in a row.*max_checkpoint_failures=3"),
     ):
         _save(store, 7, learner)
@@ -203,7 +191,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
 
 def test_the_last_checkpoint_must_be_kept(tmp_path: Path, learner: PolicyLearner) -> None:
     store = CheckpointStore(_config(), tmp_path)
-    with _small_files_only(2000), pytest.raises(CheckpointError, match="last checkpoint must be kept"):
+    with small_files_only(2000), pytest.raises(CheckpointError, match="last checkpoint must be kept"):
         _save(store, 6, learner, last=True)
     assert _names(tmp_path) == []
 

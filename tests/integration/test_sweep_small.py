@@ -1,0 +1,93 @@
+"""A sweep on simulated engines: ASHA ends trials early, one trial cannot start, the rest go on; nothing is left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.util import list_named_actors, placement_group_table
+
+from jobs.sweep import evaluation_of, sweep
+from jobs.sweep_plan import plan_trials
+from polyray.analysis.sweep.trials import read_trials
+from polyray.config.loader import build_config
+from polyray.config.sweep import SweepConfig
+from polyray.errors import ConfigError
+from polyray.observability.progress import ProgressDisplay
+from polyray.observability.run_directory import RunDirectory
+from tests.conftest import REPOSITORY_ROOT
+
+MakeValues = Callable[..., dict[str, Any]]
+
+REWARD = "def score(items):\n    return [len(set(item['completion'])) / 16 for item in items]\n"
+
+
+@pytest.fixture
+def config(train_values: MakeValues, tmp_path: Path) -> SweepConfig:
+    """Two weights x two seeds. A simulated policy samples by the seed alone, so validations of seed 0 beat those of
+    seed 3 at every step."""
+    (tmp_path / "varied.py").write_text(REWARD)
+    train = train_values(
+        "base",
+        reward={
+            "type": "python",
+            "path": f"{tmp_path}/varied.py:score",
+            "service": {"port": 0, "num_cpus": 0.5},
+        },
+        algorithm={"type": "polychromic", "objective": "cluster", "diversity_weight": 1.0, "set_size": 3},
+        rollout__engine="simulated",
+        rollout__num_workers=1,
+        evaluation={"every": 1, "num_prompts": 4, "best_metric": "reward_mean"},
+    )
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(train))
+    values = {
+        "name": "small",
+        "runs_dir": str(tmp_path),
+        "train": str(tmp_path / "train.yaml"),
+        "parameters": {"algorithm.diversity_weight": {"grid": [0.0, 1.0]}},
+        "seeds": [0, 3],
+        "metric": "reward_mean",
+        "max_concurrent_trials": 2,
+        "scheduler": {"type": "asha", "grace_steps": 1, "reduction_factor": 2},
+        "evaluation": {
+            "config": str(REPOSITORY_ROOT / "configs/evaluate/hidden_trap_grid.yaml"),
+            "overrides": ["evaluation.num_prompts=20", "evaluation.bootstrap_resamples=100"],
+        },
+    }
+    return build_config(SweepConfig, values)
+
+
+def test_trials_that_are_stopped_or_cannot_start_leave_nothing_and_the_rest_is_compared(
+    ray_session: None, config: SweepConfig
+) -> None:
+    plans = plan_trials(config)
+    blocked = plans[0].config.run_dir
+    blocked.mkdir(parents=True)
+    (blocked / "config.json").write_text(json.dumps({"name": "another run"}))
+    evaluation = evaluation_of(config, plans, [plan.trial_id for plan in plans])
+    before = alive_actors()
+    with RunDirectory.open(config) as directory, ProgressDisplay() as display:
+        sweep(config, plans, evaluation, directory, display)
+
+    trials = read_trials(config.run_dir / "trials.jsonl")
+    assert [trial.status for trial in trials] == ["failed", "done", "done", "stopped"]
+    assert "another run" in str(trials[0].error) or "config.json" in str(trials[0].error)
+    assert [trial.steps for trial in trials[1:3]] == [4, 4] and trials[3].steps < 4
+    assert json.loads((blocked / "config.json").read_text()) == {"name": "another run"}
+    assert not any(f"{trials[3].trial_id}" in name for name in alive_actors())
+    assert alive_actors() <= before
+    assert all(entry["state"] == "REMOVED" for entry in placement_group_table().values())
+    results = json.loads((config.run_dir / "results.json").read_text())
+    assert {entry["value"]: len(entry["trials"]) for entry in results["settings"]} == {0.0: 1, 1.0: 1}
+    assert (config.run_dir / "best" / "adapter_model.safetensors").is_file()
+    with pytest.raises(ConfigError, match="seeds"):
+        RunDirectory.open(config.model_copy(update={"seeds": (0,)})).__enter__()
+
+
+def alive_actors() -> set[str]:
+    """Names of every actor of this Ray."""
+    return {str(actor) for actor in list_named_actors(all_namespaces=True)}
