@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.cli import parse, run
 from jobs.sweep_plan import TrialPlan, derived_sizes, plan_trials, trial_dir
+from polyray.config.base import as_json
 from polyray.config.loader import load_config
 from polyray.config.prompts import ArmSpec
 from polyray.config.run import EvaluateConfig
@@ -114,6 +115,7 @@ def _evaluate(config: EvaluateConfig, fleet: Fleet | None, display: ProgressDisp
     from jobs.fleet import open_sampler, pool_sampler
     from polyray.observability.run_directory import RunDirectory
 
+    _forget_other_arms(config)
     with RunDirectory.open(config) as directory:
         if directory.finished:
             return
@@ -122,6 +124,17 @@ def _evaluate(config: EvaluateConfig, fleet: Fleet | None, display: ProgressDisp
             return
         with open_sampler(config) as sample:
             evaluate(config, directory, sample, display)
+
+
+def _forget_other_arms(config: EvaluateConfig) -> None:
+    """An earlier start may have been interrupted while it evaluated, and a trial may have come to its end since."""
+    from polyray.observability.run_directory import RunPaths
+
+    saved = RunPaths(config.run_dir).config
+    if saved.is_file():
+        arms = json.loads(saved.read_text(encoding="utf-8"))["adapters"]
+        if arms != as_json(config)["adapters"]:
+            shutil.rmtree(config.run_dir)
 
 
 def _conclude(
