@@ -277,6 +277,7 @@ class Coordinator:
         if self._ledger.may_cut:  # every rank of the learner wakes
             self._outcome.changed.set()
         self._pump()
+        self._fleet.group_ended(worker.name)
 
     def _take_back(self, snapshot: Mapping[str, Any]) -> None:
         """Scored groups of a checkpoint wait again; those that do not belong here any more are sampled again."""

@@ -6,7 +6,7 @@
     refused    --> one worker may be at fault; a version that a second one refuses ends the run
 
 At S = 0 the coordinator waits for all (`all_serve`); above, nobody waits, and no more than half of the workers that
-serve are asked to load at a time: where a load needs an idle engine, the others go on sampling.
+have groups are asked to load at a time: where a load needs an idle engine, the others go on sampling.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from polyray.delivery.adapter import AdapterPayload
 from polyray.delivery.registry import PolicyRegistry
 from polyray.errors import EXIT_USER_ERROR, DeliveryError, PolyrayError, RolloutError
 from polyray.rollout.dispatch import Dispatcher
+from polyray.rollout.loading_turns import LoadingTurns
 from polyray.types import PolicyVersion
 
 WINDOW_FACTOR = 2
@@ -89,7 +90,7 @@ class ServingFleet:
         self._by_name = {worker.name: worker for worker in pool.workers}
         self._behind = set(self._by_name)
         at_once = rollout.num_workers if rollout.max_staleness == 0 else -(-rollout.num_workers // 2)
-        self._loading = asyncio.Semaphore(at_once)
+        self._loading = LoadingTurns(at_once)
         self._replacements = 0
         self._refused: dict[PolicyVersion, str] = {}
         """Version -> the first worker that would not load it."""
@@ -124,6 +125,11 @@ class ServingFleet:
         """Whether a worker serves this version, or will: it is the newest one."""
         newest = self._current is not None and self._current[0].policy == policy
         return newest or any(self.served_by(worker) == policy for worker in self._pool.workers)
+
+    def group_ended(self, name: str) -> None:
+        """A group of this worker has ended, and whatever could be started since was."""
+        if self.dispatcher.is_idle(name):
+            self._loading.ran_out(name)
 
     def new_attempt(self, attempt: int) -> None:
         """The learner starts again: nothing that is served may be sampled from until it publishes."""
@@ -180,8 +186,9 @@ class ServingFleet:
                 if self._registry.served_by(worker.name) is None:  # it holds nobody up
                     await self._deliver(worker)
                     continue
-                async with self._loading:
-                    await self._deliver(worker)
+                async with self._loading.turn(worker.name, self.dispatcher.is_idle(worker.name)):
+                    if self._lacks_current(worker):
+                        await self._deliver(worker)
         except (ray.exceptions.RayError, TimeoutError) as error:
             await self.recover(worker, error)
         finally:

@@ -36,6 +36,11 @@ class Dispatcher:
         """Groups by worker."""
         return {name: worker.groups for name, worker in self._workers.items()}
 
+    def is_idle(self, name: str) -> bool:
+        """Whether a worker has no group; unknown ones have none."""
+        worker = self._workers.get(name)
+        return worker is None or worker.groups == 0
+
     def serve(self, name: str, index: int, version: int) -> None:
         """From now on this worker samples with this version."""
         worker = self._workers.setdefault(name, _Worker(index))

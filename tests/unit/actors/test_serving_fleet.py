@@ -105,18 +105,31 @@ async def test_a_version_that_one_worker_refuses_costs_that_worker() -> None:
     assert ids_of(await batch_of(coordinator, 1)) == [3, 4, 5]
 
 
-async def test_at_most_half_of_the_workers_load_at_a_time() -> None:
+async def test_at_most_half_of_the_workers_with_groups_load_at_a_time_and_who_runs_out_need_not_wait() -> (
+    None
+):
     pool = FakePool(4)
-    coordinator = await started(pool, make_config(rollout={"max_staleness": 1, "num_workers": 4}))
-    await batch_of(coordinator, 0)
+    held = [asyncio.Event() for _ in pool.made]
+    for fake, event in zip(pool.made, held, strict=True):
+        fake.held = event
+    config = make_config(rollout={"max_staleness": 1, "num_workers": 4, "prompts_per_step": 4})
+    coordinator = await started(pool, config)
+    await until(lambda: sum(len(fake.requests) for fake in pool.made) == 8)
+    assert min(len(fake.requests) for fake in pool.made) > 0  # everyone is busy
     gate = asyncio.Event()
     for fake in pool.made:
         fake.delivery_gate = gate
     await coordinator.publish(make_payload(1))
     await until(lambda: sum(fake.loading for fake in pool.made) == 2)
     await asyncio.sleep(0.01)
-    assert sum(fake.loading for fake in pool.made) == 2
+    waiting = [number for number, fake in enumerate(pool.made) if not fake.loading]
+    assert len(waiting) == 2
+    held[waiting[1]].set()
+    await until(lambda: pool.made[waiting[1]].loading == 1)
+    assert [pool.made[number].loading for number in waiting] == [0, 1]
     gate.set()
+    for event in held:
+        event.set()
     await until(lambda: [fake.delivered for fake in pool.made] == [[0, 1]] * 4)
 
 
