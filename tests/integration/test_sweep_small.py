@@ -66,11 +66,11 @@ def test_trials_that_are_stopped_or_cannot_start_leave_nothing_and_the_rest_is_c
 ) -> None:
     plans = plan_trials(config)
     blocked = plans[0].config.run_dir
-    blocked.mkdir(parents=True)
-    (blocked / "config.json").write_text(json.dumps({"name": "another run"}))
     evaluation = evaluation_of(config, plans, [plan.trial_id for plan in plans])
     before = alive_actors()
     with RunDirectory.open(config) as directory, ProgressDisplay() as display:
+        blocked.mkdir(parents=True)
+        (blocked / "config.json").write_text(json.dumps({"name": "another run"}))
         sweep(config, plans, evaluation, directory, display)
 
     trials = read_trials(config.run_dir / "trials.jsonl")
