@@ -28,8 +28,8 @@ REWARD = "def score(items):\n    return [len(set(item['completion'])) / 16 for i
 
 @pytest.fixture
 def config(train_values: MakeValues, tmp_path: Path) -> SweepConfig:
-    """Two weights x two seeds. A simulated policy samples by the seed alone, so validations of seed 0 beat those of
-    seed 3 at every step."""
+    """Two weights x two seeds. A simulated policy samples by the seed alone, so validations of seed 3 beat those of
+    seed 0 at every step."""
     (tmp_path / "varied.py").write_text(REWARD)
     train = train_values(
         "base",
@@ -49,7 +49,7 @@ def config(train_values: MakeValues, tmp_path: Path) -> SweepConfig:
         "runs_dir": str(tmp_path),
         "train": str(tmp_path / "train.yaml"),
         "parameters": {"algorithm.diversity_weight": {"grid": [0.0, 1.0]}},
-        "seeds": [0, 3],
+        "seeds": [3, 0],
         "metric": "reward_mean",
         "max_concurrent_trials": 2,
         "scheduler": {"type": "asha", "grace_steps": 1, "reduction_factor": 2},
@@ -69,15 +69,15 @@ def test_trials_that_are_stopped_or_cannot_start_leave_nothing_and_the_rest_is_c
     evaluation = evaluation_of(config, plans, [plan.trial_id for plan in plans])
     before = alive_actors()
     with RunDirectory.open(config) as directory, ProgressDisplay() as display:
-        blocked.mkdir(parents=True)
-        (blocked / "config.json").write_text(json.dumps({"name": "another run"}))
+        (blocked / "checkpoints" / "step-000001").mkdir(parents=True)  # of another run that went this far
+        (blocked / "config.json").write_text(json.dumps({"seed": 99}))
         sweep(config, plans, evaluation, directory, display)
 
     trials = read_trials(config.run_dir / "trials.jsonl")
     assert [trial.status for trial in trials] == ["failed", "done", "done", "stopped"]
-    assert "another run" in str(trials[0].error) or "config.json" in str(trials[0].error)
+    assert "seed" in str(trials[0].error) and "99" in str(trials[0].error)
     assert [trial.steps for trial in trials[1:3]] == [4, 4] and trials[3].steps < 4
-    assert json.loads((blocked / "config.json").read_text()) == {"name": "another run"}
+    assert json.loads((blocked / "config.json").read_text()) == {"seed": 99}
     assert not any(f"{trials[3].trial_id}" in name for name in alive_actors())
     assert alive_actors() <= before
     assert all(entry["state"] == "REMOVED" for entry in placement_group_table().values())
@@ -85,7 +85,7 @@ def test_trials_that_are_stopped_or_cannot_start_leave_nothing_and_the_rest_is_c
     assert {entry["value"]: len(entry["trials"]) for entry in results["settings"]} == {0.0: 1, 1.0: 1}
     assert (config.run_dir / "best" / "adapter_model.safetensors").is_file()
     with pytest.raises(ConfigError, match="seeds"):
-        RunDirectory.open(config.model_copy(update={"seeds": (0,)})).__enter__()
+        RunDirectory.open(config.model_copy(update={"seeds": (0,)}))
 
 
 def alive_actors() -> set[str]:
