@@ -95,11 +95,13 @@ def run_trials(
                 metric=config.metric,
                 mode=config.mode,
                 search_alg=searcher,
-                num_samples=-1,  # until the searcher says that it was all
                 scheduler=_scheduler(config.scheduler, plans[0].config.learner.steps),
                 max_concurrent_trials=config.max_concurrent_trials,
             ),
             run_config=run_config,
+            # Until the searcher says that it was all; of a TuneConfig it would not hold where Tune cannot read the
+            # state that a killed process left and begins anew.
+            _tuner_kwargs={"num_samples": -1},
         )
     tuner.fit()
     trials = watch.trials()
