@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ EXPERIMENT = "tune"
 TRIAL_CPUS = 0.01
 """Of a trial's own process: the work is done by the actors it starts, which ask for what they need."""
 HOUR_S = 3600.0
+OLD_OUTPUT = {"RAY_AIR_NEW_OUTPUT": "0"}
+"""Tune's newer output prints a banner whatever `verbose` says, and counts trials to infinity; the table is ours."""
 
 
 @contextmanager
@@ -86,6 +89,7 @@ def run_trials(
         callbacks=[watch],
         verbose=0,
     )
+    os.environ |= OLD_OUTPUT
     if tune.Tuner.can_restore(str(experiment)):
         tuner = tune.Tuner.restore(str(experiment), trainable, resume_unfinished=True, restart_errored=True)
     else:
