@@ -54,7 +54,7 @@ class OptunaSettings:
             elif SETTING not in trial.user_attrs and not trial.state.is_finished():
                 self._fail(trial.number)
         self._values: dict[int, list[float] | None] = {
-            int(number): values for number, values in self._study.user_attrs.items() if number != EXHAUSTED
+            int(name): values for name, values in self._study.user_attrs.items() if name.isdigit()
         }
         for setting in range(len(self._settings)):
             self._tell_if_complete(setting)
