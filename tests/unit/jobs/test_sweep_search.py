@@ -195,6 +195,15 @@ def test_no_more_at_once_than_allowed_and_nothing_is_told_before_the_last_seed(t
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] + [TrialState.RUNNING] * 2
 
 
+def test_the_search_is_over_when_the_last_trial_has_ended(tmp_path: Path) -> None:
+    tune = Tune(sweep(tmp_path, max_concurrent_trials=2, search={"num_settings": 1}), quality)
+    assert [isinstance(tune.ask(), dict) for _ in range(2)] == [True, True]
+    tune.end(0)
+    assert tune.ask() is None and tune.searcher.num_left == 1
+    tune.end(1)
+    assert tune.ask() == "FINISHED" and tune.searcher.num_left == 0
+
+
 def test_a_sweep_that_is_started_again_after_every_step_asks_the_same(tmp_path: Path) -> None:
     unbroken = Tune(sweep(tmp_path / "a"), quality).run()
     assert Tune(sweep(tmp_path / "b"), quality).run(restart_each_time=True) == unbroken
