@@ -1,7 +1,8 @@
 """Trains one run many times, over values of its fields and seeds, and says which value is best and how surely.
 
 Reads a SweepConfig (configs/sweep/): a file of jobs.train and what varies in it, by dotted path: grid, choice,
-uniform, loguniform; every setting with every seed. Trials run on Ray Tune and share one fleet of engines and one
+uniform, loguniform; every setting with every seed. Settings are planned, or suggested by Optuna one after another
+(search.type=optuna), also for several objectives. Trials run on Ray Tune and share one fleet of engines and one
 reward service. Writes runs/NAME/: trials/ID/ (a run directory each), trials.jsonl, evaluation/, results.json,
 report.html and best/ (the recommended adapter). Starting the same command again goes on where it stopped.
 
@@ -145,6 +146,7 @@ def _conclude(
     directory: RunDirectory,
 ) -> dict[str, Any]:
     """results.json, report.html and best/; what DONE says."""
+    from jobs.sweep_search import search_note
     from polyray.analysis.sweep.report import write_sweep_report
     from polyray.analysis.sweep.results import sweep_results
     from polyray.observability.atomic import atomic_write_json
@@ -153,7 +155,7 @@ def _conclude(
     results = sweep_results(
         trials,
         evaluation.run_dir / "evaluation",
-        {plan.trial_id: trial_dir(config, plan.trial_id) for plan in plans},
+        {trial.trial_id: trial_dir(config, trial.trial_id) for trial in trials},
         axis=config.axis,
         objective=_objective(plans[0]),
         baseline=config.baseline,
@@ -164,6 +166,7 @@ def _conclude(
         seed=config.seed,
         criterion=spec.criterion,
         mode=config.mode,
+        search=search_note(config, trials),
     )
     atomic_write_json(root / "results.json", results)
     write_sweep_report(results, root / "report.html")

@@ -1,7 +1,8 @@
-"""The trials of a sweep, all written out and checked before anything starts (not a job itself).
+"""The trials of a sweep, written out and checked before anything starts (not a job itself).
 
 Draws come from the sweep's own seed, so a sweep that is started again has the same trials under the same names, and
-every trial finds its run directory. Neither torch nor Ray is needed.
+every trial finds its run directory. What a search will suggest is not known beforehand: of its parameters the ends
+are checked. Neither torch nor Ray is needed.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ OWN_OF_TRIAL = frozenset(
     }
 )
 """Of `rollout`: what a request or a coordinator decides, so that trials of one fleet may differ in it."""
+MAX_CORNERS = 64
+"""Combinations of ends that are checked; more would be felt at the start."""
+GOLDEN = 0.618034
 SHARED_SECTIONS = ("task", "reward", "second_opinion", "diversity", "delivery")
 
 
@@ -55,17 +59,20 @@ class TrialPlan:
 
 
 def plan_trials(config: SweepConfig, allow_many: bool = False) -> list[TrialPlan]:
-    """Every trial, seeds of one setting next to one another. ConfigError for what could not run as it is."""
+    """Every trial, seeds of one setting next to one another. ConfigError for what could not run as it is.
+
+    With a search: stand-ins at the ends of the parameters; what they share, the trials to come share.
+    """
+    planned = config.search.type == "planned"
     if config.num_trials > MANY_TRIALS and not allow_many:
+        fix = "make a grid smaller, draw with num_samples instead" if planned else "lower search.num_settings"
         raise ConfigError(
-            f"the sweep has {config.num_trials:,} trials, more than {MANY_TRIALS:,}; make a grid smaller, draw "
-            "with num_samples instead, or say --yes"
+            f"the sweep has {config.num_trials:,} trials, more than {MANY_TRIALS:,}; {fix}, or say --yes"
         )
-    plans = []
-    for parameters in settings(config):
-        for seed in config.seeds:
-            plans.append(_plan(config, len(plans), parameters, seed))
-    _check_metric(config, plans[0].config)
+    points = ((parameters, seed) for parameters in settings(config) for seed in config.seeds)
+    asked = points if planned else ((parameters, config.seeds[0]) for parameters in _ends(config))
+    plans = [trial_plan(config, number, *point) for number, point in enumerate(asked)]
+    _check_metrics(config, plans[0].config)
     if config.fleet.mode == "shared":
         _check_one_fleet(plans)
     return plans
@@ -93,9 +100,31 @@ def _drawn(spec: ParameterSpec, draw: np.random.Generator) -> Any:
     return float(math.exp(draw.uniform(math.log(low), math.log(high))))
 
 
-def _plan(config: SweepConfig, index: int, parameters: dict[str, Any], seed: int) -> TrialPlan:
+def _ends(config: SweepConfig) -> Iterator[dict[str, Any]]:
+    """Dotted path -> value: every listed value; of ranges both ends and, between them, no whole number.
+
+    All combinations where they are few, else each parameter's with the others at their first.
+    """
+    ends = {path: spec.listed or _of_range(spec) for path, spec in config.parameters.items()}
+    if math.prod(map(len, ends.values())) <= MAX_CORNERS:
+        for point in itertools.product(*ends.values()):
+            yield dict(zip(ends, point, strict=True))
+        return
+    first = {path: values[0] for path, values in ends.items()}
+    for path, values in ends.items():
+        for value in values:
+            yield first | {path: value}
+
+
+def _of_range(spec: ParameterSpec) -> tuple[float, ...]:
+    low, high = spec.uniform or spec.loguniform or (0.0, 0.0)
+    return low, low + (high - low) * GOLDEN, high
+
+
+def trial_plan(config: SweepConfig, number: int, parameters: dict[str, Any], seed: int) -> TrialPlan:
+    """The trial with this number: the same in every process. ConfigError where its run could not be built."""
     identity = json.dumps([parameters, seed], sort_keys=True)
-    trial_id = f"t{index:03d}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+    trial_id = f"t{number:03d}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
     overrides = [f"{path}={json.dumps(value)}" for path, value in parameters.items()]
     own = [f"seed={seed}", f"name={trial_id}", f"runs_dir={json.dumps(str(config.run_dir / 'trials'))}"]
     try:
@@ -107,17 +136,19 @@ def _plan(config: SweepConfig, index: int, parameters: dict[str, Any], seed: int
     return TrialPlan(trial_id, parameters, seed, trial.model_copy(update={"tracking": tuple(tracking)}))
 
 
-def _check_metric(config: SweepConfig, trial: TrainConfig) -> None:
+def _check_metrics(config: SweepConfig, trial: TrainConfig) -> None:
     if trial.evaluation is None:
-        if config.scheduler.type != "none":
+        reader = "scheduler" if config.scheduler.type != "none" else "search"
+        if getattr(config, reader).type not in ("none", "planned"):
             raise ConfigError(
-                f"scheduler.type={config.scheduler.type} ends trials by their validation, and {config.train} has "
-                "none; add e.g. overrides: [evaluation.every=10]"
+                f"{reader}.type={getattr(config, reader).type} goes by the validation of trials, and {config.train} "
+                "has none; add e.g. overrides: [evaluation.every=10]"
             )
-    elif config.metric not in trial.evaluation.metric_names:
-        raise ConfigError(
-            f"metric={config.metric!r} is not validated; choose one of {', '.join(trial.evaluation.metric_names)}"
-        )
+        return
+    known = trial.evaluation.metric_names
+    for metric in (config.metric, *(objective.metric for objective in config.objectives)):
+        if metric not in known:
+            raise ConfigError(f"metric={metric!r} is not validated; choose one of {', '.join(known)}")
 
 
 def _check_one_fleet(plans: list[TrialPlan]) -> None:
@@ -155,15 +186,20 @@ def derived_sizes(config: SweepConfig, plans: list[TrialPlan]) -> dict[str, Any]
     """What `--check` shows."""
     from polyray.config.derived import derived_sizes as sizes_of_run
 
+    shown = [{"trial_id": plan.trial_id, "seed": plan.seed, **plan.parameters} for plan in plans[:12]]
+    planned = config.search.type == "planned"
     return {
-        "trials": len(plans),
-        "at_once": min(len(plans), config.max_concurrent_trials),
-        "settings": len(plans) // len(config.seeds),
-        "first_trials": [
-            {"trial_id": plan.trial_id, "seed": plan.seed, **plan.parameters} for plan in plans[:12]
-        ],
+        "trials": config.num_trials,
+        "at_once": at_once(config),
+        "settings": config.num_trials // len(config.seeds),
+        **({"first_trials": shown} if planned else {"checked_settings": len(plans)}),
         "sizes_of_a_trial": sizes_of_run(plans[0].config),
     }
+
+
+def at_once(config: SweepConfig) -> int:
+    """Trials that run at the same time, at most."""
+    return min(config.num_trials, config.max_concurrent_trials)
 
 
 def trial_dir(config: SweepConfig, trial_id: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +13,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import ray.tune as tune
 from ray.tune.callback import Callback as TuneCallback
 
-from jobs.sweep_plan import TrialPlan, largest_rank, trial_dir
+from jobs.sweep_plan import TrialPlan, at_once, largest_rank, trial_dir
+from jobs.sweep_search import TrialSearcher, open_settings
 from jobs.sweep_table import TrialTable, in_words
 from jobs.sweep_trial import STEP, TRIAL, SweepWork, run_trial
 from polyray.actors.resources import check_placement
 from polyray.analysis.sweep.trials import Trial, TrialStatus, write_trials
 from polyray.config.sweep import SchedulerSpec, SweepConfig
 from polyray.errors import Stopped
+from polyray.observability.atomic import atomic_write_text
 from polyray.observability.jsonl import read_jsonl
 from polyray.observability.progress import ProgressDisplay
 from polyray.observability.run_directory import RunDirectory, RunPaths
@@ -30,6 +33,8 @@ EXPERIMENT = "tune"
 TRIAL_CPUS = 0.01
 """Of a trial's own process: the work is done by the actors it starts, which ask for what they need."""
 HOUR_S = 3600.0
+OLD_OUTPUT = {"RAY_AIR_NEW_OUTPUT": "0"}
+"""Tune's newer output prints a banner whatever `verbose` says, and counts trials to infinity; the table is ours."""
 
 
 @contextmanager
@@ -37,22 +42,20 @@ def shared_fleet(config: SweepConfig, plans: list[TrialPlan]) -> Iterator[Fleet]
     """One pool and one reward service for all trials."""
     from jobs.fleet import open_shared_fleet
 
-    with open_shared_fleet(
-        plans[0].config, config.name, largest_rank(plans), _at_once(config, plans)
-    ) as fleet:
+    with open_shared_fleet(plans[0].config, config.name, largest_rank(plans), at_once(config)) as fleet:
         fleet.pool.wait_until_ready()
         yield fleet
 
 
 def check_resources(config: SweepConfig, plans: list[TrialPlan]) -> None:
     """ResourceError where what runs at the same time can never be placed."""
-    trial, at_once = plans[0].config, _at_once(config, plans)
-    learners = at_once * trial.learner.num_workers
-    fleets = 1 if config.fleet.mode == "shared" else at_once
+    trial, num_at_once = plans[0].config, at_once(config)
+    learners = num_at_once * trial.learner.num_workers
+    fleets = 1 if config.fleet.mode == "shared" else num_at_once
     cpus = (
         fleets * (trial.rollout.num_workers * trial.rollout.cpus_per_worker + trial.reward.service.num_cpus)
         + learners * trial.learner.cpus_per_worker
-        + at_once * TRIAL_CPUS
+        + num_at_once * TRIAL_CPUS
     )
     gpus = fleets * trial.rollout.num_workers * trial.rollout.gpus_per_worker
     check_placement(
@@ -69,11 +72,16 @@ def run_trials(
     directory: RunDirectory,
     display: ProgressDisplay,
 ) -> list[Trial]:
-    """Every trial to its end, or from where an earlier start of the sweep left it; writes trials.jsonl."""
-    work = SweepWork(plans, fleet, config.metric)
+    """Every trial to its end, or from where an earlier start of the sweep left it; writes trials.jsonl.
+
+    `plans` stand for all trials where a search has yet to suggest them.
+    """
+    config = _with_own_file(config, directory.paths.root.resolve())
+    work = SweepWork(config, fleet, str(Path.cwd()))
     trainable = tune.with_resources(partial(run_trial, work=work), {"CPU": TRIAL_CPUS})
     experiment = directory.paths.root.resolve() / EXPERIMENT
-    watch = _Watch.of_this_process = _Watch(config, plans, fleet, display)
+    searcher = TrialSearcher.of_this_process = TrialSearcher(config, open_settings(config))
+    watch = _Watch.of_this_process = _Watch(config, searcher, plans[0].config.learner.steps, fleet, display)
     run_config = tune.RunConfig(
         name=EXPERIMENT,
         storage_path=str(experiment.parent),
@@ -81,33 +89,40 @@ def run_trials(
         callbacks=[watch],
         verbose=0,
     )
+    os.environ |= OLD_OUTPUT
     if tune.Tuner.can_restore(str(experiment)):
         tuner = tune.Tuner.restore(str(experiment), trainable, resume_unfinished=True, restart_errored=True)
     else:
         tuner = tune.Tuner(
             trainable,
-            param_space={TRIAL: tune.grid_search(list(range(len(plans))))},
             tune_config=tune.TuneConfig(
                 metric=config.metric,
                 mode=config.mode,
+                search_alg=searcher,
                 scheduler=_scheduler(config.scheduler, plans[0].config.learner.steps),
                 max_concurrent_trials=config.max_concurrent_trials,
             ),
             run_config=run_config,
+            # Until the searcher says that it was all; of a TuneConfig it would not hold where Tune cannot read the
+            # state that a killed process left and begins anew.
+            _tuner_kwargs={"num_samples": -1},
         )
-    ended = tuner.fit()
+    tuner.fit()
     trials = watch.trials()
     write_trials(directory.paths.root / "trials.jsonl", trials)
-    left = len(plans) - ended.num_terminated - ended.num_errors
-    if left:  # Tune returns as if all were well where it is interrupted
+    if searcher.num_left:  # Tune returns as if all were well where it is interrupted
         raise Stopped(
-            f"interrupted with {left} of {len(plans)} trials to go; start the same command again to go on"
+            f"interrupted with {searcher.num_left} of {config.num_trials} trials to go; start the same command "
+            "again to go on"
         )
     return trials
 
 
-def _at_once(config: SweepConfig, plans: list[TrialPlan]) -> int:
-    return min(len(plans), config.max_concurrent_trials)
+def _with_own_file(config: SweepConfig, root: Path) -> SweepConfig:
+    """The same with a copy of the training file: trials that begin hours later do not see it edited."""
+    own = root / "train.yaml"
+    atomic_write_text(own, Path(config.train).read_text(encoding="utf-8"))
+    return config.model_copy(update={"train": str(own)})
 
 
 def _scheduler(spec: SchedulerSpec, steps: int) -> Any:
@@ -135,13 +150,18 @@ class _Watch(TuneCallback):
     of_this_process: ClassVar[_Watch]
 
     def __init__(
-        self, config: SweepConfig, plans: list[TrialPlan], fleet: Fleet | None, display: ProgressDisplay
+        self,
+        config: SweepConfig,
+        searcher: TrialSearcher,
+        steps: int,
+        fleet: Fleet | None,
+        display: ProgressDisplay,
     ) -> None:
         self._config = config
-        self._plans = plans
+        self._searcher = searcher
         self._fleet = fleet
         self._display = display
-        self._table = TrialTable(display, config.metric, plans[0].config.learner.steps)
+        self._table = TrialTable(display, config.metric, steps)
         self._started: dict[int, float] = {}
         self._seconds: dict[int, float] = {}
         self._errors: dict[int, str] = {}
@@ -149,9 +169,13 @@ class _Watch(TuneCallback):
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (_Watch, "of_this_process")
 
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Before Tune asks for trials; after a restart it has some already."""
+        self._searcher.adopt(trials)
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune's process for a trial is up."""
-        plan = self._plans[trial.config[TRIAL]]
+        plan = self._searcher.plan(trial.config[TRIAL])
         self._started[trial.config[TRIAL]] = time.monotonic()
         self._table.began(plan.trial_id, plan.seed, plan.parameters)
 
@@ -160,7 +184,7 @@ class _Watch(TuneCallback):
     ) -> None:
         """A validation."""
         if self._config.metric in result:
-            plan, value = self._plans[trial.config[TRIAL]], result[self._config.metric]
+            plan, value = self._searcher.plan(trial.config[TRIAL]), result[self._config.metric]
             self._table.reported(plan.trial_id, result[STEP], value)
             self._display.note(
                 f"{plan.trial_id}  seed {plan.seed}  {in_words(plan.parameters)}  step {result[STEP]}  "
@@ -176,14 +200,14 @@ class _Watch(TuneCallback):
         number = trial.config[TRIAL]
         self._errors[number] = _reason(trial)
         self._ended(number)
-        self._display.note(f"{self._plans[number].trial_id} failed: {self._errors[number]}")
+        self._display.note(f"{self._searcher.plan(number).trial_id} failed: {self._errors[number]}")
 
     def trials(self) -> list[Trial]:
         """What became of each."""
-        return [self._trial(number, plan) for number, plan in enumerate(self._plans)]
+        return [self._trial(number, plan) for number, plan in enumerate(self._searcher.plans())]
 
     def _ended(self, number: int) -> None:
-        trial = self._trial(number, self._plans[number])
+        trial = self._trial(number, self._searcher.plan(number))
         self._table.ended(trial.trial_id, trial.status)
         spent = time.monotonic() - self._started.pop(number, time.monotonic())
         self._seconds[number] = self._seconds.get(number, 0.0) + spent
@@ -191,8 +215,8 @@ class _Watch(TuneCallback):
             from polyray.actors.shared_pool import SharedPool
 
             assert isinstance(self._fleet.pool, SharedPool)
-            self._fleet.pool.forget(self._plans[number].trial_id)
-        self._display.update(phase="trials", step=len(self._seconds), total=len(self._plans))
+            self._fleet.pool.forget(self._searcher.plan(number).trial_id)
+        self._display.update(phase="trials", step=len(self._seconds), total=self._config.num_trials)
 
     def _trial(self, number: int, plan: TrialPlan) -> Trial:
         paths = RunPaths(trial_dir(self._config, plan.trial_id))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.sweep_plan import TrialPlan
+from jobs.sweep_plan import TrialPlan, trial_plan
+from polyray.config.sweep import SweepConfig
 
 if TYPE_CHECKING:
     from jobs.fleet import Fleet
 
 TRIAL = "trial"
-"""The key of Tune's parameters that holds the trial's number among the plans."""
+"""Keys of Tune's parameters: the trial's number, and what it needs to build its run."""
+SEED = "seed"
+PARAMETERS = "parameters"
 STEP = "step"
 
 
@@ -22,13 +26,19 @@ class SweepWork:
     """What every trial process is given.
 
     Example:
-        SweepWork(plans=[TrialPlan(...)], fleet=Fleet(SharedPool(...), ...), metric="pass_at_8")
+        SweepWork(config=SweepConfig(...), fleet=Fleet(SharedPool(...), ...), directory="/home/me/polyray")
     """
 
-    plans: list[TrialPlan]
+    config: SweepConfig
     fleet: Fleet | None
     """None: each trial starts its own."""
-    metric: str
+    directory: str
+    """Where the sweep was started: what its paths are relative to."""
+
+
+def as_tune_config(number: int, plan: TrialPlan) -> dict[str, Any]:
+    """What Tune is told of a trial, as plain values."""
+    return {TRIAL: number, SEED: plan.seed, PARAMETERS: plan.parameters}
 
 
 def run_trial(parameters: dict[str, Any], work: SweepWork) -> None:
@@ -38,10 +48,11 @@ def run_trial(parameters: dict[str, Any], work: SweepWork) -> None:
     from polyray.actors.shared_pool import SharedPool
     from polyray.observability.run_directory import RunDirectory
 
-    plan = work.plans[parameters[TRIAL]]
+    os.chdir(work.directory)  # Tune starts trials in directories of its own
+    plan = trial_plan(work.config, parameters[TRIAL], parameters[PARAMETERS], parameters[SEED])
     check_inputs(plan.config)
     with RunDirectory.open(plan.config) as directory:
-        display = TrialDisplay(directory.paths.validation, work.metric)
+        display = TrialDisplay(directory.paths.validation, reported_metrics(work.config))
         if not directory.finished:
             if work.fleet is None:
                 with open_fleet(plan.config, plan.trial_id) as fleet:
@@ -53,12 +64,17 @@ def run_trial(parameters: dict[str, Any], work: SweepWork) -> None:
         display.report_new()
 
 
+def reported_metrics(config: SweepConfig) -> tuple[str, ...]:
+    """What schedulers, the console and the search read of a validation."""
+    return tuple(dict.fromkeys([config.metric, *(objective.metric for objective in config.objectives)]))
+
+
 class TrialDisplay:
     """Stands where a job has its progress display: what is new in validation.jsonl goes to Tune, in order."""
 
-    def __init__(self, validation: Path, metric: str) -> None:
+    def __init__(self, validation: Path, metrics: tuple[str, ...]) -> None:
         self._validation = validation
-        self._metric = metric
+        self._metrics = metrics
         self._reported = 0
 
     def update(
@@ -84,4 +100,4 @@ class TrialDisplay:
 
         for line in read_jsonl(self._validation)[self._reported :]:
             self._reported += 1
-            tune.report({STEP: line["version"], self._metric: line[self._metric]})
+            tune.report({STEP: line["version"], **{metric: line[metric] for metric in self._metrics}})

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from polyray.config.base import StrictModel
+from polyray.config.base import StrictModel, default_type
 from polyray.config.run_base import RunBase
 
 MANY_TRIALS = 10_000
@@ -18,7 +18,7 @@ class ParameterSpec(StrictModel):
     """The values of one field of the training run; exactly one of the keys."""
 
     grid: tuple[Any, ...] | None = Field(
-        default=None, description="every value, crossed with all other grids"
+        default=None, description="every value, crossed with all other grids; optuna: the same as choice"
     )
     choice: tuple[Any, ...] | None = Field(default=None, description="one of these, drawn for each sample")
     uniform: tuple[float, float] | None = Field(
@@ -32,6 +32,11 @@ class ParameterSpec(StrictModel):
     def is_grid(self) -> bool:
         """Whether every value is tried."""
         return self.grid is not None
+
+    @property
+    def listed(self) -> tuple[Any, ...] | None:
+        """The values of a grid or a choice; None for a range."""
+        return self.choice if self.grid is None else self.grid
 
     @model_validator(mode="after")
     def _one_kind(self) -> ParameterSpec:
@@ -47,6 +52,58 @@ class ParameterSpec(StrictModel):
         elif not value[0] < value[1] or (name == "loguniform" and value[0] <= 0):
             raise ValueError(f"{name}={list(value)}: it needs low < high, and low > 0 for loguniform")
         return self
+
+
+class ObjectiveSpec(StrictModel):
+    """One number that a search makes large or small."""
+
+    metric: str = Field(description="of validation.jsonl, e.g. pass_at_1 or distinct_correct_at_8")
+    mode: Literal["max", "min"] = "max"
+
+
+class PlannedSearchSpec(StrictModel):
+    """Every setting is known before the first trial starts: points of the grids, and draws."""
+
+    type: Literal["planned"] = "planned"
+
+
+class OptunaSearchSpec(StrictModel):
+    """Optuna suggests one setting after another, from the validations of those before."""
+
+    type: Literal["optuna"] = "optuna"
+    num_settings: int = Field(ge=1, description="settings that are tried, each with every seed")
+    sampler: Literal["tpe", "random"] = Field(
+        default="tpe", description="tpe: tree-structured Parzen estimator; random: learns nothing"
+    )
+    num_random_settings: int | None = Field(
+        default=None,
+        ge=1,
+        description="tpe: drawn at random until so many have a value; null: a third of num_settings, 10 at most",
+    )
+    objectives: tuple[ObjectiveSpec, ...] = Field(
+        default=(),
+        description="what is sought, by the last validation, mean over seeds; two or more: their Pareto front; "
+        "none: the sweep's metric and mode",
+    )
+
+    @property
+    def num_random(self) -> int:
+        """`num_random_settings`, or its default."""
+        return self.num_random_settings or min(10, math.ceil(self.num_settings / 3))
+
+    @model_validator(mode="after")
+    def _metrics_differ(self) -> OptunaSearchSpec:
+        metrics = [objective.metric for objective in self.objectives]
+        if len(set(metrics)) != len(metrics):
+            raise ValueError(f"objectives={metrics} names a metric twice; name each once")
+        return self
+
+
+SearchSpec = Annotated[
+    PlannedSearchSpec | OptunaSearchSpec,
+    Field(discriminator="type"),
+    BeforeValidator(default_type("planned")),
+]
 
 
 class SchedulerSpec(StrictModel):
@@ -104,6 +161,7 @@ class SweepConfig(RunBase):
         default="pass_at_8", description="of validation.jsonl: what schedulers and the console table read"
     )
     mode: Literal["max", "min"] = "max"
+    search: SearchSpec = PlannedSearchSpec()
     scheduler: SchedulerSpec = SchedulerSpec()
     max_concurrent_trials: int = Field(default=4, ge=1)
     max_failures: int = Field(default=1, ge=0, description="a trial that fails is tried again so often")
@@ -112,10 +170,18 @@ class SweepConfig(RunBase):
 
     @property
     def num_trials(self) -> int:
-        """Over grids, samples and seeds."""
+        """Over settings and seeds."""
+        if isinstance(self.search, OptunaSearchSpec):
+            return self.search.num_settings * len(self.seeds)
         grids = math.prod(len(spec.grid or (0,)) for spec in self.parameters.values())
         samples = 1 if all(spec.is_grid for spec in self.parameters.values()) else self.num_samples
         return grids * samples * len(self.seeds)
+
+    @property
+    def objectives(self) -> tuple[ObjectiveSpec, ...]:
+        """What the search is told of each trial; a planned one is told nothing, and this is the metric."""
+        asked = self.search.objectives if isinstance(self.search, OptunaSearchSpec) else ()
+        return asked or (ObjectiveSpec(metric=self.metric, mode=self.mode),)
 
     @model_validator(mode="after")
     def _consistent(self) -> SweepConfig:
@@ -127,8 +193,30 @@ class SweepConfig(RunBase):
             raise ValueError(
                 f"seeds={list(self.seeds)} names one twice; every seed is one trial of a setting"
             )
-        if self.num_samples > 1 and all(spec.is_grid for spec in self.parameters.values()):
+        if isinstance(self.search, OptunaSearchSpec):
+            self._check_optuna(self.search)
+        elif self.num_samples > 1 and all(spec.is_grid for spec in self.parameters.values()):
             raise ValueError(
                 f"num_samples={self.num_samples}, but every parameter is a grid: nothing is drawn; leave it out"
             )
         return self
+
+    def _check_optuna(self, search: OptunaSearchSpec) -> None:
+        if self.num_samples > 1:
+            raise ValueError(
+                f"num_samples={self.num_samples} belongs to planned search; with search.type=optuna say how many "
+                "settings are tried by search.num_settings"
+            )
+        if self.scheduler.type != "none" and len(self.objectives) > 1:
+            names = ", ".join(objective.metric for objective in self.objectives)
+            raise ValueError(
+                f"scheduler.type={self.scheduler.type} ends trials by one metric, and search.objectives names "
+                f"{len(self.objectives)} ({names}); set scheduler.type=none, or name one objective"
+            )
+        listed = [spec.listed for spec in self.parameters.values()]
+        points = math.prod(len(values) for values in listed if values is not None)
+        if None not in listed and search.num_settings > points:
+            raise ValueError(
+                f"search.num_settings={search.num_settings}, but the parameters have {points} combinations and "
+                f"none is tried twice; ask for at most {points}, or name every one with search.type=planned"
+            )

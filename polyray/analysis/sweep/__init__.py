@@ -2,6 +2,7 @@
 
 trials.py          one line of trials.jsonl per trial
 settings.py        trials of one setting, its seeds; which of them count, and why the others do not
+search.py          how the settings were chosen
 values.py          per-prompt values of every trial, from the sweep's evaluation
 curves.py          what each setting is worth, with intervals over seeds and prompts
 comparisons.py     every setting against the baseline: tests, effect sizes, Holm

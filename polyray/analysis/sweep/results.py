@@ -22,6 +22,7 @@ from polyray.analysis.sweep.costs import setting_cost, total_cost
 from polyray.analysis.sweep.curves import advantage_share, curve_keys, hierarchical_entries, seed_means
 from polyray.analysis.sweep.frontier import frontier
 from polyray.analysis.sweep.recommendation import Mode, adapter_choice, recommend
+from polyray.analysis.sweep.search import SearchNote, search_entry
 from polyray.analysis.sweep.settings import Grouped, Setting, axis_symbol, group_trials
 from polyray.analysis.sweep.trials import Trial
 from polyray.analysis.sweep.values import SweepValues, evaluated_arms, metric_key, metric_name, read_values
@@ -61,6 +62,7 @@ def sweep_results(
     criterion: str | None = None,
     mode: Mode = "max",
     text_metrics: TextMetrics | None = None,
+    search: SearchNote | None = None,
 ) -> dict[str, Any]:
     """The contents of results.json; NaN and infinities are null.
 
@@ -79,6 +81,7 @@ def sweep_results(
         criterion: what the recommendation maximises; pass@k at the largest k by default.
         mode: whether the trials' validation metric is to be large; it chooses the adapter among seeds.
         text_metrics: those that read texts, where `quality` or `diversity` is one of them.
+        search: how the settings were chosen, where it is known.
 
     Raises:
         DataError: no trial was evaluated, an unknown metric, an axis that is no number, broken files.
@@ -110,6 +113,7 @@ def sweep_results(
         "ks": asked.ks,
         "margin": margin,
         "seed": seed,
+        "search": None if search is None else search_entry(search, grouped.settings),
         "evaluation": _evaluation_notes(values, [arm for arm in arms if arm not in shares]),
         "trials": [_trial_entry(trial, grouped, values, asked) for trial in trials],
         "left_out": dict(grouped.left_out),

@@ -15,6 +15,7 @@ from polyray.analysis.sweep import figures
 from polyray.analysis.sweep.parallel import parallel_figure
 from polyray.analysis.sweep.report import write_sweep_report
 from polyray.analysis.sweep.results import sweep_results
+from polyray.analysis.sweep.search import SearchNote
 from tests.unit.analysis.sweep_fixtures import AXIS, trial, write_evaluation, write_run
 
 EVIL = "<img src=x onerror=alert(1)></script>"
@@ -191,6 +192,17 @@ def test_many_random_values_have_a_colour_bar_and_no_tests(tmp_path: Path) -> No
     page = (tmp_path / "report.html").read_text()
     assert "Every setting has one seed" in page
     assert "tests" not in tables_of(PLOTLY.sub("", page)).rows
+
+
+def test_how_settings_were_chosen_and_the_front_of_the_search(tmp_path: Path) -> None:
+    counts = {"a0": (0.25, [1, 2]), "a1": (0.25, [1, 2]), "b0": (1.0, [2, 2])}
+    note = SearchNote(words="Optuna suggested <them>.", on_front=("a0", "a1"))
+    results = sweep_of(tmp_path, counts, search=note)
+    assert results["search"] == {"words": "Optuna suggested <them>.", "front": ["λ = 0.25, lr = 0.0001"]}
+    write_sweep_report(results, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "Optuna suggested &lt;them&gt;." in page
+    assert "On the front of the search, by the validations it was told: λ = 0.25, lr = 0.0001." in page
 
 
 def test_words_that_are_swept_are_codes(tmp_path: Path) -> None:

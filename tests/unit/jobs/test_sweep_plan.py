@@ -94,6 +94,63 @@ def test_what_could_not_run_is_named_before_anything_starts(changes: dict[str, A
         plan_trials(sweep(**changes))
 
 
+OPTUNA = {"type": "optuna", "num_settings": 2}
+RANGE = {"parameters": {WEIGHT: {"uniform": [0.0, 1.0]}}}
+PAIR = [{"metric": "pass_at_1"}, {"metric": "diversity"}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"search": {"type": "optuna"}}, r"search.num_settings: this key is required"),
+        ({"search": {"num_settings": 2}}, r"unknown key 'search.num_settings'"),
+        ({"search": OPTUNA, **RANGE, "num_samples": 3}, r"say how many settings are tried by search.num_settings"),
+        ({"search": OPTUNA | {"num_settings": 3}}, r"2 combinations and none is tried twice; ask for at most 2"),
+        ({"search": OPTUNA | {"objectives": PAIR}, "scheduler": {"type": "asha"}}, r"set scheduler.type=none, or"),
+        ({"search": OPTUNA | {"objectives": PAIR * 2}}, r"names a metric twice"),
+        ({"search": OPTUNA | {"objectives": [{"metric": "pass_at_3"}]}}, r"pass_at_3. is not validated"),
+        ({"search": OPTUNA, "overrides": ["algorithm.quality_weight=1.0"]}, r"type=optuna goes by the validation"),
+        ({"search": OPTUNA | {"num_settings": 9_000}, **RANGE, "seeds": [0, 1]}, r"18,000 trials, .*; lower search"),
+        ({"search": OPTUNA, "parameters": {WEIGHT: {"uniform": [-1.0, 1.0]}}}, r"diversity_weight=-1.0\)"),
+        ({"search": OPTUNA, "parameters": {WEIGHT: {"choice": [0.0, 0.5, -2.0]}}}, r"diversity_weight=-2.0\)"),
+        ({"search": OPTUNA, "parameters": {"learner.steps": {"uniform": [2, 8]}}}, r"learner.steps=5.708204\)"),
+        ({"search": OPTUNA, "parameters": {"learner.step": {"uniform": [2, 8]}}}, r"did you mean 'steps'"),
+        ({"search": OPTUNA, "parameters": {"rollout.max_completion_tokens": {"choice": [8, 10]}}}, r"mode=per_trial"),
+    ],
+)  # fmt: skip
+def test_what_a_search_could_not_do_is_named_before_anything_starts(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan_trials(sweep(**changes))
+
+
+def test_of_a_search_every_end_is_built_with_every_other_one_where_they_are_few() -> None:
+    rate = {"loguniform": [1e-4, 2e-4]}
+    plans = plan_trials(sweep(search=OPTUNA, parameters={WEIGHT: {"choice": [0.0, 0.5]}, RATE: rate}))
+    between = 1e-4 + 0.618034e-4
+    assert [tuple(plan.parameters.values()) for plan in plans] == [
+        (weight, pytest.approx(rate)) for weight in (0.0, 0.5) for rate in (1e-4, between, 2e-4)
+    ]
+    many = {
+        WEIGHT: {"choice": [n / 8 for n in range(8)]},
+        "rollout.temperature": {"grid": [1 + n / 8 for n in range(8)]},
+        RATE: rate,
+    }
+    points = [tuple(plan.parameters.values()) for plan in plan_trials(sweep(search=OPTUNA, parameters=many))]
+    assert len(points) == 8 + 8 + 3, "not the product of 192"
+    assert points[7] == (7 / 8, 1.0, 1e-4) and points[15] == (0.0, 15 / 8, 1e-4) and points[18][2] == 2e-4
+
+
+def test_a_scheduler_goes_with_a_search_for_one_objective() -> None:
+    one = OPTUNA | {"objectives": PAIR[:1]}
+    assert plan_trials(sweep(search=one, scheduler={"type": "asha"}))
+    assert sweep(search=one).objectives[0].metric == "pass_at_1"
+    assert [(o.metric, o.mode) for o in sweep(search=OPTUNA, metric="diversity", mode="min").objectives] == [
+        ("diversity", "min")
+    ]
+
+
 def test_what_a_request_decides_may_differ_on_one_fleet_and_all_on_fleets_of_their_own() -> None:
     plan_trials(sweep(parameters={"rollout.temperature": {"grid": [0.8, 1.0]}}))
     other = {"rollout.max_completion_tokens": {"grid": [8, 10]}}
