@@ -15,7 +15,7 @@ from ray.tune.callback import Callback as TuneCallback
 
 from jobs.sweep_plan import TrialPlan, at_once, largest_rank, trial_dir
 from jobs.sweep_search import TrialSearcher, open_settings
-from jobs.sweep_table import TrialTable, in_words
+from jobs.sweep_table import TrialTable, in_words, reason_of
 from jobs.sweep_trial import STEP, TRIAL, SweepWork, run_trial
 from polyray.actors.resources import check_placement
 from polyray.analysis.sweep.trials import Trial, TrialStatus, write_trials
@@ -250,9 +250,6 @@ def _hours(lines: list[dict[str, Any]], of_learner: float, of_engines: float) ->
 
 
 def _reason(trial: Any) -> str:
-    """The last line of what the trial raised."""
+    """What the trial raised, in one line."""
     file = getattr(trial, "error_file", None)
-    lines = (
-        Path(file).read_text(encoding="utf-8").strip().splitlines() if file and Path(file).is_file() else []
-    )
-    return lines[-1] if lines else "its process ended without a word"
+    return reason_of(Path(file).read_text(encoding="utf-8") if file and Path(file).is_file() else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Any
 
 from polyray.observability.progress import ProgressDisplay, format_seconds
 
+RAISED = re.compile(r"[A-Za-z_][\w.]*: ")
+"""How the last part of a traceback begins: the error's class, at the start of a line."""
 ROWS = 24
 """Of a terminal: those that run, then those that ended last."""
 
@@ -79,3 +82,10 @@ class TrialTable:
 def in_words(parameters: Mapping[str, Any]) -> str:
     """Each field by the last part of its path."""
     return "  ".join(f"{path.rpartition('.')[2]}={value}" for path, value in parameters.items())
+
+
+def reason_of(traceback: str) -> str:
+    """The message of the last error in a traceback, which may have several lines, as one."""
+    lines = traceback.strip().splitlines()
+    begin = next((i for i in reversed(range(len(lines))) if RAISED.match(lines[i])), len(lines) - 1)
+    return " ".join(line.strip() for line in lines[begin:]) or "its process ended without a word"

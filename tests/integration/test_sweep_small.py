@@ -14,6 +14,7 @@ from ray.util import list_named_actors, placement_group_table
 from jobs.sweep import evaluation_of, sweep
 from jobs.sweep_plan import plan_trials
 from polyray.analysis.sweep.trials import read_trials
+from polyray.config.base import as_json
 from polyray.config.loader import build_config
 from polyray.config.sweep import SweepConfig
 from polyray.errors import ConfigError
@@ -70,14 +71,15 @@ def test_trials_that_are_stopped_or_cannot_start_leave_nothing_and_the_rest_is_c
     before = alive_actors()
     with RunDirectory.open(config) as directory, ProgressDisplay() as display:
         (blocked / "checkpoints" / "step-000001").mkdir(parents=True)  # of another run that went this far
-        (blocked / "config.json").write_text(json.dumps({"seed": 99}))
+        other = as_json(plans[0].config) | {"seed": 99}
+        (blocked / "config.json").write_text(json.dumps(other))
         sweep(config, plans, evaluation, directory, display)
 
     trials = read_trials(config.run_dir / "trials.jsonl")
     assert [trial.status for trial in trials] == ["failed", "done", "done", "stopped"]
-    assert "seed" in str(trials[0].error) and "99" in str(trials[0].error)
+    assert "was started with another configuration: seed: 99 -> 3" in str(trials[0].error)
     assert [trial.steps for trial in trials[1:3]] == [4, 4] and trials[3].steps < 4
-    assert json.loads((blocked / "config.json").read_text()) == {"seed": 99}
+    assert json.loads((blocked / "config.json").read_text()) == other
     assert not any(f"{trials[3].trial_id}" in name for name in alive_actors())
     assert alive_actors() <= before
     assert all(entry["state"] == "REMOVED" for entry in placement_group_table().values())

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from jobs.sweep_table import ROWS, TrialTable
+from jobs.sweep_table import ROWS, TrialTable, reason_of
 from polyray.observability.progress import ProgressDisplay
 
 
@@ -37,3 +37,20 @@ def test_a_trial_that_is_tried_again_begins_anew() -> None:
     table.ended("t000", "failed")
     table.began("t000", 0, {})
     assert table.rows() == [["t000", "0", "", "runs", "", "", "0:00"]]
+
+
+def test_a_failure_is_told_by_its_message_alone() -> None:
+    traceback = (
+        "Traceback (most recent call last):\n"
+        '  File "train.py", line 3, in run\n'
+        "    raise ConfigError(\n"
+        "polyray.errors.ConfigError: runs/t000 was started with another configuration:\n"
+        "  seed: 99 -> 3\n"
+        "give this run another name\n"
+    )
+    assert reason_of(traceback) == (
+        "polyray.errors.ConfigError: runs/t000 was started with another configuration: seed: 99 -> 3 give this run "
+        "another name"
+    )
+    assert reason_of("Killed") == "Killed"
+    assert reason_of("") == "its process ended without a word"
