@@ -9,6 +9,8 @@ training.py, rollout.py, memory.py    what loop.py measures; learner.py    learn
 scale.py     1 to 256 simulated workers around the real coordinator
 overlap.py   steps per minute at staleness 0 and 1 (subcommand `async`); real_overlap.py    the same on real parts;
              recovery.py    what a killed worker costs
+sweep.py     trials that share a fleet; sweep_trials.py    real ones, engine_memory.py    what their engines take;
+             simulated_sweep.py    32 of them on 8 simulated engines
 simulated_fleet.py, simulated_run.py, simulated_measures.py    the workers, the run and the figures of all
 evaluation.py, evaluation_metrics.py    running programs, metrics; adversarial.py    programs that must not pass
 reward.py    the reward service; reward_parts.py, reward_load.py    what it measures, its load

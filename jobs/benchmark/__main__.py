@@ -7,6 +7,7 @@
   python -m jobs.benchmark reward               the reward service: throughput, latency, soak, a killed replica
   python -m jobs.benchmark scale                1 to 256 simulated workers: throughput, cost and delays
   python -m jobs.benchmark async                steps per minute at staleness 0 and 1; the cost of a killed worker
+  python -m jobs.benchmark sweep                trials on one fleet against fleets of their own; 32 simulated ones
   python -m jobs.benchmark trl                  whole steps, or the learner alone, beside TRL's GRPOTrainer
   python -m jobs.benchmark learner              the learner beside padded batches; memory of log-probs in chunks
   python -m jobs.benchmark gpu                  agreement, delivery and learner throughput on a CUDA device
@@ -19,7 +20,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from jobs.benchmark import evaluation, gpu, loop, objectives, overlap, packed_learner, reward, scale, trl
+from jobs.benchmark import (
+    evaluation,
+    gpu,
+    loop,
+    objectives,
+    overlap,
+    packed_learner,
+    reward,
+    scale,
+    sweep,
+    trl,
+)
 from jobs.cli import JobParser, run
 
 SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -30,6 +42,7 @@ SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "reward": reward.main,
     "scale": scale.main,
     "async": overlap.main,
+    "sweep": sweep.main,
     "trl": trl.main,
     "learner": packed_learner.main,
 }

@@ -111,7 +111,7 @@ def _measure(config: TrainConfig, parts: Sequence[str], completions: int, pairs:
     with ProgressDisplay() as display:
         if config.model.warm_start is None:
             display.note("no warm start: training begins with a fresh adapter")
-        _ensure_embedded(config.model, display)
+        ensure_embedded(config.model, display)
         with open_ray(config.ray, display):
             if "training" in parts:
                 measures += run_twice(config, display)
@@ -120,7 +120,8 @@ def _measure(config: TrainConfig, parts: Sequence[str], completions: int, pairs:
     return measures
 
 
-def _ensure_embedded(model: ModelSpec, display: ProgressDisplay) -> None:
+def ensure_embedded(model: ModelSpec, display: ProgressDisplay) -> None:
+    """Builds the embedded model where `model` is that and it is not there yet."""
     from polyray.models.base_files import find_embedded
     from polyray.models.embedded import build_embedded
 

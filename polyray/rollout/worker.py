@@ -73,7 +73,7 @@ class Usage:
     """What an engine's time went into so far.
 
     Example:
-        Usage(busy_s=12.5, loads=40, load_s=.9, returns=3, return_s=.07)
+        Usage(busy_s=12.5, loads=40, load_s=.9, returns=3, return_s=.07, kept_s=.02)
     """
 
     busy_s: float = 0.0
@@ -84,6 +84,8 @@ class Usage:
     returns: int = 0
     """Loads that only brought a run's newest version back, for its next turn, with `return_s` seconds in all."""
     return_s: float = 0.0
+    kept_s: float = 0.0
+    """Idle for a run whose version was just loaded, while others waited."""
 
 
 class RolloutWorker:
@@ -167,8 +169,7 @@ class RolloutWorker:
     def _serve(self, engine: Engine) -> bool:
         """One turn: take in what is waiting, then one engine step. False where the worker was told to
         stop."""
-        while not (self._inbox.empty() and (self._out or self._turns)):
-            message = self._inbox.get()
+        while (message := self._next_message()) is not None:
             if isinstance(message, _Stop):
                 return False
             if isinstance(message, _Forget):
@@ -186,6 +187,20 @@ class RolloutWorker:
             self._resolve(engine.poll())
             self._count(busy_s=time.perf_counter() - started)
         return True
+
+    def _next_message(self) -> _Submit | _Deliver | _Forget | _Stop | None:
+        """None where nothing came and there is something else to do."""
+        if not self._inbox.empty() or not (self._out or self._turns):
+            return self._inbox.get()
+        if self._out or not (patience_s := self._turns.patience_s):
+            return None
+        started = time.perf_counter()
+        try:
+            return self._inbox.get(timeout=patience_s)
+        except queue.Empty:
+            return None
+        finally:
+            self._count(kept_s=time.perf_counter() - started)
 
     def _may_go_on(self, engine: Engine, message: _Submit | _Deliver) -> bool:
         """Groups of several runs wait here rather than in the engine, which serves who came first."""
@@ -207,7 +222,7 @@ class RolloutWorker:
                 return
             if isinstance(head, _Deliver):
                 self._handle(engine, self._turns.pop())
-            elif not self._turns.advance():
+            elif self._turns.patience_s or not self._turns.advance():
                 return
 
     def _has_version_loaded(self, engine: Engine) -> bool:

@@ -67,6 +67,35 @@ def test_a_run_keeps_the_engine_while_it_has_groups_and_is_loaded_again_once_a_t
     assert usage.return_s >= 0.05
 
 
+def test_a_run_whose_version_was_just_loaded_is_waited_for_rather_than_loaded_again() -> None:
+    engine = ScriptedEngine()
+    engine.load_s = 0.5
+    with running(engine) as worker:
+        first, second = (worker.deliver(payload(0, run=run)) for run in ("a", "b"))
+        first.result(WAIT_S)
+        assert worker.submit(request(0, run="a")).result(WAIT_S).policy.run == "a"
+        second.result(WAIT_S)
+        usage = worker.usage
+    assert engine.events == ["load a0", "probe", "submit a0", "finish 0", "load b0", "probe"]
+    assert (usage.loads, usage.returns) == (2, 0)
+    assert 0 < usage.kept_s < 0.5
+
+
+def test_a_run_that_sends_nothing_keeps_the_others_waiting_no_longer_than_a_load() -> None:
+    engine = ScriptedEngine()
+    engine.load_s = 0.2
+    with running(engine) as worker:
+        waiting = [worker.deliver(payload(0, run=run)) for run in ("a", "b")]
+        for future in waiting:
+            future.result(WAIT_S)
+        kept_s = worker.usage.kept_s
+        futures = [worker.submit(request(0, run=run)) for run in ("b", "a")]
+        assert [future.result(WAIT_S).policy.run for future in futures] == ["b", "a"]
+        assert (worker.usage.returns, worker.usage.kept_s) == (1, kept_s)
+    assert kept_s == pytest.approx(0.2, abs=0.1)
+    assert [event for event in engine.events if event != "probe"][:2] == ["load a0", "load b0"]
+
+
 def test_a_run_that_was_given_nothing_is_refused_and_the_others_go_on() -> None:
     with running(SimulatedLike()) as worker:
         worker.deliver(payload(0, run="a")).result(WAIT_S)

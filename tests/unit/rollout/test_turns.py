@@ -43,6 +43,24 @@ def test_a_slice_is_as_long_as_a_load_at_its_start_allows_and_over_only_where_so
     assert turns.slice_is_over
 
 
+def test_the_engine_is_patient_for_as_long_as_a_load_takes_or_until_the_run_has_work() -> None:
+    clock = Clock()
+    turns: Turns[int] = Turns(clock)
+    turns.put("a", 1)
+    turns.put("b", 2)
+    assert turns.pop() == 1 and turns.patience_s == 0.0
+    turns.load_took(0.06)
+    clock.now = 0.02
+    assert turns.patience_s == pytest.approx(0.04)
+    turns.put("a", 3)
+    assert turns.patience_s == 0.0
+    assert turns.pop() == 3 and turns.patience_s == 0.0
+    turns.load_took(0.06)
+    clock.now = 0.09
+    assert turns.patience_s == 0.0
+    assert turns.advance() and turns.current == "b"
+
+
 def test_turns_go_round_and_pass_over_who_has_nothing() -> None:
     turns: Turns[str] = Turns()
     for run in ("a", "b", "c", "d"):
