@@ -23,7 +23,13 @@ REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 PRETRAIN_STEPS = 60
 CLUSTER_TESTS = frozenset({"integration", "chaos", "gpu"})
 WITHOUT_ENGINES = frozenset(
-    {"test_simulated_faults.py", "test_shared_fleet.py", "test_train_reward.py", "test_sandbox_reward.py"}
+    {
+        "test_simulated_faults.py",
+        "test_shared_fleet.py",
+        "test_sweep_small.py",
+        "test_train_reward.py",
+        "test_sandbox_reward.py",
+    }
 )
 """Of those, tests that need a Ray but no vLLM: the other process starts one of its own for them."""
 WITHOUT_CLUSTER = frozenset({"test_engine_check.py", "test_judge_vllm.py", "test_checkpoint_faults.py"})
@@ -91,6 +97,13 @@ def command_lines(mark: str) -> list[str]:
     """What the processes with this mark are, for a message."""
     files = [Path(f"/proc/{pid}/cmdline") for pid in marked_processes(mark)]
     return [file.read_bytes().replace(b"\0", b" ").decode() for file in files if file.exists()]
+
+
+def alive_actors() -> set[str]:
+    """Names of the actors that live on this session's Ray."""
+    from ray.util import list_named_actors
+
+    return {actor["name"] for actor in list_named_actors(all_namespaces=True)}
 
 
 @pytest.fixture(scope="session")

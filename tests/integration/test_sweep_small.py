@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ray.util import list_named_actors, placement_group_table
+from ray.util import placement_group_table
 
 from jobs.sweep import evaluation_of, sweep
 from jobs.sweep_plan import plan_trials
@@ -20,7 +20,7 @@ from polyray.config.sweep import SweepConfig
 from polyray.errors import ConfigError
 from polyray.observability.progress import ProgressDisplay
 from polyray.observability.run_directory import RunDirectory
-from tests.conftest import REPOSITORY_ROOT
+from tests.conftest import REPOSITORY_ROOT, alive_actors
 
 MakeValues = Callable[..., dict[str, Any]]
 
@@ -79,7 +79,9 @@ def test_trials_that_are_stopped_or_cannot_start_leave_nothing_and_the_rest_is_c
     assert "was started with another configuration: seed: 99 -> 3" in str(trials[0].error)
     assert [trial.steps for trial in trials[1:3]] == [4, 4] and trials[3].steps < 4
     assert json.loads((blocked / "config.json").read_text()) == other
-    left = [name for name in alive_actors() if config.name in name or any(plan.trial_id in name for plan in plans)]
+    left = [
+        name for name in alive_actors() if config.name in name or any(plan.trial_id in name for plan in plans)
+    ]
     assert left == []
     assert all(entry["state"] == "REMOVED" for entry in placement_group_table().values())
     results = json.loads((config.run_dir / "results.json").read_text())
@@ -87,8 +89,3 @@ def test_trials_that_are_stopped_or_cannot_start_leave_nothing_and_the_rest_is_c
     assert (config.run_dir / "best" / "adapter_model.safetensors").is_file()
     with pytest.raises(ConfigError, match="seeds"):
         RunDirectory.open(config.model_copy(update={"seeds": (0,)}))
-
-
-def alive_actors() -> set[str]:
-    """Names of every actor of this Ray."""
-    return {actor["name"] for actor in list_named_actors(all_namespaces=True)}
