@@ -10,16 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import ray
 import ray.tune as tune
 from ray.tune.callback import Callback as TuneCallback
 
 from jobs.sweep_plan import TrialPlan, at_once, largest_rank, trial_dir
+from jobs.sweep_scheduler import scheduler_of
 from jobs.sweep_search import TrialSearcher, open_settings
 from jobs.sweep_table import TrialTable, in_words, reason_of
 from jobs.sweep_trial import STEP, TRIAL, SweepWork, run_trial
-from polyray.actors.resources import check_placement
+from polyray.actors.resources import NAMESPACE, check_placement
 from polyray.analysis.sweep.trials import Trial, TrialStatus, write_trials
-from polyray.config.sweep import SchedulerSpec, SweepConfig
+from polyray.config.sweep import SweepConfig
 from polyray.errors import Stopped
 from polyray.observability.atomic import atomic_write_text
 from polyray.observability.jsonl import read_jsonl
@@ -99,7 +101,7 @@ def run_trials(
                 metric=config.metric,
                 mode=config.mode,
                 search_alg=searcher,
-                scheduler=_scheduler(config.scheduler, plans[0].config.learner.steps),
+                scheduler=scheduler_of(config.scheduler, plans[0].config.learner.steps, _end_early),
                 max_concurrent_trials=config.max_concurrent_trials,
             ),
             run_config=run_config,
@@ -125,20 +127,8 @@ def _with_own_file(config: SweepConfig, root: Path) -> SweepConfig:
     return config.model_copy(update={"train": str(own)})
 
 
-def _scheduler(spec: SchedulerSpec, steps: int) -> Any:
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
-
-    if spec.type == "asha":
-        return ASHAScheduler(
-            time_attr=STEP,
-            max_t=steps
-            + 1,  # ASHA ends a trial that reports max_t; after its last validation it still has to finish
-            grace_period=min(spec.grace_steps, steps),
-            reduction_factor=spec.reduction_factor,
-        )
-    if spec.type == "median":
-        return MedianStoppingRule(time_attr=STEP, grace_period=spec.grace_steps)
-    return FIFOScheduler()
+def _end_early(trial: Any) -> None:
+    _Watch.of_this_process.end_early(trial.config[TRIAL])
 
 
 class _Watch(TuneCallback):
@@ -191,8 +181,20 @@ class _Watch(TuneCallback):
                 f"{self._config.metric} {value:.3f}"
             )
 
+    def end_early(self, number: int) -> None:
+        """The scheduler has seen enough of a trial: it is asked to end after its step."""
+        from jobs.train import coordinator_name
+
+        plan = self._searcher.plan(number)
+        try:
+            coordinator = ray.get_actor(coordinator_name(plan.config), namespace=NAMESPACE)
+        except ValueError:
+            return  # it has ended by itself
+        coordinator.drain.remote()
+        self._display.note(f"{plan.trial_id} ends early: others are better at this step")
+
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """At its last step, or ended by the scheduler."""
+        """At its last step, or where it was asked to end."""
         self._ended(trial.config[TRIAL])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.sweep_plan import TrialPlan, trial_plan
 from polyray.config.sweep import SweepConfig
+from polyray.errors import Stopped
 
 if TYPE_CHECKING:
     from jobs.fleet import Fleet
@@ -43,9 +45,7 @@ def as_tune_config(number: int, plan: TrialPlan) -> dict[str, Any]:
 
 def run_trial(parameters: dict[str, Any], work: SweepWork) -> None:
     """Tune's function. A trial that was here before goes on from its newest checkpoint; a finished one is told so."""
-    from jobs.fleet import open_fleet
     from jobs.train import check_inputs, train
-    from polyray.actors.shared_pool import SharedPool
     from polyray.observability.run_directory import RunDirectory
 
     os.chdir(work.directory)  # Tune starts trials in directories of its own
@@ -54,14 +54,22 @@ def run_trial(parameters: dict[str, Any], work: SweepWork) -> None:
     with RunDirectory.open(plan.config) as directory:
         display = TrialDisplay(directory.paths.validation, reported_metrics(work.config))
         if not directory.finished:
-            if work.fleet is None:
-                with open_fleet(plan.config, plan.trial_id) as fleet:
-                    train(plan.config, directory, fleet, display)
-            else:
-                assert isinstance(work.fleet.pool, SharedPool)
-                fleet = replace(work.fleet, pool=work.fleet.pool.for_run(plan.trial_id))
+            with suppress(Stopped), _fleet_of(plan, work.fleet) as fleet:  # the scheduler had it end early
                 train(plan.config, directory, fleet, display)
         display.report_new()
+
+
+@contextmanager
+def _fleet_of(plan: TrialPlan, shared: Fleet | None) -> Iterator[Fleet]:
+    from jobs.fleet import open_fleet
+    from polyray.actors.shared_pool import SharedPool
+
+    if shared is None:
+        with open_fleet(plan.config, plan.trial_id) as fleet:
+            yield fleet
+        return
+    assert isinstance(shared.pool, SharedPool)
+    yield replace(shared, pool=shared.pool.for_run(plan.trial_id))
 
 
 def reported_metrics(config: SweepConfig) -> tuple[str, ...]:

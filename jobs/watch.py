@@ -52,10 +52,11 @@ def watch_training(
             raise failure
         if "error" in outcome:
             raise outcome["error"]
-        if watch.draining and not (directory.paths.adapter / "adapter_config.json").is_file():
+        if not (directory.paths.adapter / "adapter_config.json").is_file():
+            why = received[0] if received else "asked to end"
             raise Stopped(
-                f"{received[0]} after step {watch.step} of {config.learner.steps}: a checkpoint is written; start "
-                "the same command again to go on"
+                f"{why} after step {watch.step} of {config.learner.steps}: a checkpoint is written; start the same "
+                "command again to go on"
             )
 
 

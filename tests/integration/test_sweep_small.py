@@ -12,7 +12,7 @@ import yaml
 from ray.util import placement_group_table
 
 from jobs.sweep import evaluation_of, sweep
-from jobs.sweep_plan import plan_trials
+from jobs.sweep_plan import plan_trials, trial_dir
 from polyray.analysis.sweep.trials import read_trials
 from polyray.config.base import as_json
 from polyray.config.loader import build_config
@@ -78,6 +78,11 @@ def test_trials_that_are_stopped_or_cannot_start_leave_nothing_and_the_rest_is_c
     assert [trial.status for trial in trials] == ["failed", "done", "done", "stopped"]
     assert "was started with another configuration: seed: 99 -> 3" in str(trials[0].error)
     assert [trial.steps for trial in trials[1:3]] == [4, 4] and trials[3].steps < 4
+    stopped = trial_dir(config, trials[3].trial_id)
+    assert (
+        sorted(path.name for path in (stopped / "checkpoints").glob("step-*"))[-1]
+        == f"step-{trials[3].steps:06d}"
+    )
     assert json.loads((blocked / "config.json").read_text()) == other
     left = [
         name for name in alive_actors() if config.name in name or any(plan.trial_id in name for plan in plans)
