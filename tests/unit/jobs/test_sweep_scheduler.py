@@ -26,7 +26,8 @@ def test_the_worse_trial_is_asked_to_end_and_not_judged_again(kind: str) -> None
     ENDED.clear()
     spec = SchedulerSpec.model_validate({"type": kind, "grace_steps": 1, "reduction_factor": 2.0})
     scheduler = scheduler_of(spec, 4, end)
-    scheduler = cloudpickle.loads(cloudpickle.dumps(scheduler))  # Tune stores it with the state of the sweep
+    stored = cloudpickle.dumps(scheduler)  # type: ignore[reportPrivateImportUsage]
+    scheduler = cloudpickle.loads(stored)  # Tune stores it with the state of the sweep
     scheduler.set_search_properties("pass_at_8", "max")
     trials = [Trial("run_trial", stub=True) for _ in range(4)]
     for trial in trials:
