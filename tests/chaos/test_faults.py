@@ -99,7 +99,12 @@ def test_killed_rollout_worker_is_replaced_and_the_run_stays_the_same(
     config = varied_config("worker-killed")
     with killer(config, after_steps=2, pids=lambda: [info["pid"]]):
         broken = run_training(config, varied_fleet)
-    assert reproducible(broken.metrics) == reproducible(finished.metrics)
+    lines = [reproducible(run.metrics) for run in (broken, finished)]
+    proofs = [line.pop("delivery_difference_max") for line in lines[0] + lines[1]]
+    assert (
+        max(proofs) < 1e-4
+    )  # one delivery more was proven, by another process: not the same to the last bit
+    assert lines[0] == lines[1]
     assert all(line["grad_norm"] > 0 for line in read_jsonl(finished.metrics))
     varied_fleet.pool.repair()
 
