@@ -103,7 +103,8 @@ def alive_actors() -> set[str]:
     """Names of the actors that live on this session's Ray."""
     from ray.util import list_named_actors
 
-    return {actor["name"] for actor in list_named_actors(all_namespaces=True)}
+    named: list[Any] = list_named_actors(all_namespaces=True)
+    return {actor["name"] for actor in named}
 
 
 @pytest.fixture(scope="session")
