@@ -22,6 +22,7 @@ from polyray.observability.progress import ProgressDisplay
 from polyray.observability.run_directory import RunDirectory
 from tests.conftest import REPOSITORY_ROOT, alive_actors
 
+pytestmark = pytest.mark.slow
 MakeValues = Callable[..., dict[str, Any]]
 
 REWARD = "def score(items):\n    return [len(set(item['completion'])) / 16 for item in items]\n"

@@ -104,14 +104,24 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     ended.set()
 
 
+def write_adapter(run: Path) -> None:
+    """What a run leaves that came to its end."""
+    (run / "adapter").mkdir()
+    (run / "adapter" / "adapter_config.json").write_text("{}")
+
+
+def test_a_run_that_somebody_else_asked_to_end_is_not_finished(tmp_path: Path) -> None:
+    with pytest.raises(Stopped, match=r"asked to end after step 7 of 6: a checkpoint is written"):
+        run(tmp_path, Coordinator(), lambda outcome: None)
+
+
 def test_a_run_that_finished_anyway_is_finished(tmp_path: Path) -> None:
     coordinator = Coordinator()
 
     def fit(outcome: dict[str, BaseException]) -> None:
         send(signal.SIGTERM)
         assert coordinator.drained.wait(10)
-        (tmp_path / "adapter").mkdir()
-        (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+        write_adapter(tmp_path)
 
     assert "SIGTERM: ending after this step" in run(tmp_path, coordinator, fit)
 
@@ -123,6 +133,7 @@ def test_incidents_are_shown_and_written_once(tmp_path: Path) -> None:
     def fit(outcome: dict[str, BaseException]) -> None:
         time.sleep(0.1)
         coordinator.incidents.append(incidents[1])
+        write_adapter(tmp_path)
 
     shown = run(tmp_path, coordinator, fit)
     assert shown.count("worker_replaced: a by b") == shown.count("unscored: group 3") == 1
