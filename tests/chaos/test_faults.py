@@ -109,6 +109,7 @@ def test_killed_rollout_worker_is_replaced_and_the_run_stays_the_same(
     varied_fleet.pool.repair()
 
 
+@pytest.mark.slow  # test_simulated_faults.py kills one in every `make test`
 def test_killed_learner_continues_from_its_checkpoint(
     finished: RunPaths, varied_fleet: Fleet, varied_config: MakeConfig
 ) -> None:
