@@ -101,9 +101,8 @@ def test_killed_rollout_worker_is_replaced_and_the_run_stays_the_same(
         broken = run_training(config, varied_fleet)
     lines = [reproducible(run.metrics) for run in (broken, finished)]
     proofs = [line.pop("delivery_difference_max") for line in lines[0] + lines[1]]
-    assert (
-        max(proofs) < 1e-4
-    )  # one delivery more was proven, by another process: not the same to the last bit
+    # One delivery more was proven, by another process: not the same to the last bit.
+    assert max(proofs) < 1e-4
     assert lines[0] == lines[1]
     assert all(line["grad_norm"] > 0 for line in read_jsonl(finished.metrics))
     varied_fleet.pool.repair()
