@@ -37,6 +37,7 @@ def watch_training(
 ) -> None:
     """Runs `fit` in a thread and shows how it goes until it ends. Raises what ended the run, if something did."""
     outcome: dict[str, BaseException] = {}
+    adapter_before = _adapter_stamp(directory)  # of the end that a longer run goes on from
     thread = threading.Thread(target=fit, args=(outcome,), name="ray-train", daemon=True)
     with JsonlWriter(directory.paths.incidents) as incidents, _signals() as received:
         watch = _Watch(config, coordinator, display, incidents)
@@ -52,12 +53,21 @@ def watch_training(
             raise failure
         if "error" in outcome:
             raise outcome["error"]
-        if not (directory.paths.adapter / "adapter_config.json").is_file():
+        if _adapter_stamp(directory) in (None, adapter_before):
             why = received[0] if received else "asked to end"
             raise Stopped(
                 f"{why} after step {watch.step} of {config.learner.steps}: a checkpoint is written; start the same "
                 "command again to go on"
             )
+
+
+def _adapter_stamp(directory: RunDirectory) -> tuple[int, int] | None:
+    """Changes when a run writes its adapter, the last thing it does; None: there is none."""
+    try:
+        status = (directory.paths.adapter / "adapter_config.json").stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 class _Watch:

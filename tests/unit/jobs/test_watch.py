@@ -115,6 +115,18 @@ def test_a_run_that_somebody_else_asked_to_end_is_not_finished(tmp_path: Path) -
         run(tmp_path, Coordinator(), lambda outcome: None)
 
 
+def test_the_adapter_of_a_shorter_run_does_not_make_a_longer_one_finished(tmp_path: Path) -> None:
+    coordinator = Coordinator()
+    write_adapter(tmp_path)
+
+    def fit(outcome: dict[str, BaseException]) -> None:
+        send(signal.SIGTERM)
+        assert coordinator.drained.wait(10)
+
+    with pytest.raises(Stopped, match="SIGTERM after step 7"):
+        run(tmp_path, coordinator, fit)
+
+
 def test_a_run_that_finished_anyway_is_finished(tmp_path: Path) -> None:
     coordinator = Coordinator()
 
