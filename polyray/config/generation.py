@@ -1,0 +1,196 @@
+"""The file that jobs.serve reads for a generation service (`service: generation`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from polyray.config.base import StrictModel
+from polyray.config.delivery import DeliverySpec
+from polyray.config.model import ModelSpec
+from polyray.config.reward import DiversitySpec, RewardSpec
+from polyray.config.rollout import RolloutSpec
+from polyray.config.run import RaySpec, RunName
+from polyray.config.task import HiddenTrapGridSpec, TaskSpec
+
+MAX_CANDIDATES = 64
+"""Of one answer."""
+MAX_OVERSAMPLE = 256
+"""Completions that one answer is chosen from."""
+
+SelectorName = Literal["reward", "logprob", "length", "first", "random", "noisy_user", "diverse"]
+PolicyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class GenerationEngineSpec(StrictModel):
+    """The engine of one replica."""
+
+    kind: Literal["auto", "vllm", "vllm_async"] = Field(
+        default="auto",
+        description="vllm: in the replica's own process; vllm_async: in processes of its own; auto: vllm on CPU, "
+        "vllm_async on a GPU",
+    )
+    threads: int = Field(default=1, ge=1, description="of the CPU engine")
+    tensor_parallel_size: int = Field(default=1, ge=1, description="more than 1 implies vllm_async")
+    max_prompt_tokens: int = Field(default=64, ge=1, description="longer prompts are refused")
+    max_completion_tokens: int = Field(
+        default=64, ge=1, description="the largest max_tokens, and its default"
+    )
+    max_sequences: int = Field(default=64, ge=1, description="completions that are decoded together")
+    max_queued_sequences: int = Field(
+        default=256, ge=1, description="completions that wait for the engine; above it HTTP answers 429"
+    )
+    max_batched_tokens: int = Field(default=4096, ge=64)
+    block_size: int = Field(default=32, ge=1)
+    kv_cache_mib: int = Field(default=256, ge=1)
+    gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
+    start_timeout_s: float = Field(default=300.0, gt=0)
+
+    def as_rollout(self, max_adapters: int) -> RolloutSpec:
+        """What builds the same engine as a rollout worker's; `max_adapters` beside the base."""
+        return RolloutSpec(
+            engine="vllm" if self.kind == "auto" else self.kind,
+            max_prompt_tokens=self.max_prompt_tokens,
+            max_completion_tokens=self.max_completion_tokens,
+            max_sequences=self.max_sequences,
+            max_batched_tokens=self.max_batched_tokens,
+            block_size=self.block_size,
+            kv_cache_mib=self.kv_cache_mib,
+            gpu_memory_utilization=self.gpu_memory_utilization,
+            start_timeout_s=self.start_timeout_s,
+            threads_per_worker=self.threads,
+            tensor_parallel_size=self.tensor_parallel_size,
+        )
+
+
+class AdapterSpec(StrictModel):
+    """An adapter to serve: a directory in PEFT format, one version of a run, or a run that is followed."""
+
+    path: str | None = Field(
+        default=None, min_length=1, description="a directory in PEFT format, e.g. runs/sft/adapter"
+    )
+    run: str | None = Field(
+        default=None,
+        min_length=1,
+        description="a run directory: its final adapter, or that of `version`; e.g. runs/first",
+    )
+    version: int | None = Field(default=None, ge=0, description="of `run`: one of its versions/")
+    follow: str | None = Field(
+        default=None,
+        min_length=1,
+        description="a run directory: each version that appears in it is served as it comes",
+    )
+    name: PolicyName | None = Field(
+        default=None,
+        description="what requests call it; of a run or a followed one it is put before -v17, -latest and -best. "
+        "Default: the directory's name for `path`, policy-v17, latest and best for the others",
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> AdapterSpec:
+        given = [key for key in ("path", "run", "follow") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of path, run, follow; got {given or 'none'}")
+        if self.version is not None and self.run is None:
+            raise ValueError(f"version={self.version} needs run, which it is a version of")
+        return self
+
+
+class GenerationLimitsSpec(StrictModel):
+    """What callers may ask for, and how long it may take."""
+
+    max_body_bytes: int = Field(default=2**20, ge=1024)
+    max_candidates: int = Field(default=MAX_CANDIDATES, ge=1, le=MAX_CANDIDATES, description="the largest k")
+    max_n: int = Field(
+        default=MAX_OVERSAMPLE,
+        ge=1,
+        le=MAX_OVERSAMPLE,
+        description="the largest n of a completion, and the largest oversample",
+    )
+    max_prompts: int = Field(default=64, ge=1, description="prompts in one request to /v1/completions")
+    max_logprobs: int = Field(default=5, ge=0, le=20, description="alternatives per token")
+    request_timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="a request that takes longer gets 504, and the engine stops working on it",
+    )
+    requests_per_minute: float | None = Field(
+        default=None, gt=0, description="of one token (of everybody, where none is needed); null: no limit"
+    )
+    burst: int = Field(default=20, ge=1, description="requests of one token that may come at once")
+    retry_after_s: float = Field(default=1.0, gt=0, description="what a 429 of a full queue tells its caller")
+
+
+class GenerationServeConfig(StrictModel):
+    """A generation service: k candidates over HTTP, and what people pick."""
+
+    service: Literal["generation"] = "generation"
+    name: RunName = "generation"
+    model: ModelSpec = ModelSpec()
+    engine: GenerationEngineSpec = GenerationEngineSpec()
+    adapters: tuple[AdapterSpec, ...] = Field(
+        default=(), description="served from the start; more come and go over /v1/adapters"
+    )
+    adapter_roots: tuple[str, ...] = Field(
+        default=("runs",), min_length=1, description="adapters outside these directories are refused"
+    )
+    max_adapters: int = Field(
+        default=8,
+        ge=1,
+        le=128,
+        description="served at a time, beside the base; one more unloads the one that was asked longest ago",
+    )
+    max_lora_rank: int = Field(default=16, ge=1, le=512, description="the largest rank of an adapter")
+    follow_interval_s: float = Field(default=1.0, gt=0, description="how often a followed run is looked at")
+    delivery: DeliverySpec = DeliverySpec()
+    task: TaskSpec = HiddenTrapGridSpec()
+    reward: RewardSpec | None = Field(
+        default=None, description="scores candidates; null: no scores, and no selector that needs them"
+    )
+    diversity: DiversitySpec = Field(
+        default=DiversitySpec(source="ngram", n=1),
+        description="the distance between candidates; task_class and task_distance need a reward",
+    )
+    cluster_distance: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="candidates nearer than this are one cluster, where the reward names no classes",
+    )
+    duplicate_distance: float = Field(
+        default=0.0, ge=0, lt=1, description="candidates not further apart than this are shown once"
+    )
+    selector: SelectorName = Field(default="logprob", description="where a request names none")
+    database: str = Field(
+        default="sqlite:///runs/selections.db",
+        description="where candidates and selections are kept: a URL of SQLAlchemy",
+    )
+    num_replicas: int = Field(default=1, ge=1)
+    num_cpus: float = Field(default=1.0, ge=0, description="of one replica")
+    num_gpus: float = Field(default=0.0, ge=0, description="of one replica")
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    route_prefix: str = Field(default="/", pattern=r"^/(.*[^/])?$")
+    limits: GenerationLimitsSpec = GenerationLimitsSpec()
+    tokens_file: str | None = Field(
+        default=None,
+        description="a YAML list of {name, scope: user | admin, sha256 of the token, requests_per_minute?}; beside "
+        "POLYRAY_API_TOKEN (user) and POLYRAY_ADMIN_TOKEN (admin)",
+    )
+    log_prompts: bool = Field(default=False, description="prompts in the access log")
+    ray: RaySpec = RaySpec(num_cpus=4)
+
+    @model_validator(mode="after")
+    def _selector_has_its_scores(self) -> GenerationServeConfig:
+        if self.reward is None:
+            if self.selector in ("reward", "noisy_user"):
+                raise ValueError(
+                    f"selector={self.selector!r} needs scores, but reward is null; set reward, or another selector"
+                )
+            if self.diversity.source in ("task_class", "task_distance"):
+                raise ValueError(
+                    f"diversity.source={self.diversity.source!r} comes with a reward, but reward is null; set reward, "
+                    "or diversity.source to embedding or ngram"
+                )
+        return self
