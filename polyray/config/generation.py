@@ -190,7 +190,7 @@ class GenerationServeConfig(StrictModel):
                 )
             if self.diversity.source in ("task_class", "task_distance"):
                 raise ValueError(
-                    f"diversity.source={self.diversity.source!r} comes with a reward, but reward is null; set reward, "
-                    "or diversity.source to embedding or ngram"
+                    f"diversity.source={self.diversity.source!r} comes with a reward, but reward is null; set reward, or "
+                    "diversity.source to embedding or ngram"
                 )
         return self

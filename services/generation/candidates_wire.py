@@ -6,7 +6,7 @@
     GET  /v1/candidates?limit&before  CandidatesPage: the caller's own, newest first; each with its selection
     GET  /v1/candidates/ID            StoredCandidates
     POST /v1/candidates/ID/scores     StoredCandidates, scored now where they were not
-    POST /v1/selections               SelectionRequest -> Selection: 201, or 200 where client_key says that it is known
+    POST /v1/selections               SelectionRequest -> Selection: 201, or 200 where its client_key is known
 
 Requests refuse unknown keys, and unsupported ones by name.
 """
