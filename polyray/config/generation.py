@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from polyray.config.base import StrictModel
 from polyray.config.delivery import DeliverySpec
+from polyray.config.evaluation import SelectorName
 from polyray.config.model import ModelSpec
 from polyray.config.reward import DiversitySpec, RewardSpec
 from polyray.config.rollout import RolloutSpec
@@ -19,7 +20,6 @@ MAX_CANDIDATES = 64
 MAX_OVERSAMPLE = 256
 """Completions that one answer is chosen from."""
 
-SelectorName = Literal["reward", "logprob", "length", "first", "random", "noisy_user", "diverse"]
 PolicyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
@@ -149,7 +149,7 @@ class GenerationServeConfig(StrictModel):
         default=None, description="scores candidates; null: no scores, and no selector that needs them"
     )
     diversity: DiversitySpec = Field(
-        default=DiversitySpec(source="ngram", n=1),
+        default=DiversitySpec(source="ngram", n=2),
         description="the distance between candidates; task_class and task_distance need a reward",
     )
     cluster_distance: float = Field(
