@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import email.utils
 import json
-import threading
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
