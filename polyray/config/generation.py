@@ -46,9 +46,14 @@ class GenerationEngineSpec(StrictModel):
     kv_cache_mib: int = Field(default=256, ge=1)
     gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
     start_timeout_s: float = Field(default=300.0, gt=0)
+    health_timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="an engine that does nothing for so long although it should is replaced",
+    )
 
-    def as_rollout(self, max_adapters: int) -> RolloutSpec:
-        """What builds the same engine as a rollout worker's; `max_adapters` beside the base."""
+    def as_rollout(self) -> RolloutSpec:
+        """What builds the same engine as a rollout worker's."""
         return RolloutSpec(
             engine="vllm" if self.kind == "auto" else self.kind,
             max_prompt_tokens=self.max_prompt_tokens,
@@ -190,7 +195,7 @@ class GenerationServeConfig(StrictModel):
                 )
             if self.diversity.source in ("task_class", "task_distance"):
                 raise ValueError(
-                    f"diversity.source={self.diversity.source!r} comes with a reward, but reward is null; set reward, or "
-                    "diversity.source to embedding or ngram"
+                    f"diversity.source={self.diversity.source!r} comes with a reward, but reward is null; set "
+                    "reward, or diversity.source to embedding or ngram"
                 )
         return self

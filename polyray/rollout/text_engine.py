@@ -101,6 +101,11 @@ class TextEngine(Protocol):
         """Completions that were asked for and have neither ended nor been given up."""
         ...
 
+    @property
+    def progress(self) -> int:
+        """Grows as long as the engine does something: one that hangs can be told from one that is busy."""
+        ...
+
     def held(self) -> dict[str, int]:
         """Adapters that the engine holds by their versions' names, and how many completions run on each."""
         ...

@@ -64,6 +64,7 @@ class VllmTextEngine:
         self._probes: dict[str, tuple[_Probes, int]] = {}
         self._numbers = itertools.count()
         self._in_flight = 0
+        self.progress = 0
         self._closing = False
         self._ready: Future[None] = Future()
         self.failure: BaseException | None = None
@@ -142,6 +143,7 @@ class VllmTextEngine:
                 self._make_calls(may_wait=not self._engine.has_unfinished_requests())
                 if self._engine.has_unfinished_requests():
                     self._hand_out(self._engine.step())
+                    self.progress += 1
         except BaseException as error:  # whatever vLLM raises: its state is unknown from here on
             self.failure = error
         finally:

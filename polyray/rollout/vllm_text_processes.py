@@ -10,6 +10,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +39,7 @@ class VllmTextProcesses:
         self._loading = asyncio.Lock()
         self._numbers = itertools.count()
         self._in_flight = 0
+        self.progress = 0
         self.failure: BaseException | None = None
 
     @property
@@ -123,11 +125,18 @@ class VllmTextProcesses:
         """Runs in vLLM's loop; being cancelled there aborts the completion."""
         try:
             prompt = engine_input(list(request.prompt_token_ids))
+            streamed = replace(
+                request, stream=True
+            )  # whoever wants it whole puts it together; progress is seen
             outputs = self._processes.llm.generate(
-                prompt, text_params(request), f"text-{next(self._numbers)}", lora_request=version.lora_request
+                prompt,
+                text_params(streamed),
+                f"text-{next(self._numbers)}",
+                lora_request=version.lora_request,
             )
             async for output in outputs:
-                delta = as_delta(request, output, self._tokenizer)
+                self.progress += 1
+                delta = as_delta(streamed, output, self._tokenizer)
                 loop.call_soon_threadsafe(answers.put_nowait, delta)
         except Exception as error:
             if type(error).__name__ == "EngineDeadError":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from services.generation.asking import Asked, Asking
@@ -40,26 +40,28 @@ class Completing:
         body = head.body(shape.kind, [shape.choice(at, each) for at, each in enumerate(completions)])
         return {**body, "usage": usage_of(asked.prompt_tokens, completions).model_dump()}
 
-    async def chunks(self, request: SamplingRequest, asked: Asked) -> AsyncIterator[str]:
-        """The data of server-sent events, END_OF_STREAM last. Raises like `answer`."""
+    async def chunks(self, request: SamplingRequest, asked: Asked) -> AsyncGenerator[tuple[str, int], None]:
+        """(data of a server-sent event, tokens sampled so far), END_OF_STREAM last. Raises like `answer`."""
         head, shape = _head(request, asked), self._shape(request)
         with_usage = request.stream_options is not None and request.stream_options.include_usage
         completions = [Sampled() for _ in asked.requests]
         begun = [False] * len(completions)
+        tokens = 0
         with self._sampler.reserved(len(asked.requests)):
             async for index, delta in self._sampler.stream(asked.requests):
+                tokens += len(delta.token_ids)
                 first = None if begun[index] else shape.first(index)
                 begun[index] = True
                 if first is not None:
-                    yield json.dumps(head.body(shape.chunk_kind, [first]))
+                    yield json.dumps(head.body(shape.chunk_kind, [first])), tokens
                 if delta.text or delta.finish_reason is not None or delta.logprobs:
                     choice = shape.delta(index, delta, len(completions[index].text))
-                    yield json.dumps(head.body(shape.chunk_kind, [choice]))
+                    yield json.dumps(head.body(shape.chunk_kind, [choice])), tokens
                 completions[index].add(delta)
         if with_usage:
             usage = usage_of(asked.prompt_tokens, completions).model_dump()
-            yield json.dumps({**head.body(shape.chunk_kind, []), "usage": usage})
-        yield END_OF_STREAM
+            yield json.dumps({**head.body(shape.chunk_kind, []), "usage": usage}), tokens
+        yield END_OF_STREAM, tokens
 
     def _shape(self, request: SamplingRequest) -> Shape:
         if isinstance(request, ChatRequest):

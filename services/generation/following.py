@@ -40,7 +40,7 @@ class WantedAdapters(Protocol):
         """One more, or another spec under the same key."""
         ...
 
-    def remove_adapter(self, name: str) -> None:
+    def remove_adapter(self, name: str) -> object:
         """One less; an unknown key is ignored."""
         ...
 

@@ -20,6 +20,7 @@ from polyray.errors import PolyrayError
 from polyray.rollout.text_engine import TextEngine
 from polyray.types import PolicyVersion
 from services.generation.errors import AdapterConflict, UnknownPolicy
+from services.generation.metrics import GenerationMetrics
 from services.generation.sources import BASE, AdapterSource
 
 Reference = Callable[[Path | None, int], AdapterPayload]
@@ -49,7 +50,15 @@ class LivePolicy:
 class LivePolicies:
     """The base, and at most `max_adapters` beside it."""
 
-    def __init__(self, engine: TextEngine, reference: Reference, tolerance: float, max_adapters: int) -> None:
+    def __init__(
+        self,
+        engine: TextEngine,
+        reference: Reference,
+        tolerance: float,
+        max_adapters: int,
+        metrics: GenerationMetrics,
+    ) -> None:
+        self._metrics = metrics
         self._engine = engine
         self._reference = reference
         self._tolerance = tolerance
@@ -104,7 +113,12 @@ class LivePolicies:
                 raise AdapterConflict(f"{source.model!r} is an alias here; give another `name`")
             known = self._live.get(source.model)
             gone = [] if known is not None else self._room()
-            live = await self._deliver(source.model, source.directory, source.version, pinned=pinned)
+            try:
+                live = await self._deliver(source.model, source.directory, source.version, pinned=pinned)
+            except PolyrayError:
+                self._metrics.adapter("refused")
+                raise
+            self._metrics.adapter("loaded", live.difference)
             for model in gone:
                 await self._forget(model)
             return live, gone

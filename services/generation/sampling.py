@@ -9,14 +9,23 @@ from contextlib import aclosing, contextmanager
 from polyray.errors import RolloutError
 from polyray.rollout.text_engine import TextDelta, TextEngine, TextRequest
 from services.generation.errors import DeadlineExceeded, EngineBusy
+from services.generation.metrics import GenerationMetrics
 from services.generation.openai_answers import Sampled
 
 
 class Sampler:
     """What stands between requests and the engine. Belongs to one event loop."""
 
-    def __init__(self, engine: TextEngine, max_sequences: int, max_queued: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        engine: TextEngine,
+        max_sequences: int,
+        max_queued: int,
+        timeout_s: float,
+        metrics: GenerationMetrics,
+    ) -> None:
         self._engine = engine
+        self._metrics = metrics
         self._timeout_s = timeout_s
         self._max_sequences = max_sequences
         self._max_queued = max_queued
@@ -44,24 +53,34 @@ class Sampler:
                 "add replicas, or raise engine.max_queued_sequences"
             )
         self._reserved += count
+        self._metrics.load(self.queued, self.running)
         try:
             yield
         finally:
             self._reserved -= count
+            self._metrics.load(self.queued, self.running)
 
     async def complete(self, requests: Sequence[TextRequest]) -> list[Sampled]:
         """All of them, whole. Where one fails, or the caller goes away, the others leave the engine at once.
 
         Raises RolloutError, and DeadlineExceeded.
         """
+        whole: list[Sampled | None] = [None] * len(requests)
+
+        async def listen(place: int, request: TextRequest) -> None:
+            whole[place] = await self._whole(request)
+
         try:
             async with asyncio.timeout(self._timeout_s), asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._whole(request)) for request in requests]
+                for place, request in enumerate(requests):
+                    group.create_task(listen(place, request))
         except* RolloutError as failures:
             raise _first(failures) from None
         except* TimeoutError:
             raise self._too_late() from None
-        return [task.result() for task in tasks]
+        finally:
+            self._note(requests, whole)
+        return [each for each in whole if each is not None]
 
     async def stream(self, requests: Sequence[TextRequest]) -> AsyncIterator[tuple[int, TextDelta]]:
         """(place of the request, what was added), as they come; closing it gives all of them up.
@@ -80,27 +99,39 @@ class Sampler:
                 arrived.put_nowait(error)
 
         tasks = [asyncio.create_task(listen(place, request)) for place, request in enumerate(requests)]
+        whole: list[Sampled | None] = [None] * len(requests)
+        partial = [Sampled() for _ in requests]
         try:
-            unfinished = len(requests)
-            while unfinished:
+            while None in whole:
                 # Entered and left within one step: the next one may run in another task.
                 async with asyncio.timeout_at(deadline):
                     item = await arrived.get()
                 if isinstance(item, Exception):
                     raise item
-                unfinished -= item[1].finish_reason is not None
+                place, delta = item
+                partial[place].add(delta)
+                if delta.finish_reason is not None:
+                    whole[place] = partial[place]
                 yield item
         except TimeoutError:
             raise self._too_late() from None
         finally:
             for task in tasks:
                 task.cancel()
+            self._note(requests, whole)
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _note(self, requests: Sequence[TextRequest], whole: Sequence[Sampled | None]) -> None:
+        finished = [each for each in whole if each is not None]
+        tokens = sum(len(each.token_ids) for each in finished)
+        if requests:
+            self._metrics.completed(requests[0].run, len(finished), tokens)
+        self._metrics.cancel(len(whole) - len(finished))
 
     def _too_late(self) -> DeadlineExceeded:
         return DeadlineExceeded(
-            f"not finished within limits.request_timeout_s={self._timeout_s:g} s, and given up; ask for fewer or shorter "
-            "completions, or raise it"
+            f"not finished within {self._timeout_s:g} s, and given up; ask for fewer or shorter completions, or "
+            "raise limits.request_timeout_s"
         )
 
     async def _whole(self, request: TextRequest) -> Sampled:
