@@ -166,7 +166,8 @@ class AccessLogMiddleware:
         }
         if self._log_prompts and prompt is not None:
             line["prompt"] = prompt
-        logger.info("%s", json.dumps(line))  # ASCII: no line break and no escape sequence passes
+        # Printable ASCII: no line break and no escape sequence passes; JSON itself leaves only DEL as it is.
+        logger.info("%s", json.dumps(line).replace("\x7f", "\\u007f"))
 
 
 @dataclass(slots=True)
