@@ -28,6 +28,7 @@ import yaml
 from pydantic import Field, SecretStr, StringConstraints, ValidationError
 
 from polyray.config.base import StrictModel
+from polyray.config.generation import MAKE_A_TOKEN
 from polyray.errors import ConfigError
 from services.auth import TOKEN_VARIABLE, given_token, token_from_environment
 
@@ -37,11 +38,6 @@ TokenScope = Literal["user", "admin"]
 
 ADMIN_TOKEN_VARIABLE = "POLYRAY_ADMIN_TOKEN"
 RESERVED_NAMES = ("default", "admin", "anonymous")
-HOW_TO_HASH = (
-    'python -c "import hashlib, secrets; t = secrets.token_urlsafe(32); '
-    'print(t, hashlib.sha256(t.encode()).hexdigest())"'
-)
-"""Prints a new token and what stands for it in a tokens_file."""
 
 _HASHES_OF_NOTHING = frozenset(hashlib.sha256(text).hexdigest() for text in (b"", b"\n"))
 
@@ -167,7 +163,7 @@ def _read_tokens_file(path: Path) -> list[tuple[str, KnownToken]]:
     if not nodes:
         raise ConfigError(
             f"tokens_file {path} holds no list of {{name, scope, sha256}}, and without a token the service would be "
-            f"open to everybody; write an entry, whose token and sha256 are made by `{HOW_TO_HASH}`, or set "
+            f"open to everybody; write an entry, whose token and sha256 are made by `{MAKE_A_TOKEN}`, or set "
             "tokens_file to null"
         )
     if mode & (stat.S_IROTH | stat.S_IWOTH):
@@ -204,7 +200,7 @@ def _known_token(node: yaml.Node, value: Any, origin: str) -> KnownToken:
     if entry.name in RESERVED_NAMES:
         raise ConfigError(f"{origin}: the name {entry.name!r} is the service's own; choose another")
     if entry.sha256.lower() in _HASHES_OF_NOTHING:
-        raise ConfigError(f"{origin}: sha256 is that of an empty token; make one by `{HOW_TO_HASH}`")
+        raise ConfigError(f"{origin}: sha256 is that of an empty token; make one by `{MAKE_A_TOKEN}`")
     return KnownToken(Caller(entry.name, entry.scope, entry.requests_per_minute), entry.sha256.lower())
 
 
@@ -216,7 +212,7 @@ def _explain(item: Any) -> str:
     if item["type"] == "missing":
         return f"{key}: this key is required"
     if key == "sha256":
-        return f"sha256 is not 64 hexadecimal digits; the hash of a token, never the token: `{HOW_TO_HASH}`"
+        return f"sha256 is not 64 hexadecimal digits; the hash of a token, never the token: `{MAKE_A_TOKEN}`"
     return f"{key}: {item['msg']}"
 
 

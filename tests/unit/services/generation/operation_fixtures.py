@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 from starlette.types import ASGIApp
 
+from services.generation.access_log import AccessLogMiddleware
 from services.generation.tokens import Caller, KnownToken, TokenBook
 
 USER, ADMIN, ALICE = "us3r-token", "4dmin-token", "al1ce-token"
@@ -31,7 +32,7 @@ def bearer(token: str) -> dict[str, str]:
 
 
 async def ask(
-    app: FastAPI | ASGIApp, method: str, path: str, root_path: str = "", **options
+    app: FastAPI | AccessLogMiddleware, method: str, path: str, root_path: str = "", **options
 ) -> httpx.Response:
     transport = httpx.ASGITransport(app=app, root_path=root_path, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

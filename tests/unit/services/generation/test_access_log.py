@@ -119,7 +119,7 @@ def application() -> FastAPI:
 
 def logged(
     app: FastAPI, metrics: Counted | None = None, log_prompts: bool = False, inner: ASGIApp | None = None
-) -> ASGIApp:
+) -> AccessLogMiddleware:
     return AccessLogMiddleware(
         inner or app, app.routes, metrics, log_prompts, clock=lambda: ARRIVED, timer=Timer()
     )

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from polyray.config.generation import MAKE_A_TOKEN
 from polyray.errors import ConfigError
 from services.auth import TOKEN_VARIABLE
 from services.generation.tokens import (
     ADMIN_TOKEN_VARIABLE,
     ANONYMOUS,
-    HOW_TO_HASH,
     Caller,
     KnownToken,
     TokenBook,
@@ -250,7 +250,7 @@ def test_a_book_travels_without_a_tokens_text_and_shows_no_hash(
 
 
 def test_the_command_that_errors_name_makes_a_token_and_its_entry(tmp_path: Path):
-    _, *arguments = shlex.split(HOW_TO_HASH)
+    _, *arguments = shlex.split(MAKE_A_TOKEN)
     done = subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=True
     )
