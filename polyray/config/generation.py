@@ -19,6 +19,11 @@ MAX_CANDIDATES = 64
 """Of one answer."""
 MAX_OVERSAMPLE = 256
 """Completions that one answer is chosen from."""
+MAKE_A_TOKEN = (
+    'python -c "import hashlib, secrets; t = secrets.token_urlsafe(32); '
+    'print(t, hashlib.sha256(t.encode()).hexdigest())"'
+)
+"""Prints a new token, and the sha256 that stands for it in a tokens_file."""
 
 PolicyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
@@ -181,7 +186,7 @@ class GenerationServeConfig(StrictModel):
     tokens_file: str | None = Field(
         default=None,
         description="a YAML list of {name, scope: user | admin, sha256 of the token, requests_per_minute?}; beside "
-        "POLYRAY_API_TOKEN (user) and POLYRAY_ADMIN_TOKEN (admin)",
+        f"POLYRAY_API_TOKEN (user) and POLYRAY_ADMIN_TOKEN (admin). A new token and its sha256: `{MAKE_A_TOKEN}`",
     )
     log_prompts: bool = Field(default=False, description="prompts in the access log")
     ray: RaySpec = RaySpec(num_cpus=4)
