@@ -39,7 +39,7 @@ _FIXES = {
     "SQLITE_NOTADB": "set another database",
     "SQLITE_CORRUPT": "restore it from a copy, or set another database",
 }
-_NO_DIRECTORY = "make its directory, writable, or set another database"
+_NO_DIRECTORY = "make that directory and let it be written to, or set another database"
 _OTHER_FIX = "look whether it runs and has space, then try again"
 _FULL = ("SQLITE_FULL", "no space left", "disk full")
 _A_FILE = "give a file, e.g. sqlite:///runs/selections.db"
@@ -84,15 +84,16 @@ class Database:
     def _prepare(self, create: bool) -> None:
         """Checks or makes the tables; once more where another process made them at the same moment."""
         engine = self._writer if create else self._engine
-        for is_last in (False, True):
+        attempts = 2 if create else 1
+        for attempt in range(1, attempts + 1):
             try:
                 with self._transaction(engine, "it cannot be opened") as connection:
                     check_tables(connection, self.name, create=create)
                 return
-            except (IntegrityError, ProgrammingError, StoreUnavailable):
-                if is_last or not create:
+            except (IntegrityError, ProgrammingError, StoreUnavailable) as error:
+                if attempt == attempts:
                     self.close()
-                    raise
+                    raise self._unavailable(error, "its tables cannot be made") from error
             except DataError:
                 self.close()
                 raise
@@ -112,6 +113,8 @@ class Database:
             raise self._unavailable(error, consequence) from error
 
     def _unavailable(self, error: Exception, consequence: str) -> StoreUnavailable:
+        if isinstance(error, StoreUnavailable):
+            return error
         cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
         code = getattr(cause, "sqlite_errorname", None) or ""
         other = _NO_DIRECTORY if isinstance(error, OSError) else _OTHER_FIX
