@@ -121,9 +121,8 @@ def _read(database: str, model: str | None, since: float | None) -> list[StoredR
     finally:
         store.close()
     if model is not None and model not in models:
-        raise DataError(
-            f"--model {model}: {store.name} has no candidates of it; there are {', '.join(models) or 'none'}"
-        )
+        known = ", ".join(models) or "none"
+        raise DataError(f"--model {model}: {store.name} has no candidates of it; there are those of {known}")
     return records
 
 
