@@ -26,10 +26,9 @@ def serve_generation(argv: Sequence[str], description: str | None) -> int:
     if args.check:
         return args.print_check(derived=_derived(config))
 
-    from services.generation.tokens import TokenBook
-
     from polyray.actors.resources import ray_session
     from services.generation.run import start_generation_service, stop_generation_service
+    from services.generation.tokens import TokenBook
 
     book = TokenBook.load(config.tokens_file)
     with ray_session(config.ray, REPOSITORY_ROOT) as dashboard:

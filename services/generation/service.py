@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -102,6 +103,7 @@ class GenerationService:
         config = self.config
         return {
             "name": config.name,
+            "process": os.getpid(),
             "model": config.model.path,
             "selector": config.selector,
             "has_reward": config.reward is not None,
