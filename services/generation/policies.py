@@ -9,6 +9,7 @@ holds an adapter as long as something runs on it. Belongs to one event loop.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -45,6 +46,8 @@ class LivePolicy:
     """Largest |engine - reference| log-prob of the probe, in nats."""
     pinned: bool
     """Never unloaded to make room."""
+    number: int = 0
+    """Of its load, counted up."""
 
 
 class LivePolicies:
@@ -66,6 +69,7 @@ class LivePolicies:
         self._live: dict[str, LivePolicy] = {}
         """By model id, the one that was asked longest ago first."""
         self._aliases: dict[str, str] = {}
+        self._loads = itertools.count()
         self._loading = asyncio.Lock()
 
     async def start(self) -> None:
@@ -87,7 +91,7 @@ class LivePolicies:
 
     def models(self) -> list[LivePolicy]:
         """The base first, then in the order in which they were loaded."""
-        return sorted(self._live.values(), key=lambda live: (live.model != BASE, live.created, live.model))
+        return sorted(self._live.values(), key=lambda live: live.number)
 
     def aliases(self) -> dict[str, LivePolicy]:
         """Alias -> what it stands for now."""
@@ -164,6 +168,7 @@ class LivePolicies:
             int(time.time()),
             proof.max_difference,
             pinned,
+            next(self._loads),
         )
         self._live[model] = live
         return live

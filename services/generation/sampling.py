@@ -74,9 +74,9 @@ class Sampler:
             async with asyncio.timeout(self._timeout_s), asyncio.TaskGroup() as group:
                 for place, request in enumerate(requests):
                     group.create_task(listen(place, request))
-        except* RolloutError as failures:
+        except BaseExceptionGroup as failures:
             raise _first(failures) from None
-        except* TimeoutError:
+        except TimeoutError:
             raise self._too_late() from None
         finally:
             self._note(requests, whole)
@@ -148,6 +148,7 @@ def _checked(delta: TextDelta) -> TextDelta:
     return delta
 
 
-def _first(failures: BaseExceptionGroup[RolloutError]) -> RolloutError:
+def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Of those that happened before the group was cancelled."""
     error = failures.exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
