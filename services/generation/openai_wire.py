@@ -11,15 +11,34 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
 from polyray.config.base import StrictModel
 from services.generation.candidates_wire import MAX_MESSAGES, ChatMessage, Text
 
 MAX_STOPS = 4
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+def _kind(value: Any) -> str:
+    """Which member of a union is meant, so that an error is about that one."""
+    if isinstance(value, list | tuple):
+        return "tokens" if value and all(isinstance(entry, int) for entry in value) else "texts"
+    return "text"
+
+
 TokenIds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 PromptText = Annotated[Text, Field(min_length=1)]
+Prompts = Annotated[
+    Annotated[PromptText, Tag("text")]
+    | Annotated[TokenIds, Tag("tokens")]
+    | Annotated[tuple[PromptText, ...], Field(min_length=1), Tag("texts")],
+    Discriminator(_kind),
+]
+Stops = Annotated[
+    Annotated[Stop, Tag("text")] | Annotated[tuple[Stop, ...], Field(max_length=MAX_STOPS), Tag("texts")],
+    Discriminator(lambda value: "text" if isinstance(value, str) else "texts"),
+]
 
 
 class StreamOptions(StrictModel):
@@ -37,7 +56,7 @@ class SamplingRequest(StrictModel):
     temperature: float = Field(default=1.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1)
-    stop: Stop | Annotated[tuple[Stop, ...], Field(max_length=MAX_STOPS)] | None = None
+    stop: Stops | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
 
@@ -70,7 +89,7 @@ class SamplingRequest(StrictModel):
 class CompletionRequest(SamplingRequest):
     """The body of POST /v1/completions."""
 
-    prompt: PromptText | TokenIds | Annotated[tuple[PromptText, ...], Field(min_length=1)]
+    prompt: Prompts
     logprobs: int | None = Field(default=None, ge=0)
 
     @property

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from polyray.data.selections.store import SelectionStore
 
 from polyray.actors.reward_client import RemoteCall, RewardClient
 from polyray.config.generation import GenerationServeConfig
+from polyray.data.selections.store import SelectionStore
 from polyray.delivery.adapter import AdapterPayload
 from polyray.errors import RolloutError
 from polyray.models.base_files import resolve_dtype, resolve_model_dir
