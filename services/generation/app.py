@@ -22,15 +22,18 @@ REQUESTS_PER_SEQUENCE = 2
 """Requests that a replica holds, for each completion that it decodes or lets wait: Serve must not be what queues."""
 
 
-class SelfReliantGenerationService(GenerationService):
+class DeployedGenerationService(GenerationService):
+    """In a replica of Serve, which awaits `__del__` when it stops one."""
+
+    async def __del__(self) -> None:
+        """Files in shared memory go at once, not with the watchdog."""
+        await self.close()
+
+
+class SelfReliantGenerationService(DeployedGenerationService):
     """Started by Serve itself, without a driver of ours: its tokens come from the environment of its process."""
 
     def __init__(self, config: GenerationServeConfig) -> None:
-        if config.reward is not None and config.reward.type != "http":
-            raise ConfigError(
-                f"reward.type={config.reward.type!r}: a service that Serve starts itself scores through a reward "
-                "service that runs already; set reward.type=http with its url, or use `python -m jobs.serve`"
-            )
         super().__init__(config, TokenBook.load(config.tokens_file))
 
 
@@ -38,11 +41,19 @@ def build_generation_app(
     config: GenerationServeConfig, book: TokenBook, reward_app: str | None
 ) -> Application:
     """The deployment, bound."""
-    return _deployment(GenerationService, config).bind(config, book, reward_app)
+    return _deployment(DeployedGenerationService, config).bind(config, book, reward_app)
 
 
 def build(args: GenerationServeConfig) -> Application:
-    """For `serve run services.generation.app:build key=value ...` and import_path in a Serve configuration file."""
+    """For `serve run services.generation.app:build key=value ...` and import_path in a Serve configuration file.
+
+    Raises ConfigError for a reward that would have to be started beside it.
+    """
+    if args.reward is not None and args.reward.type != "http":
+        raise ConfigError(
+            f"reward.type={args.reward.type!r}: a service that Serve starts itself scores through a reward service "
+            "that runs already; set reward.type=http with its url, or use `python -m jobs.serve`"
+        )
     return _deployment(SelfReliantGenerationService, args).bind(args)
 
 

@@ -23,6 +23,7 @@ from polyray.errors import RolloutError
 from polyray.models.base_files import resolve_dtype, resolve_model_dir
 from polyray.rewards import plan_reward
 from polyray.rollout.text_engine import TextEngine
+from services.generation.access_log import install_access_log
 from services.generation.asking import Asking
 from services.generation.candidates import CandidateMaker
 from services.generation.completing import Completing
@@ -62,6 +63,7 @@ class GenerationService:
         """Builds the engine, serves the base and the configured adapters, opens the store."""
         from polyray.models.loading import load_tokenizer
 
+        install_access_log()
         config = self.config
         model_dir = resolve_model_dir(config.model)
         dtype = resolve_dtype(config.model, config.num_gpus > 0)
@@ -138,10 +140,6 @@ class GenerationService:
         if self._engine is not None:
             await self._engine.close()
             self.store.close()
-
-    async def __del__(self) -> None:
-        # Serve awaits this when it stops a replica; files in shared memory go at once, not with the watchdog.
-        await self.close()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         from services.generation.routes import build_http_app

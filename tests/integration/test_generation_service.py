@@ -69,9 +69,7 @@ def test_openais_client_reads_every_answer(service: GenerationServiceAddress) ->
     assert whole.usage is not None
     texts = ["", "", ""]
     usage = None
-    with client.completions.create(
-        **common, stream=True, stream_options={"include_usage": True}
-    ) as stream:
+    with client.completions.create(**common, stream=True, stream_options={"include_usage": True}) as stream:
         for chunk in stream:
             usage = chunk.usage or usage
             for choice in chunk.choices:
@@ -143,7 +141,9 @@ async def test_a_run_is_followed_while_it_trains(
 
     def publish(version: int) -> None:
         save_adapter(
-            adapter_model(10 + version, digest), root / "run" / "versions" / str(version), {"base_sha256": digest}
+            adapter_model(10 + version, digest),
+            root / "run" / "versions" / str(version),
+            {"base_sha256": digest},
         )
 
     async def latest(client: httpx.AsyncClient) -> Any:
@@ -164,7 +164,9 @@ async def test_a_run_is_followed_while_it_trains(
                 while await latest(client) != 1:
                     await asyncio.sleep(0.05)
             rest = [line async for line in lines]
-        assert rest[-2] == "data: [DONE]" and all("policy-policy-v0-" in line for line in rest if '"id"' in line)
+        assert rest[-2] == "data: [DONE]" and all(
+            "policy-policy-v0-" in line for line in rest if '"id"' in line
+        )
         assert (await client.delete("/v1/adapters/policy")).status_code == 200
         assert await latest(client) is None
 
@@ -216,9 +218,7 @@ async def test_nothing_acknowledged_is_lost_when_the_replica_is_killed(
     store = SelectionStore(config.database, create=False)
     try:
         for key, selection_id in acknowledged.items():
-            record, is_new = store.add_selection(
-                candidates, owner="alice", selected_index=0, client_key=key
-            )
+            record, is_new = store.add_selection(candidates, owner="alice", selected_index=0, client_key=key)
             assert (record.id, is_new) == (selection_id, False)
     finally:
         store.close()
