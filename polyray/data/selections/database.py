@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
@@ -64,14 +65,17 @@ class Database:
                 _check_file(self._file, create)
             self._engine = _engine(parsed, create)
         self._writer = self._engine.execution_options(is_write=True)
+        self._turn = Lock() if self._file is not None else None
         self._prepare(create)
 
-    def writing(self) -> AbstractContextManager[Connection]:
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
         """One transaction, committed and on disk when the block ends, else rolled back.
 
         Raises StoreUnavailable; IntegrityError passes.
         """
-        return self._transaction(self._writer, "nothing was stored")
+        with self._own_turn(), self._transaction(self._writer, "nothing was stored") as connection:
+            yield connection
 
     def reading(self) -> AbstractContextManager[Connection]:
         """One transaction that sees one state of the database. Raises StoreUnavailable."""
@@ -97,6 +101,21 @@ class Database:
             except DataError:
                 self.close()
                 raise
+
+    @contextmanager
+    def _own_turn(self) -> Iterator[None]:
+        """SQLite takes one writer and lets the others ask again after ever longer pauses: threads wait in a line."""
+        if self._turn is None:
+            yield
+            return
+        if not self._turn.acquire(timeout=BUSY_TIMEOUT_S):
+            raise StoreUnavailable(
+                f"{self.name}: nothing was stored (other writers have had it for {BUSY_TIMEOUT_S:g} s); try again"
+            )
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     @contextmanager
     def _transaction(self, engine: Engine, consequence: str) -> Iterator[Connection]:

@@ -18,7 +18,7 @@ class UnknownCandidates(DataError):
 
 
 class InvalidSelection(DataError):
-    """The set has no such candidate, or the text cannot be stored."""
+    """The set has no such candidate, the text cannot be stored, or the answer has other texts than were shown."""
 
 
 class SelectionConflict(DataError):

@@ -8,6 +8,7 @@ jobs.curate selections. A caller sees the sets of its `owner`; None stands for a
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from polyray.errors import DataError
 
 _BATCH = 200
 """Sets that are read at a time."""
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _SET_COLUMNS = [column for column in candidate_sets.c if column.name != "num_candidates"]
 
 
@@ -250,12 +252,10 @@ def _check_texts(wanted: SelectionRecord) -> None:
         raise InvalidSelection("edited_text is blank; write a text, or leave it out")
     for key in ("candidates_id", "edited_text", "client_key"):
         text = getattr(wanted, key) or ""
-        bad = next(
-            (place for place, sign in enumerate(text) if sign == "\0" or "\ud800" <= sign <= "\udfff"), None
-        )
+        bad = _UNSTORABLE.search(text)
         if bad is not None:
             raise InvalidSelection(
-                f"{key} has {text[bad]!a} at {bad}, which databases do not keep; leave it out"
+                f"{key} has {bad.group()!a} at {bad.start()}, which databases do not keep; leave it out"
             )
 
 
