@@ -60,6 +60,8 @@ class VllmTextProcesses:
 
     async def generate(self, request: TextRequest) -> AsyncGenerator[TextDelta, None]:
         """See `TextEngine.generate`."""
+        if self.failure is not None:
+            raise RolloutError(f"the engine is dead: {self.failure}") from self.failure
         self._in_flight += 1
         try:
             version = await self._in_turn(self._hold, request.run)
@@ -103,6 +105,7 @@ class VllmTextProcesses:
 
     async def close(self) -> None:
         """See `TextEngine.close`."""
+        self.failure = self.failure or RolloutError("the engine was closed")
         self._turn.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._processes.close)
         self._delivery.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,22 @@ def policy(run: str, seed: int | None) -> tuple[Any, AdapterPayload]:
 BASE, FIRST, SECOND = policy("base", None), policy("first", 1), policy("second", 2)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[TextEngine]:
-    from polyray.rollout.vllm_text import VllmTextEngine
-
+@pytest_asyncio.fixture(
+    scope="module",
+    loop_scope="module",
+    params=[
+        "vllm_text:VllmTextEngine",
+        pytest.param("vllm_text_processes:VllmTextProcesses", marks=pytest.mark.slow),
+    ],
+)
+async def engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[TextEngine]:
+    module, name = request.param.split(":")
+    engine_class: Any = getattr(import_module(f"polyray.rollout.{module}"), name)
     model_dir = save_base(tmp_path_factory.mktemp("base"), **SHAPE)
     spec = RolloutSpec(max_prompt_tokens=16, max_completion_tokens=240, max_sequences=32, kv_cache_mib=16)
-    built = VllmTextEngine(model_dir, spec, "float32", RANK, 3)
+    built = engine_class(model_dir, spec, "float32", RANK, 3)
     await built.start()
     for _, payload in (BASE, FIRST, SECOND):
         served = await built.load(payload)
@@ -63,7 +73,7 @@ async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Text
     await built.close()
     assert not files.exists(), "the files of an engine end with it"
     with pytest.raises(RolloutError, match="the engine is dead"):
-        await whole(built, request("base"))
+        await whole(built, asked("base"))
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -90,7 +100,7 @@ async def whole(engine: TextEngine, wanted: TextRequest) -> TextDelta:
 async def test_log_probs_are_the_models_at_temperature_one(
     engine: TextEngine, model: Any, payload: AdapterPayload, temperature: float, top_p: float
 ) -> None:
-    wanted = request(payload.policy.run, temperature=temperature, top_p=top_p, logprobs=3)
+    wanted = asked(payload.policy.run, temperature=temperature, top_p=top_p, logprobs=3)
     answer = await whole(engine, wanted)
     tokens = torch.tensor([[*PROMPT, *answer.token_ids]])
     with torch.no_grad():
@@ -104,7 +114,7 @@ async def test_log_probs_are_the_models_at_temperature_one(
 
 
 async def test_greedy_is_the_argmax_at_every_token(engine: TextEngine) -> None:
-    answer = await whole(engine, request("first", temperature=0.0))
+    answer = await whole(engine, asked("first", temperature=0.0))
     tokens = torch.tensor([[*PROMPT, *answer.token_ids]])
     with torch.no_grad():
         best = FIRST[0](input_ids=tokens).logits[0, len(PROMPT) - 1 : -1].argmax(-1)
@@ -112,7 +122,7 @@ async def test_greedy_is_the_argmax_at_every_token(engine: TextEngine) -> None:
 
 
 async def test_many_adapters_in_one_batch_say_what_each_says_alone(engine: TextEngine) -> None:
-    wanted = [request(run, seed=seed, logprobs=0) for seed in range(4) for run in ("base", "first", "second")]
+    wanted = [asked(run, seed=seed, logprobs=0) for seed in range(4) for run in ("base", "first", "second")]
     alone = [await whole(engine, each) for each in wanted]
     together = await asyncio.gather(*(whole(engine, each) for each in wanted))
     assert [each.token_ids for each in together] == [each.token_ids for each in alone]
@@ -125,8 +135,8 @@ async def test_many_adapters_in_one_batch_say_what_each_says_alone(engine: TextE
 
 
 async def test_a_stream_adds_up_to_the_whole(engine: TextEngine) -> None:
-    parts = await deltas(engine, request("second", logprobs=2, stream=True))
-    answer = await whole(engine, request("second", logprobs=2))
+    parts = await deltas(engine, asked("second", logprobs=2, stream=True))
+    answer = await whole(engine, asked("second", logprobs=2))
     assert len(parts) > 3
     assert "".join(part.text for part in parts) == answer.text
     assert tuple(token for part in parts for token in part.token_ids) == answer.token_ids
@@ -137,21 +147,21 @@ async def test_a_stream_adds_up_to_the_whole(engine: TextEngine) -> None:
 
 
 async def test_the_text_is_the_tokens_decoded(engine: TextEngine) -> None:
-    answer = await whole(engine, request("base"))
+    answer = await whole(engine, asked("base"))
     assert answer.text == build_tokenizer().decode(answer.token_ids, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_stop_text_ends_it_and_is_left_out(engine: TextEngine, stream: bool) -> None:
-    full = (await whole(engine, request("base", max_tokens=40, seed=11))).text
+    full = (await whole(engine, asked("base", max_tokens=40, seed=11))).text
     stop = full[5:7]
-    parts = await deltas(engine, request("base", max_tokens=40, seed=11, stop=(stop,), stream=stream))
+    parts = await deltas(engine, asked("base", max_tokens=40, seed=11, stop=(stop,), stream=stream))
     assert "".join(part.text for part in parts) == full[: full.index(stop)]
     assert parts[-1].finish_reason == "stop"
 
 
 async def test_a_caller_that_goes_away_frees_the_engine(engine: TextEngine) -> None:
-    async with aclosing(engine.generate(request("first", max_tokens=200, stream=True, seed=3))) as stream:
+    async with aclosing(engine.generate(asked("first", max_tokens=200, stream=True, seed=3))) as stream:
         await anext(stream)
         assert engine.in_flight == 1
     assert engine.in_flight == 0
@@ -166,7 +176,7 @@ async def test_a_caller_that_goes_away_frees_the_engine(engine: TextEngine) -> N
 
 async def test_what_runs_keeps_the_version_that_it_began_with(engine: TextEngine) -> None:
     """`first` gets other weights while a completion of it runs, and goes while another one runs."""
-    wanted = request("first", max_tokens=60, seed=9, logprobs=0, stream=True)
+    wanted = asked("first", max_tokens=60, seed=9, logprobs=0, stream=True)
     expected = await deltas(engine, wanted)
     _, newer = policy("first", 4)
     async with aclosing(engine.generate(wanted)) as stream:
@@ -200,7 +210,7 @@ async def test_an_adapter_that_is_refused_changes_nothing(engine: TextEngine) ->
 async def test_a_prompt_that_does_not_fit_fails_alone(engine: TextEngine) -> None:
     too_long = TextRequest((1,) * 300, TextSampling(max_tokens=4), 0, "base")
     good, bad = await asyncio.gather(
-        whole(engine, request("base")), whole(engine, too_long), return_exceptions=True
+        whole(engine, asked("base")), whole(engine, too_long), return_exceptions=True
     )
     assert isinstance(good, TextDelta) and isinstance(bad, Exception)
     assert engine.failure is None
