@@ -7,7 +7,7 @@ goes away frees the engine. Two implementations: vllm_text.py (vLLM in this proc
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,6 +68,17 @@ class TextDelta:
     """Per token, the likeliest (token id, log-prob), best first; empty unless asked for."""
     finish_reason: FinishReason | None
     """Set in the last one."""
+
+
+def merged(deltas: Sequence[TextDelta]) -> TextDelta:
+    """All that was added, as one."""
+    return TextDelta(
+        text="".join(delta.text for delta in deltas),
+        token_ids=tuple(token for delta in deltas for token in delta.token_ids),
+        logprobs=tuple(value for delta in deltas for value in delta.logprobs),
+        alternatives=tuple(row for delta in deltas for row in delta.alternatives),
+        finish_reason=deltas[-1].finish_reason,
+    )
 
 
 class TextEngine(Protocol):

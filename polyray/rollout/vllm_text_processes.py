@@ -19,7 +19,7 @@ import numpy as np
 from polyray.config.rollout import RolloutSpec
 from polyray.delivery.adapter import AdapterPayload
 from polyray.errors import RolloutError
-from polyray.rollout.text_engine import TextDelta, TextRequest
+from polyray.rollout.text_engine import TextDelta, TextRequest, merged
 from polyray.rollout.vllm_delivery import AdapterDelivery, ServedVersion
 from polyray.rollout.vllm_groups import engine_input, probe_params, prompt_logprobs
 from polyray.rollout.vllm_processes import VllmProcesses
@@ -139,8 +139,10 @@ class VllmTextProcesses:
             )
             async for output in outputs:
                 self.progress += 1
-                delta = as_delta(streamed, output, self._tokenizer)
-                loop.call_soon_threadsafe(answers.put_nowait, delta)
+                held_back.append(as_delta(streamed, output, self._tokenizer))
+                if request.stream or output.finished:
+                    loop.call_soon_threadsafe(answers.put_nowait, merged(held_back))
+                    held_back = []
         except Exception as error:
             if type(error).__name__ == "EngineDeadError":
                 self.failure = error

@@ -79,7 +79,7 @@ async def engine(
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-def request(
+def asked(
     run: str, max_tokens: int = 12, seed: int = 5, stream: bool = False, **sampling: Any
 ) -> TextRequest:
     return TextRequest(PROMPT, TextSampling(max_tokens=max_tokens, **sampling), seed, run, stream)
