@@ -29,9 +29,11 @@ WITHOUT_ENGINES = frozenset(
         "test_sweep_small.py",
         "test_train_reward.py",
         "test_sandbox_reward.py",
+        "test_generation_service.py",
+        "test_generation_page.py",
     }
 )
-"""Of those, tests that need a Ray but no vLLM: the other process starts one of its own for them."""
+"""Of those, tests that need a Ray but not the fleet: the other process starts one of its own for them."""
 WITHOUT_CLUSTER = frozenset({"test_engine_check.py", "test_judge_vllm.py", "test_checkpoint_faults.py"})
 """Integration tests that start processes of their own instead."""
 MARK = "POLYRAY_TEST_MARK"
