@@ -87,7 +87,8 @@ class Sampler:
 
         Raises RolloutError, and DeadlineExceeded.
         """
-        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        started = asyncio.get_running_loop().time()
+        deadline = started + self._timeout_s
         arrived: asyncio.Queue[tuple[int, TextDelta] | Exception] = asyncio.Queue()
 
         async def listen(place: int, request: TextRequest) -> None:
@@ -109,6 +110,8 @@ class Sampler:
                 if isinstance(item, Exception):
                     raise item
                 place, delta = item
+                if not any(each.token_ids for each in partial):
+                    self._metrics.first_token(asyncio.get_running_loop().time() - started)
                 partial[place].add(delta)
                 if delta.finish_reason is not None:
                     whole[place] = partial[place]
