@@ -32,7 +32,9 @@ WITHOUT_ENGINES = frozenset(
     }
 )
 """Of those, tests that need a Ray but no vLLM: the other process starts one of its own for them."""
-WITHOUT_CLUSTER = frozenset({"test_engine_check.py", "test_judge_vllm.py", "test_checkpoint_faults.py"})
+WITHOUT_CLUSTER = frozenset(
+    {"test_engine_check.py", "test_judge_vllm.py", "test_checkpoint_faults.py", "test_generation_page.py"}
+)
 """Integration tests that start processes of their own instead."""
 MARK = "POLYRAY_TEST_MARK"
 """Environment variable that every process of this test session carries, so that only its own are ever killed."""

@@ -22,7 +22,7 @@ REASON = missing_browser()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
 URL = os.environ.get("POLYRAY_GENERATION_URL")
-PROMPT = os.environ.get("POLYRAY_GENERATION_PROMPT", "0123|4=")
+PROMPT = os.environ.get("POLYRAY_GENERATION_PROMPT", "37|b1>e4=")
 TOKEN = "s3cret"
 TIMES, SELECTED = "\u00d7", "\u2605 selector\u2019s pick"
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>&amp;<b>"
@@ -229,7 +229,7 @@ def test_keys_and_focus(page: GenerationPage, service: Service):
 
 def test_scores_on_demand_clusters_and_duplicates(faulty: GenerationPage, fake: FakeGeneration):
     fake.texts = ("RRUU", "RRUU", "RURRUU", "DDD")
-    faulty.generate("01|2=", k=4, oversample=16, seed=1, model="policy-v17")
+    faulty.generate("37|b1>e4=", k=4, oversample=16, seed=1, model="policy-v17")
     answer = fake.stored[0].answer
     by_text = {candidate.text: candidate for candidate in answer.candidates}
     assert set(by_text) == {"RRUU", "RURRUU", "DDD"}
@@ -259,7 +259,7 @@ def test_scores_on_demand_clusters_and_duplicates(faulty: GenerationPage, fake: 
 
 def test_escape_cancels_and_the_service_stops(faulty: GenerationPage, fake: FakeGeneration):
     fake.delta_s = 30.0
-    faulty.start("01|2=", k=3)
+    faulty.start("37|b1>e4=", k=3)
     wait_for(lambda: "".join(faulty.cards()))
     faulty.press("1")
     faulty.press("ESCAPE")
@@ -268,7 +268,7 @@ def test_escape_cancels_and_the_service_stops(faulty: GenerationPage, fake: Fake
     assert faulty.texts(".summary") == ["cancelled"]
     assert (fake.stored, fake.selection_bodies) == ([], [])
     fake.delta_s = 0.0
-    faulty.generate("01|2=", k=3)
+    faulty.generate("37|b1>e4=", k=3)
     assert fake.num_cancelled == 1 and len(fake.stored) == 1
 
 
@@ -299,7 +299,7 @@ def test_a_token_is_asked_for_and_kept_in_this_tab(tab: Any):
             wait_for(lambda: "Trying" not in page.status())
         page.wait_until_ready()
         assert page.texts("#token-form label") == []
-        page.generate("01|2=")
+        page.generate("37|b1>e4=")
         page.reload()
         storage = json.loads(page.script("return JSON.stringify([{...sessionStorage}, {...localStorage}])"))
         assert (storage[0]["polyray.token"], storage[1], page.script("return document.cookie")) == (
@@ -316,21 +316,21 @@ def test_a_token_is_asked_for_and_kept_in_this_tab(tab: Any):
 
 def test_a_busy_service_is_asked_again_when_it_says_so(faulty: GenerationPage, fake: FakeGeneration):
     fake.fail("/v1/candidates", 429, "256 completions are waiting", retry_after="2")
-    faulty.start("01|2=")
+    faulty.start("37|b1>e4=")
     wait_for(lambda: "256 completions are waiting" in faulty.problem())
     assert "Again in" in faulty.problem()
     assert fake.stored == []
     wait_for(lambda: "pick one" in faulty.status())
     assert faulty.problem() == "" and len(fake.stored) == 1
     fake.fail("/v1/candidates", 429, "busy", retry_after="30")
-    faulty.start("01|2=")
+    faulty.start("37|b1>e4=")
     wait_for(lambda: "Again in 30 s" in faulty.problem() or "Again in 29 s" in faulty.problem())
     faulty.press("ESCAPE")
     assert (faulty.problem(), faulty.status()) == ("", "Cancelled")
 
 
 def test_a_pick_that_cannot_be_sent_is_sent_again_once(faulty: GenerationPage, fake: FakeGeneration):
-    faulty.generate("01|2=", k=3, seed=3)
+    faulty.generate("37|b1>e4=", k=3, seed=3)
     fake.fail("/v1/selections", 503, "the disk is full", times=2)
     faulty.press("2")
     wait_for(lambda: faulty.decision() == "Not stored yet: candidate 2, tried again soon: the disk is full")
@@ -344,7 +344,7 @@ def test_a_pick_that_cannot_be_sent_is_sent_again_once(faulty: GenerationPage, f
 
 
 def test_a_pick_outlives_the_page_that_could_not_send_it(faulty: GenerationPage, fake: FakeGeneration):
-    faulty.generate("01|2=", k=3, seed=3)
+    faulty.generate("37|b1>e4=", k=3, seed=3)
     fake.fail("/v1/selections", 429, "too many", times=1, retry_after="600")
     faulty.press("3")
     wait_for(lambda: "too many" in faulty.decision())
@@ -360,11 +360,11 @@ def test_other_errors_say_what_to_do(faulty: GenerationPage, fake: FakeGeneratio
         "const option = new Option('gone', 'gone');"
         "document.querySelector('[name=model]').append(option); option.selected = true"
     )
-    faulty.start("01|2=")
+    faulty.start("37|b1>e4=")
     wait_for(lambda: "no model 'gone'; there are base, policy-v16, policy-v17, latest" in faulty.problem())
     faulty.driver.set_network_conditions(offline=True, latency=0, throughput=0)
     try:
-        faulty.start("01|2=", model="base")
+        faulty.start("37|b1>e4=", model="base")
         wait_for(lambda: "this computer is offline" in faulty.problem())
         assert faulty.texts(".problem-box button") == ["Try again"]
     finally:
@@ -373,7 +373,7 @@ def test_other_errors_say_what_to_do(faulty: GenerationPage, fake: FakeGeneratio
     wait_for(lambda: "pick one" in faulty.status())
     assert len(fake.stored) == 1
     faulty.set("oversample", 2)
-    faulty.start("01|2=", k=5)
+    faulty.start("37|b1>e4=", k=5)
     assert not faulty.script("return document.querySelector('[name=oversample]').validity.valid")
     assert len(fake.stored) == 1
 
