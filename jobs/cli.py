@@ -19,7 +19,9 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +39,7 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 TRACEBACK_VARIABLE = "POLYRAY_TRACEBACK"
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,23 @@ def _split(arguments: Sequence[str], default_config: str | None, parser: JobPars
     if not files and default_config is None:
         parser.error("CONFIG is missing: give a YAML file, e.g. one of configs/")
     return (files[0] if files else str(default_config)), overrides
+
+
+def wait_for_signal(on_reload: Callable[[int], object] | None = None) -> None:
+    """Returns at SIGINT or SIGTERM, calls `on_reload(1)`, `(2)`, ... at SIGHUPs.
+
+    To be called after Ray has started, which installs handlers of its own.
+    """
+    stopped, reload = threading.Event(), threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    if on_reload is not None:
+        signal.signal(signal.SIGHUP, lambda *_: reload.set())
+    reloads = 0
+    while not stopped.wait(0.5):  # a wait without a limit would not let the handler run
+        if on_reload is not None and reload.is_set():
+            reload.clear()
+            on_reload(reloads := reloads + 1)
 
 
 def put_root_on_path() -> None:

@@ -1,7 +1,8 @@
-"""Training data from engagement: `data CONFIG` imports, filters, removes duplicates, divides, and reports.
+"""Training data from engagement (`data CONFIG`) and from what people picked (`selections DATABASE`).
 
-Reads a CurateConfig (configs/curate/) whose source is Stack Exchange threads, Upworthy headline tests, your own
-export (JSON Lines, CSV, Parquet), a Hugging Face data set, or records of an earlier run. Writes runs/NAME/:
+`data` imports, filters, removes duplicates, divides, and reports. It reads a CurateConfig (configs/curate/) whose
+source is Stack Exchange threads, Upworthy headline tests, your own export (JSON Lines, CSV, Parquet), a Hugging Face
+data set, or records of an earlier run. Writes runs/NAME/:
 
   data/train.jsonl, validation.jsonl, test.jsonl   records with part and phase; no part shares a thread, a prompt or
                                                    almost the same text with another
@@ -16,6 +17,11 @@ export (JSON Lines, CSV, Parquet), a Hugging Face data set, or records of an ear
   python -m jobs.curate data configs/curate/upworthy.yaml source.path=upworthy.jsonl.gz 'select={count: 1000}'
   python -m jobs.curate data configs/curate/export.yaml source.path=export.csv 'source.columns={completion: text}'
   python -m jobs.curate data configs/curate/export.yaml --check    how many records the source has
+
+`selections` reads the database of a generation service: preference pairs, demonstrations, measured USQ;
+`selections --help` explains it.
+
+  python -m jobs.curate selections runs/selections.db --out runs/picked
 """
 
 from __future__ import annotations
@@ -26,6 +32,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from jobs import curate_selections
 from jobs.cli import JobParser, parse, run
 from polyray.config.curate import CurateConfig
 from polyray.errors import EXIT_OK
@@ -45,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] in SUBCOMMANDS:
         return SUBCOMMANDS[arguments[0]](arguments[1:])
     names = ", ".join(SUBCOMMANDS)
-    parser = JobParser("curate", __doc__, usage="python -m jobs.curate data CONFIG [key=value ...] [--check]")
+    usage = "python -m jobs.curate data CONFIG [key=value ...] [--check] | selections DATABASE --out DIR"
+    parser = JobParser("curate", __doc__, usage=usage)
     parser.add_argument("subcommand", help=names)
     given = parser.parse_strictly(arguments).subcommand
     parser.error(f"unknown subcommand {given!r}; known: {names}")
@@ -74,7 +82,10 @@ def data(argv: Sequence[str]) -> int:
     return EXIT_OK
 
 
-SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"data": data}
+SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "data": data,
+    "selections": curate_selections.selections,
+}
 
 
 def derived_sizes(config: CurateConfig) -> dict[str, Any]:

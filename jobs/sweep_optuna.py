@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jobs.sweep_plan import trial_plan
+from jobs.sweep_plan import trial_dir, trial_plan
 from polyray.analysis.sweep.search import SearchNote
 from polyray.analysis.sweep.trials import Trial as SweptTrial
 from polyray.config.sweep import OptunaSearchSpec, ParameterSpec, SweepConfig
@@ -147,13 +147,21 @@ class OptunaSettings:
 
 
 def open_study(config: SweepConfig) -> Study:
-    """The sweep's study, made if it is not there; a line that a killed process left torn is cut off."""
+    """The sweep's study, made if it is not there; a line that a killed process left torn is cut off.
+
+    Raises ConfigError where the sweep has trials, but no study any more.
+    """
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = config.run_dir / JOURNAL
+    if not path.exists() and any(trial_dir(config, "").glob("*")):
+        raise ConfigError(
+            f"{config.run_dir} has trials, but {JOURNAL}, which says what they tried, is gone; put it back, or "
+            "choose another name"
+        )
     JsonlWriter(path).close()
     return optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(path))),

@@ -1,7 +1,8 @@
 """Bearer tokens for services: with POLYRAY_API_TOKEN set, all routes but health need `Authorization: Bearer`.
 
 A pure ASGI middleware, so it guards streams and unknown routes alike. The token travels to replicas as a
-SecretStr (its repr is stars) and is written to no log. Ray Serve itself has no authentication.
+SecretStr (its repr is stars) and is written to no log. Ray Serve itself has no authentication. Several tokens
+with scopes: services/generation/scopes.py, with the same parts.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Collection
 
 from pydantic import SecretStr
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polyray.errors import ConfigError
@@ -26,20 +28,44 @@ def is_local(host: str | None) -> bool:
     return host in ("127.0.0.1", "localhost", "::1")
 
 
-def token_from_environment() -> SecretStr | None:
+def token_from_environment(variable: str = TOKEN_VARIABLE) -> SecretStr | None:
     """The token that services require, None where the variable is not set.
 
     Raises ConfigError for a blank one, or one no HTTP header can carry: it would open or lock the service.
     """
-    token = os.environ.get(TOKEN_VARIABLE)
+    token = os.environ.get(variable)
     if token is None:
         return None
     if not token or any(not 33 <= ord(char) <= 126 for char in token):
         raise ConfigError(
-            f"{TOKEN_VARIABLE} is set but blank, or not printable ASCII without spaces; use e.g. "
-            '`python -c "import secrets; print(secrets.token_urlsafe(32))"`, or unset it to need no token'
+            f"{variable} is set but blank, or not printable ASCII without spaces; use e.g. "
+            '`python -c "import secrets; print(secrets.token_urlsafe(32))"`, or unset it'
         )
     return SecretStr(token)
+
+
+def given_token(authorization: str) -> str:
+    """The token of an `Authorization: Bearer TOKEN` header; "" for another scheme, or none."""
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def route_path(scope: Scope) -> str:
+    """The path that was asked for, without the prefix under which the service is mounted."""
+    return scope["path"].removeprefix(scope.get("root_path", ""))
+
+
+def unauthorized(message: str) -> Response:
+    """401 in the common error shape."""
+    return error_response(401, message, headers={"WWW-Authenticate": "Bearer"})
+
+
+async def answer_instead(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Sends `response` in place of the application's own answer; a websocket is closed."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+    else:
+        await response(scope, receive, send)
 
 
 class BearerTokenMiddleware:
@@ -49,26 +75,21 @@ class BearerTokenMiddleware:
         self, app: ASGIApp, token: SecretStr | None, exempt_routes: Collection[str] = HEALTH_ROUTES
     ) -> None:
         self._app = app
-        self._expected = None if token is None else f"bearer {token.get_secret_value()}".encode()
+        self._expected = None if token is None else token.get_secret_value().encode()
         self._exempt_routes = exempt_routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """401 in the common error shape, or the application's own answer."""
         if scope["type"] == "lifespan" or self._expected is None or self._is_allowed(scope, self._expected):
             await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
         else:
-            response = error_response(
-                401,
-                f"this service needs 'Authorization: Bearer TOKEN' with the value of its {TOKEN_VARIABLE}",
-                headers={"WWW-Authenticate": "Bearer"},
+            response = unauthorized(
+                f"this service needs 'Authorization: Bearer TOKEN' with the value of its {TOKEN_VARIABLE}"
             )
-            await response(scope, receive, send)
+            await answer_instead(response, scope, receive, send)
 
     def _is_allowed(self, scope: Scope, expected: bytes) -> bool:
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if path in self._exempt_routes:
+        if route_path(scope) in self._exempt_routes:
             return True
-        scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-        return hmac.compare_digest(f"{scheme.lower()} {given.strip()}".encode(), expected)
+        given = given_token(Headers(scope=scope).get("authorization", ""))
+        return hmac.compare_digest(given.encode(), expected)

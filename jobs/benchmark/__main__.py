@@ -5,6 +5,7 @@
   python -m jobs.benchmark objectives           set objectives: time and memory of every closed form
   python -m jobs.benchmark evaluation           running programs, adversaries; metrics
   python -m jobs.benchmark reward               the reward service: throughput, latency, soak, a killed replica
+  python -m jobs.benchmark generation           the generation service beside a bare engine: throughput, latency, soak
   python -m jobs.benchmark scale                1 to 256 simulated workers: throughput, cost and delays
   python -m jobs.benchmark async                steps per minute at staleness 0 and 1; the cost of a killed worker
   python -m jobs.benchmark sweep                trials on one fleet against fleets of their own; 32 simulated ones
@@ -22,6 +23,7 @@ from collections.abc import Callable, Sequence
 
 from jobs.benchmark import (
     evaluation,
+    generation,
     gpu,
     loop,
     objectives,
@@ -40,6 +42,7 @@ SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "objectives": objectives.main,
     "evaluation": evaluation.main,
     "reward": reward.main,
+    "generation": generation.main,
     "scale": scale.main,
     "async": overlap.main,
     "sweep": sweep.main,

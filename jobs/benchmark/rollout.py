@@ -63,6 +63,7 @@ def rollout_measures(
 
     from jobs.fleet import engine_settings
     from polyray.actors.resources import OUTSIDE_ANY_GROUP
+    from polyray.actors.rollout_pool import RolloutPool
 
     display.section("rollout throughput", 1, 1)
     display.update(phase="starting two engines")

@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from polyray.config.base import StrictModel
 from polyray.config.delivery import DeliverySpec
+from polyray.config.evaluation import SelectorName
 from polyray.config.model import ModelSpec
 from polyray.config.reward import DiversitySpec, RewardSpec
 from polyray.config.rollout import RolloutSpec
@@ -18,8 +19,12 @@ MAX_CANDIDATES = 64
 """Of one answer."""
 MAX_OVERSAMPLE = 256
 """Completions that one answer is chosen from."""
+MAKE_A_TOKEN = (
+    'python -c "import hashlib, secrets; t = secrets.token_urlsafe(32); '
+    'print(t, hashlib.sha256(t.encode()).hexdigest())"'
+)
+"""Prints a new token, and the sha256 that stands for it in a tokens_file."""
 
-SelectorName = Literal["reward", "logprob", "length", "first", "random", "noisy_user", "diverse"]
 PolicyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
@@ -46,9 +51,14 @@ class GenerationEngineSpec(StrictModel):
     kv_cache_mib: int = Field(default=256, ge=1)
     gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
     start_timeout_s: float = Field(default=300.0, gt=0)
+    health_timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="an engine that does nothing for so long although it should is replaced",
+    )
 
-    def as_rollout(self, max_adapters: int) -> RolloutSpec:
-        """What builds the same engine as a rollout worker's; `max_adapters` beside the base."""
+    def as_rollout(self) -> RolloutSpec:
+        """What builds the same engine as a rollout worker's."""
         return RolloutSpec(
             engine="vllm" if self.kind == "auto" else self.kind,
             max_prompt_tokens=self.max_prompt_tokens,
@@ -149,7 +159,7 @@ class GenerationServeConfig(StrictModel):
         default=None, description="scores candidates; null: no scores, and no selector that needs them"
     )
     diversity: DiversitySpec = Field(
-        default=DiversitySpec(source="ngram", n=1),
+        default=DiversitySpec(source="ngram", n=2),
         description="the distance between candidates; task_class and task_distance need a reward",
     )
     cluster_distance: float = Field(
@@ -176,7 +186,7 @@ class GenerationServeConfig(StrictModel):
     tokens_file: str | None = Field(
         default=None,
         description="a YAML list of {name, scope: user | admin, sha256 of the token, requests_per_minute?}; beside "
-        "POLYRAY_API_TOKEN (user) and POLYRAY_ADMIN_TOKEN (admin)",
+        f"POLYRAY_API_TOKEN (user) and POLYRAY_ADMIN_TOKEN (admin). A new token and its sha256: `{MAKE_A_TOKEN}`",
     )
     log_prompts: bool = Field(default=False, description="prompts in the access log")
     ray: RaySpec = RaySpec(num_cpus=4)
@@ -190,7 +200,7 @@ class GenerationServeConfig(StrictModel):
                 )
             if self.diversity.source in ("task_class", "task_distance"):
                 raise ValueError(
-                    f"diversity.source={self.diversity.source!r} comes with a reward, but reward is null; set reward, or "
-                    "diversity.source to embedding or ngram"
+                    f"diversity.source={self.diversity.source!r} comes with a reward, but reward is null; set "
+                    "reward, or diversity.source to embedding or ngram"
                 )
         return self

@@ -27,6 +27,17 @@ def load_config(model: type[ModelT], path: str | Path, overrides: Sequence[str] 
     return build_config(model, values, source=str(path))
 
 
+def read_value(path: str | Path, overrides: Sequence[str], key: str) -> Any:
+    """One top-level value of a file with overrides, before it is known which model the file is of; None: none.
+
+    Raises ConfigError where the file cannot be read.
+    """
+    values = _read_yaml(Path(path))
+    for override in overrides:
+        _apply_override(values, override)
+    return values.get(key)
+
+
 def build_config(model: type[ModelT], values: dict[str, Any], source: str = "configuration") -> ModelT:
     """Validates plain values as `model`; `source` is named in errors."""
     try:

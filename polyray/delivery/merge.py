@@ -17,7 +17,7 @@ from safetensors.torch import load as load_tensors
 
 from polyray.config.model import TIED_MODULES
 from polyray.delivery.adapter import AdapterPayload, AdapterShape
-from polyray.errors import DeliveryError
+from polyray.errors import DeliveryError, boundary
 
 FUSED_GROUPS: tuple[frozenset[str], ...] = (
     frozenset({"q_proj", "k_proj", "v_proj"}),
@@ -88,8 +88,9 @@ class MergedWeights:
 
 
 def adapter_from_bytes(data: bytes) -> dict[str, torch.Tensor]:
-    """safetensors bytes -> PEFT state dict; nothing for empty bytes."""
-    return load_tensors(data) if data else {}
+    """safetensors bytes -> PEFT state dict; nothing for empty bytes. DeliveryError for other bytes."""
+    with boundary(DeliveryError, "the adapter's weights cannot be read as safetensors"):
+        return load_tensors(data) if data else {}
 
 
 def base_weight_files(model_dir: Path) -> dict[str, Path]:

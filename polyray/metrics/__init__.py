@@ -3,6 +3,7 @@
 One value per prompt:
     pass_at_k.py       pass@k, best@k, distinct correct classes@k
     selection.py       USQ@k, its random and oracle bounds, regret, selection efficiency
+    marginal_relevance.py  a good and diverse few out of many
     diversity.py       cosine distance, Vendi score, entropy       text_diversity.py  distinct-n, EAD, self-BLEU, ...
     quality.py         ROUGE, perplexity, correlation with engagement
 Of pairs of completions:
@@ -50,6 +51,7 @@ from polyray.metrics.efficiency import (
     diversity_efficiency_ratio,
     pass_at_k_curve,
 )
+from polyray.metrics.marginal_relevance import maximal_marginal_relevance
 from polyray.metrics.multiplicity import benjamini_hochberg, holm
 from polyray.metrics.non_inferiority import NonInferiority, tost_non_inferiority
 from polyray.metrics.pairwise import Pairs, pair_hits, within_group_pairs
@@ -122,6 +124,7 @@ __all__ = [
     "hypervolume",
     "krippendorff_alpha",
     "mann_whitney",
+    "maximal_marginal_relevance",
     "mean_pairwise_cosine_distance",
     "oracle_at_k",
     "output_entropy",

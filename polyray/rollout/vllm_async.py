@@ -1,20 +1,13 @@
 """vLLM in processes of its own (tensor parallelism), behind the same protocol as the engine in this process.
 
-    this process: the worker's thread --> an event loop in another thread, with vLLM's AsyncLLM
-    vLLM's:       EngineCore --> one worker per device
-    watchdog:     kills those and removes the files when this process is gone, however it went
-
-The engine decodes on its own; `poll` waits a moment for what finished. Adapter delivery only. An engine that died
-fails `poll`; one that hangs is found by its groups' deadline, like any other.
+The engine decodes on its own (vllm_processes.py); `poll` waits a moment for what finished. Adapter delivery only. An
+engine that died fails `poll`; one that hangs is found by its groups' deadline, like any other.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import queue
-import tempfile
-import threading
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +16,9 @@ import numpy as np
 
 from polyray.config.rollout import RolloutSpec
 from polyray.delivery.adapter import AdapterPayload
-from polyray.errors import DeliveryError, RolloutError
+from polyray.errors import RolloutError
 from polyray.rollout.vllm_delivery import AdapterDelivery
-from polyray.rollout.vllm_engine import PROBE, engine_arguments, import_vllm
+from polyray.rollout.vllm_engine import PROBE, engine_arguments
 from polyray.rollout.vllm_groups import (
     RunningGroups,
     engine_input,
@@ -33,12 +26,11 @@ from polyray.rollout.vllm_groups import (
     prompt_logprobs,
     sampling_params,
 )
-from polyray.rollout.watchdog import Watchdog
+from polyray.rollout.vllm_processes import VllmProcesses
 from polyray.types import Group, GroupRequest
 
 POLL_S = 0.02
 """The longest a `poll` waits for something to finish."""
-SHUTDOWN_S = 10.0
 
 
 class AsyncVllmEngine:
@@ -48,18 +40,13 @@ class AsyncVllmEngine:
 
     def __init__(self, model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int, runs: int = 1) -> None:
         self.max_sequences = spec.max_sequences
-        self._timeout_s = spec.start_timeout_s
-        self._sockets = Path(tempfile.mkdtemp(prefix="polyray-engine-"))
-        self._watchdog = Watchdog([self._sockets])
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm-async", daemon=True)
-        self._thread.start()
+        arguments = engine_arguments(model_dir, spec, dtype, lora_rank, runs)
+        self._processes = VllmProcesses(arguments, spec.tensor_parallel_size, spec.start_timeout_s)
+        self._llm = self._processes.llm
         try:
-            with self._watchdog.marking():
-                self._llm: Any = self._call(_start(model_dir, spec, dtype, lora_rank, runs, self._sockets))
-            self._delivery = AdapterDelivery(model_dir, _Calls(self), lora_rank)
+            self._delivery = AdapterDelivery(model_dir, self._processes, lora_rank)
         except BaseException:
-            self._watchdog.close()
+            self._processes.close()
             raise
         self._groups = RunningGroups(self._llm.get_tokenizer(), spec.max_model_len)
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -78,7 +65,7 @@ class AsyncVllmEngine:
         request_ids = self._groups.request_ids(request.group_id)
         for request_id, params in zip(request_ids, sampling_params(request), strict=True):
             sample = self._sample(request_id, prompt, params, version.lora_request)
-            asyncio.run_coroutine_threadsafe(sample, self._loop)
+            self._processes.begin(sample)
 
     def poll(self) -> list[Group]:
         """See `Engine.poll`. RolloutError where the engine is dead."""
@@ -103,7 +90,7 @@ class AsyncVllmEngine:
         given_up = self._groups.forget(group_id)
         if given_up is not None:
             policy, request_ids = given_up
-            self._call(self._llm.abort(request_ids))
+            self._processes.call(self._llm.abort(request_ids))
             self._delivery.release(policy)
 
     def drain(self) -> list[Group]:
@@ -131,25 +118,14 @@ class AsyncVllmEngine:
             )
             for index, row in enumerate(sequences)
         ]
-        return np.concatenate([prompt_logprobs(output) for output in self._call(_gathered(rows))])
+        return np.concatenate([prompt_logprobs(output) for output in self._processes.call(_gathered(rows))])
 
     def close(self) -> None:
         """See `Engine.close`."""
         try:
-            self._loop.call_soon_threadsafe(self._llm.shutdown, 0)
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(SHUTDOWN_S)
+            self._processes.close()
         finally:
             self._delivery.close()
-            self._watchdog.close()
-
-    def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
-        try:
-            return asyncio.run_coroutine_threadsafe(work, self._loop).result(self._timeout_s)
-        except TimeoutError as error:
-            raise RolloutError(
-                f"vLLM's processes gave no answer within rollout.start_timeout_s={self._timeout_s:g} s"
-            ) from error
 
     async def _sample(self, request_id: str, prompt: Any, params: Any, lora_request: Any) -> None:
         try:
@@ -165,46 +141,6 @@ class AsyncVllmEngine:
         if not answers:
             raise RolloutError(f"vLLM ended request {request_id} without an answer")
         return answers[0]
-
-
-class _Calls:
-    """`EngineCalls` on an engine whose methods are coroutines."""
-
-    def __init__(self, engine: AsyncVllmEngine) -> None:
-        self._engine = engine
-
-    def add_lora(self, lora_request: Any) -> bool:
-        """See `EngineCalls.add_lora`."""
-        return self._engine._call(self._engine._llm.add_lora(lora_request))
-
-    def remove_lora(self, lora_id: int) -> bool:
-        """See `EngineCalls.remove_lora`."""
-        return self._engine._call(self._engine._llm.remove_lora(lora_id))
-
-    def collective_rpc(self, method: str, *, kwargs: dict[str, Any]) -> list[Any]:
-        """Refused: weights would have to be copied into every process."""
-        raise DeliveryError(f"{method}: an engine of several processes takes adapters only")
-
-    def reset_prefix_cache(self) -> bool:
-        """See `EngineCalls.reset_prefix_cache`."""
-        return self._engine._call(self._engine._llm.reset_prefix_cache())
-
-
-async def _start(
-    model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int, runs: int, sockets: Path
-) -> Any:
-    import_vllm()
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.v1.engine.async_llm import AsyncLLM
-
-    # Forked processes would not carry the watchdog's mark, and would inherit this process' threads' locks.
-    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
-    os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)
-    arguments = engine_arguments(model_dir, spec, dtype, lora_rank, runs) | {
-        "tensor_parallel_size": spec.tensor_parallel_size,
-        "distributed_executor_backend": "mp",
-    }
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
 
 
 async def _gathered(work: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:

@@ -173,7 +173,7 @@ class AdapterDelivery:
     @property
     def in_flight(self) -> dict[str, int]:
         """Versions the engine holds by name, and how many groups run on each."""
-        return {name: self._in_flight[name] for name in self._versions}
+        return {name: self._in_flight[name] for name in list(self._versions)}  # other threads may ask
 
     def load(self, payload: AdapterPayload) -> None:
         """Writes the adapter's files and has the engine load them; versions nobody needs any more go."""

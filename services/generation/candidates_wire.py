@@ -18,7 +18,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from polyray.config.base import StrictModel
-from polyray.config.generation import MAX_CANDIDATES, MAX_OVERSAMPLE, SelectorName
+from polyray.config.evaluation import SelectorName
+from polyray.config.generation import MAX_CANDIDATES, MAX_OVERSAMPLE
 
 MAX_TEXT_CHARS = 200_000
 MAX_MESSAGES = 256
@@ -130,7 +131,7 @@ class Timings(BaseModel):
     """Seconds."""
 
     generate_s: float
-    first_token_s: float
+    first_token_s: float | None = Field(description="null where nothing was streamed")
     score_s: float
     choose_s: float
     total_s: float

@@ -29,7 +29,7 @@ from polyray.rewards.protocol import (
     ScoreResponse,
     ServiceInfo,
 )
-from services.auth import HEALTH_ROUTES, BearerTokenMiddleware
+from services.auth import HEALTH_ROUTES, BearerTokenMiddleware, route_path
 from services.body_limit import MAX_BODY_BYTES, BodyLimitMiddleware
 from services.http_errors import ErrorResponse, error_response, install_error_handlers
 from services.json_body import body_schema, read_body
@@ -203,6 +203,6 @@ class _Measured:
         try:
             await self._app(scope, receive, noted_send)
         finally:
-            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            path = route_path(scope)
             route = path if path in self._paths else "other"
             self._metrics.request(route, state.get("model", ""), status, time.perf_counter() - started)

@@ -8,6 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from polyray.config.curate import CurateConfig
+from polyray.config.generation import GenerationServeConfig
 from polyray.config.judge import JudgeConfig
 from polyray.config.loader import load_config
 from polyray.config.prompts import PromptTemplate
@@ -32,6 +33,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "prompts": PromptTemplate,
     "reward": TrainRewardConfig,
     "serve": RewardServeConfig,
+    "serve/generation": GenerationServeConfig,
     "sweep": SweepConfig,
 }
 """By folder, by folder and the beginning of the name, or by name for files directly under configs/."""

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from jobs.cli import REPOSITORY_ROOT
-from jobs.serve import _announcement, main
+from jobs.serve import main
+from jobs.serve_reward import _announcement
 from polyray.errors import ConfigError
 
 CONFIG = str(REPOSITORY_ROOT / "configs/serve/reward.yaml")

@@ -385,3 +385,16 @@ def test_check_shows_settings_and_seeds_without_optuna_or_ray() -> None:
 def test_check_refuses_ends_that_no_run_has() -> None:
     with pytest.raises(ConfigError, match=r"trial t\d+-\w+ \(.*learner.steps=3.\d+"):
         main([PARETO, "--check", "parameters={learner.steps: {uniform: [2, 4]}}"])
+
+
+def test_trials_without_their_study_are_not_taken_for_a_new_sweep(tmp_path: Path) -> None:
+    config = sweep(tmp_path)
+    settings = OptunaSettings(config)
+    (config.run_dir / "trials" / settings_name(settings)).mkdir(parents=True)
+    (config.run_dir / "study.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"has trials, but study\.jsonl, .* is gone; put it back"):
+        open_settings(config)
+
+
+def settings_name(settings: OptunaSettings) -> str:
+    return f"t{settings.num_known:03}"

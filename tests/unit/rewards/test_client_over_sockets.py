@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -138,7 +139,8 @@ def test_the_deadline_holds_against_a_service_that_drips() -> None:
         scored = score(server, spec)
         assert 0.35 < time.monotonic() - started < 1.5
     assert [failure.kind for failure in scored.failures] == ["timeout"]
-    assert "did not answer within 0.4 s" in str(scored.scores[0].error)
+    # What is left of the deadline once the request is under way.
+    assert re.search(r"did not answer within 0\.(4|39\d*) s", str(scored.scores[0].error))
 
 
 def test_garbage_is_not_asked_for_again() -> None:

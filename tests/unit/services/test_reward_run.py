@@ -9,10 +9,14 @@ from ray import serve
 from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import RayServeException
 
-from polyray.config.service import ServiceSpec
 from polyray.errors import ResourceError
-from services.reward import run
-from services.reward.run import _ensure_serve, _free_port, reward_app_name
+from services import serve_instance
+from services.reward.run import reward_app_name
+from services.serve_instance import Listening, ensure_serve, free_port
+
+
+def listening(port: int = 0, host: str = "127.0.0.1") -> Listening:
+    return Listening(host, port, 60.0, "reward.service.")
 
 
 @pytest.mark.parametrize("failures", [1, 2])
@@ -30,12 +34,12 @@ def test_a_proxy_that_serve_gave_up_before_it_started_is_waited_for_once_more(
         raise RayServeException("there is no Serve yet")
 
     monkeypatch.setattr(serve, "start", start)
-    monkeypatch.setattr(run, "_get_global_client", no_client)
+    monkeypatch.setattr(serve_instance, "_get_global_client", no_client)
     if failures == 2:
         with pytest.raises(ActorDiedError):
-            _ensure_serve(ServiceSpec(port=0))
+            ensure_serve(listening())
     else:
-        assert _ensure_serve(ServiceSpec(port=0)) == ("127.0.0.1", ports[0])
+        assert ensure_serve(listening()) == ("127.0.0.1", ports[0])
     assert len(ports) == 2 and ports[0] == ports[1]
 
 
@@ -49,18 +53,18 @@ def test_a_port_in_use_is_named_with_the_fix():
             rf"cannot listen on 127\.0\.0\.1:{port} .*set reward\.service\.port to another port, or to 0"
         )
         with pytest.raises(ResourceError, match=message):
-            _free_port("127.0.0.1", port)
-    assert _free_port("127.0.0.1", port) == port
+            free_port(listening(port))
+    assert free_port(listening(port)) == port
 
 
 def test_port_zero_is_any_free_one():
-    port = _free_port("127.0.0.1", 0)
+    port = free_port(listening(0))
     assert 1024 <= port <= 65535
 
 
 def test_a_host_this_machine_does_not_have_is_named():
     with pytest.raises(ResourceError, match=r"cannot listen on 192\.0\.2\.254:8000"):
-        _free_port("192.0.2.254", 8000)
+        free_port(listening(8000, "192.0.2.254"))
 
 
 def test_everything_is_named_by_the_run():

@@ -1,0 +1,84 @@
+"""Starts and stops a generation service on the Ray that this process is connected to.
+
+Everything is named by the configuration: applications NAME-generation and, with a reward, NAME-reward; routes
+`route_prefix` and /NAME/reward. One Serve instance, and so one HTTP address, belongs to a Ray cluster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ray import serve
+
+from polyray.config.generation import GenerationServeConfig
+from polyray.errors import RolloutError
+from polyray.rewards import plan_reward
+from services.generation.app import build_generation_app
+from services.generation.tokens import TokenBook
+from services.reward.run import start_reward_service, stop_reward_service
+from services.serve_instance import Listening, ensure_serve, reachable, stop_application, wait_until_running
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationServiceAddress:
+    """Where a started service is found.
+
+    Example:
+        GenerationServiceAddress(app_name="generation-generation", url="http://127.0.0.1:8000")
+    """
+
+    app_name: str
+    url: str
+    """Without a slash at its end: `url + "/v1"` is what OpenAI's client takes."""
+
+
+def generation_app_name(name: str) -> str:
+    """The Serve application of a generation service."""
+    return f"{name}-generation"
+
+
+def start_generation_service(config: GenerationServeConfig, book: TokenBook) -> GenerationServiceAddress:
+    """Deploys the service, and its reward, replacing leftovers of the same name; waits until it answers.
+
+    Raises ResourceError where the port is taken or no replica can be placed, RolloutError where a replica cannot
+    start, RewardError where the reward cannot. Needs an initialised Ray.
+    """
+    host, port = ensure_serve(Listening(config.host, config.port, config.limits.request_timeout_s, ""))
+    app_name = generation_app_name(config.name)
+    if app_name in serve.status().applications:
+        serve.delete(app_name)
+    reward_app = _start_reward(config)
+    try:
+        application = build_generation_app(config, book, reward_app)
+        target = serve.RunTarget(application, name=app_name, route_prefix=config.route_prefix)
+        serve.run_many([target], wait_for_applications_running=False)
+        needs = (
+            f"{config.num_replicas} x {config.num_cpus:g} CPUs and {config.num_gpus:g} GPUs: raise ray.num_cpus, or "
+            "lower num_replicas or num_cpus"
+        )
+        wait_until_running(
+            app_name, "the generation service", config.engine.start_timeout_s, needs, RolloutError
+        )
+    except BaseException:
+        stop_generation_service(config)
+        raise
+    prefix = config.route_prefix.rstrip("/")
+    return GenerationServiceAddress(app_name, f"http://{reachable(host)}:{port}{prefix}")
+
+
+def stop_generation_service(config: GenerationServeConfig) -> None:
+    """Removes the service and its reward; does nothing where there is none. Serve itself stays for others."""
+    stop_application(generation_app_name(config.name))
+    if config.reward is not None:
+        stop_reward_service(config.name)
+
+
+def _start_reward(config: GenerationServeConfig) -> str | None:
+    """The application that scores candidates; None without a reward, or where it is a service elsewhere."""
+    if config.reward is None:
+        return None
+    plan = plan_reward(config.reward, config.task, config.diversity)
+    if plan.is_remote:
+        return None
+    service = config.reward.service.model_copy(update={"port": 0, "host": config.host})
+    return start_reward_service(config.name, plan, spec=service).app_name

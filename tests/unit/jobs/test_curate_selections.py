@@ -1,0 +1,169 @@
+"""jobs.curate selections from a database to files, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.curate import main
+from polyray.data.engagement import read_records
+from polyray.data.selections import SelectionStore
+from polyray.errors import ConfigError, DataError
+from tests.unit.data.selections.builders import candidates_record
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """30 sets of policy-v17, one a day, 24 of them answered; 6 sets of base."""
+    path = tmp_path / "selections.db"
+    store = SelectionStore(str(path))
+    for place in range(36):
+        model = "policy-v17" if place < 30 else "base"
+        record = candidates_record(
+            f"c{place}",
+            ["left", "right", "back"],
+            [0.2, 0.5, 0.8] if place % 2 == 0 else None,
+            prompt=f"Which way, {place % 10}?",
+            created=1767225600.0 + 86_400 * place,
+            model=model,
+            selected_index=1,
+        )
+        store.add_candidates(record)
+        if place < 24:
+            index = None if place % 4 == 3 else place % 3
+            edited = f"to the {place}" if place % 4 == 2 or place % 8 == 7 else None
+            store.add_selection(record.id, owner="ann", selected_index=0, client_key=f"first-{place}")
+            store.add_selection(record.id, owner="ann", selected_index=index, edited_text=edited)
+    store.close()
+    return path
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_from_the_database_to_files(
+    database: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "picked"
+    assert main(["selections", str(database), "--out", str(out), "--resamples", "200"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["pairs.jsonl", "selections.json", "sft.jsonl"]
+    report = json.loads((out / "selections.json").read_text())
+    pairs, demonstrations = rows(out / "pairs.jsonl"), rows(out / "sft.jsonl")
+    expected = {"sets": 36, "selections": 24, "picked": 18, "edited": 6, "none": 3, "written_instead": 3}
+    assert {name: report[name] for name in expected} == expected
+    assert report["pairs"] == len(pairs) == 12 * 2 + (6 + 3) * 3
+    assert report["demonstrations"] == len(demonstrations) == 21
+    assert report["left_out"] == {"nobody has picked yet": 12, "none of them was good enough": 3}
+    assert [pair["metadata"]["candidates_id"] for pair in pairs[:3]] == ["c0", "c0", "c1"]
+    assert len(read_records(out / "pairs.jsonl")) == len(pairs)
+    (entry,) = report["measured"]
+    assert (entry["model"], entry["k"], entry["scored"], entry["unscored"]) == ("policy-v17", 3, 12, 6)
+    quality = [0.2, 0.5, 0.8]
+    by_hand = [quality[place % 3] for place in range(0, 24, 2)]
+    assert entry["usq"]["measured"]["value"] == pytest.approx(sum(by_hand) / 12)
+    assert entry["usq"]["selected"]["value"] == pytest.approx(0.5)
+    printed = capsys.readouterr().out
+    assert "36 sets, 24 answered: 18 picked (6 edited), 3 none, 3 written instead" in printed
+    assert "left out  12 nobody has picked yet" in printed
+    assert f"policy-v17  3  12      {entry['usq']['measured']['value']:.3f} [" in printed
+
+
+def test_a_model_and_a_time(database: Path, tmp_path: Path) -> None:
+    out = tmp_path / "picked"
+    url = f"sqlite:///{database}"
+    since = ["--since", "2026-01-21T00:00:00Z"]  # the 21st day: place 20 and later
+    assert main(["selections", url, "--out", str(out), "--model", "policy-v17", *since]) == 0
+    assert {row["metadata"]["candidates_id"] for row in rows(out / "pairs.jsonl")} == {
+        "c20",
+        "c21",
+        "c22",
+        "c23",
+    }
+    report = json.loads((out / "selections.json").read_text())
+    assert (report["sets"], report["model"], report["since"]) == (10, "policy-v17", "2026-01-21T00:00:00Z")
+    assert main(["selections", url, "--out", str(out), "--model", "base"]) == 0
+    assert (out / "pairs.jsonl").read_text() == ""
+    assert json.loads((out / "selections.json").read_text())["measured"] == []
+    assert main(["selections", url, "--out", str(out), "--min-candidates", "4"]) == 0
+    report = json.loads((out / "selections.json").read_text())
+    assert report["left_out"] == {"nobody has picked yet": 12, "too few candidates were shown": 24}
+    assert report["measured"][0]["selections"] == 24
+
+
+def test_a_service_may_go_on_writing(database: Path, tmp_path: Path) -> None:
+    store = SelectionStore(str(database))
+    with store._database.writing() as connection:
+        connection.exec_driver_sql("DELETE FROM selections WHERE candidates_id = 'c0'")
+        assert main(["selections", str(database), "--out", str(tmp_path / "a"), "--resamples", "10"]) == 0
+    assert main(["selections", str(database), "--out", str(tmp_path / "b"), "--resamples", "10"]) == 0
+    store.close()
+    numbers = [json.loads((tmp_path / name / "selections.json").read_text())["selections"] for name in "ab"]
+    assert numbers == [24, 23]
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "jobs.curate", "selections", *arguments]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.run(
+        line, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, env=environment
+    )
+
+
+def test_a_missing_database_is_an_error_and_stays_missing(tmp_path: Path) -> None:
+    done = command(str(tmp_path / "runs" / "selections.db"), "--out", str(tmp_path / "picked"))
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: {tmp_path}/runs/selections.db: no such database; give the `database` of a generation service\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_counts_and_writes_nothing_and_loads_nothing_heavy(database: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    code = (
+        "import sys; from jobs.curate import main; main(['selections', sys.argv[1], '--check']); "
+        "print({'torch', 'ray', 'transformers', 'scipy', 'pandas'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(database)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith("set()\n"), done.stdout[-200:]
+    checked = json.loads(done.stdout.removesuffix("set()\n"))
+    assert (checked["job"], checked["pairs"], checked["demonstrations"]) == ("curate selections", 51, 21)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: DATABASE"),
+        (["DB"], "--out is missing: give a directory for the files, or --check"),
+        (["DB", "--check", "--since", "yesterday"], "--since 'yesterday' is not ISO 8601"),
+        (["DB", "--check", "--min-candidates", "0"], "--min-candidates 0 must be at least 1"),
+        (["DB", "--check", "--resamples", "0"], "--resamples 0 must be at least 1"),
+        (["DB", "--chek"], "did you mean --check"),
+        (
+            ["DB", "--check", "--model", "policy-v18"],
+            "has no candidates of it; there are those of base, policy-v17",
+        ),
+        (["nodb://x", "--check"], r"nodb://\.\.\. is no database URL"),
+    ],
+)
+def test_mistakes_on_the_command_line(database: Path, arguments: list[str], message: str) -> None:
+    given = [str(database) if argument == "DB" else argument for argument in arguments]
+    with pytest.raises((ConfigError, DataError), match=message):
+        main(["selections", *given])
+
+
+def test_a_directory_that_cannot_be_written(database: Path) -> None:
+    with pytest.raises(DataError, match="the files cannot be written; free space, or give another --out"):
+        main(["selections", str(database), "--out", str(database / "below"), "--resamples", "10"])

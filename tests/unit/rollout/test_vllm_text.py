@@ -1,0 +1,216 @@
+"""The text engine on real vLLM: what it says is what Hugging Face computes, and who goes away frees it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytest_asyncio
+import torch
+
+from polyray.config.model import LoraSpec
+from polyray.config.rollout import RolloutSpec
+from polyray.delivery.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
+from polyray.delivery.probe import probe_logprobs
+from polyray.errors import DeliveryError, RolloutError
+from polyray.models.embedded import build_tokenizer
+from polyray.models.lora import adapter_bytes, adapter_config, attach_adapter
+from polyray.rollout.text_engine import TextDelta, TextEngine, TextRequest, TextSampling
+from polyray.types import PolicyVersion
+from tests.unit.tiny_policy import build_base, move, save_base
+
+SHAPE = {"head_dim": 32, "num_hidden_layers": 2}
+RANK = 3
+PROBE = ((1, 8, 9, 4, 20), (1, 7, 3))
+PROMPT = (1, 8, 9, 4)
+TOLERANCE = 1e-4
+
+
+def policy(run: str, seed: int | None) -> tuple[Any, AdapterPayload]:
+    """A Hugging Face model and what delivers it: the base for None, else a random adapter."""
+    model: Any = build_base(**SHAPE)
+    content, shape = b"", None
+    if seed is not None:
+        model = attach_adapter(model, LoraSpec(rank=RANK, alpha=8), None, base_sha256="b" * 64, seed=seed)
+        move(model, 0.3, seed)
+        model.eval()
+        content, shape = adapter_bytes(model), AdapterShape.from_peft(adapter_config(model))
+    version = PolicyVersion(1, 0, sha256_of(content), run=run)
+    return model, AdapterPayload(version, content, shape, Probe(PROBE, probe_logprobs(model, PROBE), None))
+
+
+BASE, FIRST, SECOND = policy("base", None), policy("first", 1), policy("second", 2)
+
+
+@pytest_asyncio.fixture(
+    scope="module",
+    loop_scope="module",
+    params=[
+        "vllm_text:VllmTextEngine",
+        pytest.param("vllm_text_processes:VllmTextProcesses", marks=pytest.mark.slow),
+    ],
+)
+async def engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[TextEngine]:
+    module, name = request.param.split(":")
+    engine_class: Any = getattr(import_module(f"polyray.rollout.{module}"), name)
+    model_dir = save_base(tmp_path_factory.mktemp("base"), **SHAPE)
+    spec = RolloutSpec(max_prompt_tokens=16, max_completion_tokens=240, max_sequences=32, kv_cache_mib=16)
+    built = engine_class(model_dir, spec, "float32", RANK, 3)
+    await built.start()
+    for _, payload in (BASE, FIRST, SECOND):
+        served = await built.load(payload)
+        assert np.abs(served - payload.probe.logprobs).max() < TOLERANCE
+    files: Path = built._delivery._files.directory
+    yield built
+    await built.close()
+    assert not files.exists(), "the files of an engine end with it"
+    with pytest.raises(RolloutError, match="the engine is dead"):
+        await whole(built, asked("base"))
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+def asked(
+    run: str, max_tokens: int = 12, seed: int = 5, stream: bool = False, **sampling: Any
+) -> TextRequest:
+    return TextRequest(PROMPT, TextSampling(max_tokens=max_tokens, **sampling), seed, run, stream)
+
+
+async def deltas(engine: TextEngine, wanted: TextRequest) -> list[TextDelta]:
+    async with aclosing(engine.generate(wanted)) as stream:
+        return [delta async for delta in stream]
+
+
+async def whole(engine: TextEngine, wanted: TextRequest) -> TextDelta:
+    (only,) = await deltas(engine, wanted)
+    return only
+
+
+@pytest.mark.parametrize(("model", "payload"), [BASE, FIRST, SECOND], ids=["base", "first", "second"])
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 0.8)])
+async def test_log_probs_are_the_models_at_temperature_one(
+    engine: TextEngine, model: Any, payload: AdapterPayload, temperature: float, top_p: float
+) -> None:
+    wanted = asked(payload.policy.run, temperature=temperature, top_p=top_p, logprobs=3)
+    answer = await whole(engine, wanted)
+    tokens = torch.tensor([[*PROMPT, *answer.token_ids]])
+    with torch.no_grad():
+        rows = model(input_ids=tokens).logits[0, len(PROMPT) - 1 : -1].float().log_softmax(-1)
+    expected = rows.gather(1, torch.tensor(answer.token_ids)[:, None])[:, 0].numpy()
+    assert np.abs(expected - np.array(answer.logprobs)).max() < TOLERANCE
+    for row, alternatives in zip(rows, answer.alternatives, strict=True):
+        values, _ = row.topk(3)
+        assert np.abs(values.numpy() - np.array([value for _, value in alternatives])).max() < TOLERANCE
+        assert all(abs(float(row[token]) - value) < TOLERANCE for token, value in alternatives)
+
+
+async def test_greedy_is_the_argmax_at_every_token(engine: TextEngine) -> None:
+    answer = await whole(engine, asked("first", temperature=0.0))
+    tokens = torch.tensor([[*PROMPT, *answer.token_ids]])
+    with torch.no_grad():
+        best = FIRST[0](input_ids=tokens).logits[0, len(PROMPT) - 1 : -1].argmax(-1)
+    assert best.tolist() == list(answer.token_ids)
+
+
+async def test_many_adapters_in_one_batch_say_what_each_says_alone(engine: TextEngine) -> None:
+    wanted = [asked(run, seed=seed, logprobs=0) for seed in range(4) for run in ("base", "first", "second")]
+    alone = [await whole(engine, each) for each in wanted]
+    together = await asyncio.gather(*(whole(engine, each) for each in wanted))
+    assert [each.token_ids for each in together] == [each.token_ids for each in alone]
+    worst = max(
+        float(np.abs(np.array(a.logprobs) - np.array(b.logprobs)).max())
+        for a, b in zip(together, alone, strict=True)
+    )
+    assert worst < TOLERANCE
+    assert len({each.token_ids for each in alone}) > 6
+
+
+async def test_a_stream_adds_up_to_the_whole(engine: TextEngine) -> None:
+    parts = await deltas(engine, asked("second", logprobs=2, stream=True))
+    answer = await whole(engine, asked("second", logprobs=2))
+    assert len(parts) > 3
+    assert "".join(part.text for part in parts) == answer.text
+    assert tuple(token for part in parts for token in part.token_ids) == answer.token_ids
+    assert tuple(value for part in parts for value in part.logprobs) == answer.logprobs
+    assert tuple(row for part in parts for row in part.alternatives) == answer.alternatives
+    assert [part.finish_reason for part in parts[:-1]] == [None] * (len(parts) - 1)
+    assert parts[-1].finish_reason == answer.finish_reason
+
+
+async def test_the_text_is_the_tokens_decoded(engine: TextEngine) -> None:
+    answer = await whole(engine, asked("base"))
+    assert answer.text == build_tokenizer().decode(answer.token_ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_stop_text_ends_it_and_is_left_out(engine: TextEngine, stream: bool) -> None:
+    full = (await whole(engine, asked("base", max_tokens=40, seed=11))).text
+    stop = full[5:7]
+    parts = await deltas(engine, asked("base", max_tokens=40, seed=11, stop=(stop,), stream=stream))
+    assert "".join(part.text for part in parts) == full[: full.index(stop)]
+    assert parts[-1].finish_reason == "stop"
+
+
+async def test_a_caller_that_goes_away_frees_the_engine(engine: TextEngine) -> None:
+    async with aclosing(engine.generate(asked("first", max_tokens=200, stream=True, seed=3))) as stream:
+        await anext(stream)
+        assert engine.in_flight == 1
+    assert engine.in_flight == 0
+    name = FIRST[1].policy.name
+    async with asyncio.timeout(5):
+        while engine.held()[name]:
+            await asyncio.sleep(0.01)
+    before = engine.progress
+    await asyncio.sleep(0.2)
+    assert engine.progress == before, "nobody waits, and yet it decodes"
+
+
+async def test_what_runs_keeps_the_version_that_it_began_with(engine: TextEngine) -> None:
+    """`first` gets other weights while a completion of it runs, and goes while another one runs."""
+    wanted = asked("first", max_tokens=60, seed=9, logprobs=0, stream=True)
+    expected = await deltas(engine, wanted)
+    _, newer = policy("first", 4)
+    async with aclosing(engine.generate(wanted)) as stream:
+        seen = [await anext(stream)]
+        assert np.abs(await engine.load(newer) - newer.probe.logprobs).max() < TOLERANCE
+        seen += [delta async for delta in stream]
+    assert [part.token_ids for part in seen] == [part.token_ids for part in expected]
+    assert FIRST[1].policy.name not in engine.held()
+    async with aclosing(engine.generate(wanted)) as stream:
+        seen = [await anext(stream)]
+        await engine.forget("first")
+        with pytest.raises(RolloutError, match="no policy version"):
+            await whole(engine, wanted)
+        seen += [delta async for delta in stream]
+    assert [part.token_ids for part in seen] != [part.token_ids for part in expected]
+    assert newer.policy.name not in engine.held()
+    await engine.load(FIRST[1])
+
+
+async def test_an_adapter_that_is_refused_changes_nothing(engine: TextEngine) -> None:
+    before = engine.held()
+    broken = AdapterPayload(
+        PolicyVersion(1, 1, "0" * 64, run="third"), b"no safetensors", FIRST[1].shape, FIRST[1].probe
+    )
+    with pytest.raises(DeliveryError):
+        await engine.load(broken)
+    assert engine.held() == before
+    assert engine.failure is None
+
+
+async def test_a_prompt_that_does_not_fit_fails_alone(engine: TextEngine) -> None:
+    too_long = TextRequest((1,) * 300, TextSampling(max_tokens=4), 0, "base")
+    good, bad = await asyncio.gather(
+        whole(engine, asked("base")), whole(engine, too_long), return_exceptions=True
+    )
+    assert isinstance(good, TextDelta) and isinstance(bad, Exception)
+    assert engine.failure is None
