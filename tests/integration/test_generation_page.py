@@ -1,7 +1,7 @@
 """The page of the generation service in headless Chromium: generate, pick, reload, and what goes wrong on the way.
 
-The journeys run on a fake service; with POLYRAY_GENERATION_URL on a real one, given POLYRAY_GENERATION_PROMPT that it
-can read and, where it needs one, POLYRAY_API_TOKEN. Faults that cannot be asked of a real service are the fake's.
+The journeys run on a fake service and on a real one with a tiny model; with POLYRAY_GENERATION_URL on yours, given a
+POLYRAY_GENERATION_PROMPT that it can read and, where it needs one, POLYRAY_API_TOKEN. Faults are the fake's.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from tests.fake_generation import FakeGeneration
 from tests.generation_page import GenerationPage, chromium, missing_browser, wait_for
+from tests.served_app import served
 
 REASON = missing_browser()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
 URL = os.environ.get("POLYRAY_GENERATION_URL")
 PROMPT = os.environ.get("POLYRAY_GENERATION_PROMPT", "37|b1>e4=")
+SHORT = {"max_tokens": 10}
 TOKEN = "s3cret"
 TIMES, SELECTED = "\u00d7", "\u2605 selector\u2019s pick"
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>&amp;<b>"
@@ -72,13 +75,32 @@ def fake() -> FakeGeneration:
     return FakeGeneration()
 
 
-@pytest.fixture
-def service(fake: FakeGeneration) -> Iterator[Service]:
+@pytest.fixture(scope="module")
+def engine_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The service itself with a tiny model in vLLM, in this process."""
+    from services.generation.service import GenerationService
+    from services.generation.tokens import TokenBook
+    from tests.unit.services.generation.tiny_service import tiny_config
+
+    service = GenerationService(tiny_config(tmp_path_factory.mktemp("page")), TokenBook(()))
+
+    async def build() -> FastAPI:
+        await service.start()
+        return service.__serve_build_asgi_app__()
+
+    with served(build, start_timeout_s=120) as url:
+        yield url
+
+
+@pytest.fixture(params=["fake", pytest.param("engine", marks=pytest.mark.slow)])
+def service(request: pytest.FixtureRequest, fake: FakeGeneration) -> Iterator[Service]:
     if URL is not None:
         yield Service(URL.rstrip("/") + "/", PROMPT)
-        return
-    with fake.served() as url:
-        yield Service(url, PROMPT)
+    elif request.param == "engine":
+        yield Service(request.getfixturevalue("engine_url"), PROMPT)
+    else:
+        with fake.served() as url:
+            yield Service(url, PROMPT)
 
 
 @pytest.fixture
@@ -109,7 +131,7 @@ def opened(tab: Any, url: str) -> GenerationPage:
 
 
 def test_generate_pick_reload_and_the_pick_is_there(page: GenerationPage, service: Service):
-    page.generate(service.prompt, k=8, seed=5)
+    page.generate(service.prompt, k=8, seed=5, **SHORT)
     texts = page.cards()
     newest = service.newest()[0]["answer"]
     assert texts == [candidate["text"] for candidate in newest["candidates"]]
@@ -126,7 +148,7 @@ def test_generate_pick_reload_and_the_pick_is_there(page: GenerationPage, servic
 
 
 def test_the_last_decision_counts_also_where_it_was_made_before(page: GenerationPage, service: Service):
-    page.generate(service.prompt, k=8, seed=6, temperature=2)
+    page.generate(service.prompt, k=8, seed=6, temperature=2, **SHORT)
     assert len(page.cards()) > 1, "the model gave one text only; give another POLYRAY_GENERATION_PROMPT"
     keys = []
     for choice, picked in (("1", 0), ("2", 1), ("1", 0), ("0", None)):
@@ -145,7 +167,7 @@ def test_the_last_decision_counts_also_where_it_was_made_before(page: Generation
 
 
 def test_an_edited_text_is_stored_with_the_pick(page: GenerationPage, service: Service):
-    page.generate(service.prompt, k=4, seed=7)
+    page.generate(service.prompt, k=4, seed=7, **SHORT)
     original = page.cards()[0]
     page.press("1")
     page.wait_until_stored()
@@ -176,7 +198,7 @@ def test_two_versions_side_by_side_have_a_pick_each(page: GenerationPage, servic
         pytest.skip("the service has one model only")
     page.find("#help-button").send_keys("c")
     first, second = models[0], models[-1]
-    page.generate(service.prompt, k=3, model=first, other_model=second)
+    page.generate(service.prompt, k=3, model=first, other_model=second, **SHORT)
     requests = sorted((stored["request"] for stored in service.newest()[:2]), key=lambda each: each["model"])
     assert [request.pop("model") for request in requests] == sorted([first, second])
     assert requests[0] == requests[1] and requests[0]["seed"] is not None
@@ -193,11 +215,11 @@ def test_two_versions_side_by_side_have_a_pick_each(page: GenerationPage, servic
 
 
 def test_older_answers_open_from_the_history(page: GenerationPage, service: Service):
-    page.generate(service.prompt, k=2, seed=8)
+    page.generate(service.prompt, k=2, seed=8, **SHORT)
     older = page.cards()
     page.press("2" if len(older) > 1 else "1")
     page.wait_until_stored()
-    page.generate(service.prompt, k=5, seed=9)
+    page.generate(service.prompt, k=5, seed=9, **SHORT)
     assert page.picked() == []
     page.find("#history li:nth-child(2) button").click()
     assert page.cards() == older
@@ -206,7 +228,7 @@ def test_older_answers_open_from_the_history(page: GenerationPage, service: Serv
 
 
 def test_keys_and_focus(page: GenerationPage, service: Service):
-    page.generate(service.prompt, k=4, seed=10)
+    page.generate(service.prompt, k=4, seed=10, **SHORT)
     assert page.focused()["card"] == "1"
     page.press("?")
     assert page.script("return document.getElementById('help').open")
