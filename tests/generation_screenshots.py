@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument(
         "--models", nargs=2, default=("policy-v17", "policy-v16"), help="as /v1/models lists them"
     )
-    parser.add_argument("--pick", default="2", help="the number that is picked")
+    parser.add_argument("--pick", default="4", help="the number that is picked")
     arguments = parser.parse_args()
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     model, other = arguments.models
@@ -48,6 +48,7 @@ def main() -> None:
 
 def shoot(page: GenerationPage, name: str) -> None:
     """The whole page, however long it is."""
+    page.script("window.scrollTo(0, 0)")
     height = page.script("return document.querySelector('main').getBoundingClientRect().bottom + 16")
     clip = {"x": 0, "y": 0, "width": WIDTH, "height": height, "scale": 1}
     options = {"format": "png", "captureBeyondViewport": True, "clip": clip}

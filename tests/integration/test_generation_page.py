@@ -275,7 +275,8 @@ def test_scores_on_demand_clusters_and_duplicates(faulty: GenerationPage, fake: 
     faulty.press("s")
     wait_for(lambda: faulty.status() == "Scored")
     scores = [f"score {len(set(each.text)) / len(each.text):.2f}" for each in answer.candidates]
-    assert [line.split(" · ")[0] for line in faulty.texts(".figures")] == scores
+    first_figures = [line.split(" · ")[0].replace("\u00a0", " ") for line in faulty.texts(".figures")]
+    assert first_figures == scores
     assert faulty.focused()["card"] == "1"
 
 
