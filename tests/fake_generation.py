@@ -10,13 +10,11 @@ import asyncio
 import json
 import math
 import random
-import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, SecretStr
@@ -41,6 +39,7 @@ from services.generation.candidates_wire import (
 from services.generation.page_routes import PAGE_ROUTES, add_page
 from services.http_errors import error_response, install_error_handlers
 from services.json_body import read_body
+from tests.served_app import served
 
 MODELS = {"base": None, "policy-v16": 16, "policy-v17": 17}
 ALIASES = {"latest": "policy-v17"}
@@ -81,22 +80,12 @@ class FakeGeneration:
     @contextmanager
     def served(self) -> Iterator[str]:
         """The URL below which it answers, with its last slash."""
-        config = uvicorn.Config(
-            self.app, host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=1
-        )
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        try:
-            deadline = time.monotonic() + 20
-            while not server.started:
-                assert time.monotonic() < deadline and thread.is_alive(), "the fake service did not start"
-                time.sleep(0.01)
-            port = server.servers[0].sockets[0].getsockname()[1]
-            yield f"http://127.0.0.1:{port}/"
-        finally:
-            server.should_exit = True
-            thread.join(10)
+
+        async def build() -> FastAPI:
+            return self.app
+
+        with served(build, start_timeout_s=20) as url:
+            yield url
 
     def _build(self, token: str | None) -> FastAPI:
         app = FastAPI(redirect_slashes=False)
@@ -115,13 +104,13 @@ class FakeGeneration:
         async def info() -> dict[str, Any]:
             return {
                 "name": "generation",
-                "model": "latest",
+                "model": "embedded",
                 "selector": "logprob",
                 "has_reward": True,
                 "max_candidates": 64,
+                "max_n": 256,
                 "max_prompt_tokens": 64,
                 "max_completion_tokens": 64,
-                "clusters": "task_class",
             }
 
         @app.get("/v1/models")

@@ -1,7 +1,7 @@
 """The page of the generation service in headless Chromium: generate, pick, reload, and what goes wrong on the way.
 
-The journeys run on a fake service; with POLYRAY_GENERATION_URL on a real one, given POLYRAY_GENERATION_PROMPT that it
-can read and, where it needs one, POLYRAY_API_TOKEN. Faults that cannot be asked of a real service are the fake's.
+The journeys run on a fake service and on a real one with a tiny model; with POLYRAY_GENERATION_URL on yours, given a
+POLYRAY_GENERATION_PROMPT that it can read and, where it needs one, POLYRAY_API_TOKEN. Faults are the fake's.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from tests.fake_generation import FakeGeneration
 from tests.generation_page import GenerationPage, chromium, missing_browser, wait_for
+from tests.served_app import served
 
 REASON = missing_browser()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
 URL = os.environ.get("POLYRAY_GENERATION_URL")
-PROMPT = os.environ.get("POLYRAY_GENERATION_PROMPT", "0123|4=")
+PROMPT = os.environ.get("POLYRAY_GENERATION_PROMPT", "37|b1>e4=")
+SHORT = {"max_tokens": 10}
 TOKEN = "s3cret"
 TIMES, SELECTED = "\u00d7", "\u2605 selector\u2019s pick"
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>&amp;<b>"
@@ -72,13 +75,32 @@ def fake() -> FakeGeneration:
     return FakeGeneration()
 
 
-@pytest.fixture
-def service(fake: FakeGeneration) -> Iterator[Service]:
+@pytest.fixture(scope="module")
+def engine_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The service itself with a tiny model in vLLM, in this process."""
+    from services.generation.service import GenerationService
+    from services.generation.tokens import TokenBook
+    from tests.unit.services.generation.tiny_service import tiny_config
+
+    service = GenerationService(tiny_config(tmp_path_factory.mktemp("page")), TokenBook(()))
+
+    async def build() -> FastAPI:
+        await service.start()
+        return service.__serve_build_asgi_app__()
+
+    with served(build, start_timeout_s=120) as url:
+        yield url
+
+
+@pytest.fixture(params=["fake", pytest.param("engine", marks=pytest.mark.slow)])
+def service(request: pytest.FixtureRequest, fake: FakeGeneration) -> Iterator[Service]:
     if URL is not None:
         yield Service(URL.rstrip("/") + "/", PROMPT)
-        return
-    with fake.served() as url:
-        yield Service(url, PROMPT)
+    elif request.param == "engine":
+        yield Service(request.getfixturevalue("engine_url"), PROMPT)
+    else:
+        with fake.served() as url:
+            yield Service(url, PROMPT)
 
 
 @pytest.fixture
@@ -109,7 +131,7 @@ def opened(tab: Any, url: str) -> GenerationPage:
 
 
 def test_generate_pick_reload_and_the_pick_is_there(page: GenerationPage, service: Service):
-    page.generate(service.prompt, k=8, seed=5)
+    page.generate(service.prompt, k=8, seed=5, **SHORT)
     texts = page.cards()
     newest = service.newest()[0]["answer"]
     assert texts == [candidate["text"] for candidate in newest["candidates"]]
@@ -126,7 +148,7 @@ def test_generate_pick_reload_and_the_pick_is_there(page: GenerationPage, servic
 
 
 def test_the_last_decision_counts_also_where_it_was_made_before(page: GenerationPage, service: Service):
-    page.generate(service.prompt, k=8, seed=6, temperature=2)
+    page.generate(service.prompt, k=8, seed=6, temperature=2, **SHORT)
     assert len(page.cards()) > 1, "the model gave one text only; give another POLYRAY_GENERATION_PROMPT"
     keys = []
     for choice, picked in (("1", 0), ("2", 1), ("1", 0), ("0", None)):
@@ -145,7 +167,7 @@ def test_the_last_decision_counts_also_where_it_was_made_before(page: Generation
 
 
 def test_an_edited_text_is_stored_with_the_pick(page: GenerationPage, service: Service):
-    page.generate(service.prompt, k=4, seed=7)
+    page.generate(service.prompt, k=4, seed=7, **SHORT)
     original = page.cards()[0]
     page.press("1")
     page.wait_until_stored()
@@ -176,7 +198,7 @@ def test_two_versions_side_by_side_have_a_pick_each(page: GenerationPage, servic
         pytest.skip("the service has one model only")
     page.find("#help-button").send_keys("c")
     first, second = models[0], models[-1]
-    page.generate(service.prompt, k=3, model=first, other_model=second)
+    page.generate(service.prompt, k=3, model=first, other_model=second, **SHORT)
     requests = sorted((stored["request"] for stored in service.newest()[:2]), key=lambda each: each["model"])
     assert [request.pop("model") for request in requests] == sorted([first, second])
     assert requests[0] == requests[1] and requests[0]["seed"] is not None
@@ -193,11 +215,11 @@ def test_two_versions_side_by_side_have_a_pick_each(page: GenerationPage, servic
 
 
 def test_older_answers_open_from_the_history(page: GenerationPage, service: Service):
-    page.generate(service.prompt, k=2, seed=8)
+    page.generate(service.prompt, k=2, seed=8, **SHORT)
     older = page.cards()
     page.press("2" if len(older) > 1 else "1")
     page.wait_until_stored()
-    page.generate(service.prompt, k=5, seed=9)
+    page.generate(service.prompt, k=5, seed=9, **SHORT)
     assert page.picked() == []
     page.find("#history li:nth-child(2) button").click()
     assert page.cards() == older
@@ -206,7 +228,7 @@ def test_older_answers_open_from_the_history(page: GenerationPage, service: Serv
 
 
 def test_keys_and_focus(page: GenerationPage, service: Service):
-    page.generate(service.prompt, k=4, seed=10)
+    page.generate(service.prompt, k=4, seed=10, **SHORT)
     assert page.focused()["card"] == "1"
     page.press("?")
     assert page.script("return document.getElementById('help').open")
@@ -229,7 +251,7 @@ def test_keys_and_focus(page: GenerationPage, service: Service):
 
 def test_scores_on_demand_clusters_and_duplicates(faulty: GenerationPage, fake: FakeGeneration):
     fake.texts = ("RRUU", "RRUU", "RURRUU", "DDD")
-    faulty.generate("01|2=", k=4, oversample=16, seed=1, model="policy-v17")
+    faulty.generate("37|b1>e4=", k=4, oversample=16, seed=1, model="policy-v17")
     answer = fake.stored[0].answer
     by_text = {candidate.text: candidate for candidate in answer.candidates}
     assert set(by_text) == {"RRUU", "RURRUU", "DDD"}
@@ -253,13 +275,14 @@ def test_scores_on_demand_clusters_and_duplicates(faulty: GenerationPage, fake: 
     faulty.press("s")
     wait_for(lambda: faulty.status() == "Scored")
     scores = [f"score {len(set(each.text)) / len(each.text):.2f}" for each in answer.candidates]
-    assert [line.split(" · ")[0] for line in faulty.texts(".figures")] == scores
+    first_figures = [line.split(" · ")[0].replace("\u00a0", " ") for line in faulty.texts(".figures")]
+    assert first_figures == scores
     assert faulty.focused()["card"] == "1"
 
 
 def test_escape_cancels_and_the_service_stops(faulty: GenerationPage, fake: FakeGeneration):
     fake.delta_s = 30.0
-    faulty.start("01|2=", k=3)
+    faulty.start("37|b1>e4=", k=3)
     wait_for(lambda: "".join(faulty.cards()))
     faulty.press("1")
     faulty.press("ESCAPE")
@@ -268,7 +291,7 @@ def test_escape_cancels_and_the_service_stops(faulty: GenerationPage, fake: Fake
     assert faulty.texts(".summary") == ["cancelled"]
     assert (fake.stored, fake.selection_bodies) == ([], [])
     fake.delta_s = 0.0
-    faulty.generate("01|2=", k=3)
+    faulty.generate("37|b1>e4=", k=3)
     assert fake.num_cancelled == 1 and len(fake.stored) == 1
 
 
@@ -299,7 +322,7 @@ def test_a_token_is_asked_for_and_kept_in_this_tab(tab: Any):
             wait_for(lambda: "Trying" not in page.status())
         page.wait_until_ready()
         assert page.texts("#token-form label") == []
-        page.generate("01|2=")
+        page.generate("37|b1>e4=")
         page.reload()
         storage = json.loads(page.script("return JSON.stringify([{...sessionStorage}, {...localStorage}])"))
         assert (storage[0]["polyray.token"], storage[1], page.script("return document.cookie")) == (
@@ -316,21 +339,21 @@ def test_a_token_is_asked_for_and_kept_in_this_tab(tab: Any):
 
 def test_a_busy_service_is_asked_again_when_it_says_so(faulty: GenerationPage, fake: FakeGeneration):
     fake.fail("/v1/candidates", 429, "256 completions are waiting", retry_after="2")
-    faulty.start("01|2=")
+    faulty.start("37|b1>e4=")
     wait_for(lambda: "256 completions are waiting" in faulty.problem())
     assert "Again in" in faulty.problem()
     assert fake.stored == []
     wait_for(lambda: "pick one" in faulty.status())
     assert faulty.problem() == "" and len(fake.stored) == 1
     fake.fail("/v1/candidates", 429, "busy", retry_after="30")
-    faulty.start("01|2=")
+    faulty.start("37|b1>e4=")
     wait_for(lambda: "Again in 30 s" in faulty.problem() or "Again in 29 s" in faulty.problem())
     faulty.press("ESCAPE")
     assert (faulty.problem(), faulty.status()) == ("", "Cancelled")
 
 
 def test_a_pick_that_cannot_be_sent_is_sent_again_once(faulty: GenerationPage, fake: FakeGeneration):
-    faulty.generate("01|2=", k=3, seed=3)
+    faulty.generate("37|b1>e4=", k=3, seed=3)
     fake.fail("/v1/selections", 503, "the disk is full", times=2)
     faulty.press("2")
     wait_for(lambda: faulty.decision() == "Not stored yet: candidate 2, tried again soon: the disk is full")
@@ -344,7 +367,7 @@ def test_a_pick_that_cannot_be_sent_is_sent_again_once(faulty: GenerationPage, f
 
 
 def test_a_pick_outlives_the_page_that_could_not_send_it(faulty: GenerationPage, fake: FakeGeneration):
-    faulty.generate("01|2=", k=3, seed=3)
+    faulty.generate("37|b1>e4=", k=3, seed=3)
     fake.fail("/v1/selections", 429, "too many", times=1, retry_after="600")
     faulty.press("3")
     wait_for(lambda: "too many" in faulty.decision())
@@ -360,11 +383,11 @@ def test_other_errors_say_what_to_do(faulty: GenerationPage, fake: FakeGeneratio
         "const option = new Option('gone', 'gone');"
         "document.querySelector('[name=model]').append(option); option.selected = true"
     )
-    faulty.start("01|2=")
+    faulty.start("37|b1>e4=")
     wait_for(lambda: "no model 'gone'; there are base, policy-v16, policy-v17, latest" in faulty.problem())
     faulty.driver.set_network_conditions(offline=True, latency=0, throughput=0)
     try:
-        faulty.start("01|2=", model="base")
+        faulty.start("37|b1>e4=", model="base")
         wait_for(lambda: "this computer is offline" in faulty.problem())
         assert faulty.texts(".problem-box button") == ["Try again"]
     finally:
@@ -373,7 +396,7 @@ def test_other_errors_say_what_to_do(faulty: GenerationPage, fake: FakeGeneratio
     wait_for(lambda: "pick one" in faulty.status())
     assert len(fake.stored) == 1
     faulty.set("oversample", 2)
-    faulty.start("01|2=", k=5)
+    faulty.start("37|b1>e4=", k=5)
     assert not faulty.script("return document.querySelector('[name=oversample]').validity.valid")
     assert len(fake.stored) == 1
 

@@ -61,7 +61,7 @@ export class Card {
     setTag(this.#parts.times, candidate.count > 1 ? `×${candidate.count}` : null);
     this.#parts.times.title = `${candidate.count} samples were nearly this`;
     this.#parts.selected.hidden = !isSelected;
-    this.#parts.figures.textContent = figuresOf(candidate).join(" · ");
+    this.#parts.figures.textContent = figuresOf(candidate).map(unbroken).join(" · ");
     this.#parts.pick.hidden = false;
     this.showDecision(undefined);
   }
@@ -105,4 +105,9 @@ function figuresOf({ score, score_error, components, logprob, num_tokens, finish
   figures.push(`log p ${logprob.toFixed(2).replace("-", "−")}`);
   figures.push(`${num_tokens} ${num_tokens === 1 ? "token" : "tokens"}`, FINISHES[finish_reason]);
   return figures;
+}
+
+/** Lines break between figures, not within one; what a reward says about a failure may be long. */
+function unbroken(figure) {
+  return figure.startsWith("not scored") ? figure : figure.replaceAll(" ", "\u00a0");
 }

@@ -2,6 +2,7 @@
 
 import { lastPrompt } from "./words.js";
 
+const LATEST = /^(.*-)?latest$/;
 const NUMBERS = ["oversample", "max_tokens", "seed"];
 
 /** Builds CandidatesRequests; calls onAsk() when the user asks, and onCompare() when the comparison goes on or off. */
@@ -53,23 +54,21 @@ export class AskForm {
   setService(info) {
     this.#fields.k.max = info.max_candidates;
     this.#fields.k.value = Math.min(this.#fields.k.value, info.max_candidates);
+    this.#fields.oversample.max = info.max_n;
+    this.#fields.max_tokens.max = this.#fields.max_tokens.placeholder = info.max_completion_tokens;
     this.#fields.selector.options[0].textContent = `${info.selector} (the service's own)`;
-    if (info.max_completion_tokens) {
-      this.#fields.max_tokens.max = info.max_completion_tokens;
-      this.#fields.max_tokens.placeholder = info.max_completion_tokens;
-    }
     for (const option of this.#fields.selector.options) {
       if (["reward", "noisy_user"].includes(option.value)) option.disabled = !info.has_reward;
     }
   }
 
-  /** What /v1/models lists; choices that are still there stay, else `preferred` and another version. */
-  setModels(models, preferred = null) {
+  /** What /v1/models lists. Choices that are still there stay; else the latest version, and another one. */
+  setModels(models) {
+    const latest = models.find(({ id }) => LATEST.test(id)) ?? models[0];
     for (const select of [this.#fields.model, this.#fields.other_model]) {
-      const chosen = select.value;
+      const chosen = models.find(({ id }) => id === select.value) ?? latest;
       select.replaceChildren(...models.map(optionOf));
-      if (models.some(({ id }) => id === chosen)) select.value = chosen;
-      else if (models.some(({ id }) => id === preferred)) select.value = preferred;
+      select.value = chosen.id;
     }
     if (this.#fields.model.value === this.#fields.other_model.value) {
       const hash = (id) => models.find((model) => model.id === id)?.polyray.sha256;

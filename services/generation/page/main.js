@@ -57,7 +57,7 @@ async function start() {
     document.getElementById("service-name").textContent = info.name;
     document.title = `${info.name} · polyray`;
     form.setService(info);
-    form.setModels(models, info.model);
+    form.setModels(models);
     for (const column of columns) column.setScorable(info.has_reward);
     selections.resume();
     showNewest(await history.load());
