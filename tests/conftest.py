@@ -30,18 +30,12 @@ WITHOUT_ENGINES = frozenset(
         "test_train_reward.py",
         "test_sandbox_reward.py",
         "test_generation_service.py",
-        "test_generation_page.py",
     }
 )
-<<<<<<< HEAD
 """Of those, tests that need a Ray but not the fleet: the other process starts one of its own for them."""
-WITHOUT_CLUSTER = frozenset({"test_engine_check.py", "test_judge_vllm.py", "test_checkpoint_faults.py"})
-=======
-"""Of those, tests that need a Ray but no vLLM: the other process starts one of its own for them."""
 WITHOUT_CLUSTER = frozenset(
     {"test_engine_check.py", "test_judge_vllm.py", "test_checkpoint_faults.py", "test_generation_page.py"}
 )
->>>>>>> 83c486d674c33d3d43d8ae1d7d205b6123a9a7f0
 """Integration tests that start processes of their own instead."""
 MARK = "POLYRAY_TEST_MARK"
 """Environment variable that every process of this test session carries, so that only its own are ever killed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 
 from polyray.errors import RolloutError
@@ -82,7 +82,7 @@ class Sampler:
             self._note(requests, whole)
         return [each for each in whole if each is not None]
 
-    async def stream(self, requests: Sequence[TextRequest]) -> AsyncIterator[tuple[int, TextDelta]]:
+    async def stream(self, requests: Sequence[TextRequest]) -> AsyncGenerator[tuple[int, TextDelta], None]:
         """(place of the request, what was added), as they come; closing it gives all of them up.
 
         Raises RolloutError, and DeadlineExceeded.

@@ -41,6 +41,7 @@ def test_the_options_follow_from_the_configuration() -> None:
     assert deployment.num_replicas == 2
     assert deployment.max_ongoing_requests == 80, "Serve must not be what queues"
     options = deployment.ray_actor_options
+    assert options is not None
     assert (options["num_cpus"], options["num_gpus"]) == (3, 0)
     assert options["runtime_env"]["env_vars"] == {"OMP_NUM_THREADS": "2"}
     assert deployment._deployment_config.health_check_timeout_s == 12
