@@ -17,6 +17,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jobs.benchmark.measure import conclude, machine
 from jobs.cli import REPOSITORY_ROOT, JobParser
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with ray_session(config.ray, REPOSITORY_ROOT):
             display.update(phase="starting the service and the bare engine")
             address = start_generation_service(config, TokenBook())
-            bare = (
+            bare: Any = (
                 ray.remote(BareEngine)
                 .options(
                     num_cpus=1,

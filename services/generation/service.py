@@ -45,8 +45,22 @@ ANSWER_BEFORE_CALLER = 0.9
 class GenerationService:
     """One replica. Nothing answers before `start`, which Serve calls through `reconfigure`."""
 
-    def __init__(self, config: GenerationServeConfig, book: TokenBook, reward_app: str | None = None) -> None:
-        """`reward_app` is the Serve application of the reward; None: there is none, or it is a service elsewhere."""
+    def __init__(
+        self,
+        config: GenerationServeConfig,
+        book: TokenBook,
+        reward_app: str | None = None,
+        root: str | None = None,
+    ) -> None:
+        """One replica, not started.
+
+        Args:
+            config: with a model and a database that this process finds.
+            book: who may ask.
+            reward_app: the Serve application of the reward; None: there is none, or it is a service elsewhere.
+            root: what adapters' relative directories are below; None: where this process runs.
+        """
+        self._root = Path(root or os.getcwd())
         self.config = config
         self.book = book
         self.metrics = GenerationMetrics()
