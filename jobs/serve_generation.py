@@ -22,14 +22,16 @@ def serve_generation(argv: Sequence[str], description: str | None) -> int:
 
     if config.reward is not None:
         plan_reward(config.reward, config.task, config.diversity)  # what is wrong with a file is said now
-    check_configured(config.adapters, config.adapter_roots, config.max_adapters)
+    check_configured(config)
     if args.check:
         return args.print_check(derived=_derived(config))
 
     from polyray.actors.resources import ray_session
+    from polyray.models.base_files import resolve_model_dir
     from services.generation.run import start_generation_service, stop_generation_service
     from services.generation.tokens import TokenBook
 
+    resolve_model_dir(config.model)
     book = TokenBook.load(config.tokens_file)
     with ray_session(config.ray, REPOSITORY_ROOT) as dashboard:
         print(f"Ray dashboard: {dashboard}", flush=True)

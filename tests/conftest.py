@@ -29,9 +29,10 @@ WITHOUT_ENGINES = frozenset(
         "test_sweep_small.py",
         "test_train_reward.py",
         "test_sandbox_reward.py",
+        "test_generation_service.py",
     }
 )
-"""Of those, tests that need a Ray but no vLLM: the other process starts one of its own for them."""
+"""Of those, tests that need a Ray but not the fleet: the other process starts one of its own for them."""
 WITHOUT_CLUSTER = frozenset(
     {"test_engine_check.py", "test_judge_vllm.py", "test_checkpoint_faults.py", "test_generation_page.py"}
 )

@@ -37,28 +37,29 @@ class BareEngine:
     """vLLM with the service's own engine arguments and its adapter; a Ray actor of its own process."""
 
     def __init__(self, model_dir: str, config: GenerationServeConfig, adapter_dir: str) -> None:
-        from vllm.lora.request import LoRARequest
-
+        from polyray.delivery.probe import adapter_on_disk
+        from polyray.rollout.vllm_delivery import AdapterDelivery
         from polyray.rollout.vllm_engine import import_vllm
         from polyray.rollout.vllm_texts import text_engine_arguments
 
+        directory = Path(model_dir)
         arguments = text_engine_arguments(
-            Path(model_dir), config.engine.as_rollout(), "float32", RANK, config.max_adapters + 1
+            directory, config.engine.as_rollout(), "float32", RANK, config.max_adapters + 1
         )
         self._llm = import_vllm()(**arguments)
-        self._adapter = LoRARequest("bare", 1, adapter_dir)
+        delivery = AdapterDelivery(directory, self._llm.llm_engine, RANK)
+        delivery.load(adapter_on_disk(Path(adapter_dir), directory, "float32", ((1, 8, 9),), 0))
+        self._adapter = delivery.probed().lora_request
 
-    def generate(self, prompts: list[list[int]], max_tokens: int, n: int = 1) -> tuple[float, int]:
-        """(seconds, tokens) of all of them at once, decoded; each of n completions is a request with its seed."""
-        from vllm import SamplingParams
+    def generate(self, prompts: list[list[int]], max_tokens: int) -> tuple[float, int]:
+        """(seconds, tokens) of all of them at once, decoded."""
+        from polyray.rollout.text_engine import TextRequest, TextSampling
+        from polyray.rollout.vllm_texts import text_params
 
         started = time.perf_counter()
-        each = [prompt for prompt in prompts for _ in range(n)]
-        params = [
-            SamplingParams(max_tokens=max_tokens, temperature=1.0, seed=seed, detokenize=False)
-            for seed in range(len(each))
-        ]
-        inputs: Any = [{"prompt_token_ids": prompt} for prompt in each]
+        sampling = TextSampling(max_tokens=max_tokens)
+        params = [text_params(TextRequest((), sampling, seed, ADAPTER)) for seed in range(len(prompts))]
+        inputs: Any = [{"prompt_token_ids": prompt} for prompt in prompts]
         outputs = self._llm.generate(inputs, params, lora_request=self._adapter, use_tqdm=False)
         tokens = [output.outputs[0].token_ids for output in outputs]
         self._llm.get_tokenizer().batch_decode(tokens, skip_special_tokens=True)

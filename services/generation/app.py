@@ -38,10 +38,10 @@ class SelfReliantGenerationService(DeployedGenerationService):
 
 
 def build_generation_app(
-    config: GenerationServeConfig, book: TokenBook, reward_app: str | None
+    config: GenerationServeConfig, book: TokenBook, reward_app: str | None, root: str | None = None
 ) -> Application:
-    """The deployment, bound."""
-    return _deployment(DeployedGenerationService, config).bind(config, book, reward_app)
+    """The deployment, bound; see GenerationService for what it is bound to."""
+    return _deployment(DeployedGenerationService, config).bind(config, book, reward_app, root)
 
 
 def build(args: GenerationServeConfig) -> Application:

@@ -8,10 +8,10 @@ from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Query, Request
-from polyray.data.selections.errors import UnknownCandidates
-from polyray.data.selections.records import SelectionRecord, StoredRecord
 from starlette.responses import Response
 
+from polyray.data.selections.errors import UnknownCandidates
+from polyray.data.selections.records import SelectionRecord, StoredRecord
 from services.generation.answering import event_stream, while_connected
 from services.generation.asking import Asked
 from services.generation.candidates_wire import (

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from polyray.data.selections.records import CandidatesRecord, StoredRecord
-from polyray.data.selections.store import SelectionStore
 from pydantic import BaseModel
 
 from polyray.config.evaluation import SelectorName
 from polyray.config.generation import GenerationServeConfig
+from polyray.data.selections.records import CandidatesRecord, StoredRecord
+from polyray.data.selections.store import SelectionStore
 from polyray.errors import DataError, RewardError
 from polyray.evaluation.candidates import DIVERSE, ChoiceRules, ChosenSet, choose_candidates, mean_distance
 from polyray.evaluation.records import SampleRecord

@@ -12,14 +12,14 @@ from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
+from starlette.responses import JSONResponse, Response
+
 from polyray.data.selections.errors import (
     InvalidSelection,
     SelectionConflict,
     StoreUnavailable,
     UnknownCandidates,
 )
-from starlette.responses import JSONResponse, Response
-
 from polyray.errors import ConfigError, DeliveryError, RewardError, RolloutError
 from services.auth import HEALTH_ROUTES
 from services.generation.adapter_routes import add_adapters, needs_admin

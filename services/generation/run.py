@@ -7,16 +7,22 @@ Everything is named by the configuration: applications NAME-generation and, with
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from ray import serve
 
 from polyray.config.generation import GenerationServeConfig
+from polyray.config.model import EMBEDDED
 from polyray.errors import RolloutError
 from polyray.rewards import plan_reward
 from services.generation.app import build_generation_app
 from services.generation.tokens import TokenBook
 from services.reward.run import start_reward_service, stop_reward_service
 from services.serve_instance import Listening, ensure_serve, reachable, stop_application, wait_until_running
+
+SQLITE_FILE = "sqlite:///"
+"""Before a path; with a further slash it is absolute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +49,14 @@ def start_generation_service(config: GenerationServeConfig, book: TokenBook) -> 
     Raises ResourceError where the port is taken or no replica can be placed, RolloutError where a replica cannot
     start, RewardError where the reward cannot. Needs an initialised Ray.
     """
+    config = from_here(config)
     host, port = ensure_serve(Listening(config.host, config.port, config.limits.request_timeout_s, ""))
     app_name = generation_app_name(config.name)
     if app_name in serve.status().applications:
         serve.delete(app_name)
     reward_app = _start_reward(config)
     try:
-        application = build_generation_app(config, book, reward_app)
+        application = build_generation_app(config, book, reward_app, str(Path.cwd()))
         target = serve.RunTarget(application, name=app_name, route_prefix=config.route_prefix)
         serve.run_many([target], wait_for_applications_running=False)
         needs = (
@@ -64,6 +71,18 @@ def start_generation_service(config: GenerationServeConfig, book: TokenBook) -> 
         raise
     prefix = config.route_prefix.rstrip("/")
     return GenerationServiceAddress(app_name, f"http://{reachable(host)}:{port}{prefix}")
+
+
+def from_here(config: GenerationServeConfig) -> GenerationServeConfig:
+    """The same with a model and a SQLite file that do not depend on where a process runs: replicas run elsewhere."""
+    changes: dict[str, Any] = {}
+    path = Path(config.model.path).expanduser()
+    if config.model.path != EMBEDDED and path.is_dir():
+        changes["model"] = config.model.model_copy(update={"path": str(path.absolute())})
+    file = config.database.removeprefix(SQLITE_FILE)
+    if file != config.database and file and not file.startswith("/"):
+        changes["database"] = f"{SQLITE_FILE}{Path(file).absolute()}"
+    return config.model_copy(update=changes)
 
 
 def stop_generation_service(config: GenerationServeConfig) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 
 from polyray.errors import RolloutError
@@ -82,12 +82,13 @@ class Sampler:
             self._note(requests, whole)
         return [each for each in whole if each is not None]
 
-    async def stream(self, requests: Sequence[TextRequest]) -> AsyncIterator[tuple[int, TextDelta]]:
+    async def stream(self, requests: Sequence[TextRequest]) -> AsyncGenerator[tuple[int, TextDelta], None]:
         """(place of the request, what was added), as they come; closing it gives all of them up.
 
         Raises RolloutError, and DeadlineExceeded.
         """
-        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        started = asyncio.get_running_loop().time()
+        deadline = started + self._timeout_s
         arrived: asyncio.Queue[tuple[int, TextDelta] | Exception] = asyncio.Queue()
 
         async def listen(place: int, request: TextRequest) -> None:
@@ -109,6 +110,8 @@ class Sampler:
                 if isinstance(item, Exception):
                     raise item
                 place, delta = item
+                if not any(each.token_ids for each in partial):
+                    self._metrics.first_token(asyncio.get_running_loop().time() - started)
                 partial[place].add(delta)
                 if delta.finish_reason is not None:
                     whole[place] = partial[place]

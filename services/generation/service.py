@@ -82,7 +82,12 @@ class GenerationService:
         self.policies = LivePolicies(engine, reference, tolerance, config.max_adapters, self.metrics)
         await self.policies.start()
         self.adapters = ServedAdapters(
-            self.policies, self.store, config.adapters, config.adapter_roots, config.max_lora_rank
+            self.policies,
+            self.store,
+            config.adapters,
+            tuple(str(self._root / place) for place in config.adapter_roots),
+            config.max_lora_rank,
+            self._root,
         )
         await self.adapters.start()
         limits = config.limits

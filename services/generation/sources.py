@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polyray.config.generation import AdapterSpec
+from polyray.config.generation import AdapterSpec, GenerationServeConfig
 from polyray.errors import ConfigError
 from polyray.models.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from polyray.models.base_files import MANIFEST
@@ -113,6 +113,16 @@ def check_place(directory: Path, roots: Sequence[str]) -> None:
         )
 
 
+def from_root(spec: AdapterSpec, root: Path) -> AdapterSpec:
+    """The same with a directory that does not depend on where a process runs."""
+    places = {
+        key: str(root / place)
+        for key in ("path", "run", "follow")
+        if (place := getattr(spec, key)) is not None
+    }
+    return spec.model_copy(update=places)
+
+
 def place_of(spec: AdapterSpec) -> Path:
     """The directory that a spec points at."""
     return Path(spec.path or spec.run or spec.follow or "")
@@ -162,21 +172,24 @@ def _checked(model: str) -> str:
     return model
 
 
-def check_configured(specs: Sequence[AdapterSpec], roots: Sequence[str], max_adapters: int) -> None:
+def check_configured(config: GenerationServeConfig) -> None:
     """Raises ConfigError for adapters of a configuration that cannot all be served."""
     keys: list[str] = []
     needed = 0
-    for at, spec in enumerate(specs):
+    for at, spec in enumerate(config.adapters):
         try:
             keys.append(key_of(spec))
-            check_place(place_of(spec), roots)
+            check_place(place_of(spec), config.adapter_roots)
+            if spec.follow is None:
+                check_adapter(source_of(spec), config.max_lora_rank)
         except InvalidRequest as error:
             raise ConfigError(f"adapters.{at}: {error}") from None
         needed += 1 if spec.follow is None else PLACES_OF_A_RUN
     twice = sorted({key for key in keys if keys.count(key) > 1})
     if twice:
         raise ConfigError(f"adapters: {twice} come twice; give each a `name` of its own")
-    if needed > max_adapters:
+    if needed > config.max_adapters:
         raise ConfigError(
-            f"adapters need {needed} places (a followed run {PLACES_OF_A_RUN}), max_adapters={max_adapters}; raise it"
+            f"adapters need {needed} places (a followed run {PLACES_OF_A_RUN}), max_adapters={config.max_adapters}; "
+            "raise it"
         )

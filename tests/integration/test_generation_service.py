@@ -30,7 +30,7 @@ from tests.unit.services.generation.tiny_service import (
     token_book,
 )
 
-PATIENCE_S = 60
+PATIENCE_S = 180
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +171,7 @@ async def test_a_run_is_followed_while_it_trains(
         assert await latest(client) is None
 
 
+@pytest.mark.slow  # a replica takes half a minute to start again
 @pytest.mark.chaos
 async def test_nothing_acknowledged_is_lost_when_the_replica_is_killed(
     service: GenerationServiceAddress, config: GenerationServeConfig
@@ -198,7 +199,8 @@ async def test_nothing_acknowledged_is_lost_when_the_replica_is_killed(
                     acknowledged[key] = answer.json()["id"]
                     number += 1
                 else:
-                    assert answer.status_code >= 500, answer.text
+                    # 408: Serve's proxy waited for a replica as long as it may.
+                    assert answer.status_code == 408 or answer.status_code >= 500, answer.text
 
         picking = [asyncio.create_task(pick(person)) for person in range(6)]
         process = (await client.get("/v1/info")).json()["process"]

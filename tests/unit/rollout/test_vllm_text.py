@@ -148,7 +148,7 @@ async def test_a_stream_adds_up_to_the_whole(engine: TextEngine) -> None:
 
 async def test_the_text_is_the_tokens_decoded(engine: TextEngine) -> None:
     answer = await whole(engine, asked("base"))
-    assert answer.text == build_tokenizer().decode(answer.token_ids, skip_special_tokens=True)
+    assert answer.text == build_tokenizer().decode(list(answer.token_ids), skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("stream", [False, True])

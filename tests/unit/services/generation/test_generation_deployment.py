@@ -12,6 +12,7 @@ from ray.serve.schema import ServeDeploySchema
 from polyray.config.generation import AdapterSpec, GenerationServeConfig
 from polyray.errors import ConfigError
 from services.generation.app import build, build_generation_app
+from services.generation.run import from_here
 from services.generation.tokens import TokenBook
 
 DEPLOY_FILE = Path(__file__).resolve().parents[4] / "deploy/serve/generation.yaml"
@@ -40,6 +41,7 @@ def test_the_options_follow_from_the_configuration() -> None:
     assert deployment.num_replicas == 2
     assert deployment.max_ongoing_requests == 80, "Serve must not be what queues"
     options = deployment.ray_actor_options
+    assert options is not None
     assert (options["num_cpus"], options["num_gpus"]) == (3, 0)
     assert options["runtime_env"]["env_vars"] == {"OMP_NUM_THREADS": "2"}
     assert deployment._deployment_config.health_check_timeout_s == 12
@@ -69,3 +71,16 @@ def test_a_configuration_that_cannot_be_is_refused(values: dict[str, object], me
 def test_an_adapter_has_one_source(given: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         AdapterSpec.model_validate(given)
+
+
+def test_what_lies_here_is_found_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    config = GenerationServeConfig.model_validate(
+        {"model": {"path": "model"}, "database": "sqlite:///a/b.db"}
+    )
+    moved = from_here(config)
+    assert (moved.model.path, moved.database) == (f"{tmp_path}/model", f"sqlite:///{tmp_path}/a/b.db")
+    assert from_here(moved) == moved
+    other = GenerationServeConfig.model_validate({"database": "postgresql://host/name"})
+    assert from_here(other) == other

@@ -80,6 +80,10 @@ def expected_logprobs(model: Any, prompt: list[int], tokens: list[int]) -> list[
     return rows.gather(1, torch.tensor(tokens)[:, None])[:, 0].tolist()
 
 
+def token_ids(tokens: list[str]) -> list[int]:
+    return [int(TOKENIZER.convert_tokens_to_ids(token)) for token in tokens]  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("name", "seed"), [("base", None), ("first", 1)])
 async def test_completions_are_the_models(alice: httpx.AsyncClient, name: str, seed: int | None) -> None:
     answer = await post(
@@ -92,7 +96,7 @@ async def test_completions_are_the_models(alice: httpx.AsyncClient, name: str, s
     total = 0
     for choice in answer["choices"]:
         logprobs = choice["logprobs"]
-        tokens = TOKENIZER.convert_tokens_to_ids(logprobs["tokens"])
+        tokens = token_ids(logprobs["tokens"])
         total += len(tokens)
         assert logprobs["token_logprobs"] == pytest.approx(expected_logprobs(model, prompt, tokens), abs=1e-4)
         assert all(len(row) == 2 for row in logprobs["top_logprobs"])
@@ -149,7 +153,7 @@ async def test_chat_speaks_the_chat_template(alice: httpx.AsyncClient) -> None:
     answer = await post(alice, "/v1/chat/completions", logprobs=True, top_logprobs=1, **body)
     (choice,) = answer["choices"]
     prompt = encode_prompt(TOKENIZER, Prompt("", PROMPT, messages=tuple(MESSAGES)))
-    tokens = TOKENIZER.convert_tokens_to_ids([entry["token"] for entry in choice["logprobs"]["content"]])
+    tokens = token_ids([entry["token"] for entry in choice["logprobs"]["content"]])
     expected = expected_logprobs(adapter_model(1), prompt, tokens)
     assert [e["logprob"] for e in choice["logprobs"]["content"]] == pytest.approx(expected, abs=1e-4)
     assert choice["message"]["role"] == "assistant"
@@ -346,7 +350,7 @@ async def test_adapters_come_and_go(root: httpx.AsyncClient, service: Generation
         root, "/v1/completions", model="second", prompt=PROMPT, max_tokens=8, seed=1, logprobs=0
     )
     logprobs = answer["choices"][0]["logprobs"]
-    tokens = TOKENIZER.convert_tokens_to_ids(logprobs["tokens"])
+    tokens = token_ids(logprobs["tokens"])
     prompt = encode_prompt(TOKENIZER, Prompt("", PROMPT))
     expected = expected_logprobs(adapter_model(2), prompt, tokens)
     assert logprobs["token_logprobs"] == pytest.approx(expected, abs=1e-4)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from services.generation.metrics import GenerationMetrics
 
-from polyray.config.generation import AdapterSpec
+from polyray.config.generation import AdapterSpec, GenerationServeConfig
 from polyray.delivery.adapter import AdapterPayload, Probe
 from polyray.errors import ConfigError, DeliveryError, PolicyNotDelivered
 from polyray.types import PolicyVersion
 from services.generation.errors import AdapterConflict, InvalidRequest, UnknownPolicy
 from services.generation.following import ServedAdapters
+from services.generation.metrics import GenerationMetrics
 from services.generation.policies import LivePolicies
 from services.generation.sources import AdapterSource, check_configured, followed, key_of, source_of
 from tests.unit.services.generation.scripted_text_engine import ScriptedTextEngine
@@ -69,7 +69,7 @@ async def policies_of(engine: ScriptedTextEngine, max_adapters: int = 2) -> Live
 def served_of(
     policies: LivePolicies, root: Path, *configured: AdapterSpec, wanted: Wanted | None = None
 ) -> ServedAdapters:
-    return ServedAdapters(policies, wanted or Wanted(), configured, (str(root),), 8)
+    return ServedAdapters(policies, wanted or Wanted(), configured, (str(root),), 8, root)
 
 
 async def test_the_base_is_an_adapter_that_changes_nothing() -> None:
@@ -295,10 +295,28 @@ def test_names(tmp_path: Path) -> None:
     ("specs", "message"),
     [
         ([{"path": "/etc/a"}], r"adapters\.0: '/etc/a' is outside of adapter_roots"),
+        ([{"path": "runs/none"}], r"adapters\.0: 'runs/none' is no adapter"),
         ([{"path": "runs/a"}, {"path": "runs/b/../a"}], r"adapters: \['a'\] come twice"),
         ([{"follow": "runs/a"}], r"adapters need 3 places \(a followed run 3\), max_adapters=2"),
     ],
 )
-def test_a_configuration_that_cannot_be_served_is_refused(specs: list[dict[str, str]], message: str) -> None:
+def test_a_configuration_that_cannot_be_served_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, specs: list[dict[str, str]], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        write_adapter(tmp_path / "runs" / name, name)
+    config = GenerationServeConfig.model_validate({"adapters": specs, "max_adapters": 2})
     with pytest.raises(ConfigError, match=message):
-        check_configured([AdapterSpec.model_validate(spec) for spec in specs], ("runs",), 2)
+        check_configured(config)
+
+
+async def test_relative_directories_are_below_the_root(tmp_path: Path) -> None:
+    policies, wanted = await policies_of(ScriptedTextEngine()), Wanted()
+    served = served_of(policies, tmp_path, AdapterSpec(path="a"), wanted=wanted)
+    for name in "ab":
+        write_adapter(tmp_path / name, name)
+    await served.start()
+    await served.add(AdapterSpec(path="b"))
+    assert policies.names() == ["base", "a", "b"]
+    assert wanted.specs == {"b": {"path": str(tmp_path / "b")}}

@@ -193,8 +193,11 @@ async def test_a_lifespan_passes():
     async def inner(scope, receive, send) -> None:
         seen.append(scope["type"])
 
-    async def nothing(*_: object) -> dict:
-        return {}
+    async def receive() -> dict:
+        return {"type": "lifespan.startup"}
+
+    async def send(message) -> None:
+        return
 
     limiter = RateLimiter(requests_per_minute=1, burst=1, clock=Clock())
     middlewares: list[ASGIApp] = [
@@ -202,5 +205,5 @@ async def test_a_lifespan_passes():
         ScopeMiddleware(inner, BOOK, lambda method, path: True),
     ]
     for middleware in middlewares:
-        await middleware({"type": "lifespan"}, nothing, nothing)
+        await middleware({"type": "lifespan"}, receive, send)
     assert seen == ["lifespan", "lifespan"]

@@ -7,13 +7,13 @@ from contextlib import aclosing
 
 import numpy as np
 import pytest
-from services.generation.metrics import GenerationMetrics, ModelCounts
 
 from polyray.delivery.adapter import AdapterPayload, Probe
 from polyray.errors import RolloutError
 from polyray.rollout.text_engine import TextRequest, TextSampling
 from polyray.types import PolicyVersion
 from services.generation.errors import DeadlineExceeded, EngineBusy
+from services.generation.metrics import GenerationMetrics, ModelCounts
 from services.generation.sampling import Sampler
 from tests.unit.services.generation.scripted_text_engine import ScriptedTextEngine
 
