@@ -177,7 +177,7 @@ class FakeGeneration:
         return error_response(404, f"no candidates {candidates_id!r}")
 
     def _sampled(self, body: CandidatesRequest, model: str) -> list[str]:
-        prompt = body.prompt if body.prompt is not None else (body.messages or ())[-1].content
+        prompt = body.messages[-1].content if body.messages else str(body.prompt)
         if "<" in prompt:
             return [f"{prompt} {sample}" for sample in range(body.num_samples)]
         draw = random.Random(f"{prompt} {MODELS[model]} {body.seed}")

@@ -22,8 +22,8 @@ def served(build: Callable[[], Awaitable[FastAPI]], start_timeout_s: float) -> I
         config = uvicorn.Config(
             await build(), host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=1
         )
-        server = uvicorn.Server(config)
-        await server.serve()
+        server = started = uvicorn.Server(config)
+        await started.serve()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
     thread.start()
