@@ -12,7 +12,7 @@ import math
 import random
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -81,10 +81,7 @@ class FakeGeneration:
     def served(self) -> Iterator[str]:
         """The URL below which it answers, with its last slash."""
 
-        async def build() -> FastAPI:
-            return self.app
-
-        with served(build, start_timeout_s=20) as url:
+        with served(nullcontext(self.app), start_timeout_s=20) as url:
             yield url
 
     def _build(self, token: str | None) -> FastAPI:

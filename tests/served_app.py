@@ -5,25 +5,26 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 
 import uvicorn
 from fastapi import FastAPI
 
 
 @contextmanager
-def served(build: Callable[[], Awaitable[FastAPI]], start_timeout_s: float) -> Iterator[str]:
-    """An application on a port of this machine; `build` is awaited in the event loop that answers."""
+def served(opened: AbstractAsyncContextManager[FastAPI], start_timeout_s: float) -> Iterator[str]:
+    """The URL of an application, which is opened, answers and is closed in one event loop of its own."""
     server: uvicorn.Server | None = None
 
     async def serve() -> None:
         nonlocal server
-        config = uvicorn.Config(
-            await build(), host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=1
-        )
-        server = started = uvicorn.Server(config)
-        await started.serve()
+        async with opened as app:
+            config = uvicorn.Config(
+                app, host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=1
+            )
+            server = started = uvicorn.Server(config)
+            await started.serve()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
     thread.start()
@@ -36,4 +37,5 @@ def served(build: Callable[[], Awaitable[FastAPI]], start_timeout_s: float) -> I
         yield f"http://127.0.0.1:{port}/"
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(30)
+        assert not thread.is_alive(), "the service did not stop"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,11 +85,15 @@ def engine_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     service = GenerationService(tiny_config(tmp_path_factory.mktemp("page")), TokenBook(()))
 
-    async def build() -> FastAPI:
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[FastAPI]:
         await service.start()
-        return service.__serve_build_asgi_app__()
+        try:
+            yield service.__serve_build_asgi_app__()
+        finally:
+            await service.close()
 
-    with served(build, start_timeout_s=120) as url:
+    with served(opened(), start_timeout_s=120) as url:
         yield url
 
 
