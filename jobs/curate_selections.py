@@ -52,7 +52,7 @@ COLUMNS = (
 def selections(argv: Sequence[str]) -> int:
     """The command line."""
     args = _parser().parse_strictly(argv)
-    if args.out is None and not args.check:
+    if not args.out and not args.check:
         raise ConfigError("--out is missing: give a directory for the files, or --check to see counts only")
     for name in ("min_candidates", "resamples"):
         if getattr(args, name) < 1:
@@ -60,12 +60,10 @@ def selections(argv: Sequence[str]) -> int:
     since = _since(args.since)
     from polyray.data.selections.export import export
 
-    records = _read(args.database, args.model, since)
+    name, records = _read(args.database, args.model, since)
     exported = export(records, args.min_candidates)
     if args.check:
-        print(
-            json.dumps({"job": "curate selections", "database": args.database, **_counts(exported)}, indent=2)
-        )
+        print(json.dumps({"job": "curate selections", "database": name, **_counts(exported)}, indent=2))
         return EXIT_OK
     report = _report(args, records, exported)
     out = Path(args.out)
@@ -80,7 +78,7 @@ def selections(argv: Sequence[str]) -> int:
 def _parser() -> JobParser:
     parser = JobParser("curate selections", DESCRIPTION)
     parser.add_argument("database", metavar="DATABASE", help="e.g. runs/selections.db")
-    parser.add_argument("--out", metavar="DIR", help="where the files go, e.g. runs/picked")
+    parser.add_argument("--out", metavar="DIR", default="", help="where the files go, e.g. runs/picked")
     parser.add_argument("--model", help="only what this model answered, as /v1/models lists it")
     parser.add_argument(
         "--since",
@@ -111,7 +109,8 @@ def _since(text: str | None) -> float | None:
         raise ConfigError(f"--since {error}") from None
 
 
-def _read(database: str, model: str | None, since: float | None) -> list[StoredRecord]:
+def _read(database: str, model: str | None, since: float | None) -> tuple[str, list[StoredRecord]]:
+    """(what the database is called, without its password; the sets)."""
     from polyray.data.selections import SelectionStore
 
     store = SelectionStore(database, create=False)
@@ -123,7 +122,7 @@ def _read(database: str, model: str | None, since: float | None) -> list[StoredR
     if model is not None and model not in models:
         known = ", ".join(models) or "none"
         raise DataError(f"--model {model}: {store.name} has no candidates of it; there are those of {known}")
-    return records
+    return store.name, records
 
 
 def _counts(exported: Exported) -> dict[str, Any]:

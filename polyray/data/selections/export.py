@@ -14,7 +14,7 @@ Whoever picked is not exported. Pure; called by jobs.curate selections.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,20 +110,22 @@ def _choice(record: StoredRecord) -> Choice | None:
     selection, candidates = record.selection, record.candidates.candidates
     assert selection is not None
     index, edited = selection.selected_index, selection.edited_text
-    picked = None if index is None else candidates[index]["text"]
+    picked: str | None = None if index is None else candidates[index]["text"]
     is_written = _is_edit(edited, picked)
     text = edited if is_written else picked
     if text is None or not text.strip():
         return None
-    rejected = [(index, picked)] if is_written and index is not None and picked.strip() else []
-    preferred = [text] if picked is None else [text, picked]
+    preferred = [text]
+    rejected: list[tuple[int, str]] = []
+    if is_written and index is not None and picked is not None:
+        preferred.append(picked)
+        rejected += [(index, picked)] if picked.strip() else []
     for place, candidate in enumerate(candidates):
         other = candidate["text"]
         if place == index or not other.strip() or candidate.get("finish_reason") == "error":
             continue
-        if any(is_alike(other, better) for better in preferred):
-            continue
-        if not any(_is_same(other, worse) for _, worse in rejected):
+        is_worse = not any(is_alike(other, better) for better in preferred)
+        if is_worse and not any(_is_same(other, worse) for _, worse in rejected):
             rejected.append((place, other))
     return Choice(text, index, is_written, tuple(rejected))
 
@@ -177,7 +179,7 @@ def _is_cut_off(shown: CandidatesRecord, index: int | None) -> bool:
     return index is not None and shown.candidates[index].get("finish_reason") == "length"
 
 
-def _metadata(shown: CandidatesRecord, choice: Choice) -> Mapping[str, Any]:
+def _metadata(shown: CandidatesRecord, choice: Choice) -> dict[str, Any]:
     return {
         "candidates_id": shown.id,
         "model": shown.model,

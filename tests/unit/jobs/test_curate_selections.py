@@ -138,6 +138,7 @@ def test_check_counts_and_writes_nothing_and_loads_nothing_heavy(database: Path,
     )
     assert done.stdout.endswith("set()\n"), done.stdout[-200:]
     checked = json.loads(done.stdout.removesuffix("set()\n"))
+    assert checked["database"] == str(database)
     assert (checked["job"], checked["pairs"], checked["demonstrations"]) == ("curate selections", 51, 21)
     assert sorted(tmp_path.iterdir()) == before
 
