@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from polyray.data.selections.errors import (
     InvalidSelection,
     SelectionConflict,
+    StoreFull,
     StoreUnavailable,
     UnknownCandidates,
 )
@@ -197,6 +198,7 @@ def _install_service_errors(app: FastAPI, retry_after_s: int) -> None:
         EngineBusy: answer(429, "engine_busy", retry=True, rejected="queue_full"),
         DeadlineExceeded: answer(504, "timeout", rejected="deadline"),
         StoreUnavailable: answer(503, "store_unavailable", retry=True),
+        StoreFull: answer(507, "store_full"),
         RewardError: answer(503, "not_scored", retry=True),
         DeliveryError: answer(500, "not_delivered"),
         RolloutError: answer(503, "engine_failed", retry=True),

@@ -75,6 +75,7 @@ def test_worker_that_lies_is_found_out(lying_fleet: Fleet, varied_config: MakeCo
     assert not (config.run_dir / "DONE").exists()
 
 
+@pytest.mark.slow  # real engines; simulated ones in every make test
 def test_garbage_rewards_end_the_run_with_the_reason(
     fleet: Fleet, train_config: MakeConfig, tmp_path: Path
 ) -> None:

@@ -138,6 +138,7 @@ def rubric_item(number: int, text: str) -> RubricItem:
     return RubricItem(f"r{number}", f"t{number}", "Write.", f"t{number}", Candidate(text, "x", number))
 
 
+@pytest.mark.slow  # a vLLM server of its own starts
 @pytest.mark.parametrize("provider", list(ROUTES))
 def test_all_modes_over_the_wire(provider: str, byte_server: str, tmp_path: Path) -> None:
     """Valid answers, the server's own token counts, position bias of a model that is random."""
@@ -169,6 +170,7 @@ def test_all_modes_over_the_wire(provider: str, byte_server: str, tmp_path: Path
     assert again == rows, "a random model at temperature 1 gives the same verdicts only from the cache"
 
 
+@pytest.mark.slow  # the same server
 @pytest.mark.parametrize("provider", list(ROUTES))
 def test_what_vllm_refuses_and_what_makes_no_sense(provider: str, byte_server: str, tmp_path: Path) -> None:
     items = [rubric_item(0, "one"), rubric_item(1, "x" * 5000)]

@@ -148,6 +148,7 @@ async def test_starting_again_replaces_what_the_run_left_behind(users: RewardSer
     assert group.rewards_G.tolist() == [0.25]
 
 
+@pytest.mark.slow  # Serve tries three times
 def test_code_that_cannot_run_on_the_workers_ends_the_start(ray_session: object):
     spec = PythonRewardSpec(path="mine.py:score", service=SERVICE)
     started = time.monotonic()

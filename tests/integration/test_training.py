@@ -80,6 +80,7 @@ def test_adapter_loads_with_plain_peft_on_the_original_base(
     assert len(loaded) == sum(".lora_A." in key for key in saved) > 0
 
 
+@pytest.mark.slow  # two worker groups start
 def test_two_ranks_give_the_update_of_one(
     finished: RunPaths, varied_fleet: Fleet, varied_config: MakeConfig
 ) -> None:
@@ -97,6 +98,7 @@ def test_two_ranks_give_the_update_of_one(
             assert two_line[key] == pytest.approx(one_line[key], rel=1e-4, abs=1e-7), key
 
 
+@pytest.mark.slow  # a worker group starts
 def test_polychromic_sft_on_stale_groups(fleet: Fleet, train_values: Callable[..., dict[str, Any]]) -> None:
     """One run for two things: groups are stale, but not too much, and demonstrations are learnt beside them."""
     values = train_values("sft-on-stale", learner__steps=6, rollout__max_staleness=1)

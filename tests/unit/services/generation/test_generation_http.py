@@ -432,7 +432,7 @@ async def test_a_full_disk_loses_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(service.store, "add_selection", full)
-        message, _ = await refusal(alice, "/v1/selections", 503, candidates_id=answer["id"], selected_index=0)
+        message, _ = await refusal(alice, "/v1/selections", 507, candidates_id=answer["id"], selected_index=0)
     assert "nothing was stored" in message
     await post(alice, "/v1/selections", 201, candidates_id=answer["id"], selected_index=0)
 
