@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-import uuid
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,25 +16,18 @@ from pydantic import BaseModel
 
 from polyray.config.evaluation import SelectorName
 from polyray.config.generation import GenerationServeConfig
-from polyray.data.selections.records import CandidatesRecord, StoredRecord
+from polyray.data.selections.records import StoredRecord
 from polyray.data.selections.store import SelectionStore
 from polyray.errors import DataError, RewardError
-from polyray.evaluation.candidates import DIVERSE, ChoiceRules, ChosenSet, choose_candidates, mean_distance
+from polyray.evaluation.candidates import DIVERSE, ChoiceRules, choose_candidates, mean_distance
 from polyray.evaluation.records import SampleRecord
 from polyray.rewards.base import GroupScores
 from polyray.types import WRONG_CLASS, Prompt
 from services.generation.asking import Asked, Asking, as_prompt
-from services.generation.candidates_wire import (
-    Candidate,
-    CandidatesAnswer,
-    CandidatesRequest,
-    Collapsed,
-    ServedPolicy,
-    SetDiversity,
-    Timings,
-)
+from services.generation.candidate_answers import Clock, as_answer, as_record, put_score
+from services.generation.candidates_wire import CandidatesAnswer, CandidatesRequest, SetDiversity
 from services.generation.errors import InvalidRequest
-from services.generation.openai_answers import Sampled, usage_of
+from services.generation.openai_answers import Sampled
 from services.generation.sampling import Sampler
 from services.generation.scoring import CandidateScoring
 
@@ -55,19 +46,6 @@ class Finish(BaseModel):
 
     sample: int
     finish_reason: str
-
-
-@dataclass(slots=True)
-class _Clock:
-    """When what was reached, in seconds since the request came."""
-
-    started: float
-    first_token: float | None = None
-    generated: float = 0.0
-    scored: float = 0.0
-
-    def now(self) -> float:
-        return time.perf_counter() - self.started
 
 
 class CandidateMaker:
@@ -101,7 +79,7 @@ class CandidateMaker:
 
     async def answer(self, request: CandidatesRequest, asked: Asked, owner: str) -> CandidatesAnswer:
         """The stored answer. Raises EngineBusy, DeadlineExceeded, RolloutError, RewardError, StoreUnavailable."""
-        clock = _Clock(time.perf_counter())
+        clock = Clock(time.perf_counter())
         with self._sampler.reserved(len(asked.requests)):
             sampled = await self._sampler.complete(asked.requests)
         return await self._finished(request, asked, owner, sampled, clock)
@@ -110,7 +88,7 @@ class CandidateMaker:
         self, request: CandidatesRequest, asked: Asked, owner: str
     ) -> AsyncGenerator[tuple[str, BaseModel, int], None]:
         """(event, data, tokens sampled so far) as they come, `candidates` last. Raises like `answer`."""
-        clock = _Clock(time.perf_counter())
+        clock = Clock(time.perf_counter())
         sampled = [Sampled() for _ in asked.requests]
         tokens = 0
         with self._sampler.reserved(len(asked.requests)):
@@ -135,7 +113,7 @@ class CandidateMaker:
         texts = [candidate.text for candidate in answer.candidates]
         scores = await self._scoring.scores(_scored_prompt(request), texts)
         for at, candidate in enumerate(answer.candidates):
-            _put_score(candidate, scores, at)
+            put_score(candidate, scores, at)
         changed = answer.model_dump(mode="json")
         await asyncio.to_thread(self._store.replace_answer, answer.id, changed)
         return changed
@@ -158,7 +136,7 @@ class CandidateMaker:
         asked: Asked,
         owner: str,
         sampled: Sequence[Sampled],
-        clock: _Clock,
+        clock: Clock,
     ) -> CandidatesAnswer:
         clock.generated = clock.now()
         texts = [each.text for each in sampled]
@@ -178,10 +156,8 @@ class CandidateMaker:
             mean_distance=mean_distance(distances_GG[list(chosen.shown)][:, list(chosen.shown)]),
             clusters=len({number for number in chosen.clusters if number is not None}),
         )
-        answer = _as_answer(
-            request, asked, sampled, scores, chosen, diversity, self._selector(request), clock
-        )
-        await asyncio.to_thread(self._store.add_candidates, _as_record(request, asked, owner, answer))
+        answer = as_answer(request, asked, sampled, scores, chosen, diversity, self._selector(request), clock)
+        await asyncio.to_thread(self._store.add_candidates, as_record(request, asked, owner, answer))
         return answer
 
     def _rules(self, request: CandidatesRequest) -> ChoiceRules:
@@ -220,84 +196,3 @@ def _records(sampled: Sequence[Sampled], scores: GroupScores | None) -> list[Sam
 def _has_classes(scores: GroupScores | None) -> bool:
     """Whether the reward said what kind each completion is; where it could not be asked, texts are compared."""
     return scores is not None and not bool(np.isnan(scores.rewards_G).all())
-
-
-def _as_answer(
-    request: CandidatesRequest,
-    asked: Asked,
-    sampled: Sequence[Sampled],
-    scores: GroupScores | None,
-    chosen: ChosenSet,
-    diversity: SetDiversity,
-    selector: str,
-    clock: _Clock,
-) -> CandidatesAnswer:
-    live = asked.policy
-    total = clock.now()
-    candidates = []
-    for index, at in enumerate(chosen.shown):
-        candidate = Candidate(
-            index=index,
-            sample=at,
-            text=sampled[at].text,
-            logprob=math.fsum(sampled[at].logprobs),
-            num_tokens=len(sampled[at].token_ids),
-            finish_reason=sampled[at].finish_reason,  # type: ignore[arg-type]
-            cluster=chosen.clusters[index],
-            count=len(chosen.stands_for[at]),
-            seed=asked.requests[at].seed,
-        )
-        if scores is not None:
-            _put_score(candidate, scores, at)
-        candidates.append(candidate)
-    return CandidatesAnswer(
-        id=f"cand-{uuid.uuid4().hex}",
-        created=int(time.time()),
-        model=request.model or live.model,
-        policy=ServedPolicy(model=live.model, version=live.version, sha256=live.policy.sha256),
-        selector=selector,
-        selected_index=chosen.shown.index(chosen.selected),
-        candidates=candidates,
-        collapsed=_collapsed(chosen, sampled),
-        diversity=diversity,
-        usage=usage_of(asked.prompt_tokens, sampled),
-        timings=Timings(
-            generate_s=clock.generated,
-            first_token_s=clock.first_token,
-            score_s=clock.scored - clock.generated,
-            choose_s=total - clock.scored,
-            total_s=total,
-        ),
-    )
-
-
-def _collapsed(chosen: ChosenSet, sampled: Sequence[Sampled]) -> list[Collapsed]:
-    index_of = {at: index for index, at in enumerate(chosen.shown)}
-    return [
-        Collapsed(sample=at, text=sampled[at].text, candidate=index_of.get(representative))
-        for representative, members in chosen.stands_for.items()
-        for at in members[1:]
-    ]
-
-
-def _put_score(candidate: Candidate, scores: GroupScores, at: int) -> None:
-    reward = float(scores.rewards_G[at])
-    candidate.score = None if math.isnan(reward) else reward
-    candidate.components = {
-        name: values[at] for name, values in scores.components.items() if not math.isnan(values[at])
-    }
-    candidate.score_error = scores.errors[at]
-
-
-def _as_record(
-    request: CandidatesRequest, asked: Asked, owner: str, answer: CandidatesAnswer
-) -> CandidatesRecord:
-    return CandidatesRecord(
-        id=answer.id,
-        created=time.time(),
-        owner=owner,
-        model=asked.policy.model,
-        policy_sha256=asked.policy.policy.sha256,
-        request=request.model_dump(mode="json"),
-        answer=answer.model_dump(mode="json"),
-    )
