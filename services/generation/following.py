@@ -125,6 +125,8 @@ class ServedAdapters:
                 await self.look()
             except PolyrayError as error:
                 logger.error("adapters: %s", error)
+            except Exception:  # one look that fails must not be the last one
+                logger.exception("adapters")
 
     async def _quietly(self, key: str, work: Awaitable[object]) -> None:
         try:

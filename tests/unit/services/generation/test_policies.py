@@ -218,6 +218,19 @@ async def test_what_goes_wrong_while_following_is_told_and_the_rest_goes_on(tmp_
     assert served.troubles == {} and policies.resolve("latest").version == 3
 
 
+async def test_a_look_that_fails_is_not_the_last_one(tmp_path: Path) -> None:
+    policies, wanted = await policies_of(ScriptedTextEngine()), Wanted()
+    served = served_of(policies, tmp_path, wanted=wanted)
+    looking = asyncio.create_task(served.keep_looking(0.001))
+    wanted.specs["a"] = {"path": 3}  # no AdapterSpec, as another version of the service might have stored it
+    await asyncio.sleep(0.05)
+    wanted.specs = {"b": {"path": str(write_adapter(tmp_path / "b", "b"))}}
+    async with asyncio.timeout(5):
+        while policies.names() != ["base", "b"]:
+            await asyncio.sleep(0.01)
+    looking.cancel()
+
+
 async def test_changes_happen_one_at_a_time(tmp_path: Path) -> None:
     """A look between an adapter's load and its being remembered would unload it again."""
     policies = await policies_of(ScriptedTextEngine())
