@@ -25,7 +25,7 @@ LIMITS = Limits(timeout_s=1.0, memory_mib=1024)
 SHORT = Limits(timeout_s=0.7, memory_mib=1024)
 """For programs of which only that they do not pass matters."""
 PATIENT = Limits(timeout_s=5.0, memory_mib=1024)
-VERDICTS = {"failed", "timeout", "memory", "crashed", "no_verdict"}
+KINDS = {"failed", "timeout", "memory", "crashed", "no_verdict"}
 PLACES = ("/tmp", "/dev/shm", "/var/tmp", str(Path.home()), "/", "/usr/lib")
 SERVERS = 2
 """Processes of one runner that runs nothing: the server and, in a PID namespace, the one that waits for it."""
@@ -76,7 +76,7 @@ def test_no_adversary_passes_survives_or_touches_what_is_not_its_own(outside: Pa
     assert {result.isolation for result in results} == {isolation_level()}
     counts = Counter(result.verdict for result in results)
     assert counts["sandbox_error"] == 0
-    missing = VERDICTS - set(counts)
+    missing = KINDS - set(counts)
     if missing:  # on a busy machine whatever takes a moment is over time: with more of it, each is what it is
         again = run_programs(programs, PATIENT, workers=2, strict=strict)
         assert missing <= {result.verdict for result in again}
