@@ -6,6 +6,7 @@ In-process (no EngineCore process) it starts in seconds, dies with its actor and
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +22,10 @@ from polyray.rollout.vllm_delivery import AdapterDelivery, MergedDelivery, Versi
 from polyray.rollout.vllm_groups import (
     RunningGroups,
     engine_input,
+    group_params,
     probe_params,
     prompt_logprobs,
-    sampling_params,
+    with_seed,
 )
 from polyray.types import Group, GroupRequest
 
@@ -78,8 +80,7 @@ class VllmEngine:
         prompt = engine_input(self._groups.admit(request, version.policy))
         self._delivery.hold(version.policy)
         request_ids = self._groups.request_ids(request.group_id)
-        for request_id, params in zip(request_ids, sampling_params(request), strict=True):
-            self._engine.add_request(request_id, prompt, params, lora_request=version.lora_request)
+        add_group(self._engine, request_ids, prompt, request, version.lora_request)
 
     def poll(self) -> list[Group]:
         """See `Engine.poll`."""
@@ -139,6 +140,23 @@ class VllmEngine:
             elif (group := self._groups.take(output)) is not None:
                 self._delivery.release(group.policy)
                 self._finished.append(group)
+
+
+def add_group(
+    engine: Any, request_ids: Sequence[str], prompt: Any, group: GroupRequest, lora_request: Any
+) -> None:
+    """What `LLMEngine.add_request` does, for every sample of a group, with its checks made once: samples differ in
+    their seeds alone, and have ids of their own already, which vLLM would see to with more random characters."""
+    tasks = engine.get_supported_tasks()
+    checked = engine.input_processor.process_inputs(
+        request_ids[0], prompt, group_params(group), supported_tasks=tasks, lora_request=lora_request
+    )
+    for request_id, seed in zip(request_ids, group.seeds, strict=True):
+        request = copy.copy(checked)
+        request.request_id = request.external_req_id = request_id
+        request.sampling_params = with_seed(checked.sampling_params, seed)
+        engine.output_processor.add_request(request, None)
+        engine.engine_core.add_request(request)
 
 
 def build_llm(

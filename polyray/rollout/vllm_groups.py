@@ -112,11 +112,17 @@ def engine_input(prompt_token_ids: list[int]) -> Any:
 
 def sampling_params(request: GroupRequest) -> list[Any]:
     """One `vllm.SamplingParams` per sample, equal but for the seed."""
+    params = group_params(request)
+    return [with_seed(params, seed) for seed in request.seeds]
+
+
+def group_params(request: GroupRequest) -> Any:
+    """The `vllm.SamplingParams` that the samples of a group share, without a seed."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     # Built and checked once a group; each copy serves one request, so vLLM need not clone it deeply again.
-    params = SamplingParams(
+    return SamplingParams(
         temperature=request.temperature,
         top_p=1.0,
         top_k=0,
@@ -127,7 +133,6 @@ def sampling_params(request: GroupRequest) -> list[Any]:
         output_kind=RequestOutputKind.FINAL_ONLY,
         skip_clone=True,
     )
-    return [_with_seed(params, seed) for seed in request.seeds]
 
 
 def probe_params() -> Any:
@@ -155,7 +160,8 @@ def prompt_logprobs(output: Any) -> np.ndarray:
     )
 
 
-def _with_seed(params: Any, seed: int) -> Any:
+def with_seed(params: Any, seed: int) -> Any:
+    """A copy of `vllm.SamplingParams` for one sample."""
     copied = copy.copy(params)
     copied.seed = seed
     return copied

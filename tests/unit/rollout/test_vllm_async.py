@@ -53,7 +53,7 @@ def test_two_versions_at_once_and_nothing_left_after_a_kill(tmp_path: Path) -> N
     before = _left_over()
     with engine_process(ENGINE, model_dir, spec, "float32", RANK) as engine:
         _check_two_versions_at_once(engine)
-        mark = engine.value("_watchdog.mark")
+        mark = engine.value("_processes._watchdog.mark")
         processes = marked_processes(mark)
         assert len(processes) >= 2, "EngineCore and its worker"
         assert _left_over() > before
