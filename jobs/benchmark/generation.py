@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.benchmark.measure import conclude, machine
+from jobs.benchmark.measure import REFERENCE_SPEED, conclude, machine
 from jobs.cli import REPOSITORY_ROOT, JobParser
 from polyray.errors import EXIT_OK, ConfigError
 
@@ -74,4 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             finally:
                 ray.kill(bare)
                 stop_generation_service(config)
-    return conclude(measures, {"machine": before, "machine_after": machine()}, options.out)
+    after = machine()
+    print(
+        f"a core ran {before['core_speed']} and then {after['core_speed']} million loop turns/s (the limit of "
+        f"milliseconds: {REFERENCE_SPEED:g})"
+    )
+    return conclude(measures, {"machine": before, "machine_after": after}, options.out)

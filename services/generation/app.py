@@ -21,6 +21,10 @@ from services.generation.tokens import TokenBook
 REQUESTS_PER_SEQUENCE = 2
 """Requests that a replica holds, for each completion that it decodes or lets wait: Serve must not be what queues."""
 
+REPLICA_ENVIRONMENT = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
+"""Nothing in the service blocks its event loop, so it shares Serve's: no message of a request waits for another
+thread. OMP_NUM_THREADS beside it: Ray sets 1 for whoever asks for less than two CPUs."""
+
 
 class DeployedGenerationService(GenerationService):
     """In a replica of Serve, which awaits `__del__` when it stops one."""
@@ -63,8 +67,7 @@ def _deployment(service: type[GenerationService], config: GenerationServeConfig)
     options: dict[str, Any] = {
         "num_cpus": config.num_cpus,
         "num_gpus": config.num_gpus,
-        # Ray sets OMP_NUM_THREADS=1 for whoever asks for less than two CPUs.
-        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(engine.threads)}},
+        "runtime_env": {"env_vars": {**REPLICA_ENVIRONMENT, "OMP_NUM_THREADS": str(engine.threads)}},
     }
     return serve.deployment(serve.ingress(None)(service)).options(
         name="generation",
