@@ -48,12 +48,14 @@ class Watchdog:
 
     @contextmanager
     def marking(self) -> Iterator[None]:
-        """Processes that are started inside, and all below them, belong to the owner."""
+        """Processes that are started inside, and all below them, belong to the owner; what they have in shared memory
+        at the end of the block goes with it, also when they are killed before it."""
         os.environ[MARK] = self.mark
         try:
             yield
         finally:
             del os.environ[MARK]
+        os.write(self._writing, b".")
 
     def close(self) -> None:
         """The watchdog tidies up at once, and ends. May be called again."""
@@ -88,9 +90,10 @@ def shared_memory_of(pid: int) -> set[Path]:
 
 def _watch(mark: str, directories: Sequence[str]) -> None:
     """Until the pipe closes; then tidies up. What was just being started is found in a second look."""
-    while os.read(0, 1):
-        pass
     left: set[Path] = set()
+    while os.read(0, 1):  # now they run: one that is killed later takes its map, and maybe its tracker, with it
+        for pid in marked_processes(mark):
+            left |= shared_memory_of(pid)
     deadline = time.monotonic() + KILL_S
     while (pids := marked_processes(mark)) and time.monotonic() < deadline:
         for pid in pids:

@@ -217,7 +217,7 @@ async def test_nothing_acknowledged_is_lost_when_the_replica_is_killed(
         assert [model["id"] for model in models] == ["base", "first", "second"]
         assert (await client.get("/v1/info")).json()["process"] != process
         assert (await admin.delete("/v1/adapters/second")).status_code == 200
-    store = SelectionStore(config.database, create=False)
+    store = SelectionStore(config.database)
     try:
         for key, selection_id in acknowledged.items():
             record, is_new = store.add_selection(candidates, owner="alice", selected_index=0, client_key=key)

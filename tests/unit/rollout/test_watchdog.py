@@ -94,6 +94,20 @@ def test_closing_tidies_up_the_same_way(tmp_path: Path) -> None:
     assert _soon(lambda: ProcessIdentity.of(watchdog.pid) is None)
 
 
+def test_shared_memory_of_a_process_that_was_killed_before_goes_too() -> None:
+    watchdog = Watchdog()
+    with watchdog.marking():
+        engine = subprocess.Popen([sys.executable, "-c", ENGINE], stdout=subprocess.PIPE, text=True)
+        assert engine.stdout is not None
+        memory = Path("/dev/shm") / engine.stdout.readline().strip()
+    time.sleep(1)  # the watchdog looks at once, and tells nobody when it has
+    engine.kill()
+    engine.wait(WAIT_S)
+    assert memory.is_file()
+    watchdog.close()
+    assert _soon(lambda: not memory.exists())
+
+
 def test_it_is_nobodys_child_and_survives_what_ends_its_owners_group() -> None:
     watchdog = Watchdog()
     parent = Path(f"/proc/{watchdog.pid}/stat").read_text().rpartition(")")[2].split()[1]
