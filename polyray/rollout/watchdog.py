@@ -91,7 +91,9 @@ def shared_memory_of(pid: int) -> set[Path]:
 def _watch(mark: str, directories: Sequence[str]) -> None:
     """Until the pipe closes; then tidies up. What was just being started is found in a second look."""
     left: set[Path] = set()
-    while os.read(0, 1):  # now they run: one that is killed later takes its map, and maybe its tracker, with it
+    while os.read(
+        0, 1
+    ):  # now they run: one that is killed later takes its map, and maybe its tracker, with it
         for pid in marked_processes(mark):
             left |= shared_memory_of(pid)
     deadline = time.monotonic() + KILL_S
