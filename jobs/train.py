@@ -149,7 +149,7 @@ def _start_coordinator(config: TrainConfig, fleet: Fleet) -> Any:
     import ray
 
     from polyray.actors.coordinator import Coordinator
-    from polyray.actors.resources import NAMESPACE, OUTSIDE_ANY_GROUP, reap
+    from polyray.actors.resources import NAMESPACE, on_this_node, reap
     from polyray.actors.rollout_actor import Scoring
 
     name = coordinator_name(config)
@@ -161,7 +161,7 @@ def _start_coordinator(config: TrainConfig, fleet: Fleet) -> Any:
         namespace=NAMESPACE,
         num_cpus=0,
         max_concurrency=1000,
-        scheduling_strategy=OUTSIDE_ANY_GROUP,
+        scheduling_strategy=on_this_node(),
     )
     return actor.remote(config, fleet.pool, scoring, fleet.pool.settings.dtype)
 

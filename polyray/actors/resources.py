@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from polyray.config.run import RaySpec
 from polyray.errors import ResourceError
@@ -24,6 +24,11 @@ WORKER_ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",
     "PYTHONWARNINGS": "ignore",
 }
+
+
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """For an actor that its starter cannot do without: it goes with the starter's node, and with no other."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 @contextmanager
