@@ -65,6 +65,7 @@ def lying_fleet(varied_fleet: Fleet) -> Iterator[Fleet]:
     ray.kill(handle)  # type: ignore[arg-type]  # Ray annotates its proxies apart from its handles
 
 
+@pytest.mark.slow  # an engine of its own; test_coordinator.py has a liar in every `make test`
 def test_worker_that_lies_is_found_out(lying_fleet: Fleet, varied_config: MakeConfig) -> None:
     config = varied_config("liar")
     with pytest.raises(

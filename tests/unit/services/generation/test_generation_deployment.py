@@ -43,7 +43,8 @@ def test_the_options_follow_from_the_configuration() -> None:
     options = deployment.ray_actor_options
     assert options is not None
     assert (options["num_cpus"], options["num_gpus"]) == (3, 0)
-    assert options["runtime_env"]["env_vars"] == {"OMP_NUM_THREADS": "2"}
+    environment = options["runtime_env"]["env_vars"]
+    assert environment == {"OMP_NUM_THREADS": "2", "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
     assert deployment._deployment_config.health_check_timeout_s == 12
 
 
