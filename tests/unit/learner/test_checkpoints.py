@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import threading
 import time
@@ -164,9 +163,8 @@ def test_an_unknown_scheme_is_refused_when_the_run_starts(tmp_path: Path) -> Non
 
 
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
-    tmp_path: Path, learner: PolicyLearner, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, learner: PolicyLearner, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("polyray"), "propagate", True)
     store = CheckpointStore(_config(max_checkpoint_failures=3), tmp_path)
     _save(store, 1, learner)
     for step in (2, 3):
@@ -198,9 +196,8 @@ def test_the_last_checkpoint_must_be_kept(tmp_path: Path, learner: PolicyLearner
 
 
 def test_a_storage_that_fails_costs_copies_and_not_the_run(
-    tmp_path: Path, learner: PolicyLearner, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, learner: PolicyLearner, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("polyray"), "propagate", True)
     store = CheckpointStore(_config(checkpoint_storage=f"file://{tmp_path}/far"), tmp_path / "here")
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "tiny").write_text("in the way")
@@ -215,7 +212,6 @@ def test_a_storage_that_fails_costs_copies_and_not_the_run(
 def test_a_storage_that_hangs_does_not_hold_the_run(
     tmp_path: Path, learner: PolicyLearner, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("polyray"), "propagate", True)
     monkeypatch.setattr("polyray.learner.checkpoints.COPY_TIMEOUT_S", 0.05)
     released = threading.Event()
     monkeypatch.setattr(CheckpointStorage, "upload", lambda *arguments: released.wait(30))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -66,12 +65,6 @@ def _write(path: Path, *steps: int) -> None:
             writer.write({"step": step, "loss": step / 2})
 
 
-@pytest.fixture
-def ours(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr(logging.getLogger("polyray"), "propagate", True)
-    return caplog
-
-
 def test_a_growing_file_gives_whole_lines_once(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     file = GrowingFile(path)
@@ -118,21 +111,21 @@ def test_a_later_start_sends_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_tracker_that_fails_is_dropped_with_one_warning(
-    tmp_path: Path, ours: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, tracker = tmp_path / "metrics.jsonl", Recording(fails_at=1)
     follower = _follow(tracker, path)
     _write(path, 0, 1, 2, 3)
-    _until(lambda: bool(ours.records))
+    _until(lambda: bool(caplog.records))
     follower.end("finished")
     follower.join(20)
     assert tracker.steps == [0]
-    assert [record.getMessage() for record in ours.records] == [
+    assert [record.getMessage() for record in caplog.records] == [
         "tracker recording failed and is dropped, the run goes on without it: ConnectionError: no route"
     ]
 
 
-def test_a_tracker_that_hangs_is_left_behind(tmp_path: Path, ours: pytest.LogCaptureFixture) -> None:
+def test_a_tracker_that_hangs_is_left_behind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path, tracker = tmp_path / "metrics.jsonl", Recording(hangs_at=1)
     _write(path, 0, 1)
     follower = _follow(tracker, path)
@@ -140,7 +133,7 @@ def test_a_tracker_that_hangs_is_left_behind(tmp_path: Path, ours: pytest.LogCap
     started = time.monotonic()
     follower.join(0.05)
     assert time.monotonic() - started < 5
-    assert "is not done after 0.05 s and is left behind" in ours.text
+    assert "is not done after 0.05 s and is left behind" in caplog.text
     tracker.released.set()
     follower.join(20)
 
