@@ -2,6 +2,7 @@
 
 One value per prompt:
     pass_at_k.py       pass@k, best@k, distinct correct classes@k
+    success_distribution.py  how chances of success spread over prompts, and the pass@k that follows
     selection.py       USQ@k, its random and oracle bounds, regret, selection efficiency
     marginal_relevance.py  a good and diverse few out of many
     diversity.py       cosine distance, Vendi score, entropy       text_diversity.py  distinct-n, EAD, self-BLEU, ...
@@ -73,6 +74,13 @@ from polyray.metrics.significance import (
     sign_flip_permutation_test,
     wilcoxon_signed_rank,
 )
+from polyray.metrics.success_distribution import (
+    GoodnessOfFit,
+    SuccessDistribution,
+    fit_success_distribution,
+    goodness_of_fit,
+    overtaking_k,
+)
 from polyray.metrics.text_diversity import (
     VocabularyRichness,
     compression_ratio,
@@ -88,6 +96,7 @@ __all__ = [
     "DifferenceInterval",
     "EffectSizes",
     "EngagementCorrelation",
+    "GoodnessOfFit",
     "GroupCorrelations",
     "MeanInterval",
     "NonInferiority",
@@ -96,6 +105,7 @@ __all__ = [
     "ReliabilityBin",
     "Rouge",
     "SignificanceTest",
+    "SuccessDistribution",
     "VocabularyRichness",
     "benjamini_hochberg",
     "best_at_k",
@@ -116,6 +126,8 @@ __all__ = [
     "diversity_efficiency_ratio",
     "engagement_correlation",
     "expectation_adjusted_distinct",
+    "fit_success_distribution",
+    "goodness_of_fit",
     "group_correlations",
     "hedges_g",
     "hierarchical_bootstrap",
@@ -128,6 +140,7 @@ __all__ = [
     "mean_pairwise_cosine_distance",
     "oracle_at_k",
     "output_entropy",
+    "overtaking_k",
     "pair_calibration",
     "pair_hits",
     "paired_bootstrap",
