@@ -9,6 +9,7 @@
   python -m jobs.benchmark scale                1 to 256 simulated workers: throughput, cost and delays
   python -m jobs.benchmark async                steps per minute at staleness 0 and 1; the cost of a killed worker
   python -m jobs.benchmark sweep                trials on one fleet against fleets of their own; 32 simulated ones
+  python -m jobs.benchmark analysis             where an adapter of an 8B-shaped model works: time and memory
   python -m jobs.benchmark trl                  whole steps, or the learner alone, beside TRL's GRPOTrainer
   python -m jobs.benchmark learner              the learner beside padded batches; memory of log-probs in chunks
   python -m jobs.benchmark gpu                  agreement, delivery and learner throughput on a CUDA device
@@ -22,6 +23,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from jobs.benchmark import (
+    analysis,
     evaluation,
     generation,
     gpu,
@@ -46,6 +48,7 @@ SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "scale": scale.main,
     "async": overlap.main,
     "sweep": sweep.main,
+    "analysis": analysis.main,
     "trl": trl.main,
     "learner": packed_learner.main,
 }

@@ -1,0 +1,8 @@
+"""Where in the network an adapter works: its updates by layer and module. numpy and scipy; no Ray, no model.
+
+updates.py      adapters read as factored updates; the part of one beyond another
+spectra.py      norms, singular values, effective and stable rank of each update
+overlaps.py     how far two updates point the same way: cosine, principal angles, and what chance would give
+drift.py        an update along checkpoints
+null.py         arms against each other, with the spread of their seeds as the null
+"""
