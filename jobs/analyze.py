@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from jobs import analyze_lora
 from jobs.cli import JobParser, run
 
-SUBCOMMANDS = {"lora": analyze_lora.main}
+SUBCOMMANDS = {"lora": analyze_lora.analyze}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

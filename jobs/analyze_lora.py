@@ -30,7 +30,7 @@ ADAPTER = "adapter"
 """Where a run directory has its adapter."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def analyze(argv: Sequence[str] | None = None) -> int:
     """Parses, computes, writes; prints the modules that changed most."""
     args = _parse(argv)
     directories = {str(path): _adapter_directory(path) for path in _named(args)}
