@@ -17,10 +17,12 @@ PREFIX = "polyray_generation_"
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
-    """(name without the common prefix, value, tags) of everything that is recorded."""
+    """(name without the common prefix, value, tags) of all that is recorded; Serve's own metrics go on beside it."""
     values: Recorded = []
 
     def record(metric: Any, value: float, tags: dict[str, str] | None = None) -> None:
+        if not metric.info["name"].startswith(PREFIX):
+            return
         complete = metric._get_final_tags(tags)
         metric._validate_tags(complete)
         assert set(complete) == set(metric.info["tag_keys"])
