@@ -1,9 +1,10 @@
 """What an engine keeps outside its process ends with it, also when it is killed: a tiny process that watches.
 
 vLLM's EngineCore and workers outlive a parent that gets SIGKILL, and files in shared memory outlive everything.
-The watchdog holds the reading end of a pipe. When the writing end closes, because its owner closed it or died,
-it kills every process that carries the owner's mark in its environment, removes their shared memory and the
-directories it was given, and ends. It is no child of its owner, because Ray kills an actor's children with it.
+The watchdog holds the reading end of a pipe, through which its owner names shared memory that must go, too: once a
+process is killed, nobody can ask it any more. When the writing end closes, because its owner closed it or died, it
+kills every process that carries the owner's mark in its environment, removes their shared memory and the directories
+it was given, and ends. It is no child of its owner, because Ray kills an actor's children with it.
 
 Standard library only: the watchdog runs this very file, without anything of the environment's packages.
 """
@@ -55,7 +56,8 @@ class Watchdog:
             yield
         finally:
             del os.environ[MARK]
-        os.write(self._writing, b".")
+        shared = {file for pid in marked_processes(self.mark) for file in shared_memory_of(pid)}
+        os.write(self._writing, b"".join(os.fsencode(file) + b"\0" for file in shared))
 
     def close(self) -> None:
         """The watchdog tidies up at once, and ends. May be called again."""
@@ -90,12 +92,7 @@ def shared_memory_of(pid: int) -> set[Path]:
 
 def _watch(mark: str, directories: Sequence[str]) -> None:
     """Until the pipe closes; then tidies up. What was just being started is found in a second look."""
-    left: set[Path] = set()
-    while os.read(
-        0, 1
-    ):  # now they run: one that is killed later takes its map, and maybe its tracker, with it
-        for pid in marked_processes(mark):
-            left |= shared_memory_of(pid)
+    left = {Path(os.fsdecode(name)) for name in sys.stdin.buffer.read().split(b"\0") if name}
     deadline = time.monotonic() + KILL_S
     while (pids := marked_processes(mark)) and time.monotonic() < deadline:
         for pid in pids:

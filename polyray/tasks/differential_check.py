@@ -15,6 +15,7 @@ import copy
 import io
 import math
 import signal
+import sys
 import time
 
 TYPE_CHECKING = False  # typing's own would cost every test the import of that module
@@ -192,10 +193,11 @@ def shown(value: Any) -> str:
 def print_outputs(reference: Any, inputs: Any, entry_point: str, marker: str) -> None:
     """Prints a line for each input: marker and literal of the reference's output, or marker, "!" and why there is
     none. Where only the presence of an output counts, it is True or False."""
-    oracle = ORACLES.get(entry_point)
+    oracle, out = ORACLES.get(entry_point), sys.stdout
     signal.signal(signal.SIGVTALRM, _too_slow)
     lines, started = [], time.process_time()
     for arguments in inputs:
+        sys.stdout = out  # the signal may have come while it was being put back
         left_s = REFERENCE_TOTAL_CPU_S - (time.process_time() - started)
         try:
             signal.setitimer(signal.ITIMER_VIRTUAL, max(1e-6, min(REFERENCE_CPU_S, left_s)))
@@ -209,7 +211,7 @@ def print_outputs(reference: Any, inputs: Any, entry_point: str, marker: str) ->
         except Exception as error:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             lines.append(f"{marker}!{type(error).__name__}: {str(error)!a:.80}")
-    print("\n" + "\n".join(lines))
+    print("\n" + "\n".join(lines), file=out)
 
 
 def _too_slow(*_: object) -> None:

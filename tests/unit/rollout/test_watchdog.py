@@ -100,7 +100,6 @@ def test_shared_memory_of_a_process_that_was_killed_before_goes_too() -> None:
         engine = subprocess.Popen([sys.executable, "-c", ENGINE], stdout=subprocess.PIPE, text=True)
         assert engine.stdout is not None
         memory = Path("/dev/shm") / engine.stdout.readline().strip()
-    time.sleep(1)  # the watchdog looks at once, and tells nobody when it has
     engine.kill()
     engine.wait(WAIT_S)
     assert memory.is_file()

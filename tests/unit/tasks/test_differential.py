@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import io
 import json
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import pytest
 from polyray.config.task import CodeSpec
 from polyray.errors import DataError
 from polyray.sandbox import Limits, run_program, run_programs
+from polyray.tasks import differential_check
 from polyray.tasks.code import CodeTask
 from polyray.tasks.differential import excluded_inputs
 from polyray.tasks.differential_check import as_literal, check_outputs, matches
@@ -209,3 +213,22 @@ def test_references_pass_their_own_tests(name: str, tmp_path: Path):
         result.verdict for result in run_programs(programs, Limits(timeout_s=60.0))
     )
     assert verdicts == {"passed": len(prompts)}
+
+
+def test_a_time_limit_that_interrupts_the_redirection_of_output_loses_no_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The signal comes where it likes: here after the output was redirected, before the with block began."""
+    handler = signal.getsignal(signal.SIGVTALRM)
+
+    class Interrupted(contextlib.redirect_stdout[io.StringIO]):
+        def __enter__(self) -> io.StringIO:
+            super().__enter__()
+            raise TimeoutError("too slow")
+
+    monkeypatch.setattr(differential_check.contextlib, "redirect_stdout", Interrupted)
+    try:
+        differential_check.print_outputs(lambda x: x, [(1,), (2,)], "f", "M ")
+    finally:
+        signal.signal(signal.SIGVTALRM, handler)
+    assert capsys.readouterr().out == "\n" + "M !TimeoutError: 'too slow'\n" * 2
