@@ -258,7 +258,7 @@ def fit_trainer(
         # Gradients lie on the device, counts and metrics on the CPU.
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if learner.use_gpu else "gloo"),
         run_config=ray.train.RunConfig(
-            name=f"start-{uuid.uuid4().hex[:8]}",
+            name=f"{directory.paths.root.name}-{uuid.uuid4().hex[:8]}",  # as the dashboard lists it
             storage_path=str(directory.paths.train_storage.resolve()),
             failure_config=ray.train.FailureConfig(max_failures=learner.max_failures),
         ),

@@ -75,6 +75,10 @@ class BudgetReached(JudgeError):
     """A judge's budget is spent; what was judged stays, and a larger budget continues there."""
 
 
+class DiversityCollapsed(PolyrayError):
+    """The run's alarm for a collapse of diversity went off, and was to end it."""
+
+
 class OverOptimised(RewardError):
     """The trained reward and the second opinion have parted; what was trained so far is kept."""
 

@@ -54,6 +54,7 @@ def ray_session(spec: RaySpec, root: Path, environment: Mapping[str, str] | None
     else:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
         context = ray.init(
+            address="local",  # else it would join whatever cluster was started on this machine last
             num_cpus=spec.num_cpus,
             object_store_memory=spec.object_store_mib * 2**20,
             include_dashboard=spec.dashboard,

@@ -15,9 +15,8 @@ import numpy as np
 import ray
 
 from jobs.fleet import Fleet
-from polyray.actors.coordinator import Coordinator
+from polyray.actors.coordinator_actor import start_coordinator
 from polyray.actors.learner_worker import RemoteCoordination
-from polyray.actors.resources import NAMESPACE, on_this_node
 from polyray.actors.rollout_actor import Scoring
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload, Probe, sha256_of
@@ -44,14 +43,8 @@ class SimulatedRun:
 
     def start_coordinator(self) -> None:
         """A new one; what it must know of the run so far is `snapshot`."""
-        actor = ray.remote(Coordinator).options(
-            name=f"chaos-{uuid.uuid4().hex[:6]}",
-            namespace=NAMESPACE,
-            num_cpus=0,
-            max_concurrency=1000,
-            scheduling_strategy=on_this_node(),
-        )
-        self.coordinator: Any = actor.remote(self.config, self.pool, self._scoring, "float32")
+        name = f"chaos-{uuid.uuid4().hex[:6]}"
+        self.coordinator: Any = start_coordinator(name, self.config, self.pool, self._scoring)
 
     def learn(self, steps: int, after_step: Callable[[int], None] | None = None, step_s: float = 0.02) -> str:
         """From the snapshot to step `steps`, a snapshot after each; 'done' or 'drained', else raises what failed."""
