@@ -47,6 +47,7 @@ def add_adapters(app: FastAPI, service: GenerationService) -> None:
     @app.delete(ROUTE + "/{key}")
     async def unload(key: str) -> dict[str, Any]:
         """Serves it no more; what runs on it finishes."""
+        await service.adapters.catch_up(key)
         await service.adapters.remove(key)
         return {"object": "adapter", "key": key, "deleted": True}
 

@@ -23,7 +23,7 @@ REQUESTS_PER_SEQUENCE = 2
 
 REPLICA_ENVIRONMENT = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
 """Nothing in the service blocks its event loop, so it shares Serve's: no message of a request waits for another
-thread. OMP_NUM_THREADS beside it: Ray sets 1 for whoever asks for less than two CPUs."""
+thread."""
 
 
 class DeployedGenerationService(GenerationService):
@@ -67,6 +67,7 @@ def _deployment(service: type[GenerationService], config: GenerationServeConfig)
     options: dict[str, Any] = {
         "num_cpus": config.num_cpus,
         "num_gpus": config.num_gpus,
+        # Ray sets OMP_NUM_THREADS=1 for whoever asks for less than two CPUs.
         "runtime_env": {"env_vars": {**REPLICA_ENVIRONMENT, "OMP_NUM_THREADS": str(engine.threads)}},
     }
     return serve.deployment(serve.ingress(None)(service)).options(

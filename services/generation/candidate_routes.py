@@ -39,6 +39,7 @@ def add_candidates(app: FastAPI, service: GenerationService) -> None:
     async def candidates(request: Request) -> Response:
         """k candidates for one prompt, and the one that the selector would pick."""
         body = await read_body(request, CandidatesRequest)
+        await service.adapters.catch_up(body.model)
         asked = service.candidates.asked(body)
         access = request.state.access
         access.model, access.prompt_tokens = asked.policy.model, asked.prompt_tokens

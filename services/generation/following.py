@@ -104,6 +104,12 @@ class ServedAdapters:
             await self._remove(key)
             await asyncio.to_thread(self._wanted.remove_adapter, key)
 
+    async def catch_up(self, name: str | None) -> None:
+        """Looks once where `name` is unknown here: another replica may have been asked to serve it."""
+        known = (*self._specs, *self.troubles, *self._policies.names())
+        if name is not None and name not in known:
+            await self.look()
+
     async def look(self) -> None:
         """Once: what is wanted and not served is loaded, what is served and not wanted goes, versions move on."""
         async with self._changing:

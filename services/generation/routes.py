@@ -91,6 +91,7 @@ def _add_completions(app: FastAPI, service: GenerationService) -> None:
 
 
 async def _answer(request: Request, service: GenerationService, body: SamplingRequest) -> Response:
+    await service.adapters.catch_up(body.model)
     asked = service.completing.asked(body)
     note_asked(request, asked)
     if isinstance(body, CompletionRequest):
@@ -128,6 +129,7 @@ def _add_information(app: FastAPI, service: GenerationService) -> None:
     @app.get("/v1/models/{name}")
     async def model(name: str) -> Model:
         """One of them."""
+        await service.adapters.catch_up(name)
         live = service.policies.resolve(name)
         return _model(name, live, None if name == live.model else live.model)
 

@@ -18,7 +18,7 @@ from polyray.errors import RolloutError
 from polyray.rewards import plan_reward
 from services.generation.app import build_generation_app
 from services.generation.tokens import TokenBook
-from services.reward.run import start_reward_service, stop_reward_service
+from services.reward.run import StartingRewardService, deploy_reward_service, stop_reward_service
 from services.serve_instance import Listening, ensure_serve, reachable, stop_application, wait_until_running
 
 SQLITE_FILE = "sqlite:///"
@@ -54,11 +54,14 @@ def start_generation_service(config: GenerationServeConfig, book: TokenBook) -> 
     app_name = generation_app_name(config.name)
     if app_name in serve.status().applications:
         serve.delete(app_name)
-    reward_app = _start_reward(config)
+    reward = _deploy_reward(config)
     try:
+        reward_app = None if reward is None else reward.address.app_name
         application = build_generation_app(config, book, reward_app, str(Path.cwd()))
         target = serve.RunTarget(application, name=app_name, route_prefix=config.route_prefix)
         serve.run_many([target], wait_for_applications_running=False)
+        if reward is not None:
+            reward.wait()
         needs = (
             f"{config.num_replicas} x {config.num_cpus:g} CPUs and {config.num_gpus:g} GPUs: raise ray.num_cpus, or "
             "lower num_replicas or num_cpus"
@@ -92,12 +95,12 @@ def stop_generation_service(config: GenerationServeConfig) -> None:
         stop_reward_service(config.name)
 
 
-def _start_reward(config: GenerationServeConfig) -> str | None:
-    """The application that scores candidates; None without a reward, or where it is a service elsewhere."""
+def _deploy_reward(config: GenerationServeConfig) -> StartingRewardService | None:
+    """What scores candidates; None without a reward, or where it is a service elsewhere."""
     if config.reward is None:
         return None
     plan = plan_reward(config.reward, config.task, config.diversity)
     if plan.is_remote:
         return None
     service = config.reward.service.model_copy(update={"port": 0, "host": config.host})
-    return start_reward_service(config.name, plan, spec=service).app_name
+    return deploy_reward_service(config.name, plan, spec=service)

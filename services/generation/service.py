@@ -79,7 +79,7 @@ class GenerationService:
 
         install_access_log()
         config = self.config
-        model_dir = resolve_model_dir(config.model)
+        model_dir = await asyncio.to_thread(resolve_model_dir, config.model)
         dtype = resolve_dtype(config.model, config.num_gpus > 0)
         self.store = await asyncio.to_thread(SelectionStore, config.database)
         self._engine = engine = build_engine(config, model_dir, dtype)

@@ -44,6 +44,32 @@ class RewardServiceAddress:
     """What RewardServiceClient takes."""
 
 
+@dataclass(frozen=True, slots=True)
+class StartingRewardService:
+    """A service that was deployed and need not answer yet.
+
+    Example:
+        StartingRewardService(RewardServiceAddress(...), ServiceSpec()).wait()
+    """
+
+    address: RewardServiceAddress
+    spec: ServiceSpec
+
+    def wait(self, timeout_s: float = START_TIMEOUT_S) -> RewardServiceAddress:
+        """Returns once it answers; where it cannot start, it is removed and the reason raised."""
+        spec, app_name = self.spec, self.address.app_name
+        needs = (
+            f"{spec.num_replicas} x {spec.num_cpus:g} CPUs: raise ray.num_cpus, or lower "
+            "reward.service.num_replicas or num_cpus"
+        )
+        try:
+            wait_until_running(app_name, "the reward service", timeout_s, needs, RewardError)
+        except BaseException:
+            serve.delete(app_name)
+            raise
+        return self.address
+
+
 def reward_app_name(run_name: str) -> str:
     """The Serve application of a run's reward service."""
     return f"{run_name}-reward"
@@ -62,6 +88,16 @@ def start_reward_service(
     Raises ResourceError where the port is taken or no replica can be placed, RewardError where the reward's
     own code fails. Needs an initialised Ray.
     """
+    return deploy_reward_service(run_name, plan, token, spec).wait(start_timeout_s)
+
+
+def deploy_reward_service(
+    run_name: str,
+    plan: RewardPlan | ReplicaConfiguration,
+    token: SecretStr | None = None,
+    spec: ServiceSpec | None = None,
+) -> StartingRewardService:
+    """The same without waiting: what else has to start can start beside it."""
     configuration = plan if isinstance(plan, ReplicaConfiguration) else ReplicaConfiguration.of(plan)
     spec = spec or configuration.default_spec
     host, port = ensure_serve(Listening(spec.host, spec.port, spec.request_timeout_s, "reward.service."))
@@ -69,16 +105,8 @@ def start_reward_service(
     if app_name in serve.status().applications:
         serve.delete(app_name)
     _deploy(run_name, configuration, token, spec)
-    try:
-        needs = (
-            f"{spec.num_replicas} x {spec.num_cpus:g} CPUs: raise ray.num_cpus, or lower "
-            "reward.service.num_replicas or num_cpus"
-        )
-        wait_until_running(app_name, "the reward service", start_timeout_s, needs, RewardError)
-    except BaseException:
-        serve.delete(app_name)
-        raise
-    return RewardServiceAddress(app_name, f"http://{reachable(host)}:{port}/{run_name}/reward")
+    address = RewardServiceAddress(app_name, f"http://{reachable(host)}:{port}/{run_name}/reward")
+    return StartingRewardService(address, spec)
 
 
 def reload_reward_service(

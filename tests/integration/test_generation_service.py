@@ -1,4 +1,7 @@
-"""The generation service on real Ray Serve: OpenAI's own client, clients that go away, a replica that is killed."""
+"""The generation service on real Ray Serve: OpenAI's own client, clients that go away, a replica that is killed.
+
+The same routes on the same engine without Serve, in every `make test`: tests/unit/services/generation.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,7 @@ from tests.unit.services.generation.tiny_service import (
     token_book,
 )
 
+pytestmark = pytest.mark.slow  # Serve and a replica with its engine take two minutes to start on two cores
 PATIENCE_S = 180
 
 
@@ -171,7 +175,6 @@ async def test_a_run_is_followed_while_it_trains(
         assert await latest(client) is None
 
 
-@pytest.mark.slow  # a replica takes half a minute to start again
 @pytest.mark.chaos
 async def test_nothing_acknowledged_is_lost_when_the_replica_is_killed(
     service: GenerationServiceAddress, config: GenerationServeConfig

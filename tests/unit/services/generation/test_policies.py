@@ -152,6 +152,26 @@ async def test_adapters_come_and_go_and_are_remembered(tmp_path: Path) -> None:
     assert other.names() == ["base"]
 
 
+async def test_what_another_replica_was_asked_for_is_looked_for_once(tmp_path: Path) -> None:
+    wanted = Wanted()
+    policies = await policies_of(ScriptedTextEngine())
+    served = served_of(policies, tmp_path, wanted=wanted)
+    await served.start()
+    wanted.specs["a"] = {"path": str(write_adapter(tmp_path / "a", "a"))}
+    await served.catch_up(None)
+    await served.catch_up("base")
+    assert policies.names() == ["base"]
+    await served.catch_up("a")
+    assert policies.names() == ["base", "a"]
+    wanted.specs["b"] = {"path": str(write_adapter(tmp_path / "b", "other base"))}
+    await served.catch_up("b")
+    write_adapter(tmp_path / "b", "b")
+    await served.catch_up("b")  # known not to work: whoever asks again does not have it read again
+    assert policies.names() == ["base", "a"] and "another base" in served.troubles["b"]
+    await served.look()
+    assert policies.names() == ["base", "a", "b"]
+
+
 async def test_one_that_is_pushed_out_is_not_loaded_again(tmp_path: Path) -> None:
     policies, wanted = await policies_of(ScriptedTextEngine(), max_adapters=1), Wanted()
     served = served_of(policies, tmp_path, wanted=wanted)
