@@ -10,14 +10,13 @@ may not.
   python -m jobs.analyze lora --arm grpo runs/g0 runs/g1 runs/g2 --arm polychromic runs/p0 runs/p1 runs/p2 --out DIR
   python -m jobs.analyze lora --checkpoints runs/a/v0 runs/a/v20 runs/a/v40 --out DIR         the way it took
 
-Writes DIR/lora.json (everything), modules.csv, overlaps.csv, arms.csv, drift.csv, and a heatmap page per adapter and
-pair of arms that opens without a network.
+Writes DIR/lora.json (everything), modules.csv, overlaps.csv, arms.csv, drift.csv, and DIR/lora.html: heatmaps of all
+of it on one page that opens without a network.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +32,7 @@ ADAPTER = "adapter"
 def analyze(argv: Sequence[str] | None = None) -> int:
     """Parses, computes, writes; prints the modules that changed most."""
     args = _parse(argv)
-    directories = {str(path): _adapter_directory(path) for path in _named(args)}
+    directories = {str(path): adapter_directory(path) for path in _named(args)}
     if args.check:
         print(
             json.dumps(
@@ -54,7 +53,7 @@ def analyze(argv: Sequence[str] | None = None) -> int:
     out = Path(args.out)
     _write(results, out)
     _print_summary(results)
-    print(f"\nwritten: {out / 'lora.json'} and {len(list(out.iterdir())) - 1} more files there")
+    print(f"\nwritten: {out / 'lora.html'}, and lora.json and tables beside it")
     return EXIT_OK
 
 
@@ -101,7 +100,8 @@ def _named(args: Namespace) -> list[str]:
     return list(dict.fromkeys([*args.adapters, *since, *of_arms, *args.checkpoints]))
 
 
-def _adapter_directory(given: str) -> Path:
+def adapter_directory(given: str) -> Path:
+    """Where the adapter lies: there, or in that run directory. Raises ConfigError."""
     directory = Path(given)
     for candidate in (directory, directory / ADAPTER):
         if (candidate / "adapter_config.json").is_file():
@@ -112,11 +112,12 @@ def _adapter_directory(given: str) -> Path:
 
 
 def _write(results: Mapping[str, Any], out: Path) -> None:
-    from polyray.analysis.lora.figures import heatmap
+    from polyray.analysis.lora.page import write_lora_page
     from polyray.analysis.lora.results import as_csv
+    from polyray.observability.atomic import atomic_write_json, atomic_write_text
 
     out.mkdir(parents=True, exist_ok=True)
-    (out / "lora.json").write_text(json.dumps(results, indent=1, allow_nan=False), encoding="utf-8")
+    atomic_write_json(out / "lora.json", results)
     tables = {
         "modules": [
             {"adapter": each["name"], **row} for each in results["adapters"] for row in each["modules"]
@@ -127,24 +128,14 @@ def _write(results: Mapping[str, Any], out: Path) -> None:
     }
     for name, rows in tables.items():
         if rows:
-            (out / f"{name}.csv").write_text(as_csv(rows), encoding="utf-8")
-    for number, each in enumerate(results["adapters"]):
-        figure = heatmap(each["modules"], "norm", f"Norm of the update: {each['name']}")
-        figure.write_html(out / f"norm-{number}-{_file_name(each['name'])}.html", include_plotlyjs=True)
-    for each in results["arms"]:
-        title = f"{each['first']} against {each['second']}: distance between arms beyond that of seeds"
-        name = f"arms-{_file_name(each['first'])}-{_file_name(each['second'])}.html"
-        heatmap(each["modules"], "excess", title, signed=True).write_html(out / name, include_plotlyjs=True)
+            atomic_write_text(out / f"{name}.csv", as_csv(rows))
+    write_lora_page(results, out / "lora.html")
 
 
 def _rows(pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {"first": pair["first"], "second": pair["second"], **row} for pair in pairs for row in pair["modules"]
     ]
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or ADAPTER
 
 
 def _print_summary(results: Mapping[str, Any], count: int = 5) -> None:

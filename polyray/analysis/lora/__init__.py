@@ -5,4 +5,7 @@ spectra.py      norms, singular values, effective and stable rank of each update
 overlaps.py     how far two updates point the same way: cosine, principal angles, and what chance would give
 drift.py        an update along checkpoints
 null.py         arms against each other, with the spread of their seeds as the null
+results.py      all of it, as lora.json and tables have it
+figures.py      its pictures; page.py has the page (templates/lora.html.j2)
+ablation.py     what each layer of an adapter adds
 """

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polyray.analysis.lora.spectra import decompose
-from polyray.analysis.lora.updates import Floats, Update
+from polyray.analysis.lora.spectra import Decomposition
+from polyray.analysis.lora.updates import Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +48,25 @@ class Overlap:
     """Row spaces: which inputs make a difference."""
 
 
-def overlap(first: Update, second: Update) -> Overlap:
-    """How far two updates point the same way."""
-    one, two = decompose(first), decompose(second)
-    norms = math.sqrt(float(np.sum(one.singular_values**2)) * float(np.sum(two.singular_values**2)))
+def overlap(first: Decomposition, second: Decomposition) -> Overlap:
+    """How far two updates point the same way: <U S V^T, P T Q^T> is the sum of s_i t_j (U^T P)_ij (V^T Q)_ij."""
+    written = first.output_basis.T @ second.output_basis
+    read = first.input_basis.T @ second.input_basis
+    inner = float(first.singular_values @ (written * read) @ second.singular_values)
+    norms = float(np.linalg.norm(first.singular_values) * np.linalg.norm(second.singular_values))
     return Overlap(
-        cosine=max(-1.0, min(1.0, first.inner(second) / norms)) if norms > 0 else math.nan,
-        written=subspace_overlap(one.output_basis, two.output_basis),
-        read=subspace_overlap(one.input_basis, two.input_basis),
+        cosine=max(-1.0, min(1.0, inner / norms)) if norms > 0 else math.nan,
+        written=subspace_overlap(written, len(first.output_basis)),
+        read=subspace_overlap(read, len(first.input_basis)),
     )
 
 
-def subspace_overlap(first: Floats, second: Floats) -> SubspaceOverlap:
-    """Of the spaces that the orthonormal columns of [d, i] and [d, j] span."""
-    dimension, small, large = len(first), *sorted((first.shape[1], second.shape[1]))
+def subspace_overlap(products: Floats, dimension: int) -> SubspaceOverlap:
+    """Of two subspaces of `dimension` dimensions, from the inner products [i, j] of their orthonormal bases."""
+    small, large = sorted(products.shape)
     if small == 0:
         return SubspaceOverlap(math.nan, math.nan, ())
-    cosines = np.clip(np.linalg.svd(first.T @ second, compute_uv=False), 0.0, 1.0)
+    cosines = np.clip(np.linalg.svd(products, compute_uv=False), 0.0, 1.0)
     return SubspaceOverlap(
         overlap=float(np.sum(cosines**2)) / small,
         by_chance=large / dimension,

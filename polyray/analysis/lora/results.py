@@ -16,7 +16,7 @@ from typing import Any
 from polyray.analysis.lora.drift import drift
 from polyray.analysis.lora.null import arm_difference
 from polyray.analysis.lora.overlaps import Overlap, overlap
-from polyray.analysis.lora.spectra import spectrum
+from polyray.analysis.lora.spectra import Decomposition, decompose, spectrum
 from polyray.analysis.lora.updates import Adapter, Place, check_one_base
 from polyray.errors import ConfigError
 from polyray.metrics import holm
@@ -53,21 +53,17 @@ def lora_results(
     def beyond(given: Sequence[Adapter]) -> list[Adapter]:
         return [adapter.since(since) for adapter in given] if since is not None else list(given)
 
-    later = beyond(adapters)
+    modules, overlaps = _decomposed(beyond(adapters))
     return {
         "base_sha256": next((adapter.base_sha256 for adapter in everything if adapter.base_sha256), None),
         "since": None if since is None else since.name,
         "adapters": [
-            {"name": given.name, "rank": given.rank, "modules": list(_spectra(adapter))}
-            for given, adapter in zip(adapters, later, strict=True)
+            {"name": given.name, "rank": given.rank, "modules": modules[index]}
+            for index, given in enumerate(adapters)
         ],
         "overlaps": [
-            {
-                "first": adapters[one].name,
-                "second": adapters[two].name,
-                "modules": list(_overlaps(later[one], later[two])),
-            }
-            for one, two in itertools.combinations(range(len(later)), 2)
+            {"first": adapters[one].name, "second": adapters[two].name, "modules": entries}
+            for (one, two), entries in overlaps.items()
         ],
         "arms": [
             {
@@ -106,26 +102,41 @@ def _where(place: Place) -> dict[str, Any]:
     return {"layer": place.layer, "module": place.module}
 
 
-def _spectra(adapter: Adapter) -> Iterator[dict[str, Any]]:
-    for place, update in adapter.updates.items():
-        found = spectrum(update)
-        of_a, of_b = adapter.factor_norms.get(place, (None, None))
-        yield _where(place) | {
-            "norm": found.norm,
-            "norm_a": of_a,
-            "norm_b": of_b,
-            "spectral_norm": found.spectral_norm,
-            "rank": found.rank,
-            "effective_rank": found.effective_rank,
-            "stable_rank": found.stable_rank,
-            "singular_values": list(found.singular_values),
+def _decomposed(
+    adapters: Sequence[Adapter],
+) -> tuple[list[list[dict[str, Any]]], dict[tuple[int, int], list[dict[str, Any]]]]:
+    """(per adapter its spectra, per two adapters their overlaps), module by module: bases are large, and those of a
+    module are needed for every pair."""
+    modules: list[list[dict[str, Any]]] = [[] for _ in adapters]
+    overlaps = {pair: [] for pair in itertools.combinations(range(len(adapters)), 2)}
+    for place in sorted({place for adapter in adapters for place in adapter.updates}):
+        found = {
+            index: decompose(adapter.updates[place])
+            for index, adapter in enumerate(adapters)
+            if place in adapter.updates
         }
+        for index, decomposition in found.items():
+            factor_norms = adapters[index].factor_norms.get(place, (None, None))
+            modules[index].append(_where(place) | _spectrum_entry(decomposition, *factor_norms))
+        for one, two in itertools.combinations(found, 2):
+            overlaps[one, two].append(_where(place) | _overlap_entry(overlap(found[one], found[two])))
+    return modules, overlaps
 
 
-def _overlaps(first: Adapter, second: Adapter) -> Iterator[dict[str, Any]]:
-    for place, update in first.updates.items():
-        if place in second.updates:
-            yield _where(place) | _overlap_entry(overlap(update, second.updates[place]))
+def _spectrum_entry(
+    decomposition: Decomposition, norm_a: float | None, norm_b: float | None
+) -> dict[str, Any]:
+    found = spectrum(decomposition.singular_values)
+    return {
+        "norm": found.norm,
+        "norm_a": norm_a,
+        "norm_b": norm_b,
+        "spectral_norm": found.spectral_norm,
+        "rank": found.rank,
+        "effective_rank": found.effective_rank,
+        "stable_rank": found.stable_rank,
+        "singular_values": list(found.singular_values),
+    }
 
 
 def _overlap_entry(found: Overlap) -> dict[str, Any]:

@@ -62,13 +62,8 @@ def decompose(update: Update) -> Decomposition:
     return Decomposition(values[kept], output_basis @ left[:, kept], input_basis @ right.T[:, kept])
 
 
-def spectrum(update: Update) -> Spectrum:
-    """What the singular values say."""
-    return spectrum_of(decompose(update).singular_values)
-
-
-def spectrum_of(singular_values: Floats) -> Spectrum:
-    """The same from the singular values that are not zero, descending."""
+def spectrum(singular_values: Floats) -> Spectrum:
+    """What the singular values that are not zero say; they descend."""
     if not len(singular_values):
         return Spectrum(0.0, 0.0, 0, 0.0, 0.0, ())
     squares = float(np.sum(singular_values**2))

@@ -16,7 +16,7 @@ from polyray.analysis.lora.figures import heatmap
 from polyray.analysis.lora.null import arm_difference
 from polyray.analysis.lora.overlaps import overlap
 from polyray.analysis.lora.results import Arm, as_csv, lora_results
-from polyray.analysis.lora.spectra import spectrum
+from polyray.analysis.lora.spectra import decompose, spectrum
 from polyray.analysis.lora.updates import Adapter, Place, read_adapter_updates
 from polyray.errors import ConfigError
 from polyray.metrics import holm
@@ -42,12 +42,12 @@ def test_every_number_is_that_of_its_measure(adapters: list[Adapter]) -> None:
     results = lora_results(adapters[:2])
     assert [each["name"] for each in results["adapters"]] == ["s0", "s1"]
     row = results["adapters"][1]["modules"][0]
-    expected = spectrum(second.updates[Q])
+    expected = spectrum(decompose(second.updates[Q]).singular_values)
     assert (row["layer"], row["module"], row["norm"]) == (0, "self_attn.q_proj", expected.norm)
     assert (row["effective_rank"], row["stable_rank"]) == (expected.effective_rank, expected.stable_rank)
     assert (row["norm_a"], row["norm_b"]) == second.factor_norms[Q]
     (pair,) = results["overlaps"]
-    both = overlap(first.updates[UP], second.updates[UP])
+    both = overlap(decompose(first.updates[UP]), decompose(second.updates[UP]))
     assert (pair["modules"][1]["cosine"], pair["modules"][1]["read"]) == (both.cosine, both.read.overlap)
     assert pair["modules"][1]["written_by_chance"] == both.written.by_chance
 
@@ -56,7 +56,8 @@ def test_everything_may_be_what_came_after_an_adapter(adapters: list[Adapter]) -
     results = lora_results(adapters[1:3], since=adapters[0])
     assert results["since"] == "s0"
     (_, row) = results["adapters"][0]["modules"]
-    assert row["norm"] == pytest.approx(spectrum(adapters[1].updates[UP].minus(adapters[0].updates[UP])).norm)
+    change = adapters[1].updates[UP].minus(adapters[0].updates[UP])
+    assert row["norm"] == pytest.approx(spectrum(decompose(change).singular_values).norm)
 
 
 def test_arms_are_tested_against_their_seeds_and_corrected(adapters: list[Adapter]) -> None:
@@ -93,7 +94,7 @@ def test_what_does_not_exist_is_none_and_empty_in_tables(adapters: list[Adapter]
 
 def test_a_heatmap_has_each_number_in_its_place(adapters: list[Adapter]) -> None:
     entries = lora_results(adapters[:1])["adapters"][0]["modules"]
-    figure: Any = heatmap(entries, "norm", "a <title>")
+    figure: Any = heatmap(entries, "norm")
     (trace,) = figure.data
     assert (list(trace.x), list(trace.y)) == (["q_proj", "up_proj"], ["0", "1"])
     assert [list(row) for row in trace.z] == [[entries[0]["norm"], None], [None, entries[1]["norm"]]]
@@ -117,9 +118,12 @@ def test_the_job_writes_all_of_it(
     assert values == results["adapters"][0]["modules"][0]["singular_values"]
     assert len(list(csv.DictReader((out / "drift.csv").read_text().splitlines()))) == 2
     assert "one against two: 0 of 2 modules differ" in capsys.readouterr().out
-    pages = sorted(out.glob("*.html"))
-    assert len(pages) == 3
-    assert all("Norm of the update" in page.read_text() for page in pages if page.name.startswith("norm-"))
+    assert sorted(path.name for path in out.iterdir()) == [
+        "arms.csv", "drift.csv", "lora.html", "lora.json", "modules.csv", "overlaps.csv",
+    ]  # fmt: skip
+    page = (out / "lora.html").read_text()
+    for figure in ("norm-0", "norm-1", "effective_rank-1", "cosine-0", "arms-0", "drift"):
+        assert page.count(f'id="figure-{figure}"') == 1, figure
 
 
 def test_a_run_directory_stands_for_its_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
