@@ -31,11 +31,12 @@ from polyray.actors.rollout_pool import PoolWorker, RolloutPool
 from polyray.actors.scoring_watch import ScoringWatch
 from polyray.actors.serving_fleet import Outcome, ServingFleet
 from polyray.actors.validation_rounds import ValidationRounds
+from polyray.config.dynamics import COLLAPSED, collapse_text
 from polyray.config.mismatch import mismatch_text
 from polyray.config.over_optimisation import alarm_text
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
-from polyray.errors import EngineMismatch, OverOptimised, PolicyNotDelivered, PolyrayError
+from polyray.errors import DiversityCollapsed, EngineMismatch, OverOptimised, PolicyNotDelivered, PolyrayError
 from polyray.rollout.dispatch import ExpectedLengths
 from polyray.rollout.ledger import Finished, GroupLedger
 from polyray.rollout.saved_groups import SNAPSHOT_FILES, decode_groups, num_groups
@@ -199,6 +200,11 @@ class Coordinator:
                 self._outcome.fail(
                     OverOptimised(f"stopped after step {metrics['step']}: {alarm_text(watched)}")
                 )
+        collapse = None if self._config.dynamics is None else self._config.dynamics.collapse_alarm
+        if collapse is not None and collapse.stop and metrics.get(COLLAPSED):
+            self._outcome.fail(
+                DiversityCollapsed(f"stopped after step {metrics['step']}: {collapse_text(collapse)}")
+            )
         mismatch = self._config.mismatch_alarm
         if mismatch is not None and mismatch.stop and metrics.get("mismatch_alarm"):
             self._outcome.fail(
@@ -302,7 +308,7 @@ class Coordinator:
                 self._outcome.incident(
                     "validation_lost",
                     f"the validation of version {version} was not finished when the run ended at step "
-                    f"{snapshot['version']}; validation.jsonl has no line of it",
+                    f"{snapshot['version']}; dynamics.jsonl has no line of it",
                 )
 
     def _request(self, group_id: int) -> GroupRequest:

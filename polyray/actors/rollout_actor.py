@@ -31,7 +31,7 @@ from polyray.rollout.worker import RolloutWorker, Usage
 from polyray.types import Group, GroupRequest, PolicyVersion, ScoredGroup
 
 if TYPE_CHECKING:
-    from polyray.config.training_evaluation import TrainingEvaluationSpec
+    from polyray.config.dynamics import Rounds
     from polyray.rollout.validation import ValidationSummary
 
 
@@ -150,15 +150,13 @@ class RolloutActor:
         )
         return reply, scored
 
-    async def validate(
-        self, request: GroupRequest, scoring: Scoring, spec: TrainingEvaluationSpec
-    ) -> ValidationSummary:
-        """Samples and scores a group of a validation, of which only the values leave this process."""
+    async def validate(self, request: GroupRequest, scoring: Scoring, rounds: Rounds) -> ValidationSummary:
+        """Samples and scores a group of a round, of which only the values leave this process."""
         from polyray.rollout.validation import summarise
 
         group = await asyncio.wrap_future(self._worker.submit(request))
         scored, _ = await self._scored(group, scoring)
-        return summarise(scored, spec)
+        return await asyncio.to_thread(summarise, scored, rounds)
 
     async def _scored(self, group: Group, scoring: Scoring) -> tuple[ScoredGroup, str | None]:
         """The group with its rewards, and the first reason why one of them is missing."""

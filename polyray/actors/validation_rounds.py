@@ -1,4 +1,4 @@
-"""Validation while training, the coordinator's side: the fixed prompts go to the workers that serve a version.
+"""Fixed prompts while training, the coordinator's side: they go to the workers that serve a version.
 
 A group counts for the version that sampled it, so at S > 0 its prompts are handed out before any later version can be
 delivered. A group whose worker is lost goes to another that serves the version; where none does any more, it is
@@ -22,7 +22,7 @@ from polyray.types import GroupRequest, PolicyVersion
 
 
 class ValidationRounds:
-    """Belongs to the coordinator's event loop; does nothing where the configuration has no `evaluation`."""
+    """Belongs to the coordinator's event loop; does nothing where the configuration has no rounds."""
 
     def __init__(
         self, config: TrainConfig, task: Task, fleet: ServingFleet, scoring: Scoring, outcome: Outcome
@@ -31,10 +31,11 @@ class ValidationRounds:
         self._fleet = fleet
         self._scoring = scoring
         self._outcome = outcome
-        self._validation = None if config.evaluation is None else Validation(config, task)
+        self._rounds = config.rounds
+        self._validation = None if self._rounds is None else Validation(config, self._rounds, task)
 
     def due(self, version: int) -> bool:
-        """Whether this version is to be validated."""
+        """Whether this version has a round."""
         return self._validation is not None and self._validation.due(version)
 
     def restart(self) -> None:
@@ -71,7 +72,7 @@ class ValidationRounds:
             worker = serving[index % len(serving)]
             try:
                 summary = await asyncio.wait_for(
-                    worker.handle.validate.remote(request, self._scoring, self._config.evaluation),
+                    worker.handle.validate.remote(request, self._scoring, self._rounds),
                     self._config.rollout.group_timeout_s,
                 )
             except (ray.exceptions.RayError, TimeoutError) as error:

@@ -39,6 +39,12 @@ class LearnerSpec(StrictModel):
         default=False,
         description="RL: recompute each layer in the backward pass: less memory, a third more time",
     )
+    gradient_parts_every: int | None = Field(
+        default=None,
+        ge=1,
+        description="RL: steps between measurements of what quality and what diversity ask of each layer (norms and "
+        "cosine of their gradients, gradient/... in metrics.jsonl); each costs about one more pass; null: never",
+    )
     num_workers: int = Field(default=1, ge=1, description="data-parallel ranks")
     cpus_per_worker: float = Field(default=1.0, ge=0)
     use_gpu: bool = False

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pydantic import Field, model_validator
 
 from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PolychromicSpec
 from polyray.config.checker import CheckerSpec
 from polyray.config.delivery import DeliverySpec
+from polyray.config.dynamics import DynamicsSpec, Rounds
 from polyray.config.evaluation import EvaluationSpec
 from polyray.config.judge import JudgingSpec
 from polyray.config.learner import LearnerSpec
@@ -64,6 +67,11 @@ class TrainConfig(RunBase):
     evaluation: TrainingEvaluationSpec | None = Field(
         default=None, description="validation while training: the best version, early stopping"
     )
+    dynamics: DynamicsSpec | None = Field(
+        default=DynamicsSpec(),
+        description="quality and diversity over time, in the rounds of `evaluation` where that is set, and the "
+        "alarm for a collapse; null: none",
+    )
     tracking: tuple[TrackerSpec, ...] = Field(
         default=(), description="where else metrics.jsonl is shown, e.g. [{type: tensorboard}]"
     )
@@ -75,6 +83,22 @@ class TrainConfig(RunBase):
     def may_end_early(self) -> bool:
         """Whether validation may end the run before its last step."""
         return self.evaluation is not None and self.evaluation.patience is not None
+
+    @property
+    def rounds(self) -> Rounds | None:
+        """When the fixed prompts are asked; None: never."""
+        steps, dynamics = self.learner.steps, self.dynamics
+        if self.evaluation is not None:
+            rounds = self.evaluation.rounds(steps)
+        elif dynamics is not None:
+            rounds = dynamics.rounds(steps, self.rollout.prompts_per_step * self.rollout.group_size)
+        else:
+            return None
+        return replace(
+            rounds,
+            semantic_distances=self.diversity.source == "embedding",
+            encoder=None if dynamics is None else dynamics.encoder,
+        )
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from polyray.config.base import StrictModel
+from polyray.config.cost import PriceTableSpec
 
 
 def _safe_name(value: str) -> str:
@@ -38,6 +39,9 @@ class RunBase(StrictModel):
     runs_dir: str = "runs"
     seed: int = Field(default=0, ge=0)
     ray: RaySpec = RaySpec()
+    prices: PriceTableSpec | None = Field(
+        default=None, description="what a core hour, a GPU hour and a kWh cost, for cost.json; null: no money"
+    )
 
     @property
     def run_dir(self) -> Path:

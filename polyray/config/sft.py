@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from polyray.config.dynamics import DynamicsSpec, Rounds
 from polyray.config.learner import LearnerSpec
 from polyray.config.model import ModelSpec
 from polyray.config.run_base import RunBase
@@ -31,6 +33,9 @@ class SftConfig(RunBase):
     objective: SupervisedObjectiveSpec = CrossEntropySpec()
     learner: LearnerSpec = LearnerSpec()
     evaluation: SupervisedEvaluationSpec = SupervisedEvaluationSpec()
+    dynamics: DynamicsSpec | None = Field(
+        default=DynamicsSpec(), description="quality and diversity over time; null: not measured"
+    )
     demonstrations_per_step: int = Field(default=64, ge=1)
     epochs: float | None = Field(
         default=None, gt=0, description="passes over the rows of data.type=jsonl; replaces learner.steps"
@@ -43,6 +48,13 @@ class SftConfig(RunBase):
     packing: bool = Field(
         default=False, description="several rows in one sequence of max_tokens, unseen by each other"
     )
+
+    def rounds(self, num_steps: int) -> Rounds | None:
+        """When the fixed prompts are asked; None: never."""
+        if self.dynamics is None:
+            return None
+        rounds = self.dynamics.rounds(num_steps, self.demonstrations_per_step)
+        return replace(rounds, encoder=self.dynamics.encoder)
 
     @model_validator(mode="after")
     def _objective_fits(self) -> SftConfig:

@@ -57,7 +57,7 @@ class ParameterSpec(StrictModel):
 class ObjectiveSpec(StrictModel):
     """One number that a search makes large or small."""
 
-    metric: str = Field(description="of validation.jsonl, e.g. pass_at_1 or distinct_correct_at_8")
+    metric: str = Field(description="of dynamics.jsonl, e.g. pass_at_1 or distinct_correct_at_8")
     mode: Literal["max", "min"] = "max"
 
 
@@ -158,7 +158,7 @@ class SweepConfig(RunBase):
         default=0.0, description="value of `axis` that the others are tested against; null: no tests"
     )
     metric: str = Field(
-        default="pass_at_8", description="of validation.jsonl: what schedulers and the console table read"
+        default="pass_at_8", description="of dynamics.jsonl: what schedulers and the console table read"
     )
     mode: Literal["max", "min"] = "max"
     search: SearchSpec = PlannedSearchSpec()

@@ -7,11 +7,18 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from polyray.config.base import StrictModel
+from polyray.config.dynamics import PromptsPart, Rounds
 
-VALIDATION_KS = (1, 2, 4, 8)
 OVER_SUBSETS = ("pass_at", "distinct_correct_at", "best_at")
-"""Metrics that are estimated for every k of `VALIDATION_KS` up to num_samples, e.g. pass_at_8."""
-PLAIN_METRICS = ("reward_mean", "diversity", "completion_length_mean", "truncated_share")
+"""Metrics that are estimated for every k of `ROUND_KS` up to num_samples, e.g. pass_at_8."""
+PLAIN_METRICS = (
+    "reward_mean",
+    "diversity",
+    "distinct_classes",
+    "sequence_entropy",
+    "completion_length_mean",
+    "truncated_share",
+)
 
 
 class TrainingEvaluationSpec(StrictModel):
@@ -20,7 +27,7 @@ class TrainingEvaluationSpec(StrictModel):
     every: int = Field(
         default=10, ge=1, description="versions; version 0 and the last one are always validated"
     )
-    prompts: Literal["auto", "validation", "held_out"] = Field(
+    prompts: PromptsPart = Field(
         default="auto",
         description="the task's part; auto: its validation part, or the end of the held-out one where it has none",
     )
@@ -39,19 +46,15 @@ class TrainingEvaluationSpec(StrictModel):
     )
     min_delta: float = Field(default=0.0, ge=0, description="what counts as an improvement is more than this")
 
-    @property
-    def ks(self) -> tuple[int, ...]:
-        """The k of pass@k, as far as there are samples for an unbiased estimate."""
-        return tuple(k for k in VALIDATION_KS if k <= self.num_samples)
+    def rounds(self, steps: int) -> Rounds:
+        """Of a run of so many steps."""
+        return Rounds(self.every, steps, self.prompts, self.num_prompts, self.num_samples)
 
     @property
     def metric_names(self) -> tuple[str, ...]:
         """What `best_metric` may be."""
-        return (*(f"{name}_{k}" for name in OVER_SUBSETS for k in self.ks), *PLAIN_METRICS)
-
-    def due(self, version: int, last_version: int) -> bool:
-        """Whether this version is validated."""
-        return version % self.every == 0 or version == last_version
+        ks = self.rounds(0).ks
+        return (*(f"{name}_{k}" for name in OVER_SUBSETS for k in ks), *PLAIN_METRICS)
 
     @model_validator(mode="after")
     def _metric_exists(self) -> TrainingEvaluationSpec:

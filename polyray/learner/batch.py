@@ -60,6 +60,10 @@ class Row:
     """[T] log-probs under the warm start, where asked for."""
     proximal_T: torch.Tensor | None = None
     """[T] log-probs under the policy before the first update on this batch, where asked for."""
+    quality_part: float = 0.0
+    """What quality gives of the advantage."""
+    diversity_part: float = 0.0
+    """What diversity gives of it."""
 
 
 def rows_of(group: ScoredGroup, algorithm: AlgorithmSpec) -> list[Row]:

@@ -25,7 +25,7 @@ from polyray.observability.run_directory import refused_differences
 
 logger = logging.getLogger(__name__)
 
-LOGS = ("metrics.jsonl", "ledger.jsonl", "validation.jsonl", "rollouts.jsonl")
+LOGS = ("metrics.jsonl", "ledger.jsonl", "dynamics.jsonl", "rollouts.jsonl")
 
 
 class CheckpointStorage:

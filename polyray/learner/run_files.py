@@ -1,6 +1,6 @@
 """What rank 0 writes into the run directory while it trains: metrics.jsonl, rollouts.jsonl and ledger.jsonl.
 
-validation.jsonl and best/ are written by validating.py, checkpoints/ by checkpoints.py.
+dynamics.jsonl and best/ are written by validating.py, checkpoints/ by checkpoints.py.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from polyray.config.run import TrainConfig
 from polyray.learner.advantages import algorithm_at, compute_advantages, scale_batch
 from polyray.learner.anchors import fill_proximal, fill_reference, measured, needs_proximal
 from polyray.learner.batch import Row, RowBatch, build_row_batch, micro_batches, rows_of
+from polyray.learner.gradient_parts import gradient_parts
 from polyray.learner.group_metrics import add_group_metrics, finished_metrics
 from polyray.learner.over_optimisation import add_second_opinion
 from polyray.learner.reduce import Sums, sum_gradients, world_size
@@ -81,6 +82,7 @@ class PolicyLearner:
         self._fill_anchors([row for rows in rows_by_group for row in rows], num_updates)
         group_sums = self._give_advantages(batch, rows_by_group, algorithm)
         minis = [self._mini_batch(rows_by_group[part]) for part in slices]
+        watched = self._gradient_parts(rows_by_group, batch.step)
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + batch.step)
         totals = Sums((*UPDATE_SUMS, *FIRST_SUMS, "grad_norm"), MAXIMA)
         learning_rate = self.optimizer.param_groups[0]["lr"]
@@ -89,13 +91,19 @@ class PolicyLearner:
                 self._update(mini, algorithm, generator, totals, batch.step)
         self.scheduler.step()
         totals.merge(group_sums)
-        return finished_metrics(totals) | {
-            "loss": totals.mean("loss"),
-            "grad_norm": totals.mean("grad_norm"),
-            "lr": learning_rate,
-            "updates": num_updates,
-            **({"supervised_loss": totals.mean("supervised_loss")} if self.supervised is not None else {}),
-        }
+        return (
+            finished_metrics(totals)
+            | watched
+            | {
+                "loss": totals.mean("loss"),
+                "grad_norm": totals.mean("grad_norm"),
+                "lr": learning_rate,
+                "updates": num_updates,
+                **(
+                    {"supervised_loss": totals.mean("supervised_loss")} if self.supervised is not None else {}
+                ),
+            }
+        )
 
     def _slices(self, num_groups_total: int) -> list[slice]:
         """This rank's share of every mini-batch; as many on every rank."""
@@ -130,8 +138,27 @@ class PolicyLearner:
                 add_second_opinion(sums, group)
             for row in rows:
                 row.advantage = float(of_group.advantages_G[row.index])
+                row.quality_part = float(of_group.quality_part_G[row.index])
+                row.diversity_part = float(of_group.diversity_part_G[row.index])
         sums.reduce()
         return sums
+
+    def _gradient_parts(self, rows_by_group: Sequence[Sequence[Row]], step: int) -> StepMetrics:
+        """What quality and diversity ask of each layer, at the steps at which somebody wants to know."""
+        every = self.config.learner.gradient_parts_every
+        if every is None or step % every:
+            return {}
+        rows = [row for rows in rows_by_group for row in rows if row.trained]
+        sums = Sums(("kept_sequences", "kept_tokens"))
+        sums.add("kept_sequences", len(rows), 1)
+        sums.add("kept_tokens", sum(len(row.completion.token_ids) for row in rows), 1)
+        sums.reduce()
+        denominator = max(self._denominator(sums), 1.0)
+        batches = [
+            (part, build_row_batch(part, self.device)) for part in micro_batches(rows, self.config.learner)
+        ]
+        by_sequence = self.config.algorithm.normalisation == "sequence"
+        return gradient_parts(self.model, batches, denominator, by_sequence, self.config.rollout.temperature)
 
     def _mini_batch(self, rows_by_group: Sequence[Sequence[Row]]) -> MiniBatch:
         """Rows without an advantage, or out of the loss, get no backward pass where no other term has one."""

@@ -26,6 +26,7 @@ from polyray.learner.optim import build_optimizer, build_scheduler
 from polyray.learner.reduce import mean_over_ranks
 from polyray.learner.state import newest_checkpoint, restore_checkpoint, save_checkpoint
 from polyray.learner.supervised import demonstration_batches, row_batches, supervised_step
+from polyray.learner.supervised_dynamics import SupervisedDynamics
 from polyray.learner.supervised_evaluation import Patience, is_evaluated, validation_loss, write_samples
 from polyray.learner.supervised_objectives import build_batch_loss
 from polyray.models.adapter_files import read_adapter, write_adapter
@@ -67,6 +68,8 @@ class _Training:
     data: Demonstrations
     manifest: dict[str, Any]
     pad_id: int
+    dynamics: SupervisedDynamics | None
+    """Rank 0's."""
     step: int = 0
     """Completed steps."""
     patience: Patience = field(default_factory=Patience)
@@ -84,10 +87,14 @@ def run_supervised(
     wrapped = parallel(training.model)
     wrapped.train()
     num_steps = training.data.num_steps
+    if training.dynamics is not None:
+        training.dynamics.record(training.model, training.step)
     while training.step < num_steps and not training.patience.is_over(stopping):
         line = _train_step(run, training, wrapped)
         if is_evaluated(run.config.evaluation, training.step, num_steps):
             line["eval_loss"] = _evaluate(run, training)
+        if training.dynamics is not None:
+            line |= training.dynamics.record(training.model, training.step)
         last = training.step == num_steps or training.patience.is_over(stopping)
         if run.rank == 0:
             with JsonlWriter(run.run_dir / "metrics.jsonl") as writer:
@@ -127,8 +134,10 @@ def _start(run: SupervisedRun) -> _Training:
     scheduler = build_scheduler(optimizer, learner)
     pad_id: Any = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     manifest = {"base_sha256": base_sha256, "run": config.name}
-    training = _Training(model, optimizer, scheduler, tokenizer, data, manifest, pad_id)
+    training = _Training(model, optimizer, scheduler, tokenizer, data, manifest, pad_id, None)
     _resume(run, training)
+    if run.rank == 0:
+        training.dynamics = SupervisedDynamics(config, data.num_steps, tokenizer, run.run_dir, training.step)
     return training
 
 

@@ -1,4 +1,4 @@
-"""Rank 0's side of validation while training: takes results, writes validation.jsonl, keeps best/.
+"""Rank 0's side of the rounds on fixed prompts: takes results, writes dynamics.jsonl and, with `evaluation`, best/.
 
 At staleness 0 the loop waits for a version's result right after its delivery, so results are part of what a
 repeated run repeats; else they are taken as they come, at the latest before the next checkpoint, and the adapters
@@ -12,15 +12,16 @@ import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
+from polyray.learner.collapse import CollapseWatch
 from polyray.learner.validation_record import ValidationRecord
 from polyray.models.adapter_files import WEIGHTS_FILE
-from polyray.observability.jsonl import JsonlWriter, cut_jsonl
+from polyray.observability.jsonl import JsonlWriter, cut_jsonl, read_jsonl
 
 logger = logging.getLogger(__name__)
 
@@ -40,15 +41,19 @@ class Validator(Protocol):
 
 
 class Validating:
-    """Does nothing where the configuration has no `evaluation`."""
+    """Does nothing where the configuration has no rounds."""
 
     def __init__(self, config: TrainConfig, run_dir: Path, write_adapter: WriteAdapter) -> None:
         self._config = config
+        self._rounds = config.rounds
         self._spec = config.evaluation
         self._write_adapter = write_adapter
-        self._path = run_dir / "validation.jsonl"
+        self._path = run_dir / "dynamics.jsonl"
         self._best_dir = run_dir / "best"
+        self._history: list[tuple[int, float | None]] = []
+        """(version, value of best_metric) of every result so far."""
         self._record = None if self._spec is None else ValidationRecord(self._spec)
+        self._collapse = self._watch([])
         self._best_adapter: bytes | None = None
         self._outstanding: dict[int, bytes] = {}
         self._for_next_line: dict[str, float] = {}
@@ -58,16 +63,17 @@ class Validating:
     def restore(self, state: Mapping[str, Any] | None, files: Mapping[str, bytes], writes: bool) -> None:
         """Goes back to a checkpoint: what `state` and `files` gave when it was written; None: to the start.
 
-        Only who `writes` puts validation.jsonl and best/ back; other ranks need to know whether the run is over.
+        Only who `writes` puts dynamics.jsonl and best/ back; other ranks need to know whether the run is over.
         """
-        if self._spec is None:
+        if self._rounds is None:
             return
-        history = [] if state is None else [tuple(item) for item in state["history"]]
-        self._record = ValidationRecord(self._spec, history)
+        self._history = [] if state is None else [(version, value) for version, value in state["history"]]
+        self._record = None if self._spec is None else ValidationRecord(self._spec, self._history)
         if not writes:
             return
-        known = {version for version, _ in self._record.history}
+        known = {version for version, _ in self._history}
         cut_jsonl(self._path, lambda line: line["version"] in known)
+        self._collapse = self._watch(read_jsonl(self._path))
         self._best_adapter = files.get(BEST_ADAPTER)
         if self._best_adapter is None:
             shutil.rmtree(self._best_dir, ignore_errors=True)
@@ -82,16 +88,15 @@ class Validating:
     @property
     def scores(self) -> dict[int, float]:
         """Version -> value of best_metric, as far as there are any."""
-        history = () if self._record is None else self._record.history
-        return {version: value for version, value in history if value is not None}
+        return {version: value for version, value in self._history if value is not None}
 
     def published(self, payload: AdapterPayload) -> None:
         """A version is served from now on; where it is due, its adapter is kept until its result is here."""
-        if self._spec is None or self._record is None:
+        if self._rounds is None:
             return
         version = payload.policy.version
-        known = version in (seen for seen, _ in self._record.history)
-        if self._spec.due(version, self._config.learner.steps) and not known:
+        known = version in (seen for seen, _ in self._history)
+        if self._rounds.due(version) and not known:
             self._outstanding[version] = payload.tensors
 
     @property
@@ -125,24 +130,32 @@ class Validating:
 
     def state(self) -> dict[str, Any] | None:
         """What a checkpoint remembers, as plain values."""
-        return None if self._record is None else {"history": [list(item) for item in self._record.history]}
+        return None if self._rounds is None else {"history": [list(item) for item in self._history]}
 
     def files(self) -> dict[str, bytes]:
         """What a checkpoint remembers, as files."""
         return {} if self._best_adapter is None else {BEST_ADAPTER: self._best_adapter}
 
     def _take(self, version: int, metrics: Mapping[str, float]) -> None:
-        assert self._spec is not None and self._record is not None
         adapter = self._outstanding.pop(version)
+        values = {**metrics, **self._collapse.observe(metrics)}
         with JsonlWriter(self._path) as writer:
-            writer.write({"version": version, **metrics})
-        line = {f"validation/{name}": value for name, value in metrics.items()}
+            writer.write({"phase": "rl", "step": version, "version": version, **values})
+        line = {f"validation/{name}": value for name, value in values.items()}
         self.newest = self._for_next_line = {"validation/version": version, **line}
-        if self._record.observe(version, metrics.get(self._spec.best_metric)):
+        value = None if self._spec is None else metrics.get(self._spec.best_metric)
+        self._history.append((version, value))
+        if self._record is None:
+            return
+        if self._record.observe(version, value):
             self._best_adapter = adapter
             self._write_best(adapter)
         if self._record.is_over:
             logger.warning(self._record.why_over())
+
+    def _watch(self, lines: Iterable[Mapping[str, Any]]) -> CollapseWatch:
+        dynamics = self._config.dynamics
+        return CollapseWatch(None if dynamics is None else dynamics.collapse_alarm, lines)
 
     def _write_best(self, adapter: bytes) -> None:
         assert self._spec is not None and self._record is not None and self._record.best is not None

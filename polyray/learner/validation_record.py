@@ -39,7 +39,7 @@ class ValidationRecord:
 
     @classmethod
     def from_lines(cls, spec: TrainingEvaluationSpec, lines: Iterable[Mapping[str, Any]]) -> ValidationRecord:
-        """From the lines of validation.jsonl."""
+        """From the lines of dynamics.jsonl."""
         return cls(spec, [(line["version"], line.get(spec.best_metric)) for line in lines])
 
     @property

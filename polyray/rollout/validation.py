@@ -1,11 +1,12 @@
-"""Validation while training: what is asked, what each group says, and the result once all have answered.
+"""Fixed prompts while training: what is asked, what each group says, and a round's result once all have answered.
 
     requests() --> worker --> ScoredGroup --summarise (there)--> add(version, index, summary) --> result(version)
 
-The same prompts and seeds for every version, so values differ by the policy alone: a seed is a hash of (run seed,
-prompt index, sample index), never of version or worker. A group that could not be scored, or that no worker could
-sample with its version any more, is counted and left out, never taken for a zero. `Validation` belongs to the
-coordinator; the metrics go to the learner, which keeps the best version (learner/validating.py).
+Rounds are those of `evaluation`, or of `dynamics` where there is none. The same prompts and seeds for every version,
+so values differ by the policy alone: a seed is a hash of (run seed, prompt index, sample index), never of version or
+worker. A group that could not be scored, or that no worker could sample with its version any more, is counted and
+left out, never taken for a zero. `Validation` belongs to the coordinator; the metrics go to the learner, which writes
+them down and keeps the best version (learner/validating.py).
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from polyray.config.dynamics import Rounds
 from polyray.config.run import TrainConfig
-from polyray.config.training_evaluation import TrainingEvaluationSpec
 from polyray.errors import DataError
+from polyray.metrics import mean_pairwise_cosine_distance
 from polyray.metrics.pass_at_k import best_curve, distinct_correct_curve, pass_at_k
 from polyray.rollout.seeds import sample_seed
+from polyray.rollout.spread import text_spread
 from polyray.tasks.base import Task
-from polyray.types import GroupRequest, PolicyVersion, Prompt, ScoredGroup
+from polyray.types import WRONG_CLASS, GroupRequest, PolicyVersion, Prompt, ScoredGroup
 
 UNVALIDATED = "unvalidated"
 """The key of a coordinator's snapshot under which the learner adds the versions whose result it still waits for."""
@@ -60,20 +63,18 @@ class ValidationResult:
 class Validation:
     """The fixed prompts of a run and the groups that have come in; owned by one thread.
 
-    Raises DataError where the task does not have the prompts that `evaluation` asks for.
+    Raises DataError where the task does not have the prompts that `rounds` ask for.
     """
 
-    def __init__(self, config: TrainConfig, task: Task) -> None:
-        assert config.evaluation is not None
-        self._spec = config.evaluation
-        self._last_version = config.learner.steps
-        self._requests = _requests(config, self._spec, validation_prompts(self._spec, task))
+    def __init__(self, config: TrainConfig, rounds: Rounds, task: Task) -> None:
+        self._rounds = rounds
+        self._requests = _requests(config, rounds, validation_prompts(rounds, task, config.seed))
         self._under_way: dict[int, dict[int, ValidationSummary | None]] = {}
         self._results: dict[int, ValidationResult] = {}
 
     def due(self, version: int) -> bool:
-        """Whether this version is to be validated: 0, every so many, and the last."""
-        return self._spec.due(version, self._last_version)
+        """Whether this version has a round: 0, every so many, and the last."""
+        return self._rounds.due(version)
 
     def requests(self) -> list[GroupRequest]:
         """Prompt `index` as group id -1 - index, so that no training group has the same."""
@@ -110,27 +111,30 @@ class Validation:
         self._results.clear()
 
 
-def validation_prompts(spec: TrainingEvaluationSpec, task: Task) -> list[Prompt]:
+def validation_prompts(rounds: Rounds, task: Task, seed: int) -> list[Prompt]:
     """The task's validation part, or the last of the held-out prompts: an evaluation begins with the first."""
-    prompts = [] if spec.prompts == "held_out" else task.validation_prompts(spec.num_prompts)
-    if spec.prompts == "held_out" or (spec.prompts == "auto" and not prompts):
-        prompts = task.held_out_prompts()[-spec.num_prompts :]
+    prompts = [] if rounds.prompts == "held_out" else task.validation_prompts(rounds.num_prompts)
+    if rounds.prompts == "held_out" or (rounds.prompts == "auto" and not prompts):
+        prompts = task.held_out_prompts()[-rounds.num_prompts :]
+    if not prompts and rounds.from_training:
+        prompts = [task.training_prompt(index, seed) for index in range(rounds.num_prompts)]
     if not prompts:
         raise DataError(
-            f"task {task.name} has no {spec.prompts} prompts for evaluation.prompts={spec.prompts}; "
+            f"task {task.name} has no {rounds.prompts} prompts for evaluation.prompts={rounds.prompts}; "
             "give it such a part, or choose evaluation.prompts=held_out"
         )
     return prompts
 
 
-def summarise(group: ScoredGroup, spec: TrainingEvaluationSpec) -> ValidationSummary:
-    """The values of one group over its scored completions, as metrics.jsonl defines them for training groups."""
+def summarise(group: ScoredGroup, rounds: Rounds) -> ValidationSummary:
+    """The values of one group, as metrics.jsonl defines them for training groups: rewards and classes over its scored
+    completions, words and likelihoods over all."""
     from polyray.learner.group_metrics import PASS_THRESHOLD, mean_pairwise_distance
 
     scored_G = group.scored_mask_G
     rewards, classes = group.rewards_G[scored_G], group.classes_G[scored_G]
     correct = rewards >= PASS_THRESHOLD
-    ks = [k for k in spec.ks if k <= len(rewards)]
+    ks = [k for k in rounds.ks if k <= len(rewards)]
     values: dict[str, float] = {}
     if ks:
         num_correct = int(correct.sum())
@@ -142,12 +146,34 @@ def summarise(group: ScoredGroup, spec: TrainingEvaluationSpec) -> ValidationSum
         values["reward_mean"] = float(rewards.mean())
     if len(rewards) > 1:
         values["diversity"] = mean_pairwise_distance(group, scored_G)
+        values["distinct_classes"] = float(len({int(found) for found in classes if found != WRONG_CLASS}))
     completions = group.group.completions
     values["completion_length_mean"] = group.group.num_tokens / len(completions)
+    texts = [completion.text for completion in completions]
+    values |= text_spread(texts) | _semantic_diversity(group, texts, rounds)
+    surprise = [-float(completion.rollout_logprobs.sum(dtype=np.float64)) for completion in completions]
+    values["sequence_entropy"] = math.fsum(surprise) / len(surprise)
+    values["token_entropy"] = math.fsum(surprise) / group.group.num_tokens
     values["truncated_share"] = float(np.mean([item.finish_reason == "length" for item in completions]))
     return ValidationSummary(
         group.group.policy, len(completions), int(scored_G.sum()), group.group.num_tokens, values
     )
+
+
+def _semantic_diversity(group: ScoredGroup, texts: list[str], rounds: Rounds) -> dict[str, float]:
+    """Mean 1 - cosine of sentence embeddings over pairs, where somebody measures it."""
+    if rounds.semantic_distances and group.distances_GG is not None:
+        from polyray.learner.group_metrics import mean_pairwise_distance
+
+        scored_G = group.scored_mask_G
+        return {"semantic_diversity": mean_pairwise_distance(group, scored_G)} if scored_G.sum() > 1 else {}
+    if rounds.encoder is None or len(texts) < 2:
+        return {}
+    from polyray.models.text_encoder import embed_texts
+
+    embeddings = embed_texts(rounds.encoder, texts)
+    kept = embeddings[np.linalg.norm(embeddings, axis=1) > 0]
+    return {"semantic_diversity": mean_pairwise_cosine_distance(kept)} if len(kept) > 1 else {}
 
 
 def mean_over_prompts(groups: list[ValidationSummary | None]) -> dict[str, float]:
@@ -169,13 +195,15 @@ def _mean(values: list[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _requests(config: TrainConfig, spec: TrainingEvaluationSpec, prompts: list[Prompt]) -> list[GroupRequest]:
+def _requests(config: TrainConfig, rounds: Rounds, prompts: list[Prompt]) -> list[GroupRequest]:
     rollout = config.rollout
     return [
         GroupRequest(
             group_id=-1 - index,
             prompt=prompt,
-            seeds=tuple(sample_seed(config.seed, f"validation-{index}", i) for i in range(spec.num_samples)),
+            seeds=tuple(
+                sample_seed(config.seed, f"validation-{index}", i) for i in range(rounds.num_samples)
+            ),
             max_completion_tokens=rollout.max_completion_tokens,
             temperature=rollout.temperature,
             share=rollout.share,

@@ -86,9 +86,10 @@ def train_config(**sections: Any) -> TrainConfig:
         "rollout": {"prompts_per_step": 3, "group_size": 4, "max_completion_tokens": 6},
         "learner": {"steps": 6, "learning_rate": 1e-2, "warmup_steps": 2, "checkpoint_every": 2},
         "delivery": {"num_probes": 3},
+        "dynamics": None,
     }
     for name, section in sections.items():
-        values[name] = {**values.get(name, {}), **section} if isinstance(section, dict) else section
+        values[name] = {**(values.get(name) or {}), **section} if isinstance(section, dict) else section
     return TrainConfig.model_validate(values)
 
 

@@ -154,6 +154,7 @@ def make_config(**sections: Any) -> TrainConfig:
         "name": "c",
         "seed": 7,
         "learner": {"steps": 10},
+        "dynamics": None,
         **sections,
         "rollout": {**rollout, **sections.get("rollout", {})},
     }

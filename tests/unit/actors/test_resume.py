@@ -125,7 +125,7 @@ async def test_validations_that_a_checkpoint_left_open_are_named() -> None:
     await coordinator.begin_attempt({**snapshot, "unvalidated": [0, 1]})
     incidents = (await coordinator.progress())["incidents"]
     assert [item["message"] for item in incidents if item["kind"] == "validation_lost"] == [
-        "the validation of version 0 was not finished when the run ended at step 1; validation.jsonl has no "
+        "the validation of version 0 was not finished when the run ended at step 1; dynamics.jsonl has no "
         "line of it"
     ]  # version 1 is served again, and validated then
 

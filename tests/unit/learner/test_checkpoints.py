@@ -91,7 +91,7 @@ def test_a_run_whose_disk_is_gone_goes_on_from_its_storage(
     url = f"file://{tmp_path}/far" if scheme == "file" else f"memory://{tmp_path.name}/far"
     config, here = _config(checkpoint_storage=url), tmp_path / "run" / "checkpoints"
     here.mkdir(parents=True)
-    for name in ("metrics", "ledger", "validation", "rollouts"):
+    for name in ("metrics", "ledger", "dynamics", "rollouts"):
         (here.parent / f"{name}.jsonl").write_text(f'{{"of": "{name}"}}\n')
     store = CheckpointStore(config, here)
     for step in (1, 2, 3):
@@ -102,7 +102,7 @@ def test_a_run_whose_disk_is_gone_goes_on_from_its_storage(
     assert found is not None
     assert (found.step, found.extra, found.extra_files()) == (3, {"step": 3}, {"coordinator/group": b"\x03"})
     assert _names(here) == ["step-000003"]
-    for name in ("metrics", "ledger", "validation", "rollouts"):
+    for name in ("metrics", "ledger", "dynamics", "rollouts"):
         assert (here.parent / f"{name}.jsonl").read_text() == f'{{"of": "{name}"}}\n'
     far = fsspec.filesystem(scheme)
     root = f"{tmp_path}/far" if scheme == "file" else f"/{tmp_path.name}/far"

@@ -52,6 +52,7 @@ def _config(data: str | dict[str, Any] | None = None, **sections: Any) -> SftCon
         "demonstrations_per_step": 4,
         "max_tokens": 32,
         **({"data": data} if data else {}),
+        "dynamics": None,
         **sections,
         "learner": {**learner, **sections.get("learner", {})},
     }

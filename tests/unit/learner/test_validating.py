@@ -45,17 +45,45 @@ def _adapter(directory: Path) -> bytes:
 
 
 def _validated(run_dir: Path) -> list[int]:
-    return [line["version"] for line in read_jsonl(run_dir / "validation.jsonl")]
+    return [line["version"] for line in read_jsonl(run_dir / "dynamics.jsonl")]
 
 
 def test_results_are_written_and_the_best_version_is_kept(unbroken: tuple[Path, Attempt]) -> None:
     run_dir, attempt = unbroken
-    assert read_jsonl(run_dir / "validation.jsonl") == [
-        {"version": version, "pass_at_1": VALUES[version], "reward_mean": 0.5} for version in range(6)
+    assert read_jsonl(run_dir / "dynamics.jsonl") == [
+        {
+            "phase": "rl",
+            "step": version,
+            "version": version,
+            "pass_at_1": VALUES[version],
+            "reward_mean": 0.5,
+        }
+        for version in range(6)
     ]
     assert _adapter(run_dir / "best") == attempt.coordination.published[2].tensors
     manifest = json.loads((run_dir / "best" / "polyray.json").read_text())
     assert (manifest["version"], manifest["metric"], manifest["value"]) == (2, "pass_at_1", 0.5)
+
+
+def test_dynamics_alone_keep_no_best_version_and_are_the_same_after_a_resume(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    def config() -> TrainConfig:
+        learner = {"steps": 5, "checkpoint_every": 2, "learning_rate": 0.02}
+        alarm = {"metric": "pass_at_1", "drop": 0.1, "rounds": 1}
+        return train_config(learner=learner, dynamics={"every": 2, "collapse_alarm": alarm})
+
+    values = {0: 0.5, 2: 0.48, 4: 0.4, 5: 0.1}
+    assert start(tmp_path / "a", model_dir, config(), values=values).finished
+    lines = read_jsonl(tmp_path / "a" / "dynamics.jsonl")
+    assert [(line["step"], line["pass_at_1"], line["collapse_alarm"]) for line in lines] == [
+        (0, 0.5, 0), (2, 0.48, 0), (4, 0.4, 1), (5, 0.1, 1),
+    ]  # fmt: skip
+    assert not (tmp_path / "a" / "best").exists()
+    assert read_jsonl(tmp_path / "a" / "metrics.jsonl")[3]["validation/collapse_alarm"] == 1
+    assert not start(tmp_path / "b", model_dir, config(), values=values, no_batch_at=3).finished
+    assert start(tmp_path / "b", model_dir, config(), values=values).finished
+    assert read_jsonl(tmp_path / "b" / "dynamics.jsonl") == lines
 
 
 def test_a_line_has_the_values_of_the_version_that_its_step_made(unbroken: tuple[Path, Attempt]) -> None:
@@ -75,7 +103,7 @@ def test_an_interrupted_run_has_the_same_results_and_the_same_best(
     assert not start(tmp_path, model_dir, _config(), values=VALUES, **ends).finished
     assert start(tmp_path, model_dir, _config(), values=VALUES).finished
     expected = unbroken[0]
-    assert read_jsonl(tmp_path / "validation.jsonl") == read_jsonl(expected / "validation.jsonl")
+    assert read_jsonl(tmp_path / "dynamics.jsonl") == read_jsonl(expected / "dynamics.jsonl")
     assert _reproducible(tmp_path) == _reproducible(expected)
     assert _adapter(tmp_path / "best") == _adapter(expected / "best")
 

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from polyray.config.dynamics import Rounds
 from polyray.config.run import TrainConfig
 from polyray.config.training_evaluation import TrainingEvaluationSpec
 from polyray.errors import DataError
+from polyray.metrics import self_bleu
 from polyray.rollout.seeds import sample_seed
 from polyray.rollout.validation import Validation, ValidationSummary, summarise, validation_prompts
 from polyray.tasks import build_task
-from polyray.types import PolicyVersion
+from polyray.types import PolicyVersion, Prompt, ScoredGroup
 from tests.unit.tiny_policy import random_group, train_config
 
 NAN = float("nan")
@@ -26,9 +28,14 @@ def _config(**evaluation: Any) -> TrainConfig:
     return train_config(evaluation=values, learner={"steps": 7})
 
 
+def _rounds(**changes: Any) -> Rounds:
+    return replace(Rounds(every=3, last=7, prompts="auto", num_prompts=2, num_samples=4), **changes)
+
+
 def _validation(**evaluation: Any) -> Validation:
     config = _config(**evaluation)
-    return Validation(config, build_task(config.task))
+    assert config.rounds is not None
+    return Validation(config, config.rounds, build_task(config.task))
 
 
 def _summary(version: int, num_scored: int = 4, **values: float) -> ValidationSummary:
@@ -54,13 +61,27 @@ def test_requests_are_fixed_and_meet_no_training_group() -> None:
 def test_a_task_without_the_part_is_refused() -> None:
     task = build_task(_config().task)
     with pytest.raises(DataError, match=r"evaluation\.prompts=held_out"):
-        validation_prompts(TrainingEvaluationSpec(prompts="validation"), task)
+        validation_prompts(_rounds(prompts="validation"), task, 0)
+
+
+def test_dynamics_of_a_task_with_training_prompts_alone_ask_those() -> None:
+    class Bare:
+        name = "bare"
+        validation_prompts = staticmethod(lambda limit=None: [])
+        held_out_prompts = staticmethod(lambda limit=None: [])
+        training_prompt = staticmethod(lambda index, seed: Prompt(f"{index}-{seed}", "x"))
+
+    bare: Any = Bare()
+    asked = validation_prompts(_rounds(from_training=True), bare, 5)
+    assert [prompt.prompt_id for prompt in asked] == ["0-5", "1-5"]
+    with pytest.raises(DataError, match="has no auto prompts"):
+        validation_prompts(_rounds(), bare, 5)
 
 
 def test_a_summary_is_the_mean_over_subsets_of_the_scored() -> None:
     """Against an enumeration of all subsets; one of five completions has no score."""
     group = random_group(4, [1, NAN, 0.5, 1, 1], classes=[7, -1, -1, 8, 7], lengths=[2, 3, 4, 5, 6])
-    summary = summarise(group, TrainingEvaluationSpec(num_samples=5))
+    summary = summarise(group, _rounds(num_samples=5))
     rewards, classes = np.array([1, 0.5, 1, 1]), np.array([7, -1, 8, 7])
     for k in (1, 2, 4):
         subsets = [list(subset) for subset in combinations(range(4), k)]
@@ -75,15 +96,70 @@ def test_a_summary_is_the_mean_over_subsets_of_the_scored() -> None:
         classes[a] != classes[b] and classes[a] >= 0 <= classes[b] for a, b in combinations(range(4), 2)
     ]
     assert summary.values["diversity"] == pytest.approx(np.mean(differ))
+    assert summary.values["distinct_classes"] == 2
     assert summary.values["completion_length_mean"] == 4
     assert summary.values["truncated_share"] == pytest.approx(2 / 5)
     assert (summary.num_samples, summary.num_scored, summary.num_tokens) == (5, 4, 20)
 
 
 def test_a_group_without_any_score_has_no_values_of_rewards() -> None:
-    summary = summarise(random_group(4, [NAN, NAN]), TrainingEvaluationSpec(num_samples=2))
-    assert set(summary.values) == {"completion_length_mean", "truncated_share"}
+    summary = summarise(random_group(4, [NAN, NAN]), _rounds(num_samples=2))
+    of_texts = {"distinct_1", "distinct_2", "distinct_3", "self_bleu", "sequence_entropy", "token_entropy"}
+    assert set(summary.values) - of_texts == {"completion_length_mean", "truncated_share"}
     assert summary.num_scored == 0
+
+
+def test_words_and_likelihoods_are_those_of_every_completion() -> None:
+    group = random_group(4, [1, NAN, 0], lengths=[2, 3, 4]).group
+    texts = ["a b a", "a c", "a b a"]
+    completions = tuple(replace(each, text=text) for each, text in zip(group.completions, texts, strict=True))
+    scored = ScoredGroup(
+        replace(group, completions=completions), np.array([1, NAN, 0]), np.array([3, -1, -1])
+    )
+    values = summarise(scored, _rounds()).values
+    assert values["distinct_1"] == pytest.approx(3 / 8)
+    assert values["distinct_2"] == pytest.approx(3 / 5)
+    assert values["distinct_3"] == pytest.approx(1 / 2)
+    assert values["self_bleu"] == pytest.approx(self_bleu(texts))
+    surprise = [-each.rollout_logprobs.astype(np.float64).sum() for each in completions]
+    assert values["sequence_entropy"] == pytest.approx(np.mean(surprise))
+    assert values["token_entropy"] == pytest.approx(np.sum(surprise) / 9)
+    assert "semantic_diversity" not in values
+
+
+def test_diversity_of_meaning_is_measured_where_somebody_can() -> None:
+    distances = np.array([[0, 0.2, 0.9], [0.2, 0, 0.4], [0.9, 0.4, 0]])
+    group = replace(random_group(4, [1, 0.5, NAN]), distances_GG=distances)
+    assert summarise(group, _rounds(semantic_distances=True)).values["semantic_diversity"] == 0.2
+    assert "semantic_diversity" not in summarise(group, _rounds()).values
+
+
+@pytest.mark.parametrize(
+    ("steps", "num_prompts", "every", "count"),
+    [(60, 16, 20, 4), (200, 16, 14, 16), (60, 64, 60, 2), (4, 16, 4, 2)],
+)
+def test_dynamics_cost_a_share_of_the_samples(steps: int, num_prompts: int, every: int, count: int) -> None:
+    config = train_config(
+        learner={"steps": steps},
+        rollout={"prompts_per_step": 16, "group_size": 16},
+        dynamics={"num_prompts": num_prompts},
+    )
+    assert config.rounds is not None
+    assert (config.rounds.every, config.rounds.count) == (every, count)
+    asked = count * num_prompts * 8
+    assert count == 2 or asked <= 0.04 * steps * 256
+
+
+def test_rounds_of_an_evaluation_are_those_of_the_dynamics() -> None:
+    config = train_config(
+        evaluation={"every": 2, "num_prompts": 3}, dynamics={"every": 5, "encoder": "packaged"}
+    )
+    assert config.rounds == Rounds(2, 6, "auto", 3, 8, encoder="packaged")
+    assert train_config().rounds is None
+    embedded = train_config(
+        dynamics={"every": 5}, diversity={"source": "embedding"}, algorithm={"type": "grpo"}
+    )
+    assert embedded.rounds == Rounds(5, 6, "auto", 16, 8, from_training=True, semantic_distances=True)
 
 
 def test_a_result_is_there_once_every_group_is_in_whatever_the_order() -> None:

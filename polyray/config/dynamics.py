@@ -1,0 +1,116 @@
+"""How quality and diversity go while a run trains: fixed prompts that are sampled again and again, and the alarm.
+
+Without `evaluation` these are rounds of their own, few enough to cost next to nothing; with it, its rounds are used.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from polyray.config.base import StrictModel
+
+ROUND_KS = (1, 2, 4, 8)
+"""The k of pass@k and its like, as far as there are so many completions."""
+COLLAPSED = "validation/collapse_alarm"
+"""The key of metrics.jsonl."""
+PromptsPart = Literal["auto", "validation", "held_out"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """When the policy answers the fixed prompts, and how often each.
+
+    Example:
+        Rounds(every=12, last=60, prompts="auto", num_prompts=16, num_samples=8)
+    """
+
+    every: int
+    """Versions; version 0 and the last one have a round, too."""
+    last: int
+    prompts: PromptsPart
+    num_prompts: int
+    num_samples: int
+    from_training: bool = False
+    """Whether a task without any other prompts is asked the first ones of its training, instead of refused."""
+    semantic_distances: bool = False
+    """Whether the distances that scoring brings are those of meaning."""
+    encoder: str | None = None
+    """What else tells distances of meaning; None: nothing."""
+
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """The k for which there are samples for an unbiased estimate."""
+        return tuple(k for k in ROUND_KS if k <= self.num_samples)
+
+    def due(self, version: int) -> bool:
+        """Whether this version has a round."""
+        return version % self.every == 0 or version == self.last
+
+    @property
+    def count(self) -> int:
+        """Rounds of a whole run."""
+        return len({*range(0, self.last + 1, self.every), self.last})
+
+
+class CollapseAlarmSpec(StrictModel):
+    """The alarm: a measure of diversity stays below a share of what it was before training."""
+
+    metric: str = Field(
+        default="diversity",
+        description="of dynamics.jsonl: diversity, distinct_classes, distinct_correct_at_8, sequence_entropy, ...",
+    )
+    drop: float = Field(default=0.5, gt=0, lt=1, description="share of the first round's value that is lost")
+    rounds: int = Field(default=2, ge=1, description="in a row, before it is an alarm")
+    stop: bool = Field(
+        default=False, description="RL: the run ends with an error; false, and in SFT: it warns"
+    )
+
+
+class DynamicsSpec(StrictModel):
+    """Fixed prompts with fixed seeds, for trajectories: dynamics.jsonl."""
+
+    every: int | None = Field(
+        default=None,
+        ge=1,
+        description="versions between rounds; null: as few as keep the rounds below max_share",
+    )
+    max_share: float = Field(
+        default=0.04, gt=0, le=1, description="of the completions that training samples; of every=null"
+    )
+    prompts: PromptsPart = Field(
+        default="auto",
+        description="the task's part; auto: its validation part, else the end of the held-out one, else the first "
+        "prompts of training",
+    )
+    num_prompts: int = Field(default=16, ge=1)
+    num_samples: int = Field(default=8, ge=1, description="completions per prompt")
+    encoder: str | None = Field(
+        default=None,
+        description="semantic_diversity, by this sentence encoder (packaged: MiniLM); null: only where "
+        "diversity.source=embedding measures it anyway",
+    )
+    collapse_alarm: CollapseAlarmSpec | None = CollapseAlarmSpec()
+
+    def rounds(self, steps: int, samples_per_step: int) -> Rounds:
+        """Of a run of so many steps."""
+        every = self.every or self._affordable(steps, samples_per_step)
+        return Rounds(every, steps, self.prompts, self.num_prompts, self.num_samples, self.prompts == "auto")
+
+    def _affordable(self, steps: int, samples_per_step: int) -> int:
+        """Two rounds there always are: before the first step and after the last one."""
+        budget = self.max_share * steps * samples_per_step / (self.num_prompts * self.num_samples)
+        return max(1, math.ceil(steps / max(1, math.floor(budget) - 1)))
+
+
+def collapse_text(spec: CollapseAlarmSpec) -> str:
+    """What a person is told when the alarm goes off."""
+    return (
+        f"diversity collapses: {spec.metric} has been below {1 - spec.drop:.2g} of what it was before training for "
+        f"{spec.rounds} rounds in a row (dynamics.jsonl). A set objective (algorithm.type=polychromic, a larger "
+        "algorithm.diversity_weight), a KL term to the warm start (algorithm.kl_coefficient) or a lower learning "
+        "rate keep more of it"
+    )

@@ -1,0 +1,100 @@
+"""Which way quality and diversity pull: the gradients of both parts of an update, layer by layer, while training.
+
+A completion's advantage is the sum of what quality and what diversity give it (advantages.py), so the gradient of the
+objective is the sum of two: sum_i q_i grad log pi(y_i) and sum_i d_i grad log pi(y_i), each over the denominator of
+the loss. Taken at the policy before the update, without clipping, importance weights and the other terms of the loss;
+with neither of them their sum is the gradient of the update. Costs about one more pass over the batch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from polyray.learner.batch import Row, RowBatch
+from polyray.learner.reduce import world_size
+from polyray.models.logprobs import completion_logprobs
+from polyray.types import StepMetrics
+
+PARTS = ("quality", "diversity")
+OUTSIDE = "outside"
+"""Parameters that belong to no layer."""
+_LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
+
+
+def gradient_parts(
+    model: Any,
+    batches: Sequence[tuple[Sequence[Row], RowBatch]],
+    denominator: float,
+    by_sequence: bool,
+    temperature: float,
+) -> StepMetrics:
+    """Norms of both gradients and their cosine per layer, and over all of them, the same on every rank.
+
+    Args:
+        model: whose trainable parameters are looked at.
+        batches: this rank's rows that are in the loss, each with its forward pass; none is fine.
+        denominator: of the loss, over all ranks.
+        by_sequence: whether a completion's tokens are averaged instead of summed.
+        temperature: of the distribution that was sampled from.
+
+    Returns:
+        `gradient/LAYER/quality_norm`, `.../diversity_norm` and `.../cosine`, LAYER a number or `all`; a cosine with
+        nothing is null.
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    parameters = [parameter for _, parameter in named]
+    totals = {part: [torch.zeros_like(parameter) for parameter in parameters] for part in PARTS}
+    for rows, batch in batches:
+        logprobs_BT, _ = completion_logprobs(model, batch.rows, temperature)
+        for part in PARTS:
+            weights = [getattr(row, f"{part}_part") for row in rows]
+            if not any(weights):
+                continue
+            weights_B = torch.tensor(weights, dtype=logprobs_BT.dtype, device=logprobs_BT.device)
+            if by_sequence:
+                weights_B = weights_B / batch.rows.completion_lengths_B
+            loss = -(weights_B * logprobs_BT.sum(1)).sum() / denominator
+            found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+            for total, gradient in zip(totals[part], found, strict=True):
+                if gradient is not None:
+                    total += gradient
+    layers = [_layer_of(name) for name, _ in named]
+    return _compared(layers, {part: _over_ranks(gradients) for part, gradients in totals.items()})
+
+
+def _layer_of(name: str) -> str:
+    found = _LAYER.search(name)
+    return found[1] if found else OUTSIDE
+
+
+def _over_ranks(gradients: list[torch.Tensor]) -> list[torch.Tensor]:
+    if world_size() == 1:
+        return gradients
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    dist.all_reduce(flat)
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+
+
+def _compared(layers: Sequence[str], gradients: Mapping[str, Sequence[torch.Tensor]]) -> StepMetrics:
+    """Three products per layer, summed in float64, and what they say."""
+    products: dict[str, list[float]] = {}
+    for layer, quality, diversity in zip(layers, gradients["quality"], gradients["diversity"], strict=True):
+        q, d = quality.double().reshape(-1), diversity.double().reshape(-1)
+        found = (float(q @ q), float(d @ d), float(q @ d))
+        for key in (layer, "all"):
+            sums = products.setdefault(key, [0.0, 0.0, 0.0])
+            for index, value in enumerate(found):
+                sums[index] += value
+    metrics: StepMetrics = {}
+    for layer, (qq, dd, qd) in products.items():
+        norms = (qq * dd) ** 0.5
+        metrics[f"gradient/{layer}/quality_norm"] = qq**0.5
+        metrics[f"gradient/{layer}/diversity_norm"] = dd**0.5
+        metrics[f"gradient/{layer}/cosine"] = max(-1.0, min(1.0, qd / norms)) if norms > 0 else None
+    return metrics

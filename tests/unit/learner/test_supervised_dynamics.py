@@ -1,0 +1,157 @@
+"""Fixed prompts in an SFT run: what is sampled is the model's, and watching changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from polyray.config.dynamics import Rounds
+from polyray.config.run import SftConfig
+from polyray.learner.supervised_dynamics import sample_groups
+from polyray.learner.supervised_loop import SupervisedRun, run_supervised
+from polyray.models.embedded import build_tokenizer
+from polyray.observability.jsonl import read_jsonl
+from polyray.rollout.validation import mean_over_prompts, summarise
+from polyray.tasks import build_task
+from polyray.types import Prompt, ScoredGroup
+from tests.unit.tiny_policy import EOS, build_policy, save_base
+
+WEIGHTS = "adapter/adapter_model.safetensors"
+PROMPTS = [Prompt("a", "1|b1>e4="), Prompt("b", "37|b1>d2="), Prompt("c", "9|a1>b2=")]
+
+
+class Interrupted(Exception):
+    """What the tests raise in place of a kill."""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_base(tmp_path_factory.mktemp("base"))
+
+
+def config_of(**sections: Any) -> SftConfig:
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "model": {"lora": {"rank": 4, "alpha": 8, "dropout": 0.1}},
+        "demonstrations_per_step": 4,
+        "max_tokens": 24,
+        "learner": {"steps": 6, "learning_rate": 1e-2, "warmup_steps": 0, "checkpoint_every": 2},
+        "dynamics": {"every": 4, "num_prompts": 3, "num_samples": 4},
+    }
+    return SftConfig.model_validate({**values, **sections})
+
+
+def run(config: SftConfig, base: Path, run_dir: Path, stop_after: int | None = None) -> bytes:
+    def reported(metrics: dict[str, float]) -> None:
+        if metrics["step"] == stop_after:
+            raise Interrupted
+
+    run_supervised(
+        SupervisedRun(config, base, run_dir, "float32", torch.device("cpu"), 0, 1), lambda m: m, reported
+    )
+    return (run_dir / WEIGHTS).read_bytes()
+
+
+def test_completions_carry_the_log_probs_of_a_plain_forward() -> None:
+    """Prompts of several lengths in one padded batch, against one unpadded forward each."""
+    model, tokenizer = build_policy(reference=False), build_tokenizer()
+    rounds = Rounds(1, 6, "auto", 3, 40)
+    groups = sample_groups(model, tokenizer, PROMPTS, config_of(), rounds, step=2)
+    assert [group.prompt for group in groups] == PROMPTS
+    ended = 0
+    for group in groups:
+        assert len(group.completions) == 40
+        for completion in group.completions:
+            ids = completion.token_ids.tolist()
+            whole = torch.tensor([[*group.prompt_token_ids.tolist(), *ids]])
+            with torch.no_grad():
+                predicted = model(whole).logits[0].log_softmax(-1)[len(whole[0]) - len(ids) - 1 : -1]
+            expected = predicted[range(len(ids)), ids].numpy()
+            assert completion.rollout_logprobs == pytest.approx(expected, abs=2e-5)
+            assert EOS not in ids[:-1]
+            assert (completion.finish_reason == "stop") == (ids[-1] == EOS)
+            assert completion.text == tokenizer.decode(ids, skip_special_tokens=True)
+            ended += ids[-1] == EOS
+    assert 0 < ended < 120
+
+
+def test_samples_are_drawn_from_the_model() -> None:
+    """The first token of 1,200 completions of one prompt against its distribution; chi-squared, p > .001."""
+    from scipy.stats import chisquare
+
+    model = build_policy(reference=False)
+    asked = [PROMPTS[0]] * 30
+    groups = sample_groups(model, build_tokenizer(), asked, config_of(), Rounds(1, 6, "auto", 30, 40), step=0)
+    first = [int(item.token_ids[0]) for group in groups for item in group.completions]
+    with torch.no_grad():
+        logits = model(torch.tensor([groups[0].prompt_token_ids.tolist()])).logits[0, -1]
+    expected = logits.double().softmax(-1).numpy() * len(first)
+    common = expected >= 5
+    counts = np.bincount(first, minlength=len(expected))
+    assert common.sum() >= 5 and counts[~common].sum() < 60
+    wanted = expected[common] * counts[common].sum() / expected[common].sum()
+    assert chisquare(counts[common], wanted).pvalue > 0.001
+
+
+def test_watching_changes_nothing_and_is_written_down(base: Path, tmp_path: Path) -> None:
+    plain = run(config_of(dynamics=None), base, tmp_path / "plain")
+    assert run(config_of(), base, tmp_path / "watched") == plain
+    assert not (tmp_path / "plain" / "dynamics.jsonl").exists()
+    lines = read_jsonl(tmp_path / "watched" / "dynamics.jsonl")
+    assert [(line["phase"], line["step"]) for line in lines] == [("sft", 0), ("sft", 4), ("sft", 6)]
+    metrics = read_jsonl(tmp_path / "watched" / "metrics.jsonl")
+    with_values = [line["step"] for line in metrics if "validation/diversity" in line]
+    assert with_values == [3, 5]
+    assert metrics[3]["validation/diversity"] == lines[1]["diversity"]
+    assert metrics[3]["validation_s"] > 0
+
+
+def test_values_are_those_of_the_tasks_own_scores(base: Path, tmp_path: Path) -> None:
+    """The first round is of an adapter that changes nothing: it can be sampled again here."""
+    from polyray.config.model import LoraSpec
+    from polyray.models.loading import load_base
+    from polyray.models.lora import attach_adapter
+
+    config = config_of()
+    run(config, base, tmp_path)
+    model = attach_adapter(load_base(base, "float32"), LoraSpec(rank=4), None, base_sha256="b", seed=0).eval()
+    task = build_task(config.task)
+    rounds = config.rounds(6)
+    assert rounds is not None
+    groups = sample_groups(model, build_tokenizer(), task.held_out_prompts()[-3:], config, rounds, step=0)
+    summaries = []
+    for group in groups:
+        texts = [completion.text for completion in group.completions]
+        rewards = np.array([task.reward(group.prompt, text) for text in texts])
+        classes = np.array([task.completion_class(group.prompt, text) for text in texts])
+        summaries.append(summarise(ScoredGroup(group, rewards, classes), rounds))
+    (line, *_) = read_jsonl(tmp_path / "dynamics.jsonl")
+    expected = {"phase": "sft", "step": 0, **mean_over_prompts(summaries), "collapse_alarm": 0.0}
+    assert line == pytest.approx(expected)
+    assert line["unscored"] == 0
+
+
+def test_an_interrupted_run_has_the_same_dynamics(base: Path, tmp_path: Path) -> None:
+    config = config_of(dynamics={"every": 1, "num_prompts": 2, "num_samples": 2})
+    run(config, base, tmp_path / "a")
+    for stop_after in (2, 4):
+        with pytest.raises(Interrupted):
+            run(config, base, tmp_path / "b", stop_after)
+    run(config, base, tmp_path / "b")
+    expected = (tmp_path / "a" / "dynamics.jsonl").read_bytes()
+    assert (tmp_path / "b" / "dynamics.jsonl").read_bytes() == expected
+
+
+def test_rows_of_ones_own_are_asked_and_nobody_scores_them(base: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i:02d}|", "completion": "UDLR"[i % 4] * (1 + i % 5)} for i in range(11)]
+    file = tmp_path / "data.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(config_of(data={"type": "jsonl", "train": str(file)}), base, tmp_path / "run")
+    lines = read_jsonl(tmp_path / "run" / "dynamics.jsonl")
+    assert [line["unscored_groups"] for line in lines] == [3, 3, 3]
+    assert all(0 <= line["self_bleu"] <= 1 and "pass_at_1" not in line for line in lines)
