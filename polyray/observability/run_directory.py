@@ -63,6 +63,10 @@ None of them changes what a step computes. `a.*` stands for everything below `a`
 """
 
 
+PRICE_KEYS = ("prices", "prices.*")
+"""What a job costs is no part of what it does: these may differ for every job."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunPaths:
     """Where a run keeps what; nothing is created by asking.
@@ -100,8 +104,13 @@ class RunPaths:
 
     @property
     def dynamics(self) -> Path:
-        """Diversity over time."""
+        """Quality and diversity over time: one line per version (SFT: step) that answered the fixed prompts."""
         return self.root / "dynamics.jsonl"
+
+    @property
+    def cost(self) -> Path:
+        """Cores, GPUs, tokens, energy and money, by phase; kept while the run goes on."""
+        return self.root / "cost.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -117,11 +126,6 @@ class RunPaths:
     def adapter(self) -> Path:
         """The final adapter, PEFT format."""
         return self.root / "adapter"
-
-    @property
-    def validation(self) -> Path:
-        """One line per version that was validated while training."""
-        return self.root / "validation.jsonl"
 
     @property
     def best(self) -> Path:
@@ -240,7 +244,7 @@ def refused_differences(
     old: Mapping[str, Any], new: Mapping[str, Any], resumable_keys: Iterable[str] = RESUMABLE_KEYS
 ) -> dict[str, tuple[Any, Any]]:
     """The part of `config_difference` with which a run may not be started again."""
-    allowed = tuple(resumable_keys)
+    allowed = (*resumable_keys, *PRICE_KEYS)
     return {key: pair for key, pair in config_difference(old, new).items() if not _is_resumable(key, allowed)}
 
 

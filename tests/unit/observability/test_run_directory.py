@@ -118,6 +118,18 @@ def test_callers_may_name_their_own_keys(tmp_path: Path) -> None:
     RunDirectory.open(longer, resumable_keys=("steps",)).close()
 
 
+def test_prices_may_change_whatever_a_caller_names(tmp_path: Path) -> None:
+    begun(PretrainConfig(name="a", runs_dir=str(tmp_path)))
+    saved = json.loads((tmp_path / "a" / "config.json").read_text())
+    del saved["prices"]  # a run of before there were prices
+    (tmp_path / "a" / "config.json").write_text(json.dumps(saved))
+    for prices in (None, {"core_hour": 0.02}, {"currency": "EUR", "gpu_hour": 2.0}, None):
+        config = build_config(PretrainConfig, {"name": "a", "runs_dir": str(tmp_path), "prices": prices})
+        RunDirectory.open(config, resumable_keys=()).close()
+        saved = json.loads((tmp_path / "a" / "config.json").read_text())["prices"]
+        assert (saved or {}).get("gpu_hour") == (prices or {}).get("gpu_hour")
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.tex").write_text("years of work")
@@ -168,6 +180,7 @@ def test_a_killed_driver_releases_its_lock(tmp_path: Path) -> None:
 def test_paths_pickle(tmp_path: Path) -> None:
     paths = pickle.loads(pickle.dumps(RunPaths(tmp_path)))
     assert paths.checkpoints == tmp_path / "checkpoints"
+    assert paths.cost == tmp_path / "cost.json"
     assert paths.train_storage == tmp_path / ".train"
     assert not paths.checkpoints.exists()
 
