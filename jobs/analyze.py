@@ -1,6 +1,9 @@
-"""What training did to the network: `lora` says where in it adapters work, and how differently.
+"""What training did: where in the network adapters work, what each layer adds, what finished evaluations say.
 
+python -m jobs.analyze evaluation runs/quickstart --out runs/analysis
 python -m jobs.analyze lora runs/quickstart/drgrpo runs/quickstart/polychromic --out runs/analysis
+python -m jobs.analyze ablation configs/evaluate/hidden_trap_grid.yaml --adapter runs/a/adapter name=ablation
+python -m jobs.analyze figures runs/quickstart --out runs/figures
 python -m jobs.analyze lora --help
 """
 
@@ -9,10 +12,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs import analyze_lora
+from jobs import analyze_ablation, analyze_evaluation, analyze_figures, analyze_lora
 from jobs.cli import JobParser, run
 
-SUBCOMMANDS = {"lora": analyze_lora.analyze}
+SUBCOMMANDS = {
+    "lora": analyze_lora.analyze,
+    "ablation": analyze_ablation.analyze_ablation,
+    "evaluation": analyze_evaluation.analyze_evaluation,
+    "figures": analyze_figures.analyze_figures,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,7 +1,8 @@
-"""Measures the analysis of adapters on this machine: a rank-16 adapter of a model of the shape of Qwen3-8B.
+"""Measures the analysis on this machine: adapters of a model of the shape of Qwen3-8B, and the report of long runs.
 
-36 layers of 7 modules, random factors in float32, about 44 million numbers; read from its file, spectra of every
-update, and overlaps with a second one. Time and peak memory are those of a process of its own.
+Of an adapter of rank 16: 36 layers of 7 modules, random factors in float32, about 44 million numbers; read from its
+file, spectra of every update, and overlaps with a second one. Of reports: 12 runs of 1,000 steps with every curve
+that the page knows, and rounds on fixed prompts. Times and peak memory are those of processes of their own.
 
   python -m jobs.benchmark analysis
   python -m jobs.benchmark analysis --out analysis.json
@@ -13,13 +14,15 @@ import json
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from jobs.benchmark.measure import REFERENCE_SPEED, Measure, conclude, machine, peak_bytes
 from jobs.cli import JobParser
 
+T = TypeVar("T")
 LAYERS, RANK, HIDDEN, KEYS, MLP = 36, 16, 4096, 1024, 12288
 MODULES = {
     "self_attn.q_proj": (HIDDEN, HIDDEN),
@@ -33,6 +36,9 @@ MODULES = {
 """(out, in) of each."""
 LIMIT_S = 30.0
 LIMIT_GB = 4.0
+RUNS, STEPS, ROUNDS = 12, 1000, 40
+REPORT_LIMIT_S = 20.0
+PAGE_LIMIT_MB = 8.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,13 +51,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.layers < 1:
         parser.error(f"--layers {options.layers}: at least 1")
     if options.check:
-        print(json.dumps({"job": "benchmark analysis", "layers": options.layers, "rank": RANK}))
+        plan = {
+            "job": "benchmark analysis",
+            "layers": options.layers,
+            "rank": RANK,
+            "runs": RUNS,
+            "steps": STEPS,
+        }
+        print(json.dumps(plan))
         return 0
     before = machine()
     print(
         f"a core ran {before['core_speed']} million loop turns/s (the limits of seconds: {REFERENCE_SPEED:g})"
     )
-    return conclude(lora_measures(options.layers), {"machine": before}, options.out)
+    measures = [*lora_measures(options.layers), *report_measures()]
+    return conclude(measures, {"machine": before}, options.out)
 
 
 def lora_measures(layers: int) -> list[Measure]:
@@ -59,7 +73,7 @@ def lora_measures(layers: int) -> list[Measure]:
     with tempfile.TemporaryDirectory(prefix="polyray-benchmark-") as scratch:
         directories = [write_adapter_of_shape(Path(scratch) / str(seed), layers, seed) for seed in range(2)]
         (alone_s, alone_peak), (both_s, both_peak) = (
-            _in_its_own_process(given) for given in (directories[:1], directories)
+            _in_its_own_process(analysed, given) for given in (directories[:1], directories)
         )
     return [
         Measure(
@@ -94,9 +108,63 @@ def write_adapter_of_shape(directory: Path, layers: int, seed: int) -> Path:
     return directory
 
 
-def _in_its_own_process(directories: Sequence[Path]) -> tuple[float, int]:
+def report_measures(num_runs: int = RUNS, num_steps: int = STEPS) -> list[Measure]:
+    """The page of many long runs: how long it takes, how large it is."""
+    with tempfile.TemporaryDirectory(prefix="polyray-benchmark-") as scratch:
+        for number in range(num_runs):
+            write_run_of_length(Path(scratch) / f"arm{number // 3}-seed{number % 3}", num_steps, number)
+        seconds, num_bytes = _in_its_own_process(reported, scratch)
+    return [
+        Measure(f"report of {num_runs} runs x {num_steps:,} steps", (seconds,), "s", REPORT_LIMIT_S),
+        Measure("  the size of its page", (num_bytes / 1e6,), "MB", PAGE_LIMIT_MB),
+    ]
+
+
+def write_run_of_length(directory: Path, num_steps: int, seed: int) -> Path:
+    """A finished RL run of random numbers under every key of the report's curves, with rounds on fixed prompts."""
+    import numpy as np
+
+    from polyray.analysis.dynamics import PANELS
+    from polyray.analysis.figures import MAIN_PANELS, MISMATCH_PANELS, MORE_PANELS, TIME_PARTS
+
+    generator = np.random.default_rng(seed)
+    keys = [panel.key for panel in (*MAIN_PANELS, *MISMATCH_PANELS, *MORE_PANELS)]
+    keys += [key for key, _, _ in TIME_PARTS]
+    logs = {
+        "metrics": (range(num_steps), [*keys, "step_s"]),
+        "dynamics": (range(0, num_steps, max(1, num_steps // ROUNDS)), [panel.key for panel in PANELS]),
+    }
+    directory.mkdir(parents=True)
+    for name, (steps, columns) in logs.items():
+        values = generator.random((len(steps), len(columns)))
+        lines = (
+            json.dumps({"step": step, **dict(zip(columns, row, strict=True))})
+            for step, row in zip(steps, values.tolist(), strict=True)
+        )
+        (directory / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    config = {
+        "name": directory.name,
+        "seed": seed,
+        "algorithm": {"type": "grpo"},
+        "learner": {"steps": num_steps},
+    }
+    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (directory / "DONE").write_text(json.dumps({"steps": num_steps}), encoding="utf-8")
+    return directory
+
+
+def reported(directory: str) -> tuple[float, int]:
+    """(seconds, bytes of the page); the libraries are imported before."""
+    from polyray.analysis.report import write_report
+
+    started = time.perf_counter()
+    page = write_report([directory], Path(directory) / "report.html")
+    return time.perf_counter() - started, page.stat().st_size
+
+
+def _in_its_own_process(measured: Callable[[T], tuple[float, int]], given: T) -> tuple[float, int]:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(analysed, list(directories)).result()
+        return pool.submit(measured, given).result()
 
 
 def analysed(directories: Sequence[Path]) -> tuple[float, int]:

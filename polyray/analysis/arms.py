@@ -14,8 +14,9 @@ from typing import Any
 from polyray.analysis.run_data import Evaluation, ReportData, TrainingRun
 
 WARM_START_COLOUR = "#7a7f87"
-PALETTE = ("#d55e00", "#8e6bbf", "#0072b2", "#009e73", "#c9a100", "#56b4e9", "#a3195b")
-"""Colour-blind safe: vermilion, blue, green and sky blue of Okabe and Ito, a violet and an ochre between."""
+PALETTE = ("#d55e00", "#8e6bbf", "#0072b2", "#009e73", "#a88600", "#3391c8", "#c2387a")
+"""Colour-blind safe, after Okabe and Ito: vermilion, violet, blue, green, ochre, sky blue, purple; each has a
+contrast of at least 3 to 1 on white and on the dark page. Dashes and symbols tell them apart, too."""
 DASHES = ("solid", "dash", "solid", "dashdot", "dot", "longdash", "solid")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
 

@@ -7,17 +7,13 @@ all text. Equal data give equal bytes. Called by jobs.curate.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import plotly.graph_objects as go
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from polyray.analysis.figures import empty_figure
-from polyray.analysis.report import FIGURE_OPTIONS, Drawing
+from polyray.analysis.pages import Drawing, drawing, render
 from polyray.config.curate import CurateConfig
 from polyray.data.curation.pipeline import Curated
 from polyray.data.curation.statistics import groups_of
@@ -29,12 +25,12 @@ BINS = 30
 _HEIGHT = 260
 _COLOURS = {
     "train/sft": "#0072b2",
-    "train/rl": "#e0a30b",
+    "train/rl": "#a88600",
     "validation": "#009e73",
     "test": "#8e6bbf",
-    "all": "#5b636e",
+    "all": "#7a7f87",
 }
-_KEPT_COLOUR, _DROPPED_COLOUR = "#009e73", "#c9ccd1"
+_KEPT_COLOUR, _DROPPED_COLOUR = "#009e73", "#8a929c"
 
 
 def report_numbers(
@@ -71,18 +67,8 @@ def excerpt(text: str, num_chars: int) -> str:
 
 def curation_page(numbers: Mapping[str, Any]) -> str:
     """The page as a string."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("curation.html.j2").render(
-        numbers=numbers,
-        statistics=numbers["statistics"],
-        drawings=_drawings(numbers),
-        plotly_js=Markup(get_plotlyjs()),
+    return render(
+        "curation.html.j2", numbers=numbers, statistics=numbers["statistics"], drawings=_drawings(numbers)
     )
 
 
@@ -127,25 +113,25 @@ def _histograms(values: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 def _drawings(numbers: Mapping[str, Any]) -> list[Drawing]:
     statistics = numbers["statistics"]
     drawings = [
-        _drawing(
+        drawing(
             "kept",
             "Kept and dropped",
             f"of {statistics['source']['records']:,} records",
             _kept_figure(statistics),
         ),
-        _drawing(
+        drawing(
             "engagement",
             "Engagement by part",
             "share of a part's records; equal curves mean balanced parts",
             _histogram_figure(numbers["histograms"]["engagement"], "engagement"),
         ),
-        _drawing(
+        drawing(
             "strata",
             "Strata by part",
             "share of a part's records in each stratum of engagement",
             _strata_figure(statistics["balance"]),
         ),
-        _drawing(
+        drawing(
             "words",
             "Length of completions",
             "words; the last bar holds all longer ones",
@@ -156,14 +142,14 @@ def _drawings(numbers: Mapping[str, Any]) -> list[Drawing]:
         above, limit = statistics["tokens"]["above"], statistics["tokens"]["max_tokens"]
         caption = f"prompt and completion; {above:,} above {limit:,}"
         figure = _histogram_figure(numbers["histograms"]["tokens"], "tokens")
-        drawings.append(_drawing("tokens", "Tokens", caption, figure))
+        drawings.append(drawing("tokens", "Tokens", caption, figure))
     if "languages" in statistics:
         undecided = statistics["languages"].get("undecided", 0)
         caption = f"of completions; {undecided:,} too short or too uncertain to tell"
-        drawings.append(_drawing("languages", "Languages", caption, _bar_figure(statistics["languages"])))
+        drawings.append(drawing("languages", "Languages", caption, _bar_figure(statistics["languages"])))
     if "selection" in statistics:
         drawings.append(
-            _drawing(
+            drawing(
                 "selection",
                 "Diversity of the chosen",
                 "mean cosine distance, beside as many at random and as many with the most engagement",
@@ -171,13 +157,6 @@ def _drawings(numbers: Mapping[str, Any]) -> list[Drawing]:
             )
         )
     return drawings
-
-
-def _drawing(name: str, title: str, caption: str, figure: go.Figure) -> Drawing:
-    html = figure.to_html(
-        full_html=False, include_plotlyjs=False, config=FIGURE_OPTIONS, div_id=f"figure-{name}"
-    )
-    return Drawing(title, caption, Markup(html))
 
 
 def _kept_figure(statistics: Mapping[str, Any]) -> go.Figure:
@@ -234,7 +213,7 @@ def _strata_figure(balance: Mapping[str, Any]) -> go.Figure:
 def _selection_figure(selection: Mapping[str, Any]) -> go.Figure:
     figure = empty_figure("", _HEIGHT)
     labels = {"random": "random", "most_engagement": "most engagement", "chosen": "chosen"}
-    for key, colour in (("mean_pairwise_distance", "#0072b2"), ("mean_nearest_distance", "#e0a30b")):
+    for key, colour in (("mean_pairwise_distance", "#0072b2"), ("mean_nearest_distance", "#a88600")):
         names = [name for name in labels if selection[name].get(key) is not None]
         figure.add_bar(
             x=[labels[name] for name in names],

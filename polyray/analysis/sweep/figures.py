@@ -1,6 +1,6 @@
 """Pictures of a sweep, each a go.Figure without a title, from results.json alone.
 
-A setting has one colour everywhere, from dark to light as its weight grows; the baseline is grey and dashed. Titles
+A setting has one colour everywhere, from blue to ochre as its weight grows; the baseline is grey and dashed. Titles
 and captions belong to the page. Called by report.py.
 """
 
@@ -12,15 +12,20 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
-from polyray.analysis.figures import empty_figure, plain
+from polyray.analysis.figures import DECORATION, empty_figure, plain
 from polyray.analysis.sweep.values import metric_key, metric_words
 
 MAX_SETTINGS = 12
 """Above so many, curves have a colour bar in place of names, and no bands."""
 BASELINE_COLOUR = "rgb(122, 127, 135)"
-SCALE = "Viridis"
-SCALE_END = 0.88
-"""The last colours of the scale are too light for lines on white."""
+SCALE = [
+    [0.0, "rgb(0, 114, 178)"],
+    [0.25, "rgb(142, 107, 191)"],
+    [0.5, "rgb(194, 56, 122)"],
+    [0.75, "rgb(213, 94, 0)"],
+    [1.0, "rgb(168, 134, 0)"],
+]
+"""Hues, not lightness: everywhere on it the contrast is at least 3 to 1 on white and on the dark page."""
 LOG_RATIO = 50.0
 """Values that span more than this are drawn on a logarithmic axis."""
 
@@ -28,7 +33,7 @@ LOG_RATIO = 50.0
 def setting_colours(results: Mapping[str, Any]) -> dict[str, str]:
     """label -> colour, by the rank of the swept value."""
     ranks = sorted({entry["value"] for entry in results["settings"]} - {results["baseline"]})
-    places = {value: SCALE_END * rank / max(1, len(ranks) - 1) for rank, value in enumerate(ranks)}
+    places = {value: rank / max(1, len(ranks) - 1) for rank, value in enumerate(ranks)}
     return {
         entry["setting"]: BASELINE_COLOUR
         if entry["value"] == results["baseline"]
@@ -50,6 +55,7 @@ def curve_figure(results: Mapping[str, Any], metric: str) -> go.Figure:
             figure.add_scatter(
                 x=[*ks, *reversed(ks)],
                 y=[*high, *reversed(low)],
+                name=plain(entry["setting"]),
                 fill="toself",
                 fillcolor=_faint(colour),
                 line={"width": 0},
@@ -88,8 +94,9 @@ def frontier_figure(results: Mapping[str, Any]) -> go.Figure:
         x=[point[0] for point in points],
         y=[point[1] for point in points],
         mode="lines",
-        line={"shape": "vh", "color": "#1d2229", "width": 1.2, "dash": "dot"},
+        line={"shape": "vh", "color": "#7a7f87", "width": 1.6, "dash": "dot"},
         hoverinfo="skip",
+        meta=DECORATION,
     )
     for entry in results["settings"]:
         colour = colours[entry["setting"]]
@@ -97,6 +104,7 @@ def frontier_figure(results: Mapping[str, Any]) -> go.Figure:
             figure.add_scatter(
                 x=[row["quality"] for row in entry["per_seed"]],
                 y=[row["diversity"] for row in entry["per_seed"]],
+                name=f"{plain(entry['setting'])}, single seeds",
                 mode="markers",
                 marker={"color": colour, "size": 6, "opacity": 0.45},
                 hovertext=[f"{plain(entry['setting'])}, seed {row['seed']}" for row in entry["per_seed"]],
@@ -105,6 +113,7 @@ def frontier_figure(results: Mapping[str, Any]) -> go.Figure:
         figure.add_scatter(
             x=[entry["quality"]["value"]],
             y=[entry["diversity"]["value"]],
+            name=plain(entry["setting"]),
             error_x=_error_bar(entry["quality"], colour),
             error_y=_error_bar(entry["diversity"], colour),
             mode="markers+text",
@@ -126,7 +135,7 @@ def criterion_figure(results: Mapping[str, Any]) -> go.Figure:
         title={"text": plain(metric_words(metric_key(results["criterion"])))}, automargin=True
     )
     figure.add_hline(
-        y=recommendation["best"]["mean"] - recommendation["margin"], line={"dash": "dot", "color": "#5b636e"}
+        y=recommendation["best"]["mean"] - recommendation["margin"], line={"dash": "dot", "color": "#7a7f87"}
     )
     positions, _ = _positions(results)
     low, high = (positions[recommendation["range"][end]] for end in ("low", "high"))
@@ -163,8 +172,9 @@ def _by_value(
             x=[positions[entry["value"]] for entry in own],
             y=[entries[entry["setting"]]["value"] for entry in own],
             mode="lines",
-            line={"color": "#c9ccd1", "width": 1.5},
+            line={"color": "#8a929c", "width": 1.5},
             hoverinfo="skip",
+            meta=DECORATION,
         )
     for entry in shown:
         seeds = (
@@ -177,6 +187,7 @@ def _by_value(
         figure.add_scatter(
             x=[positions[entry["value"]]] * len(known),
             y=known,
+            name=f"{plain(entry['setting'])}, single seeds",
             mode="markers",
             marker={"color": colour, "size": 6, "opacity": 0.45},
             hoverinfo="skip",
@@ -184,6 +195,7 @@ def _by_value(
         figure.add_scatter(
             x=[positions[entry["value"]]],
             y=[point["value"]],
+            name=plain(entry["setting"]),
             error_y=_error_bar(point, colour) if "low" in point else None,
             mode="markers",
             marker={"color": colour, "size": 11},
@@ -214,19 +226,14 @@ def _add_colour_bar(figure: go.Figure, results: Mapping[str, Any]) -> None:
     figure.add_scatter(
         x=[None],
         y=[None],
+        meta=DECORATION,
         mode="markers",
         hoverinfo="skip",
         marker={
             "color": [0],
             "cmin": 0,
             "cmax": max(1, len(values) - 1),
-            "colorscale": list(
-                zip(
-                    [0.0, 0.5, 1.0],
-                    sample_colorscale(SCALE, [0.0, SCALE_END / 2, SCALE_END]),
-                    strict=True,
-                )
-            ),
+            "colorscale": SCALE,
             "showscale": True,
             "colorbar": {
                 "title": {"text": plain(results["symbol"])},

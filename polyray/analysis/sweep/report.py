@@ -9,13 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import plotly.graph_objects as go
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
-
 from polyray.analysis.numbers import Interval, bounds, decimal, seconds, signed
-from polyray.analysis.report import FIGURE_OPTIONS, Drawing, installed_versions
+from polyray.analysis.pages import Drawing, drawing, render
 from polyray.analysis.sweep.figures import (
     criterion_figure,
     curve_figure,
@@ -27,7 +22,6 @@ from polyray.analysis.sweep.parallel import parallel_figure
 from polyray.analysis.sweep.values import metric_key, metric_words
 from polyray.observability.atomic import atomic_write_text
 
-TEMPLATES = Path(__file__).parents[1] / "templates"
 MISSING = "\N{EN DASH}"
 CURVE_TITLES = {
     "pass_at_k": ("pass@k", "chance that one of k candidates is correct"),
@@ -38,14 +32,7 @@ CURVE_TITLES = {
 
 def write_sweep_report(results: Mapping[str, Any], path: Path) -> None:
     """Writes the page for the contents of results.json, whole or not at all. Equal results give equal bytes."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {
+    filters = {
         "words": lambda metric: metric_words(metric_key(metric)),
         "decimal": lambda value, digits=3: MISSING if value is None else decimal(value, digits),
         "signed": lambda value, digits=3: MISSING if value is None else signed(value, digits),
@@ -55,14 +42,14 @@ def write_sweep_report(results: Mapping[str, Any], path: Path) -> None:
         "count": lambda value: MISSING if value is None else f"{value:,.0f}",
         "short": lambda value: MISSING if value is None else f"{value:.3g}",
     }
-    page = environment.get_template("sweep.html.j2").render(
+    page = render(
+        "sweep.html.j2",
+        filters,
         results=results,
         colours=setting_colours(results),
         weight=f"{results['symbol']} of {results['objective']} ({results['axis']})",
         verdict=recommendation_sentence(results),
         drawings=_drawings(results),
-        versions=installed_versions(),
-        plotly_js=Markup(get_plotlyjs()),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_text(path, page)
@@ -97,12 +84,12 @@ def _drawings(results: Mapping[str, Any]) -> dict[str, list[Drawing]]:
     )
     symbol = results["symbol"]
     curves = [
-        _drawing(metric, title, caption, curve_figure(results, metric))
+        drawing(metric, title, caption, curve_figure(results, metric))
         for metric, (title, caption) in CURVE_TITLES.items()
         if all(metric in entry["curves"] for entry in results["settings"])
     ]
     by_value = [
-        _drawing(
+        drawing(
             "criterion",
             f"{criterion} by {symbol}",
             "shaded: the range near the best; dotted: the margin below the best",
@@ -112,24 +99,17 @@ def _drawings(results: Mapping[str, Any]) -> dict[str, list[Drawing]]:
     share = share_figure(results)
     if share is not None:
         caption = "of the variance of advantages, the part that diversity has; mean over training steps"
-        by_value.append(_drawing("share", f"Share of diversity by {symbol}", caption, share))
-    front = _drawing(
+        by_value.append(drawing("share", f"Share of diversity by {symbol}", caption, share))
+    front = drawing(
         "front",
         f"{quality} against {diversity}",
         "large: means over seeds with intervals, diamonds on the front; small: single seeds",
         frontier_figure(results),
     )
-    lines = _drawing(
+    lines = drawing(
         "parallel",
         "Every trial that counts",
         "one line per trial; drag along an axis to choose",
         parallel_figure(results),
     )
     return {"front": [front], "curves": curves, "by_value": by_value, "parallel": [lines]}
-
-
-def _drawing(name: str, title: str, caption: str, figure: go.Figure) -> Drawing:
-    html = figure.to_html(
-        full_html=False, include_plotlyjs=False, config=FIGURE_OPTIONS, div_id=f"figure-{name}"
-    )
-    return Drawing(title, caption, Markup(html))

@@ -60,14 +60,3 @@ def test_names_in_figures_are_plain_text() -> None:
     run = TrainingRun(Path("a"), {"algorithm": {}}, [{"step": 0, "entropy": 0.5}])
     figure = figures.training_figure([Arm("a", "<b>x</b>", runs=[run])], figures.Panel("entropy", "", ""))
     assert traces(figure)[1]["hovertemplate"] == "%{y:.4g}<extra>&lt;b&gt;x&lt;/b&gt;</extra>"
-
-
-def test_validation_is_drawn_as_it_was_measured_where_there_is_any() -> None:
-    rows: list[dict[str, Any]] = [{"step": step, "entropy": 1.0} for step in range(6)]
-    for step, value in ((1, 0.2), (3, 0.6), (5, 0.4)):
-        rows[step]["validation/pass_at_1"] = value
-    run = TrainingRun(Path("a"), {"algorithm": {}}, rows)
-    panels = figures.available_panels(figures.MAIN_PANELS, [run])
-    assert [panel.key for panel in panels] == ["validation/pass_at_1", "entropy"]
-    _, line = traces(figures.training_figure([Arm("a", "a", runs=[run])], panels[0]))
-    assert (list(line["x"]), list(line["y"])) == ([1, 3, 5], [0.2, 0.6, 0.4])
