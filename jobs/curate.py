@@ -64,6 +64,7 @@ def data(argv: Sequence[str]) -> int:
     args = parse(argv, job="curate data", description=__doc__, config_model=CurateConfig)
     if args.check:
         return args.print_check(derived=derived_sizes(args.config))
+    from jobs.cost import DRIVER, account, show_cost
     from polyray.data.curation.files import input_digests
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory
@@ -77,8 +78,10 @@ def data(argv: Sequence[str]) -> int:
             display.note(f"curated again: another {', '.join(changed)} than last time")
             directory.paths.done.unlink()
         if not directory.finished:
-            curate_data(args.config, directory, display, inputs)
+            with account("curate data", args.config, DRIVER, phase="curate"):
+                curate_data(args.config, directory, display, inputs)
         show(directory, display)
+        show_cost(directory.paths.root, display)
     return EXIT_OK
 
 

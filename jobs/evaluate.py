@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if args.check:
         return args.print_check(derived=derived_sizes(args.config))
+    from jobs.cost import evaluation_account, show_cost
     from jobs.fleet import open_ray, open_sampler
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory
@@ -57,9 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     plan_reward(args.config.reward, args.config.task)
     with ProgressDisplay() as display, RunDirectory.open(args.config, resumable_keys()) as directory:
         if not directory.finished:
-            with open_ray(args.config.ray, display), open_sampler(args.config) as sample:
+            with (
+                evaluation_account(args.config) as cost,
+                open_ray(args.config.ray, display),
+                open_sampler(args.config) as sample,
+            ):
+                cost.enter("evaluate")
                 evaluate(args.config, directory, sample, display)
         show(directory, display)
+        show_cost(directory.paths.root, display)
     return EXIT_OK
 
 

@@ -36,6 +36,7 @@ def reward(argv: Sequence[str]) -> int:
         from polyray.evaluation.reward_model.pipeline import derived_sizes
 
         return args.print_check(derived=derived_sizes(args.config))
+    from jobs.cost import DRIVER, account, show_cost
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory, RunPaths
 
@@ -43,8 +44,10 @@ def reward(argv: Sequence[str]) -> int:
         check_inputs(args.config)
     with ProgressDisplay() as display, RunDirectory.open(args.config, RESUMABLE_KEYS) as directory:
         if not directory.finished:
-            validate_rewards(args.config, directory, display)
+            with account("evaluate reward", args.config, DRIVER, phase="validate"):
+                validate_rewards(args.config, directory, display)
         show(directory, display)
+        show_cost(directory.paths.root, display)
     return EXIT_OK
 
 

@@ -55,13 +55,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(arguments, job="judge", description=__doc__, config_model=JudgeConfig)
     if args.check:
         return args.print_check(derived=planned(args.config))
+    from jobs.cost import judge_account, show_cost
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory
 
     with ProgressDisplay() as display, RunDirectory.open(args.config, RESUMABLE_KEYS) as directory:
         if not directory.finished:
-            judge(args.config, directory, display)
+            with judge_account(args.config):
+                judge(args.config, directory, display)
         show(directory, display)
+        show_cost(directory.paths.root, display)
     return EXIT_OK
 
 

@@ -12,6 +12,7 @@ repeated.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from polyray.errors import EXIT_OK, ConfigError
 
 if TYPE_CHECKING:
     from jobs.fleet import Fleet
+    from polyray.evaluation.sampling import Sample
+    from polyray.observability.cost import CostMeter, Held
     from polyray.observability.progress import ProgressDisplay
 
 WARM_START = "warm start"
@@ -42,6 +45,11 @@ class Plan:
     sft: SftConfig
     arms: dict[str, TrainConfig]
     evaluate: EvaluateConfig
+
+    @property
+    def run_dirs(self) -> list[Path]:
+        """Of everything it runs."""
+        return [config.run_dir for config in (self.sft, *self.arms.values(), self.evaluate)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,25 +75,32 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "evaluate": as_json(first.evaluate),
             }
         )
+    from jobs.cost import DRIVER, quickstart_account, show_cost
     from jobs.fleet import open_ray
     from polyray.observability.progress import ProgressDisplay
 
     started = time.monotonic()
+    parts = [path for plan in plans for path in plan.run_dirs]
+    any_arm = plans[0].arms[config.baseline_arm]
     with ProgressDisplay() as display:
-        total = 1 + len(plans) * (len(config.arms) + 2)
-        display.section("pretrain the embedded model", 1, total)
-        with _pretraining(pretrain, display) as await_model, open_ray(config.ray, display):
-            done = 1
-            for plan in plans:
-                done = _run_seed(plan, await_model, display, done, total)
-        _finish(config, plans, display, time.monotonic() - started)
+        with quickstart_account(config, any_arm, parts) as cost:
+            total = 1 + len(plans) * (len(config.arms) + 2)
+            display.section("pretrain the embedded model", 1, total)
+            with _pretraining(pretrain, display) as await_model, open_ray(config.ray, display):
+                done = 1
+                for plan in plans:
+                    done = _run_seed(plan, await_model, cost, display, done, total)
+            cost.enter("report", DRIVER)
+            _finish(config, plans, display, time.monotonic() - started)
+        show_cost(config.run_dir, display)
     return EXIT_OK
 
 
 def build_plan(config: QuickstartConfig, pretrain: PretrainConfig, seed: int) -> Plan:
     """The jobs of one seed. Raises ConfigError where arms could not share one fleet of engines."""
     runs_dir = config.run_dir
-    where = [f"runs_dir={runs_dir}", f"seed={seed}", f"model.cache_dir={pretrain.cache_dir}"]
+    paid = [] if config.prices is None else [f"prices={json.dumps(as_json(config.prices))}"]
+    where = [f"runs_dir={runs_dir}", f"seed={seed}", f"model.cache_dir={pretrain.cache_dir}", *paid]
     sft = load_config(SftConfig, config.sft, [*where, f"name=sft-seed{seed}"])
     adapter = runs_dir / f"sft-seed{seed}" / "adapter"
     arms = {
@@ -107,7 +122,7 @@ def build_plan(config: QuickstartConfig, pretrain: PretrainConfig, seed: int) ->
     evaluate = load_config(
         EvaluateConfig,
         config.evaluate,
-        [f"runs_dir={runs_dir}", f"seed={seed}", f"name=evaluation-seed{seed}"],
+        [f"runs_dir={runs_dir}", f"seed={seed}", f"name=evaluation-seed{seed}", *paid],
     )
     directories = {WARM_START: adapter} | {name: arm.run_dir / "adapter" for name, arm in arms.items()}
     model = evaluate.model.model_copy(update={"cache_dir": pretrain.cache_dir})
@@ -147,58 +162,72 @@ def _pretraining(config: PretrainConfig, display: ProgressDisplay) -> Iterator[C
 
 
 def _run_seed(
-    plan: Plan, await_model: Callable[[], object], display: ProgressDisplay, done: int, total: int
+    plan: Plan,
+    await_model: Callable[[], object],
+    cost: CostMeter,
+    display: ProgressDisplay,
+    done: int,
+    total: int,
 ) -> int:
     """SFT, every arm and the evaluation of one seed, on one fleet; returns how many parts are done by
     then."""
+    from jobs.cost import held_by_fleet, held_by_learner
     from jobs.fleet import open_fleet, pool_sampler
     from jobs.train import check_inputs
+    from polyray.observability.cost import START
 
     any_arm = next(iter(plan.arms.values()))
     owner = f"{any_arm.run_dir.parent.name}-seed{plan.seed}"
+    held = held_by_fleet(any_arm)
+    cost.enter(START, held)
     with open_fleet(any_arm, owner, await_model) as fleet:
+        cost.rest()  # its parts have accounts of their own
         display.section(f"SFT (seed {plan.seed})", done + 1, total)
-        _sft(plan.sft, display)
+        _sft(plan.sft, held + held_by_learner(plan.sft.learner), display)
         for index, (name, arm) in enumerate(plan.arms.items()):
             display.section(f"{name} (seed {plan.seed})", done + 2 + index, total)
             check_inputs(arm)
             _arm(arm, fleet, display)
         done += 2 + len(plan.arms)
         display.section(f"evaluation (seed {plan.seed})", done, total)
-        _evaluate(plan.evaluate, pool_sampler(plan.evaluate, fleet.pool), display)
+        _evaluate(plan.evaluate, held, pool_sampler(plan.evaluate, fleet.pool), display)
     return done
 
 
-def _sft(config: SftConfig, display: ProgressDisplay) -> None:
+def _sft(config: SftConfig, held: Held, display: ProgressDisplay) -> None:
+    from jobs.cost import supervised_account
     from jobs.sft import supervise
     from polyray.observability.run_directory import RunDirectory
 
     with RunDirectory.open(config) as directory:
         if not directory.finished:
-            supervise(config, directory, display)
+            with supervised_account(config, held, "train"):
+                supervise(config, directory, display)
 
 
 def _arm(config: TrainConfig, fleet: Fleet, display: ProgressDisplay) -> None:
+    from jobs.cost import training_account
     from jobs.train import train
     from polyray.observability.run_directory import RunDirectory
 
     with RunDirectory.open(config) as directory:
         if not directory.finished:
-            train(config, directory, fleet, display)
+            with training_account(config) as cost:
+                train(config, directory, fleet, display, cost)
 
 
-def _evaluate(config: EvaluateConfig, sample, display: ProgressDisplay) -> None:  # type: ignore[no-untyped-def]
+def _evaluate(config: EvaluateConfig, held: Held, sample: Sample, display: ProgressDisplay) -> None:
+    from jobs.cost import evaluation_account
     from jobs.evaluate import evaluate
     from polyray.observability.run_directory import RunDirectory
 
     with RunDirectory.open(config) as directory:
         if not directory.finished:
-            evaluate(config, directory, sample, display)
+            with evaluation_account(config, held, "evaluate"):
+                evaluate(config, directory, sample, display)
 
 
 def _finish(config: QuickstartConfig, plans: list[Plan], display: ProgressDisplay, seconds: float) -> None:
-    import json
-
     from polyray.analysis.report import write_report
     from polyray.evaluation.summary import summary_table
 

@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if training is not None:
         run_training(training)
         return 0
+    from jobs.cost import show_cost, supervised_account
     from jobs.fleet import open_ray, training_base
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory
@@ -62,9 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         training_base(config.model)
         with RunDirectory.open(config) as directory:
             if not directory.finished:
-                with open_ray(config.ray, display):
+                with supervised_account(config) as cost, open_ray(config.ray, display):
+                    cost.enter("train")
                     supervise(config, directory, display)
         display.note(f"adapter   {directory.paths.adapter}\nmetrics   {directory.paths.metrics}")
+        show_cost(directory.paths.root, display)
     return 0
 
 
@@ -78,7 +81,7 @@ def as_training(config: SftConfig) -> TrainConfig | None:
     )
     shared = {
         name: getattr(config, name)
-        for name in ("name", "runs_dir", "seed", "ray", "model", "task", "learner")
+        for name in ("name", "runs_dir", "seed", "ray", "prices", "model", "task", "learner", "dynamics")
     }
     own = {name: getattr(spec, name) for name in ("rollout", "delivery", "reward", "diversity")}
     values = TrainConfig.model_construct(

@@ -72,23 +72,30 @@ def sweep(
     """Trials, evaluation, results, on a Ray of its own; DONE at the end."""
     from contextlib import nullcontext
 
+    from jobs.cost import DRIVER, sweep_account
     from jobs.fleet import open_ray
+    from polyray.observability.cost import Held
 
-    with open_ray(config.ray, display):
-        from jobs.sweep_run import check_resources, run_trials, shared_fleet
+    with sweep_account(config, plans[0].config) as cost:
+        with open_ray(config.ray, display):
+            from jobs.sweep_run import check_resources, run_trials, shared_fleet
 
-        check_resources(config, plans)
-        display.section("trials", 1, 2)
-        with shared_fleet(config, plans) if config.fleet.mode == "shared" else nullcontext() as fleet:
-            trials = run_trials(config, plans, fleet, directory, display)
-            finished = [trial.trial_id for trial in trials if trial.status == "done"]
-            if not finished:
-                raise ResourceError(
-                    f"none of the {len(trials)} trials came to its end; {trials[0].trial_id}: {trials[0].error}"
-                )
-            display.section("evaluation", 2, 2)
-            _evaluate(evaluation_of(config, plans, finished), fleet, display)
-    directory.mark_done(_conclude(config, plans, trials, evaluation, directory))
+            check_resources(config, plans)
+            display.section("trials", 1, 2)
+            with shared_fleet(config, plans) if config.fleet.mode == "shared" else nullcontext() as fleet:
+                cost.enter("trials", Held())  # what they hold is in their own accounts
+                trials = run_trials(config, plans, fleet, directory, display)
+                finished = [trial.trial_id for trial in trials if trial.status == "done"]
+                if not finished:
+                    raise ResourceError(
+                        f"none of the {len(trials)} trials came to its end; "
+                        f"{trials[0].trial_id}: {trials[0].error}"
+                    )
+                display.section("evaluation", 2, 2)
+                cost.rest()
+                _evaluate(evaluation_of(config, plans, finished), fleet, display)
+        cost.enter("report", DRIVER)
+        directory.mark_done(_conclude(config, plans, trials, evaluation, directory))
 
 
 def evaluation_of(config: SweepConfig, plans: list[TrialPlan], trial_ids: Sequence[str]) -> EvaluateConfig:
@@ -107,11 +114,13 @@ def evaluation_of(config: SweepConfig, plans: list[TrialPlan], trial_ids: Sequen
             "model": trial.model,
             "task": trial.task,
             "reward": trial.reward,
+            "prices": config.prices or file.prices,
         }
     )
 
 
 def _evaluate(config: EvaluateConfig, fleet: Fleet | None, display: ProgressDisplay) -> None:
+    from jobs.cost import evaluation_account
     from jobs.evaluate import evaluate
     from jobs.fleet import open_sampler, pool_sampler
     from polyray.observability.run_directory import RunDirectory
@@ -120,11 +129,14 @@ def _evaluate(config: EvaluateConfig, fleet: Fleet | None, display: ProgressDisp
     with RunDirectory.open(config) as directory:
         if directory.finished:
             return
-        if fleet is not None:
-            evaluate(config, directory, pool_sampler(config, fleet.pool), display)
-            return
-        with open_sampler(config) as sample:
-            evaluate(config, directory, sample, display)
+        with evaluation_account(config) as cost:
+            if fleet is not None:
+                cost.enter("evaluate")
+                evaluate(config, directory, pool_sampler(config, fleet.pool), display)
+                return
+            with open_sampler(config) as sample:
+                cost.enter("evaluate")
+                evaluate(config, directory, sample, display)
 
 
 def _forget_other_arms(config: EvaluateConfig) -> None:
@@ -182,6 +194,8 @@ def _objective(plan: TrialPlan) -> str:
 
 
 def _show(directory: RunDirectory, display: ProgressDisplay) -> None:
+    from jobs.cost import show_cost
+
     results = json.loads((directory.paths.root / "results.json").read_text(encoding="utf-8"))
     summary = directory.summary()
     display.note(f"rule      {results['recommendation']['rule']}")
@@ -189,6 +203,7 @@ def _show(directory: RunDirectory, display: ProgressDisplay) -> None:
         f"adapter   {summary['best']}   ({summary['trial']}: {results['recommendation']['setting']})"
     )
     display.note(f"report    {Path(summary['report'])}")
+    show_cost(directory.paths.root, display)
 
 
 if __name__ == "__main__":

@@ -133,7 +133,8 @@ def trial_plan(config: SweepConfig, number: int, parameters: dict[str, Any], see
         where = ", ".join(overrides) or "the first trial"
         raise ConfigError(f"trial {trial_id} ({where}): {error}") from None
     tracking = (as_one_experiment(spec, config.name, config.run_dir / "tracking") for spec in trial.tracking)
-    return TrialPlan(trial_id, parameters, seed, trial.model_copy(update={"tracking": tuple(tracking)}))
+    own_of_sweep = {"tracking": tuple(tracking), "prices": config.prices or trial.prices}
+    return TrialPlan(trial_id, parameters, seed, trial.model_copy(update=own_of_sweep))
 
 
 def _check_metrics(config: SweepConfig, trial: TrainConfig) -> None:

@@ -225,7 +225,9 @@ class _Watch(TuneCallback):
         lines = read_jsonl(paths.metrics)
         error = None if paths.done.is_file() else self._errors.get(number)
         status: TrialStatus = "done" if paths.done.is_file() else "failed" if error else "stopped"
-        validated = read_jsonl(paths.validation)
+        measured = [
+            line[self._config.metric] for line in read_jsonl(paths.dynamics) if self._config.metric in line
+        ]
         learner, rollout = plan.config.learner, plan.config.rollout
         learner_cpus = learner.num_workers * learner.cpus_per_worker
         learner_gpus = learner.num_workers * learner.use_gpu
@@ -236,7 +238,7 @@ class _Watch(TuneCallback):
             status=status,
             error=error,
             steps=len(lines),
-            metric=validated[-1][self._config.metric] if validated else None,
+            metric=measured[-1] if measured else None,
             seconds=self._seconds.get(number, sum(float(line["step_s"]) for line in lines)),
             core_hours=_hours(lines, learner_cpus, rollout.num_workers * rollout.cpus_per_worker),
             gpu_hours=_hours(lines, learner_gpus, rollout.num_workers * rollout.gpus_per_worker),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.sweep_plan import TrialPlan, trial_plan
+from jobs.sweep_plan import TrialPlan, at_once, trial_plan
 from polyray.config.sweep import SweepConfig
 from polyray.errors import Stopped
 
@@ -45,6 +45,7 @@ def as_tune_config(number: int, plan: TrialPlan) -> dict[str, Any]:
 
 def run_trial(parameters: dict[str, Any], work: SweepWork) -> None:
     """Tune's function. A trial that was here before goes on from its newest checkpoint; a finished one is told so."""
+    from jobs.cost import trial_account
     from jobs.train import check_inputs, train
     from polyray.observability.run_directory import RunDirectory
 
@@ -52,10 +53,15 @@ def run_trial(parameters: dict[str, Any], work: SweepWork) -> None:
     plan = trial_plan(work.config, parameters[TRIAL], parameters[PARAMETERS], parameters[SEED])
     check_inputs(plan.config)
     with RunDirectory.open(plan.config) as directory:
-        display = TrialDisplay(directory.paths.validation, reported_metrics(work.config))
+        display = TrialDisplay(directory.paths.dynamics, reported_metrics(work.config))
         if not directory.finished:
-            with suppress(Stopped), _fleet_of(plan, work.fleet) as fleet:  # the scheduler had it end early
-                train(plan.config, directory, fleet, display)
+            sharing = None if work.fleet is None else at_once(work.config)
+            with (
+                trial_account(plan.config, sharing) as cost,
+                suppress(Stopped),  # the scheduler had it end early
+                _fleet_of(plan, work.fleet) as fleet,
+            ):
+                train(plan.config, directory, fleet, display, cost)
         display.report_new()
 
 
@@ -78,10 +84,10 @@ def reported_metrics(config: SweepConfig) -> tuple[str, ...]:
 
 
 class TrialDisplay:
-    """Stands where a job has its progress display: what is new in validation.jsonl goes to Tune, in order."""
+    """Stands where a job has its progress display: what is new in dynamics.jsonl goes to Tune, in order."""
 
-    def __init__(self, validation: Path, metrics: tuple[str, ...]) -> None:
-        self._validation = validation
+    def __init__(self, dynamics: Path, metrics: tuple[str, ...]) -> None:
+        self._dynamics = dynamics
         self._metrics = metrics
         self._reported = 0
 
@@ -101,11 +107,13 @@ class TrialDisplay:
         print(text, flush=True)
 
     def report_new(self) -> None:
-        """One report for each validation that Tune has not seen. Tune may end the process inside."""
+        """One report for each round that Tune has not seen and that could be scored. Tune may end the process
+        inside."""
         from ray import tune
 
         from polyray.observability.jsonl import read_jsonl
 
-        for line in read_jsonl(self._validation)[self._reported :]:
+        for line in read_jsonl(self._dynamics)[self._reported :]:
             self._reported += 1
-            tune.report({STEP: line["version"], **{metric: line[metric] for metric in self._metrics}})
+            if all(metric in line for metric in self._metrics):
+                tune.report({STEP: line["version"], **{metric: line[metric] for metric in self._metrics}})

@@ -1,9 +1,9 @@
 """Trains an adapter by reinforcement learning: rollout workers, reward service and learner on Ray.
 
 Reads a TrainConfig (configs/train/), writes runs/NAME/: config.json, metrics.jsonl (one line a step),
-rollouts.jsonl (groups in full), checkpoints/, versions/, and at the end adapter/ (PEFT format, loads on the
-original base) and DONE. Starting the same command again goes on from the last checkpoint; a finished run
-prints its paths. With `evaluation` it validates while it trains: validation.jsonl, best/ (the best version's
+rollouts.jsonl (groups in full), checkpoints/, versions/, cost.json, and at the end adapter/ (PEFT format, loads
+on the original base) and DONE. Starting the same command again goes on from the last checkpoint; a finished run
+prints its paths. With `evaluation` it validates while it trains: dynamics.jsonl, best/ (the best version's
 adapter), and with evaluation.patience it ends early. `tracking` shows metrics.jsonl elsewhere too.
 
   python -m jobs.train configs/train/hidden_trap_grid_polychromic.yaml
@@ -23,6 +23,7 @@ from polyray.config.run import TrainConfig
 
 if TYPE_CHECKING:
     from jobs.fleet import Fleet
+    from polyray.observability.cost import CostMeter
     from polyray.observability.progress import Display, ProgressDisplay
     from polyray.observability.run_directory import RunDirectory
 
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_training(config: TrainConfig) -> None:
     """The run of a configuration from wherever it stands to DONE, on a Ray and a fleet of its own."""
+    from jobs.cost import show_cost, training_account
     from jobs.fleet import open_fleet, open_ray
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory, RunPaths
@@ -49,10 +51,15 @@ def run_training(config: TrainConfig) -> None:
             check_inputs(config)
         with RunDirectory.open(config) as directory:
             if not directory.finished:
-                with open_ray(config.ray, display), open_fleet(config, config.name) as fleet:
-                    train(config, directory, fleet, display)
+                with (
+                    training_account(config) as cost,
+                    open_ray(config.ray, display),
+                    open_fleet(config, config.name) as fleet,
+                ):
+                    train(config, directory, fleet, display, cost)
         _show_outcome(directory, display)
         display.note(f"report    python -m jobs.report {directory.paths.root}")
+        show_cost(directory.paths.root, display)
 
 
 def check_inputs(config: TrainConfig) -> None:
@@ -77,12 +84,21 @@ def check_inputs(config: TrainConfig) -> None:
     plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
     task = build_task(config.task)
     task.training_prompt(0, config.seed)
-    if config.evaluation is not None:
-        validation_prompts(config.evaluation, task)
+    if config.rounds is not None:
+        validation_prompts(config.rounds, task, config.seed)
 
 
-def train(config: TrainConfig, directory: RunDirectory, fleet: Fleet, display: Display) -> None:
-    """One run on a fleet, from its newest checkpoint to DONE. Raises what ended it, if something did."""
+def train(
+    config: TrainConfig,
+    directory: RunDirectory,
+    fleet: Fleet,
+    display: Display,
+    cost: CostMeter | None = None,
+) -> None:
+    """One run on a fleet, from its newest checkpoint to DONE, with its account in `cost`.
+
+    Raises what ended it, if something did.
+    """
     from functools import partial
 
     import ray
@@ -101,7 +117,7 @@ def train(config: TrainConfig, directory: RunDirectory, fleet: Fleet, display: D
     with open_trackers(config.tracking, config.name, directory.paths, as_json(config)):
         coordinator = _start_coordinator(config, fleet)
         try:
-            watch_training(config, directory, coordinator, partial(_fit, config, directory), display)
+            watch_training(config, directory, coordinator, partial(_fit, config, directory), display, cost)
             fleet.pool.adopt(ray.get(coordinator.workers.remote(), timeout=CALL_TIMEOUT_S))
         finally:
             ray.kill(coordinator)
@@ -123,7 +139,7 @@ def _summary(config: TrainConfig, directory: RunDirectory) -> dict[str, Any]:
     summary: dict[str, Any] = {"adapter": str(paths.adapter), "steps": config.learner.steps}
     if config.evaluation is None:
         return summary
-    record = ValidationRecord.from_lines(config.evaluation, read_jsonl(paths.validation))
+    record = ValidationRecord.from_lines(config.evaluation, read_jsonl(paths.dynamics))
     if record.is_over:
         summary |= {"steps": len(read_jsonl(paths.metrics)), "ended": record.why_over()}
     if record.best is not None:
@@ -146,24 +162,12 @@ def _show_outcome(directory: RunDirectory, display: ProgressDisplay) -> None:
 
 
 def _start_coordinator(config: TrainConfig, fleet: Fleet) -> Any:
-    import ray
-
-    from polyray.actors.coordinator import Coordinator
-    from polyray.actors.resources import NAMESPACE, on_this_node, reap
+    from polyray.actors.coordinator_actor import start_coordinator
     from polyray.actors.rollout_actor import Scoring
 
-    name = coordinator_name(config)
-    reap(name)
     distances = config.diversity.source != "task_class" or config.algorithm.needs_distances
     scoring = Scoring(fleet.reward.app_name, config.reward.service, distances, config.algorithm, fleet.remote)
-    actor = ray.remote(Coordinator).options(
-        name=name,
-        namespace=NAMESPACE,
-        num_cpus=0,
-        max_concurrency=1000,
-        scheduling_strategy=on_this_node(),
-    )
-    return actor.remote(config, fleet.pool, scoring, fleet.pool.settings.dtype)
+    return start_coordinator(coordinator_name(config), config, fleet.pool, scoring)
 
 
 def coordinator_name(config: TrainConfig) -> str:

@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = args.config
     if args.check:
         return args.print_check(derived=derived_sizes(config))
+    from jobs.cost import account, held_by_learner, show_cost
     from jobs.fleet import open_ray
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory, RunPaths
@@ -53,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_inputs(config)
     with ProgressDisplay() as display, RunDirectory.open(config) as directory:
         if not directory.finished:
-            with open_ray(config.ray, display):
+            held = held_by_learner(config.learner)
+            with account("train_reward", config, held) as cost, open_ray(config.ray, display):
+                cost.enter("train")
                 train_reward(config, directory, display)
         summary = directory.summary()
         display.note(
@@ -61,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"accuracy  {summary['accuracy']:.4f} on {summary['pairs']} validation pairs "
             f"(length alone {summary['accuracy_of_length_alone']:.4f})"
         )
+        show_cost(directory.paths.root, display)
     return 0
 
 

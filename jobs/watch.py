@@ -16,10 +16,12 @@ from typing import Any
 import ray
 import ray.exceptions
 
+from polyray.config.dynamics import COLLAPSED, collapse_text
 from polyray.config.mismatch import mismatch_text
 from polyray.config.over_optimisation import alarm_text
 from polyray.config.run import TrainConfig
 from polyray.errors import RolloutError, Stopped
+from polyray.observability.cost import CostMeter
 from polyray.observability.jsonl import JsonlWriter
 from polyray.observability.progress import Display
 from polyray.observability.run_directory import RunDirectory
@@ -28,19 +30,30 @@ POLL_S = 0.5
 CALL_TIMEOUT_S = 120.0
 """A coordinator that does not answer for so long is lost; a machine that is busy may take a minute."""
 
+TRAIN = "train"
+"""The phase of a run's account from its first step on."""
+
 Fit = Callable[[dict[str, BaseException]], None]
 """Trains to the end; what it raises goes into the dictionary as `error`."""
 
 
 def watch_training(
-    config: TrainConfig, directory: RunDirectory, coordinator: Any, fit: Fit, display: Display
+    config: TrainConfig,
+    directory: RunDirectory,
+    coordinator: Any,
+    fit: Fit,
+    display: Display,
+    cost: CostMeter | None = None,
 ) -> None:
-    """Runs `fit` in a thread and shows how it goes until it ends. Raises what ended the run, if something did."""
+    """Runs `fit` in a thread and shows how it goes until it ends. Raises what ended the run, if something did.
+
+    With the first sign of a step the account `cost` leaves its start for the phase TRAIN.
+    """
     outcome: dict[str, BaseException] = {}
     adapter_before = _adapter_stamp(directory)  # of the end that a longer run goes on from
     thread = threading.Thread(target=fit, args=(outcome,), name="ray-train", daemon=True)
     with JsonlWriter(directory.paths.incidents) as incidents, _signals() as received:
-        watch = _Watch(config, coordinator, display, incidents)
+        watch = _Watch(config, coordinator, display, incidents, cost)
         thread.start()
         while thread.is_alive():
             thread.join(POLL_S)
@@ -72,12 +85,19 @@ def _adapter_stamp(directory: RunDirectory) -> tuple[int, int] | None:
 
 class _Watch:
     def __init__(
-        self, config: TrainConfig, coordinator: Any, display: Display, incidents: JsonlWriter
+        self,
+        config: TrainConfig,
+        coordinator: Any,
+        display: Display,
+        incidents: JsonlWriter,
+        cost: CostMeter | None,
     ) -> None:
         self._config = config
         self._coordinator = coordinator
         self._display = display
         self._incidents = incidents
+        self._cost = cost
+        self._started = False
         self._seen = 0
         self._alarms_shown: set[str] = set()
         self.draining = False
@@ -94,7 +114,8 @@ class _Watch:
                 f"{message}; start the same command again: it goes on from the newest checkpoint"
             ) from error
         self.step = state["step"]
-        started = state["metrics"] or state["phase"] in ("training", "stopping")
+        started = bool(state["metrics"]) or state["phase"] in ("training", "stopping")
+        self._account(started, state)
         running = "training" if not self.draining else "stopping after this step"
         self._display.update(
             phase=running if started else "starting the learner and the engines",
@@ -108,6 +129,14 @@ class _Watch:
         self._seen += len(state["incidents"])
         show_alarms(self._config, state, self._alarms_shown, self._display)
 
+    def _account(self, started: bool, state: Mapping[str, Any]) -> None:
+        if self._cost is None:
+            return
+        if started and not self._started:
+            self._started = True
+            self._cost.enter(TRAIN)
+        self._cost.generated(state["tokens"])
+
     def drain(self, name: str) -> None:
         """Has the run end after the step that is under way."""
         self.draining = True
@@ -120,6 +149,9 @@ def show_alarms(config: TrainConfig, state: Mapping[str, Any], shown: set[str], 
     texts: list[str] = []
     if state["alarms"] and config.over_optimisation is not None:
         texts.append(alarm_text(config.over_optimisation))
+    collapse = None if config.dynamics is None else config.dynamics.collapse_alarm
+    if collapse is not None and state["metrics"].get(COLLAPSED):
+        texts.append(collapse_text(collapse))
     if state["metrics"].get("mismatch_alarms") and config.mismatch_alarm is not None:
         texts.append(mismatch_text(config.mismatch_alarm))
     for text in texts:

@@ -30,11 +30,18 @@ WITHOUT_ENGINES = frozenset(
         "test_train_reward.py",
         "test_sandbox_reward.py",
         "test_generation_service.py",
+        "test_generation_replicas.py",
     }
 )
 """Of those, tests that need a Ray but not the fleet: the other process starts one of its own for them."""
 WITHOUT_CLUSTER = frozenset(
-    {"test_engine_check.py", "test_judge_vllm.py", "test_checkpoint_faults.py", "test_generation_page.py"}
+    {
+        "test_engine_check.py",
+        "test_judge_vllm.py",
+        "test_checkpoint_faults.py",
+        "test_generation_page.py",
+        "test_report_page.py",
+    }
 )
 """Integration tests that start processes of their own instead."""
 MARK = "POLYRAY_TEST_MARK"
@@ -140,6 +147,7 @@ def ray_session() -> Iterator[None]:
         RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S="60",
     )
     ray.init(
+        address="local",
         num_cpus=8,
         include_dashboard=False,
         object_store_memory=200 * 2**20,
@@ -181,6 +189,7 @@ def train_values(model_cache: Path, runs_dir: Path) -> Callable[..., dict[str, A
             "rollout": {"num_workers": 2, "prompts_per_step": 4, "group_size": 6},
             "learner": {"steps": 4, "checkpoint_every": 2, "num_threads": 1, "learning_rate": 5e-3},
             "delivery": {"mode": "merged"},
+            "dynamics": None,
         }
         for dotted, value in changes.items():
             *sections, key = dotted.split("__")

@@ -16,8 +16,11 @@ from urllib.parse import urlsplit
 import httpx
 import numpy as np
 
+from polyray.errors import RolloutError
+
 CLIENT_TIMEOUT_S = 300.0
 PROMPT_TOKENS = 16
+NUMBER_DIGITS = 5
 FIRST_TOKEN, LAST_TOKEN = 10, 28
 """Plain tokens of the embedded tokenizer."""
 
@@ -27,6 +30,8 @@ class Prompts:
     """Token ids, no two prompts alike."""
 
     seed: int = 0
+    length: int = PROMPT_TOKENS
+    """At least NUMBER_DIGITS."""
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
@@ -35,8 +40,8 @@ class Prompts:
     def tokens(self) -> list[int]:
         """The next one; its first tokens are its number."""
         number = next(self._numbers)
-        digits = [FIRST_TOKEN + int(digit) for digit in f"{number:05d}"]
-        rest = self._draw.integers(FIRST_TOKEN, LAST_TOKEN, PROMPT_TOKENS - len(digits))
+        digits = [FIRST_TOKEN + int(digit) for digit in f"{number:0{NUMBER_DIGITS}d}"]
+        rest = self._draw.integers(FIRST_TOKEN, LAST_TOKEN, self.length - len(digits))
         return [*digits, *(int(token) for token in rest)]
 
 
@@ -173,7 +178,7 @@ class PlainConnection:
         self._connection.close()
 
     def completion_seconds(self, prompt: list[int], max_tokens: int) -> float:
-        """What /v1/completions takes, from the first byte sent to the last one read. Raises httpx.HTTPError for an
+        """What /v1/completions takes, from the first byte sent to the last one read. Raises RolloutError for an
         answer that is none."""
         body = json.dumps({"model": self._model, "prompt": prompt, "max_tokens": max_tokens, "seed": 0})
         started = time.perf_counter()
@@ -182,5 +187,6 @@ class PlainConnection:
         content = response.read()
         seconds = time.perf_counter() - started
         if response.status != 200:
-            raise httpx.HTTPError(f"status {response.status}: {content[:300].decode(errors='replace')}")
+            answer = content[:300].decode(errors="replace")
+            raise RolloutError(f"the service answered with status {response.status}: {answer}")
         return seconds

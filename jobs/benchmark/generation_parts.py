@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.benchmark.generation_load import GenerationCaller, PlainConnection, Prompts
+from jobs.benchmark.generation_load import NUMBER_DIGITS, GenerationCaller, PlainConnection, Prompts
 from jobs.benchmark.measure import Measure
 from jobs.benchmark.models import model_directory
 from polyray.config.generation import AdapterSpec, GenerationEngineSpec, GenerationServeConfig
@@ -122,8 +122,11 @@ async def throughput(url: str, bare: Any, rounds: int, display: ProgressDisplay)
 
 
 async def latency(url: str, bare: Any, display: ProgressDisplay) -> list[Measure]:
-    """One token over HTTP and one token of the engine, in turns; the median of what the first takes longer."""
-    prompts = Prompts(7)
+    """One token over HTTP and one token of the engine, in turns; the median of what the first takes longer.
+
+    The shortest prompts that differ: whatever the engine takes is on both sides, and its noise in the difference.
+    """
+    prompts = Prompts(7, NUMBER_DIGITS)
     over_http, engine = [], []
     with PlainConnection(url, ADAPTER) as caller:
         for turn in range(WARM_UPS + SINGLE_TOKENS):

@@ -84,7 +84,7 @@ class SimulatedLoad:
         """The configuration that the coordinator gets."""
         rollout = self.rollout().model_dump()
         return TrainConfig.model_validate(
-            {"name": "simulated", "rollout": rollout, "learner": {"steps": ENDLESS}}
+            {"name": "simulated", "rollout": rollout, "learner": {"steps": ENDLESS}, "dynamics": None}
         )
 
 

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -104,32 +105,55 @@ def test_too_few_cpus_are_named_before_anything_starts(
         start(tmp_path, values)
 
 
-def test_killed_run_continues_where_it_was(
-    finished: RunPaths,
-    varied_values: MakeValues,
-    varied_config: Callable[..., TrainConfig],
-    varied_fleet: Fleet,
-    tmp_path: Path,
-    killed_marks: list[str],
-) -> None:
-    """The driver is killed; the session's own engines go on (who samples a group changes nothing)."""
-    changes = {"runs_dir": str(tmp_path / "runs")}
+@pytest.fixture(scope="session")  # else the fixtures of the session would come first
+def killed_run(
+    varied_values: MakeValues, tmp_path_factory: pytest.TempPathFactory, killed_marks: list[str]
+) -> Iterator[Callable[[], RunPaths]]:
+    """A run whose driver is killed after its third step; the call waits for that.
+
+    The driver starts while the engines of the session do.
+    """
+    tmp_path = tmp_path_factory.mktemp("killed")
     mark = f"killed-{os.getpid()}"
+    values = varied_values("killed", rollout__num_workers=1, runs_dir=str(tmp_path / "runs"))
+    paths = RunPaths(tmp_path / "runs" / "killed")
     driver = subprocess.Popen(
-        command(tmp_path, varied_values("killed", rollout__num_workers=1, **changes)),
+        command(tmp_path, values),
         cwd=REPOSITORY_ROOT,
         env=environment(mark),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    metrics = RunPaths(tmp_path / "runs" / "killed").metrics
-    wait_for(lambda: len(read_jsonl(metrics)) >= 3, 300)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
     killed_marks.append(mark)
-    wait_for(lambda: not any("RayTrainWorker" in line for line in command_lines(mark)), 60)
-    resumed = run_training(varied_config("killed", **changes), varied_fleet)
-    assert (resumed.root / "DONE").exists()
+
+    def kill() -> int:
+        try:
+            wait_for(lambda: len(read_jsonl(paths.metrics)) >= 3, 300)
+        finally:
+            driver.send_signal(signal.SIGKILL)
+        return driver.wait()
+
+    def wait() -> RunPaths:
+        assert killing.result() == -signal.SIGKILL
+        wait_for(lambda: not any("RayTrainWorker" in line for line in command_lines(mark)), 60)
+        return paths
+
+    with ThreadPoolExecutor(1) as pool:
+        killing = pool.submit(kill)
+        yield wait
+
+
+def test_killed_run_continues_where_it_was(
+    killed_run: Callable[[], RunPaths],
+    finished: RunPaths,
+    varied_config: Callable[..., TrainConfig],
+    varied_fleet: Fleet,
+) -> None:
+    """The driver is killed; the session's own engines go on (who samples a group changes nothing)."""
+    killed = killed_run()
+    assert 3 <= len(read_jsonl(killed.metrics)) < 6 and not killed.done.exists()
+    resumed = run_training(varied_config("killed", runs_dir=str(killed.root.parent)), varied_fleet)
+    assert resumed.done.exists()
     assert reproducible(resumed.metrics) == reproducible(finished.metrics)
     name = "adapter_model.safetensors"
     assert (resumed.adapter / name).read_bytes() == (finished.adapter / name).read_bytes()

@@ -42,7 +42,7 @@ def test_a_run_is_shown_as_it_is_and_goes_on_where_its_directory_is_lost(
     assert sorted(path.name for path in paths.checkpoints.glob("step-*")) == kept
     assert sorted(path.name for path in (tmp_path / "watched" / "checkpoints").iterdir()) == kept
 
-    validated = read_jsonl(paths.validation)
+    validated = read_jsonl(paths.dynamics)
     assert [line["version"] for line in validated] == [0, 2, 3]
     assert all(line["num_prompts"] == 4 and line["unscored_groups"] == 0 for line in validated)
     assert [line.get("validation/version") for line in lines] == [0, 2, 3]
@@ -53,7 +53,7 @@ def test_a_run_is_shown_as_it_is_and_goes_on_where_its_directory_is_lost(
     run_training(train_config("watched", **{**changes, "learner__steps": 4}), fleet)
     assert reproducible(paths.metrics)[:3] == before
     assert [line["step"] for line in read_jsonl(paths.metrics)] == [0, 1, 2, 3]
-    again = read_jsonl(paths.validation)
+    again = read_jsonl(paths.dynamics)
     assert again[:3] == validated and [line["version"] for line in again] == [0, 2, 3, 4]
     if max(line["pass_at_1"] for line in validated) >= again[3]["pass_at_1"]:
         assert _adapter(paths.best) == first_best

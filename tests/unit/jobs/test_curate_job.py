@@ -24,6 +24,8 @@ from tests.data_sets import shared_data
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = ROOT / "configs" / "curate"
 EVIL = "<script>alert(\"x\")</script> =1+1 & 'more' words"
+NOT_REPEATED = ("DONE", "cost.json", ".lock")
+"""What a run leaves behind that another run of the same data has differently."""
 
 
 def export_rows() -> list[dict[str, Any]]:
@@ -52,7 +54,7 @@ def curate(tmp_path: Path, *overrides: str, name: str = "run", config: str = "ex
 
 
 def outputs(run: Path) -> dict[str, bytes]:
-    files = [path for path in run.rglob("*") if path.is_file() and path.name not in ("DONE", ".lock")]
+    files = [path for path in run.rglob("*") if path.is_file() and path.name not in NOT_REPEATED]
     return {str(path.relative_to(run)): path.read_bytes() for path in files}
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import yaml
@@ -163,6 +164,9 @@ def test_killed_anywhere_and_started_again_the_bytes_are_the_same(config: Callab
         folder(unbroken) / "judgements.jsonl"
     ).read_bytes()
     assert summary(broken) == summary(unbroken)
+    costs = [json.loads((folder(run).parent / "cost.json").read_text()) for run in (broken, unbroken)]
+    assert [cost["attempts"] for cost in costs] == [3, 1]
+    assert costs[0]["judge"] == costs[1]["judge"] == {"requests": 80, "tokens": ANY, "money": None}
 
 
 def _kill_after(config_file: str, server: JudgeServer, wanted: int) -> None:
@@ -197,6 +201,10 @@ def test_a_budget_stops_the_job_and_a_larger_one_continues(config: Callable[...,
         assert len(server.asked) == 40
     assert summary(file)["status"] == "complete"
     assert summary(file)["spent"]["cost_usd"] == pytest.approx(40 * 0.0002)
+    cost = json.loads((folder(file).parent / "cost.json").read_text())
+    assert cost["attempts"] == 2
+    assert (cost["judge"]["requests"], cost["judge"]["money"]) == (40, pytest.approx(40 * 0.0002))
+    assert cost["total"]["money"] == cost["judge"]["money"]
 
 
 def test_nonsense_stops_the_job_and_its_rows_stay(config: Callable[..., str]) -> None:

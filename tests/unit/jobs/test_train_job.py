@@ -52,7 +52,7 @@ def test_done_says_why_a_run_ended_and_which_version_was_the_best(
     with RunDirectory.open(config) as directory:
         _write(directory.paths.metrics, *({"step": step} for step in range(3)))
         lines = ({"version": version, "pass_at_1": value} for version, value in enumerate(values))
-        _write(directory.paths.validation, *lines)
+        _write(directory.paths.dynamics, *lines)
         directory.mark_done(_summary(config, directory))
         summary = json.loads(directory.paths.done.read_text())
         assert summary["best"] == {"adapter": str(tmp_path / "run" / "best"), "version": 1, "pass_at_1": 0.4}

@@ -20,6 +20,8 @@ from rich.console import Console
 from jobs import watch
 from jobs.watch import watch_training
 from polyray.errors import EXIT_INTERRUPTED, RolloutError, Stopped
+from polyray.observability.cost import CostMeter, Held
+from polyray.observability.cost_record import read_cost
 from polyray.observability.jsonl import read_jsonl
 from polyray.observability.progress import ProgressDisplay
 from polyray.observability.run_directory import RunPaths
@@ -33,6 +35,7 @@ class Coordinator:
         self.incidents = incidents or []
         self.drained = threading.Event()
         self.died: BaseException | None = None
+        self.phase, self.tokens = "training", 0
 
     def __getattr__(self, name: str) -> Any:
         return SimpleNamespace(remote=lambda *arguments: getattr(self, f"_{name}")(*arguments))
@@ -41,8 +44,9 @@ class Coordinator:
         if self.died is not None:
             raise self.died
         return {
-            "phase": "training",
+            "phase": self.phase,
             "step": 7,
+            "tokens": self.tokens,
             "metrics": {},
             "alarms": 0,
             "incidents": self.incidents[seen:],
@@ -61,12 +65,17 @@ def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "POLL_S", 0.01)
 
 
-def run(tmp_path: Path, coordinator: Coordinator, fit: Callable[[dict[str, BaseException]], None]) -> str:
+def run(
+    tmp_path: Path,
+    coordinator: Coordinator,
+    fit: Callable[[dict[str, BaseException]], None],
+    cost: CostMeter | None = None,
+) -> str:
     """What was shown."""
     stream = io.StringIO()
     directory: Any = SimpleNamespace(paths=RunPaths(tmp_path))
     with ProgressDisplay(console=Console(file=stream, width=200)) as display:
-        watch_training(train_config(), directory, coordinator, fit, display)
+        watch_training(train_config(), directory, coordinator, fit, display, cost)
     return stream.getvalue()
 
 
@@ -172,3 +181,27 @@ def test_what_training_raises_is_raised(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="broken"):
         run(tmp_path, Coordinator(), fit)
+
+
+def test_the_account_leaves_its_start_with_the_first_step(tmp_path: Path) -> None:
+    """And counts what was sampled, groups that no step used included."""
+    coordinator = Coordinator()
+    coordinator.phase, coordinator.tokens = "delivering", 0
+    path = tmp_path / "cost.json"
+
+    def fit(outcome: dict[str, BaseException]) -> None:
+        time.sleep(0.1)
+        started_in.update(read_cost(path).phases)
+        coordinator.phase, coordinator.tokens = "training", 120
+        time.sleep(0.1)
+        coordinator.tokens = 200
+        write_adapter(tmp_path)
+
+    started_in: dict[str, Any] = {}
+    with CostMeter(path, "train", Held(cpus=1.0)) as cost:
+        run(tmp_path, coordinator, fit, cost)
+    assert list(started_in) == ["start"]
+    phases = read_cost(path).phases
+    assert {name: amounts.tokens_generated for name, amounts in phases.items()} == {"start": 0, "train": 200}
+    assert phases["start"].wall_s >= 0.1
+    assert phases["train"].wall_s > 0.0
