@@ -31,7 +31,7 @@ STEPS = 8
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """While this file exists scoring takes a while."""
+    """While this file exists scoring takes a while, and `under_way` beside it exists meanwhile."""
     return tmp_path_factory.mktemp("reward") / "slow"
 
 
@@ -39,7 +39,13 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def chaos_config(train_config: Callable[..., TrainConfig], slow: Path) -> Callable[..., TrainConfig]:
     file = slow.with_name("constant.py")
     file.write_text(
-        f"import os, time\ndef score(items):\n    time.sleep(0.3 * os.path.exists({str(slow)!r}))\n"
+        "import pathlib, time\n"
+        f"slow = pathlib.Path({str(slow)!r})\n"
+        "def score(items):\n"
+        "    if slow.exists():\n"
+        "        slow.with_name('under_way').touch()\n"
+        "        time.sleep(0.3)\n"
+        "        slow.with_name('under_way').unlink(missing_ok=True)\n"
         "    return [0.5] * len(items)\n"
     )
     reward = {"type": "python", "path": f"{file}:score", "service": {"port": 0, "num_cpus": 0.5}}
@@ -257,15 +263,21 @@ def test_a_reward_service_that_fails_for_twenty_seconds_is_waited_for(
 def test_a_reward_replica_that_is_killed_is_replaced_and_its_groups_are_scored(
     chaos_config: Callable[..., TrainConfig], start: Callable[[TrainConfig], SimulatedRun], slow: Path
 ) -> None:
-    slow.touch()  # something is always being scored
+    slow.touch()
+    under_way = slow.with_name("under_way")
     run = start(chaos_config("replica"))
     (replica,) = replicas()
 
-    def kill(step: int) -> None:
-        if step == 2:
-            os.kill(replica, signal.SIGKILL)
+    def kill_while_it_scores() -> None:
+        under_way.unlink(missing_ok=True)
+        deadline = time.monotonic() + 20
+        while not under_way.exists() and time.monotonic() < deadline:
+            time.sleep(0.002)
+        os.kill(replica, signal.SIGKILL)
 
-    assert run.learn(STEPS, kill) == "done"
+    killing = threading.Thread(target=kill_while_it_scores)
+    assert run.learn(STEPS, lambda step: killing.start() if step == 2 else None) == "done"
+    killing.join()
     slow.unlink()
     run.check()
     assert {reason for line in run.lines for _, reason in line["dropped"]} <= {"stale"}  # all were scored
