@@ -1,5 +1,4 @@
-"""What training did: where in the network adapters work, what each layer adds, what policies do inside, what finished
-evaluations say.
+"""What training did: to adapters, layer by layer, to attention and hidden states, and what finished evaluations say.
 
 python -m jobs.analyze evaluation runs/quickstart --out runs/analysis
 python -m jobs.analyze lora runs/quickstart/drgrpo runs/quickstart/polychromic --out runs/analysis

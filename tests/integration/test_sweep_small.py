@@ -30,8 +30,9 @@ REWARD = "def score(items):\n    return [len(set(item['completion'])) / 16 for i
 
 @pytest.fixture
 def config(train_values: MakeValues, tmp_path: Path) -> SweepConfig:
-    """Two weights x two seeds. A simulated policy samples by the seed alone, so validations of seed 3 beat those of
-    seed 0 at every step."""
+    """Two weights x two seeds, one trial at a time. A simulated policy samples by the seed alone, so validations of
+    seed 3 beat those of seed 0 at every step; ASHA judges a trial beside those that reported before it, so which one
+    it ends would else be a matter of who comes first."""
     (tmp_path / "varied.py").write_text(REWARD)
     train = train_values(
         "base",
@@ -53,7 +54,7 @@ def config(train_values: MakeValues, tmp_path: Path) -> SweepConfig:
         "parameters": {"algorithm.diversity_weight": {"grid": [0.0, 1.0]}},
         "seeds": [3, 0],
         "metric": "reward_mean",
-        "max_concurrent_trials": 2,
+        "max_concurrent_trials": 1,
         "scheduler": {"type": "asha", "grace_steps": 1, "reduction_factor": 2},
         "evaluation": {
             "config": str(REPOSITORY_ROOT / "configs/evaluate/hidden_trap_grid.yaml"),
