@@ -7,8 +7,8 @@ Layers work together, so contributions need not add up.
   python -m jobs.analyze ablation configs/evaluate/hidden_trap_grid.yaml --adapter runs/a/adapter name=ablation
   python -m jobs.analyze ablation CONFIG --adapter runs/a/adapter --by module evaluation.num_prompts=200
 
-Writes runs/NAME/: ablated/ (the adapters), evaluation/ (as jobs.evaluate), contributions.json and .csv. Killed and
-started again it goes on where it was.
+Writes runs/NAME/: ablated/ (the adapters), evaluation/ (as jobs.evaluate), contributions.json and .csv, and tables/
+(LaTeX and Markdown). Killed and started again it goes on where it was.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def analyze_ablation(argv: Sequence[str] | None = None) -> int:
     from jobs.cost import evaluation_account, show_cost
     from jobs.evaluate import evaluate, resumable_keys
     from jobs.fleet import open_ray, open_sampler
-    from polyray.analysis.lora.ablation import contributions
+    from polyray.analysis.lora.contributions import contributions
     from polyray.observability.progress import ProgressDisplay
 
     config = _with_ablations(args.config, adapter, args.namespace.by)
@@ -64,7 +64,9 @@ def analyze_ablation(argv: Sequence[str] | None = None) -> int:
         entries = contributions(metrics["comparisons"])
         _write(entries, directory.paths.root)
         display.note(_table(entries))
-        display.note(f"written   {directory.paths.root / 'contributions.json'} and contributions.csv")
+        display.note(
+            f"written   {directory.paths.root / 'contributions.json'}, contributions.csv and tables/"
+        )
         show_cost(directory.paths.root, display)
     return EXIT_OK
 
@@ -80,7 +82,8 @@ def _add_options(parser: ArgumentParser) -> None:
 
 def _with_ablations(config: EvaluateConfig, adapter: Path, by: Any) -> EvaluateConfig:
     """The evaluation of the whole adapter and of each without a part."""
-    from polyray.analysis.lora.ablation import WHOLE, ablated_directories
+    from polyray.analysis.lora.ablation import ablated_directories
+    from polyray.analysis.lora.contributions import WHOLE
     from polyray.models.base_files import base_fingerprint, resolve_model_dir
 
     base = base_fingerprint(resolve_model_dir(config.model))
@@ -100,11 +103,16 @@ def _write_ablated(config: EvaluateConfig, adapter: Path, by: Any) -> None:
 
 
 def _write(entries: Sequence[Mapping[str, Any]], root: Path) -> None:
+    from polyray.analysis.evaluated.files import write_tables
+    from polyray.analysis.evaluated.inputs import read_inputs
+    from polyray.analysis.evaluated.tables import ablation
     from polyray.analysis.lora.results import as_csv
     from polyray.observability.atomic import atomic_write_json, atomic_write_text
 
     atomic_write_json(root / "contributions.json", list(entries))
     atomic_write_text(root / "contributions.csv", as_csv(entries))
+    (run,) = read_inputs([root]).runs
+    write_tables([ablation(run)], root / "tables")
 
 
 def _table(entries: Sequence[Mapping[str, Any]]) -> str:

@@ -8,11 +8,11 @@ may stand runs of jobs.judge on their samples and of jobs.evaluate reward: crite
   python -m jobs.analyze evaluation runs/quickstart --reference "warm start" --out runs/analysis
   python -m jobs.analyze evaluation runs/eval --out runs/analysis --check                       what would be read
 
-Writes DIR/theory.json (pass@k as a beta-binomial predicts it from half of the samples, beside what was measured; from
-which k on a model overtakes another), conditions.json (gain over the baseline by difficulty, by answers known, by
-length; the worst prompts with their candidates), criteria.json (the research's limits: met or not, and where its
-value stands), domains.json, tables/ (LaTeX with booktabs, Markdown, and tables.json: file, place, hash of every cell)
-and data/ (every figure's points as CSV).
+Writes DIR/evaluation.html (all of it on one page); theory.json (pass@k as a beta-binomial predicts it from half of
+the samples, beside what was measured; from which k on a model overtakes another), conditions.json (gain over the
+baseline by difficulty, by answers known, by length; the worst prompts with their candidates), criteria.json (the
+research's limits: met or not, and where its value stands), domains.json; tables/ (LaTeX with booktabs, Markdown, and
+tables.json: file, place, hash of every cell) and data/ (every figure's points as CSV).
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from polyray.config.base import StrictModel
+from polyray.config.text_tasks import TextTaskSpec
 
 ROUND_KS = (1, 2, 4, 8)
 """The k of pass@k and its like, as far as there are so many completions."""
@@ -89,9 +90,9 @@ class DynamicsSpec(StrictModel):
     num_prompts: int = Field(default=16, ge=1)
     num_samples: int = Field(default=8, ge=1, description="completions per prompt")
     encoder: str | None = Field(
-        default=None,
-        description="semantic_diversity, by this sentence encoder (packaged: MiniLM); null: only where "
-        "diversity.source=embedding measures it anyway",
+        default="auto",
+        description="semantic_diversity, by this sentence encoder (packaged: MiniLM); auto: packaged where answers "
+        "are prose; null: only where diversity.source=embedding measures it anyway",
     )
     collapse_alarm: CollapseAlarmSpec | None = CollapseAlarmSpec()
 
@@ -99,6 +100,12 @@ class DynamicsSpec(StrictModel):
         """Of a run of so many steps."""
         every = self.every or self._affordable(steps, samples_per_step)
         return Rounds(every, steps, self.prompts, self.num_prompts, self.num_samples, self.prompts == "auto")
+
+    def encoder_for(self, task: StrictModel) -> str | None:
+        """The encoder of a run on this task; None: there is none."""
+        if self.encoder != "auto":
+            return self.encoder
+        return "packaged" if isinstance(task, TextTaskSpec) else None
 
     def _affordable(self, steps: int, samples_per_step: int) -> int:
         """Two rounds there always are: before the first step and after the last one."""

@@ -97,7 +97,7 @@ class TrainConfig(RunBase):
         return replace(
             rounds,
             semantic_distances=self.diversity.source == "embedding",
-            encoder=None if dynamics is None else dynamics.encoder,
+            encoder=None if dynamics is None else dynamics.encoder_for(self.task),
         )
 
     @model_validator(mode="after")

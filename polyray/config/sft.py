@@ -54,7 +54,7 @@ class SftConfig(RunBase):
         if self.dynamics is None:
             return None
         rounds = self.dynamics.rounds(num_steps, self.demonstrations_per_step)
-        return replace(rounds, encoder=self.dynamics.encoder)
+        return replace(rounds, encoder=self.dynamics.encoder_for(self.task))
 
     @model_validator(mode="after")
     def _objective_fits(self) -> SftConfig:

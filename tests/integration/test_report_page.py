@@ -1,4 +1,4 @@
-"""The pages of runs, sweeps and adapters in headless Chromium: drawn, dark and light, on paper, on a phone, by key.
+"""Every page in headless Chromium: drawn, dark and light, on paper, on a phone, by key.
 
 Needs Debian's `chromium` and `chromium-driver`, and the package `selenium`; left out with a reason without them.
 """
@@ -13,7 +13,11 @@ from typing import Any
 
 import pytest
 
+from polyray.analysis.evaluated.files import write_results
+from polyray.analysis.evaluated.inputs import read_inputs
+from polyray.analysis.evaluated.results import analyse
 from polyray.analysis.lora.page import write_lora_page
+from polyray.analysis.mechanics.page import write_mechanics_page
 from polyray.analysis.report import write_report
 from polyray.analysis.sweep.report import write_sweep_report
 from polyray.analysis.sweep.results import sweep_results
@@ -26,7 +30,7 @@ pytestmark = [
     pytest.mark.skipif(REASON is not None, reason=str(REASON)),
 ]
 
-PAGES = {"report": 15, "sweep": 6, "lora": 12}
+PAGES = {"report": 15, "sweep": 6, "lora": 12, "mechanics": 12, "evaluation": 6}
 """Name -> figures on it, at least."""
 MODELS = {
     "SFT": [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 1]],
@@ -85,6 +89,30 @@ def lora_results() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def mechanics_results() -> dict[str, Any]:
+    """Three models, four layers, two heads."""
+    models = ["SFT", "GRPO", "Poly"]
+
+    def by_layer(**values: float) -> list[dict[str, Any]]:
+        bounds = {f"{name}_{end}": value for name, value in values.items() for end in ("low", "high")}
+        return [
+            {"model": model, "layer": layer, **values, **bounds} for model in models for layer in range(1, 5)
+        ]
+
+    heads = [
+        {"model": model, "layer": layer, "head": head, "entropy": 0.5, "distance": 0.1}
+        for model in models
+        for layer in range(1, 5)
+        for head in range(2)
+    ]
+    return {
+        "evaluation": "evaluation-seed0", "reference": "SFT", "models": models, "prompts": 3, "samples": 4,
+        "confidence": 0.95, "layers": [1, 2, 3, 4], "attention": heads,
+        "attention_by_layer": by_layer(entropy=0.5, distance=0.1),
+        "clusters": by_layer(count=2.5, silhouette=0.4, stability=0.9, agreement=0.7),
+    }  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Name -> address of a file, as a reader opens it."""
@@ -92,6 +120,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     write_report([write_runs(root / "quickstart")], root / "report.html")
     write_sweep_report(write_sweep(root / "sweep-run"), root / "sweep.html")
     write_lora_page(lora_results(), root / "lora.html")
+    write_mechanics_page(mechanics_results(), root / "mechanics.html")
+    write_results(analyse(read_inputs([root / "quickstart" / "evaluation-seed0"])), root / "analysis")
+    (root / "analysis" / "evaluation.html").rename(root / "evaluation.html")
     return {name: (root / f"{name}.html").as_uri() for name in PAGES}
 
 

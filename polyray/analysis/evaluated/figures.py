@@ -84,7 +84,8 @@ def condition_figure(condition: Mapping[str, Any], gain: str, arms: Mapping[str,
             hovertemplate=f"%{{y:+.3f}}, %{{text}}<extra>{plain(name)}</extra>",
         )
     bins = shown[0][1] if shown else []
-    figure.update_xaxes(tickvals=list(range(len(bins))), ticktext=[bin_label(each) for each in bins])
+    labels = [bin_label(each) for each in bins]
+    figure.update_xaxes(tickvals=list(range(len(bins))), ticktext=labels, automargin=True)
     figure.add_hline(y=0, line=ZERO_LINE)
     return figure.update_layout(hovermode="closest")
 

@@ -1,7 +1,7 @@
-"""What jobs.analyze evaluation writes: JSON, the tables of a paper, the data of every figure. Whole or not at all.
+"""What jobs.analyze evaluation writes: a page, JSON, the tables of a paper, the data of figures. Nothing by halves.
 
-DIR/{theory,conditions,criteria,domains}.json
-DIR/tables/{results,significance,criteria,domains,cost}.{tex,md}, tables.json (where each number stands)
+DIR/evaluation.html, DIR/{theory,conditions,criteria,domains}.json
+DIR/tables/{results,significance,ablation,criteria,domains,cost}.{tex,md}, tables.json (where each number stands)
 DIR/data/{theory,gains,significance,collapse,domains}.csv
 """
 
@@ -13,13 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from polyray.analysis.evaluated.cells import Table
 from polyray.analysis.evaluated.inputs import EvaluatedRun
+from polyray.analysis.evaluated.page import write_evaluation_page
 from polyray.analysis.evaluated.results import Results
 from polyray.analysis.evaluated.table_text import latex, markdown, traced
 from polyray.analysis.evaluated.tables import all_tables
 from polyray.observability.atomic import atomic_directory, atomic_write_json, atomic_write_text
 
 Rows = list[dict[str, Any]]
+PAGE = "evaluation.html"
 
 
 def write_results(results: Results, out: Path) -> list[Path]:
@@ -29,16 +32,22 @@ def write_results(results: Results, out: Path) -> list[Path]:
     for name in parts:
         atomic_write_json(out / f"{name}.json", getattr(results, name))
     tables = all_tables(results.inputs.runs, results.criteria, results.domains)
-    with atomic_directory(out / "tables") as directory:
-        for table in tables:
-            atomic_write_text(directory / f"{table.name}.tex", latex(table))
-            atomic_write_text(directory / f"{table.name}.md", markdown(table))
-        atomic_write_json(directory / "tables.json", traced(tables))
+    write_tables(tables, out / "tables")
     with atomic_directory(out / "data") as directory:
         for name, rows in figure_data(results).items():
             if rows:
                 atomic_write_text(directory / f"{name}.csv", _csv(rows))
-    return [*(out / f"{name}.json" for name in parts), out / "tables", out / "data"]
+    write_evaluation_page(results, tables, out / PAGE)
+    return [out / PAGE, *(out / f"{name}.json" for name in parts), out / "tables", out / "data"]
+
+
+def write_tables(tables: Sequence[Table], out: Path) -> None:
+    """Each as LaTeX and Markdown, and tables.json: where every number stands."""
+    with atomic_directory(out) as directory:
+        for table in tables:
+            atomic_write_text(directory / f"{table.name}.tex", latex(table))
+            atomic_write_text(directory / f"{table.name}.md", markdown(table))
+        atomic_write_json(directory / "tables.json", traced(tables))
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:

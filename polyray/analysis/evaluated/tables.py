@@ -1,4 +1,5 @@
-"""The tables of a paper: results, significance, criteria, domains, cost. Every cell knows where its number stands.
+"""The tables of a paper: results, significance, ablation, criteria, domains, cost. Every cell knows where its number
+stands.
 
 How a table becomes LaTeX or Markdown is table_text.py. Called by files.py.
 """
@@ -13,6 +14,7 @@ from polyray.analysis.evaluated.domains import COLUMNS as DOMAIN_COLUMNS
 from polyray.analysis.evaluated.inputs import EvaluatedRun
 from polyray.analysis.evaluated.sources import Source
 from polyray.analysis.headline import digits_of, metric_label
+from polyray.analysis.lora.contributions import WHOLE, contributions
 from polyray.analysis.numbers import decimal, is_number, signed
 
 RESULTS = ("usq_at_k", "distinct_correct_at_k", "best_at_k")
@@ -40,11 +42,11 @@ COST_COLUMNS = {
 def all_tables(
     runs: Sequence[EvaluatedRun], criteria: Mapping[str, Any], domains: Mapping[str, Any]
 ) -> list[Table]:
-    """Every table that has a row: results, significance and cost of each run, criteria and domains of all."""
+    """Every table that has a row: results, significance, ablation, cost of each run; criteria and domains of all."""
     tables = []
     for number, run in enumerate(runs, 1):
         suffix = f"_{number}" if len(runs) > 1 else ""
-        tables += [results(run, suffix), significance(run, suffix), cost(run, suffix)]
+        tables += [results(run, suffix), significance(run, suffix), ablation(run, suffix), cost(run, suffix)]
     tables += [criteria_table(criteria), domains_table(domains)]
     return [table for table in tables if table.rows]
 
@@ -104,6 +106,45 @@ def _tested(run: EvaluatedRun, number: int, entry: Mapping[str, Any]) -> Iterato
     for key in EFFECT_SIZES:
         text = signed(effects[key], 2) if is_number(effects.get(key)) else NONE
         yield Cell(text, (run.metrics.source("comparisons", number, "effect_sizes", key),))
+
+
+def ablation(run: EvaluatedRun, suffix: str = "") -> Table:
+    """What each part of an adapter adds, for an evaluation of jobs.analyze ablation; for others no rows."""
+    tested = run.comparisons() if run.baseline == WHOLE else []
+    keys = [key for key in _ablation_keys(run) if any(_key(entry) == key for _, entry in tested)]
+    rows = []
+    for part in dict.fromkeys(str(entry["model"]) for _, entry in tested):
+        own = {_key(entry): (number, entry) for number, entry in tested if entry["model"] == part}
+        cells = [cell for key in keys for cell in _contribution(run, own.get(key))]
+        rows.append((Cell(part.removeprefix("without ")), *cells))
+    caption = (
+        f"What each part of the adapter adds in {run.domain} ({run.label}): the whole adapter minus the adapter "
+        f"without the part; brackets are {100 * run.confidence:.0f} % BCa intervals paired by prompt, p adjusted "
+        "over all parts and metrics. Parts work together: contributions need not add up."
+    )
+    columns = [column for key in keys for column in (metric_label(*key), "adjusted p")]
+    return Table(f"ablation{suffix}", caption, ("part", *columns), tuple(rows), num_names=1)
+
+
+def _ablation_keys(run: EvaluatedRun) -> list[tuple[str, int]]:
+    return [("pass_at_k", 1), ("pass_at_k", run.ks[-1]), ("distinct_correct_at_k", run.ks[-1])]
+
+
+def _key(entry: Mapping[str, Any]) -> tuple[str, int]:
+    return str(entry["metric"]), int(entry["k"])
+
+
+def _contribution(run: EvaluatedRun, found: tuple[int, Mapping[str, Any]] | None) -> tuple[Cell, Cell]:
+    if found is None:
+        return Cell(NONE), Cell(NONE)
+    number, entry = found
+    (added,) = contributions([entry])
+    shown = {"difference": added["contribution"], "low": added["low"], "high": added["high"]}
+    text = interval_text(shown, digits_of(str(entry["metric"])), with_sign=True)
+    return (
+        Cell(text, (run.metrics.source("comparisons", number),)),
+        Cell(p_text(entry.get("p_adjusted")), (run.metrics.source("comparisons", number, "p_adjusted"),)),
+    )
 
 
 def criteria_table(criteria: Mapping[str, Any]) -> Table:

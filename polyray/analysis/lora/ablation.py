@@ -6,9 +6,9 @@ The adapters are written as directories of their own, so that an evaluation samp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import safetensors.torch
 
@@ -17,7 +17,6 @@ from polyray.delivery.merge import PEFT_PREFIX, adapter_from_bytes
 from polyray.models.adapter_files import read_adapter, write_adapter
 
 Parts = Literal["layer", "module"]
-WHOLE = "whole adapter"
 OF_B = ".lora_B.weight"
 
 
@@ -51,32 +50,6 @@ def write_ablated(adapter: Path, base_sha256: str, into: Path, by: Parts) -> Non
     content, config = read_adapter(adapter, base_sha256)
     for part, without in ablated(content, by):
         write_adapter(without, config, _directory(into, part), {"base_sha256": base_sha256, "without": part})
-
-
-def contributions(comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What each part adds to each metric: the whole adapter's value minus the value without the part.
-
-    `comparisons` as in metrics.json, of every ablation with WHOLE. Intervals are paired by prompt, p-values corrected
-    over all parts and metrics there.
-    """
-    entries = []
-    for entry in comparisons:
-        if entry["baseline"] != WHOLE:
-            continue
-        entries.append(
-            {
-                "part": str(entry["model"]).removeprefix("without "),
-                "metric": entry["metric"],
-                "k": entry["k"],
-                "whole": entry["baseline_mean"],
-                "without": entry["mean"],
-                "contribution": -entry["difference"],
-                "low": -entry["high"],
-                "high": -entry["low"],
-                "p_adjusted": entry["p_adjusted"],
-            }
-        )
-    return entries
 
 
 def _directory(into: Path, part: str) -> Path:

@@ -31,7 +31,7 @@ def test_writes_all_files_and_says_where(tmp_path: Path, capsys: pytest.CaptureF
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()) == [
         "conditions.json", "criteria.json",
         "data/collapse.csv", "data/domains.csv", "data/gains.csv", "data/significance.csv", "data/theory.csv",
-        "domains.json",
+        "domains.json", "evaluation.html",
         "tables/criteria.md", "tables/criteria.tex", "tables/domains.md", "tables/domains.tex",
         "tables/results.md", "tables/results.tex", "tables/significance.md", "tables/significance.tex",
         "tables/tables.json", "theory.json",

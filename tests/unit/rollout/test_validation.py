@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from polyray.config.dynamics import Rounds
+from polyray.config.dynamics import DynamicsSpec, Rounds
 from polyray.config.run import TrainConfig
 from polyray.config.training_evaluation import TrainingEvaluationSpec
 from polyray.errors import DataError
@@ -160,6 +160,22 @@ def test_rounds_of_an_evaluation_are_those_of_the_dynamics() -> None:
         dynamics={"every": 5}, diversity={"source": "embedding"}, algorithm={"type": "grpo"}
     )
     assert embedded.rounds == Rounds(5, 6, "auto", 16, 8, from_training=True, semantic_distances=True)
+
+
+@pytest.mark.parametrize(
+    ("task", "encoder", "used"),
+    [
+        ({"type": "hidden_trap_grid"}, "auto", None),
+        ({"type": "code"}, "auto", None),
+        ({"type": "headlines"}, "auto", "packaged"),
+        ({"type": "creative_writing"}, "auto", "packaged"),
+        ({"type": "headlines"}, None, None),
+        ({"type": "hidden_trap_grid"}, "org/encoder", "org/encoder"),
+    ],
+)
+def test_meaning_is_measured_where_answers_are_prose(task: dict[str, Any], encoder: Any, used: Any) -> None:
+    spec = train_config(task=task).task
+    assert DynamicsSpec(encoder=encoder).encoder_for(spec) == used
 
 
 def test_a_result_is_there_once_every_group_is_in_whatever_the_order() -> None:

@@ -12,6 +12,7 @@ from polyray.analysis.evaluated.domains import domains
 from polyray.analysis.evaluated.inputs import Inputs, read_inputs
 from polyray.analysis.evaluated.table_text import latex, latex_text, markdown, traced
 from polyray.analysis.evaluated.tables import all_tables
+from polyray.analysis.lora.contributions import WHOLE
 from polyray.analysis.numbers import MINUS
 from tests.unit.analysis.evaluated.evaluated_fixtures import WRONG, at_pointer, write_run
 
@@ -51,6 +52,31 @@ def test_every_table_is_there_with_its_numbers(tmp_path: Path) -> None:
         ["sample", "12.50", "25", NONE], ["score", "1,234", NONE, NONE], ["judge", NONE, NONE, "900"],
         ["total", "1,247", "25", NONE],
     ]  # fmt: skip
+
+
+def test_contributions_are_the_differences_turned_round(tmp_path: Path) -> None:
+    full, none = [[0, 1, 2, WRONG]] * 4, [[0, WRONG, WRONG, WRONG]] * 4
+    run = write_run(
+        tmp_path / "eval",
+        {WHOLE: full, "without layer 3": none, "without layer 4": full},
+        ks=(1, 4),
+        baseline=WHOLE,
+    )
+    inputs = read_inputs([run])
+    tables = {table.name: table for table in all_tables(inputs.runs, criteria(inputs), domains(inputs.runs))}
+    table = tables["ablation"]
+    assert table.columns == (
+        "part", "pass@1", "adjusted p", "pass@4", "adjusted p", "distinct-correct@4", "adjusted p",
+    )  # fmt: skip
+    # 3 of 4 samples pass with it and 1 of 4 without; of 4 candidates 3 classes are correct, and 1.
+    assert [[row[0].text, *(cell.text.split(" [")[0] for cell in row[1::2])] for row in table.rows] == [
+        ["layer 3", "+0.500", "0.000", "+2.00"], ["layer 4", "0.000", "0.000", "0.00"],
+    ]  # fmt: skip
+    metrics = inputs.runs[0].metrics.values
+    for cell in table.rows[0][1::2]:
+        entry = at_pointer(metrics, cell.sources[0].key)
+        assert (entry["model"], entry["baseline"]) == ("without layer 3", WHOLE)
+    assert "ablation" not in found(tmp_path / "other")[1]
 
 
 def test_every_number_can_be_looked_up(tmp_path: Path) -> None:

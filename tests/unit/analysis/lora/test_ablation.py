@@ -10,7 +10,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from polyray.analysis.lora.ablation import WHOLE, ablated, ablated_directories, contributions, write_ablated
+from polyray.analysis.lora.ablation import ablated, ablated_directories, write_ablated
+from polyray.analysis.lora.contributions import WHOLE, contributions
 from polyray.analysis.lora.updates import Place, read_adapter_updates
 
 MODULES = ("self_attn.q_proj", "mlp.up_proj")
