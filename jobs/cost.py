@@ -81,7 +81,10 @@ def training_account(
 
 def supervised_account(config: SftConfig, held: Held | None = None, phase: str = START) -> CostMeter:
     """Of a run of jobs.sft; `held` where engines wait beside it."""
-    sources = Sources(tokens=TokensOfLog(RunPaths(config.run_dir).metrics, trained="tokens"))
+    paths = RunPaths(config.run_dir)
+    trained = TokensOfLog(paths.metrics, trained="tokens")
+    of_rounds = TokensOfLog(paths.dynamics, generated="tokens_generated")
+    sources = Sources(tokens=lambda: trained() + of_rounds())
     return account("sft", config, held or held_by_learner(config.learner), sources, phase=phase)
 
 

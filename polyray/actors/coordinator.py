@@ -220,14 +220,14 @@ class Coordinator:
         self._outcome.changed.set()
 
     async def progress(self, incidents_seen: int = 0) -> dict[str, Any]:
-        """Phase, version, groups and tokens so far, the newest metrics, alarms for over-optimisation, incidents from
-        the `incidents_seen`-th on."""
+        """Phase, version, groups so far, tokens so far (those of rounds, too), the newest metrics, alarms for
+        over-optimisation, incidents from the `incidents_seen`-th on."""
         state = self._progress
         return {
             "phase": state.phase if self._outcome.failure is None else "failed",
             "step": state.version,
             "groups_done": state.groups_done,
-            "tokens": state.tokens,
+            "tokens": state.tokens + self._validation.num_tokens,
             "metrics": state.metrics,
             "alarms": state.alarms,
             "incidents": self._outcome.incidents[incidents_seen:],

@@ -33,6 +33,8 @@ class ValidationRounds:
         self._outcome = outcome
         self._rounds = config.rounds
         self._validation = None if self._rounds is None else Validation(config, self._rounds, task)
+        self.num_tokens = 0
+        """Sampled in rounds since the run was started, whatever became of them."""
 
     def due(self, version: int) -> bool:
         """Whether this version has a round."""
@@ -78,6 +80,7 @@ class ValidationRounds:
             except (ray.exceptions.RayError, TimeoutError) as error:
                 if self._fleet.attempt == policy.attempt:  # else the workers gave it up, as they should
                     await self._fleet.recover(worker, error)
+        self.num_tokens += 0 if summary is None else summary.num_tokens
         if self._fleet.attempt == policy.attempt:
             self._validation.add(policy.version, index, summary)
         self._outcome.changed.set()

@@ -61,9 +61,10 @@ class SupervisedDynamics:
             self._task = build_task(config.task)
             self._prompts = validation_prompts(self._rounds, self._task, config.seed)
 
-    def record(self, model: Any, step: int) -> dict[str, float]:
-        """The round of a model after `step` steps, where it is due; what it adds to that step's line."""
-        if self._rounds is None or not self._rounds.due(step) or step in self._known:
+    def record(self, model: Any, step: int, last: bool = False) -> dict[str, float]:
+        """The round of a model after `step` steps, where it is due, as it is after the `last` one; what it adds to
+        that step's line."""
+        if self._rounds is None or not (last or self._rounds.due(step)) or step in self._known:
             return {}
         started = time.perf_counter()
         groups = sample_groups(model, self._tokenizer, self._prompts, self._config, self._rounds, step)

@@ -93,9 +93,9 @@ def run_supervised(
         line = _train_step(run, training, wrapped)
         if is_evaluated(run.config.evaluation, training.step, num_steps):
             line["eval_loss"] = _evaluate(run, training)
-        if training.dynamics is not None:
-            line |= training.dynamics.record(training.model, training.step)
         last = training.step == num_steps or training.patience.is_over(stopping)
+        if training.dynamics is not None:
+            line |= training.dynamics.record(training.model, training.step, last)
         if run.rank == 0:
             with JsonlWriter(run.run_dir / "metrics.jsonl") as writer:
                 writer.write(line)

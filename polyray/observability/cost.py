@@ -64,6 +64,9 @@ class Tokens:
     generated: int = 0
     trained: int = 0
 
+    def __add__(self, other: Tokens) -> Tokens:
+        return Tokens(self.generated + other.generated, self.trained + other.trained)
+
 
 @dataclass(frozen=True, slots=True)
 class Sources:

@@ -105,7 +105,9 @@ def test_tokens_of_supervised_steps_and_of_samples(tmp_path: Path) -> None:
     sft = build_config(SftConfig, {"name": "sft", "runs_dir": str(tmp_path)})
     with supervised_account(sft, phase="train"):
         write(tmp_path / "sft" / "metrics.jsonl", {"step": 0, "tokens": 640})
-    assert read_cost(tmp_path / "sft" / "cost.json").phases["train"].tokens_trained == 640
+        write(tmp_path / "sft" / "dynamics.jsonl", {"step": 0, "tokens_generated": 70.0}, {"step": 1})
+    spent_on_sft = read_cost(tmp_path / "sft" / "cost.json").phases["train"]
+    assert (spent_on_sft.tokens_trained, spent_on_sft.tokens_generated) == (640, 70)
     evaluate = build_config(
         EvaluateConfig, {"name": "e", "runs_dir": str(tmp_path), "adapters": {"base": None}}
     )

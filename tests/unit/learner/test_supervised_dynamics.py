@@ -155,3 +155,20 @@ def test_rows_of_ones_own_are_asked_and_nobody_scores_them(base: Path, tmp_path:
     lines = read_jsonl(tmp_path / "run" / "dynamics.jsonl")
     assert [line["unscored_groups"] for line in lines] == [3, 3, 3]
     assert all(0 <= line["self_bleu"] <= 1 and "pass_at_1" not in line for line in lines)
+
+
+def test_a_run_that_ends_early_has_a_last_round(base: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i:02d}|", "completion": "UDLR"[i % 4] * (1 + i % 5)} for i in range(11)]
+    file = tmp_path / "data.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = config_of(
+        data={"type": "jsonl", "train": str(file), "validation": str(file)},
+        evaluation={
+            "every": 1,
+            "early_stopping": {"patience": 1, "min_delta": 100.0},
+        },  # nothing is good enough
+        dynamics={"every": 4, "num_prompts": 2, "num_samples": 2},
+    )
+    run(config, base, tmp_path / "run")
+    assert [line["step"] for line in read_jsonl(tmp_path / "run" / "metrics.jsonl")] == [0, 1]
+    assert [line["step"] for line in read_jsonl(tmp_path / "run" / "dynamics.jsonl")] == [0, 2]
