@@ -3,7 +3,7 @@
 python -m jobs.analyze evaluation runs/quickstart --out runs/analysis
 python -m jobs.analyze lora runs/quickstart/drgrpo runs/quickstart/polychromic --out runs/analysis
 python -m jobs.analyze ablation configs/evaluate/hidden_trap_grid.yaml --adapter runs/a/adapter name=ablation
-python -m jobs.analyze mechanics runs/quickstart/evaluation-seed0 --out runs/mechanics
+python -m jobs.analyze mechanistic runs/quickstart/evaluation-seed0 --out runs/mechanistic
 python -m jobs.analyze figures runs/quickstart --out runs/figures
 python -m jobs.analyze lora --help
 """
@@ -13,13 +13,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs import analyze_ablation, analyze_evaluation, analyze_figures, analyze_lora, analyze_mechanics
+from jobs import analyze_ablation, analyze_evaluation, analyze_figures, analyze_lora, analyze_mechanistic
 from jobs.cli import JobParser, run
 
 SUBCOMMANDS = {
     "lora": analyze_lora.analyze,
     "ablation": analyze_ablation.analyze_ablation,
-    "mechanics": analyze_mechanics.analyze_mechanics,
+    "mechanistic": analyze_mechanistic.analyze_mechanistic,
     "evaluation": analyze_evaluation.analyze_evaluation,
     "figures": analyze_figures.analyze_figures,
 }

@@ -17,7 +17,7 @@ from polyray.analysis.evaluated.files import write_results
 from polyray.analysis.evaluated.inputs import read_inputs
 from polyray.analysis.evaluated.results import analyse
 from polyray.analysis.lora.page import write_lora_page
-from polyray.analysis.mechanics.page import write_mechanics_page
+from polyray.analysis.mechanistic.page import write_mechanistic_page
 from polyray.analysis.report import write_report
 from polyray.analysis.sweep.report import write_sweep_report
 from polyray.analysis.sweep.results import sweep_results
@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.skipif(REASON is not None, reason=str(REASON)),
 ]
 
-PAGES = {"report": 15, "sweep": 6, "lora": 12, "mechanics": 12, "evaluation": 6}
+PAGES = {"report": 15, "sweep": 6, "lora": 12, "mechanistic": 12, "evaluation": 6}
 """Name -> figures on it, at least."""
 MODELS = {
     "SFT": [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 1]],
@@ -89,7 +89,7 @@ def lora_results() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def mechanics_results() -> dict[str, Any]:
+def mechanistic_results() -> dict[str, Any]:
     """Three models, four layers, two heads."""
     models = ["SFT", "GRPO", "Poly"]
 
@@ -120,7 +120,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     write_report([write_runs(root / "quickstart")], root / "report.html")
     write_sweep_report(write_sweep(root / "sweep-run"), root / "sweep.html")
     write_lora_page(lora_results(), root / "lora.html")
-    write_mechanics_page(mechanics_results(), root / "mechanics.html")
+    write_mechanistic_page(mechanistic_results(), root / "mechanistic.html")
     write_results(analyse(read_inputs([root / "quickstart" / "evaluation-seed0"])), root / "analysis")
     (root / "analysis" / "evaluation.html").rename(root / "evaluation.html")
     return {name: (root / f"{name}.html").as_uri() for name in PAGES}

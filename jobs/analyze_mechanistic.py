@@ -5,12 +5,12 @@ each head is (relative entropy), and how far it is from the reference's (Jensen-
 layers, each model's own completions of a prompt are grouped by their hidden states: how many groups there are,
 whether they come again in parts of the completions (stability), whether they are the different solutions (agreement).
 
-  python -m jobs.analyze mechanics runs/quickstart/evaluation-seed0 --out runs/mechanics
-  python -m jobs.analyze mechanics RUN --models "warm start" polychromic --layers 1 2 4 --prompts 100 --out DIR
-  python -m jobs.analyze mechanics RUN --out DIR --check                        what would be looked at
+  python -m jobs.analyze mechanistic runs/quickstart/evaluation-seed0 --out runs/mechanistic
+  python -m jobs.analyze mechanistic RUN --models "warm start" polychromic --layers 1 2 4 --prompts 100 --out DIR
+  python -m jobs.analyze mechanistic RUN --out DIR --check                        what would be looked at
 
-Writes DIR/mechanics.json, attention.csv, attention_by_layer.csv, clusters.csv, and mechanics.html. Runs on the CPU
-with unfused attention: meant for a few hundred completions, not for all of them.
+Writes DIR/mechanistic.json, attention.csv, attention_by_layer.csv, clusters.csv, and mechanistic.html. Runs on the
+CPU with unfused attention: meant for a few hundred completions, not for all of them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SAMPLES = 16
 TABLES = ("attention", "attention_by_layer", "clusters")
 
 
-def analyze_mechanics(argv: Sequence[str] | None = None) -> int:
+def analyze_mechanistic(argv: Sequence[str] | None = None) -> int:
     """Parses, computes, writes; prints what differs most."""
     args = _parse(argv)
     from polyray.analysis.evaluated.inputs import read_inputs
@@ -44,14 +44,14 @@ def analyze_mechanics(argv: Sequence[str] | None = None) -> int:
     reference = reference_of(run, args.reference) or run.baseline
     if args.check:
         return _print_check(run, reference, args)
-    from polyray.analysis.mechanics.inputs import read_material
-    from polyray.analysis.mechanics.results import mechanics_results
+    from polyray.analysis.mechanistic.inputs import read_material
+    from polyray.analysis.mechanistic.results import mechanistic_results
     from polyray.observability.progress import ProgressDisplay
 
     models = list(dict.fromkeys([reference, *(args.models or run.models)]))
     material = read_material(run, models, args.prompts, args.samples)
     with ProgressDisplay() as display:
-        results = mechanics_results(
+        results = mechanistic_results(
             material,
             reference,
             args.layers,
@@ -59,12 +59,12 @@ def analyze_mechanics(argv: Sequence[str] | None = None) -> int:
         )
     _write({"evaluation": run.label, **results}, Path(args.out))
     print("\n".join(summary(results)))
-    print(f"\nwritten: {Path(args.out) / 'mechanics.html'}, and mechanics.json and tables beside it")
+    print(f"\nwritten: {Path(args.out) / 'mechanistic.html'}, and mechanistic.json and tables beside it")
     return EXIT_OK
 
 
 def _parse(argv: Sequence[str] | None) -> Namespace:
-    parser = JobParser("analyze mechanics", __doc__)
+    parser = JobParser("analyze mechanistic", __doc__)
     parser.add_argument("run", metavar="RUN", help="a run directory of jobs.evaluate")
     parser.add_argument("--models", nargs="+", metavar="MODEL", help="of the evaluation (default: all)")
     parser.add_argument(
@@ -96,7 +96,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
 
 def _print_check(run: EvaluatedRun, reference: str, args: Namespace) -> int:
     found = {
-        "job": "analyze mechanics",
+        "job": "analyze mechanistic",
         "evaluation": str(run.evaluation.path),
         "models": args.models or run.models,
         "reference": reference,
@@ -111,14 +111,14 @@ def _print_check(run: EvaluatedRun, reference: str, args: Namespace) -> int:
 
 def _write(results: Mapping[str, Any], out: Path) -> None:
     from polyray.analysis.lora.results import as_csv
-    from polyray.analysis.mechanics.page import write_mechanics_page
+    from polyray.analysis.mechanistic.page import write_mechanistic_page
     from polyray.observability.atomic import atomic_write_json, atomic_write_text
 
     out.mkdir(parents=True, exist_ok=True)
-    atomic_write_json(out / "mechanics.json", dict(results))
+    atomic_write_json(out / "mechanistic.json", dict(results))
     for table in TABLES:
         atomic_write_text(out / f"{table}.csv", as_csv(results[table]))
-    write_mechanics_page(results, out / "mechanics.html")
+    write_mechanistic_page(results, out / "mechanistic.html")
 
 
 def summary(results: Mapping[str, Any]) -> list[str]:

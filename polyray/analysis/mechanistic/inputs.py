@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from polyray.analysis.evaluated.inputs import EvaluatedRun
-from polyray.analysis.mechanics.policies import Row
+from polyray.analysis.mechanistic.policies import Row
 from polyray.config.loader import build_config
 from polyray.config.run import EvaluateConfig
 from polyray.data.chat import encode_prompt

@@ -1,6 +1,6 @@
 """The page about policies inside: attention by head, what hidden states tell apart. One file that loads nothing.
 
-Called by jobs.analyze mechanics.
+Called by jobs.analyze mechanistic.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ STATES = (
 )
 
 
-def write_mechanics_page(results: Mapping[str, Any], path: Path) -> None:
-    """Writes the page for the contents of mechanics.json, whole or not at all. Equal results give equal bytes."""
+def write_mechanistic_page(results: Mapping[str, Any], path: Path) -> None:
+    """Writes the page for the contents of mechanistic.json, whole or not at all. Equal results give equal bytes."""
     arms = _arms(results)
     page = render(
-        "mechanics.html.j2",
+        "mechanistic.html.j2",
         results=results,
         arms=arms,
         attention=[_by_layer(key, words, results["attention_by_layer"], arms) for key, *words in ATTENTION],

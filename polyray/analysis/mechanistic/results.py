@@ -1,4 +1,4 @@
-"""Everything that is said of policies inside, with intervals over prompts: the contents of mechanics.json.
+"""Everything that is said of policies inside, with intervals over prompts: the contents of mechanistic.json.
 
 Attention is compared on the same tokens, the completions of the reference; hidden states are each policy's own, at
 its own completions, because the question is what it tells apart when it is diverse.
@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from polyray.analysis.mechanics.attention import pattern_distance, relative_entropy_of_rows
-from polyray.analysis.mechanics.clusters import cluster_states
-from polyray.analysis.mechanics.inputs import Material, Sampled
-from polyray.analysis.mechanics.policies import Policies, Row, Seen
+from polyray.analysis.mechanistic.attention import pattern_distance, relative_entropy_of_rows
+from polyray.analysis.mechanistic.clusters import cluster_states
+from polyray.analysis.mechanistic.inputs import Material, Sampled
+from polyray.analysis.mechanistic.policies import Policies, Row, Seen
 from polyray.errors import DataError
 from polyray.evaluation.bootstrap import ClusterBootstrap
 
@@ -32,7 +32,7 @@ CLUSTERING = ("count", "silhouette", "stability", "agreement")
 """Of clusters.Clustering."""
 
 
-def mechanics_results(
+def mechanistic_results(
     material: Material,
     reference: str,
     layers: Sequence[int] | None = None,

@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from jobs.analyze import main
-from polyray.analysis.mechanics.policies import Policies, Row
+from polyray.analysis.mechanistic.policies import Policies, Row
 from polyray.config.base import as_json
 from polyray.config.loader import build_config
 from polyray.config.run import EvaluateConfig
@@ -30,7 +30,7 @@ ROWS = [Row((1, 5, 9, 4), (7, 7, 3)), Row((1, 8), (6, 3, 3, 9, 2)), Row((1, 5, 9
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_base(tmp_path_factory.mktemp("mechanics") / "base")
+    return save_base(tmp_path_factory.mktemp("mechanistic") / "base")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_batches_change_nothing(
 ) -> None:
     policies = Policies(model_dir, adapters)
     together = list(policies.look("warm start", ROWS, attention=True))
-    monkeypatch.setattr("polyray.analysis.mechanics.policies.BATCH_BYTES", 1)
+    monkeypatch.setattr("polyray.analysis.mechanistic.policies.BATCH_BYTES", 1)
     assert policies.batch_rows(7) == 1
     for one, other in zip(together, policies.look("warm start", ROWS, attention=True), strict=True):
         assert one.attention is not None and other.attention is not None
@@ -147,8 +147,8 @@ def table(file: Path) -> list[dict[str, str]]:
 def test_the_job_writes_what_it_saw(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     options = ["--reference", "warm start", "--layers", "0", "1"]
-    assert main(["mechanics", str(run), "--out", str(out), *options]) == 0
-    results = json.loads((out / "mechanics.json").read_text())
+    assert main(["mechanistic", str(run), "--out", str(out), *options]) == 0
+    results = json.loads((out / "mechanistic.json").read_text())
     assert (results["reference"], results["prompts"], results["samples"]) == ("warm start", 6, 4)
     assert results["models"] == ["warm start", "base", "new.one"] and results["layers"] == [0, 1]
     heads = results["attention"]
@@ -167,8 +167,8 @@ def test_the_job_writes_what_it_saw(run: Path, tmp_path: Path, capsys: pytest.Ca
     assert table(out / "attention.csv")[0]["head"] == "0"
     assert len(table(out / "attention_by_layer.csv")) == 3
     said = capsys.readouterr().out
-    assert "new.one" in said and "from the reference" in said and str(out / "mechanics.html") in said
-    page = (out / "mechanics.html").read_text()
+    assert "new.one" in said and "from the reference" in said and str(out / "mechanistic.html") in said
+    page = (out / "mechanistic.html").read_text()
     assert 'id="figure-entropy"' in page and 'id="figure-distance-2"' in page and "new.one" in page
     assert 'id="figure-distance-0"' not in page  # the reference from itself
 
@@ -177,11 +177,11 @@ def test_entropy_is_the_mean_over_tokens_then_completions_then_prompts(
     run: Path, tmp_path: Path, model_dir: Path, adapters: dict[str, Path | None]
 ) -> None:
     options = ["--reference", "warm start", "--models", "base", "--prompts", "2"]
-    main(["mechanics", str(run), "--out", str(tmp_path / "out"), *options])
-    results = json.loads((tmp_path / "out" / "mechanics.json").read_text())
+    main(["mechanistic", str(run), "--out", str(tmp_path / "out"), *options])
+    results = json.loads((tmp_path / "out" / "mechanistic.json").read_text())
     assert results["models"] == ["warm start", "base"] and results["prompts"] == 2
     from polyray.analysis.evaluated.inputs import read_inputs
-    from polyray.analysis.mechanics.inputs import read_material
+    from polyray.analysis.mechanistic.inputs import read_material
 
     material = read_material(read_inputs([run]).runs[0], ["warm start"], 2, 16)
     reference = alone(model_dir, None)
@@ -209,7 +209,7 @@ def test_entropy_is_the_mean_over_tokens_then_completions_then_prompts(
 
 def test_prompts_of_one_cluster_are_one_unit(run: Path) -> None:
     from polyray.analysis.evaluated.inputs import read_inputs
-    from polyray.analysis.mechanics.inputs import read_material
+    from polyray.analysis.mechanistic.inputs import read_material
 
     config = json.loads((run / "config.json").read_text())
     config["evaluation"]["num_prompts"] = 400  # 200 pairs of start and goal, two maps each
@@ -232,7 +232,7 @@ def test_mistakes_are_named(
     run: Path, tmp_path: Path, options: list[str], error: type[Exception], text: str
 ) -> None:
     with pytest.raises(error) as raised:
-        main(["mechanics", str(run), "--out", str(tmp_path / "out"), *options])
+        main(["mechanistic", str(run), "--out", str(tmp_path / "out"), *options])
     assert text in str(raised.value)
     assert not (tmp_path / "out").exists()
 
@@ -240,7 +240,7 @@ def test_mistakes_are_named(
 def test_check_says_what_would_be_looked_at(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["mechanics", str(run), "--out", str(tmp_path / "out"), "--check"]) == 0
+    assert main(["mechanistic", str(run), "--out", str(tmp_path / "out"), "--check"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["models"] == ["base", "warm start", "new.one"] and found["reference"] == "base"
     assert not (tmp_path / "out").exists()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from polyray.analysis.mechanics.attention import pattern_distance, relative_entropy_of_rows
-from polyray.analysis.mechanics.clusters import Clustering, cluster_states
+from polyray.analysis.mechanistic.attention import pattern_distance, relative_entropy_of_rows
+from polyray.analysis.mechanistic.clusters import Clustering, cluster_states
 
 
 def test_relative_entropy_is_0_at_one_place_and_1_where_all_are_alike() -> None:
