@@ -33,7 +33,7 @@ from pydantic import BaseModel
 
 from polyray.config.base import as_json
 from polyray.config.loader import load_config
-from polyray.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, PolyrayError
+from polyray.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, ConfigError, PolyrayError
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -182,6 +182,16 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if not package or (REPOSITORY_ROOT / package).is_dir():
+            raise
+        print(
+            f"error: the package {package} is missing here; this environment or image was not made from "
+            "requirements/cpu.txt or gpu.txt: use one that was (make setup, docker/)",
+            file=sys.stderr,
+        )
+        sys.exit(EXIT_USER_ERROR)
 
 
 def _origin(error: PolyrayError) -> PolyrayError:

@@ -19,6 +19,7 @@ from polyray.actors.reward_client import build_remote
 from polyray.actors.rollout_actor import EngineSettings
 from polyray.actors.rollout_pool import RolloutPool
 from polyray.actors.shared_pool import SharedPool
+from polyray.actors.storage_check import check_storage
 from polyray.config.derived import required_cpus
 from polyray.config.learner import LearnerSpec
 from polyray.config.model import ModelSpec
@@ -53,11 +54,16 @@ class Fleet:
 
 
 @contextmanager
-def open_ray(spec: RaySpec, display: ProgressDisplay) -> Iterator[None]:
-    """Ray for the length of a job; its dashboard's address is shown."""
+def open_ray(spec: RaySpec, display: ProgressDisplay, run_dir: Path | None = None) -> Iterator[None]:
+    """Ray for the length of a job; its dashboard's address is shown.
+
+    Raises ResourceError where not all machines of a cluster share `run_dir`.
+    """
     display.update(phase="starting Ray")
     with ray_session(spec, REPOSITORY_ROOT, setup_logging()) as dashboard:
         display.note(f"Ray dashboard: {dashboard}")
+        if run_dir is not None:
+            check_storage(run_dir)
         yield
 
 

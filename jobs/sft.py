@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         training_base(config.model)
         with RunDirectory.open(config) as directory:
             if not directory.finished:
-                with supervised_account(config) as cost, open_ray(config.ray, display):
+                with supervised_account(config) as cost, open_ray(config.ray, display, config.run_dir):
                     cost.enter("train")
                     supervise(config, directory, display)
         display.note(f"adapter   {directory.paths.adapter}\nmetrics   {directory.paths.metrics}")

@@ -77,7 +77,7 @@ def sweep(
     from polyray.observability.cost import Held
 
     with sweep_account(config, plans[0].config) as cost:
-        with open_ray(config.ray, display):
+        with open_ray(config.ray, display, config.run_dir):
             from jobs.sweep_run import check_resources, run_trials, shared_fleet
 
             check_resources(config, plans)

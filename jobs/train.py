@@ -53,7 +53,7 @@ def run_training(config: TrainConfig) -> None:
             if not directory.finished:
                 with (
                     training_account(config) as cost,
-                    open_ray(config.ray, display),
+                    open_ray(config.ray, display, config.run_dir),
                     open_fleet(config, config.name) as fleet,
                 ):
                     train(config, directory, fleet, display, cost)

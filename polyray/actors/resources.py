@@ -50,6 +50,9 @@ def ray_session(spec: RaySpec, root: Path, environment: Mapping[str, str] | None
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     runtime_env = {"env_vars": {"PYTHONPATH": str(root), **WORKER_ENVIRONMENT, **(environment or {})}}
     if os.environ.get("RAY_ADDRESS"):
+        os.environ.setdefault(
+            "RAY_OVERRIDE_JOB_RUNTIME_ENV", "1"
+        )  # a job that was submitted has variables of its own
         context = ray.init(namespace=NAMESPACE, runtime_env=runtime_env, log_to_driver=False)
     else:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away

@@ -19,6 +19,7 @@ from ray.util import placement_group_table
 
 from jobs.fleet import open_fleet
 from polyray.actors.resources import NAMESPACE
+from polyray.actors.storage_check import PROBE, check_storage
 from polyray.config.loader import build_config
 from polyray.config.run import TrainConfig
 from tests.chaos.simulated import SimulatedRun
@@ -34,6 +35,8 @@ def main(values: dict[str, Any]) -> dict[str, Any]:
     for _ in range(2):
         cluster.add_node(num_cpus=4, object_store_memory=STORE_BYTES)
     ray.init(address=cluster.address, namespace=NAMESPACE, log_to_driver=False)
+    check_storage(config.run_dir)
+    left = [path.name for path in config.run_dir.glob(f"{PROBE}*")]
     with open_fleet(config, "node-lost") as fleet:
         infos = fleet.pool.wait_until_ready()
         run = SimulatedRun(config, fleet)
@@ -47,6 +50,7 @@ def main(values: dict[str, Any]) -> dict[str, Any]:
         run.check()
         result = {
             "outcome": outcome,
+            "probes_left": left,
             "incidents": run.incidents(),
             "lost_node": infos[0]["node_id"],
             "on_that_node": sum(info["node_id"] == infos[0]["node_id"] for info in infos),

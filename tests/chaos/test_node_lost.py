@@ -51,4 +51,4 @@ def test_workers_of_a_node_that_is_lost_come_back_elsewhere(
     replaced = [item for item in result["incidents"] if item["kind"] == "worker_replaced"]
     assert len(replaced) == result["on_that_node"] >= 1
     assert result["lost_node"] not in result["nodes_of_workers"]
-    assert result["placement_groups"] == 0
+    assert result["placement_groups"] == 0 and result["probes_left"] == []

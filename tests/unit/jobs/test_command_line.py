@@ -114,6 +114,12 @@ def test_the_list_names_jobs_and_nothing_else() -> None:
         ("raise RewardError('no score')", 1, "error: no score\n"),
         ("raise Wrapped('what Ray makes of it')", 1, "error: the service is gone\n"),
         ("raise KeyboardInterrupt", 130, "interrupted\n"),
+        (
+            "import not_there.part",
+            2,
+            "error: the package not_there is missing here; this environment or image was "
+            "not made from requirements/cpu.txt or gpu.txt: use one that was (make setup, docker/)\n",
+        ),
     ],
 )
 def test_how_a_job_ends(body: str, code: int, line: str) -> None:

@@ -1,0 +1,191 @@
+"""What jobs.submit sends and refuses, and what it makes of a cluster's answers."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+import ray.job_submission
+
+from jobs.submit import main
+from jobs.submit_client import ARGUMENTS_KEY, EXCLUDED, JOB_KEY, VARIABLES_KEY, Cluster, Submission
+from polyray.errors import ConfigError, ResourceError
+
+CONFIG = "configs/train/hidden_trap_grid_drgrpo.yaml"
+ADDRESS = "http://127.0.0.1:8265"
+
+
+def checked(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert main(["--check", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_what_would_be_sent(capsys: pytest.CaptureFixture[str]) -> None:
+    found = checked(
+        capsys, "train", CONFIG, "name=first", "reward.service.port=0", "--env", "A=b c", "--cpus", "2"
+    )
+    assert found["entrypoint"] == f"python -m jobs.train {CONFIG} name=first reward.service.port=0"
+    assert found["submission_id"].startswith("polyray-train-first-")
+    assert found["runtime_env"]["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "300", "A": "b c"}
+    assert {".git", ".venv", "runs", "data"} <= set(found["runtime_env"]["excludes"])
+    assert found["entrypoint_num_cpus"] == 2.0
+    assert json.loads(found["metadata"][ARGUMENTS_KEY]) == [CONFIG, "name=first", "reward.service.port=0"]
+
+
+def test_options_behind_two_dashes_are_the_jobs(capsys: pytest.CaptureFixture[str]) -> None:
+    found = checked(capsys, "doctor", "--address", ADDRESS, "--", "--fast")
+    assert found["entrypoint"] == "python -m jobs.doctor --fast"
+
+
+def test_the_line_by_hand_sends_the_same() -> None:
+    submission = Submission.of("train", "x", [CONFIG, "name=a b"], {"A": "1"}, cpus=1.0, memory_gb=None)
+    words = shlex.split(submission.by_hand(ADDRESS))
+    at = words.index("--")
+    assert shlex.join(words[at + 1 :]) == submission.entrypoint
+    options = dict(zip(words[3:at:2], words[4:at:2], strict=True))
+    assert words[:3] == ["ray", "job", "submit"] and options["--address"] == ADDRESS
+    assert json.loads(options["--runtime-env-json"])["env_vars"]["A"] == "1"
+    assert json.loads(options["--metadata-json"]) == submission.metadata
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "JOB is missing"),
+        (["trian", CONFIG], "unknown job 'trian'"),
+        (["train", CONFIG, "learner.stepz=3"], "did you mean 'steps'"),
+        (["train", CONFIG, "--env", "A"], "--env 'A' has no value"),
+        (["train", CONFIG, "--env", "HF_TOKEN=abc"], "--env HF_TOKEN=... would be shown on the dashboard"),
+        (["--stop", "a", "train"], "--stop stands alone"),
+        (["--status", "a", "--logs", "b"], "--status stands alone"),
+        (["train", CONFIG], "--address is missing"),
+        (["train", CONFIG, "--address", "HEAD:8265"], "is no URL of a dashboard"),
+    ],
+)
+def test_mistakes_cost_nothing(arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    with pytest.raises(ConfigError, match=message):
+        main(arguments)
+
+
+def test_a_secret_of_this_machine_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLYRAY_API_TOKEN", "planted-4711")
+    monkeypatch.setenv("OTHER_API_KEY", "short")
+    for arguments in (["name=planted-4711x"], ["--env", "A=planted-4711"], ["--", "--token", "planted-4711"]):
+        with pytest.raises(ConfigError, match="the value of POLYRAY_API_TOKEN") as raised:
+            main(["--check", "doctor", *arguments])
+        assert "planted" not in str(raised.value)
+    assert main(["--check", "doctor", "name=short"]) == 0
+
+
+class Head:
+    """Stands for Ray's client: one job, whose log comes in parts and breaks off once."""
+
+    def __init__(self, **changes: Any) -> None:
+        values = {
+            "submission_id": "polyray-train-x-1f3a9c2e",
+            "status": SimpleNamespace(value="RUNNING"),
+            "entrypoint": "python -m jobs.train x.yaml",
+            "message": None,
+            "metadata": {JOB_KEY: "train", ARGUMENTS_KEY: '["x.yaml", "a=1"]', VARIABLES_KEY: '{"B": "2"}'},
+            "start_time": 1,
+        }
+        self.info = SimpleNamespace(**{**values, **changes})
+        self.log = "one\ntwo\nthree\n"
+        self.tails = 0
+
+    def get_job_info(self, submission_id: str) -> Any:
+        if submission_id != self.info.submission_id:
+            raise RuntimeError("Request failed with status code 404: Job missing does not exist.")
+        return self.info
+
+    def list_jobs(self) -> list[Any]:
+        other = SimpleNamespace(**{**vars(self.info), "submission_id": "somebody-elses", "metadata": None})
+        return [other, self.info]
+
+    def get_job_logs(self, submission_id: str) -> str:
+        return self.log
+
+    async def tail_job_logs(self, submission_id: str) -> AsyncIterator[str]:
+        self.tails += 1
+        yield "one\n"
+        if self.tails == 1:
+            raise RuntimeError("connection lost")
+        yield "two\n"
+        self.info.status = SimpleNamespace(value="SUCCEEDED")
+
+
+def test_a_log_is_printed_once_however_often_the_connection_breaks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.submit_client.RETRY_S", 0.0)
+    head = Head()
+    Cluster(head, ADDRESS).follow(head.info.submission_id)
+    assert head.tails == 2 and capsys.readouterr().out == head.log
+
+
+def test_a_job_that_has_ended_is_sent_again_as_it_was() -> None:
+    ended = Head(status="STOPPED")
+    again = Cluster(ended, ADDRESS).again(ended.info.submission_id)
+    assert (again.job, again.arguments, again.variables) == ("train", ("x.yaml", "a=1"), {"B": "2"})
+    assert (
+        again.submission_id.startswith("polyray-train-x-") and again.submission_id != ended.info.submission_id
+    )
+    with pytest.raises(ConfigError, match="is RUNNING"):
+        Cluster(Head(status="RUNNING"), ADDRESS).again(ended.info.submission_id)
+    with pytest.raises(ConfigError, match=r"was not submitted by jobs\.submit"):
+        Cluster(Head(status="FAILED", metadata={}), ADDRESS).again(ended.info.submission_id)
+
+
+def test_lines_are_those_of_our_jobs_and_say_why_one_failed() -> None:
+    head = Head(status=SimpleNamespace(value="FAILED"), message="exit code 2\nmore")
+    assert Cluster(head, ADDRESS).lines() == [
+        "polyray-train-x-1f3a9c2e  FAILED  python -m jobs.train x.yaml  (exit code 2)"
+    ]
+    with pytest.raises(ConfigError, match="there is no job other at"):
+        Cluster(head, ADDRESS).status("other")
+
+
+@pytest.mark.parametrize(
+    ("raised", "error", "message"),
+    [
+        (
+            ConnectionError("refused"),
+            ResourceError,
+            "no dashboard answers at http://127.0.0.1:8265; is the head up",
+        ),
+        (RuntimeError("Request failed with status code 401: Unauthorized"), ConfigError, "refuses the token"),
+        (RuntimeError("Request failed with status code 403: x"), ConfigError, "refuses the token"),
+        (
+            RuntimeError("Request failed with status code 500: oh\nmore"),
+            ResourceError,
+            "answers with an error: .*500",
+        ),
+    ],
+)
+def test_who_does_not_answer_is_named(
+    raised: Exception, error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(address: str) -> None:
+        raise raised
+
+    monkeypatch.setattr(ray.job_submission, "JobSubmissionClient", fail)
+    with pytest.raises(error, match=message):
+        Cluster.open(ADDRESS)
+
+
+def test_another_version_is_refused_unless_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = SimpleNamespace(_server_ray_version="2.9.0")
+    monkeypatch.setattr(ray.job_submission, "JobSubmissionClient", lambda address: client)
+    with pytest.raises(ConfigError, match=f"runs Ray 2.9.0 and this machine {ray.__version__}"):
+        Cluster.open(ADDRESS)
+    assert Cluster.open(ADDRESS + "/", any_version=True).address == ADDRESS
+
+
+def test_nothing_large_or_private_is_sent() -> None:
+    assert {"runs", "data", ".venv", ".git", "shared"} <= set(EXCLUDED)
