@@ -41,6 +41,7 @@ WITHOUT_CLUSTER = frozenset(
         "test_checkpoint_faults.py",
         "test_generation_page.py",
         "test_report_page.py",
+        "test_submit.py",
     }
 )
 """Integration tests that start processes of their own instead."""

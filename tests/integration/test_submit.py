@@ -1,0 +1,191 @@
+"""jobs.submit against a real head with token authentication: a run is sent, followed, stopped and taken up again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from polyray.observability.jsonl import read_jsonl
+from tests.conftest import MARK, REPOSITORY_ROOT, marked_processes
+
+pytestmark = pytest.mark.slow  # a Ray of its own, with its dashboard
+
+TOKEN = "ray-token-4711-of-this-test"
+PLANTED = "planted-hub-token-0815"
+STEPS = 12
+
+
+@dataclass(frozen=True)
+class Head:
+    address: str
+    environment: dict[str, str]
+
+    def submit(self, *arguments: str, token: str = TOKEN) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "jobs.submit", *arguments, "--address", self.address],
+            cwd=REPOSITORY_ROOT,
+            env={**self.environment, "RAY_AUTH_TOKEN": token},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+    def get(self, path: str, token: str) -> str:
+        request = urllib.request.Request(
+            f"{self.address}{path}", headers={"Authorization": f"Bearer {token}"}
+        )
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.read().decode()
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    port, dashboard, mark = free_port(), free_port(), f"submit-{os.getpid()}"
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment = {
+        **kept,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": TOKEN,
+        "HF_TOKEN": PLANTED,
+        "HF_HUB_OFFLINE": "1",
+        MARK: mark,
+    }
+    log = (tmp_path_factory.mktemp("head") / "log").open("w")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}",
+         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=8",
+         "--object-store-memory=200000000", "--disable-usage-stats"],
+        env={**environment, "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}"},
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )  # fmt: skip
+    found = Head(f"http://127.0.0.1:{dashboard}", environment)
+    try:
+        wait_for(lambda: answers(found), 90)
+        yield found
+    finally:
+        process.terminate()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for pid in marked_processes(mark):
+                os.kill(pid, number)
+            deadline = time.monotonic() + 20
+            while marked_processes(mark) and time.monotonic() < deadline:
+                time.sleep(0.2)
+        process.wait(20)
+        log.close()
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def answers(head: Head) -> bool:
+    try:
+        return "ray_version" in head.get("/api/version", TOKEN)
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.3)
+
+
+@pytest.fixture
+def sft(model_cache: Path, tmp_path: Path) -> Path:
+    values: dict[str, Any] = {
+        "name": "submitted",
+        "runs_dir": str(tmp_path / "runs"),
+        "model": {"cache_dir": str(model_cache), "lora": {"rank": 4, "alpha": 8}},
+        "learner": {"steps": STEPS, "checkpoint_every": 1, "num_threads": 1, "learning_rate": 3e-3},
+        "dynamics": None,
+    }
+    file = tmp_path / "sft.yaml"
+    file.write_text(yaml.safe_dump(values))
+    return file
+
+
+def job_id(printed: str) -> str:
+    found = re.search(r"^job +(\S+)$", printed, re.MULTILINE)
+    assert found is not None, printed
+    return found[1]
+
+
+def test_a_run_is_sent_followed_and_leaves_no_secret_behind(head: Head, sft: Path, tmp_path: Path) -> None:
+    done = head.submit("sft", str(sft), "--env", "SOME_SETTING=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    submission_id = job_id(done.stdout)
+    assert submission_id.startswith("polyray-sft-submitted-")
+    assert f"fine-tuning  {STEPS}/{STEPS}" in done.stdout  # the job's own log
+    assert done.stdout.splitlines()[-1].startswith(f"{submission_id}  SUCCEEDED  python -m jobs.sft")
+    run = tmp_path / "runs" / "submitted"
+    assert (run / "DONE").is_file() and len(read_jsonl(run / "metrics.jsonl")) == STEPS
+    jobs = head.get("/api/jobs/", TOKEN)
+    (info,) = [job for job in json.loads(jobs) if job["submission_id"] == submission_id]
+    assert info["metadata"]["polyray_job"] == "sft"
+    everything = (
+        done.stdout
+        + done.stderr
+        + jobs
+        + "".join(path.read_text(errors="replace") for path in run.rglob("*.json*"))
+    )
+    assert PLANTED not in everything and TOKEN not in everything
+    listed = head.submit("--list")
+    assert listed.returncode == 0 and submission_id in listed.stdout
+    assert head.submit("--status", submission_id).stdout.split()[1] == "SUCCEEDED"
+
+
+def test_a_run_that_is_stopped_goes_on_where_it_was(head: Head, sft: Path, tmp_path: Path) -> None:
+    sent = head.submit("sft", str(sft), "learner.steps=5000", "name=long", "--no-wait")
+    assert sent.returncode == 0, sent.stderr
+    first = job_id(sent.stdout)
+    metrics = tmp_path / "runs" / "long" / "metrics.jsonl"
+    wait_for(lambda: len(read_jsonl(metrics)) >= 5, 120)
+    stopped = head.submit("--stop", first)
+    assert stopped.stdout.split()[1] == "STOPPED", stopped.stdout + stopped.stderr
+    before = len(read_jsonl(metrics))
+    checkpoints = sorted((tmp_path / "runs" / "long" / "checkpoints").glob("step-*"))
+    assert checkpoints
+    again = head.submit("--resume", first, "--no-wait")
+    second = job_id(again.stdout)
+    assert second != first and again.returncode == 0
+    wait_for(lambda: len(read_jsonl(metrics)) > before + 5, 120)
+    steps = [line["step"] for line in read_jsonl(metrics)]
+    assert steps == list(range(len(steps)))  # no step twice, none left out
+    head.submit("--stop", second)
+
+
+def test_who_may_not_and_what_is_not_there(head: Head, sft: Path) -> None:
+    refused = head.submit("--list", token="another-token-of-some-length")
+    assert refused.returncode == 2 and "refuses the token" in refused.stderr
+    nowhere = subprocess.run(
+        [sys.executable, "-m", "jobs.submit", "--list", "--address", f"http://127.0.0.1:{free_port()}"],
+        cwd=REPOSITORY_ROOT, env=head.environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert nowhere.returncode == 2 and "no dashboard answers at" in nowhere.stderr
+    missing = head.submit("--status", "polyray-none")
+    assert missing.returncode == 2 and "there is no job polyray-none" in missing.stderr
+    too_big = head.submit("train", "configs/train/hidden_trap_grid_drgrpo.yaml", "rollout.num_workers=90",
+                          f"model.cache_dir={sft.parent}", "model.warm_start=null")  # fmt: skip
+    assert too_big.returncode == 1 and "FAILED" in too_big.stdout
