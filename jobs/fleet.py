@@ -29,6 +29,7 @@ from polyray.config.run import EvaluateConfig, RaySpec, SftConfig, TrainConfig
 from polyray.delivery.adapter import AdapterShape
 from polyray.delivery.mode import DeliveryChoice, Mode, choose_mode, recorded_choice, settled_mode
 from polyray.delivery.proof import check_delivery
+from polyray.errors import ConfigError
 from polyray.evaluation.sampling import Sample
 from polyray.models.adapter_files import read_adapter
 from polyray.models.base_files import base_fingerprint, resolve_dtype, resolve_model_dir
@@ -69,12 +70,16 @@ def open_ray(spec: RaySpec, display: ProgressDisplay, run_dir: Path | None = Non
 
 @contextmanager
 def open_fleet(
-    config: TrainConfig, owner: str, await_model: Callable[[], object] | None = None
+    config: TrainConfig,
+    owner: str,
+    await_model: Callable[[], object] | None = None,
+    elastic: bool = False,
 ) -> Iterator[Fleet]:
     """The pool and the reward service that `config` asks for, named after `owner`; both end with the block.
 
     Engines start in the background. `await_model` returns once the base model exists, where it is still being
-    made; what does not need it starts meanwhile. Raises ConfigError and ResourceError before anything starts.
+    made; what does not need it starts meanwhile. `elastic`: rollout.max_workers counts. Raises ConfigError and
+    ResourceError before anything starts.
     """
     if await_model is None:
         training_base(config.model)
@@ -86,7 +91,7 @@ def open_fleet(
         gpus,
         "raise ray.num_cpus (logical CPUs), or lower rollout.num_workers or cpus_per_worker",
     )
-    pool = RolloutPool(owner, config.rollout)
+    pool = RolloutPool(owner, config.rollout, elastic)
     try:
         if await_model is None:
             choice = _build(pool, config)
@@ -105,6 +110,11 @@ def open_shared_fleet(config: TrainConfig, owner: str, lora_rank: int, runs: int
 
     Each uses `fleet.pool.for_run(name)`. `lora_rank`: the largest of all runs that will come.
     """
+    if config.rollout.max_workers is not None:
+        raise ConfigError(
+            f"rollout.max_workers={config.rollout.max_workers}: engines that several runs share are as many as "
+            "rollout.num_workers; set that, and leave max_workers out"
+        )
     plan = plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
     pool = SharedPool(owner, config.rollout)
     try:

@@ -17,21 +17,33 @@ from polyray.types import Prompt
 
 class ForcedLengths:
     """vLLM's engine, whose requests run on beyond an end of sequence and stop at the length that was set for their
-    seed."""
+    seed: `lengths`, each used once."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
         self.lengths: dict[int, int] = {}
 
-    def add_request(self, request_id: str, prompt: Any, params: Any, **kwargs: Any) -> Any:
-        """As vLLM's."""
-        length = self.lengths.pop(params.seed, None)
-        if length is not None:
-            params.ignore_eos, params.max_tokens = True, length
-        return self._engine.add_request(request_id, prompt, params, **kwargs)
+    @property
+    def output_processor(self) -> _FirstToSee:
+        """Where a request comes first."""
+        return _FirstToSee(self._engine.output_processor, self.lengths)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
+
+
+class _FirstToSee:
+    def __init__(self, processor: Any, lengths: dict[int, int]) -> None:
+        self._processor = processor
+        self._lengths = lengths
+
+    def add_request(self, request: Any, *rest: Any) -> Any:
+        """As vLLM's."""
+        params = request.sampling_params
+        length = self._lengths.pop(params.seed, None)
+        if length is not None:  # vLLM has looked at ignore_eos by now, and put down what ends a sequence
+            params._eos_token_id, params.stop_token_ids, params.max_tokens = None, [], length
+        return self._processor.add_request(request, *rest)
 
 
 class ForcedEnds:

@@ -48,9 +48,12 @@ class RolloutPool:
     run = ""
     """What the engines tell the run by that uses this pool."""
 
-    def __init__(self, owner: str, rollout: RolloutSpec) -> None:
+    def __init__(self, owner: str, rollout: RolloutSpec, elastic: bool = False) -> None:
+        """`elastic`: rollout.max_workers are started; those without room wait for it, and the user of the pool must
+        not wait for them."""
         self.owner = owner
         self.rollout = rollout
+        self._size = (rollout.max_workers if elastic else None) or rollout.num_workers
         self._settings: EngineSettings | None = None
         self.workers = self._open()
         self._ending: set[str] = set()
@@ -183,7 +186,7 @@ class RolloutPool:
         return True
 
     def _open(self) -> list[PoolWorker]:
-        return [self._start(index) for index in range(self.rollout.num_workers)]
+        return [self._start(index) for index in range(self._size)]
 
     def _start(self, index: int) -> PoolWorker:
         rollout = self.rollout

@@ -5,6 +5,9 @@
     recover()  --> a worker that died, hangs or fails is replaced; the new one is brought up to date first
     refused    --> one worker may be at fault; a version that a second one refuses ends the run
 
+A run needs rollout.num_workers. Those above (rollout.max_workers) join when there is room for them, and nobody waits
+for a worker that has never served while enough others do.
+
 At S = 0 the coordinator waits for all (`all_serve`); above, nobody waits, and no more than half of the workers that
 have groups are asked to load at a time: where a load needs an idle engine, the others go on sampling.
 """
@@ -88,7 +91,11 @@ class ServingFleet:
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_progress: set[str] = set()
         self._by_name = {worker.name: worker for worker in pool.workers}
-        self._behind = set(self._by_name)
+        self._needed = min(rollout.num_workers, len(pool.workers))
+        self._established: set[str] = set()
+        """Workers that have proven a version: they have joined."""
+        self._behind: set[str] = set()
+        """Of those, the ones that do not serve the newest version yet."""
         at_once = rollout.num_workers if rollout.max_staleness == 0 else -(-rollout.num_workers // 2)
         self._loading = LoadingTurns(at_once)
         self._replacements = 0
@@ -110,8 +117,10 @@ class ServingFleet:
 
     @property
     def all_serve(self) -> bool:
-        """Whether every worker has proven to serve the newest version."""
-        return self._current is not None and not self._behind
+        """Whether every worker that has joined, and as many as the run needs, have proven to serve the newest
+        version."""
+        enough = len(self._established) >= self._needed
+        return self._current is not None and enough and not self._behind
 
     def worker(self, name: str) -> PoolWorker:
         """The live worker of this name."""
@@ -141,7 +150,7 @@ class ServingFleet:
         """Has every worker brought to this version, in the background. Raises DeliveryError for one out of order."""
         self._registry.publish(payload)
         self._current = payload, ray.put(payload)
-        self._behind = set(self._by_name)
+        self._behind = set(self._established)
         self._report.begin()
         for worker in self._pool.workers:
             self._bring_up(worker)
@@ -210,11 +219,23 @@ class ServingFleet:
             self.dispatcher.serve(worker.name, worker.index, payload.policy.version)
         self._report.add(worker.name, proof.max_difference, busy_s)
         if self._current is not None and self._current[0].policy == payload.policy:
+            did_all = self.all_serve
+            self._join(worker)
             self._behind.discard(worker.name)
-            if not self._behind:
+            if self.all_serve and not did_all:
                 self._report.end()
         self._outcome.changed.set()
         self._on_served()
+
+    def _join(self, worker: PoolWorker) -> None:
+        if worker.name in self._established:
+            return
+        if len(self._established) >= self._needed and len(self._by_name) > self._needed:
+            self._outcome.incident(
+                "worker_joined",
+                f"rollout worker {worker.name} serves now, beside {len(self._established)} others",
+            )
+        self._established.add(worker.name)
 
     def _check_refusal(self, worker: PoolWorker, policy: PolicyVersion, cause: BaseException) -> None:
         """One refusal may be the worker's fault, as with bytes that arrive damaged; two are the payload's."""
@@ -227,10 +248,13 @@ class ServingFleet:
             )
 
     def _replace(self, worker: PoolWorker, error: BaseException) -> None:
-        """Another worker in its place."""
-        self._replacements += 1
+        """Another worker in its place; it costs a replacement where the run needs it, or it failed by itself."""
         limit = self._config.rollout.max_worker_replacements
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        has_joined = worker.name in self._established
+        needed = len(self._established - {worker.name}) < self._needed
+        waits_for_room = not has_joined and isinstance(error, TimeoutError)
+        self._replacements += needed or not (has_joined or waits_for_room)
         if self._replacements > limit:
             self._outcome.fail(
                 RolloutError(
@@ -242,12 +266,15 @@ class ServingFleet:
         self._registry.forget(worker.name)
         self.dispatcher.remove(worker.name)
         replacement = self._pool.replace(worker)
-        self._outcome.incident(
-            "worker_replaced", f"rollout worker {worker.name} was replaced by {replacement.name}: {reason}"
-        )
+        if needed or not waits_for_room:
+            self._outcome.incident(
+                "worker_replaced",
+                f"rollout worker {worker.name} was replaced by {replacement.name}: {reason}",
+            )
         del self._by_name[worker.name]
         self._by_name[replacement.name] = replacement
-        self._behind = (self._behind - {worker.name}) | {replacement.name}
+        self._established.discard(worker.name)
+        self._behind.discard(worker.name)
         if self._current is not None:
             self._bring_up(replacement)
 

@@ -21,7 +21,13 @@ class RolloutSpec(StrictModel):
     simulation: SimulationSpec = Field(
         default=SimulationSpec(), description="how long engine=simulated takes, and how it fails"
     )
-    num_workers: int = Field(default=1, ge=1)
+    num_workers: int = Field(default=1, ge=1, description="that a run needs")
+    max_workers: int | None = Field(
+        default=None,
+        ge=1,
+        description="as many as the cluster has room for, up to so many: they join while the run goes on, and may be "
+        "taken away again; null: num_workers",
+    )
     cpus_per_worker: float = Field(default=1.0, ge=0)
     gpus_per_worker: float = Field(default=0.0, ge=0)
     tensor_parallel_size: int = Field(
@@ -57,6 +63,14 @@ class RolloutSpec(StrictModel):
     start_timeout_s: float = Field(default=300.0, gt=0)
     group_timeout_s: float = Field(default=300.0, gt=0, description="a worker that takes longer is replaced")
     max_worker_replacements: int = Field(default=8, ge=0)
+
+    @model_validator(mode="after")
+    def _most_workers(self) -> RolloutSpec:
+        if self.max_workers is not None and self.max_workers < self.num_workers:
+            raise ValueError(
+                f"max_workers={self.max_workers} is below num_workers={self.num_workers}; raise it, or leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _devices_of_an_engine(self) -> RolloutSpec:

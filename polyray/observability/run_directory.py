@@ -43,6 +43,7 @@ RESUMABLE_KEYS: tuple[str, ...] = (
     "delivery.keep_versions",
     "delivery.timeout_s",
     "rollout.num_workers",
+    "rollout.max_workers",
     "rollout.cpus_per_worker",
     "rollout.gpus_per_worker",
     "rollout.gpu_memory_utilization",

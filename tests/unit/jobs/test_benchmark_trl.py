@@ -77,11 +77,15 @@ def test_transformers_rows_end_where_they_are_told_and_not_before() -> None:
 
 
 def test_vllms_requests_stop_at_their_own_length() -> None:
-    class Engine:
-        requests: list[Any] = []  # noqa: RUF012
+    class Processor:
+        seen: list[Any] = []  # noqa: RUF012
 
-        def add_request(self, request_id: str, prompt: Any, params: Any, lora_request: Any = None) -> None:
-            self.requests.append((request_id, params.max_tokens, params.ignore_eos))
+        def add_request(self, request: Any, prompt: Any) -> None:
+            params = request.sampling_params
+            self.seen.append((request.request_id, params.max_tokens, params._eos_token_id, params.stop_token_ids))
+
+    class Engine:
+        output_processor = Processor()
 
         def step(self) -> str:
             return "stepped"
@@ -89,9 +93,9 @@ def test_vllms_requests_stop_at_their_own_length() -> None:
     forced = ForcedLengths(Engine())
     forced.lengths = {81: 7}
     for request_id, seed in (("4/1", 81), ("probe/0", None)):
-        params = Namespace(max_tokens=1, ignore_eos=False, seed=seed)
-        forced.add_request(request_id, [1], params, lora_request=None)
-    assert Engine.requests == [("4/1", 7, True), ("probe/0", 1, False)]
+        params = Namespace(max_tokens=1, _eos_token_id=2, stop_token_ids=[2], seed=seed)
+        forced.output_processor.add_request(Namespace(request_id=request_id, sampling_params=params), None)
+    assert Processor.seen == [("4/1", 7, None, []), ("probe/0", 1, 2, [2])]
     assert forced.step() == "stepped"
 
 
