@@ -70,16 +70,12 @@ def open_ray(spec: RaySpec, display: ProgressDisplay, run_dir: Path | None = Non
 
 @contextmanager
 def open_fleet(
-    config: TrainConfig,
-    owner: str,
-    await_model: Callable[[], object] | None = None,
-    elastic: bool = False,
+    config: TrainConfig, owner: str, await_model: Callable[[], object] | None = None
 ) -> Iterator[Fleet]:
     """The pool and the reward service that `config` asks for, named after `owner`; both end with the block.
 
     Engines start in the background. `await_model` returns once the base model exists, where it is still being
-    made; what does not need it starts meanwhile. `elastic`: rollout.max_workers counts. Raises ConfigError and
-    ResourceError before anything starts.
+    made; what does not need it starts meanwhile. Raises ConfigError and ResourceError before anything starts.
     """
     if await_model is None:
         training_base(config.model)
@@ -91,7 +87,7 @@ def open_fleet(
         gpus,
         "raise ray.num_cpus (logical CPUs), or lower rollout.num_workers or cpus_per_worker",
     )
-    pool = RolloutPool(owner, config.rollout, elastic)
+    pool = RolloutPool(owner, config.rollout)
     try:
         if await_model is None:
             choice = _build(pool, config)

@@ -15,12 +15,13 @@ from typing import Any
 
 from jobs.cli import REPOSITORY_ROOT
 from polyray.errors import ConfigError, ResourceError
+from polyray.observability.logging import setup_logging
 
 EXCLUDED = (
-    ".git", ".venv", "runs", "data", "shared", "tests", "docs", "*.egg-info", "**/__pycache__", ".pytest_cache",
-    ".ruff_cache", ".import_linter_cache", "*.safetensors", "*.gguf", "*.parquet", "*.jsonl.gz",
+    "/.git", "/.venv", "/runs", "/data", "/shared", "/tests", "/docs", "/.ci", "*.egg-info", "__pycache__",
+    ".*_cache", ".hypothesis", "*.safetensors", "*.gguf", "*.parquet", "*.jsonl.gz",
 )  # fmt: skip
-"""Beside what .gitignore names, which Ray leaves out by itself."""
+"""As in a .gitignore, whose own entries Ray leaves out by itself."""
 PREFIX = "polyray"
 JOB_KEY, ARGUMENTS_KEY, VARIABLES_KEY = "polyray_job", "polyray_arguments", "polyray_variables"
 SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|CREDENTIALS?)$", re.IGNORECASE)
@@ -146,6 +147,7 @@ class Cluster:
         import ray
         from ray.job_submission import JobSubmissionClient
 
+        setup_logging()  # Ray tells every file that it leaves out
         address = address.rstrip("/")
         if not address.startswith(("http://", "https://")):
             raise ConfigError(f"--address {address} is no URL of a dashboard; write e.g. http://HEAD:8265")
@@ -249,8 +251,8 @@ class _Log:
 
 def _line(info: Any) -> str:
     status = str(getattr(info.status, "value", info.status))
-    message = (info.message or "").strip().splitlines()
-    why = f"  ({message[0]})" if status in ("PENDING", "FAILED") and message else ""
+    message = (info.message or "").strip().partition("\n")[0].partition(", last available logs")[0]
+    why = f"  ({message})" if status in ("PENDING", "FAILED") and message else ""
     return f"{info.submission_id}  {status}  {info.entrypoint}{why}"
 
 

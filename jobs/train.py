@@ -54,7 +54,7 @@ def run_training(config: TrainConfig) -> None:
                 with (
                     training_account(config) as cost,
                     open_ray(config.ray, display, config.run_dir),
-                    open_fleet(config, config.name, elastic=True) as fleet,
+                    open_fleet(config, config.name) as fleet,
                 ):
                     train(config, directory, fleet, display, cost)
         _show_outcome(directory, display)

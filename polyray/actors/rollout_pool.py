@@ -48,12 +48,9 @@ class RolloutPool:
     run = ""
     """What the engines tell the run by that uses this pool."""
 
-    def __init__(self, owner: str, rollout: RolloutSpec, elastic: bool = False) -> None:
-        """`elastic`: rollout.max_workers are started; those without room wait for it, and the user of the pool must
-        not wait for them."""
+    def __init__(self, owner: str, rollout: RolloutSpec) -> None:
         self.owner = owner
         self.rollout = rollout
-        self._size = (rollout.max_workers if elastic else None) or rollout.num_workers
         self._settings: EngineSettings | None = None
         self.workers = self._open()
         self._ending: set[str] = set()
@@ -116,14 +113,23 @@ class RolloutPool:
         self.workers[worker.index] = self._start(worker.index)
         return self.workers[worker.index]
 
+    def grow(self) -> list[PoolWorker]:
+        """Starts those above num_workers, up to max_workers: those without room wait for it, so nobody may wait for
+        them. They end with the process that calls this."""
+        most = self.rollout.max_workers or self.rollout.num_workers
+        more = [self._start(index) for index in range(len(self.workers), most)]
+        self.workers += more
+        return more
+
     def adopt(self, workers: list[PoolWorker]) -> None:
-        """Takes over the pool's state from a copy that lived in another process (the coordinator's).
+        """Takes over the pool's state from a copy that lived in another process (the coordinator's), without those
+        that it grew by.
 
         Replacements that the copy started end with it, sooner or later, so the next `repair` starts them anew.
         """
         own = {worker.name for worker in self.workers}
-        self._ending |= {worker.name for worker in workers} - own
-        self.workers = list(workers)
+        self.workers = [worker for worker in workers if worker.index < self.rollout.num_workers]
+        self._ending |= {worker.name for worker in self.workers} - own
 
     def repair(self) -> None:
         """Replaces the workers that died since the pool was last used."""
@@ -186,7 +192,7 @@ class RolloutPool:
         return True
 
     def _open(self) -> list[PoolWorker]:
-        return [self._start(index) for index in range(self._size)]
+        return [self._start(index) for index in range(self.rollout.num_workers)]
 
     def _start(self, index: int) -> PoolWorker:
         rollout = self.rollout

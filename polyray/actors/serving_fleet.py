@@ -5,8 +5,9 @@
     recover()  --> a worker that died, hangs or fails is replaced; the new one is brought up to date first
     refused    --> one worker may be at fault; a version that a second one refuses ends the run
 
-A run needs rollout.num_workers. Those above (rollout.max_workers) join when there is room for them, and nobody waits
-for a worker that has never served while enough others do.
+A run needs rollout.num_workers. Once these serve, and what else the run needs has its place, those above (up to
+rollout.max_workers) are started: they join when there is room for them, and nobody waits for a worker that has never
+served while enough others do.
 
 At S = 0 the coordinator waits for all (`all_serve`); above, nobody waits, and no more than half of the workers that
 have groups are asked to load at a time: where a load needs an idle engine, the others go on sampling.
@@ -37,6 +38,9 @@ WINDOW_FACTOR = 2
 """Groups in flight per worker, in engine batches: the next ones are at hand when a sequence finishes."""
 
 MAX_INCIDENTS = 10_000
+
+MAX_FAILED_JOINS = 20
+"""Workers above those that a run needs, which ended before they served; a node that goes ends some that start."""
 
 
 @dataclass(slots=True)
@@ -92,6 +96,10 @@ class ServingFleet:
         self._in_progress: set[str] = set()
         self._by_name = {worker.name: worker for worker in pool.workers}
         self._needed = min(rollout.num_workers, len(pool.workers))
+        self._has_grown = False
+        self._failed_joins = 0
+        self._given_up: set[str] = set()
+        """Workers that the run does without, and that are not started again."""
         self._established: set[str] = set()
         """Workers that have proven a version: they have joined."""
         self._behind: set[str] = set()
@@ -185,7 +193,7 @@ class ServingFleet:
     def _bring_up(self, worker: PoolWorker) -> None:
         # One task per worker: calls that wait for an actor to start may overtake each other, and an older version
         # must never be loaded after a newer one.
-        if worker.name not in self._in_progress:
+        if worker.name not in self._in_progress | self._given_up:
             self._in_progress.add(worker.name)
             self.spawn(self._bring_up_to_date(worker))
 
@@ -224,6 +232,7 @@ class ServingFleet:
             self._behind.discard(worker.name)
             if self.all_serve and not did_all:
                 self._report.end()
+                self._grow()
         self._outcome.changed.set()
         self._on_served()
 
@@ -237,6 +246,16 @@ class ServingFleet:
             )
         self._established.add(worker.name)
 
+    def _grow(self) -> None:
+        """Once: the others would take the room of what the run needs, if they came first."""
+        most = self._config.rollout.max_workers
+        if self._has_grown or most is None or most <= self._needed:
+            return
+        self._has_grown = True
+        for worker in self._pool.grow():
+            self._by_name[worker.name] = worker
+            self._bring_up(worker)
+
     def _check_refusal(self, worker: PoolWorker, policy: PolicyVersion, cause: BaseException) -> None:
         """One refusal may be the worker's fault, as with bytes that arrive damaged; two are the payload's."""
         if not isinstance(cause, DeliveryError):
@@ -248,13 +267,23 @@ class ServingFleet:
             )
 
     def _replace(self, worker: PoolWorker, error: BaseException) -> None:
-        """Another worker in its place; it costs a replacement where the run needs it, or it failed by itself."""
+        """Another worker in its place; it costs a replacement where the run needs it."""
         limit = self._config.rollout.max_worker_replacements
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         has_joined = worker.name in self._established
         needed = len(self._established - {worker.name}) < self._needed
         waits_for_room = not has_joined and isinstance(error, TimeoutError)
-        self._replacements += needed or not (has_joined or waits_for_room)
+        self._replacements += needed
+        self._failed_joins += not (needed or has_joined or waits_for_room)
+        if self._failed_joins > MAX_FAILED_JOINS:
+            if worker.name not in self._given_up:
+                self._given_up.add(worker.name)
+                self._outcome.incident(
+                    "worker_given_up",
+                    f"rollout workers failed {self._failed_joins} times before they served anything; the run goes on "
+                    f"with {len(self._established)}. The last one ({worker.name}): {reason}",
+                )
+            return
         if self._replacements > limit:
             self._outcome.fail(
                 RolloutError(

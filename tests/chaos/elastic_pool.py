@@ -30,10 +30,10 @@ JOIN_S = 90.0
 def main(values: dict[str, Any]) -> dict[str, Any]:
     config = build_config(TrainConfig, values)
     cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 3, "object_store_memory": STORE_BYTES}
+        initialize_head=True, head_node_args={"num_cpus": 4, "object_store_memory": STORE_BYTES}
     )
     ray.init(address=cluster.address, namespace=NAMESPACE, log_to_driver=False)
-    with open_fleet(config, "elastic", elastic=True) as fleet:
+    with open_fleet(config, "elastic") as fleet:
         run = SimulatedRun(config, fleet)
         nodes: list[Any] = []
 

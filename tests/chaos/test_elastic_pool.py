@@ -28,7 +28,8 @@ def test_a_worker_joins_with_its_node_and_the_run_goes_on_without_it(
         rollout__max_workers=2,
         rollout__cpus_per_worker=2,
         rollout__max_worker_replacements=0,
-        rollout__group_timeout_s=60,
+        rollout__group_timeout_s=20,
+        delivery__timeout_s=20,  # Ray may take minutes to find out that a node is gone
         learner__steps=STEPS,
     )
     file = tmp_path / "config.json"

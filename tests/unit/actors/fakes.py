@@ -142,6 +142,12 @@ class FakePool:
         self.made.append(fake)
         return PoolWorker(index, name, fake)
 
+    def grow(self) -> list[PoolWorker]:
+        """One more."""
+        more = self._start(len(self.workers), f"worker-{len(self.workers)}")
+        self.workers.append(more)
+        return [more]
+
     def replace(self, worker: PoolWorker) -> PoolWorker:
         new = self._start(worker.index, f"{worker.name}+")
         self.workers[worker.index] = new

@@ -29,12 +29,19 @@ def elastic(**rollout: Any) -> Any:
     return make_config(rollout={"num_workers": 2, "max_workers": 3, **rollout})
 
 
+def without_room(worker: FakeWorker) -> None:
+    """What takes long is its start."""
+    worker.delivery_gate = asyncio.Event()
+
+
 async def begun(pool: FakePool, **rollout: Any) -> Any:
-    """The first version is served by the two that are there; the third waits for room at its gate."""
-    pool.made[2].delivery_gate = asyncio.Event()
+    """The first version is served by the two that are there; the third, started then, waits for room at its gate."""
+    pool.broken = without_room
     coordinator = make_coordinator(pool, elastic(**rollout))
     await coordinator.begin_attempt(None)
+    assert len(pool.made) == 2
     assert await asyncio.wait_for(coordinator.publish(make_payload(0)), 2) is not None
+    assert len(pool.made) == 3
     return coordinator
 
 
@@ -43,7 +50,7 @@ async def kinds(coordinator: Any) -> list[str]:
 
 
 async def test_a_run_begins_with_those_it_needs_and_others_join_while_it_goes_on() -> None:
-    pool = FakePool(3)
+    pool = FakePool()
     coordinator = await begun(pool)
     assert ids_of(await batch_of(coordinator, 0)) == [0, 1, 2]
     assert (
@@ -63,16 +70,12 @@ async def test_a_run_begins_with_those_it_needs_and_others_join_while_it_goes_on
 
 
 async def test_a_worker_that_the_run_can_do_without_costs_no_replacement() -> None:
-    pool = FakePool(3)
+    pool = FakePool()
     coordinator = make_coordinator(pool, elastic(max_worker_replacements=0))
     await coordinator.begin_attempt(None)
     await coordinator.publish(make_payload(0))
-    await until(lambda: all(worker.delivered == [0] for worker in pool.made))
-
-    def stuck(worker: FakeWorker) -> None:
-        worker.delivery_gate = asyncio.Event()  # there is no room for another one
-
-    pool.broken = stuck
+    await until(lambda: [worker.delivered for worker in pool.made] == [[0]] * 3)
+    pool.broken = without_room
     pool.made[1].fails = DIED
     lease = await batch_of(coordinator, 0)
     assert sorted(ids_of(lease)) == [0, 1, 2]
@@ -82,8 +85,29 @@ async def test_a_worker_that_the_run_can_do_without_costs_no_replacement() -> No
     assert "worker_replaced" in await kinds(coordinator)
 
 
+async def test_workers_that_never_serve_are_given_up_and_the_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("polyray.actors.serving_fleet.MAX_FAILED_JOINS", 3)
+    pool = FakePool()
+
+    def broken(worker: FakeWorker) -> None:
+        worker.refuses = DIED
+
+    pool.broken = broken
+    coordinator = make_coordinator(pool, elastic(max_worker_replacements=0))
+    await coordinator.begin_attempt(None)
+    assert await coordinator.publish(make_payload(0)) is not None
+    await until(lambda: len(pool.made) == 2 + 1 + 3)
+    await until(lambda: coordinator._outcome.incidents[-1]["kind"] == "worker_given_up")
+    for step in range(2):
+        await batch_of(coordinator, step)
+        assert await asyncio.wait_for(coordinator.publish(make_payload(step + 1)), 2) is not None
+    assert await coordinator.failure() is None and len(pool.made) == 6
+
+
 async def test_a_worker_that_the_run_needs_is_waited_for_and_counted() -> None:
-    pool = FakePool(2)
+    pool = FakePool()
     coordinator = make_coordinator(pool, make_config(rollout={"max_worker_replacements": 0}))
     await coordinator.begin_attempt(None)
     await coordinator.publish(make_payload(0))
@@ -92,22 +116,17 @@ async def test_a_worker_that_the_run_needs_is_waited_for_and_counted() -> None:
 
 
 async def test_below_what_it_needs_a_synchronous_run_waits_for_the_replacement() -> None:
-    pool = FakePool(3)
+    pool = FakePool()
     coordinator = await begun(pool)
-    gates: list[asyncio.Event] = []
-
-    def late(worker: FakeWorker) -> None:
-        worker.delivery_gate = asyncio.Event()
-        gates.append(worker.delivery_gate)
-
-    pool.broken = late
     pool.made[0].fails = DIED
     await batch_of(coordinator, 0)
     publishing = asyncio.create_task(coordinator.publish(make_payload(1)))
     await until(lambda: pool.made[1].delivered == [0, 1])
     await asyncio.sleep(0.1)
-    assert not publishing.done() and len(gates) == 1
-    gates[0].set()
+    assert not publishing.done() and len(pool.made) == 4
+    gate = pool.made[3].delivery_gate
+    assert gate is not None
+    gate.set()
     assert await asyncio.wait_for(publishing, 2) is not None
 
 

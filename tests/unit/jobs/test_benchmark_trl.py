@@ -82,7 +82,9 @@ def test_vllms_requests_stop_at_their_own_length() -> None:
 
         def add_request(self, request: Any, prompt: Any) -> None:
             params = request.sampling_params
-            self.seen.append((request.request_id, params.max_tokens, params._eos_token_id, params.stop_token_ids))
+            self.seen.append(
+                (request.request_id, params.max_tokens, params._eos_token_id, params.stop_token_ids)
+            )
 
     class Engine:
         output_processor = Processor()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import AsyncIterator
+from fnmatch import fnmatch
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +20,7 @@ from polyray.errors import ConfigError, ResourceError
 
 CONFIG = "configs/train/hidden_trap_grid_drgrpo.yaml"
 ADDRESS = "http://127.0.0.1:8265"
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def checked(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
@@ -32,7 +35,7 @@ def test_what_would_be_sent(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["entrypoint"] == f"python -m jobs.train {CONFIG} name=first reward.service.port=0"
     assert found["submission_id"].startswith("polyray-train-first-")
     assert found["runtime_env"]["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "300", "A": "b c"}
-    assert {".git", ".venv", "runs", "data"} <= set(found["runtime_env"]["excludes"])
+    assert found["runtime_env"]["excludes"] == list(EXCLUDED)
     assert found["entrypoint_num_cpus"] == 2.0
     assert json.loads(found["metadata"][ARGUMENTS_KEY]) == [CONFIG, "name=first", "reward.service.port=0"]
 
@@ -143,7 +146,7 @@ def test_a_job_that_has_ended_is_sent_again_as_it_was() -> None:
 
 
 def test_lines_are_those_of_our_jobs_and_say_why_one_failed() -> None:
-    head = Head(status=SimpleNamespace(value="FAILED"), message="exit code 2\nmore")
+    head = Head(status=SimpleNamespace(value="FAILED"), message="exit code 2, last available logs (x):\nmore")
     assert Cluster(head, ADDRESS).lines() == [
         "polyray-train-x-1f3a9c2e  FAILED  python -m jobs.train x.yaml  (exit code 2)"
     ]
@@ -187,5 +190,11 @@ def test_another_version_is_refused_unless_it_is_wanted(monkeypatch: pytest.Monk
     assert Cluster.open(ADDRESS + "/", any_version=True).address == ADDRESS
 
 
-def test_nothing_large_or_private_is_sent() -> None:
-    assert {"runs", "data", ".venv", ".git", "shared"} <= set(EXCLUDED)
+def test_no_module_is_left_out_and_nothing_of_this_machine_is_sent() -> None:
+    """Ray reads the patterns as those of a .gitignore: with a slash in front they mean the root alone."""
+    at_the_root = [pattern for pattern in EXCLUDED if pattern.startswith("/")]
+    anywhere = [pattern for pattern in EXCLUDED if not pattern.startswith("/")]
+    assert {"/.git", "/.venv", "/runs", "/data", "/shared"} <= set(at_the_root)
+    parts = {part for path in ROOT.glob("polyray/**/*") for part in path.relative_to(ROOT).parts}
+    assert "data" in parts  # the package, not the data
+    assert [part for part in parts for pattern in anywhere if fnmatch(part, pattern)] in ([], ["__pycache__"])
