@@ -22,11 +22,12 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from jobs import evaluate_reward, evaluate_score
 from jobs.cli import JobArguments, parse, run
 from polyray.config.evaluation import ExportName
+from polyray.config.placement import evaluation_estimate
 from polyray.config.run import EvaluateConfig
 from polyray.errors import EXIT_OK
 
@@ -105,7 +106,7 @@ def resumable_keys() -> tuple[str, ...]:
     return (*RESUMABLE_KEYS, *judging, "reward.workers")
 
 
-def derived_sizes(config: EvaluateConfig) -> dict[str, int]:
+def derived_sizes(config: EvaluateConfig) -> dict[str, Any]:
     """How much is sampled. What arms ask is checked on the way: templates, few-shot leaks, the task's files."""
     from polyray.evaluation.arms import resolve_arms
     from polyray.tasks import build_task
@@ -114,12 +115,14 @@ def derived_sizes(config: EvaluateConfig) -> dict[str, int]:
     prompts = task.held_out_prompts(config.evaluation.num_prompts)
     resolve_arms(config.adapters, prompts, task, config.seed)
     per_model = len(prompts) * config.evaluation.num_samples
+    on_gpus = evaluation_estimate(config)
     return {
         "models": len(config.adapters),
         "prompts": len(prompts),
         "completions_per_model": per_model,
         "completions": per_model * len(config.adapters),
         "max_tokens": per_model * len(config.adapters) * config.rollout.max_completion_tokens,
+        **({"gpu_estimate": on_gpus} if on_gpus else {}),
     }
 
 

@@ -32,6 +32,7 @@ from jobs.cli import parse, run
 from jobs.train import run_training
 from polyray.config.derived import derived_sizes as train_sizes
 from polyray.config.loader import build_config
+from polyray.config.placement import supervised_estimate
 from polyray.config.run import SftConfig, TrainConfig
 from polyray.config.supervised import JsonlDataSpec
 from polyray.config.supervised_term import PolychromicSftSpec, SupervisedTermSpec
@@ -146,12 +147,14 @@ def derived_sizes(config: SftConfig) -> dict[str, Any]:
             "validation_rows": min(len(validation), config.evaluation.num_rows),
             "epochs": steps * rows_per_step / len(training),
         }
+    on_gpus = supervised_estimate(config)
     return {
         **sizes,
         "steps": steps,
         "demonstrations_in_run": rows_per_step * steps,
         "max_tokens_per_step": rows_per_step * config.max_tokens,
         "logical_cpus_needed": config.learner.num_workers * config.learner.cpus_per_worker,
+        **({"gpu_estimate": on_gpus} if on_gpus else {}),
     }
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from polyray.config.model import EMBEDDED, ModelSpec
+from polyray.config.placement import training_estimate
 from polyray.config.reward import is_elsewhere
 from polyray.config.run import TrainConfig
+from polyray.config.shapes import shape_of
 
 ENGINE_MIB = 1000
 """Resident memory of one in-process CPU engine without weights and cache, measured."""
@@ -18,27 +21,33 @@ RAY_MIB = 1200
 
 
 def model_mib(model: ModelSpec) -> float | None:
-    """Size of the base weights in MiB as they lie on disk; None where they are not a local directory."""
+    """Size of the base weights in MiB as they lie on disk, or of a known model as it is published (bfloat16); None
+    where neither is the case."""
     if model.path == EMBEDDED:
         return 3.5
     directory = Path(model.path).expanduser()
     files = list(directory.glob("*.safetensors")) if directory.is_dir() else []
-    return sum(file.stat().st_size for file in files) / 2**20 if files else None
+    if files:
+        return sum(file.stat().st_size for file in files) / 2**20
+    shape = shape_of(model)
+    return shape.parameters * 2 / 2**20 if shape is not None else None
 
 
-def derived_sizes(config: TrainConfig) -> dict[str, int | float | str]:
-    """Groups, completions and tokens per step, logical CPUs, and an estimate of memory."""
+def derived_sizes(config: TrainConfig) -> dict[str, Any]:
+    """Groups, completions and tokens per step, logical CPUs, and an estimate of memory; with GPUs, theirs too."""
     rollout, learner = config.rollout, config.learner
     completions = rollout.prompts_per_step * rollout.group_size
     weights = model_mib(config.model)
-    per_engine = ENGINE_MIB + rollout.kv_cache_mib + 2 * (weights or 0)
-    per_rank = LEARNER_MIB + 2 * (weights or 0)
+    on_host = 0 if rollout.gpus_per_worker else rollout.kv_cache_mib + 2 * (weights or 0)
+    per_engine = ENGINE_MIB + on_host
+    per_rank = LEARNER_MIB + (1 if learner.use_gpu else 2) * (weights or 0)  # loaded here, then moved
     total = (
         RAY_MIB
         + config.ray.object_store_mib
         + rollout.num_workers * per_engine
         + learner.num_workers * per_rank
     )
+    on_gpus = training_estimate(config)
     return {
         "groups_per_step": rollout.prompts_per_step,
         "completions_per_step": completions,
@@ -50,6 +59,7 @@ def derived_sizes(config: TrainConfig) -> dict[str, int | float | str]:
         if weights is not None
         else "unknown until the model is fetched",
         "estimated_memory_mib": round(total),
+        **({"gpu_estimate": on_gpus} if on_gpus else {}),
     }
 
 

@@ -1,0 +1,190 @@
+"""What of a configuration needs which GPU: the estimate that `--check` prints. Pure functions of configurations.
+
+memory.py has the arithmetic. Nothing here asks a machine or a cluster; polyray/actors/resources.py does.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from polyray.config.delivery import DeliverySpec
+from polyray.config.learner import LearnerSpec
+from polyray.config.memory import (
+    BYTES,
+    ENGINE_OVERHEAD,
+    GIB,
+    LEARNER_OVERHEAD,
+    activations,
+    adapter_states,
+    kv_bytes_per_token,
+    layer_activations,
+    lora_slots,
+    rl_logits,
+    sampling_logits,
+    sft_logits,
+)
+from polyray.config.model import ModelSpec
+from polyray.config.rollout import RolloutSpec
+from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
+from polyray.config.shapes import QWEN3, ModelShape, shape_of
+
+WHAT_THIS_IS = (
+    "an estimate from the model's shape, not a measurement: full micro batches, every sequence at its full length; "
+    "drivers, libraries and fragments as a guess"
+)
+CARDS = {16: 15.0, 24: 22.4, 40: 39.4, 48: 44.9, 80: 79.5, 96: 93.5, 141: 139.8, 180: 178.0}
+"""GB on the label of usual GPUs -> GiB that a process can have."""
+MAX_SLOTS = 32
+"""Adapters an engine keeps at most, as polyray/rollout/vllm_engine.py has it."""
+
+Parts = dict[str, int]
+"""Name of a part -> bytes."""
+
+
+def training_estimate(config: TrainConfig) -> dict[str, Any] | None:
+    """Of jobs.train; None where no GPU is asked for."""
+    learner = config.learner if config.learner.use_gpu else None
+    rollout = config.rollout if config.rollout.gpus_per_worker else None
+    if learner is None and rollout is None:
+        return None
+    shape = shape_of(config.model)
+    if shape is None:
+        return _unknown(config.model)
+    estimate = _header(shape)
+    if learner is not None:
+        _add_learner(estimate, learner, learner_memory(config.model, shape, learner, learner_tokens(config)))
+    if rollout is not None:
+        _add_engines(estimate, config.model, shape, rollout, config.delivery)
+    return estimate
+
+
+def supervised_estimate(config: SftConfig) -> dict[str, Any] | None:
+    """Of jobs.sft without samples; None where no GPU is asked for."""
+    if not config.learner.use_gpu:
+        return None
+    shape = shape_of(config.model)
+    if shape is None:
+        return _unknown(config.model)
+    estimate = _header(shape)
+    tokens = min(config.learner.micro_batch_rows, config.demonstrations_per_step) * config.max_tokens
+    parts = learner_memory(config.model, shape, config.learner, tokens, supervised=True)
+    _add_learner(estimate, config.learner, parts)
+    return estimate
+
+
+def evaluation_estimate(config: EvaluateConfig) -> dict[str, Any] | None:
+    """Of jobs.evaluate; None where no GPU is asked for."""
+    if not config.rollout.gpus_per_worker:
+        return None
+    shape = shape_of(config.model)
+    if shape is None:
+        return _unknown(config.model)
+    estimate = _header(shape)
+    _add_engines(estimate, config.model, shape, config.rollout, config.delivery)
+    return estimate
+
+
+def learner_tokens(config: TrainConfig) -> int:
+    """Tokens of the largest micro batch of an RL step, padding and demonstrations included."""
+    rollout, learner = config.rollout, config.learner
+    longest = rollout.max_model_len
+    per_rank = math.ceil(rollout.prompts_per_step / learner.num_workers) * rollout.group_size
+    tokens = min(learner.micro_batch_rows, per_rank) * longest
+    if learner.micro_batch_tokens is not None:
+        tokens = max(learner.micro_batch_tokens, longest)
+    if config.supervised is not None:
+        rows = min(learner.micro_batch_rows, config.supervised.demonstrations_per_step)
+        tokens = max(tokens, rows * config.supervised.max_tokens)
+    return tokens
+
+
+def learner_memory(
+    model: ModelSpec, shape: ModelShape, learner: LearnerSpec, tokens: int, *, supervised: bool = False
+) -> Parts:
+    """Bytes by part of one rank with micro batches of so many tokens; `supervised`: jobs.sft without samples, which
+    keeps all logits, has no reference, and does not recompute."""
+    lora, dtype = model.lora, _dtype(model)
+    per_layer = layer_activations(shape, dtype, lora.rank, lora.target_modules, lora.dropout > 0)
+    recomputed = learner.gradient_checkpointing and not supervised
+    return {
+        "weights": shape.parameters * BYTES[dtype],
+        "adapter_and_optimiser": adapter_states(
+            shape.lora_parameters(lora.rank, lora.target_modules), reference=not supervised
+        ),
+        "activations": tokens * activations(per_layer, shape, dtype, checkpointed=recomputed),
+        "logits": sft_logits(shape, tokens) if supervised else rl_logits(shape, tokens),
+        "overhead": LEARNER_OVERHEAD,
+    }
+
+
+def engine_memory(model: ModelSpec, shape: ModelShape, rollout: RolloutSpec, delivery: DeliverySpec) -> Parts:
+    """Bytes by part of one engine on each of its devices, with all its sequences at their full length."""
+    dtype, devices = _dtype(model), rollout.tensor_parallel_size
+    slots = 0 if delivery.mode == "merged" else min(rollout.max_staleness + 2, MAX_SLOTS)
+    kv_tokens = rollout.max_sequences * rollout.max_model_len
+    return {
+        "weights": shape.parameters * BYTES[dtype] // devices,
+        "kv_cache": kv_tokens * kv_bytes_per_token(shape, dtype) // devices,
+        "lora_slots": lora_slots(shape, dtype, model.lora.rank, slots) // devices,
+        "sampling": sampling_logits(shape, rollout.max_sequences),
+        "overhead": ENGINE_OVERHEAD,
+    }
+
+
+def smallest_card(gib: float) -> int | None:
+    """The GB on the label of the smallest usual GPU that has so many GiB; None: there is none."""
+    return next((label for label, usable in CARDS.items() if usable >= gib), None)
+
+
+def _header(shape: ModelShape) -> dict[str, Any]:
+    return {"what_this_is": WHAT_THIS_IS, "parameters": shape.parameters, "gpus": 0.0, "placement": []}
+
+
+def _add_learner(estimate: dict[str, Any], learner: LearnerSpec, parts: Parts) -> None:
+    estimate["gpus"] += learner.num_workers
+    estimate["placement"].append(_line(f"{learner.num_workers} x learner rank", 1, sum(parts.values()) / GIB))
+    estimate["learner_rank_gib"] = _in_gib(parts)
+
+
+def _add_engines(
+    estimate: dict[str, Any],
+    model: ModelSpec,
+    shape: ModelShape,
+    rollout: RolloutSpec,
+    delivery: DeliverySpec,
+) -> None:
+    """An engine takes its share of a device, so the device is larger; on fractions of a GPU several are there."""
+    parts = engine_memory(model, shape, rollout, delivery)
+    sharing = max(1, math.floor(1 / rollout.gpus_per_worker))
+    needed = sum(parts.values()) / GIB * max(1 / rollout.gpu_memory_utilization, sharing)
+    estimate["gpus"] += rollout.num_workers * rollout.gpus_per_worker
+    estimate["placement"].append(_line(f"{rollout.num_workers} x engine", rollout.gpus_per_worker, needed))
+    estimate["engine_device_gib"] = _in_gib(parts)
+    estimate["kv_cache_kib_per_token"] = kv_bytes_per_token(shape, _dtype(model)) / 1024
+
+
+def _line(what: str, gpus: float, gib: float) -> str:
+    card = smallest_card(gib)
+    of = (
+        f"of {card} GB or more"
+        if card
+        else "larger than any known here: lower the batch, or use more devices"
+    )
+    return f"{what}: {gpus:g} GPU {of} ({gib:.1f} GiB of it)"
+
+
+def _in_gib(parts: Parts) -> dict[str, float]:
+    return {name: round(value / GIB, 2) for name, value in (parts | {"total": sum(parts.values())}).items()}
+
+
+def _dtype(model: ModelSpec) -> str:
+    """On a GPU."""
+    return "bfloat16" if model.dtype == "auto" else model.dtype
+
+
+def _unknown(model: ModelSpec) -> dict[str, Any]:
+    return {
+        "what_this_is": f"no estimate: the shape of model.path={model.path!r} is not known here; give a directory "
+        f"with a config.json of a dense model, or Qwen3 of {', '.join(QWEN3)}"
+    }

@@ -1,0 +1,176 @@
+"""The estimate of --check: which parts a rank and an engine have, which card holds them, and when nothing is said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from polyray.config.derived import derived_sizes, model_mib
+from polyray.config.loader import build_config
+from polyray.config.memory import ENGINE_OVERHEAD, GIB, LEARNER_OVERHEAD
+from polyray.config.model import ModelSpec
+from polyray.config.placement import (
+    engine_memory,
+    evaluation_estimate,
+    learner_memory,
+    learner_tokens,
+    smallest_card,
+    supervised_estimate,
+    training_estimate,
+)
+from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
+from polyray.config.shapes import QWEN3
+
+SHAPE = QWEN3["8B"]
+ON_GPU: dict[str, Any] = {
+    "name": "r",
+    "model": {"path": "Qwen/Qwen3-8B"},
+    "rollout": {
+        "gpus_per_worker": 1,
+        "num_workers": 2,
+        "max_prompt_tokens": 512,
+        "max_completion_tokens": 512,
+        "max_sequences": 64,
+    },
+    "learner": {"use_gpu": True, "micro_batch_rows": 2, "gradient_checkpointing": True},
+}
+
+
+def _train(**sections: dict[str, Any]) -> TrainConfig:
+    values = {key: {**ON_GPU.get(key, {}), **sections[key]} for key in sections}
+    return build_config(TrainConfig, {**ON_GPU, **values})
+
+
+def test_a_learner_rank_by_hand() -> None:
+    config = _train()
+    assert learner_tokens(config) == 2 * 1024
+    assert learner_memory(config.model, SHAPE, config.learner, 2048) == {
+        "weights": 8_190_735_360 * 2,
+        "adapter_and_optimiser": 43_646_976 * 20,
+        "activations": 2048 * (36 * 2 * 4096 + 295_656),
+        "logits": 220 * 151936 * 18,
+        "overhead": LEARNER_OVERHEAD,
+    }
+
+
+def test_supervised_training_keeps_every_layer_and_all_logits() -> None:
+    config = _train()
+    parts = learner_memory(config.model, SHAPE, config.learner, 2048, supervised=True)
+    assert parts["activations"] == 2048 * 36 * 295_656
+    assert parts["logits"] == 2048 * 151936 * 16
+    assert parts["adapter_and_optimiser"] == 43_646_976 * 16
+
+
+@pytest.mark.parametrize(
+    ("sections", "tokens"),
+    [
+        ({"learner": {"micro_batch_rows": 1000}}, 256 * 1024),  # no more than a rank has
+        ({"learner": {"micro_batch_rows": 1000, "num_workers": 4}}, 64 * 1024),
+        ({"learner": {"micro_batch_tokens": 5000}}, 5000),
+        ({"learner": {"micro_batch_tokens": 100}}, 1024),  # a longer row runs alone
+        ({"supervised": {"max_tokens": 4000, "demonstrations_per_step": 8}}, 8000),
+        ({"supervised": {"max_tokens": 4000, "demonstrations_per_step": 1}}, 4000),
+    ],
+)
+def test_tokens_of_the_largest_micro_batch(sections: dict[str, dict[str, Any]], tokens: int) -> None:
+    assert learner_tokens(_train(**sections)) == tokens
+
+
+def test_an_engine_by_hand_and_on_two_devices() -> None:
+    config = _train(delivery={"mode": "adapter"})
+    whole = engine_memory(config.model, SHAPE, config.rollout, config.delivery)
+    assert whole == {
+        "weights": 8_190_735_360 * 2,
+        "kv_cache": 64 * 1024 * 144 * 1024,
+        "lora_slots": 2 * 43_646_976 * 2,
+        "sampling": 64 * 151936 * 12,
+        "overhead": ENGINE_OVERHEAD,
+    }
+    split = _train(rollout={"gpus_per_worker": 2, "tensor_parallel_size": 2, "max_staleness": 2})
+    halves = engine_memory(split.model, SHAPE, split.rollout, split.delivery)
+    assert halves["weights"] * 2 == whole["weights"]
+    assert halves["kv_cache"] * 2 == whole["kv_cache"]
+    assert halves["lora_slots"] == whole["lora_slots"]  # 4 of them, on 2 devices
+    merged = _train(delivery={"mode": "merged"})
+    assert engine_memory(merged.model, SHAPE, merged.rollout, merged.delivery)["lora_slots"] == 0
+
+
+def test_where_what_goes() -> None:
+    estimate = training_estimate(_train())
+    assert estimate is not None
+    learner, engine = estimate["learner_rank_gib"], estimate["engine_device_gib"]
+    assert learner["total"] == pytest.approx(sum(v for k, v in learner.items() if k != "total"), abs=0.03)
+    assert estimate["gpus"] == 3
+    assert estimate["placement"] == [
+        f"1 x learner rank: 1 GPU of 24 GB or more ({learner['total']:.1f} GiB of it)",
+        f"2 x engine: 1 GPU of 40 GB or more ({engine['total'] / 0.85:.1f} GiB of it)",
+    ]
+    assert "an estimate" in estimate["what_this_is"]
+
+
+def test_engines_that_share_a_device_need_all_their_memory_there() -> None:
+    shared = training_estimate(_train(rollout={"gpus_per_worker": 0.5, "gpu_memory_utilization": 0.6}))
+    assert shared is not None
+    total = shared["engine_device_gib"]["total"]
+    assert shared["placement"][1] == f"2 x engine: 0.5 GPU of 80 GB or more ({total * 2:.1f} GiB of it)"
+    assert shared["gpus"] == 2
+
+
+def test_what_no_card_holds_is_said() -> None:
+    estimate = training_estimate(_train(model={"path": "Qwen/Qwen3-32B", "dtype": "float32"}, learner={
+        "gradient_checkpointing": False, "micro_batch_rows": 8}))  # fmt: skip
+    assert estimate is not None
+    assert "larger than any known here" in estimate["placement"][0]
+
+
+@pytest.mark.parametrize(
+    ("gib", "card"), [(15.0, 16), (15.1, 24), (39.4, 40), (60, 80), (139, 141), (500, None)]
+)
+def test_the_smallest_card_that_holds_it(gib: float, card: int | None) -> None:
+    assert smallest_card(gib) == card
+
+
+def test_other_jobs_have_what_they_place() -> None:
+    sft = build_config(
+        SftConfig,
+        {
+            "name": "s",
+            "model": ON_GPU["model"],
+            "learner": {"use_gpu": True, "micro_batch_rows": 4},
+            "max_tokens": 100,
+        },
+    )
+    estimate = supervised_estimate(sft)
+    assert estimate is not None
+    assert (estimate["gpus"], "engine_device_gib" in estimate) == (1, False)
+    assert estimate["learner_rank_gib"]["activations"] == round(400 * 36 * 295_656 / GIB, 2)
+    evaluation = {
+        "name": "e",
+        "model": ON_GPU["model"],
+        "rollout": ON_GPU["rollout"],
+        "adapters": {"b": None},
+    }
+    estimate = evaluation_estimate(build_config(EvaluateConfig, evaluation))
+    assert estimate is not None
+    assert (estimate["gpus"], "learner_rank_gib" in estimate) == (2, False)
+
+
+def test_nothing_is_said_without_gpus_and_no_number_is_made_up() -> None:
+    assert training_estimate(build_config(TrainConfig, {"name": "r"})) is None
+    assert "gpu_estimate" not in derived_sizes(build_config(TrainConfig, {"name": "r"}))
+    unknown = training_estimate(_train(model={"path": "someone/Else-7B"}))
+    assert unknown is not None
+    assert list(unknown) == ["what_this_is"]
+    assert "someone/Else-7B" in unknown["what_this_is"]
+
+
+def test_weights_of_a_known_model_are_known_before_they_are_fetched() -> None:
+    assert model_mib(ModelSpec(path="Qwen/Qwen3-8B")) == 8_190_735_360 * 2 / 2**20
+    assert model_mib(ModelSpec(path="someone/Else-7B")) is None
+
+
+def test_memory_of_the_machine_holds_no_weights_of_engines_on_gpus() -> None:
+    sizes = derived_sizes(_train())
+    weights = 8_190_735_360 * 2 / 2**20
+    assert sizes["estimated_memory_mib"] == round(1200 + 200 + 2 * 1000 + 900 + weights)
