@@ -53,7 +53,8 @@ def training_estimate(config: TrainConfig) -> dict[str, Any] | None:
         return _unknown(config.model)
     estimate = _header(shape)
     if learner is not None:
-        _add_learner(estimate, learner, learner_memory(config.model, shape, learner, learner_tokens(config)))
+        parts = learner_memory(config.model, shape, learner, *learner_tokens(config))
+        _add_learner(estimate, learner, parts)
     if rollout is not None:
         _add_engines(estimate, config.model, shape, rollout, config.delivery)
     return estimate
@@ -68,7 +69,7 @@ def supervised_estimate(config: SftConfig) -> dict[str, Any] | None:
         return _unknown(config.model)
     estimate = _header(shape)
     tokens = min(config.learner.micro_batch_rows, config.demonstrations_per_step) * config.max_tokens
-    parts = learner_memory(config.model, shape, config.learner, tokens, supervised=True)
+    parts = learner_memory(config.model, shape, config.learner, 0, tokens, recomputes=False)
     _add_learner(estimate, config.learner, parts)
     return estimate
 
@@ -85,35 +86,44 @@ def evaluation_estimate(config: EvaluateConfig) -> dict[str, Any] | None:
     return estimate
 
 
-def learner_tokens(config: TrainConfig) -> int:
-    """Tokens of the largest micro batch of an RL step, padding and demonstrations included."""
+def learner_tokens(config: TrainConfig) -> tuple[int, int]:
+    """(tokens of samples, tokens of demonstrations) in the largest micro batches of an RL step, with padding."""
     rollout, learner = config.rollout, config.learner
     longest = rollout.max_model_len
     per_rank = math.ceil(rollout.prompts_per_step / learner.num_workers) * rollout.group_size
     tokens = min(learner.micro_batch_rows, per_rank) * longest
     if learner.micro_batch_tokens is not None:
         tokens = max(learner.micro_batch_tokens, longest)
-    if config.supervised is not None:
-        rows = min(learner.micro_batch_rows, config.supervised.demonstrations_per_step)
-        tokens = max(tokens, rows * config.supervised.max_tokens)
-    return tokens
+    spec = config.supervised
+    if spec is None:
+        return tokens, 0
+    return tokens, min(learner.micro_batch_rows, spec.demonstrations_per_step) * spec.max_tokens
 
 
 def learner_memory(
-    model: ModelSpec, shape: ModelShape, learner: LearnerSpec, tokens: int, *, supervised: bool = False
+    model: ModelSpec,
+    shape: ModelShape,
+    learner: LearnerSpec,
+    tokens: int,
+    demonstration_tokens: int = 0,
+    *,
+    recomputes: bool = True,
 ) -> Parts:
-    """Bytes by part of one rank with micro batches of so many tokens; `supervised`: jobs.sft without samples, which
-    keeps all logits, has no reference, and does not recompute."""
+    """Bytes by part of one rank, by the tokens of its largest micro batches; without samples it has no reference.
+
+    Of samples the logits of a chunk are held, of demonstrations all. `recomputes`: whether the job knows
+    learner.gradient_checkpointing.
+    """
     lora, dtype = model.lora, _dtype(model)
     per_layer = layer_activations(shape, dtype, lora.rank, lora.target_modules, lora.dropout > 0)
-    recomputed = learner.gradient_checkpointing and not supervised
+    recomputed = learner.gradient_checkpointing and recomputes
+    per_token = activations(per_layer, shape, dtype, checkpointed=recomputed)
+    lora_parameters = shape.lora_parameters(lora.rank, lora.target_modules)
     return {
         "weights": shape.parameters * BYTES[dtype],
-        "adapter_and_optimiser": adapter_states(
-            shape.lora_parameters(lora.rank, lora.target_modules), reference=not supervised
-        ),
-        "activations": tokens * activations(per_layer, shape, dtype, checkpointed=recomputed),
-        "logits": sft_logits(shape, tokens) if supervised else rl_logits(shape, tokens),
+        "adapter_and_optimiser": adapter_states(lora_parameters, reference=tokens > 0),
+        "activations": max(tokens, demonstration_tokens) * per_token,
+        "logits": max(rl_logits(shape, tokens), sft_logits(shape, demonstration_tokens)),
         "overhead": LEARNER_OVERHEAD,
     }
 

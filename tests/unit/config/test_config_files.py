@@ -36,11 +36,16 @@ MODELS: dict[str, type[BaseModel]] = {
     "serve/generation": GenerationServeConfig,
     "sweep": SweepConfig,
 }
-"""By folder, by folder and the beginning of the name, or by name for files directly under configs/."""
+"""By folder, by folder and the beginning of the name, or by name for files directly under configs/.
+
+configs/research/ has such folders of its own.
+"""
 
 
 def model_of(path: Path) -> type[BaseModel]:
     relative = path.relative_to(CONFIGS)
+    if relative.parts[0] == "research":
+        relative = relative.relative_to("research")
     if len(relative.parts) == 1:
         return MODELS[relative.stem]
     by_name = [name for name in MODELS if "/" in name and str(relative).startswith(name)]

@@ -44,7 +44,7 @@ def _train(**sections: dict[str, Any]) -> TrainConfig:
 
 def test_a_learner_rank_by_hand() -> None:
     config = _train()
-    assert learner_tokens(config) == 2 * 1024
+    assert learner_tokens(config) == (2 * 1024, 0)
     assert learner_memory(config.model, SHAPE, config.learner, 2048) == {
         "weights": 8_190_735_360 * 2,
         "adapter_and_optimiser": 43_646_976 * 20,
@@ -56,24 +56,36 @@ def test_a_learner_rank_by_hand() -> None:
 
 def test_supervised_training_keeps_every_layer_and_all_logits() -> None:
     config = _train()
-    parts = learner_memory(config.model, SHAPE, config.learner, 2048, supervised=True)
+    parts = learner_memory(config.model, SHAPE, config.learner, 0, 2048, recomputes=False)
     assert parts["activations"] == 2048 * 36 * 295_656
     assert parts["logits"] == 2048 * 151936 * 16
     assert parts["adapter_and_optimiser"] == 43_646_976 * 16
 
 
+def test_demonstrations_beside_samples_keep_all_their_logits() -> None:
+    config = _train()
+    parts = learner_memory(config.model, SHAPE, config.learner, 2048, 3000)
+    assert parts["activations"] == 3000 * (36 * 2 * 4096 + 295_656)
+    assert parts["logits"] == 3000 * 151936 * 16
+    assert parts["adapter_and_optimiser"] == 43_646_976 * 20
+    few = learner_memory(config.model, SHAPE, config.learner, 2048, 10)
+    assert few["logits"] == 220 * 151936 * 18
+
+
 @pytest.mark.parametrize(
     ("sections", "tokens"),
     [
-        ({"learner": {"micro_batch_rows": 1000}}, 256 * 1024),  # no more than a rank has
-        ({"learner": {"micro_batch_rows": 1000, "num_workers": 4}}, 64 * 1024),
-        ({"learner": {"micro_batch_tokens": 5000}}, 5000),
-        ({"learner": {"micro_batch_tokens": 100}}, 1024),  # a longer row runs alone
-        ({"supervised": {"max_tokens": 4000, "demonstrations_per_step": 8}}, 8000),
-        ({"supervised": {"max_tokens": 4000, "demonstrations_per_step": 1}}, 4000),
+        ({"learner": {"micro_batch_rows": 1000}}, (256 * 1024, 0)),  # no more than a rank has
+        ({"learner": {"micro_batch_rows": 1000, "num_workers": 4}}, (64 * 1024, 0)),
+        ({"learner": {"micro_batch_tokens": 5000}}, (5000, 0)),
+        ({"learner": {"micro_batch_tokens": 100}}, (1024, 0)),  # a longer row runs alone
+        ({"supervised": {"max_tokens": 4000, "demonstrations_per_step": 8}}, (2048, 8000)),
+        ({"supervised": {"max_tokens": 4000, "demonstrations_per_step": 1}}, (2048, 4000)),
     ],
 )
-def test_tokens_of_the_largest_micro_batch(sections: dict[str, dict[str, Any]], tokens: int) -> None:
+def test_tokens_of_the_largest_micro_batches(
+    sections: dict[str, dict[str, Any]], tokens: tuple[int, int]
+) -> None:
     assert learner_tokens(_train(**sections)) == tokens
 
 
