@@ -60,7 +60,7 @@ class MergedWeights:
             if pair is None or payload.shape is None:
                 merged.append((name, weight))
                 continue
-            merged.append((name, _merged(name, weight, *pair, payload.shape)))
+            merged.append((name, merged_weight(name, weight, *pair, payload.shape)))
         if deltas:
             raise DeliveryError(
                 f"{payload.policy.name} holds factors for {sorted(deltas)[:3]} which the base does not have; "
@@ -129,9 +129,10 @@ def paired_factors(factors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Te
     return pairs
 
 
-def _merged(
+def merged_weight(
     name: str, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, shape: AdapterShape
 ) -> torch.Tensor:
+    """W0 + scale B A for a float32 weight [out, in]. DeliveryError where the factors do not fit it."""
     expected = (shape.rank, weight.shape[1]), (weight.shape[0], shape.rank)
     if (tuple(a.shape), tuple(b.shape)) != expected:
         raise DeliveryError(

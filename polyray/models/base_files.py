@@ -21,6 +21,9 @@ SAMPLES_PER_FILE = 16
 SAMPLE_BYTES = 64 * 1024
 MANIFEST = "polyray.json"
 """Of a model or an adapter that polyray made: what it was made from."""
+MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
+LICENCE_FILES = ("README.md", "LICENSE*", "NOTICE*")
+"""What a base says about its licence: its card, and the text."""
 EMBEDDED_POINTER = "embedded.json"
 """Names the embedded model that was built or reused last."""
 
@@ -39,6 +42,22 @@ def resolve_model_dir(spec: ModelSpec) -> Path:
             raise ConfigError(f"model.path={spec.path!r} is no model: config.json is missing")
         return directory
     return _fetch(spec.path)
+
+
+def local_model_dir(spec: ModelSpec) -> Path | None:
+    """The base's directory where it is on this machine; None where it would have to be fetched or built."""
+    if spec.path != EMBEDDED and not Path(spec.path).expanduser().is_dir():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(spec.path, local_files_only=True))
+        except (HFValidationError, LocalEntryNotFoundError):
+            return None
+    try:
+        return resolve_model_dir(spec)
+    except ConfigError:
+        return None
 
 
 def resolve_dtype(spec: ModelSpec, use_gpu: bool) -> str:
@@ -95,9 +114,7 @@ def _fetch(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"])
-        )
+        return Path(snapshot_download(name, allow_patterns=[*MODEL_FILES, *LICENCE_FILES]))
     except (
         Exception
     ) as error:  # the hub client raises anything from its own errors to those of the HTTP library

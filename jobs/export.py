@@ -1,0 +1,141 @@
+"""Writes a run's adapter for others: as PEFT files, or merged into its base, with a model card.
+
+Reads runs/NAME/ of jobs.sft or jobs.train. The card (README.md) says base and licence, training data by their hashes,
+the configuration, and what an evaluation of exactly these weights measured, where there is one beside the run.
+--adapter needs no base; --merged reads it and writes a model that needs neither PEFT nor polyray. --push sends the
+result to a hub, into a private repository; its token is HF_TOKEN of the environment.
+
+  python -m jobs.export runs/first --adapter exported/first
+  python -m jobs.export runs/first --merged exported/first-model --best
+  python -m jobs.export runs/first --adapter exported/first-v40 --version 40 --evaluation runs/evaluation
+  python -m jobs.export runs/first --adapter exported/first --push me/first
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.cli import JobParser, run
+from polyray.errors import EXIT_OK, ConfigError
+
+if TYPE_CHECKING:
+    from polyray.models.merging import Merged
+    from polyray.models.run_adapters import Measured, RunAdapter
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    options = _parse(argv)
+    from polyray.models.hub import check_push, push
+    from polyray.models.run_adapters import adapter_of_run, find_evaluation
+    from polyray.observability.atomic import atomic_directory
+
+    target = Path(options.adapter or options.merged)
+    if target.exists():
+        raise ConfigError(
+            f"{target} exists; an export replaces nothing: give another directory, or delete it"
+        )
+    if options.push is not None:
+        check_push(options.push)
+    adapter = adapter_of_run(Path(options.run), best=options.best, version=options.version)
+    measured = find_evaluation(adapter, Path(options.evaluation) if options.evaluation else None)
+    if options.check:
+        return _print_check(options, target, adapter, measured)
+    with atomic_directory(target) as directory:
+        if options.adapter is not None:
+            _write_adapter(adapter, measured, directory)
+        else:
+            _write_merged(adapter, measured, directory, options.dtype)
+    print(f"exported  {target} ({adapter.which} adapter of {adapter.run})")
+    if options.push is not None:
+        print(f"pushed    {push(target, options.push, public=options.public)}")
+    return EXIT_OK
+
+
+def _parse(argv: Sequence[str] | None) -> Namespace:
+    parser = JobParser("export", __doc__)
+    parser.add_argument("run", metavar="RUN", help="a run directory, e.g. runs/first")
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--adapter", metavar="DIR", help="write the adapter, in PEFT format")
+    kind.add_argument("--merged", metavar="DIR", help="write the base with the adapter merged in")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--best", action="store_true", help="the best validated version, not the last one")
+    which.add_argument("--version", type=int, metavar="N", help="a version of versions/")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of --merged (default: the base's)")
+    parser.add_argument("--evaluation", metavar="RUN", help="whose metrics the card shows (default: found)")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="also send it to the hub, with HF_TOKEN")
+    parser.add_argument("--public", action="store_true", help="of --push: a repository that all can see")
+    parser.add_argument("--check", action="store_true", help="print what would be written as JSON and exit")
+    options = parser.parse_strictly(argv)
+    if options.dtype is not None and options.merged is None:
+        parser.error("--dtype belongs to --merged; an adapter is float32")
+    if options.public and options.push is None:
+        parser.error("--public belongs to --push OWNER/NAME")
+    return options
+
+
+def _write_adapter(adapter: RunAdapter, measured: Measured | None, directory: Path) -> None:
+    from polyray.models.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+    from polyray.models.base_files import MANIFEST, local_model_dir
+    from polyray.observability.atomic import atomic_write_bytes, atomic_write_json
+
+    atomic_write_bytes(directory / WEIGHTS_FILE, adapter.content)
+    # PEFT finds a base by its name; a directory of this machine would be no use to anybody.
+    atomic_write_json(
+        directory / CONFIG_FILE, adapter.config | {"base_model_name_or_path": adapter.base_name}
+    )
+    atomic_write_json(directory / MANIFEST, adapter.manifest)
+    _write_card(adapter, measured, None, local_model_dir(adapter.model), directory)
+
+
+def _write_merged(adapter: RunAdapter, measured: Measured | None, directory: Path, dtype: str | None) -> None:
+    from jobs.fleet import training_base
+    from polyray.models.adapter_files import read_adapter
+    from polyray.models.base_files import base_fingerprint
+    from polyray.models.merging import write_manifest, write_merged
+
+    model_dir, _ = training_base(adapter.model)
+    read_adapter(adapter.directory, base_fingerprint(model_dir))  # refuses another base
+    merged = write_merged(model_dir, adapter.content, adapter.config, directory, dtype)
+    write_manifest(directory, adapter.manifest["base_sha256"], adapter.sha256)
+    _write_card(adapter, measured, merged, model_dir, directory)
+
+
+def _write_card(
+    adapter: RunAdapter,
+    measured: Measured | None,
+    merged: Merged | None,
+    model_dir: Path | None,
+    directory: Path,
+) -> None:
+    from polyray.models.model_card import CardFacts, model_card
+    from polyray.models.run_adapters import last_line, licence_in
+    from polyray.observability.atomic import atomic_write_text
+    from polyray.observability.run_directory import RunPaths
+
+    last_step = last_line(RunPaths(adapter.run).metrics)
+    facts = CardFacts(adapter, licence_in(model_dir), measured, merged, last_step)
+    atomic_write_text(directory / "README.md", model_card(facts))
+
+
+def _print_check(options: Namespace, target: Path, adapter: RunAdapter, measured: Measured | None) -> int:
+    plan = {
+        "job": "export",
+        "kind": "adapter" if options.adapter is not None else "merged",
+        "target": str(target),
+        "adapter": str(adapter.directory),
+        "adapter_sha256": adapter.sha256,
+        "base": adapter.model.path,
+        "evaluation": None if measured is None else f"{measured.run} ({measured.arm})",
+        "push": options.push,
+    }
+    print(json.dumps(plan, indent=2))
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    run(main)
