@@ -80,16 +80,15 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
 
 def _write_adapter(adapter: RunAdapter, measured: Measured | None, directory: Path) -> None:
     from polyray.models.adapter_files import CONFIG_FILE, WEIGHTS_FILE
-    from polyray.models.base_files import MANIFEST, local_model_dir
+    from polyray.models.base_files import MANIFEST
     from polyray.observability.atomic import atomic_write_bytes, atomic_write_json
 
     atomic_write_bytes(directory / WEIGHTS_FILE, adapter.content)
     # PEFT finds a base by its name; a directory of this machine would be no use to anybody.
-    atomic_write_json(
-        directory / CONFIG_FILE, adapter.config | {"base_model_name_or_path": adapter.base_name}
-    )
+    base_name = None if adapter.on_merged_base else adapter.base_name
+    atomic_write_json(directory / CONFIG_FILE, adapter.config | {"base_model_name_or_path": base_name})
     atomic_write_json(directory / MANIFEST, adapter.manifest)
-    _write_card(adapter, measured, None, local_model_dir(adapter.model), directory)
+    _write_card(adapter, measured, None, directory)
 
 
 def _write_merged(adapter: RunAdapter, measured: Measured | None, directory: Path, dtype: str | None) -> None:
@@ -102,23 +101,24 @@ def _write_merged(adapter: RunAdapter, measured: Measured | None, directory: Pat
     read_adapter(adapter.directory, base_fingerprint(model_dir))  # refuses another base
     merged = write_merged(model_dir, adapter.content, adapter.config, directory, dtype)
     write_manifest(directory, adapter.manifest["base_sha256"], adapter.sha256)
-    _write_card(adapter, measured, merged, model_dir, directory)
+    _write_card(adapter, measured, merged, directory)
 
 
 def _write_card(
     adapter: RunAdapter,
     measured: Measured | None,
     merged: Merged | None,
-    model_dir: Path | None,
     directory: Path,
 ) -> None:
+    from polyray.models.base_files import local_model_dir
     from polyray.models.model_card import CardFacts, model_card
     from polyray.models.run_adapters import last_line, licence_in
     from polyray.observability.atomic import atomic_write_text
     from polyray.observability.run_directory import RunPaths
 
     last_step = last_line(RunPaths(adapter.run).metrics)
-    facts = CardFacts(adapter, licence_in(model_dir), measured, merged, last_step)
+    licence = licence_in(local_model_dir(adapter.model))
+    facts = CardFacts(adapter, licence, measured, merged, last_step)
     atomic_write_text(directory / "README.md", model_card(facts))
 
 

@@ -63,7 +63,7 @@ def _head(facts: CardFacts) -> str:
     merged, base = facts.merged is not None, facts.adapter.base_name
     values: dict[str, Any] = {"library_name": "transformers" if merged else "peft"}
     values |= {"pipeline_tag": "text-generation"}
-    if base is not None:
+    if base is not None and (merged or not facts.adapter.on_merged_base):
         values |= {"base_model": base, "base_model_relation": "finetune" if merged else "adapter"}
     if facts.licence is not None:
         values["license"] = facts.licence
@@ -82,8 +82,8 @@ def _base(facts: CardFacts) -> str:
     name = f"`{adapter.base_name}`" if adapter.base_name else "a local model without a name on a hub"
     if adapter.model.path == EMBEDDED:
         name = "polyray's embedded model (`python -m jobs.pretrain`)"
-    if adapter.model.warm_start_mode == "merge_then_fresh":
-        name += ", with a warm start merged into it"
+    if adapter.on_merged_base:
+        name += " with a warm start merged into it (`model.warm_start_mode: merge_then_fresh`)"
     return name
 
 
@@ -114,7 +114,8 @@ def _use(facts: CardFacts) -> str:
         code = 'model = AutoModelForCausalLM.from_pretrained("DIRECTORY")'
         imports = "from transformers import AutoModelForCausalLM"
     else:
-        code = f'base = AutoModelForCausalLM.from_pretrained("{facts.adapter.base_name or "THE BASE"}")\n'
+        known = None if facts.adapter.on_merged_base else facts.adapter.base_name
+        code = f'base = AutoModelForCausalLM.from_pretrained("{known or "THE BASE"}")\n'
         code += 'model = PeftModel.from_pretrained(base, "DIRECTORY")'
         imports = "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM"
     text = (

@@ -77,10 +77,15 @@ class RunAdapter:
 
     @property
     def base_name(self) -> str | None:
-        """The base's name on the hub; None where it is a directory or polyray's own."""
+        """The name on the hub of the model that all began with; None where it is a directory or polyray's own."""
         path = self.model.path
         is_name = path != EMBEDDED and path.count("/") == 1 and not path.startswith(("/", ".", "~"))
         return path if is_name and not Path(path).exists() else None
+
+    @property
+    def on_merged_base(self) -> bool:
+        """Whether it loads on no published model, but on one that a warm start was merged into."""
+        return self.model.warm_start is not None and self.model.warm_start_mode == "merge_then_fresh"
 
 
 def adapter_of_run(run: Path, *, best: bool = False, version: int | None = None) -> RunAdapter:

@@ -15,8 +15,9 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from jobs.export import main
+from jobs.fleet import training_base
 from polyray.config.base import as_json
-from polyray.config.model import LoraSpec
+from polyray.config.model import LoraSpec, ModelSpec
 from polyray.errors import ConfigError
 from polyray.models.adapter_files import read_adapter
 from polyray.models.base_files import base_fingerprint
@@ -199,6 +200,30 @@ def test_a_base_of_the_hub_is_named(finished: Path, tmp_path: Path, monkeypatch:
     assert (head["library_name"], "license" in head) == ("peft", False)
     config = json.loads((out / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "Qwen/Qwen3-8B"
+
+
+def test_an_adapter_on_a_merged_warm_start_says_that_its_base_is_not_published(
+    finished: Path, base: Path, tmp_path: Path
+) -> None:
+    values = json.loads((finished / "config.json").read_text())
+    values["model"] |= {
+        "warm_start": str(finished / "versions" / "2"),
+        "warm_start_mode": "merge_then_fresh",
+        "cache_dir": str(tmp_path / "cache"),
+    }
+    (finished / "config.json").write_text(json.dumps(values))
+    merged_base, _ = training_base(ModelSpec.model_validate(values["model"]))
+    _save(merged_base, finished / "adapter", 0.05)
+    main([str(finished), "--merged", str(tmp_path / "model")])
+    expected = _with_adapter(merged_base, finished / "adapter")
+    assert (_logits(load_base(tmp_path / "model", "float32")) - expected).abs().max() < 1e-5
+    values["model"]["path"] = "Qwen/Qwen3-8B"
+    (finished / "config.json").write_text(json.dumps(values))
+    main([str(finished), "--adapter", str(tmp_path / "adapter")])
+    assert "base_model" not in _head(tmp_path / "adapter" / "README.md")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] is None
+    assert "`Qwen/Qwen3-8B` with a warm start merged into it" in (tmp_path / "adapter/README.md").read_text()
 
 
 def test_the_evaluation_of_exactly_these_weights_is_found(finished: Path, tmp_path: Path) -> None:
