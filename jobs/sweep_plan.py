@@ -187,6 +187,7 @@ def derived_sizes(config: SweepConfig, plans: list[TrialPlan]) -> dict[str, Any]
     """What `--check` shows."""
     from polyray.config.derived import derived_sizes as sizes_of_run
 
+    sizes = sizes_of_run(plans[0].config)
     shown = [{"trial_id": plan.trial_id, "seed": plan.seed, **plan.parameters} for plan in plans[:12]]
     planned = config.search.type == "planned"
     return {
@@ -194,8 +195,19 @@ def derived_sizes(config: SweepConfig, plans: list[TrialPlan]) -> dict[str, Any]
         "at_once": at_once(config),
         "settings": config.num_trials // len(config.seeds),
         **({"first_trials": shown} if planned else {"checked_settings": len(plans)}),
-        "sizes_of_a_trial": sizes_of_run(plans[0].config),
+        **gpus_at_once(config, plans[0].config, sizes.get("gpu_estimate", {})),
+        "sizes_of_a_trial": sizes,
     }
+
+
+def gpus_at_once(config: SweepConfig, trial: TrainConfig, estimate: dict[str, Any]) -> dict[str, float]:
+    """GPUs of all trials that run at the same time, by the estimate of one; nothing where there is none."""
+    if "gpus" not in estimate:
+        return {}
+    shared = 0.0
+    if config.fleet.mode == "shared":
+        shared = trial.rollout.num_workers * trial.rollout.gpus_per_worker
+    return {"gpus_at_once": shared + at_once(config) * (estimate["gpus"] - shared)}
 
 
 def at_once(config: SweepConfig) -> int:

@@ -23,7 +23,7 @@ LOGITS_PER_CHUNK = 2**25
 RL_LOGIT_BYTES = 18
 """Of one logit in a chunk: as it comes (2), float32, its log-softmax, probabilities, and their product (4 each)."""
 SFT_LOGIT_BYTES = 16
-"""Of one logit in SFT, which keeps all: as it comes (2), float32, log-softmax (4 each), two gradients (4, 2)."""
+"""Of one logit in SFT, which keeps all: as it comes, unpadded (2 each), float32, log-softmax, gradient (4 each)."""
 SAMPLING_LOGIT_BYTES = 12
 """Of one logit of the sampler: float32, sorted or scaled, log-softmax."""
 ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)

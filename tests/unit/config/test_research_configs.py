@@ -51,6 +51,9 @@ def test_check_needs_no_network_and_no_model_and_names_gpus(
     job = importlib.import_module(f"jobs.{name.partition('/')[0]}")
     assert job.main([str(RESEARCH / name), "--check"]) == 0
     derived = json.loads(capsys.readouterr().out)["derived"]
+    if name.startswith("sweep/"):
+        # Two trials at once: with one engine for both, or with one each.
+        assert derived["gpus_at_once"] == (4 if "ablation_diversity" in name else 3)
     estimate = derived.get("sizes_of_a_trial", derived)["gpu_estimate"]
     assert estimate["parameters"] == 8_190_735_360
     cards = [int(number) for line in estimate["placement"] for number in re.findall(r"of (\d+) GB", line)]
