@@ -1,0 +1,67 @@
+"""What the repository's documents say: their command lines, links, anchors, tables and names of fields (no test)."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+GUIDES = ("deploy/README.md", "docs/commands.md", "docs/hyper-parameters.md", "docs/troubleshooting.md")
+DOCUMENTS = ("README.md", "deploy/serve/README.md", "docs/scale.md", *GUIDES)
+
+_FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_INLINE = re.compile(r"`([^`\n]+)`")
+_JOB = re.compile(r"python -m jobs\.([a-z_]+)\b(.*)")
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_SHELL = {"&", "&&", "|", ">", ";"}
+
+
+def read(document: str) -> str:
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
+def prose(text: str) -> str:
+    """Without blocks of code."""
+    return _FENCE.sub("", text)
+
+
+def command_lines(text: str) -> list[tuple[str, list[str]]]:
+    """(job, arguments) of every `python -m jobs.JOB ...`, as a shell would take them apart."""
+    blocks = "\n".join(_FENCE.findall(text)).replace("\\\n", " ")
+    lines = [*blocks.splitlines(), *_INLINE.findall(prose(text))]
+    return [(found[1], arguments(found[2])) for line in lines if (found := _JOB.search(line))]
+
+
+def arguments(words: str) -> list[str]:
+    given = shlex.split(words, comments=True)
+    end = next((at for at, word in enumerate(given) if word in _SHELL), len(given))
+    return given[:end]
+
+
+def links(text: str) -> list[str]:
+    return [link for link in _LINK.findall(prose(text)) if "://" not in link]
+
+
+def anchors(text: str) -> set[str]:
+    """Of the headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def inline_code(text: str) -> list[str]:
+    return _INLINE.findall(prose(text))
+
+
+def sections(text: str) -> dict[str, str]:
+    """Heading of the second level -> what stands below it."""
+    parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def table_rows(text: str) -> list[list[str]]:
+    """Cells of all rows but headings and rules."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    rules = {at for at, line in enumerate(lines) if set(line) <= set("|-: ")}
+    kept = [line for at, line in enumerate(lines) if at not in rules and at + 1 not in rules]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in kept]

@@ -1,0 +1,107 @@
+"""Every command of the documents is one that its job takes: options exist, files load, overrides fit."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+import jobs.cli
+from jobs.__main__ import list_jobs
+from jobs.cli import JobParser
+from polyray.errors import ConfigError
+from tests.unit.documents.document_text import DOCUMENTS, ROOT, command_lines, read
+
+CHECKED = {"pretrain", "quickstart", "sft", "sweep", "train"}
+"""Jobs whose --check reads nothing but configurations; of the others the command line and the file are tried."""
+WRITTEN_BY_THE_READER = {"my_task.yaml": "configs/train/my_task.yaml"}
+CONFIG = "CONFIG key=value"
+
+
+class Understood(Exception):
+    """The command line was taken apart, and its file loaded."""
+
+
+def understand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on jobs stop where they would begin."""
+    parse_strictly, load_config = JobParser.parse_strictly, jobs.cli.load_config
+
+    def parsed(self: JobParser, argv: Sequence[str] | None = None) -> Any:
+        namespace = parse_strictly(self, argv)
+        if any(action.metavar == CONFIG for action in self._actions) or self.prog.endswith(".submit"):
+            return namespace
+        raise Understood
+
+    def loaded(*arguments: Any) -> NoReturn:
+        load_config(*arguments)
+        raise Understood
+
+    def opened(*_: Any) -> NoReturn:
+        raise Understood
+
+    monkeypatch.setattr(JobParser, "parse_strictly", parsed)
+    monkeypatch.setattr(jobs.cli, "load_config", loaded)
+    monkeypatch.setattr(importlib.import_module("jobs.submit"), "_open", opened)
+
+
+def take(monkeypatch: pytest.MonkeyPatch, job: str, given: list[str]) -> None:
+    """Raises what is wrong with the line; a job's name alone is a mention of it."""
+    assert job in list_jobs(ROOT / "jobs")
+    if not given:
+        return
+    monkeypatch.chdir(ROOT)
+    given = [WRITTEN_BY_THE_READER.get(word, word) for word in given]
+    directory = Path("jobs") / job
+    main = importlib.import_module(f"jobs.{job}.__main__" if directory.is_dir() else f"jobs.{job}").main
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):  # of --help
+        if job in CHECKED:
+            assert main([word for word in given if word != "--check"] + ["--check"]) == 0
+        else:
+            understand(monkeypatch)
+            with contextlib.suppress(Understood):
+                main(given)
+
+
+def lines() -> list[Any]:
+    found = [(document, *line) for document in DOCUMENTS for line in command_lines(read(document))]
+    return [
+        pytest.param(job, given, id=f"{document}: {job} {' '.join(given)}") for document, job, given in found
+    ]
+
+
+@pytest.mark.parametrize(("job", "given"), lines())
+def test_line(monkeypatch: pytest.MonkeyPatch, job: str, given: list[str]) -> None:
+    take(monkeypatch, job, given)
+
+
+@pytest.mark.parametrize(
+    ("job", "given", "expected"),
+    [
+        ("train", ["configs/train/math.yaml", "learner.stepz=3"], "learner.stepz"),
+        ("train", ["configs/train/nowhere.yaml"], "no configuration file"),
+        ("judge", ["configs/judge/pairwise.yaml", "nothing=1"], "unknown key 'nothing'"),
+        ("report", ["runs/x", "--ouch", "y"], "unknown argument --ouch"),
+        ("benchmark", ["gpu", "--stepz", "3"], "unknown argument --stepz"),
+        ("analyze", ["lora", "runs/x"], "--out"),
+        ("curate", ["selections", "runs/x.db", "--since-when", "y"], "unknown argument"),
+        ("evaluate", ["score", "x.jsonl", "--tusk", "code"], "unknown argument --tusk"),
+        ("submit", ["train", "configs/train/math.yaml", "learner.stepz=3"], "learner.stepz"),
+        ("submit", ["--lists"], "unknown argument --lists"),
+    ],
+)
+def test_a_wrong_line_would_be_found(
+    monkeypatch: pytest.MonkeyPatch, job: str, given: list[str], expected: str
+) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        take(monkeypatch, job, given)
+
+
+def test_lines_are_taken_apart_as_a_shell_does() -> None:
+    block = "nohup python -m jobs.train a.yaml \\\n  'x=[1, 2]' &  # why\n"
+    text = f"say `python -m jobs.report runs/a`\n```bash\n{block}```\n"
+    assert command_lines(text) == [("train", ["a.yaml", "x=[1, 2]"]), ("report", ["runs/a"])]

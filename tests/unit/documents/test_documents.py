@@ -1,0 +1,224 @@
+"""What documents name is there: jobs, options, fields, metrics, errors, kinds of incidents, files, headings."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import importlib
+import io
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel
+
+from jobs.__main__ import list_jobs
+from polyray.config.curate import CurateConfig
+from polyray.config.generation import GenerationServeConfig
+from polyray.config.judge import JudgeConfig
+from polyray.config.reward_model import TrainRewardConfig
+from polyray.config.run import EvaluateConfig, QuickstartConfig, SftConfig, TrainConfig
+from polyray.config.serve import RewardServeConfig
+from polyray.config.sweep import SweepConfig
+from tests.unit.documents.document_text import (
+    GUIDES,
+    ROOT,
+    anchors,
+    inline_code,
+    links,
+    read,
+    sections,
+    table_rows,
+)
+
+CONFIGS = (
+    TrainConfig, SftConfig, EvaluateConfig, SweepConfig, JudgeConfig, CurateConfig, TrainRewardConfig,
+    QuickstartConfig, GenerationServeConfig, RewardServeConfig,
+)  # fmt: skip
+FIELD = re.compile(r"([a-z_]+(?:\.[a-z_0-9]+)+)(?:=.*)?")
+FILE_ENDINGS = ("json", "jsonl", "yaml", "html", "md", "txt", "py", "csv", "db")
+
+
+# ---- docs/commands.md
+
+
+def of_commands() -> dict[str, str]:
+    return {heading.strip("`"): text for heading, text in sections(read("docs/commands.md")).items()}
+
+
+def test_every_job_has_a_section_and_no_other() -> None:
+    assert sorted(of_commands()) == sorted(list_jobs(ROOT / "jobs"))
+
+
+@pytest.mark.parametrize("job", sorted(of_commands()))
+def test_options_of_a_section_are_options_of_the_job(monkeypatch: pytest.MonkeyPatch, job: str) -> None:
+    named = {
+        found
+        for code in inline_code(of_commands()[job])
+        for found in re.findall(r"(?<!\S)--[a-z][a-z-]+", code)
+    }
+    if named:
+        assert named <= known_options(monkeypatch, job)
+
+
+def known_options(monkeypatch: pytest.MonkeyPatch, job: str) -> set[str]:
+    """Of the job and of its subcommands, which the files beside it define."""
+    seen: set[str] = set()
+    add_argument = argparse.ArgumentParser.add_argument
+
+    def remember(self: argparse.ArgumentParser, *names: str, **options: Any) -> Any:
+        seen.update(name for name in names if name.startswith("--"))
+        return add_argument(self, *names, **options)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "add_argument", remember)
+    main = importlib.import_module(
+        f"jobs.{job}.__main__" if (ROOT / "jobs" / job).is_dir() else f"jobs.{job}"
+    ).main
+    subcommands = {
+        "analyze": ("evaluation", "lora", "ablation", "mechanistic", "figures"),
+        "benchmark": ("loop", "gpu"),
+        "curate": ("data", "selections"),
+        "evaluate": ("score", "reward"),
+        "judge": ("agreement",),
+    }
+    for words in ([], *([name] for name in subcommands.get(job, ()))):
+        with contextlib.redirect_stdout(io.StringIO()), pytest.raises(SystemExit):
+            main([*words, "--help"])
+    return seen
+
+
+# ---- fields and metrics
+
+
+@pytest.mark.parametrize("document", GUIDES)
+def test_fields_exist(document: str) -> None:
+    assert [name for name in fields_in(read(document)) if not is_field(name)] == []
+
+
+def test_a_wrong_field_would_be_found() -> None:
+    text = "`learner.stepz=3`, `rollout.max_staleness=0`, `algorithm.anneal.set_size`, `metrics.jsonl`, `jobs.train`"
+    found = list(fields_in(text))
+    assert found == ["learner.stepz", "rollout.max_staleness", "algorithm.anneal.set_size"]
+    assert [is_field(name) for name in found] == [False, True, True]
+
+
+def fields_in(text: str) -> Iterator[str]:
+    """Dotted names that begin like a part of a configuration."""
+    parts = {name for config in CONFIGS for name in config.model_fields}
+    for code in inline_code(text):
+        found = FIELD.fullmatch(code)
+        if found and found[1].split(".")[0] in parts and found[1].rpartition(".")[2] not in FILE_ENDINGS:
+            yield found[1]
+
+
+def is_field(dotted: str) -> bool:
+    models: set[type[BaseModel]] = set(CONFIGS)
+    for part in dotted.split("."):
+        annotations = [model.model_fields[part].annotation for model in models if part in model.model_fields]
+        if not annotations:
+            return False
+        models = {model for annotation in annotations for model in models_in(annotation)}
+    return True
+
+
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from models_in(part)
+
+
+def test_the_metrics_to_watch_are_written() -> None:
+    rows = table_rows(sections(read("docs/hyper-parameters.md"))["Numbers to watch"])
+    keys = {key for row in rows for key in inline_code(row[0])}
+    assert len(keys) == 13
+    assert {key for key in keys if f'"{key}"' not in sources()} == set()
+
+
+# ---- docs/troubleshooting.md
+
+
+def test_errors_are_worded_as_they_are_raised() -> None:
+    rows = table_rows(sections(read("docs/troubleshooting.md"))["4. Errors"].partition("###")[0])
+    quotes = [quote for row in rows for quote in inline_code(row[0])]
+    assert len(quotes) > 30
+    assert [quote for quote in quotes if not is_said(quote)] == []
+    assert not is_said("the run needs ... and Ray owns ...")
+
+
+def is_said(quote: str) -> bool:
+    """Whether one text of the sources holds the quote; `...` stands for anything."""
+    parts = [part.strip() for part in quote.split("...") if part.strip()]
+    return any(in_this_order(parts, text) for text in texts() if parts[0] in text)
+
+
+def in_this_order(parts: list[str], text: str) -> bool:
+    at = 0
+    for part in parts:
+        at = text.find(part, at)
+        if at < 0:
+            return False
+        at += len(part)
+    return True
+
+
+@cache
+def texts() -> list[str]:
+    """Every string of the sources, in one piece, what is put in at run time as an ellipsis."""
+    found: list[str] = []
+    for file in source_files():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+                found.append("".join(str(part) for part in parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def test_every_kind_of_incident_is_explained() -> None:
+    text = read("docs/troubleshooting.md").partition("### Words of `incidents.jsonl`")[2]
+    raised = set(re.findall(r'incident\(\s*"([a-z_]+)"', sources()))
+    raised |= set(re.findall(r'"kind": "([a-z_]+)"', (ROOT / "jobs/watch.py").read_text(encoding="utf-8")))
+    assert {code for row in table_rows(text) for code in inline_code(row[0])} == raised
+    assert {"worker_replaced", "coordinator_lost"} <= raised
+
+
+@cache
+def sources() -> str:
+    return "\n".join(file.read_text(encoding="utf-8") for file in source_files())
+
+
+def source_files() -> list[Path]:
+    return [file for folder in ("polyray", "jobs", "services") for file in (ROOT / folder).rglob("*.py")]
+
+
+def test_twenty_complaints_each_with_an_answer() -> None:
+    parts = sections(read("docs/troubleshooting.md"))
+    complaints = [
+        answer for heading in list(parts)[:3] for answer in re.split(r"^### ", parts[heading], flags=re.M)[1:]
+    ]
+    assert len(complaints) == 20
+    assert [text.splitlines()[0] for text in complaints if text.count("**polyray**") != 1] == []
+    assert [text.splitlines()[0] for text in complaints if text.count("**You**") != 1] == []
+
+
+# ---- files and headings
+
+
+@pytest.mark.parametrize("document", ["README.md", *GUIDES])
+def test_links_lead_somewhere(document: str) -> None:
+    for link in links(read(document)):
+        file, _, anchor = link.partition("#")
+        target = (ROOT / document).parent / file if file else ROOT / document
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_the_readme_leads_to_the_guides() -> None:
+    assert set(GUIDES) <= set(links(read("README.md")))
