@@ -8,7 +8,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 GUIDES = ("deploy/README.md", "docs/commands.md", "docs/hyper-parameters.md", "docs/troubleshooting.md")
-DOCUMENTS = ("README.md", "deploy/serve/README.md", "docs/scale.md", *GUIDES)
+FOLDERS = ("configs", "deploy", "docker", "docs")
+DOCUMENTS = (
+    "README.md",
+    *sorted(str(file.relative_to(ROOT)) for folder in FOLDERS for file in (ROOT / folder).rglob("*.md")),
+)
 
 _FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`([^`\n]+)`")
