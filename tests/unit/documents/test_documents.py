@@ -68,13 +68,14 @@ def test_options_of_a_section_are_options_of_the_job(monkeypatch: pytest.MonkeyP
 def known_options(monkeypatch: pytest.MonkeyPatch, job: str) -> set[str]:
     """Of the job and of its subcommands, which the files beside it define."""
     seen: set[str] = set()
-    add_argument = argparse.ArgumentParser.add_argument
+    container = argparse._ActionsContainer  # parsers, and groups of options within them
+    add_argument = container.add_argument
 
-    def remember(self: argparse.ArgumentParser, *names: str, **options: Any) -> Any:
+    def remember(self: argparse._ActionsContainer, *names: str, **options: Any) -> Any:
         seen.update(name for name in names if name.startswith("--"))
         return add_argument(self, *names, **options)
 
-    monkeypatch.setattr(argparse.ArgumentParser, "add_argument", remember)
+    monkeypatch.setattr(container, "add_argument", remember)
     main = importlib.import_module(
         f"jobs.{job}.__main__" if (ROOT / "jobs" / job).is_dir() else f"jobs.{job}"
     ).main
