@@ -28,6 +28,7 @@ import ray.exceptions
 from polyray.actors.batch_lease import BatchLease, lease_of
 from polyray.actors.rollout_actor import RolloutReply, Scoring
 from polyray.actors.rollout_pool import PoolWorker, RolloutPool
+from polyray.actors.run_metrics import RunLoad, RunMetrics
 from polyray.actors.scoring_watch import ScoringWatch
 from polyray.actors.serving_fleet import Outcome, ServingFleet
 from polyray.actors.validation_rounds import ValidationRounds
@@ -79,6 +80,7 @@ class Coordinator:
         self._validation = ValidationRounds(config, self._task, self._fleet, scoring, self._outcome)
         self._scoring_watch = ScoringWatch(config, self._outcome)
         self._lengths = ExpectedLengths()
+        self._exported = RunMetrics(config)
         self._waited_since = 0.0
         self._progress = _Progress()
         self._draining = False
@@ -193,6 +195,7 @@ class Coordinator:
     async def report(self, metrics: dict[str, Any]) -> None:
         """The newest line of metrics, for the progress display; an alarm in it may end the run."""
         self._progress.metrics = metrics
+        self._exported.step(metrics)
         watched = self._config.over_optimisation
         if watched is not None and metrics.get("over_optimisation"):
             self._progress.alarms += 1
@@ -221,13 +224,16 @@ class Coordinator:
 
     async def progress(self, incidents_seen: int = 0) -> dict[str, Any]:
         """Phase, version, groups so far, tokens so far (those of rounds, too), the newest metrics, alarms for
-        over-optimisation, incidents from the `incidents_seen`-th on."""
+        over-optimisation, incidents from the `incidents_seen`-th on. The driver asks twice a second, which is also
+        when metrics are exported."""
         state = self._progress
+        num_tokens = state.tokens + self._validation.num_tokens
+        self._exported.export(self._load(num_tokens))
         return {
             "phase": state.phase if self._outcome.failure is None else "failed",
             "step": state.version,
             "groups_done": state.groups_done,
-            "tokens": state.tokens + self._validation.num_tokens,
+            "tokens": num_tokens,
             "metrics": state.metrics,
             "alarms": state.alarms,
             "incidents": self._outcome.incidents[incidents_seen:],
@@ -318,6 +324,18 @@ class Coordinator:
         limits = rollout.max_completion_tokens, rollout.temperature
         return GroupRequest(group_id, prompt, seeds, *limits, run=self._run, share=rollout.share)
 
+    def _load(self, num_tokens: int) -> RunLoad:
+        return RunLoad(
+            groups_running=self._ledger.num_running,
+            groups_waiting=self._ledger.num_buffered,
+            groups_stale=self._ledger.counts.stale,
+            workers=len(self._fleet.workers),
+            workers_behind=self._fleet.num_behind,
+            tokens=num_tokens,
+            delivery_failures=self._fleet.delivery_failures,
+            incidents=self._outcome.incidents,
+        )
+
     def _take(self, reply: RolloutReply, group_ref: Any) -> None:
         """A reward that could not be computed is unscored, never zero: the group shrinks, or goes."""
         now = time.perf_counter()
@@ -326,10 +344,13 @@ class Coordinator:
         self._scoring_watch.observe(reply)
         algorithm = self._config.algorithm
         if reply.num_taking_part < algorithm.min_samples:
+            self._exported.took(reply, "unscored")
             self._ledger.drop(reply.group_id)
             return
         if not reply.teaches and self._ledger.filter(reply.group_id, algorithm.max_resampled_batches):
+            self._exported.took(reply, "teaches_nothing")
             return
+        self._exported.took(reply, "kept")
         self._ledger.finished(
             Finished(reply.group_id, reply.policy, group_ref, reply.num_tokens, now - reply.score_s, now)
         )

@@ -90,8 +90,9 @@ class RemoteCoordination:
         return Verdict(self._from_rank_0(int(verdict)))
 
     def report(self, metrics: StepMetrics) -> None:
-        """Fire and forget: only the display needs it."""
-        self._coordinator.report.remote(metrics)
+        """Fire and forget: only displays need it. GPU memory, which no repetition gives again, is in no file."""
+        gpu_memory = gpu_memory_bytes() if self._config.learner.use_gpu else {}
+        self._coordinator.report.remote({**metrics, **gpu_memory})
 
     def _from_rank_0(self, number: int) -> int:
         """The number that rank 0 has, on every rank."""
@@ -119,6 +120,18 @@ class RemoteCoordination:
             return ray.get(getattr(self._coordinator, method).remote(*arguments), timeout=timeout)
         except ray.exceptions.RayTaskError as error:
             raise unwrapped(error) from None
+
+
+def gpu_memory_bytes() -> StepMetrics:
+    """What torch has allocated on this process's GPU, now and at most; nothing without a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    return {
+        "gpu_memory_allocated_bytes": torch.cuda.memory_allocated(),
+        "gpu_memory_peak_bytes": torch.cuda.max_memory_allocated(),
+    }
 
 
 def _those_there(refs: list[Any]) -> list[ScoredGroup]:

@@ -110,6 +110,8 @@ class ServingFleet:
         self._refused: dict[PolicyVersion, str] = {}
         """Version -> the first worker that would not load it."""
         self.attempt = 0
+        self.delivery_failures = 0
+        """Deliveries that a worker did not take or prove, since the start."""
         self._report = _DeliveryReport()
         self.dispatcher = Dispatcher(groups_per_worker(rollout))
 
@@ -129,6 +131,11 @@ class ServingFleet:
         version."""
         enough = len(self._established) >= self._needed
         return self._current is not None and enough and not self._behind
+
+    @property
+    def num_behind(self) -> int:
+        """Workers that have not proven the newest version."""
+        return len(self._behind)
 
     def worker(self, name: str) -> PoolWorker:
         """The live worker of this name."""
@@ -207,7 +214,11 @@ class ServingFleet:
                     if self._lacks_current(worker):
                         await self._deliver(worker)
         except (ray.exceptions.RayError, TimeoutError) as error:
+            self.delivery_failures += 1
             await self.recover(worker, error)
+        except PolyrayError:
+            self.delivery_failures += 1
+            raise
         finally:
             self._in_progress.discard(worker.name)
 
