@@ -34,6 +34,7 @@ from pydantic import BaseModel
 from polyray.config.base import as_json
 from polyray.config.loader import load_config
 from polyray.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, ConfigError, PolyrayError
+from polyray.observability.logging import LOGGING_VARIABLE, wants_json
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -127,7 +128,19 @@ def parse(
     path, overrides = _split(namespace.arguments, default_config, parser)
     if getattr(namespace, "allow_code_execution", False):
         overrides.append("reward.allow_code_execution=true")
-    return JobArguments(job, load_config(config_model, path, overrides), namespace.check, namespace)
+    config = load_config(config_model, path, overrides)
+    _choose_log_format(getattr(config, "logging", "text"))
+    return JobArguments(job, config, namespace.check, namespace)
+
+
+def _choose_log_format(of_config: str) -> None:
+    """Where the environment says nothing, the file does: for this process and all that it starts."""
+    if of_config == "json":
+        os.environ.setdefault(LOGGING_VARIABLE, of_config)
+    try:
+        wants_json()
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _split(arguments: Sequence[str], default_config: str | None, parser: JobParser) -> tuple[str, list[str]]:

@@ -107,9 +107,11 @@ def train(
     from polyray.config.base import as_json
     from polyray.delivery.mode import record_choice
     from polyray.observability.jsonl import read_jsonl
+    from polyray.observability.logging import log_as
     from polyray.observability.trackers.running import open_trackers
     from polyray.rollout.history import check_history
 
+    log_as("driver", config.name)
     display.update(phase="starting the learner", total=config.learner.steps)
     if config.delivery.mode == "auto" and fleet.delivery is not None:
         record_choice(directory.paths.root, fleet.delivery)

@@ -23,6 +23,7 @@ from polyray.config.run import TrainConfig
 from polyray.errors import RolloutError, Stopped
 from polyray.observability.cost import CostMeter
 from polyray.observability.jsonl import JsonlWriter
+from polyray.observability.logging import log_at
 from polyray.observability.progress import Display
 from polyray.observability.run_directory import RunDirectory
 
@@ -114,6 +115,7 @@ class _Watch:
                 f"{message}; start the same command again: it goes on from the newest checkpoint"
             ) from error
         self.step = state["step"]
+        log_at(step=self.step, version=self.step)
         started = bool(state["metrics"]) or state["phase"] in ("training", "stopping")
         self._account(started, state)
         running = "training" if not self.draining else "stopping after this step"

@@ -17,6 +17,7 @@ while the others sample and the learner goes on.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -38,6 +39,7 @@ from polyray.config.over_optimisation import alarm_text
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
 from polyray.errors import DiversityCollapsed, EngineMismatch, OverOptimised, PolicyNotDelivered, PolyrayError
+from polyray.observability.logging import log_as, log_at
 from polyray.rollout.dispatch import ExpectedLengths
 from polyray.rollout.ledger import Finished, GroupLedger
 from polyray.rollout.saved_groups import SNAPSHOT_FILES, decode_groups, num_groups
@@ -45,6 +47,8 @@ from polyray.rollout.seeds import sample_seed
 from polyray.rollout.validation import UNVALIDATED
 from polyray.tasks import build_task
 from polyray.types import GroupRequest
+
+logger = logging.getLogger(__name__)
 
 LONG_POLL_S = 1.0
 NOT_READY: Literal["not_ready"] = "not_ready"
@@ -68,6 +72,7 @@ class Coordinator:
     """See the module. Every public method is called remotely."""
 
     def __init__(self, config: TrainConfig, pool: RolloutPool, scoring: Scoring, dtype: str) -> None:
+        log_as("coordinator", config.name)
         self._config = config
         self._run = pool.run
         self._scoring = scoring
@@ -196,6 +201,8 @@ class Coordinator:
         """The newest line of metrics, for the progress display; an alarm in it may end the run."""
         self._progress.metrics = metrics
         self._exported.step(metrics)
+        log_at(step=metrics.get("step"), version=metrics.get("policy_version"))
+        logger.info("step %s ends", metrics.get("step"))
         watched = self._config.over_optimisation
         if watched is not None and metrics.get("over_optimisation"):
             self._progress.alarms += 1

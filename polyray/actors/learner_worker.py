@@ -23,6 +23,7 @@ from polyray.actors.serving_fleet import unwrapped
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
 from polyray.learner.verdict import Verdict
+from polyray.observability.logging import log_as, log_at
 from polyray.rollout.saved_groups import SNAPSHOT_FILES, encode_groups
 from polyray.types import ScoredGroup, StepMetrics, TrainingBatch
 
@@ -55,6 +56,7 @@ class RemoteCoordination:
 
     def next_batch(self, step: int) -> TrainingBatch | Verdict:
         """Asks, at most a second at a time, until there is a batch, or none any more."""
+        log_at(step=step, version=step)
         while True:
             answer = self._call("next_batch", self._attempt, step, self._rank, self._world_size)
             if answer in (STOP, DRAIN):
@@ -166,6 +168,7 @@ def train_loop(arguments: dict[str, Any]) -> None:
     config = TrainConfig.model_validate(arguments["config"])
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
+    log_as(f"learner-{rank}", config.name)
     device = torch.device("cuda") if config.learner.use_gpu else torch.device("cpu")
     make_reproducible(config.learner.num_threads, device)
     policy = Policy(config, Path(arguments["model_dir"]), arguments["dtype"], device)

@@ -9,6 +9,7 @@ import ray.train
 import torch
 
 from polyray.config.reward_model import TrainRewardConfig
+from polyray.observability.logging import log_as
 
 
 def reward_model_loop(arguments: dict[str, Any]) -> None:
@@ -21,6 +22,7 @@ def reward_model_loop(arguments: dict[str, Any]) -> None:
     device = torch.device("cuda") if config.learner.use_gpu else torch.device("cpu")
     make_reproducible(config.learner.num_threads, device)
     context = ray.train.get_context()
+    log_as(f"learner-{context.get_world_rank()}", config.name)
     run = RewardTrainingRun(
         config=config,
         run_dir=Path(arguments["run_dir"]),

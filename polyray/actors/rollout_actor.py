@@ -26,6 +26,7 @@ from polyray.delivery.adapter import AdapterPayload
 from polyray.delivery.mode import DeliveryMeasurements
 from polyray.delivery.proof import DeliveryAck
 from polyray.errors import RolloutError
+from polyray.observability.logging import log_as, log_at
 from polyray.rewards import RewardPlan
 from polyray.rollout.worker import RolloutWorker, Usage
 from polyray.types import Group, GroupRequest, PolicyVersion, ScoredGroup
@@ -104,6 +105,7 @@ class RolloutActor:
 
     def __init__(self, name: str, engine: str, clients: dict[str, RewardClient] | None = None) -> None:
         """`clients` by application name are used instead of new ones (simulations share one that calls nobody)."""
+        log_as(name, name.partition("-rollout-")[0])  # a pool's workers are called after the run that owns it
         self._name = name
         self._settings: Future[EngineSettings] = Future()
         self._worker = RolloutWorker(name, lambda: engine_builder(engine)(self._settings.result()))
@@ -180,7 +182,9 @@ class RolloutActor:
 
     async def deliver(self, payload: AdapterPayload) -> tuple[DeliveryAck, float]:
         """Loads a version after what is in flight; answers the probe and the engine's busy seconds so far."""
-        return await asyncio.wrap_future(self._worker.deliver(payload)), self._worker.usage.busy_s
+        ack = await asyncio.wrap_future(self._worker.deliver(payload))
+        log_at(version=payload.policy.version)
+        return ack, self._worker.usage.busy_s
 
     async def forget(self, run: str) -> None:
         """The run has ended, or was ended: the engine works for the others alone."""

@@ -16,6 +16,7 @@ have groups are asked to load at a time: where a load needs an idle engine, the 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ from polyray.errors import EXIT_USER_ERROR, DeliveryError, PolyrayError, Rollout
 from polyray.rollout.dispatch import Dispatcher
 from polyray.rollout.loading_turns import LoadingTurns
 from polyray.types import PolicyVersion
+
+logger = logging.getLogger(__name__)
 
 WINDOW_FACTOR = 2
 """Groups in flight per worker, in engine batches: the next ones are at hand when a sequence finishes."""
@@ -72,6 +75,8 @@ class Outcome:
         """Remembers what happened; `kind` is a word to filter by."""
         if len(self.incidents) < MAX_INCIDENTS:
             self.incidents.append({"kind": kind, "message": message})
+            # Words that a reward may have put together from a prompt stay in the run's own directory.
+            logger.warning("incident: %s; incidents.jsonl says more", kind)
 
 
 class ServingFleet:

@@ -11,6 +11,7 @@ import ray.train.torch
 import torch
 
 from polyray.config.run import SftConfig
+from polyray.observability.logging import log_as
 
 
 def supervised_loop(arguments: dict[str, Any]) -> None:
@@ -22,6 +23,7 @@ def supervised_loop(arguments: dict[str, Any]) -> None:
     device = torch.device("cuda") if config.learner.use_gpu else torch.device("cpu")
     make_reproducible(config.learner.num_threads, device)
     context = ray.train.get_context()
+    log_as(f"learner-{context.get_world_rank()}", config.name)
     run = SupervisedRun(
         config=config,
         model_dir=Path(arguments["model_dir"]),

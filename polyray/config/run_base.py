@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -41,6 +41,10 @@ class RunBase(StrictModel):
     ray: RaySpec = RaySpec()
     prices: PriceTableSpec | None = Field(
         default=None, description="what a core hour, a GPU hour and a kWh cost, for cost.json; null: no money"
+    )
+    logging: Literal["text", "json"] = Field(
+        default="text",
+        description="json: one object a line with run, step, version, worker; POLYRAY_LOGGING goes before it",
     )
 
     @property

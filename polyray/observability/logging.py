@@ -1,10 +1,18 @@
-"""Our messages on stderr, and silence from vLLM, Ray and transformers below a warning."""
+"""Our messages on stderr, and silence from vLLM, Ray and transformers below a warning.
+
+POLYRAY_LOGGING=json, or `logging: json` in a job's file, makes every line an object (json_log.py), in the driver and
+in every process that Ray starts for it: those call `log_as` first, and `log_at` as they get on.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+
+from polyray.observability.json_log import JsonFormatter, TextFormatter, fields
+
+LOGGING_VARIABLE = "POLYRAY_LOGGING"
 
 QUIET_ENVIRONMENT: dict[str, str] = {
     "VLLM_CONFIGURE_LOGGING": "1",
@@ -21,24 +29,57 @@ QUIET_ENVIRONMENT: dict[str, str] = {
 """Defaults; a variable that is set already keeps its value."""
 
 NOISY_LOGGERS = ("ray", "vllm", "transformers", "sentence_transformers", "httpx", "urllib3", "filelock")
+OUR_LOGGERS = ("polyray", "services", "jobs")
 
 
 def setup_logging(level: str = "INFO") -> dict[str, str]:
-    """Sets up the `polyray` logger and quietens the rest; returns the variables that Ray workers need too.
+    """Sets up our loggers and quietens the rest; returns the variables that Ray workers need too.
 
     Call it before anything heavy is imported, because libraries read the variables when they are imported. A
-    second call only changes the level. Raises ValueError for a level that logging does not know.
+    second call only changes level and format. Raises ValueError for a level or a POLYRAY_LOGGING that is unknown.
     """
-    ours = logging.getLogger("polyray")
-    ours.setLevel(level)
-    if not any(isinstance(handler, _CurrentStderrHandler) for handler in ours.handlers):
-        handler = _CurrentStderrHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
-        ours.addHandler(handler)
-        ours.propagate = False
+    as_json = wants_json()
+    for name in OUR_LOGGERS if as_json else OUR_LOGGERS[:1]:
+        _show(name, level, as_json)
     for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
-    return {name: os.environ.setdefault(name, value) for name, value in QUIET_ENVIRONMENT.items()}
+    variables = {name: os.environ.setdefault(name, value) for name, value in QUIET_ENVIRONMENT.items()}
+    return variables | ({LOGGING_VARIABLE: "json"} if as_json else {})
+
+
+def wants_json() -> bool:
+    """What POLYRAY_LOGGING says. Raises ValueError where that is neither text nor json."""
+    value = os.environ.get(LOGGING_VARIABLE) or "text"
+    if value not in ("text", "json"):
+        raise ValueError(f"{LOGGING_VARIABLE}={value} is unknown; set it to text or json")
+    return value == "json"
+
+
+def log_as(worker: str, run: str | None = None) -> None:
+    """Who this process is, for JSON lines, which begin here where they are asked for; plain text stays as it is."""
+    fields.set(worker=worker, run=run)
+    if wants_json():
+        for name in OUR_LOGGERS:
+            _show(name, "INFO", as_json=True)
+
+
+def log_at(*, step: int | None = None, version: int | None = None) -> None:
+    """How far this process has come: what is given replaces what it said before."""
+    if step is not None:
+        fields.set(step=step)
+    if version is not None:
+        fields.set(version=version)
+
+
+def _show(name: str, level: str, as_json: bool) -> None:
+    ours = logging.getLogger(name)
+    ours.setLevel(level)
+    handler = next((each for each in ours.handlers if isinstance(each, _CurrentStderrHandler)), None)
+    if handler is None:
+        handler = _CurrentStderrHandler()
+        ours.addHandler(handler)
+        ours.propagate = False
+    handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
 
 
 class _CurrentStderrHandler(logging.Handler):

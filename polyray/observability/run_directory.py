@@ -64,8 +64,8 @@ None of them changes what a step computes. `a.*` stands for everything below `a`
 """
 
 
-PRICE_KEYS = ("prices", "prices.*")
-"""What a job costs is no part of what it does: these may differ for every job."""
+FREE_KEYS = ("prices", "prices.*", "logging")
+"""What a job costs and how it tells of itself is no part of what it does: these may differ for every job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +245,7 @@ def refused_differences(
     old: Mapping[str, Any], new: Mapping[str, Any], resumable_keys: Iterable[str] = RESUMABLE_KEYS
 ) -> dict[str, tuple[Any, Any]]:
     """The part of `config_difference` with which a run may not be started again."""
-    allowed = (*resumable_keys, *PRICE_KEYS)
+    allowed = (*resumable_keys, *FREE_KEYS)
     return {key: pair for key, pair in config_difference(old, new).items() if not _is_resumable(key, allowed)}
 
 

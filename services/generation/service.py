@@ -35,6 +35,7 @@ from services.generation.sampling import Sampler
 from services.generation.scoring import CandidateScoring
 from services.generation.sources import BASE
 from services.generation.tokens import TokenBook
+from services.replica_log import log_as_replica
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class GenerationService:
             reward_app: the Serve application of the reward; None: there is none, or it is a service elsewhere.
             root: what adapters' relative directories are below; None: where this process runs.
         """
+        log_as_replica()
         self._root = Path(root or os.getcwd())
         self.config = config
         self.book = book

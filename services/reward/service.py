@@ -36,6 +36,7 @@ from polyray.rewards.protocol import (
     answer_scores,
 )
 from polyray.types import Prompt
+from services.replica_log import log_as_replica
 from services.reward.configuration import ReplicaConfiguration
 from services.reward.metrics import RewardMetrics
 from services.reward.models import ReplicaModels, RewardTimeout, ServedModel, UnknownModel, load_models
@@ -52,6 +53,7 @@ class RewardService:
 
     def __init__(self, spec: ServiceSpec, token: SecretStr | None = None) -> None:
         """Serves nothing until `reconfigure`, or `load`."""
+        log_as_replica()
         self._spec = spec
         self._token = token
         self._timeout_s = spec.request_timeout_s * ANSWER_BEFORE_CALLER

@@ -130,6 +130,17 @@ def test_prices_may_change_whatever_a_caller_names(tmp_path: Path) -> None:
         assert (saved or {}).get("gpu_hour") == (prices or {}).get("gpu_hour")
 
 
+def test_how_logs_look_may_change_and_may_be_new(tmp_path: Path) -> None:
+    begun(PretrainConfig(name="a", runs_dir=str(tmp_path)))
+    file = tmp_path / "a" / "config.json"
+    saved = json.loads(file.read_text())
+    del saved["logging"]  # a run of before there was a choice
+    file.write_text(json.dumps(saved))
+    config = PretrainConfig(name="a", runs_dir=str(tmp_path), logging="json")
+    RunDirectory.open(config, resumable_keys=()).close()
+    assert json.loads(file.read_text())["logging"] == "json"
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.tex").write_text("years of work")
