@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.skipif(REASON is not None, reason=str(REASON)),
 ]
 
-PAGES = {"report": 15, "sweep": 6, "lora": 12, "mechanistic": 12, "evaluation": 6}
+PAGES = {"report": 15, "sweep": 6, "lora": 12, "mechanistic": 11, "evaluation": 6}
 """Name -> figures on it, at least."""
 MODELS = {
     "SFT": [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 1]],
