@@ -242,13 +242,17 @@ class ServingFleet:
         if payload.policy.attempt == self.attempt:
             self.dispatcher.serve(worker.name, worker.index, payload.policy.version)
         self._report.add(worker.name, proof.max_difference, busy_s)
+        did_all = self.all_serve
         if self._current is not None and self._current[0].policy == payload.policy:
-            did_all = self.all_serve
             self._join(worker)
             self._behind.discard(worker.name)
-            if self.all_serve and not did_all:
-                self._report.end()
-                self._grow()
+        self._notify(did_all)
+
+    def _notify(self, did_all: bool) -> None:
+        """Who serves what has changed; `did_all`: whether all served the newest version before."""
+        if self.all_serve and not did_all:
+            self._report.end()
+            self._grow()
         self._outcome.changed.set()
         self._on_served()
 
@@ -316,12 +320,14 @@ class ServingFleet:
                 "worker_replaced",
                 f"rollout worker {worker.name} was replaced by {replacement.name}: {reason}",
             )
+        did_all = self.all_serve
         del self._by_name[worker.name]
         self._by_name[replacement.name] = replacement
         self._established.discard(worker.name)
         self._behind.discard(worker.name)
         if self._current is not None:
             self._bring_up(replacement)
+        self._notify(did_all)  # the lost one may have been the last to wait for
 
 
 @dataclass(slots=True)

@@ -113,12 +113,12 @@ class _Deliver:
         worker = self.worker
         if worker.delivery_hangs:
             await asyncio.sleep(60)
-        if worker.refuses is not None:
-            raise worker.refuses
         worker.loading += 1
         if worker.delivery_gate is not None:
             await worker.delivery_gate.wait()
         worker.loading -= 1
+        if worker.refuses is not None:
+            raise worker.refuses
         worker.payload = payload
         worker.delivered.append(payload.policy.version)
         probe = payload.probe

@@ -85,6 +85,25 @@ async def test_a_worker_that_the_run_can_do_without_costs_no_replacement() -> No
     assert "worker_replaced" in await kinds(coordinator)
 
 
+async def test_a_lost_worker_was_the_last_that_a_version_waited_for() -> None:
+    pool = FakePool()
+    coordinator = make_coordinator(pool, elastic(max_worker_replacements=0))
+    await coordinator.begin_attempt(None)
+    await coordinator.publish(make_payload(0))
+    await until(lambda: [worker.delivered for worker in pool.made] == [[0]] * 3)
+    await batch_of(coordinator, 0)
+    pool.broken = without_room
+    last = pool.made[2]
+    last.refuses, last.delivery_gate = DIED, asyncio.Event()
+    publishing = asyncio.create_task(coordinator.publish(make_payload(1)))
+    await until(lambda: [worker.delivered for worker in pool.made[:2]] == [[0, 1]] * 2)
+    await asyncio.sleep(0.1)
+    assert not publishing.done()
+    last.delivery_gate.set()
+    receipt = await asyncio.wait_for(publishing, 2)
+    assert receipt is not None and receipt["deliver_s"] >= 0.1
+
+
 async def test_workers_that_never_serve_are_given_up_and_the_run_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

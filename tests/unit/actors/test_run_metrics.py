@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+import ray.exceptions
 from ray.util.metrics import Gauge, Metric
 
 from polyray.actors import run_metrics
