@@ -81,7 +81,7 @@ def open_fleet(
         training_base(config.model)
     plan = plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
     gpus = config.rollout.num_workers * config.rollout.gpus_per_worker
-    gpus += config.learner.num_workers if config.learner.use_gpu else 0
+    gpus += config.learner.num_workers * config.learner.gpus_per_worker if config.learner.use_gpu else 0
     check_placement(
         required_cpus(config),
         gpus,
@@ -260,7 +260,10 @@ def fit_trainer(
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    resources = {"CPU": learner.cpus_per_worker, **({"GPU": 1.0} if learner.use_gpu else {})}
+    resources = {
+        "CPU": learner.cpus_per_worker,
+        **({"GPU": learner.gpus_per_worker} if learner.use_gpu else {}),
+    }
     trainer = TorchTrainer(
         loop,
         train_loop_config=arguments,

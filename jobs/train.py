@@ -116,6 +116,9 @@ def train(
     if config.delivery.mode == "auto" and fleet.delivery is not None:
         record_choice(directory.paths.root, fleet.delivery)
         display.note(f"delivery: {fleet.delivery.mode}; {fleet.delivery.reason}")
+    if config.rollout.sleep_between_steps:  # else the learner would find its GPU full
+        display.update(phase="starting the engine")
+        fleet.pool.sleep()
     with open_trackers(config.tracking, config.name, directory.paths, as_json(config)):
         coordinator = _start_coordinator(config, fleet)
         try:

@@ -153,7 +153,7 @@ class Coordinator:
             if self._draining and self._ledger.leased_step != step:
                 return DRAIN
             batch = self._ledger.cut(step)
-            if batch is not None:
+            if batch is not None and await self._engines_are_out_of_the_way():
                 self._scoring_watch.new_batch()
                 ledger, since = self._ledger, self._waited_since
                 return lease_of(batch, ledger.attempt, ledger.counts, since, rank, world_size)
@@ -162,6 +162,15 @@ class Coordinator:
                 await asyncio.wait_for(self._outcome.woken(), max(0.0, deadline - time.perf_counter()))
             except TimeoutError:
                 return NOT_READY
+
+    async def _engines_are_out_of_the_way(self) -> bool:
+        """False where they share the learner's GPU and still have something to do."""
+        if not self._config.rollout.sleep_between_steps:
+            return True
+        if self._validation.are_out:
+            return False
+        await self._fleet.sleep()
+        return self._outcome.failure is None
 
     async def lost(self, attempt: int, step: int, group_ids: tuple[int, ...]) -> None:
         """The objects behind these references are gone with the node that held them: the groups come again."""

@@ -69,6 +69,8 @@ class RemoteCoordination:
     def publish(self, payload: AdapterPayload) -> Mapping[str, float] | None:
         """Returns when every engine has proven to serve it, None where the run was stopped."""
         rollout, delivery = self._config.rollout, self._config.delivery
+        if rollout.sleep_between_steps:
+            give_back_gpu_memory()
         patience = (rollout.max_worker_replacements + 1) * (rollout.start_timeout_s + delivery.timeout_s)
         return self._call("publish", payload, timeout=patience)
 
@@ -122,6 +124,14 @@ class RemoteCoordination:
             return ray.get(getattr(self._coordinator, method).remote(*arguments), timeout=timeout)
         except ray.exceptions.RayTaskError as error:
             raise unwrapped(error) from None
+
+
+def give_back_gpu_memory() -> None:
+    """What torch keeps for its next step, for the engine that wakes; nothing without a GPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def gpu_memory_bytes() -> StepMetrics:

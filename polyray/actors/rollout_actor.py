@@ -186,6 +186,11 @@ class RolloutActor:
         log_at(version=payload.policy.version)
         return ack, self._worker.usage.busy_s
 
+    async def sleep(self) -> float:
+        """Has the engine give back its device's memory, after what is in flight, until there is work again; answers
+        the seconds that took."""
+        return await asyncio.wrap_future(self._worker.sleep())
+
     async def forget(self, run: str) -> None:
         """The run has ended, or was ended: the engine works for the others alone."""
         self._worker.forget(run)

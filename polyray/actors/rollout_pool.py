@@ -139,6 +139,14 @@ class RolloutPool:
         self._ending.clear()
         self.wait_until_ready()
 
+    def sleep(self) -> None:
+        """Blocks until every engine runs and has given back its device's memory. Raises RolloutError naming the
+        worker that does not start."""
+        self.wait_until_ready()
+        ray.get(
+            [worker.handle.sleep.remote() for worker in self.workers], timeout=self.rollout.start_timeout_s
+        )
+
     def deliver(self, payload: AdapterPayload, timeout_s: float) -> list[DeliveryAck]:
         """Blocks until every worker has answered for this version."""
         ref = ray.put(payload)

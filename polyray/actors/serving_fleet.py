@@ -175,6 +175,16 @@ class ServingFleet:
         for worker in self._pool.workers:
             self._bring_up(worker)
 
+    async def sleep(self) -> None:
+        """Returns when every engine has given back its device's memory; one that does not is replaced."""
+        await asyncio.gather(*(self._put_to_sleep(worker) for worker in list(self._pool.workers)))
+
+    async def _put_to_sleep(self, worker: PoolWorker) -> None:
+        try:
+            await asyncio.wait_for(worker.handle.sleep.remote(), self._config.rollout.group_timeout_s)
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            await self.recover(worker, error)
+
     def receipt(self) -> dict[str, float]:
         """Of the deliveries since the last receipt: seconds, largest difference, idle share of the engines."""
         return self._report.take()

@@ -33,12 +33,18 @@ class ValidationRounds:
         self._outcome = outcome
         self._rounds = config.rounds
         self._validation = None if self._rounds is None else Validation(config, self._rounds, task)
+        self._out = 0
         self.num_tokens = 0
         """Sampled in rounds since the run was started, whatever became of them."""
 
     def due(self, version: int) -> bool:
         """Whether this version has a round."""
         return self._validation is not None and self._validation.due(version)
+
+    @property
+    def are_out(self) -> bool:
+        """Whether engines sample groups of a round."""
+        return self._out > 0
 
     def restart(self) -> None:
         """A new attempt begins: versions come again with other bytes."""
@@ -66,6 +72,7 @@ class ValidationRounds:
     async def _ask(self, policy: PolicyVersion, index: int, request: GroupRequest) -> None:
         assert self._validation is not None
         summary = None
+        self._out += 1
         while summary is None and self._is_wanted(policy):
             serving = [worker for worker in self._fleet.workers if self._fleet.served_by(worker) == policy]
             if not serving:  # a replacement is on its way to it
@@ -80,6 +87,7 @@ class ValidationRounds:
             except (ray.exceptions.RayError, TimeoutError) as error:
                 if self._fleet.attempt == policy.attempt:  # else the workers gave it up, as they should
                     await self._fleet.recover(worker, error)
+        self._out -= 1
         self.num_tokens += 0 if summary is None else summary.num_tokens
         if self._fleet.attempt == policy.attempt:
             self._validation.add(policy.version, index, summary)

@@ -48,6 +48,13 @@ class LearnerSpec(StrictModel):
     num_workers: int = Field(default=1, ge=1, description="data-parallel ranks")
     cpus_per_worker: float = Field(default=1.0, ge=0)
     use_gpu: bool = False
+    gpus_per_worker: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="with use_gpu: below 1 the rest of a rank's GPU is for an engine, which must leave it the memory "
+        "(rollout.gpu_memory_utilization, rollout.sleep_between_steps)",
+    )
     num_threads: int = Field(
         default=2,
         ge=1,
@@ -86,6 +93,11 @@ class LearnerSpec(StrictModel):
             raise ValueError(
                 f"mini_batch_groups={self.mini_batch_groups} must be a multiple of num_workers={self.num_workers}: "
                 "every rank takes the same number of groups"
+            )
+        if self.num_workers > 1 and self.gpus_per_worker <= 0.5:
+            raise ValueError(
+                f"gpus_per_worker={self.gpus_per_worker:g} with num_workers={self.num_workers}: two ranks would "
+                "share a GPU, which NCCL refuses; set gpus_per_worker above 0.5, or num_workers=1"
             )
         if self.checkpoint_storage is not None:
             _check_url(self.checkpoint_storage)

@@ -60,6 +60,12 @@ class RolloutSpec(StrictModel):
     block_size: int = Field(default=32, ge=1)
     kv_cache_mib: int = Field(default=128, ge=1)
     gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
+    sleep_between_steps: bool = Field(
+        default=False,
+        description="engines give back their GPU's memory while the learner works, and take it again for the next "
+        "version: for one GPU that both share (with gpus_per_worker and learner.gpus_per_worker of 0.5 each); "
+        "needs max_staleness=0",
+    )
     start_timeout_s: float = Field(default=300.0, gt=0)
     group_timeout_s: float = Field(default=300.0, gt=0, description="a worker that takes longer is replaced")
     max_worker_replacements: int = Field(default=8, ge=0)
@@ -69,6 +75,15 @@ class RolloutSpec(StrictModel):
         if self.max_workers is not None and self.max_workers < self.num_workers:
             raise ValueError(
                 f"max_workers={self.max_workers} is below num_workers={self.num_workers}; raise it, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sleeps_in_turn(self) -> RolloutSpec:
+        if self.sleep_between_steps and self.max_staleness > 0:
+            raise ValueError(
+                f"sleep_between_steps with max_staleness={self.max_staleness}: engines that sample while the learner "
+                "works cannot sleep; set max_staleness=0"
             )
         return self
 

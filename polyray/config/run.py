@@ -105,6 +105,7 @@ class TrainConfig(RunBase):
         _check_group(self.algorithm, self.rollout)
         _check_ranks(self.learner, self.rollout)
         _check_best(self.learner, self.evaluation)
+        _check_sleep(self.learner, self.rollout)
         if self.second_opinion is not None:
             check_no_service(self.second_opinion, "second_opinion")
         elif self.over_optimisation is not None:
@@ -180,6 +181,16 @@ def _check_ranks(learner: LearnerSpec, rollout: RolloutSpec) -> None:
         raise ValueError(
             f"learner.mini_batch_groups={learner.mini_batch_groups} exceeds "
             f"rollout.prompts_per_step={rollout.prompts_per_step}; lower it, or leave it out for the whole batch"
+        )
+
+
+def _check_sleep(learner: LearnerSpec, rollout: RolloutSpec) -> None:
+    more_engines = max(rollout.num_workers, rollout.max_workers or 1)
+    if rollout.sleep_between_steps and max(learner.num_workers, more_engines) > 1:
+        raise ValueError(
+            "rollout.sleep_between_steps is for one engine and one learner rank on one GPU, but "
+            f"learner.num_workers={learner.num_workers} and rollout.num_workers={more_engines}; set both to 1 "
+            "(without max_workers), or give each a GPU of its own"
         )
 
 

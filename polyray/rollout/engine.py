@@ -63,6 +63,15 @@ class Engine(Protocol):
         the version loaded last. Groups that finish meanwhile are returned by the next `poll`."""
         ...
 
+    def sleep(self) -> None:
+        """Gives back its device's memory: weights go to the host's, keys and values are dropped. Only when idle;
+        nothing but `wake` and `close` may follow."""
+        ...
+
+    def wake(self) -> None:
+        """Takes the memory again, and serves what it served before."""
+        ...
+
     @property
     def idle(self) -> bool:
         """True where no group is queued, running or finished but not yet polled."""

@@ -57,8 +57,19 @@ class SimulatedEngine:
         """By run; one where the engine does not keep versions."""
         self._last: AdapterPayload | None = None
         self._fate: Callable[[], None] | None = None
+        self._asleep = False
         self._wait(self._simulation.start_s)
         self._decoded_until = clock()
+
+    def sleep(self) -> None:
+        """There is no memory to give back; work that comes meanwhile is refused, as it should be."""
+        if not self.idle:
+            raise RolloutError(f"the engine cannot sleep while {len(self._groups)} groups run")
+        self._asleep = True
+
+    def wake(self) -> None:
+        """See `Engine.wake`."""
+        self._asleep = False
 
     def close(self) -> None:
         """Nothing lies outside this process."""
@@ -75,6 +86,7 @@ class SimulatedEngine:
 
     def submit(self, request: GroupRequest) -> None:
         """Draws the whole group at once; `poll` hands it over when its longest completion is decoded."""
+        self._check_awake()
         payload = self._newest.get(request.run)
         if payload is None:
             raise RolloutError(
@@ -122,6 +134,7 @@ class SimulatedEngine:
 
     def load(self, payload: AdapterPayload) -> None:
         """See `Engine.load`; what runs goes on meanwhile where the engine keeps versions."""
+        self._check_awake()
         if not self.idle and not self.keeps_versions:
             raise DeliveryError(
                 f"{payload.policy.name} cannot be loaded while groups run: a group is one version"
@@ -137,11 +150,16 @@ class SimulatedEngine:
 
     def probe(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
         """What the payload says: there is no model to ask."""
+        self._check_awake()
         if self._last is None:
             raise RolloutError(
                 "no policy version was delivered to this engine yet; deliver one before probing"
             )
         return self._last.probe.logprobs.copy()
+
+    def _check_awake(self) -> None:
+        if self._asleep:
+            raise RuntimeError("the engine sleeps; wake it first")
 
     def _catch_up(self) -> None:
         """Decodes up to now. A thread that woke late has lost nothing: the simulated device went on."""

@@ -18,7 +18,7 @@ from polyray.config.rollout import RolloutSpec
 from polyray.delivery.adapter import AdapterPayload
 from polyray.errors import RolloutError
 from polyray.rollout.vllm_delivery import AdapterDelivery
-from polyray.rollout.vllm_engine import PROBE, engine_arguments
+from polyray.rollout.vllm_engine import PROBE, SLEEP_LEVEL, engine_arguments
 from polyray.rollout.vllm_groups import (
     RunningGroups,
     engine_input,
@@ -119,6 +119,14 @@ class AsyncVllmEngine:
             for index, row in enumerate(sequences)
         ]
         return np.concatenate([prompt_logprobs(output) for output in self._processes.call(_gathered(rows))])
+
+    def sleep(self) -> None:
+        """See `Engine.sleep`."""
+        self._processes.call(self._llm.sleep(SLEEP_LEVEL))
+
+    def wake(self) -> None:
+        """See `Engine.wake`."""
+        self._processes.call(self._llm.wake_up())
 
     def close(self) -> None:
         """See `Engine.close`."""

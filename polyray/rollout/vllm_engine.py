@@ -32,6 +32,8 @@ from polyray.types import Group, GroupRequest
 PROBE = "probe"
 """Where a group has its number, a request of a probe has this."""
 
+SLEEP_LEVEL = 1
+"""Weights move to the host's memory; at level 2 they would be gone, and adapters with them."""
 MAX_LORAS = 32
 """Adapters of one batch; groups of further ones wait until another has none running."""
 ENVIRONMENT = {
@@ -126,6 +128,14 @@ class VllmEngine:
             self._step()
         return np.concatenate([self._probed[index] for index in range(len(sequences))])
 
+    def sleep(self) -> None:
+        """See `Engine.sleep`; on a CPU vLLM only stops scheduling."""
+        self._llm.sleep(level=SLEEP_LEVEL)
+
+    def wake(self) -> None:
+        """See `Engine.wake`."""
+        self._llm.wake_up()
+
     def close(self) -> None:
         """See `Engine.close`."""
         self._delivery.close()
@@ -197,7 +207,10 @@ def engine_arguments(
         "generation_config": "vllm",
     }
     if torch.cuda.is_available():
-        arguments |= {"gpu_memory_utilization": spec.gpu_memory_utilization}
+        arguments |= {
+            "gpu_memory_utilization": spec.gpu_memory_utilization,
+            "enable_sleep_mode": spec.sleep_between_steps,
+        }
     else:
         arguments |= {"kv_cache_memory_bytes": spec.kv_cache_mib * 2**20}
     if lora_rank is not None:

@@ -27,6 +27,7 @@ from polyray.delivery.adapter import AdapterPayload, sha256_of
 from polyray.delivery.proof import DeliveryAck
 from polyray.errors import DeliveryError, PolyrayError, RolloutError
 from polyray.rollout.engine import Engine
+from polyray.rollout.sleeping import Sleeper
 from polyray.rollout.turns import Turns
 from polyray.types import Group, GroupRequest, PolicyVersion
 
@@ -64,8 +65,16 @@ class _Forget:
     run: str
 
 
+@dataclass(slots=True)
+class _Sleep:
+    future: Future[float] = field(default_factory=Future)
+
+
 class _Stop:
     pass
+
+
+_Message = _Submit | _Deliver | _Forget | _Sleep | _Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +103,7 @@ class RolloutWorker:
     def __init__(self, name: str, build_engine: Callable[[], Engine]) -> None:
         self.name = name
         self._build_engine = build_engine
-        self._inbox: queue.SimpleQueue[_Submit | _Deliver | _Forget | _Stop] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._turns: Turns[_Submit | _Deliver] = Turns()
         self._out: dict[int, _Submit] = {}
         """What the engine works on, by a number of ours: runs that share it may use the same group ids."""
@@ -105,6 +114,7 @@ class RolloutWorker:
         self._policies: dict[str, PolicyVersion] = {}
         """By run: the version that was taken on last."""
         self._usage = Usage()
+        self._sleeper = Sleeper()
         self._ready: Future[float] = Future()
         self._failure: BaseException | None = None
         self._failing = threading.Lock()
@@ -130,6 +140,11 @@ class RolloutWorker:
         """Loads a version (after the groups in flight, where the engine holds one at a time) and answers what
         the engine then says of the probe."""
         return self._post(_Deliver(payload))
+
+    def sleep(self) -> Future[float]:
+        """Has the engine give back its device's memory once nothing is out, until there is something to do again;
+        resolves to the seconds that took."""
+        return self._post(_Sleep())
 
     def forget(self, run: str) -> None:
         """The run has ended: what it has under way or waiting is given up, and its versions go."""
@@ -174,6 +189,9 @@ class RolloutWorker:
                 return False
             if isinstance(message, _Forget):
                 self._forget(engine, message.run)
+            elif isinstance(message, _Sleep):
+                self._sleeper.ask(message.future)
+                self._sleeper.settle(engine, idle=not (self._out or self._turns))
             else:
                 cost = message.num_samples / message.request.share if isinstance(message, _Submit) else 0.0
                 self._turns.put(message.run, message, cost)
@@ -186,9 +204,10 @@ class RolloutWorker:
             started = time.perf_counter()
             self._resolve(engine.poll())
             self._count(busy_s=time.perf_counter() - started)
+        self._sleeper.settle(engine, idle=not (self._out or self._turns))
         return True
 
-    def _next_message(self) -> _Submit | _Deliver | _Forget | _Stop | None:
+    def _next_message(self) -> _Message | None:
         """None where nothing came and there is something else to do."""
         if not self._inbox.empty() or not (self._out or self._turns):
             return self._inbox.get()
@@ -232,6 +251,7 @@ class RolloutWorker:
         if run != self._loaded_run and run in self._newest:
             if self._out:
                 return False
+            self._sleeper.wake(engine)
             started = time.perf_counter()
             engine.load(self._newest[run])
             self._loaded_run = run
@@ -239,6 +259,7 @@ class RolloutWorker:
         return True
 
     def _handle(self, engine: Engine, message: _Submit | _Deliver) -> None:
+        self._sleeper.wake(engine)
         if isinstance(message, _Submit):
             self._admit(engine, message)
         else:
@@ -325,12 +346,13 @@ class RolloutWorker:
     def _fail(self, error: BaseException) -> None:
         messages = [*self._out.values(), *self._turns.drain()]
         waiting: list[Future[Any]] = [message.future for message in messages]
+        waiting += self._sleeper.give_up()
         self._out.clear()
         with self._failing:
             self._failure = error
             while not self._inbox.empty():
                 message = self._inbox.get()
-                if isinstance(message, _Submit | _Deliver):
+                if isinstance(message, _Submit | _Deliver | _Sleep):
                     waiting.append(message.future)
         for future in waiting:
             if not future.done():

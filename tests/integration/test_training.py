@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from jobs.evaluate import evaluate
 from jobs.fleet import Fleet, pool_sampler
 from jobs.sft import as_training
+from polyray.actors.rollout_pool import RolloutPool
 from polyray.config.loader import build_config
 from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
 from polyray.errors import ConfigError
@@ -96,6 +97,25 @@ def test_two_ranks_give_the_update_of_one(
             "distinct_classes",
         ):
             assert two_line[key] == pytest.approx(one_line[key], rel=1e-4, abs=1e-7), key
+
+
+@pytest.mark.slow  # an engine and a worker group start
+def test_an_engine_that_sleeps_between_steps_changes_nothing(
+    finished: RunPaths, varied_fleet: Fleet, varied_config: MakeConfig
+) -> None:
+    """What one GPU for both needs; here vLLM stops scheduling while it sleeps, and has no memory to give back."""
+    changes = {"rollout__num_workers": 1, "rollout__sleep_between_steps": True}
+    config = varied_config("in-turn", **changes, evaluation={"every": 2, "num_prompts": 4, "num_samples": 2})
+    pool = RolloutPool("in-turn", config.rollout)
+    try:
+        pool.build(varied_fleet.pool.settings)
+        run = run_training(config, Fleet(pool, varied_fleet.reward))
+    finally:
+        pool.shutdown()
+    assert (run.adapter / "adapter_model.safetensors").read_bytes() == (
+        finished.adapter / "adapter_model.safetensors"
+    ).read_bytes()
+    assert [line["step"] for line in read_jsonl(run.dynamics)] == [0, 2, 4, 6]
 
 
 @pytest.mark.slow  # a worker group starts

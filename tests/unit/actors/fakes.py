@@ -45,6 +45,9 @@ class FakeWorker:
     loading: int = 0
     fails: BaseException | None = None
     held: asyncio.Event | None = None
+    asleep: bool = False
+    sleeps: int = 0
+    cannot_sleep: BaseException | None = None
 
     @property
     def rollout(self) -> FakeWorker:
@@ -55,6 +58,7 @@ class FakeWorker:
         return self
 
     def remote(self, request: GroupRequest, scoring: Scoring) -> tuple[Any, str]:
+        assert not self.asleep, "it was to be left alone"
         self.requests.append(request)
         return self._reply(request), f"{self.name}/group-{request.group_id}"
 
@@ -88,6 +92,23 @@ class FakeWorker:
     def deliver(self) -> _Deliver:
         return _Deliver(self)
 
+    @property
+    def sleep(self) -> _SleepCall:
+        return _SleepCall(self)
+
+
+@dataclass
+class _SleepCall:
+    worker: FakeWorker
+
+    async def remote(self) -> float:
+        if self.worker.cannot_sleep is not None:
+            raise self.worker.cannot_sleep
+        await asyncio.sleep(0)
+        self.worker.asleep = True
+        self.worker.sleeps += 1
+        return 0.1
+
 
 @dataclass
 class _Validate:
@@ -119,7 +140,7 @@ class _Deliver:
         worker.loading -= 1
         if worker.refuses is not None:
             raise worker.refuses
-        worker.payload = payload
+        worker.payload, worker.asleep = payload, False
         worker.delivered.append(payload.policy.version)
         probe = payload.probe
         logprobs = probe.previous if worker.lies and probe.previous is not None else probe.logprobs

@@ -149,6 +149,21 @@ class EngineContract:
             engine.submit(request(1, text="37|b1>e4?"))
         assert sorted(by_id(engine.drain())) == [0]
 
+    def test_after_sleep_it_samples_and_proves_what_it_did_before(self, engine: Engine) -> None:
+        sequences = self.payload(3).probe.sequences
+        engine.submit(request(0))
+        (before,), probed = engine.drain(), engine.probe(sequences)
+        engine.sleep()
+        engine.wake()
+        engine.submit(request(1))
+        assert tokens(engine.drain()[0]) == tokens(before)
+        assert engine.probe(sequences).tobytes() == probed.tobytes()
+        engine.sleep()
+        engine.wake()
+        engine.load(self.payload(4))
+        engine.submit(request(2))
+        assert engine.drain()[0].policy.version == 4
+
     def test_a_probe_answers_every_token_from_the_second_on(self, engine: Engine) -> None:
         probe = self.payload(3).probe
         answer = engine.probe(probe.sequences)

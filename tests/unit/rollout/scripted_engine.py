@@ -38,7 +38,7 @@ class ScriptedEngine:
         self.keeps_versions = keeps_versions
         self.max_sequences = 4
         self.most_out = 0
-        self.closed = False
+        self.closed = self.asleep = False
         self.load_s = 0.0
         self.events: list[str] = []
         self.polling = threading.Event()
@@ -52,7 +52,18 @@ class ScriptedEngine:
     def idle(self) -> bool:
         return not self._left
 
+    def sleep(self) -> None:
+        assert self.idle and not self.asleep
+        self.asleep = True
+        self.events.append("sleep")
+
+    def wake(self) -> None:
+        assert self.asleep
+        self.asleep = False
+        self.events.append("wake")
+
     def submit(self, request: GroupRequest) -> None:
+        assert not self.asleep
         if request.prompt.text == "refused":
             raise DataError("prompt 'p' has 99 tokens, the limit is 16")
         if request.prompt.text == "explodes":
@@ -87,7 +98,7 @@ class ScriptedEngine:
         return finished
 
     def load(self, payload: AdapterPayload) -> None:
-        assert self.idle or self.keeps_versions
+        assert (self.idle or self.keeps_versions) and not self.asleep
         self.events.append(f"load {payload.policy.run}{payload.policy.version}")
         if self._load_error is not None:
             raise self._load_error

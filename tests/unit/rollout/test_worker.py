@@ -209,3 +209,42 @@ def test_a_call_that_meets_the_end_of_the_engine_is_answered(monkeypatch: pytest
 
     monkeypatch.setattr(worker, "_inbox", SlowInbox())
     failed_with(worker.submit(request(0)), RolloutError, "was stopped")
+
+
+@pytest.mark.parametrize("keeps_versions", [False, True])
+def test_an_engine_sleeps_when_its_groups_are_done_and_work_wakes_it(keeps_versions: bool) -> None:
+    gate = threading.Event()
+    engine = ScriptedEngine(gate, keeps_versions=keeps_versions)
+    with running(engine) as worker:
+        worker.deliver(payload(0)).result(WAIT_S)
+        group = worker.submit(request(0))
+        assert engine.polling.wait(WAIT_S)
+        asleep = worker.sleep()
+        assert not asleep.done()
+        gate.set()
+        assert asleep.result(WAIT_S) >= 0.0 and group.done()
+        assert worker.sleep().result(WAIT_S) == 0.0  # it does already
+        worker.deliver(payload(1)).result(WAIT_S)
+        worker.sleep().result(WAIT_S)
+        worker.submit(request(1)).result(WAIT_S)
+    assert engine.events == [
+        *("load 0", "probe", "submit 0", "finish 0", "sleep"),
+        *("wake", "load 1", "probe", "sleep"),
+        *("wake", "submit 1", "finish 1"),
+    ]
+
+
+def test_who_waits_for_an_engine_to_sleep_hears_of_its_end() -> None:
+    gate = threading.Event()
+    engine = ScriptedEngine(gate)
+    worker = RolloutWorker("rollout-0", lambda: engine)
+    worker.deliver(payload(0)).result(WAIT_S)
+    worker.submit(request(0, polls=2))
+    assert engine.polling.wait(WAIT_S)
+    asleep = worker.sleep()
+    stopping = threading.Thread(target=worker.stop)
+    stopping.start()
+    gate.set()
+    failed_with(asleep, RolloutError, "worker rollout-0 was stopped")
+    stopping.join(WAIT_S)
+    failed_with(worker.sleep(), RolloutError, "engine of rollout-0 is gone")

@@ -1,0 +1,48 @@
+"""When an engine that shares its device with a learner sleeps: it was asked to, and has nothing to do. Work wakes it.
+
+Belongs to the one thread that steps the engine (worker.py).
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+
+from polyray.rollout.engine import Engine
+
+
+class Sleeper:
+    """Whether the engine sleeps, and who waits for it to."""
+
+    def __init__(self) -> None:
+        self.asleep = False
+        self._asked: list[Future[float]] = []
+
+    def ask(self, future: Future[float]) -> None:
+        """Resolves to the seconds it took, 0 where the engine slept already."""
+        self._asked.append(future)
+
+    def settle(self, engine: Engine, *, idle: bool) -> None:
+        """Puts it to sleep where that was asked for and nothing is out."""
+        if not self._asked or not idle:
+            return
+        took = 0.0
+        if not self.asleep:
+            started = time.perf_counter()
+            engine.sleep()
+            took = time.perf_counter() - started
+            self.asleep = True
+        for future in self._asked:
+            future.set_result(took)
+        self._asked.clear()
+
+    def wake(self, engine: Engine) -> None:
+        """Before it is given anything to do."""
+        if self.asleep:
+            engine.wake()
+            self.asleep = False
+
+    def give_up(self) -> list[Future[float]]:
+        """Of those who still wait, where the engine is gone."""
+        waiting, self._asked = self._asked, []
+        return waiting
