@@ -268,7 +268,10 @@ def fit_trainer(
         loop,
         train_loop_config=arguments,
         scaling_config=ray.train.ScalingConfig(
-            num_workers=learner.num_workers, use_gpu=learner.use_gpu, resources_per_worker=resources
+            num_workers=learner.num_workers,
+            use_gpu=learner.use_gpu,
+            resources_per_worker=resources,
+            label_selector=learner.node_labels or None,
         ),
         # Gradients lie on the device, counts and metrics on the CPU.
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if learner.use_gpu else "gloo"),

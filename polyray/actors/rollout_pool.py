@@ -210,6 +210,7 @@ class RolloutPool:
             namespace=NAMESPACE,
             num_cpus=rollout.cpus_per_worker,
             num_gpus=rollout.gpus_per_worker,
+            label_selector=rollout.node_labels,
             max_concurrency=4096,
             scheduling_strategy=OUTSIDE_ANY_GROUP,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(rollout.threads_per_worker)}},

@@ -10,6 +10,7 @@ from polyray.config.base import StrictModel
 from polyray.config.delivery import DeliverySpec
 from polyray.config.evaluation import SelectorName
 from polyray.config.model import ModelSpec
+from polyray.config.node_labels import NodeLabels
 from polyray.config.reward import DiversitySpec, RewardSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import RaySpec, RunName
@@ -179,6 +180,7 @@ class GenerationServeConfig(StrictModel):
     num_replicas: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=1.0, ge=0, description="of one replica")
     num_gpus: float = Field(default=0.0, ge=0, description="of one replica")
+    node_labels: NodeLabels = Field(default_factory=dict)
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     route_prefix: str = Field(default="/", pattern=r"^/(.*[^/])?$")

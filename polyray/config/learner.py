@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from polyray.config.base import StrictModel
+from polyray.config.node_labels import NodeLabels
 
 
 class LearnerSpec(StrictModel):
@@ -55,6 +56,7 @@ class LearnerSpec(StrictModel):
         description="with use_gpu: below 1 the rest of a rank's GPU is for an engine, which must leave it the memory "
         "(rollout.gpu_memory_utilization, rollout.sleep_between_steps)",
     )
+    node_labels: NodeLabels = Field(default_factory=dict)
     num_threads: int = Field(
         default=2,
         ge=1,

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from polyray.config.base import StrictModel
+from polyray.config.node_labels import NodeLabels
 from polyray.config.simulation import SimulationSpec
 
 
@@ -30,6 +31,7 @@ class RolloutSpec(StrictModel):
     )
     cpus_per_worker: float = Field(default=1.0, ge=0)
     gpus_per_worker: float = Field(default=0.0, ge=0)
+    node_labels: NodeLabels = Field(default_factory=dict)
     tensor_parallel_size: int = Field(
         default=1,
         ge=1,

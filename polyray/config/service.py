@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from polyray.config.base import StrictModel
+from polyray.config.node_labels import NodeLabels
 
 
 class AutoscalingSpec(StrictModel):
@@ -36,6 +37,7 @@ class ServiceSpec(StrictModel):
     )
     num_cpus: float = Field(default=1.0, ge=0)
     num_gpus: float = Field(default=0.0, ge=0, description="of one replica; a fraction shares a GPU")
+    node_labels: NodeLabels = Field(default_factory=dict)
     max_batch_size: int = Field(
         default=64, ge=1, description="groups that one call of the reward function scores together"
     )

@@ -83,7 +83,11 @@ def _deployment(
     return serve.deployment(serve.ingress(None)(service)).options(
         name="reward",
         **replicas,
-        ray_actor_options={"num_cpus": spec.num_cpus, "num_gpus": spec.num_gpus},
+        ray_actor_options={
+            "num_cpus": spec.num_cpus,
+            "num_gpus": spec.num_gpus,
+            "label_selector": spec.node_labels,
+        },
         user_config=user_config,
         max_ongoing_requests=spec.max_ongoing_requests,
         max_queued_requests=spec.max_queued_batches * spec.max_batch_size,

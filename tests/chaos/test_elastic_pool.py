@@ -26,7 +26,8 @@ def test_a_worker_joins_with_its_node_and_the_run_goes_on_without_it(
         rollout__engine="simulated",
         rollout__num_workers=1,
         rollout__max_workers=2,
-        rollout__cpus_per_worker=2,
+        rollout__cpus_per_worker=3,  # one fits on a node
+        rollout__node_labels={"polyray.io/capacity": "on-demand"},
         rollout__max_worker_replacements=0,
         rollout__group_timeout_s=20,
         delivery__timeout_s=20,  # Ray may take minutes to find out that a node is gone
@@ -48,6 +49,7 @@ def test_a_worker_joins_with_its_node_and_the_run_goes_on_without_it(
     assert done.returncode == 0, done.stderr[-4000:]
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["outcome"] == "done"
+    assert result["incidents_before"] == 0 and result["zones"] == ["a", "b"]
     kinds = [incident["kind"] for incident in result["incidents"]]
     assert kinds.count("worker_joined") == 1 and kinds.count("worker_replaced") == 1
     # At S = 0 a step's groups are those that were planned for it, whoever sampled them.

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from polyray.config.learner import LearnerSpec
 from polyray.config.loader import build_config
 from polyray.config.over_optimisation import OverOptimisationSpec
 from polyray.config.remote_reward import HttpRewardSpec
 from polyray.config.reward import VerifierRewardSpec
+from polyray.config.rollout import RolloutSpec
 from polyray.config.run import PretrainConfig, RunBase, SftConfig, TrainConfig
 from polyray.config.training_evaluation import TrainingEvaluationSpec
 from polyray.errors import ConfigError
@@ -205,7 +207,12 @@ def test_every_resumable_key_exists_in_some_configuration() -> None:
         evaluation=TrainingEvaluationSpec(),
     )
     unwatched = TrainConfig(name="a", mismatch_alarm=None)
-    configs = (elsewhere, unwatched, TrainConfig(name="a"), SftConfig(name="a"), PretrainConfig())
+    placed = TrainConfig(
+        name="a",
+        rollout=RolloutSpec(node_labels={"zone": "a"}),
+        learner=LearnerSpec(node_labels={"zone": "b"}),
+    )
+    configs = (elsewhere, unwatched, placed, TrainConfig(name="a"), SftConfig(name="a"), PretrainConfig())
     known = {key for config in configs for key in config_difference({}, config.model_dump(mode="json"))}
     unknown = [
         key

@@ -39,6 +39,7 @@ def test_the_options_of_the_deployment_follow_from_the_service():
         num_replicas=2,
         num_cpus=0.5,
         num_gpus=0.25,
+        node_labels={"zone": "a"},
         max_batch_size=8,
         max_queued_batches=4,
         retry_after_s=3,
@@ -51,7 +52,11 @@ def test_the_options_of_the_deployment_follow_from_the_service():
     app = build_reward_app(ReplicaConfiguration(plans, revision="r"), None, spec)
     deployment = app._bound_deployment
     assert deployment.max_ongoing_requests == 32 and deployment.max_queued_requests == 32
-    assert deployment.ray_actor_options == {"num_cpus": 0.5, "num_gpus": 0.25}
+    assert deployment.ray_actor_options == {
+        "num_cpus": 0.5,
+        "num_gpus": 0.25,
+        "label_selector": {"zone": "a"},
+    }
     assert deployment.version == "1"
     config = deployment._deployment_config
     assert (config.backpressure_config.status_code, config.backpressure_config.retry_after_s) == (429, 3)

@@ -1,0 +1,33 @@
+"""On which machines of a cluster a part of a run may be placed, by the labels that Ray has of its nodes."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+NAME = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?", re.ASCII)
+"""As Kubernetes writes them: a domain before the slash, if any, then a name."""
+
+
+def _names(labels: dict[str, str]) -> dict[str, str]:
+    for name, value in labels.items():
+        if not NAME.fullmatch(name) or not value.strip():
+            raise ValueError(
+                f"{name!r}: {value!r} is no label; write e.g. ray.io/accelerator-type: H200, or "
+                "polyray.io/capacity: spot for nodes that were started with that"
+            )
+    # To Ray a space would belong to the value after it.
+    return {name: "".join(value.split()) for name, value in labels.items()}
+
+
+NodeLabels = Annotated[
+    dict[str, str],
+    AfterValidator(_names),
+    Field(
+        description="of the machines it may run on, e.g. {ray.io/accelerator-type: H200}; a value may also be "
+        "!spot or in(H100, H200); empty: any",
+    ),
+]
+"""Label -> value, or a condition as Ray's label selectors have them."""
