@@ -33,7 +33,8 @@ def supervised_loop(arguments: dict[str, Any]) -> None:
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
     )
-    parallel = ray.train.torch.prepare_model if run.world_size > 1 else _as_it_is
+    whole = config.learner.sharding == "none"  # ranks that share a base sum their gradients themselves
+    parallel = ray.train.torch.prepare_model if run.world_size > 1 and whole else _as_it_is
     run_supervised(run, parallel, lambda metrics: ray.train.report(metrics))
 
 

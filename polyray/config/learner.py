@@ -38,7 +38,7 @@ class LearnerSpec(StrictModel):
     )
     gradient_checkpointing: bool = Field(
         default=False,
-        description="RL: recompute each layer in the backward pass: less memory, a third more time",
+        description="recompute each layer in the backward pass: less memory, a third more time",
     )
     gradient_parts_every: int | None = Field(
         default=None,
@@ -57,6 +57,15 @@ class LearnerSpec(StrictModel):
         "(rollout.gpu_memory_utilization, rollout.sleep_between_steps)",
     )
     node_labels: NodeLabels = Field(default_factory=dict)
+    sharding: Literal["none", "base"] = Field(
+        default="none",
+        description="base: every rank keeps its part of the frozen base's layers (FSDP2) and gathers one at a time; "
+        "adapters, embedding and head stay whole on each; none: the whole base on every rank",
+    )
+    cpu_offload: bool = Field(
+        default=False,
+        description="of sharding base, on GPUs: the parts wait in host memory and come over for every pass",
+    )
     num_threads: int = Field(
         default=2,
         ge=1,
@@ -86,6 +95,21 @@ class LearnerSpec(StrictModel):
     max_failures: int = Field(
         default=3, ge=0, description="restarts of the worker group before the run fails"
     )
+
+    @model_validator(mode="after")
+    def _something_to_shard(self) -> LearnerSpec:
+        if self.sharding == "base" and self.num_workers < 2:
+            raise ValueError(
+                f"sharding=base with num_workers={self.num_workers}: one rank has nobody to share the base with; "
+                "set num_workers to 2 or more, or sharding=none"
+            )
+        if self.cpu_offload and not (self.sharding == "base" and self.use_gpu):
+            raise ValueError(
+                f"cpu_offload=true with sharding={self.sharding} and use_gpu={str(self.use_gpu).lower()}: only the "
+                "parts of a sharded base on GPUs can wait in host memory; set sharding=base and use_gpu=true, or "
+                "cpu_offload=false"
+            )
+        return self
 
     @model_validator(mode="after")
     def _betas_in_range(self) -> LearnerSpec:

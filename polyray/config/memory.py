@@ -26,6 +26,8 @@ SFT_LOGIT_BYTES = 16
 """Of one logit in SFT, which keeps all: as it comes, unpadded (2 each), float32, log-softmax, gradient (4 each)."""
 SAMPLING_LOGIT_BYTES = 12
 """Of one logit of the sampler: float32, sorted or scaled, log-softmax."""
+GATHERED_BLOCKS = 3
+"""Of a base in parts, whole on a rank at a time: the block at work, the next one, and the buffer it arrives in."""
 ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """As polyray/rollout/vllm_delivery.py has them: an engine's slots have one of these ranks."""
 
@@ -33,6 +35,13 @@ ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 def adapter_states(lora_parameters: int, *, reference: bool) -> int:
     """float32: the adapter, its gradient, two moments of Adam, and in RL the frozen reference."""
     return lora_parameters * 4 * (5 if reference else 4)
+
+
+def sharded_weights(shape: ModelShape, dtype: str, ranks: int) -> tuple[int, int, int]:
+    """(what each rank has whole, its part of the blocks, gathered blocks) of a base that ranks share."""
+    blocks, size = shape.layers * shape.block_parameters, BYTES[dtype]
+    gathered = min(GATHERED_BLOCKS, shape.layers) * shape.block_parameters
+    return (shape.parameters - blocks) * size, -(-blocks // ranks) * size, gathered * size
 
 
 def layer_activations(

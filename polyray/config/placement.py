@@ -23,6 +23,7 @@ from polyray.config.memory import (
     rl_logits,
     sampling_logits,
     sft_logits,
+    sharded_weights,
 )
 from polyray.config.model import ModelSpec
 from polyray.config.rollout import RolloutSpec
@@ -54,7 +55,7 @@ def training_estimate(config: TrainConfig) -> dict[str, Any] | None:
     estimate = _header(shape)
     if learner is not None:
         parts = learner_memory(config.model, shape, learner, *learner_tokens(config))
-        _add_learner(estimate, learner, parts)
+        _add_learner(estimate, config.model, shape, learner, parts)
     if rollout is not None:
         _add_engines(estimate, config.model, shape, rollout, config.delivery)
     return estimate
@@ -69,8 +70,8 @@ def supervised_estimate(config: SftConfig) -> dict[str, Any] | None:
         return _unknown(config.model)
     estimate = _header(shape)
     tokens = min(config.learner.micro_batch_rows, config.demonstrations_per_step) * config.max_tokens
-    parts = learner_memory(config.model, shape, config.learner, 0, tokens, recomputes=False)
-    _add_learner(estimate, config.learner, parts)
+    parts = learner_memory(config.model, shape, config.learner, 0, tokens)
+    _add_learner(estimate, config.model, shape, config.learner, parts)
     return estimate
 
 
@@ -106,26 +107,30 @@ def learner_memory(
     learner: LearnerSpec,
     tokens: int,
     demonstration_tokens: int = 0,
-    *,
-    recomputes: bool = True,
 ) -> Parts:
     """Bytes by part of one rank, by the tokens of its largest micro batches; without samples it has no reference.
 
-    Of samples the logits of a chunk are held, of demonstrations all. `recomputes`: whether the job knows
-    learner.gradient_checkpointing.
+    Of samples the logits of a chunk are held, of demonstrations all.
     """
     lora, dtype = model.lora, _dtype(model)
     per_layer = layer_activations(shape, dtype, lora.rank, lora.target_modules, lora.dropout > 0)
-    recomputed = learner.gradient_checkpointing and recomputes
-    per_token = activations(per_layer, shape, dtype, checkpointed=recomputed)
+    per_token = activations(per_layer, shape, dtype, checkpointed=learner.gradient_checkpointing)
     lora_parameters = shape.lora_parameters(lora.rank, lora.target_modules)
     return {
-        "weights": shape.parameters * BYTES[dtype],
+        **_weights(shape, dtype, learner),
         "adapter_and_optimiser": adapter_states(lora_parameters, reference=tokens > 0),
         "activations": max(tokens, demonstration_tokens) * per_token,
         "logits": max(rl_logits(shape, tokens), sft_logits(shape, demonstration_tokens)),
         "overhead": LEARNER_OVERHEAD,
     }
+
+
+def _weights(shape: ModelShape, dtype: str, learner: LearnerSpec) -> Parts:
+    """On the device of one rank."""
+    if learner.sharding == "none":
+        return {"weights": shape.parameters * BYTES[dtype]}
+    whole, part, gathered = sharded_weights(shape, dtype, learner.num_workers)
+    return {"weights": whole + (0 if learner.cpu_offload else part), "gathered_blocks": gathered}
 
 
 def engine_memory(model: ModelSpec, shape: ModelShape, rollout: RolloutSpec, delivery: DeliverySpec) -> Parts:
@@ -151,10 +156,15 @@ def _header(shape: ModelShape) -> dict[str, Any]:
     return {"what_this_is": WHAT_THIS_IS, "parameters": shape.parameters, "gpus": 0.0, "placement": []}
 
 
-def _add_learner(estimate: dict[str, Any], learner: LearnerSpec, parts: Parts) -> None:
+def _add_learner(
+    estimate: dict[str, Any], model: ModelSpec, shape: ModelShape, learner: LearnerSpec, parts: Parts
+) -> None:
     estimate["gpus"] += learner.num_workers
     estimate["placement"].append(_line(f"{learner.num_workers} x learner rank", 1, sum(parts.values()) / GIB))
     estimate["learner_rank_gib"] = _in_gib(parts)
+    if learner.cpu_offload:
+        _, part, _ = sharded_weights(shape, _dtype(model), learner.num_workers)
+        estimate["learner_rank_host_gib"] = round(part / GIB, 2)
 
 
 def _add_engines(

@@ -123,6 +123,14 @@ class RewardLearnerSpec(LearnerSpec):
     num_threads: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=100, ge=1)
 
+    @model_validator(mode="after")
+    def _no_frozen_base(self) -> RewardLearnerSpec:
+        if self.sharding != "none":
+            raise ValueError(
+                f"sharding={self.sharding} is for adapters on a frozen base, in SFT and RL; set sharding=none"
+            )
+        return self
+
 
 class RewardStoppingSpec(StrictModel):
     """Validation during training; the model that is kept is always the best one."""

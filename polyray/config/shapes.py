@@ -52,12 +52,16 @@ class ModelShape:
         return dict(zip(LINEAR_MODULES, sizes, strict=True))
 
     @property
-    def parameters(self) -> int:
-        """All of them; biases, which Qwen3 has none of, are left out."""
+    def block_parameters(self) -> int:
+        """Of one block; biases, which Qwen3 has none of, are left out."""
         linear = sum(inputs * outputs for inputs, outputs in self.linear.values())
-        norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
+        return linear + 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
+
+    @property
+    def parameters(self) -> int:
+        """All of them."""
         embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
-        return self.layers * (linear + norms) + embeddings + self.hidden
+        return self.layers * self.block_parameters + embeddings + self.hidden
 
     def lora_parameters(self, rank: int, target_modules: Iterable[str] = LINEAR_MODULES) -> int:
         """Of an adapter; modules that a block does not have count nothing."""

@@ -16,6 +16,7 @@ from peft import PeftModel
 from polyray.config.run import TrainConfig
 from polyray.learner.advantages import Measured
 from polyray.learner.batch import Row, build_row_batch, micro_batches
+from polyray.learner.lockstep import idle_pass, in_lockstep
 from polyray.models.logprobs import completion_logprobs
 from polyray.models.lora import reference_active
 
@@ -56,10 +57,13 @@ def _logprobs(
 ) -> list[torch.Tensor]:
     device = next(model.parameters()).device
     found: list[torch.Tensor] = []
-    for part in micro_batches(rows, config.learner):
-        batch = build_row_batch(part, device)
+    for part in in_lockstep(model, micro_batches(rows, config.learner)):
         active: AbstractContextManager[object] = reference_active(model) if reference else nullcontext()
         with torch.no_grad(), active:
+            if part is None:
+                idle_pass(model)
+                continue
+            batch = build_row_batch(part, device)
             logprobs_BT, _ = completion_logprobs(model, batch.rows, config.rollout.temperature)
         found += [
             values_T[: len(row.completion.token_ids)] for row, values_T in zip(part, logprobs_BT, strict=True)

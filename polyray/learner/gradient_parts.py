@@ -16,8 +16,10 @@ import torch
 import torch.distributed as dist
 
 from polyray.learner.batch import Row, RowBatch
+from polyray.learner.lockstep import idle_output, in_lockstep
 from polyray.learner.reduce import world_size
 from polyray.models.logprobs import completion_logprobs
+from polyray.models.sharding import is_sharded
 from polyray.types import StepMetrics
 
 PARTS = ("quality", "diversity")
@@ -49,22 +51,41 @@ def gradient_parts(
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     parameters = [parameter for _, parameter in named]
     totals = {part: [torch.zeros_like(parameter) for parameter in parameters] for part in PARTS}
-    for rows, batch in batches:
-        logprobs_BT, _ = completion_logprobs(model, batch.rows, temperature)
-        for part in PARTS:
-            weights = [getattr(row, f"{part}_part") for row in rows]
-            if not any(weights):
+    for rows_and_batch in in_lockstep(model, batches):
+        if rows_and_batch is None:
+            losses = [idle_output(model)] * len(PARTS)
+        else:
+            losses = _losses(model, *rows_and_batch, denominator, by_sequence, temperature)
+        for part, loss in zip(PARTS, losses, strict=True):
+            if loss is None:
                 continue
-            weights_B = torch.tensor(weights, dtype=logprobs_BT.dtype, device=logprobs_BT.device)
-            if by_sequence:
-                weights_B = weights_B / batch.rows.completion_lengths_B
-            loss = -(weights_B * logprobs_BT.sum(1)).sum() / denominator
             found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
             for total, gradient in zip(totals[part], found, strict=True):
                 if gradient is not None:
                     total += gradient
     layers = [_layer_of(name) for name, _ in named]
     return _compared(layers, {part: _over_ranks(gradients) for part, gradients in totals.items()})
+
+
+def _losses(
+    model: Any,
+    rows: Sequence[Row],
+    batch: RowBatch,
+    denominator: float,
+    by_sequence: bool,
+    temperature: float,
+) -> list[torch.Tensor | None]:
+    """What each part minimises on a micro batch; None where it has no weight, and no pass to keep step with."""
+    logprobs_BT, _ = completion_logprobs(model, batch.rows, temperature)
+    losses: list[torch.Tensor | None] = []
+    for part in PARTS:
+        weights = [getattr(row, f"{part}_part") for row in rows]
+        weights_B = torch.tensor(weights, dtype=logprobs_BT.dtype, device=logprobs_BT.device)
+        if by_sequence:
+            weights_B = weights_B / batch.rows.completion_lengths_B
+        wanted = any(weights) or is_sharded(model)
+        losses.append(-(weights_B * logprobs_BT.sum(1)).sum() / denominator if wanted else None)
+    return losses
 
 
 def _layer_of(name: str) -> str:

@@ -78,7 +78,9 @@ def run_learner(
     watching = Validating(config, files.run_dir, policy.write_adapter)
     watching.restore(restored.validation, restored.files, writes=rank == 0)
     main = _MainRank(config, policy, files, coordination, watching, store, attempt) if rank == 0 else None
-    if main is not None and not main.begin(step):
+    if main is None:
+        policy.accompany_payload()
+    elif not main.begin(step):
         return False
     saved = restored.step if restored.snapshot is not None else None
     while step < learner.steps and not watching.is_over:
@@ -93,7 +95,11 @@ def run_learner(
         metrics = policy.learner.step(batch)
         learn_s = time.perf_counter() - started
         step += 1
-        verdict = Verdict.GO_ON if main is None else main.after_step(step, batch, metrics, learn_s)
+        if main is None:
+            policy.accompany_payload()
+            verdict = Verdict.GO_ON
+        else:
+            verdict = main.after_step(step, batch, metrics, learn_s)
         if config.may_end_early:
             verdict = coordination.agree(verdict)
         if verdict is Verdict.STOP:

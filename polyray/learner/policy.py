@@ -22,6 +22,7 @@ from polyray.models.adapter_files import write_adapter
 from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base
 from polyray.models.lora import adapter_bytes, adapter_config, add_reference, attach_adapter, save_adapter
+from polyray.models.sharding import is_sharded, shard_base
 from polyray.rollout.saved_groups import SNAPSHOT_FILES
 from polyray.types import PolicyVersion
 
@@ -48,18 +49,24 @@ class Policy:
         self._config = config
         self._base_sha256 = base_fingerprint(model_dir)
         warm_start = Path(config.model.warm_start) if config.model.warm_start else None
+        learner = config.learner
         torch.manual_seed(config.seed)
+        base = load_base(model_dir, dtype)
+        if learner.sharding == "none":
+            base.to(device)  # type: ignore[arg-type]  # transformers annotates `to` wrongly
         self.model = attach_adapter(
-            load_base(model_dir, dtype).to(device),  # type: ignore[arg-type]  # transformers annotates `to` wrongly
+            base,
             config.model.lora,
             warm_start,
             base_sha256=self._base_sha256,
             seed=config.seed,
         )
         add_reference(self.model)
+        if learner.sharding == "base":
+            shard_base(self.model, device, cpu_offload=learner.cpu_offload)
         self.model.eval()  # no dropout in RL: the learner's distribution is the engine's
-        self._optimizer = build_optimizer(self.model.parameters(), config.learner)
-        self._scheduler = build_scheduler(self._optimizer, config.learner)
+        self._optimizer = build_optimizer(self.model.parameters(), learner)
+        self._scheduler = build_scheduler(self._optimizer, learner)
         supervised = build_supervised_term(config, model_dir)
         self.learner = PolicyLearner(self.model, self._optimizer, self._scheduler, config, supervised)
         self._shape = AdapterShape.from_peft(adapter_config(self.model))
@@ -91,6 +98,12 @@ class Policy:
         return AdapterPayload(
             PolicyVersion(attempt, version, sha256_of(tensors)), tensors, self._shape, probe
         )
+
+    def accompany_payload(self) -> None:
+        """On ranks that publish nothing, whenever rank 0 makes a payload: where they share the base, its probe needs
+        them."""
+        if is_sharded(self.model):
+            probe_logprobs(self.model, self._probe_sequences)
 
     def save(
         self,

@@ -7,10 +7,12 @@ may then have different numbers of rows and micro batches, down to none.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+Value = TypeVar("Value")
 
 
 def world_size() -> int:
@@ -21,6 +23,15 @@ def world_size() -> int:
 def rank() -> int:
     """Of this process; 0 where torch.distributed was not started."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def from_rank_0(value: Value) -> Value:
+    """What rank 0 gave, on every rank; anything that pickles."""
+    if world_size() == 1:
+        return value
+    shared: list[Any] = [value]
+    dist.broadcast_object_list(shared, src=0)
+    return shared[0]
 
 
 def sum_gradients(parameters: Sequence[torch.nn.Parameter], divide_by: float) -> None:

@@ -22,6 +22,7 @@ from polyray.learner.anchors import fill_proximal, fill_reference, measured, nee
 from polyray.learner.batch import Row, RowBatch, build_row_batch, micro_batches, rows_of
 from polyray.learner.gradient_parts import gradient_parts
 from polyray.learner.group_metrics import add_group_metrics, finished_metrics
+from polyray.learner.lockstep import idle_pass, in_lockstep
 from polyray.learner.over_optimisation import add_second_opinion
 from polyray.learner.reduce import Sums, sum_gradients, world_size
 from polyray.learner.supervised_term import SupervisedTerm
@@ -114,9 +115,8 @@ class PolicyLearner:
         return [slice(i * share, (i + 1) * share) for i in range(-(-num_groups_total // whole))]
 
     def _fill_anchors(self, rows: Sequence[Row], num_updates: int) -> None:
-        if rows:
-            fill_reference(self.model, rows, self.config)
-        if rows and needs_proximal(self.config, num_updates):
+        fill_reference(self.model, rows, self.config)
+        if needs_proximal(self.config, num_updates):
             fill_proximal(self.model, rows, self.config)
 
     def _give_advantages(
@@ -190,12 +190,12 @@ class PolicyLearner:
         if self.supervised is not None:
             added, cross_entropy = self.supervised.gradients(self.model, self.parameters, step)
             totals.add("supervised_loss", cross_entropy, 1)
-        for micro_batch in mini.training:
+        for micro_batch in in_lockstep(self.model, mini.training):
             self._accumulate(micro_batch, algorithm, generator, sums, watched)
         if mini.observed_sums is None:
             mini.observed_sums = Sums(UPDATE_SUMS)
             with torch.no_grad():
-                for micro_batch in mini.observed:
+                for micro_batch in in_lockstep(self.model, mini.observed):
                     self._accumulate(micro_batch, algorithm, generator, mini.observed_sums, watched)
         sums.merge(mini.observed_sums)
         sums.reduce()
@@ -214,13 +214,19 @@ class PolicyLearner:
 
     def _accumulate(
         self,
-        batch: RowBatch,
+        batch: RowBatch | None,
         algorithm: AlgorithmSpec,
         generator: torch.Generator,
         sums: Sums,
         watched: Sums | None,
     ) -> None:
-        """Adds one micro batch to the sums and, outside no_grad, to the gradient of the loss's numerator."""
+        """Adds one micro batch to the sums and, outside no_grad, to the gradient of the loss's numerator.
+
+        None: only other ranks have one.
+        """
+        if batch is None:
+            idle_pass(self.model)
+            return
         logprobs_BT, entropy_BT = completion_logprobs(
             self.model,
             batch.rows,

@@ -21,7 +21,10 @@ from polyray.algorithms.supervised import masked_cross_entropy
 from polyray.data.packing import SupervisedBatch, collate, collate_packed, pack
 from polyray.data.token_rows import TokenRow
 from polyray.errors import ConfigError
+from polyray.learner.lockstep import in_lockstep
+from polyray.learner.reduce import sum_gradients
 from polyray.models.packing import isolated_rows
+from polyray.models.sharding import is_sharded
 
 TokenLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, int]]
 """(logits [B, T, V], targets [B, T], mask [B, T]) -> (sum over the masked positions, their number)."""
@@ -114,15 +117,17 @@ def supervised_step(
     optimizer.zero_grad(set_to_none=True)
     device = next(model.parameters()).device
     loss = torch.zeros((), device=device)
-    for number, batch in enumerate(batches, start=1):
+    for number, batch in enumerate(in_lockstep(model, batches), start=1):
         with _gradients_stay_local(model, last=number == len(batches)):
-            # DistributedDataParallel averages gradients over ranks: world_size undoes that.
-            share = batch_loss(model, batch) * (world_size / num_tokens_total)
+            # Gradients are averaged over ranks: world_size undoes that. A pass that only other ranks need adds zeros.
+            weight = world_size / num_tokens_total if batch is not None else 0.0
+            share = batch_loss(model, batch or batches[0]) * weight
             share.backward()
         loss += share.detach()
-    grad_norm = nn.utils.clip_grad_norm_(
-        [parameter for parameter in model.parameters() if parameter.requires_grad], max_grad_norm
-    )
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if is_sharded(model):  # else DistributedDataParallel has done it
+        sum_gradients(parameters, world_size)
+    grad_norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
     lr = optimizer.param_groups[0]["lr"]
     optimizer.step()
     scheduler.step()

@@ -22,7 +22,9 @@ from polyray.config.supervised import JsonlDataSpec
 from polyray.data.chat import encode_prompt
 from polyray.data.records import read_demonstrations
 from polyray.learner.collapse import CollapseWatch
+from polyray.learner.reduce import from_rank_0
 from polyray.models.logprobs import Rows, completion_logprobs
+from polyray.models.sharding import is_sharded
 from polyray.observability.jsonl import JsonlWriter, cut_jsonl, read_jsonl
 from polyray.rollout.seeds import sample_seed
 from polyray.rollout.validation import mean_over_prompts, summarise, validation_prompts
@@ -35,22 +37,32 @@ MAX_ROWS = 128
 
 
 class SupervisedDynamics:
-    """Rank 0's; does nothing where the configuration has no rounds."""
+    """Does nothing where the configuration has no rounds. One rank writes; the others sample with it where they share
+    the base, for it could not do so alone."""
 
     def __init__(
-        self, config: SftConfig, num_steps: int, tokenizer: PreTrainedTokenizerBase, run_dir: Path, step: int
+        self,
+        config: SftConfig,
+        num_steps: int,
+        tokenizer: PreTrainedTokenizerBase,
+        run_dir: Path,
+        step: int,
+        *,
+        writes: bool = True,
     ) -> None:
-        """`step`: completed ones; lines of later steps go, because those come again."""
+        """`step`: completed ones; lines of later steps go, because those come again. All ranks must call it."""
         self._config = config
+        self._writes = writes
         self._rounds = config.rounds(num_steps)
         self._tokenizer: Any = tokenizer
         self._path = run_dir / "dynamics.jsonl"
         if self._rounds is None:
             return
         assert config.dynamics is not None
-        cut_jsonl(self._path, lambda line: line["step"] <= step)
-        lines = read_jsonl(self._path)
-        self._known = {line["step"] for line in lines}
+        if writes:
+            cut_jsonl(self._path, lambda line: line["step"] <= step)
+        lines = read_jsonl(self._path) if writes else []
+        self._known = from_rank_0({line["step"] for line in lines})
         self._watch = CollapseWatch(config.dynamics.collapse_alarm, lines)
         self._task: Task | None = None
         if isinstance(config.data, JsonlDataSpec):
@@ -66,13 +78,17 @@ class SupervisedDynamics:
         that step's line."""
         if self._rounds is None or not (last or self._rounds.due(step)) or step in self._known:
             return {}
+        self._known.add(step)
+        if not self._writes and not is_sharded(model):
+            return {}
         started = time.perf_counter()
         groups = sample_groups(model, self._tokenizer, self._prompts, self._config, self._rounds, step)
+        if not self._writes:
+            return {}
         values = mean_over_prompts([summarise(self._scored(group), self._rounds) for group in groups])
         values |= self._watch.observe(values)
         with JsonlWriter(self._path) as writer:
             writer.write({"phase": "sft", "step": step, **values})
-        self._known.add(step)
         line = {f"validation/{name}": value for name, value in values.items()}
         return {**line, "validation_s": time.perf_counter() - started}
 
@@ -136,6 +152,7 @@ def _sample(
         input_ids=torch.tensor(rows, device=device),
         attention_mask=torch.tensor(mask, device=device),
         generation_config=generation,
+        synced_gpus=is_sharded(model),
     )
     sampled = [_until_end(row[width:].tolist(), ends) for row in output]
     flat_prompts = [ids for ids in prompt_ids for _ in range(num_samples)]

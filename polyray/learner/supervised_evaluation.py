@@ -13,14 +13,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from polyray.config.supervised import EarlyStoppingSpec, SupervisedEvaluationSpec
 from polyray.data.chat import encode_prompt
 from polyray.data.packing import SupervisedBatch
 from polyray.data.records import Demonstration
+from polyray.learner.lockstep import idle_pass, in_lockstep
 from polyray.learner.reduce import world_size
 from polyray.learner.supervised import batch_loss_sum
+from polyray.models.sharding import is_sharded
 from polyray.observability.atomic import atomic_write_bytes
 from polyray.observability.jsonl import encode_line
 from polyray.rollout.seeds import sample_seed
@@ -58,14 +61,17 @@ def is_evaluated(spec: SupervisedEvaluationSpec, step: int, num_steps: int) -> b
     return spec.every is not None and (step % spec.every == 0 or step == num_steps)
 
 
-def validation_loss(model: torch.nn.Module, batches: Sequence[SupervisedBatch]) -> float:
+def validation_loss(model: PeftModel, batches: Sequence[SupervisedBatch]) -> float:
     """Cross-entropy in nats per trained token over all ranks' batches; the same number on every rank."""
     device = next(model.parameters()).device
     totals = torch.zeros(2, dtype=torch.float64, device=device)
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for batch in batches:
+        for batch in in_lockstep(model, batches):
+            if batch is None:
+                idle_pass(model)
+                continue
             totals[0] += batch_loss_sum(model, batch)
             totals[1] += batch.response_mask_BT.sum().to(device)
     model.train(was_training)
@@ -81,9 +87,15 @@ def write_samples(
     spec: SupervisedEvaluationSpec,
     path: Path,
     seed: int,
+    *,
+    writes: bool = True,
 ) -> None:
-    """One completion for each of the first `num_samples` demonstrations, beside the reference."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """One completion for each of the first `num_samples` demonstrations, beside the reference.
+
+    One rank `writes`. Where ranks share the base the others sample the same, for it could not do so alone.
+    """
+    if not writes and not is_sharded(model):
+        return
     was_training = model.training
     model.eval()
     lines = []
@@ -94,7 +106,9 @@ def write_samples(
         asked = prompt.text if prompt.messages is None else prompt.messages
         lines.append({"prompt": asked, "completion": completion, "reference": demonstration.response})
     model.train(was_training)
-    atomic_write_bytes(path, b"".join(encode_line(line) for line in lines))
+    if writes:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_bytes(path, b"".join(encode_line(line) for line in lines))
 
 
 def _generate(
@@ -119,7 +133,10 @@ def _generate(
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]), torch.no_grad():
         torch.manual_seed(seed)
         output_ids = model.generate(
-            input_ids=input_ids, attention_mask=torch.ones_like(input_ids), generation_config=config
+            input_ids=input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            generation_config=config,
+            synced_gpus=is_sharded(model),
         )[0]
     text = tokenizer.decode(output_ids[len(prompt_ids) :], skip_special_tokens=True)
     assert isinstance(text, str)

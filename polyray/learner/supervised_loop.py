@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,12 @@ from polyray.learner.supervised_evaluation import Patience, is_evaluated, valida
 from polyray.learner.supervised_objectives import build_batch_loss
 from polyray.models.adapter_files import read_adapter, write_adapter
 from polyray.models.base_files import base_fingerprint
+from polyray.models.checkpointing import checkpoint_layers
 from polyray.models.loading import load_base, load_tokenizer
 from polyray.models.lora import attach_adapter, save_adapter
 from polyray.models.packing import PACKABLE_MODEL_TYPES, is_packable
 from polyray.models.pissa import save_plain_lora, start_from_principal_components
+from polyray.models.sharding import shard_base
 from polyray.observability.jsonl import JsonlWriter, before_step, cut_jsonl
 from polyray.rollout.seeds import sample_seed
 
@@ -68,11 +70,10 @@ class _Training:
     data: Demonstrations
     manifest: dict[str, Any]
     pad_id: int
-    dynamics: SupervisedDynamics | None
-    """Rank 0's."""
-    step: int = 0
+    dynamics: SupervisedDynamics
+    step: int
     """Completed steps."""
-    patience: Patience = field(default_factory=Patience)
+    patience: Patience
 
 
 def run_supervised(
@@ -87,15 +88,13 @@ def run_supervised(
     wrapped = parallel(training.model)
     wrapped.train()
     num_steps = training.data.num_steps
-    if training.dynamics is not None:
-        training.dynamics.record(training.model, training.step)
+    training.dynamics.record(training.model, training.step)
     while training.step < num_steps and not training.patience.is_over(stopping):
         line = _train_step(run, training, wrapped)
         if is_evaluated(run.config.evaluation, training.step, num_steps):
             line["eval_loss"] = _evaluate(run, training)
         last = training.step == num_steps or training.patience.is_over(stopping)
-        if training.dynamics is not None:
-            line |= training.dynamics.record(training.model, training.step, last)
+        line |= training.dynamics.record(training.model, training.step, last)
         if run.rank == 0:
             with JsonlWriter(run.run_dir / "metrics.jsonl") as writer:
                 writer.write(line)
@@ -113,8 +112,11 @@ def _start(run: SupervisedRun) -> _Training:
     base_sha256 = base_fingerprint(run.model_dir)
     tokenizer = load_tokenizer(run.model_dir)
     data = load_demonstrations(config, tokenizer)
+    learner = config.learner.model_copy(update={"steps": data.num_steps})
     torch.manual_seed(config.seed)
-    base = load_base(run.model_dir, run.dtype).to(run.device)  # type: ignore[arg-type]
+    base = load_base(run.model_dir, run.dtype)
+    if learner.sharding == "none":
+        base.to(run.device)  # type: ignore[arg-type]  # transformers annotates `to` wrongly
     if config.packing and not is_packable(base.config):
         raise ConfigError(
             f"packing=true, but rows of a {base.config.model_type!r} model could see each other (known to be "
@@ -129,35 +131,42 @@ def _start(run: SupervisedRun) -> _Training:
     )
     if isinstance(config.objective, BaLoraSpec):
         start_from_principal_components(model, seed=config.seed)
-    learner = config.learner.model_copy(update={"steps": data.num_steps})
+    if learner.sharding == "base":
+        shard_base(model, run.device, cpu_offload=learner.cpu_offload)
+    if learner.gradient_checkpointing:
+        checkpoint_layers(model)
     optimizer = build_optimizer(model.parameters(), learner)
     scheduler = build_scheduler(optimizer, learner)
     pad_id: Any = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     manifest = {"base_sha256": base_sha256, "run": config.name}
-    training = _Training(model, optimizer, scheduler, tokenizer, data, manifest, pad_id, None)
-    _resume(run, training)
-    if run.rank == 0:
-        training.dynamics = SupervisedDynamics(config, data.num_steps, tokenizer, run.run_dir, training.step)
-    return training
+    step, patience = _resume(run, data.sha256, model, optimizer, scheduler)
+    dynamics = SupervisedDynamics(config, data.num_steps, tokenizer, run.run_dir, step, writes=run.rank == 0)
+    return _Training(model, optimizer, scheduler, tokenizer, data, manifest, pad_id, dynamics, step, patience)
 
 
-def _resume(run: SupervisedRun, training: _Training) -> None:
-    """Raises ConfigError where the rows are no longer those of the checkpoint."""
+def _resume(
+    run: SupervisedRun, rows_sha256: str | None, model: Any, optimizer: Optimizer, scheduler: LRScheduler
+) -> tuple[int, Patience]:
+    """Puts all back as the newest checkpoint has it; the steps that it has, and what early stopping remembers.
+
+    Raises ConfigError where the rows are no longer those of the checkpoint.
+    """
+    step, patience = 0, Patience()
     checkpoint = newest_checkpoint(run.run_dir / "checkpoints")
     if checkpoint is not None:
-        if checkpoint.extra.get("rows_sha256") != training.data.sha256:
+        if checkpoint.extra.get("rows_sha256") != rows_sha256:
             raise ConfigError(
                 f"{run.run_dir}: the training rows are not those of its checkpoint {checkpoint.directory.name}; "
                 "restore the data file, or start a run under another name"
             )
-        restore_checkpoint(checkpoint, training.model, training.optimizer, training.scheduler)
-        training.step = checkpoint.step
-        training.patience = Patience.restored(checkpoint.extra)
+        restore_checkpoint(checkpoint, model, optimizer, scheduler)
+        step, patience = checkpoint.step, Patience.restored(checkpoint.extra)
     if run.rank == 0:
-        cut_jsonl(run.run_dir / "metrics.jsonl", before_step(training.step))
+        cut_jsonl(run.run_dir / "metrics.jsonl", before_step(step))
         for path in (run.run_dir / "samples").glob("step-*.jsonl"):
-            if path.name > f"step-{training.step:06d}.jsonl":
+            if path.name > f"step-{step:06d}.jsonl":
                 path.unlink()
+    return step, patience
 
 
 def _train_step(run: SupervisedRun, training: _Training, wrapped: Any) -> dict[str, float]:
@@ -207,9 +216,17 @@ def _evaluate(run: SupervisedRun, training: _Training) -> float:
         training.patience = training.patience.after(loss, training.step, spec.early_stopping.min_delta)
         if run.rank == 0 and training.patience.best_step == training.step:
             _save_policy(run, training, _best_dir(run, training.patience))
-    if run.rank == 0 and spec.num_samples:
+    if spec.num_samples:
         path = run.run_dir / "samples" / f"step-{training.step:06d}.jsonl"
-        write_samples(training.model, training.tokenizer, training.data.validation, spec, path, config.seed)
+        write_samples(
+            training.model,
+            training.tokenizer,
+            training.data.validation,
+            spec,
+            path,
+            config.seed,
+            writes=run.rank == 0,
+        )
     return loss
 
 

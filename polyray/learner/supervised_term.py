@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 
 from polyray.config.run import TrainConfig
 from polyray.config.supervised_term import SupervisedTermSpec
 from polyray.data.chat import encode_demonstration
 from polyray.data.token_rows import TokenRow
 from polyray.errors import ConfigError
+from polyray.learner.lockstep import idle_pass, in_lockstep
 from polyray.learner.reduce import Sums, rank, sum_gradients, world_size
 from polyray.learner.supervised import batch_loss_sum, demonstration_batches
 from polyray.models.loading import load_tokenizer
@@ -34,7 +36,7 @@ class SupervisedTerm:
         self._task = build_task(config.task)
 
     def gradients(
-        self, model: torch.nn.Module, parameters: Sequence[torch.nn.Parameter], step: int
+        self, model: PeftModel, parameters: Sequence[torch.nn.Parameter], step: int
     ) -> tuple[list[torch.Tensor], float]:
         """(weight x gradient of the mean cross-entropy over all ranks, that mean in nats per response token).
 
@@ -51,7 +53,10 @@ class SupervisedTerm:
             pad_id=end if end is not None else self._tokenizer.eos_token_id,  # type: ignore[arg-type]
         )
         sums = Sums(("cross_entropy",))
-        for batch in rows.batches:
+        for batch in in_lockstep(model, rows.batches):
+            if batch is None:
+                idle_pass(model)
+                continue
             loss = batch_loss_sum(model, batch)
             loss.backward()
             sums.add("cross_entropy", float(loss.detach()), 0)

@@ -1,8 +1,9 @@
-"""Gradient checkpointing of a policy that stays in eval mode.
+"""Gradient checkpointing, in SFT and of a policy that stays in eval mode.
 
 A layer of transformers checkpoints itself only while training, but in RL nothing may switch dropout on. So the layers
 alone are told that they train; what is inside them, where dropout would act, is not. `model.eval()` undoes
-it, which costs memory and changes no value: the learner calls this before every update.
+it, which costs memory and changes no value: the RL learner calls this before every update. SFT calls it once, because
+every `model.train()` says the same to the layers; a layer that is computed again drops out the same.
 """
 
 from __future__ import annotations

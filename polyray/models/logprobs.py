@@ -16,6 +16,7 @@ from peft import PeftModel
 from torch.utils.checkpoint import checkpoint
 
 from polyray.models.packing import ModelInput, model_inputs
+from polyray.models.sharding import is_sharded
 
 LOGITS_PER_CHUNK = 2**25
 """Logits held at once (float32): 128 MiB."""
@@ -64,7 +65,7 @@ def completion_logprobs(
 
     In float32, or float64 where the model is.
     The distribution is softmax(logits / temperature), the one the rollout sampled from. The entropy has a gradient
-    only where asked for.
+    only where asked for. One forward pass where the base is sharded, because ranks must make equally many.
     """
     mask_BT = rows.mask_BT
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -72,7 +73,12 @@ def completion_logprobs(
     targets_N = rows.input_ids_BL[row_N, rows.prompt_lengths_B[row_N] + token_N]
     choose = _Choose(temperature, entropy_gradient)
     inputs = model_inputs(
-        base.config, rows.input_ids_BL, rows.prompt_lengths_B, rows.completion_lengths_B, rows.group_B
+        base.config,
+        rows.input_ids_BL,
+        rows.prompt_lengths_B,
+        rows.completion_lengths_B,
+        rows.group_B,
+        one_pass=is_sharded(model),
     )
     logprobs_N, entropy_N = _token_logprobs(base, inputs, targets_N, choose)
     zeros = torch.zeros(mask_BT.shape, dtype=logprobs_N.dtype, device=mask_BT.device)

@@ -106,6 +106,8 @@ def model_inputs(
     prompt_lengths_B: torch.Tensor,
     completion_lengths_B: torch.Tensor,
     group_B: torch.Tensor | None,
+    *,
+    one_pass: bool = False,
 ) -> list[ModelInput]:
     """Inputs that together predict every completion token, the cheapest that the model allows.
 
@@ -115,6 +117,7 @@ def model_inputs(
         prompt_lengths_B: [B].
         completion_lengths_B: [B], all > 0.
         group_B: [B] rows with the same number have the same prompt. None: unknown.
+        one_pass: exactly one input, whatever is cheaper.
     """
     arrays = [tensor.cpu().numpy() for tensor in (input_ids_BL, prompt_lengths_B, completion_lengths_B)]
     rows, device = _Rows(*arrays, first_token_B=arrays[2].cumsum() - arrays[2]), input_ids_BL.device
@@ -123,9 +126,13 @@ def model_inputs(
     if group_B is not None and is_packable(config):
         width = packed_width(config)
         short = np.flatnonzero(rows.lengths_B <= width)
+        if one_pass and len(short) < len(padded):
+            short = short[:0]
         packed = _packed(rows.take(short), group_B.cpu().numpy()[short], width, device)
         if packed is not None:
             inputs, padded = [packed], np.flatnonzero(rows.lengths_B > width)
+    if one_pass:
+        return inputs or [_padded(rows, device)]
     return inputs + [_padded(rows.take(part), device) for part in _of_one_length(rows.lengths_B, padded)]
 
 

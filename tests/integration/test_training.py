@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from jobs.evaluate import evaluate
 from jobs.fleet import Fleet, pool_sampler
-from jobs.sft import as_training
+from jobs.sft import as_training, supervise
 from polyray.actors.rollout_pool import RolloutPool
 from polyray.config.loader import build_config
 from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
@@ -29,7 +29,7 @@ from polyray.observability.jsonl import read_jsonl
 from polyray.observability.progress import ProgressDisplay
 from polyray.observability.run_directory import RunDirectory, RunPaths
 from polyray.types import METRIC_KEYS, Group, GroupRequest
-from tests.conftest import run_training
+from tests.conftest import reproducible, run_training
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -81,13 +81,15 @@ def test_adapter_loads_with_plain_peft_on_the_original_base(
     assert len(loaded) == sum(".lora_A." in key for key in saved) > 0
 
 
+@pytest.fixture(scope="module")
+def two_ranks(varied_fleet: Fleet, varied_config: MakeConfig) -> RunPaths:
+    """Two steps of a learner of two ranks."""
+    return run_training(varied_config("two-ranks", learner__num_workers=2, learner__steps=2), varied_fleet)
+
+
 @pytest.mark.slow  # two worker groups start
-def test_two_ranks_give_the_update_of_one(
-    finished: RunPaths, varied_fleet: Fleet, varied_config: MakeConfig
-) -> None:
-    config = varied_config("two-ranks", learner__num_workers=2, learner__steps=2)
-    two = run_training(config, varied_fleet)
-    for one_line, two_line in zip(read_jsonl(finished.metrics), read_jsonl(two.metrics), strict=False):
+def test_two_ranks_give_the_update_of_one(finished: RunPaths, two_ranks: RunPaths) -> None:
+    for one_line, two_line in zip(read_jsonl(finished.metrics), read_jsonl(two_ranks.metrics), strict=False):
         for key in (
             "reward_mean",
             "loss",
@@ -116,6 +118,42 @@ def test_an_engine_that_sleeps_between_steps_changes_nothing(
         finished.adapter / "adapter_model.safetensors"
     ).read_bytes()
     assert [line["step"] for line in read_jsonl(run.dynamics)] == [0, 2, 4, 6]
+
+
+@pytest.mark.slow  # two worker groups start
+def test_two_ranks_that_share_the_base_train_the_same_adapter(
+    two_ranks: RunPaths, varied_fleet: Fleet, varied_config: MakeConfig
+) -> None:
+    config = varied_config("shared-base", learner__num_workers=2, learner__steps=2, learner__sharding="base")
+    shared = run_training(config, varied_fleet)
+    assert _weights(shared) == _weights(two_ranks)
+    assert reproducible(shared.metrics) == reproducible(two_ranks.metrics)
+    assert all(line["delivery_difference_max"] <= 1e-4 for line in read_jsonl(shared.metrics))
+
+
+@pytest.mark.slow  # two worker groups start
+def test_sft_of_two_ranks_that_share_the_base(ray_session: None, model_cache: Path, runs_dir: Path) -> None:
+    found = []
+    for sharding in ("none", "base"):
+        learner = {"steps": 3, "num_threads": 1, "num_workers": 2, "sharding": sharding}
+        values = {
+            "name": f"sft-{sharding}",
+            "runs_dir": str(runs_dir),
+            "model": {"cache_dir": str(model_cache), "lora": {"rank": 4, "alpha": 8, "dropout": 0.1}},
+            "demonstrations_per_step": 5,
+            "learner": {**learner, "micro_batch_rows": 2, "gradient_checkpointing": True},
+            "evaluation": {"every": 2, "num_rows": 3, "num_samples": 2},
+        }
+        config = build_config(SftConfig, values)
+        with RunDirectory.open(config) as directory, ProgressDisplay() as display:
+            supervise(config, directory, display)
+            found.append((_weights(directory.paths), reproducible(directory.paths.metrics)))
+    assert found[0] == found[1]
+    assert [line["step"] for line in found[0][1]] == [0, 1, 2]
+
+
+def _weights(run: RunPaths) -> bytes:
+    return (run.adapter / "adapter_model.safetensors").read_bytes()
 
 
 @pytest.mark.slow  # a worker group starts

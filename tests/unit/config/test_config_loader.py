@@ -101,6 +101,12 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, expecte
         (["algorithm.anneal={diversity_weight: 2, over_steps: 5}"], "grpo has no such weight"),
         (["learner.mini_batch_groups=17"], "mini_batch_groups=17 exceeds rollout.prompts_per_step=16"),
         (["learner.mini_batch_groups=3", "learner.num_workers=2"], "must be a multiple of num_workers=2"),
+        (["learner.sharding=base"], "sharding=base with num_workers=1: .* set num_workers to 2 or more"),
+        (
+            ["learner.sharding=base", "learner.num_workers=2", "learner.cpu_offload=true"],
+            "cpu_offload=true with sharding=base and use_gpu=false",
+        ),
+        (["learner.use_gpu=true", "learner.cpu_offload=true"], "sharding=none and use_gpu=true"),
         (
             ["algorithm={type: pkpo, set_size: 2, anneal: {set_size: 16, over_steps: 5}}"],
             "set_size=16 needs rollout.group_size >= set_size",

@@ -54,12 +54,40 @@ def test_a_learner_rank_by_hand() -> None:
     }
 
 
-def test_supervised_training_keeps_every_layer_and_all_logits() -> None:
+def test_supervised_training_keeps_all_logits() -> None:
     config = _train()
-    parts = learner_memory(config.model, SHAPE, config.learner, 0, 2048, recomputes=False)
-    assert parts["activations"] == 2048 * 36 * 295_656
+    parts = learner_memory(config.model, SHAPE, config.learner, 0, 2048)
+    assert parts["activations"] == 2048 * (36 * 2 * 4096 + 295_656)
     assert parts["logits"] == 2048 * 151936 * 16
     assert parts["adapter_and_optimiser"] == 43_646_976 * 16
+
+
+BLOCK_OF_8B = 192_946_432
+"""q and o 4096 x 4096, k and v 4096 x 1024, three of 4096 x 12288; two norms of 4096, two of 128."""
+
+
+def test_ranks_share_the_blocks_of_the_base() -> None:
+    assert SHAPE.block_parameters == BLOCK_OF_8B
+    whole = 8_190_735_360 - 36 * BLOCK_OF_8B
+    assert whole == 2 * 151_936 * 4096 + 4096
+    config = _train(learner={"sharding": "base", "num_workers": 4})
+    parts = learner_memory(config.model, SHAPE, config.learner, 2048)
+    assert parts["weights"] == 2 * (whole + 9 * BLOCK_OF_8B)
+    assert parts["gathered_blocks"] == 2 * 3 * BLOCK_OF_8B
+    alone = learner_memory(config.model, SHAPE, _train().learner, 2048)
+    assert {key: parts[key] for key in alone if key != "weights"} == {
+        key: value for key, value in alone.items() if key != "weights"
+    }
+
+
+def test_what_waits_in_host_memory_is_not_on_the_device() -> None:
+    estimate = training_estimate(_train(learner={"sharding": "base", "num_workers": 4, "cpu_offload": True}))
+    assert estimate is not None
+    whole = 8_190_735_360 - 36 * BLOCK_OF_8B
+    assert estimate["learner_rank_gib"]["weights"] == round(2 * whole / GIB, 2)
+    assert estimate["learner_rank_host_gib"] == round(2 * 9 * BLOCK_OF_8B / GIB, 2)
+    resident = training_estimate(_train(learner={"sharding": "base", "num_workers": 4}))
+    assert resident is not None and "learner_rank_host_gib" not in resident
 
 
 def test_demonstrations_beside_samples_keep_all_their_logits() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from polyray.config.run import SftConfig
 from polyray.data.demonstrations import EpochOrder, load_demonstrations, truncate
@@ -164,6 +165,28 @@ def test_an_interrupted_run_is_the_unbroken_one(base: Path, data: str, tmp_path:
         sampled = (tmp_path / "a" / "samples" / name).read_bytes()
         assert (tmp_path / "b" / "samples" / name).read_bytes() == sampled
         assert set(json.loads(sampled)) == {"prompt", "completion", "reference"}
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_layers_that_are_computed_again_give_the_same_run(
+    base: Path, data: str, tmp_path: Path, packing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dropout, which must fall on the same places again."""
+    passes = 0
+    forward = Qwen3DecoderLayer.forward
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal passes
+        passes += 1
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(Qwen3DecoderLayer, "forward", counted)
+    kept = _run(_config(data, packing=packing), base, tmp_path / "kept")
+    assert passes == 6  # a layer, a micro batch a step
+    again = _config(data, packing=packing, learner={"gradient_checkpointing": True})
+    assert _run(again, base, tmp_path / "again") == kept
+    assert passes == 6 + 2 * 6
+    assert _lines(tmp_path / "again") == _lines(tmp_path / "kept")
 
 
 def test_evaluation_does_not_touch_what_is_trained(base: Path, tmp_path: Path) -> None:

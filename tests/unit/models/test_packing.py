@@ -57,10 +57,15 @@ def exact_norms(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(norm, "forward", forward)
 
 
-def shapes(config: Any, given: Rows) -> list[tuple[bool, tuple[int, ...]]]:
+def shapes(config: Any, given: Rows, one_pass: bool = False) -> list[tuple[bool, tuple[int, ...]]]:
     """(whether trees, [sequences, width]) of every input."""
     inputs = packing.model_inputs(
-        config, given.input_ids_BL, given.prompt_lengths_B, given.completion_lengths_B, given.group_B
+        config,
+        given.input_ids_BL,
+        given.prompt_lengths_B,
+        given.completion_lengths_B,
+        given.group_B,
+        one_pass=one_pass,
     )
     return [("attention_mask" in one.arguments, tuple(one.arguments["input_ids"].shape)) for one in inputs]
 
@@ -129,6 +134,14 @@ def test_rows_that_would_gain_nothing_stay_separate() -> None:
     apart = Rows(tokens, torch.full((7,), 4), sevens, torch.arange(7))
     assert shapes(config, apart) == [(False, (7, 9))]
     assert shapes(config, same)[0][0]
+
+
+def test_one_pass_packs_all_rows_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = build(Qwen3Config(**SIZES)).config
+    assert shapes(config, rows(True, 3), one_pass=True) == shapes(config, rows(True, 3))
+    monkeypatch.setattr(packing, "packed_width", lambda config: 7)
+    assert len(shapes(config, rows(True, 3))) == 2
+    assert shapes(config, rows(True, 3), one_pass=True) == [(False, (21, 8))]
 
 
 def test_a_sequence_of_trees_is_as_wide_as_attention_is_cheap() -> None:
