@@ -7,7 +7,7 @@ batch.py            rows; anchors.py the log-probs that stay fixed while a batch
 advantages.py       who takes part, what is added, the scale; objectives.py the function of each algorithm.type
 token_loss.py       from log-probs to the loss of every token
 supervised_term.py  cross-entropy on demonstrations beside an objective: polychromic SFT
-reduce.py           sums over data-parallel ranks
+reduce.py           sums over data-parallel ranks; lockstep.py as many passes on each, where they share the base
 over_optimisation.py  mismatch.py   what is watched over several steps, and the alarms
 verdict.py          how a step ended for the run
 state.py            one checkpoint; checkpoints.py which are kept, checkpoint_storage.py their copies behind a URL

@@ -6,6 +6,7 @@ lora.py       the adapter: attaching, the frozen reference copy, saving, reading
 pissa.py      principal components as its start, delivered as plain LoRA
 embedder.py   sentence embeddings in batches, the same bits in whatever company
 text_encoder.py  how alike texts are, for classes and distances
+sharding.py   the frozen base in parts on the learner's ranks
 checkpointing.py  layers that are computed again in the backward pass
 logprobs.py   log-probabilities of completions, without a [batch, time, vocabulary] tensor
 packing.py    what the backbone runs on for them; prefix_trees.py    every distinct prefix of completions once

@@ -125,6 +125,23 @@ def test_killed_learner_continues_from_its_checkpoint(
 
 
 @pytest.mark.slow
+def test_killed_rank_of_two_that_share_the_base_is_replaced_with_the_other(
+    varied_fleet: Fleet, varied_config: MakeConfig
+) -> None:
+    """The other waits for its part of a layer, and ends with the attempt."""
+    shared = {"learner__num_workers": 2, "learner__sharding": "base"}
+    unbroken = run_training(varied_config("shared-unbroken", **shared), varied_fleet)
+    config = varied_config("shared-killed", **shared)
+    with killer(config, after_steps=3, pids=lambda: learners()[:1]):
+        broken = run_training(config, varied_fleet)
+    assert reproducible(broken.metrics) == reproducible(unbroken.metrics)
+    name = "adapter_model.safetensors"
+    assert (broken.adapter / name).read_bytes() == (unbroken.adapter / name).read_bytes()
+    manifest = json.loads((broken.root / "versions" / "6" / "polyray.json").read_text())
+    assert manifest["attempt"] == 2
+
+
+@pytest.mark.slow
 def test_killed_learner_above_staleness_zero_trains_on_the_groups_of_its_checkpoint(
     ray_session: None, train_config: MakeConfig
 ) -> None:

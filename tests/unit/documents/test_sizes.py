@@ -32,9 +32,9 @@ class Shape:
             (self.queries, self.hidden), (self.hidden, self.intermediate), (self.hidden, self.intermediate),
             (self.intermediate, self.hidden),
         ]  # fmt: skip
-        block = sum(a * b for a, b in self.linear) + 2 * self.hidden + 2 * HEAD_SIZE
+        self.block = sum(a * b for a, b in self.linear) + 2 * self.hidden + 2 * HEAD_SIZE
         embeddings = (1 if row[0] in TIED else 2) * VOCABULARY * self.hidden
-        self.parameters = self.layers * block + embeddings + self.hidden
+        self.parameters = self.layers * self.block + embeddings + self.hidden
         self.kv_bytes = 2 * self.layers * KV_HEADS * HEAD_SIZE * 2
 
     def adapter(self, rank: int = RANK) -> int:
@@ -49,6 +49,11 @@ class Shape:
 
     def checkpointed_bytes(self) -> int:
         return 2 * self.layers * self.hidden + self.block_bytes()
+
+    def learner_besides(self) -> float:
+        """Of a learner rank with micro batches of 8,192 tokens, without its weights."""
+        logits = 2**25 // VOCABULARY * VOCABULARY * 18
+        return 20 * self.adapter() + 8192 * self.checkpointed_bytes() + logits + 1.5 * G
 
 
 @pytest.mark.parametrize("row", between("sizes"), ids=lambda row: row[0])
@@ -75,15 +80,24 @@ def test_the_family_is_there() -> None:
 @pytest.mark.parametrize("at", range(6))
 def test_gpus(at: int) -> None:
     shape, row = Shape(between("sizes")[at]), between("gpus")[at]
-    logits = 2**25 // VOCABULARY * VOCABULARY * 18
     weights = 2 * shape.parameters
-    learner = weights + 20 * shape.adapter() + 8192 * shape.checkpointed_bytes() + logits + 1.5 * G
+    learner = weights + shape.learner_besides()
     assert (number(row[1]), number(row[2])) == (round(learner / G, 1), card(learner / G))
     for devices, cell in ((1, 3), (2, 5)):
         slots = 2 * 2 * shape.adapter()  # at staleness 0 two versions in 16 bits
         shared = weights + 64 * 2048 * shape.kv_bytes + slots
         engine = shared / devices + 64 * VOCABULARY * 12 + 2.5 * G
         assert (number(row[cell]), number(row[cell + 1])) == (round(engine / G, 1), card(engine / G / 0.85))
+
+
+@pytest.mark.parametrize("row", between("shared"), ids=lambda row: row[0])
+def test_ranks_that_share_the_base(row: list[str]) -> None:
+    shape = Shape(next(of_model for of_model in between("sizes") if of_model[0] == row[0]))
+    layers, gathered = 2 * shape.layers * shape.block, 2 * 3 * shape.block
+    rest = 2 * shape.parameters - layers
+    device = rest + gathered + shape.learner_besides()
+    expected = [rest, layers, gathered, *(device + layers / ranks for ranks in (2, 4, 8)), device, layers / 4]
+    assert [number(cell) for cell in row[1:]] == [round(value / G, 1) for value in expected]
 
 
 def card(gib: float) -> int:

@@ -58,7 +58,7 @@ def run_rank(rank: int, model_dir: Path, target: Path) -> None:
             (directory / f"rank-{rank}.json").write_text(json.dumps(found))
 
 
-def rl_config(sharding: str) -> TrainConfig:
+def rl_config(sharding: str, **learner: Any) -> TrainConfig:
     """All that makes passes: reference, anchors before several updates, watched gradients, demonstrations."""
     return train_config(
         algorithm={
@@ -77,6 +77,7 @@ def rl_config(sharding: str) -> TrainConfig:
             "updates_per_batch": 2,
             "gradient_parts_every": 2,
             "gradient_checkpointing": True,
+            **learner,
         },
         supervised={"demonstrations_per_step": 5, "max_tokens": 32},
     )

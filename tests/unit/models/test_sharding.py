@@ -106,8 +106,10 @@ def test_nobody_waits_where_the_base_is_whole(whole: PeftModel, monkeypatch: pyt
 
 def test_a_quantised_base_is_refused() -> None:
     model = build_policy()
-    layer: Any = model.get_base_model().base_model.layers[0].mlp.up_proj.base_layer
-    layer.weight = torch.nn.Parameter(torch.zeros(48, 16, dtype=torch.uint8), requires_grad=False)
+    base: Any = model.get_base_model()
+    base.base_model.layers[0].mlp.up_proj.base_layer.weight = torch.nn.Parameter(
+        torch.zeros(48, 16, dtype=torch.uint8), requires_grad=False
+    )
     with pytest.raises(ConfigError, match="layers are quantised, which only a whole base may be"):
         shard_base(model, torch.device("cpu"))
 
