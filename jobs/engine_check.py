@@ -149,7 +149,7 @@ def randomly_scored(group: Group) -> ScoredGroup:
 
 def _random_policy(model_dir: Path, dtype: str, device: torch.device, sequences: Any) -> tuple[Any, Any]:
     """(model with a random adapter, the base's log-probs of the probe)."""
-    base: Any = load_base(model_dir, dtype).to(device)  # type: ignore[arg-type]  # annotated wrongly
+    base: Any = load_base(model_dir, dtype, device)
     model = attach_adapter(base, LORA, None, base_sha256=base_fingerprint(model_dir), seed=0)
     base_logprobs = probe_logprobs(model, sequences)  # a fresh adapter has B = 0: this is the base
     draw = torch.Generator().manual_seed(0)

@@ -2,8 +2,10 @@
 
 Reads runs/NAME/ of jobs.sft or jobs.train. The card (README.md) says base and licence, training data by their hashes,
 the configuration, and what an evaluation of exactly these weights measured, where there is one beside the run.
---adapter needs no base; --merged reads it and writes a model that needs neither PEFT nor polyray. --push sends the
-result to a hub, into a private repository; its token is HF_TOKEN of the environment.
+--adapter needs no base; --merged reads it and writes a model that needs neither PEFT nor polyray. An adapter trained
+on a base in 4 bits (model.quantization=nf4) is merged into the base as it is stored, which is not quite what it was
+trained on; the card says so. --push sends the result to a hub, into a private repository; its token is HF_TOKEN of
+the environment.
 
   python -m jobs.export runs/first --adapter exported/first
   python -m jobs.export runs/first --merged exported/first-model --best

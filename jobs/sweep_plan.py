@@ -171,7 +171,7 @@ def _fleet_of(config: TrainConfig) -> dict[str, Any]:
     """Dotted key -> value of everything that one fleet cannot have twice."""
     values = as_json(config)
     model = values["model"]
-    base = {f"model.{key}": model[key] for key in ("path", "dtype", "warm_start_mode")}
+    base = {f"model.{key}": model[key] for key in ("path", "dtype", "quantization", "warm_start_mode")}
     if model["warm_start_mode"] != "continue":  # the warm start becomes part of the base
         base["model.warm_start"] = model["warm_start"]
     rollout = {f"rollout.{key}": value for key, value in values["rollout"].items() if key not in OWN_OF_TRIAL}

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from polyray.config.base import StrictModel
+from polyray.config.model import ModelSpec
 
 
 class DeliverySpec(StrictModel):
@@ -22,7 +23,7 @@ class DeliverySpec(StrictModel):
         default=None,
         gt=0,
         description="largest |engine - learner| log-prob that counts as served; default by dtype: "
-        "1e-4 float32, 5e-2 bfloat16",
+        "1e-4 float32, 5e-2 bfloat16 and nf4",
     )
     num_probes: int = Field(
         default=4,
@@ -39,3 +40,19 @@ class DeliverySpec(StrictModel):
         if self.tolerance is not None:
             return self.tolerance
         return 1e-4 if dtype == "float32" else 5e-2
+
+
+def check_quantised(model: ModelSpec, delivery: DeliverySpec, tensor_parallel_size: int) -> None:
+    """Raises ValueError where engines could not hold the base as the learner does."""
+    if model.quantization == "none":
+        return
+    if delivery.mode == "merged":
+        raise ValueError(
+            f"delivery.mode=merged with model.quantization={model.quantization}: an adapter cannot be merged into "
+            "4-bit weights; set delivery.mode=adapter"
+        )
+    if tensor_parallel_size > 1:
+        raise ValueError(
+            f"tensor_parallel_size={tensor_parallel_size} with model.quantization={model.quantization}: each device "
+            "would quantise its part of a matrix by itself, unlike the learner; set tensor_parallel_size=1"
+        )

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from polyray.config.base import StrictModel
-from polyray.config.delivery import DeliverySpec
+from polyray.config.delivery import DeliverySpec, check_quantised
 from polyray.config.evaluation import SelectorName
 from polyray.config.model import ModelSpec
 from polyray.config.node_labels import NodeLabels
@@ -195,6 +195,7 @@ class GenerationServeConfig(StrictModel):
 
     @model_validator(mode="after")
     def _selector_has_its_scores(self) -> GenerationServeConfig:
+        check_quantised(self.model, self.delivery, self.engine.tensor_parallel_size)
         if self.reward is None:
             if self.selector in ("reward", "noisy_user"):
                 raise ValueError(

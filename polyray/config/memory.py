@@ -14,6 +14,8 @@ from polyray.config.shapes import ModelShape
 GIB = 2**30
 BYTES = {"bfloat16": 2, "float32": 4}
 """Of one number."""
+BLOCK, OUTER_BLOCK = 64, 256
+"""Of NF4: weights that share a scale, and scales that share one where these are quantised, too."""
 LEARNER_OVERHEAD = int(1.5 * GIB)
 """CUDA context, libraries' workspaces, fragments: a guess."""
 ENGINE_OVERHEAD = int(2.5 * GIB)
@@ -30,6 +32,24 @@ GATHERED_BLOCKS = 3
 """Of a base in parts, whole on a rank at a time: the block at work, the next one, and the buffer it arrives in."""
 ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """As polyray/rollout/vllm_delivery.py has them: an engine's slots have one of these ranks."""
+
+
+def base_weights(shape: ModelShape, dtype: str, quantization: str, *, double: bool) -> int:
+    """Of the base. In 4 bits half a byte and its share of a scale for every weight of a linear layer; `double`:
+    scales take a byte each, and four for every block of them, else four each, as an engine unpacks them."""
+    if quantization == "none":
+        return shape.parameters * BYTES[dtype]
+    blocks = shape.linear_parameters // BLOCK
+    scales = blocks + 4 * (blocks // OUTER_BLOCK) if double else 4 * blocks
+    others = (shape.parameters - shape.linear_parameters) * BYTES[dtype]
+    return shape.linear_parameters // 2 + scales + others
+
+
+def unpacked(shape: ModelShape, dtype: str, quantization: str) -> int:
+    """Of the largest matrix in 4 bits, which is multiplied as one of the dtype."""
+    if quantization == "none":
+        return 0
+    return max(inputs * outputs for inputs, outputs in shape.linear.values()) * BYTES[dtype]
 
 
 def adapter_states(lora_parameters: int, *, reference: bool) -> int:

@@ -11,6 +11,8 @@ from polyray.config.base import StrictModel
 EMBEDDED = "embedded"
 """The `model.path` that means: the small model polyray trains itself (jobs.pretrain)."""
 
+NF4 = "nf4"
+"""Where a dtype is named, this is bfloat16 with the linear layers of the base in 4 bits."""
 LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TIED_MODULES = ("embed_tokens", "lm_head")
 
@@ -46,6 +48,11 @@ class ModelSpec(StrictModel):
     dtype: Literal["float32", "bfloat16", "auto"] = Field(
         default="auto", description="auto: float32 on CPU, else bfloat16"
     )
+    quantization: Literal["none", "nf4"] = Field(
+        default="none",
+        description="nf4: learner and engines hold the base's linear layers in 4 bits (QLoRA), and adapters are "
+        "delivered unmerged; computes in bfloat16, needs bitsandbytes and vllm-bnb-plugin",
+    )
     lora: LoraSpec = LoraSpec()
     warm_start: str | None = Field(
         default=None, description="an adapter directory (PEFT format), e.g. runs/sft/adapter"
@@ -56,6 +63,15 @@ class ModelSpec(StrictModel):
     )
 
     @model_validator(mode="after")
+    def _quantised_computes_in_bfloat16(self) -> ModelSpec:
+        if self.quantization != "none" and self.dtype == "float32":
+            raise ValueError(
+                f"dtype=float32 with quantization={self.quantization}: the engine multiplies 4-bit matrices in "
+                "bfloat16; set dtype=auto"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _mode_needs_adapter(self) -> ModelSpec:
         if self.warm_start is None and self.warm_start_mode != "continue":
             raise ValueError(
@@ -63,3 +79,12 @@ class ModelSpec(StrictModel):
                 "adapter to merge"
             )
         return self
+
+
+def check_whole_base(model: ModelSpec, sharding: str) -> None:
+    """Raises ValueError where ranks are to share a base that only fits together whole."""
+    if model.quantization != "none" and sharding != "none":
+        raise ValueError(
+            f"learner.sharding={sharding} with model.quantization={model.quantization}: a base in 4 bits is whole on "
+            "every rank; set learner.sharding=none, or model.quantization=none"
+        )

@@ -11,12 +11,12 @@ from typing import Any
 from polyray.config.delivery import DeliverySpec
 from polyray.config.learner import LearnerSpec
 from polyray.config.memory import (
-    BYTES,
     ENGINE_OVERHEAD,
     GIB,
     LEARNER_OVERHEAD,
     activations,
     adapter_states,
+    base_weights,
     kv_bytes_per_token,
     layer_activations,
     lora_slots,
@@ -24,6 +24,7 @@ from polyray.config.memory import (
     sampling_logits,
     sft_logits,
     sharded_weights,
+    unpacked,
 )
 from polyray.config.model import ModelSpec
 from polyray.config.rollout import RolloutSpec
@@ -117,18 +118,18 @@ def learner_memory(
     per_token = activations(per_layer, shape, dtype, checkpointed=learner.gradient_checkpointing)
     lora_parameters = shape.lora_parameters(lora.rank, lora.target_modules)
     return {
-        **_weights(shape, dtype, learner),
+        **_weights(shape, dtype, model, learner),
         "adapter_and_optimiser": adapter_states(lora_parameters, reference=tokens > 0),
         "activations": max(tokens, demonstration_tokens) * per_token,
         "logits": max(rl_logits(shape, tokens), sft_logits(shape, demonstration_tokens)),
-        "overhead": LEARNER_OVERHEAD,
+        "overhead": LEARNER_OVERHEAD + unpacked(shape, dtype, model.quantization),
     }
 
 
-def _weights(shape: ModelShape, dtype: str, learner: LearnerSpec) -> Parts:
+def _weights(shape: ModelShape, dtype: str, model: ModelSpec, learner: LearnerSpec) -> Parts:
     """On the device of one rank."""
     if learner.sharding == "none":
-        return {"weights": shape.parameters * BYTES[dtype]}
+        return {"weights": base_weights(shape, dtype, model.quantization, double=True)}
     whole, part, gathered = sharded_weights(shape, dtype, learner.num_workers)
     return {"weights": whole + (0 if learner.cpu_offload else part), "gathered_blocks": gathered}
 
@@ -139,11 +140,11 @@ def engine_memory(model: ModelSpec, shape: ModelShape, rollout: RolloutSpec, del
     slots = 0 if delivery.mode == "merged" else min(rollout.max_staleness + 2, MAX_SLOTS)
     kv_tokens = rollout.max_sequences * rollout.max_model_len
     return {
-        "weights": shape.parameters * BYTES[dtype] // devices,
+        "weights": base_weights(shape, dtype, model.quantization, double=False) // devices,
         "kv_cache": kv_tokens * kv_bytes_per_token(shape, dtype) // devices,
         "lora_slots": lora_slots(shape, dtype, model.lora.rank, slots) // devices,
         "sampling": sampling_logits(shape, rollout.max_sequences),
-        "overhead": ENGINE_OVERHEAD,
+        "overhead": ENGINE_OVERHEAD + unpacked(shape, dtype, model.quantization),
     }
 
 

@@ -8,13 +8,13 @@ from pydantic import Field, model_validator
 
 from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PolychromicSpec
 from polyray.config.checker import CheckerSpec
-from polyray.config.delivery import DeliverySpec
+from polyray.config.delivery import DeliverySpec, check_quantised
 from polyray.config.dynamics import DynamicsSpec, Rounds
 from polyray.config.evaluation import EvaluationSpec
 from polyray.config.judge import JudgingSpec
 from polyray.config.learner import LearnerSpec
 from polyray.config.mismatch import MismatchAlarmSpec
-from polyray.config.model import ModelSpec
+from polyray.config.model import ModelSpec, check_whole_base
 from polyray.config.objective import OfSetsSpec
 from polyray.config.over_optimisation import OverOptimisationSpec
 from polyray.config.prompts import ShortArm
@@ -106,6 +106,8 @@ class TrainConfig(RunBase):
         _check_ranks(self.learner, self.rollout)
         _check_best(self.learner, self.evaluation)
         _check_sleep(self.learner, self.rollout)
+        check_quantised(self.model, self.delivery, self.rollout.tensor_parallel_size)
+        check_whole_base(self.model, self.learner.sharding)
         if self.second_opinion is not None:
             check_no_service(self.second_opinion, "second_opinion")
         elif self.over_optimisation is not None:
@@ -226,6 +228,7 @@ class EvaluateConfig(RunBase):
 
     @model_validator(mode="after")
     def _baseline_exists(self) -> EvaluateConfig:
+        check_quantised(self.model, self.delivery, self.rollout.tensor_parallel_size)
         if not self.adapters:
             raise ValueError(
                 "adapters is empty; name at least one, e.g. adapters: {base: null, sft: runs/sft/adapter}"

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from polyray.config.dynamics import DynamicsSpec, Rounds
 from polyray.config.learner import LearnerSpec
-from polyray.config.model import ModelSpec
+from polyray.config.model import ModelSpec, check_whole_base
 from polyray.config.run_base import RunBase
 from polyray.config.supervised import (
     BaLoraSpec,
@@ -58,10 +58,16 @@ class SftConfig(RunBase):
 
     @model_validator(mode="after")
     def _objective_fits(self) -> SftConfig:
+        check_whole_base(self.model, self.learner.sharding)
         if isinstance(self.objective, BaLoraSpec) and (self.model.warm_start or self.model.lora.dropout > 0):
             raise ValueError(
                 f"objective ba_lora starts from principal components: model.warm_start={self.model.warm_start} must "
                 f"be null and model.lora.dropout={self.model.lora.dropout} must be 0"
+            )
+        if isinstance(self.objective, BaLoraSpec) and self.model.quantization != "none":
+            raise ValueError(
+                "objective ba_lora takes the principal components of the base's weights, which "
+                f"model.quantization={self.model.quantization} does not keep; set model.quantization=none"
             )
         if isinstance(self.objective, PolychromicSftSpec):
             _check_polychromic_sft(self)

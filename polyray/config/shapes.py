@@ -54,8 +54,16 @@ class ModelShape:
     @property
     def block_parameters(self) -> int:
         """Of one block; biases, which Qwen3 has none of, are left out."""
-        linear = sum(inputs * outputs for inputs, outputs in self.linear.values())
-        return linear + 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
+        return self._linear_of_block + 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
+
+    @property
+    def linear_parameters(self) -> int:
+        """Of the linear layers of all blocks."""
+        return self.layers * self._linear_of_block
+
+    @property
+    def _linear_of_block(self) -> int:
+        return sum(inputs * outputs for inputs, outputs in self.linear.values())
 
     @property
     def parameters(self) -> int:

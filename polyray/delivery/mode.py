@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from polyray.config.delivery import DeliverySpec
-from polyray.config.model import LINEAR_MODULES, LoraSpec
+from polyray.config.model import LINEAR_MODULES, NF4, LoraSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.errors import ConfigError
 from polyray.observability.atomic import atomic_write_json
@@ -59,7 +59,7 @@ def settled_mode(
     delivery: DeliverySpec, rollout: RolloutSpec, lora: LoraSpec, model_dir: Path, dtype: str
 ) -> DeliveryChoice | None:
     """The choice where nothing need be measured, else None. ConfigError where what is asked for cannot be."""
-    reason = _only_adapter(rollout, model_dir)
+    reason = _only_adapter(rollout, model_dir, dtype)
     if delivery.mode == "merged" and reason is not None:
         raise ConfigError(f"delivery.mode=merged cannot be: {reason}; set delivery.mode=adapter")
     if delivery.mode != "auto":
@@ -129,10 +129,12 @@ def recorded_choice(run_dir: Path) -> DeliveryChoice | None:
     return DeliveryChoice(**values, measurements=None if seen is None else DeliveryMeasurements(**seen))
 
 
-def _only_adapter(rollout: RolloutSpec, model_dir: Path) -> str | None:
+def _only_adapter(rollout: RolloutSpec, model_dir: Path, dtype: str) -> str | None:
     """Why these engines cannot merge; None where they can."""
     if rollout.engine_kind == "vllm_async":
         return "an engine of several processes takes adapters only"
+    if dtype == NF4:
+        return "model.quantization=nf4 holds the base in 4 bits, which nothing can be merged into"
     file = model_dir / "config.json"
     if file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("quantization_config"):
         return "a quantised base cannot be merged into"

@@ -51,9 +51,7 @@ class Policy:
         warm_start = Path(config.model.warm_start) if config.model.warm_start else None
         learner = config.learner
         torch.manual_seed(config.seed)
-        base = load_base(model_dir, dtype)
-        if learner.sharding == "none":
-            base.to(device)  # type: ignore[arg-type]  # transformers annotates `to` wrongly
+        base = load_base(model_dir, dtype, device if learner.sharding == "none" else "cpu")
         self.model = attach_adapter(
             base,
             config.model.lora,

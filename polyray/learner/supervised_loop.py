@@ -114,9 +114,7 @@ def _start(run: SupervisedRun) -> _Training:
     data = load_demonstrations(config, tokenizer)
     learner = config.learner.model_copy(update={"steps": data.num_steps})
     torch.manual_seed(config.seed)
-    base = load_base(run.model_dir, run.dtype)
-    if learner.sharding == "none":
-        base.to(run.device)  # type: ignore[arg-type]  # transformers annotates `to` wrongly
+    base = load_base(run.model_dir, run.dtype, run.device if learner.sharding == "none" else "cpu")
     if config.packing and not is_packable(base.config):
         raise ConfigError(
             f"packing=true, but rows of a {base.config.model_type!r} model could see each other (known to be "

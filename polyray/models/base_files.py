@@ -61,7 +61,9 @@ def local_model_dir(spec: ModelSpec) -> Path | None:
 
 
 def resolve_dtype(spec: ModelSpec, use_gpu: bool) -> str:
-    """ "float32" or "bfloat16"."""
+    """How the base's weights are held: "float32", "bfloat16", or "nf4" (linear layers in 4 bits, else bfloat16)."""
+    if spec.quantization != "none":
+        return spec.quantization
     if spec.dtype != "auto":
         return spec.dtype
     return "bfloat16" if use_gpu else "float32"

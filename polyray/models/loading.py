@@ -1,23 +1,94 @@
-"""The base model and its tokenizer, loaded from files that polyray/models/base_files.py has found."""
+"""The base model and its tokenizer, loaded from files that polyray/models/base_files.py has found.
+
+Attention is torch's own (sdpa), and no other is offered. Where completions share their prompt, or rows one sequence
+(packing.py), what a token sees takes a mask of pairs; the kernels of the flash-attn package know causal rows and
+windows only. Rows beside each other run without a mask, so that torch may choose its own flash kernel for them on a
+GPU in 16 bits.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
+from polyray.config.model import NF4
+from polyray.errors import ConfigError
 
-def load_base(model_dir: Path, dtype: str) -> PreTrainedModel:
-    """The base on the CPU, in eval mode, with torch's fused attention."""
+NF4_COMPUTES_IN = torch.bfloat16
+"""As the engine's kernels do, whatever they are told."""
+
+
+def load_base(model_dir: Path, dtype: str, device: torch.device | str = "cpu") -> PreTrainedModel:
+    """The base on `device`, in eval mode, with torch's fused attention.
+
+    `dtype`: "float32", "bfloat16", or "nf4" for linear layers in 4 bits (see `_in_4_bits`). Raises ConfigError where
+    that cannot be.
+    """
     disable_progress_bar()  # a job has its own display
-    model = AutoModelForCausalLM.from_pretrained(
+    if dtype == NF4:
+        return _in_4_bits(model_dir, device).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(
         model_dir, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
     )
-    return model.eval()
+    return model.to(device).eval()
 
 
 def load_tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
     """The base's own tokenizer."""
     return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+
+
+def _in_4_bits(model_dir: Path, device: torch.device | str) -> PreTrainedModel:
+    """NF4 with double quantisation in blocks of 64 (Dettmers et al. 2023, QLoRA); embedding, head and norms are
+    bfloat16.
+
+    Quantised on `device` from the numbers as they are stored: the engine does so too, and rounding a float32 base to
+    bfloat16 first would give other 4-bit values.
+    """
+    _check_can_quantise(model_dir)
+    from transformers import BitsAndBytesConfig
+
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=NF4,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=NF4_COMPUTES_IN,
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        model_dir,
+        dtype="auto",
+        quantization_config=settings,
+        device_map={"": torch.device(device)},
+        attn_implementation="sdpa",
+        local_files_only=True,
+    )
+    for parameter in model.parameters():
+        if parameter.is_floating_point():  # what is in 4 bits lies in bytes
+            parameter.data = parameter.data.to(NF4_COMPUTES_IN)
+    model.config.dtype = NF4_COMPUTES_IN
+    for module in model.modules():
+        # On CPUs with AVX512-BF16 a pass without gradients repacks the weights for a kernel that has no backward
+        # pass, and training in eval mode would go on without the layer's gradient.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def _check_can_quantise(model_dir: Path) -> None:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "model.quantization=nf4 needs bitsandbytes, which is not installed; pip install -r requirements/gpu.txt, "
+            "or set model.quantization=none"
+        )
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    if config.get("quantization_config"):
+        raise ConfigError(
+            f"model.quantization=nf4, but {model_dir} is quantised already; set model.path to the model in 16 bits, "
+            "or model.quantization=none"
+        )

@@ -101,6 +101,12 @@ def _what_it_is(facts: CardFacts) -> str:
         f"| sha256 of the adapter's weights | `{adapter.sha256}` |",
         f"| fingerprint of the base (polyray's) | `{adapter.manifest['base_sha256']}` |",
     ]
+    if (held := adapter.model.quantization) != "none":
+        lines.append(f"| base while it was trained | {held} (4 bits), computing in bfloat16 |")
+        if merged is not None:
+            lines.append(
+                "| merged into | the base as it is stored: not exactly the policy that was trained |"
+            )
     if merged is not None:
         lines += [
             f"| weights | {merged.dtype}, {merged.num_merged} of them changed by the adapter |",

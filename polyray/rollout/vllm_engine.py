@@ -7,6 +7,7 @@ In-process (no EngineCore process) it starts in seconds, dies with its actor and
 from __future__ import annotations
 
 import copy
+import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from polyray.config.model import LINEAR_MODULES
+from polyray.config.model import LINEAR_MODULES, NF4
 from polyray.config.rollout import RolloutSpec
 from polyray.delivery.adapter import AdapterPayload
-from polyray.errors import DeliveryError
+from polyray.errors import ConfigError, DeliveryError, RolloutError
 from polyray.rollout.vllm_delivery import AdapterDelivery, MergedDelivery, VersionDelivery, engine_rank
 from polyray.rollout.vllm_groups import (
     RunningGroups,
@@ -188,12 +189,15 @@ def import_vllm() -> type[Any]:
 def engine_arguments(
     model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int | None = None, runs: int = 1
 ) -> dict[str, Any]:
-    """The `LLM(...)` arguments of a rollout engine; with a rank, of one that holds adapters of so many runs."""
+    """The `LLM(...)` arguments of a rollout engine; with a rank, of one that holds adapters of so many runs.
+
+    Raises ConfigError where dtype is "nf4" and vLLM's plugin for it is not installed.
+    """
     import torch
 
     arguments: dict[str, Any] = {
         "model": str(model_dir),
-        "dtype": dtype,
+        **_weights(dtype, lora_rank),
         "max_model_len": spec.max_model_len,
         "max_num_seqs": spec.max_sequences,
         "max_num_batched_tokens": max(spec.max_batched_tokens, spec.max_model_len),
@@ -227,3 +231,18 @@ def engine_arguments(
             "max_cpu_loras": 2 * versions,
         }
     return arguments
+
+
+def _weights(dtype: str, lora_rank: int | None) -> dict[str, Any]:
+    """How the base is held. In 4 bits: the linear layers as it is read, NF4 with double quantisation in blocks of 64,
+    which is what models/loading.py asks for, too; the plugin offers nothing else."""
+    if dtype != NF4:
+        return {"dtype": dtype}
+    if lora_rank is None:
+        raise RolloutError("an engine whose base is in 4 bits takes adapters only; set delivery.mode=adapter")
+    if importlib.util.find_spec("vllm_bnb_plugin") is None:
+        raise ConfigError(
+            "model.quantization=nf4 needs vllm-bnb-plugin beside vLLM, which is not installed; pip install -r "
+            "requirements/gpu.txt, or set model.quantization=none"
+        )
+    return {"dtype": "bfloat16", "quantization": "bitsandbytes"}

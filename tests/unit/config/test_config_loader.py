@@ -99,6 +99,18 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, expecte
         ),
         (["algorithm.anneal={set_size: 2, over_steps: 5}"], "grpo has no sets"),
         (["algorithm.anneal={diversity_weight: 2, over_steps: 5}"], "grpo has no such weight"),
+        (
+            ["model.quantization=nf4", "model.dtype=float32"],
+            "dtype=float32 with quantization=nf4: .*dtype=auto",
+        ),
+        (
+            ["model.quantization=nf4", "delivery.mode=merged"],
+            "cannot be merged into 4-bit weights; set delivery.mode",
+        ),
+        (
+            ["model.quantization=nf4", "rollout.tensor_parallel_size=2"],
+            "tensor_parallel_size=2 with model.quantization=nf4: each device would quantise its part",
+        ),
         (["learner.mini_batch_groups=17"], "mini_batch_groups=17 exceeds rollout.prompts_per_step=16"),
         (["learner.mini_batch_groups=3", "learner.num_workers=2"], "must be a multiple of num_workers=2"),
         (["learner.sharding=base"], "sharding=base with num_workers=1: .* set num_workers to 2 or more"),
@@ -126,6 +138,11 @@ def test_what_does_not_fit_together_is_refused(train_file: Path, overrides: list
     ("overrides", "message"),
     [
         (["objective={type: ba_lora}", "model.lora.dropout=0.1"], r"model\.lora\.dropout=0\.1 must be 0"),
+        (
+            ["model.quantization=nf4", "learner.sharding=base", "learner.num_workers=2"],
+            "learner.sharding=base with model.quantization=nf4: a base in 4 bits is whole on every rank",
+        ),
+        (["objective={type: ba_lora}", "model.quantization=nf4"], r"set model\.quantization=none"),
         (["objective={type: ba_lora}", "model.warm_start=x"], r"model\.warm_start=x must be null"),
         (
             ["objective={type: polychromic, objective: max, diversity_weight: 1}", "packing=true"],

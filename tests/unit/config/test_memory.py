@@ -101,3 +101,17 @@ def test_the_constants_are_those_of_the_code_they_describe() -> None:
     assert memory.ENGINE_RANKS == vllm_delivery.VLLM_RANKS
     assert placement.MAX_SLOTS == vllm_engine.MAX_LORAS
     assert GIB == 2**30
+
+
+def test_a_base_in_4_bits_by_hand() -> None:
+    linear = 36 * (4096 * (2 * 4096 + 2 * 1024) + 3 * 4096 * 12288)
+    assert SHAPE.linear_parameters == linear == 6_945_767_424  # of 8.19 billion
+    others = 2 * (8_190_735_360 - linear)
+    blocks = linear // 64
+    learner = memory.base_weights(SHAPE, "bfloat16", "nf4", double=True)
+    engine = memory.base_weights(SHAPE, "bfloat16", "nf4", double=False)
+    assert learner == linear // 2 + blocks + 4 * (blocks // 256) + others
+    assert engine == linear // 2 + 4 * blocks + others
+    assert memory.base_weights(SHAPE, "bfloat16", "none", double=True) == 8_190_735_360 * 2
+    assert memory.unpacked(SHAPE, "bfloat16", "nf4") == 4096 * 12288 * 2
+    assert memory.unpacked(SHAPE, "bfloat16", "none") == 0

@@ -136,6 +136,21 @@ def test_an_engine_by_hand_and_on_two_devices() -> None:
     assert engine_memory(merged.model, SHAPE, merged.rollout, merged.delivery)["lora_slots"] == 0
 
 
+def test_a_base_in_4_bits_takes_about_a_third_and_a_smaller_card() -> None:
+    config = _train(model={"path": "Qwen/Qwen3-8B", "quantization": "nf4"})
+    parts = learner_memory(config.model, SHAPE, config.learner, 2048)
+    whole = learner_memory(_train().model, SHAPE, config.learner, 2048)
+    weights = 6_945_767_424 // 2 + 108_527_616 + 4 * 423_936 + 2 * (8_190_735_360 - 6_945_767_424)
+    assert parts["weights"] == weights
+    assert parts["overhead"] - whole["overhead"] == 4096 * 12288 * 2
+    assert {key for key in parts if parts[key] != whole[key]} == {"weights", "overhead"}
+    engine = engine_memory(config.model, SHAPE, config.rollout, config.delivery)
+    assert engine["weights"] == weights + 3 * 108_527_616 - 4 * 423_936
+    estimate = training_estimate(config)
+    assert estimate is not None
+    assert estimate["placement"][0].startswith("1 x learner rank: 1 GPU of 16 GB or more")
+
+
 def test_where_what_goes() -> None:
     estimate = training_estimate(_train())
     assert estimate is not None

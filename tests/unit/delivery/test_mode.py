@@ -51,6 +51,8 @@ def test_the_configuration_decides_first(tmp_path: Path) -> None:
     [
         ({}, {"dtype": "bfloat16"}, "adapter", "bfloat16 lose small updates"),
         ({"quantization_config": {"bits": 4}}, {}, "adapter", "a quantised base cannot be merged into"),
+        ({}, {"dtype": "nf4"}, "adapter", "holds the base in 4 bits, which nothing can be merged into"),
+        ({}, {"dtype": "nf4", "engine": "simulated"}, "adapter", "holds the base in 4 bits"),
         ({}, {"tensor_parallel_size": 2}, "adapter", "several processes takes adapters only"),
         ({}, {"engine": "vllm_async"}, "adapter", "several processes takes adapters only"),
         ({}, {"engine": "simulated", "dtype": "bfloat16"}, "merged", "simulated engine has no weights"),
@@ -77,7 +79,11 @@ def test_a_plain_float32_base_is_measured(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("config", "how"),
-    [({"quantization_config": {"bits": 4}}, {}), ({}, {"tensor_parallel_size": 2, "gpus_per_worker": 2})],
+    [
+        ({"quantization_config": {"bits": 4}}, {}),
+        ({}, {"dtype": "nf4"}),
+        ({}, {"tensor_parallel_size": 2, "gpus_per_worker": 2}),
+    ],
 )
 def test_merged_delivery_that_cannot_be_is_refused(tmp_path: Path, config: Any, how: Any) -> None:
     with pytest.raises(ConfigError, match=r"delivery\.mode=merged cannot be: .*; set delivery\.mode=adapter"):

@@ -202,6 +202,24 @@ def test_a_base_of_the_hub_is_named(finished: Path, tmp_path: Path, monkeypatch:
     assert config["base_model_name_or_path"] == "Qwen/Qwen3-8B"
 
 
+def test_an_adapter_trained_on_4_bits_is_merged_into_the_stored_base_and_the_card_says_so(
+    finished: Path, base: Path, tmp_path: Path
+) -> None:
+    config = finished / "config.json"
+    values = json.loads(config.read_text(encoding="utf-8"))
+    values["model"]["quantization"] = "nf4"
+    config.write_text(json.dumps(values), encoding="utf-8")
+    assert main([str(finished), "--adapter", str(tmp_path / "adapter")]) == 0
+    assert main([str(finished), "--merged", str(tmp_path / "model")]) == 0
+    expected = _with_adapter(base, finished / "adapter")
+    assert (_logits(load_base(tmp_path / "model", "float32")) - expected).abs().max() < 1e-5
+    cards = [(tmp_path / name / "README.md").read_text(encoding="utf-8") for name in ("adapter", "model")]
+    assert all(
+        "| base while it was trained | nf4 (4 bits), computing in bfloat16 |" in card for card in cards
+    )
+    assert ["not exactly the policy that was trained" in card for card in cards] == [False, True]
+
+
 def test_an_adapter_on_a_merged_warm_start_says_that_its_base_is_not_published(
     finished: Path, base: Path, tmp_path: Path
 ) -> None:

@@ -161,3 +161,21 @@ def test_selected_rows_keep_their_groups_together() -> None:
     assert kept.group_B.tolist() == [0, 0, 0, 1, 1]
     assert kept.completion_lengths_B.tolist() == [4, 6, 6, 3, 5]
     assert rows(grouped=False).select(torch.ones(7, dtype=torch.bool)).group_B is None
+
+
+@pytest.mark.parametrize(("grouped", "masked"), [(True, True), (False, False)])
+def test_rows_of_their_own_need_no_mask_so_that_a_flash_kernel_can_take_them(
+    grouped: bool, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, bool]] = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*args: Any, attn_mask: Any = None, is_causal: bool = False, **others: Any) -> torch.Tensor:
+        seen.append((attn_mask is not None, is_causal))
+        return attend(*args, attn_mask=attn_mask, is_causal=is_causal, **others)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    monkeypatch.setattr(packing, "PASS_POSITIONS", 0)
+    model = AutoModelForCausalLM.from_config(Qwen3Config(**SIZES), attn_implementation="sdpa").eval()
+    completion_logprobs(model, rows(grouped))
+    assert set(seen) == {(masked, not masked)}
