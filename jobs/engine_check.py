@@ -1,9 +1,11 @@
 """One round through learner and engine on a tiny random model (not a job itself): deliver, prove, sample,
 compare, train, deliver again.
 
-`python -m jobs.engine_check` does it on CPU and prints one line of JSON; the doctor runs that as a child
-process, jobs.benchmark gpu calls `engine_round` for the GPU. Needs torch, transformers, peft and vLLM, not
-Ray.
+Prints one line of JSON. The doctor runs it as a child process, and so do jobs.benchmark gpu and tests for the GPU: what
+an engine takes of a device it gives back when its process ends. Needs torch, transformers, peft and vLLM, not Ray.
+
+    python -m jobs.engine_check                                                  float32 on CPU, merged delivery
+    python -m jobs.engine_check --device cuda --dtype nf4 --delivery adapter
 """
 
 from __future__ import annotations
@@ -12,19 +14,21 @@ import dataclasses
 import json
 import os
 import tempfile
+from argparse import ArgumentParser
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 
 from polyray.config.delivery import DeliverySpec
-from polyray.config.model import LoraSpec
+from polyray.config.model import NF4, LoraSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig
 from polyray.config.task import HiddenTrapGridSpec
 from polyray.delivery.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
+from polyray.delivery.mode import Mode
 from polyray.delivery.probe import probe_logprobs, probe_sequences
 from polyray.delivery.proof import check_delivery
 from polyray.models.base_files import base_fingerprint
@@ -64,8 +68,12 @@ class EngineRound:
     """How far one RL step on the sampled group moved the probe tokens."""
 
 
-def engine_round(device: torch.device, dtype: str) -> EngineRound:
-    """Builds the model in a temporary directory, starts an engine in this process and takes the round."""
+def engine_round(device: torch.device, dtype: str, mode: Mode = "merged") -> EngineRound:
+    """Builds the model in a temporary directory, starts an engine in this process and takes the round.
+
+    `dtype`: float32, bfloat16 or nf4, which needs `mode` adapter.
+    """
+    lora_rank = LORA.rank if mode == "adapter" else None
     spec = RolloutSpec(group_size=16, prompts_per_step=1, max_sequences=32, gpu_memory_utilization=0.3)
     config = TrainConfig.model_validate({"name": "engine-check", "rollout": spec.model_dump()})
     tolerance = DeliverySpec().tolerance_for(dtype)
@@ -73,7 +81,7 @@ def engine_round(device: torch.device, dtype: str) -> EngineRound:
         model_dir = build_tiny_model(Path(directory))
         sequences = probe_sequences(config.task, spec, NUM_PROBES, 0, model_dir)
         model, base_logprobs = _random_policy(model_dir, dtype, device, sequences)
-        worker = RolloutWorker("engine-check", lambda: _engine(model_dir, spec, dtype))
+        worker = RolloutWorker("engine-check", lambda: _engine(model_dir, spec, dtype, lora_rank))
         try:
             start_s = worker.ready.result(TIMEOUT_S)
             payload = payload_of(model, 1, Probe(sequences, probe_logprobs(model, sequences), base_logprobs))
@@ -161,10 +169,10 @@ def _random_policy(model_dir: Path, dtype: str, device: torch.device, sequences:
     return model.eval(), base_logprobs
 
 
-def _engine(model_dir: Path, spec: RolloutSpec, dtype: str) -> Any:
+def _engine(model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int | None) -> Any:
     from polyray.rollout.vllm_engine import VllmEngine
 
-    return VllmEngine(model_dir, spec, dtype)
+    return VllmEngine(model_dir, spec, dtype, lora_rank)
 
 
 def _request(config: TrainConfig) -> GroupRequest:
@@ -177,4 +185,10 @@ def _request(config: TrainConfig) -> GroupRequest:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    print(json.dumps(dataclasses.asdict(engine_round(torch.device("cpu"), "float32"))))
+    parser = ArgumentParser()
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", NF4])
+    parser.add_argument("--delivery", default="merged", choices=get_args(Mode))
+    given = parser.parse_args()
+    done = engine_round(torch.device(given.device), given.dtype, given.delivery)
+    print(json.dumps(dataclasses.asdict(done)))
