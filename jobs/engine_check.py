@@ -1,8 +1,9 @@
 """One round through learner and engine on a tiny random model (not a job itself): deliver, prove, sample,
 compare, train, deliver again.
 
-Prints one line of JSON. The doctor runs it as a child process, and so do jobs.benchmark gpu and tests for the GPU: what
-an engine takes of a device it gives back when its process ends. Needs torch, transformers, peft and vLLM, not Ray.
+Prints one line of JSON. The doctor runs it as a child process, and so do jobs.benchmark gpu and tests for the GPU:
+what an engine takes of a device it gives back when its process ends. Needs torch, transformers, peft and vLLM, not
+Ray.
 
     python -m jobs.engine_check                                                  float32 on CPU, merged delivery
     python -m jobs.engine_check --device cuda --dtype nf4 --delivery adapter

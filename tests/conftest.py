@@ -37,9 +37,11 @@ WITHOUT_ENGINES = frozenset(
 WITHOUT_CLUSTER = frozenset(
     {
         "test_engine_check.py",
+        "test_gpu_benchmark.py",
         "test_judge_vllm.py",
         "test_checkpoint_faults.py",
         "test_generation_page.py",
+        "test_quantised_engine.py",
         "test_report_page.py",
         "test_submit.py",
     }

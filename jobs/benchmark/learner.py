@@ -10,17 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-QWEN3_0_6B: dict[str, Any] = {
-    "hidden_size": 1024,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "intermediate_size": 3072,
-    "vocab_size": 151936,
-    "tie_word_embeddings": True,
-    "max_position_embeddings": 4096,
-}
 WARM_UP_STEPS = 2
 
 
@@ -29,18 +18,19 @@ class LearnerLoad:
     """What one step of the learner benchmark trains on.
 
     Example:
-        LearnerLoad(groups=4, group_size=16, prompt_tokens=128, completion_tokens=384, micro_batch_rows=8)
+        LearnerLoad(groups=2, group_size=16, prompt_tokens=128, completion_tokens=384, micro_batch_rows=8)
     """
 
-    groups: int = 4
+    groups: int = 2
     group_size: int = 16
     prompt_tokens: int = 128
     completion_tokens: int = 384
     micro_batch_rows: int = 8
+    gradient_checkpointing: bool = False
 
     @property
     def tokens(self) -> int:
-        """Prompt and completion tokens of one step."""
+        """Prompt and completion tokens of one step, the prompt counted for every completion."""
         return self.groups * self.group_size * (self.prompt_tokens + self.completion_tokens)
 
 
@@ -124,23 +114,22 @@ def _config(load: LearnerLoad) -> Any:
                 "max_prompt_tokens": load.prompt_tokens,
                 "max_completion_tokens": load.completion_tokens,
             },
-            "learner": {"micro_batch_rows": load.micro_batch_rows, "learning_rate": 1e-5},
+            "learner": {
+                "micro_batch_rows": load.micro_batch_rows,
+                "gradient_checkpointing": load.gradient_checkpointing,
+                "learning_rate": 1e-5,
+            },
         }
     )
 
 
 def random_policy(shape: dict[str, Any], device: Any, dtype: str) -> Any:
     """A fresh adapter, and its reference, on a Qwen3 of this shape with random weights."""
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
+    from jobs.benchmark.models import random_qwen3
     from polyray.config.model import LoraSpec
     from polyray.models.lora import add_reference, attach_adapter
 
-    torch.manual_seed(0)
-    with torch.device(device):
-        base = Qwen3ForCausalLM(Qwen3Config(**shape))
-    base = base.to(getattr(torch, dtype))  # type: ignore[arg-type]  # transformers annotates `to` wrongly
+    base = random_qwen3(shape, device, dtype)
     model = attach_adapter(base, LoraSpec(), None, base_sha256="", seed=0)
     add_reference(model)
     return model.eval()

@@ -1,9 +1,12 @@
-"""The models that benchmarks run on: the embedded one, and one of 90 M parameters with random weights."""
+"""The models that benchmarks run on: the embedded one, and random weights in a shape of 90 M parameters or a known
+one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal
+
+from polyray.config.shapes import QWEN3
 
 ModelName = Literal["embedded", "random"]
 RANDOM_SHAPE: dict[str, Any] = {
@@ -21,6 +24,45 @@ def random_base() -> Any:
 
     torch.manual_seed(0)
     return Qwen3ForCausalLM(Qwen3Config(**RANDOM_SHAPE)).eval()
+
+
+def qwen3_shape(size: str) -> dict[str, Any]:
+    """The arguments of Qwen3Config that a published size stands for, e.g. "0.6B"; the special tokens are those of the
+    embedded tokenizer."""
+    shape = QWEN3[size]
+    return {
+        "hidden_size": shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "intermediate_size": shape.intermediate,
+        "vocab_size": shape.vocabulary,
+        "tie_word_embeddings": shape.tied,
+        "max_position_embeddings": 4096,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+
+
+def random_qwen3(shape: dict[str, Any], device: Any, dtype: str) -> Any:
+    """A Qwen3 of this shape, drawn on the device: the same weights at every call there."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    with torch.device(device):
+        model: Any = Qwen3ForCausalLM(Qwen3Config(**shape))
+    return model.to(getattr(torch, dtype)).eval()
+
+
+def write_random_qwen3(shape: dict[str, Any], directory: Path, device: Any, dtype: str) -> None:
+    """`random_qwen3` as a model directory, with the embedded tokenizer, which knows the first few of its tokens."""
+    from polyray.models.embedded import build_tokenizer
+
+    random_qwen3(shape, device, dtype).save_pretrained(directory)
+    build_tokenizer().save_pretrained(directory)
 
 
 def model_directory(name: ModelName, scratch: Path) -> Path:

@@ -64,7 +64,7 @@ def _in_4_bits(model_dir: Path, device: torch.device | str) -> PreTrainedModel:
         model_dir,
         dtype="auto",
         quantization_config=settings,
-        device_map={"": torch.device(device)},
+        device_map={"": _with_index(torch.device(device))},
         attn_implementation="sdpa",
         local_files_only=True,
     )
@@ -72,12 +72,19 @@ def _in_4_bits(model_dir: Path, device: torch.device | str) -> PreTrainedModel:
         if parameter.is_floating_point():  # what is in 4 bits lies in bytes
             parameter.data = parameter.data.to(NF4_COMPUTES_IN)
     model.config.dtype = NF4_COMPUTES_IN
-    for module in model.modules():
+    layer: Any
+    for layer in model.modules():
         # On CPUs with AVX512-BF16 a pass without gradients repacks the weights for a kernel that has no backward
         # pass, and training in eval mode would go on without the layer's gradient.
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
     return model
+
+
+def _with_index(device: torch.device) -> str:
+    """ "cuda" alone is no place where accelerate would put a module."""
+    index = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index
+    return device.type if index is None else f"{device.type}:{index}"
 
 
 def _check_can_quantise(model_dir: Path) -> None:

@@ -1,51 +1,101 @@
-"""On a CUDA device: engine and learner agree in bfloat16, deliveries are proven, the learner trains.
+"""On a CUDA device: log-probs agree, deliveries are proven, an RL step trains, memory comes back when a process ends.
 
-Skipped, with the reason, where there is no device or (for the engine) no vLLM.
+Skipped, with the reason, where there is no device, no vLLM (for engines) or no bitsandbytes (for 4 bits). Engines run
+in processes of their own, as they hold the device's memory until those end.
 """
 
 from __future__ import annotations
 
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 
-from jobs.benchmark.gpu import DIFFERENCE_LIMITS, engine_skip_reason, learner_skip_reason
-from jobs.benchmark.learner import QWEN3_0_6B, LearnerLoad, time_learner
+from jobs.benchmark.gpu import (
+    DIFFERENCE_LIMITS,
+    engine_skip_reason,
+    learner_skip_reason,
+    nf4_skip_reason,
+    run_child,
+)
+from jobs.benchmark.learner import LearnerLoad, time_learner
+from jobs.benchmark.models import qwen3_shape
 
 pytestmark = pytest.mark.gpu
+ROOT = Path(__file__).resolve().parents[2]
+ROUND = ("-m", "jobs.engine_check", "--device", "cuda")
+MIB = 2**20
+LEFT_MIB = 256
+"""What may be missing of the device's free memory after a process has ended: others use the device, too."""
 
 
 @pytest.fixture
-def cuda():  # type: ignore[no-untyped-def]
-    if (reason := learner_skip_reason()) is not None:
-        pytest.skip(reason)
+def cuda() -> Any:
+    _skip_for(learner_skip_reason)
     import torch
 
     return torch.device("cuda")
 
 
-def test_engine_and_learner_agree_and_every_delivery_is_proven(cuda) -> None:  # type: ignore[no-untyped-def]
-    if (reason := engine_skip_reason()) is not None:
-        pytest.skip(reason)
-    from jobs.engine_check import engine_round
-
-    done = engine_round(cuda, "bfloat16")
-    assert done.probe_difference <= DIFFERENCE_LIMITS["probe"]
-    assert done.change > 10 * DIFFERENCE_LIMITS["probe"], "the adapter must be told apart from the base"
-    assert done.logprob_difference_mean <= DIFFERENCE_LIMITS["mean"]
-    assert done.logprob_difference_max <= DIFFERENCE_LIMITS["max"]
-    assert done.sampled_tokens >= 16
-    assert done.step_change > 0
+def _skip_for(reason: Callable[[], str | None]) -> None:
+    if (why := reason()) is not None:
+        pytest.skip(why)
 
 
-def test_the_learner_steps_on_the_qwen3_shape(cuda) -> None:  # type: ignore[no-untyped-def]
-    load = LearnerLoad(groups=1, group_size=8, prompt_tokens=32, completion_tokens=96)
-    seconds = time_learner(QWEN3_0_6B, load, 2, cuda, "bfloat16")
+def _agrees(dtype: str, mode: str) -> None:
+    done = run_child([*ROUND, "--dtype", dtype, "--delivery", mode])
+    assert done["probe_difference"] <= DIFFERENCE_LIMITS["probe"]
+    assert done["change"] > 10 * DIFFERENCE_LIMITS["probe"], "the adapter must be told apart from the base"
+    assert done["logprob_difference_mean"] <= DIFFERENCE_LIMITS["mean"]
+    assert done["logprob_difference_max"] <= DIFFERENCE_LIMITS["max"]
+    assert done["sampled_tokens"] >= 16
+    assert done["step_change"] > 0, "an RL step on what the engine sampled changes the policy"
+
+
+@pytest.mark.parametrize("mode", ["merged", "adapter"])
+def test_engine_and_learner_agree_and_every_delivery_is_proven(mode: str) -> None:
+    _skip_for(engine_skip_reason)
+    _agrees("bfloat16", mode)
+
+
+def test_in_4_bits_they_agree_as_well() -> None:
+    _skip_for(nf4_skip_reason)
+    _agrees("nf4", "adapter")
+
+
+def test_a_learner_in_4_bits_trains_on_the_rounded_weights(cuda: Any, tmp_path: Path) -> None:
+    _skip_for(nf4_skip_reason)
+    from jobs.engine_check import build_tiny_model
+    from tests.unit.quantised_base import check_learner_in_4_bits
+
+    check_learner_in_4_bits(build_tiny_model(tmp_path), cuda)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_the_learner_steps_on_the_qwen3_shape_and_leaves_nothing(cuda: Any, checkpointed: bool) -> None:
+    import torch
+
+    load = LearnerLoad(1, 8, 32, 96, gradient_checkpointing=checkpointed)
+    before = torch.cuda.memory_allocated(cuda)
+    torch.cuda.reset_peak_memory_stats(cuda)
+    seconds = time_learner(qwen3_shape("0.6B"), load, 2, cuda, "bfloat16")
     assert len(seconds) == 2
     assert all(0 < value < 60 for value in seconds)
+    assert torch.cuda.max_memory_allocated(cuda) - before > 2 * 596e6, "the weights alone are 2 bytes each"
+    gc.collect()
+    # Workspaces of cuBLAS stay, one for each thread that multiplied.
+    assert torch.cuda.memory_allocated(cuda) - before < 256 * MIB
 
 
-def test_log_probs_on_the_device_are_those_of_the_cpu(cuda, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    import numpy as np
-
+def test_log_probs_on_the_device_are_those_of_the_cpu(cuda: Any, tmp_path: Path) -> None:
     from jobs.engine_check import build_tiny_model
     from polyray.delivery.probe import probe_logprobs
     from polyray.models.loading import load_base
@@ -53,5 +103,35 @@ def test_log_probs_on_the_device_are_those_of_the_cpu(cuda, tmp_path) -> None:  
     model_dir = build_tiny_model(tmp_path)
     sequences = [(1, 8, 9, 4, 22), (1, 7, 3)]
     on_cpu = probe_logprobs(load_base(model_dir, "float32"), sequences)
-    on_device = probe_logprobs(load_base(model_dir, "float32").to(cuda), sequences)  # type: ignore[arg-type]
+    on_device = probe_logprobs(load_base(model_dir, "float32", cuda), sequences)
     assert np.abs(on_cpu - on_device).max() < 1e-3
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_engine_gives_its_memory_back_however_its_process_ends(cuda: Any, killed: bool) -> None:
+    _skip_for(engine_skip_reason)
+    import torch
+
+    torch.cuda.empty_cache()
+    before, total = torch.cuda.mem_get_info(cuda)
+    took = total // 10  # the engine's share is three tenths
+    command = [sys.executable, *ROUND, "--dtype", "bfloat16"]
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    least = before
+    try:
+        while child.poll() is None:
+            least = min(least, torch.cuda.mem_get_info(cuda)[0])
+            if killed and before - least > took:
+                os.kill(child.pid, signal.SIGKILL)
+                break
+            time.sleep(0.02)
+    finally:
+        if child.poll() is None:
+            child.kill()
+        returncode = child.wait(30)
+    assert returncode == (-signal.SIGKILL if killed else 0)
+    assert before - least > took, "it must have held memory to give back"
+    patience = time.monotonic() + 20
+    while before - torch.cuda.mem_get_info(cuda)[0] > LEFT_MIB * MIB and time.monotonic() < patience:
+        time.sleep(0.1)
+    assert before - torch.cuda.mem_get_info(cuda)[0] <= LEFT_MIB * MIB

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs.benchmark import evaluation, gpu
+from jobs.benchmark import evaluation
 from jobs.benchmark.loop import benchmark_config
 from jobs.benchmark.loop import main as loop_main
 from jobs.benchmark.measure import Measure, conclude
@@ -165,8 +164,6 @@ def test_check_prints_what_will_run(capsys: pytest.CaptureFixture[str]) -> None:
     checked = json.loads(capsys.readouterr().out)
     assert (checked["job"], checked["config"]["seed"]) == ("benchmark loop", 7)
     assert checked["derived"]["completions_per_step"] == 128
-    assert gpu.main(["--check"]) == 0
-    assert json.loads(capsys.readouterr().out)["tokens_per_step"] == 4 * 16 * 512
 
 
 def test_evaluation_skips_with_a_line_what_it_has_no_data_for(
@@ -189,48 +186,3 @@ def test_evaluation_skips_with_a_line_what_it_has_no_data_for(
 def test_too_few_steps_are_refused() -> None:
     with pytest.raises(ConfigError, match="at least 4 steps"):
         loop_main([str(TRAIN), "--steps", "3", "--check"])
-    with pytest.raises(ConfigError, match="at least 1 is needed"):
-        gpu.main(["--steps", "0"])
-
-
-def test_without_a_device_every_gpu_part_is_skipped_with_a_reason(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert gpu.main([]) == 0
-    assert capsys.readouterr().out == (
-        "skipped engine: torch sees no CUDA device\nskipped learner: torch sees no CUDA device\n"
-    )
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: None if name == "vllm" else "there")
-    assert (gpu.learner_skip_reason(), gpu.engine_skip_reason()) == (None, "vllm is not installed")
-    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: None if name == "peft" else "there")
-    assert gpu.learner_skip_reason() == "peft not installed"
-
-
-LEARNER_ALONE = """
-import sys
-for name in ("ray", "vllm"):
-    sys.modules[name] = None  # importing it fails
-import torch
-from jobs.benchmark.learner import LearnerLoad, time_learner
-shape = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
-             intermediate_size=48, vocab_size=50, tie_word_embeddings=True)
-load = LearnerLoad(groups=1, group_size=4, prompt_tokens=3, completion_tokens=5, micro_batch_rows=2)
-torch.set_num_threads(1)
-print(len(time_learner(shape, load, 3, torch.device("cpu"), "bfloat16")), load.tokens)
-"""
-
-
-def test_the_learner_part_needs_neither_ray_nor_vllm() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LEARNER_ALONE],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.stdout == "3 32\n", done.stderr

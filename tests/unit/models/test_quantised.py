@@ -2,7 +2,7 @@
 refused. The first need bitsandbytes, which the CPU set does not have:
 
     pip install --no-deps --target DIR bitsandbytes vllm-bnb-plugin
-    PYTHONPATH=DIR python -m pytest tests/unit/models/test_quantised.py tests/integration/test_quantised.py
+    PYTHONPATH=DIR python -m pytest tests/unit/models/test_quantised.py tests/integration/test_quantised_engine.py
 """
 
 from __future__ import annotations
@@ -12,20 +12,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from jobs.engine_check import build_tiny_model
-from polyray.config.model import LINEAR_MODULES, LoraSpec, ModelSpec
-from polyray.delivery.probe import probe_logprobs
+from polyray.config.model import ModelSpec
 from polyray.errors import ConfigError
 from polyray.models import loading
 from polyray.models.base_files import base_fingerprint, resolve_dtype
 from polyray.models.loading import load_base
-from polyray.models.lora import add_reference, attach_adapter
+from tests.unit.quantised_base import check_learner_in_4_bits, linear_layers
 
-SEQUENCES = [(1, 8, 9, 4, 22), (1, 7, 3)]
 needs_bitsandbytes = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
 )
@@ -36,29 +33,10 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model(tmp_path_factory.mktemp("model"))
 
 
-def _linear_layers(model: Any) -> dict[str, Any]:
-    return {
-        name: module for name, module in model.named_modules() if name.rpartition(".")[2] in LINEAR_MODULES
-    }
-
-
-def _rounded(model_dir: Path, quantised: Any) -> Any:
-    """A plain bfloat16 model with the weights that the 4-bit ones stand for."""
-    from bitsandbytes.functional import dequantize_4bit  # pyright: ignore[reportMissingImports]
-
-    plain = load_base(model_dir, "bfloat16")
-    weights = _linear_layers(quantised)
-    with torch.no_grad():
-        for name, module in _linear_layers(plain).items():
-            packed = weights[name].weight
-            module.weight.copy_(dequantize_4bit(packed.data, packed.quant_state))
-    return plain
-
-
 @needs_bitsandbytes
 def test_linear_layers_are_in_4_bits_and_nothing_else_is(model_dir: Path) -> None:
     model = load_base(model_dir, "nf4")
-    layers = _linear_layers(model)
+    layers = linear_layers(model)
     assert len(layers) == 7 * model.config.num_hidden_layers
     for module in layers.values():
         state = module.weight.quant_state
@@ -75,8 +53,8 @@ def test_linear_layers_are_in_4_bits_and_nothing_else_is(model_dir: Path) -> Non
 def test_it_is_quantised_from_the_numbers_as_they_are_stored(model_dir: Path) -> None:
     from bitsandbytes.functional import quantize_4bit  # pyright: ignore[reportMissingImports]
 
-    stored = _linear_layers(load_base(model_dir, "float32"))
-    name, module = next(iter(_linear_layers(load_base(model_dir, "nf4")).items()))
+    stored = linear_layers(load_base(model_dir, "float32"))
+    name, module = next(iter(linear_layers(load_base(model_dir, "nf4")).items()))
     options: dict[str, Any] = {"quant_type": "nf4", "compress_statistics": True}
     expected, _ = quantize_4bit(stored[name].weight.data, **options)
     after_rounding, _ = quantize_4bit(stored[name].weight.data.bfloat16(), **options)
@@ -86,35 +64,7 @@ def test_it_is_quantised_from_the_numbers_as_they_are_stored(model_dir: Path) ->
 
 @needs_bitsandbytes
 def test_log_probs_and_gradients_are_those_of_the_rounded_weights(model_dir: Path) -> None:
-    quantised = load_base(model_dir, "nf4")
-    bases = [_rounded(model_dir, quantised), quantised, load_base(model_dir, "bfloat16")]
-    logprobs, gradients = [], []
-    for base in bases:
-        model = attach_adapter(base, LoraSpec(rank=4, alpha=8.0), None, base_sha256="", seed=0)
-        add_reference(model)
-        model.eval()
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if "lora_B.default" in name:
-                    parameter.fill_(0.01)
-        # A pass without gradients comes first, as a delivery's probe does in training.
-        logprobs.append(probe_logprobs(model, SEQUENCES))
-        model(input_ids=torch.tensor(SEQUENCES[:1])).logits.float().log_softmax(-1)[..., 4].sum().backward()
-        gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
-    rounded, found, unquantised = gradients
-    assert all(value is not None and value.dtype == torch.float32 for value in found.values())
-    apart = [_distance(found, rounded), _distance(found, unquantised)]
-    assert np.abs(logprobs[1] - logprobs[0]).max() < 0.02
-    assert np.abs(logprobs[1] - logprobs[2]).max() > 0.02
-    assert apart[0] < 0.02
-    assert apart[1] > 0.05
-
-
-def _distance(first: dict[str, Any], second: dict[str, Any]) -> float:
-    """|first - second| relative to |second|, over all parameters."""
-    assert first.keys() == second.keys()
-    squares = sum(float((first[name] - second[name]).square().sum()) for name in first)
-    return float((squares / sum(float(value.square().sum()) for value in second.values())) ** 0.5)
+    check_learner_in_4_bits(model_dir, "cpu")
 
 
 def test_the_base_stays_the_same_base(model_dir: Path) -> None:
