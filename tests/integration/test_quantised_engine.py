@@ -11,35 +11,55 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from jobs.engine_check import build_tiny_model
+from polyray.models.embedded import ARCHITECTURE
+from polyray.models.loading import load_base
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("bitsandbytes", "vllm_bnb_plugin")
 MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} not installed"),
+]
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+def test_every_matrix_is_the_learners_bit_by_bit(stored: str, tmp_path: Path) -> None:
+    model_dir = build_tiny_model(tmp_path)
+    load_base(model_dir, stored).save_pretrained(model_dir)
+    seen = _child("-m", "tests.integration.quantised_matrices", str(model_dir))
+    assert seen == {"matrices": 7 * ARCHITECTURE["num_hidden_layers"], "largest": 0.0}
+
+
 def test_a_round_in_4_bits_agrees_as_one_in_bfloat16_does() -> None:
-    command = [sys.executable, "-m", "jobs.engine_check", "--delivery", "adapter", "--dtype"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    seen = {}
-    for dtype in ("bfloat16", "nf4"):
-        done = subprocess.run(
-            [*command, dtype],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=280,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        seen[dtype] = json.loads(done.stdout.strip().splitlines()[-1])
+    command = ("-m", "jobs.engine_check", "--delivery", "adapter", "--dtype")
+    seen = {dtype: _child(*command, dtype) for dtype in ("bfloat16", "nf4")}
     nf4, plain = seen["nf4"], seen["bfloat16"]
     assert nf4["probe_difference"] < 0.02, "a tolerance of 0.05 must leave room"
     assert nf4["logprob_difference_mean"] < 2 * plain["logprob_difference_mean"]
     assert nf4["change"] > 0.5, "the delivered adapter must differ from the base"
     assert 1e-3 < nf4["step_change"] < 1.0
     assert nf4["sampled_tokens"] >= 16
+
+
+def _child(*arguments: str) -> dict[str, Any]:
+    """What it prints last."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
