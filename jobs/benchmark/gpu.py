@@ -4,7 +4,8 @@
   learner     tokens a second of whole RL steps (LoRA r16, 16,384 tokens a step) and peak memory, on the shapes of
               Qwen3-0.6B and Qwen3-4B with random weights; 4B also with gradient checkpointing
   engine      tokens a second of the base, of a policy as an adapter and merged; from a new version in the learner to
-              one that is served; the same shapes, each engine in a process of its own beside a learner
+              one that is served; the same shapes, each engine in a process of its own beside a learner, the model in
+              a temporary directory (8 GB for 4B)
 
 Everything is bfloat16; with bitsandbytes and vllm-bnb-plugin installed, agreement and engine are measured with a base
 in 4 bits, too. What cannot run is skipped with its reason (exit code 0): all parts need a CUDA device, torch,

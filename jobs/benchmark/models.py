@@ -49,12 +49,14 @@ def qwen3_shape(size: str) -> dict[str, Any]:
 def random_qwen3(shape: dict[str, Any], device: Any, dtype: str) -> Any:
     """A Qwen3 of this shape, drawn on the device: the same weights at every call there."""
     import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers import AutoModelForCausalLM, Qwen3Config
 
     torch.manual_seed(0)
-    with torch.device(device):
-        model: Any = Qwen3ForCausalLM(Qwen3Config(**shape))
-    return model.to(getattr(torch, dtype)).eval()
+    with torch.device(device):  # in its dtype from the start: float32 first would need three times the memory
+        model = AutoModelForCausalLM.from_config(
+            Qwen3Config(**shape), dtype=getattr(torch, dtype), attn_implementation="sdpa"
+        )
+    return model.eval()
 
 
 def write_random_qwen3(shape: dict[str, Any], directory: Path, device: Any, dtype: str) -> None:

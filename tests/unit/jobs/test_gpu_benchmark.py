@@ -130,3 +130,17 @@ def test_the_learner_part_needs_neither_ray_nor_vllm() -> None:
         check=False,
     )
     assert done.stdout == "3 32\n", done.stderr
+
+
+def test_a_random_model_is_drawn_in_its_dtype_and_can_be_packed() -> None:
+    import torch
+
+    from jobs.benchmark.models import random_qwen3
+    from polyray.models.packing import is_packable
+
+    first, again = (random_qwen3(TINY, "cpu", "bfloat16") for _ in range(2))
+    assert {parameter.dtype for parameter in first.parameters()} == {torch.bfloat16}
+    assert first.model.rotary_emb.inv_freq.dtype == torch.float32
+    assert torch.equal(first.lm_head.weight, again.lm_head.weight)
+    assert 0.01 < float(first.lm_head.weight.detach().float().std()) < 0.03
+    assert is_packable(first.config)
