@@ -40,6 +40,9 @@ CARDS = {16: 15.0, 24: 22.4, 40: 39.4, 48: 44.9, 80: 79.5, 96: 93.5, 141: 139.8,
 MAX_SLOTS = 32
 """Adapters an engine keeps at most, as polyray/rollout/vllm_engine.py has it."""
 
+OF_A_STEP = ("activations", "logits", "gathered_blocks")
+"""What a learner rank has no more when its step is over."""
+
 Parts = dict[str, int]
 """Name of a part -> bytes."""
 
@@ -59,6 +62,10 @@ def training_estimate(config: TrainConfig) -> dict[str, Any] | None:
         _add_learner(estimate, config.model, shape, learner, parts)
     if rollout is not None:
         _add_engines(estimate, config.model, shape, rollout, config.delivery)
+    if learner is not None and rollout is not None and share_a_gpu(learner, rollout):
+        parts = learner_memory(config.model, shape, learner, *learner_tokens(config))
+        engine = engine_memory(config.model, shape, rollout, config.delivery)
+        estimate["placement"] = [shared_gpu_line(parts, engine, in_turn=rollout.sleep_between_steps)]
     return estimate
 
 
@@ -148,6 +155,29 @@ def engine_memory(model: ModelSpec, shape: ModelShape, rollout: RolloutSpec, del
     }
 
 
+def share_a_gpu(learner: LearnerSpec, rollout: RolloutSpec) -> bool:
+    """Whether the one rank and the one engine of a run fit on one GPU by what they ask of Ray."""
+    alone = learner.num_workers == 1 and max(rollout.num_workers, rollout.max_workers or 1) == 1
+    return alone and learner.gpus_per_worker + rollout.gpus_per_worker <= 1
+
+
+def shared_gpu_line(learner: Parts, engine: Parts, *, in_turn: bool) -> str:
+    """What both need of their GPU, and what share of the smallest one the engine may be told to take.
+
+    `in_turn`: an engine that sleeps leaves the learner all but its own overhead, and a learner between two steps
+    leaves the engine all but what it keeps.
+    """
+    busy, sampling = sum(learner.values()), sum(engine.values())
+    kept = busy - sum(learner.get(name, 0) for name in OF_A_STEP) if in_turn else busy
+    gib = max(kept + sampling, busy + (ENGINE_OVERHEAD if in_turn else sampling)) / GIB
+    line = _line("1 x learner rank and 1 x engine" + (", in turn" if in_turn else ""), 1, gib)
+    card = smallest_card(gib)
+    if card is None:
+        return line
+    low, high = sampling / GIB / CARDS[card], 1 - kept / GIB / CARDS[card]
+    return f"{line}; there rollout.gpu_memory_utilization from {low:.2f} to {high:.2f}"
+
+
 def smallest_card(gib: float) -> int | None:
     """The GB on the label of the smallest usual GPU that has so many GiB; None: there is none."""
     return next((label for label, usable in CARDS.items() if usable >= gib), None)
@@ -160,8 +190,9 @@ def _header(shape: ModelShape) -> dict[str, Any]:
 def _add_learner(
     estimate: dict[str, Any], model: ModelSpec, shape: ModelShape, learner: LearnerSpec, parts: Parts
 ) -> None:
-    estimate["gpus"] += learner.num_workers
-    estimate["placement"].append(_line(f"{learner.num_workers} x learner rank", 1, sum(parts.values()) / GIB))
+    ranks, gpus = learner.num_workers, learner.gpus_per_worker
+    estimate["gpus"] += ranks * gpus
+    estimate["placement"].append(_line(f"{ranks} x learner rank", gpus, sum(parts.values()) / GIB))
     estimate["learner_rank_gib"] = _in_gib(parts)
     if learner.cpu_offload:
         _, part, _ = sharded_weights(shape, _dtype(model), learner.num_workers)

@@ -76,8 +76,8 @@ def test_what_need_not_be_heavy_is_light(names, expected, forbidden) -> None:
 def test_no_decision_depends_on_the_wall_clock(package: str) -> None:
     """A clock that jumps (NTP, a suspended machine) must move no deadline: all are measured by a monotonic one.
 
-    A Retry-After header may be a date, which only the wall clock can read; the call's deadline bounds that pause. When
-    a step ended is exported as Unix time, which alerts compare with Prometheus' own clock; no run looks at it.
+    A Retry-After header may be a date, which only the wall clock can read; the call's deadline bounds that pause.
+    When a step ended is exported as Unix time, which alerts compare with Prometheus' clock; no run looks at it.
     """
     wall = {
         ("time", "time"),

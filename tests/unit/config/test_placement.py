@@ -15,6 +15,7 @@ from polyray.config.placement import (
     evaluation_estimate,
     learner_memory,
     learner_tokens,
+    shared_gpu_line,
     smallest_card,
     supervised_estimate,
     training_estimate,
@@ -170,6 +171,34 @@ def test_engines_that_share_a_device_need_all_their_memory_there() -> None:
     total = shared["engine_device_gib"]["total"]
     assert shared["placement"][1] == f"2 x engine: 0.5 GPU of 80 GB or more ({total * 2:.1f} GiB of it)"
     assert shared["gpus"] == 2
+
+
+def test_a_rank_and_an_engine_on_one_gpu() -> None:
+    both: dict[str, Any] = {
+        "learner": {"gpus_per_worker": 0.5},
+        "rollout": {"num_workers": 1, "gpus_per_worker": 0.5},
+    }
+    together = training_estimate(_train(**both))
+    both["rollout"]["sleep_between_steps"] = True
+    in_turn = training_estimate(_train(**both))
+    assert together is not None and in_turn is not None and together["gpus"] == in_turn["gpus"] == 1.0
+    engine, learner = together["engine_device_gib"]["total"], together["learner_rank_gib"]
+    kept = learner["weights"] + learner["adapter_and_optimiser"] + learner["overhead"]
+    assert together["placement"] == [
+        f"1 x learner rank and 1 x engine: 1 GPU of 80 GB or more ({learner['total'] + engine:.1f} GiB of it); there "
+        f"rollout.gpu_memory_utilization from {engine / 79.5:.2f} to {1 - learner['total'] / 79.5:.2f}"
+    ]
+    (line,) = in_turn["placement"]
+    assert line.startswith(
+        f"1 x learner rank and 1 x engine, in turn: 1 GPU of 48 GB or more ({kept + engine:.1f} GiB"
+    )
+    assert line.endswith(f"from {engine / 44.9:.2f} to {1 - kept / 44.9:.2f}")
+
+
+def test_on_one_gpu_a_large_step_decides_where_the_engine_sleeps() -> None:
+    learner = {"weights": 4 * GIB, "activations": 60 * GIB, "overhead": GIB}
+    line = shared_gpu_line(learner, {"weights": 4 * GIB, "kv_cache": 8 * GIB}, in_turn=True)
+    assert "80 GB or more (67.5 GiB of it)" in line and line.endswith("from 0.15 to 0.94")
 
 
 def test_what_no_card_holds_is_said() -> None:
