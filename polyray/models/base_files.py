@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ MANIFEST = "polyray.json"
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
 LICENCE_FILES = ("README.md", "LICENSE*", "NOTICE*")
 """What a base says about its licence: its card, and the text."""
+HUB_SNAPSHOT = re.compile(r"models--((?:[^/]+--)?[^/]+)/snapshots/[^/]+/*$")
+"""How a path of the hub's cache ends: what stands before the snapshot is the model's name, with -- for /."""
 EMBEDDED_POINTER = "embedded.json"
 """Names the embedded model that was built or reused last."""
 
@@ -58,6 +61,16 @@ def local_model_dir(spec: ModelSpec) -> Path | None:
         return resolve_model_dir(spec)
     except ConfigError:
         return None
+
+
+def hub_name(path: str) -> str | None:
+    """The name on the hub (OWNER/NAME) of a base that is given by name or as a directory of the hub's cache; None
+    for any other directory, and for polyray's own model: that would be a path of this machine."""
+    snapshot = HUB_SNAPSHOT.search(path)
+    if snapshot is not None:
+        return snapshot[1].replace("--", "/", 1)
+    is_name = path != EMBEDDED and path.count("/") == 1 and not path.startswith(("/", ".", "~"))
+    return path if is_name and not Path(path).exists() else None
 
 
 def resolve_dtype(spec: ModelSpec, use_gpu: bool) -> str:

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from polyray.config.model import LoraSpec
 from polyray.errors import ConfigError
 from polyray.models.adapter_files import put_in_place, read_adapter, write_adapter
-from polyray.models.base_files import MANIFEST, base_fingerprint
+from polyray.models.base_files import MANIFEST, base_fingerprint, hub_name
 from polyray.models.loading import load_base, load_tokenizer
 
 POLICY = "default"
@@ -90,9 +90,14 @@ def adapter_state(model: PeftModel) -> dict[str, Tensor]:
 
 
 def adapter_config(model: PeftModel) -> dict[str, Any]:
-    """adapter_config.json as JSON values, sets sorted, ready for inference."""
+    """adapter_config.json as JSON values, sets sorted, ready for inference.
+
+    PEFT has the directory that the base was loaded from. That is no use on another machine and tells of this one: the
+    base's name on the hub takes its place, where it has one.
+    """
     config = model.peft_config[POLICY].to_dict()
     config["inference_mode"] = True
+    config["base_model_name_or_path"] = hub_name(config["base_model_name_or_path"] or "")
     return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
 
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import yaml
 
-from polyray.config.model import EMBEDDED, ModelSpec
+from polyray.config.model import ModelSpec
 from polyray.errors import ConfigError
 from polyray.models.adapter_files import WEIGHTS_FILE, read_adapter
-from polyray.models.base_files import MANIFEST
+from polyray.models.base_files import MANIFEST, hub_name
 from polyray.observability.jsonl import read_jsonl
 from polyray.observability.run_directory import RunPaths
 
@@ -78,9 +78,7 @@ class RunAdapter:
     @property
     def base_name(self) -> str | None:
         """The name on the hub of the model that all began with; None where it is a directory or polyray's own."""
-        path = self.model.path
-        is_name = path != EMBEDDED and path.count("/") == 1 and not path.startswith(("/", ".", "~"))
-        return path if is_name and not Path(path).exists() else None
+        return hub_name(self.model.path)
 
     @property
     def on_merged_base(self) -> bool:

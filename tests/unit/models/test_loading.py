@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from polyray.config.model import ModelSpec
 from polyray.errors import ConfigError
-from polyray.models.base_files import base_fingerprint, resolve_dtype, resolve_model_dir
+from polyray.models.base_files import base_fingerprint, hub_name, resolve_dtype, resolve_model_dir
 
 
 def _model_dir(directory: Path, value: float = 0.0, position: int = 0, layers: int = 2) -> Path:
@@ -49,6 +49,34 @@ def test_a_hub_name_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> N
 def test_dtype_by_device() -> None:
     assert [resolve_dtype(ModelSpec(), use_gpu) for use_gpu in (False, True)] == ["float32", "bfloat16"]
     assert resolve_dtype(ModelSpec(dtype="bfloat16"), use_gpu=False) == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
+        ("/cache/hub/models--Qwen--Qwen3-8B/snapshots/9c1b2f/", "Qwen/Qwen3-8B"),
+        ("/cache/hub/models--gpt2/snapshots/9c1b2f", "gpt2"),
+        ("/cache/hub/models--Qwen--Qwen3-8B/snapshots/9c1b2f/mine", None),
+        ("/models/Qwen3-8B", None),
+        ("./Qwen3-8B", None),
+        ("~/Qwen3-8B", None),
+        ("models/qwen/here", None),
+        ("embedded", None),
+        ("", None),
+    ],
+)
+def test_a_base_has_a_name_on_the_hub_or_none(path: str, name: str | None) -> None:
+    assert hub_name(path) == name
+
+
+def test_a_directory_that_looks_like_a_hub_name_is_a_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert hub_name("mine/base") == "mine/base"
+    (tmp_path / "mine" / "base").mkdir(parents=True)
+    assert hub_name("mine/base") is None
 
 
 def test_fingerprints_tell_bases_apart(tmp_path: Path) -> None:

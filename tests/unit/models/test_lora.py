@@ -108,6 +108,26 @@ def test_a_saved_adapter_loads_with_plain_peft(trained: tuple[PeftModel, Path]) 
     assert [path.name for path in directory.parent.iterdir()] == ["adapter"]
 
 
+@pytest.mark.parametrize(
+    ("below", "name"),
+    [("models--Qwen--Qwen3-8B/snapshots/9c1b2f", "Qwen/Qwen3-8B"), ("somewhere/base", None)],
+)
+def test_a_saved_adapter_tells_no_path_and_loads_without_one(
+    tmp_path: Path, below: str, name: str | None
+) -> None:
+    _base().save_pretrained(tmp_path / below)
+    model = _perturb(_attach(load_base(tmp_path / below, "float32")))
+    assert str(tmp_path) in str(model.peft_config["default"].base_model_name_or_path)
+    directory = tmp_path / "adapter"
+    save_adapter(model, directory, {"base_sha256": "b" * 64})
+    text = (directory / "adapter_config.json").read_text()
+    assert json.loads(text)["base_model_name_or_path"] == name
+    assert str(tmp_path) not in text
+    assert (directory / "adapter_model.safetensors").read_bytes() == adapter_bytes(model)
+    for loaded in (PeftModel.from_pretrained(_base(), str(directory)), _attach(warm_start=directory)):
+        torch.testing.assert_close(_logprobs(loaded), _logprobs(model), rtol=0, atol=0)
+
+
 def test_training_continues_in_the_same_adapter(trained: tuple[PeftModel, Path]) -> None:
     model, directory = trained
     continued = _attach(warm_start=directory, seed=9)
