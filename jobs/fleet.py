@@ -20,7 +20,7 @@ from polyray.actors.rollout_actor import EngineSettings
 from polyray.actors.rollout_pool import RolloutPool
 from polyray.actors.shared_pool import SharedPool
 from polyray.actors.storage_check import check_storage
-from polyray.config.derived import required_cpus
+from polyray.config.bundles import engines, training_parts
 from polyray.config.learner import LearnerSpec
 from polyray.config.model import ModelSpec
 from polyray.config.remote_reward import HttpRewardSpec
@@ -80,13 +80,7 @@ def open_fleet(
     if await_model is None:
         training_base(config.model)
     plan = plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
-    gpus = config.rollout.num_workers * config.rollout.gpus_per_worker
-    gpus += config.learner.num_workers * config.learner.gpus_per_worker if config.learner.use_gpu else 0
-    check_placement(
-        required_cpus(config),
-        gpus,
-        "raise ray.num_cpus (logical CPUs), or lower rollout.num_workers or cpus_per_worker",
-    )
+    check_placement(training_parts(config), "rollout.num_workers, cpus_per_worker or gpus_per_worker")
     pool = RolloutPool(owner, config.rollout)
     try:
         if await_model is None:
@@ -147,11 +141,7 @@ def open_sampler(config: EvaluateConfig) -> Iterator[Sample]:
             _, adapter = read_adapter(Path(arm.adapter), base_fingerprint(model_dir))
             ranks.append(AdapterShape.from_peft(adapter).rank)
     rollout = config.rollout
-    check_placement(
-        rollout.num_workers * rollout.cpus_per_worker,
-        rollout.num_workers * rollout.gpus_per_worker,
-        "raise ray.num_cpus (logical CPUs), or lower rollout.num_workers or cpus_per_worker",
-    )
+    check_placement([engines(rollout)], "rollout.num_workers, cpus_per_worker or gpus_per_worker")
     pool = RolloutPool(config.name, rollout)
     pool.build(engine_settings(config.model, rollout, _between_models(config, model_dir), max(ranks)))
     try:

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.cli import parse, run
 from jobs.train import run_training
+from polyray.config.bundles import learner_ranks
 from polyray.config.derived import derived_sizes as train_sizes
 from polyray.config.loader import build_config
 from polyray.config.placement import supervised_estimate
@@ -101,11 +102,7 @@ def supervise(config: SftConfig, directory: RunDirectory, display: ProgressDispl
     from polyray.models.loading import load_tokenizer
     from polyray.observability.jsonl import read_jsonl
 
-    check_placement(
-        config.learner.num_workers * config.learner.cpus_per_worker,
-        config.learner.num_workers if config.learner.use_gpu else 0,
-        "raise ray.num_cpus (logical CPUs), or lower learner.num_workers",
-    )
+    check_placement([learner_ranks(config.learner)], "learner.num_workers or cpus_per_worker")
     # What is wrong with the data is said here, not in a worker.
     data = load_demonstrations(config, load_tokenizer(training_base(config.model)[0]))
     data.row_of(0)

@@ -21,6 +21,7 @@ from jobs.sweep_table import TrialTable, in_words, reason_of
 from jobs.sweep_trial import STEP, TRIAL, SweepWork, run_trial
 from polyray.actors.resources import NAMESPACE, check_placement
 from polyray.analysis.sweep.trials import Trial, TrialStatus, write_trials
+from polyray.config.bundles import CPU, Part, fleet_parts, learner_ranks, times
 from polyray.config.sweep import SweepConfig
 from polyray.errors import Stopped
 from polyray.observability.atomic import atomic_write_text
@@ -52,19 +53,11 @@ def shared_fleet(config: SweepConfig, plans: list[TrialPlan]) -> Iterator[Fleet]
 def check_resources(config: SweepConfig, plans: list[TrialPlan]) -> None:
     """ResourceError where what runs at the same time can never be placed."""
     trial, num_at_once = plans[0].config, at_once(config)
-    learners = num_at_once * trial.learner.num_workers
-    fleets = 1 if config.fleet.mode == "shared" else num_at_once
-    cpus = (
-        fleets * (trial.rollout.num_workers * trial.rollout.cpus_per_worker + trial.reward.service.num_cpus)
-        + learners * trial.learner.cpus_per_worker
-        + num_at_once * TRIAL_CPUS
-    )
-    gpus = fleets * trial.rollout.num_workers * trial.rollout.gpus_per_worker
-    check_placement(
-        cpus,
-        gpus + (learners if trial.learner.use_gpu else 0),
-        "raise ray.num_cpus (logical CPUs), or lower max_concurrent_trials, rollout.num_workers or cpus_per_worker",
-    )
+    parts = [
+        *times(fleet_parts(trial), 1 if config.fleet.mode == "shared" else num_at_once),
+        *times([learner_ranks(trial.learner), Part("trial", 1, {CPU: TRIAL_CPUS})], num_at_once),
+    ]
+    check_placement(parts, "max_concurrent_trials, rollout.num_workers or cpus_per_worker")
 
 
 def run_trials(

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.cli import parse, run
+from polyray.config.bundles import learner_ranks
 from polyray.config.reward_model import TrainRewardConfig
 
 if TYPE_CHECKING:
@@ -86,11 +87,7 @@ def train_reward(config: TrainRewardConfig, directory: RunDirectory, display: Pr
     from polyray.rewards.engagement import read_card
     from polyray.rewards.engagement.data import load_training_data, num_steps_of
 
-    check_placement(
-        config.learner.num_workers * config.learner.cpus_per_worker,
-        config.learner.num_workers if config.learner.use_gpu else 0,
-        "raise ray.num_cpus (logical CPUs), or lower learner.num_workers",
-    )
+    check_placement([learner_ranks(config.learner)], "learner.num_workers or cpus_per_worker")
     data = load_training_data(config)
     num_steps = num_steps_of(config, data)
     display.note(", ".join(f"{name} {count}" for name, count in data.counts.items()))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from polyray.config.bundles import Machine, Misfit, Part, misfit
 from polyray.config.run import RaySpec
 from polyray.errors import ResourceError
 
@@ -73,14 +74,33 @@ def ray_session(spec: RaySpec, root: Path, environment: Mapping[str, str] | None
         ray.shutdown()
 
 
-def check_placement(cpus: float, gpus: float, hint: str) -> None:
-    """Raises ResourceError, naming what is there and the fix, where a run cannot be placed."""
-    there = ray.cluster_resources()
-    for name, needed in (("CPU", cpus), ("GPU", gpus)):
-        if needed > there.get(name, 0):
-            raise ResourceError(
-                f"the run needs {needed:g} {name}s and Ray has {there.get(name, 0):g}; {hint}"
-            )
+def check_placement(parts: Sequence[Part], lower: str) -> None:
+    """Raises ResourceError, naming what does not fit on what there is, where a run can never be placed.
+
+    What other jobs hold now is not counted: they end. `lower` says which fields would make the run smaller.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    machines = {
+        f"{node['NodeManagerAddress']} (node {node['NodeID'][:8]})": Machine(
+            node["Resources"], node["Labels"]
+        )
+        for node in nodes
+    }
+    found = misfit(parts, machines)
+    if found is not None:
+        joined = len(nodes) > 1 or bool(os.environ.get("RAY_ADDRESS"))
+        raise ResourceError(f"{found.text}; {_way_out(found, joined)}, or lower {lower}")
+
+
+def _way_out(found: Misfit, joined: bool) -> str:
+    if joined:
+        return (
+            "add machines (those that an autoscaler would still add do not count, the cluster must already have the "
+            "room: raise its least number of machines first)"
+        )
+    if found.resource == "CPU":
+        return "raise ray.num_cpus (logical CPUs)"
+    return "use a machine with more GPUs, join a cluster (RAY_ADDRESS)"
 
 
 def reap(name: str) -> None:

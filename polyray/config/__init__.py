@@ -9,5 +9,6 @@ sft.py         the file of jobs.sft                      supervised.py         i
 learner.py     optimisation                              delivery.py           policy delivery and its proof
 evaluation.py  pass@k and friends                        run.py                the files jobs read
 text_tasks.py  tasks without a verifier                 checker.py            what a pass is for them
+bundles.py     what a run places on machines           placement.py           which GPU that needs; memory.py
 loader.py      YAML + key=value overrides -> a model     derived.py            sizes that follow from a run
 """

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from polyray.config.bundles import CPU, total, training_parts
 from polyray.config.model import EMBEDDED, ModelSpec
 from polyray.config.placement import training_estimate
-from polyray.config.reward import is_elsewhere
 from polyray.config.run import TrainConfig
 from polyray.config.shapes import shape_of
 
@@ -64,15 +64,8 @@ def derived_sizes(config: TrainConfig) -> dict[str, Any]:
 
 
 def required_cpus(config: TrainConfig) -> float:
-    """Logical CPUs that a run places: engines, learner ranks, reward replicas, and a small one for Serve's
-    proxy."""
-    service = config.reward.service
-    elsewhere = is_elsewhere(config.reward, config.second_opinion, config.diversity)
-    return (
-        config.rollout.num_workers * config.rollout.cpus_per_worker
-        + config.learner.num_workers * config.learner.cpus_per_worker
-        + (0 if elsewhere else service.num_replicas * service.num_cpus)
-    )
+    """Logical CPUs that a run places: engines, learner ranks, reward replicas."""
+    return total(training_parts(config), CPU)
 
 
 def describe(config: TrainConfig) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
 NAME = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?", re.ASCII)
 """As Kubernetes writes them: a domain before the slash, if any, then a name."""
+LIST = re.compile(r"in\((.*)\)")
+"""A condition that several values meet."""
 
 
 def _names(labels: dict[str, str]) -> dict[str, str]:
@@ -20,6 +23,18 @@ def _names(labels: dict[str, str]) -> dict[str, str]:
             )
     # To Ray a space would belong to the value after it.
     return {name: "".join(value.split()) for name, value in labels.items()}
+
+
+def matches(conditions: Mapping[str, str], labels: Mapping[str, str]) -> bool:
+    """Whether a machine with `labels` is one that the conditions allow; one without a label is not of any value."""
+    return all(_holds(condition, labels.get(name)) for name, condition in conditions.items())
+
+
+def _holds(condition: str, value: str | None) -> bool:
+    if condition.startswith("!"):
+        return not _holds(condition[1:], value)
+    listed = LIST.fullmatch(condition)
+    return value in (listed[1].split(",") if listed is not None else [condition])
 
 
 NodeLabels = Annotated[

@@ -18,10 +18,12 @@ from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
 
 from jobs.fleet import open_fleet
-from polyray.actors.resources import NAMESPACE
+from polyray.actors.resources import NAMESPACE, check_placement
 from polyray.actors.storage_check import PROBE, check_storage
+from polyray.config.bundles import Part
 from polyray.config.loader import build_config
 from polyray.config.run import TrainConfig
+from polyray.errors import ResourceError
 from tests.chaos.simulated import SimulatedRun
 
 STORE_BYTES = 80 * 2**20
@@ -36,6 +38,7 @@ def main(values: dict[str, Any]) -> dict[str, Any]:
         cluster.add_node(num_cpus=4, object_store_memory=STORE_BYTES)
     ray.init(address=cluster.address, namespace=NAMESPACE, log_to_driver=False)
     check_storage(config.run_dir)
+    refused = refusal(Part("engine", 1, {"CPU": 5.0}))
     left = [path.name for path in config.run_dir.glob(f"{PROBE}*")]
     with open_fleet(config, "node-lost") as fleet:
         infos = fleet.pool.wait_until_ready()
@@ -51,6 +54,7 @@ def main(values: dict[str, Any]) -> dict[str, Any]:
         result = {
             "outcome": outcome,
             "probes_left": left,
+            "refused": refused,
             "incidents": run.incidents(),
             "lost_node": infos[0]["node_id"],
             "on_that_node": sum(info["node_id"] == infos[0]["node_id"] for info in infos),
@@ -63,6 +67,15 @@ def main(values: dict[str, Any]) -> dict[str, Any]:
     ray.shutdown()
     cluster.shutdown()
     return result
+
+
+def refusal(part: Part) -> str:
+    """Why the part does not fit on this cluster; nothing where it does."""
+    try:
+        check_placement([part], "rollout.cpus_per_worker")
+    except ResourceError as error:
+        return str(error)
+    return ""
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -50,5 +51,7 @@ def test_workers_of_a_node_that_is_lost_come_back_elsewhere(
     assert {item["kind"] for item in result["incidents"]} <= LOST
     replaced = [item for item in result["incidents"] if item["kind"] == "worker_replaced"]
     assert len(replaced) == result["on_that_node"] >= 1
+    assert "1 x engine fit on no machine" in result["refused"], "9 CPUs in all, on no machine more than 4"
+    assert sorted(re.findall(r"has (\d) CPUs?, 0 GPUs left", result["refused"])) == ["1", "4", "4"]
     assert result["lost_node"] not in result["nodes_of_workers"]
     assert result["placement_groups"] == 0 and result["probes_left"] == []

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import ray
 
-from polyray.actors.resources import ray_session
+from polyray.actors.resources import check_placement, ray_session
+from polyray.config.bundles import Part
 from polyray.config.run import RaySpec
+from polyray.errors import ResourceError
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1:6379", None])
@@ -38,3 +40,59 @@ def test_a_cluster_is_joined_where_it_is_named_and_never_found(
     assert options.get("num_cpus") == (None if address else 3)
     assert options["runtime_env"]["env_vars"]["PYTHONPATH"] == "/repository"
     assert ended == [True]
+
+
+def nodes(*resources: dict[str, float]) -> list[dict[str, Any]]:
+    return [
+        {
+            "NodeID": f"{number}" * 56,
+            "NodeManagerAddress": f"10.0.0.{number}",
+            "Alive": True,
+            "Labels": {},
+            "Resources": each,
+        }
+        for number, each in enumerate(resources, start=1)
+    ]
+
+
+ENGINES = [Part("engine", 2, {"CPU": 1.0, "GPU": 2.0})]
+
+
+def test_a_run_that_does_not_fit_is_refused_with_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    there = nodes({"CPU": 8, "GPU": 2}, {"CPU": 8, "GPU": 1}, {"CPU": 8, "GPU": 1}, {"CPU": 8, "GPU": 8})
+    monkeypatch.setattr(ray, "nodes", lambda: there)
+    check_placement(ENGINES, "rollout.num_workers")
+    there[3]["Alive"] = False
+    with pytest.raises(ResourceError) as refused:
+        check_placement(ENGINES, "rollout.num_workers")
+    assert str(refused.value) == (
+        "the run needs 2 x engine (1 CPU, 2 GPUs), and 1 x engine fit on no machine: 10.0.0.1 (node 11111111) has "
+        "7 CPUs, 0 GPUs left, 10.0.0.2 (node 22222222) has 8 CPUs, 1 GPU left, 10.0.0.3 (node 33333333) has 8 CPUs, "
+        "1 GPU left; add machines (those that an autoscaler would still add do not count, the cluster must already "
+        "have the room: raise its least number of machines first), or lower rollout.num_workers"
+    )
+
+
+@pytest.mark.parametrize(
+    ("resources", "address", "fix"),
+    [
+        ({"CPU": 1, "GPU": 4}, None, "raise ray.num_cpus (logical CPUs), or lower x"),
+        ({"CPU": 1, "GPU": 4}, "auto", "add machines (those that an autoscaler"),
+        (
+            {"CPU": 8, "GPU": 1},
+            None,
+            "use a machine with more GPUs, join a cluster (RAY_ADDRESS), or lower x",
+        ),
+    ],
+)
+def test_the_fix_depends_on_what_lacks_and_whose_ray_it_is(
+    resources: dict[str, float], address: str | None, fix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(ray, "nodes", lambda: nodes(resources))
+    with pytest.raises(ResourceError) as refused:
+        check_placement(ENGINES, "x")
+    assert str(refused.value).partition("; ")[2].startswith(fix)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from polyray.config.learner import LearnerSpec
+from polyray.config.node_labels import matches
 from polyray.config.rollout import RolloutSpec
 
 
@@ -30,3 +31,24 @@ def test_what_is_no_label_is_named(labels: dict[str, str]) -> None:
 
 def test_a_list_of_values_may_have_spaces() -> None:
     assert RolloutSpec(node_labels={"zone": "in(a, b)"}).node_labels == {"zone": "in(a,b)"}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "labels", "met"),
+    [
+        ({}, {}, True),
+        ({"kind": "H100"}, {"kind": "H100", "rack": "7"}, True),
+        ({"kind": "H100"}, {"kind": "H200"}, False),
+        ({"kind": "H100"}, {}, False),
+        ({"kind": "in(H100,H200)"}, {"kind": "H200"}, True),
+        ({"kind": "!in(H100,H200)"}, {"kind": "H200"}, False),
+        ({"capacity": "!spot"}, {"capacity": "spot"}, False),
+        ({"capacity": "!spot"}, {"capacity": "reserved"}, True),
+        ({"capacity": "!spot"}, {}, True),
+        ({"kind": "H100", "capacity": "!spot"}, {"kind": "H100", "capacity": "spot"}, False),
+    ],
+)
+def test_which_machines_conditions_allow(
+    conditions: dict[str, str], labels: dict[str, str], met: bool
+) -> None:
+    assert matches(conditions, labels) is met
