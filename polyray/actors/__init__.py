@@ -1,6 +1,7 @@
 """The only package under polyray/ that imports ray: plain classes from below, wrapped and connected.
 
 resources.py       starting Ray, what fits on it, placement
+joining.py         a cluster that is there, with what can be wrong about it by name
 rollout_actor.py   one engine in an actor: samples a group and has it scored
 rollout_pool.py    all of a run's, replaced when they die
 shared_pool.py     those of several runs at the same time

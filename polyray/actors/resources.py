@@ -10,6 +10,7 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from polyray.actors.joining import join
 from polyray.config.bundles import Machine, Misfit, Part, misfit
 from polyray.config.run import RaySpec
 from polyray.errors import ResourceError
@@ -50,11 +51,12 @@ def ray_session(spec: RaySpec, root: Path, environment: Mapping[str, str] | None
     # Where engines start at the same time, Serve's proxy needs longer than the 5 s after which it would be killed.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     runtime_env = {"env_vars": {"PYTHONPATH": str(root), **WORKER_ENVIRONMENT, **(environment or {})}}
-    if os.environ.get("RAY_ADDRESS"):
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
         os.environ.setdefault(
             "RAY_OVERRIDE_JOB_RUNTIME_ENV", "1"
         )  # a job that was submitted has variables of its own
-        context = ray.init(namespace=NAMESPACE, runtime_env=runtime_env, log_to_driver=False)
+        context = join(address, namespace=NAMESPACE, runtime_env=runtime_env, log_to_driver=False)
     else:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
         context = ray.init(

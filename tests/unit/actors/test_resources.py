@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import ray
 
+from polyray.actors import joining
 from polyray.actors.resources import check_placement, ray_session
 from polyray.config.bundles import Part
 from polyray.config.run import RaySpec
@@ -28,6 +29,7 @@ def test_a_cluster_is_joined_where_it_is_named_and_never_found(
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(joining, "_refuse_silence", lambda address: None)
     monkeypatch.setattr(ray, "shutdown", lambda: ended.append(True))
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"):
         monkeypatch.delenv(name, raising=False)
