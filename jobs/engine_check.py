@@ -5,7 +5,7 @@ Prints one line of JSON. The doctor runs it as a child process, and so do jobs.b
 what an engine takes of a device it gives back when its process ends. Needs torch, transformers, peft and vLLM, not
 Ray.
 
-    python -m jobs.engine_check                                                  float32 on CPU, merged delivery
+    python -m jobs.engine_check                    bfloat16 on the GPU where torch sees one, else float32 on CPU; merged
     python -m jobs.engine_check --device cuda --dtype nf4 --delivery adapter
 """
 
@@ -186,10 +186,12 @@ def _request(config: TrainConfig) -> GroupRequest:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    on_gpu = torch.cuda.is_available()
     parser = ArgumentParser()
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", NF4])
+    parser.add_argument("--device", default="cuda" if on_gpu else "cpu")
+    parser.add_argument("--dtype", default=None, choices=["float32", "bfloat16", NF4])
     parser.add_argument("--delivery", default="merged", choices=get_args(Mode))
     given = parser.parse_args()
-    done = engine_round(torch.device(given.device), given.dtype, given.delivery)
-    print(json.dumps(dataclasses.asdict(done)))
+    dtype = given.dtype or ("float32" if given.device == "cpu" else "bfloat16")
+    seen = engine_round(torch.device(given.device), dtype, given.delivery)
+    print(json.dumps({"device": given.device, **dataclasses.asdict(seen)}))

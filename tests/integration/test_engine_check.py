@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from jobs import doctor
+from jobs.doctor_models import ENGINE_ROUND
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_a_round_through_learner_and_engine_on_cpu() -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        doctor.ENGINE_ROUND,
+        [sys.executable, *ENGINE_ROUND],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -28,6 +29,7 @@ def test_a_round_through_learner_and_engine_on_cpu() -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     seen = json.loads(done.stdout.strip().splitlines()[-1])
+    assert seen["device"] == "cpu"
     assert seen["probe_difference"] < 1e-5
     assert seen["logprob_difference_max"] < 1e-5
     assert seen["logprob_difference_mean"] < 1e-6

@@ -33,6 +33,8 @@ STEPS = 12
 @dataclass(frozen=True)
 class Head:
     address: str
+    gcs: str
+    """What a process of the same machine joins."""
     environment: dict[str, str]
 
     def submit(self, *arguments: str, token: str = TOKEN) -> subprocess.CompletedProcess[str]:
@@ -76,7 +78,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         stderr=log,
         start_new_session=True,
     )  # fmt: skip
-    found = Head(f"http://127.0.0.1:{dashboard}", environment)
+    found = Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}", environment)
     try:
         wait_for(lambda: answers(found), 90)
         yield found
@@ -189,3 +191,39 @@ def test_who_may_not_and_what_is_not_there(head: Head, sft: Path) -> None:
     too_big = head.submit("train", "configs/train/hidden_trap_grid_drgrpo.yaml", "rollout.num_workers=90",
                           f"model.cache_dir={sft.parent}", "model.warm_start=null")  # fmt: skip
     assert too_big.returncode == 1 and "FAILED" in too_big.stdout
+
+
+def doctor(head: Head, address: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "jobs.doctor", "--no-engine", "--address", address],
+        cwd=REPOSITORY_ROOT, env=head.environment | variables, capture_output=True, text=True, timeout=200,
+        check=False,
+    )  # fmt: skip
+
+
+def test_the_doctor_asks_the_cluster_and_each_of_its_machines(head: Head) -> None:
+    done = doctor(head, head.gcs)
+    assert f"ok    Ray at {head.gcs}: 1 machine, 8 CPUs, 0 GPUs\n" in done.stdout
+    assert "8 CPUs, 0 GPUs; a worker imports polyray, with the same packages" in done.stdout
+    assert f"ok    the dashboard at {head.address} takes jobs" in doctor(head, head.address).stdout
+    nobody = f"127.0.0.1:{free_port()}"
+    refused = doctor(head, nobody)
+    assert refused.returncode == 1
+    assert (
+        f"FAIL  nobody answers at RAY_ADDRESS={nobody} (Connection refused)  ->  is the head up"
+        in refused.stdout
+    )
+
+
+def test_a_token_that_is_refused_is_named_by_the_doctor_and_by_jobs(head: Head, sft: Path) -> None:
+    other = {"RAY_AUTH_TOKEN": "another-token-of-some-length"}
+    reason = f"what listens at RAY_ADDRESS={head.gcs} does not let this process in (RAY_AUTH_MODE=token)"
+    refused = doctor(head, head.gcs, **other)
+    assert refused.returncode == 1 and f"FAIL  {reason}  ->  its token is another one" in refused.stdout
+    job = subprocess.run(
+        [sys.executable, "-m", "jobs.sft", str(sft), "name=refused"],
+        cwd=REPOSITORY_ROOT, env=head.environment | other | {"RAY_ADDRESS": head.gcs}, capture_output=True, text=True,
+        timeout=200, check=False,
+    )  # fmt: skip
+    assert job.returncode == 2 and f"error: {reason}; its token is another one" in job.stderr
+    assert all(secret not in job.stdout + job.stderr + refused.stdout for secret in (TOKEN, *other.values()))

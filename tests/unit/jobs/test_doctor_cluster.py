@@ -1,0 +1,87 @@
+"""What the doctor says of a cluster, by what its machines told; a real one: tests/integration/test_submit.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from jobs import doctor_cluster
+from jobs.doctor_cluster import SAME_EVERYWHERE, check_cluster, judge_machines, own_packages
+from jobs.doctor_findings import Finding
+from polyray.errors import ConfigError
+
+OWN = {"python": "3.11", "ray": "2.60.0", "torch": "2.13.0", "vllm": "0.32.0"}
+
+
+def machine(cpus: float, gpus: float, **told: Any) -> dict[str, Any]:
+    return {"resources": {"CPU": cpus, "GPU": gpus}, **(told or {"packages": OWN})}
+
+
+def test_a_cluster_in_order() -> None:
+    machines = {"10.0.0.1 (node ab)": machine(4, 0), "10.0.0.2 (node cd)": machine(16, 2)}
+    assert list(judge_machines("head:6379", machines, OWN)) == [
+        Finding("ok", "Ray at head:6379: 2 machines, 20 CPUs, 2 GPUs"),
+        Finding("ok", "10.0.0.1 (node ab): 4 CPUs, 0 GPUs; a worker imports polyray, with the same packages"),
+        Finding(
+            "ok", "10.0.0.2 (node cd): 16 CPUs, 2 GPUs; a worker imports polyray, with the same packages"
+        ),
+    ]
+
+
+def test_a_machine_with_other_packages_is_named() -> None:
+    there = {"python": "3.12", "ray": "2.60.0", "torch": "2.12.1"}
+    machines = {"m": machine(4, 0, packages=there)}
+    assert list(judge_machines("head:6379", machines, OWN))[1] == Finding(
+        "FAIL",
+        "m: 4 CPUs, 0 GPUs; python 3.12 (here 3.11), torch 2.12.1 (here 2.13.0), vllm none (here 0.32.0)",
+        SAME_EVERYWHERE,
+    )
+
+
+def test_an_image_without_the_package_is_named() -> None:
+    machines = {"m": machine(4, 0, error="No module named 'polyray'")}
+    finding = list(judge_machines("head:6379", machines, OWN))[1]
+    assert finding.level == "FAIL"
+    assert finding.what == "m: 4 CPUs, 0 GPUs; no worker there imports polyray: No module named 'polyray'"
+    assert finding.fix.endswith(SAME_EVERYWHERE)
+
+
+def test_our_own_packages_are_those_of_the_reporter() -> None:
+    assert doctor_cluster._reporter(doctor_cluster.PACKAGES)() == {"packages": own_packages()}
+    assert own_packages()["ray"] == "2.60.0"
+
+
+@pytest.mark.parametrize(
+    ("seen", "error", "finding"),
+    [
+        (
+            {"error": "nobody answers at x; is the head up?"},
+            "",
+            Finding("FAIL", "nobody answers at x", "is the head up?"),
+        ),
+        (
+            {},
+            "not done after 180 s",
+            Finding("FAIL", "Ray at x:1: not done after 180 s", "`ray status` on its head says how it is"),
+        ),
+    ],
+)
+def test_a_cluster_that_cannot_be_joined(
+    monkeypatch: pytest.MonkeyPatch, seen: dict[str, Any], error: str, finding: Finding
+) -> None:
+    monkeypatch.setattr(doctor_cluster, "look", lambda *arguments: (seen, error))
+    assert list(check_cluster("x:1")) == [finding]
+
+
+def test_a_dashboard_is_asked_who_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.submit_client.Cluster.open", lambda address: None)
+    assert [finding.level for finding in check_cluster("http://head:8265")] == ["ok"]
+
+    def refuse(address: str) -> None:
+        raise ConfigError(f"the cluster at {address} refuses the token; set RAY_AUTH_TOKEN")
+
+    monkeypatch.setattr("jobs.submit_client.Cluster.open", refuse)
+    assert list(check_cluster("http://head:8265")) == [
+        Finding("FAIL", "the cluster at http://head:8265 refuses the token", "set RAY_AUTH_TOKEN")
+    ]

