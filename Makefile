@@ -7,7 +7,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup quickstart reference test test-all check format clean-venv
+.PHONY: help setup quickstart reference test test-all check audit format clean-venv
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -27,11 +27,15 @@ test: setup  ## tests without those marked slow or gpu, in two processes
 test-all: setup  ## tests without those marked gpu
 	@$(PYTHON) -m pytest -n 2 --durations 15 -m "not gpu"
 
-check: setup  ## lint, format, types, layers
+check: setup  ## lint, format, types, layers, dependencies
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m pyright
 	@.venv/bin/lint-imports
+	@$(PYTHON) requirements/audit.py
+
+audit:  ## known vulnerabilities of all pinned packages (needs pip-audit and network)
+	@bash requirements/vulnerabilities.sh
 
 format: setup  ## what `make check` would complain about and ruff can repair
 	@$(PYTHON) -m ruff check --fix .

@@ -1,0 +1,97 @@
+"""The offline audit of dependencies: what it finds, and that what is pinned here passes it."""
+
+from __future__ import annotations
+
+from email.message import Message
+from typing import Any
+
+import pytest
+
+from requirements import audit
+from requirements.audit import (
+    Package,
+    is_allowed,
+    left_out,
+    licence_of,
+    unknown_licences,
+    unmet,
+    wrong_versions,
+)
+
+
+def packages(*given: Package) -> dict[str, Package]:
+    return {package.name: package for package in given}
+
+
+def test_what_is_installed_must_be_what_is_pinned() -> None:
+    pins = audit.pins_in("# made\nA_b==1.0\nc==2.0+cpu\nd==3\n")
+    assert pins == {"a-b": "1.0", "c": "2.0+cpu", "d": "3"}
+    there = packages(Package("a-b", "1.0"), Package("c", "2.0"))
+    assert list(wrong_versions(pins, there)) == [
+        "c 2.0 is installed, cpu.txt pins 2.0+cpu; make setup",
+        "d==3 is not installed; make setup",
+    ]
+
+
+def test_what_packages_ask_for_must_be_there() -> None:
+    asks = Package(
+        "a", "1", ("b>=2", "c", "torchvision", "d; extra == 'more'", "e; python_version < '3'", "F.g<2")
+    )
+    there = packages(asks, Package("b", "1.9"), Package("f-g", "1.5"))
+    never = left_out("torch==2.13.0\n# torchvision\ntorchvision ; sys_platform == 'never'\n")
+    assert never == {"torchvision"}
+    assert list(unmet(there, never)) == [
+        "a asks for b>=2 and 1.9 is there; requirements/compile.sh",
+        "a asks for c and it is not there; requirements/compile.sh",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("licence", "allowed"),
+    [
+        ("MIT", True),
+        ("Apache-2.0 AND MIT", True),
+        ("MIT AND GPL-3.0-only", False),
+        ("GPL-3.0-only OR MIT", True),
+        ("(GPL-2.0-only OR ISC) AND BSD-3-Clause", True),
+        ("Apache-2.0 WITH LLVM-exception", True),
+        ("GPL-3.0-only WITH GCC-exception-3.1", False),
+        ("Other/Proprietary License", False),
+        ("", False),
+    ],
+)
+def test_licences(licence: str, allowed: bool) -> None:
+    assert is_allowed(licence) is allowed
+
+
+def test_a_licence_that_nobody_has_looked_at_is_named() -> None:
+    there = packages(
+        Package("a", "1", licence="MIT"),
+        Package("b", "1"),
+        Package("pycountry", "1", licence="LGPL-2.1-only"),
+    )
+    assert list(unknown_licences(there)) == [
+        "b says of its licence: nothing; read it, then add it to audit.py, or do without"
+    ]
+
+
+def test_where_a_package_says_its_licence() -> None:
+    def said(*fields: tuple[str, str]) -> str:
+        about: Any = Message()
+        for key, value in fields:
+            about[key] = value
+        return licence_of(about)
+
+    classifier = "License :: OSI Approved :: MIT License"
+    assert said(("License-Expression", "ISC"), ("Classifier", classifier), ("License", "x")) == "ISC"
+    assert said(("Classifier", classifier), ("License", "x")) == "MIT License"
+    assert said(("Classifier", classifier), ("Classifier", "License :: OSI Approved :: BSD License")) == (
+        "MIT License AND BSD License"
+    )
+    assert said(("Classifier", "License :: OSI Approved"), ("License", "ISC\nmore")) == "ISC"
+    assert said(("Classifier", "Topic :: Software")) == ""
+
+
+def test_reviewed_packages_are_still_needed() -> None:
+    pins = audit.pins_in(audit.PINS.read_text())
+    assert sorted(set(audit.REVIEWED) - set(pins)) == []
