@@ -5,7 +5,7 @@ Prints one line of JSON. The doctor runs it as a child process, and so do jobs.b
 what an engine takes of a device it gives back when its process ends. Needs torch, transformers, peft and vLLM, not
 Ray.
 
-    python -m jobs.engine_check                    bfloat16 on the GPU where torch sees one, else float32 on CPU; merged
+    python -m jobs.engine_check                  bfloat16 on the GPU where torch sees one, else float32 on CPU
     python -m jobs.engine_check --device cuda --dtype nf4 --delivery adapter
 """
 

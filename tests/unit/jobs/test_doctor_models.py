@@ -131,7 +131,7 @@ ANSWER = (
 def test_what_an_engine_showed_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     finding = engine_child(monkeypatch, f"{ANSWER}'device': 'cpu'}}))")
     assert (finding.level, finding.fix) == ("ok", "")
-    assert finding.what.startswith("tiny generate and delivery on CPU: ")
+    assert finding.what.startswith("tiny generate and delivery on cpu: ")
     assert "proven within 5e-07 nats, sampled log-probs within 2e-06" in finding.what
 
 
