@@ -36,8 +36,8 @@ from polyray.config.model import NF4
 from polyray.config.shapes import QWEN3
 from polyray.errors import EXIT_FAILURE, EXIT_OK, PolyrayError
 
-DIFFERENCE_LIMITS = {"max": 0.25, "mean": 0.02, "probe": 5e-2}
-"""Nats, bfloat16 on both sides with different kernels; the probe's is delivery.tolerance."""
+DIFFERENCE_LIMITS = {"max": 0.25, "mean": 0.02, "probe": 0.25}
+"""Nats, bfloat16 on both sides with different kernels; of the tokens of the probe the largest."""
 SIZES = ("0.6B", "4B")
 CHECKPOINTED = ("4B",)
 """Measured with gradient checkpointing as well."""

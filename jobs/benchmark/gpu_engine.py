@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from jobs.engine_check import payload_of
+from polyray.config.delivery import Tolerance
 from polyray.config.model import NF4, LoraSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.task import HiddenTrapGridSpec
@@ -150,7 +151,7 @@ class _Learner:
 def _deliver(worker: RolloutWorker, payload: AdapterPayload) -> float:
     """The largest difference of log-probs, which is reported here and not judged."""
     ack = worker.deliver(payload).result(TIMEOUT_S)
-    return check_delivery(ack, payload.policy, payload.probe, math.inf).max_difference
+    return check_delivery(ack, payload.policy, payload.probe, Tolerance(math.inf)).max_difference
 
 
 def _publish(worker: RolloutWorker, learner: _Learner, version: int) -> tuple[float, float]:

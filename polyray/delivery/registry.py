@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from polyray.config.delivery import Tolerance
 from polyray.delivery.adapter import AdapterPayload
 from polyray.delivery.proof import DeliveryAck, DeliveryProof, check_delivery
 from polyray.errors import DeliveryError
@@ -11,7 +12,7 @@ from polyray.types import PolicyVersion
 class PolicyRegistry:
     """The published version, and the proofs of every worker that serves it."""
 
-    def __init__(self, tolerance: float) -> None:
+    def __init__(self, tolerance: Tolerance) -> None:
         self._tolerance = tolerance
         self._current: AdapterPayload | None = None
         self._served: dict[str, PolicyVersion] = {}

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from polyray.config.delivery import Tolerance
 from polyray.delivery.adapter import AdapterPayload
 from polyray.delivery.proof import DeliveryAck, check_delivery
 from polyray.errors import PolyrayError
@@ -57,7 +58,7 @@ class LivePolicies:
         self,
         engine: TextEngine,
         reference: Reference,
-        tolerance: float,
+        tolerance: Tolerance,
         max_adapters: int,
         metrics: GenerationMetrics,
     ) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from polyray.config.delivery import DeliverySpec, Tolerance
 from polyray.delivery.adapter import Probe, sha256_of
 from polyray.delivery.probe import probe_logprobs
 from polyray.delivery.proof import DeliveryAck, check_delivery
@@ -16,7 +17,7 @@ from polyray.models.lora import adapter_bytes
 from polyray.types import PolicyVersion
 from tests.unit.tiny_policy import build_policy, move
 
-TOLERANCE = 1e-4
+TOLERANCE = Tolerance(1e-4)
 POLICY = PolicyVersion(1, 5, "a" * 64)
 NOW = np.array([-0.5, -2.0, -0.1], np.float32)
 BEFORE = np.array([-0.5, -2.3, -0.1], np.float32)
@@ -41,15 +42,15 @@ def test_the_first_version_has_no_change() -> None:
 
 def test_refuses_the_version_before_and_says_so() -> None:
     message = (
-        r"worker rollout-1 does not serve policy-a1-v5-aaaaaaaa: .* differ from the learner's by 0\.3, "
-        r"tolerance 0\.0001; it still serves the version before"
+        r"worker rollout-1 does not serve policy-a1-v5-aaaaaaaa: .* differ from the learner's by 0\.3 "
+        r"\(largest\), tolerance 0\.0001; it still serves the version before"
     )
     with pytest.raises(PolicyNotDelivered, match=message):
         check_delivery(_ack(BEFORE), POLICY, PROBE, TOLERANCE)
 
 
 def test_refuses_a_difference_above_the_tolerance_with_its_size() -> None:
-    with pytest.raises(PolicyNotDelivered, match=r"by 0\.00025, tolerance 0\.0001$"):
+    with pytest.raises(PolicyNotDelivered, match=r"by 0\.00025 \(largest\), tolerance 0\.0001$"):
         check_delivery(_ack(NOW - np.array([0, 0, 2.5e-4], np.float32)), POLICY, PROBE, TOLERANCE)
 
 
@@ -87,6 +88,69 @@ def test_a_version_that_hardly_changed_is_healthy(change: float) -> None:
     assert proof.change == pytest.approx(change, abs=1e-6)
 
 
+def _in_16_bits(count: int, change: float, seed: int) -> tuple[Probe, np.ndarray, np.ndarray]:
+    """(probe, sound answer, answer of the version before), with noise as bfloat16 has it: differences of .014 in the
+    mean, but of one token in fifty several tenths."""
+    draw = np.random.default_rng(seed)
+
+    def noisy(logprobs: np.ndarray) -> np.ndarray:
+        scale = np.where(draw.random(count) < 0.02, 0.2, 0.008)
+        return (logprobs + scale * draw.standard_normal(count)).astype(np.float32)
+
+    before = -draw.exponential(2.0, count)
+    now = before + change * draw.standard_normal(count)
+    probe = Probe(((1, 2),), noisy(now), noisy(before))
+    return probe, noisy(now), noisy(before)
+
+
+@pytest.mark.parametrize("change", [0.0, 0.003, 0.03, 0.3])
+def test_noise_of_16_bits_refuses_no_sound_delivery(change: float) -> None:
+    tolerance = DeliverySpec().tolerance_for("bfloat16")
+    worst = 0.0
+    for seed in range(400):
+        probe, sound, _ = _in_16_bits(92, change, seed)
+        worst = max(worst, check_delivery(_ack(sound), POLICY, probe, tolerance).max_difference)
+    assert worst > 10 * tolerance.nats  # a single token is off by more than any mean may be
+
+
+@pytest.mark.parametrize(("change", "refused"), [(0.3, 400), (0.06, 390), (0.0, 0)])
+def test_the_version_before_is_found_out_below_the_noise_of_single_tokens(
+    change: float, refused: int
+) -> None:
+    tolerance = DeliverySpec().tolerance_for("nf4")
+    found = 0
+    for seed in range(400):
+        probe, _, stale = _in_16_bits(92, change, seed)
+        try:
+            check_delivery(_ack(stale), POLICY, probe, tolerance)
+        except PolicyNotDelivered as error:
+            found += 1
+            assert "it still serves the version before" in str(error)
+    assert found >= refused and (refused > 0 or found == 0)
+
+
+def test_a_mean_above_the_tolerance_is_refused_in_16_bits() -> None:
+    with pytest.raises(PolicyNotDelivered, match=r"by 0\.06 \(mean\), tolerance 0\.05$"):
+        check_delivery(_ack(NOW + np.float32(0.06)), POLICY, PROBE, DeliverySpec().tolerance_for("bfloat16"))
+
+
+def test_in_float32_a_step_far_below_the_tolerance_tells_versions_apart() -> None:
+    draw = np.random.default_rng(0)
+    before = -draw.exponential(2.0, 60).astype(np.float32)
+    probe = Probe(((1, 2),), before + np.float32(2e-5), before)
+    assert check_delivery(_ack(probe.logprobs), POLICY, probe, TOLERANCE).change == pytest.approx(
+        2e-5, rel=0.2
+    )
+    with pytest.raises(PolicyNotDelivered, match="it still serves the version before"):
+        check_delivery(_ack(before), POLICY, probe, TOLERANCE)
+
+
+def test_a_tolerance_of_the_configuration_is_judged_as_the_dtype_wants() -> None:
+    spec = DeliverySpec(tolerance=0.3)
+    assert spec.tolerance_for("float32") == Tolerance(0.3, "largest")
+    assert spec.tolerance_for("bfloat16") == spec.tolerance_for("nf4") == Tolerance(0.3, "mean")
+
+
 def test_a_worker_that_lies_about_its_version_is_found_out() -> None:
     model = build_policy(reference=False)
     before = probe_logprobs(model, SEQUENCES)
@@ -97,7 +161,7 @@ def test_a_worker_that_lies_about_its_version_is_found_out() -> None:
     honest = DeliveryAck("honest", sha256_of(tensors), probe_logprobs(model, SEQUENCES), 0.0, 0.0)
     change = check_delivery(honest, policy, probe, TOLERANCE).change
     assert change is not None
-    assert change > 10 * TOLERANCE
+    assert change > 10 * TOLERANCE.nats
     liar = DeliveryAck("liar", sha256_of(tensors), before, 0.0, 0.0)
     with pytest.raises(PolicyNotDelivered, match=r"worker liar does not serve .* serves the version before"):
         check_delivery(liar, policy, probe, TOLERANCE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from polyray.config.delivery import Tolerance
 from polyray.delivery.adapter import AdapterPayload, Probe
 from polyray.delivery.proof import DeliveryAck
 from polyray.delivery.registry import PolicyRegistry
@@ -24,7 +25,7 @@ def _ack(worker: str, logprob: float = -1.0) -> DeliveryAck:
 
 
 def test_versions_count_up_by_one_within_an_attempt() -> None:
-    registry = PolicyRegistry(1e-4)
+    registry = PolicyRegistry(Tolerance(1e-4))
     assert registry.current is None
     registry.publish(_payload(3))
     registry.publish(_payload(4))
@@ -36,7 +37,7 @@ def test_versions_count_up_by_one_within_an_attempt() -> None:
 
 
 def test_a_new_attempt_may_go_back_but_an_old_one_may_not_return() -> None:
-    registry = PolicyRegistry(1e-4)
+    registry = PolicyRegistry(Tolerance(1e-4))
     registry.publish(_payload(7))
     registry.publish(_payload(2, attempt=2))
     with pytest.raises(DeliveryError, match="belongs to an attempt that ended"):
@@ -45,7 +46,7 @@ def test_a_new_attempt_may_go_back_but_an_old_one_may_not_return() -> None:
 
 
 def test_only_a_proven_worker_serves() -> None:
-    registry = PolicyRegistry(1e-4)
+    registry = PolicyRegistry(Tolerance(1e-4))
     registry.publish(_payload(0))
     registry.prove(_ack("rollout-0"), _payload(0))
     with pytest.raises(PolicyNotDelivered, match="worker rollout-1"):
@@ -55,7 +56,7 @@ def test_only_a_proven_worker_serves() -> None:
 
 
 def test_a_failed_delivery_leaves_the_proof_of_the_version_before() -> None:
-    registry = PolicyRegistry(1e-4)
+    registry = PolicyRegistry(Tolerance(1e-4))
     registry.prove(_ack("rollout-0"), _payload(0))
     with pytest.raises(PolicyNotDelivered):
         registry.prove(_ack("rollout-0", logprob=-1.01), _payload(1))
@@ -65,7 +66,7 @@ def test_a_failed_delivery_leaves_the_proof_of_the_version_before() -> None:
 
 
 def test_a_worker_that_is_gone_serves_nothing() -> None:
-    registry = PolicyRegistry(1e-4)
+    registry = PolicyRegistry(Tolerance(1e-4))
     registry.prove(_ack("rollout-0"), _payload(0))
     registry.forget("rollout-0")
     registry.forget("rollout-9")

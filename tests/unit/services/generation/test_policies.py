@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from polyray.config.delivery import Tolerance
 from polyray.config.generation import AdapterSpec, GenerationServeConfig
 from polyray.delivery.adapter import AdapterPayload, Probe
 from polyray.errors import ConfigError, DeliveryError, PolicyNotDelivered
@@ -61,7 +62,7 @@ class Wanted:
 
 
 async def policies_of(engine: ScriptedTextEngine, max_adapters: int = 2) -> LivePolicies:
-    policies = LivePolicies(engine, reference, 1e-4, max_adapters, GenerationMetrics())
+    policies = LivePolicies(engine, reference, Tolerance(1e-4), max_adapters, GenerationMetrics())
     await policies.start()
     return policies
 
