@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from polyray.config.derived import required_cpus
+from polyray.config.bundles import CPU, GPU, Part, engines, fleet_parts, learner_ranks, total, training_parts
 from polyray.config.judge import JudgeConfig, JudgeSpec
 from polyray.config.learner import LearnerSpec
 from polyray.config.reward import JudgeRewardSpec, RewardSpec
@@ -33,25 +33,26 @@ DRIVER = Held(cpus=1.0)
 
 def held_by_learner(learner: LearnerSpec) -> Held:
     """Its ranks."""
-    gpus = learner.num_workers if learner.use_gpu else 0
-    return Held(learner.num_workers * learner.cpus_per_worker, gpus)
+    return _held([learner_ranks(learner)])
 
 
 def held_by_engines(rollout: RolloutSpec) -> Held:
     """The rollout workers."""
-    return Held(rollout.num_workers * rollout.cpus_per_worker, rollout.num_workers * rollout.gpus_per_worker)
+    return _held([engines(rollout)])
 
 
 def held_by_training(config: TrainConfig) -> Held:
     """Engines, learner ranks, reward replicas."""
-    gpus = held_by_engines(config.rollout).gpus + held_by_learner(config.learner).gpus
-    return Held(required_cpus(config), gpus)
+    return _held(training_parts(config))
 
 
 def held_by_fleet(config: TrainConfig) -> Held:
     """What a training run holds but its learner: engines and reward replicas, which several runs may share."""
-    learner = held_by_learner(config.learner)
-    return Held(required_cpus(config) - learner.cpus, held_by_engines(config.rollout).gpus)
+    return _held(fleet_parts(config))
+
+
+def _held(parts: Sequence[Part]) -> Held:
+    return Held(total(parts, CPU), total(parts, GPU))
 
 
 def account(

@@ -81,6 +81,18 @@ def test_what_a_training_run_holds(tmp_path: Path) -> None:
     assert held_by_fleet(config).share(4) == Held(0.5, 0.75)
 
 
+def test_a_run_holds_its_shares_of_gpus(tmp_path: Path) -> None:
+    config = training(
+        tmp_path,
+        rollout={"gpus_per_worker": 0.5},
+        learner={"use_gpu": True, "gpus_per_worker": 0.5},
+        reward={"type": "verifier", "service": {"num_replicas": 2, "num_cpus": 0.25, "num_gpus": 0.25}},
+    )
+    assert held_by_learner(config.learner) == Held(1.0, 0.5)
+    assert held_by_training(config) == Held(1.0 + 1.0 + 0.5, 1.5)
+    assert held_by_fleet(config) == Held(1.0 + 0.5, 1.0)
+
+
 def held_of(meter: CostMeter) -> Held:
     return meter._held
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jobs import sweep_run
 from jobs.sweep import main
 from jobs.sweep_plan import plan_trials, settings
 from polyray.config.loader import build_config
@@ -162,3 +163,15 @@ def test_check_shows_the_trials_without_starting_anything(capsys: pytest.Capture
     assert main([str(ROOT / "configs/sweep/lambda_seed.yaml"), "--check"]) == 0
     shown = capsys.readouterr().out
     assert '"trials": 12' in shown and '"settings": 4' in shown and '"at_once": 3' in shown
+
+
+@pytest.mark.parametrize(("mode", "fleets"), [("shared", 1), ("per_trial", 2)])
+def test_what_trials_at_the_same_time_place(monkeypatch: pytest.MonkeyPatch, mode: str, fleets: int) -> None:
+    config = sweep(fleet={"mode": mode}, seeds=[1, 2], max_concurrent_trials=2)
+    placed: list[Any] = []
+    monkeypatch.setattr(sweep_run, "check_placement", lambda parts, lower: placed.extend(parts))
+    plans = plan_trials(config)
+    sweep_run.check_resources(config, plans)
+    workers = plans[0].config.rollout.num_workers
+    counts = {part.what: part.count for part in placed}
+    assert counts == {"engine": fleets * workers, "reward replica": fleets, "learner rank": 2, "trial": 2}
