@@ -42,6 +42,7 @@ WITHOUT_CLUSTER = frozenset(
         "test_checkpoint_faults.py",
         "test_generation_page.py",
         "test_quantised_engine.py",
+        "test_ray_session.py",
         "test_report_page.py",
         "test_submit.py",
     }

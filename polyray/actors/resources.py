@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,21 +60,47 @@ def ray_session(spec: RaySpec, root: Path, environment: Mapping[str, str] | None
         context = join(address, namespace=NAMESPACE, runtime_env=runtime_env, log_to_driver=False)
     else:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
-        context = ray.init(
-            address="local",  # else it would join whatever cluster was started on this machine last
-            num_cpus=spec.num_cpus,
-            object_store_memory=spec.object_store_mib * 2**20,
-            include_dashboard=spec.dashboard,
-            dashboard_host="127.0.0.1",
-            namespace=NAMESPACE,
-            runtime_env=runtime_env,
-            log_to_driver=False,
-            configure_logging=False,
-        )
+        port = _free_port()
+        # Ray Train's actors ask the state API, which without this is that of the cluster that `ray start` brought up
+        # on this machine last, even if it is long gone: each question then waits for half a minute.
+        runtime_env["env_vars"]["RAY_ADDRESS"] = f"{ray.util.get_node_ip_address()}:{port}"
+        with _environment(RAY_GCS_SERVER_PORT=str(port)):
+            context = ray.init(
+                address="local",  # else it would join whatever cluster was started on this machine last
+                num_cpus=spec.num_cpus,
+                object_store_memory=spec.object_store_mib * 2**20,
+                include_dashboard=spec.dashboard,
+                dashboard_host="127.0.0.1",
+                namespace=NAMESPACE,
+                runtime_env=runtime_env,
+                log_to_driver=False,
+                configure_logging=False,
+            )
     try:
         yield f"http://{context.dashboard_url}" if context.dashboard_url else "off (ray.dashboard=false)"
     finally:
         ray.shutdown()
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("", 0))
+        return listening.getsockname()[1]
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """With these variables, for what is started within."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def check_placement(parts: Sequence[Part], lower: str) -> None:

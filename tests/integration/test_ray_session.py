@@ -1,0 +1,57 @@
+"""A Ray of our own beside the traces of others."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY_ROOT
+
+GONE = "127.0.0.1:1"
+PROGRAM = """
+import json, os, sys, time
+import ray
+from pathlib import Path
+from polyray.actors.resources import ray_session
+from polyray.config.run import RaySpec
+
+class Asking:
+    def alive(self):
+        from ray.util.state import get_actor
+        started = time.monotonic()
+        state = get_actor(ray.get_runtime_context().get_actor_id(), timeout=10)
+        return state.state, time.monotonic() - started
+
+with ray_session(RaySpec(num_cpus=2, object_store_mib=80), Path.cwd()):
+    state, seconds = ray.get(ray.remote(Asking).remote().alive.remote())
+print(json.dumps({"state": state, "seconds": seconds, "left": os.environ.get("RAY_GCS_SERVER_PORT")}))
+"""
+
+
+@pytest.mark.slow  # a Ray with its dashboard starts
+def test_the_state_api_of_a_local_ray_is_its_own_whatever_ran_here_before() -> None:
+    """Ray Train asks it while it runs and when it ends."""
+    with tempfile.TemporaryDirectory(prefix="pr-") as directory:  # its sockets have short names
+        traces = Path(directory) / "ray"
+        traces.mkdir()
+        (traces / "ray_current_cluster").write_text(GONE)
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM],
+            cwd=REPOSITORY_ROOT,
+            env={**environment, "RAY_TMPDIR": directory, "PYTHONPATH": str(REPOSITORY_ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=150,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        seen = json.loads(done.stdout.splitlines()[-1])
+        assert seen["state"] == "ALIVE" and seen["seconds"] < 10
+        assert seen["left"] is None
