@@ -27,11 +27,12 @@ import ray
 import ray.exceptions
 
 from polyray.actors.batch_lease import BatchLease, lease_of
+from polyray.actors.outcome import Outcome
 from polyray.actors.rollout_actor import RolloutReply, Scoring
 from polyray.actors.rollout_pool import PoolWorker, RolloutPool
 from polyray.actors.run_metrics import RunLoad, RunMetrics
 from polyray.actors.scoring_watch import ScoringWatch
-from polyray.actors.serving_fleet import Outcome, ServingFleet
+from polyray.actors.serving_fleet import ServingFleet
 from polyray.actors.validation_rounds import ValidationRounds
 from polyray.config.dynamics import COLLAPSED, collapse_text
 from polyray.config.mismatch import mismatch_text

@@ -18,8 +18,8 @@ import ray.exceptions
 import ray.train
 
 from polyray.actors.coordinator import DRAIN, NOT_READY, STOP, BatchLease
+from polyray.actors.outcome import unwrapped
 from polyray.actors.resources import NAMESPACE
-from polyray.actors.serving_fleet import unwrapped
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
 from polyray.learner.verdict import Verdict

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from polyray.actors.outcome import Outcome
 from polyray.actors.rollout_actor import RolloutReply
-from polyray.actors.serving_fleet import Outcome
 from polyray.config.run import TrainConfig
 from polyray.errors import RewardError
 

@@ -16,15 +16,14 @@ have groups are asked to load at a time: where a load needs an idle engine, the 
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 import ray.exceptions
 
+from polyray.actors.delivery_report import DeliveryReport
+from polyray.actors.outcome import Outcome, unwrapped
 from polyray.actors.rollout_pool import PoolWorker, RolloutPool
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig
@@ -35,48 +34,11 @@ from polyray.rollout.dispatch import Dispatcher
 from polyray.rollout.loading_turns import LoadingTurns
 from polyray.types import PolicyVersion
 
-logger = logging.getLogger(__name__)
-
 WINDOW_FACTOR = 2
 """Groups in flight per worker, in engine batches: the next ones are at hand when a sequence finishes."""
 
-MAX_INCIDENTS = 10_000
-
 MAX_FAILED_JOINS = 20
 """Workers above those that a run needs, which ended before they served; a node that goes ends some that start."""
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What happened to a run, what ended it for good, and the event that wakes whoever waits for anything of it.
-
-    Example:
-        outcome = Outcome(); outcome.fail(RolloutError("...")); outcome.failure  # the first one
-    """
-
-    failure: PolyrayError | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    incidents: list[dict[str, str]] = field(default_factory=list)
-    """What went wrong so far, in words, whether the run went on or not; the driver writes them to incidents.jsonl."""
-
-    def fail(self, error: PolyrayError) -> None:
-        """The first failure counts."""
-        if self.failure is None:
-            self.failure = error
-            self.incident("failure", str(error))
-        self.changed.set()
-
-    async def woken(self) -> None:
-        """Waits until something changes: a group, a delivery, the end."""
-        self.changed.clear()
-        await self.changed.wait()
-
-    def incident(self, kind: str, message: str) -> None:
-        """Remembers what happened; `kind` is a word to filter by."""
-        if len(self.incidents) < MAX_INCIDENTS:
-            self.incidents.append({"kind": kind, "message": message})
-            # Words that a reward may have put together from a prompt stay in the run's own directory.
-            logger.warning("incident: %s; incidents.jsonl says more", kind)
 
 
 class ServingFleet:
@@ -117,7 +79,7 @@ class ServingFleet:
         self.attempt = 0
         self.delivery_failures = 0
         """Deliveries that a worker did not take or prove, since the start."""
-        self._report = _DeliveryReport()
+        self._report = DeliveryReport()
         self.dispatcher = Dispatcher(groups_per_worker(rollout))
 
     @property
@@ -340,54 +302,8 @@ class ServingFleet:
         self._notify(did_all)  # the lost one may have been the last to wait for
 
 
-@dataclass(slots=True)
-class _DeliveryReport:
-    """Timings of deliveries between two receipts.
-
-    Example:
-        _DeliveryReport(started=12.5, seconds=0.04, difference=8e-7)
-    """
-
-    started: float = 0.0
-    seconds: float = 0.0
-    """Of the newest version that all workers serve: published to last proof."""
-    difference: float = 0.0
-    idle: dict[str, float] = field(default_factory=dict)
-    """By worker: share of the time between its last two deliveries in which its engine did not step."""
-    busy: dict[str, tuple[float, float]] = field(default_factory=dict)
-
-    def begin(self) -> None:
-        self.started = time.perf_counter()
-
-    def end(self) -> None:
-        self.seconds = time.perf_counter() - self.started
-
-    def add(self, worker: str, difference: float, busy_s: float) -> None:
-        now = time.perf_counter()
-        self.difference = max(self.difference, difference)
-        before_busy, before = self.busy.get(worker, (busy_s, now))
-        self.busy[worker] = busy_s, now
-        if now > before:
-            self.idle[worker] = min(1.0, max(0.0, 1 - (busy_s - before_busy) / (now - before)))
-
-    def take(self) -> dict[str, float]:
-        taken = {
-            "deliver_s": self.seconds,
-            "delivery_difference_max": self.difference,
-            "idle_generate": sum(self.idle.values()) / len(self.idle) if self.idle else 0.0,
-        }
-        self.seconds, self.difference = 0.0, 0.0
-        return taken
-
-
 def groups_per_worker(rollout: RolloutSpec) -> int:
     """How many groups a worker may have: what keeps its engine full, but no more than its share of all that may be
     under way, else the first to serve a version would take everything that this version may start."""
     share = -(-(rollout.max_staleness + 1) * rollout.prompts_per_step // rollout.num_workers)
     return max(1, min(WINDOW_FACTOR * rollout.max_sequences // rollout.group_size, share))
-
-
-def unwrapped(error: BaseException) -> BaseException:
-    """The error a remote method raised, out of Ray's wrapping."""
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, PolyrayError) else error

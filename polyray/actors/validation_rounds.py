@@ -13,8 +13,9 @@ from dataclasses import replace
 
 import ray.exceptions
 
+from polyray.actors.outcome import Outcome
 from polyray.actors.rollout_actor import Scoring
-from polyray.actors.serving_fleet import Outcome, ServingFleet
+from polyray.actors.serving_fleet import ServingFleet
 from polyray.config.run import TrainConfig
 from polyray.rollout.validation import Validation
 from polyray.tasks.base import Task

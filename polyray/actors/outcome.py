@@ -1,0 +1,53 @@
+"""What happened to a run and what ended it, for everything that lives in its coordinator's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+from polyray.errors import PolyrayError
+
+logger = logging.getLogger(__name__)
+
+MAX_INCIDENTS = 10_000
+"""Of one run; a run that fails over and over is not to fill memory."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What happened to a run, what ended it for good, and the event that wakes whoever waits for anything of it.
+
+    Example:
+        outcome = Outcome(); outcome.fail(RolloutError("...")); outcome.failure  # the first one
+    """
+
+    failure: PolyrayError | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    incidents: list[dict[str, str]] = field(default_factory=list)
+    """What went wrong so far, in words, whether the run went on or not; the driver writes them to incidents.jsonl."""
+
+    def fail(self, error: PolyrayError) -> None:
+        """The first failure counts."""
+        if self.failure is None:
+            self.failure = error
+            self.incident("failure", str(error))
+        self.changed.set()
+
+    async def woken(self) -> None:
+        """Waits until something changes: a group, a delivery, the end."""
+        self.changed.clear()
+        await self.changed.wait()
+
+    def incident(self, kind: str, message: str) -> None:
+        """Remembers what happened; `kind` is a word to filter by."""
+        if len(self.incidents) < MAX_INCIDENTS:
+            self.incidents.append({"kind": kind, "message": message})
+            # Words that a reward may have put together from a prompt stay in the run's own directory.
+            logger.warning("incident: %s; incidents.jsonl says more", kind)
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """The error a remote method raised, out of Ray's wrapping."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, PolyrayError) else error
