@@ -197,9 +197,20 @@ def engine_settings(
     model: ModelSpec, rollout: RolloutSpec, mode: Mode, lora_rank: int | None = None
 ) -> EngineSettings:
     """What an engine on this base is built from; `lora_rank` where adapters above `model.lora.rank` come."""
-    dtype = resolve_dtype(model, use_gpu=rollout.gpus_per_worker > 0)
+    model_dir = training_base(model)[0].resolve()
     rank = (lora_rank or model.lora.rank) if mode == "adapter" else None
-    return EngineSettings(str(training_base(model)[0].resolve()), dtype, rollout, rank)
+    return EngineSettings(
+        str(model_dir), _held_as(model, model_dir, rollout.gpus_per_worker > 0), rollout, rank
+    )
+
+
+def _held_as(model: ModelSpec, model_dir: Path, use_gpu: bool) -> str:
+    """The base's dtype. ConfigError, before a worker starts, where it cannot be held so."""
+    if model.quantization != "none":
+        from polyray.models.loading import check_can_quantise
+
+        check_can_quantise(model_dir)
+    return resolve_dtype(model, use_gpu)
 
 
 def training_base(model: ModelSpec) -> tuple[Path, Path | None]:
@@ -232,7 +243,7 @@ def worker_arguments(config: SftConfig | TrainConfig, directory: RunDirectory) -
         "config": config.model_copy(update={"model": model}).model_dump(mode="json"),
         "model_dir": str(model_dir.resolve()),
         "run_dir": str(directory.paths.root.resolve()),
-        "dtype": resolve_dtype(config.model, config.learner.use_gpu),
+        "dtype": _held_as(config.model, model_dir, config.learner.use_gpu),
     }
 
 

@@ -51,7 +51,7 @@ def _in_4_bits(model_dir: Path, device: torch.device | str) -> PreTrainedModel:
     Quantised on `device` from the numbers as they are stored: the engine does so too, and rounding a float32 base to
     bfloat16 first would give other 4-bit values.
     """
-    _check_can_quantise(model_dir)
+    check_can_quantise(model_dir)
     from transformers import BitsAndBytesConfig
 
     settings = BitsAndBytesConfig(
@@ -87,7 +87,8 @@ def _with_index(device: torch.device) -> str:
     return device.type if index is None else f"{device.type}:{index}"
 
 
-def _check_can_quantise(model_dir: Path) -> None:
+def check_can_quantise(model_dir: Path) -> None:
+    """Raises ConfigError where a base cannot be held in 4 bits here: no bitsandbytes, or quantised already."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
             "model.quantization=nf4 needs bitsandbytes, which is not installed; pip install -r requirements/gpu.txt, "

@@ -155,6 +155,10 @@ def test_a_run_is_sent_followed_and_leaves_no_secret_behind(head: Head, sft: Pat
     assert PLANTED not in everything and TOKEN not in everything
     listed = head.submit("--list")
     assert listed.returncode == 0 and submission_id in listed.stdout
+    (trained,) = json.loads(head.get("/api/train/v2/runs/v1", TOKEN))["train_runs"]
+    assert (
+        trained["name"].startswith("submitted-") and trained["status"] == "FINISHED"
+    )  # the dashboard's Train page
     assert head.submit("--status", submission_id).stdout.split()[1] == "SUCCEEDED"
 
 

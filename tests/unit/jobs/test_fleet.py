@@ -6,15 +6,20 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
-from jobs.fleet import open_reward
+from jobs.fleet import engine_settings, open_reward, training_base
 from polyray.config.derived import required_cpus
 from polyray.config.loader import build_config
+from polyray.config.model import ModelSpec
+from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig
-from polyray.errors import RewardError
+from polyray.errors import ConfigError, RewardError
+from polyray.models import loading
 from polyray.rewards import RewardPlan, plan_reward
+from tests.unit.tiny_policy import save_base
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -64,3 +69,14 @@ def test_no_cpus_are_kept_for_replicas_that_do_not_run(url: str) -> None:
     run = config(url)
     own = run.model_copy(update={"reward": TrainConfig(name="x").reward})
     assert required_cpus(own) - required_cpus(run) == 1
+
+
+def test_a_base_that_cannot_be_held_in_4_bits_ends_a_job_before_a_worker_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_dir = save_base(tmp_path)
+    model = ModelSpec(path=str(model_dir), quantization="nf4")
+    assert training_base(model) == (model_dir, None)  # an export reads the base as it is stored
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="needs bitsandbytes, which is not installed"):
+        engine_settings(model, RolloutSpec(), "adapter")
