@@ -29,6 +29,10 @@ LEAST_SECRET = 8
 """Shorter values of such variables are no secrets (RAY_AUTH_MODE=token has one, too)."""
 ENDED = ("SUCCEEDED", "STOPPED", "FAILED")
 RETRY_S = 2.0
+AGENT_WAIT_S = 90.0
+"""A head that just started takes jobs once its agent runs, later than its dashboard answers."""
+NO_AGENT = "No available agent"
+"""What Ray says until then."""
 STOP_WAIT_S = 300
 """How long a job that is stopped may take to write its checkpoint, before Ray kills it (its default is 3 s)."""
 
@@ -162,17 +166,27 @@ class Cluster:
         return cls(client, address)
 
     def submit(self, submission: Submission) -> str:
-        """Uploads and starts it; its id."""
-        memory = submission.memory_gb
+        """Uploads and starts it; its id. A head that does not take jobs yet is waited for."""
+        deadline = time.monotonic() + AGENT_WAIT_S
         with _named(self.address):
-            return self._client.submit_job(
-                entrypoint=submission.entrypoint,
-                submission_id=submission.submission_id,
-                runtime_env=submission.runtime_env,
-                metadata=submission.metadata,
-                entrypoint_num_cpus=submission.cpus,
-                entrypoint_memory=None if memory is None else int(memory * 2**30),
-            )
+            while True:
+                try:
+                    return self._submit(submission)
+                except RuntimeError as error:
+                    if NO_AGENT not in str(error) or time.monotonic() >= deadline:
+                        raise
+                time.sleep(RETRY_S)
+
+    def _submit(self, submission: Submission) -> str:
+        memory = submission.memory_gb
+        return self._client.submit_job(
+            entrypoint=submission.entrypoint,
+            submission_id=submission.submission_id,
+            runtime_env=submission.runtime_env,
+            metadata=submission.metadata,
+            entrypoint_num_cpus=submission.cpus,
+            entrypoint_memory=None if memory is None else int(memory * 2**30),
+        )
 
     def again(self, submission_id: str) -> Submission:
         """The same job once more. Raises ConfigError for one that still runs, or is not ours."""

@@ -14,6 +14,7 @@ import pytest
 import ray
 import ray.job_submission
 
+from jobs import submit_client
 from jobs.submit import main
 from jobs.submit_client import ARGUMENTS_KEY, EXCLUDED, JOB_KEY, VARIABLES_KEY, Cluster, Submission
 from polyray.errors import ConfigError, ResourceError
@@ -198,3 +199,38 @@ def test_no_module_is_left_out_and_nothing_of_this_machine_is_sent() -> None:
     parts = {part for path in ROOT.glob("polyray/**/*") for part in path.relative_to(ROOT).parts}
     assert "data" in parts  # the package, not the data
     assert [part for part in parts for pattern in anywhere if fnmatch(part, pattern)] in ([], ["__pycache__"])
+
+
+class Starting:
+    """A head that takes jobs at the third time of asking, or never."""
+
+    def __init__(self, refusals: int, message: str) -> None:
+        self.asked, self._refusals, self._message = 0, refusals, message
+
+    def submit_job(self, *, submission_id: str, **_: Any) -> str:
+        self.asked += 1
+        if self.asked <= self._refusals:
+            raise RuntimeError(self._message)
+        return submission_id
+
+
+NO_AGENT = "Request failed with status code 500: No available agent to submit job, please try again later.."
+
+
+def test_a_head_that_takes_no_jobs_yet_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit_client, "RETRY_S", 0.01)
+    head = Starting(2, NO_AGENT)
+    sent = Submission.of("train", "first", ["x.yaml"], {}, 1.0, None)
+    assert Cluster(head, "http://head:8265").submit(sent) == sent.submission_id and head.asked == 3
+
+
+@pytest.mark.parametrize(("refusals", "message", "asked"), [(9, "disk full", 1), (10**6, NO_AGENT, 2)])
+def test_another_error_or_one_that_stays_is_told(
+    monkeypatch: pytest.MonkeyPatch, refusals: int, message: str, asked: int
+) -> None:
+    monkeypatch.setattr(submit_client, "RETRY_S", 0.05)
+    monkeypatch.setattr(submit_client, "AGENT_WAIT_S", 0.04)
+    head = Starting(refusals, message)
+    with pytest.raises(ResourceError, match=f"answers with an error: .*{message[-12:]}"):
+        Cluster(head, "http://head:8265").submit(Submission.of("train", "a", [], {}, 1.0, None))
+    assert head.asked == asked
