@@ -62,7 +62,7 @@ class ServingFleet:
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_progress: set[str] = set()
         self._by_name = {worker.name: worker for worker in pool.workers}
-        self._needed = min(rollout.num_workers, len(pool.workers))
+        self._needed = len(pool.workers)
         self._has_grown = False
         self._failed_joins = 0
         self._given_up: set[str] = set()

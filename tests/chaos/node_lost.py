@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 os.environ |= {"RAY_AUTH_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
 
 import ray
+import ray.exceptions
 from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
 
@@ -59,14 +61,28 @@ def main(values: dict[str, Any]) -> dict[str, Any]:
             "lost_node": infos[0]["node_id"],
             "on_that_node": sum(info["node_id"] == infos[0]["node_id"] for info in infos),
         }
-        workers: Any = ray.get(run.coordinator.workers.remote())
-        now: Any = ray.get([worker.handle.ready.remote() for worker in workers], timeout=100)
-        result["nodes_of_workers"] = [info["node_id"] for info in now]
+        result["nodes_of_workers"] = nodes_of_workers(run)
         ray.kill(run.coordinator)
     result["placement_groups"] = len(placement_group_table())
     ray.shutdown()
     cluster.shutdown()
     return result
+
+
+def nodes_of_workers(run: SimulatedRun) -> list[str]:
+    """Once all of them are ready. Ray may have placed a replacement on the node before it knew that this is gone:
+    then another one follows."""
+    deadline = time.monotonic() + 100
+    while True:
+        workers: Any = ray.get(run.coordinator.workers.remote())
+        try:
+            ready: Any = ray.get([worker.handle.ready.remote() for worker in workers], timeout=100)
+        except ray.exceptions.RayActorError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            return [info["node_id"] for info in ready]
 
 
 def refusal(part: Part) -> str:

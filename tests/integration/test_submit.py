@@ -72,6 +72,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     process = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}",
          "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=8",
+         f"--dashboard-agent-listen-port={free_port()}",  # where another Ray has the usual one
          "--object-store-memory=200000000", "--disable-usage-stats"],
         env={**environment, "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}"},
         stdout=log,
