@@ -266,8 +266,9 @@ class ServingFleet:
         needed = len(self._established - {worker.name}) < self._needed
         waits_for_room = not has_joined and isinstance(error, TimeoutError)
         self._replacements += needed
-        self._failed_joins += not (needed or has_joined or waits_for_room)
-        if self._failed_joins > MAX_FAILED_JOINS:
+        failed_to_join = not (needed or has_joined or waits_for_room)
+        self._failed_joins += failed_to_join
+        if failed_to_join and self._failed_joins > MAX_FAILED_JOINS:
             if worker.name not in self._given_up:
                 self._given_up.add(worker.name)
                 self._outcome.incident(

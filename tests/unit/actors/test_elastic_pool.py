@@ -125,6 +125,30 @@ async def test_workers_that_never_serve_are_given_up_and_the_run_goes_on(
     assert await coordinator.failure() is None and len(pool.made) == 6
 
 
+async def test_a_worker_that_the_run_needs_is_replaced_after_others_were_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("polyray.actors.serving_fleet.MAX_FAILED_JOINS", 0)
+    pool = FakePool()
+
+    def broken(worker: FakeWorker) -> None:
+        worker.refuses = DIED if len(pool.made) == 2 else None
+
+    pool.broken = broken
+    coordinator = make_coordinator(pool, elastic(max_worker_replacements=1))
+    await coordinator.begin_attempt(None)
+    await coordinator.publish(make_payload(0))
+    await until(lambda: coordinator._outcome.incidents[-1:] != [])
+    assert await kinds(coordinator) == ["worker_given_up"]
+    pool.made[0].fails = DIED
+    assert sorted(ids_of(await batch_of(coordinator, 0))) == [0, 1, 2]
+    assert await asyncio.wait_for(coordinator.publish(make_payload(1)), 2) is not None
+    assert sorted(ids_of(await batch_of(coordinator, 1))) == [3, 4, 5]
+    assert await asyncio.wait_for(coordinator.publish(make_payload(2)), 2) is not None
+    assert await kinds(coordinator) == ["worker_given_up", "worker_replaced"]
+    assert pool.made[3].delivered[-1] == 2
+
+
 async def test_a_worker_that_the_run_needs_is_waited_for_and_counted() -> None:
     pool = FakePool()
     coordinator = make_coordinator(pool, make_config(rollout={"max_worker_replacements": 0}))
