@@ -16,7 +16,6 @@ from jobs.sweep_plan import plan_trials
 from polyray.config.base import as_json
 from polyray.config.loader import load_config
 from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
-from polyray.config.run_base import RunBase
 from polyray.config.supervised_term import PolychromicSftSpec
 from polyray.config.sweep import SweepConfig
 from polyray.observability.run_directory import config_difference
@@ -65,7 +64,7 @@ def test_check_needs_no_network_and_no_model_and_names_gpus(
 def test_every_run_trains_the_researchs_adapter(name: str) -> None:
     config = _sft(Path(name).stem) if name.startswith("sft/") else _train(Path(name).stem)
     lora = config.model.lora
-    assert (config.model.path, config.seed) == ("Qwen/Qwen3-8B", 42)
+    assert (config.model.path, config.model.quantization, config.seed) == ("Qwen/Qwen3-8B", "nf4", 42)
     assert (lora.rank, lora.alpha, len(lora.target_modules)) == (16, 16, 7)
     samples = isinstance(config, TrainConfig) or isinstance(config.objective, PolychromicSftSpec)
     assert lora.dropout == (0 if samples else 0.1)
@@ -117,8 +116,9 @@ def test_grpo_starts_from_a_run_that_is_here(start: str) -> None:
 
 def test_the_evaluation_compares_everything() -> None:
     evaluation = load_config(EvaluateConfig, RESEARCH / "evaluate" / "all.yaml")
-    runs: list[RunBase] = [_sft(path.stem) for path in (RESEARCH / "sft").glob("*.yaml")]
+    runs: list[SftConfig | TrainConfig] = [_sft(path.stem) for path in (RESEARCH / "sft").glob("*.yaml")]
     runs += [_train(path.stem) for path in (RESEARCH / "train").glob("grpo_*.yaml")]
+    assert {evaluation.model.quantization} == {run.model.quantization for run in runs}
     adapters = {arm.adapter for arm in evaluation.adapters.values()}
     assert adapters == {None, *(f"{run.run_dir}/adapter" for run in runs)}
     assert len(evaluation.adapters) == len(runs) + 2
