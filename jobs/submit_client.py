@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.cli import REPOSITORY_ROOT
+from polyray.config.bundles import JOB_CPUS
 from polyray.errors import ConfigError, ResourceError
 from polyray.observability.logging import setup_logging
 
@@ -24,6 +25,7 @@ EXCLUDED = (
 """As in a .gitignore, whose own entries Ray leaves out by itself."""
 PREFIX = "polyray"
 JOB_KEY, ARGUMENTS_KEY, VARIABLES_KEY = "polyray_job", "polyray_arguments", "polyray_variables"
+OWN_KEY = "polyray_own_resources"
 SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|CREDENTIALS?)$", re.IGNORECASE)
 LEAST_SECRET = 8
 """Shorter values of such variables are no secrets (RAY_AUTH_MODE=token has one, too)."""
@@ -99,7 +101,8 @@ class Submission:
     @property
     def runtime_env(self) -> dict[str, Any]:
         """The repository, and variables."""
-        variables = {"RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_WAIT_S}", **self.variables}
+        ours = {"RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_WAIT_S}", JOB_CPUS: f"{self.cpus:g}"}
+        variables = {**ours, **self.variables}
         return {"working_dir": str(REPOSITORY_ROOT), "excludes": list(EXCLUDED), "env_vars": variables}
 
     @property
@@ -115,6 +118,7 @@ class Submission:
             JOB_KEY: self.job,
             ARGUMENTS_KEY: json.dumps(self.arguments),
             VARIABLES_KEY: json.dumps(self.variables),
+            OWN_KEY: json.dumps({"cpus": self.cpus, "memory_gb": self.memory_gb}),
             "polyray_version": release,
         }
 
@@ -134,6 +138,8 @@ class Submission:
         env = {key: value for key, value in self.runtime_env.items() if key != "working_dir"}
         options = ["--address", address, "--submission-id", self.submission_id, "--working-dir", "."]
         options += ["--runtime-env-json", json.dumps(env), "--entrypoint-num-cpus", f"{self.cpus:g}"]
+        if self.memory_gb is not None:
+            options += ["--entrypoint-memory", f"{_bytes(self.memory_gb)}"]
         options += ["--metadata-json", json.dumps(self.metadata)]
         return f"{shlex.join(['ray', 'job', 'submit', *options, '--'])} {self.entrypoint}"
 
@@ -178,14 +184,14 @@ class Cluster:
                 time.sleep(RETRY_S)
 
     def _submit(self, submission: Submission) -> str:
-        memory = submission.memory_gb
+        memory_gb = submission.memory_gb
         return self._client.submit_job(
             entrypoint=submission.entrypoint,
             submission_id=submission.submission_id,
             runtime_env=submission.runtime_env,
             metadata=submission.metadata,
             entrypoint_num_cpus=submission.cpus,
-            entrypoint_memory=None if memory is None else int(memory * 2**30),
+            entrypoint_memory=None if memory_gb is None else _bytes(memory_gb),
         )
 
     def again(self, submission_id: str) -> Submission:
@@ -204,6 +210,7 @@ class Cluster:
             metadata[JOB_KEY],
             tuple(json.loads(metadata[ARGUMENTS_KEY])),
             json.loads(metadata.get(VARIABLES_KEY, "{}")),
+            **json.loads(metadata.get(OWN_KEY, "{}")),
         )
 
     def status(self, submission_id: str) -> str:
@@ -261,6 +268,10 @@ class _Log:
         """The part of it that is new."""
         print(text[self._printed :], end="", flush=True)
         self._printed = max(self._printed, len(text))
+
+
+def _bytes(gb: float) -> int:
+    return int(gb * 2**30)
 
 
 def _line(info: Any) -> str:

@@ -22,6 +22,8 @@ CPU, GPU = "CPU", "GPU"
 UNITS = 10_000
 """Ray counts in ten-thousandths; whole numbers of them add up without rounding."""
 MAX_MACHINES_NAMED = 8
+JOB_CPUS = "POLYRAY_JOB_CPUS"
+"""The variable by which jobs.submit tells a job what Ray has set aside for the job's own process."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,9 @@ def test_what_would_be_sent(capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert found["entrypoint"] == f"python -m jobs.train {CONFIG} name=first reward.service.port=0"
     assert found["submission_id"].startswith("polyray-train-first-")
-    assert found["runtime_env"]["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "300", "A": "b c"}
+    assert found["runtime_env"]["env_vars"] == {
+        "RAY_JOB_STOP_WAIT_TIME_S": "300", "POLYRAY_JOB_CPUS": "2", "A": "b c",
+    }  # fmt: skip
     assert found["runtime_env"]["excludes"] == list(EXCLUDED)
     assert found["entrypoint_num_cpus"] == 2.0
     assert json.loads(found["metadata"][ARGUMENTS_KEY]) == [CONFIG, "name=first", "reward.service.port=0"]
@@ -47,7 +49,7 @@ def test_options_behind_two_dashes_are_the_jobs(capsys: pytest.CaptureFixture[st
 
 
 def test_the_line_by_hand_sends_the_same() -> None:
-    submission = Submission.of("train", "x", [CONFIG, "name=a b"], {"A": "1"}, cpus=1.0, memory_gb=None)
+    submission = Submission.of("train", "x", [CONFIG, "name=a b"], {"A": "1"}, cpus=1.5, memory_gb=2.0)
     words = shlex.split(submission.by_hand(ADDRESS))
     at = words.index("--")
     assert shlex.join(words[at + 1 :]) == submission.entrypoint
@@ -55,6 +57,7 @@ def test_the_line_by_hand_sends_the_same() -> None:
     assert words[:3] == ["ray", "job", "submit"] and options["--address"] == ADDRESS
     assert json.loads(options["--runtime-env-json"])["env_vars"]["A"] == "1"
     assert json.loads(options["--metadata-json"]) == submission.metadata
+    assert (options["--entrypoint-num-cpus"], options["--entrypoint-memory"]) == ("1.5", str(2 * 2**30))
 
 
 @pytest.mark.parametrize(
@@ -140,6 +143,12 @@ def test_a_job_that_has_ended_is_sent_again_as_it_was() -> None:
     assert (
         again.submission_id.startswith("polyray-train-x-") and again.submission_id != ended.info.submission_id
     )
+    assert (again.cpus, again.memory_gb) == (1.0, None)
+    larger = Submission.of("train", "x", ["x.yaml"], {}, cpus=2.0, memory_gb=0.5)
+    resumed = Cluster(Head(status="FAILED", metadata=larger.metadata), ADDRESS).again(
+        ended.info.submission_id
+    )
+    assert (resumed.cpus, resumed.memory_gb) == (2.0, 0.5)
     with pytest.raises(ConfigError, match="is RUNNING"):
         Cluster(Head(status="RUNNING"), ADDRESS).again(ended.info.submission_id)
     with pytest.raises(ConfigError, match=r"was not submitted by jobs\.submit"):
