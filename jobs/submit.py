@@ -31,11 +31,12 @@ from jobs.cli import JobParser, run
 from polyray.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, ConfigError
 
 if TYPE_CHECKING:
-    from jobs.submit_client import Cluster, Submission
+    from jobs.submission import Submission
+    from jobs.submit_client import Cluster
 
 CHECKED = ("curate", "evaluate", "judge", "pretrain", "quickstart", "sft", "sweep", "train", "train_reward")
 """Jobs with a CONFIG and --check."""
-UNCHECKED = ("analyze", "benchmark", "doctor", "report")
+UNCHECKED = ("analyze", "benchmark", "doctor", "export", "report")
 EXIT_CODES = {"SUCCEEDED": EXIT_OK, "STOPPED": EXIT_INTERRUPTED}
 ABOUT_JOBS = ("list", "status", "logs", "stop", "resume")
 
@@ -98,7 +99,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
 
 def _submission(args: Namespace, options: Sequence[str]) -> Submission:
     """What would be sent; ConfigError for a mistake in it. The job's own --check sees the configuration first."""
-    from jobs.submit_client import Submission, refuse_secrets
+    from jobs.submission import Submission, refuse_secrets
 
     job, *rest = args.arguments
     if job not in (*CHECKED, *UNCHECKED):

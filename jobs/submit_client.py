@@ -1,147 +1,25 @@
-"""Ray's Jobs API as jobs.submit uses it: what is sent, what is refused, errors by name (not a job itself)."""
+"""Ray's Jobs API as jobs.submit uses it: jobs sent, followed and stopped, errors by name (not a job itself)."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import re
-import shlex
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Any
 
-from jobs.cli import REPOSITORY_ROOT
-from polyray.config.bundles import JOB_CPUS
+from jobs.submission import ARGUMENTS_KEY, JOB_KEY, OWN_KEY, STOP_WAIT_S, VARIABLES_KEY, Submission
 from polyray.errors import ConfigError, ResourceError
 from polyray.observability.logging import setup_logging
 
-EXCLUDED = (
-    "/.git", "/.venv", "/runs", "/data", "/shared", "/tests", "/docs", "/.ci", "*.egg-info", "__pycache__",
-    ".*_cache", ".hypothesis", "*.safetensors", "*.gguf", "*.parquet", "*.jsonl.gz",
-)  # fmt: skip
-"""As in a .gitignore, whose own entries Ray leaves out by itself."""
-PREFIX = "polyray"
-JOB_KEY, ARGUMENTS_KEY, VARIABLES_KEY = "polyray_job", "polyray_arguments", "polyray_variables"
-OWN_KEY = "polyray_own_resources"
-SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|CREDENTIALS?)$", re.IGNORECASE)
-LEAST_SECRET = 8
-"""Shorter values of such variables are no secrets (RAY_AUTH_MODE=token has one, too)."""
 ENDED = ("SUCCEEDED", "STOPPED", "FAILED")
 RETRY_S = 2.0
 AGENT_WAIT_S = 90.0
 """A head that just started takes jobs once its agent runs, later than its dashboard answers."""
 NO_AGENT = "No available agent"
 """What Ray says until then."""
-STOP_WAIT_S = 300
-"""How long a job that is stopped may take to write its checkpoint, before Ray kills it (its default is 3 s)."""
-
-
-def refuse_secrets(
-    arguments: Sequence[str], variables: Mapping[str, str], environment: Mapping[str, str]
-) -> None:
-    """ConfigError where a secret would become part of a job that everybody reads; it is not repeated."""
-    for name in variables:
-        if SECRET.search(name):
-            raise ConfigError(
-                f"--env {name}=... would be shown on the dashboard; set {name} in the cluster's own environment (in "
-                "Kubernetes: a Secret by reference)"
-            )
-    known = {
-        name: value
-        for name, value in environment.items()
-        if SECRET.search(name) and len(value) >= LEAST_SECRET
-    }
-    for text in (*arguments, *variables.values()):
-        for name, value in known.items():
-            if value in text:
-                raise ConfigError(
-                    f"an argument contains the value of {name}, which would be shown on the dashboard; leave it out: "
-                    f"jobs read {name} from the environment of the cluster"
-                )
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """What is sent.
-
-    Example:
-        Submission.of("train", "first", ["configs/train/x.yaml", "name=first"], {}, cpus=1.0, memory_gb=None)
-    """
-
-    submission_id: str
-    job: str
-    arguments: tuple[str, ...]
-    variables: dict[str, str] = field(default_factory=dict)
-    cpus: float = 1.0
-    memory_gb: float | None = None
-
-    @classmethod
-    def of(
-        cls,
-        job: str,
-        name: str,
-        arguments: Sequence[str],
-        variables: Mapping[str, str],
-        cpus: float,
-        memory_gb: float | None,
-    ) -> Submission:
-        """With an id that says what it is: polyray-train-first-1f3a9c2e."""
-        parts = [PREFIX, job, re.sub(r"[^A-Za-z0-9_.-]+", "-", name), uuid.uuid4().hex[:8]]
-        submission_id = "-".join(part for part in parts if part)
-        return cls(submission_id, job, tuple(arguments), dict(variables), cpus, memory_gb)
-
-    @property
-    def entrypoint(self) -> str:
-        """The command, as the cluster's shell reads it."""
-        return shlex.join(["python", "-m", f"jobs.{self.job}", *self.arguments])
-
-    @property
-    def runtime_env(self) -> dict[str, Any]:
-        """The repository, and variables."""
-        ours = {"RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_WAIT_S}", JOB_CPUS: f"{self.cpus:g}"}
-        variables = {**ours, **self.variables}
-        return {"working_dir": str(REPOSITORY_ROOT), "excludes": list(EXCLUDED), "env_vars": variables}
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What `resume` needs, and who looks at the dashboard wants to know."""
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            release = version("polyray")
-        except PackageNotFoundError:  # started from a checkout that is not installed
-            release = "checkout"
-        return {
-            JOB_KEY: self.job,
-            ARGUMENTS_KEY: json.dumps(self.arguments),
-            VARIABLES_KEY: json.dumps(self.variables),
-            OWN_KEY: json.dumps({"cpus": self.cpus, "memory_gb": self.memory_gb}),
-            "polyray_version": release,
-        }
-
-    def as_json(self) -> dict[str, Any]:
-        """For --check."""
-        return {
-            "submission_id": self.submission_id,
-            "entrypoint": self.entrypoint,
-            "runtime_env": self.runtime_env,
-            "metadata": self.metadata,
-            "entrypoint_num_cpus": self.cpus,
-            "entrypoint_memory_gb": self.memory_gb,
-        }
-
-    def by_hand(self, address: str) -> str:
-        """The line of Ray's own command that sends the same."""
-        env = {key: value for key, value in self.runtime_env.items() if key != "working_dir"}
-        options = ["--address", address, "--submission-id", self.submission_id, "--working-dir", "."]
-        options += ["--runtime-env-json", json.dumps(env), "--entrypoint-num-cpus", f"{self.cpus:g}"]
-        if self.memory_gb is not None:
-            options += ["--entrypoint-memory", f"{_bytes(self.memory_gb)}"]
-        options += ["--metadata-json", json.dumps(self.metadata)]
-        return f"{shlex.join(['ray', 'job', 'submit', *options, '--'])} {self.entrypoint}"
 
 
 class Cluster:
@@ -184,14 +62,13 @@ class Cluster:
                 time.sleep(RETRY_S)
 
     def _submit(self, submission: Submission) -> str:
-        memory_gb = submission.memory_gb
         return self._client.submit_job(
             entrypoint=submission.entrypoint,
             submission_id=submission.submission_id,
             runtime_env=submission.runtime_env,
             metadata=submission.metadata,
             entrypoint_num_cpus=submission.cpus,
-            entrypoint_memory=None if memory_gb is None else _bytes(memory_gb),
+            entrypoint_memory=submission.memory_bytes,
         )
 
     def again(self, submission_id: str) -> Submission:
@@ -268,10 +145,6 @@ class _Log:
         """The part of it that is new."""
         print(text[self._printed :], end="", flush=True)
         self._printed = max(self._printed, len(text))
-
-
-def _bytes(gb: float) -> int:
-    return int(gb * 2**30)
 
 
 def _line(info: Any) -> str:

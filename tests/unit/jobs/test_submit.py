@@ -15,8 +15,9 @@ import ray
 import ray.job_submission
 
 from jobs import submit_client
+from jobs.submission import ARGUMENTS_KEY, EXCLUDED, JOB_KEY, VARIABLES_KEY, Submission
 from jobs.submit import main
-from jobs.submit_client import ARGUMENTS_KEY, EXCLUDED, JOB_KEY, VARIABLES_KEY, Cluster, Submission
+from jobs.submit_client import Cluster
 from polyray.errors import ConfigError, ResourceError
 
 CONFIG = "configs/train/hidden_trap_grid_drgrpo.yaml"
