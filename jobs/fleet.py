@@ -253,8 +253,10 @@ def fit_trainer(
     learner: LearnerSpec,
     directory: RunDirectory,
     outcome: dict[str, BaseException],
+    callbacks: Sequence[Any] = (),
 ) -> None:
-    """Runs Ray Train to its end, in a thread of the driver; what it raises goes into `outcome`.
+    """Runs Ray Train to its end, in a thread of the driver; what it raises goes into `outcome`. `callbacks`: of
+    ray.train.UserCallback.
 
     Its own storage lies in .train/ under a new name per start: what a resume reads is `checkpoints/`.
     """
@@ -280,6 +282,7 @@ def fit_trainer(
             name=f"{directory.paths.root.name}-{uuid.uuid4().hex[:8]}",  # as the dashboard lists it
             storage_path=str(directory.paths.train_storage.resolve()),
             failure_config=ray.train.FailureConfig(max_failures=learner.max_failures),
+            callbacks=list(callbacks),
         ),
     )
     try:

@@ -183,10 +183,12 @@ def coordinator_name(config: TrainConfig) -> str:
 def _fit(config: TrainConfig, directory: RunDirectory, outcome: dict[str, BaseException]) -> None:
     """Ray Train to its end, in a thread; what it raises goes into `outcome`."""
     from jobs.fleet import fit_trainer, worker_arguments
+    from polyray.actors.coordinator_actor import TellCoordinator
     from polyray.actors.learner_worker import train_loop
 
-    arguments = worker_arguments(config, directory) | {"coordinator": coordinator_name(config)}
-    fit_trainer(train_loop, arguments, config.learner, directory, outcome)
+    name = coordinator_name(config)
+    arguments = worker_arguments(config, directory) | {"coordinator": name}
+    fit_trainer(train_loop, arguments, config.learner, directory, outcome, [TellCoordinator(name)])
 
 
 if __name__ == "__main__":

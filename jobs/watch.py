@@ -16,6 +16,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
+from polyray.actors.learner_presence import RESTARTING
 from polyray.config.dynamics import COLLAPSED, collapse_text
 from polyray.config.mismatch import mismatch_text
 from polyray.config.over_optimisation import alarm_text
@@ -119,6 +120,7 @@ class _Watch:
         started = bool(state["metrics"]) or state["phase"] in ("training", "stopping")
         self._account(started, state)
         running = "training" if not self.draining else "stopping after this step"
+        running = state["phase"] if state["phase"] == RESTARTING else running
         self._display.update(
             phase=running if started else "starting the learner and the engines",
             step=state["step"] if started else None,

@@ -63,7 +63,7 @@ class SimulatedLoad:
     @property
     def window(self) -> int:
         """Groups in flight per worker, as the coordinator counts them."""
-        return groups_per_worker(self.rollout())
+        return groups_per_worker(self.rollout(), self.rollout().num_workers)
 
     def rollout(self) -> RolloutSpec:
         """What the workers are."""

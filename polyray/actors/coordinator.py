@@ -27,6 +27,8 @@ import ray
 import ray.exceptions
 
 from polyray.actors.batch_lease import BatchLease, lease_of
+from polyray.actors.engine_sleep import EngineSleep
+from polyray.actors.learner_presence import RESTARTING, LearnerPresence
 from polyray.actors.outcome import Outcome
 from polyray.actors.rollout_actor import RolloutReply, Scoring
 from polyray.actors.rollout_pool import PoolWorker, RolloutPool
@@ -83,6 +85,7 @@ class Coordinator:
         )
         self._outcome = Outcome()
         self._fleet = ServingFleet(config, pool, dtype, self._outcome, self._pump)
+        self._sleep = EngineSleep(config.rollout, self._fleet, self._outcome)
         self._validation = ValidationRounds(config, self._task, self._fleet, scoring, self._outcome)
         self._scoring_watch = ScoringWatch(config, self._outcome)
         self._lengths = ExpectedLengths()
@@ -90,6 +93,7 @@ class Coordinator:
         self._waited_since = 0.0
         self._progress = _Progress()
         self._draining = False
+        self._learner = LearnerPresence(self._outcome)
         self._begun = False
         """Whether the first version of the attempt is served."""
 
@@ -103,6 +107,7 @@ class Coordinator:
             self._take_back(snapshot)
             self._tell_unvalidated(snapshot)
         self._begun = False
+        self._learner.seen()
         self._fleet.new_attempt(attempt)
         self._validation.restart()
         if attempt > 1:
@@ -112,11 +117,13 @@ class Coordinator:
                 "comes again",
             )
         self._progress.phase = "delivering"
+        self._outcome.changed.set()  # calls of the attempt before
         return attempt
 
     async def publish(self, payload: AdapterPayload) -> dict[str, float] | None:
         """Has a version delivered to every worker; at S = 0, and where it is to be validated, returns when each has
         proven it, else at once. None where the run ends instead."""
+        self._learner.seen()
         payload = replace(payload, policy=replace(payload.policy, run=self._run))
         try:
             self._ledger.published(payload.policy.version)
@@ -125,11 +132,11 @@ class Coordinator:
             self._outcome.fail(error)
         due = self._validation.due(payload.policy.version)
         if due or self._config.rollout.max_staleness == 0:
-            while not self._fleet.all_serve and self._outcome.failure is None:
+            while not self._fleet.all_serve and self._goes_on(payload.policy.attempt):
                 if self._draining and not self._begun:
                     return None  # nothing was done yet that would have to be written
                 await self._outcome.woken()
-        if self._outcome.failure is not None:
+        if not self._goes_on(payload.policy.attempt):
             return None
         self._begun = True
         if due:
@@ -149,12 +156,13 @@ class Coordinator:
         """
         deadline = time.perf_counter() + LONG_POLL_S
         while True:
-            if self._outcome.failure is not None or attempt != self._ledger.attempt:
+            if not self._goes_on(attempt):
                 return STOP
+            self._learner.seen()
             if self._draining and self._ledger.leased_step != step:
                 return DRAIN
             batch = self._ledger.cut(step)
-            if batch is not None and await self._engines_are_out_of_the_way():
+            if batch is not None and self._engines_are_out_of_the_way():
                 self._scoring_watch.new_batch()
                 ledger, since = self._ledger, self._waited_since
                 return lease_of(batch, ledger.attempt, ledger.counts, since, rank, world_size)
@@ -164,18 +172,19 @@ class Coordinator:
             except TimeoutError:
                 return NOT_READY
 
-    async def _engines_are_out_of_the_way(self) -> bool:
+    def _engines_are_out_of_the_way(self) -> bool:
         """False where they share the learner's GPU and still have something to do."""
         if not self._config.rollout.sleep_between_steps:
             return True
-        if self._validation.are_out:
-            return False
-        await self._fleet.sleep()
-        return self._outcome.failure is None
+        return not self._validation.are_out and self._sleep.is_complete()
+
+    def _goes_on(self, attempt: int) -> bool:
+        """False: the run has ended, or the learner that asks is not the one that counts."""
+        return self._outcome.failure is None and attempt == self._ledger.attempt
 
     async def lost(self, attempt: int, step: int, group_ids: tuple[int, ...]) -> None:
         """The objects behind these references are gone with the node that held them: the groups come again."""
-        if attempt == self._ledger.attempt:
+        if group_ids and attempt == self._ledger.attempt:
             names = ", ".join(map(str, group_ids))
             self._outcome.incident(
                 "groups_lost", f"groups {names} of step {step} were gone when they were fetched"
@@ -190,7 +199,7 @@ class Coordinator:
         """What the fixed prompts say of a version; NOT_READY while groups are out, with `wait` after a second."""
         deadline = time.perf_counter() + (LONG_POLL_S if wait else 0.0)
         while True:
-            if self._outcome.failure is not None or attempt != self._ledger.attempt:
+            if not self._goes_on(attempt):
                 return STOP
             metrics = self._validation.result(version)
             if metrics is not None:
@@ -231,7 +240,16 @@ class Coordinator:
                 EngineMismatch(f"stopped after step {metrics['step']}: {mismatch_text(mismatch)}")
             )
 
-    # ---- called by the driver
+    # ---- called by the driver and by Ray Train
+
+    async def learner_failed(self) -> None:
+        """The learner is gone and may start again: whatever could be in its way gives up its place on machines, and
+        on its GPU. Before `begin_attempt`; afterwards the learner has its place, and this changes nothing."""
+        self._learner.failed()
+        self._progress.phase = RESTARTING
+        self._fleet.retire_others()
+        if self._config.rollout.sleep_between_steps:
+            await self._sleep.fall()
 
     async def drain(self) -> None:
         """The run is to end after the step that is under way; what is being sampled is given up, and comes again."""
@@ -243,6 +261,7 @@ class Coordinator:
         """Phase, version, groups so far, tokens so far (those of rounds, too), the newest metrics, alarms for
         over-optimisation, incidents from the `incidents_seen`-th on. The driver asks twice a second, which is also
         when metrics are exported."""
+        self._learner.look()
         state = self._progress
         num_tokens = state.tokens + self._validation.num_tokens
         self._exported.export(self._load(num_tokens))
@@ -267,11 +286,15 @@ class Coordinator:
     # ---- dispatching
 
     def _pump(self) -> None:
-        """Starts every group that staleness and the workers' windows allow."""
-        if self._draining or self._outcome.failure is not None or not self._fleet.has_version:
+        """Starts every group that staleness and the workers' windows allow; to the end of a run, those that the step
+        under way still lacks."""
+        if self._outcome.failure is not None or not self._fleet.has_version:
+            return
+        if self._learner.is_gone and self._config.rollout.sleep_between_steps:
             return
         dispatcher = self._fleet.dispatcher
-        while (name := dispatcher.choose(self._ledger.may_start)) is not None:
+        may_start = self._ledger.may_start_lost if self._draining else self._ledger.may_start
+        while (name := dispatcher.choose(may_start)) is not None:
             request = self._request(self._ledger.next_id())
             by_tokens = self._config.rollout.dispatch == "tokens"
             weight = self._lengths.weight(request.prompt.prompt_id) if by_tokens else 1.0

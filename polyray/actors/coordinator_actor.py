@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import ray
+import ray.exceptions
+from ray.train import UserCallback
 
 from polyray.actors.coordinator import Coordinator
 from polyray.actors.resources import NAMESPACE, on_this_node, reap
@@ -14,6 +18,28 @@ from polyray.config.run import TrainConfig
 
 MAX_CONCURRENT_CALLS = 1000
 """Long polls of every learner worker, and the driver's questions: none may wait for another."""
+
+CALL_TIMEOUT_S = 60.0
+"""An engine that shares the learner's GPU finishes what it has before it sleeps."""
+
+logger = logging.getLogger(__name__)
+
+
+class TellCoordinator(UserCallback):
+    """For Ray Train: tells a run's coordinator of a failure before the learner starts again. Lives in the process of
+    Train's controller, which waits for the answer."""
+
+    def __init__(self, name: str) -> None:
+        """`name`: as in `start_coordinator`."""
+        self._name = name
+
+    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
+        """See ray.train.UserCallback."""
+        try:
+            coordinator = ray.get_actor(self._name, namespace=NAMESPACE)
+            ray.get(coordinator.learner_failed.remote(), timeout=CALL_TIMEOUT_S)
+        except (ValueError, ray.exceptions.RayError, TimeoutError) as error:
+            logger.warning("the coordinator could not be told of the learner's failure: %r", error)
 
 
 def start_coordinator(name: str, config: TrainConfig, pool: RolloutPool, scoring: Scoring) -> Any:

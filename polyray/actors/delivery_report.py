@@ -39,6 +39,11 @@ class DeliveryReport:
         if now > before:
             self.idle[worker] = min(1.0, max(0.0, 1 - (busy_s - before_busy) / (now - before)))
 
+    def forget(self, worker: str) -> None:
+        """The worker is gone: how idle it was says nothing of those that are left."""
+        self.idle.pop(worker, None)
+        self.busy.pop(worker, None)
+
     def take(self) -> dict[str, float]:
         """As metrics of a step; what follows is counted anew."""
         taken = {

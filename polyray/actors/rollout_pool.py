@@ -110,16 +110,23 @@ class RolloutPool:
     def replace(self, worker: PoolWorker) -> PoolWorker:
         """Ends a worker, whatever state it is in, and starts another in its place."""
         ray.kill(worker.handle)
-        self.workers[worker.index] = self._start(worker.index)
-        return self.workers[worker.index]
+        position = [other.index for other in self.workers].index(worker.index)
+        self.workers[position] = self._start(worker.index)
+        return self.workers[position]
 
     def grow(self) -> list[PoolWorker]:
         """Starts those above num_workers, up to max_workers: those without room wait for it, so nobody may wait for
         them. They end with the process that calls this."""
         most = self.rollout.max_workers or self.rollout.num_workers
-        more = [self._start(index) for index in range(len(self.workers), most)]
+        there = {worker.index for worker in self.workers}
+        more = [self._start(index) for index in range(self.rollout.num_workers, most) if index not in there]
         self.workers += more
         return more
+
+    def retire(self, worker: PoolWorker) -> None:
+        """Ends a worker and leaves its place empty, until the pool grows again."""
+        ray.kill(worker.handle)
+        self.workers = [other for other in self.workers if other.index != worker.index]
 
     def adopt(self, workers: list[PoolWorker]) -> None:
         """Takes over the pool's state from a copy that lived in another process (the coordinator's), without those

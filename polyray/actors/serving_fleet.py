@@ -7,7 +7,8 @@
 
 A run needs rollout.num_workers. Once these serve, and what else the run needs has its place, those above (up to
 rollout.max_workers) are started: they join when there is room for them, and nobody waits for a worker that has never
-served while enough others do.
+served while enough others do (polyray/rollout/roster.py). They give up their places where the learner has lost its
+own.
 
 At S = 0 the coordinator waits for all (`all_serve`); above, nobody waits, and no more than half of the workers that
 have groups are asked to load at a time: where a load needs an idle engine, the others go on sampling.
@@ -32,13 +33,11 @@ from polyray.delivery.registry import PolicyRegistry
 from polyray.errors import EXIT_USER_ERROR, DeliveryError, PolyrayError, RolloutError
 from polyray.rollout.dispatch import Dispatcher
 from polyray.rollout.loading_turns import LoadingTurns
+from polyray.rollout.roster import Loss, Roster
 from polyray.types import PolicyVersion
 
 WINDOW_FACTOR = 2
 """Groups in flight per worker, in engine batches: the next ones are at hand when a sequence finishes."""
-
-MAX_FAILED_JOINS = 20
-"""Workers above those that a run needs, which ended before they served; a node that goes ends some that start."""
 
 
 class ServingFleet:
@@ -62,25 +61,18 @@ class ServingFleet:
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_progress: set[str] = set()
         self._by_name = {worker.name: worker for worker in pool.workers}
-        self._needed = len(pool.workers)
-        self._has_grown = False
-        self._failed_joins = 0
-        self._given_up: set[str] = set()
-        """Workers that the run does without, and that are not started again."""
-        self._established: set[str] = set()
-        """Workers that have proven a version: they have joined."""
-        self._behind: set[str] = set()
-        """Of those, the ones that do not serve the newest version yet."""
-        at_once = rollout.num_workers if rollout.max_staleness == 0 else -(-rollout.num_workers // 2)
-        self._loading = LoadingTurns(at_once)
-        self._replacements = 0
+        self._roster = Roster(len(pool.workers), rollout.max_worker_replacements)
+        self._grown_for = 0
+        """The attempt of the learner since which the others were started."""
+        self._may_grow = False
         self._refused: dict[PolicyVersion, str] = {}
         """Version -> the first worker that would not load it."""
         self.attempt = 0
         self.delivery_failures = 0
         """Deliveries that a worker did not take or prove, since the start."""
         self._report = DeliveryReport()
-        self.dispatcher = Dispatcher(groups_per_worker(rollout))
+        self._loading = LoadingTurns(loads_at_once(rollout, self._roster.num_expected))
+        self.dispatcher = Dispatcher(groups_per_worker(rollout, self._roster.num_expected))
 
     @property
     def workers(self) -> list[PoolWorker]:
@@ -96,13 +88,22 @@ class ServingFleet:
     def all_serve(self) -> bool:
         """Whether every worker that has joined, and as many as the run needs, have proven to serve the newest
         version."""
-        enough = len(self._established) >= self._needed
-        return self._current is not None and enough and not self._behind
+        return self._current is not None and self._roster.all_serve
 
     @property
     def num_behind(self) -> int:
         """Workers that have not proven the newest version."""
-        return len(self._behind)
+        return self._roster.num_behind
+
+    @property
+    def newest(self) -> PolicyVersion | None:
+        """The version that was published last in this attempt."""
+        return None if self._current is None else self._current[0].policy
+
+    def lacks_newest(self, worker: PoolWorker) -> bool:
+        """Whether there is a version that this live worker has still to prove."""
+        known = worker.name in self._by_name
+        return known and self._current is not None and self.served_by(worker) != self.newest
 
     def worker(self, name: str) -> PoolWorker:
         """The live worker of this name."""
@@ -114,8 +115,7 @@ class ServingFleet:
 
     def still_serves(self, policy: PolicyVersion) -> bool:
         """Whether a worker serves this version, or will: it is the newest one."""
-        newest = self._current is not None and self._current[0].policy == policy
-        return newest or any(self.served_by(worker) == policy for worker in self._pool.workers)
+        return self.newest == policy or any(self.served_by(worker) == policy for worker in self._pool.workers)
 
     def group_ended(self, name: str) -> None:
         """A group of this worker has ended, and whatever could be started since was."""
@@ -132,20 +132,24 @@ class ServingFleet:
         """Has every worker brought to this version, in the background. Raises DeliveryError for one out of order."""
         self._registry.publish(payload)
         self._current = payload, ray.put(payload)
-        self._behind = set(self._established)
+        self._roster.published()
+        if payload.policy.attempt != self._grown_for:  # the learner has its place
+            self._grown_for, self._may_grow = payload.policy.attempt, True
         self._report.begin()
         for worker in self._pool.workers:
             self._bring_up(worker)
 
-    async def sleep(self) -> None:
-        """Returns when every engine has given back its device's memory; one that does not is replaced."""
-        await asyncio.gather(*(self._put_to_sleep(worker) for worker in list(self._pool.workers)))
-
-    async def _put_to_sleep(self, worker: PoolWorker) -> None:
-        try:
-            await asyncio.wait_for(worker.handle.sleep.remote(), self._config.rollout.group_timeout_s)
-        except (ray.exceptions.RayError, TimeoutError) as error:
-            await self.recover(worker, error)
+    def retire_others(self) -> None:
+        """Ends the workers above those that the run needs, to the last; they are started again when all others serve
+        the next version."""
+        did_all = self.all_serve
+        for worker in [worker for worker in self.workers if worker.index >= self._roster.num_needed]:
+            self._roster.left(worker.name)
+            self._forget(worker)
+            self._pool.retire(worker)
+        self._may_grow = False
+        self._share_out()
+        self._notify(did_all)
 
     def receipt(self) -> dict[str, float]:
         """Of the deliveries since the last receipt: seconds, largest difference, idle share of the engines."""
@@ -162,7 +166,7 @@ class ServingFleet:
         cause = unwrapped(error)
         if isinstance(cause, PolyrayError) and cause.exit_code == EXIT_USER_ERROR:
             self._outcome.fail(cause)
-        elif self._pool.workers[worker.index].name == worker.name and self._outcome.failure is None:
+        elif worker.name in self._by_name and self._outcome.failure is None:
             self._replace(worker, cause)  # the first of several reports
 
     def _settle(self, task: asyncio.Task[None]) -> None:
@@ -171,27 +175,24 @@ class ServingFleet:
             known = error if isinstance(error, PolyrayError) else RolloutError(f"coordinator: {error!r}")
             self._outcome.fail(known)
 
-    def _lacks_current(self, worker: PoolWorker) -> bool:
-        return self._current is not None and self.served_by(worker) != self._current[0].policy
-
     def _bring_up(self, worker: PoolWorker) -> None:
         # One task per worker: calls that wait for an actor to start may overtake each other, and an older version
         # must never be loaded after a newer one.
-        if worker.name not in self._in_progress | self._given_up:
+        if worker.name not in self._in_progress:
             self._in_progress.add(worker.name)
             self.spawn(self._bring_up_to_date(worker))
 
     async def _bring_up_to_date(self, worker: PoolWorker) -> None:
         try:
-            while self._outcome.failure is None and self._lacks_current(worker):
+            while self._outcome.failure is None and self.lacks_newest(worker):
                 if self._registry.served_by(worker.name) is None:  # it holds nobody up
                     await self._deliver(worker)
                     continue
                 async with self._loading.turn(worker.name, self.dispatcher.is_idle(worker.name)):
-                    if self._lacks_current(worker):
+                    if self.lacks_newest(worker):
                         await self._deliver(worker)
         except (ray.exceptions.RayError, TimeoutError) as error:
-            self.delivery_failures += 1
+            self.delivery_failures += worker.name in self._by_name
             await self.recover(worker, error)
         except PolyrayError:
             self.delivery_failures += 1
@@ -210,14 +211,15 @@ class ServingFleet:
         except ray.exceptions.RayTaskError as error:
             self._check_refusal(worker, payload.policy, unwrapped(error))
             raise
+        if worker.name not in self._by_name:
+            return  # it was replaced while it loaded
         proof = self._registry.prove(ack, payload)
         if payload.policy.attempt == self.attempt:
             self.dispatcher.serve(worker.name, worker.index, payload.policy.version)
         self._report.add(worker.name, proof.max_difference, busy_s)
         did_all = self.all_serve
-        if self._current is not None and self._current[0].policy == payload.policy:
+        if self.newest == payload.policy:
             self._join(worker)
-            self._behind.discard(worker.name)
         self._notify(did_all)
 
     def _notify(self, did_all: bool) -> None:
@@ -229,21 +231,25 @@ class ServingFleet:
         self._on_served()
 
     def _join(self, worker: PoolWorker) -> None:
-        if worker.name in self._established:
-            return
-        if len(self._established) >= self._needed and len(self._by_name) > self._needed:
+        others = self._roster.num_joined
+        if self._roster.proved(worker.name):
             self._outcome.incident(
-                "worker_joined",
-                f"rollout worker {worker.name} serves now, beside {len(self._established)} others",
+                "worker_joined", f"rollout worker {worker.name} serves now, beside {others} others"
             )
-        self._established.add(worker.name)
+        self._share_out()
+
+    def _share_out(self) -> None:
+        """Among those that are there."""
+        rollout, num_workers = self._config.rollout, self._roster.num_expected
+        self.dispatcher.window = groups_per_worker(rollout, num_workers)
+        self._loading.allow(loads_at_once(rollout, num_workers))
 
     def _grow(self) -> None:
-        """Once: the others would take the room of what the run needs, if they came first."""
+        """The others come last: they would take the room of what the run needs, if they came first."""
         most = self._config.rollout.max_workers
-        if self._has_grown or most is None or most <= self._needed:
+        if not self._may_grow or most is None or most <= self._roster.num_needed:
             return
-        self._has_grown = True
+        self._may_grow = False
         for worker in self._pool.grow():
             self._by_name[worker.name] = worker
             self._bring_up(worker)
@@ -259,52 +265,57 @@ class ServingFleet:
             )
 
     def _replace(self, worker: PoolWorker, error: BaseException) -> None:
-        """Another worker in its place; it costs a replacement where the run needs it."""
-        limit = self._config.rollout.max_worker_replacements
+        """Another worker in its place, unless too many were lost before it."""
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        has_joined = worker.name in self._established
-        needed = len(self._established - {worker.name}) < self._needed
-        waits_for_room = not has_joined and isinstance(error, TimeoutError)
-        self._replacements += needed
-        failed_to_join = not (needed or has_joined or waits_for_room)
-        self._failed_joins += failed_to_join
-        if failed_to_join and self._failed_joins > MAX_FAILED_JOINS:
-            if worker.name not in self._given_up:
-                self._given_up.add(worker.name)
-                self._outcome.incident(
-                    "worker_given_up",
-                    f"rollout workers failed {self._failed_joins} times before they served anything; the run goes on "
-                    f"with {len(self._established)}. The last one ({worker.name}): {reason}",
-                )
-            return
-        if self._replacements > limit:
+        did_all = self.all_serve
+        loss = self._roster.lost(worker.name, in_time=not isinstance(error, TimeoutError))
+        if loss is Loss.TOO_MANY:
             self._outcome.fail(
                 RolloutError(
-                    f"{self._replacements} rollout workers were lost, more than "
-                    f"rollout.max_worker_replacements={limit}; the last one ({worker.name}): {reason}"
+                    f"{self._roster.replacements} rollout workers were lost, more than "
+                    f"rollout.max_worker_replacements={self._config.rollout.max_worker_replacements}; the last one "
+                    f"({worker.name}): {reason}"
                 )
             )
             return
-        self._registry.forget(worker.name)
-        self.dispatcher.remove(worker.name)
+        self._forget(worker)
+        if loss is Loss.GIVEN_UP:
+            self._pool.retire(worker)
+            self._outcome.incident(
+                "worker_given_up",
+                f"rollout workers failed {self._roster.failed_joins} times before they served anything; the run goes "
+                f"on with {self._roster.num_joined}. The last one ({worker.name}): {reason}",
+            )
+        else:
+            self._start_instead(worker, None if loss is Loss.STILL_WAITS else reason)
+        self._share_out()
+        self._notify(did_all)  # the lost one may have been the last to wait for
+
+    def _start_instead(self, worker: PoolWorker, reason: str | None) -> None:
         replacement = self._pool.replace(worker)
-        if needed or not waits_for_room:
+        self._by_name[replacement.name] = replacement
+        if reason is not None:
             self._outcome.incident(
                 "worker_replaced",
                 f"rollout worker {worker.name} was replaced by {replacement.name}: {reason}",
             )
-        did_all = self.all_serve
-        del self._by_name[worker.name]
-        self._by_name[replacement.name] = replacement
-        self._established.discard(worker.name)
-        self._behind.discard(worker.name)
         if self._current is not None:
             self._bring_up(replacement)
-        self._notify(did_all)  # the lost one may have been the last to wait for
+
+    def _forget(self, worker: PoolWorker) -> None:
+        del self._by_name[worker.name]
+        self._registry.forget(worker.name)
+        self.dispatcher.remove(worker.name)
+        self._report.forget(worker.name)
 
 
-def groups_per_worker(rollout: RolloutSpec) -> int:
+def groups_per_worker(rollout: RolloutSpec, num_workers: int) -> int:
     """How many groups a worker may have: what keeps its engine full, but no more than its share of all that may be
     under way, else the first to serve a version would take everything that this version may start."""
-    share = -(-(rollout.max_staleness + 1) * rollout.prompts_per_step // rollout.num_workers)
+    share = -(-(rollout.max_staleness + 1) * rollout.prompts_per_step // num_workers)
     return max(1, min(WINDOW_FACTOR * rollout.max_sequences // rollout.group_size, share))
+
+
+def loads_at_once(rollout: RolloutSpec, num_workers: int) -> int:
+    """How many workers that have groups may load a version: all where the run waits for it, else half of them."""
+    return num_workers if rollout.max_staleness == 0 else -(-num_workers // 2)

@@ -17,7 +17,7 @@ from typing import Any
 
 import ray
 
-from polyray.actors.resources import NAMESPACE, OUTSIDE_ANY_GROUP
+from polyray.actors.resources import NAMESPACE, on_this_node
 from polyray.actors.rollout_actor import EngineSettings
 from polyray.actors.rollout_pool import PoolWorker, RolloutPool
 from polyray.config.model import LoraSpec
@@ -61,12 +61,15 @@ class SharedPool(RolloutPool):
     """The keeper's workers, as one of the runs sees them. Travels to the processes of the runs as a value."""
 
     def __init__(self, owner: str, rollout: RolloutSpec) -> None:
-        """Starts the keeper and the workers; `for_run` says whose a copy is."""
+        """Starts the keeper and the workers; `for_run` says whose a copy is.
+
+        All workers end with the keeper, so it lies on the node of whoever starts it, which all runs need anyway.
+        """
         actor = ray.remote(FleetKeeper).options(
             name=f"{owner}-fleet-{uuid.uuid4().hex[:6]}",
             namespace=NAMESPACE,
             num_cpus=0,
-            scheduling_strategy=OUTSIDE_ANY_GROUP,
+            scheduling_strategy=on_this_node(),
         )
         self._keeper: Any = actor.remote(owner, rollout)
         super().__init__(owner, rollout)

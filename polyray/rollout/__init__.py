@@ -16,6 +16,8 @@ seeds.py             a seed per sample
 staleness.py         which groups may be started and which may still be trained on
 validation.py        the fixed prompts of validation while training, and what their groups say
 ledger.py            which groups are out, buffered, leased and consumed, exactly once
+dispatch.py          which worker takes the next group; loading_turns.py   who may load a version now
+roster.py            who belongs to a pool, and what the loss of a worker costs
 
 Only vllm_*.py import vllm, and late.
 """

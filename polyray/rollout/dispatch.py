@@ -24,12 +24,24 @@ class _Worker:
 
 
 class Dispatcher:
-    """See the module. `window` is the number of groups a worker may have at a time."""
+    """See the module. `window` is the number of groups a worker may have at a time; it may change."""
 
     def __init__(self, window: int) -> None:
         self._window = window
         self._workers: dict[str, _Worker] = {}
         self._heaps: dict[int, list[tuple[float, int, int, str]]] = {}
+
+    @property
+    def window(self) -> int:
+        """Groups a worker may have at a time."""
+        return self._window
+
+    @window.setter
+    def window(self, groups: int) -> None:
+        if groups != self._window:
+            self._window = groups
+            for name, worker in self._workers.items():
+                self._offer(name, worker)
 
     @property
     def groups_in_flight(self) -> Mapping[str, int]:

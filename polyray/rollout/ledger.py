@@ -138,9 +138,24 @@ class GroupLedger(Generic[HandleT]):
             return False
         return may_start(accepted, len(self._running), served_version, self.batch, self.max_staleness)
 
+    def may_start_lost(self, served_version: int) -> bool:
+        """The same, where nothing but what the leased batch still lacks is to be started."""
+        lost = self._lease.lost.values() if self._lease is not None else ()
+        waits = any(group_id in self._requeued for group_id in lost)
+        # What was dropped when it came again is replaced by another group, if there is none that waits or runs.
+        dropped = bool(lost) and not (self._running or self._buffer)
+        return (waits or dropped) and self.may_start(served_version)
+
     def next_id(self) -> int:
-        """The group to start now: what a fault gave back first, then the next of the stream."""
-        if self._requeued:
+        """The group to start now: what the learner waits for first, then what a fault gave back, then the next of
+        the stream."""
+        lost = self._lease.lost.values() if self._lease is not None else ()
+        waiting = [group_id for group_id in lost if group_id in self._requeued]
+        if waiting:
+            group_id = min(waiting)
+            self._requeued.remove(group_id)
+            heapq.heapify(self._requeued)
+        elif self._requeued:
             group_id = heapq.heappop(self._requeued)
         else:
             group_id = self._cursor
@@ -195,10 +210,10 @@ class GroupLedger(Generic[HandleT]):
 
         At S = 0 sorted by group id (row order changes the adapter's bytes), else the oldest version first.
         """
+        self._drop_stale()
         if self._lease is not None and self._lease.step == step:
             self._refill(self._lease)
             return None if self._lease.lost else self._lease
-        self._drop_stale()
         if step != self.learner_version or len(self._buffer) < self.batch:
             return None
         chosen = self._oldest_first()[: self.batch]

@@ -21,6 +21,11 @@ class LoadingTurns:
         self._waiting: dict[str, asyncio.Future[bool]] = {}
         """By worker; the answer says whether its turn is counted."""
 
+    def allow(self, limit: int) -> None:
+        """From now on so many at a time."""
+        self._limit = limit
+        self._admit()
+
     @asynccontextmanager
     async def turn(self, name: str, idle: bool) -> AsyncIterator[None]:
         """Waits until the worker may load; it is done at the end of the block."""

@@ -154,6 +154,7 @@ class FakePool:
 
     def __init__(self, num_workers: int = 2) -> None:
         self.made: list[FakeWorker] = []
+        self.retired: list[str] = []
         self.broken: Callable[[FakeWorker], None] = lambda worker: None
         self.workers = [self._start(index, f"worker-{index}") for index in range(num_workers)]
 
@@ -171,8 +172,13 @@ class FakePool:
 
     def replace(self, worker: PoolWorker) -> PoolWorker:
         new = self._start(worker.index, f"{worker.name}+")
-        self.workers[worker.index] = new
+        position = [other.index for other in self.workers].index(worker.index)
+        self.workers[position] = new
         return new
+
+    def retire(self, worker: PoolWorker) -> None:
+        self.workers = [other for other in self.workers if other.index != worker.index]
+        self.retired.append(worker.name)
 
 
 def make_config(**sections: Any) -> TrainConfig:

@@ -164,10 +164,10 @@ async def test_groups_whose_objects_are_gone_come_again_into_the_same_batch() ->
 
 
 async def test_no_worker_takes_more_than_its_share_of_what_may_be_under_way() -> None:
-    spec = RolloutSpec(prompts_per_step=16, group_size=16, num_workers=4, max_sequences=256, max_staleness=1)
-    assert groups_per_worker(spec) == 8
-    assert groups_per_worker(spec.model_copy(update={"num_workers": 1, "max_sequences": 64})) == 8
-    assert groups_per_worker(spec.model_copy(update={"num_workers": 64})) == 1
+    spec = RolloutSpec(prompts_per_step=16, group_size=16, max_sequences=256, max_staleness=1)
+    assert groups_per_worker(spec, 4) == 8
+    assert groups_per_worker(spec.model_copy(update={"max_sequences": 64}), 1) == 8
+    assert groups_per_worker(spec, 64) == 1
     pool = FakePool()
     for fake in pool.made:
         fake.held = asyncio.Event()
