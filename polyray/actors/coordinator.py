@@ -35,13 +35,11 @@ from polyray.actors.rollout_pool import PoolWorker, RolloutPool
 from polyray.actors.run_metrics import RunLoad, RunMetrics
 from polyray.actors.scoring_watch import ScoringWatch
 from polyray.actors.serving_fleet import ServingFleet
+from polyray.actors.stopping_alarms import why_to_stop
 from polyray.actors.validation_rounds import ValidationRounds
-from polyray.config.dynamics import COLLAPSED, collapse_text
-from polyray.config.mismatch import mismatch_text
-from polyray.config.over_optimisation import alarm_text
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
-from polyray.errors import DiversityCollapsed, EngineMismatch, OverOptimised, PolicyNotDelivered, PolyrayError
+from polyray.errors import PolicyNotDelivered, PolyrayError
 from polyray.observability.logging import log_as, log_at
 from polyray.rollout.dispatch import ExpectedLengths
 from polyray.rollout.ledger import Finished, GroupLedger
@@ -222,23 +220,10 @@ class Coordinator:
         self._exported.step(metrics)
         log_at(step=metrics.get("step"), version=metrics.get("policy_version"))
         logger.info("step %s ends", metrics.get("step"))
-        watched = self._config.over_optimisation
-        if watched is not None and metrics.get("over_optimisation"):
+        if self._config.over_optimisation is not None and metrics.get("over_optimisation"):
             self._progress.alarms += 1
-            if watched.stop:
-                self._outcome.fail(
-                    OverOptimised(f"stopped after step {metrics['step']}: {alarm_text(watched)}")
-                )
-        collapse = None if self._config.dynamics is None else self._config.dynamics.collapse_alarm
-        if collapse is not None and collapse.stop and metrics.get(COLLAPSED):
-            self._outcome.fail(
-                DiversityCollapsed(f"stopped after step {metrics['step']}: {collapse_text(collapse)}")
-            )
-        mismatch = self._config.mismatch_alarm
-        if mismatch is not None and mismatch.stop and metrics.get("mismatch_alarm"):
-            self._outcome.fail(
-                EngineMismatch(f"stopped after step {metrics['step']}: {mismatch_text(mismatch)}")
-            )
+        if (error := why_to_stop(self._config, metrics)) is not None:
+            self._outcome.fail(error)
 
     # ---- called by the driver and by Ray Train
 

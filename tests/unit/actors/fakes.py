@@ -48,6 +48,7 @@ class FakeWorker:
     asleep: bool = False
     sleeps: int = 0
     cannot_sleep: BaseException | None = None
+    sleep_gate: asyncio.Event | None = None
 
     @property
     def rollout(self) -> FakeWorker:
@@ -104,6 +105,8 @@ class _SleepCall:
     async def remote(self) -> float:
         if self.worker.cannot_sleep is not None:
             raise self.worker.cannot_sleep
+        if self.worker.sleep_gate is not None:
+            await self.worker.sleep_gate.wait()
         await asyncio.sleep(0)
         self.worker.asleep = True
         self.worker.sleeps += 1

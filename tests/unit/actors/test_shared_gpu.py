@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from polyray.actors.coordinator import NOT_READY
 from polyray.config.learner import LearnerSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig
 from tests.unit.actors.fakes import (
     DIED,
     FakePool,
+    FakeWorker,
     batch_of,
     ids_of,
     make_config,
@@ -75,14 +77,56 @@ async def test_a_batch_waits_until_the_fixed_prompts_are_sampled() -> None:
     assert engine.asleep
 
 
-async def test_an_engine_that_cannot_sleep_is_replaced() -> None:
+async def test_the_replacement_of_an_engine_that_cannot_sleep_sleeps_before_the_learner_has_its_batch() -> (
+    None
+):
     pool = FakePool(1)
     pool.made[0].cannot_sleep = DIED
+    slow: list[asyncio.Event] = []
+
+    def starts_slowly(worker: FakeWorker) -> None:
+        worker.delivery_gate = asyncio.Event()
+        slow.append(worker.delivery_gate)
+
+    pool.broken = starts_slowly
     coordinator = await started(pool, sharing())
-    assert ids_of(await batch_of(coordinator, 0)) == [0, 1, 2]
-    assert len(pool.made) == 2
+    waiting = asyncio.create_task(batch_of(coordinator, 0))
+    await until(lambda: len(pool.made) == 2 and pool.made[1].loading == 1)
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    slow[0].set()
+    assert ids_of(await asyncio.wait_for(waiting, 2)) == [0, 1, 2]
+    assert pool.made[1].delivered == [0] and pool.made[1].asleep
     await coordinator.publish(make_payload(1))
-    assert ids_of(await batch_of(coordinator, 1)) == [3, 4, 5] and pool.made[1].asleep
+    assert ids_of(await batch_of(coordinator, 1)) == [3, 4, 5] and pool.made[1].sleeps == 2
+
+
+async def test_the_learner_is_told_to_ask_again_while_an_engine_takes_long_to_fall_asleep() -> None:
+    pool = FakePool(1)
+    gate = pool.made[0].sleep_gate = asyncio.Event()
+    coordinator = await started(pool, sharing())
+    for _ in range(3):
+        assert await asyncio.wait_for(coordinator.next_batch(1, 0, 0, 1), 1) == NOT_READY
+    gate.set()
+    assert ids_of(await batch_of(coordinator, 0)) == [0, 1, 2] and pool.made[0].sleeps == 1
+
+
+async def test_where_the_learner_fails_the_engine_sleeps_until_it_has_its_place_and_a_version() -> None:
+    pool = FakePool(1)
+    (engine,) = pool.made
+    engine.held = asyncio.Event()
+    coordinator = await started(pool, sharing())
+    await asyncio.sleep(0.01)
+    assert len(engine.requests) == 3
+    failing = asyncio.create_task(coordinator.learner_failed())
+    engine.held.set()
+    await asyncio.wait_for(failing, 2)
+    assert engine.asleep and len(engine.requests) == 3
+    assert await coordinator.begin_attempt(None) == 2
+    assert engine.asleep
+    await coordinator.publish(make_payload(0, attempt=2))
+    await until(lambda: len(engine.requests) == 6)
+    assert not engine.asleep
 
 
 @pytest.mark.parametrize(

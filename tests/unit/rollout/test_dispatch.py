@@ -47,6 +47,21 @@ def test_only_versions_that_may_start_are_considered_and_a_new_attempt_serves_no
     assert dispatcher.choose(lambda version: True) == "old"
 
 
+def test_a_window_that_changes_counts_for_all_at_once() -> None:
+    dispatcher = Dispatcher(window=1)
+    for index, name in enumerate(("a", "b")):
+        dispatcher.serve(name, index, 0)
+        dispatcher.started(name)
+    assert dispatcher.choose(lambda version: True) is None
+    dispatcher.window = 2
+    assert dispatcher.choose(lambda version: True) == "a"
+    dispatcher.started("a")
+    dispatcher.window = 1
+    assert dispatcher.choose(lambda version: True) is None
+    dispatcher.ended("b")
+    assert dispatcher.choose(lambda version: True) == "b"
+
+
 def test_a_worker_that_is_gone_is_never_chosen_and_its_groups_may_still_end() -> None:
     dispatcher = Dispatcher(window=2)
     dispatcher.serve("a", 0, 0)

@@ -255,6 +255,46 @@ def test_a_lost_group_that_is_dropped_the_second_time_is_replaced_by_another() -
     assert sorted(ledger.snapshot()["pending"]) == [1, 2]
 
 
+def test_only_what_the_batch_lacks_is_started_where_nothing_else_is_to_be() -> None:
+    ledger = new_ledger(batch=2, max_staleness=1)
+    for group_id in start_all(ledger, 0):
+        finish(ledger, group_id, 0)
+    assert cut(ledger, 0) == [0, 1]
+    ledger.published(1)
+    assert cut(ledger, 1) == [2, 3]
+    early, late = ledger.next_id(), ledger.next_id()
+    ledger.requeue(early)
+    assert ledger.may_start(1) and not ledger.may_start_lost(1)
+    ledger.lost(1, 3)
+    assert ledger.may_start_lost(1)
+    ledger.lost(1, 2)
+    assert [ledger.next_id(), ledger.next_id()] == [2, 3] and not ledger.may_start_lost(1)
+    ledger.drop(2)
+    assert not ledger.may_start_lost(1)  # another one is under way, and will take its place
+    finish(ledger, 3, 1)
+    finish(ledger, late, 1)
+    assert cut(ledger, 1) == [late, 3]
+
+
+def test_what_has_become_too_old_takes_no_place_that_is_free() -> None:
+    ledger = new_ledger(batch=1, max_staleness=1)
+    slow = ledger.next_id()
+    for step in range(2):
+        finish(ledger, ledger.next_id(), step)
+        assert cut(ledger, step) is not None
+        ledger.published(step + 1)
+    last = ledger.next_id()
+    finish(ledger, last, 2)
+    assert cut(ledger, 2) == [last]
+    finish(ledger, slow, 0)
+    ledger.lost(2, last)
+    assert ledger.next_id() == last
+    ledger.drop(last)
+    assert ledger.cut(2) is None and ledger.counts.stale == 1
+    finish(ledger, ledger.next_id(), 2)
+    assert cut(ledger, 2) == [last + 1]
+
+
 def test_the_length_of_what_is_too_old_is_measured_against_what_is_used() -> None:
     counts = LedgerCounts(dropped=3, stale=2, stale_tokens=600, used=4, used_tokens=400)
     assert counts.stale_length_ratio == 3.0

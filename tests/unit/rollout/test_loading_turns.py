@@ -47,6 +47,20 @@ async def test_so_many_at_a_time_in_the_order_they_came() -> None:
     assert workers.order == ["a", "b", "c", "d"]
 
 
+async def test_more_at_a_time_from_now_on_or_fewer() -> None:
+    workers = Workers(limit=1)
+    await workers.begin("a", "b", "c", "d")
+    assert workers.order == ["a"]
+    workers.turns.allow(2)
+    await settle()
+    assert workers.order == ["a", "b"]
+    workers.turns.allow(1)
+    await workers.finish("a")
+    assert workers.order == ["a", "b"]
+    await workers.finish("b")
+    assert workers.order == ["a", "b", "c"]
+
+
 async def test_who_has_nothing_to_do_neither_waits_nor_takes_a_turn() -> None:
     workers = Workers(limit=1)
     await workers.begin("a")
