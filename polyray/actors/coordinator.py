@@ -227,10 +227,10 @@ class Coordinator:
 
     # ---- called by the driver and by Ray Train
 
-    async def learner_failed(self) -> None:
+    async def learner_failed(self, reason: str) -> None:
         """The learner is gone and may start again: whatever could be in its way gives up its place on machines, and
         on its GPU. Before `begin_attempt`; afterwards the learner has its place, and this changes nothing."""
-        self._learner.failed()
+        self._learner.failed(reason)
         self._progress.phase = RESTARTING
         self._fleet.retire_others()
         if self._config.rollout.sleep_between_steps:

@@ -37,9 +37,18 @@ class TellCoordinator(UserCallback):
         """See ray.train.UserCallback."""
         try:
             coordinator = ray.get_actor(self._name, namespace=NAMESPACE)
-            ray.get(coordinator.learner_failed.remote(), timeout=CALL_TIMEOUT_S)
+            ray.get(coordinator.learner_failed.remote(_first_of(worker_exceptions)), timeout=CALL_TIMEOUT_S)
         except (ValueError, ray.exceptions.RayError, TimeoutError) as error:
             logger.warning("the coordinator could not be told of the learner's failure: %r", error)
+
+
+def _first_of(worker_exceptions: Mapping[int, Exception]) -> str:
+    """Of several ranks: when one goes, the others fail because of it."""
+    rank, error = min(worker_exceptions.items())
+    cause = getattr(error, "cause", None) or error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [""]
+    others = f" (and {len(worker_exceptions) - 1} other ranks)" if len(worker_exceptions) > 1 else ""
+    return f"rank {rank} of the learner{others}: {type(cause).__name__}: {lines[0]}"
 
 
 def start_coordinator(name: str, config: TrainConfig, pool: RolloutPool, scoring: Scoring) -> Any:

@@ -25,9 +25,10 @@ class LearnerPresence:
         """Between a failure and the first call of the next learner."""
         return self._gone_since is not None
 
-    def failed(self) -> None:
+    def failed(self, reason: str) -> None:
         """The learner has ended, or one of its ranks, and may start again."""
         self._gone_since, self._told = time.monotonic(), False
+        self._outcome.incident("learner_failed", reason)
 
     def seen(self) -> None:
         """It calls."""
@@ -40,6 +41,6 @@ class LearnerPresence:
         self._told = True
         self._outcome.incident(
             "learner_waits",
-            f"the learner failed {PATIENCE_S:g} s ago and has not begun again: it loads its model, or waits for a place "
-            "(ray status shows what is missing)",
+            f"the learner failed {PATIENCE_S:g} s ago and has not begun again: it loads its model, or waits for a "
+            "place (ray status shows what is missing)",
         )

@@ -46,7 +46,9 @@ GROUP_OUTCOMES: tuple[GroupOutcome, ...] = ("kept", "unscored", "teaches_nothing
 INCIDENT_KINDS = (
     "failure",
     "worker_replaced",
+    "learner_failed",
     "learner_restarted",
+    "learner_waits",
     "groups_lost",
     "reward_retried",
     "unscored",

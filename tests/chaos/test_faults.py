@@ -157,7 +157,7 @@ def test_killed_learner_above_staleness_zero_trains_on_the_groups_of_its_checkpo
         killer(config, after_steps=7, pids=learners),
     ):
         run = run_training(config, fleet)  # also checks that every group was consumed once
-    assert [item["kind"] for item in read_jsonl(run.incidents)] == ["learner_restarted"]
+    assert [item["kind"] for item in read_jsonl(run.incidents)] == ["learner_failed", "learner_restarted"]
     again = [line for line in read_jsonl(run.ledger) if line["attempt"] == 2]
     start = again[0]["step"]
     assert start % 3 == 0 and start >= 6

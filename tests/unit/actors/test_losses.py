@@ -116,7 +116,7 @@ async def test_when_the_learner_fails_the_others_give_up_their_places_until_it_h
     await coordinator.publish(make_payload(0))
     await until(lambda: [fake.delivered for fake in pool.made] == [[0]] * 3)
     await batch_of(coordinator, 0)
-    await coordinator.learner_failed()
+    await coordinator.learner_failed("rank 0 died")
     assert pool.retired == ["worker-2"]
     assert (await coordinator.progress())["phase"] == "waiting for the learner to start again"
     pool.made[2].fails = DIED  # what it had under way
@@ -142,7 +142,7 @@ async def test_one_that_was_awaited_is_not_awaited_once_it_gave_up_its_place() -
     publishing = asyncio.create_task(coordinator.publish(make_payload(1)))
     await until(lambda: [fake.delivered for fake in pool.made[:2]] == [[0, 1]] * 2)
     assert not publishing.done()
-    await coordinator.learner_failed()
+    await coordinator.learner_failed("rank 0 died")
     assert await asyncio.wait_for(publishing, 2) is not None
     assert len(pool.made) == 3  # its place is free for the learner
 
@@ -190,7 +190,7 @@ def test_a_learner_that_stays_away_is_told_of_once(monkeypatch: pytest.MonkeyPat
     learner = LearnerPresence(outcome)
     learner.look()
     for clock[0] in (1.0, 130.0):
-        learner.failed()
+        learner.failed("rank 0 died")
         learner.look()
         clock[0] += learner_presence.PATIENCE_S - 1
         learner.look()
@@ -198,12 +198,13 @@ def test_a_learner_that_stays_away_is_told_of_once(monkeypatch: pytest.MonkeyPat
         learner.seen()
         clock[0] += 2
         learner.look()
-    assert outcome.incidents == [] and not learner.is_gone
-    learner.failed()
+    assert [incident["kind"] for incident in outcome.incidents] == ["learner_failed"] * 2
+    assert not learner.is_gone
+    learner.failed("rank 0 died")
     clock[0] += learner_presence.PATIENCE_S
     for _ in range(2):
         learner.look()
-    assert [incident["kind"] for incident in outcome.incidents] == ["learner_waits"]
+    assert [incident["kind"] for incident in outcome.incidents[2:]] == ["learner_failed", "learner_waits"]
 
 
 @pytest.mark.parametrize("error", [None, ray.exceptions.GetTimeoutError(), DIED, ValueError("no actor")])
@@ -215,7 +216,7 @@ def test_trains_controller_tells_and_goes_on_whatever_the_answer(
     def get_actor(name: str, namespace: str) -> Any:
         if isinstance(error, ValueError):
             raise error
-        return SimpleNamespace(learner_failed=SimpleNamespace(remote=lambda: told.append(name)))
+        return SimpleNamespace(learner_failed=SimpleNamespace(remote=told.append))
 
     def get(answer: None, timeout: float) -> None:
         if error is not None:
@@ -224,8 +225,10 @@ def test_trains_controller_tells_and_goes_on_whatever_the_answer(
     monkeypatch.setattr(ray, "get_actor", get_actor)
     monkeypatch.setattr(ray, "get", get)
     monkeypatch.setattr(coordinator_actor.logger, "propagate", True)
-    TellCoordinator("run-coordinator").after_exception(None, {0: RuntimeError("lost")})
-    assert told == ([] if isinstance(error, ValueError) else ["run-coordinator"])
+    errors = {1: RuntimeError("its peer is gone"), 0: MemoryError("\nno room\nfor 3 GB")}
+    TellCoordinator("run-coordinator").after_exception(None, errors)
+    reason = "rank 0 of the learner (and 1 other ranks): MemoryError: no room"
+    assert told == ([] if isinstance(error, ValueError) else [reason])
     assert ("could not be told" in caplog.text) is (error is not None)
 
 

@@ -118,7 +118,7 @@ async def test_where_the_learner_fails_the_engine_sleeps_until_it_has_its_place_
     coordinator = await started(pool, sharing())
     await asyncio.sleep(0.01)
     assert len(engine.requests) == 3
-    failing = asyncio.create_task(coordinator.learner_failed())
+    failing = asyncio.create_task(coordinator.learner_failed("rank 0 died"))
     engine.held.set()
     await asyncio.wait_for(failing, 2)
     assert engine.asleep and len(engine.requests) == 3
