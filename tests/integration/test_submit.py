@@ -168,7 +168,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(head: Head, sft: Path, tmp_p
     assert sent.returncode == 0, sent.stderr
     first = job_id(sent.stdout)
     metrics = tmp_path / "runs" / "long" / "metrics.jsonl"
-    wait_for(lambda: len(read_jsonl(metrics)) >= 5, 120)
+    wait_for(lambda: len(read_jsonl(metrics)) >= 5, 300)
     stopped = head.submit("--stop", first)
     assert stopped.stdout.split()[1] == "STOPPED", stopped.stdout + stopped.stderr
     before = len(read_jsonl(metrics))
@@ -177,7 +177,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(head: Head, sft: Path, tmp_p
     again = head.submit("--resume", first, "--no-wait")
     second = job_id(again.stdout)
     assert second != first and again.returncode == 0
-    wait_for(lambda: len(read_jsonl(metrics)) > before + 5, 120)
+    wait_for(lambda: len(read_jsonl(metrics)) > before + 5, 300)
     steps = [line["step"] for line in read_jsonl(metrics)]
     assert steps == list(range(len(steps)))  # no step twice, none left out
     head.submit("--stop", second)

@@ -32,7 +32,7 @@ def test_a_run_is_shown_as_it_is_and_goes_on_where_its_directory_is_lost(
         "learner__best_metric": "reward_mean",
         "learner__checkpoint_storage": f"file://{tmp_path}",
     }
-    paths = run_training(train_config("watched", **changes), fleet)
+    paths = run_training(train_config("shown", **changes), fleet)
     lines, before = read_jsonl(paths.metrics), reproducible(paths.metrics)
     assert [line["step"] for line in lines] == [0, 1, 2]
     for key in ("reward_mean", "step_s", "idle_learn"):
@@ -40,7 +40,7 @@ def test_a_run_is_shown_as_it_is_and_goes_on_where_its_directory_is_lost(
     best = max(lines, key=lambda line: (line["reward_mean"], -line["step"]))["policy_version"]
     kept = sorted({f"step-{best:06d}", "step-000003"})
     assert sorted(path.name for path in paths.checkpoints.glob("step-*")) == kept
-    assert sorted(path.name for path in (tmp_path / "watched" / "checkpoints").iterdir()) == kept
+    assert sorted(path.name for path in (tmp_path / "shown" / "checkpoints").iterdir()) == kept
 
     validated = read_jsonl(paths.dynamics)
     assert [line["version"] for line in validated] == [0, 2, 3]
@@ -50,7 +50,7 @@ def test_a_run_is_shown_as_it_is_and_goes_on_where_its_directory_is_lost(
     first_best = _adapter(paths.best)
 
     shutil.rmtree(paths.root)
-    run_training(train_config("watched", **{**changes, "learner__steps": 4}), fleet)
+    run_training(train_config("shown", **{**changes, "learner__steps": 4}), fleet)
     assert reproducible(paths.metrics)[:3] == before
     assert [line["step"] for line in read_jsonl(paths.metrics)] == [0, 1, 2, 3]
     again = read_jsonl(paths.dynamics)
