@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from polyray.config.base import as_json
+from polyray.config.bundles import CPU, Part, fleet_parts, learner_ranks, times
 from polyray.config.loader import load_config
 from polyray.config.run import TrainConfig
 from polyray.config.sweep import MANY_TRIALS, ParameterSpec, SweepConfig
@@ -40,6 +41,8 @@ OWN_OF_TRIAL = frozenset(
 MAX_CORNERS = 64
 """Combinations of ends that are checked; more would be felt at the start."""
 GOLDEN = 0.618034
+TRIAL_CPUS = 0.01
+"""Of a trial's own process: the work is done by the actors it starts, which ask for what they need."""
 SHARED_SECTIONS = ("task", "reward", "second_opinion", "diversity", "delivery")
 
 
@@ -213,6 +216,15 @@ def gpus_at_once(config: SweepConfig, trial: TrainConfig, estimate: dict[str, An
 def at_once(config: SweepConfig) -> int:
     """Trials that run at the same time, at most."""
     return min(config.num_trials, config.max_concurrent_trials)
+
+
+def parts_at_once(config: SweepConfig, plans: list[TrialPlan]) -> list[Part]:
+    """What all trials of one time place on machines: engines and reward replicas, learner ranks, Tune's processes."""
+    trial, num_at_once = plans[0].config, at_once(config)
+    return [
+        *times(fleet_parts(trial), 1 if config.fleet.mode == "shared" else num_at_once),
+        *times([learner_ranks(trial.learner), Part("trial", 1, {CPU: TRIAL_CPUS})], num_at_once),
+    ]
 
 
 def trial_dir(config: SweepConfig, trial_id: str) -> Path:

@@ -14,14 +14,13 @@ import ray
 import ray.tune as tune
 from ray.tune.callback import Callback as TuneCallback
 
-from jobs.sweep_plan import TrialPlan, at_once, largest_rank, trial_dir
+from jobs.sweep_plan import TRIAL_CPUS, TrialPlan, at_once, largest_rank, parts_at_once, trial_dir
 from jobs.sweep_scheduler import scheduler_of
 from jobs.sweep_search import TrialSearcher, open_settings
 from jobs.sweep_table import TrialTable, in_words, reason_of
 from jobs.sweep_trial import STEP, TRIAL, SweepWork, run_trial
 from polyray.actors.resources import NAMESPACE, check_placement
 from polyray.analysis.sweep.trials import Trial, TrialStatus, write_trials
-from polyray.config.bundles import CPU, Part, fleet_parts, learner_ranks, times
 from polyray.config.sweep import SweepConfig
 from polyray.errors import Stopped
 from polyray.observability.atomic import atomic_write_text
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from jobs.fleet import Fleet
 
 EXPERIMENT = "tune"
-TRIAL_CPUS = 0.01
-"""Of a trial's own process: the work is done by the actors it starts, which ask for what they need."""
 HOUR_S = 3600.0
 OLD_OUTPUT = {"RAY_AIR_NEW_OUTPUT": "0"}
 """Tune's newer output prints a banner whatever `verbose` says, and counts trials to infinity; the table is ours."""
@@ -52,12 +49,8 @@ def shared_fleet(config: SweepConfig, plans: list[TrialPlan]) -> Iterator[Fleet]
 
 def check_resources(config: SweepConfig, plans: list[TrialPlan]) -> None:
     """ResourceError where what runs at the same time can never be placed."""
-    trial, num_at_once = plans[0].config, at_once(config)
-    parts = [
-        *times(fleet_parts(trial), 1 if config.fleet.mode == "shared" else num_at_once),
-        *times([learner_ranks(trial.learner), Part("trial", 1, {CPU: TRIAL_CPUS})], num_at_once),
-    ]
-    check_placement(parts, "max_concurrent_trials, rollout.num_workers or cpus_per_worker")
+    lower = "max_concurrent_trials, rollout.num_workers or cpus_per_worker"
+    check_placement(parts_at_once(config, plans), lower)
 
 
 def run_trials(

@@ -13,11 +13,25 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
+from jobs.sweep_plan import parts_at_once, plan_trials
+from polyray.config.bundles import (
+    CPU,
+    GPU,
+    Machine,
+    Part,
+    engines,
+    learner_ranks,
+    misfit,
+    total,
+    training_parts,
+)
 from polyray.config.generation import GenerationServeConfig
 from polyray.config.loader import load_config
-from polyray.config.run import TrainConfig
+from polyray.config.run import EvaluateConfig, TrainConfig
 from polyray.config.serve import RewardServeConfig
-from tests.unit.deploy.rendering import KUBERAY, ROOT, pods, quantity, render_one
+from polyray.config.sft import SftConfig
+from polyray.config.sweep import SweepConfig
+from tests.unit.deploy.rendering import KUBERAY, ROOT, cluster_spec, pods, quantity, render_one
 
 JOBS = [(size, job) for size in ("small", "large") for job in ("sft", "train", "evaluate", "sweep")]
 SERVICES = [(size, service) for size in ("small", "large") for service in ("reward", "generation")]
@@ -39,23 +53,31 @@ def checked(
     return json.loads(capsys.readouterr().out)
 
 
-def needed(job: str, found: dict[str, Any]) -> tuple[float, float]:
-    """(CPUs, GPUs) that a checked configuration asks Ray for."""
-    if job == "sweep":  # trials share engines and reward service, each has learners of its own
-        train = load_config(TrainConfig, ROOT / found["config"]["train"], found["config"]["overrides"])
-        rollout, learner, at_once = train.rollout, train.learner, found["derived"]["at_once"]
-        return (
-            rollout.num_workers * rollout.cpus_per_worker
-            + at_once * learner.num_workers * learner.cpus_per_worker
-            + train.reward.service.num_replicas * train.reward.service.num_cpus,
-            rollout.num_workers * rollout.gpus_per_worker + at_once * learner.num_workers * learner.use_gpu,
-        )
-    config = found["config"]
-    learner, rollout = config.get("learner"), config.get("rollout")
-    gpus = learner["num_workers"] * learner["use_gpu"] if learner else 0
-    gpus += rollout["num_workers"] * rollout["gpus_per_worker"] if rollout else 0
-    default = rollout["num_workers"] * rollout["cpus_per_worker"] if rollout else 0
-    return found["derived"].get("logical_cpus_needed", default), gpus
+def placed(job: str, words: list[str]) -> list[Part]:
+    """What the job asks for before it starts, by the functions that it calls itself."""
+    file, overrides = ROOT / words[3], words[4:]
+    if job == "sft":
+        return [learner_ranks(load_config(SftConfig, file, overrides).learner)]
+    if job == "train":
+        return training_parts(load_config(TrainConfig, file, overrides))
+    if job == "evaluate":
+        return [engines(load_config(EvaluateConfig, file, overrides).rollout)]
+    config = load_config(SweepConfig, file, overrides)
+    return parts_at_once(config, plan_trials(config))
+
+
+def machines(document: dict[str, Any]) -> dict[str, Machine]:
+    """Ray's nodes before the autoscaler adds any; the head schedules nothing."""
+    spec = cluster_spec(document)
+    assert spec is not None and spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    labels = {group["groupName"]: group.get("labels", {}) for group in spec["workerGroupSpecs"]}
+    workers = [pod for pod in pods(document) if pod.runs_ray and pod.name != "head"]
+    found = {}
+    for pod in workers:
+        limits = pod.spec["containers"][0]["resources"]["limits"]
+        resources = {CPU: quantity(limits["cpu"]), GPU: quantity(limits.get("nvidia.com/gpu", 0))}
+        found |= {f"{pod.name}-{at}": Machine(resources, labels[pod.name]) for at in range(pod.num_started)}
+    return found
 
 
 @each_job
@@ -75,12 +97,10 @@ def test_the_job_and_its_configuration_are_valid_and_fit_what_is_started(
     words = document["spec"]["entrypoint"].split()
     assert words[2] == f"jobs.{job}"
     assert (ROOT / words[3]).is_file()
-    found = checked(words, monkeypatch, capsys)
-    cpus, gpus = needed(job, found)
-    workers = [pod for pod in pods(document) if pod.runs_ray and pod.name != "head"]
-    limits = [(pod.num_started, pod.spec["containers"][0]["resources"]["limits"]) for pod in workers]
-    assert cpus <= sum(number * quantity(limit["cpu"]) for number, limit in limits)
-    assert gpus <= sum(number * quantity(limit.get("nvidia.com/gpu", 0)) for number, limit in limits)
+    checked(words, monkeypatch, capsys)
+    parts = placed(job, words)
+    assert misfit(parts, machines(document)) is None
+    gpus = total(parts, GPU)
     assert (gpus > 0) == (size == "large"), "small needs no GPU, large uses them"
 
 
