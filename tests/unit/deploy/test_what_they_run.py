@@ -138,15 +138,6 @@ def test_small_serves_the_files_that_serve_deploy_takes() -> None:
         assert text == (ROOT / f"deploy/serve/{service}.yaml").read_text(encoding="utf-8")
 
 
-def test_the_large_generation_service_asks_the_reward_service_beside_it() -> None:
-    values = yaml.safe_load(rendered("large", "generation")["spec"]["serveConfigV2"])
-    reward = values["applications"][0]["args"]["reward"]
-    other = rendered("large", "reward")
-    prefix = yaml.safe_load(other["spec"]["serveConfigV2"])["applications"][0]["route_prefix"]
-    assert reward["url"] == f"http://{other['metadata']['name']}-serve-svc:8000{prefix}"
-    assert reward["token_env"] == "POLYRAY_API_TOKEN"
-
-
 @each_service
 def test_only_the_generation_service_knows_the_admin_token(size: str, service: str) -> None:
     names = {
