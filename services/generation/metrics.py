@@ -54,6 +54,7 @@ class GenerationMetrics:
         self._max_models = max_models
         self._labels: set[str] = set()
         self._counts: OrderedDict[str, ModelCounts] = OrderedDict()
+        self._difference: float | None = None
         self.requests = _counter("requests", "HTTP requests by route and status.", "route", "status")
         self.request_seconds = _histogram(
             "request_seconds", "From a request's arrival in the replica to the end of its answer.", "route"
@@ -112,7 +113,13 @@ class GenerationMetrics:
         """One adapter that came; `difference` in nats, where its proof was measured."""
         self.adapters_loaded.inc(1, {"outcome": outcome})
         if difference is not None:
-            self.delivery_difference.set(difference)
+            self._difference = difference
+            self.set_difference()
+
+    def set_difference(self) -> None:
+        """The newest difference once more, for services/gauges.py; nothing before the first."""
+        if self._difference is not None:
+            self.delivery_difference.set(self._difference)
 
     def selection(self, outcome: SelectionOutcome) -> None:
         """One selection that was stored, or was stored already."""

@@ -23,6 +23,7 @@ from polyray.errors import RolloutError
 from polyray.models.base_files import resolve_dtype, resolve_model_dir
 from polyray.rewards import plan_reward
 from polyray.rollout.text_engine import TextEngine
+from services.gauges import keep_set
 from services.generation.access_log import install_access_log
 from services.generation.asking import Asking
 from services.generation.candidates import CandidateMaker
@@ -68,7 +69,7 @@ class GenerationService:
         self.metrics = GenerationMetrics()
         self._reward_app = reward_app
         self._engine: TextEngine | None = None
-        self._looking: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Serve's hook: the first call starts the replica, and its errors end the start."""
@@ -119,7 +120,10 @@ class GenerationService:
         scoring = CandidateScoring(self._reward_client(), config.diversity)
         self.candidates = CandidateMaker(config, asking, self.sampler, scoring, self.store)
         self.health = EngineHealth(engine, sequences[0][:1], BASE, config.engine.health_timeout_s)
-        self._looking = asyncio.create_task(self.adapters.keep_looking(config.follow_interval_s))
+        self._tasks = [
+            asyncio.create_task(self.adapters.keep_looking(config.follow_interval_s)),
+            asyncio.create_task(keep_set(self._set_gauges)),
+        ]
 
     def info(self) -> dict[str, Any]:
         """What GET /v1/info answers."""
@@ -155,9 +159,9 @@ class GenerationService:
         await self.health.check()
 
     async def close(self) -> None:
-        """Ends the engine and what keeps looking; the store gives its connections back."""
-        if self._looking is not None:
-            self._looking.cancel()
+        """Ends the engine, and what keeps looking and counting; the store gives its connections back."""
+        for task in self._tasks:
+            task.cancel()
         if self._engine is not None:
             await self._engine.close()
             self.store.close()
@@ -166,6 +170,10 @@ class GenerationService:
         from services.generation.routes import build_http_app
 
         return build_http_app(self)
+
+    def _set_gauges(self) -> None:
+        self.metrics.load(self.sampler.queued, self.sampler.running)
+        self.metrics.set_difference()
 
     def _reward_client(self) -> RewardClient | None:
         reward = self.config.reward

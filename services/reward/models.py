@@ -155,8 +155,12 @@ class ServedModel:
         vectors = await asyncio.to_thread(self.encoder.encode, [text for texts in batch for text in texts])
         return np.split(vectors, np.cumsum([len(texts) for texts in batch])[:-1])
 
-    async def _score_batch(self, batch: Sequence[Work]) -> list[Any]:
+    def set_gauges(self) -> None:
+        """What waits now. Not when a batch starts alone: behind one that hangs the queue grows unseen."""
         self.metrics.queued.set(self.batcher.queued, {"model": self.id})
+
+    async def _score_batch(self, batch: Sequence[Work]) -> list[Any]:
+        self.set_gauges()
         return await self.run(self._scored, batch)
 
     def _scored(self, batch: Sequence[Work]) -> list[Any]:

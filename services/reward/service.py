@@ -36,6 +36,7 @@ from polyray.rewards.protocol import (
     answer_scores,
 )
 from polyray.types import Prompt
+from services.gauges import keep_set
 from services.replica_log import log_as_replica
 from services.reward.configuration import ReplicaConfiguration
 from services.reward.metrics import RewardMetrics
@@ -63,6 +64,8 @@ class RewardService:
         self._loading = asyncio.Lock()
         self._reload: asyncio.Task[None] | None = None
         self._reload_error: str | None = None
+        self._gauges: asyncio.Task[None] | None = None
+        """Ends with the replica's event loop."""
 
     @classmethod
     def serving(cls, plan: RewardPlan, token: SecretStr | None = None) -> RewardService:
@@ -103,6 +106,7 @@ class RewardService:
         """
         if self._models is None:
             await asyncio.to_thread(self.load, ReplicaConfiguration.from_json(user_config))
+            self._gauges = asyncio.create_task(keep_set(self._set_gauges))
             return
         try:
             self._wanted = ReplicaConfiguration.from_json(user_config)
@@ -216,6 +220,10 @@ class RewardService:
                 return
         self._reload_error = None
         self.metrics.reloads.inc(1, {"outcome": "loaded"})
+
+    def _set_gauges(self) -> None:
+        for model in self.models.by_id.values():
+            model.set_gauges()
 
     def _refuse(self, error: Exception) -> None:
         self._reload_error = f"{type(error).__name__}: {error}"

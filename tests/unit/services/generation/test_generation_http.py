@@ -17,6 +17,7 @@ import torch
 from polyray.data.chat import encode_prompt
 from polyray.models.embedded import build_tokenizer
 from polyray.types import Prompt
+from services import gauges
 from services.generation.service import GenerationService
 from tests.unit.services.generation.tiny_service import (
     PROMPT,
@@ -38,9 +39,11 @@ MESSAGES = [{"role": "user", "content": PROMPT}]
 async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[GenerationService]:
     root = tmp_path_factory.mktemp("service")
     built = GenerationService(tiny_config(root), token_book())
-    await built.start()
-    yield built
-    await built.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gauges, "SET_EVERY_S", 0.05)
+        await built.start()
+        yield built
+        await built.close()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -442,3 +445,14 @@ async def test_what_is_served_is_said(alice: httpx.AsyncClient) -> None:
     assert (info["max_prompt_tokens"], info["has_reward"], info["queued_sequences"]) == (48, False, 0)
     assert info["counts"]["first"]["completions"] > 0
     assert info["adapters"]["first"]["trouble"] is None
+
+
+async def test_the_replica_sets_its_gauges_while_nobody_asks(
+    service: GenerationService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr(service.metrics, "load", lambda queued, running: seen.append((queued, running)))
+    async with asyncio.timeout(5):
+        while not seen:
+            await asyncio.sleep(0.01)
+    assert seen[0] == (0, 0)
