@@ -2,7 +2,7 @@
 
     polyray_generation_requests{route, status}        polyray_generation_request_seconds{route}
     polyray_generation_rejected{reason}               reason: token, scope, rate_limit, queue_full, deadline
-    polyray_generation_first_token_seconds            from a request's arrival to its first token
+    polyray_generation_first_token_seconds            of streamed requests alone: from arrival to the first token
     polyray_generation_tokens_generated{model}        polyray_generation_completions{model}
     polyray_generation_queued_sequences               polyray_generation_running_sequences
     polyray_generation_cancelled                      completions that the engine gave up: client gone, or time up
@@ -61,7 +61,7 @@ class GenerationMetrics:
         )
         self.rejected = _counter("rejected", "Requests that were not served.", "reason")
         self.first_token_seconds = _histogram(
-            "first_token_seconds", "From a request's arrival to its first token."
+            "first_token_seconds", "From a streamed request's arrival to its first token."
         )
         self.tokens_generated = _counter("tokens_generated", "Tokens of completions.", "model")
         self.completions = _counter("completions", "Completions that came to their end.", "model")
@@ -84,7 +84,7 @@ class GenerationMetrics:
         self.rejected.inc(1, {"reason": reason})
 
     def first_token(self, seconds: float) -> None:
-        """One request whose first token came."""
+        """One streamed request whose first token came."""
         self.first_token_seconds.observe(seconds)
 
     def completed(self, model: str, num_completions: int, num_tokens: int) -> None:

@@ -111,3 +111,10 @@ def test_alerts_say_how_urgent_they_are_and_what_to_do() -> None:
         assert rule["labels"]["severity"] in {"page", "warning"}
         assert rule["annotations"].keys() == {"summary", "description"}
         assert rule["annotations"]["description"].endswith(".")
+
+
+def test_what_counts_streamed_requests_alone_says_so() -> None:
+    """The time to the first token of a request that is answered as a whole is nobody's to know."""
+    found = [query for query in QUERIES if "first_token_seconds" in query.expression]
+    assert len(found) == 3  # a panel's two curves, and an alert
+    assert all("streamed" in f"{query.where} {query.legend}" for query in found)
