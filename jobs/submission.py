@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 import shlex
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from jobs.cli import REPOSITORY_ROOT
@@ -19,6 +21,8 @@ EXCLUDED = (
     ".*_cache", ".hypothesis", "*.safetensors", "*.gguf", "*.parquet", "*.jsonl.gz",
 )  # fmt: skip
 """As in a .gitignore, whose own entries Ray leaves out by itself."""
+WITHOUT_RUN = ("pretrain",)
+"""Jobs whose files have a `runs_dir` that they do not write to."""
 PREFIX = "polyray"
 JOB_KEY, ARGUMENTS_KEY, VARIABLES_KEY = "polyray_job", "polyray_arguments", "polyray_variables"
 OWN_KEY = "polyray_own_resources"
@@ -51,6 +55,53 @@ def refuse_secrets(
                     f"an argument contains the value of {name}, which would be shown on the dashboard; leave it out: "
                     f"jobs read {name} from the environment of the cluster"
                 )
+
+
+def refuse_paths_of_the_copy(job: str, arguments: Sequence[str], config: Mapping[str, Any]) -> None:
+    """ConfigError for paths in the copy of the repository in which a submitted job runs and which Ray removes: a
+    relative `runs_dir`, and what is not sent. `config` is what the job's --check shows, empty where it has none."""
+    texts = [*arguments, *(f"{key}={text}" for key, text in _texts(config) if key != "runs_dir")]
+    problems = [
+        f"{text}: {path.partition('/')[0]}/ is not sent with a job; put it where all machines of the cluster see it "
+        f"and give that path, e.g. /shared/{path}"
+        for text in dict.fromkeys(texts)
+        if "://" not in text
+        for path in map(posixpath.normpath, (text, text.partition("=")[2]))
+        if _is_left_out(path)
+    ]
+    runs_dir = config.get("runs_dir")
+    if isinstance(runs_dir, str) and not runs_dir.startswith("/") and job not in WITHOUT_RUN:
+        problems.insert(
+            0,
+            f"runs_dir={runs_dir} is relative: the job runs in a copy of the repository, which Ray removes with all "
+            "that was written there; add runs_dir=/shared/runs, a directory that all machines of the cluster see",
+        )
+    if problems:
+        raise ConfigError("\n  ".join(problems))
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted key, text) of every text in a configuration; the items of a list have its key."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _texts(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner, key)
+
+
+def _is_left_out(path: str) -> bool:
+    """Whether it is a relative path of two parts or more that EXCLUDED matches; a single word may be anything."""
+    parts = path.split("/")
+    if path.startswith(("/", "~")) or len(parts) == 1:
+        return False
+    return any(
+        fnmatchcase(part, pattern.removeprefix("/"))
+        for pattern in EXCLUDED
+        for part in (parts[:1] if pattern.startswith("/") else parts)
+    )
 
 
 @dataclass(frozen=True, slots=True)

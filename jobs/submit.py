@@ -1,11 +1,13 @@
 """Runs a job on a cluster, through the Jobs API of its head node.
 
 What is sent is this repository without runs, data, environments and whatever git ignores; packages come from the
-cluster's image. The job itself is `python -m jobs.JOB CONFIG ...` there, so `runs_dir` and data are paths there: a
-directory that all machines see. The configuration is checked here first, before anything is sent.
+cluster's image. The job itself is `python -m jobs.JOB CONFIG ...` there, in a copy that Ray removes, so `runs_dir`,
+adapters and data are absolute paths there, in a directory that all machines see. The configuration is checked here
+first, before anything is sent.
 
-  python -m jobs.submit train configs/train/hidden_trap_grid_drgrpo.yaml name=first --address http://HEAD:8265
-  python -m jobs.submit sweep configs/sweep/lambda_seed.yaml --address http://HEAD:8265 --no-wait -- --yes
+  python -m jobs.submit train configs/train/hidden_trap_grid_drgrpo.yaml name=first runs_dir=/shared/runs \\
+      model.warm_start=/shared/runs/sft/adapter --address http://HEAD:8265
+  python -m jobs.submit doctor --address http://HEAD:8265 --no-wait -- --no-engine
   python -m jobs.submit --list    --address http://HEAD:8265
   python -m jobs.submit --status polyray-train-first-1f3a --address http://HEAD:8265     also --logs, --stop
   python -m jobs.submit --resume polyray-train-first-1f3a --address http://HEAD:8265     the same command again
@@ -99,7 +101,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
 
 def _submission(args: Namespace, options: Sequence[str]) -> Submission:
     """What would be sent; ConfigError for a mistake in it. The job's own --check sees the configuration first."""
-    from jobs.submission import Submission, refuse_secrets
+    from jobs.submission import Submission, refuse_paths_of_the_copy, refuse_secrets
 
     job, *rest = args.arguments
     if job not in (*CHECKED, *UNCHECKED):
@@ -111,22 +113,23 @@ def _submission(args: Namespace, options: Sequence[str]) -> Submission:
             raise ConfigError(f"--env {given.split('=')[0]!r} has no value; write --env NAME=VALUE")
         variables[name] = value
     refuse_secrets([*rest, *options], variables, os.environ)
+    config: dict[str, Any] = {}
     if job in CHECKED:
         with redirect_stdout(io.StringIO()) as printed:
             importlib.import_module(f"jobs.{job}").main([*rest, *options, "--check"])
-        name = _name_of(printed.getvalue())
-    else:
-        name = ""
+        config = _config_of(printed.getvalue())
+    refuse_paths_of_the_copy(job, [*rest, *options], config)
+    name = str(config.get("name", ""))
     return Submission.of(job, name, [*rest, *options], variables, args.cpus, args.memory_gb)
 
 
-def _name_of(printed: str) -> str:
-    """Of the run, from what --check printed."""
+def _config_of(printed: str) -> dict[str, Any]:
+    """Of the run, from what --check printed; empty where that is something else."""
     try:
         checked: Any = json.loads(printed)
-        return str(checked["config"]["name"])
+        return dict(checked["config"])
     except (ValueError, KeyError, TypeError):
-        return ""
+        return {}
 
 
 def _open(args: Namespace) -> Cluster:

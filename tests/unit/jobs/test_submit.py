@@ -21,6 +21,7 @@ from jobs.submit_client import Cluster
 from polyray.errors import ConfigError, ResourceError
 
 CONFIG = "configs/train/hidden_trap_grid_drgrpo.yaml"
+SHARED = ("runs_dir=/shared/runs", "model.warm_start=/shared/runs/sft/adapter")
 ADDRESS = "http://127.0.0.1:8265"
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -31,17 +32,15 @@ def checked(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, An
 
 
 def test_what_would_be_sent(capsys: pytest.CaptureFixture[str]) -> None:
-    found = checked(
-        capsys, "train", CONFIG, "name=first", "reward.service.port=0", "--env", "A=b c", "--cpus", "2"
-    )
-    assert found["entrypoint"] == f"python -m jobs.train {CONFIG} name=first reward.service.port=0"
+    found = checked(capsys, "train", CONFIG, "name=first", *SHARED, "--env", "A=b c", "--cpus", "2")
+    assert found["entrypoint"] == f"python -m jobs.train {CONFIG} name=first {' '.join(SHARED)}"
     assert found["submission_id"].startswith("polyray-train-first-")
     assert found["runtime_env"]["env_vars"] == {
         "RAY_JOB_STOP_WAIT_TIME_S": "300", "POLYRAY_JOB_CPUS": "2", "A": "b c",
     }  # fmt: skip
     assert found["runtime_env"]["excludes"] == list(EXCLUDED)
     assert found["entrypoint_num_cpus"] == 2.0
-    assert json.loads(found["metadata"][ARGUMENTS_KEY]) == [CONFIG, "name=first", "reward.service.port=0"]
+    assert json.loads(found["metadata"][ARGUMENTS_KEY]) == [CONFIG, "name=first", *SHARED]
 
 
 def test_options_behind_two_dashes_are_the_jobs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,14 +70,73 @@ def test_the_line_by_hand_sends_the_same() -> None:
         (["train", CONFIG, "--env", "HF_TOKEN=abc"], "--env HF_TOKEN=... would be shown on the dashboard"),
         (["--stop", "a", "train"], "--stop stands alone"),
         (["--status", "a", "--logs", "b"], "--status stands alone"),
-        (["train", CONFIG], "--address is missing"),
-        (["train", CONFIG, "--address", "HEAD:8265"], "is no URL of a dashboard"),
+        (["train", CONFIG, *SHARED], "--address is missing"),
+        (["train", CONFIG, *SHARED, "--address", "HEAD:8265"], "is no URL of a dashboard"),
     ],
 )
 def test_mistakes_cost_nothing(arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
     with pytest.raises(ConfigError, match=message):
         main(arguments)
+
+
+EVALUATION = "configs/evaluate/hidden_trap_grid.yaml"
+NOT_SENT = "is not sent with a job; put it where all machines of the cluster see it and give that path, e.g."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (
+            ["train", CONFIG, "name=first"],
+            [
+                "runs_dir=runs is relative: the job runs in a copy of the repository, which Ray removes with all "
+                "that was written there; add runs_dir=/shared/runs, a directory that all machines of the cluster see",
+                f"model.warm_start=runs/sft/adapter: runs/ {NOT_SENT} /shared/runs/sft/adapter",
+            ],
+        ),
+        (["train", CONFIG, *SHARED, "runs_dir=~/runs"], ["runs_dir=~/runs is relative: "]),
+        (
+            ["train", CONFIG, SHARED[0], "model.warm_start=./data/../runs/a"],
+            [f"model.warm_start=./data/../runs/a: runs/ {NOT_SENT} /shared/runs/a"],
+        ),
+        (
+            ["evaluate", EVALUATION, "runs_dir=/shared/runs"],
+            [f"adapters.warm start.adapter=runs/sft/adapter: runs/ {NOT_SENT} /shared/runs/sft/adapter"],
+        ),
+        (["report", "runs/first"], [f"runs/first: runs/ {NOT_SENT} /shared/runs/first"]),
+        (["analyze", "lora", "--", "--out=data/x"], [f"--out=data/x: data/ {NOT_SENT} /shared/data/x"]),
+    ],
+)
+def test_paths_that_the_job_would_not_find_or_lose_are_refused(
+    arguments: list[str], lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ConfigError) as raised:
+        main(["--check", *arguments])
+    found = str(raised.value).split("\n  ")
+    assert len(found) == len(lines)
+    assert all(text.startswith(line) for text, line in zip(found, lines, strict=True))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["pretrain", "configs/pretrain.yaml", "cache_dir=/shared/polyray"],  # writes to no run directory
+        [
+            "sft",
+            "configs/sft/my_data.yaml",
+            "runs_dir=/shared/runs",
+        ],  # its data lie in configs/, which is sent
+        ["sweep", "configs/sweep/lambda_seed.yaml", "runs_dir=/shared/runs"],  # fleet.mode=shared is no path
+        ["export", "/shared/runs/first", "s3://bucket/runs/first.parquet"],
+    ],
+)
+def test_what_is_there_or_is_no_path_is_sent(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert shlex.join(arguments[1:]) in checked(capsys, *arguments)["entrypoint"]
 
 
 def test_a_secret_of_this_machine_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
