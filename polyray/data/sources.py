@@ -21,8 +21,8 @@ WHERE_TO_GET = {
         "https://github.com/evalplus/mbppplus_release, Apache 2.0), or problems of your own in one of their formats"
     ),
     "math": (
-        "GSM8K's train.jsonl and test.jsonl (https://github.com/openai/grade-school-math, MIT), or problems of "
-        "your own with the fields question and answer, which ends in '#### ' and a number"
+        "GSM8K's train.jsonl and test.jsonl (grade_school_math/data of https://github.com/openai/grade-school-math, "
+        "MIT), or problems of your own with the fields question and answer, which ends in '#### ' and a number"
     ),
     "question_answering": (
         "SQuAD's train and dev files (https://rajpurkar.github.io/SQuAD-explorer, CC BY-SA 4.0), Natural "

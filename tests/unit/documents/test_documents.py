@@ -223,3 +223,12 @@ def test_links_lead_somewhere(document: str) -> None:
 
 def test_the_readme_leads_to_the_guides() -> None:
     assert set(GUIDES) <= set(links(read("README.md")))
+
+
+def test_data_that_no_clone_has_is_fetched_before_it_is_used() -> None:
+    section = sections(read("deploy/README.md"))["One rented GPU machine, from ssh to adapter"]
+    for key in ("task.path", "task.train_path"):
+        used = {name: section.index(f"{key}={name}") for name in re.findall(rf"{key}=(data/\S+)", section)}
+        assert used
+        for name, at in used.items():
+            assert 0 < section.find(f"-o {name}") < at, f"{name} comes from nowhere"
