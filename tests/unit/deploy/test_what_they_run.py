@@ -166,3 +166,24 @@ def test_the_base_job_is_the_doctor() -> None:
     job = yaml.safe_load((KUBERAY / "base/job/rayjob.yaml").read_text(encoding="utf-8"))
     assert job["spec"]["entrypoint"] == "python -m jobs.doctor --no-engine"
     assert Path(ROOT / "jobs/doctor.py").is_file()
+
+
+def requested(document: dict[str, Any]) -> tuple[float, float]:
+    """(CPUs, GiB) that the pods request before the autoscaler adds any, its own container among them."""
+    spec = cluster_spec(document)
+    assert spec is not None and spec["enableInTreeAutoscaling"]
+    requests = [(1, spec["autoscalerOptions"]["resources"]["requests"])]
+    requests += [
+        (pod.num_started, container["resources"]["requests"])
+        for pod in pods(document)
+        for container in pod.spec["containers"]
+    ]
+    cpus = sum(number * quantity(request["cpu"]) for number, request in requests)
+    return cpus, sum(number * quantity(request["memory"]) for number, request in requests) / 2**30
+
+
+@pytest.mark.parametrize("part", ["cluster", "reward", "generation", "sft", "train", "evaluate", "sweep"])
+def test_the_readme_says_what_small_requests(part: str) -> None:
+    readme = (KUBERAY / "README.md").read_text(encoding="utf-8")
+    cpus, gib = requested(rendered("small", part))
+    assert f"{cpus:g} CPUs and {gib:g} GiB" in readme.replace("\n", " ")
