@@ -99,7 +99,11 @@ def activations(per_layer: int, shape: ModelShape, dtype: str, *, checkpointed: 
 
 
 def rl_logits(shape: ModelShape, tokens: int) -> int:
-    """Of one chunk of positions, or of all where they are fewer."""
+    """Of one chunk of positions, or of all where they are fewer.
+
+    A delivery's probe computes its log-probs in the same chunks, after a step's activations are gone, so it adds
+    nothing.
+    """
     positions = min(tokens, max(1, LOGITS_PER_CHUNK // shape.vocabulary))
     return positions * shape.vocabulary * RL_LOGIT_BYTES
 

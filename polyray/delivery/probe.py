@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from peft import PeftModel
+from torch.nn.utils.rnn import pad_sequence
 
 from polyray.config.rollout import RolloutSpec
 from polyray.config.task import TaskSpec
@@ -19,11 +20,14 @@ from polyray.delivery.adapter import AdapterPayload, AdapterShape, Probe, sha256
 from polyray.models.adapter_files import read_adapter
 from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base, load_tokenizer
+from polyray.models.logprobs import sequence_logprobs
 from polyray.rollout.seeds import sample_seed
 from polyray.tasks import build_task
 from polyray.types import PolicyVersion
 
 RANDOM_TOKENS = 8
+PASS_TOKENS = 4096
+"""In one pass of the backbone, or one sequence: a probe then needs no more memory than a step does."""
 
 
 def probe_sequences(
@@ -72,25 +76,25 @@ def adapter_on_disk(
 
 @torch.no_grad()
 def probe_logprobs(
-    model: torch.nn.Module, sequences: Sequence[Sequence[int]], batch_rows: int = 64
+    model: torch.nn.Module, sequences: Sequence[Sequence[int]], pass_tokens: int = PASS_TOKENS
 ) -> np.ndarray:
     """Log-probs [sum(len - 1)] float32 of each sequence's tokens from the second on, at temperature 1, eval
-    mode."""
+    mode.
+
+    As many forward passes wherever the sequences are the same, so ranks that share a base make equally many.
+    """
     was_training = model.training
     if was_training:  # switching visits every module
         model.eval()
     device = next(model.parameters()).device
+    num_rows = max(1, pass_tokens // max(len(row) for row in sequences))
     parts: list[np.ndarray] = []
-    for start in range(0, len(sequences), batch_rows):
-        rows = sequences[start : start + batch_rows]
-        width = max(len(row) for row in rows)
-        tokens = torch.zeros(len(rows), width, dtype=torch.long, device=device)
-        for i, row in enumerate(rows):
-            tokens[i, : len(row)] = torch.tensor(row)
+    for start in range(0, len(sequences), num_rows):
+        rows = [torch.tensor(row) for row in sequences[start : start + num_rows]]
         # Right padding needs no mask: a causal model's real tokens never see what comes after them.
-        logprobs = model(input_ids=tokens, use_cache=False).logits[:, :-1].float().log_softmax(-1)
-        chosen = logprobs.gather(2, tokens[:, 1:, None])[..., 0].cpu().numpy()
-        parts.extend(chosen[i, : len(row) - 1] for i, row in enumerate(rows))
+        tokens = pad_sequence(rows, batch_first=True).to(device)
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        parts.append(sequence_logprobs(model, tokens, lengths).float().cpu().numpy())
     if was_training:
         model.train()
-    return np.concatenate(parts).astype(np.float32)
+    return np.concatenate(parts)

@@ -2,12 +2,12 @@
 
 The backbone runs on prompt + completion (a prefix that several completions share only once, where that is exact and
 pays: packing.py), the head only on the positions that predict completion tokens, in chunks that are
-recomputed in the backward pass. Called by the learner's step.
+recomputed in the backward pass. Called by the learner's step, and by a delivery's probe for whole sequences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,11 @@ LOGITS_PER_CHUNK = 2**25
 """Logits held at once (float32): 128 MiB."""
 LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Configuration keys of models whose logits are more than head(hidden); they take the plain forward."""
+
+Chosen = tuple[torch.Tensor, ...]
+"""What is computed for every token: [N] each."""
+Choose = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Chosen]
+"""From (logits_MV, node_N, targets_N), row `node_N` of the logits predicting token `targets_N`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,7 @@ def completion_logprobs(
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     row_N, token_N = mask_BT.nonzero(as_tuple=True)
     targets_N = rows.input_ids_BL[row_N, rows.prompt_lengths_B[row_N] + token_N]
-    choose = _Choose(temperature, entropy_gradient)
+    choose = _ChooseWithEntropy(temperature, entropy_gradient)
     inputs = model_inputs(
         base.config,
         rows.input_ids_BL,
@@ -85,17 +90,40 @@ def completion_logprobs(
     return zeros.masked_scatter(mask_BT, logprobs_N), zeros.masked_scatter(mask_BT, entropy_N)
 
 
+def sequence_logprobs(
+    model: torch.nn.Module, input_ids_BL: torch.Tensor, lengths_B: torch.Tensor
+) -> torch.Tensor:
+    """[sum(lengths - 1)] log pi(token) of every token from the second on, row by row, at temperature 1.
+
+    `input_ids_BL` is right-padded. In float32, or float64 where the model is. Always one forward pass.
+    """
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    place_L = torch.arange(input_ids_BL.shape[1], device=input_ids_BL.device)
+    position_M = (place_L < lengths_B[:, None] - 1).flatten().nonzero()[:, 0]
+    order_M = torch.arange(len(position_M), device=position_M.device)
+    inputs = ModelInput({"input_ids": input_ids_BL}, position_M, order_M, order_M)
+    (logprobs_M,) = _token_logprobs(base, [inputs], input_ids_BL.flatten()[position_M + 1], _choose_logprobs)
+    return logprobs_M
+
+
+def _choose_logprobs(logits_MV: torch.Tensor, node_N: torch.Tensor, targets_N: torch.Tensor) -> Chosen:
+    """The log-prob of every token; entropies would take as long again."""
+    return (_exact(logits_MV).log_softmax(-1)[node_N, targets_N],)
+
+
+def _exact(logits_MV: torch.Tensor) -> torch.Tensor:
+    return logits_MV if logits_MV.dtype == torch.float64 else logits_MV.float()
+
+
 @dataclass(frozen=True, slots=True)
-class _Choose:
-    """From the logits of nodes to the log-prob of every token one of them predicts, and its entropy."""
+class _ChooseWithEntropy:
+    """The log-prob of every token, and the entropy of the distribution that predicts it."""
 
     temperature: float
     entropy_gradient: bool
 
-    def __call__(
-        self, logits_MV: torch.Tensor, node_N: torch.Tensor, targets_N: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        exact_MV = logits_MV if logits_MV.dtype == torch.float64 else logits_MV.float()
+    def __call__(self, logits_MV: torch.Tensor, node_N: torch.Tensor, targets_N: torch.Tensor) -> Chosen:
+        exact_MV = _exact(logits_MV)
         scaled_MV = exact_MV if self.temperature == 1 else exact_MV / self.temperature
         logprobs_MV = scaled_MV.log_softmax(-1)
         with torch.set_grad_enabled(self.entropy_gradient and torch.is_grad_enabled()):
@@ -104,9 +132,9 @@ class _Choose:
 
 
 def _token_logprobs(
-    base: Any, inputs: Sequence[ModelInput], targets_N: torch.Tensor, choose: _Choose
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(log-prob, entropy) of all tokens, row by row."""
+    base: Any, inputs: Sequence[ModelInput], targets_N: torch.Tensor, choose: Choose
+) -> Chosen:
+    """Of all tokens, row by row."""
     chunk = max(1, LOGITS_PER_CHUNK // base.get_output_embeddings().weight.shape[0])
     at_once = sum(len(part.position_M) for part in inputs) <= chunk
     found = [
@@ -114,20 +142,27 @@ def _token_logprobs(
     ]
     if len(found) == 1:
         return found[0]
-    back_N = torch.cat([part.token_N for part in inputs]).argsort()
-    return torch.cat([part[0] for part in found])[back_N], torch.cat([part[1] for part in found])[back_N]
+    return _in_order(found, torch.cat([part.token_N for part in inputs]))
+
+
+def _in_order(parts: Sequence[Chosen], token_N: torch.Tensor) -> Chosen:
+    """The parts as one, where they hold the tokens `token_N`."""
+    back_N = token_N.argsort()
+    return tuple(torch.cat(values)[back_N] for values in zip(*parts, strict=True))
 
 
 def _of_input(
-    base: Any, inputs: ModelInput, targets_N: torch.Tensor, choose: _Choose, chunk: int | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(log-prob, entropy) of the tokens that one input predicts, in its order; `chunk` positions at a time, whose
-    logits are not kept for the backward pass. None: all at once, and kept."""
+    base: Any, inputs: ModelInput, targets_N: torch.Tensor, choose: Choose, chunk: int | None
+) -> Chosen:
+    """Of the tokens that one input predicts, in its order; `chunk` positions at a time, whose logits are not kept for
+    the backward pass. None: all at once, and kept."""
     if any(getattr(base.config, key, None) for key in LOGIT_TRANSFORMS):
-        logits_MV = base(**inputs.arguments, use_cache=False).logits.flatten(0, 1)[inputs.position_M]
-        return choose(logits_MV, inputs.node_N, targets_N)
-    hidden = base.base_model(**inputs.arguments, use_cache=False).last_hidden_state
-    hidden_MD, head = hidden.flatten(0, 1)[inputs.position_M], base.get_output_embeddings()
+        # Logits of all positions are held as the model gives them, what is computed from them by the chunk.
+        hidden, head = base(**inputs.arguments, use_cache=False).logits, torch.nn.Identity()
+    else:
+        hidden = base.base_model(**inputs.arguments, use_cache=False).last_hidden_state
+        head = base.get_output_embeddings()
+    hidden_MD = hidden.flatten(0, 1)[inputs.position_M]
     if chunk is None:
         return choose(head(hidden_MD), inputs.node_N, targets_N)
     order_N = inputs.node_N.argsort(stable=True)
@@ -138,8 +173,7 @@ def _of_input(
         checkpoint(_head_chunk, head, hidden_CD, node_N - start, targets, choose, use_reentrant=False)
         for start, hidden_CD, (node_N, targets) in zip(starts, hidden_MD.split(chunk), tokens, strict=True)
     ]
-    back_N = order_N.argsort()
-    return torch.cat([part[0] for part in parts])[back_N], torch.cat([part[1] for part in parts])[back_N]
+    return _in_order(parts, order_N)
 
 
 def _head_chunk(
@@ -147,6 +181,6 @@ def _head_chunk(
     hidden_CD: torch.Tensor,
     node_N: torch.Tensor,
     targets_N: torch.Tensor,
-    choose: _Choose,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    choose: Choose,
+) -> Chosen:
     return choose(head(hidden_CD), node_N, targets_N)

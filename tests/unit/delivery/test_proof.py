@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from polyray.delivery.adapter import Probe, sha256_of
 from polyray.delivery.probe import probe_logprobs
 from polyray.delivery.proof import DeliveryAck, check_delivery
 from polyray.errors import PolicyNotDelivered
+from polyray.models import logprobs
 from polyray.models.lora import adapter_bytes
 from polyray.types import PolicyVersion
-from tests.unit.tiny_policy import build_policy, move
+from tests.unit.tiny_policy import VOCABULARY, build_policy, move
 
 TOLERANCE = Tolerance(1e-4)
 POLICY = PolicyVersion(1, 5, "a" * 64)
@@ -174,8 +176,8 @@ def test_probe_logprobs_are_those_of_each_sequence_alone() -> None:
         for sequence in SEQUENCES:
             logprobs = model(input_ids=torch.tensor([sequence])).logits[0].double().log_softmax(-1)
             expected += [float(logprobs[i, token]) for i, token in enumerate(sequence[1:])]
-    for batch_rows in (64, 2, 1):
-        values = probe_logprobs(model, SEQUENCES, batch_rows)
+    for pass_tokens in (64, 8, 1):
+        values = probe_logprobs(model, SEQUENCES, pass_tokens)
         assert values.dtype == np.float32
         np.testing.assert_allclose(values, expected, atol=1e-6)
 
@@ -188,3 +190,27 @@ def test_probing_leaves_the_mode_of_the_model_alone_and_runs_without_dropout() -
     model.train()
     np.testing.assert_array_equal(probe_logprobs(model, SEQUENCES), expected)
     assert model.training
+
+
+def test_a_probe_holds_the_logits_of_a_chunk_and_the_tokens_of_a_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = build_policy(reference=False)
+    base: Any = model.get_base_model()
+    expected = probe_logprobs(model, SEQUENCES)
+    held: list[int] = []
+    seen: list[tuple[int, ...]] = []
+    base.lm_head.register_forward_hook(lambda _, args, logits: held.append(logits.numel()))
+    base.base_model.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    monkeypatch.setattr(logprobs, "LOGITS_PER_CHUNK", 2 * VOCABULARY)
+    lengths = [len(sequence) for sequence in SEQUENCES]
+    np.testing.assert_allclose(probe_logprobs(model, SEQUENCES), expected, rtol=0, atol=1e-6)
+    assert seen == [(len(SEQUENCES), max(lengths))]
+    assert max(held) == 2 * VOCABULARY and sum(held) == (sum(lengths) - len(lengths)) * VOCABULARY
+    seen.clear()
+    np.testing.assert_allclose(
+        probe_logprobs(model, SEQUENCES, 2 * max(lengths)), expected, rtol=0, atol=1e-6
+    )
+    assert [rows for rows, _ in seen] == [2] * (len(SEQUENCES) // 2) + [1] * (len(SEQUENCES) % 2)

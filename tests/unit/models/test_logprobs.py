@@ -160,3 +160,15 @@ def test_models_that_transform_their_logits_take_their_own_forward(monkeypatch: 
         expected = _expected(model, 1.0)[0]
     torch.testing.assert_close(values.double(), expected, atol=1e-6, rtol=0)
     assert (values - plain).abs().max() > 0.1
+    rows_read: list[int] = []
+    log_softmax = torch.Tensor.log_softmax
+
+    def note(logits: torch.Tensor, dim: int) -> torch.Tensor:
+        rows_read.append(len(logits))
+        return log_softmax(logits, dim)
+
+    monkeypatch.setattr(torch.Tensor, "log_softmax", note)
+    monkeypatch.setattr(logprobs, "LOGITS_PER_CHUNK", 4 * VOCABULARY)
+    with torch.no_grad():
+        torch.testing.assert_close(completion_logprobs(model, _rows())[0], values, atol=1e-6, rtol=0)
+    assert max(rows_read) == 4 and sum(rows_read) == sum(COMPLETIONS)
