@@ -36,7 +36,11 @@ class ServiceSpec(StrictModel):
         default=None, description="null: always num_replicas; otherwise they start with num_replicas"
     )
     num_cpus: float = Field(default=1.0, ge=0)
-    num_gpus: float = Field(default=0.0, ge=0, description="of one replica; a fraction shares a GPU")
+    num_gpus: float = Field(
+        default=0.0,
+        ge=0,
+        description="of one replica; a fraction shares a GPU. Its models and encoders run there; with 0 on the CPU",
+    )
     node_labels: NodeLabels = Field(default_factory=dict)
     max_batch_size: int = Field(
         default=64, ge=1, description="groups that one call of the reward function scores together"

@@ -184,9 +184,14 @@ class Embedder:
         return batches
 
 
-@functools.cache
 def shared_embedder(encoder: str = PACKAGED, device: str = "cpu") -> Embedder:
-    """This process's Embedder for an encoder, loaded at the first call."""
+    """This process's Embedder for an encoder on a device, loaded at the first call."""
+    return _shared(encoder, device)
+
+
+@functools.cache
+def _shared(encoder: str, device: str) -> Embedder:
+    # functools tells f(a) from f(a, "cpu"); asked for in both ways, an encoder would be loaded twice.
     return Embedder(encoder, device=device)
 
 

@@ -36,71 +36,74 @@ from polyray.rewards.verifier import VerifierReward
 from polyray.tasks import build_task
 
 
-def _build_verifier(spec: Any, plan: RewardPlan) -> Reward:
-    task = build_task(plan.task)
+def _build_verifier(spec: Any, plan: RewardPlan, device: str) -> Reward:
+    task = build_task(plan.task, device)
     name, version = f"verifier/{plan.task.type}", _version(as_json(plan.task))
-    return VerifierReward(task, name, version, plan.diversity)
+    return VerifierReward(task, name, version, plan.diversity, device)
 
 
-def _build_python(spec: Any, plan: RewardPlan) -> Reward:
+def _build_python(spec: Any, plan: RewardPlan, device: str) -> Reward:
     if spec.path not in plan.sources:
         raise RewardError(f"reward.path={spec.path!r} came without its source; use plan_reward")
     return PythonReward(
         spec.path,
         plan.sources[spec.path],
-        build_task(plan.task),
+        build_task(plan.task, device),
         plan.diversity,
         score_range=spec.score_range,
         deterministic=spec.deterministic,
+        device=device,
     )
 
 
-def _build_sandbox(spec: Any, plan: RewardPlan) -> Reward:
+def _build_sandbox(spec: Any, plan: RewardPlan, device: str) -> Reward:
     require_consent(spec)
     how = {key: getattr(spec, key) for key in ("timeout_s", "memory_mib", "strict")}
     version = _version([as_json(plan.task), how])
-    return SandboxReward(build_task(plan.task), spec, f"sandbox/{plan.task.type}", version, plan.diversity)
+    return SandboxReward(
+        build_task(plan.task, device), spec, f"sandbox/{plan.task.type}", version, plan.diversity, device
+    )
 
 
 def _version(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _build_engagement(spec: Any, plan: RewardPlan) -> Reward:
+def _build_engagement(spec: Any, plan: RewardPlan, device: str) -> Reward:
     from polyray.rewards.engagement import build_engagement_reward
 
-    return build_engagement_reward(spec.path, build_task(plan.task), plan.diversity)
+    return build_engagement_reward(spec.path, build_task(plan.task, device), plan.diversity, device)
 
 
-def _build_heuristic(spec: Any, plan: RewardPlan) -> Reward:
+def _build_heuristic(spec: Any, plan: RewardPlan, device: str) -> Reward:
     entries = plan.sources[spec.unsafe_words].splitlines()
     version = _version([as_json(plan.task), _settings(spec), entries])
     unsafe = FlaggedWords(
         frozenset(entry for entry in entries if " " not in entry),
         tuple(entry for entry in entries if " " in entry),
     )
-    return HeuristicReward(spec, unsafe, build_task(plan.task), version, plan.diversity)
+    return HeuristicReward(spec, unsafe, build_task(plan.task, device), version, plan.diversity, device)
 
 
-def _build_judge(spec: Any, plan: RewardPlan) -> Reward:
+def _build_judge(spec: Any, plan: RewardPlan, device: str) -> Reward:
     from polyray.rewards.judge import JudgeReward
 
     asked = spec.judge.model_dump(
         mode="json", include={"provider", "model", "temperature", "criteria", "scale"}
     )
     version = _version([as_json(plan.task), asked])
-    return JudgeReward(spec, build_task(plan.task), version, plan.diversity)
+    return JudgeReward(spec, build_task(plan.task, device), version, plan.diversity, device)
 
 
-def _build_http(spec: Any, plan: RewardPlan) -> Reward:
+def _build_http(spec: Any, plan: RewardPlan, device: str) -> Reward:
     from polyray.rewards.remote import HttpReward
 
     version = _version([as_json(plan.task), _settings(spec)])
-    return HttpReward(spec, build_task(plan.task), version, plan.diversity)
+    return HttpReward(spec, build_task(plan.task, device), version, plan.diversity, device)
 
 
-def _build_composite(spec: Any, plan: RewardPlan) -> Reward:
-    parts = [Part(part, plan.build_part(part.reward)) for part in spec.parts]
+def _build_composite(spec: Any, plan: RewardPlan, device: str) -> Reward:
+    parts = [Part(part, plan.build_part(part.reward, device)) for part in spec.parts]
     return CompositeReward(spec, parts)
 
 
@@ -108,7 +111,7 @@ def _settings(spec: Any) -> dict[str, Any]:
     return spec.model_dump(mode="json", exclude={"service", "client"})
 
 
-REWARDS: dict[str, Callable[[Any, RewardPlan], Reward]] = {
+REWARDS: dict[str, Callable[[Any, RewardPlan, str], Reward]] = {
     "verifier": _build_verifier,
     "python": _build_python,
     "sandbox": _build_sandbox,
@@ -118,4 +121,5 @@ REWARDS: dict[str, Callable[[Any, RewardPlan], Reward]] = {
     "http": _build_http,
     "composite": _build_composite,
 }
-"""`type` of a configuration -> what builds it, from its own part of the configuration and the plan around it."""
+"""`type` of a configuration -> what builds it, from its own part of the configuration, the plan around it and
+the device of what it loads."""

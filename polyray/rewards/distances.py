@@ -24,13 +24,18 @@ TASK_DISTANCE = DiversitySpec(source="task_distance")
 
 
 def group_distances(
-    task: Judge, diversity: DiversitySpec, items: Sequence[ScoreItem], scores: Sequence[Score]
+    task: Judge,
+    diversity: DiversitySpec,
+    items: Sequence[ScoreItem],
+    scores: Sequence[Score],
+    device: str = "cpu",
 ) -> list[list[float]]:
     """[G][G] in [0, 1], symmetric, zero diagonal.
 
     task_class: 1 between completions of two different classes. task_distance: `task.distance`. embedding and
     ngram: `text_distances`. An unscored completion is at distance 0 from all, and so is one of WRONG_CLASS
-    except by task_distance, where the task decides. Raises RewardError where the task's distance leaves [0, 1].
+    except by task_distance, where the task decides. An encoder runs on `device`. Raises RewardError where the task's
+    distance leaves [0, 1].
     """
     matrix = [[0.0] * len(items) for _ in items]
     may_be_wrong = diversity.source == "task_distance"
@@ -41,7 +46,7 @@ def group_distances(
     ]
     if diversity.source in ("embedding", "ngram"):
         texts = [items[at].completion for at in counted]
-        by_text = text_distances(diversity.source, texts, diversity.encoder, diversity.n)
+        by_text = text_distances(diversity.source, texts, diversity.encoder, diversity.n, device)
     known: dict[tuple[str, str], float] = {}  # policies repeat themselves: equal pairs are computed once
     for place, row in enumerate(counted):
         for other, column in enumerate(counted[:place]):
@@ -59,7 +64,7 @@ def group_distances(
 
 
 def text_distances(
-    source: DiversitySource, texts: Sequence[str], encoder: str = "packaged", n: int = 4
+    source: DiversitySource, texts: Sequence[str], encoder: str = "packaged", n: int = 4, device: str = "cpu"
 ) -> np.ndarray:
     """[G, G] float64 distances between texts in [0, 1]: symmetric, zero diagonal, 0 between equal texts.
 
@@ -73,6 +78,7 @@ def text_distances(
         texts: of one prompt, any number of them.
         encoder: of embedding: packaged, a directory or a hub name.
         n: of ngram.
+        device: of embedding: where the encoder runs.
 
     Raises:
         ValueError: another source, n < 1, or `texts` is one string.
@@ -81,19 +87,19 @@ def text_distances(
     check_texts(texts, at_least=0)
     check_order(n)
     if source == "embedding":
-        return _embedding_distances(encoder, texts)
+        return _embedding_distances(encoder, texts, device)
     if source == "ngram":
         return _ngram_distances(texts, n)
     raise ValueError(f"source={source!r} is none of embedding, ngram: the other sources need a task")
 
 
-def _embedding_distances(encoder: str, texts: Sequence[str]) -> np.ndarray:
+def _embedding_distances(encoder: str, texts: Sequence[str], device: str) -> np.ndarray:
     # Equal texts are embedded once, so that their distance is exactly 0.
     places: dict[str, int] = {}
     index_G = np.array([places.setdefault(text, len(places)) for text in texts], np.int64)
     if not len(texts):
         return np.zeros((0, 0))
-    return cosine_distances(embed_texts(encoder, list(places)))[np.ix_(index_G, index_G)]
+    return cosine_distances(embed_texts(encoder, list(places), device))[np.ix_(index_G, index_G)]
 
 
 def cosine_distances(units_GD: np.ndarray) -> np.ndarray:

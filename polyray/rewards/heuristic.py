@@ -39,9 +39,10 @@ class HeuristicReward(TaskReward):
         task: Judge,
         version: str = "1",
         diversity: DiversitySpec = TASK_DISTANCE,
+        device: str = "cpu",
     ) -> None:
         """Versions follow the task, `spec` and the words (see polyray.rewards)."""
-        super().__init__(task, "heuristic", version, diversity)
+        super().__init__(task, "heuristic", version, diversity, device)
         self._spec = spec
         self._unsafe = unsafe_words
         self._profile = QualityProfile(spec.length_band, spec.enough_shared_words)
@@ -82,7 +83,9 @@ class HeuristicReward(TaskReward):
         from polyray.models.text_encoder import embed_texts
 
         units = embed_texts(
-            self._spec.encoder, [*(_source(item) for item in items), *(item.completion for item in items)]
+            self._spec.encoder,
+            [*(_source(item) for item in items), *(item.completion for item in items)],
+            self._device,
         )
         cosines = (units[: len(items)] * units[len(items) :]).sum(axis=1)
         return [min(1.0, max(0.0, float(cosine))) for cosine in cosines]

@@ -35,10 +35,11 @@ class JudgeReward(TaskReward):
         task: Judge,
         version: str = "1",
         diversity: DiversitySpec = TASK_DISTANCE,
+        device: str = "cpu",
         **options: Any,
     ) -> None:
         """`options` are those of JudgeRunner. Raises ConfigError where the judge's key is not set."""
-        super().__init__(task, f"judge/{spec.judge.name}", version, diversity)
+        super().__init__(task, f"judge/{spec.judge.name}", version, diversity, device)
         self._spec = spec
         self._runner = JudgeRunner(
             spec.judge,

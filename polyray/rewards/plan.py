@@ -56,21 +56,21 @@ class RewardPlan:
     second_opinion: RewardSpec | None = None
     """Scored beside `reward` and never optimised."""
 
-    def build(self) -> Reward:
-        """The reward. Raises RewardError where the user's code cannot be executed, DataError where a file of
-        the task is missing."""
+    def build(self, device: str = "cpu") -> Reward:
+        """The reward; the models and encoders that it loads run on `device`. Raises RewardError where the user's
+        code cannot be executed, DataError where a file of the task is missing."""
         from polyray.rewards.second_opinion import SecondOpinionReward
 
-        reward = self.build_part(self.reward)
+        reward = self.build_part(self.reward, device)
         if self.second_opinion is None:
             return reward
-        return SecondOpinionReward(reward, self.build_part(self.second_opinion))
+        return SecondOpinionReward(reward, self.build_part(self.second_opinion, device))
 
-    def build_part(self, spec: RewardSpec) -> Reward:
+    def build_part(self, spec: RewardSpec, device: str) -> Reward:
         """The reward of `spec` with the rest of this plan; for rewards that are made of others."""
         from polyray.rewards import REWARDS
 
-        return REWARDS[spec.type](spec, replace(self, reward=spec, second_opinion=None))
+        return REWARDS[spec.type](spec, replace(self, reward=spec, second_opinion=None), device)
 
     @property
     def is_remote(self) -> bool:

@@ -82,9 +82,10 @@ class PythonReward:
         *,
         score_range: tuple[float, float] = UNIT_RANGE,
         deterministic: bool = False,
+        device: str = "cpu",
     ) -> None:
         """`path` is "FILE.py:FUNCTION", `source` the file's text; range and determinism are what its author
-        promises. Raises RewardError if it cannot be run."""
+        promises, `device` is where the encoder of distances runs. Raises RewardError if it cannot be run."""
         self.score_range = score_range
         self.deterministic = deterministic
         self.name = f"python/{Path(path).name}"
@@ -92,6 +93,7 @@ class PythonReward:
         self._who = f"reward function {path}"
         self._task = task
         self._diversity = diversity
+        self._device = device
         self._file, _, function = path.rpartition(":")
         self._function = _compile(self._file, source, function, self.version)
 
@@ -102,7 +104,7 @@ class PythonReward:
 
     def distances(self, items: Sequence[ScoreItem], scores: Sequence[Score]) -> list[list[float]]:
         """[G][G] distances of one group; see `group_distances`."""
-        return group_distances(self._task, self._diversity, items, scores)
+        return group_distances(self._task, self._diversity, items, scores, self._device)
 
     def _score_part(self, items: list[ScoreItem], deadline: float | None) -> list[Score]:
         try:

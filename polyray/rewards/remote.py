@@ -33,10 +33,11 @@ class HttpReward(TaskReward):
         task: Judge,
         version: str = "1",
         diversity: DiversitySpec = TASK_DISTANCE,
+        device: str = "cpu",
         **options: Any,
     ) -> None:
         """`options` are those of the client. Raises ConfigError where the token's variable is not set."""
-        super().__init__(task, f"http/{spec.model or spec.protocol}", version, diversity)
+        super().__init__(task, f"http/{spec.model or spec.protocol}", version, diversity, device)
         self._own_classes = spec.classes == "task"
         self.client = RewardServiceClient(
             spec.url, spec.client, wire=build_wire(spec), token=read_token(spec), **options

@@ -51,6 +51,7 @@ class SandboxReward(TaskReward):
         name: str = "sandbox",
         version: str = "1",
         diversity: DiversitySpec = TASK_DISTANCE,
+        device: str = "cpu",
     ) -> None:
         """Raises ConfigError without the user's consent, or for a task without programs."""
         require_consent(spec)
@@ -59,7 +60,7 @@ class SandboxReward(TaskReward):
                 f"reward.type=sandbox needs a task that makes programs of completions; {type(task).__name__} has no "
                 "method `program`: use task.type: code, or reward.type: verifier"
             )
-        super().__init__(task, name, version, diversity)
+        super().__init__(task, name, version, diversity, device)
         self._programs = task
         self._limits = Limits(timeout_s=spec.timeout_s, memory_mib=spec.memory_mib)
         self._workers, self._strict = spec.workers, spec.strict

@@ -21,12 +21,19 @@ class TaskReward:
     score_range = UNIT_RANGE
 
     def __init__(
-        self, task: Judge, name: str, version: str = "1", diversity: DiversitySpec = TASK_DISTANCE
+        self,
+        task: Judge,
+        name: str,
+        version: str = "1",
+        diversity: DiversitySpec = TASK_DISTANCE,
+        device: str = "cpu",
     ) -> None:
+        """`device` is that of the encoder, where distances or the score need one."""
         self.name = name
         self.version = version
         self._task = task
         self._diversity = diversity
+        self._device = device
 
     def group_classes(self, items: Sequence[ScoreItem], scores: Sequence[Score]) -> list[int]:
         """The task's partition of the completions of one prompt."""
@@ -36,7 +43,7 @@ class TaskReward:
 
     def distances(self, items: Sequence[ScoreItem], scores: Sequence[Score]) -> list[list[float]]:
         """[G][G] distances of one group; see `group_distances`."""
-        return group_distances(self._task, self._diversity, items, scores)
+        return group_distances(self._task, self._diversity, items, scores, self._device)
 
     def _judged(self, item: ScoreItem, value: float, components: Mapping[str, float]) -> Score:
         """`value` with the task's class; unscored where the task chokes on the completion or its prompt."""

@@ -21,8 +21,9 @@ class VerifierReward(TaskReward):
         name: str = "verifier",
         version: str = "1",
         diversity: DiversitySpec = TASK_DISTANCE,
+        device: str = "cpu",
     ) -> None:
-        super().__init__(task, name, version, diversity)
+        super().__init__(task, name, version, diversity, device)
 
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
         """One Score per item; a completion or prompt that the task chokes on is unscored."""

@@ -17,9 +17,9 @@ No torch, no Ray: the reward service and the coordinator import this.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from polyray.config.task import TaskSpec
+from polyray.config.text_tasks import TextTaskSpec
 from polyray.tasks.base import Task
 from polyray.tasks.code import CodeTask
 from polyray.tasks.creative_writing import CreativeWriting
@@ -30,7 +30,7 @@ from polyray.tasks.math import MathTask
 from polyray.tasks.question_answering import QuestionAnsweringTask
 from polyray.tasks.social_replies import SocialReplies
 
-TASKS: dict[str, Callable[[Any], Task]] = {
+TASKS: dict[str, Callable[..., Task]] = {
     "hidden_trap_grid": HiddenTrapGrid,
     "jsonl": JsonlTask,
     "code": CodeTask,
@@ -42,6 +42,9 @@ TASKS: dict[str, Callable[[Any], Task]] = {
 }
 
 
-def build_task(spec: TaskSpec) -> Task:
-    """The task a configuration asks for. Raises DataError where its file is missing or broken."""
+def build_task(spec: TaskSpec, device: str = "cpu") -> Task:
+    """The task a configuration asks for, its encoder, where it has one, on `device`. Raises DataError where its file
+    is missing or broken."""
+    if isinstance(spec, TextTaskSpec):
+        return TASKS[spec.type](spec, device)
     return TASKS[spec.type](spec)

@@ -38,8 +38,8 @@ class CreativeWriting(TextTask):
         "title": "Write a story of five sentences with this title. Write nothing but the story.\n\n{source}",
     }
 
-    def __init__(self, spec: CreativeWritingSpec) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: CreativeWritingSpec, device: str = "cpu") -> None:
+        super().__init__(spec, device)
 
     def read(self, path: str, key: str) -> list[SourceRow]:
         """One row per prompt, in the order of the file."""

@@ -46,8 +46,8 @@ class Headlines(TextTask):
         )
     }
 
-    def __init__(self, spec: HeadlinesSpec) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: HeadlinesSpec, device: str = "cpu") -> None:
+        super().__init__(spec, device)
 
     def read(self, path: str, key: str) -> list[SourceRow]:
         """One row per test, in the order of the file."""

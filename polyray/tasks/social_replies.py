@@ -37,9 +37,9 @@ class SocialReplies(TextTask):
         )
     }
 
-    def __init__(self, spec: SocialRepliesSpec) -> None:
+    def __init__(self, spec: SocialRepliesSpec, device: str = "cpu") -> None:
         self._social_spec = spec
-        super().__init__(spec)
+        super().__init__(spec, device)
 
     def read(self, path: str, key: str) -> list[SourceRow]:
         """One row per post, in the order of the file."""

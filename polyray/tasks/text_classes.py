@@ -24,10 +24,11 @@ def text_class(text: str) -> int:
 
 
 class TextClasses:
-    """The relation a configuration asks for."""
+    """The relation a configuration asks for; its encoder runs on `device`."""
 
-    def __init__(self, spec: TextTaskSpec) -> None:
+    def __init__(self, spec: TextTaskSpec, device: str = "cpu") -> None:
         self._spec = spec
+        self._device = device
 
     def same(self, a: str, b: str) -> bool:
         """Whether a user who has seen the one gains nothing from the other; symmetric."""
@@ -35,7 +36,7 @@ class TextClasses:
             return True
         if self._spec.classes == "unigram":
             return unigram_equivalent(a, b, self._spec.class_threshold)
-        return cosine_similarity(self._spec.encoder, a, b) > self._spec.class_threshold
+        return self._cosine(a, b) > self._spec.class_threshold
 
     def distance(self, a: str, b: str) -> float:
         """In [0, 1], symmetric, 0 for texts of the same words."""
@@ -43,7 +44,7 @@ class TextClasses:
             return 0.0
         if self._spec.classes == "unigram":
             return 1.0 - rouge_1_f(a, b)
-        return min(1.0, max(0.0, 1.0 - cosine_similarity(self._spec.encoder, a, b)))
+        return min(1.0, max(0.0, 1.0 - self._cosine(a, b)))
 
     def partition(self, texts: Sequence[str], is_wrong: Sequence[bool]) -> list[int]:
         """Greedy classes of one group, each named after its first member; WRONG_CLASS where `is_wrong`."""
@@ -54,3 +55,6 @@ class TextClasses:
         for at, label in zip(kept, local, strict=True):
             classes[at] = names.setdefault(label, text_class(texts[at]))
         return classes
+
+    def _cosine(self, a: str, b: str) -> float:
+        return cosine_similarity(self._spec.encoder, a, b, self._device)

@@ -82,11 +82,12 @@ class TextTask(ABC):
     instructions: Mapping[str, str]
     """What the model is told, by form; {source} is replaced."""
 
-    def __init__(self, spec: TextTaskSpec) -> None:
+    def __init__(self, spec: TextTaskSpec, device: str = "cpu") -> None:
+        """`device` is that of the encoder, where classes need one."""
         self.spec = spec
         self.left_out: dict[str, int] = {}
         """Reason -> how many human texts or prompts of the files are not used."""
-        self._classes = TextClasses(spec)
+        self._classes = TextClasses(spec, device)
         self._parts = self._split()
         self._validation = {row.prompt.prompt_id: row for row in self._parts["validation"]}
         self._demonstrations = [

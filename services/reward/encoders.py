@@ -24,15 +24,17 @@ class Encoder(Protocol):
 class LateEncoder:
     """An encoder that is loaded when it is first asked, and shared by the whole process."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, device: str) -> None:
         self.name = name
+        self._device = device
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """[N, dimension] float32, unit length. Raises ConfigError where the encoder cannot be loaded."""
-        return shared_embedder(self.name).encode(texts)
+        return shared_embedder(self.name, self._device).encode(texts)
 
 
-def encoder_of(reward: Reward, fallback: str) -> Encoder:
-    """The encoder of the reward's own model, where it has one (an engagement model has), else `fallback`."""
+def encoder_of(reward: Reward, fallback: str, device: str) -> Encoder:
+    """The encoder of the reward's own model, where it has one (an engagement model has), else `fallback` on
+    `device`."""
     own: Encoder | None = getattr(getattr(reward, "model", None), "embedder", None)
-    return LateEncoder(fallback) if own is None else own
+    return LateEncoder(fallback, device) if own is None else own

@@ -242,15 +242,18 @@ def load_models(
     revision: str,
     timeout_s: float,
     metrics: RewardMetrics,
+    device: str,
     previous: ReplicaModels | None = None,
 ) -> ReplicaModels:
     """Builds every model and scores its canary; blocks, so it runs beside the event loop.
 
-    Score caches of `previous` are kept: their keys hold the version. Raises what the rewards raise where they cannot
-    be built, RewardError for a canary without a usable score.
+    Models and encoders run on `device`. Score caches of `previous` are kept: their keys hold the version. Raises what
+    the rewards raise where they cannot be built, RewardError for a canary without a usable score.
     """
     models = {
-        name: _load(name, plan, spec=spec, encoder=encoder, timeout_s=timeout_s, metrics=metrics)
+        name: _load(
+            name, plan, spec=spec, encoder=encoder, timeout_s=timeout_s, metrics=metrics, device=device
+        )
         for name, plan in plans.items()
     }
     for name, model in models.items():
@@ -261,10 +264,17 @@ def load_models(
 
 
 def _load(
-    name: str, plan: RewardPlan, *, spec: ServiceSpec, encoder: str, timeout_s: float, metrics: RewardMetrics
+    name: str,
+    plan: RewardPlan,
+    *,
+    spec: ServiceSpec,
+    encoder: str,
+    timeout_s: float,
+    metrics: RewardMetrics,
+    device: str,
 ) -> ServedModel:
-    reward = plan.build()
-    model = ServedModel(name, plan, reward, encoder_of(reward, encoder), spec, timeout_s, metrics)
+    reward = plan.build(device)
+    model = ServedModel(name, plan, reward, encoder_of(reward, encoder, device), spec, timeout_s, metrics)
     if reward.deterministic:  # others may cost money, or answer differently
         model.canary = canary_score(reward)
         if not same_score(model.canary, canary_score(reward)):

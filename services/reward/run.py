@@ -58,9 +58,10 @@ class StartingRewardService:
     def wait(self, timeout_s: float = START_TIMEOUT_S) -> RewardServiceAddress:
         """Returns once it answers; where it cannot start, it is removed and the reason raised."""
         spec, app_name = self.spec, self.address.app_name
+        gpus = f" and {spec.num_gpus:g} GPUs" if spec.num_gpus else ""
         needs = (
-            f"{spec.num_replicas} x {spec.num_cpus:g} CPUs: raise ray.num_cpus, or lower "
-            "reward.service.num_replicas or num_cpus"
+            f"{spec.num_replicas} x {spec.num_cpus:g} CPUs{gpus}: raise ray.num_cpus, or lower "
+            f"reward.service.num_replicas or num_cpus{' or num_gpus' if spec.num_gpus else ''}"
         )
         try:
             wait_until_running(app_name, "the reward service", timeout_s, needs, RewardError)

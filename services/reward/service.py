@@ -39,6 +39,7 @@ from polyray.types import Prompt
 from services.gauges import keep_set
 from services.replica_log import log_as_replica
 from services.reward.configuration import ReplicaConfiguration
+from services.reward.device import replica_device
 from services.reward.metrics import RewardMetrics
 from services.reward.models import ReplicaModels, RewardTimeout, ServedModel, UnknownModel, load_models
 from services.reward.routes import build_http_app
@@ -87,7 +88,8 @@ class RewardService:
         return self._models
 
     def load(self, configuration: ReplicaConfiguration) -> None:
-        """Builds and swaps in; blocks. Raises what the rewards raise, and changes nothing then."""
+        """Builds and swaps in; blocks. Raises what the rewards raise, and ResourceError where the replica was to have
+        a GPU and sees none; changes nothing then."""
         self._models = load_models(
             configuration.plans,
             spec=self._spec,
@@ -95,6 +97,7 @@ class RewardService:
             revision=configuration.revision,
             timeout_s=self._timeout_s,
             metrics=self.metrics,
+            device=replica_device(self._spec),
             previous=self._models,
         )
 

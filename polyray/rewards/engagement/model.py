@@ -66,8 +66,8 @@ class EngagementModel:
 
     @classmethod
     def load(cls, path: Path, device: str = "cpu") -> EngagementModel:
-        """From a model directory. Raises ConfigError where there is none, or its encoder is not the one it was
-        trained on, and DataError where a file is damaged."""
+        """From a model directory, its encoder onto `device`. Raises ConfigError where there is none, or its encoder
+        is not the one it was trained on, and DataError where a file is damaged."""
         path = Path(path).expanduser()
         if not (path / CONFIG).is_file() or not (path / CARD).is_file():
             raise ConfigError(

@@ -33,8 +33,14 @@ _EMPTY = Score(0.0, WRONG_CLASS, {"probability": 0.0})
 class EngagementReward(TaskReward):
     """Scores by the model; classes and distances are the task's and the configuration's."""
 
-    def __init__(self, model: EngagementModel, task: Judge, diversity: DiversitySpec = TASK_DISTANCE) -> None:
-        super().__init__(task, f"engagement/{model.card.name}", model.version, diversity)
+    def __init__(
+        self,
+        model: EngagementModel,
+        task: Judge,
+        diversity: DiversitySpec = TASK_DISTANCE,
+        device: str = "cpu",
+    ) -> None:
+        super().__init__(task, f"engagement/{model.card.name}", model.version, diversity, device)
         self.model = model
 
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
@@ -85,7 +91,7 @@ def shown_prompt(item: ScoreItem) -> str:
 
 
 def build_engagement_reward(
-    path: str, task: Judge, diversity: DiversitySpec = TASK_DISTANCE
+    path: str, task: Judge, diversity: DiversitySpec = TASK_DISTANCE, device: str = "cpu"
 ) -> EngagementReward:
-    """Loads the model. Raises ConfigError and DataError as EngagementModel.load does."""
-    return EngagementReward(EngagementModel.load(Path(path)), task, diversity)
+    """Loads the model, its encoder onto `device`. Raises ConfigError and DataError as EngagementModel.load does."""
+    return EngagementReward(EngagementModel.load(Path(path), device), task, diversity, device)

@@ -153,3 +153,18 @@ def test_encoders_that_are_none_are_named(tmp_path: Path) -> None:
         Embedder("nobody/no-such-encoder")
     with pytest.raises(ValueError, match="max_batch_tokens=0"):
         Embedder(max_batch_tokens=0)
+
+
+def test_a_shared_encoder_is_loaded_once_for_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[tuple[str, str]] = []
+
+    def load(encoder: str, *, device: str) -> object:
+        loaded.append((encoder, device))
+        return object()
+
+    monkeypatch.setattr("polyray.models.embedder.Embedder", load)
+    first = shared_embedder("once")
+    assert shared_embedder("once", "cpu") is shared_embedder("once", device="cpu") is first
+    on_gpu = shared_embedder("once", "cuda")
+    assert on_gpu is not first and shared_embedder("once", "cuda") is on_gpu
+    assert loaded == [("once", "cpu"), ("once", "cuda")]

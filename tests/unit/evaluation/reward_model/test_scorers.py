@@ -28,6 +28,7 @@ from polyray.evaluation.reward_model.scorers import BLANK, build_scorer
 from polyray.evaluation.reward_model.seen import check_unseen, seen_by_models
 from polyray.metrics.pairwise import pair_hits
 from tests.unit.evaluation.reward_model.planted import records, write_records
+from tests.unit.rewards.engagement.stand_ins import save_engagement_model
 
 
 def record(number: int, text: str, engagement: float, part: Any, prompt: int = 0) -> EngagementRecord:
@@ -174,45 +175,6 @@ def test_unscored_stays_unscored_on_disk(tmp_path: Path) -> None:
     ScoreStore(tmp_path, Counted(np.array([np.nan, 2.0])), lambda *_: None).scores(["p", "p"], ["a", "b"])
     found = ScoreStore(tmp_path, Counted(), lambda *_: None).scores(["p", "p"], ["a", "b"])
     assert np.isnan(found[0]) and found[1] == 2.0
-
-
-def save_engagement_model(path: Path, clusters: Sequence[str]) -> Path:
-    """A head that prefers completions whose embedding has a large first coordinate."""
-    from polyray.models.embedder import PACKAGED, shared_embedder
-    from polyray.rewards.engagement.card import DataCard, EncoderCard, ModelCard, cluster_digests
-    from polyray.rewards.engagement.features import BLOCKS
-    from polyray.rewards.engagement.model import ModelConfig, save_model
-
-    embedder = shared_embedder(PACKAGED, "cpu")
-    size = BLOCKS * embedder.dimension
-    weight = np.zeros((1, size))
-    weight[0, embedder.dimension] = 4.0
-    tensors = {
-        "mean": np.zeros(size),
-        "std": np.ones(size),
-        "output.weight": weight,
-        "output.bias": np.zeros(1),
-    }
-    card = ModelCard(
-        name="tiny",
-        version="",
-        data=DataCard(
-            path="records.jsonl", sha256="", half="all", split_seed=0, counts={}, origins=(), licences=(),
-            cluster_digests=cluster_digests(clusters),
-        ),
-        encoder=EncoderCard(name=PACKAGED, sha256="", fine_tuned=False, licence="", max_tokens=256),
-        objective={"type": "pairwise"},
-        confounders="ignore",
-        nuisance={},
-        best_step=1,
-        validation={},
-        reference_error=0.0,
-    )  # fmt: skip
-    config = ModelConfig(
-        encoder=PACKAGED, encoder_sha256=embedder.sha256, fine_tuned=False, temperature=0.5, reference=(0.0,)
-    )
-    save_model(path, config, tensors, card, None)
-    return path
 
 
 def test_an_engagement_model_is_asked_for_its_log_odds(tmp_path: Path) -> None:

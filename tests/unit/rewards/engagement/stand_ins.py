@@ -14,8 +14,12 @@ import torch
 from polyray.config.loader import build_config
 from polyray.config.reward_model import TrainRewardConfig
 from polyray.data.engagement import EngagementRecord
+from polyray.models.embedder import PACKAGED, shared_embedder
 from polyray.observability.atomic import atomic_write_bytes
 from polyray.observability.jsonl import encode_line
+from polyray.rewards.engagement.card import DataCard, EncoderCard, ModelCard, cluster_digests
+from polyray.rewards.engagement.features import BLOCKS
+from polyray.rewards.engagement.model import ModelConfig, save_model
 
 DIMENSION = 6
 CPU = torch.device("cpu")
@@ -100,3 +104,42 @@ def reward_config(path: Path, **changes: Any) -> TrainRewardConfig:
             node = node.setdefault(section, {})
         node[key] = value
     return build_config(TrainRewardConfig, values)
+
+
+def save_engagement_model(path: Path, clusters: Sequence[str], *, fine_tuned: bool = False) -> Path:
+    """A head that prefers completions whose embedding has a large first coordinate; `fine_tuned`: with an encoder of
+    its own."""
+    embedder = shared_embedder(PACKAGED, "cpu")
+    size = BLOCKS * embedder.dimension
+    weight = np.zeros((1, size))
+    weight[0, embedder.dimension] = 4.0
+    tensors = {
+        "mean": np.zeros(size),
+        "std": np.ones(size),
+        "output.weight": weight,
+        "output.bias": np.zeros(1),
+    }
+    card = ModelCard(
+        name="tiny",
+        version="",
+        data=DataCard(
+            path="records.jsonl", sha256="", half="all", split_seed=0, counts={}, origins=(), licences=(),
+            cluster_digests=cluster_digests(clusters),
+        ),
+        encoder=EncoderCard(name=PACKAGED, sha256="", fine_tuned=False, licence="", max_tokens=256),
+        objective={"type": "pairwise"},
+        confounders="ignore",
+        nuisance={},
+        best_step=1,
+        validation={},
+        reference_error=0.0,
+    )  # fmt: skip
+    config = ModelConfig(
+        encoder=PACKAGED,
+        encoder_sha256=embedder.sha256,
+        fine_tuned=fine_tuned,
+        temperature=0.5,
+        reference=(0.0,),
+    )
+    save_model(path, config, tensors, card, embedder.model if fine_tuned else None)
+    return path
