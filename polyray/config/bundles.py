@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 
+from polyray.config.gpu_share import UNITS
 from polyray.config.learner import LearnerSpec
 from polyray.config.node_labels import matches
 from polyray.config.reward import is_elsewhere
@@ -19,8 +20,6 @@ from polyray.config.run import TrainConfig
 from polyray.config.service import ServiceSpec
 
 CPU, GPU = "CPU", "GPU"
-UNITS = 10_000
-"""Ray counts in ten-thousandths; whole numbers of them add up without rounding."""
 MAX_MACHINES_NAMED = 8
 JOB_CPUS = "POLYRAY_JOB_CPUS"
 """The variable by which jobs.submit tells a job what Ray has set aside for the job's own process."""

@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints, model_validator
 from polyray.config.base import StrictModel
 from polyray.config.delivery import DeliverySpec, check_quantised
 from polyray.config.evaluation import SelectorName
+from polyray.config.gpu_share import check_room
 from polyray.config.model import ModelSpec
 from polyray.config.node_labels import NodeLabels
 from polyray.config.reward import DiversitySpec, RewardSpec
@@ -58,9 +59,10 @@ class GenerationEngineSpec(StrictModel):
         description="an engine that does nothing for so long although it should is replaced",
     )
 
-    def as_rollout(self) -> RolloutSpec:
-        """What builds the same engine as a rollout worker's."""
+    def as_rollout(self, num_gpus: float = 0.0) -> RolloutSpec:
+        """What builds the same engine as a rollout worker's, in a replica with so many GPUs."""
         return RolloutSpec(
+            gpus_per_worker=num_gpus,
             engine="vllm" if self.kind == "auto" else self.kind,
             max_prompt_tokens=self.max_prompt_tokens,
             max_completion_tokens=self.max_completion_tokens,
@@ -179,7 +181,9 @@ class GenerationServeConfig(StrictModel):
     )
     num_replicas: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=1.0, ge=0, description="of one replica")
-    num_gpus: float = Field(default=0.0, ge=0, description="of one replica")
+    num_gpus: float = Field(
+        default=0.0, ge=0, description="of one replica; 0: none, which vLLM's CUDA build cannot do without"
+    )
     node_labels: NodeLabels = Field(default_factory=dict)
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
@@ -192,6 +196,22 @@ class GenerationServeConfig(StrictModel):
     )
     log_prompts: bool = Field(default=False, description="prompts in the access log")
     ray: RaySpec = RaySpec(num_cpus=4)
+
+    def rollout(self) -> RolloutSpec:
+        """What builds a replica's engine."""
+        return self.engine.as_rollout(self.num_gpus)
+
+    @model_validator(mode="after")
+    def _room_on_a_gpu(self) -> GenerationServeConfig:
+        utilization = ("engine.gpu_memory_utilization", self.engine.gpu_memory_utilization)
+        check_room(("num_gpus", self.num_gpus), ("num_replicas", self.num_replicas), utilization)
+        size = self.engine.tensor_parallel_size
+        if size > 1 and self.num_gpus not in (0, size):
+            raise ValueError(
+                f"engine.tensor_parallel_size={size} needs as many devices per replica, but num_gpus="
+                f"{self.num_gpus:g}; set num_gpus={size}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _selector_has_its_scores(self) -> GenerationServeConfig:

@@ -65,7 +65,11 @@ def training_estimate(config: TrainConfig) -> dict[str, Any] | None:
     if learner is not None and rollout is not None and share_a_gpu(learner, rollout):
         parts = learner_memory(config.model, shape, learner, *learner_tokens(config))
         engine = engine_memory(config.model, shape, rollout, config.delivery)
-        estimate["placement"] = [shared_gpu_line(parts, engine, in_turn=rollout.sleep_between_steps)]
+        in_turn = rollout.sleep_between_steps
+        estimate["placement"] = [shared_gpu_line(parts, engine, in_turn=in_turn)]
+        warning = shared_gpu_warning(parts, engine, rollout.gpu_memory_utilization, in_turn=in_turn)
+        if warning is not None:
+            estimate["warning"] = warning
     return estimate
 
 
@@ -167,15 +171,53 @@ def shared_gpu_line(learner: Parts, engine: Parts, *, in_turn: bool) -> str:
     `in_turn`: an engine that sleeps leaves the learner all but its own overhead, and a learner between two steps
     leaves the engine all but what it keeps.
     """
-    busy, sampling = sum(learner.values()), sum(engine.values())
-    kept = busy - sum(learner.get(name, 0) for name in OF_A_STEP) if in_turn else busy
-    gib = max(kept + sampling, busy + (ENGINE_OVERHEAD if in_turn else sampling)) / GIB
+    gib = _gib_of_both(learner, engine, in_turn=in_turn)
     line = _line("1 x learner rank and 1 x engine" + (", in turn" if in_turn else ""), 1, gib)
     card = smallest_card(gib)
     if card is None:
         return line
-    low, high = sampling / GIB / CARDS[card], 1 - kept / GIB / CARDS[card]
+    low, high = _utilizations(learner, engine, card, in_turn=in_turn)
     return f"{line}; there rollout.gpu_memory_utilization from {low:.2f} to {high:.2f}"
+
+
+def shared_gpu_warning(learner: Parts, engine: Parts, utilization: float, *, in_turn: bool) -> str | None:
+    """What a `utilization` outside the range of `shared_gpu_line` leads to, and the GPU for which it is right; None
+    within the range, and where no GPU holds both."""
+    gib = _gib_of_both(learner, engine, in_turn=in_turn)
+    ranges = {
+        card: _utilizations(learner, engine, card, in_turn=in_turn)
+        for card, usable in CARDS.items()
+        if usable >= gib
+    }
+    if not ranges:
+        return None
+    smallest, (low, high) = next(iter(ranges.items()))
+    if low <= utilization <= high:
+        return None
+    reason = "the engine has no room" if utilization < low else "it leaves the learner too little"
+    fitting = next((card for card, (least, most) in ranges.items() if least <= utilization <= most), None)
+    other = "" if fitting is None else f", or use a GPU of {fitting} GB"
+    return (
+        f"rollout.gpu_memory_utilization={utilization:g} is not within {low:.2f} to {high:.2f} of a GPU of "
+        f"{smallest} GB: {reason}; set it within{other}"
+    )
+
+
+def _gib_of_both(learner: Parts, engine: Parts, *, in_turn: bool) -> float:
+    busy, sampling = sum(learner.values()), sum(engine.values())
+    kept = _kept(learner, in_turn=in_turn)
+    return max(kept + sampling, busy + (ENGINE_OVERHEAD if in_turn else sampling)) / GIB
+
+
+def _utilizations(learner: Parts, engine: Parts, card: int, *, in_turn: bool) -> tuple[float, float]:
+    """(least, most) that the engine may be told to take of this GPU, as they are printed."""
+    usable = CARDS[card] * GIB
+    return round(sum(engine.values()) / usable, 2), round(1 - _kept(learner, in_turn=in_turn) / usable, 2)
+
+
+def _kept(learner: Parts, *, in_turn: bool) -> int:
+    """What the learner has while the engine samples."""
+    return sum(value for name, value in learner.items() if not (in_turn and name in OF_A_STEP))
 
 
 def smallest_card(gib: float) -> int | None:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from polyray.config.base import StrictModel
+from polyray.config.gpu_share import check_room, engines_on_one_gpu, is_share
 from polyray.config.node_labels import NodeLabels
 from polyray.config.simulation import SimulationSpec
 
@@ -30,7 +31,11 @@ class RolloutSpec(StrictModel):
         "taken away again; null: num_workers",
     )
     cpus_per_worker: float = Field(default=1.0, ge=0)
-    gpus_per_worker: float = Field(default=0.0, ge=0)
+    gpus_per_worker: float = Field(
+        default=0.0,
+        ge=0,
+        description="0: the engine uses no GPU, which vLLM's CUDA build cannot; below 1: others are on its GPU",
+    )
     node_labels: NodeLabels = Field(default_factory=dict)
     tensor_parallel_size: int = Field(
         default=1,
@@ -61,7 +66,13 @@ class RolloutSpec(StrictModel):
     max_batched_tokens: int = Field(default=4096, ge=64)
     block_size: int = Field(default=32, ge=1)
     kv_cache_mib: int = Field(default=128, ge=1)
-    gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
+    gpu_memory_utilization: float = Field(
+        default=0.85,
+        gt=0,
+        le=1,
+        description="of the whole GPU that one engine takes, whatever its share; engines that may lie on one GPU "
+        "take 1 together at most",
+    )
     sleep_between_steps: bool = Field(
         default=False,
         description="engines give back their GPU's memory while the learner works, and take it again for the next "
@@ -100,6 +111,29 @@ class RolloutSpec(StrictModel):
                 f"gpus_per_worker={self.gpus_per_worker:g}; set gpus_per_worker={size}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _room_on_a_gpu(self) -> RolloutSpec:
+        if self.engine != "simulated":
+            field = "num_workers" if self.most_workers == self.num_workers else "max_workers"
+            utilization = ("gpu_memory_utilization", self.gpu_memory_utilization)
+            check_room(("gpus_per_worker", self.gpus_per_worker), (field, self.most_workers), utilization)
+        return self
+
+    @property
+    def most_workers(self) -> int:
+        """As many engines as there can be."""
+        return self.max_workers or self.num_workers
+
+    @property
+    def shares_gpus(self) -> bool:
+        """Whether another engine, or the learner, may be on an engine's GPU."""
+        return is_share(self.gpus_per_worker)
+
+    @property
+    def engines_on_one_gpu(self) -> int:
+        """So many may have to wait for one another when they start."""
+        return engines_on_one_gpu(self.gpus_per_worker, self.most_workers)
 
     @property
     def engine_kind(self) -> Literal["vllm", "vllm_async", "simulated"]:

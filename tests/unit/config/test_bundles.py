@@ -125,7 +125,12 @@ def config(**changes: Any) -> TrainConfig:
 
 def test_the_parts_of_a_training_run() -> None:
     run = config(
-        rollout={"num_workers": 3, "cpus_per_worker": 2, "gpus_per_worker": 0.5},
+        rollout={
+            "num_workers": 3,
+            "cpus_per_worker": 2,
+            "gpus_per_worker": 0.5,
+            "gpu_memory_utilization": 0.45,
+        },
         learner={"num_workers": 2, "use_gpu": True},
         reward={"service": {"num_replicas": 4, "num_cpus": 0.5, "num_gpus": 0.25}},
     )

@@ -16,6 +16,7 @@ from polyray.config.placement import (
     learner_memory,
     learner_tokens,
     shared_gpu_line,
+    shared_gpu_warning,
     smallest_card,
     supervised_estimate,
     training_estimate,
@@ -166,7 +167,7 @@ def test_where_what_goes() -> None:
 
 
 def test_engines_that_share_a_device_need_all_their_memory_there() -> None:
-    shared = training_estimate(_train(rollout={"gpus_per_worker": 0.5, "gpu_memory_utilization": 0.6}))
+    shared = training_estimate(_train(rollout={"gpus_per_worker": 0.5, "gpu_memory_utilization": 0.5}))
     assert shared is not None
     total = shared["engine_device_gib"]["total"]
     assert shared["placement"][1] == f"2 x engine: 0.5 GPU of 80 GB or more ({total * 2:.1f} GiB of it)"
@@ -199,6 +200,38 @@ def test_on_one_gpu_a_large_step_decides_where_the_engine_sleeps() -> None:
     learner = {"weights": 4 * GIB, "activations": 60 * GIB, "overhead": GIB}
     line = shared_gpu_line(learner, {"weights": 4 * GIB, "kv_cache": 8 * GIB}, in_turn=True)
     assert "80 GB or more (67.5 GiB of it)" in line and line.endswith("from 0.15 to 0.94")
+
+
+def test_a_share_of_memory_that_leaves_the_learner_too_little_is_warned_of() -> None:
+    learner, engine = {"weights": 40 * GIB}, {"kv_cache": 20 * GIB}
+    line = shared_gpu_line(learner, engine, in_turn=False)
+    assert line.endswith(
+        "80 GB or more (60.0 GiB of it); there rollout.gpu_memory_utilization from 0.25 to 0.50"
+    )
+    for within in (0.25, 0.5):
+        assert shared_gpu_warning(learner, engine, within, in_turn=False) is None
+    assert shared_gpu_warning(learner, engine, 0.7, in_turn=False) == (
+        "rollout.gpu_memory_utilization=0.7 is not within 0.25 to 0.50 of a GPU of 80 GB: it leaves the learner too "
+        "little; set it within, or use a GPU of 141 GB"
+    )
+    assert shared_gpu_warning(learner, engine, 0.24, in_turn=False) == (
+        "rollout.gpu_memory_utilization=0.24 is not within 0.25 to 0.50 of a GPU of 80 GB: the engine has no room; "
+        "set it within, or use a GPU of 96 GB"
+    )
+    assert shared_gpu_warning({"weights": 999 * GIB}, engine, 0.7, in_turn=False) is None  # the line says it
+
+
+def test_the_estimate_warns_of_a_default_that_does_not_leave_the_learner_its_memory() -> None:
+    def warning(learner: dict[str, Any], **rollout: Any) -> str | None:
+        rollout = {"num_workers": 1, "gpus_per_worker": 0.5, **rollout}
+        estimate = training_estimate(_train(learner={"gpus_per_worker": 0.5, **learner}, rollout=rollout))
+        assert estimate is not None
+        return estimate.get("warning")
+
+    said = warning({"micro_batch_rows": 8})
+    assert said is not None and said.startswith("rollout.gpu_memory_utilization=0.85 is not within 0.")
+    assert warning({"micro_batch_rows": 8}, gpu_memory_utilization=0.5) is None
+    assert warning({"gpus_per_worker": 1}, gpus_per_worker=1) is None
 
 
 def test_what_no_card_holds_is_said() -> None:
