@@ -26,7 +26,9 @@ WORKER_ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     "TRANSFORMERS_VERBOSITY": "error",
     "PYTHONWARNINGS": "ignore",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
 }
+"""Of every worker of a job. The last one has Ray hide all GPUs from who asks for none, before its code runs."""
 
 
 def on_this_node() -> NodeAffinitySchedulingStrategy:

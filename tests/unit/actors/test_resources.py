@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import ray
 
 from polyray.actors import joining
-from polyray.actors.resources import check_placement, ray_session
+from polyray.actors.resources import WORKER_ENVIRONMENT, check_placement, ray_session
 from polyray.config.bundles import JOB_CPUS, Part
 from polyray.config.run import RaySpec
 from polyray.errors import ResourceError
@@ -116,3 +117,19 @@ def test_the_fix_depends_on_what_lacks_and_whose_ray_it_is(
     with pytest.raises(ResourceError) as refused:
         check_placement(ENGINES, "x")
     assert str(refused.value).partition("; ")[2].startswith(fix)
+
+
+@pytest.mark.parametrize(("ids", "visible"), [([], ""), (["1"], "1")])
+def test_ray_hides_gpus_from_a_worker_that_asked_for_none(
+    ids: list[str], visible: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what Ray itself does before an actor's code runs, in the environment that a job gives its workers."""
+    from ray._private.utils import set_visible_accelerator_ids
+
+    context = SimpleNamespace(get_accelerator_ids=lambda: {"GPU": ids})
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    for name, value in WORKER_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    set_visible_accelerator_ids()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
