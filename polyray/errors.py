@@ -105,6 +105,11 @@ class Stopped(PolyrayError):
     exit_code = EXIT_INTERRUPTED
 
 
+def is_user_error(error: BaseException) -> bool:
+    """Whether only the user can mend it: trying again leads to the same."""
+    return isinstance(error, PolyrayError) and error.exit_code == EXIT_USER_ERROR
+
+
 @contextmanager
 def boundary(error_class: type[PolyrayError], what: str) -> Iterator[None]:
     """Turns whatever escapes foreign code into one of our errors, with `what` saying where it happened.

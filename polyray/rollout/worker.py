@@ -25,7 +25,7 @@ from typing import Any
 
 from polyray.delivery.adapter import AdapterPayload, sha256_of
 from polyray.delivery.proof import DeliveryAck
-from polyray.errors import DeliveryError, PolyrayError, RolloutError
+from polyray.errors import DeliveryError, PolyrayError, RolloutError, is_user_error
 from polyray.rollout.engine import Engine
 from polyray.rollout.sleeping import Sleeper
 from polyray.rollout.turns import Turns
@@ -160,7 +160,7 @@ class RolloutWorker:
             if self._failure is None:
                 self._inbox.put(message)
             else:
-                message.future.set_exception(RolloutError(f"engine of {self.name} is gone: {self._failure}"))
+                message.future.set_exception(self._told(self._failure))
         return message.future
 
     def _run(self) -> None:
@@ -356,6 +356,11 @@ class RolloutWorker:
                     waiting.append(message.future)
         for future in waiting:
             if not future.done():
-                future.set_exception(
-                    RolloutError(f"engine of {self.name} is gone: {type(error).__name__}: {error}")
-                )
+                future.set_exception(self._told(error))
+
+    def _told(self, failure: BaseException) -> BaseException:
+        """What those are told who wait: that the engine is gone, which costs the worker its place, or what the user
+        has to mend, which ends the run."""
+        if is_user_error(failure):
+            return failure
+        return RolloutError(f"engine of {self.name} is gone: {type(failure).__name__}: {failure}")

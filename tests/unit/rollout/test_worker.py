@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from polyray.delivery.adapter import AdapterPayload, sha256_of
-from polyray.errors import DataError, DeliveryError, RolloutError
+from polyray.errors import ConfigError, DataError, DeliveryError, RolloutError
 from polyray.rollout.engine import Engine
 from polyray.rollout.worker import RolloutWorker, _Stop
 from tests.unit.rollout.scripted_engine import WAIT_S, ScriptedEngine, failed_with, payload, request, running
@@ -248,3 +248,20 @@ def test_who_waits_for_an_engine_to_sleep_hears_of_its_end() -> None:
     failed_with(asleep, RolloutError, "worker rollout-0 was stopped")
     stopping.join(WAIT_S)
     failed_with(worker.sleep(), RolloutError, "engine of rollout-0 is gone")
+
+
+def test_what_the_user_has_to_mend_is_said_as_it_is_whenever_it_is_asked_for() -> None:
+    """An engine that is gone would be replaced, again and again."""
+    gate = threading.Event()
+
+    def fails() -> Engine:
+        assert gate.wait(WAIT_S)
+        raise ConfigError("rollout.gpus_per_worker=0; set 1")
+
+    worker = RolloutWorker("rollout-3", fails)
+    before = worker.deliver(payload(1))
+    gate.set()
+    failed_with(worker.ready, ConfigError, "^rollout.gpus_per_worker=0; set 1$")
+    failed_with(before, ConfigError, "^rollout.gpus_per_worker=0; set 1$")
+    failed_with(worker.submit(request(0)), ConfigError, "^rollout.gpus_per_worker=0; set 1$")
+    worker.stop()
