@@ -75,7 +75,13 @@ def engine_round(device: torch.device, dtype: str, mode: Mode = "merged") -> Eng
     `dtype`: float32, bfloat16 or nf4, which needs `mode` adapter.
     """
     lora_rank = LORA.rank if mode == "adapter" else None
-    spec = RolloutSpec(group_size=16, prompts_per_step=1, max_sequences=32, gpu_memory_utilization=0.3)
+    spec = RolloutSpec(
+        gpus_per_worker=device.type == "cuda",
+        group_size=16,
+        prompts_per_step=1,
+        max_sequences=32,
+        gpu_memory_utilization=0.3,
+    )
     config = TrainConfig.model_validate({"name": "engine-check", "rollout": spec.model_dump()})
     tolerance = DeliverySpec().tolerance_for(dtype)
     with tempfile.TemporaryDirectory(prefix="polyray-engine-check-") as directory:

@@ -37,6 +37,7 @@ from polyray.observability.logging import setup_logging
 from polyray.observability.progress import ProgressDisplay
 from polyray.observability.run_directory import RunDirectory
 from polyray.rewards import RewardPlan, plan_reward
+from polyray.rollout.vllm_build import check_build_for
 from polyray.types import Group, GroupRequest
 from services.auth import token_from_environment
 from services.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
@@ -79,6 +80,7 @@ def open_fleet(
     """
     if await_model is None:
         training_base(config.model)
+    check_engines(config.rollout)
     plan = plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
     check_placement(training_parts(config), "rollout.num_workers, cpus_per_worker or gpus_per_worker")
     pool = RolloutPool(owner, config.rollout)
@@ -105,6 +107,7 @@ def open_shared_fleet(config: TrainConfig, owner: str, lora_rank: int, runs: int
             f"rollout.max_workers={config.rollout.max_workers}: engines that several runs share are as many as "
             "rollout.num_workers; set that, and leave max_workers out"
         )
+    check_engines(config.rollout)
     plan = plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
     pool = SharedPool(owner, config.rollout)
     try:
@@ -141,6 +144,7 @@ def open_sampler(config: EvaluateConfig) -> Iterator[Sample]:
             _, adapter = read_adapter(Path(arm.adapter), base_fingerprint(model_dir))
             ranks.append(AdapterShape.from_peft(adapter).rank)
     rollout = config.rollout
+    check_engines(rollout)
     check_placement([engines(rollout)], "rollout.num_workers, cpus_per_worker or gpus_per_worker")
     pool = RolloutPool(config.name, rollout)
     pool.build(engine_settings(config.model, rollout, _between_models(config, model_dir), max(ranks)))
@@ -191,6 +195,12 @@ def _between_models(config: EvaluateConfig, model_dir: Path) -> Mode:
     dtype = resolve_dtype(config.model, use_gpu=config.rollout.gpus_per_worker > 0)
     settled = settled_mode(config.delivery, config.rollout, config.model.lora, model_dir, dtype)
     return "merged" if settled is None else settled.mode
+
+
+def check_engines(rollout: RolloutSpec) -> None:
+    """ConfigError where it is known before a worker starts that its engine cannot be built."""
+    if rollout.engine_kind != "simulated":
+        check_build_for(rollout.gpus_per_worker, rollout.node_labels)
 
 
 def engine_settings(

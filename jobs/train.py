@@ -64,7 +64,7 @@ def run_training(config: TrainConfig) -> None:
 
 def check_inputs(config: TrainConfig) -> None:
     """Everything that can be wrong with files, before anything starts: ConfigError or DataError."""
-    from jobs.fleet import training_base
+    from jobs.fleet import check_engines, training_base
     from polyray.models.adapter_files import read_adapter
     from polyray.models.base_files import base_fingerprint
     from polyray.observability.trackers.running import check_trackers
@@ -72,6 +72,7 @@ def check_inputs(config: TrainConfig) -> None:
     from polyray.rollout.validation import validation_prompts
     from polyray.tasks import build_task
 
+    check_engines(config.rollout)
     check_trackers(config.tracking)
     if config.learner.checkpoint_storage is not None:
         from polyray.learner.checkpoint_storage import open_storage
@@ -119,6 +120,9 @@ def train(
     if config.rollout.sleep_between_steps:  # else the learner would find its GPU full
         display.update(phase="starting the engine")
         fleet.pool.sleep()
+    elif config.rollout.shares_gpus:  # else an engine would take what the learner allocates for its own need
+        display.update(phase="starting the engines")
+        fleet.pool.wait_until_ready()
     with open_trackers(config.tracking, config.name, directory.paths, as_json(config)):
         coordinator = _start_coordinator(config, fleet)
         try:

@@ -45,9 +45,9 @@ class BareEngine:
 
         directory = Path(model_dir)
         arguments = text_engine_arguments(
-            directory, config.engine.as_rollout(), "float32", RANK, config.max_adapters + 1
+            directory, config.rollout(), "float32", RANK, config.max_adapters + 1
         )
-        self._llm = import_vllm()(**arguments)
+        self._llm = import_vllm(on_gpu=False)(**arguments)
         delivery = AdapterDelivery(directory, self._llm.llm_engine, RANK)
         delivery.load(adapter_on_disk(Path(adapter_dir), directory, "float32", ((1, 8, 9),), 0))
         self._adapter = delivery.probed().lora_request

@@ -89,6 +89,7 @@ def engine_speed(
     `dtype`: float32, bfloat16 or nf4, which needs `mode` adapter.
     """
     spec = RolloutSpec(
+        gpus_per_worker=device.type == "cuda",
         group_size=load.group_size,
         prompts_per_step=load.groups,
         max_prompt_tokens=32,

@@ -70,9 +70,9 @@ class Observations:
 class SimulatedHost:
     """An actor that carries rollout workers; the first call to a name starts it."""
 
-    def __init__(self, engine: str, score_s: float, created: float) -> None:
+    def __init__(self, rollout: RolloutSpec, score_s: float, created: float) -> None:
         """`created`: when somebody asked for this process."""
-        self._engine = engine
+        self._rollout = rollout
         self._created = created
         self._score_s = score_s
         self._clients = {REWARD_APP: RewardClient(REWARD_APP, ServiceSpec(), self._score)}
@@ -86,7 +86,7 @@ class SimulatedHost:
         if name in self._gone:
             raise RolloutError(f"rollout worker {name} was replaced")
         if name not in self._workers:
-            self._workers[name] = RolloutActor(name, self._engine, self._clients)
+            self._workers[name] = RolloutActor(name, self._rollout, self._clients)
         if method == "rollout" and self._room[name]:
             now = time.perf_counter()
             self._seen.refill_s.append((now, now - self._room[name].popleft()))
@@ -196,7 +196,7 @@ class SimulatedPool(RolloutPool):
 
     def _new_host(self) -> Any:
         host = ray.remote(SimulatedHost).options(num_cpus=0, max_concurrency=1 << 16, namespace=NAMESPACE)
-        return host.remote(self.rollout.engine, self._score_s, time.perf_counter())
+        return host.remote(self.rollout, self._score_s, time.perf_counter())
 
 
 class KillablePool(SimulatedPool):

@@ -103,12 +103,15 @@ class RolloutActor:
     `build` names its model, which may not exist yet when the actor starts.
     """
 
-    def __init__(self, name: str, engine: str, clients: dict[str, RewardClient] | None = None) -> None:
-        """`clients` by application name are used instead of new ones (simulations share one that calls nobody)."""
+    def __init__(
+        self, name: str, rollout: RolloutSpec, clients: dict[str, RewardClient] | None = None
+    ) -> None:
+        """`rollout` says which library is imported; `clients` by application name are used instead of new ones
+        (simulations share one that calls nobody)."""
         log_as(name, name.partition("-rollout-")[0])  # a pool's workers are called after the run that owns it
         self._name = name
         self._settings: Future[EngineSettings] = Future()
-        self._worker = RolloutWorker(name, lambda: engine_builder(engine)(self._settings.result()))
+        self._worker = RolloutWorker(name, lambda: engine_builder(rollout)(self._settings.result()))
         self._clients: dict[str, RewardClient] = clients if clients is not None else {}
 
     async def build(self, settings: EngineSettings) -> None:
@@ -211,16 +214,16 @@ def usefulness(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: int) ->
     return int(taking_part(group, current).sum()), teaches
 
 
-def engine_builder(engine: str) -> Callable[[EngineSettings], Any]:
-    """What builds the engine that `rollout.engine` names; its library is imported when this returns."""
-    if engine == "simulated":
+def engine_builder(rollout: RolloutSpec) -> Callable[[EngineSettings], Any]:
+    """What builds the engine that `rollout` asks for; its library is imported when this returns."""
+    if rollout.engine_kind == "simulated":
         from polyray.rollout.simulated_engine import SimulatedEngine
 
         return lambda settings: SimulatedEngine(Path(settings.model_dir), settings.rollout, settings.dtype)
     from polyray.rollout.vllm_engine import VllmEngine, import_vllm
 
-    import_vllm()
-    if engine == "vllm_async":
+    import_vllm(on_gpu=bool(rollout.gpus_per_worker))
+    if rollout.engine_kind == "vllm_async":
         return _async_engine
     return lambda settings: VllmEngine(
         Path(settings.model_dir), settings.rollout, settings.dtype, settings.lora_rank, settings.runs

@@ -16,6 +16,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
+from polyray.actors.outcome import unwrapped
 from polyray.actors.resources import NAMESPACE, OUTSIDE_ANY_GROUP
 from polyray.actors.rollout_actor import EngineSettings, RolloutActor
 from polyray.config.model import LoraSpec
@@ -23,7 +24,7 @@ from polyray.config.rollout import RolloutSpec
 from polyray.delivery.adapter import AdapterPayload
 from polyray.delivery.mode import DeliveryMeasurements
 from polyray.delivery.proof import DeliveryAck
-from polyray.errors import RolloutError
+from polyray.errors import RolloutError, is_user_error
 from polyray.types import Group, GroupRequest
 
 logger = logging.getLogger(__name__)
@@ -69,10 +70,14 @@ class RolloutPool:
             worker.handle.build.remote(settings)
 
     def measure_delivery(self, settings: EngineSettings, lora: LoraSpec) -> DeliveryMeasurements:
-        """Before `build`: has one worker find out what both ways of delivery cost, and another take its place."""
+        """Before `build`: has one worker find out what both ways of delivery cost, and another take its place.
+
+        Raises RolloutError where it cannot, or what the user has to mend.
+        """
         try:
             return self._first_answer(0, lambda handle: handle.measure_delivery.remote(settings, lora))
         except Exception as error:
+            _pass_on_user_errors(error)
             raise RolloutError(
                 f"rollout worker {self.workers[0].name} could not measure its delivery: {_first_cause(error)}; "
                 "set delivery.mode to merged or adapter"
@@ -81,22 +86,29 @@ class RolloutPool:
             self.replace(self.workers[0])
 
     def wait_until_ready(self) -> list[dict[str, Any]]:
-        """Blocks until every engine runs. Raises RolloutError naming the worker that does not."""
+        """Blocks until every engine runs. Raises RolloutError naming the worker that does not, or what the user has
+        to mend."""
         infos = []
         for index in range(len(self.workers)):
             try:
                 infos.append(self._first_answer(index, lambda handle: handle.ready.remote()))
             except Exception as error:
+                _pass_on_user_errors(error)
                 raise RolloutError(
                     f"rollout worker {self.workers[index].name} did not start within "
-                    f"{self.rollout.start_timeout_s:g} s: {_first_cause(error)}"
+                    f"{self._start_timeout_s:g} s: {_first_cause(error)}"
                 ) from error
         return infos
+
+    @property
+    def _start_timeout_s(self) -> float:
+        """Those on one GPU wait for one another (polyray/rollout/gpu_turns.py)."""
+        return self.rollout.start_timeout_s * self.rollout.engines_on_one_gpu
 
     def _first_answer(self, index: int, call: Callable[[Any], Any]) -> Any:
         """Of a worker that starts, or of another in its place where it is gone before it answers: Ray gives up actors
         that were starting when a node was lost."""
-        timeout = self.rollout.start_timeout_s
+        timeout = self._start_timeout_s
         try:
             return ray.get(call(self.workers[index].handle), timeout=timeout)
         except ray.exceptions.RayActorError as error:
@@ -201,7 +213,7 @@ class RolloutPool:
 
     def _is_alive(self, worker: PoolWorker) -> bool:
         try:
-            ray.get(worker.handle.ready.remote(), timeout=self.rollout.start_timeout_s)
+            ray.get(worker.handle.ready.remote(), timeout=self._start_timeout_s)
         except ray.exceptions.RayActorError:
             return False
         return True
@@ -222,10 +234,16 @@ class RolloutPool:
             scheduling_strategy=OUTSIDE_ANY_GROUP,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(rollout.threads_per_worker)}},
         )
-        worker = PoolWorker(index, name, actor.remote(name, rollout.engine_kind))
+        worker = PoolWorker(index, name, actor.remote(name, rollout))
         if self._settings is not None:
             worker.handle.build.remote(self._settings)
         return worker
+
+
+def _pass_on_user_errors(error: BaseException) -> None:
+    cause = unwrapped(error)
+    if is_user_error(cause):
+        raise cause from error
 
 
 def _first_cause(error: BaseException) -> str:

@@ -41,7 +41,7 @@ class AsyncVllmEngine:
     def __init__(self, model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int, runs: int = 1) -> None:
         self.max_sequences = spec.max_sequences
         arguments = engine_arguments(model_dir, spec, dtype, lora_rank, runs)
-        self._processes = VllmProcesses(arguments, spec.tensor_parallel_size, spec.start_timeout_s)
+        self._processes = VllmProcesses(arguments, spec)
         self._llm = self._processes.llm
         try:
             self._delivery = AdapterDelivery(model_dir, self._processes, lora_rank)

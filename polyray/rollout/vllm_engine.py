@@ -19,6 +19,8 @@ from polyray.config.model import LINEAR_MODULES, NF4
 from polyray.config.rollout import RolloutSpec
 from polyray.delivery.adapter import AdapterPayload
 from polyray.errors import ConfigError, DeliveryError, RolloutError
+from polyray.rollout.gpu_turns import starting_turn
+from polyray.rollout.vllm_build import check_build
 from polyray.rollout.vllm_delivery import AdapterDelivery, MergedDelivery, VersionDelivery, engine_rank
 from polyray.rollout.vllm_groups import (
     RunningGroups,
@@ -42,10 +44,12 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
-    "TORCH_COMPILE_DISABLE": "1",
 }
-"""Set before vllm is imported; a variable that is set already keeps its value. Compiling vLLM's sampler at
-every cold start costs seconds and a C++ compiler, and gives the same tokens and log-probs bit for bit."""
+"""Set before vllm is imported; a variable that is set already keeps its value."""
+ON_CPU = {"TORCH_COMPILE_DISABLE": "1"}
+"""As well where the engine uses no GPU: compiling vLLM's sampler at every cold start costs seconds and a C++
+compiler, and gives the same tokens and log-probs bit for bit. On a GPU it would take Inductor and the CUDA graphs of
+prefills away."""
 
 
 class VllmEngine:
@@ -174,12 +178,15 @@ def build_llm(
     model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int | None = None, runs: int = 1
 ) -> Any:
     """The `vllm.LLM` of a rollout engine; the benchmark measures a bare one from the same arguments."""
-    return import_vllm()(**engine_arguments(model_dir, spec, dtype, lora_rank, runs))
+    arguments = engine_arguments(model_dir, spec, dtype, lora_rank, runs)
+    llm = import_vllm(on_gpu=bool(spec.gpus_per_worker))
+    with starting_turn(spec):
+        return llm(**arguments)
 
 
-def import_vllm() -> type[Any]:
+def import_vllm(*, on_gpu: bool) -> type[Any]:
     """`vllm.LLM`, in the environment it needs. The import takes longer than building a small engine."""
-    for key, value in ENVIRONMENT.items():
+    for key, value in (ENVIRONMENT if on_gpu else ENVIRONMENT | ON_CPU).items():
         os.environ.setdefault(key, value)
     from vllm import LLM
 
@@ -191,10 +198,10 @@ def engine_arguments(
 ) -> dict[str, Any]:
     """The `LLM(...)` arguments of a rollout engine; with a rank, of one that holds adapters of so many runs.
 
-    Raises ConfigError where dtype is "nf4" and vLLM's plugin for it is not installed.
+    Raises ConfigError where vLLM is not built for what the engine asks for, GPU or none, and where dtype is "nf4" and
+    vLLM's plugin for it is not installed.
     """
-    import torch
-
+    check_build(spec.gpus_per_worker)
     arguments: dict[str, Any] = {
         "model": str(model_dir),
         **_weights(dtype, lora_rank),
@@ -202,7 +209,7 @@ def engine_arguments(
         "max_num_seqs": spec.max_sequences,
         "max_num_batched_tokens": max(spec.max_batched_tokens, spec.max_model_len),
         "block_size": spec.block_size,
-        "enforce_eager": not torch.cuda.is_available(),
+        "enforce_eager": not spec.gpus_per_worker,
         # Only full blocks are ever found again; looking for them costs time for every request and token.
         "enable_prefix_caching": spec.max_prompt_tokens > spec.block_size,
         "logprobs_mode": "processed_logprobs",
@@ -210,7 +217,7 @@ def engine_arguments(
         "seed": 0,
         "generation_config": "vllm",
     }
-    if torch.cuda.is_available():
+    if spec.gpus_per_worker:
         arguments |= {
             "gpu_memory_utilization": spec.gpu_memory_utilization,
             "enable_sleep_mode": spec.sleep_between_steps,

@@ -16,7 +16,9 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from polyray.config.rollout import RolloutSpec
 from polyray.errors import DeliveryError, RolloutError
+from polyray.rollout.gpu_turns import starting_turn
 from polyray.rollout.vllm_engine import import_vllm
 from polyray.rollout.watchdog import Watchdog
 
@@ -26,19 +28,17 @@ SHUTDOWN_S = 10.0
 class VllmProcesses:
     """AsyncLLM, its loop and its watchdog; also the `EngineCalls` of an adapter delivery."""
 
-    def __init__(
-        self, arguments: Mapping[str, Any], tensor_parallel_size: int, answer_timeout_s: float
-    ) -> None:
-        """Starts the processes and waits for them; `arguments` are vLLM's."""
-        self._timeout_s = answer_timeout_s
+    def __init__(self, arguments: Mapping[str, Any], spec: RolloutSpec) -> None:
+        """Starts the processes of the engine that `spec` asks for, and waits for them; `arguments` are vLLM's."""
+        self._timeout_s = spec.start_timeout_s
         self._sockets = Path(tempfile.mkdtemp(prefix="polyray-engine-"))
         self._watchdog = Watchdog([self._sockets])
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm-async", daemon=True)
         self._thread.start()
         try:
-            with self._watchdog.marking():
-                self.llm: Any = self.call(_start(arguments, tensor_parallel_size, self._sockets))
+            with starting_turn(spec), self._watchdog.marking():
+                self.llm: Any = self.call(_start(arguments, spec, self._sockets))
         except BaseException:
             self._watchdog.close()
             raise
@@ -82,8 +82,8 @@ class VllmProcesses:
             self._watchdog.close()
 
 
-async def _start(arguments: Mapping[str, Any], tensor_parallel_size: int, sockets: Path) -> Any:
-    import_vllm()
+async def _start(arguments: Mapping[str, Any], spec: RolloutSpec, sockets: Path) -> Any:
+    import_vllm(on_gpu=bool(spec.gpus_per_worker))
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -92,7 +92,7 @@ async def _start(arguments: Mapping[str, Any], tensor_parallel_size: int, socket
     os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)
     complete = {
         **arguments,
-        "tensor_parallel_size": tensor_parallel_size,
+        "tensor_parallel_size": spec.tensor_parallel_size,
         "distributed_executor_backend": "mp",
     }
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**complete))

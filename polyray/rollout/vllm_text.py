@@ -22,6 +22,7 @@ import numpy as np
 from polyray.config.rollout import RolloutSpec
 from polyray.delivery.adapter import AdapterPayload
 from polyray.errors import RolloutError
+from polyray.rollout.gpu_turns import starting_turn
 from polyray.rollout.text_engine import TextDelta, TextRequest
 from polyray.rollout.vllm_delivery import AdapterDelivery, ServedVersion
 from polyray.rollout.vllm_engine import import_vllm
@@ -151,8 +152,11 @@ class VllmTextEngine:
             self._delivery.close()
 
     def _build(self) -> None:
-        model_dir, _, _, lora_rank, _ = self._arguments
-        llm = import_vllm()(**text_engine_arguments(*self._arguments))
+        model_dir, spec, _, lora_rank, _ = self._arguments
+        arguments = text_engine_arguments(*self._arguments)
+        llm_class = import_vllm(on_gpu=bool(spec.gpus_per_worker))
+        with starting_turn(spec):
+            llm = llm_class(**arguments)
         self._engine: Any = llm.llm_engine
         self._tokenizer: Any = llm.get_tokenizer()
         self._delivery = AdapterDelivery(model_dir, self._engine, lora_rank)

@@ -53,8 +53,7 @@ class VllmTextProcesses:
 
     def _build(self) -> None:
         arguments = text_engine_arguments(*self._arguments)
-        spec = self._spec
-        self._processes = VllmProcesses(arguments, spec.tensor_parallel_size, spec.start_timeout_s)
+        self._processes = VllmProcesses(arguments, self._spec)
         self._tokenizer: Any = self._processes.llm.get_tokenizer()
         self._delivery = AdapterDelivery(self._model_dir, self._processes, self._lora_rank)
 

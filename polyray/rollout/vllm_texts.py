@@ -7,6 +7,7 @@ from typing import Any
 
 from polyray.config.rollout import RolloutSpec
 from polyray.rollout.text_engine import TextDelta, TextRequest
+from polyray.rollout.vllm_build import check_build
 from polyray.rollout.vllm_engine import engine_arguments
 from polyray.types import FinishReason
 
@@ -14,7 +15,11 @@ from polyray.types import FinishReason
 def text_engine_arguments(
     model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int, adapters: int
 ) -> dict[str, Any]:
-    """The arguments of vLLM for an engine that serves so many adapters side by side."""
+    """The arguments of vLLM for an engine that serves so many adapters side by side.
+
+    Raises ConfigError as `engine_arguments` does, naming the service's field.
+    """
+    check_build(spec.gpus_per_worker, "num_gpus")
     # People compare candidates by what the model thinks of them, whatever temperature or top_p they asked for; a
     # token that top_p cuts off would have a log-prob of minus infinity, which JSON cannot carry.
     return engine_arguments(model_dir, spec, dtype, lora_rank, adapters) | {"logprobs_mode": "raw_logprobs"}

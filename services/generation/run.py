@@ -13,9 +13,11 @@ from typing import Any
 from ray import serve
 
 from polyray.config.generation import GenerationServeConfig
+from polyray.config.gpu_share import engines_on_one_gpu
 from polyray.config.model import EMBEDDED
 from polyray.errors import RolloutError
 from polyray.rewards import plan_reward
+from polyray.rollout.vllm_build import check_build_for
 from services.generation.app import build_generation_app
 from services.generation.tokens import TokenBook
 from services.reward.run import StartingRewardService, deploy_reward_service, stop_reward_service
@@ -46,10 +48,12 @@ def generation_app_name(name: str) -> str:
 def start_generation_service(config: GenerationServeConfig, book: TokenBook) -> GenerationServiceAddress:
     """Deploys the service, and its reward, replacing leftovers of the same name; waits until it answers.
 
-    Raises ResourceError where the port is taken or no replica can be placed, RolloutError where a replica cannot
-    start, RewardError where the reward cannot. Needs an initialised Ray.
+    Raises ConfigError where its engine needs another build of vLLM, ResourceError where the port is taken or no
+    replica can be placed, RolloutError where a replica cannot start, RewardError where the reward cannot. Needs an
+    initialised Ray.
     """
     config = from_here(config)
+    check_build_for(config.num_gpus, config.node_labels, "num_gpus")
     host, port = ensure_serve(Listening(config.host, config.port, config.limits.request_timeout_s, ""))
     app_name = generation_app_name(config.name)
     if app_name in serve.status().applications:
@@ -66,14 +70,17 @@ def start_generation_service(config: GenerationServeConfig, book: TokenBook) -> 
             f"{config.num_replicas} x {config.num_cpus:g} CPUs and {config.num_gpus:g} GPUs: raise ray.num_cpus, or "
             "lower num_replicas or num_cpus"
         )
-        wait_until_running(
-            app_name, "the generation service", config.engine.start_timeout_s, needs, RolloutError
-        )
+        wait_until_running(app_name, "the generation service", start_timeout_s(config), needs, RolloutError)
     except BaseException:
         stop_generation_service(config)
         raise
     prefix = config.route_prefix.rstrip("/")
     return GenerationServiceAddress(app_name, f"http://{reachable(host)}:{port}{prefix}")
+
+
+def start_timeout_s(config: GenerationServeConfig) -> float:
+    """Until all replicas answer: engines on one GPU start one after another."""
+    return config.engine.start_timeout_s * engines_on_one_gpu(config.num_gpus, config.num_replicas)
 
 
 def from_here(config: GenerationServeConfig) -> GenerationServeConfig:

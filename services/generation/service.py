@@ -187,7 +187,7 @@ class GenerationService:
 
 def build_engine(config: GenerationServeConfig, model_dir: Path, dtype: str) -> TextEngine:
     """The engine that the configuration asks for; its construction goes on in the background."""
-    spec = config.engine.as_rollout()
+    spec = config.rollout()
     processes = spec.engine_kind == "vllm_async" or (config.engine.kind == "auto" and config.num_gpus > 0)
     adapters = config.max_adapters + 1
     if processes:
@@ -202,5 +202,5 @@ def build_engine(config: GenerationServeConfig, model_dir: Path, dtype: str) -> 
 def _probe_sequences(config: GenerationServeConfig, model_dir: Path) -> tuple[tuple[int, ...], ...]:
     from polyray.delivery.probe import probe_sequences
 
-    rollout = config.engine.as_rollout()
+    rollout = config.rollout()
     return probe_sequences(config.task, rollout, config.delivery.num_probes, 0, model_dir)

@@ -11,7 +11,7 @@ import ray.exceptions
 
 from polyray.actors.rollout_pool import PoolWorker, RolloutPool
 from polyray.config.rollout import RolloutSpec
-from polyray.errors import RolloutError
+from polyray.errors import ConfigError, RolloutError
 
 CANCELLED = ray.exceptions.ActorDiedError()
 
@@ -75,3 +75,25 @@ def test_an_engine_that_cannot_be_built_is_not_tried_again(pool: tuple[RolloutPo
     with pytest.raises(RolloutError, match=r"worker-0 did not start within .* MemoryError: no room"):
         workers.wait_until_ready()
     assert not any(handle.killed for handle in handles)
+
+
+def test_what_the_user_has_to_mend_is_said_as_it_is(pool: tuple[RolloutPool, list[Handle]]) -> None:
+    workers, handles = pool
+    cause = ConfigError("rollout.gpus_per_worker=0; set 1")
+    handles[1].answer = ray.exceptions.RayTaskError("ready", "traceback", cause)
+    with pytest.raises(ConfigError, match=r"^rollout\.gpus_per_worker=0; set 1$"):
+        workers.wait_until_ready()
+    assert not any(handle.killed for handle in handles)
+
+
+def test_engines_that_start_one_after_another_have_the_time_of_all(
+    pool: tuple[RolloutPool, list[Handle]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers, _ = pool
+    timeouts: list[float] = []
+    monkeypatch.setattr(ray, "get", lambda answer, timeout: timeouts.append(timeout))
+    share = {"num_workers": 2, "gpus_per_worker": 0.5, "gpu_memory_utilization": 0.45}
+    for spec in (RolloutSpec(num_workers=2), RolloutSpec.model_validate(share)):
+        workers.rollout = spec
+        workers.wait_until_ready()
+    assert timeouts == [300.0, 300.0, 600.0, 600.0]

@@ -10,15 +10,24 @@ from pathlib import Path
 
 import pytest
 
-from jobs.fleet import engine_settings, open_reward, training_base
+from jobs.fleet import (
+    check_engines,
+    engine_settings,
+    open_fleet,
+    open_reward,
+    open_sampler,
+    open_shared_fleet,
+    training_base,
+)
 from polyray.config.derived import required_cpus
 from polyray.config.loader import build_config
 from polyray.config.model import ModelSpec
 from polyray.config.rollout import RolloutSpec
-from polyray.config.run import TrainConfig
+from polyray.config.run import EvaluateConfig, TrainConfig
 from polyray.errors import ConfigError, RewardError
 from polyray.models import loading
 from polyray.rewards import RewardPlan, plan_reward
+from polyray.rollout import vllm_build
 from tests.unit.tiny_policy import save_base
 
 
@@ -80,3 +89,29 @@ def test_a_base_that_cannot_be_held_in_4_bits_ends_a_job_before_a_worker_starts(
     monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="needs bitsandbytes, which is not installed"):
         engine_settings(model, RolloutSpec(), "adapter")
+
+
+def test_engines_that_this_build_of_vllm_cannot_run_end_a_job_before_a_worker_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_build, "installed_build", lambda: ("vllm 0.32.0", False))
+    message = r"^rollout\.gpus_per_worker=0, but vllm 0\.32\.0 is a build for GPUs"
+    model = {"path": str(save_base(tmp_path))}
+    evaluation = build_config(EvaluateConfig, {"name": "x", "model": model, "adapters": {"base": None}})
+    with pytest.raises(ConfigError, match=message), open_sampler(evaluation):
+        raise AssertionError("it must not open")
+    run = build_config(TrainConfig, {"name": "x", "model": model})
+    with pytest.raises(ConfigError, match=message), open_fleet(run, "x"):
+        raise AssertionError("it must not open")
+    with pytest.raises(ConfigError, match=message), open_shared_fleet(run, "x", lora_rank=8, runs=2):
+        raise AssertionError("it must not open")
+
+
+@pytest.mark.parametrize(
+    "rollout", [{"gpus_per_worker": 1}, {"engine": "simulated"}, {"node_labels": {"kind": "cpu"}}]
+)
+def test_other_engines_are_not_judged_here(
+    rollout: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_build, "installed_build", lambda: ("vllm 0.32.0", False))
+    check_engines(RolloutSpec.model_validate(rollout))

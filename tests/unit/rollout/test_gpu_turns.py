@@ -1,0 +1,87 @@
+"""Engines on one GPU start one after another; others wait for nobody."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polyray.config.rollout import RolloutSpec
+from polyray.rollout import vllm_build, vllm_engine
+from polyray.rollout.gpu_turns import VISIBLE, starting_turn
+from polyray.rollout.vllm_engine import build_llm
+
+WAIT_S = 5.0
+SHARE = RolloutSpec(num_workers=2, gpus_per_worker=0.5, gpu_memory_utilization=0.45)
+WHOLE = RolloutSpec(num_workers=2, gpus_per_worker=1)
+
+
+def _at_once(starts: list[Callable[[], object]]) -> None:
+    threads = [threading.Thread(target=start) for start in starts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+
+
+def test_a_second_engine_waits_until_the_first_has_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VISIBLE, "3")
+    events: list[str] = []
+
+    def start() -> None:
+        with starting_turn(SHARE, tmp_path):
+            events.append("second")
+
+    second = threading.Thread(target=start)
+    with starting_turn(SHARE, tmp_path):
+        second.start()
+        second.join(0.1)
+        assert second.is_alive()
+        events.append("first")
+        monkeypatch.setenv(VISIBLE, "GPU-4/a")
+        with starting_turn(SHARE, tmp_path):
+            events.append("on another GPU")
+        with starting_turn(WHOLE, tmp_path), starting_turn(RolloutSpec(), tmp_path):
+            events.append("alone on its GPU, and on none")
+    second.join(WAIT_S)
+    assert events == ["first", "on another GPU", "alone on its GPU, and on none", "second"]
+
+
+def test_a_start_that_fails_ends_its_turn(tmp_path: Path) -> None:
+    with pytest.raises(MemoryError), starting_turn(SHARE, tmp_path):
+        raise MemoryError
+    with starting_turn(SHARE, tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(("spec", "most_at_once"), [(SHARE, 1), (WHOLE, 2)])
+def test_engines_are_built_in_their_turns(
+    spec: RolloutSpec, most_at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    building, seen = 0, []
+    lock, both = threading.Lock(), threading.Event()
+
+    class Llm:
+        def __init__(self, **arguments: Any) -> None:
+            nonlocal building
+            with lock:
+                building += 1
+                seen.append(building)
+                if building == 2:
+                    both.set()
+            both.wait(0.1 if most_at_once == 1 else WAIT_S)
+            with lock:
+                building -= 1
+
+    monkeypatch.setenv(VISIBLE, "0")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(vllm_build, "installed_build", lambda: ("vllm 0.32.0", False))
+    monkeypatch.setattr(vllm_engine, "import_vllm", lambda *, on_gpu: Llm)
+    _at_once([lambda: build_llm(tmp_path, spec, "bfloat16")] * 2)
+    assert max(seen) == most_at_once and len(seen) == 2
