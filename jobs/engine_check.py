@@ -76,7 +76,7 @@ def engine_round(device: torch.device, dtype: str, mode: Mode = "merged") -> Eng
     """
     lora_rank = LORA.rank if mode == "adapter" else None
     spec = RolloutSpec(
-        gpus_per_worker=device.type == "cuda",
+        gpus_per_worker=1.0 if device.type == "cuda" else 0.0,
         group_size=16,
         prompts_per_step=1,
         max_sequences=32,

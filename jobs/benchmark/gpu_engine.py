@@ -89,7 +89,7 @@ def engine_speed(
     `dtype`: float32, bfloat16 or nf4, which needs `mode` adapter.
     """
     spec = RolloutSpec(
-        gpus_per_worker=device.type == "cuda",
+        gpus_per_worker=1.0 if device.type == "cuda" else 0.0,
         group_size=load.group_size,
         prompts_per_step=load.groups,
         max_prompt_tokens=32,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from polyray.config.rollout import RolloutSpec
-from polyray.rollout import vllm_build, vllm_engine
+from polyray.rollout import vllm_build, vllm_engine, vllm_processes, vllm_text
 from polyray.rollout.gpu_turns import VISIBLE, starting_turn
 from polyray.rollout.vllm_engine import build_llm
 
@@ -85,3 +87,47 @@ def test_engines_are_built_in_their_turns(
     monkeypatch.setattr(vllm_engine, "import_vllm", lambda *, on_gpu: Llm)
     _at_once([lambda: build_llm(tmp_path, spec, "bfloat16")] * 2)
     assert max(seen) == most_at_once and len(seen) == 2
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Turns as they begin and end, in engines of a service and of several processes, without vLLM."""
+    seen: list[str] = []
+
+    @contextmanager
+    def turn(rollout: RolloutSpec) -> Iterator[None]:
+        assert rollout is SHARE
+        seen.append("turn begins")
+        yield
+        seen.append("turn ends")
+
+    monkeypatch.setattr(vllm_build, "installed_build", lambda: ("vllm 0.32.0", False))
+    for module in (vllm_text, vllm_processes):
+        monkeypatch.setattr(module, "starting_turn", turn)
+    return seen
+
+
+def test_a_replicas_engine_is_built_in_its_turn(
+    events: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def built(**arguments: Any) -> None:
+        events.append(f"built with {arguments['gpu_memory_utilization']}")
+        raise MemoryError
+
+    monkeypatch.setattr(vllm_text, "import_vllm", lambda *, on_gpu: built)
+    engine = vllm_text.VllmTextEngine(tmp_path, SHARE, "bfloat16", 8, 2)
+    with pytest.raises(MemoryError):
+        engine._ready.result(WAIT_S)
+    assert events == ["turn begins", "built with 0.45"]
+
+
+def test_an_engine_of_several_processes_starts_in_its_turn(
+    events: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def start(arguments: object, spec: RolloutSpec, sockets: Path) -> Any:
+        events.append("started")
+        return SimpleNamespace(shutdown=lambda timeout: None)
+
+    monkeypatch.setattr(vllm_processes, "_start", start)
+    vllm_processes.VllmProcesses({}, SHARE).close()
+    assert events == ["turn begins", "started", "turn ends"]
