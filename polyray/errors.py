@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeGuard
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -105,7 +106,7 @@ class Stopped(PolyrayError):
     exit_code = EXIT_INTERRUPTED
 
 
-def is_user_error(error: BaseException) -> bool:
+def is_user_error(error: BaseException) -> TypeGuard[PolyrayError]:
     """Whether only the user can mend it: trying again leads to the same."""
     return isinstance(error, PolyrayError) and error.exit_code == EXIT_USER_ERROR
 

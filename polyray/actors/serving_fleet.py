@@ -30,7 +30,7 @@ from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
 from polyray.delivery.registry import PolicyRegistry
-from polyray.errors import EXIT_USER_ERROR, DeliveryError, PolyrayError, RolloutError
+from polyray.errors import DeliveryError, PolyrayError, RolloutError, is_user_error
 from polyray.rollout.dispatch import Dispatcher
 from polyray.rollout.loading_turns import LoadingTurns
 from polyray.rollout.roster import Loss, Roster
@@ -164,7 +164,7 @@ class ServingFleet:
     async def recover(self, worker: PoolWorker, error: BaseException) -> None:
         """The user's mistakes end the run; whatever else a worker raises costs it its place."""
         cause = unwrapped(error)
-        if isinstance(cause, PolyrayError) and cause.exit_code == EXIT_USER_ERROR:
+        if is_user_error(cause):
             self._outcome.fail(cause)
         elif worker.name in self._by_name and self._outcome.failure is None:
             self._replace(worker, cause)  # the first of several reports
