@@ -42,7 +42,7 @@ def analyze_ablation(argv: Sequence[str] | None = None) -> int:
     )
     adapter = adapter_directory(args.namespace.adapter)
     if args.check:
-        return args.print_check({"adapter": str(adapter), "by": args.namespace.by})
+        return args.print_check(lambda: {"adapter": str(adapter), "by": args.namespace.by})
     from jobs.cost import evaluation_account, show_cost
     from jobs.evaluate import evaluate, resumable_keys
     from jobs.fleet import open_ray, open_sampler

@@ -5,7 +5,7 @@ A job is
     def main(argv: Sequence[str] | None = None) -> int:
         args = parse(argv, job="train", description=__doc__, config_model=TrainConfig)
         if args.check:
-            return args.print_check(derived=derived_sizes(args.config))
+            return args.print_check(derived=lambda: derived_sizes(args.config))
         ...  # the first import of torch or ray
 
     if __name__ == "__main__":
@@ -33,7 +33,7 @@ from pydantic import BaseModel
 
 from polyray.config.base import as_json
 from polyray.config.loader import load_config
-from polyray.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, ConfigError, PolyrayError
+from polyray.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, ConfigError, MissingFile, PolyrayError
 from polyray.observability.logging import LOGGING_VARIABLE, wants_json
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -53,11 +53,19 @@ class JobArguments(Generic[ConfigT]):
     namespace: Namespace
     """Everything argparse saw, with what `extra` added."""
 
-    def print_check(self, derived: Mapping[str, Any] | None = None) -> int:
-        """Prints the resolved configuration, and sizes that follow from it, as JSON; returns exit code 0."""
+    def print_check(self, derived: Callable[[], Mapping[str, Any]] | None = None) -> int:
+        """Prints the resolved configuration, and sizes that follow from it, as JSON; returns exit code 0.
+
+        Where `derived` finds a file missing, the configuration alone is printed, and MissingFile passes: a machine
+        of the cluster may have that file (jobs.submit).
+        """
         checked = {"job": self.job, "config": as_json(self.config)}
-        if derived is not None:
-            checked["derived"] = dict(derived)
+        try:
+            if derived is not None:
+                checked["derived"] = dict(derived())
+        except MissingFile:
+            print(json.dumps(checked, indent=2))
+            raise
         print(json.dumps(checked, indent=2))
         return EXIT_OK
 

@@ -63,7 +63,7 @@ def data(argv: Sequence[str]) -> int:
     """`curate data`."""
     args = parse(argv, job="curate data", description=__doc__, config_model=CurateConfig)
     if args.check:
-        return args.print_check(derived=derived_sizes(args.config))
+        return args.print_check(derived=lambda: derived_sizes(args.config))
     from jobs.cost import DRIVER, account, show_cost
     from polyray.data.curation.files import input_digests
     from polyray.observability.progress import ProgressDisplay

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parse(arguments, job="evaluate", description=__doc__, config_model=EvaluateConfig, extra=_add_options)
     )
     if args.check:
-        return args.print_check(derived=derived_sizes(args.config))
+        return args.print_check(derived=lambda: derived_sizes(args.config))
     from jobs.cost import evaluation_account, show_cost
     from jobs.fleet import open_ray, open_sampler
     from polyray.observability.progress import ProgressDisplay

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return compare(arguments[1:])
     args = parse(arguments, job="judge", description=__doc__, config_model=JudgeConfig)
     if args.check:
-        return args.print_check(derived=planned(args.config))
+        return args.print_check(derived=lambda: planned(args.config))
     from jobs.cost import judge_account, show_cost
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory

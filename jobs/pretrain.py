@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv, job="pretrain", description=__doc__, config_model=PretrainConfig)
     config = args.config
     if args.check:
-        return args.print_check(derived={"training_sequences": config.steps * config.batch_rows})
+        return args.print_check(derived=lambda: {"training_sequences": config.steps * config.batch_rows})
     from polyray.models.embedded import build_embedded
 
     started = time.monotonic()

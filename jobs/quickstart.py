@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.check:
         first = plans[0]
         return args.print_check(
-            derived={
+            derived=lambda: {
                 "sft": as_json(first.sft),
                 "arms": {
                     name: as_json(arm) | {"sizes": derived_sizes(arm)} for name, arm in first.arms.items()

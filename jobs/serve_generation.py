@@ -24,7 +24,7 @@ def serve_generation(argv: Sequence[str], description: str | None) -> int:
         plan_reward(config.reward, config.task, config.diversity)  # what is wrong with a file is said now
     check_configured(config)
     if args.check:
-        return args.print_check(derived=_derived(config))
+        return args.print_check(derived=lambda: _derived(config))
 
     from polyray.actors.resources import ray_session
     from polyray.models.base_files import resolve_model_dir

@@ -30,7 +30,7 @@ def serve_reward(argv: Sequence[str] | None, description: str | None) -> int:
             spec, config.task, config.diversity
         )  # what is wrong with a file of the user's is said now
     if args.check:
-        return args.print_check(derived=_derived(config))
+        return args.print_check(derived=lambda: _derived(config))
 
     from polyray.actors.resources import ray_session
     from services.auth import token_from_environment

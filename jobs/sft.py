@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = args.config
     training = as_training(config)
     if args.check:
-        return args.print_check(derived=derived_sizes(config) if training is None else train_sizes(training))
+        return args.print_check(
+            derived=lambda: derived_sizes(config) if training is None else train_sizes(training)
+        )
     if training is not None:
         run_training(training)
         return 0

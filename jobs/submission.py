@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import posixpath
 import re
 import shlex
+import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from jobs.cli import REPOSITORY_ROOT
 from polyray.config.bundles import JOB_CPUS
-from polyray.errors import ConfigError
+from polyray.errors import ConfigError, MissingFile
 
 EXCLUDED = (
     "/.git", "/.venv", "/runs", "/data", "/shared", "/tests", "/docs", "/.ci", "*.egg-info", "__pycache__",
@@ -78,6 +83,25 @@ def refuse_paths_of_the_copy(job: str, arguments: Sequence[str], config: Mapping
         )
     if problems:
         raise ConfigError("\n  ".join(problems))
+
+
+@contextmanager
+def files_left_to_the_cluster(printed: io.StringIO) -> Iterator[None]:
+    """Around a job's --check, which prints the configuration into `printed`: a file that is not on this machine is
+    the cluster's affair, with a note on stderr. One by a relative path would be sent with the job: still an error.
+    """
+    try:
+        yield
+    except MissingFile as missing:
+        path = Path(missing.path)
+        if not path.is_absolute():
+            raise
+        config = json.loads(printed.getvalue())["config"]
+        keys = [f"{key}=" for key, text in _texts(config) if Path(os.path.expanduser(text)) == path]
+        print(
+            f"note: {(keys or [''])[0]}{path} is not on this machine: the job will look for it on the cluster",
+            file=sys.stderr,
+        )
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

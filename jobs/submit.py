@@ -101,7 +101,12 @@ def _parse(argv: Sequence[str]) -> Namespace:
 
 def _submission(args: Namespace, options: Sequence[str]) -> Submission:
     """What would be sent; ConfigError for a mistake in it. The job's own --check sees the configuration first."""
-    from jobs.submission import Submission, refuse_paths_of_the_copy, refuse_secrets
+    from jobs.submission import (
+        Submission,
+        files_left_to_the_cluster,
+        refuse_paths_of_the_copy,
+        refuse_secrets,
+    )
 
     job, *rest = args.arguments
     if job not in (*CHECKED, *UNCHECKED):
@@ -115,7 +120,7 @@ def _submission(args: Namespace, options: Sequence[str]) -> Submission:
     refuse_secrets([*rest, *options], variables, os.environ)
     config: dict[str, Any] = {}
     if job in CHECKED:
-        with redirect_stdout(io.StringIO()) as printed:
+        with redirect_stdout(io.StringIO()) as printed, files_left_to_the_cluster(printed):
             importlib.import_module(f"jobs.{job}").main([*rest, *options, "--check"])
         config = _config_of(printed.getvalue())
     refuse_paths_of_the_copy(job, [*rest, *options], config)

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     plans = plan_trials(args.config, allow_many=args.namespace.yes)
     evaluation = evaluation_of(args.config, plans, [plan.trial_id for plan in plans])
     if args.check:
-        return args.print_check(derived=derived_sizes(args.config, plans))
+        return args.print_check(derived=lambda: derived_sizes(args.config, plans))
     from jobs.train import check_inputs
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     args = parse(argv, job="train", description=__doc__, config_model=TrainConfig)
     if args.check:
-        return args.print_check(derived=derived_sizes(args.config))
+        return args.print_check(derived=lambda: derived_sizes(args.config))
     run_training(args.config)
     return 0
 

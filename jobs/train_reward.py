@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv, job="train_reward", description=__doc__, config_model=TrainRewardConfig)
     config = args.config
     if args.check:
-        return args.print_check(derived=derived_sizes(config))
+        return args.print_check(derived=lambda: derived_sizes(config))
     from jobs.cost import account, held_by_learner, show_cost
     from jobs.fleet import open_ray
     from polyray.observability.progress import ProgressDisplay

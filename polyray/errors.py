@@ -3,6 +3,7 @@
     PolyrayError
     ├── ConfigError (ValueError)      the user's configuration or command line: exit code 2
     ├── DataError (ValueError)        a task or data file: exit code 2
+    │   └── MissingFile               there is no such file on this machine; another one may have it
     ├── ResourceError                 CPUs, ports, memory the machine does not have: exit code 2
     ├── RolloutError                  an engine or a rollout worker
     │   └── EngineMismatch            engine and learner have drifted apart, and the run was to stop then
@@ -48,6 +49,15 @@ class DataError(PolyrayError, ValueError):
     """A data or task file is missing or broken; the message names the file and the line."""
 
     exit_code = EXIT_USER_ERROR
+
+
+class MissingFile(DataError):
+    """There is no such file here; the message begins with its path and ": no such file"."""
+
+    @property
+    def path(self) -> str:
+        """As the message names it, with `~` expanded."""
+        return str(self).partition(": no such file")[0]
 
 
 class ResourceError(PolyrayError):

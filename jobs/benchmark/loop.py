@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="polyray-benchmark-") as runs_dir:
         config = benchmark_config(args.config, options.steps, runs_dir)
         if args.check:
-            return args.print_check(derived=derived_sizes(config))
+            return args.print_check(derived=lambda: derived_sizes(config))
         before = machine()
         parts = [options.only] if options.only else PARTS
         measures = _measure(config, parts, options.completions, options.pairs)

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"models names {len(config.specs)} reward models; the benchmark measures one: set reward"
         )
     if args.check:
-        return args.print_check(derived={"parts": [options.only] if options.only else list(PARTS)})
+        return args.print_check(derived=lambda: {"parts": [options.only] if options.only else list(PARTS)})
 
     from jobs.benchmark.reward_parts import RewardBenchmark
     from polyray.actors.resources import ray_session

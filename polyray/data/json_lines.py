@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from polyray.errors import DataError, boundary
+from polyray.errors import DataError, MissingFile, boundary
 
 
 def read_objects(path: Path, *, key: str, example: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -22,7 +22,9 @@ def read_objects(path: Path, *, key: str, example: str) -> Iterator[tuple[int, d
     the configuration's name for the file, `example` a line as it should be.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file; set {key} to a JSON Lines file with lines such as {example}")
+        raise MissingFile(
+            f"{path}: no such file; set {key} to a JSON Lines file with lines such as {example}"
+        )
     empty = True
     for number, line in enumerate(read_bytes(path).splitlines(), start=1):
         if line.strip():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from polyray.errors import DataError
+from polyray.errors import MissingFile
 
 BUILTIN = "builtin"
 """The `task.path` that means the set shipped with polyray."""
@@ -48,12 +48,12 @@ WHERE_TO_GET = {
 
 
 def data_path(name: str, path: str, *, key: str = "task.path") -> Path:
-    """The file behind `path` of task `name`. Raises DataError saying where to get it if it is absent."""
+    """The file behind `path` of task `name`. Raises MissingFile saying where to get it if it is absent."""
     if path == BUILTIN:
         return Path(__file__).parent / "builtin" / f"{name}.jsonl"
     found = Path(path).expanduser()
     if not found.is_file():
-        raise DataError(
+        raise MissingFile(
             f"{found}: no such file. {name} needs {WHERE_TO_GET[name]}. Then set {key} to the file, or to "
             f"{BUILTIN!r} for the small set that ships with polyray"
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from polyray.data.sources import BUILTIN
 from polyray.data.words import canonical_text
-from polyray.errors import DataError
+from polyray.errors import DataError, MissingFile
 
 _BUILTIN_FILE = Path(__file__).parent.parent / "builtin" / "flagged_words.txt"
 
@@ -42,7 +42,7 @@ def read_flagged_words(path: str) -> FlaggedWords:
     """Reads a list; `path` builtin is polyray's own. Raises DataError naming file and line."""
     file = flagged_words_path(path)
     if not file.is_file():
-        raise DataError(
+        raise MissingFile(
             f"{file}: no such file; set filters.flagged_words to a text file with one word or phrase a line, or to "
             f"{BUILTIN!r}"
         )

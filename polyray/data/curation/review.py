@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from polyray.errors import DataError
+from polyray.errors import DataError, MissingFile
 
 Decision = Literal["keep", "drop", ""]
 COLUMNS = ("record_id", "decision", "note", "reason", "engagement", "prompt", "completion")
@@ -117,7 +117,7 @@ def _plain(text: str) -> str:
 def _table(path: Path) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """(header, (file:line, cells) of every row that is not blank)."""
     if not path.is_file():
-        raise DataError(f"{path}: no such file; set review to the review.csv of a run, or to null")
+        raise MissingFile(f"{path}: no such file; set review to the review.csv of a run, or to null")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

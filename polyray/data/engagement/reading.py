@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from polyray.config.base import StrictModel
 from polyray.data.engagement.records import EngagementRecord, Part, PreferencePair
 from polyray.data.engagement.tables import Row, read_rows
-from polyray.errors import DataError
+from polyray.errors import DataError, MissingFile
 
 PARTS: tuple[Part, ...] = get_args(Part)
 _EXAMPLE = '{"prompt": "...", "chosen": "...", "rejected": "..."} or {"prompt", "completion", "engagement"}'
@@ -80,7 +80,7 @@ def text_hash(*texts: str) -> str:
 
 def _files(path: Path, key: str) -> list[Path]:
     if not path.exists():
-        raise DataError(
+        raise MissingFile(
             f"{path}: no such file or directory; make it with python -m jobs.curate data CONFIG, or set {key} to a "
             f"file of rows such as {_EXAMPLE}"
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from polyray.data.json_lines import read_objects
 from polyray.data.social import read_csv_rows
-from polyray.errors import ConfigError, DataError, boundary
+from polyray.errors import ConfigError, DataError, MissingFile, boundary
 
 if TYPE_CHECKING:
     from polyray.config.curate import HubSource
@@ -27,7 +27,7 @@ def read_rows(path: Path, *, key: str, example: str) -> Iterator[Row]:
     """Rows of a file by its name: .csv(.gz), .parquet, else JSON Lines. Raises DataError."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if not path.is_file():
-        raise DataError(
+        raise MissingFile(
             f"{path}: no such file; set {key} to JSON Lines (.gz), CSV or Parquet with rows such as {example}"
         )
     if ".parquet" in suffixes:

@@ -6,13 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs.__main__ import list_jobs
 from jobs.cli import JobParser, parse
 from polyray.config.run import PretrainConfig, TrainConfig
-from polyray.errors import ConfigError, RewardError
+from polyray.errors import ConfigError, MissingFile, RewardError
 
 ROOT = Path(__file__).resolve().parents[3]
 HEAVY = ("torch", "ray", "vllm", "transformers", "anthropic", "openai")
@@ -193,10 +194,24 @@ def test_print_check_adds_the_derived_sizes(
     path = tmp_path / "train.yaml"
     path.write_text("name: a\n", encoding="utf-8")
     args = parse([str(path)], job="train", description="", config_model=TrainConfig)
-    assert args.print_check(derived={"groups_per_step": 16}) == 0
+    assert args.print_check(derived=lambda: {"groups_per_step": 16}) == 0
     checked = json.loads(capsys.readouterr().out)
     assert checked["derived"] == {"groups_per_step": 16}
     assert checked["config"]["rollout"]["group_size"] == 16
+
+
+def test_print_check_shows_the_configuration_where_a_file_is_missing(
+    pretrain_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = parse([pretrain_file], job="pretrain", description="", config_model=PretrainConfig)
+
+    def derived() -> dict[str, Any]:
+        raise MissingFile("/shared/x.jsonl: no such file; set data.train")
+
+    with pytest.raises(MissingFile) as missing:
+        args.print_check(derived)
+    assert missing.value.path == "/shared/x.jsonl"
+    assert json.loads(capsys.readouterr().out)["config"]["steps"] == 3
 
 
 def test_a_parser_without_config_refuses_unknown_options() -> None:

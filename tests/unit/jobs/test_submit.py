@@ -18,9 +18,10 @@ from jobs import submit_client
 from jobs.submission import ARGUMENTS_KEY, EXCLUDED, JOB_KEY, VARIABLES_KEY, Submission
 from jobs.submit import main
 from jobs.submit_client import Cluster
-from polyray.errors import ConfigError, ResourceError
+from polyray.errors import ConfigError, MissingFile, ResourceError
 
 CONFIG = "configs/train/hidden_trap_grid_drgrpo.yaml"
+EVALUATE = ["evaluate", "configs/evaluate/math.yaml", "adapters={base: null}", "compare_to=base"]
 SHARED = ("runs_dir=/shared/runs", "model.warm_start=/shared/runs/sft/adapter")
 ADDRESS = "http://127.0.0.1:8265"
 ROOT = Path(__file__).resolve().parents[3]
@@ -147,6 +148,34 @@ def test_a_secret_of_this_machine_is_refused_and_not_repeated(monkeypatch: pytes
             main(["--check", "doctor", *arguments])
         assert "planted" not in str(raised.value)
     assert main(["--check", "doctor", "name=short"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["sft", "configs/sft/my_data.yaml"], "data.train"),
+        (EVALUATE, "task.path"),
+        (EVALUATE, "task.train_path"),
+        (["train_reward", "configs/reward/my_pairs.yaml"], "data.path"),
+        (["curate", "data", "configs/curate/upworthy.yaml"], "source.path"),
+    ],
+)
+def test_files_of_the_cluster_need_not_be_here(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], key: str
+) -> None:
+    shared = ["name=far", "runs_dir=/shared/runs", f"{key}=/shared/none/x.jsonl"]
+    assert main(["--check", *arguments, *shared]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == (
+        f"note: {key}=/shared/none/x.jsonl is not on this machine: the job will look for it on the cluster\n"
+    )
+    found = json.loads(printed.out)
+    assert found["submission_id"].startswith(f"polyray-{arguments[0]}-far-")
+    assert found["entrypoint"].endswith(f"runs_dir=/shared/runs {key}=/shared/none/x.jsonl")
+    with pytest.raises(ConfigError, match="did you mean 'name'"):
+        main(["--check", *arguments, *shared, "nam=x"])
+    with pytest.raises(MissingFile, match=r"^none/x\.jsonl: no such file"):  # it would be sent with the job
+        main(["--check", *arguments, *shared, f"{key}=none/x.jsonl"])
 
 
 class Head:
