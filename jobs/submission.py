@@ -24,8 +24,10 @@ from polyray.errors import ConfigError, MissingFile
 EXCLUDED = (
     "/.git", "/.venv", "/runs", "/data", "/shared", "/tests", "/docs", "/.ci", "*.egg-info", "__pycache__",
     ".*_cache", ".hypothesis", "*.safetensors", "*.gguf", "*.parquet", "*.jsonl.gz",
+    ".env*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "id_rsa*", "id_ecdsa*", "id_ed25519*", ".netrc",
+    ".git-credentials", "auth_token",
 )  # fmt: skip
-"""As in a .gitignore, whose own entries Ray leaves out by itself."""
+"""As in a .gitignore, whose own entries Ray leaves out by itself. The last two lines: where secrets usually are."""
 WITHOUT_RUN = ("pretrain",)
 """Jobs whose files have a `runs_dir` that they do not write to."""
 PREFIX = "polyray"

@@ -9,10 +9,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import ray
 import ray.job_submission
+from ray._private.runtime_env.packaging import create_package
 
 from jobs import submit_client
 from jobs.submission import ARGUMENTS_KEY, EXCLUDED, JOB_KEY, VARIABLES_KEY, Submission
@@ -296,6 +298,20 @@ def test_no_module_is_left_out_and_nothing_of_this_machine_is_sent() -> None:
     parts = {part for path in ROOT.glob("polyray/**/*") for part in path.relative_to(ROOT).parts}
     assert "data" in parts  # the package, not the data
     assert [part for part in parts for pattern in anywhere if fnmatch(part, pattern)] in ([], ["__pycache__"])
+
+
+@pytest.mark.parametrize(
+    "name", [".env", ".env.local", "prod.env", "tls.pem", "tls.key", "id_ed25519", ".netrc"]
+)
+def test_files_of_secrets_stay_here(tmp_path: Path, name: str) -> None:
+    """As Ray packs: the excludes are those of a .gitignore."""
+    (tmp_path / "jobs" / "deep").mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / "jobs" / "deep"):
+        (folder / name).write_text("planted")
+        (folder / "environment.py").write_text("")
+    package = tmp_path.parent / f"{tmp_path.name}.zip"
+    create_package(str(tmp_path), package, include_gitignore=True, excludes=list(EXCLUDED))
+    assert sorted(ZipFile(package).namelist()) == ["environment.py", "jobs/deep/environment.py"]
 
 
 class Starting:
