@@ -206,11 +206,12 @@ class Submission:
         return None if self.memory_gb is None else int(self.memory_gb * 2**30)
 
     def by_hand(self, address: str) -> str:
-        """The line of Ray's own command that sends the same."""
+        """The line of Ray's own command that sends the same; --address would give way to the environment there."""
         env = {key: value for key, value in self.runtime_env.items() if key != "working_dir"}
-        options = ["--address", address, "--submission-id", self.submission_id, "--working-dir", "."]
+        options = ["--submission-id", self.submission_id, "--working-dir", "."]
         options += ["--runtime-env-json", json.dumps(env), "--entrypoint-num-cpus", f"{self.cpus:g}"]
         if self.memory_bytes is not None:
             options += ["--entrypoint-memory", f"{self.memory_bytes}"]
         options += ["--metadata-json", json.dumps(self.metadata)]
-        return f"{shlex.join(['ray', 'job', 'submit', *options, '--'])} {self.entrypoint}"
+        command = shlex.join(["ray", "job", "submit", *options, "--"])
+        return f"RAY_API_SERVER_ADDRESS={shlex.quote(address)} {command} {self.entrypoint}"

@@ -13,9 +13,9 @@ first, before anything is sent.
   python -m jobs.submit --resume polyray-train-first-1f3a --address http://HEAD:8265     the same command again
 
 Without --address: RAY_API_SERVER_ADDRESS. A cluster with token authentication wants RAY_AUTH_MODE=token and its token
-in RAY_AUTH_TOKEN (or a file, RAY_AUTH_TOKEN_PATH). Ctrl-C stops following the log, not the job. Secrets never travel
-with a job, whose command and variables everybody reads on the dashboard: they belong into the cluster's own
-environment.
+in RAY_AUTH_TOKEN (or a file, RAY_AUTH_TOKEN_PATH). Ctrl-C stops following the log, not the job. The exit code is the
+job's own, 130 where it was stopped. Secrets never travel with a job, whose command and variables everybody reads on
+the dashboard: they belong into the cluster's own environment. Files such as .env and *.pem are not sent.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from jobs.cli import JobParser, run
-from polyray.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, ConfigError
+from polyray.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError
 
 if TYPE_CHECKING:
     from jobs.submission import Submission
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 CHECKED = ("curate", "evaluate", "judge", "pretrain", "quickstart", "sft", "sweep", "train", "train_reward")
 """Jobs with a CONFIG and --check."""
 UNCHECKED = ("analyze", "benchmark", "doctor", "export", "report")
-EXIT_CODES = {"SUCCEEDED": EXIT_OK, "STOPPED": EXIT_INTERRUPTED}
 ABOUT_JOBS = ("list", "status", "logs", "stop", "resume")
 
 
@@ -51,13 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     own, _, options = _split(given)
     args = _parse(own)
     if args.about is not None:
+        _refuse_without_effect(args, options)
         return _about(args)
     submission = _submission(args, options)
-    if args.check:
-        print(json.dumps({"job": "submit", **submission.as_json()}, indent=2))
-        return EXIT_OK
-    cluster = _open(args)
-    return _send(cluster, submission, args)
+    return _show(submission) if args.check else _send(_open(args), submission, args)
 
 
 def _split(given: list[str]) -> tuple[list[str], str, list[str]]:
@@ -82,7 +78,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--no-wait", action="store_true", help="print the id and return; --logs ID follows it"
     )
-    parser.add_argument("--cpus", type=float, default=1.0, help="of the job's own process (default: 1)")
+    parser.add_argument("--cpus", type=float, help="of the job's own process (default: 1)")
     parser.add_argument("--memory-gb", type=float, help="of the job's own process")
     parser.add_argument(
         "--env", action="append", default=[], metavar="NAME=VALUE", help="no secrets: everybody reads it"
@@ -97,6 +93,25 @@ def _parse(argv: Sequence[str]) -> Namespace:
     if not asked and not args.arguments:
         parser.error(f"JOB is missing: one of {', '.join((*CHECKED, *UNCHECKED))}")
     return args
+
+
+def _refuse_without_effect(args: Namespace, options: Sequence[str]) -> None:
+    """ConfigError for what was given beside --status, --logs, ... and would be ignored."""
+    resumes = args.about == "resume"
+    given = {
+        "--check": args.check and not resumes,
+        "--no-wait": args.no_wait and not resumes,
+        "--cpus": args.cpus is not None and not resumes,
+        "--memory-gb": args.memory_gb is not None and not resumes,
+        "--env": bool(args.env),
+        "options behind --": bool(options),
+    }
+    ignored = [name for name, is_given in given.items() if is_given]
+    if ignored:
+        known = " (beside it: --check, --no-wait, --cpus, --memory-gb)" if resumes else ""
+        raise ConfigError(
+            f"{', '.join(ignored)}: no effect beside --{args.about}{known}; leave it out, or submit JOB CONFIG anew"
+        )
 
 
 def _submission(args: Namespace, options: Sequence[str]) -> Submission:
@@ -125,7 +140,8 @@ def _submission(args: Namespace, options: Sequence[str]) -> Submission:
         config = _config_of(printed.getvalue())
     refuse_paths_of_the_copy(job, [*rest, *options], config)
     name = str(config.get("name", ""))
-    return Submission.of(job, name, [*rest, *options], variables, args.cpus, args.memory_gb)
+    cpus = 1.0 if args.cpus is None else args.cpus
+    return Submission.of(job, name, [*rest, *options], variables, cpus, args.memory_gb)
 
 
 def _config_of(printed: str) -> dict[str, Any]:
@@ -146,6 +162,12 @@ def _open(args: Namespace) -> Cluster:
     return Cluster.open(address, args.any_version)
 
 
+def _show(submission: Submission) -> int:
+    """--check: what would be sent."""
+    print(json.dumps({"job": "submit", **submission.as_json()}, indent=2))
+    return EXIT_OK
+
+
 def _send(cluster: Cluster, submission: Submission, args: Namespace) -> int:
     submission_id = cluster.submit(submission)
     print(f"job       {submission_id}")
@@ -160,14 +182,14 @@ def _send(cluster: Cluster, submission: Submission, args: Namespace) -> int:
 def _follow(cluster: Cluster, submission_id: str) -> int:
     """The log until the job ends; its exit code is the job's."""
     try:
-        cluster.follow(submission_id)
+        line, exit_code = cluster.follow(submission_id)
     except KeyboardInterrupt:
         print(
             f"\nthe job goes on; python -m jobs.submit --stop {submission_id} --address {cluster.address} ends it"
         )
         return EXIT_INTERRUPTED
-    print(cluster.line(submission_id))
-    return EXIT_CODES.get(cluster.status(submission_id), EXIT_FAILURE)
+    print(line)
+    return exit_code
 
 
 def _about(args: Namespace) -> int:
@@ -184,7 +206,8 @@ def _about(args: Namespace) -> int:
         cluster.stop(submission_id)
         print(cluster.line(submission_id))
     else:
-        return _send(cluster, cluster.again(submission_id), args)
+        again = cluster.again(submission_id, args.cpus, args.memory_gb)
+        return _show(again) if args.check else _send(cluster, again, args)
     return EXIT_OK
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import AsyncIterator
 from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,19 +12,18 @@ from zipfile import ZipFile
 
 import pytest
 import ray
-import ray.job_submission
 from ray._private.runtime_env.packaging import create_package
 
 from jobs import submit_client
-from jobs.submission import ARGUMENTS_KEY, EXCLUDED, JOB_KEY, VARIABLES_KEY, Submission
+from jobs.submission import ARGUMENTS_KEY, EXCLUDED, Submission
 from jobs.submit import main
 from jobs.submit_client import Cluster
 from polyray.errors import ConfigError, MissingFile, ResourceError
+from tests.unit.jobs.submit_head import ADDRESS, Head
 
 CONFIG = "configs/train/hidden_trap_grid_drgrpo.yaml"
 EVALUATE = ["evaluate", "configs/evaluate/math.yaml", "adapters={base: null}", "compare_to=base"]
 SHARED = ("runs_dir=/shared/runs", "model.warm_start=/shared/runs/sft/adapter")
-ADDRESS = "http://127.0.0.1:8265"
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -53,11 +51,12 @@ def test_options_behind_two_dashes_are_the_jobs(capsys: pytest.CaptureFixture[st
 
 def test_the_line_by_hand_sends_the_same() -> None:
     submission = Submission.of("train", "x", [CONFIG, "name=a b"], {"A": "1"}, cpus=1.5, memory_gb=2.0)
-    words = shlex.split(submission.by_hand(ADDRESS))
+    variable, *words = shlex.split(submission.by_hand(ADDRESS))
+    assert variable == f"RAY_API_SERVER_ADDRESS={ADDRESS}"  # Ray's command prefers it to --address
     at = words.index("--")
     assert shlex.join(words[at + 1 :]) == submission.entrypoint
     options = dict(zip(words[3:at:2], words[4:at:2], strict=True))
-    assert words[:3] == ["ray", "job", "submit"] and options["--address"] == ADDRESS
+    assert words[:3] == ["ray", "job", "submit"]
     assert json.loads(options["--runtime-env-json"])["env_vars"]["A"] == "1"
     assert json.loads(options["--metadata-json"]) == submission.metadata
     assert (options["--entrypoint-num-cpus"], options["--entrypoint-memory"]) == ("1.5", str(2 * 2**30))
@@ -73,6 +72,14 @@ def test_the_line_by_hand_sends_the_same() -> None:
         (["train", CONFIG, "--env", "HF_TOKEN=abc"], "--env HF_TOKEN=... would be shown on the dashboard"),
         (["--stop", "a", "train"], "--stop stands alone"),
         (["--status", "a", "--logs", "b"], "--status stands alone"),
+        (["--stop", "a", "--check"], "--check: no effect beside --stop; leave it out"),
+        (["--logs", "a", "--no-wait", "--cpus", "2"], "--no-wait, --cpus: no effect beside --logs"),
+        (["--list", "--memory-gb", "0"], "--memory-gb: no effect beside --list"),
+        (["--status", "a", "--env", "A=1"], "--env: no effect beside --status"),
+        (
+            ["--resume", "a", "--env", "A=1", "--", "--yes"],
+            "--env, options behind --: no effect beside --resume",
+        ),
         (["train", CONFIG, *SHARED], "--address is missing"),
         (["train", CONFIG, *SHARED, "--address", "HEAD:8265"], "is no URL of a dashboard"),
     ],
@@ -180,52 +187,6 @@ def test_files_of_the_cluster_need_not_be_here(
         main(["--check", *arguments, *shared, f"{key}=none/x.jsonl"])
 
 
-class Head:
-    """Stands for Ray's client: one job, whose log comes in parts and breaks off once."""
-
-    def __init__(self, **changes: Any) -> None:
-        values = {
-            "submission_id": "polyray-train-x-1f3a9c2e",
-            "status": SimpleNamespace(value="RUNNING"),
-            "entrypoint": "python -m jobs.train x.yaml",
-            "message": None,
-            "metadata": {JOB_KEY: "train", ARGUMENTS_KEY: '["x.yaml", "a=1"]', VARIABLES_KEY: '{"B": "2"}'},
-            "start_time": 1,
-        }
-        self.info = SimpleNamespace(**{**values, **changes})
-        self.log = "one\ntwo\nthree\n"
-        self.tails = 0
-
-    def get_job_info(self, submission_id: str) -> Any:
-        if submission_id != self.info.submission_id:
-            raise RuntimeError("Request failed with status code 404: Job missing does not exist.")
-        return self.info
-
-    def list_jobs(self) -> list[Any]:
-        other = SimpleNamespace(**{**vars(self.info), "submission_id": "somebody-elses", "metadata": None})
-        return [other, self.info]
-
-    def get_job_logs(self, submission_id: str) -> str:
-        return self.log
-
-    async def tail_job_logs(self, submission_id: str) -> AsyncIterator[str]:
-        self.tails += 1
-        yield "one\n"
-        if self.tails == 1:
-            raise RuntimeError("connection lost")
-        yield "two\n"
-        self.info.status = SimpleNamespace(value="SUCCEEDED")
-
-
-def test_a_log_is_printed_once_however_often_the_connection_breaks(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("jobs.submit_client.RETRY_S", 0.0)
-    head = Head()
-    Cluster(head, ADDRESS).follow(head.info.submission_id)
-    assert head.tails == 2 and capsys.readouterr().out == head.log
-
-
 def test_a_job_that_has_ended_is_sent_again_as_it_was() -> None:
     ended = Head(status="STOPPED")
     again = Cluster(ended, ADDRESS).again(ended.info.submission_id)
@@ -239,10 +200,25 @@ def test_a_job_that_has_ended_is_sent_again_as_it_was() -> None:
         ended.info.submission_id
     )
     assert (resumed.cpus, resumed.memory_gb) == (2.0, 0.5)
+    other = Cluster(Head(status="FAILED", metadata=larger.metadata), ADDRESS)
+    wanted = other.again(ended.info.submission_id, cpus=4.0)
+    assert (wanted.cpus, wanted.memory_gb) == (4.0, 0.5)
     with pytest.raises(ConfigError, match="is RUNNING"):
         Cluster(Head(status="RUNNING"), ADDRESS).again(ended.info.submission_id)
     with pytest.raises(ConfigError, match=r"was not submitted by jobs\.submit"):
         Cluster(Head(status="FAILED", metadata={}), ADDRESS).again(ended.info.submission_id)
+
+
+def test_resume_with_check_sends_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = Head(status="STOPPED")  # has no submit_job
+    monkeypatch.setattr(Cluster, "open", lambda address, any_version: Cluster(ended, address))
+    arguments = ["--resume", ended.info.submission_id, "--address", ADDRESS, "--memory-gb", "2", "--check"]
+    assert main(arguments) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["entrypoint"] == "python -m jobs.train x.yaml a=1"
+    assert (shown["entrypoint_num_cpus"], shown["entrypoint_memory_gb"]) == (1.0, 2.0)
 
 
 def test_lines_are_those_of_our_jobs_and_say_why_one_failed() -> None:
@@ -254,37 +230,9 @@ def test_lines_are_those_of_our_jobs_and_say_why_one_failed() -> None:
         Cluster(head, ADDRESS).status("other")
 
 
-@pytest.mark.parametrize(
-    ("raised", "error", "message"),
-    [
-        (
-            ConnectionError("refused"),
-            ResourceError,
-            "no dashboard answers at http://127.0.0.1:8265; is the head up",
-        ),
-        (RuntimeError("Request failed with status code 401: Unauthorized"), ConfigError, "refuses the token"),
-        (RuntimeError("Request failed with status code 403: x"), ConfigError, "refuses the token"),
-        (
-            RuntimeError("Request failed with status code 500: oh\nmore"),
-            ResourceError,
-            "answers with an error: .*500",
-        ),
-    ],
-)
-def test_who_does_not_answer_is_named(
-    raised: Exception, error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(address: str) -> None:
-        raise raised
-
-    monkeypatch.setattr(ray.job_submission, "JobSubmissionClient", fail)
-    with pytest.raises(error, match=message):
-        Cluster.open(ADDRESS)
-
-
 def test_another_version_is_refused_unless_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     client = SimpleNamespace(_server_ray_version="2.9.0")
-    monkeypatch.setattr(ray.job_submission, "JobSubmissionClient", lambda address: client)
+    monkeypatch.setattr(submit_client, "_client", lambda address: client)
     with pytest.raises(ConfigError, match=f"runs Ray 2.9.0 and this machine {ray.__version__}"):
         Cluster.open(ADDRESS)
     assert Cluster.open(ADDRESS + "/", any_version=True).address == ADDRESS
