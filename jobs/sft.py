@@ -2,7 +2,8 @@
 
 Reads an SftConfig (configs/sft/), writes runs/NAME/: config.json, metrics.jsonl, checkpoints/, samples/ (with
 evaluation.num_samples), and at the end adapter/ (PEFT format) and DONE. jobs.train continues from it:
-model.warm_start=runs/NAME/adapter. Starting the same command again goes on from the last checkpoint.
+model.warm_start=runs/NAME/adapter. Ctrl-C or SIGTERM ends it after the step under way, with a checkpoint; starting
+the same command again goes on from the last one.
 
   data        the task's demonstrations, or data.type=jsonl data.train=FILE with one object a line:
               {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
@@ -25,7 +26,7 @@ model.warm_start=runs/NAME/adapter. Starting the same command again goes on from
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs.cli import parse, run
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from polyray.data.demonstrations import Demonstrations
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory
-
-POLL_S = 0.5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,13 +95,13 @@ def as_training(config: SftConfig) -> TrainConfig | None:
 
 def supervise(config: SftConfig, directory: RunDirectory, display: ProgressDisplay) -> None:
     """One SFT run on the Ray this process is connected to, from its newest checkpoint to DONE."""
-    from threading import Thread
+    from functools import partial
 
     from jobs.fleet import training_base
+    from jobs.watch_workers import watch_workers
     from polyray.actors.resources import check_placement
     from polyray.data.demonstrations import load_demonstrations
     from polyray.models.loading import load_tokenizer
-    from polyray.observability.jsonl import read_jsonl
 
     check_placement([learner_ranks(config.learner)], "learner.num_workers or cpus_per_worker")
     # What is wrong with the data is said here, not in a worker.
@@ -110,21 +109,14 @@ def supervise(config: SftConfig, directory: RunDirectory, display: ProgressDispl
     data.row_of(0)
     if data.dropped or data.truncated:
         display.note(f"rows above max_tokens={config.max_tokens}: {_too_long(data)}")
-    outcome: dict[str, BaseException] = {}
-    thread = Thread(target=_fit, args=(config, directory, outcome), name="ray-train", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(POLL_S)
-        lines = read_jsonl(directory.paths.metrics)
-        display.update(
-            phase="fine-tuning" if lines else "starting the learner",
-            step=len(lines) or None,
-            total=data.num_steps,
-            metrics=_latest(lines),
-        )
-    if "error" in outcome:
-        raise outcome["error"]
-    steps = len(read_jsonl(directory.paths.metrics))
+    steps = watch_workers(
+        directory.paths,
+        partial(_fit, config, directory),
+        display,
+        phases=("starting the learner", "fine-tuning"),
+        num_steps=data.num_steps,
+        result=directory.paths.adapter,
+    )
     if steps < data.num_steps:
         display.note(f"stopped early after step {steps} of {data.num_steps}; adapter/ is the best one")
     summary = {"adapter": str(directory.paths.adapter), "steps": steps}
@@ -155,14 +147,6 @@ def derived_sizes(config: SftConfig) -> dict[str, Any]:
         "logical_cpus_needed": config.learner.num_workers * config.learner.cpus_per_worker,
         **({"gpu_estimate": on_gpus} if on_gpus else {}),
     }
-
-
-def _latest(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The last step's metrics, with the last validation loss, which not every step has."""
-    if not lines:
-        return None
-    losses = [line["eval_loss"] for line in lines if "eval_loss" in line]
-    return {"eval_loss": losses[-1] if losses else None, **lines[-1]}
 
 
 def _too_long(data: Demonstrations) -> str:

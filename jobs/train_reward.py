@@ -2,7 +2,8 @@
 
 Reads a TrainRewardConfig (configs/reward/), writes runs/NAME/: config.json, metrics.jsonl, checkpoints/, best/,
 embeddings.safetensors (a cache: it may be deleted), and at the end model/ and DONE. model/ is what a reward of type
-engagement loads; its README.md is its card. Starting the same command again goes on from the last checkpoint.
+engagement loads; its README.md is its card. Ctrl-C or SIGTERM ends it after the step under way, with a checkpoint;
+starting the same command again goes on from the last one.
 
   data         data.path: a run of jobs.curate, or a file with one object a line, either
                {"prompt": "...", "completion": "...", "engagement": 12} (more fields: jobs.curate --help), or
@@ -25,7 +26,7 @@ engagement loads; its README.md is its card. Starting the same command again goe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +37,6 @@ from polyray.config.reward_model import TrainRewardConfig
 if TYPE_CHECKING:
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory
-
-POLL_S = 0.5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,10 +79,10 @@ def check_inputs(config: TrainRewardConfig) -> None:
 
 def train_reward(config: TrainRewardConfig, directory: RunDirectory, display: ProgressDisplay) -> None:
     """One reward model on the Ray this process is connected to, from its newest checkpoint to DONE."""
-    from threading import Thread
+    from functools import partial
 
+    from jobs.watch_workers import watch_workers
     from polyray.actors.resources import check_placement
-    from polyray.observability.jsonl import read_jsonl
     from polyray.rewards.engagement import read_card
     from polyray.rewards.engagement.data import load_training_data, num_steps_of
 
@@ -91,22 +90,15 @@ def train_reward(config: TrainRewardConfig, directory: RunDirectory, display: Pr
     data = load_training_data(config)
     num_steps = num_steps_of(config, data)
     display.note(", ".join(f"{name} {count}" for name, count in data.counts.items()))
-    outcome: dict[str, BaseException] = {}
-    thread = Thread(target=_fit, args=(config, directory, outcome), name="ray-train", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(POLL_S)
-        lines = read_jsonl(directory.paths.metrics)
-        display.update(
-            phase="training" if lines else "starting, embedding the texts",
-            step=len(lines) or None,
-            total=num_steps,
-            metrics=_latest(lines),
-        )
-    if "error" in outcome:
-        raise outcome["error"]
-    steps = len(read_jsonl(directory.paths.metrics))
     model = directory.paths.root / "model"
+    steps = watch_workers(
+        directory.paths,
+        partial(_fit, config, directory),
+        display,
+        phases=("starting, embedding the texts", "training"),
+        num_steps=num_steps,
+        result=model,
+    )
     card = read_card(model)
     if steps < num_steps:
         display.note(
@@ -137,14 +129,6 @@ def derived_sizes(config: TrainRewardConfig) -> dict[str, Any]:
         "data_sha256": data.sha256,
         "logical_cpus_needed": config.learner.num_workers * config.learner.cpus_per_worker,
     }
-
-
-def _latest(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The last step's metrics, with the last validation loss, which not every step has."""
-    if not lines:
-        return None
-    losses = [line["eval_loss"] for line in lines if "eval_loss" in line]
-    return {"eval_loss": losses[-1] if losses else None, **lines[-1]}
 
 
 def _fit(config: TrainRewardConfig, directory: RunDirectory, outcome: dict[str, BaseException]) -> None:

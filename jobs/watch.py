@@ -1,7 +1,7 @@
 """What the driver of a training run does while it trains: shows, writes down what went wrong, ends on request.
 
 SIGINT or SIGTERM: the step under way ends, a checkpoint is written, the run can be started again; a second one ends
-everything at once. Not a job itself; called by jobs.train.
+everything at once. Not a job itself; called by jobs.train, and in part by jobs/watch_workers.py.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -52,9 +53,10 @@ def watch_training(
     With the first sign of a step the account `cost` leaves its start for the phase TRAIN.
     """
     outcome: dict[str, BaseException] = {}
-    adapter_before = _adapter_stamp(directory)  # of the end that a longer run goes on from
+    result = directory.paths.adapter / "adapter_config.json"  # the last thing that a run writes
+    result_before = stamp_of(result)  # of the end that a longer run goes on from
     thread = threading.Thread(target=fit, args=(outcome,), name="ray-train", daemon=True)
-    with JsonlWriter(directory.paths.incidents) as incidents, _signals() as received:
+    with JsonlWriter(directory.paths.incidents) as incidents, received_signals() as received:
         watch = _Watch(config, coordinator, display, incidents, cost)
         thread.start()
         while thread.is_alive():
@@ -68,21 +70,32 @@ def watch_training(
             raise failure
         if "error" in outcome:
             raise outcome["error"]
-        if _adapter_stamp(directory) in (None, adapter_before):
-            why = received[0] if received else "asked to end"
-            raise Stopped(
-                f"{why} after step {watch.step} of {config.learner.steps}: a checkpoint is written; start the same "
-                "command again to go on"
-            )
+        if stamp_of(result) in (None, result_before):
+            raise stopped(received[0] if received else None, watch.step, config.learner.steps)
 
 
-def _adapter_stamp(directory: RunDirectory) -> tuple[int, int] | None:
-    """Changes when a run writes its adapter, the last thing it does; None: there is none."""
+def stamp_of(result: Path) -> tuple[int, int] | None:
+    """Changes when the file or directory is written anew; None: there is none."""
     try:
-        status = (directory.paths.adapter / "adapter_config.json").stat()
+        status = result.stat()
     except FileNotFoundError:
         return None
     return status.st_ino, status.st_mtime_ns
+
+
+def draining_text(name: str) -> str:
+    """What is said at the first signal."""
+    return f"{name}: ending after this step, with a checkpoint; once more to end at once"
+
+
+def stopped(signal_name: str | None, step: int, num_steps: int) -> Stopped:
+    """What ends a run that came to no end of its own; `signal_name` None: somebody else asked."""
+    why = signal_name or "asked to end"
+    if step == 0:
+        return Stopped(f"{why} before the first step of {num_steps}; start the same command again")
+    return Stopped(
+        f"{why} after step {step} of {num_steps}: a checkpoint is written; start the same command again to go on"
+    )
 
 
 class _Watch:
@@ -144,7 +157,7 @@ class _Watch:
     def drain(self, name: str) -> None:
         """Has the run end after the step that is under way."""
         self.draining = True
-        self._display.note(f"{name}: ending after this step, with a checkpoint; once more to end at once")
+        self._display.note(draining_text(name))
         ray.get(self._coordinator.drain.remote(), timeout=CALL_TIMEOUT_S)
 
 
@@ -172,7 +185,7 @@ def shown_metrics(config: TrainConfig, metrics: Mapping[str, Any]) -> dict[str, 
 
 
 @contextmanager
-def _signals() -> Iterator[list[str]]:
+def received_signals() -> Iterator[list[str]]:
     """Collects the names of SIGINT and SIGTERM as they come; the second one raises KeyboardInterrupt.
 
     Only the main thread of a process may say what a signal does: elsewhere nothing changes.

@@ -27,6 +27,7 @@ WITHOUT_ENGINES = frozenset(
         "test_simulated_faults.py",
         "test_shared_fleet.py",
         "test_sweep_small.py",
+        "test_stopped_sft.py",
         "test_train_reward.py",
         "test_sandbox_reward.py",
         "test_generation_service.py",

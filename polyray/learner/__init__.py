@@ -14,6 +14,7 @@ state.py            one checkpoint; checkpoints.py which are kept, checkpoint_st
 run_files.py        metrics.jsonl and rollouts.jsonl
 validating.py       results of validation while training, best/; validation_record.py the best one, early stopping
 supervised_loop.py  the SFT loop; supervised.py is one step of it, supervised_objectives.py its losses
+stopping.py         whether it is to end, with one answer for all ranks
 optim.py            optimiser and schedule, shared by all
 
 """

@@ -25,6 +25,7 @@ from polyray.errors import ConfigError
 from polyray.learner.optim import build_optimizer, build_scheduler
 from polyray.learner.reduce import mean_over_ranks
 from polyray.learner.state import newest_checkpoint, restore_checkpoint, save_checkpoint
+from polyray.learner.stopping import agreed_to_stop
 from polyray.learner.supervised import demonstration_batches, row_batches, supervised_step
 from polyray.learner.supervised_dynamics import SupervisedDynamics
 from polyray.learner.supervised_evaluation import Patience, is_evaluated, validation_loss, write_samples
@@ -79,7 +80,8 @@ class _Training:
 def run_supervised(
     run: SupervisedRun, parallel: Callable[[Any], Any], reported: Callable[[dict[str, float]], None]
 ) -> None:
-    """Trains from the newest checkpoint to the last step, or until early stopping, and writes adapter/.
+    """Trains from the newest checkpoint to the last step, or until early stopping, and writes adapter/. Where the
+    driver asks it to stop, it ends after the step under way, with a checkpoint and without an adapter.
 
     `parallel` wraps the model for data parallelism; `reported` is called on every rank after each checkpoint.
     """
@@ -89,20 +91,23 @@ def run_supervised(
     wrapped.train()
     num_steps = training.data.num_steps
     training.dynamics.record(training.model, training.step)
-    while training.step < num_steps and not training.patience.is_over(stopping):
+    over = training.step >= num_steps or training.patience.is_over(stopping)
+    asked = agreed_to_stop(run.run_dir, run.rank)
+    while not over and not asked:
         line = _train_step(run, training, wrapped)
         if is_evaluated(run.config.evaluation, training.step, num_steps):
             line["eval_loss"] = _evaluate(run, training)
-        last = training.step == num_steps or training.patience.is_over(stopping)
-        line |= training.dynamics.record(training.model, training.step, last)
+        over = training.step == num_steps or training.patience.is_over(stopping)
+        line |= training.dynamics.record(training.model, training.step, over)
         if run.rank == 0:
             with JsonlWriter(run.run_dir / "metrics.jsonl") as writer:
                 writer.write(line)
-        if training.step % learner.checkpoint_every == 0 or last:
+        asked = agreed_to_stop(run.run_dir, run.rank)
+        if training.step % learner.checkpoint_every == 0 or over or asked:
             if run.rank == 0:
                 _save(run, training)
             reported({**line, "step": training.step})
-    if run.rank == 0:
+    if over and run.rank == 0:
         _finish(run, training)
 
 

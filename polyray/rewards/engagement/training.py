@@ -20,6 +20,7 @@ from polyray.config.reward_model import TrainRewardConfig
 from polyray.errors import RewardError
 from polyray.learner.optim import build_scheduler
 from polyray.learner.reduce import mean_over_ranks, sum_gradients
+from polyray.learner.stopping import agreed_to_stop
 from polyray.models.embedder import Embedder
 from polyray.observability.jsonl import JsonlWriter, before_step, cut_jsonl
 from polyray.rewards.engagement.checkpoint import Training, keep_best, load_best, resume, save_checkpoint
@@ -32,6 +33,7 @@ from polyray.rewards.engagement.run import RewardTrainingRun
 
 def run_reward_training(run: RewardTrainingRun, reported: Callable[[dict[str, float]], None]) -> None:
     """Trains from the newest checkpoint to the last step, or until validation no longer improves; writes model/.
+    Where the driver asks it to stop, it ends after the step under way, with a checkpoint and without a model.
 
     `reported` is called on every rank after each checkpoint.
     """
@@ -44,16 +46,20 @@ def run_reward_training(run: RewardTrainingRun, reported: Callable[[dict[str, fl
         return stopped or training.step >= training.num_steps
 
     rows_sha256 = training.data.rows_sha256
+    asked = agreed_to_stop(run.run_dir, run.rank)
     with _Log(run, training.step) as log:
-        while not is_over():
+        while not is_over() and not asked:
             line = _train_step(run, training)
             if training.step % config.stopping.every == 0 or training.step == training.num_steps:
                 line |= _evaluate(run, training)
             log.write(line)
-            if training.step % config.learner.checkpoint_every == 0 or is_over():
+            asked = agreed_to_stop(run.run_dir, run.rank)
+            if training.step % config.learner.checkpoint_every == 0 or is_over() or asked:
                 if run.rank == 0:
                     save_checkpoint(run.run_dir, training, rows_sha256, config)
                 reported({**line, "step": training.step})
+    if not is_over():
+        return
     load_best(run.run_dir, training.patience.best_step, training.network)
     embeddings = embed_all(training.network, training.data.texts, run)  # every rank takes part
     if run.rank == 0:

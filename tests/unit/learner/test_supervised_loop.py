@@ -15,12 +15,14 @@ from polyray.config.run import SftConfig
 from polyray.data.demonstrations import EpochOrder, load_demonstrations, truncate
 from polyray.data.token_rows import TokenRow
 from polyray.errors import ConfigError, DataError
+from polyray.learner import supervised_loop
 from polyray.learner.optim import build_optimizer, build_scheduler
 from polyray.learner.supervised import demonstration_batches, supervised_step
 from polyray.learner.supervised_loop import SupervisedRun, run_supervised
 from polyray.learner.supervised_objectives import build_batch_loss
 from polyray.models.embedded import build_tokenizer
 from polyray.observability.jsonl import read_jsonl
+from polyray.observability.stop_request import StopRequest
 from tests.unit.tiny_policy import build_policy, save_base
 
 WEIGHTS = "adapter/adapter_model.safetensors"
@@ -165,6 +167,45 @@ def test_an_interrupted_run_is_the_unbroken_one(base: Path, data: str, tmp_path:
         sampled = (tmp_path / "a" / "samples" / name).read_bytes()
         assert (tmp_path / "b" / "samples" / name).read_bytes() == sampled
         assert set(json.loads(sampled)) == {"prompt", "completion", "reference"}
+
+
+def test_a_run_that_is_asked_to_stop_ends_after_the_step_with_a_checkpoint(
+    base: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = {"steps": 10, "checkpoint_every": 20}
+    config = _config(data, learner=learner, evaluation={"every": 3, "early_stopping": {"patience": 9}})
+    unbroken = _run(config, base, tmp_path / "a")
+    broken = tmp_path / "b"
+    broken.mkdir()
+    with StopRequest(broken) as stop:
+        step = supervised_loop.supervised_step
+
+        def asked_during_step_4(*args: Any, **kwargs: Any) -> Any:
+            if len(_lines(broken)) == 3:
+                stop.ask("SIGTERM")
+            return step(*args, **kwargs)
+
+        monkeypatch.setattr(supervised_loop, "supervised_step", asked_during_step_4)
+        reports: list[float] = []
+        run = SupervisedRun(config, base, broken, "float32", torch.device("cpu"), 0, 1)
+        run_supervised(run, lambda model: model, lambda metrics: reports.append(metrics["step"]))
+        assert reports == [4], "all ranks report the checkpoint that they end with"
+        assert [path.name for path in (broken / "checkpoints").iterdir()] == ["step-000004"]
+        assert not (broken / "adapter").exists()
+        assert [line["step"] for line in _lines(broken)] == [0, 1, 2, 3]
+        run_supervised(run, lambda model: model, lambda metrics: reports.append(metrics["step"]))
+        assert reports == [4], "still asked to: no step more, and no second checkpoint"
+    assert _run(config, base, broken) == unbroken
+    assert _lines(broken) == _lines(tmp_path / "a")
+
+
+def test_a_request_during_the_last_step_does_not_keep_a_run_from_its_end(
+    base: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _config(data, learner={"steps": 2})
+    unbroken = _run(config, base, tmp_path / "a")
+    monkeypatch.setattr(supervised_loop, "agreed_to_stop", lambda run_dir, rank: len(_lines(run_dir)) == 2)
+    assert _run(config, base, tmp_path / "b") == unbroken
 
 
 @pytest.mark.parametrize("packing", [False, True])

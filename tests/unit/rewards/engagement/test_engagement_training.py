@@ -13,7 +13,8 @@ from scipy.stats import spearmanr
 from polyray.config.reward_model import TrainRewardConfig
 from polyray.errors import ConfigError, RewardError
 from polyray.observability.jsonl import read_jsonl
-from polyray.rewards.engagement import EngagementModel
+from polyray.observability.stop_request import StopRequest
+from polyray.rewards.engagement import EngagementModel, training
 from polyray.rewards.engagement.data import load_training_data
 from polyray.rewards.engagement.network import build_network
 from polyray.rewards.engagement.objective import batch_rows
@@ -148,6 +149,31 @@ def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
     other = write_records(tmp_path / "other.jsonl", liking, seed=1)
     with pytest.raises(ConfigError, match="the training rows are not those of its checkpoint"):
         run_reward_training(a_run(reward_config(other), tmp_path / "broken"), lambda metrics: None)
+
+
+def test_a_run_that_is_asked_to_stop_goes_on_as_if_nothing_had_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_records(tmp_path / "r.jsonl", liking)
+    config = reward_config(
+        path, head__dropout=0.3, learner__steps=10, learner__checkpoint_every=7, stopping__every=5
+    )
+    whole = trained(config, tmp_path / "whole")
+    broken = a_run(config, tmp_path / "broken")
+    validated = training.validation_metrics
+    with StopRequest(broken.run_dir) as stop:
+
+        def asked_after_step_5(*arguments: Any) -> Any:
+            stop.ask("SIGTERM")
+            return validated(*arguments)
+
+        monkeypatch.setattr(training, "validation_metrics", asked_after_step_5)
+        run_reward_training(broken, lambda metrics: None)
+    monkeypatch.setattr(training, "validation_metrics", validated)
+    assert [file.name for file in (broken.run_dir / "checkpoints").iterdir()] == ["step-000005"]
+    assert not (broken.run_dir / "model").exists()
+    assert trained(config, broken.run_dir).version == whole.version
+    assert lines_of(broken.run_dir) == lines_of(tmp_path / "whole")
 
 
 def test_it_stops_early_and_keeps_the_best(tmp_path: Path) -> None:

@@ -1,0 +1,121 @@
+"""The driver's side of SFT and of reward models, with workers that are a thread; signals are real."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from jobs import watch_workers
+from polyray.errors import EXIT_INTERRUPTED, Stopped
+from polyray.observability.jsonl import JsonlWriter
+from polyray.observability.progress import ProgressDisplay
+from polyray.observability.run_directory import RunPaths
+from polyray.observability.stop_request import is_stop_requested
+
+DEADLINE_S = 10.0
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_workers, "POLL_S", 0.01)
+
+
+def run(run_dir: Path, fit: Callable[[dict[str, BaseException]], None]) -> tuple[int, str]:
+    """The number of steps, and what was shown."""
+    stream, paths = io.StringIO(), RunPaths(run_dir)
+    with ProgressDisplay(console=Console(file=stream, width=200)) as display:
+        steps = watch_workers.watch_workers(
+            paths, fit, display, phases=("starting", "training"), num_steps=10, result=paths.adapter
+        )
+    return steps, stream.getvalue()
+
+
+def step(run_dir: Path, number: int) -> None:
+    with JsonlWriter(run_dir / "metrics.jsonl") as writer:
+        writer.write({"step": number, "loss": 1.0})
+
+
+def asked(run_dir: Path) -> bool:
+    """Whether the request came, which takes the driver a moment."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not is_stop_requested(run_dir) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return is_stop_requested(run_dir)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("finished_before", [False, True])
+def test_a_signal_asks_the_workers_and_says_how_to_go_on(
+    number: signal.Signals, finished_before: bool, tmp_path: Path
+) -> None:
+    """`finished_before`: the adapter of a shorter run does not make a longer one finished."""
+    before = signal.getsignal(number)
+    if finished_before:
+        (tmp_path / "adapter").mkdir()
+
+    def fit(outcome: dict[str, BaseException]) -> None:
+        step(tmp_path, 0)
+        os.kill(os.getpid(), number)
+        assert asked(tmp_path)
+        step(tmp_path, 1)
+
+    message = (
+        f"^{number.name} after step 2 of 10: a checkpoint is written; start the same command again to go on$"
+    )
+    with pytest.raises(Stopped, match=message) as error:
+        run(tmp_path, fit)
+    assert error.value.exit_code == EXIT_INTERRUPTED
+    assert signal.getsignal(number) is before
+    assert not (tmp_path / ".stop").exists()
+
+
+def test_before_the_first_step_there_is_no_checkpoint_to_speak_of(tmp_path: Path) -> None:
+    def fit(outcome: dict[str, BaseException]) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked(tmp_path)
+
+    with pytest.raises(Stopped, match="SIGTERM before the first step of 10; start the same command again"):
+        run(tmp_path, fit)
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    ended = threading.Event()
+
+    def fit(outcome: dict[str, BaseException]) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked(tmp_path)
+        os.kill(os.getpid(), signal.SIGTERM)
+        ended.wait(DEADLINE_S)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, fit)
+    ended.set()
+
+
+def test_a_run_that_finished_anyway_is_finished(tmp_path: Path) -> None:
+    def fit(outcome: dict[str, BaseException]) -> None:
+        for number in range(10):
+            step(tmp_path, number)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked(tmp_path)
+        (tmp_path / "adapter").mkdir()
+
+    steps, shown = run(tmp_path, fit)
+    assert steps == 10
+    assert "SIGTERM: ending after this step, with a checkpoint; once more to end at once" in shown
+
+
+def test_what_training_raises_is_raised(tmp_path: Path) -> None:
+    def fit(outcome: dict[str, BaseException]) -> None:
+        outcome["error"] = ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        run(tmp_path, fit)
