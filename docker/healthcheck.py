@@ -19,8 +19,10 @@ TIMEOUT_S = 4.0
 def main() -> int:
     """The exit code; what is wrong goes to stderr."""
     url = os.environ.get("POLYRAY_HEALTH_URL", RAYLET)
+    # A proxy of the environment (http_proxy) knows nothing of this container's own ports.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
+        with direct.open(url, timeout=TIMEOUT_S) as answer:
             status = answer.status
     except urllib.error.HTTPError as error:
         status = error.code

@@ -224,6 +224,15 @@ def test_the_health_check_follows_the_answer(status: int, code: int, said: str) 
     assert done.returncode == code and said in done.stderr
 
 
+def test_the_health_check_asks_this_container_and_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with answering(503) as proxy, answering(200) as url:
+        monkeypatch.setenv("http_proxy", proxy)
+        done = health_check(url)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_health_check_fails_where_nothing_listens() -> None:
     with answering(200) as url:
         pass
