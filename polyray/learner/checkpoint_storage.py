@@ -21,10 +21,12 @@ from polyray.config.run import TrainConfig
 from polyray.errors import CheckpointError, ConfigError, boundary
 from polyray.learner.state import MANIFEST, is_valid
 from polyray.observability.atomic import atomic_directory, atomic_write_bytes
+from polyray.observability.data_record import put_before
 from polyray.observability.run_directory import refused_differences
 
 logger = logging.getLogger(__name__)
 
+DATA = "data.json"
 LOGS = ("metrics.jsonl", "ledger.jsonl", "dynamics.jsonl", "rollouts.jsonl")
 
 
@@ -46,7 +48,7 @@ class CheckpointStorage:
             for path in sorted(files, key=lambda path: path == checkpoint / MANIFEST):
                 self._put(f"{target}/{path.relative_to(checkpoint).as_posix()}", path.read_bytes())
             run_dir = checkpoint.parent.parent
-            for name in LOGS:
+            for name in (*LOGS, DATA):
                 if (run_dir / name).is_file():
                     self._put(f"{self._root}/{name}", (run_dir / name).read_bytes())
             self._put(f"{self._root}/config.json", json.dumps(as_json(self._config), indent=2).encode())
@@ -86,11 +88,14 @@ class CheckpointStorage:
         return True
 
     def _fetch_logs(self, run_dir: Path) -> None:
-        """Logs that are not here at all: where there are some, they are at least as long as a checkpoint needs."""
+        """Logs that are not here at all: where there are some, they are at least as long as a checkpoint needs. And
+        what the data files held at the starts that the checkpoint comes from."""
         for name in LOGS:
             path = f"{self._root}/{name}"
             if not (run_dir / name).exists() and self._exists(path):
                 atomic_write_bytes(run_dir / name, self._get(path))
+        if self._exists(f"{self._root}/{DATA}"):
+            put_before(run_dir / DATA, json.loads(self._get(f"{self._root}/{DATA}")))
 
     def _check_config(self) -> None:
         path = f"{self._root}/config.json"

@@ -3,6 +3,7 @@
 atomic.py         files and directories that are either complete or not there
 jsonl.py          append-only logs that survive a kill: metrics.jsonl, rollouts.jsonl, dynamics.jsonl
 run_directory.py  runs/<name>/: its layout, its lock, and whether a run may be resumed
+data_record.py    data.json: what the data files held when the run was started
 stop_request.py   how a driver asks workers to end that it cannot call
 cost.py           what a run costs while it runs     cost_record.py  cost.json     energy.py  the machine's counters
 log_tail.py       new lines of a log that somebody else writes

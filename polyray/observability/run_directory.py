@@ -19,6 +19,7 @@ from polyray.config.base import as_json
 from polyray.config.run import RunBase
 from polyray.errors import ConfigError
 from polyray.observability.atomic import atomic_write_json
+from polyray.observability.data_record import record_data
 
 LENGTH_KEYS: tuple[str, ...] = ("learner.steps", "epochs", "evaluation.patience")
 """How long a run is: a finished run is taken up again when one of them changes."""
@@ -88,6 +89,11 @@ class RunPaths:
     def config(self) -> Path:
         """The resolved configuration."""
         return self.root / "config.json"
+
+    @property
+    def data(self) -> Path:
+        """What the data files held when the run was started; none where it trains on no file."""
+        return self.root / "data.json"
 
     @property
     def metrics(self) -> Path:
@@ -191,18 +197,20 @@ class RunDirectory:
     def open(cls, config: RunBase, resumable_keys: Iterable[str] = RESUMABLE_KEYS) -> RunDirectory:
         """Creates the directory, or takes up the one that is there.
 
-        Raises ConfigError where the run is already being driven, or where it was started with a configuration
-        that differs in more than `resumable_keys`; the directory is then left as it was.
+        Raises ConfigError where it cannot be written to, where the run is already being driven, or where it was
+        started with a configuration that differs in more than `resumable_keys`; it is then left as it was.
         """
-        paths = RunPaths(config.run_dir)
-        if paths.root.is_dir() and not paths.config.is_file() and any(_visible(paths.root)):
-            raise ConfigError(
-                f"{paths.root} exists but holds no config.json; choose another name or delete it"
-            )
-        paths.root.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquire(paths)
+        paths, values = RunPaths(config.run_dir), as_json(config)
         try:
-            _settle_config(paths, as_json(config), tuple(resumable_keys))
+            descriptor = _enter(paths)
+        except OSError as error:
+            raise ConfigError(
+                f"runs_dir={config.runs_dir}: {paths.root} cannot be written to ({error.strerror or error}); give a "
+                "directory that you may write to (runs_dir=...), or have this one made yours"
+            ) from None
+        try:
+            _settle_config(paths, values, tuple(resumable_keys))
+            _settle_data(paths, values)
         except BaseException:
             os.close(descriptor)
             raise
@@ -274,6 +282,13 @@ def _settle_config(paths: RunPaths, new: dict[str, Any], resumable_keys: tuple[s
         atomic_write_json(paths.config, new)
 
 
+def _settle_data(paths: RunPaths, values: Mapping[str, Any]) -> None:
+    """Of a run that trains; one that began without a record gets none, since it may have begun on other files."""
+    trains = "learner" in values and not paths.done.is_file()
+    if trains and (paths.data.is_file() or not _has_begun(paths)):
+        record_data(paths.data, values)
+
+
 def _has_begun(paths: RunPaths) -> bool:
     """False where an earlier start failed before its first step: there is nothing to contradict yet."""
     logged = paths.metrics.is_file() and paths.metrics.stat().st_size > 0
@@ -296,6 +311,14 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def _enter(paths: RunPaths) -> int:
+    """The lock of the directory, which is made if it is not there. Raises OSError where that cannot be."""
+    if paths.root.is_dir() and not paths.config.is_file() and any(_visible(paths.root)):
+        raise ConfigError(f"{paths.root} exists but holds no config.json; choose another name or delete it")
+    paths.root.mkdir(parents=True, exist_ok=True)
+    return _acquire(paths)
 
 
 def _acquire(paths: RunPaths) -> int:

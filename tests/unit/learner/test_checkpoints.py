@@ -250,3 +250,21 @@ def test_logs_that_are_here_are_not_replaced_by_older_ones(tmp_path: Path, learn
     found = CheckpointStore(config, here).newest()
     assert found is not None and found.step == 2
     assert (here.parent / "metrics.jsonl").read_text() == ""
+
+
+def test_what_the_first_start_trained_on_comes_back_before_what_a_later_one_found(
+    tmp_path: Path, learner: PolicyLearner
+) -> None:
+    config, here = _config(checkpoint_storage=f"file://{tmp_path}/far"), tmp_path / "run" / "checkpoints"
+    here.mkdir(parents=True)
+    record = here.parent / "data.json"
+    record.write_text('{"task.path": ["as it was"], "task.held_out_path": ["the same"]}')
+    _save(CheckpointStore(config, here), 2, learner, last=True)
+    shutil.rmtree(tmp_path / "run")
+    here.mkdir(parents=True)
+    record.write_text('{"task.path": ["as it is"], "task.held_out_path": ["the same"]}')  # at the start there
+    CheckpointStore(config, here).newest()
+    assert json.loads(record.read_text()) == {
+        "task.path": ["as it was", "as it is"],
+        "task.held_out_path": ["the same"],
+    }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 import pickle
@@ -230,3 +232,66 @@ def test_difference_is_by_leaf() -> None:
         "d": ({}, "(absent)"),
         "d.x": ("(absent)", 1),
     }
+
+
+def test_a_directory_that_cannot_be_written_to_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        ConfigError, match=r"runs_dir=.*file: .*file/a cannot be written to \(Not a directory\); give"
+    ):
+        RunDirectory.open(train_config(tmp_path / "file"))
+
+    def refused(self: Path, *rest: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with pytest.raises(ConfigError, match=r"theirs/a cannot be written to \(Permission denied\)") as caught:
+        RunDirectory.open(train_config(tmp_path / "theirs"))
+    assert caught.value.exit_code == 2
+
+
+def sft_config(tmp_path: Path, **learner: object) -> SftConfig:
+    data = {"type": "jsonl", "train": str(tmp_path / "a.jsonl"), "validation": str(tmp_path / "b.jsonl")}
+    return build_config(
+        SftConfig, {"name": "a", "runs_dir": str(tmp_path / "runs"), "data": data, "learner": learner}
+    )
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_what_the_data_files_hold_is_recorded_at_each_start(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text(name)
+    expected = {"data.train": [sha256("a.jsonl")], "data.validation": [sha256("b.jsonl")]}
+    for _ in range(2):
+        with RunDirectory.open(sft_config(tmp_path)) as run:
+            assert json.loads(run.paths.data.read_text()) == expected
+            run.paths.metrics.write_text('{"step": 0}\n')
+    (tmp_path / "b.jsonl").write_text("another")
+    with RunDirectory.open(sft_config(tmp_path)) as run:
+        assert json.loads(run.paths.data.read_text())["data.validation"] == [
+            sha256("b.jsonl"),
+            sha256("another"),
+        ]
+        run.mark_done({})
+    (tmp_path / "a.jsonl").write_text("of no concern to a finished run")
+    with RunDirectory.open(sft_config(tmp_path)) as run:
+        assert json.loads(run.paths.data.read_text())["data.train"] == [sha256("a.jsonl")]
+
+
+def test_what_a_run_began_with_is_not_guessed_later(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("a")
+    with RunDirectory.open(sft_config(tmp_path)) as run:
+        run.paths.data.unlink()
+        run.paths.metrics.write_text('{"step": 0}\n')
+    with RunDirectory.open(sft_config(tmp_path)) as run:
+        assert not run.paths.data.exists()
+
+
+def test_a_run_without_data_files_records_none(tmp_path: Path) -> None:
+    with RunDirectory.open(train_config(tmp_path)) as run:
+        assert not run.paths.data.exists()
