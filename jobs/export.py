@@ -5,7 +5,7 @@ the configuration, and what an evaluation of exactly these weights measured, whe
 --adapter needs no base; --merged reads it and writes a model that needs neither PEFT nor polyray. An adapter trained
 on a base in 4 bits (model.quantization=nf4) is merged into the base as it is stored, which is not quite what it was
 trained on; the card says so. --push sends the result to a hub, into a private repository; its token is HF_TOKEN of
-the environment.
+the environment. A push that failed is repeated by the same command: it sends what it wrote, if that is unchanged.
 
   python -m jobs.export runs/first --adapter exported/first
   python -m jobs.export runs/first --merged exported/first-model --best
@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,12 +33,12 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     options = _parse(argv)
+    from polyray.models.export_record import difference_from_export
     from polyray.models.hub import check_push, push
     from polyray.models.run_adapters import adapter_of_run, find_evaluation
-    from polyray.observability.atomic import atomic_directory
 
     target = Path(options.adapter or options.merged)
-    if target.exists():
+    if target.exists() and options.push is None:
         raise ConfigError(
             f"{target} exists; an export replaces nothing: give another directory, or delete it"
         )
@@ -45,14 +46,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_push(options.push)
     adapter = adapter_of_run(Path(options.run), best=options.best, version=options.version)
     measured = find_evaluation(adapter, Path(options.evaluation) if options.evaluation else None)
+    asked = _asked(options, adapter, measured)
+    if target.exists() and (difference := difference_from_export(target, asked)) is not None:
+        raise ConfigError(
+            f"{target} exists and is not what would be pushed ({difference}); an export replaces nothing: give "
+            "another directory, or delete it"
+        )
     if options.check:
         return _print_check(options, target, adapter, measured)
-    with atomic_directory(target) as directory:
-        if options.adapter is not None:
-            _write_adapter(adapter, measured, directory)
-        else:
-            _write_merged(adapter, measured, directory, options.dtype)
-    print(f"exported  {target} ({adapter.which} adapter of {adapter.run})")
+    if target.exists():
+        print(f"exported  {target} before, unchanged since")
+    else:
+        _export(options, target, adapter, measured, asked)
+        print(f"exported  {target} ({adapter.which} adapter of {adapter.run})")
     if options.push is not None:
         print(f"pushed    {push(target, options.push, public=options.public)}")
     return EXIT_OK
@@ -78,6 +84,43 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     if options.public and options.push is None:
         parser.error("--public belongs to --push OWNER/NAME")
     return options
+
+
+def _asked(options: Namespace, adapter: RunAdapter, measured: Measured | None) -> dict[str, str | None]:
+    """What tells one export from another; nothing that only this machine knows, for it is published."""
+    return {
+        "kind": "adapter" if options.adapter is not None else "merged",
+        "adapter": adapter.which,
+        "adapter_sha256": adapter.sha256,
+        "dtype": options.dtype,
+        "evaluation": None if measured is None else measured.run.name,
+    }
+
+
+def _export(
+    options: Namespace,
+    target: Path,
+    adapter: RunAdapter,
+    measured: Measured | None,
+    asked: dict[str, str | None],
+) -> None:
+    """Writes the directory, whole or not at all. ConfigError where it cannot be made."""
+    from polyray.models.export_record import seal_export
+    from polyray.observability.atomic import atomic_directory
+
+    with ExitStack() as stack:
+        try:
+            directory = stack.enter_context(atomic_directory(target))
+        except OSError as error:
+            raise ConfigError(
+                f"{target} cannot be made ({error.strerror or error}: {error.filename}); give a directory below one "
+                "that you may write to"
+            ) from None
+        if options.adapter is not None:
+            _write_adapter(adapter, measured, directory)
+        else:
+            _write_merged(adapter, measured, directory, options.dtype)
+        seal_export(directory, asked)
 
 
 def _write_adapter(adapter: RunAdapter, measured: Measured | None, directory: Path) -> None:

@@ -93,7 +93,7 @@ def _what_it_is(facts: CardFacts) -> str:
     kind = "A LoRA adapter on" if merged is None else "A LoRA adapter, merged into"
     lines = [
         f"{kind} {_base(facts)}. Trained by polyray ({', '.join(_method(adapter.run_config))}), the {adapter.which} "
-        f"one of its run; exported by polyray {__version__}.",
+        f"one of its run{_so_far(facts)}; exported by polyray {__version__}.",
         "",
         "| | |",
         "|---|---|",
@@ -113,6 +113,13 @@ def _what_it_is(facts: CardFacts) -> str:
             f"| lost by rounding to {merged.dtype} | {merged.lost_share:.1%} of the adapter's change, by norm |",
         ]
     return "\n".join(lines)
+
+
+def _so_far(facts: CardFacts) -> str:
+    """Of a run that has not ended the configuration says how long it is to be, not how long it was."""
+    if facts.adapter.finished:
+        return ""
+    return f", which had not ended: {int(facts.last_step.get('step', -1)) + 1} steps were done"
 
 
 def _use(facts: CardFacts) -> str:
@@ -146,7 +153,7 @@ def _licence(facts: CardFacts) -> str:
 
 
 def _data(facts: CardFacts) -> str:
-    hashes = data_hashes(facts.adapter.run_config)
+    hashes = data_hashes(facts.adapter.run, facts.adapter.run_config)
     lines = [f"| {name} | `{value}` |" for name, value in hashes.items()]
     return "\n".join(["## Training data", "", "| | sha256 |", "|---|---|", *lines])
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,10 @@ from polyray.config.model import ModelSpec
 from polyray.errors import ConfigError
 from polyray.models.adapter_files import WEIGHTS_FILE, read_adapter
 from polyray.models.base_files import MANIFEST, hub_name
+from polyray.observability.data_record import data_files, recorded_data, sha256_of
 from polyray.observability.jsonl import read_jsonl
 from polyray.observability.run_directory import RunPaths
 
-DATA_KEYS = frozenset(
-    {
-        "path",
-        "train_path",
-        "test_path",
-        "held_out_path",
-        "reference_path",
-        "inputs_path",
-        "train",
-        "validation",
-    }
-)
-"""Of `task` and `data`: the values that name files."""
 SECTIONS = (
     "seed", "model", "task", "data", "reward", "diversity", "objective", "algorithm", "supervised", "rollout",
     "learner", "demonstrations_per_step", "epochs", "max_tokens",
@@ -64,6 +52,8 @@ class RunAdapter:
     manifest: dict[str, Any]
     run_config: dict[str, Any]
     """The run's resolved configuration."""
+    finished: bool = True
+    """False: the run goes on, or was stopped; `run_config` says how long it is to be."""
 
     @property
     def sha256(self) -> str:
@@ -87,7 +77,8 @@ class RunAdapter:
 
 
 def adapter_of_run(run: Path, *, best: bool = False, version: int | None = None) -> RunAdapter:
-    """The final adapter, the best validated one, or a version's. ConfigError where there is none."""
+    """The final adapter, the best validated one, or a version's. ConfigError where there is none: a run that is being
+    made longer has no final one until it ends."""
     paths = RunPaths(run)
     if not paths.config.is_file():
         raise ConfigError(f"{run} is no run: config.json is missing; give a directory like runs/NAME")
@@ -98,25 +89,33 @@ def adapter_of_run(run: Path, *, best: bool = False, version: int | None = None)
         which, directory = ("best", paths.best) if best else ("final", paths.adapter)
     if "model" not in run_config or not (directory / WEIGHTS_FILE).is_file():
         raise ConfigError(f"{run} has no {which} adapter ({directory} is not there); {_what_there_is(paths)}")
+    finished = paths.done.is_file()
+    if which == "final" and not finished:
+        raise ConfigError(
+            f"{run} has not come to its end (DONE is not there): {directory} is the adapter of an earlier, shorter "
+            f"run; {' or '.join(['start its command again and let it end', *_not_final(paths)])}"
+        )
     manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
     content, config = read_adapter(directory, manifest["base_sha256"])
-    return RunAdapter(run, which, directory, content, config, manifest, run_config)
+    return RunAdapter(run, which, directory, content, config, manifest, run_config, finished)
 
 
 def _what_there_is(paths: RunPaths) -> str:
-    found = [
-        option
-        for option, directory in (("the final one", paths.adapter), ("--best", paths.best))
-        if (directory / WEIGHTS_FILE).is_file()
-    ]
-    numbers = sorted(int(entry.name) for entry in paths.versions.glob("*") if entry.name.isdigit())
-    found += [f"--version {number}" for number in numbers]
+    final = (paths.adapter / WEIGHTS_FILE).is_file() and paths.done.is_file()
+    found = [*(["the final one"] if final else []), *_not_final(paths)]
     trials = sorted(str(entry) for entry in (paths.root / "trials").glob("*"))
     if trials:
         return f"it is a sweep: give one of its trials, e.g. {trials[0]}"
     if found:
         return f"there is {', '.join(found)}"
     return "train it first: an adapter is written when a run of jobs.sft or jobs.train ends"
+
+
+def _not_final(paths: RunPaths) -> list[str]:
+    """The options that lead to the other adapters of a run."""
+    best = ["--best"] if (paths.best / WEIGHTS_FILE).is_file() else []
+    numbers = sorted(int(entry.name) for entry in paths.versions.glob("*") if entry.name.isdigit())
+    return [*best, *(f"--version {number}" for number in numbers)]
 
 
 def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,31 +134,25 @@ def _public(value: Any) -> Any:
     return value
 
 
-def data_hashes(config: Mapping[str, Any]) -> dict[str, str]:
+def data_hashes(run: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """What was trained on -> sha256: of `task` and `data` as they are configured, and of every file they name.
 
-    A file that is no longer there is named as such; polyray's own data follow from the configuration.
+    Of a file, what the run recorded of it at its starts; where it recorded nothing, the file as it is is named as
+    such. polyray's own data follow from the configuration.
     """
     asked = {key: config[key] for key in ("task", "data") if config.get(key) is not None}
     encoded = json.dumps(_public(asked), sort_keys=True).encode()
     hashes = {"configuration of task and data": hashlib.sha256(encoded).hexdigest()}
-    for name in _data_files(asked):
-        file = Path(name).expanduser()
-        hashes[file.name] = _sha256(file) if file.is_file() else "the file is no longer there"
+    recorded = recorded_data(RunPaths(run).data)
+    for key, file in data_files(config).items():
+        if key in recorded:
+            known = ", from a later start on ".join(recorded[key])
+        elif file.is_file():
+            known = f"{sha256_of(file)} as the file is at this export; the run recorded none"
+        else:
+            known = "the file is no longer there"
+        hashes[f"{key} ({file.name})"] = known
     return hashes
-
-
-def _data_files(value: Any, key: str = "") -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for name, entry in value.items():
-            yield from _data_files(entry, name)
-    elif key in DATA_KEYS and isinstance(value, str) and value != "builtin":
-        yield value
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +175,7 @@ def find_evaluation(adapter: RunAdapter, named: Path | None = None) -> Measured 
     for file in sorted(filter(Path.is_file, found), key=lambda file: file.stat().st_mtime, reverse=True):
         metrics = json.loads(file.read_text(encoding="utf-8"))
         arm = _arm_with(file.with_name("samples.jsonl"), adapter.sha256)
-        if arm in metrics["models"]:
+        if arm in metrics.get("models", {}):  # an evaluation of a reward model has none
             return Measured(file.parent.parent, arm, metrics)
     if named is not None:
         raise ConfigError(

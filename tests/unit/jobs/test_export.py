@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from polyray.models.adapter_files import read_adapter
 from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base, load_tokenizer
 from polyray.models.lora import attach_adapter, save_adapter
+from polyray.observability.data_record import record_data
 from polyray.observability.jsonl import JsonlWriter
 from tests.unit.tiny_policy import move, save_base, train_config
 
@@ -55,6 +58,7 @@ def finished(base: Path, tmp_path: Path) -> Path:
     (run / "config.json").write_text(json.dumps(as_json(config)))
     with JsonlWriter(run / "metrics.jsonl") as writer:
         writer.write({"step": 5, "reward_mean": 0.25})
+    (run / "DONE").write_text("{}")
     return run
 
 
@@ -179,13 +183,70 @@ def test_the_card_says_base_data_configuration_and_version(
     assert head["tags"] == ["polyray", "lora", "polychromic", "pairwise"]
     assert "base_model" not in head  # a directory has no name on a hub
     assert (out / "LICENSE").read_text() == "the base's own terms"
-    assert f"| prompts.jsonl | `{hashlib.sha256(prompts.read_bytes()).hexdigest()}` |" in card
-    assert "| gone.jsonl | `the file is no longer there` |" in card
+    sha256 = hashlib.sha256(prompts.read_bytes()).hexdigest()
+    now = "as the file is at this export; the run recorded none"
+    assert f"| task.path (prompts.jsonl) | `{sha256} {now}` |" in card
+    assert "| task.held_out_path (gone.jsonl) | `the file is no longer there` |" in card
     assert "reward_mean 0.25" in card
     assert "No evaluation of these weights" in card
     assert "diversity_weight: 0.5" in card
     assert "inner.example" not in card
     assert str(tmp_path) not in card
+
+
+def test_the_card_certifies_the_data_as_they_were_when_the_run_began(finished: Path, tmp_path: Path) -> None:
+    files = {"train": tmp_path / "a" / "data.jsonl", "validation": tmp_path / "b" / "data.jsonl"}
+    for key, file in files.items():
+        file.parent.mkdir()
+        file.write_text(f"{key} as it was")
+    values = json.loads((finished / "config.json").read_text())
+    values["data"] = {"type": "jsonl", **{key: str(file) for key, file in files.items()}}
+    (finished / "config.json").write_text(json.dumps(values))
+    record_data(finished / "data.json", values)
+    files["train"].write_text("never trained on")
+    files["validation"].unlink()
+    main([str(finished), "--adapter", str(tmp_path / "out")])
+    card = (tmp_path / "out" / "README.md").read_text()
+    for key in files:
+        sha256 = hashlib.sha256(f"{key} as it was".encode()).hexdigest()
+        assert f"| data.{key} (data.jsonl) | `{sha256}` |" in card
+
+
+def test_a_run_that_is_being_made_longer_has_no_final_adapter(finished: Path, tmp_path: Path) -> None:
+    """Finished at 6 steps, started again with 100, and at step 40."""
+    (finished / "DONE").unlink()
+    values = json.loads((finished / "config.json").read_text())
+    values["learner"]["steps"] = 100
+    (finished / "config.json").write_text(json.dumps(values))
+    with JsonlWriter(finished / "metrics.jsonl") as writer:
+        writer.write({"step": 40, "reward_mean": 0.9})
+    with pytest.raises(
+        ConfigError,
+        match=r"tiny has not come to its end \(DONE is not there\): .*adapter is the adapter of an earlier, shorter "
+        r"run; start its command again and let it end or --best or --version 2$",
+    ):
+        main([str(finished), "--adapter", str(tmp_path / "out")])
+    main([str(finished), "--adapter", str(tmp_path / "out"), "--best"])
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "the best one of its run, which had not ended: 41 steps were done; exported by" in card
+
+
+def test_an_evaluation_of_a_reward_model_beside_the_run_is_passed_over(
+    finished: Path, tmp_path: Path
+) -> None:
+    other = finished.parent / "reward" / "evaluation"
+    other.mkdir(parents=True)
+    (other / "metrics.json").write_text('{"n_pairs": 3}')
+    assert main([str(finished), "--adapter", str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.parametrize("target", ["file/out", "file/deeper/out"])
+def test_a_target_that_cannot_be_made_is_named(target: str, finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        ConfigError, match=rf"{target} cannot be made \(.*give a directory below one that you"
+    ):
+        main([str(finished), "--adapter", str(tmp_path / target)])
 
 
 def test_a_base_of_the_hub_is_named(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,6 +416,8 @@ class _Hub:
 
     calls: list[tuple[str, Any]]
     refuses = False
+    visibility: str | None = None
+    """Of a repository that is there; None: there is none."""
 
     def __init__(self, token: str) -> None:
         self.token = token
@@ -365,6 +428,11 @@ class _Hub:
             raise OSError(f"403: token {self.token} may not write\ndetails")
         self.calls.append((name, {"private": private, "exist_ok": exist_ok}))
         return f"https://hub.example/{name}"
+
+    def repo_info(self, name: str) -> SimpleNamespace:
+        if self.visibility is None:
+            return SimpleNamespace(private=self.calls[-1][1]["private"])
+        return SimpleNamespace(private=self.visibility == "private")
 
     def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> None:
         self.calls.append((repo_id, sorted(file.name for file in folder_path.iterdir())))
@@ -405,3 +473,89 @@ def test_a_hub_that_refuses_leaves_the_export_and_no_token_in_the_error(
         main([str(finished), "--adapter", str(tmp_path / "out"), "--push", "me/tiny"])
     assert "hf_planted_secret" not in str(caught.value)
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("kind", ["--adapter", "--merged"])
+def test_a_push_that_failed_is_repeated_by_the_same_command(
+    kind: str,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hub = type("Hub", (_Hub,), {"calls": [], "refuses": True})
+    monkeypatch.setattr("huggingface_hub.HfApi", hub)
+    monkeypatch.setenv("HF_TOKEN", "hf_planted_secret")
+    out = tmp_path / "out"
+    command = [str(finished), kind, str(out), "--push", "me/tiny"]
+    with pytest.raises(ConfigError, match=r"is complete in .*out: start the same command again"):
+        main(command)
+    written = {file.name: file.read_bytes() for file in out.iterdir()}
+    hub.refuses = False
+    assert main(command) == 0
+    assert f"exported  {out} before, unchanged since" in capsys.readouterr().out
+    assert hub.calls[-1] == ("me/tiny", sorted(written))
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == written
+    assert str(tmp_path) not in (out / "polyray.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "why"),
+    [
+        (["--best"], None, "its adapter is final, asked for is best"),
+        ([], "README.md", "README.md changed since it was written"),
+        ([], "notes.txt", "notes.txt changed since it was written"),
+        ([], "polyray.json", "no export is recorded in its polyray.json"),
+    ],
+)
+def test_only_an_unchanged_export_of_the_same_command_is_pushed(
+    options: list[str],
+    change: str | None,
+    why: str,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hub = type("Hub", (_Hub,), {"calls": []})
+    monkeypatch.setattr("huggingface_hub.HfApi", hub)
+    monkeypatch.setenv("HF_TOKEN", "hf_planted_secret")
+    out = tmp_path / "out"
+    main([str(finished), "--adapter", str(out)])
+    if change is not None:
+        (out / change).write_text("{}")
+    with pytest.raises(
+        ConfigError, match=re.escape(f"is not what would be pushed ({why}); an export replaces")
+    ):
+        main([str(finished), "--adapter", str(out), "--push", "me/tiny", *options])
+    assert hub.calls == []
+
+
+@pytest.mark.parametrize(
+    ("options", "visibility", "message"),
+    [
+        (
+            [],
+            "public",
+            "me/tiny is there already and is public, for all to see; nothing was sent: add --public",
+        ),
+        (
+            ["--public"],
+            "private",
+            "me/tiny is there already and is private; nothing was sent: leave --public out",
+        ),
+    ],
+)
+def test_a_repository_that_is_there_is_of_the_kind_that_was_asked_for(
+    options: list[str],
+    visibility: str,
+    message: str,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hub = type("Hub", (_Hub,), {"calls": [], "visibility": visibility})
+    monkeypatch.setattr("huggingface_hub.HfApi", hub)
+    monkeypatch.setenv("HF_TOKEN", "hf_planted_secret")
+    with pytest.raises(ConfigError, match=message):
+        main([str(finished), "--adapter", str(tmp_path / "out"), "--push", "me/tiny", *options])
+    assert [name for name, _ in hub.calls] == ["token", "me/tiny"], "nothing was uploaded"
