@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import posixpath
 import re
 import shlex
-import sys
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 from jobs.cli import REPOSITORY_ROOT
+from jobs.submission_paths import EXCLUDED
 from polyray.config.bundles import JOB_CPUS
-from polyray.errors import ConfigError, MissingFile
+from polyray.errors import ConfigError
 
-EXCLUDED = (
-    "/.git", "/.venv", "/runs", "/data", "/shared", "/tests", "/docs", "/.ci", "*.egg-info", "__pycache__",
-    ".*_cache", ".hypothesis", "*.safetensors", "*.gguf", "*.parquet", "*.jsonl.gz",
-    ".env*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "id_rsa*", "id_ecdsa*", "id_ed25519*", ".netrc",
-    ".git-credentials", "auth_token",
-)  # fmt: skip
-"""As in a .gitignore, whose own entries Ray leaves out by itself. The last two lines: where secrets usually are."""
-WITHOUT_RUN = ("pretrain",)
-"""Jobs whose files have a `runs_dir` that they do not write to."""
 PREFIX = "polyray"
 JOB_KEY, ARGUMENTS_KEY, VARIABLES_KEY = "polyray_job", "polyray_arguments", "polyray_variables"
 OWN_KEY = "polyray_own_resources"
@@ -62,72 +47,6 @@ def refuse_secrets(
                     f"an argument contains the value of {name}, which would be shown on the dashboard; leave it out: "
                     f"jobs read {name} from the environment of the cluster"
                 )
-
-
-def refuse_paths_of_the_copy(job: str, arguments: Sequence[str], config: Mapping[str, Any]) -> None:
-    """ConfigError for paths in the copy of the repository in which a submitted job runs and which Ray removes: a
-    relative `runs_dir`, and what is not sent. `config` is what the job's --check shows, empty where it has none."""
-    texts = [*arguments, *(f"{key}={text}" for key, text in _texts(config) if key != "runs_dir")]
-    problems = [
-        f"{text}: {path.partition('/')[0]}/ is not sent with a job; put it where all machines of the cluster see it "
-        f"and give that path, e.g. /shared/{path}"
-        for text in dict.fromkeys(texts)
-        if "://" not in text
-        for path in map(posixpath.normpath, (text, text.partition("=")[2]))
-        if _is_left_out(path)
-    ]
-    runs_dir = config.get("runs_dir")
-    if isinstance(runs_dir, str) and not runs_dir.startswith("/") and job not in WITHOUT_RUN:
-        problems.insert(
-            0,
-            f"runs_dir={runs_dir} is relative: the job runs in a copy of the repository, which Ray removes with all "
-            "that was written there; add runs_dir=/shared/runs, a directory that all machines of the cluster see",
-        )
-    if problems:
-        raise ConfigError("\n  ".join(problems))
-
-
-@contextmanager
-def files_left_to_the_cluster(printed: io.StringIO) -> Iterator[None]:
-    """Around a job's --check, which prints the configuration into `printed`: a file that is not on this machine is
-    the cluster's affair, with a note on stderr. One by a relative path would be sent with the job: still an error.
-    """
-    try:
-        yield
-    except MissingFile as missing:
-        path = Path(missing.path)
-        if not path.is_absolute():
-            raise
-        config = json.loads(printed.getvalue())["config"]
-        keys = [f"{key}=" for key, text in _texts(config) if Path(os.path.expanduser(text)) == path]
-        print(
-            f"note: {(keys or [''])[0]}{path} is not on this machine: the job will look for it on the cluster",
-            file=sys.stderr,
-        )
-
-
-def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted key, text) of every text in a configuration; the items of a list have its key."""
-    if isinstance(value, str):
-        yield key, value
-    elif isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _texts(inner, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts(inner, key)
-
-
-def _is_left_out(path: str) -> bool:
-    """Whether it is a relative path of two parts or more that EXCLUDED matches; a single word may be anything."""
-    parts = path.split("/")
-    if path.startswith(("/", "~")) or len(parts) == 1:
-        return False
-    return any(
-        fnmatchcase(part, pattern.removeprefix("/"))
-        for pattern in EXCLUDED
-        for part in (parts[:1] if pattern.startswith("/") else parts)
-    )
 
 
 @dataclass(frozen=True, slots=True)

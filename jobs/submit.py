@@ -116,12 +116,8 @@ def _refuse_without_effect(args: Namespace, options: Sequence[str]) -> None:
 
 def _submission(args: Namespace, options: Sequence[str]) -> Submission:
     """What would be sent; ConfigError for a mistake in it. The job's own --check sees the configuration first."""
-    from jobs.submission import (
-        Submission,
-        files_left_to_the_cluster,
-        refuse_paths_of_the_copy,
-        refuse_secrets,
-    )
+    from jobs.submission import Submission, refuse_secrets
+    from jobs.submission_paths import files_left_to_the_cluster, refuse_paths_of_the_copy
 
     job, *rest = args.arguments
     if job not in (*CHECKED, *UNCHECKED):

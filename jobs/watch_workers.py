@@ -39,7 +39,7 @@ def watch_workers(
             if received and not draining:
                 draining = True
                 display.note(draining_text(received[0]))
-                stop.ask(received[0])
+                _ask(stop, received[0], display)
             lines = read_jsonl(paths.metrics)
             running = "stopping after this step" if draining else phases[1]
             display.update(
@@ -54,6 +54,13 @@ def watch_workers(
     if stamp_of(result) in (None, result_before):
         raise stopped(received[0] if received else None, steps, num_steps)
     return steps
+
+
+def _ask(stop: StopRequest, why: str, display: Display) -> None:
+    try:
+        stop.ask(why)
+    except OSError as error:  # a full disk
+        display.note(f"the workers could not be told ({error}); once more to end at once")
 
 
 def _latest(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

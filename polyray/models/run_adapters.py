@@ -150,7 +150,7 @@ def data_hashes(run: Path, config: Mapping[str, Any]) -> dict[str, str]:
         elif file.is_file():
             known = f"{sha256_of(file)} as the file is at this export; the run recorded none"
         else:
-            known = "the file is no longer there"
+            known = "no such file at this export; the run recorded none"
         hashes[f"{key} ({file.name})"] = known
     return hashes
 

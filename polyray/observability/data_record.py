@@ -57,7 +57,11 @@ def put_before(record: Path, earlier: Mapping[str, list[str]]) -> None:
     merged = {key: list(digests) for key, digests in earlier.items()}
     for key, digests in recorded_data(record).items():
         known = merged.setdefault(key, [])
-        known += [digest for digest in digests if digest not in known[-1:]]
+        shared = min(len(known), len(digests))
+        if known[:shared] == digests[:shared]:  # one record goes on from the other
+            known += digests[shared:]
+        else:
+            known += digests[1:] if digests[:1] == known[-1:] else digests
     atomic_write_json(record, merged)
 
 

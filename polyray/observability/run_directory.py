@@ -284,8 +284,12 @@ def _settle_config(paths: RunPaths, new: dict[str, Any], resumable_keys: tuple[s
 
 def _settle_data(paths: RunPaths, values: Mapping[str, Any]) -> None:
     """Of a run that trains; one that began without a record gets none, since it may have begun on other files."""
-    trains = "learner" in values and not paths.done.is_file()
-    if trains and (paths.data.is_file() or not _has_begun(paths)):
+    if "learner" not in values or paths.done.is_file():
+        return
+    begun = _has_begun(paths)
+    if not begun:  # no step was trained on what an earlier start recorded
+        paths.data.unlink(missing_ok=True)
+    if not begun or paths.data.is_file():
         record_data(paths.data, values)
 
 

@@ -26,7 +26,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from polyray.data.selections.errors import StoreFull, StoreUnavailable
 from polyray.data.selections.tables import check_tables
-from polyray.errors import DataError
+from polyray.errors import DataError, MissingFile
 
 BUSY_TIMEOUT_S = 10.0
 """How long a transaction waits for another writer or for a connection."""
@@ -175,7 +175,7 @@ def _check_file(file: Path, create: bool) -> None:
     if create:
         file.parent.mkdir(parents=True, exist_ok=True)
     elif not file.is_file():
-        raise DataError(f"{file}: no such database; give the `database` of a generation service")
+        raise MissingFile(f"{file}: no such database; give the `database` of a generation service")
 
 
 def _engine(url: URL, create: bool) -> Engine:

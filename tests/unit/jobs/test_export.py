@@ -186,7 +186,9 @@ def test_the_card_says_base_data_configuration_and_version(
     sha256 = hashlib.sha256(prompts.read_bytes()).hexdigest()
     now = "as the file is at this export; the run recorded none"
     assert f"| task.path (prompts.jsonl) | `{sha256} {now}` |" in card
-    assert "| task.held_out_path (gone.jsonl) | `the file is no longer there` |" in card
+    assert (
+        "| task.held_out_path (gone.jsonl) | `no such file at this export; the run recorded none` |" in card
+    )
     assert "reward_mean 0.25" in card
     assert "No evaluation of these weights" in card
     assert "diversity_weight: 0.5" in card

@@ -91,6 +91,13 @@ def test_mistakes_cost_nothing(arguments: list[str], message: str, monkeypatch: 
 
 
 EVALUATION = "configs/evaluate/hidden_trap_grid.yaml"
+SWEEP = "configs/sweep/lambda_seed.yaml"
+MATH = "configs/train/math_grpo.yaml"
+WARM = [
+    "runs_dir=/shared/runs",
+    "task.train_path=/shared/x.jsonl",
+    "model.warm_start=/shared/runs/sft/adapter",
+]
 NOT_SENT = "is not sent with a job; put it where all machines of the cluster see it and give that path, e.g."
 
 
@@ -115,7 +122,19 @@ NOT_SENT = "is not sent with a job; put it where all machines of the cluster see
             [f"adapters.warm start.adapter=runs/sft/adapter: runs/ {NOT_SENT} /shared/runs/sft/adapter"],
         ),
         (["report", "runs/first"], [f"runs/first: runs/ {NOT_SENT} /shared/runs/first"]),
-        (["analyze", "lora", "--", "--out=data/x"], [f"--out=data/x: data/ {NOT_SENT} /shared/data/x"]),
+        (
+            ["analyze", "lora", "/shared/runs/a", "--", "--out=data/x"],
+            ["--out data/x is relative: ", f"--out=data/x: data/ {NOT_SENT} /shared/data/x"],
+        ),
+        (
+            ["export", "/shared/runs/a", "--", "--adapter", "exported/a"],
+            ["--adapter exported/a is relative: "],
+        ),
+        (["report", "/shared/runs/a", "--", "--out", "report.html"], ["--out report.html is relative: "]),
+        (
+            ["sweep", SWEEP, "runs_dir=/shared/runs"],
+            [f"model.warm_start=runs/sft/adapter: runs/ {NOT_SENT} /shared/runs/sft/adapter"],
+        ),
     ],
 )
 def test_paths_that_the_job_would_not_find_or_lose_are_refused(
@@ -138,15 +157,25 @@ def test_paths_that_the_job_would_not_find_or_lose_are_refused(
             "configs/sft/my_data.yaml",
             "runs_dir=/shared/runs",
         ],  # its data lie in configs/, which is sent
-        ["sweep", "configs/sweep/lambda_seed.yaml", "runs_dir=/shared/runs"],  # fleet.mode=shared is no path
+        [
+            "sweep",
+            SWEEP,
+            "runs_dir=/shared/runs",
+            "overrides=[algorithm.quality_weight=1, model.warm_start=/shared/runs/sft/adapter]",
+        ],
+        ["train", MATH, *WARM, "task.path=/shared/prompts.jsonl.gz"],
+        ["train", MATH, *WARM, "task.path=~/.pytest_cache/prompts.parquet"],
         ["export", "/shared/runs/first", "s3://bucket/runs/first.parquet"],
+        ["export", "/shared/runs/first", "--", "--adapter=/shared/first", "--merged", "s3://bucket/first"],
+        ["export", "/shared/runs/first", "--", "--adapter", "first", "--push", "me/first"],
     ],
 )
 def test_what_is_there_or_is_no_path_is_sent(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
-    assert shlex.join(arguments[1:]) in checked(capsys, *arguments)["entrypoint"]
+    words = [word for word in arguments[1:] if word != "--"]
+    assert checked(capsys, *arguments)["entrypoint"].endswith(shlex.join(words))
 
 
 def test_a_secret_of_this_machine_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
