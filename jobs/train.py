@@ -192,7 +192,9 @@ def _fit(config: TrainConfig, directory: RunDirectory, outcome: dict[str, BaseEx
 
     name = coordinator_name(config)
     arguments = worker_arguments(config, directory) | {"coordinator": name}
-    fit_trainer(train_loop, arguments, config.learner, directory, outcome, [TellCoordinator(name)])
+    fit_trainer(
+        train_loop, arguments, config.learner, directory, outcome, [TellCoordinator(name, config.rollout)]
+    )
 
 
 if __name__ == "__main__":

@@ -141,7 +141,8 @@ class Coordinator:
             self._validation.begin(payload.policy)
         self._waited_since = time.perf_counter()
         self._progress.version = payload.policy.version
-        self._progress.phase = "stopping" if self._draining else "training"
+        if not self._learner.is_gone:
+            self._progress.phase = "stopping" if self._draining else "training"
         self._pump()
         return self._fleet.receipt()
 
@@ -153,10 +154,11 @@ class Coordinator:
         DRAIN, to every rank alike: no further batch is cut; write a checkpoint and end.
         """
         deadline = time.perf_counter() + LONG_POLL_S
+        if world_size == 1:  # of several ranks some go on asking while Ray Train ends them
+            self._learner.seen()
         while True:
             if not self._goes_on(attempt):
                 return STOP
-            self._learner.seen()
             if self._draining and self._ledger.leased_step != step:
                 return DRAIN
             batch = self._ledger.cut(step)
@@ -284,10 +286,12 @@ class Coordinator:
             by_tokens = self._config.rollout.dispatch == "tokens"
             weight = self._lengths.weight(request.prompt.prompt_id) if by_tokens else 1.0
             dispatcher.started(name, weight)
-            self._fleet.spawn(self._rollout(self._fleet.worker(name), request, weight))
+            self._sleep.wakes(name)
+            attempt, worker = self._ledger.attempt, self._fleet.worker(name)
+            self._fleet.spawn(self._rollout(worker, request, weight, attempt))
 
-    async def _rollout(self, worker: PoolWorker, request: GroupRequest, weight: float) -> None:
-        attempt, served = self._ledger.attempt, self._fleet.served_by(worker)
+    async def _rollout(self, worker: PoolWorker, request: GroupRequest, weight: float, attempt: int) -> None:
+        served = self._fleet.served_by(worker)
         try:
             meta_ref, group_ref = worker.handle.rollout.options(num_returns=2).remote(request, self._scoring)
             reply = await asyncio.wait_for(meta_ref, self._config.rollout.group_timeout_s)

@@ -14,14 +14,13 @@ from polyray.actors.coordinator import Coordinator
 from polyray.actors.resources import NAMESPACE, on_this_node, reap
 from polyray.actors.rollout_actor import Scoring
 from polyray.actors.rollout_pool import RolloutPool
+from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig
 
 MAX_CONCURRENT_CALLS = 1000
 """Long polls of every learner worker, and the driver's questions: none may wait for another."""
 
 CALL_TIMEOUT_S = 60.0
-"""An engine that shares the learner's GPU finishes what it has before it sleeps."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -29,15 +28,17 @@ class TellCoordinator(UserCallback):
     """For Ray Train: tells a run's coordinator of a failure before the learner starts again. Lives in the process of
     Train's controller, which waits for the answer."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, rollout: RolloutSpec) -> None:
         """`name`: as in `start_coordinator`."""
         self._name = name
+        # An engine that shares the learner's GPU finishes what it has before it sleeps.
+        self._timeout_s = CALL_TIMEOUT_S + (rollout.group_timeout_s if rollout.sleep_between_steps else 0.0)
 
     def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
         """See ray.train.UserCallback."""
         try:
             coordinator = ray.get_actor(self._name, namespace=NAMESPACE)
-            ray.get(coordinator.learner_failed.remote(_first_of(worker_exceptions)), timeout=CALL_TIMEOUT_S)
+            ray.get(coordinator.learner_failed.remote(_first_of(worker_exceptions)), timeout=self._timeout_s)
         except (ValueError, ray.exceptions.RayError, TimeoutError) as error:
             logger.warning("the coordinator could not be told of the learner's failure: %r", error)
 

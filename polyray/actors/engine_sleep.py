@@ -1,6 +1,7 @@
 """Engines that share the learner's GPU sleep while it works: before it has a batch, and where it has to start again.
 
-Belongs to the coordinator's event loop. What wakes an engine is work: the next version (polyray/rollout/sleeping.py).
+Belongs to the coordinator's event loop. What wakes an engine is work: the next version, or a group that was lost and
+comes again (polyray/rollout/sleeping.py).
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ class EngineSleep:
             return False
         return True
 
+    def wakes(self, name: str) -> None:
+        """A group goes to this worker."""
+        self._asleep.discard(name)
+
     async def fall(self) -> None:
         """Returns when every engine has given back its device's memory, those included that had to be replaced; or
         when a newer version has been published meanwhile."""
@@ -58,7 +63,7 @@ class EngineSleep:
             await self._outcome.woken()
             return
         newest, limits = self._fleet.newest, self._rollout
-        allowance_s = 0.0 if self._fleet.served_by(worker) else limits.start_timeout_s
+        allowance_s = 0.0 if self._fleet.served_by(worker) else limits.ready_within_s
         try:
             await asyncio.wait_for(worker.handle.sleep.remote(), limits.group_timeout_s + allowance_s)
         except (ray.exceptions.RayError, TimeoutError) as error:

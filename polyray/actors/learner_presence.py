@@ -31,7 +31,7 @@ class LearnerPresence:
         self._outcome.incident("learner_failed", reason)
 
     def seen(self) -> None:
-        """It calls."""
+        """A call of it has come in since: not one that had been waiting for its answer."""
         self._gone_since = None
 
     def look(self) -> None:

@@ -50,6 +50,8 @@ def ray_session(spec: RaySpec, root: Path, environment: Mapping[str, str] | None
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1" if spec.dashboard else "0")
+    # A learner whose machine is taken away is to fail like any other: the run is told, and makes room for it.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
     # Where engines start at the same time, Serve's proxy needs longer than the 5 s after which it would be killed.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
@@ -61,7 +63,6 @@ def ray_session(spec: RaySpec, root: Path, environment: Mapping[str, str] | None
         )  # a job that was submitted has variables of its own
         context = join(address, namespace=NAMESPACE, runtime_env=runtime_env, log_to_driver=False)
     else:
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
         port = _free_port()
         # Ray Train's actors ask the state API, which without this is that of the cluster that `ray start` brought up
         # on this machine last, even if it is long gone: each question then waits for half a minute.

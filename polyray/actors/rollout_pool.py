@@ -96,19 +96,14 @@ class RolloutPool:
                 _pass_on_user_errors(error)
                 raise RolloutError(
                     f"rollout worker {self.workers[index].name} did not start within "
-                    f"{self._start_timeout_s:g} s: {_first_cause(error)}"
+                    f"{self.rollout.ready_within_s:g} s: {_first_cause(error)}"
                 ) from error
         return infos
-
-    @property
-    def _start_timeout_s(self) -> float:
-        """Those on one GPU wait for one another (polyray/rollout/gpu_turns.py)."""
-        return self.rollout.start_timeout_s * self.rollout.engines_on_one_gpu
 
     def _first_answer(self, index: int, call: Callable[[Any], Any]) -> Any:
         """Of a worker that starts, or of another in its place where it is gone before it answers: Ray gives up actors
         that were starting when a node was lost."""
-        timeout = self._start_timeout_s
+        timeout = self.rollout.ready_within_s
         try:
             return ray.get(call(self.workers[index].handle), timeout=timeout)
         except ray.exceptions.RayActorError as error:
@@ -163,7 +158,7 @@ class RolloutPool:
         worker that does not start."""
         self.wait_until_ready()
         ray.get(
-            [worker.handle.sleep.remote() for worker in self.workers], timeout=self.rollout.start_timeout_s
+            [worker.handle.sleep.remote() for worker in self.workers], timeout=self.rollout.ready_within_s
         )
 
     def deliver(self, payload: AdapterPayload, timeout_s: float) -> list[DeliveryAck]:
@@ -213,7 +208,7 @@ class RolloutPool:
 
     def _is_alive(self, worker: PoolWorker) -> bool:
         try:
-            ray.get(worker.handle.ready.remote(), timeout=self._start_timeout_s)
+            ray.get(worker.handle.ready.remote(), timeout=self.rollout.ready_within_s)
         except ray.exceptions.RayActorError:
             return False
         return True

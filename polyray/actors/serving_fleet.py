@@ -203,7 +203,7 @@ class ServingFleet:
     async def _deliver(self, worker: PoolWorker) -> None:
         assert self._current is not None
         payload, ref = self._current
-        allowance = 0.0 if self._registry.served_by(worker.name) else self._config.rollout.start_timeout_s
+        allowance = 0.0 if self._registry.served_by(worker.name) else self._config.rollout.ready_within_s
         try:
             ack, busy_s = await asyncio.wait_for(
                 worker.handle.deliver.remote(ref), self._config.delivery.timeout_s + allowance
@@ -280,6 +280,7 @@ class ServingFleet:
             return
         self._forget(worker)
         if loss is Loss.GIVEN_UP:
+            self._leave_a_place_above(worker)
             self._pool.retire(worker)
             self._outcome.incident(
                 "worker_given_up",
@@ -290,6 +291,13 @@ class ServingFleet:
             self._start_instead(worker, None if loss is Loss.STILL_WAITS else reason)
         self._share_out()
         self._notify(did_all)  # the lost one may have been the last to wait for
+
+    def _leave_a_place_above(self, worker: PoolWorker) -> None:
+        """A place that stays empty is one above those that the run needs: one of those who serve there moves down."""
+        if worker.index < self._roster.num_needed:
+            above = [other for other in self.workers if other.index >= self._roster.num_needed]
+            other = next(other for other in above if self._roster.has_joined(other.name))
+            worker.index, other.index = other.index, worker.index
 
     def _start_instead(self, worker: PoolWorker, reason: str | None) -> None:
         replacement = self._pool.replace(worker)

@@ -131,9 +131,10 @@ class RolloutSpec(StrictModel):
         return is_share(self.gpus_per_worker)
 
     @property
-    def engines_on_one_gpu(self) -> int:
-        """So many may have to wait for one another when they start."""
-        return engines_on_one_gpu(self.gpus_per_worker, self.most_workers)
+    def ready_within_s(self) -> float:
+        """Seconds that an engine's start may take: those on one GPU wait for one another
+        (polyray/rollout/gpu_turns.py)."""
+        return self.start_timeout_s * engines_on_one_gpu(self.gpus_per_worker, self.most_workers)
 
     @property
     def engine_kind(self) -> Literal["vllm", "vllm_async", "simulated"]:

@@ -60,6 +60,10 @@ class Roster:
         """Workers that have joined and have not proven the newest version."""
         return len(self._behind)
 
+    def has_joined(self, name: str) -> bool:
+        """Whether this worker has proven a version."""
+        return name in self._joined
+
     def published(self) -> None:
         """There is a newer version, which nobody serves yet."""
         self._behind = set(self._joined)

@@ -48,6 +48,7 @@ class FakeWorker:
     asleep: bool = False
     sleeps: int = 0
     cannot_sleep: BaseException | None = None
+    wakes_by_itself: bool = False
     sleep_gate: asyncio.Event | None = None
 
     @property
@@ -59,7 +60,8 @@ class FakeWorker:
         return self
 
     def remote(self, request: GroupRequest, scoring: Scoring) -> tuple[Any, str]:
-        assert not self.asleep, "it was to be left alone"
+        assert self.wakes_by_itself or not self.asleep, "it was to be left alone"
+        self.asleep = False
         self.requests.append(request)
         return self._reply(request), f"{self.name}/group-{request.group_id}"
 
@@ -168,8 +170,12 @@ class FakePool:
         return PoolWorker(index, name, fake)
 
     def grow(self) -> list[PoolWorker]:
-        """One more."""
-        more = self._start(len(self.workers), f"worker-{len(self.workers)}")
+        """One more, in the lowest place that is empty."""
+        there = {worker.index for worker in self.workers}
+        index = min(set(range(len(there) + 1)) - there)
+        more = self._start(
+            index, f"worker-{index}" + "+" * sum(f"worker-{index}" in fake.name for fake in self.made)
+        )
         self.workers.append(more)
         return [more]
 

@@ -147,6 +147,82 @@ async def test_one_that_was_awaited_is_not_awaited_once_it_gave_up_its_place() -
     assert len(pool.made) == 3  # its place is free for the learner
 
 
+async def test_a_place_that_stays_empty_is_none_of_those_that_the_run_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("polyray.rollout.roster.MAX_FAILED_JOINS", 0)
+    pool = FakePool(1)
+    coordinator = make_coordinator(pool, make_config(rollout={"num_workers": 1, "max_workers": 2}))
+    await coordinator.begin_attempt(None)
+    await coordinator.publish(make_payload(0))
+    await until(lambda: len(pool.made) == 2 and pool.made[1].delivered == [0])
+
+    def refuses(worker: FakeWorker) -> None:
+        worker.refuses = DIED
+
+    pool.broken = refuses
+    await coordinator._fleet.recover(coordinator._fleet.worker("worker-0"), DIED)
+    await until(lambda: pool.retired == ["worker-0+"])
+    assert [(worker.index, worker.name) for worker in pool.workers] == [(0, "worker-1")]
+    pool.broken = lambda worker: None
+    await coordinator.learner_failed("rank 0 died")
+    assert len(pool.workers) == 1 and pool.retired == ["worker-0+"]
+    await coordinator.begin_attempt(None)
+    assert await asyncio.wait_for(coordinator.publish(make_payload(0, attempt=2)), 2) is not None
+    await until(lambda: len(pool.workers) == 2 and pool.made[-1].delivered == [0])
+    assert await coordinator.failure() is None
+
+
+async def test_what_still_waits_for_a_learner_that_is_gone_is_no_sign_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("polyray.actors.coordinator.LONG_POLL_S", 0.3)
+    pool = FakePool(1)
+    (engine,) = pool.made
+    engine.teaches, engine.held = lambda group_id: False, asyncio.Event()
+    config = make_config(rollout={"num_workers": 1, "sleep_between_steps": True})
+    coordinator = await started(pool, config)
+    polling = asyncio.create_task(coordinator.next_batch(1, 0, 0, 1))
+    await until(lambda: len(engine.requests) == 3)
+    await coordinator.learner_failed("rank 0 died")
+    assert engine.asleep
+    engine.held.set()  # what comes back teaches nothing, and others would take its place
+    assert await polling == NOT_READY and await coordinator.failure() is None
+    assert len(engine.requests) == 3 and coordinator._learner.is_gone
+    assert (await coordinator.progress())["phase"] == "waiting for the learner to start again"
+
+
+async def test_a_group_that_comes_again_wakes_an_engine_which_sleeps_again_before_the_batch_is_there() -> (
+    None
+):
+    pool = FakePool(1)
+    (engine,) = pool.made
+    config = make_config(rollout={"num_workers": 1, "sleep_between_steps": True})
+    coordinator = await started(pool, config)
+    await batch_of(coordinator, 0)
+    assert engine.asleep
+    engine.wakes_by_itself = True
+    await coordinator.lost(1, 0, (1,))
+    await until(lambda: not engine.asleep)
+    assert ids_of(await batch_of(coordinator, 0)) == [0, 1, 2]
+    assert engine.asleep and engine.sleeps == 2
+
+
+async def test_a_group_belongs_to_the_attempt_in_which_it_was_reserved() -> None:
+    pool = FakePool(1)
+    held = pool.made[0].held = asyncio.Event()
+    coordinator = await started(pool, make_config(rollout={"num_workers": 1}))
+    await until(lambda: len(pool.made[0].requests) == 3)
+    coordinator._ledger.requeue(1)
+    coordinator._fleet.dispatcher.ended("worker-0")
+    coordinator._pump()  # reserves it; its task has not begun
+    assert await coordinator.begin_attempt(None) == 2
+    held.set()
+    await until(lambda: len(pool.made[0].requests) == 4)
+    await asyncio.sleep(0.05)
+    assert await coordinator.failure() is None
+
+
 async def test_those_that_join_have_their_share_and_leave_it_when_they_go() -> None:
     pool = FakePool(1)
     rollout = {"num_workers": 1, "max_workers": 2, "prompts_per_step": 8, "max_sequences": 64}
@@ -226,7 +302,7 @@ def test_trains_controller_tells_and_goes_on_whatever_the_answer(
     monkeypatch.setattr(ray, "get", get)
     monkeypatch.setattr(coordinator_actor.logger, "propagate", True)
     errors = {1: RuntimeError("its peer is gone"), 0: MemoryError("\nno room\nfor 3 GB")}
-    TellCoordinator("run-coordinator").after_exception(None, errors)
+    TellCoordinator("run-coordinator", RolloutSpec()).after_exception(None, errors)
     reason = "rank 0 of the learner (and 1 other ranks): MemoryError: no room"
     assert told == ([] if isinstance(error, ValueError) else [reason])
     assert ("could not be told" in caplog.text) is (error is not None)

@@ -9,21 +9,27 @@ from typing import Any
 
 import pytest
 
+from polyray.config.run import SftConfig
 from polyray.observability.data_record import put_before, recorded_data
 from polyray.observability.run_directory import RunDirectory
 
 
-def values_of(file: Path) -> dict[str, Any]:
-    return {"name": "r", "learner": {"steps": 3}, "data": {"train": str(file)}}
+def config_on(file: Path) -> SftConfig:
+    values: dict[str, Any] = {
+        "name": "r",
+        "runs_dir": str(file.parent / "runs"),
+        "data": {"type": "jsonl", "train": str(file)},
+    }
+    return SftConfig.model_validate(values)
 
 
 def test_a_start_before_the_first_step_certifies_nothing(tmp_path: Path) -> None:
-    file, run = tmp_path / "x.jsonl", tmp_path / "runs" / "r"
+    file = tmp_path / "x.jsonl"
     digests = []
     for text, logged in (("malformed", ""), ("good", '{"step": 0}\n'), ("changed", "")):
         file.write_text(text)
         digests.append(hashlib.sha256(text.encode()).hexdigest())
-        with RunDirectory.open(run, values_of(file)) as directory:
+        with RunDirectory.open(config_on(file)) as directory:
             with directory.paths.metrics.open("a") as metrics:
                 metrics.write(logged)
             record = recorded_data(directory.paths.data)
