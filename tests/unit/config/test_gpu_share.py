@@ -90,7 +90,7 @@ def test_an_engine_of_a_service_has_the_gpus_of_its_replica() -> None:
 
 def test_who_has_a_share_of_a_gpu_and_how_many_start_in_turns() -> None:
     shared = RolloutSpec(num_workers=8, gpus_per_worker=0.25, gpu_memory_utilization=0.2)
-    assert (shared.shares_gpus, shared.engines_on_one_gpu) == (True, 4)
+    assert (shared.shares_gpus, shared.ready_within_s) == (True, 4 * shared.start_timeout_s)
     for gpus in (0, 1, 2):
         spec = RolloutSpec(num_workers=8, gpus_per_worker=gpus)
-        assert (spec.shares_gpus, spec.engines_on_one_gpu) == (False, 1)
+        assert (spec.shares_gpus, spec.ready_within_s) == (False, spec.start_timeout_s)
