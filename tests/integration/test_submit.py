@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,98 +14,19 @@ import pytest
 import yaml
 
 from polyray.observability.jsonl import read_jsonl
-from tests.conftest import MARK, REPOSITORY_ROOT, marked_processes
+from tests.conftest import REPOSITORY_ROOT
+from tests.ray_head import RAY_TOKEN, Head, free_port, ray_head, wait_for
 
 pytestmark = pytest.mark.slow  # a Ray of its own, with its dashboard
 
-TOKEN = "ray-token-4711-of-this-test"
 PLANTED = "planted-hub-token-0815"
 STEPS = 12
 
 
-@dataclass(frozen=True)
-class Head:
-    address: str
-    gcs: str
-    """What a process of the same machine joins."""
-    environment: dict[str, str]
-
-    def submit(self, *arguments: str, token: str = TOKEN) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "jobs.submit", *arguments, "--address", self.address],
-            cwd=REPOSITORY_ROOT,
-            env={**self.environment, "RAY_AUTH_TOKEN": token},
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-
-    def get(self, path: str, token: str) -> str:
-        request = urllib.request.Request(
-            f"{self.address}{path}", headers={"Authorization": f"Bearer {token}"}
-        )
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return answer.read().decode()
-
-
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    port, dashboard, mark = free_port(), free_port(), f"submit-{os.getpid()}"
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    environment = {
-        **kept,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": TOKEN,
-        "HF_TOKEN": PLANTED,
-        "HF_HUB_OFFLINE": "1",
-        MARK: mark,
-    }
-    log = (tmp_path_factory.mktemp("head") / "log").open("w")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}",
-         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=8",
-         f"--dashboard-agent-listen-port={free_port()}",  # where another Ray has the usual one
-         "--object-store-memory=200000000", "--disable-usage-stats"],
-        env={**environment, "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}"},
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-    )  # fmt: skip
-    found = Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}", environment)
-    try:
-        wait_for(lambda: answers(found), 90)
+    with ray_head(tmp_path_factory.mktemp("head"), "submit", {"HF_TOKEN": PLANTED}) as found:
         yield found
-    finally:
-        process.terminate()
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            for pid in marked_processes(mark):
-                os.kill(pid, number)
-            deadline = time.monotonic() + 20
-            while marked_processes(mark) and time.monotonic() < deadline:
-                time.sleep(0.2)
-        process.wait(20)
-        log.close()
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def answers(head: Head) -> bool:
-    try:
-        return "ray_version" in head.get("/api/version", TOKEN)
-    except (OSError, urllib.error.URLError):
-        return False
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.3)
 
 
 @pytest.fixture
@@ -144,7 +58,7 @@ def test_a_run_is_sent_followed_and_leaves_no_secret_behind(head: Head, sft: Pat
     assert done.stdout.splitlines()[-1].startswith(f"{submission_id}  SUCCEEDED  python -m jobs.sft")
     run = tmp_path / "runs" / "submitted"
     assert (run / "DONE").is_file() and len(read_jsonl(run / "metrics.jsonl")) == STEPS
-    jobs = head.get("/api/jobs/", TOKEN)
+    jobs = head.get("/api/jobs/")
     (info,) = [job for job in json.loads(jobs) if job["submission_id"] == submission_id]
     assert info["metadata"]["polyray_job"] == "sft"
     everything = (
@@ -153,10 +67,10 @@ def test_a_run_is_sent_followed_and_leaves_no_secret_behind(head: Head, sft: Pat
         + jobs
         + "".join(path.read_text(errors="replace") for path in run.rglob("*.json*"))
     )
-    assert PLANTED not in everything and TOKEN not in everything
+    assert PLANTED not in everything and RAY_TOKEN not in everything
     listed = head.submit("--list")
     assert listed.returncode == 0 and submission_id in listed.stdout
-    (trained,) = json.loads(head.get("/api/train/v2/runs/v1", TOKEN))["train_runs"]
+    (trained,) = json.loads(head.get("/api/train/v2/runs/v1"))["train_runs"]
     assert (
         trained["name"].startswith("submitted-") and trained["status"] == "FINISHED"
     )  # the dashboard's Train page
@@ -232,4 +146,6 @@ def test_a_token_that_is_refused_is_named_by_the_doctor_and_by_jobs(head: Head, 
         timeout=200, check=False,
     )  # fmt: skip
     assert job.returncode == 2 and f"error: {reason}; its token is another one" in job.stderr
-    assert all(secret not in job.stdout + job.stderr + refused.stdout for secret in (TOKEN, *other.values()))
+    assert all(
+        secret not in job.stdout + job.stderr + refused.stdout for secret in (RAY_TOKEN, *other.values())
+    )
