@@ -11,8 +11,9 @@ storage_check.py   whether all machines share a run's directory
 coordinator.py     one per run: decides who samples what, cuts batches, delivers versions
 serving_fleet.py   of it: who serves what, who is replaced, who joins
 learner_presence.py, engine_sleep.py   of it: what a learner that fails, or shares its GPU, means for the others
-validation_rounds.py, scoring_watch.py, batch_lease.py, outcome.py, delivery_report.py, stopping_alarms.py   smaller
-                   parts of it
+checkpoint_return.py   of it: what a checkpoint gives back to a run that begins again
+validation_rounds.py, scoring_watch.py, batch_lease.py, outcome.py, delivery_report.py, stopping_alarms.py,
+run_progress.py    smaller parts of it
 run_metrics.py     of it: what Prometheus is told; the names are in run_instruments.py
 
 learner_worker.py  what runs inside Ray Train: pulls batches, publishes versions

@@ -20,19 +20,21 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import ray
 import ray.exceptions
 
 from polyray.actors.batch_lease import BatchLease, lease_of
+from polyray.actors.checkpoint_return import take_back, tell_unvalidated
 from polyray.actors.engine_sleep import EngineSleep
 from polyray.actors.learner_presence import RESTARTING, LearnerPresence
 from polyray.actors.outcome import Outcome
 from polyray.actors.rollout_actor import RolloutReply, Scoring
 from polyray.actors.rollout_pool import PoolWorker, RolloutPool
 from polyray.actors.run_metrics import RunLoad, RunMetrics
+from polyray.actors.run_progress import RunProgress
 from polyray.actors.scoring_watch import ScoringWatch
 from polyray.actors.serving_fleet import ServingFleet
 from polyray.actors.stopping_alarms import why_to_stop
@@ -43,9 +45,7 @@ from polyray.errors import PolicyNotDelivered, PolyrayError
 from polyray.observability.logging import log_as, log_at
 from polyray.rollout.dispatch import ExpectedLengths
 from polyray.rollout.ledger import Finished, GroupLedger
-from polyray.rollout.saved_groups import SNAPSHOT_FILES, decode_groups, num_groups
 from polyray.rollout.seeds import sample_seed
-from polyray.rollout.validation import UNVALIDATED
 from polyray.tasks import build_task
 from polyray.types import GroupRequest
 
@@ -55,18 +55,6 @@ LONG_POLL_S = 1.0
 NOT_READY: Literal["not_ready"] = "not_ready"
 STOP: Literal["stop"] = "stop"
 DRAIN: Literal["drain"] = "drain"
-
-
-@dataclass(slots=True)
-class _Progress:
-    """What the driver shows."""
-
-    phase: str = "starting"
-    version: int = 0
-    groups_done: int = 0
-    tokens: int = 0
-    metrics: dict[str, Any] = field(default_factory=dict)
-    alarms: int = 0
 
 
 class Coordinator:
@@ -89,7 +77,7 @@ class Coordinator:
         self._lengths = ExpectedLengths()
         self._exported = RunMetrics(config)
         self._waited_since = 0.0
-        self._progress = _Progress()
+        self._progress = RunProgress()
         self._draining = False
         self._learner = LearnerPresence(self._outcome)
         self._begun = False
@@ -102,8 +90,8 @@ class Coordinator:
         void."""
         attempt = self._ledger.restore(snapshot)
         if snapshot is not None:
-            self._take_back(snapshot)
-            self._tell_unvalidated(snapshot)
+            take_back(snapshot, self._ledger, self._request, self._outcome)
+            tell_unvalidated(snapshot, self._outcome)
         self._begun = False
         self._learner.seen()
         self._fleet.new_attempt(attempt)
@@ -120,7 +108,9 @@ class Coordinator:
 
     async def publish(self, payload: AdapterPayload) -> dict[str, float] | None:
         """Has a version delivered to every worker; at S = 0, and where it is to be validated, returns when each has
-        proven it, else at once. None where the run ends instead."""
+        proven it, else at once. None where the run ends instead, and for an attempt that has ended."""
+        if not self._goes_on(payload.policy.attempt):
+            return None
         self._learner.seen()
         payload = replace(payload, policy=replace(payload.policy, run=self._run))
         try:
@@ -249,18 +239,9 @@ class Coordinator:
         over-optimisation, incidents from the `incidents_seen`-th on. The driver asks twice a second, which is also
         when metrics are exported."""
         self._learner.look()
-        state = self._progress
-        num_tokens = state.tokens + self._validation.num_tokens
+        num_tokens = self._progress.tokens + self._validation.num_tokens
         self._exported.export(self._load(num_tokens))
-        return {
-            "phase": state.phase if self._outcome.failure is None else "failed",
-            "step": state.version,
-            "groups_done": state.groups_done,
-            "tokens": num_tokens,
-            "metrics": state.metrics,
-            "alarms": state.alarms,
-            "incidents": self._outcome.incidents[incidents_seen:],
-        }
+        return self._progress.shown(num_tokens, self._outcome, incidents_seen)
 
     async def failure(self) -> PolyrayError | None:
         """What ended the run for good; None while it is well."""
@@ -319,32 +300,6 @@ class Coordinator:
             self._outcome.changed.set()
         self._pump()
         self._fleet.group_ended(worker.name)
-
-    def _take_back(self, snapshot: Mapping[str, Any]) -> None:
-        """Scored groups of a checkpoint wait again; those that do not belong here any more are sampled again."""
-        files = snapshot.get(SNAPSHOT_FILES, {})
-        expected, taken = num_groups(files), 0
-        for scored in decode_groups(files, self._request):
-            group = scored.group
-            taken += self._ledger.take_back(
-                Finished(group.group_id, group.policy, ray.put(scored), group.num_tokens, 0.0, 0.0)
-            )
-        if taken < expected:
-            self._outcome.incident(
-                "groups_not_taken_back",
-                f"{expected - taken} of the {expected} scored groups of the checkpoint do not belong to the run as "
-                "it is now, and are sampled again",
-            )
-
-    def _tell_unvalidated(self, snapshot: Mapping[str, Any]) -> None:
-        """The checkpoint's own version is validated when it is served again; no engine can serve earlier ones."""
-        for version in snapshot.get(UNVALIDATED, ()):
-            if version < snapshot["version"]:
-                self._outcome.incident(
-                    "validation_lost",
-                    f"the validation of version {version} was not finished when the run ended at step "
-                    f"{snapshot['version']}; dynamics.jsonl has no line of it",
-                )
 
     def _request(self, group_id: int) -> GroupRequest:
         rollout = self._config.rollout

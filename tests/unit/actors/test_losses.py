@@ -105,6 +105,8 @@ async def test_a_publish_of_a_learner_that_ended_ends_without_the_receipt_of_the
     gate.set()
     receipt = await asyncio.wait_for(new, 2)
     assert receipt is not None and receipt["deliver_s"] >= 0.05
+    assert await coordinator.publish(make_payload(2)) is None  # it lives on somewhere
+    assert await coordinator.failure() is None
 
 
 async def test_when_the_learner_fails_the_others_give_up_their_places_until_it_has_its_own() -> None:
