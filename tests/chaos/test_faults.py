@@ -57,7 +57,9 @@ def lying_fleet(varied_fleet: Fleet) -> Iterator[Fleet]:
     pool = copy.copy(fleet.pool)
     environment = {"env_vars": {"OMP_NUM_THREADS": "1"}}
     handle = (
-        ray.remote(LyingActor).options(max_concurrency=100, runtime_env=environment).remote("liar", "vllm")
+        ray.remote(LyingActor)
+        .options(max_concurrency=100, runtime_env=environment)
+        .remote("liar", fleet.pool.rollout)
     )
     handle.build.remote(fleet.pool.settings)
     pool.workers = [PoolWorker(0, "liar", handle)]

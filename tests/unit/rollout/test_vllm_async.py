@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 import time
 from pathlib import Path
 
@@ -21,10 +20,16 @@ ENGINE = "polyray.rollout.vllm_async:AsyncVllmEngine"
 WAIT_S = 30.0
 
 
-def _left_over() -> set[str]:
-    """What engines put outside their processes."""
-    shared = {f"/dev/shm/{name}" for name in os.listdir("/dev/shm") if name.startswith(("psm_", "polyray-"))}
-    return shared | {str(path) for path in Path(tempfile.gettempdir()).glob("polyray-engine-*")}
+def _outside(engine: RemoteEngine, processes: list[int]) -> list[Path]:
+    """What the engine keeps outside its processes: sockets, adapters, shared memory. Other engines have the like."""
+    mapped = {
+        line.split()[-1]
+        for pid in processes
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines()
+        if "/dev/shm/psm_" in line and not line.endswith("(deleted)")
+    }
+    adapters = Path("/dev/shm").glob(f"polyray-adapters-*-{engine.pid}-*")
+    return [Path(engine.value("_processes._sockets")), *adapters, *map(Path, sorted(mapped))]
 
 
 def _check_two_versions_at_once(engine: RemoteEngine) -> None:
@@ -50,17 +55,19 @@ def _check_two_versions_at_once(engine: RemoteEngine) -> None:
 def test_two_versions_at_once_and_nothing_left_after_a_kill(tmp_path: Path) -> None:
     model_dir = save_base(tmp_path, **SHAPE)
     spec = RolloutSpec(max_staleness=1, max_completion_tokens=8, kv_cache_mib=16)
-    before = _left_over()
     with engine_process(ENGINE, model_dir, spec, "float32", RANK) as engine:
         _check_two_versions_at_once(engine)
         mark = engine.value("_processes._watchdog.mark")
         processes = marked_processes(mark)
         assert len(processes) >= 2, "EngineCore and its worker"
-        assert _left_over() > before
+        outside = _outside(engine, processes)
+        assert len(outside) >= 3 and all(path.exists() for path in outside)
         engine.submit(request())  # it dies at work
         os.kill(engine.pid, signal.SIGKILL)
         deadline = time.monotonic() + WAIT_S
-        while (marked_processes(mark) or _left_over() - before) and time.monotonic() < deadline:
+        while (
+            marked_processes(mark) or any(path.exists() for path in outside)
+        ) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert marked_processes(mark) == []
-        assert _left_over() - before == set()
+        assert [path for path in outside if path.exists()] == []
