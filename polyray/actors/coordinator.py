@@ -221,7 +221,7 @@ class Coordinator:
 
     async def learner_failed(self, reason: str) -> None:
         """The learner is gone and may start again: whatever could be in its way gives up its place on machines, and
-        on its GPU. Before `begin_attempt`; afterwards the learner has its place, and this changes nothing."""
+        on its GPU. Comes before `begin_attempt`: Ray Train waits for the answer before it starts another one."""
         self._learner.failed(reason)
         self._progress.phase = RESTARTING
         self._fleet.retire_others()

@@ -46,11 +46,13 @@ class EngineSleep:
         when a newer version has been published meanwhile."""
         self._falling = True
         newest = self._fleet.newest
-        while self._outcome.failure is None and self._fleet.newest == newest and (awake := self._awake()):
-            for worker in awake:
-                await self._put_to_sleep(worker)
-        self._falling = False
-        self._outcome.changed.set()
+        try:
+            while self._outcome.failure is None and self._fleet.newest == newest and (awake := self._awake()):
+                for worker in awake:
+                    await self._put_to_sleep(worker)
+        finally:
+            self._falling = False
+            self._outcome.changed.set()
 
     def _awake(self) -> list[PoolWorker]:
         if self._since != self._fleet.newest:

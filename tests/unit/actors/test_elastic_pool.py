@@ -175,7 +175,8 @@ async def test_below_what_it_needs_a_synchronous_run_waits_for_the_replacement()
 
 @pytest.mark.parametrize(("num_workers", "max_workers"), [(1, 1), (2, 8), (3, None)])
 def test_as_many_as_are_needed_or_more(num_workers: int, max_workers: int | None) -> None:
-    RolloutSpec(num_workers=num_workers, max_workers=max_workers)
+    spec = RolloutSpec(num_workers=num_workers, max_workers=max_workers)
+    assert spec.most_workers == (max_workers or num_workers)
 
 
 def test_fewer_than_are_needed_are_refused() -> None:

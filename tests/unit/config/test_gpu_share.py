@@ -62,7 +62,8 @@ def test_two_engines_of_half_a_gpu_cannot_take_most_of_it_each() -> None:
     ],
 )
 def test_what_fits_is_taken(rollout: dict[str, Any]) -> None:
-    build_config(TrainConfig, {"name": "x", "rollout": rollout})
+    built = build_config(TrainConfig, {"name": "x", "rollout": rollout}).rollout
+    assert {key: getattr(built, key) for key in rollout} == rollout
 
 
 def test_the_same_holds_for_evaluations_and_for_replicas_of_a_service() -> None:
