@@ -82,6 +82,7 @@ from polyray.algorithms.shaping import (
     floored_distances,
     floored_kernel,
     overlong_penalty,
+    present_samples,
     scheduled,
     teaches,
 )
@@ -148,6 +149,7 @@ __all__ = [
     "pkpo_advantages",
     "poly_epo_advantages",
     "polychromic_advantages",
+    "present_samples",
     "product_set_credits",
     "scheduled",
     "self_bleu_value",

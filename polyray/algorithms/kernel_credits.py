@@ -42,7 +42,7 @@ def facility_location_set_credits(similarity_VG: npt.ArrayLike, k: int) -> Float
         advantages_G = N * facility_location_set_credits(similarity_VG, k)      # + leave-one-out quality
 
     Args:
-        similarity_VG: [V >= 1, N >= k + 1] in [0, 1]; 0 where a sample is wrong, so that only right ones cover.
+        similarity_VG: [V >= 1, N >= k + 1] in [0, 1]; 0 where a sample is absent, so that only right ones cover.
         k: set size.
 
     Returns:
@@ -70,7 +70,8 @@ def member_facility_set_credits(similarity_GG: npt.ArrayLike, k: int) -> Floats:
     sets are paid for covering what the policy says now. (Anchors that are members themselves follow no gradient.)
 
     Args:
-        similarity_GG: [N >= k + 2, N] in [0, 1]; 0 where a sample is wrong, so that only right ones cover.
+        similarity_GG: [N >= k + 2, N] in [0, 1]; an absent sample has a zero row and column: it covers nothing, and
+            as the anchor it is covered by nothing.
         k: set size.
 
     Returns:
@@ -121,7 +122,7 @@ def determinant_set_credits(kernel_GG: npt.ArrayLike, k: int) -> Floats:
             "with balanced_set_credits"
         )
     eigenvalues_E, vectors_GE = np.linalg.eigh(kernel)
-    if eigenvalues_E[0] < -UNIT_TOLERANCE * num_samples:
+    if not _is_semidefinite(eigenvalues_E):
         raise ValueError(
             f"kernel_GG has the eigenvalue {eigenvalues_E[0]:.3g}; it must be positive semi-definite: use inner "
             "products of features, not arbitrary similarities"
@@ -133,6 +134,15 @@ def determinant_set_credits(kernel_GG: npt.ArrayLike, k: int) -> Floats:
     # credit_i = k / N (mean with i - mean without i); the mean over i of the former is U_k.
     credits_per_sum = scale**k * num_samples / (num_sets * (num_samples - k))
     return credits_per_sum * (sum_with_G - sum_with_G.mean())
+
+
+def is_semidefinite(kernel_GG: Floats) -> bool:
+    """Whether `determinant_set_credits` takes the kernel; edit distances, for example, give others."""
+    return _is_semidefinite(np.linalg.eigvalsh(kernel_GG))
+
+
+def _is_semidefinite(ascending_E: Floats) -> bool:
+    return bool(ascending_E[0] >= -UNIT_TOLERANCE * len(ascending_E))
 
 
 def _products_without_each(values_E: Floats, order: int) -> Floats:

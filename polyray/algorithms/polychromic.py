@@ -26,6 +26,7 @@ from polyray.algorithms.class_credits import (
 from polyray.algorithms.kernel_credits import (
     determinant_set_credits,
     gated_distances,
+    is_semidefinite,
     member_facility_set_credits,
 )
 from polyray.algorithms.order_credits import max_set_credits
@@ -42,10 +43,16 @@ from polyray.algorithms.set_values import (
     max_values,
     one_by_one,
 )
-from polyray.algorithms.shaping import floored_classes, floored_distances, floored_kernel
+from polyray.algorithms.shaping import (
+    floored_classes,
+    floored_distances,
+    floored_kernel,
+    present_samples,
+)
 from polyray.algorithms.subset_credits import (
     SetFunction,
     balanced_set_credits,
+    determinant_value,
     distinct_n_value,
     logdet_value,
     self_bleu_value,
@@ -97,8 +104,8 @@ class GroupView:
     """[N] whole numbers, -1 for what never counts."""
     distance_GG: npt.ArrayLike | None = None
     """[N, N] in [0, 1], symmetric, zero diagonal; similarities are 1 - distance."""
-    tokens_G: Sequence[Sequence[int]] = ()
-    """[N] token sequences."""
+    tokens_G: Sequence[Sequence[int] | None] = ()
+    """[N] token sequences; None for absent samples."""
 
 
 def polychromic_advantages(
@@ -124,17 +131,23 @@ def polychromic_advantages(
     distinct_n = share of different bigrams; self_bleu = 1 - mean BLEU against the others. With diversity_weight 0
     and quality_weight 1 it is `leave_one_out_advantages`.
 
+    For objectives of kernels and of tokens a sample of class -1 is absent, and so is one below the floor: it takes a
+    place in a set and adds nothing (`floored_kernel`, `distinct_n_value`, `self_bleu_value`).
+
     Args:
         quality_G: [N >= set_size + 1] in [0, 1].
         objective: which D.
         quality_weight: of mean quality, not negative.
         diversity_weight: lambda of the named objective, not negative.
         set_size: k, at least 2.
-        classes_G: [N], needed by cluster, distinct_correct, coverage, entropy, simpson.
-        distance_GG: [N, N], needed by pairwise, product, gated, determinant, logdet, vendi.
+        classes_G: [N], needed by cluster, distinct_correct, coverage, entropy, simpson; objectives of kernels and of
+            tokens only look which are -1, and without it all samples are right.
+        distance_GG: [N, N], needed by pairwise, product, gated, facility, determinant, logdet, vendi.
         tokens_G: [N], needed by distinct_n and self_bleu.
-        quality_floor: below it a sample has no class and no distance: its diversity pays nothing.
-        num_subsets: how many sets logdet, vendi, distinct_n and self_bleu are evaluated on, at least.
+        quality_floor: below it a sample has no class and no distance: its diversity pays nothing. Not for max, which
+            has no diversity.
+        num_subsets: how many sets logdet, vendi, distinct_n and self_bleu are evaluated on, at least; and determinant
+            where the kernel is not positive semi-definite.
         rng: chooses them; needed where there are more subsets than that.
 
     Raises:
@@ -198,7 +211,12 @@ def set_values_of(objective: Objective, quality: Floats, view: GroupView) -> Set
 
 def group_view(quality: Floats, objective: Objective, view: GroupView, floor: float) -> GroupView:
     """What `objective` needs, checked, with nothing paid below the floor; similarities for those of kernels."""
-    classes_G, distance_GG = view.classes_G, view.distance_GG
+    classes_G, distance_GG, tokens_G = view.classes_G, view.distance_GG, view.tokens_G
+    if objective == "max" and floor > 0:
+        raise ValueError(
+            f"quality_floor={floor} with objective='max': the best quality holds no diversity that a floor could "
+            "take; set quality_floor=0"
+        )
     if objective in OF_CLASSES:
         if classes_G is None:
             raise ValueError(f"objective={objective!r} but classes_G is None; give one class per sample")
@@ -207,13 +225,18 @@ def group_view(quality: Floats, objective: Objective, view: GroupView, floor: fl
         if distance_GG is None:
             raise ValueError(f"objective={objective!r} but distance_GG is None; give the pairwise distances")
         distance_GG = unit_distances(distance_GG, "distance_GG", len(quality))
-        floored = floored_kernel if objective in OF_KERNEL else floored_distances
-        distance_GG = floored(quality, distance_GG, floor)
-    if objective in OF_TOKENS and len(view.tokens_G) != len(quality):
-        raise ValueError(
-            f"objective={objective!r} but tokens_G has {len(view.tokens_G)} sequences for {len(quality)} samples"
-        )
-    return GroupView(classes_G, distance_GG, view.tokens_G)
+        if objective in OF_KERNEL:
+            distance_GG = floored_kernel(quality, distance_GG, floor, classes_G)
+        else:
+            distance_GG = floored_distances(quality, distance_GG, floor)
+    if objective in OF_TOKENS:
+        if len(tokens_G) != len(quality):
+            raise ValueError(
+                f"objective={objective!r} but tokens_G has {len(tokens_G)} sequences for {len(quality)} samples"
+            )
+        present_G = present_samples(quality, classes_G, floor)
+        tokens_G = [row if here else None for row, here in zip(tokens_G, present_G, strict=True)]
+    return GroupView(classes_G, distance_GG, tokens_G)
 
 
 def _diversity_credits(
@@ -244,7 +267,7 @@ def _diversity_credits(
         return product_set_credits(quality, distance, k)
     if objective == "gated":
         return mean_distance_credits(gated_distances(quality, distance))
-    if objective == "determinant":
+    if objective == "determinant" and is_semidefinite(kernel):
         return determinant_set_credits(kernel, k)
     if objective == "facility":
         return member_facility_set_credits(kernel, k)
@@ -261,4 +284,5 @@ def _set_function(objective: Objective, view: GroupView) -> SetFunction:
     """Of the objectives without a closed form."""
     if objective in OF_TOKENS:
         return (distinct_n_value if objective == "distinct_n" else self_bleu_value)(view.tokens_G)
-    return (logdet_value if objective == "logdet" else vendi_value)(np.asarray(view.distance_GG, np.float64))
+    of_kernel = {"determinant": determinant_value, "logdet": logdet_value, "vendi": vendi_value}
+    return of_kernel[objective](np.asarray(view.distance_GG, np.float64))

@@ -67,8 +67,8 @@ def max_values(quality_G: Floats) -> SetValues:
 
 
 def determinant_values(kernel_GG: Floats) -> SetValues:
-    """Determinant of the kernel's minor over each set."""
-    return lambda sets_MK: np.linalg.det(minors(kernel_GG, sets_MK))
+    """Determinant of the kernel's minor over each set, negative eigenvalues counted as 0."""
+    return lambda sets_MK: np.maximum(np.linalg.eigvalsh(minors(kernel_GG, sets_MK)), 0.0).prod(axis=1)
 
 
 def one_by_one(set_function: SetFunction) -> SetValues:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from polyray.metrics.arrays import Floats, finite_vector, integer_vector, unit_vector
+from polyray.types import WRONG_CLASS
 
 
 def overlong_penalty(lengths_G: npt.ArrayLike, max_length: int, buffer: int) -> Floats:
@@ -46,17 +47,33 @@ def floored_distances(quality_G: npt.ArrayLike, distance_GG: npt.ArrayLike, floo
     return distance * np.outer(above, above)
 
 
-def floored_kernel(quality_G: npt.ArrayLike, distance_GG: npt.ArrayLike, floor: float) -> Floats:
-    """Similarities 1 - distance with a zero row and column where the quality is below `floor`: [N, N].
+def present_samples(
+    quality_G: npt.ArrayLike, classes_G: npt.ArrayLike | None, floor: float
+) -> npt.NDArray[np.bool_]:
+    """Mask [N] of the samples whose diversity counts: a class other than -1, and a quality of `floor` or more.
 
-    Such a sample spans nothing, so it adds no volume and no diversity, and the kernel stays positive
-    semi-definite.
+    Without classes the quality alone decides. The others are absent: they take a place in a set and add nothing.
     """
-    above = (unit_vector(quality_G, "quality_G") >= _checked_floor(floor)).astype(np.float64)
+    quality = unit_vector(quality_G, "quality_G")
+    present = quality >= _checked_floor(floor)
+    if classes_G is None:
+        return present
+    return present & (integer_vector(classes_G, "classes_G", len(quality)) != WRONG_CLASS)
+
+
+def floored_kernel(
+    quality_G: npt.ArrayLike, distance_GG: npt.ArrayLike, floor: float, classes_G: npt.ArrayLike | None = None
+) -> Floats:
+    """Similarities 1 - distance with a zero row and column for absent samples (`present_samples`): [N, N].
+
+    A sample at distance 0 from all others would be as similar as possible to all of them. An absent one is similar
+    to nothing and spans nothing: it adds no volume and no diversity, and a positive semi-definite kernel stays so.
+    """
+    present = present_samples(quality_G, classes_G, floor)
     similarity = 1.0 - np.asarray(distance_GG, dtype=np.float64)
-    if similarity.shape != (len(above), len(above)):
-        raise ValueError(f"distance_GG has shape {similarity.shape} but there are {len(above)} samples")
-    return similarity * np.outer(above, above)
+    if similarity.shape != (len(present), len(present)):
+        raise ValueError(f"distance_GG has shape {similarity.shape} but there are {len(present)} samples")
+    return similarity * np.outer(present, present)
 
 
 def floored_classes(
@@ -65,7 +82,7 @@ def floored_classes(
     """Classes with -1, which never counts, where the quality is below `floor`: [N]."""
     quality = unit_vector(quality_G, "quality_G")
     classes = integer_vector(classes_G, "classes_G", len(quality))
-    return np.where(quality >= _checked_floor(floor), classes, -1)
+    return np.where(quality >= _checked_floor(floor), classes, WRONG_CLASS)
 
 
 def teaches(advantages_G: npt.ArrayLike, threshold: float = 1e-9) -> bool:

@@ -144,45 +144,74 @@ def shared_set_advantages(
     return advantages * (num_samples / constant) if constant > 0 else advantages
 
 
-def logdet_value(kernel_GG: npt.ArrayLike, ridge: float = 1e-3) -> SetFunction:
-    """log det(K_S + ridge I) / k of a positive semi-definite kernel, as a set function."""
+def determinant_value(kernel_GG: npt.ArrayLike) -> SetFunction:
+    """det K_S, as a set function; 0 where the minor is not positive semi-definite or a sample is absent."""
     kernel = np.asarray(kernel_GG, dtype=np.float64)
 
     def value(subset: tuple[int, ...]) -> float:
-        minor = kernel[np.ix_(subset, subset)] + ridge * np.eye(len(subset))
-        return float(np.linalg.slogdet(minor)[1]) / len(subset)
+        return float(np.maximum(np.linalg.eigvalsh(kernel[np.ix_(subset, subset)]), 0.0).prod())
+
+    return value
+
+
+def logdet_value(kernel_GG: npt.ArrayLike, ridge: float = 1e-3) -> SetFunction:
+    """log det(K_S + ridge I) / k, as a set function; negative eigenvalues of K_S count as 0.
+
+    An absent sample (zero row and column) adds log(ridge) / k, the least that any sample can.
+    """
+    kernel = np.asarray(kernel_GG, dtype=np.float64)
+
+    def value(subset: tuple[int, ...]) -> float:
+        eigenvalues = np.maximum(np.linalg.eigvalsh(kernel[np.ix_(subset, subset)]), 0.0)
+        return float(np.log(eigenvalues + ridge).sum()) / len(subset)
 
     return value
 
 
 def vendi_value(kernel_GG: npt.ArrayLike) -> SetFunction:
-    """Vendi score of the set over k (arXiv 2210.02410): exp of the entropy of the eigenvalues of K_S / k, in
-    [1/k, 1] for a kernel with unit diagonal."""
+    """Vendi score of the samples that are present, over k (arXiv 2210.02410): effective number of different ones.
+
+    exp of the entropy of the eigenvalues of K_S over their sum, negative ones left out: in [1/k, 1] for a kernel with
+    unit diagonal. Absent samples (zero rows and columns) have no share of the sum; a set of them alone is worth 0.
+    """
     kernel = np.asarray(kernel_GG, dtype=np.float64)
 
     def value(subset: tuple[int, ...]) -> float:
-        eigenvalues = np.linalg.eigvalsh(kernel[np.ix_(subset, subset)] / len(subset))
-        positive = eigenvalues[eigenvalues > 1e-12]
-        return float(np.exp(-(positive * np.log(positive)).sum())) / len(subset)
+        eigenvalues = np.linalg.eigvalsh(kernel[np.ix_(subset, subset)])
+        positive = eigenvalues[eigenvalues > 1e-12 * len(subset)]
+        shares = positive / positive.sum()
+        return float(np.exp(-(shares * np.log(shares)).sum())) / len(subset) if len(shares) else 0.0
 
     return value
 
 
-def distinct_n_value(tokens_G: Iterable[Iterable[int]], n: int = 2) -> SetFunction:
-    """Different n-grams over all n-grams of the set's token sequences, in [0, 1]; 0 where all are too short."""
+def distinct_n_value(tokens_G: Iterable[Iterable[int] | None], n: int = 2) -> SetFunction:
+    """Different n-grams over all n-grams of the set's token sequences, in [0, 1]; 0 where all are too short.
+
+    None is an absent sample: it has no n-grams and takes a place, so the share is multiplied by present / k. An
+    absent sample and a repetition of one of equally long texts are worth the same.
+    """
     if n < 1:
         raise ValueError(f"n={n} must be at least 1")
-    grams_G = [list(zip(*(row[start:] for start in range(n)), strict=False)) for row in map(list, tokens_G)]
+    present_G = [None if tokens is None else list(tokens) for tokens in tokens_G]
+    grams_G = [
+        [] if row is None else list(zip(*(row[start:] for start in range(n)), strict=False))
+        for row in present_G
+    ]
 
     def value(subset: tuple[int, ...]) -> float:
         grams = [gram for index in subset for gram in grams_G[index]]
-        return len(set(grams)) / len(grams) if grams else 0.0
+        num_present = sum(present_G[index] is not None for index in subset)
+        return len(set(grams)) / len(grams) * (num_present / len(subset)) if grams else 0.0
 
     return value
 
 
-def self_bleu_value(tokens_G: Iterable[Iterable[int]], max_n: int = 4) -> SetFunction:
+def self_bleu_value(tokens_G: Iterable[Iterable[int] | None], max_n: int = 4) -> SetFunction:
     """1 - self-BLEU of the set (arXiv 1802.01886), in [0, 1]: 0 where all are equal, 1 where no token is shared.
+
+    None is an absent sample: it is neither judged nor a reference, and pairs with it count as equal, so the value of
+    the present ones is multiplied by their share of the pairs of the set.
 
     Self-BLEU is the mean of BLEU(a member; references = the other members): sentence BLEU, geometric mean over
     1..max_n, brevity penalty by the closest length (the shorter one of two). Smoothing: an order without a match
@@ -191,7 +220,8 @@ def self_bleu_value(tokens_G: Iterable[Iterable[int]], max_n: int = 4) -> SetFun
     """
     if max_n < 1:
         raise ValueError(f"max_n={max_n} must be at least 1; 4 is usual")
-    rows_G = [list(row) for row in tokens_G]
+    present_G = [None if tokens is None else list(tokens) for tokens in tokens_G]
+    rows_G = [row or [] for row in present_G]
     counts_GF, order_FN = _shared_grams(rows_G, max_n)
     lengths_G = [len(row) for row in rows_G]
     distance_GG = [[(abs(length - other), other) for other in lengths_G] for length in lengths_G]
@@ -208,6 +238,10 @@ def self_bleu_value(tokens_G: Iterable[Iterable[int]], max_n: int = 4) -> SetFun
         return exp(total / len(possible) + penalty_GG[member][closest])
 
     def value(subset: tuple[int, ...]) -> float:
+        present = tuple(index for index in subset if present_G[index] is not None)
+        if len(present) < len(subset):
+            pairs = len(present) * (len(present) - 1) / (len(subset) * (len(subset) - 1))
+            return pairs * value(present) if pairs else 0.0
         if len(subset) < 2:
             return 1.0
         counts_KF = counts_GF.take(subset, axis=0)

@@ -130,7 +130,10 @@ class PolychromicSpec(OfSetsSpec):
     diversity_weight: float = Field(ge=0, description="lambda; 0 is leave-one-out GRPO")
     set_size: int = Field(default=4, ge=2, description="k: how many candidates a user sees")
     quality_floor: float = Field(
-        default=0.0, ge=0, le=1, description="below this quality a completion's diversity pays nothing"
+        default=0.0,
+        ge=0,
+        le=1,
+        description="below this quality a completion's diversity pays nothing, like a wrong one's; not for max",
     )
     num_subsets: int = Field(
         default=70, ge=1, description="sets evaluated per group by objectives without a closed form"

@@ -34,8 +34,9 @@ def group_distances(
 
     task_class: 1 between completions of two different classes. task_distance: `task.distance`. embedding and
     ngram: `text_distances`. An unscored completion is at distance 0 from all, and so is one of WRONG_CLASS
-    except by task_distance, where the task decides. An encoder runs on `device`. Raises RewardError where the task's
-    distance leaves [0, 1].
+    except by task_distance, where the task decides. Distance 0 means "earns no diversity" to a mean of distances
+    only; kernels leave such completions out by their class (algorithms.floored_kernel). An encoder runs on `device`.
+    Raises RewardError where the task's distance leaves [0, 1].
     """
     matrix = [[0.0] * len(items) for _ in items]
     may_be_wrong = diversity.source == "task_distance"

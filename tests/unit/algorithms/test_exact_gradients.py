@@ -35,6 +35,7 @@ from polyray.algorithms import (
     simpson_set_credits,
     vendi_value,
 )
+from polyray.algorithms.polychromic import OF_CLASSES
 from tests.unit.algorithms.enumeration import (
     ANCHOR_SIMILARITY_AV,
     CLASSES_V,
@@ -264,7 +265,8 @@ def test_the_objective_of_a_run_is_the_weighted_sum(objective) -> None:
                 quality_weight=0.5,
                 diversity_weight=0.8,
                 set_size=K,
-                classes_G=pick(CLASSES_V, g),
+                # Without classes no sample is absent; test_absent_samples.py has those with.
+                classes_G=pick(CLASSES_V, g) if objective in OF_CLASSES else None,
                 distance_GG=pairs(DISTANCE_VV, g),
                 tokens_G=[TOKENS_V[v] for v in g],
             ).advantages_G

@@ -13,11 +13,14 @@ import torch
 from polyray.algorithms import polychromic
 from polyray.config import algorithm
 from polyray.config.loader import load_config
+from polyray.config.reward import DiversitySpec
 from polyray.config.run import TrainConfig
 from polyray.learner.advantages import OF_TYPE, compute_advantages
 from polyray.learner.optim import build_optimizer, build_scheduler
 from polyray.learner.step import PolicyLearner
-from polyray.types import ScoredGroup, TrainingBatch
+from polyray.rewards.base import Score, ScoreItem
+from polyray.rewards.distances import group_distances
+from polyray.types import WRONG_CLASS, ScoredGroup, TrainingBatch
 from tests.unit.tiny_policy import build_policy, random_group
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -94,3 +97,23 @@ def test_sampled_sets_depend_on_the_group_alone() -> None:
 def test_a_missing_distance_is_named() -> None:
     with pytest.raises(ValueError, match=r"group 3 came without distances"):
         compute_advantages(replace(scored_group(3), distances_GG=None), algorithm.DarlingSpec())
+
+
+@pytest.mark.parametrize(
+    ("objective", "of_wrong"),
+    [("facility", 0.0), ("determinant", -4.0), ("logdet", -6.909), ("vendi", -1.0), ("distinct_n", -1.0)],
+)
+def test_wrong_sample_earns_no_diversity_at_the_default_floor(objective: Any, of_wrong: float) -> None:
+    # Seven right answers of seven classes and a wrong one, with the distances that a reward gives them.
+    classes = [*range(7), WRONG_CLASS]
+    rewards = [1.0] * 7 + [0.0]
+    items = [ScoreItem("prompt", f"answer {at}") for at in range(8)]
+    scores = [Score(reward, class_id) for reward, class_id in zip(rewards, classes, strict=True)]
+    group = random_group(0, rewards, classes=classes, lengths=[3] * 8)
+    for at, completion in enumerate(group.group.completions):  # no two share a bigram
+        completion.token_ids[:] = [3 + at, 11 + at, 19 + at % 7]
+    judge: Any = None  # of classes nobody is asked for a distance
+    distances = np.array(group_distances(judge, DiversitySpec(), items, scores))
+    spec = algorithm.PolychromicSpec(objective=objective, diversity_weight=1.0, set_size=4)
+    found = compute_advantages(replace(group, distances_GG=distances), spec).diversity_part_G
+    np.testing.assert_allclose(found, [*[-of_wrong / 7] * 7, of_wrong], rtol=0, atol=1e-3)
