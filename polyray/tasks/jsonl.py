@@ -101,8 +101,9 @@ class JsonlTask:
         return classes_of_each(self, prompt, completions)
 
     def distance(self, prompt: Prompt, a: str, b: str) -> float:
-        """1 between different classes, else 0."""
-        return float(self.completion_class(prompt, a) != self.completion_class(prompt, b))
+        """1 between different classes, else 0; 0 where either is wrong."""
+        first, second = self.completion_class(prompt, a), self.completion_class(prompt, b)
+        return float(first != second and WRONG_CLASS not in (first, second))
 
     def _pick(self, rows: Sequence[JsonlRow], index: int, seed: int) -> JsonlRow:
         epoch, position = divmod(index, len(rows))

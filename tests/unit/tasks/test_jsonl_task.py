@@ -77,6 +77,8 @@ def test_exact_match_and_classes(tmp_path: Path) -> None:
     assert task.completion_class(asked, " 4\n") == class_id("4")
     assert task.completion_class(asked, "5") == WRONG_CLASS
     assert task.partition(asked, ["5", "4", " 4"]) == [WRONG_CLASS, class_id("4"), class_id("4")]
+    assert [task.distance(asked, "4", text) for text in ("5", " 4")] == [0.0, 0.0]
+    assert task.distance(asked, "5", "6") == 0.0
     assert task.has_verifier and task.validation_prompts() == []
     open_ended = Prompt(prompt_id="p9", text="say something")
     assert task.completion_class(open_ended, "a ") == class_id("a")
