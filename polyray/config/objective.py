@@ -39,7 +39,9 @@ class ObjectiveSpec(LossSpec):
     )
     overlong_weight: float = Field(default=1.0, ge=0, description="punishment at max_completion_tokens")
     dynamic_sampling: bool = Field(
-        default=False, description="groups whose advantages are all equal are replaced by new ones (DAPO)"
+        default=False,
+        description="groups whose advantages are all equal are replaced by new ones (DAPO); with KL in the reward "
+        "only where the completions are all equal, too",
     )
     max_resampled_batches: int = Field(
         default=3, ge=1, description="batches of groups that may be replaced per step; then all are taken"

@@ -133,9 +133,18 @@ def scale_batch(
 
 
 def group_teaches(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: int) -> bool:
-    """Whether any completion gets an advantage, or too few take part to say so (which is judged elsewhere)."""
-    if taking_part(group, algorithm).sum() < algorithm.min_samples:
+    """Whether any completion gets an advantage, or too few take part to say so (which is judged elsewhere).
+
+    KL in the reward is known to the learner only. It differs between different completions, so it is a signal
+    wherever there are two.
+    """
+    take_G = taking_part(group, algorithm)
+    if take_G.sum() < algorithm.min_samples:
         return True
+    if algorithm.kl_placement == "reward" and algorithm.kl_coefficient > 0:
+        completions = zip(group.group.completions, take_G, strict=True)
+        if len({completion.token_ids.tobytes() for completion, taken in completions if taken}) > 1:
+            return True
     return teaches(compute_advantages(group, algorithm, max_tokens=max_tokens).advantages_G)
 
 

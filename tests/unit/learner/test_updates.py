@@ -293,3 +293,18 @@ def test_it_is_the_credit_that_says_whether_a_group_teaches(
     assert group_teaches(
         random_group(0, [1.0, float("nan"), float("nan")]), spec, max_tokens=6
     )  # judged elsewhere
+
+
+def test_group_with_kl_in_the_reward_as_its_only_signal_is_kept() -> None:
+    spec = GrpoSpec(kl_coefficient=0.3, kl_placement="reward", kl_estimator="k1")
+    group = random_group(0, [1, 1, 1, 1], lengths=[2, 3, 1, 2])
+    measured = Measured(kl_G=np.array([0.1, 0.4, 0.0, 0.2]), log_weights_G=np.zeros(4))
+    assert np.abs(compute_advantages(group, spec, measured=measured).advantages_G).max() > 0.01
+    assert group_teaches(group, spec, max_tokens=6)
+    assert not group_teaches(group, GrpoSpec(), max_tokens=6)
+    # Equal completions have equal log-probs: their KL says nothing either.
+    same = replace(group.group, completions=(group.group.completions[0],) * 4)
+    assert not group_teaches(replace(group, group=same), spec, max_tokens=6)
+    unscored = replace(group, rewards_G=np.array([1.0, 1.0, np.nan, np.nan]))
+    pair = replace(group.group, completions=(*same.completions[:2], *group.group.completions[2:]))
+    assert not group_teaches(replace(unscored, group=pair), spec, max_tokens=6)
