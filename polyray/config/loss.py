@@ -33,7 +33,12 @@ class LossSpec(StrictModel):
         "tokens, mean over sequences (exact); token: mean over all tokens of the batch (DAPO); sequence: mean of "
         "per-sequence means (GRPO)",
     )
-    kl_coefficient: float = Field(default=0.0, ge=0, description="weight of KL(policy || warm start)")
+    kl_coefficient: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of KL(policy || warm start); averaged like entropy_coefficient's in the loss, that of the "
+        "whole completion in the reward",
+    )
     kl_placement: Literal["loss", "reward"] = Field(
         default="loss", description="reward: k1 of the whole completion is subtracted from its reward (exact)"
     )
@@ -41,7 +46,13 @@ class LossSpec(StrictModel):
         default="k2",
         description="gradient in the loss of k2: KL(pi||ref); of k3: KL(ref||pi); of k1: none in expectation",
     )
-    entropy_coefficient: float = Field(default=0.0, ge=0, description="weight of the mean entropy per token")
+    entropy_coefficient: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of the policy's entropy at rollout.temperature, averaged as the surrogate is. token: "
+        "mean per token; sequence: mean of per-sequence means; sum: mean per sequence of the sum over its tokens; "
+        "constant: that / max_completion_tokens",
+    )
     covariance: Literal["none", "clip_cov", "kl_cov"] = Field(
         default="none",
         description="tokens whose log-prob and advantage vary together are clipped or held back",
