@@ -138,7 +138,7 @@ def determinant_set_credits(kernel_GG: npt.ArrayLike, k: int) -> Floats:
 
 def is_semidefinite(kernel_GG: Floats) -> bool:
     """Whether `determinant_set_credits` takes the kernel; edit distances, for example, give others."""
-    return _is_semidefinite(np.linalg.eigvalsh(kernel_GG))
+    return _is_semidefinite(np.linalg.eigvalsh(kernel_GG).astype(np.float64))
 
 
 def _is_semidefinite(ascending_E: Floats) -> bool:

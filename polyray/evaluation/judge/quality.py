@@ -1,10 +1,10 @@
-"""A judge as a quality checker or reward, and as a source of diversity: texts in, numbers out.
+"""A judge as a quality checker or reward, and as a source of classes: texts in, numbers out.
 
     JudgeQuality.score_many([(prompt, text), ...]) -> [quality in [0, 1] or None, ...]
     JudgeClusters.classes_many([(prompt, [text, ...]), ...]) -> [[class, ...] or None, ...]
 
-None is unjudged: whoever calls counts it as unscored, never as zero. For `checker.type: judge` and
-`diversity.source: judge_clusters`; both keep one runner open and block until the batch is answered; batches
+None is unjudged: the caller counts it as unscored, never as zero. `checker.type: judge` uses the former; both keep
+one runner open and block until the batch is answered; batches
 of several threads come one after the other.
 """
 
