@@ -406,6 +406,80 @@ def test_other_errors_say_what_to_do(faulty: GenerationPage, fake: FakeGeneratio
     assert len(fake.stored) == 1
 
 
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(400, "prompt has 80 tokens, the limit is 48"), (504, "no answer in 30 s")],
+)
+def test_status_line_after_a_failed_request_says_failed(
+    faulty: GenerationPage, fake: FakeGeneration, status: int, message: str
+):
+    fake.fail("/v1/candidates", status, message)
+    faulty.start("37|b1>e4=", k=3)
+    wait_for(lambda: message in faulty.problem())
+    assert (faulty.status(), faulty.texts(".summary")) == ("Failed", ["failed"])
+    assert faulty.script("return document.querySelector('.column').getAttribute('aria-busy')") == "false"
+    assert not faulty.find("#cancel").is_enabled()
+    faulty.generate("37|b1>e4=", k=3)
+    assert faulty.problem() == ""
+
+
+def test_status_line_without_a_network_says_failed(faulty: GenerationPage, fake: FakeGeneration):
+    fake.delta_s = 30.0
+    faulty.start("37|b1>e4=", k=3)
+    wait_for(lambda: "".join(faulty.cards()))
+    assert faulty.status() == "Generating\u2026"
+    faulty.press("ESCAPE")
+    faulty.driver.set_network_conditions(offline=True, latency=0, throughput=0)
+    try:
+        faulty.start("37|b1>e4=")
+        wait_for(lambda: "this computer is offline" in faulty.problem())
+        assert faulty.status() == "Failed"
+    finally:
+        faulty.driver.delete_network_conditions()
+    faulty.find(".problem-box button").click()
+    wait_for(lambda: faulty.status() == "Generating\u2026")
+    faulty.press("ESCAPE")
+
+
+def test_status_line_while_a_busy_service_is_asked_again_says_generating(
+    faulty: GenerationPage, fake: FakeGeneration
+):
+    fake.fail("/v1/candidates", 429, "busy", retry_after="1")
+    fake.delta_s = 30.0
+    faulty.start("37|b1>e4=")
+    wait_for(lambda: faulty.status().startswith("The service is busy"))
+    wait_for(lambda: faulty.status() == "Generating\u2026")
+    faulty.press("ESCAPE")
+
+
+def test_status_line_after_a_refused_token_asks_for_one(faulty: GenerationPage, fake: FakeGeneration):
+    fake.fail("/v1/candidates", 401, "the token is wrong")
+    faulty.start("37|b1>e4=")
+    wait_for(lambda: faulty.status() == "the token is wrong")
+    faulty.find("#token").send_keys(TOKEN)
+    faulty.press("ENTER")
+    wait_for(lambda: "pick one" in faulty.status())
+
+
+def test_status_line_after_one_of_two_requests_failed_counts_the_other(
+    faulty: GenerationPage, fake: FakeGeneration
+):
+    faulty.set("compare", True)
+    fake.fail("/v1/candidates", 500, "the engine failed")
+    faulty.start("37|b1>e4=", k=3, model="base", other_model="policy-v17")
+    wait_for(lambda: "the other request failed" in faulty.status())
+    assert faulty.status() == "3 candidates: pick one with its number; the other request failed"
+    assert "failed" in faulty.texts(".summary")
+
+
+def test_status_line_after_failed_scoring_says_so(faulty: GenerationPage, fake: FakeGeneration):
+    faulty.generate("37|b1>e4=", k=3)
+    fake.fail(f"/v1/candidates/{fake.stored[0].answer.id}/scores", 502, "the reward is gone")
+    faulty.press("s")
+    wait_for(lambda: "the reward is gone" in faulty.problem())
+    assert faulty.status() == "Scoring failed"
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_small_screen_in_light_and_dark(faulty: GenerationPage, scheme: str):
     metrics = {"width": 360, "height": 640, "deviceScaleFactor": 1, "mobile": False}

@@ -17,7 +17,7 @@ export class Column {
   #controller = null;
   #parts = {};
 
-  /** `host` has onGenerated(column), onScored(stored) and onBusy(), which isBusy may have changed at. */
+  /** `host` has onGenerated(column), onFailed(), onScored(stored) and onBusy(), at which isBusy may have changed. */
   constructor(selections, host) {
     this.#host = host;
     this.#selections = selections;
@@ -48,6 +48,7 @@ export class Column {
     const controller = new AbortController();
     this.#controller = controller;
     this.#showAsked(request, "generating…");
+    announce("Generating…");
     this.cards.begin(request.oversample ?? request.k);
     this.#busy();
     try {
@@ -62,9 +63,11 @@ export class Column {
       if (this.#controller !== controller) return;
       this.#controller = null;
       this.cards.abandon();
-      this.#parts.summary.textContent = error.name === "AbortError" ? "cancelled" : "failed";
-      if (error.name !== "AbortError") this.problem.show(error, () => this.generate(request));
+      const isCancelled = error.name === "AbortError";
+      this.#parts.summary.textContent = isCancelled ? "cancelled" : "failed";
+      if (!isCancelled) this.problem.show(error, () => this.generate(request));
       this.#busy();
+      if (!isCancelled && !this.problem.isAnnounced) this.#host.onFailed();
     }
   }
 
@@ -146,7 +149,9 @@ export class Column {
       this.#host.onScored(scored);
       announce("Scored");
     } catch (error) {
-      if (this.stored?.answer.id === id) this.problem.show(error, () => this.score());
+      if (this.stored?.answer.id !== id) return;
+      this.problem.show(error, () => this.score());
+      if (!this.problem.isAnnounced) announce("Scoring failed");
     }
   }
 

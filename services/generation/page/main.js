@@ -24,7 +24,7 @@ const help = document.getElementById("help");
 const selections = new Selections(onDecision);
 const history = new History(selections, open);
 const form = new AskForm(document.getElementById("ask"), { onAsk: ask, onCompare: showColumns });
-const host = { onGenerated, onScored: (stored) => history.put(stored), onBusy };
+const host = { onGenerated, onFailed: announceOutcome, onScored: (stored) => history.put(stored), onBusy };
 const columns = [new Column(selections, host), new Column(selections, host)];
 let active = columns[0];
 
@@ -85,7 +85,6 @@ function showNewest(page) {
 function ask() {
   const requests = form.readRequests();
   problem.clear();
-  announce("Generating…");
   active = columns[0];
   active.focusTitle();
   requests.forEach((request, index) => columns[index].generate(request));
@@ -99,10 +98,20 @@ function onGenerated(column) {
   const shown = shownColumns();
   if (form.isComparing) remember(shown);
   if (shown.some(({ isBusy }) => isBusy)) return;
-  announce(`${shown.map(({ cards }) => cards.length).join(" and ")} candidates: pick one with its number`);
+  announceOutcome();
   const isElsewhere = document.activeElement?.closest("form, nav, dialog, .editor") != null;
   if (!isElsewhere && active.cards.focusedIndex < 0) active.cards.focus(0);
   refreshModels();
+}
+
+/** Says what has come of the requests, once none is under way. */
+function announceOutcome() {
+  const shown = shownColumns();
+  if (shown.some(({ isBusy }) => isBusy)) return;
+  const answered = shown.filter(({ stored }) => stored !== null);
+  const failed = answered.length < shown.length ? "; the other request failed" : "";
+  const counts = answered.map(({ cards }) => cards.length).join(" and ");
+  announce(answered.length === 0 ? "Failed" : `${counts} candidates: pick one with its number${failed}`);
 }
 
 function remember(shown) {

@@ -10,6 +10,9 @@ export class Problem {
   #place;
   #timer = null;
 
+  /** Whether the status line says what is wrong. */
+  isAnnounced = false;
+
   constructor(place) {
     this.#place = place;
   }
@@ -22,6 +25,7 @@ export class Problem {
   /** Shows an error; `again` does what failed once more: after a 429 by itself, else when the user asks for it. */
   show(error, again) {
     this.clear();
+    this.isAnnounced = error.status === 401 || error.status === 429;
     if (error.status === 401) {
       askForToken(error, again);
     } else if (error.status === 429) {
