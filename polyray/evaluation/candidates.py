@@ -16,7 +16,7 @@ from scipy.spatial.distance import squareform
 
 from polyray.errors import DataError
 from polyray.evaluation.records import SampleRecord
-from polyray.evaluation.selectors import get_selector
+from polyray.evaluation.selectors import best_of, get_selector
 from polyray.metrics.marginal_relevance import maximal_marginal_relevance
 from polyray.types import WRONG_CLASS
 
@@ -65,7 +65,7 @@ def choose_candidates(
     """The set that a person is shown.
 
     Args:
-        samples: of one prompt; `reward` is NaN where nothing was scored.
+        samples: of one request; `reward` is NaN where nothing was scored. `task_id` seeds random picks and ties.
         distances_GG: [G, G] in [0, 1], symmetric with a zero diagonal.
         rules: see there.
         has_classes: whether `class_id` says what kind a sample is; else kinds are found by distance.
@@ -137,7 +137,7 @@ def _pick(selector: str, samples: Sequence[SampleRecord]) -> int:
             f"selector={selector!r} needs a score of every candidate, but {unscored} of {len(samples)} have none; "
             "choose another selector, e.g. logprob"
         )
-    return int(np.argmax(scores_G))
+    return best_of(samples, scores_G)
 
 
 def _linked(distances_GG: np.ndarray, limit: float) -> list[int]:

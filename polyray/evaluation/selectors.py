@@ -81,16 +81,24 @@ def by_noisy_user(samples: Sequence[SampleRecord]) -> np.ndarray:
 
 
 def most_different(samples: Sequence[SampleRecord]) -> int:
-    """Index of the candidate that shares the fewest words with the others (mean Jaccard distance); the first of
-    several."""
+    """Index of the candidate that shares the fewest words with the others (mean Jaccard distance)."""
     words = [
         frozenset(sample.completion.lower().split()) or frozenset((sample.completion,)) for sample in samples
     ]
     shared = [
-        sum(len(mine & other) / len(mine | other) for at, other in enumerate(words) if at != index)
+        math.fsum(len(mine & other) / len(mine | other) for at, other in enumerate(words) if at != index)
         for index, mine in enumerate(words)
     ]
-    return int(np.argmin(shared))
+    return best_of(samples, -np.array(shared))
+
+
+def best_of(samples: Sequence[SampleRecord], scores_G: np.ndarray) -> int:
+    """Index of the highest score, uniform among ties: a hash of the prompt and the set breaks them."""
+    best = np.flatnonzero(scores_G == scores_G.max()).tolist()
+    if len(best) == 1:
+        return best[0]
+    shown = ",".join(str(sample.sample_index) for sample in samples)
+    return max(best, key=lambda at: _uniform(f"tie/{shown}/{_key(samples[at])}"))
 
 
 @dataclass(frozen=True, slots=True)

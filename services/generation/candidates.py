@@ -145,7 +145,7 @@ class CandidateMaker:
             scores = await self._scoring.scores(_scored_prompt(request), texts)
         clock.scored = clock.now()
         distances_GG = await self._scoring.distances(texts, scores)
-        records = _records(sampled, scores)
+        records = _records(_draw_key(request, asked), sampled, scores)
         try:
             chosen = choose_candidates(records, distances_GG, self._rules(request), _has_classes(scores))
         except DataError as error:  # the selector needs scores that the reward did not give
@@ -178,10 +178,15 @@ def _scored_prompt(request: CandidatesRequest) -> Prompt:
     )
 
 
-def _records(sampled: Sequence[Sampled], scores: GroupScores | None) -> list[SampleRecord]:
+def _draw_key(request: CandidatesRequest, asked: Asked) -> str:
+    """Seeds the random part of a pick: the request's seed, given or drawn, and its prompt."""
+    return f"{asked.requests[0].seed}/{_scored_prompt(request).text}"
+
+
+def _records(draw_key: str, sampled: Sequence[Sampled], scores: GroupScores | None) -> list[SampleRecord]:
     return [
         SampleRecord(
-            task_id="request",
+            task_id=draw_key,
             completion=each.text,
             sample_index=at,
             reward=math.nan if scores is None else float(scores.rewards_G[at]),

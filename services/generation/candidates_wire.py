@@ -63,7 +63,9 @@ class CandidatesRequest(StrictModel):
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1)
     stop: Text | tuple[Text, ...] | None = None
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    seed: int | None = Field(
+        default=None, ge=-(2**63), lt=2**63, description="of the samples and of random picks; null: a new one"
+    )
     stream: bool = False
 
     @model_validator(mode="after")

@@ -73,13 +73,24 @@ def test_diverse_picks_what_shares_the_fewest_words() -> None:
     samples = [SampleRecord("t", text, index) for index, text in enumerate(texts)]
     pick = get_selector("diverse").pick
     assert pick is not None and pick(samples) == 2
-    assert pick([samples[0], samples[0]]) == 0
-    # All 4 choose 2 sets of {0, 1, 2, 3}: equally different pairs, so the first one; of 3 by hand.
     qualities = np.array([1.0, 0.5, 0.25, 0.0])
     usq = get_selector("diverse").usq(samples, qualities, (1, 2, 4))
     assert usq[1] == pytest.approx(qualities.mean())
-    assert usq[2] == pytest.approx((3 * 1.0 + 2 * 0.5 + 0.25) / 6)
     assert usq[4] == pytest.approx(0.25)
+
+
+def test_diverse_breaks_ties_uniformly_over_sets() -> None:
+    """The two of a pair are equally different: neither place may be preferred."""
+    pick = get_selector("diverse").pick
+    assert pick is not None
+    pairs = [[SampleRecord(str(prompt), text, at) for at, text in enumerate("ab")] for prompt in range(400)]
+    assert abs(np.mean([pick(pair) for pair in pairs]) - 0.5) < 0.1  # 4 standard deviations
+    one_prompt = [SampleRecord("t", f"word{index}", index) for index in range(30)]
+    first_of_two = [
+        pick([one_prompt[low], one_prompt[high]]) for low in range(30) for high in range(low + 1, 30)
+    ]
+    assert abs(np.mean(first_of_two) - 0.5) < 0.1  # 435 pairs
+    assert [pick(pair) for pair in pairs] == [pick(pair) for pair in pairs]
 
 
 def test_refusals_name_models_that_were_trained_on_the_reward() -> None:

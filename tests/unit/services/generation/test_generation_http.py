@@ -267,6 +267,15 @@ async def test_candidates_are_stored_with_what_is_picked(
         await refusal(bob, "/v1/selections", 404, candidates_id=answer["id"], selected_index=0)
 
 
+async def test_random_picks_differ_between_requests_without_a_seed(alice: httpx.AsyncClient) -> None:
+    body = {"prompt": PROMPT, "k": 2, "max_tokens": 6, "selector": "random"}
+    answers = [await post(alice, "/v1/candidates", **body) for _ in range(40)]
+    picks = {answer["selected_index"] for answer in answers if len(answer["candidates"]) == 2}
+    assert picks == {0, 1}
+    same = [await post(alice, "/v1/candidates", **body, seed=7) for _ in range(3)]
+    assert len({(answer["selected_index"], answer["candidates"][0]["text"]) for answer in same}) == 1
+
+
 async def test_the_text_may_be_edited_or_nothing_be_good_enough(alice: httpx.AsyncClient) -> None:
     answer = await post(alice, "/v1/candidates", prompt=PROMPT, k=2, max_tokens=4)
     edited = await post(
