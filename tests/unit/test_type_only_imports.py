@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("polyray", "services", "jobs")
+FOLDERS = ("polyray", "services", "jobs", "benchmarks")
 
 
 def imported(nodes: list[ast.stmt]) -> set[str]:

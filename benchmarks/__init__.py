@@ -1,0 +1,1 @@
+"""Programs that compare polyray with its own earlier results."""
