@@ -89,7 +89,8 @@ def _measure(options: Namespace) -> list[Measure]:
             for delivery in DELIVERIES:
                 measures += _simulated(delivery, options, display)
         if "recovery" in options.parts:
-            measures += recovery_measures(options.steps, options.rounds, display)
+            load = {**LOAD, "simulation": SIMULATION}
+            measures += recovery_measures(load, options.steps, options.rounds, display)
         if "real" in options.parts:
             measures += real_measures(options.steps, options.rounds, display)
     return measures

@@ -12,13 +12,13 @@ import os
 import signal
 import statistics
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 
-from jobs.benchmark import overlap
 from jobs.benchmark.measure import Measure
 from jobs.benchmark.simulated_fleet import KillablePool, SimulatedPool
 from jobs.benchmark.simulated_run import START_TIMEOUT_S, SimulatedLoad, SimulatedRun, run_simulated
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from polyray.observability.progress import ProgressDisplay
 
 LIMIT = 1.0
-LOAD: dict[str, Any] = {**overlap.LOAD, "simulation": overlap.SIMULATION, "num_workers": 2}
+NUM_WORKERS = 2
 KILLED_AFTER_STEP = 2
 KILLED_AFTER_S = 0.7
 """After a version was published: about the middle of a batch."""
@@ -76,19 +76,25 @@ class Recovery:
         )
 
 
-def recovery_measures(steps: int, rounds: int, display: ProgressDisplay) -> list[Measure]:
-    """At staleness 0 and 1: seconds with and without the kill, and the ratio of its cost to its allowance."""
+def recovery_measures(
+    load: Mapping[str, Any], steps: int, rounds: int, display: ProgressDisplay
+) -> list[Measure]:
+    """At staleness 0 and 1: seconds with and without the kill, and the ratio of its cost to its allowance.
+
+    `load` holds fields of SimulatedLoad.
+    """
     measures: list[Measure] = []
     for staleness in (0, 1):
-        load = SimulatedLoad(**LOAD, max_staleness=staleness, steps=steps)
+        values = {**load, "num_workers": NUM_WORKERS, "max_staleness": staleness, "steps": steps}
+        simulated = SimulatedLoad(**values)
         unbroken, killed, start = [], [], []
         for number in range(2 * rounds):
             display.section(f"recovery, staleness {staleness}", number + 1, 2 * rounds)
             if number % 2 == 0:
-                unbroken.append(_seconds(run_simulated(load, KillablePool)))
+                unbroken.append(_seconds(run_simulated(simulated, KillablePool)))
             else:
                 outage = Outage()
-                run = run_simulated(load, KillablePool, outage.prepare, outage.after_step)
+                run = run_simulated(simulated, KillablePool, outage.prepare, outage.after_step)
                 killed.append(_seconds(run))
                 start.append(replacement_start_s(run))
         measures += cost_measures(staleness, Recovery(tuple(unbroken), tuple(killed), tuple(start)))

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from typing import Any
 
 from polyray.config.base import as_json
@@ -28,6 +27,7 @@ from polyray.errors import RewardError
 from polyray.rewards.base import Reward
 from polyray.rewards.composite import CompositeReward, Part
 from polyray.rewards.heuristic import HeuristicReward
+from polyray.rewards.plan import REWARDS as REWARDS
 from polyray.rewards.plan import RewardPlan as RewardPlan
 from polyray.rewards.plan import plan_reward as plan_reward
 from polyray.rewards.python_function import PythonReward
@@ -111,7 +111,7 @@ def _settings(spec: Any) -> dict[str, Any]:
     return spec.model_dump(mode="json", exclude={"service", "client"})
 
 
-REWARDS: dict[str, Callable[[Any, RewardPlan, str], Reward]] = {
+REWARDS |= {
     "verifier": _build_verifier,
     "python": _build_python,
     "sandbox": _build_sandbox,
@@ -121,5 +121,3 @@ REWARDS: dict[str, Callable[[Any, RewardPlan, str], Reward]] = {
     "http": _build_http,
     "composite": _build_composite,
 }
-"""`type` of a configuration -> what builds it, from its own part of the configuration, the plan around it and
-the device of what it loads."""

@@ -8,7 +8,7 @@ The user's files travel as text, paths are absolute: replicas have a working dir
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,6 +37,10 @@ _ANSWER_BEFORE_CALLER = 0.9
 """Share of request_timeout_s after which a replica itself gives a call up."""
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+REWARDS: dict[str, Callable[[Any, RewardPlan, str], Reward]] = {}
+"""`type` of a configuration -> its builder, called with its own part of the configuration, the plan around it and
+the device. Filled by the package, which Python imports before this file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +72,6 @@ class RewardPlan:
 
     def build_part(self, spec: RewardSpec, device: str) -> Reward:
         """The reward of `spec` with the rest of this plan; for rewards that are made of others."""
-        from polyray.rewards import REWARDS
-
         return REWARDS[spec.type](spec, replace(self, reward=spec, second_opinion=None), device)
 
     @property

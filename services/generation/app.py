@@ -9,12 +9,14 @@ service.py is the plain class; run.py deploys it for a job, and `build` is for S
 
 from typing import Any
 
+from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
 from ray.serve.schema import LoggingConfig
 
 from polyray.config.generation import GenerationServeConfig
 from polyray.errors import ConfigError
+from services.generation.routes import build_http_app
 from services.generation.service import GenerationService
 from services.generation.tokens import TokenBook
 
@@ -28,6 +30,9 @@ thread."""
 
 class DeployedGenerationService(GenerationService):
     """In a replica of Serve, which awaits `__del__` when it stops one."""
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return build_http_app(self)
 
     async def __del__(self) -> None:
         """Files in shared memory go at once, not with the watchdog."""

@@ -13,8 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
-
 from polyray.actors.reward_client import RemoteCall, RewardClient
 from polyray.config.generation import GenerationServeConfig
 from polyray.data.selections.store import SelectionStore
@@ -165,11 +163,6 @@ class GenerationService:
         if self._engine is not None:
             await self._engine.close()
             self.store.close()
-
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        from services.generation.routes import build_http_app
-
-        return build_http_app(self)
 
     def _set_gauges(self) -> None:
         self.metrics.load(self.sampler.queued, self.sampler.running)

@@ -16,6 +16,7 @@ A replica gets its models by `user_config`: a new one is loaded without a restar
 import logging
 from typing import Any
 
+from fastapi import FastAPI
 from pydantic import SecretStr
 from ray import serve
 from ray.serve import Application
@@ -27,6 +28,7 @@ from polyray.config.serve import RewardServeConfig
 from polyray.config.service import ServiceSpec
 from services.auth import TOKEN_VARIABLE, is_local, token_from_environment
 from services.reward.configuration import ReplicaConfiguration
+from services.reward.routes import build_http_app
 from services.reward.service import RewardService
 
 logger = logging.getLogger(__name__)
@@ -35,14 +37,21 @@ APP_VERSION = "1"
 """Serve restarts replicas whose version changes; with a fixed one a new user_config only reconfigures them."""
 
 
-class SelfReliantRewardService(RewardService):
+class DeployedRewardService(RewardService):
+    """In a replica of Serve, which asks it for its routes."""
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return build_http_app(self, self.token)
+
+
+class SelfReliantRewardService(DeployedRewardService):
     """Started by Serve itself, without a driver of ours: its token comes from the environment of its process."""
 
     def __init__(self, spec: ServiceSpec) -> None:
         super().__init__(spec, token_from_environment())
         client = _get_global_client()
         host = client.http_config.host if client is not None else None
-        if self._token is None and not is_local(host):
+        if self.token is None and not is_local(host):
             logger.warning(
                 "WARNING: %s is open to whoever reaches it; set %s in the replicas' environment to require a token",
                 host,
@@ -54,7 +63,7 @@ def build_reward_app(
     configuration: ReplicaConfiguration, token: SecretStr | None, spec: ServiceSpec
 ) -> Application:
     """The deployment, bound."""
-    return _deployment(RewardService, spec, configuration.as_json()).bind(spec, token)
+    return _deployment(DeployedRewardService, spec, configuration.as_json()).bind(spec, token)
 
 
 def build(args: RewardServeConfig) -> Application:

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from fastapi import FastAPI
 from pydantic import SecretStr
 
 from polyray.config.service import ServiceSpec
@@ -42,7 +41,6 @@ from services.reward.configuration import ReplicaConfiguration
 from services.reward.device import replica_device
 from services.reward.metrics import RewardMetrics
 from services.reward.models import ReplicaModels, RewardTimeout, ServedModel, UnknownModel, load_models
-from services.reward.routes import build_http_app
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +55,7 @@ class RewardService:
         """Serves nothing until `reconfigure`, or `load`."""
         log_as_replica()
         self._spec = spec
-        self._token = token
+        self.token = token
         self._timeout_s = spec.request_timeout_s * ANSWER_BEFORE_CALLER
         self.metrics = RewardMetrics()
         self._models: ReplicaModels | None = None
@@ -194,9 +192,6 @@ class RewardService:
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises: nothing else ends a call that does not return."""
         await self.models.check_health()
-
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_http_app(self, self._token)
 
     async def _score_group(self, model: ServedModel, request: GroupToScore) -> GroupScores:
         items = [ScoreItem.of(request.prompt, text) for text in request.texts]

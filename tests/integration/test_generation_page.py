@@ -79,6 +79,7 @@ def fake() -> FakeGeneration:
 @pytest.fixture(scope="module")
 def engine_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The service itself with a tiny model in vLLM, in this process."""
+    from services.generation.routes import build_http_app
     from services.generation.service import GenerationService
     from services.generation.tokens import TokenBook
     from tests.unit.services.generation.tiny_service import tiny_config
@@ -89,7 +90,7 @@ def engine_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     async def opened() -> AsyncIterator[FastAPI]:
         await service.start()
         try:
-            yield service.__serve_build_asgi_app__()
+            yield build_http_app(service)
         finally:
             await service.close()
 

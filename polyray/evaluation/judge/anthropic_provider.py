@@ -1,7 +1,7 @@
 """A judge behind Anthropic's messages protocol, through the `anthropic` SDK: POST BASE_URL/v1/messages.
 
 Structured output is a tool that the model must call, whose input is the answer; or `output_config` with a JSON
-schema. Built by providers.py.
+schema. Built by runner.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A judge behind any OpenAI-compatible endpoint, through the `openai` SDK: POST BASE_URL/chat/completions.
 
 vLLM, llama.cpp, gateways and OpenAI itself speak it. Structured output is `response_format` with a JSON schema,
-or a function that the model must call. Built by providers.py.
+or a function that the model must call. Built by runner.py.
 """
 
 from __future__ import annotations

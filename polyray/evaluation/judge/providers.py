@@ -97,18 +97,6 @@ class Provider(Protocol):
         ...
 
 
-def build_provider(spec: JudgeSpec) -> Provider:
-    """The provider of a configuration; its key comes from the environment. Raises ConfigError without one."""
-    key = read_key(spec)
-    if spec.provider == "anthropic":
-        from polyray.evaluation.judge.anthropic_provider import AnthropicProvider
-
-        return AnthropicProvider(spec, key)
-    from polyray.evaluation.judge.openai_provider import OpenAIProvider
-
-    return OpenAIProvider(spec, key)
-
-
 def read_key(spec: JudgeSpec) -> str:
     """The endpoint's key. Raises ConfigError where its variable is not set."""
     variable = spec.key_variable

@@ -26,7 +26,7 @@ from polyray.evaluation.judge.cache import AnswerCache
 from polyray.evaluation.judge.client import JudgeClient
 from polyray.evaluation.judge.items import JudgeItem, Judgement, Usage
 from polyray.evaluation.judge.judges import JUDGES, judge_item
-from polyray.evaluation.judge.providers import Provider, build_provider, read_key
+from polyray.evaluation.judge.providers import Provider, read_key
 
 Progress = Callable[[int, Usage], None]
 """(items done, what they have cost in this start), after every item, in the thread that reads the results."""
@@ -34,6 +34,18 @@ Progress = Callable[[int, Usage], None]
 CACHE_FILE = "answers.jsonl"
 ITEMS_PER_SLOT = 4
 """Items in work per concurrent request: enough to keep every slot busy behind a slow one."""
+
+
+def build_provider(spec: JudgeSpec) -> Provider:
+    """The provider of a configuration; its key comes from the environment. Raises ConfigError without one."""
+    key = read_key(spec)
+    if spec.provider == "anthropic":
+        from polyray.evaluation.judge.anthropic_provider import AnthropicProvider
+
+        return AnthropicProvider(spec, key)
+    from polyray.evaluation.judge.openai_provider import OpenAIProvider
+
+    return OpenAIProvider(spec, key)
 
 
 class UnjudgedGuard:

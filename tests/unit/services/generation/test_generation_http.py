@@ -18,6 +18,7 @@ from polyray.data.chat import encode_prompt
 from polyray.models.embedded import build_tokenizer
 from polyray.types import Prompt
 from services import gauges
+from services.generation.routes import build_http_app
 from services.generation.service import GenerationService
 from tests.unit.services.generation.tiny_service import (
     PROMPT,
@@ -391,7 +392,7 @@ async def test_a_client_that_goes_takes_its_completions_along(
     service: GenerationService, alice: httpx.AsyncClient
 ) -> None:
     """ASGI's own word for it; over a real connection: tests/integration/test_generation_service.py."""
-    app = service.__serve_build_asgi_app__()
+    app = build_http_app(service)
     body = json.dumps({"model": "first", "prompt": PROMPT, "n": 16, "temperature": 0}).encode()
     gone = asyncio.Event()
     messages = [{"type": "http.request", "body": body, "more_body": False}]

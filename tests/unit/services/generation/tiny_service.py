@@ -12,6 +12,7 @@ from polyray.config.loader import build_config
 from polyray.config.model import LoraSpec
 from polyray.models.base_files import base_fingerprint
 from polyray.models.lora import attach_adapter, save_adapter
+from services.generation.routes import build_http_app
 from services.generation.service import GenerationService
 from services.generation.tokens import Caller, KnownToken, TokenBook
 from tests.unit.tiny_policy import build_base, move, save_base
@@ -81,5 +82,5 @@ def token_book() -> TokenBook:
 def caller(service: GenerationService, name: str | None) -> httpx.AsyncClient:
     """HTTP without a network."""
     headers = {} if name is None else {"Authorization": f"Bearer {TOKENS[name]}"}
-    transport = httpx.ASGITransport(service.__serve_build_asgi_app__(), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(build_http_app(service), raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://service", headers=headers, timeout=60)
