@@ -9,7 +9,6 @@
     torch   losses.py          clipped, GSPO, CISPO, SAPO          kl.py              k1, k2, k3
             importance.py      learner / engine mismatch           exploration.py     Clip-Cov, KL-Cov
             supervised.py      cross-entropy, GEM, polychromic     regularizers.py    BA-LoRA's
-            masking.py         masks
 
 README.md beside this file says what each is the gradient of, its bias, cost and source. Suffixes: _G samples of one
 prompt, _GG pairs of them, _B sequences, _T tokens, _V vocabulary.
@@ -18,7 +17,8 @@ prompt, _GG pairs of them, _B sequences, _T tokens, _V vocabulary.
 from __future__ import annotations
 
 from polyray.algorithms.advantages import (
-    batch_scaled,
+    deviation,
+    deviation_of_sums,
     group_advantages,
     leave_one_out_advantages,
     maximum_likelihood_advantages,
@@ -32,8 +32,9 @@ from polyray.algorithms.class_credits import (
 from polyray.algorithms.exploration import clip_cov_mask, kl_cov_mask, token_covariances
 from polyray.algorithms.heuristics import darling_advantages, shaped_advantages, unlikeliness_advantages
 from polyray.algorithms.importance import (
+    effective_sample_size,
     masked_token_weights,
-    mismatch_metrics,
+    mismatch_sums,
     sequence_mask,
     truncated_token_weights,
 )
@@ -45,13 +46,13 @@ from polyray.algorithms.kernel_credits import (
 )
 from polyray.algorithms.kl import k1, k2, k3
 from polyray.algorithms.losses import (
-    aggregate,
     cispo_loss,
     clipped_surrogate,
+    loss_denominator,
+    loss_numerator,
     sequence_log_ratio,
     soft_gated_loss,
 )
-from polyray.algorithms.masking import completion_mask
 from polyray.algorithms.order_credits import (
     best_minus_second_advantages,
     max_set_credits,
@@ -102,24 +103,24 @@ from polyray.algorithms.supervised import diversity_surrogate, gem_loss, masked_
 __all__ = [
     "GroupView",
     "PolychromicAdvantages",
-    "aggregate",
     "balanced_set_credits",
     "balanced_subsets",
-    "batch_scaled",
     "best_minus_second_advantages",
     "cispo_loss",
     "clip_cov_mask",
     "clipped_surrogate",
     "cluster_set_credits",
-    "completion_mask",
     "consistency_loss",
     "covariance_loss",
     "coverage_set_credits",
     "darling_advantages",
     "determinant_set_credits",
+    "deviation",
+    "deviation_of_sums",
     "distinct_correct_set_credits",
     "distinct_n_value",
     "diversity_surrogate",
+    "effective_sample_size",
     "entropy_set_credits",
     "enumerated_set_credits",
     "facility_location_set_credits",
@@ -135,6 +136,8 @@ __all__ = [
     "kl_cov_mask",
     "leave_one_out_advantages",
     "logdet_value",
+    "loss_denominator",
+    "loss_numerator",
     "masked_cross_entropy",
     "masked_token_weights",
     "max_set_credits",
@@ -142,7 +145,7 @@ __all__ = [
     "mean_distance_credits",
     "mean_quality_credits",
     "member_facility_set_credits",
-    "mismatch_metrics",
+    "mismatch_sums",
     "overlong_penalty",
     "pairwise_set_credits",
     "pass_at_k_training_advantages",

@@ -7,48 +7,34 @@ prompt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from polyray.metrics.arrays import Floats, finite_vector
 
+Std = Literal["sample", "population"]
 STD_EPSILON = 1e-6
 """Added to the standard deviation, so that a group of equal rewards has advantage 0."""
 
 
-def group_advantages(
-    rewards_G: npt.ArrayLike,
-    scale: Literal["none", "std"] = "none",
-    *,
-    std: Literal["sample", "population"] = "sample",
-) -> Floats:
-    """Rewards minus their mean, optionally over their standard deviation.
+def group_advantages(rewards_G: npt.ArrayLike) -> Floats:
+    """Rewards minus their mean: Dr.GRPO (arXiv 2503.20783), unbiased up to (G-1)/G.
 
-    none: r - mean, Dr.GRPO (arXiv 2503.20783), unbiased up to (G-1)/G. std: (r - mean) / (std + 1e-6), GRPO
-    (arXiv 2402.03300); it re-weights prompts. [1, 0, 0, 0] gives [.75, -.25, -.25, -.25] and, with the sample
-    standard deviation, [1.5, -.5, -.5, -.5]; with the population's [1.732, -.577, -.577, -.577].
+    [1, 0, 0, 0] gives [.75, -.25, -.25, -.25]. GRPO (arXiv 2402.03300) divides by `deviation`.
 
     Args:
         rewards_G: [G >= 2] finite rewards.
-        scale: as above.
-        std: ddof 1 (sample) or 0 (population).
 
     Returns:
         [G] float64.
 
     Raises:
-        ValueError: fewer than 2 rewards, NaN, unknown scale or std.
+        ValueError: fewer than 2 rewards, NaN.
     """
     rewards = finite_vector(rewards_G, "rewards_G", at_least=2)
-    centred = rewards - rewards.mean()
-    if scale == "none":
-        return centred
-    if scale == "std":
-        return centred / (rewards.std(ddof=_ddof(std)) + STD_EPSILON)
-    raise ValueError(f"scale={scale!r} must be 'none' or 'std'")
+    return rewards - rewards.mean()
 
 
 def leave_one_out_advantages(rewards_G: npt.ArrayLike) -> Floats:
@@ -93,27 +79,43 @@ def maximum_likelihood_advantages(rewards_G: npt.ArrayLike) -> Floats:
     return (rewards - mean) / mean if mean > 0 else np.zeros(len(rewards))
 
 
-def batch_scaled(
-    advantages: Sequence[npt.ArrayLike], *, std: Literal["sample", "population"] = "sample"
-) -> list[Floats]:
-    """Every group's advantages over one standard deviation, that of all advantages of the batch, + 1e-6.
+def deviation(values: npt.ArrayLike, std: Std = "sample") -> float:
+    """Standard deviation of a group's advantages + 1e-6: the divisor of GRPO (arXiv 2402.03300).
 
-    Unlike the scale of a group it leaves the prompts their relative weight: the direction of the gradient stays.
+    It re-weights prompts. [.75, -.25, -.25, -.25] becomes [1.5, -.5, -.5, -.5] with the sample standard deviation and
+    [1.732, -.577, -.577, -.577] with the population's.
 
     Args:
-        advantages: groups of any sizes, finite, two values or more in all.
+        values: finite, 2 or more.
         std: ddof 1 (sample) or 0 (population).
 
     Raises:
-        ValueError: NaN, fewer than 2 values, unknown std.
+        ValueError: fewer than 2 values, NaN, unknown std.
     """
-    groups = [finite_vector(group, "advantages") for group in advantages]
-    every = finite_vector(np.concatenate([*groups, np.empty(0)]), "advantages", at_least=2)
-    deviation = every.std(ddof=_ddof(std)) + STD_EPSILON
-    return [group / deviation for group in groups]
+    found = finite_vector(values, "values", at_least=2)
+    return float(found.std(ddof=_ddof(std))) + STD_EPSILON
+
+
+def deviation_of_sums(count: float, total: float, total_of_squares: float, std: Std = "sample") -> float:
+    """`deviation` of all advantages of a batch, from sums that add up over groups and ranks.
+
+    One divisor for the batch leaves the prompts their relative weight: the direction of the gradient stays.
+
+    Args:
+        count: number of advantages in the batch.
+        total: their sum.
+        total_of_squares: the sum of their squares.
+        std: ddof 1 (sample) or 0 (population).
+
+    Raises:
+        ValueError: unknown std.
+    """
+    mean = total / count if count else 0.0
+    spread = total_of_squares - count * mean**2
+    return float(np.sqrt(max(0.0, spread) / max(1.0, count - _ddof(std)))) + STD_EPSILON
 
 
 def _ddof(std: str) -> int:
-    if std not in ("sample", "population"):
+    if std not in get_args(Std):
         raise ValueError(f"std={std!r} must be 'sample' or 'population'")
     return 1 if std == "sample" else 0

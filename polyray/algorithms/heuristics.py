@@ -66,18 +66,16 @@ def darling_advantages(
 
 
 def unlikeliness_advantages(
-    rewards_G: npt.ArrayLike,
-    mean_logprobs_G: npt.ArrayLike,
-    penalty: float = 0.25,
-    scale: Literal["none", "std"] = "std",
+    rewards_G: npt.ArrayLike, mean_logprobs_G: npt.ArrayLike, penalty: float = 0.25
 ) -> Floats:
     """GRPO on r_i (1 - penalty x rank_i / G), rank 0 = the least likely sample (arXiv 2506.02355). Heuristic.
+
+    The paper divides by the group's `deviation`.
 
     Args:
         rewards_G: [G >= 2] finite.
         mean_logprobs_G: [G] finite, mean log-probability per token; equal ones share their mean rank.
         penalty: beta, in [0, 1].
-        scale: of `group_advantages`; the paper's is std.
 
     Returns:
         [G] float64, summing to 0.
@@ -90,7 +88,7 @@ def unlikeliness_advantages(
         raise ValueError(f"penalty={penalty} must lie in [0, 1]; the paper uses 0.25")
     _, position_G, counts = np.unique(logprobs, return_inverse=True, return_counts=True)
     ranks_G = (np.cumsum(counts) - (counts + 1) / 2)[position_G]
-    return group_advantages(rewards * (1 - penalty * ranks_G / len(rewards)), scale=scale)
+    return group_advantages(rewards * (1 - penalty * ranks_G / len(rewards)))
 
 
 def _mean_distances(distance_GG: npt.ArrayLike, num_samples: int) -> Floats:

@@ -11,8 +11,13 @@ w = pi_policy / pi_rollout; suffix _B = sequences, _T = tokens.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
+
+LOG_WEIGHT_LIMIT = 300.0
+"""Measured log weights count at most this much, so that squared weights stay finite in float64."""
 
 
 def truncated_token_weights(
@@ -85,32 +90,51 @@ def sequence_mask(
     return mean_B.abs() <= band
 
 
-def mismatch_metrics(
-    policy_logprobs: torch.Tensor, rollout_logprobs: torch.Tensor, mask: torch.Tensor
-) -> dict[str, float]:
-    """How far the policy is from the one that sampled, over the tokens of `mask`.
+@dataclass(frozen=True, slots=True)
+class MismatchSums:
+    """Mismatch of a micro batch as sums over its tokens, which add up over micro batches and ranks.
 
-    kl_rollout: mean of w - 1 - log w in nats, an unbiased, never negative estimate of KL(rollout || policy),
-        because the tokens were sampled from the rollout policy.
-    ess: effective sample size of the untruncated token weights, (sum w)^2 / (n sum w^2), in (0, 1].
-    max_abs_difference: largest |log w| of a token, in nats.
+    Example:
+        MismatchSums(totals={"kl_rollout": .02, "weights": 2.1, "weights_squared": 2.3, "logprob_difference": .2},
+                     num_tokens=2, largest_difference=.15)
+    """
+
+    totals: Mapping[str, float]
+    """kl_rollout: of w - 1 - log w, in nats; weights: of w; weights_squared: of w^2; logprob_difference: of |log w|,
+    in nats."""
+    num_tokens: int
+    largest_difference: float
+    """|log w| of the token where it is largest, in nats."""
+
+
+def mismatch_sums(
+    policy_logprobs: torch.Tensor, rollout_logprobs: torch.Tensor, mask: torch.Tensor
+) -> MismatchSums:
+    """Sums of the untruncated token weights w over the tokens of `mask`, in float64.
+
+    The mean of kl_rollout is an unbiased, never negative estimate of KL(rollout || policy), because the tokens were
+    sampled from the rollout policy. A token without a finite log ratio is left out: it would make every sum NaN.
 
     Raises:
-        ValueError: shapes differ, or the mask selects no token.
+        ValueError: shapes differ.
     """
     _check_mask(mask, policy_logprobs)
-    log_ratio = _log_ratio(policy_logprobs, rollout_logprobs)[mask.bool()].double()
-    num_tokens = log_ratio.numel()
-    if num_tokens == 0:
-        raise ValueError(
-            "mask selects 0 tokens, at least 1 is needed; pass the mask of the completions' tokens"
-        )
-    log_ess = 2 * torch.logsumexp(log_ratio, 0) - torch.logsumexp(2 * log_ratio, 0) - math.log(num_tokens)
-    return {
-        "kl_rollout": (torch.expm1(log_ratio) - log_ratio).mean().item(),
-        "ess": min(log_ess.exp().item(), 1.0),
-        "max_abs_difference": log_ratio.abs().max().item(),
+    log_ratio = _log_ratio(policy_logprobs, rollout_logprobs)
+    log_ratio = log_ratio[mask.bool() & torch.isfinite(log_ratio)].double()
+    weights = log_ratio.clamp(max=LOG_WEIGHT_LIMIT).exp()
+    totals = {
+        "kl_rollout": float((weights - 1 - log_ratio).sum()),
+        "weights": float(weights.sum()),
+        "weights_squared": float((weights**2).sum()),
+        "logprob_difference": float(log_ratio.abs().sum()),
     }
+    largest = float(log_ratio.abs().max()) if log_ratio.numel() else 0.0
+    return MismatchSums(totals, log_ratio.numel(), largest)
+
+
+def effective_sample_size(mean_weight: float, mean_squared_weight: float) -> float:
+    """(sum w)^2 / (n sum w^2), in (0, 1], from the means of w and w^2; 1 where there is no weight."""
+    return mean_weight**2 / mean_squared_weight if mean_squared_weight else 1.0
 
 
 def _log_ratio(policy_logprobs: torch.Tensor, rollout_logprobs: torch.Tensor) -> torch.Tensor:

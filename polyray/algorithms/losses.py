@@ -7,7 +7,7 @@ Suffix _B = sequences, _T = tokens.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -141,64 +141,68 @@ def sequence_log_ratio(log_ratio_BT: torch.Tensor, mask_BT: torch.Tensor) -> tor
     return mean_B1.expand_as(log_ratio_BT)
 
 
-def aggregate(
-    loss_BT: torch.Tensor,
-    mask_BT: torch.Tensor,
-    normalisation: Normalisation,
-    *,
-    max_tokens: int,
-    num_sequences: int,
-    num_tokens: int,
+def loss_numerator(
+    loss_BT: torch.Tensor, mask_BT: torch.Tensor, normalisation: Normalisation
 ) -> torch.Tensor:
-    """Token losses of a micro batch as its share of the loss of the whole batch.
+    """Token losses of a micro batch as its share of the loss before division by `loss_denominator`.
 
-    constant: sum / (num_sequences x max_tokens): the exact gradient, scaled (Dr.GRPO, arXiv 2503.20783).
-    sum: sum / num_sequences: the exact gradient.
-    token: sum / num_tokens (DAPO, arXiv 2503.14476).
-    sequence: sum over rows of the row's mean / num_sequences (GRPO, arXiv 2402.03300).
-
-    The counts are those of the WHOLE batch, over all ranks and micro batches, of what stays in the loss; so
-    the shares add up to its loss. (Where DDP averages over ranks, multiply by the world size.)
+    constant, sum, token: the sum over tokens. sequence: the sum over rows of the row's mean. Shares of micro batches
+    and ranks add up.
 
     Args:
         loss_BT: [B, T]; values outside the mask are ignored, NaN included.
         mask_BT: [B, T] bool, True = trained token. A row without any adds nothing.
         normalisation: as above.
-        max_tokens: the longest completion that can be sampled; used by constant.
-        num_sequences: sequences in the whole batch; used by all but token.
-        num_tokens: trained tokens in the whole batch; used by token.
 
     Returns:
-        A scalar; 0 where the whole batch is masked.
+        A scalar; 0 where everything is masked.
 
     Raises:
-        ValueError: shapes differ, unknown normalisation, or a count of 0 beside trained tokens.
+        ValueError: shapes differ, unknown normalisation.
     """
     if loss_BT.shape != mask_BT.shape:
         raise ValueError(
             f"loss_BT {tuple(loss_BT.shape)} and mask_BT {tuple(mask_BT.shape)} must have the same shape; "
             "pad both to the same length"
         )
+    _check_normalisation(normalisation)
     mask = mask_BT.bool()
     masked_loss = torch.where(mask, loss_BT, torch.zeros_like(loss_BT))
-    if normalisation == "constant":
-        total, denominator = masked_loss.sum(), num_sequences * max_tokens
-    elif normalisation == "sum":
-        total, denominator = masked_loss.sum(), num_sequences
-    elif normalisation == "token":
-        total, denominator = masked_loss.sum(), num_tokens
-    elif normalisation == "sequence":
-        lengths_B = mask.sum(dim=-1).clamp(min=1)
-        total, denominator = (masked_loss.sum(dim=-1) / lengths_B).sum(), num_sequences
-    else:
-        raise ValueError(f"normalisation={normalisation!r} must be 'constant', 'sum', 'token' or 'sequence'")
-    if denominator < 0 or (denominator == 0 and bool(mask.any())):
+    if normalisation == "sequence":
+        return (masked_loss.sum(1) / mask.sum(1).clamp(min=1)).sum()
+    return masked_loss.sum()
+
+
+def loss_denominator(
+    normalisation: Normalisation, *, num_sequences: float, num_tokens: float, max_tokens: int
+) -> float:
+    """Divisor of the summed `loss_numerator` of all micro batches and ranks; at least 1.
+
+    constant: num_sequences x max_tokens: the exact gradient, scaled (Dr.GRPO, arXiv 2503.20783).
+    sum: num_sequences: the exact gradient.
+    token: num_tokens (DAPO, arXiv 2503.14476).
+    sequence: num_sequences (GRPO, arXiv 2402.03300).
+
+    Args:
+        normalisation: as above.
+        num_sequences: sequences in the loss, over all micro batches and ranks.
+        num_tokens: tokens in the loss, over all micro batches and ranks.
+        max_tokens: the longest completion that can be sampled.
+
+    Raises:
+        ValueError: unknown normalisation.
+    """
+    _check_normalisation(normalisation)
+    if normalisation == "token":
+        return max(num_tokens, 1.0)
+    return max(num_sequences * (max_tokens if normalisation == "constant" else 1), 1.0)
+
+
+def _check_normalisation(normalisation: str) -> None:
+    if normalisation not in get_args(Normalisation):
         raise ValueError(
-            f"{normalisation!r} would divide by {denominator} (max_tokens={max_tokens}, num_sequences="
-            f"{num_sequences}, num_tokens={num_tokens}) although {int(mask.sum())} tokens are trained here; "
-            "pass the counts of the whole batch"
+            f"normalisation={normalisation!r} must be one of {', '.join(get_args(Normalisation))}"
         )
-    return total / max(denominator, 1)
 
 
 def _fitting_advantages(

@@ -12,8 +12,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from polyray.algorithms import leave_one_out_advantages, overlong_penalty, scheduled, teaches
-from polyray.algorithms.advantages import STD_EPSILON
+from polyray.algorithms import (
+    deviation,
+    deviation_of_sums,
+    leave_one_out_advantages,
+    overlong_penalty,
+    scheduled,
+    teaches,
+)
 from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PolychromicSpec
 from polyray.learner.objectives import OF_TYPE, SCALED_BY_OWN_STD, Samples, polychromic
 from polyray.learner.reduce import Sums
@@ -109,8 +115,7 @@ def compute_advantages(
     parts[np.abs(parts) < ROUNDING] = 0.0
     advantages = GroupAdvantages(parts.sum(axis=0), parts[0], parts[1])
     if algorithm.scale == "group" and algorithm.type not in SCALED_BY_OWN_STD:
-        deviation = advantages.advantages_G[take_G].std(ddof=_ddof(algorithm))
-        return advantages.divided(deviation + STD_EPSILON)
+        return advantages.divided(deviation(advantages.advantages_G[take_G], algorithm.std))
     return advantages
 
 
@@ -126,10 +131,10 @@ def scale_batch(
         sums.add("advantage", float(values.sum()), len(values))
         sums.add("advantage_squared", float((values**2).sum()), len(values))
     sums.reduce()
-    count = sums.count("advantage")
-    spread = sums.total("advantage_squared") - count * sums.mean("advantage") ** 2
-    deviation = np.sqrt(max(0.0, spread) / max(1.0, count - _ddof(algorithm)))
-    return [of_group.divided(float(deviation) + STD_EPSILON) for of_group in advantages]
+    divisor = deviation_of_sums(
+        sums.count("advantage"), sums.total("advantage"), sums.total("advantage_squared"), algorithm.std
+    )
+    return [of_group.divided(divisor) for of_group in advantages]
 
 
 def group_teaches(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: int) -> bool:
@@ -173,7 +178,3 @@ def _added_rewards(
     if algorithm.kl_placement == "reward" and measured is not None:
         added -= algorithm.kl_coefficient * measured.kl_G
     return added
-
-
-def _ddof(algorithm: AlgorithmSpec) -> int:
-    return 1 if algorithm.std == "sample" else 0

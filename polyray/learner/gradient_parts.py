@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from polyray.algorithms import losses
 from polyray.learner.batch import Row, RowBatch
 from polyray.learner.lockstep import idle_output, in_lockstep
 from polyray.learner.reduce import world_size
@@ -32,7 +33,7 @@ def gradient_parts(
     model: Any,
     batches: Sequence[tuple[Sequence[Row], RowBatch]],
     denominator: float,
-    by_sequence: bool,
+    normalisation: losses.Normalisation,
     temperature: float,
 ) -> StepMetrics:
     """Norms of both gradients and their cosine per layer, and over all of them, the same on every rank.
@@ -41,7 +42,7 @@ def gradient_parts(
         model: whose trainable parameters are looked at.
         batches: this rank's rows that are in the loss, each with its forward pass; none is fine.
         denominator: of the loss, over all ranks.
-        by_sequence: whether a completion's tokens are averaged instead of summed.
+        normalisation: of the loss.
         temperature: of the distribution that was sampled from.
 
     Returns:
@@ -53,10 +54,10 @@ def gradient_parts(
     totals = {part: [torch.zeros_like(parameter) for parameter in parameters] for part in PARTS}
     for rows_and_batch in in_lockstep(model, batches):
         if rows_and_batch is None:
-            losses = [idle_output(model)] * len(PARTS)
+            of_parts = [idle_output(model)] * len(PARTS)
         else:
-            losses = _losses(model, *rows_and_batch, denominator, by_sequence, temperature)
-        for part, loss in zip(PARTS, losses, strict=True):
+            of_parts = _losses(model, *rows_and_batch, denominator, normalisation, temperature)
+        for part, loss in zip(PARTS, of_parts, strict=True):
             if loss is None:
                 continue
             found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
@@ -72,20 +73,21 @@ def _losses(
     rows: Sequence[Row],
     batch: RowBatch,
     denominator: float,
-    by_sequence: bool,
+    normalisation: losses.Normalisation,
     temperature: float,
 ) -> list[torch.Tensor | None]:
     """What each part minimises on a micro batch; None where it has no weight, and no pass to keep step with."""
     logprobs_BT, _ = completion_logprobs(model, batch.rows, temperature)
-    losses: list[torch.Tensor | None] = []
+    found: list[torch.Tensor | None] = []
     for part in PARTS:
         weights = [getattr(row, f"{part}_part") for row in rows]
         weights_B = torch.tensor(weights, dtype=logprobs_BT.dtype, device=logprobs_BT.device)
-        if by_sequence:
-            weights_B = weights_B / batch.rows.completion_lengths_B
-        wanted = any(weights) or is_sharded(model)
-        losses.append(-(weights_B * logprobs_BT.sum(1)).sum() / denominator if wanted else None)
-    return losses
+        if any(weights) or is_sharded(model):
+            loss_BT = -weights_B[:, None] * logprobs_BT
+            found.append(losses.loss_numerator(loss_BT, batch.rows.mask_BT, normalisation) / denominator)
+        else:
+            found.append(None)
+    return found
 
 
 def _layer_of(name: str) -> str:

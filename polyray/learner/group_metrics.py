@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from polyray.algorithms import effective_sample_size
 from polyray.config.algorithm import AlgorithmSpec
 from polyray.learner.advantages import GroupAdvantages
 from polyray.learner.over_optimisation import second_opinion_metrics
@@ -73,7 +74,6 @@ def finished_metrics(sums: Sums) -> StepMetrics:
     """The sums as the keys of metrics.jsonl; the shares of advantage variance are of their two parts' sum."""
     mean = sums.mean("reward")
     power = sums.total("quality_power") + sums.total("diversity_power")
-    weights_squared = sums.mean("weights_squared")
     metrics: StepMetrics = {
         "reward_mean": mean,
         "reward_std": float(np.sqrt(max(0.0, sums.mean("reward_squared") - mean**2))),
@@ -91,7 +91,7 @@ def finished_metrics(sums: Sums) -> StepMetrics:
         "masked_token_share": 1 - sums.mean("kept_tokens"),
         "kl_reference": sums.mean("kl_reference"),
         "kl_rollout": sums.mean("kl_rollout"),
-        "ess": sums.mean("weights") ** 2 / weights_squared if weights_squared else 1.0,
+        "ess": effective_sample_size(sums.mean("weights"), sums.mean("weights_squared")),
         "logprob_difference_mean": sums.mean("logprob_difference"),
         "logprob_difference_max": sums.largest("logprob_difference"),
         "completion_length_mean": sums.mean("length"),

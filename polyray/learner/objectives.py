@@ -137,9 +137,7 @@ OF_TYPE: dict[str, Callable[[Samples, Any], np.ndarray]] = {
     "polychromic_ppo": _polychromic_ppo,
     "shaped": lambda s, spec: shaped_advantages(s.rewards_G, _distances(s), spec.diversity_weight),
     "darling": lambda s, spec: darling_advantages(s.rewards_G, _distances(s), spec.combine),
-    "unlikeliness": lambda s, spec: unlikeliness_advantages(
-        s.rewards_G, s.mean_logprobs_G, spec.penalty, "none"
-    ),
+    "unlikeliness": lambda s, spec: unlikeliness_advantages(s.rewards_G, s.mean_logprobs_G, spec.penalty),
 }
 """By `algorithm.type`; `polychromic` apart, because it has two parts."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from peft import PeftModel
 
-from polyray.algorithms import kl
+from polyray.algorithms import importance, kl, losses
 from polyray.config.algorithm import AlgorithmSpec
 from polyray.config.run import TrainConfig
 from polyray.learner.advantages import algorithm_at, compute_advantages, scale_batch
@@ -153,12 +153,17 @@ class PolicyLearner:
         sums.add("kept_sequences", len(rows), 1)
         sums.add("kept_tokens", sum(len(row.completion.token_ids) for row in rows), 1)
         sums.reduce()
-        denominator = max(self._denominator(sums), 1.0)
+        denominator = self._denominator(sums)
         batches = [
             (part, build_row_batch(part, self.device)) for part in micro_batches(rows, self.config.learner)
         ]
-        by_sequence = self.config.algorithm.normalisation == "sequence"
-        return gradient_parts(self.model, batches, denominator, by_sequence, self.config.rollout.temperature)
+        return gradient_parts(
+            self.model,
+            batches,
+            denominator,
+            self.config.algorithm.normalisation,
+            self.config.rollout.temperature,
+        )
 
     def _mini_batch(self, rows_by_group: Sequence[Sequence[Row]]) -> MiniBatch:
         """Rows without an advantage, or out of the loss, get no backward pass where no other term has one."""
@@ -199,7 +204,7 @@ class PolicyLearner:
                     self._accumulate(micro_batch, algorithm, generator, mini.observed_sums, watched)
         sums.merge(mini.observed_sums)
         sums.reduce()
-        denominator = max(self._denominator(sums), 1.0)
+        denominator = self._denominator(sums)
         sum_gradients(self.parameters, denominator)
         for parameter, gradient in zip(self.parameters, added, strict=bool(added)):
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
@@ -234,7 +239,7 @@ class PolicyLearner:
             entropy_gradient=algorithm.entropy_coefficient > 0,
         )
         loss = token_loss(batch, logprobs_BT, entropy_BT, algorithm, generator)
-        numerator = self._numerator(loss.loss_BT, loss.mask_BT)
+        numerator = losses.loss_numerator(loss.loss_BT, loss.mask_BT, algorithm.normalisation)
         if torch.is_grad_enabled():
             numerator.backward()
         in_loss = float(loss.mask_BT.sum())
@@ -245,21 +250,14 @@ class PolicyLearner:
         if watched is not None:
             _watch(batch, loss.anchor_BT, logprobs_BT.detach(), entropy_BT.detach(), watched)
 
-    def _numerator(self, loss_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
-        """The loss before its global denominator (see `_denominator`)."""
-        masked_BT = torch.where(mask_BT, loss_BT, torch.zeros_like(loss_BT))
-        if self.config.algorithm.normalisation == "sequence":
-            return (masked_BT.sum(1) / mask_BT.sum(1).clamp(min=1)).sum()
-        return masked_BT.sum()
-
     def _denominator(self, sums: Sums) -> float:
-        """Kept tokens, kept sequences (sequence, sum), or kept sequences x max_completion_tokens; over all ranks."""
-        normalisation = self.config.algorithm.normalisation
-        if normalisation == "token":
-            return sums.total("kept_tokens")
-        if normalisation in ("sequence", "sum"):
-            return sums.total("kept_sequences")
-        return sums.total("kept_sequences") * self.config.rollout.max_completion_tokens
+        """Of what stays in the loss, over all ranks."""
+        return losses.loss_denominator(
+            self.config.algorithm.normalisation,
+            num_sequences=sums.total("kept_sequences"),
+            num_tokens=sums.total("kept_tokens"),
+            max_tokens=self.config.rollout.max_completion_tokens,
+        )
 
 
 def _watch(
@@ -272,14 +270,10 @@ def _watch(
     """Entropy, the mismatch between learner and engine, and the KL to the warm start by k3, over all tokens."""
     mask_BT = batch.rows.mask_BT
     sums.add("entropy", float(entropy_BT.sum()), float(mask_BT.sum()))
-    log_ratio = (anchor_BT - batch.rollout_logprobs_BT)[mask_BT].double()
-    ratio = log_ratio.exp()
-    # E over rollout tokens of ratio - 1 - log ratio: the k3 estimate of KL(rollout || learner).
-    sums.add("kl_rollout", float((ratio - 1 - log_ratio).sum()), len(ratio))
-    sums.add("weights", float(ratio.sum()), len(ratio))
-    sums.add("weights_squared", float((ratio**2).sum()), len(ratio))
-    sums.add("logprob_difference", float(log_ratio.abs().sum()), len(log_ratio))
-    sums.maximum("logprob_difference", float(log_ratio.abs().max()))
+    measured = importance.mismatch_sums(anchor_BT, batch.rollout_logprobs_BT, mask_BT)
+    for name, total in measured.totals.items():
+        sums.add(name, total, measured.num_tokens)
+    sums.maximum("logprob_difference", measured.largest_difference)
     known_BT = mask_BT & batch.referenced_B[:, None]
     values = kl.k3(policy_BT, batch.reference_logprobs_BT)[known_BT]
     sums.add("kl_reference", float(values.double().sum()), len(values))

@@ -13,6 +13,7 @@ from polyray.algorithms import (
     best_minus_second_advantages,
     coverage_set_credits,
     determinant_set_credits,
+    deviation,
     distinct_correct_set_credits,
     distinct_n_value,
     entropy_set_credits,
@@ -182,7 +183,12 @@ def test_leave_one_out_is_exact_and_the_group_mean_shrinks_it() -> None:
 
 def test_the_standard_deviation_keeps_the_direction_of_one_prompt_but_not_its_length() -> None:
     exact = exact_gradient(lambda s: float(CORRECT_V[s[0]]), 1)
-    scaled = expected_update(lambda g: group_advantages(pick(CORRECT_V, g), scale="std") / N, N)
+
+    def in_deviations(outcomes: tuple[int, ...]) -> np.ndarray:
+        centred = group_advantages(pick(CORRECT_V, outcomes))
+        return centred / deviation(centred) / N
+
+    scaled = expected_update(in_deviations, N)
     cosine = scaled @ exact / np.linalg.norm(scaled) / np.linalg.norm(exact)
     assert cosine == pytest.approx(1.0, abs=1e-12)
     assert np.linalg.norm(scaled) / np.linalg.norm(exact) == pytest.approx(1.4156, abs=1e-4)

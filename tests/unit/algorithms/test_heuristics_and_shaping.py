@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 
 from polyray.algorithms import (
-    batch_scaled,
     darling_advantages,
     floored_classes,
     floored_distances,
     floored_kernel,
-    group_advantages,
     maximum_likelihood_advantages,
     overlong_penalty,
     scheduled,
@@ -36,21 +34,10 @@ def test_shaped_and_darling_by_hand() -> None:
 def test_unlikeliness_takes_from_the_likely_ones() -> None:
     # Ranks 2, 0, 1, 3 of 4: rewards 1 x (1 - .25 x 2/4), 1, 0, 1 x (1 - .25 x 3/4).
     values = np.array([0.875, 1.0, 0.0, 0.8125])
-    advantages = unlikeliness_advantages([1, 1, 0, 1], [-1.0, -3.0, -2.0, -0.5], scale="none")
+    advantages = unlikeliness_advantages([1, 1, 0, 1], [-1.0, -3.0, -2.0, -0.5])
     np.testing.assert_allclose(advantages, values - values.mean(), atol=1e-15)
-    scaled = unlikeliness_advantages([1, 1, 0, 1], [-1.0, -3.0, -2.0, -0.5])
-    np.testing.assert_allclose(scaled, (values - values.mean()) / (values.std(ddof=1) + 1e-6), atol=1e-15)
-    tied = unlikeliness_advantages([1, 1], [-1.0, -1.0], scale="none")
+    tied = unlikeliness_advantages([1, 1], [-1.0, -1.0])
     assert tied.tolist() == [0.0, 0.0]
-
-
-def test_standard_deviations_of_groups_and_of_the_batch() -> None:
-    np.testing.assert_allclose(group_advantages([1, 0, 0, 0], "std"), [1.5, -0.5, -0.5, -0.5], atol=1e-5)
-    population = group_advantages([1, 0, 0, 0], "std", std="population")
-    np.testing.assert_allclose(population, np.array([3, -1, -1, -1]) / np.sqrt(3), atol=1e-5)
-    first, second = batch_scaled([[0.5, -0.5], [0.0, 0.0]], std="population")
-    np.testing.assert_allclose(first, np.array([0.5, -0.5]) / (np.sqrt(0.125) + 1e-6), atol=1e-15)
-    assert second.tolist() == [0.0, 0.0]
 
 
 def test_maximum_likelihood_by_hand() -> None:
@@ -97,8 +84,6 @@ def test_schedules(shape, values) -> None:
         (lambda: unlikeliness_advantages([1, 0], [-1.0]), r"mean_logprobs_G has 1 entries"),
         (lambda: unlikeliness_advantages([1, 0], [-1.0, -2.0], 1.5), r"penalty=1.5 must lie in"),
         (lambda: maximum_likelihood_advantages([1, -1]), r"rewards of at least 0"),
-        (lambda: group_advantages([1, 0], "std", std="both"), r"std='both' must be"),  # pyright: ignore
-        (lambda: batch_scaled([[1.0]]), r"1 samples, at least 2"),
         (lambda: overlong_penalty([3], 10, 11), r"buffer=11 must lie in 1..max_length=10"),
         (lambda: floored_classes([0.5], [1], 1.5), r"floor=1.5 must lie in \[0, 1\]"),
         (lambda: scheduled(1, 0, -1, 10), r"step=-1 must be at least 0"),

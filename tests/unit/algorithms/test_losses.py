@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from polyray.algorithms import aggregate, clipped_surrogate
+from polyray.algorithms import clipped_surrogate, loss_denominator, loss_numerator
 
 CLIP: dict[str, Any] = {"clip_low": 0.2, "clip_high": 0.28}
 
@@ -67,39 +67,39 @@ LOSS_BT = torch.tensor(
     [[1.0, 2.0, 3.0, 9.0], [4.0, 9.0, 9.0, 9.0], [5.0, 7.0, 9.0, 9.0], [9.0, 9.0, 9.0, 9.0]]
 )
 MASK_BT = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]], dtype=torch.bool)
-COUNTS = {"max_tokens": 10, "num_sequences": 4, "num_tokens": 6}
+COUNTS: dict[str, Any] = {"max_tokens": 10, "num_sequences": 4, "num_tokens": 6}
+NORMALISATIONS = ["constant", "token", "sequence", "sum"]
 
 
 @pytest.mark.parametrize(
     ("normalisation", "expected"),
     [("constant", 22 / 40), ("token", 22 / 6), ("sum", 22 / 4), ("sequence", (2 + 4 + 6 + 0) / 4)],
 )
-def test_aggregation_by_hand(normalisation, expected) -> None:
-    assert aggregate(LOSS_BT, MASK_BT, normalisation, **COUNTS).item() == pytest.approx(expected, rel=1e-6)
+def test_loss_is_the_numerator_over_the_denominator_by_hand(normalisation, expected) -> None:
+    loss = loss_numerator(LOSS_BT, MASK_BT, normalisation) / loss_denominator(normalisation, **COUNTS)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("normalisation", ["constant", "token", "sequence", "sum"])
-def test_micro_batches_add_up_to_the_whole_batch(normalisation) -> None:
-    whole = aggregate(LOSS_BT, MASK_BT, normalisation, **COUNTS)
-    parts = [aggregate(LOSS_BT[i : i + 1], MASK_BT[i : i + 1], normalisation, **COUNTS) for i in range(4)]
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_numerators_of_micro_batches_add_up_to_that_of_the_batch(normalisation) -> None:
+    whole = loss_numerator(LOSS_BT, MASK_BT, normalisation)
+    parts = [loss_numerator(LOSS_BT[i : i + 1], MASK_BT[i : i + 1], normalisation) for i in range(4)]
     assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-6)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-@pytest.mark.parametrize("normalisation", ["constant", "token", "sequence", "sum"])
-def test_what_is_masked_neither_counts_nor_poisons(normalisation) -> None:
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_masked_tokens_neither_count_nor_poison_the_numerator(normalisation) -> None:
     poisoned = torch.where(MASK_BT, LOSS_BT, torch.tensor(float("nan"))).requires_grad_()
-    loss = aggregate(poisoned, MASK_BT, normalisation, **COUNTS)
-    assert loss.item() == aggregate(LOSS_BT, MASK_BT, normalisation, **COUNTS).item()
+    loss = loss_numerator(poisoned, MASK_BT, normalisation)
+    assert loss.item() == loss_numerator(LOSS_BT, MASK_BT, normalisation).item()
     (gradient,) = torch.autograd.grad(loss, poisoned)
     assert (gradient[~MASK_BT] == 0).all() and (gradient[MASK_BT] > 0).all()
 
 
-@pytest.mark.parametrize("normalisation", ["constant", "token", "sequence", "sum"])
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
 def test_a_batch_without_trained_tokens_has_zero_loss(normalisation) -> None:
-    nothing = torch.zeros_like(MASK_BT)
-    assert (
-        aggregate(LOSS_BT, nothing, normalisation, max_tokens=10, num_sequences=0, num_tokens=0).item() == 0.0
-    )
+    assert loss_numerator(LOSS_BT, torch.zeros_like(MASK_BT), normalisation).item() == 0.0
+    assert loss_denominator(normalisation, max_tokens=10, num_sequences=0, num_tokens=0) == 1.0
 
 
 def test_bad_arguments_are_named() -> None:
@@ -111,8 +111,8 @@ def test_bad_arguments_are_named() -> None:
     with pytest.raises(ValueError, match=r"advantages \(5, 1\) do not fit"):
         clipped_surrogate(policy, old, advantages[:5], **CLIP)
     with pytest.raises(ValueError, match="normalisation='mean' must be"):
-        aggregate(LOSS_BT, MASK_BT, "mean", **COUNTS)  # pyright: ignore[reportArgumentType]
+        loss_numerator(LOSS_BT, MASK_BT, "mean")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="normalisation='mean' must be"):
+        loss_denominator("mean", **COUNTS)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"mask_BT \(4, 3\)"):
-        aggregate(LOSS_BT, MASK_BT[:, :3], "token", **COUNTS)
-    with pytest.raises(ValueError, match=r"'token' would divide by 0 .* although 6 tokens"):
-        aggregate(LOSS_BT, MASK_BT, "token", max_tokens=10, num_sequences=4, num_tokens=0)
+        loss_numerator(LOSS_BT, MASK_BT[:, :3], "token")

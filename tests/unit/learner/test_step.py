@@ -185,6 +185,7 @@ def test_a_broken_rollout_logprob_costs_its_sequence_and_nothing_else(broken: fl
     config = _config(kl_coefficient=0.1)
     actual, metrics = gradients(config, groups)
     assert metrics["masked_sequence_share"] == pytest.approx(3 / 11)
+    assert all(np.isfinite(value) for value in metrics.values() if isinstance(value, float))
     completions[3] = replace(
         completions[3], rollout_logprobs=np.full(6, 9.0, np.float32)
     )  # masked by the band

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from polyray.algorithms import batch_scaled, stale_polychromic_advantages
+from polyray.algorithms import stale_polychromic_advantages
 from polyray.algorithms.polychromic import GroupView
 from polyray.config.algorithm import GrpoSpec, PassAtKSpec, PolychromicSpec
 from polyray.config.objective import AnnealSpec
@@ -154,7 +154,8 @@ def test_scale_of_the_batch_is_one_deviation_for_all_groups() -> None:
         random_group(1, [0.5, 0.4, 0.5, 0.6]),
         random_group(2, [1, 1, 1, 1]),
     ]
-    expected = batch_scaled([compute_advantages(group, GrpoSpec()).advantages_G for group in groups])
+    plain = [compute_advantages(group, GrpoSpec()).advantages_G for group in groups]
+    expected = [advantages_G / (np.concatenate(plain).std(ddof=1) + 1e-6) for advantages_G in plain]
     spec = GrpoSpec(scale="batch")
     scaled = scale_batch(groups, [compute_advantages(group, spec) for group in groups], spec)
     for one, other in zip(scaled, expected, strict=True):
