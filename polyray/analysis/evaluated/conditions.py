@@ -1,10 +1,11 @@
 """When a model helps and when it hurts: its gain over the baseline by difficulty, by answers known, by length.
 
-Difficulty is what a reference model, usually the warm start, solves. It is measured on its EVEN samples, and where
-the reference itself is one side of a gain, that side is measured on its ODD samples: prompts chosen for failures
-would otherwise seem to get better by themselves (regression to the mean). Prompts at which most was lost are chosen
-on EVEN samples and their loss is told of ODD ones, for the same reason. Bins are of prompts, intervals over clusters,
-and not adjusted for the number of bins. Called by results.py.
+Difficulty is the share that a reference model, usually the warm start, solves. It is measured on the reference's
+EVEN samples, and gains on the ODD samples of both sides: prompts chosen for failures would otherwise seem to get
+better by themselves (regression to the mean). This holds for every model, not for the reference alone, because
+sample i of a prompt has the same seed in every model. Prompts with the largest loss are chosen on EVEN samples and
+their loss is reported on ODD ones, for the same reason. Bins are of prompts, intervals over clusters, and not
+adjusted for the number of bins. Called by results.py.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from polyray.analysis.evaluated.outcomes import ALL, EVEN, ODD, Outcomes
+from polyray.analysis.evaluated.outcomes import EVEN, ODD, Outcomes
 from polyray.analysis.numbers import Interval
 from polyray.metrics import distinct_correct_at_k, pass_at_k
 from polyray.metrics.arrays import Floats, Integers
@@ -68,10 +69,7 @@ def conditions(outcomes: Mapping[str, Outcomes], compared: Compared) -> dict[str
         "reference": compared.reference,
         "k": k,
         "n_samples": reference.num_samples,
-        "n_samples_of_reference": {
-            "condition": reference.num_taken(EVEN),
-            "gain": reference.num_taken(ODD),
-        },
+        "n_samples_used": {"condition": reference.num_taken(EVEN), "gain": reference.num_taken(ODD)},
         "confidence": compared.confidence,
         "conditions": {},
         "worst": {},
@@ -84,7 +82,7 @@ def conditions(outcomes: Mapping[str, Outcomes], compared: Compared) -> dict[str
         )
         return entry
     gains = {
-        name: _gains(model, outcomes[compared.baseline], compared.reference, k)
+        name: _gains(model, outcomes[compared.baseline], k)
         for name, model in outcomes.items()
         if name != compared.baseline
     }
@@ -111,18 +109,18 @@ def gain_names(k: int) -> list[str]:
     return list(dict.fromkeys(["pass@1", f"pass@{k}", f"distinct-correct@{k}"]))
 
 
-def _gains(model: Outcomes, baseline: Outcomes, reference: str, k: int) -> dict[str, Floats]:
-    """name -> [P] model minus baseline; the reference counts with its ODD samples alone."""
-    own, other = (_values(side, ODD if side.model == reference else ALL, k) for side in (model, baseline))
+def _gains(model: Outcomes, baseline: Outcomes, k: int) -> dict[str, Floats]:
+    """name -> [P] model minus baseline, on the ODD samples of both."""
+    own, other = _values(model, k), _values(baseline, k)
     return {name: own[name] - other[name] for name in gain_names(k)}
 
 
-def _values(outcomes: Outcomes, which: slice, k: int) -> dict[str, Floats]:
-    taken, correct_P = outcomes.num_taken(which), outcomes.num_correct(which)
+def _values(outcomes: Outcomes, k: int) -> dict[str, Floats]:
+    taken, correct_P = outcomes.num_taken(ODD), outcomes.num_correct(ODD)
     found = {
         f"pass@{size}": np.asarray(pass_at_k(taken, correct_P, size), dtype=np.float64) for size in {1, k}
     }
-    rows = zip(outcomes.classes_PN[:, which], outcomes.passed_PN[:, which], strict=True)
+    rows = zip(outcomes.classes_PN[:, ODD], outcomes.passed_PN[:, ODD], strict=True)
     found[f"distinct-correct@{k}"] = np.array(
         [distinct_correct_at_k(classes_G, passed_G, k) for classes_G, passed_G in rows]
     )
@@ -130,7 +128,7 @@ def _values(outcomes: Outcomes, which: slice, k: int) -> dict[str, Floats]:
 
 
 def _known_conditions(reference: Outcomes) -> list[Condition]:
-    """All of the reference's EVEN samples or of the prompt, so none shares a sample with a gain."""
+    """Properties of the reference's EVEN samples or of the prompt, so none shares a seed with a gain."""
     rows = zip(reference.classes_PN[:, EVEN], reference.passed_PN[:, EVEN], strict=True)
     classes_P = np.array(
         [len(set(classes_G[passed_G].tolist()) - {WRONG_CLASS}) for classes_G, passed_G in rows],

@@ -1,8 +1,8 @@
 """What every sample of an evaluation came to, as arrays: who passed, in which class, how long.
 
-All models have the same prompts in the same order and the same number of samples: the first n scored ones of every
-prompt, n the fewest that any prompt has. Texts stay in samples.jsonl, which is read a prompt at a time. Called by
-theory.py and conditions.py.
+All models have the same prompts in the same order and the same number of samples: the first scored ones of every
+prompt, as many as the prompt with the fewest has, samples of even and of odd index by turns. Texts stay in
+samples.jsonl, which is read a prompt at a time. Called by theory.py and conditions.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from polyray.evaluation.scorers import PASS_THRESHOLD
 from polyray.metrics.arrays import Floats, Integers
 
 EVEN, ODD, ALL = slice(0, None, 2), slice(1, None, 2), slice(None)
-"""Which samples of a prompt: they are exchangeable, so EVEN and ODD are two independent measurements."""
+"""Columns of Outcomes, which are samples of even and odd index: two independent measurements of exchangeable samples.
+Models share seeds by index, so one model's EVEN samples are not independent of another model's EVEN samples."""
 TOLERANCE = 1e-9
 
 
@@ -75,8 +76,10 @@ def read_outcomes(source: SampleSource, metrics: Mapping[str, Any]) -> dict[str,
             raise DataError(f"{model} and {models[0]} were not asked the same prompts; score them apart")
         read[model] = [_prompt(source.group(model, task_id), threshold) for task_id in order]
         _check_same(model, read[model], metrics)
-    fewest = min(len(prompt.passed_G) for prompts in read.values() for prompt in prompts)
-    return {model: _outcomes(model, order, prompts, fewest) for model, prompts in read.items()}
+    halves = [prompt.halves for prompts in read.values() for prompt in prompts]
+    num_even, num_odd = (min(len(pair[which]) for pair in halves) for which in (0, 1))
+    counts = min(num_even, num_odd + 1), min(num_even, num_odd)
+    return {model: _outcomes(model, order, prompts, counts) for model, prompts in read.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +88,25 @@ class _Prompt:
 
     cluster: str
     prompt_chars: int
+    indices_G: np.ndarray
     passed_G: np.ndarray
     classes_G: np.ndarray
     tokens_G: np.ndarray
+
+    @property
+    def halves(self) -> tuple[Integers, Integers]:
+        """Where the samples of even and of odd index are."""
+        odd_G = self.indices_G % 2 == 1
+        return np.flatnonzero(~odd_G), np.flatnonzero(odd_G)
+
+    def columns(self, counts: tuple[int, int]) -> Integers:
+        """Samples of even and odd index by turns, `counts` of them; the first sample where there are no halves."""
+        even, odd = (half[:count] for half, count in zip(self.halves, counts, strict=True))
+        if not len(even):
+            return np.array([0])
+        chosen = np.empty(len(even) + len(odd), dtype=np.int64)
+        chosen[EVEN], chosen[ODD] = even, odd
+        return chosen
 
 
 def _prompt(samples: Sequence[SampleRecord], threshold: float) -> _Prompt:
@@ -97,6 +116,7 @@ def _prompt(samples: Sequence[SampleRecord], threshold: float) -> _Prompt:
     return _Prompt(
         cluster=scored[0].cluster,
         prompt_chars=len(scored[0].prompt),
+        indices_G=np.array([sample.sample_index for sample in scored]),
         passed_G=np.array([sample.reward >= threshold for sample in scored]),
         classes_G=np.array([sample.class_id for sample in scored], dtype=np.int64),
         tokens_G=np.array([sample.num_tokens for sample in scored], dtype=np.int64),
@@ -114,13 +134,16 @@ def _check_same(model: str, prompts: Sequence[_Prompt], metrics: Mapping[str, An
         )
 
 
-def _outcomes(model: str, order: Sequence[str], prompts: Sequence[_Prompt], num_samples: int) -> Outcomes:
+def _outcomes(
+    model: str, order: Sequence[str], prompts: Sequence[_Prompt], counts: tuple[int, int]
+) -> Outcomes:
+    columns = [prompt.columns(counts) for prompt in prompts]
     return Outcomes(
         model=model,
         task_ids=tuple(order),
         clusters=tuple(prompt.cluster for prompt in prompts),
-        passed_PN=np.stack([prompt.passed_G[:num_samples] for prompt in prompts]),
-        classes_PN=np.stack([prompt.classes_G[:num_samples] for prompt in prompts]),
-        tokens_PN=np.stack([prompt.tokens_G[:num_samples] for prompt in prompts]),
+        passed_PN=np.stack([prompt.passed_G[at] for prompt, at in zip(prompts, columns, strict=True)]),
+        classes_PN=np.stack([prompt.classes_G[at] for prompt, at in zip(prompts, columns, strict=True)]),
+        tokens_PN=np.stack([prompt.tokens_G[at] for prompt, at in zip(prompts, columns, strict=True)]),
         prompt_chars_P=np.array([prompt.prompt_chars for prompt in prompts], dtype=np.float64),
     )

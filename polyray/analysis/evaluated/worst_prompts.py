@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from polyray.analysis.evaluated.outcomes import ODD
 from polyray.evaluation.records import SampleRecord
 from polyray.evaluation.sample_source import SampleSource
 
@@ -24,8 +23,12 @@ def with_candidates(entry: Mapping[str, Any], source: SampleSource, threshold: f
     """
 
     def shown(model: str, task_id: str) -> list[dict[str, Any]]:
-        scored = [sample for sample in source.group(model, task_id) if sample.reward == sample.reward]
-        return [_candidate(sample, threshold) for sample in scored[ODD][:NUM_CANDIDATES]]
+        odd = [
+            sample
+            for sample in source.group(model, task_id)
+            if sample.reward == sample.reward and sample.sample_index % 2 == 1
+        ]
+        return [_candidate(sample, threshold) for sample in odd[:NUM_CANDIDATES]]
 
     worst = {
         model: [

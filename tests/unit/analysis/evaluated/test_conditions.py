@@ -42,17 +42,17 @@ def test_gains_by_difficulty_are_those_of_the_bins() -> None:
     models = {
         "start": [HARD, HARD, EASY, EASY],
         "old": [HARD, HARD, EASY, EASY],
-        "new": [[3, WRONG, 3, WRONG], [WRONG, 4, WRONG, 4], [1, WRONG, 1, WRONG], [WRONG, 2, WRONG, 2]],
+        "new": [[3, 3, WRONG, WRONG], [WRONG, WRONG, 4, 4], [1, 1, WRONG, WRONG], [WRONG, WRONG, 2, 2]],
     }
     found = conditions(read(records_of(models)), Compared("old", "start", (1, 2)))
-    assert found["k"] == 2 and found["n_samples_of_reference"] == {"condition": 2, "gain": 2}
+    assert found["k"] == 2 and found["n_samples_used"] == {"condition": 2, "gain": 2}
     low, high = found["conditions"]["difficulty"]["models"]["new"]
     assert (low["from"], low["to"], low["n_problems"]) == (0.0, 0.0, 2)
     assert (high["from"], high["to"], high["n_clusters"]) == (1.0, 1.0, 2)
     values = [{name: gain["value"] for name, gain in each["gains"].items()} for each in (low, high)]
-    # Two of four pass: 1 - C(2, 2) / C(4, 2) = 5/6 of the pairs hold one. EASY has 1 + 4/6 classes in two draws.
-    assert values[0] == pytest.approx({"pass@1": 0.5, "pass@2": 5 / 6, "distinct-correct@2": 5 / 6})
-    assert values[1] == pytest.approx({"pass@1": -0.5, "pass@2": -1 / 6, "distinct-correct@2": 5 / 6 - 5 / 3})
+    # One of the two ODD samples of each prompt passes; EASY has two classes there.
+    assert values[0] == pytest.approx({"pass@1": 0.5, "pass@2": 1.0, "distinct-correct@2": 1.0})
+    assert values[1] == pytest.approx({"pass@1": -0.5, "pass@2": 0.0, "distinct-correct@2": -1.0})
     assert [each["gains"]["pass@1"]["says"] for each in (low, high)] == ["helps", "hurts"]
     counts = found["conditions"]["correct_classes"]["models"]["new"]
     assert [(each["from"], each["n_problems"]) for each in counts] == [(0.0, 2), (2.0, 2)]
@@ -71,7 +71,7 @@ def test_the_reference_does_not_get_better_by_itself() -> None:
     gain = lowest["gains"]["pass@1"]
     assert gain["low"] < 0 < gain["high"] and abs(gain["value"]) < 0.04
     odd = outcomes["start"].passed_PN[:, 1::2].mean(axis=1)
-    by_hand = (outcomes["new"].passed_PN.mean(axis=1) - odd)[even <= lowest["to"]].mean()
+    by_hand = (outcomes["new"].passed_PN[:, 1::2].mean(axis=1) - odd)[even <= lowest["to"]].mean()
     assert gain["value"] == pytest.approx(by_hand)
 
 
@@ -130,3 +130,40 @@ def test_long_candidates_are_cut() -> None:
     found = conditions(read(records), Compared("old", "old", (1,)))
     [worst] = with_candidates(found, SampleList(records), threshold=0.5)["worst"]["new"]
     assert worst["prompt"] == "x" * MAX_CHARS + CUT
+
+
+def drawn(name: str, passed_PN: np.ndarray) -> Outcomes:
+    ids = tuple(f"p{number}" for number in range(len(passed_PN)))
+    zeros = np.zeros(passed_PN.shape, dtype=np.int64)
+    return Outcomes(name, ids, ids, passed_PN, np.where(passed_PN, 0, WRONG), zeros, np.zeros(len(ids)))
+
+
+def test_conditions_without_any_effect_find_one_at_the_nominal_rate() -> None:
+    """A model of the same abilities that shares seeds with the reference: most of its samples are the same."""
+    draw = np.random.default_rng(1)
+    values, excluded = [], []
+    for number in range(50):
+        chances_P1 = draw.beta(1, 1, (300, 1))
+        start = draw.random((300, 8)) < chances_P1
+        other = draw.random((300, 8)) < chances_P1
+        new = np.where(draw.random((300, 8)) < 0.7, start, other)
+        models = {name: drawn(name, passed) for name, passed in (("start", start), ("new", new))}
+        found = conditions(models, Compared("start", "start", (1, 2, 4), seed=number))
+        gains = [each["gains"]["pass@1"] for each in found["conditions"]["difficulty"]["models"]["new"]]
+        values.append([gain["value"] for gain in (gains[0], gains[-1])])
+        excluded += [not gain["low"] <= 0 <= gain["high"] for gain in gains]
+    mean, error = np.mean(values, axis=0), np.std(values, axis=0, ddof=1) / np.sqrt(len(values))
+    assert np.all(np.abs(mean) < 3 * error), "neither easy nor hard prompts change by themselves"
+    assert np.all(error < 0.01), "an effect of .03 would have been seen"
+    assert 0.01 < np.mean(excluded) < 0.10, "the nominal rate is .05"
+
+
+def test_conditions_of_an_identical_model_are_exactly_zero() -> None:
+    draw = np.random.default_rng(2)
+    classes = np.where(draw.random((200, 8)) < 0.5, draw.integers(0, 3, (200, 8)), WRONG).tolist()
+    found = conditions(
+        read(records_of({"start": classes, "same": classes})), Compared("start", "start", (1, 2, 4))
+    )
+    for condition in found["conditions"].values():
+        for each in condition["models"].get("same", ()):
+            assert [gain["value"] for gain in each["gains"].values()] == [0.0, 0.0, 0.0]

@@ -9,6 +9,7 @@ import pytest
 from polyray.analysis.evaluated.outcomes import ALL, EVEN, ODD, read_outcomes
 from polyray.config.evaluation import EvaluationSpec
 from polyray.errors import DataError
+from polyray.evaluation.records import SampleRecord
 from polyray.evaluation.sample_source import SampleList
 from polyray.evaluation.scoring import ScoringContext, score_samples
 from tests.unit.analysis.evaluated.evaluated_fixtures import WRONG, records_of
@@ -43,19 +44,37 @@ def test_halves_share_no_sample() -> None:
     assert (a.num_taken(EVEN), a.num_taken(ODD), a.num_taken()) == (2, 2, 4)
 
 
-def test_all_have_as_many_samples_as_the_prompt_with_the_fewest_scored_ones() -> None:
-    unscored = ("B", "p1", 0)
-    records = [
+def without_scores(*unscored: tuple[str, str, int]) -> list[SampleRecord]:
+    return [
         replace(record, reward=nan)
-        if (record.model, record.task_id, record.sample_index) == unscored
+        if (record.model, record.task_id, record.sample_index) in unscored
         else record
         for record in records_of(MODELS)
     ]
+
+
+def test_outcomes_of_unscored_samples_keep_halves_apart_by_index() -> None:
+    """B's sample 0 of p1 is unscored: its sample 2 takes the place, and no odd one moves among the even ones."""
+    records = without_scores(("B", "p1", 0))
     metrics = score_samples(records, EvaluationSpec(num_samples=4, ks=(1, 2)), ScoringContext(seed=0))
     found = read_outcomes(SampleList(records), metrics)
-    assert {model.num_samples for model in found.values()} == {3}
-    assert found["B"].classes_PN.tolist() == [[WRONG, 5, 5], [8, WRONG, WRONG]]
+    assert {model.num_samples for model in found.values()} == {2}
+    assert found["B"].classes_PN.tolist() == [[WRONG, 5], [WRONG, 8]]
+    assert np.array_equal(found["A"].classes_PN, np.array(MODELS["A"])[:, :2])
+
+    records = without_scores(("B", "p1", 1))
+    metrics = score_samples(records, EvaluationSpec(num_samples=4, ks=(1, 2)), ScoringContext(seed=0))
+    found = read_outcomes(SampleList(records), metrics)
+    assert found["B"].classes_PN.tolist() == [[WRONG, 5, 5], [WRONG, WRONG, WRONG]]
     assert np.array_equal(found["A"].classes_PN, np.array(MODELS["A"])[:, :3])
+
+
+def test_outcomes_without_two_halves_have_one_sample() -> None:
+    records = without_scores(("B", "p1", 0), ("B", "p1", 2))
+    metrics = score_samples(records, EvaluationSpec(num_samples=4, ks=(1, 2)), ScoringContext(seed=0))
+    found = read_outcomes(SampleList(records), metrics)
+    assert found["A"].classes_PN.tolist() == [[5], [WRONG]]
+    assert found["B"].classes_PN.tolist() == [[WRONG], [8]]
 
 
 def test_samples_of_another_evaluation_are_refused() -> None:
