@@ -115,15 +115,20 @@ def _theory_lines(theory: Mapping[str, Any]) -> list[str]:
             lines.append(f"theory of {name}: {model['why_no_fit']}")
         else:
             lines.append(
-                f"theory of {name}: pass@k off by {model['largest_error']:.3f} at most, "
+                f"theory of {name}: pass@k off by {model['largest_error']:.3f} at most on samples outside the fit, "
                 f"p of the fit {model['goodness_of_fit']['p']:.3f}"
             )
     for pair in theory["pairs"]:
         if pair["measured_k"] not in (None, 1) or pair["predicted_k"] is not None:
             predicted = "never" if pair["predicted_k"] is None else f"k = {pair['predicted_k']:.1f}"
-            measured = f"not within {pair['n_samples']}" if pair["measured_k"] is None else pair["measured_k"]
+            n = pair["n_samples"]
+            measured, other = (
+                f"not within {of}" if pair[key] is None else f"k = {pair[key]}"
+                for key, of in (("measured_k", n), ("measured_k_other_half", n // 2))
+            )
             lines.append(
-                f"{pair['behind']} overtakes {pair['ahead']}: predicted {predicted}, measured {measured}"
+                f"{pair['behind']} overtakes {pair['ahead']}: predicted {predicted}, measured {measured}, on samples "
+                f"outside the fit {other}"
             )
     return lines
 

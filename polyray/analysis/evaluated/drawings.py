@@ -53,7 +53,7 @@ def _of_run(run: EvaluatedRun, results: Results, arms: Mapping[str, Arm]) -> dic
     if theory["models"]:
         caption = (
             f"Lines: a beta-binomial fitted to {theory['n_fitted']} of {theory['n_samples']} samples per prompt. "
-            "Points: all samples, with intervals."
+            "Points: all samples, those of the fit among them, with intervals."
         )
         drawn["theory"] = ("pass@k, predicted and measured", caption, theory_figure(theory, arms))
     drawn |= _gains(results.conditions["evaluations"][run.label], arms)

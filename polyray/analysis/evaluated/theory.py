@@ -1,8 +1,9 @@
 """Theory against measurement: pass@k as the beta-binomial predicts it, and where one model overtakes another.
 
-Of every model a distribution of success is fitted to every other sample of each prompt (EVEN) and predicts pass@k for
-all k; beside it stands what all samples, and for small k the other half alone, measured. A second fit to all samples
-says with a test whether such a distribution describes the prompts at all, and looks beyond n. The statistics are
+For every model a distribution of success is fitted to every other sample of each prompt (EVEN) and predicts pass@k
+for all k. Its error, and the k from which one model leads another, are measured on the other half (ODD), which it was
+not fitted to; the curve also has the values of all samples. A second fit to all samples says with a test whether such
+a distribution describes the prompts at all, and looks beyond n. The statistics are
 polyray.metrics.success_distribution. Called by results.py.
 """
 
@@ -108,7 +109,9 @@ def _model(
     curve = _curve(outcomes, half, refits, confidence, seed)
     beyond = [outcomes.num_samples * times for times in BEYOND]
     errors = [
-        abs(point["predicted"] - point["measured"]) for point in curve if point["predicted"] is not None
+        abs(point["predicted"] - point["measured_other_half"])
+        for point in curve
+        if point["predicted"] is not None and point["measured_other_half"] is not None
     ]
     return {
         "fit_half": _described(half),
@@ -169,10 +172,13 @@ def _pair(
     confidence: float,
     seed: int,
 ) -> dict[str, Any]:
-    """`behind` has the lower measured pass@1; from which k on is it ahead, by theory and by measurement?"""
+    """`behind` has the lower measured pass@1; from which k on is it ahead, by theory and by measurement?
+
+    `measured_k_other_half` shares no sample with the prediction and reaches to half of the samples.
+    """
     behind, ahead = sorted(models, key=lambda model: int(model.num_correct().sum()))
     names = behind.model, ahead.model
-    leads = [one - other for one, other in zip(_columns(behind), _columns(ahead), strict=True)]
+    leads = _leads(behind, ahead, ALL)
     intervals = mean_intervals(leads, behind.clusters, BOOTSTRAP_RESAMPLES, confidence, seed, "bca")
     found = [
         _overtaking(one, other)
@@ -189,10 +195,17 @@ def _pair(
         "predicted_share": float(np.mean(np.isfinite(found))) if found else None,
         "predicted_k_all_samples": _finite(_overtaking(wholes[names[0]], wholes[names[1]])),
         "measured_k": _first_to_stay([interval.value for interval in intervals]),
+        "measured_k_other_half": _first_to_stay(
+            [float(lead_P.mean()) for lead_P in _leads(behind, ahead, ODD)]
+        ),
         "shown_k": _first_to_stay([interval.low for interval in intervals]),
         "lead_at_n": asdict(intervals[-1]),
         "n_samples": behind.num_samples,
     }
+
+
+def _leads(behind: Outcomes, ahead: Outcomes, which: slice) -> list[Floats]:
+    return [one - other for one, other in zip(_columns(behind, which), _columns(ahead, which), strict=True)]
 
 
 def _overtaking(behind: Fit, ahead: Fit) -> float:

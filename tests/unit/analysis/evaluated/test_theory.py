@@ -60,8 +60,26 @@ def test_measured_is_the_share_of_subsets_with_a_pass(two: dict[str, Outcomes]) 
     subsets = [others[:, list(chosen)].any(axis=1) for chosen in combinations(range(4), 2)]
     assert curve[1]["measured_other_half"] == pytest.approx(np.mean(subsets), abs=1e-12)
     assert [point["measured_other_half"] is None for point in curve] == [False] * 4 + [True] * 4
-    errors = [abs(point["predicted"] - point["measured"]) for point in curve]
+    errors = [abs(point["predicted"] - point["measured_other_half"]) for point in curve[:4]]
     assert theory(two)["models"]["certain"]["largest_error"] == max(errors)
+
+
+def test_largest_error_of_a_prediction_is_of_samples_that_it_was_not_fitted_to() -> None:
+    """Every prompt is solved in each EVEN sample or in none, and never in an ODD one."""
+    passed_PN = np.zeros((10, 8), dtype=bool)
+    passed_PN[:5, ::2] = True
+    model = theory({"one": outcomes("one", passed_PN)})["models"]["one"]
+    assert model["curve"][0]["predicted"] == pytest.approx(0.5, abs=0.01)
+    assert model["largest_error"] == max(point["predicted"] for point in model["curve"][:4])
+    assert model["largest_error"] > 0.5 > max(point["measured"] for point in model["curve"][:1])
+
+
+def test_overtaking_is_also_measured_where_nothing_was_fitted() -> None:
+    sure_P, flat_P = np.repeat([0.99, 0.01], [180, 120]), np.full(300, 0.45)
+    models = {"certain": drawn("certain", sure_P, 8, 1), "even": drawn("even", flat_P, 8, 2)}
+    models["even"].passed_PN[:, 1::2] = False
+    [pair] = theory(models)["pairs"]
+    assert pair["measured_k"] is not None and pair["measured_k_other_half"] is None
 
 
 def test_the_flatter_model_overtakes_where_theory_says(two: dict[str, Outcomes]) -> None:
@@ -82,6 +100,7 @@ def test_the_flatter_model_overtakes_where_theory_says(two: dict[str, Outcomes])
     }
     ahead = [k for k in range(1, 9) if curves["even"][k - 1] > curves["certain"][k - 1]]
     assert pair["measured_k"] == ahead[0] == 2 and ahead == list(range(2, 9))
+    assert pair["measured_k_other_half"] == 2
     assert pair["shown_k"] == 2, "no resample of 300 prompts reverses .69 and .61"
     assert abs(pair["predicted_k"] - 1.6) < 0.4
     assert pair["lead_at_n"]["value"] == pytest.approx(curves["even"][7] - curves["certain"][7])
