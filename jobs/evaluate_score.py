@@ -63,7 +63,7 @@ def _parser() -> JobParser:
     parser.add_argument("--seed", type=int, help="of the bootstrap")
     parser.add_argument("--resamples", type=int, help="of the bootstrap")
     parser.add_argument(
-        "--pass-threshold", type=float, default=None, help="rewards from here on are passes; default 1"
+        "--pass-threshold", type=float, default=None, help="rewards from here on are passes; default: threshold.json beside the samples, else 1",
     )
     parser.add_argument("--task", choices=TASKS, help="judge the samples anew, as this task does")
     parser.add_argument("--problems", metavar="FILE", help="the task's problems, .jsonl or .jsonl.gz")
@@ -99,17 +99,17 @@ def _from_rewards(samples: Path, options: Mapping[str, Any]) -> int:
     from polyray.config.base import as_json
     from polyray.evaluation.arms import reward_identity, training_reward
     from polyray.evaluation.sample_source import SampleFile
-    from polyray.evaluation.scorers import PASS_THRESHOLD
     from polyray.evaluation.scoring import ScoringContext, score_samples
 
     config_file = samples.resolve().parent.parent / "config.json"
     known = load_config(EvaluateConfig, config_file) if config_file.is_file() else None
     spec = _spec(known, options)
-    threshold = options["pass_threshold"]
+    threshold, threshold_source = _threshold(samples, options["pass_threshold"])
     context = ScoringContext(
         seed=_seed(known, options),
         baseline=options["baseline"] or (known.compare_to if known else None),
-        pass_threshold=PASS_THRESHOLD if threshold is None else threshold,
+        pass_threshold=threshold,
+        threshold_source=threshold_source,
         reward=reward_identity(as_json(known.reward), as_json(known.task)) if known else None,
         trained_on={name: training_reward(arm.adapter) for name, arm in known.adapters.items()}
         if known
@@ -122,6 +122,20 @@ def _from_rewards(samples: Path, options: Mapping[str, Any]) -> int:
     with SampleFile(samples) as source:
         metrics = score_samples(source, spec, context)
     return _finish(out, metrics)
+
+
+def _threshold(samples: Path, given: float | None) -> tuple[float, Mapping[str, Any]]:
+    """(threshold, its source): given on the command line, fixed by the evaluation of the samples, or a reward of 1."""
+    from polyray.evaluation.passes import THRESHOLD_FILE
+    from polyray.evaluation.scorers import PASS_THRESHOLD
+
+    file = samples.with_name(THRESHOLD_FILE)
+    if given is not None:
+        return given, {}
+    if file.is_file():
+        fixed = json.loads(file.read_text(encoding="utf-8"))
+        return float(fixed["value"]), fixed
+    return PASS_THRESHOLD, {}
 
 
 def _from_problems(samples: Path, options: Mapping[str, Any]) -> int:

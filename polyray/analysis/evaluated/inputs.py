@@ -16,6 +16,7 @@ from polyray.analysis.run_data import Evaluation, read_json
 from polyray.config.reward_validation import REWARD_VALIDATION
 from polyray.errors import DataError
 from polyray.evaluation.sampling import EvaluationFiles
+from polyray.evaluation.scorers import PASS_THRESHOLD
 
 JUDGE_SUMMARY = Path("judge") / "summary.json"
 COST = "cost.json"
@@ -63,6 +64,11 @@ class EvaluatedRun:
     def confidence(self) -> float:
         """Of the intervals."""
         return float(self.metrics.values.get("confidence", 0.95))
+
+    @property
+    def pass_threshold(self) -> float:
+        """The reward from which on a sample passes, as the evaluation fixed it."""
+        return float(self.metrics.values.get("pass_threshold", PASS_THRESHOLD))
 
     @property
     def samples_file(self) -> Path:

@@ -24,7 +24,6 @@ from polyray.analysis.evaluated.worst_prompts import with_candidates
 from polyray.analysis.run_data import ReportData
 from polyray.errors import ConfigError
 from polyray.evaluation.sample_source import SampleFile
-from polyray.evaluation.scorers import PASS_THRESHOLD
 
 
 @dataclass(frozen=True)
@@ -90,11 +89,10 @@ def _from_samples(run: EvaluatedRun, reference: str) -> tuple[dict[str, Any], di
         confidence=run.confidence,
         seed=run.evaluation.seed,
     )
-    threshold = float(run.metrics.values.get("pass_threshold", PASS_THRESHOLD))
     read_from = {"samples": {"file": str(file), "sha256": _sha256(file)}}
     with SampleFile(file) as source:
         outcomes = read_outcomes(source, run.metrics.values)
-        gains = with_candidates(conditions(outcomes, settings), source, threshold)
+        gains = with_candidates(conditions(outcomes, settings), source, run.pass_threshold)
     predicted = theory(outcomes, run.confidence, run.evaluation.seed)
     return {**read_from, "why_not": None, **predicted}, {**read_from, **gains}
 

@@ -17,7 +17,6 @@ from polyray.errors import DataError
 from polyray.evaluation.arms import resolve_arms
 from polyray.evaluation.records import SampleRecord
 from polyray.evaluation.sample_source import SampleFile
-from polyray.evaluation.scorers import PASS_THRESHOLD
 from polyray.models.base_files import resolve_model_dir
 from polyray.models.loading import load_tokenizer
 from polyray.tasks import build_task
@@ -75,7 +74,12 @@ def read_material(
     with SampleFile(run.samples_file) as samples:
         answers = {
             name: [
-                _sampled(tokenizer, asked, _answers(samples, name, asked.prompt_id)[:num_samples])
+                _sampled(
+                    tokenizer,
+                    asked,
+                    _answers(samples, name, asked.prompt_id)[:num_samples],
+                    run.pass_threshold,
+                )
                 for asked in arms[name].asked_P
             ]
             for name in names
@@ -100,12 +104,17 @@ def _answers(samples: SampleFile, model: str, prompt_id: str) -> list[SampleReco
     return samples.group(model, prompt_id)
 
 
-def _sampled(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, samples: Sequence[SampleRecord]) -> Sampled:
+def _sampled(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    samples: Sequence[SampleRecord],
+    pass_threshold: float,
+) -> Sampled:
     prompt_ids = tuple(encode_prompt(tokenizer, prompt))
     kept = [sample for sample in samples if sample.completion]
     rows = [
         Row(prompt_ids, tuple(tokenizer.encode(sample.completion, add_special_tokens=False)))
         for sample in kept
     ]
-    classes = [sample.class_id if sample.reward >= PASS_THRESHOLD else None for sample in kept]
+    classes = [sample.class_id if sample.reward >= pass_threshold else None for sample in kept]
     return Sampled(tuple(rows), tuple(classes))

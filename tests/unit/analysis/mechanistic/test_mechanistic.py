@@ -220,6 +220,19 @@ def test_prompts_of_one_cluster_are_one_unit(run: Path) -> None:
         read_material(evaluated, ["base"], 50, 2)  # those were never sampled
 
 
+def test_material_of_a_fitted_threshold_counts_rewards_above_it_as_correct(run: Path) -> None:
+    from polyray.analysis.evaluated.inputs import read_inputs
+    from polyray.analysis.mechanistic.inputs import read_material
+
+    samples = run / "evaluation" / "samples.jsonl"
+    samples.write_text(samples.read_text().replace('"reward": 1.0', '"reward": 0.6'))
+    metrics = run / "evaluation" / "metrics.json"
+    for threshold, classes in ((0.5, (0, 1, 0, None)), (0.7, (None,) * 4)):
+        metrics.write_text(json.dumps(json.loads(metrics.read_text()) | {"pass_threshold": threshold}))
+        material = read_material(read_inputs([run]).runs[0], ["base"], 2, 4)
+        assert [sampled.classes for sampled in material.answers["base"]] == [classes, classes]
+
+
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
