@@ -44,7 +44,7 @@ def analyze_ablation(argv: Sequence[str] | None = None) -> int:
     if args.check:
         return args.print_check(lambda: {"adapter": str(adapter), "by": args.namespace.by})
     from jobs.cost import evaluation_account, show_cost
-    from jobs.evaluate import evaluate, resumable_keys
+    from jobs.evaluate import check_finished, evaluate, resumable_keys
     from jobs.fleet import open_ray, open_sampler
     from polyray.analysis.lora.contributions import contributions
     from polyray.observability.progress import ProgressDisplay
@@ -60,6 +60,8 @@ def analyze_ablation(argv: Sequence[str] | None = None) -> int:
             ):
                 cost.enter("evaluate")
                 evaluate(config, directory, sample, display)
+        else:
+            check_finished(config, directory)
         metrics = json.loads((directory.paths.evaluation / "metrics.json").read_text(encoding="utf-8"))
         entries = contributions(metrics["comparisons"])
         _write(entries, directory.paths.root)

@@ -66,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             ):
                 cost.enter("evaluate")
                 evaluate(args.config, directory, sample, display)
+        else:
+            check_finished(args.config, directory)
         show(directory, display)
         show_cost(directory.paths.root, display)
     return EXIT_OK
@@ -140,6 +142,15 @@ def evaluate(
         progress=lambda name, done, total: display.update(phase=f"evaluating {name}", step=done, total=total),
     )
     directory.mark_done({"evaluation": str(directory.paths.evaluation)})
+
+
+def check_finished(config: EvaluateConfig, directory: RunDirectory) -> None:
+    """Raises ConfigError where the adapters, the base or the data of a finished evaluation are others by now."""
+    from polyray.evaluation import pipeline
+    from polyray.evaluation.sampling import EvaluationPaths
+
+    paths = EvaluationPaths(directory.paths.evaluation, directory.paths.judge)
+    pipeline.check_finished(config, paths)
 
 
 def show(directory: RunDirectory, display: ProgressDisplay) -> None:

@@ -63,7 +63,10 @@ def _parser() -> JobParser:
     parser.add_argument("--seed", type=int, help="of the bootstrap")
     parser.add_argument("--resamples", type=int, help="of the bootstrap")
     parser.add_argument(
-        "--pass-threshold", type=float, default=None, help="rewards from here on are passes; default: threshold.json beside the samples, else 1",
+        "--pass-threshold",
+        type=float,
+        default=None,
+        help="rewards from here on are passes; default: threshold.json beside the samples, else 1",
     )
     parser.add_argument("--task", choices=TASKS, help="judge the samples anew, as this task does")
     parser.add_argument("--problems", metavar="FILE", help="the task's problems, .jsonl or .jsonl.gz")
@@ -125,7 +128,7 @@ def _from_rewards(samples: Path, options: Mapping[str, Any]) -> int:
 
 
 def _threshold(samples: Path, given: float | None) -> tuple[float, Mapping[str, Any]]:
-    """(threshold, its source): given on the command line, fixed by the evaluation of the samples, or a reward of 1."""
+    """(threshold, its source): given on the command line, fixed by the samples' evaluation, or a reward of 1."""
     from polyray.evaluation.passes import THRESHOLD_FILE
     from polyray.evaluation.scorers import PASS_THRESHOLD
 

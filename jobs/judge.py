@@ -63,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not directory.finished:
             with judge_account(args.config):
                 judge(args.config, directory, display)
+        else:
+            check_finished(args.config, directory)
         show(directory, display)
         show_cost(directory.paths.root, display)
     return EXIT_OK
@@ -145,7 +147,25 @@ def judge(config: JudgeConfig, directory: RunDirectory, display: ProgressDisplay
                 raise
             finally:
                 _write_summary(config, folder, rows, status, len(items), runner.spent.as_row())
-    directory.mark_done({"judge": str(folder)})
+    directory.mark_done({"judge": str(folder), "inputs": _input_sha256(config)})
+
+
+def check_finished(config: JudgeConfig, directory: RunDirectory) -> None:
+    """Raises ConfigError where a finished run has judged other texts than the files hold now."""
+    judged = directory.summary().get("inputs", {})
+    for path, digest in _input_sha256(config).items():
+        if judged.get(path, digest) != digest:
+            raise ConfigError(
+                f"{path} has changed since {directory.paths.root} judged it (sha256 {judged[path][:12]} -> "
+                f"{digest[:12]}); give this run another name (name=...), or delete {directory.paths.root}"
+            )
+
+
+def _input_sha256(config: JudgeConfig) -> dict[str, str]:
+    from polyray.observability.data_record import sha256_of
+
+    files = [Path(path) for path in (config.samples, config.human_ratings) if path is not None]
+    return {str(file): sha256_of(file) for file in files if file.is_file()}
 
 
 def show(directory: RunDirectory, display: ProgressDisplay) -> None:

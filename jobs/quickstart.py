@@ -218,13 +218,15 @@ def _arm(config: TrainConfig, fleet: Fleet, display: ProgressDisplay) -> None:
 
 def _evaluate(config: EvaluateConfig, held: Held, sample: Sample, display: ProgressDisplay) -> None:
     from jobs.cost import evaluation_account
-    from jobs.evaluate import evaluate
+    from jobs.evaluate import check_finished, evaluate
     from polyray.observability.run_directory import RunDirectory
 
     with RunDirectory.open(config) as directory:
-        if not directory.finished:
-            with evaluation_account(config, held, "evaluate"):
-                evaluate(config, directory, sample, display)
+        if directory.finished:
+            check_finished(config, directory)
+            return
+        with evaluation_account(config, held, "evaluate"):
+            evaluate(config, directory, sample, display)
 
 
 def _finish(config: QuickstartConfig, plans: list[Plan], display: ProgressDisplay, seconds: float) -> None:

@@ -121,13 +121,14 @@ def evaluation_of(config: SweepConfig, plans: list[TrialPlan], trial_ids: Sequen
 
 def _evaluate(config: EvaluateConfig, fleet: Fleet | None, display: ProgressDisplay) -> None:
     from jobs.cost import evaluation_account
-    from jobs.evaluate import evaluate
+    from jobs.evaluate import check_finished, evaluate
     from jobs.fleet import open_sampler, pool_sampler
     from polyray.observability.run_directory import RunDirectory
 
     _forget_other_arms(config)
     with RunDirectory.open(config) as directory:
         if directory.finished:
+            check_finished(config, directory)
             return
         with evaluation_account(config) as cost:
             if fleet is not None:

@@ -1,7 +1,7 @@
 """From held-out prompts to numbers with intervals. No Ray: the engines are behind a callable. See README.md here.
 
 pipeline.py   an EvaluateConfig, start to end       problem_scoring.py   a samples file against problems
-arms.py  baselines.py        what every model is asked
+arms.py  baselines.py        what every model is asked       fingerprints.py  hashes of what samples were made from
 sampling.py  sample_log.py   samples and verdicts, appended, resumable      scorers.py  passes.py  checkers.py
 score_file.py  raw_samples.py  the same for samples that are there already
 records.py  sample_source.py   lines of samples.jsonl and results.jsonl; reading them a prompt at a time

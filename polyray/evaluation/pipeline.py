@@ -16,6 +16,7 @@ from polyray.config.base import as_json
 from polyray.config.run import EvaluateConfig
 from polyray.evaluation.arms import Arm, resolve_arms, reward_identity
 from polyray.evaluation.exporters import CodeText, export_samples, read_verdicts
+from polyray.evaluation.fingerprints import check_unchanged, claim, fingerprints
 from polyray.evaluation.judge.live import LiveJudge
 from polyray.evaluation.judge.summary import Intervals
 from polyray.evaluation.passes import Passes, open_passes
@@ -40,12 +41,12 @@ def run_evaluation(
 ) -> dict[str, Any]:
     """Samples what is not there yet, writes metrics.json and returns its contents.
 
-    Raises what stopped the judge when all the rest is written.
+    Raises ConfigError where the samples that are there are of other adapters, and what stopped the judge when all the
+    rest is written.
     """
     files = EvaluationFiles(paths.evaluation)
-    task = build_task(config.task)
-    prompts = task.held_out_prompts(config.evaluation.num_prompts)
-    arms = resolve_arms(config.adapters, prompts, task, config.seed)
+    task, arms = _asked(config)
+    claim(paths.evaluation, fingerprints(config, arms))
     with open_passes(config, task, paths) as passes, _judging(config, paths) as judge:
         sampling = _sampling(config, task, sample, passes, progress, judge)
         sample_arms(arms, sampling, files)
@@ -53,6 +54,17 @@ def run_evaluation(
         if judge is not None:
             judge.finish()
     return metrics
+
+
+def check_finished(config: EvaluateConfig, paths: EvaluationPaths) -> None:
+    """Raises ConfigError where a finished evaluation is of other files than its configuration names now."""
+    check_unchanged(paths.evaluation, fingerprints(config, _asked(config)[1]))
+
+
+def _asked(config: EvaluateConfig) -> tuple[Task, list[Arm]]:
+    task = build_task(config.task)
+    prompts = task.held_out_prompts(config.evaluation.num_prompts)
+    return task, resolve_arms(config.adapters, prompts, task, config.seed)
 
 
 def _sampling(

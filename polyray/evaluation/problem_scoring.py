@@ -23,6 +23,7 @@ from polyray.evaluation.sampling import EvaluationFiles
 from polyray.evaluation.score_file import ScoreRequest, fitting_ks, score_stream
 from polyray.evaluation.scorers import build_stream_scorer
 from polyray.evaluation.scoring import ScoringContext, score_samples
+from polyray.observability.data_record import data_files
 from polyray.tasks import build_task
 
 
@@ -73,7 +74,7 @@ def score_problems(request: ProblemScoring, progress: Callable[[int], None] | No
     score_stream(
         read_raw_samples(request.samples, problems),
         scorer,
-        ScoreRequest(request.samples, _problem_file(request), settings),
+        ScoreRequest(request.samples, _problem_files(request), settings),
         files,
         progress,
     )
@@ -101,9 +102,9 @@ def _sandbox(request: ProblemScoring) -> SandboxRewardSpec:
     return build_config(SandboxRewardSpec, values, source="evaluate score")
 
 
-def _problem_file(request: ProblemScoring) -> Path | None:
-    path = request.task.get("path")
-    return Path(path) if path and Path(path).is_file() else None
+def _problem_files(request: ProblemScoring) -> dict[str, Path]:
+    found = data_files({"task": request.task})
+    return {key: file for key, file in found.items() if file.is_file()}
 
 
 def _task_spec(fields: dict[str, Any]) -> Any:

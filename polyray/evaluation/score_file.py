@@ -34,11 +34,12 @@ class ScoreRequest:
     """What is scored, and by what.
 
     Example:
-        ScoreRequest(Path("samples.jsonl"), Path("HumanEval.jsonl.gz"), {"task": "code", "timeout_s": 3.0})
+        ScoreRequest(Path("samples.jsonl"), {"path": Path("HumanEval.jsonl.gz")}, {"task": "code", "timeout_s": 3.0})
     """
 
     samples: Path
-    problems: Path | None
+    problems: Mapping[str, Path]
+    """Key of the task's settings -> the file that it names."""
     settings: Mapping[str, Any]
     """Everything that could change a verdict."""
 
@@ -78,7 +79,7 @@ def _claim(directory: Path, request: ScoreRequest) -> None:
     """The directory belongs to one request for ever."""
     mine = {
         "samples_sha256": _file_sha256(request.samples),
-        "problems_sha256": _file_sha256(request.problems) if request.problems else None,
+        "problems_sha256": {key: _file_sha256(file) for key, file in sorted(request.problems.items())},
         "settings": dict(request.settings),
     }
     manifest = directory / MANIFEST

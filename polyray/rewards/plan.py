@@ -7,6 +7,7 @@ The user's files travel as text, paths are absolute: replicas have a working dir
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -106,6 +107,26 @@ def plan_reward(
         sources,
         None if second_opinion is None else _portable_reward(second_opinion),
     )
+
+
+def reward_sha256(reward: RewardSpec) -> dict[str, str]:
+    """Path -> sha256 of each file or model that a reward consists of. Raises ConfigError where one is missing."""
+    found: dict[str, str] = {}
+    for spec in _leaves(reward):
+        if isinstance(spec, PythonRewardSpec):
+            found[spec.path] = _sha256(load_reward_source(spec.path))
+        elif isinstance(spec, EngagementRewardSpec):
+            from polyray.rewards.engagement import read_card
+
+            found[spec.path] = read_card(Path(spec.path)).version
+        elif isinstance(spec, HeuristicRewardSpec):
+            flagged = read_flagged_words(spec.unsafe_words)
+            found[spec.unsafe_words] = _sha256("\n".join([*sorted(flagged.words), *flagged.phrases]))
+    return found
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _leaves(spec: RewardSpec) -> Iterator[RewardSpec]:

@@ -15,6 +15,7 @@ from polyray.config.run import EvaluateConfig
 from polyray.data.chat import encode_prompt
 from polyray.errors import DataError
 from polyray.evaluation.arms import resolve_arms
+from polyray.evaluation.fingerprints import check_unchanged, model_fingerprints
 from polyray.evaluation.records import SampleRecord
 from polyray.evaluation.sample_source import SampleFile
 from polyray.models.base_files import resolve_model_dir
@@ -58,7 +59,8 @@ def read_material(
     """The first `num_prompts` prompts of different clusters, `num_samples` completions of each model to each.
 
     Completions are read as text and made into tokens again; empty ones are left out. Raises DataError for a model
-    that the evaluation does not have, and where its samples are gone.
+    that the evaluation does not have, and where its samples are gone; ConfigError where an adapter is not the one
+    that was sampled.
     """
     names = list(models or run.models)
     unknown = [name for name in names if name not in run.models]
@@ -68,6 +70,7 @@ def read_material(
     task = build_task(config.task)
     prompts = _of_different_clusters(task.held_out_prompts(config.evaluation.num_prompts), num_prompts)
     arms = {arm.name: arm for arm in resolve_arms(config.adapters, prompts, task, config.seed)}
+    check_unchanged(run.samples_file.parent, model_fingerprints(config, list(arms.values())))
     model_dir = resolve_model_dir(config.model)
     tokenizer = load_tokenizer(model_dir)
     adapters = {name: arms[name].adapter_dir for name in names}

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from jobs.cli import parse
 from jobs.evaluate import evaluate, main, resumable_keys, show
 from polyray.config.base import as_json
 from polyray.config.evaluation import EvaluationSpec
-from polyray.config.loader import build_config
+from polyray.config.loader import build_config, load_config
 from polyray.config.prompts import ArmSpec
 from polyray.config.reward import SandboxRewardSpec
 from polyray.config.run import EvaluateConfig
@@ -58,6 +59,19 @@ def test_score_takes_its_settings_from_the_run(samples: Path) -> None:
     metrics = json.loads(samples.with_name("metrics.json").read_text())
     assert (metrics["seed"], metrics["baseline"], metrics["selector"]) == (9, "b", "reward")
     assert set(metrics["models"]["a"]["pass_at_k"]) == {"1", "4"}
+
+
+def test_score_uses_the_threshold_that_the_evaluation_fixed(samples: Path) -> None:
+    write_lines(samples, [replace(record, reward=record.reward * 0.6) for record in read_samples(samples)])
+    fixed = {"value": 0.5, "checker": "heuristic", "source": "validation"}
+    samples.with_name("threshold.json").write_text(json.dumps(fixed))
+    assert main(["score", str(samples), "--ks", "1", "--resamples", "100"]) == 0
+    metrics = json.loads(samples.with_name("metrics.json").read_text())
+    assert (metrics["pass_threshold"], metrics["threshold"]) == (0.5, fixed)
+    assert metrics["models"]["b"]["pass_at_k"]["1"]["value"] == 0.75
+    assert main(["score", str(samples), "--ks", "1", "--resamples", "100", "--pass-threshold", "0.7"]) == 0
+    metrics = json.loads(samples.with_name("metrics.json").read_text())
+    assert metrics["models"]["b"]["pass_at_k"]["1"]["value"] == 0.0
 
 
 def test_score_refuses_bad_settings(samples: Path) -> None:
@@ -111,6 +125,29 @@ def test_evaluation_with_any_sampler_fills_the_run_directory(
     assert values["pass_at_k"]["1"]["value"] == np.mean([record.reward for record in records])
     assert 0 < values["pass_at_k"]["1"]["value"] < 1
     assert "evaluating base" in capsys.readouterr().out
+
+
+def test_finished_evaluation_of_a_replaced_adapter_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (adapter / name).write_text(name)
+    file = tmp_path / "e.yaml"
+    file.write_text(
+        f"name: e\nruns_dir: {tmp_path}\nadapters: {{mine: {adapter}}}\n"
+        "evaluation: {num_prompts: 4, num_samples: 2, ks: [1], bootstrap_resamples: 100}\n"
+    )
+    config = load_config(EvaluateConfig, file)
+    with ProgressDisplay() as display, RunDirectory.open(config) as directory:
+        evaluate(config, directory, shortest_paths, display)
+    assert main([str(file)]) == 0
+    assert "samples.jsonl" in capsys.readouterr().out
+    (adapter / "adapter_model.safetensors").write_text("trained again")
+    with pytest.raises(ConfigError, match=r"arms\.mine: sha256"):
+        main([str(file)])
+    assert "samples.jsonl" not in capsys.readouterr().out
 
 
 def test_programs_need_consent_before_anything_starts(tmp_path: Path) -> None:

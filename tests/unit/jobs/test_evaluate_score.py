@@ -134,6 +134,11 @@ def test_results_of_something_else_are_never_overwritten(tmp_path: Path, problem
     with pytest.raises(ConfigError, match="holds results of other settings"):
         score(first, problems, tmp_path / "out", "--timeout", "9")
     assert (tmp_path / "out" / "results.jsonl").read_bytes() == before
+    kept = problems.read_text()
+    problems.write_text(kept.replace("assert", "assert True or"))
+    with pytest.raises(ConfigError, match="holds results of other problems"):
+        score(first, problems, tmp_path / "out")
+    problems.write_text(kept)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "results.jsonl").write_text("precious\n")
     with pytest.raises(ConfigError, match="that `score` did not write"):

@@ -99,6 +99,15 @@ def test_pairs_from_samples_to_the_table(
     assert (folder(file).parent / "DONE").is_file()
 
 
+def test_finished_judge_of_changed_samples_is_refused(config: Callable[..., str], samples: Path) -> None:
+    with JudgeServer(prefers_longer) as server:
+        file = config(server, "pairs")
+        assert main([file]) == main([file]) == 0
+        samples.write_text(samples.read_text() + "\n")
+        with pytest.raises(ConfigError, match=r"samples\.jsonl has changed .*name="):
+            main([file])
+
+
 def test_a_biased_judge_is_found_out(config: Callable[..., str]) -> None:
     with JudgeServer(prefers_first) as server:
         file = config(server, "biased")

@@ -220,6 +220,16 @@ def test_prompts_of_one_cluster_are_one_unit(run: Path) -> None:
         read_material(evaluated, ["base"], 50, 2)  # those were never sampled
 
 
+def test_material_of_an_adapter_that_was_not_sampled_is_refused(run: Path) -> None:
+    from polyray.analysis.evaluated.inputs import read_inputs
+    from polyray.analysis.mechanistic.inputs import read_material
+
+    record = run / "evaluation" / "fingerprints.json"
+    record.write_text(json.dumps({"arms": {"base": "none", "warm start": "0" * 64}}))
+    with pytest.raises(ConfigError, match=r"arms\.warm start: sha256 000000000000 -> "):
+        read_material(read_inputs([run]).runs[0], ["base"], 2, 4)
+
+
 def test_material_of_a_fitted_threshold_counts_rewards_above_it_as_correct(run: Path) -> None:
     from polyray.analysis.evaluated.inputs import read_inputs
     from polyray.analysis.mechanistic.inputs import read_material
