@@ -26,7 +26,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from jobs import evaluate_reward, evaluate_score
 from jobs.cli import JobArguments, parse, run
+from polyray.config.base import as_json
 from polyray.config.evaluation import ExportName
+from polyray.config.loader import build_config
 from polyray.config.placement import evaluation_estimate
 from polyray.config.run import EvaluateConfig
 from polyray.errors import EXIT_OK
@@ -96,7 +98,7 @@ def _with_options(args: JobArguments[EvaluateConfig]) -> JobArguments[EvaluateCo
         "allow_self_selection": spec.allow_self_selection or options.allow_self_selection,
     }
     config = args.config.model_copy(update={"evaluation": spec.model_copy(update=changes)})
-    return replace(args, config=config)
+    return replace(args, config=build_config(EvaluateConfig, as_json(config), "--export"))
 
 
 def resumable_keys() -> tuple[str, ...]:

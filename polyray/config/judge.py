@@ -30,6 +30,8 @@ CRITERIA: dict[str, str] = {
 HANNA_CRITERIA = ("relevance", "coherence", "empathy", "surprise", "engagement", "complexity")
 """The six criteria of the HANNA benchmark (Chhun et al. 2022), in its order."""
 
+MAX_CLUSTER_CANDIDATES = 64
+"""Candidates that a judge of mode cluster groups in one call."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DEFAULT_KEY = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
 _RESERVED = ("reasoning", "overall")

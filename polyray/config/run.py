@@ -10,8 +10,8 @@ from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PolychromicSpec
 from polyray.config.checker import CheckerSpec
 from polyray.config.delivery import DeliverySpec, check_quantised
 from polyray.config.dynamics import DynamicsSpec, Rounds
-from polyray.config.evaluation import EvaluationSpec
-from polyray.config.judge import JudgingSpec
+from polyray.config.evaluation import EXPORTS_OF_PROGRAMS, EvaluationSpec
+from polyray.config.judge import MAX_CLUSTER_CANDIDATES, JudgingSpec
 from polyray.config.learner import LearnerSpec
 from polyray.config.mismatch import MismatchAlarmSpec
 from polyray.config.model import ModelSpec, check_whole_base
@@ -238,7 +238,30 @@ class EvaluateConfig(RunBase):
         by_judge = self.checker is not None and self.checker.type == "judge"
         if by_judge and (self.judging is None or self.judging.mode != "rubric"):
             raise ValueError("checker.type=judge needs a judge: set judging.mode=rubric and judging.judge")
+        _check_judged_samples(self.judging, self.evaluation.num_samples)
+        programs = [name for name in self.evaluation.exports if name in EXPORTS_OF_PROGRAMS]
+        if programs and self.task.type != "code":
+            raise ValueError(
+                f"evaluation.exports={programs} are formats for programs, but task.type={self.task.type}; use "
+                "noveltybench, or none"
+            )
         return self
+
+
+def _check_judged_samples(judging: JudgingSpec | None, num_samples: int) -> None:
+    if judging is None:
+        return
+    judged = judging.samples_per_prompt or (num_samples if judging.mode == "cluster" else 1)
+    if judged > num_samples:
+        raise ValueError(
+            f"judging.samples_per_prompt={judged} exceeds evaluation.num_samples={num_samples}; lower the one or "
+            "raise the other"
+        )
+    if judging.mode == "cluster" and judged > MAX_CLUSTER_CANDIDATES:
+        raise ValueError(
+            f"judging.mode=cluster groups at most {MAX_CLUSTER_CANDIDATES} samples of a prompt, and there are "
+            f"{judged}; set judging.samples_per_prompt to {MAX_CLUSTER_CANDIDATES} or less"
+        )
 
 
 class QuickstartConfig(RunBase):

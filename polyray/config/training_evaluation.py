@@ -21,6 +21,10 @@ PLAIN_METRICS = (
 )
 
 
+OF_PAIRS = ("diversity",)
+"""Metrics that need two completions of a prompt."""
+
+
 class TrainingEvaluationSpec(StrictModel):
     """The same prompts with the same seeds at every so many versions; `diversity` is the mean pairwise distance."""
 
@@ -54,7 +58,8 @@ class TrainingEvaluationSpec(StrictModel):
     def metric_names(self) -> tuple[str, ...]:
         """What `best_metric` may be."""
         ks = self.rounds(0).ks
-        return (*(f"{name}_{k}" for name in OVER_SUBSETS for k in ks), *PLAIN_METRICS)
+        plain = [name for name in PLAIN_METRICS if name not in OF_PAIRS or self.num_samples > 1]
+        return (*(f"{name}_{k}" for name in OVER_SUBSETS for k in ks), *plain)
 
     @model_validator(mode="after")
     def _metric_exists(self) -> TrainingEvaluationSpec:

@@ -26,6 +26,21 @@ class BertScores:
     f1: npt.NDArray[np.float64]
 
 
+def check_bert_score(model_path: str | Path) -> None:
+    """Raises ConfigError where there is no model in `model_path`, ResourceError without the package."""
+    if not (Path(model_path) / "config.json").is_file():
+        raise ConfigError(
+            f"BERTScore: there is no model in {model_path}; give the directory of a downloaded encoder, e.g. "
+            "roberta-large (nothing is fetched at run time)"
+        )
+    try:
+        import bert_score  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ResourceError(
+            "BERTScore needs the package bert-score, which is not installed; pip install bert-score==0.3.13"
+        ) from None
+
+
 def bert_score(
     predictions: Sequence[str],
     references: Sequence[str],
@@ -55,19 +70,11 @@ def bert_score(
             f"{len(predictions)} predictions and {len(references)} references; BERTScore needs one reference "
             "for each prediction, and at least one"
         )
-    if not (Path(model_path) / "config.json").is_file():
-        raise ConfigError(
-            f"BERTScore: there is no model in {model_path}; give the directory of a downloaded encoder, e.g. "
-            "roberta-large (nothing is fetched at run time)"
-        )
     if num_layers < 1:
         raise ConfigError(f"BERTScore: num_layers={num_layers} must be at least 1, e.g. 17 for roberta-large")
-    try:
-        from bert_score import BERTScorer  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise ResourceError(
-            "BERTScore needs the package bert-score, which is not installed; pip install bert-score==0.3.13"
-        ) from None
+    check_bert_score(model_path)
+    from bert_score import BERTScorer  # pyright: ignore[reportMissingImports]
+
     scorer: Any = BERTScorer(
         model_type=str(model_path), num_layers=num_layers, batch_size=batch_size, device=device
     )

@@ -30,7 +30,7 @@ from polyray.evaluation.sampling import (
     sample_arms,
 )
 from polyray.evaluation.scoring import ScoringContext, score_samples
-from polyray.evaluation.text_metrics import build_text_metrics
+from polyray.evaluation.text_metrics import build_text_metrics, check_text_metrics
 from polyray.observability.atomic import atomic_write_json
 from polyray.tasks import build_task
 from polyray.tasks.base import Task
@@ -46,6 +46,7 @@ def run_evaluation(
     """
     files = EvaluationFiles(paths.evaluation)
     task, arms = _asked(config)
+    check_text_metrics(config.evaluation, _references(config, task))
     claim(paths.evaluation, fingerprints(config, arms))
     with open_passes(config, task, paths) as passes, _judging(config, paths) as judge:
         sampling = _sampling(config, task, sample, passes, progress, judge)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from polyray.config.evaluation import BertScoreSpec, EvaluationSpec
+from polyray.errors import ConfigError
 from polyray.evaluation.per_prompt import TextMetrics
 from polyray.evaluation.records import SampleRecord
 from polyray.evaluation.sample_source import SampleSource, all_groups
@@ -23,6 +24,29 @@ from polyray.metrics.text_diversity import (
     vocabulary_richness,
 )
 from polyray.metrics.tokens import words
+
+
+def check_text_metrics(spec: EvaluationSpec, references: Mapping[str, str]) -> None:
+    """Loads the encoder and looks for everything else that a metric needs, before anything is sampled.
+
+    Raises ConfigError for a model that is not there and for references that no prompt has, ResourceError for a
+    package that is not installed.
+    """
+    if "semantic" in spec.text_metrics:
+        from polyray.models.text_encoder import embed_texts
+
+        embed_texts(spec.encoder, ["."])
+    with_reference = ["text_metrics=reference"] if "reference" in spec.text_metrics else []
+    if spec.bert_score is not None:
+        from polyray.evaluation.bertscore import check_bert_score
+
+        check_bert_score(spec.bert_score.model_path)
+        with_reference.append("bert_score")
+    if with_reference and not references:
+        raise ConfigError(
+            f"evaluation: {with_reference[0]} compares with references, and no held-out prompt of the task has one; "
+            "leave it out, or add references to the data"
+        )
 
 
 def build_text_metrics(
@@ -79,6 +103,8 @@ def _lexical(texts: Sequence[str], classes_G: Sequence[int], vocabulary_size: in
 def _semantic(texts: Sequence[str], encoder: str) -> Mapping[str, float]:
     from polyray.models.text_encoder import embed_texts
 
+    if len(texts) < 2:
+        return {"semantic_distance": float("nan"), "vendi_score": float("nan")}
     unit_GD = embed_texts(encoder, texts)
     return {
         "semantic_distance": mean_pairwise_cosine_distance(unit_GD),

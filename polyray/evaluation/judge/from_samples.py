@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from polyray.config.judge import MAX_CLUSTER_CANDIDATES
 from polyray.errors import DataError
 from polyray.evaluation.judge.items import Candidate, ClusterItem, PairItem, RubricItem
 from polyray.evaluation.records import SampleRecord
@@ -19,8 +20,6 @@ from polyray.evaluation.sample_source import SampleList
 
 ByModel = Mapping[str, Mapping[str, Sequence[SampleRecord]]]
 """model -> task_id -> samples in order of their index."""
-
-MAX_CLUSTER_CANDIDATES = 64
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,6 +205,52 @@ def test_a_budget_stops_the_judge_and_nothing_else(task: dict[str, Any], tmp_pat
     assert json.loads((tmp_path / "judge" / "summary.json").read_text())["status"] == "budget"
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"evaluation": {"num_samples": 1, "ks": [1], "text_metrics": ["semantic"]}}, "num_samples=1"),
+        ({"evaluation": {"num_samples": 1, "ks": [1], "text_metrics": ["self_bleu"]}}, "num_samples=1"),
+        ({"evaluation": {"exports": ["evalplus"]}}, "exports"),
+        ({"judging": {"judge": {}, "samples_per_prompt": 17}}, "samples_per_prompt=17"),
+        ({"judging": {"judge": {}, "mode": "cluster"}, "evaluation": {"num_samples": 65}}, "mode=cluster"),
+    ],
+)
+def test_evaluation_that_would_fail_after_sampling_is_refused(
+    task: dict[str, Any], changes: dict[str, Any], named: str
+) -> None:
+    if "judging" in changes:
+        changes["judging"]["judge"] = {"provider": "openai", "model": "m"}
+    with pytest.raises(ConfigError) as raised:
+        config(task, **changes)
+    assert named in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "named"),
+    [
+        ({"text_metrics": ["semantic"], "encoder": "/nowhere"}, "/nowhere"),
+        ({"bert_score": {"model_path": "/nowhere", "num_layers": 2}}, "/nowhere"),
+        ({"text_metrics": ["reference"]}, "text_metrics=reference"),
+    ],
+)
+def test_text_metrics_that_cannot_be_computed_fail_before_sampling(
+    task: dict[str, Any], tmp_path: Path, metrics: dict[str, Any], named: str
+) -> None:
+    def sample(name: str, directory: str | None, requests: Sequence[GroupRequest]) -> Iterator[Group]:
+        raise AssertionError("sampling has begun")
+
+    without = tmp_path / "test.jsonl"
+    rows = [{"prompt": f"say {number}:"} for number in range(6)]
+    without.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task["path"] = task["held_out_path"]
+    del task["held_out_path"]
+    spec = {"num_samples": 2, "ks": [1, 2], "selector": "first", "bootstrap_resamples": 100, **metrics}
+    with pytest.raises(ConfigError) as raised:
+        run_evaluation(config(task, evaluation=spec), paths(tmp_path), sample)
+    assert named in str(raised.value)
+    assert not (tmp_path / "evaluation" / "samples.jsonl").exists()
+
+
 def test_few_shot_and_zero_shot_share_prompts_and_seeds(task: dict[str, Any], tmp_path: Path) -> None:
     template = tmp_path / "two_shot.yaml"
     template.write_text("name: two_shot\nshots: 2\n")
