@@ -100,7 +100,7 @@ def _parser() -> JobParser:
 def _from_rewards(samples: Path, options: Mapping[str, Any]) -> int:
     """metrics.json from the rewards that the file holds."""
     from polyray.config.base import as_json
-    from polyray.evaluation.arms import reward_identity, training_reward
+    from polyray.evaluation.arms import reward_name, training_reward
     from polyray.evaluation.sample_source import SampleFile
     from polyray.evaluation.scoring import ScoringContext, score_samples
 
@@ -113,7 +113,7 @@ def _from_rewards(samples: Path, options: Mapping[str, Any]) -> int:
         baseline=options["baseline"] or (known.compare_to if known else None),
         pass_threshold=threshold,
         threshold_source=threshold_source,
-        reward=reward_identity(as_json(known.reward), as_json(known.task)) if known else None,
+        reward=reward_name(as_json(known.reward), as_json(known.task)) if known else None,
         trained_on={name: training_reward(arm.adapter) for name, arm in known.adapters.items()}
         if known
         else {},

@@ -5,6 +5,7 @@ The rewards of texts are in text_reward.py, the remote one in remote_reward.py; 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -128,6 +129,25 @@ RewardSpec = Annotated[
     Field(discriminator="type"),
     BeforeValidator(default_type("verifier")),
 ]
+
+
+HOW_IT_RUNS = frozenset(
+    {
+        "service", "client", "workers", "timeout_s", "memory_mib", "strict", "deterministic", "cache_path",
+        "allow_code_execution", "token_env", "api_key_env", "max_retries", "max_attempts", "backoff_s",
+        "max_backoff_s", "concurrency", "max_unjudged_share", "prices", "budget",
+    }
+)  # fmt: skip
+"""Settings of a reward, at any depth, that say how it is computed and not which score it gives."""
+
+
+def reward_identity(reward: Any) -> Any:
+    """The settings, as plain JSON values, that tell one reward from another: all but HOW_IT_RUNS."""
+    if isinstance(reward, StrictModel):
+        reward = reward.model_dump(mode="json")
+    if isinstance(reward, Mapping):
+        return {key: reward_identity(value) for key, value in reward.items() if key not in HOW_IT_RUNS}
+    return [reward_identity(value) for value in reward] if isinstance(reward, list | tuple) else reward
 
 
 def check_no_service(reward: Any, what: str) -> None:

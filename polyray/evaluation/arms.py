@@ -13,10 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from polyray.config.prompts import ArmSpec
+from polyray.config.reward import RewardSpec, reward_identity
 from polyray.evaluation.baselines import asked, few_shot_examples, load_template
 from polyray.tasks.base import Task
 from polyray.types import Prompt
+
+LEVELS_BELOW_RUN = 3
+"""Directories between a run and its deepest adapters, `checkpoints/step-000020/adapter`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +59,30 @@ def resolve_arms(specs: Mapping[str, ArmSpec], prompts: Sequence[Prompt], task: 
 
 
 def training_reward(adapter_dir: str | None) -> str | None:
-    """The reward that an adapter's own run optimised, as `reward_identity` names it; None where it is unknown.
+    """The reward that an adapter's own run optimised, as `reward_name` gives it; None where it is unknown.
 
-    A training run keeps its configuration beside `adapter/`; one without an RL objective had no reward.
+    A training run keeps its configuration in its directory, above `adapter/`, `best/`, `versions/` and
+    `checkpoints/`; one without an RL objective had no reward.
     """
     if adapter_dir is None:
         return None
-    config_file = Path(adapter_dir).resolve().parent / "config.json"
-    if not config_file.is_file():
+    above = Path(adapter_dir).resolve().parents[:LEVELS_BELOW_RUN]
+    config_file = next((path for level in above if (path := level / "config.json").is_file()), None)
+    if config_file is None:
         return None
     config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
     if "algorithm" not in config or "reward" not in config:
         return None
-    return reward_identity(config["reward"], config.get("task", {}))
+    return reward_name(config["reward"], config.get("task", {}))
 
 
-def reward_identity(reward: Mapping[str, Any], task: Mapping[str, Any]) -> str:
-    """What tells one reward from another: its settings without those of the service, and the task's type.
+def reward_name(reward: Mapping[str, Any], task: Mapping[str, Any]) -> str:
+    """A name that two rewards share where they give the same scores: `reward_identity` and the task's type.
 
     The same verifier on other prompts is the same reward; a salt or a file is not looked at.
     """
-    settings = {key: value for key, value in sorted(reward.items()) if key != "service"}
-    return f"{json.dumps(settings, sort_keys=True)} on {task.get('type', '?')}"
+    try:  # a configuration of an earlier version may lack settings that have a default now
+        spec: Any = TypeAdapter(RewardSpec).validate_python(reward)
+    except ValidationError:
+        spec = reward
+    return f"{json.dumps(reward_identity(spec), sort_keys=True)} on {task.get('type', '?')}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from polyray.config.base import as_json
 from polyray.config.run import EvaluateConfig
-from polyray.evaluation.arms import Arm, resolve_arms, reward_identity
+from polyray.evaluation.arms import Arm, resolve_arms, reward_name
 from polyray.evaluation.exporters import CodeText, export_samples, read_verdicts
 from polyray.evaluation.fingerprints import check_unchanged, claim, fingerprints
 from polyray.evaluation.judge.live import LiveJudge
@@ -101,7 +101,7 @@ def _write_metrics(
             baseline=config.compare_to,
             pass_threshold=passes.threshold.value,
             threshold_source=passes.threshold.as_json(),
-            reward=reward_identity(as_json(config.reward), as_json(config.task)),
+            reward=reward_name(as_json(config.reward), as_json(config.task)),
             trained_on={arm.name: arm.trained_on for arm in arms},
             text_metrics=build_text_metrics(config.evaluation, source, _references(config, task)),
         )

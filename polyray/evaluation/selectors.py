@@ -162,7 +162,7 @@ def refusals(
 
     Args:
         names: the selectors asked for.
-        reward: identity of the evaluation's reward (arms.reward_identity); None where it is unknown.
+        reward: identity of the evaluation's reward (arms.reward_name); None where it is unknown.
         trained_on: model -> identity of its training reward; None where there was none.
     """
     if SELF_SELECTION not in names or reward is None:

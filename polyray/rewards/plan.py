@@ -24,6 +24,7 @@ from polyray.config.reward import (
     RewardSpec,
     SandboxRewardSpec,
     is_elsewhere,
+    reward_identity,
 )
 from polyray.config.task import TaskSpec
 from polyray.config.text_reward import EngagementRewardSpec, HeuristicRewardSpec, JudgeRewardSpec
@@ -180,7 +181,7 @@ def _check_patience(spec: HttpRewardSpec, request_timeout_s: float) -> None:
 
 def _check_second_opinion(reward: RewardSpec, second: RewardSpec) -> None:
     """A second opinion that has learnt from the same data repeats the first one."""
-    if reward.model_dump(exclude={"service"}) == second.model_dump(exclude={"service"}):
+    if reward_identity(reward) == reward_identity(second):
         raise ConfigError(
             "second_opinion is the same as reward: it would agree with itself; name another one, e.g. an engagement "
             "model that was trained on other threads"

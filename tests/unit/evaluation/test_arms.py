@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from polyray.config.prompts import ArmSpec, PromptTemplate
 from polyray.config.run import EvaluateConfig
 from polyray.config.task import JsonlSpec
 from polyray.errors import ConfigError, DataError
-from polyray.evaluation.arms import resolve_arms, training_reward
+from polyray.evaluation.arms import resolve_arms, reward_name, training_reward
 from polyray.evaluation.baselines import Example, asked, few_shot_examples
 from polyray.tasks.jsonl import JsonlTask
 from polyray.types import Prompt
@@ -130,6 +131,36 @@ def test_the_training_reward_is_read_from_the_adapters_own_run(tmp_path: Path) -
     assert training_reward(str(tmp_path / "adapter")) is None  # no objective: a warm start
     (tmp_path / "config.json").write_text(json.dumps(config | {"algorithm": {"type": "grpo"}}))
     assert training_reward(str(tmp_path / "adapter")) == '{"type": "sandbox"} on code'
+
+
+@pytest.mark.parametrize(
+    "place", ["adapter", "best", "best/step-000004", "versions/17", "checkpoints/step-000020/adapter"]
+)
+def test_training_reward_is_found_for_every_adapter_of_a_run(tmp_path: Path, place: str) -> None:
+    config = {"task": {"type": "code"}, "reward": {"type": "sandbox"}, "algorithm": {"type": "grpo"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / place).mkdir(parents=True)
+    assert training_reward(str(tmp_path / place)) == reward_name({"type": "sandbox"}, {"type": "code"})
+
+
+@pytest.mark.parametrize(
+    ("reward", "same"),
+    [
+        ({"type": "sandbox", "allow_code_execution": True, "workers": 7, "timeout_s": 9.0}, True),
+        ({"type": "verifier"}, False),
+    ],
+)
+def test_reward_name_ignores_how_a_reward_is_run(reward: dict[str, Any], same: bool) -> None:
+    sandbox, part = {"type": "sandbox"}, {"type": "verifier"}
+    for wrap in (
+        lambda spec: spec,
+        lambda spec: {
+            "type": "composite",
+            "parts": [{"name": "a", "reward": spec}, {"name": "b", "reward": part}],
+        },
+    ):
+        names = {reward_name(wrap(spec), {"type": "code"}) for spec in (sandbox, reward)}
+        assert len(names) == (1 if same else 2)
 
 
 def test_a_misspelt_key_of_an_arm_is_one_line_that_names_it() -> None:
