@@ -155,13 +155,15 @@ def _look_at_encoder(name: str) -> dict[str, Any]:
 def _look_at_model(spec: ModelSpec) -> dict[str, Any]:
     from safetensors import safe_open
 
-    from polyray.models.adapter_files import read_adapter
+    from polyray.models.adapter_files import read_adapter, read_warm_start
     from polyray.models.base_files import base_fingerprint, resolve_model_dir
     from polyray.models.loading import load_tokenizer
 
     directory = resolve_model_dir(spec)
     fingerprint = base_fingerprint(directory)
-    if spec.warm_start is not None:
+    if spec.warm_start is not None and spec.warm_start_mode == "continue":
+        read_warm_start(Path(spec.warm_start), fingerprint, spec.lora)
+    elif spec.warm_start is not None:
         read_adapter(Path(spec.warm_start), fingerprint)
     files = sorted(directory.glob("*.safetensors"))
     names: list[str] = []

@@ -58,12 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         run_training(training)
         return 0
     from jobs.cost import show_cost, supervised_account
-    from jobs.fleet import open_ray, training_base
+    from jobs.fleet import check_start, open_ray
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory
 
     with ProgressDisplay() as display:
-        training_base(config.model)
+        check_start(config)
         with RunDirectory.open(config) as directory:
             if not directory.finished:
                 with supervised_account(config) as cost, open_ray(config.ray, display, config.run_dir):

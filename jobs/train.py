@@ -64,9 +64,7 @@ def run_training(config: TrainConfig) -> None:
 
 def check_inputs(config: TrainConfig) -> None:
     """Everything that can be wrong with files, before anything starts: ConfigError or DataError."""
-    from jobs.fleet import check_engines, training_base
-    from polyray.models.adapter_files import read_adapter
-    from polyray.models.base_files import base_fingerprint
+    from jobs.fleet import check_engines, check_start
     from polyray.observability.trackers.running import check_trackers
     from polyray.rewards import plan_reward
     from polyray.rollout.validation import validation_prompts
@@ -79,9 +77,7 @@ def check_inputs(config: TrainConfig) -> None:
 
         open_storage(config.learner.checkpoint_storage)
 
-    model_dir, warm_start = training_base(config.model)
-    if warm_start is not None:
-        read_adapter(warm_start, base_fingerprint(model_dir))
+    check_start(config)
     plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
     task = build_task(config.task)
     task.training_prompt(0, config.seed)

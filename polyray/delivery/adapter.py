@@ -12,21 +12,18 @@ import numpy as np
 from polyray.errors import DeliveryError
 from polyray.types import PolicyVersion
 
-REQUIRED_PLAIN = {
-    "use_dora": False,
-    "lora_bias": False,
-    "bias": "none",
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "modules_to_save": None,
-    "alora_invocation_tokens": None,
-    "layer_replication": None,
-    "target_parameters": None,
-    "trainable_token_indices": None,
-    "use_bdlora": None,
-    "use_qalora": False,
-}
-"""PEFT options that change what an adapter means beyond W0 + scale B A; anything else is refused."""
+HARMLESS = frozenset(
+    {
+        "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
+        "inference_mode", "runtime_config", "r", "lora_alpha", "lora_dropout", "use_rslora", "init_lora_weights",
+        "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "eva_config", "lora_ga_config",
+        "megatron_core", "qalora_group_size", "ensure_weight_tying",
+    }
+)  # fmt: skip
+"""PEFT options that leave an adapter W0 + scale B A, whatever their value, or that are read below. Any other option
+that is set is refused, so that an option of a later PEFT is never ignored."""
+PLAIN_VALUES = (None, False, "none", {}, [])
+"""An option with one of these values is not set."""
 PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 """`init_lora_weights` that leave the base as it is, like true and false."""
 
@@ -52,23 +49,33 @@ class AdapterShape:
     @classmethod
     def from_peft(cls, config: Mapping[str, object]) -> AdapterShape:
         """Reads a PEFT `adapter_config.json`; DeliveryError for what cannot be merged as W0 + scale B A."""
-        for key, plain in REQUIRED_PLAIN.items():
-            value = config.get(key, plain)
-            if value != plain and not (value in (None, {}, []) and plain in (None, {}, [])):
+        for key, value in config.items():
+            if key not in HARMLESS and value not in PLAIN_VALUES:
                 raise DeliveryError(
-                    f"the adapter has {key}={value!r}; delivery supports only {key}={plain!r}"
+                    f"the adapter has {key}={value!r}, which plain LoRA (W0 + scale B A) cannot express; merge it "
+                    "into its base with PEFT's merge_and_unload and use the result as model.path"
                 )
-        start = config.get("init_lora_weights", True)
-        if isinstance(start, str) and start.lower() not in PLAIN_STARTS:
+        refuse_changed_base(config)
+        if isinstance(config["target_modules"], str):
             raise DeliveryError(
-                f"the adapter has init_lora_weights={start!r}: it belongs to a base that PEFT changed; save it "
-                "with path_initial_model_for_weight_conversion, as plain LoRA on the original base"
+                f"the adapter has target_modules={config['target_modules']!r}, a pattern; replace it in "
+                "adapter_config.json by the list of the modules' names"
             )
         return cls(
             rank=int(config["r"]),  # type: ignore[call-overload]
             alpha=float(config["lora_alpha"]),  # type: ignore[arg-type]
             target_modules=tuple(sorted(config["target_modules"])),  # type: ignore[arg-type]
             use_rslora=bool(config.get("use_rslora", False)),
+        )
+
+
+def refuse_changed_base(config: Mapping[str, object]) -> None:
+    """Raises DeliveryError for an adapter whose initialisation changed the base's weights (PiSSA, OLoRA, LoftQ)."""
+    start = config.get("init_lora_weights", True)
+    if isinstance(start, str) and start.lower() not in PLAIN_STARTS:
+        raise DeliveryError(
+            f"the adapter has init_lora_weights={start!r}: it belongs to a base that PEFT changed; save it "
+            "with path_initial_model_for_weight_conversion, as plain LoRA on the original base"
         )
 
 

@@ -18,7 +18,7 @@ from polyray.learner.optim import build_optimizer, build_scheduler
 from polyray.learner.state import Checkpoint, restore_checkpoint, save_checkpoint, tensor_bytes
 from polyray.learner.step import PolicyLearner
 from polyray.learner.supervised_term import build_supervised_term
-from polyray.models.adapter_files import write_adapter
+from polyray.models.adapter_files import start_manifest, write_adapter
 from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base
 from polyray.models.lora import adapter_bytes, adapter_config, add_reference, attach_adapter, save_adapter
@@ -47,7 +47,8 @@ class Policy:
 
     def __init__(self, config: TrainConfig, model_dir: Path, dtype: str, device: torch.device) -> None:
         self._config = config
-        self._base_sha256 = base_fingerprint(model_dir)
+        base_sha256 = base_fingerprint(model_dir)
+        self._manifest = start_manifest(config.name, base_sha256, config.model.warm_start)
         warm_start = Path(config.model.warm_start) if config.model.warm_start else None
         learner = config.learner
         torch.manual_seed(config.seed)
@@ -56,7 +57,7 @@ class Policy:
             base,
             config.model.lora,
             warm_start,
-            base_sha256=self._base_sha256,
+            base_sha256=base_sha256,
             seed=config.seed,
         )
         add_reference(self.model)
@@ -77,7 +78,9 @@ class Policy:
         """Puts everything back as the checkpoint has it; None: there is none, and the run begins."""
         if checkpoint is None:
             return Restored()
-        restore_checkpoint(checkpoint, self.model, self._optimizer, self._scheduler)
+        restore_checkpoint(
+            checkpoint, self.model, self._optimizer, self._scheduler, adapter_manifest=self._manifest
+        )
         snapshot = dict(checkpoint.extra["coordinator"])
         files = checkpoint.extra_files()
         of_coordinator = {name for name in files if name.startswith(COORDINATOR_FILES)}
@@ -124,7 +127,7 @@ class Policy:
             self.model,
             self._optimizer,
             self._scheduler,
-            adapter_manifest=self._manifest(),
+            adapter_manifest=self._manifest,
             extra={"coordinator": plain, "validation": validation},
             extra_files={**payloads, **(files or {})},
             keep=self._config.learner.keep_checkpoints,
@@ -139,15 +142,12 @@ class Policy:
     def save_version(self, versions_dir: Path, attempt: int, version: int) -> None:
         """Keeps a version on disk; called before it is published, so what an engine served can always be
         read."""
-        save_adapter(self.model, versions_dir / str(version), {**self._manifest(), "attempt": attempt})
+        save_adapter(self.model, versions_dir / str(version), {**self._manifest, "attempt": attempt})
 
     def write_adapter(self, content: bytes, directory: Path, additions: Mapping[str, Any]) -> None:
         """Writes weights of an earlier version of this policy in PEFT format, with `additions` in the manifest."""
-        write_adapter(content, adapter_config(self.model), directory, {**self._manifest(), **additions})
+        write_adapter(content, adapter_config(self.model), directory, {**self._manifest, **additions})
 
     def save_final(self, directory: Path) -> None:
         """Writes the adapter in PEFT format; it loads on the original base."""
-        save_adapter(self.model, directory, self._manifest())
-
-    def _manifest(self) -> dict[str, Any]:
-        return {"base_sha256": self._base_sha256, "run": self._config.name}
+        save_adapter(self.model, directory, self._manifest)

@@ -25,7 +25,7 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file, save
 
 from polyray.errors import CheckpointError
-from polyray.models.adapter_files import WEIGHTS_FILE
+from polyray.models.adapter_files import WEIGHTS_FILE, check_same_start
 from polyray.models.lora import POLICY, save_adapter
 from polyray.observability.atomic import atomic_directory
 
@@ -126,8 +126,14 @@ def restore_checkpoint(
     model: Any,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
+    *,
+    adapter_manifest: Mapping[str, Any],
 ) -> None:
-    """Puts weights, moments, schedule and generator back, bit for bit."""
+    """Puts weights, moments, schedule and generator back, bit for bit.
+
+    Raises ConfigError where the base or the warm start of `adapter_manifest` is not the checkpoint's.
+    """
+    check_same_start(checkpoint.directory / "adapter", adapter_manifest)
     weights = load_file(checkpoint.directory / "adapter" / WEIGHTS_FILE)
     set_peft_model_state_dict(model, weights, adapter_name=POLICY)
     tensors = load_file(checkpoint.directory / "optimizer.safetensors")

@@ -30,7 +30,7 @@ from polyray.learner.supervised import demonstration_batches, row_batches, super
 from polyray.learner.supervised_dynamics import SupervisedDynamics
 from polyray.learner.supervised_evaluation import Patience, is_evaluated, validation_loss, write_samples
 from polyray.learner.supervised_objectives import build_batch_loss
-from polyray.models.adapter_files import read_adapter, write_adapter
+from polyray.models.adapter_files import read_adapter, start_manifest, write_adapter
 from polyray.models.base_files import base_fingerprint
 from polyray.models.checkpointing import checkpoint_layers
 from polyray.models.loading import load_base, load_tokenizer
@@ -141,18 +141,23 @@ def _start(run: SupervisedRun) -> _Training:
     optimizer = build_optimizer(model.parameters(), learner)
     scheduler = build_scheduler(optimizer, learner)
     pad_id: Any = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    manifest = {"base_sha256": base_sha256, "run": config.name}
-    step, patience = _resume(run, data.sha256, model, optimizer, scheduler)
+    manifest = start_manifest(config.name, base_sha256, config.model.warm_start)
+    step, patience = _resume(run, data.sha256, manifest, model, optimizer, scheduler)
     dynamics = SupervisedDynamics(config, data.num_steps, tokenizer, run.run_dir, step, writes=run.rank == 0)
     return _Training(model, optimizer, scheduler, tokenizer, data, manifest, pad_id, dynamics, step, patience)
 
 
 def _resume(
-    run: SupervisedRun, rows_sha256: str | None, model: Any, optimizer: Optimizer, scheduler: LRScheduler
+    run: SupervisedRun,
+    rows_sha256: str | None,
+    manifest: dict[str, Any],
+    model: Any,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
 ) -> tuple[int, Patience]:
     """Puts all back as the newest checkpoint has it; the steps that it has, and what early stopping remembers.
 
-    Raises ConfigError where the rows are no longer those of the checkpoint.
+    Raises ConfigError where the rows, the base or the warm start are no longer those of the checkpoint.
     """
     step, patience = 0, Patience()
     checkpoint = newest_checkpoint(run.run_dir / "checkpoints")
@@ -162,7 +167,7 @@ def _resume(
                 f"{run.run_dir}: the training rows are not those of its checkpoint {checkpoint.directory.name}; "
                 "restore the data file, or start a run under another name"
             )
-        restore_checkpoint(checkpoint, model, optimizer, scheduler)
+        restore_checkpoint(checkpoint, model, optimizer, scheduler, adapter_manifest=manifest)
         step, patience = checkpoint.step, Patience.restored(checkpoint.extra)
     if run.rank == 0:
         cut_jsonl(run.run_dir / "metrics.jsonl", before_step(step))

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from polyray.config.model import LoraSpec
 from polyray.errors import ConfigError
-from polyray.models.adapter_files import put_in_place, read_adapter, write_adapter
+from polyray.models.adapter_files import put_in_place, read_adapter, read_warm_start, write_adapter
 from polyray.models.base_files import MANIFEST, base_fingerprint, hub_name
 from polyray.models.loading import load_base, load_tokenizer
 
@@ -49,9 +49,7 @@ def attach_adapter(
     )
     weights = None
     if warm_start is not None:
-        content, saved = read_adapter(warm_start, base_sha256)
-        _check_shape(saved, spec, warm_start)
-        weights = safetensors.torch.load(content)
+        weights = safetensors.torch.load(read_warm_start(warm_start, base_sha256, spec))
     with forked_rng(base):
         torch.manual_seed(seed)
         model = get_peft_model(base, config)
@@ -161,22 +159,6 @@ def _linear_names(base: PreTrainedModel) -> set[str]:
         for name, module in base.named_modules()
         if isinstance(module, torch.nn.Linear)
     }
-
-
-def _check_shape(saved: Mapping[str, Any], spec: LoraSpec, warm_start: Path) -> None:
-    wanted = {"rank": spec.rank, "alpha": spec.alpha, "target_modules": sorted(spec.target_modules)}
-    targets = saved["target_modules"]
-    found = {
-        "rank": saved["r"],
-        "alpha": float(saved["lora_alpha"]),
-        "target_modules": sorted(targets) if isinstance(targets, list) else targets,
-    }
-    for key, value in found.items():
-        if value != wanted[key]:
-            raise ConfigError(
-                f"warm start {warm_start} has {key}={value}, but model.lora.{key}={wanted[key]}; "
-                f"training continues in the same adapter, so set model.lora.{key}={value}"
-            )
 
 
 def _load_weights(model: PeftModel, weights: Mapping[str, Tensor], adapter_name: str, source: str) -> None:

@@ -1,7 +1,7 @@
 """Checkpoints of a reward model's training, and the best network so far.
 
 checkpoints/step-000100/  state.safetensors  network and moments by name
-                          state.json         step, schedule, early stopping, sha256 of the rows
+                          state.json         step, schedule, early stopping, sha256 of rows and encoder
                           manifest.json      sha256 of both, as learner/state.py reads it
 best/step-000080.safetensors                 the network of the best validation
 """
@@ -53,7 +53,11 @@ def save_checkpoint(run_dir: Path, training: Training, rows_sha256: str, config:
             for moment, value in training.optimizer.state.get(parameter, {}).items():
                 tensors[f"{moment}|{name}"] = value.detach().cpu().contiguous()
         save_file(tensors, directory / _STATE)
-        extra = {"early_stopping": asdict(training.patience), "rows_sha256": rows_sha256}
+        extra = {
+            "early_stopping": asdict(training.patience),
+            "rows_sha256": rows_sha256,
+            "encoder_sha256": training.network.embedder.sha256,
+        }
         schedule = {"last_epoch": training.scheduler.last_epoch}
         state = {"step": step, "scheduler": schedule, "extra": extra}
         (directory / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
@@ -80,7 +84,7 @@ def save_checkpoint(run_dir: Path, training: Training, rows_sha256: str, config:
 def resume(run_dir: Path, training: Training, rows_sha256: str) -> None:
     """Puts everything back as the newest checkpoint left it, bit for bit; nothing without one.
 
-    Raises ConfigError where the rows are no longer the same.
+    Raises ConfigError where the rows or the encoder are no longer the same.
     """
     checkpoint = newest_checkpoint(run_dir / "checkpoints")
     if checkpoint is None:
@@ -89,6 +93,13 @@ def resume(run_dir: Path, training: Training, rows_sha256: str) -> None:
         raise ConfigError(
             f"{run_dir}: the training rows are not those of its checkpoint {checkpoint.directory.name}; restore the "
             "data, or start a run under another name"
+        )
+    encoder = training.network.embedder.sha256
+    began_on = checkpoint.extra.get("encoder_sha256", encoder)
+    if began_on != encoder:
+        raise ConfigError(
+            f"{run_dir}: checkpoint {checkpoint.directory.name} began on the encoder {began_on[:12]}, but "
+            f"encoder.name is now {encoder[:12]}; put the encoder back as it was, or start a run under another name"
         )
     tensors = load_file(checkpoint.directory / _STATE)
     _restore(

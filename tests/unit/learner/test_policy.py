@@ -13,13 +13,13 @@ from peft import PeftModel
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterShape, sha256_of
 from polyray.delivery.probe import probe_logprobs
-from polyray.errors import CheckpointError
+from polyray.errors import CheckpointError, ConfigError
 from polyray.learner.policy import Policy, Restored
 from polyray.learner.state import newest_checkpoint
 from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base
 from polyray.models.lora import adapter_bytes, save_adapter
-from tests.unit.tiny_policy import build_policy, move, train_config
+from tests.unit.tiny_policy import build_policy, move, save_base, train_config
 
 CPU = torch.device("cpu")
 
@@ -90,6 +90,7 @@ def test_saved_adapters_load_in_plain_peft_on_the_original_base(model_dir: Path,
         "attempt": 2,
         "run": "tiny",
         "base_sha256": base_fingerprint(model_dir),
+        "warm_start_sha256": None,
         "adapter_sha256": published.policy.sha256,
     }
     assert "attempt" not in json.loads((tmp_path / "adapter" / "polyray.json").read_text())
@@ -133,3 +134,30 @@ def test_a_checkpoint_brings_back_payloads_of_the_snapshot_and_files_of_the_lear
     (tmp_path / "step-000004" / "files" / "coordinator" / "group-81").write_bytes(b"\x00\x02")
     with pytest.raises(CheckpointError, match="none is valid"):
         newest_checkpoint(tmp_path)
+
+
+def test_restore_refuses_the_checkpoint_of_another_base(model_dir: Path, tmp_path: Path) -> None:
+    other = save_base(tmp_path / "other", seed=4)
+    _policy(model_dir).save(tmp_path / "checkpoints", 1, {})
+    began, now = base_fingerprint(model_dir)[:12], base_fingerprint(other)[:12]
+    with pytest.raises(ConfigError, match=rf"base {began}, but model\.path is now {now}"):
+        _policy(other).restore(newest_checkpoint(tmp_path / "checkpoints"))
+
+
+@pytest.mark.parametrize("now", ["another", "none"])
+def test_restore_refuses_the_checkpoint_of_another_warm_start(
+    model_dir: Path, tmp_path: Path, now: str
+) -> None:
+    trained, base = build_policy(reference=False), {"base_sha256": base_fingerprint(model_dir)}
+    config = train_config(model={"warm_start": str(tmp_path / "sft"), "lora": {"rank": 4, "alpha": 8}})
+    began = save_adapter(trained, tmp_path / "sft", base)
+    first = _policy(model_dir, config)
+    first.save(tmp_path / "checkpoints", 1, {})
+    checkpoint = newest_checkpoint(tmp_path / "checkpoints")
+    assert _policy(model_dir, config).restore(checkpoint).step == 1
+    move(trained)
+    digest = save_adapter(trained, tmp_path / "sft", base)
+    named = digest[:12] if now == "another" else "none"
+    resumed = _policy(model_dir, config if now == "another" else train_config())
+    with pytest.raises(ConfigError, match=rf"warm start {began[:12]}, but model\.warm_start is now {named}"):
+        resumed.restore(checkpoint)

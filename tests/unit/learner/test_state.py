@@ -47,7 +47,10 @@ def _save(directory: Path, step: int, learner: PolicyLearner, keep: int = 5) -> 
 def _restore(directory: Path, learner: PolicyLearner) -> int:
     checkpoint = newest_checkpoint(directory)
     assert checkpoint is not None
-    restore_checkpoint(checkpoint, learner.model, learner.optimizer, learner.scheduler)
+    manifest = {"base_sha256": "b" * 64}
+    restore_checkpoint(
+        checkpoint, learner.model, learner.optimizer, learner.scheduler, adapter_manifest=manifest
+    )
     return checkpoint.step
 
 
@@ -208,4 +211,7 @@ def test_moments_of_a_model_with_other_modules_are_refused(checkpoints: Path) ->
     checkpoint = newest_checkpoint(checkpoints)
     assert checkpoint is not None
     with pytest.raises(CheckpointError, match="which this model does not train"):
-        restore_checkpoint(checkpoint, model, optimizer, build_scheduler(optimizer, CONFIG.learner))
+        scheduler = build_scheduler(optimizer, CONFIG.learner)
+        restore_checkpoint(
+            checkpoint, model, optimizer, scheduler, adapter_manifest={"base_sha256": "b" * 64}
+        )

@@ -308,3 +308,20 @@ def test_a_cut_keeps_the_users_turns_untrained() -> None:
     assert cut == TokenRow(tuple(range(6)), 2, untrained=((4, 6),), truncated=True)
     assert cut is not None and cut.num_targets == 2
     assert truncate(row, 2) is None
+
+
+def test_sft_resumes_on_no_other_base_and_no_other_warm_start(data: str, base: Path, tmp_path: Path) -> None:
+    _run(_config(data), base, tmp_path / "first")
+    warm = _config(
+        data, model={"lora": {"rank": 4, "alpha": 8}, "warm_start": str(tmp_path / "first/adapter")}
+    )
+    for config, run in ((_config(data), "cold"), (warm, "warm")):
+        with pytest.raises(Interrupted):
+            _run(config, base, tmp_path / run, stop_after=2)
+    with pytest.raises(ConfigError, match=r"but model\.path is now"):
+        _run(_config(data), save_base(tmp_path / "other", seed=4), tmp_path / "cold")
+    _run(_config(data, seed=9), base, tmp_path / "again")
+    shutil.rmtree(tmp_path / "first/adapter")
+    shutil.copytree(tmp_path / "again/adapter", tmp_path / "first/adapter")
+    with pytest.raises(ConfigError, match=r"but model\.warm_start is now"):
+        _run(warm, base, tmp_path / "warm")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from polyray.config.model import LoraSpec
@@ -28,6 +30,8 @@ from polyray.models.lora import (
 )
 
 SPEC = LoraSpec(rank=4, alpha=8)
+CHANGED_KEYS = ("layers_to_transform", "exclude_modules")
+"""Options that leave out modules, so that the adapter lacks weights."""
 TOKENS = torch.tensor([[1, 4, 9, 13, 2], [1, 5, 5, 6, 7]])
 
 
@@ -189,6 +193,62 @@ def test_a_warm_start_of_another_shape_is_refused(
     spec = LoraSpec.model_validate({**SPEC.model_dump(), **changed})
     with pytest.raises(ConfigError, match=message):
         attach_adapter(_base(), spec, trained[1], base_sha256="b" * 64, seed=0)
+
+
+def _foreign(directory: Path, **options: Any) -> PeftModel:
+    """An adapter that PEFT alone wrote, on all of SPEC's modules, with options of its own."""
+    torch.manual_seed(5)
+    options = {"r": 4, "lora_alpha": 8, "target_modules": list(SPEC.target_modules), **options}
+    model = _perturb(get_peft_model(_base(), LoraConfig(**options)))  # type: ignore[arg-type]
+    model.save_pretrained(str(directory))
+    return model.eval()
+
+
+def test_warm_start_from_rslora_continues_at_the_same_scale(tmp_path: Path) -> None:
+    model = _foreign(tmp_path, use_rslora=True)
+    spec = SPEC.model_copy(update={"alpha": 8 * math.sqrt(4)})
+    continued = attach_adapter(_base(), spec, tmp_path, base_sha256="b" * 64, seed=0)
+    torch.testing.assert_close(_logprobs(continued), _logprobs(model), rtol=0, atol=1e-6)
+    with pytest.raises(ConfigError, match=r"alpha=16\.0 .*so set model\.lora\.alpha=16\.0$"):
+        _attach(warm_start=tmp_path)
+
+
+def test_warm_start_on_all_linear_modules_by_path_continues(tmp_path: Path) -> None:
+    model = _foreign(tmp_path, target_modules="all-linear")
+    named = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
+    assert "model.layers.0.self_attn.q_proj" in named
+    torch.testing.assert_close(_logprobs(_attach(warm_start=tmp_path)), _logprobs(model), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("alpha_pattern", {"q_proj": 32}),
+        ("rank_pattern", {"q_proj": 8}),
+        ("init_lora_weights", "pissa_niter_4"),
+        ("init_lora_weights", "olora"),
+        ("use_dora", True),
+        ("bias", "lora_only"),
+        ("lora_bias", True),
+        ("modules_to_save", ["lm_head"]),
+        ("layers_to_transform", [0]),
+        ("exclude_modules", r".*layers\.0.*"),
+        ("target_modules", r".*\.(q|k|v|o|gate|up|down)_proj"),
+    ],
+)
+def test_warm_start_that_is_more_than_plain_lora_is_refused(tmp_path: Path, key: str, value: object) -> None:
+    _foreign(tmp_path, **{key: value})
+    with pytest.raises(
+        ConfigError, match=key if key not in CHANGED_KEYS else "tensors do not match this base"
+    ):
+        _attach(warm_start=tmp_path)
+
+
+@pytest.mark.parametrize("start", ["pissa_niter_4", "olora"])
+def test_adapter_of_a_base_that_peft_changed_is_read_nowhere(tmp_path: Path, start: str) -> None:
+    _foreign(tmp_path, init_lora_weights=start)
+    with pytest.raises(ConfigError, match=f"init_lora_weights='{start}'"):
+        read_adapter(tmp_path, "b" * 64)
 
 
 def test_an_adapter_of_another_base_is_refused(trained: tuple[PeftModel, Path]) -> None:

@@ -118,7 +118,7 @@ def test_every_row_comes_once_an_epoch(tmp_path: Path) -> None:
     assert (batch.pair_weight_B.sum(), batch.item_weight_R.sum()) == pytest.approx((1.0, 1.0))
 
 
-def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
+def test_a_resumed_run_is_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_records(tmp_path / "r.jsonl", liking)
     config = reward_config(
         path,
@@ -146,6 +146,10 @@ def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
     assert heads[0] == heads[1]
     assert len(list((tmp_path / "whole" / "checkpoints").glob("step-*"))) == 2
 
+    with monkeypatch.context() as patch:
+        patch.setattr(KnownEmbedder, "sha256", "e" * 64)
+        with pytest.raises(ConfigError, match=r"but encoder\.name is now eeeeeeeeeeee"):
+            run_reward_training(a_run(config, tmp_path / "broken"), lambda metrics: None)
     other = write_records(tmp_path / "other.jsonl", liking, seed=1)
     with pytest.raises(ConfigError, match="the training rows are not those of its checkpoint"):
         run_reward_training(a_run(reward_config(other), tmp_path / "broken"), lambda metrics: None)
