@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import cos, pi
+from typing import Any
 
 from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
@@ -21,6 +22,20 @@ def build_optimizer(parameters: Iterable[Parameter], spec: LearnerSpec) -> AdamW
 def build_scheduler(optimizer: Optimizer, spec: LearnerSpec) -> LambdaLR:
     """Step once per training step; its state is the number of steps taken."""
     return LambdaLR(optimizer, lambda step: lr_share(step, spec))
+
+
+def restore_schedule(scheduler: LambdaLR, state: Mapping[str, Any]) -> None:
+    """Puts a schedule back at the step of a saved `state`, and the optimiser's rates with it.
+
+    The rates are those of the schedule that `scheduler` was built with: a run that was made longer has another rate
+    at the same step.
+    """
+    scheduler.load_state_dict({**scheduler.state_dict(), **state})
+    pairs = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    rates = [base * share(scheduler.last_epoch) for base, share in pairs]
+    scheduler._last_lr = rates
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
 
 def lr_share(step: int, spec: LearnerSpec) -> float:

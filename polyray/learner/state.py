@@ -25,6 +25,7 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file, save
 
 from polyray.errors import CheckpointError
+from polyray.learner.optim import restore_schedule
 from polyray.models.adapter_files import WEIGHTS_FILE, check_same_start
 from polyray.models.lora import POLICY, save_adapter
 from polyray.observability.atomic import atomic_directory
@@ -125,11 +126,11 @@ def restore_checkpoint(
     checkpoint: Checkpoint,
     model: Any,
     optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    scheduler: torch.optim.lr_scheduler.LambdaLR,
     *,
     adapter_manifest: Mapping[str, Any],
 ) -> None:
-    """Puts weights, moments, schedule and generator back, bit for bit.
+    """Puts weights, moments and generator back bit for bit, and the schedule at its step.
 
     Raises ConfigError where the base or the warm start of `adapter_manifest` is not the checkpoint's.
     """
@@ -148,9 +149,7 @@ def restore_checkpoint(
         # As the optimiser keeps them: step counts on the CPU, moments beside their parameter.
         optimizer.state[parameter][field] = value if field == "step" else value.to(parameter.device)
     state = json.loads((checkpoint.directory / "state.json").read_text(encoding="utf-8"))
-    scheduler.load_state_dict({**scheduler.state_dict(), **state["scheduler"]})
-    for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
-        group["lr"] = rate
+    restore_schedule(scheduler, state["scheduler"])
     torch.set_rng_state(load_file(checkpoint.directory / "rng.safetensors")["torch"])
 
 

@@ -62,7 +62,7 @@ class PolicyLearner:
         self,
         model: PeftModel,
         optimizer: torch.optim.Optimizer,
-        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        scheduler: torch.optim.lr_scheduler.LambdaLR,
         config: TrainConfig,
         supervised: SupervisedTerm | None = None,
     ) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
 
 from polyray.config.run import SftConfig
@@ -66,7 +66,7 @@ class _Training:
 
     model: Any
     optimizer: Optimizer
-    scheduler: LRScheduler
+    scheduler: LambdaLR
     tokenizer: PreTrainedTokenizerBase
     data: Demonstrations
     manifest: dict[str, Any]
@@ -153,7 +153,7 @@ def _resume(
     manifest: dict[str, Any],
     model: Any,
     optimizer: Optimizer,
-    scheduler: LRScheduler,
+    scheduler: LambdaLR,
 ) -> tuple[int, Patience]:
     """Puts all back as the newest checkpoint has it; the steps that it has, and what early stopping remembers.
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from polyray.config.reward_model import TrainRewardConfig
 from polyray.errors import ConfigError
+from polyray.learner.optim import restore_schedule
 from polyray.learner.state import MANIFEST, newest_checkpoint
 from polyray.learner.supervised_evaluation import Patience
 from polyray.observability.atomic import atomic_directory, atomic_write_bytes
@@ -114,13 +115,7 @@ def resume(run_dir: Path, training: Training, rows_sha256: str) -> None:
                 value if moment == "step" else value.to(parameter.device)
             )
     state = json.loads((checkpoint.directory / "state.json").read_bytes())
-    scheduler = training.scheduler
-    scheduler.load_state_dict({**scheduler.state_dict(), **state["scheduler"]})
-    for group, base, share in zip(
-        training.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
-    ):
-        group["lr"] = base * share(scheduler.last_epoch)
-    scheduler._last_lr = [group["lr"] for group in training.optimizer.param_groups]
+    restore_schedule(training.scheduler, state["scheduler"])
     training.step = checkpoint.step
     training.patience = Patience.restored(checkpoint.extra)
 

@@ -103,6 +103,22 @@ def test_two_steps_after_a_restore_equal_two_unbroken_ones(tmp_path: Path) -> No
     assert resumed.scheduler.get_last_lr() == unbroken.scheduler.get_last_lr()
 
 
+def test_restore_into_longer_run_uses_rate_of_longer_schedule(
+    tmp_path: Path,
+) -> None:
+    def with_steps(steps: int) -> PolicyLearner:
+        learner = CONFIG.learner.model_copy(update={"steps": steps, "warmup_steps": 0})
+        return build_learner(CONFIG.model_copy(update={"learner": learner}), build_policy(moved=False))
+
+    short = with_steps(4)
+    _steps(short, 4)
+    _save(tmp_path, 4, short)
+    longer = with_steps(14)
+    _restore(tmp_path, longer)
+    rates = [line["lr"] for line in _steps(longer, 2)]
+    assert rates == pytest.approx([0.02 * (1 - 0.9 * step / 13) for step in (4, 5)], rel=1e-12)
+
+
 def test_a_restore_without_the_moments_would_not_be_equal(checkpoints: Path) -> None:
     """The test above can fail: weights alone are not enough."""
     complete, weights_only = (build_learner(CONFIG, build_policy(moved=False)) for _ in range(2))

@@ -115,6 +115,15 @@ def _gradient(objective: dict[str, Any], pack_width: int | None = None) -> tuple
     return gradient, metrics["loss"], step.token_share
 
 
+def test_resumed_longer_run_uses_rate_of_longer_schedule(base: Path, tmp_path: Path) -> None:
+    falling = {"final_lr_share": 0.1, "learning_rate": 0.01}
+    _run(_config(learner={"steps": 4, **falling}), base, tmp_path)
+    _run(_config(learner={"steps": 6, **falling}), base, tmp_path)
+    rates = [line["lr"] for line in _lines(tmp_path)]
+    assert rates[:4] == pytest.approx([0.01 * (1 - 0.9 * step / 3) for step in range(4)])
+    assert rates[4:] == pytest.approx([0.01 * (1 - 0.9 * step / 5) for step in (4, 5)])
+
+
 def test_packing_changes_neither_loss_nor_gradient() -> None:
     apart, loss, share = _gradient({"type": "cross_entropy"})
     packed, packed_loss, packed_share = _gradient({"type": "cross_entropy"}, pack_width=17)

@@ -12,6 +12,7 @@ from scipy.stats import spearmanr
 
 from polyray.config.reward_model import TrainRewardConfig
 from polyray.errors import ConfigError, RewardError
+from polyray.learner.optim import lr_share
 from polyray.observability.jsonl import read_jsonl
 from polyray.observability.stop_request import StopRequest
 from polyray.rewards.engagement import EngagementModel, training
@@ -153,6 +154,20 @@ def test_a_resumed_run_is_the_same_run(tmp_path: Path, monkeypatch: pytest.Monke
     other = write_records(tmp_path / "other.jsonl", liking, seed=1)
     with pytest.raises(ConfigError, match="the training rows are not those of its checkpoint"):
         run_reward_training(a_run(reward_config(other), tmp_path / "broken"), lambda metrics: None)
+
+
+def test_resumed_longer_run_uses_rate_of_longer_schedule(tmp_path: Path) -> None:
+    path = write_records(tmp_path / "r.jsonl", liking)
+    for steps in (4, 6):
+        config = reward_config(
+            path, learner__steps=steps, learner__checkpoint_every=4, learner__final_lr_share=0.1
+        )
+        run_reward_training(a_run(config, tmp_path / "run"), lambda metrics: None)
+    rates = [line["lr"] for line in lines_of(tmp_path / "run")]
+    learner = config.learner
+    expected = [learner.learning_rate * lr_share(step, learner) for step in (4, 5)]
+    assert rates[4:] == pytest.approx(expected, rel=1e-12)
+    assert rates[3] < rates[4]
 
 
 def test_a_run_that_is_asked_to_stop_goes_on_as_if_nothing_had_been(
