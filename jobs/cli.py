@@ -199,6 +199,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             traceback.print_exc()
         origin = _origin(error)
         print(f"error: {origin}", file=sys.stderr)
+        log = error.log or origin.log
+        if log is not None:
+            print(f"full traceback: {log}", file=sys.stderr)
         sys.exit(origin.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -277,13 +277,15 @@ def fit_trainer(
     outcome: dict[str, BaseException],
     callbacks: Sequence[Any] = (),
 ) -> None:
-    """Runs Ray Train to its end, in a thread of the driver; what it raises goes into `outcome`. `callbacks`: of
-    ray.train.UserCallback.
+    """Runs Ray Train to its end, in a thread of the driver; what ended it early goes into `outcome`. `callbacks`: of
+    ray.train.UserCallback. A permanent error (polyray/errors.py) of a worker ends it at once.
 
     Its own storage lies in .train/ under a new name per start: what a resume reads is `checkpoints/`.
     """
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
+
+    from polyray.actors.learner_failures import EndAtPermanentError, training_error
 
     resources = {
         "CPU": learner.cpus_per_worker,
@@ -304,10 +306,10 @@ def fit_trainer(
             name=f"{directory.paths.root.name}-{uuid.uuid4().hex[:8]}",  # as the dashboard lists it
             storage_path=str(directory.paths.train_storage.resolve()),
             failure_config=ray.train.FailureConfig(max_failures=learner.max_failures),
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, EndAtPermanentError()],
         ),
     )
     try:
         trainer.fit()
     except BaseException as error:
-        outcome["error"] = error
+        outcome["error"] = training_error(error, learner.max_failures)

@@ -18,6 +18,7 @@ import ray
 import ray.exceptions
 
 from polyray.actors.learner_presence import RESTARTING
+from polyray.actors.outcome import FAILURE
 from polyray.config.dynamics import COLLAPSED, collapse_text
 from polyray.config.mismatch import mismatch_text
 from polyray.config.over_optimisation import alarm_text
@@ -142,7 +143,8 @@ class _Watch:
         )
         for incident in state["incidents"]:
             self._incidents.write({"at": _now(), "step": state["step"], **incident})
-            self._display.note(f"{incident['kind']}: {incident['message']}")
+            if incident["kind"] != FAILURE:  # the job ends with it
+                self._display.note(f"{incident['kind']}: {incident['message'].splitlines()[0]}")
         self._seen += len(state["incidents"])
         show_alarms(self._config, state, self._alarms_shown, self._display)
 

@@ -1,6 +1,7 @@
 """Every error polyray raises on purpose, in one tree.
 
     PolyrayError
+    ├── LearnerError                  the training processes failed, and starting them again would not help
     ├── ConfigError (ValueError)      the user's configuration or command line: exit code 2
     ├── DataError (ValueError)        a task or data file: exit code 2
     │   └── MissingFile               there is no such file on this machine; another one may have it
@@ -16,6 +17,9 @@
     ├── SandboxError                  running an untrusted program
     ├── CheckpointError               a checkpoint that cannot be written or read
     └── Stopped                       somebody asked for it; the run can be started again
+
+Exit codes: 0 done; 1 a failure; 2 the user's input, or what this machine lacks; 130 stopped by a signal.
+`is_permanent` is the rule for which errors end a run at once instead of starting its learner again.
 
 Each message names the value, the limit and the fix. All of them pickle (they are built from one string),
 because they cross process boundaries. A failed completion is data in its group, never an exception.
@@ -37,18 +41,30 @@ class PolyrayError(Exception):
     """Root of everything polyray raises on purpose."""
 
     exit_code: int = EXIT_FAILURE
+    permanent: bool = False
+    """True: another try leads to the same error, so none is made."""
+    log: str | None = None
+    """File with the full traceback, once it is written."""
+
+
+class LearnerError(PolyrayError):
+    """The training processes failed, and starting them again would not help, or has not helped."""
+
+    permanent = True
 
 
 class ConfigError(PolyrayError, ValueError):
     """The configuration, an override or a command line is wrong."""
 
     exit_code = EXIT_USER_ERROR
+    permanent = True
 
 
 class DataError(PolyrayError, ValueError):
     """A data or task file is missing or broken; the message names the file and the line."""
 
     exit_code = EXIT_USER_ERROR
+    permanent = True
 
 
 class MissingFile(DataError):
@@ -64,6 +80,7 @@ class ResourceError(PolyrayError):
     """The machine or cluster lacks what the configuration asks for."""
 
     exit_code = EXIT_USER_ERROR
+    permanent = True
 
 
 class RolloutError(PolyrayError):
@@ -73,9 +90,13 @@ class RolloutError(PolyrayError):
 class EngineMismatch(RolloutError):
     """What engines sample and what the learner trains have drifted apart; what was trained so far is kept."""
 
+    permanent = True
+
 
 class RewardError(PolyrayError):
     """A reward could not be computed, or the reward service answered something else than scores."""
+
+    permanent = True
 
 
 class JudgeError(RewardError):
@@ -88,6 +109,8 @@ class BudgetReached(JudgeError):
 
 class DiversityCollapsed(PolyrayError):
     """The run's alarm for a collapse of diversity went off, and was to end it."""
+
+    permanent = True
 
 
 class OverOptimised(RewardError):
@@ -109,6 +132,8 @@ class SandboxError(PolyrayError):
 class CheckpointError(PolyrayError):
     """A checkpoint cannot be written, or none of those present is valid."""
 
+    permanent = True
+
 
 class Stopped(PolyrayError):
     """A signal ended the run, in good order; starting it again goes on."""
@@ -119,6 +144,22 @@ class Stopped(PolyrayError):
 def is_user_error(error: BaseException) -> TypeGuard[PolyrayError]:
     """Whether only the user can mend it: trying again leads to the same."""
     return isinstance(error, PolyrayError) and error.exit_code == EXIT_USER_ERROR
+
+
+REPEATED = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError,
+    SyntaxError, TypeError, ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError,
+)  # fmt: skip
+"""Foreign errors that a computation which is the same every time raises every time, e.g. a token id out of range."""
+
+
+def is_permanent(error: BaseException) -> bool:
+    """Whether another try leads to the same error.
+
+    Dead processes, lost nodes, timeouts, devices and networks (RuntimeError, OSError, MemoryError, ...) are worth
+    another try.
+    """
+    return error.permanent if isinstance(error, PolyrayError) else isinstance(error, REPEATED)
 
 
 @contextmanager

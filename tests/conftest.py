@@ -29,6 +29,7 @@ WITHOUT_ENGINES = frozenset(
         "test_sweep_small.py",
         "test_stopped_sft.py",
         "test_train_reward.py",
+        "test_learner_failures.py",
         "test_sandbox_reward.py",
         "test_generation_service.py",
         "test_generation_replicas.py",

@@ -228,6 +228,10 @@ class Coordinator:
         if self._config.rollout.sleep_between_steps:
             await self._sleep.fall()
 
+    async def end(self, error: PolyrayError) -> None:
+        """The learner is gone and is not started again: the run ends with its error."""
+        self._outcome.fail(error)
+
     async def drain(self) -> None:
         """The run is to end after the step that is under way; what is being sampled is given up, and comes again."""
         self._draining = True

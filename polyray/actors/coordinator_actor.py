@@ -11,6 +11,7 @@ import ray.exceptions
 from ray.train import UserCallback
 
 from polyray.actors.coordinator import Coordinator
+from polyray.actors.learner_failures import first_failure, permanent_error
 from polyray.actors.resources import NAMESPACE, on_this_node, reap
 from polyray.actors.rollout_actor import Scoring
 from polyray.actors.rollout_pool import RolloutPool
@@ -25,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 
 class TellCoordinator(UserCallback):
-    """For Ray Train: tells a run's coordinator of a failure before the learner starts again. Lives in the process of
-    Train's controller, which waits for the answer."""
+    """For Ray Train: tells a run's coordinator of a failure, and whether the learner starts again. Lives in the
+    process of Train's controller, which waits for the answer."""
 
     def __init__(self, name: str, rollout: RolloutSpec) -> None:
         """`name`: as in `start_coordinator`."""
@@ -38,18 +39,15 @@ class TellCoordinator(UserCallback):
         """See ray.train.UserCallback."""
         try:
             coordinator = ray.get_actor(self._name, namespace=NAMESPACE)
-            ray.get(coordinator.learner_failed.remote(_first_of(worker_exceptions)), timeout=self._timeout_s)
+            error = permanent_error(worker_exceptions)
+            told = (
+                coordinator.learner_failed.remote(first_failure(worker_exceptions))
+                if error is None
+                else coordinator.end.remote(error)
+            )
+            ray.get(told, timeout=self._timeout_s)
         except (ValueError, ray.exceptions.RayError, TimeoutError) as error:
             logger.warning("the coordinator could not be told of the learner's failure: %r", error)
-
-
-def _first_of(worker_exceptions: Mapping[int, Exception]) -> str:
-    """Of several ranks: when one goes, the others fail because of it."""
-    rank, error = min(worker_exceptions.items())
-    cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [""]
-    others = f" (and {len(worker_exceptions) - 1} other ranks)" if len(worker_exceptions) > 1 else ""
-    return f"rank {rank} of the learner{others}: {type(cause).__name__}: {lines[0]}"
 
 
 def start_coordinator(name: str, config: TrainConfig, pool: RolloutPool, scoring: Scoring) -> Any:

@@ -23,6 +23,7 @@ from polyray.actors.resources import NAMESPACE
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
 from polyray.learner.verdict import Verdict
+from polyray.observability.error_log import errors_logged
 from polyray.observability.logging import log_as, log_at
 from polyray.rollout.saved_groups import SNAPSHOT_FILES, encode_groups
 from polyray.types import ScoredGroup, StepMetrics, TrainingBatch
@@ -168,6 +169,13 @@ def train_loop(arguments: dict[str, Any]) -> None:
 
     `arguments`: config (plain values), coordinator (actor name), model_dir, run_dir, dtype.
     """
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    with errors_logged(Path(arguments["run_dir"]), f"learner-{rank}"):
+        _train(arguments, rank, world_size)
+
+
+def _train(arguments: dict[str, Any], rank: int, world_size: int) -> None:
     import torch
 
     from polyray.learner.determinism import make_reproducible
@@ -176,8 +184,6 @@ def train_loop(arguments: dict[str, Any]) -> None:
     from polyray.learner.run_files import RunFiles
 
     config = TrainConfig.model_validate(arguments["config"])
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
     log_as(f"learner-{rank}", config.name)
     device = torch.device("cuda") if config.learner.use_gpu else torch.device("cpu")
     make_reproducible(config.learner.num_threads, device)

@@ -9,11 +9,18 @@ import ray.train
 import torch
 
 from polyray.config.reward_model import TrainRewardConfig
+from polyray.observability.error_log import errors_logged
 from polyray.observability.logging import log_as
 
 
 def reward_model_loop(arguments: dict[str, Any]) -> None:
     """Ray Train's function. `arguments`: config (plain values), run_dir."""
+    rank = ray.train.get_context().get_world_rank()
+    with errors_logged(Path(arguments["run_dir"]), f"learner-{rank}"):
+        _train(arguments)
+
+
+def _train(arguments: dict[str, Any]) -> None:
     from polyray.learner.determinism import make_reproducible
     from polyray.rewards.engagement.run import RewardTrainingRun
     from polyray.rewards.engagement.training import run_reward_training

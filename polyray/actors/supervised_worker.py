@@ -11,11 +11,18 @@ import ray.train.torch
 import torch
 
 from polyray.config.run import SftConfig
+from polyray.observability.error_log import errors_logged
 from polyray.observability.logging import log_as
 
 
 def supervised_loop(arguments: dict[str, Any]) -> None:
     """Ray Train's function. `arguments`: config (plain values), model_dir, run_dir, dtype."""
+    rank = ray.train.get_context().get_world_rank()
+    with errors_logged(Path(arguments["run_dir"]), f"learner-{rank}"):
+        _train(arguments)
+
+
+def _train(arguments: dict[str, Any]) -> None:
     from polyray.learner.determinism import make_reproducible
     from polyray.learner.supervised_loop import SupervisedRun, run_supervised
 

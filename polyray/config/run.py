@@ -140,7 +140,7 @@ class TrainConfig(RunBase):
 def _check_group(algorithm: AlgorithmSpec, rollout: RolloutSpec) -> None:
     if rollout.group_size < 2:
         raise ValueError(
-            f"rollout.group_size={rollout.group_size}: a baseline within the group needs at least 2"
+            f"rollout.group_size={rollout.group_size}: a baseline within the group needs at least 2; raise it"
         )
     if rollout.group_size < algorithm.min_samples:
         needed, start = algorithm.min_samples, getattr(algorithm, "set_size", 1)

@@ -17,9 +17,10 @@ from typing import Any
 
 from polyray.config.base import as_json
 from polyray.config.run import RunBase
-from polyray.errors import ConfigError
+from polyray.errors import ConfigError, PolyrayError, Stopped
 from polyray.observability.atomic import atomic_write_json
 from polyray.observability.data_record import record_data
+from polyray.observability.error_log import ERROR_LOG, log_error
 
 LENGTH_KEYS: tuple[str, ...] = ("learner.steps", "epochs", "evaluation.patience")
 """How long a run is: a finished run is taken up again when one of them changes."""
@@ -109,6 +110,11 @@ class RunPaths:
     def incidents(self) -> Path:
         """What went wrong, in words, whether the run went on or not."""
         return self.root / "incidents.jsonl"
+
+    @property
+    def error_log(self) -> Path:
+        """Full tracebacks of what ended the run or a process of it; absent as long as nothing did."""
+        return self.root / ERROR_LOG
 
     @property
     def rollouts(self) -> Path:
@@ -243,6 +249,9 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, PolyrayError) and error.log is None and not isinstance(error, Stopped):
+            written = log_error(self.paths.root, "driver", error)
+            error.log = None if written is None else str(written)
         self.close()
 
 

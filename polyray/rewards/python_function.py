@@ -139,7 +139,9 @@ class PythonReward:
         frames = traceback.extract_tb(error.__traceback__)
         start = next((at for at, frame in enumerate(frames) if frame.filename == self._file), len(frames))
         lines = "".join(traceback.format_list(frames[start:]))
-        return f"{self._who} raised {type(error).__name__}: {error}\n{lines}".rstrip()
+        own = [frame for frame in frames if frame.filename == self._file]
+        place = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
+        return f"{self._who} raised {type(error).__name__}: {error}{place}\n{lines}".rstrip()
 
 
 def _compile(file: str, source: str, function: str, version: str) -> Callable[[list[dict[str, Any]]], Any]:

@@ -101,12 +101,18 @@ def test_an_exception_is_shown_with_the_users_own_lines():
     (result,) = reward.score([ScoreItem("p", "a")])
     lines = [line for line in (result.error or "").splitlines() if not set(line) <= set(" ^~")]
     assert lines == [
-        "reward function rewards/mine.py:score raised ZeroDivisionError: division by zero",
+        "reward function rewards/mine.py:score raised ZeroDivisionError: division by zero at rewards/mine.py:2",
         '  File "rewards/mine.py", line 5, in score',
         "    return [helper('')]",
         '  File "rewards/mine.py", line 2, in helper',
         "    return 1 / len(text)",
     ]
+
+
+def test_prints_of_a_reward_function_change_no_score(capfd: pytest.CaptureFixture[str]) -> None:
+    (result,) = score("print('scoring', len(items)); return [0.5]", "a")
+    assert result.score == 0.5
+    assert capfd.readouterr().out == "scoring 1\n"
 
 
 def test_one_bad_completion_does_not_unscore_its_neighbours():
