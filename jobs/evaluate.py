@@ -55,10 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from jobs.fleet import open_ray, open_sampler
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory
-    from polyray.rewards import plan_reward
 
-    derived_sizes(args.config)
-    plan_reward(args.config.reward, args.config.task)
+    check_inputs(args.config)
     with ProgressDisplay() as display, RunDirectory.open(args.config, resumable_keys()) as directory:
         if not directory.finished:
             with (
@@ -73,6 +71,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         show(directory, display)
         show_cost(directory.paths.root, display)
     return EXIT_OK
+
+
+def check_inputs(config: EvaluateConfig) -> None:
+    """What can be wrong with files, before anything starts: ConfigError or DataError."""
+    from polyray.evaluation.arms import resolve_arms
+    from polyray.models.base_files import resolve_model_dir
+    from polyray.models.loading import load_tokenizer
+    from polyray.rewards import plan_reward
+    from polyray.rollout.prompt_check import check_prompts
+    from polyray.tasks import build_task
+
+    plan_reward(config.reward, config.task)
+    task = build_task(config.task)
+    prompts = task.held_out_prompts(config.evaluation.num_prompts)
+    tokenizer = load_tokenizer(resolve_model_dir(config.model))
+    arms = resolve_arms(config.adapters, prompts, task, config.seed)
+    for asked_P in {arm.template: arm.asked_P for arm in arms}.values():
+        check_prompts(asked_P, task, tokenizer, config.rollout.max_prompt_tokens)
 
 
 def _add_options(parser: ArgumentParser) -> None:

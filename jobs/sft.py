@@ -58,12 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         run_training(training)
         return 0
     from jobs.cost import show_cost, supervised_account
-    from jobs.fleet import check_start, open_ray
+    from jobs.fleet import open_ray
     from polyray.observability.progress import ProgressDisplay
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.observability.run_directory import RunDirectory, RunPaths
 
     with ProgressDisplay() as display:
-        check_start(config)
+        if not RunPaths(config.run_dir).done.is_file():
+            check_inputs(config)
         with RunDirectory.open(config) as directory:
             if not directory.finished:
                 with supervised_account(config) as cost, open_ray(config.ray, display, config.run_dir):
@@ -72,6 +73,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         display.note(f"adapter   {directory.paths.adapter}\nmetrics   {directory.paths.metrics}")
         show_cost(directory.paths.root, display)
     return 0
+
+
+def check_inputs(config: SftConfig) -> None:
+    """What can be wrong with model and data, before anything starts: ConfigError or DataError."""
+    from jobs.fleet import check_start, training_base
+    from polyray.data.demonstrations import check_rows, load_demonstrations
+    from polyray.models.loading import load_tokenizer
+
+    check_start(config)
+    check_rows(config, load_demonstrations(config, load_tokenizer(training_base(config.model)[0])))
 
 
 def as_training(config: SftConfig) -> TrainConfig | None:
@@ -104,9 +115,7 @@ def supervise(config: SftConfig, directory: RunDirectory, display: ProgressDispl
     from polyray.models.loading import load_tokenizer
 
     check_placement([learner_ranks(config.learner)], "learner.num_workers or cpus_per_worker")
-    # What is wrong with the data is said here, not in a worker.
     data = load_demonstrations(config, load_tokenizer(training_base(config.model)[0]))
-    data.row_of(0)
     if data.dropped or data.truncated:
         display.note(f"rows above max_tokens={config.max_tokens}: {_too_long(data)}")
     steps = watch_workers(

@@ -67,7 +67,7 @@ def check_inputs(config: TrainConfig) -> None:
     from jobs.fleet import check_engines, check_start
     from polyray.observability.trackers.running import check_trackers
     from polyray.rewards import plan_reward
-    from polyray.rollout.validation import validation_prompts
+    from polyray.rollout.prompt_check import check_run_prompts
     from polyray.tasks import build_task
 
     check_engines(config.rollout)
@@ -79,10 +79,7 @@ def check_inputs(config: TrainConfig) -> None:
 
     check_start(config)
     plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
-    task = build_task(config.task)
-    task.training_prompt(0, config.seed)
-    if config.rounds is not None:
-        validation_prompts(config.rounds, task, config.seed)
+    check_run_prompts(config, build_task(config.task), model_dir)
 
 
 def train(

@@ -16,6 +16,9 @@ from polyray.types import Message, Prompt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+MAX_SHOWN = 80
+"""Characters of a prompt that an error shows."""
+
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
     """Token ids of a prompt.
@@ -171,6 +174,11 @@ def _encode(
 ) -> list[int]:
     # The embedded vocabulary holds single characters and no unknown token: others are refused, not dropped.
     with boundary(
-        DataError, f"prompt {prompt.prompt_id!r}: the tokenizer of this model cannot encode {text!r}"
+        DataError, f"prompt {prompt.prompt_id!r}: the tokenizer of this model cannot encode {_short(text)!r}"
     ):
         return list(tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+
+
+def _short(text: str) -> str:
+    """The beginning, for errors."""
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

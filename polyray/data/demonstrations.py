@@ -17,11 +17,17 @@ from transformers import PreTrainedTokenizerBase
 
 from polyray.config.run import SftConfig
 from polyray.config.supervised import JsonlDataSpec
+from polyray.config.task import HiddenTrapGridSpec
 from polyray.data.chat import encode_demonstration
 from polyray.data.records import Demonstration, read_demonstrations
 from polyray.data.token_rows import TokenRow
 from polyray.errors import DataError
 from polyray.tasks import build_task
+
+OF_GENERATED, MOST_CHECKED = 64, 20_000
+"""Rows of a task that are encoded before a run starts."""
+REPEATS = 200
+"""Known rows in a row after which a task has shown all it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,25 @@ def load_demonstrations(config: SftConfig, tokenizer: PreTrainedTokenizerBase) -
     validation = [Demonstration(*task.demonstration(index, other_seed)) for index in range(number)]
     kept, rows, _ = _fitting(config, tokenizer, validation)
     return Demonstrations(row_of, kept, rows, config.learner.steps, None)
+
+
+def check_rows(config: SftConfig, data: Demonstrations) -> None:
+    """Encodes the demonstrations that a task gives, before a run starts. Raises DataError for one that does not fit.
+
+    Rows of a file are encoded already. A task that generates them alike gives a sample.
+    """
+    if data.num_rows is not None:
+        return
+    generated = isinstance(config.task, HiddenTrapGridSpec)
+    rows = config.learner.steps * config.demonstrations_per_step
+    known: set[TokenRow] = set()
+    repeats = 0
+    for index in range(min(rows, OF_GENERATED if generated else MOST_CHECKED)):
+        row = data.row_of(index)
+        repeats = repeats + 1 if row in known else 0
+        if repeats > REPEATS:  # a task with a file goes through it in epochs
+            return
+        known.add(row)
 
 
 def _from_file(config: SftConfig, spec: JsonlDataSpec, tokenizer: PreTrainedTokenizerBase) -> Demonstrations:

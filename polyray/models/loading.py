@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils.logging import disable_progress_bar
 
 from polyray.config.model import NF4
-from polyray.errors import ConfigError
+from polyray.errors import ConfigError, boundary
 
 NF4_COMPUTES_IN = torch.bfloat16
 """As the engine's kernels do, whatever they are told."""
@@ -40,8 +40,9 @@ def load_base(model_dir: Path, dtype: str, device: torch.device | str = "cpu") -
 
 
 def load_tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
-    """The base's own tokenizer."""
-    return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+    """The base's own tokenizer. Raises ConfigError where it cannot be loaded."""
+    with boundary(ConfigError, f"the tokenizer of {model_dir} cannot be loaded"):
+        return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
 
 
 def _in_4_bits(model_dir: Path, device: torch.device | str) -> PreTrainedModel:

@@ -31,6 +31,8 @@ class JsonlRow:
 
     prompt: Prompt
     response: str | None
+    place: str = ""
+    """File and line."""
 
 
 class JsonlTask:
@@ -105,6 +107,11 @@ class JsonlTask:
         first, second = self.completion_class(prompt, a), self.completion_class(prompt, b)
         return float(first != second and WRONG_CLASS not in (first, second))
 
+    def place_of(self, prompt_id: str) -> str | None:
+        """File and line of a prompt, for errors; None for an unknown one."""
+        rows = (*self.training_rows, *self.held_out_rows)
+        return next((row.place for row in rows if row.prompt.prompt_id == prompt_id), None)
+
     def _pick(self, rows: Sequence[JsonlRow], index: int, seed: int) -> JsonlRow:
         epoch, position = divmod(index, len(rows))
         key = (len(rows), seed, epoch)
@@ -150,7 +157,7 @@ def _row(record: dict[str, Any], where: str, default_id: str) -> JsonlRow:
         cluster_id=_optional_text(record, "cluster", where) or prompt_id,
         metadata=metadata,
     )
-    return JsonlRow(prompt, _optional_text(record, "response", where))
+    return JsonlRow(prompt, _optional_text(record, "response", where), where)
 
 
 def _question(record: dict[str, Any], where: str) -> tuple[str, tuple[dict[str, str], ...] | None]:

@@ -1,0 +1,91 @@
+"""Prompts that a run could not sample are named before it starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polyray.config.loader import build_config
+from polyray.config.run import TrainConfig
+from polyray.errors import DataError
+from polyray.models.embedded import build_tokenizer
+from polyray.rollout.prompt_check import check_run_prompts, training_prompts
+from polyray.tasks import build_task
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded tokenizer alone."""
+    directory = tmp_path_factory.mktemp("model")
+    tokenizer = build_tokenizer()
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def _check(tmp_path: Path, model_dir: Path, lines: list[dict[str, Any]], **rollout: Any) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    task = {"type": "jsonl", "path": str(file), "held_out_share": 0.1}
+    config = build_config(TrainConfig, {"name": "run", "task": task, "rollout": rollout})
+    check_run_prompts(config, build_task(config.task), model_dir)
+
+
+def _lines(count: int = 20) -> list[dict[str, Any]]:
+    return [{"prompt": f"{at % 100:02d}|{at % 9}=", "reference": "1"} for at in range(count)]
+
+
+def test_prompt_outside_vocabulary_is_named_with_file_and_line(tmp_path: Path, model_dir: Path) -> None:
+    lines = _lines()
+    _check(tmp_path, model_dir, lines)
+    lines[6] |= {"prompt": "07|é=", "id": "my-prompt"}
+    with pytest.raises(DataError) as caught:
+        _check(tmp_path, model_dir, lines)
+    message = str(caught.value)
+    assert message.startswith("1 of 20 prompts cannot be encoded")
+    assert f"{tmp_path}/mine.jsonl:7" in message and "'my-prompt'" in message and "'07|é='" in message
+
+
+def test_long_prompts_are_counted_with_the_limit_that_would_do(tmp_path: Path, model_dir: Path) -> None:
+    lines = _lines()
+    lines[2]["prompt"] = "3" * 20
+    lines[19]["prompt"] = "4" * 30  # of the held-out part, which the rounds of dynamics ask
+    with pytest.raises(DataError) as caught:
+        _check(tmp_path, model_dir, lines)
+    message = str(caught.value)
+    assert message.startswith("2 of 20 prompts have more than rollout.max_prompt_tokens=16 tokens")
+    assert f"the first is {tmp_path}/mine.jsonl:3 with 21" in message  # a BOS comes in front
+    assert "Set rollout.max_prompt_tokens=31" in message
+    _check(tmp_path, model_dir, lines, max_prompt_tokens=31)
+
+
+def test_training_prompts_of_a_file_come_once_each_and_of_a_generator_up_to_the_limit(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in _lines(500)))
+    task = {"type": "jsonl", "path": str(file), "held_out_share": 0.1}
+    config = build_config(TrainConfig, {"name": "run", "task": task})
+    prompts = list(training_prompts(build_task(config.task), 3, 20_000))
+    assert len(prompts) == len({prompt.prompt_id for prompt in prompts}) == 450
+    generated = build_config(TrainConfig, {"name": "run"})
+    assert len(list(training_prompts(build_task(generated.task), 3, 40))) == 40
+
+
+def test_unicode_prompt_is_measured_by_a_tokenizer_that_knows_it(tmp_path: Path) -> None:
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    bytes_only = ByteLevelBPETokenizer()
+    bytes_only.train_from_iterator([], vocab_size=256)
+    PreTrainedTokenizerFast(tokenizer_object=bytes_only._tokenizer).save_pretrained(tmp_path / "model")
+    lines = _lines()
+    lines[4]["prompt"] = "日本🙂"
+    _check(tmp_path, tmp_path / "model", lines)
+    with pytest.raises(DataError, match=r"1 of 20 .* more than rollout\.max_prompt_tokens=8 .* with 10"):
+        _check(tmp_path, tmp_path / "model", lines, max_prompt_tokens=8)
+    lines.append({"messages": [{"role": "user", "content": "1"}], "reference": "1"})
+    with pytest.raises(DataError, match=r"mine\.jsonl:21.*no chat template"):
+        _check(tmp_path, tmp_path / "model", lines)
