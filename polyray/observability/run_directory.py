@@ -43,10 +43,17 @@ RESUMABLE_KEYS: tuple[str, ...] = (
     "learner.max_failures",
     "learner.cpus_per_worker",
     "learner.gpus_per_worker",
+    "learner.num_threads",
+    "learner.micro_batch_rows",
+    "learner.micro_batch_tokens",
+    "learner.gradient_checkpointing",
+    "learner.gradient_parts_every",
     "learner.node_labels",
     "learner.node_labels.*",
     "delivery.keep_versions",
     "delivery.timeout_s",
+    "delivery.tolerance",
+    "delivery.num_probes",
     "rollout.num_workers",
     "rollout.max_workers",
     "rollout.cpus_per_worker",
@@ -56,6 +63,13 @@ RESUMABLE_KEYS: tuple[str, ...] = (
     "rollout.sleep_between_steps",
     "rollout.gpu_memory_utilization",
     "rollout.kv_cache_mib",
+    "rollout.block_size",
+    "rollout.max_sequences",
+    "rollout.max_batched_tokens",
+    "rollout.max_prompt_tokens",
+    "rollout.threads_per_worker",
+    "rollout.dispatch",
+    "rollout.share",
     "rollout.start_timeout_s",
     "rollout.group_timeout_s",
     "rollout.max_worker_replacements",
@@ -66,9 +80,11 @@ RESUMABLE_KEYS: tuple[str, ...] = (
     "mismatch_alarm",
     "mismatch_alarm.*",
 )
-"""Dotted keys that may differ when a run is started again: its length, its logs and its resources.
+"""Dotted keys that may differ when a run is started again: its length, its logs, its limits and its resources.
 
-None of them changes what a step computes. `a.*` stands for everything below `a`.
+None of them changes what a step computes, but for the last bits of floating-point sums (micro batches, threads,
+engine batches). `rollout.max_prompt_tokens` chooses no prompts: a longer one is refused before the run starts.
+`a.*` stands for everything below `a`.
 """
 
 

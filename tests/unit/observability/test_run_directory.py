@@ -11,9 +11,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from polyray.config.base import as_json
 from polyray.config.learner import LearnerSpec
 from polyray.config.loader import build_config
 from polyray.config.over_optimisation import OverOptimisationSpec
@@ -79,6 +81,59 @@ def test_length_logging_and_resources_may_change(tmp_path: Path) -> None:
         64,
         4,
     )
+
+
+LIMITS: dict[str, object] = {
+    "learner.micro_batch_rows": 3,
+    "learner.micro_batch_tokens": 512,
+    "learner.gradient_checkpointing": True,
+    "learner.gradient_parts_every": 5,
+    "learner.num_threads": 1,
+    "learner.max_failures": 0,
+    "learner.max_checkpoint_failures": 7,
+    "rollout.max_sequences": 8,
+    "rollout.max_batched_tokens": 512,
+    "rollout.max_prompt_tokens": 64,
+    "rollout.block_size": 16,
+    "rollout.kv_cache_mib": 256,
+    "rollout.gpu_memory_utilization": 0.5,
+    "rollout.threads_per_worker": 2,
+    "rollout.dispatch": "tokens",
+    "rollout.share": 2.0,
+    "rollout.start_timeout_s": 900.0,
+    "rollout.group_timeout_s": 900.0,
+    "rollout.max_worker_replacements": 1,
+    "delivery.tolerance": 0.2,
+    "delivery.num_probes": 2,
+    "delivery.timeout_s": 300.0,
+    "reward.service.request_timeout_s": 300.0,
+    "reward.service.max_unscored_share": 0.5,
+}
+
+
+@pytest.mark.parametrize(("key", "value"), LIMITS.items())
+def test_begun_run_resumes_with_another_limit_that_changes_no_update(
+    key: str, value: object, tmp_path: Path
+) -> None:
+    nested: Any = value
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    before = as_json(train_config(tmp_path))
+    begun(train_config(tmp_path))
+    with RunDirectory.open(train_config(tmp_path, **nested)) as run:
+        after = json.loads(run.paths.config.read_text())
+    assert {name: new for name, (_, new) in config_difference(before, after).items()} == {key: value}
+    with pytest.raises(ConfigError, match="seed: 0 -> 7"):
+        RunDirectory.open(train_config(tmp_path, seed=7, **nested))
+
+
+@pytest.mark.parametrize(
+    "key", ["rollout.group_size", "rollout.max_completion_tokens", "rollout.temperature"]
+)
+def test_begun_run_refuses_another_sampling(key: str, tmp_path: Path) -> None:
+    begun(train_config(tmp_path))
+    with pytest.raises(ConfigError, match=rf"{key}: .* -> 4"):
+        RunDirectory.open(train_config(tmp_path, rollout={key.partition(".")[2]: 4}))
 
 
 def begun(config: RunBase) -> None:
