@@ -188,10 +188,11 @@ def put_root_on_path() -> None:
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Runs a job and leaves the process: PolyrayError becomes one line on stderr and its exit code.
 
-    POLYRAY_TRACEBACK=1 prints the traceback as well. An interrupt exits with 130; other exceptions are
+    POLYRAY_TRACEBACK=1 prints the traceback as well. SIGINT and SIGTERM exit with 130; other exceptions are
     defects and keep their traceback.
     """
     put_root_on_path()
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         sys.exit(main() or EXIT_OK)
     except PolyrayError as error:
@@ -216,6 +217,11 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             file=sys.stderr,
         )
         sys.exit(EXIT_USER_ERROR)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    """Ends the job as SIGINT does, so that whatever it started ends, too."""
+    raise KeyboardInterrupt
 
 
 def _origin(error: PolyrayError) -> PolyrayError:

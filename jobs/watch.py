@@ -1,7 +1,8 @@
 """What the driver of a training run does while it trains: shows, writes down what went wrong, ends on request.
 
 SIGINT or SIGTERM: the step under way ends, a checkpoint is written, the run can be started again; a second one ends
-everything at once. Not a job itself; called by jobs.train, and in part by jobs/watch_workers.py.
+everything at once. The first one does, too, while the learner starts or starts again: there is no step to wait for.
+Not a job itself; called by jobs.train, and in part by jobs/watch_workers.py.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ POLL_S = 0.5
 CALL_TIMEOUT_S = 120.0
 """A coordinator that does not answer for so long is lost; a machine that is busy may take a minute."""
 
+STARTING = ("starting", "delivering", RESTARTING)
+"""Phases of a coordinator while no step is under way."""
+
 TRAIN = "train"
 """The phase of a run's account from its first step on."""
 
@@ -63,6 +67,8 @@ def watch_training(
         while thread.is_alive():
             thread.join(POLL_S)
             watch.look()
+            if received and watch.learner_starts:
+                raise stopped_at_start(received[0], watch.step)
             if received and not watch.draining:
                 watch.drain(received[0])
         watch.look()
@@ -99,6 +105,12 @@ def stopped(signal_name: str | None, step: int, num_steps: int) -> Stopped:
     )
 
 
+def stopped_at_start(signal_name: str, step: int) -> Stopped:
+    """Ends a run whose learner has no step under way; `step` counts those that other starts completed."""
+    again = "start the same command again" + (" to go on from the newest checkpoint" if step else "")
+    return Stopped(f"{signal_name} while the learner was starting: ended at once; {again}")
+
+
 class _Watch:
     def __init__(
         self,
@@ -117,6 +129,7 @@ class _Watch:
         self._seen = 0
         self._alarms_shown: set[str] = set()
         self.draining = False
+        self.learner_starts = True
         self.step = 0
 
     def look(self) -> None:
@@ -130,6 +143,7 @@ class _Watch:
                 f"{message}; start the same command again: it goes on from the newest checkpoint"
             ) from error
         self.step = state["step"]
+        self.learner_starts = state["phase"] in STARTING
         log_at(step=self.step, version=self.step)
         started = bool(state["metrics"]) or state["phase"] in ("training", "stopping")
         self._account(started, state)

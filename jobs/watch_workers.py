@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.watch import Fit, draining_text, received_signals, stamp_of, stopped
+from jobs.watch import Fit, draining_text, received_signals, stamp_of, stopped, stopped_at_start
 from polyray.observability.jsonl import read_jsonl
 from polyray.observability.progress import Display
 from polyray.observability.run_directory import RunPaths
@@ -30,12 +30,15 @@ def watch_workers(
     """
     outcome: dict[str, BaseException] = {}
     result_before = stamp_of(result)  # of the end that a longer run goes on from
+    log_before = stamp_of(paths.metrics)
     thread = threading.Thread(target=fit, args=(outcome,), name="ray-train", daemon=True)
     draining = False
     with StopRequest(paths.root) as stop, received_signals() as received:
         thread.start()
         while thread.is_alive():
             thread.join(POLL_S)
+            if received and not draining and stamp_of(paths.metrics) == log_before:
+                raise stopped_at_start(received[0], len(read_jsonl(paths.metrics)))
             if received and not draining:
                 draining = True
                 display.note(draining_text(received[0]))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
@@ -57,32 +60,48 @@ def ray_session(spec: RaySpec, root: Path, environment: Mapping[str, str] | None
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     runtime_env = {"env_vars": {"PYTHONPATH": str(root), **WORKER_ENVIRONMENT, **(environment or {})}}
     address = os.environ.get("RAY_ADDRESS")
-    if address:
-        os.environ.setdefault(
-            "RAY_OVERRIDE_JOB_RUNTIME_ENV", "1"
-        )  # a job that was submitted has variables of its own
-        context = join(address, namespace=NAMESPACE, runtime_env=runtime_env, log_to_driver=False)
-    else:
-        port = _free_port()
-        # Ray Train's actors ask the state API, which without this is that of the cluster that `ray start` brought up
-        # on this machine last, even if it is long gone: each question then waits for half a minute.
-        runtime_env["env_vars"]["RAY_ADDRESS"] = f"{ray.util.get_node_ip_address()}:{port}"
-        with _environment(RAY_GCS_SERVER_PORT=str(port)):
-            context = ray.init(
-                address="local",  # else it would join whatever cluster was started on this machine last
-                num_cpus=spec.num_cpus,
-                object_store_memory=spec.object_store_mib * 2**20,
-                include_dashboard=spec.dashboard,
-                dashboard_host="127.0.0.1",
-                namespace=NAMESPACE,
-                runtime_env=runtime_env,
-                log_to_driver=False,
-                configure_logging=False,
-            )
+    with _own_sigterm():
+        context = _connect(spec, address, runtime_env)
     try:
         yield f"http://{context.dashboard_url}" if context.dashboard_url else "off (ray.dashboard=false)"
     finally:
         ray.shutdown()
+
+
+def _connect(spec: RaySpec, address: str | None, runtime_env: dict[str, Any]) -> Any:
+    """Joins the cluster at `address`, or starts a local Ray."""
+    if address:
+        os.environ.setdefault(
+            "RAY_OVERRIDE_JOB_RUNTIME_ENV", "1"
+        )  # a job that was submitted has variables of its own
+        return join(address, namespace=NAMESPACE, runtime_env=runtime_env, log_to_driver=False)
+    port = _free_port()
+    # Ray Train's actors ask the state API, which without this is that of the cluster that `ray start` brought up
+    # on this machine last, even if it is long gone: each question then waits for half a minute.
+    runtime_env["env_vars"]["RAY_ADDRESS"] = f"{ray.util.get_node_ip_address()}:{port}"
+    with _environment(RAY_GCS_SERVER_PORT=str(port)):
+        return ray.init(
+            address="local",  # else it would join whatever cluster was started on this machine last
+            num_cpus=spec.num_cpus,
+            object_store_memory=spec.object_store_mib * 2**20,
+            include_dashboard=spec.dashboard,
+            dashboard_host="127.0.0.1",
+            namespace=NAMESPACE,
+            runtime_env=runtime_env,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keeps this process's handler of SIGTERM: Ray's own, which it installs, leaves with exit code 15."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _free_port() -> int:

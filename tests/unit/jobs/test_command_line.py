@@ -115,6 +115,12 @@ def test_the_list_names_jobs_and_nothing_else() -> None:
         ("raise RewardError('no score')", 1, "error: no score\n"),
         ("raise Wrapped('what Ray makes of it')", 1, "error: the service is gone\n"),
         ("raise KeyboardInterrupt", 130, "interrupted\n"),
+        ("import signal; os.kill(os.getpid(), signal.SIGTERM)", 130, "interrupted\n"),
+        (
+            "error = RewardError('no score'); error.log = 'runs/x/error.log'; raise error",
+            1,
+            "error: no score\nfull traceback: runs/x/error.log\n",
+        ),
         (
             "import not_there.part",
             2,

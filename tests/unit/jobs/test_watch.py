@@ -19,6 +19,7 @@ from rich.console import Console
 
 from jobs import watch
 from jobs.watch import watch_training
+from polyray.actors.learner_presence import RESTARTING
 from polyray.errors import EXIT_INTERRUPTED, RolloutError, Stopped
 from polyray.observability.cost import CostMeter, Held
 from polyray.observability.cost_record import read_cost
@@ -101,6 +102,28 @@ def test_a_signal_drains_the_run_and_says_how_to_go_on(number: signal.Signals, t
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.parametrize("phase", ["starting", "delivering", RESTARTING])
+@pytest.mark.parametrize("draining", [False, True])
+def test_signal_while_learner_starts_ends_run_at_once(phase: str, draining: bool, tmp_path: Path) -> None:
+    """`draining`: the learner fails in the step that was to be the last."""
+    coordinator, ended = Coordinator(), threading.Event()
+    coordinator.phase = "training" if draining else phase
+
+    def fit(outcome: dict[str, BaseException]) -> None:
+        send(signal.SIGTERM)
+        if draining:
+            assert coordinator.drained.wait(10)
+            coordinator.phase = phase
+        ended.wait(10)
+
+    with pytest.raises(Stopped, match="SIGTERM while the learner was starting: ended at once") as error:
+        run(tmp_path, coordinator, fit)
+    ended.set()
+    assert coordinator.drained.is_set() == draining
+    assert error.value.exit_code == EXIT_INTERRUPTED
+    assert "go on from the newest checkpoint" in str(error.value)
+
+
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     coordinator, ended = Coordinator(), threading.Event()
 
@@ -163,6 +186,18 @@ def test_incidents_are_shown_and_written_once(tmp_path: Path) -> None:
         ("worker_replaced", "a by b", 7),
         ("unscored", "group 3", 7),
     ]
+
+
+def test_incident_of_several_lines_shows_its_first_and_a_failure_is_left_to_the_end(tmp_path: Path) -> None:
+    incidents = [
+        {"kind": "unscored", "message": "group 3: KeyError\n  File one"},
+        {"kind": "failure", "message": "no scores"},
+    ]
+    shown = run(tmp_path, Coordinator(incidents), lambda outcome: write_adapter(tmp_path))
+    assert "unscored: group 3: KeyError" in shown
+    assert "File one" not in shown and "no scores" not in shown
+    lines = read_jsonl(tmp_path / "incidents.jsonl")
+    assert [line["message"] for line in lines] == [incident["message"] for incident in incidents]
 
 
 def test_a_coordinator_that_is_gone_ends_the_run_with_what_to_do(tmp_path: Path) -> None:

@@ -77,19 +77,28 @@ def test_a_signal_asks_the_workers_and_says_how_to_go_on(
     assert not (tmp_path / ".stop").exists()
 
 
-def test_before_the_first_step_there_is_no_checkpoint_to_speak_of(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lines_before", [0, 2])
+def test_signal_before_first_step_of_this_start_ends_at_once(lines_before: int, tmp_path: Path) -> None:
+    for number in range(lines_before):
+        step(tmp_path, number)
+    ended = threading.Event()
+
     def fit(outcome: dict[str, BaseException]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert asked(tmp_path)
+        ended.wait(DEADLINE_S)
 
-    with pytest.raises(Stopped, match="SIGTERM before the first step of 10; start the same command again"):
+    with pytest.raises(Stopped, match="SIGTERM while the learner was starting: ended at once") as error:
         run(tmp_path, fit)
+    ended.set()
+    assert ("newest checkpoint" in str(error.value)) == (lines_before > 0)
+    assert not (tmp_path / ".stop").exists()
 
 
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     ended = threading.Event()
 
     def fit(outcome: dict[str, BaseException]) -> None:
+        step(tmp_path, 0)
         os.kill(os.getpid(), signal.SIGTERM)
         assert asked(tmp_path)
         os.kill(os.getpid(), signal.SIGTERM)
