@@ -213,5 +213,5 @@ def _paid(answers: Answers, tail: LogTail) -> JudgeSpend | None:
 def _judges_that_reward(*rewards: RewardSpec | None) -> list[Answers]:
     """Their files belong to no run: runs at the same time with the same file count each other's answers."""
     judges = [reward for reward in rewards if isinstance(reward, JudgeRewardSpec)]
-    files = {Path(reward.cache_path).expanduser(): reward.judge for reward in judges}
+    files = {Path(reward.cache_path): reward.judge for reward in judges}
     return [Answers(path, spec, owner="") for path, spec in files.items()]

@@ -23,6 +23,7 @@ from polyray.actors.storage_check import check_storage
 from polyray.config.bundles import engines, training_parts
 from polyray.config.learner import LearnerSpec
 from polyray.config.model import ModelSpec
+from polyray.config.paths import relative_to
 from polyray.config.remote_reward import HttpRewardSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import EvaluateConfig, RaySpec, SftConfig, TrainConfig
@@ -81,7 +82,8 @@ def open_fleet(
     if await_model is None:
         training_base(config.model)
     check_engines(config.rollout)
-    plan = plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
+    with relative_to(config.base_dir):
+        plan = plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
     check_placement(training_parts(config), "rollout.num_workers, cpus_per_worker or gpus_per_worker")
     pool = RolloutPool(owner, config.rollout)
     try:
@@ -108,7 +110,8 @@ def open_shared_fleet(config: TrainConfig, owner: str, lora_rank: int, runs: int
             "rollout.num_workers; set that, and leave max_workers out"
         )
     check_engines(config.rollout)
-    plan = plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
+    with relative_to(config.base_dir):
+        plan = plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
     pool = SharedPool(owner, config.rollout)
     try:
         choice = _build(pool, config, lora_rank, runs)
@@ -227,7 +230,7 @@ def training_base(model: ModelSpec) -> tuple[Path, Path | None]:
     """(base directory, adapter to continue from): with `merge_then_fresh` the adapter becomes part of a new
     base."""
     model_dir = resolve_model_dir(model)
-    warm_start = Path(model.warm_start).resolve() if model.warm_start else None
+    warm_start = Path(model.warm_start) if model.warm_start else None
     if warm_start is None or model.warm_start_mode == "continue":
         return model_dir, warm_start
     from polyray.models.lora import merge_then_fresh
@@ -237,7 +240,7 @@ def training_base(model: ModelSpec) -> tuple[Path, Path | None]:
         warm_start,
         base_sha256=base_fingerprint(model_dir),
         dtype="float32",
-        target_dir=Path(model.cache_dir).expanduser() / "merged",
+        target_dir=Path(model.cache_dir) / "merged",
     )
     return merged, None
 
@@ -255,8 +258,7 @@ def check_start(config: SftConfig | TrainConfig) -> None:
 
 
 def worker_arguments(config: SftConfig | TrainConfig, directory: RunDirectory) -> dict[str, Any]:
-    """What a Train worker needs to know, as plain values with absolute paths (workers run in other
-    directories)."""
+    """What a Train worker needs to know, as plain values."""
     model_dir, warm_start = training_base(config.model)
     model = config.model.model_copy(
         update={"warm_start": str(warm_start) if warm_start else None, "warm_start_mode": "continue"}
@@ -264,7 +266,7 @@ def worker_arguments(config: SftConfig | TrainConfig, directory: RunDirectory) -
     return {
         "config": config.model_copy(update={"model": model}).model_dump(mode="json"),
         "model_dir": str(model_dir.resolve()),
-        "run_dir": str(directory.paths.root.resolve()),
+        "run_dir": str(directory.paths.root),
         "dtype": _held_as(config.model, model_dir, config.learner.use_gpu),
     }
 
@@ -304,7 +306,7 @@ def fit_trainer(
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if learner.use_gpu else "gloo"),
         run_config=ray.train.RunConfig(
             name=f"{directory.paths.root.name}-{uuid.uuid4().hex[:8]}",  # as the dashboard lists it
-            storage_path=str(directory.paths.train_storage.resolve()),
+            storage_path=str(directory.paths.train_storage),
             failure_config=ray.train.FailureConfig(max_failures=learner.max_failures),
             callbacks=[*callbacks, EndAtPermanentError()],
         ),

@@ -24,6 +24,7 @@ from jobs.cli import parse, run
 from polyray.config.base import as_json
 from polyray.config.derived import derived_sizes
 from polyray.config.loader import load_config
+from polyray.config.paths import relative_to
 from polyray.config.prompts import ArmSpec
 from polyray.config.run import EvaluateConfig, PretrainConfig, QuickstartConfig, SftConfig, TrainConfig
 from polyray.errors import EXIT_OK, ConfigError
@@ -62,8 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         default_config="configs/quickstart.yaml",
     )
     config = args.config
-    pretrain = load_config(PretrainConfig, config.pretrain)
-    plans = [build_plan(config, pretrain, seed) for seed in config.seeds]
+    with relative_to(config.base_dir):
+        pretrain = load_config(PretrainConfig, config.pretrain)
+        plans = [build_plan(config, pretrain, seed) for seed in config.seeds]
     if args.check:
         first = plans[0]
         return args.print_check(

@@ -95,7 +95,18 @@ def as_training(config: SftConfig) -> TrainConfig | None:
     )
     shared = {
         name: getattr(config, name)
-        for name in ("name", "runs_dir", "seed", "ray", "prices", "model", "task", "learner", "dynamics")
+        for name in (
+            "name",
+            "base_dir",
+            "runs_dir",
+            "seed",
+            "ray",
+            "prices",
+            "model",
+            "task",
+            "learner",
+            "dynamics",
+        )
     }
     own = {name: getattr(spec, name) for name in ("rollout", "delivery", "reward", "diversity")}
     values = TrainConfig.model_construct(
@@ -166,8 +177,6 @@ def _fit(config: SftConfig, directory: RunDirectory, outcome: dict[str, BaseExce
     from jobs.fleet import fit_trainer, worker_arguments
     from polyray.actors.supervised_worker import supervised_loop
 
-    if isinstance(config.data, JsonlDataSpec):
-        config = config.model_copy(update={"data": config.data.absolute()})
     fit_trainer(supervised_loop, worker_arguments(config, directory), config.learner, directory, outcome)
 
 

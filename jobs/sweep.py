@@ -24,6 +24,7 @@ from jobs.cli import parse, run
 from jobs.sweep_plan import TrialPlan, derived_sizes, plan_trials, trial_dir
 from polyray.config.base import as_json
 from polyray.config.loader import load_config
+from polyray.config.paths import relative_to
 from polyray.config.prompts import ArmSpec
 from polyray.config.run import EvaluateConfig
 from polyray.config.sweep import SweepConfig
@@ -102,7 +103,8 @@ def evaluation_of(config: SweepConfig, plans: list[TrialPlan], trial_ids: Sequen
     """The evaluation of these trials' adapters and of the warm start, asked and sampled as they were trained."""
     trial = plans[0].config
     where = [f"runs_dir={json.dumps(str(config.run_dir))}", "name=evaluation", f"seed={config.seed}"]
-    file = load_config(EvaluateConfig, config.evaluation.config, [*config.evaluation.overrides, *where])
+    with relative_to(config.base_dir):
+        file = load_config(EvaluateConfig, config.evaluation.config, [*config.evaluation.overrides, *where])
     arms: dict[str, str | None] = {WARM_START: trial.model.warm_start}
     arms |= {trial_id: str(trial_dir(config, trial_id) / "adapter") for trial_id in trial_ids}
     return file.model_copy(

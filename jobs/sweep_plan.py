@@ -21,6 +21,7 @@ import numpy as np
 from polyray.config.base import as_json
 from polyray.config.bundles import CPU, Part, fleet_parts, learner_ranks, times
 from polyray.config.loader import load_config
+from polyray.config.paths import relative_to
 from polyray.config.run import TrainConfig
 from polyray.config.sweep import MANY_TRIALS, ParameterSpec, SweepConfig
 from polyray.config.tracking import as_one_experiment
@@ -131,7 +132,8 @@ def trial_plan(config: SweepConfig, number: int, parameters: dict[str, Any], see
     overrides = [f"{path}={json.dumps(value)}" for path, value in parameters.items()]
     own = [f"seed={seed}", f"name={trial_id}", f"runs_dir={json.dumps(str(config.run_dir / 'trials'))}"]
     try:
-        trial = load_config(TrainConfig, config.train, [*config.overrides, *overrides, *own])
+        with relative_to(config.base_dir):
+            trial = load_config(TrainConfig, config.train, [*config.overrides, *overrides, *own])
     except ConfigError as error:
         where = ", ".join(overrides) or "the first trial"
         raise ConfigError(f"trial {trial_id} ({where}): {error}") from None

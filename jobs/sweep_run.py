@@ -64,10 +64,10 @@ def run_trials(
 
     `plans` stand for all trials where a search has yet to suggest them.
     """
-    config = _with_own_file(config, directory.paths.root.resolve())
-    work = SweepWork(config, fleet, str(Path.cwd()))
+    config = _with_own_file(config, directory.paths.root)
+    work = SweepWork(config, fleet)
     trainable = tune.with_resources(partial(run_trial, work=work), {"CPU": TRIAL_CPUS})
-    experiment = directory.paths.root.resolve() / EXPERIMENT
+    experiment = directory.paths.root / EXPERIMENT
     searcher = TrialSearcher.of_this_process = TrialSearcher(config, open_settings(config))
     watch = _Watch.of_this_process = _Watch(config, searcher, plans[0].config.learner.steps, fleet, display)
     run_config = tune.RunConfig(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -28,14 +27,12 @@ class SweepWork:
     """What every trial process is given.
 
     Example:
-        SweepWork(config=SweepConfig(...), fleet=Fleet(SharedPool(...), ...), directory="/home/me/polyray")
+        SweepWork(config=SweepConfig(...), fleet=Fleet(SharedPool(...), ...))
     """
 
     config: SweepConfig
     fleet: Fleet | None
     """None: each trial starts its own."""
-    directory: str
-    """Where the sweep was started: what its paths are relative to."""
 
 
 def as_tune_config(number: int, plan: TrialPlan) -> dict[str, Any]:
@@ -49,7 +46,6 @@ def run_trial(parameters: dict[str, Any], work: SweepWork) -> None:
     from jobs.train import check_inputs, train
     from polyray.observability.run_directory import RunDirectory
 
-    os.chdir(work.directory)  # Tune starts trials in directories of its own
     plan = trial_plan(work.config, parameters[TRIAL], parameters[PARAMETERS], parameters[SEED])
     check_inputs(plan.config)
     with RunDirectory.open(plan.config) as directory:

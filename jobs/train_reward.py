@@ -27,7 +27,6 @@ starting the same command again goes on from the last one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.cli import parse, run
@@ -136,28 +135,10 @@ def _fit(config: TrainRewardConfig, directory: RunDirectory, outcome: dict[str, 
     from polyray.actors.reward_model_worker import reward_model_loop
 
     arguments = {
-        "config": _portable(config).model_dump(mode="json"),
-        "run_dir": str(directory.paths.root.resolve()),
+        "config": config.model_dump(mode="json"),
+        "run_dir": str(directory.paths.root),
     }
     fit_trainer(reward_model_loop, arguments, config.learner, directory, outcome)
-
-
-def _portable(config: TrainRewardConfig) -> TrainRewardConfig:
-    """With absolute paths: workers run in other directories."""
-    data, encoder = config.data, config.encoder
-    if data.path is not None:
-        data = data.model_copy(update={"path": _absolute(data.path)})
-    path = getattr(data.source, "path", None)
-    if data.source is not None and path is not None:
-        data = data.model_copy(update={"source": data.source.model_copy(update={"path": _absolute(path)})})
-    encoder = encoder.model_copy(update={"name": _absolute(encoder.name)})
-    return config.model_copy(update={"data": data, "encoder": encoder})
-
-
-def _absolute(text: str) -> str:
-    """A path that exists, absolute; a name as it is."""
-    path = Path(text).expanduser()
-    return str(path.resolve()) if path.exists() else text
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from polyray.config.base import StrictModel, default_type
+from polyray.config.paths import NameOrPath
 from polyray.config.reward import RewardSpec
 
 
@@ -56,7 +57,7 @@ class ReferenceCheckerSpec(ThresholdSpec):
     measure: Literal["rouge_l", "embedding"] = Field(
         default="rouge_l", description="F1 of the longest common word sequence, or cosine of embeddings"
     )
-    encoder: str = Field(
+    encoder: NameOrPath = Field(
         default="packaged",
         description="of measure=embedding: a sentence-transformers directory or hub name, or packaged (MiniLM)",
     )

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from polyray.config.base import StrictModel
+from polyray.config.paths import BuiltinOrPath, FilePath, NameOrPath
 from polyray.config.run_base import RunBase
 
 EXPORT_FIELDS = (
@@ -20,7 +21,7 @@ class StackExchangeSource(StrictModel):
     """Threads of a Stack Exchange site: replies with up-votes (polyray/data/stack_exchange.py)."""
 
     type: Literal["stack_exchange"] = "stack_exchange"
-    path: str = Field(
+    path: BuiltinOrPath = Field(
         default="builtin", description="a file of threads, or the small set that ships with polyray"
     )
     kind: Literal["any", "answer", "comment"] = Field(default="any", description="which replies count")
@@ -41,7 +42,7 @@ class UpworthySource(StrictModel):
     """Randomised headline tests of the Upworthy Research Archive, or your own (polyray/data/headlines.py)."""
 
     type: Literal["upworthy"] = "upworthy"
-    path: str = Field(
+    path: BuiltinOrPath = Field(
         default="builtin", description="a file of packages, or the small set that ships with polyray"
     )
     drop_faulty_weeks: bool = Field(
@@ -81,14 +82,16 @@ class ExportSource(TableSource):
     """The user's own export as JSON Lines (.gz), CSV or Parquet (polyray/data/social.py has the fields)."""
 
     type: Literal["export"] = "export"
-    path: str = Field(default="builtin", description="a file, or the small set that ships with polyray")
+    path: BuiltinOrPath = Field(
+        default="builtin", description="a file, or the small set that ships with polyray"
+    )
 
 
 class HubSource(TableSource):
     """A data set of the Hugging Face hub, or a directory that `datasets` wrote with save_to_disk."""
 
     type: Literal["hub"] = "hub"
-    name: str = Field(min_length=1, description="e.g. user/replies, or a directory")
+    name: NameOrPath = Field(min_length=1, description="e.g. user/replies, or a directory")
     subset: str | None = Field(default=None, description="what the hub calls the configuration")
     split: str = "train"
     revision: str | None = Field(default=None, description="a commit; without one the newest is read")
@@ -99,7 +102,7 @@ class RecordsSource(StrictModel):
     """Records as polyray writes them: a file, or the directory of an earlier curation."""
 
     type: Literal["records"] = "records"
-    path: str
+    path: FilePath
 
 
 SourceSpec = Annotated[
@@ -127,7 +130,7 @@ class FilterSpec(StrictModel):
     max_chars: int | None = Field(default=None, ge=1)
     max_links: int | None = Field(default=None, ge=0, description="in the completion")
     max_mentions: int | None = Field(default=None, ge=0, description="of people, as @name, in the completion")
-    flagged_words: str | None = Field(
+    flagged_words: BuiltinOrPath | None = Field(
         default=None,
         description="a file with one word or phrase a line, or builtin: a small English list; whole words, any case",
     )
@@ -192,7 +195,7 @@ class SelectionSpec(StrictModel):
     )
     max_per_prompt: int | None = Field(default=2, ge=1)
     max_per_cluster: int | None = Field(default=None, ge=1)
-    encoder: str = Field(
+    encoder: NameOrPath = Field(
         default="packaged", description="a sentence-transformers directory or hub name, or packaged (MiniLM)"
     )
 
@@ -252,7 +255,7 @@ class RowsSpec(StrictModel):
 class TokensSpec(StrictModel):
     """How long the rows are for a model: its chat template, without a thinking part."""
 
-    path: str = Field(
+    path: NameOrPath = Field(
         description="a directory in Hugging Face format or a hub name; only its tokenizer is read"
     )
     max_tokens: int = Field(
@@ -278,7 +281,7 @@ class CurateConfig(RunBase):
     parts: PartsSpec = PartsSpec()
     rows: RowsSpec = RowsSpec()
     model: TokensSpec | None = None
-    review: str | None = Field(
+    review: FilePath | None = Field(
         default=None, description="a review.csv with decisions; null: the run's own, where there is one"
     )
     report: CurateReportSpec = CurateReportSpec()

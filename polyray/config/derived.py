@@ -25,7 +25,7 @@ def model_mib(model: ModelSpec) -> float | None:
     where neither is the case."""
     if model.path == EMBEDDED:
         return 3.5
-    directory = Path(model.path).expanduser()
+    directory = Path(model.path)
     files = list(directory.glob("*.safetensors")) if directory.is_dir() else []
     if files:
         return sum(file.stat().st_size for file in files) / 2**20

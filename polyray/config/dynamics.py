@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from polyray.config.base import StrictModel
+from polyray.config.paths import NameOrPath
 from polyray.config.text_tasks import TextTaskSpec
 
 ROUND_KS = (1, 2, 4, 8)
@@ -89,7 +90,7 @@ class DynamicsSpec(StrictModel):
     )
     num_prompts: int = Field(default=16, ge=1)
     num_samples: int = Field(default=8, ge=1, description="completions per prompt")
-    encoder: str | None = Field(
+    encoder: NameOrPath | None = Field(
         default="auto",
         description="semantic_diversity, by this sentence encoder (packaged: MiniLM); auto: packaged where answers "
         "are prose; null: only where diversity.source=embedding measures it anyway",

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from polyray.config.base import StrictModel
+from polyray.config.paths import FilePath, NameOrPath
 
 SelectorName = Literal["reward", "logprob", "length", "first", "random", "noisy_user", "diverse"]
 TextMetric = Literal["lexical", "self_bleu", "semantic", "reference"]
@@ -20,7 +21,7 @@ EXPORTS_OF_PROGRAMS = ("human-eval", "evalplus", "bigcode")
 class BertScoreSpec(StrictModel):
     """A model on this machine and the layer whose embeddings are compared; nothing is downloaded or guessed."""
 
-    model_path: str
+    model_path: FilePath
     num_layers: int = Field(ge=1)
 
 
@@ -46,7 +47,7 @@ class EvaluationSpec(StrictModel):
         description="lexical: distinct-n, EAD, vocabulary, compression; semantic: embedding distance, Vendi; "
         "reference: ROUGE-1, -2 and -L with the prompt's reference",
     )
-    encoder: str = Field(
+    encoder: NameOrPath = Field(
         default="packaged",
         description="of semantic metrics: a sentence-transformers name or path, or the packaged MiniLM",
     )

@@ -12,6 +12,7 @@ from polyray.config.evaluation import SelectorName
 from polyray.config.gpu_share import check_room
 from polyray.config.model import ModelSpec
 from polyray.config.node_labels import NodeLabels
+from polyray.config.paths import FilePath, UrlOrPath
 from polyray.config.reward import DiversitySpec, RewardSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import RaySpec, RunName
@@ -80,16 +81,16 @@ class GenerationEngineSpec(StrictModel):
 class AdapterSpec(StrictModel):
     """An adapter to serve: a directory in PEFT format, one version of a run, or a run that is followed."""
 
-    path: str | None = Field(
+    path: FilePath | None = Field(
         default=None, min_length=1, description="a directory in PEFT format, e.g. runs/sft/adapter"
     )
-    run: str | None = Field(
+    run: FilePath | None = Field(
         default=None,
         min_length=1,
         description="a run directory: its final adapter, or that of `version`; e.g. runs/first",
     )
     version: int | None = Field(default=None, ge=0, description="of `run`: one of its versions/")
-    follow: str | None = Field(
+    follow: FilePath | None = Field(
         default=None,
         min_length=1,
         description="a run directory: each version that appears in it is served as it comes",
@@ -140,12 +141,12 @@ class GenerationServeConfig(StrictModel):
 
     service: Literal["generation"] = "generation"
     name: RunName = "generation"
-    model: ModelSpec = ModelSpec()
+    model: ModelSpec = Field(default_factory=ModelSpec)
     engine: GenerationEngineSpec = GenerationEngineSpec()
     adapters: tuple[AdapterSpec, ...] = Field(
         default=(), description="served from the start; more come and go over /v1/adapters"
     )
-    adapter_roots: tuple[str, ...] = Field(
+    adapter_roots: tuple[FilePath, ...] = Field(
         default=("runs",), min_length=1, description="adapters outside these directories are refused"
     )
     max_adapters: int = Field(
@@ -175,7 +176,7 @@ class GenerationServeConfig(StrictModel):
         default=0.0, ge=0, lt=1, description="candidates not further apart than this are shown once"
     )
     selector: SelectorName = Field(default="logprob", description="where a request names none")
-    database: str = Field(
+    database: UrlOrPath = Field(
         default="sqlite:///runs/selections.db",
         description="where candidates and selections are kept: a URL of SQLAlchemy",
     )
@@ -189,7 +190,7 @@ class GenerationServeConfig(StrictModel):
     port: int = Field(default=8000, ge=0, le=65535)
     route_prefix: str = Field(default="/", pattern=r"^/(.*[^/])?$")
     limits: GenerationLimitsSpec = GenerationLimitsSpec()
-    tokens_file: str | None = Field(
+    tokens_file: FilePath | None = Field(
         default=None,
         description="a YAML list of {name, scope: user | admin, sha256 of the token, requests_per_minute?}; beside "
         f"POLYRAY_API_TOKEN (user) and POLYRAY_ADMIN_TOKEN (admin). A new token and its sha256: `{MAKE_A_TOKEN}`",

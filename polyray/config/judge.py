@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from polyray.config.base import StrictModel
+from polyray.config.paths import FilePath
 from polyray.config.run_base import RunBase
 
 JudgeMode = Literal["pairwise", "rubric", "cluster"]
@@ -210,7 +211,7 @@ class JudgingSpec(StrictModel):
 class JudgeConfig(RunBase):
     """jobs.judge: an evaluation's samples.jsonl, judged; or texts that people have rated; or both."""
 
-    samples: str | None = Field(default=None, description="the samples.jsonl of an evaluation")
+    samples: FilePath | None = Field(default=None, description="the samples.jsonl of an evaluation")
     mode: JudgeMode = "pairwise"
     judge: JudgeSpec
     models: tuple[str, ...] | None = Field(
@@ -223,12 +224,12 @@ class JudgeConfig(RunBase):
         default=None, ge=1, description="per model; default 1 (pairwise, rubric) or all (cluster)"
     )
     num_prompts: int | None = Field(default=None, ge=1, description="the first so many prompts; null: all")
-    cache_dir: str | None = Field(
+    cache_dir: FilePath | None = Field(
         default=None, description="answers are kept here for several runs; default the run's own judge/"
     )
     bootstrap_resamples: int = Field(default=2000, ge=100)
     confidence: float = Field(default=0.95, gt=0, lt=1)
-    human_ratings: str | None = Field(
+    human_ratings: FilePath | None = Field(
         default=None,
         description="rubric: JSONL (.gz) of prompts with stories and human_ratings_mean; the rated stories are "
         "judged as well, and the correlation with the ratings is reported",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from polyray.config.paths import absolute, relative_to
+from polyray.config.plain_values import Plain, read_override, read_plain, settled
 from polyray.errors import ConfigError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -21,10 +24,7 @@ def load_config(model: type[ModelT], path: str | Path, overrides: Sequence[str] 
     Raises ConfigError naming the file, the key, the value, the limit and (for a misspelt key) the nearest
     known one.
     """
-    values = _read_yaml(Path(path))
-    for override in overrides:
-        _apply_override(values, override)
-    return build_config(model, values, source=str(path))
+    return build_config(model, settled(_merged(path, overrides), [model]), source=str(path))
 
 
 def read_value(path: str | Path, overrides: Sequence[str], key: str) -> Any:
@@ -32,35 +32,45 @@ def read_value(path: str | Path, overrides: Sequence[str], key: str) -> Any:
 
     Raises ConfigError where the file cannot be read.
     """
-    values = _read_yaml(Path(path))
-    for override in overrides:
-        _apply_override(values, override)
-    return values.get(key)
+    return settled(_merged(path, overrides), ()).get(key)
 
 
 def build_config(model: type[ModelT], values: dict[str, Any], source: str = "configuration") -> ModelT:
-    """Validates plain values as `model`; `source` is named in errors."""
+    """Validates plain values as `model`; `source` is named in errors, relative paths are below `base_dir`."""
+    given = values.get("base_dir")
+    if isinstance(given, str):
+        values = {**values, "base_dir": absolute(given)}
     try:
-        return model.model_validate(values)
+        with relative_to(values["base_dir"]) if isinstance(given, str) else nullcontext():
+            return model.model_validate(values)
     except ValidationError as error:
         lines = [_explain(item, model) for item in error.errors()]
         raise ConfigError(f"{source}: " + "\n  ".join(lines)) from None
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _merged(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """The file with its overrides; unquoted values keep their text (plain_values.py)."""
+    values = _read_yaml(path)
+    for override in overrides:
+        _apply_override(values, override)
+    return values
+
+
+def _read_yaml(name: str | Path) -> dict[str, Any]:
+    path = Path(absolute(str(name)))
     if not path.is_file():
         near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         hint = f"; there are {', '.join(near)}" if near else ""
-        raise ConfigError(f"no configuration file at {path}{hint}")
+        raise ConfigError(f"no configuration file at {name}{hint}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_plain(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    if values is None:
+        raise ConfigError(f"{name} is not valid YAML: {error}") from None
+    if settled(values, ()) is None:
         return {}
     if not isinstance(values, dict):
         raise ConfigError(
-            f"{path} holds a {type(values).__name__}; a configuration is a mapping of keys to values"
+            f"{name} holds a {type(settled(values, ())).__name__}; a configuration is a mapping of keys to values"
         )
     return values
 
@@ -73,24 +83,10 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     node = values
     for part in parts[:-1]:
         child = node.get(part)
-        if not isinstance(child, dict):
-            child = {}
-            node[part] = child
+        child = child.value if isinstance(child, Plain) else child
+        node[part] = child = child if isinstance(child, dict) else {}
         node = child
-    try:
-        node[parts[-1]] = _scalar(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from None
-
-
-def _scalar(text: str) -> Any:
-    value = yaml.safe_load(text)
-    if isinstance(value, str):  # YAML 1.1 reads 2e-3 as a string
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+    node[parts[-1]] = read_override(text)
 
 
 def _explain(item: Any, model: type[BaseModel]) -> str:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from polyray.config.base import StrictModel
+from polyray.config.paths import FilePath, NameOrPath
 
 EMBEDDED = "embedded"
 """The `model.path` that means: the small model polyray trains itself (jobs.pretrain)."""
@@ -42,7 +43,7 @@ class LoraSpec(StrictModel):
 class ModelSpec(StrictModel):
     """The base model and the policy that training starts from."""
 
-    path: str = Field(
+    path: NameOrPath = Field(
         default=EMBEDDED, description="'embedded', a directory in Hugging Face format, or a hub name"
     )
     dtype: Literal["float32", "bfloat16", "auto"] = Field(
@@ -54,11 +55,11 @@ class ModelSpec(StrictModel):
         "delivered unmerged; computes in bfloat16, needs bitsandbytes and vllm-bnb-plugin",
     )
     lora: LoraSpec = LoraSpec()
-    warm_start: str | None = Field(
+    warm_start: FilePath | None = Field(
         default=None, description="an adapter directory (PEFT format), e.g. runs/sft/adapter"
     )
     warm_start_mode: Literal["continue", "merge_then_fresh"] = "continue"
-    cache_dir: str = Field(
+    cache_dir: FilePath = Field(
         default="~/.cache/polyray", description="where the embedded model is kept between runs"
     )
 

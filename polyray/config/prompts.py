@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from polyray.config.base import StrictModel
+from polyray.config.paths import FilePath
 
 
 class PromptTemplate(StrictModel):
@@ -32,8 +33,10 @@ class PromptTemplate(StrictModel):
 class ArmSpec(StrictModel):
     """One model of a comparison: which adapter, and how it is asked."""
 
-    adapter: str | None = Field(default=None, description="adapter directory; null is the base model itself")
-    prompt: str | None = Field(
+    adapter: FilePath | None = Field(
+        default=None, description="adapter directory; null is the base model itself"
+    )
+    prompt: FilePath | None = Field(
         default=None,
         description="a template file, e.g. configs/prompts/few_shot.yaml; null: the task's own prompt",
     )

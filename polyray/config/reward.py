@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from polyray.config.base import StrictModel, default_type
+from polyray.config.paths import FunctionPath, NameOrPath
 from polyray.config.remote_reward import HttpRewardSpec
 from polyray.config.service import SandboxServiceSpec, ServiceSpec
 from polyray.config.text_reward import EngagementRewardSpec, HeuristicRewardSpec, JudgeRewardSpec
@@ -27,7 +28,7 @@ class PythonRewardSpec(StrictModel):
     """A function of the user's: `score(items: list[dict]) -> list[float | dict]`, carried to the workers."""
 
     type: Literal["python"] = "python"
-    path: str = Field(description="file and function, e.g. my_reward.py:score")
+    path: FunctionPath = Field(description="file and function, e.g. my_reward.py:score")
     score_range: tuple[float, float] = Field(
         default=(0.0, 1.0), description="lowest and highest score; others leave the completion unscored"
     )
@@ -175,7 +176,7 @@ class DiversitySpec(StrictModel):
         description="the completion's class; the task's own distance between two completions; 1 - cosine of "
         "sentence embeddings; 1 - Jaccard similarity of n-grams",
     )
-    encoder: str = Field(
+    encoder: NameOrPath = Field(
         default="packaged",
         description="of embedding: a sentence-transformers directory or hub name, or packaged (MiniLM)",
     )

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from polyray.config.base import StrictModel
 from polyray.config.curate import SourceSpec
 from polyray.config.learner import LearnerSpec
+from polyray.config.paths import FilePath, NameOrPath
 from polyray.config.run_base import RunBase
 
 FeatureName = Literal["log_characters", "log_words", "questions", "digits", "capitals"]
@@ -18,7 +19,7 @@ FeatureName = Literal["log_characters", "log_words", "questions", "digits", "cap
 class RewardDataSpec(StrictModel):
     """Where the records or pairs come from, and which of them this model may see."""
 
-    path: str | None = Field(
+    path: FilePath | None = Field(
         default=None,
         description="a run of jobs.curate, or a file of records or of {prompt, chosen, rejected}",
     )
@@ -60,7 +61,7 @@ class RewardDataSpec(StrictModel):
 class EncoderSpec(StrictModel):
     """The sentence encoder below the head."""
 
-    name: str = Field(
+    name: NameOrPath = Field(
         default="packaged", description="a sentence-transformers directory or hub name; packaged: MiniLM-L6"
     )
     fine_tune: bool = Field(

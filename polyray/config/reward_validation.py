@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from polyray.config.base import StrictModel
+from polyray.config.paths import FilePath
 from polyray.config.reward import RewardSpec, VerifierRewardSpec
 from polyray.config.run_base import RunBase
 from polyray.config.task import TaskSpec
@@ -37,7 +38,7 @@ class EngagementScorerSpec(StrictModel):
     """An engagement model of jobs.train_reward, by its directory."""
 
     type: Literal["engagement"] = "engagement"
-    path: str = Field(description="e.g. runs/reward-train/model")
+    path: FilePath = Field(description="e.g. runs/reward-train/model")
 
 
 class RewardScorerSpec(StrictModel):
@@ -81,7 +82,7 @@ class CausalLmSpec(StrictModel):
     """A causal language model in Hugging Face format; log p(completion | prompt)."""
 
     type: Literal["causal_lm"] = "causal_lm"
-    path: str
+    path: FilePath
     dtype: Literal["float32", "bfloat16"] = "float32"
     max_prompt_tokens: int = Field(default=512, ge=1, description="longer prompts lose their beginning")
     max_completion_tokens: int = Field(default=512, ge=1)
@@ -119,7 +120,7 @@ ScorerSpec = Annotated[
 class ValidationDataSpec(StrictModel):
     """The held-out records, and what baselines and scales are fitted on."""
 
-    path: str = Field(
+    path: FilePath = Field(
         description="a run of jobs.curate data, or a file of records or of {prompt, chosen, rejected}"
     )
     part: Part = Field(default="test", description="validated on; where the file names no parts: all of it")

@@ -17,6 +17,7 @@ from polyray.config.mismatch import MismatchAlarmSpec
 from polyray.config.model import ModelSpec, check_whole_base
 from polyray.config.objective import OfSetsSpec
 from polyray.config.over_optimisation import OverOptimisationSpec
+from polyray.config.paths import FilePath
 from polyray.config.prompts import ShortArm
 from polyray.config.reward import DiversitySpec, RewardSpec, VerifierRewardSpec, check_no_service
 from polyray.config.rollout import RolloutSpec
@@ -33,7 +34,7 @@ class PretrainConfig(RunBase):
     """jobs.pretrain: the embedded base model."""
 
     name: RunName = "pretrain"
-    cache_dir: str = "~/.cache/polyray"
+    cache_dir: FilePath = "~/.cache/polyray"
     task: HiddenTrapGridSpec = HiddenTrapGridSpec()
     steps: int = Field(default=1200, ge=1)
     batch_rows: int = Field(default=128, ge=1)
@@ -44,7 +45,7 @@ class PretrainConfig(RunBase):
 class TrainConfig(RunBase):
     """jobs.train: one RL run."""
 
-    model: ModelSpec = ModelSpec()
+    model: ModelSpec = Field(default_factory=ModelSpec)
     task: TaskSpec = HiddenTrapGridSpec()
     reward: RewardSpec = VerifierRewardSpec()
     second_opinion: RewardSpec | None = Field(
@@ -207,7 +208,7 @@ def _check_best(learner: LearnerSpec, evaluation: TrainingEvaluationSpec | None)
 class EvaluateConfig(RunBase):
     """jobs.evaluate: any number of adapters, and the base, on the held-out prompts."""
 
-    model: ModelSpec = ModelSpec()
+    model: ModelSpec = Field(default_factory=ModelSpec)
     task: TaskSpec = HiddenTrapGridSpec()
     reward: RewardSpec = VerifierRewardSpec()
     rollout: RolloutSpec = RolloutSpec()
@@ -271,11 +272,11 @@ class QuickstartConfig(RunBase):
     """
 
     seeds: tuple[int, ...] = (0,)
-    pretrain: str = "configs/pretrain.yaml"
-    sft: str = "configs/sft/hidden_trap_grid.yaml"
-    arms: dict[str, str] = Field(min_length=1, description="arm name -> training file")
+    pretrain: FilePath = "configs/pretrain.yaml"
+    sft: FilePath = "configs/sft/hidden_trap_grid.yaml"
+    arms: dict[str, FilePath] = Field(min_length=1, description="arm name -> training file")
     overrides: tuple[str, ...] = Field(default=(), description="key=value for every arm")
-    evaluate: str = "configs/evaluate/hidden_trap_grid.yaml"
+    evaluate: FilePath = "configs/evaluate/hidden_trap_grid.yaml"
     baseline_arm: str = Field(description="the arm the others are compared with")
 
     @model_validator(mode="after")

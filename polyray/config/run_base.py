@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 
 from polyray.config.base import StrictModel
 from polyray.config.cost import PriceTableSpec
+from polyray.config.paths import FilePath, base_dir
 
 
 def _safe_name(value: str) -> str:
@@ -36,7 +37,7 @@ class RunBase(StrictModel):
     """What every job's file has."""
 
     name: RunName
-    runs_dir: str = "runs"
+    runs_dir: FilePath = "runs"
     seed: int = Field(default=0, ge=0)
     ray: RaySpec = RaySpec()
     prices: PriceTableSpec | None = Field(
@@ -45,6 +46,10 @@ class RunBase(StrictModel):
     logging: Literal["text", "json"] = Field(
         default="text",
         description="json: one object a line with run, step, version, worker; POLYRAY_LOGGING goes before it",
+    )
+    base_dir: FilePath = Field(
+        default_factory=base_dir,
+        description="what relative paths here are relative to; default: the directory in which the command is run",
     )
 
     @property

@@ -27,7 +27,7 @@ from polyray.config.task import HiddenTrapGridSpec, TaskSpec
 class SftConfig(RunBase):
     """jobs.sft: LoRA fine-tuning on demonstrations, e.g. the warm start of an RL run."""
 
-    model: ModelSpec = ModelSpec()
+    model: ModelSpec = Field(default_factory=ModelSpec)
     task: TaskSpec = HiddenTrapGridSpec()
     data: SupervisedDataSpec = TaskDataSpec()
     objective: SupervisedObjectiveSpec = CrossEntropySpec()

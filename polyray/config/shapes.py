@@ -96,7 +96,7 @@ QWEN3_NAME = re.compile(r"(?:.*/)?Qwen3-(\d+(?:\.\d+)?B)(?:-Base|-Instruct-\d{4}
 
 def shape_of(model: ModelSpec) -> ModelShape | None:
     """The base's shape; None where neither its name is known nor a directory says it."""
-    config = Path(model.path).expanduser() / "config.json"
+    config = Path(model.path) / "config.json"
     if config.is_file():
         return shape_from_config(json.loads(config.read_text(encoding="utf-8")))
     named = QWEN3_NAME.fullmatch(model.path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from polyray.config.base import StrictModel
+from polyray.config.paths import FilePath
 
 
 class SimulationSpec(StrictModel):
@@ -35,7 +36,7 @@ class SimulationSpec(StrictModel):
         description="tokens of a completion: exponential with this mean, cut at max_completion_tokens",
     )
     given_lengths: tuple[int, ...] = Field(default=(), description="or drawn from these")
-    lengths_path: str | None = Field(default=None, description="or from a text file, one number a line")
+    lengths_path: FilePath | None = Field(default=None, description="or from a text file, one number a line")
     group_failure_rate: float = Field(
         default=0.0, ge=0, le=1, description="share of groups that the engine refuses"
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from polyray.config.base import StrictModel, default_type
+from polyray.config.paths import FilePath
 from polyray.config.supervised_term import PolychromicSftSpec
 
 
@@ -22,8 +22,8 @@ class JsonlDataSpec(StrictModel):
     `completion`."""
 
     type: Literal["jsonl"] = "jsonl"
-    train: str
-    validation: str | None = None
+    train: FilePath
+    validation: FilePath | None = None
     validation_share: float = Field(
         default=0.0, ge=0, lt=1, description="of the rows of `train`, chosen by a hash of each row"
     )
@@ -44,13 +44,6 @@ class JsonlDataSpec(StrictModel):
     def has_validation(self) -> bool:
         """Whether there are rows that training does not see."""
         return self.validation is not None or self.validation_share > 0
-
-    def absolute(self) -> JsonlDataSpec:
-        """The same with absolute paths, for processes that run elsewhere."""
-        paths = {"train": self.train, "validation": self.validation}
-        return self.model_copy(
-            update={key: str(Path(path).expanduser().resolve()) for key, path in paths.items() if path}
-        )
 
 
 SupervisedDataSpec = Annotated[

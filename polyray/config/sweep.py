@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from polyray.config.base import StrictModel, default_type
+from polyray.config.paths import FilePath
 from polyray.config.run_base import RunBase
 
 MANY_TRIALS = 10_000
@@ -125,7 +126,7 @@ class SweepFleetSpec(StrictModel):
 class SweepEvaluationSpec(StrictModel):
     """How trials are compared once they have ended."""
 
-    config: str = Field(
+    config: FilePath = Field(
         default="configs/evaluate/hidden_trap_grid.yaml",
         description="file of jobs.evaluate; its arms are ignored",
     )
@@ -141,7 +142,7 @@ class SweepEvaluationSpec(StrictModel):
 class SweepConfig(RunBase):
     """jobs.sweep: trials of one training run that differ in the named fields and in the seed."""
 
-    train: str = Field(description="file of jobs.train that every trial starts from")
+    train: FilePath = Field(description="file of jobs.train that every trial starts from")
     overrides: tuple[str, ...] = Field(default=(), description="key=value for every trial")
     parameters: dict[str, ParameterSpec] = Field(
         min_length=1, description="dotted path of a field of the training run -> its values"
@@ -166,7 +167,7 @@ class SweepConfig(RunBase):
     max_concurrent_trials: int = Field(default=4, ge=1)
     max_failures: int = Field(default=1, ge=0, description="a trial that fails is tried again so often")
     fleet: SweepFleetSpec = SweepFleetSpec()
-    evaluation: SweepEvaluationSpec = SweepEvaluationSpec()
+    evaluation: SweepEvaluationSpec = Field(default_factory=SweepEvaluationSpec)
 
     @property
     def num_trials(self) -> int:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from polyray.config.base import StrictModel, default_type
+from polyray.config.paths import FilePath
 from polyray.config.text_tasks import CreativeWritingSpec, HeadlinesSpec, SocialRepliesSpec
 from polyray.config.verifiable_tasks import CodeSpec, MathSpec, QuestionAnsweringSpec
 
@@ -29,8 +30,8 @@ class JsonlSpec(StrictModel):
     `cluster`?, `response`? (for SFT)."""
 
     type: Literal["jsonl"] = "jsonl"
-    path: str
-    held_out_path: str | None = Field(
+    path: FilePath
+    held_out_path: FilePath | None = Field(
         default=None, description="else the last `held_out_share` of the file's prompts"
     )
     held_out_share: float = Field(default=0.1, gt=0, lt=1)

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from polyray.config.base import StrictModel
 from polyray.config.judge import JudgeSpec
+from polyray.config.paths import BuiltinOrPath, FilePath, NameOrPath
 from polyray.config.service import SandboxServiceSpec, ServiceSpec
 
 
@@ -15,7 +16,7 @@ class EngagementRewardSpec(StrictModel):
     """A model of what people react to, made by jobs.train_reward."""
 
     type: Literal["engagement"] = "engagement"
-    path: str = Field(description="its directory, e.g. runs/reward-train/model")
+    path: FilePath = Field(description="its directory, e.g. runs/reward-train/model")
     service: ServiceSpec = ServiceSpec()
 
 
@@ -45,7 +46,7 @@ class HeuristicRewardSpec(StrictModel):
         description="content words in common with the prompt, or cosine of sentence embeddings",
     )
     enough_shared_words: int = Field(default=3, ge=1, description="of words: for full relevance")
-    encoder: str = Field(
+    encoder: NameOrPath = Field(
         default="packaged",
         description="of embedding: a sentence-transformers directory or hub name, or packaged (MiniLM)",
     )
@@ -53,7 +54,7 @@ class HeuristicRewardSpec(StrictModel):
         default=(2, 8, 60, 250),
         description="words: 0 up to the first, 1 from the second to the third, 0 from the fourth on",
     )
-    unsafe_words: str = Field(
+    unsafe_words: BuiltinOrPath = Field(
         default="builtin",
         description="a text file with a word or phrase a line; builtin: a short English list",
     )
@@ -73,7 +74,7 @@ class JudgeRewardSpec(StrictModel):
 
     type: Literal["judge"] = "judge"
     judge: JudgeSpec
-    cache_path: str = Field(
+    cache_path: FilePath = Field(
         default="runs/judge-reward/answers.jsonl",
         description="answers are kept here for all replicas and runs that name the same file, and so is the budget",
     )

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from polyray.config.base import StrictModel
+from polyray.config.paths import BuiltinOrPath, FilePath, NameOrPath
 
 UNIGRAM_CLASS_THRESHOLD = 0.458
 EMBEDDING_CLASS_THRESHOLD = 0.8
@@ -16,8 +17,10 @@ EMBEDDING_CLASS_THRESHOLD = 0.8
 class TextTaskSpec(StrictModel):
     """What the tasks without a verifier share: data, splits, and when two texts are the same answer."""
 
-    path: str = Field(default="builtin", description="builtin: a dozen prompts of polyray's own; or a file")
-    test_path: str | None = Field(
+    path: BuiltinOrPath = Field(
+        default="builtin", description="builtin: a dozen prompts of polyray's own; or a file"
+    )
+    test_path: FilePath | None = Field(
         default=None, description="the held-out prompts; null: the share `test_share` of `path`"
     )
     test_share: float = Field(default=0.2, gt=0, lt=1)
@@ -40,7 +43,7 @@ class TextTaskSpec(StrictModel):
         default="unigram",
         description="when two texts are one class: common words (NoveltyBench's rule), or meaning; distances, too",
     )
-    encoder: str = Field(
+    encoder: NameOrPath = Field(
         default="packaged",
         description="of classes=embedding: a sentence-transformers directory or hub name, or packaged (MiniLM)",
     )

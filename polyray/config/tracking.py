@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from polyray.config.base import StrictModel
+from polyray.config.paths import UrlOrPath
 
 
 class TensorBoardSpec(StrictModel):
@@ -33,7 +34,7 @@ class MlflowSpec(StrictModel):
     """MLflow; credentials come from the environment (MLFLOW_TRACKING_USERNAME, ..._PASSWORD, ..._TOKEN)."""
 
     type: Literal["mlflow"] = "mlflow"
-    tracking_uri: str | None = Field(
+    tracking_uri: UrlOrPath | None = Field(
         default=None,
         description="e.g. http://HOST:5000 or sqlite:////PATH; null: sqlite in runs/NAME/tracking",
     )

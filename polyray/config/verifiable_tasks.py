@@ -7,24 +7,25 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from polyray.config.base import StrictModel
+from polyray.config.paths import BuiltinOrPath, FilePath
 
 
 class CodeSpec(StrictModel):
     """Programs judged by their tests, which only `reward.type: sandbox` executes."""
 
     type: Literal["code"] = "code"
-    path: str = Field(
+    path: BuiltinOrPath = Field(
         default="builtin", description="builtin, or a .jsonl or .jsonl.gz file of one of the data sets"
     )
     dataset: Literal["auto", "humaneval", "humaneval_plus", "mbpp", "mbpp_plus"] = "auto"
-    reference_path: str | None = Field(
+    reference_path: FilePath | None = Field(
         default=None,
         description="humaneval_plus of 2023-04: rows of corrected references for `path`, by index",
     )
-    inputs_path: str | None = Field(
+    inputs_path: FilePath | None = Field(
         default=None, description="humaneval_plus of 2023-04: the file of plus inputs"
     )
-    train_path: str | None = Field(
+    train_path: FilePath | None = Field(
         default=None, description="problems to train on, where those of `path` are all held out"
     )
     held_out: Literal["split", "all"] = Field(
@@ -44,7 +45,7 @@ class CodeSpec(StrictModel):
     max_tree_nodes: int = Field(
         default=150, ge=1, description="a pair with a larger syntax tree is compared by its sequence of nodes"
     )
-    cache_dir: str = Field(
+    cache_dir: FilePath = Field(
         default="~/.cache/polyray", description="expected outputs of the plus data sets are kept here"
     )
 
@@ -53,8 +54,8 @@ class MathSpec(StrictModel):
     """Word problems with a number as the answer: GSM8K's format."""
 
     type: Literal["math"] = "math"
-    path: str = Field(default="builtin", description="builtin, or the file of held-out problems")
-    train_path: str | None = Field(default=None, description="the file of training problems")
+    path: BuiltinOrPath = Field(default="builtin", description="builtin, or the file of held-out problems")
+    train_path: FilePath | None = Field(default=None, description="the file of training problems")
     num_validation: int = Field(
         default=500, ge=0, description="the last so many problems of `train_path` are for validation"
     )
@@ -77,8 +78,8 @@ class QuestionAnsweringSpec(StrictModel):
     """Questions with short answers, with or without a text: SQuAD's and Natural Questions' formats."""
 
     type: Literal["question_answering"] = "question_answering"
-    path: str = Field(default="builtin", description="builtin, or the file of held-out questions")
-    train_path: str | None = Field(default=None, description="the file of training questions")
+    path: BuiltinOrPath = Field(default="builtin", description="builtin, or the file of held-out questions")
+    train_path: FilePath | None = Field(default=None, description="the file of training questions")
     num_validation: int = Field(
         default=500, ge=0, description="the last so many questions of `train_path` are for validation"
     )

@@ -45,12 +45,12 @@ def read_demonstrations(spec: JsonlDataSpec) -> tuple[list[Demonstration], list[
     """(training, validation) rows in the order of the files. Raises DataError at the first broken row."""
     training: list[Demonstration] = []
     validation: list[Demonstration] = []
-    path = Path(spec.train).expanduser()
+    path = Path(spec.train)
     for number, record in read_objects(path, key="data.train", example=_EXAMPLE):
         row = parse_row(record, f"{path}:{number}", spec.train_on)
         (validation if _in_share(record, spec.validation_share) else training).append(row)
     if spec.validation is not None:
-        path = Path(spec.validation).expanduser()
+        path = Path(spec.validation)
         validation = [
             parse_row(record, f"{path}:{number}", spec.train_on)
             for number, record in read_objects(path, key="data.validation", example=_EXAMPLE)

@@ -39,7 +39,7 @@ def resolve_model_dir(spec: ModelSpec) -> Path:
     """
     if spec.path == EMBEDDED:
         return find_embedded(Path(spec.cache_dir))
-    directory = Path(spec.path).expanduser()
+    directory = Path(spec.path)
     if directory.exists():
         if not (directory / "config.json").is_file():
             raise ConfigError(f"model.path={spec.path!r} is no model: config.json is missing")
@@ -49,7 +49,7 @@ def resolve_model_dir(spec: ModelSpec) -> Path:
 
 def local_model_dir(spec: ModelSpec) -> Path | None:
     """The base's directory where it is on this machine; None where it would have to be fetched or built."""
-    if spec.path != EMBEDDED and not Path(spec.path).expanduser().is_dir():
+    if spec.path != EMBEDDED and not Path(spec.path).is_dir():
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 

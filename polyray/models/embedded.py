@@ -73,7 +73,7 @@ def embedded_dir(config: PretrainConfig) -> Path:
         **config.model_dump(include={"steps", "batch_rows", "learning_rate", "num_threads", "seed"}),
     }
     digest = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()
-    return Path(config.cache_dir).expanduser() / "models" / f"embedded-{digest[:16]}"
+    return Path(config.cache_dir) / "models" / f"embedded-{digest[:16]}"
 
 
 def build_embedded(config: PretrainConfig, on_progress: Progress | None = None) -> Path:

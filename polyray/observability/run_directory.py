@@ -88,8 +88,9 @@ engine batches). `rollout.max_prompt_tokens` chooses no prompts: a longer one is
 """
 
 
-FREE_KEYS = ("prices", "prices.*", "logging")
-"""What a job costs and how it tells of itself is no part of what it does: these may differ for every job."""
+BASE_DIR = "base_dir"
+FREE_KEYS = ("prices", "prices.*", "logging", BASE_DIR)
+"""What a job costs, how it tells of itself and where it is started is no part of what it does: these may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,9 +284,36 @@ def config_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[st
 def refused_differences(
     old: Mapping[str, Any], new: Mapping[str, Any], resumable_keys: Iterable[str] = RESUMABLE_KEYS
 ) -> dict[str, tuple[Any, Any]]:
-    """The part of `config_difference` with which a run may not be started again."""
+    """The part of `config_difference` with which a run may not be started again.
+
+    Two paths are the same where they are equal, or equal below the `base_dir` of their configurations: a run may go
+    on from another directory. A submitted job does, because its copy of the repository has a new place each time.
+    """
     allowed = (*resumable_keys, *FREE_KEYS)
-    return {key: pair for key, pair in config_difference(old, new).items() if not _is_resumable(key, allowed)}
+    below_base = config_difference(_below_base(old, new), _below_base(new, new))
+    return {
+        key: pair
+        for key, pair in config_difference(old, new).items()
+        if key in below_base and not _is_resumable(key, allowed)
+    }
+
+
+def _below_base(values: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """With every path below `base_dir` relative to it; a configuration that has none was written where `new` is."""
+    base = str(values.get(BASE_DIR) or new.get(BASE_DIR) or os.getcwd())
+
+    def relative(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: relative(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [relative(inner) for inner in value]
+        if not isinstance(value, str):
+            return value
+        if value.startswith(("~/", "./", "../")):  # of a version that kept paths as they were written
+            value = os.path.normpath(os.path.join(base, os.path.expanduser(value)))
+        return value.removeprefix(f"{base.rstrip('/')}/")
+
+    return {key: relative(value) for key, value in values.items() if key != BASE_DIR}
 
 
 def _settle_config(paths: RunPaths, new: dict[str, Any], resumable_keys: tuple[str, ...]) -> None:

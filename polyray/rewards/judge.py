@@ -44,7 +44,7 @@ class JudgeReward(TaskReward):
         self._runner = JudgeRunner(
             spec.judge,
             "rubric",
-            Path(spec.cache_path).expanduser(),
+            Path(spec.cache_path),
             guard=UnjudgedGuard(max_share=1.0),  # the training loop has its own limit
             open_cache=SharedAnswerCache,
             **options,

@@ -2,7 +2,7 @@
 
     plan_reward(spec, task, diversity) on the driver --pickled--> RewardPlan.build() where completions are scored
 
-The user's files travel as text, paths are absolute: replicas have a working directory of their own.
+The user's files travel as text.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
-from pydantic import BaseModel
-
+from polyray.config.paths import base_dir
 from polyray.config.remote_reward import HttpRewardSpec
 from polyray.config.reward import (
     CompositeRewardSpec,
@@ -38,8 +36,6 @@ from polyray.rewards.sandbox import require_consent
 _ANSWER_BEFORE_CALLER = 0.9
 """Share of request_timeout_s after which a replica itself gives a call up."""
 
-ModelT = TypeVar("ModelT", bound=BaseModel)
-
 REWARDS: dict[str, Callable[[Any, RewardPlan, str], Reward]] = {}
 """`type` of a configuration -> its builder, called with its own part of the configuration, the plan around it and
 the device. Filled by the package, which Python imports before this file."""
@@ -61,6 +57,8 @@ class RewardPlan:
     """`path` of a reward -> the text of the user's file; `unsafe_words` -> its words, one a line."""
     second_opinion: RewardSpec | None = None
     """Scored beside `reward` and never optimised."""
+    directory: str = ""
+    """Where the command was run: what names of files in the user's code are relative to."""
 
     def build(self, device: str = "cpu") -> Reward:
         """The reward; the models and encoders that it loads run on `device`. Raises RewardError where the user's
@@ -88,7 +86,7 @@ def plan_reward(
     diversity: DiversitySpec | None = None,
     second_opinion: RewardSpec | None = None,
 ) -> RewardPlan:
-    """Reads the user's files and makes paths absolute; nothing of the user's is executed.
+    """Reads the user's files; nothing of the user's is executed.
 
     Raises ConfigError for a file that cannot be read or a key that is not set, where programs are to be run without
     the user's consent, and where the second opinion is the reward itself.
@@ -101,13 +99,7 @@ def plan_reward(
             _check_patience(spec, reward.service.request_timeout_s)
     if second_opinion is not None:
         _check_second_opinion(reward, second_opinion)
-    return RewardPlan(
-        _portable_reward(reward),
-        _portable(task),
-        _portable(diversity or DiversitySpec()),
-        sources,
-        None if second_opinion is None else _portable_reward(second_opinion),
-    )
+    return RewardPlan(reward, task, diversity or DiversitySpec(), sources, second_opinion, base_dir())
 
 
 def reward_sha256(reward: RewardSpec) -> dict[str, str]:
@@ -145,14 +137,14 @@ def _checked(spec: RewardSpec) -> dict[str, str]:
     if isinstance(spec, PythonRewardSpec):
         return {spec.path: load_reward_source(spec.path)}
     if isinstance(spec, EngagementRewardSpec):
-        directory = Path(spec.path).expanduser()
+        directory = Path(spec.path)
         if not (directory / "config.json").is_file():
             raise ConfigError(
-                f"reward.path={spec.path!r}: {directory.absolute()} is no engagement model; make one with "
+                f"reward.path={spec.path!r}: {directory} is no engagement model; make one with "
                 "python -m jobs.train_reward, or correct the path"
             )
     if isinstance(spec, HeuristicRewardSpec):
-        if spec.unsafe_words != BUILTIN and not Path(spec.unsafe_words).expanduser().is_file():
+        if spec.unsafe_words != BUILTIN and not Path(spec.unsafe_words).is_file():
             raise ConfigError(
                 f"reward.unsafe_words={spec.unsafe_words!r}: no such file; correct it, or builtin"
             )
@@ -194,29 +186,4 @@ def _check_second_opinion(reward: RewardSpec, second: RewardSpec) -> None:
         from polyray.rewards.engagement import check_independent, read_card
 
         for path, beside in itertools.product(learnt, other):
-            check_independent(read_card(Path(path).expanduser()), read_card(Path(beside).expanduser()))
-
-
-def _portable_reward(spec: RewardSpec) -> Any:
-    """Paths that replicas open themselves; those of `sources` are keys and stay as they are."""
-    if isinstance(spec, CompositeRewardSpec):
-        parts = tuple(
-            part.model_copy(update={"reward": _portable_reward(part.reward)}) for part in spec.parts
-        )
-        return spec.model_copy(update={"parts": parts})
-    if isinstance(spec, EngagementRewardSpec | JudgeRewardSpec):
-        return _portable(spec)
-    return _portable(spec, names=("encoder",))
-
-
-def _portable(model: ModelT, names: tuple[str, ...] = ()) -> ModelT:
-    """A copy with absolute paths: all fields called path, ..._path or encoder, or only `names`."""
-    changed: dict[str, str] = {}
-    for name, value in model:
-        chosen = name in names if names else name == "path" or name == "encoder" or name.endswith("_path")
-        if not chosen or not isinstance(value, str) or value == BUILTIN:
-            continue
-        path = Path(value).expanduser()
-        if name != "encoder" or path.exists():  # an encoder may be a name
-            changed[name] = str(path.absolute())
-    return model.model_copy(update=changed) if changed else model
+            check_independent(read_card(Path(path)), read_card(Path(beside)))

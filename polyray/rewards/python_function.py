@@ -26,9 +26,10 @@ from typing import Any
 import numpy as np
 
 from polyray.config.reward import DiversitySpec
-from polyray.errors import ConfigError, RewardError
+from polyray.errors import ConfigError, MissingFile, RewardError
 from polyray.rewards.base import UNIT_RANGE, Judge, Score, ScoreItem, checked_score, unscored
 from polyray.rewards.distances import TASK_DISTANCE, group_distances
+from polyray.rewards.sibling_modules import check_imports, make_importable
 from polyray.tasks.base import class_id
 
 ISOLATION_BUDGET_S = 1.0
@@ -38,21 +39,23 @@ ISOLATION_BUDGET_S = 1.0
 def load_reward_source(path: str) -> str:
     """The text of FILE.py in "FILE.py:FUNCTION", checked to define FUNCTION.
 
-    Raises ConfigError for a missing file, a syntax error or a missing function; nothing is executed.
+    Raises MissingFile, or ConfigError for a syntax error, a missing function or an import that would fail; nothing is
+    executed.
     """
     file, _, function = path.rpartition(":")
-    source_path = Path(file).expanduser()
-    if not source_path.is_file():
-        raise ConfigError(f"reward.path={path!r}: no such file {source_path.absolute()}; correct the path")
+    if not Path(file).is_file():
+        raise MissingFile(f"{file}: no such file, which reward.path={path!r} names; correct the path")
     try:
-        source = source_path.read_text(encoding="utf-8")
-        names = _top_level_names(ast.parse(source, file))
+        source = Path(file).read_text(encoding="utf-8")
+        tree = ast.parse(source, file)
+        names = _top_level_names(tree)
     except (SyntaxError, UnicodeDecodeError) as error:
         raise ConfigError(f"reward.path={path!r} is not Python that can be read: {error}") from None
     if function not in names:
         near = difflib.get_close_matches(function, names, n=1)
         hint = f"did you mean {file}:{near[0]}?" if near else f"it defines {', '.join(names) or 'nothing'}"
         raise ConfigError(f"reward.path={path!r}: {file} has no top-level function {function!r}; {hint}")
+    check_imports(path, file, tree)
     return source
 
 
@@ -89,12 +92,13 @@ class PythonReward:
         self.score_range = score_range
         self.deterministic = deterministic
         self.name = f"python/{Path(path).name}"
-        self.version = hashlib.sha256(source.encode()).hexdigest()[:12]
         self._who = f"reward function {path}"
         self._task = task
         self._diversity = diversity
         self._device = device
         self._file, _, function = path.rpartition(":")
+        beside = make_importable(self._file, _parsed(self._file, source), RewardError)
+        self.version = hashlib.sha256((source + beside).encode()).hexdigest()[:12]
         self._function = _compile(self._file, source, function, self.version)
 
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
@@ -142,6 +146,13 @@ class PythonReward:
         own = [frame for frame in frames if frame.filename == self._file]
         place = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
         return f"{self._who} raised {type(error).__name__}: {error}{place}\n{lines}".rstrip()
+
+
+def _parsed(file: str, source: str) -> ast.Module:
+    try:
+        return ast.parse(source, file)
+    except SyntaxError as error:
+        raise RewardError(f"{file} cannot be executed: {type(error).__name__}: {error}") from error
 
 
 def _compile(file: str, source: str, function: str, version: str) -> Callable[[list[dict[str, Any]]], Any]:

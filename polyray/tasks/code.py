@@ -35,7 +35,7 @@ class CodeTask:
     def __init__(self, spec: CodeSpec) -> None:
         self.spec = spec
         self.problems = load_code_problems(spec)
-        self._cache_dir = Path(spec.cache_dir).expanduser()
+        self._cache_dir = Path(spec.cache_dir)
         everything = (
             getattr(self.problems, use) for use in ("held_out", "validation", "training", "few_shot")
         )

@@ -42,10 +42,10 @@ class JsonlTask:
     has_verifier = True
 
     def __init__(self, spec: JsonlSpec) -> None:
-        path = Path(spec.path).expanduser()
+        path = Path(spec.path)
         rows = read_rows(path)
         if spec.held_out_path is not None:
-            self.training_rows, self.held_out_rows = rows, read_rows(Path(spec.held_out_path).expanduser())
+            self.training_rows, self.held_out_rows = rows, read_rows(Path(spec.held_out_path))
         else:
             if len(rows) < 2:
                 raise DataError(

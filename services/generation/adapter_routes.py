@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request
 
 from polyray.config.generation import AdapterSpec
+from polyray.config.paths import relative_to
 from services.json_body import read_body
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def add_adapters(app: FastAPI, service: GenerationService) -> None:
     @app.post(ROUTE, status_code=201)
     async def load(request: Request) -> dict[str, Any]:
         """Serves an adapter, a version of a run, or a run that is followed; answered once it is proven."""
-        spec = await read_body(request, AdapterSpec)
+        with relative_to(service.root):
+            spec = await read_body(request, AdapterSpec)
         key, models = await service.adapters.add(spec)
         served = [
             {"id": live.model, "sha256": live.policy.sha256, "delivery_difference": live.difference}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 from polyray.config.generation import AdapterSpec
@@ -22,7 +21,6 @@ from services.generation.sources import (
     check_adapter,
     check_place,
     followed,
-    from_root,
     key_of,
     place_of,
     source_of,
@@ -57,13 +55,10 @@ class ServedAdapters:
         configured: tuple[AdapterSpec, ...],
         roots: tuple[str, ...],
         max_rank: int,
-        root: Path,
     ) -> None:
-        """`root` is what relative directories are below."""
-        self._root = root
         self._policies = policies
         self._wanted = wanted
-        self._configured = {key_of(spec): from_root(spec, root) for spec in configured}
+        self._configured = {key_of(spec): spec for spec in configured}
         self._roots = roots
         self._max_rank = max_rank
         self._specs: dict[str, AdapterSpec] = {}
@@ -88,7 +83,6 @@ class ServedAdapters:
 
         Raises InvalidRequest, ConfigError, DeliveryError and AdapterConflict; nothing has changed then.
         """
-        spec = from_root(spec, self._root)
         async with self._changing:
             key, models = await self._add(spec)
             if key not in self._configured:

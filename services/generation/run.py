@@ -6,15 +6,13 @@ Everything is named by the configuration: applications NAME-generation and, with
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from ray import serve
 
 from polyray.config.generation import GenerationServeConfig
 from polyray.config.gpu_share import engines_on_one_gpu
-from polyray.config.model import EMBEDDED
 from polyray.errors import RolloutError
 from polyray.rewards import plan_reward
 from polyray.rollout.vllm_build import check_build_for
@@ -22,9 +20,6 @@ from services.generation.app import build_generation_app
 from services.generation.tokens import TokenBook
 from services.reward.run import StartingRewardService, deploy_reward_service, stop_reward_service
 from services.serve_instance import Listening, ensure_serve, reachable, stop_application, wait_until_running
-
-SQLITE_FILE = "sqlite:///"
-"""Before a path; with a further slash it is absolute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +47,6 @@ def start_generation_service(config: GenerationServeConfig, book: TokenBook) -> 
     replica can be placed, RolloutError where a replica cannot start, RewardError where the reward cannot. Needs an
     initialised Ray.
     """
-    config = from_here(config)
     check_build_for(config.num_gpus, config.node_labels, "num_gpus")
     host, port = ensure_serve(Listening(config.host, config.port, config.limits.request_timeout_s, ""))
     app_name = generation_app_name(config.name)
@@ -61,7 +55,7 @@ def start_generation_service(config: GenerationServeConfig, book: TokenBook) -> 
     reward = _deploy_reward(config)
     try:
         reward_app = None if reward is None else reward.address.app_name
-        application = build_generation_app(config, book, reward_app, str(Path.cwd()))
+        application = build_generation_app(config, book, reward_app, os.getcwd())
         target = serve.RunTarget(application, name=app_name, route_prefix=config.route_prefix)
         serve.run_many([target], wait_for_applications_running=False)
         if reward is not None:
@@ -81,18 +75,6 @@ def start_generation_service(config: GenerationServeConfig, book: TokenBook) -> 
 def start_timeout_s(config: GenerationServeConfig) -> float:
     """Until all replicas answer: engines on one GPU start one after another."""
     return config.engine.start_timeout_s * engines_on_one_gpu(config.num_gpus, config.num_replicas)
-
-
-def from_here(config: GenerationServeConfig) -> GenerationServeConfig:
-    """The same with a model and a SQLite file that do not depend on where a process runs: replicas run elsewhere."""
-    changes: dict[str, Any] = {}
-    path = Path(config.model.path).expanduser()
-    if config.model.path != EMBEDDED and path.is_dir():
-        changes["model"] = config.model.model_copy(update={"path": str(path.absolute())})
-    file = config.database.removeprefix(SQLITE_FILE)
-    if file != config.database and file and not file.startswith("/"):
-        changes["database"] = f"{SQLITE_FILE}{Path(file).absolute()}"
-    return config.model_copy(update=changes)
 
 
 def stop_generation_service(config: GenerationServeConfig) -> None:

@@ -58,10 +58,10 @@ class GenerationService:
             config: with a model and a database that this process finds.
             book: who may ask.
             reward_app: the Serve application of the reward; None: there is none, or it is a service elsewhere.
-            root: what adapters' relative directories are below; None: where this process runs.
+            root: what relative directories of requests are below; None: where this process runs.
         """
         log_as_replica()
-        self._root = Path(root or os.getcwd())
+        self.root = root or os.getcwd()
         self.config = config
         self.book = book
         self.metrics = GenerationMetrics()
@@ -100,9 +100,8 @@ class GenerationService:
             self.policies,
             self.store,
             config.adapters,
-            tuple(str(self._root / place) for place in config.adapter_roots),
+            config.adapter_roots,
             config.max_lora_rank,
-            self._root,
         )
         await self.adapters.start()
         limits = config.limits

@@ -113,16 +113,6 @@ def check_place(directory: Path, roots: Sequence[str]) -> None:
         )
 
 
-def from_root(spec: AdapterSpec, root: Path) -> AdapterSpec:
-    """The same with a directory that does not depend on where a process runs."""
-    places = {
-        key: str(root / place)
-        for key in ("path", "run", "follow")
-        if (place := getattr(spec, key)) is not None
-    }
-    return spec.model_copy(update=places)
-
-
 def place_of(spec: AdapterSpec) -> Path:
     """The directory that a spec points at."""
     return Path(spec.path or spec.run or spec.follow or "")

@@ -14,6 +14,8 @@ A replica gets its models by `user_config`: a new one is loaded without a restar
 # No `from __future__ import annotations`: Serve reads the annotation of `build` as a class.
 
 import logging
+import os
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -59,11 +61,22 @@ class SelfReliantRewardService(DeployedRewardService):
             )
 
 
+class RunRewardService(DeployedRewardService):
+    """Started by a job: the user's code opens relative files where the job was started."""
+
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Enters the job's directory, where this machine has it."""
+        directory = ReplicaConfiguration.from_json(user_config).directory
+        if os.path.isdir(directory):
+            os.chdir(directory)
+        await super().reconfigure(user_config)
+
+
 def build_reward_app(
     configuration: ReplicaConfiguration, token: SecretStr | None, spec: ServiceSpec
 ) -> Application:
     """The deployment, bound."""
-    return _deployment(DeployedRewardService, spec, configuration.as_json()).bind(spec, token)
+    return _deployment(RunRewardService, spec, configuration.as_json()).bind(spec, token)
 
 
 def build(args: RewardServeConfig) -> Application:

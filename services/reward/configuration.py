@@ -38,6 +38,11 @@ class ReplicaConfiguration:
         """How the first reward wants to run."""
         return next(iter(self.plans.values())).reward.service
 
+    @property
+    def directory(self) -> str:
+        """Where the command was run."""
+        return next(iter(self.plans.values())).directory
+
     @classmethod
     def of(cls, plan: RewardPlan) -> ReplicaConfiguration:
         """One model."""

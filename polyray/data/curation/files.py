@@ -53,13 +53,13 @@ def own_reviews(config: CurateConfig) -> dict[str, Review]:
     own = read_reviews(own_file) if own_file.is_file() else {}
     if config.review is None:
         return own
-    given = read_reviews(Path(config.review).expanduser())
+    given = read_reviews(Path(config.review))
 
     def decided(reviews: Mapping[str, Review], name: str) -> tuple[str, str]:
         return (reviews[name].decision, reviews[name].note) if name in reviews else ("", "")
 
     differing = [name for name in own if decided(own, name) != decided(given, name)]
-    if differing and own_file.resolve() != Path(config.review).expanduser().resolve():
+    if differing and own_file.resolve() != Path(config.review).resolve():
         raise ConfigError(
             f"{own[differing[0]].where} decides on {differing[0]!r} otherwise than review={config.review}, and a run "
             f"would overwrite it; carry it over, delete {own_file}, or set review to null"

@@ -68,4 +68,4 @@ def read_flagged_words(path: str) -> FlaggedWords:
 
 def flagged_words_path(path: str) -> Path:
     """The file behind filters.flagged_words."""
-    return _BUILTIN_FILE if path == BUILTIN else Path(path).expanduser()
+    return _BUILTIN_FILE if path == BUILTIN else Path(path)

@@ -46,7 +46,7 @@ def hub_rows(spec: HubSource) -> Iterator[Row]:
     import datasets
 
     label = f"{spec.name}[{spec.split}]"
-    directory = Path(spec.name).expanduser()
+    directory = Path(spec.name)
     if (directory / "dataset_info.json").is_file() or (directory / "dataset_dict.json").is_file():
         with boundary(ConfigError, f"source.name={spec.name!r} cannot be read by `datasets`"):
             found: Any = datasets.load_from_disk(str(directory))

@@ -49,7 +49,7 @@ def _cards(spec: ScorerSpec) -> list[ModelCard]:
     asked = spec.reward if isinstance(spec, RewardScorerSpec) else spec
     if not isinstance(asked, EngagementScorerSpec | EngagementRewardSpec):
         return []
-    path = Path(asked.path).expanduser()
+    path = Path(asked.path)
     if not path.is_dir():
         raise ConfigError(
             f"path={asked.path!r}: no such directory; train a model first (python -m jobs.train_reward CONFIG) and "

@@ -52,7 +52,7 @@ def test_an_override_reads_lists_and_null(train_file: Path) -> None:
         ("name=a/b", "name='a/b' must consist of letters"),
         ("learner.steps", "override 'learner.steps' is not key=value, e.g. learner.steps=100"),
         ("=3", "override '=3' is not key=value"),
-        ("name=[1", "the value is not valid YAML"),
+        ("seed=[1", "the value is not valid YAML"),
     ],
 )
 def test_a_mistake_is_named_with_its_fix(train_file: Path, override: str, expected: str) -> None:
@@ -143,7 +143,7 @@ def test_what_does_not_fit_together_is_refused(train_file: Path, overrides: list
             "learner.sharding=base with model.quantization=nf4: a base in 4 bits is whole on every rank",
         ),
         (["objective={type: ba_lora}", "model.quantization=nf4"], r"set model\.quantization=none"),
-        (["objective={type: ba_lora}", "model.warm_start=x"], r"model\.warm_start=x must be null"),
+        (["objective={type: ba_lora}", "model.warm_start=x"], r"model\.warm_start=.*/x must be null"),
         (
             ["objective={type: polychromic, objective: max, diversity_weight: 1}", "packing=true"],
             "knows no packing; leave them out",

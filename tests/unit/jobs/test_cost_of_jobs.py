@@ -95,7 +95,7 @@ def test_a_sweep_and_its_trials(mode: str, tmp_path: Path, monkeypatch: pytest.M
     plans = plan_trials(config)[:2]
 
     def run_trials(config: SweepConfig, plans: Any, fleet: Any, *rest: Any) -> list[Any]:
-        work = SweepWork(config, fleet, str(Path.cwd()))
+        work = SweepWork(config, fleet)
         for number, plan in enumerate(plans):
             run_trial(as_tune_config(number, plan), work)
         return [SimpleNamespace(trial_id=plan.trial_id, status="done") for plan in plans]
@@ -127,5 +127,5 @@ def test_a_trial_that_is_ended_early_keeps_its_account(
     monkeypatch.setattr(jobs.sweep_trial, "_fleet_of", lambda plan, fleet: nullcontext(fleet))
     config = load_config(SweepConfig, "configs/sweep/lambda_seed.yaml", [f"runs_dir={tmp_path}", "name=s"])
     plan = plan_trials(config)[0]
-    run_trial(as_tune_config(0, plan), SweepWork(config, FLEET, str(Path.cwd())))
+    run_trial(as_tune_config(0, plan), SweepWork(config, FLEET))
     assert phases(trial_dir(config, plan.trial_id)) == ["start", "train"]

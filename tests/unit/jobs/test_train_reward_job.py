@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.train_reward import _portable, main
+from jobs.train_reward import main
 from polyray.config.loader import load_config
 from polyray.config.reward_model import TrainRewardConfig
 from polyray.errors import DataError
@@ -50,10 +50,9 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 def test_paths_are_absolute_and_names_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY_ROOT)
     config = load_config(TrainRewardConfig, PAIRS)
-    portable = _portable(config)
-    assert portable.data.path == str(REPOSITORY_ROOT / "configs/reward/my_pairs.jsonl")
-    assert portable.encoder.name == "packaged"
-    builtin = _portable(load_config(TrainRewardConfig, "configs/reward/replies.yaml"))
+    assert config.data.path == str(REPOSITORY_ROOT / "configs/reward/my_pairs.jsonl")
+    assert config.encoder.name == "packaged"
+    builtin = load_config(TrainRewardConfig, "configs/reward/replies.yaml")
     assert builtin.data.source is not None and builtin.data.source.path == "builtin"  # type: ignore[union-attr]
 
 

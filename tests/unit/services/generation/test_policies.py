@@ -70,7 +70,7 @@ async def policies_of(engine: ScriptedTextEngine, max_adapters: int = 2) -> Live
 def served_of(
     policies: LivePolicies, root: Path, *configured: AdapterSpec, wanted: Wanted | None = None
 ) -> ServedAdapters:
-    return ServedAdapters(policies, wanted or Wanted(), configured, (str(root),), 8, root)
+    return ServedAdapters(policies, wanted or Wanted(), configured, (str(root),), 8)
 
 
 async def test_the_base_is_an_adapter_that_changes_nothing() -> None:
@@ -343,14 +343,3 @@ def test_a_configuration_that_cannot_be_served_is_refused(
     config = GenerationServeConfig.model_validate({"adapters": specs, "max_adapters": 2})
     with pytest.raises(ConfigError, match=message):
         check_configured(config)
-
-
-async def test_relative_directories_are_below_the_root(tmp_path: Path) -> None:
-    policies, wanted = await policies_of(ScriptedTextEngine()), Wanted()
-    served = served_of(policies, tmp_path, AdapterSpec(path="a"), wanted=wanted)
-    for name in "ab":
-        write_adapter(tmp_path / name, name)
-    await served.start()
-    await served.add(AdapterSpec(path="b"))
-    assert policies.names() == ["base", "a", "b"]
-    assert wanted.specs == {"b": {"path": str(tmp_path / "b")}}

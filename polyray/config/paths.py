@@ -1,0 +1,113 @@
+"""The types of fields that name files and directories: made absolute where a configuration is built.
+
+A relative path is relative to the directory in which the command is run, and `~` is its user's home. What is built
+from an absolute path is the same in every process, so workers and replicas need no working directory of their own.
+
+    FilePath        a file or a directory
+    BuiltinOrPath   the same, or `builtin`
+    NameOrPath      a directory, or a name: of a hub, or one that polyray knows (embedded, packaged, auto)
+    FunctionPath    FILE.py:FUNCTION
+    UrlOrPath       a URL; a SQLite file in one is a path
+
+A file below configs/ that is not there is the one of that name that comes with polyray, so that its configurations
+are found from any directory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+NAMES = ("builtin", "packaged", "embedded", "auto")
+"""Values of NameOrPath that are never a directory."""
+SQLITE_FILE = "sqlite:///"
+"""Before a path; with a further slash it is absolute."""
+MEMORY = ":memory:"
+SHIPPED = "configs/"
+REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
+
+_base: ContextVar[str | None] = ContextVar("base_dir", default=None)
+_written: ContextVar[dict[str, str] | None] = ContextVar("written_paths", default=None)
+
+
+def base_dir() -> str:
+    """The directory that relative paths are relative to: the process's own, or that of `relative_to`."""
+    return _base.get() or os.getcwd()
+
+
+@contextmanager
+def relative_to(directory: str) -> Iterator[None]:
+    """Inside, configurations are built as if the command had been run in `directory`."""
+    token = _base.set(directory)
+    try:
+        yield
+    finally:
+        _base.reset(token)
+
+
+@contextmanager
+def paths_as_written() -> Iterator[dict[str, str]]:
+    """Collects absolute path -> text for every path of a configuration built inside that was not written absolute."""
+    found: dict[str, str] = {}
+    token = _written.set(found)
+    try:
+        yield found
+    finally:
+        _written.reset(token)
+
+
+def absolute(text: str) -> str:
+    """`text` as an absolute path; a URL and an empty text stay."""
+    if not text or "://" in text:
+        return text
+    path = os.path.normpath(os.path.join(base_dir(), os.path.expanduser(text)))
+    shipped = REPOSITORY_ROOT / text
+    if text.startswith(SHIPPED) and not os.path.exists(path) and shipped.exists():
+        path = str(shipped)
+    return _noted(path, text)
+
+
+def _noted(result: str, text: str) -> str:
+    written = _written.get()
+    if written is not None and not text.startswith("/"):
+        written[result] = text
+    return result
+
+
+def _builtin_or_path(text: str) -> str:
+    return text if text == "builtin" else absolute(text)
+
+
+def _name_or_path(text: str) -> str:
+    if text in NAMES:
+        return text
+    is_path = text.startswith(("/", "~", "./", "../")) or os.path.exists(os.path.join(base_dir(), text))
+    return absolute(text) if is_path else text
+
+
+def _function(text: str) -> str:
+    file, colon, function = text.rpartition(":")
+    return _noted(f"{absolute(file)}{colon}{function}", text) if file else text
+
+
+def _url_or_path(text: str) -> str:
+    file = text.removeprefix(SQLITE_FILE)
+    if file == text:
+        return _name_or_path(text)
+    return text if not file or file.startswith(("/", MEMORY, "file:")) else f"{SQLITE_FILE}{absolute(file)}"
+
+
+FilePath = Annotated[str, AfterValidator(absolute)]
+BuiltinOrPath = Annotated[str, AfterValidator(_builtin_or_path)]
+NameOrPath = Annotated[str, AfterValidator(_name_or_path)]
+FunctionPath = Annotated[str, AfterValidator(_function)]
+UrlOrPath = Annotated[str, AfterValidator(_url_or_path)]
+
+VALIDATORS = frozenset({absolute, _builtin_or_path, _name_or_path, _function, _url_or_path})
+"""How a field of one of these types is recognised."""
