@@ -33,7 +33,7 @@ from pydantic import BaseModel
 
 from polyray.config.base import as_json
 from polyray.config.loader import load_config
-from polyray.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, ConfigError, MissingFile, PolyrayError
+from polyray.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, ConfigError, MissingFiles, PolyrayError
 from polyray.observability.logging import LOGGING_VARIABLE, wants_json
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -53,20 +53,26 @@ class JobArguments(Generic[ConfigT]):
     namespace: Namespace
     """Everything argparse saw, with what `extra` added."""
 
-    def print_check(self, derived: Callable[[], Mapping[str, Any]] | None = None) -> int:
+    def print_check(
+        self,
+        derived: Callable[[], Mapping[str, Any]] | None = None,
+        inputs: Callable[[], object] | None = None,
+    ) -> int:
         """Prints the resolved configuration, and sizes that follow from it, as JSON; returns exit code 0.
 
-        Where `derived` finds a file missing, the configuration alone is printed, and MissingFile passes: a machine
-        of the cluster may have that file (jobs.submit).
+        `inputs` looks at the files that the job would read. Where it or `derived` finds some missing, the rest is
+        printed, and MissingFile names them: a machine of the cluster may have them (jobs.submit).
         """
         checked = {"job": self.job, "config": as_json(self.config)}
-        try:
+        missing = MissingFiles()
+        with missing.noted():
+            if inputs is not None:
+                inputs()
+        with missing.noted():
             if derived is not None:
                 checked["derived"] = dict(derived())
-        except MissingFile:
-            print(json.dumps(checked, indent=2))
-            raise
         print(json.dumps(checked, indent=2))
+        missing.raise_if_any()
         return EXIT_OK
 
 

@@ -31,7 +31,7 @@ from polyray.config.evaluation import ExportName
 from polyray.config.loader import build_config
 from polyray.config.placement import evaluation_estimate
 from polyray.config.run import EvaluateConfig
-from polyray.errors import EXIT_OK
+from polyray.errors import EXIT_OK, MissingFiles
 
 if TYPE_CHECKING:
     from polyray.evaluation.sampling import Sample
@@ -50,12 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         parse(arguments, job="evaluate", description=__doc__, config_model=EvaluateConfig, extra=_add_options)
     )
     if args.check:
-        return args.print_check(derived=lambda: derived_sizes(args.config))
+        return args.print_check(
+            derived=lambda: derived_sizes(args.config),
+            inputs=lambda: check_inputs(args.config, only_look=True),
+        )
     from jobs.cost import evaluation_account, show_cost
     from jobs.fleet import open_ray, open_sampler
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory
 
+    derived_sizes(args.config)
     check_inputs(args.config)
     with ProgressDisplay() as display, RunDirectory.open(args.config, resumable_keys()) as directory:
         if not directory.finished:
@@ -73,77 +77,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_OK
 
 
-def check_inputs(config: EvaluateConfig) -> None:
-    """What can be wrong with files, before anything starts: ConfigError or DataError."""
+def check_inputs(config: EvaluateConfig, *, only_look: bool = False) -> None:
+    """Base, adapters, reward, and the prompts of every arm in tokens: ConfigError or DataError.
+
+    `only_look` is for --check: nothing is fetched or written, and no key is needed.
+    """
+    from jobs.inputs import check_adapter, check_base
     from polyray.evaluation.arms import resolve_arms
-    from polyray.models.base_files import resolve_model_dir
     from polyray.models.loading import load_tokenizer
     from polyray.rewards import plan_reward
     from polyray.rollout.prompt_check import check_prompts
     from polyray.tasks import build_task
 
-    plan_reward(config.reward, config.task)
+    missing = MissingFiles()
+    model_dir = check_base(config.model, missing, only_look)
+    for arm in config.adapters.values():
+        if arm.adapter is not None:
+            check_adapter(Path(arm.adapter), model_dir, missing)
+    with missing.noted():
+        plan_reward(config.reward, config.task, needs_keys=not only_look)
+    missing.raise_if_any()
+    if model_dir is None:
+        return
     task = build_task(config.task)
     prompts = task.held_out_prompts(config.evaluation.num_prompts)
-    tokenizer = load_tokenizer(resolve_model_dir(config.model))
+    tokenizer = load_tokenizer(model_dir)
     arms = resolve_arms(config.adapters, prompts, task, config.seed)
     for asked_P in {arm.template: arm.asked_P for arm in arms}.values():
         check_prompts(asked_P, task, tokenizer, config.rollout.max_prompt_tokens)
-
-
-def _add_options(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--export",
-        action="append",
-        default=[],
-        choices=get_args(ExportName),
-        help="also write the samples in this tool's format (evaluation.exports)",
-    )
-    parser.add_argument(
-        "--allow-self-selection",
-        action="store_true",
-        help="report picks of the reward that a model was trained on (evaluation.allow_self_selection)",
-    )
-
-
-def _with_options(args: JobArguments[EvaluateConfig]) -> JobArguments[EvaluateConfig]:
-    """The options are short for keys of `evaluation`."""
-    spec, options = args.config.evaluation, args.namespace
-    changes = {
-        "exports": tuple(dict.fromkeys([*spec.exports, *options.export])),
-        "allow_self_selection": spec.allow_self_selection or options.allow_self_selection,
-    }
-    config = args.config.model_copy(update={"evaluation": spec.model_copy(update=changes)})
-    return replace(args, config=build_config(EvaluateConfig, as_json(config), "--export"))
-
-
-def resumable_keys() -> tuple[str, ...]:
-    """What may differ when an evaluation is started again: with a larger budget a stopped judge goes on."""
-    from jobs.judge import RESUMABLE_KEYS as JUDGE_KEYS
-    from polyray.observability.run_directory import RESUMABLE_KEYS
-
-    judging = (f"judging.{key}" for key in JUDGE_KEYS if key.startswith("judge."))
-    return (*RESUMABLE_KEYS, *judging, "reward.workers")
-
-
-def derived_sizes(config: EvaluateConfig) -> dict[str, Any]:
-    """How much is sampled. What arms ask is checked on the way: templates, few-shot leaks, the task's files."""
-    from polyray.evaluation.arms import resolve_arms
-    from polyray.tasks import build_task
-
-    task = build_task(config.task)
-    prompts = task.held_out_prompts(config.evaluation.num_prompts)
-    resolve_arms(config.adapters, prompts, task, config.seed)
-    per_model = len(prompts) * config.evaluation.num_samples
-    on_gpus = evaluation_estimate(config)
-    return {
-        "models": len(config.adapters),
-        "prompts": len(prompts),
-        "completions_per_model": per_model,
-        "completions": per_model * len(config.adapters),
-        "max_tokens": per_model * len(config.adapters) * config.rollout.max_completion_tokens,
-        **({"gpu_estimate": on_gpus} if on_gpus else {}),
-    }
 
 
 def evaluate(

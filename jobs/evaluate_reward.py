@@ -35,7 +35,9 @@ def reward(argv: Sequence[str]) -> int:
     if args.check:
         from polyray.evaluation.reward_model.pipeline import derived_sizes
 
-        return args.print_check(derived=lambda: derived_sizes(args.config))
+        return args.print_check(
+            derived=lambda: derived_sizes(args.config), inputs=lambda: check_inputs(args.config)
+        )
     from jobs.cost import DRIVER, account, show_cost
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory, RunPaths

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.cli import JobParser, parse, run
 from polyray.config.judge import JudgeConfig
-from polyray.errors import EXIT_OK, BudgetReached, ConfigError
+from polyray.errors import EXIT_OK, BudgetReached, ConfigError, MissingFile, MissingFiles
 
 if TYPE_CHECKING:
     from polyray.evaluation.judge.items import JudgeItem, Judgement
@@ -71,11 +71,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def planned(config: JudgeConfig) -> dict[str, Any]:
-    """How much is asked, as far as the files are there; tokens are estimated from characters, without retries."""
+    """How much is asked; tokens are estimated from characters, without retries."""
     from polyray.evaluation.judge.judges import JUDGES
 
-    if any(not Path(path).is_file() for path in (config.samples, config.human_ratings) if path is not None):
-        return {"items": None, "why": "the samples are not there yet"}
+    missing = MissingFiles()
+    for key, path in (("samples", config.samples), ("human_ratings", config.human_ratings)):
+        with missing.noted():
+            if path is not None and not Path(path).is_file():
+                raise MissingFile(f"{path}: no such file; set {key} to a file that is there")
+    missing.raise_if_any()
     asked = [JUDGES[config.mode].questions(item, config.judge) for item in items_of(config)]
     requests = [question for questions in asked for question in questions]
     tokens = sum(len(question.system) + len(question.user) for question in requests) // CHARS_PER_TOKEN

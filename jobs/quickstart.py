@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.cli import parse, run
+from jobs.train import check_inputs
 from polyray.config.base import as_json
 from polyray.config.derived import derived_sizes
 from polyray.config.loader import load_config
@@ -75,7 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                     name: as_json(arm) | {"sizes": derived_sizes(arm)} for name, arm in first.arms.items()
                 },
                 "evaluate": as_json(first.evaluate),
-            }
+            },
+            inputs=lambda: [
+                check_inputs(arm, only_look=True, made_before=True)
+                for plan in plans
+                for arm in plan.arms.values()
+            ],
         )
     from jobs.cost import DRIVER, quickstart_account, show_cost
     from jobs.fleet import open_ray
@@ -175,7 +181,6 @@ def _run_seed(
     then."""
     from jobs.cost import held_by_fleet, held_by_learner
     from jobs.fleet import open_fleet, pool_sampler
-    from jobs.train import check_inputs
     from polyray.observability.cost import START
 
     any_arm = next(iter(plan.arms.values()))

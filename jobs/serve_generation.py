@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jobs.cli import LOCAL_HOSTS, REPOSITORY_ROOT, parse, wait_for_signal
 from polyray.config.generation import GenerationServeConfig
-from polyray.errors import EXIT_OK
+from polyray.errors import EXIT_OK, MissingFiles
 
 EXAMPLE = {"prompt": "37|b1>e4=", "k": 4}
 
@@ -24,7 +24,7 @@ def serve_generation(argv: Sequence[str], description: str | None) -> int:
         plan_reward(config.reward, config.task, config.diversity)  # what is wrong with a file is said now
     check_configured(config)
     if args.check:
-        return args.print_check(derived=lambda: _derived(config))
+        return args.print_check(derived=lambda: _derived(config), inputs=lambda: _look_at(config))
 
     from polyray.actors.resources import ray_session
     from polyray.models.base_files import resolve_model_dir
@@ -42,6 +42,16 @@ def serve_generation(argv: Sequence[str], description: str | None) -> int:
         finally:
             stop_generation_service(config)
     return EXIT_OK
+
+
+def _look_at(config: GenerationServeConfig) -> None:
+    from jobs.inputs import check_base
+    from services.generation.tokens import TokenBook
+
+    missing = MissingFiles()
+    check_base(config.model.model_copy(update={"warm_start": None}), missing, only_look=True)
+    missing.raise_if_any()
+    TokenBook.load(config.tokens_file)
 
 
 def _derived(config: GenerationServeConfig) -> dict[str, object]:

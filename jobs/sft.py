@@ -30,6 +30,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs.cli import parse, run
+from jobs.train import check_inputs as check_training
 from jobs.train import run_training
 from polyray.config.bundles import learner_ranks
 from polyray.config.derived import derived_sizes as train_sizes
@@ -38,6 +39,7 @@ from polyray.config.placement import supervised_estimate
 from polyray.config.run import SftConfig, TrainConfig
 from polyray.config.supervised import JsonlDataSpec
 from polyray.config.supervised_term import PolychromicSftSpec, SupervisedTermSpec
+from polyray.errors import MissingFiles
 
 if TYPE_CHECKING:
     from polyray.data.demonstrations import Demonstrations
@@ -52,7 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     training = as_training(config)
     if args.check:
         return args.print_check(
-            derived=lambda: derived_sizes(config) if training is None else train_sizes(training)
+            derived=lambda: derived_sizes(config) if training is None else train_sizes(training),
+            inputs=lambda: (
+                check_inputs(config, only_look=True)
+                if training is None
+                else check_training(training, only_look=True)
+            ),
         )
     if training is not None:
         run_training(training)
@@ -75,14 +82,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def check_inputs(config: SftConfig) -> None:
-    """What can be wrong with model and data, before anything starts: ConfigError or DataError."""
-    from jobs.fleet import check_start, training_base
-    from polyray.data.demonstrations import check_rows, load_demonstrations
-    from polyray.models.loading import load_tokenizer
+def check_inputs(config: SftConfig, *, only_look: bool = False) -> None:
+    """Everything that can be wrong with files, before anything starts: ConfigError or DataError.
 
-    check_start(config)
-    check_rows(config, load_demonstrations(config, load_tokenizer(training_base(config.model)[0])))
+    `only_look` is for --check: nothing is fetched or written.
+    """
+    from jobs.inputs import check_base
+    from polyray.data.demonstrations import check_rows, load_demonstrations
+    from polyray.data.records import read_demonstrations
+    from polyray.models.loading import load_tokenizer
+    from polyray.tasks import build_task
+
+    missing = MissingFiles()
+    model_dir = check_base(config.model, missing, only_look)
+    with missing.noted():
+        if isinstance(config.data, JsonlDataSpec):
+            read_demonstrations(config.data)
+        else:
+            build_task(config.task).demonstration(0, config.seed)
+    missing.raise_if_any()
+    if model_dir is not None:
+        check_rows(config, load_demonstrations(config, load_tokenizer(model_dir)))
+    if not only_look:
+        from jobs.fleet import check_start
+
+        check_start(config)
 
 
 def as_training(config: SftConfig) -> TrainConfig | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import posixpath
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from jobs.cli import REPOSITORY_ROOT
+from polyray.config.paths import SHIPPED
 from polyray.errors import ConfigError, MissingFile
 
 EXCLUDED = (
@@ -30,11 +31,17 @@ WITHOUT_RUN = ("pretrain",)
 """Jobs whose files have a `runs_dir` that they do not write to."""
 
 
-def refuse_paths_of_the_copy(job: str, arguments: Sequence[str], config: Mapping[str, Any]) -> None:
+def refuse_paths_of_the_copy(
+    job: str, arguments: Sequence[str], config: Mapping[str, Any], written: Mapping[str, str]
+) -> None:
     """ConfigError for paths in the copy of the repository in which a submitted job runs and which Ray removes: what
-    is written to a relative one, and what is not sent. `config` is what the job's --check shows, empty where it has
-    none."""
-    seen = [*_texts(config), *(_texts(_first_trial(config)) if job == "sweep" else ())]
+    is written to a relative one, and what is not sent.
+
+    `config` is what the job's --check shows, empty where it has none; `written` says what stood there for its paths
+    that were not written absolute.
+    """
+    config = _as_written(config, written)
+    seen = [*_texts(config), *(_texts(_as_written(_first_trial(config), written)) if job == "sweep" else ())]
     texts = [*arguments, *(f"{key}={text}" for key, text in seen if key != "runs_dir")]
     problems = [
         f"{written} is relative: the job runs in a copy of the repository, which Ray removes with all that was "
@@ -77,23 +84,55 @@ def _first_trial(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return as_json(plans[0].config) if plans else {}
 
 
+def refuse_another_directory(written: Mapping[str, str], arguments: Sequence[str]) -> None:
+    """ConfigError where relative paths mean something else to the job: it runs in a copy of the repository."""
+    if Path.cwd() == REPOSITORY_ROOT:
+        return
+    relative = [text for text in written.values() if not text.startswith(("~", SHIPPED)) and text != "runs"]
+    relative += [
+        text for text in arguments if "=" not in text and Path(text).exists() and text[:1] not in "/-"
+    ]
+    if relative:
+        raise ConfigError(
+            f"{relative[0]} is relative to {Path.cwd()}, but a job runs in a copy of {REPOSITORY_ROOT}; submit from "
+            "there, or give the path of a directory that all machines of the cluster see"
+        )
+
+
 @contextmanager
-def files_left_to_the_cluster(printed: io.StringIO) -> Iterator[None]:
+def files_left_to_the_cluster(printed: io.StringIO, written: Mapping[str, str]) -> Iterator[None]:
     """Around a job's --check, which prints the configuration into `printed`: a file that is not on this machine is
     the cluster's affair, with a note on stderr. One by a relative path would be sent with the job: still an error.
     """
     try:
         yield
     except MissingFile as missing:
-        path = Path(missing.path)
-        if not path.is_absolute():
+        sent = [path for path in missing.paths if _is_sent(path, written)]
+        if sent:
             raise
         config = json.loads(printed.getvalue())["config"]
-        keys = [f"{key}=" for key, text in _texts(config) if Path(os.path.expanduser(text)) == path]
-        print(
-            f"note: {(keys or [''])[0]}{path} is not on this machine: the job will look for it on the cluster",
-            file=sys.stderr,
-        )
+        for path in missing.paths:
+            keys = [f"{key}=" for key, text in _texts(config) if text == path]
+            print(
+                f"note: {(keys or [''])[0]}{path} is not on this machine: the job will look for it on the cluster",
+                file=sys.stderr,
+            )
+
+
+def _is_sent(path: str, written: Mapping[str, str]) -> bool:
+    """Whether a file would be sent with the job if it were there; what is left out is refused later, with its key."""
+    texts = [
+        text for absolute, text in written.items() if absolute == path or absolute.rpartition(":")[0] == path
+    ]
+    return any(not text.startswith("~") and not _is_left_out(posixpath.normpath(text)) for text in texts)
+
+
+def _as_written(value: Any, written: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return written.get(value, value)
+    if isinstance(value, Mapping):
+        return {name: _as_written(inner, written) for name, inner in value.items() if name != "base_dir"}
+    return [_as_written(inner, written) for inner in value] if isinstance(value, list) else value
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

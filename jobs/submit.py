@@ -117,7 +117,12 @@ def _refuse_without_effect(args: Namespace, options: Sequence[str]) -> None:
 def _submission(args: Namespace, options: Sequence[str]) -> Submission:
     """What would be sent; ConfigError for a mistake in it. The job's own --check sees the configuration first."""
     from jobs.submission import Submission, refuse_secrets
-    from jobs.submission_paths import files_left_to_the_cluster, refuse_paths_of_the_copy
+    from jobs.submission_paths import (
+        files_left_to_the_cluster,
+        refuse_another_directory,
+        refuse_paths_of_the_copy,
+    )
+    from polyray.config.paths import paths_as_written
 
     job, *rest = args.arguments
     if job not in (*CHECKED, *UNCHECKED):
@@ -130,11 +135,13 @@ def _submission(args: Namespace, options: Sequence[str]) -> Submission:
         variables[name] = value
     refuse_secrets([*rest, *options], variables, os.environ)
     config: dict[str, Any] = {}
-    if job in CHECKED:
-        with redirect_stdout(io.StringIO()) as printed, files_left_to_the_cluster(printed):
-            importlib.import_module(f"jobs.{job}").main([*rest, *options, "--check"])
-        config = _config_of(printed.getvalue())
-    refuse_paths_of_the_copy(job, [*rest, *options], config)
+    with paths_as_written() as written:
+        if job in CHECKED:
+            with redirect_stdout(io.StringIO()) as printed, files_left_to_the_cluster(printed, written):
+                importlib.import_module(f"jobs.{job}").main([*rest, *options, "--check"])
+            config = _config_of(printed.getvalue())
+        refuse_paths_of_the_copy(job, [*rest, *options], config, written)
+    refuse_another_directory(written, [*rest, *options])
     name = str(config.get("name", ""))
     cpus = 1.0 if args.cpus is None else args.cpus
     return Submission.of(job, name, [*rest, *options], variables, cpus, args.memory_gb)

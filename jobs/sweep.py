@@ -28,7 +28,7 @@ from polyray.config.paths import relative_to
 from polyray.config.prompts import ArmSpec
 from polyray.config.run import EvaluateConfig
 from polyray.config.sweep import SweepConfig
-from polyray.errors import EXIT_OK, ResourceError
+from polyray.errors import EXIT_OK, MissingFiles, ResourceError
 
 if TYPE_CHECKING:
     from jobs.fleet import Fleet
@@ -37,6 +37,18 @@ if TYPE_CHECKING:
     from polyray.observability.run_directory import RunDirectory
 
 WARM_START = "warm start"
+READ = (
+    "model",
+    "task",
+    "reward",
+    "second_opinion",
+    "diversity",
+    "rollout",
+    "tracking",
+    "evaluation",
+    "dynamics",
+)
+"""Sections of a training run that its check of inputs reads."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,18 +57,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     plans = plan_trials(args.config, allow_many=args.namespace.yes)
     evaluation = evaluation_of(args.config, plans, [plan.trial_id for plan in plans])
     if args.check:
-        return args.print_check(derived=lambda: derived_sizes(args.config, plans))
-    from jobs.train import check_inputs
+        return args.print_check(
+            derived=lambda: derived_sizes(args.config, plans),
+            inputs=lambda: check_inputs(plans, only_look=True),
+        )
     from polyray.observability.progress import ProgressDisplay
     from polyray.observability.run_directory import RunDirectory
 
     with ProgressDisplay() as display, RunDirectory.open(args.config) as directory:
         if not directory.finished:
-            for plan in plans:
-                check_inputs(plan.config)
+            check_inputs(plans)
             sweep(args.config, plans, evaluation, directory, display)
         _show(directory, display)
     return EXIT_OK
+
+
+def check_inputs(plans: list[TrialPlan], *, only_look: bool = False) -> None:
+    """Of all trials; those that read the same are looked at once."""
+    from jobs.train import check_inputs as check_run
+
+    missing = MissingFiles()
+    different = {json.dumps([as_json(plan.config)[key] for key in READ]): plan for plan in plans}
+    for plan in different.values():
+        with missing.noted():
+            check_run(plan.config, only_look=only_look)
+    missing.raise_if_any()
 
 
 def _add_options(parser: ArgumentParser) -> None:

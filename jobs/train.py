@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.cli import parse, run
 from polyray.config.derived import derived_sizes
 from polyray.config.run import TrainConfig
+from polyray.errors import MissingFiles
 
 if TYPE_CHECKING:
     from jobs.fleet import Fleet
@@ -34,7 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     args = parse(argv, job="train", description=__doc__, config_model=TrainConfig)
     if args.check:
-        return args.print_check(derived=lambda: derived_sizes(args.config))
+        return args.print_check(
+            derived=lambda: derived_sizes(args.config),
+            inputs=lambda: check_inputs(args.config, only_look=True),
+        )
     run_training(args.config)
     return 0
 
@@ -62,24 +66,46 @@ def run_training(config: TrainConfig) -> None:
         show_cost(directory.paths.root, display)
 
 
-def check_inputs(config: TrainConfig) -> None:
-    """Everything that can be wrong with files, before anything starts: ConfigError or DataError."""
-    from jobs.fleet import check_engines, check_start
+def check_inputs(config: TrainConfig, *, only_look: bool = False, made_before: bool = False) -> None:
+    """Everything that can be wrong with files, before anything starts: ConfigError or DataError.
+
+    `only_look` is for --check: nothing is fetched or written, and no key is needed. `made_before`: the job itself
+    makes base and warm start first.
+    """
+    from jobs.inputs import check_base
     from polyray.observability.trackers.running import check_trackers
     from polyray.rewards import plan_reward
     from polyray.rollout.prompt_check import check_run_prompts
+    from polyray.rollout.validation import validation_prompts
+    from polyray.rollout.vllm_build import check_build_for
     from polyray.tasks import build_task
 
-    check_engines(config.rollout)
+    if config.rollout.engine_kind != "simulated":
+        check_build_for(config.rollout.gpus_per_worker, config.rollout.node_labels)
     check_trackers(config.tracking)
-    if config.learner.checkpoint_storage is not None:
+    if config.learner.checkpoint_storage is not None and not only_look:
         from polyray.learner.checkpoint_storage import open_storage
 
         open_storage(config.learner.checkpoint_storage)
 
-    check_start(config)
-    plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
-    check_run_prompts(config, build_task(config.task), model_dir)
+    missing = MissingFiles()
+    model_dir = None if made_before else check_base(config.model, missing, only_look)
+    with missing.noted():
+        plan_reward(
+            config.reward, config.task, config.diversity, config.second_opinion, needs_keys=not only_look
+        )
+    with missing.noted():
+        task = build_task(config.task)
+        task.training_prompt(0, config.seed)
+        if config.rounds is not None:
+            validation_prompts(config.rounds, task, config.seed)
+    missing.raise_if_any()
+    if model_dir is not None:
+        check_run_prompts(config, task, model_dir)
+    if not (only_look or made_before):
+        from jobs.fleet import check_start
+
+        check_start(config)
 
 
 def train(

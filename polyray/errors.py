@@ -68,12 +68,44 @@ class DataError(PolyrayError, ValueError):
 
 
 class MissingFile(DataError):
-    """There is no such file here; the message begins with its path and ": no such file"."""
+    """There is no such file here; each line of the message that names one begins with its path and MARK."""
+
+    MARK = ": no such file"
 
     @property
-    def path(self) -> str:
-        """As the message names it, with `~` expanded."""
-        return str(self).partition(": no such file")[0]
+    def paths(self) -> list[str]:
+        """The files, absolute where a configuration names them."""
+        lines = (line.strip() for line in str(self).splitlines())
+        return [line.partition(self.MARK)[0] for line in lines if self.MARK in line]
+
+
+class MissingFiles:
+    """Several looks at files, after which all that are missing are named in one error.
+
+    Example:
+        missing = MissingFiles()
+        with missing.noted():
+            read(first)
+        with missing.noted():
+            read(second)
+        missing.raise_if_any()
+    """
+
+    def __init__(self) -> None:
+        self._messages: dict[str, None] = {}
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """A MissingFile raised inside is kept; what follows it inside is left out."""
+        try:
+            yield
+        except MissingFile as missing:
+            self._messages[str(missing)] = None
+
+    def raise_if_any(self) -> None:
+        """Raises MissingFile with every message, each once."""
+        if self._messages:
+            raise MissingFile("\n  ".join(self._messages))
 
 
 class ResourceError(PolyrayError):

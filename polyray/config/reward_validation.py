@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from polyray.config.base import StrictModel
-from polyray.config.paths import FilePath
+from polyray.config.paths import FilePath, NameOrPath
 from polyray.config.reward import RewardSpec, VerifierRewardSpec
 from polyray.config.run_base import RunBase
 from polyray.config.task import TaskSpec
@@ -82,7 +82,7 @@ class CausalLmSpec(StrictModel):
     """A causal language model in Hugging Face format; log p(completion | prompt)."""
 
     type: Literal["causal_lm"] = "causal_lm"
-    path: FilePath
+    path: NameOrPath
     dtype: Literal["float32", "bfloat16"] = "float32"
     max_prompt_tokens: int = Field(default=512, ge=1, description="longer prompts lose their beginning")
     max_completion_tokens: int = Field(default=512, ge=1)

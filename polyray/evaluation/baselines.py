@@ -16,7 +16,7 @@ from typing import Protocol, runtime_checkable
 
 from polyray.config.loader import load_config
 from polyray.config.prompts import PromptTemplate
-from polyray.errors import ConfigError, DataError
+from polyray.errors import DataError, MissingFile
 from polyray.tasks.base import Task
 from polyray.types import Message, Prompt
 
@@ -33,11 +33,9 @@ class Example:
 
 
 def load_template(path: str) -> PromptTemplate:
-    """The template of a file. Raises ConfigError where it is missing or broken."""
+    """The template of a file. Raises MissingFile, or ConfigError where it is broken."""
     if not Path(path).is_file():
-        raise ConfigError(
-            f"prompt={path!r}: no such file; give a template such as configs/prompts/few_shot.yaml"
-        )
+        raise MissingFile(f"{path}: no such file; give a template such as configs/prompts/few_shot.yaml")
     return load_config(PromptTemplate, path)
 
 

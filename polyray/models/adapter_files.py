@@ -19,7 +19,7 @@ from typing import Any
 
 from polyray.config.model import LoraSpec
 from polyray.delivery.adapter import AdapterShape, refuse_changed_base
-from polyray.errors import ConfigError, DeliveryError
+from polyray.errors import ConfigError, DeliveryError, MissingFile
 from polyray.models.base_files import MANIFEST
 
 CONFIG_FILE = "adapter_config.json"
@@ -47,9 +47,13 @@ def write_adapter(
 def read_adapter(directory: Path, base_sha256: str) -> tuple[bytes, dict[str, Any]]:
     """(content of adapter_model.safetensors, adapter_config.json) of an adapter of this base.
 
-    An adapter of other software has no manifest and is taken as it is. Raises ConfigError for a directory
-    that is no LoRA adapter, one that is damaged, or an adapter of another base.
+    An adapter of other software has no manifest and is taken as it is. Raises MissingFile where there is no such
+    directory, ConfigError for one that is no LoRA adapter, one that is damaged, or an adapter of another base.
     """
+    if not directory.exists():
+        raise MissingFile(
+            f"{directory}: no such file or directory; give the directory of an adapter in PEFT format"
+        )
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (directory / name).is_file():
             raise ConfigError(

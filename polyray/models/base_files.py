@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from polyray.config.model import EMBEDDED, ModelSpec
-from polyray.errors import ConfigError
+from polyray.errors import ConfigError, MissingFile
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -34,8 +34,8 @@ EMBEDDED_POINTER = "embedded.json"
 def resolve_model_dir(spec: ModelSpec) -> Path:
     """A local directory with config.json and weights: the embedded model, a directory, or a hub snapshot.
 
-    Raises ConfigError where the embedded model has not been built, the directory holds no model, or the hub
-    does not give it.
+    Raises MissingFile where the embedded model has not been built or there is no such directory, ConfigError where
+    the directory holds no model, or the hub does not give it.
     """
     if spec.path == EMBEDDED:
         return find_embedded(Path(spec.cache_dir))
@@ -44,12 +44,21 @@ def resolve_model_dir(spec: ModelSpec) -> Path:
         if not (directory / "config.json").is_file():
             raise ConfigError(f"model.path={spec.path!r} is no model: config.json is missing")
         return directory
+    if directory.is_absolute():
+        raise MissingFile(
+            f"{directory}: no such file or directory; set model.path to a model in Hugging Face format"
+        )
     return _fetch(spec.path)
+
+
+def is_hub_name(path: str) -> bool:
+    """Whether `model.path` names a model of the hub: neither the embedded one nor a directory."""
+    return path != EMBEDDED and not Path(path).is_absolute()
 
 
 def local_model_dir(spec: ModelSpec) -> Path | None:
     """The base's directory where it is on this machine; None where it would have to be fetched or built."""
-    if spec.path != EMBEDDED and not Path(spec.path).is_dir():
+    if is_hub_name(spec.path):
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -59,7 +68,7 @@ def local_model_dir(spec: ModelSpec) -> Path | None:
             return None
     try:
         return resolve_model_dir(spec)
-    except ConfigError:
+    except (ConfigError, MissingFile):
         return None
 
 
@@ -83,15 +92,15 @@ def resolve_dtype(spec: ModelSpec, use_gpu: bool) -> str:
 
 
 def find_embedded(cache_dir: Path) -> Path:
-    """The embedded model that jobs.pretrain built or reused last. Raises ConfigError where there is none."""
+    """The embedded model that jobs.pretrain built or reused last. Raises MissingFile where there is none."""
     models_dir = cache_dir.expanduser() / "models"
     pointer = models_dir / EMBEDDED_POINTER
     if pointer.is_file():
         directory = models_dir / json.loads(pointer.read_text(encoding="utf-8"))["directory"]
         if (directory / MANIFEST).is_file():
             return directory
-    raise ConfigError(
-        f"model.path='embedded', but {models_dir} holds no embedded model; build it with "
+    raise MissingFile(
+        f"{pointer}: no such file: model.path='embedded', but {models_dir} holds no embedded model; build it with "
         "`python -m jobs.pretrain configs/pretrain.yaml`, or set model.path to a model directory"
     )
 

@@ -28,7 +28,7 @@ from polyray.config.task import TaskSpec
 from polyray.config.text_reward import EngagementRewardSpec, HeuristicRewardSpec, JudgeRewardSpec
 from polyray.data.curation.flagged import read_flagged_words
 from polyray.data.sources import BUILTIN
-from polyray.errors import ConfigError
+from polyray.errors import ConfigError, MissingFile
 from polyray.rewards.base import Reward
 from polyray.rewards.python_function import load_reward_source
 from polyray.rewards.sandbox import require_consent
@@ -85,16 +85,19 @@ def plan_reward(
     task: TaskSpec,
     diversity: DiversitySpec | None = None,
     second_opinion: RewardSpec | None = None,
+    *,
+    needs_keys: bool = True,
 ) -> RewardPlan:
     """Reads the user's files; nothing of the user's is executed.
 
-    Raises ConfigError for a file that cannot be read or a key that is not set, where programs are to be run without
-    the user's consent, and where the second opinion is the reward itself.
+    Raises MissingFile, and ConfigError for a file that cannot be read or a key that is not set (only where
+    `needs_keys`), where programs are to be run without the user's consent, and where the second opinion is the reward
+    itself.
     """
     both = [reward] if second_opinion is None else [reward, second_opinion]
     sources: dict[str, str] = {}
     for spec in (leaf for whole in both for leaf in _leaves(whole)):
-        sources |= _checked(spec)
+        sources |= _checked(spec, needs_keys)
         if isinstance(spec, HttpRewardSpec):
             _check_patience(spec, reward.service.request_timeout_s)
     if second_opinion is not None:
@@ -130,7 +133,7 @@ def _leaves(spec: RewardSpec) -> Iterator[RewardSpec]:
         yield spec
 
 
-def _checked(spec: RewardSpec) -> dict[str, str]:
+def _checked(spec: RewardSpec, needs_keys: bool) -> dict[str, str]:
     """The files of one reward as text; raises ConfigError for what would fail in every replica."""
     if isinstance(spec, SandboxRewardSpec):
         require_consent(spec)
@@ -139,22 +142,23 @@ def _checked(spec: RewardSpec) -> dict[str, str]:
     if isinstance(spec, EngagementRewardSpec):
         directory = Path(spec.path)
         if not (directory / "config.json").is_file():
-            raise ConfigError(
-                f"reward.path={spec.path!r}: {directory} is no engagement model; make one with "
+            problem = ConfigError if directory.exists() else MissingFile
+            raise problem(
+                f"{directory}: no such file or directory, or no engagement model; make one with "
                 "python -m jobs.train_reward, or correct the path"
             )
     if isinstance(spec, HeuristicRewardSpec):
         if spec.unsafe_words != BUILTIN and not Path(spec.unsafe_words).is_file():
-            raise ConfigError(
-                f"reward.unsafe_words={spec.unsafe_words!r}: no such file; correct it, or builtin"
+            raise MissingFile(
+                f"{spec.unsafe_words}: no such file; correct reward.unsafe_words, or set it to builtin"
             )
         flagged = read_flagged_words(spec.unsafe_words)
         return {spec.unsafe_words: "\n".join([*sorted(flagged.words), *flagged.phrases])}
-    if isinstance(spec, JudgeRewardSpec):
+    if needs_keys and isinstance(spec, JudgeRewardSpec):
         from polyray.evaluation.judge.providers import read_key
 
         read_key(spec.judge)
-    if isinstance(spec, HttpRewardSpec):
+    if needs_keys and isinstance(spec, HttpRewardSpec):
         from polyray.rewards.remote import read_token
 
         read_token(spec)

@@ -73,8 +73,6 @@ class ValidationFiles:
 
 def derived_sizes(config: RewardValidationConfig) -> dict[str, Any]:
     """How much there is to score; reads the data and loads no model."""
-    if not Path(config.data.path).exists():
-        return {"pairs": None, "why": f"data.path={config.data.path} is not there yet"}
     data = read_held_out(config.data, config.seed, seen_by_models(config.scorers.values()))
     probed = min(config.probes.num_completions, len(data.validated))
     return {

@@ -16,7 +16,7 @@ from polyray.config.reward_validation import (
     ScorerSpec,
 )
 from polyray.config.text_reward import EngagementRewardSpec
-from polyray.errors import ConfigError
+from polyray.errors import ConfigError, MissingFile
 from polyray.evaluation.reward_model.held_out import HeldOut, Seen
 from polyray.rewards.engagement.card import ModelCard, cluster_digests
 from polyray.rewards.engagement.model import read_card
@@ -25,7 +25,7 @@ from polyray.rewards.engagement.model import read_card
 def seen_by_models(specs: Iterable[ScorerSpec]) -> Seen:
     """Whether one of the engagement models among `specs` was trained or stopped on a cluster.
 
-    Raises ConfigError for a model that is not there.
+    Raises MissingFile for a model that is not there.
     """
     known = frozenset[bytes]().union(*(card.clusters for spec in specs for card in _cards(spec)))
     return lambda cluster_id: base64.b64decode(cluster_digests([cluster_id])) in known
@@ -51,8 +51,8 @@ def _cards(spec: ScorerSpec) -> list[ModelCard]:
         return []
     path = Path(asked.path)
     if not path.is_dir():
-        raise ConfigError(
-            f"path={asked.path!r}: no such directory; train a model first (python -m jobs.train_reward CONFIG) and "
+        raise MissingFile(
+            f"{path}: no such file or directory; train a model first (python -m jobs.train_reward CONFIG) and "
             "give its runs/NAME/model"
         )
     return [read_card(path)]
