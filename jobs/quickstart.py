@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.cli import parse, run
-from jobs.train import check_inputs
 from polyray.config.base import as_json
 from polyray.config.derived import derived_sizes
 from polyray.config.loader import load_config
@@ -68,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         pretrain = load_config(PretrainConfig, config.pretrain)
         plans = [build_plan(config, pretrain, seed) for seed in config.seeds]
     if args.check:
+        from jobs.train import check_inputs
+
         first = plans[0]
         return args.print_check(
             derived=lambda: {
@@ -181,6 +182,7 @@ def _run_seed(
     then."""
     from jobs.cost import held_by_fleet, held_by_learner
     from jobs.fleet import open_fleet, pool_sampler
+    from jobs.train import check_inputs
     from polyray.observability.cost import START
 
     any_arm = next(iter(plan.arms.values()))

@@ -41,6 +41,7 @@ WITHOUT_CLUSTER = frozenset(
         "test_engine_check.py",
         "test_gpu_benchmark.py",
         "test_judge_vllm.py",
+        "test_own_task.py",
         "test_checkpoint_faults.py",
         "test_generation_page.py",
         "test_quantised_engine.py",

@@ -44,7 +44,7 @@ def load_reward_source(path: str) -> str:
     """
     file, _, function = path.rpartition(":")
     if not Path(file).is_file():
-        raise MissingFile(f"{file}: no such file, which reward.path={path!r} names; correct the path")
+        raise MissingFile(f"{file}: no such file; correct reward.path={path!r}")
     try:
         source = Path(file).read_text(encoding="utf-8")
         tree = ast.parse(source, file)

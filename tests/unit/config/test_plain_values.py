@@ -76,6 +76,8 @@ def test_members_of_unions_and_collections_are_followed(tmp_path: Path) -> None:
     assert (served.name, list(served.models), served.revision) == ("1e1", ["on"], "2026-01-01")
     path.write_text("name: a\nadapters: {no: null, 12: runs/x}\n")
     assert list(load_config(EvaluateConfig, path).adapters) == ["no", "12"]
-    path.write_text("name: a\ntrain: t.yaml\nparameters: {seed_: {grid: [1e-3, on, 2]}}\noverrides: [name=on]\n")
+    path.write_text(
+        "name: a\ntrain: t.yaml\nparameters: {seed_: {grid: [1e-3, on, 2]}}\noverrides: [name=on]\n"
+    )
     sweep = load_config(SweepConfig, path)
     assert (sweep.parameters["seed_"].grid, sweep.overrides) == (("1e-3", True, 2), ("name=on",))

@@ -23,6 +23,10 @@ import sys
 try:
     from jobs.{module} import main
     sys.exit(main(sys.argv[1:]))
+except Exception as error:
+    if type(error).__name__ != "MissingFile":
+        raise
+    print("MISSING", error.paths, file=sys.stderr)
 finally:
     print("HEAVY", sorted(set(sys.modules) & set({heavy!r})), file=sys.stderr)
 """
@@ -56,6 +60,9 @@ def probe(job: str) -> str:
     return PROBE.format(module=module, heavy=HEAVY)
 
 
+NEED_A_MODEL = ("sft", "train", "evaluate")
+
+
 def jobs_with_configs() -> list[tuple[str, str]]:
     """One file for every job that reads one."""
     files = {
@@ -76,6 +83,7 @@ def test_check_prints_the_resolved_configuration_and_imports_nothing_heavy(job: 
     checked = json.loads(done.stdout)
     assert (checked["job"], checked["config"]["seed"]) == (job, 7)
     assert "HEAVY []" in done.stderr
+    assert ("/nonexistent/.cache/polyray/models/embedded.json" in done.stderr) == (job in NEED_A_MODEL)
 
 
 @pytest.mark.parametrize("name", ["loop", "objectives", "gpu"])
@@ -216,7 +224,7 @@ def test_print_check_shows_the_configuration_where_a_file_is_missing(
 
     with pytest.raises(MissingFile) as missing:
         args.print_check(derived)
-    assert missing.value.path == "/shared/x.jsonl"
+    assert missing.value.paths == ["/shared/x.jsonl"]
     assert json.loads(capsys.readouterr().out)["config"]["steps"] == 3
 
 

@@ -24,6 +24,7 @@ from polyray.observability.progress import ProgressDisplay
 from polyray.observability.run_directory import RunDirectory
 from polyray.tasks.hidden_trap_grid import parse_prompt, shortest_moves
 from polyray.types import Completion, Group, GroupRequest, PolicyVersion
+from tests.job_checks import check_without_models
 
 
 @pytest.fixture
@@ -87,7 +88,8 @@ def test_score_and_check_need_neither_torch_nor_ray(samples: Path, tmp_path: Pat
     code = (
         "import sys; from jobs.evaluate import main\n"
         f"main(['score', {str(samples)!r}, '--ks', '1'])\n"
-        f"main([{str(config)!r}, '--check'])\n"
+        "from tests.job_checks import check_without_models\n"
+        f"check_without_models(main, [{str(config)!r}])\n"
         "assert not {'torch', 'ray', 'vllm', 'transformers'} & set(sys.modules), 'heavy import'"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -169,7 +171,9 @@ def test_programs_need_consent_before_anything_starts(tmp_path: Path) -> None:
 def test_options_are_short_for_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "e.yaml"
     config.write_text("name: e\nadapters: {base: null}\nevaluation: {num_prompts: 2, num_samples: 8}\n")
-    assert main([str(config), "--check", "--export", "noveltybench", "--allow-self-selection"]) == 0
+    assert (
+        check_without_models(main, [str(config), "--export", "noveltybench", "--allow-self-selection"]) == 0
+    )
     checked = json.loads(capsys.readouterr().out)["config"]["evaluation"]
     assert (checked["exports"], checked["allow_self_selection"]) == (["noveltybench"], True)
     with pytest.raises(ConfigError, match="--export"):

@@ -11,7 +11,7 @@ import yaml
 
 from jobs.evaluate import main
 from polyray.analysis.run_data import load_report_data
-from polyray.errors import ConfigError, DataError, RewardError
+from polyray.errors import ConfigError, DataError, MissingFile, RewardError
 from polyray.evaluation.reward_model.scorers import RandomScorer
 from tests.unit.evaluation.reward_model.planted import planted_reward, records, write_records
 
@@ -209,8 +209,9 @@ def test_check_prints_sizes_and_starts_nothing(finished: Path, capsys: pytest.Ca
     assert (derived["n_pairs"], derived["scorers"], derived["tests_in_family"]) == (100, 6, 8)
     assert derived["scored_by_probes_per_model"] == 40 * 11
     assert not (finished / "runs/new").exists()
-    assert main(["reward", str(finished / "config.yaml"), "data.path=absent.jsonl", "--check"]) == 0
-    assert "not there yet" in capsys.readouterr().out
+    with pytest.raises(MissingFile, match=r"absent\.jsonl: no such file"):
+        main(["reward", str(finished / "config.yaml"), "data.path=absent.jsonl", "--check"])
+    assert json.loads(capsys.readouterr().out)["config"]["data"]["path"].endswith("/absent.jsonl")
 
 
 def test_preference_pairs_are_validated_as_they_are(tmp_path: Path) -> None:
@@ -259,7 +260,7 @@ def test_unscored_is_never_zero_and_stops_the_run_above_the_limit(tmp_path: Path
 @pytest.mark.parametrize(
     ("override", "error", "message"),
     [
-        ("models={a: {type: engagement, path: nowhere/model}}", ConfigError, "nowhere/model.*train a model"),
+        ("models={a: {type: engagement, path: nowhere/model}}", MissingFile, "nowhere/model.*train a model"),
         ("models={length: {type: length}}", ConfigError, "'length' is a model and a baseline"),
         ("models={a/b: {type: random}}", ConfigError, "'a/b' becomes a file name"),
         ("data.min_gap=50", DataError, "data.min_gap=50"),
@@ -296,6 +297,6 @@ def test_a_wrong_path_leaves_the_name_free(tmp_path: Path) -> None:
         main(["reward", str(config)])
     write_records(tmp_path / "records.jsonl", records(20, ACCURACY))
     absent = {"m": {"type": "engagement", "path": str(tmp_path / "nowhere")}}
-    with pytest.raises(ConfigError, match="no such directory; train a model first"):
+    with pytest.raises(MissingFile, match="nowhere: no such file or directory; train a model first"):
         main(["reward", str(write_config(tmp_path, models=absent))])
     assert not (tmp_path / "runs").exists()

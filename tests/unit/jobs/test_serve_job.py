@@ -11,7 +11,7 @@ import pytest
 from jobs.cli import REPOSITORY_ROOT
 from jobs.serve import main
 from jobs.serve_reward import _announcement
-from polyray.errors import ConfigError
+from polyray.errors import MissingFile
 
 CONFIG = str(REPOSITORY_ROOT / "configs/serve/reward.yaml")
 
@@ -31,7 +31,7 @@ def test_check_prints_the_resolved_configuration(capsys: pytest.CaptureFixture[s
 
 def test_a_missing_reward_file_fails_the_check():
     overrides = ["reward.type=python", "reward.path=not_there.py:score"]
-    with pytest.raises(ConfigError, match=r"no such file .*not_there\.py"):
+    with pytest.raises(MissingFile, match=r"not_there\.py: no such file"):
         main([CONFIG, "--check", *overrides])
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from jobs.sft import main
 from polyray.errors import DataError
+from tests.job_checks import check_without_models
 
 
 def _config_file(folder: Path, rows: list[str], more: str = "") -> str:
@@ -25,7 +26,7 @@ def _derived(capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
 def test_sizes_of_a_run_on_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = ['{"prompt": "1", "completion": "U"}'] * 10
     path = _config_file(tmp_path, rows, "epochs: 3\ndemonstrations_per_step: 4\nmax_tokens: 16\n")
-    assert main([path, "--check"]) == 0
+    assert check_without_models(main, [path]) == 0
     assert _derived(capsys) == {
         "rows": 10, "validation_rows": 0, "epochs": 3.2, "steps": 8, "demonstrations_in_run": 32,
         "max_tokens_per_step": 64, "logical_cpus_needed": 1.0,
@@ -34,7 +35,7 @@ def test_sizes_of_a_run_on_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_sizes_of_a_run_on_a_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "sft.yaml").write_text("name: a\nlearner: {steps: 5}\n")
-    assert main([str(tmp_path / "sft.yaml"), "--check"]) == 0
+    assert check_without_models(main, [str(tmp_path / "sft.yaml")]) == 0
     assert _derived(capsys) == {
         "steps": 5, "demonstrations_in_run": 320, "max_tokens_per_step": 4096, "logical_cpus_needed": 1.0
     }  # fmt: skip

@@ -204,9 +204,8 @@ def test_files_of_the_cluster_need_not_be_here(
     shared = ["name=far", "runs_dir=/shared/runs", f"{key}=/shared/none/x.jsonl"]
     assert main(["--check", *arguments, *shared]) == 0
     printed = capsys.readouterr()
-    assert printed.err == (
-        f"note: {key}=/shared/none/x.jsonl is not on this machine: the job will look for it on the cluster\n"
-    )
+    line = f"note: {key}=/shared/none/x.jsonl is not on this machine: the job will look for it on the cluster"
+    assert line in printed.err.splitlines()
     found = json.loads(printed.out)
     assert found["submission_id"].startswith(f"polyray-{arguments[0]}-far-")
     assert found["entrypoint"].endswith(f"runs_dir=/shared/runs {key}=/shared/none/x.jsonl")

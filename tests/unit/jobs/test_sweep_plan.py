@@ -14,6 +14,7 @@ from jobs.sweep_plan import plan_trials, settings
 from polyray.config.loader import build_config
 from polyray.config.sweep import SweepConfig
 from polyray.errors import ConfigError
+from tests.job_checks import check_without_models
 
 ROOT = Path(__file__).resolve().parents[3]
 TRAIN = str(ROOT / "configs/train/hidden_trap_grid_polychromic.yaml")
@@ -46,7 +47,7 @@ def test_every_point_of_the_grids_with_every_seed_in_an_order_that_stays() -> No
             plan.parameters[RATE],
         )
         assert getattr(trial.algorithm, "diversity_weight") == plan.parameters[WEIGHT]  # noqa: B009
-        assert trial.run_dir == Path("runs/s/trials") / plan.trial_id
+        assert trial.run_dir == Path.cwd() / "runs/s/trials" / plan.trial_id
     assert len({plan.trial_id for plan in plans}) == 8
     assert [plan.trial_id for plan in plan_trials(config)] == [plan.trial_id for plan in plans]
 
@@ -160,7 +161,7 @@ def test_what_a_request_decides_may_differ_on_one_fleet_and_all_on_fleets_of_the
 
 
 def test_check_shows_the_trials_without_starting_anything(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(ROOT / "configs/sweep/lambda_seed.yaml"), "--check"]) == 0
+    assert check_without_models(main, [str(ROOT / "configs/sweep/lambda_seed.yaml")]) == 0
     shown = capsys.readouterr().out
     assert '"trials": 12' in shown and '"settings": 4' in shown and '"at_once": 3' in shown
 

@@ -374,7 +374,8 @@ def test_nothing_of_the_searcher_lies_in_the_state_of_tune(tmp_path: Path) -> No
 
 def test_check_shows_settings_and_seeds_without_optuna_or_ray() -> None:
     program = (
-        f"import sys; from jobs.sweep import main; main([{PARETO!r}, '--check']); "
+        "import sys; from jobs.sweep import main; from tests.job_checks import check_without_models; "
+        f"check_without_models(main, [{PARETO!r}]); "
         "assert not {'optuna', 'ray', 'torch'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)

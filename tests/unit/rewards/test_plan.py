@@ -8,7 +8,7 @@ import pytest
 
 from polyray.config.reward import DiversitySpec, PythonRewardSpec, VerifierRewardSpec
 from polyray.config.task import CodeSpec, HiddenTrapGridSpec, JsonlSpec, TaskSpec
-from polyray.errors import ConfigError, RewardError
+from polyray.errors import MissingFile, RewardError
 from polyray.rewards import RewardPlan, plan_reward
 from polyray.rewards.base import ScoreItem
 from polyray.tasks import build_task
@@ -49,7 +49,7 @@ def test_a_python_reward_runs_from_the_text_read_on_the_driver(tmp_path: Path):
 def test_sources_are_asked_for_where_they_are_needed(tmp_path: Path):
     assert plan_reward(VerifierRewardSpec(), TASK).sources == {}
     spec = PythonRewardSpec(path=f"{tmp_path}/none.py:score")
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(MissingFile, match="no such file"):
         plan_reward(spec, TASK)
     with pytest.raises(RewardError, match="came without its source"):
         RewardPlan(spec, TASK, DiversitySpec(), {}).build()

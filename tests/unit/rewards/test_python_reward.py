@@ -182,14 +182,12 @@ def test_loading_reads_the_text_and_runs_nothing(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "no such file"),
         ("def scores(items): ...", "has no top-level function 'score'; did you mean .*mine.py:scores"),
         ("", "has no top-level function 'score'; it defines nothing"),
         ("def score(:", "not Python that can be read: .*mine.py, line 1"),
     ],
 )
-def test_a_missing_file_or_function_is_a_config_error(tmp_path: Path, text: str | None, message: str):
-    if text is not None:
-        (tmp_path / "mine.py").write_text(text)
+def test_a_missing_function_is_a_config_error(tmp_path: Path, text: str, message: str):
+    (tmp_path / "mine.py").write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_reward_source(f"{tmp_path / 'mine.py'}:score")
