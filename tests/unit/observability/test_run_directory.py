@@ -19,6 +19,7 @@ from polyray.config.base import as_json
 from polyray.config.learner import LearnerSpec
 from polyray.config.loader import build_config
 from polyray.config.over_optimisation import OverOptimisationSpec
+from polyray.config.paths import relative_to
 from polyray.config.remote_reward import HttpRewardSpec
 from polyray.config.reward import VerifierRewardSpec
 from polyray.config.rollout import RolloutSpec
@@ -62,6 +63,59 @@ def test_the_same_configuration_resumes(tmp_path: Path) -> None:
         run.paths.metrics.write_text('{"step": 0}\n')
     with RunDirectory.open(train_config(tmp_path)) as run:
         assert run.paths.metrics.read_text() == '{"step": 0}\n'
+
+
+OWN_FILES = {
+    "task": {"type": "jsonl", "path": "prompts.jsonl"},
+    "reward": {
+        "type": "composite",
+        "parts": [{"name": "mine", "weight": 1.0, "reward": {"type": "python", "path": "mine.py:score"}}],
+    },
+    "model": {"warm_start": "runs/sft/adapter"},
+}
+
+
+def test_the_same_relative_paths_resume_from_another_directory(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    with relative_to(str(tmp_path / "first")), RunDirectory.open(train_config(runs, **OWN_FILES)) as run:
+        run.paths.metrics.write_text('{"step": 0}\n')
+        saved = json.loads(run.paths.config.read_text())
+    assert saved["base_dir"] == str(tmp_path / "first")
+    assert saved["task"]["path"] == str(tmp_path / "first/prompts.jsonl")
+    with relative_to(str(tmp_path / "second")), RunDirectory.open(train_config(runs, **OWN_FILES)) as run:
+        saved = json.loads(run.paths.config.read_text())
+    assert saved["task"]["path"] == str(tmp_path / "second/prompts.jsonl")
+    other = OWN_FILES | {"task": {"type": "jsonl", "path": "other.jsonl"}}
+    with relative_to(str(tmp_path / "second")), pytest.raises(ConfigError) as refused:
+        RunDirectory.open(train_config(runs, **other))
+    assert f"task.path: {tmp_path}/second/prompts.jsonl -> {tmp_path}/second/other.jsonl" in str(
+        refused.value
+    )
+    assert "warm_start" not in str(refused.value)
+
+
+def test_a_path_outside_of_both_directories_must_stay(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    elsewhere = {"task": {"type": "jsonl", "path": "../prompts.jsonl"}}
+    with relative_to(str(tmp_path / "a/first")), RunDirectory.open(train_config(runs, **elsewhere)) as run:
+        run.paths.metrics.write_text('{"step": 0}\n')
+    with relative_to(str(tmp_path / "a/second")):
+        RunDirectory.open(train_config(runs, **elsewhere)).close()  # the same file
+    with relative_to(str(tmp_path / "b/first")), pytest.raises(ConfigError, match=r"task\.path"):
+        RunDirectory.open(train_config(runs, **elsewhere))
+
+
+def test_a_run_that_kept_its_paths_as_they_were_written_resumes(tmp_path: Path) -> None:
+    with relative_to(str(tmp_path)), RunDirectory.open(train_config(tmp_path / "runs", **OWN_FILES)) as run:
+        run.paths.metrics.write_text('{"step": 0}\n')
+        values = json.loads(run.paths.config.read_text())
+    del values["base_dir"]
+    values["runs_dir"], values["model"]["cache_dir"] = "runs", "~/.cache/polyray"
+    values["task"]["path"], values["model"]["warm_start"] = "./prompts.jsonl", "runs/sft/adapter"
+    values["reward"]["parts"][0]["reward"]["path"] = "mine.py:score"
+    run.paths.config.write_text(json.dumps(values))
+    with relative_to(str(tmp_path)):
+        RunDirectory.open(train_config(tmp_path / "runs", **OWN_FILES)).close()
 
 
 def test_length_logging_and_resources_may_change(tmp_path: Path) -> None:
