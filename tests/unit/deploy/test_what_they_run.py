@@ -31,6 +31,7 @@ from polyray.config.run import EvaluateConfig, TrainConfig
 from polyray.config.serve import RewardServeConfig
 from polyray.config.sft import SftConfig
 from polyray.config.sweep import SweepConfig
+from tests.job_checks import check_without_models
 from tests.unit.deploy.rendering import KUBERAY, ROOT, cluster_spec, pods, quantity, render_one
 
 JOBS = [(size, job) for size in ("small", "large") for job in ("sft", "train", "evaluate", "sweep")]
@@ -49,7 +50,7 @@ def checked(
     """What `--check` of this command line prints."""
     assert words[:2] == ["python", "-m"]
     monkeypatch.chdir(ROOT)
-    assert importlib.import_module(words[2]).main([*words[3:], "--check"]) == 0
+    assert check_without_models(importlib.import_module(words[2]).main, words[3:]) == 0
     return json.loads(capsys.readouterr().out)
 
 
