@@ -130,7 +130,9 @@ def open_reward(owner: str, plan: RewardPlan) -> Iterator[RewardServiceAddress]:
                 remote.client.info()
         yield RewardServiceAddress(f"{owner}-remote", plan.reward.url)
         return
-    address = start_reward_service(owner, plan, token_from_environment())
+    # Two runs on one machine have the same default, and nothing in a run needs this one.
+    any_port = "port" not in plan.reward.service.model_fields_set
+    address = start_reward_service(owner, plan, token_from_environment(), any_port=any_port)
     try:
         yield address
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -65,7 +66,7 @@ def run_trials(
     `plans` stand for all trials where a search has yet to suggest them.
     """
     config = _with_own_file(config, directory.paths.root)
-    work = SweepWork(config, fleet)
+    work = SweepWork(config, fleet, uuid.uuid4().hex)
     trainable = tune.with_resources(partial(run_trial, work=work), {"CPU": TRIAL_CPUS})
     experiment = directory.paths.root / EXPERIMENT
     searcher = TrialSearcher.of_this_process = TrialSearcher(config, open_settings(config))

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.sweep_plan import TrialPlan, at_once, trial_plan
+from jobs.sweep_plan import TrialPlan, at_once, trial_dir, trial_plan
 from polyray.config.sweep import SweepConfig
-from polyray.errors import Stopped
+from polyray.errors import LearnerError, Stopped, is_permanent
+from polyray.observability.atomic import atomic_write_text
 
 if TYPE_CHECKING:
     from jobs.fleet import Fleet
@@ -20,6 +21,8 @@ TRIAL = "trial"
 SEED = "seed"
 PARAMETERS = "parameters"
 STEP = "step"
+FAILED = ".failed"
+"""File in a trial's directory: the permanent error that its last try ended with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,8 @@ class SweepWork:
     config: SweepConfig
     fleet: Fleet | None
     """None: each trial starts its own."""
+    start: str = ""
+    """Differs for every start of the sweep."""
 
 
 def as_tune_config(number: int, plan: TrialPlan) -> dict[str, Any]:
@@ -42,11 +47,36 @@ def as_tune_config(number: int, plan: TrialPlan) -> dict[str, Any]:
 
 def run_trial(parameters: dict[str, Any], work: SweepWork) -> None:
     """Tune's function. A trial that was here before goes on from its newest checkpoint; a finished one is told so."""
+    plan = trial_plan(work.config, parameters[TRIAL], parameters[PARAMETERS], parameters[SEED])
+    with _tried_once(trial_dir(work.config, plan.trial_id) / FAILED, work.start):
+        _run(plan, work)
+
+
+@contextmanager
+def _tried_once(file: Path, start: str) -> Iterator[None]:
+    """Keeps a permanent error for Tune's next try in the same start of the sweep, which then ends with it at once.
+
+    Tune tries every failed trial again, and has no say by kind of error.
+    """
+    if file.is_file():
+        of_start, _, message = file.read_text(encoding="utf-8").partition("\n")
+        if of_start == start:
+            raise LearnerError(message)
+        file.unlink()
+    try:
+        yield
+    except Exception as error:
+        if is_permanent(error):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write_text(file, f"{start}\n{error}")
+        raise
+
+
+def _run(plan: TrialPlan, work: SweepWork) -> None:
     from jobs.cost import trial_account
     from jobs.train import check_inputs, train
     from polyray.observability.run_directory import RunDirectory
 
-    plan = trial_plan(work.config, parameters[TRIAL], parameters[PARAMETERS], parameters[SEED])
     check_inputs(plan.config)
     with RunDirectory.open(plan.config) as directory:
         display = TrialDisplay(directory.paths.dynamics, reported_metrics(work.config))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ray import serve
 from ray.exceptions import RayActorError
@@ -35,6 +35,8 @@ class Listening:
     request_timeout_s: float
     settings: str
     """What stands before `port` and `host` in the configuration; empty where they are at its top."""
+    any_port: bool = False
+    """The port is a default: where it is taken another one will do."""
 
     @property
     def who(self) -> str:
@@ -64,7 +66,7 @@ def ensure_serve(listening: Listening) -> tuple[str, int]:
             logger.warning("Serve's HTTP proxy is started once more: %s", error)
             _start_serve(options)
         return listening.host, port
-    if listening.port not in (0, running.port):
+    if listening.port not in (0, running.port) and not listening.any_port:
         setting = f"{listening.settings}port"
         raise ResourceError(
             f"{setting}={listening.port}, but this Ray cluster's Serve listens on port {running.port}; "
@@ -74,7 +76,7 @@ def ensure_serve(listening: Listening) -> tuple[str, int]:
 
 
 def free_port(listening: Listening) -> int:
-    """Its port if nothing listens there, any free one for 0. Raises ResourceError.
+    """Its port if nothing listens there, any free one for 0 or in place of a default. Raises ResourceError.
 
     Serve's proxy opens its port with SO_REUSEPORT and would silently share it with another service.
     """
@@ -84,6 +86,9 @@ def free_port(listening: Listening) -> int:
         try:
             probe.bind((host, port))
         except OSError as error:
+            if listening.any_port:
+                logger.info("port %d is taken; %s listens on another one", port, listening.who)
+                return free_port(replace(listening, port=0, any_port=False))
             raise ResourceError(
                 f"{listening.who} cannot listen on {host}:{port} ({error.strerror}); stop what uses it, or set "
                 f"{listening.settings}port to another port, or to 0 for any free one"

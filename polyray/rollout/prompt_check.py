@@ -25,6 +25,8 @@ OF_GENERATED = 64
 """Training prompts of a task that generates all of them alike."""
 REPEATS = 200
 """Known prompts in a row after which a task has shown all it has: tasks with a file go through it in epochs."""
+_GOOD: set[tuple[Path, int, int]] = set()
+"""Prompts that this process has measured: model, limit and a hash of the texts."""
 
 
 def check_run_prompts(config: TrainConfig, task: Task, model_dir: Path) -> None:
@@ -35,8 +37,11 @@ def check_run_prompts(config: TrainConfig, task: Task, model_dir: Path) -> None:
     prompts = training_prompts(task, config.seed, limit)
     rounds = config.rounds
     fixed = [] if rounds is None else validation_prompts(rounds, task, config.seed)
-    tokenizer = load_tokenizer(model_dir)
-    check_prompts([*prompts, *fixed], task, tokenizer, config.rollout.max_prompt_tokens)
+    measured, room = [*prompts, *fixed], config.rollout.max_prompt_tokens
+    contents = frozenset((prompt.text, repr(prompt.messages)) for prompt in measured)
+    if (key := (model_dir, room, hash(contents))) not in _GOOD:  # trials of a sweep ask the same
+        check_prompts(measured, task, load_tokenizer(model_dir), room)
+        _GOOD.add(key)
 
 
 def training_prompts(task: Task, seed: int, limit: int) -> Iterator[Prompt]:

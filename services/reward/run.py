@@ -82,14 +82,15 @@ def start_reward_service(
     token: SecretStr | None = None,
     start_timeout_s: float = START_TIMEOUT_S,
     spec: ServiceSpec | None = None,
+    any_port: bool = False,
 ) -> RewardServiceAddress:
     """Deploys the service, replacing a leftover of the same run, and waits until it answers.
 
     `plan` is one reward, or several by name; `spec` says how the replicas run, the (first) reward's own unless given.
-    Raises ResourceError where the port is taken or no replica can be placed, RewardError where the reward's
-    own code fails. Needs an initialised Ray.
+    With `any_port` a port that is taken is replaced by a free one. Raises ResourceError where the port is taken or no
+    replica can be placed, RewardError where the reward's own code fails. Needs an initialised Ray.
     """
-    return deploy_reward_service(run_name, plan, token, spec).wait(start_timeout_s)
+    return deploy_reward_service(run_name, plan, token, spec, any_port).wait(start_timeout_s)
 
 
 def deploy_reward_service(
@@ -97,11 +98,13 @@ def deploy_reward_service(
     plan: RewardPlan | ReplicaConfiguration,
     token: SecretStr | None = None,
     spec: ServiceSpec | None = None,
+    any_port: bool = False,
 ) -> StartingRewardService:
     """The same without waiting: what else has to start can start beside it."""
     configuration = plan if isinstance(plan, ReplicaConfiguration) else ReplicaConfiguration.of(plan)
     spec = spec or configuration.default_spec
-    host, port = ensure_serve(Listening(spec.host, spec.port, spec.request_timeout_s, "reward.service."))
+    listening = Listening(spec.host, spec.port, spec.request_timeout_s, "reward.service.", any_port)
+    host, port = ensure_serve(listening)
     app_name = reward_app_name(run_name)
     if app_name in serve.status().applications:
         serve.delete(app_name)

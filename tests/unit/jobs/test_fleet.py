@@ -28,6 +28,7 @@ from polyray.errors import ConfigError, RewardError
 from polyray.models import loading
 from polyray.rewards import RewardPlan, plan_reward
 from polyray.rollout import vllm_build
+from services.reward.run import RewardServiceAddress
 from tests.unit.tiny_policy import save_base
 
 
@@ -72,6 +73,26 @@ def test_the_service_is_looked_at_and_nothing_is_deployed(url: str) -> None:
 def test_no_service_is_an_error_before_anything_starts(url: str) -> None:
     with pytest.raises(RewardError, match=r"status 404"), open_reward("run-7", plan(f"{url}/x")):
         raise AssertionError("it must not open")
+
+
+@pytest.mark.parametrize(
+    ("service", "any_port"), [({}, True), ({"num_cpus": 0.5}, True), ({"port": 8000}, False)]
+)
+def test_reward_port_is_a_free_choice_unless_the_config_names_it(
+    service: dict[str, object], any_port: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def started(owner: str, plan: RewardPlan, token: object, *, any_port: bool) -> RewardServiceAddress:
+        asked.append(any_port)
+        return RewardServiceAddress("x-reward", "http://127.0.0.1:1")
+
+    monkeypatch.setattr("jobs.fleet.start_reward_service", started)
+    monkeypatch.setattr("jobs.fleet.stop_reward_service", lambda owner: None)
+    run = build_config(TrainConfig, {"name": "x", "reward": {"service": service}})
+    with open_reward("x", plan_reward(run.reward, run.task, run.diversity)):
+        pass
+    assert asked == [any_port]
 
 
 def test_no_cpus_are_kept_for_replicas_that_do_not_run(url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from types import SimpleNamespace
 
 import pytest
 from ray import serve
@@ -55,6 +56,21 @@ def test_a_port_in_use_is_named_with_the_fix():
         with pytest.raises(ResourceError, match=message):
             free_port(listening(port))
     assert free_port(listening(port)) == port
+
+
+def test_default_port_in_use_is_replaced_by_a_free_one(monkeypatch: pytest.MonkeyPatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        found = free_port(Listening("127.0.0.1", port, 60.0, "reward.service.", any_port=True))
+    assert found != port
+    running = SimpleNamespace(http_config=serve.HTTPOptions(host="127.0.0.1", port=found))
+    monkeypatch.setattr(serve_instance, "_get_global_client", lambda: running)
+    default = Listening("127.0.0.1", port, 60.0, "reward.service.", any_port=True)
+    assert ensure_serve(default) == ("127.0.0.1", found)
+    with pytest.raises(ResourceError, match=rf"reward\.service\.port={port}, but .* listens on port {found}"):
+        ensure_serve(listening(port))
 
 
 def test_port_zero_is_any_free_one():
