@@ -78,6 +78,61 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_OK
 
 
+def _add_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--export",
+        action="append",
+        default=[],
+        choices=get_args(ExportName),
+        help="also write the samples in this tool's format (evaluation.exports)",
+    )
+    parser.add_argument(
+        "--allow-self-selection",
+        action="store_true",
+        help="report picks of the reward that a model was trained on (evaluation.allow_self_selection)",
+    )
+
+
+def _with_options(args: JobArguments[EvaluateConfig]) -> JobArguments[EvaluateConfig]:
+    """The options are short for keys of `evaluation`."""
+    spec, options = args.config.evaluation, args.namespace
+    changes = {
+        "exports": tuple(dict.fromkeys([*spec.exports, *options.export])),
+        "allow_self_selection": spec.allow_self_selection or options.allow_self_selection,
+    }
+    config = args.config.model_copy(update={"evaluation": spec.model_copy(update=changes)})
+    return replace(args, config=build_config(EvaluateConfig, as_json(config), "--export"))
+
+
+def resumable_keys() -> tuple[str, ...]:
+    """What may differ when an evaluation is started again: with a larger budget a stopped judge goes on."""
+    from jobs.judge import RESUMABLE_KEYS as JUDGE_KEYS
+    from polyray.observability.run_directory import RESUMABLE_KEYS
+
+    judging = (f"judging.{key}" for key in JUDGE_KEYS if key.startswith("judge."))
+    return (*RESUMABLE_KEYS, *judging, "reward.workers")
+
+
+def derived_sizes(config: EvaluateConfig) -> dict[str, Any]:
+    """How much is sampled. What arms ask is checked on the way: templates, few-shot leaks, the task's files."""
+    from polyray.evaluation.arms import resolve_arms
+    from polyray.tasks import build_task
+
+    task = build_task(config.task)
+    prompts = task.held_out_prompts(config.evaluation.num_prompts)
+    resolve_arms(config.adapters, prompts, task, config.seed)
+    per_model = len(prompts) * config.evaluation.num_samples
+    on_gpus = evaluation_estimate(config)
+    return {
+        "models": len(config.adapters),
+        "prompts": len(prompts),
+        "completions_per_model": per_model,
+        "completions": per_model * len(config.adapters),
+        "max_tokens": per_model * len(config.adapters) * config.rollout.max_completion_tokens,
+        **({"gpu_estimate": on_gpus} if on_gpus else {}),
+    }
+
+
 def check_inputs(config: EvaluateConfig, *, only_look: bool = False) -> None:
     """Base, adapters, reward, and the prompts of every arm in tokens: ConfigError or DataError.
 

@@ -36,7 +36,7 @@ class LossSpec(StrictModel):
     kl_coefficient: float = Field(
         default=0.0,
         ge=0,
-        description="weight of KL(policy || warm start); averaged like entropy_coefficient's in the loss, that of the "
+        description="weight of KL(policy || warm start); averaged like entropy_coefficient's in the loss, of the "
         "whole completion in the reward",
     )
     kl_placement: Literal["loss", "reward"] = Field(

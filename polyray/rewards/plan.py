@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from polyray.config.paths import base_dir
 from polyray.config.remote_reward import HttpRewardSpec
