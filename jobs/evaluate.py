@@ -58,10 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from jobs.cost import evaluation_account, show_cost
     from jobs.fleet import open_ray, open_sampler
     from polyray.observability.progress import ProgressDisplay
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.observability.run_directory import RunDirectory, RunPaths
 
-    derived_sizes(args.config)
-    check_inputs(args.config)
+    if not RunPaths(args.config.run_dir).done.is_file():
+        check_inputs(args.config)
     with ProgressDisplay() as display, RunDirectory.open(args.config, resumable_keys()) as directory:
         if not directory.finished:
             with (
@@ -140,9 +140,7 @@ def check_inputs(config: EvaluateConfig, *, only_look: bool = False) -> None:
     """
     from jobs.inputs import check_adapter, check_base
     from polyray.evaluation.arms import resolve_arms
-    from polyray.models.loading import load_tokenizer
     from polyray.rewards import plan_reward
-    from polyray.rollout.prompt_check import check_prompts
     from polyray.tasks import build_task
 
     missing = MissingFiles()
@@ -155,6 +153,9 @@ def check_inputs(config: EvaluateConfig, *, only_look: bool = False) -> None:
     missing.raise_if_any()
     if model_dir is None:
         return
+    from polyray.models.loading import load_tokenizer  # imports torch
+    from polyray.rollout.prompt_check import check_prompts
+
     task = build_task(config.task)
     prompts = task.held_out_prompts(config.evaluation.num_prompts)
     tokenizer = load_tokenizer(model_dir)

@@ -88,9 +88,7 @@ def check_inputs(config: SftConfig, *, only_look: bool = False) -> None:
     `only_look` is for --check: nothing is fetched or written.
     """
     from jobs.inputs import check_base
-    from polyray.data.demonstrations import check_rows, load_demonstrations
     from polyray.data.records import read_demonstrations
-    from polyray.models.loading import load_tokenizer
     from polyray.tasks import build_task
 
     missing = MissingFiles()
@@ -102,6 +100,9 @@ def check_inputs(config: SftConfig, *, only_look: bool = False) -> None:
             build_task(config.task).demonstration(0, config.seed)
     missing.raise_if_any()
     if model_dir is not None:
+        from polyray.data.demonstrations import check_rows, load_demonstrations
+        from polyray.models.loading import load_tokenizer  # imports torch
+
         check_rows(config, load_demonstrations(config, load_tokenizer(model_dir)))
     if not only_look:
         from jobs.fleet import check_start

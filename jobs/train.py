@@ -75,7 +75,6 @@ def check_inputs(config: TrainConfig, *, only_look: bool = False, made_before: b
     from jobs.inputs import check_base
     from polyray.observability.trackers.running import check_trackers
     from polyray.rewards import plan_reward
-    from polyray.rollout.prompt_check import check_run_prompts
     from polyray.rollout.validation import validation_prompts
     from polyray.rollout.vllm_build import check_build_for
     from polyray.tasks import build_task
@@ -101,6 +100,8 @@ def check_inputs(config: TrainConfig, *, only_look: bool = False, made_before: b
             validation_prompts(config.rounds, task, config.seed)
     missing.raise_if_any()
     if model_dir is not None:
+        from polyray.rollout.prompt_check import check_run_prompts  # imports torch
+
         check_run_prompts(config, task, model_dir)
     if not (only_look or made_before):
         from jobs.fleet import check_start

@@ -7,13 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from safetensors.numpy import save_file
 
 from polyray.errors import ConfigError, DataError, MissingFile
 from tests.conftest import REPOSITORY_ROOT
+from tests.unit.tiny_policy import save_base
 
 PROMPT = '{"prompt": "01|2=", "reference": "2"}\n'
 REWARD = "def score(items):\n    return [0.5 for _ in items]\n"
@@ -22,10 +21,7 @@ REWARD = "def score(items):\n    return [0.5 for _ in items]\n"
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The command's directory, with a base model, prompts and a reward."""
-    base = tmp_path / "base"
-    base.mkdir()
-    (base / "config.json").write_text("{}")
-    save_file({"w": np.zeros(2, np.float32)}, base / "model.safetensors")
+    save_base(tmp_path / "base")
     (tmp_path / "prompts.jsonl").write_text(PROMPT * 20)
     (tmp_path / "mine.py").write_text(REWARD)
     monkeypatch.chdir(tmp_path)
