@@ -19,7 +19,7 @@ from jobs.doctor_machine import available_memory
 from jobs.doctor_packages import GPU_ENGINE
 from polyray.config.loader import build_config, read_value
 from polyray.config.model import ModelSpec
-from polyray.errors import ConfigError, DataError
+from polyray.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -211,7 +211,7 @@ def _look(asked: Mapping[str, Any]) -> dict[str, Any]:
         if "encoder" in asked:
             return _look_at_encoder(asked["encoder"])
         return _look_at_model(ModelSpec.model_validate(asked["model"]))
-    except (ConfigError, DataError) as error:
+    except ConfigError as error:
         return {"error": " ".join(str(error).split())}
 
 

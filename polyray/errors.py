@@ -4,7 +4,7 @@
     ├── LearnerError                  the training processes failed, and starting them again would not help
     ├── ConfigError (ValueError)      the user's configuration or command line: exit code 2
     ├── DataError (ValueError)        a task or data file: exit code 2
-    │   └── MissingFile               there is no such file on this machine; another one may have it
+    │   └── MissingFile               no such file on this machine; another one may have it (a ConfigError, too)
     ├── ResourceError                 CPUs, ports, memory the machine does not have: exit code 2
     ├── RolloutError                  an engine or a rollout worker
     │   └── EngineMismatch            engine and learner have drifted apart, and the run was to stop then
@@ -67,7 +67,7 @@ class DataError(PolyrayError, ValueError):
     permanent = True
 
 
-class MissingFile(DataError):
+class MissingFile(DataError, ConfigError):
     """There is no such file here; each line of the message that names one begins with its path and MARK."""
 
     MARK = ": no such file"

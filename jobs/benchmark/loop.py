@@ -28,7 +28,7 @@ from polyray.config.derived import derived_sizes
 from polyray.config.loader import load_config
 from polyray.config.model import EMBEDDED, ModelSpec
 from polyray.config.run import PretrainConfig, TrainConfig
-from polyray.errors import ConfigError, MissingFile
+from polyray.errors import ConfigError
 
 if TYPE_CHECKING:
     from polyray.observability.progress import ProgressDisplay
@@ -129,7 +129,7 @@ def ensure_embedded(model: ModelSpec, display: ProgressDisplay) -> None:
         return
     try:
         find_embedded(Path(model.cache_dir))
-    except MissingFile:
+    except ConfigError:
         display.update(phase="building the embedded model")
         build_embedded(load_config(PretrainConfig, PRETRAIN_CONFIG, [f"cache_dir={model.cache_dir}"]))
 

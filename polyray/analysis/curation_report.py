@@ -55,7 +55,7 @@ def report_numbers(
         "statistics": curated.statistics,
         "histograms": histograms,
         "examples": _examples(config, records, curated),
-        "configuration": config.model_dump(mode="json", exclude={"runs_dir", "ray"}),
+        "configuration": config.model_dump(mode="json", exclude={"base_dir", "runs_dir", "ray"}),
     }
 
 

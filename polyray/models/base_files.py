@@ -68,7 +68,7 @@ def local_model_dir(spec: ModelSpec) -> Path | None:
             return None
     try:
         return resolve_model_dir(spec)
-    except (ConfigError, MissingFile):
+    except ConfigError:
         return None
 
 

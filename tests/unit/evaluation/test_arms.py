@@ -103,14 +103,14 @@ def test_arms_share_the_wording_of_a_template(tmp_path: Path) -> None:
     specs = {
         "zero-shot": ArmSpec(),
         "few-shot": ArmSpec(prompt=few),
-        "tuned": ArmSpec(adapter="a", prompt=few),
+        "tuned": ArmSpec(adapter="/a", prompt=few),
     }
     zero, first, second = resolve_arms(specs, sums.held_out_prompts(), sums, 0)
-    assert (zero.template, first.template, second.adapter_dir) == (None, "few_shot", "a")
+    assert (zero.template, first.template, second.adapter_dir) == (None, "few_shot", "/a")
     assert [p.text for p in zero.asked_P] == ["8+8=", "9+9="]
     assert first.asked_P[0].text.endswith("\n\n8+8=") and first.asked_P[0].text.count("\n\n") == 5
     assert first.asked_P is second.asked_P
-    with pytest.raises(ConfigError, match=r"prompt='nowhere\.yaml': no such file"):
+    with pytest.raises(ConfigError, match=r"/nowhere\.yaml: no such file; give a template"):
         resolve_arms({"x": ArmSpec(prompt="nowhere.yaml")}, [], sums, 0)
 
 

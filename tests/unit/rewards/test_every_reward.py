@@ -115,14 +115,20 @@ def test_replicas_get_absolute_paths_and_the_users_words(
     a, b, c, d = (part.reward for part in whole.parts)
     assert a.encoder == plan.diversity.encoder == b.path == f"{tmp_path}/model"
     assert c.cache_path == f"{tmp_path}/c/answers.jsonl" and d.encoder == "some/hub-name"
-    assert plan.sources["words.txt"] == "moron\nshut up" and "builtin" in plan.sources
+    assert plan.sources[f"{tmp_path}/words.txt"] == "moron\nshut up" and "builtin" in plan.sources
 
 
 @pytest.mark.parametrize(
     ("reward", "message"),
     [
-        ({"type": "engagement", "path": "runs/none"}, "is no engagement model; make one with"),
-        ({"type": "heuristic", "unsafe_words": "none.txt"}, "unsafe_words='none.txt': no such file"),
+        (
+            {"type": "engagement", "path": "runs/none"},
+            "no such file or directory, or no engagement model",
+        ),
+        (
+            {"type": "heuristic", "unsafe_words": "none.txt"},
+            "/none.txt: no such file; correct reward",
+        ),
         ({"type": "http", "url": NOBODY, "token_env": "NO_TOKEN"}, "NO_TOKEN: the environment variable"),
         ({"type": "http", "url": NOBODY, "client": {"deadline_s": 50}}, "request_timeout_s=60 leaves"),
     ],
