@@ -147,7 +147,8 @@ def test_config_means_the_same_files_in_every_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
-    here.mkdir(), elsewhere.mkdir()
+    here.mkdir()
+    elsewhere.mkdir()
     (here / "sft.yaml").write_text(
         "name: a\ntask: {type: jsonl, path: prompts.jsonl}\ndata: {type: jsonl, train: rows.jsonl}\n"
     )
