@@ -317,7 +317,9 @@ async def test_what_is_configured_cannot_be_unloaded_over_http(tmp_path: Path) -
 def test_names(tmp_path: Path) -> None:
     assert source_of(AdapterSpec(path="runs/sft/adapter")).model == "sft"
     assert source_of(AdapterSpec(path="runs/mine")).model == "mine"
-    assert source_of(AdapterSpec(run="runs/first")) == AdapterSource("first", Path.cwd() / "runs/first/adapter")
+    assert source_of(AdapterSpec(run="runs/first")) == AdapterSource(
+        "first", Path.cwd() / "runs/first/adapter"
+    )
     third = AdapterSource("policy-v3", Path.cwd() / "runs/first/versions/3", 3)
     assert source_of(AdapterSpec(run="runs/first", version=3)) == third
     assert source_of(AdapterSpec(run="runs/first", version=3, name="a")).model == "a-v3"
