@@ -39,6 +39,7 @@ from polyray.observability.logging import LOGGING_VARIABLE, wants_json
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
+EXIT_CODES = "exit codes: 0 done, 1 failed, 2 your input or the machine's resources, 130 stopped by a signal"
 TRACEBACK_VARIABLE = "POLYRAY_TRACEBACK"
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
@@ -83,6 +84,7 @@ class JobParser(ArgumentParser):
         super().__init__(
             prog=f"python -m jobs.{job}",
             description=description,
+            epilog=EXIT_CODES,
             formatter_class=RawDescriptionHelpFormatter,
             allow_abbrev=False,
             **options,

@@ -19,7 +19,6 @@ import ray
 import ray.exceptions
 
 from polyray.actors.learner_presence import RESTARTING
-from polyray.actors.outcome import FAILURE
 from polyray.config.dynamics import COLLAPSED, collapse_text
 from polyray.config.mismatch import mismatch_text
 from polyray.config.over_optimisation import alarm_text
@@ -157,7 +156,7 @@ class _Watch:
         )
         for incident in state["incidents"]:
             self._incidents.write({"at": _now(), "step": state["step"], **incident})
-            if incident["kind"] != FAILURE:  # the job ends with it
+            if incident["kind"] != "failure":  # the job ends with it
                 self._display.note(f"{incident['kind']}: {incident['message'].splitlines()[0]}")
         self._seen += len(state["incidents"])
         show_alarms(self._config, state, self._alarms_shown, self._display)

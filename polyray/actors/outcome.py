@@ -10,9 +10,6 @@ from polyray.errors import PolyrayError
 
 logger = logging.getLogger(__name__)
 
-FAILURE = "failure"
-"""The kind of the incident that ends a run."""
-
 MAX_INCIDENTS = 10_000
 """Of one run; a run that fails over and over is not to fill memory."""
 
@@ -34,7 +31,7 @@ class Outcome:
         """The first failure counts."""
         if self.failure is None:
             self.failure = error
-            self.incident(FAILURE, str(error))
+            self.incident("failure", str(error))
         self.changed.set()
 
     async def woken(self) -> None:

@@ -77,20 +77,17 @@ def check_prompts(
     if broken:
         prompt, error = broken[0]
         raise DataError(
-            f"{_count(len(broken), total)} cannot be encoded; the first is {_place(task, prompt)}: {error}. Correct "
-            "or remove them, or use a model whose tokenizer knows their characters and has a chat template"
+            f"{len(broken)} of {total} prompts cannot be encoded; the first is {_place(task, prompt)}: {error}. "
+            "Correct or remove them, or use a model whose tokenizer knows their characters and has a chat template"
         )
     if long:
         prompt, length = long[0]
         longest = max(length for _, length in long)
         raise DataError(
-            f"{_count(len(long), total)} have more than rollout.max_prompt_tokens={max_prompt_tokens} tokens; the "
-            f"first is {_place(task, prompt)} with {length}. Set rollout.max_prompt_tokens={longest}, or shorten them"
+            f"{len(long)} of {total} prompts have more than rollout.max_prompt_tokens={max_prompt_tokens} tokens; "
+            f"the first is {_place(task, prompt)} with {length}. Set rollout.max_prompt_tokens={longest}, or shorten "
+            "them"
         )
-
-
-def _count(number: int, total: int) -> str:
-    return f"{number} of {total} prompts"
 
 
 def _place(task: Task, prompt: Prompt) -> str:
