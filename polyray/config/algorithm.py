@@ -128,7 +128,12 @@ class PolychromicSpec(OfSetsSpec):
     ]  # fmt: skip
     quality_weight: float = Field(default=1.0, ge=0)
     diversity_weight: float = Field(ge=0, description="lambda; 0 is leave-one-out GRPO")
-    set_size: int = Field(default=4, ge=2, description="k: how many candidates a user sees")
+    set_size: int = Field(
+        default=4,
+        ge=2,
+        description="k: how many candidates a user sees; a group needs more scored completions than that. The "
+        "credits of pairwise and gated are the same for every k",
+    )
     quality_floor: float = Field(
         default=0.0,
         ge=0,

@@ -36,8 +36,8 @@ class LossSpec(StrictModel):
     kl_coefficient: float = Field(
         default=0.0,
         ge=0,
-        description="weight of KL(policy || warm start); averaged like entropy_coefficient's in the loss, of the "
-        "whole completion in the reward",
+        description="weight of KL(policy || warm start), in the loss averaged like entropy_coefficient's, in the "
+        "reward that of the whole completion",
     )
     kl_placement: Literal["loss", "reward"] = Field(
         default="loss", description="reward: k1 of the whole completion is subtracted from its reward (exact)"

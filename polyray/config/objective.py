@@ -76,7 +76,11 @@ class ObjectiveSpec(LossSpec):
 class OfSetsSpec(ObjectiveSpec):
     """What objectives of sets share."""
 
-    set_size: int = Field(default=4, ge=1, description="k: how many candidates a user sees")
+    set_size: int = Field(
+        default=4,
+        ge=1,
+        description="k: how many candidates a user sees; a group needs more scored completions than that",
+    )
 
     @property
     def min_samples(self) -> int:

@@ -11,6 +11,7 @@ from polyray.config.checker import CheckerSpec
 from polyray.config.delivery import DeliverySpec, check_quantised
 from polyray.config.dynamics import DynamicsSpec, Rounds
 from polyray.config.evaluation import EXPORTS_OF_PROGRAMS, EvaluationSpec
+from polyray.config.idle import check_idle
 from polyray.config.judge import MAX_CLUSTER_CANDIDATES, JudgingSpec
 from polyray.config.learner import LearnerSpec
 from polyray.config.mismatch import MismatchAlarmSpec
@@ -103,6 +104,7 @@ class TrainConfig(RunBase):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
+        check_idle(self.algorithm)
         _check_group(self.algorithm, self.rollout)
         _check_ranks(self.learner, self.rollout)
         _check_best(self.learner, self.evaluation)

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from polyray.config.dynamics import DynamicsSpec, Rounds
+from polyray.config.idle import check_idle
 from polyray.config.learner import LearnerSpec
 from polyray.config.model import ModelSpec, check_whole_base
 from polyray.config.run_base import RunBase
@@ -71,6 +72,7 @@ class SftConfig(RunBase):
             )
         if isinstance(self.objective, PolychromicSftSpec):
             _check_polychromic_sft(self)
+            check_idle(self.objective, "objective")
         return self
 
     @model_validator(mode="after")
