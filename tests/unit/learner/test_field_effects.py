@@ -24,9 +24,15 @@ from polyray.config import algorithm as algorithms
 from polyray.config.algorithm import OF_CLASSES, OF_DISTANCES, PolychromicSpec
 from polyray.config.loss import LossSpec
 from polyray.config.objective import AnnealSpec
-from polyray.config.run import TrainConfig
+from polyray.config.run import SftConfig, TrainConfig
+from polyray.config.supervised import BaLoraSpec, GemSpec
+from polyray.config.supervised_term import PolychromicSftSpec
+from polyray.data.packing import collate
+from polyray.data.token_rows import TokenRow
 from polyray.learner.advantages import algorithm_at
 from polyray.learner.step import PolicyLearner
+from polyray.learner.supervised_objectives import build_batch_loss
+from polyray.models.pissa import start_from_principal_components
 from polyray.rollout.ledger import GroupLedger
 from polyray.types import ScoredGroup, TrainingBatch
 from tests.unit.learner.step_fixtures import with_ratios
@@ -392,3 +398,66 @@ def test_anneal_field_changes_the_advantages(base: Values, field: str) -> None:
 def test_anneal_without_an_end_is_refused() -> None:
     with pytest.raises(ValidationError, match=r"algorithm\.anneal names no end"):
         configuration({"type": "grpo", "anneal": {"over_steps": 5}})
+
+
+# ---- objective of jobs.sft
+
+SUPERVISED: dict[type[BaseModel], Values] = {
+    GemSpec: {"beta": 0.3, "link": "logsigmoid"},
+    BaLoraSpec: {
+        "consistency_weight": 0.5,
+        "diversity_weight": 0.5,
+        "spectral_weight": 0.5,
+        "temperature": 1.0,
+        "top_tokens": 3,
+        "top_values": 1,
+    },
+}
+
+
+def supervised_gradient(spec: Any) -> torch.Tensor:
+    model = build_policy(reference=False, moved=False)
+    if isinstance(spec, BaLoraSpec):
+        start_from_principal_components(model)
+    move(model)
+    rows = [TokenRow((1, 5, 9, 4, 7, 2), 3), TokenRow((1, 8, 6, 2), 2)]
+    build_batch_loss(spec)(model, collate(rows, 0)).backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize(
+    ("model", "field"),
+    [(model, field) for model in SUPERVISED for field in model.model_fields if field != "type"],
+)
+def test_supervised_objective_field_changes_the_gradient(model: Any, field: str) -> None:
+    before, after = (supervised_gradient(model(**v)) for v in ({}, {field: SUPERVISED[model][field]}))
+    assert float((before - after).abs().max()) > 1e-6 * float(before.abs().max())
+
+
+def test_every_supervised_objective_is_proven_here() -> None:
+    union = get_args(SftConfig.model_fields["objective"].annotation)
+    named = {spec.model_fields["type"].default for spec in union}
+    assert named == {"cross_entropy", "gem", "ba_lora", "polychromic"}
+    sections = {"rollout", "delivery", "reward", "diversity"}
+    assert set(PolychromicSftSpec.model_fields) == set(PolychromicSpec.model_fields) | sections
+
+
+@pytest.mark.parametrize("field", [field for field in PolychromicSpec.model_fields if field != "type"])
+def test_polychromic_sft_hands_every_field_to_the_learner(field: str) -> None:
+    base = {
+        "objective": "vendi",
+        "diversity_weight": 0.8,
+        "proximal": "learner",
+        "importance_correction": "none",
+    }
+    plain = PolychromicSftSpec.model_validate(base)
+    value = next(value for value in VALUES[field] if value != plain.model_dump()[field])
+    further = {"kl_estimator": "k1"} if field == "kl_placement" else {}
+    changed = PolychromicSftSpec.model_validate({**base, **further, field: value})
+    assert changed.as_algorithm().model_dump()[field] != plain.as_algorithm().model_dump()[field]
+
+
+def test_idle_field_of_polychromic_sft_is_refused() -> None:
+    values = {"type": "polychromic", "objective": "cluster", "diversity_weight": 1.0, "num_subsets": 9}
+    with pytest.raises(ValidationError, match=r"objective\.num_subsets=9 has no effect here"):
+        SftConfig.model_validate({"name": "a", "objective": values})
