@@ -42,10 +42,13 @@ def distinct_correct_set_credits(classes_G: npt.ArrayLike, k: int) -> Floats:
 
 
 def entropy_set_credits(classes_G: npt.ArrayLike, k: int) -> Floats:
-    """Credits of f = -sum_c p_c ln p_c / ln k with p_c the share of class c among the k; 1 is k classes.
+    """Credits of f = (p / k) x entropy of the classes of the p samples that have one, over ln k; 1 is k classes.
+
+    With p_c the share of class c among all k and P = p / k that is (P ln P - sum_c p_c ln p_c) / ln k. Without the
+    term P ln P a sample of class -1 beside equal right ones would pass for evenness: -p ln p is 0 at 1, not at 3/4.
 
     Args:
-        classes_G: [N >= k + 1] whole numbers; a -1 takes a place but adds no term.
+        classes_G: [N >= k + 1] whole numbers; a -1 takes a place and adds nothing.
         k: set size, at least 2.
 
     Returns:
@@ -53,7 +56,15 @@ def entropy_set_credits(classes_G: npt.ArrayLike, k: int) -> Floats:
     """
     shares = np.arange(1, max(k, 2) + 1) / k
     values = np.append(0.0, -shares * np.log(shares) / np.log(max(k, 2)))
-    return _class_credits(classes_G, k, lambda n, sizes_C: _expected(values, n, sizes_C, k), at_least=2)
+
+    def expectation(num_samples: int, sizes_C: Integers) -> Floats:
+        return _expected(values, num_samples, sizes_C, k)
+
+    credits_G = _class_credits(classes_G, k, expectation, at_least=2)
+    wrong_G = np.asarray(classes_G) == WRONG_CLASS
+    if not wrong_G.any():
+        return credits_G
+    return credits_G - _class_credits(np.where(wrong_G, WRONG_CLASS, 0), k, expectation, at_least=2)
 
 
 def simpson_set_credits(classes_G: npt.ArrayLike, k: int) -> Floats:

@@ -29,6 +29,9 @@ def class_values(objective: str, quality_G: Floats, classes_G: npt.ArrayLike) ->
     def values(sets_MK: Integers) -> Floats:
         k, of_MK, quality_MK = sets_MK.shape[1], classes[sets_MK], quality_G[sets_MK]
         total_M = np.zeros(len(sets_MK))
+        present_M = (of_MK != WRONG_CLASS).mean(axis=1)
+        if objective == "entropy":
+            total_M += present_M * np.log(np.where(present_M > 0, present_M, 1.0)) / log(k)
         for name in names:
             member_MK = of_MK == name
             share_M = member_MK.mean(axis=1)
@@ -39,7 +42,7 @@ def class_values(objective: str, quality_G: Floats, classes_G: npt.ArrayLike) ->
             elif objective == "entropy":
                 total_M -= share_M * np.log(np.where(share_M > 0, share_M, 1.0)) / log(k)
             else:
-                total_M += share_M * ((of_MK != WRONG_CLASS).mean(axis=1) - share_M)
+                total_M += share_M * (present_M - share_M)
         return total_M * (quality_MK.mean(axis=1) if objective == "cluster" else 1.0)
 
     return values

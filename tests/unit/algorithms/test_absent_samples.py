@@ -201,7 +201,7 @@ def test_expected_update_is_the_gradient_with_an_absent_outcome(objective: Objec
     np.testing.assert_allclose(expected_update(weights, size), exact, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("objective", [*KERNELS, *TOKENS])
+@pytest.mark.parametrize("objective", [*KERNELS, *TOKENS, "entropy", "simpson", "distinct_correct"])
 @pytest.mark.parametrize("right", [[5] * 7, [5, 5, 5, 6, 6, 7, 8], [1, 2, 3, 4, 5, 6, 7]])
 def test_one_wrong_sample_never_earns_more_than_a_right_one(objective: Objective, right: list[int]) -> None:
     classes = np.array([*right, -1])

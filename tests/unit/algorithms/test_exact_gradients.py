@@ -72,8 +72,9 @@ def counted(group: Outcomes) -> list[int]:
 
 
 def entropy(group: Outcomes) -> float:
-    shares = [counted(group).count(c) / len(group) for c in set(counted(group))]
-    return -sum(p * log(p) for p in shares) / log(len(group))
+    present = counted(group)
+    shares = [present.count(c) / len(present) for c in set(present)]
+    return len(present) / len(group) * -sum(p * log(p) for p in shares) / log(len(group))
 
 
 def simpson(group: Outcomes) -> float:

@@ -54,8 +54,9 @@ def distinct(classes: np.ndarray) -> set[int]:
 
 
 def entropy_of(classes: np.ndarray) -> float:
-    shares = [float((classes == c).mean()) for c in distinct(classes)]
-    return -sum(p * log(p) for p in shares) / log(len(classes))
+    present = classes[classes != -1]
+    shares = [float((present == c).mean()) for c in distinct(classes)]
+    return len(present) / len(classes) * -sum(p * log(p) for p in shares) / log(len(classes))
 
 
 def mean_pair(matrix: np.ndarray) -> float:
