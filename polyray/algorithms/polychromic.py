@@ -117,7 +117,7 @@ def polychromic_advantages(
     set_size: int,
     classes_G: npt.ArrayLike | None = None,
     distance_GG: npt.ArrayLike | None = None,
-    tokens_G: Sequence[Sequence[int]] = (),
+    tokens_G: Sequence[Sequence[int] | None] = (),
     quality_floor: float = 0.0,
     num_subsets: int = NUM_SUBSETS,
     rng: np.random.Generator | None = None,

@@ -22,7 +22,7 @@ from polyray.config.objective import ObjectiveSpec
 OF_SUBSETS = ("determinant", "logdet", "vendi", "distinct_n", "self_bleu")
 """Objectives that `num_subsets` may concern; determinant where similarities are not positive semi-definite."""
 OF_EVERY_K = ("pairwise", "gated")
-"""Objectives whose credits are the same for every set size."""
+"""Objectives whose credits are the same for every set size, but for those of stale sets."""
 
 
 def check_idle(algorithm: AlgorithmSpec, prefix: str = "algorithm") -> None:
@@ -45,8 +45,7 @@ def check_idle(algorithm: AlgorithmSpec, prefix: str = "algorithm") -> None:
         raise ValueError(
             f"{prefix}.anneal names no end; set anneal.set_size or anneal.diversity_weight, or remove it"
         )
-    of_every_k = isinstance(algorithm, PolychromicSpec) and algorithm.objective in OF_EVERY_K
-    if anneal.set_size is not None and of_every_k and algorithm.stale_weights != "set_product":
+    if anneal.set_size is not None and isinstance(algorithm, PolychromicSpec) and _is_of_every_k(algorithm):
         raise ValueError(
             f"{prefix}.anneal.set_size={anneal.set_size} has no effect here: the credits of this objective are the "
             "same for every set size; remove it"
@@ -106,6 +105,10 @@ def _of_sets(spec: ObjectiveSpec) -> Iterator[tuple[str, str]]:
             yield "num_subsets", f"an objective without a closed form: {', '.join(OF_SUBSETS)}"
     else:
         yield "num_subsets", f"stale_weights=token ({spec.stale_weights} evaluates all sets)"
+
+
+def _is_of_every_k(spec: PolychromicSpec) -> bool:
+    return spec.objective in OF_EVERY_K and spec.stale_weights != "set_product"
 
 
 def _is_left_out(spec: LossSpec, weight: str) -> bool:
