@@ -39,7 +39,9 @@ def padded_rows(groups: Sequence[Any]) -> tuple[Rows, torch.Tensor]:
     from polyray.learner.batch import Row, build_row_batch
 
     rows = [
-        Row(group.group.prompt_token_ids, completion, index, False, True)
+        Row(
+            group.group.prompt_token_ids, completion, group.group.group_id, index, watched=False, trained=True
+        )
         for group in groups
         for index, completion in enumerate(group.group.completions)
     ]

@@ -29,7 +29,12 @@ from polyray.algorithms.class_credits import (
     entropy_set_credits,
     simpson_set_credits,
 )
-from polyray.algorithms.exploration import clip_cov_mask, kl_cov_mask, token_covariances
+from polyray.algorithms.exploration import (
+    clip_cov_tokens,
+    kl_cov_penalty,
+    kl_cov_tokens,
+    token_covariances,
+)
 from polyray.algorithms.heuristics import darling_advantages, shaped_advantages, unlikeliness_advantages
 from polyray.algorithms.importance import (
     effective_sample_size,
@@ -107,7 +112,7 @@ __all__ = [
     "balanced_subsets",
     "best_minus_second_advantages",
     "cispo_loss",
-    "clip_cov_mask",
+    "clip_cov_tokens",
     "clipped_surrogate",
     "cluster_set_credits",
     "consistency_loss",
@@ -133,7 +138,8 @@ __all__ = [
     "k1",
     "k2",
     "k3",
-    "kl_cov_mask",
+    "kl_cov_penalty",
+    "kl_cov_tokens",
     "leave_one_out_advantages",
     "logdet_value",
     "loss_denominator",

@@ -8,13 +8,17 @@ from pydantic import Field, model_validator
 
 from polyray.config.base import StrictModel
 
+NARROWEST_CLIP = 0.01
+"""Half-width below which the error of an engine's log-probs decides what is clipped."""
+
 
 class LossSpec(StrictModel):
     """What all objectives share after their advantages (polyray/algorithms/README.md, Losses)."""
 
     surrogate: Literal["ppo", "gspo", "cispo", "sapo"] = Field(
         default="ppo",
-        description="ppo: clipped token ratio; gspo: clipped sequence ratio (use clip_low 3e-4, clip_high 4e-4); "
+        description="ppo: clipped token ratio; gspo: clipped sequence ratio (use clip_low 3e-4, clip_high 4e-4 and "
+        "proximal=learner); "
         "cispo: capped weight, no token dropped; sapo: soft gate",
     )
     clip_low: float = Field(default=0.2, gt=0, lt=1, description="of ppo and gspo")
@@ -55,12 +59,17 @@ class LossSpec(StrictModel):
     )
     covariance: Literal["none", "clip_cov", "kl_cov"] = Field(
         default="none",
-        description="tokens whose log-prob and advantage vary together are clipped or held back",
+        description="tokens whose log-prob and advantage vary together are clipped or held back; costs one more "
+        "forward pass per update",
     )
-    covariance_share: float = Field(default=2e-4, gt=0, le=1, description="of the tokens, at least one")
+    covariance_share: float = Field(
+        default=2e-4, gt=0, le=1, description="of the tokens of an update, at least one"
+    )
     covariance_band: tuple[float, float] = Field(default=(1.0, 5.0), description="of clip_cov")
     kl_cov_coefficient: float = Field(
-        default=1.0, ge=0, description="weight of |log ratio| on the tokens of kl_cov"
+        default=1.0,
+        ge=0,
+        description="weight of |log ratio| to the learner before the batch's first update, on the tokens of kl_cov",
     )
     proximal: Literal["rollout", "learner"] = Field(
         default="rollout",
@@ -90,6 +99,12 @@ class LossSpec(StrictModel):
         if self.importance_correction in ("mask", "two_sided") and self.importance_cap <= 1:
             raise ValueError(
                 f"importance_cap={self.importance_cap} must be above 1 where tokens are masked; 2 to 5 is usual"
+            )
+        narrowest = min(self.clip_low, self.clip_high)
+        if self.surrogate in ("ppo", "gspo") and self.proximal == "rollout" and narrowest < NARROWEST_CLIP:
+            raise ValueError(
+                f"clip_low={self.clip_low:g} and clip_high={self.clip_high:g} with proximal=rollout: below "
+                f"{NARROWEST_CLIP} the error of the engine's log-probs decides what is clipped; set proximal=learner"
             )
         low, high = self.covariance_band
         if not low < high:

@@ -107,6 +107,7 @@ class TrainConfig(RunBase):
         check_idle(self.algorithm)
         _check_group(self.algorithm, self.rollout)
         _check_ranks(self.learner, self.rollout)
+        _check_updates(self.algorithm, self.learner, self.rollout)
         _check_best(self.learner, self.evaluation)
         _check_sleep(self.learner, self.rollout)
         check_quantised(self.model, self.delivery, self.rollout.tensor_parallel_size)
@@ -186,6 +187,16 @@ def _check_ranks(learner: LearnerSpec, rollout: RolloutSpec) -> None:
         raise ValueError(
             f"learner.mini_batch_groups={learner.mini_batch_groups} exceeds "
             f"rollout.prompts_per_step={rollout.prompts_per_step}; lower it, or leave it out for the whole batch"
+        )
+
+
+def _check_updates(algorithm: AlgorithmSpec, learner: LearnerSpec, rollout: RolloutSpec) -> None:
+    whole = learner.mini_batch_groups is None or learner.mini_batch_groups >= rollout.prompts_per_step
+    if algorithm.covariance == "kl_cov" and whole and learner.updates_per_batch == 1:
+        raise ValueError(
+            "algorithm.covariance=kl_cov with learner.updates_per_batch=1: it holds tokens near the policy before "
+            "the first update on a batch, so it needs a second one; set learner.updates_per_batch=2, or "
+            f"learner.mini_batch_groups below rollout.prompts_per_step={rollout.prompts_per_step}"
         )
 
 

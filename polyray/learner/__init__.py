@@ -5,7 +5,7 @@ policy.py           everything of a run that has weights
 step.py             one batch: rows, anchors, advantages, updates; group_metrics.py its metrics
 batch.py            rows; anchors.py the log-probs that stay fixed while a batch is trained on
 advantages.py       who takes part, what is added, the scale; objectives.py the function of each algorithm.type
-token_loss.py       from log-probs to the loss of every token
+token_loss.py       from log-probs to the loss of every token; covariance.py chooses those of Clip-Cov and KL-Cov
 supervised_term.py  cross-entropy on demonstrations beside an objective: polychromic SFT
 reduce.py           sums over data-parallel ranks; lockstep.py as many passes on each, where they share the base
 over_optimisation.py  mismatch.py   what is watched over several steps, and the alarms

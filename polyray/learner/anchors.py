@@ -36,8 +36,10 @@ def fill_proximal(model: PeftModel, rows: Sequence[Row], config: TrainConfig) ->
 
 def needs_proximal(config: TrainConfig, num_updates: int) -> bool:
     """Before the first update the policy is its own anchor; stale weights are needed before that."""
-    stale = getattr(config.algorithm, "stale_weights", "token") != "token"
-    return stale or (config.algorithm.proximal == "learner" and num_updates > 1)
+    algorithm = config.algorithm
+    stale = getattr(algorithm, "stale_weights", "token") != "token"
+    anchored = algorithm.proximal == "learner" or algorithm.covariance == "kl_cov"
+    return stale or (anchored and num_updates > 1)
 
 
 def measured(rows: Sequence[Row], num_samples: int) -> Measured:

@@ -38,6 +38,10 @@ class RowBatch:
     """[B] bool: rows whose reference log-probs are known."""
     proximal_logprobs_BT: torch.Tensor | None
     """[B, T] float32 under the policy before the first update on this batch; None: nobody asked."""
+    sample_ids: tuple[tuple[int, int], ...] = ()
+    """(group_id, place in the group) of every row."""
+    chosen_BT: torch.Tensor | None = None
+    """[B, T] bool: tokens that `covariance` clips or holds back in the next update; None: not asked for."""
 
 
 @dataclass(slots=True)
@@ -45,11 +49,13 @@ class Row:
     """One completion on its way into a batch: the learner fills in what it finds out.
 
     Example:
-        Row(prompt_token_ids=np.array([1, 9]), completion=Completion(...), index=0, watched=True, trained=True)
+        Row(prompt_token_ids=np.array([1, 9]), completion=Completion(...), group_id=40, index=0, watched=True,
+            trained=True)
     """
 
     prompt_token_ids: np.ndarray
     completion: Completion
+    group_id: int
     index: int
     """Its place in the group."""
     watched: bool
@@ -73,7 +79,14 @@ def rows_of(group: ScoredGroup, algorithm: AlgorithmSpec) -> list[Row]:
     for index, taken in enumerate(taking_part(group, algorithm)):
         completion = group.group.completions[index]
         if taken and len(completion.token_ids):
-            row = Row(group.group.prompt_token_ids, completion, index, not rows, not masked_G[index])
+            row = Row(
+                group.group.prompt_token_ids,
+                completion,
+                group.group.group_id,
+                index,
+                watched=not rows,
+                trained=not masked_G[index],
+            )
             rows.append(row)
     return rows
 
@@ -125,6 +138,7 @@ def build_row_batch(rows: Sequence[Row], device: torch.device) -> RowBatch:
         proximal_logprobs_BT=None
         if rows[0].proximal_T is None
         else _padded([row.proximal_T for row in rows], width_T, device),
+        sample_ids=tuple((row.group_id, row.index) for row in rows),
     )
 
 

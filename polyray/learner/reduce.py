@@ -34,6 +34,15 @@ def from_rank_0(value: Value) -> Value:
     return shared[0]
 
 
+def gather(value: Value) -> list[Value]:
+    """Every rank's value, by rank, on every rank; anything that pickles."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def sum_gradients(parameters: Sequence[torch.nn.Parameter], divide_by: float) -> None:
     """Replaces every gradient by its sum over ranks / divide_by; a rank without rows adds zeros."""
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
@@ -83,9 +92,7 @@ class Sums:
         """Sums and maxima over ranks; a name that only some ranks have used counts nothing on the others."""
         if world_size() == 1:
             return
-        names_of_ranks: list[Any] = [None] * world_size()
-        dist.all_gather_object(names_of_ranks, (list(self._sums), list(self._maxima)))
-        for sums, maxima in names_of_ranks:
+        for sums, maxima in gather((list(self._sums), list(self._maxima))):
             for name in sums:
                 self._sums.setdefault(name, [0.0, 0.0])
             for name in maxima:

@@ -20,6 +20,7 @@ from polyray.config.run import TrainConfig
 from polyray.learner.advantages import algorithm_at, compute_advantages, scale_batch
 from polyray.learner.anchors import fill_proximal, fill_reference, measured, needs_proximal
 from polyray.learner.batch import Row, RowBatch, build_row_batch, micro_batches, rows_of
+from polyray.learner.covariance import with_chosen_tokens
 from polyray.learner.gradient_parts import gradient_parts
 from polyray.learner.group_metrics import add_group_metrics, finished_metrics
 from polyray.learner.lockstep import idle_pass, in_lockstep
@@ -84,12 +85,10 @@ class PolicyLearner:
         group_sums = self._give_advantages(batch, rows_by_group, algorithm)
         minis = [self._mini_batch(rows_by_group[part]) for part in slices]
         watched = self._gradient_parts(rows_by_group, batch.step)
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + batch.step)
         totals = Sums((*UPDATE_SUMS, *FIRST_SUMS, "grad_norm"), MAXIMA)
         learning_rate = self.optimizer.param_groups[0]["lr"]
-        for _ in range(self.config.learner.updates_per_batch):
-            for mini in minis:
-                self._update(mini, algorithm, generator, totals, batch.step)
+        for update, mini in enumerate(minis * self.config.learner.updates_per_batch):
+            self._update(mini, algorithm, totals, batch.step, update)
         self.scheduler.step()
         totals.merge(group_sums)
         return (
@@ -169,8 +168,10 @@ class PolicyLearner:
         """Rows without an advantage, or out of the loss, get no backward pass where no other term has one."""
         rows = [row for rows in rows_by_group for row in rows]
         algorithm = self.config.algorithm
-        every = algorithm.entropy_coefficient > 0 or (
-            algorithm.kl_coefficient > 0 and algorithm.kl_placement == "loss"
+        every = (
+            algorithm.entropy_coefficient > 0
+            or algorithm.covariance == "kl_cov"
+            or (algorithm.kl_coefficient > 0 and algorithm.kl_placement == "loss")
         )
         trained = [row for row in rows if row.trained and (every or row.advantage != 0)]
         chosen = {id(row) for row in trained}
@@ -182,7 +183,7 @@ class PolicyLearner:
         return [build_row_batch(part, self.device) for part in micro_batches(rows, self.config.learner)]
 
     def _update(
-        self, mini: MiniBatch, algorithm: AlgorithmSpec, generator: torch.Generator, totals: Sums, step: int
+        self, mini: MiniBatch, algorithm: AlgorithmSpec, totals: Sums, step: int, update: int
     ) -> None:
         """One optimiser step on one mini-batch, and on the step's demonstrations where there are some."""
         sums = Sums(UPDATE_SUMS)
@@ -195,13 +196,15 @@ class PolicyLearner:
         if self.supervised is not None:
             added, cross_entropy = self.supervised.gradients(self.model, self.parameters, step)
             totals.add("supervised_loss", cross_entropy, 1)
+        if algorithm.covariance != "none":
+            self._choose_tokens(mini, algorithm, (self.config.seed, step, update))
         for micro_batch in in_lockstep(self.model, mini.training):
-            self._accumulate(micro_batch, algorithm, generator, sums, watched)
+            self._accumulate(micro_batch, algorithm, sums, watched)
         if mini.observed_sums is None:
             mini.observed_sums = Sums(UPDATE_SUMS)
             with torch.no_grad():
                 for micro_batch in in_lockstep(self.model, mini.observed):
-                    self._accumulate(micro_batch, algorithm, generator, mini.observed_sums, watched)
+                    self._accumulate(micro_batch, algorithm, mini.observed_sums, watched)
         sums.merge(mini.observed_sums)
         sums.reduce()
         denominator = self._denominator(sums)
@@ -217,11 +220,16 @@ class PolicyLearner:
             watched.reduce()
             totals.merge(watched)
 
+    def _choose_tokens(self, mini: MiniBatch, algorithm: AlgorithmSpec, seed: tuple[int, ...]) -> None:
+        temperature, split = self.config.rollout.temperature, len(mini.training)
+        batches = [*mini.training, *mini.observed]
+        batches = with_chosen_tokens(self.model, batches, algorithm, temperature, seed)
+        mini.training, mini.observed = batches[:split], batches[split:]
+
     def _accumulate(
         self,
         batch: RowBatch | None,
         algorithm: AlgorithmSpec,
-        generator: torch.Generator,
         sums: Sums,
         watched: Sums | None,
     ) -> None:
@@ -238,7 +246,7 @@ class PolicyLearner:
             self.config.rollout.temperature,
             entropy_gradient=algorithm.entropy_coefficient > 0,
         )
-        loss = token_loss(batch, logprobs_BT, entropy_BT, algorithm, generator)
+        loss = token_loss(batch, logprobs_BT, entropy_BT, algorithm)
         numerator = losses.loss_numerator(loss.loss_BT, loss.mask_BT, algorithm.normalisation)
         if torch.is_grad_enabled():
             numerator.backward()

@@ -38,14 +38,46 @@ class TokenLoss:
     """[B, T] the learner's log-probs that are compared with the engine's."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Corrected:
+    """Log-probs to measure from, and the part of a micro batch that stays in the loss."""
+
+    proximal_BT: torch.Tensor
+    """The learner's before the first update on the batch."""
+    anchor_BT: torch.Tensor
+    """The learner's that are compared with the engine's."""
+    rollout_BT: torch.Tensor
+    """The engine's; the anchor's where rejected."""
+    weights_BT: torch.Tensor
+    """Factor of each token's surrogate."""
+    trained_BT: torch.Tensor
+    """Tokens that stay."""
+
+
+def tokens_in_loss(batch: RowBatch, logprobs_BT: torch.Tensor, spec: LossSpec) -> torch.Tensor:
+    """[B, T] bool: tokens of a micro batch that no correction rejects under the learner's log-probs [B, T]."""
+    return _correct(batch, logprobs_BT, spec).trained_BT
+
+
 def token_loss(
-    batch: RowBatch,
-    logprobs_BT: torch.Tensor,
-    entropy_BT: torch.Tensor,
-    spec: LossSpec,
-    generator: torch.Generator,
+    batch: RowBatch, logprobs_BT: torch.Tensor, entropy_BT: torch.Tensor, spec: LossSpec
 ) -> TokenLoss:
     """The loss of a micro batch under the learner's log-probs [B, T] and entropies [B, T]."""
+    at = _correct(batch, logprobs_BT, spec)
+    old_BT = at.proximal_BT if spec.proximal == "learner" else at.rollout_BT
+    loss_BT, clipped_BT = _surrogate(logprobs_BT, old_BT, batch.advantages_B, at.trained_BT, spec)
+    loss_BT = loss_BT * at.weights_BT
+    if batch.chosen_BT is not None:
+        loss_BT = _held_back(loss_BT, logprobs_BT, at.proximal_BT, batch.chosen_BT, spec)
+    if spec.kl_coefficient > 0 and spec.kl_placement == "loss":
+        estimator = KL_ESTIMATORS[spec.kl_estimator]
+        loss_BT = loss_BT + spec.kl_coefficient * estimator(logprobs_BT, batch.reference_logprobs_BT)
+    if spec.entropy_coefficient > 0:
+        loss_BT = loss_BT - spec.entropy_coefficient * entropy_BT
+    return TokenLoss(loss_BT, at.trained_BT, at.trained_BT.any(1), clipped_BT & at.trained_BT, at.anchor_BT)
+
+
+def _correct(batch: RowBatch, logprobs_BT: torch.Tensor, spec: LossSpec) -> _Corrected:
     detached_BT, rollout_BT, mask_BT = logprobs_BT.detach(), batch.rollout_logprobs_BT, batch.rows.mask_BT
     proximal_BT = detached_BT if batch.proximal_logprobs_BT is None else batch.proximal_logprobs_BT
     anchor_BT = proximal_BT if spec.proximal == "learner" else detached_BT
@@ -54,18 +86,7 @@ def token_loss(
     # What is rejected may hold infinite or missing numbers, whose gradient would be NaN even where masked.
     rollout_BT = torch.where(trained_BT, rollout_BT, anchor_BT)
     weights_BT, trained_BT = _corrected(anchor_BT, rollout_BT, trained_BT, spec)
-    kept_B = kept_B & trained_BT.any(1)
-    old_BT = proximal_BT if spec.proximal == "learner" else rollout_BT
-    loss_BT, clipped_BT = _surrogate(logprobs_BT, old_BT, batch.advantages_B, trained_BT, spec)
-    loss_BT = loss_BT * weights_BT
-    if spec.covariance != "none":
-        loss_BT = _held_back(loss_BT, logprobs_BT, old_BT, batch.advantages_B, trained_BT, spec, generator)
-    if spec.kl_coefficient > 0 and spec.kl_placement == "loss":
-        estimator = KL_ESTIMATORS[spec.kl_estimator]
-        loss_BT = loss_BT + spec.kl_coefficient * estimator(logprobs_BT, batch.reference_logprobs_BT)
-    if spec.entropy_coefficient > 0:
-        loss_BT = loss_BT - spec.entropy_coefficient * entropy_BT
-    return TokenLoss(loss_BT, trained_BT, kept_B, clipped_BT & trained_BT, anchor_BT)
+    return _Corrected(proximal_BT, anchor_BT, rollout_BT, weights_BT, trained_BT)
 
 
 def _kept_sequences(
@@ -131,19 +152,16 @@ def _surrogate(
 def _held_back(
     loss_BT: torch.Tensor,
     logprobs_BT: torch.Tensor,
-    old_BT: torch.Tensor,
-    advantages_B: torch.Tensor,
-    trained_BT: torch.Tensor,
+    proximal_BT: torch.Tensor,
+    chosen_BT: torch.Tensor,
     spec: LossSpec,
-    generator: torch.Generator,
 ) -> torch.Tensor:
-    covariances_BT = exploration.token_covariances(logprobs_BT, advantages_B, trained_BT)
+    """Clip-Cov takes the chosen tokens out; KL-Cov adds their distance to the policy before the first update.
+
+    The engine's log-probs are no measure of that distance: their error would decide the sign of the gradient.
+    """
+    zeros_BT = torch.zeros_like(loss_BT)
     if spec.covariance == "clip_cov":
-        low, high = spec.covariance_band
-        stays_BT = exploration.clip_cov_mask(
-            covariances_BT, trained_BT, generator, share=spec.covariance_share, low=low, high=high
-        )
-        return torch.where(stays_BT, loss_BT, torch.zeros_like(loss_BT))
-    chosen_BT = exploration.kl_cov_mask(covariances_BT, trained_BT, share=spec.covariance_share)
-    distance_BT = (logprobs_BT - old_BT).abs() * spec.kl_cov_coefficient
-    return loss_BT + torch.where(chosen_BT, distance_BT, torch.zeros_like(distance_BT))
+        return torch.where(chosen_BT, zeros_BT, loss_BT)
+    penalty_BT = spec.kl_cov_coefficient * exploration.kl_cov_penalty(logprobs_BT, proximal_BT)
+    return loss_BT + torch.where(chosen_BT, penalty_BT, zeros_BT)

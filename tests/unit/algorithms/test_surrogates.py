@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from polyray.algorithms import (
     cispo_loss,
-    clip_cov_mask,
+    clip_cov_tokens,
     clipped_surrogate,
-    kl_cov_mask,
+    kl_cov_penalty,
+    kl_cov_tokens,
     masked_token_weights,
     soft_gated_loss,
     token_covariances,
@@ -110,33 +112,54 @@ def test_sapo_is_the_gate_and_the_policy_gradient_at_ratio_one() -> None:
     torch.testing.assert_close(at_one, -ADVANTAGES_B[:, None].expand(6, 5), rtol=0, atol=1e-14)
 
 
-def test_covariances_are_over_the_trained_tokens_only() -> None:
-    policy, _ = random_batch(4)
-    poisoned = torch.where(MASK_BT, policy.detach(), torch.tensor(float("nan"), dtype=torch.float64))
-    covariances = token_covariances(poisoned, ADVANTAGES_B, MASK_BT)
-    tokens = [(b, t) for b, length in enumerate(LENGTHS) for t in range(length)]
-    mean_advantage = sum(number(ADVANTAGES_B[b]) for b, _ in tokens) / len(tokens)
-    mean_logprob = sum(number(policy[b, t]) for b, t in tokens) / len(tokens)
-    for b in range(6):
-        for t in range(5):
-            inside = (number(ADVANTAGES_B[b]) - mean_advantage) * (number(policy[b, t]) - mean_logprob)
-            assert number(covariances[b, t]) == pytest.approx(inside if (b, t) in tokens else 0.0, abs=1e-14)
+def test_token_covariances_by_hand() -> None:
+    logprobs, advantages = [-1.0, -3.0, -0.5, -0.5], [1.0, 1.0, -1.0, -2.0]
+    # Means -1.25 and -0.25.
+    expected = [1.25 * 0.25, 1.25 * -1.75, -0.75 * 0.75, -1.75 * 0.75]
+    np.testing.assert_allclose(token_covariances(logprobs, advantages), expected, atol=1e-15)
+    assert token_covariances([], []).tolist() == []
+    with pytest.raises(ValueError, match="logprobs_N has 4 entries but advantages_N 3"):
+        token_covariances(logprobs, advantages[:3])
 
 
-def test_clip_cov_drops_a_share_of_the_band_and_kl_cov_marks_the_top() -> None:
-    mask = torch.ones(4, 50, dtype=torch.bool)
-    mask[:, 40:] = False
-    covariances = torch.linspace(0, 6, 200, dtype=torch.float64).view(4, 50)
-    kept = clip_cov_mask(covariances, mask, torch.Generator().manual_seed(0), share=0.05, low=1.0, high=5.0)
-    dropped = ~kept
-    assert int(dropped.sum()) == 8  # 5 % of 160 trained tokens
-    assert bool((mask & (covariances > 1) & (covariances < 5))[dropped].all())
-    other = clip_cov_mask(covariances, mask, torch.Generator().manual_seed(1), share=0.05, low=1.0, high=5.0)
-    assert not torch.equal(kept, other)
-    marked = kl_cov_mask(covariances, mask, share=0.05)
-    assert torch.nonzero(marked.flatten()).flatten().tolist() == list(range(182, 190))
-    assert clip_cov_mask(covariances, mask, torch.Generator(), low=7.0, high=8.0).all()
-    assert not kl_cov_mask(covariances, torch.zeros_like(mask)).any()
+def test_clip_cov_draws_a_share_of_all_tokens_out_of_the_band() -> None:
+    covariances = np.linspace(0, 6, 160)
+    draws = np.random.default_rng(0).random(160)
+    out = clip_cov_tokens(covariances, draws, share=0.05, low=1.0, high=5.0)
+    assert out.sum() == 8  # 5 % of 160
+    inside = (covariances > 1) & (covariances < 5)
+    assert draws[out].max() < draws[inside & ~out].min() and inside[out].all()
+    other = clip_cov_tokens(covariances, np.random.default_rng(1).random(160), share=0.05)
+    assert not np.array_equal(out, other)
+    assert clip_cov_tokens(covariances, draws, share=1e-9).sum() == 1
+    assert not clip_cov_tokens(covariances, draws, low=7.0, high=8.0).any()
+
+
+def test_kl_cov_takes_the_largest_and_draws_among_equals() -> None:
+    covariances = np.linspace(0, 6, 160)
+    draws = np.random.default_rng(0).random(160)
+    assert np.flatnonzero(kl_cov_tokens(covariances, draws, share=0.05)).tolist() == list(range(152, 160))
+    equal = kl_cov_tokens(np.ones(160), draws, share=0.05)
+    assert equal.sum() == 8 and draws[equal].max() < draws[~equal].min()
+    assert kl_cov_tokens(np.empty(0), np.empty(0)).tolist() == []
+
+
+@pytest.mark.parametrize("choose", [clip_cov_tokens, kl_cov_tokens])
+def test_choice_of_tokens_does_not_depend_on_their_order(choose) -> None:
+    generator = np.random.default_rng(3)
+    covariances, draws = generator.integers(0, 6, 300) * 1.0, generator.random(300)
+    chosen, order = choose(covariances, draws, share=0.1), generator.permutation(300)
+    assert chosen.sum() == 30
+    assert choose(covariances[order], draws[order], share=0.1).tolist() == chosen[order].tolist()
+
+
+def test_kl_cov_penalty_is_the_absolute_log_ratio_without_a_jump_at_zero() -> None:
+    ratios = torch.tensor([0.3, -0.2, 1e-6, -1e-6, 0.0], dtype=torch.float64)
+    policy = (ratios - 1).requires_grad_()
+    penalty = kl_cov_penalty(policy, torch.full_like(ratios, -1))
+    slopes = gradient_of(penalty, policy)
+    assert penalty[:2].tolist() == [pytest.approx(0.3 - 0.005), pytest.approx(0.2 - 0.005)]
+    assert slopes.tolist() == pytest.approx([1, -1, 1e-4, -1e-4, 0])
 
 
 def test_masked_weights_are_zero_outside_the_band() -> None:
@@ -158,6 +181,6 @@ def test_bad_arguments_are_named() -> None:
     with pytest.raises(ValueError, match=r"low=1.5 must lie in \[0, 1\)"):
         masked_token_weights(policy, old, 1.5, 2.0)
     with pytest.raises(ValueError, match=r"share=0 must lie in \(0, 1\]"):
-        kl_cov_mask(policy, MASK_BT, share=0)
+        kl_cov_tokens(np.zeros(3), np.zeros(3), share=0)
     with pytest.raises(ValueError, match=r"advantages \(5, 1\) do not fit"):
         cispo_loss(policy, old, ADVANTAGES_B[:5], cap=1.0)

@@ -93,6 +93,16 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, expecte
         ),
         (["algorithm.covariance_band=[5, 1]"], r"covariance_band=\[5.0, 1.0\] must ascend"),
         (["algorithm.dual_clip=0.9"], "dual_clip"),
+        (["algorithm.covariance=kl_cov"], "covariance=kl_cov with learner.updates_per_batch=1: .*set"),
+        (
+            ["algorithm.covariance=kl_cov", "learner.mini_batch_groups=16"],
+            "below rollout.prompts_per_step=16",
+        ),
+        (
+            ["algorithm.surrogate=gspo", "algorithm.clip_low=3e-4", "algorithm.clip_high=4e-4"],
+            "clip_low=0.0003 and clip_high=0.0004 with proximal=rollout: .*set proximal=learner",
+        ),
+        (["algorithm.clip_high=0.005"], "clip_high=0.005 with proximal=rollout"),
         (
             ["algorithm.overlong_buffer=99"],
             "overlong_buffer=99 is wider than rollout.max_completion_tokens=10",

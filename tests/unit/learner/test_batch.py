@@ -89,13 +89,23 @@ def test_rows_are_the_non_empty_completions_that_take_part(
 def test_rows_are_padded_on_the_right_and_keep_their_order() -> None:
     first, second = random_group(0, [1.0], lengths=[2]), random_group(3, [0.0], lengths=[5])
     rows = [
-        Row(group.group.prompt_token_ids, group.group.completions[0], 0, False, trained, advantage, reference)
+        Row(
+            group.group.prompt_token_ids,
+            group.group.completions[0],
+            group.group.group_id,
+            0,
+            False,
+            trained,
+            advantage,
+            reference,
+        )
         for group, advantage, trained, reference in (
             (second, -0.5, True, torch.full((5,), -2.0)),
             (first, 0.25, False, None),
         )
     ]
     batch = build_row_batch(rows, torch.device("cpu"))
+    assert batch.sample_ids == ((3, 0), (0, 0))
     for i, row in enumerate(rows):
         tokens = [*row.prompt_token_ids.tolist(), *row.completion.token_ids.tolist()]
         padded = tokens + [0] * (batch.rows.input_ids_BL.shape[1] - len(tokens))

@@ -40,9 +40,9 @@ class Ranks:
         return int(threading.current_thread().name.rsplit("_", 1)[1])
 
     def all_gather_object(self, objects: list[Any], own: Any) -> None:
-        self._objects[threading.get_ident()] = own
+        self._objects[self.get_rank()] = own
         self._barrier.wait()
-        objects[:] = self._objects.values()
+        objects[:] = [self._objects[rank] for rank in sorted(self._objects)]
         if self._barrier.wait() == 0:
             self._objects.clear()
         self._barrier.wait()
@@ -123,6 +123,30 @@ def test_two_ranks_share_mini_batches_and_the_deviation_of_the_batch(monkeypatch
         }
 
 
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        {"covariance": "clip_cov", "covariance_band": (0.05, 9.0)},
+        {"covariance": "kl_cov"},
+        {"covariance": "kl_cov", "proximal": "learner"},
+    ],
+    ids=str,
+)
+def test_two_ranks_choose_the_tokens_of_one(
+    algorithm: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = train_config(
+        algorithm={"type": "grpo", "covariance_share": 0.1, **algorithm},
+        learner={"max_grad_norm": 1e9, "updates_per_batch": 2, "micro_batch_rows": 3},
+    )
+    groups = mixed_groups()
+    expected, expected_metrics = _one_rank(config, groups)
+    for shares in ([groups[0::2], groups[1::2]], [groups[2:], groups[:2]]):
+        for actual, metrics in _two_ranks(config, shares, monkeypatch):
+            assert_equal_gradients(actual, expected)
+            assert metrics["loss"] == pytest.approx(expected_metrics["loss"], rel=1e-4, abs=1e-6)
+
+
 def test_a_rank_without_anything_to_learn_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
     config = train_config(algorithm={"type": "grpo"}, learner={"max_grad_norm": 1e9})
     groups = [mixed_groups()[0], random_group(7, [0, 0, 0])]
@@ -135,7 +159,8 @@ def test_a_rank_without_anything_to_learn_takes_part(monkeypatch: pytest.MonkeyP
 
 def test_a_rank_without_tokens_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """All its completions ended before their first token: no rows, so no forward pass at all."""
-    config = train_config(algorithm={"type": "grpo"}, learner={"max_grad_norm": 1e9})
+    algorithm = {"type": "grpo", "covariance": "clip_cov", "covariance_band": (-9.0, 9.0)}
+    config = train_config(algorithm=algorithm, learner={"max_grad_norm": 1e9})
     empty = random_group(7, [1, 0], lengths=[0, 0])
     group = mixed_groups()[0]
     ranks = _two_ranks(config, [[group], [empty]], monkeypatch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import exp, inf, nan
 from typing import Any
 
@@ -128,7 +129,7 @@ def test_equals_the_formula_token_by_token(
         sequence_mask_band=band,
     )
     batch, logprobs = case()
-    result = token_loss(batch, logprobs, torch.zeros_like(logprobs), spec, torch.Generator())
+    result = token_loss(batch, logprobs, torch.zeros_like(logprobs), spec)
     expected, slopes, kept = literal(spec)
     torch.where(result.mask_BT, result.loss_BT, 0.0).sum().backward()
     for b, n in enumerate(LENGTHS):
@@ -157,7 +158,7 @@ def test_kl_in_the_loss_and_entropy(estimator: Any, value: float | None, slope: 
     batch.advantages_B.zero_()
     logprobs = (batch.rollout_logprobs_BT + 0.3).requires_grad_()
     entropy = torch.full_like(logprobs, 0.7)
-    loss = token_loss(batch, logprobs, entropy.detach(), spec, torch.Generator()).loss_BT
+    loss = token_loss(batch, logprobs, entropy.detach(), spec).loss_BT
     if value is None or slope is None:
         value, slope = exp(-0.5) - 1 + 0.5, 1 - exp(-0.5)
     assert float(loss[0, 0].detach()) == pytest.approx(2 * value - 0.5 * 0.7, abs=1e-12)
@@ -168,34 +169,32 @@ def test_kl_in_the_loss_and_entropy(estimator: Any, value: float | None, slope: 
 def test_kl_in_the_reward_is_not_in_the_loss() -> None:
     batch, logprobs = case()
     losses = [
-        token_loss(batch, logprobs, logprobs, spec, torch.Generator()).loss_BT
+        token_loss(batch, logprobs, logprobs, spec).loss_BT
         for spec in (GrpoSpec(), GrpoSpec(kl_coefficient=2.0, kl_estimator="k1", kl_placement="reward"))
     ]
     assert torch.equal(losses[0], losses[1])
 
 
-def test_covariance_takes_one_token_out_or_holds_the_largest_back() -> None:
-    batch, logprobs = case()
+@pytest.mark.parametrize("proximal", ["rollout", "learner"])
+def test_chosen_tokens_are_taken_out_or_held_near_the_learners_start(proximal: Any) -> None:
     options: dict[str, Any] = {
-        "covariance_share": 0.01,
         "sequence_mask_band": None,
         "importance_correction": "none",
+        "proximal": proximal,
+        "kl_cov_coefficient": 3.0,
     }
-    mask = batch.rows.mask_BT
-    plain = token_loss(batch, logprobs, logprobs, GrpoSpec(**options), torch.Generator()).loss_BT
-    a_BT = batch.advantages_B[:, None].expand_as(logprobs)
-    cov = (a_BT - a_BT[mask].mean()) * (logprobs - logprobs[mask].mean()).detach()
-    spec = GrpoSpec(**options, covariance="clip_cov", covariance_band=(0.5, 9.0))
-    clipped = token_loss(batch, logprobs, logprobs, spec, torch.Generator().manual_seed(1)).loss_BT
-    out = (clipped != plain) & mask
-    assert out.sum() == 1 and float(clipped[out].detach()) == 0 and float(cov[out]) > 0.5
-    spec = GrpoSpec(**options, covariance="kl_cov", kl_cov_coefficient=3.0)
-    held = token_loss(batch, logprobs, logprobs, spec, torch.Generator()).loss_BT
-    largest = cov.masked_fill(~mask, -inf).flatten().argmax()
-    added = (held - plain).detach().flatten()
-    assert added.nonzero().flatten().tolist() == [int(largest)]
-    ratio = (logprobs - batch.rollout_logprobs_BT).detach().flatten()[largest]
-    assert float(added[largest]) == pytest.approx(3 * abs(float(ratio)), abs=1e-12)
+    batch, logprobs = case()
+    plain = token_loss(batch, logprobs, logprobs, GrpoSpec(**options)).loss_BT
+    chosen = torch.zeros_like(plain, dtype=torch.bool)
+    chosen[1, 2] = chosen[3, 1] = True
+    batch = replace(batch, chosen_BT=chosen)
+    clipped = token_loss(batch, logprobs, logprobs, GrpoSpec(**options, covariance="clip_cov")).loss_BT
+    assert torch.equal(clipped, torch.where(chosen, 0.0, plain))
+    held = token_loss(batch, logprobs, logprobs, GrpoSpec(**options, covariance="kl_cov")).loss_BT
+    added = (held - plain).detach()
+    assert torch.equal(added != 0, chosen)
+    # Log ratios to the learner's start, 0.2 - 0.1 and 0.45 - 0.2, whatever the surrogate is measured from.
+    assert added[chosen].tolist() == [pytest.approx(3 * (0.1 - 0.005)), pytest.approx(3 * (0.25 - 0.005))]
 
 
 @pytest.mark.parametrize("broken", [nan, -inf, inf])
@@ -206,8 +205,9 @@ def test_a_broken_rollout_logprob_costs_its_sequence_and_nothing_else(
 ) -> None:
     batch, logprobs = case()
     batch.rollout_logprobs_BT[1, 2] = broken
+    batch = replace(batch, chosen_BT=batch.rows.mask_BT)
     spec = GrpoSpec(surrogate=surrogate, sequence_mask_band=band, covariance="kl_cov")
-    result = token_loss(batch, logprobs, logprobs.detach(), spec, torch.Generator())
+    result = token_loss(batch, logprobs, logprobs.detach(), spec)
     assert result.kept_B.tolist()[1] is False and not result.mask_BT[1].any()
     torch.where(result.mask_BT, result.loss_BT, 0.0).sum().backward()
     assert logprobs.grad is not None and torch.isfinite(logprobs.grad).all()
