@@ -78,7 +78,9 @@ class TrainConfig(RunBase):
         default=(), description="where else metrics.jsonl is shown, e.g. [{type: tensorboard}]"
     )
     rollouts_logged_per_step: int = Field(
-        default=1, ge=0, description="groups per step written in full to rollouts.jsonl"
+        default=1,
+        ge=0,
+        description="groups per step written in full to rollouts.jsonl, with the advantages in the loss",
     )
 
     @property

@@ -159,7 +159,8 @@ class _MainRank:
         timings = {**batch.timings, **receipt, "learn_s": learn_s, "step_s": now - self._finished_at}
         self._finished_at = now
         values = {**metrics, **self._watching.for_next_line()}
-        line = self._files.write_step(step - 1, batch, values, timings)
+        advantages = self._policy.learner.trained_advantages
+        line = self._files.write_step(step - 1, batch, values, timings, advantages)
         alarms = {TOTAL: self._files.mismatch_alarms} if self._files.mismatch_alarms else {}
         self._coordination.report({**line, **self._watching.newest, **alarms})
         if not self._watching.is_over:

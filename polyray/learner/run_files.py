@@ -5,14 +5,13 @@ dynamics.jsonl and best/ are written by validating.py, checkpoints/ by checkpoin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from polyray.config.run import TrainConfig
-from polyray.learner.advantages import compute_advantages
 from polyray.learner.mismatch import MismatchWatch
 from polyray.learner.over_optimisation import SecondOpinionWatch
 from polyray.observability.jsonl import JsonlWriter, cut_jsonl, read_jsonl
@@ -46,9 +45,18 @@ class RunFiles:
         self._ledger = JsonlWriter(self._ledger_path)
 
     def write_step(
-        self, step: int, batch: TrainingBatch, metrics: StepMetrics, timings: Mapping[str, float]
+        self,
+        step: int,
+        batch: TrainingBatch,
+        metrics: StepMetrics,
+        timings: Mapping[str, float],
+        advantages: Sequence[np.ndarray],
     ) -> StepMetrics:
-        """Appends one line per step, keys in the order of METRIC_KEYS; returns it."""
+        """Appends one line per step, keys in the order of METRIC_KEYS; returns it.
+
+        `advantages` are those in the loss, [G] per group of `batch`: with annealing, length and KL rewards, stale
+        weights and scale, before clipping and the weights of single tokens. 0: the completion trains nothing.
+        """
         values: dict[str, Any] = {
             "step": step,
             "policy_version": step + 1,
@@ -61,8 +69,9 @@ class RunFiles:
         values |= self._mismatch.observe(values)
         order = [*METRIC_KEYS, *sorted(set(values) - set(METRIC_KEYS))]
         line: StepMetrics = {key: values[key] for key in order}
-        for group in batch.groups[: self._config.rollouts_logged_per_step]:
-            self._rollouts.write({"step": step, **self._in_full(group)})
+        logged = self._config.rollouts_logged_per_step
+        for group, advantages_G in zip(batch.groups[:logged], advantages[:logged], strict=True):
+            self._rollouts.write({"step": step, **_in_full(group, advantages_G)})
         if batch.history:
             self._ledger.write(batch.history)
         self._metrics.write(line)
@@ -84,23 +93,23 @@ class RunFiles:
         value = None if metric is None else line.get(metric)
         return float(value) if isinstance(value, int | float) else None
 
-    def _in_full(self, group: ScoredGroup) -> dict[str, Any]:
-        advantages_G = compute_advantages(group, self._config.algorithm).advantages_G
-        return {
-            "group_id": group.group.group_id,
-            "policy": group.group.policy.version,
-            "prompt": group.group.prompt.text,
-            "completions": [
-                {
-                    "text": completion.text,
-                    "reward": None if np.isnan(reward) else float(reward),
-                    "class": int(class_id),
-                    "advantage": round(float(advantage), 6),
-                    "logprob": round(float(completion.rollout_logprobs.sum()), 4),
-                    "finish_reason": completion.finish_reason,
-                }
-                for completion, reward, class_id, advantage in zip(
-                    group.group.completions, group.rewards_G, group.classes_G, advantages_G, strict=True
-                )
-            ],
-        }
+
+def _in_full(group: ScoredGroup, advantages_G: np.ndarray) -> dict[str, Any]:
+    return {
+        "group_id": group.group.group_id,
+        "policy": group.group.policy.version,
+        "prompt": group.group.prompt.text,
+        "completions": [
+            {
+                "text": completion.text,
+                "reward": None if np.isnan(reward) else float(reward),
+                "class": int(class_id),
+                "advantage": round(float(advantage), 6),
+                "logprob": round(float(completion.rollout_logprobs.sum()), 4),
+                "finish_reason": completion.finish_reason,
+            }
+            for completion, reward, class_id, advantage in zip(
+                group.group.completions, group.rewards_G, group.classes_G, advantages_G, strict=True
+            )
+        ],
+    }

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from peft import PeftModel
 
@@ -74,6 +75,8 @@ class PolicyLearner:
         self.config = config
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.device = self.parameters[0].device
+        self.trained_advantages: tuple[np.ndarray, ...] = ()
+        """[G] per group of the last batch: the advantages in its loss, 0 for a completion that is not in it."""
 
     def step(self, batch: TrainingBatch) -> StepMetrics:
         """Trains on this rank's share and returns the metrics of the whole batch, the same on every rank."""
@@ -139,6 +142,10 @@ class PolicyLearner:
                 row.advantage = float(of_group.advantages_G[row.index])
                 row.quality_part = float(of_group.quality_part_G[row.index])
                 row.diversity_part = float(of_group.diversity_part_G[row.index])
+        self.trained_advantages = tuple(
+            _in_loss(rows, len(group.rewards_G))
+            for group, rows in zip(batch.groups, rows_by_group, strict=True)
+        )
         sums.reduce()
         return sums
 
@@ -266,6 +273,15 @@ class PolicyLearner:
             num_tokens=sums.total("kept_tokens"),
             max_tokens=self.config.rollout.max_completion_tokens,
         )
+
+
+def _in_loss(rows: Sequence[Row], num_samples: int) -> np.ndarray:
+    """[G] advantages of the rows of one group that are trained."""
+    advantages_G = np.zeros(num_samples)
+    for row in rows:
+        if row.trained:
+            advantages_G[row.index] = row.advantage
+    return advantages_G
 
 
 def _watch(

@@ -141,7 +141,7 @@ def test_a_resumed_watch_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> N
             files = RunFiles(directory, config)
             files.cut_to(steps.start)
             written = written[: steps.start] + [
-                files.write_step(t, batch, {**rest, **parting()[t]}, timings) for t in steps
+                files.write_step(t, batch, {**rest, **parting()[t]}, timings, ()) for t in steps
             ]
         return written
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from polyray.learner.run_files import RunFiles
@@ -12,6 +13,7 @@ from polyray.types import METRIC_KEYS, StepMetrics, TrainingBatch
 from tests.unit.tiny_policy import random_group, train_config
 
 NAN = float("nan")
+ADVANTAGES = (np.array([0.125, 0.0, -0.5]), np.array([1.0, -1.0]))
 COUNTERS = {"groups_used": 2, "groups_dropped": 1, "staleness_mean": 0.5}
 TIMINGS = {
     "generate_s": 0.1,
@@ -41,7 +43,7 @@ def _batch() -> TrainingBatch:
 def test_a_line_has_every_key_in_order_and_the_rest_behind(tmp_path: Path) -> None:
     files = _files(tmp_path)
     files.cut_to(0)
-    line = files.write_step(3, _batch(), _metrics(), TIMINGS)
+    line = files.write_step(3, _batch(), _metrics(), TIMINGS, ADVANTAGES)
     assert list(line) == [*METRIC_KEYS, "mismatch_alarm", "reward/format"]
     assert read_jsonl(tmp_path / "metrics.jsonl") == [line]
     assert (line["step"], line["policy_version"]) == (3, 4)
@@ -53,20 +55,22 @@ def test_a_line_has_every_key_in_order_and_the_rest_behind(tmp_path: Path) -> No
 def test_a_learner_that_measures_longer_than_the_step_is_not_idle_below_zero(tmp_path: Path) -> None:
     files = _files(tmp_path)
     files.cut_to(0)
-    assert files.write_step(3, _batch(), _metrics(), {**TIMINGS, "learn_s": 4.1})["idle_learn"] == 0
+    assert (
+        files.write_step(3, _batch(), _metrics(), {**TIMINGS, "learn_s": 4.1}, ADVANTAGES)["idle_learn"] == 0
+    )
 
 
 def test_rollouts_are_written_in_full(tmp_path: Path) -> None:
     files = _files(tmp_path)
     files.cut_to(0)
     batch = _batch()
-    files.write_step(3, batch, _metrics(), TIMINGS)
+    files.write_step(3, batch, _metrics(), TIMINGS, ADVANTAGES)
     (record,) = read_jsonl(tmp_path / "rollouts.jsonl")
     assert (record["step"], record["group_id"], record["policy"]) == (3, 4, 0)
     assert record["prompt"] == "prompt 4"
     completions = batch.groups[0].group.completions
     assert [item["reward"] for item in record["completions"]] == [1.0, None, 0.5]
-    assert [item["advantage"] for item in record["completions"]] == [0.25, 0, -0.25]
+    assert [item["advantage"] for item in record["completions"]] == [0.125, 0, -0.5]
     assert [item["class"] for item in record["completions"]] == [7, -1, -1]
     assert [item["text"] for item in record["completions"]] == ["text 4/0", "text 4/1", "text 4/2"]
     assert [item["finish_reason"] for item in record["completions"]] == ["length", "stop", "stop"]
@@ -78,7 +82,7 @@ def test_rollouts_are_written_in_full(tmp_path: Path) -> None:
 def test_as_many_rollouts_as_configured(tmp_path: Path, limit: int, written: list[int]) -> None:
     files = _files(tmp_path, limit)
     files.cut_to(0)
-    files.write_step(3, _batch(), _metrics(), TIMINGS)
+    files.write_step(3, _batch(), _metrics(), TIMINGS, ADVANTAGES)
     assert [record["group_id"] for record in read_jsonl(tmp_path / "rollouts.jsonl")] == written
 
 
@@ -86,10 +90,10 @@ def test_a_resume_drops_the_steps_that_come_again(tmp_path: Path) -> None:
     files = _files(tmp_path)
     files.cut_to(0)
     for step in range(5):
-        files.write_step(step, _batch(), _metrics(), TIMINGS)
+        files.write_step(step, _batch(), _metrics(), TIMINGS, ADVANTAGES)
     resumed = _files(tmp_path)
     resumed.cut_to(3)
     for name in ("metrics.jsonl", "rollouts.jsonl"):
         assert [record["step"] for record in read_jsonl(tmp_path / name)] == [0, 1, 2]
-    resumed.write_step(3, _batch(), _metrics(), TIMINGS)
+    resumed.write_step(3, _batch(), _metrics(), TIMINGS, ADVANTAGES)
     assert [record["step"] for record in read_jsonl(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3]
