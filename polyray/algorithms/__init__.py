@@ -8,7 +8,7 @@
             shaping.py         length, floors, schedules
     torch   losses.py          clipped, GSPO, CISPO, SAPO          kl.py              k1, k2, k3
             importance.py      learner / engine mismatch           exploration.py     Clip-Cov, KL-Cov
-            supervised.py      cross-entropy, GEM, polychromic     regularizers.py    BA-LoRA's
+            supervised.py      cross-entropy, GEM                  regularizers.py    BA-LoRA's
 
 README.md beside this file says what each is the gradient of, its bias, cost and source. Suffixes: _G samples of one
 prompt, _GG pairs of them, _B sequences, _T tokens, _V vocabulary.
@@ -72,14 +72,12 @@ from polyray.algorithms.polychromic import (
 )
 from polyray.algorithms.regularizers import (
     consistency_loss,
-    covariance_loss,
     spectral_loss,
     top_entropy_loss,
 )
 from polyray.algorithms.set_credits import (
     cluster_set_credits,
     mean_distance_credits,
-    mean_quality_credits,
     pairwise_set_credits,
     product_set_credits,
 )
@@ -103,7 +101,7 @@ from polyray.algorithms.subset_credits import (
     shared_set_advantages,
     vendi_value,
 )
-from polyray.algorithms.supervised import diversity_surrogate, gem_loss, masked_cross_entropy
+from polyray.algorithms.supervised import gem_loss, masked_cross_entropy
 
 __all__ = [
     "GroupView",
@@ -116,7 +114,6 @@ __all__ = [
     "clipped_surrogate",
     "cluster_set_credits",
     "consistency_loss",
-    "covariance_loss",
     "coverage_set_credits",
     "darling_advantages",
     "determinant_set_credits",
@@ -124,7 +121,6 @@ __all__ = [
     "deviation_of_sums",
     "distinct_correct_set_credits",
     "distinct_n_value",
-    "diversity_surrogate",
     "effective_sample_size",
     "entropy_set_credits",
     "enumerated_set_credits",
@@ -149,7 +145,6 @@ __all__ = [
     "max_set_credits",
     "maximum_likelihood_advantages",
     "mean_distance_credits",
-    "mean_quality_credits",
     "member_facility_set_credits",
     "mismatch_sums",
     "overlong_penalty",

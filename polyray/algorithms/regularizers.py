@@ -2,7 +2,7 @@
 
 Added to cross-entropy in SFT; the paper's weights for generation are 0.025 (consistency), 0.005 (diversity) and 0.005
 (spectrum), with temperature 2, top 20 and top 10. Two forms each: for generation, on logits [B, T, V], and for
-classification, on one row per example (`covariance_loss`, `spectral_loss(norm="nuclear")`).
+classification, on one row per example (`spectral_loss(norm="nuclear")`).
 
 How exact: the generation forms are, formula for formula, those of the authors' code (github.com/llm172/BA-LoRA, ICLR
 2026); the classification forms those quoted of the same version (the first one had other formulas; the paper's
@@ -133,26 +133,6 @@ def spectral_loss(
     values = torch.linalg.svdvals(matrix)
     scale = values.sum() if norm == "nuclear" else torch.linalg.matrix_norm(rows_MD)
     return -values[:top].sum() / scale
-
-
-def covariance_loss(features_BD: torch.Tensor) -> torch.Tensor:
-    """(1 / D) x the sum of the squared off-diagonal covariances (N - 1 in the denominator) of the D columns.
-
-    The paper's diversity term for classification, on class logits: columns that move together are penalised.
-
-    Args:
-        features_BD: [B >= 2, D], differentiable.
-
-    Raises:
-        ValueError: not two-dimensional, or fewer than two rows.
-    """
-    if features_BD.ndim != 2 or len(features_BD) < 2:
-        raise ValueError(f"features_BD has shape {tuple(features_BD.shape)}; give at least two rows [B, D]")
-    features = _wide(features_BD)
-    centred = features - features.mean(dim=0)
-    covariance = centred.T @ centred / (len(features) - 1)
-    off_diagonal = covariance - covariance.diagonal().diag()
-    return off_diagonal.square().sum() / features.shape[1]
 
 
 def _leading_subspace(rows_MD: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:

@@ -24,19 +24,6 @@ from polyray.metrics.combinatorics import miss_probability
 from polyray.types import WRONG_CLASS
 
 
-def mean_quality_credits(quality_G: npt.ArrayLike) -> Floats:
-    """Credits of f = mean quality, for every k: (q_i - mean of the others) / N, which is RLOO / N.
-
-    Args:
-        quality_G: [N >= 2] in [0, 1].
-
-    Returns:
-        [N] float64, summing to 0.
-    """
-    quality = unit_vector(quality_G, "quality_G", at_least=2)
-    return leave_one_out_advantages(quality) / len(quality)
-
-
 def pairwise_set_credits(
     quality_G: npt.ArrayLike, distance_GG: npt.ArrayLike, diversity_weight: float
 ) -> Floats:

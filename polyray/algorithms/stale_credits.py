@@ -26,13 +26,13 @@ from polyray.algorithms.polychromic import (
     group_view,
     set_values_of,
 )
-from polyray.algorithms.set_values import SetValues, mean_values, one_by_one
-from polyray.algorithms.subset_credits import SetFunction, all_subsets
+from polyray.algorithms.set_values import SetValues, mean_values
+from polyray.algorithms.subset_credits import all_subsets
 from polyray.metrics.arrays import Floats, finite_vector, unit_vector
 
 
 def stale_set_credits(
-    set_function: SetFunction,
+    set_values: SetValues,
     log_weights_G: npt.ArrayLike,
     k: int,
     weights: Literal["sample", "set_product"] = "set_product",
@@ -41,7 +41,7 @@ def stale_set_credits(
     """Credits for the gradient at pi of samples drawn from mu, by enumeration of all subsets.
 
     Args:
-        set_function: maps k ascending sample indices to the value of that set.
+        set_values: maps [M, k] sample indices, ascending in a row, to the values of these sets.
         log_weights_G: [N >= k + 1] log pi(y_i) - log mu(y_i), summed over tokens.
         k: set size.
         weights: as above.
@@ -53,7 +53,24 @@ def stale_set_credits(
     Raises:
         ValueError: k > N - 1, NaN, cap not above 0, too many subsets, unknown weights.
     """
-    return _stale_credits(one_by_one(set_function), log_weights_G, k, weights, cap)
+    log_weights = finite_vector(log_weights_G, "log_weights_G")
+    num_samples = len(log_weights)
+    check_group_size(k, num_samples)
+    if not cap > 0:
+        raise ValueError(f"cap={cap} must be above 0; 2 to 5 is usual")
+    if weights not in ("sample", "set_product"):
+        raise ValueError(f"weights={weights!r} must be 'sample' or 'set_product'")
+    subsets_MK = all_subsets(num_samples, k)
+    values_M = finite_vector(set_values(subsets_MK), "set_function")
+    with_MG = np.zeros((len(subsets_MK), num_samples), dtype=np.bool_)
+    np.put_along_axis(with_MG, subsets_MK, True, axis=1)
+    baselines_G = (values_M @ ~with_MG) / comb(num_samples - 1, k)
+    if weights == "sample":
+        credits_G = (values_M @ with_MG) / len(subsets_MK) - baselines_G * (k / num_samples)
+        return np.minimum(np.exp(log_weights), cap) * credits_G
+    weights_M = np.minimum(np.exp(log_weights[subsets_MK].sum(axis=1)), cap)
+    weighted_G = (weights_M * values_M) @ with_MG - baselines_G * (weights_M @ with_MG)
+    return weighted_G / len(subsets_MK)
 
 
 def stale_polychromic_advantages(
@@ -80,30 +97,7 @@ def stale_polychromic_advantages(
     floored = group_view(quality, objective, view, quality_floor)
     values = (mean_values(quality), set_values_of(objective, quality, floored))
     quality_part, diversity_part = (
-        weight * len(quality) * _stale_credits(value, log_weights_G, set_size, weights, cap)
+        weight * len(quality) * stale_set_credits(value, log_weights_G, set_size, weights, cap)
         for weight, value in zip((quality_weight, diversity_weight), values, strict=True)
     )
     return PolychromicAdvantages(quality_part + diversity_part, quality_part, diversity_part)
-
-
-def _stale_credits(
-    set_values: SetValues, log_weights_G: npt.ArrayLike, k: int, weights: str, cap: float
-) -> Floats:
-    log_weights = finite_vector(log_weights_G, "log_weights_G")
-    num_samples = len(log_weights)
-    check_group_size(k, num_samples)
-    if not cap > 0:
-        raise ValueError(f"cap={cap} must be above 0; 2 to 5 is usual")
-    if weights not in ("sample", "set_product"):
-        raise ValueError(f"weights={weights!r} must be 'sample' or 'set_product'")
-    subsets_MK = all_subsets(num_samples, k)
-    values_M = finite_vector(set_values(subsets_MK), "set_function")
-    with_MG = np.zeros((len(subsets_MK), num_samples), dtype=np.bool_)
-    np.put_along_axis(with_MG, subsets_MK, True, axis=1)
-    baselines_G = (values_M @ ~with_MG) / comb(num_samples - 1, k)
-    if weights == "sample":
-        credits_G = (values_M @ with_MG) / len(subsets_MK) - baselines_G * (k / num_samples)
-        return np.minimum(np.exp(log_weights), cap) * credits_G
-    weights_M = np.minimum(np.exp(log_weights[subsets_MK].sum(axis=1)), cap)
-    weighted_G = (weights_M * values_M) @ with_MG - baselines_G * (weights_M @ with_MG)
-    return weighted_G / len(subsets_MK)

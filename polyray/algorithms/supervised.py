@@ -1,4 +1,4 @@
-"""Supervised losses: cross-entropy, GEM, and the diversity term of polychromic SFT.
+"""Supervised losses: cross-entropy and GEM.
 
 Not here: shifting targets against logits and building masks (learner, data). Called by the SFT loop.
 Suffix _B = sequences, _T = positions, _V = vocabulary.
@@ -82,33 +82,6 @@ def gem_loss(
             weights = weights * torch.sigmoid(0.01 * (logits - logits.gather(-1, targets)))
     loss = -(weights * (logprobs.gather(-1, targets) - logprobs)).sum()
     return loss, logits.shape[0]
-
-
-def diversity_surrogate(sequence_logprobs_G: torch.Tensor, credits_G: torch.Tensor) -> torch.Tensor:
-    """-sum_i credit_i log pi(y_i): what polychromic SFT adds to cross-entropy, times lambda.
-
-    L = CE - lambda D(y_1..y_k) with y sampled from the model: D is a function of discrete samples, so its value has
-    no gradient and subtracting it changes nothing. The gradient of its expectation is the score-function
-    estimator; with set credits of D this surrogate's expected gradient is -grad E[D], exactly.
-
-    Args:
-        sequence_logprobs_G: [N] log-probability of each whole sample, differentiable.
-        credits_G: [N] unbiased credits of D, held constant.
-
-    Returns:
-        A scalar whose gradient counts, not its value.
-
-    Raises:
-        ValueError: shapes differ, or log-probs without a gradient.
-    """
-    if sequence_logprobs_G.shape != credits_G.shape or sequence_logprobs_G.ndim != 1:
-        raise ValueError(
-            f"sequence_logprobs_G {tuple(sequence_logprobs_G.shape)} and credits_G {tuple(credits_G.shape)} "
-            "must both be [N]; sum the log-probs of a sample's tokens"
-        )
-    if torch.is_grad_enabled() and not sequence_logprobs_G.requires_grad:
-        raise ValueError("sequence_logprobs_G needs no gradient: the diversity term would train nothing")
-    return -(credits_G.detach() * sequence_logprobs_G).sum()
 
 
 def _check_shapes(logits_BTV: torch.Tensor, targets_BT: torch.Tensor, mask_BT: torch.Tensor) -> None:

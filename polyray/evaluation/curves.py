@@ -14,8 +14,13 @@ import numpy as np
 
 from polyray.evaluation.bootstrap import ClusterBootstrap
 from polyray.evaluation.per_prompt import PromptTable
-from polyray.metrics.efficiency import collapse_point
+from polyray.metrics.efficiency import (
+    collapse_point,
+    diversity_efficiency_null,
+    diversity_efficiency_ratio,
+)
 from polyray.metrics.pass_at_k import pass_at_k
+from polyray.metrics.selection import selection_efficiency
 
 MAX_CURVE = 128
 """Collapse points are looked for up to here."""
@@ -59,9 +64,7 @@ def _selection(
 
 def _regret_and_efficiency(means: np.ndarray) -> np.ndarray:
     usq, oracle, random = means[..., 0], means[..., 1], means[..., 2]
-    gain = oracle - random
-    share = np.where(gain > 1e-12, (usq - random) / np.where(gain > 1e-12, gain, 1.0), np.nan)
-    return np.stack([oracle - usq, share], axis=-1)
+    return np.stack([oracle - usq, selection_efficiency(usq, oracle, random)], axis=-1)
 
 
 def _pass_curve(table: PromptTable) -> np.ndarray:
@@ -76,13 +79,11 @@ def _der(curve_PK: np.ndarray, ks: Sequence[int], bootstrap: ClusterBootstrap) -
 
     Both fall with pass@1 whatever the diversity, so neither is read alone (methods: 1 - (1 - p)^k over k p).
     """
-    sizes = np.array(ks, dtype=np.float64)
 
     def ratios(means: np.ndarray) -> np.ndarray:
-        first = means[..., :1]
-        safe = np.where(first > 0, first, 1.0)
-        both = [means[..., [k - 1 for k in ks]] / (sizes * safe), (1 - (1 - safe) ** sizes) / (sizes * safe)]
-        return np.where(first > 0, np.concatenate(both, axis=-1), np.nan)
+        return np.concatenate(
+            [diversity_efficiency_ratio(means, ks), diversity_efficiency_null(means, ks)], axis=-1
+        )
 
     parts = bootstrap.intervals_of(ratios, curve_PK)
     entries = [as_entry(*(part[at] for part in parts)) for at in range(2 * len(ks))]

@@ -6,7 +6,7 @@ One value per prompt:
     selection.py       USQ@k, its random and oracle bounds, regret, selection efficiency
     marginal_relevance.py  a good and diverse few out of many
     diversity.py       cosine distance, Vendi score, entropy       text_diversity.py  distinct-n, EAD, self-BLEU, ...
-    quality.py         ROUGE, perplexity, correlation with engagement
+    quality.py         ROUGE, correlation with engagement
 Of pairs of completions:
     pairwise.py        which of two is better, how often a score is right about it
     calibration.py     is it as sure as it says                    correlation.py     within groups, with intervals
@@ -50,7 +50,6 @@ from polyray.metrics.efficiency import (
     collapse_point,
     diversity_efficiency_null,
     diversity_efficiency_ratio,
-    pass_at_k_curve,
 )
 from polyray.metrics.marginal_relevance import maximal_marginal_relevance
 from polyray.metrics.multiplicity import benjamini_hochberg, holm
@@ -58,12 +57,11 @@ from polyray.metrics.non_inferiority import NonInferiority, tost_non_inferiority
 from polyray.metrics.pairwise import Pairs, pair_hits, within_group_pairs
 from polyray.metrics.pareto import hypervolume, pareto_front
 from polyray.metrics.pass_at_k import best_at_k, distinct_correct_at_k, pass_at_k
-from polyray.metrics.quality import EngagementCorrelation, Rouge, engagement_correlation, perplexity, rouge
+from polyray.metrics.quality import EngagementCorrelation, Rouge, engagement_correlation, rouge
 from polyray.metrics.selection import (
     oracle_at_k,
     random_at_k,
-    regret_at_k,
-    selection_efficiency_at_k,
+    selection_efficiency,
     usq_at_k,
     usq_at_k_sampled,
 )
@@ -148,12 +146,9 @@ __all__ = [
     "paired_t",
     "pareto_front",
     "pass_at_k",
-    "pass_at_k_curve",
-    "perplexity",
     "random_at_k",
-    "regret_at_k",
     "rouge",
-    "selection_efficiency_at_k",
+    "selection_efficiency",
     "self_bleu",
     "sign_flip_permutation_test",
     "tost_non_inferiority",

@@ -7,73 +7,53 @@ mapping k -> pass@k, or a sequence whose entry i belongs to k = i + 1. Called by
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from polyray.metrics.arrays import Floats, check_set_size, finite_vector, unit_vector, whole_numbers
-from polyray.metrics.pass_at_k import pass_at_k
+from polyray.metrics.arrays import Floats, check_set_size, finite_vector
 
 Curve = Mapping[int, float] | Sequence[float] | Floats
 _ROUNDING = 1e-12
 """Gains are differences of rounded values; one that equals the threshold is not below it."""
 
 
-def pass_at_k_curve(
-    num_samples: npt.ArrayLike, num_correct: npt.ArrayLike, ks: Iterable[int] | None = None
-) -> dict[int, float]:
-    """k -> pass@k averaged over prompts, exact for every k: the curve the functions below want.
-
-    Args:
-        num_samples: n, one for all prompts or [P].
-        num_correct: c, [P].
-        ks: None: all from 1 to the smallest n.
-    """
-    samples, correct = whole_numbers(num_samples, "num_samples"), whole_numbers(num_correct, "num_correct")
-    if samples.size == 0 or correct.size == 0:
-        raise ValueError("num_samples and num_correct are empty; give one number per prompt")
-    wanted = range(1, int(samples.min()) + 1) if ks is None else sorted(set(ks))
-    return {k: float(np.mean(pass_at_k(samples, correct, k))) for k in wanted}
-
-
-def diversity_efficiency_ratio(curve: Curve) -> dict[int, float]:
-    """DER: k -> pass@k / (k pass@1); NaN where pass@1 is 0.
+def diversity_efficiency_ratio(curve_K: npt.ArrayLike, ks: Sequence[int]) -> Floats:
+    """DER: pass@k / (k pass@1) at every k of `ks`; NaN where pass@1 is 0.
 
     1 where every further sample helps as much as the first, 1/k where it does not help. It falls from 1 to
     1/k as p goes from 0 to 1, whatever the diversity: a perfect model scores 1/k. So it is reported beside
     pass@1 and `diversity_efficiency_null`.
 
-    Raises:
-        ValueError: no k = 1, values outside [0, 1], NaN.
-    """
-    values = _unit_curve(curve)
-    return {k: _ratio(value, k * values[1]) for k, value in values.items()}
-
-
-def diversity_efficiency_null(curve: Curve, pass_rates_P: npt.ArrayLike | None = None) -> dict[int, float]:
-    """The DER of independent samples that pass with the same chance: k -> (1 - (1 - p)^k) / (k p).
-
-    With p = pass@1 of the curve all prompts are equally hard, and DER / null <= 1 (Jensen): how far below 1 it
-    lies shows how unequal the prompts are. With `pass_rates_P` the numerator is averaged over prompts, each
-    with its own p, and p in the denominator is their mean: then nothing but the noise of the rates is left
-    between DER and null.
-
     Args:
-        curve: its ks are answered, and its pass@1 is p.
-        pass_rates_P: [P] each prompt's share of passing samples.
+        curve_K: [..., K] pass@1 to pass@K, means over prompts.
+        ks: in 1..K.
+
+    Returns:
+        [..., len(ks)] float64.
     """
-    values = _unit_curve(curve)
-    rates = np.array([values[1]]) if pass_rates_P is None else unit_vector(pass_rates_P, "pass_rates_P")
-    return {k: _ratio(float(np.mean(1.0 - (1.0 - rates) ** k)), k * float(rates.mean())) for k in values}
+    curve = np.asarray(curve_K, dtype=np.float64)
+    _check_ks(ks, curve.shape[-1])
+    return _over_draws(curve[..., [k - 1 for k in ks]], curve[..., :1], ks)
+
+
+def diversity_efficiency_null(curve_K: npt.ArrayLike, ks: Sequence[int]) -> Floats:
+    """The DER of independent samples that pass with the same chance p = pass@1: (1 - (1 - p)^k) / (k p).
+
+    DER / null <= 1 (Jensen): how far below 1 it lies shows how unequal the prompts are. Arguments and shape as in
+    `diversity_efficiency_ratio`.
+    """
+    first = np.asarray(curve_K, dtype=np.float64)[..., :1]
+    _check_ks(ks, np.shape(curve_K)[-1])
+    return _over_draws(1.0 - (1.0 - first) ** np.array(ks, dtype=np.float64), first, ks)
 
 
 def collapse_point(curve: Curve, threshold: float = 0.01) -> int | None:
     """The smallest k from which on every later gain per sample stays below `threshold`; None if there is none.
 
     The gain after k is (value at the next k' - value at k) / (k' - k): a gain per extra sample, whatever the
-    spacing. The last k has no gain after it and never counts. Best used on the exact curve over all k
-    (`pass_at_k_curve`).
+    spacing. The last k has no gain after it and never counts. Best used on the exact curve over all k.
 
     Raises:
         ValueError: an empty curve, NaN, k < 1.
@@ -88,16 +68,15 @@ def collapse_point(curve: Curve, threshold: float = 0.01) -> int | None:
     return int(ks[first_quiet]) if first_quiet < len(gains) else None
 
 
-def _ratio(numerator: float, denominator: float) -> float:
-    return numerator / denominator if denominator > 0 else float("nan")
+def _over_draws(passes: Floats, first: Floats, ks: Sequence[int]) -> Floats:
+    """passes / (k first), NaN where first is 0."""
+    safe = np.where(first > 0, first, 1.0)
+    return np.where(first > 0, passes / (np.array(ks, dtype=np.float64) * safe), np.nan)
 
 
-def _unit_curve(curve: Curve) -> dict[int, float]:
-    values = _checked_curve(curve)
-    if 1 not in values:
-        raise ValueError(f"curve has k in {list(values)} but not k=1, which the ratio is relative to; add it")
-    unit_vector(list(values.values()), "curve")
-    return values
+def _check_ks(ks: Sequence[int], longest: int) -> None:
+    for k in ks:
+        check_set_size(k, longest, "the length of the curve")
 
 
 def _checked_curve(curve: Curve) -> dict[int, float]:

@@ -1,6 +1,6 @@
-"""How many really different answers k attempts give, and what they are worth: NoveltyBench's two numbers.
+"""NoveltyBench's utility_k: what k answers are worth to a user who wants none twice.
 
-distinct_k and utility_k (arXiv 2504.05228) on a partition of one prompt's completions into classes, and the
+utility_k (arXiv 2504.05228) on a partition of one prompt's completions into classes, and the
 benchmark's greedy partition with its rule that needs no model. Not here: classes from embeddings or a judge (the
 caller hands in `same`), and the benchmark's own classifier and reward model. Called by the tasks without a
 verifier and by evaluation.
@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from polyray.metrics.arrays import check_set_size, finite_vector, integer_vector
-from polyray.metrics.pass_at_k import distinct_correct_at_k
 from polyray.types import WRONG_CLASS
 
 UNIGRAM_THRESHOLD = 0.458
@@ -71,27 +70,6 @@ def unigram_equivalent(a: str, b: str, threshold: float = UNIGRAM_THRESHOLD) -> 
     if longest <= SHORT_TEXT_WORDS:
         return 2 * len(set(words_a) & set(words_b)) >= longest
     return rouge_1_f(a, b) > threshold
-
-
-def distinct_k(classes_G: npt.ArrayLike, k: int) -> int:
-    """Number of classes among the *first* k samples, as NoveltyBench counts; class -1 never counts.
-
-    Raises ValueError for k > G and for classes that are no whole numbers. `expected_distinct_k` uses all samples.
-    """
-    classes = integer_vector(classes_G, "classes_G")
-    check_set_size(k, len(classes), f"classes_G has {len(classes)} samples; draw more or lower k")
-    first = classes[:k]
-    return len(np.unique(first[first != WRONG_CLASS]))
-
-
-def expected_distinct_k(classes_G: npt.ArrayLike, k: int) -> float:
-    """Expected number of classes among k random samples of the G: unbiased, and free of the samples' order.
-
-    Rarefaction, the sum over classes c of 1 - C(G - n_c, k) / C(G, k), given the partition of all G; class -1
-    never counts. Equal to `distinct_k` at k = G.
-    """
-    classes = integer_vector(classes_G, "classes_G")
-    return distinct_correct_at_k(classes, np.ones(len(classes), dtype=np.int64), k)
 
 
 def utility_k(

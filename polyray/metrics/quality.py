@@ -1,4 +1,4 @@
-"""How good single texts are: ROUGE against references, perplexity, and agreement of scores with engagement.
+"""How good single texts are: ROUGE against references, and agreement of scores with engagement.
 
 Not here: exact match and F1 (the question answering task has them); BERTScore, which loads a model
 (evaluation/bertscore.py). Called by evaluation.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from polyray.metrics.arrays import check_length, finite_vector, whole_numbers
+from polyray.metrics.arrays import check_length, finite_vector
 from polyray.metrics.tokens import check_texts
 
 if TYPE_CHECKING:
@@ -79,28 +79,6 @@ def rouge(prediction: str, references: str | Sequence[str], *, stem: bool = Fals
     check_texts(targets)
     found = _scorer(stem).score_multi(targets, prediction)
     return Rouge(*(float(found[name].fmeasure) for name in _ROUGE_TYPES))
-
-
-def perplexity(logprob_sums: npt.ArrayLike, num_tokens: npt.ArrayLike) -> float:
-    """exp(-sum of log-probs / number of tokens), over all texts together; at least 1.
-
-    Every token weighs the same, so long texts weigh more than short ones.
-
-    Args:
-        logprob_sums: natural log-probability of each text (or of one), <= 0.
-        num_tokens: its tokens, >= 1.
-
-    Raises:
-        ValueError: different lengths, a log-prob above 0 or not finite, a text without tokens.
-    """
-    sums = finite_vector(np.atleast_1d(np.asarray(logprob_sums, dtype=np.float64)), "logprob_sums")
-    counts = np.atleast_1d(whole_numbers(num_tokens, "num_tokens"))
-    check_length(counts, "num_tokens", len(sums))
-    if sums.max() > 1e-6:
-        raise ValueError(f"logprob_sums holds {sums.max()}; the log of a probability is at most 0, in nats")
-    if counts.min() < 1:
-        raise ValueError(f"num_tokens holds {counts.min()}; leave out texts without tokens")
-    return float(np.exp(-sums.sum() / counts.sum()))
 
 
 def engagement_correlation(

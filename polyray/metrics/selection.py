@@ -19,6 +19,7 @@ from polyray.metrics.arrays import check_set_size, finite_vector, ordered_vector
 from polyray.metrics.combinatorics import miss_probability
 from polyray.metrics.pass_at_k import best_at_k
 
+_ROUNDING = 1e-12
 Select = Callable[[tuple[int, ...]], int]
 """Indices of the k candidates on show, ascending -> the index of the one that is picked."""
 
@@ -106,25 +107,18 @@ def oracle_at_k(qualities_G: npt.ArrayLike, k: int) -> float:
     return best_at_k(qualities_G, k)
 
 
-def regret_at_k(selector_scores_G: npt.ArrayLike, qualities_G: npt.ArrayLike, k: int) -> float:
-    """oracle@k - USQ@k, >= 0: what the selector leaves on the table. Arguments as in `usq_at_k`."""
-    return oracle_at_k(qualities_G, k) - usq_at_k(selector_scores_G, qualities_G, k)
-
-
-def selection_efficiency_at_k(selector_scores_G: npt.ArrayLike, qualities_G: npt.ArrayLike, k: int) -> float:
+def selection_efficiency(
+    usq: npt.ArrayLike, oracle: npt.ArrayLike, random: npt.ArrayLike
+) -> npt.NDArray[np.float64]:
     """(USQ@k - random@k) / (oracle@k - random@k): 0 blind, 1 oracle, below 0 worse than blind.
 
-    NaN where there is nothing to choose: k = 1, or all samples equally good. The efficiency over many prompts
-    is the ratio of the mean numerator to the mean denominator, not the mean of this ratio, which gives
-    prompts with hardly any room the same weight. Arguments as in `usq_at_k`.
+    NaN where there is nothing to choose: k = 1, or all samples equally good. Give means over prompts: the mean of
+    the ratios of prompts would give those with hardly any room the same weight. Arrays of one shape.
     """
-    picked = usq_at_k(selector_scores_G, qualities_G, k)
-    qualities = finite_vector(qualities_G, "qualities_G")
-    # Compared this way, because the means of equal values may differ by rounding.
-    if k == 1 or qualities.min() == qualities.max():
-        return float("nan")
-    blind = random_at_k(qualities, k)
-    return (picked - blind) / (oracle_at_k(qualities, k) - blind)
+    picked, best, blind = (np.asarray(values, dtype=np.float64) for values in (usq, oracle, random))
+    room = best - blind
+    is_room = room > _ROUNDING
+    return np.where(is_room, (picked - blind) / np.where(is_room, room, 1.0), np.nan)
 
 
 def _check_k(k: int, num_samples: int) -> None:

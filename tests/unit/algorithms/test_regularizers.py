@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from polyray.algorithms import consistency_loss, covariance_loss, spectral_loss, top_entropy_loss
+from polyray.algorithms import consistency_loss, spectral_loss, top_entropy_loss
 
 MASK_BT = torch.tensor([[True, True, False, True], [False, True, True, False]])
 
@@ -50,18 +50,6 @@ def literal_spectrum(rows: np.ndarray, top: int, norm: str) -> float:
     singular = sorted(np.sqrt(np.maximum(np.linalg.eigvalsh(np.array(gram)), 0)), reverse=True)
     frobenius = math.sqrt(sum(x * x for row in rows for x in row))
     return -sum(singular[:top]) / (frobenius if norm == "frobenius" else sum(singular))
-
-
-def literal_covariance(rows: np.ndarray) -> float:
-    num, dim = rows.shape
-    mean = [sum(rows[b, i] for b in range(num)) / num for i in range(dim)]
-    total = 0.0
-    for i in range(dim):
-        for j in range(dim):
-            if i != j:
-                c = sum((rows[b, i] - mean[i]) * (rows[b, j] - mean[j]) for b in range(num)) / (num - 1)
-                total += c * c
-    return total / dim
 
 
 def check(
@@ -149,11 +137,6 @@ def test_randomised_singular_values_are_close_and_follow_their_generator() -> No
     assert (gradients[0] - gradients[1]).norm() < 0.02 * gradients[0].norm()
 
 
-def test_covariance() -> None:
-    check(covariance_loss, literal_covariance, random_logits(5, 4, seed=6))
-    assert covariance_loss(torch.tensor([[1.0, 2.0], [1.0, 3.0], [1.0, 9.0]])).item() == 0.0
-
-
 def test_half_precision_is_widened_and_padding_ignored() -> None:
     logits, base = (random_logits(2, 4, 6, seed=seed).detach().bfloat16().double() for seed in (0, 1))
     for loss in (
@@ -193,7 +176,6 @@ def test_half_precision_is_widened_and_padding_ignored() -> None:
             lambda z: spectral_loss(z, norm="nuclear", generator=torch.Generator()),
             "norm='nuclear' sums all singular values",
         ),
-        (lambda z: covariance_loss(z[0][:1]), r"features_BD has shape \(1, 6\)"),
     ],
 )
 def test_bad_arguments_are_named(call, message) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from polyray.algorithms import enumerated_set_credits, stale_set_credits
+from polyray.algorithms.set_values import one_by_one
 from tests.unit.algorithms.enumeration import (
     CLASSES_V,
     PROBABILITIES_V,
@@ -32,7 +33,11 @@ def update(weights, cap=float("inf")) -> np.ndarray:
 
     def weigh(group: Outcomes) -> np.ndarray:
         credits_G = stale_set_credits(
-            lambda s: set_value(tuple(group[i] for i in s)), LOG_WEIGHTS_V[list(group)], K, weights, cap
+            one_by_one(lambda s: set_value(tuple(group[i] for i in s))),
+            LOG_WEIGHTS_V[list(group)],
+            K,
+            weights,
+            cap,
         )
         return credits_G @ scores(group)
 
@@ -75,18 +80,18 @@ def test_equal_policies_have_the_ordinary_credits() -> None:
     value = lambda s: set_value(tuple(group[i] for i in s))  # noqa: E731
     ordinary = enumerated_set_credits(value, N, K)
     for weights in ("sample", "set_product"):
-        stale = stale_set_credits(value, np.zeros(N), K, weights)
+        stale = stale_set_credits(one_by_one(value), np.zeros(N), K, weights)
         np.testing.assert_allclose(stale, ordinary, rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: stale_set_credits(len, [0.0, 0.0], 2), r"k=2 is larger than 1"),
-        (lambda: stale_set_credits(len, [0.0, float("inf"), 0.0], 2), r"log_weights_G\[1\]=inf"),
-        (lambda: stale_set_credits(len, [0.0] * 3, 2, cap=0.0), r"cap=0.0 must be above 0"),
-        (lambda: stale_set_credits(len, [0.0] * 3, 2, "none"), r"weights='none' must be"),  # pyright: ignore
-        (lambda: stale_set_credits(len, [0.0] * 60, 20), r"subsets exceed"),
+        (lambda: stale_set_credits(one_by_one(len), [0.0, 0.0], 2), r"k=2 is larger than 1"),
+        (lambda: stale_set_credits(one_by_one(len), [0.0, float("inf"), 0.0], 2), r"log_weights_G\[1\]=inf"),
+        (lambda: stale_set_credits(one_by_one(len), [0.0] * 3, 2, cap=0.0), r"cap=0.0 must be above 0"),
+        (lambda: stale_set_credits(one_by_one(len), [0.0] * 3, 2, "none"), r"weights='none' must be"),  # pyright: ignore
+        (lambda: stale_set_credits(one_by_one(len), [0.0] * 60, 20), r"subsets exceed"),
     ],
 )
 def test_bad_arguments_are_named(call, message) -> None:

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 
 from polyray.metrics.novelty import (
-    distinct_k,
-    expected_distinct_k,
     greedy_partition,
     rouge_1_f,
     unigram_equivalent,
@@ -129,19 +127,6 @@ def test_threshold_is_strict() -> None:
     assert not unigram_equivalent(a, b, threshold=0.5)
 
 
-def test_distinct_k_counts_the_first_k() -> None:
-    classes = [4, 4, 7, -1, 9]
-    assert [distinct_k(classes, k) for k in range(1, 6)] == [1, 1, 2, 2, 3]
-
-
-def test_expected_distinct_k_is_the_mean_over_all_subsets() -> None:
-    classes = [4, 4, 7, -1, 9, 4]
-    for k in range(1, 7):
-        counts = [len({classes[i] for i in chosen} - {-1}) for chosen in combinations(range(6), k)]
-        assert expected_distinct_k(classes, k) == pytest.approx(np.mean(counts), abs=1e-12)
-    assert expected_distinct_k(classes, 6) == distinct_k(classes, 6)
-
-
 def test_utility_by_hand() -> None:
     # Weights 1, .8, .64, .512 sum to 2.952; the third answer repeats class 0: 6 + .8 * 10 + .512 * 3 = 15.536.
     assert utility_k([0, 1, 0, 2], [6, 10, 9, 3]) == pytest.approx(15.536 / 2.952, abs=1e-12)
@@ -183,10 +168,5 @@ def test_bad_arguments_are_named(arguments: tuple, message: str) -> None:
 
 
 def test_k_beyond_the_samples_is_refused() -> None:
-    for call in (
-        lambda: distinct_k([0, 1], 3),
-        lambda: expected_distinct_k([0, 1], 3),
-        lambda: utility_k([0, 1], [1, 1], k=3),
-    ):
-        with pytest.raises(ValueError, match="k=3"):
-            call()
+    with pytest.raises(ValueError, match="k=3"):
+        utility_k([0, 1], [1, 1], k=3)

@@ -1,4 +1,4 @@
-"""ROUGE, perplexity and engagement correlation: by hand and against scipy."""
+"""ROUGE and engagement correlation: by hand and against scipy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from polyray.metrics import engagement_correlation, perplexity, rouge
+from polyray.metrics import engagement_correlation, rouge
 
 stats: Any = scipy.stats  # its results are typed as bunches of anything
 
@@ -34,14 +34,6 @@ def test_the_best_reference_counts_for_each_measure() -> None:
 def test_stemming_is_an_option() -> None:
     assert rouge("running dogs", "run dog").rouge1 == 0.0
     assert rouge("running dogs", "run dog", stem=True).rouge1 == 1.0
-
-
-def test_perplexity_by_hand() -> None:
-    assert perplexity(3 * math.log(1 / 8), 3) == pytest.approx(8)
-    assert perplexity([math.log(1 / 2), 3 * math.log(1 / 2)], [1, 3]) == pytest.approx(2)
-    # Every token weighs the same: (2 * 4^3)^(1/4).
-    assert perplexity([math.log(1 / 2), 3 * math.log(1 / 4)], [1, 3]) == pytest.approx(128**0.25)
-    assert perplexity([0.0], [5]) == 1.0
 
 
 def test_correlations_are_scipys() -> None:
@@ -93,10 +85,6 @@ def test_groups_that_say_nothing_are_counted() -> None:
     ("call", "message"),
     [
         (lambda: rouge("a", []), "texts has 0 entries"),
-        (lambda: perplexity([-1.0, -2.0], [3]), "num_tokens has 1 entries but there are 2"),
-        (lambda: perplexity([0.5], [3]), "logprob_sums holds 0.5"),
-        (lambda: perplexity([-0.5], [0]), "num_tokens holds 0"),
-        (lambda: perplexity([float("nan")], [1]), r"logprob_sums\[0\]=nan"),
         (lambda: engagement_correlation([1, 2], [1], ["a", "a"]), "engagements has 1 entries"),
         (lambda: engagement_correlation([1, 2], [1, 2], ["a"]), "groups has 1 entries"),
         (lambda: engagement_correlation([1], [1], ["a"]), "scores has 1 samples, at least 2"),

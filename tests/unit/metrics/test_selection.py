@@ -15,8 +15,7 @@ from polyray.metrics import (
     oracle_at_k,
     pass_at_k,
     random_at_k,
-    regret_at_k,
-    selection_efficiency_at_k,
+    selection_efficiency,
     usq_at_k,
     usq_at_k_sampled,
 )
@@ -82,7 +81,6 @@ def test_bounds_and_symmetries_of_usq(samples, data) -> None:
     order = data.draw(st.permutations(range(len(scores))))
     assert usq_at_k(scores[order], qualities[order], k) == pytest.approx(usq, abs=1e-12)
     assert usq_at_k(np.exp(scores), 2 * qualities - 1, k) == pytest.approx(2 * usq - 1, abs=1e-12)
-    assert regret_at_k(scores, qualities, k) == pytest.approx(best - usq, abs=1e-12)
 
 
 def test_bounds_by_hand() -> None:
@@ -91,15 +89,15 @@ def test_bounds_by_hand() -> None:
     assert random_at_k(qualities, 2) == pytest.approx(5 / 3, abs=1e-15)
     assert oracle_at_k(qualities, 2) == pytest.approx(3.0, abs=1e-15)
     assert usq_at_k(scores, qualities, 2) == pytest.approx(1 / 3, abs=1e-15)
-    assert regret_at_k(scores, qualities, 2) == pytest.approx(8 / 3, abs=1e-15)
-    assert selection_efficiency_at_k(scores, qualities, 2) == pytest.approx(-1.0, abs=1e-14)
-    assert selection_efficiency_at_k(qualities, qualities, 2) == pytest.approx(1.0, abs=1e-14)
-    assert selection_efficiency_at_k([0, 0, 0], qualities, 2) == pytest.approx(0.0, abs=1e-14)
+    assert selection_efficiency(1 / 3, 3.0, 5 / 3) == pytest.approx(-1.0, abs=1e-14)
+    picked = [usq_at_k(by, qualities, 2) for by in (scores, qualities, [0, 0, 0])]
+    found = selection_efficiency(picked, [3.0] * 3, [5 / 3] * 3)
+    assert found.tolist() == pytest.approx([-1.0, 1.0, 0.0], abs=1e-14)
 
 
 def test_efficiency_is_nan_where_there_is_nothing_to_choose() -> None:
-    assert np.isnan(selection_efficiency_at_k([1, 2, 3], [0.1, 0.1, 0.1], 2))
-    assert np.isnan(selection_efficiency_at_k([1, 2, 3], [0.1, 0.2, 0.3], 1))
+    found = selection_efficiency([0.1, 0.2, 0.3], [0.1, 0.2, 0.4], [0.1, 0.2 - 1e-15, 0.2])
+    assert np.isnan(found).tolist() == [True, True, False] and found[2] == pytest.approx(0.5)
 
 
 def test_few_subsets_are_enumerated() -> None:
@@ -144,8 +142,7 @@ def test_a_selector_of_the_whole_set_is_sampled_without_bias() -> None:
         (lambda: usq_at_k([1, 2], [0.5, float("nan")], 1), r"qualities_G\[1\]=nan"),
         (lambda: random_at_k([0.5, 0.5], 3), "k=3 is larger than 2"),
         (lambda: oracle_at_k([0.5, 0.5], 3), "k=3 is larger than 2"),
-        (lambda: regret_at_k([1], [0.5, 0.5], 1), "selector_scores_G has 1 entries"),
-        (lambda: selection_efficiency_at_k([1, 2], [0.5, 0.6], 3), "k=3 is larger than 2"),
+        (lambda: usq_at_k([1], [0.5, 0.5], 1), "selector_scores_G has 1 entries"),
         (lambda: usq_at_k_sampled(lambda shown: 7, [0.5, 0.6], 1), r"select returned 7 for .*\(0,\)"),
         (lambda: usq_at_k_sampled(max, [0.5, 0.6], 1, subsets=0), "subsets=0 must be at least 1"),
         (lambda: usq_at_k_sampled(max, [0.5, 0.6], 3), "k=3 is larger than 2"),
