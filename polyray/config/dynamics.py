@@ -85,8 +85,7 @@ class DynamicsSpec(StrictModel):
     )
     prompts: PromptsPart = Field(
         default="auto",
-        description="the task's part; auto: its validation part, else the end of the held-out one, else the first "
-        "prompts of training",
+        description="the task's part; auto: its validation part, else the first prompts of training",
     )
     num_prompts: int = Field(default=16, ge=1)
     num_samples: int = Field(default=8, ge=1, description="completions per prompt")

@@ -25,8 +25,12 @@ class JsonlDataSpec(StrictModel):
     train: FilePath
     validation: FilePath | None = None
     validation_share: float = Field(
-        default=0.0, ge=0, lt=1, description="of the rows of `train`, chosen by a hash of each row"
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="of the prompts of `train`, chosen by a hash; all rows of a prompt are on one side",
     )
+    split_seed: int = Field(default=0, ge=0, description="of validation_share")
     train_on: Literal["last_turn", "all_turns"] = Field(
         default="last_turn", description="which assistant turns of a conversation are trained"
     )

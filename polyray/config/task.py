@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from polyray.config.base import StrictModel, default_type
 from polyray.config.paths import FilePath
@@ -32,9 +32,33 @@ class JsonlSpec(StrictModel):
     type: Literal["jsonl"] = "jsonl"
     path: FilePath
     held_out_path: FilePath | None = Field(
-        default=None, description="else the last `held_out_share` of the file's prompts"
+        default=None,
+        description="the held-out prompts; null: the share `held_out_share` of `path`. It may share no prompt and no "
+        "cluster with `path`",
     )
-    held_out_share: float = Field(default=0.1, gt=0, lt=1)
+    held_out_share: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="of the clusters (else prompts) of `path`, at least one; by a hash",
+    )
+    validation_share: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="of the clusters of `path`: neither trained nor tested on, for `evaluation`; rounded, so small "
+        "files have none",
+    )
+    split_seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> JsonlSpec:
+        if self.held_out_share + self.validation_share >= 1:
+            raise ValueError(
+                f"held_out_share={self.held_out_share} and validation_share={self.validation_share} leave nothing to "
+                "train on; together they must stay below 1"
+            )
+        return self
 
 
 TaskSpec = Annotated[

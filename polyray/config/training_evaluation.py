@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from polyray.config.base import StrictModel
-from polyray.config.dynamics import PromptsPart, Rounds
+from polyray.config.dynamics import Rounds
 
 OVER_SUBSETS = ("pass_at", "distinct_correct_at", "best_at")
 """Metrics that are estimated for every k of `ROUND_KS` up to num_samples, e.g. pass_at_8."""
@@ -26,14 +26,14 @@ OF_PAIRS = ("diversity",)
 
 
 class TrainingEvaluationSpec(StrictModel):
-    """The same prompts with the same seeds at every so many versions; `diversity` is the mean pairwise distance."""
+    """The task's validation prompts, with the same seeds at every so many versions.
+
+    They are neither trained on nor held out, so that choices leave the held-out prompts unseen. `diversity` is the
+    mean pairwise distance.
+    """
 
     every: int = Field(
         default=10, ge=1, description="versions; version 0 and the last one are always validated"
-    )
-    prompts: PromptsPart = Field(
-        default="auto",
-        description="the task's part; auto: its validation part, or the end of the held-out one where it has none",
     )
     num_prompts: int = Field(default=64, ge=1)
     num_samples: int = Field(default=8, ge=1, description="completions per prompt")
@@ -52,7 +52,7 @@ class TrainingEvaluationSpec(StrictModel):
 
     def rounds(self, steps: int) -> Rounds:
         """Of a run of so many steps."""
-        return Rounds(self.every, steps, self.prompts, self.num_prompts, self.num_samples)
+        return Rounds(self.every, steps, "validation", self.num_prompts, self.num_samples)
 
     @property
     def metric_names(self) -> tuple[str, ...]:

@@ -60,11 +60,16 @@ def by_file(held_out: Sequence[Example], training: Sequence[Example], num_valida
     Raises DataError where nothing is left to train on, or a training prompt is also held out.
     """
     known = {row.prompt.text for row in held_out}
-    leaked = [row.prompt.prompt_id for row in training if row.prompt.text in known]
+    clusters = {row.prompt.cluster_id for row in held_out if row.prompt.cluster_id != row.prompt.prompt_id}
+    leaked = [
+        row.prompt.prompt_id
+        for row in training
+        if row.prompt.text in known or row.prompt.cluster_id in clusters
+    ]
     if leaked:
         raise DataError(
-            f"{len(leaked)} training prompts are also held out, the first is {leaked[0]!r}; remove them from "
-            "task.train_path"
+            f"{len(leaked)} training prompts are also held out, or of a held-out cluster, the first is "
+            f"{leaked[0]!r}; remove them from task.train_path"
         )
     if training and num_validation >= len(training):
         raise DataError(
@@ -74,5 +79,10 @@ def by_file(held_out: Sequence[Example], training: Sequence[Example], num_valida
     first = len(training) - num_validation
     validation = tuple(training[first:])
     clusters = {row.prompt.cluster_id for row in validation}
-    kept = tuple(row for row in training[:first] if row.prompt.cluster_id not in clusters)
+    texts = {row.prompt.text for row in validation}
+    kept = tuple(
+        row
+        for row in training[:first]
+        if row.prompt.cluster_id not in clusters and row.prompt.text not in texts
+    )
     return Examples(tuple(held_out), validation, kept)

@@ -10,14 +10,15 @@ demonstrations.py.
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from polyray.config.supervised import JsonlDataSpec
 from polyray.data.json_lines import read_objects
+from polyray.data.splits import prompt_key, seeded_rank
 from polyray.errors import DataError
 from polyray.types import Message, Prompt
 
@@ -43,24 +44,43 @@ class Demonstration:
 
 def read_demonstrations(spec: JsonlDataSpec) -> tuple[list[Demonstration], list[Demonstration]]:
     """(training, validation) rows in the order of the files. Raises DataError at the first broken row."""
-    training: list[Demonstration] = []
-    validation: list[Demonstration] = []
-    path = Path(spec.train)
-    for number, record in read_objects(path, key="data.train", example=_EXAMPLE):
-        row = parse_row(record, f"{path}:{number}", spec.train_on)
-        (validation if _in_share(record, spec.validation_share) else training).append(row)
+    rows = _read(spec.train, "data.train", spec)
     if spec.validation is not None:
-        path = Path(spec.validation)
-        validation = [
-            parse_row(record, f"{path}:{number}", spec.train_on)
-            for number, record in read_objects(path, key="data.validation", example=_EXAMPLE)
-        ]
+        validation = _read(spec.validation, "data.validation", spec)
+        _check_apart(rows, validation, spec.validation)
+        return rows, validation
+    training: list[Demonstration] = []
+    validation = []
+    for row in rows:
+        place = seeded_rank(spec.split_seed, prompt_key(row.prompt))
+        is_validation = int.from_bytes(place[:8], "big") < spec.validation_share * 2**64
+        (validation if is_validation else training).append(row)
     if not training or (spec.has_validation and not validation):
         raise DataError(
-            f"{path}: data.validation_share={spec.validation_share} of its rows leaves {len(training)} for "
-            f"training and {len(validation)} for validation; add rows, change it, or set data.validation"
+            f"{spec.train}: data.validation_share={spec.validation_share} of its prompts leaves {len(training)} rows "
+            f"for training and {len(validation)} for validation; add prompts, change it, or set data.validation"
         )
     return training, validation
+
+
+def _read(name: str, key: str, spec: JsonlDataSpec) -> list[Demonstration]:
+    path = Path(name)
+    return [
+        parse_row(record, f"{path}:{number}", spec.train_on)
+        for number, record in read_objects(path, key=key, example=_EXAMPLE)
+    ]
+
+
+def _check_apart(rows: Sequence[Demonstration], validation: Sequence[Demonstration], path: str) -> None:
+    where_of = {prompt_key(row.prompt): row.prompt.prompt_id for row in reversed(rows)}
+    shared = [row for row in validation if prompt_key(row.prompt) in where_of]
+    if shared:
+        first = shared[0].prompt
+        raise DataError(
+            f"{first.prompt_id}: its prompt is also in {where_of[prompt_key(first)]}, as for {len(shared)} of "
+            f"{len(validation)} rows of data.validation={path}; validation rows must not be trained on: remove them "
+            "from one of the files"
+        )
 
 
 def parse_row(record: dict[str, Any], where: str, train_on: str = "last_turn") -> Demonstration:
@@ -129,9 +149,3 @@ def _messages(value: Any, key: str, where: str) -> tuple[Message, ...]:
 
 def _names(record: dict[str, Any]) -> str:
     return f"the fields {', '.join(sorted(record))}" if record else "no field"
-
-
-def _in_share(record: dict[str, Any], share: float) -> bool:
-    """By the row's content, so that equal rows stay together and new rows move no others."""
-    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64

@@ -6,8 +6,12 @@ Pure and seeded. Called by the tasks that are made from a file of texts, and by 
 from __future__ import annotations
 
 import hashlib
+import json
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
+
+from polyray.types import Prompt
 
 Part = Literal["train", "validation", "test"]
 
@@ -31,6 +35,29 @@ def linked_clusters(keys: Sequence[Collection[str]]) -> list[int]:
             a, b = find(first_with.setdefault(key, row)), find(row)
             leader[max(a, b)] = min(a, b)
     return [find(row) for row in range(len(keys))]
+
+
+def prompt_key(prompt: Prompt) -> str:
+    """Key that equal prompts share: system messages, case, and white space make no different prompt."""
+    if prompt.messages is None:
+        turns = [("user", prompt.text)]
+    else:
+        turns = [(turn["role"], turn["content"]) for turn in prompt.messages if turn["role"] != "system"]
+    plain = [(role, " ".join(unicodedata.normalize("NFKC", text).casefold().split())) for role, text in turns]
+    return f"prompt {json.dumps(plain, ensure_ascii=False)}"
+
+
+def named_clusters(keys: Sequence[Collection[str]]) -> list[str]:
+    """`linked_clusters` under names that do not depend on the order of the rows.
+
+    A name is the cluster's first key in the alphabet; every row must have a key.
+    """
+    leaders = linked_clusters(keys)
+    name_of: dict[int, str] = {}
+    for leader, row_keys in zip(leaders, keys, strict=True):
+        name = min(row_keys)
+        name_of[leader] = min(name, name_of.get(leader, name))
+    return [name_of[leader] for leader in leaders]
 
 
 def split_clusters(

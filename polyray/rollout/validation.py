@@ -112,16 +112,21 @@ class Validation:
 
 
 def validation_prompts(rounds: Rounds, task: Task, seed: int) -> list[Prompt]:
-    """The task's validation part, or the last of the held-out prompts: an evaluation begins with the first."""
-    prompts = [] if rounds.prompts == "held_out" else task.validation_prompts(rounds.num_prompts)
-    if rounds.prompts == "held_out" or (rounds.prompts == "auto" and not prompts):
+    """The task's validation part; held-out prompts only where `rounds` asks for them by name.
+
+    Choices that are made on held-out prompts would make the evaluation on them too good.
+    """
+    if rounds.prompts == "held_out":
         prompts = task.held_out_prompts()[-rounds.num_prompts :]
+    else:
+        prompts = task.validation_prompts(rounds.num_prompts)
     if not prompts and rounds.from_training:
         prompts = [task.training_prompt(index, seed) for index in range(rounds.num_prompts)]
     if not prompts:
         raise DataError(
-            f"task {task.name} has no {rounds.prompts} prompts for evaluation.prompts={rounds.prompts}; "
-            "give it such a part, or choose evaluation.prompts=held_out"
+            f"task {task.name} has no validation prompts, on which `evaluation` chooses the best version; held-out "
+            "prompts are for jobs.evaluate alone. Give the task more data (task.path, task.train_path, "
+            "task.validation_share or task.num_validation), or remove `evaluation`"
         )
     return prompts
 

@@ -7,7 +7,8 @@ An answer is right iff every step stays on the board, the path ends exactly on t
 is a trap. Traps are independent draws (sha256 of salt, prompt and cell): they cannot be learnt, so every
 shortest path is equally good in expectation and k attempts are worth more the more they differ. The 900
 start-goal pairs are split; a held-out pair occurs in no training prompt, in no demonstration and not in the
-embedded model's pretraining.
+embedded model's pretraining. Validation prompts are of other pairs, just outside the range of these 900, with
+shortest paths of 5, 7 and 8 moves: choices during training cost neither training nor held-out pairs.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ ERROR_SHARE = 0.30
 
 _PROMPT = re.compile(r"(\d\d)\|([a-h][1-8])>([a-h][1-8])=")
 _SPLIT_SEED = 0
+VALIDATION_DISTANCES = frozenset({(1, 4), (2, 5), (3, 5)})
+"""Columns and rows between start and goal of validation prompts, the smaller number first."""
+NUM_VALIDATION_PAIRS = 200
+VALIDATION_IDS_PER_PAIR = 10
 
 
 def cell_name(cell: int) -> str:
@@ -95,6 +100,20 @@ def split_pairs(num_held_out: int) -> tuple[tuple[tuple[int, int], ...], tuple[t
     return tuple(pairs[num_held_out:]), tuple(pairs[:num_held_out])
 
 
+@functools.cache
+def validation_pairs() -> tuple[tuple[int, int], ...]:
+    """Pairs of (start, goal) that are neither training nor held-out ones, whatever the size of these."""
+    pairs = [
+        (start, goal)
+        for start in range(NUM_CELLS)
+        for goal in range(NUM_CELLS)
+        if tuple(sorted((abs(goal // BOARD - start // BOARD), abs(goal % BOARD - start % BOARD))))
+        in VALIDATION_DISTANCES
+    ]
+    random.Random(_SPLIT_SEED).shuffle(pairs)
+    return tuple(pairs[:NUM_VALIDATION_PAIRS])
+
+
 @functools.lru_cache(maxsize=4096)
 def trap_cells(salt: str, text: str, probability: float) -> frozenset[int]:
     """The traps of the map that prompt `text` asks about: never its start or goal."""
@@ -134,20 +153,13 @@ class HiddenTrapGrid:
 
     def held_out_prompts(self, limit: int | None = None) -> list[Prompt]:
         """`held_out_ids_per_pair` maps of each held-out pair; the first prompts are of distinct pairs."""
-        maps = {
-            pair: indexed_rng(self.name, "held_out", *pair).sample(range(NUM_MAPS), NUM_MAPS)
-            for pair in self.held_out_pairs
-        }
-        prompts = [
-            _prompt("test", maps[pair][turn], pair)
-            for turn in range(self.spec.held_out_ids_per_pair)
-            for pair in self.held_out_pairs
+        return self._of_pairs("test", "held_out", self.held_out_pairs, self.spec.held_out_ids_per_pair)[
+            :limit
         ]
-        return prompts[:limit]
 
     def validation_prompts(self, limit: int | None = None) -> list[Prompt]:
-        """None: every pair is a training or a held-out one, and the verifier needs no threshold."""
-        return []
+        """Ten maps of each validation pair; the first prompts are of distinct pairs."""
+        return self._of_pairs("validation", "validation", validation_pairs(), VALIDATION_IDS_PER_PAIR)[:limit]
 
     def demonstration(self, index: int, seed: int) -> tuple[Prompt, str]:
         """A shortest path of a training pair in the teacher's mix of styles, at times with a wrong move."""
@@ -197,6 +209,15 @@ class HiddenTrapGrid:
         start, goal = parse_prompt(prompt.text)
         cells = walk(start, completion.strip())
         return cells is not None and cells[-1] == goal
+
+    def _of_pairs(
+        self, split: str, stream: str, pairs: Sequence[tuple[int, int]], ids_per_pair: int
+    ) -> list[Prompt]:
+        """`ids_per_pair` maps of each pair, pair by pair for one map after the other."""
+        maps = {
+            pair: indexed_rng(self.name, stream, *pair).sample(range(NUM_MAPS), NUM_MAPS) for pair in pairs
+        }
+        return [_prompt(split, maps[pair][turn], pair) for turn in range(ids_per_pair) for pair in pairs]
 
     def _random_prompt(self, rng: random.Random) -> Prompt:
         return _prompt("train", rng.randrange(NUM_MAPS), rng.choice(self.training_pairs))

@@ -3,21 +3,23 @@
     {"prompt": "2+2=", "reference": "4"}
     {"messages": [{"role": "user", "content": "2+2?"}], "id": "q1", "cluster": "sums", "response": "4"}
 
-`response` is a demonstration for SFT; `metadata` is handed to the reward. Every broken line is a DataError
-that names the file, the line, what is wrong and the fix. Not for data that does not fit into memory.
+`response` is a demonstration for SFT; `metadata` is handed to the reward. The file is split by a hash of clusters:
+lines of one cluster, and lines of equal prompts, are in one part, whatever their order. Every broken line is a
+DataError that names the file, the line, what is wrong and the fix. Not for data that does not fit into memory.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from polyray.config.task import JsonlSpec
 from polyray.data.json_lines import read_objects
-from polyray.errors import DataError
+from polyray.data.splits import Part, linked_clusters, named_clusters, prompt_key, split_clusters
+from polyray.errors import DataError, boundary
 from polyray.tasks.base import class_id, classes_of_each
 from polyray.types import WRONG_CLASS, Prompt
 
@@ -27,12 +29,15 @@ _EXAMPLE = '{"prompt": "2+2=", "reference": "4"}'
 
 @dataclass(frozen=True, slots=True)
 class JsonlRow:
-    """One line, e.g. JsonlRow(prompt=Prompt("data-1", "2+2=", reference="4"), response=None)."""
+    """One line, e.g. JsonlRow(prompt=Prompt("data-1", "2+2=", reference="4"), response=None,
+    place="data.jsonl:1", keys=frozenset({"prompt ..."}))."""
 
     prompt: Prompt
     response: str | None
-    place: str = ""
+    place: str
     """File and line."""
+    keys: frozenset[str]
+    """No other part of the data may share one: the prompt, and the cluster that the line names."""
 
 
 class JsonlTask:
@@ -44,15 +49,13 @@ class JsonlTask:
     def __init__(self, spec: JsonlSpec) -> None:
         path = Path(spec.path)
         rows = read_rows(path)
+        parts = _split(rows, spec, path)
+        self.training_rows, self.validation_rows, self.held_out_rows = (
+            parts[part] for part in ("train", "validation", "test")
+        )
         if spec.held_out_path is not None:
-            self.training_rows, self.held_out_rows = rows, read_rows(Path(spec.held_out_path))
-        else:
-            if len(rows) < 2:
-                raise DataError(
-                    f"{path}: 1 prompt cannot be split; add a second one or set task.held_out_path"
-                )
-            num_held_out = min(len(rows) - 1, max(1, round(len(rows) * spec.held_out_share)))
-            self.training_rows, self.held_out_rows = rows[:-num_held_out], rows[-num_held_out:]
+            self.held_out_rows = read_rows(Path(spec.held_out_path))
+            _check_apart(rows, self.held_out_rows)
         self._path = path
         self._demonstrations = [row for row in self.training_rows if row.response is not None]
         self._orders: dict[tuple[int, int, int], list[int]] = {}
@@ -66,8 +69,8 @@ class JsonlTask:
         return [row.prompt for row in self.held_out_rows[:limit]]
 
     def validation_prompts(self, limit: int | None = None) -> list[Prompt]:
-        """None: the file has a training and a held-out part only."""
-        return []
+        """In the order of the file; none where its clusters are too few for a third part."""
+        return [row.prompt for row in self.validation_rows[:limit]]
 
     def demonstration(self, index: int, seed: int) -> tuple[Prompt, str]:
         """A line that has a `response`. Raises DataError if the training part has none."""
@@ -109,7 +112,7 @@ class JsonlTask:
 
     def place_of(self, prompt_id: str) -> str | None:
         """File and line of a prompt, for errors; None for an unknown one."""
-        rows = (*self.training_rows, *self.held_out_rows)
+        rows = (*self.training_rows, *self.validation_rows, *self.held_out_rows)
         return next((row.place for row in rows if row.prompt.prompt_id == prompt_id), None)
 
     def _pick(self, rows: Sequence[JsonlRow], index: int, seed: int) -> JsonlRow:
@@ -135,7 +138,55 @@ def read_rows(path: Path) -> list[JsonlRow]:
                 "ids must differ"
             )
         rows.append(row)
-    return rows
+    return _one_cluster_for_equal_prompts(rows)
+
+
+def _one_cluster_for_equal_prompts(rows: Sequence[JsonlRow]) -> list[JsonlRow]:
+    """Rows with the cluster of the first row that they are linked to: the unit of statistics."""
+    first_of = linked_clusters([row.keys for row in rows])
+    return [
+        row
+        if first == at
+        else replace(row, prompt=replace(row.prompt, cluster_id=rows[first].prompt.cluster_id))
+        for at, (row, first) in enumerate(zip(rows, first_of, strict=True))
+    ]
+
+
+def _split(rows: Sequence[JsonlRow], spec: JsonlSpec, path: Path) -> dict[Part, list[JsonlRow]]:
+    """Whole clusters, by a hash of their names: the order of the file is of no importance."""
+    clusters = named_clusters([row.keys for row in rows])
+    count = len(set(clusters))
+    test_share = spec.held_out_share if spec.held_out_path is None else 0.0
+    needed = 2 if test_share else 1
+    if count < needed:
+        raise DataError(
+            f"{path}: {len(rows)} prompts in 1 cluster cannot be split into training and held-out prompts; add "
+            "prompts of another 'cluster', or set task.held_out_path"
+        )
+    has_validation = count > needed and round(spec.validation_share * count) > 0
+    with boundary(DataError, f"{path}: task.held_out_share or task.validation_share"):
+        part_of = split_clusters(
+            clusters,
+            test_share=test_share,
+            validation_share=spec.validation_share if has_validation else 0.0,
+            seed=spec.split_seed,
+        )
+    parts: dict[Part, list[JsonlRow]] = {"train": [], "validation": [], "test": []}
+    for row, cluster in zip(rows, clusters, strict=True):
+        parts[part_of[cluster]].append(row)
+    return parts
+
+
+def _check_apart(rows: Sequence[JsonlRow], held_out: Sequence[JsonlRow]) -> None:
+    place_of = {key: row.place for row in rows for key in sorted(row.keys)}
+    shared = [(row, key) for row in held_out for key in sorted(row.keys) if key in place_of]
+    if shared:
+        row, key = shared[0]
+        count = len({row.place for row, _ in shared})
+        raise DataError(
+            f"{row.place}: its {key.partition(' ')[0]} is also in {place_of[key]}; {count} of {len(held_out)} held-out "
+            "lines are like that. Held-out prompts must not be trained on: remove the lines from one of the files"
+        )
 
 
 def _row(record: dict[str, Any], where: str, default_id: str) -> JsonlRow:
@@ -149,15 +200,17 @@ def _row(record: dict[str, Any], where: str, default_id: str) -> JsonlRow:
         raise DataError(f"{where}: 'metadata' is a {type(metadata).__name__}; make it an object")
     text, messages = _question(record, where)
     prompt_id = _optional_text(record, "id", where) or default_id
+    cluster = _optional_text(record, "cluster", where)
     prompt = Prompt(
         prompt_id=prompt_id,
         text=text,
         reference=_optional_text(record, "reference", where),
         messages=messages,
-        cluster_id=_optional_text(record, "cluster", where) or prompt_id,
+        cluster_id=cluster or prompt_id,
         metadata=metadata,
     )
-    return JsonlRow(prompt, _optional_text(record, "response", where), where)
+    keys = {prompt_key(prompt)} | ({f"cluster {cluster}"} if cluster else set())
+    return JsonlRow(prompt, _optional_text(record, "response", where), where, frozenset(keys))
 
 
 def _question(record: dict[str, Any], where: str) -> tuple[str, tuple[dict[str, str], ...] | None]:

@@ -53,7 +53,7 @@ async def test_without_it_nobody_sleeps() -> None:
 async def test_a_batch_waits_until_the_fixed_prompts_are_sampled() -> None:
     pool = FakePool(1)
     (engine,) = pool.made
-    evaluation = {"every": 1, "num_prompts": 3, "num_samples": 2, "prompts": "held_out"}
+    evaluation = {"every": 1, "num_prompts": 3, "num_samples": 2}
     coordinator = make_coordinator(pool, sharing(evaluation=evaluation))
     validating = asyncio.Event()
     summary, engine_summary = asyncio.Event(), type(engine.validate)._summary

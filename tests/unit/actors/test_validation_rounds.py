@@ -8,7 +8,7 @@ from polyray.actors.coordinator import NOT_READY, STOP, Coordinator
 from polyray.errors import DiversityCollapsed
 from tests.unit.actors.fakes import DIED, FakePool, batch_of, make_config, make_payload, started
 
-EVALUATION = {"every": 2, "num_prompts": 3, "num_samples": 2, "prompts": "held_out"}
+EVALUATION = {"every": 2, "num_prompts": 3, "num_samples": 2}
 
 
 pytestmark = pytest.mark.usefixtures("no_ray")
@@ -65,7 +65,7 @@ async def test_a_group_of_a_lost_worker_goes_to_another_that_serves_the_version(
     ("stop", "alarm", "ends"), [(True, 1.0, True), (True, 0.0, False), (False, 1.0, False)]
 )
 async def test_a_collapse_ends_the_run_where_it_is_to(stop: bool, alarm: float, ends: bool) -> None:
-    dynamics = {"every": 2, "prompts": "held_out", "collapse_alarm": {"stop": stop}}
+    dynamics = {"every": 2, "collapse_alarm": {"stop": stop}}
     coordinator = await started(FakePool(), make_config(dynamics=dynamics))
     await coordinator.report({"step": 7, "validation/collapse_alarm": alarm})
     failure = await coordinator.failure()

@@ -77,6 +77,52 @@ def test_validation_rows_are_chosen_by_content(tmp_path: Path) -> None:
     assert {row.prompt.text for row in read_demonstrations(spec)[1]} - {"new"} == held_out
 
 
+def test_validation_share_keeps_all_rows_of_a_prompt_on_one_side(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"  Question {number} ".upper() if at else f"question {number}", "completion": f"{at}"}
+        for at in range(4)
+        for number in range(300)
+    ]
+    chats = [
+        {
+            "messages": [
+                {"role": "system", "content": f"style {at}"},
+                {"role": "user", "content": f"chat {number}"},
+                {"role": "assistant", "content": f"{at}"},
+            ]
+        }
+        for at in range(2)
+        for number in range(300)
+    ]
+    path = _file(tmp_path / "a.jsonl", rows + chats)
+    parts = []
+    for seed in range(30):
+        training, validation = read_demonstrations(
+            JsonlDataSpec(train=path, validation_share=0.2, split_seed=seed)
+        )
+        sides = [
+            {" ".join(row.prompt.text.casefold().split()) for row in part} for part in (training, validation)
+        ]
+        assert not sides[0] & sides[1] and len(sides[0] | sides[1]) == 600
+        parts.append(sides[1])
+    assert parts[0] == {
+        " ".join(row.prompt.text.casefold().split())
+        for row in read_demonstrations(JsonlDataSpec(train=path, validation_share=0.2))[1]
+    }
+    assert len({frozenset(part) for part in parts}) == 30
+    assert abs(sum(map(len, parts)) / (30 * 600) - 0.2) < 4 * (0.2 * 0.8 / (30 * 600)) ** 0.5
+
+
+def test_validation_file_that_shares_prompts_with_training_is_refused(tmp_path: Path) -> None:
+    rows = [{"prompt": f"q{number}", "completion": "x"} for number in range(4)]
+    train = _file(tmp_path / "train.jsonl", rows)
+    other = _file(
+        tmp_path / "other.jsonl", [{"prompt": "new", "completion": "x"}, {"prompt": " Q2", "completion": "y"}]
+    )
+    with pytest.raises(DataError, match=r"other\.jsonl:2.*train\.jsonl:3.* 1 of 2 rows"):
+        read_demonstrations(JsonlDataSpec(train=train, validation=other))
+
+
 def test_a_compressed_file_and_one_for_validation(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"prompt": "a", "completion": "b"}\n'))
@@ -91,7 +137,7 @@ def test_a_compressed_file_and_one_for_validation(tmp_path: Path) -> None:
 
 def test_no_rows_left_for_training(tmp_path: Path) -> None:
     path = _file(tmp_path / "a.jsonl", [{"prompt": "a", "completion": "b"}])
-    with pytest.raises(DataError, match=r"leaves \d for training and \d for validation"):
+    with pytest.raises(DataError, match=r"leaves \d rows for training and \d for validation"):
         read_demonstrations(JsonlDataSpec(train=path, validation_share=0.5))
 
 

@@ -84,7 +84,11 @@ def test_more_patience_takes_a_finished_run_up_again(tmp_path: Path) -> None:
     ("changes", "error", "message"),
     [
         ({"learner": {"checkpoint_storage": "nosuch://x/y"}}, ConfigError, "fsspec client"),
-        ({"evaluation": {"prompts": "validation"}}, DataError, "evaluation.prompts=held_out"),
+        (
+            {"evaluation": {}, "task": {"type": "jsonl", "path": "tiny.jsonl"}},
+            DataError,
+            "no validation prompts.*task.validation_share",
+        ),
         ({"tracking": [{"type": "tensorboard"}, {"type": "tensorboard"}]}, ConfigError, "tensorboard twice"),
     ],
 )
@@ -96,6 +100,8 @@ def test_what_cannot_work_is_said_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("jobs.fleet.training_base", lambda model: (tmp_path, None))
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.jsonl").write_text('{"prompt": "1", "reference": "1"}\n{"prompt": "2", "reference": "2"}\n')
     config = build_config(TrainConfig, {"name": "run", "runs_dir": str(tmp_path), **changes})
     with pytest.raises(error, match=message):
         check_inputs(config)

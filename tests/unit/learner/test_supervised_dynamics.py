@@ -123,7 +123,7 @@ def test_values_are_those_of_the_tasks_own_scores(base: Path, tmp_path: Path) ->
     task = build_task(config.task)
     rounds = config.rounds(6)
     assert rounds is not None
-    groups = sample_groups(model, build_tokenizer(), task.held_out_prompts()[-3:], config, rounds, step=0)
+    groups = sample_groups(model, build_tokenizer(), task.validation_prompts(3), config, rounds, step=0)
     summaries = []
     for group in groups:
         texts = [completion.text for completion in group.completions]
@@ -162,7 +162,7 @@ def test_a_run_that_ends_early_has_a_last_round(base: Path, tmp_path: Path) -> N
     file = tmp_path / "data.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = config_of(
-        data={"type": "jsonl", "train": str(file), "validation": str(file)},
+        data={"type": "jsonl", "train": str(file), "validation_share": 0.5},
         evaluation={
             "every": 1,
             "early_stopping": {"patience": 1, "min_delta": 100.0},

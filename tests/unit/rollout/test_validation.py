@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from polyray.config.dynamics import DynamicsSpec, Rounds
+from polyray.config.loader import build_config
 from polyray.config.run import TrainConfig
 from polyray.config.training_evaluation import TrainingEvaluationSpec
-from polyray.errors import DataError
+from polyray.errors import ConfigError, DataError
 from polyray.metrics import self_bleu
 from polyray.rollout.seeds import sample_seed
 from polyray.rollout.validation import Validation, ValidationSummary, summarise, validation_prompts
@@ -50,31 +51,33 @@ def test_what_is_due() -> None:
 def test_requests_are_fixed_and_meet_no_training_group() -> None:
     config = _config()
     requests = _validation().requests()
-    held_out = build_task(config.task).held_out_prompts()
+    asked = build_task(config.task).validation_prompts()
     assert [request.group_id for request in requests] == [-1, -2]
-    assert [request.prompt for request in requests] == held_out[-2:]
+    assert [request.prompt for request in requests] == asked[:2]
     assert requests[1].seeds == tuple(sample_seed(5, "validation-1", index) for index in range(4))
     assert requests == _validation().requests()
     assert (requests[0].max_completion_tokens, requests[0].temperature) == (6, 1.0)
 
 
-def test_a_task_without_the_part_is_refused() -> None:
+def test_held_out_prompts_are_asked_by_dynamics_that_name_them_alone() -> None:
     task = build_task(_config().task)
-    with pytest.raises(DataError, match=r"evaluation\.prompts=held_out"):
-        validation_prompts(_rounds(prompts="validation"), task, 0)
+    asked = validation_prompts(_rounds(prompts="held_out"), task, 0)
+    assert asked == task.held_out_prompts()[-2:]
+    with pytest.raises(ConfigError, match="evaluation"):
+        build_config(TrainConfig, {"evaluation": {"prompts": "held_out"}})
 
 
 def test_dynamics_of_a_task_with_training_prompts_alone_ask_those() -> None:
     class Bare:
         name = "bare"
         validation_prompts = staticmethod(lambda limit=None: [])
-        held_out_prompts = staticmethod(lambda limit=None: [])
+        held_out_prompts = staticmethod(lambda limit=None: [Prompt("test", "x")])
         training_prompt = staticmethod(lambda index, seed: Prompt(f"{index}-{seed}", "x"))
 
     bare: Any = Bare()
     asked = validation_prompts(_rounds(from_training=True), bare, 5)
     assert [prompt.prompt_id for prompt in asked] == ["0-5", "1-5"]
-    with pytest.raises(DataError, match="has no auto prompts"):
+    with pytest.raises(DataError, match="has no validation prompts"):
         validation_prompts(_rounds(), bare, 5)
 
 
@@ -154,7 +157,7 @@ def test_rounds_of_an_evaluation_are_those_of_the_dynamics() -> None:
     config = train_config(
         evaluation={"every": 2, "num_prompts": 3}, dynamics={"every": 5, "encoder": "packaged"}
     )
-    assert config.rounds == Rounds(2, 6, "auto", 3, 8, encoder="packaged")
+    assert config.rounds == Rounds(2, 6, "validation", 3, 8, encoder="packaged")
     assert train_config().rounds is None
     embedded = train_config(
         dynamics={"every": 5}, diversity={"source": "embedding"}, algorithm={"type": "grpo"}

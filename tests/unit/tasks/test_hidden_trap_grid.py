@@ -137,6 +137,19 @@ def test_pairs_are_split_and_prompts_respect_the_split() -> None:
     assert len(training_clusters) > 650
 
 
+def test_validation_prompts_are_of_pairs_beside_all_others() -> None:
+    prompts = GRID.validation_prompts()
+    assert len({prompt.text for prompt in prompts}) == len(prompts) == 2000
+    assert len({prompt.cluster_id for prompt in prompts[:200]}) == 200
+    assert GRID.validation_prompts(7) == prompts[:7]
+    lengths = [len("".join(shortest_moves(*parse_prompt(prompt.text)))) for prompt in prompts]
+    assert {length: lengths.count(length) for length in set(lengths)}.keys() == {5, 7, 8}
+    most = HiddenTrapGrid(HiddenTrapGridSpec(num_held_out_pairs=800))
+    assert most.validation_prompts() == prompts
+    everything = {f"{cell_name(a)}>{cell_name(b)}" for part in split_pairs(800) for a, b in part}
+    assert everything.isdisjoint(prompt.cluster_id for prompt in prompts)
+
+
 def test_held_out_prompts_begin_with_one_map_per_pair() -> None:
     prompts = GRID.held_out_prompts()
     assert len({prompt.prompt_id for prompt in prompts}) == len(prompts) == 2000

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from polyray.config.task import JsonlSpec
 from polyray.errors import DataError
-from polyray.tasks import build_task
 from polyray.tasks.base import class_id
-from polyray.tasks.jsonl import JsonlTask
+from polyray.tasks.jsonl import JsonlTask, read_rows
 from polyray.types import WRONG_CLASS, Prompt
 
 GOOD = '{"prompt": "2+2=", "reference": "4"}'
@@ -23,7 +24,7 @@ def _write(path: Path, *lines: str) -> str:
 
 def _numbered(path: Path, count: int) -> JsonlTask:
     lines = [f'{{"prompt": "q{i}", "reference": "{i}", "id": "i{i}"}}' for i in range(count)]
-    return JsonlTask(JsonlSpec(path=_write(path, *lines), held_out_share=0.2))
+    return JsonlTask(JsonlSpec(path=_write(path, *lines), held_out_share=0.1))
 
 
 def test_fields_become_a_prompt(tmp_path: Path) -> None:
@@ -34,8 +35,9 @@ def test_fields_become_a_prompt(tmp_path: Path) -> None:
         "",
         GOOD,
     )
-    task = build_task(JsonlSpec(path=path, held_out_share=0.5))
-    assert task.training_prompt(0, 0) == Prompt(
+    rows = {row.prompt.prompt_id: row for row in read_rows(Path(path))}
+    assert list(rows) == ["q1", "data-3"] and rows["q1"].response == "4"
+    assert rows["q1"].prompt == Prompt(
         prompt_id="q1",
         text="2+2?",
         reference="4",
@@ -43,17 +45,19 @@ def test_fields_become_a_prompt(tmp_path: Path) -> None:
         cluster_id="sums",
         metadata={"level": 1},
     )
-    assert task.demonstration(3, 0) == (task.training_prompt(0, 0), "4")
-    assert task.held_out_prompts() == [
-        Prompt(prompt_id="data-3", text="2+2=", reference="4", cluster_id="data-3")
-    ]
+    assert rows["data-3"].prompt == Prompt(
+        prompt_id="data-3", text="2+2=", reference="4", cluster_id="data-3"
+    )
+    task = JsonlTask(JsonlSpec(path=path, held_out_path=_write(tmp_path / "b.jsonl", '{"prompt": "1+1="}')))
+    assert task.demonstration(3, 0) == (rows["q1"].prompt, "4")
 
 
 def test_epochs_are_shuffles_of_the_training_part(tmp_path: Path) -> None:
     task = _numbered(tmp_path / "data.jsonl", 10)
-    assert [prompt.prompt_id for prompt in task.held_out_prompts()] == ["i8", "i9"]
+    left = [prompt.prompt_id for prompt in (*task.held_out_prompts(), *task.validation_prompts())]
+    assert len(left) == 2
     epochs = [[task.training_prompt(8 * epoch + i, 0).prompt_id for i in range(8)] for epoch in range(3)]
-    assert all(sorted(epoch) == [f"i{i}" for i in range(8)] for epoch in epochs)
+    assert all(sorted([*epoch, *left]) == [f"i{i}" for i in range(10)] for epoch in epochs)
     assert epochs[0] != epochs[1]
     assert [task.training_prompt(i, 0).prompt_id for i in (13, 2, 13)] == [
         epochs[1][5],
@@ -79,7 +83,7 @@ def test_exact_match_and_classes(tmp_path: Path) -> None:
     assert task.partition(asked, ["5", "4", " 4"]) == [WRONG_CLASS, class_id("4"), class_id("4")]
     assert [task.distance(asked, "4", text) for text in ("5", " 4")] == [0.0, 0.0]
     assert task.distance(asked, "5", "6") == 0.0
-    assert task.has_verifier and task.validation_prompts() == []
+    assert task.has_verifier
     open_ended = Prompt(prompt_id="p9", text="say something")
     assert task.completion_class(open_ended, "a ") == class_id("a")
     assert [task.distance(open_ended, "a", text) for text in ("a ", "b")] == [0.0, 1.0]
@@ -116,10 +120,89 @@ def test_files_without_prompts(tmp_path: Path) -> None:
         JsonlTask(JsonlSpec(path=str(tmp_path / "absent.jsonl")))
     with pytest.raises(DataError, match="the file is empty"):
         JsonlTask(JsonlSpec(path=_write(tmp_path / "empty.jsonl", "")))
-    with pytest.raises(DataError, match="1 prompt cannot be split"):
+    with pytest.raises(DataError, match="1 prompts in 1 cluster cannot be split"):
         JsonlTask(JsonlSpec(path=_write(tmp_path / "one.jsonl", GOOD)))
 
 
 def test_a_file_without_responses_has_no_demonstrations(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no training line has a 'response'"):
         _numbered(tmp_path / "data.jsonl", 5).demonstration(0, 0)
+
+
+def parts_of(task: JsonlTask) -> dict[str, set[str]]:
+    rows = {"train": task.training_rows, "validation": task.validation_rows, "test": task.held_out_rows}
+    return {name: {row.prompt.text for row in part} for name, part in rows.items()}
+
+
+def leaking_lines() -> list[str]:
+    """60 clusters of three prompts, of which every tenth is also in another cluster, sorted by cluster."""
+    lines = []
+    for cluster in range(60):
+        for number in range(3):
+            lines.append(json.dumps({"prompt": f"prompt {cluster} {number}", "cluster": f"c{cluster:02d}"}))
+        if cluster % 10 == 0:
+            lines.append(json.dumps({"prompt": f" PROMPT {cluster + 1} 0", "cluster": f"c{cluster:02d}"}))
+    return lines
+
+
+def test_split_keeps_clusters_and_equal_prompts_on_one_side(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.jsonl", *leaking_lines())
+    for seed in range(20):
+        task = JsonlTask(JsonlSpec(path=path, split_seed=seed))
+        parts = {
+            name: {" ".join(text.casefold().split()) for text in texts}
+            for name, texts in parts_of(task).items()
+        }
+        clusters = {
+            name: {row.prompt.cluster_id for row in rows}
+            for name, rows in (
+                ("train", task.training_rows),
+                ("validation", task.validation_rows),
+                ("test", task.held_out_rows),
+            )
+        }
+        for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
+            assert not parts[one] & parts[other] and not clusters[one] & clusters[other]
+        assert len(set.union(*parts.values())) == 180
+        assert len(set.union(*clusters.values())) == 54, "six clusters are linked to another one"
+
+
+def test_split_of_a_sorted_file_is_random_and_reproducible(tmp_path: Path) -> None:
+    count = 100
+    lines = [json.dumps({"prompt": f"q{number:03d}"}) for number in range(count)]
+    path = _write(tmp_path / "a.jsonl", *lines)
+    shuffled = _write(tmp_path / "b.jsonl", *reversed(lines))
+    drawn = []
+    for seed in range(200):
+        parts = parts_of(JsonlTask(JsonlSpec(path=path, split_seed=seed)))
+        assert (len(parts["train"]), len(parts["validation"]), len(parts["test"])) == (80, 10, 10)
+        drawn.append([int(text[1:]) for text in sorted(parts["test"])])
+        if seed < 5:
+            assert parts == parts_of(JsonlTask(JsonlSpec(path=path, split_seed=seed)))
+            assert parts == parts_of(JsonlTask(JsonlSpec(path=shuffled, split_seed=seed)))
+    assert len({tuple(test) for test in drawn}) == 200
+    # Each line is held out in a tenth of the splits, and the file's two halves equally often.
+    times = np.bincount(np.concatenate(drawn), minlength=count)
+    assert times.sum() == 2000 and times.min() >= 4 and times.max() <= 40
+    assert abs(times[: count // 2].sum() - 1000) < 4 * np.sqrt(2000 * 0.25)
+
+
+def test_split_of_a_tiny_file_leaves_something_to_train_on(tmp_path: Path) -> None:
+    lines = [json.dumps({"prompt": f"{n}", "cluster": str(n % 4)}) for n in range(20)]
+    parts = parts_of(JsonlTask(JsonlSpec(path=_write(tmp_path / "a.jsonl", *lines))))
+    assert [len(parts[name]) for name in ("train", "validation", "test")] == [15, 0, 5]
+    parts = parts_of(JsonlTask(JsonlSpec(path=str(tmp_path / "a.jsonl"), validation_share=0.25)))
+    assert [len(parts[name]) for name in ("train", "validation", "test")] == [10, 5, 5]
+    lines = [json.dumps({"prompt": f"{n}", "cluster": "one"}) for n in range(20)]
+    with pytest.raises(DataError, match=r"20 prompts in 1 cluster .*task\.held_out_path"):
+        JsonlTask(JsonlSpec(path=_write(tmp_path / "b.jsonl", *lines)))
+
+
+def test_held_out_file_that_shares_prompts_or_clusters_is_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.jsonl", GOOD, '{"prompt": "x", "cluster": "c"}')
+    same_prompt = _write(tmp_path / "b.jsonl", '{"prompt": "new"}', '{"prompt": " 2+2= "}', GOOD)
+    with pytest.raises(DataError, match=r"b\.jsonl:2: its prompt is also in .*a\.jsonl:1; 2 of 3"):
+        JsonlTask(JsonlSpec(path=path, held_out_path=same_prompt))
+    same_cluster = _write(tmp_path / "c.jsonl", '{"prompt": "y", "cluster": "c"}')
+    with pytest.raises(DataError, match=r"c\.jsonl:1: its cluster is also in .*a\.jsonl:2; 1 of 1"):
+        JsonlTask(JsonlSpec(path=path, held_out_path=same_cluster))

@@ -180,7 +180,9 @@ def test_chat_prompts_are_built_from_the_instruction(tmp_path: Path):
 
 def test_broken_files_and_leaks_are_named(tmp_path: Path):
     path = numbered(tmp_path / "a.jsonl", 1, 2)
-    with pytest.raises(DataError, match="2 training prompts are also held out, the first is 'a-1'"):
+    with pytest.raises(
+        DataError, match="2 training prompts are also held out, or of a held-out cluster, the first is 'a-1'"
+    ):
         MathTask(MathSpec(path=path, train_path=path, num_validation=0))
     other = numbered(tmp_path / "b.jsonl", 3)
     with pytest.raises(DataError, match=r"num_validation=500 leaves none of the 1 rows"):
