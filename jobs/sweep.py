@@ -17,11 +17,12 @@ import json
 import shutil
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.cli import parse, run
-from jobs.sweep_plan import TrialPlan, derived_sizes, plan_trials, trial_dir
+from jobs.sweep_plan import TrialPlan, derived_sizes, plan_trials, trial_dir, with_default_metric
 from polyray.config.base import as_json
 from polyray.config.loader import load_config
 from polyray.config.paths import relative_to
@@ -54,6 +55,7 @@ READ = (
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     args = parse(argv, job="sweep", description=__doc__, config_model=SweepConfig, extra=_add_options)
+    args = replace(args, config=with_default_metric(args.config))
     plans = plan_trials(args.config, allow_many=args.namespace.yes)
     evaluation = evaluation_of(args.config, plans, [plan.trial_id for plan in plans])
     if args.check:

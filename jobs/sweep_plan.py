@@ -22,6 +22,7 @@ from polyray.config.base import as_json
 from polyray.config.bundles import CPU, Part, fleet_parts, learner_ranks, times
 from polyray.config.loader import load_config
 from polyray.config.paths import relative_to
+from polyray.config.passes import INSTEAD, check_metric, has_passes
 from polyray.config.run import TrainConfig
 from polyray.config.sweep import MANY_TRIALS, ParameterSpec, SweepConfig
 from polyray.config.tracking import as_one_experiment
@@ -80,6 +81,16 @@ def plan_trials(config: SweepConfig, allow_many: bool = False) -> list[TrialPlan
     if config.fleet.mode == "shared":
         _check_one_fleet(plans)
     return plans
+
+
+def with_default_metric(config: SweepConfig) -> SweepConfig:
+    """The sweep with `reward_mean` as its metric where none is named and no completion of its trials can pass."""
+    if "metric" in config.model_fields_set:
+        return config
+    trial = load_config(TrainConfig, config.train, config.overrides)
+    if has_passes(trial.reward, trial.task):
+        return config
+    return config.model_copy(update={"metric": INSTEAD})
 
 
 def settings(config: SweepConfig) -> Iterator[dict[str, Any]]:
@@ -143,6 +154,12 @@ def trial_plan(config: SweepConfig, number: int, parameters: dict[str, Any], see
 
 
 def _check_metrics(config: SweepConfig, trial: TrainConfig) -> None:
+    asked = [("metric", config.metric), *(("search.objectives", each.metric) for each in config.objectives)]
+    for key, metric in asked:
+        try:
+            check_metric(key, metric, trial.reward, trial.task)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
     if trial.evaluation is None:
         reader = "scheduler" if config.scheduler.type != "none" else "search"
         if getattr(config, reader).type not in ("none", "planned"):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pydantic import Field, model_validator
 
-from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PolychromicSpec
+from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PassAtKSpec, PolychromicSpec
 from polyray.config.checker import CheckerSpec
 from polyray.config.delivery import DeliverySpec, check_quantised
 from polyray.config.dynamics import DynamicsSpec, Rounds
@@ -19,6 +19,7 @@ from polyray.config.model import ModelSpec, check_whole_base
 from polyray.config.objective import OfSetsSpec
 from polyray.config.over_optimisation import OverOptimisationSpec
 from polyray.config.paths import FilePath
+from polyray.config.passes import INSTEAD, check_metric, counts_passes, has_passes
 from polyray.config.prompts import ShortArm
 from polyray.config.reward import DiversitySpec, RewardSpec, VerifierRewardSpec, check_no_service
 from polyray.config.rollout import RolloutSpec
@@ -27,6 +28,7 @@ from polyray.config.run_base import RunBase, RunName
 from polyray.config.sft import SftConfig as SftConfig
 from polyray.config.supervised_term import SupervisedTermSpec
 from polyray.config.task import HiddenTrapGridSpec, TaskSpec
+from polyray.config.text_tasks import TextTaskSpec
 from polyray.config.tracking import TrackerSpec
 from polyray.config.training_evaluation import TrainingEvaluationSpec
 
@@ -103,6 +105,32 @@ class TrainConfig(RunBase):
             semantic_distances=self.diversity.source == "embedding",
             encoder=None if dynamics is None else dynamics.encoder_for(self.task),
         )
+
+    @model_validator(mode="after")
+    def _metrics_fit_the_reward(self) -> TrainConfig:
+        """Where nothing can pass, the best version is that of the highest reward, unless a metric is named."""
+        evaluation = self.evaluation
+        if evaluation is not None and not has_passes(self.reward, self.task):
+            if "best_metric" in evaluation.model_fields_set:
+                check_metric("evaluation.best_metric", evaluation.best_metric, self.reward, self.task)
+            else:
+                by_reward = evaluation.model_copy(update={"best_metric": INSTEAD})
+                object.__setattr__(self, "evaluation", by_reward)
+        if self.learner.best_metric is not None:
+            check_metric("learner.best_metric", self.learner.best_metric, self.reward, self.task)
+        alarm = None if self.dynamics is None else self.dynamics.collapse_alarm
+        if alarm is not None and counts_passes(alarm.metric) and not has_passes(self.reward, self.task):
+            raise ValueError(
+                f"dynamics.collapse_alarm.metric={alarm.metric!r} counts completions with a reward of 1, and "
+                f"reward.type={self.reward.type} with task.type={self.task.type} gives none; use diversity"
+            )
+        if isinstance(self.algorithm, PassAtKSpec) and not has_passes(self.reward, self.task):
+            raise ValueError(
+                "algorithm.type=pass_at_k learns from completions with a reward of 1, and "
+                f"reward.type={self.reward.type} with task.type={self.task.type} gives none; use pkpo, which takes any "
+                "reward"
+            )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
@@ -254,6 +282,12 @@ class EvaluateConfig(RunBase):
         by_judge = self.checker is not None and self.checker.type == "judge"
         if by_judge and (self.judging is None or self.judging.mode != "rubric"):
             raise ValueError("checker.type=judge needs a judge: set judging.mode=rubric and judging.judge")
+        by_reward = self.checker is None or self.checker.type == "verifier"
+        if by_reward and not isinstance(self.task, TextTaskSpec) and not has_passes(self.reward, self.task):
+            raise ValueError(
+                f"a pass would be a reward of 1, which reward.type={self.reward.type} does not give; set "
+                "checker={type: reward_threshold, threshold: ...}"
+            )
         _check_judged_samples(self.judging, self.evaluation.num_samples)
         programs = [name for name in self.evaluation.exports if name in EXPORTS_OF_PROGRAMS]
         if programs and self.task.type != "code":

@@ -159,7 +159,9 @@ class SweepConfig(RunBase):
         default=0.0, description="value of `axis` that the others are tested against; null: no tests"
     )
     metric: str = Field(
-        default="pass_at_8", description="of dynamics.jsonl: what schedulers and the console table read"
+        default="pass_at_8",
+        description="of dynamics.jsonl: what schedulers and the console table read; by default reward_mean where no "
+        "reward of 1 can come",
     )
     mode: Literal["max", "min"] = "max"
     search: SearchSpec = PlannedSearchSpec()

@@ -40,7 +40,7 @@ class TrainingEvaluationSpec(StrictModel):
     best_metric: str = Field(
         default="pass_at_1",
         description="pass_at_K, distinct_correct_at_K, best_at_K (K: 1, 2, 4, 8), reward_mean, diversity, ...; "
-        "the best version's adapter is kept as best/",
+        "the best version's adapter is kept as best/. By default reward_mean where no reward of 1 can come",
     )
     best_mode: Literal["max", "min"] = "max"
     patience: int | None = Field(

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from polyray.config.passes import INSTEAD, counts_passes
 from polyray.config.run import TrainConfig
 from polyray.delivery.adapter import AdapterPayload
 from polyray.learner.collapse import CollapseWatch
@@ -147,11 +148,23 @@ class Validating:
         self._history.append((version, value))
         if self._record is None:
             return
+        if len(self._history) == 1:
+            self._warn_of_no_pass(value)
         if self._record.observe(version, value):
             self._best_adapter = adapter
             self._write_best(adapter)
         if self._record.is_over:
             logger.warning(self._record.why_over())
+
+    def _warn_of_no_pass(self, value: float | None) -> None:
+        """A reward function or service may give a reward of 1; the first validation is the first to see one."""
+        if self._spec is not None and counts_passes(self._spec.best_metric) and value == 0:
+            logger.warning(
+                "%s is 0 in the first validation: no completion has a reward of 1. Where rewards never reach 1, no "
+                "version is better than the first, and patience ends the run; set evaluation.best_metric=%s",
+                self._spec.best_metric,
+                INSTEAD,
+            )
 
     def _watch(self, lines: Iterable[Mapping[str, Any]]) -> CollapseWatch:
         dynamics = self._config.dynamics

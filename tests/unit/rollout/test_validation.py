@@ -63,8 +63,8 @@ def test_held_out_prompts_are_asked_by_dynamics_that_name_them_alone() -> None:
     task = build_task(_config().task)
     asked = validation_prompts(_rounds(prompts="held_out"), task, 0)
     assert asked == task.held_out_prompts()[-2:]
-    with pytest.raises(ConfigError, match="evaluation"):
-        build_config(TrainConfig, {"evaluation": {"prompts": "held_out"}})
+    with pytest.raises(ConfigError, match=r"evaluation\.prompts"):
+        build_config(TrainConfig, {"name": "t", "evaluation": {"prompts": "held_out"}})
 
 
 def test_dynamics_of_a_task_with_training_prompts_alone_ask_those() -> None:
