@@ -127,8 +127,8 @@ class TrainConfig(RunBase):
         if isinstance(self.algorithm, PassAtKSpec) and not has_passes(self.reward, self.task):
             raise ValueError(
                 "algorithm.type=pass_at_k learns from completions with a reward of 1, and "
-                f"reward.type={self.reward.type} with task.type={self.task.type} gives none; use pkpo, which takes any "
-                "reward"
+                f"reward.type={self.reward.type} with task.type={self.task.type} gives none; use pkpo, which takes "
+                "any reward"
             )
         return self
 
