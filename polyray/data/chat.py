@@ -6,11 +6,12 @@ trained on. Decoding is the engine's business.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from polyray.data.token_rows import TokenRow
-from polyray.errors import DataError, boundary
+from polyray.errors import ConfigError, DataError, boundary
 from polyray.types import Message, Prompt
 
 if TYPE_CHECKING:
@@ -30,6 +31,53 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
     if prompt.messages is None:
         return _encode(tokenizer, prompt.text, prompt, add_special_tokens=True)
     return _encode(tokenizer, _render(tokenizer, prompt, prompt.messages, True), prompt)
+
+
+def stop_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[int, ...]:
+    """Token ids, beside the end of sequence, that end a completion of this prompt.
+
+    That is the token with which the chat template closes the assistant's turn, because demonstrations of messages are
+    trained to end with it. Base models often have a template whose closing token is not their end of sequence.
+    """
+    closing = None if prompt.messages is None else closing_token(tokenizer)
+    return () if closing is None or closing == tokenizer.eos_token_id else (closing,)
+
+
+@functools.lru_cache(maxsize=8)
+def closing_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The special token with which the chat template closes an assistant's turn; None where it writes none."""
+    if not tokenizer.chat_template:
+        return None
+    turns = ({"role": "user", "content": "1"}, {"role": "assistant", "content": "2"})
+    rendered = _render(tokenizer, Prompt("closing token", "1", messages=turns[:1]), turns, False).rstrip()
+    found = [
+        (len(token.content), number)
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special and rendered.endswith(token.content)
+    ]
+    return max(found)[1] if found else None
+
+
+def check_can_end(tokenizer: PreTrainedTokenizerBase, vocabulary: int | None) -> None:
+    """Raises ConfigError where no completion of this model could end before its length limit.
+
+    `vocabulary`: the number of tokens that the model knows; None where its configuration does not say.
+    """
+    ends = {
+        "end of sequence": tokenizer.eos_token_id,
+        "closing token of the chat template": closing_token(tokenizer),
+    }
+    for name, token in ends.items():
+        if isinstance(token, int) and vocabulary is not None and token >= vocabulary:
+            raise ConfigError(
+                f"the tokenizer's {name} has the id {token}, but the model knows {vocabulary} tokens only: no "
+                "completion can end; use the tokenizer that belongs to the model"
+            )
+    if not any(isinstance(token, int) for token in ends.values()):
+        raise ConfigError(
+            "the model's tokenizer has no end-of-sequence token, and its chat template closes a turn with no special "
+            "token: no completion can end; set eos_token in its tokenizer_config.json"
+        )
 
 
 def encode_demonstration(

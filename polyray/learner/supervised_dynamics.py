@@ -23,6 +23,7 @@ from polyray.data.chat import encode_prompt
 from polyray.data.records import read_demonstrations
 from polyray.learner.collapse import CollapseWatch
 from polyray.learner.reduce import from_rank_0
+from polyray.learner.supervised_evaluation import end_tokens
 from polyray.models.logprobs import Rows, completion_logprobs
 from polyray.models.sharding import is_sharded
 from polyray.observability.jsonl import JsonlWriter, cut_jsonl, read_jsonl
@@ -112,6 +113,7 @@ def sample_groups(
 ) -> list[Group]:
     """`num_samples` completions of every prompt at temperature 1, with their log-probs under the model."""
     prompt_ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    ends = end_tokens(model, tokenizer, prompts)
     at_once = max(1, MAX_ROWS // rounds.num_samples)
     was_training = model.training
     model.eval()
@@ -121,7 +123,7 @@ def sample_groups(
         for start in range(0, len(prompts), at_once):
             torch.manual_seed(sample_seed(config.seed, "dynamics", start))
             part = prompt_ids[start : start + at_once]
-            sampled = _sample(model, tokenizer, part, config.max_tokens, rounds.num_samples)
+            sampled = _sample(model, tokenizer, part, ends, config.max_tokens, rounds.num_samples)
             for index, completions in enumerate(sampled):
                 number = start + index
                 ids = np.array(prompt_ids[number], np.int32)
@@ -131,12 +133,15 @@ def sample_groups(
 
 
 def _sample(
-    model: Any, tokenizer: Any, prompt_ids: Sequence[list[int]], max_tokens: int, num_samples: int
+    model: Any,
+    tokenizer: Any,
+    prompt_ids: Sequence[list[int]],
+    ends: list[int],
+    max_tokens: int,
+    num_samples: int,
 ) -> list[tuple[Completion, ...]]:
     """Prompts are padded on their left: all of them end where sampling begins."""
     device = next(model.parameters()).device
-    ends = model.generation_config.eos_token_id or tokenizer.eos_token_id
-    ends = list(ends) if isinstance(ends, list) else [ends]
     width = max(len(ids) for ids in prompt_ids)
     rows = [[ends[0]] * (width - len(ids)) + ids for ids in prompt_ids for _ in range(num_samples)]
     mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompt_ids for _ in range(num_samples)]

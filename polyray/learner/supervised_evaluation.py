@@ -17,7 +17,7 @@ from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from polyray.config.supervised import EarlyStoppingSpec, SupervisedEvaluationSpec
-from polyray.data.chat import encode_prompt
+from polyray.data.chat import encode_prompt, stop_tokens
 from polyray.data.packing import SupervisedBatch
 from polyray.data.records import Demonstration
 from polyray.learner.lockstep import idle_pass, in_lockstep
@@ -27,6 +27,7 @@ from polyray.models.sharding import is_sharded
 from polyray.observability.atomic import atomic_write_bytes
 from polyray.observability.jsonl import encode_line
 from polyray.rollout.seeds import sample_seed
+from polyray.types import Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,8 @@ def write_samples(
     for index, demonstration in enumerate(demonstrations[: spec.num_samples]):
         prompt = demonstration.prompt
         prompt_ids = encode_prompt(tokenizer, prompt)
-        completion = _generate(model, tokenizer, prompt_ids, spec, sample_seed(seed, path.stem, index))
+        ends = end_tokens(model, tokenizer, [prompt])
+        completion = _generate(model, tokenizer, prompt_ids, ends, spec, sample_seed(seed, path.stem, index))
         asked = prompt.text if prompt.messages is None else prompt.messages
         lines.append({"prompt": asked, "completion": completion, "reference": demonstration.response})
     model.train(was_training)
@@ -111,10 +113,19 @@ def write_samples(
         atomic_write_bytes(path, b"".join(encode_line(line) for line in lines))
 
 
+def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[int]:
+    """Token ids that end a completion of these prompts, as they do in an engine; the first also pads."""
+    ends: Any = model.generation_config.eos_token_id or tokenizer.eos_token_id
+    ends = list(ends) if isinstance(ends, list) else [ends]
+    closing = {token for prompt in prompts for token in stop_tokens(tokenizer, prompt)}
+    return [*ends, *sorted(closing - set(ends))]
+
+
 def _generate(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     prompt_ids: list[int],
+    ends: list[int],
     spec: SupervisedEvaluationSpec,
     seed: int,
 ) -> str:
@@ -122,11 +133,10 @@ def _generate(
     sampling: dict[str, Any] = {"do_sample": False}
     if spec.temperature > 0:  # top_k 0, top_p 1: the model's own distribution
         sampling = {"do_sample": True, "temperature": spec.temperature, "top_k": 0, "top_p": 1.0}
-    ends = model.generation_config.eos_token_id or tokenizer.eos_token_id
     config = GenerationConfig(
         max_new_tokens=spec.max_new_tokens,
         eos_token_id=ends,
-        pad_token_id=ends[0] if isinstance(ends, list) else ends,
+        pad_token_id=ends[0],
         **sampling,
     )
     input_ids = torch.tensor([prompt_ids], device=device)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from polyray.config.rollout import RolloutSpec
-from polyray.data.chat import encode_prompt
+from polyray.data.chat import encode_prompt, stop_tokens
 from polyray.delivery.adapter import AdapterPayload
 from polyray.errors import DeliveryError, RolloutError
 from polyray.rollout.simulated_batch import DecodingBatch
@@ -193,7 +193,8 @@ class SimulatedEngine:
         raise RuntimeError(f"simulated failure of the engine with {len(self._groups)} groups")
 
     def _completions(self, request: GroupRequest) -> tuple[Completion, ...]:
-        drawn = [self._sample(seed, request.max_completion_tokens) for seed in request.seeds]
+        ends = (*stop_tokens(self._tokenizer, request.prompt), self._tokenizer.eos_token_id)
+        drawn = [self._sample(seed, request.max_completion_tokens, ends[0]) for seed in request.seeds]
         texts = self._tokenizer.batch_decode([tokens for tokens, _ in drawn], skip_special_tokens=True)
         logprob = -math.log(len(self._plain_tokens))
         return tuple(
@@ -201,15 +202,15 @@ class SimulatedEngine:
             for (tokens, reason), text, seed in zip(drawn, texts, request.seeds, strict=True)
         )
 
-    def _sample(self, seed: int, max_tokens: int) -> tuple[np.ndarray, FinishReason]:
+    def _sample(self, seed: int, max_tokens: int, end: int | None) -> tuple[np.ndarray, FinishReason]:
         """Plain tokens; the last one ends the sequence where the length model ends it below the limit."""
         draw = random.Random(seed)
         length, stops = self._lengths.draw(draw, max_tokens)
         # 32 random bits a token: the remainder prefers no token by more than one in 10^4.
         bits = np.frombuffer(draw.randbytes(4 * length), np.uint32)
         tokens = self._plain_tokens[bits % len(self._plain_tokens)]
-        if stops and self._tokenizer.eos_token_id is not None:
-            tokens[-1] = self._tokenizer.eos_token_id
+        if stops and end is not None:
+            tokens[-1] = end
         return tokens, "stop" if stops else "length"
 
 

@@ -30,6 +30,8 @@ class TextSampling:
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     """It ends before the first of these; the text does not hold it."""
+    stop_token_ids: tuple[int, ...] = ()
+    """It ends with the first of these, or with the end of sequence."""
     logprobs: int | None = None
     """None: no log-probs; else those of the sampled tokens, and of so many likeliest ones beside each."""
 

@@ -63,8 +63,9 @@ class AsyncVllmEngine:
         prompt = engine_input(self._groups.admit(request, version.policy))
         self._delivery.hold(version.policy)
         request_ids = self._groups.request_ids(request.group_id)
-        for request_id, params in zip(request_ids, sampling_params(request), strict=True):
-            sample = self._sample(request_id, prompt, params, version.lora_request)
+        params = self._groups.params(request)
+        for request_id, sample_params in zip(request_ids, sampling_params(request, params), strict=True):
+            sample = self._sample(request_id, prompt, sample_params, version.lora_request)
             self._processes.begin(sample)
 
     def poll(self) -> list[Group]:

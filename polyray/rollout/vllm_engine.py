@@ -25,7 +25,6 @@ from polyray.rollout.vllm_delivery import AdapterDelivery, MergedDelivery, Versi
 from polyray.rollout.vllm_groups import (
     RunningGroups,
     engine_input,
-    group_params,
     probe_params,
     prompt_logprobs,
     with_seed,
@@ -87,7 +86,8 @@ class VllmEngine:
         prompt = engine_input(self._groups.admit(request, version.policy))
         self._delivery.hold(version.policy)
         request_ids = self._groups.request_ids(request.group_id)
-        add_group(self._engine, request_ids, prompt, request, version.lora_request)
+        params = self._groups.params(request)
+        add_group(self._engine, request_ids, prompt, request, params, version.lora_request)
 
     def poll(self) -> list[Group]:
         """See `Engine.poll`."""
@@ -158,13 +158,18 @@ class VllmEngine:
 
 
 def add_group(
-    engine: Any, request_ids: Sequence[str], prompt: Any, group: GroupRequest, lora_request: Any
+    engine: Any,
+    request_ids: Sequence[str],
+    prompt: Any,
+    group: GroupRequest,
+    params: Any,
+    lora_request: Any,
 ) -> None:
     """What `LLMEngine.add_request` does, for every sample of a group, with its checks made once: samples differ in
     their seeds alone, and have ids of their own already, which vLLM would see to with more random characters."""
     tasks = engine.get_supported_tasks()
     checked = engine.input_processor.process_inputs(
-        request_ids[0], prompt, group_params(group), supported_tasks=tasks, lora_request=lora_request
+        request_ids[0], prompt, params, supported_tasks=tasks, lora_request=lora_request
     )
     for request_id, seed in zip(request_ids, group.seeds, strict=True):
         request = copy.copy(checked)

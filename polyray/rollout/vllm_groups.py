@@ -9,11 +9,12 @@ Detokenisation is ours: once, on finished sequences, a group at a time.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from polyray.data.chat import encode_prompt
+from polyray.data.chat import encode_prompt, stop_tokens
 from polyray.errors import DataError, RolloutError
 from polyray.types import Completion, FinishReason, Group, GroupRequest, PolicyVersion
 
@@ -65,6 +66,10 @@ class RunningGroups:
         self._running[request.group_id] = _Running(self._admitted, request, prompt_token_ids, policy)
         return prompt_token_ids
 
+    def params(self, request: GroupRequest) -> Any:
+        """`group_params` with the tokens that end a completion of this prompt."""
+        return group_params(request, stop_tokens(self._tokenizer, request.prompt))
+
     def request_ids(self, group_id: int) -> list[str]:
         """What the requests of a running group are called, one per sample."""
         return self._running[group_id].request_ids
@@ -110,14 +115,17 @@ def engine_input(prompt_token_ids: list[int]) -> Any:
     return tokens_input(prompt_token_ids)
 
 
-def sampling_params(request: GroupRequest) -> list[Any]:
-    """One `vllm.SamplingParams` per sample, equal but for the seed."""
-    params = group_params(request)
+def sampling_params(request: GroupRequest, params: Any = None) -> list[Any]:
+    """One `vllm.SamplingParams` per sample, equal but for the seed; `params`: of the group, if there are."""
+    params = group_params(request) if params is None else params
     return [with_seed(params, seed) for seed in request.seeds]
 
 
-def group_params(request: GroupRequest) -> Any:
-    """The `vllm.SamplingParams` that the samples of a group share, without a seed."""
+def group_params(request: GroupRequest, stop_token_ids: Sequence[int] = ()) -> Any:
+    """The `vllm.SamplingParams` that the samples of a group share, without a seed.
+
+    `stop_token_ids` end a completion, as the end of sequence does.
+    """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -127,6 +135,7 @@ def group_params(request: GroupRequest) -> Any:
         top_p=1.0,
         top_k=0,
         max_tokens=request.max_completion_tokens,
+        stop_token_ids=list(stop_token_ids),
         logprobs=0,
         flat_logprobs=True,
         detokenize=False,

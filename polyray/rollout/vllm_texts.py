@@ -36,6 +36,7 @@ def text_params(request: TextRequest) -> Any:
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         stop=list(sampling.stop),
+        stop_token_ids=list(sampling.stop_token_ids),
         seed=request.seed,
         logprobs=sampling.logprobs,
         detokenize=decoded_by_vllm(request),

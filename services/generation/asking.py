@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from polyray.config.generation import GenerationServeConfig
-from polyray.data.chat import encode_prompt
+from polyray.data.chat import encode_prompt, stop_tokens
 from polyray.errors import DataError
 from polyray.rollout.seeds import SEED_BITS, sample_seed
 from polyray.rollout.text_engine import TextRequest, TextSampling
@@ -62,7 +62,8 @@ class Asking:
         logprobs = (request.top_logprobs or 0) if request.logprobs else None
         tokens = request.max_completion_tokens or request.max_tokens
         sampling = self._sampling(request, tokens, request.stops, logprobs)
-        rows = [self._encode(as_prompt(None, request.messages), "messages")]
+        prompt = as_prompt(None, request.messages)
+        rows, sampling = [self._encode(prompt, "messages")], self._ended(sampling, prompt)
         return self._asked(request.model, rows, request.n, sampling, request.seed, request.stream)
 
     def candidates(self, request: CandidatesRequest) -> Asked:
@@ -72,7 +73,8 @@ class Asking:
         stops = () if stop is None else (stop,) if isinstance(stop, str) else stop
         sampling = self._sampling(request, request.max_tokens, stops, 0)
         param = "prompt" if request.messages is None else "messages"
-        rows = [self._encode(as_prompt(request.prompt, request.messages), param)]
+        prompt = as_prompt(request.prompt, request.messages)
+        rows, sampling = [self._encode(prompt, param)], self._ended(sampling, prompt)
         return self._asked(request.model, rows, request.num_samples, sampling, request.seed, request.stream)
 
     def _asked(
@@ -102,7 +104,13 @@ class Asking:
             _at_most("max_tokens", max_tokens, limit, "max_tokens")
         if any(not text for text in stops):
             raise InvalidRequest("stop holds an empty text; leave it out", "stop")
-        return TextSampling(max_tokens or limit, request.temperature, request.top_p, tuple(stops), logprobs)
+        return TextSampling(
+            max_tokens or limit, request.temperature, request.top_p, tuple(stops), logprobs=logprobs
+        )
+
+    def _ended(self, sampling: TextSampling, prompt: Prompt) -> TextSampling:
+        """With the tokens that end a completion of this prompt."""
+        return replace(sampling, stop_token_ids=stop_tokens(self._tokenizer, prompt))
 
     def _check_logprobs(self, wanted: int | None, param: str) -> None:
         if wanted is not None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from polyray.data.chat import encode_demonstration, encode_prompt
-from polyray.errors import DataError
+from polyray.data.chat import check_can_end, closing_token, encode_demonstration, encode_prompt, stop_tokens
+from polyray.errors import ConfigError, DataError
 from polyray.models.embedded import SPECIAL_TOKENS, build_tokenizer
 from polyray.types import Prompt
 
@@ -62,3 +62,47 @@ def test_messages_need_a_chat_template() -> None:
     bare.chat_template = None
     with pytest.raises(DataError, match="has no chat template"):
         encode_prompt(bare, Prompt("p", "7", messages=({"role": "user", "content": "7"},)))
+
+
+QUESTION = Prompt("p", "7", messages=({"role": "user", "content": "7"},))
+
+
+def _closing_with(end: str) -> PreTrainedTokenizerBase:
+    """A tokenizer of a base model: its template closes a turn with `<im_end>`, its end of sequence is `<eos>`."""
+    tokenizer = build_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<im_end>"]})
+    tokenizer.chat_template = f"{{% for m in messages %}}{{{{ m['content'] }}}}{end}{{% endfor %}}"
+    return tokenizer
+
+
+def test_stop_tokens_hold_the_last_token_that_sft_trains() -> None:
+    tokenizer = _closing_with("<im_end>")
+    row = encode_demonstration(tokenizer, QUESTION, "RU")
+    assert stop_tokens(tokenizer, QUESTION) == row.token_ids[-1:] == (28,)
+    assert tokenizer.eos_token_id == EOS
+
+
+def test_stop_tokens_of_texts_and_of_other_templates_are_none() -> None:
+    assert stop_tokens(_closing_with("<im_end>"), Prompt("p", "7")) == ()
+    assert closing_token(_closing_with("<eos>")) == closing_token(_closing_with("<eos>\n")) == EOS
+    assert closing_token(_closing_with("|")) is None
+    bare = build_tokenizer()
+    bare.chat_template = None
+    for tokenizer in (_closing_with("<eos>"), _closing_with("|"), build_tokenizer(), bare):
+        assert stop_tokens(tokenizer, QUESTION) == ()
+
+
+def test_check_can_end_refuses_a_model_that_never_stops() -> None:
+    tokenizer = _closing_with("<im_end>")
+    check_can_end(tokenizer, 29)
+    check_can_end(tokenizer, None)
+    with pytest.raises(
+        ConfigError, match="closing token of the chat template has the id 28, but the model knows 28"
+    ):
+        check_can_end(tokenizer, 28)
+    tokenizer.eos_token = None
+    check_can_end(tokenizer, 29)
+    endless = _closing_with("|")
+    endless.eos_token = None
+    with pytest.raises(ConfigError, match="no completion can end"):
+        check_can_end(endless, 29)

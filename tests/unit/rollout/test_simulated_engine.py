@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +22,7 @@ from polyray.types import PolicyVersion
 from tests.unit.rollout.engine_contract import EngineContract, request
 
 LATENCIES: dict[str, Any] = {"step_s": 0.01, "sequence_s": 0.001, "prefill_token_s": 0.002, "load_s": 1.5}
-EOS = 2
+PAD, EOS = 0, 2
 
 
 class SimulatedTime:
@@ -128,6 +129,20 @@ def test_a_completion_that_ends_by_itself_ends_with_the_end_of_sequence(tokenize
     kinds = {(len(item.token_ids), item.finish_reason) for item in group.completions}
     assert kinds == {(4, "stop"), (10, "length")}
     assert all((item.token_ids[-1] == EOS) == (item.finish_reason == "stop") for item in group.completions)
+
+
+def test_messages_end_with_the_closing_token_of_the_template(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}<pad>{% endfor %}"
+    tokenizer.save_pretrained(tmp_path)
+    engine = build(tmp_path, given_lengths=(4,))
+    asked = request(0, seeds=(1, 2))
+    turns = ({"role": "user", "content": asked.prompt.text},)
+    engine.submit(asked)
+    engine.submit(replace(asked, group_id=1, prompt=replace(asked.prompt, messages=turns)))
+    text, chat = sorted(engine.drain(), key=lambda group: group.group_id)
+    assert [item.token_ids[-1] for item in text.completions] == [EOS, EOS]
+    assert [item.token_ids[-1] for item in chat.completions] == [PAD, PAD]
 
 
 def test_a_group_takes_its_prefill_and_a_step_per_token(tokenizer_dir: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -12,16 +13,22 @@ from polyray.config.model import LoraSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.delivery.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
 from polyray.delivery.probe import probe_logprobs
+from polyray.models.embedded import build_tokenizer
 from polyray.models.lora import adapter_bytes, adapter_config, attach_adapter
 from polyray.rollout.engine import Engine
 from polyray.types import PolicyVersion
-from tests.unit.rollout.engine_contract import MAX_TOKENS, EngineContract
+from tests.unit.rollout.engine_contract import MAX_TOKENS, EngineContract, by_id, request, tokens
 from tests.unit.rollout.engine_process import RemoteEngine, engine_process
 from tests.unit.tiny_policy import build_base, move, save_base
 
 SHAPE = {"head_dim": 32}
 """The smallest head that vLLM's CPU attention takes."""
 PROBE = ((1, 8, 9, 4, 20), (1, 7, 3))
+
+
+CLOSING = "{% if messages[-1]['role'] == 'assistant' %}<pad>{% endif %}"
+"""The template of a base model: it closes a turn with a token that is not the end of sequence."""
+PAD = 0
 
 
 class IdleIsAProperty:
@@ -37,6 +44,9 @@ class IdleIsAProperty:
 @pytest.fixture(scope="module")
 def vllm_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     model_dir = save_base(tmp_path_factory.mktemp("base"), **SHAPE)
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = "<bos>{% for m in messages %}{{ m['content'] }}{% endfor %}" + CLOSING
+    tokenizer.save_pretrained(model_dir)
     spec = RolloutSpec(max_completion_tokens=MAX_TOKENS, kv_cache_mib=16)
     with engine_process("polyray.rollout.vllm_engine:VllmEngine", model_dir, spec, "float32") as remote:
         yield IdleIsAProperty(remote)
@@ -66,3 +76,17 @@ class TestVllmMerged(EngineContract):
 
     def payload(self, version: int) -> AdapterPayload:
         return adapter(version)
+
+    def test_messages_end_with_the_closing_token_of_the_template(self, engine: Engine) -> None:
+        asked = request(0, seeds=range(60))
+        turns = ({"role": "user", "content": asked.prompt.text},)
+        engine.submit(asked)
+        engine.submit(replace(asked, group_id=1, prompt=replace(asked.prompt, messages=turns)))
+        groups = by_id(engine.drain())
+        text, chat = tokens(groups[0]), tokens(groups[1])
+        assert groups[0].prompt_token_ids.tolist() == groups[1].prompt_token_ids.tolist()
+        assert sum(PAD in row[:-1] for row in text) > 5  # an ordinary token there
+        assert [row[: row.index(PAD) + 1] if PAD in row else row for row in text] == chat
+        ended = [item for item in groups[1].completions if item.token_ids[-1] == PAD]
+        assert {item.finish_reason for item in ended if len(item.token_ids) < MAX_TOKENS} == {"stop"}
+        assert all("<pad>" not in item.text for item in ended)

@@ -11,6 +11,7 @@ from polyray.config.generation import GenerationServeConfig
 from polyray.config.loader import build_config
 from polyray.config.model import LoraSpec
 from polyray.models.base_files import base_fingerprint
+from polyray.models.embedded import CHAT_TEMPLATE, build_tokenizer
 from polyray.models.lora import attach_adapter, save_adapter
 from services.generation.routes import build_http_app
 from services.generation.service import GenerationService
@@ -20,6 +21,8 @@ from tests.unit.tiny_policy import build_base, move, save_base
 RANK = 3
 SHAPE = {"head_dim": 32, "num_hidden_layers": 2}
 PROMPT = "37|b1>e4="
+CLOSING = "{% if messages[-1]['role'] == 'assistant' %}<pad>{% endif %}"
+"""The template of a base model: it closes a turn with a token that is not the end of sequence."""
 TOKENS = {"alice": "alice-s3cret", "bob": "bob-s3cret", "root": "root-s3cret"}
 
 
@@ -43,6 +46,9 @@ def tiny_config(root: Path, **changes: Any) -> GenerationServeConfig:
     model_dir = root / "model"
     if not model_dir.exists():
         save_base(model_dir, **SHAPE)
+        tokenizer = build_tokenizer()
+        tokenizer.chat_template = CHAT_TEMPLATE + CLOSING
+        tokenizer.save_pretrained(model_dir)
         save_adapters(root, model_dir, 1, 2)
     values: dict[str, Any] = {
         "name": "tiny",
