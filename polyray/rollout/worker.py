@@ -23,14 +23,19 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from polyray.delivery.adapter import AdapterPayload, sha256_of
 from polyray.delivery.proof import DeliveryAck
-from polyray.errors import DeliveryError, PolyrayError, RolloutError, is_user_error
+from polyray.errors import DeliveryError, PolicyNotDelivered, PolyrayError, RolloutError, is_user_error
 from polyray.rollout.engine import Engine
 from polyray.rollout.sleeping import Sleeper
 from polyray.rollout.turns import Turns
 from polyray.types import Group, GroupRequest, PolicyVersion
 
+RETURN_NATS = 1e-3
+"""Mean difference of a probe from the same engine's earlier answer under the same weights: it is 0 but for the order
+of sums on a GPU, while versions of two runs differ by more once they have trained."""
 FILL = 2
 """Times the sequences an engine decodes together is what it holds of several runs: groups whose last samples are
 long leave room."""
@@ -110,6 +115,8 @@ class RolloutWorker:
         self._numbers = itertools.count()
         self._newest: dict[str, AdapterPayload] = {}
         """By run, where the engine keeps no versions."""
+        self._proven: dict[str, np.ndarray] = {}
+        """By run, likewise: what the engine said of the probe when it took on the newest version."""
         self._loaded_run: str | None = None
         self._policies: dict[str, PolicyVersion] = {}
         """By run: the version that was taken on last."""
@@ -253,7 +260,9 @@ class RolloutWorker:
                 return False
             self._sleeper.wake(engine)
             started = time.perf_counter()
-            engine.load(self._newest[run])
+            payload = self._newest[run]
+            engine.load(payload)
+            _check_return(engine.probe(payload.probe.sequences), self._proven[run], payload.policy, self.name)
             self._loaded_run = run
             self._count(returns=1, return_s=time.perf_counter() - started)
         return True
@@ -298,8 +307,9 @@ class RolloutWorker:
         self._count(loads=1, load_s=loaded - started)
         if not engine.keeps_versions:
             self._newest[payload.policy.run] = payload
+            self._proven[payload.policy.run] = logprobs
             self._loaded_run = payload.policy.run
-            self._turns.load_took(loaded - started)
+            self._turns.load_took(time.perf_counter() - started)
         message.future.set_result(
             DeliveryAck(
                 self.name,
@@ -319,6 +329,7 @@ class RolloutWorker:
         for message in self._turns.forget(run):
             message.future.set_exception(RolloutError(f"run {run} has ended"))
         self._newest.pop(run, None)
+        self._proven.pop(run, None)
         self._policies.pop(run, None)
         engine.forget(run)
 
@@ -364,3 +375,13 @@ class RolloutWorker:
         if is_user_error(failure):
             return failure
         return RolloutError(f"engine of {self.name} is gone: {type(failure).__name__}: {failure}")
+
+
+def _check_return(now: np.ndarray, proven: np.ndarray, policy: PolicyVersion, worker: str) -> None:
+    """Raises PolicyNotDelivered where a version that was brought back answers otherwise than when it was proven."""
+    difference = float(np.abs(now - proven).mean()) if now.shape == proven.shape else np.inf
+    if not difference <= RETURN_NATS:  # not a number is wrong, too
+        raise PolicyNotDelivered(
+            f"worker {worker} does not serve {policy.name} after another run's turn: its log-probs of the probe "
+            f"tokens changed by {difference:.3g} (mean), tolerance {RETURN_NATS:.3g}"
+        )

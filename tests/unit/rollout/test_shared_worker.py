@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
+from polyray.delivery.adapter import AdapterPayload
 from polyray.errors import RolloutError
-from polyray.types import GroupRequest
+from polyray.types import GroupRequest, PolicyVersion
 from tests.unit.rollout.scripted_engine import WAIT_S, ScriptedEngine, failed_with, payload, request, running
 
 
@@ -155,3 +158,31 @@ def test_one_run_alone_has_all_its_groups_in_the_engine() -> None:
         for future in [first, *futures]:
             future.result(WAIT_S)
     assert engine.most_out == 20
+
+
+class ForgetfulEngine(ScriptedEngine):
+    """Its probe answers by the weights in it; a load that is not the first of its version leaves them as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loaded: set[PolicyVersion] = set()
+        self._weights = 0.0
+
+    def load(self, payload: AdapterPayload) -> None:
+        super().load(payload)
+        if payload.policy not in self._loaded:
+            self._weights = float(len(self._loaded))
+        self._loaded.add(payload.policy)
+
+    def probe(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
+        return super().probe(sequences) - np.float32(0.01 * self._weights)
+
+
+def test_a_wrong_reload_on_a_turn_ends_the_worker() -> None:
+    with running(ForgetfulEngine()) as worker:
+        for run in ("a", "b"):
+            worker.deliver(payload(0, run=run)).result(WAIT_S)
+        assert worker.submit(request(0, run="b")).result(WAIT_S).policy.run == "b"
+        wrong = worker.submit(request(1, run="a"))
+        failed_with(wrong, RolloutError, "does not serve .* after another run's turn: .* changed by 0.01")
+        failed_with(worker.submit(request(2, run="b")), RolloutError, "engine of rollout-0 is gone")
