@@ -86,7 +86,7 @@ def engine_round(device: torch.device, dtype: str, mode: Mode = "merged") -> Eng
     tolerance = DeliverySpec().tolerance_for(dtype)
     with tempfile.TemporaryDirectory(prefix="polyray-engine-check-") as directory:
         model_dir = build_tiny_model(Path(directory))
-        sequences = probe_sequences(config.task, spec, NUM_PROBES, 0, model_dir)
+        sequences = probe_sequences(config.task, spec, NUM_PROBES, 0, model_dir, dtype)
         model, base_logprobs = _random_policy(model_dir, dtype, device, sequences)
         worker = RolloutWorker("engine-check", lambda: _engine(model_dir, spec, dtype, lora_rank))
         try:

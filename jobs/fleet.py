@@ -6,12 +6,15 @@ quickstart opens one fleet for all its arms, because engines take longer to star
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from jobs.cli import REPOSITORY_ROOT
 from polyray.actors.resources import check_placement, ray_session
@@ -165,14 +168,18 @@ def pool_sampler(config: EvaluateConfig, pool: RolloutPool) -> Sample:
 
     model_dir, dtype = Path(pool.settings.model_dir), pool.settings.dtype
     delivery, names = config.delivery, list(config.adapters)
-    sequences = probe_sequences(config.task, config.rollout, delivery.num_probes, config.seed, model_dir)
+    arguments = config.task, config.rollout, delivery.num_probes, config.seed, model_dir, dtype
+    sequences = probe_sequences(*arguments)
+    served: list[np.ndarray] = []
 
     def sample(name: str, adapter_dir: str | None, requests: Sequence[GroupRequest]) -> Iterator[Group]:
         where = Path(adapter_dir) if adapter_dir is not None else None
-        payload = adapter_on_disk(where, model_dir, dtype, sequences, version=names.index(name))
+        before = served[-1] if served else None
+        payload = adapter_on_disk(where, model_dir, dtype, sequences, names.index(name), before)
         pool.repair()
         for ack in pool.deliver(payload, delivery.timeout_s):
             check_delivery(ack, payload.policy, payload.probe, delivery.tolerance_for(dtype))
+        served.append(payload.probe.logprobs)
         yield from pool.sample(requests)
 
     return sample
@@ -250,7 +257,12 @@ def training_base(model: ModelSpec) -> tuple[Path, Path | None]:
 def check_start(config: SftConfig | TrainConfig) -> None:
     """Raises ConfigError where the base or the warm start cannot be trained on, or the run's newest checkpoint
     began on another one."""
+    from polyray.data.chat import check_can_end
+    from polyray.models.loading import load_tokenizer
+
     model_dir, warm_start = training_base(config.model)
+    known = json.loads((model_dir / "config.json").read_text(encoding="utf-8")).get("vocab_size")
+    check_can_end(load_tokenizer(model_dir), known)
     base_sha256 = base_fingerprint(model_dir)
     if warm_start is not None:
         read_warm_start(warm_start, base_sha256, config.model.lora)

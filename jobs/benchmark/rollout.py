@@ -107,7 +107,8 @@ def _serve_base(config: TrainConfig, pool: RolloutPool) -> None:
     from polyray.delivery.proof import check_delivery
 
     model_dir, dtype = Path(pool.settings.model_dir), pool.settings.dtype
-    probes = probe_sequences(config.task, config.rollout, config.delivery.num_probes, config.seed, model_dir)
+    num_probes = config.delivery.num_probes
+    probes = probe_sequences(config.task, config.rollout, num_probes, config.seed, model_dir, dtype)
     payload = adapter_on_disk(None, model_dir, dtype, probes, version=0)
     for ack in pool.deliver(payload, config.delivery.timeout_s):
         check_delivery(ack, payload.policy, payload.probe, config.delivery.tolerance_for(dtype))

@@ -92,7 +92,9 @@ class Probe:
     logprobs: np.ndarray
     """[sum(len - 1)] float32 of this version, sequences one after another, from the second token on."""
     previous: np.ndarray | None
-    """The same for the version before; None for the first."""
+    """The same for what the engine served before; None for the first."""
+    base: np.ndarray | None = None
+    """The same for the base without an adapter; None where that was not computed, and for the base itself."""
 
 
 @dataclass(frozen=True, slots=True)

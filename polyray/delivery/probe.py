@@ -5,6 +5,7 @@ Used by the learner for every version it publishes and by evaluations for every 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,16 +27,19 @@ from polyray.tasks import build_task
 from polyray.types import PolicyVersion
 
 RANDOM_TOKENS = 8
+NOISY_TOKENS = 256
+"""Tokens of a probe in 16 bits: as many as tell two versions apart whose log-probs differ by .8 of the noise."""
 PASS_TOKENS = 4096
 """In one pass of the backbone, or one sequence: a probe then needs no more memory than a step does."""
 
 
 def probe_sequences(
-    task_spec: TaskSpec, rollout: RolloutSpec, num_probes: int, seed: int, model_dir: Path
+    task_spec: TaskSpec, rollout: RolloutSpec, num_probes: int, seed: int, model_dir: Path, dtype: str
 ) -> tuple[tuple[int, ...], ...]:
     """Training prompts with seeded random tokens after them.
 
-    Random continuations reach parts of the vocabulary that a peaked policy would never sample.
+    Random continuations reach parts of the vocabulary that a peaked policy would never sample. There are
+    `num_probes`, or in 16 bits as many more as give NOISY_TOKENS tokens.
     """
     tokenizer = load_tokenizer(model_dir)
     task = build_task(task_spec)
@@ -43,8 +47,11 @@ def probe_sequences(
     special = set(tokenizer.all_special_ids)
     plain = [token for token in range(len(tokenizer)) if token not in special]
     length = min(RANDOM_TOKENS, rollout.max_completion_tokens)
-    sequences = []
-    for index in range(num_probes):
+    sequences: list[tuple[int, ...]] = []
+    wanted = 0 if dtype == "float32" else NOISY_TOKENS
+    for index in itertools.count():
+        if index >= num_probes and sum(len(row) - 1 for row in sequences) >= wanted:
+            break
         prompt = encode_prompt(tokenizer, task.training_prompt(index, seed))
         # One position stays free: an engine that scores a prompt also samples one token after it.
         room = rollout.max_model_len - 1 - length
@@ -58,18 +65,21 @@ def adapter_on_disk(
     dtype: str,
     sequences: tuple[tuple[int, ...], ...],
     version: int,
+    previous: np.ndarray | None = None,
 ) -> AdapterPayload:
     """An adapter directory (None: the base itself) with the log-probs that prove its delivery.
 
-    Raises ConfigError for what is no adapter of this base.
+    `previous`: the log-probs of what the engine serves now, where that is something. Raises ConfigError for what is
+    no adapter of this base.
     """
     base = load_base(model_dir, dtype)
+    base_logprobs = probe_logprobs(base, sequences)
     if adapter_dir is None:
-        probe = Probe(sequences, probe_logprobs(base, sequences), None)
+        probe = Probe(sequences, base_logprobs, previous)
         return AdapterPayload(PolicyVersion(1, version, sha256_of(b"")), b"", None, probe)
     content, config = read_adapter(adapter_dir, base_fingerprint(model_dir))
     model = PeftModel.from_pretrained(base, str(adapter_dir))
-    probe = Probe(sequences, probe_logprobs(model, sequences), None)
+    probe = Probe(sequences, probe_logprobs(model, sequences), previous, base_logprobs)
     policy = PolicyVersion(1, version, sha256_of(content))
     return AdapterPayload(policy, content, AdapterShape.from_peft(config), probe)
 

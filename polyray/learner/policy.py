@@ -70,8 +70,10 @@ class Policy:
         self.learner = PolicyLearner(self.model, self._optimizer, self._scheduler, config, supervised)
         self._shape = AdapterShape.from_peft(adapter_config(self.model))
         self._probe_sequences = probe_sequences(
-            config.task, config.rollout, config.delivery.num_probes, config.seed, model_dir
+            config.task, config.rollout, config.delivery.num_probes, config.seed, model_dir, dtype
         )
+        with self.model.disable_adapter():
+            self._base_logprobs = probe_logprobs(self.model, self._probe_sequences)
         self._published: np.ndarray | None = None
 
     def restore(self, checkpoint: Checkpoint | None) -> Restored:
@@ -94,7 +96,7 @@ class Policy:
         """The current adapter as a version, with the probe that proves its delivery."""
         tensors = adapter_bytes(self.model)
         logprobs = probe_logprobs(self.model, self._probe_sequences)
-        probe = Probe(self._probe_sequences, logprobs, self._published)
+        probe = Probe(self._probe_sequences, logprobs, self._published, self._base_logprobs)
         self._published = logprobs
         return AdapterPayload(
             PolicyVersion(attempt, version, sha256_of(tensors)), tensors, self._shape, probe

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from polyray.config.delivery import Tolerance
 from polyray.delivery.adapter import AdapterPayload
 from polyray.delivery.proof import DeliveryAck, check_delivery
@@ -25,8 +27,9 @@ from services.generation.errors import AdapterConflict, UnknownPolicy
 from services.generation.metrics import GenerationMetrics
 from services.generation.sources import BASE, AdapterSource
 
-Reference = Callable[[Path | None, int], AdapterPayload]
-"""(adapter directory, or None for the base; version) -> the adapter with the log-probs that prove it. Blocks."""
+Reference = Callable[[Path | None, int, np.ndarray | None], AdapterPayload]
+"""(adapter directory, or None for the base; version; log-probs of what was loaded last) -> the adapter with the
+log-probs that prove it. Blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,8 @@ class LivePolicies:
         """By model id, the one that was asked longest ago first."""
         self._aliases: dict[str, str] = {}
         self._loads = itertools.count()
+        self._served: np.ndarray | None = None
+        """Log-probs of the probe under the adapter that was loaded last."""
         self._loading = asyncio.Lock()
 
     async def start(self) -> None:
@@ -148,7 +153,7 @@ class LivePolicies:
     async def _deliver(
         self, model: str, directory: Path | None, version: int | None, *, pinned: bool
     ) -> LivePolicy:
-        payload = await asyncio.to_thread(self._reference, directory, version or 0)
+        payload = await asyncio.to_thread(self._reference, directory, version or 0, self._served)
         payload = replace(payload, policy=replace(payload.policy, run=model))
         known = self._live.get(model)
         if known is not None and known.policy == payload.policy:
@@ -161,6 +166,7 @@ class LivePolicies:
         except PolyrayError:
             await self._restore(model, known)
             raise
+        self._served = payload.probe.logprobs
         live = LivePolicy(
             model,
             payload.policy,

@@ -13,6 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from polyray.actors.reward_client import RemoteCall, RewardClient
 from polyray.config.generation import GenerationServeConfig
 from polyray.data.selections.store import SelectionStore
@@ -86,12 +88,12 @@ class GenerationService:
         self._engine = engine = build_engine(config, model_dir, dtype)
         tokenizer = await asyncio.to_thread(load_tokenizer, model_dir)
         await engine.start()
-        sequences = await asyncio.to_thread(_probe_sequences, config, model_dir)
+        sequences = await asyncio.to_thread(_probe_sequences, config, model_dir, dtype)
 
-        def reference(directory: Path | None, version: int) -> AdapterPayload:
+        def reference(directory: Path | None, version: int, previous: np.ndarray | None) -> AdapterPayload:
             from polyray.delivery.probe import adapter_on_disk
 
-            return adapter_on_disk(directory, model_dir, dtype, sequences, version)
+            return adapter_on_disk(directory, model_dir, dtype, sequences, version, previous)
 
         tolerance = config.delivery.tolerance_for(dtype)
         self.policies = LivePolicies(engine, reference, tolerance, config.max_adapters, self.metrics)
@@ -191,8 +193,10 @@ def build_engine(config: GenerationServeConfig, model_dir: Path, dtype: str) -> 
     return VllmTextEngine(model_dir, spec, dtype, config.max_lora_rank, adapters)
 
 
-def _probe_sequences(config: GenerationServeConfig, model_dir: Path) -> tuple[tuple[int, ...], ...]:
+def _probe_sequences(
+    config: GenerationServeConfig, model_dir: Path, dtype: str
+) -> tuple[tuple[int, ...], ...]:
     from polyray.delivery.probe import probe_sequences
 
     rollout = config.rollout()
-    return probe_sequences(config.task, rollout, config.delivery.num_probes, 0, model_dir)
+    return probe_sequences(config.task, rollout, config.delivery.num_probes, 0, model_dir, dtype)

@@ -7,14 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 
+from polyray.config.delivery import DeliverySpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.task import HiddenTrapGridSpec
 from polyray.delivery.adapter import AdapterShape, sha256_of
-from polyray.delivery.probe import adapter_on_disk, probe_logprobs, probe_sequences
-from polyray.errors import ConfigError
+from polyray.delivery.probe import NOISY_TOKENS, adapter_on_disk, probe_logprobs, probe_sequences
+from polyray.delivery.proof import DeliveryAck, DeliveryProof, check_delivery
+from polyray.errors import ConfigError, PolicyNotDelivered
 from polyray.models.base_files import base_fingerprint
 from polyray.models.embedded import build_tokenizer
+from polyray.models.loading import load_base
 from polyray.models.lora import save_adapter
 from polyray.tasks import build_task
 from tests.unit.tiny_policy import build_base, build_policy, save_base
@@ -35,8 +40,10 @@ def adapter_dir(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Pa
     return directory
 
 
-def _sequences(model_dir: Path, seed: int = 0, **rollout: int) -> tuple[tuple[int, ...], ...]:
-    return probe_sequences(HiddenTrapGridSpec(), RolloutSpec(**rollout), 5, seed, model_dir)  # type: ignore[arg-type]
+def _sequences(
+    model_dir: Path, seed: int = 0, dtype: str = "float32", **rollout: int
+) -> tuple[tuple[int, ...], ...]:
+    return probe_sequences(HiddenTrapGridSpec(), RolloutSpec(**rollout), 5, seed, model_dir, dtype)  # type: ignore[arg-type]
 
 
 def test_probes_are_training_prompts_with_eight_random_plain_tokens(model_dir: Path) -> None:
@@ -48,6 +55,13 @@ def test_probes_are_training_prompts_with_eight_random_plain_tokens(model_dir: P
         assert len(sequence) == len(prompt) + 8
         assert all(3 <= token < 28 for token in sequence[len(prompt) :])
     assert len({sequence[-8:] for sequence in sequences}) == 5
+
+
+def test_probes_in_16_bits_are_as_many_as_a_sign_test_needs(model_dir: Path) -> None:
+    exact, noisy = _sequences(model_dir), _sequences(model_dir, dtype="bfloat16")
+    assert len(exact) == 5 and noisy[:5] == exact
+    sizes = [len(row) - 1 for row in noisy]
+    assert sum(sizes) >= NOISY_TOKENS > sum(sizes[:-1])
 
 
 def test_probes_depend_on_the_seed_alone(model_dir: Path) -> None:
@@ -91,3 +105,38 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path, adapter_dir: Path
     other = save_base(tmp_path / "other", seed=8)
     with pytest.raises(ConfigError, match="belongs to the base"):
         adapter_on_disk(adapter_dir, other, "float32", SEQUENCES, version=1)
+
+
+def test_adapter_on_disk_knows_the_base_and_what_was_served_before(
+    model_dir: Path, adapter_dir: Path
+) -> None:
+    before = np.zeros(5, np.float32)
+    payload = adapter_on_disk(adapter_dir, model_dir, "float32", SEQUENCES, version=4, previous=before)
+    assert payload.probe.previous is before and payload.probe.base is not None
+    np.testing.assert_allclose(payload.probe.base, probe_logprobs(build_base(), SEQUENCES), atol=1e-6)
+    assert adapter_on_disk(None, model_dir, "float32", SEQUENCES, version=0).probe.base is None
+
+
+def test_delivery_in_bfloat16_without_a_version_before_is_not_blind(
+    model_dir: Path, adapter_dir: Path
+) -> None:
+    sequences = _sequences(model_dir, dtype="bfloat16")
+    payload = adapter_on_disk(adapter_dir, model_dir, "bfloat16", sequences, version=1)
+    exact = adapter_on_disk(adapter_dir, model_dir, "float32", sequences, version=1)
+    tolerance = DeliverySpec().tolerance_for("bfloat16")
+
+    def served(logprobs: np.ndarray | None) -> DeliveryProof:
+        assert logprobs is not None
+        ack = DeliveryAck("rollout-0", payload.policy.sha256, logprobs, 0.0, 0.0)
+        return check_delivery(ack, payload.policy, payload.probe, tolerance)
+
+    assert 0 < served(exact.probe.logprobs).mean_difference < 0.05  # another arithmetic, the same weights
+    with pytest.raises(PolicyNotDelivered, match="it serves the base without an adapter"):
+        served(exact.probe.base)
+    for factor in (0.5, 2.0):
+        model = PeftModel.from_pretrained(load_base(model_dir, "float32"), str(adapter_dir)).eval()
+        for module in model.modules():
+            if isinstance(module, LoraLayer):
+                module.scaling["default"] *= factor
+        with pytest.raises(PolicyNotDelivered):
+            served(probe_logprobs(model, sequences))

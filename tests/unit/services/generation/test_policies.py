@@ -35,7 +35,7 @@ def write_adapter(directory: Path, content: str, rank: int = 4, **manifest: obje
     return directory
 
 
-def reference(directory: Path | None, version: int) -> AdapterPayload:
+def reference(directory: Path | None, version: int, previous: np.ndarray | None) -> AdapterPayload:
     """The hash of the weights, and log-probs that depend on it."""
     content = b"" if directory is None else (directory / "adapter_model.safetensors").read_bytes()
     if content == b"other base":
