@@ -20,6 +20,7 @@ import torch
 from polyray.config.delivery import DeliverySpec
 from polyray.config.model import LoraSpec
 from polyray.config.rollout import RolloutSpec
+from polyray.data.chat import encode_prompt
 from polyray.delivery.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
 from polyray.delivery.probe import probe_logprobs
 from polyray.delivery.proof import DeliveryAck, check_delivery
@@ -27,7 +28,7 @@ from polyray.errors import PolicyNotDelivered
 from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base, load_tokenizer
 from polyray.models.lora import adapter_bytes, adapter_config, attach_adapter
-from polyray.types import PolicyVersion
+from polyray.types import PolicyVersion, Prompt
 from tests.unit.rollout.engine_process import RemoteEngine, engine_process
 from tests.unit.tiny_policy import move
 
@@ -73,14 +74,10 @@ def test_real_model_in_bfloat16_is_proven_and_its_faults_are_refused(
 ) -> None:
     tokenizer = load_tokenizer(model_dir)
     draw = np.random.default_rng(0)
+    prompts = (Prompt("p", text, messages=({"role": "user", "content": text},)) for text in QUESTIONS)
     sequences = tuple(
-        (
-            *tokenizer.apply_chat_template(
-                [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=False
-            ),
-            *(int(token) for token in draw.integers(3, len(tokenizer), 8)),
-        )
-        for question in QUESTIONS
+        (*encode_prompt(tokenizer, prompt), *(int(token) for token in draw.integers(3, len(tokenizer), 8)))
+        for prompt in prompts
     )
     base = load_base(model_dir, "bfloat16")
     model = attach_adapter(
