@@ -82,7 +82,7 @@ def _parser() -> JobParser:
     )
     parser.add_argument("--timeout", type=float, default=None, metavar="S", help="seconds a program may take")
     parser.add_argument("--workers", type=int, default=None, metavar="N", help="programs run at once")
-    parser.add_argument("--strict", action="store_true", help="results must be of builtin or numpy types")
+    parser.add_argument("--strict", action="store_true", help="tests and program in two processes")
     parser.add_argument(
         "--export",
         action="append",

@@ -43,7 +43,7 @@ def adversarial_programs(outside: str, mark: str) -> list[Program]:
 
 
 def strict_adversarial_programs() -> list[Program]:
-    """None of these may pass in strict mode; a reference evaluator accepts some of them."""
+    """None of these may pass in strict mode; in default mode they share the memory of the tests, and pass."""
     return _programs("strict.txt", "strict", "", "")
 
 

@@ -65,7 +65,7 @@ class SandboxRewardSpec(StrictModel):
     workers: int = Field(default=2, ge=1, description="programs that a replica runs at a time")
     strict: bool = Field(
         default=False,
-        description="tests and program in two processes: only builtin and numpy values count as returned",
+        description="tests and program in two processes: a program cannot forge a verdict or patch the tests",
     )
     service: SandboxServiceSpec = SandboxServiceSpec()
 

@@ -52,8 +52,8 @@ def isolation_level() -> str:
 def run_program(program: Program, limits: Limits | None = None, strict: bool = False) -> ProgramResult:
     """The program's verdict; sandbox_error after MAX_ATTEMPTS tries that failed on our side.
 
-    `strict`: source and tests in two processes, between which only builtin and numpy values cross. No source can
-    forge a verdict then, nor return objects that equal everything; the reference evaluators allow other types.
+    `strict`: source and tests in two processes, between which only builtin and numpy values cross, guarded or not. No
+    source can forge a verdict then.
     """
     limits = limits or Limits()
     message, isolation = "", _level or "unknown"
@@ -127,7 +127,7 @@ def _run_all(
 def _key(program: Program) -> bytes:
     """What makes two programs the same run."""
     digest = hashlib.sha256()
-    for text in (program.source, program.test_text):
+    for text in (program.source, program.test_text, str(program.guarded)):
         data = text.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.digest()

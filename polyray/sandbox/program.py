@@ -28,6 +28,9 @@ class Program:
     test: str = ""
     """Trusted: from the data set."""
     entry_point: str | None = None
+    guarded: bool = True
+    """Results of the source are compared as builtin and numpy values, and objects of other classes are refused.
+    False: the tests compare other objects, or look at types themselves."""
 
     @property
     def test_text(self) -> str:

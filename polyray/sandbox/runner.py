@@ -81,6 +81,7 @@ class Runner:
         request = {
             "bounds": (*bounds, limits.num_processes, limits.output_kib << 10),
             "strict": strict,
+            "guarded": program.guarded,
             "sizes": tuple(len(text) for text in texts),
         }
         try:

@@ -18,6 +18,7 @@ from polyray.data.code_problems import CodeProblem, load_code_problems
 from polyray.errors import DataError, RewardError
 from polyray.sandbox import Program
 from polyray.tasks.base import class_id, classes_of_each, epoch_position
+from polyray.tasks.code_results import returns_values
 from polyray.tasks.code_text import PUBLISHED_STOP, cut_at_stop, fenced_program, whole_program
 from polyray.tasks.code_trees import Tree, canonical_tree, tree_distance
 from polyray.tasks.differential import differential_test
@@ -153,8 +154,12 @@ class CodeTask:
             return Program(problem.task_id, f"raise ValueError({reason!r})")
         if problem.is_differential:
             test = differential_test(problem, self._cache_dir, parts or ("base", "plus"))
-            return Program(problem.task_id, source, test)
-        return Program(problem.task_id, source, problem.test, problem.entry_point)
+            return Program(
+                problem.task_id, source, test, guarded=False
+            )  # the test rebuilds every output itself
+        solved = problem.prompt + problem.solution if problem.continues_prompt else problem.solution
+        guarded = returns_values(solved) and returns_values(problem.test)
+        return Program(problem.task_id, source, problem.test, problem.entry_point, guarded)
 
     def program_of_solution(self, prompt: Prompt, solution: str) -> Program:
         """What the sandbox runs for a whole program, as EvalPlus's samples hold it: nothing is cut off."""

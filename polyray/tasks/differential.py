@@ -107,6 +107,7 @@ def _reference_program(problem: CodeProblem, part: str) -> Program:
             f"{_loaded_module()}_polyray_check['print_outputs']({problem.entry_point}, (\n{inputs}), "
             f"{problem.entry_point!r}, {_MARKER!r})\n"
         ),
+        guarded=False,
     )
 
 

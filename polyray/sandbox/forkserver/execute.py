@@ -3,9 +3,9 @@
 What that means for trust: while the tests run, the source's code runs beside them with the same rights over the same
 memory. The token is not in that memory until the tests have returned, the primitives that ask for it are bound
 before the source runs, tracing, ctypes and walks over all objects are refused, and tests see
-their own copy of the builtins. A program that imitates this file (asks for the token, reads it, returns it) is not
-stopped by any of that, nor is one that reads the expected values out of its caller's frame, nor one that patches a
-library the tests use. `split.py` stops all three.
+their own copy of the builtins and, in a guarded program, plain values in place of results (guard.py). A program that
+imitates this file (asks for the token, reads it, returns it) is not stopped by any of that, nor is one that reads the
+expected values out of its caller's frame, nor one that patches a library the tests use. `split.py` stops all three.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import CodeType
 from typing import Any, NoReturn
+
+from .guard import Shared, guard_names
 
 CONTROL = 3
 TOKEN_BYTES = 16
@@ -40,12 +42,15 @@ _REFUSED = frozenset(
 )
 
 
-def run() -> NoReturn:
-    """Executes the program that the server sends, and proves that the tests returned."""
+def run(guarded: bool) -> NoReturn:
+    """Executes the program that the server sends, and proves that the tests returned.
+
+    `guarded`: results of the source reach the tests as builtin and numpy values only.
+    """
     write, read, leave, flush, execute = os.write, os.read, os._exit, sys.stdout.flush, exec
     failure, whatever = report, suppress(BaseException)
     namespace, pristine = new_module(), dict(builtins.__dict__)
-    choose = test_namespace
+    choose, guard, shared = test_namespace, guard_names, Shared
     try:
         source, test = read_texts(CONTROL)
         source_code = compile(source, SOURCE_NAME, "exec", dont_inherit=True)
@@ -53,7 +58,12 @@ def run() -> NoReturn:
         used = frozenset(names_in(test_code))
         refuse_dangers()
         execute(source_code, namespace)
-        execute(test_code, choose(namespace, pristine, used))
+        names = choose(namespace, pristine, used)
+        if guarded:
+            names = guard(names, used)
+            execute(test_code, names, shared(names, namespace))  # pyright: ignore[reportArgumentType]
+        else:
+            execute(test_code, names)
     except BaseException as error:
         write(CONTROL, failure(error))
         leave(1)

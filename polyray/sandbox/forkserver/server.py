@@ -1,7 +1,7 @@
 """The fork server's loop: one request, one forked child, one reply; nothing untrusted ever runs in it.
 
     hello    level (str)
-    request  {"bounds": Bounds as tuple, "strict": bool, "sizes": (source, test)}, then both texts
+    request  {"bounds": Bounds as tuple, "strict": bool, "guarded": bool, "sizes": (source, test)}, then both texts
     reply    (verdict, message, wall_s, cpu_s, max_rss, stdout)
 
 Each is a `marshal`led value after its length, over the Unix socket that polyray.sandbox.runner handed down.
@@ -16,6 +16,7 @@ import struct
 import sys
 from _socket import socketpair
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from . import execute, split
@@ -41,7 +42,8 @@ def serve(channel: int, base: str, without: tuple[str, ...]) -> Callable[[], Non
             os._exit(0)
         bounds = Bounds(*request["bounds"])
         try:
-            job, watched = _start(confinement, bounds, request["strict"])
+            run = split.run if request["strict"] else partial(execute.run, request["guarded"])
+            job, watched = _start(confinement, bounds, run)
         except OSError as error:
             _read_exactly(channel, sum(request["sizes"]))
             send(channel, ("sandbox_error", f"cannot start a process: {error}".encode(), 0.0, 0.0, 0, b""))
@@ -60,7 +62,7 @@ def serve(channel: int, base: str, without: tuple[str, ...]) -> Callable[[], Non
 
 
 def _start(
-    confinement: Confinement, bounds: Bounds, strict: bool
+    confinement: Confinement, bounds: Bounds, run: Callable[[], None]
 ) -> tuple[Callable[[], None] | None, Watched | None]:
     """(None, what to watch) in the server; (what to do, None) in the child. The child is forked before the texts are
     read: in strict mode the half that runs the source must never have had the tests in its memory."""
@@ -90,7 +92,7 @@ def _start(
         os.write(line, b"S" + f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:1000])
         os._exit(1)
     os.write(CONTROL, b"R")
-    return (split.run if strict else execute.run), None
+    return run, None
 
 
 def _tidy(home: str) -> None:

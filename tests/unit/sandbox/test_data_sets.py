@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from polyray.sandbox import Limits, Program, run_programs
+from polyray.tasks.code_results import returns_values
 from tests.data_sets import shared_data
 
 LIMITS = Limits(timeout_s=10)
@@ -35,17 +36,43 @@ def test_humaneval_canonical_solutions_pass(strict: bool) -> None:
     assert failures(programs, LIMITS, strict) == []
 
 
-def mbpp() -> list[Program]:
-    return [
-        Program(str(row["task_id"]), row["code"], "\n".join([row["test_setup_code"], *row["test_list"]]))
-        for row in rows("code/mbpp.jsonl")
+def test_humaneval_is_passed_by_no_object_that_equals_everything() -> None:
+    liar = (
+        "class Any:\n"
+        "    __eq__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = lambda self, *other: True\n"
+        "    __hash__ = None\n"
+        "    __sub__ = __rsub__ = __abs__ = __round__ = lambda self, *other: 0\n"
+        "    __iter__ = lambda self: iter([self])\n"
+    )
+    programs = [
+        Program(
+            row["task_id"],
+            f"{liar}def {row['entry_point']}(*_): return Any()\n",
+            row["test"],
+            row["entry_point"],
+        )
+        for row in rows("code/HumanEval.jsonl.gz")
+        if int(row["task_id"].partition("/")[2]) % 8 == 0 or row["task_id"] == "HumanEval/53"
     ]
+    assert len(programs) == 22
+    assert [result.program_id for result in run_programs(programs, LIMITS) if result.passed] == []
+
+
+def mbpp() -> list[Program]:
+    """As the task builds them: the guard is off where the reference defines a class."""
+    programs = []
+    for row in rows("code/mbpp.jsonl"):
+        test = "\n".join([row["test_setup_code"], *row["test_list"]])
+        guarded = returns_values(row["code"]) and returns_values(test)
+        programs.append(Program(str(row["task_id"]), row["code"], test, guarded=guarded))
+    return programs
 
 
 @pytest.mark.slow
 def test_mbpp_references_pass() -> None:
     programs = mbpp()
     assert len(programs) == 974
+    assert sum(program.guarded for program in programs) == 967
     assert failures(programs, Limits(timeout_s=300)) == []  # task 123 needs 2 s of an idle core
 
 
