@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 GUIDES = ("deploy/README.md", "docs/commands.md", "docs/hyper-parameters.md", "docs/troubleshooting.md")
-FOLDERS = ("configs", "deploy", "docker", "docs")
+FOLDERS = ("configs", "deploy", "docker", "docs", "polyray")
 DOCUMENTS = (
     "README.md",
     *sorted(str(file.relative_to(ROOT)) for folder in FOLDERS for file in (ROOT / folder).rglob("*.md")),
@@ -18,7 +19,49 @@ _FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`([^`\n]+)`")
 _JOB = re.compile(r"python -m jobs\.([a-z_]+)\b(.*)")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
-_SHELL = {"&", "&&", "|", ">", ";"}
+_SHELL = {"&", "&&", "|", "||", ">", ";"}
+_NOT_RUN = re.compile(r"# Not run here: (.+)")
+_INDENTED = re.compile(r"(?:(?<=\n\n)|\A)(?: {4}[^\n]*\n|\n(?= {4}))+")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of a document."""
+
+    document: str
+    line: int
+    """Of its first line of content, from 1."""
+    section: str
+    """The last heading above it."""
+    language: str
+    file: str
+    """Name of the file that a reader writes it to; empty for commands."""
+    text: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.document}:{self.line}"
+
+    @property
+    def not_run(self) -> str:
+        """The reason in its first line; empty for a block that is run."""
+        found = _NOT_RUN.fullmatch(self.text.partition("\n")[0])
+        return found[1] if found else ""
+
+    @property
+    def is_shell(self) -> bool:
+        return self.language == "bash"
+
+    @property
+    def serves(self) -> bool:
+        """Whether its last command runs until it is interrupted."""
+        last = self.text.replace("\\\n", " ").rstrip().rpartition("\n")[2]
+        try:
+            words = arguments(last)
+        except ValueError:  # the end of a text in quotes
+            return False
+        serves = words[:3] == ["python", "-m", "jobs.serve"] or words[:2] == ["serve", "run"]
+        return serves and not {"--check", "--help"} & set(words)
 
 
 def read(document: str) -> str:
@@ -69,3 +112,28 @@ def table_rows(text: str) -> list[list[str]]:
     rules = {at for at, line in enumerate(lines) if set(line) <= set("|-: ")}
     kept = [line for at, line in enumerate(lines) if at not in rules and at + 1 not in rules]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in kept]
+
+
+def blocks(document: str) -> list[Block]:
+    """Its fenced blocks, in order."""
+    text, found, section = read(document), [], ""
+    lines = text.splitlines()
+    opened: tuple[int, list[str]] | None = None
+    for at, line in enumerate(lines):
+        if line.startswith("```"):
+            if opened is None:
+                opened = (at, line[3:].split(" "))
+                continue
+            start, (language, *name) = opened
+            content = "".join(f"{inside}\n" for inside in lines[start + 1 : at])
+            found.append(Block(document, start + 2, section, language, " ".join(name), content))
+            opened = None
+        elif opened is None and line.startswith("#"):
+            section = line.lstrip("# ")
+    assert opened is None, f"{document}: the block of line {opened and opened[0] + 1} is not closed"
+    return found
+
+
+def indented_blocks(text: str) -> list[str]:
+    """Blocks of code that are marked by four spaces; lists go on with two."""
+    return _INDENTED.findall(prose(text))
