@@ -113,10 +113,12 @@ def parse(
     config_model: type[ConfigT],
     default_config: str | None = None,
     extra: Callable[[ArgumentParser], None] | None = None,
+    reward_key: str = "reward",
 ) -> JobArguments[ConfigT]:
     """Reads `[CONFIG] [key=value ...] [--check]` and whatever options `extra` adds.
 
-    `argv` None means the process's own; `default_config` makes CONFIG optional. Raises ConfigError.
+    `argv` None means the process's own; `default_config` makes CONFIG optional. `reward_key` is the reward that
+    `--allow-code-execution` is about. Raises ConfigError.
     """
     config_help = "YAML file" + (f" (default: {default_config})" if default_config else "")
     config_name = "CONFIG" if default_config is None else "[CONFIG]"
@@ -132,18 +134,19 @@ def parse(
     parser.add_argument(
         "--check", action="store_true", help="validate, print the resolved configuration as JSON and exit"
     )
-    if "reward" in config_model.model_fields:
+    if reward_key.partition(".")[0] in config_model.model_fields:
         parser.add_argument(
             "--allow-code-execution",
             action="store_true",
-            help="let reward.type=sandbox run programs that a model wrote (reward.allow_code_execution=true)",
+            help=f"let {reward_key}.type=sandbox run programs that a model wrote "
+            f"({reward_key}.allow_code_execution=true)",
         )
     if extra is not None:
         extra(parser)
     namespace = parser.parse_strictly(argv)
     path, overrides = _split(namespace.arguments, default_config, parser)
     if getattr(namespace, "allow_code_execution", False):
-        overrides.append("reward.allow_code_execution=true")
+        overrides.append(f"{reward_key}.allow_code_execution=true")
     config = load_config(config_model, path, overrides)
     _choose_log_format(getattr(config, "logging", "text"))
     return JobArguments(job, config, namespace.check, namespace)

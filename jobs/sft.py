@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
-    args = parse(argv, job="sft", description=__doc__, config_model=SftConfig)
+    args = parse(argv, job="sft", description=__doc__, config_model=SftConfig, reward_key="objective.reward")
     config = args.config
     training = as_training(config)
     if args.check:

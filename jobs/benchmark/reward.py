@@ -11,7 +11,7 @@ model is called directly in this process, on one thread like the replica, in tur
 
   python -m jobs.benchmark reward
   python -m jobs.benchmark reward --only latency --out latency.json
-  python -m jobs.benchmark reward reward.type=engagement reward.path=runs/reward-train/model
+  python -m jobs.benchmark reward 'reward={type: engagement, path: runs/reward-train/model, service: {port: 0}}'
 """
 
 from __future__ import annotations

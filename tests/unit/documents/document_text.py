@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,8 +77,13 @@ def prose(text: str) -> str:
 def command_lines(text: str) -> list[tuple[str, list[str]]]:
     """(job, arguments) of every `python -m jobs.JOB ...`, as a shell would take them apart."""
     blocks = "\n".join(_FENCE.findall(text)).replace("\\\n", " ")
-    lines = [*blocks.splitlines(), *_INLINE.findall(prose(text))]
-    return [(found[1], arguments(found[2])) for line in lines if (found := _JOB.search(line))]
+    return commands_of([*blocks.splitlines(), *_INLINE.findall(prose(text))])
+
+
+def commands_of(lines: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """(job, arguments) of the commands in these lines, several in one with `&&`."""
+    parts = [part for line in lines for part in line.split(" && ")]
+    return [(found[1], arguments(found[2])) for part in parts if (found := _JOB.search(part))]
 
 
 def arguments(words: str) -> list[str]:

@@ -15,7 +15,7 @@ import jobs.cli
 from jobs.__main__ import list_jobs
 from jobs.cli import JobParser
 from polyray.errors import ConfigError, MissingFile
-from tests.unit.documents.document_text import DOCUMENTS, ROOT, command_lines, read
+from tests.unit.documents.document_text import DOCUMENTS, ROOT, command_lines, commands_of, read
 
 CHECKED = {"pretrain", "quickstart", "sft", "sweep", "train"}
 """Jobs whose --check is quick; of the others the command line and the file are tried."""
@@ -70,8 +70,13 @@ def take(monkeypatch: pytest.MonkeyPatch, job: str, given: list[str]) -> None:
 
 def lines() -> list[Any]:
     found = [(document, *line) for document in DOCUMENTS for line in command_lines(read(document))]
+    for file in sorted((ROOT / "configs").rglob("*.yaml")):
+        comments = [line.partition("#")[2] for line in file.read_text(encoding="utf-8").splitlines()]
+        found += [(str(file.relative_to(ROOT)), *line) for line in commands_of(comments)]
+    first = {(job, *given): (document, job, given) for document, job, given in reversed(found)}
     return [
-        pytest.param(job, given, id=f"{document}: {job} {' '.join(given)}") for document, job, given in found
+        pytest.param(job, given, id=f"{document}: {job} {' '.join(given)}")
+        for document, job, given in reversed(first.values())
     ]
 
 

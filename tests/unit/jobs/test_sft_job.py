@@ -45,3 +45,18 @@ def test_a_broken_row_is_named(tmp_path: Path) -> None:
     path = _config_file(tmp_path, ['{"prompt": "1", "completion": "U"}', '{"prompt": "1"}'])
     with pytest.raises(DataError, match=r"mine\.jsonl:2: found the fields prompt but no 'completion'"):
         main([path, "--check"])
+
+
+def test_allow_code_execution_reaches_the_objective_reward(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "sft.yaml"
+    file.write_text(
+        "name: a\ntask: {type: code}\nmodel: {path: Qwen/Qwen3-0.6B}\nmax_tokens: 896\n"
+        "objective: {type: polychromic, objective: distinct_correct, diversity_weight: 0.3, set_size: 4, "
+        "reward: {type: sandbox}, rollout: {group_size: 8}}\n"
+    )
+    for options, allowed in (([], False), (["--allow-code-execution"], True)):
+        assert main([str(file), "--check", *options]) == 0
+        config = json.loads(capsys.readouterr().out)["config"]
+        assert config["objective"]["reward"]["allow_code_execution"] is allowed
