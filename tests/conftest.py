@@ -43,6 +43,7 @@ WITHOUT_CLUSTER = frozenset(
         "test_judge_vllm.py",
         "test_own_task.py",
         "test_checkpoint_faults.py",
+        "test_documents.py",
         "test_generation_page.py",
         "test_quantised_engine.py",
         "test_ray_session.py",
