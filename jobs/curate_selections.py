@@ -32,7 +32,7 @@ selections.json; the files are replaced, each as a whole.
 
   python -m jobs.curate selections runs/selections.db --check
   python -m jobs.curate selections runs/selections.db --out runs/picked --model policy-v17 --since 2026-03-01
-  python -m jobs.train_reward configs/reward/my_pairs.yaml data.path=runs/picked/pairs.jsonl name=picked
+  python -m jobs.train_reward configs/reward/my_pairs.yaml data.path=runs/picked/pairs.jsonl name=reward-picked
   python -m jobs.sft CONFIG data.type=jsonl data.train=runs/picked/sft.jsonl
 """
 COLUMNS = (
