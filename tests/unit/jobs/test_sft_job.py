@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.sft import main
-from polyray.errors import DataError
+from polyray.errors import ConfigError, DataError
 from tests.job_checks import check_without_models
 
 
@@ -56,7 +56,9 @@ def test_allow_code_execution_reaches_the_objective_reward(
         "objective: {type: polychromic, objective: distinct_correct, diversity_weight: 0.3, set_size: 4, "
         "reward: {type: sandbox}, rollout: {group_size: 8}}\n"
     )
-    for options, allowed in (([], False), (["--allow-code-execution"], True)):
-        assert main([str(file), "--check", *options]) == 0
-        config = json.loads(capsys.readouterr().out)["config"]
-        assert config["objective"]["reward"]["allow_code_execution"] is allowed
+    with pytest.raises(ConfigError, match="allow_code_execution=false forbids it"):
+        main([str(file), "--check"])
+    capsys.readouterr()
+    assert main([str(file), "--check", "--allow-code-execution"]) == 0
+    config = json.loads(capsys.readouterr().out)["config"]
+    assert config["objective"]["reward"]["allow_code_execution"] is True
