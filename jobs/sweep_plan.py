@@ -21,8 +21,8 @@ import numpy as np
 from polyray.config.base import as_json
 from polyray.config.bundles import CPU, Part, fleet_parts, learner_ranks, times
 from polyray.config.loader import load_config
-from polyray.config.paths import relative_to
 from polyray.config.passes import INSTEAD, check_metric, has_passes
+from polyray.config.paths import relative_to
 from polyray.config.run import TrainConfig
 from polyray.config.sweep import MANY_TRIALS, ParameterSpec, SweepConfig
 from polyray.config.tracking import as_one_experiment

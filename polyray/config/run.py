@@ -18,8 +18,8 @@ from polyray.config.mismatch import MismatchAlarmSpec
 from polyray.config.model import ModelSpec, check_whole_base
 from polyray.config.objective import OfSetsSpec
 from polyray.config.over_optimisation import OverOptimisationSpec
-from polyray.config.paths import FilePath
 from polyray.config.passes import INSTEAD, check_metric, counts_passes, has_passes
+from polyray.config.paths import FilePath
 from polyray.config.prompts import ShortArm
 from polyray.config.reward import DiversitySpec, RewardSpec, VerifierRewardSpec, check_no_service
 from polyray.config.rollout import RolloutSpec
