@@ -184,7 +184,7 @@ def _check_apart(rows: Sequence[JsonlRow], held_out: Sequence[JsonlRow]) -> None
         row, key = shared[0]
         count = len({row.place for row, _ in shared})
         raise DataError(
-            f"{row.place}: its {key.partition(' ')[0]} is also in {place_of[key]}; {count} of {len(held_out)} held-out lines "
+            f"{row.place}: its {key.partition(' ')[0]} is also in {place_of[key]}; {count} of {len(held_out)} lines "
             "are like that. Held-out prompts must not be trained on: remove the lines from one of the files"
         )
 

@@ -14,7 +14,7 @@ from polyray.errors import ConfigError, DataError, MissingFile
 from tests.conftest import REPOSITORY_ROOT
 from tests.unit.tiny_policy import save_base
 
-PROMPT = '{"prompt": "01|2=", "reference": "2"}\n'
+PROMPTS = "".join(f'{{"prompt": "{number}|2=", "reference": "2"}}\n' for number in range(10, 30))
 REWARD = "def score(items):\n    return [0.5 for _ in items]\n"
 
 
@@ -22,7 +22,7 @@ REWARD = "def score(items):\n    return [0.5 for _ in items]\n"
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The command's directory, with a base model, prompts and a reward."""
     save_base(tmp_path / "base")
-    (tmp_path / "prompts.jsonl").write_text(PROMPT * 20)
+    (tmp_path / "prompts.jsonl").write_text(PROMPTS)
     (tmp_path / "mine.py").write_text(REWARD)
     monkeypatch.chdir(tmp_path)
     return tmp_path
