@@ -41,8 +41,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 STEP = 2
 COUNTERS = {"groups_used": 3, "groups_dropped": 0, "staleness_mean": 0}
-TIMING_NAMES: tuple[str, ...] = ("generate_s", "score_s", "deliver_s", "idle_generate", "learn_s", "step_s")
-TIMINGS = dict.fromkeys(TIMING_NAMES, 1.0)
+TIMINGS = {
+    "generate_s": 1.0,
+    "score_s": 1.0,
+    "deliver_s": 1.0,
+    "idle_generate": 1.0,
+    "learn_s": 1.0,
+    "step_s": 1.0,
+}
 
 
 class Entered:
