@@ -86,7 +86,7 @@ def test_run_with_passes_chooses_by_them(reward: dict[str, Any], task: dict[str,
             "evaluation.best_metric='distinct_correct_at_8'",
         ),
         ({"learner": {"best_metric": "validation/pass_at_8"}}, "set learner.best_metric=reward_mean"),
-        ({"algorithm": {"type": "pass_at_k"}}, "algorithm.type=pkpo"),
+        ({"algorithm": {"type": "pass_at_k"}}, "use pkpo"),
         ({"dynamics": {"collapse_alarm": {"metric": "distinct_correct_at_8"}}}, "collapse_alarm.metric"),
     ],
 )

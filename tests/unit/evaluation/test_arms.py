@@ -13,7 +13,7 @@ from polyray.config.task import JsonlSpec
 from polyray.errors import ConfigError, DataError
 from polyray.evaluation.arms import resolve_arms, reward_name, training_reward
 from polyray.evaluation.baselines import Example, asked, few_shot_examples
-from polyray.tasks.jsonl import JsonlTask
+from polyray.tasks.jsonl import JsonlTask, read_rows
 from polyray.types import Prompt
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -30,7 +30,7 @@ def task(tmp_path: Path, train: list[dict], held_out: list[dict]) -> JsonlTask:
     for name, rows in (("train", train), ("test", held_out)):
         files.append(tmp_path / f"{name}.jsonl")
         files[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return JsonlTask(JsonlSpec(path=str(files[0]), held_out_path=str(files[1])))
+    return JsonlTask(JsonlSpec(path=str(files[0]), held_out_path=str(files[1]), validation_share=0))
 
 
 def rows(*numbers: int, **more: str) -> list[dict]:
@@ -92,9 +92,12 @@ def test_examples_are_different_demonstrations_of_the_training_part(tmp_path: Pa
     ],
 )
 def test_a_leak_is_refused_and_named(tmp_path: Path, train: list[dict], test: list[dict], why: str) -> None:
-    leaking = task(tmp_path, train, test)
+    leaking = task(tmp_path, train, rows(99))
+    file = tmp_path / "evaluated.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in test))
+    evaluated = [row.prompt for row in read_rows(file)]
     with pytest.raises(DataError, match=f"few-shot leak: .*{why} the evaluated prompt"):
-        few_shot_examples(leaking, 1, 0, leaking.held_out_prompts())
+        few_shot_examples(leaking, 1, 0, evaluated)
 
 
 def test_arms_share_the_wording_of_a_template(tmp_path: Path) -> None:
