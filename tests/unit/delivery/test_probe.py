@@ -15,7 +15,7 @@ from polyray.config.rollout import RolloutSpec
 from polyray.config.task import HiddenTrapGridSpec
 from polyray.delivery.adapter import AdapterShape, sha256_of
 from polyray.delivery.probe import NOISY_TOKENS, adapter_on_disk, probe_logprobs, probe_sequences
-from polyray.delivery.proof import DeliveryAck, DeliveryProof, check_delivery
+from polyray.delivery.proof import DeliveryAck, DeliveryProof, check_delivery, distinct_tokens
 from polyray.errors import ConfigError, PolicyNotDelivered
 from polyray.models.base_files import base_fingerprint
 from polyray.models.embedded import build_tokenizer
@@ -60,8 +60,7 @@ def test_probes_are_training_prompts_with_eight_random_plain_tokens(model_dir: P
 def test_probes_in_16_bits_are_as_many_as_a_sign_test_needs(model_dir: Path) -> None:
     exact, noisy = _sequences(model_dir), _sequences(model_dir, dtype="bfloat16")
     assert len(exact) == 5 and noisy[:5] == exact
-    sizes = [len(row) - 1 for row in noisy]
-    assert sum(sizes) >= NOISY_TOKENS > sum(sizes[:-1])
+    assert distinct_tokens(noisy).sum() >= NOISY_TOKENS > distinct_tokens(noisy[:-1]).sum()
 
 
 def test_probes_depend_on_the_seed_alone(model_dir: Path) -> None:
