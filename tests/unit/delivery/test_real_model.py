@@ -102,7 +102,7 @@ def test_real_model_in_bfloat16_is_proven_and_its_faults_are_refused(
         ack = DeliveryAck("rollout-0", asked.policy.sha256, logprobs, 0.0, 0.0)
         return check_delivery(ack, asked.policy, asked.probe, tolerance).mean_difference
 
-    for version, size in enumerate((0.0, 1e-5, 1e-4, 1e-3, 1e-2)):
+    for version, size in enumerate((0.0, 1e-5, 1e-4, 1e-2, 2e-2)):
         move(model, size, seed=version)
         served = payload(version)
         differences.append(check(served, answer(served)))

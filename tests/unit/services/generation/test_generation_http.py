@@ -167,18 +167,6 @@ async def test_chat_speaks_the_chat_template(alice: httpx.AsyncClient) -> None:
     assert "".join(delta.get("content", "") for delta in deltas) == choice["message"]["content"]
 
 
-async def test_chat_ends_with_the_closing_token_of_the_template(alice: httpx.AsyncClient) -> None:
-    asked = {"model": "first", "seed": 2, "max_tokens": 200, "n": 8, "logprobs": 1}
-    texts = await post(alice, "/v1/completions", prompt=PROMPT, **asked)
-    assert any("<pad>" in choice["logprobs"]["tokens"][:-1] for choice in texts["choices"])
-    chat = await post(alice, "/v1/chat/completions", messages=MESSAGES, **{**asked, "logprobs": True})
-    for choice in chat["choices"]:
-        tokens = [entry["token"] for entry in choice["logprobs"]["content"]]
-        assert "<pad>" not in tokens[:-1]
-        assert (tokens[-1], choice["finish_reason"]) in {("<pad>", "stop"), ("<eos>", "stop")}
-        assert "<pad>" not in choice["message"]["content"]
-
-
 async def test_a_stop_text_ends_a_completion(alice: httpx.AsyncClient) -> None:
     body = {"model": "base", "prompt": PROMPT, "seed": 1, "max_tokens": 60}
     text = (await post(alice, "/v1/completions", **body))["choices"][0]["text"]
