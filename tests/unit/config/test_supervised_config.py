@@ -8,7 +8,7 @@ import pytest
 
 from polyray.config.loader import build_config
 from polyray.config.run import SftConfig
-from polyray.config.supervised import CrossEntropySpec, JsonlDataSpec, TaskDataSpec
+from polyray.config.supervised import CrossEntropySpec, TaskDataSpec
 from polyray.errors import ConfigError
 
 JSONL: dict[str, Any] = {"type": "jsonl", "train": "mine.jsonl"}
@@ -43,9 +43,3 @@ def test_defaults_are_the_task_and_cross_entropy() -> None:
 def test_what_does_not_fit_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_config(SftConfig, {"name": "a", **values})
-
-
-def test_paths_become_absolute_for_workers(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    spec = JsonlDataSpec(train="mine.jsonl").absolute()
-    assert (spec.train, spec.validation) == (str(tmp_path / "mine.jsonl"), None)
