@@ -153,12 +153,11 @@ def check_inputs(config: EvaluateConfig, *, only_look: bool = False) -> None:
     missing.raise_if_any()
     if model_dir is None:
         return
-    from polyray.models.loading import load_tokenizer  # imports torch
-    from polyray.rollout.prompt_check import check_prompts
+    from polyray.rollout.prompt_check import check_prompts, usable_tokenizer  # imports torch
 
     task = build_task(config.task)
     prompts = task.held_out_prompts(config.evaluation.num_prompts)
-    tokenizer = load_tokenizer(model_dir)
+    tokenizer = usable_tokenizer(model_dir)
     arms = resolve_arms(config.adapters, prompts, task, config.seed)
     for asked_P in {arm.template: arm.asked_P for arm in arms}.values():
         check_prompts(asked_P, task, tokenizer, config.rollout.max_prompt_tokens)

@@ -101,9 +101,9 @@ def check_inputs(config: SftConfig, *, only_look: bool = False) -> None:
     missing.raise_if_any()
     if model_dir is not None:
         from polyray.data.demonstrations import check_rows, load_demonstrations
-        from polyray.models.loading import load_tokenizer  # imports torch
+        from polyray.rollout.prompt_check import usable_tokenizer  # imports torch
 
-        check_rows(config, load_demonstrations(config, load_tokenizer(model_dir)))
+        check_rows(config, load_demonstrations(config, usable_tokenizer(model_dir)))
     if not only_look:
         from jobs.fleet import check_start
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from itertools import count, islice
 from pathlib import Path
@@ -10,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from polyray.config.run import TrainConfig
 from polyray.config.task import HiddenTrapGridSpec
-from polyray.data.chat import encode_prompt
+from polyray.data.chat import check_can_end, encode_prompt
 from polyray.errors import DataError
 from polyray.models.loading import load_tokenizer
 from polyray.rollout.validation import validation_prompts
@@ -40,8 +41,16 @@ def check_run_prompts(config: TrainConfig, task: Task, model_dir: Path) -> None:
     measured, room = [*prompts, *fixed], config.rollout.max_prompt_tokens
     contents = frozenset((prompt.text, repr(prompt.messages)) for prompt in measured)
     if (key := (model_dir, room, hash(contents))) not in _GOOD:  # trials of a sweep ask the same
-        check_prompts(measured, task, load_tokenizer(model_dir), room)
+        check_prompts(measured, task, usable_tokenizer(model_dir), room)
         _GOOD.add(key)
+
+
+def usable_tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base; raises ConfigError where no completion of the base can end."""
+    tokenizer = load_tokenizer(model_dir)
+    known = json.loads((model_dir / "config.json").read_text(encoding="utf-8")).get("vocab_size")
+    check_can_end(tokenizer, known)
+    return tokenizer
 
 
 def training_prompts(task: Task, seed: int, limit: int) -> Iterator[Prompt]:

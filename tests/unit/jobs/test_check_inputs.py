@@ -154,3 +154,33 @@ def test_check_of_a_quickstart_looks_at_the_inputs_of_its_arms(work: Path) -> No
     assert check("quickstart", quickstart) == 0
     (work / "mine.py").unlink()
     assert missing("quickstart", quickstart) == ["mine.py"]
+
+
+@pytest.mark.parametrize("job", ["train", "evaluate"])
+@pytest.mark.parametrize(
+    ("prompt", "expected"), [("1+1≠3", "cannot be encoded"), ("1" * 90, r"max_prompt_tokens=\d+")]
+)
+def test_check_of_a_prompt_that_cannot_be_sampled_names_its_line(
+    work: Path, job: str, prompt: str, expected: str
+) -> None:
+    line = json.dumps({"prompt": prompt, "reference": "2"}) + "\n"
+    Path("prompts.jsonl").write_text(PROMPTS + (line if job == "train" else ""))
+    Path("test.jsonl").write_text(line)
+    task = {"type": "jsonl", "path": "prompts.jsonl", "held_out_path": "test.jsonl"}
+    if job == "train":
+        task |= {"held_out_path": None, "held_out_share": 0.05, "validation_share": 0.0}
+    own = TRAIN if job == "train" else {"name": "a", "model": TRAIN["model"], "adapters": {"base": None}}
+    place = r"prompts\.jsonl:21" if job == "train" else r"test\.jsonl:1"
+    with pytest.raises(DataError, match=f"{expected}.*{place}|{place}.*{expected}"):
+        check(job, own | {"task": task})
+
+
+@pytest.mark.parametrize("job", ["train", "sft", "evaluate"])
+def test_check_of_a_base_whose_completions_cannot_end_is_refused(work: Path, job: str) -> None:
+    file = work / "base" / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in settings.items() if key != "eos_token"}))
+    own = {"adapters": {"base": None}} if job == "evaluate" else {}
+    values = {"name": "a", "model": {"path": "base"}, **own}
+    with pytest.raises(ConfigError, match="no completion can end"):
+        check(job, values)
