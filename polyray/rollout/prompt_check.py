@@ -38,7 +38,8 @@ def check_run_prompts(config: TrainConfig, task: Task, model_dir: Path) -> None:
     prompts = training_prompts(task, config.seed, limit)
     rounds = config.rounds
     fixed = [] if rounds is None else validation_prompts(rounds, task, config.seed)
-    measured, room = [*prompts, *fixed], config.rollout.max_prompt_tokens
+    measured = list({prompt.prompt_id: prompt for prompt in (*prompts, *fixed)}.values())
+    room = config.rollout.max_prompt_tokens
     contents = frozenset((prompt.text, repr(prompt.messages)) for prompt in measured)
     if (key := (model_dir, room, hash(contents))) not in _GOOD:  # trials of a sweep ask the same
         check_prompts(measured, task, usable_tokenizer(model_dir), room)

@@ -126,7 +126,7 @@ async def test_a_users_function_and_its_garbage(users: RewardServiceAddress):
     assert group.classes_G[0] == group.classes_G[3] != group.classes_G[4]
     assert group.classes_G[1] == group.classes_G[2] == -1
     assert group.errors[0] is None
-    assert 'File "mine.py", line 7, in one' in str(group.errors[1])
+    assert 'mine.py", line 7, in one' in str(group.errors[1])
     assert "ValueError: this one" in str(group.errors[1])
     assert "gave score 7.0, which is not a finite number in [0, 1]" in str(group.errors[2])
     assert group.distances_GG is not None

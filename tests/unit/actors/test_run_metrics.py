@@ -6,6 +6,7 @@ import logging
 import math
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from polyray.types import METRIC_KEYS, PolicyVersion
 from tests.unit.actors.fakes import FakePool, make_config, make_payload, started, until
 
 Recorded = dict[tuple[str, tuple[str, ...]], list[float]]
-RUN = {"run": "c", "runs_dir": "runs"}
+RUN = {"run": "c", "runs_dir": str(Path.cwd() / "runs")}
 
 
 @pytest.fixture

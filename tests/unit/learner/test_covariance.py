@@ -23,15 +23,15 @@ from tests.unit.learner.step_fixtures import (
 from tests.unit.tiny_policy import build_policy, random_group, train_config
 
 METHODS: dict[str, dict[str, Any]] = {
-    "clip_cov": {"covariance": "clip_cov", "covariance_band": (0.05, 9.0)},
-    "kl_cov": {"covariance": "kl_cov", "kl_cov_coefficient": 3.0},
-    "kl_cov, proximal": {"covariance": "kl_cov", "proximal": "learner"},
+    "clip_cov": {"covariance": "clip_cov", "covariance_band": (0.05, 9.0), "covariance_share": 0.1},
+    "kl_cov": {"covariance": "kl_cov", "kl_cov_coefficient": 3.0, "covariance_share": 0.1},
+    "kl_cov, proximal": {"covariance": "kl_cov", "proximal": "learner", "covariance_share": 0.1},
 }
 
 
 def config_of(algorithm: dict[str, Any], learner: dict[str, Any] | None = None) -> TrainConfig:
     return train_config(
-        algorithm={"type": "grpo", "covariance_share": 0.1, **algorithm},
+        algorithm={"type": "grpo", **algorithm},
         learner={"max_grad_norm": 1e9, "updates_per_batch": 2, **(learner or {})},
     )
 
@@ -44,7 +44,7 @@ def norm(values: Sequence[torch.Tensor]) -> float:
 def test_update_with_covariance_is_the_same_in_any_micro_batches(name: str) -> None:
     groups = mixed_groups()
     whole, metrics = gradients(config_of(METHODS[name]), groups)
-    without, _ = gradients(config_of({**METHODS[name], "covariance": "none"}), groups)
+    without, _ = gradients(config_of({"proximal": METHODS[name].get("proximal", "rollout")}), groups)
     assert norm([one - other for one, other in zip(whole, without, strict=True)]) > 0.05 * norm(whole)
     for size in ({"micro_batch_rows": 1}, {"micro_batch_rows": 2}, {"micro_batch_tokens": 12}):
         parts, of_parts = gradients(config_of(METHODS[name], size), groups)
@@ -86,7 +86,7 @@ def test_chosen_tokens_are_those_of_the_largest_covariance_in_the_batch(
 
 
 def test_clip_cov_draws_by_seed() -> None:
-    config = config_of({"covariance": "clip_cov", "covariance_band": (-9.0, 9.0)}, {"updates_per_batch": 1})
+    config = config_of({**METHODS["clip_cov"], "covariance_band": (-9.0, 9.0)}, {"updates_per_batch": 1})
     found = [gradients(config, mixed_groups())[0] for _ in range(2)]
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
     other, _ = gradients(config.model_copy(update={"seed": config.seed + 1}), mixed_groups())

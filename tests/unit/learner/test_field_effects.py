@@ -292,8 +292,8 @@ def with_it(field: str, value: Any) -> Values:
 
 def check(values: Values, field: str, gradients: bool = True) -> str:
     """ "effect" or "refused"; AssertionError where a value is accepted and changes nothing."""
-    # From the learner's own start the first update has a ratio of 1, whatever the surrogate.
-    updates = 2 if values.get("proximal") == "learner" else 1
+    # From the learner's own start the first update has a ratio of 1; KL-Cov measures from there.
+    updates = 2 if values.get("proximal") == "learner" or values.get("covariance") == "kl_cov" else 1
     base = configuration(values, updates)
     outcomes = set()
     for value in changes(base, field):

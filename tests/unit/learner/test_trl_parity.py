@@ -84,8 +84,11 @@ CASES = {
 def config_of(case: Case, beta: float, micro_batch_rows: int) -> TrainConfig:
     algorithm = {
         "type": "grpo",
-        "clip_low": LOW,
-        "clip_high": HIGH,
+        **(
+            {}
+            if case.algorithm.get("surrogate") in ("cispo", "sapo")
+            else {"clip_low": LOW, "clip_high": HIGH}
+        ),
         "importance_correction": "none",
         "sequence_mask_band": None,
         "kl_coefficient": beta,

@@ -11,30 +11,29 @@ import pytest
 from polyray.config.loader import build_config
 from polyray.config.run import TrainConfig
 from polyray.errors import DataError
-from polyray.models.embedded import build_tokenizer
 from polyray.rollout.prompt_check import check_run_prompts, training_prompts
 from polyray.tasks import build_task
+from tests.unit.tiny_policy import save_base
 
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded tokenizer alone."""
-    directory = tmp_path_factory.mktemp("model")
-    tokenizer = build_tokenizer()
-    tokenizer.save_pretrained(directory)
-    return directory
+    """A tiny base with the embedded tokenizer."""
+    return save_base(tmp_path_factory.mktemp("model"))
 
 
 def _check(tmp_path: Path, model_dir: Path, lines: list[dict[str, Any]], **rollout: Any) -> None:
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    task = {"type": "jsonl", "path": str(file), "held_out_share": 0.1}
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text('{"prompt": "99|8=", "reference": "1"}\n')
+    task = {"type": "jsonl", "path": str(file), "held_out_path": str(held_out)}
     config = build_config(TrainConfig, {"name": "run", "task": task, "rollout": rollout})
     check_run_prompts(config, build_task(config.task), model_dir)
 
 
 def _lines(count: int = 20) -> list[dict[str, Any]]:
-    return [{"prompt": f"{at % 100:02d}|{at % 9}=", "reference": "1"} for at in range(count)]
+    return [{"prompt": f"{at:03d}=", "reference": "1"} for at in range(count)]
 
 
 def test_prompt_outside_vocabulary_is_named_with_file_and_line(tmp_path: Path, model_dir: Path) -> None:
@@ -51,12 +50,13 @@ def test_prompt_outside_vocabulary_is_named_with_file_and_line(tmp_path: Path, m
 def test_long_prompts_are_counted_with_the_limit_that_would_do(tmp_path: Path, model_dir: Path) -> None:
     lines = _lines()
     lines[2]["prompt"] = "3" * 20
-    lines[19]["prompt"] = "4" * 30  # of the held-out part, which the rounds of dynamics ask
+    lines[19]["prompt"] = "4" * 30
     with pytest.raises(DataError) as caught:
         _check(tmp_path, model_dir, lines)
     message = str(caught.value)
     assert message.startswith("2 of 20 prompts have more than rollout.max_prompt_tokens=16 tokens")
-    assert f"the first is {tmp_path}/mine.jsonl:3 with 21" in message  # a BOS comes in front
+    first = ("3 with 21", "20 with 31")  # a BOS comes in front
+    assert any(f"the first is {tmp_path}/mine.jsonl:{line}" in message for line in first)
     assert "Set rollout.max_prompt_tokens=31" in message
     _check(tmp_path, model_dir, lines, max_prompt_tokens=31)
 
@@ -66,10 +66,10 @@ def test_training_prompts_of_a_file_come_once_each_and_of_a_generator_up_to_the_
 ) -> None:
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in _lines(500)))
-    task = {"type": "jsonl", "path": str(file), "held_out_share": 0.1}
+    task = {"type": "jsonl", "path": str(file), "held_out_share": 0.1, "validation_share": 0.2}
     config = build_config(TrainConfig, {"name": "run", "task": task})
     prompts = list(training_prompts(build_task(config.task), 3, 20_000))
-    assert len(prompts) == len({prompt.prompt_id for prompt in prompts}) == 450
+    assert len(prompts) == len({prompt.prompt_id for prompt in prompts}) == 350
     generated = build_config(TrainConfig, {"name": "run"})
     assert len(list(training_prompts(build_task(generated.task), 3, 40))) == 40
 
@@ -80,7 +80,9 @@ def test_unicode_prompt_is_measured_by_a_tokenizer_that_knows_it(tmp_path: Path)
 
     bytes_only = ByteLevelBPETokenizer()
     bytes_only.train_from_iterator([], vocab_size=256)
-    PreTrainedTokenizerFast(tokenizer_object=bytes_only._tokenizer).save_pretrained(tmp_path / "model")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bytes_only._tokenizer, eos_token="!")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text("{}")
     lines = _lines()
     lines[4]["prompt"] = "日本🙂"
     _check(tmp_path, tmp_path / "model", lines)
