@@ -1,7 +1,8 @@
 """Modules beside a reward file: which it imports, and how they become importable where it runs.
 
-The folder of the file is put at the end of the import path, so it hides nothing. A module beside the file whose name
-already means another one, of the standard library or of another reward's folder, is refused.
+A finder of Python's import system maps their names to their files, so it does not matter what else lies on the import
+path of a replica, e.g. the directory of an earlier job. A module beside the file is refused if its name already means
+one of the standard library, of an installed package or of another reward's folder.
 """
 
 from __future__ import annotations
@@ -11,21 +12,65 @@ import importlib
 import importlib.machinery
 import importlib.util
 import sys
-from collections.abc import Iterator
+import sysconfig
+from collections.abc import Iterator, Sequence
+from importlib.abc import MetaPathFinder
 from pathlib import Path
+from types import ModuleType
 
 from polyray.errors import ConfigError, PolyrayError
 
+INSTALLED = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+class SiblingFinder(MetaPathFinder):
+    """Finds the modules beside the reward files of this process."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, Path] = {}
+        """Top-level name -> file."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """See importlib.abc.MetaPathFinder."""
+        place = self.places.get(fullname)
+        if place is None:
+            return None
+        inside = [str(place.parent)] if place.name == "__init__.py" else None
+        return importlib.util.spec_from_file_location(fullname, place, submodule_search_locations=inside)
+
+
+FINDER = SiblingFinder()
+
 
 def siblings(file: str, tree: ast.Module) -> dict[str, Path]:
-    """Module name -> its file, for every module beside `file` that `tree` imports, inside functions too."""
-    folder = Path(file).parent
+    """Module name -> its file, for every module beside `file` that `tree` imports.
+
+    Imports inside functions count, and so do imports of these modules themselves.
+    """
     found: dict[str, Path] = {}
-    for name in _imported(ast.walk(tree)):
-        for place in (folder / f"{name}.py", folder / name / "__init__.py"):
-            if place.is_file():
-                found.setdefault(name, place)
+    trees = [tree]
+    while trees:
+        for name in _imported(ast.walk(trees.pop())):
+            place = _beside(Path(file).parent, name)
+            if place is not None and name not in found:
+                found[name] = place
+                trees += _parsed_or_nothing(place)
     return found
+
+
+def _beside(folder: Path, name: str) -> Path | None:
+    places = (folder / f"{name}.py", folder / name / "__init__.py")
+    return next((place for place in places if place.is_file()), None)
+
+
+def _parsed_or_nothing(place: Path) -> list[ast.Module]:
+    """Python names the mistake in a module that cannot be parsed when it is imported."""
+    try:
+        return [ast.parse(place.read_bytes())]
+    except (SyntaxError, ValueError):
+        return []
 
 
 def check_imports(path: str, file: str, tree: ast.Module) -> None:
@@ -50,13 +95,14 @@ def make_importable(file: str, tree: ast.Module, error: type[PolyrayError]) -> s
     A module that an earlier reward of the same folder has loaded is read anew. Raises `error` where a name means
     another module here.
     """
-    folder, texts = str(Path(file).parent), []
-    if folder not in sys.path:
-        sys.path.append(folder)
-    importlib.invalidate_caches()
+    texts = []
+    if FINDER not in sys.meta_path:
+        sys.meta_path.insert(0, FINDER)
     for name, place in sorted(siblings(file, tree).items()):
         _refuse_another(file, name, place, error)
-        sys.modules.pop(name, None)
+        FINDER.places[name] = place
+        for loaded in [known for known in sys.modules if known.partition(".")[0] == name]:
+            del sys.modules[loaded]
         texts.append(place.read_text(encoding="utf-8"))
     return "".join(texts)
 
@@ -74,10 +120,14 @@ def _imported(nodes: Iterator[ast.AST] | list[ast.stmt]) -> list[str]:
 
 def _refuse_another(where: str, name: str, place: Path, error: type[PolyrayError]) -> None:
     found = _spec(name)
-    if found is not None and (found.origin is None or not _is_same(Path(found.origin), place)):
+    origin = "another module" if found is None or found.origin is None else found.origin
+    is_taken = name in sys.modules or name in FINDER.places or origin.startswith(INSTALLED)
+    if (
+        found is not None and is_taken and not _is_same(Path(origin), place)
+    ) or name in sys.stdlib_module_names:
         raise error(
-            f"{where} imports {name}, which means {found.origin or 'another module'} here and not {place}; give the "
-            "module beside the file another name"
+            f"{where} imports {name}, which means {origin} here and not {place}; give the module beside the file "
+            "another name"
         )
 
 

@@ -13,6 +13,7 @@ from polyray.config.task import HiddenTrapGridSpec
 from polyray.errors import ConfigError, MissingFile, RewardError
 from polyray.rewards import plan_reward
 from polyray.rewards.base import Reward, ScoreItem
+from polyray.rewards.sibling_modules import FINDER
 from services.reward.app import RunRewardService
 from services.reward.configuration import ReplicaConfiguration
 
@@ -22,9 +23,9 @@ ITEM = ScoreItem("37|b1>e4=", "RRRUUU")
 
 @pytest.fixture(autouse=True)
 def import_state() -> Iterator[None]:
-    path, modules = list(sys.path), set(sys.modules)
+    modules = set(sys.modules)
     yield
-    sys.path[:] = path
+    FINDER.places.clear()
     for name in set(sys.modules) - modules:
         del sys.modules[name]
 
@@ -58,6 +59,25 @@ def test_package_beside_a_reward_is_imported(tmp_path: Path) -> None:
     (tmp_path / "a" / "kit_of_test" / "__init__.py").write_text("")
     (tmp_path / "a" / "kit_of_test" / "parts.py").write_text("MARK = 0.75\n")
     assert score_of(plan_reward(spec, TASK).build()) == 0.75
+
+
+def test_module_that_a_sibling_imports_is_found(tmp_path: Path) -> None:
+    spec = write(
+        tmp_path / "a",
+        AT_TOP,
+        marks_of_test="from deeper_of_test import MARK\n",
+        deeper_of_test="MARK = 0.5\n",
+    )
+    assert score_of(plan_reward(spec, TASK).build()) == 0.5
+
+
+def test_equally_named_module_elsewhere_on_the_import_path_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "earlier_job", AT_TOP, marks_of_test="MARK = 0.25\n")
+    spec = write(tmp_path / "a", AT_TOP, marks_of_test="MARK = 0.5\n")
+    monkeypatch.syspath_prepend(tmp_path / "earlier_job")
+    assert score_of(plan_reward(spec, TASK).build()) == 0.5
 
 
 def test_edited_module_is_read_anew_and_changes_the_version(tmp_path: Path) -> None:
