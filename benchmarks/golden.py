@@ -74,7 +74,7 @@ CHECKPOINT_EVERY = 2
 KILL_AFTER_STEPS = 3
 """Between two checkpoints: the resumed run repeats a step."""
 START_TIMEOUT_S = 300.0
-"""Of the run that is killed: until its last step before the kill."""
+"""Steps of the killed run, from its last one before the kill."""
 END_TIMEOUT_S = 5.0
 """Until the processes of a killed driver are killed as well."""
 NUM_WORKERS = 2

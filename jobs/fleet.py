@@ -266,7 +266,7 @@ def check_start(config: SftConfig | TrainConfig) -> None:
 
 
 def worker_arguments(config: SftConfig | TrainConfig, directory: RunDirectory) -> dict[str, Any]:
-    """What a Train worker needs to know, as plain values."""
+    """Arguments of a Train worker, as plain values."""
     model_dir, warm_start = training_base(config.model)
     model = config.model.model_copy(
         update={"warm_start": str(warm_start) if warm_start else None, "warm_start_mode": "continue"}

@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_inputs(plans: list[TrialPlan], *, only_look: bool = False) -> None:
-    """Of all trials; those that read the same are looked at once."""
+    """Looks at the inputs of all trials; trials that read the same files are looked at once."""
     from jobs.train import check_inputs as check_run
 
     missing = MissingFiles()

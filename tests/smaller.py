@@ -72,7 +72,7 @@ SIZES = frozenset(
 
 
 def added(words: Sequence[str]) -> tuple[str, ...]:
-    """Of a command's words behind the interpreter."""
+    """Takes a command's words behind the interpreter."""
     if len(words) < 2 or words[0] != "-m" or not words[1].startswith("jobs."):
         return ()
     if {"--check", "--help", "-h"} & set(words):

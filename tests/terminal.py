@@ -28,7 +28,7 @@ mkdir -p /tmp/ray && mount -t tmpfs none /tmp/ray && mount -t tmpfs none /mnt
 while read -r command; do eval "$command"; done
 """
 READY = "is ready"
-"""What a service prints once it answers."""
+"""Text that a service prints once it answers."""
 ENVIRONMENT = ("LANG", "LC_ALL", "TERM", "PIP_INDEX_URL", "TORCH_COMPILE_DISABLE", "CXX")
 """Passed on; a reader has nothing else set."""
 
@@ -105,7 +105,7 @@ class Terminal:
             )  # fmt: skip
 
     def run(self, text: str, seconds: float) -> str:
-        """What a block printed. Raises AssertionError with it where a command of the block failed."""
+        """Returns the output of a block. Raises AssertionError with it if a command of the block failed."""
         script, log = self._script(text)
         status = self._ask(f"bash {script} >{log} 2>&1; echo $?", seconds)
         printed = log.read_text(encoding="utf-8", errors="replace")

@@ -24,7 +24,7 @@ class Tolerance:
     """Of the differences over all tokens. In 16 bits the log-prob of an improbable token is itself off by tenths: on
     the embedded model in bfloat16 the largest of a set of probes was up to .74, their mean up to .016."""
     share: float = 0.0
-    """Of the spread of the learner's log-probs over tokens: as much is tolerated where that is more than `nats`. The
+    """Share of the spread of the learner's log-probs over tokens; tolerated where it is more than `nats`. The
     noise of 16 bits grows with a model's depth and its logits: SmolLM2-135M on a CPU differs by .04 to .09 in the
     mean, which is 1 to 2 % of the spread; weights of another model differ by about the whole spread."""
 

@@ -108,7 +108,7 @@ class TrainConfig(RunBase):
 
     @model_validator(mode="after")
     def _metrics_fit_the_reward(self) -> TrainConfig:
-        """Where nothing can pass, the best version is that of the highest reward, unless a metric is named."""
+        """Without passes the best version has the highest reward, unless a metric is named."""
         evaluation = self.evaluation
         if evaluation is not None and not has_passes(self.reward, self.task):
             if "best_metric" in evaluation.model_fields_set:

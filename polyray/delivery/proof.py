@@ -113,7 +113,7 @@ def distinct_tokens(sequences: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 def _served_instead(logprobs_N: np.ndarray, probe: Probe, distinct_N: np.ndarray) -> str | None:
-    """What the engine clearly does instead of serving this version, in words; None where nothing else is clear."""
+    """Describes what the engine clearly serves instead of this version; None where nothing is clear."""
     values, version = logprobs_N[distinct_N], probe.logprobs[distinct_N]
     for words, other_N in _others(probe).items():
         if is_nearer(values, other_N[distinct_N], version):
@@ -125,7 +125,7 @@ def _served_instead(logprobs_N: np.ndarray, probe: Probe, distinct_N: np.ndarray
 
 
 def _nearest(logprobs_N: np.ndarray, probe: Probe) -> str | None:
-    """What the numbers of a refused engine are nearer to than to this version, if anything."""
+    """Names the alternative that a refused engine is nearer to than to this version, if any."""
     means = {words: float(np.abs(logprobs_N - other_N).mean()) for words, other_N in _others(probe).items()}
     mean = float(np.abs(logprobs_N - probe.logprobs).mean())
     return min(

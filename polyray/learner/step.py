@@ -266,7 +266,7 @@ class PolicyLearner:
             _watch(batch, loss.anchor_BT, logprobs_BT.detach(), entropy_BT.detach(), watched)
 
     def _denominator(self, sums: Sums) -> float:
-        """Of what stays in the loss, over all ranks."""
+        """Sums over the tokens that stay in the loss, over all ranks."""
         return losses.loss_denominator(
             self.config.algorithm.normalisation,
             num_sequences=sums.total("kept_sequences"),

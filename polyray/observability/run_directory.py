@@ -90,7 +90,7 @@ engine batches). `rollout.max_prompt_tokens` chooses no prompts: a longer one is
 
 BASE_DIR = "base_dir"
 FREE_KEYS = ("prices", "prices.*", "logging", BASE_DIR)
-"""What a job costs, how it tells of itself and where it is started is no part of what it does: these may differ."""
+"""Keys that may differ when a run resumes: cost, logging and the directory of the command change no result."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ class RewardPlan:
     second_opinion: RewardSpec | None = None
     """Scored beside `reward` and never optimised."""
     directory: str = ""
-    """Where the command was run: what names of files in the user's code are relative to."""
+    """Directory of the command; names of files in the user's code are relative to it."""
 
     def build(self, device: str = "cpu") -> Reward:
         """The reward; the models and encoders that it loads run on `device`. Raises RewardError where the user's

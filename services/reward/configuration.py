@@ -40,7 +40,7 @@ class ReplicaConfiguration:
 
     @property
     def directory(self) -> str:
-        """Where the command was run."""
+        """Directory of the command."""
         return next(iter(self.plans.values())).directory
 
     @classmethod

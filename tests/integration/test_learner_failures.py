@@ -1,4 +1,4 @@
-"""What Ray Train does with an error of a training process: end at once, or start again."""
+"""Ray Train ends at a permanent error of a training process and starts again after any other."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ SMALLER = {
     "jobs.train": ["learner.steps=2", "learner.num_threads=1", "reward.service.port=0"],
     "jobs.report": [],
 }
-"""What is added to the printed commands: fewer steps, and a port that is free beside other tests."""
+"""Additions to the printed commands: fewer steps, and a port that is free beside other tests."""
 
 
 def section() -> str:

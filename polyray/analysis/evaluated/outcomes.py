@@ -95,7 +95,7 @@ class _Prompt:
 
     @property
     def halves(self) -> tuple[Integers, Integers]:
-        """Where the samples of even and of odd index are."""
+        """Positions of the samples of even and of odd index."""
         odd_G = self.indices_G % 2 == 1
         return np.flatnonzero(~odd_G), np.flatnonzero(odd_G)
 

@@ -176,7 +176,7 @@ def _array(value: Any) -> Any:
 
 
 def _is_numeric(value: Any) -> bool:
-    """Of a value of a type of numpy's own: whether it holds numbers, texts or times and no objects."""
+    """Whether a numpy value holds numbers, texts or times and no objects."""
     return hasattr(value, "tobytes") and value.dtype.kind in _NUMERIC
 
 

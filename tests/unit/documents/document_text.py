@@ -31,7 +31,7 @@ class Block:
 
     document: str
     line: int
-    """Of its first line of content, from 1."""
+    """Number of its first line of content, from 1."""
     section: str
     """The last heading above it."""
     language: str

@@ -40,7 +40,7 @@ from tests.unit.tiny_policy import build_policy, move, random_group, train_confi
 
 Values = dict[str, Any]
 STEP = 3
-"""Of the batch, so that an annealed value is on its way."""
+"""Step of the batch, so that an annealed value is on its way."""
 GROUP_SIZE = 8
 
 SPECS: dict[str, type[BaseModel]] = {
@@ -138,7 +138,7 @@ CONTEXTS: list[Values] = [
 ]
 """Modes of all objectives."""
 ANNEALED: dict[str, Any] = {"set_size": 6, "diversity_weight": 1.5, "over_steps": 4, "shape": "cosine"}
-"""Of an `anneal` to set_size=2 and diversity_weight=3.0 over 9 steps, what each field may be changed to."""
+"""Values that each field of an `anneal` to set_size=2 and diversity_weight=3.0 over 9 steps is changed to."""
 
 
 def sample_group(group_id: int) -> ScoredGroup:
@@ -174,7 +174,7 @@ def policy() -> Any:
 
 @dataclass(frozen=True)
 class Result:
-    """What a configuration makes of the batch."""
+    """Everything that a configuration makes of the batch."""
 
     advantages: np.ndarray
     gradient: np.ndarray
@@ -240,7 +240,7 @@ def _result(algorithm: str, updates: int, gradients: bool) -> Result:
 
 
 def decisions(config: TrainConfig) -> tuple[Any, ...]:
-    """Of groups of which a part is scored, and of one that teaches nothing: usable, teaches, how many replaced."""
+    """Partly scored groups and one without signal: usable, has signal, how many are replaced."""
     spec = algorithm_at(config.algorithm, STEP)
     group = random_group(7, [1.0] * GROUP_SIZE, classes=[3] * GROUP_SIZE)
     still = replace(

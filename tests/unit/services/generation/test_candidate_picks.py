@@ -22,7 +22,7 @@ from services.generation.openai_answers import Sampled
 REQUESTS = 400
 K = 4
 CHI_SQUARE_LIMIT = 16.27
-"""Of 3 degrees of freedom at p = 0.001; the draws are seeded, so the test always gives the same value."""
+"""Chi-square limit for 3 degrees of freedom at p = 0.001; the draws are seeded, so the value never changes."""
 
 
 class Scoring:
