@@ -184,3 +184,10 @@ def test_check_of_a_base_whose_completions_cannot_end_is_refused(work: Path, job
     values = {"name": "a", "model": {"path": "base"}, **own}
     with pytest.raises(ConfigError, match="no completion can end"):
         check(job, values)
+
+
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_check_of_an_empty_prompts_file_names_the_file(work: Path, content: str) -> None:
+    Path("prompts.jsonl").write_text(content)
+    with pytest.raises(DataError, match=r"prompts\.jsonl: the file is empty"):
+        check("train", TRAIN)
