@@ -1,7 +1,7 @@
-"""Refuse fields of an objective that have no effect beside the others: a value that does nothing misleads.
+"""Refuse fields of an objective that have no effect, because such a value misleads.
 
-A field that keeps its default is never refused, and neither is the modifier of a weight that was set to 0 explicitly:
-sweeps over a weight may start at 0. Not here: combinations that contradict each other (validators of the specs).
+A field at its default is never refused. The modifier of a weight that is explicitly 0 is not refused either, so a
+sweep over a weight may start at 0. Validators of the specs refuse combinations that contradict each other.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Whether a completion can pass: a pass is a reward of 1, which only some rewards give.
 
-Metrics of passes are 0 for ever where none gives it: the first version would be the best one, and every trial of a
-sweep would be equal. Called by run.py and by jobs.sweep.
+Without such a reward every metric of passes stays 0: the first version would be the best one, and all trials of a
+sweep would tie. Called by run.py and by jobs.sweep.
 """
 
 from __future__ import annotations

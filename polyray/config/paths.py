@@ -1,7 +1,7 @@
 """The types of fields that name files and directories: made absolute where a configuration is built.
 
-A relative path is relative to the directory in which the command is run, and `~` is its user's home. What is built
-from an absolute path is the same in every process, so workers and replicas need no working directory of their own.
+A relative path is relative to the directory in which the command is run, and `~` is the user's home. An absolute path
+means the same file in every process, so workers and replicas need no working directory of their own.
 
     FilePath        a file or a directory
     BuiltinOrPath   the same, or `builtin`
@@ -9,8 +9,8 @@ from an absolute path is the same in every process, so workers and replicas need
     FunctionPath    FILE.py:FUNCTION
     UrlOrPath       a URL; a SQLite file in one is a path
 
-A file below configs/ that is not there is the one of that name that comes with polyray, so that its configurations
-are found from any directory.
+A path below configs/ that does not exist means the file of that name in polyray's repository, so shipped
+configurations are found from any directory.
 """
 
 from __future__ import annotations

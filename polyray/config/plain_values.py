@@ -1,7 +1,7 @@
 """YAML without guessing: an unquoted value of a text field stays the text that was typed.
 
-YAML 1.1 reads `on` as true, 12e5 as a text, 1_000 as 1000 and 2026-01-01 as a date. Which of them is meant depends on
-the field, which is known only once files and overrides are merged. Until then an unquoted value keeps its text:
+YAML 1.1 reads `on` as true, 12e5 as a text, 1_000 as 1000 and 2026-01-01 as a date. The right reading depends on the
+field, which is known only once files and overrides are merged. Until then an unquoted value keeps its text:
 
     Plain(text="on", value=True)      `settled` makes "on" of it for a text field, and True for any other
 """
