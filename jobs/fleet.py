@@ -34,7 +34,7 @@ from polyray.delivery.mode import DeliveryChoice, Mode, choose_mode, recorded_ch
 from polyray.delivery.proof import check_delivery
 from polyray.errors import ConfigError
 from polyray.evaluation.sampling import Sample
-from polyray.models.adapter_files import check_same_start, read_adapter, read_warm_start, start_manifest
+from polyray.models.adapter_files import check_same_start, read_adapter, start_manifest
 from polyray.models.base_files import base_fingerprint, resolve_dtype, resolve_model_dir
 from polyray.observability.logging import setup_logging
 from polyray.observability.progress import ProgressDisplay
@@ -254,12 +254,9 @@ def training_base(model: ModelSpec) -> tuple[Path, Path | None]:
 
 
 def check_start(config: SftConfig | TrainConfig) -> None:
-    """Raises ConfigError where the base or the warm start cannot be trained on, or the run's newest checkpoint
-    began on another one."""
+    """Raises ConfigError if the newest checkpoint of the run began on another base or another warm start."""
     model_dir, warm_start = training_base(config.model)
     base_sha256 = base_fingerprint(model_dir)
-    if warm_start is not None:
-        read_warm_start(warm_start, base_sha256, config.model.lora)
     manifest = start_manifest(config.name, base_sha256, None if warm_start is None else str(warm_start))
     for checkpoint in sorted(RunPaths(config.run_dir).checkpoints.glob("step-*/adapter/polyray.json"))[-1:]:
         check_same_start(checkpoint.parent, manifest)
