@@ -100,7 +100,7 @@ def is_gone(pid: int, within_s: float = 20.0) -> bool:
     return False
 
 
-@pytest.mark.parametrize(("number", "timeout_s"), [(signal.SIGKILL, 60.0), (signal.SIGSTOP, 2.0)])
+@pytest.mark.parametrize(("number", "timeout_s"), [(signal.SIGKILL, 60.0), (signal.SIGSTOP, 10.0)])
 def test_a_worker_that_is_killed_or_stopped_costs_nothing_but_time(
     number: signal.Signals,
     timeout_s: float,

@@ -302,7 +302,6 @@ def test_trains_controller_tells_and_goes_on_whatever_the_answer(
 
     monkeypatch.setattr(ray, "get_actor", get_actor)
     monkeypatch.setattr(ray, "get", get)
-    monkeypatch.setattr(coordinator_actor.logger, "propagate", True)
     errors = {1: RuntimeError("its peer is gone"), 0: MemoryError("\nno room\nfor 3 GB")}
     TellCoordinator("run-coordinator", RolloutSpec()).after_exception(None, errors)
     reason = "rank 0 of the learner (and 1 other ranks): MemoryError: no room"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 import time
@@ -168,7 +167,6 @@ def test_a_failure_of_ray_is_one_warning(
         raise RuntimeError("no agent")
 
     monkeypatch.setattr(Gauge, "set", refuse)
-    monkeypatch.setattr(logging.getLogger("polyray"), "propagate", True)
     clock = Clock()
     metrics = RunMetrics(make_config(), clock)
     for _ in range(3):

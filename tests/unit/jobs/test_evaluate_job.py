@@ -82,9 +82,12 @@ def test_score_refuses_bad_settings(samples: Path) -> None:
         main(["score", str(samples), "--ks", "2,1"])
 
 
-def test_score_and_check_need_neither_torch_nor_ray(samples: Path, tmp_path: Path) -> None:
+def test_score_and_check_need_neither_torch_nor_ray_before_there_is_a_base(samples: Path, tmp_path: Path) -> None:
     config = tmp_path / "e.yaml"
-    config.write_text("name: e\nadapters: {base: null}\nevaluation: {num_prompts: 5, num_samples: 16}\n")
+    config.write_text(
+        f"name: e\nmodel: {{cache_dir: {tmp_path / 'no models'}}}\nadapters: {{base: null}}\n"
+        "evaluation: {num_prompts: 5, num_samples: 16}\n"
+    )
     code = (
         "import sys; from jobs.evaluate import main\n"
         f"main(['score', {str(samples)!r}, '--ks', '1'])\n"
