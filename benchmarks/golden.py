@@ -56,8 +56,8 @@ from polyray.errors import EXIT_FAILURE, EXIT_OK, ConfigError, PolyrayError
 
 if TYPE_CHECKING:
     from jobs.fleet import Fleet
-    from polyray.observability.progress import ProgressDisplay
-    from polyray.observability.run_directory import RunPaths
+    from polyray.runs.progress import ProgressDisplay
+    from polyray.runs.run_directory import RunPaths
 
 RECORD = "runs/golden/record.json"
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -141,8 +141,8 @@ def _conclude(
 def _run(selected: Sequence[str]) -> tuple[dict[str, Run], Path]:
     """The results of each run, and the directory that holds all runs."""
     from jobs.fleet import open_fleet, open_ray
-    from polyray.models.embedded import build_embedded
-    from polyray.observability.progress import ProgressDisplay
+    from polyray.learner.embedded import build_embedded
+    from polyray.runs.progress import ProgressDisplay
 
     work = Path(tempfile.mkdtemp(prefix="polyray-golden-"))
     plan = Plan.of(work)
@@ -256,8 +256,8 @@ def _parts(plan: Plan, fleet: Fleet, display: ProgressDisplay) -> dict[str, Call
     from jobs.sft import as_training, supervise
     from jobs.train import check_inputs, train
     from polyray.evaluation.sampling import EvaluationFiles
-    from polyray.observability.data_record import sha256_of
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.runs.data_record import sha256_of
+    from polyray.runs.run_directory import RunDirectory
 
     def supervised() -> Run:
         with RunDirectory.open(plan.sft) as directory:
@@ -301,8 +301,8 @@ def _parts(plan: Plan, fleet: Fleet, display: ProgressDisplay) -> dict[str, Call
 def _trained(paths: RunPaths) -> Run:
     """The values of a finished training run."""
     from polyray.models.adapter_files import WEIGHTS_FILE
-    from polyray.observability.data_record import sha256_of
-    from polyray.observability.jsonl import read_jsonl
+    from polyray.runs.data_record import sha256_of
+    from polyray.runs.jsonl import read_jsonl
 
     digest = sha256_of(paths.adapter / WEIGHTS_FILE)
     return {**steps_of(read_jsonl(paths.metrics)), RESULT: {"adapter_sha256": digest}}
@@ -313,8 +313,8 @@ def _train_and_kill(config: TrainConfig, display: ProgressDisplay) -> None:
 
     PolyrayError where it ends before, or does not come so far in START_TIMEOUT_S.
     """
-    from polyray.observability.jsonl import read_jsonl
-    from polyray.observability.run_directory import RunPaths
+    from polyray.runs.jsonl import read_jsonl
+    from polyray.runs.run_directory import RunPaths
 
     paths, deadline = RunPaths(config.run_dir), time.monotonic() + START_TIMEOUT_S
     display.update(phase="run to be killed")

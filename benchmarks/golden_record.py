@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from polyray.errors import ConfigError
-from polyray.observability.atomic import atomic_write_text
+from polyray.runs.atomic import atomic_write_text
 from polyray.types import is_timing_key
 
 Run = Mapping[str, Mapping[str, Any]]

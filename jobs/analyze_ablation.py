@@ -24,7 +24,7 @@ from jobs.cli import parse
 from polyray.config.loader import build_config
 from polyray.config.run import EvaluateConfig
 from polyray.errors import EXIT_OK
-from polyray.observability.run_directory import RunDirectory
+from polyray.runs.run_directory import RunDirectory
 
 ABLATED = "ablated"
 """Where in the run directory the adapters without a part lie."""
@@ -46,8 +46,8 @@ def analyze_ablation(argv: Sequence[str] | None = None) -> int:
     from jobs.cost import evaluation_account, show_cost
     from jobs.evaluate import check_finished, evaluate, resumable_keys
     from jobs.fleet import open_ray, open_sampler
-    from polyray.analysis.lora.contributions import contributions
-    from polyray.observability.progress import ProgressDisplay
+    from polyray.runs.progress import ProgressDisplay
+    from polyray.shelf.research.lora.contributions import contributions
 
     config = _with_ablations(args.config, adapter, args.namespace.by)
     with ProgressDisplay() as display, RunDirectory.open(config, resumable_keys()) as directory:
@@ -84,9 +84,9 @@ def _add_options(parser: ArgumentParser) -> None:
 
 def _with_ablations(config: EvaluateConfig, adapter: Path, by: Any) -> EvaluateConfig:
     """The evaluation of the whole adapter and of each without a part."""
-    from polyray.analysis.lora.ablation import ablated_directories
-    from polyray.analysis.lora.contributions import WHOLE
     from polyray.models.base_files import base_fingerprint, resolve_model_dir
+    from polyray.shelf.research.lora.ablation import ablated_directories
+    from polyray.shelf.research.lora.contributions import WHOLE
 
     base = base_fingerprint(resolve_model_dir(config.model))
     without = ablated_directories(adapter, base, config.run_dir / ABLATED, by)
@@ -98,18 +98,18 @@ def _with_ablations(config: EvaluateConfig, adapter: Path, by: Any) -> EvaluateC
 
 
 def _write_ablated(config: EvaluateConfig, adapter: Path, by: Any) -> None:
-    from polyray.analysis.lora.ablation import write_ablated
     from polyray.models.base_files import base_fingerprint, resolve_model_dir
+    from polyray.shelf.research.lora.ablation import write_ablated
 
     write_ablated(adapter, base_fingerprint(resolve_model_dir(config.model)), config.run_dir / ABLATED, by)
 
 
 def _write(entries: Sequence[Mapping[str, Any]], root: Path) -> None:
-    from polyray.analysis.evaluated.files import write_tables
-    from polyray.analysis.evaluated.inputs import read_inputs
-    from polyray.analysis.evaluated.tables import ablation
-    from polyray.analysis.lora.results import as_csv
-    from polyray.observability.atomic import atomic_write_json, atomic_write_text
+    from polyray.runs.atomic import atomic_write_json, atomic_write_text
+    from polyray.shelf.research.evaluated.files import write_tables
+    from polyray.shelf.research.evaluated.inputs import read_inputs
+    from polyray.shelf.research.evaluated.tables import ablation
+    from polyray.shelf.research.lora.results import as_csv
 
     atomic_write_json(root / "contributions.json", list(entries))
     atomic_write_text(root / "contributions.csv", as_csv(entries))

@@ -28,8 +28,8 @@ from jobs.cli import JobParser
 from polyray.errors import EXIT_OK
 
 if TYPE_CHECKING:
-    from polyray.analysis.evaluated.inputs import Inputs
-    from polyray.analysis.evaluated.results import Results
+    from polyray.shelf.research.evaluated.inputs import Inputs
+    from polyray.shelf.research.evaluated.results import Results
 
 
 def analyze_evaluation(argv: Sequence[str] | None = None) -> int:
@@ -37,13 +37,13 @@ def analyze_evaluation(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     # Thousands of tiny fits: threads of a BLAS would wait for each other longer than one of them computes.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from polyray.analysis.evaluated.inputs import read_inputs
+    from polyray.shelf.research.evaluated.inputs import read_inputs
 
     inputs = read_inputs(args.runs)
     if args.check:
         return _print_check(inputs, args)
-    from polyray.analysis.evaluated.files import write_results
-    from polyray.analysis.evaluated.results import analyse
+    from polyray.shelf.research.evaluated.files import write_results
+    from polyray.shelf.research.evaluated.results import analyse
 
     results = analyse(inputs, args.reference)
     written = write_results(results, Path(args.out))
@@ -68,7 +68,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
 
 
 def _print_check(inputs: Inputs, args: Namespace) -> int:
-    from polyray.analysis.evaluated.results import reference_of
+    from polyray.shelf.research.evaluated.results import reference_of
 
     found = {
         "job": "analyze evaluation",
@@ -94,7 +94,7 @@ def _print_check(inputs: Inputs, args: Namespace) -> int:
 
 def summary(results: Results) -> list[str]:
     """A few lines per evaluation: criteria met, who overtakes whom, where models help and hurt, what to generate."""
-    from polyray.analysis.evaluated.collapse import advice
+    from polyray.shelf.research.evaluated.collapse import advice
 
     lines: list[str] = []
     for run in results.inputs.runs:

@@ -32,7 +32,7 @@ def analyze_figures(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="print which runs would be read and exit")
     args = parser.parse_strictly(argv)
     if args.check:
-        from polyray.analysis.run_data import load_report_data
+        from polyray.report.run_data import load_report_data
 
         data = load_report_data(args.runs)
         names = {
@@ -42,8 +42,8 @@ def analyze_figures(argv: Sequence[str] | None = None) -> int:
         print(json.dumps({"job": "analyze figures", "out": args.out, **names}, indent=2))
         return EXIT_OK
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as jobs.analyze evaluation: thousands of tiny fits
-    from polyray.analysis.export import export_figures
-    from polyray.analysis.research_figures import research_figures
+    from polyray.shelf.research.figure_files import export_figures
+    from polyray.shelf.research.figures import research_figures
 
     figures = research_figures(args.runs)
     print(f"drawing {len(figures)} figures: {', '.join(figures)}", flush=True)

@@ -40,8 +40,8 @@ def analyze(argv: Sequence[str] | None = None) -> int:
             )
         )
         return EXIT_OK
-    from polyray.analysis.lora.results import Arm, lora_results
-    from polyray.analysis.lora.updates import read_adapter_updates
+    from polyray.shelf.research.lora.results import Arm, lora_results
+    from polyray.shelf.research.lora.updates import read_adapter_updates
 
     known = {name: read_adapter_updates(directory, name) for name, directory in directories.items()}
     results = lora_results(
@@ -112,9 +112,9 @@ def adapter_directory(given: str) -> Path:
 
 
 def _write(results: Mapping[str, Any], out: Path) -> None:
-    from polyray.analysis.lora.page import write_lora_page
-    from polyray.analysis.lora.results import as_csv
-    from polyray.observability.atomic import atomic_write_json, atomic_write_text
+    from polyray.runs.atomic import atomic_write_json, atomic_write_text
+    from polyray.shelf.research.lora.page import write_lora_page
+    from polyray.shelf.research.lora.results import as_csv
 
     out.mkdir(parents=True, exist_ok=True)
     atomic_write_json(out / "lora.json", results)

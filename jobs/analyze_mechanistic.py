@@ -25,7 +25,7 @@ from jobs.cli import JobParser
 from polyray.errors import EXIT_OK, DataError
 
 if TYPE_CHECKING:
-    from polyray.analysis.evaluated.inputs import EvaluatedRun
+    from polyray.shelf.research.evaluated.inputs import EvaluatedRun
 
 PROMPTS = 50
 SAMPLES = 16
@@ -35,8 +35,8 @@ TABLES = ("attention", "attention_by_layer", "clusters")
 def analyze_mechanistic(argv: Sequence[str] | None = None) -> int:
     """Parses, computes, writes; prints what differs most."""
     args = _parse(argv)
-    from polyray.analysis.evaluated.inputs import read_inputs
-    from polyray.analysis.evaluated.results import reference_of
+    from polyray.shelf.research.evaluated.inputs import read_inputs
+    from polyray.shelf.research.evaluated.results import reference_of
 
     run, *more = read_inputs([args.run]).runs
     if more:
@@ -44,9 +44,9 @@ def analyze_mechanistic(argv: Sequence[str] | None = None) -> int:
     reference = reference_of(run, args.reference) or run.baseline
     if args.check:
         return _print_check(run, reference, args)
-    from polyray.analysis.mechanistic.inputs import read_material
-    from polyray.analysis.mechanistic.results import mechanistic_results
-    from polyray.observability.progress import ProgressDisplay
+    from polyray.runs.progress import ProgressDisplay
+    from polyray.shelf.research.mechanistic.inputs import read_material
+    from polyray.shelf.research.mechanistic.results import mechanistic_results
 
     models = list(dict.fromkeys([reference, *(args.models or run.models)]))
     material = read_material(run, models, args.prompts, args.samples)
@@ -110,9 +110,9 @@ def _print_check(run: EvaluatedRun, reference: str, args: Namespace) -> int:
 
 
 def _write(results: Mapping[str, Any], out: Path) -> None:
-    from polyray.analysis.lora.results import as_csv
-    from polyray.analysis.mechanistic.page import write_mechanistic_page
-    from polyray.observability.atomic import atomic_write_json, atomic_write_text
+    from polyray.runs.atomic import atomic_write_json, atomic_write_text
+    from polyray.shelf.research.lora.results import as_csv
+    from polyray.shelf.research.mechanistic.page import write_mechanistic_page
 
     out.mkdir(parents=True, exist_ok=True)
     atomic_write_json(out / "mechanistic.json", dict(results))

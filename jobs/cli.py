@@ -34,7 +34,7 @@ from pydantic import BaseModel
 from polyray.config.base import as_json
 from polyray.config.loader import load_config
 from polyray.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, ConfigError, MissingFiles, PolyrayError
-from polyray.observability.logging import LOGGING_VARIABLE, wants_json
+from polyray.runs.logging import LOGGING_VARIABLE, wants_json
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 

@@ -1,6 +1,6 @@
 """What jobs hold and spend: the account of a run, opened with what its configuration reserves (not a job itself).
 
-Neither torch nor Ray is needed. The file itself: polyray/observability/cost.py.
+Neither torch nor Ray is needed. The file itself: polyray/runs/cost.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from polyray.config.bundles import CPU, GPU, Part, engines, fleet_parts, learner_ranks, total, training_parts
+from polyray.capacity.bundles import (
+    CPU,
+    GPU,
+    Part,
+    engines,
+    fleet_parts,
+    learner_ranks,
+    total,
+    training_parts,
+)
 from polyray.config.judge import JudgeConfig, JudgeSpec
 from polyray.config.learner import LearnerSpec
 from polyray.config.reward import JudgeRewardSpec, RewardSpec
@@ -18,14 +27,14 @@ from polyray.config.rollout import RolloutSpec
 from polyray.config.run import EvaluateConfig, QuickstartConfig, SftConfig, TrainConfig
 from polyray.config.run_base import RunBase
 from polyray.config.sweep import SweepConfig
-from polyray.observability.cost import START, CostMeter, Held, Sources, Tokens
-from polyray.observability.cost_record import JudgeSpend, add_judges, cost_line, read_cost
-from polyray.observability.energy import EnergyMeter
-from polyray.observability.log_tail import LogTail
-from polyray.observability.run_directory import RunPaths
+from polyray.runs.cost import START, CostMeter, Held, Sources, Tokens
+from polyray.runs.cost_record import JudgeSpend, add_judges, cost_line, read_cost
+from polyray.runs.energy import EnergyMeter
+from polyray.runs.log_tail import LogTail
+from polyray.runs.run_directory import RunPaths
 
 if TYPE_CHECKING:
-    from polyray.observability.progress import Display
+    from polyray.runs.progress import Display
 
 DRIVER = Held(cpus=1.0)
 """A job that does all its work in its own process."""
@@ -91,8 +100,8 @@ def supervised_account(config: SftConfig, held: Held | None = None, phase: str =
 
 def evaluation_account(config: EvaluateConfig, held: Held | None = None, phase: str = START) -> CostMeter:
     """Of a run of jobs.evaluate, with its judges; `held` where it shares engines."""
-    from polyray.evaluation.judge.runner import CACHE_FILE
     from polyray.evaluation.passes import CHECKER_CACHE
+    from polyray.shelf.judge.runner import CACHE_FILE
 
     paths = RunPaths(config.run_dir)
     answers = _judges_that_reward(config.reward)
@@ -110,7 +119,7 @@ def evaluation_account(config: EvaluateConfig, held: Held | None = None, phase: 
 
 def judge_account(config: JudgeConfig) -> CostMeter:
     """Of a run of jobs.judge."""
-    from polyray.evaluation.judge.runner import CACHE_FILE
+    from polyray.shelf.judge.runner import CACHE_FILE
 
     folder = RunPaths(config.run_dir).judge if config.cache_dir is None else Path(config.cache_dir)
     answers = [Answers(folder / CACHE_FILE, config.judge, config.name)]
@@ -171,7 +180,7 @@ class TokensOfLog:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """A file of a judge's answers (polyray/evaluation/judge/cache.py), where each is as soon as it is paid.
+    """A file of a judge's answers (polyray/shelf/judge/cache.py), where each is as soon as it is paid.
 
     Example:
         Answers(Path("runs/verdicts/judge/answers.jsonl"), JudgeSpec(...), owner="verdicts")
@@ -197,8 +206,8 @@ def spend_of(files: Sequence[Answers], from_start: bool = False) -> Callable[[],
 
 
 def _paid(answers: Answers, tail: LogTail) -> JudgeSpend | None:
-    from polyray.evaluation.judge.items import Usage
-    from polyray.evaluation.judge.ledger import priced
+    from polyray.shelf.judge.items import Usage
+    from polyray.shelf.judge.ledger import priced
 
     own = [line["answer"] for line in tail.new() if line.get("owner") == answers.owner]
     if not own:

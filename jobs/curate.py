@@ -38,9 +38,9 @@ from polyray.config.curate import CurateConfig
 from polyray.errors import EXIT_OK
 
 if TYPE_CHECKING:
-    from polyray.data.curation.pipeline import CountTokens, Curated, Encode, Tools
-    from polyray.observability.progress import ProgressDisplay
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.runs.progress import ProgressDisplay
+    from polyray.runs.run_directory import RunDirectory
+    from polyray.shelf.preferences.curation.pipeline import CountTokens, Curated, Encode, Tools
 
 RESUMABLE_KEYS = ("runs_dir", "ray.*", "review")
 """What may differ when a curation is started again: decisions are inputs, like the data."""
@@ -65,9 +65,9 @@ def data(argv: Sequence[str]) -> int:
     if args.check:
         return args.print_check(derived=lambda: derived_sizes(args.config))
     from jobs.cost import DRIVER, account, show_cost
-    from polyray.data.curation.files import input_digests
-    from polyray.observability.progress import ProgressDisplay
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.runs.progress import ProgressDisplay
+    from polyray.runs.run_directory import RunDirectory
+    from polyray.shelf.preferences.curation.files import input_digests
 
     inputs = input_digests(args.config)  # a path that is wrong leaves no run directory
     with ProgressDisplay() as display, RunDirectory.open(args.config, RESUMABLE_KEYS) as directory:
@@ -93,9 +93,9 @@ SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 def derived_sizes(config: CurateConfig) -> dict[str, Any]:
     """What the source holds; a hub is not asked. The review file and the word list are read and checked."""
-    from polyray.data.curation.files import input_digests, own_reviews
-    from polyray.data.curation.review import check_known
-    from polyray.data.engagement import import_source
+    from polyray.shelf.preferences.curation.files import input_digests, own_reviews
+    from polyray.shelf.preferences.curation.review import check_known
+    from polyray.shelf.preferences.engagement import import_source
 
     if config.source.type == "hub":
         return {"records": None, "why": "a hub is asked when the job runs"}
@@ -117,9 +117,9 @@ def curate_data(
     config: CurateConfig, directory: RunDirectory, display: ProgressDisplay, inputs: dict[str, str]
 ) -> None:
     """One curation, from the source to DONE."""
-    from polyray.data.curation.files import own_reviews, write_outputs
-    from polyray.data.curation.pipeline import curate
-    from polyray.data.engagement import import_source
+    from polyray.shelf.preferences.curation.files import own_reviews, write_outputs
+    from polyray.shelf.preferences.curation.pipeline import curate
+    from polyray.shelf.preferences.engagement import import_source
 
     started = time.perf_counter()
     display.update(phase="import")
@@ -147,7 +147,7 @@ def curate_data(
 
 def build_tools(config: CurateConfig) -> Tools:
     """The encoder and the tokenizer, where the configuration asks for them."""
-    from polyray.data.curation.pipeline import Tools
+    from polyray.shelf.preferences.curation.pipeline import Tools
 
     encode: Encode | None = None
     count_tokens: CountTokens | None = None
@@ -157,9 +157,9 @@ def build_tools(config: CurateConfig) -> Tools:
         encode = Embedder(config.select.encoder).encode
     if config.model is not None:
         from polyray.config.model import ModelSpec
-        from polyray.data.curation.tokens import token_lengths
         from polyray.models.base_files import resolve_model_dir
         from polyray.models.loading import load_tokenizer
+        from polyray.shelf.preferences.curation.tokens import token_lengths
 
         tokenizer = load_tokenizer(resolve_model_dir(ModelSpec(path=config.model.path)))
         count_tokens = partial(token_lengths, spec=config.rows, tokenizer=tokenizer)

@@ -99,7 +99,7 @@ def _parser() -> JobParser:
 
 
 def _since(text: str | None) -> float | None:
-    from polyray.data.engagement.records import moment
+    from polyray.shelf.preferences.engagement.records import moment
 
     if text is None:
         return None
@@ -136,7 +136,7 @@ def _counts(exported: Exported) -> dict[str, Any]:
 
 
 def _report(args: Namespace, records: Sequence[StoredRecord], exported: Exported) -> dict[str, Any]:
-    from polyray.data.selections.measured import Bootstrap, measured_selection
+    from polyray.shelf.preferences.selections import Bootstrap, measured_selection
 
     return {
         "model": args.model,
@@ -150,7 +150,7 @@ def _report(args: Namespace, records: Sequence[StoredRecord], exported: Exported
 
 
 def _write(out: Path, exported: Exported, report: Mapping[str, Any]) -> None:
-    from polyray.observability.atomic import atomic_write_json, atomic_write_text
+    from polyray.runs.atomic import atomic_write_json, atomic_write_text
 
     def lines(rows: Iterable[Mapping[str, Any]]) -> str:
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -94,8 +94,8 @@ def _look(address: str) -> dict[str, Any]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from jobs.cli import REPOSITORY_ROOT
-    from polyray.actors.resources import ray_session
     from polyray.config.run import RaySpec
+    from polyray.orchestrator.resources import ray_session
 
     os.environ["RAY_ADDRESS"] = address
     try:

@@ -28,15 +28,15 @@ from polyray.config.model import NF4, LoraSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig
 from polyray.config.task import HiddenTrapGridSpec
-from polyray.delivery.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
-from polyray.delivery.mode import Mode
-from polyray.delivery.probe import probe_logprobs, probe_sequences
-from polyray.delivery.proof import check_delivery
+from polyray.models.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
 from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base
 from polyray.models.lora import POLICY, adapter_bytes, adapter_config, add_reference, attach_adapter
 from polyray.rollout.worker import RolloutWorker
 from polyray.types import Group, GroupRequest, PolicyVersion, ScoredGroup, StepMetrics, TrainingBatch
+from polyray.weight_sync.mode import Mode
+from polyray.weight_sync.probe import probe_logprobs, probe_sequences
+from polyray.weight_sync.proof import check_delivery
 
 TIMEOUT_S = 300.0
 NUM_PROBES = 8
@@ -118,7 +118,7 @@ def build_tiny_model(directory: Path) -> Path:
     """The embedded model's architecture and tokenizer with random weights from a fixed seed, in seconds."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from polyray.models.embedded import ARCHITECTURE, build_tokenizer
+    from polyray.learner.embedded import ARCHITECTURE, build_tokenizer
 
     tokenizer = build_tokenizer()
     ids = tokenizer.get_vocab()

@@ -27,17 +27,17 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from jobs import evaluate_reward, evaluate_score
 from jobs.cli import JobArguments, parse, run
+from polyray.capacity.placement import evaluation_estimate
 from polyray.config.base import as_json
 from polyray.config.evaluation import ExportName
 from polyray.config.loader import build_config
-from polyray.config.placement import evaluation_estimate
 from polyray.config.run import EvaluateConfig
 from polyray.errors import EXIT_OK, MissingFiles
 
 if TYPE_CHECKING:
     from polyray.evaluation.sampling import Sample
-    from polyray.observability.progress import ProgressDisplay
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.runs.progress import ProgressDisplay
+    from polyray.runs.run_directory import RunDirectory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     from jobs.cost import evaluation_account, show_cost
     from jobs.fleet import open_ray, open_sampler
-    from polyray.observability.progress import ProgressDisplay
-    from polyray.observability.run_directory import RunDirectory, RunPaths
+    from polyray.runs.progress import ProgressDisplay
+    from polyray.runs.run_directory import RunDirectory, RunPaths
 
     if not RunPaths(args.config.run_dir).done.is_file():
         check_inputs(args.config)
@@ -107,7 +107,7 @@ def _with_options(args: JobArguments[EvaluateConfig]) -> JobArguments[EvaluateCo
 def resumable_keys() -> tuple[str, ...]:
     """What may differ when an evaluation is started again: with a larger budget a stopped judge goes on."""
     from jobs.judge import RESUMABLE_KEYS as JUDGE_KEYS
-    from polyray.observability.run_directory import RESUMABLE_KEYS
+    from polyray.runs.run_directory import RESUMABLE_KEYS
 
     judging = (f"judging.{key}" for key in JUDGE_KEYS if key.startswith("judge."))
     return (*RESUMABLE_KEYS, *judging, "reward.workers")

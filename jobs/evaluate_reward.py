@@ -22,8 +22,8 @@ from polyray.config.reward_validation import RewardValidationConfig
 from polyray.errors import EXIT_OK
 
 if TYPE_CHECKING:
-    from polyray.observability.progress import ProgressDisplay
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.runs.progress import ProgressDisplay
+    from polyray.runs.run_directory import RunDirectory
 
 RESUMABLE_KEYS = ("runs_dir", "ray.*", "max_unscored_share")
 """What may differ when a run is started again."""
@@ -33,14 +33,14 @@ def reward(argv: Sequence[str]) -> int:
     """The command line of `jobs.evaluate reward`."""
     args = parse(argv, job="evaluate reward", description=__doc__, config_model=RewardValidationConfig)
     if args.check:
-        from polyray.evaluation.reward_model.pipeline import derived_sizes
+        from polyray.shelf.preferences.reward_evaluation.pipeline import derived_sizes
 
         return args.print_check(
             derived=lambda: derived_sizes(args.config), inputs=lambda: check_inputs(args.config)
         )
     from jobs.cost import DRIVER, account, show_cost
-    from polyray.observability.progress import ProgressDisplay
-    from polyray.observability.run_directory import RunDirectory, RunPaths
+    from polyray.runs.progress import ProgressDisplay
+    from polyray.runs.run_directory import RunDirectory, RunPaths
 
     if not RunPaths(args.config.run_dir).done.is_file():
         check_inputs(args.config)
@@ -55,8 +55,8 @@ def reward(argv: Sequence[str]) -> int:
 
 def check_inputs(config: RewardValidationConfig) -> None:
     """What can be wrong with data and models, before there is a run directory: ConfigError or DataError."""
-    from polyray.evaluation.reward_model.held_out import read_held_out
-    from polyray.evaluation.reward_model.seen import check_unseen, seen_by_models
+    from polyray.shelf.preferences.reward_evaluation.held_out import read_held_out
+    from polyray.shelf.preferences.reward_evaluation.seen import check_unseen, seen_by_models
 
     data = read_held_out(config.data, config.seed, seen_by_models(config.scorers.values()))
     check_unseen(config, data)
@@ -66,7 +66,7 @@ def validate_rewards(
     config: RewardValidationConfig, directory: RunDirectory, display: ProgressDisplay
 ) -> None:
     """Scores, measures, writes evaluation/, report.html and DONE."""
-    from polyray.evaluation.reward_model.pipeline import validate
+    from polyray.shelf.preferences.reward_evaluation.pipeline import validate
 
     def progress(name: str, done: int, total: int) -> None:
         display.update(phase=name, step=done, total=total)
@@ -80,8 +80,8 @@ def show(directory: RunDirectory, display: ProgressDisplay) -> None:
     """The numbers of a finished validation, the verdict, and where the files lie."""
     import json
 
-    from polyray.evaluation.reward_model.pipeline import ValidationFiles
-    from polyray.evaluation.reward_model.statement import summary_table
+    from polyray.shelf.preferences.reward_evaluation.pipeline import ValidationFiles
+    from polyray.shelf.preferences.reward_evaluation.statement import summary_table
 
     files = ValidationFiles(directory.paths.evaluation)
     metrics = json.loads(files.metrics.read_text(encoding="utf-8"))

@@ -208,7 +208,7 @@ def _print_check(settings: Mapping[str, Any]) -> int:
 
 def _finish(out: Path, metrics: Mapping[str, Any]) -> int:
     from polyray.evaluation.summary import summary_table
-    from polyray.observability.atomic import atomic_write_json
+    from polyray.runs.atomic import atomic_write_json
 
     atomic_write_json(out, metrics)
     print(f"{summary_table(dict(metrics))}\nmetrics   {out}")

@@ -26,16 +26,16 @@ from jobs.cli import JobParser, run
 from polyray.errors import EXIT_OK, ConfigError
 
 if TYPE_CHECKING:
-    from polyray.models.merging import Merged
-    from polyray.models.run_adapters import Measured, RunAdapter
+    from polyray.shelf.export.merging import Merged
+    from polyray.shelf.export.run_adapters import Measured, RunAdapter
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     options = _parse(argv)
-    from polyray.models.export_record import difference_from_export
-    from polyray.models.hub import check_push, push
-    from polyray.models.run_adapters import adapter_of_run, find_evaluation
+    from polyray.shelf.export.hub import check_push, push
+    from polyray.shelf.export.record import difference_from_export
+    from polyray.shelf.export.run_adapters import adapter_of_run, find_evaluation
 
     target = Path(options.adapter or options.merged)
     if target.exists() and options.push is None:
@@ -105,8 +105,8 @@ def _export(
     asked: dict[str, str | None],
 ) -> None:
     """Writes the directory, whole or not at all. ConfigError where it cannot be made."""
-    from polyray.models.export_record import seal_export
-    from polyray.observability.atomic import atomic_directory
+    from polyray.runs.atomic import atomic_directory
+    from polyray.shelf.export.record import seal_export
 
     with ExitStack() as stack:
         try:
@@ -126,7 +126,7 @@ def _export(
 def _write_adapter(adapter: RunAdapter, measured: Measured | None, directory: Path) -> None:
     from polyray.models.adapter_files import CONFIG_FILE, WEIGHTS_FILE
     from polyray.models.base_files import MANIFEST
-    from polyray.observability.atomic import atomic_write_bytes, atomic_write_json
+    from polyray.runs.atomic import atomic_write_bytes, atomic_write_json
 
     atomic_write_bytes(directory / WEIGHTS_FILE, adapter.content)
     # PEFT finds a base by its name; a directory of this machine would be no use to anybody.
@@ -140,7 +140,7 @@ def _write_merged(adapter: RunAdapter, measured: Measured | None, directory: Pat
     from jobs.fleet import training_base
     from polyray.models.adapter_files import read_adapter
     from polyray.models.base_files import base_fingerprint
-    from polyray.models.merging import write_manifest, write_merged
+    from polyray.shelf.export.merging import write_manifest, write_merged
 
     model_dir, _ = training_base(adapter.model)
     read_adapter(adapter.directory, base_fingerprint(model_dir))  # refuses another base
@@ -156,10 +156,10 @@ def _write_card(
     directory: Path,
 ) -> None:
     from polyray.models.base_files import local_model_dir
-    from polyray.models.model_card import CardFacts, model_card
-    from polyray.models.run_adapters import last_line, licence_in
-    from polyray.observability.atomic import atomic_write_text
-    from polyray.observability.run_directory import RunPaths
+    from polyray.runs.atomic import atomic_write_text
+    from polyray.runs.run_directory import RunPaths
+    from polyray.shelf.export.model_card import CardFacts, model_card
+    from polyray.shelf.export.run_adapters import last_line, licence_in
 
     last_step = last_line(RunPaths(adapter.run).metrics)
     licence = licence_in(local_model_dir(adapter.model))

@@ -16,32 +16,32 @@ from typing import Any
 import numpy as np
 
 from jobs.cli import REPOSITORY_ROOT
-from polyray.actors.resources import check_placement, ray_session
-from polyray.actors.reward_client import build_remote
-from polyray.actors.rollout_actor import EngineSettings
-from polyray.actors.rollout_pool import RolloutPool
-from polyray.actors.shared_pool import SharedPool
-from polyray.actors.storage_check import check_storage
-from polyray.config.bundles import engines, training_parts
+from polyray.capacity.bundles import engines, training_parts
 from polyray.config.learner import LearnerSpec
 from polyray.config.model import ModelSpec
 from polyray.config.paths import relative_to
 from polyray.config.remote_reward import HttpRewardSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import EvaluateConfig, RaySpec, SftConfig, TrainConfig
-from polyray.delivery.adapter import AdapterShape
-from polyray.delivery.mode import DeliveryChoice, Mode, choose_mode, recorded_choice, settled_mode
-from polyray.delivery.proof import check_delivery
 from polyray.errors import ConfigError
 from polyray.evaluation.sampling import Sample
+from polyray.models.adapter import AdapterShape
 from polyray.models.adapter_files import check_same_start, read_adapter, start_manifest
 from polyray.models.base_files import base_fingerprint, resolve_dtype, resolve_model_dir
-from polyray.observability.logging import setup_logging
-from polyray.observability.progress import ProgressDisplay
-from polyray.observability.run_directory import RunDirectory, RunPaths
+from polyray.orchestrator.resources import check_placement, ray_session
+from polyray.orchestrator.reward_client import build_remote
+from polyray.orchestrator.rollout_actor import EngineSettings
+from polyray.orchestrator.rollout_pool import RolloutPool
+from polyray.orchestrator.shared_pool import SharedPool
+from polyray.orchestrator.storage_check import check_storage
 from polyray.rewards import RewardPlan, plan_reward
 from polyray.rollout.vllm_build import check_build_for
+from polyray.runs.logging import setup_logging
+from polyray.runs.progress import ProgressDisplay
+from polyray.runs.run_directory import RunDirectory, RunPaths
 from polyray.types import Group, GroupRequest
+from polyray.weight_sync.mode import DeliveryChoice, Mode, choose_mode, recorded_choice, settled_mode
+from polyray.weight_sync.proof import check_delivery
 from services.auth import token_from_environment
 from services.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
 
@@ -163,7 +163,7 @@ def open_sampler(config: EvaluateConfig) -> Iterator[Sample]:
 
 def pool_sampler(config: EvaluateConfig, pool: RolloutPool) -> Sample:
     """Samples each model on `pool`, after its delivery to every engine was proven."""
-    from polyray.delivery.probe import adapter_on_disk, probe_sequences
+    from polyray.weight_sync.probe import adapter_on_disk, probe_sequences
 
     model_dir, dtype = Path(pool.settings.model_dir), pool.settings.dtype
     delivery, names = config.delivery, list(config.adapters)
@@ -292,7 +292,7 @@ def fit_trainer(
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from polyray.actors.learner_failures import EndAtPermanentError, training_error
+    from polyray.orchestrator.learner_failures import EndAtPermanentError, training_error
 
     resources = {
         "CPU": learner.cpus_per_worker,

@@ -23,9 +23,9 @@ from polyray.config.judge import JudgeConfig
 from polyray.errors import EXIT_OK, BudgetReached, ConfigError, MissingFile, MissingFiles
 
 if TYPE_CHECKING:
-    from polyray.evaluation.judge.items import JudgeItem, Judgement
-    from polyray.observability.progress import ProgressDisplay
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.runs.progress import ProgressDisplay
+    from polyray.runs.run_directory import RunDirectory
+    from polyray.shelf.judge.items import JudgeItem, Judgement
 
 SUMMARY_FILE = "summary.json"
 CHARS_PER_TOKEN = 4
@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.check:
         return args.print_check(derived=lambda: planned(args.config))
     from jobs.cost import judge_account, show_cost
-    from polyray.observability.progress import ProgressDisplay
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.runs.progress import ProgressDisplay
+    from polyray.runs.run_directory import RunDirectory
 
     with ProgressDisplay() as display, RunDirectory.open(args.config, RESUMABLE_KEYS) as directory:
         if not directory.finished:
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def planned(config: JudgeConfig) -> dict[str, Any]:
     """How much is asked; tokens are estimated from characters, without retries."""
-    from polyray.evaluation.judge.judges import JUDGES
+    from polyray.shelf.judge.judges import JUDGES
 
     missing = MissingFiles()
     for key, path in (("samples", config.samples), ("human_ratings", config.human_ratings)):
@@ -94,8 +94,8 @@ def planned(config: JudgeConfig) -> dict[str, Any]:
 
 def items_of(config: JudgeConfig) -> list[JudgeItem]:
     """Everything that is to be judged, in a fixed order."""
-    from polyray.evaluation.judge import from_samples
     from polyray.evaluation.records import read_samples
+    from polyray.shelf.judge import from_samples
 
     items: list[JudgeItem] = []
     if config.samples is not None:
@@ -118,8 +118,8 @@ def judge(config: JudgeConfig, directory: RunDirectory, display: ProgressDisplay
 
     Raises BudgetReached, or JudgeError where the judge is of no use; summary.json then covers what there is.
     """
-    from polyray.evaluation.judge.log import JUDGEMENTS_FILE, JudgementLog
-    from polyray.evaluation.judge.runner import CACHE_FILE, JudgeRunner, UnjudgedGuard
+    from polyray.shelf.judge.log import JUDGEMENTS_FILE, JudgementLog
+    from polyray.shelf.judge.runner import CACHE_FILE, JudgeRunner, UnjudgedGuard
 
     items = items_of(config)
     folder = directory.paths.judge
@@ -166,7 +166,7 @@ def check_finished(config: JudgeConfig, directory: RunDirectory) -> None:
 
 
 def _input_sha256(config: JudgeConfig) -> dict[str, str]:
-    from polyray.observability.data_record import sha256_of
+    from polyray.runs.data_record import sha256_of
 
     files = [Path(path) for path in (config.samples, config.human_ratings) if path is not None]
     return {str(file): sha256_of(file) for file in files if file.is_file()}
@@ -176,8 +176,8 @@ def show(directory: RunDirectory, display: ProgressDisplay) -> None:
     """The numbers of a finished run and where its files lie."""
     import json
 
-    from polyray.evaluation.judge.log import JUDGEMENTS_FILE
-    from polyray.evaluation.judge.summary import summary_table
+    from polyray.shelf.judge.log import JUDGEMENTS_FILE
+    from polyray.shelf.judge.summary import summary_table
 
     folder = directory.paths.judge
     summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
@@ -195,14 +195,14 @@ def compare(argv: Sequence[str]) -> int:
     paths = [_judgements_file(Path(name)) for name in parser.parse_strictly(argv).runs]
     import json
 
-    from polyray.evaluation.judge import agreement, read_judgements
+    from polyray.shelf.judge import agreement, read_judgements
 
     print(json.dumps(agreement(*(read_judgements(path) for path in paths)), indent=2))
     return EXIT_OK
 
 
 def _judgements_file(path: Path) -> Path:
-    from polyray.evaluation.judge.log import JUDGEMENTS_FILE
+    from polyray.shelf.judge.log import JUDGEMENTS_FILE
 
     file = path if path.is_file() else path / "judge" / JUDGEMENTS_FILE
     if not file.is_file():
@@ -218,9 +218,9 @@ def _write_summary(
     num_items: int,
     spent: dict[str, Any],
 ) -> None:
-    from polyray.evaluation.judge import Intervals, human_correlation, summarise
-    from polyray.evaluation.judge.from_samples import read_rated_texts
-    from polyray.observability.atomic import atomic_write_json
+    from polyray.runs.atomic import atomic_write_json
+    from polyray.shelf.judge import Intervals, human_correlation, summarise
+    from polyray.shelf.judge.from_samples import read_rated_texts
 
     intervals = Intervals(config.bootstrap_resamples, config.confidence, config.seed)
     summary = {"status": status, "n_planned": num_items, "spent": spent} | summarise(rows, intervals)

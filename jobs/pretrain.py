@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = args.config
     if args.check:
         return args.print_check(derived=lambda: {"training_sequences": config.steps * config.batch_rows})
-    from polyray.models.embedded import build_embedded
+    from polyray.learner.embedded import build_embedded
 
     started = time.monotonic()
 

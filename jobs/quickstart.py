@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.cli import parse, run
+from polyray.capacity.derived import derived_sizes
 from polyray.config.base import as_json
-from polyray.config.derived import derived_sizes
 from polyray.config.loader import load_config
 from polyray.config.paths import relative_to
 from polyray.config.prompts import ArmSpec
@@ -32,8 +32,8 @@ from polyray.errors import EXIT_OK, ConfigError
 if TYPE_CHECKING:
     from jobs.fleet import Fleet
     from polyray.evaluation.sampling import Sample
-    from polyray.observability.cost import CostMeter, Held
-    from polyray.observability.progress import ProgressDisplay
+    from polyray.runs.cost import CostMeter, Held
+    from polyray.runs.progress import ProgressDisplay
 
 WARM_START = "warm start"
 
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     from jobs.cost import DRIVER, quickstart_account, show_cost
     from jobs.fleet import open_ray
-    from polyray.observability.progress import ProgressDisplay
+    from polyray.runs.progress import ProgressDisplay
 
     started = time.monotonic()
     parts = [path for plan in plans for path in plan.run_dirs]
@@ -153,7 +153,7 @@ def _pretraining(config: PretrainConfig, display: ProgressDisplay) -> Iterator[C
     from concurrent.futures import ThreadPoolExecutor
     from threading import Event
 
-    from polyray.models.embedded import build_embedded
+    from polyray.learner.embedded import build_embedded
 
     abandoned = Event()
 
@@ -183,7 +183,7 @@ def _run_seed(
     from jobs.cost import held_by_fleet, held_by_learner
     from jobs.fleet import open_fleet, pool_sampler
     from jobs.train import check_inputs
-    from polyray.observability.cost import START
+    from polyray.runs.cost import START
 
     any_arm = next(iter(plan.arms.values()))
     owner = f"{any_arm.run_dir.parent.name}-seed{plan.seed}"
@@ -206,7 +206,7 @@ def _run_seed(
 def _sft(config: SftConfig, held: Held, display: ProgressDisplay) -> None:
     from jobs.cost import supervised_account
     from jobs.sft import supervise
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.runs.run_directory import RunDirectory
 
     with RunDirectory.open(config) as directory:
         if not directory.finished:
@@ -217,7 +217,7 @@ def _sft(config: SftConfig, held: Held, display: ProgressDisplay) -> None:
 def _arm(config: TrainConfig, fleet: Fleet, display: ProgressDisplay) -> None:
     from jobs.cost import training_account
     from jobs.train import train
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.runs.run_directory import RunDirectory
 
     with RunDirectory.open(config) as directory:
         if not directory.finished:
@@ -228,7 +228,7 @@ def _arm(config: TrainConfig, fleet: Fleet, display: ProgressDisplay) -> None:
 def _evaluate(config: EvaluateConfig, held: Held, sample: Sample, display: ProgressDisplay) -> None:
     from jobs.cost import evaluation_account
     from jobs.evaluate import check_finished, evaluate
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.runs.run_directory import RunDirectory
 
     with RunDirectory.open(config) as directory:
         if directory.finished:
@@ -239,8 +239,8 @@ def _evaluate(config: EvaluateConfig, held: Held, sample: Sample, display: Progr
 
 
 def _finish(config: QuickstartConfig, plans: list[Plan], display: ProgressDisplay, seconds: float) -> None:
-    from polyray.analysis.report import write_report
     from polyray.evaluation.summary import summary_table
+    from polyray.report.run_report import write_report
 
     report = write_report([config.run_dir], config.run_dir / "report.html")
     for plan in plans:

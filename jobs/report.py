@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = Path(args.out) if args.out else default_out(args.runs)
     if args.check:
         return _print_check(args.runs, out)
-    from polyray.analysis.report import write_report
+    from polyray.report.run_report import write_report
 
     path = write_report(args.runs, out)
     print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB, opens without a network)")
@@ -48,7 +48,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
 
 
 def _print_check(runs: Sequence[str], out: Path) -> int:
-    from polyray.analysis.run_data import load_report_data
+    from polyray.report.run_data import load_report_data
 
     data = load_report_data(runs)
     found = {

@@ -26,8 +26,8 @@ def serve_generation(argv: Sequence[str], description: str | None) -> int:
     if args.check:
         return args.print_check(derived=lambda: _derived(config), inputs=lambda: _look_at(config))
 
-    from polyray.actors.resources import ray_session
     from polyray.models.base_files import resolve_model_dir
+    from polyray.orchestrator.resources import ray_session
     from services.generation.run import start_generation_service, stop_generation_service
     from services.generation.tokens import TokenBook
 

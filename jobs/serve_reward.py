@@ -32,7 +32,7 @@ def serve_reward(argv: Sequence[str] | None, description: str | None) -> int:
     if args.check:
         return args.print_check(derived=lambda: _derived(config))
 
-    from polyray.actors.resources import ray_session
+    from polyray.orchestrator.resources import ray_session
     from services.auth import token_from_environment
     from services.reward.configuration import ReplicaConfiguration
     from services.reward.run import reload_reward_service, start_reward_service, stop_reward_service

@@ -32,19 +32,19 @@ from typing import TYPE_CHECKING, Any
 from jobs.cli import parse, run
 from jobs.train import check_inputs as check_training
 from jobs.train import run_training
-from polyray.config.bundles import learner_ranks
-from polyray.config.derived import derived_sizes as train_sizes
+from polyray.capacity.bundles import learner_ranks
+from polyray.capacity.derived import derived_sizes as train_sizes
+from polyray.capacity.placement import supervised_estimate
 from polyray.config.loader import build_config
-from polyray.config.placement import supervised_estimate
 from polyray.config.run import SftConfig, TrainConfig
 from polyray.config.supervised import JsonlDataSpec
 from polyray.config.supervised_term import PolychromicSftSpec, SupervisedTermSpec
 from polyray.errors import MissingFiles
 
 if TYPE_CHECKING:
-    from polyray.data.demonstrations import Demonstrations
-    from polyray.observability.progress import ProgressDisplay
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.learner.demonstrations import Demonstrations
+    from polyray.runs.progress import ProgressDisplay
+    from polyray.runs.run_directory import RunDirectory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     from jobs.cost import show_cost, supervised_account
     from jobs.fleet import open_ray
-    from polyray.observability.progress import ProgressDisplay
-    from polyray.observability.run_directory import RunDirectory, RunPaths
+    from polyray.runs.progress import ProgressDisplay
+    from polyray.runs.run_directory import RunDirectory, RunPaths
 
     with ProgressDisplay() as display:
         if not RunPaths(config.run_dir).done.is_file():
@@ -100,7 +100,7 @@ def check_inputs(config: SftConfig, *, only_look: bool = False) -> None:
             build_task(config.task).demonstration(0, config.seed)
     missing.raise_if_any()
     if model_dir is not None:
-        from polyray.data.demonstrations import check_rows, load_demonstrations
+        from polyray.learner.demonstrations import check_rows, load_demonstrations
         from polyray.rollout.prompt_check import usable_tokenizer  # imports torch
 
         check_rows(config, load_demonstrations(config, usable_tokenizer(model_dir)))
@@ -146,9 +146,9 @@ def supervise(config: SftConfig, directory: RunDirectory, display: ProgressDispl
 
     from jobs.fleet import training_base
     from jobs.watch_workers import watch_workers
-    from polyray.actors.resources import check_placement
-    from polyray.data.demonstrations import load_demonstrations
+    from polyray.learner.demonstrations import load_demonstrations
     from polyray.models.loading import load_tokenizer
+    from polyray.orchestrator.resources import check_placement
 
     check_placement([learner_ranks(config.learner)], "learner.num_workers or cpus_per_worker")
     data = load_demonstrations(config, load_tokenizer(training_base(config.model)[0]))
@@ -200,7 +200,7 @@ def _too_long(data: Demonstrations) -> str:
 
 def _fit(config: SftConfig, directory: RunDirectory, outcome: dict[str, BaseException]) -> None:
     from jobs.fleet import fit_trainer, worker_arguments
-    from polyray.actors.supervised_worker import supervised_loop
+    from polyray.orchestrator.supervised_worker import supervised_loop
 
     fit_trainer(supervised_loop, worker_arguments(config, directory), config.learner, directory, outcome)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from jobs.cli import REPOSITORY_ROOT
 from jobs.submission_paths import EXCLUDED
-from polyray.config.bundles import JOB_CPUS
+from polyray.capacity.bundles import JOB_CPUS
 from polyray.errors import ConfigError
 
 PREFIX = "polyray"

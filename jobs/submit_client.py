@@ -15,7 +15,7 @@ from typing import Any
 
 from jobs.submission import ARGUMENTS_KEY, JOB_KEY, OWN_KEY, STOP_WAIT_S, VARIABLES_KEY, Submission
 from polyray.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, ConfigError, PolyrayError, ResourceError
-from polyray.observability.logging import setup_logging
+from polyray.runs.logging import setup_logging
 
 ENDED = ("SUCCEEDED", "STOPPED", "FAILED")
 EXIT_CODES = {"SUCCEEDED": EXIT_OK, "STOPPED": EXIT_INTERRUPTED}

@@ -33,9 +33,9 @@ from polyray.errors import EXIT_OK, MissingFiles, ResourceError
 
 if TYPE_CHECKING:
     from jobs.fleet import Fleet
-    from polyray.analysis.sweep.trials import Trial
-    from polyray.observability.progress import ProgressDisplay
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.report.sweep.trials import Trial
+    from polyray.runs.progress import ProgressDisplay
+    from polyray.runs.run_directory import RunDirectory
 
 WARM_START = "warm start"
 READ = (
@@ -63,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             derived=lambda: derived_sizes(args.config, plans),
             inputs=lambda: check_inputs(plans, only_look=True),
         )
-    from polyray.observability.progress import ProgressDisplay
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.runs.progress import ProgressDisplay
+    from polyray.runs.run_directory import RunDirectory
 
     with ProgressDisplay() as display, RunDirectory.open(args.config) as directory:
         if not directory.finished:
@@ -102,7 +102,7 @@ def sweep(
 
     from jobs.cost import DRIVER, sweep_account
     from jobs.fleet import open_ray
-    from polyray.observability.cost import Held
+    from polyray.runs.cost import Held
 
     with sweep_account(config, plans[0].config) as cost:
         with open_ray(config.ray, display, config.run_dir):
@@ -152,7 +152,7 @@ def _evaluate(config: EvaluateConfig, fleet: Fleet | None, display: ProgressDisp
     from jobs.cost import evaluation_account
     from jobs.evaluate import check_finished, evaluate
     from jobs.fleet import open_sampler, pool_sampler
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.runs.run_directory import RunDirectory
 
     _forget_other_arms(config)
     with RunDirectory.open(config) as directory:
@@ -171,7 +171,7 @@ def _evaluate(config: EvaluateConfig, fleet: Fleet | None, display: ProgressDisp
 
 def _forget_other_arms(config: EvaluateConfig) -> None:
     """An earlier start may have been interrupted while it evaluated, and a trial may have come to its end since."""
-    from polyray.observability.run_directory import RunPaths
+    from polyray.runs.run_directory import RunPaths
 
     saved = RunPaths(config.run_dir).config
     if saved.is_file():
@@ -189,9 +189,9 @@ def _conclude(
 ) -> dict[str, Any]:
     """results.json, report.html and best/; what DONE says."""
     from jobs.sweep_search import search_note
-    from polyray.analysis.sweep.report import write_sweep_report
-    from polyray.analysis.sweep.results import sweep_results
-    from polyray.observability.atomic import atomic_write_json
+    from polyray.report.sweep.report import write_sweep_report
+    from polyray.report.sweep.results import sweep_results
+    from polyray.runs.atomic import atomic_write_json
 
     root, spec = directory.paths.root, config.evaluation
     results = sweep_results(

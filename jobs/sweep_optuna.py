@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jobs.sweep_plan import trial_dir, trial_plan
-from polyray.analysis.sweep.search import SearchNote
-from polyray.analysis.sweep.trials import Trial as SweptTrial
 from polyray.config.sweep import OptunaSearchSpec, ParameterSpec, SweepConfig
 from polyray.errors import ConfigError
-from polyray.observability.jsonl import JsonlWriter
+from polyray.report.sweep.search import SearchNote
+from polyray.report.sweep.trials import Trial as SweptTrial
+from polyray.runs.jsonl import JsonlWriter
 
 if TYPE_CHECKING:
     from optuna import Study, Trial

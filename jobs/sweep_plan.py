@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from polyray.capacity.bundles import CPU, Part, fleet_parts, learner_ranks, times
 from polyray.config.base import as_json
-from polyray.config.bundles import CPU, Part, fleet_parts, learner_ranks, times
 from polyray.config.loader import load_config
 from polyray.config.passes import INSTEAD, check_metric, has_passes
 from polyray.config.paths import relative_to
@@ -207,7 +207,7 @@ def largest_rank(plans: list[TrialPlan]) -> int:
 
 def derived_sizes(config: SweepConfig, plans: list[TrialPlan]) -> dict[str, Any]:
     """What `--check` shows."""
-    from polyray.config.derived import derived_sizes as sizes_of_run
+    from polyray.capacity.derived import derived_sizes as sizes_of_run
 
     sizes = sizes_of_run(plans[0].config)
     shown = [{"trial_id": plan.trial_id, "seed": plan.seed, **plan.parameters} for plan in plans[:12]]

@@ -20,14 +20,14 @@ from jobs.sweep_scheduler import scheduler_of
 from jobs.sweep_search import TrialSearcher, open_settings
 from jobs.sweep_table import TrialTable, in_words, reason_of
 from jobs.sweep_trial import STEP, TRIAL, SweepWork, run_trial
-from polyray.actors.resources import NAMESPACE, check_placement
-from polyray.analysis.sweep.trials import Trial, TrialStatus, write_trials
 from polyray.config.sweep import SweepConfig
 from polyray.errors import Stopped
-from polyray.observability.atomic import atomic_write_text
-from polyray.observability.jsonl import read_jsonl
-from polyray.observability.progress import ProgressDisplay
-from polyray.observability.run_directory import RunDirectory, RunPaths
+from polyray.orchestrator.resources import NAMESPACE, check_placement
+from polyray.report.sweep.trials import Trial, TrialStatus, write_trials
+from polyray.runs.atomic import atomic_write_text
+from polyray.runs.jsonl import read_jsonl
+from polyray.runs.progress import ProgressDisplay
+from polyray.runs.run_directory import RunDirectory, RunPaths
 
 if TYPE_CHECKING:
     from jobs.fleet import Fleet
@@ -201,7 +201,7 @@ class _Watch(TuneCallback):
         spent = time.monotonic() - self._started.pop(number, time.monotonic())
         self._seconds[number] = self._seconds.get(number, 0.0) + spent
         if self._fleet is not None:
-            from polyray.actors.shared_pool import SharedPool
+            from polyray.orchestrator.shared_pool import SharedPool
 
             assert isinstance(self._fleet.pool, SharedPool)
             self._fleet.pool.forget(self._searcher.plan(number).trial_id)

@@ -16,9 +16,9 @@ from ray.tune.search import Searcher
 
 from jobs.sweep_plan import TrialPlan, at_once, settings, trial_plan
 from jobs.sweep_trial import TRIAL, as_tune_config
-from polyray.analysis.sweep.search import SearchNote
-from polyray.analysis.sweep.trials import Trial
 from polyray.config.sweep import SweepConfig
+from polyray.report.sweep.search import SearchNote
+from polyray.report.sweep.trials import Trial
 
 
 class Settings(Protocol):

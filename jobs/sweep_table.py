@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from polyray.observability.progress import ProgressDisplay, format_seconds
+from polyray.runs.progress import ProgressDisplay, format_seconds
 
 RAISED = re.compile(r"[A-Za-z_][\w.]*: ")
 """How the last part of a traceback begins: the error's class, at the start of a line."""

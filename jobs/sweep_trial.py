@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.sweep_plan import TrialPlan, at_once, trial_dir, trial_plan
 from polyray.config.sweep import SweepConfig
 from polyray.errors import LearnerError, Stopped, is_permanent
-from polyray.observability.atomic import atomic_write_text
+from polyray.runs.atomic import atomic_write_text
 
 if TYPE_CHECKING:
     from jobs.fleet import Fleet
@@ -75,7 +75,7 @@ def _tried_once(file: Path, start: str) -> Iterator[None]:
 def _run(plan: TrialPlan, work: SweepWork) -> None:
     from jobs.cost import trial_account
     from jobs.train import check_inputs, train
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.runs.run_directory import RunDirectory
 
     check_inputs(plan.config)
     with RunDirectory.open(plan.config) as directory:
@@ -94,7 +94,7 @@ def _run(plan: TrialPlan, work: SweepWork) -> None:
 @contextmanager
 def _fleet_of(plan: TrialPlan, shared: Fleet | None) -> Iterator[Fleet]:
     from jobs.fleet import open_fleet
-    from polyray.actors.shared_pool import SharedPool
+    from polyray.orchestrator.shared_pool import SharedPool
 
     if shared is None:
         with open_fleet(plan.config, plan.trial_id) as fleet:
@@ -137,7 +137,7 @@ class TrialDisplay:
         inside."""
         from ray import tune
 
-        from polyray.observability.jsonl import read_jsonl
+        from polyray.runs.jsonl import read_jsonl
 
         for line in read_jsonl(self._dynamics)[self._reported :]:
             self._reported += 1

@@ -18,15 +18,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs.cli import parse, run
-from polyray.config.derived import derived_sizes
+from polyray.capacity.derived import derived_sizes
 from polyray.config.run import TrainConfig
 from polyray.errors import MissingFiles
 
 if TYPE_CHECKING:
     from jobs.fleet import Fleet
-    from polyray.observability.cost import CostMeter
-    from polyray.observability.progress import Display, ProgressDisplay
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.runs.cost import CostMeter
+    from polyray.runs.progress import Display, ProgressDisplay
+    from polyray.runs.run_directory import RunDirectory
 
 CALL_TIMEOUT_S = 120.0
 
@@ -47,8 +47,8 @@ def run_training(config: TrainConfig) -> None:
     """The run of a configuration from wherever it stands to DONE, on a Ray and a fleet of its own."""
     from jobs.cost import show_cost, training_account
     from jobs.fleet import open_fleet, open_ray
-    from polyray.observability.progress import ProgressDisplay
-    from polyray.observability.run_directory import RunDirectory, RunPaths
+    from polyray.runs.progress import ProgressDisplay
+    from polyray.runs.run_directory import RunDirectory, RunPaths
 
     with ProgressDisplay() as display:
         if not RunPaths(config.run_dir).done.is_file():
@@ -73,10 +73,10 @@ def check_inputs(config: TrainConfig, *, only_look: bool = False, made_before: b
     makes base and warm start first.
     """
     from jobs.inputs import check_base
-    from polyray.observability.trackers.running import check_trackers
+    from polyray.periodic_eval.validation import validation_prompts
     from polyray.rewards import plan_reward
-    from polyray.rollout.validation import validation_prompts
     from polyray.rollout.vllm_build import check_build_for
+    from polyray.runs.trackers.running import check_trackers
     from polyray.tasks import build_task
 
     if config.rollout.engine_kind != "simulated":
@@ -126,11 +126,11 @@ def train(
 
     from jobs.watch import watch_training
     from polyray.config.base import as_json
-    from polyray.delivery.mode import record_choice
-    from polyray.observability.jsonl import read_jsonl
-    from polyray.observability.logging import log_as
-    from polyray.observability.trackers.running import open_trackers
-    from polyray.rollout.history import check_history
+    from polyray.runs.history import check_history
+    from polyray.runs.jsonl import read_jsonl
+    from polyray.runs.logging import log_as
+    from polyray.runs.trackers.running import open_trackers
+    from polyray.weight_sync.mode import record_choice
 
     log_as("driver", config.name)
     display.update(phase="starting the learner", total=config.learner.steps)
@@ -162,7 +162,7 @@ def train(
 def _summary(config: TrainConfig, directory: RunDirectory) -> dict[str, Any]:
     """What DONE says: where the adapter lies, how many steps it took and why no more, which version was the best."""
     from polyray.learner.validation_record import ValidationRecord
-    from polyray.observability.jsonl import read_jsonl
+    from polyray.runs.jsonl import read_jsonl
 
     paths = directory.paths
     summary: dict[str, Any] = {"adapter": str(paths.adapter), "steps": config.learner.steps}
@@ -191,8 +191,8 @@ def _show_outcome(directory: RunDirectory, display: ProgressDisplay) -> None:
 
 
 def _start_coordinator(config: TrainConfig, fleet: Fleet) -> Any:
-    from polyray.actors.coordinator_actor import start_coordinator
-    from polyray.actors.rollout_actor import Scoring
+    from polyray.orchestrator.coordinator_actor import start_coordinator
+    from polyray.orchestrator.rollout_actor import Scoring
 
     distances = config.diversity.source != "task_class" or config.algorithm.needs_distances
     scoring = Scoring(fleet.reward.app_name, config.reward.service, distances, config.algorithm, fleet.remote)
@@ -207,8 +207,8 @@ def coordinator_name(config: TrainConfig) -> str:
 def _fit(config: TrainConfig, directory: RunDirectory, outcome: dict[str, BaseException]) -> None:
     """Ray Train to its end, in a thread; what it raises goes into `outcome`."""
     from jobs.fleet import fit_trainer, worker_arguments
-    from polyray.actors.coordinator_actor import TellCoordinator
-    from polyray.actors.learner_worker import train_loop
+    from polyray.orchestrator.coordinator_actor import TellCoordinator
+    from polyray.orchestrator.learner_worker import train_loop
 
     name = coordinator_name(config)
     arguments = worker_arguments(config, directory) | {"coordinator": name}

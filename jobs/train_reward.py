@@ -30,12 +30,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs.cli import parse, run
-from polyray.config.bundles import learner_ranks
+from polyray.capacity.bundles import learner_ranks
 from polyray.config.reward_model import TrainRewardConfig
 
 if TYPE_CHECKING:
-    from polyray.observability.progress import ProgressDisplay
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.runs.progress import ProgressDisplay
+    from polyray.runs.run_directory import RunDirectory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.print_check(derived=lambda: derived_sizes(config))
     from jobs.cost import account, held_by_learner, show_cost
     from jobs.fleet import open_ray
-    from polyray.observability.progress import ProgressDisplay
-    from polyray.observability.run_directory import RunDirectory, RunPaths
+    from polyray.runs.progress import ProgressDisplay
+    from polyray.runs.run_directory import RunDirectory, RunPaths
 
     if not RunPaths(config.run_dir).done.is_file():
         check_inputs(config)
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def check_inputs(config: TrainRewardConfig) -> None:
     """What can be wrong with data and encoder, before a run directory or Ray: ConfigError or DataError."""
     from polyray.models.embedder import encoder_directory
-    from polyray.rewards.engagement.data import load_training_data
+    from polyray.shelf.preferences.reward_model.data import load_training_data
 
     encoder_directory(config.encoder.name)
     load_training_data(config)
@@ -81,9 +81,9 @@ def train_reward(config: TrainRewardConfig, directory: RunDirectory, display: Pr
     from functools import partial
 
     from jobs.watch_workers import watch_workers
-    from polyray.actors.resources import check_placement
-    from polyray.rewards.engagement import read_card
-    from polyray.rewards.engagement.data import load_training_data, num_steps_of
+    from polyray.orchestrator.resources import check_placement
+    from polyray.shelf.preferences.reward_model import read_card
+    from polyray.shelf.preferences.reward_model.data import load_training_data, num_steps_of
 
     check_placement([learner_ranks(config.learner)], "learner.num_workers or cpus_per_worker")
     data = load_training_data(config)
@@ -118,7 +118,7 @@ def train_reward(config: TrainRewardConfig, directory: RunDirectory, display: Pr
 
 def derived_sizes(config: TrainRewardConfig) -> dict[str, Any]:
     """What `--check` prints: the data is read, divided and paired."""
-    from polyray.rewards.engagement.data import load_training_data, num_steps_of
+    from polyray.shelf.preferences.reward_model.data import load_training_data, num_steps_of
 
     data = load_training_data(config)
     return {
@@ -132,7 +132,7 @@ def derived_sizes(config: TrainRewardConfig) -> dict[str, Any]:
 
 def _fit(config: TrainRewardConfig, directory: RunDirectory, outcome: dict[str, BaseException]) -> None:
     from jobs.fleet import fit_trainer
-    from polyray.actors.reward_model_worker import reward_model_loop
+    from polyray.shelf.preferences.reward_model_worker import reward_model_loop
 
     arguments = {
         "config": config.model_dump(mode="json"),

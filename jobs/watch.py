@@ -18,17 +18,17 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from polyray.actors.learner_presence import RESTARTING
 from polyray.config.dynamics import COLLAPSED, collapse_text
 from polyray.config.mismatch import mismatch_text
 from polyray.config.over_optimisation import alarm_text
 from polyray.config.run import TrainConfig
 from polyray.errors import RolloutError, Stopped
-from polyray.observability.cost import CostMeter
-from polyray.observability.jsonl import JsonlWriter
-from polyray.observability.logging import log_at
-from polyray.observability.progress import Display
-from polyray.observability.run_directory import RunDirectory
+from polyray.orchestrator.learner_presence import RESTARTING
+from polyray.runs.cost import CostMeter
+from polyray.runs.jsonl import JsonlWriter
+from polyray.runs.logging import log_at
+from polyray.runs.progress import Display
+from polyray.runs.run_directory import RunDirectory
 
 POLL_S = 0.5
 CALL_TIMEOUT_S = 120.0

@@ -1,7 +1,7 @@
 """What the driver of a training without a coordinator does while it trains: shows, ends on request.
 
 As jobs/watch.py does it for RL, with the same words: its workers are asked through a file in the run's directory
-(polyray/observability/stop_request.py). Not a job itself; called by jobs.sft and jobs.train_reward.
+(polyray/runs/stop_request.py). Not a job itself; called by jobs.sft and jobs.train_reward.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from jobs.watch import Fit, draining_text, received_signals, stamp_of, stopped, stopped_at_start
-from polyray.observability.jsonl import read_jsonl
-from polyray.observability.progress import Display
-from polyray.observability.run_directory import RunPaths
-from polyray.observability.stop_request import StopRequest
+from polyray.runs.jsonl import read_jsonl
+from polyray.runs.progress import Display
+from polyray.runs.run_directory import RunPaths
+from polyray.runs.stop_request import StopRequest
 
 POLL_S = 0.5
 

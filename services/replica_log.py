@@ -1,11 +1,11 @@
-"""Whose lines a replica's are, where logs are JSON (polyray/observability/logging.py)."""
+"""Whose lines a replica's are, where logs are JSON (polyray/runs/logging.py)."""
 
 from __future__ import annotations
 
 from ray import serve
 from ray.serve.exceptions import RayServeException
 
-from polyray.observability.logging import log_as
+from polyray.runs.logging import log_as
 
 
 def log_as_replica() -> None:

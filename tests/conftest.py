@@ -17,7 +17,7 @@ import pytest
 if TYPE_CHECKING:
     from jobs.fleet import Fleet
     from polyray.config.run import TrainConfig
-    from polyray.observability.run_directory import RunPaths
+    from polyray.runs.run_directory import RunPaths
 
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 PRETRAIN_STEPS = 60
@@ -103,7 +103,7 @@ def marked_processes(mark: str) -> list[int]:
 
 def reproducible(metrics: Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl without what depends on the clock."""
-    from polyray.observability.jsonl import read_jsonl
+    from polyray.runs.jsonl import read_jsonl
     from polyray.types import is_timing_key
 
     return [
@@ -170,7 +170,7 @@ def ray_session() -> Iterator[None]:
 def model_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache directory in which `model.path: embedded` is found."""
     from polyray.config.run import PretrainConfig
-    from polyray.models.embedded import build_embedded
+    from polyray.learner.embedded import build_embedded
 
     cache = tmp_path_factory.mktemp("cache")
     build_embedded(PretrainConfig(cache_dir=str(cache), steps=PRETRAIN_STEPS, batch_rows=64, num_threads=1))
@@ -232,8 +232,8 @@ def fleet(ray_session: None, train_config: Callable[..., TrainConfig]) -> Iterat
 def run_training(config: TrainConfig, fleet: Fleet) -> RunPaths:
     """A whole training run as `jobs.train` does it, on engines and a reward service that are there already."""
     from jobs.train import check_inputs, train
-    from polyray.observability.progress import ProgressDisplay
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.runs.progress import ProgressDisplay
+    from polyray.runs.run_directory import RunDirectory
 
     check_inputs(config)
     with RunDirectory.open(config) as directory, ProgressDisplay() as display:
@@ -247,8 +247,8 @@ def warm_start(ray_session: None, model_cache: Path, runs_dir: Path) -> Path:
     from jobs.sft import supervise
     from polyray.config.loader import build_config
     from polyray.config.run import SftConfig
-    from polyray.observability.progress import ProgressDisplay
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.runs.progress import ProgressDisplay
+    from polyray.runs.run_directory import RunDirectory
 
     values = {
         "name": "sft",

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from ray.util.metrics import Counter, Histogram, Metric
 
-from polyray.actors.run_instruments import Instruments
+from polyray.orchestrator.run_instruments import Instruments
 from services.generation.metrics import GenerationMetrics
 from services.reward.metrics import RewardMetrics
 

@@ -124,8 +124,8 @@ def write_run_of_length(directory: Path, num_steps: int, seed: int) -> Path:
     """A finished RL run of random numbers under every key of the report's curves, with rounds on fixed prompts."""
     import numpy as np
 
-    from polyray.analysis.dynamics import PANELS
-    from polyray.analysis.figures import MAIN_PANELS, MISMATCH_PANELS, MORE_PANELS, TIME_PARTS
+    from polyray.report.dynamics import PANELS
+    from polyray.report.figures import MAIN_PANELS, MISMATCH_PANELS, MORE_PANELS, TIME_PARTS
 
     generator = np.random.default_rng(seed)
     keys = [panel.key for panel in (*MAIN_PANELS, *MISMATCH_PANELS, *MORE_PANELS)]
@@ -155,7 +155,7 @@ def write_run_of_length(directory: Path, num_steps: int, seed: int) -> Path:
 
 def reported(directory: str) -> tuple[float, int]:
     """(seconds, bytes of the page); the libraries are imported before."""
-    from polyray.analysis.report import write_report
+    from polyray.report.run_report import write_report
 
     started = time.perf_counter()
     page = write_report([directory], Path(directory) / "report.html")
@@ -169,8 +169,8 @@ def _in_its_own_process(measured: Callable[[T], tuple[float, int]], given: T) ->
 
 def analysed(directories: Sequence[Path]) -> tuple[float, int]:
     """(seconds, peak bytes of this process); the libraries are imported before."""
-    from polyray.analysis.lora.results import lora_results
-    from polyray.analysis.lora.updates import read_adapter_updates
+    from polyray.shelf.research.lora.results import lora_results
+    from polyray.shelf.research.lora.updates import read_adapter_updates
 
     started = time.perf_counter()
     lora_results([read_adapter_updates(directory) for directory in directories])

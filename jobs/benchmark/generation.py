@@ -47,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     import ray
 
     from jobs.benchmark.generation_parts import BareEngine, prepare, run_parts
-    from polyray.actors.resources import OUTSIDE_ANY_GROUP, ray_session
-    from polyray.observability.progress import ProgressDisplay
+    from polyray.orchestrator.resources import OUTSIDE_ANY_GROUP, ray_session
+    from polyray.runs.progress import ProgressDisplay
     from services.generation.run import start_generation_service, stop_generation_service
     from services.generation.tokens import TokenBook
 

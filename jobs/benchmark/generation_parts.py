@@ -16,7 +16,7 @@ from polyray.config.loader import build_config
 from polyray.config.model import LoraSpec, ModelSpec
 
 if TYPE_CHECKING:
-    from polyray.observability.progress import ProgressDisplay
+    from polyray.runs.progress import ProgressDisplay
 
 THROUGHPUT_LIMIT = 0.85
 LATENCY_LIMIT_MS = 15.0
@@ -38,10 +38,10 @@ class BareEngine:
     """vLLM with the service's own engine arguments and its adapter; a Ray actor of its own process."""
 
     def __init__(self, model_dir: str, config: GenerationServeConfig, adapter_dir: str) -> None:
-        from polyray.delivery.probe import adapter_on_disk
         from polyray.rollout.vllm_delivery import AdapterDelivery
         from polyray.rollout.vllm_engine import import_vllm
         from polyray.rollout.vllm_texts import text_engine_arguments
+        from polyray.weight_sync.probe import adapter_on_disk
 
         directory = Path(model_dir)
         arguments = text_engine_arguments(

@@ -32,8 +32,8 @@ from jobs.benchmark.learner import LearnerLoad, time_learner
 from jobs.benchmark.measure import Measure, conclude, machine
 from jobs.benchmark.models import qwen3_shape, write_random_qwen3
 from jobs.cli import REPOSITORY_ROOT, JobParser
+from polyray.capacity.shapes import QWEN3
 from polyray.config.model import NF4
-from polyray.config.shapes import QWEN3
 from polyray.errors import EXIT_FAILURE, EXIT_OK, PolyrayError
 
 DIFFERENCE_LIMITS = {"max": 0.25, "mean": 0.02, "probe": 0.25}

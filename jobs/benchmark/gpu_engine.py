@@ -27,17 +27,17 @@ from polyray.config.delivery import Tolerance
 from polyray.config.model import NF4, LoraSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.task import HiddenTrapGridSpec
-from polyray.delivery.adapter import AdapterPayload, Probe, sha256_of
-from polyray.delivery.mode import Mode
-from polyray.delivery.probe import probe_logprobs
-from polyray.delivery.proof import check_delivery
+from polyray.models.adapter import AdapterPayload, Probe, sha256_of
 from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base
 from polyray.models.lora import POLICY, attach_adapter
-from polyray.rollout.seeds import sample_seed
 from polyray.rollout.worker import RolloutWorker
+from polyray.seeds import sample_seed
 from polyray.tasks import build_task
 from polyray.types import GroupRequest, PolicyVersion
+from polyray.weight_sync.mode import Mode
+from polyray.weight_sync.probe import probe_logprobs
+from polyray.weight_sync.proof import check_delivery
 
 TIMEOUT_S = 900.0
 LORA = LoraSpec(rank=16)

@@ -23,15 +23,15 @@ from jobs.benchmark.memory import quickstart_measures
 from jobs.benchmark.rollout import rollout_measures
 from jobs.benchmark.training import WARM_UP_STEPS, run_twice
 from jobs.cli import parse
+from polyray.capacity.derived import derived_sizes
 from polyray.config.base import as_json
-from polyray.config.derived import derived_sizes
 from polyray.config.loader import load_config
 from polyray.config.model import EMBEDDED, ModelSpec
 from polyray.config.run import PretrainConfig, TrainConfig
 from polyray.errors import ConfigError
 
 if TYPE_CHECKING:
-    from polyray.observability.progress import ProgressDisplay
+    from polyray.runs.progress import ProgressDisplay
 
 DEFAULT_CONFIG = "configs/train/hidden_trap_grid_polychromic.yaml"
 PRETRAIN_CONFIG = "configs/pretrain.yaml"
@@ -105,7 +105,7 @@ def _add_options(parser: ArgumentParser) -> None:
 
 def _measure(config: TrainConfig, parts: Sequence[str], completions: int, pairs: int) -> list[Measure]:
     from jobs.fleet import open_ray
-    from polyray.observability.progress import ProgressDisplay
+    from polyray.runs.progress import ProgressDisplay
 
     measures: list[Measure] = []
     with ProgressDisplay() as display:
@@ -122,8 +122,8 @@ def _measure(config: TrainConfig, parts: Sequence[str], completions: int, pairs:
 
 def ensure_embedded(model: ModelSpec, display: ProgressDisplay) -> None:
     """Builds the embedded model where `model` is that and it is not there yet."""
+    from polyray.learner.embedded import build_embedded
     from polyray.models.base_files import find_embedded
-    from polyray.models.embedded import build_embedded
 
     if model.path != EMBEDDED:
         return
@@ -135,7 +135,7 @@ def ensure_embedded(model: ModelSpec, display: ProgressDisplay) -> None:
 
 
 def _quickstart(runs_dir: Path) -> list[Measure]:
-    from polyray.observability.progress import ProgressDisplay
+    from polyray.runs.progress import ProgressDisplay
 
     with ProgressDisplay() as display:
         return quickstart_measures(QUICKSTART_CONFIG, runs_dir, display)

@@ -19,7 +19,7 @@ from jobs.cli import REPOSITORY_ROOT
 from polyray.errors import PolyrayError
 
 if TYPE_CHECKING:
-    from polyray.observability.progress import ProgressDisplay
+    from polyray.runs.progress import ProgressDisplay
 
 GB = 1e9
 MEMORY_LIMIT_GB = 10.0

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from polyray.config.shapes import QWEN3
+from polyray.capacity.shapes import QWEN3
 
 ModelName = Literal["embedded", "random"]
 RANDOM_SHAPE: dict[str, Any] = {
@@ -61,7 +61,7 @@ def random_qwen3(shape: dict[str, Any], device: Any, dtype: str) -> Any:
 
 def write_random_qwen3(shape: dict[str, Any], directory: Path, device: Any, dtype: str) -> None:
     """`random_qwen3` as a model directory, with the embedded tokenizer, which knows the first few of its tokens."""
-    from polyray.models.embedded import build_tokenizer
+    from polyray.learner.embedded import build_tokenizer
 
     random_qwen3(shape, device, dtype).save_pretrained(directory)
     build_tokenizer().save_pretrained(directory)
@@ -71,8 +71,8 @@ def model_directory(name: ModelName, scratch: Path) -> Path:
     """Where the model lies with its tokenizer; a random one is written into `scratch`. Raises ConfigError where no
     embedded model was built."""
     from polyray.config.model import ModelSpec
+    from polyray.learner.embedded import build_tokenizer
     from polyray.models.base_files import find_embedded
-    from polyray.models.embedded import build_tokenizer
 
     if name == "embedded":
         return find_embedded(Path(ModelSpec().cache_dir))

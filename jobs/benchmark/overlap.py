@@ -28,7 +28,7 @@ from polyray.errors import EXIT_OK, ConfigError
 
 if TYPE_CHECKING:
     from jobs.benchmark.simulated_run import SimulatedRun
-    from polyray.observability.progress import ProgressDisplay
+    from polyray.runs.progress import ProgressDisplay
 
 PARTS = ("overlap", "recovery", "real")
 WARM_UP_STEPS = 2
@@ -81,7 +81,7 @@ def _measure(options: Namespace) -> list[Measure]:
     from jobs.benchmark.real_overlap import real_measures
     from jobs.benchmark.recovery import recovery_measures
     from jobs.fleet import open_ray
-    from polyray.observability.progress import ProgressDisplay
+    from polyray.runs.progress import ProgressDisplay
 
     measures: list[Measure] = []
     with ProgressDisplay() as display, open_ray(RaySpec(dashboard=False), display):

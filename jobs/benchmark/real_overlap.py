@@ -12,7 +12,7 @@ from polyray.config.loader import load_config
 from polyray.config.run import TrainConfig
 
 if TYPE_CHECKING:
-    from polyray.observability.progress import ProgressDisplay
+    from polyray.runs.progress import ProgressDisplay
 
 SLOWER_AT_MOST = 1.1
 COLUMNS = ("step_s", "generate_s", "learn_s", "deliver_s", "idle_generate", "idle_learn")
@@ -22,7 +22,7 @@ def real_measures(steps: int, rounds: int, display: ProgressDisplay) -> list[Mea
     """Medians of a step at S = 0 and S = 1, each in `rounds` runs of `steps` steps on one fleet of engines."""
     from jobs.fleet import open_fleet
     from jobs.train import check_inputs, train
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.runs.run_directory import RunDirectory
 
     values: dict[int, dict[str, list[float]]] = {s: {name: [] for name in COLUMNS} for s in (0, 1)}
     with tempfile.TemporaryDirectory(prefix="polyray-benchmark-") as runs_dir:

@@ -25,7 +25,7 @@ from jobs.benchmark.simulated_run import START_TIMEOUT_S, SimulatedLoad, Simulat
 from polyray.errors import PolyrayError
 
 if TYPE_CHECKING:
-    from polyray.observability.progress import ProgressDisplay
+    from polyray.runs.progress import ProgressDisplay
 
 LIMIT = 1.0
 NUM_WORKERS = 2

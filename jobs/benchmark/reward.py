@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.print_check(derived=lambda: {"parts": [options.only] if options.only else list(PARTS)})
 
     from jobs.benchmark.reward_parts import RewardBenchmark
-    from polyray.actors.resources import ray_session
-    from polyray.observability.progress import ProgressDisplay
+    from polyray.orchestrator.resources import ray_session
+    from polyray.runs.progress import ProgressDisplay
 
     before = machine()
     measures: list[Measure] = []

@@ -29,8 +29,8 @@ from jobs.benchmark.reward_load import (
 from polyray.config.remote_reward import ClientSpec
 from polyray.config.serve import RewardServeConfig
 from polyray.errors import RewardError
-from polyray.observability.progress import ProgressDisplay
 from polyray.rewards.client import AsyncRewardServiceClient
+from polyray.runs.progress import ProgressDisplay
 from services.auth import token_from_environment
 from services.reward.configuration import ReplicaConfiguration
 from services.reward.run import (

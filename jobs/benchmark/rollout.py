@@ -18,9 +18,9 @@ from polyray.errors import RolloutError
 from polyray.types import GroupRequest
 
 if TYPE_CHECKING:
-    from polyray.actors.rollout_actor import EngineSettings
-    from polyray.actors.rollout_pool import RolloutPool
-    from polyray.observability.progress import ProgressDisplay
+    from polyray.orchestrator.rollout_actor import EngineSettings
+    from polyray.orchestrator.rollout_pool import RolloutPool
+    from polyray.runs.progress import ProgressDisplay
 
 RATIO_LIMIT = 0.9
 WARM_UP_SHARE = 4
@@ -62,8 +62,8 @@ def rollout_measures(
     import ray
 
     from jobs.fleet import engine_settings
-    from polyray.actors.resources import OUTSIDE_ANY_GROUP
-    from polyray.actors.rollout_pool import RolloutPool
+    from polyray.orchestrator.resources import OUTSIDE_ANY_GROUP
+    from polyray.orchestrator.rollout_pool import RolloutPool
 
     display.section("rollout throughput", 1, 1)
     display.update(phase="starting two engines")
@@ -103,8 +103,8 @@ def rollout_measures(
 
 def _serve_base(config: TrainConfig, pool: RolloutPool) -> None:
     """The base model as it is, on both sides; here through a delivery with proof."""
-    from polyray.delivery.probe import adapter_on_disk, probe_sequences
-    from polyray.delivery.proof import check_delivery
+    from polyray.weight_sync.probe import adapter_on_disk, probe_sequences
+    from polyray.weight_sync.proof import check_delivery
 
     model_dir, dtype = Path(pool.settings.model_dir), pool.settings.dtype
     num_probes = config.delivery.num_probes
@@ -115,7 +115,7 @@ def _serve_base(config: TrainConfig, pool: RolloutPool) -> None:
 
 
 def _requests(config: TrainConfig, first: int, count: int) -> list[GroupRequest]:
-    from polyray.rollout.seeds import sample_seed
+    from polyray.seeds import sample_seed
     from polyray.tasks import build_task
 
     task, rollout = build_task(config.task), config.rollout

@@ -100,7 +100,7 @@ def _check_options(options: Namespace) -> None:
 
 def _measure(options: Namespace) -> list[Measure]:
     from jobs.fleet import open_ray
-    from polyray.observability.progress import ProgressDisplay
+    from polyray.runs.progress import ProgressDisplay
 
     measures: list[Measure] = []
     by_size: dict[int, Figures] = {}

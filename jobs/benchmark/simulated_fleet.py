@@ -21,14 +21,14 @@ import numpy as np
 import ray
 
 from jobs.benchmark.measure import resident_bytes
-from polyray.actors.coordinator import Coordinator
-from polyray.actors.resources import NAMESPACE
-from polyray.actors.reward_client import RewardClient
-from polyray.actors.rollout_actor import RolloutActor
-from polyray.actors.rollout_pool import PoolWorker, RolloutPool
 from polyray.config.rollout import RolloutSpec
 from polyray.config.service import ServiceSpec
 from polyray.errors import RolloutError
+from polyray.orchestrator.coordinator import Coordinator
+from polyray.orchestrator.resources import NAMESPACE
+from polyray.orchestrator.reward_client import RewardClient
+from polyray.orchestrator.rollout_actor import RolloutActor
+from polyray.orchestrator.rollout_pool import PoolWorker, RolloutPool
 from polyray.rewards.base import GroupScores
 from polyray.rewards.groups import GroupToScore
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jobs.benchmark.simulated_run import SimulatedLoad, SimulatedRun, SimulatedStep
-from polyray.rollout.seeds import sample_seed
 from polyray.rollout.simulated_batch import DecodingBatch
 from polyray.rollout.simulated_lengths import Lengths
+from polyray.seeds import sample_seed
 
 IDEAL_GROUPS = 2000
 

@@ -20,16 +20,16 @@ import numpy as np
 import ray
 
 from jobs.benchmark.simulated_fleet import REWARD_APP, MeasuredCoordinator, Observations, SimulatedPool
-from polyray.actors.learner_worker import RemoteCoordination
-from polyray.actors.resources import NAMESPACE
-from polyray.actors.rollout_actor import EngineSettings, Scoring
-from polyray.actors.serving_fleet import groups_per_worker
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig
-from polyray.delivery.adapter import AdapterPayload, Probe, sha256_of
 from polyray.errors import PolyrayError
+from polyray.learner.embedded import build_tokenizer
 from polyray.learner.verdict import Verdict
-from polyray.models.embedded import build_tokenizer
+from polyray.models.adapter import AdapterPayload, Probe, sha256_of
+from polyray.orchestrator.learner_worker import RemoteCoordination
+from polyray.orchestrator.resources import NAMESPACE
+from polyray.orchestrator.rollout_actor import EngineSettings, Scoring
+from polyray.orchestrator.serving_fleet import groups_per_worker
 from polyray.types import PolicyVersion
 
 CALL_TIMEOUT_S = 60.0

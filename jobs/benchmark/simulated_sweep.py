@@ -28,21 +28,21 @@ from jobs.benchmark.simulated_fleet import REWARD_APP, HostedHandle, SimulatedPo
 from jobs.benchmark.simulated_run import CALL_TIMEOUT_S, START_TIMEOUT_S, SimulatedLoad, simulated_payload
 from jobs.benchmark.sweep_trials import LIMITS as LIMITS_OF_LOADS
 from jobs.benchmark.sweep_trials import load_measures
-from polyray.actors.coordinator import Coordinator
-from polyray.actors.learner_worker import RemoteCoordination
-from polyray.actors.resources import NAMESPACE
-from polyray.actors.rollout_actor import EngineSettings, Scoring
-from polyray.actors.rollout_pool import RolloutPool
-from polyray.actors.shared_pool import FleetKeeper, SharedPool
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig
 from polyray.errors import PolyrayError
+from polyray.learner.embedded import build_tokenizer
 from polyray.learner.verdict import Verdict
-from polyray.models.embedded import build_tokenizer
+from polyray.orchestrator.coordinator import Coordinator
+from polyray.orchestrator.learner_worker import RemoteCoordination
+from polyray.orchestrator.resources import NAMESPACE
+from polyray.orchestrator.rollout_actor import EngineSettings, Scoring
+from polyray.orchestrator.rollout_pool import RolloutPool
+from polyray.orchestrator.shared_pool import FleetKeeper, SharedPool
 from polyray.rollout.worker import Usage
 
 if TYPE_CHECKING:
-    from polyray.observability.progress import ProgressDisplay
+    from polyray.runs.progress import ProgressDisplay
 
 BUSY_AT_LEAST = 0.9
 JUDGED_AT = 32

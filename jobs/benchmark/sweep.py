@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measure(options: Namespace) -> list[Measure]:
     from jobs.fleet import open_ray
-    from polyray.observability.progress import ProgressDisplay
+    from polyray.runs.progress import ProgressDisplay
 
     measures: list[Measure] = []
     with ProgressDisplay() as display, open_ray(RaySpec(dashboard=False), display):

@@ -18,12 +18,12 @@ from polyray.config.loader import load_config
 from polyray.config.run import TrainConfig
 from polyray.config.sweep import SweepConfig
 from polyray.errors import PolyrayError
-from polyray.observability.run_directory import RunPaths
 from polyray.rollout.worker import Usage
+from polyray.runs.run_directory import RunPaths
 
 if TYPE_CHECKING:
     from jobs.fleet import Fleet
-    from polyray.observability.progress import ProgressDisplay
+    from polyray.runs.progress import ProgressDisplay
 
 LIMITS = {"wall": 0.8, "memory": 0.5, "return_share": 0.03}
 GRID = (0.0, 1.0)
@@ -97,7 +97,7 @@ def benchmark_sweep(train: TrainConfig, mode: str, steps: int, runs_dir: str) ->
 def _run(config: SweepConfig, display: ProgressDisplay) -> SweepRun:
     from jobs.sweep_run import check_resources, run_trials, shared_fleet
     from jobs.train import check_inputs
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.runs.run_directory import RunDirectory
 
     plans = plan_trials(config)
     for plan in plans:
@@ -127,7 +127,7 @@ def _lines(config: SweepConfig, plans: list[TrialPlan]) -> dict[str, list[dict[s
 def _usage(fleet: Fleet) -> list[Usage]:
     import ray
 
-    from polyray.actors.shared_pool import SharedPool
+    from polyray.orchestrator.shared_pool import SharedPool
 
     assert isinstance(fleet.pool, SharedPool)
     workers = fleet.pool.for_run("").workers  # with replacements

@@ -12,7 +12,7 @@ from polyray.config.run import TrainConfig
 from polyray.types import is_timing_key
 
 if TYPE_CHECKING:
-    from polyray.observability.progress import ProgressDisplay
+    from polyray.runs.progress import ProgressDisplay
 
 WARM_UP_STEPS = 3
 LIMITS = {"difference_max": 1e-4, "difference_mean": 1e-5, "deliver_s": 0.1, "step_s": 0.8}
@@ -31,7 +31,7 @@ def run_twice(config: TrainConfig, display: ProgressDisplay) -> list[Measure]:
     from jobs.fleet import open_fleet
     from jobs.train import check_inputs, train
     from polyray.models.base_files import resolve_dtype
-    from polyray.observability.run_directory import RunDirectory
+    from polyray.runs.run_directory import RunDirectory
 
     check_inputs(config)
     lines: list[list[dict[str, Any]]] = []

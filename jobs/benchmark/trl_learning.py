@@ -94,7 +94,7 @@ class LearningSides:
 
         from polyray.config.task import HiddenTrapGridSpec
         from polyray.data.chat import encode_prompt
-        from polyray.models.embedded import build_tokenizer
+        from polyray.learner.embedded import build_tokenizer
         from polyray.tasks import build_task
 
         tokenizer = build_tokenizer()

@@ -29,16 +29,16 @@ from jobs.benchmark.models import model_directory
 from jobs.benchmark.trl_trainer import LEARNING_RATE, WARM_UP_STEPS, build_trainer
 from polyray.config.run import TrainConfig
 from polyray.config.task import HiddenTrapGridSpec
-from polyray.delivery.proof import check_delivery
 from polyray.learner.policy import Policy
 from polyray.models.loading import load_base
 from polyray.rewards.groups import GroupToScore, score_groups
 from polyray.rewards.verifier import VerifierReward
-from polyray.rollout.seeds import sample_seed
 from polyray.rollout.vllm_engine import VllmEngine
 from polyray.rollout.worker import RolloutWorker
+from polyray.seeds import sample_seed
 from polyray.tasks import build_task
 from polyray.types import GroupRequest, Prompt, TrainingBatch
+from polyray.weight_sync.proof import check_delivery
 
 DTYPE = "float32"
 KV_CACHE_MIB = 512

@@ -57,7 +57,7 @@ def build_trainer(
     from trl import GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 
     from polyray.config.model import LoraSpec
-    from polyray.models.embedded import build_tokenizer
+    from polyray.learner.embedded import build_tokenizer
 
     class Callback(TrainerCallback):
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:

@@ -13,7 +13,7 @@ from polyray.config.paths import FilePath, NameOrPath
 from polyray.config.run_base import RunBase
 
 FeatureName = Literal["log_characters", "log_words", "questions", "digits", "capitals"]
-"""Explicit features of the completion beside its embedding; what each is: rewards/engagement/features.py."""
+"""Explicit features of the completion beside its embedding (shelf/preferences/reward_model/features.py)."""
 
 
 class RewardDataSpec(StrictModel):

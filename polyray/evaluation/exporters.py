@@ -26,7 +26,7 @@ from polyray.evaluation.records import SampleRecord, json_line
 from polyray.evaluation.sample_source import SampleSource
 from polyray.metrics.novelty import PATIENCE, greedy_partition, unigram_equivalent, utility_k
 from polyray.metrics.pass_at_k import pass_at_k
-from polyray.observability.atomic import atomic_write_json, atomic_write_text
+from polyray.runs.atomic import atomic_write_json, atomic_write_text
 from polyray.tasks.base import Task
 from polyray.types import Prompt
 

@@ -23,10 +23,10 @@ from polyray.errors import ConfigError
 from polyray.evaluation.arms import Arm
 from polyray.models.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from polyray.models.base_files import base_fingerprint, local_model_dir
-from polyray.observability.atomic import atomic_write_json
-from polyray.observability.data_record import data_files, sha256_of
-from polyray.observability.run_directory import config_difference
 from polyray.rewards.plan import reward_sha256
+from polyray.runs.atomic import atomic_write_json
+from polyray.runs.data_record import data_files, sha256_of
+from polyray.runs.run_directory import config_difference
 
 FINGERPRINTS_FILE = "fingerprints.json"
 ABSENT = "(absent)"

@@ -27,7 +27,7 @@ from polyray.config.run import EvaluateConfig
 from polyray.evaluation.checkers import FixedThreshold, QualityOf, build_quality, fix_threshold
 from polyray.evaluation.sampling import EvaluationPaths
 from polyray.evaluation.scorers import UNSCORED, Scored, Scorer, build_scorer
-from polyray.observability.atomic import atomic_write_json
+from polyray.runs.atomic import atomic_write_json
 from polyray.tasks.base import Task
 from polyray.types import Prompt
 
@@ -106,7 +106,7 @@ def _quality_of_scorer(scorer: Scorer) -> QualityOf:
 
 @contextmanager
 def _judge_quality(config: EvaluateConfig, paths: EvaluationPaths) -> Iterator[QualityOf]:
-    from polyray.evaluation.judge.quality import JudgeQuality
+    from polyray.shelf.judge.quality import JudgeQuality
 
     assert config.judging is not None  # the configuration says so
     paths.judge.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 Unscored samples (NaN reward) leave the set: a prompt's n shrinks, and all estimators stay unbiased for their
 k. They stay in the shares that describe the samples themselves (length, truncated, unscored). Groups are read one
-at a time. Called by scoring.py and, for paired questions of its own, by polyray/analysis.
+at a time. Called by scoring.py and, for paired questions of its own, by polyray/report.
 """
 
 from __future__ import annotations

@@ -17,8 +17,6 @@ from polyray.config.run import EvaluateConfig
 from polyray.evaluation.arms import Arm, resolve_arms, reward_name
 from polyray.evaluation.exporters import CodeText, export_samples, read_verdicts
 from polyray.evaluation.fingerprints import check_unchanged, claim, fingerprints
-from polyray.evaluation.judge.live import LiveJudge
-from polyray.evaluation.judge.summary import Intervals
 from polyray.evaluation.passes import Passes, open_passes
 from polyray.evaluation.sample_source import SampleFile
 from polyray.evaluation.sampling import (
@@ -31,7 +29,9 @@ from polyray.evaluation.sampling import (
 )
 from polyray.evaluation.scoring import ScoringContext, score_samples
 from polyray.evaluation.text_metrics import build_text_metrics, check_text_metrics
-from polyray.observability.atomic import atomic_write_json
+from polyray.runs.atomic import atomic_write_json
+from polyray.shelf.judge.live import LiveJudge
+from polyray.shelf.judge.summary import Intervals
 from polyray.tasks import build_task
 from polyray.tasks.base import Task
 

@@ -23,7 +23,7 @@ from polyray.evaluation.sampling import EvaluationFiles
 from polyray.evaluation.score_file import ScoreRequest, fitting_ks, score_stream
 from polyray.evaluation.scorers import build_stream_scorer
 from polyray.evaluation.scoring import ScoringContext, score_samples
-from polyray.observability.data_record import data_files
+from polyray.runs.data_record import data_files
 from polyray.tasks import build_task
 
 

@@ -23,7 +23,7 @@ from polyray.evaluation.arms import Arm
 from polyray.evaluation.records import ResultRecord, SampleRecord, prompt_sha256
 from polyray.evaluation.sample_log import SampleLog
 from polyray.evaluation.scorers import PASS_THRESHOLD, Scored, Scorer
-from polyray.rollout.seeds import sample_seed
+from polyray.seeds import sample_seed
 from polyray.types import Group, GroupRequest, Prompt
 
 Sample = Callable[[str, str | None, Sequence[GroupRequest]], Iterable[Group]]

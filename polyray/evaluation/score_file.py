@@ -22,7 +22,7 @@ from polyray.evaluation.raw_samples import RawSample
 from polyray.evaluation.sample_log import SampleLog
 from polyray.evaluation.sampling import EvaluationFiles, result_of
 from polyray.evaluation.scorers import PASS_THRESHOLD, StreamScorer
-from polyray.observability.atomic import atomic_write_json
+from polyray.runs.atomic import atomic_write_json
 
 MANIFEST = "score.json"
 DEFAULT_KS = (1, 3, 5, 10, 100)

@@ -1,4 +1,4 @@
-"""metrics.json as a few lines of text for a terminal. The page with figures is polyray/analysis."""
+"""metrics.json as a few lines of text for a terminal. The page with figures is polyray/report."""
 
 from __future__ import annotations
 

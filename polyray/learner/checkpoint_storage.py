@@ -20,9 +20,9 @@ from polyray.config.base import as_json
 from polyray.config.run import TrainConfig
 from polyray.errors import CheckpointError, ConfigError, boundary
 from polyray.learner.state import MANIFEST, is_valid
-from polyray.observability.atomic import atomic_directory, atomic_write_bytes
-from polyray.observability.data_record import put_before
-from polyray.observability.run_directory import refused_differences
+from polyray.runs.atomic import atomic_directory, atomic_write_bytes
+from polyray.runs.data_record import put_before
+from polyray.runs.run_directory import refused_differences
 
 logger = logging.getLogger(__name__)
 

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from polyray.config.run import TrainConfig
-from polyray.delivery.adapter import AdapterPayload
 from polyray.learner.checkpoints import CheckpointStore
 from polyray.learner.mismatch import TOTAL
 from polyray.learner.policy import Policy
 from polyray.learner.run_files import RunFiles
 from polyray.learner.validating import Validating
 from polyray.learner.verdict import Verdict
-from polyray.rollout.validation import UNVALIDATED
+from polyray.models.adapter import AdapterPayload
+from polyray.periodic_eval.validation import UNVALIDATED
 from polyray.types import StepMetrics, TrainingBatch
 
 
@@ -44,7 +44,7 @@ class Coordination(Protocol):
         ...
 
     def validation(self, version: int, wait: bool) -> Mapping[str, float] | None:
-        """Rank 0 only: what the fixed prompts say of a published version, see rollout/validation.py.
+        """Rank 0 only: what the fixed prompts say of a published version, see periodic_eval/validation.py.
 
         Without `wait` None says: not yet; with it: the run was stopped.
         """

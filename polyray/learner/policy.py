@@ -12,19 +12,19 @@ import numpy as np
 import torch
 
 from polyray.config.run import TrainConfig
-from polyray.delivery.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
-from polyray.delivery.probe import probe_logprobs, probe_sequences
 from polyray.learner.optim import build_optimizer, build_scheduler
 from polyray.learner.state import Checkpoint, restore_checkpoint, save_checkpoint, tensor_bytes
 from polyray.learner.step import PolicyLearner
 from polyray.learner.supervised_term import build_supervised_term
+from polyray.models.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
 from polyray.models.adapter_files import start_manifest, write_adapter
 from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base
 from polyray.models.lora import adapter_bytes, adapter_config, add_reference, attach_adapter, save_adapter
 from polyray.models.sharding import is_sharded, shard_base
-from polyray.rollout.saved_groups import SNAPSHOT_FILES
+from polyray.runs.saved_groups import SNAPSHOT_FILES
 from polyray.types import PolicyVersion
+from polyray.weight_sync.probe import probe_logprobs, probe_sequences
 
 COORDINATOR_FILES = "coordinator/"
 """Where the coordinator's binary payloads lie among a checkpoint's extra files."""

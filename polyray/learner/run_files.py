@@ -14,7 +14,7 @@ import numpy as np
 from polyray.config.run import TrainConfig
 from polyray.learner.mismatch import MismatchWatch
 from polyray.learner.over_optimisation import SecondOpinionWatch
-from polyray.observability.jsonl import JsonlWriter, cut_jsonl, read_jsonl
+from polyray.runs.jsonl import JsonlWriter, cut_jsonl, read_jsonl
 from polyray.types import METRIC_KEYS, ScoredGroup, StepMetrics, TrainingBatch
 
 

@@ -28,7 +28,7 @@ from polyray.errors import CheckpointError
 from polyray.learner.optim import restore_schedule
 from polyray.models.adapter_files import WEIGHTS_FILE, check_same_start
 from polyray.models.lora import POLICY, save_adapter
-from polyray.observability.atomic import atomic_directory
+from polyray.runs.atomic import atomic_directory
 
 MANIFEST = "manifest.json"
 EXTRA_FILES = "files"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from polyray.learner.reduce import from_rank_0
-from polyray.observability.stop_request import is_stop_requested
+from polyray.runs.stop_request import is_stop_requested
 
 
 def agreed_to_stop(run_dir: Path, rank: int) -> bool:

@@ -1,6 +1,7 @@
 """Quality and diversity while an SFT run goes: fixed prompts, answered by the model as it is, into dynamics.jsonl.
 
-The measures are those of RL's rounds (rollout/validation.py). There is no engine to ask, so the learner samples, all
+The measures are those of RL's rounds (periodic_eval/validation.py). There is no engine to ask, so the learner
+samples, all
 prompts in one padded batch; weights, optimiser and torch's generator are left as they were. Rewards and classes are
 the task's own where it can tell them in this process: programs are run in the sandbox of the reward service only.
 """
@@ -26,9 +27,9 @@ from polyray.learner.reduce import from_rank_0
 from polyray.learner.supervised_evaluation import end_tokens
 from polyray.models.logprobs import Rows, completion_logprobs
 from polyray.models.sharding import is_sharded
-from polyray.observability.jsonl import JsonlWriter, cut_jsonl, read_jsonl
-from polyray.rollout.seeds import sample_seed
-from polyray.rollout.validation import mean_over_prompts, summarise, validation_prompts
+from polyray.periodic_eval.validation import mean_over_prompts, summarise, validation_prompts
+from polyray.runs.jsonl import JsonlWriter, cut_jsonl, read_jsonl
+from polyray.seeds import sample_seed
 from polyray.tasks import build_task
 from polyray.tasks.base import Task
 from polyray.types import Completion, Group, PolicyVersion, Prompt, ScoredGroup

@@ -24,9 +24,9 @@ from polyray.learner.lockstep import idle_pass, in_lockstep
 from polyray.learner.reduce import world_size
 from polyray.learner.supervised import batch_loss_sum
 from polyray.models.sharding import is_sharded
-from polyray.observability.atomic import atomic_write_bytes
-from polyray.observability.jsonl import encode_line
-from polyray.rollout.seeds import sample_seed
+from polyray.runs.atomic import atomic_write_bytes
+from polyray.runs.jsonl import encode_line
+from polyray.seeds import sample_seed
 from polyray.types import Prompt
 
 

@@ -20,8 +20,8 @@ from transformers import PreTrainedTokenizerBase
 
 from polyray.config.run import SftConfig
 from polyray.config.supervised import BaLoraSpec
-from polyray.data.demonstrations import Demonstrations, load_demonstrations
 from polyray.errors import ConfigError
+from polyray.learner.demonstrations import Demonstrations, load_demonstrations
 from polyray.learner.optim import build_optimizer, build_scheduler
 from polyray.learner.reduce import mean_over_ranks
 from polyray.learner.state import newest_checkpoint, restore_checkpoint, save_checkpoint
@@ -38,8 +38,8 @@ from polyray.models.lora import attach_adapter, save_adapter
 from polyray.models.packing import PACKABLE_MODEL_TYPES, is_packable
 from polyray.models.pissa import save_plain_lora, start_from_principal_components
 from polyray.models.sharding import shard_base
-from polyray.observability.jsonl import JsonlWriter, before_step, cut_jsonl
-from polyray.rollout.seeds import sample_seed
+from polyray.runs.jsonl import JsonlWriter, before_step, cut_jsonl
+from polyray.seeds import sample_seed
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,11 @@ from typing import Any, Protocol
 
 from polyray.config.passes import INSTEAD, counts_passes
 from polyray.config.run import TrainConfig
-from polyray.delivery.adapter import AdapterPayload
 from polyray.learner.collapse import CollapseWatch
 from polyray.learner.validation_record import ValidationRecord
+from polyray.models.adapter import AdapterPayload
 from polyray.models.adapter_files import WEIGHTS_FILE
-from polyray.observability.jsonl import JsonlWriter, cut_jsonl, read_jsonl
+from polyray.runs.jsonl import JsonlWriter, cut_jsonl, read_jsonl
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from polyray.config.model import LoraSpec
-from polyray.delivery.adapter import AdapterShape, refuse_changed_base
 from polyray.errors import ConfigError, DeliveryError, MissingFile
+from polyray.models.adapter import AdapterShape, refuse_changed_base
 from polyray.models.base_files import MANIFEST
 
 CONFIG_FILE = "adapter_config.json"

@@ -22,7 +22,7 @@ import json
 from typing import Any
 
 from polyray.config.base import as_json
-from polyray.data.curation.flagged import FlaggedWords
+from polyray.data.flagged_words import FlaggedWords
 from polyray.errors import RewardError
 from polyray.rewards.base import Reward
 from polyray.rewards.composite import CompositeReward, Part
@@ -70,7 +70,7 @@ def _version(content: Any) -> str:
 
 
 def _build_engagement(spec: Any, plan: RewardPlan, device: str) -> Reward:
-    from polyray.rewards.engagement import build_engagement_reward
+    from polyray.shelf.preferences.reward_model import build_engagement_reward
 
     return build_engagement_reward(spec.path, build_task(plan.task, device), plan.diversity, device)
 
@@ -86,7 +86,7 @@ def _build_heuristic(spec: Any, plan: RewardPlan, device: str) -> Reward:
 
 
 def _build_judge(spec: Any, plan: RewardPlan, device: str) -> Reward:
-    from polyray.rewards.judge import JudgeReward
+    from polyray.shelf.judge.reward import JudgeReward
 
     asked = spec.judge.model_dump(
         mode="json", include={"provider", "model", "temperature", "criteria", "scale"}

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from polyray.config.reward import DiversitySpec
 from polyray.config.text_reward import HeuristicRewardSpec
-from polyray.data.curation.flagged import FlaggedWords
+from polyray.data.flagged_words import FlaggedWords
 from polyray.rewards.base import Judge, Score, ScoreItem
 from polyray.rewards.distances import TASK_DISTANCE
 from polyray.rewards.sentiment import sentiment

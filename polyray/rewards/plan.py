@@ -27,7 +27,7 @@ from polyray.config.reward import (
 )
 from polyray.config.task import TaskSpec
 from polyray.config.text_reward import EngagementRewardSpec, HeuristicRewardSpec, JudgeRewardSpec
-from polyray.data.curation.flagged import read_flagged_words
+from polyray.data.flagged_words import read_flagged_words
 from polyray.data.sources import BUILTIN
 from polyray.errors import ConfigError, MissingFile
 from polyray.rewards.base import Reward
@@ -113,7 +113,7 @@ def reward_sha256(reward: RewardSpec) -> dict[str, str]:
         if isinstance(spec, PythonRewardSpec):
             found[spec.path] = _sha256(load_reward_source(spec.path))
         elif isinstance(spec, EngagementRewardSpec):
-            from polyray.rewards.engagement import read_card
+            from polyray.shelf.preferences.reward_model import read_card
 
             found[spec.path] = read_card(Path(spec.path)).version
         elif isinstance(spec, HeuristicRewardSpec):
@@ -156,7 +156,7 @@ def _checked(spec: RewardSpec, needs_keys: bool) -> dict[str, str]:
         flagged = read_flagged_words(spec.unsafe_words)
         return {spec.unsafe_words: "\n".join([*sorted(flagged.words), *flagged.phrases])}
     if needs_keys and isinstance(spec, JudgeRewardSpec):
-        from polyray.evaluation.judge.providers import read_key
+        from polyray.shelf.judge.providers import read_key
 
         read_key(spec.judge)
     if needs_keys and isinstance(spec, HttpRewardSpec):
@@ -188,7 +188,7 @@ def _check_second_opinion(reward: RewardSpec, second: RewardSpec) -> None:
         for spec in (reward, second)
     )
     if learnt and other:
-        from polyray.rewards.engagement import check_independent, read_card
+        from polyray.shelf.preferences.reward_model import check_independent, read_card
 
         for path, beside in itertools.product(learnt, other):
             check_independent(read_card(Path(path)), read_card(Path(beside)))

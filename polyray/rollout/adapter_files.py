@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from polyray.delivery.adapter import AdapterShape
 from polyray.errors import DeliveryError
+from polyray.models.adapter import AdapterShape
 from polyray.rollout.processes import ProcessIdentity, pid_namespace, this_process
 from polyray.rollout.watchdog import Watchdog
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from polyray.delivery.adapter import AdapterPayload
+from polyray.models.adapter import AdapterPayload
 from polyray.types import Group, GroupRequest
 
 

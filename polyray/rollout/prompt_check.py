@@ -14,7 +14,7 @@ from polyray.config.task import HiddenTrapGridSpec
 from polyray.data.chat import check_can_end, encode_prompt
 from polyray.errors import DataError
 from polyray.models.loading import load_tokenizer
-from polyray.rollout.validation import validation_prompts
+from polyray.periodic_eval.validation import validation_prompts
 from polyray.tasks.base import Task
 from polyray.types import Prompt
 

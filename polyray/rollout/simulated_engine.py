@@ -23,8 +23,8 @@ import numpy as np
 
 from polyray.config.rollout import RolloutSpec
 from polyray.data.chat import encode_prompt, stop_tokens
-from polyray.delivery.adapter import AdapterPayload
 from polyray.errors import DeliveryError, RolloutError
+from polyray.models.adapter import AdapterPayload
 from polyray.rollout.simulated_batch import DecodingBatch
 from polyray.rollout.simulated_lengths import Lengths
 from polyray.types import Completion, FinishReason, Group, GroupRequest

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from polyray.config.rollout import RolloutSpec
-from polyray.delivery.adapter import AdapterPayload
 from polyray.errors import RolloutError
+from polyray.models.adapter import AdapterPayload
 from polyray.rollout.vllm_delivery import AdapterDelivery
 from polyray.rollout.vllm_engine import PROBE, SLEEP_LEVEL, engine_arguments
 from polyray.rollout.vllm_groups import (

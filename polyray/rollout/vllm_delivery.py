@@ -21,17 +21,17 @@ import torch
 from safetensors.torch import save
 
 from polyray.config.model import LINEAR_MODULES
-from polyray.delivery.adapter import AdapterPayload, AdapterShape
-from polyray.delivery.merge import (
+from polyray.errors import DeliveryError, RolloutError
+from polyray.models.adapter import AdapterPayload, AdapterShape
+from polyray.rollout.adapter_files import AdapterFiles, peft_config
+from polyray.types import PolicyVersion
+from polyray.weight_sync.merge import (
     PEFT_PREFIX,
     MergedWeights,
     adapter_from_bytes,
     base_weight_files,
     paired_factors,
 )
-from polyray.errors import DeliveryError, RolloutError
-from polyray.rollout.adapter_files import AdapterFiles, peft_config
-from polyray.types import PolicyVersion
 
 RELOAD_LOGGERS = ("layerwise", "inplace")
 """Of vLLM's reload: a warning for every module that a reload leaves as it is, which is what we want of it."""

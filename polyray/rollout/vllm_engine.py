@@ -17,8 +17,8 @@ import numpy as np
 
 from polyray.config.model import LINEAR_MODULES, NF4
 from polyray.config.rollout import RolloutSpec
-from polyray.delivery.adapter import AdapterPayload
 from polyray.errors import ConfigError, DeliveryError, RolloutError
+from polyray.models.adapter import AdapterPayload
 from polyray.rollout.gpu_turns import starting_turn
 from polyray.rollout.vllm_build import check_build
 from polyray.rollout.vllm_delivery import AdapterDelivery, MergedDelivery, VersionDelivery, engine_rank

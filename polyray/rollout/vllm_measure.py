@@ -18,12 +18,12 @@ from safetensors.torch import save
 
 from polyray.config.model import LoraSpec
 from polyray.config.rollout import RolloutSpec
-from polyray.delivery.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
-from polyray.delivery.merge import PEFT_PREFIX, MergedWeights, base_weight_files
-from polyray.delivery.mode import DeliveryMeasurements, completions_per_version, drain_share
+from polyray.models.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
 from polyray.rollout.vllm_delivery import AdapterDelivery
 from polyray.rollout.vllm_engine import build_llm
 from polyray.types import PolicyVersion
+from polyray.weight_sync.merge import PEFT_PREFIX, MergedWeights, base_weight_files
+from polyray.weight_sync.mode import DeliveryMeasurements, completions_per_version, drain_share
 
 PROMPT_TOKENS = 8
 SAMPLED_TOKENS = 16

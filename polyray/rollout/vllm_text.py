@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from polyray.config.rollout import RolloutSpec
-from polyray.delivery.adapter import AdapterPayload
 from polyray.errors import RolloutError
+from polyray.models.adapter import AdapterPayload
 from polyray.rollout.gpu_turns import starting_turn
 from polyray.rollout.text_engine import TextDelta, TextRequest
 from polyray.rollout.vllm_delivery import AdapterDelivery, ServedVersion

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from polyray.config.rollout import RolloutSpec
-from polyray.delivery.adapter import AdapterPayload
 from polyray.errors import RolloutError
+from polyray.models.adapter import AdapterPayload
 from polyray.rollout.text_engine import TextDelta, TextRequest, merged
 from polyray.rollout.vllm_delivery import AdapterDelivery, ServedVersion
 from polyray.rollout.vllm_groups import engine_input, probe_params, prompt_logprobs

@@ -25,13 +25,13 @@ from typing import Any
 
 import numpy as np
 
-from polyray.delivery.adapter import AdapterPayload, sha256_of
-from polyray.delivery.proof import DeliveryAck
 from polyray.errors import DeliveryError, PolicyNotDelivered, PolyrayError, RolloutError, is_user_error
+from polyray.models.adapter import AdapterPayload, sha256_of
 from polyray.rollout.engine import Engine
 from polyray.rollout.sleeping import Sleeper
 from polyray.rollout.turns import Turns
 from polyray.types import Group, GroupRequest, PolicyVersion
+from polyray.weight_sync.proof import DeliveryAck
 
 RETURN_NATS = 1e-3
 """Mean difference of a probe from the same engine's earlier answer under the same weights: it is 0 but for the order

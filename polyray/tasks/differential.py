@@ -21,7 +21,7 @@ from typing import Any
 
 from polyray.data.code_problems import CodeProblem
 from polyray.errors import DataError
-from polyray.observability.atomic import atomic_write_json
+from polyray.runs.atomic import atomic_write_json
 from polyray.sandbox import Limits, Program, run_program
 from polyray.tasks import differential_check
 from polyray.tasks.differential_check import as_literal

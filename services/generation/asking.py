@@ -13,8 +13,8 @@ from typing import Any
 from polyray.config.generation import GenerationServeConfig
 from polyray.data.chat import encode_prompt, stop_tokens
 from polyray.errors import DataError
-from polyray.rollout.seeds import SEED_BITS, sample_seed
 from polyray.rollout.text_engine import TextRequest, TextSampling
+from polyray.seeds import SEED_BITS, sample_seed
 from polyray.types import Prompt
 from services.generation.candidates_wire import CandidatesRequest, ChatMessage
 from services.generation.errors import InvalidRequest

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from polyray.config.delivery import Tolerance
-from polyray.delivery.adapter import AdapterPayload
-from polyray.delivery.proof import DeliveryAck, check_delivery
 from polyray.errors import PolyrayError
+from polyray.models.adapter import AdapterPayload
 from polyray.rollout.text_engine import TextEngine
 from polyray.types import PolicyVersion
+from polyray.weight_sync.proof import DeliveryAck, check_delivery
 from services.generation.errors import AdapterConflict, UnknownPolicy
 from services.generation.metrics import GenerationMetrics
 from services.generation.sources import BASE, AdapterSource

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from polyray.actors.reward_client import RewardClient
 from polyray.config.reward import DiversitySpec
+from polyray.orchestrator.reward_client import RewardClient
 from polyray.rewards.base import GroupScores
 from polyray.rewards.distances import text_distances
 from polyray.types import Prompt

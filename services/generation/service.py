@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from polyray.actors.reward_client import RemoteCall, RewardClient
 from polyray.config.generation import GenerationServeConfig
 from polyray.data.selections.store import SelectionStore
-from polyray.delivery.adapter import AdapterPayload
 from polyray.errors import RolloutError
+from polyray.models.adapter import AdapterPayload
 from polyray.models.base_files import resolve_dtype, resolve_model_dir
+from polyray.orchestrator.reward_client import RemoteCall, RewardClient
 from polyray.rewards import plan_reward
 from polyray.rollout.text_engine import TextEngine
 from services.gauges import keep_set
@@ -91,7 +91,7 @@ class GenerationService:
         sequences = await asyncio.to_thread(_probe_sequences, config, model_dir, dtype)
 
         def reference(directory: Path | None, version: int, previous: np.ndarray | None) -> AdapterPayload:
-            from polyray.delivery.probe import adapter_on_disk
+            from polyray.weight_sync.probe import adapter_on_disk
 
             return adapter_on_disk(directory, model_dir, dtype, sequences, version, previous)
 
@@ -196,7 +196,7 @@ def build_engine(config: GenerationServeConfig, model_dir: Path, dtype: str) -> 
 def _probe_sequences(
     config: GenerationServeConfig, model_dir: Path, dtype: str
 ) -> tuple[tuple[int, ...], ...]:
-    from polyray.delivery.probe import probe_sequences
+    from polyray.weight_sync.probe import probe_sequences
 
     rollout = config.rollout()
     return probe_sequences(config.task, rollout, config.delivery.num_probes, 0, model_dir, dtype)

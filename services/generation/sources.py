@@ -17,7 +17,7 @@ from polyray.config.generation import AdapterSpec, GenerationServeConfig
 from polyray.errors import ConfigError
 from polyray.models.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from polyray.models.base_files import MANIFEST
-from polyray.observability.run_directory import RunPaths
+from polyray.runs.run_directory import RunPaths
 from services.generation.errors import InvalidRequest
 
 BASE = "base"

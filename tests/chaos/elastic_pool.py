@@ -20,9 +20,9 @@ import ray
 from ray.cluster_utils import Cluster
 
 from jobs.fleet import open_fleet
-from polyray.actors.resources import NAMESPACE
 from polyray.config.loader import build_config
 from polyray.config.run import TrainConfig
+from polyray.orchestrator.resources import NAMESPACE
 from tests.chaos.simulated import SimulatedRun
 
 STORE_BYTES = 80 * 2**20

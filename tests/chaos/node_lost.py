@@ -20,12 +20,12 @@ from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
 
 from jobs.fleet import open_fleet
-from polyray.actors.resources import NAMESPACE, check_placement
-from polyray.actors.storage_check import PROBE, check_storage
-from polyray.config.bundles import Part
+from polyray.capacity.bundles import Part
 from polyray.config.loader import build_config
 from polyray.config.run import TrainConfig
 from polyray.errors import ResourceError
+from polyray.orchestrator.resources import NAMESPACE, check_placement
+from polyray.orchestrator.storage_check import PROBE, check_storage
 from tests.chaos.simulated import SimulatedRun
 
 STORE_BYTES = 80 * 2**20

@@ -15,14 +15,14 @@ import numpy as np
 import ray
 
 from jobs.fleet import Fleet
-from polyray.actors.coordinator_actor import start_coordinator
-from polyray.actors.learner_worker import RemoteCoordination
-from polyray.actors.rollout_actor import Scoring
 from polyray.config.run import TrainConfig
-from polyray.delivery.adapter import AdapterPayload, Probe, sha256_of
 from polyray.learner.verdict import Verdict
-from polyray.rollout.history import check_history
-from polyray.rollout.saved_groups import SNAPSHOT_FILES
+from polyray.models.adapter import AdapterPayload, Probe, sha256_of
+from polyray.orchestrator.coordinator_actor import start_coordinator
+from polyray.orchestrator.learner_worker import RemoteCoordination
+from polyray.orchestrator.rollout_actor import Scoring
+from polyray.runs.history import check_history
+from polyray.runs.saved_groups import SNAPSHOT_FILES
 from polyray.types import PolicyVersion
 
 PROBE = Probe(((1, 2, 3),), np.array([-0.5, -1.0], np.float32), None)

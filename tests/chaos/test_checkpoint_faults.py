@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import polyray.learner.checkpoints as checkpoints
-from polyray.observability.jsonl import read_jsonl
+from polyray.runs.jsonl import read_jsonl
 from tests.conftest import reproducible
 from tests.full_disk import small_files_only
 from tests.unit.learner.loop_fixtures import Attempt, start

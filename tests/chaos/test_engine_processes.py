@@ -14,7 +14,7 @@ import pytest
 
 from jobs.fleet import open_fleet
 from polyray.config.run import TrainConfig
-from polyray.observability.jsonl import read_jsonl
+from polyray.runs.jsonl import read_jsonl
 from tests.conftest import marked_processes, run_training, session_mark
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]

@@ -20,15 +20,15 @@ import ray
 from ray import cloudpickle
 
 from jobs.fleet import Fleet, open_fleet
-from polyray.actors.rollout_actor import RolloutActor
-from polyray.actors.rollout_pool import PoolWorker
 from polyray.config.run import TrainConfig
-from polyray.delivery.adapter import AdapterPayload
-from polyray.delivery.proof import DeliveryAck
 from polyray.errors import PolicyNotDelivered, RewardError
-from polyray.observability.jsonl import read_jsonl
-from polyray.observability.run_directory import RunPaths
+from polyray.models.adapter import AdapterPayload
+from polyray.orchestrator.rollout_actor import RolloutActor
+from polyray.orchestrator.rollout_pool import PoolWorker
 from polyray.rewards import plan_reward
+from polyray.runs.jsonl import read_jsonl
+from polyray.runs.run_directory import RunPaths
+from polyray.weight_sync.proof import DeliveryAck
 from services.reward.run import start_reward_service, stop_reward_service
 from tests.conftest import marked_processes, reproducible, run_training, session_mark
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from polyray.observability.jsonl import read_jsonl
-from polyray.observability.run_directory import RunPaths
+from polyray.runs.jsonl import read_jsonl
+from polyray.runs.run_directory import RunPaths
 from tests.conftest import MARK, REPOSITORY_ROOT, command_lines, reproducible
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(2400)]

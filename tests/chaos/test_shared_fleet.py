@@ -13,8 +13,8 @@ import pytest
 import ray
 
 from jobs.fleet import Fleet, engine_settings, open_reward
-from polyray.actors.shared_pool import SharedPool
 from polyray.config.run import TrainConfig
+from polyray.orchestrator.shared_pool import SharedPool
 from polyray.rewards import plan_reward
 from tests.chaos.simulated import SimulatedRun
 

@@ -17,10 +17,10 @@ import ray
 import ray.exceptions
 
 from jobs.fleet import Fleet, open_fleet
-from polyray.actors.rollout_pool import RolloutPool
 from polyray.config.run import TrainConfig
+from polyray.orchestrator.rollout_pool import RolloutPool
 from polyray.rewards import plan_reward
-from polyray.rollout.saved_groups import INDEX
+from polyray.runs.saved_groups import INDEX
 from services.reward.run import RewardServiceAddress
 from tests.chaos.simulated import SimulatedRun
 from tests.conftest import marked_processes, session_mark

@@ -97,8 +97,8 @@ def test_the_learner_steps_on_the_qwen3_shape_and_leaves_nothing(cuda: Any, chec
 
 def test_log_probs_on_the_device_are_those_of_the_cpu(cuda: Any, tmp_path: Path) -> None:
     from jobs.engine_check import build_tiny_model
-    from polyray.delivery.probe import probe_logprobs
     from polyray.models.loading import load_base
+    from polyray.weight_sync.probe import probe_logprobs
 
     model_dir = build_tiny_model(tmp_path)
     sequences = [(1, 8, 9, 4, 22), (1, 7, 3)]

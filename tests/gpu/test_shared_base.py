@@ -49,8 +49,8 @@ def run_rank(rank: int, model_dir: Path, target: Path, device_type: str = "cuda"
     import torch
     import torch.distributed as dist
 
-    from polyray.delivery.probe import probe_logprobs
     from polyray.learner.policy import Policy
+    from polyray.weight_sync.probe import probe_logprobs
     from tests.unit.learner.sharded_ranks import batch_of, rl_config
 
     torch.set_num_threads(1)

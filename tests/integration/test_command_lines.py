@@ -21,8 +21,8 @@ from jobs.fleet import Fleet
 from jobs.train import main
 from polyray.config.run import TrainConfig
 from polyray.errors import ConfigError, DataError, ResourceError
-from polyray.observability.jsonl import read_jsonl
-from polyray.observability.run_directory import RunPaths
+from polyray.runs.jsonl import read_jsonl
+from polyray.runs.run_directory import RunPaths
 from tests.conftest import MARK, REPOSITORY_ROOT, command_lines, reproducible, run_training
 
 MakeValues = Callable[..., dict[str, Any]]

@@ -25,7 +25,9 @@ import pytest
 from polyray.config.judge import JudgeSpec
 from polyray.config.loader import build_config
 from polyray.errors import JudgeError
-from polyray.evaluation.judge import (
+from polyray.models.base_files import find_embedded
+from polyray.rollout.vllm_engine import ENVIRONMENT
+from polyray.shelf.judge import (
     Candidate,
     ClusterItem,
     JudgeQuality,
@@ -34,8 +36,6 @@ from polyray.evaluation.judge import (
     judge_stream,
     summarise,
 )
-from polyray.models.base_files import find_embedded
-from polyray.rollout.vllm_engine import ENVIRONMENT
 
 START_TIMEOUT_S = 240
 ROUTES = {"openai": "/v1", "anthropic": ""}

@@ -11,7 +11,7 @@ from jobs.fleet import fit_trainer
 from polyray.config.learner import LearnerSpec
 from polyray.config.run import SftConfig
 from polyray.errors import DataError, LearnerError
-from polyray.observability.run_directory import RunDirectory
+from polyray.runs.run_directory import RunDirectory
 
 
 def _loop(arguments: dict[str, Any]) -> None:
@@ -19,7 +19,7 @@ def _loop(arguments: dict[str, Any]) -> None:
     import ray.train
 
     from polyray.errors import DataError
-    from polyray.observability.error_log import errors_logged
+    from polyray.runs.error_log import errors_logged
 
     rank = ray.train.get_context().get_world_rank()
     run_dir = Path(arguments["run_dir"])

@@ -15,9 +15,9 @@ import pytest
 from polyray.config.loader import load_config
 from polyray.config.paths import relative_to
 from polyray.config.run import TrainConfig
-from polyray.observability.jsonl import read_jsonl
 from polyray.rewards import plan_reward
 from polyray.rewards.base import ScoreItem
+from polyray.runs.jsonl import read_jsonl
 from tests.conftest import PRETRAIN_STEPS, REPOSITORY_ROOT
 
 SMALLER = {

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from jobs.engine_check import build_tiny_model
-from polyray.models.embedded import ARCHITECTURE
+from polyray.learner.embedded import ARCHITECTURE
 from polyray.models.loading import load_base
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,7 +18,7 @@ PROGRAM = """
 import json, os, sys, time
 import ray
 from pathlib import Path
-from polyray.actors.resources import ray_session
+from polyray.orchestrator.resources import ray_session
 from polyray.config.run import RaySpec
 
 class Asking:

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from polyray.analysis.evaluated.files import write_results
-from polyray.analysis.evaluated.inputs import read_inputs
-from polyray.analysis.evaluated.results import analyse
-from polyray.analysis.lora.page import write_lora_page
-from polyray.analysis.mechanistic.page import write_mechanistic_page
-from polyray.analysis.report import write_report
-from polyray.analysis.sweep.report import write_sweep_report
-from polyray.analysis.sweep.results import sweep_results
-from tests.generation_page import chromium, missing_browser, wait_for
 from tests.unit.analysis import report_fixtures, sweep_fixtures
+
+from polyray.report.run_report import write_report
+from polyray.report.sweep.report import write_sweep_report
+from polyray.report.sweep.results import sweep_results
+from polyray.shelf.research.evaluated.files import write_results
+from polyray.shelf.research.evaluated.inputs import read_inputs
+from polyray.shelf.research.evaluated.results import analyse
+from polyray.shelf.research.lora.page import write_lora_page
+from polyray.shelf.research.mechanistic.page import write_mechanistic_page
+from tests.generation_page import chromium, missing_browser, wait_for
 
 REASON = missing_browser()
 pytestmark = [

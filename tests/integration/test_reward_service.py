@@ -15,11 +15,11 @@ from pydantic import SecretStr
 from ray import serve
 from ray.util import list_named_actors
 
-from polyray.actors.reward_client import RewardClient
 from polyray.config.reward import DiversitySpec, PythonRewardSpec, VerifierRewardSpec
 from polyray.config.service import ServiceSpec
 from polyray.config.task import HiddenTrapGridSpec
 from polyray.errors import ResourceError, RewardError
+from polyray.orchestrator.reward_client import RewardClient
 from polyray.rewards import RewardPlan
 from polyray.rewards.base import GroupScores, ScoreItem
 from polyray.rewards.client import RewardServiceClient

@@ -17,12 +17,12 @@ import ray
 from pydantic import SecretStr
 from ray import serve
 
-from polyray.actors.reward_client import RewardClient
 from polyray.config.reward import DiversitySpec, PythonRewardSpec
 from polyray.config.serve import RewardServeConfig
 from polyray.config.service import ServiceSpec
 from polyray.config.task import HiddenTrapGridSpec
 from polyray.models.embedder import shared_embedder
+from polyray.orchestrator.reward_client import RewardClient
 from polyray.rewards import RewardPlan
 from polyray.types import Prompt
 from services.reward.app import build

@@ -11,9 +11,9 @@ from jobs.fleet import Fleet
 from polyray.config.loader import build_config
 from polyray.config.run import TrainConfig
 from polyray.errors import OverOptimised
-from polyray.observability.jsonl import read_jsonl
-from polyray.observability.run_directory import RunPaths
 from polyray.rewards import plan_reward
+from polyray.runs.jsonl import read_jsonl
+from polyray.runs.run_directory import RunPaths
 from services.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
 from tests.conftest import run_training
 
@@ -62,7 +62,7 @@ def test_an_alarm_that_is_to_stop_the_run_stops_it(
     varied_fleet: Fleet, varied_values: Values, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The learner lives in another process: what it reports is made up here, by its coordinator's own report."""
-    from polyray.actors.coordinator import Coordinator
+    from polyray.orchestrator.coordinator import Coordinator
 
     real = Coordinator.report
 

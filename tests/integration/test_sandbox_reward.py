@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from polyray.actors.reward_client import RewardClient
 from polyray.config.reward import DiversitySpec, SandboxRewardSpec
 from polyray.config.service import SandboxServiceSpec
 from polyray.config.task import CodeSpec
+from polyray.orchestrator.reward_client import RewardClient
 from polyray.rewards import plan_reward
 from polyray.tasks import build_task
 from polyray.types import WRONG_CLASS

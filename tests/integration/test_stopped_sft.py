@@ -14,9 +14,9 @@ from jobs.sft import supervise
 from polyray.config.loader import build_config
 from polyray.config.run import SftConfig
 from polyray.errors import Stopped
-from polyray.observability.jsonl import read_jsonl
-from polyray.observability.progress import ProgressDisplay
-from polyray.observability.run_directory import RunDirectory, RunPaths
+from polyray.runs.jsonl import read_jsonl
+from polyray.runs.progress import ProgressDisplay
+from polyray.runs.run_directory import RunDirectory, RunPaths
 from tests.conftest import reproducible
 from tests.unit.tiny_policy import save_base
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from polyray.observability.jsonl import read_jsonl
+from polyray.runs.jsonl import read_jsonl
 from tests.conftest import REPOSITORY_ROOT
 from tests.ray_head import RAY_TOKEN, Head, free_port, ray_head, wait_for
 

@@ -13,13 +13,13 @@ from ray.util import placement_group_table
 
 from jobs.sweep import evaluation_of, sweep
 from jobs.sweep_plan import plan_trials, trial_dir
-from polyray.analysis.sweep.trials import read_trials
 from polyray.config.base import as_json
 from polyray.config.loader import build_config
 from polyray.config.sweep import SweepConfig
 from polyray.errors import ConfigError
-from polyray.observability.progress import ProgressDisplay
-from polyray.observability.run_directory import RunDirectory
+from polyray.report.sweep.trials import read_trials
+from polyray.runs.progress import ProgressDisplay
+from polyray.runs.run_directory import RunDirectory
 from tests.conftest import REPOSITORY_ROOT, alive_actors
 
 pytestmark = pytest.mark.slow

@@ -12,12 +12,12 @@ from safetensors.numpy import load_file
 from jobs.train_reward import train_reward
 from polyray.config.loader import load_config
 from polyray.config.reward_model import TrainRewardConfig
-from polyray.observability.jsonl import read_jsonl
-from polyray.observability.progress import ProgressDisplay
-from polyray.observability.run_directory import RunDirectory
-from polyray.rewards.engagement import EngagementModel
-from polyray.rewards.engagement.run import RewardTrainingRun
-from polyray.rewards.engagement.training import run_reward_training
+from polyray.runs.jsonl import read_jsonl
+from polyray.runs.progress import ProgressDisplay
+from polyray.runs.run_directory import RunDirectory
+from polyray.shelf.preferences.reward_model import EngagementModel
+from polyray.shelf.preferences.reward_model.run import RewardTrainingRun
+from polyray.shelf.preferences.reward_model.training import run_reward_training
 from tests.conftest import REPOSITORY_ROOT
 
 

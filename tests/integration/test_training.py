@@ -19,15 +19,15 @@ from safetensors.torch import load_file
 from jobs.evaluate import evaluate
 from jobs.fleet import Fleet, pool_sampler
 from jobs.sft import as_training, supervise
-from polyray.actors.rollout_pool import RolloutPool
 from polyray.config.loader import build_config
 from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
 from polyray.errors import ConfigError
 from polyray.models.base_files import resolve_model_dir
 from polyray.models.loading import load_base
-from polyray.observability.jsonl import read_jsonl
-from polyray.observability.progress import ProgressDisplay
-from polyray.observability.run_directory import RunDirectory, RunPaths
+from polyray.orchestrator.rollout_pool import RolloutPool
+from polyray.runs.jsonl import read_jsonl
+from polyray.runs.progress import ProgressDisplay
+from polyray.runs.run_directory import RunDirectory, RunPaths
 from polyray.types import METRIC_KEYS, Group, GroupRequest
 from tests.conftest import reproducible, run_training
 

@@ -12,7 +12,7 @@ import ray
 
 from jobs.fleet import Fleet
 from polyray.config.run import TrainConfig
-from polyray.observability.jsonl import read_jsonl
+from polyray.runs.jsonl import read_jsonl
 from tests.conftest import run_training
 from tests.dashboards import alert_queries, panel_queries
 

@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from jobs.fleet import Fleet
 from polyray.config.run import TrainConfig
-from polyray.observability.jsonl import read_jsonl
-from polyray.observability.run_directory import RunPaths
+from polyray.runs.jsonl import read_jsonl
+from polyray.runs.run_directory import RunPaths
 from tests.conftest import reproducible, run_training
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from polyray.config.model import LINEAR_MODULES, LoraSpec
-from polyray.delivery.probe import probe_logprobs
 from polyray.models.loading import load_base
 from polyray.models.lora import add_reference, attach_adapter
+from polyray.weight_sync.probe import probe_logprobs
 
 SEQUENCES = [(1, 8, 9, 4, 22), (1, 7, 3)]
 

@@ -57,8 +57,13 @@ def probe(*names: str) -> tuple[list[str], set[str]]:
             {"ray", "vllm", "transformers", "peft"},
         ),
         (
-            ("jobs.train", "jobs.fleet", "polyray.actors.coordinator", "polyray.actors.learner_worker"),
-            {"jobs.fleet", "polyray.actors.coordinator"},
+            (
+                "jobs.train",
+                "jobs.fleet",
+                "polyray.orchestrator.coordinator",
+                "polyray.orchestrator.learner_worker",
+            ),
+            {"jobs.fleet", "polyray.orchestrator.coordinator"},
             {"vllm", "transformers", "torch", "peft"},
         ),
     ],
@@ -71,7 +76,8 @@ def test_what_need_not_be_heavy_is_light(names, expected, forbidden) -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["actors", "algorithms", "delivery", "learner", "metrics", "models", "rewards", "rollout"]
+    "package",
+    ["algorithms", "learner", "metrics", "models", "orchestrator", "rewards", "rollout", "weight_sync"],
 )
 def test_no_decision_depends_on_the_wall_clock(package: str) -> None:
     """A clock that jumps (NTP, a suspended machine) must move no deadline: all are measured by a monotonic one.
@@ -94,5 +100,5 @@ def test_no_decision_depends_on_the_wall_clock(package: str) -> None:
         and isinstance(node.value, ast.Name)
         and (node.value.id, node.attr) in wall
     ]
-    shown = ("rewards/client.py:", "actors/run_metrics.py:")
+    shown = ("rewards/client.py:", "orchestrator/run_metrics.py:")
     assert [place for place in found if not place.startswith(shown)] == []

@@ -14,7 +14,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from polyray.config.model import LoraSpec
 from polyray.config.run import TrainConfig
-from polyray.models.embedded import build_tokenizer
+from polyray.learner.embedded import build_tokenizer
 from polyray.models.lora import add_reference, attach_adapter
 from polyray.types import Completion, Group, PolicyVersion, Prompt, ScoredGroup
 

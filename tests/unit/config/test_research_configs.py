@@ -20,7 +20,7 @@ from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
 from polyray.config.supervised_term import PolychromicSftSpec
 from polyray.config.sweep import SweepConfig
 from polyray.errors import MissingFile
-from polyray.observability.run_directory import config_difference
+from polyray.runs.run_directory import config_difference
 
 ROOT = Path(__file__).resolve().parents[3]
 RESEARCH = ROOT / "configs" / "research"

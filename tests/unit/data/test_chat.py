@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from polyray.data.chat import check_can_end, closing_token, encode_demonstration, encode_prompt, stop_tokens
 from polyray.errors import ConfigError, DataError
-from polyray.models.embedded import SPECIAL_TOKENS, build_tokenizer
+from polyray.learner.embedded import SPECIAL_TOKENS, build_tokenizer
 from polyray.types import Prompt
 
 PAD, BOS, EOS = range(3)

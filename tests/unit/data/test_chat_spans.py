@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from polyray.data.chat import encode_demonstration, encode_prompt
 from polyray.data.token_rows import TokenRow
 from polyray.errors import DataError
-from polyray.models.embedded import SPECIAL_TOKENS, build_tokenizer
+from polyray.learner.embedded import SPECIAL_TOKENS, build_tokenizer
 from polyray.types import Prompt
 
 PAD, BOS, EOS = range(3)

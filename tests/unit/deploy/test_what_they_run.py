@@ -14,7 +14,7 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from jobs.sweep_plan import parts_at_once, plan_trials
-from polyray.config.bundles import (
+from polyray.capacity.bundles import (
     CPU,
     GPU,
     Machine,

@@ -16,7 +16,7 @@ from polyray.errors import BudgetReached, ConfigError
 from polyray.evaluation.pipeline import run_evaluation
 from polyray.evaluation.sampling import EvaluationPaths, Sample
 from polyray.types import Completion, Group, GroupRequest, PolicyVersion
-from tests.unit.evaluation.judge.judge_server import Asked, JudgeServer, prefers_longer
+from tests.unit.shelf.judge.judge_server import Asked, JudgeServer, prefers_longer
 
 NUM_PROMPTS, NUM_SAMPLES = 6, 3
 

@@ -21,7 +21,7 @@ from polyray.evaluation.sampling import EvaluationFiles, Sample, Sampling, evalu
 from polyray.evaluation.scorers import Scored
 from polyray.evaluation.scoring import ScoringContext, score_samples
 from polyray.evaluation.summary import summary_table
-from polyray.rollout.seeds import sample_seed
+from polyray.seeds import sample_seed
 from polyray.types import Completion, Group, GroupRequest, PolicyVersion, Prompt
 
 PROMPTS = [Prompt(f"p{i}", f"text {i}", cluster_id=f"c{i // 2}") for i in range(4)]

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from jobs.benchmark.analysis import reported, write_run_of_length
-from polyray.analysis.run_data import load_report_data
-from polyray.analysis.thinning import MAX_POINTS
+from polyray.report.run_data import load_report_data
+from polyray.report.thinning import MAX_POINTS
 
 
 def test_the_report_of_long_runs_draws_every_curve_with_few_points(tmp_path: Path) -> None:

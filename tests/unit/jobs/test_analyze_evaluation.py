@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from jobs.analyze import main
-from polyray.analysis.evaluated import theory as theory_module
 from polyray.errors import ConfigError, DataError
-from tests.unit.analysis.evaluated.evaluated_fixtures import WRONG, write_run
+from polyray.shelf.research.evaluated import theory as theory_module
+from tests.unit.shelf.research.evaluated.evaluated_fixtures import WRONG, write_run
 
 ROOT = Path(__file__).resolve().parents[3]
 HALF, EASY, HARD = [0, WRONG, WRONG, 1], [0, 0, 1, 1], [WRONG] * 4
@@ -105,7 +105,7 @@ def test_neither_torch_nor_ray_is_needed(tmp_path: Path) -> None:
     (run / "evaluation" / "samples.jsonl").unlink()
     code = (
         "import sys; from jobs.analyze import main; main(sys.argv[1:]); "
-        "import polyray.analysis.evaluated.drawings, polyray.analysis.evaluated.theory; "
+        "import polyray.shelf.research.evaluated.drawings, polyray.shelf.research.evaluated.theory; "
         "print(sorted(set(sys.modules) & {'torch', 'ray', 'vllm', 'transformers'}))"
     )
     command = [sys.executable, "-c", code, "evaluation", str(run), "--out", str(tmp_path / "out")]

@@ -32,9 +32,9 @@ from polyray.config.judge import JudgeConfig, JudgeSpec
 from polyray.config.loader import build_config, load_config
 from polyray.config.run import EvaluateConfig, QuickstartConfig, SftConfig, TrainConfig
 from polyray.config.sweep import SweepConfig
-from polyray.observability.cost import CostMeter, Held, Tokens
-from polyray.observability.cost_record import Amounts, CostRecord, JudgeSpend, read_cost
-from polyray.observability.progress import ProgressDisplay
+from polyray.runs.cost import CostMeter, Held, Tokens
+from polyray.runs.cost_record import Amounts, CostRecord, JudgeSpend, read_cost
+from polyray.runs.progress import ProgressDisplay
 
 JUDGE = {"provider": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
 PRICED = {**JUDGE, "prices": {"input": 1.0, "cached_input": 0.5, "output": 10.0}}

@@ -22,9 +22,9 @@ from jobs.sweep_trial import SweepWork, as_tune_config, run_trial
 from polyray.config.loader import load_config
 from polyray.config.sweep import SweepConfig
 from polyray.errors import Stopped
-from polyray.observability.cost_record import read_cost
-from polyray.observability.progress import ProgressDisplay
-from polyray.observability.run_directory import RunDirectory
+from polyray.runs.cost_record import read_cost
+from polyray.runs.progress import ProgressDisplay
+from polyray.runs.run_directory import RunDirectory
 
 FLEET: Any = SimpleNamespace(pool=None)
 

@@ -15,9 +15,9 @@ import pytest
 
 from jobs.curate import main
 from polyray.config.supervised import JsonlDataSpec
-from polyray.data.engagement import EngagementRecord, read_records
 from polyray.data.records import read_demonstrations
 from polyray.errors import ConfigError, DataError
+from polyray.shelf.preferences.engagement import EngagementRecord, read_records
 from polyray.tasks.jsonl import read_rows
 from tests.data_sets import shared_data
 
@@ -164,7 +164,7 @@ def test_new_data_is_curated_again_and_another_configuration_is_refused(tmp_path
 
 
 def test_tokens_of_a_model_and_the_best_that_differ(tmp_path: Path) -> None:
-    from polyray.models.embedded import build_tokenizer
+    from polyray.learner.embedded import build_tokenizer
 
     tokenizer = build_tokenizer()
     tokenizer.save_pretrained(tmp_path / "model")

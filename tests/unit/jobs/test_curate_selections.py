@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from jobs.curate import main
-from polyray.data.engagement import read_records
 from polyray.data.selections import SelectionStore
 from polyray.errors import ConfigError, DataError
+from polyray.shelf.preferences.engagement import read_records
 from tests.unit.data.selections.builders import candidates_record
 
 ROOT = Path(__file__).resolve().parents[3]

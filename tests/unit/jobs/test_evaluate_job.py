@@ -20,8 +20,8 @@ from polyray.config.reward import SandboxRewardSpec
 from polyray.config.run import EvaluateConfig
 from polyray.errors import ConfigError
 from polyray.evaluation.records import SampleRecord, read_samples, write_lines
-from polyray.observability.progress import ProgressDisplay
-from polyray.observability.run_directory import RunDirectory
+from polyray.runs.progress import ProgressDisplay
+from polyray.runs.run_directory import RunDirectory
 from polyray.tasks.hidden_trap_grid import parse_prompt, shortest_moves
 from polyray.types import Completion, Group, GroupRequest, PolicyVersion
 from tests.job_checks import check_without_models
@@ -82,7 +82,9 @@ def test_score_refuses_bad_settings(samples: Path) -> None:
         main(["score", str(samples), "--ks", "2,1"])
 
 
-def test_score_and_check_need_neither_torch_nor_ray_before_there_is_a_base(samples: Path, tmp_path: Path) -> None:
+def test_score_and_check_need_neither_torch_nor_ray_before_there_is_a_base(
+    samples: Path, tmp_path: Path
+) -> None:
     config = tmp_path / "e.yaml"
     config.write_text(
         f"name: e\nmodel: {{cache_dir: {tmp_path / 'no models'}}}\nadapters: {{base: null}}\n"

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from jobs.evaluate import main
-from polyray.analysis.run_data import load_report_data
 from polyray.errors import ConfigError, DataError, MissingFile, RewardError
-from polyray.evaluation.reward_model.scorers import RandomScorer
-from tests.unit.evaluation.reward_model.planted import planted_reward, records, write_records
+from polyray.report.run_data import load_report_data
+from polyray.shelf.preferences.reward_evaluation.scorers import RandomScorer
+from tests.unit.shelf.preferences.reward_evaluation.planted import planted_reward, records, write_records
 
 ACCURACY = 0.8
 

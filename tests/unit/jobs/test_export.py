@@ -25,8 +25,8 @@ from polyray.models.adapter_files import read_adapter
 from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base, load_tokenizer
 from polyray.models.lora import attach_adapter, save_adapter
-from polyray.observability.data_record import record_data
-from polyray.observability.jsonl import JsonlWriter
+from polyray.runs.data_record import record_data
+from polyray.runs.jsonl import JsonlWriter
 from tests.unit.tiny_policy import move, save_base, train_config
 
 TOKENS = torch.tensor([[1, 4, 9, 13, 2], [1, 5, 5, 6, 7]])

@@ -19,7 +19,7 @@ from jobs.fleet import (
     open_shared_fleet,
     training_base,
 )
-from polyray.config.derived import required_cpus
+from polyray.capacity.derived import required_cpus
 from polyray.config.loader import build_config
 from polyray.config.model import ModelSpec
 from polyray.config.rollout import RolloutSpec

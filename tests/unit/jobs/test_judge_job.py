@@ -18,9 +18,9 @@ import yaml
 
 from jobs.judge import main
 from polyray.errors import BudgetReached, ConfigError, JudgeError
-from polyray.evaluation.judge import read_judgements
 from polyray.evaluation.records import SampleRecord, write_lines
-from tests.unit.evaluation.judge.judge_server import (
+from polyray.shelf.judge import read_judgements
+from tests.unit.shelf.judge.judge_server import (
     Asked,
     JudgeServer,
     Reply,

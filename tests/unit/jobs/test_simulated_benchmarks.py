@@ -14,8 +14,8 @@ from jobs.benchmark import overlap, recovery, scale, simulated_fleet
 from jobs.benchmark.simulated_fleet import HostedHandle, KillablePool, Observations, SimulatedPool
 from jobs.benchmark.simulated_measures import engine_groups_per_s, figures_of, ideal_groups_per_s, percentile
 from jobs.benchmark.simulated_run import SimulatedLoad, SimulatedRun, SimulatedStep, simulated_payload
-from polyray.delivery.adapter import sha256_of
 from polyray.errors import ConfigError, PolyrayError
+from polyray.models.adapter import sha256_of
 
 SECONDS_A_STEP = 10.0
 

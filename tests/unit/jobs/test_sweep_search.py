@@ -23,10 +23,10 @@ from jobs.sweep_optuna import SETTING, OptunaSettings, open_study
 from jobs.sweep_plan import plan_trials, trial_plan
 from jobs.sweep_search import TrialSearcher, open_settings, search_note
 from jobs.sweep_trial import reported_metrics
-from polyray.analysis.sweep.trials import Trial
 from polyray.config.loader import build_config
 from polyray.config.sweep import SweepConfig
 from polyray.errors import ConfigError
+from polyray.report.sweep.trials import Trial
 
 ROOT = Path(__file__).resolve().parents[3]
 TRAIN = str(ROOT / "configs/train/hidden_trap_grid_polychromic.yaml")

@@ -17,10 +17,10 @@ from jobs.watch import shown_metrics
 from polyray.config.loader import build_config
 from polyray.config.run import TrainConfig
 from polyray.errors import ConfigError, DataError
-from polyray.observability.jsonl import JsonlWriter
-from polyray.observability.progress import ProgressDisplay, headline
-from polyray.observability.run_directory import RunDirectory
 from polyray.rollout import vllm_build
+from polyray.runs.jsonl import JsonlWriter
+from polyray.runs.progress import ProgressDisplay, headline
+from polyray.runs.run_directory import RunDirectory
 from services.reward.run import RewardServiceAddress
 
 

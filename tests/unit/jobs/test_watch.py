@@ -19,13 +19,13 @@ from rich.console import Console
 
 from jobs import watch
 from jobs.watch import watch_training
-from polyray.actors.learner_presence import RESTARTING
 from polyray.errors import EXIT_INTERRUPTED, RolloutError, Stopped
-from polyray.observability.cost import CostMeter, Held
-from polyray.observability.cost_record import read_cost
-from polyray.observability.jsonl import read_jsonl
-from polyray.observability.progress import ProgressDisplay
-from polyray.observability.run_directory import RunPaths
+from polyray.orchestrator.learner_presence import RESTARTING
+from polyray.runs.cost import CostMeter, Held
+from polyray.runs.cost_record import read_cost
+from polyray.runs.jsonl import read_jsonl
+from polyray.runs.progress import ProgressDisplay
+from polyray.runs.run_directory import RunPaths
 from tests.unit.tiny_policy import train_config
 
 

@@ -15,10 +15,10 @@ from rich.console import Console
 
 from jobs import watch_workers
 from polyray.errors import EXIT_INTERRUPTED, Stopped
-from polyray.observability.jsonl import JsonlWriter
-from polyray.observability.progress import ProgressDisplay
-from polyray.observability.run_directory import RunPaths
-from polyray.observability.stop_request import is_stop_requested
+from polyray.runs.jsonl import JsonlWriter
+from polyray.runs.progress import ProgressDisplay
+from polyray.runs.run_directory import RunPaths
+from polyray.runs.stop_request import is_stop_requested
 
 DEADLINE_S = 10.0
 

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from polyray.config.run import TrainConfig
-from polyray.delivery.adapter import AdapterPayload
 from polyray.learner.loop import run_learner
 from polyray.learner.policy import Policy
 from polyray.learner.run_files import RunFiles
 from polyray.learner.verdict import Verdict
-from polyray.rollout.ledger import Finished, GroupLedger
-from polyray.rollout.seeds import sample_seed
+from polyray.models.adapter import AdapterPayload
+from polyray.orchestrator.ledger import Finished, GroupLedger
+from polyray.seeds import sample_seed
 from polyray.types import ScoredGroup, StepMetrics, TrainingBatch
 from tests.unit.learner.step_fixtures import token_logprobs
 from tests.unit.tiny_policy import random_group

@@ -19,7 +19,7 @@ from polyray.learner.policy import Policy
 from polyray.learner.state import newest_checkpoint
 from polyray.learner.supervised_loop import SupervisedRun, run_supervised
 from polyray.models.lora import adapter_bytes
-from polyray.observability.jsonl import read_jsonl
+from polyray.runs.jsonl import read_jsonl
 from polyray.types import ScoredGroup, TrainingBatch, is_timing_key
 from tests.unit.learner.step_fixtures import as_batch
 from tests.unit.tiny_policy import random_group, train_config

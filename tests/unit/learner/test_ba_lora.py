@@ -20,7 +20,7 @@ from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base
 from polyray.models.lora import attach_adapter
 from polyray.models.pissa import start_from_principal_components
-from polyray.observability.jsonl import read_jsonl
+from polyray.runs.jsonl import read_jsonl
 from tests.unit.tiny_policy import build_base, build_policy, move
 
 

@@ -19,7 +19,7 @@ from polyray.learner.checkpoint_storage import CheckpointStorage
 from polyray.learner.checkpoints import CheckpointStore, best_steps
 from polyray.learner.state import save_checkpoint
 from polyray.learner.step import PolicyLearner
-from polyray.observability.atomic import atomic_directory
+from polyray.runs.atomic import atomic_directory
 from tests.full_disk import small_files_only
 from tests.unit.learner.step_fixtures import build_learner
 from tests.unit.tiny_policy import train_config

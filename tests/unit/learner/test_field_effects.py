@@ -19,7 +19,6 @@ import pytest
 import torch
 from pydantic import BaseModel, ValidationError
 
-from polyray.actors.rollout_actor import usefulness
 from polyray.config import algorithm as algorithms
 from polyray.config.algorithm import OF_CLASSES, OF_DISTANCES, PolychromicSpec
 from polyray.config.loss import LossSpec
@@ -33,7 +32,8 @@ from polyray.learner.advantages import algorithm_at
 from polyray.learner.step import PolicyLearner
 from polyray.learner.supervised_objectives import build_batch_loss
 from polyray.models.pissa import start_from_principal_components
-from polyray.rollout.ledger import GroupLedger
+from polyray.orchestrator.ledger import GroupLedger
+from polyray.orchestrator.rollout_actor import usefulness
 from polyray.types import ScoredGroup, TrainingBatch
 from tests.unit.learner.step_fixtures import with_ratios
 from tests.unit.tiny_policy import build_policy, move, random_group, train_config

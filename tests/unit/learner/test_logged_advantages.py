@@ -12,7 +12,7 @@ from polyray.config.run import TrainConfig
 from polyray.learner import step as step_module
 from polyray.learner.advantages import compute_advantages
 from polyray.learner.run_files import RunFiles
-from polyray.observability.jsonl import read_jsonl
+from polyray.runs.jsonl import read_jsonl
 from polyray.types import METRIC_KEYS, ScoredGroup
 from tests.unit.learner.loop_fixtures import start
 from tests.unit.learner.step_fixtures import as_batch, build_learner, mixed_groups

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from polyray.config.run import TrainConfig
-from polyray.delivery.adapter import AdapterPayload
 from polyray.learner.loop import run_learner
 from polyray.learner.policy import Policy
 from polyray.learner.run_files import RunFiles
 from polyray.learner.verdict import Verdict
-from polyray.observability.jsonl import read_jsonl
+from polyray.models.adapter import AdapterPayload
+from polyray.runs.jsonl import read_jsonl
 from polyray.types import TrainingBatch, is_timing_key
 from tests.unit.learner.loop_fixtures import Attempt, InMemory, start
 from tests.unit.tiny_policy import train_config

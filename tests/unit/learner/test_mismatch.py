@@ -14,7 +14,7 @@ from rich.console import Console
 from jobs.watch import show_alarms
 from polyray.config.mismatch import MismatchAlarmSpec, mismatch_text
 from polyray.learner.mismatch import MismatchWatch, is_mismatched
-from polyray.observability.progress import ProgressDisplay
+from polyray.runs.progress import ProgressDisplay
 from tests.unit.tiny_policy import train_config
 
 SPEC = MismatchAlarmSpec(window=10, kl_rollout=0.1, ess=0.6, growing_share=0.2, significance=0.01)

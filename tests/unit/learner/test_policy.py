@@ -11,14 +11,14 @@ import torch
 from peft import PeftModel
 
 from polyray.config.run import TrainConfig
-from polyray.delivery.adapter import AdapterShape, sha256_of
-from polyray.delivery.probe import probe_logprobs
 from polyray.errors import CheckpointError, ConfigError
 from polyray.learner.policy import Policy, Restored
 from polyray.learner.state import newest_checkpoint
+from polyray.models.adapter import AdapterShape, sha256_of
 from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base
 from polyray.models.lora import adapter_bytes, save_adapter
+from polyray.weight_sync.probe import probe_logprobs
 from tests.unit.tiny_policy import build_policy, move, save_base, train_config
 
 CPU = torch.device("cpu")

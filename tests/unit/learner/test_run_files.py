@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from polyray.learner.run_files import RunFiles
-from polyray.observability.jsonl import read_jsonl
+from polyray.runs.jsonl import read_jsonl
 from polyray.types import METRIC_KEYS, StepMetrics, TrainingBatch
 from tests.unit.tiny_policy import random_group, train_config
 

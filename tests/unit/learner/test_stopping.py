@@ -12,7 +12,7 @@ import pytest
 
 from polyray.learner import reduce
 from polyray.learner.stopping import agreed_to_stop
-from polyray.observability.stop_request import StopRequest
+from polyray.runs.stop_request import StopRequest
 
 
 def test_what_rank_0_sees_holds_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,17 +12,17 @@ import torch
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from polyray.config.run import SftConfig
-from polyray.data.demonstrations import EpochOrder, load_demonstrations, truncate
 from polyray.data.token_rows import TokenRow
 from polyray.errors import ConfigError, DataError
 from polyray.learner import supervised_loop
+from polyray.learner.demonstrations import EpochOrder, load_demonstrations, truncate
+from polyray.learner.embedded import build_tokenizer
 from polyray.learner.optim import build_optimizer, build_scheduler
 from polyray.learner.supervised import demonstration_batches, supervised_step
 from polyray.learner.supervised_loop import SupervisedRun, run_supervised
 from polyray.learner.supervised_objectives import build_batch_loss
-from polyray.models.embedded import build_tokenizer
-from polyray.observability.jsonl import read_jsonl
-from polyray.observability.stop_request import StopRequest
+from polyray.runs.jsonl import read_jsonl
+from polyray.runs.stop_request import StopRequest
 from tests.unit.tiny_policy import build_policy, save_base
 
 WEIGHTS = "adapter/adapter_model.safetensors"

@@ -15,9 +15,9 @@ from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from polyray.config.model import LoraSpec
 from polyray.errors import ConfigError
+from polyray.learner.embedded import build_tokenizer
 from polyray.models.adapter_files import read_adapter
 from polyray.models.base_files import base_fingerprint
-from polyray.models.embedded import build_tokenizer
 from polyray.models.loading import load_base
 from polyray.models.lora import (
     adapter_bytes,

@@ -11,13 +11,13 @@ import torch.distributed as dist
 from peft import PeftModel
 from torch.distributed.tensor import DTensor
 
-from polyray.delivery.probe import probe_logprobs
 from polyray.errors import ConfigError
 from polyray.learner.lockstep import idle_pass, in_lockstep
 from polyray.models import packing, sharding
 from polyray.models.logprobs import Rows, completion_logprobs
 from polyray.models.lora import adapter_bytes, reference_active
 from polyray.models.sharding import is_sharded, shard_base
+from polyray.weight_sync.probe import probe_logprobs
 from tests.unit.tiny_policy import build_policy
 
 LONG_AND_SHORT = Rows(

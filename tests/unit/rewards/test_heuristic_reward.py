@@ -9,7 +9,7 @@ import pytest
 
 from polyray.config.loader import build_config
 from polyray.config.text_reward import HeuristicRewardSpec
-from polyray.data.curation.flagged import FlaggedWords
+from polyray.data.flagged_words import FlaggedWords
 from polyray.errors import ConfigError
 from polyray.models.text_encoder import cosine_similarity
 from polyray.rewards.base import Score, ScoreItem

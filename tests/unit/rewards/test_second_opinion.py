@@ -106,7 +106,7 @@ def test_two_engagement_models_must_have_learnt_from_different_threads(
         data = SimpleNamespace(half="?", split_seed=0)
         return SimpleNamespace(name=path.name, version=path.name, clusters=threads[path.name], data=data)
 
-    monkeypatch.setattr("polyray.rewards.engagement.read_card", card)
+    monkeypatch.setattr("polyray.shelf.preferences.reward_model.read_card", card)
 
     def plan(second: str) -> RewardPlan:
         first = EngagementRewardSpec(path=str(tmp_path / "train"))

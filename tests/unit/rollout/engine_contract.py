@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from polyray.delivery.adapter import AdapterPayload
 from polyray.errors import DataError, DeliveryError, RolloutError
+from polyray.models.adapter import AdapterPayload
 from polyray.rollout.engine import Engine
 from polyray.types import Group, GroupRequest, Prompt
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from polyray.delivery.adapter import AdapterPayload, Probe, sha256_of
 from polyray.errors import DataError
+from polyray.models.adapter import AdapterPayload, Probe, sha256_of
 from polyray.rollout.engine import Engine
 from polyray.rollout.worker import RolloutWorker
 from polyray.types import Completion, Group, GroupRequest, PolicyVersion, Prompt

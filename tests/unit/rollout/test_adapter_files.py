@@ -12,13 +12,13 @@ import pytest
 from peft import LoraConfig, PeftModel
 
 from polyray.config.model import LoraSpec
-from polyray.delivery.adapter import AdapterShape
-from polyray.delivery.probe import probe_logprobs
 from polyray.errors import DeliveryError
+from polyray.models.adapter import AdapterShape
 from polyray.models.lora import adapter_bytes, adapter_config, attach_adapter
 from polyray.rollout.adapter_files import AdapterFiles, peft_config, reap_adapter_files
 from polyray.rollout.processes import ProcessIdentity, descendants, pid_namespace, this_process
 from polyray.rollout.vllm_delivery import zero_adapter
+from polyray.weight_sync.probe import probe_logprobs
 from tests.unit.tiny_policy import build_base, move, save_base
 
 SEQUENCES = ((1, 8, 9, 4, 20), (1, 7, 3))

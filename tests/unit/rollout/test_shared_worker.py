@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from polyray.delivery.adapter import AdapterPayload
 from polyray.errors import RolloutError
+from polyray.models.adapter import AdapterPayload
 from polyray.types import GroupRequest, PolicyVersion
 from tests.unit.rollout.scripted_engine import WAIT_S, ScriptedEngine, failed_with, payload, request, running
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from polyray.config.rollout import RolloutSpec
-from polyray.delivery.adapter import AdapterPayload, Probe, sha256_of
 from polyray.errors import RolloutError
-from polyray.models.embedded import build_tokenizer
+from polyray.learner.embedded import build_tokenizer
+from polyray.models.adapter import AdapterPayload, Probe, sha256_of
 from polyray.rollout.simulated_engine import SimulatedEngine
 from polyray.rollout.worker import RolloutWorker
 from polyray.types import PolicyVersion

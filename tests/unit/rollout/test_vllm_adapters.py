@@ -14,11 +14,11 @@ from safetensors.torch import load, save
 
 from polyray.config.model import LoraSpec
 from polyray.config.rollout import RolloutSpec
-from polyray.delivery.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
-from polyray.delivery.probe import probe_logprobs
 from polyray.errors import DeliveryError, RolloutError
+from polyray.models.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
 from polyray.models.lora import adapter_bytes, adapter_config, attach_adapter
 from polyray.types import Group, GroupRequest, PolicyVersion, Prompt
+from polyray.weight_sync.probe import probe_logprobs
 from tests.unit.rollout.engine_process import RemoteEngine, engine_process
 from tests.unit.tiny_policy import build_base, move, save_base
 

@@ -11,12 +11,12 @@ import pytest
 
 from polyray.config.model import LoraSpec
 from polyray.config.rollout import RolloutSpec
-from polyray.delivery.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
-from polyray.delivery.probe import probe_logprobs
-from polyray.models.embedded import build_tokenizer
+from polyray.learner.embedded import build_tokenizer
+from polyray.models.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
 from polyray.models.lora import adapter_bytes, adapter_config, attach_adapter
 from polyray.rollout.engine import Engine
 from polyray.types import PolicyVersion
+from polyray.weight_sync.probe import probe_logprobs
 from tests.unit.rollout.engine_contract import MAX_TOKENS, EngineContract, by_id, request, tokens
 from tests.unit.rollout.engine_process import RemoteEngine, engine_process
 from tests.unit.tiny_policy import build_base, move, save_base

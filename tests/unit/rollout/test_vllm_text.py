@@ -16,13 +16,13 @@ import torch
 
 from polyray.config.model import LoraSpec
 from polyray.config.rollout import RolloutSpec
-from polyray.delivery.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
-from polyray.delivery.probe import probe_logprobs
 from polyray.errors import DeliveryError, RolloutError
-from polyray.models.embedded import build_tokenizer
+from polyray.learner.embedded import build_tokenizer
+from polyray.models.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
 from polyray.models.lora import adapter_bytes, adapter_config, attach_adapter
 from polyray.rollout.text_engine import TextDelta, TextEngine, TextRequest, TextSampling
 from polyray.types import PolicyVersion
+from polyray.weight_sync.probe import probe_logprobs
 from tests.unit.tiny_policy import build_base, move, save_base
 
 SHAPE = {"head_dim": 32, "num_hidden_layers": 2}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from polyray.delivery.adapter import AdapterPayload, sha256_of
 from polyray.errors import ConfigError, DataError, DeliveryError, RolloutError
+from polyray.models.adapter import AdapterPayload, sha256_of
 from polyray.rollout.engine import Engine
 from polyray.rollout.worker import RolloutWorker, _Stop
 from tests.unit.rollout.scripted_engine import WAIT_S, ScriptedEngine, failed_with, payload, request, running

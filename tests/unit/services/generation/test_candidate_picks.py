@@ -12,8 +12,8 @@ import pytest
 from polyray.config.generation import GenerationServeConfig
 from polyray.config.loader import build_config
 from polyray.rewards.base import GroupScores
-from polyray.rollout.seeds import sample_seed
 from polyray.rollout.text_engine import TextRequest, TextSampling
+from polyray.seeds import sample_seed
 from services.generation.asking import Asked
 from services.generation.candidates import CandidateMaker
 from services.generation.candidates_wire import CandidatesRequest

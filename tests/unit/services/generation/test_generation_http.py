@@ -15,7 +15,7 @@ import pytest_asyncio
 import torch
 
 from polyray.data.chat import encode_prompt
-from polyray.models.embedded import build_tokenizer
+from polyray.learner.embedded import build_tokenizer
 from polyray.types import Prompt
 from services import gauges
 from services.generation.routes import build_http_app

@@ -12,8 +12,8 @@ import pytest
 
 from polyray.config.delivery import Tolerance
 from polyray.config.generation import AdapterSpec, GenerationServeConfig
-from polyray.delivery.adapter import AdapterPayload, Probe
 from polyray.errors import ConfigError, DeliveryError, PolicyNotDelivered
+from polyray.models.adapter import AdapterPayload, Probe
 from polyray.types import PolicyVersion
 from services.generation.errors import AdapterConflict, InvalidRequest, UnknownPolicy
 from services.generation.following import ServedAdapters

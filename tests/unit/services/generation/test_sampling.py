@@ -8,8 +8,8 @@ from contextlib import aclosing
 import numpy as np
 import pytest
 
-from polyray.delivery.adapter import AdapterPayload, Probe
 from polyray.errors import RolloutError
+from polyray.models.adapter import AdapterPayload, Probe
 from polyray.rollout.text_engine import TextRequest, TextSampling
 from polyray.types import PolicyVersion
 from services.generation.errors import DeadlineExceeded, EngineBusy

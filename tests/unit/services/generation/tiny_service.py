@@ -10,8 +10,8 @@ import httpx
 from polyray.config.generation import GenerationServeConfig
 from polyray.config.loader import build_config
 from polyray.config.model import LoraSpec
+from polyray.learner.embedded import CHAT_TEMPLATE, build_tokenizer
 from polyray.models.base_files import base_fingerprint
-from polyray.models.embedded import CHAT_TEMPLATE, build_tokenizer
 from polyray.models.lora import attach_adapter, save_adapter
 from services.generation.routes import build_http_app
 from services.generation.service import GenerationService

@@ -1,0 +1,340 @@
+"""Which groups run, wait or were consumed: each one exactly once in the surviving history.
+
+    next_id() --> running --finished()--> buffer --cut()--> a batch, leased by (attempt, step)
+                     |          |            |                |
+                requeue()     drop()       too stale        lost(): its handle leads nowhere any more
+              after a fault   filter()
+
+Plain bookkeeping of ids and whatever handle the caller attaches (the coordinator attaches object references).
+A batch is cut once per step and asking again gives the same one; `snapshot` and `restore` carry it over a
+restart, and `take_back` those groups that need not be sampled again. Whatever leaves without being trained on is
+named with its reason, so that a run can account for every id.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+from polyray.orchestrator.staleness import Verdict, judge, may_start
+from polyray.types import PolicyVersion
+
+HandleT = TypeVar("HandleT")
+DropReason = Literal["unscored", "teaches_nothing", "stale", "other_lineage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished(Generic[HandleT]):
+    """A scored group waiting for the learner.
+
+    Example:
+        Finished(group_id=40, policy=PolicyVersion(...), handle=ref, num_tokens=96, generate_s=.2,
+        score_s=.01)
+    """
+
+    group_id: int
+    policy: PolicyVersion
+    handle: HandleT
+    num_tokens: int
+    generated_at: float
+    """Clock of the process that keeps the ledger, in seconds."""
+    scored_at: float
+
+
+@dataclass(slots=True)
+class Batch(Generic[HandleT]):
+    """What one learner step consumes: places that are filled, once, and stay as they are.
+
+    Example:
+        Batch(step=17, places=[Finished(...), None], lost={1: 274}, dropped=((271, "stale"),))
+    """
+
+    step: int
+    places: list[Finished[HandleT] | None]
+    """A rank's share is every n-th place, so a place keeps its number whatever happens to its group."""
+    lost: dict[int, int] = field(default_factory=dict)
+    """Place -> the group that was lost there and is on its way again."""
+    dropped: tuple[tuple[int, DropReason], ...] = ()
+    """Groups that left since the batch before, without being trained on."""
+
+    @property
+    def groups(self) -> list[Finished[HandleT]]:
+        """The groups of a complete batch."""
+        return [place for place in self.places if place is not None]
+
+
+@dataclass(slots=True)
+class LedgerCounts:
+    """Since the start of the surviving history.
+
+    Example:
+        LedgerCounts(dropped=2, filtered=0, stale=2, stale_tokens=1800, used=64, used_tokens=20480)
+    """
+
+    dropped: int = 0
+    filtered: int = 0
+    stale: int = 0
+    """Of the dropped ones, those that were too old."""
+    stale_tokens: int = 0
+    used: int = 0
+    used_tokens: int = 0
+
+    @property
+    def stale_length_ratio(self) -> float:
+        """Mean tokens of groups dropped for age over those of groups trained on; above 1: long ones are lost."""
+        if not self.stale or not self.used_tokens:
+            return 0.0
+        return (self.stale_tokens / self.stale) / (self.used_tokens / self.used)
+
+
+class GroupLedger(Generic[HandleT]):
+    """See the module. Not thread-safe: the coordinator's event loop owns it."""
+
+    def __init__(self, batch: int, max_staleness: int, total_steps: int) -> None:
+        self.batch = batch
+        self.max_staleness = max_staleness
+        self.total_steps = total_steps
+        self.attempt = 0
+        self.learner_version = 0
+        self.counts = LedgerCounts()
+        self._ancestors: dict[int, int] = {}
+        """Attempt -> its newest version that this one descends from."""
+        self._dropped: list[tuple[int, DropReason]] = []
+        self._cursor = 0
+        self._first_of_step = 0
+        self._requeued: list[int] = []
+        self._running: set[int] = set()
+        self._buffer: dict[int, Finished[HandleT]] = {}
+        self._unjudged: list[int] = []
+        """Buffered groups whose age was not looked at since it last changed."""
+        self._lease: Batch[HandleT] | None = None
+
+    @property
+    def num_running(self) -> int:
+        """Groups that a worker is busy with."""
+        return len(self._running)
+
+    @property
+    def num_buffered(self) -> int:
+        """Scored groups that wait."""
+        return len(self._buffer)
+
+    @property
+    def may_cut(self) -> bool:
+        """False: asking for a batch is in vain, whatever the step."""
+        return self._lease is not None or len(self._buffer) >= self.batch
+
+    @property
+    def leased_step(self) -> int | None:
+        """The step whose batch is cut and not consumed yet."""
+        return None if self._lease is None else self._lease.step
+
+    def may_start(self, served_version: int) -> bool:
+        """Whether a worker that serves this version may take one more group."""
+        accepted = self._places_taken() + len(self._buffer)
+        if accepted + len(self._running) >= self.total_steps * self.batch:
+            return False
+        return may_start(accepted, len(self._running), served_version, self.batch, self.max_staleness)
+
+    def may_start_lost(self, served_version: int) -> bool:
+        """The same, where nothing but what the leased batch still lacks is to be started."""
+        lost = self._lease.lost.values() if self._lease is not None else ()
+        waits = any(group_id in self._requeued for group_id in lost)
+        # What was dropped when it came again is replaced by another group, if there is none that waits or runs.
+        dropped = bool(lost) and not (self._running or self._buffer)
+        return (waits or dropped) and self.may_start(served_version)
+
+    def next_id(self) -> int:
+        """The group to start now: what the learner waits for first, then what a fault gave back, then the next of
+        the stream."""
+        lost = self._lease.lost.values() if self._lease is not None else ()
+        waiting = [group_id for group_id in lost if group_id in self._requeued]
+        if waiting:
+            group_id = min(waiting)
+            self._requeued.remove(group_id)
+            heapq.heapify(self._requeued)
+        elif self._requeued:
+            group_id = heapq.heappop(self._requeued)
+        else:
+            group_id = self._cursor
+            self._cursor += 1
+        self._running.add(group_id)
+        return group_id
+
+    def requeue(self, group_id: int) -> None:
+        """A running group was lost with its worker; it will be started again, once."""
+        self._running.remove(group_id)
+        heapq.heappush(self._requeued, group_id)
+
+    def finished(self, group: Finished[HandleT]) -> None:
+        """A running group was generated and scored."""
+        self._running.remove(group.group_id)
+        self._buffer[group.group_id] = group
+        self._unjudged.append(group.group_id)
+
+    def drop(self, group_id: int) -> None:
+        """A running group turned out unusable (unscored): another one will be started in its
+        place."""
+        self._running.remove(group_id)
+        self._gone(group_id, "unscored")
+
+    def filter(self, group_id: int, max_batches: int) -> bool:
+        """Drops a running group that teaches nothing; False where the step has replaced enough of them already.
+
+        Which ones are replaced follows from their ids, not from the order in which they finish: so it is the same
+        in a repeated run.
+        """
+        if group_id >= self._first_of_step + max_batches * self.batch:
+            return False
+        self._running.remove(group_id)
+        self._gone(group_id, "teaches_nothing")
+        return True
+
+    def lost(self, step: int, group_id: int) -> None:
+        """A group of the leased batch can no longer be read: it comes again, into the same place.
+
+        Asking twice, or for a batch that was consumed, changes nothing.
+        """
+        if self._lease is None or self._lease.step != step:
+            return
+        for place, item in enumerate(self._lease.places):
+            if item is not None and item.group_id == group_id:
+                self._lease.places[place] = None
+                self._lease.lost[place] = group_id
+                heapq.heappush(self._requeued, group_id)
+
+    def cut(self, step: int) -> Batch[HandleT] | None:
+        """The batch of `step`, the same at every call; None while it is not complete.
+
+        At S = 0 sorted by group id (row order changes the adapter's bytes), else the oldest version first.
+        """
+        self._drop_stale()
+        if self._lease is not None and self._lease.step == step:
+            self._refill(self._lease)
+            return None if self._lease.lost else self._lease
+        if step != self.learner_version or len(self._buffer) < self.batch:
+            return None
+        chosen = self._oldest_first()[: self.batch]
+        if self.max_staleness == 0:
+            chosen.sort(key=lambda item: item.group_id)
+        for item in chosen:
+            del self._buffer[item.group_id]
+        self._lease = Batch(step, list(chosen), dropped=tuple(self._dropped))
+        self._dropped = []
+        self._first_of_step = self._cursor
+        return self._lease
+
+    def published(self, version: int) -> None:
+        """The learner consumed the batches up to `version`."""
+        self.learner_version = version
+        self._unjudged = list(self._buffer)
+        if self._lease is not None and self._lease.step < version:
+            self.counts.used += len(self._lease.groups)
+            self.counts.used_tokens += sum(item.num_tokens for item in self._lease.groups)
+            self._lease = None
+
+    def waiting(self) -> list[Finished[HandleT]]:
+        """Scored groups that a run which goes on from here could still train on, so that it need not sample them.
+
+        Never more than S + 1 batches. None at S = 0: what is sampled again there is the same.
+        """
+        if self.max_staleness == 0:
+            return []
+        leased = self._lease.groups if self._lease else []
+        return [item for item in (*leased, *self._oldest_first()) if self._judged(item) is Verdict.USE]
+
+    def take_back(self, group: Finished[HandleT]) -> bool:
+        """After `restore`: a group that was `waiting` then waits again. False, and nothing changes, for one that
+        is not to come again, or that could not be trained on any more.
+        """
+        if group.group_id not in self._requeued or self._judged(group) is not Verdict.USE:
+            return False
+        self._requeued.remove(group.group_id)
+        heapq.heapify(self._requeued)
+        self._buffer[group.group_id] = group
+        self._unjudged.append(group.group_id)
+        return True
+
+    def snapshot(self) -> dict[str, Any]:
+        """Plain values from which `restore` continues: what was started but not consumed comes again."""
+        leased = [item.group_id for item in self._lease.groups] if self._lease else []
+        dropped = [*(self._lease.dropped if self._lease else ()), *self._dropped]
+        pending = sorted({*self._running, *self._buffer, *self._requeued, *leased})
+        oldest = self.learner_version - self.max_staleness
+        return {
+            "attempt": self.attempt,
+            "ancestors": [list(item) for item in self._ancestors.items() if item[1] >= oldest],
+            "version": self.learner_version,
+            "cursor": self._cursor,
+            "pending": pending,
+            "counts": asdict(self.counts),
+            "dropped": [list(item) for item in dropped],
+            "first_of_step": self._first_of_step,
+        }
+
+    def restore(self, snapshot: Mapping[str, Any] | None) -> int:
+        """Starts a new attempt from a snapshot (None: from nothing) and returns its number."""
+        values = snapshot or {
+            "attempt": 0, "ancestors": [], "version": 0, "cursor": 0, "pending": [], "counts": {}, "dropped": [],
+            "first_of_step": 0,
+        }  # fmt: skip
+        self._ancestors = dict(values.get("ancestors", ()))
+        self._ancestors |= {values["attempt"]: values["version"]} if snapshot else {}
+        self.attempt = max(self.attempt, values["attempt"]) + 1
+        self.learner_version = values["version"]
+        self.counts = LedgerCounts(**values["counts"])
+        self._dropped = [(group_id, reason) for group_id, reason in values["dropped"]]
+        self._first_of_step = values["first_of_step"]
+        self._cursor = values["cursor"]
+        self._requeued = list(values["pending"])
+        heapq.heapify(self._requeued)
+        self._running = set()
+        self._buffer = {}
+        self._unjudged = []
+        self._lease = None
+        return self.attempt
+
+    def _places_taken(self) -> int:
+        """Groups of consumed batches, and those of the leased one that are there."""
+        taken, lease = self.learner_version * self.batch, self._lease
+        return taken + (len(lease.places) - len(lease.lost) if lease is not None else 0)
+
+    def _oldest_first(self) -> list[Finished[HandleT]]:
+        return sorted(self._buffer.values(), key=lambda item: (item.policy.version, item.group_id))
+
+    def _refill(self, batch: Batch[HandleT]) -> None:
+        """Each lost group into its own place; where it was dropped this time, whatever waits longest."""
+        for place, group_id in list(batch.lost.items()):
+            item = self._buffer.pop(group_id, None)
+            if item is None and group_id not in self._running and group_id not in self._requeued:
+                waiting = [
+                    other for other in self._oldest_first() if other.group_id not in batch.lost.values()
+                ]
+                item = self._buffer.pop(waiting[0].group_id) if waiting else None
+            if item is not None:
+                batch.places[place] = item
+                del batch.lost[place]
+
+    def _judged(self, item: Finished[HandleT]) -> Verdict:
+        return judge(
+            item.policy, self.learner_version, self.attempt, self.max_staleness, ancestors=self._ancestors
+        )
+
+    def _gone(self, group_id: int, reason: DropReason) -> None:
+        self._dropped.append((group_id, reason))
+        if reason == "teaches_nothing":
+            self.counts.filtered += 1
+        else:
+            self.counts.dropped += 1
+
+    def _drop_stale(self) -> None:
+        unjudged, self._unjudged = self._unjudged, []
+        for item in [self._buffer[group_id] for group_id in unjudged if group_id in self._buffer]:
+            verdict = self._judged(item)
+            if verdict is not Verdict.USE:
+                del self._buffer[item.group_id]
+                self.counts.stale += 1
+                self.counts.stale_tokens += item.num_tokens
+                self._gone(item.group_id, "stale" if verdict is Verdict.STALE else "other_lineage")

@@ -1,0 +1,175 @@
+"""Starting or joining Ray, and saying before anything starts whether a run fits on it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+
+from polyray.capacity.bundles import CPU, JOB_CPUS, Machine, Misfit, Part, misfit
+from polyray.config.run import RaySpec
+from polyray.errors import ResourceError
+from polyray.orchestrator.joining import join
+
+NAMESPACE = "polyray"
+OUTSIDE_ANY_GROUP = PlacementGroupSchedulingStrategy(placement_group=None)  # type: ignore[arg-type]
+"""Inside a Tune trial every actor without an explicit strategy is captured by the trial's placement group."""
+
+WORKER_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0"),
+    "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "PYTHONWARNINGS": "ignore",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+}
+"""Of every worker of a job. The last one has Ray hide all GPUs from who asks for none, before its code runs."""
+
+
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """For an actor that its starter cannot do without: it goes with the starter's node, and with no other."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+@contextmanager
+def ray_session(spec: RaySpec, root: Path, environment: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Ray for the length of a job; yields the dashboard's address (or a word on why there is none).
+
+    Joins the cluster that RAY_ADDRESS names (as inside `ray job submit`), else starts a local one that ends
+    with the job. An already connected process is used as it is. `root` is put on the workers' import path,
+    for services/.
+    """
+    if ray.is_initialized():
+        yield "already connected"
+        return
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1" if spec.dashboard else "0")
+    # A learner whose machine is taken away is to fail like any other: the run is told, and makes room for it.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    # Where engines start at the same time, Serve's proxy needs longer than the 5 s after which it would be killed.
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
+    runtime_env = {"env_vars": {"PYTHONPATH": str(root), **WORKER_ENVIRONMENT, **(environment or {})}}
+    address = os.environ.get("RAY_ADDRESS")
+    with _own_sigterm():
+        context = _connect(spec, address, runtime_env)
+    try:
+        yield f"http://{context.dashboard_url}" if context.dashboard_url else "off (ray.dashboard=false)"
+    finally:
+        ray.shutdown()
+
+
+def _connect(spec: RaySpec, address: str | None, runtime_env: dict[str, Any]) -> Any:
+    """Joins the cluster at `address`, or starts a local Ray."""
+    if address:
+        os.environ.setdefault(
+            "RAY_OVERRIDE_JOB_RUNTIME_ENV", "1"
+        )  # a job that was submitted has variables of its own
+        return join(address, namespace=NAMESPACE, runtime_env=runtime_env, log_to_driver=False)
+    port = _free_port()
+    # Ray Train's actors ask the state API, which without this is that of the cluster that `ray start` brought up
+    # on this machine last, even if it is long gone: each question then waits for half a minute.
+    runtime_env["env_vars"]["RAY_ADDRESS"] = f"{ray.util.get_node_ip_address()}:{port}"
+    with _environment(RAY_GCS_SERVER_PORT=str(port)):
+        return ray.init(
+            address="local",  # else it would join whatever cluster was started on this machine last
+            num_cpus=spec.num_cpus,
+            object_store_memory=spec.object_store_mib * 2**20,
+            include_dashboard=spec.dashboard,
+            dashboard_host="127.0.0.1",
+            namespace=NAMESPACE,
+            runtime_env=runtime_env,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keeps this process's handler of SIGTERM: Ray's own, which it installs, leaves with exit code 15."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("", 0))
+        return listening.getsockname()[1]
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """With these variables, for what is started within."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def check_placement(parts: Sequence[Part], lower: str) -> None:
+    """Raises ResourceError, naming what does not fit on what there is, where a run can never be placed.
+
+    What other jobs hold now is not counted: they end. What a submitted job's own process holds is, for it ends last.
+    `lower` says which fields would make the run smaller.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    own_cpus = float(os.environ.get(JOB_CPUS, 0))
+    here = ray.get_runtime_context().get_node_id() if own_cpus else None
+    machines = {
+        f"{node['NodeManagerAddress']} (node {node['NodeID'][:8]})": Machine(
+            _without(node["Resources"], own_cpus if node["NodeID"] == here else 0), node["Labels"]
+        )
+        for node in nodes
+    }
+    found = misfit(parts, machines)
+    if found is not None:
+        joined = len(nodes) > 1 or bool(os.environ.get("RAY_ADDRESS"))
+        own = (
+            f" (besides {own_cpus:g} CPUs of this job's own process: --cpus of jobs.submit)"
+            if own_cpus
+            else ""
+        )
+        raise ResourceError(f"{found.text}{own}; {_way_out(found, joined)}, or lower {lower}")
+
+
+def _without(resources: Mapping[str, float], cpus: float) -> dict[str, float]:
+    return {**resources, CPU: resources.get(CPU, 0.0) - cpus}
+
+
+def _way_out(found: Misfit, joined: bool) -> str:
+    if joined:
+        return (
+            "add machines (those that an autoscaler would still add do not count, the cluster must already have the "
+            "room: raise its least number of machines first)"
+        )
+    if found.resource == "CPU":
+        return "raise ray.num_cpus (logical CPUs)"
+    return "use a machine with more GPUs, join a cluster (RAY_ADDRESS)"
+
+
+def reap(name: str) -> None:
+    """Ends an actor that an earlier start of the same run left behind."""
+    try:
+        leftover = ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:
+        return
+    ray.kill(leftover)

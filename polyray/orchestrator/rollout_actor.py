@@ -1,0 +1,240 @@
+"""A rollout worker as a Ray actor: samples a group, has it scored, answers with metadata and a reference.
+
+`RolloutActor` wraps the plain `RolloutWorker`; texts go from it straight to the reward service, so only metadata
+passes through whoever asked. Started and replaced by rollout_pool.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from polyray.config.algorithm import AlgorithmSpec
+from polyray.config.model import LoraSpec
+from polyray.config.rollout import RolloutSpec
+from polyray.config.service import ServiceSpec
+from polyray.errors import RolloutError
+from polyray.models.adapter import AdapterPayload
+from polyray.orchestrator.reward_client import RemoteCall, RewardClient
+from polyray.rewards import RewardPlan
+from polyray.rollout.worker import RolloutWorker, Usage
+from polyray.runs.logging import log_as, log_at
+from polyray.types import Group, GroupRequest, PolicyVersion, ScoredGroup
+from polyray.weight_sync.mode import DeliveryMeasurements
+from polyray.weight_sync.proof import DeliveryAck
+
+if TYPE_CHECKING:
+    from polyray.config.dynamics import Rounds
+    from polyray.periodic_eval.validation import ValidationSummary
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What it takes to build one rollout worker anywhere.
+
+    Example:
+        EngineSettings(model_dir="/models/qwen", dtype="float32", rollout=RolloutSpec(), lora_rank=16)
+    """
+
+    model_dir: str
+    dtype: str
+    rollout: RolloutSpec
+    lora_rank: int | None = None
+    """The largest rank that adapter delivery will bring; None: delivery is merged."""
+    runs: int = 1
+    """How many runs use the engine at the same time, each with versions of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """Where a worker has its groups scored.
+
+    Example:
+        Scoring(app_name="quickstart-reward", service=ServiceSpec(), want_distances=False, algorithm=GrpoSpec())
+    """
+
+    app_name: str
+    service: ServiceSpec
+    want_distances: bool
+    algorithm: AlgorithmSpec
+    """Says who takes part and, with dynamic sampling, which groups teach nothing."""
+    remote: RewardPlan | None = None
+    """Set where the reward is a service elsewhere: `app_name` then only names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutReply:
+    """What the coordinator learns of a group; the group itself travels beside it as a reference.
+
+    Example:
+        RolloutReply(group_id=40, policy=PolicyVersion(...), num_tokens=96, num_samples=16, num_scored=16,
+                     num_taking_part=16, teaches=True, generate_s=.2, score_s=.01, error=None)
+    """
+
+    group_id: int
+    policy: PolicyVersion
+    num_tokens: int
+    num_samples: int
+    num_scored: int
+    num_taking_part: int
+    """Scored, and not left out for being truncated."""
+    teaches: bool
+    """False: dynamic sampling was asked for, and all advantages are equal."""
+    generate_s: float
+    score_s: float
+    error: str | None
+    """Why something is unscored, the first reason."""
+    retried: str | None = None
+    """Why the reward service was asked again since this worker's reply before, the newest reason."""
+
+
+class RolloutActor:
+    """One engine in one Ray actor (async: many groups at a time).
+
+    The engine's library is imported at once, which takes longer than all the rest; the engine is built when
+    `build` names its model, which may not exist yet when the actor starts.
+    """
+
+    def __init__(
+        self, name: str, rollout: RolloutSpec, clients: dict[str, RewardClient] | None = None
+    ) -> None:
+        """`rollout` says which library is imported; `clients` by application name are used instead of new ones
+        (simulations share one that calls nobody)."""
+        log_as(name, name.partition("-rollout-")[0])  # a pool's workers are called after the run that owns it
+        self._name = name
+        self._settings: Future[EngineSettings] = Future()
+        self._worker = RolloutWorker(name, lambda: engine_builder(rollout)(self._settings.result()))
+        self._clients: dict[str, RewardClient] = clients if clients is not None else {}
+
+    async def build(self, settings: EngineSettings) -> None:
+        """Called once, before anything else is asked."""
+        self._settings.set_result(settings)
+
+    async def measure_delivery(self, settings: EngineSettings, lora: LoraSpec) -> DeliveryMeasurements:
+        """Instead of `build`: what both ways of delivery cost here. The actor is of no use afterwards."""
+        from polyray.rollout.vllm_measure import measure_delivery
+
+        arguments = Path(settings.model_dir), settings.rollout, settings.dtype, lora
+        return await asyncio.to_thread(measure_delivery, *arguments)
+
+    async def ready(self) -> dict[str, Any]:
+        """Waits for the engine; says how long it took and where it lives."""
+        start_s = await asyncio.wrap_future(self._worker.ready)
+        node_id = ray.get_runtime_context().get_node_id()
+        return {"name": self._name, "start_s": start_s, "pid": os.getpid(), "node_id": node_id}
+
+    async def rollout(self, request: GroupRequest, scoring: Scoring) -> tuple[RolloutReply, ScoredGroup]:
+        """Samples and scores a group: two return values, so that the second stays a reference at the
+        caller."""
+        started = time.perf_counter()
+        group = await asyncio.wrap_future(self._worker.submit(request))
+        generated = time.perf_counter()
+        scored, error = await self._scored(group, scoring)
+        retried = self._clients[scoring.app_name].take_trouble()
+        num_taking_part, teaches = usefulness(scored, scoring.algorithm, request.max_completion_tokens)
+        reply = RolloutReply(
+            group_id=group.group_id,
+            policy=group.policy,
+            num_tokens=group.num_tokens,
+            num_samples=len(group.completions),
+            num_scored=int(scored.scored_mask_G.sum()),
+            num_taking_part=num_taking_part,
+            teaches=teaches,
+            generate_s=generated - started,
+            score_s=time.perf_counter() - generated,
+            error=error,
+            retried=retried,
+        )
+        return reply, scored
+
+    async def validate(self, request: GroupRequest, scoring: Scoring, rounds: Rounds) -> ValidationSummary:
+        """Samples and scores a group of a round, of which only the values leave this process."""
+        from polyray.periodic_eval.validation import summarise
+
+        group = await asyncio.wrap_future(self._worker.submit(request))
+        scored, _ = await self._scored(group, scoring)
+        return await asyncio.to_thread(summarise, scored, rounds)
+
+    async def _scored(self, group: Group, scoring: Scoring) -> tuple[ScoredGroup, str | None]:
+        """The group with its rewards, and the first reason why one of them is missing."""
+        client = self._clients.get(scoring.app_name)
+        if client is None:
+            call = None if scoring.remote is None else RemoteCall(scoring.remote)
+            client = RewardClient(scoring.app_name, scoring.service, call)
+            self._clients[scoring.app_name] = client
+        texts = [completion.text for completion in group.completions]
+        scores = await client.score_group(group.prompt, texts, scoring.want_distances)
+        scored = ScoredGroup(
+            group, scores.rewards_G, scores.classes_G, scores.distances_GG, scores.components
+        )
+        return scored, next((error for error in scores.errors if error), None)
+
+    async def sample(self, requests: Sequence[GroupRequest]) -> list[Group]:
+        """Samples some groups without scoring them; answers when all are done."""
+        return await asyncio.gather(
+            *(asyncio.wrap_future(self._worker.submit(request)) for request in requests)
+        )
+
+    async def deliver(self, payload: AdapterPayload) -> tuple[DeliveryAck, float]:
+        """Loads a version after what is in flight; answers the probe and the engine's busy seconds so far."""
+        ack = await asyncio.wrap_future(self._worker.deliver(payload))
+        log_at(version=payload.policy.version)
+        return ack, self._worker.usage.busy_s
+
+    async def sleep(self) -> float:
+        """Has the engine give back its device's memory, after what is in flight, until there is work again; answers
+        the seconds that took."""
+        return await asyncio.wrap_future(self._worker.sleep())
+
+    async def forget(self, run: str) -> None:
+        """The run has ended, or was ended: the engine works for the others alone."""
+        self._worker.forget(run)
+
+    async def usage(self) -> Usage:
+        """What the engine's time went into so far."""
+        return self._worker.usage
+
+
+def usefulness(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: int) -> tuple[int, bool]:
+    """(completions that take part, whether they teach); the objective is computed only where somebody asks."""
+    if algorithm.truncated != "drop" and not algorithm.dynamic_sampling:
+        return int(group.scored_mask_G.sum()), True
+    from polyray.learner.advantages import algorithm_at, group_teaches, taking_part
+
+    current = algorithm_at(algorithm, group.group.policy.version)
+    teaches = not algorithm.dynamic_sampling or group_teaches(group, current, max_tokens)
+    return int(taking_part(group, current).sum()), teaches
+
+
+def engine_builder(rollout: RolloutSpec) -> Callable[[EngineSettings], Any]:
+    """What builds the engine that `rollout` asks for; its library is imported when this returns."""
+    if rollout.engine_kind == "simulated":
+        from polyray.rollout.simulated_engine import SimulatedEngine
+
+        return lambda settings: SimulatedEngine(Path(settings.model_dir), settings.rollout, settings.dtype)
+    from polyray.rollout.vllm_engine import VllmEngine, import_vllm
+
+    import_vllm(on_gpu=bool(rollout.gpus_per_worker))
+    if rollout.engine_kind == "vllm_async":
+        return _async_engine
+    return lambda settings: VllmEngine(
+        Path(settings.model_dir), settings.rollout, settings.dtype, settings.lora_rank, settings.runs
+    )
+
+
+def _async_engine(settings: EngineSettings) -> Any:
+    from polyray.rollout.vllm_async import AsyncVllmEngine
+
+    if settings.lora_rank is None:
+        raise RolloutError("an engine of several processes takes adapters only; set delivery.mode=adapter")
+    return AsyncVllmEngine(
+        Path(settings.model_dir), settings.rollout, settings.dtype, settings.lora_rank, settings.runs
+    )

@@ -1,0 +1,247 @@
+"""Rollout workers in a pool: started together, asked one group at a time, replaced when they die.
+
+`RolloutPool` keeps the handles of `RolloutActor`s; the coordinator uses it inside its event loop, an evaluation from
+the driver.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from polyray.config.model import LoraSpec
+from polyray.config.rollout import RolloutSpec
+from polyray.errors import RolloutError, is_user_error
+from polyray.models.adapter import AdapterPayload
+from polyray.orchestrator.outcome import unwrapped
+from polyray.orchestrator.resources import NAMESPACE, OUTSIDE_ANY_GROUP
+from polyray.orchestrator.rollout_actor import EngineSettings, RolloutActor
+from polyray.types import Group, GroupRequest
+from polyray.weight_sync.mode import DeliveryMeasurements
+from polyray.weight_sync.proof import DeliveryAck
+
+logger = logging.getLogger(__name__)
+
+CALLS_PER_BATCH = 2
+"""An evaluation's calls carry half of the sequences that an engine decodes together."""
+
+
+@dataclass(slots=True)
+class PoolWorker:
+    """A live worker: its name is new with every replacement, its place in the pool is not."""
+
+    index: int
+    name: str
+    handle: Any
+
+
+class RolloutPool:
+    """All rollout workers of a run, or of several that follow one another on one base model: started here, usable
+    after `build`. Those of runs at the same time: shared_pool.py."""
+
+    run = ""
+    """What the engines tell the run by that uses this pool."""
+
+    def __init__(self, owner: str, rollout: RolloutSpec) -> None:
+        self.owner = owner
+        self.rollout = rollout
+        self._settings: EngineSettings | None = None
+        self.workers = self._open()
+        self._ending: set[str] = set()
+
+    @property
+    def settings(self) -> EngineSettings:
+        """What every engine of the pool is built from."""
+        if self._settings is None:
+            raise RolloutError(f"the rollout pool of {self.owner} has no model yet; call build first")
+        return self._settings
+
+    def build(self, settings: EngineSettings) -> None:
+        """Has every worker build its engine, in the background."""
+        self._settings = settings
+        for worker in self.workers:
+            worker.handle.build.remote(settings)
+
+    def measure_delivery(self, settings: EngineSettings, lora: LoraSpec) -> DeliveryMeasurements:
+        """Before `build`: has one worker find out what both ways of delivery cost, and another take its place.
+
+        Raises RolloutError where it cannot, or what the user has to mend.
+        """
+        try:
+            return self._first_answer(0, lambda handle: handle.measure_delivery.remote(settings, lora))
+        except Exception as error:
+            _pass_on_user_errors(error)
+            raise RolloutError(
+                f"rollout worker {self.workers[0].name} could not measure its delivery: {_first_cause(error)}; "
+                "set delivery.mode to merged or adapter"
+            ) from error
+        finally:
+            self.replace(self.workers[0])
+
+    def wait_until_ready(self) -> list[dict[str, Any]]:
+        """Blocks until every engine runs. Raises RolloutError naming the worker that does not, or what the user has
+        to mend."""
+        infos = []
+        for index in range(len(self.workers)):
+            try:
+                infos.append(self._first_answer(index, lambda handle: handle.ready.remote()))
+            except Exception as error:
+                _pass_on_user_errors(error)
+                raise RolloutError(
+                    f"rollout worker {self.workers[index].name} did not start within "
+                    f"{self.rollout.ready_within_s:g} s: {_first_cause(error)}"
+                ) from error
+        return infos
+
+    def _first_answer(self, index: int, call: Callable[[Any], Any]) -> Any:
+        """Of a worker that starts, or of another in its place where it is gone before it answers: Ray gives up actors
+        that were starting when a node was lost."""
+        timeout = self.rollout.ready_within_s
+        try:
+            return ray.get(call(self.workers[index].handle), timeout=timeout)
+        except ray.exceptions.RayActorError as error:
+            gone = self.workers[index]
+            again = self.replace(gone)
+            logger.warning(
+                "rollout worker %s is gone before it was ready, %s starts: %s", gone.name, again.name, error
+            )
+            return ray.get(call(again.handle), timeout=timeout)
+
+    def replace(self, worker: PoolWorker) -> PoolWorker:
+        """Ends a worker, whatever state it is in, and starts another in its place."""
+        ray.kill(worker.handle)
+        position = [other.index for other in self.workers].index(worker.index)
+        self.workers[position] = self._start(worker.index)
+        return self.workers[position]
+
+    def grow(self) -> list[PoolWorker]:
+        """Starts those above num_workers, up to max_workers: those without room wait for it, so nobody may wait for
+        them. They end with the process that calls this."""
+        most = self.rollout.max_workers or self.rollout.num_workers
+        there = {worker.index for worker in self.workers}
+        more = [self._start(index) for index in range(self.rollout.num_workers, most) if index not in there]
+        self.workers += more
+        return more
+
+    def retire(self, worker: PoolWorker) -> None:
+        """Ends a worker and leaves its place empty, until the pool grows again."""
+        ray.kill(worker.handle)
+        self.workers = [other for other in self.workers if other.index != worker.index]
+
+    def adopt(self, workers: list[PoolWorker]) -> None:
+        """Takes over the pool's state from a copy that lived in another process (the coordinator's), without those
+        that it grew by.
+
+        Replacements that the copy started end with it, sooner or later, so the next `repair` starts them anew.
+        """
+        own = {worker.name for worker in self.workers}
+        self.workers = [worker for worker in workers if worker.index < self.rollout.num_workers]
+        self._ending |= {worker.name for worker in self.workers} - own
+
+    def repair(self) -> None:
+        """Replaces the workers that died since the pool was last used."""
+        for worker in list(self.workers):
+            if worker.name in self._ending or not self._is_alive(worker):
+                self.replace(worker)
+        self._ending.clear()
+        self.wait_until_ready()
+
+    def sleep(self) -> None:
+        """Blocks until every engine runs and has given back its device's memory. Raises RolloutError naming the
+        worker that does not start."""
+        self.wait_until_ready()
+        ray.get(
+            [worker.handle.sleep.remote() for worker in self.workers], timeout=self.rollout.ready_within_s
+        )
+
+    def deliver(self, payload: AdapterPayload, timeout_s: float) -> list[DeliveryAck]:
+        """Blocks until every worker has answered for this version."""
+        ref = ray.put(payload)
+        return [
+            ack for ack, _ in ray.get([w.handle.deliver.remote(ref) for w in self.workers], timeout=timeout_s)
+        ]
+
+    def sample(self, requests: Iterable[GroupRequest]) -> Iterator[Group]:
+        """Groups as they finish, with every engine kept full; order is not that of the requests.
+
+        A call carries half of what an engine decodes together: calls cost time on the engine's cores.
+        """
+        rollout = self.rollout
+        per_call = max(1, rollout.max_sequences // (CALLS_PER_BATCH * rollout.group_size))
+        window = max(2, 2 * rollout.max_sequences // (per_call * rollout.group_size))
+        stream = iter(requests)
+        waiting = iter(lambda: tuple(itertools.islice(stream, per_call)), ())
+        running: dict[Any, PoolWorker] = {}
+        for worker in self.workers:
+            for _ in range(window):
+                self._submit(waiting, worker, running)
+        while running:
+            done, _ = ray.wait(list(running), num_returns=1, timeout=rollout.group_timeout_s)
+            if not done:
+                raise RolloutError(
+                    f"no group finished within rollout.group_timeout_s={rollout.group_timeout_s:g} s"
+                )
+            for ref in done:
+                self._submit(waiting, running.pop(ref), running)
+            for groups in ray.get(done):
+                yield from groups
+
+    def shutdown(self) -> None:
+        """Ends every worker."""
+        for worker in self.workers:
+            ray.kill(worker.handle)
+        self.workers = []
+
+    def _submit(
+        self, waiting: Iterator[Sequence[GroupRequest]], worker: PoolWorker, running: dict[Any, PoolWorker]
+    ) -> None:
+        requests = next(waiting, None)
+        if requests is not None:
+            running[worker.handle.sample.remote(requests)] = worker
+
+    def _is_alive(self, worker: PoolWorker) -> bool:
+        try:
+            ray.get(worker.handle.ready.remote(), timeout=self.rollout.ready_within_s)
+        except ray.exceptions.RayActorError:
+            return False
+        return True
+
+    def _open(self) -> list[PoolWorker]:
+        return [self._start(index) for index in range(self.rollout.num_workers)]
+
+    def _start(self, index: int) -> PoolWorker:
+        rollout = self.rollout
+        name = f"{self.owner}-rollout-{index}-{uuid.uuid4().hex[:6]}"
+        actor = ray.remote(RolloutActor).options(
+            name=name,
+            namespace=NAMESPACE,
+            num_cpus=rollout.cpus_per_worker,
+            num_gpus=rollout.gpus_per_worker,
+            label_selector=rollout.node_labels,
+            max_concurrency=4096,
+            scheduling_strategy=OUTSIDE_ANY_GROUP,
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(rollout.threads_per_worker)}},
+        )
+        worker = PoolWorker(index, name, actor.remote(name, rollout))
+        if self._settings is not None:
+            worker.handle.build.remote(self._settings)
+        return worker
+
+
+def _pass_on_user_errors(error: BaseException) -> None:
+    cause = unwrapped(error)
+    if is_user_error(cause):
+        raise cause from error
+
+
+def _first_cause(error: BaseException) -> str:
+    cause = getattr(error, "cause", None) or error
+    lines = str(cause).strip().splitlines() or [""]
+    return f"{type(cause).__name__}: {lines[-1]}"

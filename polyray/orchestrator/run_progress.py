@@ -1,0 +1,39 @@
+"""How a run goes, as its driver shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from polyray.orchestrator.outcome import Outcome
+
+
+@dataclass(slots=True)
+class RunProgress:
+    """Belongs to the coordinator's event loop.
+
+    Example:
+        RunProgress(phase="training", version=17, groups_done=272, tokens=87040)
+    """
+
+    phase: str = "starting"
+    version: int = 0
+    groups_done: int = 0
+    tokens: int = 0
+    """Of groups for the learner, without those of rounds."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """The newest line."""
+    alarms: int = 0
+    """For over-optimisation."""
+
+    def shown(self, num_tokens: int, outcome: Outcome, incidents_seen: int) -> dict[str, Any]:
+        """As plain values; `num_tokens`: all of them; incidents from the `incidents_seen`-th on."""
+        return {
+            "phase": self.phase if outcome.failure is None else "failed",
+            "step": self.version,
+            "groups_done": self.groups_done,
+            "tokens": num_tokens,
+            "metrics": self.metrics,
+            "alarms": self.alarms,
+            "incidents": outcome.incidents[incidents_seen:],
+        }

@@ -1,0 +1,95 @@
+"""Fixed prompts while training, the coordinator's side: they go to the workers that serve a version.
+
+A group counts for the version that sampled it, so at S > 0 its prompts are handed out before any later version can be
+delivered. A group whose worker is lost goes to another that serves the version; where none does any more, it is
+counted as lost (polyray/periodic_eval/validation.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+
+import ray.exceptions
+
+from polyray.config.run import TrainConfig
+from polyray.orchestrator.outcome import Outcome
+from polyray.orchestrator.rollout_actor import Scoring
+from polyray.orchestrator.serving_fleet import ServingFleet
+from polyray.periodic_eval.validation import Validation
+from polyray.tasks.base import Task
+from polyray.types import GroupRequest, PolicyVersion
+
+
+class ValidationRounds:
+    """Belongs to the coordinator's event loop; does nothing where the configuration has no rounds."""
+
+    def __init__(
+        self, config: TrainConfig, task: Task, fleet: ServingFleet, scoring: Scoring, outcome: Outcome
+    ) -> None:
+        self._config = config
+        self._fleet = fleet
+        self._scoring = scoring
+        self._outcome = outcome
+        self._rounds = config.rounds
+        self._validation = None if self._rounds is None else Validation(config, self._rounds, task)
+        self._out = 0
+        self.num_tokens = 0
+        """Sampled in rounds since the run was started, whatever became of them."""
+
+    def due(self, version: int) -> bool:
+        """Whether this version has a round."""
+        return self._validation is not None and self._validation.due(version)
+
+    @property
+    def are_out(self) -> bool:
+        """Whether engines sample groups of a round."""
+        return self._out > 0
+
+    def restart(self) -> None:
+        """A new attempt begins: versions come again with other bytes."""
+        if self._validation is not None:
+            self._validation.restart()
+
+    def begin(self, policy: PolicyVersion) -> None:
+        """Hands out every prompt, in turn to the workers that serve this version."""
+        assert self._validation is not None
+        requests = self._validation.requests()
+        for index, request in enumerate(requests):
+            # An engine knows its groups by their ids: those of two versions may be under way at once.
+            group_id = request.group_id - policy.version * len(requests)
+            self._fleet.spawn(self._ask(policy, index, replace(request, group_id=group_id, run=policy.run)))
+
+    def result(self, version: int) -> Mapping[str, float] | None:
+        """The values of a version; None while groups are out."""
+        result = None if self._validation is None else self._validation.result(version)
+        return None if result is None else result.metrics
+
+    def _is_wanted(self, policy: PolicyVersion) -> bool:
+        current = self._outcome.failure is None and self._fleet.attempt == policy.attempt
+        return current and self._fleet.still_serves(policy)
+
+    async def _ask(self, policy: PolicyVersion, index: int, request: GroupRequest) -> None:
+        assert self._validation is not None
+        summary = None
+        self._out += 1
+        while summary is None and self._is_wanted(policy):
+            serving = [worker for worker in self._fleet.workers if self._fleet.served_by(worker) == policy]
+            if not serving:  # a replacement is on its way to it
+                await self._outcome.woken()
+                continue
+            worker = serving[index % len(serving)]
+            try:
+                summary = await asyncio.wait_for(
+                    worker.handle.validate.remote(request, self._scoring, self._rounds),
+                    self._config.rollout.group_timeout_s,
+                )
+            except (ray.exceptions.RayError, TimeoutError) as error:
+                if self._fleet.attempt == policy.attempt:  # else the workers gave it up, as they should
+                    await self._fleet.recover(worker, error)
+        self._out -= 1
+        self.num_tokens += 0 if summary is None else summary.num_tokens
+        if self._fleet.attempt == policy.attempt:
+            self._validation.add(policy.version, index, summary)
+        self._outcome.changed.set()

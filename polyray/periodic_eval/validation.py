@@ -1,0 +1,217 @@
+"""Fixed prompts while training: what is asked, what each group says, and a round's result once all have answered.
+
+    requests() --> worker --> ScoredGroup --summarise (there)--> add(version, index, summary) --> result(version)
+
+Rounds are those of `evaluation`, or of `dynamics` where there is none. The same prompts and seeds for every version,
+so values differ by the policy alone: a seed is a hash of (run seed, prompt index, sample index), never of version or
+worker. A group that could not be scored, or that no worker could sample with its version any more, is counted and
+left out, never taken for a zero. `Validation` belongs to the coordinator; the metrics go to the learner, which writes
+them down and keeps the best version (learner/validating.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from polyray.config.dynamics import Rounds
+from polyray.config.run import TrainConfig
+from polyray.errors import DataError
+from polyray.metrics import mean_pairwise_cosine_distance
+from polyray.metrics.pass_at_k import best_curve, distinct_correct_curve, pass_at_k
+from polyray.metrics.text_spread import text_spread
+from polyray.seeds import sample_seed
+from polyray.tasks.base import Task
+from polyray.types import WRONG_CLASS, GroupRequest, PolicyVersion, Prompt, ScoredGroup
+
+UNVALIDATED = "unvalidated"
+"""The key of a coordinator's snapshot under which the learner adds the versions whose result it still waits for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationSummary:
+    """What one group says, computed where it was scored; texts and tokens stay there.
+
+    Example:
+        ValidationSummary(policy=PolicyVersion(1, 20, "9f86..."), num_samples=8, num_scored=8, num_tokens=53,
+                          values={"pass_at_1": 0.25, "pass_at_8": 1.0, "reward_mean": 0.25})
+    """
+
+    policy: PolicyVersion
+    num_samples: int
+    num_scored: int
+    num_tokens: int
+    values: Mapping[str, float]
+    """Without those that have no unbiased estimate from `num_scored` samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationResult:
+    """A version's values: means over prompts.
+
+    Example:
+        ValidationResult(version=20, metrics={"pass_at_1": 0.31, "unscored_groups": 0.0, "num_prompts": 64.0})
+    """
+
+    version: int
+    metrics: Mapping[str, float]
+
+
+class Validation:
+    """The fixed prompts of a run and the groups that have come in; owned by one thread.
+
+    Raises DataError where the task does not have the prompts that `rounds` ask for.
+    """
+
+    def __init__(self, config: TrainConfig, rounds: Rounds, task: Task) -> None:
+        self._rounds = rounds
+        self._requests = _requests(config, rounds, validation_prompts(rounds, task, config.seed))
+        self._under_way: dict[int, dict[int, ValidationSummary | None]] = {}
+        self._results: dict[int, ValidationResult] = {}
+
+    def due(self, version: int) -> bool:
+        """Whether this version has a round: 0, every so many, and the last."""
+        return self._rounds.due(version)
+
+    def requests(self) -> list[GroupRequest]:
+        """Prompt `index` as group id -1 - index, so that no training group has the same."""
+        return self._requests
+
+    def add(self, version: int, index: int, summary: ValidationSummary | None) -> None:
+        """Takes the summary of prompt `index`, at any time and in any order; the first one counts.
+
+        None: the group is lost for this version (unscored, or its workers have gone on to another one). A summary
+        of another version than `version` counts as lost too.
+        """
+        if version in self._results:
+            return
+        groups = self._under_way.setdefault(version, {})
+        right = summary is not None and summary.policy.version == version
+        groups.setdefault(index, summary if right else None)
+        if len(groups) == len(self._requests):
+            del self._under_way[version]
+            ordered = [groups[position] for position in range(len(self._requests))]
+            self._results[version] = ValidationResult(version, mean_over_prompts(ordered))
+
+    def missing(self, version: int) -> list[int]:
+        """The prompt indices that have not come in."""
+        groups = self._under_way.get(version, {})
+        return [] if version in self._results else [i for i in range(len(self._requests)) if i not in groups]
+
+    def result(self, version: int) -> ValidationResult | None:
+        """The version's values once every group is in."""
+        return self._results.get(version)
+
+    def restart(self) -> None:
+        """A new attempt begins: versions come again with other bytes, so nothing of the old one counts."""
+        self._under_way.clear()
+        self._results.clear()
+
+
+def validation_prompts(rounds: Rounds, task: Task, seed: int) -> list[Prompt]:
+    """The task's validation part; held-out prompts only where `rounds` asks for them by name.
+
+    Choices that are made on held-out prompts would make the evaluation on them too good.
+    """
+    if rounds.prompts == "held_out":
+        prompts = task.held_out_prompts()[-rounds.num_prompts :]
+    else:
+        prompts = task.validation_prompts(rounds.num_prompts)
+    if not prompts and rounds.from_training:
+        prompts = [task.training_prompt(index, seed) for index in range(rounds.num_prompts)]
+    if not prompts:
+        raise DataError(
+            f"task {task.name} has no validation prompts, on which `evaluation` chooses the best version; held-out "
+            "prompts are for jobs.evaluate alone. Give the task more data (task.path, task.train_path, "
+            "task.validation_share or task.num_validation), or remove `evaluation`"
+        )
+    return prompts
+
+
+def summarise(group: ScoredGroup, rounds: Rounds) -> ValidationSummary:
+    """The values of one group, as metrics.jsonl defines them for training groups: rewards and classes over its scored
+    completions, words and likelihoods over all."""
+    from polyray.learner.group_metrics import PASS_THRESHOLD, mean_pairwise_distance
+
+    scored_G = group.scored_mask_G
+    rewards, classes = group.rewards_G[scored_G], group.classes_G[scored_G]
+    correct = rewards >= PASS_THRESHOLD
+    ks = [k for k in rounds.ks if k <= len(rewards)]
+    values: dict[str, float] = {}
+    if ks:
+        num_correct = int(correct.sum())
+        values |= {f"pass_at_{k}": pass_at_k(len(rewards), num_correct, k) for k in ks}
+        distinct = distinct_correct_curve(classes, correct, ks)
+        best = best_curve(rewards, ks)
+        values |= {f"distinct_correct_at_{k}": value for k, value in zip(ks, distinct, strict=True)}
+        values |= {f"best_at_{k}": value for k, value in zip(ks, best, strict=True)}
+        values["reward_mean"] = float(rewards.mean())
+    if len(rewards) > 1:
+        values["diversity"] = mean_pairwise_distance(group, scored_G)
+        values["distinct_classes"] = float(len({int(found) for found in classes if found != WRONG_CLASS}))
+    completions = group.group.completions
+    values["completion_length_mean"] = group.group.num_tokens / len(completions)
+    texts = [completion.text for completion in completions]
+    values |= text_spread(texts) | _semantic_diversity(group, texts, rounds)
+    surprise = [-float(completion.rollout_logprobs.sum(dtype=np.float64)) for completion in completions]
+    values["sequence_entropy"] = math.fsum(surprise) / len(surprise)
+    values["token_entropy"] = math.fsum(surprise) / group.group.num_tokens
+    values["truncated_share"] = float(np.mean([item.finish_reason == "length" for item in completions]))
+    return ValidationSummary(
+        group.group.policy, len(completions), int(scored_G.sum()), group.group.num_tokens, values
+    )
+
+
+def _semantic_diversity(group: ScoredGroup, texts: list[str], rounds: Rounds) -> dict[str, float]:
+    """Mean 1 - cosine of sentence embeddings over pairs, where somebody measures it."""
+    if rounds.semantic_distances and group.distances_GG is not None:
+        from polyray.learner.group_metrics import mean_pairwise_distance
+
+        scored_G = group.scored_mask_G
+        return {"semantic_diversity": mean_pairwise_distance(group, scored_G)} if scored_G.sum() > 1 else {}
+    if rounds.encoder is None or len(texts) < 2:
+        return {}
+    from polyray.models.text_encoder import embed_texts
+
+    embeddings = embed_texts(rounds.encoder, texts)
+    kept = embeddings[np.linalg.norm(embeddings, axis=1) > 0]
+    return {"semantic_diversity": mean_pairwise_cosine_distance(kept)} if len(kept) > 1 else {}
+
+
+def mean_over_prompts(groups: list[ValidationSummary | None]) -> dict[str, float]:
+    """Each value's mean over the prompts that have it (sums are exact, so order does not matter), and what is
+    missing: completions without a score, and groups without any.
+    """
+    known = [group for group in groups if group is not None]
+    names = sorted({name for group in known for name in group.values})
+    metrics = {name: _mean([group.values[name] for group in known if name in group.values]) for name in names}
+    return metrics | {
+        "num_prompts": float(len(groups)),
+        "unscored": float(sum(group.num_samples - group.num_scored for group in known)),
+        "unscored_groups": float(sum(group is None or group.num_scored == 0 for group in groups)),
+        "tokens_generated": float(sum(group.num_tokens for group in known)),
+    }
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _requests(config: TrainConfig, rounds: Rounds, prompts: list[Prompt]) -> list[GroupRequest]:
+    rollout = config.rollout
+    return [
+        GroupRequest(
+            group_id=-1 - index,
+            prompt=prompt,
+            seeds=tuple(
+                sample_seed(config.seed, f"validation-{index}", i) for i in range(rounds.num_samples)
+            ),
+            max_completion_tokens=rollout.max_completion_tokens,
+            temperature=rollout.temperature,
+            share=rollout.share,
+        )
+        for index, prompt in enumerate(prompts)
+    ]

@@ -1,0 +1,33 @@
+"""How the settings of a sweep were chosen: handed in by jobs.sweep, shown by the page. Called by results.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from polyray.report.sweep.settings import Setting
+
+
+@dataclass(frozen=True, slots=True)
+class SearchNote:
+    """What the search says of itself.
+
+    Example:
+        SearchNote(words="Optuna suggested the settings (...).", on_front=("t002-3f9a", "t003-81cc"))
+    """
+
+    words: str
+    """Whole sentences."""
+    on_front: tuple[str, ...] = ()
+    """Ids of the trials whose settings no other one beats in all objectives, where the search has several."""
+
+
+def search_entry(note: SearchNote, settings: Sequence[Setting]) -> dict[str, Any]:
+    """As results.json has it: the front by labels of settings."""
+    on_front = [
+        setting.label
+        for setting in settings
+        if any(trial.trial_id in note.on_front for trial in setting.trials)
+    ]
+    return {"words": note.words, "front": on_front}

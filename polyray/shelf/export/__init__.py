@@ -1,0 +1,1 @@
+"""Export of trained adapters: merged models, model cards, the hub."""

@@ -1,0 +1,155 @@
+"""The two protocols behind one: a chat request out, the answer's text and its token counts back.
+
+    Provider.ask(ChatRequest, form) -> ChatAnswer
+        AnthropicProvider   anthropic_provider.py, POST /v1/messages
+        OpenAIProvider      openai_provider.py, POST /v1/chat/completions of any compatible endpoint
+
+A provider sends one request once. Whatever goes wrong becomes one of three: TryAgain, Refused (this request), or
+JudgeError (no request will succeed). Retries, limits and money are client.py's business. The SDKs are imported
+when a provider is built.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from polyray.config.judge import JudgeSpec
+from polyray.errors import ConfigError, JudgeError
+from polyray.shelf.judge.questions import Question
+from polyray.types import Message
+
+Form = Literal["tool", "json_schema", "text"]
+"""How an answer is given structure: a tool that must be called, a JSON schema, or only the words of the question."""
+
+FORMS: Mapping[str, tuple[Form, ...]] = {
+    "anthropic": ("tool", "json_schema", "text"),
+    "openai": ("json_schema", "tool", "text"),
+}
+"""What `structured_output: auto` tries in turn. vLLM, for one, has tools only where it was given a parser."""
+
+MAX_ERROR_CHARS = 300
+NO_KEY = "none"
+"""Sent to endpoints that want no key; the SDKs insist on one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A question and, after an answer that could not be used, the conversation since.
+
+    Example:
+        ChatRequest(Question(...), later=({"role": "assistant", "content": "A!"},
+                                          {"role": "user", "content": "That could not be used: ..."}))
+    """
+
+    question: Question
+    later: tuple[Message, ...] = ()
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """Everything but the system prompt."""
+        return [{"role": "user", "content": self.question.user}, *(dict(message) for message in self.later)]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatAnswer:
+    """What came back.
+
+    Example:
+        ChatAnswer(text='{"overall": "A"}', finish_reason="stop", input_tokens=310, cached_tokens=0,
+                   output_tokens=9)
+    """
+
+    text: str
+    finish_reason: str
+    """stop, length (cut at max_tokens), or refusal."""
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+
+
+class TryAgain(Exception):
+    """A rate limit, a 5xx, a time-out or a broken connection."""
+
+    def __init__(self, reason: str, after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.after_s = after_s
+        """What the endpoint asked for (Retry-After); None where it said nothing."""
+
+
+class Refused(Exception):
+    """The endpoint will not answer this request, however often it is sent: too long, malformed, filtered."""
+
+
+class Provider(Protocol):
+    """One endpoint with one model."""
+
+    async def ask(self, request: ChatRequest, form: Form) -> ChatAnswer:
+        """One request over the wire. Raises TryAgain, Refused or JudgeError."""
+        ...
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        ...
+
+
+def read_key(spec: JudgeSpec) -> str:
+    """The endpoint's key. Raises ConfigError where its variable is not set."""
+    variable = spec.key_variable
+    if variable is None:
+        return NO_KEY
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ConfigError(
+            f"the judge {spec.name} needs a key, but the environment variable {variable} is not set; "
+            f"export {variable}=..., or name another one as judge.api_key_env"
+        )
+    return key
+
+
+def status_error(
+    spec: JudgeSpec, status: int, message: str, headers: Mapping[str, str]
+) -> TryAgain | Refused | JudgeError:
+    """What an HTTP status means for the request and the job."""
+    said = f"status {status}: {message[:MAX_ERROR_CHARS]}"
+    if status in (408, 409, 425, 429) or status >= 500:
+        return TryAgain(said, retry_after(headers))
+    if status in (401, 402, 403):
+        key = (
+            f"the key in {spec.key_variable}" if spec.key_variable else "judge.api_key_env (no key was sent)"
+        )
+        return JudgeError(f"the judge {spec.name} is refused by its endpoint: {said}; check {key}")
+    if status == 404:
+        return JudgeError(
+            f"the judge {spec.name} is not found: {said}; check judge.model={spec.model!r} and "
+            f"judge.base_url={spec.base_url!r}"
+        )
+    return Refused(said)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds from retry-after-ms or Retry-After (seconds, or an HTTP date)."""
+    lowered = {name.lower(): value for name, value in headers.items()}
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        value = lowered.get(name, "")
+        try:
+            return max(0.0, float(value) * unit)
+        except ValueError:
+            pass
+    try:
+        date = email.utils.parsedate_to_datetime(lowered.get("retry-after", ""))
+    except ValueError:
+        return None
+    return max(0.0, date.timestamp() - time.time())
+
+
+def error_text(body: Any, fallback: str) -> str:
+    """The message inside an error body of either protocol."""
+    inner = body.get("error", body) if isinstance(body, Mapping) else body
+    if isinstance(inner, Mapping) and isinstance(inner.get("message"), str):
+        return inner["message"]
+    return str(inner) if inner else fallback

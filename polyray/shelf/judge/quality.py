@@ -1,0 +1,101 @@
+"""A judge as a quality checker or reward, and as a source of classes: texts in, numbers out.
+
+    JudgeQuality.score_many([(prompt, text), ...]) -> [quality in [0, 1] or None, ...]
+    JudgeClusters.classes_many([(prompt, [text, ...]), ...]) -> [[class, ...] or None, ...]
+
+None is unjudged: the caller counts it as unscored, never as zero. `checker.type: judge` uses the former; both keep
+one runner open and block until the batch is answered; batches
+of several threads come one after the other.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from polyray.config.judge import JudgeMode, JudgeSpec
+from polyray.shelf.judge.items import Candidate, ClusterItem, JudgeItem, Judgement, RubricItem, Usage
+from polyray.shelf.judge.runner import JudgeRunner, UnjudgedGuard
+
+
+class _Batches:
+    """A runner that takes batches; a context manager."""
+
+    mode: JudgeMode
+
+    def __init__(self, spec: JudgeSpec, cache_path: Path, **options: Any) -> None:
+        """`options` are those of JudgeRunner. Unjudged items stop nothing here: the caller has its own limit."""
+        options.setdefault("guard", UnjudgedGuard(max_share=1.0))
+        self._runner = JudgeRunner(spec, self.mode, cache_path, **options)
+        self._one_batch = threading.Lock()
+        self._asked = 0
+        self.unjudged: list[str] = []
+        """The reasons, in order."""
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def spent(self) -> Usage:
+        """What was paid."""
+        return self._runner.spent
+
+    def close(self) -> None:
+        """Ends the runner."""
+        self._runner.close()
+
+    def _judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
+        with self._one_batch:
+            for item in items:
+                self._runner.submit(item)
+            results = self._runner.results()
+            judgements = [next(results) for _ in items]
+        self.unjudged += [row.reason or "" for row in judgements if not row.judged]
+        return judgements
+
+    def _id(self) -> str:
+        self._asked += 1
+        return str(self._asked)
+
+
+class JudgeQuality(_Batches):
+    """The rubric's quality of a text: the mean over the criteria, in [0, 1]."""
+
+    mode: JudgeMode = "rubric"
+
+    def quality(self, prompt: str, text: str) -> float | None:
+        """Of one text. Raises BudgetReached and JudgeError."""
+        return self.score_many([(prompt, text)])[0]
+
+    def score_many(self, items: Sequence[tuple[str, str]]) -> list[float | None]:
+        """Of (prompt, text) pairs, in order; None where unjudged. Raises BudgetReached and JudgeError."""
+        asked = [RubricItem(self._id(), "", prompt, "", Candidate(text)) for prompt, text in items]
+        return [float(row.result["quality"]) if row.judged else None for row in self._judge(asked)]
+
+
+class JudgeClusters(_Batches):
+    """Strategies within a group: equal numbers are one strategy, WRONG_CLASS is garbage."""
+
+    mode: JudgeMode = "cluster"
+
+    def classes_many(self, groups: Sequence[tuple[str, Sequence[str]]]) -> list[list[int] | None]:
+        """Per (prompt, texts) the classes of the texts; None where unjudged. Raises BudgetReached, JudgeError."""
+        filled = [(prompt, texts) for prompt, texts in groups if texts]
+        asked = [
+            ClusterItem(self._id(), "", prompt, "", tuple(Candidate(text) for text in texts))
+            for prompt, texts in filled
+        ]
+        rows = iter(self._judge(asked))
+        return [_classes(next(rows)) if texts else [] for _, texts in groups]
+
+
+def _classes(row: Judgement) -> list[int] | None:
+    return list(row.result["classes"]) if row.judged else None

@@ -1,0 +1,1 @@
+"""Preference data and the engagement reward model: curation, training, evaluation."""

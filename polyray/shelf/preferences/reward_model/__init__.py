@@ -1,0 +1,28 @@
+"""The engagement reward model: what people react to, learnt from records or preference pairs.
+
+parts.py       which rows a model may see: parts and halves                     (no torch)
+data.py        records -> items, pairs, weights, targets                        (no torch)
+features.py    what the head sees of two embeddings
+head.py        the head as it is trained                  network.py    head, encoder, terms of age and position
+objective.py   batches, losses, validation                training.py   the loop
+checkpoint.py  resume, the best network                   finish.py     calibration, card, model directory
+run.py         where a training lives and who takes part
+model.py       a saved model: loading, raw scores, scores (no torch but the encoder's)
+card.py        where a model comes from; whether two are independent
+reward.py      the model as a Reward
+
+Scoring needs only the names below; training is called by polyray/shelf/preferences/reward_model_worker.py.
+"""
+
+from polyray.shelf.preferences.reward_model.card import ModelCard, check_independent
+from polyray.shelf.preferences.reward_model.model import EngagementModel, read_card
+from polyray.shelf.preferences.reward_model.reward import EngagementReward, build_engagement_reward
+
+__all__ = [
+    "EngagementModel",
+    "EngagementReward",
+    "ModelCard",
+    "build_engagement_reward",
+    "check_independent",
+    "read_card",
+]

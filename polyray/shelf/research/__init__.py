@@ -1,0 +1,1 @@
+"""Research analysis of trained adapters and finished evaluations."""

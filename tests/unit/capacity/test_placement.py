@@ -1,0 +1,293 @@
+"""The estimate of --check: which parts a rank and an engine have, which card holds them, and when nothing is said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from polyray.capacity.derived import derived_sizes, model_mib
+from polyray.capacity.memory import ENGINE_OVERHEAD, GIB, LEARNER_OVERHEAD
+from polyray.capacity.placement import (
+    engine_memory,
+    evaluation_estimate,
+    learner_memory,
+    learner_tokens,
+    shared_gpu_line,
+    shared_gpu_warning,
+    smallest_card,
+    supervised_estimate,
+    training_estimate,
+)
+from polyray.capacity.shapes import QWEN3
+from polyray.config.loader import build_config
+from polyray.config.model import ModelSpec
+from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
+
+SHAPE = QWEN3["8B"]
+ON_GPU: dict[str, Any] = {
+    "name": "r",
+    "model": {"path": "Qwen/Qwen3-8B"},
+    "rollout": {
+        "gpus_per_worker": 1,
+        "num_workers": 2,
+        "max_prompt_tokens": 512,
+        "max_completion_tokens": 512,
+        "max_sequences": 64,
+    },
+    "learner": {"use_gpu": True, "micro_batch_rows": 2, "gradient_checkpointing": True},
+}
+
+
+def _train(**sections: dict[str, Any]) -> TrainConfig:
+    values = {key: {**ON_GPU.get(key, {}), **sections[key]} for key in sections}
+    return build_config(TrainConfig, {**ON_GPU, **values})
+
+
+def test_a_learner_rank_by_hand() -> None:
+    config = _train()
+    assert learner_tokens(config) == (2 * 1024, 0)
+    assert learner_memory(config.model, SHAPE, config.learner, 2048) == {
+        "weights": 8_190_735_360 * 2,
+        "adapter_and_optimiser": 43_646_976 * 20,
+        "activations": 2048 * (36 * 2 * 4096 + 295_656),
+        "logits": 220 * 151936 * 18,
+        "overhead": LEARNER_OVERHEAD,
+    }
+
+
+def test_supervised_training_keeps_all_logits() -> None:
+    config = _train()
+    parts = learner_memory(config.model, SHAPE, config.learner, 0, 2048)
+    assert parts["activations"] == 2048 * (36 * 2 * 4096 + 295_656)
+    assert parts["logits"] == 2048 * 151936 * 16
+    assert parts["adapter_and_optimiser"] == 43_646_976 * 16
+
+
+BLOCK_OF_8B = 192_946_432
+"""q and o 4096 x 4096, k and v 4096 x 1024, three of 4096 x 12288; two norms of 4096, two of 128."""
+
+
+def test_ranks_share_the_blocks_of_the_base() -> None:
+    assert SHAPE.block_parameters == BLOCK_OF_8B
+    whole = 8_190_735_360 - 36 * BLOCK_OF_8B
+    assert whole == 2 * 151_936 * 4096 + 4096
+    config = _train(learner={"sharding": "base", "num_workers": 4})
+    parts = learner_memory(config.model, SHAPE, config.learner, 2048)
+    assert parts["weights"] == 2 * (whole + 9 * BLOCK_OF_8B)
+    assert parts["gathered_blocks"] == 2 * 3 * BLOCK_OF_8B
+    alone = learner_memory(config.model, SHAPE, _train().learner, 2048)
+    assert {key: parts[key] for key in alone if key != "weights"} == {
+        key: value for key, value in alone.items() if key != "weights"
+    }
+
+
+def test_what_waits_in_host_memory_is_not_on_the_device() -> None:
+    estimate = training_estimate(_train(learner={"sharding": "base", "num_workers": 4, "cpu_offload": True}))
+    assert estimate is not None
+    whole = 8_190_735_360 - 36 * BLOCK_OF_8B
+    assert estimate["learner_rank_gib"]["weights"] == round(2 * whole / GIB, 2)
+    assert estimate["learner_rank_host_gib"] == round(2 * 9 * BLOCK_OF_8B / GIB, 2)
+    resident = training_estimate(_train(learner={"sharding": "base", "num_workers": 4}))
+    assert resident is not None and "learner_rank_host_gib" not in resident
+
+
+def test_demonstrations_beside_samples_keep_all_their_logits() -> None:
+    config = _train()
+    parts = learner_memory(config.model, SHAPE, config.learner, 2048, 3000)
+    assert parts["activations"] == 3000 * (36 * 2 * 4096 + 295_656)
+    assert parts["logits"] == 3000 * 151936 * 16
+    assert parts["adapter_and_optimiser"] == 43_646_976 * 20
+    few = learner_memory(config.model, SHAPE, config.learner, 2048, 10)
+    assert few["logits"] == 220 * 151936 * 18
+
+
+@pytest.mark.parametrize(
+    ("sections", "tokens"),
+    [
+        ({"learner": {"micro_batch_rows": 1000}}, (256 * 1024, 0)),  # no more than a rank has
+        ({"learner": {"micro_batch_rows": 1000, "num_workers": 4}}, (64 * 1024, 0)),
+        ({"learner": {"micro_batch_tokens": 5000}}, (5000, 0)),
+        ({"learner": {"micro_batch_tokens": 100}}, (1024, 0)),  # a longer row runs alone
+        ({"supervised": {"max_tokens": 4000, "demonstrations_per_step": 8}}, (2048, 8000)),
+        ({"supervised": {"max_tokens": 4000, "demonstrations_per_step": 1}}, (2048, 4000)),
+    ],
+)
+def test_tokens_of_the_largest_micro_batches(
+    sections: dict[str, dict[str, Any]], tokens: tuple[int, int]
+) -> None:
+    assert learner_tokens(_train(**sections)) == tokens
+
+
+def test_an_engine_by_hand_and_on_two_devices() -> None:
+    config = _train(delivery={"mode": "adapter"})
+    whole = engine_memory(config.model, SHAPE, config.rollout, config.delivery)
+    assert whole == {
+        "weights": 8_190_735_360 * 2,
+        "kv_cache": 64 * 1024 * 144 * 1024,
+        "lora_slots": 2 * 43_646_976 * 2,
+        "sampling": 64 * 151936 * 12,
+        "overhead": ENGINE_OVERHEAD,
+    }
+    split = _train(rollout={"gpus_per_worker": 2, "tensor_parallel_size": 2, "max_staleness": 2})
+    halves = engine_memory(split.model, SHAPE, split.rollout, split.delivery)
+    assert halves["weights"] * 2 == whole["weights"]
+    assert halves["kv_cache"] * 2 == whole["kv_cache"]
+    assert halves["lora_slots"] == whole["lora_slots"]  # 4 of them, on 2 devices
+    merged = _train(delivery={"mode": "merged"})
+    assert engine_memory(merged.model, SHAPE, merged.rollout, merged.delivery)["lora_slots"] == 0
+
+
+def test_a_base_in_4_bits_takes_about_a_third_and_a_smaller_card() -> None:
+    config = _train(model={"path": "Qwen/Qwen3-8B", "quantization": "nf4"})
+    parts = learner_memory(config.model, SHAPE, config.learner, 2048)
+    whole = learner_memory(_train().model, SHAPE, config.learner, 2048)
+    weights = 6_945_767_424 // 2 + 108_527_616 + 4 * 423_936 + 2 * (8_190_735_360 - 6_945_767_424)
+    assert parts["weights"] == weights
+    assert parts["overhead"] - whole["overhead"] == 4096 * 12288 * 2
+    assert {key for key in parts if parts[key] != whole[key]} == {"weights", "overhead"}
+    engine = engine_memory(config.model, SHAPE, config.rollout, config.delivery)
+    assert engine["weights"] == weights + 3 * 108_527_616 - 4 * 423_936
+    estimate = training_estimate(config)
+    assert estimate is not None
+    assert estimate["placement"][0].startswith("1 x learner rank: 1 GPU of 16 GB or more")
+
+
+def test_where_what_goes() -> None:
+    estimate = training_estimate(_train())
+    assert estimate is not None
+    learner, engine = estimate["learner_rank_gib"], estimate["engine_device_gib"]
+    assert learner["total"] == pytest.approx(sum(v for k, v in learner.items() if k != "total"), abs=0.03)
+    assert estimate["gpus"] == 3
+    assert estimate["placement"] == [
+        f"1 x learner rank: 1 GPU of 24 GB or more ({learner['total']:.1f} GiB of it)",
+        f"2 x engine: 1 GPU of 40 GB or more ({engine['total'] / 0.85:.1f} GiB of it)",
+    ]
+    assert "an estimate" in estimate["what_this_is"]
+
+
+def test_engines_that_share_a_device_need_all_their_memory_there() -> None:
+    shared = training_estimate(_train(rollout={"gpus_per_worker": 0.5, "gpu_memory_utilization": 0.5}))
+    assert shared is not None
+    total = shared["engine_device_gib"]["total"]
+    assert shared["placement"][1] == f"2 x engine: 0.5 GPU of 80 GB or more ({total * 2:.1f} GiB of it)"
+    assert shared["gpus"] == 2
+
+
+def test_a_rank_and_an_engine_on_one_gpu() -> None:
+    both: dict[str, Any] = {
+        "learner": {"gpus_per_worker": 0.5},
+        "rollout": {"num_workers": 1, "gpus_per_worker": 0.5},
+    }
+    together = training_estimate(_train(**both))
+    both["rollout"]["sleep_between_steps"] = True
+    in_turn = training_estimate(_train(**both))
+    assert together is not None and in_turn is not None and together["gpus"] == in_turn["gpus"] == 1.0
+    engine, learner = together["engine_device_gib"]["total"], together["learner_rank_gib"]
+    kept = learner["weights"] + learner["adapter_and_optimiser"] + learner["overhead"]
+    assert together["placement"] == [
+        f"1 x learner rank and 1 x engine: 1 GPU of 80 GB or more ({learner['total'] + engine:.1f} GiB of it); there "
+        f"rollout.gpu_memory_utilization from {engine / 79.5:.2f} to {1 - learner['total'] / 79.5:.2f}"
+    ]
+    (line,) = in_turn["placement"]
+    assert line.startswith(
+        f"1 x learner rank and 1 x engine, in turn: 1 GPU of 48 GB or more ({kept + engine:.1f} GiB"
+    )
+    assert line.endswith(f"from {engine / 44.9:.2f} to {1 - kept / 44.9:.2f}")
+
+
+def test_on_one_gpu_a_large_step_decides_where_the_engine_sleeps() -> None:
+    learner = {"weights": 4 * GIB, "activations": 60 * GIB, "overhead": GIB}
+    line = shared_gpu_line(learner, {"weights": 4 * GIB, "kv_cache": 8 * GIB}, in_turn=True)
+    assert "80 GB or more (67.5 GiB of it)" in line and line.endswith("from 0.15 to 0.94")
+
+
+def test_a_share_of_memory_that_leaves_the_learner_too_little_is_warned_of() -> None:
+    learner, engine = {"weights": 40 * GIB}, {"kv_cache": 20 * GIB}
+    line = shared_gpu_line(learner, engine, in_turn=False)
+    assert line.endswith(
+        "80 GB or more (60.0 GiB of it); there rollout.gpu_memory_utilization from 0.25 to 0.50"
+    )
+    for within in (0.25, 0.5):
+        assert shared_gpu_warning(learner, engine, within, in_turn=False) is None
+    assert shared_gpu_warning(learner, engine, 0.7, in_turn=False) == (
+        "rollout.gpu_memory_utilization=0.7 is not within 0.25 to 0.50 of a GPU of 80 GB: it leaves the learner too "
+        "little; set it within, or use a GPU of 141 GB"
+    )
+    assert shared_gpu_warning(learner, engine, 0.24, in_turn=False) == (
+        "rollout.gpu_memory_utilization=0.24 is not within 0.25 to 0.50 of a GPU of 80 GB: the engine has no room; "
+        "set it within, or use a GPU of 96 GB"
+    )
+    assert shared_gpu_warning({"weights": 999 * GIB}, engine, 0.7, in_turn=False) is None  # the line says it
+
+
+def test_the_estimate_warns_of_a_default_that_does_not_leave_the_learner_its_memory() -> None:
+    def warning(learner: dict[str, Any], **rollout: Any) -> str | None:
+        rollout = {"num_workers": 1, "gpus_per_worker": 0.5, **rollout}
+        estimate = training_estimate(_train(learner={"gpus_per_worker": 0.5, **learner}, rollout=rollout))
+        assert estimate is not None
+        return estimate.get("warning")
+
+    said = warning({"micro_batch_rows": 8})
+    assert said is not None and said.startswith("rollout.gpu_memory_utilization=0.85 is not within 0.")
+    assert warning({"micro_batch_rows": 8}, gpu_memory_utilization=0.5) is None
+    assert warning({"gpus_per_worker": 1}, gpus_per_worker=1) is None
+
+
+def test_what_no_card_holds_is_said() -> None:
+    estimate = training_estimate(_train(model={"path": "Qwen/Qwen3-32B", "dtype": "float32"}, learner={
+        "gradient_checkpointing": False, "micro_batch_rows": 8}))  # fmt: skip
+    assert estimate is not None
+    assert "larger than any known here" in estimate["placement"][0]
+
+
+@pytest.mark.parametrize(
+    ("gib", "card"), [(15.0, 16), (15.1, 24), (39.4, 40), (60, 80), (139, 141), (500, None)]
+)
+def test_the_smallest_card_that_holds_it(gib: float, card: int | None) -> None:
+    assert smallest_card(gib) == card
+
+
+def test_other_jobs_have_what_they_place() -> None:
+    sft = build_config(
+        SftConfig,
+        {
+            "name": "s",
+            "model": ON_GPU["model"],
+            "learner": {"use_gpu": True, "micro_batch_rows": 4},
+            "max_tokens": 100,
+        },
+    )
+    estimate = supervised_estimate(sft)
+    assert estimate is not None
+    assert (estimate["gpus"], "engine_device_gib" in estimate) == (1, False)
+    assert estimate["learner_rank_gib"]["activations"] == round(400 * 36 * 295_656 / GIB, 2)
+    evaluation = {
+        "name": "e",
+        "model": ON_GPU["model"],
+        "rollout": ON_GPU["rollout"],
+        "adapters": {"b": None},
+    }
+    estimate = evaluation_estimate(build_config(EvaluateConfig, evaluation))
+    assert estimate is not None
+    assert (estimate["gpus"], "learner_rank_gib" in estimate) == (2, False)
+
+
+def test_nothing_is_said_without_gpus_and_no_number_is_made_up() -> None:
+    assert training_estimate(build_config(TrainConfig, {"name": "r"})) is None
+    assert "gpu_estimate" not in derived_sizes(build_config(TrainConfig, {"name": "r"}))
+    unknown = training_estimate(_train(model={"path": "someone/Else-7B"}))
+    assert unknown is not None
+    assert list(unknown) == ["what_this_is"]
+    assert "someone/Else-7B" in unknown["what_this_is"]
+
+
+def test_weights_of_a_known_model_are_known_before_they_are_fetched() -> None:
+    assert model_mib(ModelSpec(path="Qwen/Qwen3-8B")) == 8_190_735_360 * 2 / 2**20
+    assert model_mib(ModelSpec(path="someone/Else-7B")) is None
+
+
+def test_memory_of_the_machine_holds_no_weights_of_engines_on_gpus() -> None:
+    sizes = derived_sizes(_train())
+    weights = 8_190_735_360 * 2 / 2**20
+    assert sizes["estimated_memory_mib"] == round(1200 + 200 + 2 * 1000 + 900 + weights)

@@ -1,0 +1,15 @@
+"""For tests of the coordinator as a plain object."""
+
+from __future__ import annotations
+
+import pytest
+import ray
+
+from polyray.orchestrator import coordinator
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing goes through an object store, and nobody waits a whole second."""
+    monkeypatch.setattr(ray, "put", lambda value: value)
+    monkeypatch.setattr(coordinator, "LONG_POLL_S", 0.05)

@@ -1,0 +1,327 @@
+"""Losses at awkward moments: while a run ends, while a version is on its way, while the learner starts again."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+import ray.exceptions
+
+from polyray.config.rollout import RolloutSpec
+from polyray.orchestrator import delivery_report, learner_presence, shared_pool
+from polyray.orchestrator.coordinator import DRAIN, NOT_READY, BatchLease, Coordinator
+from polyray.orchestrator.coordinator_actor import TellCoordinator
+from polyray.orchestrator.delivery_report import DeliveryReport
+from polyray.orchestrator.learner_presence import LearnerPresence
+from polyray.orchestrator.outcome import Outcome
+from tests.unit.orchestrator.fakes import (
+    DIED,
+    FakePool,
+    FakeWorker,
+    batch_of,
+    ids_of,
+    make_config,
+    make_coordinator,
+    make_payload,
+    started,
+    until,
+)
+
+pytestmark = pytest.mark.usefixtures("no_ray")
+
+
+async def lease_of_rank_0(coordinator: Coordinator) -> Any:
+    """The next answer that is not NOT_READY, in time."""
+    for _ in range(40):
+        answer = await coordinator.next_batch(1, 0, 0, 1)
+        if answer != NOT_READY:
+            return answer
+    raise AssertionError("it waits for ever")
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+async def test_a_group_that_is_lost_while_the_run_ends_comes_again(dropped: bool) -> None:
+    pool = FakePool()
+    coordinator = await started(pool)
+    lease = await batch_of(coordinator, 0)
+    await coordinator.drain()
+    for fake in pool.made:
+        fake.teaches = lambda group_id: not dropped or group_id != 1
+    await coordinator.lost(1, 0, (ids_of(lease)[1],))
+    again = await lease_of_rank_0(coordinator)
+    assert isinstance(again, BatchLease)
+    assert ids_of(again) == ([0, 3, 2] if dropped else [0, 1, 2])
+    assert await coordinator.publish(make_payload(1)) is not None
+    assert await coordinator.next_batch(1, 1, 0, 1) == DRAIN
+    assert sum(len(fake.requests) for fake in pool.made) == (5 if dropped else 4)
+
+
+async def test_nothing_that_is_lost_is_no_incident() -> None:
+    coordinator = await started(FakePool(1), make_config(rollout={"num_workers": 1}))
+    await batch_of(coordinator, 0)
+    await coordinator.lost(1, 0, ())
+    assert (await coordinator.progress())["incidents"] == []
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1])
+async def test_what_a_replaced_worker_still_answers_counts_for_nothing(max_staleness: int) -> None:
+    pool = FakePool()
+    coordinator = make_coordinator(pool, make_config(rollout={"max_staleness": max_staleness}))
+    await coordinator.begin_attempt(None)
+    await coordinator.publish(make_payload(0))
+    await until(lambda: [fake.delivered for fake in pool.made] == [[0], [0]])
+    await batch_of(coordinator, 0)
+    gate = pool.made[0].delivery_gate = asyncio.Event()
+    publishing = asyncio.create_task(coordinator.publish(make_payload(1)))
+    await until(lambda: pool.made[0].loading == 1)
+    await coordinator._fleet.recover(coordinator._fleet.worker("worker-0"), DIED)
+    gate.set()
+    assert await asyncio.wait_for(publishing, 2) is not None
+    await until(lambda: pool.made[0].delivered == [0, 1])
+    groups = coordinator._fleet.dispatcher.groups_in_flight
+    await until(lambda: coordinator._fleet.all_serve)
+    assert set(groups) <= {"worker-0+", "worker-1"}
+    for step in (1, 2):
+        await batch_of(coordinator, step)
+        assert await asyncio.wait_for(coordinator.publish(make_payload(step + 1)), 2) is not None
+    await until(lambda: coordinator._fleet.all_serve)
+    assert await coordinator.failure() is None and len(pool.made) == 3
+
+
+async def test_a_publish_of_a_learner_that_ended_ends_without_the_receipt_of_the_next() -> None:
+    pool = FakePool(1)
+    coordinator = await started(pool, make_config(rollout={"num_workers": 1}))
+    await batch_of(coordinator, 0)
+    gate = pool.made[0].delivery_gate = asyncio.Event()
+    old = asyncio.create_task(coordinator.publish(make_payload(1)))
+    await until(lambda: pool.made[0].loading == 1)
+    assert await coordinator.begin_attempt(None) == 2
+    assert await asyncio.wait_for(old, 2) is None
+    new = asyncio.create_task(coordinator.publish(make_payload(0, attempt=2)))
+    await asyncio.sleep(0.05)
+    gate.set()
+    receipt = await asyncio.wait_for(new, 2)
+    assert receipt is not None and receipt["deliver_s"] >= 0.05
+    assert await coordinator.publish(make_payload(2)) is None  # it lives on somewhere
+    assert await coordinator.failure() is None
+
+
+async def test_when_the_learner_fails_the_others_give_up_their_places_until_it_has_its_own() -> None:
+    pool = FakePool()
+    coordinator = make_coordinator(
+        pool, make_config(rollout={"max_workers": 3, "max_worker_replacements": 0})
+    )
+    await coordinator.begin_attempt(None)
+    await coordinator.publish(make_payload(0))
+    await until(lambda: [fake.delivered for fake in pool.made] == [[0]] * 3)
+    await batch_of(coordinator, 0)
+    await coordinator.learner_failed("rank 0 died")
+    assert pool.retired == ["worker-2"]
+    assert (await coordinator.progress())["phase"] == "waiting for the learner to start again"
+    pool.made[2].fails = DIED  # what it had under way
+    assert await coordinator.begin_attempt(None) == 2
+    await asyncio.sleep(0.05)
+    assert len(pool.made) == 3
+    assert await asyncio.wait_for(coordinator.publish(make_payload(0, attempt=2)), 2) is not None
+    await until(lambda: len(pool.made) == 4 and pool.made[3].delivered == [0])
+    answer: Any = NOT_READY
+    while answer == NOT_READY:
+        answer = await coordinator.next_batch(2, 0, 0, 1)
+    assert ids_of(answer) == [0, 1, 2] and await coordinator.failure() is None
+
+
+async def test_one_that_was_awaited_is_not_awaited_once_it_gave_up_its_place() -> None:
+    pool = FakePool()
+    coordinator = make_coordinator(pool, make_config(rollout={"max_workers": 3}))
+    await coordinator.begin_attempt(None)
+    await coordinator.publish(make_payload(0))
+    await until(lambda: [fake.delivered for fake in pool.made] == [[0]] * 3)
+    await batch_of(coordinator, 0)
+    pool.made[2].delivery_gate = asyncio.Event()
+    publishing = asyncio.create_task(coordinator.publish(make_payload(1)))
+    await until(lambda: [fake.delivered for fake in pool.made[:2]] == [[0, 1]] * 2)
+    assert not publishing.done()
+    await coordinator.learner_failed("rank 0 died")
+    assert await asyncio.wait_for(publishing, 2) is not None
+    assert len(pool.made) == 3  # its place is free for the learner
+
+
+async def test_a_place_that_stays_empty_is_none_of_those_that_the_run_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("polyray.orchestrator.roster.MAX_FAILED_JOINS", 0)
+    pool = FakePool(1)
+    coordinator = make_coordinator(pool, make_config(rollout={"num_workers": 1, "max_workers": 2}))
+    await coordinator.begin_attempt(None)
+    await coordinator.publish(make_payload(0))
+    await until(lambda: len(pool.made) == 2 and pool.made[1].delivered == [0])
+
+    def refuses(worker: FakeWorker) -> None:
+        worker.refuses = DIED
+
+    pool.broken = refuses
+    await coordinator._fleet.recover(coordinator._fleet.worker("worker-0"), DIED)
+    await until(lambda: pool.retired == ["worker-0+"])
+    assert [(worker.index, worker.name) for worker in pool.workers] == [(0, "worker-1")]
+    pool.broken = lambda worker: None
+    await coordinator.learner_failed("rank 0 died")
+    assert len(pool.workers) == 1 and pool.retired == ["worker-0+"]
+    await coordinator.begin_attempt(None)
+    assert await asyncio.wait_for(coordinator.publish(make_payload(0, attempt=2)), 2) is not None
+    await until(lambda: len(pool.workers) == 2 and pool.made[-1].delivered == [0])
+    assert await coordinator.failure() is None
+
+
+async def test_what_still_waits_for_a_learner_that_is_gone_is_no_sign_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("polyray.orchestrator.coordinator.LONG_POLL_S", 0.3)
+    pool = FakePool(1)
+    (engine,) = pool.made
+    engine.teaches, engine.held = lambda group_id: False, asyncio.Event()
+    config = make_config(rollout={"num_workers": 1, "sleep_between_steps": True})
+    coordinator = await started(pool, config)
+    polling = asyncio.create_task(coordinator.next_batch(1, 0, 0, 1))
+    await until(lambda: len(engine.requests) == 3)
+    await coordinator.learner_failed("rank 0 died")
+    assert engine.asleep
+    engine.held.set()  # what comes back teaches nothing, and others would take its place
+    assert await polling == NOT_READY and await coordinator.failure() is None
+    assert len(engine.requests) == 3 and coordinator._learner.is_gone
+    assert (await coordinator.progress())["phase"] == "waiting for the learner to start again"
+
+
+async def test_a_group_that_comes_again_wakes_an_engine_which_sleeps_again_before_the_batch_is_there() -> (
+    None
+):
+    pool = FakePool(1)
+    (engine,) = pool.made
+    config = make_config(rollout={"num_workers": 1, "sleep_between_steps": True})
+    coordinator = await started(pool, config)
+    await batch_of(coordinator, 0)
+    assert engine.asleep
+    engine.wakes_by_itself = True
+    await coordinator.lost(1, 0, (1,))
+    await until(lambda: not engine.asleep)
+    assert ids_of(await batch_of(coordinator, 0)) == [0, 1, 2]
+    assert engine.asleep and engine.sleeps == 2
+
+
+async def test_a_group_belongs_to_the_attempt_in_which_it_was_reserved() -> None:
+    pool = FakePool(1)
+    held = pool.made[0].held = asyncio.Event()
+    coordinator = await started(pool, make_config(rollout={"num_workers": 1}))
+    await until(lambda: len(pool.made[0].requests) == 3)
+    coordinator._ledger.requeue(1)
+    coordinator._fleet.dispatcher.ended("worker-0")
+    coordinator._pump()  # reserves it; its task has not begun
+    assert await coordinator.begin_attempt(None) == 2
+    held.set()
+    await until(lambda: len(pool.made[0].requests) == 4)
+    await asyncio.sleep(0.05)
+    assert await coordinator.failure() is None
+
+
+async def test_those_that_join_have_their_share_and_leave_it_when_they_go() -> None:
+    pool = FakePool(1)
+    rollout = {"num_workers": 1, "max_workers": 2, "prompts_per_step": 8, "max_sequences": 64}
+    coordinator = make_coordinator(pool, make_config(rollout=rollout))
+    await coordinator.begin_attempt(None)
+    await coordinator.publish(make_payload(0))
+    await until(lambda: len(pool.made) == 2 and pool.made[1].delivered == [0])
+    assert coordinator._fleet.dispatcher.window == 4
+    for step in range(3):
+        await batch_of(coordinator, step)
+        await coordinator.publish(make_payload(step + 1))
+    await batch_of(coordinator, 3)
+    assert [len(fake.requests) for fake in pool.made] == [20, 12]  # the first 8 came before it joined
+
+    def without_room(worker: FakeWorker) -> None:
+        worker.delivery_gate = asyncio.Event()
+
+    pool.broken = without_room
+    await coordinator._fleet.recover(coordinator._fleet.worker("worker-1"), DIED)
+    assert coordinator._fleet.dispatcher.window == 8
+
+
+def test_who_is_gone_is_not_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(delivery_report, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    report = DeliveryReport()
+    report.add("idle", 0.0, 0.0)
+    report.add("half", 0.0, 0.0)
+    clock[0] = 10.0
+    report.add("idle", 0.0, 0.0)
+    report.add("half", 0.0, 5.0)
+    assert report.take()["idle_generate"] == 0.75
+    report.forget("idle")
+    assert report.take()["idle_generate"] == 0.5
+
+
+def test_a_learner_that_stays_away_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(learner_presence, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    outcome = Outcome()
+    learner = LearnerPresence(outcome)
+    learner.look()
+    for clock[0] in (1.0, 130.0):
+        learner.failed("rank 0 died")
+        learner.look()
+        clock[0] += learner_presence.PATIENCE_S - 1
+        learner.look()
+        assert learner.is_gone
+        learner.seen()
+        clock[0] += 2
+        learner.look()
+    assert [incident["kind"] for incident in outcome.incidents] == ["learner_failed"] * 2
+    assert not learner.is_gone
+    learner.failed("rank 0 died")
+    clock[0] += learner_presence.PATIENCE_S
+    for _ in range(2):
+        learner.look()
+    assert [incident["kind"] for incident in outcome.incidents[2:]] == ["learner_failed", "learner_waits"]
+
+
+@pytest.mark.parametrize("error", [None, ray.exceptions.GetTimeoutError(), DIED, ValueError("no actor")])
+def test_trains_controller_tells_and_goes_on_whatever_the_answer(
+    error: Exception | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str] = []
+
+    def get_actor(name: str, namespace: str) -> Any:
+        if isinstance(error, ValueError):
+            raise error
+        return SimpleNamespace(learner_failed=SimpleNamespace(remote=told.append))
+
+    def get(answer: None, timeout: float) -> None:
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(ray, "get_actor", get_actor)
+    monkeypatch.setattr(ray, "get", get)
+    errors = {1: RuntimeError("its peer is gone"), 0: MemoryError("\nno room\nfor 3 GB")}
+    TellCoordinator("run-coordinator", RolloutSpec()).after_exception(None, errors)
+    reason = "rank 0 of the learner (and 1 other ranks): MemoryError: no room"
+    assert told == ([] if isinstance(error, ValueError) else [reason])
+    assert ("could not be told" in caplog.text) is (error is not None)
+
+
+def test_the_keeper_of_a_shared_fleet_shares_its_starters_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Actor:
+        def options(self, **options: Any) -> Actor:
+            asked.append(options)
+            return self
+
+        def remote(self, *_: Any) -> Any:
+            return SimpleNamespace(workers=SimpleNamespace(remote=lambda: []))
+
+    monkeypatch.setattr(ray, "remote", lambda cls: Actor())
+    monkeypatch.setattr(ray, "get", lambda value, timeout: value)
+    monkeypatch.setattr(shared_pool, "on_this_node", lambda: "here")
+    shared_pool.SharedPool("sweep", RolloutSpec(num_workers=2))
+    assert [options["scheduling_strategy"] for options in asked] == ["here"]

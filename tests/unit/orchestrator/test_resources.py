@@ -1,0 +1,135 @@
+"""Which Ray a job uses: the cluster that RAY_ADDRESS names, or one of its own, and no other."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+from polyray.capacity.bundles import JOB_CPUS, Part
+from polyray.config.run import RaySpec
+from polyray.errors import ResourceError
+from polyray.orchestrator import joining
+from polyray.orchestrator.resources import WORKER_ENVIRONMENT, check_placement, ray_session
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1:6379", None])
+def test_a_cluster_is_joined_where_it_is_named_and_never_found(
+    address: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    ended: list[bool] = []
+
+    def init(**options: Any) -> SimpleNamespace:
+        asked.append(options)
+        return SimpleNamespace(dashboard_url="127.0.0.1:8265")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(joining, "_refuse_silence", lambda address: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append(True))
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"):
+        monkeypatch.delenv(name, raising=False)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    with ray_session(RaySpec(num_cpus=3), Path("/repository")) as dashboard:
+        assert dashboard == "http://127.0.0.1:8265"
+    (options,) = asked
+    assert options.get("address") == (None if address else "local")
+    assert options.get("num_cpus") == (None if address else 3)
+    assert options["runtime_env"]["env_vars"]["PYTHONPATH"] == "/repository"
+    assert ended == [True]
+
+
+def nodes(*resources: dict[str, float]) -> list[dict[str, Any]]:
+    return [
+        {
+            "NodeID": f"{number}" * 56,
+            "NodeManagerAddress": f"10.0.0.{number}",
+            "Alive": True,
+            "Labels": {},
+            "Resources": each,
+        }
+        for number, each in enumerate(resources, start=1)
+    ]
+
+
+ENGINES = [Part("engine", 2, {"CPU": 1.0, "GPU": 2.0})]
+
+
+def test_a_run_that_does_not_fit_is_refused_with_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    there = nodes({"CPU": 8, "GPU": 2}, {"CPU": 8, "GPU": 1}, {"CPU": 8, "GPU": 1}, {"CPU": 8, "GPU": 8})
+    monkeypatch.setattr(ray, "nodes", lambda: there)
+    check_placement(ENGINES, "rollout.num_workers")
+    there[3]["Alive"] = False
+    with pytest.raises(ResourceError) as refused:
+        check_placement(ENGINES, "rollout.num_workers")
+    assert str(refused.value) == (
+        "the run needs 2 x engine (1 CPU, 2 GPUs), and 1 x engine fit on no machine: 10.0.0.1 (node 11111111) has "
+        "7 CPUs, 0 GPUs left, 10.0.0.2 (node 22222222) has 8 CPUs, 1 GPU left, 10.0.0.3 (node 33333333) has 8 CPUs, "
+        "1 GPU left; add machines (those that an autoscaler would still add do not count, the cluster must already "
+        "have the room: raise its least number of machines first), or lower rollout.num_workers"
+    )
+
+
+def test_what_the_submitted_job_holds_itself_is_not_there_for_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    there = nodes({"CPU": 2}, {"CPU": 1})
+    monkeypatch.setattr(ray, "nodes", lambda: there)
+    here = SimpleNamespace(get_node_id=lambda: there[0]["NodeID"])
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: here)
+    engines = [Part("engine", 3, {"CPU": 1.0})]
+    check_placement(engines, "rollout.num_workers")
+    monkeypatch.setenv(JOB_CPUS, "0.5")
+    with pytest.raises(ResourceError) as refused:
+        check_placement(engines, "rollout.num_workers")
+    assert str(refused.value).startswith(
+        "the run needs 3 CPUs and Ray has 2.5 (besides 0.5 CPUs of this job's own process: --cpus of jobs.submit); "
+    )
+
+
+@pytest.mark.parametrize(
+    ("resources", "address", "fix"),
+    [
+        ({"CPU": 1, "GPU": 4}, None, "raise ray.num_cpus (logical CPUs), or lower x"),
+        ({"CPU": 1, "GPU": 4}, "auto", "add machines (those that an autoscaler"),
+        (
+            {"CPU": 8, "GPU": 1},
+            None,
+            "use a machine with more GPUs, join a cluster (RAY_ADDRESS), or lower x",
+        ),
+    ],
+)
+def test_the_fix_depends_on_what_lacks_and_whose_ray_it_is(
+    resources: dict[str, float], address: str | None, fix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(ray, "nodes", lambda: nodes(resources))
+    with pytest.raises(ResourceError) as refused:
+        check_placement(ENGINES, "x")
+    assert str(refused.value).partition("; ")[2].startswith(fix)
+
+
+@pytest.mark.parametrize(("ids", "visible"), [([], ""), (["1"], "1")])
+def test_ray_hides_gpus_from_a_worker_that_asked_for_none(
+    ids: list[str], visible: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what Ray itself does before an actor's code runs, in the environment that a job gives its workers."""
+    from ray._private.utils import set_visible_accelerator_ids
+
+    context = SimpleNamespace(get_accelerator_ids=lambda: {"GPU": ids})
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    for name, value in WORKER_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    set_visible_accelerator_ids()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == visible

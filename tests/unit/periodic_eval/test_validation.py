@@ -1,0 +1,232 @@
+"""Validation while training: what is asked, what a group says, when a version's result is there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+
+from polyray.config.dynamics import DynamicsSpec, Rounds
+from polyray.config.loader import build_config
+from polyray.config.run import TrainConfig
+from polyray.config.training_evaluation import TrainingEvaluationSpec
+from polyray.errors import ConfigError, DataError
+from polyray.metrics import self_bleu
+from polyray.periodic_eval.validation import Validation, ValidationSummary, summarise, validation_prompts
+from polyray.seeds import sample_seed
+from polyray.tasks import build_task
+from polyray.types import PolicyVersion, Prompt, ScoredGroup
+from tests.unit.tiny_policy import random_group, train_config
+
+NAN = float("nan")
+
+
+def _config(**evaluation: Any) -> TrainConfig:
+    values = {"every": 3, "num_prompts": 2, "num_samples": 4, **evaluation}
+    return train_config(evaluation=values, learner={"steps": 7})
+
+
+def _rounds(**changes: Any) -> Rounds:
+    return replace(Rounds(every=3, last=7, prompts="auto", num_prompts=2, num_samples=4), **changes)
+
+
+def _validation(**evaluation: Any) -> Validation:
+    config = _config(**evaluation)
+    assert config.rounds is not None
+    return Validation(config, config.rounds, build_task(config.task))
+
+
+def _summary(version: int, num_scored: int = 4, **values: float) -> ValidationSummary:
+    return ValidationSummary(PolicyVersion(1, version, "a"), 4, num_scored, 10, values)
+
+
+def test_what_is_due() -> None:
+    validation = _validation()
+    assert [version for version in range(9) if validation.due(version)] == [0, 3, 6, 7]
+
+
+def test_requests_are_fixed_and_meet_no_training_group() -> None:
+    config = _config()
+    requests = _validation().requests()
+    asked = build_task(config.task).validation_prompts()
+    assert [request.group_id for request in requests] == [-1, -2]
+    assert [request.prompt for request in requests] == asked[:2]
+    assert requests[1].seeds == tuple(sample_seed(5, "validation-1", index) for index in range(4))
+    assert requests == _validation().requests()
+    assert (requests[0].max_completion_tokens, requests[0].temperature) == (6, 1.0)
+
+
+def test_held_out_prompts_are_asked_by_dynamics_that_name_them_alone() -> None:
+    task = build_task(_config().task)
+    asked = validation_prompts(_rounds(prompts="held_out"), task, 0)
+    assert asked == task.held_out_prompts()[-2:]
+    with pytest.raises(ConfigError, match=r"evaluation\.prompts"):
+        build_config(TrainConfig, {"name": "t", "evaluation": {"prompts": "held_out"}})
+
+
+def test_dynamics_of_a_task_with_training_prompts_alone_ask_those() -> None:
+    class Bare:
+        name = "bare"
+        validation_prompts = staticmethod(lambda limit=None: [])
+        held_out_prompts = staticmethod(lambda limit=None: [Prompt("test", "x")])
+        training_prompt = staticmethod(lambda index, seed: Prompt(f"{index}-{seed}", "x"))
+
+    bare: Any = Bare()
+    asked = validation_prompts(_rounds(from_training=True), bare, 5)
+    assert [prompt.prompt_id for prompt in asked] == ["0-5", "1-5"]
+    with pytest.raises(DataError, match="has no validation prompts"):
+        validation_prompts(_rounds(), bare, 5)
+
+
+def test_a_summary_is_the_mean_over_subsets_of_the_scored() -> None:
+    """Against an enumeration of all subsets; one of five completions has no score."""
+    group = random_group(4, [1, NAN, 0.5, 1, 1], classes=[7, -1, -1, 8, 7], lengths=[2, 3, 4, 5, 6])
+    summary = summarise(group, _rounds(num_samples=5))
+    rewards, classes = np.array([1, 0.5, 1, 1]), np.array([7, -1, 8, 7])
+    for k in (1, 2, 4):
+        subsets = [list(subset) for subset in combinations(range(4), k)]
+        passed = np.mean([(rewards[s] == 1).any() for s in subsets])
+        distinct = np.mean([len({c for c in classes[s] if c >= 0}) for s in subsets])
+        assert summary.values[f"pass_at_{k}"] == pytest.approx(passed)
+        assert summary.values[f"distinct_correct_at_{k}"] == pytest.approx(distinct)
+        assert summary.values[f"best_at_{k}"] == pytest.approx(np.mean([rewards[s].max() for s in subsets]))
+    assert "pass_at_8" not in summary.values
+    assert summary.values["reward_mean"] == pytest.approx(3.5 / 4)
+    differ = [
+        classes[a] != classes[b] and classes[a] >= 0 <= classes[b] for a, b in combinations(range(4), 2)
+    ]
+    assert summary.values["diversity"] == pytest.approx(np.mean(differ))
+    assert summary.values["distinct_classes"] == 2
+    assert summary.values["completion_length_mean"] == 4
+    assert summary.values["truncated_share"] == pytest.approx(2 / 5)
+    assert (summary.num_samples, summary.num_scored, summary.num_tokens) == (5, 4, 20)
+
+
+def test_a_group_without_any_score_has_no_values_of_rewards() -> None:
+    summary = summarise(random_group(4, [NAN, NAN]), _rounds(num_samples=2))
+    of_texts = {"distinct_1", "distinct_2", "distinct_3", "self_bleu", "sequence_entropy", "token_entropy"}
+    assert set(summary.values) - of_texts == {"completion_length_mean", "truncated_share"}
+    assert summary.num_scored == 0
+
+
+def test_words_and_likelihoods_are_those_of_every_completion() -> None:
+    group = random_group(4, [1, NAN, 0], lengths=[2, 3, 4]).group
+    texts = ["a b a", "a c", "a b a"]
+    completions = tuple(replace(each, text=text) for each, text in zip(group.completions, texts, strict=True))
+    scored = ScoredGroup(
+        replace(group, completions=completions), np.array([1, NAN, 0]), np.array([3, -1, -1])
+    )
+    values = summarise(scored, _rounds()).values
+    assert values["distinct_1"] == pytest.approx(3 / 8)
+    assert values["distinct_2"] == pytest.approx(3 / 5)
+    assert values["distinct_3"] == pytest.approx(1 / 2)
+    assert values["self_bleu"] == pytest.approx(self_bleu(texts))
+    surprise = [-each.rollout_logprobs.astype(np.float64).sum() for each in completions]
+    assert values["sequence_entropy"] == pytest.approx(np.mean(surprise))
+    assert values["token_entropy"] == pytest.approx(np.sum(surprise) / 9)
+    assert "semantic_diversity" not in values
+
+
+def test_diversity_of_meaning_is_measured_where_somebody_can() -> None:
+    distances = np.array([[0, 0.2, 0.9], [0.2, 0, 0.4], [0.9, 0.4, 0]])
+    group = replace(random_group(4, [1, 0.5, NAN]), distances_GG=distances)
+    assert summarise(group, _rounds(semantic_distances=True)).values["semantic_diversity"] == 0.2
+    assert "semantic_diversity" not in summarise(group, _rounds()).values
+
+
+@pytest.mark.parametrize(
+    ("steps", "num_prompts", "every", "count"),
+    [(60, 16, 20, 4), (200, 16, 14, 16), (60, 64, 60, 2), (4, 16, 4, 2)],
+)
+def test_dynamics_cost_a_share_of_the_samples(steps: int, num_prompts: int, every: int, count: int) -> None:
+    config = train_config(
+        learner={"steps": steps},
+        rollout={"prompts_per_step": 16, "group_size": 16},
+        dynamics={"num_prompts": num_prompts},
+    )
+    assert config.rounds is not None
+    assert (config.rounds.every, config.rounds.count) == (every, count)
+    asked = count * num_prompts * 8
+    assert count == 2 or asked <= 0.04 * steps * 256
+
+
+def test_rounds_of_an_evaluation_are_those_of_the_dynamics() -> None:
+    config = train_config(
+        evaluation={"every": 2, "num_prompts": 3}, dynamics={"every": 5, "encoder": "packaged"}
+    )
+    assert config.rounds == Rounds(2, 6, "validation", 3, 8, encoder="packaged")
+    assert train_config().rounds is None
+    embedded = train_config(
+        dynamics={"every": 5}, diversity={"source": "embedding"}, algorithm={"type": "grpo"}
+    )
+    assert embedded.rounds == Rounds(5, 6, "auto", 16, 8, from_training=True, semantic_distances=True)
+
+
+@pytest.mark.parametrize(
+    ("task", "encoder", "used"),
+    [
+        ({"type": "hidden_trap_grid"}, "auto", None),
+        ({"type": "code"}, "auto", None),
+        ({"type": "headlines"}, "auto", "packaged"),
+        ({"type": "creative_writing"}, "auto", "packaged"),
+        ({"type": "headlines"}, None, None),
+        ({"type": "hidden_trap_grid"}, "org/encoder", "org/encoder"),
+    ],
+)
+def test_meaning_is_measured_where_answers_are_prose(task: dict[str, Any], encoder: Any, used: Any) -> None:
+    spec = train_config(task=task).task
+    assert DynamicsSpec(encoder=encoder).encoder_for(spec) == used
+
+
+def test_a_result_is_there_once_every_group_is_in_whatever_the_order() -> None:
+    validation = _validation(num_prompts=3)
+    validation.add(3, 2, _summary(3, pass_at_1=0.2))
+    validation.add(6, 0, _summary(6, pass_at_1=0.7))
+    validation.add(3, 0, _summary(3, pass_at_1=0.3))
+    assert validation.result(3) is None
+    assert (validation.missing(3), validation.missing(6), validation.missing(0)) == ([1], [1, 2], [0, 1, 2])
+    validation.add(3, 1, _summary(3, num_scored=3, pass_at_1=0.1))
+    result = validation.result(3)
+    assert result is not None
+    assert result.metrics == {
+        "pass_at_1": pytest.approx(0.2),
+        "num_prompts": 3,
+        "unscored": 1,
+        "unscored_groups": 0,
+        "tokens_generated": 30,
+    }
+    validation.add(3, 0, _summary(3, pass_at_1=1.0))  # a group that comes twice
+    assert validation.result(3) is result
+    assert validation.missing(3) == []
+
+
+def test_lost_groups_are_counted_and_left_out() -> None:
+    """Lost; of another version; unscored: none of them is a zero."""
+    validation = _validation(num_prompts=4)
+    validation.add(3, 0, None)
+    validation.add(3, 1, _summary(4, pass_at_1=0.9))
+    validation.add(3, 2, _summary(3, num_scored=0, completion_length_mean=2.0))
+    validation.add(3, 3, _summary(3, pass_at_1=0.25, completion_length_mean=4.0))
+    result = validation.result(3)
+    assert result is not None
+    assert result.metrics["pass_at_1"] == 0.25
+    assert result.metrics["completion_length_mean"] == 3
+    assert (result.metrics["unscored_groups"], result.metrics["unscored"]) == (3, 4)
+
+
+def test_a_new_attempt_begins_with_nothing() -> None:
+    validation = _validation(num_prompts=1)
+    validation.add(0, 0, _summary(0, pass_at_1=0.5))
+    assert validation.result(0) is not None
+    validation.restart()
+    assert validation.result(0) is None
+    validation.add(0, 0, replace(_summary(0, pass_at_1=0.75), policy=PolicyVersion(2, 0, "b")))
+    assert validation.result(0).metrics["pass_at_1"] == 0.75  # type: ignore[union-attr]
+
+
+def test_a_metric_that_is_not_measured_is_refused() -> None:
+    with pytest.raises(ValueError, match="best_metric='pass_at_8' is not measured with num_samples=4"):
+        TrainingEvaluationSpec(num_samples=4, best_metric="pass_at_8")

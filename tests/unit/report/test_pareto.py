@@ -1,0 +1,141 @@
+"""Fronts of models and checkpoints, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polyray.report.arms import Arm
+from polyray.report.pareto import checkpoint_front, evaluated_front, front_data
+from polyray.report.pareto_figures import front_figure
+from polyray.report.run_data import Evaluation, TrainingRun, read_json
+from tests.unit.report.sweep_fixtures import write_evaluation
+
+COUNTS = {"one": [2, 2, 2, 2], "many": [2, 2, 2, 1], "worse": [1, 1, 1, 1]}
+"""Correct ones of 4 samples; those of "one" are all the same answer, the others' all differ."""
+
+
+def evaluation(root: Path, counts: dict[str, list[int]] | None = None, **options: Any) -> Evaluation:
+    given = {"one_class": ["one", "same"], **options}
+    directory = write_evaluation(root / "evaluation", counts or COUNTS, **given)
+    return Evaluation(root, {}, read_json(directory / "metrics.json"))
+
+
+def dynamics(name: str, rounds: list[tuple[int, float, float]]) -> TrainingRun:
+    lines = [{"step": step, "pass_at_1": quality, "diversity": value} for step, quality, value in rounds]
+    return TrainingRun(Path(name), {"algorithm": {"type": "grpo"}}, [], [], lines)
+
+
+def test_front_and_hypervolume_are_those_worked_out_by_hand(tmp_path: Path) -> None:
+    front = evaluated_front([evaluation(tmp_path)])
+    assert front is not None
+    points = {point.name: point for point in front.points}
+    # Of 4 samples 2 are right, in one class: two candidates miss it with 1/6. All different: 2 x 2/4 on average.
+    assert (points["one"].quality.value, points["one"].diversity.value) == pytest.approx((0.5, 5 / 6))
+    assert (points["many"].quality.value, points["many"].diversity.value) == pytest.approx((0.4375, 0.875))
+    assert (points["worse"].quality.value, points["worse"].diversity.value) == pytest.approx((0.25, 0.5))
+    assert [point.name for point in front.points if point.on_front] == ["one", "many"]
+    assert (front.quality, front.diversity) == ("pass@1", "distinct-correct@2")
+    assert front.reference == (0.0, 0.0) and front.reference_rule.startswith("the origin")
+    assert front.hypervolume.value == pytest.approx(0.5 * 5 / 6 + 0.4375 * (0.875 - 5 / 6))
+
+
+def test_bands_are_those_of_resampled_prompts(tmp_path: Path) -> None:
+    front = evaluated_front([evaluation(tmp_path)])
+    assert front is not None
+    points = {point.name: point for point in front.points}
+    # Only the last prompt differs: drawn j times of 4, j ~ Bin(4, 1/4), "many" has pass@1 1/2 - j/16 and twice that
+    # of different answers. j = 0: it beats "one" in both; j = 1: neither; j > 1: "one" beats it.
+    assert points["many"].front_share == pytest.approx(0.7383, abs=0.04)
+    assert points["one"].front_share == pytest.approx(0.6836, abs=0.04)
+    assert points["worse"].front_share == 0
+    assert (points["one"].quality.low, points["one"].quality.high) == (0.5, 0.5)
+    assert (points["many"].quality.low, points["many"].quality.high) == (0.3125, 0.5)
+    assert front.band[0] == pytest.approx((0.25, 5 / 6, 1.0))
+    assert front.band[-1] == pytest.approx((0.5, 5 / 6, 1.0))
+    assert (front.hypervolume.low, front.hypervolume.high) == pytest.approx((0.5 * 5 / 6, 0.5))
+
+
+def test_prompts_of_one_cluster_are_drawn_together(tmp_path: Path) -> None:
+    front = evaluated_front([evaluation(tmp_path, clusters=["a", "a", "a", "a"])])
+    assert front is not None
+    for point in front.points:
+        assert point.quality.low == point.quality.high == point.quality.value
+        assert point.front_share == (0.0 if point.name == "worse" else 1.0)
+
+
+def test_duplicates_are_all_on_the_front(tmp_path: Path) -> None:
+    counts = {"one": [2, 2, 2, 2], "same": [2, 2, 2, 2], "worse": [1, 1, 1, 1]}
+    front = evaluated_front([evaluation(tmp_path, counts)])
+    assert front is not None
+    assert [(point.on_front, point.front_share) for point in front.points] == [
+        (True, 1.0), (True, 1.0), (False, 0.0),
+    ]  # fmt: skip
+
+
+def test_without_samples_there_are_points_and_no_bands(tmp_path: Path) -> None:
+    found = evaluation(tmp_path)
+    (tmp_path / "evaluation" / "samples.jsonl").unlink()
+    front = evaluated_front([found])
+    assert front is not None and front.band == ()
+    assert [point.name for point in front.points if point.on_front] == ["one", "many"]
+    assert {point.front_share for point in front.points} == {None}
+    assert evaluated_front([evaluation(tmp_path / "b", {"one": [1, 1]})]) is None, "one model is no front"
+    assert evaluated_front([]) is None
+
+
+def test_a_model_without_a_number_is_no_point(tmp_path: Path) -> None:
+    found = evaluation(tmp_path)
+    found.metrics["models"]["many"]["distinct_correct_at_k"]["2"]["value"] = None
+    front = evaluated_front([found])
+    assert front is not None
+    assert [point.name for point in front.points] == ["one", "worse"]
+    del found.metrics["models"]["worse"]["pass_at_k"]
+    assert evaluated_front([found]) is None
+
+
+def test_seeds_are_averaged(tmp_path: Path) -> None:
+    other = {"one": [3, 3, 3, 3], "many": [2, 2, 2, 1], "worse": [1, 1, 1, 1]}
+    front = evaluated_front([evaluation(tmp_path / "0"), evaluation(tmp_path / "1", other)])
+    assert front is not None
+    assert front.points[0].quality.value == pytest.approx((0.5 + 0.75) / 2)
+    assert front.points[0].diversity.value == pytest.approx((5 / 6 + 1) / 2)
+    assert front.points[0].quality.low == pytest.approx(0.625), "every prompt has the same mean over seeds"
+
+
+def test_checkpoints_of_all_arms_share_a_front() -> None:
+    first = [
+        dynamics("a-seed0", [(0, 0.3, 0.5), (10, 0.5, 0.2)]),
+        dynamics("a-seed1", [(0, 0.3, 0.7), (10, 0.5, 0.2)]),
+    ]
+    arms = [Arm("a", "A", runs=first), Arm("b", "B", runs=[dynamics("b", [(0, 0.3, 0.6), (10, 0.4, 0.1)])])]
+    front = checkpoint_front(arms)
+    assert front is not None
+    assert [(point.name, point.on_front) for point in front.points] == [
+        ("A, step 0", True), ("A, step 10", True), ("B, step 0", True), ("B, step 10", False),
+    ]  # fmt: skip
+    assert (front.quality, front.diversity) == ("pass@1", "diversity")
+    assert front.hypervolume.value == pytest.approx(0.5 * 0.2 + 0.3 * 0.4)
+    assert front.band == () and checkpoint_front(arms[1:1]) is None
+
+
+def test_the_figure_names_every_point_and_the_data_are_json(tmp_path: Path) -> None:
+    front = evaluated_front([evaluation(tmp_path)])
+    assert front is not None
+    figure: Any = front_figure(front, [Arm("one", "one", colour="#0072b2")])
+    band, line, *points = figure.data
+    assert band.fill == "toself" and len(band.x) == 2 * len(front.band)
+    assert (list(line.x), list(line.y)) == ([0.4375, 0.5], pytest.approx([0.875, 5 / 6]))
+    assert [list(trace.text) for trace in points] == [["one"], ["many"], ["worse"]]
+    assert [list(trace.marker.symbol) for trace in points] == [["diamond"], ["diamond"], ["circle-open"]]
+    assert points[0].marker.color == "#0072b2"
+    assert "on the front in" in points[1].hovertext[0]
+    data = json.loads(json.dumps(front_data(front), allow_nan=False))
+    assert data["points"][2] == {
+        "name": "worse", "arm": "worse", "on_front": False, "front_share": 0.0,
+        "quality": {"value": 0.25, "low": 0.25, "high": 0.25}, "diversity": {"value": 0.5, "low": 0.5, "high": 0.5},
+    }  # fmt: skip
+    assert len(data["band"]) == len(front.band)

@@ -1,0 +1,156 @@
+"""Lines of trials.jsonl, and which trials of a setting count."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from polyray.errors import DataError
+from polyray.report.sweep.settings import axis_symbol, group_trials
+from polyray.report.sweep.trials import read_trials, trial_line, write_trials
+from tests.unit.report.sweep_fixtures import AXIS, trial
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    trials = [
+        trial("t0", 0.5, 1, others={"learner.lr": 1e-4, "task.kind": "né"}, metric=0.25, tokens=7),
+        trial("t1", 0.0, status="failed", error="CUDA\nout of memory", steps=3, gpu_hours=0.5),
+    ]
+    write_trials(tmp_path / "trials.jsonl", trials)
+    assert read_trials(tmp_path / "trials.jsonl") == trials
+    assert (tmp_path / "trials.jsonl").read_text().count("\n") == 2
+
+
+def test_a_retried_trial_keeps_its_place_and_its_last_line(tmp_path: Path) -> None:
+    first, second = trial("t0", 0.5, status="failed", error="x"), trial("t1", 1.0)
+    again = replace(first, status="done", error=None)
+    (tmp_path / "t.jsonl").write_text("".join(map(trial_line, (first, second, again))))
+    assert read_trials(tmp_path / "t.jsonl") == [again, second]
+
+
+def test_numbers_that_json_lacks() -> None:
+    assert json.loads(trial_line(trial("t0", 0.5, metric=math.nan)))["metric"] is None
+    with pytest.raises(DataError, match=r"core_hours=nan of trial t0"):
+        trial_line(trial("t0", 0.5, core_hours=math.nan))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"t.jsonl:1 is not valid JSON"),
+        ("[]", r"t.jsonl:1 holds a list"),
+        ('{"trial_id": "t0"}', r"t.jsonl:1 lacks parameters, seed"),
+        (trial_line(trial("t0", 1.0)).replace('"done"', '"lost"'), r"status='lost' is none of done, stopped, failed"),
+        ("\n", r"holds no trials"),
+    ],
+)  # fmt: skip
+def test_broken_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "t.jsonl").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_trials(tmp_path / "t.jsonl")
+    with pytest.raises(DataError, match="no trials at"):
+        read_trials(tmp_path / "other.jsonl")
+
+
+FAILED = {"status": "failed", "error": "OOM", "steps": 7}
+STOPPED = {"status": "stopped", "steps": 9}
+NOT_ALL = "not every seed of its setting was evaluated"
+
+
+def counted(trials, evaluated):
+    grouped = group_trials(trials, evaluated, AXIS)
+    members = {s.label: [t.trial_id for t in s.members] for s in grouped.settings}
+    return members, dict(grouped.left_out)
+
+
+def test_settings_are_sorted_by_value_and_other_parameters_make_their_own() -> None:
+    trials = [
+        trial("a", 1.0, others={"learner.lr": 1e-4}),
+        trial("b", 0.5, 1, others={"learner.lr": 1e-4}),
+        trial("c", 0.5, 0, others={"learner.lr": 1e-4}),
+        trial("d", 0.5, 0, others={"learner.lr": 1e-3}),
+    ]
+    grouped = group_trials(trials, "abcd", AXIS)
+    assert [s.label for s in grouped.settings] == [
+        "λ = 0.5, lr = 0.0001",
+        "λ = 0.5, lr = 0.001",
+        "λ = 1, lr = 0.0001",
+    ]
+    assert [t.trial_id for t in grouped.settings[0].members] == ["c", "b"]
+    first, other, last = (s.block for s in grouped.settings)
+    assert first == last != other
+    assert not grouped.left_out and all(s.is_complete for s in grouped.settings)
+
+
+def test_labels_tell_alike_paths_and_alike_numbers_apart() -> None:
+    trials = [
+        trial("a", 0.12345671, others={"learner.rank": 1, "model.rank": 2}),
+        trial("b", 0.12345672, others={"learner.rank": 1, "model.rank": 2}),
+    ]
+    labels = [s.label for s in group_trials(trials, "ab", AXIS).settings]
+    assert labels == [
+        "λ = 0.123457, learner.rank = 1, model.rank = 2",
+        "λ = 0.123457, learner.rank = 1, model.rank = 2 (b)",
+    ]
+    assert axis_symbol(AXIS) == "λ" and axis_symbol("learner.lr") == "lr"
+
+
+def test_whole_numbers_and_floats_are_one_value() -> None:
+    members, _ = counted([trial("a", 1, 0, others={"x.n": 2}), trial("b", 1.0, 1, others={"x.n": 2.0})], "ab")
+    assert list(members.values()) == [["a", "b"]]
+
+
+@pytest.mark.parametrize(
+    ("second", "evaluated", "members", "reason"),
+    [
+        (FAILED, ["a"], ["a"], "failed after 7 steps: OOM; it was not evaluated"),
+        (
+            FAILED | {"error": None},
+            ["a"],
+            ["a"],
+            "failed after 7 steps: no reason is known; it was not evaluated",
+        ),
+        (STOPPED, ["a"], ["a"], "stopped by the scheduler after 9 steps; it was not evaluated"),
+        (STOPPED, ["a", "b"], ["a", "b"], None),
+        (STOPPED, ["b"], [], f"stopped by the scheduler after 9 steps; {NOT_ALL}"),
+        ({}, ["a"], ["a"], "finished; it was not evaluated"),
+    ],
+)
+def test_a_trial_that_did_not_finish_counts_only_if_all_seeds_were_evaluated(
+    second, evaluated, members, reason
+) -> None:
+    found, left_out = counted([trial("a", 1.0, 0), trial("b", 1.0, 1, **second)], evaluated)
+    assert found == {"λ = 1": members}
+    assert left_out.get("b") == reason
+    complete = group_trials([trial("a", 1.0, 0), trial("b", 1.0, 1, **second)], evaluated, AXIS)
+    assert complete.settings[0].is_complete == (members == ["a", "b"])
+
+
+def test_long_errors_are_cut_to_one_line() -> None:
+    _, left_out = counted([trial("a", 1.0, status="failed", error="Trace\n" * 200)], [])
+    assert left_out["a"] == f"failed after 60 steps: {('Trace ' * 50)[:299]}…; it was not evaluated"
+
+
+def test_a_repeated_seed_counts_once() -> None:
+    found, left_out = counted([trial("a", 1.0, 3, status="stopped"), trial("b", 1.0, 3)], ["a", "b"])
+    assert found == {"λ = 1": ["b"]}
+    assert left_out == {"a": "the same setting and seed as b, which counts for both"}
+
+
+@pytest.mark.parametrize(
+    ("trials", "message"),
+    [
+        ([], "there are no trials"),
+        ([trial("a", 1.0), trial("a", 2.0)], "trial a occurs twice"),
+        ([trial("a", "big")], r"algorithm.diversity_weight='big' of trial a is no finite number"),  # pyright: ignore
+        ([trial("a", math.inf)], "is no finite number"),
+        ([trial("a", True)], "is no finite number"),
+    ],
+)
+def test_bad_trials_are_named(trials, message) -> None:
+    with pytest.raises(DataError, match=message):
+        group_trials(trials, (), AXIS)

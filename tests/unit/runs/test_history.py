@@ -1,0 +1,85 @@
+"""A history is whole, or the first thing that is wrong with it is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from polyray.errors import RolloutError
+from polyray.orchestrator.ledger import Finished, GroupLedger
+from polyray.runs.history import check_history
+from polyray.types import PolicyVersion
+
+
+def _line(step: int, groups: list[int], versions: list[int], dropped: Any = ()) -> dict[str, Any]:
+    return {"step": step, "attempt": 1, "groups": groups, "versions": versions, "dropped": list(dropped)}
+
+
+def test_a_whole_history_with_drops_and_stale_groups_passes() -> None:
+    lines = [_line(0, [0, 2], [0, 0]), _line(1, [3, 5], [0, 1], [[1, "unscored"], [4, "stale"]])]
+    check_history(lines, batch=2, max_staleness=1, steps=2)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([_line(0, [0, 1], [0, 0])], "1 lines, expected one for each of the steps 0 to 1"),
+        ([_line(0, [0, 1], [0, 0]), _line(1, [2], [1])], "step 1 consumed 1 groups, expected 2"),
+        (
+            [_line(0, [0, 1], [0, 0]), _line(1, [2, 1], [1, 1])],
+            "group 1 was trained on and, at step 1, trained on",
+        ),
+        (
+            [_line(0, [0, 1], [0, 0]), _line(1, [2, 3], [1, 1], [[0, "stale"]])],
+            "group 0 was trained on and, at step 1, stale",
+        ),
+        ([_line(0, [0, 1], [0, 0]), _line(1, [2, 4], [1, 1])], "1 groups were neither .* the first is 3"),
+        (
+            [_line(0, [0, 1], [0, 0]), _line(1, [2, 3], [1, 2])],
+            "step 1 trained on group 3 of version 2; max_staleness=1",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(lines: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(RolloutError, match=message):
+        check_history(lines, batch=2, max_staleness=1, steps=2)
+
+
+def test_a_history_older_than_allowed_is_refused() -> None:
+    with pytest.raises(RolloutError, match="group 0 of version 0; max_staleness=0"):
+        check_history([_line(0, [1], [0]), _line(1, [0], [0])], batch=1, max_staleness=0, steps=2)
+
+
+@pytest.mark.parametrize("max_staleness", [0, 2])
+def test_the_ledgers_own_history_passes_through_faults(max_staleness: int) -> None:
+    ledger: GroupLedger[int] = GroupLedger(2, max_staleness, 6)
+    ledger.restore(None)
+    lines: list[dict[str, Any]] = []
+    for step in range(6):
+        turn = 0
+        while (batch := ledger.cut(step)) is None:
+            while ledger.may_start(step):
+                group_id = ledger.next_id()
+                turn += 1
+                if turn % 5 == 2:
+                    ledger.requeue(group_id)
+                elif turn % 5 == 4:
+                    ledger.drop(group_id)
+                else:
+                    policy = PolicyVersion(ledger.attempt, step, "0")
+                    ledger.finished(Finished(group_id, policy, 0, 8, 0.0, 0.0))
+        if step == 3 and ledger.attempt == 1:
+            snapshot = ledger.snapshot()
+            lines = [line for line in lines if line["step"] < step]
+            ledger.restore(snapshot)
+            while ledger.may_start(step):
+                group_id = ledger.next_id()
+                ledger.finished(Finished(group_id, PolicyVersion(2, step, "0"), 0, 8, 0.0, 0.0))
+            batch = ledger.cut(step)
+            assert batch is not None
+        groups = batch.groups
+        dropped = [list(item) for item in batch.dropped]
+        lines.append(_line(step, [g.group_id for g in groups], [g.policy.version for g in groups], dropped))
+        ledger.published(step + 1)
+    check_history(lines, batch=2, max_staleness=max_staleness, steps=6)

@@ -1,0 +1,184 @@
+"""A tracker is fed each step once, from a file that grows, is cut and is written again; it can hurt nobody."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polyray.config.tracking import MlflowSpec, TensorBoardSpec, WandbSpec
+from polyray.errors import ConfigError
+from polyray.runs.jsonl import JsonlWriter, cut_jsonl
+from polyray.runs.run_directory import RunPaths
+from polyray.runs.trackers import running
+from polyray.runs.trackers.base import RunIdentity, Status, numbers
+from polyray.runs.trackers.following import Follower, GrowingFile
+from polyray.runs.trackers.running import check_trackers, open_trackers
+
+
+class Recording:
+    """A tracker in memory."""
+
+    def __init__(self, first: int = 0, fails_at: int | None = None, hangs_at: int | None = None) -> None:
+        self.first = first
+        self.fails_at = fails_at
+        self.hangs_at = hangs_at
+        self.released = threading.Event()
+        self.steps: list[int] = []
+        self.values: list[Mapping[str, float]] = []
+        self.status: Status | None = None
+
+    def start(self, config: Mapping[str, Any], identity: RunIdentity) -> int:
+        return self.first
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        if step == self.fails_at:
+            raise ConnectionError("no route\nto the host")
+        if step == self.hangs_at:
+            self.released.wait(30)
+        self.steps.append(step)
+        self.values.append(metrics)
+
+    def finish(self, status: Status) -> None:
+        self.status = status
+
+
+def _follow(tracker: Recording, path: Path) -> Follower:
+    return Follower("recording", tracker, path, {}, RunIdentity("run", path.parent), poll_s=0.01)
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def _write(path: Path, *steps: int) -> None:
+    with JsonlWriter(path) as writer:
+        for step in steps:
+            writer.write({"step": step, "loss": step / 2})
+
+
+def test_a_growing_file_gives_whole_lines_once(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    file = GrowingFile(path)
+    assert list(file.new_lines()) == []
+    path.write_bytes(b'{"step": 0}\n{"step"')
+    assert list(file.new_lines()) == [{"step": 0}]
+    with path.open("ab") as stream:
+        stream.write(b': 1}\n{"step": 2}\n')
+    assert list(file.new_lines()) == [{"step": 1}, {"step": 2}]
+    assert list(file.new_lines()) == []
+    cut_jsonl(path, lambda line: line["step"] < 1)
+    assert list(file.new_lines()) == [{"step": 0}]
+
+
+def test_a_file_longer_than_one_read_comes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polyray.runs.trackers.following.READ_BYTES", 64)
+    _write(tmp_path / "m.jsonl", *range(50))
+    assert [line["step"] for line in GrowingFile(tmp_path / "m.jsonl").new_lines()] == list(range(50))
+
+
+def test_steps_that_a_resumed_learner_writes_again_are_logged_once(tmp_path: Path) -> None:
+    path, tracker = tmp_path / "metrics.jsonl", Recording()
+    follower = _follow(tracker, path)
+    _write(path, 0, 1, 2)
+    _until(lambda: tracker.steps == [0, 1, 2])
+    cut_jsonl(path, lambda line: line["step"] < 1)
+    _write(path, 1, 2, 3)
+    _until(lambda: tracker.steps == [0, 1, 2, 3])
+    _write(path, 4)
+    follower.end("finished")
+    follower.join(20)
+    assert tracker.steps == [0, 1, 2, 3, 4]
+    assert tracker.status == "finished"
+
+
+def test_a_later_start_sends_what_is_missing(tmp_path: Path) -> None:
+    path, tracker = tmp_path / "metrics.jsonl", Recording(first=2)
+    _write(path, 0, 1, 2, 3)
+    follower = _follow(tracker, path)
+    follower.end("killed")
+    follower.join(20)
+    assert (tracker.steps, tracker.status) == ([2, 3], "killed")
+    assert tracker.values == [{"loss": 1.0}, {"loss": 1.5}]
+
+
+def test_a_tracker_that_fails_is_dropped_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, tracker = tmp_path / "metrics.jsonl", Recording(fails_at=1)
+    follower = _follow(tracker, path)
+    _write(path, 0, 1, 2, 3)
+    _until(lambda: bool(caplog.records))
+    follower.end("finished")
+    follower.join(20)
+    assert tracker.steps == [0]
+    assert [record.getMessage() for record in caplog.records] == [
+        "tracker recording failed and is dropped, the run goes on without it: ConnectionError: no route"
+    ]
+
+
+def test_a_tracker_that_hangs_is_left_behind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, tracker = tmp_path / "metrics.jsonl", Recording(hangs_at=1)
+    _write(path, 0, 1)
+    follower = _follow(tracker, path)
+    follower.end("finished")
+    started = time.monotonic()
+    follower.join(0.05)
+    assert time.monotonic() - started < 5
+    assert "is not done after 0.05 s and is left behind" in caplog.text
+    tracker.released.set()
+    follower.join(20)
+
+
+def test_only_finite_numbers_are_sent() -> None:
+    line = {"step": 3, "loss": 0.5, "kl": None, "nan": float("nan"), "name": "x", "groups_used": 4}
+    assert numbers(line) == {"loss": 0.5, "groups_used": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, "finished"), (ValueError, "failed"), (KeyboardInterrupt, "killed")]
+)
+def test_the_status_says_how_the_run_ended(
+    error: type[BaseException] | None, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = Recording()
+    monkeypatch.setattr(running, "TRACKERS", {"tensorboard": lambda spec: tracker})
+    paths = RunPaths(tmp_path)
+    _write(paths.metrics, 0)
+
+    def run() -> None:
+        with open_trackers([TensorBoardSpec()], "x", paths, {}):
+            if error is not None:
+                raise error
+
+    if error is None:
+        run()
+    else:
+        with pytest.raises(error):
+            run()
+    assert (tracker.steps, tracker.status) == ([0], status)
+
+
+def test_what_is_missing_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        ConfigError, match=r"wandb, but wandb is not installed; run: pip install -r requirements"
+    ):
+        check_trackers([WandbSpec()])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    check_trackers([TensorBoardSpec(), WandbSpec(), MlflowSpec()])
+    with pytest.raises(ConfigError, match="lists wandb twice"):
+        check_trackers([WandbSpec(), WandbSpec(project="other")])
+
+
+def test_credentials_do_not_belong_into_the_configuration() -> None:
+    with pytest.raises(ValueError, match="MLFLOW_TRACKING_PASSWORD"):
+        MlflowSpec(tracking_uri="https://me:secret@host/x")

@@ -1,0 +1,103 @@
+"""Answers as judges give them: clean, wrapped, wrong. What is wrong is said in words for the judge."""
+
+from __future__ import annotations
+
+import pytest
+
+from polyray.config.judge import JudgeSpec
+from polyray.shelf.judge.answers import InvalidAnswer, classes_of, parse_answer
+from polyray.shelf.judge.items import Candidate, ClusterItem, RubricItem
+from polyray.shelf.judge.questions import cluster_question, rubric_question
+from polyray.types import WRONG_CLASS
+
+SPEC = JudgeSpec.model_validate(
+    {"provider": "openai", "model": "m", "explain": False, "criteria": ["relevance", "coherence"]}
+)
+RUBRIC = rubric_question(RubricItem("i", "t", "p", "c", Candidate("x")), SPEC)
+CLUSTERS = cluster_question(
+    ClusterItem("i", "t", "p", "c", (Candidate("x"), Candidate("y"), Candidate("z"))), SPEC
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"relevance": 4, "coherence": 2}',
+        '```json\n{"coherence": 2, "relevance": 4}\n```',
+        'Let me see {hm}. My scores: {"relevance": 4,\n "coherence": 2} I am sure.',
+        '{"relevance": 4.0, "coherence": 2}',
+    ],
+)
+def test_answers_that_can_be_used(text: str) -> None:
+    assert parse_answer(text, RUBRIC) == {"relevance": 4, "coherence": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "the answer is empty"),
+        ("Both are fine.", "no complete JSON object"),
+        ('{"relevance": 4, "coherence": ', "no complete JSON object"),
+        ("{" * 5000, "no complete JSON object"),
+        ('{"a":' * 5000, "no complete JSON object"),
+        ('{"relevance": 4}', "the key 'coherence' is missing"),
+        ('{"relevance": 4, "coherence": 2, "humour": 5}', "the key 'humour' does not belong there"),
+        ('{"relevance": 6, "coherence": 2}', "relevance=6: Input should be 1, 2, 3, 4 or 5"),
+        ('{"relevance": 4.5, "coherence": 2}', "relevance=4.5"),
+        ('{"relevance": "4", "coherence": 2}', "relevance='4'"),
+        ('{"relevance": true, "coherence": 2}', "a boolean is not allowed"),
+        ('{"relevance": NaN, "coherence": 2}', "relevance=nan"),
+        ('{"relevance": null, "coherence": 2}', "relevance=None"),
+        ('{"relevance": 4, "relevance": 5, "coherence": 2}', "the key 'relevance' occurs twice"),
+        ('{"relevance": 4, "coherence": 2} {"relevance": 1, "coherence": 1}', "2 JSON objects"),
+        ('[{"relevance": 4, "coherence": 2}, {"relevance": 1, "coherence": 1}]', "2 JSON objects"),
+    ],
+)
+def test_answers_that_cannot(text: str, problem: str) -> None:
+    with pytest.raises(InvalidAnswer, match=".*".join(map(_escaped, problem.split("...")))):
+        parse_answer(text, RUBRIC)
+
+
+def _escaped(text: str) -> str:
+    import re
+
+    return re.escape(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('{"candidate_1": 1, "candidate_2": 1}', "'candidate_3' is missing"),
+        (
+            '{"candidate_1": 1, "candidate_2": 1, "candidate_3": 2, "candidate_1": 2}',
+            "'candidate_1' occurs twice",
+        ),
+        (
+            '{"candidate_1": 1, "candidate_2": 1, "candidate_3": 2, "candidate_4": 2}',
+            "'candidate_4' does not belong",
+        ),
+        ('{"candidate_1": 1, "candidate_2": 1, "candidate_3": 4}', "candidate_3=4"),
+        ('{"candidate_1": [1, 2], "candidate_2": 1, "candidate_3": 1}', "candidate_1="),
+    ],
+)
+def test_every_candidate_is_in_exactly_one_group(text: str, problem: str) -> None:
+    with pytest.raises(InvalidAnswer, match=problem):
+        parse_answer(text, CLUSTERS)
+
+
+def test_classes_are_numbered_by_appearance_and_garbage_stays_apart() -> None:
+    assert classes_of([3, 1, 0, 3, 2, 0]) == [0, 1, WRONG_CLASS, 0, 2, WRONG_CLASS]
+    assert classes_of([0, 0]) == [WRONG_CLASS, WRONG_CLASS]
+
+
+def test_a_criterion_may_be_called_like_a_method() -> None:
+    spec = JudgeSpec.model_validate(
+        {
+            "provider": "openai",
+            "model": "m",
+            "explain": False,
+            "criteria": [{"name": "copy", "description": "d"}],
+        }
+    )
+    question = rubric_question(RubricItem("i", "t", "p", "c", Candidate("x")), spec)
+    assert parse_answer('{"copy": 3}', question) == {"copy": 3}

@@ -1,0 +1,104 @@
+"""review.csv: written for people and spreadsheets, read back as they left it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polyray.errors import DataError
+from polyray.shelf.preferences.curation.review import (
+    COLUMNS,
+    Review,
+    ReviewRow,
+    check_known,
+    read_reviews,
+    review_csv,
+)
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n"), max_size=12)
+
+
+def row(record_id: str = "a", decision: str = "", note: str = "", completion: str = "Yes.") -> ReviewRow:
+    assert decision in ("keep", "drop", "")
+    return ReviewRow(record_id, decision, note, "kept: test", -1.5, "Cite?", completion)
+
+
+def read(path: Path, content: bytes | str) -> dict[str, Review]:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_reviews(path)
+
+
+@given(st.lists(st.tuples(TEXTS, st.sampled_from(["keep", "drop", ""]), TEXTS), max_size=5))
+def test_what_is_written_is_read(
+    tmp_path_factory: pytest.TempPathFactory, items: list[tuple[str, str, str]]
+) -> None:
+    rows = [
+        row(f"{at}{name}".strip(), decision, note.strip()) for at, (name, decision, note) in enumerate(items)
+    ]
+    path = tmp_path_factory.mktemp("review") / "review.csv"
+    found = read(path, review_csv(rows))
+    expected = {r.record_id: (r.decision, r.note) for r in rows if r.decision or r.note}
+    assert {name: (review.decision, review.note) for name, review in found.items()} == expected
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_cell_is_a_formula(tmp_path: Path, start: str) -> None:
+    evil = f'{start}HYPERLINK("http://x.org";"free")'
+    content = review_csv([row("=id", "keep", f"{start}1", evil)])
+    cells = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")))[1]
+    texts = [cell for name, cell in zip(COLUMNS, cells, strict=True) if name != "engagement"]
+    assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in texts)
+    assert cells[4] == "-1.5"  # a number, and no text
+    assert read(tmp_path / "review.csv", content)["=id"].note == f"{start}1".strip()
+
+
+def test_what_spreadsheets_make_of_it(tmp_path: Path) -> None:
+    expected = {"a": ("keep", "good, although short"), "b": ("drop", "")}
+    for content in (
+        '\ufeffrecord_id,decision,note\r\na,keep,"good, although short"\r\nb,drop,\r\nc,,\r\n',
+        "record_id;decision;note;reason\na;KEEP ;good, although short;kept\nb;Drop;;\n;;;\n",
+        "\ufeffrecord_id\tdecision\tnote\r\na\tkeep\tgood, although short\r\nb\tdrop\r\n",
+        'record_id,decision,note,,\na,keep,"good, although short",,\nb,drop,,,\n,,,,\n',
+        'Decision,Note,Record_ID\nkeep,"good, although short",a\ndrop,,b\n',
+    ):
+        found = read(tmp_path / "review.csv", content)
+        assert {name: (r.decision, r.note) for name, r in found.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "record_id,decision\na,maybe\n",
+            r"review\.csv:2: decision 'maybe' of 'a' must be keep, drop or empty",
+        ),
+        (
+            "record_id,decision\na,keep\na,drop\n",
+            r"review\.csv:3: record_id 'a' is already that of .*review\.csv:2",
+        ),
+        ("record_id,decision\n,keep\n", r"review\.csv:2: record_id is empty"),
+        ("record_id,note\na,x\n", "no column 'decision'"),
+        ("record_id,decision,colour\na,keep,red\n", "unknown column 'colour', which a new run would lose"),
+        ("record_id,decision,decision\na,keep,drop\n", "names 'decision' twice"),
+        ("record_id,decision\na,keep,more\n", r"review\.csv:2: 3 cells but the header has 2"),
+        ("", "empty"),
+        (b"record_id,decision\n\xff,keep\n", "not UTF-8"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, content: str | bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / "review.csv", content)
+
+
+def test_unknown_records_are_refused_where_something_would_be_lost(tmp_path: Path) -> None:
+    reviews = read(tmp_path / "review.csv", "record_id,decision,note\ngone,,\n1.2E+17,keep,\na,drop,\n")
+    with pytest.raises(DataError, match=r"review\.csv:3: record_id '1\.2E\+17' is no record .*spreadsheet"):
+        check_known(reviews, {"a"})
+    check_known(reviews, {"a", "1.2E+17"})
+    with pytest.raises(DataError, match="no such file; set review"):
+        read_reviews(tmp_path / "absent.csv")

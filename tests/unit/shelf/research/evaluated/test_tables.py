@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from polyray.report.numbers import MINUS
+from polyray.shelf.research.evaluated.cells import NONE, Cell, Table, amount_text, interval_text, p_text
+from polyray.shelf.research.evaluated.criteria import criteria
+from polyray.shelf.research.evaluated.domains import domains
+from polyray.shelf.research.evaluated.inputs import Inputs, read_inputs
+from polyray.shelf.research.evaluated.table_text import latex, latex_text, markdown, traced
+from polyray.shelf.research.evaluated.tables import all_tables
+from polyray.shelf.research.lora.contributions import WHOLE
+from tests.unit.shelf.research.evaluated.evaluated_fixtures import WRONG, at_pointer, write_run
+
+MODELS = {
+    "a_b": [[0, WRONG, 0, WRONG], [WRONG] * 4, [0, 1, 2, WRONG], [0] * 4],
+    "50 % & more": [[0, 1, 2, 3], [0, WRONG, WRONG, WRONG], [WRONG] * 4, [0] * 4],
+}
+COST = {
+    "phases": {"sample": {"wall_s": 12.5, "core_s": 25.0, "gpu_s": None}, "score": {"wall_s": 1234.5}},
+    "judge": {"requests": 7, "tokens": 900, "money": None},
+    "total": {"wall_s": 1247.0, "core_s": 25.0},
+}
+
+
+def found(tmp_path: Path) -> tuple[Inputs, dict[str, Table]]:
+    run = write_run(tmp_path / "eval", MODELS, ks=(1, 4), baseline="a_b")
+    (run / "cost.json").write_text(json.dumps(COST))
+    inputs = read_inputs([run])
+    return inputs, {
+        table.name: table for table in all_tables(inputs.runs, criteria(inputs), domains(inputs.runs))
+    }
+
+
+def test_every_table_is_there_with_its_numbers(tmp_path: Path) -> None:
+    _, tables = found(tmp_path)
+    assert list(tables) == ["results", "significance", "cost", "criteria", "domains"]
+    results = tables["results"]
+    assert results.columns == ("model", "pass@1", "pass@4", "USQ@4", "distinct-correct@4")
+    assert [cell.text.split(" [")[0] for cell in results.rows[0]][:3] == ["a_b", "0.562", "0.750"]
+    assert [cell.text.split(" [")[0] for cell in results.rows[1]][4] == "1.50", "4, 1, 0 and 1 classes"
+    assert "holm" in tables["significance"].caption
+    assert {row[0].text for row in tables["significance"].rows} == {"50 % & more"}
+    metrics = ["pass@1", "pass@4", "distinct-correct@4", "USQ@4"]
+    assert [row[1].text for row in tables["significance"].rows] == metrics
+    assert tables["cost"].columns == ("phase", "wall, s", "cores, s", "tokens")
+    assert [[cell.text for cell in row] for row in tables["cost"].rows] == [
+        ["sample", "12.50", "25", NONE], ["score", "1,234", NONE, NONE], ["judge", NONE, NONE, "900"],
+        ["total", "1,247", "25", NONE],
+    ]  # fmt: skip
+
+
+def test_contributions_are_the_differences_turned_round(tmp_path: Path) -> None:
+    full, none = [[0, 1, 2, WRONG]] * 4, [[0, WRONG, WRONG, WRONG]] * 4
+    run = write_run(
+        tmp_path / "eval",
+        {WHOLE: full, "without layer 3": none, "without layer 4": full},
+        ks=(1, 4),
+        baseline=WHOLE,
+    )
+    inputs = read_inputs([run])
+    tables = {table.name: table for table in all_tables(inputs.runs, criteria(inputs), domains(inputs.runs))}
+    table = tables["ablation"]
+    assert table.columns == (
+        "part", "pass@1", "adjusted p", "pass@4", "adjusted p", "distinct-correct@4", "adjusted p",
+    )  # fmt: skip
+    # 3 of 4 samples pass with it and 1 of 4 without; of 4 candidates 3 classes are correct, and 1.
+    assert [[row[0].text, *(cell.text.split(" [")[0] for cell in row[1::2])] for row in table.rows] == [
+        ["layer 3", "+0.500", "0.000", "+2.00"], ["layer 4", "0.000", "0.000", "0.00"],
+    ]  # fmt: skip
+    metrics = inputs.runs[0].metrics.values
+    for cell in table.rows[0][1::2]:
+        entry = at_pointer(metrics, cell.sources[0].key)
+        assert (entry["model"], entry["baseline"]) == ("without layer 3", WHOLE)
+    assert "ablation" not in found(tmp_path / "other")[1]
+
+
+def test_every_number_can_be_looked_up(tmp_path: Path) -> None:
+    _, tables = found(tmp_path)
+    written = traced(list(tables.values()))
+    looked_up = 0
+    for table in written.values():
+        for cell in table["cells"]:
+            has_number = any(character.isdigit() for character in cell["text"])
+            if cell["column"] not in ("model", "metric", "criterion", "limit", "k", "domain", "phase"):
+                assert bool(cell["sources"]) or not has_number or cell["column"] == "status", cell
+            for source in cell["sources"]:
+                content = Path(source["file"]).read_bytes()
+                assert hashlib.sha256(content).hexdigest() == source["sha256"]
+                value = at_pointer(json.loads(content), source["key"])
+                if isinstance(value, dict) and has_number:
+                    number = value["difference"] if "difference" in value else value["value"]
+                    assert f"{abs(number):.2f}"[:4] in cell["text"]
+                looked_up += 1
+    assert looked_up > 30
+    [cell] = [cell for cell in written["results"]["cells"] if (cell["row"], cell["column"]) == (1, "pass@4")]
+    assert cell["sources"][0]["key"] == "/models/50 % & more/pass_at_k/4" and cell["text"].startswith(
+        "0.750 ["
+    )
+
+
+def test_several_runs_have_numbered_tables(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, {"A": MODELS["a_b"]}, domain=name) for name in ("code", "math")]
+    inputs = read_inputs(runs)
+    tables = all_tables(inputs.runs, criteria(inputs), domains(inputs.runs))
+    assert [table.name for table in tables] == ["results_1", "results_2", "criteria", "domains"]
+
+
+def test_latex_escapes_what_it_would_not_print() -> None:
+    assert latex_text("a_b & 50% of {x} #1 $2 ~ ^ \\") == (
+        r"a\_b \& 50\% of \{x\} \#1 \$2 \textasciitilde{} \textasciicircum{} \textbackslash{}"
+    )
+    assert latex_text(f"LoRA -> GRPO, {MINUS}0.1") == r"LoRA -\textgreater{} GRPO, $-$0.1"
+    assert latex_text("[x]") == "{}[x]", "after the end of a row a bracket begins an argument"
+
+
+def test_latex_and_markdown_are_these() -> None:
+    table = Table(
+        "t", "Caption_1.", ("model", "p"), ((Cell("a|b"), Cell("< 0.0001")), (Cell("*c*"), Cell(NONE))), 1
+    )
+    assert latex(table) == (
+        "\\begin{table}\n\\centering\n\\caption{Caption\\_1.}\n\\label{tab:t}\n\\begin{tabular}{lr}\n\\toprule\n"
+        "model & p \\\\\n\\midrule\na\\textbar{}b & \\textless{} 0.0001 \\\\\n{}*c* & -- \\\\\n\\bottomrule\n"
+        "\\end{tabular}\n\\end{table}\n"
+    )
+    assert markdown(table) == (
+        "Caption\\_1.\n\n| model | p |\n| --- | ---: |\n| a\\|b | \\< 0.0001 |\n| \\*c\\* | " + NONE + " |\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ({"value": 0.5, "low": 0.25, "high": 0.75}, "0.500 [0.250, 0.750]"),
+        ({"value": 0.5, "low": None, "high": None}, "0.500"),
+        ({"value": None, "low": None, "high": None}, NONE),
+        (None, NONE),
+    ],
+)
+def test_intervals_as_text(entry: dict[str, float | None] | None, text: str) -> None:
+    assert interval_text(entry, 3) == text
+
+
+def test_numbers_as_text() -> None:
+    difference = {"difference": -0.1, "low": -0.2, "high": 0.1}
+    assert interval_text(difference, 2, with_sign=True) == f"{MINUS}0.10 [{MINUS}0.20, +0.10]"
+    assert [p_text(value) for value in (0.00001, 0.0123, 1.0, None)] == ["< 0.0001", "0.0123", "1.0000", NONE]
+    assert [amount_text(value) for value in (3, 3.14159, 12345.6, None)] == ["3", "3.14", "12,346", NONE]

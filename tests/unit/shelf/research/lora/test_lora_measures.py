@@ -1,0 +1,192 @@
+"""Spectra, overlaps, drift and the null of seeds, against the full matrices and brute force."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+from polyray.shelf.research.lora import null
+from polyray.shelf.research.lora.drift import drift
+from polyray.shelf.research.lora.null import arm_difference, distances
+from polyray.shelf.research.lora.overlaps import Overlap, overlap, subspace_overlap
+from polyray.shelf.research.lora.spectra import Spectrum, decompose, spectrum
+from polyray.shelf.research.lora.updates import Update
+
+OUT, IN = 9, 13
+
+
+def update(seed: int, rank: int = 3, scale: float = 1.0) -> Update:
+    draw = np.random.default_rng(seed)
+    return Update(scale * draw.normal(size=(OUT, rank)), draw.normal(size=(rank, IN)))
+
+
+def dense(given: Update) -> np.ndarray:
+    return given.left @ given.right
+
+
+def spectrum_of(given: Update) -> Spectrum:
+    return spectrum(decompose(given).singular_values)
+
+
+def overlap_of(first: Update, second: Update) -> Overlap:
+    return overlap(decompose(first), decompose(second))
+
+
+ZERO = Update(np.zeros((OUT, 3)), np.ones((3, IN)))
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8])
+def test_a_spectrum_is_that_of_the_full_matrix(rank: int) -> None:
+    given = update(rank, rank)
+    values = np.linalg.svd(dense(given), compute_uv=False)[:rank]
+    found = spectrum_of(given)
+    assert found.rank == rank
+    assert found.singular_values == pytest.approx(values, rel=1e-10)
+    assert found.norm == pytest.approx(np.linalg.norm(dense(given)), rel=1e-12)
+    assert found.spectral_norm == pytest.approx(np.linalg.norm(dense(given), 2), rel=1e-12)
+    assert found.stable_rank == pytest.approx(float((values**2).sum() / values[0] ** 2), rel=1e-10)
+    shares = values / values.sum()
+    assert found.effective_rank == pytest.approx(math.exp(-sum(p * math.log(p) for p in shares)), rel=1e-10)
+
+
+def test_ranks_of_what_is_known() -> None:
+    even = Update(np.eye(OUT)[:, :4] * 2.5, np.eye(IN)[:4])
+    found = spectrum_of(even)
+    assert (found.rank, found.spectral_norm) == (4, 2.5)
+    assert (found.effective_rank, found.stable_rank) == pytest.approx((4.0, 4.0), abs=1e-12)
+    assert spectrum_of(ZERO) == spectrum_of(Update(np.zeros((OUT, 2)), np.zeros((2, IN))))
+    assert (spectrum_of(ZERO).rank, spectrum_of(ZERO).norm, spectrum_of(ZERO).effective_rank) == (0, 0.0, 0.0)
+
+
+def test_other_factors_of_the_same_update_say_the_same() -> None:
+    given, mixing = update(0), np.random.default_rng(1).normal(size=(3, 3))
+    same = Update(given.left @ mixing, np.linalg.inv(mixing) @ given.right)
+    assert spectrum_of(same).singular_values == pytest.approx(spectrum_of(given).singular_values, rel=1e-9)
+    assert overlap_of(given, same).cosine == pytest.approx(1.0, abs=1e-12)
+    assert overlap_of(given, same).written.overlap == pytest.approx(1.0, abs=1e-12)
+
+
+def test_a_decomposition_is_one() -> None:
+    given = update(3)
+    found = decompose(given)
+    rebuilt = found.output_basis @ np.diag(found.singular_values) @ found.input_basis.T
+    assert np.abs(rebuilt - dense(given)).max() < 1e-12
+    for basis in (found.output_basis, found.input_basis):
+        assert np.abs(basis.T @ basis - np.eye(3)).max() < 1e-12
+
+
+def test_overlaps_are_those_of_the_full_matrices() -> None:
+    first, second = update(1, 2), update(2, 4)
+    found = overlap_of(first, second)
+    one, two = dense(first), dense(second)
+    assert found.cosine == pytest.approx(
+        float((one * two).sum() / np.linalg.norm(one) / np.linalg.norm(two)), rel=1e-10
+    )
+    for side, matrices in ((found.written, (one, two)), (found.read, (one.T, two.T))):
+        angles = sorted(scipy.linalg.subspace_angles(*(scipy.linalg.orth(matrix) for matrix in matrices)))
+        assert side.angles == pytest.approx(angles, abs=1e-10)
+        assert side.overlap == pytest.approx(float(np.mean(np.cos(angles) ** 2)), rel=1e-10)
+    assert (found.written.by_chance, found.read.by_chance) == (4 / OUT, 4 / IN)
+
+
+def test_chance_is_what_random_subspaces_have() -> None:
+    draw = np.random.default_rng(0)
+    found = []
+    for _ in range(2000):
+        first, second = (np.linalg.qr(draw.normal(size=(20, size)))[0] for size in (2, 5))
+        found.append(subspace_overlap(first.T @ second, 20))
+    assert found[0].by_chance == 0.25
+    # The standard error of this mean is .0022.
+    assert float(np.mean([each.overlap for each in found])) == pytest.approx(0.25, abs=0.009)
+
+
+def test_no_update_overlaps_with_nothing() -> None:
+    found = overlap_of(update(1), ZERO)
+    assert math.isnan(found.cosine) and math.isnan(found.written.overlap) and found.read.angles == ()
+
+
+def test_drift_is_that_of_the_full_matrices() -> None:
+    path = [update(seed, rank) for seed, rank in ((1, 2), (2, 3), (3, 1), (4, 2))]
+    full = [dense(each) for each in path]
+    found = drift(path)
+    steps = [after - before for before, after in itertools.pairwise(full)]
+    assert found.norm == pytest.approx([np.linalg.norm(each) for each in full])
+    assert found.from_first == pytest.approx([np.linalg.norm(each - full[0]) for each in full], abs=1e-6)
+    assert found.moved == pytest.approx([np.linalg.norm(step) for step in steps])
+    assert found.turned == pytest.approx(
+        [float((a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b)) for a, b in itertools.pairwise(steps)]
+    )
+    standing = drift([path[0], path[0], path[0]])
+    assert standing.moved == pytest.approx((0.0, 0.0), abs=1e-6)
+    assert drift(path[:1]).moved == () and drift(path[:2]).turned == ()
+
+
+def brute_force_p(updates: list[Update], size: int) -> float:
+    """Over all permutations of the labels, distances from the full matrices."""
+    full = [dense(each) for each in updates]
+    count = len(full)
+
+    def statistic(order: tuple[int, ...]) -> float:
+        first = set(order[:size])
+        between, within = [], []
+        for i, j in itertools.combinations(range(count), 2):
+            (within if (i in first) == (j in first) else between).append(
+                float(np.linalg.norm(full[i] - full[j]))
+            )
+        return float(np.mean(between)) - float(np.mean(within))
+
+    found = statistic(tuple(range(count)))
+    return float(
+        np.mean([statistic(order) >= found - 1e-9 for order in itertools.permutations(range(count))])
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "shift"), [(3, 3, 0.0), (3, 3, 2.0), (2, 4, 0.4), (1, 5, 0.7), (2, 2, 0.1)]
+)
+def test_the_null_is_every_division_of_the_seeds(one: int, two: int, shift: float) -> None:
+    constant = update(99, 1, shift) if shift else None
+    first = [update(seed) for seed in range(one)]
+    second = [update(seed + 10) for seed in range(two)]
+    if constant is not None:
+        second = [
+            Update(np.hstack([u.left, constant.left]), np.vstack([u.right, constant.right])) for u in second
+        ]
+    found = arm_difference(first, second)
+    assert found.p == pytest.approx(brute_force_p(first + second, one), abs=1e-12)
+    divisions = math.comb(one + two, one) / (2 if one == two else 1)
+    assert found.smallest_p == pytest.approx(1 / divisions)
+
+
+def test_arms_that_differ_reach_the_smallest_p() -> None:
+    near = [update(seed, scale=0.01) for seed in range(4)]
+    base = update(50)
+    far = [
+        Update(np.hstack([u.left, base.left]), np.vstack([u.right, base.right]))
+        for u in (update(seed + 10, scale=0.01) for seed in range(4))
+    ]
+    found = arm_difference(near, far)
+    assert found.p == found.smallest_p == pytest.approx(1 / 35)
+    assert found.between > 10 * found.within
+
+
+def test_what_cannot_be_tested_says_so() -> None:
+    alone = arm_difference([update(1)], [update(2)])
+    assert math.isnan(alone.p) and math.isnan(alone.within) and alone.between > 0
+    assert math.isnan(arm_difference([ZERO, ZERO], [ZERO, ZERO]).p)
+
+
+def test_too_many_divisions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(null, "MAX_DIVISIONS", 9)
+    with pytest.raises(ValueError, match="6 adapters have 10 divisions, the limit is 9"):
+        arm_difference([update(seed) for seed in range(3)], [update(seed) for seed in range(3, 6)])
+
+
+def test_distances_are_those_of_the_full_matrices() -> None:
+    updates = [update(seed) for seed in range(4)]
+    expected = [[np.linalg.norm(dense(a) - dense(b)) for b in updates] for a in updates]
+    assert distances(updates) == pytest.approx(np.array(expected), abs=1e-6)

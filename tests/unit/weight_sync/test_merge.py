@@ -1,0 +1,199 @@
+"""Merged weights against PEFT's own merge; closed over fused modules; bad adapters refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from safetensors.torch import load_file, save_file
+
+from polyray.config.model import LINEAR_MODULES, LoraSpec
+from polyray.errors import DeliveryError
+from polyray.models.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
+from polyray.models.lora import adapter_bytes, adapter_config, adapter_state
+from polyray.types import PolicyVersion
+from polyray.weight_sync.merge import MergedWeights, closed_over_fused
+from tests.unit.tiny_policy import build_policy, save_base
+
+Q0 = "base_model.model.model.layers.0.self_attn.q_proj"
+QV = ("q_proj", "v_proj")
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def pristine(model_dir: Path) -> dict[str, torch.Tensor]:
+    return load_file(model_dir / "model.safetensors")
+
+
+def _spec(modules: tuple[str, ...] = LINEAR_MODULES) -> LoraSpec:
+    return LoraSpec(rank=4, alpha=6, target_modules=modules)
+
+
+def _payload(tensors: bytes, shape: AdapterShape | None) -> AdapterPayload:
+    probe = Probe(((1, 2),), torch.zeros(1).numpy(), None)
+    return AdapterPayload(PolicyVersion(1, 1, sha256_of(tensors)), tensors, shape, probe)
+
+
+def _adapter(modules: tuple[str, ...] = LINEAR_MODULES) -> tuple[AdapterPayload, dict[str, torch.Tensor]]:
+    """A payload, and the weights that PEFT's own merge gives."""
+    model = build_policy(_spec(modules), reference=False)
+    shape = AdapterShape.from_peft(adapter_config(model))
+    payload = _payload(adapter_bytes(model), shape)
+    return payload, model.merge_and_unload().state_dict()  # type: ignore[operator]  # PEFT's forwarding
+
+
+def _altered(change: dict[str, torch.Tensor | None]) -> AdapterPayload:
+    """The adapter on q and v with some tensors replaced, added or (None) left out."""
+    model = build_policy(_spec(QV), reference=False)
+    state = {**adapter_state(model), **change}
+    tensors = safetensors.torch.save({key: value for key, value in state.items() if value is not None})
+    return _payload(tensors, AdapterShape(4, 6.0, QV))
+
+
+def test_equals_peft_for_all_seven_modules(model_dir: Path, pristine: dict[str, torch.Tensor]) -> None:
+    payload, expected = _adapter()
+    merged = dict(MergedWeights(model_dir).merge(payload))
+    assert len(merged) == 7
+    for name, weight in merged.items():
+        torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=0)
+        assert (weight - pristine[name]).abs().max() > 1e-3
+
+
+def test_q_and_v_alone_are_closed_over_k(model_dir: Path, pristine: dict[str, torch.Tensor]) -> None:
+    payload, expected = _adapter(QV)
+    merged = dict(MergedWeights(model_dir).merge(payload))
+    assert {name.split(".")[-2] for name in merged} == {"q_proj", "k_proj", "v_proj"}
+    assert len(merged) == 3
+    for name, weight in merged.items():
+        if "k_proj" in name:
+            assert torch.equal(weight, pristine[name])
+        else:
+            torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=0)
+            assert not torch.equal(weight, pristine[name])
+
+
+@pytest.mark.parametrize(
+    ("targeted", "closed"),
+    [
+        (("q_proj",), {"q_proj", "k_proj", "v_proj"}),
+        (("up_proj", "o_proj"), {"gate_proj", "up_proj", "o_proj"}),
+        (("model.layers.0.mlp.gate_proj",), {"gate_proj", "up_proj"}),
+        (("down_proj", "o_proj"), {"down_proj", "o_proj"}),
+    ],
+)
+def test_closed_over_fused_siblings(targeted: tuple[str, ...], closed: set[str]) -> None:
+    assert closed_over_fused(targeted) == closed
+
+
+def test_modules_that_a_later_payload_leaves_alone_return_to_the_base(
+    model_dir: Path, pristine: dict[str, torch.Tensor]
+) -> None:
+    weights = MergedWeights(model_dir)
+    weights.merge(_adapter()[0])
+    payload, expected = _adapter(("o_proj",))
+    merged = dict(weights.merge(payload))
+    assert len(merged) == 7
+    for name, weight in merged.items():
+        if "o_proj" in name:
+            torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=0)
+        else:
+            assert torch.equal(weight, pristine[name])
+    for name, weight in weights.merge(_payload(b"", None)):  # the base itself
+        assert torch.equal(weight, pristine[name])
+
+
+def test_merging_again_and_again_does_not_drift(model_dir: Path) -> None:
+    weights = MergedWeights(model_dir)
+    payload = _adapter()[0]
+    first = dict(weights.merge(payload))
+    weights.merge(_adapter(QV)[0])
+    for name, weight in weights.merge(payload):
+        assert torch.equal(weight, first[name])
+
+
+def test_the_base_itself_reloads_nothing_at_first(model_dir: Path) -> None:
+    assert MergedWeights(model_dir).merge(_payload(b"", None)) == []
+
+
+def test_reads_sharded_weights(tmp_path: Path, model_dir: Path, pristine: dict[str, torch.Tensor]) -> None:
+    names = sorted(pristine)
+    shards = {"part-1.safetensors": names[::2], "part-2.safetensors": names[1::2]}
+    for file, chosen in shards.items():
+        save_file({name: pristine[name] for name in chosen}, tmp_path / file)
+    index = {"weight_map": {name: file for file, chosen in shards.items() for name in chosen}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    payload = _adapter()[0]
+    whole = dict(MergedWeights(model_dir).merge(payload))
+    sharded = dict(MergedWeights(tmp_path).merge(payload))
+    assert sharded.keys() == whole.keys()
+    assert all(torch.equal(sharded[name], whole[name]) for name in whole)
+
+
+def test_a_bfloat16_base_is_merged_in_float32(tmp_path: Path, pristine: dict[str, torch.Tensor]) -> None:
+    half = {name: weight.bfloat16() for name, weight in pristine.items()}
+    save_file(half, tmp_path / "model.safetensors")
+    payload = _adapter(("o_proj",))[0]
+    factors = safetensors.torch.load(payload.tensors)
+    for name, weight in MergedWeights(tmp_path).merge(payload):
+        stem = f"base_model.model.{name.removesuffix('.weight')}"
+        a, b = factors[f"{stem}.lora_A.weight"], factors[f"{stem}.lora_B.weight"]
+        assert weight.dtype == torch.float32
+        torch.testing.assert_close(weight, half[name].float() + 1.5 * b @ a, atol=1e-6, rtol=0)
+
+
+def test_refuses_a_directory_without_safetensors(tmp_path: Path) -> None:
+    with pytest.raises(DeliveryError, match=r"has no model\.safetensors"):
+        MergedWeights(tmp_path)
+
+
+@pytest.mark.parametrize("module", ["lm_head", "embed_tokens", "model.embed_tokens"])
+def test_refuses_tied_modules(model_dir: Path, module: str) -> None:
+    payload = _payload(_adapter(QV)[0].tensors, AdapterShape(4, 6.0, ("q_proj", module)))
+    with pytest.raises(DeliveryError, match="tied embeddings reload wrongly"):
+        MergedWeights(model_dir).merge(payload)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {
+                "base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight": torch.zeros(4, 32),
+                "base_model.model.model.layers.7.self_attn.q_proj.lora_B.weight": torch.zeros(32, 4),
+            },
+            "trained on another base model",
+        ),
+        ({f"{Q0}.lora_A.weight": torch.zeros(8, 32)}, r"expected \(4, 32\) and \(32, 4\)"),
+        ({f"{Q0}.lora_B.weight": torch.zeros(32, 8)}, r"expected \(4, 32\) and \(32, 4\)"),
+        ({f"{Q0}.lora_A.weight": torch.zeros(4, 31)}, "another base or rank"),
+        ({f"{Q0}.lora_B.weight": torch.full((32, 4), torch.nan)}, "not finite"),
+        ({f"{Q0}.lora_A.weight": torch.full((4, 32), torch.inf)}, "not finite"),
+        ({f"{Q0}.lora_B.weight": None}, "has no lora_B beside it"),
+        ({f"{Q0}.lora_A.weight": None}, "has no lora_A beside it"),
+        ({f"{Q0}.lora_magnitude_vector.weight": torch.ones(32)}, "plain LoRA only"),
+    ],
+)
+def test_refuses_adapters_that_do_not_fit(
+    model_dir: Path,
+    pristine: dict[str, torch.Tensor],
+    change: dict[str, torch.Tensor | None],
+    message: str,
+) -> None:
+    weights = MergedWeights(model_dir)
+    with pytest.raises(DeliveryError, match=message):
+        weights.merge(_altered(change))
+    for name, weight in weights.merge(_payload(b"", None)):  # and the pristine copy is untouched
+        assert torch.equal(weight, pristine[name])
+
+
+def test_refuses_factors_of_modules_that_the_shape_does_not_name(model_dir: Path) -> None:
+    payload = _payload(_adapter()[0].tensors, AdapterShape(4, 6.0, QV))
+    with pytest.raises(DeliveryError, match="which the base does not have"):
+        MergedWeights(model_dir).merge(payload)
