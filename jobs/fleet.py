@@ -39,11 +39,11 @@ from polyray.rollout.vllm_build import check_build_for
 from polyray.runs.logging import setup_logging
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunDirectory, RunPaths
+from polyray.serving.auth import token_from_environment
+from polyray.serving.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
 from polyray.types import Group, GroupRequest
 from polyray.weight_sync.mode import DeliveryChoice, Mode, choose_mode, recorded_choice, settled_mode
 from polyray.weight_sync.proof import check_delivery
-from services.auth import token_from_environment
-from services.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ def serve_generation(argv: Sequence[str], description: str | None) -> int:
     config = args.config
 
     from polyray.rewards import plan_reward
-    from services.generation.sources import check_configured
+    from polyray.serving.generation.sources import check_configured
 
     if config.reward is not None:
         plan_reward(config.reward, config.task, config.diversity)  # what is wrong with a file is said now
@@ -28,8 +28,8 @@ def serve_generation(argv: Sequence[str], description: str | None) -> int:
 
     from polyray.models.base_files import resolve_model_dir
     from polyray.orchestrator.resources import ray_session
-    from services.generation.run import start_generation_service, stop_generation_service
-    from services.generation.tokens import TokenBook
+    from polyray.serving.generation.run import start_generation_service, stop_generation_service
+    from polyray.serving.generation.tokens import TokenBook
 
     resolve_model_dir(config.model)
     book = TokenBook.load(config.tokens_file)
@@ -46,7 +46,7 @@ def serve_generation(argv: Sequence[str], description: str | None) -> int:
 
 def _look_at(config: GenerationServeConfig) -> None:
     from jobs.inputs import check_base
-    from services.generation.tokens import TokenBook
+    from polyray.serving.generation.tokens import TokenBook
 
     missing = MissingFiles()
     check_base(config.model.model_copy(update={"warm_start": None}), missing, only_look=True)

@@ -13,7 +13,7 @@ from polyray.config.service import ServiceSpec
 from polyray.errors import EXIT_OK, PolyrayError
 
 if TYPE_CHECKING:
-    from services.reward.configuration import ReplicaConfiguration
+    from polyray.serving.reward.configuration import ReplicaConfiguration
 
 EXAMPLE_ITEM = {"prompt": "37|b1>e4=", "completion": "RRRUUU"}
 
@@ -33,9 +33,9 @@ def serve_reward(argv: Sequence[str] | None, description: str | None) -> int:
         return args.print_check(derived=lambda: _derived(config))
 
     from polyray.orchestrator.resources import ray_session
-    from services.auth import token_from_environment
-    from services.reward.configuration import ReplicaConfiguration
-    from services.reward.run import reload_reward_service, start_reward_service, stop_reward_service
+    from polyray.serving.auth import token_from_environment
+    from polyray.serving.reward.configuration import ReplicaConfiguration
+    from polyray.serving.reward.run import reload_reward_service, start_reward_service, stop_reward_service
 
     token = token_from_environment()
     service = config.how_it_runs
@@ -66,7 +66,7 @@ def _reload(
     load: Callable[[ReplicaConfiguration], str | None],
 ) -> str:
     """Reads CONFIG again and hands its models to `load`; what is to be printed about it."""
-    from services.reward.configuration import ReplicaConfiguration
+    from polyray.serving.reward.configuration import ReplicaConfiguration
 
     try:
         config = _parse(argv).config

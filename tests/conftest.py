@@ -292,7 +292,7 @@ def varied_fleet(fleet: Fleet, varied_config: Callable[..., TrainConfig]) -> Ite
     """The session's engines with that reward."""
     from jobs.fleet import Fleet
     from polyray.rewards import plan_reward
-    from services.reward.run import start_reward_service, stop_reward_service
+    from polyray.serving.reward.run import start_reward_service, stop_reward_service
 
     config = varied_config("varied")
     address = start_reward_service("varied", plan_reward(config.reward, config.task, config.diversity))

@@ -13,8 +13,8 @@ import yaml
 from ray.util.metrics import Counter, Histogram, Metric
 
 from polyray.orchestrator.run_instruments import Instruments
-from services.generation.metrics import GenerationMetrics
-from services.reward.metrics import RewardMetrics
+from polyray.serving.generation.metrics import GenerationMetrics
+from polyray.serving.reward.metrics import RewardMetrics
 
 FOLDER = Path(__file__).resolve().parent.parent / "deploy" / "grafana"
 DASHBOARDS = ("training.json", "serving.json")

@@ -21,8 +21,8 @@ from pydantic import BaseModel, SecretStr
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.auth import HEALTH_ROUTES, BearerTokenMiddleware
-from services.generation.candidates_wire import (
+from polyray.serving.auth import HEALTH_ROUTES, BearerTokenMiddleware
+from polyray.serving.generation.candidates_wire import (
     Candidate,
     CandidatesAnswer,
     CandidatesPage,
@@ -36,9 +36,9 @@ from services.generation.candidates_wire import (
     Timings,
     TokenUsage,
 )
-from services.generation.page_routes import PAGE_ROUTES, add_page
-from services.http_errors import error_response, install_error_handlers
-from services.json_body import read_body
+from polyray.serving.generation.page_routes import PAGE_ROUTES, add_page
+from polyray.serving.http_errors import error_response, install_error_handlers
+from polyray.serving.json_body import read_body
 from tests.served_app import served
 
 MODELS = {"base": None, "policy-v16": 16, "policy-v17": 17}

@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from jobs.benchmark.generation_parts import BareEngine, prepare, run_parts
     from polyray.orchestrator.resources import OUTSIDE_ANY_GROUP, ray_session
     from polyray.runs.progress import ProgressDisplay
-    from services.generation.run import start_generation_service, stop_generation_service
-    from services.generation.tokens import TokenBook
+    from polyray.serving.generation.run import start_generation_service, stop_generation_service
+    from polyray.serving.generation.tokens import TokenBook
 
     before = machine()
     with tempfile.TemporaryDirectory(prefix="polyray-") as scratch, ProgressDisplay() as display:

@@ -31,13 +31,9 @@ from polyray.config.serve import RewardServeConfig
 from polyray.errors import RewardError
 from polyray.rewards.client import AsyncRewardServiceClient
 from polyray.runs.progress import ProgressDisplay
-from services.auth import token_from_environment
-from services.reward.configuration import ReplicaConfiguration
-from services.reward.run import (
-    RewardServiceAddress,
-    start_reward_service,
-    stop_reward_service,
-)
+from polyray.serving.auth import token_from_environment
+from polyray.serving.reward.configuration import ReplicaConfiguration
+from polyray.serving.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
 
 CONCURRENCY = 32
 GROUP_SIZE = 8

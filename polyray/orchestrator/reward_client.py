@@ -2,7 +2,8 @@
 
     score_group --pending--> one call per tick and replica --retries--> checked_group_scores --> GroupScores
 
-Two ways to call: the handle of a deployment of ours (services/reward, known by its application name only), or, for
+Two ways to call: the handle of a deployment of ours (polyray/serving/reward, known by its application name
+only), or, for
 `reward.type: http` alone, RemoteCall: a service elsewhere over HTTP (rewards/remote.py), without any deployment.
 
 Groups that wait at the same time travel in one call: a call costs milliseconds, a verifier microseconds.
@@ -74,7 +75,7 @@ class RewardClient:
     """Belongs to one event loop; any number of concurrent `score_group` calls."""
 
     def __init__(self, app_name: str, spec: ServiceSpec, call: ScoreCall | None = None) -> None:
-        """`app_name` is that of services.reward.run; `call` takes the place of its handle."""
+        """`app_name` is that of polyray.serving.reward.run; `call` takes the place of its handle."""
         self._app_name = app_name
         self._spec = spec
         self._call = call or self._call_handle

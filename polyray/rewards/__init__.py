@@ -12,7 +12,7 @@
     distances.py        distances within a group          groups.py            items <-> groups, checks
     protocol.py         the JSON of the service
 
-A new reward is one file and one line in REWARDS. The service around them is services/reward.
+A new reward is one file and one line in REWARDS. The service around them is polyray/serving/reward.
 """
 
 from __future__ import annotations

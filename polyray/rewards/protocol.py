@@ -1,4 +1,4 @@
-"""The JSON of the reward service. Spoken by services/reward and by the clients.
+"""The JSON of the reward service. Spoken by polyray/serving/reward and by the clients.
 
     POST /v1/score      {"items": [{"prompt", "completion", "reference"?, "metadata"?, "messages"?, "group"?}],
                          "distances"?, "model"?}

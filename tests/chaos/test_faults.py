@@ -28,8 +28,8 @@ from polyray.orchestrator.rollout_pool import PoolWorker
 from polyray.rewards import plan_reward
 from polyray.runs.jsonl import read_jsonl
 from polyray.runs.run_directory import RunPaths
+from polyray.serving.reward.run import start_reward_service, stop_reward_service
 from polyray.weight_sync.proof import DeliveryAck
-from services.reward.run import start_reward_service, stop_reward_service
 from tests.conftest import marked_processes, reproducible, run_training, session_mark
 
 pytestmark = pytest.mark.chaos

@@ -21,7 +21,7 @@ from polyray.config.run import TrainConfig
 from polyray.orchestrator.rollout_pool import RolloutPool
 from polyray.rewards import plan_reward
 from polyray.runs.saved_groups import INDEX
-from services.reward.run import RewardServiceAddress
+from polyray.serving.reward.run import RewardServiceAddress
 from tests.chaos.simulated import SimulatedRun
 from tests.conftest import marked_processes, session_mark
 

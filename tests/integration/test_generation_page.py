@@ -79,10 +79,10 @@ def fake() -> FakeGeneration:
 @pytest.fixture(scope="module")
 def engine_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The service itself with a tiny model in vLLM, in this process."""
-    from services.generation.routes import build_http_app
-    from services.generation.service import GenerationService
-    from services.generation.tokens import TokenBook
-    from tests.unit.services.generation.tiny_service import tiny_config
+    from polyray.serving.generation.routes import build_http_app
+    from polyray.serving.generation.service import GenerationService
+    from polyray.serving.generation.tokens import TokenBook
+    from tests.unit.serving.generation.tiny_service import tiny_config
 
     service = GenerationService(tiny_config(tmp_path_factory.mktemp("page")), TokenBook(()))
 

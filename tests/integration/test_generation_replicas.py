@@ -17,12 +17,12 @@ import httpx
 import pytest
 
 from polyray.config.generation import GenerationServeConfig
-from services.generation.run import (
+from polyray.serving.generation.run import (
     GenerationServiceAddress,
     start_generation_service,
     stop_generation_service,
 )
-from tests.unit.services.generation.tiny_service import PROMPT, TOKENS, tiny_config, token_book
+from tests.unit.serving.generation.tiny_service import PROMPT, TOKENS, tiny_config, token_book
 
 pytestmark = pytest.mark.slow
 SERVER = os.environ.get("POLYRAY_TEST_DATABASE")

@@ -1,6 +1,6 @@
 """The generation service on real Ray Serve: OpenAI's own client, clients that go away, a replica that is killed.
 
-The same routes on the same engine without Serve, in every `make test`: tests/unit/services/generation.
+The same routes on the same engine without Serve, in every `make test`: tests/unit/serving/generation.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from polyray.config.generation import GenerationServeConfig
 from polyray.data.selections.store import SelectionStore
 from polyray.models.base_files import base_fingerprint
 from polyray.models.lora import save_adapter
-from services.generation.run import (
+from polyray.serving.generation.run import (
     GenerationServiceAddress,
     start_generation_service,
     stop_generation_service,
 )
-from tests.unit.services.generation.tiny_service import (
+from tests.unit.serving.generation.tiny_service import (
     PROMPT,
     TOKENS,
     adapter_model,

@@ -23,9 +23,9 @@ from polyray.orchestrator.reward_client import RewardClient
 from polyray.rewards import RewardPlan
 from polyray.rewards.base import GroupScores, ScoreItem
 from polyray.rewards.client import RewardServiceClient
+from polyray.serving.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
 from polyray.tasks import build_task
 from polyray.types import Prompt
-from services.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
 
 TASK = HiddenTrapGridSpec(trap_probability=0.3)
 DISTANCES = DiversitySpec(source="task_distance")

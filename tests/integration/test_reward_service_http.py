@@ -24,15 +24,15 @@ from polyray.config.task import HiddenTrapGridSpec
 from polyray.models.embedder import shared_embedder
 from polyray.orchestrator.reward_client import RewardClient
 from polyray.rewards import RewardPlan
-from polyray.types import Prompt
-from services.reward.app import build
-from services.reward.configuration import ReplicaConfiguration
-from services.reward.run import (
+from polyray.serving.reward.app import build
+from polyray.serving.reward.configuration import ReplicaConfiguration
+from polyray.serving.reward.run import (
     RewardServiceAddress,
     reload_reward_service,
     start_reward_service,
     stop_reward_service,
 )
+from polyray.types import Prompt
 
 PROMPT = "37|b1>e4="
 TOKEN = "integration-token"

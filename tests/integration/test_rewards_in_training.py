@@ -14,7 +14,7 @@ from polyray.errors import OverOptimised
 from polyray.rewards import plan_reward
 from polyray.runs.jsonl import read_jsonl
 from polyray.runs.run_directory import RunPaths
-from services.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
+from polyray.serving.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
 from tests.conftest import run_training
 
 pytestmark = pytest.mark.slow

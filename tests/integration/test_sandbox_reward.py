@@ -14,9 +14,9 @@ from polyray.config.service import SandboxServiceSpec
 from polyray.config.task import CodeSpec
 from polyray.orchestrator.reward_client import RewardClient
 from polyray.rewards import plan_reward
+from polyray.serving.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
 from polyray.tasks import build_task
 from polyray.types import WRONG_CLASS
-from services.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
 
 ROWS = [
     {

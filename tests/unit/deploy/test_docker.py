@@ -147,7 +147,7 @@ def test_the_context_is_small() -> None:
     assert {
         "polyray/types.py",
         "jobs/train.py",
-        "services/auth.py",
+        "polyray/serving/auth.py",
         "requirements/gpu.txt",
         "LICENSE",
     } <= names

@@ -13,11 +13,11 @@ from polyray.config.remote_reward import HttpRewardSpec
 from polyray.config.serve import RewardServeConfig
 from polyray.rewards.groups import GroupToScore, score_groups
 from polyray.rewards.remote import HttpReward
+from polyray.serving.reward.configuration import ReplicaConfiguration
+from polyray.serving.reward.routes import build_http_app
+from polyray.serving.reward.service import RewardService
 from polyray.tasks import build_task
 from polyray.types import Prompt
-from services.reward.configuration import ReplicaConfiguration
-from services.reward.routes import build_http_app
-from services.reward.service import RewardService
 from tests.unit.deploy.rendering import KUBERAY, render_one
 
 TOKEN = "api-token-4711-of-this-test"

@@ -118,7 +118,7 @@ def test_the_service_is_one_that_serve_accepts(size: str, service: str) -> None:
     assert document["metadata"]["name"] == f"polyray-{service}"
     values = yaml.safe_load(document["spec"]["serveConfigV2"])
     (application,) = ServeDeploySchema.model_validate(values).applications
-    assert application.import_path == f"services.{service}.app:build"
+    assert application.import_path == f"services.{service}:app"
     assert values["http_options"]["host"] == "0.0.0.0"
     model = {"reward": RewardServeConfig, "generation": GenerationServeConfig}[service]
     config = model.model_validate(application.args)

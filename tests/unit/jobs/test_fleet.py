@@ -28,7 +28,7 @@ from polyray.errors import ConfigError, RewardError
 from polyray.models import loading
 from polyray.rewards import RewardPlan, plan_reward
 from polyray.rollout import vllm_build
-from services.reward.run import RewardServiceAddress
+from polyray.serving.reward.run import RewardServiceAddress
 from tests.unit.tiny_policy import save_base
 
 

@@ -21,7 +21,7 @@ from polyray.rollout import vllm_build
 from polyray.runs.jsonl import JsonlWriter
 from polyray.runs.progress import ProgressDisplay, headline
 from polyray.runs.run_directory import RunDirectory
-from services.reward.run import RewardServiceAddress
+from polyray.serving.reward.run import RewardServiceAddress
 
 
 def _config(tmp_path: Path, **evaluation: Any) -> TrainConfig:

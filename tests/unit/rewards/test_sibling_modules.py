@@ -14,8 +14,8 @@ from polyray.errors import ConfigError, MissingFile, RewardError
 from polyray.rewards import plan_reward
 from polyray.rewards.base import Reward, ScoreItem
 from polyray.rewards.sibling_modules import FINDER
-from services.reward.app import RunRewardService
-from services.reward.configuration import ReplicaConfiguration
+from polyray.serving.reward.app import RunRewardService
+from polyray.serving.reward.configuration import ReplicaConfiguration
 
 TASK = HiddenTrapGridSpec(trap_probability=0.0)
 ITEM = ScoreItem("37|b1>e4=", "RRRUUU")

@@ -54,7 +54,7 @@ def test_a_line_says_whose_it_is_and_how_far(
     log_at(step=16)
     log_at(step=17, version=18)
     logging.getLogger("polyray.learner").warning("slow: %s\nsecond line", 3)
-    logging.getLogger("services.reward").info("loaded")
+    logging.getLogger("polyray.serving.reward").info("loaded")
     first, second = lines(capsys)
     assert first.pop("time").endswith("Z") and first.pop("pid") == os.getpid()
     assert first == {
@@ -66,7 +66,7 @@ def test_a_line_says_whose_it_is_and_how_far(
         "version": 18,
         "worker": "learner-0",
     }
-    assert (second["logger"], second["run"], second["step"]) == ("services.reward", "first", 17)
+    assert (second["logger"], second["run"], second["step"]) == ("polyray.serving.reward", "first", 17)
 
 
 def test_the_time_is_utc_with_milliseconds() -> None:

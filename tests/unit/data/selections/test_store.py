@@ -25,7 +25,7 @@ from polyray.data.selections import (
     store as store_module,
 )
 from polyray.errors import DataError
-from services.generation.candidates_wire import StoredCandidates
+from polyray.serving.generation.candidates_wire import StoredCandidates
 from tests.unit.data.selections.builders import candidates_record
 
 TEXTS = ("left", "right", "back")

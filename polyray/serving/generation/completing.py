@@ -1,0 +1,81 @@
+"""OpenAI's completions: one answer, or chunks as they come."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from polyray.serving.generation.asking import Asked, Asking
+from polyray.serving.generation.openai_answers import (
+    AnswerHead,
+    ChatShape,
+    CompletionShape,
+    Sampled,
+    usage_of,
+)
+from polyray.serving.generation.openai_wire import ChatRequest, CompletionRequest, SamplingRequest
+from polyray.serving.generation.sampling import Sampler
+
+Shape = CompletionShape | ChatShape
+END_OF_STREAM = "[DONE]"
+
+
+class Completing:
+    """Answers /v1/completions and /v1/chat/completions."""
+
+    def __init__(self, asking: Asking, sampler: Sampler, tokenizer: Any) -> None:
+        self._asking = asking
+        self._sampler = sampler
+        self._tokenizer = tokenizer
+
+    def asked(self, request: SamplingRequest) -> Asked:
+        """What the request asks of the engine. Raises InvalidRequest and UnknownPolicy."""
+        if isinstance(request, ChatRequest):
+            return self._asking.chat(request)
+        assert isinstance(request, CompletionRequest)
+        return self._asking.completion(request)
+
+    async def answer(self, request: SamplingRequest, asked: Asked) -> dict[str, Any]:
+        """The whole answer. Raises EngineBusy, DeadlineExceeded and RolloutError."""
+        head, shape = _head(request, asked), self._shape(request)
+        with self._sampler.reserved(len(asked.requests)):
+            completions = await self._sampler.complete(asked.requests)
+        body = head.body(shape.kind, [shape.choice(at, each) for at, each in enumerate(completions)])
+        return {**body, "usage": usage_of(asked.prompt_tokens, completions).model_dump()}
+
+    async def chunks(self, request: SamplingRequest, asked: Asked) -> AsyncGenerator[tuple[str, int], None]:
+        """(data of a server-sent event, tokens sampled so far), END_OF_STREAM last. Raises like `answer`."""
+        head, shape = _head(request, asked), self._shape(request)
+        with_usage = request.stream_options is not None and request.stream_options.include_usage
+        completions = [Sampled() for _ in asked.requests]
+        begun = [False] * len(completions)
+        tokens = 0
+        with self._sampler.reserved(len(asked.requests)):
+            async for index, delta in self._sampler.stream(asked.requests):
+                tokens += len(delta.token_ids)
+                first = None if begun[index] else shape.first(index)
+                begun[index] = True
+                if first is not None:
+                    yield json.dumps(head.body(shape.chunk_kind, [first])), tokens
+                if delta.text or delta.finish_reason is not None or delta.logprobs:
+                    choice = shape.delta(index, delta, len(completions[index].text))
+                    yield json.dumps(head.body(shape.chunk_kind, [choice])), tokens
+                completions[index].add(delta)
+        if with_usage:
+            usage = usage_of(asked.prompt_tokens, completions).model_dump()
+            yield json.dumps({**head.body(shape.chunk_kind, []), "usage": usage}), tokens
+        yield END_OF_STREAM, tokens
+
+    def _shape(self, request: SamplingRequest) -> Shape:
+        if isinstance(request, ChatRequest):
+            return ChatShape(self._tokenizer, request.logprobs)
+        assert isinstance(request, CompletionRequest)
+        return CompletionShape(self._tokenizer, request.logprobs)
+
+
+def _head(request: SamplingRequest, asked: Asked) -> AnswerHead:
+    kind = "chatcmpl" if isinstance(request, ChatRequest) else "cmpl"
+    return AnswerHead(f"{kind}-{uuid.uuid4().hex}", int(time.time()), request.model, asked.policy.policy.name)

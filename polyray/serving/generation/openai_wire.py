@@ -1,0 +1,148 @@
+"""The JSON of OpenAI's completions and chat completions, as far as it is spoken here.
+
+    POST /v1/completions       CompletionRequest     POST /v1/chat/completions  ChatRequest
+    GET  /v1/models            ModelList
+
+What is not spoken is refused by name, unless it is null: a caller learns that its `logit_bias` has no effect.
+Answers are built in openai_answers.py.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
+
+from polyray.config.base import StrictModel
+from polyray.serving.generation.candidates_wire import MAX_MESSAGES, ChatMessage, Text
+
+MAX_STOPS = 4
+Stop = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+def _kind(value: Any) -> str:
+    """Which member of a union is meant, so that an error is about that one."""
+    if isinstance(value, list | tuple):
+        return "tokens" if value and all(isinstance(entry, int) for entry in value) else "texts"
+    return "text"
+
+
+TokenIds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+PromptText = Annotated[Text, Field(min_length=1)]
+Prompts = Annotated[
+    Annotated[PromptText, Tag("text")]
+    | Annotated[TokenIds, Tag("tokens")]
+    | Annotated[tuple[PromptText, ...], Field(min_length=1), Tag("texts")],
+    Discriminator(_kind),
+]
+Stops = Annotated[
+    Annotated[Stop, Tag("text")] | Annotated[tuple[Stop, ...], Field(max_length=MAX_STOPS), Tag("texts")],
+    Discriminator(lambda value: "text" if isinstance(value, str) else "texts"),
+]
+
+
+class StreamOptions(StrictModel):
+    """What comes with a stream."""
+
+    include_usage: bool = False
+
+
+class SamplingRequest(StrictModel):
+    """What both kinds of completions have."""
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    n: int = Field(default=1, ge=1)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    temperature: float = Field(default=1.0, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    stop: Stops | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_what_is_spoken(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        given = {key: value for key, value in values.items() if value is not None}
+        unknown = [key for key in given if key not in cls.model_fields]
+        if unknown:
+            raise ValueError(
+                f"{unknown[0]!r} is not supported by this service; leave it out. Supported: "
+                f"{', '.join(cls.model_fields)}"
+            )
+        return given
+
+    @model_validator(mode="after")
+    def _options_of_a_stream(self) -> SamplingRequest:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options needs stream=true")
+        return self
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """As a tuple."""
+        return () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else self.stop
+
+
+class CompletionRequest(SamplingRequest):
+    """The body of POST /v1/completions."""
+
+    prompt: Prompts
+    logprobs: int | None = Field(default=None, ge=0)
+
+    @property
+    def prompts(self) -> list[str | tuple[int, ...]]:
+        """One entry per prompt: text, or token ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [tuple(int(token) for token in self.prompt)]
+        return [str(text) for text in self.prompt]
+
+
+class ChatRequest(SamplingRequest):
+    """The body of POST /v1/chat/completions."""
+
+    messages: tuple[ChatMessage, ...] = Field(min_length=1, max_length=MAX_MESSAGES)
+    logprobs: bool = False
+    top_logprobs: int | None = Field(default=None, ge=0)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ChatRequest:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs=true")
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise ValueError("max_tokens and max_completion_tokens are the same; give one of them")
+        return self
+
+
+class PolicyDetails(BaseModel):
+    """What OpenAI's own has no place for."""
+
+    alias_of: str | None = Field(description="the model that this name stands for now")
+    version: int | None = Field(description="of its run")
+    sha256: str = Field(description="of the adapter; of nothing for the base")
+    source: str = Field(description="the directory it was read from; empty for the base")
+    delivery_difference: float | None = Field(
+        description="largest |engine - reference| log-prob of the probe that proved it, in nats"
+    )
+
+
+class Model(BaseModel):
+    """One served model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "polyray"
+    polyray: PolicyDetails
+
+
+class ModelList(BaseModel):
+    """The answer of GET /v1/models: the base first."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]

@@ -1,0 +1,468 @@
+"""What the service answers over HTTP, on real vLLM: values against Hugging Face, refusals by name."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+import torch
+
+from polyray.data.chat import encode_prompt
+from polyray.learner.embedded import build_tokenizer
+from polyray.serving import gauges
+from polyray.serving.generation.routes import build_http_app
+from polyray.serving.generation.service import GenerationService
+from polyray.types import Prompt
+from tests.unit.serving.generation.tiny_service import (
+    PROMPT,
+    SHAPE,
+    adapter_model,
+    caller,
+    tiny_config,
+    token_book,
+)
+from tests.unit.tiny_policy import build_base
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TOKENIZER = build_tokenizer()
+MESSAGES = [{"role": "user", "content": PROMPT}]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[GenerationService]:
+    root = tmp_path_factory.mktemp("service")
+    built = GenerationService(tiny_config(root), token_book())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gauges, "SET_EVERY_S", 0.05)
+        await built.start()
+        yield built
+        await built.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def alice(service: GenerationService) -> AsyncIterator[httpx.AsyncClient]:
+    async with caller(service, "alice") as http:
+        yield http
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def root(service: GenerationService) -> AsyncIterator[httpx.AsyncClient]:
+    async with caller(service, "root") as http:
+        yield http
+
+
+async def post(http: httpx.AsyncClient, route: str, status: int = 200, **body: Any) -> dict[str, Any]:
+    answer = await http.post(route, json=body)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+async def refusal(http: httpx.AsyncClient, route: str, status: int, **body: Any) -> tuple[str, str | None]:
+    """(message, param) of what is refused."""
+    error = (await post(http, route, status, **body))["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error["message"], error["param"]
+
+
+def events(text: str) -> list[str]:
+    """The data of server-sent events."""
+    return [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
+
+
+def expected_logprobs(model: Any, prompt: list[int], tokens: list[int]) -> list[float]:
+    ids = torch.tensor([[*prompt, *tokens]])
+    with torch.no_grad():
+        rows = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
+    return rows.gather(1, torch.tensor(tokens)[:, None])[:, 0].tolist()
+
+
+def token_ids(tokens: list[str]) -> list[int]:
+    return [int(TOKENIZER.convert_tokens_to_ids(token)) for token in tokens]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "seed"), [("base", None), ("first", 1)])
+async def test_completions_are_the_models(alice: httpx.AsyncClient, name: str, seed: int | None) -> None:
+    answer = await post(
+        alice, "/v1/completions", model=name, prompt=PROMPT, n=2, seed=3, max_tokens=12, logprobs=2
+    )
+    model = build_base(**SHAPE) if seed is None else adapter_model(seed)
+    prompt = encode_prompt(TOKENIZER, Prompt("", PROMPT))
+    assert answer["object"] == "text_completion" and answer["model"] == name
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1]
+    total = 0
+    for choice in answer["choices"]:
+        logprobs = choice["logprobs"]
+        tokens = token_ids(logprobs["tokens"])
+        total += len(tokens)
+        assert logprobs["token_logprobs"] == pytest.approx(expected_logprobs(model, prompt, tokens), abs=1e-4)
+        assert all(len(row) == 2 for row in logprobs["top_logprobs"])
+        assert "".join(logprobs["tokens"]).removesuffix("<eos>") == choice["text"]
+    assert answer["usage"] == {
+        "prompt_tokens": len(prompt),
+        "completion_tokens": total,
+        "total_tokens": len(prompt) + total,
+    }
+
+
+async def test_a_seed_gives_the_same_completions_and_n_gives_different_ones(alice: httpx.AsyncClient) -> None:
+    body = {"model": "first", "prompt": PROMPT, "n": 4, "seed": 11, "max_tokens": 16}
+    first, again = [await post(alice, "/v1/completions", **body) for _ in range(2)]
+    texts = [choice["text"] for choice in first["choices"]]
+    assert texts == [choice["text"] for choice in again["choices"]]
+    assert len(set(texts)) > 1
+    other = await post(alice, "/v1/completions", **{**body, "seed": 12})
+    assert texts != [choice["text"] for choice in other["choices"]]
+
+
+async def test_prompts_may_be_several_or_token_ids(alice: httpx.AsyncClient) -> None:
+    common = {"model": "first", "max_tokens": 8, "temperature": 0}
+    second = "12|a1>c3="
+    both = await post(alice, "/v1/completions", prompt=[PROMPT, second], **common)
+    ids = encode_prompt(TOKENIZER, Prompt("", second))
+    one = await post(alice, "/v1/completions", prompt=ids, **common)
+    assert both["choices"][1]["text"] == one["choices"][0]["text"]
+    assert both["usage"]["prompt_tokens"] == len(ids) + len(encode_prompt(TOKENIZER, Prompt("", PROMPT)))
+
+
+async def test_a_stream_of_completions_adds_up(alice: httpx.AsyncClient) -> None:
+    body = {"model": "first", "prompt": PROMPT, "n": 2, "seed": 5, "max_tokens": 12, "logprobs": 0}
+    whole = await post(alice, "/v1/completions", **body)
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    answer = await alice.post("/v1/completions", json={**body, **options})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    *chunks, last = events(answer.text)
+    assert last == "[DONE]"
+    parsed = [json.loads(chunk) for chunk in chunks]
+    assert parsed[-1]["usage"] == whole["usage"] and parsed[-1]["choices"] == []
+    texts = ["", ""]
+    offsets: list[list[int]] = [[], []]
+    for chunk in parsed[:-1]:
+        (choice,) = chunk["choices"]
+        texts[choice["index"]] += choice["text"]
+        offsets[choice["index"]] += choice["logprobs"]["text_offset"]
+    assert texts == [choice["text"] for choice in whole["choices"]]
+    assert offsets == [choice["logprobs"]["text_offset"] for choice in whole["choices"]]
+
+
+async def test_chat_speaks_the_chat_template(alice: httpx.AsyncClient) -> None:
+    body = {"model": "first", "messages": MESSAGES, "seed": 2, "max_completion_tokens": 10}
+    answer = await post(alice, "/v1/chat/completions", logprobs=True, top_logprobs=1, **body)
+    (choice,) = answer["choices"]
+    prompt = encode_prompt(TOKENIZER, Prompt("", PROMPT, messages=tuple(MESSAGES)))
+    tokens = token_ids([entry["token"] for entry in choice["logprobs"]["content"]])
+    expected = expected_logprobs(adapter_model(1), prompt, tokens)
+    assert [e["logprob"] for e in choice["logprobs"]["content"]] == pytest.approx(expected, abs=1e-4)
+    assert choice["message"]["role"] == "assistant"
+    streamed = await alice.post("/v1/chat/completions", json={**body, "stream": True})
+    deltas = [json.loads(data)["choices"][0]["delta"] for data in events(streamed.text)[:-1]]
+    assert deltas[0] == {"role": "assistant", "content": ""}
+    assert "".join(delta.get("content", "") for delta in deltas) == choice["message"]["content"]
+
+
+async def test_a_stop_text_ends_a_completion(alice: httpx.AsyncClient) -> None:
+    body = {"model": "base", "prompt": PROMPT, "seed": 1, "max_tokens": 60}
+    text = (await post(alice, "/v1/completions", **body))["choices"][0]["text"]
+    stop = text[4:6]
+    (choice,) = (await post(alice, "/v1/completions", **body, stop=[stop]))["choices"]
+    assert (choice["text"], choice["finish_reason"]) == (text[: text.index(stop)], "stop")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message", "param"),
+    [
+        ({"logit_bias": {"3": 1}}, 400, "'logit_bias' is not supported by this service", None),
+        ({"echo": True}, 400, "'echo' is not supported by this service", None),
+        ({"prompt": ""}, 400, "should have at least 1", "prompt"),
+        ({"prompt": "1" * 60}, 400, "prompt has 61 tokens, the limit is 48; shorten it", "prompt"),
+        ({"prompt": "?"}, 400, "cannot encode", "prompt"),
+        ({"prompt": [1, 28]}, 400, "token id 28; the vocabulary ends at 27", "prompt"),
+        ({"model": "gpt-9"}, 404, "no model 'gpt-9'; this service has base, first", "model"),
+        ({"n": 0}, 400, "greater than or equal to 1", "n"),
+        ({"n": 33}, 400, "the number of completions is 33, the limit is 32", "n"),
+        ({"max_tokens": 401}, 400, "max_tokens is 401, the limit is 400", "max_tokens"),
+        ({"logprobs": 4}, 400, "logprobs is 4, the limit is 3", "logprobs"),
+        ({"temperature": -1}, 400, "greater than or equal to 0", "temperature"),
+        ({"stop": ["a"] * 5}, 400, "at most 4", "stop"),
+        ({"prompt": "1" * 20_001}, 413, "larger than 20000 bytes", None),
+    ],
+)
+async def test_what_cannot_be_is_refused_by_name(
+    alice: httpx.AsyncClient, body: dict[str, Any], status: int, message: str, param: str | None
+) -> None:
+    said, named = await refusal(
+        alice, "/v1/completions", status, **{"model": "base", "prompt": PROMPT, **body}
+    )
+    assert message in said
+    assert param is None or (named or "").startswith(param)
+
+
+async def test_null_means_left_out(alice: httpx.AsyncClient) -> None:
+    await post(
+        alice, "/v1/completions", model="base", prompt=PROMPT, max_tokens=2, logit_bias=None, user=None
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"model": "base", "prompt": "\xff"}', "not UTF-8"),
+        (b"{", "not valid JSON"),
+        (b"[]", "valid dictionary"),
+    ],
+)
+async def test_a_body_that_is_no_json_is_refused(
+    alice: httpx.AsyncClient, content: bytes, message: str
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = await alice.post("/v1/candidates", content=content, headers=headers)
+    assert answer.status_code == 400 and message in answer.json()["error"]["message"]
+
+
+async def test_who_may_ask_what(service: GenerationService, alice: httpx.AsyncClient) -> None:
+    async with caller(service, None) as nobody:
+        assert (await nobody.get("/v1/models")).status_code == 401
+        assert (await nobody.get("/healthz")).json() == {"status": "ok"}
+        assert (await nobody.get("/readyz")).json() == {"status": "ready"}
+        page = await nobody.get("/")
+        assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
+    assert (await alice.get("/v1/adapters")).status_code == 403
+
+
+async def test_candidates_are_stored_with_what_is_picked(
+    service: GenerationService, alice: httpx.AsyncClient
+) -> None:
+    answer = await post(alice, "/v1/candidates", prompt=PROMPT, k=6, model="first", seed=4, max_tokens=12)
+    shown = answer["candidates"]
+    assert [each["index"] for each in shown] == list(range(len(shown)))
+    assert sum(each["count"] for each in shown) == 6 == len(shown) + len(answer["collapsed"])
+    best = max(shown, key=lambda each: each["logprob"])
+    assert (answer["selector"], answer["selected_index"]) == ("logprob", best["index"])
+    assert answer["policy"]["model"] == "first" and re.fullmatch("[0-9a-f]{64}", answer["policy"]["sha256"])
+    completion = await post(
+        alice, "/v1/completions", prompt=PROMPT, n=6, model="first", seed=4, max_tokens=12, logprobs=0
+    )
+    for each in shown:
+        same = completion["choices"][each["sample"]]
+        assert each["text"] == same["text"]
+        assert each["logprob"] == pytest.approx(sum(same["logprobs"]["token_logprobs"]), abs=1e-4)
+    body = {"candidates_id": answer["id"], "selected_index": 1, "client_key": "page-1"}
+    first = await post(alice, "/v1/selections", 201, **body)
+    assert await post(alice, "/v1/selections", 200, **body) == first
+    message, param = await refusal(alice, "/v1/selections", 409, **{**body, "selected_index": 0})
+    assert "client_key='page-1' stands for index 1" in message and param == "client_key"
+    stored = (await alice.get(f"/v1/candidates/{answer['id']}")).json()
+    assert stored["answer"] == answer and stored["selection"] == first
+    page = (await alice.get("/v1/candidates?limit=1")).json()
+    assert page["data"] == [stored]
+    async with caller(service, "bob") as bob:
+        assert (await bob.get(f"/v1/candidates/{answer['id']}")).status_code == 404
+        assert (await bob.get("/v1/candidates")).json()["data"] == []
+        await refusal(bob, "/v1/selections", 404, candidates_id=answer["id"], selected_index=0)
+
+
+async def test_random_picks_differ_between_requests_without_a_seed(alice: httpx.AsyncClient) -> None:
+    body = {"prompt": PROMPT, "k": 2, "max_tokens": 6, "selector": "random"}
+    answers = [await post(alice, "/v1/candidates", **body) for _ in range(40)]
+    picks = {answer["selected_index"] for answer in answers if len(answer["candidates"]) == 2}
+    assert picks == {0, 1}
+    same = [await post(alice, "/v1/candidates", **body, seed=7) for _ in range(3)]
+    assert len({(answer["selected_index"], answer["candidates"][0]["text"]) for answer in same}) == 1
+
+
+async def test_the_text_may_be_edited_or_nothing_be_good_enough(alice: httpx.AsyncClient) -> None:
+    answer = await post(alice, "/v1/candidates", prompt=PROMPT, k=2, max_tokens=4)
+    edited = await post(
+        alice, "/v1/selections", 201, candidates_id=answer["id"], selected_index=0, edited_text="RRUU"
+    )
+    assert edited["edited_text"] == "RRUU"
+    await post(alice, "/v1/selections", 201, candidates_id=answer["id"], selected_index=None)
+    stored = (await alice.get(f"/v1/candidates/{answer['id']}")).json()
+    assert stored["selection"]["selected_index"] is None
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        ({"candidates_id": "cand-none", "selected_index": 0}, 404, "'cand-none'"),
+        ({"selected_index": 1}, 400, "selected_index=1 is none of the 1 candidates"),
+        ({"selected_index": 64}, 400, "less than 64"),
+        ({}, 400, "selected_index"),
+        ({"selected_index": 0, "edited_text": " "}, 400, "edited_text is blank"),
+    ],
+)
+async def test_a_selection_that_cannot_be_is_refused(
+    alice: httpx.AsyncClient, body: dict[str, Any], status: int, message: str
+) -> None:
+    answer = await post(alice, "/v1/candidates", prompt=PROMPT, k=1, max_tokens=4)
+    said, _ = await refusal(alice, "/v1/selections", status, **{"candidates_id": answer["id"], **body})
+    assert message in said
+
+
+async def test_k_of_more_and_their_stream(alice: httpx.AsyncClient) -> None:
+    body = {"messages": MESSAGES, "k": 3, "oversample": 12, "seed": 6, "max_tokens": 10, "model": "first"}
+    whole = await post(alice, "/v1/candidates", **body)
+    assert len(whole["candidates"]) == 3
+    streamed = (await alice.post("/v1/candidates", json={**body, "stream": True})).text
+    blocks = [block.split("\n") for block in streamed.strip().split("\n\n")]
+    assert blocks[-1] == ["data: [DONE]"]
+    final = json.loads(blocks[-2][1].removeprefix("data: "))
+    assert blocks[-2][0] == "event: candidates"
+    assert final["candidates"] == whole["candidates"] and final["collapsed"] == whole["collapsed"]
+    texts: dict[int, str] = {}
+    finished = []
+    for name, data in blocks[:-2]:
+        event = json.loads(data.removeprefix("data: "))
+        if name == "event: delta":
+            texts[event["sample"]] = texts.get(event["sample"], "") + event["text"]
+        else:
+            finished.append(event["sample"])
+    assert sorted(finished) == list(range(12))
+    for each in final["candidates"]:
+        assert texts.get(each["sample"], "") == each["text"]
+    assert final["timings"]["first_token_s"] < final["timings"]["generate_s"]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"k": 0}, "greater than or equal to 1"),
+        ({"k": 65}, "less than or equal to 64"),
+        ({"k": 4, "oversample": 3}, "oversample=3 is below k=4"),
+        ({"oversample": 33}, "the number of completions is 33, the limit is 32"),
+        ({"messages": MESSAGES}, "give either prompt or messages"),
+        ({"prompt": None}, "give either prompt or messages"),
+        ({"selector": "reward"}, "selector='reward' needs a reward, and this service has none"),
+        ({"score": True}, "score=True needs a reward"),
+        ({"selector": "best"}, "selector"),
+        ({"beams": 3}, "beams"),
+    ],
+)
+async def test_candidates_that_cannot_be_are_refused(
+    alice: httpx.AsyncClient, body: dict[str, Any], message: str
+) -> None:
+    said, _ = await refusal(alice, "/v1/candidates", 400, **{"prompt": PROMPT, **body})
+    assert message in said
+
+
+async def test_adapters_come_and_go(root: httpx.AsyncClient, service: GenerationService) -> None:
+    directory = str(Path(service.config.adapter_roots[0]) / "adapter-2")
+    loaded = await post(root, "/v1/adapters", 201, path=directory, name="second")
+    (model,) = loaded["models"]
+    assert model["delivery_difference"] < 1e-4
+    names = [entry["id"] for entry in (await root.get("/v1/models")).json()["data"]]
+    assert names == ["base", "first", "second"]
+    answer = await post(
+        root, "/v1/completions", model="second", prompt=PROMPT, max_tokens=8, seed=1, logprobs=0
+    )
+    logprobs = answer["choices"][0]["logprobs"]
+    tokens = token_ids(logprobs["tokens"])
+    prompt = encode_prompt(TOKENIZER, Prompt("", PROMPT))
+    expected = expected_logprobs(adapter_model(2), prompt, tokens)
+    assert logprobs["token_logprobs"] == pytest.approx(expected, abs=1e-4)
+    assert (await root.delete("/v1/adapters/second")).json() == {
+        "object": "adapter", "key": "second", "deleted": True,
+    }  # fmt: skip
+    assert (await root.get("/v1/models/second")).status_code == 404
+    assert (await root.delete("/v1/adapters/second")).status_code == 404
+    assert (await root.delete("/v1/adapters/first")).status_code == 409
+    message, _ = await refusal(root, "/v1/adapters", 400, path="/etc")
+    assert "outside of adapter_roots" in message
+
+
+async def test_an_adapter_of_another_base_is_refused(
+    root: httpx.AsyncClient, service: GenerationService
+) -> None:
+    from polyray.models.lora import save_adapter
+
+    directory = Path(service.config.adapter_roots[0]) / "stranger"
+    save_adapter(adapter_model(3), directory, {"base_sha256": "c" * 64})
+    message, _ = await refusal(root, "/v1/adapters", 400, path=str(directory))
+    assert "belongs to the base cccccccccccc" in message
+
+
+async def test_a_client_that_goes_takes_its_completions_along(
+    service: GenerationService, alice: httpx.AsyncClient
+) -> None:
+    """ASGI's own word for it; over a real connection: tests/integration/test_generation_service.py."""
+    app = build_http_app(service)
+    body = json.dumps({"model": "first", "prompt": PROMPT, "n": 16, "temperature": 0}).encode()
+    gone = asyncio.Event()
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json"), (b"authorization", b"Bearer alice-s3cret")]
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/completions", "raw_path": b"/v1/completions",
+        "query_string": b"", "headers": headers, "root_path": "", "http_version": "1.1", "scheme": "http",
+        "client": ("test", 1), "server": ("test", 2), "asgi": {"version": "3.0"},
+    }  # fmt: skip
+    task = asyncio.create_task(app(scope, receive, send))  # type: ignore[arg-type]
+    while sum(service.held().values()) < 16:
+        await asyncio.sleep(0.005)
+    gone.set()
+    await task
+    async with asyncio.timeout(2):
+        while any(service.held().values()):
+            await asyncio.sleep(0.005)
+    assert sent[0]["status"] == 499
+
+
+async def test_a_full_queue_answers_429(service: GenerationService, alice: httpx.AsyncClient) -> None:
+    with service.sampler.reserved(40):
+        answer = await alice.post(
+            "/v1/completions", json={"model": "base", "prompt": PROMPT, "max_tokens": 1}
+        )
+    assert answer.status_code == 429 and answer.headers["retry-after"] == "1"
+    assert "8 completions wait for the engine, the limit is 8" in answer.json()["error"]["message"]
+
+
+async def test_a_full_disk_loses_nothing(
+    service: GenerationService, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from polyray.data.selections.errors import StoreFull
+
+    answer = await post(alice, "/v1/candidates", prompt=PROMPT, k=1, max_tokens=4)
+
+    def full(*_: object, **__: object) -> None:
+        raise StoreFull("the database has no space left; nothing was stored; make room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service.store, "add_selection", full)
+        message, _ = await refusal(alice, "/v1/selections", 507, candidates_id=answer["id"], selected_index=0)
+    assert "nothing was stored" in message
+    await post(alice, "/v1/selections", 201, candidates_id=answer["id"], selected_index=0)
+
+
+async def test_what_is_served_is_said(alice: httpx.AsyncClient) -> None:
+    info = (await alice.get("/v1/info")).json()
+    assert (info["max_prompt_tokens"], info["has_reward"], info["queued_sequences"]) == (48, False, 0)
+    assert info["counts"]["first"]["completions"] > 0
+    assert info["adapters"]["first"]["trouble"] is None
+
+
+async def test_the_replica_sets_its_gauges_while_nobody_asks(
+    service: GenerationService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr(service.metrics, "load", lambda queued, running: seen.append((queued, running)))
+    async with asyncio.timeout(5):
+        while not seen:
+            await asyncio.sleep(0.01)
+    assert seen[0] == (0, 0)

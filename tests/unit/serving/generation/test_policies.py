@@ -1,0 +1,347 @@
+"""Which adapters are served: proof, names, aliases, the limit."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from polyray.config.delivery import Tolerance
+from polyray.config.generation import AdapterSpec, GenerationServeConfig
+from polyray.errors import ConfigError, DeliveryError, PolicyNotDelivered
+from polyray.models.adapter import AdapterPayload, Probe
+from polyray.serving.generation.errors import AdapterConflict, InvalidRequest, UnknownPolicy
+from polyray.serving.generation.following import ServedAdapters
+from polyray.serving.generation.metrics import GenerationMetrics
+from polyray.serving.generation.policies import LivePolicies
+from polyray.serving.generation.sources import AdapterSource, check_configured, followed, key_of, source_of
+from polyray.types import PolicyVersion
+from tests.unit.serving.generation.scripted_text_engine import ScriptedTextEngine
+
+SEQUENCES = ((1, 8, 9),)
+
+
+def write_adapter(directory: Path, content: str, rank: int = 4, **manifest: object) -> Path:
+    """Only what is looked at before the weights are."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "adapter_config.json").write_text(json.dumps({"r": rank, "peft_type": "LORA"}))
+    (directory / "adapter_model.safetensors").write_text(content)
+    sha256 = hashlib.sha256(content.encode()).hexdigest()
+    (directory / "polyray.json").write_text(json.dumps({**manifest, "adapter_sha256": sha256}))
+    return directory
+
+
+def reference(directory: Path | None, version: int, previous: np.ndarray | None) -> AdapterPayload:
+    """The hash of the weights, and log-probs that depend on it."""
+    content = b"" if directory is None else (directory / "adapter_model.safetensors").read_bytes()
+    if content == b"other base":
+        raise ConfigError("this adapter belongs to another base")
+    sha256 = hashlib.sha256(content).hexdigest()
+    logprobs = np.array([-int(sha256[:4], 16) / 65536, -1.0], np.float32)
+    return AdapterPayload(PolicyVersion(1, version, sha256), content, None, Probe(SEQUENCES, logprobs, None))
+
+
+class Wanted:
+    """In memory, what SelectionStore keeps."""
+
+    def __init__(self) -> None:
+        self.specs: dict[str, dict[str, object]] = {}
+
+    def adapters(self) -> dict[str, dict[str, object]]:
+        return dict(self.specs)
+
+    def add_adapter(self, name: str, spec: object) -> None:
+        self.specs[name] = dict(spec)  # type: ignore[call-overload]
+
+    def remove_adapter(self, name: str) -> None:
+        self.specs.pop(name, None)
+
+
+async def policies_of(engine: ScriptedTextEngine, max_adapters: int = 2) -> LivePolicies:
+    policies = LivePolicies(engine, reference, Tolerance(1e-4), max_adapters, GenerationMetrics())
+    await policies.start()
+    return policies
+
+
+def served_of(
+    policies: LivePolicies, root: Path, *configured: AdapterSpec, wanted: Wanted | None = None
+) -> ServedAdapters:
+    return ServedAdapters(policies, wanted or Wanted(), configured, (str(root),), 8)
+
+
+async def test_the_base_is_an_adapter_that_changes_nothing() -> None:
+    engine = ScriptedTextEngine()
+    policies = await policies_of(engine)
+    assert policies.names() == ["base"]
+    assert policies.resolve(None) is policies.resolve("base")
+    assert engine.served["base"].tensors == b""
+
+
+async def test_what_does_not_prove_itself_is_not_served(tmp_path: Path) -> None:
+    engine = ScriptedTextEngine()
+    policies = await policies_of(engine)
+    engine.lie = 0.01
+    source = AdapterSource("first", write_adapter(tmp_path / "first", "a"))
+    with pytest.raises(PolicyNotDelivered, match=r"differ from the learner's by 0\.01"):
+        await policies.load(source)
+    assert policies.names() == ["base"] and list(engine.served) == ["base"]
+
+
+async def test_weights_that_fail_to_replace_others_leave_those(tmp_path: Path) -> None:
+    engine = ScriptedTextEngine()
+    policies = await policies_of(engine)
+    first = write_adapter(tmp_path / "first", "a")
+    before, _ = await policies.load(AdapterSource("first", first))
+    second = write_adapter(tmp_path / "second", "b")
+    engine.refuse = {hashlib.sha256(b"b").hexdigest()}
+    with pytest.raises(DeliveryError, match="refused"):
+        await policies.load(AdapterSource("first", second))
+    assert policies.resolve("first").policy == before.policy
+    assert engine.served["first"].tensors == b"a"
+
+
+async def test_an_unknown_model_is_told_what_there_is(tmp_path: Path) -> None:
+    policies = await policies_of(ScriptedTextEngine())
+    await policies.load(AdapterSource("policy-v3", write_adapter(tmp_path / "3", "a"), 3))
+    policies.point("latest", "policy-v3")
+    with pytest.raises(UnknownPolicy, match=r"no model 'gpt-9'; this service has base, policy-v3, latest"):
+        policies.resolve("gpt-9")
+    assert policies.resolve("latest").version == 3
+
+
+async def test_one_too_many_unloads_what_was_asked_longest_ago(tmp_path: Path) -> None:
+    engine = ScriptedTextEngine()
+    policies = await policies_of(engine)
+    for name in "ab":
+        await policies.load(AdapterSource(name, write_adapter(tmp_path / name, name)))
+    policies.resolve("a")
+    _, gone = await policies.load(AdapterSource("c", write_adapter(tmp_path / "c", "c")))
+    assert gone == ["b"] and policies.names() == ["base", "a", "c"]
+    assert sorted(engine.served) == ["a", "base", "c"]
+
+
+async def test_what_is_configured_or_has_an_alias_never_makes_room(tmp_path: Path) -> None:
+    policies = await policies_of(ScriptedTextEngine())
+    await policies.load(AdapterSource("a", write_adapter(tmp_path / "a", "a")), pinned=True)
+    await policies.load(AdapterSource("b", write_adapter(tmp_path / "b", "b")))
+    policies.point("latest", "b")
+    with pytest.raises(AdapterConflict, match="max_adapters=2 are loaded"):
+        await policies.load(AdapterSource("c", write_adapter(tmp_path / "c", "c")))
+    assert policies.names() == ["base", "a", "b", "latest"]
+
+
+async def test_adapters_come_and_go_and_are_remembered(tmp_path: Path) -> None:
+    policies, wanted = await policies_of(ScriptedTextEngine()), Wanted()
+    served = served_of(policies, tmp_path, wanted=wanted)
+    await served.start()
+    directory = str(write_adapter(tmp_path / "sft" / "adapter", "a"))
+    key, (live,) = await served.add(AdapterSpec(path=directory))
+    assert (key, live.model) == ("sft", "sft")
+    assert wanted.specs == {"sft": {"path": directory}}
+    # Another replica, or the same one started again.
+    other = await policies_of(ScriptedTextEngine())
+    again = served_of(other, tmp_path, wanted=wanted)
+    await again.start()
+    assert other.names() == ["base", "sft"]
+    await served.remove("sft")
+    assert wanted.specs == {} and policies.names() == ["base"]
+    await again.look()
+    assert other.names() == ["base"]
+
+
+async def test_what_another_replica_was_asked_for_is_looked_for_once(tmp_path: Path) -> None:
+    wanted = Wanted()
+    policies = await policies_of(ScriptedTextEngine())
+    served = served_of(policies, tmp_path, wanted=wanted)
+    await served.start()
+    wanted.specs["a"] = {"path": str(write_adapter(tmp_path / "a", "a"))}
+    await served.catch_up(None)
+    await served.catch_up("base")
+    assert policies.names() == ["base"]
+    await served.catch_up("a")
+    assert policies.names() == ["base", "a"]
+    wanted.specs["b"] = {"path": str(write_adapter(tmp_path / "b", "other base"))}
+    await served.catch_up("b")
+    write_adapter(tmp_path / "b", "b")
+    await served.catch_up("b")  # known not to work: whoever asks again does not have it read again
+    assert policies.names() == ["base", "a"] and "another base" in served.troubles["b"]
+    await served.look()
+    assert policies.names() == ["base", "a", "b"]
+
+
+async def test_one_that_is_pushed_out_is_not_loaded_again(tmp_path: Path) -> None:
+    policies, wanted = await policies_of(ScriptedTextEngine(), max_adapters=1), Wanted()
+    served = served_of(policies, tmp_path, wanted=wanted)
+    for name in "ab":
+        await served.add(AdapterSpec(path=str(write_adapter(tmp_path / name, name))))
+    assert list(wanted.specs) == ["b"]
+    await served.look()
+    assert policies.names() == ["base", "b"]
+
+
+async def test_a_followed_run_is_served_as_it_goes_on(tmp_path: Path) -> None:
+    engine = ScriptedTextEngine()
+    policies = await policies_of(engine, max_adapters=3)
+    run = tmp_path / "run"
+    run.mkdir()
+    served = served_of(policies, tmp_path)
+    key, models = await served.add(AdapterSpec(follow=str(run)))
+    assert (key, models, policies.names()) == ("policy", [], ["base"])
+    write_adapter(run / "versions" / "2", "v2")
+    await served.look()
+    assert policies.names() == ["base", "policy-v2", "latest"]
+    write_adapter(run / "versions" / "10", "v10")
+    write_adapter(run / "best", "v2", version=2)
+    await served.look()
+    assert policies.names() == ["base", "policy-v2", "policy-v10", "best", "latest"]
+    assert (policies.resolve("latest").version, policies.resolve("best").version) == (10, 2)
+    assert len(engine.loads) == 3, "best/ holds the very weights of versions/2"
+    # The learner fell back, and made version 10 again with other bytes.
+    write_adapter(run / "versions" / "10", "v10, again")
+    await served.look()
+    assert engine.served["policy-v10"].tensors == b"v10, again"
+    loads = len(engine.loads)
+    await served.look()
+    assert len(engine.loads) == loads
+    await served.remove("policy")
+    assert policies.names() == ["base"]
+
+
+async def test_a_followed_run_lets_go_of_its_oldest_versions(tmp_path: Path) -> None:
+    policies = await policies_of(ScriptedTextEngine(), max_adapters=2)
+    served = served_of(policies, tmp_path)
+    run = tmp_path / "run"
+    for version in range(1, 6):
+        write_adapter(run / "versions" / str(version), f"v{version}")
+        if version == 1:
+            await served.add(AdapterSpec(follow=str(run), name="mine"))
+        await served.look()
+    assert policies.names() == ["base", "mine-v4", "mine-v5", "mine-latest"]
+
+
+async def test_what_goes_wrong_while_following_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+    engine = ScriptedTextEngine()
+    policies = await policies_of(engine, max_adapters=4)
+    served = served_of(policies, tmp_path)
+    run = tmp_path / "run"
+    write_adapter(run / "versions" / "1", "v1")
+    await served.add(AdapterSpec(follow=str(run)))
+    write_adapter(run / "versions" / "2", "other base")
+    await served.look()
+    assert served.troubles == {"policy": "this adapter belongs to another base"}
+    assert policies.resolve("latest").version == 1
+    write_adapter(run / "versions" / "3", "v3")
+    await served.look()
+    assert served.troubles == {} and policies.resolve("latest").version == 3
+
+
+async def test_a_look_that_fails_is_not_the_last_one(tmp_path: Path) -> None:
+    policies, wanted = await policies_of(ScriptedTextEngine()), Wanted()
+    served = served_of(policies, tmp_path, wanted=wanted)
+    looking = asyncio.create_task(served.keep_looking(0.001))
+    wanted.specs["a"] = {"path": 3}  # no AdapterSpec, as another version of the service might have stored it
+    await asyncio.sleep(0.05)
+    wanted.specs = {"b": {"path": str(write_adapter(tmp_path / "b", "b"))}}
+    async with asyncio.timeout(5):
+        while policies.names() != ["base", "b"]:
+            await asyncio.sleep(0.01)
+    looking.cancel()
+
+
+async def test_changes_happen_one_at_a_time(tmp_path: Path) -> None:
+    """A look between an adapter's load and its being remembered would unload it again."""
+    policies = await policies_of(ScriptedTextEngine())
+    served = served_of(policies, tmp_path)
+    spec = AdapterSpec(path=str(write_adapter(tmp_path / "a", "a")))
+    await asyncio.gather(served.add(spec), served.look(), served.look())
+    assert policies.names() == ["base", "a"]
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda root: AdapterSpec(path="/etc"), InvalidRequest, r"'/etc' is outside of adapter_roots="),
+        (lambda root: AdapterSpec(path=str(root / "none")), InvalidRequest, "is no adapter: adapter_config"),
+        (
+            lambda root: AdapterSpec(path=str(write_adapter(root / "big", "a", rank=64))),
+            InvalidRequest,
+            "has rank 64, the engine was built for at most 8; set max_lora_rank=64",
+        ),
+        (
+            lambda root: AdapterSpec(path=str(root / "latest")),
+            InvalidRequest,
+            "'latest' is taken by the service",
+        ),
+        (
+            lambda root: AdapterSpec(path=str(write_adapter(root / "other", "other base"))),
+            ConfigError,
+            "belongs to another base",
+        ),
+    ],
+)
+async def test_a_wrong_adapter_is_refused(
+    tmp_path: Path, make: object, error: type[Exception], message: str
+) -> None:
+    policies, wanted = await policies_of(ScriptedTextEngine()), Wanted()
+    served = served_of(policies, tmp_path, wanted=wanted)
+    with pytest.raises(error, match=message):
+        await served.add(make(tmp_path))  # type: ignore[operator]
+    assert policies.names() == ["base"] and not wanted.specs
+
+
+async def test_links_out_of_the_roots_are_followed_before_they_are_judged(tmp_path: Path) -> None:
+    outside = write_adapter(tmp_path / "outside", "a")
+    (tmp_path / "roots").mkdir()
+    (tmp_path / "roots" / "link").symlink_to(outside)
+    served = served_of(await policies_of(ScriptedTextEngine()), tmp_path / "roots")
+    with pytest.raises(InvalidRequest, match="outside of adapter_roots"):
+        await served.add(AdapterSpec(path=str(tmp_path / "roots" / "link")))
+
+
+async def test_what_is_configured_cannot_be_unloaded_over_http(tmp_path: Path) -> None:
+    spec = AdapterSpec(path=str(write_adapter(tmp_path / "a", "a")))
+    served = served_of(await policies_of(ScriptedTextEngine()), tmp_path, spec)
+    await served.start()
+    with pytest.raises(AdapterConflict, match="'a' is in the configuration"):
+        await served.remove("a")
+    with pytest.raises(UnknownPolicy, match=r"no adapter 'b' is loaded; there are \['a'\]"):
+        await served.remove("b")
+    with pytest.raises(AdapterConflict, match=r"'a' is .* already; unload it first"):
+        await served.add(AdapterSpec(path=str(write_adapter(tmp_path / "c", "c")), name="a"))
+
+
+def test_names(tmp_path: Path) -> None:
+    assert source_of(AdapterSpec(path="runs/sft/adapter")).model == "sft"
+    assert source_of(AdapterSpec(path="runs/mine")).model == "mine"
+    assert source_of(AdapterSpec(run="runs/first")) == AdapterSource(
+        "first", Path.cwd() / "runs/first/adapter"
+    )
+    third = AdapterSource("policy-v3", Path.cwd() / "runs/first/versions/3", 3)
+    assert source_of(AdapterSpec(run="runs/first", version=3)) == third
+    assert source_of(AdapterSpec(run="runs/first", version=3, name="a")).model == "a-v3"
+    assert key_of(AdapterSpec(follow="runs/first")) == "policy"
+    assert followed(AdapterSpec(follow=str(tmp_path))).latest is None
+
+
+@pytest.mark.parametrize(
+    ("specs", "message"),
+    [
+        ([{"path": "/etc/a"}], r"adapters\.0: '/etc/a' is outside of adapter_roots"),
+        ([{"path": "runs/none"}], r"adapters\.0: '.*/runs/none' is no adapter"),
+        ([{"path": "runs/a"}, {"path": "runs/b/../a"}], r"adapters: \['a'\] come twice"),
+        ([{"follow": "runs/a"}], r"adapters need 3 places \(a followed run 3\), max_adapters=2"),
+    ],
+)
+def test_a_configuration_that_cannot_be_served_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, specs: list[dict[str, str]], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        write_adapter(tmp_path / "runs" / name, name)
+    config = GenerationServeConfig.model_validate({"adapters": specs, "max_adapters": 2})
+    with pytest.raises(ConfigError, match=message):
+        check_configured(config)

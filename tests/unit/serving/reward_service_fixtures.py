@@ -1,0 +1,79 @@
+"""A reward service in this process: two small models, an encoder that loads nothing, and ways to ask it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import httpx
+import numpy as np
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from polyray.config.reward import DiversitySpec, PythonRewardSpec, VerifierRewardSpec
+from polyray.config.service import ServiceSpec
+from polyray.config.task import HiddenTrapGridSpec
+from polyray.rewards import RewardPlan
+from polyray.serving.reward.configuration import ReplicaConfiguration
+from polyray.serving.reward.routes import build_http_app
+from polyray.serving.reward.service import RewardService
+
+TASK = HiddenTrapGridSpec(trap_probability=0.0)
+PROMPT = "37|b1>e4="
+DIVERSITY = DiversitySpec(source="task_distance")
+
+
+def constant(score: float, before: str = "", inside: str = "") -> str:
+    """A user's reward function: always `score`, in one class."""
+    answer = f'return [{{"score": {score}, "class": 0}} for _ in items]'
+    return f"{before}\ndef score(items):\n    {inside}\n    {answer}\n"
+
+
+HALF = constant(0.5)
+
+
+class HashEncoder:
+    """Vectors of length 1 that depend on the text alone."""
+
+    name = "hash"
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        rows = [np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) - 127.5 for text in texts]
+        return np.stack([row / np.linalg.norm(row) for row in rows])
+
+
+def verifier_plan() -> RewardPlan:
+    return RewardPlan(VerifierRewardSpec(), TASK, DIVERSITY, {})
+
+
+def python_plan(source: str, **changes) -> RewardPlan:
+    spec = PythonRewardSpec(path="mine.py:score", **changes)
+    return RewardPlan(spec, TASK, DIVERSITY, {spec.path: source})
+
+
+def service_of(
+    plans: dict[str, RewardPlan], token: str | None = None, revision: str = "", **spec
+) -> RewardService:
+    service = RewardService(ServiceSpec(**spec), None if token is None else SecretStr(token))
+    service.load(ReplicaConfiguration(plans, revision=revision))
+    for model in service.models.by_id.values():
+        model.encoder = HashEncoder()
+    return service
+
+
+def two_models(**spec) -> RewardService:
+    return service_of({"verifier": verifier_plan(), "half": python_plan(HALF)}, **spec)
+
+
+def app_of(service: RewardService, token: str | None = None) -> FastAPI:
+    return build_http_app(service, None if token is None else SecretStr(token))
+
+
+async def ask(app: FastAPI, method: str, path: str, root_path: str = "", **options) -> httpx.Response:
+    transport = httpx.ASGITransport(app=app, root_path=root_path, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        return await client.request(method, path, **options)
+
+
+def item(completion: str, prompt: str = PROMPT, **more) -> dict:
+    return {"prompt": prompt, "completion": completion, **more}

@@ -1,0 +1,137 @@
+"""The OpenAPI page and what the service answers: Schemathesis, hostile bodies, and the token on every route."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import schemathesis
+from fastapi.routing import APIRoute
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from starlette.routing import Route
+
+from polyray.rewards.protocol import MAX_TEXTS
+from polyray.serving.auth import HEALTH_ROUTES
+from tests.unit.serving.reward_service_fixtures import app_of, ask, item, two_models
+
+APP = app_of(two_models())
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+POSTS = ("/v1/score", "/v1/embed", "/v1/diversity")
+schema = schemathesis.openapi.from_asgi("/openapi.json", APP)
+
+
+@schema.parametrize()
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+def test_every_answer_is_one_that_the_page_documents(case: schemathesis.Case):
+    case.call_and_validate(checks=CHECKS)
+
+
+def test_the_page_names_every_status_body_and_the_token():
+    document = APP.openapi()
+    assert document["components"]["securitySchemes"] == {"bearer": {"type": "http", "scheme": "bearer"}}
+    for path in POSTS:
+        operation = document["paths"][path]["post"]
+        assert set(operation["responses"]) == {
+            "200", "400", "401", "404", "408", "413", "415", "429", "500", "503", "504"
+        }  # fmt: skip
+        reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        assert reference.rpartition("/")[2] in document["components"]["schemas"]
+        assert operation["security"] == [{"bearer": []}, {}]
+    assert "security" not in document["paths"]["/healthz"]["get"]
+    assert "422" not in json.dumps(document)
+
+
+async def test_the_page_works_behind_a_prefix():
+    page = await ask(APP, "GET", "/run/reward/docs", root_path="/run/reward")
+    assert page.status_code == 200 and "'/run/reward/openapi.json'" in page.text
+    document = await ask(APP, "GET", "/run/reward/openapi.json", root_path="/run/reward")
+    assert document.status_code == 200 and "/v1/score" in document.json()["paths"]
+
+
+async def test_every_route_but_health_needs_the_token():
+    app = app_of(two_models(), token="t0ken")
+    routes = [route for route in app.routes if isinstance(route, APIRoute | Route)]
+    assert {"/v1/score", "/v1/info", "/openapi.json", "/docs"} <= {route.path for route in routes}
+    for route in routes:
+        for method in route.methods or ():
+            for header in ({}, {"Authorization": "Bearer wrong"}):
+                answer = await ask(app, method, route.path, headers=header)
+                assert (answer.status_code == 401) == (route.path not in HEALTH_ROUTES), (method, route.path)
+            answer = await ask(app, method, route.path, headers={"Authorization": "Bearer t0ken"})
+            assert answer.status_code not in (401, 403), (method, route.path)
+
+
+SCORE = json.dumps({"items": [item("a")]})
+META = json.dumps({"items": [item("a", metadata={"x": 0})]})
+
+
+def with_metadata(value: str) -> bytes:
+    return META.replace(" 0}", f" {value}}}").encode()
+
+
+HOSTILE = {
+    "empty": b"",
+    "blank": b" \n",
+    "no JSON": b"{",
+    "trailing": SCORE.encode() + b"x",
+    "a list": b"[]",
+    "null": b"null",
+    "a number": b"1",
+    "deep lists": b"[" * 100_000,
+    "deep objects": b'{"items":' * 50_000 + b"1" + b"}" * 50_000,
+    "deep metadata": with_metadata("[" * 5_000 + "]" * 5_000),
+    "NaN": with_metadata("NaN"),
+    "Infinity": with_metadata("-Infinity"),
+    "a number over all": with_metadata("1e999"),
+    "a long integer": with_metadata("9" * 6_000),
+    "a surrogate": b'{"items": [{"prompt": "\\ud800", "completion": ""}]}',
+    "a surrogate in metadata": b'{"items": [{"prompt": "", "completion": "", "metadata": {"\\uDFFF": 1}}]}',
+    "no UTF-8": b'{"items": [{"prompt": "\xff", "completion": ""}]}',
+    "UTF-16": SCORE.encode("utf-16"),
+    "a byte order mark": b"\xef\xbb\xbf" + SCORE.encode(),
+    "a key twice": b'{"items": [], ' + SCORE.encode()[1:],
+    "a key twice inside": b'{"items": [{"prompt": "a", "prompt": "b", "completion": ""}]}',
+    "wrong types": json.dumps({"items": {"prompt": "a", "completion": "b"}}).encode(),
+    "items of text": json.dumps({"items": ["a"], "texts": [1], "groups": []}).encode(),
+    "a number for a text": json.dumps({"items": [item("a", reference=3)]}).encode(),
+    "an unknown key": json.dumps({"items": [item("a")], "k" * 5_000: 1}).encode(),
+    "too many": json.dumps({"texts": ["a"] * (MAX_TEXTS + 1), "items": [item("a")] * 2_000}).encode(),
+    "a long model": json.dumps({"items": [item("a")], "model": "m" * 10_000}).encode(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("path", POSTS)
+async def test_a_hostile_body_is_refused_in_the_common_shape(path: str, body: bytes):
+    answer = await ask(APP, "POST", path, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    assert set(answer.json()) == {"error"}
+    error = answer.json()["error"]
+    assert error["type"] == "invalid_request_error" and error["code"] == "invalid_request"
+    assert error["message"] and len(answer.content) < 3_000
+
+
+@pytest.mark.parametrize("path", POSTS)
+async def test_a_body_that_is_too_large_or_no_json_at_all(path: str):
+    large = await ask(
+        APP, "POST", path, content=b" " * (33 * 2**20), headers={"Content-Type": "application/json"}
+    )
+    assert large.status_code == 413 and large.json()["error"]["code"] == "request_too_large"
+    for content_type in ("text/plain", "application/x-www-form-urlencoded", "application/jsonx", ""):
+        answer = await ask(APP, "POST", path, content=SCORE, headers={"Content-Type": content_type})
+        assert answer.status_code == 415, content_type
+        assert answer.json()["error"]["code"] == "unsupported_media_type"
+    for content_type in ("application/json; charset=utf-8", "application/vnd.polyray+json"):
+        answer = await ask(APP, "POST", "/v1/score", content=SCORE, headers={"Content-Type": content_type})
+        assert answer.status_code == 200, content_type
