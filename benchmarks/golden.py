@@ -49,13 +49,14 @@ from benchmarks.golden_record import (
     this_machine,
     write_record,
 )
-from jobs.cli import REPOSITORY_ROOT, JobParser, run
+from polyray.cli.arguments import JobParser, run
 from polyray.config.loader import build_config
+from polyray.config.paths import REPOSITORY_ROOT
 from polyray.config.run import EvaluateConfig, PretrainConfig, RaySpec, SftConfig, TrainConfig
 from polyray.errors import EXIT_FAILURE, EXIT_OK, ConfigError, PolyrayError
 
 if TYPE_CHECKING:
-    from jobs.fleet import Fleet
+    from polyray.launch.fleet import Fleet
     from polyray.runs.progress import ProgressDisplay
     from polyray.runs.run_directory import RunPaths
 
@@ -82,7 +83,7 @@ NUM_WORKERS = 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = JobParser("golden", __doc__)
+    parser = JobParser("benchmarks.golden", __doc__)
     parser.prog = "python -m benchmarks.golden"
     parser.add_argument("--record", metavar="FILE", default=RECORD, help="the record (default: %(default)s)")
     parser.add_argument(
@@ -140,7 +141,7 @@ def _conclude(
 
 def _run(selected: Sequence[str]) -> tuple[dict[str, Run], Path]:
     """The results of each run, and the directory that holds all runs."""
-    from jobs.fleet import open_fleet, open_ray
+    from polyray.launch.fleet import open_fleet, open_ray
     from polyray.learner.embedded import build_embedded
     from polyray.runs.progress import ProgressDisplay
 
@@ -251,11 +252,11 @@ class Plan:
 
 def _parts(plan: Plan, fleet: Fleet, display: ProgressDisplay) -> dict[str, Callable[[], Run]]:
     """Run -> the function that runs it and returns its values."""
-    from jobs.evaluate import evaluate
-    from jobs.fleet import pool_sampler
-    from jobs.sft import as_training, supervise
-    from jobs.train import check_inputs, train
+    from polyray.cli.evaluate import evaluate
+    from polyray.cli.sft import as_training, supervise
+    from polyray.cli.train import check_inputs, train
     from polyray.evaluation.sampling import EvaluationFiles
+    from polyray.launch.fleet import pool_sampler
     from polyray.runs.data_record import sha256_of
     from polyray.runs.run_directory import RunDirectory
 

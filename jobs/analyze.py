@@ -1,43 +1,7 @@
-"""What training did: to adapters, layer by layer, to attention and hidden states, and what finished evaluations say.
+"""`python -m jobs.analyze`: see polyray/cli/analyze.py."""
 
-python -m jobs.analyze evaluation runs/quickstart --out runs/analysis
-python -m jobs.analyze lora runs/quickstart/drgrpo runs/quickstart/polychromic --out runs/analysis
-python -m jobs.analyze ablation configs/evaluate/hidden_trap_grid.yaml --adapter runs/a/adapter name=ablation
-python -m jobs.analyze mechanistic runs/quickstart/evaluation-seed0 --out runs/mechanistic
-python -m jobs.analyze figures runs/quickstart --out runs/figures
-python -m jobs.analyze lora --help
-"""
-
-from __future__ import annotations
-
-import sys
-from collections.abc import Sequence
-
-from jobs import analyze_ablation, analyze_evaluation, analyze_figures, analyze_lora, analyze_mechanistic
-from jobs.cli import JobParser, run
-
-SUBCOMMANDS = {
-    "lora": analyze_lora.analyze,
-    "ablation": analyze_ablation.analyze_ablation,
-    "mechanistic": analyze_mechanistic.analyze_mechanistic,
-    "evaluation": analyze_evaluation.analyze_evaluation,
-    "figures": analyze_figures.analyze_figures,
-}
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line: which of SUBCOMMANDS, then its own arguments."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments and arguments[0] in SUBCOMMANDS:
-        return SUBCOMMANDS[arguments[0]](arguments[1:])
-    names = ", ".join(SUBCOMMANDS)
-    parser = JobParser(
-        "analyze", __doc__, usage="python -m jobs.analyze lora ADAPTER [ADAPTER ...] --out DIR"
-    )
-    parser.add_argument("subcommand", help=names)
-    given = parser.parse_strictly(arguments).subcommand
-    parser.error(f"unknown subcommand {given!r}; known: {names}")
-
+from polyray.cli.analyze import main
+from polyray.cli.arguments import run
 
 if __name__ == "__main__":
     run(main)

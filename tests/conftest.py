@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from jobs.fleet import Fleet
     from polyray.config.run import TrainConfig
+    from polyray.launch.fleet import Fleet
     from polyray.runs.run_directory import RunPaths
 
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
@@ -222,7 +222,7 @@ def train_config(train_values: Callable[..., dict[str, Any]]) -> Callable[..., T
 @pytest.fixture(scope="session")
 def fleet(ray_session: None, train_config: Callable[..., TrainConfig]) -> Iterator[Fleet]:
     """Two vLLM engines and a verifier reward service that every run of `train_config` can use."""
-    from jobs.fleet import open_fleet
+    from polyray.launch.fleet import open_fleet
 
     with open_fleet(train_config("fleet"), "tests") as fleet:
         fleet.pool.wait_until_ready()
@@ -231,7 +231,7 @@ def fleet(ray_session: None, train_config: Callable[..., TrainConfig]) -> Iterat
 
 def run_training(config: TrainConfig, fleet: Fleet) -> RunPaths:
     """A whole training run as `jobs.train` does it, on engines and a reward service that are there already."""
-    from jobs.train import check_inputs, train
+    from polyray.cli.train import check_inputs, train
     from polyray.runs.progress import ProgressDisplay
     from polyray.runs.run_directory import RunDirectory
 
@@ -244,7 +244,7 @@ def run_training(config: TrainConfig, fleet: Fleet) -> RunPaths:
 @pytest.fixture(scope="session")
 def warm_start(ray_session: None, model_cache: Path, runs_dir: Path) -> Path:
     """The adapter of a short SFT run on Ray Train."""
-    from jobs.sft import supervise
+    from polyray.cli.sft import supervise
     from polyray.config.loader import build_config
     from polyray.config.run import SftConfig
     from polyray.runs.progress import ProgressDisplay
@@ -290,7 +290,7 @@ def varied_config(varied_values: Callable[..., dict[str, Any]]) -> Callable[...,
 @pytest.fixture(scope="session")
 def varied_fleet(fleet: Fleet, varied_config: Callable[..., TrainConfig]) -> Iterator[Fleet]:
     """The session's engines with that reward."""
-    from jobs.fleet import Fleet
+    from polyray.launch.fleet import Fleet
     from polyray.rewards import plan_reward
     from polyray.serving.reward.run import start_reward_service, stop_reward_service
 

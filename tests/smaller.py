@@ -48,9 +48,9 @@ SMALLER: dict[str, tuple[str, ...]] = {
     "train_reward": ("learner.steps=10",),
     "analyze mechanistic": ("--prompts", "4", "--samples", "4"),
     "analyze ablation": ("evaluation.num_prompts=8",),
-    "benchmark scale": ("--workers", "1", "4", "--steps", "4", "--full-speed", "--full-speed-groups", "64"),
-    "benchmark async": ("--steps", "4", "--parts", "overlap"),
-    "benchmark sweep": ("--parts", "simulated", "--trials", "2", "--rounds", "1"),
+    "benchmarks scale": ("--workers", "1", "4", "--steps", "4", "--full-speed", "--full-speed-groups", "64"),
+    "benchmarks async": ("--steps", "4", "--parts", "overlap"),
+    "benchmarks sweep": ("--parts", "simulated", "--trials", "2", "--rounds", "1"),
 }
 """Job and words of it -> what is added; the longest match counts."""
 SMALLER_FILES = {
@@ -73,7 +73,7 @@ SIZES = frozenset(
 
 def added(words: Sequence[str]) -> tuple[str, ...]:
     """Takes a command's words behind the interpreter."""
-    if len(words) < 2 or words[0] != "-m" or not words[1].startswith("jobs."):
+    if len(words) < 2 or words[0] != "-m" or not words[1].startswith(("jobs.", "benchmarks")):
         return ()
     if {"--check", "--help", "-h"} & set(words):
         return ()

@@ -13,7 +13,7 @@ from polyray.data.sources import BUILTIN
 from polyray.data.words import canonical_text
 from polyray.errors import DataError, MissingFile
 
-_BUILTIN_FILE = Path(__file__).parent.parent / "builtin" / "flagged_words.txt"
+_BUILTIN_FILE = Path(__file__).parent / "builtin" / "flagged_words.txt"
 
 
 @dataclass(frozen=True, slots=True)

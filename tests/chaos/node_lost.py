@@ -19,11 +19,11 @@ import ray.exceptions
 from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
 
-from jobs.fleet import open_fleet
 from polyray.capacity.bundles import Part
 from polyray.config.loader import build_config
 from polyray.config.run import TrainConfig
 from polyray.errors import ResourceError
+from polyray.launch.fleet import open_fleet
 from polyray.orchestrator.resources import NAMESPACE, check_placement
 from polyray.orchestrator.storage_check import PROBE, check_storage
 from tests.chaos.simulated import SimulatedRun

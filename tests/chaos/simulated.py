@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 import numpy as np
 import ray
 
-from jobs.fleet import Fleet
 from polyray.config.run import TrainConfig
+from polyray.launch.fleet import Fleet
 from polyray.learner.verdict import Verdict
 from polyray.models.adapter import AdapterPayload, Probe, sha256_of
 from polyray.orchestrator.coordinator_actor import start_coordinator

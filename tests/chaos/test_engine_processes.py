@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.fleet import open_fleet
 from polyray.config.run import TrainConfig
+from polyray.launch.fleet import open_fleet
 from polyray.runs.jsonl import read_jsonl
 from tests.conftest import marked_processes, run_training, session_mark
 

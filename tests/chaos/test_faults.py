@@ -19,9 +19,9 @@ import pytest
 import ray
 from ray import cloudpickle
 
-from jobs.fleet import Fleet, open_fleet
 from polyray.config.run import TrainConfig
 from polyray.errors import PolicyNotDelivered, RewardError
+from polyray.launch.fleet import Fleet, open_fleet
 from polyray.models.adapter import AdapterPayload
 from polyray.orchestrator.rollout_actor import RolloutActor
 from polyray.orchestrator.rollout_pool import PoolWorker

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import ray
 
-from jobs.fleet import Fleet, engine_settings, open_reward
 from polyray.config.run import TrainConfig
+from polyray.launch.fleet import Fleet, engine_settings, open_reward
 from polyray.orchestrator.shared_pool import SharedPool
 from polyray.rewards import plan_reward
 from tests.chaos.simulated import SimulatedRun

@@ -16,8 +16,8 @@ import pytest
 import ray
 import ray.exceptions
 
-from jobs.fleet import Fleet, open_fleet
 from polyray.config.run import TrainConfig
+from polyray.launch.fleet import Fleet, open_fleet
 from polyray.orchestrator.rollout_pool import RolloutPool
 from polyray.rewards import plan_reward
 from polyray.runs.saved_groups import INDEX

@@ -19,19 +19,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.benchmark.gpu import (
+from benchmarks.gpu import (
     DIFFERENCE_LIMITS,
     engine_skip_reason,
     learner_skip_reason,
     nf4_skip_reason,
     run_child,
 )
-from jobs.benchmark.learner import LearnerLoad, time_learner
-from jobs.benchmark.models import qwen3_shape
+from benchmarks.learner import LearnerLoad, time_learner
+from benchmarks.models import qwen3_shape
 
 pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).resolve().parents[2]
-ROUND = ("-m", "jobs.engine_check", "--device", "cuda")
+ROUND = ("-m", "polyray.doctor.engine_check", "--device", "cuda")
 MIB = 2**20
 LEFT_MIB = 256
 """What may be missing of the device's free memory after a process has ended: others use the device, too."""
@@ -73,7 +73,7 @@ def test_in_4_bits_they_agree_as_well() -> None:
 
 def test_a_learner_in_4_bits_trains_on_the_rounded_weights(cuda: Any, tmp_path: Path) -> None:
     _skip_for(nf4_skip_reason)
-    from jobs.engine_check import build_tiny_model
+    from polyray.doctor.engine_check import build_tiny_model
     from tests.unit.quantised_base import check_learner_in_4_bits
 
     check_learner_in_4_bits(build_tiny_model(tmp_path), cuda)
@@ -96,7 +96,7 @@ def test_the_learner_steps_on_the_qwen3_shape_and_leaves_nothing(cuda: Any, chec
 
 
 def test_log_probs_on_the_device_are_those_of_the_cpu(cuda: Any, tmp_path: Path) -> None:
-    from jobs.engine_check import build_tiny_model
+    from polyray.doctor.engine_check import build_tiny_model
     from polyray.models.loading import load_base
     from polyray.weight_sync.probe import probe_logprobs
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jobs.analyze import main
+from polyray.cli.analyze import main
 from polyray.evaluation.records import read_samples
 
 pytestmark = pytest.mark.slow  # two engines of its own

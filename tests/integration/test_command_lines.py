@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs.fleet import Fleet
-from jobs.train import main
+from polyray.cli.train import main
 from polyray.config.run import TrainConfig
 from polyray.errors import ConfigError, DataError, ResourceError
+from polyray.launch.fleet import Fleet
 from polyray.runs.jsonl import read_jsonl
 from polyray.runs.run_directory import RunPaths
 from tests.conftest import MARK, REPOSITORY_ROOT, command_lines, reproducible, run_training

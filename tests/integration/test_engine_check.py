@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.doctor_models import ENGINE_ROUND
+from polyray.doctor.models import ENGINE_ROUND
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,4 +1,4 @@
-"""The engine part of jobs.benchmark gpu on CPU: a tiny shape, both ways of delivery."""
+"""The engine part of benchmarks gpu on CPU: a tiny shape, both ways of delivery."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from jobs.benchmark.gpu import agreement_measures, engine_measures
-from jobs.benchmark.measure import Measure
-from jobs.benchmark.models import write_random_qwen3
+from benchmarks.gpu import agreement_measures, engine_measures
+from benchmarks.measure import Measure
+from benchmarks.models import write_random_qwen3
 
 TINY: dict[str, Any] = {
     "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32,

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from jobs.fleet import fit_trainer
 from polyray.config.learner import LearnerSpec
 from polyray.config.run import SftConfig
 from polyray.errors import DataError, LearnerError
+from polyray.launch.fleet import fit_trainer
 from polyray.runs.run_directory import RunDirectory
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from jobs.engine_check import build_tiny_model
+from polyray.doctor.engine_check import build_tiny_model
 from polyray.learner.embedded import ARCHITECTURE
 from polyray.models.loading import load_base
 
@@ -39,7 +39,7 @@ def test_every_matrix_is_the_learners_bit_by_bit(stored: str, tmp_path: Path) ->
 
 
 def test_a_round_in_4_bits_agrees_as_one_in_bfloat16_does() -> None:
-    command = ("-m", "jobs.engine_check", "--delivery", "adapter", "--dtype")
+    command = ("-m", "polyray.doctor.engine_check", "--delivery", "adapter", "--dtype")
     seen = {dtype: _child(*command, dtype) for dtype in ("bfloat16", "nf4")}
     nf4, plain = seen["nf4"], seen["bfloat16"]
     assert nf4["probe_difference"] < 0.02, "a tolerance of 0.05 must leave room"

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from jobs.fleet import Fleet
 from polyray.config.loader import build_config
 from polyray.config.run import TrainConfig
 from polyray.errors import OverOptimised
+from polyray.launch.fleet import Fleet
 from polyray.rewards import plan_reward
 from polyray.runs.jsonl import read_jsonl
 from polyray.runs.run_directory import RunPaths

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jobs.benchmark.simulated_measures import figures_of
-from jobs.benchmark.simulated_run import SimulatedLoad, run_simulated
+from benchmarks.simulated_measures import figures_of
+from benchmarks.simulated_run import SimulatedLoad, run_simulated
 
 LOAD = SimulatedLoad(
     num_workers=8,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.sft import supervise
+from polyray.cli.sft import supervise
 from polyray.config.loader import build_config
 from polyray.config.run import SftConfig
 from polyray.errors import Stopped

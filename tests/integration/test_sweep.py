@@ -11,14 +11,14 @@ import pytest
 import yaml
 from ray.util import placement_group_table
 
-from jobs.fleet import Fleet
-from jobs.sweep import evaluation_of, sweep
-from jobs.sweep_plan import plan_trials
+from polyray.cli.sweep import evaluation_of, sweep
 from polyray.config.loader import build_config
 from polyray.config.sweep import SweepConfig
+from polyray.launch.fleet import Fleet
 from polyray.report.sweep.trials import read_trials
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunDirectory, RunPaths
+from polyray.sweep.plan import plan_trials
 from tests.conftest import REPOSITORY_ROOT, alive_actors, reproducible, run_training
 
 pytestmark = pytest.mark.slow

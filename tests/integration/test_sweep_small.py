@@ -11,8 +11,7 @@ import pytest
 import yaml
 from ray.util import placement_group_table
 
-from jobs.sweep import evaluation_of, sweep
-from jobs.sweep_plan import plan_trials, trial_dir
+from polyray.cli.sweep import evaluation_of, sweep
 from polyray.config.base import as_json
 from polyray.config.loader import build_config
 from polyray.config.sweep import SweepConfig
@@ -20,6 +19,7 @@ from polyray.errors import ConfigError
 from polyray.report.sweep.trials import read_trials
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunDirectory
+from polyray.sweep.plan import plan_trials, trial_dir
 from tests.conftest import REPOSITORY_ROOT, alive_actors
 
 pytestmark = pytest.mark.slow

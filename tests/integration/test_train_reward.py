@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from jobs.train_reward import train_reward
+from polyray.cli.train_reward import train_reward
 from polyray.config.loader import load_config
 from polyray.config.reward_model import TrainRewardConfig
 from polyray.runs.jsonl import read_jsonl

@@ -10,8 +10,8 @@ import httpx
 import pytest
 import ray
 
-from jobs.fleet import Fleet
 from polyray.config.run import TrainConfig
+from polyray.launch.fleet import Fleet
 from polyray.runs.jsonl import read_jsonl
 from tests.conftest import run_training
 from tests.dashboards import alert_queries, panel_queries

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from jobs.fleet import Fleet
 from polyray.config.run import TrainConfig
+from polyray.launch.fleet import Fleet
 from polyray.runs.jsonl import read_jsonl
 from polyray.runs.run_directory import RunPaths
 from tests.conftest import reproducible, run_training

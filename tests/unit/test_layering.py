@@ -59,11 +59,11 @@ def probe(*names: str) -> tuple[list[str], set[str]]:
         (
             (
                 "jobs.train",
-                "jobs.fleet",
+                "polyray.launch.fleet",
                 "polyray.orchestrator.coordinator",
                 "polyray.orchestrator.learner_worker",
             ),
-            {"jobs.fleet", "polyray.orchestrator.coordinator"},
+            {"polyray.launch.fleet", "polyray.orchestrator.coordinator"},
             {"vllm", "transformers", "torch", "peft"},
         ),
     ],

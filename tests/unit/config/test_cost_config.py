@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from jobs.quickstart import build_plan
-from jobs.sft import as_training
+from polyray.cli.quickstart import build_plan
+from polyray.cli.sft import as_training
 from polyray.config.cost import PriceTableSpec
 from polyray.config.curate import CurateConfig
 from polyray.config.judge import JudgeConfig

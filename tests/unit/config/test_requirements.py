@@ -78,7 +78,7 @@ def test_hashed_pins_are_those_of_the_cpu_set() -> None:
 
 
 def test_the_doctor_supports_the_pins() -> None:
-    from jobs.doctor_packages import ENGINES, SUPPORTED
+    from polyray.doctor.packages import ENGINES, SUPPORTED
 
     pins = pins_in("cpu.txt") | {"vllm": pins_in("gpu.txt")["vllm"]}
     for package, supported in (SUPPORTED | ENGINES).items():

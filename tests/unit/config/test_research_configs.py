@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from jobs.sft import as_training
-from jobs.sweep_plan import plan_trials
+from polyray.cli.sft import as_training
 from polyray.config.base import as_json
 from polyray.config.loader import load_config
 from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
@@ -21,6 +20,7 @@ from polyray.config.supervised_term import PolychromicSftSpec
 from polyray.config.sweep import SweepConfig
 from polyray.errors import MissingFile
 from polyray.runs.run_directory import config_difference
+from polyray.sweep.plan import plan_trials
 
 ROOT = Path(__file__).resolve().parents[3]
 RESEARCH = ROOT / "configs" / "research"

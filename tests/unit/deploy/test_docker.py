@@ -161,14 +161,14 @@ def test_jobs_run_from_the_context_alone(tmp_path: Path) -> None:
         shutil.copy(path, copy)
     assert "RUN python -m jobs.pretrain configs/pretrain.yaml" in instructions("cpu")
     program_text = (
-        "import runpy, sys, services, polyray, jobs.cli\n"
+        "import runpy, sys, services, polyray, polyray.cli.arguments\n"
         "for line in sys.argv[1:]:\n"
         "    sys.argv = line.split()\n"
         "    try:\n"
         "        runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)\n"
         "    except SystemExit as end:\n"
         "        assert end.code in (0, None, 2), (line, end.code)\n"
-        "print(jobs.cli.__file__, polyray.__file__)\n"
+        "print(polyray.cli.arguments.__file__, polyray.__file__)\n"
     )
     lines = [
         "jobs.pretrain configs/pretrain.yaml --check",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ DOCUMENTS = (
 
 _FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`([^`\n]+)`")
-_JOB = re.compile(r"python -m jobs\.([a-z_]+)\b(.*)")
+_JOB = re.compile(r"python -m (?:jobs\.)?((?<=jobs\.)[a-z_]+|benchmarks)\b(.*)")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _SHELL = {"&", "&&", "|", "||", ">", ";"}
 _NOT_RUN = re.compile(r"# Not run here: (.+)")
@@ -72,6 +73,12 @@ def read(document: str) -> str:
 def prose(text: str) -> str:
     """Without blocks of code."""
     return _FENCE.sub("", text)
+
+
+def main_of(job: str) -> Callable[[Sequence[str]], int]:
+    """Function `main` of a command, or of the benchmarks."""
+    module = "benchmarks.__main__" if job == "benchmarks" else f"polyray.cli.{job}"
+    return importlib.import_module(module).main
 
 
 def command_lines(text: str) -> list[tuple[str, list[str]]]:

@@ -6,16 +6,15 @@ import contextlib
 import importlib
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
-import jobs.cli
-from jobs.__main__ import list_jobs
-from jobs.cli import JobParser
+import polyray.cli.arguments
+from polyray.cli.__main__ import COMMANDS
+from polyray.cli.arguments import JobParser
 from polyray.errors import ConfigError, MissingFile
-from tests.unit.documents.document_text import DOCUMENTS, ROOT, command_lines, commands_of, read
+from tests.unit.documents.document_text import DOCUMENTS, ROOT, command_lines, commands_of, main_of, read
 
 CHECKED = {"pretrain", "quickstart", "sft", "sweep", "train"}
 """Jobs whose --check is quick; of the others the command line and the file are tried."""
@@ -29,7 +28,7 @@ class Understood(Exception):
 
 def understand(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on jobs stop where they would begin."""
-    parse_strictly, load_config = JobParser.parse_strictly, jobs.cli.load_config
+    parse_strictly, load_config = JobParser.parse_strictly, polyray.cli.arguments.load_config
 
     def parsed(self: JobParser, argv: Sequence[str] | None = None) -> Any:
         namespace = parse_strictly(self, argv)
@@ -45,19 +44,18 @@ def understand(monkeypatch: pytest.MonkeyPatch) -> None:
         raise Understood
 
     monkeypatch.setattr(JobParser, "parse_strictly", parsed)
-    monkeypatch.setattr(jobs.cli, "load_config", loaded)
-    monkeypatch.setattr(importlib.import_module("jobs.submit"), "_open", opened)
+    monkeypatch.setattr(polyray.cli.arguments, "load_config", loaded)
+    monkeypatch.setattr(importlib.import_module("polyray.cli.submit"), "_open", opened)
 
 
 def take(monkeypatch: pytest.MonkeyPatch, job: str, given: list[str]) -> None:
     """Raises what is wrong with the line; a job's name alone is a mention of it."""
-    assert job in list_jobs(ROOT / "jobs")
+    assert job in (*COMMANDS, "benchmarks")
     if not given:
         return
     monkeypatch.chdir(ROOT)
     given = [WRITTEN_BY_THE_READER.get(word, word) for word in given]
-    directory = Path("jobs") / job
-    main = importlib.import_module(f"jobs.{job}.__main__" if directory.is_dir() else f"jobs.{job}").main
+    main = main_of(job)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):  # of --help
         if job in CHECKED or (job == "submit" and given[0] in {*CHECKED, "evaluate"}):
             with contextlib.suppress(MissingFile):  # of an earlier command, or of the reader's
@@ -92,7 +90,7 @@ def test_line(monkeypatch: pytest.MonkeyPatch, job: str, given: list[str]) -> No
         ("train", ["configs/train/nowhere.yaml"], "no configuration file"),
         ("judge", ["configs/judge/pairwise.yaml", "nothing=1"], "unknown key 'nothing'"),
         ("report", ["runs/x", "--ouch", "y"], "unknown argument --ouch"),
-        ("benchmark", ["gpu", "--stepz", "3"], "unknown argument --stepz"),
+        ("benchmarks", ["gpu", "--stepz", "3"], "unknown argument --stepz"),
         ("analyze", ["lora", "runs/x"], "--out"),
         ("curate", ["selections", "runs/x.db", "--since-when", "y"], "unknown argument"),
         ("evaluate", ["score", "x.jsonl", "--tusk", "code"], "unknown argument --tusk"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
-import importlib
 import io
 import re
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from jobs.__main__ import list_jobs
+from polyray.cli.__main__ import COMMANDS
 from polyray.config.curate import CurateConfig
 from polyray.config.generation import GenerationServeConfig
 from polyray.config.judge import JudgeConfig
@@ -30,6 +29,7 @@ from tests.unit.documents.document_text import (
     anchors,
     inline_code,
     links,
+    main_of,
     read,
     sections,
     table_rows,
@@ -51,7 +51,7 @@ def of_commands() -> dict[str, str]:
 
 
 def test_every_job_has_a_section_and_no_other() -> None:
-    assert sorted(of_commands()) == sorted(list_jobs(ROOT / "jobs"))
+    assert sorted(of_commands()) == sorted([*COMMANDS, "benchmarks"])
 
 
 @pytest.mark.parametrize("job", sorted(of_commands()))
@@ -76,12 +76,10 @@ def known_options(monkeypatch: pytest.MonkeyPatch, job: str) -> set[str]:
         return add_argument(self, *names, **options)
 
     monkeypatch.setattr(container, "add_argument", remember)
-    main = importlib.import_module(
-        f"jobs.{job}.__main__" if (ROOT / "jobs" / job).is_dir() else f"jobs.{job}"
-    ).main
+    main = main_of(job)
     subcommands = {
         "analyze": ("evaluation", "lora", "ablation", "mechanistic", "figures"),
-        "benchmark": ("loop", "gpu"),
+        "benchmarks": ("loop", "gpu"),
         "curate": ("data", "selections"),
         "evaluate": ("score", "reward"),
         "judge": ("agreement",),

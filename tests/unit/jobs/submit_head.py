@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
-from jobs.submission import ARGUMENTS_KEY, JOB_KEY, VARIABLES_KEY
+from polyray.submission.job import ARGUMENTS_KEY, JOB_KEY, VARIABLES_KEY
 
 ADDRESS = "http://127.0.0.1:8265"
 

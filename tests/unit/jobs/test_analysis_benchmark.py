@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from jobs.benchmark.analysis import reported, write_run_of_length
+from benchmarks.analysis import reported, write_run_of_length
 from polyray.report.run_data import load_report_data
 from polyray.report.thinning import MAX_POINTS
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.analyze import main
+from polyray.cli.analyze import main
 from polyray.errors import ConfigError, DataError
 from polyray.shelf.research.evaluated import theory as theory_module
 from tests.unit.shelf.research.evaluated.evaluated_fixtures import WRONG, write_run

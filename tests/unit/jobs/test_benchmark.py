@@ -10,17 +10,12 @@ from typing import Any
 
 import pytest
 
-from jobs.benchmark import evaluation
-from jobs.benchmark.loop import benchmark_config
-from jobs.benchmark.loop import main as loop_main
-from jobs.benchmark.measure import Measure, conclude
-from jobs.benchmark.memory import descendants, parents, peak_memory, pss_bytes
-from jobs.benchmark.training import (
-    agreement_measures,
-    determinism_measures,
-    differing_values,
-    latency_measures,
-)
+from benchmarks import evaluation
+from benchmarks.loop import benchmark_config
+from benchmarks.loop import main as loop_main
+from benchmarks.measure import Measure, conclude
+from benchmarks.memory import descendants, parents, peak_memory, pss_bytes
+from benchmarks.training import agreement_measures, determinism_measures, differing_values, latency_measures
 from polyray.config.loader import load_config
 from polyray.config.run import TrainConfig
 from polyray.errors import ConfigError, PolyrayError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.benchmark.evaluation_metrics import WORDS, made_texts, measured_parts, metric_measures
+from benchmarks.evaluation_metrics import WORDS, made_texts, measured_parts, metric_measures
 from polyray.metrics import self_bleu
 
 

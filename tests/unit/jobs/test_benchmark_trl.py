@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from jobs.benchmark import trl, trl_trainer
-from jobs.benchmark.forced_lengths import ForcedEnds, ForcedLengths, planned_lengths, require_lengths
+from benchmarks import trl, trl_trainer
+from benchmarks.forced_lengths import ForcedEnds, ForcedLengths, planned_lengths, require_lengths
 from polyray.errors import ConfigError, PolyrayError
 from polyray.types import Prompt
 

@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from jobs.cost import (
+from polyray.config.judge import JudgeConfig, JudgeSpec
+from polyray.config.loader import build_config, load_config
+from polyray.config.run import EvaluateConfig, QuickstartConfig, SftConfig, TrainConfig
+from polyray.config.sweep import SweepConfig
+from polyray.launch.cost import (
     Answers,
     TokensOfLog,
     evaluation_account,
@@ -27,14 +31,10 @@ from jobs.cost import (
     training_account,
     trial_account,
 )
-from jobs.sweep_plan import plan_trials
-from polyray.config.judge import JudgeConfig, JudgeSpec
-from polyray.config.loader import build_config, load_config
-from polyray.config.run import EvaluateConfig, QuickstartConfig, SftConfig, TrainConfig
-from polyray.config.sweep import SweepConfig
 from polyray.runs.cost import CostMeter, Held, Tokens
 from polyray.runs.cost_record import Amounts, CostRecord, JudgeSpend, read_cost
 from polyray.runs.progress import ProgressDisplay
+from polyray.sweep.plan import plan_trials
 
 JUDGE = {"provider": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
 PRICED = {**JUDGE, "prices": {"input": 1.0, "cached_input": 0.5, "output": 10.0}}

@@ -9,22 +9,22 @@ from typing import Any
 
 import pytest
 
-import jobs.evaluate
-import jobs.fleet
-import jobs.quickstart
-import jobs.sft
-import jobs.sweep
-import jobs.sweep_run
-import jobs.sweep_trial
-import jobs.train
-from jobs.sweep_plan import plan_trials, trial_dir
-from jobs.sweep_trial import SweepWork, as_tune_config, run_trial
+import polyray.cli.evaluate
+import polyray.cli.quickstart
+import polyray.cli.sft
+import polyray.cli.sweep
+import polyray.cli.train
+import polyray.launch.fleet
+import polyray.sweep.run
+import polyray.sweep.trial
 from polyray.config.loader import load_config
 from polyray.config.sweep import SweepConfig
 from polyray.errors import Stopped
 from polyray.runs.cost_record import read_cost
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunDirectory
+from polyray.sweep.plan import plan_trials, trial_dir
+from polyray.sweep.trial import SweepWork, as_tune_config, run_trial
 
 FLEET: Any = SimpleNamespace(pool=None)
 
@@ -40,12 +40,12 @@ def finish(config: Any, directory: RunDirectory, *rest: Any) -> None:
 @pytest.fixture(autouse=True)
 def _without_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("open_ray", "open_fleet", "open_sampler"):
-        monkeypatch.setattr(jobs.fleet, name, lambda *arguments: nullcontext(FLEET))
-    monkeypatch.setattr(jobs.fleet, "pool_sampler", lambda *arguments: None)
-    monkeypatch.setattr(jobs.train, "check_inputs", lambda config: None)
-    monkeypatch.setattr(jobs.train, "train", finish)
-    monkeypatch.setattr(jobs.sft, "supervise", finish)
-    monkeypatch.setattr(jobs.evaluate, "evaluate", finish)
+        monkeypatch.setattr(polyray.launch.fleet, name, lambda *arguments: nullcontext(FLEET))
+    monkeypatch.setattr(polyray.launch.fleet, "pool_sampler", lambda *arguments: None)
+    monkeypatch.setattr(polyray.cli.train, "check_inputs", lambda config: None)
+    monkeypatch.setattr(polyray.cli.train, "train", finish)
+    monkeypatch.setattr(polyray.cli.sft, "supervise", finish)
+    monkeypatch.setattr(polyray.cli.evaluate, "evaluate", finish)
 
 
 def phases(run: Path) -> list[str]:
@@ -55,7 +55,7 @@ def phases(run: Path) -> list[str]:
 def test_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):  # a finished run shows its cost and adds nothing
         arguments = ["configs/train/hidden_trap_grid_drgrpo.yaml", f"runs_dir={tmp_path}", "name=run"]
-        assert jobs.train.main([*arguments, "prices={core_hour: 0.02}"]) == 0
+        assert polyray.cli.train.main([*arguments, "prices={core_hour: 0.02}"]) == 0
         assert capsys.readouterr().out.splitlines()[-1].startswith("cost      ")
     record = read_cost(tmp_path / "run" / "cost.json")
     assert (record.job, record.attempts, list(record.phases)) == ("train", 1, ["start", "train"])
@@ -64,9 +64,9 @@ def test_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_quickstart_and_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs.quickstart, "_pretraining", lambda *arguments: nullcontext(lambda: None))
-    monkeypatch.setattr(jobs.quickstart, "_finish", lambda *arguments: None)
-    assert jobs.quickstart.main([f"runs_dir={tmp_path}", "name=q"]) == 0
+    monkeypatch.setattr(polyray.cli.quickstart, "_pretraining", lambda *arguments: nullcontext(lambda: None))
+    monkeypatch.setattr(polyray.cli.quickstart, "_finish", lambda *arguments: None)
+    assert polyray.cli.quickstart.main([f"runs_dir={tmp_path}", "name=q"]) == 0
     runs = sorted(path.parent.name for path in (tmp_path / "q").glob("*/cost.json"))
     arms = [run for run in runs if run not in ("sft-seed0", "evaluation-seed0")]
     assert len(arms) >= 2
@@ -100,14 +100,14 @@ def test_a_sweep_and_its_trials(mode: str, tmp_path: Path, monkeypatch: pytest.M
             run_trial(as_tune_config(number, plan), work)
         return [SimpleNamespace(trial_id=plan.trial_id, status="done") for plan in plans]
 
-    monkeypatch.setattr(jobs.sweep_run, "check_resources", lambda *arguments: None)
-    monkeypatch.setattr(jobs.sweep_run, "run_trials", run_trials)
-    monkeypatch.setattr(jobs.sweep_run, "shared_fleet", lambda *arguments: nullcontext(FLEET))
-    monkeypatch.setattr(jobs.sweep_trial, "_fleet_of", lambda plan, fleet: nullcontext(fleet))
-    monkeypatch.setattr(jobs.sweep, "_conclude", lambda *arguments: {})
-    evaluation = jobs.sweep.evaluation_of(config, plans, [])
+    monkeypatch.setattr(polyray.sweep.run, "check_resources", lambda *arguments: None)
+    monkeypatch.setattr(polyray.sweep.run, "run_trials", run_trials)
+    monkeypatch.setattr(polyray.sweep.run, "shared_fleet", lambda *arguments: nullcontext(FLEET))
+    monkeypatch.setattr(polyray.sweep.trial, "_fleet_of", lambda plan, fleet: nullcontext(fleet))
+    monkeypatch.setattr(polyray.cli.sweep, "_conclude", lambda *arguments: {})
+    evaluation = polyray.cli.sweep.evaluation_of(config, plans, [])
     with RunDirectory.open(config) as directory, ProgressDisplay() as display:
-        jobs.sweep.sweep(config, plans, evaluation, directory, display)
+        polyray.cli.sweep.sweep(config, plans, evaluation, directory, display)
     of_evaluation = ["evaluation/start", "evaluation/evaluate"]
     of_trials = [f"trials/{plan.trial_id}/{phase}" for plan in plans for phase in ("start", "train")]
     assert phases(tmp_path / "s") == ["start", "trials", "report", *of_trials, *of_evaluation]
@@ -123,8 +123,8 @@ def test_a_trial_that_is_ended_early_keeps_its_account(
         cost.enter("train")
         raise Stopped("by the scheduler")
 
-    monkeypatch.setattr(jobs.train, "train", stopped)
-    monkeypatch.setattr(jobs.sweep_trial, "_fleet_of", lambda plan, fleet: nullcontext(fleet))
+    monkeypatch.setattr(polyray.cli.train, "train", stopped)
+    monkeypatch.setattr(polyray.sweep.trial, "_fleet_of", lambda plan, fleet: nullcontext(fleet))
     config = load_config(SweepConfig, "configs/sweep/lambda_seed.yaml", [f"runs_dir={tmp_path}", "name=s"])
     plan = plan_trials(config)[0]
     run_trial(as_tune_config(0, plan), SweepWork(config, FLEET))

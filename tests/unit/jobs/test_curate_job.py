@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from jobs.curate import main
+from polyray.cli.curate import main
 from polyray.config.supervised import JsonlDataSpec
 from polyray.data.records import read_demonstrations
 from polyray.errors import ConfigError, DataError

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jobs.curate import main
+from polyray.cli.curate import main
 from polyray.data.selections import SelectionStore
 from polyray.errors import ConfigError, DataError
 from polyray.shelf.preferences.engagement import read_records

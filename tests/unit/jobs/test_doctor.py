@@ -10,9 +10,11 @@ from types import SimpleNamespace
 import pytest
 from packaging.requirements import Requirement
 
-from jobs import doctor, doctor_machine, doctor_packages
-from jobs.doctor_findings import GIB, REINSTALL, Check, Finding
-from jobs.doctor_machine import available_memory
+from polyray.cli import doctor
+from polyray.doctor import machine as doctor_machine
+from polyray.doctor import packages as doctor_packages
+from polyray.doctor.findings import GIB, REINSTALL, Check, Finding
+from polyray.doctor.machine import available_memory
 
 MORE_FILES = "ulimit -Hn 65536 as root, docker run --ulimit nofile=65536:65536, LimitNOFILE= of the service"
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from jobs import doctor_cluster
-from jobs.doctor_cluster import SAME_EVERYWHERE, check_cluster, judge_machines, own_packages
-from jobs.doctor_findings import Finding
+from polyray.doctor import cluster as doctor_cluster
+from polyray.doctor.cluster import SAME_EVERYWHERE, check_cluster, judge_machines, own_packages
+from polyray.doctor.findings import Finding
 from polyray.errors import ConfigError
 
 OWN = {"python": "3.11", "ray": "2.60.0", "torch": "2.13.0", "vllm": "0.32.0"}
@@ -75,13 +75,13 @@ def test_a_cluster_that_cannot_be_joined(
 
 
 def test_a_dashboard_is_asked_who_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.submit_client.Cluster.open", lambda address: None)
+    monkeypatch.setattr("polyray.submission.client.Cluster.open", lambda address: None)
     assert [finding.level for finding in check_cluster("http://head:8265")] == ["ok"]
 
     def refuse(address: str) -> None:
         raise ConfigError(f"the cluster at {address} refuses the token; set RAY_AUTH_TOKEN")
 
-    monkeypatch.setattr("jobs.submit_client.Cluster.open", refuse)
+    monkeypatch.setattr("polyray.submission.client.Cluster.open", refuse)
     assert list(check_cluster("http://head:8265")) == [
         Finding("FAIL", "the cluster at http://head:8265 refuses the token", "set RAY_AUTH_TOKEN")
     ]

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from jobs import doctor_gpu
-from jobs.doctor_gpu import NEWER_DRIVER, Gpus, check_gpus, driver_cuda, gpus_from, judge_gpus
+from polyray.doctor import gpu as doctor_gpu
+from polyray.doctor.gpu import NEWER_DRIVER, Gpus, check_gpus, driver_cuda, gpus_from, judge_gpus
 
 H100 = Gpus("13.0", ("NVIDIA H100",), ((9, 0),), (79.1,), flash=True)
 

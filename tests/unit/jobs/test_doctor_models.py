@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from jobs import doctor_models
-from jobs.doctor_findings import GIB, REINSTALL, Finding
-from jobs.doctor_models import check_encoder, check_engine, check_model, model_and_encoders
-from jobs.engine_check import build_tiny_model
 from polyray.config.model import LoraSpec, ModelSpec
+from polyray.doctor import models as doctor_models
+from polyray.doctor.engine_check import build_tiny_model
+from polyray.doctor.findings import GIB, REINSTALL, Finding
+from polyray.doctor.models import check_encoder, check_engine, check_model, model_and_encoders
 from polyray.errors import ConfigError
 
 

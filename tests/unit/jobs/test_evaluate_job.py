@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.cli import parse
-from jobs.evaluate import evaluate, main, resumable_keys, show
+from polyray.cli.arguments import parse
+from polyray.cli.evaluate import evaluate, main, resumable_keys, show
 from polyray.config.base import as_json
 from polyray.config.evaluation import EvaluationSpec
 from polyray.config.loader import build_config, load_config

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs.evaluate import main
+from polyray.cli.evaluate import main
 from polyray.errors import ConfigError, DataError, MissingFile, RewardError
 from polyray.report.run_data import load_report_data
 from polyray.shelf.preferences.reward_evaluation.scorers import RandomScorer

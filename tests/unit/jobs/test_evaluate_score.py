@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jobs.evaluate import main
+from polyray.cli.evaluate import main
 from polyray.errors import ConfigError, DataError
 from polyray.evaluation.records import read_samples
 from tests.data_sets import shared_data
@@ -116,7 +116,7 @@ def test_a_killed_scoring_goes_on_and_ends_up_the_same(tmp_path: Path, problems:
 
 KILLED_AFTER_TEN = """
 import os, signal
-from jobs import evaluate_score
+from polyray.cli import evaluate_score
 evaluate_score.print_progress = lambda done: os.kill(os.getpid(), signal.SIGKILL) if done == 10 else None
 from jobs.evaluate import main
 main()

@@ -16,11 +16,11 @@ import yaml
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from jobs.export import main
-from jobs.fleet import training_base
+from polyray.cli.export import main
 from polyray.config.base import as_json
 from polyray.config.model import LoraSpec, ModelSpec
 from polyray.errors import ConfigError
+from polyray.launch.fleet import training_base
 from polyray.models.adapter_files import read_adapter
 from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base, load_tokenizer

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs.fleet import (
+from polyray.capacity.derived import required_cpus
+from polyray.config.loader import build_config
+from polyray.config.model import ModelSpec
+from polyray.config.rollout import RolloutSpec
+from polyray.config.run import EvaluateConfig, TrainConfig
+from polyray.errors import ConfigError, RewardError
+from polyray.launch.fleet import (
     check_engines,
     engine_settings,
     open_fleet,
@@ -19,12 +25,6 @@ from jobs.fleet import (
     open_shared_fleet,
     training_base,
 )
-from polyray.capacity.derived import required_cpus
-from polyray.config.loader import build_config
-from polyray.config.model import ModelSpec
-from polyray.config.rollout import RolloutSpec
-from polyray.config.run import EvaluateConfig, TrainConfig
-from polyray.errors import ConfigError, RewardError
 from polyray.models import loading
 from polyray.rewards import RewardPlan, plan_reward
 from polyray.rollout import vllm_build
@@ -87,8 +87,8 @@ def test_reward_port_is_a_free_choice_unless_the_config_names_it(
         asked.append(any_port)
         return RewardServiceAddress("x-reward", "http://127.0.0.1:1")
 
-    monkeypatch.setattr("jobs.fleet.start_reward_service", started)
-    monkeypatch.setattr("jobs.fleet.stop_reward_service", lambda owner: None)
+    monkeypatch.setattr("polyray.launch.fleet.start_reward_service", started)
+    monkeypatch.setattr("polyray.launch.fleet.stop_reward_service", lambda owner: None)
     run = build_config(TrainConfig, {"name": "x", "reward": {"service": service}})
     with open_reward("x", plan_reward(run.reward, run.task, run.diversity)):
         pass

@@ -1,4 +1,4 @@
-"""jobs.benchmark gpu without a GPU: its plan, what it skips and why, and its learner part on a tiny shape."""
+"""benchmarks gpu without a GPU: its plan, what it skips and why, and its learner part on a tiny shape."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from jobs.benchmark import gpu
-from jobs.benchmark.learner import LearnerLoad
-from jobs.benchmark.models import qwen3_shape
+from benchmarks import gpu
+from benchmarks.learner import LearnerLoad
+from benchmarks.models import qwen3_shape
 from polyray.errors import ConfigError, PolyrayError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -111,7 +111,7 @@ import sys
 for name in ("ray", "vllm"):
     sys.modules[name] = None  # importing it fails
 import torch
-from jobs.benchmark.learner import LearnerLoad, time_learner
+from benchmarks.learner import LearnerLoad, time_learner
 shape = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
              intermediate_size=48, vocab_size=50, tie_word_embeddings=True)
 load = LearnerLoad(groups=1, group_size=4, prompt_tokens=3, completion_tokens=5, micro_batch_rows=2)
@@ -135,7 +135,7 @@ def test_the_learner_part_needs_neither_ray_nor_vllm() -> None:
 def test_a_random_model_is_drawn_in_its_dtype_and_can_be_packed() -> None:
     import torch
 
-    from jobs.benchmark.models import random_qwen3
+    from benchmarks.models import random_qwen3
     from polyray.models.packing import is_packable
 
     first, again = (random_qwen3(TINY, "cpu", "bfloat16") for _ in range(2))

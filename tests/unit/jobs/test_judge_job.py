@@ -16,7 +16,7 @@ from unittest.mock import ANY
 import pytest
 import yaml
 
-from jobs.judge import main
+from polyray.cli.judge import main
 from polyray.errors import BudgetReached, ConfigError, JudgeError
 from polyray.evaluation.records import SampleRecord, write_lines
 from polyray.shelf.judge import read_judgements

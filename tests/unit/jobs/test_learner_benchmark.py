@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.benchmark import packed_learner
-from jobs.benchmark.logprob_memory import gradient_difference, run_pass
-from jobs.benchmark.made_groups import drawn_lengths, scored_group
-from jobs.benchmark.padded import padded_logprobs, padded_rows
+from benchmarks import packed_learner
+from benchmarks.logprob_memory import gradient_difference, run_pass
+from benchmarks.made_groups import drawn_lengths, scored_group
+from benchmarks.padded import padded_logprobs, padded_rows
 from polyray.errors import ConfigError
 from polyray.models import logprobs
 from polyray.models.logprobs import completion_logprobs

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.report import default_out, main
+from polyray.cli.report import default_out, main
 from polyray.errors import ConfigError, DataError
 
 

@@ -1,4 +1,4 @@
-"""The load of jobs.benchmark reward, and its command line, without a service."""
+"""The load of benchmarks reward, and its command line, without a service."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import json
 
 import pytest
 
-from jobs.benchmark.reward import main
-from jobs.benchmark.reward_load import Answer, Request, Texts, closed_loop, fresh, open_loop, repeated
-from jobs.benchmark.reward_parts import _throughput_measures
+from benchmarks.reward import main
+from benchmarks.reward_load import Answer, Request, Texts, closed_loop, fresh, open_loop, repeated
+from benchmarks.reward_parts import _throughput_measures
 from polyray.errors import ConfigError
 
 

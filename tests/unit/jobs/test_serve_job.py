@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from jobs.cli import REPOSITORY_ROOT
-from jobs.serve import main
-from jobs.serve_reward import _announcement
+from polyray.cli.serve import main
+from polyray.cli.serve_reward import _announcement
+from polyray.config.paths import REPOSITORY_ROOT
 from polyray.errors import MissingFile
 
 CONFIG = str(REPOSITORY_ROOT / "configs/serve/reward.yaml")

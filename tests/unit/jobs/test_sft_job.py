@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.sft import main
+from polyray.cli.sft import main
 from polyray.errors import ConfigError, DataError
 from tests.job_checks import check_without_models
 

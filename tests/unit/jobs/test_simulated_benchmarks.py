@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from jobs.benchmark import overlap, recovery, scale, simulated_fleet
-from jobs.benchmark.simulated_fleet import HostedHandle, KillablePool, Observations, SimulatedPool
-from jobs.benchmark.simulated_measures import engine_groups_per_s, figures_of, ideal_groups_per_s, percentile
-from jobs.benchmark.simulated_run import SimulatedLoad, SimulatedRun, SimulatedStep, simulated_payload
+from benchmarks import overlap, recovery, scale, simulated_fleet
+from benchmarks.simulated_fleet import HostedHandle, KillablePool, Observations, SimulatedPool
+from benchmarks.simulated_measures import engine_groups_per_s, figures_of, ideal_groups_per_s, percentile
+from benchmarks.simulated_run import SimulatedLoad, SimulatedRun, SimulatedStep, simulated_payload
 from polyray.errors import ConfigError, PolyrayError
 from polyray.models.adapter import sha256_of
 

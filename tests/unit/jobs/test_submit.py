@@ -14,11 +14,11 @@ import pytest
 import ray
 from ray._private.runtime_env.packaging import create_package
 
-from jobs import submit_client
-from jobs.submission import ARGUMENTS_KEY, EXCLUDED, Submission
-from jobs.submit import main
-from jobs.submit_client import Cluster
+from polyray.cli.submit import main
 from polyray.errors import ConfigError, MissingFile, ResourceError
+from polyray.submission import client as submit_client
+from polyray.submission.client import Cluster
+from polyray.submission.job import ARGUMENTS_KEY, EXCLUDED, Submission
 from tests.unit.jobs.submit_head import ADDRESS, Head
 
 CONFIG = "configs/train/hidden_trap_grid_drgrpo.yaml"

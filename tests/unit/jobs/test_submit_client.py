@@ -17,10 +17,10 @@ import ray
 import requests.exceptions
 from ray.exceptions import AuthenticationError
 
-from jobs import submit_client
-from jobs.submit import main
-from jobs.submit_client import Cluster
+from polyray.cli.submit import main
 from polyray.errors import ConfigError, ResourceError
+from polyray.submission import client as submit_client
+from polyray.submission.client import Cluster
 from tests.unit.jobs.submit_head import ADDRESS, Head
 
 REFUSED = "Request failed with status code"

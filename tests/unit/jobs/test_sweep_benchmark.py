@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from jobs.benchmark import sweep
-from jobs.benchmark.engine_memory import EngineMemory
-from jobs.benchmark.loop import DEFAULT_CONFIG
-from jobs.benchmark.measure import Measure
-from jobs.benchmark.simulated_run import SimulatedLoad
-from jobs.benchmark.simulated_sweep import Reading, Window, window_measures
-from jobs.benchmark.sweep_trials import AT_ONCE, SweepRun, benchmark_sweep, sweep_measures
-from jobs.sweep_plan import plan_trials
+from benchmarks import sweep
+from benchmarks.engine_memory import EngineMemory
+from benchmarks.loop import DEFAULT_CONFIG
+from benchmarks.measure import Measure
+from benchmarks.simulated_run import SimulatedLoad
+from benchmarks.simulated_sweep import Reading, Window, window_measures
+from benchmarks.sweep_trials import AT_ONCE, SweepRun, benchmark_sweep, sweep_measures
 from polyray.config.loader import load_config
 from polyray.config.run import TrainConfig
 from polyray.errors import ConfigError
 from polyray.rollout.worker import Usage
+from polyray.sweep.plan import plan_trials
 
 ENGINE = b"ray::RolloutActor.rollout\0"
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs import sweep_run
-from jobs.sweep import main
-from jobs.sweep_plan import plan_trials, settings
+from polyray.cli.sweep import main
 from polyray.config.loader import build_config
 from polyray.config.sweep import SweepConfig
 from polyray.errors import ConfigError
+from polyray.sweep import run as sweep_run
+from polyray.sweep.plan import plan_trials, settings
 from tests.job_checks import check_without_models
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -10,9 +10,9 @@ from ray import cloudpickle
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from jobs.sweep_scheduler import scheduler_of
-from jobs.sweep_trial import STEP
 from polyray.config.sweep import SchedulerSpec
+from polyray.sweep.scheduler import scheduler_of
+from polyray.sweep.trial import STEP
 
 ENDED: list[str] = []
 

@@ -18,15 +18,15 @@ from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
 from ray.tune.search import ConcurrencyLimiter, SearchGenerator
 
-from jobs.sweep import main
-from jobs.sweep_optuna import SETTING, OptunaSettings, open_study
-from jobs.sweep_plan import plan_trials, trial_plan
-from jobs.sweep_search import TrialSearcher, open_settings, search_note
-from jobs.sweep_trial import reported_metrics
+from polyray.cli.sweep import main
 from polyray.config.loader import build_config
 from polyray.config.sweep import SweepConfig
 from polyray.errors import ConfigError
 from polyray.report.sweep.trials import Trial
+from polyray.sweep.optuna import SETTING, OptunaSettings, open_study
+from polyray.sweep.plan import plan_trials, trial_plan
+from polyray.sweep.search import TrialSearcher, open_settings, search_note
+from polyray.sweep.trial import reported_metrics
 
 ROOT = Path(__file__).resolve().parents[3]
 TRAIN = str(ROOT / "configs/train/hidden_trap_grid_polychromic.yaml")

@@ -6,8 +6,8 @@ import io
 
 from rich.console import Console
 
-from jobs.sweep_table import ROWS, TrialTable, reason_of
 from polyray.runs.progress import ProgressDisplay
+from polyray.sweep.table import ROWS, TrialTable, reason_of
 
 
 def test_trials_that_run_come_before_those_that_ended_last() -> None:

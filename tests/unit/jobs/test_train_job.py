@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from jobs import train as train_job
-from jobs.fleet import Fleet
-from jobs.train import _show_outcome, _summary, check_inputs, train
-from jobs.watch import shown_metrics
+from polyray.cli import train as train_job
+from polyray.cli.train import _show_outcome, _summary, check_inputs, train
 from polyray.config.loader import build_config
 from polyray.config.run import TrainConfig
 from polyray.errors import ConfigError, DataError
+from polyray.launch.fleet import Fleet
+from polyray.launch.watch import shown_metrics
 from polyray.rollout import vllm_build
 from polyray.runs.jsonl import JsonlWriter
 from polyray.runs.progress import ProgressDisplay, headline
@@ -99,7 +99,7 @@ def test_what_cannot_work_is_said_before_anything_starts(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("jobs.fleet.training_base", lambda model: (tmp_path, None))
+    monkeypatch.setattr("polyray.launch.fleet.training_base", lambda model: (tmp_path, None))
     monkeypatch.chdir(tmp_path)
     Path("tiny.jsonl").write_text('{"prompt": "1", "reference": "1"}\n{"prompt": "2", "reference": "2"}\n')
     config = build_config(TrainConfig, {"name": "run", "runs_dir": str(tmp_path), **changes})
@@ -114,7 +114,7 @@ def test_engines_that_cannot_run_here_are_named_before_anything_starts(
         raise AssertionError("nothing may start")
 
     monkeypatch.setattr(vllm_build, "installed_build", lambda: ("vllm 0.32.0", False))
-    monkeypatch.setattr("jobs.fleet.training_base", started)
+    monkeypatch.setattr("polyray.launch.fleet.training_base", started)
     with pytest.raises(
         ConfigError, match=r"^rollout\.gpus_per_worker=0, but vllm .* set rollout\.gpus_per_worker=1"
     ):

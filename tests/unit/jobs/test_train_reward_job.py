@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.train_reward import main
+from polyray.cli.train_reward import main
 from polyray.config.loader import load_config
 from polyray.config.reward_model import TrainRewardConfig
 from polyray.errors import DataError

@@ -17,9 +17,9 @@ import ray
 import ray.exceptions
 from rich.console import Console
 
-from jobs import watch
-from jobs.watch import watch_training
 from polyray.errors import EXIT_INTERRUPTED, RolloutError, Stopped
+from polyray.launch import watch
+from polyray.launch.watch import watch_training
 from polyray.orchestrator.learner_presence import RESTARTING
 from polyray.runs.cost import CostMeter, Held
 from polyray.runs.cost_record import read_cost

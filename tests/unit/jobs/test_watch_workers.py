@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from jobs import watch_workers
 from polyray.errors import EXIT_INTERRUPTED, Stopped
+from polyray.launch import watch_workers
 from polyray.runs.jsonl import JsonlWriter
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunPaths

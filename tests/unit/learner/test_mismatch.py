@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jobs.watch import show_alarms
 from polyray.config.mismatch import MismatchAlarmSpec, mismatch_text
+from polyray.launch.watch import show_alarms
 from polyray.learner.mismatch import MismatchWatch, is_mismatched
 from polyray.runs.progress import ProgressDisplay
 from tests.unit.tiny_policy import train_config

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from jobs.engine_check import build_tiny_model
 from polyray.config.model import ModelSpec
+from polyray.doctor.engine_check import build_tiny_model
 from polyray.errors import ConfigError
 from polyray.models import loading
 from polyray.models.base_files import base_fingerprint, resolve_dtype

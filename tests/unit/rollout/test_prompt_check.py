@@ -11,7 +11,7 @@ import pytest
 from polyray.config.loader import build_config
 from polyray.config.run import TrainConfig
 from polyray.errors import DataError
-from polyray.rollout.prompt_check import check_run_prompts, training_prompts
+from polyray.launch.prompt_check import check_run_prompts, training_prompts
 from polyray.tasks import build_task
 from tests.unit.tiny_policy import save_base
 

@@ -10,13 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.benchmark.adversarial import (
-    TEST,
-    adversarial_programs,
-    honest_programs,
-    strict_adversarial_programs,
-)
-from jobs.benchmark.memory import descendants, parents
+from benchmarks.adversarial import TEST, adversarial_programs, honest_programs, strict_adversarial_programs
+from benchmarks.memory import descendants, parents
 from polyray.sandbox import Limits, Program, ProgramResult, isolation_level, run_programs
 from polyray.sandbox.runner import Runner
 

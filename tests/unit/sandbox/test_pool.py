@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.benchmark.memory import descendants, parents
+from benchmarks.memory import descendants, parents
 from polyray.errors import SandboxError
 from polyray.sandbox import Limits, Program, ProgramResult, pool, run_program, run_programs
 from polyray.sandbox import runner as runner_module

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.analyze_figures import analyze_figures
+from polyray.cli.analyze_figures import analyze_figures
 from polyray.report.arms import collect_arms
 from polyray.report.run_data import load_report_data
 from polyray.shelf.research.figures import research_figures, usq_figure

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from jobs.analyze import main
+from polyray.cli.analyze import main
 from polyray.errors import ConfigError
 from polyray.metrics import holm
 from polyray.shelf.research.lora.drift import drift

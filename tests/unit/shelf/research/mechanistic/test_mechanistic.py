@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from jobs.analyze import main
+from polyray.cli.analyze import main
 from polyray.config.base import as_json
 from polyray.config.loader import build_config
 from polyray.config.run import EvaluateConfig

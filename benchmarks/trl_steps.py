@@ -1,0 +1,202 @@
+"""Whole steps of both: TRL's trainer drives, and polyray takes its turn at the end of each of its steps.
+
+    TRL       transformers' generate -> verifier -> forward, backward, optimiser
+    polyray   RolloutWorker (vLLM)   -> verifier -> PolicyLearner.step -> adapter bytes, merge, reload, proof
+
+Each side samples for itself: as many completions of the same prompts, each of the same forced length. TRL has
+nothing to deliver: the model that trains is the one that samples. polyray's side is what its processes do, in one
+process; actors, coordinator and what travels between them are left out (`benchmark loop` has them). That process is
+not TRL's, which vLLM in it would slow down.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from functools import partial
+from multiprocessing.managers import BaseManager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.forced_lengths import ForcedEnds, ForcedLengths, planned_lengths, require_lengths
+from benchmarks.made_groups import with_rewards_in_turns
+from benchmarks.models import model_directory
+from benchmarks.trl_trainer import LEARNING_RATE, WARM_UP_STEPS, build_trainer
+from polyray.config.run import TrainConfig
+from polyray.config.task import HiddenTrapGridSpec
+from polyray.learner.policy import Policy
+from polyray.models.loading import load_base
+from polyray.rewards.groups import GroupToScore, score_groups
+from polyray.rewards.verifier import VerifierReward
+from polyray.rollout.vllm_engine import VllmEngine
+from polyray.rollout.worker import RolloutWorker
+from polyray.seeds import sample_seed
+from polyray.tasks import build_task
+from polyray.types import GroupRequest, Prompt, TrainingBatch
+from polyray.weight_sync.proof import check_delivery
+
+DTYPE = "float32"
+KV_CACHE_MIB = 512
+TIMEOUT_S = 600.0
+OUR_PARTS = ("generate", "score", "learn", "deliver")
+
+
+class StepSides:
+    """See the module."""
+
+    def __init__(self, options: Namespace, scratch: Path) -> None:
+        self._options = options
+        self._task = build_task(HiddenTrapGridSpec())
+        steps = WARM_UP_STEPS + options.steps
+        self._prompts = [self._task.training_prompt(i, 0) for i in range(steps * options.groups)]
+        self.lengths = planned_lengths(self._prompts, options)
+        """Of the completions of each step, group by group."""
+        directory = model_directory(options.model, scratch)
+        self._manager = _Process(ctx=multiprocessing.get_context("spawn"))
+        self._manager.start(_stdout_to_stderr)
+        self._ours: OurSide = self._manager.OurSide(options, directory)  # type: ignore[attr-defined]  # registered
+        self._model = load_base(directory, DTYPE)
+        self._forced = ForcedEnds(self._model.config.eos_token_id)
+        self._started = self._aside_s = 0.0
+        self.our_seconds: dict[str, list[float]] = {}
+        """Of each part of each of polyray's steps, when both are done."""
+        self.seconds: dict[str, list[float]] = {
+            name: [] for name in ("polyray", "trl", "trl generate and score")
+        }
+
+    def train(self) -> None:
+        """Alternates until both have made all their steps."""
+        texts = [prompt.text for prompt in self._prompts]
+        trainer = build_trainer(self._options, self._model, texts, self._rewards, self)
+        trainer.model.generate = partial(trainer.model.generate, logits_processor=[self._forced])
+        sample = trainer._generate_and_score_completions
+
+        def timed(inputs: Any) -> Any:
+            started = time.perf_counter()
+            scored = sample(inputs)
+            self._aside_s = time.perf_counter() - started
+            return scored
+
+        trainer._generate_and_score_completions = timed
+        try:
+            trainer.train()
+            self.our_seconds = self._ours.part_seconds()
+        finally:
+            self._manager.shutdown()
+
+    def begin(self) -> None:
+        """See `Turns.begin`."""
+        self._forced.lengths = self.lengths[len(self.seconds["trl"])]
+        self._started = time.perf_counter()
+
+    def end(self) -> None:
+        """See `Turns.end`."""
+        self.seconds["trl"].append(time.perf_counter() - self._started)
+        self.seconds["trl generate and score"].append(self._aside_s)
+        step, groups = len(self.seconds["polyray"]), self._options.groups
+        started = time.perf_counter()
+        self._ours.step(step, self._prompts[step * groups : (step + 1) * groups], self.lengths[step])
+        self.seconds["polyray"].append(time.perf_counter() - started)
+
+    def _rewards(
+        self, prompts: Sequence[str], completions: Sequence[str], completion_ids: Sequence[Any], **kwargs: Any
+    ) -> list[float]:
+        """The verifier is asked as on our side; what is trained on is 0 and 1 in turns."""
+        require_lengths("TRL", completion_ids, self._forced.lengths)
+        for prompt, text in zip(prompts, completions, strict=True):
+            self._task.reward(Prompt(prompt, prompt), text)
+        return [float(index % 2) for index in range(len(completions))]
+
+
+class OurSide:
+    """A rollout worker, a verifier and a policy, one after the other."""
+
+    def __init__(self, options: Namespace, directory: Path) -> None:
+        self._config = _config(options)
+        self._reward = VerifierReward(build_task(HiddenTrapGridSpec()))
+        self._forced: ForcedLengths | None = None
+        self._worker = RolloutWorker("benchmark", partial(self._engine, directory))
+        self._worker.ready.result(TIMEOUT_S)
+        torch.set_num_threads(options.threads)
+        self._policy = Policy(self._config, directory, DTYPE, torch.device("cpu"))
+        self._seconds: dict[str, list[float]] = {name: [] for name in OUR_PARTS}
+        self._deliver(0)
+
+    def step(self, step: int, prompts: Sequence[Prompt], lengths: Sequence[int]) -> None:
+        """One step on these prompts, whose completions get these lengths, group by group."""
+        times = [time.perf_counter()]
+        groups = self._sample(step * len(prompts), prompts, lengths)
+        times.append(time.perf_counter())
+        texts = [tuple(item.text for item in group.completions) for group in groups]
+        score_groups(
+            self._reward, [GroupToScore(group.prompt, of) for group, of in zip(groups, texts, strict=True)]
+        )
+        times.append(time.perf_counter())
+        scored = tuple(with_rewards_in_turns(group) for group in groups)
+        self._policy.learner.step(TrainingBatch(step, scored, len(scored)))
+        times.append(time.perf_counter())
+        self._deliver(step + 1)
+        times.append(time.perf_counter())
+        for name, before, after in zip(OUR_PARTS, times, times[1:], strict=False):
+            self._seconds[name].append(after - before)
+        require_lengths(
+            "polyray", [item.token_ids for group in groups for item in group.completions], lengths
+        )
+
+    def part_seconds(self) -> dict[str, list[float]]:
+        """Of each part of each step so far."""
+        return self._seconds
+
+    def _engine(self, directory: Path) -> VllmEngine:
+        engine = VllmEngine(directory, self._config.rollout, DTYPE)
+        self._forced = engine._engine = ForcedLengths(engine._engine)
+        return engine
+
+    def _sample(self, first: int, prompts: Sequence[Prompt], lengths: Sequence[int]) -> list[Any]:
+        assert self._forced is not None
+        rollout, futures = self._config.rollout, []
+        size = rollout.group_size
+        for index, prompt in enumerate(prompts):
+            group_id = first + index
+            seeds = tuple(sample_seed(0, group_id, sample) for sample in range(size))
+            self._forced.lengths |= dict(zip(seeds, lengths[index * size : (index + 1) * size], strict=True))
+            limit, temperature = rollout.max_completion_tokens, rollout.temperature
+            futures.append(self._worker.submit(GroupRequest(group_id, prompt, seeds, limit, temperature)))
+        return [future.result(TIMEOUT_S) for future in futures]
+
+    def _deliver(self, version: int) -> None:
+        payload = self._policy.payload(1, version)
+        ack = self._worker.deliver(payload).result(TIMEOUT_S)
+        check_delivery(ack, payload.policy, payload.probe, self._config.delivery.tolerance_for(DTYPE))
+
+
+class _Process(BaseManager):
+    """Where `OurSide` lives."""
+
+
+_Process.register("OurSide", OurSide)
+
+
+def _stdout_to_stderr() -> None:
+    os.dup2(2, 1)  # vLLM's log is no result
+
+
+def _config(options: Namespace) -> TrainConfig:
+    return TrainConfig.model_validate(
+        {
+            "name": "benchmark",
+            "rollout": {
+                "prompts_per_step": options.groups,
+                "group_size": options.group_size,
+                "max_completion_tokens": options.longest,
+                "max_sequences": options.groups * options.group_size,
+                "kv_cache_mib": KV_CACHE_MIB,
+            },
+            "learner": {"micro_batch_rows": options.micro_batch_rows, "learning_rate": LEARNING_RATE},
+        }
+    )

@@ -1,0 +1,253 @@
+"""The whole of polyray on one small task, from pretraining to a report that compares objectives.
+
+Reads a QuickstartConfig (configs/quickstart.yaml; configs/reference.yaml is the long version with three
+seeds) whose entries are the files of jobs that can be run alone. Writes runs/NAME/: one run directory per
+SFT, arm and evaluation, and report.html. Starting it again goes on where it stopped: finished parts are not
+repeated.
+
+  python -m jobs.quickstart
+  python -m jobs.quickstart configs/quickstart.yaml name=longer 'overrides=[learner.steps=120]'
+  python -m jobs.quickstart configs/reference.yaml
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from polyray.capacity.derived import derived_sizes
+from polyray.cli.arguments import parse
+from polyray.config.base import as_json
+from polyray.config.loader import load_config
+from polyray.config.paths import relative_to
+from polyray.config.prompts import ArmSpec
+from polyray.config.run import EvaluateConfig, PretrainConfig, QuickstartConfig, SftConfig, TrainConfig
+from polyray.errors import EXIT_OK, ConfigError
+
+if TYPE_CHECKING:
+    from polyray.evaluation.sampling import Sample
+    from polyray.launch.fleet import Fleet
+    from polyray.runs.cost import CostMeter, Held
+    from polyray.runs.progress import ProgressDisplay
+
+WARM_START = "warm start"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a quickstart runs for one seed, resolved and checked against each other."""
+
+    seed: int
+    sft: SftConfig
+    arms: dict[str, TrainConfig]
+    evaluate: EvaluateConfig
+
+    @property
+    def run_dirs(self) -> list[Path]:
+        """Of everything it runs."""
+        return [config.run_dir for config in (self.sft, *self.arms.values(), self.evaluate)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    args = parse(
+        argv,
+        job="quickstart",
+        description=__doc__,
+        config_model=QuickstartConfig,
+        default_config="configs/quickstart.yaml",
+    )
+    config = args.config
+    with relative_to(config.base_dir):
+        pretrain = load_config(PretrainConfig, config.pretrain)
+        plans = [build_plan(config, pretrain, seed) for seed in config.seeds]
+    if args.check:
+        from polyray.cli.train import check_inputs
+
+        first = plans[0]
+        return args.print_check(
+            derived=lambda: {
+                "sft": as_json(first.sft),
+                "arms": {
+                    name: as_json(arm) | {"sizes": derived_sizes(arm)} for name, arm in first.arms.items()
+                },
+                "evaluate": as_json(first.evaluate),
+            },
+            inputs=lambda: [
+                check_inputs(arm, only_look=True, made_before=True)
+                for plan in plans
+                for arm in plan.arms.values()
+            ],
+        )
+    from polyray.launch.cost import DRIVER, quickstart_account, show_cost
+    from polyray.launch.fleet import open_ray
+    from polyray.runs.progress import ProgressDisplay
+
+    started = time.monotonic()
+    parts = [path for plan in plans for path in plan.run_dirs]
+    any_arm = plans[0].arms[config.baseline_arm]
+    with ProgressDisplay() as display:
+        with quickstart_account(config, any_arm, parts) as cost:
+            total = 1 + len(plans) * (len(config.arms) + 2)
+            display.section("pretrain the embedded model", 1, total)
+            with _pretraining(pretrain, display) as await_model, open_ray(config.ray, display):
+                done = 1
+                for plan in plans:
+                    done = _run_seed(plan, await_model, cost, display, done, total)
+            cost.enter("report", DRIVER)
+            _finish(config, plans, display, time.monotonic() - started)
+        show_cost(config.run_dir, display)
+    return EXIT_OK
+
+
+def build_plan(config: QuickstartConfig, pretrain: PretrainConfig, seed: int) -> Plan:
+    """The jobs of one seed. Raises ConfigError where arms could not share one fleet of engines."""
+    runs_dir = config.run_dir
+    paid = [] if config.prices is None else [f"prices={json.dumps(as_json(config.prices))}"]
+    where = [f"runs_dir={runs_dir}", f"seed={seed}", f"model.cache_dir={pretrain.cache_dir}", *paid]
+    sft = load_config(SftConfig, config.sft, [*where, f"name=sft-seed{seed}"])
+    adapter = runs_dir / f"sft-seed{seed}" / "adapter"
+    arms = {
+        name: load_config(
+            TrainConfig,
+            path,
+            [*where, *config.overrides, f"name={name}-seed{seed}", f"model.warm_start={adapter}"],
+        )
+        for name, path in config.arms.items()
+    }
+    base = arms[config.baseline_arm]
+    for name, arm in arms.items():
+        if (arm.rollout, arm.task, arm.reward) != (base.rollout, base.task, base.reward):
+            raise ConfigError(
+                f"{config.arms[name]} and {config.arms[config.baseline_arm]} differ in rollout, task "
+                "or reward; "
+                "the arms of one experiment share engines and reward service, so make them equal"
+            )
+    evaluate = load_config(
+        EvaluateConfig,
+        config.evaluate,
+        [f"runs_dir={runs_dir}", f"seed={seed}", f"name=evaluation-seed{seed}", *paid],
+    )
+    directories = {WARM_START: adapter} | {name: arm.run_dir / "adapter" for name, arm in arms.items()}
+    model = evaluate.model.model_copy(update={"cache_dir": pretrain.cache_dir})
+    evaluate = evaluate.model_copy(
+        update={
+            "adapters": {name: ArmSpec(adapter=str(path)) for name, path in directories.items()},
+            "compare_to": config.baseline_arm,
+            "rollout": base.rollout,
+            "model": model,
+        }
+    )
+    return Plan(seed, sft, arms, evaluate)
+
+
+@contextmanager
+def _pretraining(config: PretrainConfig, display: ProgressDisplay) -> Iterator[Callable[[], object]]:
+    """Makes the embedded model on a thread, on one core, while the block starts Ray and what else needs no model
+    on the others; yields the wait for it. Ends at the next step where the block ends first."""
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Event
+
+    from polyray.learner.embedded import build_embedded
+
+    abandoned = Event()
+
+    def on_progress(step: int, steps: int, loss: float) -> None:
+        if abandoned.is_set():
+            raise RuntimeError("pretraining was abandoned: the quickstart ended before it")
+        display.update(phase="training", step=step, total=steps, metrics={"loss": loss})
+
+    with ThreadPoolExecutor(1, "pretrain") as executor:
+        model = executor.submit(build_embedded, config, on_progress)
+        try:
+            yield model.result
+        finally:
+            abandoned.set()
+
+
+def _run_seed(
+    plan: Plan,
+    await_model: Callable[[], object],
+    cost: CostMeter,
+    display: ProgressDisplay,
+    done: int,
+    total: int,
+) -> int:
+    """SFT, every arm and the evaluation of one seed, on one fleet; returns how many parts are done by
+    then."""
+    from polyray.cli.train import check_inputs
+    from polyray.launch.cost import held_by_fleet, held_by_learner
+    from polyray.launch.fleet import open_fleet, pool_sampler
+    from polyray.runs.cost import START
+
+    any_arm = next(iter(plan.arms.values()))
+    owner = f"{any_arm.run_dir.parent.name}-seed{plan.seed}"
+    held = held_by_fleet(any_arm)
+    cost.enter(START, held)
+    with open_fleet(any_arm, owner, await_model) as fleet:
+        cost.rest()  # its parts have accounts of their own
+        display.section(f"SFT (seed {plan.seed})", done + 1, total)
+        _sft(plan.sft, held + held_by_learner(plan.sft.learner), display)
+        for index, (name, arm) in enumerate(plan.arms.items()):
+            display.section(f"{name} (seed {plan.seed})", done + 2 + index, total)
+            check_inputs(arm)
+            _arm(arm, fleet, display)
+        done += 2 + len(plan.arms)
+        display.section(f"evaluation (seed {plan.seed})", done, total)
+        _evaluate(plan.evaluate, held, pool_sampler(plan.evaluate, fleet.pool), display)
+    return done
+
+
+def _sft(config: SftConfig, held: Held, display: ProgressDisplay) -> None:
+    from polyray.cli.sft import supervise
+    from polyray.launch.cost import supervised_account
+    from polyray.runs.run_directory import RunDirectory
+
+    with RunDirectory.open(config) as directory:
+        if not directory.finished:
+            with supervised_account(config, held, "train"):
+                supervise(config, directory, display)
+
+
+def _arm(config: TrainConfig, fleet: Fleet, display: ProgressDisplay) -> None:
+    from polyray.cli.train import train
+    from polyray.launch.cost import training_account
+    from polyray.runs.run_directory import RunDirectory
+
+    with RunDirectory.open(config) as directory:
+        if not directory.finished:
+            with training_account(config) as cost:
+                train(config, directory, fleet, display, cost)
+
+
+def _evaluate(config: EvaluateConfig, held: Held, sample: Sample, display: ProgressDisplay) -> None:
+    from polyray.cli.evaluate import check_finished, evaluate
+    from polyray.launch.cost import evaluation_account
+    from polyray.runs.run_directory import RunDirectory
+
+    with RunDirectory.open(config) as directory:
+        if directory.finished:
+            check_finished(config, directory)
+            return
+        with evaluation_account(config, held, "evaluate"):
+            evaluate(config, directory, sample, display)
+
+
+def _finish(config: QuickstartConfig, plans: list[Plan], display: ProgressDisplay, seconds: float) -> None:
+    from polyray.evaluation.summary import summary_table
+    from polyray.report.run_report import write_report
+
+    report = write_report([config.run_dir], config.run_dir / "report.html")
+    for plan in plans:
+        metrics = plan.evaluate.run_dir / "evaluation" / "metrics.json"
+        display.note(f"\nseed {plan.seed}, held-out prompts:")
+        display.note(summary_table(json.loads(metrics.read_text(encoding="utf-8"))))
+    for name, arm in plans[0].arms.items():
+        display.note(f"adapter   {arm.run_dir / 'adapter'}   ({name})")
+    display.note(f"report    {Path(report)}")
+    display.note(f"took      {seconds / 60:.1f} min")

@@ -1,0 +1,1 @@
+"""Checks of a machine, a model or a cluster, each with a fix for what it finds."""
