@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in SUBCOMMANDS:
         return SUBCOMMANDS[arguments[0]](arguments[1:])
-    parser = JobParser("benchmark", __doc__, usage=f"python -m benchmarks {{{','.join(SUBCOMMANDS)}}} ...")
+    parser = JobParser("benchmarks", __doc__, usage=f"python -m benchmarks {{{','.join(SUBCOMMANDS)}}} ...")
     parser.add_argument("name", choices=list(SUBCOMMANDS), help="what to measure")
     parser.parse_strictly(arguments)
     return parser.error("the name of the benchmark comes first")

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--layers {options.layers}: at least 1")
     if options.check:
         plan = {
-            "job": "benchmark analysis",
+            "job": "benchmarks analysis",
             "layers": options.layers,
             "rank": RANK,
             "runs": RUNS,

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--repeats {options.repeats}: at least 1")
     parts = options.part or list(PARTS)
     if options.check:
-        print(json.dumps({"job": "benchmark evaluation", "parts": parts, "repeats": options.repeats}))
+        print(json.dumps({"job": "benchmarks evaluation", "parts": parts, "repeats": options.repeats}))
         return 0
     before = machine()
     print(

@@ -252,11 +252,11 @@ class Plan:
 
 def _parts(plan: Plan, fleet: Fleet, display: ProgressDisplay) -> dict[str, Callable[[], Run]]:
     """Run -> the function that runs it and returns its values."""
-    from polyray.cli.evaluate import evaluate
-    from polyray.cli.sft import as_training, supervise
-    from polyray.cli.train import check_inputs, train
     from polyray.evaluation.sampling import EvaluationFiles
+    from polyray.launch.evaluate import evaluate
     from polyray.launch.fleet import pool_sampler
+    from polyray.launch.sft import as_training, supervise
+    from polyray.launch.train import check_inputs, train
     from polyray.runs.data_record import sha256_of
     from polyray.runs.run_directory import RunDirectory
 

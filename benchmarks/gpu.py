@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         learners = [{"size": case.size, **asdict(case.load), "tokens": case.load.tokens} for case in cases]
         engines = [{"base": dtype, "delivery": mode} for dtype, mode in ENGINES]
         plan = {"sizes": options.sizes, "steps": options.steps, "learners": learners, "engines": engines}
-        print(json.dumps({"job": "benchmark gpu", **plan}, indent=2))
+        print(json.dumps({"job": "benchmarks gpu", **plan}, indent=2))
         return EXIT_OK
     skipped = {"learner": learner_skip_reason(), "engine": engine_skip_reason(), NF4: nf4_skip_reason()}
     for part, reason in skipped.items():

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             json.dumps(
                 {
-                    "job": "benchmark objectives",
+                    "job": "benchmarks objectives",
                     "num_samples": [SMALL, LARGE],
                     "set_size": K,
                     "repeats": options.repeats,

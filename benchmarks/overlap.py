@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.check:
         print(
             json.dumps(
-                {"job": "benchmark async", "parts": options.parts, "load": LOAD, "simulation": SIMULATION},
+                {"job": "benchmarks async", "parts": options.parts, "load": LOAD, "simulation": SIMULATION},
                 indent=2,
             )
         )

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "1 step, 2 completions and a share in (0, 1] are needed"
         )
     if options.check:
-        print(json.dumps({"job": "benchmark learner", **vars(options)}, indent=2))
+        print(json.dumps({"job": "benchmarks learner", **vars(options)}, indent=2))
         return EXIT_OK
     before = machine()
     measures = _measure(options)

@@ -20,8 +20,8 @@ COLUMNS = ("step_s", "generate_s", "learn_s", "deliver_s", "idle_generate", "idl
 
 def real_measures(steps: int, rounds: int, display: ProgressDisplay) -> list[Measure]:
     """Medians of a step at S = 0 and S = 1, each in `rounds` runs of `steps` steps on one fleet of engines."""
-    from polyray.cli.train import check_inputs, train
     from polyray.launch.fleet import open_fleet
+    from polyray.launch.train import check_inputs, train
     from polyray.runs.run_directory import RunDirectory
 
     values: dict[int, dict[str, list[float]]] = {s: {name: [] for name in COLUMNS} for s in (0, 1)}

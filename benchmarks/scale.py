@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_strictly(argv)
     _check_options(options)
     if options.check:
-        print(json.dumps({"job": "benchmark scale", "workers": options.workers, "load": LOAD}, indent=2))
+        print(json.dumps({"job": "benchmarks scale", "workers": options.workers, "load": LOAD}, indent=2))
         return EXIT_OK
     before = machine()
     measures = _measure(options)

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "each must be at least 1"
         )
     if options.check:
-        plan = {"job": "benchmark sweep", "parts": options.parts, "load": LOAD, "simulation": SIMULATION}
+        plan = {"job": "benchmarks sweep", "parts": options.parts, "load": LOAD, "simulation": SIMULATION}
         print(json.dumps(plan, indent=2))
         return EXIT_OK
     before = machine()

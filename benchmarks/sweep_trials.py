@@ -95,7 +95,7 @@ def benchmark_sweep(train: TrainConfig, mode: str, steps: int, runs_dir: str) ->
 
 
 def _run(config: SweepConfig, display: ProgressDisplay) -> SweepRun:
-    from polyray.cli.train import check_inputs
+    from polyray.launch.train import check_inputs
     from polyray.runs.run_directory import RunDirectory
     from polyray.sweep.run import check_resources, run_trials, shared_fleet
 

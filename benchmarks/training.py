@@ -28,8 +28,8 @@ def run_twice(config: TrainConfig, display: ProgressDisplay) -> list[Measure]:
 
     The second meets engines that served the first's last version: none of it may matter.
     """
-    from polyray.cli.train import check_inputs, train
     from polyray.launch.fleet import open_fleet
+    from polyray.launch.train import check_inputs, train
     from polyray.models.base_files import resolve_dtype
     from polyray.runs.run_directory import RunDirectory
 

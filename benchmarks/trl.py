@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{options.micro_batch_rows}: at least 1 step, a share in (0, 1], and a divisor of {rows} rows are needed"
         )
     if options.check:
-        print(json.dumps({"job": "benchmark trl", **vars(options)}, indent=2))
+        print(json.dumps({"job": "benchmarks trl", **vars(options)}, indent=2))
         return EXIT_OK
     require_trl()
     before = machine()

@@ -231,7 +231,7 @@ def fleet(ray_session: None, train_config: Callable[..., TrainConfig]) -> Iterat
 
 def run_training(config: TrainConfig, fleet: Fleet) -> RunPaths:
     """A whole training run as `jobs.train` does it, on engines and a reward service that are there already."""
-    from polyray.cli.train import check_inputs, train
+    from polyray.launch.train import check_inputs, train
     from polyray.runs.progress import ProgressDisplay
     from polyray.runs.run_directory import RunDirectory
 
@@ -244,9 +244,9 @@ def run_training(config: TrainConfig, fleet: Fleet) -> RunPaths:
 @pytest.fixture(scope="session")
 def warm_start(ray_session: None, model_cache: Path, runs_dir: Path) -> Path:
     """The adapter of a short SFT run on Ray Train."""
-    from polyray.cli.sft import supervise
     from polyray.config.loader import build_config
     from polyray.config.run import SftConfig
+    from polyray.launch.sft import supervise
     from polyray.runs.progress import ProgressDisplay
     from polyray.runs.run_directory import RunDirectory
 

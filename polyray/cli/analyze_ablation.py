@@ -43,8 +43,8 @@ def analyze_ablation(argv: Sequence[str] | None = None) -> int:
     adapter = adapter_directory(args.namespace.adapter)
     if args.check:
         return args.print_check(lambda: {"adapter": str(adapter), "by": args.namespace.by})
-    from polyray.cli.evaluate import check_finished, evaluate, resumable_keys
     from polyray.launch.cost import evaluation_account, show_cost
+    from polyray.launch.evaluate import check_finished, evaluate, resumable_keys
     from polyray.launch.fleet import open_ray, open_sampler
     from polyray.runs.progress import ProgressDisplay
     from polyray.shelf.research.lora.contributions import contributions

@@ -130,7 +130,7 @@ def _from_rewards(samples: Path, options: Mapping[str, Any]) -> int:
 def _threshold(samples: Path, given: float | None) -> tuple[float, Mapping[str, Any]]:
     """(threshold, its source): given on the command line, fixed by the samples' evaluation, or a reward of 1."""
     from polyray.evaluation.passes import THRESHOLD_FILE
-    from polyray.evaluation.scorers import PASS_THRESHOLD
+    from polyray.metrics.groups import PASS_THRESHOLD
 
     file = samples.with_name(THRESHOLD_FILE)
     if given is not None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polyray.cli.arguments import JobParser, parse
-from polyray.config.judge import JudgeConfig
+from polyray.config.judge import RESUMABLE_KEYS, JudgeConfig
 from polyray.errors import EXIT_OK, BudgetReached, ConfigError, MissingFile, MissingFiles
 
 if TYPE_CHECKING:
@@ -30,21 +30,6 @@ if TYPE_CHECKING:
 SUMMARY_FILE = "summary.json"
 CHARS_PER_TOKEN = 4
 """For the estimate of --check only."""
-RESUMABLE_KEYS = (
-    "runs_dir",
-    "ray.*",
-    "cache_dir",
-    "judge.base_url",
-    "judge.api_key_env",
-    "judge.concurrency",
-    "judge.timeout_s",
-    "judge.max_attempts",
-    "judge.backoff_s",
-    "judge.max_backoff_s",
-    "judge.max_unjudged_share",
-    "judge.budget.*",
-)
-"""What may differ when a run is started again: nothing that an answer or a price depends on."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,8 +103,9 @@ def judge(config: JudgeConfig, directory: RunDirectory, display: ProgressDisplay
 
     Raises BudgetReached, or JudgeError where the judge is of no use; summary.json then covers what there is.
     """
+    from polyray.config.judge import ANSWERS_FILE
     from polyray.shelf.judge.log import JUDGEMENTS_FILE, JudgementLog
-    from polyray.shelf.judge.runner import CACHE_FILE, JudgeRunner, UnjudgedGuard
+    from polyray.shelf.judge.runner import JudgeRunner, UnjudgedGuard
 
     items = items_of(config)
     folder = directory.paths.judge
@@ -134,7 +120,7 @@ def judge(config: JudgeConfig, directory: RunDirectory, display: ProgressDisplay
         with JudgeRunner(
             config.judge,
             config.mode,
-            cache / CACHE_FILE,
+            cache / ANSWERS_FILE,
             owner=config.name,
             guard=guard,
             progress=lambda done, usage: display.update(

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         pretrain = load_config(PretrainConfig, config.pretrain)
         plans = [build_plan(config, pretrain, seed) for seed in config.seeds]
     if args.check:
-        from polyray.cli.train import check_inputs
+        from polyray.launch.train import check_inputs
 
         first = plans[0]
         return args.print_check(
@@ -180,9 +180,9 @@ def _run_seed(
 ) -> int:
     """SFT, every arm and the evaluation of one seed, on one fleet; returns how many parts are done by
     then."""
-    from polyray.cli.train import check_inputs
     from polyray.launch.cost import held_by_fleet, held_by_learner
     from polyray.launch.fleet import open_fleet, pool_sampler
+    from polyray.launch.train import check_inputs
     from polyray.runs.cost import START
 
     any_arm = next(iter(plan.arms.values()))
@@ -204,8 +204,8 @@ def _run_seed(
 
 
 def _sft(config: SftConfig, held: Held, display: ProgressDisplay) -> None:
-    from polyray.cli.sft import supervise
     from polyray.launch.cost import supervised_account
+    from polyray.launch.sft import supervise
     from polyray.runs.run_directory import RunDirectory
 
     with RunDirectory.open(config) as directory:
@@ -215,8 +215,8 @@ def _sft(config: SftConfig, held: Held, display: ProgressDisplay) -> None:
 
 
 def _arm(config: TrainConfig, fleet: Fleet, display: ProgressDisplay) -> None:
-    from polyray.cli.train import train
     from polyray.launch.cost import training_account
+    from polyray.launch.train import train
     from polyray.runs.run_directory import RunDirectory
 
     with RunDirectory.open(config) as directory:
@@ -226,8 +226,8 @@ def _arm(config: TrainConfig, fleet: Fleet, display: ProgressDisplay) -> None:
 
 
 def _evaluate(config: EvaluateConfig, held: Held, sample: Sample, display: ProgressDisplay) -> None:
-    from polyray.cli.evaluate import check_finished, evaluate
     from polyray.launch.cost import evaluation_account
+    from polyray.launch.evaluate import check_finished, evaluate
     from polyray.runs.run_directory import RunDirectory
 
     with RunDirectory.open(config) as directory:

@@ -25,26 +25,13 @@ the same command again goes on from the last one.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
-from polyray.capacity.bundles import learner_ranks
 from polyray.capacity.derived import derived_sizes as train_sizes
-from polyray.capacity.placement import supervised_estimate
 from polyray.cli.arguments import parse
-from polyray.cli.train import check_inputs as check_training
-from polyray.cli.train import run_training
-from polyray.config.loader import build_config
-from polyray.config.run import SftConfig, TrainConfig
-from polyray.config.supervised import JsonlDataSpec
-from polyray.config.supervised_term import PolychromicSftSpec, SupervisedTermSpec
-from polyray.errors import MissingFiles
-
-if TYPE_CHECKING:
-    from polyray.learner.demonstrations import Demonstrations
-    from polyray.runs.progress import ProgressDisplay
-    from polyray.runs.run_directory import RunDirectory
+from polyray.config.run import SftConfig
+from polyray.launch.sft import as_training, check_inputs, derived_sizes, run_sft
+from polyray.launch.train import check_inputs as check_training
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,145 +48,5 @@ def main(argv: Sequence[str] | None = None) -> int:
                 else check_training(training, only_look=True)
             ),
         )
-    if training is not None:
-        run_training(training)
-        return 0
-    from polyray.launch.cost import show_cost, supervised_account
-    from polyray.launch.fleet import open_ray
-    from polyray.runs.progress import ProgressDisplay
-    from polyray.runs.run_directory import RunDirectory, RunPaths
-
-    with ProgressDisplay() as display:
-        if not RunPaths(config.run_dir).done.is_file():
-            check_inputs(config)
-        with RunDirectory.open(config) as directory:
-            if not directory.finished:
-                with supervised_account(config) as cost, open_ray(config.ray, display, config.run_dir):
-                    cost.enter("train")
-                    supervise(config, directory, display)
-        display.note(f"adapter   {directory.paths.adapter}\nmetrics   {directory.paths.metrics}")
-        show_cost(directory.paths.root, display)
+    run_sft(config)
     return 0
-
-
-def check_inputs(config: SftConfig, *, only_look: bool = False) -> None:
-    """Everything that can be wrong with files, before anything starts: ConfigError or DataError.
-
-    `only_look` is for --check: nothing is fetched or written.
-    """
-    from polyray.data.records import read_demonstrations
-    from polyray.launch.inputs import check_base
-    from polyray.tasks import build_task
-
-    missing = MissingFiles()
-    model_dir = check_base(config.model, missing, only_look)
-    with missing.noted():
-        if isinstance(config.data, JsonlDataSpec):
-            read_demonstrations(config.data)
-        else:
-            build_task(config.task).demonstration(0, config.seed)
-    missing.raise_if_any()
-    if model_dir is not None:
-        from polyray.launch.prompt_check import usable_tokenizer  # imports torch
-        from polyray.learner.demonstrations import check_rows, load_demonstrations
-
-        check_rows(config, load_demonstrations(config, usable_tokenizer(model_dir)))
-    if not only_look:
-        from polyray.launch.fleet import check_start
-
-        check_start(config)
-
-
-def as_training(config: SftConfig) -> TrainConfig | None:
-    """The training run that polychromic SFT is; None for objectives without samples."""
-    spec = config.objective
-    if not isinstance(spec, PolychromicSftSpec):
-        return None
-    supervised = SupervisedTermSpec(
-        demonstrations_per_step=config.demonstrations_per_step, max_tokens=config.max_tokens
-    )
-    shared = {
-        name: getattr(config, name)
-        for name in (
-            "name",
-            "base_dir",
-            "runs_dir",
-            "seed",
-            "ray",
-            "prices",
-            "model",
-            "task",
-            "learner",
-            "dynamics",
-        )
-    }
-    own = {name: getattr(spec, name) for name in ("rollout", "delivery", "reward", "diversity")}
-    values = TrainConfig.model_construct(
-        **shared, **own, algorithm=spec.as_algorithm(), supervised=supervised
-    ).model_dump(mode="json")
-    return build_config(TrainConfig, values, "objective polychromic")
-
-
-def supervise(config: SftConfig, directory: RunDirectory, display: ProgressDisplay) -> None:
-    """One SFT run on the Ray this process is connected to, from its newest checkpoint to DONE."""
-    from functools import partial
-
-    from polyray.launch.fleet import training_base
-    from polyray.launch.watch_workers import watch_workers
-    from polyray.learner.demonstrations import load_demonstrations
-    from polyray.models.loading import load_tokenizer
-    from polyray.orchestrator.resources import check_placement
-
-    check_placement([learner_ranks(config.learner)], "learner.num_workers or cpus_per_worker")
-    data = load_demonstrations(config, load_tokenizer(training_base(config.model)[0]))
-    if data.dropped or data.truncated:
-        display.note(f"rows above max_tokens={config.max_tokens}: {_too_long(data)}")
-    steps = watch_workers(
-        directory.paths,
-        partial(_fit, config, directory),
-        display,
-        phases=("starting the learner", "fine-tuning"),
-        num_steps=data.num_steps,
-        result=directory.paths.adapter,
-    )
-    if steps < data.num_steps:
-        display.note(f"stopped early after step {steps} of {data.num_steps}; adapter/ is the best one")
-    summary = {"adapter": str(directory.paths.adapter), "steps": steps}
-    directory.mark_done({**summary, "rows_dropped": data.dropped, "rows_truncated": data.truncated})
-
-
-def derived_sizes(config: SftConfig) -> dict[str, Any]:
-    """What `--check` prints: the data's rows are read and checked, not encoded."""
-    rows_per_step, steps = config.demonstrations_per_step, config.learner.steps
-    sizes: dict[str, Any] = {}
-    if isinstance(config.data, JsonlDataSpec):
-        from polyray.data.records import read_demonstrations
-
-        training, validation = read_demonstrations(config.data)
-        if config.epochs is not None:
-            steps = math.ceil(config.epochs * len(training) / rows_per_step)
-        sizes = {
-            "rows": len(training),
-            "validation_rows": min(len(validation), config.evaluation.num_rows),
-            "epochs": steps * rows_per_step / len(training),
-        }
-    on_gpus = supervised_estimate(config)
-    return {
-        **sizes,
-        "steps": steps,
-        "demonstrations_in_run": rows_per_step * steps,
-        "max_tokens_per_step": rows_per_step * config.max_tokens,
-        "logical_cpus_needed": config.learner.num_workers * config.learner.cpus_per_worker,
-        **({"gpu_estimate": on_gpus} if on_gpus else {}),
-    }
-
-
-def _too_long(data: Demonstrations) -> str:
-    return f"{data.dropped} dropped, {data.truncated} truncated, {data.num_rows} in an epoch"
-
-
-def _fit(config: SftConfig, directory: RunDirectory, outcome: dict[str, BaseException]) -> None:
-    from polyray.launch.fleet import fit_trainer, worker_arguments
-    from polyray.orchestrator.supervised_worker import supervised_loop
-
-    fit_trainer(supervised_loop, worker_arguments(config, directory), config.learner, directory, outcome)

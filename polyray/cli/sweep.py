@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def check_inputs(plans: list[TrialPlan], *, only_look: bool = False) -> None:
     """Looks at the inputs of all trials; trials that read the same files are looked at once."""
-    from polyray.cli.train import check_inputs as check_run
+    from polyray.launch.train import check_inputs as check_run
 
     missing = MissingFiles()
     different = {json.dumps([as_json(plan.config)[key] for key in READ]): plan for plan in plans}
@@ -149,8 +149,8 @@ def evaluation_of(config: SweepConfig, plans: list[TrialPlan], trial_ids: Sequen
 
 
 def _evaluate(config: EvaluateConfig, fleet: Fleet | None, display: ProgressDisplay) -> None:
-    from polyray.cli.evaluate import check_finished, evaluate
     from polyray.launch.cost import evaluation_account
+    from polyray.launch.evaluate import check_finished, evaluate
     from polyray.launch.fleet import open_sampler, pool_sampler
     from polyray.runs.run_directory import RunDirectory
 

@@ -246,3 +246,23 @@ class JudgeConfig(RunBase):
         if self.human_ratings is not None and self.mode != "rubric":
             raise ValueError(f"human_ratings belong to mode rubric, not to {self.mode}; remove them")
         return self
+
+
+ANSWERS_FILE = "answers.jsonl"
+"""Where a judge keeps what was answered and paid."""
+
+RESUMABLE_KEYS = (
+    "runs_dir",
+    "ray.*",
+    "cache_dir",
+    "judge.base_url",
+    "judge.api_key_env",
+    "judge.concurrency",
+    "judge.timeout_s",
+    "judge.max_attempts",
+    "judge.backoff_s",
+    "judge.max_backoff_s",
+    "judge.max_unjudged_share",
+    "judge.budget.*",
+)
+"""What may differ when a run is started again: nothing that an answer or a price depends on."""

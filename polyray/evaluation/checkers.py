@@ -21,7 +21,7 @@ import numpy as np
 
 from polyray.config.checker import CheckerSpec, ReferenceCheckerSpec, VerifierCheckerSpec
 from polyray.errors import ConfigError, DataError
-from polyray.evaluation.scorers import PASS_THRESHOLD
+from polyray.metrics.groups import PASS_THRESHOLD
 from polyray.models.text_encoder import cosine_similarity
 from polyray.tasks.base import Task
 from polyray.types import Prompt

@@ -27,6 +27,7 @@ from polyray.config.run import EvaluateConfig
 from polyray.evaluation.checkers import FixedThreshold, QualityOf, build_quality, fix_threshold
 from polyray.evaluation.sampling import EvaluationPaths
 from polyray.evaluation.scorers import UNSCORED, Scored, Scorer, build_scorer
+from polyray.extensions import find
 from polyray.runs.atomic import atomic_write_json
 from polyray.tasks.base import Task
 from polyray.types import Prompt
@@ -82,7 +83,7 @@ def open_passes(config: EvaluateConfig, task: Task, paths: EvaluationPaths) -> I
         scorer = build_scorer(spec.reward or config.reward, config.task)
         yield Passes(scorer, _fixed(spec, task, _quality_of_scorer(scorer), paths))
     elif isinstance(spec, JudgeCheckerSpec):
-        with _judge_quality(config, paths) as quality_of:
+        with find("checker", "judge")(config, paths.judge / CHECKER_CACHE) as quality_of:
             yield Passes(QualityScorer(quality_of, task), _fixed(spec, task, quality_of, paths))
     else:
         quality_of = build_quality(spec, task)
@@ -102,18 +103,3 @@ def _fixed(spec: CheckerSpec, task: Task, quality_of: QualityOf, paths: Evaluati
 
 def _quality_of_scorer(scorer: Scorer) -> QualityOf:
     return lambda items: [scorer(prompt, [text])[0].reward for prompt, text in items]
-
-
-@contextmanager
-def _judge_quality(config: EvaluateConfig, paths: EvaluationPaths) -> Iterator[QualityOf]:
-    from polyray.shelf.judge.quality import JudgeQuality
-
-    assert config.judging is not None  # the configuration says so
-    paths.judge.mkdir(parents=True, exist_ok=True)
-    with JudgeQuality(config.judging.judge, paths.judge / CHECKER_CACHE, owner=config.name) as judge:
-
-        def quality_of(items: Sequence[tuple[Prompt, str]]) -> list[float]:
-            answers = judge.score_many([(prompt.text, text) for prompt, text in items])
-            return [math.nan if answer is None else answer for answer in answers]
-
-        yield quality_of

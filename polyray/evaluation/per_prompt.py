@@ -15,8 +15,8 @@ import numpy as np
 from polyray.errors import DataError
 from polyray.evaluation.records import SampleRecord
 from polyray.evaluation.sample_source import SampleSource
-from polyray.evaluation.scorers import PASS_THRESHOLD
 from polyray.evaluation.selectors import Selector
+from polyray.metrics.groups import PASS_THRESHOLD
 from polyray.metrics.pass_at_k import best_curve, distinct_correct_curve
 
 MetricKey = tuple[str, str]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from polyray.config.base import as_json
 from polyray.config.run import EvaluateConfig
@@ -18,6 +18,7 @@ from polyray.evaluation.arms import Arm, resolve_arms, reward_name
 from polyray.evaluation.exporters import CodeText, export_samples, read_verdicts
 from polyray.evaluation.fingerprints import check_unchanged, claim, fingerprints
 from polyray.evaluation.passes import Passes, open_passes
+from polyray.evaluation.records import SampleRecord
 from polyray.evaluation.sample_source import SampleFile
 from polyray.evaluation.sampling import (
     EvaluationFiles,
@@ -29,11 +30,23 @@ from polyray.evaluation.sampling import (
 )
 from polyray.evaluation.scoring import ScoringContext, score_samples
 from polyray.evaluation.text_metrics import build_text_metrics, check_text_metrics
+from polyray.extensions import find
 from polyray.runs.atomic import atomic_write_json
-from polyray.shelf.judge.live import LiveJudge
-from polyray.shelf.judge.summary import Intervals
 from polyray.tasks import build_task
 from polyray.tasks.base import Task
+
+
+class LiveJudge(Protocol):
+    """Judges samples while others are still being drawn."""
+
+    def feed(self, samples: Sequence[SampleRecord], /) -> None:
+        """Takes the samples of one prompt by one model, in the order of samples.jsonl."""
+
+    def finish(self) -> None:
+        """Writes the summary once the last answer is there; raises what stopped the judge."""
+
+    def close(self) -> None:
+        """Ends the judge's threads."""
 
 
 def run_evaluation(
@@ -128,10 +141,7 @@ def _judging(config: EvaluateConfig, paths: EvaluationPaths) -> Iterator[LiveJud
     if config.judging is None:
         yield None
         return
-    spec = config.evaluation
-    intervals = Intervals(spec.bootstrap_resamples, spec.confidence, config.seed)
-    baseline = config.compare_to or next(iter(config.adapters))
-    judge = LiveJudge(config.judging, paths.judge, config.name, baseline, intervals)
+    judge: LiveJudge = find("live_judge", "judge")(config, paths.judge)
     try:
         yield judge
     finally:

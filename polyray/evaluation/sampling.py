@@ -22,7 +22,8 @@ from polyray.errors import DataError, RolloutError
 from polyray.evaluation.arms import Arm
 from polyray.evaluation.records import ResultRecord, SampleRecord, prompt_sha256
 from polyray.evaluation.sample_log import SampleLog
-from polyray.evaluation.scorers import PASS_THRESHOLD, Scored, Scorer
+from polyray.evaluation.scorers import Scored, Scorer
+from polyray.metrics.groups import PASS_THRESHOLD
 from polyray.seeds import sample_seed
 from polyray.types import Group, GroupRequest, Prompt
 

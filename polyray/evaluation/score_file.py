@@ -21,7 +21,8 @@ from polyray.errors import ConfigError
 from polyray.evaluation.raw_samples import RawSample
 from polyray.evaluation.sample_log import SampleLog
 from polyray.evaluation.sampling import EvaluationFiles, result_of
-from polyray.evaluation.scorers import PASS_THRESHOLD, StreamScorer
+from polyray.evaluation.scorers import StreamScorer
+from polyray.metrics.groups import PASS_THRESHOLD
 from polyray.runs.atomic import atomic_write_json
 
 MANIFEST = "score.json"

@@ -29,8 +29,6 @@ from polyray.tasks import build_task
 from polyray.tasks.base import Task
 from polyray.types import WRONG_CLASS, Prompt
 
-PASS_THRESHOLD = 1.0 - 1e-9
-"""Rewards at or above it are passes: a verifier says 1, and sums of shares may miss it by rounding."""
 UNSCORED = "unscored"
 
 

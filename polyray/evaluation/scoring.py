@@ -27,8 +27,8 @@ from polyray.evaluation.curves import as_entry, derived_values
 from polyray.evaluation.per_prompt import MetricSettings, PromptTable, TextMetrics, compute_table
 from polyray.evaluation.records import SampleRecord
 from polyray.evaluation.sample_source import SampleList, SampleSource
-from polyray.evaluation.scorers import PASS_THRESHOLD
 from polyray.evaluation.selectors import Selector, get_selector, refusals
+from polyray.metrics.groups import PASS_THRESHOLD
 
 SATURATED = 0.95
 """pass@k above it tells models apart no longer."""

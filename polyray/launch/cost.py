@@ -20,13 +20,14 @@ from polyray.capacity.bundles import (
     total,
     training_parts,
 )
-from polyray.config.judge import JudgeConfig, JudgeSpec
+from polyray.config.judge import ANSWERS_FILE, JudgeConfig, JudgeSpec
 from polyray.config.learner import LearnerSpec
 from polyray.config.reward import JudgeRewardSpec, RewardSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import EvaluateConfig, QuickstartConfig, SftConfig, TrainConfig
 from polyray.config.run_base import RunBase
 from polyray.config.sweep import SweepConfig
+from polyray.extensions import find
 from polyray.runs.cost import START, CostMeter, Held, Sources, Tokens
 from polyray.runs.cost_record import JudgeSpend, add_judges, cost_line, read_cost
 from polyray.runs.energy import EnergyMeter
@@ -101,13 +102,12 @@ def supervised_account(config: SftConfig, held: Held | None = None, phase: str =
 def evaluation_account(config: EvaluateConfig, held: Held | None = None, phase: str = START) -> CostMeter:
     """Of a run of jobs.evaluate, with its judges; `held` where it shares engines."""
     from polyray.evaluation.passes import CHECKER_CACHE
-    from polyray.shelf.judge.runner import CACHE_FILE
 
     paths = RunPaths(config.run_dir)
     answers = _judges_that_reward(config.reward)
     from_start = not answers  # a file of several runs does not say what was paid for this one
     if config.judging is not None:
-        own = (paths.judge / name for name in (CACHE_FILE, CHECKER_CACHE))
+        own = (paths.judge / name for name in (ANSWERS_FILE, CHECKER_CACHE))
         answers += [Answers(path, config.judging.judge, config.name) for path in own]
     sources = Sources(
         tokens=TokensOfLog(paths.evaluation / "samples.jsonl", generated="num_tokens"),
@@ -119,10 +119,9 @@ def evaluation_account(config: EvaluateConfig, held: Held | None = None, phase: 
 
 def judge_account(config: JudgeConfig) -> CostMeter:
     """Of a run of jobs.judge."""
-    from polyray.shelf.judge.runner import CACHE_FILE
 
     folder = RunPaths(config.run_dir).judge if config.cache_dir is None else Path(config.cache_dir)
-    answers = [Answers(folder / CACHE_FILE, config.judge, config.name)]
+    answers = [Answers(folder / ANSWERS_FILE, config.judge, config.name)]
     sources = Sources(judge=spend_of(answers, from_start=True), judge_from_start=True)
     return account("judge", config, DRIVER, sources, phase="judge")
 
@@ -206,17 +205,8 @@ def spend_of(files: Sequence[Answers], from_start: bool = False) -> Callable[[],
 
 
 def _paid(answers: Answers, tail: LogTail) -> JudgeSpend | None:
-    from polyray.shelf.judge.items import Usage
-    from polyray.shelf.judge.ledger import priced
-
     own = [line["answer"] for line in tail.new() if line.get("owner") == answers.owner]
-    if not own:
-        return None
-    counts = (sum(answer[f"{kind}_tokens"] for answer in own) for kind in ("input", "cached", "output"))
-    usage = priced(Usage(len(own), *counts), answers.spec.prices)
-    return JudgeSpend(
-        usage.requests, usage.total_tokens, None if answers.spec.prices is None else usage.cost_usd
-    )
+    return find("judge_spend", "judge")(own, answers.spec.prices) if own else None
 
 
 def _judges_that_reward(*rewards: RewardSpec | None) -> list[Answers]:

@@ -10,9 +10,9 @@ from polyray.learner.advantages import GroupAdvantages
 from polyray.learner.over_optimisation import second_opinion_metrics
 from polyray.learner.reduce import Sums
 from polyray.metrics import distinct_correct_at_k, pass_at_k
+from polyray.metrics.groups import PASS_THRESHOLD, mean_pairwise_distance
 from polyray.types import SECOND_OPINION, ScoredGroup, StepMetrics
 
-PASS_THRESHOLD = 1 - 1e-9
 LARGEST_K = 8
 """pass@k and distinct classes are logged at this k, or at the group size where that is smaller."""
 
@@ -44,20 +44,6 @@ def add_group_metrics(
     truncated = sum(completion.finish_reason == "length" for completion in group.group.completions)
     sums.add("truncated", float(truncated), len(lengths))
     sums.add("unscored", float((~scored_G).sum()), len(scored_G))
-
-
-def mean_pairwise_distance(group: ScoredGroup, scored_G: np.ndarray) -> float:
-    """Mean distance over pairs: the task's own where there is one, else 1 where two correct classes
-    differ."""
-    n = int(scored_G.sum())
-    if n < 2:
-        return 0.0
-    if group.distances_GG is not None:
-        return float(group.distances_GG[np.ix_(scored_G, scored_G)].sum() / (n * (n - 1)))
-    classes = group.classes_G[scored_G]
-    counted = classes >= 0
-    differ = (classes[:, None] != classes[None]) & counted[:, None] & counted[None]
-    return float(differ.sum() / (n * (n - 1)))
 
 
 def _add_advantages(

@@ -29,10 +29,8 @@ from polyray.algorithms import (
     unlikeliness_advantages,
 )
 from polyray.config.algorithm import PolychromicSpec
+from polyray.metrics.groups import PASS_THRESHOLD
 from polyray.types import WRONG_CLASS
-
-PASS_THRESHOLD = 1 - 1e-9
-"""Rewards from here on are correct."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,7 +134,7 @@ def validation_prompts(rounds: Rounds, task: Task, seed: int) -> list[Prompt]:
 def summarise(group: ScoredGroup, rounds: Rounds) -> ValidationSummary:
     """The values of one group, as metrics.jsonl defines them for training groups: rewards and classes over its scored
     completions, words and likelihoods over all."""
-    from polyray.learner.group_metrics import PASS_THRESHOLD, mean_pairwise_distance
+    from polyray.metrics.groups import PASS_THRESHOLD, mean_pairwise_distance
 
     scored_G = group.scored_mask_G
     rewards, classes = group.rewards_G[scored_G], group.classes_G[scored_G]
@@ -168,7 +168,7 @@ def summarise(group: ScoredGroup, rounds: Rounds) -> ValidationSummary:
 def _semantic_diversity(group: ScoredGroup, texts: list[str], rounds: Rounds) -> dict[str, float]:
     """Mean 1 - cosine of sentence embeddings over pairs, where somebody measures it."""
     if rounds.semantic_distances and group.distances_GG is not None:
-        from polyray.learner.group_metrics import mean_pairwise_distance
+        from polyray.metrics.groups import mean_pairwise_distance
 
         scored_G = group.scored_mask_G
         return {"semantic_diversity": mean_pairwise_distance(group, scored_G)} if scored_G.sum() > 1 else {}

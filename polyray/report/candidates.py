@@ -16,7 +16,7 @@ import numpy as np
 
 from polyray.config.task import HiddenTrapGridSpec
 from polyray.evaluation.records import SampleRecord
-from polyray.evaluation.scorers import PASS_THRESHOLD
+from polyray.metrics.groups import PASS_THRESHOLD
 from polyray.report.arms import Arm
 from polyray.report.boards import DrawnPath, board_svg
 from polyray.report.numbers import is_number

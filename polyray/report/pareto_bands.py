@@ -10,8 +10,8 @@ from polyray.errors import DataError
 from polyray.evaluation.bootstrap import ClusterBootstrap
 from polyray.evaluation.per_prompt import MetricKey, MetricSettings, compute_table
 from polyray.evaluation.sample_source import SampleList
-from polyray.evaluation.scorers import PASS_THRESHOLD
 from polyray.metrics import hypervolume, pareto_front
+from polyray.metrics.groups import PASS_THRESHOLD
 from polyray.report.numbers import Interval
 from polyray.report.run_data import Evaluation
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from polyray.config.paths import base_dir
@@ -19,27 +19,53 @@ from polyray.config.remote_reward import HttpRewardSpec
 from polyray.config.reward import (
     CompositeRewardSpec,
     DiversitySpec,
-    PythonRewardSpec,
     RewardSpec,
-    SandboxRewardSpec,
     is_elsewhere,
     reward_identity,
 )
 from polyray.config.task import TaskSpec
-from polyray.config.text_reward import EngagementRewardSpec, HeuristicRewardSpec, JudgeRewardSpec
-from polyray.data.flagged_words import read_flagged_words
-from polyray.data.sources import BUILTIN
-from polyray.errors import ConfigError, MissingFile
+from polyray.errors import ConfigError
+from polyray.extensions import find
 from polyray.rewards.base import Reward
-from polyray.rewards.python_function import load_reward_source
-from polyray.rewards.sandbox import require_consent
 
 _ANSWER_BEFORE_CALLER = 0.9
 """Share of request_timeout_s after which a replica itself gives a call up."""
 
-REWARDS: dict[str, Callable[[Any, RewardPlan, str], Reward]] = {}
-"""`type` of a configuration -> its builder, called with its own part of the configuration, the plan around it and
-the device. Filled by the package, which Python imports before this file."""
+
+def _no_files(spec: Any, needs_keys: bool) -> dict[str, str]:
+    return {}
+
+
+def _no_hashes(spec: Any) -> dict[str, str]:
+    return {}
+
+
+def _no_conflict(spec: Any, other: Any) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class RewardType:
+    """What a `type` of reward can do; `spec` is its own part of the configuration."""
+
+    build: Callable[[Any, RewardPlan, str], Reward]
+    """(spec, plan around it, device) -> the reward."""
+    check: Callable[[Any, bool], Mapping[str, str]] = _no_files
+    """(spec, whether keys are needed) -> `path` of each file -> its text. Raises ConfigError for what would fail in
+    every replica."""
+    sha256: Callable[[Any], Mapping[str, str]] = _no_hashes
+    """spec -> path -> sha256 of each file or model that the reward consists of."""
+    check_independent: Callable[[Any, Any], None] = _no_conflict
+    """Raises ConfigError if a reward and its second opinion, both of this type, have learnt from the same data."""
+
+
+REWARDS: dict[str, RewardType] = {}
+"""`type` of a configuration -> reward of the core. Filled by the package, which Python imports before this file."""
+
+
+def reward_type(name: str) -> RewardType:
+    """The reward type of the core or of the shelf."""
+    return REWARDS[name] if name in REWARDS else find("reward", name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +99,8 @@ class RewardPlan:
 
     def build_part(self, spec: RewardSpec, device: str) -> Reward:
         """The reward of `spec` with the rest of this plan; for rewards that are made of others."""
-        return REWARDS[spec.type](spec, replace(self, reward=spec, second_opinion=None), device)
+        part = replace(self, reward=spec, second_opinion=None)
+        return reward_type(spec.type).build(spec, part, device)
 
     @property
     def is_remote(self) -> bool:
@@ -98,7 +125,7 @@ def plan_reward(
     both = [reward] if second_opinion is None else [reward, second_opinion]
     sources: dict[str, str] = {}
     for spec in (leaf for whole in both for leaf in _leaves(whole)):
-        sources |= _checked(spec, needs_keys)
+        sources |= reward_type(spec.type).check(spec, needs_keys)
         if isinstance(spec, HttpRewardSpec):
             _check_patience(spec, reward.service.request_timeout_s)
     if second_opinion is not None:
@@ -110,20 +137,18 @@ def reward_sha256(reward: RewardSpec) -> dict[str, str]:
     """Path -> sha256 of each file or model that a reward consists of. Raises ConfigError where one is missing."""
     found: dict[str, str] = {}
     for spec in _leaves(reward):
-        if isinstance(spec, PythonRewardSpec):
-            found[spec.path] = _sha256(load_reward_source(spec.path))
-        elif isinstance(spec, EngagementRewardSpec):
-            from polyray.shelf.preferences.reward_model import read_card
-
-            found[spec.path] = read_card(Path(spec.path)).version
-        elif isinstance(spec, HeuristicRewardSpec):
-            flagged = read_flagged_words(spec.unsafe_words)
-            found[spec.unsafe_words] = _sha256("\n".join([*sorted(flagged.words), *flagged.phrases]))
+        found |= reward_type(spec.type).sha256(spec)
     return found
 
 
-def _sha256(text: str) -> str:
+def sha256_of(text: str) -> str:
+    """Hash of a user's file."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def version_of(content: Any) -> str:
+    """Short name of what a reward was built from."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _leaves(spec: RewardSpec) -> Iterator[RewardSpec]:
@@ -132,38 +157,6 @@ def _leaves(spec: RewardSpec) -> Iterator[RewardSpec]:
             yield from _leaves(part.reward)
     else:
         yield spec
-
-
-def _checked(spec: RewardSpec, needs_keys: bool) -> dict[str, str]:
-    """The files of one reward as text; raises ConfigError for what would fail in every replica."""
-    if isinstance(spec, SandboxRewardSpec):
-        require_consent(spec)
-    if isinstance(spec, PythonRewardSpec):
-        return {spec.path: load_reward_source(spec.path)}
-    if isinstance(spec, EngagementRewardSpec):
-        directory = Path(spec.path)
-        if not (directory / "config.json").is_file():
-            problem = ConfigError if directory.exists() else MissingFile
-            raise problem(
-                f"{directory}: no such file or directory, or no engagement model; make one with "
-                "python -m jobs.train_reward, or correct the path"
-            )
-    if isinstance(spec, HeuristicRewardSpec):
-        if spec.unsafe_words != BUILTIN and not Path(spec.unsafe_words).is_file():
-            raise MissingFile(
-                f"{spec.unsafe_words}: no such file; correct reward.unsafe_words, or set it to builtin"
-            )
-        flagged = read_flagged_words(spec.unsafe_words)
-        return {spec.unsafe_words: "\n".join([*sorted(flagged.words), *flagged.phrases])}
-    if needs_keys and isinstance(spec, JudgeRewardSpec):
-        from polyray.shelf.judge.providers import read_key
-
-        read_key(spec.judge)
-    if needs_keys and isinstance(spec, HttpRewardSpec):
-        from polyray.rewards.remote import read_token
-
-        read_token(spec)
-    return {}
 
 
 def _check_patience(spec: HttpRewardSpec, request_timeout_s: float) -> None:
@@ -183,12 +176,6 @@ def _check_second_opinion(reward: RewardSpec, second: RewardSpec) -> None:
             "second_opinion is the same as reward: it would agree with itself; name another one, e.g. an engagement "
             "model that was trained on other threads"
         )
-    learnt, other = (
-        [leaf.path for leaf in _leaves(spec) if isinstance(leaf, EngagementRewardSpec)]
-        for spec in (reward, second)
-    )
-    if learnt and other:
-        from polyray.shelf.preferences.reward_model import check_independent, read_card
-
-        for path, beside in itertools.product(learnt, other):
-            check_independent(read_card(Path(path)), read_card(Path(beside)))
+    for spec, other in itertools.product(_leaves(reward), _leaves(second)):
+        if spec.type == other.type:
+            reward_type(spec.type).check_independent(spec, other)

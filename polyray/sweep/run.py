@@ -170,7 +170,7 @@ class _Watch(TuneCallback):
 
     def end_early(self, number: int) -> None:
         """The scheduler has seen enough of a trial: it is asked to end after its step."""
-        from polyray.cli.train import coordinator_name
+        from polyray.launch.train import coordinator_name
 
         plan = self._searcher.plan(number)
         try:

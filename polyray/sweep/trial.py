@@ -73,8 +73,8 @@ def _tried_once(file: Path, start: str) -> Iterator[None]:
 
 
 def _run(plan: TrialPlan, work: SweepWork) -> None:
-    from polyray.cli.train import check_inputs, train
     from polyray.launch.cost import trial_account
+    from polyray.launch.train import check_inputs, train
     from polyray.runs.run_directory import RunDirectory
 
     check_inputs(plan.config)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from polyray.cli.sft import supervise
 from polyray.config.loader import build_config
 from polyray.config.run import SftConfig
 from polyray.errors import Stopped
+from polyray.launch.sft import supervise
 from polyray.runs.jsonl import read_jsonl
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunDirectory, RunPaths

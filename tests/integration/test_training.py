@@ -16,12 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from polyray.cli.evaluate import evaluate
-from polyray.cli.sft import as_training, supervise
 from polyray.config.loader import build_config
 from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
 from polyray.errors import ConfigError
+from polyray.launch.evaluate import evaluate
 from polyray.launch.fleet import Fleet, pool_sampler
+from polyray.launch.sft import as_training, supervise
 from polyray.models.base_files import resolve_model_dir
 from polyray.models.loading import load_base
 from polyray.orchestrator.rollout_pool import RolloutPool

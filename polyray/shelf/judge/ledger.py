@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from polyray.config.judge import BudgetSpec, JudgeSpec, PriceSpec
 from polyray.errors import BudgetReached
+from polyray.runs.cost_record import JudgeSpend
 from polyray.shelf.judge.items import Usage
 
 _ROUNDING = 1e-9
@@ -84,3 +86,10 @@ class Ledger:
 
 def _exceeds(spent: float, expected: float, limit: float) -> bool:
     return spent >= limit or spent + expected > limit * (1 + _ROUNDING)
+
+
+def spend_of_answers(answers: Sequence[Mapping[str, Any]], prices: PriceSpec | None) -> JudgeSpend:
+    """Requests, tokens and dollars of lines of an answers file."""
+    counts = (sum(answer[f"{kind}_tokens"] for answer in answers) for kind in ("input", "cached", "output"))
+    usage = priced(Usage(len(answers), *counts), prices)
+    return JudgeSpend(usage.requests, usage.total_tokens, None if prices is None else usage.cost_usd)

@@ -15,14 +15,15 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from polyray.config.judge import JudgingSpec
+from polyray.config.judge import ANSWERS_FILE, JudgingSpec
+from polyray.config.run import EvaluateConfig
 from polyray.errors import BudgetReached
 from polyray.evaluation.records import SampleRecord
 from polyray.runs.atomic import atomic_write_json
 from polyray.shelf.judge import from_samples
 from polyray.shelf.judge.items import JudgeItem, Judgement
 from polyray.shelf.judge.log import JUDGEMENTS_FILE, JudgementLog
-from polyray.shelf.judge.runner import CACHE_FILE, JudgeRunner, UnjudgedGuard
+from polyray.shelf.judge.runner import JudgeRunner, UnjudgedGuard
 from polyray.shelf.judge.summary import Intervals, summarise
 
 WAITING_ITEMS = 1024
@@ -50,7 +51,7 @@ class LiveJudge:
         self._guard = UnjudgedGuard(spec.judge.max_unjudged_share)
         directory.mkdir(parents=True, exist_ok=True)
         self._runner = JudgeRunner(
-            spec.judge, spec.mode, directory / CACHE_FILE, owner=owner, guard=self._guard
+            spec.judge, spec.mode, directory / ANSWERS_FILE, owner=owner, guard=self._guard
         )
         self._thread = threading.Thread(target=self._work, name="judgements", daemon=True)
         self._thread.start()
@@ -123,3 +124,12 @@ class LiveJudge:
             self._failure = error
             while self._waiting.get() is not None:  # whoever feeds must not wait for a judge that has stopped
                 pass
+
+
+def open_live_judge(config: EvaluateConfig, directory: Path) -> LiveJudge:
+    """The judge that `judging` of an evaluation asks for. Raises ConfigError where its key is not set."""
+    assert config.judging is not None  # the caller has looked
+    spec = config.evaluation
+    intervals = Intervals(spec.bootstrap_resamples, spec.confidence, config.seed)
+    baseline = config.compare_to or next(iter(config.adapters))
+    return LiveJudge(config.judging, directory, config.name, baseline, intervals)

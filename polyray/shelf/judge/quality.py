@@ -10,15 +10,20 @@ of several threads come one after the other.
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from polyray.config.judge import JudgeMode, JudgeSpec
+from polyray.config.run import EvaluateConfig
+from polyray.evaluation.checkers import QualityOf
 from polyray.shelf.judge.items import Candidate, ClusterItem, JudgeItem, Judgement, RubricItem, Usage
 from polyray.shelf.judge.runner import JudgeRunner, UnjudgedGuard
+from polyray.types import Prompt
 
 
 class _Batches:
@@ -79,6 +84,20 @@ class JudgeQuality(_Batches):
         """Of (prompt, text) pairs, in order; None where unjudged. Raises BudgetReached and JudgeError."""
         asked = [RubricItem(self._id(), "", prompt, "", Candidate(text)) for prompt, text in items]
         return [float(row.result["quality"]) if row.judged else None for row in self._judge(asked)]
+
+
+@contextmanager
+def open_quality(config: EvaluateConfig, cache: Path) -> Iterator[QualityOf]:
+    """The judge of an evaluation as a quality checker; NaN where it gives no answer."""
+    assert config.judging is not None  # the configuration says so
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with JudgeQuality(config.judging.judge, cache, owner=config.name) as judge:
+
+        def quality_of(items: Sequence[tuple[Prompt, str]]) -> list[float]:
+            answers = judge.score_many([(prompt.text, text) for prompt, text in items])
+            return [math.nan if answer is None else answer for answer in answers]
+
+        yield quality_of
 
 
 class JudgeClusters(_Batches):

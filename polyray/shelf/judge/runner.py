@@ -31,7 +31,6 @@ from polyray.shelf.judge.providers import Provider, read_key
 Progress = Callable[[int, Usage], None]
 """(items done, what they have cost in this start), after every item, in the thread that reads the results."""
 
-CACHE_FILE = "answers.jsonl"
 ITEMS_PER_SLOT = 4
 """Items in work per concurrent request: enough to keep every slot busy behind a slow one."""
 

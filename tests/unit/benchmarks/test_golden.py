@@ -152,7 +152,7 @@ def test_main_records_then_compares_then_updates(
 
 
 def test_plan_shares_engines_between_runs(tmp_path: Path) -> None:
-    from polyray.cli.sft import as_training
+    from polyray.launch.sft import as_training
 
     plan = golden.Plan.of(tmp_path)
     supervised = as_training(plan.polychromic_sft)

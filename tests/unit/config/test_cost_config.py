@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from polyray.cli.quickstart import build_plan
-from polyray.cli.sft import as_training
 from polyray.config.cost import PriceTableSpec
 from polyray.config.curate import CurateConfig
 from polyray.config.judge import JudgeConfig
@@ -18,6 +17,7 @@ from polyray.config.reward_validation import RewardValidationConfig
 from polyray.config.run import EvaluateConfig, PretrainConfig, QuickstartConfig, SftConfig, TrainConfig
 from polyray.config.sweep import SweepConfig
 from polyray.errors import ConfigError
+from polyray.launch.sft import as_training
 
 JOBS = (
     CurateConfig,

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from polyray.cli.sft import as_training
 from polyray.config.base import as_json
 from polyray.config.loader import load_config
 from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
 from polyray.config.supervised_term import PolychromicSftSpec
 from polyray.config.sweep import SweepConfig
 from polyray.errors import MissingFile
+from polyray.launch.sft import as_training
 from polyray.runs.run_directory import config_difference
 from polyray.sweep.plan import plan_trials
 

@@ -19,7 +19,7 @@ DOCUMENTS = (
 
 _FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`([^`\n]+)`")
-_JOB = re.compile(r"python -m (?:jobs\.)?((?<=jobs\.)[a-z_]+|benchmarks)\b(.*)")
+_JOB = re.compile(r"python -m (?:jobs\.)?((?<=jobs\.)[a-z_]+|benchmarks(?![.\w]))(.*)")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _SHELL = {"&", "&&", "|", "||", ">", ";"}
 _NOT_RUN = re.compile(r"# Not run here: (.+)")

@@ -182,7 +182,9 @@ def texts() -> list[str]:
 def test_every_kind_of_incident_is_explained() -> None:
     text = read("docs/troubleshooting.md").partition("### Words of `incidents.jsonl`")[2]
     raised = set(re.findall(r'incident\(\s*"([a-z_]+)"', sources()))
-    raised |= set(re.findall(r'"kind": "([a-z_]+)"', (ROOT / "jobs/watch.py").read_text(encoding="utf-8")))
+    raised |= set(
+        re.findall(r'"kind": "([a-z_]+)"', (ROOT / "polyray/launch/watch.py").read_text(encoding="utf-8"))
+    )
     assert {code for row in table_rows(text) for code in inline_code(row[0])} == raised
     assert {"worker_replaced", "coordinator_lost"} <= raised
 

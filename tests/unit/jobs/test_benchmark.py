@@ -157,7 +157,7 @@ def test_the_benchmark_trains_short_synchronous_and_without_a_missing_warm_start
 def test_check_prints_what_will_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert loop_main([str(TRAIN), "--check", "seed=7", "rollout.group_size=8"]) == 0
     checked = json.loads(capsys.readouterr().out)
-    assert (checked["job"], checked["config"]["seed"]) == ("benchmark loop", 7)
+    assert (checked["job"], checked["config"]["seed"]) == ("benchmarks loop", 7)
     assert checked["derived"]["completions_per_step"] == 128
 
 

@@ -14,7 +14,10 @@ import polyray.cli.quickstart
 import polyray.cli.sft
 import polyray.cli.sweep
 import polyray.cli.train
+import polyray.launch.evaluate
 import polyray.launch.fleet
+import polyray.launch.sft
+import polyray.launch.train
 import polyray.sweep.run
 import polyray.sweep.trial
 from polyray.config.loader import load_config
@@ -42,10 +45,10 @@ def _without_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("open_ray", "open_fleet", "open_sampler"):
         monkeypatch.setattr(polyray.launch.fleet, name, lambda *arguments: nullcontext(FLEET))
     monkeypatch.setattr(polyray.launch.fleet, "pool_sampler", lambda *arguments: None)
-    monkeypatch.setattr(polyray.cli.train, "check_inputs", lambda config: None)
-    monkeypatch.setattr(polyray.cli.train, "train", finish)
-    monkeypatch.setattr(polyray.cli.sft, "supervise", finish)
-    monkeypatch.setattr(polyray.cli.evaluate, "evaluate", finish)
+    monkeypatch.setattr(polyray.launch.train, "check_inputs", lambda config: None)
+    monkeypatch.setattr(polyray.launch.train, "train", finish)
+    monkeypatch.setattr(polyray.launch.sft, "supervise", finish)
+    monkeypatch.setattr(polyray.launch.evaluate, "evaluate", finish)
 
 
 def phases(run: Path) -> list[str]:
@@ -123,7 +126,7 @@ def test_a_trial_that_is_ended_early_keeps_its_account(
         cost.enter("train")
         raise Stopped("by the scheduler")
 
-    monkeypatch.setattr(polyray.cli.train, "train", stopped)
+    monkeypatch.setattr(polyray.launch.train, "train", stopped)
     monkeypatch.setattr(polyray.sweep.trial, "_fleet_of", lambda plan, fleet: nullcontext(fleet))
     config = load_config(SweepConfig, "configs/sweep/lambda_seed.yaml", [f"runs_dir={tmp_path}", "name=s"])
     plan = plan_trials(config)[0]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from polyray.cli.arguments import parse
-from polyray.cli.evaluate import evaluate, main, resumable_keys, show
+from polyray.cli.evaluate import main
 from polyray.config.base import as_json
 from polyray.config.evaluation import EvaluationSpec
 from polyray.config.loader import build_config, load_config
@@ -20,6 +20,7 @@ from polyray.config.reward import SandboxRewardSpec
 from polyray.config.run import EvaluateConfig
 from polyray.errors import ConfigError
 from polyray.evaluation.records import SampleRecord, read_samples, write_lines
+from polyray.launch.evaluate import evaluate, resumable_keys, show
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunDirectory
 from polyray.tasks.hidden_trap_grid import parse_prompt, shortest_moves

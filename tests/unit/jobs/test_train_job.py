@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from polyray.cli import train as train_job
-from polyray.cli.train import _show_outcome, _summary, check_inputs, train
 from polyray.config.loader import build_config
 from polyray.config.run import TrainConfig
 from polyray.errors import ConfigError, DataError
+from polyray.launch import train as train_job
 from polyray.launch.fleet import Fleet
+from polyray.launch.train import _show_outcome, _summary, check_inputs, train
 from polyray.launch.watch import shown_metrics
 from polyray.rollout import vllm_build
 from polyray.runs.jsonl import JsonlWriter

@@ -11,6 +11,7 @@ from polyray.config.loader import build_config
 from polyray.config.reward import SandboxRewardSpec
 from polyray.config.run import TrainConfig
 from polyray.errors import ConfigError
+from polyray.extensions import names
 from polyray.rewards import REWARDS, plan_reward
 from polyray.rewards.base import ScoreItem
 from polyray.types import WRONG_CLASS
@@ -77,7 +78,7 @@ def test_a_prompt_that_its_task_cannot_judge_is_an_error_and_never_zero(kind: st
 
 
 def test_every_type_is_covered_here_or_has_a_file_of_its_own() -> None:
-    assert set(REWARDS) == {*SPECS, "sandbox", "engagement"}
+    assert {*REWARDS, *names("reward")} == {*SPECS, "sandbox", "engagement"}
     assert SandboxRewardSpec(allow_code_execution=True).type == "sandbox"
 
 

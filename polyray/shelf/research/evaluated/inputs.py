@@ -14,7 +14,7 @@ from typing import Any
 from polyray.config.reward_validation import REWARD_VALIDATION
 from polyray.errors import DataError
 from polyray.evaluation.sampling import EvaluationFiles
-from polyray.evaluation.scorers import PASS_THRESHOLD
+from polyray.metrics.groups import PASS_THRESHOLD
 from polyray.report.run_data import Evaluation, read_json
 from polyray.shelf.research.evaluated.sources import JsonFile
 

@@ -16,8 +16,8 @@ import numpy as np
 from polyray.errors import DataError
 from polyray.evaluation.records import SampleRecord
 from polyray.evaluation.sample_source import SampleSource
-from polyray.evaluation.scorers import PASS_THRESHOLD
 from polyray.metrics.arrays import Floats, Integers
+from polyray.metrics.groups import PASS_THRESHOLD
 
 EVEN, ODD, ALL = slice(0, None, 2), slice(1, None, 2), slice(None)
 """Columns of Outcomes, which are samples of even and odd index: two independent measurements of exchangeable samples.

@@ -1,0 +1,190 @@
+"""A training run from its configuration to DONE: checks, Ray, fleet, learner."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from polyray.config.run import TrainConfig
+from polyray.errors import MissingFiles
+
+if TYPE_CHECKING:
+    from polyray.launch.fleet import Fleet
+    from polyray.runs.cost import CostMeter
+    from polyray.runs.progress import Display, ProgressDisplay
+    from polyray.runs.run_directory import RunDirectory
+
+CALL_TIMEOUT_S = 120.0
+
+
+def run_training(config: TrainConfig) -> None:
+    """The run of a configuration from wherever it stands to DONE, on a Ray and a fleet of its own."""
+    from polyray.launch.cost import show_cost, training_account
+    from polyray.launch.fleet import open_fleet, open_ray
+    from polyray.runs.progress import ProgressDisplay
+    from polyray.runs.run_directory import RunDirectory, RunPaths
+
+    with ProgressDisplay() as display:
+        if not RunPaths(config.run_dir).done.is_file():
+            check_inputs(config)
+        with RunDirectory.open(config) as directory:
+            if not directory.finished:
+                with (
+                    training_account(config) as cost,
+                    open_ray(config.ray, display, config.run_dir),
+                    open_fleet(config, config.name) as fleet,
+                ):
+                    train(config, directory, fleet, display, cost)
+        _show_outcome(directory, display)
+        display.note(f"report    python -m jobs.report {directory.paths.root}")
+        show_cost(directory.paths.root, display)
+
+
+def check_inputs(config: TrainConfig, *, only_look: bool = False, made_before: bool = False) -> None:
+    """Everything that can be wrong with files, before anything starts: ConfigError or DataError.
+
+    `only_look` is for --check: nothing is fetched or written, and no key is needed. `made_before`: the job itself
+    makes base and warm start first.
+    """
+    from polyray.launch.inputs import check_base
+    from polyray.periodic_eval.validation import validation_prompts
+    from polyray.rewards import plan_reward
+    from polyray.rollout.vllm_build import check_build_for
+    from polyray.runs.trackers.running import check_trackers
+    from polyray.tasks import build_task
+
+    if config.rollout.engine_kind != "simulated":
+        check_build_for(config.rollout.gpus_per_worker, config.rollout.node_labels)
+    check_trackers(config.tracking)
+    if config.learner.checkpoint_storage is not None and not only_look:
+        from polyray.learner.checkpoint_storage import open_storage
+
+        open_storage(config.learner.checkpoint_storage)
+
+    missing = MissingFiles()
+    model_dir = None if made_before else check_base(config.model, missing, only_look)
+    with missing.noted():
+        plan_reward(
+            config.reward, config.task, config.diversity, config.second_opinion, needs_keys=not only_look
+        )
+    with missing.noted():
+        task = build_task(config.task)
+        task.training_prompt(0, config.seed)
+        if config.rounds is not None:
+            validation_prompts(config.rounds, task, config.seed)
+    missing.raise_if_any()
+    if model_dir is not None:
+        from polyray.launch.prompt_check import check_run_prompts  # imports torch
+
+        check_run_prompts(config, task, model_dir)
+    if not (only_look or made_before):
+        from polyray.launch.fleet import check_start
+
+        check_start(config)
+
+
+def train(
+    config: TrainConfig,
+    directory: RunDirectory,
+    fleet: Fleet,
+    display: Display,
+    cost: CostMeter | None = None,
+) -> None:
+    """One run on a fleet, from its newest checkpoint to DONE, with its account in `cost`.
+
+    Raises what ended it, if something did.
+    """
+    from functools import partial
+
+    import ray
+
+    from polyray.config.base import as_json
+    from polyray.launch.watch import watch_training
+    from polyray.runs.history import check_history
+    from polyray.runs.jsonl import read_jsonl
+    from polyray.runs.logging import log_as
+    from polyray.runs.trackers.running import open_trackers
+    from polyray.weight_sync.mode import record_choice
+
+    log_as("driver", config.name)
+    display.update(phase="starting the learner", total=config.learner.steps)
+    if config.delivery.mode == "auto" and fleet.delivery is not None:
+        record_choice(directory.paths.root, fleet.delivery)
+        display.note(f"delivery: {fleet.delivery.mode}; {fleet.delivery.reason}")
+    if config.rollout.sleep_between_steps:  # else the learner would find its GPU full
+        display.update(phase="starting the engine")
+        fleet.pool.sleep()
+    elif config.rollout.shares_gpus:  # else an engine would take what the learner allocates for its own need
+        display.update(phase="starting the engines")
+        fleet.pool.wait_until_ready()
+    with open_trackers(config.tracking, config.name, directory.paths, as_json(config)):
+        coordinator = _start_coordinator(config, fleet)
+        try:
+            watch_training(config, directory, coordinator, partial(_fit, config, directory), display, cost)
+            fleet.pool.adopt(ray.get(coordinator.workers.remote(), timeout=CALL_TIMEOUT_S))
+        finally:
+            ray.kill(coordinator)
+    check_history(
+        read_jsonl(directory.paths.ledger),
+        batch=config.rollout.prompts_per_step,
+        max_staleness=config.rollout.max_staleness,
+        steps=len(read_jsonl(directory.paths.metrics)),
+    )
+    directory.mark_done(_summary(config, directory))
+
+
+def _summary(config: TrainConfig, directory: RunDirectory) -> dict[str, Any]:
+    """What DONE says: where the adapter lies, how many steps it took and why no more, which version was the best."""
+    from polyray.learner.validation_record import ValidationRecord
+    from polyray.runs.jsonl import read_jsonl
+
+    paths = directory.paths
+    summary: dict[str, Any] = {"adapter": str(paths.adapter), "steps": config.learner.steps}
+    if config.evaluation is None:
+        return summary
+    record = ValidationRecord.from_lines(config.evaluation, read_jsonl(paths.dynamics))
+    if record.is_over:
+        summary |= {"steps": len(read_jsonl(paths.metrics)), "ended": record.why_over()}
+    if record.best is not None:
+        summary["best"] = {
+            "adapter": str(paths.best),
+            "version": record.best.version,
+            config.evaluation.best_metric: record.best.value,
+        }
+    return summary
+
+
+def _show_outcome(directory: RunDirectory, display: ProgressDisplay) -> None:
+    """Where a finished run's files lie, and what its validation found."""
+    paths, summary = directory.paths, directory.summary()
+    if "ended" in summary:
+        display.note(f"ended     after {summary['steps']} steps, {summary['ended']}")
+    display.note(f"adapter   {paths.adapter}\nmetrics   {paths.metrics}")
+    if "best" in summary:
+        display.note(f"best      {paths.best} (version {summary['best']['version']})")
+
+
+def _start_coordinator(config: TrainConfig, fleet: Fleet) -> Any:
+    from polyray.orchestrator.coordinator_actor import start_coordinator
+    from polyray.orchestrator.rollout_actor import Scoring
+
+    distances = config.diversity.source != "task_class" or config.algorithm.needs_distances
+    scoring = Scoring(fleet.reward.app_name, config.reward.service, distances, config.algorithm, fleet.remote)
+    return start_coordinator(coordinator_name(config), config, fleet.pool, scoring)
+
+
+def coordinator_name(config: TrainConfig) -> str:
+    """The actor's name: one per run directory."""
+    return f"{config.run_dir.as_posix().replace('/', '.')}-coordinator"
+
+
+def _fit(config: TrainConfig, directory: RunDirectory, outcome: dict[str, BaseException]) -> None:
+    """Ray Train to its end, in a thread; what it raises goes into `outcome`."""
+    from polyray.launch.fleet import fit_trainer, worker_arguments
+    from polyray.orchestrator.coordinator_actor import TellCoordinator
+    from polyray.orchestrator.learner_worker import train_loop
+
+    name = coordinator_name(config)
+    arguments = worker_arguments(config, directory) | {"coordinator": name}
+    fit_trainer(
+        train_loop, arguments, config.learner, directory, outcome, [TellCoordinator(name, config.rollout)]
+    )
