@@ -310,7 +310,7 @@ def _trained(paths: RunPaths) -> Run:
 
 
 def _train_and_kill(config: TrainConfig, display: ProgressDisplay) -> None:
-    """Starts jobs.train on a Ray of its own and kills it between two checkpoints.
+    """Starts polyray train on a Ray of its own and kills it between two checkpoints.
 
     PolyrayError where it ends before, or does not come so far in START_TIMEOUT_S.
     """
@@ -333,7 +333,7 @@ def _train_and_kill(config: TrainConfig, display: ProgressDisplay) -> None:
 
 @contextmanager
 def _driver(config: TrainConfig) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of jobs.train, killed with all its descendants at the end of the block."""
+    """A process of polyray train, killed with all its descendants at the end of the block."""
     from polyray.rollout.processes import descendants
 
     file = config.run_dir.parent / f"{config.name}.json"  # JSON is YAML
@@ -343,7 +343,7 @@ def _driver(config: TrainConfig) -> Iterator[subprocess.Popen[bytes]]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     with _log_of(config).open("wb") as log:
         driver = subprocess.Popen(
-            [sys.executable, "-m", "jobs.train", str(file)],
+            [sys.executable, "-m", "polyray train", str(file)],
             cwd=REPOSITORY_ROOT,
             env=kept,
             stdout=log,

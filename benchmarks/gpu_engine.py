@@ -144,7 +144,7 @@ class _Learner:
                     parameter.copy_(torch.randn(parameter.shape, generator=self._draw) * SCALE_B)
 
     def payload(self, version: int) -> AdapterPayload:
-        """As jobs.train publishes it."""
+        """As polyray train publishes it."""
         logprobs = probe_logprobs(self._model, self._sequences)
         return payload_of(self._model, version, Probe(self._sequences, logprobs, None))
 

@@ -28,11 +28,11 @@ PROC = Path("/proc")
 
 
 def quickstart_measures(config_path: str, runs_dir: Path, display: ProgressDisplay) -> list[Measure]:
-    """Runs `jobs.quickstart` into `runs_dir`. Raises PolyrayError with its last words where it fails."""
+    """Runs `polyray quickstart` into `runs_dir`. Raises PolyrayError with its last words where it fails."""
     display.section("quickstart", 1, 1)
     started = time.monotonic()
     peak = peak_memory(
-        [sys.executable, "-m", "jobs.quickstart", config_path, f"runs_dir={runs_dir}"],
+        [sys.executable, "-m", "polyray quickstart", config_path, f"runs_dir={runs_dir}"],
         lambda so_far: display.update(phase=f"running, at most {so_far / GB:.0f} GB so far"),
     )
     return [

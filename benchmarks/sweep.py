@@ -1,6 +1,7 @@
 """Measures what it is worth that the trials of a sweep share one fleet of engines.
 
-real: the trials of a sweep on the default task (2 λ x 2 seeds), as jobs.sweep runs them: all at the same time on one
+real: the trials of a sweep on the default task (2 λ x 2 seeds), as polyray sweep runs them: all at the same
+time on one
 shared fleet, then one after another, each with a fleet of its own; on one Ray, wall times with the starts of engines
 and rewards, as a user waits for them. Whatever a process pays once (Serve) falls on the shared fleet, which comes
 first. Engine memory is the resident memory (RSS) of the processes of engines. One fleet is there at a time either

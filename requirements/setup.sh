@@ -91,6 +91,7 @@ install "$torch" 2>/dev/null || install --index-url "$PYTORCH_INDEX" "$torch" ||
     fail "$torch is neither on the configured package index nor reachable at $PYTORCH_INDEX"
 install --require-hashes --requirement requirements/hashed.txt
 install --requirement requirements/cpu.txt
+install --no-build-isolation --no-index --editable .
 # Every Ray worker is a new process that imports torch, transformers and vLLM: without bytecode (and nothing writes it
 # later where PYTHONDONTWRITEBYTECODE is set) each takes three times as long to start. Some packages ship templates
 # that are no Python, hence `|| true`.

@@ -1,6 +1,6 @@
 """Starts a printed command with the sizes of a test (no test; run as a script by the `python` of a fresh clone).
 
-    python tests/smaller.py -m jobs.train CONFIG ...
+    python tests/smaller.py -m polyray.cli train CONFIG ...
 
 The printed words reach the job unchanged. Overrides of sizes are added behind them, so a job does the same with less.
 """
@@ -73,9 +73,9 @@ SIZES = frozenset(
 
 def added(words: Sequence[str]) -> tuple[str, ...]:
     """Takes a command's words behind the interpreter."""
-    if len(words) < 2 or words[0] != "-m" or not words[1].startswith(("jobs.", "benchmarks")):
-        return ()
-    if {"--check", "--help", "-h"} & set(words):
+    if words[:2] == ["-m", "polyray.cli"]:
+        words = ["-m", *words[2:]]
+    if len(words) < 2 or words[0] != "-m" or {"--check", "--help", "-h"} & set(words):
         return ()
     job, given = words[1].removeprefix("jobs."), set(words[2:])
     if job == "submit" or (not given and job != "quickstart"):

@@ -63,12 +63,18 @@ def _environment(directory: Path) -> None:
     programs.mkdir(parents=True)
     for program in Path(sys.executable).parent.iterdir():
         (programs / program.name).symlink_to(program)
-    for name in ("python", "activate"):
+    for name in ("python", "polyray", "activate"):
         (programs / name).unlink(missing_ok=True)
     script = f'#!/bin/sh\nexec "${REAL_PYTHON}" {REPOSITORY_ROOT}/tests/smaller.py "$@"\n'
     (programs / "python").write_text(script, encoding="utf-8")
-    (programs / "python").chmod(0o755)
-    (programs / "activate").write_text(f'export PATH="{programs}:$PATH"\n', encoding="utf-8")
+    (programs / "polyray").write_text(
+        f'#!/bin/sh\nexec {programs}/python -m polyray.cli "$@"\n', encoding="utf-8"
+    )
+    for name in ("python", "polyray"):
+        (programs / name).chmod(0o755)
+    (programs / "activate").write_text(
+        f'export PATH="{programs}:$PATH" PYTHONPATH="{directory}"\n', encoding="utf-8"
+    )
     stamp = "cat requirements/cpu.txt requirements/hashed.txt requirements/setup.sh | sha256sum"
     done = subprocess.run(["bash", "-c", stamp], cwd=directory, capture_output=True, text=True, check=True)
     (directory / ".venv" / ".requirements.sha256").write_text(done.stdout, encoding="utf-8")

@@ -22,7 +22,7 @@ from polyray.config.service import ServiceSpec
 CPU, GPU = "CPU", "GPU"
 MAX_MACHINES_NAMED = 8
 JOB_CPUS = "POLYRAY_JOB_CPUS"
-"""The variable by which jobs.submit tells a job what Ray has set aside for the job's own process."""
+"""The variable by which polyray submit tells a job what Ray has set aside for the job's own process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def fleet_parts(config: TrainConfig) -> list[Part]:
 
 
 def training_parts(config: TrainConfig) -> list[Part]:
-    """All of jobs.train."""
+    """All of polyray train."""
     return [*fleet_parts(config), learner_ranks(config.learner)]
 
 

@@ -1,11 +1,11 @@
 """What training did: to adapters, layer by layer, to attention and hidden states, and what finished evaluations say.
 
-python -m jobs.analyze evaluation runs/quickstart --out runs/analysis
-python -m jobs.analyze lora runs/quickstart/drgrpo runs/quickstart/polychromic --out runs/analysis
-python -m jobs.analyze ablation configs/evaluate/hidden_trap_grid.yaml --adapter runs/a/adapter name=ablation
-python -m jobs.analyze mechanistic runs/quickstart/evaluation-seed0 --out runs/mechanistic
-python -m jobs.analyze figures runs/quickstart --out runs/figures
-python -m jobs.analyze lora --help
+polyray analyze evaluation runs/quickstart --out runs/analysis
+polyray analyze lora runs/quickstart/drgrpo runs/quickstart/polychromic --out runs/analysis
+polyray analyze ablation configs/evaluate/hidden_trap_grid.yaml --adapter runs/a/adapter name=ablation
+polyray analyze mechanistic runs/quickstart/evaluation-seed0 --out runs/mechanistic
+polyray analyze figures runs/quickstart --out runs/figures
+polyray analyze lora --help
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] in SUBCOMMANDS:
         return SUBCOMMANDS[arguments[0]](arguments[1:])
     names = ", ".join(SUBCOMMANDS)
-    parser = JobParser(
-        "analyze", __doc__, usage="python -m jobs.analyze lora ADAPTER [ADAPTER ...] --out DIR"
-    )
+    parser = JobParser("analyze", __doc__, usage="polyray analyze lora ADAPTER [ADAPTER ...] --out DIR")
     parser.add_argument("subcommand", help=names)
     given = parser.parse_strictly(arguments).subcommand
     parser.error(f"unknown subcommand {given!r}; known: {names}")

@@ -4,11 +4,11 @@ CONFIG is an evaluation (configs/evaluate/); its own adapters are left out. The 
 what a layer adds to quality (pass@1) and to the set (pass@k, distinct-correct@k), with intervals paired by prompt.
 Layers work together, so contributions need not add up.
 
-  python -m jobs.analyze ablation configs/evaluate/hidden_trap_grid.yaml --adapter runs/a/adapter name=ablation
-  python -m jobs.analyze ablation CONFIG --adapter runs/a/adapter --by module evaluation.num_prompts=200
+  polyray analyze ablation configs/evaluate/hidden_trap_grid.yaml --adapter runs/a/adapter name=ablation
+  polyray analyze ablation CONFIG --adapter runs/a/adapter --by module evaluation.num_prompts=200
 
-Writes runs/NAME/: ablated/ (the adapters), evaluation/ (as jobs.evaluate), contributions.json and .csv, and tables/
-(LaTeX and Markdown). Killed and started again it goes on where it was.
+Writes runs/NAME/: ablated/ (the adapters), evaluation/ (as polyray evaluate), contributions.json and .csv, and
+tables/ (LaTeX and Markdown). Killed and started again it goes on where it was.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """What finished evaluations say beyond their numbers: theory, conditions, criteria, domains, and tables for a paper.
 
-RUN is a run directory of jobs.evaluate (or `evaluate score` into RUN/evaluation), or a directory of them. Beside them
-may stand runs of jobs.judge on their samples and of jobs.evaluate reward: criteria need both.
+RUN is a run directory of polyray evaluate (or `evaluate score` into RUN/evaluation), or a directory of them.
+Beside them may stand runs of polyray judge on their samples and of polyray evaluate reward: criteria need both.
 
-  python -m jobs.analyze evaluation runs/eval --out runs/analysis
-  python -m jobs.analyze evaluation runs/code runs/math runs/stories --out runs/analysis        several domains
-  python -m jobs.analyze evaluation runs/quickstart --reference "warm start" --out runs/analysis
-  python -m jobs.analyze evaluation runs/eval --out runs/analysis --check                       what would be read
+  polyray analyze evaluation runs/eval --out runs/analysis
+  polyray analyze evaluation runs/code runs/math runs/stories --out runs/analysis        several domains
+  polyray analyze evaluation runs/quickstart --reference "warm start" --out runs/analysis
+  polyray analyze evaluation runs/eval --out runs/analysis --check                       what would be read
 
 Writes DIR/evaluation.html (all of it on one page); theory.json (pass@k as a beta-binomial predicts it from half of
 the samples, beside what was measured; from which k on a model overtakes another), conditions.json (gain over the

@@ -4,8 +4,8 @@ RUN is a run directory, or a directory of them (runs/quickstart). Drawn is what 
 through SFT and RL; quality against diversity; where adapters work; pass@k by domain; USQ against pass@k;
 significance, collapse, theory and gains by condition.
 
-  python -m jobs.analyze figures runs/quickstart --out runs/figures
-  python -m jobs.analyze figures runs/code runs/math --out runs/figures       several domains
+  polyray analyze figures runs/quickstart --out runs/figures
+  polyray analyze figures runs/code runs/math --out runs/figures       several domains
 
 SVG and PDF are drawn by kaleido with a Chrome or Chromium on this machine, a few seconds each, without a network.
 Without a browser the data is written, and the job says what is missing.
@@ -41,7 +41,7 @@ def analyze_figures(argv: Sequence[str] | None = None) -> int:
         }
         print(json.dumps({"job": "analyze figures", "out": args.out, **names}, indent=2))
         return EXIT_OK
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as jobs.analyze evaluation: thousands of tiny fits
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as polyray analyze evaluation: thousands of tiny fits
     from polyray.shelf.research.figure_files import export_figures
     from polyray.shelf.research.figures import research_figures
 

@@ -5,10 +5,10 @@ their cosine, the overlap of what they write and read, and the overlap that chan
 seeds: how far apart they are, beside how far two seeds of one arm are, with an exact test. Ranks may differ, bases
 may not.
 
-  python -m jobs.analyze lora runs/a/adapter runs/b/adapter --out runs/analysis
-  python -m jobs.analyze lora runs/a runs/b --since runs/sft/adapter --out runs/analysis      what RL alone changed
-  python -m jobs.analyze lora --arm grpo runs/g0 runs/g1 runs/g2 --arm polychromic runs/p0 runs/p1 runs/p2 --out DIR
-  python -m jobs.analyze lora --checkpoints runs/a/v0 runs/a/v20 runs/a/v40 --out DIR         the way it took
+  polyray analyze lora runs/a/adapter runs/b/adapter --out runs/analysis
+  polyray analyze lora runs/a runs/b --since runs/sft/adapter --out runs/analysis      what RL alone changed
+  polyray analyze lora --arm grpo runs/g0 runs/g1 runs/g2 --arm polychromic runs/p0 runs/p1 runs/p2 --out DIR
+  polyray analyze lora --checkpoints runs/a/v0 runs/a/v20 runs/a/v40 --out DIR         the way it took
 
 Writes DIR/lora.json (everything), modules.csv, overlaps.csv, arms.csv, drift.csv, and DIR/lora.html: heatmaps of all
 of it on one page that opens without a network.

@@ -1,13 +1,14 @@
 """What policies do inside: where they look, and what their hidden states tell apart.
 
-RUN is a run directory of jobs.evaluate. All models read the completions of one of them: how spread the attention of
+RUN is a run directory of polyray evaluate. All models read the completions of one of them: how spread the
+attention of
 each head is (relative entropy), and how far it is from the reference's (Jensen-Shannon distance). And behind some
 layers, each model's own completions of a prompt are grouped by their hidden states: how many groups there are,
 whether they come again in parts of the completions (stability), whether they are the different solutions (agreement).
 
-  python -m jobs.analyze mechanistic runs/quickstart/evaluation-seed0 --out runs/mechanistic
-  python -m jobs.analyze mechanistic RUN --models "warm start" polychromic --layers 1 2 4 --prompts 100 --out DIR
-  python -m jobs.analyze mechanistic RUN --out DIR --check                        what would be looked at
+  polyray analyze mechanistic runs/quickstart/evaluation-seed0 --out runs/mechanistic
+  polyray analyze mechanistic RUN --models "warm start" polychromic --layers 1 2 4 --prompts 100 --out DIR
+  polyray analyze mechanistic RUN --out DIR --check                        what would be looked at
 
 Writes DIR/mechanistic.json, attention.csv, attention_by_layer.csv, clusters.csv, and mechanistic.html. Runs on the
 CPU with unfused attention: meant for a few hundred completions, not for all of them.
@@ -65,7 +66,7 @@ def analyze_mechanistic(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> Namespace:
     parser = JobParser("analyze mechanistic", __doc__)
-    parser.add_argument("run", metavar="RUN", help="a run directory of jobs.evaluate")
+    parser.add_argument("run", metavar="RUN", help="a run directory of polyray evaluate")
     parser.add_argument("--models", nargs="+", metavar="MODEL", help="of the evaluation (default: all)")
     parser.add_argument(
         "--reference",

@@ -8,9 +8,6 @@ A job is
             return args.print_check(derived=lambda: derived_sizes(args.config))
         ...  # the first import of torch or ray
 
-    if __name__ == "__main__":
-        run(main)
-
 Nothing here imports torch or ray: `--help`, `--check` and every mistake are answered at once.
 """
 
@@ -61,7 +58,7 @@ class JobArguments(Generic[ConfigT]):
         """Prints the resolved configuration, and sizes that follow from it, as JSON; returns exit code 0.
 
         `inputs` looks at the files that the job would read. Where it or `derived` finds some missing, the rest is
-        printed, and MissingFile names them: a machine of the cluster may have them (jobs.submit).
+        printed, and MissingFile names them: a machine of the cluster may have them (polyray submit).
         """
         checked = {"job": self.job, "config": as_json(self.config)}
         missing = MissingFiles()
@@ -77,8 +74,8 @@ class JobArguments(Generic[ConfigT]):
 
 
 def program(job: str) -> str:
-    """Command that runs a job or a benchmark, e.g. `python -m jobs.train`."""
-    return f"python -m {job if job.startswith('benchmarks') else f'jobs.{job}'}"
+    """Command that runs a job or a benchmark, e.g. `polyray train`."""
+    return f"python -m {job}" if job.startswith("benchmarks") else f"polyray {job}"
 
 
 class JobParser(ArgumentParser):

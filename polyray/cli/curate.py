@@ -6,22 +6,22 @@ data set, or records of an earlier run. Writes runs/NAME/:
 
   data/train.jsonl, validation.jsonl, test.jsonl   records with part and phase; no part shares a thread, a prompt or
                                                    almost the same text with another
-  sft.jsonl, sft_validation.jsonl                  for jobs.sft:   data.type=jsonl data.train=runs/NAME/sft.jsonl
-  rl.jsonl, rl_held_out.jsonl                      for jobs.train: task.type=jsonl task.path=runs/NAME/rl.jsonl
+  sft.jsonl, sft_validation.jsonl                  for polyray sft:   data.type=jsonl data.train=runs/NAME/sft.jsonl
+  rl.jsonl, rl_held_out.jsonl                      for polyray train: task.type=jsonl task.path=runs/NAME/rl.jsonl
                                                    task.held_out_path=runs/NAME/rl_held_out.jsonl
   report.html, report.json, statistics.json        what was kept and why the rest was not
   review.csv                                       write keep, drop or a note into it and start the same line again
 
-  python -m jobs.curate data configs/curate/stack_exchange.yaml
-  python -m jobs.curate data configs/curate/stack_exchange.yaml source.path=threads.jsonl.gz name=my-threads
-  python -m jobs.curate data configs/curate/upworthy.yaml source.path=upworthy.jsonl.gz 'select={count: 1000}'
-  python -m jobs.curate data configs/curate/export.yaml source.path=export.csv 'source.columns={completion: text}'
-  python -m jobs.curate data configs/curate/export.yaml --check    how many records the source has
+  polyray curate data configs/curate/stack_exchange.yaml
+  polyray curate data configs/curate/stack_exchange.yaml source.path=threads.jsonl.gz name=my-threads
+  polyray curate data configs/curate/upworthy.yaml source.path=upworthy.jsonl.gz 'select={count: 1000}'
+  polyray curate data configs/curate/export.yaml source.path=export.csv 'source.columns={completion: text}'
+  polyray curate data configs/curate/export.yaml --check    how many records the source has
 
 `selections` reads the database of a generation service: preference pairs, demonstrations, measured USQ;
 `selections --help` explains it.
 
-  python -m jobs.curate selections runs/selections.db --out runs/picked
+  polyray curate selections runs/selections.db --out runs/picked
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] in SUBCOMMANDS:
         return SUBCOMMANDS[arguments[0]](arguments[1:])
     names = ", ".join(SUBCOMMANDS)
-    usage = "python -m jobs.curate data CONFIG [key=value ...] [--check] | selections DATABASE --out DIR"
+    usage = "polyray curate data CONFIG [key=value ...] [--check] | selections DATABASE --out DIR"
     parser = JobParser("curate", __doc__, usage=usage)
     parser.add_argument("subcommand", help=names)
     given = parser.parse_strictly(arguments).subcommand

@@ -1,4 +1,4 @@
-"""`jobs.curate selections`: what people picked as training data and as numbers (not a job itself)."""
+"""`polyray curate selections`: what people picked as training data and as numbers (not a job itself)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ DESCRIPTION = """What people picked of the candidates of a generation service, a
 DATABASE is the service's `database`: a URL of SQLAlchemy, or the path of a SQLite file. It is not changed, and may be
 in use. Writes into DIR:
 
-  pairs.jsonl      {"prompt", "chosen", "rejected", "metadata"}: for jobs.train_reward
-  sft.jsonl        {"prompt", "completion"} or {"messages"}:     for jobs.sft
+  pairs.jsonl      {"prompt", "chosen", "rejected", "metadata"}: for polyray train_reward
+  sft.jsonl        {"prompt", "completion"} or {"messages"}:     for polyray sft
   selections.json  what was used and why the rest was not; by model and k: the quality of what people picked (measured
                    USQ) beside that of what selectors would have picked, with 95 % bootstrap intervals over prompts;
                    the share of `none`; how often people agreed with the selector; whether they prefer a place
@@ -30,10 +30,10 @@ in use. Writes into DIR:
 The latest selection of a set counts. A text that a person edited is chosen over what it was made of. Written last:
 selections.json; the files are replaced, each as a whole.
 
-  python -m jobs.curate selections runs/selections.db --check
-  python -m jobs.curate selections runs/selections.db --out runs/picked --model policy-v17 --since 2026-03-01
-  python -m jobs.train_reward configs/reward/my_pairs.yaml data.path=runs/picked/pairs.jsonl name=reward-picked
-  python -m jobs.sft CONFIG data.type=jsonl data.train=runs/picked/sft.jsonl
+  polyray curate selections runs/selections.db --check
+  polyray curate selections runs/selections.db --out runs/picked --model policy-v17 --since 2026-03-01
+  polyray train_reward configs/reward/my_pairs.yaml data.path=runs/picked/pairs.jsonl name=reward-picked
+  polyray sft CONFIG data.type=jsonl data.train=runs/picked/sft.jsonl
 """
 COLUMNS = (
     "model",

@@ -1,9 +1,9 @@
 """Checks this machine, a model, a cluster: versions, GPUs, memory, disk, ports; what must load, loads; an engine.
 
-    python -m jobs.doctor
-    python -m jobs.doctor --no-engine               without an engine and an encoder, which take half a minute
-    python -m jobs.doctor --model Qwen/Qwen3-0.6B   also whether this base loads; --config FILE: all that it names
-    python -m jobs.doctor --address HEAD:6379       also a cluster and each of its machines (else RAY_ADDRESS's)
+    polyray doctor
+    polyray doctor --no-engine               without an engine and an encoder, which take half a minute
+    polyray doctor --model Qwen/Qwen3-0.6B   also whether this base loads; --config FILE: all that it names
+    polyray doctor --address HEAD:6379       also a cluster and each of its machines (else RAY_ADDRESS's)
 
 One line per finding (ok, warn or FAIL) with its fix; exit code 1 if anything fails. Nothing is changed.
 """

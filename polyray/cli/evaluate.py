@@ -5,12 +5,12 @@ words or by a template of configs/prompts/ (zero-shot, few-shot, instructed). Wr
 samples.jsonl (every sample), results.jsonl (verdicts), metrics.json (values, intervals, paired comparisons). Killed
 at any moment and started again it goes on where it was; a finished run prints its paths.
 
-  python -m jobs.evaluate configs/evaluate/hidden_trap_grid.yaml
-  python -m jobs.evaluate configs/evaluate/hidden_trap_grid.yaml evaluation.num_prompts=200 name=small
-  python -m jobs.evaluate score SAMPLES.jsonl --task code --problems HumanEval.jsonl.gz \\
+  polyray evaluate configs/evaluate/hidden_trap_grid.yaml
+  polyray evaluate configs/evaluate/hidden_trap_grid.yaml evaluation.num_prompts=200 name=small
+  polyray evaluate score SAMPLES.jsonl --task code --problems HumanEval.jsonl.gz \\
       --allow-code-execution --out DIR
-  python -m jobs.evaluate score runs/NAME/evaluation/samples.jsonl --selector reward
-  python -m jobs.evaluate reward configs/evaluate/reward_replies.yaml
+  polyray evaluate score runs/NAME/evaluation/samples.jsonl --selector reward
+  polyray evaluate reward configs/evaluate/reward_replies.yaml
 
 `score` needs neither Ray nor torch; `score --help` explains its options. `reward` validates reward models on
 held-out engagement; `reward --help` explains it.

@@ -1,14 +1,14 @@
 """Validates reward models on held-out engagement: right, calibrated, better than length, hard to fool.
 
-Reads a RewardValidationConfig (configs/evaluate/reward_*.yaml): held-out records (a run of jobs.curate data, or a
+Reads a RewardValidationConfig (configs/evaluate/reward_*.yaml): held-out records (a run of polyray curate data, or a
 file of records or of {prompt, chosen, rejected}), any number of models, and the baselines they must beat (length,
 log-probability, chance, a heuristic). Writes runs/NAME/: report.html with the verdict in words,
 evaluation/metrics.json, slices.csv, mistakes.jsonl and scores/. Killed and started again it goes on where it was; a
 finished run prints its paths.
 
-  python -m jobs.evaluate reward configs/evaluate/reward_replies.yaml
-  python -m jobs.evaluate reward configs/evaluate/reward_replies.yaml --check            how much is scored
-  python -m jobs.evaluate reward configs/evaluate/reward_replies.yaml name=other \\
+  polyray evaluate reward configs/evaluate/reward_replies.yaml
+  polyray evaluate reward configs/evaluate/reward_replies.yaml --check            how much is scored
+  polyray evaluate reward configs/evaluate/reward_replies.yaml name=other \\
       'models={mine: {type: engagement, path: runs/mine/model}}'
 """
 
@@ -30,7 +30,7 @@ RESUMABLE_KEYS = ("runs_dir", "ray.*", "max_unscored_share")
 
 
 def reward(argv: Sequence[str]) -> int:
-    """The command line of `jobs.evaluate reward`."""
+    """The command line of `polyray evaluate reward`."""
     args = parse(argv, job="evaluate reward", description=__doc__, config_model=RewardValidationConfig)
     if args.check:
         from polyray.shelf.preferences.reward_evaluation.pipeline import derived_sizes

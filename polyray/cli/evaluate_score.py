@@ -1,4 +1,4 @@
-"""`jobs.evaluate score`: numbers from a file of samples, without Ray or torch (not a job itself).
+"""`polyray evaluate score`: numbers from a file of samples, without Ray or torch (not a job itself).
 
 Two forms: without --task the rewards in the file are taken as they are and metrics.json is made again; with --task
 the samples are judged anew against a file of problems, programs in the sandbox.
@@ -24,9 +24,9 @@ TASKS = ("code", "math", "question_answering")
 DESCRIPTION = """Scores a file of samples, without Ray or torch.
 
   metrics.json again, from the rewards in the file:
-    python -m jobs.evaluate score runs/NAME/evaluation/samples.jsonl --ks 1,2,4 --selector first
+    polyray evaluate score runs/NAME/evaluation/samples.jsonl --ks 1,2,4 --selector first
   samples of any tool (task_id, completion or solution; repeats allowed) against a file of problems:
-    python -m jobs.evaluate score samples.jsonl --task code --problems HumanEval.jsonl.gz \\
+    polyray evaluate score samples.jsonl --task code --problems HumanEval.jsonl.gz \\
         --allow-code-execution --out scored/
   writes scored/{samples,results}.jsonl and scored/metrics.json; killed and started again it goes on, and results of
   other samples, problems or settings are never overwritten.

@@ -1,16 +1,17 @@
 """Writes a run's adapter for others: as PEFT files, or merged into its base, with a model card.
 
-Reads runs/NAME/ of jobs.sft or jobs.train. The card (README.md) says base and licence, training data by their hashes,
+Reads runs/NAME/ of polyray sft or polyray train. The card (README.md) says base and licence, training data by
+their hashes,
 the configuration, and what an evaluation of exactly these weights measured, where there is one beside the run.
 --adapter needs no base; --merged reads it and writes a model that needs neither PEFT nor polyray. An adapter trained
 on a base in 4 bits (model.quantization=nf4) is merged into the base as it is stored, which is not quite what it was
 trained on; the card says so. --push sends the result to a hub, into a private repository; its token is HF_TOKEN of
 the environment. A push that failed is repeated by the same command: it sends what it wrote, if that is unchanged.
 
-  python -m jobs.export runs/first --adapter exported/first
-  python -m jobs.export runs/first --merged exported/first-model --best
-  python -m jobs.export runs/first --adapter exported/first-v40 --version 40 --evaluation runs/evaluation
-  python -m jobs.export runs/first --adapter exported/first --push me/first
+  polyray export runs/first --adapter exported/first
+  polyray export runs/first --merged exported/first-model --best
+  polyray export runs/first --adapter exported/first-v40 --version 40 --evaluation runs/evaluation
+  polyray export runs/first --adapter exported/first --push me/first
 """
 
 from __future__ import annotations

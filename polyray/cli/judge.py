@@ -5,10 +5,10 @@ Reads a JudgeConfig (configs/judge/), writes runs/NAME/judge/: judgements.jsonl 
 budget, the same line continues where it stopped. The key is read from the environment variable that
 judge.api_key_env names.
 
-  python -m jobs.judge configs/judge/pairwise.yaml samples=runs/NAME/evaluation/samples.jsonl
-  python -m jobs.judge configs/judge/rubric_local.yaml judge.base_url=http://127.0.0.1:8000/v1
-  python -m jobs.judge configs/judge/pairwise.yaml --check         how many requests, about how many tokens
-  python -m jobs.judge agreement runs/A runs/B                     how far two judges agree on the same samples
+  polyray judge configs/judge/pairwise.yaml samples=runs/NAME/evaluation/samples.jsonl
+  polyray judge configs/judge/rubric_local.yaml judge.base_url=http://127.0.0.1:8000/v1
+  polyray judge configs/judge/pairwise.yaml --check         how many requests, about how many tokens
+  polyray judge agreement runs/A runs/B                     how far two judges agree on the same samples
 """
 
 from __future__ import annotations
@@ -177,7 +177,9 @@ def compare(argv: Sequence[str]) -> int:
         "judge agreement",
         "How far two judges agree on the same samples: share, Cohen's kappa, Krippendorff's alpha.",
     )
-    parser.add_argument("runs", nargs=2, metavar="RUN", help="a run of jobs.judge, or its judgements.jsonl")
+    parser.add_argument(
+        "runs", nargs=2, metavar="RUN", help="a run of polyray judge, or its judgements.jsonl"
+    )
     paths = [_judgements_file(Path(name)) for name in parser.parse_strictly(argv).runs]
     import json
 
@@ -192,7 +194,7 @@ def _judgements_file(path: Path) -> Path:
 
     file = path if path.is_file() else path / "judge" / JUDGEMENTS_FILE
     if not file.is_file():
-        raise ConfigError(f"no judgements at {file}; give a run of jobs.judge, or its {JUDGEMENTS_FILE}")
+        raise ConfigError(f"no judgements at {file}; give a run of polyray judge, or its {JUDGEMENTS_FILE}")
     return file
 
 

@@ -1,6 +1,6 @@
 """Builds the embedded base model: 0.86 M parameters, trained here so that nothing must be downloaded.
 
-    python -m jobs.pretrain configs/pretrain.yaml [key=value ...] [--check]
+    polyray pretrain configs/pretrain.yaml [key=value ...] [--check]
 
 The model goes to `cache_dir` (~/.cache/polyray), under a name that follows from the configuration: building
 it again finds it there. Every configuration with `model.path: embedded` uses the one that was built or found

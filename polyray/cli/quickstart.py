@@ -5,9 +5,9 @@ seeds) whose entries are the files of jobs that can be run alone. Writes runs/NA
 SFT, arm and evaluation, and report.html. Starting it again goes on where it stopped: finished parts are not
 repeated.
 
-  python -m jobs.quickstart
-  python -m jobs.quickstart configs/quickstart.yaml name=longer 'overrides=[learner.steps=120]'
-  python -m jobs.quickstart configs/reference.yaml
+  polyray quickstart
+  polyray quickstart configs/quickstart.yaml name=longer 'overrides=[learner.steps=120]'
+  polyray quickstart configs/reference.yaml
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One self-contained HTML page from run directories: metrics, intervals, candidates side by side.
 
-python -m jobs.report runs/quickstart                     a directory of runs, with their evaluation
-python -m jobs.report runs/my-run                         one run
-python -m jobs.report runs/a runs/b --out compare.html    several runs
+polyray report runs/quickstart                     a directory of runs, with their evaluation
+polyray report runs/my-run                         one run
+polyray report runs/a runs/b --out compare.html    several runs
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Serves a trained policy, or reward models, over HTTP until Ctrl-C or SIGTERM.
 
-    python -m jobs.serve configs/serve/generation.yaml [key=value ...] [--check]
-    python -m jobs.serve configs/serve/reward.yaml [key=value ...] [--check]
+    polyray serve configs/serve/generation.yaml [key=value ...] [--check]
+    polyray serve configs/serve/reward.yaml [key=value ...] [--check]
 
 What is served says the file's `service`. Joins the Ray cluster of RAY_ADDRESS where that is set, else starts a local
 one.
 
 generation: OpenAI's /v1/completions and /v1/chat/completions, /v1/candidates (k of them, scored, one selected),
-/v1/selections (what people pick: `python -m jobs.curate selections` makes training data of it), adapters that come
+/v1/selections (what people pick: `polyray curate selections` makes training data of it), adapters that come
 and go (/v1/adapters, or adapters='[{follow: runs/first}]' for a run that is still training), and a page at /.
 POLYRAY_API_TOKEN and POLYRAY_ADMIN_TOKEN, or a tokens_file, say who may ask; without any, whoever reaches it.
 

@@ -1,4 +1,4 @@
-"""`jobs.serve` for a file with `service: generation`: candidates over HTTP."""
+"""`polyray serve` for a file with `service: generation`: candidates over HTTP."""
 
 from __future__ import annotations
 

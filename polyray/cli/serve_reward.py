@@ -1,4 +1,4 @@
-"""`jobs.serve` for a file with `service: reward`: reward models over HTTP."""
+"""`polyray serve` for a file with `service: reward`: reward models over HTTP."""
 
 from __future__ import annotations
 

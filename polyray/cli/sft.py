@@ -1,7 +1,7 @@
 """Supervised fine-tuning of a LoRA adapter on Ray Train: the warm start of RL, or on data of your own.
 
 Reads an SftConfig (configs/sft/), writes runs/NAME/: config.json, metrics.jsonl, checkpoints/, samples/ (with
-evaluation.num_samples), and at the end adapter/ (PEFT format) and DONE. jobs.train continues from it:
+evaluation.num_samples), and at the end adapter/ (PEFT format) and DONE. polyray train continues from it:
 model.warm_start=runs/NAME/adapter. Ctrl-C or SIGTERM ends it after the step under way, with a checkpoint; starting
 the same command again goes on from the last one.
 
@@ -13,14 +13,14 @@ the same command again goes on from the last one.
   objective   cross_entropy; gem (keeps more of the model's spread); ba_lora (principal-component start, three
               regularisers; the adapter has twice the rank: RL from it sets model.lora.rank and alpha so);
               polychromic (L = CE - diversity_weight x D of sets that rollout workers sample: the loop of
-              jobs.train with cross-entropy beside it, on task demonstrations)
+              polyray train with cross-entropy beside it, on task demonstrations)
   evaluation  every, num_rows, num_samples, early_stopping: {patience, min_delta}; data.validation is a file
               of its own, data.validation_share a part of data.train
 
-  python -m jobs.sft configs/sft/hidden_trap_grid.yaml
-  python -m jobs.sft configs/sft/hidden_trap_grid.yaml name=short learner.steps=50 --check
-  python -m jobs.sft configs/sft/hidden_trap_grid_polychromic.yaml objective.diversity_weight=0.3
-  python -m jobs.sft configs/sft/my_data.yaml epochs=5 evaluation.every=2
+  polyray sft configs/sft/hidden_trap_grid.yaml
+  polyray sft configs/sft/hidden_trap_grid.yaml name=short learner.steps=50 --check
+  polyray sft configs/sft/hidden_trap_grid_polychromic.yaml objective.diversity_weight=0.3
+  polyray sft configs/sft/my_data.yaml epochs=5 evaluation.every=2
 """
 
 from __future__ import annotations

@@ -5,12 +5,12 @@ cluster's image. The job itself is `python -m jobs.JOB CONFIG ...` there, in a c
 adapters and data are absolute paths there, in a directory that all machines see. The configuration is checked here
 first, before anything is sent.
 
-  python -m jobs.submit train configs/train/hidden_trap_grid_drgrpo.yaml name=first runs_dir=/shared/runs \\
+  polyray submit train configs/train/hidden_trap_grid_drgrpo.yaml name=first runs_dir=/shared/runs \\
       model.warm_start=/shared/runs/sft/adapter --address http://HEAD:8265
-  python -m jobs.submit doctor --address http://HEAD:8265 --no-wait -- --no-engine
-  python -m jobs.submit --list    --address http://HEAD:8265
-  python -m jobs.submit --status polyray-train-first-1f3a --address http://HEAD:8265     also --logs, --stop
-  python -m jobs.submit --resume polyray-train-first-1f3a --address http://HEAD:8265     the same command again
+  polyray submit doctor --address http://HEAD:8265 --no-wait -- --no-engine
+  polyray submit --list    --address http://HEAD:8265
+  polyray submit --status polyray-train-first-1f3a --address http://HEAD:8265     also --logs, --stop
+  polyray submit --resume polyray-train-first-1f3a --address http://HEAD:8265     the same command again
 
 Without --address: RAY_API_SERVER_ADDRESS. A cluster with token authentication wants RAY_AUTH_MODE=token and its token
 in RAY_AUTH_TOKEN (or a file, RAY_AUTH_TOKEN_PATH). Ctrl-C stops following the log, not the job. The exit code is the
@@ -63,7 +63,7 @@ def _split(given: list[str]) -> tuple[list[str], str, list[str]]:
 
 
 def _parse(argv: Sequence[str]) -> Namespace:
-    usage = "python -m jobs.submit JOB CONFIG [key=value ...] --address URL [options] [-- options of the job]"
+    usage = "polyray submit JOB CONFIG [key=value ...] --address URL [options] [-- options of the job]"
     parser = JobParser("submit", __doc__, usage=usage)
     parser.add_argument("arguments", nargs="*", metavar="JOB CONFIG key=value", help="as for the job itself")
     parser.add_argument("--address", metavar="URL", help="of the head's dashboard, e.g. http://HEAD:8265")
@@ -177,7 +177,7 @@ def _send(cluster: Cluster, submission: Submission, args: Namespace) -> int:
     print(f"by hand   {submission.by_hand(cluster.address)}")
     print(f"page      {cluster.address}/#/jobs/{submission_id}", flush=True)
     if args.no_wait:
-        print(f"log       python -m jobs.submit --logs {submission_id} --address {cluster.address}")
+        print(f"log       polyray submit --logs {submission_id} --address {cluster.address}")
         return EXIT_OK
     return _follow(cluster, submission_id)
 
@@ -187,9 +187,7 @@ def _follow(cluster: Cluster, submission_id: str) -> int:
     try:
         line, exit_code = cluster.follow(submission_id)
     except KeyboardInterrupt:
-        print(
-            f"\nthe job goes on; python -m jobs.submit --stop {submission_id} --address {cluster.address} ends it"
-        )
+        print(f"\nthe job goes on; polyray submit --stop {submission_id} --address {cluster.address} ends it")
         return EXIT_INTERRUPTED
     print(line)
     return exit_code

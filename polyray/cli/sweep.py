@@ -1,14 +1,14 @@
 """Trains one run many times, over values of its fields and seeds, and says which value is best and how surely.
 
-Reads a SweepConfig (configs/sweep/): a file of jobs.train and what varies in it, by dotted path: grid, choice,
+Reads a SweepConfig (configs/sweep/): a file of polyray train and what varies in it, by dotted path: grid, choice,
 uniform, loguniform; every setting with every seed. Settings are planned, or suggested by Optuna one after another
 (search.type=optuna), also for several objectives. Trials run on Ray Tune and share one fleet of engines and one
 reward service. Writes runs/NAME/: trials/ID/ (a run directory each), trials.jsonl, evaluation/, results.json,
 report.html and best/ (the recommended adapter). Starting the same command again goes on where it stopped.
 
-  python -m jobs.sweep configs/sweep/lambda_seed.yaml
-  python -m jobs.sweep configs/sweep/lambda_seed.yaml 'seeds=[0,1]' name=first scheduler.type=asha
-  python -m jobs.sweep configs/sweep/lambda_seed.yaml --check
+  polyray sweep configs/sweep/lambda_seed.yaml
+  polyray sweep configs/sweep/lambda_seed.yaml 'seeds=[0,1]' name=first scheduler.type=asha
+  polyray sweep configs/sweep/lambda_seed.yaml --check
 """
 
 from __future__ import annotations

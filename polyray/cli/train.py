@@ -6,10 +6,10 @@ on the original base) and DONE. Starting the same command again goes on from the
 prints its paths. With `evaluation` it validates while it trains: dynamics.jsonl, best/ (the best version's
 adapter), and with evaluation.patience it ends early. `tracking` shows metrics.jsonl elsewhere too.
 
-  python -m jobs.train configs/train/hidden_trap_grid_polychromic.yaml
-  python -m jobs.train configs/train/hidden_trap_grid_drgrpo.yaml name=first learner.steps=20 seed=3
-  python -m jobs.train configs/train/hidden_trap_grid_drgrpo.yaml evaluation.every=10 evaluation.patience=3
-  python -m jobs.train configs/train/hidden_trap_grid_drgrpo.yaml --check
+  polyray train configs/train/hidden_trap_grid_polychromic.yaml
+  polyray train configs/train/hidden_trap_grid_drgrpo.yaml name=first learner.steps=20 seed=3
+  polyray train configs/train/hidden_trap_grid_drgrpo.yaml evaluation.every=10 evaluation.patience=3
+  polyray train configs/train/hidden_trap_grid_drgrpo.yaml --check
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ embeddings.safetensors (a cache: it may be deleted), and at the end model/ and D
 engagement loads; its README.md is its card. Ctrl-C or SIGTERM ends it after the step under way, with a checkpoint;
 starting the same command again goes on from the last one.
 
-  data         data.path: a run of jobs.curate, or a file with one object a line, either
-               {"prompt": "...", "completion": "...", "engagement": 12} (more fields: jobs.curate --help), or
+  data         data.path: a run of polyray curate, or a file with one object a line, either
+               {"prompt": "...", "completion": "...", "engagement": 12} (more fields: polyray curate --help), or
                {"prompt": "...", "chosen": "...", "rejected": "..."}, where each may be a list of messages;
                data.source: a raw file (Stack Exchange threads, headline tests, an export), divided here
   two models   data.half=train for RL, data.half=eval to check it by: they share no thread, and
@@ -18,10 +18,10 @@ starting the same command again goes on from the last one.
                in both), ignore
   stopping     on the validation part; the model is the best one, its temperature is fitted there, too
 
-  python -m jobs.train_reward configs/reward/reward_train.yaml
-  python -m jobs.train_reward configs/reward/reward_eval.yaml --check
-  python -m jobs.train_reward configs/reward/my_pairs.yaml data.path=pairs.jsonl name=mine
-  python -m jobs.evaluate reward CONFIG         # held-out figures, baselines, probes
+  polyray train_reward configs/reward/reward_train.yaml
+  polyray train_reward configs/reward/reward_eval.yaml --check
+  polyray train_reward configs/reward/my_pairs.yaml data.path=pairs.jsonl name=mine
+  polyray evaluate reward CONFIG         # held-out figures, baselines, probes
 """
 
 from __future__ import annotations

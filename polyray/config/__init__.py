@@ -5,7 +5,7 @@ model.py       base model, LoRA, warm start              task.py / reward.py   t
 rollout.py     sampling and engines                      service.py            how rewards are served
 algorithm.py   the objectives
 objective.py   what objectives share before the loss     loss.py               what they share in it
-sft.py         the file of jobs.sft                      supervised.py         its data, objectives, evaluation
+sft.py         the file of polyray sft                      supervised.py         its data, objectives, evaluation
 learner.py     optimisation                              delivery.py           policy delivery and its proof
 evaluation.py  pass@k and friends                        run.py                the files jobs read
 text_tasks.py  tasks without a verifier                 checker.py            what a pass is for them

@@ -1,4 +1,4 @@
-"""The file of jobs.curate data: where records come from, what is kept, how it is divided."""
+"""The file of polyray curate data: where records come from, what is kept, how it is divided."""
 
 from __future__ import annotations
 
@@ -272,7 +272,7 @@ class CurateReportSpec(StrictModel):
 
 
 class CurateConfig(RunBase):
-    """jobs.curate data: records of engagement, what is kept of them, and how it is divided."""
+    """polyray curate data: records of engagement, what is kept of them, and how it is divided."""
 
     source: SourceSpec
     filters: FilterSpec = FilterSpec()

@@ -1,4 +1,4 @@
-"""The file that jobs.serve reads for a generation service (`service: generation`)."""
+"""The file that polyray serve reads for a generation service (`service: generation`)."""
 
 from __future__ import annotations
 

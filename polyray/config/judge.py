@@ -1,4 +1,4 @@
-"""LLM judges: the endpoint, what it may cost, what it is asked, and the file that jobs.judge reads.
+"""LLM judges: the endpoint, what it may cost, what it is asked, and the file that polyray judge reads.
 
 The key of an endpoint is never part of a configuration: `api_key_env` is the NAME of the environment variable
 that holds it.
@@ -199,7 +199,7 @@ class JudgeSpec(StrictModel):
 
 
 class JudgingSpec(StrictModel):
-    """What jobs.evaluate has judged while it samples; jobs.judge does the same with a finished samples.jsonl."""
+    """Judge of an evaluation while it samples; `polyray judge` does the same with a finished samples.jsonl."""
 
     mode: JudgeMode = "pairwise"
     judge: JudgeSpec
@@ -209,7 +209,7 @@ class JudgingSpec(StrictModel):
 
 
 class JudgeConfig(RunBase):
-    """jobs.judge: an evaluation's samples.jsonl, judged; or texts that people have rated; or both."""
+    """polyray judge: an evaluation's samples.jsonl, judged; or texts that people have rated; or both."""
 
     samples: FilePath | None = Field(default=None, description="the samples.jsonl of an evaluation")
     mode: JudgeMode = "pairwise"

@@ -10,7 +10,7 @@ from polyray.config.base import StrictModel
 from polyray.config.paths import FilePath, NameOrPath
 
 EMBEDDED = "embedded"
-"""The `model.path` that means: the small model polyray trains itself (jobs.pretrain)."""
+"""The `model.path` that means: the small model polyray trains itself (polyray pretrain)."""
 
 NF4 = "nf4"
 """Where a dtype is named, this is bfloat16 with the linear layers of the base in 4 bits."""

@@ -1,7 +1,7 @@
 """Whether a completion can pass: a pass is a reward of 1, which only some rewards give.
 
 Without such a reward every metric of passes stays 0: the first version would be the best one, and all trials of a
-sweep would tie. Called by run.py and by jobs.sweep.
+sweep would tie. Called by run.py and by polyray sweep.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The file of jobs.train_reward: what people react to, learnt from records or preference pairs."""
+"""The file of polyray train_reward: what people react to, learnt from records or preference pairs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RewardDataSpec(StrictModel):
 
     path: FilePath | None = Field(
         default=None,
-        description="a run of jobs.curate, or a file of records or of {prompt, chosen, rejected}",
+        description="a run of polyray curate, or a file of records or of {prompt, chosen, rejected}",
     )
     source: SourceSpec | None = Field(default=None, description="instead of path: a raw file, not curated")
     phase: Literal["sft", "rl"] | None = Field(
@@ -145,7 +145,7 @@ class RewardStoppingSpec(StrictModel):
 
 
 class TrainRewardConfig(RunBase):
-    """jobs.train_reward: one engagement reward model."""
+    """polyray train_reward: one engagement reward model."""
 
     data: RewardDataSpec
     encoder: EncoderSpec = EncoderSpec()

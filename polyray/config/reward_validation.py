@@ -1,4 +1,4 @@
-"""jobs.evaluate reward: which scorers are validated on which held-out engagement, and how."""
+"""polyray evaluate reward: which scorers are validated on which held-out engagement, and how."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RUINED: tuple[ProbeName, ...] = ("prompt_copied", "empty", "words_shuffled", "ot
 
 
 class EngagementScorerSpec(StrictModel):
-    """An engagement model of jobs.train_reward, by its directory."""
+    """An engagement model of polyray train_reward, by its directory."""
 
     type: Literal["engagement"] = "engagement"
     path: FilePath = Field(description="e.g. runs/reward-train/model")
@@ -121,7 +121,7 @@ class ValidationDataSpec(StrictModel):
     """The held-out records, and what baselines and scales are fitted on."""
 
     path: FilePath = Field(
-        description="a run of jobs.curate data, or a file of records or of {prompt, chosen, rejected}"
+        description="a run of polyray curate data, or a file of records or of {prompt, chosen, rejected}"
     )
     part: Part = Field(default="test", description="validated on; where the file names no parts: all of it")
     min_gap: float = Field(
@@ -161,7 +161,7 @@ class ProbeSpec(StrictModel):
 
 
 class RewardValidationConfig(RunBase):
-    """jobs.evaluate reward."""
+    """polyray evaluate reward."""
 
     data: ValidationDataSpec
     models: dict[str, ScorerSpec] = Field(min_length=1, description="name -> what is validated")

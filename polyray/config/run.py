@@ -34,7 +34,7 @@ from polyray.config.training_evaluation import TrainingEvaluationSpec
 
 
 class PretrainConfig(RunBase):
-    """jobs.pretrain: the embedded base model."""
+    """polyray pretrain: the embedded base model."""
 
     name: RunName = "pretrain"
     cache_dir: FilePath = "~/.cache/polyray"
@@ -46,7 +46,7 @@ class PretrainConfig(RunBase):
 
 
 class TrainConfig(RunBase):
-    """jobs.train: one RL run."""
+    """polyray train: one RL run."""
 
     model: ModelSpec = Field(default_factory=ModelSpec)
     task: TaskSpec = HiddenTrapGridSpec()
@@ -249,7 +249,7 @@ def _check_best(learner: LearnerSpec, evaluation: TrainingEvaluationSpec | None)
 
 
 class EvaluateConfig(RunBase):
-    """jobs.evaluate: any number of adapters, and the base, on the held-out prompts."""
+    """polyray evaluate: any number of adapters, and the base, on the held-out prompts."""
 
     model: ModelSpec = Field(default_factory=ModelSpec)
     task: TaskSpec = HiddenTrapGridSpec()
@@ -315,7 +315,7 @@ def _check_judged_samples(judging: JudgingSpec | None, num_samples: int) -> None
 
 
 class QuickstartConfig(RunBase):
-    """jobs.quickstart: pretrain, SFT, several arms from one warm start, evaluation, report.
+    """polyray quickstart: pretrain, SFT, several arms from one warm start, evaluation, report.
 
     Each entry is the file of a job that can be run alone; `overrides` go to every arm.
     """

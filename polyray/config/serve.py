@@ -1,4 +1,4 @@
-"""The files that jobs.serve and `serve run services.reward:app` read."""
+"""The files that polyray serve and `serve run services.reward:app` read."""
 
 from __future__ import annotations
 

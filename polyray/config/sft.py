@@ -1,4 +1,4 @@
-"""The file of jobs.sft."""
+"""The file of polyray sft."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from polyray.config.task import HiddenTrapGridSpec, TaskSpec
 
 
 class SftConfig(RunBase):
-    """jobs.sft: LoRA fine-tuning on demonstrations, e.g. the warm start of an RL run."""
+    """polyray sft: LoRA fine-tuning on demonstrations, e.g. the warm start of an RL run."""
 
     model: ModelSpec = Field(default_factory=ModelSpec)
     task: TaskSpec = HiddenTrapGridSpec()

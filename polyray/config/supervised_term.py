@@ -1,4 +1,4 @@
-"""Cross-entropy on demonstrations beside an objective of samples: `supervised` of jobs.train, and polychromic SFT."""
+"""Cross-entropy on demonstrations beside an objective of samples: `supervised`, and polychromic SFT."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PolychromicSftSpec(PolychromicSpec):
         default=0.0, ge=0, description="above 0 the samples' reward is trained, too"
     )
     normalisation: Literal["constant", "token", "sequence", "sum"] = Field(
-        default="sum", description="sum: lambda is what it says; see jobs.train for the others"
+        default="sum", description="sum: lambda is what it says; see polyray train for the others"
     )
     rollout: RolloutSpec = RolloutSpec()
     delivery: DeliverySpec = DeliverySpec()
@@ -40,5 +40,5 @@ class PolychromicSftSpec(PolychromicSpec):
     diversity: DiversitySpec = DiversitySpec()
 
     def as_algorithm(self) -> PolychromicSpec:
-        """The objective alone, as jobs.train knows it."""
+        """The objective alone, as polyray train knows it."""
         return PolychromicSpec(**{name: getattr(self, name) for name in PolychromicSpec.model_fields})

@@ -1,4 +1,4 @@
-"""What jobs.sweep reads: which fields of a training run vary, how they are chosen, and how trials are compared."""
+"""What polyray sweep reads: which fields of a training run vary, how they are chosen, and how trials are compared."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class SweepEvaluationSpec(StrictModel):
 
     config: FilePath = Field(
         default="configs/evaluate/hidden_trap_grid.yaml",
-        description="file of jobs.evaluate; its arms are ignored",
+        description="file of polyray evaluate; its arms are ignored",
     )
     overrides: tuple[str, ...] = ()
     quality: str = Field(default="pass_at_1", description="one axis of the Pareto front")
@@ -140,9 +140,9 @@ class SweepEvaluationSpec(StrictModel):
 
 
 class SweepConfig(RunBase):
-    """jobs.sweep: trials of one training run that differ in the named fields and in the seed."""
+    """polyray sweep: trials of one training run that differ in the named fields and in the seed."""
 
-    train: FilePath = Field(description="file of jobs.train that every trial starts from")
+    train: FilePath = Field(description="file of polyray train that every trial starts from")
     overrides: tuple[str, ...] = Field(default=(), description="key=value for every trial")
     parameters: dict[str, ParameterSpec] = Field(
         min_length=1, description="dotted path of a field of the training run -> its values"

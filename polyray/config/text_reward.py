@@ -13,7 +13,7 @@ from polyray.config.service import SandboxServiceSpec, ServiceSpec
 
 
 class EngagementRewardSpec(StrictModel):
-    """A model of what people react to, made by jobs.train_reward."""
+    """A model of what people react to, made by polyray train_reward."""
 
     type: Literal["engagement"] = "engagement"
     path: FilePath = Field(description="its directory, e.g. runs/reward-train/model")

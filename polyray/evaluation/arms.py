@@ -2,7 +2,7 @@
 
     EvaluateConfig.adapters --resolve_arms--> Arm(name, adapter_dir, prompts) ...
 
-Called by jobs.evaluate; few-shot examples are found here, once for all arms that share a template.
+Called by polyray evaluate; few-shot examples are found here, once for all arms that share a template.
 """
 
 from __future__ import annotations

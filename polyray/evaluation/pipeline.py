@@ -3,7 +3,7 @@
     EvaluateConfig -> arms.py -> sampling.py (+ scorers.py, judge/live.py) -> files -> scoring.py -> metrics.json
                                                                                      -> exporters.py
 
-Called by jobs.evaluate and by the quickstart.
+Called by polyray evaluate and by the quickstart.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`jobs.evaluate score --task`: samples of any tool against a file of problems, start to end, without Ray.
+"""`polyray evaluate score --task`: samples of any tool against a file of problems, start to end, without Ray.
 
 SAMPLES, task settings -> raw_samples.py -> scorers.py -> score_file.py -> scoring.py -> exporters.py
 """

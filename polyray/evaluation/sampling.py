@@ -3,7 +3,7 @@
     requests --sample(arm, requests)--> Group --scorer, in threads--> samples.jsonl, results.jsonl (sample_log.py)
                                                                        --> metrics.json (scoring.py)
 
-Where the engines are is the caller's business (`jobs.evaluate` passes a Ray pool, tests a function). Sample i
+Where the engines are is the caller's business (`polyray evaluate` passes a Ray pool, tests a function). Sample i
 of a prompt has the same seed for every arm, so arms are compared on common random numbers. The files are written
 in the order of arms and prompts, whatever order groups arrive in: neither that nor a kill changes them.
 """

@@ -4,7 +4,7 @@
 
 Results are appended in the order of the input; what an earlier call wrote for the same samples, problems and
 settings is kept and taken up, and for others it is refused: results are never overwritten. Called by
-`jobs.evaluate score`.
+`polyray evaluate score`.
 """
 
 from __future__ import annotations

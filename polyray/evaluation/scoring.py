@@ -6,7 +6,7 @@
      "comparisons": [{"metric", "k", "model", "baseline", "difference", "low", "high", "p", "p_adjusted", ...}, ...]}
 
 Values have percentile intervals, differences BCa ones, both over clusters of prompts. Samples are read one prompt at
-a time, so memory does not grow with them. Called by jobs.evaluate after sampling and by its `score` on any
+a time, so memory does not grow with them. Called by polyray evaluate after sampling and by its `score` on any
 samples.jsonl; both give the same file.
 """
 

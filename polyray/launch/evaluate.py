@@ -133,4 +133,4 @@ def show(directory: RunDirectory, display: ProgressDisplay) -> None:
     files = EvaluationFiles(directory.paths.evaluation)
     display.note(summary_table(json.loads(files.metrics.read_text(encoding="utf-8"))))
     display.note(f"samples   {files.samples}\nmetrics   {files.metrics}")
-    display.note(f"report    python -m jobs.report {directory.paths.root}")
+    display.note(f"report    polyray report {directory.paths.root}")

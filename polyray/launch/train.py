@@ -35,7 +35,7 @@ def run_training(config: TrainConfig) -> None:
                 ):
                     train(config, directory, fleet, display, cost)
         _show_outcome(directory, display)
-        display.note(f"report    python -m jobs.report {directory.paths.root}")
+        display.note(f"report    polyray report {directory.paths.root}")
         show_cost(directory.paths.root, display)
 
 

@@ -2,7 +2,7 @@
 
 SIGINT or SIGTERM: the step under way ends, a checkpoint is written, the run can be started again; a second one ends
 everything at once. The first one does, too, while the learner starts or starts again: there is no step to wait for.
-Not a job itself; called by jobs.train, and in part by polyray/launch/watch_workers.py.
+Not a job itself; called by polyray train, and in part by polyray/launch/watch_workers.py.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A Qwen3 model with a vocabulary of single characters. It learns to read the boar
 paths with at most one turn between any two cells but the held-out pairs. Other ways to a goal, and the
 teacher's mistakes, come with SFT. A base trained on uniformly drawn shortest paths would execute them all
 equally well: nothing would favour one way over another, and diversity would hardly fall under plain GRPO
-either (measured). Built by jobs.pretrain into a content-addressed directory; `find_embedded` is what
+either (measured). Built by polyray pretrain into a content-addressed directory; `find_embedded` is what
 `model.path: embedded` resolves to.
 """
 

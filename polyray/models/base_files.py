@@ -92,7 +92,7 @@ def resolve_dtype(spec: ModelSpec, use_gpu: bool) -> str:
 
 
 def find_embedded(cache_dir: Path) -> Path:
-    """The embedded model that jobs.pretrain built or reused last. Raises MissingFile where there is none."""
+    """The embedded model that polyray pretrain built or reused last. Raises MissingFile where there is none."""
     models_dir = cache_dir.expanduser() / "models"
     pointer = models_dir / EMBEDDED_POINTER
     if pointer.is_file():
@@ -101,7 +101,7 @@ def find_embedded(cache_dir: Path) -> Path:
             return directory
     raise MissingFile(
         f"{pointer}: no such file: model.path='embedded', but {models_dir} holds no embedded model; build it with "
-        "`python -m jobs.pretrain configs/pretrain.yaml`, or set model.path to a model directory"
+        "`polyray pretrain configs/pretrain.yaml`, or set model.path to a model directory"
     )
 
 

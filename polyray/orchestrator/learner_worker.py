@@ -1,7 +1,7 @@
 """What runs inside Ray Train for RL: joins the learner's loop (polyray/learner/loop.py) to the coordinator
 actor.
 
-`start_training` is called by jobs.train on the driver; `train_loop` runs in every Train worker. Ray Train
+`start_training` is called by polyray train on the driver; `train_loop` runs in every Train worker. Ray Train
 gives no calls into its workers, so they pull; the coordinator is found by name, because Train re-uses the
 loop's arguments after a restart.
 """

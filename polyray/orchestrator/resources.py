@@ -144,7 +144,7 @@ def check_placement(parts: Sequence[Part], lower: str) -> None:
     if found is not None:
         joined = len(nodes) > 1 or bool(os.environ.get("RAY_ADDRESS"))
         own = (
-            f" (besides {own_cpus:g} CPUs of this job's own process: --cpus of jobs.submit)"
+            f" (besides {own_cpus:g} CPUs of this job's own process: --cpus of polyray submit)"
             if own_cpus
             else ""
         )

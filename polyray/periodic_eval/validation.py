@@ -125,7 +125,7 @@ def validation_prompts(rounds: Rounds, task: Task, seed: int) -> list[Prompt]:
     if not prompts:
         raise DataError(
             f"task {task.name} has no validation prompts, on which `evaluation` chooses the best version; held-out "
-            "prompts are for jobs.evaluate alone. Give the task more data (task.path, task.train_path, "
+            "prompts are for polyray evaluate alone. Give the task more data (task.path, task.train_path, "
             "task.validation_share or task.num_validation), or remove `evaluation`"
         )
     return prompts

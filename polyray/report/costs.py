@@ -31,7 +31,7 @@ from polyray.runs.run_directory import RunPaths
 
 ALL = "all"
 JUDGE = "judge API"
-"""The phase of what was paid to a judge; jobs.judge has a phase of its own."""
+"""The phase of what was paid to a judge; polyray judge has a phase of its own."""
 TOTAL = "total"
 
 

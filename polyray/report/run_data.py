@@ -144,7 +144,7 @@ def _has_begun(directory: Path, keys: set[str]) -> bool:
 
 
 def _has_evaluation(directory: Path) -> bool:
-    """Of models: a validation of rewards (jobs.evaluate reward) has a page of its own."""
+    """Of models: a validation of rewards (polyray evaluate reward) has a page of its own."""
     file = EvaluationFiles(directory / "evaluation").metrics
     return file.is_file() and read_json(file).get("kind") != REWARD_VALIDATION
 

@@ -2,7 +2,7 @@
 
 It answers in this order: what was run, does it work, what changed over time, what do the candidates look like, what
 did it cost, how is it reproduced. The page opens without a network; all text from runs is escaped by the template.
-Called by `jobs.report` and `jobs.quickstart`.
+Called by `polyray report` and `polyray quickstart`.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def commands(data: ReportData) -> list[str]:
     jobs = [("sft" if run.is_supervised else "train", run) for run in ordered if run.config]
     jobs += [("evaluate", entry) for entry in data.evaluations if entry.config]
     return [
-        f"python -m jobs.{job} {shlex.quote(str(entry.path / 'config.json'))} "
+        f"polyray {job} {shlex.quote(str(entry.path / 'config.json'))} "
         f"name={shlex.quote(f'{entry.name}-again')}"
         for job, entry in jobs
     ]

@@ -213,7 +213,7 @@ class AsyncRewardServiceClient:
             answer = Failure(
                 "unreachable",
                 f"{self._who} does not answer ({type(error).__name__}: {error}); check the address and that it "
-                "runs: python -m jobs.serve configs/serve/reward.yaml",
+                "runs: polyray serve configs/serve/reward.yaml",
             )
         except BaseException:
             self.breaker.abandoned()

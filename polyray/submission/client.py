@@ -1,4 +1,4 @@
-"""Ray's Jobs API as jobs.submit uses it: jobs sent, followed and stopped, errors by name (not a job itself)."""
+"""Ray's Jobs API as polyray submit uses it: jobs sent, followed and stopped, errors by name (not a job itself)."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Cluster:
         metadata = info.metadata or {}
         if JOB_KEY not in metadata:
             raise ConfigError(
-                f"{submission_id} was not submitted by jobs.submit; start it as it was started before"
+                f"{submission_id} was not submitted by polyray submit; start it as it was started before"
             )
         stem = submission_id.rpartition("-")[0] or submission_id
         own = {"cpus": cpus, "memory_gb": memory_gb}
@@ -163,7 +163,7 @@ class Cluster:
                 what = str(error).partition("; ")[0]
                 if time.monotonic() >= deadline:
                     raise ResourceError(
-                        f"{what}, for {AWAY_S:g} s; the job goes on where its cluster does: python -m jobs.submit "
+                        f"{what}, for {AWAY_S:g} s; the job goes on where its cluster does: polyray submit "
                         f"--logs {submission_id} --address {self.address} follows it"
                     ) from error
             if not is_told:

@@ -1,4 +1,4 @@
-"""What jobs.submit sends to a cluster, and what it refuses to send (not a job itself)."""
+"""What polyray submit sends to a cluster, and what it refuses to send (not a job itself)."""
 
 from __future__ import annotations
 

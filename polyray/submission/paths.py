@@ -1,4 +1,4 @@
-"""Paths in what jobs.submit sends: which are there on a cluster, and which are not (not a job itself)."""
+"""Paths in what polyray submit sends: which are there on a cluster, and which are not (not a job itself)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep's trials on Ray Tune, and what became of each (not a job itself; called by jobs.sweep)."""
+"""A sweep's trials on Ray Tune, and what became of each (not a job itself; called by polyray sweep)."""
 
 from __future__ import annotations
 

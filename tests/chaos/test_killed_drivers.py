@@ -53,7 +53,7 @@ def test_a_run_killed_at_three_random_steps_equals_an_unbroken_one(
 
 
 def start(tmp_path: Path, values: dict[str, Any], mark: str) -> subprocess.Popen[bytes]:
-    """`python -m jobs.train FILE` as a person would."""
+    """`polyray train FILE` as a person would."""
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump({**values, "ray": {"num_cpus": 8, "dashboard": False}}))
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}

@@ -40,7 +40,7 @@ def environment(mark: str = "") -> dict[str, str]:
 
 
 def start(tmp_path: Path, values: dict[str, Any]) -> None:
-    """`python -m jobs.train FILE` in this process; what a person would see is its error."""
+    """`polyray train FILE` in this process; what a person would see is its error."""
     assert main(command(tmp_path, values)[3:]) == 0
 
 

@@ -1,14 +1,14 @@
 """What people picked as training data: preference pairs and demonstrations.
 
-    pairs           {"prompt", "chosen", "rejected", "metadata"}, one rejected text a row: jobs.train_reward reads
+    pairs           {"prompt", "chosen", "rejected", "metadata"}, one rejected text a row: polyray train_reward reads
                     them as they are (data.path), TRL's trainers, too
-    demonstrations  {"prompt", "completion"} or {"messages"}: jobs.sft with data.type=jsonl
+    demonstrations  {"prompt", "completion"} or {"messages"}: polyray sft with data.type=jsonl
 
 A prompt of messages gives texts as messages. The latest selection of a set counts. A text that a person wrote or
 improved is the chosen one, and what it was made of becomes a rejected one. A candidate that is almost the chosen text
 is no rejected one: the person did not mean the difference. Near-duplicates that were collapsed and never shown are
-not used. Demonstrations carry no metadata: jobs.sft divides rows by their content, and equal ones must stay together.
-Whoever picked is not exported. Pure; called by jobs.curate selections.
+not used. Demonstrations carry no metadata: polyray sft divides rows by their content, and equal ones must stay
+together. Whoever picked is not exported. Pure; called by polyray curate selections.
 """
 
 from __future__ import annotations

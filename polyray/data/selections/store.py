@@ -2,7 +2,7 @@
 
 Every method is one transaction that is on disk when it returns, and may be called from any thread and, for one
 database, from any number of processes. Called by the generation service (in threads: all methods block) and by
-jobs.curate selections. A caller sees the sets of its `owner`; None stands for an administrator, who sees all.
+polyray curate selections. A caller sees the sets of its `owner`; None stands for an administrator, who sees all.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The page of a sweep, from results.json alone: one file that loads nothing, with every table naming the objective.
 
-Called by jobs.sweep.
+Called by polyray sweep.
 """
 
 from __future__ import annotations

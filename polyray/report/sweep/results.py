@@ -3,7 +3,7 @@
     trials + arms of the evaluation --settings.py--> settings (trials that differ in their seed only)
       --values.py--> [seeds, prompts] --> curves, tests against the baseline, front, recommendation, costs
 
-Called by jobs.sweep when the trials have ended. Equal inputs give equal results.
+Called by polyray sweep when the trials have ended. Equal inputs give equal results.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How the settings of a sweep were chosen: handed in by jobs.sweep, shown by the page. Called by results.py."""
+"""How the settings of a sweep were chosen: handed in by polyray sweep, shown by the page. Called by results.py."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The lines of a sweep's trials.jsonl: what each trial was, how it ended, what it cost.
 
-Written by jobs.sweep; read by results.py. Not here: what the trials are worth (values.py).
+Written by polyray sweep; read by results.py. Not here: what the trials are worth (values.py).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def read_trials(path: Path) -> list[Trial]:
     Raises DataError naming the file, the line and what is wrong with it.
     """
     if not path.is_file():
-        raise DataError(f"no trials at {path}; give the trials.jsonl that jobs.sweep wrote")
+        raise DataError(f"no trials at {path}; give the trials.jsonl that polyray sweep wrote")
     trials: dict[str, Trial] = {}
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):

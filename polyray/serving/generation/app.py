@@ -61,7 +61,7 @@ def build(args: GenerationServeConfig) -> Application:
     if args.reward is not None and args.reward.type != "http":
         raise ConfigError(
             f"reward.type={args.reward.type!r}: a service that Serve starts itself scores through a reward service "
-            "that runs already; set reward.type=http with its url, or use `python -m jobs.serve`"
+            "that runs already; set reward.type=http with its url, or use `polyray serve`"
         )
     return _deployment(SelfReliantGenerationService, args).bind(args)
 

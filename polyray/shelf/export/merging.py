@@ -1,5 +1,5 @@
 """A base model with an adapter merged in, as a directory in Hugging Face format: file by file, so that no more than
-one weight file is held. Called by jobs.export; merging for engines is polyray/weight_sync/merge.py.
+one weight file is held. Called by polyray export; merging for engines is polyray/weight_sync/merge.py.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def _base(facts: CardFacts) -> str:
     adapter = facts.adapter
     name = f"`{adapter.base_name}`" if adapter.base_name else "a local model without a name on a hub"
     if adapter.model.path == EMBEDDED:
-        name = "polyray's embedded model (`python -m jobs.pretrain`)"
+        name = "polyray's embedded model (`polyray pretrain`)"
     if adapter.on_merged_base:
         name += " with a warm start merged into it (`model.warm_start_mode: merge_then_fresh`)"
     return name
@@ -141,7 +141,7 @@ def _use(facts: CardFacts) -> str:
 def _licence(facts: CardFacts) -> str:
     base = f"`{facts.licence}`, as its own card says" if facts.licence else "not known here: see its own card"
     if facts.adapter.model.path == EMBEDDED:
-        base = "made by whoever ran jobs.pretrain, without terms of its own"
+        base = "made by whoever ran polyray pretrain, without terms of its own"
     sentences = [f"Base: {base}."]
     if facts.merged is not None:
         sentences.append("A merged model is a copy of its base, whose terms hold for it.")

@@ -1,6 +1,6 @@
 """What an export is, in its polyray.json: how it was asked for, and the sha256 of each of its files.
 
-So the same command can send again what it wrote before, and only that. Called by jobs.export.
+So the same command can send again what it wrote before, and only that. Called by polyray export.
 """
 
 from __future__ import annotations

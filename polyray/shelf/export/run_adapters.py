@@ -1,6 +1,7 @@
 """What of a run can be given away: which adapter, on which base, trained how, on which data, measured by what.
 
-Reads a run directory; nothing is loaded and nothing fetched. Called by jobs.export; model_card.py puts it into words.
+Reads a run directory; nothing is loaded and nothing fetched. Called by polyray export; model_card.py puts it
+into words.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def _what_there_is(paths: RunPaths) -> str:
         return f"it is a sweep: give one of its trials, e.g. {trials[0]}"
     if found:
         return f"there is {', '.join(found)}"
-    return "train it first: an adapter is written when a run of jobs.sft or jobs.train ends"
+    return "train it first: an adapter is written when a run of polyray sft or polyray train ends"
 
 
 def _not_final(paths: RunPaths) -> list[str]:
@@ -180,7 +181,7 @@ def find_evaluation(adapter: RunAdapter, named: Path | None = None) -> Measured 
     if named is not None:
         raise ConfigError(
             f"{named} did not evaluate the {adapter.which} adapter of {adapter.run} (sha256 {adapter.sha256[:12]}); "
-            "give the run of jobs.evaluate that did, or leave --evaluation out"
+            "give the run of polyray evaluate that did, or leave --evaluation out"
         )
     return None
 

@@ -9,7 +9,7 @@
     summary.py       win rates, position bias, means with intervals          agreement.py     with judges and people
     quality.py       a judge as a quality checker and as a source of diversity
 
-Configured by polyray/config/judge.py; called by jobs.judge, and by evaluation while samples still arrive.
+Configured by polyray/config/judge.py; called by polyray judge, and by evaluation while samples still arrive.
 """
 
 from __future__ import annotations

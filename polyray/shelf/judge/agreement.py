@@ -3,7 +3,7 @@
     agreement(a, b)               two judges on the same items: share, Cohen's kappa, Krippendorff's alpha
     human_correlation(rows, ...)  rubric scores against mean human ratings, per criterion, overall and within prompt
 
-Called by jobs.judge and by whoever compares two judgements.jsonl.
+Called by polyray judge and by whoever compares two judgements.jsonl.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From the samples of an evaluation, or texts that people have rated, to the items of a judge.
 
 Which samples: the first `per_prompt` of every prompt by sample index, the same for all models. Called by
-jobs.judge.
+polyray judge.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The page about a curated data set: what was kept and why the rest was not, and how the parts compare.
 
 `report_numbers` is report.json; the page shows nothing that is not in it, loads nothing from anywhere, and escapes
-all text. Equal data give equal bytes. Called by jobs.curate.
+all text. Equal data give equal bytes. Called by polyray curate.
 """
 
 from __future__ import annotations

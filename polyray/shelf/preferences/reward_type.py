@@ -23,7 +23,7 @@ def _check(spec: Any, needs_keys: bool) -> dict[str, str]:
         problem = ConfigError if directory.exists() else MissingFile
         raise problem(
             f"{directory}: no such file or directory, or no engagement model; make one with "
-            "python -m jobs.train_reward, or correct the path"
+            "polyray train_reward, or correct the path"
         )
     return {}
 

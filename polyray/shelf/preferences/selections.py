@@ -8,7 +8,7 @@ sets that something was picked from, so they compare with each other.
 
 The unit of statistics is the prompt: whoever asks the same again draws from the same cluster. Positions are tested
 against uniform picking, which is what people without a bias do if the order of the candidates says nothing. That is
-not so where a selector orders them (`diverse` puts the best one first). Pure; called by jobs.curate selections.
+not so where a selector orders them (`diverse` puts the best one first). Pure; called by polyray curate selections.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from polyray.cli.__main__ import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[3]
 GUIDES = ("deploy/README.md", "docs/commands.md", "docs/hyper-parameters.md", "docs/troubleshooting.md")
 FOLDERS = ("configs", "deploy", "docker", "docs", "polyray")
@@ -19,7 +21,8 @@ DOCUMENTS = (
 
 _FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`([^`\n]+)`")
-_JOB = re.compile(r"python -m (?:jobs\.)?((?<=jobs\.)[a-z_]+|benchmarks(?![.\w]))(.*)")
+_COMMAND = rf"(?:^|[\s`/])polyray (?=(?:{'|'.join(COMMANDS)})(?!\w))"
+_JOB = re.compile(rf"(?:python -m jobs\.(?=[a-z])|{_COMMAND}|python -m (?=benchmarks(?![.\w])))([a-z_]+)(.*)")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _SHELL = {"&", "&&", "|", "||", ">", ";"}
 _NOT_RUN = re.compile(r"# Not run here: (.+)")
@@ -62,7 +65,7 @@ class Block:
             words = arguments(last)
         except ValueError:  # the end of a text in quotes
             return False
-        serves = words[:3] == ["python", "-m", "jobs.serve"] or words[:2] == ["serve", "run"]
+        serves = words[:2] in (["polyray", "serve"], ["serve", "run"])
         return serves and not {"--check", "--help"} & set(words)
 
 
@@ -82,7 +85,7 @@ def main_of(job: str) -> Callable[[Sequence[str]], int]:
 
 
 def command_lines(text: str) -> list[tuple[str, list[str]]]:
-    """(job, arguments) of every `python -m jobs.JOB ...`, as a shell would take them apart."""
+    """(job, arguments) of every `polyray JOB ...` or `python -m jobs.JOB ...`, as a shell would take them apart."""
     blocks = "\n".join(_FENCE.findall(text)).replace("\\\n", " ")
     return commands_of([*blocks.splitlines(), *_INLINE.findall(prose(text))])
 

@@ -130,8 +130,8 @@ def test_serving_block_is_the_one_whose_last_command_serves() -> None:
     def block(text: str) -> Block:
         return Block("x.md", 1, "", "bash", "", text)
 
-    assert block("export A=1\npython -m jobs.serve a.yaml \\\n  port=0  # why\n").serves
+    assert block("export A=1\npolyray serve a.yaml \\\n  port=0  # why\n").serves
     assert block("serve run services.reward:app name=serve\n").serves
-    assert not block("python -m jobs.serve a.yaml --check\n").serves
-    assert not block("python -m jobs.serve a.yaml\ncurl x\n").serves
+    assert not block("polyray serve a.yaml --check\n").serves
+    assert not block("polyray serve a.yaml\ncurl x\n").serves
     assert not block("serve deploy a.yaml\n").serves

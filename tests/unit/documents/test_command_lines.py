@@ -106,6 +106,6 @@ def test_a_wrong_line_would_be_found(
 
 
 def test_lines_are_taken_apart_as_a_shell_does() -> None:
-    block = "nohup python -m jobs.train a.yaml \\\n  'x=[1, 2]' &  # why\n"
-    text = f"say `python -m jobs.report runs/a`\n```bash\n{block}```\n"
+    block = "nohup polyray train a.yaml \\\n  'x=[1, 2]' &  # why\n"
+    text = f"say `polyray report runs/a`\n```bash\n{block}```\n"
     assert command_lines(text) == [("train", ["a.yaml", "x=[1, 2]"]), ("report", ["runs/a"])]

@@ -99,7 +99,7 @@ def test_the_benchmarks_answer_without_anything_heavy(name: str, option: str) ->
 def test_help_teaches_and_imports_nothing_heavy(job: str) -> None:
     done = run_code(probe(job), "--help")
     assert done.returncode == 0, done.stderr
-    assert f"python -m jobs.{job}" in done.stdout
+    assert f"polyray {job}" in done.stdout
     assert "HEAVY []" in done.stderr
 
 

@@ -233,7 +233,7 @@ def test_a_job_that_has_ended_is_sent_again_as_it_was() -> None:
     assert (wanted.cpus, wanted.memory_gb) == (4.0, 0.5)
     with pytest.raises(ConfigError, match="is RUNNING"):
         Cluster(Head(status="RUNNING"), ADDRESS).again(ended.info.submission_id)
-    with pytest.raises(ConfigError, match=r"was not submitted by jobs\.submit"):
+    with pytest.raises(ConfigError, match=r"was not submitted by polyray submit"):
         Cluster(Head(status="FAILED", metadata={}), ADDRESS).again(ended.info.submission_id)
 
 

@@ -183,7 +183,7 @@ def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
         Cluster(head, ADDRESS).follow(name)
     assert str(lost.value) == (
         f"no dashboard answers at {ADDRESS}, for 0.05 s; the job goes on where its cluster does: "
-        f"python -m jobs.submit --logs {name} --address {ADDRESS} follows it"
+        f"polyray submit --logs {name} --address {ADDRESS} follows it"
     )
 
 

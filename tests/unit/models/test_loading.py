@@ -34,7 +34,7 @@ def test_a_directory_without_config_is_no_model(tmp_path: Path) -> None:
 
 
 def test_the_embedded_model_must_have_been_built(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"python -m jobs\.pretrain configs/pretrain\.yaml"):
+    with pytest.raises(ConfigError, match=r"polyray pretrain configs/pretrain\.yaml"):
         resolve_model_dir(ModelSpec(path="embedded", cache_dir=str(tmp_path)))
 
 

@@ -95,9 +95,9 @@ def test_commands_and_hashes_identify_what_was_run(tmp_path: Path) -> None:
     data = load_report_data([tmp_path / "my runs"])
     root = tmp_path / "my runs"
     assert commands(data) == [
-        f"python -m jobs.sft '{root}/sft-seed3/config.json' name=sft-seed3-again",
-        f"python -m jobs.train '{root}/rl-seed3/config.json' name=rl-seed3-again",
-        f"python -m jobs.evaluate '{root}/z/config.json' name=z-again",
+        f"polyray sft '{root}/sft-seed3/config.json' name=sft-seed3-again",
+        f"polyray train '{root}/rl-seed3/config.json' name=rl-seed3-again",
+        f"polyray evaluate '{root}/z/config.json' name=z-again",
     ]
     (found,) = adapter_hashes(data.training)
     assert (found.run, found.adapter_sha256, found.base_sha256) == ("rl-seed3", "a7cf", "5230")

@@ -11,6 +11,6 @@ review.py         review.csv, which a person edits                         rows.
 tokens.py         lengths under a model's chat template                    statistics.py what is reported
 pipeline.py       all of it in order
 
-No step depends on the order of the input. Called by jobs.curate; the page is
+No step depends on the order of the input. Called by polyray curate; the page is
 polyray/shelf/preferences/curation_report.py.
 """

@@ -1,4 +1,4 @@
-"""The files of a curation: what goes in and what it was, what comes out. Called by jobs.curate.
+"""The files of a curation: what goes in and what it was, what comes out. Called by polyray curate.
 
 All outputs are functions of the records, the configuration and the decisions, not of the order of rows.
 """

@@ -1,4 +1,4 @@
-"""The steps of curation in order, and the numbers about them. No files are written here; called by jobs.curate.
+"""The steps of curation in order, and the numbers about them. No files are written here; called by polyray curate.
 
     review drops -> rules on one record -> duplicates -> tokens -> clusters -> best N -> parts and phases
 

@@ -1,4 +1,4 @@
-"""Rows of sft.jsonl (jobs.sft, data.type jsonl) and of rl.jsonl (task.type jsonl), with where they come from.
+"""Rows of sft.jsonl (polyray sft, data.type jsonl) and of rl.jsonl (task.type jsonl), with where they come from.
 
     sft.jsonl   {"messages": [user, assistant], "record_id", "prompt_id", "cluster_id", "engagement", "url", ...}
     rl.jsonl    {"messages": [user], "id", "cluster", "response", "metadata": {"source", "url", "licence", ...}}

@@ -1,7 +1,7 @@
 """Raw files become engagement records: forum threads, headline tests, the user's own exports.
 
 What an importer leaves out is counted with its reason. Ids, clusters and engagement do not depend on the order of
-the rows. Called by jobs.curate and by whoever trains on a raw file.
+the rows. Called by polyray curate and by whoever trains on a raw file.
 """
 
 from __future__ import annotations

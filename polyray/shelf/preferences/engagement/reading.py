@@ -81,7 +81,7 @@ def text_hash(*texts: str) -> str:
 def _files(path: Path, key: str) -> list[Path]:
     if not path.exists():
         raise MissingFile(
-            f"{path}: no such file or directory; make it with python -m jobs.curate data CONFIG, or set {key} to a "
+            f"{path}: no such file or directory; make it with polyray curate data CONFIG, or set {key} to a "
             f"file of rows such as {_EXAMPLE}"
         )
     if not path.is_dir():
@@ -91,7 +91,7 @@ def _files(path: Path, key: str) -> list[Path]:
         if files[0].is_file():  # a part may be empty, and then its file is
             return [file for file in files if file.is_file() and file.stat().st_size > 0]
     raise DataError(
-        f"{path}: no data/train.jsonl in this directory; set {key} to a run of jobs.curate or to a file of rows"
+        f"{path}: no data/train.jsonl in this directory; set {key} to a run of polyray curate or to a file of rows"
     )
 
 

@@ -12,5 +12,5 @@ results.py           what metrics.json holds        statement.py   the verdict i
 figures.py  report.py   the page
 pipeline.py          all of it, from a configuration
 
-Called by `jobs.evaluate reward`. No Ray.
+Called by `polyray evaluate reward`. No Ray.
 """

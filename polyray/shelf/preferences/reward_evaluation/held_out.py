@@ -177,7 +177,7 @@ def _parts(
             raise DataError(
                 f"{spec.path}: cluster {record.cluster_id!r} lies in {owner[record.cluster_id]} and in "
                 f"{record.part}; what is held out must not share a cluster with what is trained on: split by "
-                "cluster (jobs.curate data does)"
+                "cluster (polyray curate data does)"
             )
     found: dict[str, list[EngagementRecord]] = {}
     for record in records:
@@ -204,7 +204,7 @@ def _split(
     if not found["validated"]:
         raise DataError(
             f"{spec.path}: the models were trained on all of its {len(clusters)} clusters; validate them on others "
-            "(data.test_share of jobs.train_reward leaves some out)"
+            "(data.test_share of polyray train_reward leaves some out)"
         )
     return found, said
 

@@ -40,7 +40,7 @@ def check_unseen(config: RewardValidationConfig, data: HeldOut) -> None:
             raise ConfigError(
                 f"{name} was trained or stopped on {len(seen)} of the clusters that are validated, e.g. {seen[0]!r}; "
                 "validate it on the test part of the data it was trained with (train it with data.path set to the "
-                "run of jobs.curate)"
+                "run of polyray curate)"
             )
 
 
@@ -52,7 +52,7 @@ def _cards(spec: ScorerSpec) -> list[ModelCard]:
     path = Path(asked.path)
     if not path.is_dir():
         raise MissingFile(
-            f"{path}: no such file or directory; train a model first (python -m jobs.train_reward CONFIG) and "
+            f"{path}: no such file or directory; train a model first (polyray train_reward CONFIG) and "
             "give its runs/NAME/model"
         )
     return [read_card(path)]

@@ -24,7 +24,7 @@ LIMITS = (
     "Prompts and completions are read to the encoder's limit of tokens; what comes after counts for nothing.",
     "Within one prompt the score ranks; between prompts it is no measure of how many people will react.",
     "Validation chose the training step and the temperature, so its figures are optimistic; held-out ones: "
-    "python -m jobs.evaluate reward.",
+    "polyray evaluate reward.",
 )
 
 

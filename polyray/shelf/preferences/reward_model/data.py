@@ -2,7 +2,7 @@
 
     records --half, part--> items (one completion each) --> pairs with weights, regression targets with weights
 
-Test records are never among them. What is left out is counted. Called by jobs.train_reward and the training loop.
+Test records are never among them. What is left out is counted. Called by polyray train_reward and the training loop.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class EngagementModel:
         if not (path / CONFIG).is_file() or not (path / CARD).is_file():
             raise ConfigError(
                 f"{path.absolute()} is no engagement model: {CONFIG} or {CARD} is missing; make one with "
-                "python -m jobs.train_reward, or correct the path"
+                "polyray train_reward, or correct the path"
             )
         card = _checked_card(path)
         config = _parsed(ModelConfig, path / CONFIG)

@@ -1,6 +1,6 @@
 """What another candidate is worth, as metrics.json has it: DER with its null, and how many candidates to generate.
 
-Called by figures.py, drawings.py and jobs.analyze evaluation.
+Called by figures.py, drawings.py and polyray analyze evaluation.
 """
 
 from __future__ import annotations

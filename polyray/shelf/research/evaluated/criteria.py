@@ -17,10 +17,10 @@ Status = Literal["pass_target", "pass", "fail", "not_measured"]
 MAX_K = 10
 """The criteria speak of Pass@10; the largest measured k up to it stands in, and is named."""
 JUDGE_OPTION = (
-    "judging in the evaluation's configuration, or python -m jobs.judge configs/judge/pairwise.yaml "
+    "judging in the evaluation's configuration, or polyray judge configs/judge/pairwise.yaml "
     "samples=RUN/evaluation/samples.jsonl and its run directory beside this one"
 )
-REWARD_OPTION = "a run of python -m jobs.evaluate reward configs/evaluate/reward_replies.yaml beside this one"
+REWARD_OPTION = "a run of polyray evaluate reward configs/evaluate/reward_replies.yaml beside this one"
 REWARD_METRIC = "spearman_within"
 
 

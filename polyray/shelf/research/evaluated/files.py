@@ -1,4 +1,5 @@
-"""What jobs.analyze evaluation writes: a page, JSON, the tables of a paper, the data of figures. Nothing by halves.
+"""What polyray analyze evaluation writes: a page, JSON, the tables of a paper, the data of figures. Nothing by
+halves.
 
 DIR/evaluation.html, DIR/{theory,conditions,criteria,domains}.json
 DIR/tables/{results,significance,ablation,criteria,domains,cost}.{tex,md}, tables.json (where each number stands)

@@ -1,7 +1,7 @@
 """The finished evaluations under the given paths, with what belongs to them: judgements, costs, validated rewards.
 
 A path is a run directory or a directory of them. Nothing is computed here. Called by results.py and by
-jobs.analyze evaluation.
+polyray analyze evaluation.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Inputs:
 
     runs: tuple[EvaluatedRun, ...]
     rewards: tuple[JsonFile, ...]
-    """metrics.json of validations of rewards (jobs.evaluate reward)."""
+    """metrics.json of validations of rewards (polyray evaluate reward)."""
     notes: tuple[str, ...]
     """What was found and not used, and why."""
 
@@ -118,7 +118,7 @@ def read_inputs(paths: Sequence[str | Path]) -> Inputs:
         if not found:
             raise DataError(
                 f"{path} holds no finished evaluation: neither it nor a directory in it has "
-                "evaluation/metrics.json; give the run directory that jobs.evaluate printed"
+                "evaluation/metrics.json; give the run directory that polyray evaluate printed"
             )
         for directory in found:
             key = directory.resolve()
@@ -153,7 +153,7 @@ def _is_finished(directory: Path) -> bool:
 def _evaluated_run(directory: Path, metrics: JsonFile) -> EvaluatedRun:
     models = metrics.values.get("models")
     if not isinstance(models, dict) or not models:
-        raise DataError(f"{metrics.path} names no models; run jobs.evaluate again")
+        raise DataError(f"{metrics.path} names no models; run polyray evaluate again")
     without = [name for name, values in models.items() if not values.get("pass_at_k")]
     if without:
         raise DataError(f"{metrics.path} has no pass_at_k of {without[0]}; score the samples again")
@@ -171,7 +171,7 @@ def _evaluated_run(directory: Path, metrics: JsonFile) -> EvaluatedRun:
 def _with_judges(
     runs: list[EvaluatedRun], judges: dict[Path, JsonFile]
 ) -> tuple[list[EvaluatedRun], list[str]]:
-    """Runs of jobs.judge go with the evaluation whose samples.jsonl they read; others are named."""
+    """Runs of polyray judge go with the evaluation whose samples.jsonl they read; others are named."""
     by_samples = {run.samples_file.resolve(): number for number, run in enumerate(runs)}
     notes: list[str] = []
     for directory, summary in judges.items():

@@ -130,7 +130,7 @@ def _check_same(model: str, prompts: Sequence[_Prompt], metrics: Mapping[str, An
     if said is not None and abs(found - said) > TOLERANCE:
         raise DataError(
             f"pass@1 of {model} is {found:.6f} by samples.jsonl and {said:.6f} by metrics.json: the samples are "
-            "others; run `jobs.evaluate score` on them"
+            "others; run `polyray evaluate score` on them"
         )
 
 

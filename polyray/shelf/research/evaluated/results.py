@@ -3,7 +3,7 @@
     inputs --samples, one evaluation at a time--> outcomes --> theory, conditions
            --metrics.json, judgements, rewards--> criteria, domains
 
-Called by jobs.analyze evaluation.
+Called by polyray analyze evaluation.
 """
 
 from __future__ import annotations

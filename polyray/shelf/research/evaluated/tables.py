@@ -109,7 +109,7 @@ def _tested(run: EvaluatedRun, number: int, entry: Mapping[str, Any]) -> Iterato
 
 
 def ablation(run: EvaluatedRun, suffix: str = "") -> Table:
-    """What each part of an adapter adds, for an evaluation of jobs.analyze ablation; for others no rows."""
+    """What each part of an adapter adds, for an evaluation of polyray analyze ablation; for others no rows."""
     tested = run.comparisons() if run.baseline == WHOLE else []
     keys = [key for key in _ablation_keys(run) if any(_key(entry) == key for _, entry in tested)]
     rows = []

@@ -1,6 +1,6 @@
 """What each part of an adapter adds, from the evaluation of the adapter whole and without each (ablation.py).
 
-Called by jobs.analyze ablation, and for its table by polyray/shelf/research/evaluated/tables.py.
+Called by polyray analyze ablation, and for its table by polyray/shelf/research/evaluated/tables.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The page about adapters: where each one works, how alike they are, how far apart arms are, how they drift.
 
-One file that loads nothing. Called by jobs.analyze.
+One file that loads nothing. Called by polyray analyze.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """All that is said of some adapters: one entry per module, for tables, figures and files.
 
-Numbers that do not exist (the cosine of nothing, a p-value without seeds) are None. Called by jobs.analyze.
+Numbers that do not exist (the cosine of nothing, a p-value without seeds) are None. Called by polyray analyze.
 """
 
 from __future__ import annotations

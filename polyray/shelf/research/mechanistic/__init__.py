@@ -7,5 +7,5 @@
     results.py    all of it, with intervals over prompts
     page.py       the page
 
-Called by jobs.analyze mechanistic.
+Called by polyray analyze mechanistic.
 """

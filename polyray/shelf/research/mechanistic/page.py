@@ -1,6 +1,6 @@
 """The page about policies inside: attention by head, what hidden states tell apart. One file that loads nothing.
 
-Called by jobs.analyze mechanistic.
+Called by polyray analyze mechanistic.
 """
 
 from __future__ import annotations
