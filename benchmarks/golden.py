@@ -255,20 +255,21 @@ def _parts(plan: Plan, fleet: Fleet, display: ProgressDisplay) -> dict[str, Call
     from polyray.evaluation.sampling import EvaluationFiles
     from polyray.launch.evaluate import evaluate
     from polyray.launch.fleet import pool_sampler
+    from polyray.launch.plan import plan_sft, plan_training
     from polyray.launch.sft import as_training, supervise
-    from polyray.launch.train import check_inputs, train
+    from polyray.launch.train import train
     from polyray.runs.data_record import sha256_of
     from polyray.runs.run_directory import RunDirectory
 
     def supervised() -> Run:
         with RunDirectory.open(plan.sft) as directory:
-            supervise(plan.sft, directory, display)
+            supervise(plan_sft(plan.sft), directory, display)
         return _trained(directory.paths)
 
     def reinforced(config: TrainConfig) -> Run:
-        check_inputs(config)
+        run = plan_training(config)
         with RunDirectory.open(config) as directory:
-            train(config, directory, fleet, display)
+            train(run, directory, fleet, display)
         return _trained(directory.paths)
 
     def resumed() -> Run:

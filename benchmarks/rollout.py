@@ -61,7 +61,7 @@ def rollout_measures(
     """The ratio pool / bare over `num_pairs` interleaved pairs of `completions` each, and both speeds."""
     import ray
 
-    from polyray.launch.fleet import engine_settings
+    from polyray.launch.plan import resolve_training
     from polyray.orchestrator.resources import OUTSIDE_ANY_GROUP
     from polyray.orchestrator.rollout_pool import RolloutPool
 
@@ -69,7 +69,8 @@ def rollout_measures(
     display.update(phase="starting two engines")
     rollout = config.rollout.model_copy(update={"num_workers": 1})
     pool = RolloutPool("benchmark-throughput", rollout)
-    pool.build(engine_settings(config.model, rollout, "merged"))
+    plan = resolve_training(config.model_copy(update={"rollout": rollout}))
+    pool.build(plan.engine_settings("merged"))
     bare: Any = (
         ray.remote(BareEngine)
         .options(

@@ -95,13 +95,13 @@ def benchmark_sweep(train: TrainConfig, mode: str, steps: int, runs_dir: str) ->
 
 
 def _run(config: SweepConfig, display: ProgressDisplay) -> SweepRun:
-    from polyray.launch.train import check_inputs
+    from polyray.launch.inputs import check_training
     from polyray.runs.run_directory import RunDirectory
     from polyray.sweep.run import check_resources, run_trials, shared_fleet
 
     plans = plan_trials(config)
     for plan in plans:
-        check_inputs(plan.config)
+        check_training(plan.config)
     check_resources(config, plans)
     ready_s, usage = 0.0, []
     with RunDirectory.open(config) as directory, EngineMemory() as memory:

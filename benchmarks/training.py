@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,18 +30,20 @@ def run_twice(config: TrainConfig, display: ProgressDisplay) -> list[Measure]:
     The second meets engines that served the first's last version: none of it may matter.
     """
     from polyray.launch.fleet import open_fleet
-    from polyray.launch.train import check_inputs, train
+    from polyray.launch.plan import plan_training
+    from polyray.launch.train import train
     from polyray.models.base_files import resolve_dtype
     from polyray.runs.run_directory import RunDirectory
 
-    check_inputs(config)
+    plan = plan_training(config)
     lines: list[list[dict[str, Any]]] = []
     adapters: list[bytes] = []
-    with open_fleet(config, "benchmark") as fleet:
+    with open_fleet(config, "benchmark", plan) as fleet:
         for number, name in enumerate(("first", "second"), start=1):
             display.section(f"training run, {config.learner.steps} steps", number, 2)
-            with RunDirectory.open(config.model_copy(update={"name": name})) as directory:
-                train(config.model_copy(update={"name": name}), directory, fleet, display)
+            run = replace(plan, config=config.model_copy(update={"name": name}))
+            with RunDirectory.open(run.config) as directory:
+                train(run, directory, fleet, display)
             lines.append(read_lines(directory.paths.metrics))
             adapters.append((directory.paths.adapter / "adapter_model.safetensors").read_bytes())
     dtype = resolve_dtype(config.model, config.rollout.gpus_per_worker > 0)

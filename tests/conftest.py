@@ -231,13 +231,14 @@ def fleet(ray_session: None, train_config: Callable[..., TrainConfig]) -> Iterat
 
 def run_training(config: TrainConfig, fleet: Fleet) -> RunPaths:
     """A whole training run as `jobs.train` does it, on engines and a reward service that are there already."""
-    from polyray.launch.train import check_inputs, train
+    from polyray.launch.plan import plan_training
+    from polyray.launch.train import train
     from polyray.runs.progress import ProgressDisplay
     from polyray.runs.run_directory import RunDirectory
 
-    check_inputs(config)
+    plan = plan_training(config)
     with RunDirectory.open(config) as directory, ProgressDisplay() as display:
-        train(config, directory, fleet, display)
+        train(plan, directory, fleet, display)
         return directory.paths
 
 
@@ -246,6 +247,7 @@ def warm_start(ray_session: None, model_cache: Path, runs_dir: Path) -> Path:
     """The adapter of a short SFT run on Ray Train."""
     from polyray.config.loader import build_config
     from polyray.config.run import SftConfig
+    from polyray.launch.plan import plan_sft
     from polyray.launch.sft import supervise
     from polyray.runs.progress import ProgressDisplay
     from polyray.runs.run_directory import RunDirectory
@@ -258,7 +260,7 @@ def warm_start(ray_session: None, model_cache: Path, runs_dir: Path) -> Path:
     }
     config = build_config(SftConfig, values)
     with RunDirectory.open(config) as directory, ProgressDisplay() as display:
-        supervise(config, directory, display)
+        supervise(plan_sft(config), directory, display)
         return directory.paths.adapter
 
 

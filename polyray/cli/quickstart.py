@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         pretrain = load_config(PretrainConfig, config.pretrain)
         plans = [build_plan(config, pretrain, seed) for seed in config.seeds]
     if args.check:
-        from polyray.launch.train import check_inputs
+        from polyray.launch.inputs import check_training
 
         first = plans[0]
         return args.print_check(
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "evaluate": as_json(first.evaluate),
             },
             inputs=lambda: [
-                check_inputs(arm, only_look=True, made_before=True)
+                check_training(arm, only_look=True, made_before=True)
                 for plan in plans
                 for arm in plan.arms.values()
             ],
@@ -182,20 +182,24 @@ def _run_seed(
     then."""
     from polyray.launch.cost import held_by_fleet, held_by_learner
     from polyray.launch.fleet import open_fleet, pool_sampler
-    from polyray.launch.train import check_inputs
+    from polyray.launch.plan import RunPlan, resolve_training
     from polyray.runs.cost import START
 
     any_arm = next(iter(plan.arms.values()))
     owner = f"{any_arm.run_dir.parent.name}-seed{plan.seed}"
     held = held_by_fleet(any_arm)
     cost.enter(START, held)
-    with open_fleet(any_arm, owner, await_model) as fleet:
+
+    def engines_plan() -> RunPlan[TrainConfig]:
+        await_model()
+        return resolve_training(any_arm)
+
+    with open_fleet(any_arm, owner, engines_plan) as fleet:
         cost.rest()  # its parts have accounts of their own
         display.section(f"SFT (seed {plan.seed})", done + 1, total)
         _sft(plan.sft, held + held_by_learner(plan.sft.learner), display)
         for index, (name, arm) in enumerate(plan.arms.items()):
             display.section(f"{name} (seed {plan.seed})", done + 2 + index, total)
-            check_inputs(arm)
             _arm(arm, fleet, display)
         done += 2 + len(plan.arms)
         display.section(f"evaluation (seed {plan.seed})", done, total)
@@ -205,24 +209,27 @@ def _run_seed(
 
 def _sft(config: SftConfig, held: Held, display: ProgressDisplay) -> None:
     from polyray.launch.cost import supervised_account
+    from polyray.launch.plan import plan_sft
     from polyray.launch.sft import supervise
     from polyray.runs.run_directory import RunDirectory
 
     with RunDirectory.open(config) as directory:
         if not directory.finished:
             with supervised_account(config, held, "train"):
-                supervise(config, directory, display)
+                supervise(plan_sft(config), directory, display)
 
 
 def _arm(config: TrainConfig, fleet: Fleet, display: ProgressDisplay) -> None:
     from polyray.launch.cost import training_account
+    from polyray.launch.plan import plan_training
     from polyray.launch.train import train
     from polyray.runs.run_directory import RunDirectory
 
+    plan = plan_training(config)
     with RunDirectory.open(config) as directory:
         if not directory.finished:
             with training_account(config) as cost:
-                train(config, directory, fleet, display, cost)
+                train(plan, directory, fleet, display, cost)
 
 
 def _evaluate(config: EvaluateConfig, held: Held, sample: Sample, display: ProgressDisplay) -> None:

@@ -30,8 +30,8 @@ from collections.abc import Sequence
 from polyray.capacity.derived import derived_sizes as train_sizes
 from polyray.cli.arguments import parse
 from polyray.config.run import SftConfig
-from polyray.launch.sft import as_training, check_inputs, derived_sizes, run_sft
-from polyray.launch.train import check_inputs as check_training
+from polyray.launch.inputs import check_supervised, check_training
+from polyray.launch.sft import as_training, derived_sizes, run_sft
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.print_check(
             derived=lambda: derived_sizes(config) if training is None else train_sizes(training),
             inputs=lambda: (
-                check_inputs(config, only_look=True)
+                check_supervised(config, only_look=True)
                 if training is None
                 else check_training(training, only_look=True)
             ),

@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def check_inputs(plans: list[TrialPlan], *, only_look: bool = False) -> None:
     """Looks at the inputs of all trials; trials that read the same files are looked at once."""
-    from polyray.launch.train import check_inputs as check_run
+    from polyray.launch.inputs import check_training as check_run
 
     missing = MissingFiles()
     different = {json.dumps([as_json(plan.config)[key] for key in READ]): plan for plan in plans}

@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from polyray.capacity.derived import derived_sizes
 from polyray.cli.arguments import parse
 from polyray.config.run import TrainConfig
-from polyray.launch.train import check_inputs, run_training
+from polyray.launch.inputs import check_training
+from polyray.launch.train import run_training
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.check:
         return args.print_check(
             derived=lambda: derived_sizes(args.config),
-            inputs=lambda: check_inputs(args.config, only_look=True),
+            inputs=lambda: check_training(args.config, only_look=True),
         )
     run_training(args.config)
     return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,15 @@ import numpy as np
 
 from polyray.capacity.bundles import engines, training_parts
 from polyray.config.learner import LearnerSpec
-from polyray.config.model import ModelSpec
 from polyray.config.paths import REPOSITORY_ROOT, relative_to
 from polyray.config.remote_reward import HttpRewardSpec
 from polyray.config.rollout import RolloutSpec
-from polyray.config.run import EvaluateConfig, RaySpec, SftConfig, TrainConfig
+from polyray.config.run import EvaluateConfig, RaySpec, TrainConfig
 from polyray.errors import ConfigError
 from polyray.evaluation.sampling import Sample
+from polyray.launch.plan import RunPlan, held_as, resolve_base, resolve_training
 from polyray.models.adapter import AdapterShape
-from polyray.models.adapter_files import check_same_start, read_adapter, start_manifest
+from polyray.models.adapter_files import read_adapter
 from polyray.models.base_files import base_fingerprint, resolve_dtype, resolve_model_dir
 from polyray.orchestrator.resources import check_placement, ray_session
 from polyray.orchestrator.reward_client import build_remote
@@ -37,11 +37,11 @@ from polyray.rewards import RewardPlan, plan_reward
 from polyray.rollout.vllm_build import check_build_for
 from polyray.runs.logging import setup_logging
 from polyray.runs.progress import ProgressDisplay
-from polyray.runs.run_directory import RunDirectory, RunPaths
+from polyray.runs.run_directory import RunDirectory
 from polyray.serving.auth import token_from_environment
 from polyray.serving.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
 from polyray.types import Group, GroupRequest
-from polyray.weight_sync.mode import DeliveryChoice, Mode, choose_mode, recorded_choice, settled_mode
+from polyray.weight_sync.mode import DeliveryChoice, Mode, choose_mode, settled_mode
 from polyray.weight_sync.proof import check_delivery
 
 
@@ -73,53 +73,60 @@ def open_ray(spec: RaySpec, display: ProgressDisplay, run_dir: Path | None = Non
 
 @contextmanager
 def open_fleet(
-    config: TrainConfig, owner: str, await_model: Callable[[], object] | None = None
+    config: TrainConfig,
+    owner: str,
+    plan: RunPlan[TrainConfig] | Callable[[], RunPlan[TrainConfig]] | None = None,
 ) -> Iterator[Fleet]:
     """The pool and the reward service that `config` asks for, named after `owner`; both end with the block.
 
-    Engines start in the background. `await_model` returns once the base model exists, where it is still being
-    made; what does not need it starts meanwhile. Raises ConfigError and ResourceError before anything starts.
+    Engines start in the background. `plan` may be a function that returns once the base model exists, where it is
+    still being made; what does not need it starts meanwhile. Raises ConfigError and ResourceError before anything
+    starts.
     """
-    if await_model is None:
-        training_base(config.model)
     check_engines(config.rollout)
-    with relative_to(config.base_dir):
-        plan = plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
+    plan = resolve_training(config) if plan is None else plan
+    reward = _planned_reward(config, plan)
     check_placement(training_parts(config), "rollout.num_workers, cpus_per_worker or gpus_per_worker")
     pool = RolloutPool(owner, config.rollout)
     try:
-        if await_model is None:
-            choice = _build(pool, config)
-        with open_reward(owner, plan) as reward:
-            if await_model is not None:
-                await_model()
-                choice = _build(pool, config)
-            yield Fleet(pool, reward, plan if plan.is_remote else None, choice)
+        if isinstance(plan, RunPlan):
+            choice = _build(pool, plan)
+        with open_reward(owner, reward) as address:
+            if not isinstance(plan, RunPlan):
+                choice = _build(pool, plan())
+            yield Fleet(pool, address, reward if reward.is_remote else None, choice)
     finally:
         pool.shutdown()
 
 
 @contextmanager
-def open_shared_fleet(config: TrainConfig, owner: str, lora_rank: int, runs: int) -> Iterator[Fleet]:
-    """As `open_fleet`, for runs at the same time that differ from `config` in nothing a fleet cannot have twice.
+def open_shared_fleet(plan: RunPlan[TrainConfig], owner: str, lora_rank: int, runs: int) -> Iterator[Fleet]:
+    """As `open_fleet`, for runs at the same time that differ from `plan` in nothing a fleet cannot have twice.
 
     Each uses `fleet.pool.for_run(name)`. `lora_rank`: the largest of all runs that will come.
     """
-    if config.rollout.max_workers is not None:
+    rollout = plan.config.rollout
+    if rollout.max_workers is not None:
         raise ConfigError(
-            f"rollout.max_workers={config.rollout.max_workers}: engines that several runs share are as many as "
+            f"rollout.max_workers={rollout.max_workers}: engines that several runs share are as many as "
             "rollout.num_workers; set that, and leave max_workers out"
         )
-    check_engines(config.rollout)
-    with relative_to(config.base_dir):
-        plan = plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
-    pool = SharedPool(owner, config.rollout)
+    check_engines(rollout)
+    reward = _planned_reward(plan.config, plan)
+    pool = SharedPool(owner, rollout)
     try:
-        choice = _build(pool, config, lora_rank, runs)
-        with open_reward(owner, plan) as reward:
-            yield Fleet(pool, reward, plan if plan.is_remote else None, choice)
+        choice = _build(pool, plan, lora_rank, runs)
+        with open_reward(owner, reward) as address:
+            yield Fleet(pool, address, reward if reward.is_remote else None, choice)
     finally:
         pool.shutdown()
+
+
+def _planned_reward(config: TrainConfig, plan: RunPlan[TrainConfig] | Callable[[], Any]) -> RewardPlan:
+    if isinstance(plan, RunPlan) and plan.engine is not None:
+        return plan.engine.reward
+    with relative_to(config.base_dir):
+        return plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
 
 
 @contextmanager
@@ -153,7 +160,7 @@ def open_sampler(config: EvaluateConfig) -> Iterator[Sample]:
     check_engines(rollout)
     check_placement([engines(rollout)], "rollout.num_workers, cpus_per_worker or gpus_per_worker")
     pool = RolloutPool(config.name, rollout)
-    pool.build(engine_settings(config.model, rollout, _between_models(config, model_dir), max(ranks)))
+    pool.build(_settings(config, model_dir, max(ranks)))
     try:
         yield pool_sampler(config, pool)
     finally:
@@ -184,19 +191,15 @@ def pool_sampler(config: EvaluateConfig, pool: RolloutPool) -> Sample:
 
 
 def _build(
-    pool: RolloutPool, config: TrainConfig, lora_rank: int | None = None, runs: int = 1
+    pool: RolloutPool, plan: RunPlan[TrainConfig], lora_rank: int | None = None, runs: int = 1
 ) -> DeliveryChoice:
-    """Has the engines built for one mode of delivery: the run's, where it has begun, else the one to choose."""
-    model = config.model
-    plain = engine_settings(model, pool.rollout, "merged")
-    arguments = config.delivery, pool.rollout, model.lora, Path(plain.model_dir), plain.dtype
-    choice = recorded_choice(config.run_dir) if config.delivery.mode == "auto" else None
-    choice = choice or settled_mode(*arguments)
+    """Has the engines built for one mode of delivery: the run's, where it is settled, else the one to choose."""
+    assert plan.engine is not None
+    choice = plan.engine.sync
     if choice is None:
-        seen = pool.measure_delivery(plain, model.lora)
+        seen = pool.measure_delivery(plan.engine_settings("merged"), plan.config.model.lora)
         choice = DeliveryChoice(*choose_mode(seen), seen)
-    settings = engine_settings(model, pool.rollout, choice.mode, lora_rank)
-    pool.build(replace(settings, runs=runs))
+    pool.build(plan.engine_settings(choice.mode, lora_rank, runs))
     return choice
 
 
@@ -207,72 +210,19 @@ def _between_models(config: EvaluateConfig, model_dir: Path) -> Mode:
     return "merged" if settled is None else settled.mode
 
 
+def _settings(config: EvaluateConfig, model_dir: Path, lora_rank: int) -> EngineSettings:
+    mode = _between_models(config, model_dir)
+    base, _ = resolve_base(config.model)
+    dtype = held_as(config.model, base, config.rollout.gpus_per_worker > 0)
+    return EngineSettings(
+        str(base.resolve()), dtype, config.rollout, lora_rank if mode == "adapter" else None
+    )
+
+
 def check_engines(rollout: RolloutSpec) -> None:
     """ConfigError where it is known before a worker starts that its engine cannot be built."""
     if rollout.engine_kind != "simulated":
         check_build_for(rollout.gpus_per_worker, rollout.node_labels)
-
-
-def engine_settings(
-    model: ModelSpec, rollout: RolloutSpec, mode: Mode, lora_rank: int | None = None
-) -> EngineSettings:
-    """What an engine on this base is built from; `lora_rank` where adapters above `model.lora.rank` come."""
-    model_dir = training_base(model)[0].resolve()
-    rank = (lora_rank or model.lora.rank) if mode == "adapter" else None
-    return EngineSettings(
-        str(model_dir), _held_as(model, model_dir, rollout.gpus_per_worker > 0), rollout, rank
-    )
-
-
-def _held_as(model: ModelSpec, model_dir: Path, use_gpu: bool) -> str:
-    """The base's dtype. ConfigError, before a worker starts, where it cannot be held so."""
-    if model.quantization != "none":
-        from polyray.models.loading import check_can_quantise
-
-        check_can_quantise(model_dir)
-    return resolve_dtype(model, use_gpu)
-
-
-def training_base(model: ModelSpec) -> tuple[Path, Path | None]:
-    """(base directory, adapter to continue from): with `merge_then_fresh` the adapter becomes part of a new
-    base."""
-    model_dir = resolve_model_dir(model)
-    warm_start = Path(model.warm_start) if model.warm_start else None
-    if warm_start is None or model.warm_start_mode == "continue":
-        return model_dir, warm_start
-    from polyray.models.lora import merge_then_fresh
-
-    merged = merge_then_fresh(
-        model_dir,
-        warm_start,
-        base_sha256=base_fingerprint(model_dir),
-        dtype="float32",
-        target_dir=Path(model.cache_dir) / "merged",
-    )
-    return merged, None
-
-
-def check_start(config: SftConfig | TrainConfig) -> None:
-    """Raises ConfigError if the newest checkpoint of the run began on another base or another warm start."""
-    model_dir, warm_start = training_base(config.model)
-    base_sha256 = base_fingerprint(model_dir)
-    manifest = start_manifest(config.name, base_sha256, None if warm_start is None else str(warm_start))
-    for checkpoint in sorted(RunPaths(config.run_dir).checkpoints.glob("step-*/adapter/polyray.json"))[-1:]:
-        check_same_start(checkpoint.parent, manifest)
-
-
-def worker_arguments(config: SftConfig | TrainConfig, directory: RunDirectory) -> dict[str, Any]:
-    """Arguments of a Train worker, as plain values."""
-    model_dir, warm_start = training_base(config.model)
-    model = config.model.model_copy(
-        update={"warm_start": str(warm_start) if warm_start else None, "warm_start_mode": "continue"}
-    )
-    return {
-        "config": config.model_copy(update={"model": model}).model_dump(mode="json"),
-        "model_dir": str(model_dir.resolve()),
-        "run_dir": str(directory.paths.root),
-        "dtype": _held_as(config.model, model_dir, config.learner.use_gpu),
-    }
 
 
 def fit_trainer(

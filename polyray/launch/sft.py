@@ -11,10 +11,10 @@ from polyray.config.loader import build_config
 from polyray.config.run import SftConfig, TrainConfig
 from polyray.config.supervised import JsonlDataSpec
 from polyray.config.supervised_term import PolychromicSftSpec, SupervisedTermSpec
-from polyray.errors import MissingFiles
 from polyray.launch.train import run_training
 
 if TYPE_CHECKING:
+    from polyray.launch.plan import RunPlan
     from polyray.learner.demonstrations import Demonstrations
     from polyray.runs.progress import ProgressDisplay
     from polyray.runs.run_directory import RunDirectory
@@ -28,47 +28,19 @@ def run_sft(config: SftConfig) -> None:
         return
     from polyray.launch.cost import show_cost, supervised_account
     from polyray.launch.fleet import open_ray
+    from polyray.launch.plan import plan_sft
     from polyray.runs.progress import ProgressDisplay
     from polyray.runs.run_directory import RunDirectory, RunPaths
 
     with ProgressDisplay() as display:
-        if not RunPaths(config.run_dir).done.is_file():
-            check_inputs(config)
+        plan = None if RunPaths(config.run_dir).done.is_file() else plan_sft(config)
         with RunDirectory.open(config) as directory:
-            if not directory.finished:
+            if plan is not None and not directory.finished:
                 with supervised_account(config) as cost, open_ray(config.ray, display, config.run_dir):
                     cost.enter("train")
-                    supervise(config, directory, display)
+                    supervise(plan, directory, display)
         display.note(f"adapter   {directory.paths.adapter}\nmetrics   {directory.paths.metrics}")
         show_cost(directory.paths.root, display)
-
-
-def check_inputs(config: SftConfig, *, only_look: bool = False) -> None:
-    """Everything that can be wrong with files, before anything starts: ConfigError or DataError.
-
-    `only_look` is for --check: nothing is fetched or written.
-    """
-    from polyray.data.records import read_demonstrations
-    from polyray.launch.inputs import check_base
-    from polyray.tasks import build_task
-
-    missing = MissingFiles()
-    model_dir = check_base(config.model, missing, only_look)
-    with missing.noted():
-        if isinstance(config.data, JsonlDataSpec):
-            read_demonstrations(config.data)
-        else:
-            build_task(config.task).demonstration(0, config.seed)
-    missing.raise_if_any()
-    if model_dir is not None:
-        from polyray.launch.prompt_check import usable_tokenizer  # imports torch
-        from polyray.learner.demonstrations import check_rows, load_demonstrations
-
-        check_rows(config, load_demonstrations(config, usable_tokenizer(model_dir)))
-    if not only_look:
-        from polyray.launch.fleet import check_start
-
-        check_start(config)
 
 
 def as_training(config: SftConfig) -> TrainConfig | None:
@@ -101,23 +73,23 @@ def as_training(config: SftConfig) -> TrainConfig | None:
     return build_config(TrainConfig, values, "objective polychromic")
 
 
-def supervise(config: SftConfig, directory: RunDirectory, display: ProgressDisplay) -> None:
+def supervise(plan: RunPlan[SftConfig], directory: RunDirectory, display: ProgressDisplay) -> None:
     """One SFT run on the Ray this process is connected to, from its newest checkpoint to DONE."""
     from functools import partial
 
-    from polyray.launch.fleet import training_base
     from polyray.launch.watch_workers import watch_workers
     from polyray.learner.demonstrations import load_demonstrations
     from polyray.models.loading import load_tokenizer
     from polyray.orchestrator.resources import check_placement
 
+    config = plan.config
     check_placement([learner_ranks(config.learner)], "learner.num_workers or cpus_per_worker")
-    data = load_demonstrations(config, load_tokenizer(training_base(config.model)[0]))
+    data = load_demonstrations(config, load_tokenizer(plan.model_dir))
     if data.dropped or data.truncated:
         display.note(f"rows above max_tokens={config.max_tokens}: {_too_long(data)}")
     steps = watch_workers(
         directory.paths,
-        partial(_fit, config, directory),
+        partial(_fit, plan, directory),
         display,
         phases=("starting the learner", "fine-tuning"),
         num_steps=data.num_steps,
@@ -159,8 +131,9 @@ def _too_long(data: Demonstrations) -> str:
     return f"{data.dropped} dropped, {data.truncated} truncated, {data.num_rows} in an epoch"
 
 
-def _fit(config: SftConfig, directory: RunDirectory, outcome: dict[str, BaseException]) -> None:
-    from polyray.launch.fleet import fit_trainer, worker_arguments
+def _fit(plan: RunPlan[SftConfig], directory: RunDirectory, outcome: dict[str, BaseException]) -> None:
+    from polyray.launch.fleet import fit_trainer
     from polyray.orchestrator.supervised_worker import supervised_loop
 
-    fit_trainer(supervised_loop, worker_arguments(config, directory), config.learner, directory, outcome)
+    arguments = plan.worker_arguments(directory.paths.root)
+    fit_trainer(supervised_loop, arguments, plan.config.learner, directory, outcome)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from polyray.config.run import TrainConfig
-from polyray.errors import MissingFiles
 
 if TYPE_CHECKING:
     from polyray.launch.fleet import Fleet
+    from polyray.launch.plan import RunPlan
     from polyray.runs.cost import CostMeter
     from polyray.runs.progress import Display, ProgressDisplay
     from polyray.runs.run_directory import RunDirectory
@@ -20,70 +20,27 @@ def run_training(config: TrainConfig) -> None:
     """The run of a configuration from wherever it stands to DONE, on a Ray and a fleet of its own."""
     from polyray.launch.cost import show_cost, training_account
     from polyray.launch.fleet import open_fleet, open_ray
+    from polyray.launch.plan import plan_training
     from polyray.runs.progress import ProgressDisplay
     from polyray.runs.run_directory import RunDirectory, RunPaths
 
     with ProgressDisplay() as display:
-        if not RunPaths(config.run_dir).done.is_file():
-            check_inputs(config)
+        plan = None if RunPaths(config.run_dir).done.is_file() else plan_training(config)
         with RunDirectory.open(config) as directory:
-            if not directory.finished:
+            if plan is not None and not directory.finished:
                 with (
                     training_account(config) as cost,
                     open_ray(config.ray, display, config.run_dir),
-                    open_fleet(config, config.name) as fleet,
+                    open_fleet(config, config.name, plan) as fleet,
                 ):
-                    train(config, directory, fleet, display, cost)
+                    train(plan, directory, fleet, display, cost)
         _show_outcome(directory, display)
         display.note(f"report    polyray report {directory.paths.root}")
         show_cost(directory.paths.root, display)
 
 
-def check_inputs(config: TrainConfig, *, only_look: bool = False, made_before: bool = False) -> None:
-    """Everything that can be wrong with files, before anything starts: ConfigError or DataError.
-
-    `only_look` is for --check: nothing is fetched or written, and no key is needed. `made_before`: the job itself
-    makes base and warm start first.
-    """
-    from polyray.launch.inputs import check_base
-    from polyray.periodic_eval.validation import validation_prompts
-    from polyray.rewards import plan_reward
-    from polyray.rollout.vllm_build import check_build_for
-    from polyray.runs.trackers.running import check_trackers
-    from polyray.tasks import build_task
-
-    if config.rollout.engine_kind != "simulated":
-        check_build_for(config.rollout.gpus_per_worker, config.rollout.node_labels)
-    check_trackers(config.tracking)
-    if config.learner.checkpoint_storage is not None and not only_look:
-        from polyray.learner.checkpoint_storage import open_storage
-
-        open_storage(config.learner.checkpoint_storage)
-
-    missing = MissingFiles()
-    model_dir = None if made_before else check_base(config.model, missing, only_look)
-    with missing.noted():
-        plan_reward(
-            config.reward, config.task, config.diversity, config.second_opinion, needs_keys=not only_look
-        )
-    with missing.noted():
-        task = build_task(config.task)
-        task.training_prompt(0, config.seed)
-        if config.rounds is not None:
-            validation_prompts(config.rounds, task, config.seed)
-    missing.raise_if_any()
-    if model_dir is not None:
-        from polyray.launch.prompt_check import check_run_prompts  # imports torch
-
-        check_run_prompts(config, task, model_dir)
-    if not (only_look or made_before):
-        from polyray.launch.fleet import check_start
-
-        check_start(config)
-
-
 def train(
-    config: TrainConfig,
+    plan: RunPlan[TrainConfig],
     directory: RunDirectory,
     fleet: Fleet,
     display: Display,
@@ -105,6 +62,7 @@ def train(
     from polyray.runs.trackers.running import open_trackers
     from polyray.weight_sync.mode import record_choice
 
+    config = plan.config
     log_as("driver", config.name)
     display.update(phase="starting the learner", total=config.learner.steps)
     if config.delivery.mode == "auto" and fleet.delivery is not None:
@@ -119,7 +77,7 @@ def train(
     with open_trackers(config.tracking, config.name, directory.paths, as_json(config)):
         coordinator = _start_coordinator(config, fleet)
         try:
-            watch_training(config, directory, coordinator, partial(_fit, config, directory), display, cost)
+            watch_training(config, directory, coordinator, partial(_fit, plan, directory), display, cost)
             fleet.pool.adopt(ray.get(coordinator.workers.remote(), timeout=CALL_TIMEOUT_S))
         finally:
             ray.kill(coordinator)
@@ -177,14 +135,15 @@ def coordinator_name(config: TrainConfig) -> str:
     return f"{config.run_dir.as_posix().replace('/', '.')}-coordinator"
 
 
-def _fit(config: TrainConfig, directory: RunDirectory, outcome: dict[str, BaseException]) -> None:
+def _fit(plan: RunPlan[TrainConfig], directory: RunDirectory, outcome: dict[str, BaseException]) -> None:
     """Ray Train to its end, in a thread; what it raises goes into `outcome`."""
-    from polyray.launch.fleet import fit_trainer, worker_arguments
+    from polyray.launch.fleet import fit_trainer
     from polyray.orchestrator.coordinator_actor import TellCoordinator
     from polyray.orchestrator.learner_worker import train_loop
 
+    config = plan.config
     name = coordinator_name(config)
-    arguments = worker_arguments(config, directory) | {"coordinator": name}
+    arguments = plan.worker_arguments(directory.paths.root) | {"coordinator": name}
     fit_trainer(
         train_loop, arguments, config.learner, directory, outcome, [TellCoordinator(name, config.rollout)]
     )

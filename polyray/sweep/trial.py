@@ -14,7 +14,9 @@ from polyray.runs.atomic import atomic_write_text
 from polyray.sweep.plan import TrialPlan, at_once, trial_dir, trial_plan
 
 if TYPE_CHECKING:
+    from polyray.config.run import TrainConfig
     from polyray.launch.fleet import Fleet
+    from polyray.launch.plan import RunPlan
 
 TRIAL = "trial"
 """Keys of Tune's parameters: the trial's number, and what it needs to build its run."""
@@ -74,10 +76,11 @@ def _tried_once(file: Path, start: str) -> Iterator[None]:
 
 def _run(plan: TrialPlan, work: SweepWork) -> None:
     from polyray.launch.cost import trial_account
-    from polyray.launch.train import check_inputs, train
+    from polyray.launch.plan import plan_training
+    from polyray.launch.train import train
     from polyray.runs.run_directory import RunDirectory
 
-    check_inputs(plan.config)
+    run = plan_training(plan.config)
     with RunDirectory.open(plan.config) as directory:
         display = TrialDisplay(directory.paths.dynamics, reported_metrics(work.config))
         if not directory.finished:
@@ -85,23 +88,23 @@ def _run(plan: TrialPlan, work: SweepWork) -> None:
             with (
                 trial_account(plan.config, sharing) as cost,
                 suppress(Stopped),  # the scheduler had it end early
-                _fleet_of(plan, work.fleet) as fleet,
+                _fleet_of(plan.trial_id, run, work.fleet) as fleet,
             ):
-                train(plan.config, directory, fleet, display, cost)
+                train(run, directory, fleet, display, cost)
         display.report_new()
 
 
 @contextmanager
-def _fleet_of(plan: TrialPlan, shared: Fleet | None) -> Iterator[Fleet]:
+def _fleet_of(trial_id: str, plan: RunPlan[TrainConfig], shared: Fleet | None) -> Iterator[Fleet]:
     from polyray.launch.fleet import open_fleet
     from polyray.orchestrator.shared_pool import SharedPool
 
     if shared is None:
-        with open_fleet(plan.config, plan.trial_id) as fleet:
+        with open_fleet(plan.config, trial_id, plan) as fleet:
             yield fleet
         return
     assert isinstance(shared.pool, SharedPool)
-    yield replace(shared, pool=shared.pool.for_run(plan.trial_id))
+    yield replace(shared, pool=shared.pool.for_run(trial_id))
 
 
 def reported_metrics(config: SweepConfig) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ import pytest
 import ray
 
 from polyray.config.run import TrainConfig
-from polyray.launch.fleet import Fleet, engine_settings, open_reward
+from polyray.launch.fleet import Fleet, open_reward
+from polyray.launch.plan import resolve_training
 from polyray.orchestrator.shared_pool import SharedPool
 from polyray.rewards import plan_reward
 from tests.chaos.simulated import SimulatedRun
@@ -37,7 +38,7 @@ def shared_fleet(ray_session: None, shared_config: Callable[..., TrainConfig]) -
     """Two engines without a model under a keeper, and the verifier."""
     config = shared_config("shared")
     pool = SharedPool("shared", config.rollout)
-    pool.build(engine_settings(config.model, config.rollout, "merged"))
+    pool.build(resolve_training(config).engine_settings("merged"))
     with open_reward("shared", plan_reward(config.reward, config.task, config.diversity)) as reward:
         pool.wait_until_ready()
         yield Fleet(pool, reward)

@@ -13,6 +13,7 @@ import pytest
 from polyray.config.loader import build_config
 from polyray.config.run import SftConfig
 from polyray.errors import Stopped
+from polyray.launch.plan import plan_sft
 from polyray.launch.sft import supervise
 from polyray.runs.jsonl import read_jsonl
 from polyray.runs.progress import ProgressDisplay
@@ -59,5 +60,5 @@ def _supervise(tmp_path: Path, name: str) -> bytes:
         "dynamics": None,
     }
     with RunDirectory.open(build_config(SftConfig, values)) as directory, ProgressDisplay() as display:
-        supervise(build_config(SftConfig, values), directory, display)
+        supervise(plan_sft(build_config(SftConfig, values)), directory, display)
         return (directory.paths.adapter / "adapter_model.safetensors").read_bytes()

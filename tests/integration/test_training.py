@@ -21,6 +21,7 @@ from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
 from polyray.errors import ConfigError
 from polyray.launch.evaluate import evaluate
 from polyray.launch.fleet import Fleet, pool_sampler
+from polyray.launch.plan import plan_sft
 from polyray.launch.sft import as_training, supervise
 from polyray.models.base_files import resolve_model_dir
 from polyray.models.loading import load_base
@@ -146,7 +147,7 @@ def test_sft_of_two_ranks_that_share_the_base(ray_session: None, model_cache: Pa
         }
         config = build_config(SftConfig, values)
         with RunDirectory.open(config) as directory, ProgressDisplay() as display:
-            supervise(config, directory, display)
+            supervise(plan_sft(config), directory, display)
             found.append((_weights(directory.paths), reproducible(directory.paths.metrics)))
     assert found[0] == found[1]
     assert [line["step"] for line in found[0][1]] == [0, 1, 2]

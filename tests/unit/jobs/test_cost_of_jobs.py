@@ -16,6 +16,7 @@ import polyray.cli.sweep
 import polyray.cli.train
 import polyray.launch.evaluate
 import polyray.launch.fleet
+import polyray.launch.plan
 import polyray.launch.sft
 import polyray.launch.train
 import polyray.sweep.run
@@ -45,7 +46,8 @@ def _without_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("open_ray", "open_fleet", "open_sampler"):
         monkeypatch.setattr(polyray.launch.fleet, name, lambda *arguments: nullcontext(FLEET))
     monkeypatch.setattr(polyray.launch.fleet, "pool_sampler", lambda *arguments: None)
-    monkeypatch.setattr(polyray.launch.train, "check_inputs", lambda config: None)
+    for name in ("plan_training", "plan_sft"):
+        monkeypatch.setattr(polyray.launch.plan, name, lambda config: SimpleNamespace(config=config))
     monkeypatch.setattr(polyray.launch.train, "train", finish)
     monkeypatch.setattr(polyray.launch.sft, "supervise", finish)
     monkeypatch.setattr(polyray.launch.evaluate, "evaluate", finish)
@@ -106,7 +108,7 @@ def test_a_sweep_and_its_trials(mode: str, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(polyray.sweep.run, "check_resources", lambda *arguments: None)
     monkeypatch.setattr(polyray.sweep.run, "run_trials", run_trials)
     monkeypatch.setattr(polyray.sweep.run, "shared_fleet", lambda *arguments: nullcontext(FLEET))
-    monkeypatch.setattr(polyray.sweep.trial, "_fleet_of", lambda plan, fleet: nullcontext(fleet))
+    monkeypatch.setattr(polyray.sweep.trial, "_fleet_of", lambda trial_id, plan, fleet: nullcontext(fleet))
     monkeypatch.setattr(polyray.cli.sweep, "_conclude", lambda *arguments: {})
     evaluation = polyray.cli.sweep.evaluation_of(config, plans, [])
     with RunDirectory.open(config) as directory, ProgressDisplay() as display:
@@ -127,7 +129,7 @@ def test_a_trial_that_is_ended_early_keeps_its_account(
         raise Stopped("by the scheduler")
 
     monkeypatch.setattr(polyray.launch.train, "train", stopped)
-    monkeypatch.setattr(polyray.sweep.trial, "_fleet_of", lambda plan, fleet: nullcontext(fleet))
+    monkeypatch.setattr(polyray.sweep.trial, "_fleet_of", lambda trial_id, plan, fleet: nullcontext(fleet))
     config = load_config(SweepConfig, "configs/sweep/lambda_seed.yaml", [f"runs_dir={tmp_path}", "name=s"])
     plan = plan_trials(config)[0]
     run_trial(as_tune_config(0, plan), SweepWork(config, FLEET))

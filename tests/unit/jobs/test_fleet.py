@@ -18,13 +18,12 @@ from polyray.config.run import EvaluateConfig, TrainConfig
 from polyray.errors import ConfigError, RewardError
 from polyray.launch.fleet import (
     check_engines,
-    engine_settings,
     open_fleet,
     open_reward,
     open_sampler,
     open_shared_fleet,
-    training_base,
 )
+from polyray.launch.plan import resolve_base, resolve_training
 from polyray.models import loading
 from polyray.rewards import RewardPlan, plan_reward
 from polyray.rollout import vllm_build
@@ -106,10 +105,10 @@ def test_a_base_that_cannot_be_held_in_4_bits_ends_a_job_before_a_worker_starts(
 ) -> None:
     model_dir = save_base(tmp_path)
     model = ModelSpec(path=str(model_dir), quantization="nf4")
-    assert training_base(model) == (model_dir, None)  # an export reads the base as it is stored
+    assert resolve_base(model) == (model_dir, None)  # an export reads the base as it is stored
     monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="needs bitsandbytes, which is not installed"):
-        engine_settings(model, RolloutSpec(), "adapter")
+        resolve_training(TrainConfig(name="x", model=model))
 
 
 def test_engines_that_this_build_of_vllm_cannot_run_end_a_job_before_a_worker_starts(
@@ -124,7 +123,10 @@ def test_engines_that_this_build_of_vllm_cannot_run_end_a_job_before_a_worker_st
     run = build_config(TrainConfig, {"name": "x", "model": model})
     with pytest.raises(ConfigError, match=message), open_fleet(run, "x"):
         raise AssertionError("it must not open")
-    with pytest.raises(ConfigError, match=message), open_shared_fleet(run, "x", lora_rank=8, runs=2):
+    with (
+        pytest.raises(ConfigError, match=message),
+        open_shared_fleet(resolve_training(run), "x", lora_rank=8, runs=2),
+    ):
         raise AssertionError("it must not open")
 
 

@@ -15,7 +15,9 @@ from polyray.config.run import TrainConfig
 from polyray.errors import ConfigError, DataError
 from polyray.launch import train as train_job
 from polyray.launch.fleet import Fleet
-from polyray.launch.train import _show_outcome, _summary, check_inputs, train
+from polyray.launch.inputs import check_training
+from polyray.launch.plan import RunPlan
+from polyray.launch.train import _show_outcome, _summary, train
 from polyray.launch.watch import shown_metrics
 from polyray.rollout import vllm_build
 from polyray.runs.jsonl import JsonlWriter
@@ -99,26 +101,21 @@ def test_what_cannot_work_is_said_before_anything_starts(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("polyray.launch.fleet.training_base", lambda model: (tmp_path, None))
     monkeypatch.chdir(tmp_path)
     Path("tiny.jsonl").write_text('{"prompt": "1", "reference": "1"}\n{"prompt": "2", "reference": "2"}\n')
     config = build_config(TrainConfig, {"name": "run", "runs_dir": str(tmp_path), **changes})
     with pytest.raises(error, match=message):
-        check_inputs(config)
+        check_training(config)
 
 
 def test_engines_that_cannot_run_here_are_named_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def started(*arguments: Any) -> None:
-        raise AssertionError("nothing may start")
-
     monkeypatch.setattr(vllm_build, "installed_build", lambda: ("vllm 0.32.0", False))
-    monkeypatch.setattr("polyray.launch.fleet.training_base", started)
     with pytest.raises(
         ConfigError, match=r"^rollout\.gpus_per_worker=0, but vllm .* set rollout\.gpus_per_worker=1"
     ):
-        check_inputs(_config(tmp_path))
+        check_training(_config(tmp_path))
 
 
 class _Ended(Exception):
@@ -162,5 +159,10 @@ def test_the_learner_starts_when_the_engines_beside_it_on_a_gpu_have_taken_their
     values = {"name": "run", "runs_dir": str(tmp_path), "rollout": rollout}
     config = build_config(TrainConfig, values)
     with RunDirectory.open(config) as directory, pytest.raises(_Ended):
-        train(config, directory, fleet, ProgressDisplay(console=Console(file=io.StringIO())))
+        train(
+            RunPlan(config, tmp_path, "", None, "float32"),
+            directory,
+            fleet,
+            ProgressDisplay(console=Console(file=io.StringIO())),
+        )
     assert pool.asked == [*asked, "the learner starts"]
