@@ -10,7 +10,7 @@ import pytest
 import ray
 import ray.exceptions
 
-from polyray.actors import coordinator_actor, delivery_report, learner_presence, shared_pool
+from polyray.actors import delivery_report, learner_presence, shared_pool
 from polyray.actors.coordinator import DRAIN, NOT_READY, BatchLease, Coordinator
 from polyray.actors.coordinator_actor import TellCoordinator
 from polyray.actors.delivery_report import DeliveryReport
