@@ -221,27 +221,29 @@ def _in_request_order(
 def _scored_at_all(name: str, groups: Iterator[Judged]) -> Iterator[Judged]:
     """The same groups. Raises RewardError, before any of them is written, where the first have no score."""
     first: list[Judged] = []
-    last: Sequence[Scored] = ()
     for judged in groups:
         first.append(judged)
-        last = judged[2]
-        if len(first) == FIRST_GROUPS or _any_scored(last):
+        if len(first) == FIRST_GROUPS or _any_scored(judged):
             break
-    if first and not _any_scored(last):
-        reason = last[-1].message or "the reward gave none"
-        count = sum(len(scores) for _, _, scores in first)
-        error = RewardError(
-            f"none of the first {count} completions of {name} could be scored; the reason given: "
-            f"{reason.splitlines()[0]}"
-        )
-        error.add_note(reason)
-        raise error
+    if first and not any(map(_any_scored, first)):
+        raise _no_score(name, [each for _, _, scores in first for each in scores])
     yield from first
     yield from groups
 
 
-def _any_scored(scores: Sequence[Scored]) -> bool:
-    return not all(math.isnan(each.reward) for each in scores)
+def _any_scored(judged: Judged) -> bool:
+    return not all(math.isnan(each.reward) for each in judged[2])
+
+
+def _no_score(name: str, scores: Sequence[Scored]) -> RewardError:
+    """The log gets the whole reason, e.g. a traceback of the reward function."""
+    reason = scores[-1].message or "the reward gave none"
+    error = RewardError(
+        f"none of the first {len(scores)} completions of {name} could be scored; the reason given: "
+        f"{reason.splitlines()[0]}"
+    )
+    error.add_note(reason)
+    return error
 
 
 def result_of(record: SampleRecord, scored: Scored, pass_threshold: float) -> ResultRecord:
