@@ -49,6 +49,7 @@ WITHOUT_CLUSTER = frozenset(
         "test_ray_session.py",
         "test_report_page.py",
         "test_submit.py",
+        "test_training_commands.py",
     }
 )
 """Integration tests that start processes of their own instead."""

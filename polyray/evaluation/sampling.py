@@ -10,6 +10,7 @@ in the order of arms and prompts, whatever order groups arrive in: neither that 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from polyray.config.evaluation import EvaluationSpec
 from polyray.config.rollout import RolloutSpec
-from polyray.errors import DataError, RolloutError
+from polyray.errors import DataError, RewardError, RolloutError
 from polyray.evaluation.arms import Arm
 from polyray.evaluation.records import ResultRecord, SampleRecord, prompt_sha256
 from polyray.evaluation.sample_log import SampleLog
@@ -35,6 +36,9 @@ SCORING_THREADS = 2
 """Groups scored at once; a scorer of programs runs several at a time by itself."""
 MAX_UNSCORED_GROUPS = 64
 """Where scoring is slower than sampling, no more than these wait for it: memory stays flat."""
+FIRST_GROUPS = 2
+"""Groups without a single score after which the reward counts as broken."""
+Judged = tuple[GroupRequest, Group, Sequence[Scored]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,7 @@ def sample_arms(arms: Sequence[Arm], sampling: Sampling, files: EvaluationFiles)
     """Samples and scores what the files do not hold yet.
 
     Raises DataError where the files belong to other arms or prompts, RolloutError where an arm's groups do not
-    all arrive.
+    all arrive, RewardError where its first groups have no score.
     """
     prompts = sampling.prompts
     with SampleLog(files.samples, files.results, sampling.spec.num_samples) as log:
@@ -169,9 +173,8 @@ def _sample_arm(arm: Arm, sampling: Sampling, start: int, log: SampleLog) -> Non
             return scores
 
         arriving = ((group, judged(group)) for group in sampling.sample(arm.name, arm.adapter_dir, requests))
-        for request, group, scores in _in_request_order(
-            arm.name, requests, arriving, start, sampling.progress
-        ):
+        judged_groups = _in_request_order(arm.name, requests, arriving, start, sampling.progress)
+        for request, group, scores in _scored_at_all(arm.name, judged_groups):
             prompt = sampling.prompts[request.group_id]
             samples = _records(arm, request, group, prompt, scores, sampling)
             log.append(
@@ -191,7 +194,7 @@ def _in_request_order(
     arriving: Iterable[tuple[Group, Future[Sequence[Scored]]]],
     start: int,
     progress: Progress | None,
-) -> Iterator[tuple[GroupRequest, Group, Sequence[Scored]]]:
+) -> Iterator[Judged]:
     """Releases scored groups in the order of their requests; those that arrive or are scored early wait."""
     waiting: dict[int, tuple[Group, Future[Sequence[Scored]]]] = {}
     released = 0
@@ -214,6 +217,34 @@ def _in_request_order(
             f"{name}: sampling ended with {len(requests) - released} of {len(requests)} groups missing, the "
             f"first is {missing}; see the rollout workers' logs"
         )
+
+
+def _scored_at_all(name: str, groups: Iterator[Judged]) -> Iterator[Judged]:
+    """The same groups. Raises RewardError, before any of them is written, where the first have no score."""
+    first: list[Judged] = []
+    for judged in groups:
+        first.append(judged)
+        if len(first) == FIRST_GROUPS or _any_scored(judged):
+            break
+    if first and not any(map(_any_scored, first)):
+        raise _no_score(name, [each for _, _, scores in first for each in scores])
+    yield from first
+    yield from groups
+
+
+def _any_scored(judged: Judged) -> bool:
+    return not all(math.isnan(each.reward) for each in judged[2])
+
+
+def _no_score(name: str, scores: Sequence[Scored]) -> RewardError:
+    """The log gets the whole reason, e.g. a traceback of the reward function."""
+    reason = scores[-1].message or "the reward gave none"
+    error = RewardError(
+        f"none of the first {len(scores)} completions of {name} could be scored; the reason given: "
+        f"{reason.splitlines()[0]}"
+    )
+    error.add_note(reason)
+    return error
 
 
 def result_of(record: SampleRecord, scored: Scored, pass_threshold: float) -> ResultRecord:

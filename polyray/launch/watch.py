@@ -25,7 +25,7 @@ from polyray.config.run import TrainConfig
 from polyray.errors import RolloutError, Stopped
 from polyray.orchestrator.learner_presence import RESTARTING
 from polyray.runs.cost import CostMeter
-from polyray.runs.jsonl import JsonlWriter
+from polyray.runs.jsonl import JsonlWriter, read_jsonl
 from polyray.runs.logging import log_at
 from polyray.runs.progress import Display
 from polyray.runs.run_directory import RunDirectory
@@ -67,7 +67,7 @@ def watch_training(
             thread.join(POLL_S)
             watch.look()
             if received and watch.learner_starts:
-                raise stopped_at_start(received[0], watch.step)
+                raise stopped_at_start(received[0], watch.step or len(read_jsonl(directory.paths.metrics)))
             if received and not watch.draining:
                 watch.drain(received[0])
         watch.look()

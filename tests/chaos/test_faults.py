@@ -79,20 +79,26 @@ def test_worker_that_lies_is_found_out(lying_fleet: Fleet, varied_config: MakeCo
 
 
 @pytest.mark.slow  # real engines; simulated ones in every make test
+@pytest.mark.parametrize(
+    ("name", "scores", "message"),
+    [
+        ("all-garbage", "'good'", r"none of the first \d+ completions could be scored; .* as a str \(good\)"),
+        ("most-garbage", "'good' if at % 6 else 0.5", r"max_unscored_share=0\.25; .* as a str \(good\)"),
+    ],
+)
 def test_garbage_rewards_end_the_run_with_the_reason(
-    fleet: Fleet, train_config: MakeConfig, tmp_path: Path
+    name: str, scores: str, message: str, fleet: Fleet, train_config: MakeConfig, tmp_path: Path
 ) -> None:
+    """`scores`: of an item by its place in the batch, which holds whole groups of 6."""
     reward = tmp_path / "garbage.py"
-    reward.write_text("def score(items):\n    return ['good'] * len(items)\n")
-    config = train_config(
-        "garbage", reward={"type": "python", "path": f"{reward}:score", "service": {"port": 0}}
-    )
-    address = start_reward_service("garbage", plan_reward(config.reward, config.task, config.diversity))
+    reward.write_text(f"def score(items):\n    return [{scores} for at, _ in enumerate(items)]\n")
+    config = train_config(name, reward={"type": "python", "path": f"{reward}:score", "service": {"port": 0}})
+    address = start_reward_service(name, plan_reward(config.reward, config.task, config.diversity))
     try:
-        with pytest.raises(RewardError, match=r"max_unscored_share=0\.25.*good"):
+        with pytest.raises(RewardError, match=message):
             run_training(config, Fleet(fleet.pool, address))
     finally:
-        stop_reward_service("garbage")
+        stop_reward_service(name)
 
 
 @pytest.mark.slow  # test_simulated_faults.py kills one in every `make test`

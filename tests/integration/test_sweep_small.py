@@ -25,6 +25,8 @@ from tests.conftest import REPOSITORY_ROOT, alive_actors
 pytestmark = pytest.mark.slow
 MakeValues = Callable[..., dict[str, Any]]
 
+STEPS = 30
+"""At a tenth of a second each, a trial that is told to end after its first validation hears it before the last."""
 REWARD = "def score(items):\n    return [len(set(item['completion'])) / 16 for item in items]\n"
 
 
@@ -44,6 +46,7 @@ def config(train_values: MakeValues, tmp_path: Path) -> SweepConfig:
         algorithm={"type": "polychromic", "objective": "cluster", "diversity_weight": 1.0, "set_size": 3},
         rollout__engine="simulated",
         rollout__num_workers=1,
+        learner__steps=STEPS,
         evaluation={"every": 1, "num_prompts": 4, "best_metric": "reward_mean"},
     )
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(train))
@@ -79,7 +82,7 @@ def test_trials_that_are_stopped_or_cannot_start_leave_nothing_and_the_rest_is_c
     trials = read_trials(config.run_dir / "trials.jsonl")
     assert [trial.status for trial in trials] == ["failed", "done", "done", "stopped"]
     assert "was started with another configuration: seed: 99 -> 3" in str(trials[0].error)
-    assert [trial.steps for trial in trials[1:3]] == [4, 4] and trials[3].steps < 4
+    assert [trial.steps for trial in trials[1:3]] == [STEPS, STEPS] and trials[3].steps < STEPS
     stopped = trial_dir(config, trials[3].trial_id)
     assert (
         sorted(path.name for path in (stopped / "checkpoints").glob("step-*"))[-1]

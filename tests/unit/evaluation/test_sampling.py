@@ -13,12 +13,12 @@ import pytest
 
 from polyray.config.evaluation import EvaluationSpec
 from polyray.config.rollout import RolloutSpec
-from polyray.errors import DataError, RolloutError
+from polyray.errors import DataError, RewardError, RolloutError
 from polyray.evaluation.arms import Arm
 from polyray.evaluation.records import prompt_sha256, read_samples
 from polyray.evaluation.sample_source import SampleFile
 from polyray.evaluation.sampling import EvaluationFiles, Sample, Sampling, evaluation_requests, sample_arms
-from polyray.evaluation.scorers import Scored
+from polyray.evaluation.scorers import Scored, Scorer
 from polyray.evaluation.scoring import ScoringContext, score_samples
 from polyray.evaluation.summary import summary_table
 from polyray.seeds import sample_seed
@@ -106,6 +106,34 @@ def test_files_hold_every_sample_in_the_order_asked(tmp_path: Path) -> None:
     assert metrics["models"]["good"]["pass_at_k"]["1"]["value"] == 0.5
     assert metrics["models"]["base"]["truncated_share"]["value"]["value"] == 0.5
     assert score_samples(records, SPEC, ScoringContext(seed=4)) == metrics
+
+
+def unscored_until(number: int) -> Scorer:
+    """Scores nothing before the prompt of this number."""
+
+    def judge_late(prompt: Prompt, texts: Sequence[str]) -> list[Scored]:
+        late = PROMPTS.index(prompt) >= number
+        return judge(prompt, texts) if late else [Scored(math.nan, message="gone\nat a.py:2") for _ in texts]
+
+    return judge_late
+
+
+def test_a_reward_that_scores_nothing_ends_it_before_anything_is_written(tmp_path: Path) -> None:
+    files = EvaluationFiles(tmp_path)
+    with pytest.raises(RewardError) as found:
+        sample_arms(arms("good"), sampling(scorer=unscored_until(2)), files)
+    said = "none of the first 4 completions of good could be scored; the reason given: gone"
+    assert str(found.value) == said
+    assert found.value.__notes__ == ["gone\nat a.py:2"]
+    assert files.samples.read_bytes() == b""
+    sample_arms(arms("good"), sampling(scorer=unscored_until(1)), files)
+    assert [math.isnan(record.reward) for record in read_samples(files.samples)] == [True] * 2 + [False] * 6
+
+
+def test_a_single_prompt_without_a_score_ends_it(tmp_path: Path) -> None:
+    one = [replace(arm, asked_P=(PROMPTS[0],)) for arm in arms("good")]
+    with pytest.raises(RewardError, match="none of the first 2 completions"):
+        sample_arms(one, sampling(prompts=PROMPTS[:1], scorer=unscored_until(1)), EvaluationFiles(tmp_path))
 
 
 def test_results_say_passed_failed_or_unscored(tmp_path: Path) -> None:

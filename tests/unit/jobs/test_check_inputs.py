@@ -191,3 +191,15 @@ def test_check_of_an_empty_prompts_file_names_the_file(work: Path, content: str)
     Path("prompts.jsonl").write_text(content)
     with pytest.raises(DataError, match=r"prompts\.jsonl: the file is empty"):
         check("train", TRAIN)
+
+
+def test_check_reads_a_hundred_thousand_prompts_and_names_the_line_of_a_broken_one(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f'{{"prompt": "{number}|2=", "reference": "2"}}' for number in range(100_000)]
+    Path("prompts.jsonl").write_text("\n".join(lines))
+    assert check("train", TRAIN) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["task"]["path"] == str(work / "prompts.jsonl")
+    Path("prompts.jsonl").write_text("\n".join([*lines[:76_543], '{"prompt": "7"', *lines[76_543:]]))
+    with pytest.raises(DataError, match=r"prompts\.jsonl:76544: not valid JSON"):
+        check("train", TRAIN)

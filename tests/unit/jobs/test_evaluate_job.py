@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from polyray.cli.arguments import parse
+from polyray.cli.arguments import parse, run
 from polyray.cli.evaluate import main
 from polyray.config.base import as_json
 from polyray.config.evaluation import EvaluationSpec
@@ -133,6 +134,39 @@ def test_evaluation_with_any_sampler_fills_the_run_directory(
     assert values["pass_at_k"]["1"]["value"] == np.mean([record.reward for record in records])
     assert 0 < values["pass_at_k"]["1"]["value"] < 1
     assert "evaluating base" in capsys.readouterr().out
+
+
+def test_evaluation_whose_reward_always_raises_ends_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def score(items):\n    raise RuntimeError('the judge is gone')\n")
+    values = {
+        "name": "e",
+        "runs_dir": str(tmp_path),
+        "adapters": {"base": None},
+        "reward": {"type": "python", "path": f"{file}:score"},
+        "evaluation": {"num_samples": 4, "ks": [1], "num_prompts": 20},
+    }
+    config = build_config(EvaluateConfig, values)
+
+    def job() -> None:
+        with ProgressDisplay() as display, RunDirectory.open(config) as directory:
+            evaluate(config, directory, shortest_paths, display)
+
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        run(job)
+    assert ended.value.code == 1
+    log = tmp_path / "e" / "error.log"
+    assert capsys.readouterr().err.splitlines() == [
+        "error: none of the first 8 completions of base could be scored; the reason given: reward function "
+        f"{file}:score raised RuntimeError: the judge is gone at {file}:2",
+        f"full traceback: {log}",
+    ]
+    assert "raise RuntimeError('the judge is gone')" in log.read_text()
+    assert not (tmp_path / "e" / "DONE").exists()
 
 
 def test_finished_evaluation_of_a_replaced_adapter_is_refused(

@@ -36,7 +36,7 @@ class Coordinator:
         self.incidents = incidents or []
         self.drained = threading.Event()
         self.died: BaseException | None = None
-        self.phase, self.tokens = "training", 0
+        self.phase, self.tokens, self.step = "training", 0, 7
 
     def __getattr__(self, name: str) -> Any:
         return SimpleNamespace(remote=lambda *arguments: getattr(self, f"_{name}")(*arguments))
@@ -46,7 +46,7 @@ class Coordinator:
             raise self.died
         return {
             "phase": self.phase,
-            "step": 7,
+            "step": self.step,
             "tokens": self.tokens,
             "metrics": {},
             "alarms": 0,
@@ -122,6 +122,24 @@ def test_signal_while_learner_starts_ends_run_at_once(phase: str, draining: bool
     assert coordinator.drained.is_set() == draining
     assert error.value.exit_code == EXIT_INTERRUPTED
     assert "go on from the newest checkpoint" in str(error.value)
+
+
+@pytest.mark.parametrize("lines", [0, 2])
+def test_signal_before_learner_has_read_its_checkpoint_says_whether_there_is_one(
+    lines: int, tmp_path: Path
+) -> None:
+    RunPaths(tmp_path).metrics.write_text("".join(f'{{"step": {step}}}\n' for step in range(lines)))
+    coordinator, ended = Coordinator(), threading.Event()
+    coordinator.phase, coordinator.step = "starting", 0
+
+    def fit(outcome: dict[str, BaseException]) -> None:
+        send(signal.SIGINT)
+        ended.wait(10)
+
+    with pytest.raises(Stopped, match="SIGINT while the learner was starting: ended at once") as error:
+        run(tmp_path, coordinator, fit)
+    ended.set()
+    assert str(error.value).endswith("to go on from the newest checkpoint") == (lines > 0)
 
 
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:

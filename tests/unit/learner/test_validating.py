@@ -192,6 +192,31 @@ class Follower(InMemory):
         raise AssertionError("only rank 0 validates")
 
 
+@pytest.mark.parametrize(
+    ("values", "metric", "warnings"),
+    [
+        ({0: 0.0, 1: 0.0, 2: 0.0, 3: 0.0}, "pass_at_1", 1),
+        ({0: 0.2, 1: 0.0, 2: 0.0, 3: 0.0}, "pass_at_1", 0),
+        ({0: 0.0, 1: 0.0, 2: 0.0, 3: 0.0}, "reward_mean", 0),
+    ],
+)
+def test_a_first_validation_without_a_pass_is_warned_of_once(
+    values: dict[int, float],
+    metric: str,
+    warnings: int,
+    model_dir: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = _config(steps=3, best_metric=metric)
+    assert not start(tmp_path, model_dir, config, values=values, no_batch_at=2).finished
+    assert start(tmp_path, model_dir, config, values=values).finished
+    assert _validated(tmp_path) == [0, 1, 2, 3]
+    said = [line for line in caplog.messages if line.startswith("pass_at_1 is 0 in the first validation")]
+    assert len(said) == warnings
+    assert all(line.endswith("set evaluation.best_metric=reward_mean") for line in said)
+
+
 def test_only_what_is_due_is_asked_for(model_dir: Path, tmp_path: Path) -> None:
     attempt = start(tmp_path, model_dir, _config(every=3), values=VALUES)
     assert attempt.finished

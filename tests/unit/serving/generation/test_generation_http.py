@@ -167,6 +167,30 @@ async def test_chat_speaks_the_chat_template(alice: httpx.AsyncClient) -> None:
     assert "".join(delta.get("content", "") for delta in deltas) == choice["message"]["content"]
 
 
+async def test_messages_end_with_the_first_token_that_closes_their_turn(alice: httpx.AsyncClient) -> None:
+    """The same prompt as token ids goes on after <pad>, which only the chat template gives a meaning."""
+    asked = {"model": "first", "seed": 2, "max_tokens": 60}
+    ids = encode_prompt(TOKENIZER, Prompt("", PROMPT, messages=tuple(MESSAGES)))
+    free = await post(alice, "/v1/completions", prompt=ids, n=24, logprobs=0, **asked)
+    rows = [choice["logprobs"]["tokens"] for choice in free["choices"]]
+    assert all("<eos>" not in row[:-1] for row in rows) and any("<pad>" in row[:-1] for row in rows)
+    expected = [row[: row.index("<pad>") + 1] if "<pad>" in row else row for row in rows]
+    chat = await post(alice, "/v1/chat/completions", messages=MESSAGES, n=24, logprobs=True, **asked)
+    choices = chat["choices"]
+    assert [[entry["token"] for entry in choice["logprobs"]["content"]] for choice in choices] == expected
+    ends = {"<pad>": "stop", "<eos>": "stop"}
+    assert [choice["finish_reason"] for choice in choices] == [
+        ends.get(row[-1], "length") for row in expected
+    ]
+    assert {"<pad>", "<eos>"} <= {row[-1] for row in expected}
+    texts = ["".join(token for token in row if token not in {*ends, "<bos>"}) for row in expected]
+    assert [choice["message"]["content"] for choice in choices] == texts
+    candidates = await post(alice, "/v1/candidates", messages=MESSAGES, k=24, **asked)
+    shown = candidates["candidates"]
+    assert len(shown) > 10
+    assert [each["text"] for each in shown] == [texts[each["sample"]] for each in shown]
+
+
 async def test_a_stop_text_ends_a_completion(alice: httpx.AsyncClient) -> None:
     body = {"model": "base", "prompt": PROMPT, "seed": 1, "max_tokens": 60}
     text = (await post(alice, "/v1/completions", **body))["choices"][0]["text"]
