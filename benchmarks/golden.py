@@ -344,7 +344,7 @@ def _driver(config: TrainConfig) -> Iterator[subprocess.Popen[bytes]]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     with _log_of(config).open("wb") as log:
         driver = subprocess.Popen(
-            [sys.executable, "-m", "polyray train", str(file)],
+            [sys.executable, "-m", "polyray.cli", "train", str(file)],
             cwd=REPOSITORY_ROOT,
             env=kept,
             stdout=log,

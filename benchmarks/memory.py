@@ -32,7 +32,7 @@ def quickstart_measures(config_path: str, runs_dir: Path, display: ProgressDispl
     display.section("quickstart", 1, 1)
     started = time.monotonic()
     peak = peak_memory(
-        [sys.executable, "-m", "polyray quickstart", config_path, f"runs_dir={runs_dir}"],
+        [sys.executable, "-m", "polyray.cli", "quickstart", config_path, f"runs_dir={runs_dir}"],
         lambda so_far: display.update(phase=f"running, at most {so_far / GB:.0f} GB so far"),
     )
     return [
