@@ -236,7 +236,8 @@ def test_paper_is_light_and_shows_everything(driver: Any, pages: dict[str, str])
     assert driver.execute_script(shown) == "none"
     opened_again = {"media": "", "features": [{"name": "prefers-color-scheme", "value": "dark"}]}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", opened_again)
-    WebDriverWait(driver, 20).until(lambda page: page.execute_script(closed) == before)
+    wait = importlib.import_module("selenium.webdriver.support.ui").WebDriverWait
+    wait(driver, 20).until(lambda page: page.execute_script(closed) == before)
     assert background(driver) == DARK
     assert figure_ink(driver) == {"rgb(176, 184, 194)"}
     pdf = driver.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})
