@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.analysis import report_fixtures, sweep_fixtures
+from tests.unit.report import report_fixtures, sweep_fixtures
 
 from polyray.report.run_report import write_report
 from polyray.report.sweep.report import write_sweep_report
