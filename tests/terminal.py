@@ -108,6 +108,7 @@ class Terminal:
             self._shell = subprocess.Popen(
                 [*NAMESPACES, "bash", "-c", SET_UP],
                 cwd=directory, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in a background job
             )  # fmt: skip
 
     def run(self, text: str, seconds: float) -> str:

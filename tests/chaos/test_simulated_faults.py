@@ -122,8 +122,11 @@ def test_a_worker_that_is_killed_or_stopped_costs_nothing_but_time(
     deadline = time.monotonic() + 30
     while not (incidents := run.incidents()) and time.monotonic() < deadline:
         time.sleep(0.1)  # a stopped worker that nobody needed is found at the next deadline
-    assert [item["kind"] for item in incidents] == ["worker_replaced"]
-    assert incidents[0]["message"].startswith(f"rollout worker {victim} was replaced by ")
+    assert {item["kind"] for item in incidents} == {
+        "worker_replaced"
+    }  # a busy machine may be slow with others
+    replaced = [item["message"].startswith(f"rollout worker {victim} was replaced by ") for item in incidents]
+    assert sum(replaced) == 1
     assert is_gone(pid)
 
 
