@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.report import report_fixtures, sweep_fixtures
 
 from polyray.report.run_report import write_report
 from polyray.report.sweep.report import write_sweep_report
@@ -23,6 +22,7 @@ from polyray.shelf.research.evaluated.results import analyse
 from polyray.shelf.research.lora.page import write_lora_page
 from polyray.shelf.research.mechanistic.page import write_mechanistic_page
 from tests.generation_page import chromium, missing_browser, wait_for
+from tests.unit.report import report_fixtures, sweep_fixtures
 
 REASON = missing_browser()
 pytestmark = [
