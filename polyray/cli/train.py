@@ -43,7 +43,7 @@ class _ListAlgorithms(Action):
     """Option that prints the presets and ends the process, like --help."""
 
     def __call__(self, parser: ArgumentParser, *_: Any) -> None:
-        """Prints them."""
+        """Prints the list."""
         print(listing())
         parser.exit()
 

@@ -56,9 +56,9 @@ def is_preset(value: Any) -> bool:
 
 
 def expanded(value: Any) -> Any:
-    """`value` with its preset replaced by the block, changes applied; as it is without one.
+    """Replaces a preset by its block and applies the changes beside it.
 
-    Raises ValueError for an unknown preset.
+    Anything else is returned as it is. Raises ValueError for an unknown preset.
     """
     changes = {KEY: value} if isinstance(value, str) else value
     if not isinstance(changes, dict) or KEY not in changes:
@@ -73,13 +73,13 @@ def expanded(value: Any) -> Any:
 
 
 def label(value: Any) -> str | None:
-    """Short name of an `algorithm` as it is written: its preset, else its type."""
+    """Name of an unexpanded algorithm: its preset, else its type."""
     name = (value.get(KEY) or value.get("type")) if isinstance(value, dict) else value
     return name.removeprefix(MARK) if isinstance(name, str) else None
 
 
 def _changed(block: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """A copy of `block` in which `changes` replace keys, also those of blocks inside."""
+    """Copies `block` with `changes` merged into it at every depth."""
     inner = {
         key: _changed(block[key], new) if isinstance(new, dict) and isinstance(block.get(key), dict) else new
         for key, new in changes.items()
