@@ -6,7 +6,7 @@ a TrainConfig; a warm start that does not exist is left out, an embedded model t
 Other programs on the machine spoil the seconds: the load is printed.
 
   python -m benchmarks loop
-  python -m benchmarks loop configs/train/hidden_trap_grid_drgrpo.yaml seed=1 --steps 40 --out loop.json
+  python -m benchmarks loop configs/train/hidden_trap_grid.yaml algorithm=@drgrpo seed=1 --steps 40 --out loop.json
   python -m benchmarks loop --memory
 """
 
@@ -33,7 +33,7 @@ from polyray.errors import ConfigError
 if TYPE_CHECKING:
     from polyray.runs.progress import ProgressDisplay
 
-DEFAULT_CONFIG = "configs/train/hidden_trap_grid_polychromic.yaml"
+DEFAULT_CONFIG = "configs/train/hidden_trap_grid.yaml"
 PRETRAIN_CONFIG = "configs/pretrain.yaml"
 QUICKSTART_CONFIG = "configs/quickstart.yaml"
 PARTS = ("training", "rollout")

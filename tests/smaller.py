@@ -30,7 +30,7 @@ SMALLER: dict[str, tuple[str, ...]] = {
     "sft configs/sft/my_data.yaml": ("epochs=1",),
     "train": ("learner.steps=2",),
     "train name=second": ("learner.steps=40",),
-    "train configs/train/hidden_trap_grid_drgrpo.yaml evaluation.every=10": (
+    "train configs/train/hidden_trap_grid.yaml algorithm=@drgrpo evaluation.every=10": (
         "learner.steps=2",
         "evaluation.every=1",
         "evaluation.num_prompts=8",

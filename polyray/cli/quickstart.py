@@ -115,18 +115,23 @@ def build_plan(config: QuickstartConfig, pretrain: PretrainConfig, seed: int) ->
     arms = {
         name: load_config(
             TrainConfig,
-            path,
-            [*where, *config.overrides, f"name={name}-seed{seed}", f"model.warm_start={adapter}"],
+            arm.train,
+            [
+                *where,
+                *arm.overrides,
+                *config.overrides,
+                f"name={name}-seed{seed}",
+                f"model.warm_start={adapter}",
+            ],
         )
-        for name, path in config.arms.items()
+        for name, arm in config.arms.items()
     }
     base = arms[config.baseline_arm]
     for name, arm in arms.items():
         if (arm.rollout, arm.task, arm.reward) != (base.rollout, base.task, base.reward):
             raise ConfigError(
-                f"{config.arms[name]} and {config.arms[config.baseline_arm]} differ in rollout, task "
-                "or reward; "
-                "the arms of one experiment share engines and reward service, so make them equal"
+                f"arms.{name} and arms.{config.baseline_arm} differ in rollout, task or reward; the arms of one "
+                "experiment share engines and reward service, so make them equal"
             )
     evaluate = load_config(
         EvaluateConfig,

@@ -5,7 +5,7 @@ cluster's image. The job itself is `python -m jobs.JOB CONFIG ...` there, in a c
 adapters and data are absolute paths there, in a directory that all machines see. The configuration is checked here
 first, before anything is sent.
 
-  polyray submit train configs/train/hidden_trap_grid_drgrpo.yaml name=first runs_dir=/shared/runs \\
+  polyray submit train configs/train/hidden_trap_grid.yaml algorithm=@drgrpo name=first runs_dir=/shared/runs \\
       model.warm_start=/shared/runs/sft/adapter --address http://HEAD:8265
   polyray submit doctor --address http://HEAD:8265 --no-wait -- --no-engine
   polyray submit --list    --address http://HEAD:8265

@@ -1,12 +1,13 @@
-"""The objective: a union on `type`. Defaults are settings that were run, not guesses."""
+"""The objective: a union on `type`, or a preset (presets.py). Defaults are settings that were run, not guesses."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from polyray.config.objective import ObjectiveSpec, OfSetsSpec
+from polyray.config.presets import expanded
 
 
 class GrpoSpec(ObjectiveSpec):
@@ -183,4 +184,5 @@ AlgorithmSpec = Annotated[
     GrpoSpec | RlooSpec | MaxRlSpec | BestMinusSecondSpec | PassAtKSpec | PkpoSpec | PolyEpoSpec
     | PolychromicSpec | PolychromicPpoSpec | ShapedSpec | DarlingSpec | UnlikelinessSpec,
     Field(discriminator="type"),
+    BeforeValidator(expanded),
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from polyray.config.paths import absolute, relative_to
 from polyray.config.plain_values import Plain, read_override, read_plain, settled
+from polyray.config.presets import KEY, MARK, is_preset
 from polyray.errors import ConfigError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -65,7 +66,8 @@ def _read_yaml(name: str | Path) -> dict[str, Any]:
     try:
         values = read_plain(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ConfigError(f"{name} is not valid YAML: {error}") from None
+        hint = f'; a preset is written in quotes: "{MARK}NAME"' if f"'{MARK}'" in str(error) else ""
+        raise ConfigError(f"{name} is not valid YAML: {error}{hint}") from None
     if settled(values, ()) is None:
         return {}
     if not isinstance(values, dict):
@@ -84,6 +86,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     for part in parts[:-1]:
         child = node.get(part)
         child = child.value if isinstance(child, Plain) else child
+        child = {KEY: child} if is_preset(child) else child
         node[part] = child = child if isinstance(child, dict) else {}
         node = child
     node[parts[-1]] = read_override(text)

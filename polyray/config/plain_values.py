@@ -17,6 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
+from polyray.config.presets import is_preset
 from polyray.errors import ConfigError
 
 NUMBERS = (int, float)
@@ -46,8 +47,11 @@ def read_plain(text: str) -> Any:
 def read_override(text: str) -> Any:
     """The value of KEY=TEXT: quoted texts without their quotes, everything else with what was typed.
 
-    Text that is no YAML is kept as a text; `settled` refuses it for fields that are none.
+    Text that is no YAML is kept as a text; `settled` refuses it for fields that are none. A preset's name, e.g.
+    @gspo, is a text.
     """
+    if is_preset(text):
+        return text
     try:
         value = read_plain(text)
     except yaml.YAMLError as error:

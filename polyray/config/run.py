@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PassAtKSpec, PolychromicSpec
+from polyray.config.base import StrictModel
 from polyray.config.checker import CheckerSpec
 from polyray.config.delivery import DeliverySpec, check_quantised
 from polyray.config.dynamics import DynamicsSpec, Rounds
@@ -20,6 +22,7 @@ from polyray.config.objective import OfSetsSpec
 from polyray.config.over_optimisation import OverOptimisationSpec
 from polyray.config.passes import INSTEAD, check_metric, counts_passes, has_passes
 from polyray.config.paths import FilePath
+from polyray.config.presets import label
 from polyray.config.prompts import ShortArm
 from polyray.config.reward import DiversitySpec, RewardSpec, VerifierRewardSpec, check_no_service
 from polyray.config.rollout import RolloutSpec
@@ -31,6 +34,8 @@ from polyray.config.task import HiddenTrapGridSpec, TaskSpec
 from polyray.config.text_tasks import TextTaskSpec
 from polyray.config.tracking import TrackerSpec
 from polyray.config.training_evaluation import TrainingEvaluationSpec
+
+ALGORITHM_IN_NAME = "{algorithm}"
 
 
 class PretrainConfig(RunBase):
@@ -62,7 +67,9 @@ class TrainConfig(RunBase):
     )
     diversity: DiversitySpec = DiversitySpec()
     rollout: RolloutSpec = RolloutSpec()
-    algorithm: AlgorithmSpec = GrpoSpec()
+    algorithm: AlgorithmSpec = Field(
+        default=GrpoSpec(), description="a block with a type, or a preset, e.g. algorithm=@gspo"
+    )
     learner: LearnerSpec = LearnerSpec()
     delivery: DeliverySpec = DeliverySpec()
     supervised: SupervisedTermSpec | None = Field(
@@ -105,6 +112,16 @@ class TrainConfig(RunBase):
             semantic_distances=self.diversity.source == "embedding",
             encoder=None if dynamics is None else dynamics.encoder_for(self.task),
         )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_algorithm(cls, values: Any) -> Any:
+        """Replaces {algorithm} in the name by the preset or type of the algorithm."""
+        name = values.get("name") if isinstance(values, dict) else None
+        if not isinstance(name, str) or ALGORITHM_IN_NAME not in name:
+            return values
+        chosen = label(values.get("algorithm")) or cls.model_fields["algorithm"].default.type
+        return {**values, "name": name.replace(ALGORITHM_IN_NAME, chosen)}
 
     @model_validator(mode="after")
     def _metrics_fit_the_reward(self) -> TrainConfig:
@@ -314,6 +331,23 @@ def _check_judged_samples(judging: JudgingSpec | None, num_samples: int) -> None
         )
 
 
+class TrainingArmSpec(StrictModel):
+    """One training run of a quickstart."""
+
+    train: FilePath = Field(description="file of polyray train")
+    overrides: tuple[str, ...] = Field(
+        default=(), description="key=value for this arm, e.g. algorithm=@gspo; those for every arm come after"
+    )
+
+
+def _long_arm(value: Any) -> Any:
+    return {"train": value} if isinstance(value, str) else value
+
+
+ShortTrainingArm = Annotated[TrainingArmSpec, BeforeValidator(_long_arm)]
+"""A TrainingArmSpec, or its file alone."""
+
+
 class QuickstartConfig(RunBase):
     """polyray quickstart: pretrain, SFT, several arms from one warm start, evaluation, report.
 
@@ -323,7 +357,9 @@ class QuickstartConfig(RunBase):
     seeds: tuple[int, ...] = (0,)
     pretrain: FilePath = "configs/pretrain.yaml"
     sft: FilePath = "configs/sft/hidden_trap_grid.yaml"
-    arms: dict[str, FilePath] = Field(min_length=1, description="arm name -> training file")
+    arms: dict[str, ShortTrainingArm] = Field(
+        min_length=1, description="arm name -> training file, or {train, overrides}"
+    )
     overrides: tuple[str, ...] = Field(default=(), description="key=value for every arm")
     evaluate: FilePath = "configs/evaluate/hidden_trap_grid.yaml"
     baseline_arm: str = Field(description="the arm the others are compared with")

@@ -107,7 +107,7 @@ def test_who_may_not_and_what_is_not_there(head: Head, sft: Path) -> None:
     assert nowhere.returncode == 2 and "no dashboard answers at" in nowhere.stderr
     missing = head.submit("--status", "polyray-none")
     assert missing.returncode == 2 and "there is no job polyray-none" in missing.stderr
-    too_big = head.submit("train", "configs/train/hidden_trap_grid_drgrpo.yaml", "rollout.num_workers=90",
+    too_big = head.submit("train", "configs/train/hidden_trap_grid.yaml", "rollout.num_workers=90",
                           f"runs_dir={sft.parent}/runs", f"model.cache_dir={sft.parent}",
                           "model.warm_start=null")  # fmt: skip
     assert too_big.returncode == 2 and "FAILED" in too_big.stdout  # the job's own exit code

@@ -52,6 +52,34 @@ def test_every_step_is_written_with_every_key(finished: RunPaths) -> None:
     assert len(read_jsonl(finished.rollouts)) == 6
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("preset", "changes"),
+    [
+        ("dapo", {}),
+        ("drgrpo_kl_in_reward", {}),
+        ("gspo", {"learner__mini_batch_groups": 2}),
+        ("kl_cov", {"learner__updates_per_batch": 2}),
+        ("polychromic_stale", {"rollout__max_staleness": 1}),
+        ("pass_at_k_annealed", {}),
+        ("facility", {}),
+    ],
+)
+def test_preset_trains_two_steps_on_real_parts(
+    preset: str,
+    changes: dict[str, Any],
+    varied_fleet: Fleet,
+    varied_values: Callable[..., dict[str, Any]],
+) -> None:
+    values = varied_values(f"preset-{preset}", learner__steps=2, **changes)
+    config = build_config(TrainConfig, {**values, "algorithm": f"@{preset}"})
+    paths = run_training(config, varied_fleet)
+    written = json.loads(paths.config.read_text(encoding="utf-8"))["algorithm"]
+    assert written == config.algorithm.model_dump(mode="json")
+    assert [line["groups_used"] for line in read_jsonl(paths.metrics)] == [4, 4]
+    assert paths.done.is_file()
+
+
 def test_engine_and_learner_agree_at_every_version(finished: RunPaths) -> None:
     for line in read_jsonl(finished.metrics):
         assert line["delivery_difference_max"] <= 1e-4

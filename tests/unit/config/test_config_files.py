@@ -74,7 +74,10 @@ def test_a_quickstart_names_files_that_load(name: str) -> None:
     config = load_config(QuickstartConfig, ROOT / name)
     load_config(PretrainConfig, ROOT / config.pretrain)
     sft = load_config(SftConfig, ROOT / config.sft)
-    arms = [load_config(TrainConfig, ROOT / arm, config.overrides) for arm in config.arms.values()]
+    arms = [
+        load_config(TrainConfig, arm.train, [*arm.overrides, *config.overrides])
+        for arm in config.arms.values()
+    ]
     # One warm start for all: what it was trained on is what the arms train on.
     assert {(arm.task, arm.model.path) for arm in arms} == {(sft.task, sft.model.path)}
     assert config.baseline_arm in config.arms

@@ -186,7 +186,7 @@ def test_shipped_configuration_is_found_from_any_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = load_config(SweepConfig, "configs/sweep/lambda_seed.yaml")
-    assert config.train == str(REPOSITORY_ROOT / "configs/train/hidden_trap_grid_polychromic.yaml")
+    assert config.train == str(REPOSITORY_ROOT / "configs/train/hidden_trap_grid.yaml")
     assert config.evaluation.config == str(REPOSITORY_ROOT / "configs/evaluate/hidden_trap_grid.yaml")
     assert config.runs_dir == str(tmp_path / "runs")
     with pytest.raises(ConfigError, match=r"no configuration file at configs/none\.yaml"):

@@ -172,7 +172,7 @@ def test_jobs_run_from_the_context_alone(tmp_path: Path) -> None:
     )
     lines = [
         "jobs.pretrain configs/pretrain.yaml --check",
-        "jobs.train configs/train/hidden_trap_grid_polychromic.yaml --check",
+        "jobs.train configs/train/hidden_trap_grid.yaml algorithm=@polychromic --check",
         "jobs.evaluate configs/evaluate/hidden_trap_grid.yaml --check",
     ]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}

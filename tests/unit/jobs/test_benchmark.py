@@ -21,7 +21,7 @@ from polyray.config.run import TrainConfig
 from polyray.errors import ConfigError, PolyrayError
 
 ROOT = Path(__file__).resolve().parents[3]
-TRAIN = ROOT / "configs/train/hidden_trap_grid_polychromic.yaml"
+TRAIN = ROOT / "configs/train/hidden_trap_grid.yaml"
 
 
 def judged(*values: float, **options: Any) -> bool | None:

@@ -12,6 +12,7 @@ import pytest
 
 from polyray.cli.__main__ import COMMANDS
 from polyray.cli.arguments import JobParser, parse
+from polyray.config.presets import presets
 from polyray.config.run import PretrainConfig, TrainConfig
 from polyray.errors import ConfigError, MissingFile, RewardError
 
@@ -68,7 +69,7 @@ def jobs_with_configs() -> list[tuple[str, str]]:
     files = {
         "pretrain": "configs/pretrain.yaml",
         "sft": "configs/sft/hidden_trap_grid.yaml",
-        "train": "configs/train/hidden_trap_grid_polychromic.yaml",
+        "train": "configs/train/hidden_trap_grid.yaml",
         "evaluate": "configs/evaluate/hidden_trap_grid.yaml",
         "judge": "configs/judge/pairwise.yaml",
         "quickstart": "configs/quickstart.yaml",
@@ -100,6 +101,17 @@ def test_help_teaches_and_imports_nothing_heavy(job: str) -> None:
     done = run_code(probe(job), "--help")
     assert done.returncode == 0, done.stderr
     assert f"polyray {job}" in done.stdout
+    assert "HEAVY []" in done.stderr
+
+
+def test_list_of_algorithms_names_every_preset_and_imports_nothing_heavy() -> None:
+    done = run_code(probe("train"), "--list-algorithms")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [f"@{name}" for name in presets()]
+    assert (
+        "@gspo " in done.stdout
+        and "(arXiv 2507.18071); use with learner.mini_batch_groups=8\n" in done.stdout
+    )
     assert "HEAVY []" in done.stderr
 
 

@@ -59,7 +59,7 @@ def phases(run: Path) -> list[str]:
 
 def test_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):  # a finished run shows its cost and adds nothing
-        arguments = ["configs/train/hidden_trap_grid_drgrpo.yaml", f"runs_dir={tmp_path}", "name=run"]
+        arguments = ["configs/train/hidden_trap_grid.yaml", f"runs_dir={tmp_path}", "name=run"]
         assert polyray.cli.train.main([*arguments, "prices={core_hour: 0.02}"]) == 0
         assert capsys.readouterr().out.splitlines()[-1].startswith("cost      ")
     record = read_cost(tmp_path / "run" / "cost.json")

@@ -21,7 +21,7 @@ from polyray.submission.client import Cluster
 from polyray.submission.job import ARGUMENTS_KEY, EXCLUDED, Submission
 from tests.unit.jobs.submit_head import ADDRESS, Head
 
-CONFIG = "configs/train/hidden_trap_grid_drgrpo.yaml"
+CONFIG = "configs/train/hidden_trap_grid.yaml"
 EVALUATE = ["evaluate", "configs/evaluate/math.yaml", "adapters={base: null}", "compare_to=base"]
 SHARED = ("runs_dir=/shared/runs", "model.warm_start=/shared/runs/sft/adapter")
 ROOT = Path(__file__).resolve().parents[3]
@@ -92,7 +92,7 @@ def test_mistakes_cost_nothing(arguments: list[str], message: str, monkeypatch: 
 
 EVALUATION = "configs/evaluate/hidden_trap_grid.yaml"
 SWEEP = "configs/sweep/lambda_seed.yaml"
-MATH = "configs/train/math_grpo.yaml"
+MATH = "configs/train/math.yaml"
 WARM = [
     "runs_dir=/shared/runs",
     "task.train_path=/shared/x.jsonl",

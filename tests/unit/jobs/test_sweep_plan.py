@@ -17,7 +17,7 @@ from polyray.sweep.plan import plan_trials, settings
 from tests.job_checks import check_without_models
 
 ROOT = Path(__file__).resolve().parents[3]
-TRAIN = str(ROOT / "configs/train/hidden_trap_grid_polychromic.yaml")
+TRAIN = str(ROOT / "configs/train/hidden_trap_grid.yaml")
 WEIGHT = "algorithm.diversity_weight"
 RATE = "learner.learning_rate"
 

@@ -29,7 +29,7 @@ from polyray.sweep.search import TrialSearcher, open_settings, search_note
 from polyray.sweep.trial import reported_metrics
 
 ROOT = Path(__file__).resolve().parents[3]
-TRAIN = str(ROOT / "configs/train/hidden_trap_grid_polychromic.yaml")
+TRAIN = str(ROOT / "configs/train/hidden_trap_grid.yaml")
 PARETO = str(ROOT / "configs/sweep/optuna_pareto.yaml")
 WEIGHT = "algorithm.diversity_weight"
 RATE = "learner.learning_rate"

@@ -1,4 +1,4 @@
-"""Every objective under configs/train/ takes two real optimiser steps, and its gradient is that of its advantages."""
+"""Every preset takes two real optimiser steps, and its gradient is that of its advantages."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from polyray.algorithms import polychromic
 from polyray.config import algorithm
 from polyray.config.loader import load_config
+from polyray.config.presets import presets
 from polyray.config.reward import DiversitySpec
 from polyray.config.run import TrainConfig
 from polyray.learner.advantages import OF_TYPE, compute_advantages
@@ -24,7 +25,7 @@ from polyray.types import WRONG_CLASS, ScoredGroup, TrainingBatch
 from tests.unit.tiny_policy import build_policy, random_group
 
 ROOT = Path(__file__).resolve().parents[3]
-FILES = sorted((ROOT / "configs/train").glob("hidden_trap_grid_*.yaml"))
+GRID = ROOT / "configs/train/hidden_trap_grid.yaml"
 
 
 def scored_group(group_id: int) -> ScoredGroup:
@@ -40,29 +41,33 @@ def scored_group(group_id: int) -> ScoredGroup:
     return replace(group, distances_GG=distances)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem.removeprefix("hidden_trap_grid_"))
-def test_two_steps_of_every_objective(file: Path) -> None:
-    surrogate = load_config(TrainConfig, file).algorithm.surrogate
-    config = load_config(
-        TrainConfig,
-        file,
+def load_preset(name: str, *overrides: str) -> TrainConfig:
+    return load_config(TrainConfig, GRID, [f"algorithm=@{name}", *presets()[name].also, *overrides])
+
+
+@pytest.mark.parametrize("name", presets())
+def test_preset_trained_for_two_steps_moves_every_parameter(name: str) -> None:
+    given = load_preset(name)
+    config = load_preset(
+        name,
         # Random rollout log-probs are far from the model's: wide bounds, so that no row drops out.
-        [
-            "model.lora.rank=4",
-            "model.lora.alpha=8",
-            "learner.warmup_steps=0",
-            "rollout.group_size=8",
-            *(["algorithm.clip_high=10"] if surrogate in ("ppo", "gspo") else []),
-            "algorithm.sequence_mask_band=5",
-        ],
+        "model.lora.rank=4",
+        "model.lora.alpha=8",
+        "learner.warmup_steps=0",
+        "rollout.group_size=8",
+        *(["algorithm.clip_high=10"] if given.algorithm.surrogate in ("ppo", "gspo") else []),
+        *(["learner.mini_batch_groups=2"] if given.learner.mini_batch_groups else []),
+        "algorithm.sequence_mask_band=5",
     )
     model = build_policy(config.model.lora, moved=False)
     optimizer = build_optimizer(model.parameters(), config.learner)
     learner = PolicyLearner(model, optimizer, build_scheduler(optimizer, config.learner), config)
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    updates = 2 if name in ("gspo", "cispo", "sapo", "kl_cov") else 1
     for step in range(2):
         groups = tuple(scored_group(4 * step + g) for g in range(4))
         metrics: dict[str, Any] = dict(learner.step(TrainingBatch(step, groups, len(groups))))
+        assert metrics["updates"] == updates
         assert np.isfinite(metrics["loss"]) and metrics["grad_norm"] > 0
         assert metrics["zero_advantage_share"] < 1
     moved = {
@@ -71,11 +76,11 @@ def test_two_steps_of_every_objective(file: Path) -> None:
     assert moved == set(before)
 
 
-def test_every_type_has_a_file_and_advantages() -> None:
+def test_every_type_and_objective_has_a_preset_and_advantages() -> None:
     union = get_args(get_args(algorithm.AlgorithmSpec)[0])
     types = {spec.model_fields["type"].default for spec in union}
     assert types == {*OF_TYPE, "polychromic"}
-    loaded = [load_config(TrainConfig, file).algorithm for file in FILES]
+    loaded = [load_preset(name).algorithm for name in presets()]
     assert {spec.type for spec in loaded} == types
     assert {s.objective for s in loaded if isinstance(s, algorithm.PolychromicSpec)} == set(
         polychromic.OBJECTIVES

@@ -154,7 +154,7 @@ def test_the_file_of_a_job_says_it_where_the_environment_does_not(
     program = (
         "from jobs.train import main; import os\n"
         "from tests.job_checks import check_without_models\n"
-        f"check_without_models(main, ['configs/train/hidden_trap_grid_grpo.yaml', 'logging={key}'])\n"
+        f"check_without_models(main, ['configs/train/hidden_trap_grid.yaml', 'logging={key}'])\n"
         "import sys; print(os.environ['POLYRAY_LOGGING'], file=sys.stderr)"
     )
     environment = {**os.environ, **({LOGGING_VARIABLE: variable} if variable else {})}

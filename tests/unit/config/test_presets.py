@@ -1,0 +1,168 @@
+"""Algorithm presets: where they may be written, what becomes of them, and mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polyray.cli.quickstart import build_plan
+from polyray.config.algorithm import GrpoSpec, PassAtKSpec, PolychromicSpec
+from polyray.config.base import as_json
+from polyray.config.loader import build_config, load_config
+from polyray.config.presets import listing, presets
+from polyray.config.run import PretrainConfig, QuickstartConfig, TrainConfig
+from polyray.config.sweep import SweepConfig
+from polyray.errors import ConfigError
+from polyray.sweep.plan import plan_trials
+
+ROOT = Path(__file__).resolve().parents[3]
+GRID = ROOT / "configs/train/hidden_trap_grid.yaml"
+GSPO = GrpoSpec(
+    scale="group",
+    surrogate="gspo",
+    clip_low=3e-4,
+    clip_high=4e-4,
+    normalisation="sequence",
+    proximal="learner",
+)
+POLYCHROMIC = PolychromicSpec(objective="cluster", quality_weight=0.0, diversity_weight=1.0, set_size=4)
+
+
+def algorithm(*overrides: str) -> Any:
+    return load_config(TrainConfig, GRID, overrides).algorithm
+
+
+def test_preset_on_the_command_line_becomes_its_block() -> None:
+    assert algorithm() == POLYCHROMIC
+    assert algorithm("algorithm=@gspo") == GSPO
+    assert algorithm('algorithm="@gspo"') == GSPO
+
+
+@pytest.mark.parametrize(
+    ("overrides", "set_size"),
+    [
+        (["algorithm=@polychromic", "algorithm.set_size=8"], 8),
+        (["algorithm.set_size=8"], 8),
+        (["algorithm.set_size=8", "algorithm=@polychromic"], 4),
+        (["algorithm=@gspo", "algorithm=@polychromic", "algorithm.set_size=2"], 2),
+    ],
+)
+def test_overrides_of_a_preset_apply_in_order(overrides: list[str], set_size: int) -> None:
+    assert algorithm(*overrides) == POLYCHROMIC.at({"set_size": set_size})
+
+
+def test_change_inside_a_block_of_a_preset_keeps_its_neighbours() -> None:
+    changed = algorithm("algorithm=@pass_at_k_annealed", "algorithm.anneal.over_steps=40")
+    assert isinstance(changed, PassAtKSpec) and changed.anneal is not None
+    assert (changed.anneal.set_size, changed.anneal.over_steps, changed.set_size) == (1, 40, 4)
+    assert presets()["pass_at_k_annealed"].algorithm["anneal"] == {"set_size": 1, "over_steps": 80}
+
+
+@pytest.mark.parametrize("text", ['algorithm: "@polychromic"', "algorithm: {preset: '@polychromic'}"])
+def test_preset_in_a_file_becomes_its_block(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "train.yaml"
+    file.write_text(f"name: a\n{text}\n", encoding="utf-8")
+    assert load_config(TrainConfig, file).algorithm == POLYCHROMIC
+    changed = load_config(TrainConfig, file, ["algorithm.diversity_weight=0.5"]).algorithm
+    assert changed == POLYCHROMIC.at({"diversity_weight": 0.5})
+
+
+def test_mapping_with_a_preset_changes_it() -> None:
+    values = {"name": "a", "algorithm": {"preset": "@polychromic", "set_size": 3}}
+    assert build_config(TrainConfig, values).algorithm == POLYCHROMIC.at({"set_size": 3})
+
+
+def test_resolved_configuration_holds_the_block_and_builds_the_same() -> None:
+    config = load_config(TrainConfig, GRID, ["algorithm=@gspo"])
+    values = as_json(config)
+    assert values["algorithm"] == GSPO.model_dump(mode="json")
+    assert build_config(TrainConfig, values) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("algorithm=@gsop", "'@gsop'; did you mean @gspo?"),
+        ("algorithm=gspo", "'gspo'; did you mean @gspo?"),
+        ("algorithm=@", "'@'; polyray train --list-algorithms lists all"),
+        ("algorithm={preset: polychromic}", "'polychromic'; did you mean @polychromic?"),
+        ("algorithm.set_sise=3", "unknown key 'algorithm.set_sise'; did you mean 'set_size'?"),
+        ("model=@gspo", "model='@gspo'"),
+    ],
+)
+def test_mistake_in_a_preset_names_its_fix(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        algorithm(override)
+    assert message in str(caught.value)
+
+
+def test_preset_without_quotes_in_a_file_names_its_fix(tmp_path: Path) -> None:
+    file = tmp_path / "train.yaml"
+    file.write_text("name: a\nalgorithm: @gspo\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match='in quotes: "@NAME"'):
+        load_config(TrainConfig, file)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "grid-polychromic"),
+        (["algorithm=@gspo"], "grid-gspo"),
+        (["algorithm=@gspo", "algorithm.clip_high=1e-3"], "grid-gspo"),
+        (["algorithm={type: rloo}"], "grid-rloo"),
+        (["algorithm=@gspo", "name=mine"], "mine"),
+    ],
+)
+def test_name_of_a_run_follows_its_algorithm(overrides: list[str], name: str) -> None:
+    assert load_config(TrainConfig, GRID, overrides).name == name
+
+
+def test_name_without_an_algorithm_uses_the_default_type() -> None:
+    assert build_config(TrainConfig, {"name": "a-{algorithm}"}).name == "a-grpo"
+    with pytest.raises(ConfigError, match=r"name='a-\{task\}' must consist of letters"):
+        build_config(TrainConfig, {"name": "a-{task}"})
+
+
+@pytest.mark.parametrize("name", presets())
+def test_preset_is_described_and_loads_with_its_overrides(name: str) -> None:
+    preset = presets()[name]
+    config = load_config(TrainConfig, GRID, [f"algorithm=@{name}", *preset.also])
+    assert as_json(config)["algorithm"].items() >= {"type": preset.algorithm["type"]}.items()
+    assert config.algorithm.model_fields_set == set(preset.algorithm)
+    assert preset.source and 0 < len(preset.description.split()) <= 16
+    assert sum(line.split()[0] == f"@{name}" for line in listing().splitlines()) == 1
+
+
+def test_sweep_takes_presets_as_overrides_and_as_values() -> None:
+    config = build_config(
+        SweepConfig,
+        {
+            "name": "s",
+            "train": str(GRID),
+            "overrides": ["algorithm=@grpo", "evaluation.every=5"],
+            "parameters": {
+                "algorithm": {"grid": ["@polychromic", "@pkpo"]},
+                "algorithm.set_size": {"grid": [2, 3]},
+            },
+        },
+    )
+    algorithms = [as_json(plan.config)["algorithm"] for plan in plan_trials(config)]
+    found = [(spec["type"], spec["set_size"]) for spec in algorithms]
+    assert found == [("polychromic", 2), ("polychromic", 3), ("pkpo", 2), ("pkpo", 3)]
+
+
+def test_arm_of_a_quickstart_has_its_own_overrides_before_those_of_all() -> None:
+    grid = "configs/train/hidden_trap_grid.yaml"
+    overrides = '[learner.steps=7, "algorithm.normalisation=sum"]'
+    arms = f'{{a: {{train: {grid}, overrides: ["algorithm=@gspo", "learner.steps=5"]}}, b: {grid}}}'
+    config = load_config(
+        QuickstartConfig,
+        ROOT / "configs/quickstart.yaml",
+        [f"arms={arms}", "baseline_arm=b", f"overrides={overrides}"],
+    )
+    plan = build_plan(config, load_config(PretrainConfig, ROOT / config.pretrain), seed=0)
+    assert plan.arms["a"].algorithm == GSPO.at({"normalisation": "sum"})
+    assert plan.arms["b"].algorithm == POLYCHROMIC.at({"normalisation": "sum"})
+    assert {arm.learner.steps for arm in plan.arms.values()} == {7}
