@@ -29,7 +29,7 @@ from pydantic import BaseModel
 
 from polyray.config.base import as_json
 from polyray.config.loader import load_config
-from polyray.config.paths import REPOSITORY_ROOT
+from polyray.config.paths import import_path
 from polyray.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, ConfigError, MissingFiles, PolyrayError
 from polyray.runs.logging import LOGGING_VARIABLE, wants_json
 
@@ -191,10 +191,10 @@ def wait_for_signal(on_reload: Callable[[int], object] | None = None) -> None:
 
 
 def put_root_on_path() -> None:
-    """Puts the repository root first on PYTHONPATH, for the processes that Ray starts from this one."""
+    """Puts a clone first on PYTHONPATH, for the processes that Ray starts from this one."""
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    root = str(REPOSITORY_ROOT)
-    os.environ["PYTHONPATH"] = os.pathsep.join([root, *(path for path in paths if path != root)])
+    for name, root in import_path().items():
+        os.environ[name] = os.pathsep.join([root, *(path for path in paths if path != root)])
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

@@ -93,13 +93,12 @@ def _look(address: str) -> dict[str, Any]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from polyray.config.paths import REPOSITORY_ROOT
     from polyray.config.run import RaySpec
     from polyray.orchestrator.resources import ray_session
 
     os.environ["RAY_ADDRESS"] = address
     try:
-        with ray_session(RaySpec(), REPOSITORY_ROOT):
+        with ray_session(RaySpec()):
             nodes = [node for node in ray.nodes() if node["Alive"]]
             report = ray.remote(num_cpus=0, max_retries=0)(_reporter(PACKAGES))
             asked = {
