@@ -1,10 +1,9 @@
 """Runs a job on a cluster, through the Jobs API of its head node.
 
-What is sent is the clone that polyray runs from, or with an installed wheel the current directory, without runs, data,
-environments and whatever git ignores; packages come from the cluster's image. The job itself is
-`python -m polyray.cli JOB CONFIG ...` there, in a copy that Ray removes, so `runs_dir`, adapters and data are absolute
-paths there, in a directory that all machines see. The configuration is checked here
-first, before anything is sent.
+A clone sends itself, an installed wheel sends the current directory, both without runs, data, environments and files
+that git ignores; packages come from the cluster's image. The job itself is `python -m polyray.cli JOB CONFIG ...`
+there, in a copy that Ray removes. Therefore `runs_dir`, adapters and data are absolute paths of a directory that all
+machines see. The configuration is checked here first, before anything is sent.
 
   polyray submit train configs/train/hidden_trap_grid_drgrpo.yaml name=first runs_dir=/shared/runs \\
       model.warm_start=/shared/runs/sft/adapter --address http://HEAD:8265

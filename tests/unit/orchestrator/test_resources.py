@@ -91,7 +91,8 @@ def test_what_the_submitted_job_holds_itself_is_not_there_for_the_run(
     with pytest.raises(ResourceError) as refused:
         check_placement(engines, "rollout.num_workers")
     assert str(refused.value).startswith(
-        "the run needs 3 CPUs and Ray has 2.5 (besides 0.5 CPUs of this job's own process: --cpus of polyray submit); "
+        "the run needs 3 CPUs and Ray has 2.5 (besides 0.5 CPUs of this job's own process: --cpus of polyray "
+        "submit); "
     )
 
 
