@@ -21,7 +21,6 @@ from typing import Any
 
 from benchmarks.measure import REFERENCE_SPEED, conclude, machine
 from polyray.cli.arguments import JobParser
-from polyray.config.paths import REPOSITORY_ROOT
 from polyray.errors import EXIT_OK, ConfigError
 
 PARTS = ("throughput", "latency", "candidates", "soak")
@@ -56,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     before = machine()
     with tempfile.TemporaryDirectory(prefix="polyray-") as scratch, ProgressDisplay() as display:
         config, model_dir, adapter_dir = prepare(Path(scratch))
-        with ray_session(config.ray, REPOSITORY_ROOT):
+        with ray_session(config.ray):
             display.update(phase="starting the service and the bare engine")
             address = start_generation_service(config, TokenBook())
             bare: Any = (

@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from benchmarks.measure import Measure, conclude, machine
 from polyray.cli.arguments import parse
 from polyray.config.base import as_json
-from polyray.config.paths import REPOSITORY_ROOT
 from polyray.config.serve import RewardServeConfig
 from polyray.errors import ConfigError
 
@@ -61,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     before = machine()
     measures: list[Measure] = []
-    with ProgressDisplay() as display, ray_session(config.ray, REPOSITORY_ROOT):
+    with ProgressDisplay() as display, ray_session(config.ray):
         display.update(phase="loading the model")
         benchmark = RewardBenchmark(config, display)
         parts = [options.only] if options.only else PARTS

@@ -41,7 +41,6 @@ WITHOUT_CLUSTER = frozenset(
         "test_engine_check.py",
         "test_gpu_benchmark.py",
         "test_judge_vllm.py",
-        "test_own_task.py",
         "test_checkpoint_faults.py",
         "test_documents.py",
         "test_generation_page.py",
@@ -50,6 +49,7 @@ WITHOUT_CLUSTER = frozenset(
         "test_report_page.py",
         "test_submit.py",
         "test_training_commands.py",
+        "test_wheel.py",
     }
 )
 """Integration tests that start processes of their own instead."""

@@ -6,7 +6,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from polyray import __version__
+
 COMMANDS = {
+    "init": "write the files of a task of your own",
     "quickstart": "train three objectives from one warm start, evaluate and report them",
     "train": "train an adapter by reinforcement learning",
     "sft": "train an adapter on demonstrations",
@@ -25,20 +28,15 @@ COMMANDS = {
 }
 """Name -> help. A command is the function `main` of the module polyray.cli.NAME."""
 
-HELP = ("-h", "--help")
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command that the first argument names, with the rest of the arguments."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in HELP:
-        print(overview("polyray COMMAND"))
-        return 0
-    from polyray.errors import ConfigError
-
     name = arguments[0].replace("-", "_")
     if name not in COMMANDS:
         import difflib
+
+        from polyray.errors import ConfigError
 
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(COMMANDS)}"
@@ -55,10 +53,16 @@ def overview(usage: str) -> str:
 
 
 def run_console() -> None:
-    """Console script `polyray`."""
-    from polyray.cli.arguments import run
+    """Console script `polyray`; the list of the commands imports nothing else."""
+    first = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if first in ("-h", "--help"):
+        print(overview("polyray COMMAND"))
+    elif first == "--version":
+        print(f"polyray {__version__}")
+    else:
+        from polyray.cli.arguments import run
 
-    run(main)
+        run(main)
 
 
 if __name__ == "__main__":

@@ -29,14 +29,16 @@ from pydantic import BaseModel
 
 from polyray.config.base import as_json
 from polyray.config.loader import load_config
-from polyray.config.paths import REPOSITORY_ROOT
+from polyray.config.paths import import_path
 from polyray.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, ConfigError, MissingFiles, PolyrayError
+from polyray.extensions import naming_the_extra
 from polyray.runs.logging import LOGGING_VARIABLE, wants_json
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 your input or the machine's resources, 130 stopped by a signal"
 TRACEBACK_VARIABLE = "POLYRAY_TRACEBACK"
+OWN_PACKAGES = ("", "polyray", "jobs", "services", "benchmarks")
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
@@ -191,10 +193,10 @@ def wait_for_signal(on_reload: Callable[[int], object] | None = None) -> None:
 
 
 def put_root_on_path() -> None:
-    """Puts the repository root first on PYTHONPATH, for the processes that Ray starts from this one."""
+    """Puts a clone first on PYTHONPATH, for the processes that Ray starts from this one."""
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    root = str(REPOSITORY_ROOT)
-    os.environ["PYTHONPATH"] = os.pathsep.join([root, *(path for path in paths if path != root)])
+    for name, root in import_path().items():
+        os.environ[name] = os.pathsep.join([root, *(path for path in paths if path != root)])
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
@@ -206,7 +208,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     put_root_on_path()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        sys.exit(main() or EXIT_OK)
+        with naming_the_extra():
+            exit_code = main()
+        sys.exit(exit_code or EXIT_OK)
     except PolyrayError as error:
         if os.environ.get(TRACEBACK_VARIABLE) == "1":
             traceback.print_exc()
@@ -221,11 +225,11 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(EXIT_INTERRUPTED)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if not package or (REPOSITORY_ROOT / package).is_dir():
+        if package in OWN_PACKAGES:
             raise
         print(
-            f"error: the package {package} is missing here; this environment or image was not made from "
-            "requirements/cpu.txt or gpu.txt: use one that was (make setup, docker/)",
+            f"error: the package {package} is missing here; this environment or image has not all that polyray "
+            "requires: use one that has (pip install of the wheel, make setup, docker/)",
             file=sys.stderr,
         )
         sys.exit(EXIT_USER_ERROR)

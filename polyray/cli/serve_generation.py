@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from polyray.cli.arguments import LOCAL_HOSTS, parse, wait_for_signal
 from polyray.config.generation import GenerationServeConfig
-from polyray.config.paths import REPOSITORY_ROOT
 from polyray.errors import EXIT_OK, MissingFiles
 
 EXAMPLE = {"prompt": "37|b1>e4=", "k": 4}
@@ -34,7 +33,7 @@ def serve_generation(argv: Sequence[str], description: str | None) -> int:
 
     resolve_model_dir(config.model)
     book = TokenBook.load(config.tokens_file)
-    with ray_session(config.ray, REPOSITORY_ROOT) as dashboard:
+    with ray_session(config.ray) as dashboard:
         print(f"Ray dashboard: {dashboard}", flush=True)
         address = start_generation_service(config, book)
         try:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from polyray.cli.arguments import LOCAL_HOSTS, JobArguments, parse, wait_for_signal
-from polyray.config.paths import REPOSITORY_ROOT
 from polyray.config.serve import RewardServeConfig
 from polyray.config.service import ServiceSpec
 from polyray.errors import EXIT_OK, PolyrayError
@@ -40,7 +39,7 @@ def serve_reward(argv: Sequence[str] | None, description: str | None) -> int:
 
     token = token_from_environment()
     service = config.how_it_runs
-    with ray_session(config.ray, REPOSITORY_ROOT):
+    with ray_session(config.ray):
         address = start_reward_service(
             config.name, ReplicaConfiguration.from_config(config), token, spec=service
         )

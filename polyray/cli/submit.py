@@ -1,9 +1,9 @@
 """Runs a job on a cluster, through the Jobs API of its head node.
 
-What is sent is this repository without runs, data, environments and whatever git ignores; packages come from the
-cluster's image. The job itself is `python -m jobs.JOB CONFIG ...` there, in a copy that Ray removes, so `runs_dir`,
-adapters and data are absolute paths there, in a directory that all machines see. The configuration is checked here
-first, before anything is sent.
+A clone sends itself, an installed wheel sends the current directory, both without runs, data, environments and files
+that git ignores; packages come from the cluster's image. The job itself is `python -m polyray.cli JOB CONFIG ...`
+there, in a copy that Ray removes. Therefore `runs_dir`, adapters and data are absolute paths of a directory that all
+machines see. The configuration is checked here first, before anything is sent.
 
   polyray submit train configs/train/hidden_trap_grid.yaml algorithm=@drgrpo name=first runs_dir=/shared/runs \\
       model.warm_start=/shared/runs/sft/adapter --address http://HEAD:8265
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 CHECKED = ("curate", "evaluate", "judge", "pretrain", "quickstart", "sft", "sweep", "train", "train_reward")
 """Jobs with a CONFIG and --check."""
-UNCHECKED = ("analyze", "benchmark", "doctor", "export", "report")
+UNCHECKED = ("analyze", "doctor", "export", "report")
 ABOUT_JOBS = ("list", "status", "logs", "stop", "resume")
 
 
@@ -138,7 +138,7 @@ def _submission(args: Namespace, options: Sequence[str]) -> Submission:
     with paths_as_written() as written:
         if job in CHECKED:
             with redirect_stdout(io.StringIO()) as printed, files_left_to_the_cluster(printed, written):
-                importlib.import_module(f"jobs.{job}").main([*rest, *options, "--check"])
+                importlib.import_module(f"polyray.cli.{job}").main([*rest, *options, "--check"])
             config = _config_of(printed.getvalue())
         refuse_paths_of_the_copy(job, [*rest, *options], config, written)
     refuse_another_directory(written, [*rest, *options])

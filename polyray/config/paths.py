@@ -9,8 +9,8 @@ means the same file in every process, so workers and replicas need no working di
     FunctionPath    FILE.py:FUNCTION
     UrlOrPath       a URL; a SQLite file in one is a path
 
-A path below configs/ that does not exist means the file of that name in polyray's repository, so shipped
-configurations are found from any directory.
+A path below configs/ that does not exist means the shipped file of that name, so shipped configurations are found
+from any directory. A clone has them at its top, an installed wheel inside the package.
 """
 
 from __future__ import annotations
@@ -30,10 +30,19 @@ SQLITE_FILE = "sqlite:///"
 """Before a path; with a further slash it is absolute."""
 MEMORY = ":memory:"
 SHIPPED = "configs/"
-REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
+_PACKAGE = Path(__file__).resolve().parents[1]
+REPOSITORY_ROOT = None if (_PACKAGE / SHIPPED).is_dir() else _PACKAGE.parent
+"""Clone that polyray is imported from; None for an installed wheel."""
+SHIPPED_ROOT = REPOSITORY_ROOT or _PACKAGE
+"""Parent of the shipped configs/."""
 
 _base: ContextVar[str | None] = ContextVar("base_dir", default=None)
 _written: ContextVar[dict[str, str] | None] = ContextVar("written_paths", default=None)
+
+
+def import_path() -> dict[str, str]:
+    """PYTHONPATH with which other processes import this clone; empty for an installed wheel."""
+    return {} if REPOSITORY_ROOT is None else {"PYTHONPATH": str(REPOSITORY_ROOT)}
 
 
 def base_dir() -> str:
@@ -67,7 +76,7 @@ def absolute(text: str) -> str:
     if not text or "://" in text:
         return text
     path = os.path.normpath(os.path.join(base_dir(), os.path.expanduser(text)))
-    shipped = REPOSITORY_ROOT / text
+    shipped = SHIPPED_ROOT / text
     if text.startswith(SHIPPED) and not os.path.exists(path) and shipped.exists():
         path = str(shipped)
     return _noted(path, text)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from polyray.config.paths import REPOSITORY_ROOT
 from polyray.doctor.findings import REINSTALL, Finding, installed_version, look
 from polyray.doctor.packages import ENGINES, SUPPORTED
 from polyray.errors import PolyrayError
@@ -62,9 +63,8 @@ def _judge_machine(name: str, machine: Mapping[str, Any], own: Mapping[str, str]
     resources = ", ".join(f"{machine['resources'].get(key, 0):g} {key}s" for key in ("CPU", "GPU"))
     what = f"{name}: {resources}"
     if machine.get("error"):
-        fix = (
-            f"an image or environment with polyray at the same path as here, {os.getcwd()}; {SAME_EVERYWHERE}"
-        )
+        place = "installed" if REPOSITORY_ROOT is None else f"at the same path as here, {REPOSITORY_ROOT}"
+        fix = f"an image or environment with polyray {place}; {SAME_EVERYWHERE}"
         return Finding("FAIL", f"{what}; no worker there imports polyray: {machine['error']}", fix)
     there: Mapping[str, str] = machine["packages"]
     different = [
@@ -93,13 +93,12 @@ def _look(address: str) -> dict[str, Any]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from polyray.config.paths import REPOSITORY_ROOT
     from polyray.config.run import RaySpec
     from polyray.orchestrator.resources import ray_session
 
     os.environ["RAY_ADDRESS"] = address
     try:
-        with ray_session(RaySpec(), REPOSITORY_ROOT):
+        with ray_session(RaySpec()):
             nodes = [node for node in ray.nodes() if node["Alive"]]
             report = ray.remote(num_cpus=0, max_retries=0)(_reporter(PACKAGES))
             asked = {

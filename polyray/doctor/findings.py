@@ -14,12 +14,16 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Literal
 
-from polyray.config.paths import REPOSITORY_ROOT
+from polyray.config.paths import REPOSITORY_ROOT, import_path
 
 Level = Literal["ok", "warn", "FAIL"]
 
 GIB = 2**30
-REINSTALL = "make clean-venv setup (CUDA: a new environment from requirements/gpu.txt)"
+REINSTALL = (
+    "install polyray[cpu], or polyray[gpu] for CUDA, into a new environment"
+    if REPOSITORY_ROOT is None
+    else "make clean-venv setup (CUDA: a new environment from requirements/gpu.txt)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +60,8 @@ def look(
     """(what `python ARGUMENTS` printed last, as JSON, what went wrong): one of both is empty."""
     try:
         done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=REPOSITORY_ROOT,
-            env={**os.environ, **(environment or {})},
+            [sys.executable, "-P", *arguments],
+            env={**os.environ, **import_path(), **(environment or {})},
             capture_output=True,
             text=True,
             timeout=timeout_s,

@@ -17,7 +17,7 @@ import numpy as np
 
 from polyray.capacity.bundles import engines, training_parts
 from polyray.config.learner import LearnerSpec
-from polyray.config.paths import REPOSITORY_ROOT, relative_to
+from polyray.config.paths import relative_to
 from polyray.config.remote_reward import HttpRewardSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import EvaluateConfig, RaySpec, TrainConfig
@@ -64,7 +64,7 @@ def open_ray(spec: RaySpec, display: ProgressDisplay, run_dir: Path | None = Non
     Raises ResourceError where not all machines of a cluster share `run_dir`.
     """
     display.update(phase="starting Ray")
-    with ray_session(spec, REPOSITORY_ROOT, setup_logging()) as dashboard:
+    with ray_session(spec, setup_logging()) as dashboard:
         display.note(f"Ray dashboard: {dashboard}")
         if run_dir is not None:
             check_storage(run_dir)

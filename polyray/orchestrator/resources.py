@@ -8,13 +8,13 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from polyray.capacity.bundles import CPU, JOB_CPUS, Machine, Misfit, Part, misfit
+from polyray.config.paths import import_path
 from polyray.config.run import RaySpec
 from polyray.errors import ResourceError
 from polyray.orchestrator.joining import join
@@ -40,12 +40,11 @@ def on_this_node() -> NodeAffinitySchedulingStrategy:
 
 
 @contextmanager
-def ray_session(spec: RaySpec, root: Path, environment: Mapping[str, str] | None = None) -> Iterator[str]:
+def ray_session(spec: RaySpec, environment: Mapping[str, str] | None = None) -> Iterator[str]:
     """Ray for the length of a job; yields the dashboard's address (or a word on why there is none).
 
     Joins the cluster that RAY_ADDRESS names (as inside `ray job submit`), else starts a local one that ends
-    with the job. An already connected process is used as it is. `root` is put on the workers' import path,
-    for services/.
+    with the job. An already connected process is used as it is. Workers import the same clone as this process.
     """
     if ray.is_initialized():
         yield "already connected"
@@ -58,7 +57,7 @@ def ray_session(spec: RaySpec, root: Path, environment: Mapping[str, str] | None
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
     # Where engines start at the same time, Serve's proxy needs longer than the 5 s after which it would be killed.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
-    runtime_env = {"env_vars": {"PYTHONPATH": str(root), **WORKER_ENVIRONMENT, **(environment or {})}}
+    runtime_env = {"env_vars": {**import_path(), **WORKER_ENVIRONMENT, **(environment or {})}}
     address = os.environ.get("RAY_ADDRESS")
     with _own_sigterm():
         context = _connect(spec, address, runtime_env)

@@ -18,6 +18,7 @@ import numpy as np
 from polyray.config.model import LINEAR_MODULES, NF4
 from polyray.config.rollout import RolloutSpec
 from polyray.errors import ConfigError, DeliveryError, RolloutError
+from polyray.extensions import naming_the_extra
 from polyray.models.adapter import AdapterPayload
 from polyray.rollout.gpu_turns import starting_turn
 from polyray.rollout.vllm_build import check_build
@@ -193,7 +194,8 @@ def import_vllm(*, on_gpu: bool) -> type[Any]:
     """`vllm.LLM`, in the environment it needs. The import takes longer than building a small engine."""
     for key, value in (ENVIRONMENT if on_gpu else ENVIRONMENT | ON_CPU).items():
         os.environ.setdefault(key, value)
-    from vllm import LLM
+    with naming_the_extra():
+        from vllm import LLM
 
     return LLM
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from polyray import __version__
 from polyray.capacity.bundles import JOB_CPUS
-from polyray.config.paths import REPOSITORY_ROOT
 from polyray.errors import ConfigError
-from polyray.submission.paths import EXCLUDED
+from polyray.submission.paths import EXCLUDED, working_dir
 
 PREFIX = "polyray"
 JOB_KEY, ARGUMENTS_KEY, VARIABLES_KEY = "polyray_job", "polyray_arguments", "polyray_variables"
@@ -82,30 +82,24 @@ class Submission:
     @property
     def entrypoint(self) -> str:
         """The command, as the cluster's shell reads it."""
-        return shlex.join(["python", "-m", f"jobs.{self.job}", *self.arguments])
+        return shlex.join(["python", "-m", "polyray.cli", self.job, *self.arguments])
 
     @property
     def runtime_env(self) -> dict[str, Any]:
-        """The repository, and variables."""
+        """Directory that is sent, and variables."""
         ours = {"RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_WAIT_S}", JOB_CPUS: f"{self.cpus:g}"}
         variables = {**ours, **self.variables}
-        return {"working_dir": str(REPOSITORY_ROOT), "excludes": list(EXCLUDED), "env_vars": variables}
+        return {"working_dir": str(working_dir()), "excludes": list(EXCLUDED), "env_vars": variables}
 
     @property
     def metadata(self) -> dict[str, str]:
         """What `resume` needs, and who looks at the dashboard wants to know."""
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            release = version("polyray")
-        except PackageNotFoundError:  # started from a checkout that is not installed
-            release = "checkout"
         return {
             JOB_KEY: self.job,
             ARGUMENTS_KEY: json.dumps(self.arguments),
             VARIABLES_KEY: json.dumps(self.variables),
             OWN_KEY: json.dumps({"cpus": self.cpus, "memory_gb": self.memory_gb}),
-            "polyray_version": release,
+            "polyray_version": __version__,
         }
 
     def as_json(self) -> dict[str, Any]:

@@ -30,6 +30,17 @@ WITHOUT_RUN = ("pretrain",)
 """Jobs whose files have a `runs_dir` that they do not write to."""
 
 
+def working_dir() -> Path:
+    """Directory that is sent: the clone, or with an installed wheel the current directory.
+
+    Raises ConfigError for a home directory, whose files may be secrets.
+    """
+    directory = REPOSITORY_ROOT or Path.cwd()
+    if directory in (Path.home(), Path("/")):
+        raise ConfigError(f"all of {directory} would be sent; run polyray submit in a directory of its own")
+    return directory
+
+
 def refuse_paths_of_the_copy(
     job: str, arguments: Sequence[str], config: Mapping[str, Any], written: Mapping[str, str]
 ) -> None:
@@ -85,7 +96,8 @@ def _first_trial(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def refuse_another_directory(written: Mapping[str, str], arguments: Sequence[str]) -> None:
     """ConfigError where relative paths mean something else to the job: it runs in a copy of the repository."""
-    if Path.cwd() == REPOSITORY_ROOT:
+    sent = working_dir()
+    if Path.cwd() == sent:
         return
     relative = [text for text in written.values() if not text.startswith(("~", SHIPPED)) and text != "runs"]
     relative += [
@@ -93,7 +105,7 @@ def refuse_another_directory(written: Mapping[str, str], arguments: Sequence[str
     ]
     if relative:
         raise ConfigError(
-            f"{relative[0]} is relative to {Path.cwd()}, but a job runs in a copy of {REPOSITORY_ROOT}; submit from "
+            f"{relative[0]} is relative to {Path.cwd()}, but a job runs in a copy of {sent}; submit from "
             "there, or give the path of a directory that all machines of the cluster see"
         )
 

@@ -17,7 +17,6 @@ GONE = "127.0.0.1:1"
 PROGRAM = """
 import json, os, sys, time
 import ray
-from pathlib import Path
 from polyray.orchestrator.resources import ray_session
 from polyray.config.run import RaySpec
 
@@ -28,7 +27,7 @@ class Asking:
         state = get_actor(ray.get_runtime_context().get_actor_id(), timeout=10)
         return state.state, time.monotonic() - started
 
-with ray_session(RaySpec(num_cpus=2, object_store_mib=80), Path.cwd()):
+with ray_session(RaySpec(num_cpus=2, object_store_mib=80)):
     state, seconds = ray.get(ray.remote(Asking).remote().alive.remote())
 print(json.dumps({"state": state, "seconds": seconds, "left": os.environ.get("RAY_GCS_SERVER_PORT")}))
 """

@@ -55,7 +55,7 @@ def test_a_run_is_sent_followed_and_leaves_no_secret_behind(head: Head, sft: Pat
     submission_id = job_id(done.stdout)
     assert submission_id.startswith("polyray-sft-submitted-")
     assert f"fine-tuning  {STEPS}/{STEPS}" in done.stdout  # the job's own log
-    assert done.stdout.splitlines()[-1].startswith(f"{submission_id}  SUCCEEDED  python -m jobs.sft")
+    assert done.stdout.splitlines()[-1].startswith(f"{submission_id}  SUCCEEDED  python -m polyray.cli sft")
     run = tmp_path / "runs" / "submitted"
     assert (run / "DONE").is_file() and len(read_jsonl(run / "metrics.jsonl")) == STEPS
     jobs = head.get("/api/jobs/")

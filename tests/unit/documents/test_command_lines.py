@@ -18,7 +18,7 @@ from tests.unit.documents.document_text import DOCUMENTS, ROOT, command_lines, c
 
 CHECKED = {"pretrain", "quickstart", "sft", "sweep", "train"}
 """Jobs whose --check is quick; of the others the command line and the file are tried."""
-WRITTEN_BY_THE_READER = {"my_task.yaml": "configs/train/my_task.yaml"}
+WRITTEN_BY_THE_READER = {"train.yaml": "configs/own_task/embedded/train.yaml"}
 CONFIG = "CONFIG key=value"
 
 

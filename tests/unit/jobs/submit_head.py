@@ -18,7 +18,7 @@ class Head:
         values = {
             "submission_id": "polyray-train-x-1f3a9c2e",
             "status": SimpleNamespace(value="RUNNING"),
-            "entrypoint": "python -m jobs.train x.yaml",
+            "entrypoint": "python -m polyray.cli train x.yaml",
             "message": None,
             "metadata": {JOB_KEY: "train", ARGUMENTS_KEY: '["x.yaml", "a=1"]', VARIABLES_KEY: '{"B": "2"}'},
             "start_time": 1,

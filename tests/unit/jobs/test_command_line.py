@@ -142,8 +142,8 @@ def test_list_of_commands_names_every_door() -> None:
         (
             "import not_there.part",
             2,
-            "error: the package not_there is missing here; this environment or image was "
-            "not made from requirements/cpu.txt or gpu.txt: use one that was (make setup, docker/)\n",
+            "error: the package not_there is missing here; this environment or image has not all that polyray "
+            "requires: use one that has (pip install of the wheel, make setup, docker/)\n",
         ),
     ],
 )

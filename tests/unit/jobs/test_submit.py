@@ -17,6 +17,7 @@ from ray._private.runtime_env.packaging import create_package
 from polyray.cli.submit import main
 from polyray.errors import ConfigError, MissingFile, ResourceError
 from polyray.submission import client as submit_client
+from polyray.submission import paths as submit_paths
 from polyray.submission.client import Cluster
 from polyray.submission.job import ARGUMENTS_KEY, EXCLUDED, Submission
 from tests.unit.jobs.submit_head import ADDRESS, Head
@@ -34,7 +35,7 @@ def checked(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, An
 
 def test_what_would_be_sent(capsys: pytest.CaptureFixture[str]) -> None:
     found = checked(capsys, "train", CONFIG, "name=first", *SHARED, "--env", "A=b c", "--cpus", "2")
-    assert found["entrypoint"] == f"python -m jobs.train {CONFIG} name=first {' '.join(SHARED)}"
+    assert found["entrypoint"] == f"python -m polyray.cli train {CONFIG} name=first {' '.join(SHARED)}"
     assert found["submission_id"].startswith("polyray-train-first-")
     assert found["runtime_env"]["env_vars"] == {
         "RAY_JOB_STOP_WAIT_TIME_S": "300", "POLYRAY_JOB_CPUS": "2", "A": "b c",
@@ -46,7 +47,7 @@ def test_what_would_be_sent(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_options_behind_two_dashes_are_the_jobs(capsys: pytest.CaptureFixture[str]) -> None:
     found = checked(capsys, "doctor", "--address", ADDRESS, "--", "--fast")
-    assert found["entrypoint"] == "python -m jobs.doctor --fast"
+    assert found["entrypoint"] == "python -m polyray.cli doctor --fast"
 
 
 def test_the_line_by_hand_sends_the_same() -> None:
@@ -245,14 +246,14 @@ def test_resume_with_check_sends_nothing(
     arguments = ["--resume", ended.info.submission_id, "--address", ADDRESS, "--memory-gb", "2", "--check"]
     assert main(arguments) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown["entrypoint"] == "python -m jobs.train x.yaml a=1"
+    assert shown["entrypoint"] == "python -m polyray.cli train x.yaml a=1"
     assert (shown["entrypoint_num_cpus"], shown["entrypoint_memory_gb"]) == (1.0, 2.0)
 
 
 def test_lines_are_those_of_our_jobs_and_say_why_one_failed() -> None:
     head = Head(status=SimpleNamespace(value="FAILED"), message="exit code 2, last available logs (x):\nmore")
     assert Cluster(head, ADDRESS).lines() == [
-        "polyray-train-x-1f3a9c2e  FAILED  python -m jobs.train x.yaml  (exit code 2)"
+        "polyray-train-x-1f3a9c2e  FAILED  python -m polyray.cli train x.yaml  (exit code 2)"
     ]
     with pytest.raises(ConfigError, match="there is no job other at"):
         Cluster(head, ADDRESS).status("other")
@@ -323,3 +324,19 @@ def test_another_error_or_one_that_stays_is_told(
     with pytest.raises(ResourceError, match=f"answers with an error: .*{message[-12:]}"):
         Cluster(head, "http://head:8265").submit(Submission.of("train", "a", [], {}, 1.0, None))
     assert head.asked == asked
+
+
+def test_submission_of_an_installed_wheel_sends_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.yaml").write_text("steps: 3\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"own\.yaml is relative to"):
+        main(["--check", "pretrain", "own.yaml"])
+    monkeypatch.setattr(submit_paths, "REPOSITORY_ROOT", None)
+    found = checked(capsys, "pretrain", "own.yaml")
+    assert found["runtime_env"]["working_dir"] == str(tmp_path)
+    assert found["entrypoint"] == "python -m polyray.cli pretrain own.yaml"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match=f"all of {tmp_path} would be sent"):
+        main(["--check", "pretrain", "own.yaml"])

@@ -221,7 +221,7 @@ def test_a_job_whose_log_is_gone_still_says_how_it_ended(
     monkeypatch.setattr(Cluster, "open", lambda address, any_version: Cluster(head, address))
     assert main(["--logs", head.info.submission_id, "--address", ADDRESS]) == expected
     printed = capsys.readouterr()
-    assert printed.out == f"{head.info.submission_id}  FAILED  python -m jobs.train x.yaml\n"
+    assert printed.out == f"{head.info.submission_id}  FAILED  python -m polyray.cli train x.yaml\n"
     assert printed.err.startswith("note: the end of its log cannot be had: the cluster at ")
 
 

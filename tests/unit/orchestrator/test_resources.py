@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import ray
 
 from polyray.capacity.bundles import JOB_CPUS, Part
+from polyray.config.paths import REPOSITORY_ROOT
 from polyray.config.run import RaySpec
 from polyray.errors import ResourceError
 from polyray.orchestrator import joining
@@ -36,12 +36,12 @@ def test_a_cluster_is_joined_where_it_is_named_and_never_found(
         monkeypatch.delenv(name, raising=False)
     if address is not None:
         monkeypatch.setenv("RAY_ADDRESS", address)
-    with ray_session(RaySpec(num_cpus=3), Path("/repository")) as dashboard:
+    with ray_session(RaySpec(num_cpus=3)) as dashboard:
         assert dashboard == "http://127.0.0.1:8265"
     (options,) = asked
     assert options.get("address") == (None if address else "local")
     assert options.get("num_cpus") == (None if address else 3)
-    assert options["runtime_env"]["env_vars"]["PYTHONPATH"] == "/repository"
+    assert options["runtime_env"]["env_vars"]["PYTHONPATH"] == str(REPOSITORY_ROOT)
     assert ended == [True]
 
 
@@ -91,7 +91,8 @@ def test_what_the_submitted_job_holds_itself_is_not_there_for_the_run(
     with pytest.raises(ResourceError) as refused:
         check_placement(engines, "rollout.num_workers")
     assert str(refused.value).startswith(
-        "the run needs 3 CPUs and Ray has 2.5 (besides 0.5 CPUs of this job's own process: --cpus of jobs.submit); "
+        "the run needs 3 CPUs and Ray has 2.5 (besides 0.5 CPUs of this job's own process: --cpus of polyray "
+        "submit); "
     )
 
 

@@ -170,7 +170,7 @@ def test_the_status_says_how_the_run_ended(
 def test_what_is_missing_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        ConfigError, match=r"wandb, but wandb is not installed; run: pip install -r requirements"
+        ConfigError, match=r"wandb, but wandb is not installed; run: pip install 'polyray\[tracking\]'"
     ):
         check_trackers([WandbSpec()])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())

@@ -60,7 +60,7 @@ def test_tensorboard(tmp_path: Path) -> None:
 
 
 def test_mlflow(tmp_path: Path) -> None:
-    pytest.importorskip("mlflow", reason="optional: pip install -r requirements/tracking.in")
+    pytest.importorskip("mlflow", reason="optional: pip install -e .[tracking]")
     pytest.importorskip("sqlalchemy", reason="MLflow's local store needs it")
     from mlflow.tracking import MlflowClient  # type: ignore[import-not-found]
 
@@ -77,7 +77,7 @@ def test_mlflow(tmp_path: Path) -> None:
 
 
 def test_trials_of_a_sweep_are_one_experiment_of_mlflow_however_they_begin(tmp_path: Path) -> None:
-    pytest.importorskip("mlflow", reason="optional: pip install -r requirements/tracking.in")
+    pytest.importorskip("mlflow", reason="optional: pip install -e .[tracking]")
     pytest.importorskip("sqlalchemy", reason="MLflow's local store needs it")
     from mlflow.tracking import MlflowClient  # type: ignore[import-not-found]
 
@@ -109,7 +109,7 @@ def test_what_a_file_says_of_its_experiment_stays(tmp_path: Path) -> None:
 
 
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb", reason="optional: pip install -r requirements/tracking.in")
+    pytest.importorskip("wandb", reason="optional: pip install -e .[tracking]")
     monkeypatch.setenv("WANDB_API_KEY", TOKEN)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     directory = tmp_path / "tracking"

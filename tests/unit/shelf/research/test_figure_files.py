@@ -64,7 +64,7 @@ def test_without_kaleido_there_is_data_and_a_word_on_what_to_do(
     monkeypatch.setattr(builtins, "__import__", missing)
     done = export_figures({"one": go.Figure(go.Scatter(y=[2]))}, tmp_path / "out")
     assert [path.name for path in done.files] == ["one.csv"]
-    assert done.trouble is not None and "pip install kaleido" in done.trouble
+    assert done.trouble is not None and "pip install 'polyray[research]'" in done.trouble
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.csv"]
 
 
