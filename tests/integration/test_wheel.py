@@ -26,7 +26,7 @@ from polyray.runs.jsonl import read_jsonl
 from tests.conftest import PRETRAIN_STEPS, REPOSITORY_ROOT
 
 PARTS = ("polyray", "configs", "requirements", "setup.py", "pyproject.toml", "README.md", "LICENSE")
-CONFIG = "configs/train/hidden_trap_grid_polychromic.yaml"
+CONFIG = "configs/train/hidden_trap_grid.yaml"
 TINY = (
     "learner.steps=2", "learner.num_threads=1", "rollout.num_workers=1", "rollout.prompts_per_step=2",
     "rollout.group_size=5", "reward.service.port=0", "dynamics=null",

@@ -26,7 +26,7 @@ def test_without_trl_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> N
 def test_check_prints_the_plan_and_odd_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert trl.main(["--check", "--part", "learning", "--groups", "2", "--model", "random"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert (plan["job"], plan["part"], plan["model"]) == ("benchmark trl", "learning", "random")
+    assert (plan["job"], plan["part"], plan["model"]) == ("benchmarks trl", "learning", "random")
     assert (plan["groups"], plan["group_size"], plan["longest"]) == (2, 8, 128)
     assert trl.main(["--check"]) == 0
     plan = json.loads(capsys.readouterr().out)

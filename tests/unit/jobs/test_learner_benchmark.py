@@ -62,7 +62,7 @@ def test_lengths_are_skewed_and_the_first_is_the_longest() -> None:
 def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert packed_learner.main(["--check", "--part", "speed", "--mean-share", "0.2"]) == 0
     checked = json.loads(capsys.readouterr().out)
-    assert (checked["job"], checked["part"], checked["mean_share"]) == ("benchmark learner", "speed", 0.2)
+    assert (checked["job"], checked["part"], checked["mean_share"]) == ("benchmarks learner", "speed", 0.2)
     for odd in (["--steps", "0"], ["--group-size", "1"], ["--mean-share", "1.5"]):
         with pytest.raises(ConfigError, match=r"at least 1 step, 2 completions and a share in \(0, 1\]"):
             packed_learner.main(["--check", *odd])

@@ -59,7 +59,7 @@ def test_paths_are_absolute_and_names_stay(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_wrong_path_costs_a_line_and_leaves_the_name_free(tmp_path: Path) -> None:
     path = str(REPOSITORY_ROOT / "configs/reward/reward_train.yaml")
     with pytest.raises(
-        DataError, match=r"nowhere: no such file or directory; make it with .*jobs\.curate data"
+        DataError, match=r"nowhere: no such file or directory; make it with .*polyray curate data"
     ):
         main([path, f"data.path={tmp_path}/nowhere", f"runs_dir={tmp_path}/runs"])
     assert not (tmp_path / "runs").exists()
