@@ -29,7 +29,7 @@ from polyray.config.prompts import ArmSpec
 from polyray.config.run import EvaluateConfig
 from polyray.config.sweep import SweepConfig
 from polyray.errors import EXIT_OK, MissingFiles, ResourceError
-from polyray.sweep.plan import TrialPlan, derived_sizes, plan_trials, trial_dir, with_default_metric
+from polyray.sweeps.plan import TrialPlan, derived_sizes, plan_trials, trial_dir, with_default_metric
 
 if TYPE_CHECKING:
     from polyray.launch.fleet import Fleet
@@ -106,7 +106,7 @@ def sweep(
 
     with sweep_account(config, plans[0].config) as cost:
         with open_ray(config.ray, display, config.run_dir):
-            from polyray.sweep.run import check_resources, run_trials, shared_fleet
+            from polyray.sweeps.run import check_resources, run_trials, shared_fleet
 
             check_resources(config, plans)
             display.section("trials", 1, 2)
@@ -191,7 +191,7 @@ def _conclude(
     from polyray.report.sweep.report import write_sweep_report
     from polyray.report.sweep.results import sweep_results
     from polyray.runs.atomic import atomic_write_json
-    from polyray.sweep.search import search_note
+    from polyray.sweeps.search import search_note
 
     root, spec = directory.paths.root, config.evaluation
     results = sweep_results(
