@@ -57,21 +57,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv, job="sweep", description=__doc__, config_model=SweepConfig, extra=_add_options)
     args = replace(args, config=with_default_metric(args.config))
     plans = plan_trials(args.config, allow_many=args.namespace.yes)
-    evaluation = evaluation_of(args.config, plans, [plan.trial_id for plan in plans])
     if args.check:
+        evaluation_of(args.config, plans, [plan.trial_id for plan in plans])
         return args.print_check(
             derived=lambda: derived_sizes(args.config, plans),
             inputs=lambda: check_inputs(plans, only_look=True),
         )
+    run_sweep(args.config, plans)
+    return EXIT_OK
+
+
+def run_sweep(config: SweepConfig, plans: list[TrialPlan]) -> None:
+    """The sweep of a configuration from wherever it stands to DONE, on a Ray of its own."""
+    evaluation = evaluation_of(config, plans, [plan.trial_id for plan in plans])
+
     from polyray.runs.progress import ProgressDisplay
     from polyray.runs.run_directory import RunDirectory
 
-    with ProgressDisplay() as display, RunDirectory.open(args.config) as directory:
+    with ProgressDisplay() as display, RunDirectory.open(config) as directory:
         if not directory.finished:
             check_inputs(plans)
-            sweep(args.config, plans, evaluation, directory, display)
+            sweep(config, plans, evaluation, directory, display)
         _show(directory, display)
-    return EXIT_OK
 
 
 def check_inputs(plans: list[TrialPlan], *, only_look: bool = False) -> None:
