@@ -210,7 +210,7 @@ def _hub_rows(spec: HubSource) -> Iterator[Row]:
     """
     directory = Path(spec.name)
     if is_saved_dataset(directory):
-        found = saved_dataset(directory, spec.split, "source.name")
+        found: Any = saved_dataset(directory, spec.split, "source.name")
     else:
         import datasets
 
