@@ -448,14 +448,15 @@ def _plain(value: Any) -> Any:
 
 def _callable_reward(function: Any) -> dict[str, Any]:
     """Pickles a function for this process's runs; returns its section of the configuration."""
-    from polyray.rewards.callables import Identity, offer
+    from polyray.rewards.callables import Identity, cached_functions_by_value, offer
 
     cloudpickle = import_module("ray.cloudpickle")
 
     name = getattr(function, "__qualname__", type(function).__qualname__)
     identity = Identity()
     advice = "open files, locks and clients inside the function, or give reward='FILE.py:FUNCTION'"
-    with boundary(ConfigError, f"reward function {name} cannot be sent to the reward replica ({advice})"):
+    where = f"reward function {name} cannot be sent to the reward replica ({advice})"
+    with boundary(ConfigError, where), cached_functions_by_value():
         sha256 = identity.of(function)
         try:
             for module in identity.modules.values():  # a replica cannot import the user's own modules

@@ -1,6 +1,7 @@
 """A reward function that the user gave in Python: what identifies it, and how a replica gets it.
 
     Identity().of(function)       on the driver: sha256 of its code and of all that it refers to
+    cached_functions_by_value()   on the driver: how functions under lru_cache are pickled
     offer(sha256, pickled)        on the driver: keeps the function's pickle for the runs of this process
     offered_function(spec)        on the driver: the pickle of a configuration's function
     load_function(spec, pickled)  in a replica
@@ -14,12 +15,14 @@ from __future__ import annotations
 import base64
 import copyreg
 import dis
+import functools
 import hashlib
 import inspect
 import pickle
 import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +167,9 @@ class Identity:
         """By the parts that pickle would save."""
         reduce = copyreg.dispatch_table.get(type(value))
         reduced = value.__reduce_ex__(4) if reduce is None else reduce(value)
+        module = getattr(value, "__module__", None)
+        if isinstance(reduced, str) and module is not None and not _is_installed(module):
+            raise TypeError(f"{module}.{reduced} is pickled by its name, and a replica has no such name")
         parts: tuple[Any, ...] = (reduced,) if isinstance(reduced, str) else reduced
         for part in parts:
             yield self.of(list(part) if isinstance(part, Iterator) else part)
@@ -171,6 +177,27 @@ class Identity:
     def _note_module(self, name: str | None) -> None:
         if name is not None and name != "__main__" and name in sys.modules:
             self.modules[name] = sys.modules[name]
+
+
+@contextmanager
+def cached_functions_by_value() -> Iterator[None]:
+    """Pickles the user's functions under functools.lru_cache with their code, and without their cache."""
+    kind = type(functools.lru_cache(len))
+    copyreg.pickle(kind, _reduced_cache)
+    try:
+        yield
+    finally:
+        del copyreg.dispatch_table[kind]
+
+
+def _reduced_cache(cached: Any) -> Any:
+    if _is_installed(cached.__module__):
+        return cached.__reduce__()
+    return _cached, (cached.__wrapped__, cached.cache_parameters())
+
+
+def _cached(function: Any, parameters: Mapping[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
 
 
 def _is_installed(module: str | None) -> bool:

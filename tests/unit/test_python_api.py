@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import subprocess
@@ -269,6 +270,24 @@ def test_function_of_an_own_module_needs_no_import_in_a_replica(
         input=plan, cwd=REPOSITORY_ROOT, env={"PYTHONPATH": str(REPOSITORY_ROOT)}, capture_output=True, check=False,
     )  # fmt: skip
     assert done.stdout.decode().strip() == "0.5", done.stderr.decode()
+
+
+def test_cached_function_of_a_cell_is_shipped_without_its_cache(configs: list[Any]) -> None:
+    source = (
+        "import functools\n@functools.lru_cache(maxsize=8)\ndef half(n):\n    return n / 2\n"
+        "def reward(items):\n    return [half(len(item['completion'])) for item in items]\n"
+    )
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(source, "<cell>", "exec", dont_inherit=True), namespace)
+    first = trained(configs, prompts=PROMPTS, reward=namespace["reward"])
+    assert namespace["half"](1) == 0.5  # fills the cache
+    again = trained(configs, prompts=PROMPTS, reward=namespace["reward"])
+    assert again.reward == first.reward
+    reward = plan_reward(first.reward, first.task).build()
+    assert reward.score([ScoreItem("01|2=", "R", "2")])[0].score == 0.5
+    namespace["half"] = functools.lru_cache(maxsize=8)(lambda n: n / 4)
+    namespace["half"].__wrapped__.__module__ = namespace["half"].__module__ = "__main__"
+    assert trained(configs, prompts=PROMPTS, reward=namespace["reward"]).reward.sha256 != first.reward.sha256
 
 
 def test_function_that_cannot_be_pickled_is_a_config_error(configs: list[Any], tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from polyray.runs.data_record import sha256_of
 from polyray.tasks.base import class_id
 from polyray.tasks.jsonl import JsonlTask, read_prompts
 from polyray.types import WRONG_CLASS, Prompt
+from tests.conftest import REPOSITORY_ROOT
 
 GOOD = '{"prompt": "2+2=", "reference": "4"}'
 
@@ -250,6 +253,19 @@ def test_broken_row_of_a_table_is_named_by_path_and_row(tmp_path: Path, name: st
     path = _tables(tmp_path, [{"prompt": "1+1="}, {"prompt": None}])[name]
     with pytest.raises(DataError, match=rf"{path}:row 1: neither 'prompt' nor 'messages'"):
         read_prompts(path)
+
+
+def test_reading_tables_needs_no_torch(tmp_path: Path) -> None:
+    paths = _tables(tmp_path, [{"prompt": "1+1="}])
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom polyray.tasks.jsonl import read_prompts\n"
+        "print(sum(len(read_prompts(Path(path))) for path in sys.argv[1:]), 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, paths.values())],
+        cwd=REPOSITORY_ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["3", "False"]
 
 
 def test_directory_that_is_no_saved_dataset_is_an_error(tmp_path: Path) -> None:
