@@ -128,7 +128,7 @@ class PolychromicSpec(OfSetsSpec):
         "facility", "determinant", "logdet", "vendi", "max", "distinct_n", "self_bleu",
     ]  # fmt: skip
     quality_weight: float = Field(default=1.0, ge=0)
-    diversity_weight: float = Field(ge=0, description="lambda; 0 is leave-one-out GRPO")
+    diversity_weight: float = Field(default=1.0, ge=0, description="lambda; 0 is leave-one-out GRPO")
     set_size: int = Field(
         default=4,
         ge=2,

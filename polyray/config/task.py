@@ -25,12 +25,12 @@ class HiddenTrapGridSpec(StrictModel):
 
 
 class JsonlSpec(StrictModel):
-    """The user's own prompts, one JSON object a line: `prompt` or `messages`, `reference`?, `metadata`?,
-    `id`?,
-    `cluster`?, `response`? (for SFT)."""
+    """The user's own prompts: `prompt` or `messages`; `reference`, `metadata`, `id`, `cluster`, `response` (SFT)."""
 
     type: Literal["jsonl"] = "jsonl"
-    path: FilePath
+    path: FilePath = Field(
+        description="JSON Lines (.gz), Parquet, or a directory that save_to_disk of `datasets` wrote"
+    )
     held_out_path: FilePath | None = Field(
         default=None,
         description="the held-out prompts; null: the share `held_out_share` of `path`. It may share no prompt and no "
