@@ -10,7 +10,7 @@
             importance.py      learner / engine mismatch           exploration.py     Clip-Cov, KL-Cov
             supervised.py      cross-entropy, GEM                  regularizers.py    BA-LoRA's
 
-README.md beside this file says what each is the gradient of, its bias, cost and source. Suffixes: _G samples of one
+docs/algorithms.md says what each is the gradient of, its bias, cost and source. Suffixes: _G samples of one
 prompt, _GG pairs of them, _B sequences, _T tokens, _V vocabulary.
 """
 

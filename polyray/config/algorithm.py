@@ -48,7 +48,10 @@ class PkpoSpec(OfSetsSpec):
     """PKPO: the gradient of the best of k (arXiv 2505.15201)."""
 
     type: Literal["pkpo"] = "pkpo"
-    variant: Literal["sloo_minus_one", "sloo", "s"] = "sloo_minus_one"
+    variant: Literal["sloo_minus_one", "sloo", "s"] = Field(
+        default="sloo_minus_one",
+        description="estimator, in falling order of variance for max: s, sloo, sloo_minus_one",
+    )
 
 
 class PolyEpoSpec(OfSetsSpec):
@@ -56,7 +59,9 @@ class PolyEpoSpec(OfSetsSpec):
     (arXiv 2604.17654)."""
 
     type: Literal["poly_epo"] = "poly_epo"
-    credit_scale: Literal["unbiased", "mean", "sum"] = "mean"
+    credit_scale: Literal["unbiased", "mean", "sum"] = Field(
+        default="mean", description="scale of the credits: unbiased, or mean or sum as published"
+    )
 
     @property
     def needs_classes(self) -> bool:
@@ -82,7 +87,9 @@ class ShapedSpec(ObjectiveSpec):
     """Heuristic: r + diversity_weight x mean distance to the others, with the group's mean as baseline."""
 
     type: Literal["shaped"] = "shaped"
-    diversity_weight: float = Field(ge=0, description="about half of it takes effect (algorithms/README.md)")
+    diversity_weight: float = Field(
+        ge=0, description="weight of the mean distance; about half of it takes effect (docs/algorithms.md)"
+    )
 
     @property
     def needs_distances(self) -> bool:
@@ -94,7 +101,9 @@ class DarlingSpec(ObjectiveSpec):
     """Heuristic: quality x mean distance to the others (arXiv 2509.02534)."""
 
     type: Literal["darling"] = "darling"
-    combine: Literal["multiply", "add"] = "multiply"
+    combine: Literal["multiply", "add"] = Field(
+        default="multiply", description="how quality and diversity are combined"
+    )
 
     @property
     def needs_distances(self) -> bool:
@@ -106,8 +115,10 @@ class UnlikelinessSpec(ObjectiveSpec):
     """Heuristic: the likelier a right answer, the less it pays (arXiv 2506.02355)."""
 
     type: Literal["unlikeliness"] = "unlikeliness"
-    penalty: float = Field(default=0.25, ge=0, le=1)
-    scale: Literal["none", "group", "batch"] = "group"
+    penalty: float = Field(
+        default=0.25, ge=0, le=1, description="largest share of the reward that a likely answer loses"
+    )
+    scale: Literal["none", "group", "batch"] = Field(default="group", description="as in ObjectiveSpec")
 
 
 OF_CLASSES = ("cluster", "distinct_correct", "coverage", "entropy", "simpson")
@@ -118,7 +129,7 @@ class PolychromicSpec(OfSetsSpec):
     """Set objective F = quality_weight * mean quality + diversity_weight * D over sets of `set_size`.
 
     D by `objective`, e.g. pairwise = mean pairwise distance; product = mean quality x mean pairwise distance;
-    cluster = mean quality x distinct classes / set_size; all of them are in polyray/algorithms/README.md.
+    cluster = mean quality x distinct classes / set_size; all of them are in docs/algorithms.md.
     diversity_weight is the lambda of the papers.
     """
 
@@ -126,8 +137,8 @@ class PolychromicSpec(OfSetsSpec):
     objective: Literal[
         "cluster", "distinct_correct", "coverage", "entropy", "simpson", "pairwise", "product", "gated",
         "facility", "determinant", "logdet", "vendi", "max", "distinct_n", "self_bleu",
-    ]  # fmt: skip
-    quality_weight: float = Field(default=1.0, ge=0)
+    ] = Field(description="diversity D of a set; docs/algorithms.md has the formulas")  # fmt: skip
+    quality_weight: float = Field(default=1.0, ge=0, description="weight of the mean quality")
     diversity_weight: float = Field(default=1.0, ge=0, description="lambda; 0 is leave-one-out GRPO")
     set_size: int = Field(
         default=4,
@@ -149,7 +160,9 @@ class PolychromicSpec(OfSetsSpec):
         description="how groups of an older version are corrected: token: by the loss, biased for sets; sample: by "
         "each sample's own weight, biased; set_product: by the product over the set, exact, all subsets evaluated",
     )
-    stale_weight_cap: float = Field(default=5.0, ge=1, description="of sample and set_product")
+    stale_weight_cap: float = Field(
+        default=5.0, ge=1, description="largest weight, for sample and set_product"
+    )
 
     @property
     def needs_classes(self) -> bool:

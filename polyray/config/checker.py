@@ -51,7 +51,7 @@ class JudgeCheckerSpec(ThresholdSpec):
 
 
 class ReferenceCheckerSpec(ThresholdSpec):
-    """How close a text is to the prompt's reference; another good answer may be far from it."""
+    """Closeness of a text to the prompt's reference; another good answer may be far from it."""
 
     type: Literal["reference"] = "reference"
     measure: Literal["rouge_l", "embedding"] = Field(

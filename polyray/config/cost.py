@@ -14,14 +14,14 @@ def _price(description: str) -> Any:
 
 
 class PriceTableSpec(StrictModel):
-    """Prices by resource; what has none is left out of the money, and cost.json says so.
+    """Prices by resource. A resource without a price is left out of the money, and cost.json says so.
 
     Example:
         PriceTableSpec(currency="EUR", core_hour=0.02, gpu_hour=2.10)
     """
 
     currency: str = Field(
-        default="USD", pattern=r"^[A-Z]{3}$", description="of all prices here, e.g. USD, EUR"
+        default="USD", pattern=r"^[A-Z]{3}$", description="currency of all prices here, e.g. USD, EUR"
     )
     core_hour: float | None = _price("one logical CPU, held for an hour; null: not priced")
     gpu_hour: float | None = _price("one GPU, held for an hour; null: not priced")

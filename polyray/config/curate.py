@@ -52,7 +52,7 @@ class UpworthySource(StrictModel):
 
 
 class TableSource(StrictModel):
-    """What the user's own rows share, wherever they lie."""
+    """Keys of tables of your own, in files and on the hub."""
 
     columns: dict[str, str] = Field(
         default_factory=dict,
@@ -93,7 +93,7 @@ class HubSource(TableSource):
     type: Literal["hub"] = "hub"
     name: NameOrPath = Field(min_length=1, description="e.g. user/replies, or a directory")
     subset: str | None = Field(default=None, description="what the hub calls the configuration")
-    split: str = "train"
+    split: str = Field(default="train", description="split of the data set")
     revision: str | None = Field(default=None, description="a commit; without one the newest is read")
     origin: str = Field(default="hub", min_length=1, description="what the records say they come from")
 
@@ -102,7 +102,7 @@ class RecordsSource(StrictModel):
     """Records as polyray writes them: a file, or the directory of an earlier curation."""
 
     type: Literal["records"] = "records"
-    path: FilePath
+    path: FilePath = Field(description="a file of records, or the directory of an earlier curation")
 
 
 SourceSpec = Annotated[
@@ -112,7 +112,7 @@ SourceSpec = Annotated[
 
 
 class LanguageSpec(StrictModel):
-    """Which languages stay. A text that is short, or whose language is uncertain, stays and is counted."""
+    """Languages that stay. A text that is short, or of uncertain language, stays and is counted."""
 
     keep: tuple[str, ...] = Field(default=("en",), min_length=1, description="ISO 639-1 codes")
     min_chars: int = Field(default=40, ge=1, description="shorter texts stay undecided")
@@ -123,11 +123,11 @@ class FilterSpec(StrictModel):
     """Rules that look at one record each, in this order; null: not applied. Limits are included."""
 
     min_words: int | None = Field(
-        default=None, ge=0, description="of the completion; letters and digits make words"
+        default=None, ge=0, description="fewest words of the completion; letters and digits make words"
     )
-    max_words: int | None = Field(default=None, ge=1)
-    min_chars: int | None = Field(default=None, ge=0)
-    max_chars: int | None = Field(default=None, ge=1)
+    max_words: int | None = Field(default=None, ge=1, description="most words of the completion")
+    min_chars: int | None = Field(default=None, ge=0, description="fewest characters of the completion")
+    max_chars: int | None = Field(default=None, ge=1, description="most characters of the completion")
     max_links: int | None = Field(default=None, ge=0, description="in the completion")
     max_mentions: int | None = Field(default=None, ge=0, description="of people, as @name, in the completion")
     flagged_words: BuiltinOrPath | None = Field(
@@ -159,17 +159,17 @@ class NearDuplicateSpec(StrictModel):
     threshold: float = Field(
         default=0.8, gt=0, le=1, description="Jaccard similarity from which on texts count as one"
     )
-    unit: Literal["characters", "words"] = "characters"
+    unit: Literal["characters", "words"] = Field(default="characters", description="unit of a shingle")
     shingle_size: int = Field(default=5, ge=1, description="characters or words in a row")
     min_words: int = Field(default=4, ge=1, description="shorter texts are compared exactly only")
-    num_permutations: int = Field(default=128, ge=16)
-    seed: int = Field(default=1, ge=0, lt=2**32)
+    num_permutations: int = Field(default=128, ge=16, description="permutations of MinHash")
+    seed: int = Field(default=1, ge=0, lt=2**32, description="seed of MinHash")
 
 
 class DuplicateSpec(StrictModel):
-    """Of equal and almost equal completions the one with the most engagement stays."""
+    """Equal and almost equal completions; the one with the most engagement stays."""
 
-    exact: bool = True
+    exact: bool = Field(default=True, description="whether equal completions are duplicates")
     near: NearDuplicateSpec | None = NearDuplicateSpec()
     scope: Literal["all", "prompt"] = Field(
         default="all",
@@ -193,8 +193,8 @@ class SelectionSpec(StrictModel):
         le=1,
         description="w of mmr: next is the largest (1 - w) * percentile of engagement + w * distance to the nearest",
     )
-    max_per_prompt: int | None = Field(default=2, ge=1)
-    max_per_cluster: int | None = Field(default=None, ge=1)
+    max_per_prompt: int | None = Field(default=2, ge=1, description="most completions of one prompt")
+    max_per_cluster: int | None = Field(default=None, ge=1, description="most completions of one cluster")
     encoder: NameOrPath = Field(
         default="packaged", description="a sentence-transformers directory or hub name, or packaged (MiniLM)"
     )
@@ -203,13 +203,15 @@ class SelectionSpec(StrictModel):
 class PartsSpec(StrictModel):
     """Parts and phases: shares of the records, divided by cluster and balanced by engagement."""
 
-    test_share: float = Field(default=0.1, ge=0, lt=1)
-    validation_share: float = Field(default=0.1, ge=0, lt=1)
+    test_share: float = Field(default=0.1, ge=0, lt=1, description="share of the clusters that is held out")
+    validation_share: float = Field(
+        default=0.1, ge=0, lt=1, description="share of the clusters for validation"
+    )
     sft_share: float = Field(
         default=0.5,
         ge=0,
         le=1,
-        description="of the training records: phase 1 (SFT); the rest is phase 2 (RL)",
+        description="share of the training records for phase 1 (SFT); the rest is for phase 2 (RL)",
     )
     strata: int = Field(
         default=10, ge=1, description="equal groups by engagement that every part gets its share of"
@@ -226,14 +228,14 @@ class PartsSpec(StrictModel):
 
 
 class RowsSpec(StrictModel):
-    """What a row of sft.jsonl and rl.jsonl looks like."""
+    """Shape of a row of sft.jsonl and rl.jsonl."""
 
     mode: Literal["chat", "completion"] = Field(
         default="chat", description="messages, or plain text for a model without a chat template"
     )
     instruction: str | None = Field(
         default=None,
-        description="what the model is told; {source} stands for the post or story; null: as the tasks "
+        description="instruction to the model; {source} stands for the post or story; null: as the tasks "
         "social_replies and headlines",
     )
     max_source_words: int | None = Field(
@@ -253,28 +255,30 @@ class RowsSpec(StrictModel):
 
 
 class TokensSpec(StrictModel):
-    """How long the rows are for a model: its chat template, without a thinking part."""
+    """Length of the rows for a model: its chat template, without a thinking part."""
 
     path: NameOrPath = Field(
         description="a directory in Hugging Face format or a hub name; only its tokenizer is read"
     )
     max_tokens: int = Field(
-        default=512, ge=2, description="of prompt and completion, with the template's own tokens"
+        default=512, ge=2, description="longest prompt and completion, with the template's own tokens"
     )
-    too_long: Literal["count", "drop"] = "count"
+    too_long: Literal["count", "drop"] = Field(
+        default="count", description="whether rows that are too long are only counted, or dropped"
+    )
 
 
 class CurateReportSpec(StrictModel):
-    """What the page shows beside the numbers."""
+    """Contents of the page beside the numbers."""
 
-    examples_per_reason: int = Field(default=5, ge=0)
+    examples_per_reason: int = Field(default=5, ge=0, description="examples on the page for each reason")
     excerpt_chars: int = Field(default=200, ge=20, description="of texts in the page and in review.csv")
 
 
 class CurateConfig(RunBase):
     """polyray curate data: records of engagement, what is kept of them, and how it is divided."""
 
-    source: SourceSpec
+    source: SourceSpec = Field(description="kind and place of the records")
     filters: FilterSpec = FilterSpec()
     duplicates: DuplicateSpec = DuplicateSpec()
     select: SelectionSpec | None = None

@@ -30,7 +30,7 @@ class Tolerance:
 
 
 class DeliverySpec(StrictModel):
-    """Adapter bytes travel; what the worker does with them is the mode."""
+    """Weight sync: adapter bytes travel, and the mode says what a worker does with them."""
 
     mode: Literal["auto", "adapter", "merged"] = Field(
         default="auto",

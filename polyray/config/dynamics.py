@@ -81,13 +81,17 @@ class DynamicsSpec(StrictModel):
         description="versions between rounds; null: as few as keep the rounds below max_share",
     )
     max_share: float = Field(
-        default=0.04, gt=0, le=1, description="of the completions that training samples; of every=null"
+        default=0.04,
+        gt=0,
+        le=1,
+        description="most samples of the rounds, as a share of the completions that training samples; with "
+        "every=null",
     )
     prompts: PromptsPart = Field(
         default="auto",
         description="the task's part; auto: its validation part, else the first prompts of training",
     )
-    num_prompts: int = Field(default=16, ge=1)
+    num_prompts: int = Field(default=16, ge=1, description="prompts of a round")
     num_samples: int = Field(default=8, ge=1, description="completions per prompt")
     encoder: NameOrPath | None = Field(
         default="auto",

@@ -21,21 +21,19 @@ EXPORTS_OF_PROGRAMS = ("human-eval", "evalplus", "bigcode")
 class BertScoreSpec(StrictModel):
     """A model on this machine and the layer whose embeddings are compared; nothing is downloaded or guessed."""
 
-    model_path: FilePath
-    num_layers: int = Field(ge=1)
+    model_path: FilePath = Field(description="directory of the model")
+    num_layers: int = Field(ge=1, description="layer whose embeddings are compared")
 
 
 class EvaluationSpec(StrictModel):
     """n samples per held-out prompt; every estimator is unbiased for its k."""
 
-    num_samples: int = Field(default=16, ge=1)
-    ks: tuple[int, ...] = (1, 2, 4, 8)
+    num_samples: int = Field(default=16, ge=1, description="completions per prompt")
+    ks: tuple[int, ...] = Field(default=(1, 2, 4, 8), description="values of k; none may exceed num_samples")
     num_prompts: int | None = Field(
         default=None, ge=1, description="the first so many held-out prompts; null: all"
     )
-    selector: SelectorName = Field(
-        default="logprob", description="who picks one of k: the selector of usq_at_k"
-    )
+    selector: SelectorName = Field(default="logprob", description="selector of usq_at_k: it picks one of k")
     more_selectors: tuple[SelectorName, ...] = Field(
         default=(), description="further ones, reported as usq_at_k/NAME"
     )
@@ -54,8 +52,8 @@ class EvaluationSpec(StrictModel):
     bert_score: BertScoreSpec | None = Field(
         default=None, description="BERTScore with the references; needs the package bert-score"
     )
-    bootstrap_resamples: int = Field(default=2000, ge=100)
-    confidence: float = Field(default=0.95, gt=0, lt=1)
+    bootstrap_resamples: int = Field(default=2000, ge=100, description="bootstrap resamples of an interval")
+    confidence: float = Field(default=0.95, gt=0, lt=1, description="confidence of intervals")
     margin: float | None = Field(
         default=None, gt=0, lt=1, description="non-inferiority margin on pass@1: how much may be lost at most"
     )

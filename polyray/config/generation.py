@@ -39,7 +39,7 @@ class GenerationEngineSpec(StrictModel):
         description="vllm: in the replica's own process; vllm_async: in processes of its own; auto: vllm on CPU, "
         "vllm_async on a GPU",
     )
-    threads: int = Field(default=1, ge=1, description="of the CPU engine")
+    threads: int = Field(default=1, ge=1, description="threads of a CPU engine")
     tensor_parallel_size: int = Field(default=1, ge=1, description="more than 1 implies vllm_async")
     max_prompt_tokens: int = Field(default=64, ge=1, description="longer prompts are refused")
     max_completion_tokens: int = Field(
@@ -49,11 +49,13 @@ class GenerationEngineSpec(StrictModel):
     max_queued_sequences: int = Field(
         default=256, ge=1, description="completions that wait for the engine; above it HTTP answers 429"
     )
-    max_batched_tokens: int = Field(default=4096, ge=64)
-    block_size: int = Field(default=32, ge=1)
-    kv_cache_mib: int = Field(default=256, ge=1)
-    gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
-    start_timeout_s: float = Field(default=300.0, gt=0)
+    max_batched_tokens: int = Field(default=4096, ge=64, description="tokens of one engine step")
+    block_size: int = Field(default=32, ge=1, description="tokens of one KV cache block")
+    kv_cache_mib: int = Field(default=256, ge=1, description="KV cache of a CPU engine")
+    gpu_memory_utilization: float = Field(
+        default=0.85, gt=0, le=1, description="share of the whole GPU that the engine takes"
+    )
+    start_timeout_s: float = Field(default=300.0, gt=0, description="longest start of the engine")
     health_timeout_s: float = Field(
         default=30.0,
         gt=0,
@@ -89,7 +91,7 @@ class AdapterSpec(StrictModel):
         min_length=1,
         description="a run directory: its final adapter, or that of `version`; e.g. runs/first",
     )
-    version: int | None = Field(default=None, ge=0, description="of `run`: one of its versions/")
+    version: int | None = Field(default=None, ge=0, description="one of the versions/ of `run`")
     follow: FilePath | None = Field(
         default=None,
         min_length=1,
@@ -97,7 +99,7 @@ class AdapterSpec(StrictModel):
     )
     name: PolicyName | None = Field(
         default=None,
-        description="what requests call it; of a run or a followed one it is put before -v17, -latest and -best. "
+        description="name in requests; for a run or a followed one it comes before -v17, -latest and -best. "
         "Default: the directory's name for `path`, policy-v17, latest and best for the others",
     )
 
@@ -112,9 +114,9 @@ class AdapterSpec(StrictModel):
 
 
 class GenerationLimitsSpec(StrictModel):
-    """What callers may ask for, and how long it may take."""
+    """Limits of requests, and of the time that they take."""
 
-    max_body_bytes: int = Field(default=2**20, ge=1024)
+    max_body_bytes: int = Field(default=2**20, ge=1024, description="largest body of a request")
     max_candidates: int = Field(default=MAX_CANDIDATES, ge=1, le=MAX_CANDIDATES, description="the largest k")
     max_n: int = Field(
         default=MAX_OVERSAMPLE,
@@ -130,17 +132,21 @@ class GenerationLimitsSpec(StrictModel):
         description="a request that takes longer gets 504, and the engine stops working on it",
     )
     requests_per_minute: float | None = Field(
-        default=None, gt=0, description="of one token (of everybody, where none is needed); null: no limit"
+        default=None,
+        gt=0,
+        description="requests of one token, or of all callers if no token is needed; null: no limit",
     )
     burst: int = Field(default=20, ge=1, description="requests of one token that may come at once")
-    retry_after_s: float = Field(default=1.0, gt=0, description="what a 429 of a full queue tells its caller")
+    retry_after_s: float = Field(
+        default=1.0, gt=0, description="pause that a 429 of a full queue tells its caller"
+    )
 
 
 class GenerationServeConfig(StrictModel):
     """A generation service: k candidates over HTTP, and what people pick."""
 
     service: Literal["generation"] = "generation"
-    name: RunName = "generation"
+    name: RunName = Field(default="generation", description="name of the Serve application")
     model: ModelSpec = Field(default_factory=ModelSpec)
     engine: GenerationEngineSpec = GenerationEngineSpec()
     adapters: tuple[AdapterSpec, ...] = Field(
@@ -175,20 +181,20 @@ class GenerationServeConfig(StrictModel):
     duplicate_distance: float = Field(
         default=0.0, ge=0, lt=1, description="candidates not further apart than this are shown once"
     )
-    selector: SelectorName = Field(default="logprob", description="where a request names none")
+    selector: SelectorName = Field(default="logprob", description="selector of a request that names none")
     database: UrlOrPath = Field(
         default="sqlite:///runs/selections.db",
-        description="where candidates and selections are kept: a URL of SQLAlchemy",
+        description="database of candidates and selections: a URL of SQLAlchemy",
     )
-    num_replicas: int = Field(default=1, ge=1)
-    num_cpus: float = Field(default=1.0, ge=0, description="of one replica")
+    num_replicas: int = Field(default=1, ge=1, description="replicas, with an engine each")
+    num_cpus: float = Field(default=1.0, ge=0, description="CPUs of one replica")
     num_gpus: float = Field(
-        default=0.0, ge=0, description="of one replica; 0: none, which vLLM's CUDA build cannot do without"
+        default=0.0, ge=0, description="GPUs of one replica; 0: none, and vLLM's CUDA build needs one"
     )
     node_labels: NodeLabels = Field(default_factory=dict)
-    host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=0, le=65535)
-    route_prefix: str = Field(default="/", pattern=r"^/(.*[^/])?$")
+    host: str = Field(default="127.0.0.1", description="address of the HTTP proxy")
+    port: int = Field(default=8000, ge=0, le=65535, description="port of the HTTP proxy; 0: a free one")
+    route_prefix: str = Field(default="/", pattern=r"^/(.*[^/])?$", description="prefix of all routes")
     limits: GenerationLimitsSpec = GenerationLimitsSpec()
     tokens_file: FilePath | None = Field(
         default=None,

@@ -42,10 +42,10 @@ _MAX_STEPS = 20
 
 
 class CriterionSpec(StrictModel):
-    """One thing a judge looks at."""
+    """One criterion of a judge."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="also the key in its answers")
-    description: str = Field(min_length=1)
+    description: str = Field(min_length=1, description="the criterion in words, for the judge")
 
 
 def _known_criteria(value: Any) -> Any:
@@ -71,8 +71,8 @@ Criteria = Annotated[tuple[CriterionSpec, ...], BeforeValidator(_known_criteria)
 class ScaleSpec(StrictModel):
     """Whole numbers from `low` (worst) to `high` (best)."""
 
-    low: int = 1
-    high: int = 5
+    low: int = Field(default=1, description="the worst grade")
+    high: int = Field(default=5, description="the best grade")
 
     @model_validator(mode="after")
     def _some_levels(self) -> ScaleSpec:
@@ -90,15 +90,17 @@ class ScaleSpec(StrictModel):
 class PriceSpec(StrictModel):
     """US dollars per million tokens, from the provider's price list."""
 
-    input: float = Field(ge=0)
-    output: float = Field(ge=0)
+    input: float = Field(ge=0, description="US dollars per million input tokens")
+    output: float = Field(ge=0, description="US dollars per million output tokens")
     cached_input: float | None = Field(default=None, ge=0, description="null: like input")
 
 
 class BudgetSpec(StrictModel):
-    """What one run may spend, over all its starts; null is no limit."""
+    """Limits of one run's spend, over all its starts; null is no limit."""
 
-    max_cost_usd: float | None = Field(default=None, gt=0)
+    max_cost_usd: float | None = Field(
+        default=None, gt=0, description="US dollars of one run, over all its starts"
+    )
     max_tokens: int | None = Field(default=None, ge=1, description="input and output together")
 
 
@@ -108,7 +110,7 @@ class JudgeSpec(StrictModel):
     provider: Literal["anthropic", "openai"] = Field(
         description="the protocol; openai is any compatible endpoint: vLLM, a gateway, OpenAI itself"
     )
-    model: str = Field(min_length=1)
+    model: str = Field(min_length=1, description="the provider's name of the model")
     base_url: str | None = Field(
         default=None,
         description="e.g. http://127.0.0.1:8000/v1 (openai) or http://127.0.0.1:8000 (anthropic)",
@@ -122,7 +124,7 @@ class JudgeSpec(StrictModel):
     temperature: float | None = Field(
         default=None, ge=0, le=2, description="null: not sent; several current models refuse one"
     )
-    max_tokens: int = Field(default=1024, ge=1, description="of one answer")
+    max_tokens: int = Field(default=1024, ge=1, description="longest answer, in tokens")
     structured_output: Literal["auto", "tool", "json_schema", "text"] = Field(
         default="auto",
         description="auto: a tool (anthropic) or a JSON schema (openai); where the endpoint refuses that the "
@@ -142,7 +144,7 @@ class JudgeSpec(StrictModel):
     max_backoff_s: float = Field(
         default=60.0, gt=0, description="also the longest Retry-After that is obeyed"
     )
-    timeout_s: float = Field(default=120.0, gt=0, description="of one request")
+    timeout_s: float = Field(default=120.0, gt=0, description="seconds for one request")
     concurrency: int = Field(default=8, ge=1, le=256, description="requests in flight")
     max_unjudged_share: float = Field(default=0.1, ge=0, le=1, description="above it the job stops")
     prices: PriceSpec | None = None
@@ -201,7 +203,11 @@ class JudgeSpec(StrictModel):
 class JudgingSpec(StrictModel):
     """Judge of an evaluation while it samples; `polyray judge` does the same with a finished samples.jsonl."""
 
-    mode: JudgeMode = "pairwise"
+    mode: JudgeMode = Field(
+        default="pairwise",
+        description="pairwise: two samples in both orders; rubric: a grade by criteria; cluster: strategies of a "
+        "prompt's samples",
+    )
     judge: JudgeSpec
     samples_per_prompt: int | None = Field(
         default=None, ge=1, description="per model; default 1 (pairwise, rubric) or all (cluster)"
@@ -212,7 +218,11 @@ class JudgeConfig(RunBase):
     """polyray judge: an evaluation's samples.jsonl, judged; or texts that people have rated; or both."""
 
     samples: FilePath | None = Field(default=None, description="the samples.jsonl of an evaluation")
-    mode: JudgeMode = "pairwise"
+    mode: JudgeMode = Field(
+        default="pairwise",
+        description="pairwise: two samples in both orders; rubric: a grade by criteria; cluster: strategies of a "
+        "prompt's samples",
+    )
     judge: JudgeSpec
     models: tuple[str, ...] | None = Field(
         default=None, description="which models of the samples; null: all of them"
@@ -227,8 +237,8 @@ class JudgeConfig(RunBase):
     cache_dir: FilePath | None = Field(
         default=None, description="answers are kept here for several runs; default the run's own judge/"
     )
-    bootstrap_resamples: int = Field(default=2000, ge=100)
-    confidence: float = Field(default=0.95, gt=0, lt=1)
+    bootstrap_resamples: int = Field(default=2000, ge=100, description="bootstrap resamples of an interval")
+    confidence: float = Field(default=0.95, gt=0, lt=1, description="confidence of intervals")
     human_ratings: FilePath | None = Field(
         default=None,
         description="rubric: JSONL (.gz) of prompts with stories and human_ratings_mean; the rated stories are "

@@ -13,9 +13,9 @@ from polyray.config.node_labels import NodeLabels
 class LearnerSpec(StrictModel):
     """A Ray Train worker group and its optimiser (AdamW)."""
 
-    steps: int = Field(default=60, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    warmup_steps: int = Field(default=5, ge=0)
+    steps: int = Field(default=60, ge=1, description="optimiser batches of the run")
+    learning_rate: float = Field(default=1e-3, gt=0, description="learning rate of AdamW")
+    warmup_steps: int = Field(default=5, ge=0, description="steps of linear warm-up")
     lr_schedule: Literal["linear", "cosine"] = Field(
         default="linear", description="how the rate falls from learning_rate to final_lr_share of it"
     )
@@ -26,9 +26,9 @@ class LearnerSpec(StrictModel):
     mini_batch_groups: int | None = Field(
         default=None, ge=1, description="RL: groups per optimiser step, over all ranks; null: the whole batch"
     )
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = Field(default=0.0, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    betas: tuple[float, float] = Field(default=(0.9, 0.95), description="betas of AdamW")
+    weight_decay: float = Field(default=0.0, ge=0, description="weight decay of AdamW")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="norm above which gradients are scaled down")
     micro_batch_rows: int = Field(default=256, ge=1, description="sequences per forward and backward pass")
     micro_batch_tokens: int | None = Field(
         default=None,
@@ -47,8 +47,8 @@ class LearnerSpec(StrictModel):
         "cosine of their gradients, gradient/... in metrics.jsonl); each costs about one more pass; null: never",
     )
     num_workers: int = Field(default=1, ge=1, description="data-parallel ranks")
-    cpus_per_worker: float = Field(default=1.0, ge=0)
-    use_gpu: bool = False
+    cpus_per_worker: float = Field(default=1.0, ge=0, description="CPUs of one rank")
+    use_gpu: bool = Field(default=False, description="whether a rank uses a GPU")
     gpus_per_worker: float = Field(
         default=1.0,
         gt=0,
@@ -64,7 +64,7 @@ class LearnerSpec(StrictModel):
     )
     cpu_offload: bool = Field(
         default=False,
-        description="of sharding base, on GPUs: the parts wait in host memory and come over for every pass",
+        description="with sharding=base on GPUs: the parts wait in host memory and are copied for every pass",
     )
     num_threads: int = Field(
         default=2,
@@ -72,8 +72,8 @@ class LearnerSpec(StrictModel):
         description="torch threads per rank; part of what makes a run reproducible. 1 where engines share the "
         "cores: threads of one operator wait for each other",
     )
-    checkpoint_every: int = Field(default=20, ge=1)
-    keep_checkpoints: int = Field(default=2, ge=1)
+    checkpoint_every: int = Field(default=20, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(default=2, ge=1, description="newest checkpoints that are kept")
     keep_best: int = Field(
         default=0, ge=0, description="RL: besides the newest checkpoints, the best so many by best_metric"
     )
@@ -84,8 +84,8 @@ class LearnerSpec(StrictModel):
     best_mode: Literal["max", "min"] = Field(default="max", description="RL: of learner.best_metric")
     checkpoint_storage: str | None = Field(
         default=None,
-        description="RL: where checkpoints are copied to as well, URL/RUN/: file:///..., s3://BUCKET/..., or any "
-        "that fsspec knows; a run that finds newer ones there than on its disk goes on from them",
+        description="RL: second place of checkpoints, URL/RUN/: file:///..., s3://BUCKET/..., or any that fsspec "
+        "knows; a run that finds newer ones there than on its disk resumes from them",
     )
     max_checkpoint_failures: int = Field(
         default=3,

@@ -13,7 +13,7 @@ NARROWEST_CLIP = 0.01
 
 
 class LossSpec(StrictModel):
-    """What all objectives share after their advantages (polyray/algorithms/README.md, Losses)."""
+    """Keys of every objective after its advantages (docs/algorithms.md, Losses)."""
 
     surrogate: Literal["ppo", "gspo", "cispo", "sapo"] = Field(
         default="ppo",
@@ -21,16 +21,24 @@ class LossSpec(StrictModel):
         "proximal=learner); "
         "cispo: capped weight, no token dropped; sapo: soft gate",
     )
-    clip_low: float = Field(default=0.2, gt=0, lt=1, description="of ppo and gspo")
-    clip_high: float = Field(default=0.2, gt=0, description="of ppo and gspo; 0.28 is DAPO's")
+    clip_low: float = Field(
+        default=0.2, gt=0, lt=1, description="width of the clip below 1, for ppo and gspo"
+    )
+    clip_high: float = Field(
+        default=0.2, gt=0, description="width of the clip above 1, for ppo and gspo; 0.28 is DAPO's"
+    )
     dual_clip: float | None = Field(
         default=None,
         gt=1,
-        description="of ppo and gspo: the loss is at most this x |A| where A < 0; 3 is usual",
+        description="for ppo and gspo: the loss is at most this x |A| if A < 0; 3 is usual",
     )
-    cispo_cap: float = Field(default=5.0, gt=0, description="of cispo: the largest weight")
-    sapo_temperature_positive: float = Field(default=1.0, gt=0)
-    sapo_temperature_negative: float = Field(default=1.05, gt=0)
+    cispo_cap: float = Field(default=5.0, gt=0, description="largest weight, for cispo")
+    sapo_temperature_positive: float = Field(
+        default=1.0, gt=0, description="temperature of the gate for A > 0, for sapo"
+    )
+    sapo_temperature_negative: float = Field(
+        default=1.05, gt=0, description="temperature of the gate for A < 0, for sapo"
+    )
     normalisation: Literal["constant", "token", "sequence", "sum"] = Field(
         default="constant",
         description="constant: sum over tokens / max_completion_tokens (Dr.GRPO, exact up to that scale); sum: over "
@@ -63,9 +71,11 @@ class LossSpec(StrictModel):
         "forward pass per update",
     )
     covariance_share: float = Field(
-        default=2e-4, gt=0, le=1, description="of the tokens of an update, at least one"
+        default=2e-4, gt=0, le=1, description="share of an update's tokens that is chosen, at least one token"
     )
-    covariance_band: tuple[float, float] = Field(default=(1.0, 5.0), description="of clip_cov")
+    covariance_band: tuple[float, float] = Field(
+        default=(1.0, 5.0), description="covariances between which tokens are chosen, for clip_cov"
+    )
     kl_cov_coefficient: float = Field(
         default=1.0,
         ge=0,
@@ -73,16 +83,17 @@ class LossSpec(StrictModel):
     )
     proximal: Literal["rollout", "learner"] = Field(
         default="rollout",
-        description="whose log-probs the ratio is measured from: the engine's own, or the learner's before the "
-        "first update on a batch (decoupled PPO)",
+        description="start of the ratio: the engine's own log-probs, or the learner's before the first update on "
+        "a batch (decoupled PPO)",
     )
     importance_correction: Literal["truncate", "mask", "two_sided", "none"] = Field(
         default="truncate",
-        description="of token weights learner / engine. truncate: at most importance_cap (TIS); mask: tokens above "
-        "it leave (MIS); two_sided: those below importance_floor, too (IcePop)",
+        description="correction of the token weights learner / engine. truncate: at most importance_cap (TIS); "
+        "mask: tokens above it are left out (MIS); two_sided: tokens below importance_floor, too "
+        "(IcePop)",
     )
-    importance_cap: float = Field(default=2.0, ge=1)
-    importance_floor: float = Field(default=0.5, ge=0, lt=1)
+    importance_cap: float = Field(default=2.0, ge=1, description="largest weight")
+    importance_floor: float = Field(default=0.5, ge=0, lt=1, description="smallest weight, for two_sided")
     sequence_mask_band: float | None = Field(
         default=0.5,
         gt=0,

@@ -25,7 +25,7 @@ class MismatchAlarmSpec(StrictModel):
         description="effective share of the sample, the median's lower limit; 0: not watched",
     )
     growing_share: float = Field(default=0.2, gt=0, le=1, description="1: growth alone is never an alarm")
-    significance: float = Field(default=0.01, gt=0, lt=0.5)
+    significance: float = Field(default=0.01, gt=0, lt=0.5, description="significance of the trend test")
     stop: bool = Field(default=False, description="the run ends with an error; false: it warns")
 
 

@@ -21,10 +21,12 @@ TIED_MODULES = ("embed_tokens", "lm_head")
 class LoraSpec(StrictModel):
     """Shape of the adapter (Hu et al. 2021): W = W0 + (alpha / rank) B A."""
 
-    rank: int = Field(default=16, ge=1, le=512)
-    alpha: float = Field(default=32.0, gt=0)
+    rank: int = Field(default=16, ge=1, le=512, description="rank of the adapter")
+    alpha: float = Field(default=32.0, gt=0, description="scale of the adapter: alpha / rank")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="acts in SFT; RL refuses more than 0")
-    target_modules: tuple[str, ...] = LINEAR_MODULES
+    target_modules: tuple[str, ...] = Field(
+        default=LINEAR_MODULES, description="linear modules that get an adapter"
+    )
 
     @field_validator("target_modules")
     @classmethod
@@ -58,10 +60,12 @@ class ModelSpec(StrictModel):
     warm_start: FilePath | None = Field(
         default=None, description="an adapter directory (PEFT format), e.g. runs/sft/adapter"
     )
-    warm_start_mode: Literal["continue", "merge_then_fresh"] = "continue"
-    cache_dir: FilePath = Field(
-        default="~/.cache/polyray", description="where the embedded model is kept between runs"
+    warm_start_mode: Literal["continue", "merge_then_fresh"] = Field(
+        default="continue",
+        description="continue: training goes on in the same adapter; merge_then_fresh: the adapter is merged into"
+        " a copy of the base, and a new one starts",
     )
+    cache_dir: FilePath = Field(default="~/.cache/polyray", description="directory of the embedded model")
 
     @model_validator(mode="after")
     def _quantised_computes_in_bfloat16(self) -> ModelSpec:

@@ -11,12 +11,12 @@ from polyray.config.loss import LossSpec
 
 
 class AnnealSpec(StrictModel):
-    """Where k and lambda go in the course of a run; they start at set_size and diversity_weight."""
+    """Ends of k and lambda in the course of a run; they start at set_size and diversity_weight."""
 
     set_size: int | None = Field(default=None, ge=1, description="k at the end; 1 ends with single samples")
     diversity_weight: float | None = Field(default=None, ge=0, description="lambda at the end")
     over_steps: int = Field(ge=1, description="reached after this many steps, constant from there on")
-    shape: Literal["linear", "cosine"] = "linear"
+    shape: Literal["linear", "cosine"] = Field(default="linear", description="shape of the way to the end")
 
 
 class ObjectiveSpec(LossSpec):
@@ -26,7 +26,9 @@ class ObjectiveSpec(LossSpec):
         default="none",
         description="advantages are divided by their standard deviation in the group (also called std) or the batch",
     )
-    std: Literal["sample", "population"] = Field(default="sample", description="of scale; ddof 1 or 0")
+    std: Literal["sample", "population"] = Field(
+        default="sample", description="standard deviation of `scale`: ddof 1 or 0"
+    )
     truncated: Literal["keep", "mask", "drop"] = Field(
         default="keep",
         description="completions cut at max_completion_tokens: judged like all; mask: they train nothing (DAPO's "
@@ -74,7 +76,7 @@ class ObjectiveSpec(LossSpec):
 
 
 class OfSetsSpec(ObjectiveSpec):
-    """What objectives of sets share."""
+    """Keys of objectives of sets."""
 
     set_size: int = Field(
         default=4,

@@ -12,13 +12,16 @@ class OverOptimisationSpec(StrictModel):
 
     window: int = Field(default=30, ge=10, description="steps; until there are so many there is no alarm")
     min_rise: float = Field(
-        default=0.01, ge=0, description="of the reward's mean over the window, by the Theil-Sen line"
+        default=0.01, ge=0, description="rise of the reward's mean over the window, by the Theil-Sen line"
     )
     max_fall: float = Field(
-        default=0.01, ge=0, description="of the second opinion's mean over the window that is still borne"
+        default=0.01, ge=0, description="tolerated fall of the second opinion's mean over the window"
     )
     significance: float = Field(
-        default=0.01, gt=0, lt=0.5, description="of each of the two one-sided Mann-Kendall trend tests"
+        default=0.01,
+        gt=0,
+        lt=0.5,
+        description="significance of each of the two one-sided Mann-Kendall trend tests",
     )
     stop: bool = Field(default=False, description="the run ends with an error; false: it warns")
 

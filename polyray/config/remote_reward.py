@@ -33,7 +33,7 @@ class ClientSpec(StrictModel):
         gt=0,
         description="limit of the pause before the second try; doubles; drawn from [0, limit]",
     )
-    max_backoff_s: float = Field(default=10.0, gt=0)
+    max_backoff_s: float = Field(default=10.0, gt=0, description="longest pause between two tries")
     breaker_failures: int = Field(
         default=8, ge=0, description="failures in a row after which nothing is sent for a while; 0: never"
     )
@@ -53,7 +53,9 @@ class HttpRewardSpec(StrictModel):
         description="polyray: the service's base, e.g. http://10.0.0.7:8000/serve/reward; openrlhf: the whole "
         "address, e.g. http://10.0.0.7:5000/get_reward"
     )
-    protocol: Literal["polyray", "openrlhf"] = "polyray"
+    protocol: Literal["polyray", "openrlhf"] = Field(
+        default="polyray", description="the service's wire format"
+    )
     model: str | None = Field(
         default=None, description="polyray: which of the service's reward models; null: its only or first one"
     )

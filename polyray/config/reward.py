@@ -89,7 +89,7 @@ class CompositePartSpec(StrictModel):
     """One reward within another."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="before its components: NAME/...")
-    reward: RewardSpec
+    reward: RewardSpec = Field(description="the reward of this part")
     weight: float = Field(default=1.0, ge=0, description="in the mean; 0: a gate only")
     required: bool = Field(
         default=True,
@@ -185,7 +185,7 @@ DiversitySource = Literal["task_class", "task_distance", "embedding", "ngram"]
 
 
 class DiversitySpec(StrictModel):
-    """Where the diversity of a set comes from."""
+    """Source of the diversity of a set."""
 
     source: DiversitySource = Field(
         default="task_class",
@@ -194,9 +194,10 @@ class DiversitySpec(StrictModel):
     )
     encoder: NameOrPath = Field(
         default="packaged",
-        description="of embedding: a sentence-transformers directory or hub name, or packaged (MiniLM)",
+        description="encoder of source=embedding: a sentence-transformers directory or hub name, or packaged "
+        "(MiniLM)",
     )
-    n: int = Field(default=4, ge=1, le=8, description="of ngram: tokens per gram")
+    n: int = Field(default=4, ge=1, le=8, description="tokens per gram of source=ngram")
 
 
 def is_elsewhere(reward: RewardSpec, second_opinion: RewardSpec | None, diversity: DiversitySpec) -> bool:

@@ -17,7 +17,7 @@ FeatureName = Literal["log_characters", "log_words", "questions", "digits", "cap
 
 
 class RewardDataSpec(StrictModel):
-    """Where the records or pairs come from, and which of them this model may see."""
+    """Records or pairs, and the part of them that this model may see."""
 
     path: FilePath | None = Field(
         default=None,
@@ -83,17 +83,21 @@ class HeadSpec(StrictModel):
 
 
 class ObjectiveSpec(StrictModel):
-    """What is minimised; formulas: algorithms/preference.py, metrics/preference.py."""
+    """The loss; formulas: algorithms/preference.py, metrics/preference.py."""
 
-    type: Literal["pairwise", "regression", "both"] = "pairwise"
+    type: Literal["pairwise", "regression", "both"] = Field(
+        default="pairwise",
+        description="pairwise: pairs in the right order; regression: engagement; both: their weighted sum",
+    )
     pair_weight: Literal["auto", "certainty", "gap", "none"] = Field(
         default="auto", description="auto: certainty of the difference where rows have impressions, else gap"
     )
     target: Literal["auto", "engagement", "log", "rank"] = Field(
-        default="auto", description="of regression; auto: engagement where rows have impressions, else log"
+        default="auto",
+        description="target of regression; auto: engagement if rows have impressions, else log",
     )
     center: Literal["prompt", "data"] = Field(
-        default="prompt", description="what targets are relative to: the mean of their prompt, or of the data"
+        default="prompt", description="targets are relative to the mean of their prompt, or of the data"
     )
     regression_weight: float = Field(default=1.0, gt=0, description="beside the pairwise loss of type both")
 
@@ -114,15 +118,19 @@ class ConfounderSpec(StrictModel):
 class RewardLearnerSpec(LearnerSpec):
     """LearnerSpec with the defaults of a head."""
 
-    steps: int = Field(default=400, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    warmup_steps: int = Field(default=20, ge=0)
-    lr_schedule: Literal["linear", "cosine"] = "cosine"
-    final_lr_share: float = Field(default=0.05, ge=0, le=1)
-    weight_decay: float = Field(default=0.1, ge=0)
+    steps: int = Field(default=400, ge=1, description="optimiser steps")
+    learning_rate: float = Field(default=1e-3, gt=0, description="learning rate of AdamW")
+    warmup_steps: int = Field(default=20, ge=0, description="steps of linear warm-up")
+    lr_schedule: Literal["linear", "cosine"] = Field(
+        default="cosine", description="schedule after the warm-up"
+    )
+    final_lr_share: float = Field(
+        default=0.05, ge=0, le=1, description="share of the learning rate at the end"
+    )
+    weight_decay: float = Field(default=0.1, ge=0, description="weight decay of AdamW")
     micro_batch_rows: int = Field(default=64, ge=1, description="of fine-tuning: rows per forward pass")
-    num_threads: int = Field(default=1, ge=1)
-    checkpoint_every: int = Field(default=100, ge=1)
+    num_threads: int = Field(default=1, ge=1, description="threads of torch")
+    checkpoint_every: int = Field(default=100, ge=1, description="steps between checkpoints")
 
     @model_validator(mode="after")
     def _no_frozen_base(self) -> RewardLearnerSpec:
@@ -141,7 +149,7 @@ class RewardStoppingSpec(StrictModel):
     patience: int | None = Field(
         default=10, ge=1, description="evaluations in a row without an improvement; null: train to the end"
     )
-    min_delta: float = Field(default=0.0, ge=0)
+    min_delta: float = Field(default=0.0, ge=0, description="smallest improvement that counts")
 
 
 class TrainRewardConfig(RunBase):

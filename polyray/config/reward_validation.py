@@ -45,7 +45,7 @@ class RewardScorerSpec(StrictModel):
     """Any reward a training run could use."""
 
     type: Literal["reward"] = "reward"
-    reward: RewardSpec = VerifierRewardSpec()
+    reward: RewardSpec = Field(default=VerifierRewardSpec(), description="the reward")
     task: TaskSpec = SocialRepliesSpec()
 
 
@@ -60,7 +60,7 @@ class LengthScorerSpec(StrictModel):
     """The length alone."""
 
     type: Literal["length"] = "length"
-    unit: Literal["characters", "words"] = "characters"
+    unit: Literal["characters", "words"] = Field(default="characters", description="unit of the length")
     shape: Literal["monotone", "curve"] = Field(
         default="monotone",
         description="monotone: longer, or shorter, is better; curve: how often each decile of length wins on the "
@@ -75,18 +75,18 @@ class NgramSpec(StrictModel):
     """Words, interpolated (Witten-Bell), trained on the completions of the training part."""
 
     type: Literal["ngram"] = "ngram"
-    order: int = Field(default=3, ge=1, le=5)
+    order: int = Field(default=3, ge=1, le=5, description="longest n-gram")
 
 
 class CausalLmSpec(StrictModel):
     """A causal language model in Hugging Face format; log p(completion | prompt)."""
 
     type: Literal["causal_lm"] = "causal_lm"
-    path: NameOrPath
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    path: NameOrPath = Field(description="directory of the model")
+    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="dtype of the model")
     max_prompt_tokens: int = Field(default=512, ge=1, description="longer prompts lose their beginning")
-    max_completion_tokens: int = Field(default=512, ge=1)
-    batch_rows: int = Field(default=8, ge=1)
+    max_completion_tokens: int = Field(default=512, ge=1, description="longest completion")
+    batch_rows: int = Field(default=8, ge=1, description="rows of a forward pass")
 
 
 LanguageModelSpec = Annotated[NgramSpec | CausalLmSpec, Field(discriminator="type")]
@@ -96,8 +96,11 @@ class LogprobScorerSpec(StrictModel):
     """Mean log-probability of the completion's tokens under a language model."""
 
     type: Literal["logprob"] = "logprob"
-    model: LanguageModelSpec = NgramSpec()
-    direction: Direction = "learn"
+    model: LanguageModelSpec = Field(default=NgramSpec(), description="the language model")
+    direction: Direction = Field(
+        default="learn",
+        description="whether a higher or a lower value is better; learn: by the training part",
+    )
 
 
 class RandomScorerSpec(StrictModel):
@@ -140,7 +143,7 @@ class ValidationDataSpec(StrictModel):
 class ProbeSpec(StrictModel):
     """Altered texts that a reward must not fall for."""
 
-    names: tuple[ProbeName, ...] = get_args(ProbeName)
+    names: tuple[ProbeName, ...] = Field(default=get_args(ProbeName), description="the alterations")
     num_completions: int = Field(
         default=300, ge=0, description="held-out completions, drawn by seed; 0: none"
     )
@@ -181,9 +184,9 @@ class RewardValidationConfig(RunBase):
         default=0.1, ge=0, lt=1, description="lengths that differ by at most this share are equally long"
     )
     max_unscored_share: float = Field(default=0.05, ge=0, le=1, description="above it the run stops")
-    bootstrap_resamples: int = Field(default=2000, ge=100)
-    permutations: int = Field(default=10_000, ge=100)
-    confidence: float = Field(default=0.95, gt=0, lt=1)
+    bootstrap_resamples: int = Field(default=2000, ge=100, description="bootstrap resamples of an interval")
+    permutations: int = Field(default=10_000, ge=100, description="permutations of a test")
+    confidence: float = Field(default=0.95, gt=0, lt=1, description="confidence of intervals")
 
     @field_validator("models", "baselines")
     @classmethod

@@ -23,14 +23,16 @@ class RolloutSpec(StrictModel):
     simulation: SimulationSpec = Field(
         default=SimulationSpec(), description="how long engine=simulated takes, and how it fails"
     )
-    num_workers: int = Field(default=1, ge=1, description="that a run needs")
+    num_workers: int = Field(
+        default=1, ge=1, description="rollout workers that the run needs, with one engine each"
+    )
     max_workers: int | None = Field(
         default=None,
         ge=1,
-        description="as many as the cluster has room for, up to so many: they join while the run goes on, and may be "
-        "taken away again; null: num_workers",
+        description="most rollout workers: those above num_workers join while there is room on the cluster, and "
+        "may be taken away again; null: num_workers",
     )
-    cpus_per_worker: float = Field(default=1.0, ge=0)
+    cpus_per_worker: float = Field(default=1.0, ge=0, description="CPUs of one worker")
     gpus_per_worker: float = Field(
         default=0.0,
         ge=0,
@@ -45,33 +47,33 @@ class RolloutSpec(StrictModel):
     threads_per_worker: int = Field(
         default=1, ge=1, description="1 makes CPU engines independent of batch composition"
     )
-    prompts_per_step: int = Field(default=16, ge=1)
+    prompts_per_step: int = Field(default=16, ge=1, description="groups of a learner step")
     group_size: int = Field(default=16, ge=1, description="completions per prompt")
-    max_prompt_tokens: int = Field(default=16, ge=1)
-    max_completion_tokens: int = Field(default=10, ge=1)
-    temperature: float = Field(default=1.0, gt=0)
+    max_prompt_tokens: int = Field(default=16, ge=1, description="longest prompt")
+    max_completion_tokens: int = Field(default=10, ge=1, description="longest completion")
+    temperature: float = Field(default=1.0, gt=0, description="sampling temperature")
     max_staleness: int = Field(default=0, ge=0, le=8, description="0: synchronous and exactly reproducible")
     dispatch: Literal["groups", "tokens"] = Field(
         default="groups",
-        description="what a worker's load is counted in; tokens: as the groups of a prompt had so far, for tasks "
-        "whose lengths differ much from prompt to prompt",
+        description="unit of a worker's load: groups, or tokens as the prompt's earlier groups had, for tasks "
+        "whose lengths differ much between prompts",
     )
     share: float = Field(
         default=1.0,
         gt=0,
-        description="of engines that trials of a sweep share, relative to the others: 2 has twice the samples of 1 "
-        "while both have something to do",
+        description="share of engines that trials of a sweep use together: 2 has twice the samples of 1 while "
+        "both have work",
     )
     max_sequences: int = Field(default=256, ge=1, description="sequences one engine decodes together")
-    max_batched_tokens: int = Field(default=4096, ge=64)
-    block_size: int = Field(default=32, ge=1)
-    kv_cache_mib: int = Field(default=128, ge=1)
+    max_batched_tokens: int = Field(default=4096, ge=64, description="tokens of one engine step")
+    block_size: int = Field(default=32, ge=1, description="tokens of one KV cache block")
+    kv_cache_mib: int = Field(default=128, ge=1, description="KV cache of a CPU engine")
     gpu_memory_utilization: float = Field(
         default=0.85,
         gt=0,
         le=1,
-        description="of the whole GPU that one engine takes, whatever its share; engines that may lie on one GPU "
-        "take 1 together at most",
+        description="share of the whole GPU that one engine takes; engines that may be on one GPU take 1 together"
+        " at most",
     )
     sleep_between_steps: bool = Field(
         default=False,
@@ -79,9 +81,11 @@ class RolloutSpec(StrictModel):
         "version: for one GPU that both share (with gpus_per_worker and learner.gpus_per_worker of 0.5 each); "
         "needs max_staleness=0",
     )
-    start_timeout_s: float = Field(default=300.0, gt=0)
+    start_timeout_s: float = Field(
+        default=300.0, gt=0, description="a worker that starts more slowly is replaced"
+    )
     group_timeout_s: float = Field(default=300.0, gt=0, description="a worker that takes longer is replaced")
-    max_worker_replacements: int = Field(default=8, ge=0)
+    max_worker_replacements: int = Field(default=8, ge=0, description="lost workers after which the run ends")
 
     @model_validator(mode="after")
     def _most_workers(self) -> RolloutSpec:

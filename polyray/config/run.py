@@ -41,13 +41,13 @@ ALGORITHM_IN_NAME = "{algorithm}"
 class PretrainConfig(RunBase):
     """polyray pretrain: the embedded base model."""
 
-    name: RunName = "pretrain"
-    cache_dir: FilePath = "~/.cache/polyray"
+    name: RunName = Field(default="pretrain", description="name of the run")
+    cache_dir: FilePath = Field(default="~/.cache/polyray", description="directory of the model")
     task: HiddenTrapGridSpec = HiddenTrapGridSpec()
-    steps: int = Field(default=1200, ge=1)
-    batch_rows: int = Field(default=128, ge=1)
-    learning_rate: float = Field(default=3e-3, gt=0)
-    num_threads: int = Field(default=2, ge=1)
+    steps: int = Field(default=1200, ge=1, description="optimiser steps")
+    batch_rows: int = Field(default=128, ge=1, description="rows of a step")
+    learning_rate: float = Field(default=3e-3, gt=0, description="learning rate of AdamW")
+    num_threads: int = Field(default=2, ge=1, description="threads of torch")
 
 
 class TrainConfig(RunBase):
@@ -84,7 +84,7 @@ class TrainConfig(RunBase):
         "alarm for a collapse; null: none",
     )
     tracking: tuple[TrackerSpec, ...] = Field(
-        default=(), description="where else metrics.jsonl is shown, e.g. [{type: tensorboard}]"
+        default=(), description="trackers that also show metrics.jsonl, e.g. [{type: tensorboard}]"
     )
     rollouts_logged_per_step: int = Field(
         default=1,
@@ -354,14 +354,16 @@ class QuickstartConfig(RunBase):
     Each entry is the file of a job that can be run alone; `overrides` go to every arm.
     """
 
-    seeds: tuple[int, ...] = (0,)
-    pretrain: FilePath = "configs/pretrain.yaml"
-    sft: FilePath = "configs/sft/hidden_trap_grid.yaml"
+    seeds: tuple[int, ...] = Field(default=(0,), description="seeds of every arm")
+    pretrain: FilePath = Field(default="configs/pretrain.yaml", description="file of `polyray pretrain`")
+    sft: FilePath = Field(default="configs/sft/hidden_trap_grid.yaml", description="file of `polyray sft`")
     arms: dict[str, ShortTrainingArm] = Field(
         min_length=1, description="arm name -> training file, or {train, overrides}"
     )
     overrides: tuple[str, ...] = Field(default=(), description="key=value for every arm")
-    evaluate: FilePath = "configs/evaluate/hidden_trap_grid.yaml"
+    evaluate: FilePath = Field(
+        default="configs/evaluate/hidden_trap_grid.yaml", description="file of `polyray evaluate`"
+    )
     baseline_arm: str = Field(description="the arm the others are compared with")
 
     @model_validator(mode="after")

@@ -29,19 +29,21 @@ class RaySpec(StrictModel):
     num_cpus: int = Field(
         default=8, ge=1, description="logical CPUs of a local Ray; more than the machine has is fine"
     )
-    object_store_mib: int = Field(default=200, ge=80)
-    dashboard: bool = True
+    object_store_mib: int = Field(
+        default=200, ge=80, description="memory of Ray's object store, of a local Ray"
+    )
+    dashboard: bool = Field(default=True, description="whether a local Ray starts its dashboard")
 
 
 class RunBase(StrictModel):
-    """What every job's file has."""
+    """Keys of every run: a name, a place, a seed, Ray."""
 
-    name: RunName
-    runs_dir: FilePath = "runs"
-    seed: int = Field(default=0, ge=0)
+    name: RunName = Field(description="name of the run")
+    runs_dir: FilePath = Field(default="runs", description="directory of all run directories")
+    seed: int = Field(default=0, ge=0, description="seed of everything random in the run")
     ray: RaySpec = RaySpec()
     prices: PriceTableSpec | None = Field(
-        default=None, description="what a core hour, a GPU hour and a kWh cost, for cost.json; null: no money"
+        default=None, description="prices of a core hour, a GPU hour and a kWh, for cost.json; null: no money"
     )
     logging: Literal["text", "json"] = Field(
         default="text",
@@ -49,7 +51,7 @@ class RunBase(StrictModel):
     )
     base_dir: FilePath = Field(
         default_factory=base_dir,
-        description="what relative paths here are relative to; default: the directory in which the command is run",
+        description="directory of relative paths here; default: the directory in which the command is run",
     )
 
     @property

@@ -26,7 +26,7 @@ class RewardServeConfig(StrictModel):
     """
 
     service: Literal["reward"] = "reward"
-    name: RunName = "serve"
+    name: RunName = Field(default="serve", description="name of the Serve application")
     task: TaskSpec = HiddenTrapGridSpec()
     reward: RewardSpec = VerifierRewardSpec()
     models: dict[ModelName, RewardSpec] = Field(

@@ -11,13 +11,19 @@ from polyray.config.node_labels import NodeLabels
 class AutoscalingSpec(StrictModel):
     """Replicas that come and go with the load."""
 
-    min_replicas: int = Field(default=1, ge=1)
-    max_replicas: int = Field(default=4, ge=1)
+    min_replicas: int = Field(default=1, ge=1, description="fewest replicas")
+    max_replicas: int = Field(default=4, ge=1, description="most replicas")
     target_ongoing_requests: float = Field(
-        default=16.0, gt=0, description="of one replica: more and replicas are added, fewer and they go"
+        default=16.0,
+        gt=0,
+        description="requests in flight per replica: with more, replicas are added; with fewer, they are removed",
     )
-    upscale_delay_s: float = Field(default=10.0, ge=0)
-    downscale_delay_s: float = Field(default=300.0, ge=0)
+    upscale_delay_s: float = Field(
+        default=10.0, ge=0, description="seconds of load before replicas are added"
+    )
+    downscale_delay_s: float = Field(
+        default=300.0, ge=0, description="seconds without load before replicas are removed"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> AutoscalingSpec:
@@ -31,15 +37,18 @@ class AutoscalingSpec(StrictModel):
 class ServiceSpec(StrictModel):
     """The reward service: replicas, batches, address, limits."""
 
-    num_replicas: int = Field(default=1, ge=1)
+    num_replicas: int = Field(
+        default=1, ge=1, description="replicas; with autoscaling the number at the start"
+    )
     autoscaling: AutoscalingSpec | None = Field(
         default=None, description="null: always num_replicas; otherwise they start with num_replicas"
     )
-    num_cpus: float = Field(default=1.0, ge=0)
+    num_cpus: float = Field(default=1.0, ge=0, description="CPUs of one replica")
     num_gpus: float = Field(
         default=0.0,
         ge=0,
-        description="of one replica; a fraction shares a GPU. Its models and encoders run there; with 0 on the CPU",
+        description="GPUs of one replica; a fraction shares a GPU. Its models and encoders run there; with 0 on "
+        "the CPU",
     )
     node_labels: NodeLabels = Field(default_factory=dict)
     max_batch_size: int = Field(
@@ -56,15 +65,17 @@ class ServiceSpec(StrictModel):
     max_queued_batches: int = Field(
         default=16, ge=1, description="full batches that wait in a replica; above it HTTP answers 429"
     )
-    retry_after_s: float = Field(default=1.0, gt=0, description="what a 429 tells its caller")
-    host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=0, le=65535)
-    request_timeout_s: float = Field(default=60.0, gt=0)
+    retry_after_s: float = Field(default=1.0, gt=0, description="pause that a 429 tells its caller")
+    host: str = Field(default="127.0.0.1", description="address of the HTTP proxy")
+    port: int = Field(default=8000, ge=0, le=65535, description="port of the HTTP proxy; 0: a free one")
+    request_timeout_s: float = Field(
+        default=60.0, gt=0, description="a request that takes longer ends unanswered, and is tried again"
+    )
     drain_timeout_s: float = Field(
         default=10.0, ge=0, description="a replica that stops has this long to answer what it has accepted"
     )
     cached_scores: int = Field(
-        default=65_536, ge=0, description="of each model that is deterministic; 0: no cache"
+        default=65_536, ge=0, description="scores kept for each model that is deterministic; 0: no cache"
     )
     max_attempts: int = Field(default=5, ge=1, description="tries per group before it counts as unscored")
     max_unscored_share: float = Field(default=0.25, ge=0, le=1, description="above it the run stops")

@@ -30,14 +30,16 @@ class SftConfig(RunBase):
 
     model: ModelSpec = Field(default_factory=ModelSpec)
     task: TaskSpec = HiddenTrapGridSpec()
-    data: SupervisedDataSpec = TaskDataSpec()
-    objective: SupervisedObjectiveSpec = CrossEntropySpec()
+    data: SupervisedDataSpec = Field(
+        default=TaskDataSpec(), description="the demonstrations: the task's, or a file"
+    )
+    objective: SupervisedObjectiveSpec = Field(default=CrossEntropySpec(), description="the loss")
     learner: LearnerSpec = LearnerSpec()
     evaluation: SupervisedEvaluationSpec = SupervisedEvaluationSpec()
     dynamics: DynamicsSpec | None = Field(
         default=DynamicsSpec(), description="quality and diversity over time; null: not measured"
     )
-    demonstrations_per_step: int = Field(default=64, ge=1)
+    demonstrations_per_step: int = Field(default=64, ge=1, description="demonstrations of an optimiser step")
     epochs: float | None = Field(
         default=None, gt=0, description="passes over the rows of data.type=jsonl; replaces learner.steps"
     )

@@ -9,7 +9,7 @@ from polyray.config.paths import FilePath
 
 
 class SimulationSpec(StrictModel):
-    """How long a simulated engine takes, how much it writes and how often it fails. All zero: one token per poll.
+    """Times, lengths and failures of a simulated engine. All zero: one token per poll.
 
     A decoding step of n sequences takes `step_s + n * sequence_s` seconds and gives each of them one token.
     """

@@ -21,8 +21,8 @@ class JsonlDataSpec(StrictModel):
     """The user's own conversations: `messages`, or `prompt` and `completion`. Files as those of JsonlSpec."""
 
     type: Literal["jsonl"] = "jsonl"
-    train: FilePath
-    validation: FilePath | None = None
+    train: FilePath = Field(description="file to train on")
+    validation: FilePath | None = Field(default=None, description="file of the validation loss")
     validation_share: float = Field(
         default=0.0,
         ge=0,
@@ -65,7 +65,9 @@ class GemSpec(StrictModel):
 
     type: Literal["gem"] = "gem"
     beta: float = Field(default=0.7, gt=0, description="1 with a linear link is cross-entropy's gradient")
-    link: Literal["linear", "logsigmoid"] = "linear"
+    link: Literal["linear", "logsigmoid"] = Field(
+        default="linear", description="link function of the weights"
+    )
 
 
 class BaLoraSpec(StrictModel):
@@ -76,9 +78,11 @@ class BaLoraSpec(StrictModel):
     """
 
     type: Literal["ba_lora"] = "ba_lora"
-    consistency_weight: float = Field(default=0.025, ge=0)
-    diversity_weight: float = Field(default=0.005, ge=0)
-    spectral_weight: float = Field(default=0.005, ge=0)
+    consistency_weight: float = Field(default=0.025, ge=0, description="weight of the consistency term")
+    diversity_weight: float = Field(
+        default=0.005, ge=0, description="weight of the entropy of the likeliest tokens"
+    )
+    spectral_weight: float = Field(default=0.005, ge=0, description="weight of the spectral term")
     temperature: float = Field(default=2.0, gt=0, description="of consistency")
     top_tokens: int = Field(default=20, ge=2, description="of diversity")
     top_values: int = Field(
@@ -108,7 +112,7 @@ class SupervisedEvaluationSpec(StrictModel):
     )
     num_rows: int = Field(default=256, ge=1, description="at most so many validation rows")
     num_samples: int = Field(default=0, ge=0, description="completions written to samples/ each time")
-    max_new_tokens: int = Field(default=64, ge=1)
+    max_new_tokens: int = Field(default=64, ge=1, description="longest sample")
     temperature: float = Field(default=1.0, ge=0, description="0: greedy")
     early_stopping: EarlyStoppingSpec | None = None
 

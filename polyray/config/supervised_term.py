@@ -16,8 +16,10 @@ from polyray.config.rollout import RolloutSpec
 class SupervisedTermSpec(StrictModel):
     """The task's demonstrations in every update: polychromic SFT, or RL that must not forget."""
 
-    weight: float = Field(default=1.0, gt=0, description="of the cross-entropy in nats per response token")
-    demonstrations_per_step: int = Field(default=64, ge=1)
+    weight: float = Field(
+        default=1.0, gt=0, description="weight of the cross-entropy in nats per response token"
+    )
+    demonstrations_per_step: int = Field(default=64, ge=1, description="demonstrations of an update")
     max_tokens: int = Field(default=64, ge=2, description="longest prompt + response")
 
 

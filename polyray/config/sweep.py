@@ -59,7 +59,9 @@ class ObjectiveSpec(StrictModel):
     """One number that a search makes large or small."""
 
     metric: str = Field(description="of dynamics.jsonl, e.g. pass_at_1 or distinct_correct_at_8")
-    mode: Literal["max", "min"] = "max"
+    mode: Literal["max", "min"] = Field(
+        default="max", description="whether a larger or a smaller value is better"
+    )
 
 
 class PlannedSearchSpec(StrictModel):
@@ -108,15 +110,17 @@ SearchSpec = Annotated[
 
 
 class SchedulerSpec(StrictModel):
-    """Which trials end early, by the validation metric."""
+    """Early ends of trials, by the validation metric."""
 
-    type: Literal["none", "asha", "median"] = "none"
+    type: Literal["none", "asha", "median"] = Field(
+        default="none", description="none: every trial runs to its end; asha, median: weak ones end early"
+    )
     grace_steps: int = Field(default=20, ge=1, description="no trial ends before this step")
     reduction_factor: float = Field(default=3.0, gt=1, description="asha: one in so many goes on")
 
 
 class SweepFleetSpec(StrictModel):
-    """Whose engines trials sample from."""
+    """Engines that trials sample from."""
 
     mode: Literal["shared", "per_trial"] = Field(
         default="shared", description="shared: all trials have one fleet; per_trial: each starts its own"
@@ -124,13 +128,13 @@ class SweepFleetSpec(StrictModel):
 
 
 class SweepEvaluationSpec(StrictModel):
-    """How trials are compared once they have ended."""
+    """Comparison of trials after their end."""
 
     config: FilePath = Field(
         default="configs/evaluate/hidden_trap_grid.yaml",
         description="file of polyray evaluate; its arms are ignored",
     )
-    overrides: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = Field(default=(), description="key=value for the evaluation")
     quality: str = Field(default="pass_at_1", description="one axis of the Pareto front")
     diversity: str = Field(default="distinct_correct_at_8", description="the other one")
     criterion: str | None = Field(
@@ -163,10 +167,12 @@ class SweepConfig(RunBase):
         description="of dynamics.jsonl: what schedulers and the console table read; by default reward_mean where no "
         "reward of 1 can come",
     )
-    mode: Literal["max", "min"] = "max"
-    search: SearchSpec = PlannedSearchSpec()
+    mode: Literal["max", "min"] = Field(
+        default="max", description="whether a larger or a smaller value is better"
+    )
+    search: SearchSpec = Field(default=PlannedSearchSpec(), description="how settings are chosen")
     scheduler: SchedulerSpec = SchedulerSpec()
-    max_concurrent_trials: int = Field(default=4, ge=1)
+    max_concurrent_trials: int = Field(default=4, ge=1, description="trials that train at the same time")
     max_failures: int = Field(default=1, ge=0, description="a trial that fails is tried again so often")
     fleet: SweepFleetSpec = SweepFleetSpec()
     evaluation: SweepEvaluationSpec = Field(default_factory=SweepEvaluationSpec)

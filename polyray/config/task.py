@@ -16,9 +16,11 @@ class HiddenTrapGridSpec(StrictModel):
     """Plan a path on a board whose traps are not shown: k attempts are worth more than one."""
 
     type: Literal["hidden_trap_grid"] = "hidden_trap_grid"
-    trap_probability: float = Field(default=0.15, ge=0, lt=1)
+    trap_probability: float = Field(default=0.15, ge=0, lt=1, description="probability that a cell is a trap")
     salt: str = Field(default="polyray", description="decides where the traps are")
-    num_held_out_pairs: int = Field(default=200, ge=1, le=800)
+    num_held_out_pairs: int = Field(
+        default=200, ge=1, le=800, description="start-goal pairs that training never sees"
+    )
     held_out_ids_per_pair: int = Field(
         default=10, ge=1, le=100, description="200 pairs x 10 ids = 2,000 held-out prompts"
     )
@@ -49,7 +51,7 @@ class JsonlSpec(StrictModel):
         description="of the clusters of `path`: neither trained nor tested on, for `evaluation`; rounded, so small "
         "files have none",
     )
-    split_seed: int = Field(default=0, ge=0)
+    split_seed: int = Field(default=0, ge=0, description="seed of the split")
 
     @model_validator(mode="after")
     def _something_to_train_on(self) -> JsonlSpec:

@@ -23,11 +23,11 @@ class EngagementRewardSpec(StrictModel):
 class HeuristicWeights(StrictModel):
     """Shares of the parts in the score; 0 leaves a part out."""
 
-    relevance: float = Field(default=0.35, ge=0)
-    length: float = Field(default=0.2, ge=0)
-    sentiment: float = Field(default=0.1, ge=0)
-    uniqueness: float = Field(default=0.2, ge=0)
-    safety: float = Field(default=0.15, ge=0)
+    relevance: float = Field(default=0.35, ge=0, description="weight of relevance to the prompt")
+    length: float = Field(default=0.2, ge=0, description="weight of a length within `length_band`")
+    sentiment: float = Field(default=0.1, ge=0, description="weight of the sentiment")
+    uniqueness: float = Field(default=0.2, ge=0, description="weight of words that do not repeat")
+    safety: float = Field(default=0.15, ge=0, description="weight of the absence of unsafe words")
 
     @model_validator(mode="after")
     def _something_counts(self) -> HeuristicWeights:
@@ -45,10 +45,13 @@ class HeuristicRewardSpec(StrictModel):
         default="words",
         description="content words in common with the prompt, or cosine of sentence embeddings",
     )
-    enough_shared_words: int = Field(default=3, ge=1, description="of words: for full relevance")
+    enough_shared_words: int = Field(
+        default=3, ge=1, description="shared words for full relevance, with relevance=words"
+    )
     encoder: NameOrPath = Field(
         default="packaged",
-        description="of embedding: a sentence-transformers directory or hub name, or packaged (MiniLM)",
+        description="encoder of relevance=embedding: a sentence-transformers directory or hub name, or packaged "
+        "(MiniLM)",
     )
     length_band: tuple[int, int, int, int] = Field(
         default=(2, 8, 60, 250),

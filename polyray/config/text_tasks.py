@@ -15,7 +15,7 @@ EMBEDDING_CLASS_THRESHOLD = 0.8
 
 
 class TextTaskSpec(StrictModel):
-    """What the tasks without a verifier share: data, splits, and when two texts are the same answer."""
+    """Keys of tasks without a verifier: data, splits, and equality of two texts."""
 
     path: BuiltinOrPath = Field(
         default="builtin", description="builtin: a dozen prompts of polyray's own; or a file"
@@ -23,14 +23,16 @@ class TextTaskSpec(StrictModel):
     test_path: FilePath | None = Field(
         default=None, description="the held-out prompts; null: the share `test_share` of `path`"
     )
-    test_share: float = Field(default=0.2, gt=0, lt=1)
-    validation_share: float = Field(default=0.2, gt=0, lt=1)
-    split_seed: int = Field(default=0, ge=0)
+    test_share: float = Field(default=0.2, gt=0, lt=1, description="share of the clusters that is held out")
+    validation_share: float = Field(
+        default=0.2, gt=0, lt=1, description="share of the clusters for validation"
+    )
+    split_seed: int = Field(default=0, ge=0, description="seed of the split")
     mode: Literal["chat", "completion"] = Field(
         default="chat", description="a chat message, or plain text for a model without a chat template"
     )
     instruction: str | None = Field(
-        default=None, description="what the model is told; {source} stands for the post, story or prompt"
+        default=None, description="instruction to the model; {source} stands for the post, story or prompt"
     )
     max_source_words: int = Field(default=300, ge=1, description="a longer source is cut and ends in [...]")
     max_demonstrations: int = Field(
@@ -98,6 +100,6 @@ class HeadlinesSpec(TextTaskSpec):
 
 
 class CreativeWritingSpec(TextTaskSpec):
-    """Write a story or whatever a prompt asks for. `path`: HANNA, NoveltyBench, ROCStories or your own."""
+    """Write a story, or what a prompt asks for. `path`: HANNA, NoveltyBench, ROCStories or your own."""
 
     type: Literal["creative_writing"] = "creative_writing"

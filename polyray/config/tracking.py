@@ -21,10 +21,10 @@ class WandbSpec(StrictModel):
     """Weights & Biases; the key comes from the environment (WANDB_API_KEY) or from `wandb login`."""
 
     type: Literal["wandb"] = "wandb"
-    project: str = "polyray"
+    project: str = Field(default="polyray", description="project of the tracker")
     entity: str | None = Field(default=None, description="a user or a team; null: the key's own")
     group: str | None = Field(default=None, description="e.g. the runs of one comparison")
-    tags: tuple[str, ...] = ()
+    tags: tuple[str, ...] = Field(default=(), description="tags of the tracker's run")
     mode: Literal["online", "offline"] = Field(
         default="online", description="offline: into runs/NAME/tracking, for `wandb sync`"
     )
@@ -38,7 +38,7 @@ class MlflowSpec(StrictModel):
         default=None,
         description="e.g. http://HOST:5000 or sqlite:////PATH; null: sqlite in runs/NAME/tracking",
     )
-    experiment: str = "polyray"
+    experiment: str = Field(default="polyray", description="experiment of the tracker")
 
     @field_validator("tracking_uri")
     @classmethod

@@ -35,14 +35,16 @@ class TrainingEvaluationSpec(StrictModel):
     every: int = Field(
         default=10, ge=1, description="versions; version 0 and the last one are always validated"
     )
-    num_prompts: int = Field(default=64, ge=1)
+    num_prompts: int = Field(default=64, ge=1, description="validation prompts of a round")
     num_samples: int = Field(default=8, ge=1, description="completions per prompt")
     best_metric: str = Field(
         default="pass_at_1",
         description="pass_at_K, distinct_correct_at_K, best_at_K (K: 1, 2, 4, 8), reward_mean, diversity, ...; "
         "the best version's adapter is kept as best/. By default reward_mean where no reward of 1 can come",
     )
-    best_mode: Literal["max", "min"] = "max"
+    best_mode: Literal["max", "min"] = Field(
+        default="max", description="whether a larger or a smaller value is better"
+    )
     patience: int | None = Field(
         default=None,
         ge=1,

@@ -17,7 +17,9 @@ class CodeSpec(StrictModel):
     path: BuiltinOrPath = Field(
         default="builtin", description="builtin, or a .jsonl or .jsonl.gz file of one of the data sets"
     )
-    dataset: Literal["auto", "humaneval", "humaneval_plus", "mbpp", "mbpp_plus"] = "auto"
+    dataset: Literal["auto", "humaneval", "humaneval_plus", "mbpp", "mbpp_plus"] = Field(
+        default="auto", description="format of the problems; auto: by their fields"
+    )
     reference_path: FilePath | None = Field(
         default=None,
         description="humaneval_plus of 2023-04: rows of corrected references for `path`, by index",
@@ -59,7 +61,10 @@ class MathSpec(StrictModel):
     num_validation: int = Field(
         default=500, ge=0, description="the last so many problems of `train_path` are for validation"
     )
-    extractor: Literal["last_number", "math_verify"] = "last_number"
+    extractor: Literal["last_number", "math_verify"] = Field(
+        default="last_number",
+        description="how the answer is read from a completion: its last number, or the package math-verify",
+    )
     mode: Literal["chat", "completion"] = Field(
         default="chat", description="a chat message, or 'Question: ...' and 'Answer:' as plain text"
     )

@@ -1,4 +1,4 @@
-"""From held-out prompts to numbers with intervals. No Ray: the engines are behind a callable. See README.md here.
+"""From held-out prompts to numbers with intervals. No Ray: the engines are behind a callable. See docs/evaluation.md.
 
 pipeline.py   an EvaluateConfig, start to end       problem_scoring.py   a samples file against problems
 arms.py  baselines.py        what every model is asked       fingerprints.py  hashes of what samples were made from

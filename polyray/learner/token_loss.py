@@ -1,6 +1,6 @@
 """From log-probs to the loss of every token: correction, surrogate, covariance, KL, entropy, as configured.
 
-One function from tensors to tensors; which formula is which is in polyray/algorithms/README.md. A rejected token or
+One function from tensors to tensors; docs/algorithms.md has the formulas. A rejected token or
 sequence leaves the loss and its denominator.
 """
 

@@ -12,10 +12,22 @@ from pathlib import Path
 from polyray.cli.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[3]
-GUIDES = ("deploy/README.md", "docs/commands.md", "docs/hyper-parameters.md", "docs/troubleshooting.md")
+GUIDES = (
+    "deploy/README.md",
+    *(
+        f"docs/{name}.md"
+        for name in (
+            "algorithms", "architecture", "commands", "configuration", "evaluation", "glossary", "hyper-parameters",
+            "operations", "own-task", "rewards", "scaling", "serving", "sweeps", "troubleshooting",
+        )
+    ),
+)  # fmt: skip
 FOLDERS = ("configs", "deploy", "docker", "docs", "polyray")
 DOCUMENTS = (
     "README.md",
+    "AGENTS.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
     *sorted(str(file.relative_to(ROOT)) for folder in FOLDERS for file in (ROOT / folder).rglob("*.md")),
 )
 
