@@ -29,7 +29,7 @@ PARTS = ("polyray", "configs", "requirements", "setup.py", "pyproject.toml", "RE
 CONFIG = "configs/train/hidden_trap_grid.yaml"
 TINY = (
     "learner.steps=2", "learner.num_threads=1", "rollout.num_workers=1", "rollout.prompts_per_step=2",
-    "rollout.group_size=5", "reward.service.port=0", "dynamics=null",
+    "rollout.group_size=5", "reward.service.port=0", "dynamics=null", "ray.dashboard=false",
 )  # fmt: skip
 SMALLER = {
     "pretrain": (f"steps={PRETRAIN_STEPS}", "batch_rows=64", "num_threads=1"),
