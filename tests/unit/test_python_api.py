@@ -132,7 +132,7 @@ def test_sections_dotted_keys_and_short_forms_reach_the_same_keys(configs: list[
 
 
 def test_yaml_file_is_a_base_that_arguments_change(configs: list[Any]) -> None:
-    path = "configs/train/my_task.yaml"
+    path = "configs/own_task/embedded/train.yaml"
     polyray.train(path, steps=3, reward="mine.py:score", rollout={"group_size": 12})
     overrides = ["learner.steps=3", "reward={type: python, path: mine.py:score}", "rollout.group_size=12"]
     assert configs[0] == load_config(TrainConfig, path, overrides)
