@@ -19,7 +19,7 @@ from polyray.config.sweep import SweepConfig
 from polyray.errors import PolyrayError
 from polyray.rollout.worker import Usage
 from polyray.runs.run_directory import RunPaths
-from polyray.sweep.plan import TrialPlan, plan_trials, trial_dir
+from polyray.sweeps.plan import TrialPlan, plan_trials, trial_dir
 
 if TYPE_CHECKING:
     from polyray.launch.fleet import Fleet
@@ -97,7 +97,7 @@ def benchmark_sweep(train: TrainConfig, mode: str, steps: int, runs_dir: str) ->
 def _run(config: SweepConfig, display: ProgressDisplay) -> SweepRun:
     from polyray.launch.inputs import check_training
     from polyray.runs.run_directory import RunDirectory
-    from polyray.sweep.run import check_resources, run_trials, shared_fleet
+    from polyray.sweeps.run import check_resources, run_trials, shared_fleet
 
     plans = plan_trials(config)
     for plan in plans:

@@ -1,13 +1,64 @@
 """polyray trains language models for the way they are used: k candidates are generated and one is picked.
 
-Layers, from the ground up (who may import whom is enforced by import-linter, see pyproject.toml):
+    run = polyray.train(model="embedded", prompts=PROMPTS, reward=FUNCTION, steps=20)
+    result = polyray.evaluate(run, ks=[1, 8])
 
-    L0  types, errors, config      standard library + pydantic
-    L1  algorithms, metrics        pure mathematics on arrays
-    L2  everything else here       torch / transformers / peft; vLLM only in rollout/vllm_*.py
-    L3  actors                     the only package here that imports ray
-
-The command lines are in `jobs/`, the HTTP services in `services/`, both at the top of the repository.
+The functions are those of polyray/api.py and are imported when they are used. The layers are in pyproject.toml.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from polyray.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    LearnerError,
+    MissingFile,
+    PolyrayError,
+    ResourceError,
+    RewardError,
+    RolloutError,
+    Stopped,
+)
+
+if TYPE_CHECKING:
+    from polyray.api import Evaluation, Run, Service, Sweep, evaluate, serve, sft, sweep, train
+
 __version__ = "0.1.0"
+
+_OF_API = ("Evaluation", "Run", "Service", "Sweep", "evaluate", "serve", "sft", "sweep", "train")
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "Evaluation",
+    "LearnerError",
+    "MissingFile",
+    "PolyrayError",
+    "ResourceError",
+    "RewardError",
+    "RolloutError",
+    "Run",
+    "Service",
+    "Stopped",
+    "Sweep",
+    "evaluate",
+    "serve",
+    "sft",
+    "sweep",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OF_API:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("polyray.api"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

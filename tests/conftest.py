@@ -41,6 +41,7 @@ WITHOUT_CLUSTER = frozenset(
         "test_engine_check.py",
         "test_gpu_benchmark.py",
         "test_judge_vllm.py",
+        "test_python_api.py",
         "test_checkpoint_faults.py",
         "test_documents.py",
         "test_generation_page.py",

@@ -151,11 +151,11 @@ def parse(
     if getattr(namespace, "allow_code_execution", False):
         overrides.append(f"{reward_key}.allow_code_execution=true")
     config = load_config(config_model, path, overrides)
-    _choose_log_format(getattr(config, "logging", "text"))
+    choose_log_format(getattr(config, "logging", "text"))
     return JobArguments(job, config, namespace.check, namespace)
 
 
-def _choose_log_format(of_config: str) -> None:
+def choose_log_format(of_config: str) -> None:
     """Where the environment says nothing, the file does: for this process and all that it starts."""
     if of_config == "json":
         os.environ.setdefault(LOGGING_VARIABLE, of_config)
@@ -214,7 +214,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except PolyrayError as error:
         if os.environ.get(TRACEBACK_VARIABLE) == "1":
             traceback.print_exc()
-        origin = _origin(error)
+        origin = origin_of(error)
         print(f"error: {origin}", file=sys.stderr)
         log = error.log or origin.log
         if log is not None:
@@ -240,7 +240,7 @@ def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _origin(error: PolyrayError) -> PolyrayError:
+def origin_of(error: PolyrayError) -> PolyrayError:
     """The error as it was raised: Ray wraps it with the worker's traceback and keeps it as `cause`."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, PolyrayError) else error

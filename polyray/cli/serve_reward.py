@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,10 @@ from polyray.config.service import ServiceSpec
 from polyray.errors import EXIT_OK, PolyrayError
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from polyray.serving.reward.configuration import ReplicaConfiguration
+    from polyray.serving.reward.run import RewardServiceAddress
 
 EXAMPLE_ITEM = {"prompt": "37|b1>e4=", "completion": "RRRUUU"}
 
@@ -22,37 +26,46 @@ def serve_reward(argv: Sequence[str] | None, description: str | None) -> int:
     """Starts the service, prints where it is, waits for a signal, stops it."""
     args = _parse(argv, description)
     config = args.config
-
-    from polyray.rewards import plan_reward
-
-    for spec in config.specs.values():
-        plan_reward(
-            spec, config.task, config.diversity
-        )  # what is wrong with a file of the user's is said now
+    _check_files(config)
     if args.check:
         return args.print_check(derived=lambda: _derived(config))
+    with open_reward_models(config) as (address, token):
+        from polyray.serving.reward.run import reload_reward_service
 
+        service = config.how_it_runs
+        print(_announcement(address.url, service.host, token is not None), flush=True)
+
+        def load(configuration: ReplicaConfiguration) -> str | None:
+            return reload_reward_service(config.name, configuration, token, service)
+
+        wait_for_signal(lambda reloads: print(_reload(argv, config, reloads, load), flush=True))
+    return EXIT_OK
+
+
+@contextmanager
+def open_reward_models(config: RewardServeConfig) -> Iterator[tuple[RewardServiceAddress, SecretStr | None]]:
+    """The service on a Ray of its own, and the token that it asks for, until the block ends."""
     from polyray.orchestrator.resources import ray_session
     from polyray.serving.auth import token_from_environment
     from polyray.serving.reward.configuration import ReplicaConfiguration
-    from polyray.serving.reward.run import reload_reward_service, start_reward_service, stop_reward_service
+    from polyray.serving.reward.run import start_reward_service, stop_reward_service
 
+    _check_files(config)
     token = token_from_environment()
-    service = config.how_it_runs
     with ray_session(config.ray):
-        address = start_reward_service(
-            config.name, ReplicaConfiguration.from_config(config), token, spec=service
-        )
+        models = ReplicaConfiguration.from_config(config)
+        address = start_reward_service(config.name, models, token, spec=config.how_it_runs)
         try:
-            print(_announcement(address.url, service.host, token is not None), flush=True)
-
-            def load(configuration: ReplicaConfiguration) -> str | None:
-                return reload_reward_service(config.name, configuration, token, service)
-
-            wait_for_signal(lambda reloads: print(_reload(argv, config, reloads, load), flush=True))
+            yield address, token
         finally:
             stop_reward_service(config.name)
-    return EXIT_OK
+
+
+def _check_files(config: RewardServeConfig) -> None:
+    from polyray.rewards import plan_reward
+
+    for spec in config.specs.values():
+        plan_reward(spec, config.task, config.diversity)
 
 
 def _parse(argv: Sequence[str] | None, description: str | None = None) -> JobArguments[RewardServeConfig]:

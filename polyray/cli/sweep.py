@@ -29,7 +29,7 @@ from polyray.config.prompts import ArmSpec
 from polyray.config.run import EvaluateConfig
 from polyray.config.sweep import SweepConfig
 from polyray.errors import EXIT_OK, MissingFiles, ResourceError
-from polyray.sweep.plan import TrialPlan, derived_sizes, plan_trials, trial_dir, with_default_metric
+from polyray.sweeps.plan import TrialPlan, derived_sizes, plan_trials, trial_dir, with_default_metric
 
 if TYPE_CHECKING:
     from polyray.launch.fleet import Fleet
@@ -57,21 +57,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv, job="sweep", description=__doc__, config_model=SweepConfig, extra=_add_options)
     args = replace(args, config=with_default_metric(args.config))
     plans = plan_trials(args.config, allow_many=args.namespace.yes)
-    evaluation = evaluation_of(args.config, plans, [plan.trial_id for plan in plans])
     if args.check:
+        evaluation_of(args.config, plans, [plan.trial_id for plan in plans])
         return args.print_check(
             derived=lambda: derived_sizes(args.config, plans),
             inputs=lambda: check_inputs(plans, only_look=True),
         )
+    run_sweep(args.config, plans)
+    return EXIT_OK
+
+
+def run_sweep(config: SweepConfig, plans: list[TrialPlan]) -> None:
+    """The sweep of a configuration from wherever it stands to DONE, on a Ray of its own."""
+    evaluation = evaluation_of(config, plans, [plan.trial_id for plan in plans])
+
     from polyray.runs.progress import ProgressDisplay
     from polyray.runs.run_directory import RunDirectory
 
-    with ProgressDisplay() as display, RunDirectory.open(args.config) as directory:
+    with ProgressDisplay() as display, RunDirectory.open(config) as directory:
         if not directory.finished:
             check_inputs(plans)
-            sweep(args.config, plans, evaluation, directory, display)
+            sweep(config, plans, evaluation, directory, display)
         _show(directory, display)
-    return EXIT_OK
 
 
 def check_inputs(plans: list[TrialPlan], *, only_look: bool = False) -> None:
@@ -106,7 +113,7 @@ def sweep(
 
     with sweep_account(config, plans[0].config) as cost:
         with open_ray(config.ray, display, config.run_dir):
-            from polyray.sweep.run import check_resources, run_trials, shared_fleet
+            from polyray.sweeps.run import check_resources, run_trials, shared_fleet
 
             check_resources(config, plans)
             display.section("trials", 1, 2)
@@ -191,7 +198,7 @@ def _conclude(
     from polyray.report.sweep.report import write_sweep_report
     from polyray.report.sweep.results import sweep_results
     from polyray.runs.atomic import atomic_write_json
-    from polyray.sweep.search import search_note
+    from polyray.sweeps.search import search_note
 
     root, spec = directory.paths.root, config.evaluation
     results = sweep_results(

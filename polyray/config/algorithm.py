@@ -139,7 +139,7 @@ class PolychromicSpec(OfSetsSpec):
         "facility", "determinant", "logdet", "vendi", "max", "distinct_n", "self_bleu",
     ] = Field(description="diversity D of a set; docs/algorithms.md has the formulas")  # fmt: skip
     quality_weight: float = Field(default=1.0, ge=0, description="weight of the mean quality")
-    diversity_weight: float = Field(ge=0, description="lambda; 0 is leave-one-out GRPO")
+    diversity_weight: float = Field(default=1.0, ge=0, description="lambda; 0 is leave-one-out GRPO")
     set_size: int = Field(
         default=4,
         ge=2,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +35,19 @@ def read_value(path: str | Path, overrides: Sequence[str], key: str) -> Any:
     Raises ConfigError where the file cannot be read.
     """
     return settled(_merged(path, overrides), ()).get(key)
+
+
+def merged_values(
+    model: type[BaseModel], base: str | Path | Mapping[str, Any], changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Plain values of a file of `model`, or of a mapping, with `changes`: dotted key -> value.
+
+    A mapping without a `type` changes the keys that it has; any other value takes the place of the old one.
+    """
+    values = _merged(base, ()) if isinstance(base, str | Path) else deepcopy(dict(base))
+    for key, value in changes.items():
+        _merge(values, key.split("."), value)
+    return settled(values, [model])
 
 
 def build_config(model: type[ModelT], values: dict[str, Any], source: str = "configuration") -> ModelT:
@@ -82,6 +96,11 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     parts = key.strip().split(".")
     if not separator or not all(parts):
         raise ConfigError(f"override {override!r} is not key=value, e.g. learner.steps=100")
+    _put(values, parts, read_override(text))
+
+
+def _put(values: dict[str, Any], parts: Sequence[str], value: Any) -> None:
+    """Sets the value at a dotted key; sections on the way are made where they are missing."""
     node = values
     for part in parts[:-1]:
         child = node.get(part)
@@ -89,7 +108,15 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         child = {KEY: child} if is_preset(child) else child
         node[part] = child = child if isinstance(child, dict) else {}
         node = child
-    node[parts[-1]] = read_override(text)
+    node[parts[-1]] = value
+
+
+def _merge(values: dict[str, Any], parts: Sequence[str], value: Any) -> None:
+    if isinstance(value, Mapping) and value and "type" not in value:
+        for key, inner in value.items():
+            _merge(values, [*parts, str(key)], inner)
+    else:
+        _put(values, parts, value)
 
 
 def _explain(item: Any, model: type[BaseModel]) -> str:

@@ -6,7 +6,7 @@ sweep would tie. Called by run.py and by polyray sweep.
 
 from __future__ import annotations
 
-from polyray.config.reward import CompositeRewardSpec, PythonRewardSpec, RewardSpec
+from polyray.config.reward import CallableRewardSpec, CompositeRewardSpec, PythonRewardSpec, RewardSpec
 from polyray.config.task import TaskSpec
 from polyray.config.text_tasks import TextTaskSpec
 
@@ -23,7 +23,7 @@ def has_passes(reward: RewardSpec, task: TaskSpec) -> bool:
     """
     if isinstance(reward, CompositeRewardSpec):
         return all(has_passes(part.reward, task) for part in reward.parts if part.weight > 0)
-    if isinstance(reward, PythonRewardSpec):
+    if isinstance(reward, PythonRewardSpec | CallableRewardSpec):
         return reward.score_range[1] == 1
     if reward.type == "verifier":
         return not isinstance(task, TextTaskSpec)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from polyray.config.base import StrictModel, default_type
 from polyray.config.paths import FunctionPath, NameOrPath
@@ -24,12 +24,21 @@ class VerifierRewardSpec(StrictModel):
     service: ServiceSpec = ServiceSpec()
 
 
+def _within_the_unit(value: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= value[0] < value[1] <= 1:
+        raise ValueError(f"score_range={list(value)} must ascend within [0, 1]")
+    return value
+
+
+ScoreRange = Annotated[tuple[float, float], AfterValidator(_within_the_unit)]
+
+
 class PythonRewardSpec(StrictModel):
     """A function of the user's: `score(items: list[dict]) -> list[float | dict]`, carried to the workers."""
 
     type: Literal["python"] = "python"
     path: FunctionPath = Field(description="file and function, e.g. my_reward.py:score")
-    score_range: tuple[float, float] = Field(
+    score_range: ScoreRange = Field(
         default=(0.0, 1.0), description="lowest and highest score; others leave the completion unscored"
     )
     deterministic: bool = Field(
@@ -45,12 +54,18 @@ class PythonRewardSpec(StrictModel):
             raise ValueError(f"reward.path={value!r} is not FILE.py:FUNCTION, e.g. my_reward.py:score")
         return value
 
-    @field_validator("score_range")
-    @classmethod
-    def _within_the_unit(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 <= value[0] < value[1] <= 1:
-            raise ValueError(f"score_range={list(value)} must ascend within [0, 1]")
-        return value
+
+class CallableRewardSpec(StrictModel):
+    """A function that was given in Python, as polyray.train(reward=FUNCTION); the same contract as `python`."""
+
+    type: Literal["callable"] = "callable"
+    name: str = Field(description="name of the function")
+    sha256: str = Field(
+        pattern="^[0-9a-f]{64}$", description="of the function's code and of all that it refers to"
+    )
+    score_range: ScoreRange = Field(default=(0.0, 1.0), description="as in `python`")
+    deterministic: bool = Field(default=False, description="as in `python`")
+    service: ServiceSpec = ServiceSpec()
 
 
 class SandboxRewardSpec(StrictModel):
@@ -121,6 +136,7 @@ class CompositeRewardSpec(StrictModel):
 RewardSpec = Annotated[
     VerifierRewardSpec
     | PythonRewardSpec
+    | CallableRewardSpec
     | SandboxRewardSpec
     | EngagementRewardSpec
     | HeuristicRewardSpec

@@ -18,8 +18,7 @@ class TaskDataSpec(StrictModel):
 
 
 class JsonlDataSpec(StrictModel):
-    """The user's own conversations, one JSON object a line (.gz is read, too): `messages`, or `prompt` and
-    `completion`."""
+    """The user's own conversations: `messages`, or `prompt` and `completion`. Files as those of JsonlSpec."""
 
     type: Literal["jsonl"] = "jsonl"
     train: FilePath = Field(description="file to train on")

@@ -27,9 +27,7 @@ class HiddenTrapGridSpec(StrictModel):
 
 
 class JsonlSpec(StrictModel):
-    """The user's own prompts, one JSON object a line: `prompt` or `messages`, `reference`?, `metadata`?,
-    `id`?,
-    `cluster`?, `response`? (for SFT)."""
+    """The user's own prompts: `prompt` or `messages`; `reference`, `metadata`, `id`, `cluster`, `response` (SFT)."""
 
     type: Literal["jsonl"] = "jsonl"
     path: FilePath = Field(

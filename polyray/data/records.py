@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from polyray.config.supervised import JsonlDataSpec
-from polyray.data.json_lines import read_objects
 from polyray.data.splits import prompt_key, seeded_rank
+from polyray.data.tables import filled, is_table, read_rows
 from polyray.errors import DataError
 from polyray.types import Message, Prompt
 
@@ -66,8 +66,8 @@ def read_demonstrations(spec: JsonlDataSpec) -> tuple[list[Demonstration], list[
 def _read(name: str, key: str, spec: JsonlDataSpec) -> list[Demonstration]:
     path = Path(name)
     return [
-        parse_row(record, f"{path}:{number}", spec.train_on)
-        for number, record in read_objects(path, key=key, example=_EXAMPLE)
+        parse_row(filled(record) if is_table(path) else record, where, spec.train_on)
+        for where, record in read_rows(path, key=key, example=_EXAMPLE)
     ]
 
 

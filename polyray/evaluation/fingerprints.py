@@ -45,7 +45,7 @@ def fingerprints(config: EvaluateConfig, arms: Sequence[Arm]) -> dict[str, Any]:
     rewards = [config.reward]
     if isinstance(config.checker, RewardThresholdCheckerSpec) and config.checker.reward is not None:
         rewards.append(config.checker.reward)
-    files = {key: file for key, file in data_files(as_json(config)).items() if file.is_file()}
+    files = {key: file for key, file in data_files(as_json(config)).items() if file.exists()}
     return {
         **model_fingerprints(config, arms),
         "prompts": {arm.name: _prompts_sha256(arm) for arm in arms},

@@ -4,6 +4,7 @@
     plan.py             RewardPlan: what a configuration asks for, read on the driver and built in a replica
     task_reward.py      what most rewards share: classes and distances of the task
     verifier.py         the task's own verifier           python_function.py   a function of the user's
+    callables.py        a function given in Python         sibling_modules.py   modules beside the user's file
     sandbox.py          programs run against their tests  heuristic.py         texts, without any model
     composite.py        several rewards as one            second_opinion.py    a second one that is only logged
     remote.py           a reward service elsewhere        client.py            how it is called: deadline, retries
@@ -25,13 +26,14 @@ from polyray.data.flagged_words import FlaggedWords, read_flagged_words
 from polyray.data.sources import BUILTIN
 from polyray.errors import MissingFile, RewardError
 from polyray.rewards.base import Reward
+from polyray.rewards.callables import load_function, offered_function
 from polyray.rewards.composite import CompositeReward, Part
 from polyray.rewards.heuristic import HeuristicReward
 from polyray.rewards.plan import REWARDS as REWARDS
 from polyray.rewards.plan import RewardPlan as RewardPlan
 from polyray.rewards.plan import RewardType, sha256_of, version_of
 from polyray.rewards.plan import plan_reward as plan_reward
-from polyray.rewards.python_function import PythonReward, load_reward_source
+from polyray.rewards.python_function import LoadedFunction, PythonReward, compile_function, load_reward_source
 from polyray.rewards.sandbox import SandboxReward, require_consent
 from polyray.rewards.verifier import VerifierReward
 from polyray.tasks import build_task
@@ -46,15 +48,32 @@ def _build_verifier(spec: Any, plan: RewardPlan, device: str) -> Reward:
 def _build_python(spec: Any, plan: RewardPlan, device: str) -> Reward:
     if spec.path not in plan.sources:
         raise RewardError(f"reward.path={spec.path!r} came without its source; use plan_reward")
+    return _calling(compile_function(spec.path, plan.sources[spec.path]), spec, plan, device)
+
+
+def _build_callable(spec: Any, plan: RewardPlan, device: str) -> Reward:
+    if spec.sha256 not in plan.sources:
+        raise RewardError(f"reward function {spec.name} came without its code; use plan_reward")
+    return _calling(load_function(spec, plan.sources[spec.sha256]), spec, plan, device)
+
+
+def _calling(function: LoadedFunction, spec: Any, plan: RewardPlan, device: str) -> Reward:
     return PythonReward(
-        spec.path,
-        plan.sources[spec.path],
+        function,
         build_task(plan.task, device),
         plan.diversity,
         score_range=spec.score_range,
         deterministic=spec.deterministic,
         device=device,
     )
+
+
+def _check_callable(spec: Any, needs_keys: bool) -> dict[str, str]:
+    return {spec.sha256: offered_function(spec)}
+
+
+def _sha256_callable(spec: Any) -> dict[str, str]:
+    return {spec.name: spec.sha256}
 
 
 def _check_python(spec: Any, needs_keys: bool) -> dict[str, str]:
@@ -133,6 +152,7 @@ def _settings(spec: Any) -> dict[str, Any]:
 REWARDS |= {
     "verifier": RewardType(_build_verifier),
     "python": RewardType(_build_python, _check_python, _sha256_python),
+    "callable": RewardType(_build_callable, _check_callable, _sha256_callable),
     "sandbox": RewardType(_build_sandbox, _check_sandbox),
     "heuristic": RewardType(_build_heuristic, _check_heuristic, _sha256_heuristic),
     "http": RewardType(_build_http, _check_http),

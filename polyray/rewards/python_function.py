@@ -1,7 +1,8 @@
 """A reward that the user wrote: `score(items: list[dict]) -> list[float | dict | None]`.
 
     load_reward_source("my_reward.py:score")   on the driver: reads and parses the file, runs nothing
-    PythonReward(path, source, task)           on the workers: compiles the text under the file's name
+    compile_function(path, source)             on the workers: compiles the text under the file's name
+    PythonReward(function, task)               calls it
 
 Each item is {"prompt", "completion", "reference", "metadata", "messages"}. Each answer is a number in [0, 1],
 None (unscored), or {"score": ..., "class": int or text, "components": {name: number}}. The code runs with the
@@ -18,6 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from types import ModuleType
@@ -71,6 +73,24 @@ def _top_level_names(tree: ast.Module) -> list[str]:
     return names
 
 
+UserFunction = Callable[[list[dict[str, Any]]], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedFunction:
+    """A user's function, ready to be called.
+
+    Example:
+        LoadedFunction(score, name="my_reward.py:score", file="/home/me/my_reward.py", version="9f86d081884c")
+    """
+
+    call: UserFunction
+    name: str
+    file: str
+    """File of its code, as tracebacks name it."""
+    version: str
+
+
 class PythonReward:
     """Calls the user's function; whatever it does wrong leaves items unscored, with the reason."""
 
@@ -78,8 +98,7 @@ class PythonReward:
 
     def __init__(
         self,
-        path: str,
-        source: str,
+        function: LoadedFunction,
         task: Judge,
         diversity: DiversitySpec = TASK_DISTANCE,
         *,
@@ -87,19 +106,17 @@ class PythonReward:
         deterministic: bool = False,
         device: str = "cpu",
     ) -> None:
-        """`path` is "FILE.py:FUNCTION", `source` the file's text; range and determinism are what its author
-        promises, `device` is where the encoder of distances runs. Raises RewardError if it cannot be run."""
+        """Range and determinism are what its author promises, `device` is where the encoder of distances runs."""
         self.score_range = score_range
         self.deterministic = deterministic
-        self.name = f"python/{Path(path).name}"
-        self._who = f"reward function {path}"
+        self.name = f"python/{Path(function.name).name}"
+        self.version = function.version
+        self._who = f"reward function {function.name}"
         self._task = task
         self._diversity = diversity
         self._device = device
-        self._file, _, function = path.rpartition(":")
-        beside = make_importable(self._file, _parsed(self._file, source), RewardError)
-        self.version = hashlib.sha256((source + beside).encode()).hexdigest()[:12]
-        self._function = _compile(self._file, source, function, self.version)
+        self._file = function.file
+        self._function = function.call
 
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
         """One Score per item. Where the call fails, its items are tried in ever smaller parts, so that one
@@ -155,7 +172,15 @@ def _parsed(file: str, source: str) -> ast.Module:
         raise RewardError(f"{file} cannot be executed: {type(error).__name__}: {error}") from error
 
 
-def _compile(file: str, source: str, function: str, version: str) -> Callable[[list[dict[str, Any]]], Any]:
+def compile_function(path: str, source: str) -> LoadedFunction:
+    """The function of "FILE.py:FUNCTION" from the file's text. Raises RewardError if it cannot be executed."""
+    file, _, function = path.rpartition(":")
+    beside = make_importable(file, _parsed(file, source), RewardError)
+    version = hashlib.sha256((source + beside).encode()).hexdigest()[:12]
+    return LoadedFunction(_compile(file, source, function, version), path, file, version)
+
+
+def _compile(file: str, source: str, function: str, version: str) -> UserFunction:
     module = ModuleType(f"polyray_reward_{version}")
     module.__file__ = file
     sys.modules[module.__name__] = module  # dataclasses and pickle look their module up by name

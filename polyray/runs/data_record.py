@@ -46,7 +46,7 @@ def record_data(record: Path, config: Mapping[str, Any]) -> None:
     known = recorded_data(record)
     before = json.dumps(known)
     for key, file in data_files(config).items():
-        if file.is_file() and (digest := sha256_of(file)) not in known.get(key, [])[-1:]:
+        if file.exists() and (digest := sha256_of(file)) not in known.get(key, [])[-1:]:
             known.setdefault(key, []).append(digest)
     if json.dumps(known) != before:
         atomic_write_json(record, known)
@@ -71,7 +71,10 @@ def recorded_data(record: Path) -> dict[str, list[str]]:
 
 
 def sha256_of(file: Path) -> str:
-    """In hex; the file is read piece by piece."""
+    """In hex; a file is read piece by piece. A directory has the hash of its files' names and hashes."""
+    if file.is_dir():
+        parts = [(part.name, sha256_of(part)) for part in sorted(file.iterdir())]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -88,7 +88,7 @@ def _first_trial(config: Mapping[str, Any]) -> Mapping[str, Any]:
     from polyray.config.base import as_json
     from polyray.config.loader import build_config
     from polyray.config.sweep import SweepConfig
-    from polyray.sweep.plan import plan_trials
+    from polyray.sweeps.plan import plan_trials
 
     plans = plan_trials(build_config(SweepConfig, dict(config)))
     return as_json(plans[0].config) if plans else {}

@@ -1,11 +1,12 @@
-"""The user's own prompts: one JSON object a line, judged by exact match with the line's reference.
+"""The user's own prompts: JSON Lines or a table, judged by exact match with the row's reference.
 
     {"prompt": "2+2=", "reference": "4"}
     {"messages": [{"role": "user", "content": "2+2?"}], "id": "q1", "cluster": "sums", "response": "4"}
 
-`response` is a demonstration for SFT; `metadata` is handed to the reward. The file is split by a hash of clusters:
-lines of one cluster, and lines of equal prompts, are in one part, whatever their order. Every broken line is a
-DataError that names the file, the line, what is wrong and the fix. Not for data that does not fit into memory.
+Parquet files and directories that save_to_disk of `datasets` wrote have these fields as columns; empty cells are
+left out. `response` is a demonstration for SFT; `metadata` is handed to the reward. The file is split by a hash of
+clusters: rows of one cluster, and rows of equal prompts, are in one part, whatever their order. Every broken row is a
+DataError that names the file, the row, what is wrong and the fix. Not for data that does not fit into memory.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from polyray.config.task import JsonlSpec
-from polyray.data.json_lines import read_objects
 from polyray.data.splits import Part, linked_clusters, named_clusters, prompt_key, split_clusters
+from polyray.data.tables import filled, is_table, read_rows
 from polyray.errors import DataError, boundary
 from polyray.tasks.base import class_id, classes_of_each
 from polyray.types import WRONG_CLASS, Prompt
@@ -48,13 +49,13 @@ class JsonlTask:
 
     def __init__(self, spec: JsonlSpec) -> None:
         path = Path(spec.path)
-        rows = read_rows(path)
+        rows = read_prompts(path)
         parts = _split(rows, spec, path)
         self.training_rows, self.validation_rows, self.held_out_rows = (
             parts[part] for part in ("train", "validation", "test")
         )
         if spec.held_out_path is not None:
-            self.held_out_rows = read_rows(Path(spec.held_out_path))
+            self.held_out_rows = read_prompts(Path(spec.held_out_path), "task.held_out_path")
             _check_apart(rows, self.held_out_rows)
         self._path = path
         self._demonstrations = [row for row in self.training_rows if row.response is not None]
@@ -125,17 +126,17 @@ class JsonlTask:
         return rows[self._orders[key][position]]
 
 
-def read_rows(path: Path) -> list[JsonlRow]:
-    """All lines of a file; blank lines are skipped. Raises DataError at the first broken one."""
+def read_prompts(path: Path, key: str = "task.path") -> list[JsonlRow]:
+    """All rows of a file or table; blank lines are skipped. Raises DataError at the first broken one."""
     rows: list[JsonlRow] = []
-    line_of_id: dict[str, int] = {}
-    for number, record in read_objects(path, key="task.path", example=_EXAMPLE):
-        row = _row(record, where=f"{path}:{number}", default_id=f"{path.stem}-{number}")
-        earlier = line_of_id.setdefault(row.prompt.prompt_id, number)
-        if earlier != number:
+    place_of_id: dict[str, str] = {}
+    for where, record in read_rows(path, key=key, example=_EXAMPLE):
+        number = where.removeprefix(f"{path}:").removeprefix("row ")
+        row = _row(filled(record) if is_table(path) else record, where, default_id=f"{path.stem}-{number}")
+        earlier = place_of_id.setdefault(row.prompt.prompt_id, where)
+        if earlier != where:
             raise DataError(
-                f"{path}:{number}: id {row.prompt.prompt_id!r} is already that of line {earlier}; "
-                "ids must differ"
+                f"{where}: id {row.prompt.prompt_id!r} is already that of {earlier}; ids must differ"
             )
         rows.append(row)
     return _one_cluster_for_equal_prompts(rows)

@@ -18,7 +18,7 @@ from polyray.launch.fleet import Fleet
 from polyray.report.sweep.trials import read_trials
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunDirectory, RunPaths
-from polyray.sweep.plan import plan_trials
+from polyray.sweeps.plan import plan_trials
 from tests.conftest import REPOSITORY_ROOT, alive_actors, reproducible, run_training
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,7 @@ from polyray.errors import ConfigError
 from polyray.report.sweep.trials import read_trials
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunDirectory
-from polyray.sweep.plan import plan_trials, trial_dir
+from polyray.sweeps.plan import plan_trials, trial_dir
 from tests.conftest import REPOSITORY_ROOT, alive_actors
 
 pytestmark = pytest.mark.slow

@@ -148,7 +148,7 @@ def data_hashes(run: Path, config: Mapping[str, Any]) -> dict[str, str]:
     for key, file in data_files(config).items():
         if key in recorded:
             known = ", from a later start on ".join(recorded[key])
-        elif file.is_file():
+        elif file.exists():
             known = f"{sha256_of(file)} as the file is at this export; the run recorded none"
         else:
             known = "no such file at this export; the run recorded none"

@@ -11,7 +11,7 @@ from polyray.config.loader import build_config
 from polyray.config.run import EvaluateConfig, TrainConfig
 from polyray.config.sweep import SweepConfig
 from polyray.errors import ConfigError
-from polyray.sweep.plan import plan_trials, with_default_metric
+from polyray.sweeps.plan import plan_trials, with_default_metric
 
 ENGAGEMENT = {"type": "engagement", "path": "model"}
 JSONL = {"type": "jsonl", "path": "a.jsonl"}

@@ -15,7 +15,7 @@ from polyray.config.presets import listing, presets
 from polyray.config.run import PretrainConfig, QuickstartConfig, TrainConfig
 from polyray.config.sweep import SweepConfig
 from polyray.errors import ConfigError
-from polyray.sweep.plan import plan_trials
+from polyray.sweeps.plan import plan_trials
 
 ROOT = Path(__file__).resolve().parents[3]
 GRID = ROOT / "configs/train/hidden_trap_grid.yaml"

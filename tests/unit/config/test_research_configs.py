@@ -20,7 +20,7 @@ from polyray.config.sweep import SweepConfig
 from polyray.errors import MissingFile
 from polyray.launch.sft import as_training
 from polyray.runs.run_directory import config_difference
-from polyray.sweep.plan import plan_trials
+from polyray.sweeps.plan import plan_trials
 
 ROOT = Path(__file__).resolve().parents[3]
 RESEARCH = ROOT / "configs" / "research"

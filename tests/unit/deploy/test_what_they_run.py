@@ -30,7 +30,7 @@ from polyray.config.run import EvaluateConfig, TrainConfig
 from polyray.config.serve import RewardServeConfig
 from polyray.config.sft import SftConfig
 from polyray.config.sweep import SweepConfig
-from polyray.sweep.plan import parts_at_once, plan_trials
+from polyray.sweeps.plan import parts_at_once, plan_trials
 from tests.job_checks import check_without_models
 from tests.unit.deploy.rendering import KUBERAY, ROOT, cluster_spec, pods, quantity, render_one
 

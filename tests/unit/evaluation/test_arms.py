@@ -13,7 +13,7 @@ from polyray.config.task import JsonlSpec
 from polyray.errors import ConfigError, DataError
 from polyray.evaluation.arms import resolve_arms, reward_name, training_reward
 from polyray.evaluation.baselines import Example, asked, few_shot_examples
-from polyray.tasks.jsonl import JsonlTask, read_rows
+from polyray.tasks.jsonl import JsonlTask, read_prompts
 from polyray.types import Prompt
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -95,7 +95,7 @@ def test_a_leak_is_refused_and_named(tmp_path: Path, train: list[dict], test: li
     leaking = task(tmp_path, train, rows(99))
     file = tmp_path / "evaluated.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in test))
-    evaluated = [row.prompt for row in read_rows(file)]
+    evaluated = [row.prompt for row in read_prompts(file)]
     with pytest.raises(DataError, match=f"few-shot leak: .*{why} the evaluated prompt"):
         few_shot_examples(leaking, 1, 0, evaluated)
 

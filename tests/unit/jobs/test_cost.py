@@ -34,7 +34,7 @@ from polyray.launch.cost import (
 from polyray.runs.cost import CostMeter, Held, Tokens
 from polyray.runs.cost_record import Amounts, CostRecord, JudgeSpend, read_cost
 from polyray.runs.progress import ProgressDisplay
-from polyray.sweep.plan import plan_trials
+from polyray.sweeps.plan import plan_trials
 
 JUDGE = {"provider": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
 PRICED = {**JUDGE, "prices": {"input": 1.0, "cached_input": 0.5, "output": 10.0}}

@@ -19,16 +19,16 @@ import polyray.launch.fleet
 import polyray.launch.plan
 import polyray.launch.sft
 import polyray.launch.train
-import polyray.sweep.run
-import polyray.sweep.trial
+import polyray.sweeps.run
+import polyray.sweeps.trial
 from polyray.config.loader import load_config
 from polyray.config.sweep import SweepConfig
 from polyray.errors import Stopped
 from polyray.runs.cost_record import read_cost
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunDirectory
-from polyray.sweep.plan import plan_trials, trial_dir
-from polyray.sweep.trial import SweepWork, as_tune_config, run_trial
+from polyray.sweeps.plan import plan_trials, trial_dir
+from polyray.sweeps.trial import SweepWork, as_tune_config, run_trial
 
 FLEET: Any = SimpleNamespace(pool=None)
 
@@ -105,10 +105,10 @@ def test_a_sweep_and_its_trials(mode: str, tmp_path: Path, monkeypatch: pytest.M
             run_trial(as_tune_config(number, plan), work)
         return [SimpleNamespace(trial_id=plan.trial_id, status="done") for plan in plans]
 
-    monkeypatch.setattr(polyray.sweep.run, "check_resources", lambda *arguments: None)
-    monkeypatch.setattr(polyray.sweep.run, "run_trials", run_trials)
-    monkeypatch.setattr(polyray.sweep.run, "shared_fleet", lambda *arguments: nullcontext(FLEET))
-    monkeypatch.setattr(polyray.sweep.trial, "_fleet_of", lambda trial_id, plan, fleet: nullcontext(fleet))
+    monkeypatch.setattr(polyray.sweeps.run, "check_resources", lambda *arguments: None)
+    monkeypatch.setattr(polyray.sweeps.run, "run_trials", run_trials)
+    monkeypatch.setattr(polyray.sweeps.run, "shared_fleet", lambda *arguments: nullcontext(FLEET))
+    monkeypatch.setattr(polyray.sweeps.trial, "_fleet_of", lambda trial_id, plan, fleet: nullcontext(fleet))
     monkeypatch.setattr(polyray.cli.sweep, "_conclude", lambda *arguments: {})
     evaluation = polyray.cli.sweep.evaluation_of(config, plans, [])
     with RunDirectory.open(config) as directory, ProgressDisplay() as display:
@@ -129,7 +129,7 @@ def test_a_trial_that_is_ended_early_keeps_its_account(
         raise Stopped("by the scheduler")
 
     monkeypatch.setattr(polyray.launch.train, "train", stopped)
-    monkeypatch.setattr(polyray.sweep.trial, "_fleet_of", lambda trial_id, plan, fleet: nullcontext(fleet))
+    monkeypatch.setattr(polyray.sweeps.trial, "_fleet_of", lambda trial_id, plan, fleet: nullcontext(fleet))
     config = load_config(SweepConfig, "configs/sweep/lambda_seed.yaml", [f"runs_dir={tmp_path}", "name=s"])
     plan = plan_trials(config)[0]
     run_trial(as_tune_config(0, plan), SweepWork(config, FLEET))

@@ -18,7 +18,7 @@ from polyray.config.supervised import JsonlDataSpec
 from polyray.data.records import read_demonstrations
 from polyray.errors import ConfigError, DataError
 from polyray.shelf.preferences.engagement import EngagementRecord, read_records
-from polyray.tasks.jsonl import read_rows
+from polyray.tasks.jsonl import read_prompts
 from tests.data_sets import shared_data
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -78,8 +78,8 @@ def test_the_builtin_sets_offline(tmp_path: Path, config: str) -> None:
     places = {(r.cluster_id, r.part, r.phase) for r in records if isinstance(r, EngagementRecord)}
     assert len(places) == len({r.cluster_id for r in records}) == 12
     training, _ = read_demonstrations(JsonlDataSpec(train=str(run / "sft.jsonl")))
-    prompts = {row.prompt.text for row in read_rows(run / "rl.jsonl")}
-    held_out = {row.prompt.text for row in read_rows(run / "rl_held_out.jsonl")}
+    prompts = {row.prompt.text for row in read_prompts(run / "rl.jsonl")}
+    held_out = {row.prompt.text for row in read_prompts(run / "rl_held_out.jsonl")}
     assert training and prompts and held_out
     assert not {item.prompt.text for item in training} & prompts and not prompts & held_out
 

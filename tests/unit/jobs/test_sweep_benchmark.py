@@ -19,7 +19,7 @@ from polyray.config.loader import load_config
 from polyray.config.run import TrainConfig
 from polyray.errors import ConfigError
 from polyray.rollout.worker import Usage
-from polyray.sweep.plan import plan_trials
+from polyray.sweeps.plan import plan_trials
 
 ENGINE = b"ray::RolloutActor.rollout\0"
 

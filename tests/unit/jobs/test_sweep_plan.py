@@ -12,8 +12,8 @@ from polyray.cli.sweep import main
 from polyray.config.loader import build_config
 from polyray.config.sweep import SweepConfig
 from polyray.errors import ConfigError
-from polyray.sweep import run as sweep_run
-from polyray.sweep.plan import plan_trials, settings
+from polyray.sweeps import run as sweep_run
+from polyray.sweeps.plan import plan_trials, settings
 from tests.job_checks import check_without_models
 
 ROOT = Path(__file__).resolve().parents[3]

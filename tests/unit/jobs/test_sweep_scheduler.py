@@ -11,8 +11,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from polyray.config.sweep import SchedulerSpec
-from polyray.sweep.scheduler import scheduler_of
-from polyray.sweep.trial import STEP
+from polyray.sweeps.scheduler import scheduler_of
+from polyray.sweeps.trial import STEP
 
 ENDED: list[str] = []
 

@@ -23,10 +23,10 @@ from polyray.config.loader import build_config
 from polyray.config.sweep import SweepConfig
 from polyray.errors import ConfigError
 from polyray.report.sweep.trials import Trial
-from polyray.sweep.optuna import SETTING, OptunaSettings, open_study
-from polyray.sweep.plan import plan_trials, trial_plan
-from polyray.sweep.search import TrialSearcher, open_settings, search_note
-from polyray.sweep.trial import reported_metrics
+from polyray.sweeps.optuna import SETTING, OptunaSettings, open_study
+from polyray.sweeps.plan import plan_trials, trial_plan
+from polyray.sweeps.search import TrialSearcher, open_settings, search_note
+from polyray.sweeps.trial import reported_metrics
 
 ROOT = Path(__file__).resolve().parents[3]
 TRAIN = str(ROOT / "configs/train/hidden_trap_grid.yaml")

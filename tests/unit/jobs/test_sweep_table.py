@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from polyray.runs.progress import ProgressDisplay
-from polyray.sweep.table import ROWS, TrialTable, reason_of
+from polyray.sweeps.table import ROWS, TrialTable, reason_of
 
 
 def test_trials_that_run_come_before_those_that_ended_last() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from polyray.errors import DataError, LearnerError
-from polyray.sweep.trial import _tried_once
+from polyray.sweeps.trial import _tried_once
 
 
 def test_permanent_error_of_trial_is_raised_again_without_another_try(tmp_path: Path) -> None:

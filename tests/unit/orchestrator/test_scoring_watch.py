@@ -12,7 +12,7 @@ from polyray.orchestrator.outcome import Outcome
 from polyray.orchestrator.rollout_actor import RolloutReply
 from polyray.orchestrator.scoring_watch import ScoringWatch
 from polyray.rewards.groups import GroupToScore, score_groups
-from polyray.rewards.python_function import PythonReward
+from polyray.rewards.python_function import PythonReward, compile_function
 from polyray.tasks import build_task
 from polyray.types import PolicyVersion, Prompt
 from tests.unit.orchestrator.fakes import GROUP_SIZE, make_config
@@ -27,7 +27,8 @@ def reply(group_id: int, num_scored: int, error: str | None) -> RolloutReply:
 
 def replies_of(body: str, count: int) -> list[RolloutReply]:
     """Replies of a worker whose groups a reward function with this body has scored."""
-    reward = PythonReward("mine.py:score", SOURCE.format(body=body), build_task(HiddenTrapGridSpec()))
+    function = compile_function("mine.py:score", SOURCE.format(body=body))
+    reward = PythonReward(function, build_task(HiddenTrapGridSpec()))
     groups = [GroupToScore(Prompt(str(at), "1="), ("a", "b", "c", "d")) for at in range(count)]
     return [
         reply(at, int(scores.rewards_G.size - sum(map(bool, scores.errors))), scores.errors[0])

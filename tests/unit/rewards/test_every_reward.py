@@ -78,7 +78,7 @@ def test_a_prompt_that_its_task_cannot_judge_is_an_error_and_never_zero(kind: st
 
 
 def test_every_type_is_covered_here_or_has_a_file_of_its_own() -> None:
-    assert {*REWARDS, *names("reward")} == {*SPECS, "sandbox", "engagement"}
+    assert {*REWARDS, *names("reward")} == {*SPECS, "sandbox", "engagement", "callable"}
     assert SandboxRewardSpec(allow_code_execution=True).type == "sandbox"
 
 

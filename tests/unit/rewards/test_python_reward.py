@@ -11,7 +11,7 @@ import pytest
 
 from polyray.errors import ConfigError, RewardError
 from polyray.rewards.base import Score, ScoreItem
-from polyray.rewards.python_function import PythonReward, load_reward_source
+from polyray.rewards.python_function import PythonReward, compile_function, load_reward_source
 from polyray.tasks.base import class_id
 from polyray.types import WRONG_CLASS, Prompt
 
@@ -30,9 +30,13 @@ class ConstantTask:
         return 0.5
 
 
+def built(path: str, source: str) -> PythonReward:
+    return PythonReward(compile_function(path, source), ConstantTask())
+
+
 def score(body: str, *completions: str) -> list[Score]:
     source = f"def score(items):\n    {body}\n"
-    reward = PythonReward("user_reward.py:score", source, ConstantTask())
+    reward = built("user_reward.py:score", source)
     return reward.score([ScoreItem("p", completion) for completion in completions])
 
 
@@ -66,7 +70,7 @@ def test_the_function_sees_every_field_and_cannot_change_ours():
         "    return [1.0]\n"
     )
     item = ScoreItem("q", "a", "r", {"n": 1}, ({"role": "user", "content": "q"},))
-    assert PythonReward("f.py:score", source, ConstantTask()).score([item]) == [Score(1.0, 77)]
+    assert built("f.py:score", source).score([item]) == [Score(1.0, 77)]
     assert item.metadata == {"n": 1}
 
 
@@ -97,7 +101,7 @@ def test_garbage_leaves_the_item_unscored_and_says_why(body: str, message: str):
 
 def test_an_exception_is_shown_with_the_users_own_lines():
     source = "def helper(text):\n    return 1 / len(text)\n\ndef score(items):\n    return [helper('')]\n"
-    reward = PythonReward("rewards/mine.py:score", source, ConstantTask())
+    reward = built("rewards/mine.py:score", source)
     (result,) = reward.score([ScoreItem("p", "a")])
     lines = [line for line in (result.error or "").splitlines() if not set(line) <= set(" ^~")]
     assert lines == [
@@ -143,11 +147,13 @@ def test_dataclasses_in_the_users_file_work():
         "from __future__ import annotations\nfrom dataclasses import dataclass\n"
         "@dataclass\nclass Point:\n    x: float\n\ndef score(items):\n    return [Point(0.5).x]\n"
     )
-    assert PythonReward("f.py:score", source, ConstantTask()).score([ScoreItem("p", "a")]) == [Score(0.5, 77)]
+    assert built("f.py:score", source).score([ScoreItem("p", "a")]) == [Score(0.5, 77)]
 
 
 def test_distances_are_the_tasks_and_zero_to_an_unscored_completion():
-    reward = PythonReward("f.py:score", "def score(items):\n    return [1, 0, None]\n", ConstantTask())
+    reward = PythonReward(
+        compile_function("f.py:score", "def score(items):\n    return [1, 0, None]\n"), ConstantTask()
+    )
     items = [ScoreItem("p", text) for text in "abc"]
     matrix = reward.distances(items, reward.score(items))
     np.testing.assert_array_equal(matrix, [[0, 0.5, 0], [0.5, 0, 0], [0, 0, 0]])
@@ -155,7 +161,9 @@ def test_distances_are_the_tasks_and_zero_to_an_unscored_completion():
 
 def test_the_version_follows_the_source():
     versions = [
-        PythonReward("f.py:score", f"def score(items):\n    return [{value}]\n", ConstantTask()).version
+        PythonReward(
+            compile_function("f.py:score", f"def score(items):\n    return [{value}]\n"), ConstantTask()
+        ).version
         for value in (0, 1, 0)
     ]
     assert versions[0] == versions[2] != versions[1]
@@ -170,7 +178,7 @@ def test_the_version_follows_the_source():
 )
 def test_code_that_cannot_run_is_a_reward_error(source: str, message: str):
     with pytest.raises(RewardError, match=message):
-        PythonReward("f.py:score", source, ConstantTask())
+        built("f.py:score", source)
 
 
 def test_loading_reads_the_text_and_runs_nothing(tmp_path: Path):

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from polyray.config.task import JsonlSpec
-from polyray.errors import DataError
+from polyray.errors import ConfigError, DataError
+from polyray.runs.data_record import sha256_of
 from polyray.tasks.base import class_id
-from polyray.tasks.jsonl import JsonlTask, read_rows
+from polyray.tasks.jsonl import JsonlTask, read_prompts
 from polyray.types import WRONG_CLASS, Prompt
+from tests.conftest import REPOSITORY_ROOT
 
 GOOD = '{"prompt": "2+2=", "reference": "4"}'
 
@@ -35,7 +40,7 @@ def test_fields_become_a_prompt(tmp_path: Path) -> None:
         "",
         GOOD,
     )
-    rows = {row.prompt.prompt_id: row for row in read_rows(Path(path))}
+    rows = {row.prompt.prompt_id: row for row in read_prompts(Path(path))}
     assert list(rows) == ["q1", "data-3"] and rows["q1"].response == "4"
     assert rows["q1"].prompt == Prompt(
         prompt_id="q1",
@@ -106,7 +111,7 @@ def test_exact_match_and_classes(tmp_path: Path) -> None:
         ('{"messages": []}', "'messages' must be a list"),
         ('{"messages": [{"role": "user"}]}', "'messages' must be a list"),
         ('{"messages": [{"role": "assistant", "content": "x"}]}', "the last one with the role 'user'"),
-        ('{"prompt": "x", "id": "data-1"}', "id 'data-1' is already that of line 1"),
+        ('{"prompt": "x", "id": "data-1"}', "id 'data-1' is already that of "),
     ],
 )
 def test_a_broken_line_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -206,3 +211,84 @@ def test_held_out_file_that_shares_prompts_or_clusters_is_refused(tmp_path: Path
     same_cluster = _write(tmp_path / "c.jsonl", '{"prompt": "y", "cluster": "c"}')
     with pytest.raises(DataError, match=r"c\.jsonl:1: its cluster is also in .*a\.jsonl:2; 1 of 1"):
         JsonlTask(JsonlSpec(path=path, held_out_path=same_cluster))
+
+
+def _tables(directory: Path, rows: list[dict[str, Any]]) -> dict[str, Path]:
+    """The same rows as JSON Lines, Parquet and a directory of `datasets`."""
+    import datasets
+
+    columns = sorted({name for row in rows for name in row})
+    table = datasets.Dataset.from_list([{name: row.get(name) for name in columns} for row in rows])
+    table.to_parquet(str(directory / "data.parquet"))
+    table.save_to_disk(str(directory / "saved"))
+    _write(directory / "data.jsonl", *(json.dumps(row) for row in rows))
+    return {name: directory / name for name in ("data.jsonl", "data.parquet", "saved")}
+
+
+def test_prompts_of_parquet_and_saved_dataset_equal_those_of_json_lines(tmp_path: Path) -> None:
+    rows = [
+        {"id": "a", "prompt": "1+1=", "reference": "2", "metadata": {"level": 1}},
+        {"id": "b", "messages": [{"role": "user", "content": "2+2?"}], "cluster": "sums"},
+    ]
+    read = {name: read_prompts(path) for name, path in _tables(tmp_path, rows).items()}
+    prompts = {name: [row.prompt for row in found] for name, found in read.items()}
+    assert prompts["data.jsonl"] == prompts["data.parquet"] == prompts["saved"]
+    assert prompts["saved"][0].metadata == {"level": 1} and prompts["saved"][1].cluster_id == "sums"
+    assert read["data.parquet"][1].place == f"{tmp_path}/data.parquet:row 1"
+    assert read["saved"][1].place == f"{tmp_path}/saved:row 1"
+
+
+def test_table_without_ids_numbers_prompts_by_row(tmp_path: Path) -> None:
+    paths = _tables(tmp_path, [{"prompt": "1+1="}, {"prompt": "2+2="}])
+    ids = {name: [row.prompt.prompt_id for row in read_prompts(path)] for name, path in paths.items()}
+    assert ids == {
+        "data.jsonl": ["data-1", "data-2"],
+        "data.parquet": ["data-0", "data-1"],
+        "saved": ["saved-0", "saved-1"],
+    }
+
+
+@pytest.mark.parametrize("name", ["data.parquet", "saved"])
+def test_broken_row_of_a_table_is_named_by_path_and_row(tmp_path: Path, name: str) -> None:
+    path = _tables(tmp_path, [{"prompt": "1+1="}, {"prompt": None}])[name]
+    with pytest.raises(DataError, match=rf"{path}:row 1: neither 'prompt' nor 'messages'"):
+        read_prompts(path)
+
+
+def test_reading_tables_needs_no_torch(tmp_path: Path) -> None:
+    paths = _tables(tmp_path, [{"prompt": "1+1="}])
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom polyray.tasks.jsonl import read_prompts\n"
+        "print(sum(len(read_prompts(Path(path))) for path in sys.argv[1:]), 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, paths.values())],
+        cwd=REPOSITORY_ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["3", "False"]
+
+
+def test_directory_that_is_no_saved_dataset_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"task\.path.*save_to_disk"):
+        read_prompts(tmp_path)
+    (tmp_path / "no.parquet").write_text("text")
+    with pytest.raises(DataError, match=r"no\.parquet: no readable Parquet"):
+        read_prompts(tmp_path / "no.parquet")
+
+
+def test_dataset_directory_with_splits_asks_for_one(tmp_path: Path) -> None:
+    import datasets
+
+    table = datasets.Dataset.from_list([{"prompt": "1+1="}])
+    datasets.DatasetDict({"test": table, "train": table}).save_to_disk(str(tmp_path / "splits"))
+    with pytest.raises(ConfigError, match=rf"test, train; name one: task\.path={tmp_path}/splits/train"):
+        read_prompts(tmp_path / "splits")
+    assert [row.prompt.text for row in read_prompts(tmp_path / "splits" / "train")] == ["1+1="]
+
+
+def test_data_record_of_a_dataset_directory_changes_with_its_rows(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for directory, text in ((first, "1+1="), (second, "2+2=")):
+        directory.mkdir()
+        _tables(directory, [{"prompt": text}])
+    assert sha256_of(first / "saved") == sha256_of(first / "saved") != sha256_of(second / "saved")

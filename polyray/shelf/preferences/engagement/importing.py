@@ -7,7 +7,7 @@ the rows. Called by polyray curate and by whoever trains on a raw file.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,12 @@ from polyray.data.social import OPTIONAL, REQUIRED, SocialReply, reply_of_row
 from polyray.data.sources import BUILTIN, data_path
 from polyray.data.splits import linked_clusters
 from polyray.data.stack_exchange import read_threads
+from polyray.data.tables import Row, is_saved_dataset, plain_row, read_rows, saved_dataset
 from polyray.data.words import canonical_text
-from polyray.errors import DataError
+from polyray.errors import ConfigError, DataError, boundary
 from polyray.shelf.preferences.engagement.priors import BetaPrior, estimated_prior
 from polyray.shelf.preferences.engagement.reading import build_record, read_records, text_hash
 from polyray.shelf.preferences.engagement.records import EngagementRecord, moment
-from polyray.shelf.preferences.engagement.tables import hub_rows, read_rows
 
 _KEY = "source.path"
 _EXAMPLE = '{"prompt": "Who else got up early?", "completion": "The cat did.", "engagement": 12}'
@@ -203,9 +203,33 @@ def _records(spec: RecordsSource) -> Imported:
     return Imported(tuple(fresh), len(records))
 
 
+def _hub_rows(spec: HubSource) -> Iterator[Row]:
+    """Rows of a data set of the hub, or of a directory that save_to_disk wrote.
+
+    Raises ConfigError where it cannot be had: no network, no such name, no such split.
+    """
+    directory = Path(spec.name)
+    if is_saved_dataset(directory):
+        found: Any = saved_dataset(directory, spec.split, "source.name")
+    else:
+        import datasets
+
+        with boundary(
+            ConfigError,
+            f"source.name={spec.name!r}, split {spec.split!r} cannot be had from the Hugging Face hub (is there a "
+            "network, is HF_HUB_OFFLINE set, is the name right?); download it and use source.type=export with the "
+            "file, or a directory that save_to_disk wrote",
+        ):
+            found = datasets.load_dataset(
+                spec.name, spec.subset, split=spec.split, revision=spec.revision, streaming=False
+            )
+    for number, row in enumerate(found):
+        yield f"{spec.name}[{spec.split}]:{number}", plain_row(row)
+
+
 def _table(spec: TableSource) -> Imported:
     if isinstance(spec, HubSource):
-        rows = list(hub_rows(spec))
+        rows = list(_hub_rows(spec))
     else:
         assert isinstance(spec, ExportSource)
         path = data_path("social_replies", spec.path, key=_KEY)

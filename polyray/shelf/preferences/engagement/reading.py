@@ -19,9 +19,9 @@ from typing import Any, TypeVar, get_args
 from pydantic import ValidationError
 
 from polyray.config.base import StrictModel
+from polyray.data.tables import Row, read_rows
 from polyray.errors import DataError, MissingFile
 from polyray.shelf.preferences.engagement.records import EngagementRecord, Part, PreferencePair
-from polyray.shelf.preferences.engagement.tables import Row, read_rows
 
 PARTS: tuple[Part, ...] = get_args(Part)
 _EXAMPLE = '{"prompt": "...", "chosen": "...", "rejected": "..."} or {"prompt", "completion", "engagement"}'

@@ -33,7 +33,7 @@ from polyray.shelf.preferences.curation.review import Review
 from polyray.shelf.preferences.curation.rows import rl_rows, sft_rows
 from polyray.shelf.preferences.curation.tokens import TokenLengths
 from polyray.shelf.preferences.engagement import EngagementRecord, Imported
-from polyray.tasks.jsonl import read_rows
+from polyray.tasks.jsonl import read_prompts
 from tests.unit.shelf.preferences.curation.builders import record
 
 WORDS = [
@@ -257,7 +257,7 @@ def test_rows_are_read_by_sft_and_rl(tmp_path: Path) -> None:
         assert [(item.prompt.text, item.response) for item in shown] == list(
             zip(asked, ("Best.", "Other."), strict=True)
         )
-        rows = read_rows(rl)
+        rows = read_prompts(rl)
         assert [(r.prompt.text, r.prompt.prompt_id, r.response) for r in rows] == [
             (asked[0], "p/answer", "Best."),
             (asked[1], "q", "Other."),

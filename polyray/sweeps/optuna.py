@@ -22,7 +22,7 @@ from polyray.errors import ConfigError
 from polyray.report.sweep.search import SearchNote
 from polyray.report.sweep.trials import Trial as SweptTrial
 from polyray.runs.jsonl import JsonlWriter
-from polyray.sweep.plan import trial_dir, trial_plan
+from polyray.sweeps.plan import trial_dir, trial_plan
 
 if TYPE_CHECKING:
     from optuna import Study, Trial

@@ -13,7 +13,7 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from polyray.config.sweep import SchedulerSpec
-from polyray.sweep.trial import STEP
+from polyray.sweeps.trial import STEP
 
 EndTrial = Callable[[Any], None]
 """Asks a trial of Tune's to end."""

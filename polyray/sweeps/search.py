@@ -17,8 +17,8 @@ from ray.tune.search import Searcher
 from polyray.config.sweep import SweepConfig
 from polyray.report.sweep.search import SearchNote
 from polyray.report.sweep.trials import Trial
-from polyray.sweep.plan import TrialPlan, at_once, settings, trial_plan
-from polyray.sweep.trial import TRIAL, as_tune_config
+from polyray.sweeps.plan import TrialPlan, at_once, settings, trial_plan
+from polyray.sweeps.trial import TRIAL, as_tune_config
 
 
 class Settings(Protocol):
@@ -78,7 +78,7 @@ class PlannedSettings:
 def open_settings(config: SweepConfig) -> Settings:
     """Those of the configured search, going on where an earlier process stopped."""
     if config.search.type == "optuna":
-        from polyray.sweep.optuna import OptunaSettings
+        from polyray.sweeps.optuna import OptunaSettings
 
         return OptunaSettings(config)
     return PlannedSettings(config)
@@ -87,7 +87,7 @@ def open_settings(config: SweepConfig) -> Settings:
 def search_note(config: SweepConfig, trials: Sequence[Trial]) -> SearchNote:
     """How the settings were chosen, for the page; `trials` are all of them in order of their numbers."""
     if config.search.type == "optuna":
-        from polyray.sweep.optuna import optuna_note
+        from polyray.sweeps.optuna import optuna_note
 
         return optuna_note(config, trials)
     drawn = [path for path, spec in config.parameters.items() if not spec.is_grid]

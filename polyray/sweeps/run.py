@@ -23,11 +23,11 @@ from polyray.runs.atomic import atomic_write_text
 from polyray.runs.jsonl import read_jsonl
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunDirectory, RunPaths
-from polyray.sweep.plan import TRIAL_CPUS, TrialPlan, at_once, largest_rank, parts_at_once, trial_dir
-from polyray.sweep.scheduler import scheduler_of
-from polyray.sweep.search import TrialSearcher, open_settings
-from polyray.sweep.table import TrialTable, in_words, reason_of
-from polyray.sweep.trial import STEP, TRIAL, SweepWork, run_trial
+from polyray.sweeps.plan import TRIAL_CPUS, TrialPlan, at_once, largest_rank, parts_at_once, trial_dir
+from polyray.sweeps.scheduler import scheduler_of
+from polyray.sweeps.search import TrialSearcher, open_settings
+from polyray.sweeps.table import TrialTable, in_words, reason_of
+from polyray.sweeps.trial import STEP, TRIAL, SweepWork, run_trial
 
 if TYPE_CHECKING:
     from polyray.launch.fleet import Fleet

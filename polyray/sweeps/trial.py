@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from polyray.config.sweep import SweepConfig
 from polyray.errors import LearnerError, Stopped, is_permanent
 from polyray.runs.atomic import atomic_write_text
-from polyray.sweep.plan import TrialPlan, at_once, trial_dir, trial_plan
+from polyray.sweeps.plan import TrialPlan, at_once, trial_dir, trial_plan
 
 if TYPE_CHECKING:
     from polyray.config.run import TrainConfig
