@@ -18,7 +18,7 @@ GUIDES = (
         f"docs/{name}.md"
         for name in (
             "algorithms", "architecture", "commands", "configuration", "evaluation", "glossary", "hyper-parameters",
-            "operations", "own-task", "rewards", "scaling", "serving", "sweeps", "troubleshooting",
+            "operations", "own-task", "python-api", "rewards", "scaling", "serving", "sweeps", "troubleshooting",
         )
     ),
 )  # fmt: skip
