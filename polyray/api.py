@@ -367,9 +367,9 @@ def _within(changes: Mapping[str, Any], key: str) -> dict[str, Any]:
 def _of_run(run: Run | StrPath | Mapping[str, Any]) -> Config:
     """Content of the evaluation of a run's adapter; a file or its content as it is."""
     directory = run.run_dir if isinstance(run, Run) else run
-    if isinstance(directory, Mapping) or Path(directory).is_file():
+    if isinstance(directory, Mapping) or Path(absolute(str(directory))).is_file():
         return directory
-    paths = RunPaths(Path(directory).absolute())
+    paths = RunPaths(Path(absolute(str(directory))))
     if not paths.config.is_file():
         raise ConfigError(f"{paths.root} holds no config.json; give the directory of a run of polyray.train")
     trained = json.loads(paths.config.read_text(encoding="utf-8"))

@@ -212,6 +212,14 @@ def test_evaluation_of_a_run_has_its_model_task_and_reward(configs: list[Any], t
     assert (second.name, second.evaluation.num_samples, second.reward.type) == ("strict", 8, "verifier")
 
 
+def test_evaluation_takes_a_file_of_the_command_line(configs: list[Any]) -> None:
+    path = "configs/evaluate/hidden_trap_grid.yaml"
+    polyray.evaluate(path, num_samples=32, adapters={"base": None}, compare_to="base")
+    expected = load_config(EvaluateConfig, path, ["evaluation.num_samples=32", "compare_to=base"])
+    assert configs[0].evaluation == expected.evaluation and configs[0].name == expected.name
+    assert configs[0].adapters["base"].adapter is None
+
+
 def test_evaluation_result_gives_plain_values(tmp_path: Path) -> None:
     directory = tmp_path / "evaluation"
     directory.mkdir()
