@@ -308,7 +308,7 @@ async def test_no_service_names_the_address_and_how_to_start_one() -> None:
     service = Service(*[httpx.ConnectError("refused")] * 9)
     scored = await client(service, max_attempts=2).score(ITEMS)
     message = str(scored.scores[0].error)
-    assert f"{URL} does not answer (ConnectError: refused)" in message and "jobs.serve" in message
+    assert f"{URL} does not answer (ConnectError: refused)" in message and "polyray serve" in message
 
 
 async def test_distances_and_identity() -> None:

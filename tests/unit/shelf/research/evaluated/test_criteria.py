@@ -97,11 +97,11 @@ def test_a_worse_model_has_no_success(tmp_path: Path) -> None:
 def test_what_is_not_there_is_not_measured_and_says_what_would_measure_it(tmp_path: Path) -> None:
     run = write_run(tmp_path / "eval", MODELS, baseline="old")
     found = of([run])
-    for criterion, option in (("rouge_l", "text_metrics: [reference]"), ("judge_win_rate", "jobs.judge")):
+    for criterion, option in (("rouge_l", "text_metrics: [reference]"), ("judge_win_rate", "polyray judge")):
         assert found[criterion]["status"] == "not_measured" and option in found[criterion]["measured_by"]
         assert found[criterion]["value"] is None and found[criterion]["sources"] == []
     [reward] = [entry for entry in criteria(read_inputs([run]))["criteria"] if entry["domain"] == "rewards"]
-    assert reward["status"] == "not_measured" and "jobs.evaluate reward" in reward["measured_by"]
+    assert reward["status"] == "not_measured" and "polyray evaluate reward" in reward["measured_by"]
     assert found["pass_at_k"]["measured_by"] is None
 
 
