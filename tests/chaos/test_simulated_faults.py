@@ -100,7 +100,10 @@ def is_gone(pid: int, within_s: float = 20.0) -> bool:
     return False
 
 
-@pytest.mark.parametrize(("number", "timeout_s"), [(signal.SIGKILL, 60.0), (signal.SIGSTOP, 10.0)])
+@pytest.mark.parametrize(
+    ("number", "timeout_s"),
+    [(signal.SIGKILL, 60.0), pytest.param(signal.SIGSTOP, 10.0, marks=pytest.mark.slow)],
+)
 def test_a_worker_that_is_killed_or_stopped_costs_nothing_but_time(
     number: signal.Signals,
     timeout_s: float,
@@ -240,6 +243,7 @@ class Unreliable(BaseHTTPRequestHandler):
         """Nothing on the test's output."""
 
 
+@pytest.mark.slow
 def test_a_reward_service_that_fails_for_twenty_seconds_is_waited_for(
     unreliable: ThreadingHTTPServer,
     chaos_config: Callable[..., TrainConfig],

@@ -152,6 +152,7 @@ async def test_a_reload_under_load_loses_nothing_and_changes_versions_once_per_r
         assert (seen[0], seen[-1]) == (versions[0], versions[1])
 
 
+@pytest.mark.slow
 def test_the_real_encoder_embeds_and_measures_diversity(service: RewardServiceAddress):
     texts = ["A dog slept in the sun.", "The market fell again.", "A dog slept in the sun."]
     with httpx.Client(base_url=service.url, headers=HEADERS, timeout=120) as http:
