@@ -18,7 +18,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
 from polyray.data.fields import RowFields
@@ -109,19 +108,6 @@ def click_log_odds(
     clicked = clicks + prior_click_rate * prior_impressions
     passed_by = impressions - clicks + (1.0 - prior_click_rate) * prior_impressions
     return math.log(clicked / passed_by)
-
-
-def same_image_pairs(packages: Sequence[HeadlinePackage]) -> list[tuple[HeadlinePackage, HeadlinePackage]]:
-    """All pairs within a test with the same image (or none) and different headlines, in the order of the file."""
-    tests: dict[str, list[HeadlinePackage]] = {}
-    for package in packages:
-        tests.setdefault(package.test_id, []).append(package)
-    return [
-        (a, b)
-        for shown in tests.values()
-        for a, b in combinations(shown, 2)
-        if a.image_id == b.image_id and a.headline != b.headline
-    ]
 
 
 def packages_by_test(packages: Sequence[HeadlinePackage]) -> dict[str, list[HeadlinePackage]]:

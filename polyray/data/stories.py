@@ -14,11 +14,10 @@ sentence1 to sentence5. Every broken row is a DataError that names file, line, v
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from polyray.data.fields import RowFields
 from polyray.data.json_lines import read_objects
@@ -115,42 +114,6 @@ def read_rocstories(path: Path) -> list[WritingPrompt]:
         )
         _check_new(place_of, prompts[-1].prompt_id, number, row)
     return prompts
-
-
-def read_hanna_ratings(path: Path) -> dict[str, dict[str, tuple[float, ...]]]:
-    """system -> criterion -> mean human rating per prompt, in the order of the prompts of the HANNA file.
-
-    Raises DataError where the file is no list of systems with six equally long lists of numbers each.
-    """
-    if not path.is_file():
-        raise DataError(
-            f"{path}: no such file; the ratings are in https://github.com/dig-team/hanna-benchmark-asg (MIT)"
-        )
-    try:
-        systems = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error}); get the file again") from None
-    if not isinstance(systems, list) or not all(isinstance(system, dict) for system in systems):
-        raise DataError(
-            f'{path}: not a list of objects; it looks like [{{"model": "Human", "relevance": [...]}}]'
-        )
-    return {
-        RowFields(system, f"{path}[{at}]").text("model"): _criteria(system, f"{path}[{at}]")
-        for at, system in enumerate(systems)
-    }
-
-
-def _criteria(system: dict[str, Any], where: str) -> dict[str, tuple[float, ...]]:
-    columns: dict[str, tuple[float, ...]] = {}
-    for name in HANNA_CRITERIA:
-        values = system.get(name)
-        if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
-            raise DataError(f"{where}: {name!r} is no list of numbers; give one mean rating per prompt")
-        columns[name] = tuple(float(value) for value in values)
-    lengths = {name: len(values) for name, values in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise DataError(f"{where}: criteria of different length, {lengths}; give one mean rating per prompt")
-    return columns
 
 
 def _prompt(row: RowFields, default_id: str) -> WritingPrompt:

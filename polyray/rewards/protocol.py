@@ -210,12 +210,6 @@ class ServiceInfo(BaseModel):
     models: list[ModelInfo]
 
 
-def answer_request(reward: Reward, request: ScoreRequest) -> ScoreResponse:
-    """Scores a request with `reward`."""
-    items = [item.as_item() for item in request.items]
-    return answer_scores(reward, request, items, reward.score(items))
-
-
 def answer_scores(
     reward: Reward, request: ScoreRequest, items: Sequence[ScoreItem], item_scores: Sequence[Score]
 ) -> ScoreResponse:

@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 
 from polyray.data.headlines import (
-    HeadlinePackage,
     click_log_odds,
     read_headline_tests,
-    same_image_pairs,
 )
 from polyray.errors import DataError
 from tests.data_sets import shared_data
@@ -75,21 +73,6 @@ def test_impossible_counts_are_refused(counts: tuple[int, int]) -> None:
         click_log_odds(*counts)
 
 
-def test_pairs_share_test_and_image_but_not_the_headline() -> None:
-    def package(test: str, headline: str, image: str) -> HeadlinePackage:
-        return HeadlinePackage(test, headline, 100, 1, image_id=image)
-
-    packages = [
-        package("t", "A", "i"),
-        package("t", "B", "i"),
-        package("t", "B", "j"),
-        package("u", "C", "i"),
-        package("t", "A", "i"),
-    ]
-    pairs = [(a.headline, b.headline) for a, b in same_image_pairs(packages)]
-    assert pairs == [("A", "B"), ("B", "A")]
-
-
 def test_the_archive() -> None:
     path = shared_data("social/upworthy_exploratory.jsonl.gz")
     everything = read_headline_tests(path, drop_faulty_weeks=False).packages
@@ -97,6 +80,5 @@ def test_the_archive() -> None:
     clean = read_headline_tests(path)
     assert len(clean.packages) + clean.num_dropped == 22666
     assert len({package.test_id for package in clean.packages}) == 3771
-    assert len(same_image_pairs(clean.packages)) == 17291
     rate = sum(p.clicks for p in clean.packages) / sum(p.impressions for p in clean.packages)
     assert rate == pytest.approx(0.0131, abs=5e-5)  # PRIOR_CLICK_RATE

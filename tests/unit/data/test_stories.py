@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from polyray.data.stories import HANNA_CRITERIA, read_hanna_ratings, read_writing_prompts
+from polyray.data.stories import read_writing_prompts
 from polyray.errors import DataError
 from tests.data_sets import shared_data
 
@@ -66,26 +66,10 @@ def test_a_broken_row_is_named(tmp_path: Path, row: dict, message: str) -> None:
         read_writing_prompts(write(tmp_path / "p.jsonl", {"prompt": "first"}, row))
 
 
-def test_ratings_of_different_length_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "r.json"
-    system = {"model": "Human", **{name: [1.0, 2.0] for name in HANNA_CRITERIA}}
-    path.write_text(json.dumps([system]))
-    assert read_hanna_ratings(path)["Human"]["empathy"] == (1.0, 2.0)
-    path.write_text(json.dumps([{**system, "empathy": [1.0]}]))
-    with pytest.raises(DataError, match="criteria of different length"):
-        read_hanna_ratings(path)
-
-
 def test_hanna() -> None:
     prompts = read_writing_prompts(shared_data("creative/writingprompts_hanna.jsonl.gz"))
     assert len(prompts) == 96
     assert all(len(prompt.stories) == 7 and len(prompt.human_stories) == 1 for prompt in prompts)
-    ratings = read_hanna_ratings(shared_data("creative/hanna_human_ratings.json"))
-    assert len(ratings) == 11
-    for at, prompt in enumerate(prompts):  # two files of one source: they must agree
-        (human,) = [story for story in prompt.stories if story.is_human]
-        for criterion in HANNA_CRITERIA:
-            assert ratings["Human"][criterion][at] == pytest.approx(human.ratings[criterion])
 
 
 @pytest.mark.parametrize(("name", "expected"), [("curated", 100), ("wildchat-1k", 1000)])

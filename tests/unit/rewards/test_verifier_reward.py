@@ -12,7 +12,7 @@ from polyray.config.reward import DiversitySpec
 from polyray.errors import RewardError
 from polyray.rewards.base import GroupScores, Score, ScoreItem, checked_score
 from polyray.rewards.groups import GroupToScore, checked_group_scores, score_groups
-from polyray.rewards.protocol import DEFAULT_GROUP, ScoreRequest, WireItem, answer_request
+from polyray.rewards.protocol import DEFAULT_GROUP, ScoreRequest, WireItem, answer_scores
 from polyray.rewards.verifier import VerifierReward
 from polyray.types import WRONG_CLASS, Prompt
 
@@ -130,7 +130,9 @@ def test_items_on_the_wire_get_classes_of_the_group_they_name():
             item("xyzzy", "x", group="g"),  # another prompt under the same name: a group of its own
         )
     )
-    classes = [score.class_id for score in answer_request(VerifierReward(RankTask()), request).scores]
+    reward, items = VerifierReward(RankTask()), [asked.as_item() for asked in request.items]
+    answer = answer_scores(reward, request, items, reward.score(items))
+    classes = [score.class_id for score in answer.scores]
     assert classes == [1, 0, len("ab"), 0]
 
 
