@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -65,6 +66,8 @@ def ray_session(spec: RaySpec, environment: Mapping[str, str] | None = None) -> 
         yield f"http://{context.dashboard_url}" if context.dashboard_url else "off (ray.dashboard=false)"
     finally:
         ray.shutdown()
+        if "ray.serve.context" in sys.modules:  # else the next session would ask the controller of this one
+            sys.modules["ray.serve.context"]._set_global_client(None)
 
 
 def _connect(spec: RaySpec, address: str | None, runtime_env: dict[str, Any]) -> Any:

@@ -134,3 +134,19 @@ def test_ray_hides_gpus_from_a_worker_that_asked_for_none(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     set_visible_accelerator_ids()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
+
+
+def test_ray_session_forgets_the_serve_client_of_its_cluster(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from ray.serve import context
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    monkeypatch.setattr(
+        "polyray.orchestrator.resources._connect", lambda *_: SimpleNamespace(dashboard_url="")
+    )
+    monkeypatch.setattr(context, "_global_client", object())
+    with ray_session(RaySpec(), tmp_path):
+        assert context._global_client is not None
+    assert context._global_client is None
