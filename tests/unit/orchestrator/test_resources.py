@@ -137,7 +137,7 @@ def test_ray_hides_gpus_from_a_worker_that_asked_for_none(
 
 
 def test_ray_session_forgets_the_serve_client_of_its_cluster(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from ray.serve import context
 
@@ -147,6 +147,6 @@ def test_ray_session_forgets_the_serve_client_of_its_cluster(
         "polyray.orchestrator.resources._connect", lambda *_: SimpleNamespace(dashboard_url="")
     )
     monkeypatch.setattr(context, "_global_client", object())
-    with ray_session(RaySpec(), tmp_path):
+    with ray_session(RaySpec()):
         assert context._global_client is not None
     assert context._global_client is None
