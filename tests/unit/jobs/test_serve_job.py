@@ -10,10 +10,10 @@ import pytest
 
 from polyray.cli.serve import main
 from polyray.cli.serve_reward import _announcement
-from polyray.config.paths import REPOSITORY_ROOT
+from polyray.config.paths import SHIPPED_ROOT
 from polyray.errors import MissingFile
 
-CONFIG = str(REPOSITORY_ROOT / "configs/serve/reward.yaml")
+CONFIG = str(SHIPPED_ROOT / "configs/serve/reward.yaml")
 
 
 def test_check_prints_the_resolved_configuration(capsys: pytest.CaptureFixture[str]):
@@ -42,7 +42,7 @@ from jobs.serve import main
 main([{CONFIG!r}, "--check"])
 sys.exit(bool({{"ray", "torch", "fastapi", "transformers"}} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY_ROOT, capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=SHIPPED_ROOT, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 
