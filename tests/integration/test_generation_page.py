@@ -139,6 +139,7 @@ def opened(tab: Any, url: str) -> GenerationPage:
 def test_generate_pick_reload_and_the_pick_is_there(page: GenerationPage, service: Service):
     page.generate(service.prompt, k=8, seed=5, **SHORT)
     texts = page.cards()
+    wait_for(service.newest)
     newest = service.newest()[0]["answer"]
     assert texts == [candidate["text"] for candidate in newest["candidates"]]
     assert page.tags("number") == [str(number + 1) for number in range(len(texts))]
