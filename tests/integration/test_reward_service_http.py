@@ -166,6 +166,13 @@ def test_the_real_encoder_embeds_and_measures_diversity(service: RewardServiceAd
         assert answer["groups"]["g"]["mean"] == pytest.approx(distances.sum() / 6)
 
 
+def scored_requests(text: str) -> float:
+    """Requests that the service of this module has scored; other services export theirs beside it."""
+    requests = re.findall(r"^ray_polyray_reward_requests\S*\{(.*)\} (\S+)$", text, re.MULTILINE)
+    own = ('route="/v1/score"', 'status="200"', 'model="echo"', 'application="echo-test-reward"')
+    return sum(float(value) for labels, value in requests if all(label in labels for label in own))
+
+
 def test_metrics_reach_rays_endpoint(service: RewardServiceAddress):
     (node, *_) = ray.nodes()
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
@@ -179,21 +186,14 @@ def test_metrics_reach_rays_endpoint(service: RewardServiceAddress):
     )
     deadline, text = time.monotonic() + 60, ""
     with httpx.Client(timeout=10, headers=HEADERS) as http:
-        while time.monotonic() < deadline and not all(f"ray_polyray_reward_{name}" in text for name in names):
+        while time.monotonic() < deadline and scored_requests(text) < 120:
             http.post(
                 f"{service.url}/v1/score", json={"items": [{"prompt": PROMPT, "completion": "metrics"}]}
             )
             time.sleep(1.0)
             with contextlib.suppress(httpx.HTTPError):
                 text = http.get(url).text
-    requests = re.findall(r"^ray_polyray_reward_requests\S*\{(.*)\} (\S+)$", text, re.MULTILINE)
-    scored = [
-        float(value)
-        for labels, value in requests
-        if 'route="/v1/score"' in labels and 'status="200"' in labels and 'model="echo"' in labels
-        and 'application="echo-test-reward"' in labels
-    ]  # fmt: skip
-    assert scored and sum(scored) >= 120
+    assert scored_requests(text) >= 120
     for name in names:
         assert f"ray_polyray_reward_{name}" in text, name
 
