@@ -60,7 +60,7 @@ def package_of(module: str) -> str:
 
 
 def has_cycle(graph: Graph) -> bool:
-    """Whether a file imports itself in a circle."""
+    """Whether the graph has a cycle."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError:

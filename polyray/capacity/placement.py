@@ -48,7 +48,7 @@ Parts = dict[str, int]
 
 
 def training_estimate(config: TrainConfig) -> dict[str, Any] | None:
-    """Of polyray train; None where no GPU is asked for."""
+    """GPU memory of a training run; None without GPUs."""
     learner = config.learner if config.learner.use_gpu else None
     rollout = config.rollout if config.rollout.gpus_per_worker else None
     if learner is None and rollout is None:
@@ -74,7 +74,7 @@ def training_estimate(config: TrainConfig) -> dict[str, Any] | None:
 
 
 def supervised_estimate(config: SftConfig) -> dict[str, Any] | None:
-    """Of polyray sft without samples; None where no GPU is asked for."""
+    """GPU memory of SFT without samples; None without GPUs."""
     if not config.learner.use_gpu:
         return None
     shape = shape_of(config.model)
@@ -88,7 +88,7 @@ def supervised_estimate(config: SftConfig) -> dict[str, Any] | None:
 
 
 def evaluation_estimate(config: EvaluateConfig) -> dict[str, Any] | None:
-    """Of polyray evaluate; None where no GPU is asked for."""
+    """GPU memory of an evaluation; None without GPUs."""
     if not config.rollout.gpus_per_worker:
         return None
     shape = shape_of(config.model)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from polyray.shelf.preferences.curation.pipeline import CountTokens, Curated, Encode, Tools
 
 RESUMABLE_KEYS = ("runs_dir", "ray.*", "review")
-"""What may differ when a curation is started again: decisions are inputs, like the data."""
+"""Keys that may differ on resume. Decisions are inputs, like the data."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -183,7 +183,7 @@ def summary(curated: Curated) -> str:
 
 
 def show(directory: RunDirectory, display: ProgressDisplay) -> None:
-    """Where the files of a finished curation lie."""
+    """Print the files of a finished curation."""
     root = directory.paths.root
     display.note(
         f"data      {root / 'data'}\nreview    {root / 'review.csv'}\nreport    {directory.paths.report}"

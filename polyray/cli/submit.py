@@ -115,7 +115,7 @@ def _refuse_without_effect(args: Namespace, options: Sequence[str]) -> None:
 
 
 def _submission(args: Namespace, options: Sequence[str]) -> Submission:
-    """What would be sent; ConfigError for a mistake in it. The job's own --check sees the configuration first."""
+    """The job to send, after its own --check. Raises ConfigError for a mistake in it."""
     from polyray.config.paths import paths_as_written
     from polyray.submission.job import Submission, refuse_secrets
     from polyray.submission.paths import (
@@ -148,7 +148,7 @@ def _submission(args: Namespace, options: Sequence[str]) -> Submission:
 
 
 def _config_of(printed: str) -> dict[str, Any]:
-    """Of the run, from what --check printed; empty where that is something else."""
+    """Part of the run's configuration that --check printed; empty without one."""
     try:
         checked: Any = json.loads(printed)
         return dict(checked["config"])

@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_inputs(config: TrainRewardConfig) -> None:
-    """What can be wrong with data and encoder, before a run directory or Ray: ConfigError or DataError."""
+    """Check data and encoder before anything starts. Raises ConfigError and DataError."""
     from polyray.models.embedder import encoder_directory
     from polyray.shelf.preferences.reward_model.data import load_training_data
 
@@ -117,7 +117,7 @@ def train_reward(config: TrainRewardConfig, directory: RunDirectory, display: Pr
 
 
 def derived_sizes(config: TrainRewardConfig) -> dict[str, Any]:
-    """What `--check` prints: the data is read, divided and paired."""
+    """Sizes for `--check`; reads, divides and pairs the data."""
     from polyray.shelf.preferences.reward_model.data import load_training_data, num_steps_of
 
     data = load_training_data(config)

@@ -259,7 +259,7 @@ class JudgeConfig(RunBase):
 
 
 ANSWERS_FILE = "answers.jsonl"
-"""Where a judge keeps what was answered and paid."""
+"""File of a judge's paid answers."""
 
 RESUMABLE_KEYS = (
     "runs_dir",
@@ -275,4 +275,4 @@ RESUMABLE_KEYS = (
     "judge.max_unjudged_share",
     "judge.budget.*",
 )
-"""What may differ when a run is started again: nothing that an answer or a price depends on."""
+"""Keys that may differ on resume: no answer and no price depends on them."""

@@ -19,6 +19,9 @@ from polyray.errors import ConfigError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
+LISTED_FILES = 3
+"""Files named beside one that is missing."""
+
 
 def load_config(model: type[ModelT], path: str | Path, overrides: Sequence[str] = ()) -> ModelT:
     """Reads `path`, applies the overrides in order, validates.
@@ -74,8 +77,9 @@ def _merged(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
 def _read_yaml(name: str | Path) -> dict[str, Any]:
     path = Path(absolute(str(name)))
     if not path.is_file():
-        near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        hint = f"; there are {', '.join(near)}" if near else ""
+        there = sorted(file.name for file in path.parent.glob("*.yaml"))
+        near = difflib.get_close_matches(path.name, there, n=LISTED_FILES, cutoff=0.4) or there[:LISTED_FILES]
+        hint = f"; near it: {', '.join(str(Path(name).with_name(file)) for file in near)}" if near else ""
         raise ConfigError(f"no configuration file at {name}{hint}")
     try:
         values = read_plain(path.read_text(encoding="utf-8"))
@@ -125,7 +129,9 @@ def _explain(item: Any, model: type[BaseModel]) -> str:
     if item["type"] == "extra_forbidden":
         known = [name for candidate in _follow(model, location[:-1])[1] for name in candidate.model_fields]
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        section = key.rpartition(".")[0]
+        right = ".".join([*filter(None, [section]), *near])
+        hint = f"did you mean {right!r}?" if near else f"known here: {', '.join(known)}"
         return f"unknown key {key!r}; {hint}"
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "missing":

@@ -82,7 +82,7 @@ def account(
 def training_account(
     config: TrainConfig, held: Held | None = None, energy: EnergyMeter | None = None
 ) -> CostMeter:
-    """Of a run of polyray train; `held` where it shares engines. What is sampled, the coordinator knows."""
+    """Account of a training run; `held` for one that shares engines. The coordinator counts samples."""
     sources = Sources(
         tokens=TokensOfLog(RunPaths(config.run_dir).metrics, trained="tokens_generated"),
         judge=spend_of(_judges_that_reward(config.reward, config.second_opinion)),
@@ -91,7 +91,7 @@ def training_account(
 
 
 def supervised_account(config: SftConfig, held: Held | None = None, phase: str = START) -> CostMeter:
-    """Of a run of polyray sft; `held` where engines wait beside it."""
+    """Account of an SFT run; `held` for one with engines that wait beside it."""
     paths = RunPaths(config.run_dir)
     trained = TokensOfLog(paths.metrics, trained="tokens")
     of_rounds = TokensOfLog(paths.dynamics, generated="tokens_generated")
@@ -100,7 +100,7 @@ def supervised_account(config: SftConfig, held: Held | None = None, phase: str =
 
 
 def evaluation_account(config: EvaluateConfig, held: Held | None = None, phase: str = START) -> CostMeter:
-    """Of a run of polyray evaluate, with its judges; `held` where it shares engines."""
+    """Account of an evaluation with its judges; `held` for one that shares engines."""
     from polyray.evaluation.passes import CHECKER_CACHE
 
     paths = RunPaths(config.run_dir)
@@ -118,7 +118,7 @@ def evaluation_account(config: EvaluateConfig, held: Held | None = None, phase: 
 
 
 def judge_account(config: JudgeConfig) -> CostMeter:
-    """Of a run of polyray judge."""
+    """Account of a judge run."""
 
     folder = RunPaths(config.run_dir).judge if config.cache_dir is None else Path(config.cache_dir)
     answers = [Answers(folder / ANSWERS_FILE, config.judge, config.name)]

@@ -40,7 +40,7 @@ def run_evaluate(config: EvaluateConfig) -> None:
 
 
 def resumable_keys() -> tuple[str, ...]:
-    """What may differ when an evaluation is started again: with a larger budget a stopped judge goes on."""
+    """Keys that may differ on resume. A larger budget lets a stopped judge continue."""
     from polyray.config.judge import RESUMABLE_KEYS as JUDGE_KEYS
     from polyray.runs.run_directory import RESUMABLE_KEYS
 

@@ -27,7 +27,7 @@ ConfigT = TypeVar("ConfigT", TrainConfig, SftConfig)
 
 @dataclass(frozen=True, slots=True)
 class EnginePlan:
-    """What rollout workers are built from."""
+    """Settings that rollout workers are built from."""
 
     dtype: str
     sync: DeliveryChoice | None

@@ -102,7 +102,7 @@ def supervise(plan: RunPlan[SftConfig], directory: RunDirectory, display: Progre
 
 
 def derived_sizes(config: SftConfig) -> dict[str, Any]:
-    """What `--check` prints: the data's rows are read and checked, not encoded."""
+    """Sizes for `--check`; reads and checks the rows without encoding them."""
     rows_per_step, steps = config.demonstrations_per_step, config.learner.steps
     sizes: dict[str, Any] = {}
     if isinstance(config.data, JsonlDataSpec):

@@ -91,7 +91,7 @@ def train(
 
 
 def _summary(config: TrainConfig, directory: RunDirectory) -> dict[str, Any]:
-    """What DONE says: where the adapter lies, how many steps it took and why no more, which version was the best."""
+    """Content of DONE: the adapter, the steps and why they ended, the best version."""
     from polyray.learner.validation_record import ValidationRecord
     from polyray.runs.jsonl import read_jsonl
 
@@ -112,7 +112,7 @@ def _summary(config: TrainConfig, directory: RunDirectory) -> dict[str, Any]:
 
 
 def _show_outcome(directory: RunDirectory, display: ProgressDisplay) -> None:
-    """Where a finished run's files lie, and what its validation found."""
+    """Print the files of a finished run and the result of its validation."""
     paths, summary = directory.paths, directory.summary()
     if "ended" in summary:
         display.note(f"ended     after {summary['steps']} steps, {summary['ended']}")

@@ -46,7 +46,7 @@ def _no_conflict(spec: Any, other: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RewardType:
-    """What a `type` of reward can do; `spec` is its own part of the configuration."""
+    """Functions of one `type` of reward; `spec` is its part of the configuration."""
 
     build: Callable[[Any, RewardPlan, str], Reward]
     """(spec, plan around it, device) -> the reward."""

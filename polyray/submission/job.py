@@ -1,4 +1,4 @@
-"""What polyray submit sends to a cluster, and what it refuses to send (not a job itself)."""
+"""Jobs for a cluster: their content, and the paths that cannot be sent."""
 
 from __future__ import annotations
 

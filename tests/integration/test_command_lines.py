@@ -49,7 +49,7 @@ def start(tmp_path: Path, values: dict[str, Any]) -> None:
     [
         ({"rollout__group_size": 3, "algorithm": {"type": "polychromic", "objective": "cluster",
           "diversity_weight": 1.0, "set_size": 3}}, "group_size >= set_size [+] 1 = 4, but it is 3"),
-        ({"learner__stepz": 3}, "unknown key 'learner.stepz'; did you mean 'steps'"),
+        ({"learner__stepz": 3}, "unknown key 'learner.stepz'; did you mean 'learner.steps'"),
         ({"model__path": "/nowhere/model"}, "/nowhere/model"),
         ({"model__path": "tests"}, "/tests' is no model: config.json is missing"),
         ({"model__warm_start": "tests"}, "/tests is no adapter: adapter_config.json is missing"),

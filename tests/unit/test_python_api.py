@@ -239,7 +239,7 @@ def test_evaluation_result_gives_plain_values(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"stepz": 3}, "unknown key 'stepz'"),
-        ({"rollout": {"group_sise": 8}}, "did you mean 'group_size'"),
+        ({"rollout": {"group_sise": 8}}, "did you mean 'rollout.group_size'"),
         ({"steps": 0}, "learner.steps=0"),
         ({"prompts": {"prompt": "1+1="}}, "prompts is a dict; give a path, or dicts"),
         ({"prompts": ["1+1="]}, r"prompts\[0\] is a str"),

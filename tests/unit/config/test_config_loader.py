@@ -43,9 +43,9 @@ def test_an_override_reads_lists_and_null(train_file: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("learner.stepz=3", "unknown key 'learner.stepz'; did you mean 'steps'?"),
-        ("task.trap_probabilty=0.1", "did you mean 'trap_probability'?"),
-        ("algorithm.clip_lo=0.1", "did you mean 'clip_low'?"),
+        ("learner.stepz=3", "unknown key 'learner.stepz'; did you mean 'learner.steps'?"),
+        ("task.trap_probabilty=0.1", "did you mean 'task.trap_probability'?"),
+        ("algorithm.clip_lo=0.1", "did you mean 'algorithm.clip_low'?"),
         ("qqqqqqqq=1", "known here: name, runs_dir, seed"),
         ("learner.steps=0", "learner.steps=0: Input should be greater than or equal to 1"),
         ("rollout.group_size=1", "rollout.group_size=1: a baseline within the group needs at least 2"),
@@ -71,7 +71,7 @@ def test_every_mistake_of_a_file_is_named_at_once() -> None:
 
 
 def test_a_missing_file_names_those_that_are_there(train_file: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no configuration file at .*other\.yaml; there are .*train\.yaml"):
+    with pytest.raises(ConfigError, match=r"no configuration file at .*other\.yaml; near it: .*train\.yaml"):
         load_config(TrainConfig, train_file.with_name("other.yaml"))
 
 

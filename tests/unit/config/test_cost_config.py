@@ -59,7 +59,7 @@ def test_a_table_on_the_command_line() -> None:
         ({"core_hour": -0.1}, r"prices\.core_hour=-0\.1: .*greater than or equal to 0"),
         ({"gpu_hour": float("nan")}, r"prices\.gpu_hour=nan: .*finite|prices\.gpu_hour=nan: .*greater"),
         ({"core_hour": 1, "currency": "euro"}, r"prices\.currency='euro': "),
-        ({"core_hours": 1}, r"unknown key 'prices\.core_hours'; did you mean 'core_hour'"),
+        ({"core_hours": 1}, r"unknown key 'prices\.core_hours'; did you mean 'prices\.core_hour'"),
     ],
 )
 def test_a_price_that_is_none_is_refused(prices: dict[str, Any], message: str) -> None:

@@ -88,7 +88,7 @@ def test_resolved_configuration_holds_the_block_and_builds_the_same() -> None:
         ("algorithm=gspo", "'gspo'; did you mean @gspo?"),
         ("algorithm=@", "'@'; polyray train --list-algorithms lists all"),
         ("algorithm={preset: polychromic}", "'polychromic'; did you mean @polychromic?"),
-        ("algorithm.set_sise=3", "unknown key 'algorithm.set_sise'; did you mean 'set_size'?"),
+        ("algorithm.set_sise=3", "unknown key 'algorithm.set_sise'; did you mean 'algorithm.set_size'?"),
         ("model=@gspo", "model='@gspo'"),
     ],
 )

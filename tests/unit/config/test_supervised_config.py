@@ -37,7 +37,7 @@ def test_defaults_are_the_task_and_cross_entropy() -> None:
             "training sees all its demonstrations",
         ),
         ({"objective": {"type": "gem", "beta": 0}}, r"objective\.beta=0"),
-        ({"objective": {"type": "gem", "betta": 1}}, "did you mean 'beta'"),
+        ({"objective": {"type": "gem", "betta": 1}}, "did you mean 'objective.beta'"),
     ],
 )
 def test_what_does_not_fit_is_refused(values: dict[str, Any], message: str) -> None:

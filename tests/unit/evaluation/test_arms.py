@@ -169,4 +169,6 @@ def test_reward_name_ignores_how_a_reward_is_run(reward: dict[str, Any], same: b
 def test_a_misspelt_key_of_an_arm_is_one_line_that_names_it() -> None:
     with pytest.raises(ConfigError) as caught:
         build_config(EvaluateConfig, {"name": "e", "adapters": {"few": {"promt": "x"}}}, source="e.yaml")
-    assert str(caught.value) == "e.yaml: unknown key 'adapters.few.promt'; did you mean 'prompt'?"
+    assert (
+        str(caught.value) == "e.yaml: unknown key 'adapters.few.promt'; did you mean 'adapters.few.prompt'?"
+    )

@@ -217,7 +217,7 @@ def test_a_wrong_path_leaves_the_name_free(tmp_path: Path) -> None:
         (["selection"], "unknown subcommand 'selection'; known: data"),
         (["data"], "CONFIG is missing"),
         (["data", "configs/curate/export.yaml", "filter.min_words=3"], "did you mean 'filters'"),
-        (["data", "configs/curate/export.yaml", "source.colums={}"], "did you mean 'columns'"),
+        (["data", "configs/curate/export.yaml", "source.colums={}"], "did you mean 'source.columns'"),
         (["data", "configs/curate/export.yaml", "source.type=csv"], "source"),
     ],
 )

@@ -68,7 +68,7 @@ def test_the_line_by_hand_sends_the_same() -> None:
     [
         ([], "JOB is missing"),
         (["trian", CONFIG], "unknown job 'trian'"),
-        (["train", CONFIG, "learner.stepz=3"], "did you mean 'steps'"),
+        (["train", CONFIG, "learner.stepz=3"], "did you mean 'learner.steps'"),
         (["train", CONFIG, "--env", "A"], "--env 'A' has no value"),
         (["train", CONFIG, "--env", "HF_TOKEN=abc"], "--env HF_TOKEN=... would be shown on the dashboard"),
         (["--stop", "a", "train"], "--stop stands alone"),

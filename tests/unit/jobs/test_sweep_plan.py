@@ -76,7 +76,7 @@ def test_draws_are_within_their_limits_and_come_again_from_the_same_seed() -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"parameters": {"algorithm.diversity_wieght": {"grid": [1.0]}}}, "did you mean 'diversity_weight'"),
+        ({"parameters": {"algorithm.diversity_wieght": {"grid": [1.0]}}}, "mean 'algorithm.diversity_weight'"),
         ({"parameters": {WEIGHT: {"grid": []}}}, "grid is empty"),
         ({"parameters": {WEIGHT: {"grid": [1.0], "choice": [2.0]}}}, r"\['choice', 'grid'\] given"),
         ({"parameters": {WEIGHT: {"loguniform": [0.0, 1.0]}}}, "low > 0 for loguniform"),
@@ -116,7 +116,7 @@ PAIR = [{"metric": "pass_at_1"}, {"metric": "diversity"}]
         ({"search": OPTUNA, "parameters": {WEIGHT: {"uniform": [-1.0, 1.0]}}}, r"diversity_weight=-1.0\)"),
         ({"search": OPTUNA, "parameters": {WEIGHT: {"choice": [0.0, 0.5, -2.0]}}}, r"diversity_weight=-2.0\)"),
         ({"search": OPTUNA, "parameters": {"learner.steps": {"uniform": [2, 8]}}}, r"learner.steps=5.708204\)"),
-        ({"search": OPTUNA, "parameters": {"learner.step": {"uniform": [2, 8]}}}, r"did you mean 'steps'"),
+        ({"search": OPTUNA, "parameters": {"learner.step": {"uniform": [2, 8]}}}, r"did you mean 'learner.steps'"),
         ({"search": OPTUNA, "parameters": {"rollout.max_completion_tokens": {"choice": [8, 10]}}}, r"mode=per_trial"),
     ],
 )  # fmt: skip
