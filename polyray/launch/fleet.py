@@ -26,7 +26,7 @@ from polyray.evaluation.sampling import Sample
 from polyray.launch.plan import RunPlan, held_as, resolve_base, resolve_training
 from polyray.models.adapter import AdapterShape
 from polyray.models.adapter_files import read_adapter
-from polyray.models.base_files import base_fingerprint, resolve_dtype, resolve_model_dir
+from polyray.models.base_files import base_fingerprint, resolve_model_dir
 from polyray.orchestrator.resources import check_placement, ray_session
 from polyray.orchestrator.reward_client import build_remote
 from polyray.orchestrator.rollout_actor import EngineSettings
@@ -41,7 +41,7 @@ from polyray.runs.run_directory import RunDirectory
 from polyray.serving.auth import token_from_environment
 from polyray.serving.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
 from polyray.types import Group, GroupRequest
-from polyray.weight_sync.mode import DeliveryChoice, Mode, choose_mode, settled_mode
+from polyray.weight_sync.mode import DeliveryChoice, choose_mode, settled_mode
 from polyray.weight_sync.proof import check_delivery
 
 
@@ -160,7 +160,7 @@ def open_sampler(config: EvaluateConfig) -> Iterator[Sample]:
     check_engines(rollout)
     check_placement([engines(rollout)], "rollout.num_workers, cpus_per_worker or gpus_per_worker")
     pool = RolloutPool(config.name, rollout)
-    pool.build(_settings(config, model_dir, max(ranks)))
+    pool.build(_evaluation_settings(config, max(ranks)))
     try:
         yield pool_sampler(config, pool)
     finally:
@@ -203,20 +203,13 @@ def _build(
     return choice
 
 
-def _between_models(config: EvaluateConfig, model_dir: Path) -> Mode:
-    """An evaluation delivers while nothing runs: merged wherever that can be and is exact."""
-    dtype = resolve_dtype(config.model, use_gpu=config.rollout.gpus_per_worker > 0)
+def _evaluation_settings(config: EvaluateConfig, lora_rank: int) -> EngineSettings:
+    """Engines of an evaluation: nothing runs during a weight sync, so it is merged wherever that is exact."""
+    model_dir, _ = resolve_base(config.model)
+    dtype = held_as(config.model, model_dir, config.rollout.gpus_per_worker > 0)
     settled = settled_mode(config.delivery, config.rollout, config.model.lora, model_dir, dtype)
-    return "merged" if settled is None else settled.mode
-
-
-def _settings(config: EvaluateConfig, model_dir: Path, lora_rank: int) -> EngineSettings:
-    mode = _between_models(config, model_dir)
-    base, _ = resolve_base(config.model)
-    dtype = held_as(config.model, base, config.rollout.gpus_per_worker > 0)
-    return EngineSettings(
-        str(base.resolve()), dtype, config.rollout, lora_rank if mode == "adapter" else None
-    )
+    rank = lora_rank if settled is not None and settled.mode == "adapter" else None
+    return EngineSettings(str(model_dir.resolve()), dtype, config.rollout, rank)
 
 
 def check_engines(rollout: RolloutSpec) -> None:
