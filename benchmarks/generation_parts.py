@@ -8,12 +8,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+
 from benchmarks.generation_load import NUMBER_DIGITS, GenerationCaller, PlainConnection, Prompts
 from benchmarks.measure import Measure
 from benchmarks.models import model_directory
 from polyray.config.generation import AdapterSpec, GenerationEngineSpec, GenerationServeConfig
 from polyray.config.loader import build_config
 from polyray.config.model import LoraSpec, ModelSpec
+from polyray.models.adapter import AdapterShape
+from polyray.weight_sync.merge import PEFT_PREFIX, base_weight_files
 
 if TYPE_CHECKING:
     from polyray.runs.progress import ProgressDisplay
@@ -72,14 +78,13 @@ def prepare(scratch: Path) -> tuple[GenerationServeConfig, Path, Path]:
     from polyray.models.adapter_files import write_adapter
     from polyray.models.base_files import base_fingerprint
     from polyray.rollout.adapter_files import peft_config
-    from polyray.rollout.vllm_measure import random_payload
 
     model_dir = model_directory("random", scratch / "model")
-    payload = random_payload(model_dir, LoraSpec(rank=RANK))
-    assert payload.shape is not None
+    lora = LoraSpec(rank=RANK)
+    shape = AdapterShape(lora.rank, lora.alpha, tuple(sorted(lora.target_modules)))
     adapter_dir = scratch / ADAPTER
     manifest = {"base_sha256": base_fingerprint(model_dir)}
-    write_adapter(payload.tensors, peft_config(payload.shape), adapter_dir, manifest)
+    write_adapter(random_factors(model_dir, lora), peft_config(shape), adapter_dir, manifest)
     values = {
         "name": "generation-benchmark",
         "model": ModelSpec(path=str(model_dir), dtype="float32"),
@@ -96,6 +101,21 @@ def prepare(scratch: Path) -> tuple[GenerationServeConfig, Path, Path]:
         "ray": {"num_cpus": 6, "dashboard": False},
     }
     return build_config(GenerationServeConfig, values), model_dir, adapter_dir
+
+
+def random_factors(model_dir: Path, lora: LoraSpec) -> bytes:
+    """Safetensors of small random LoRA factors for every target module of a base."""
+    draw = torch.Generator().manual_seed(0)
+    factors: dict[str, torch.Tensor] = {}
+    for name, file in sorted(base_weight_files(model_dir).items()):
+        stem = name.removesuffix(".weight")
+        if stem != name and stem.rpartition(".")[2] in lora.target_modules:
+            with safe_open(str(file), framework="pt") as tensors:
+                rows, columns = tensors.get_slice(name).get_shape()
+            for factor, size in (("A", (lora.rank, columns)), ("B", (rows, lora.rank))):
+                values = torch.randn(*size, generator=draw) / size[1 if factor == "A" else 0]
+                factors[f"{PEFT_PREFIX}{stem}.lora_{factor}.weight"] = values
+    return save(factors)
 
 
 async def throughput(url: str, bare: Any, rounds: int, display: ProgressDisplay) -> list[Measure]:

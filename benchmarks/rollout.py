@@ -70,7 +70,7 @@ def rollout_measures(
     rollout = config.rollout.model_copy(update={"num_workers": 1})
     pool = RolloutPool("benchmark-throughput", rollout)
     plan = resolve_training(config.model_copy(update={"rollout": rollout}))
-    pool.build(plan.engine_settings("merged"))
+    pool.build(plan.engine_settings())
     bare: Any = (
         ray.remote(BareEngine)
         .options(

@@ -35,8 +35,8 @@ class DeliverySpec(StrictModel):
     mode: Literal["auto", "adapter", "merged"] = Field(
         default="auto",
         description="merged: the engine's weights are replaced, once the groups in flight are done; adapter: the "
-        "engine holds several versions side by side, and never waits; auto: whichever the base allows, and where "
-        "it allows both the faster one, measured once per run and kept in its delivery.json",
+        "engine holds several versions side by side, and never waits; auto: merged for "
+        "float32 on a CPU, adapter on a GPU and for 16-bit and quantised bases",
     )
     tolerance: float | None = Field(
         default=None,

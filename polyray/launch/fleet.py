@@ -41,7 +41,7 @@ from polyray.runs.run_directory import RunDirectory
 from polyray.serving.auth import token_from_environment
 from polyray.serving.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
 from polyray.types import Group, GroupRequest
-from polyray.weight_sync.mode import DeliveryChoice, choose_mode, settled_mode
+from polyray.weight_sync.mode import choose_mode
 from polyray.weight_sync.proof import check_delivery
 
 
@@ -53,8 +53,6 @@ class Fleet:
     reward: RewardServiceAddress
     remote: RewardPlan | None = None
     """Set where the reward is a service elsewhere, and no replica of ours runs."""
-    delivery: DeliveryChoice | None = None
-    """What the engines are built for."""
 
 
 @contextmanager
@@ -90,11 +88,11 @@ def open_fleet(
     pool = RolloutPool(owner, config.rollout)
     try:
         if isinstance(plan, RunPlan):
-            choice = _build(pool, plan)
+            pool.build(plan.engine_settings())
         with open_reward(owner, reward) as address:
             if not isinstance(plan, RunPlan):
-                choice = _build(pool, plan())
-            yield Fleet(pool, address, reward if reward.is_remote else None, choice)
+                pool.build(plan().engine_settings())
+            yield Fleet(pool, address, reward if reward.is_remote else None)
     finally:
         pool.shutdown()
 
@@ -115,9 +113,9 @@ def open_shared_fleet(plan: RunPlan[TrainConfig], owner: str, lora_rank: int, ru
     reward = _planned_reward(plan.config, plan)
     pool = SharedPool(owner, rollout)
     try:
-        choice = _build(pool, plan, lora_rank, runs)
+        pool.build(plan.engine_settings(lora_rank, runs))
         with open_reward(owner, reward) as address:
-            yield Fleet(pool, address, reward if reward.is_remote else None, choice)
+            yield Fleet(pool, address, reward if reward.is_remote else None)
     finally:
         pool.shutdown()
 
@@ -190,25 +188,12 @@ def pool_sampler(config: EvaluateConfig, pool: RolloutPool) -> Sample:
     return sample
 
 
-def _build(
-    pool: RolloutPool, plan: RunPlan[TrainConfig], lora_rank: int | None = None, runs: int = 1
-) -> DeliveryChoice:
-    """Has the engines built for one mode of delivery: the run's, where it is settled, else the one to choose."""
-    assert plan.engine is not None
-    choice = plan.engine.sync
-    if choice is None:
-        seen = pool.measure_delivery(plan.engine_settings("merged"), plan.config.model.lora)
-        choice = DeliveryChoice(*choose_mode(seen), seen)
-    pool.build(plan.engine_settings(choice.mode, lora_rank, runs))
-    return choice
-
-
 def _evaluation_settings(config: EvaluateConfig, lora_rank: int) -> EngineSettings:
-    """Engines of an evaluation: nothing runs during a weight sync, so it is merged wherever that is exact."""
+    """Settings of the engines of an evaluation; `lora_rank` is the largest of its adapters."""
     model_dir, _ = resolve_base(config.model)
     dtype = held_as(config.model, model_dir, config.rollout.gpus_per_worker > 0)
-    settled = settled_mode(config.delivery, config.rollout, config.model.lora, model_dir, dtype)
-    rank = lora_rank if settled is not None and settled.mode == "adapter" else None
+    sync = choose_mode(config.delivery, config.rollout, config.model.lora, model_dir, dtype)
+    rank = lora_rank if sync.mode == "adapter" else None
     return EngineSettings(str(model_dir.resolve()), dtype, config.rollout, rank)
 
 

@@ -20,7 +20,7 @@ from polyray.models.base_files import base_fingerprint, resolve_dtype, resolve_m
 from polyray.orchestrator.rollout_actor import EngineSettings
 from polyray.rewards import RewardPlan, plan_reward
 from polyray.runs.run_directory import RunPaths
-from polyray.weight_sync.mode import DeliveryChoice, Mode, recorded_choice, settled_mode
+from polyray.weight_sync.mode import SyncChoice, choose_mode
 
 ConfigT = TypeVar("ConfigT", TrainConfig, SftConfig)
 
@@ -30,8 +30,7 @@ class EnginePlan:
     """Settings that rollout workers are built from."""
 
     dtype: str
-    sync: DeliveryChoice | None
-    """None: to be measured on an engine of the run, because `delivery.mode` is auto and nothing decides it."""
+    sync: SyncChoice
     reward: RewardPlan
 
 
@@ -60,10 +59,10 @@ class RunPlan(Generic[ConfigT]):
             "dtype": self.learner_dtype,
         }
 
-    def engine_settings(self, mode: Mode, lora_rank: int | None = None, runs: int = 1) -> EngineSettings:
-        """Settings for one way of weight sync; `lora_rank` where adapters above `model.lora.rank` come."""
+    def engine_settings(self, lora_rank: int | None = None, runs: int = 1) -> EngineSettings:
+        """Settings of the engines; `lora_rank` if adapters above `model.lora.rank` come."""
         assert self.engine is not None and isinstance(self.config, TrainConfig)
-        rank = (lora_rank or self.config.model.lora.rank) if mode == "adapter" else None
+        rank = (lora_rank or self.config.model.lora.rank) if self.engine.sync.mode == "adapter" else None
         directory = str(self.model_dir.resolve())
         return EngineSettings(directory, self.engine.dtype, self.config.rollout, rank, runs)
 
@@ -88,8 +87,7 @@ def resolve_training(config: TrainConfig) -> RunPlan[TrainConfig]:
     engine_dtype = held_as(config.model, model_dir, config.rollout.gpus_per_worker > 0)
     with relative_to(config.base_dir):
         reward = plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
-    sync = recorded_choice(config.run_dir) if config.delivery.mode == "auto" else None
-    sync = sync or settled_mode(config.delivery, config.rollout, config.model.lora, model_dir, engine_dtype)
+    sync = choose_mode(config.delivery, config.rollout, config.model.lora, model_dir, engine_dtype)
     return RunPlan(
         config,
         model_dir,

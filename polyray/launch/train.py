@@ -60,14 +60,12 @@ def train(
     from polyray.runs.jsonl import read_jsonl
     from polyray.runs.logging import log_as
     from polyray.runs.trackers.running import open_trackers
-    from polyray.weight_sync.mode import record_choice
 
     config = plan.config
     log_as("driver", config.name)
     display.update(phase="starting the learner", total=config.learner.steps)
-    if config.delivery.mode == "auto" and fleet.delivery is not None:
-        record_choice(directory.paths.root, fleet.delivery)
-        display.note(f"delivery: {fleet.delivery.mode}; {fleet.delivery.reason}")
+    if config.delivery.mode == "auto" and plan.engine is not None:
+        display.note(f"weight sync: {plan.engine.sync.mode}; {plan.engine.sync.reason}")
     if config.rollout.sleep_between_steps:  # else the learner would find its GPU full
         display.update(phase="starting the engine")
         fleet.pool.sleep()

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from polyray.config.algorithm import AlgorithmSpec
-from polyray.config.model import LoraSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.service import ServiceSpec
 from polyray.errors import RolloutError
@@ -28,7 +27,6 @@ from polyray.rewards import RewardPlan
 from polyray.rollout.worker import RolloutWorker, Usage
 from polyray.runs.logging import log_as, log_at
 from polyray.types import Group, GroupRequest, PolicyVersion, ScoredGroup
-from polyray.weight_sync.mode import DeliveryMeasurements
 from polyray.weight_sync.proof import DeliveryAck
 
 if TYPE_CHECKING:
@@ -117,13 +115,6 @@ class RolloutActor:
     async def build(self, settings: EngineSettings) -> None:
         """Called once, before anything else is asked."""
         self._settings.set_result(settings)
-
-    async def measure_delivery(self, settings: EngineSettings, lora: LoraSpec) -> DeliveryMeasurements:
-        """Instead of `build`: what both ways of delivery cost here. The actor is of no use afterwards."""
-        from polyray.rollout.vllm_measure import measure_delivery
-
-        arguments = Path(settings.model_dir), settings.rollout, settings.dtype, lora
-        return await asyncio.to_thread(measure_delivery, *arguments)
 
     async def ready(self) -> dict[str, Any]:
         """Waits for the engine; says how long it took and where it lives."""

@@ -16,7 +16,6 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from polyray.config.model import LoraSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.errors import RolloutError, is_user_error
 from polyray.models.adapter import AdapterPayload
@@ -24,7 +23,6 @@ from polyray.orchestrator.outcome import unwrapped
 from polyray.orchestrator.resources import NAMESPACE, OUTSIDE_ANY_GROUP
 from polyray.orchestrator.rollout_actor import EngineSettings, RolloutActor
 from polyray.types import Group, GroupRequest
-from polyray.weight_sync.mode import DeliveryMeasurements
 from polyray.weight_sync.proof import DeliveryAck
 
 logger = logging.getLogger(__name__)
@@ -68,22 +66,6 @@ class RolloutPool:
         self._settings = settings
         for worker in self.workers:
             worker.handle.build.remote(settings)
-
-    def measure_delivery(self, settings: EngineSettings, lora: LoraSpec) -> DeliveryMeasurements:
-        """Before `build`: has one worker find out what both ways of delivery cost, and another take its place.
-
-        Raises RolloutError where it cannot, or what the user has to mend.
-        """
-        try:
-            return self._first_answer(0, lambda handle: handle.measure_delivery.remote(settings, lora))
-        except Exception as error:
-            _pass_on_user_errors(error)
-            raise RolloutError(
-                f"rollout worker {self.workers[0].name} could not measure its delivery: {_first_cause(error)}; "
-                "set delivery.mode to merged or adapter"
-            ) from error
-        finally:
-            self.replace(self.workers[0])
 
     def wait_until_ready(self) -> list[dict[str, Any]]:
         """Blocks until every engine runs. Raises RolloutError naming the worker that does not, or what the user has

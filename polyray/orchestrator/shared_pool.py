@@ -17,12 +17,10 @@ from typing import Any
 
 import ray
 
-from polyray.config.model import LoraSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.orchestrator.resources import NAMESPACE, on_this_node
 from polyray.orchestrator.rollout_actor import EngineSettings
 from polyray.orchestrator.rollout_pool import PoolWorker, RolloutPool
-from polyray.weight_sync.mode import DeliveryMeasurements
 
 CALL_TIMEOUT_S = 60.0
 
@@ -40,10 +38,6 @@ class FleetKeeper:
     def build(self, settings: EngineSettings) -> None:
         """See `RolloutPool.build`."""
         self._pool.build(settings)
-
-    def measure_delivery(self, settings: EngineSettings, lora: LoraSpec) -> DeliveryMeasurements:
-        """See `RolloutPool.measure_delivery`."""
-        return self._pool.measure_delivery(settings, lora)
 
     def replace(self, index: int, name: str) -> PoolWorker:
         """The worker in this place, which is another one than `name`."""
@@ -89,13 +83,6 @@ class SharedPool(RolloutPool):
         """See `RolloutPool.build`."""
         self._settings = settings
         ray.get(self._keeper.build.remote(settings), timeout=CALL_TIMEOUT_S)
-
-    def measure_delivery(self, settings: EngineSettings, lora: LoraSpec) -> DeliveryMeasurements:
-        """See `RolloutPool.measure_delivery`."""
-        timeout = 2 * self.rollout.start_timeout_s
-        seen: Any = ray.get(self._keeper.measure_delivery.remote(settings, lora), timeout=timeout)
-        self.workers = self._open()
-        return seen
 
     def replace(self, worker: PoolWorker) -> PoolWorker:
         """Another worker in this place, which may be there already."""

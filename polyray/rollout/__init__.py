@@ -5,7 +5,6 @@ vllm_engine.py       vLLM in this process
 vllm_async.py        vLLM in processes of its own, for tensor parallelism
 vllm_delivery.py     the two ways a version gets into vLLM: merged weights, or adapters side by side
 vllm_groups.py       vLLM's requests and answers as groups
-vllm_measure.py      what both ways of delivery cost, for delivery.mode: auto
 adapter_files.py     adapters as directories in shared memory
 watchdog.py          what must not outlive an engine's process does not
 processes.py         which process is meant, when pids come again

@@ -38,7 +38,7 @@ def shared_fleet(ray_session: None, shared_config: Callable[..., TrainConfig]) -
     """Two engines without a model under a keeper, and the verifier."""
     config = shared_config("shared")
     pool = SharedPool("shared", config.rollout)
-    pool.build(resolve_training(config).engine_settings("merged"))
+    pool.build(resolve_training(config).engine_settings())
     with open_reward("shared", plan_reward(config.reward, config.task, config.diversity)) as reward:
         pool.wait_until_ready()
         yield Fleet(pool, reward)
