@@ -142,6 +142,7 @@ def _conclude(
 def _run(selected: Sequence[str]) -> tuple[dict[str, Run], Path]:
     """The results of each run, and the directory that holds all runs."""
     from polyray.launch.fleet import open_fleet, open_ray
+    from polyray.launch.plan import plan_fleet
     from polyray.learner.embedded import build_embedded
     from polyray.runs.progress import ProgressDisplay
 
@@ -157,7 +158,10 @@ def _run(selected: Sequence[str]) -> tuple[dict[str, Run], Path]:
             lambda step, steps, loss: display.update(step=step, total=steps, metrics={"loss": loss}),
         )
         display.section("start", 2, total)
-        with open_ray(RaySpec(dashboard=False), display), open_fleet(plan.grpo, "golden") as fleet:
+        with (
+            open_ray(RaySpec(dashboard=False), display),
+            open_fleet(plan_fleet(plan.grpo), "golden") as fleet,
+        ):
             fleet.pool.wait_until_ready()
             parts = _parts(plan, fleet, display)
             for number, name in enumerate(selected, start=3):

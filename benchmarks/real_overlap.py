@@ -21,14 +21,14 @@ COLUMNS = ("step_s", "generate_s", "learn_s", "deliver_s", "idle_generate", "idl
 def real_measures(steps: int, rounds: int, display: ProgressDisplay) -> list[Measure]:
     """Medians of a step at S = 0 and S = 1, each in `rounds` runs of `steps` steps on one fleet of engines."""
     from polyray.launch.fleet import open_fleet
-    from polyray.launch.plan import plan_training, resolve_training
+    from polyray.launch.plan import plan_fleet, plan_training
     from polyray.launch.train import train
     from polyray.runs.run_directory import RunDirectory
 
     values: dict[int, dict[str, list[float]]] = {s: {name: [] for name in COLUMNS} for s in (0, 1)}
     with tempfile.TemporaryDirectory(prefix="polyray-benchmark-") as runs_dir:
         config = benchmark_config(load_config(TrainConfig, DEFAULT_CONFIG, ()), steps, runs_dir)
-        with open_fleet(config, "benchmark", plan_training(config)) as fleet:
+        with open_fleet(plan_fleet(config), "benchmark") as fleet:
             for number in range(2 * rounds):
                 staleness = number % 2
                 display.section(f"real parts, staleness {staleness}", number + 1, 2 * rounds)
@@ -36,7 +36,7 @@ def real_measures(steps: int, rounds: int, display: ProgressDisplay) -> list[Mea
                 name = f"s{staleness}-{number // 2}"
                 run = config.model_copy(update={"rollout": rollout, "name": name})
                 with RunDirectory.open(run) as directory:
-                    train(resolve_training(run), directory, fleet, display)
+                    train(plan_training(run), directory, fleet, display)
                 for line in read_lines(directory.paths.metrics)[WARM_UP_STEPS:]:
                     for column in COLUMNS:
                         values[staleness][column].append(float(line[column]))

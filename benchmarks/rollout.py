@@ -18,8 +18,8 @@ from polyray.errors import RolloutError
 from polyray.types import GroupRequest
 
 if TYPE_CHECKING:
-    from polyray.orchestrator.rollout_actor import EngineSettings
     from polyray.orchestrator.rollout_pool import RolloutPool
+    from polyray.rollout.engine import EngineSettings
     from polyray.runs.progress import ProgressDisplay
 
 RATIO_LIMIT = 0.9
@@ -61,16 +61,18 @@ def rollout_measures(
     """The ratio pool / bare over `num_pairs` interleaved pairs of `completions` each, and both speeds."""
     import ray
 
-    from polyray.launch.plan import resolve_training
+    from polyray.launch.plan import plan_fleet
     from polyray.orchestrator.resources import OUTSIDE_ANY_GROUP
     from polyray.orchestrator.rollout_pool import RolloutPool
+    from polyray.rollout.engine import EngineSettings
 
     display.section("rollout throughput", 1, 1)
     display.update(phase="starting two engines")
     rollout = config.rollout.model_copy(update={"num_workers": 1})
     pool = RolloutPool("benchmark-throughput", rollout)
-    plan = resolve_training(config.model_copy(update={"rollout": rollout}))
-    pool.build(plan.engine_settings())
+    engine = plan_fleet(config.model_copy(update={"rollout": rollout})).engine
+    assert isinstance(engine, EngineSettings)
+    pool.build(engine)
     bare: Any = (
         ray.remote(BareEngine)
         .options(

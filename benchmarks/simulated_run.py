@@ -28,8 +28,9 @@ from polyray.learner.verdict import Verdict
 from polyray.models.adapter import AdapterPayload, Probe, sha256_of
 from polyray.orchestrator.learner_worker import RemoteCoordination
 from polyray.orchestrator.resources import NAMESPACE
-from polyray.orchestrator.rollout_actor import EngineSettings, Scoring
+from polyray.orchestrator.rollout_actor import Scoring
 from polyray.orchestrator.serving_fleet import groups_per_worker
+from polyray.rollout.engine import EngineSettings
 from polyray.types import PolicyVersion
 
 CALL_TIMEOUT_S = 60.0

@@ -36,9 +36,10 @@ from polyray.learner.verdict import Verdict
 from polyray.orchestrator.coordinator import Coordinator
 from polyray.orchestrator.learner_worker import RemoteCoordination
 from polyray.orchestrator.resources import NAMESPACE
-from polyray.orchestrator.rollout_actor import EngineSettings, Scoring
+from polyray.orchestrator.rollout_actor import Scoring
 from polyray.orchestrator.rollout_pool import RolloutPool
 from polyray.orchestrator.shared_pool import FleetKeeper, SharedPool
+from polyray.rollout.engine import EngineSettings
 from polyray.rollout.worker import Usage
 
 if TYPE_CHECKING:

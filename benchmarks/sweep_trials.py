@@ -95,7 +95,7 @@ def benchmark_sweep(train: TrainConfig, mode: str, steps: int, runs_dir: str) ->
 
 
 def _run(config: SweepConfig, display: ProgressDisplay) -> SweepRun:
-    from polyray.launch.inputs import check_training
+    from polyray.launch.plan import check_training
     from polyray.runs.run_directory import RunDirectory
     from polyray.sweeps.run import check_resources, run_trials, shared_fleet
 

@@ -38,7 +38,8 @@ def run_twice(config: TrainConfig, display: ProgressDisplay) -> list[Measure]:
     plan = plan_training(config)
     lines: list[list[dict[str, Any]]] = []
     adapters: list[bytes] = []
-    with open_fleet(config, "benchmark", plan) as fleet:
+    assert plan.fleet is not None
+    with open_fleet(plan.fleet, "benchmark") as fleet:
         for number, name in enumerate(("first", "second"), start=1):
             display.section(f"training run, {config.learner.steps} steps", number, 2)
             run = replace(plan, config=config.model_copy(update={"name": name}))

@@ -225,8 +225,9 @@ def train_config(train_values: Callable[..., dict[str, Any]]) -> Callable[..., T
 def fleet(ray_session: None, train_config: Callable[..., TrainConfig]) -> Iterator[Fleet]:
     """Two vLLM engines and a verifier reward service that every run of `train_config` can use."""
     from polyray.launch.fleet import open_fleet
+    from polyray.launch.plan import plan_fleet
 
-    with open_fleet(train_config("fleet"), "tests") as fleet:
+    with open_fleet(plan_fleet(train_config("fleet")), "tests") as fleet:
         fleet.pool.wait_until_ready()
         yield fleet
 

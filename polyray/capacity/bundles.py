@@ -14,7 +14,6 @@ from itertools import permutations
 from polyray.config.gpu_share import UNITS
 from polyray.config.learner import LearnerSpec
 from polyray.config.node_labels import matches
-from polyray.config.reward import is_elsewhere
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig
 from polyray.config.service import ServiceSpec
@@ -82,8 +81,8 @@ def reward_replicas(service: ServiceSpec) -> Part:
 
 def fleet_parts(config: TrainConfig) -> list[Part]:
     """A training run without its learner: what several runs can share."""
-    elsewhere = is_elsewhere(config.reward, config.second_opinion, config.diversity)
-    return [engines(config.rollout), *([] if elsewhere else [reward_replicas(config.reward.service)])]
+    replicas = [] if config.reward_is_elsewhere else [reward_replicas(config.reward.service)]
+    return [engines(config.rollout), *replicas]
 
 
 def training_parts(config: TrainConfig) -> list[Part]:

@@ -46,6 +46,7 @@ def analyze_ablation(argv: Sequence[str] | None = None) -> int:
     from polyray.launch.cost import evaluation_account, show_cost
     from polyray.launch.evaluate import check_finished, evaluate, resumable_keys
     from polyray.launch.fleet import open_ray, open_sampler
+    from polyray.launch.plan import plan_evaluation
     from polyray.runs.progress import ProgressDisplay
     from polyray.shelf.research.lora.contributions import contributions
 
@@ -56,7 +57,7 @@ def analyze_ablation(argv: Sequence[str] | None = None) -> int:
             with (
                 evaluation_account(config) as cost,
                 open_ray(config.ray, display),
-                open_sampler(config) as sample,
+                open_sampler(config, plan_evaluation(config)) as sample,
             ):
                 cost.enter("evaluate")
                 evaluate(config, directory, sample, display)

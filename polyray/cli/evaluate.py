@@ -31,7 +31,8 @@ from polyray.config.evaluation import ExportName
 from polyray.config.loader import build_config
 from polyray.config.run import EvaluateConfig
 from polyray.errors import EXIT_OK
-from polyray.launch.evaluate import check_inputs, derived_sizes, run_evaluate
+from polyray.launch.evaluate import derived_sizes, run_evaluate
+from polyray.launch.plan import check_evaluation
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.check:
         return args.print_check(
             derived=lambda: derived_sizes(args.config),
-            inputs=lambda: check_inputs(args.config, only_look=True),
+            inputs=lambda: check_evaluation(args.config),
         )
     run_evaluate(args.config)
     return EXIT_OK

@@ -138,14 +138,13 @@ def _write_adapter(adapter: RunAdapter, measured: Measured | None, directory: Pa
 
 
 def _write_merged(adapter: RunAdapter, measured: Measured | None, directory: Path, dtype: str | None) -> None:
-    from polyray.launch.plan import resolve_base
     from polyray.models.adapter_files import read_adapter
-    from polyray.models.base_files import base_fingerprint
+    from polyray.models.base import resolve_base
     from polyray.shelf.export.merging import write_manifest, write_merged
 
-    model_dir, _ = resolve_base(adapter.model)
-    read_adapter(adapter.directory, base_fingerprint(model_dir))  # refuses another base
-    merged = write_merged(model_dir, adapter.content, adapter.config, directory, dtype)
+    base = resolve_base(adapter.model)
+    read_adapter(adapter.directory, base.sha256)  # refuses another base
+    merged = write_merged(base.directory, adapter.content, adapter.config, directory, dtype)
     write_manifest(directory, adapter.manifest["base_sha256"], adapter.sha256)
     _write_card(adapter, measured, merged, directory)
 

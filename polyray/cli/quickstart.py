@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         pretrain = load_config(PretrainConfig, config.pretrain)
         plans = [build_plan(config, pretrain, seed) for seed in config.seeds]
     if args.check:
-        from polyray.launch.inputs import check_training
+        from polyray.launch.plan import check_training
 
         first = plans[0]
         return args.print_check(
@@ -79,9 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "evaluate": as_json(first.evaluate),
             },
             inputs=lambda: [
-                check_training(arm, only_look=True, made_before=True)
-                for plan in plans
-                for arm in plan.arms.values()
+                check_training(arm, made_before=True) for plan in plans for arm in plan.arms.values()
             ],
         )
     from polyray.launch.cost import DRIVER, quickstart_account, show_cost
@@ -187,7 +185,7 @@ def _run_seed(
     then."""
     from polyray.launch.cost import held_by_fleet, held_by_learner
     from polyray.launch.fleet import open_fleet, pool_sampler
-    from polyray.launch.plan import RunPlan, resolve_training
+    from polyray.launch.plan import plan_fleet
     from polyray.runs.cost import START
 
     any_arm = next(iter(plan.arms.values()))
@@ -195,11 +193,7 @@ def _run_seed(
     held = held_by_fleet(any_arm)
     cost.enter(START, held)
 
-    def engines_plan() -> RunPlan[TrainConfig]:
-        await_model()
-        return resolve_training(any_arm)
-
-    with open_fleet(any_arm, owner, engines_plan) as fleet:
+    with open_fleet(plan_fleet(any_arm, await_model), owner) as fleet:
         cost.rest()  # its parts have accounts of their own
         display.section(f"SFT (seed {plan.seed})", done + 1, total)
         _sft(plan.sft, held + held_by_learner(plan.sft.learner), display)

@@ -64,11 +64,11 @@ def _check_files(config: GenerationServeConfig) -> None:
 
 
 def _look_at(config: GenerationServeConfig) -> None:
-    from polyray.launch.inputs import check_base
+    from polyray.models.base import find_base
     from polyray.serving.generation.tokens import TokenBook
 
     missing = MissingFiles()
-    check_base(config.model.model_copy(update={"warm_start": None}), missing, only_look=True)
+    find_base(config.model.model_copy(update={"warm_start": None}), missing, only_look=True)
     missing.raise_if_any()
     TokenBook.load(config.tokens_file)
 

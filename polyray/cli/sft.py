@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from polyray.capacity.derived import derived_sizes as train_sizes
 from polyray.cli.arguments import parse
 from polyray.config.run import SftConfig
-from polyray.launch.inputs import check_supervised, check_training
+from polyray.launch.plan import check_sft, check_training
 from polyray.launch.sft import as_training, derived_sizes, run_sft
 
 
@@ -42,11 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.check:
         return args.print_check(
             derived=lambda: derived_sizes(config) if training is None else train_sizes(training),
-            inputs=lambda: (
-                check_supervised(config, only_look=True)
-                if training is None
-                else check_training(training, only_look=True)
-            ),
+            inputs=lambda: check_sft(config) if training is None else check_training(training),
         )
     run_sft(config)
     return 0

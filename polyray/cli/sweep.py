@@ -83,13 +83,13 @@ def run_sweep(config: SweepConfig, plans: list[TrialPlan]) -> None:
 
 def check_inputs(plans: list[TrialPlan], *, only_look: bool = False) -> None:
     """Looks at the inputs of all trials; trials that read the same files are looked at once."""
-    from polyray.launch.inputs import check_training as check_run
+    from polyray.launch.plan import check_training, plan_training
 
     missing = MissingFiles()
     different = {json.dumps([as_json(plan.config)[key] for key in READ]): plan for plan in plans}
     for plan in different.values():
         with missing.noted():
-            check_run(plan.config, only_look=only_look)
+            check_training(plan.config) if only_look else plan_training(plan.config)
     missing.raise_if_any()
 
 
@@ -159,6 +159,7 @@ def _evaluate(config: EvaluateConfig, fleet: Fleet | None, display: ProgressDisp
     from polyray.launch.cost import evaluation_account
     from polyray.launch.evaluate import check_finished, evaluate
     from polyray.launch.fleet import open_sampler, pool_sampler
+    from polyray.launch.plan import plan_evaluation
     from polyray.runs.run_directory import RunDirectory
 
     _forget_other_arms(config)
@@ -171,7 +172,7 @@ def _evaluate(config: EvaluateConfig, fleet: Fleet | None, display: ProgressDisp
                 cost.enter("evaluate")
                 evaluate(config, directory, pool_sampler(config, fleet.pool), display)
                 return
-            with open_sampler(config) as sample:
+            with open_sampler(config, plan_evaluation(config)) as sample:
                 cost.enter("evaluate")
                 evaluate(config, directory, sample, display)
 

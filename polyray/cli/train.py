@@ -23,7 +23,7 @@ from polyray.capacity.derived import derived_sizes
 from polyray.cli.arguments import parse
 from polyray.config.presets import listing
 from polyray.config.run import TrainConfig
-from polyray.launch.inputs import check_training
+from polyray.launch.plan import check_training
 from polyray.launch.train import run_training
 
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.check:
         return args.print_check(
             derived=lambda: derived_sizes(args.config),
-            inputs=lambda: check_training(args.config, only_look=True),
+            inputs=lambda: check_training(args.config),
         )
     run_training(args.config)
     return 0

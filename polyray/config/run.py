@@ -24,7 +24,13 @@ from polyray.config.passes import INSTEAD, check_metric, counts_passes, has_pass
 from polyray.config.paths import FilePath
 from polyray.config.presets import label
 from polyray.config.prompts import ShortArm
-from polyray.config.reward import DiversitySpec, RewardSpec, VerifierRewardSpec, check_no_service
+from polyray.config.reward import (
+    DiversitySpec,
+    RewardSpec,
+    VerifierRewardSpec,
+    check_no_service,
+    is_elsewhere,
+)
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run_base import RaySpec as RaySpec
 from polyray.config.run_base import RunBase, RunName
@@ -96,6 +102,11 @@ class TrainConfig(RunBase):
     def may_end_early(self) -> bool:
         """Whether validation may end the run before its last step."""
         return self.evaluation is not None and self.evaluation.patience is not None
+
+    @property
+    def reward_is_elsewhere(self) -> bool:
+        """Whether a run needs no reward replica of its own."""
+        return is_elsewhere(self.reward, self.second_opinion, self.diversity)
 
     @property
     def rounds(self) -> Rounds | None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polyray.capacity.placement import evaluation_estimate
 from polyray.config.run import EvaluateConfig
-from polyray.errors import MissingFiles
 
 if TYPE_CHECKING:
     from polyray.evaluation.sampling import Sample
@@ -19,17 +17,17 @@ def run_evaluate(config: EvaluateConfig) -> None:
     """The evaluation of a configuration from wherever it stands to DONE, on a Ray and engines of its own."""
     from polyray.launch.cost import evaluation_account, show_cost
     from polyray.launch.fleet import open_ray, open_sampler
+    from polyray.launch.plan import plan_evaluation
     from polyray.runs.progress import ProgressDisplay
     from polyray.runs.run_directory import RunDirectory, RunPaths
 
-    if not RunPaths(config.run_dir).done.is_file():
-        check_inputs(config)
+    plan = None if RunPaths(config.run_dir).done.is_file() else plan_evaluation(config)
     with ProgressDisplay() as display, RunDirectory.open(config, resumable_keys()) as directory:
-        if not directory.finished:
+        if plan is not None and not directory.finished:
             with (
                 evaluation_account(config) as cost,
                 open_ray(config.ray, display),
-                open_sampler(config) as sample,
+                open_sampler(config, plan) as sample,
             ):
                 cost.enter("evaluate")
                 evaluate(config, directory, sample, display)
@@ -66,36 +64,6 @@ def derived_sizes(config: EvaluateConfig) -> dict[str, Any]:
         "max_tokens": per_model * len(config.adapters) * config.rollout.max_completion_tokens,
         **({"gpu_estimate": on_gpus} if on_gpus else {}),
     }
-
-
-def check_inputs(config: EvaluateConfig, *, only_look: bool = False) -> None:
-    """Base, adapters, reward, and the prompts of every arm in tokens: ConfigError or DataError.
-
-    `only_look` is for --check: nothing is fetched or written, and no key is needed.
-    """
-    from polyray.evaluation.arms import resolve_arms
-    from polyray.launch.inputs import check_adapter, check_base
-    from polyray.rewards import plan_reward
-    from polyray.tasks import build_task
-
-    missing = MissingFiles()
-    model_dir = check_base(config.model, missing, only_look)
-    for arm in config.adapters.values():
-        if arm.adapter is not None:
-            check_adapter(Path(arm.adapter), model_dir, missing)
-    with missing.noted():
-        plan_reward(config.reward, config.task, needs_keys=not only_look)
-    missing.raise_if_any()
-    if model_dir is None:
-        return
-    from polyray.launch.prompt_check import check_prompts, usable_tokenizer  # imports torch
-
-    task = build_task(config.task)
-    prompts = task.held_out_prompts(config.evaluation.num_prompts)
-    tokenizer = usable_tokenizer(model_dir)
-    arms = resolve_arms(config.adapters, prompts, task, config.seed)
-    for asked_P in {arm.template: arm.asked_P for arm in arms}.values():
-        check_prompts(asked_P, task, tokenizer, config.rollout.max_prompt_tokens)
 
 
 def evaluate(

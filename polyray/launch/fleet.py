@@ -9,40 +9,35 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from polyray.capacity.bundles import engines, training_parts
 from polyray.config.learner import LearnerSpec
-from polyray.config.paths import relative_to
 from polyray.config.remote_reward import HttpRewardSpec
-from polyray.config.rollout import RolloutSpec
-from polyray.config.run import EvaluateConfig, RaySpec, TrainConfig
+from polyray.config.run import EvaluateConfig, RaySpec
 from polyray.errors import ConfigError
 from polyray.evaluation.sampling import Sample
-from polyray.launch.plan import RunPlan, held_as, resolve_base, resolve_training
-from polyray.models.adapter import AdapterShape
-from polyray.models.adapter_files import read_adapter
-from polyray.models.base_files import base_fingerprint, resolve_model_dir
+from polyray.launch.plan import FleetPlan
 from polyray.orchestrator.resources import check_placement, ray_session
 from polyray.orchestrator.reward_client import build_remote
-from polyray.orchestrator.rollout_actor import EngineSettings
 from polyray.orchestrator.rollout_pool import RolloutPool
 from polyray.orchestrator.shared_pool import SharedPool
 from polyray.orchestrator.storage_check import check_storage
-from polyray.rewards import RewardPlan, plan_reward
-from polyray.rollout.vllm_build import check_build_for
+from polyray.rewards import RewardPlan
+from polyray.rollout.engine import EngineSettings
 from polyray.runs.logging import setup_logging
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunDirectory
 from polyray.serving.auth import token_from_environment
 from polyray.serving.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
 from polyray.types import Group, GroupRequest
-from polyray.weight_sync.mode import choose_mode
 from polyray.weight_sync.proof import check_delivery
+
+PLACEMENT_KEYS = "rollout.num_workers, cpus_per_worker or gpus_per_worker"
+"""Keys that an error of placement names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,61 +65,46 @@ def open_ray(spec: RaySpec, display: ProgressDisplay, run_dir: Path | None = Non
 
 
 @contextmanager
-def open_fleet(
-    config: TrainConfig,
-    owner: str,
-    plan: RunPlan[TrainConfig] | Callable[[], RunPlan[TrainConfig]] | None = None,
-) -> Iterator[Fleet]:
-    """The pool and the reward service that `config` asks for, named after `owner`; both end with the block.
+def open_fleet(plan: FleetPlan, owner: str) -> Iterator[Fleet]:
+    """The pool and the reward service of a plan, named after `owner`; both end with the block.
 
-    Engines start in the background. `plan` may be a function that returns once the base model exists, where it is
-    still being made; what does not need it starts meanwhile. Raises ConfigError and ResourceError before anything
-    starts.
+    Engines start in the background. If the base is still being made, the reward service and the processes of the
+    engines start meanwhile. Raises ResourceError before anything starts if the plan has no place on this Ray.
     """
-    check_engines(config.rollout)
-    plan = resolve_training(config) if plan is None else plan
-    reward = _planned_reward(config, plan)
-    check_placement(training_parts(config), "rollout.num_workers, cpus_per_worker or gpus_per_worker")
-    pool = RolloutPool(owner, config.rollout)
+    check_placement(plan.parts, PLACEMENT_KEYS)
+    pool = RolloutPool(owner, plan.rollout)
     try:
-        if isinstance(plan, RunPlan):
-            pool.build(plan.engine_settings())
-        with open_reward(owner, reward) as address:
-            if not isinstance(plan, RunPlan):
-                pool.build(plan().engine_settings())
-            yield Fleet(pool, address, reward if reward.is_remote else None)
+        if isinstance(plan.engine, EngineSettings):
+            pool.build(plan.engine)
+        with open_reward(owner, plan.reward) as address:
+            if not isinstance(plan.engine, EngineSettings):
+                pool.build(plan.engine())
+            yield Fleet(pool, address, plan.reward if plan.reward.is_remote else None)
     finally:
         pool.shutdown()
 
 
 @contextmanager
-def open_shared_fleet(plan: RunPlan[TrainConfig], owner: str, lora_rank: int, runs: int) -> Iterator[Fleet]:
+def open_shared_fleet(plan: FleetPlan, owner: str, lora_rank: int, runs: int) -> Iterator[Fleet]:
     """As `open_fleet`, for runs at the same time that differ from `plan` in nothing a fleet cannot have twice.
 
     Each uses `fleet.pool.for_run(name)`. `lora_rank`: the largest of all runs that will come.
     """
-    rollout = plan.config.rollout
-    if rollout.max_workers is not None:
+    if plan.rollout.max_workers is not None:
         raise ConfigError(
-            f"rollout.max_workers={rollout.max_workers}: engines that several runs share are as many as "
+            f"rollout.max_workers={plan.rollout.max_workers}: engines that several runs share are as many as "
             "rollout.num_workers; set that, and leave max_workers out"
         )
-    check_engines(rollout)
-    reward = _planned_reward(plan.config, plan)
-    pool = SharedPool(owner, rollout)
+    engine = plan.engine
+    assert isinstance(engine, EngineSettings)
+    rank = None if engine.lora_rank is None else lora_rank
+    pool = SharedPool(owner, plan.rollout)
     try:
-        pool.build(plan.engine_settings(lora_rank, runs))
-        with open_reward(owner, reward) as address:
-            yield Fleet(pool, address, reward if reward.is_remote else None)
+        pool.build(replace(engine, lora_rank=rank, runs=runs))
+        with open_reward(owner, plan.reward) as address:
+            yield Fleet(pool, address, plan.reward if plan.reward.is_remote else None)
     finally:
         pool.shutdown()
-
-
-def _planned_reward(config: TrainConfig, plan: RunPlan[TrainConfig] | Callable[[], Any]) -> RewardPlan:
-    if isinstance(plan, RunPlan) and plan.engine is not None:
-        return plan.engine.reward
-    with relative_to(config.base_dir):
-        return plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
 
 
 @contextmanager
@@ -146,19 +126,12 @@ def open_reward(owner: str, plan: RewardPlan) -> Iterator[RewardServiceAddress]:
 
 
 @contextmanager
-def open_sampler(config: EvaluateConfig) -> Iterator[Sample]:
-    """A rollout pool of its own for one evaluation. Every adapter is looked at before an engine starts."""
-    model_dir = resolve_model_dir(config.model)
-    ranks = [config.model.lora.rank]
-    for arm in config.adapters.values():
-        if arm.adapter is not None:
-            _, adapter = read_adapter(Path(arm.adapter), base_fingerprint(model_dir))
-            ranks.append(AdapterShape.from_peft(adapter).rank)
-    rollout = config.rollout
-    check_engines(rollout)
-    check_placement([engines(rollout)], "rollout.num_workers, cpus_per_worker or gpus_per_worker")
-    pool = RolloutPool(config.name, rollout)
-    pool.build(_evaluation_settings(config, max(ranks)))
+def open_sampler(config: EvaluateConfig, plan: FleetPlan) -> Iterator[Sample]:
+    """A rollout pool of its own for one evaluation."""
+    check_placement(plan.parts, PLACEMENT_KEYS)
+    assert isinstance(plan.engine, EngineSettings)
+    pool = RolloutPool(config.name, plan.rollout)
+    pool.build(plan.engine)
     try:
         yield pool_sampler(config, pool)
     finally:
@@ -186,21 +159,6 @@ def pool_sampler(config: EvaluateConfig, pool: RolloutPool) -> Sample:
         yield from pool.sample(requests)
 
     return sample
-
-
-def _evaluation_settings(config: EvaluateConfig, lora_rank: int) -> EngineSettings:
-    """Settings of the engines of an evaluation; `lora_rank` is the largest of its adapters."""
-    model_dir, _ = resolve_base(config.model)
-    dtype = held_as(config.model, model_dir, config.rollout.gpus_per_worker > 0)
-    sync = choose_mode(config.delivery, config.rollout, config.model.lora, model_dir, dtype)
-    rank = lora_rank if sync.mode == "adapter" else None
-    return EngineSettings(str(model_dir.resolve()), dtype, config.rollout, rank)
-
-
-def check_engines(rollout: RolloutSpec) -> None:
-    """ConfigError where it is known before a worker starts that its engine cannot be built."""
-    if rollout.engine_kind != "simulated":
-        check_build_for(rollout.gpus_per_worker, rollout.node_labels)
 
 
 def fit_trainer(

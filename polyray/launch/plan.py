@@ -1,37 +1,58 @@
-"""A run resolved once, before anything starts: base, warm start, types, weight sync, reward.
+"""A run resolved once, before anything starts: base, warm start, types, weight sync, reward, engines, resources.
 
-    TrainConfig or SftConfig --plan_training, plan_sft--> RunPlan --> fleet, coordinator, learner ranks
+    TrainConfig     --plan_training----> RunPlan --> fleet, coordinator, learner ranks
+    SftConfig       --plan_sft---------> RunPlan --> learner ranks
+    EvaluateConfig  --plan_evaluation--> FleetPlan --> rollout pool
 
-`--check` looks at the same files without a plan (inputs.py).
+`check_training`, `check_sft` and `check_evaluation` read the same inputs for --check: they fetch and write nothing
+and need no key. All of them raise ConfigError, DataError and ResourceError for everything that is known to be wrong
+before a start.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from polyray.config.model import ModelSpec
-from polyray.config.paths import relative_to
-from polyray.config.run import SftConfig, TrainConfig
-from polyray.launch.inputs import check_supervised, check_training
-from polyray.models.adapter_files import check_same_start, start_manifest
-from polyray.models.base_files import base_fingerprint, resolve_dtype, resolve_model_dir
-from polyray.orchestrator.rollout_actor import EngineSettings
+from polyray.capacity.bundles import Part, engines, training_parts
+from polyray.config.rollout import RolloutSpec
+from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
+from polyray.config.supervised import JsonlDataSpec
+from polyray.config.task import HiddenTrapGridSpec
+from polyray.errors import MissingFiles
+from polyray.models.adapter import AdapterShape
+from polyray.models.adapter_files import read_adapter
+from polyray.models.base import Base, check_adapter, find_base, held_as, merge_warm_start, resolve_base
 from polyray.rewards import RewardPlan, plan_reward
+from polyray.rollout.engine import EngineSettings
+from polyray.rollout.vllm_build import check_build_for
 from polyray.runs.run_directory import RunPaths
-from polyray.weight_sync.mode import SyncChoice, choose_mode
+from polyray.runs.trackers.running import check_trackers
+from polyray.tasks import build_task
+from polyray.weight_sync.mode import SyncChoice, choose_sync
 
 ConfigT = TypeVar("ConfigT", TrainConfig, SftConfig)
 
+FIRST_PROMPTS = 20_000
+"""Training prompts that are measured however short the run is; about 100 microseconds each."""
+MARGIN = 2
+"""Factor on the groups of a run: some are dropped or sampled again."""
+GENERATED_PROMPTS = 64
+"""Training prompts that are measured of a task that generates all of them alike."""
+
 
 @dataclass(frozen=True, slots=True)
-class EnginePlan:
-    """Settings that rollout workers are built from."""
+class FleetPlan:
+    """Rollout workers and reward service of one or more runs."""
 
-    dtype: str
-    sync: SyncChoice
+    rollout: RolloutSpec
+    parts: tuple[Part, ...]
+    """Everything that the run places on machines."""
     reward: RewardPlan
+    engine: EngineSettings | Callable[[], EngineSettings]
+    """A function if the base is still being made: it returns once the base exists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,107 +60,192 @@ class RunPlan(Generic[ConfigT]):
     """A run of a configuration, with everything that follows from its files."""
 
     config: ConfigT
-    model_dir: Path
-    """The base; with `merge_then_fresh` the one that the warm start is merged into."""
-    base_sha256: str
-    warm_start: Path | None
-    """Adapter that training continues."""
+    base: Base
+    """With `merge_then_fresh` the base that the warm start was merged into."""
     learner_dtype: str
-    engine: EnginePlan | None = None
-    """None for a run without rollout workers."""
+    sync: SyncChoice | None = None
+    fleet: FleetPlan | None = None
+    """None, as `sync`, for a run without rollout workers."""
 
     def worker_arguments(self, run_dir: Path) -> dict[str, Any]:
         """Arguments of a Ray Train worker, as plain values."""
-        warm_start = None if self.warm_start is None else str(self.warm_start)
+        warm_start = None if self.base.warm_start is None else str(self.base.warm_start)
         model = self.config.model.model_copy(update={"warm_start": warm_start, "warm_start_mode": "continue"})
         return {
             "config": self.config.model_copy(update={"model": model}).model_dump(mode="json"),
-            "model_dir": str(self.model_dir.resolve()),
+            "model_dir": str(self.base.directory.resolve()),
             "run_dir": str(run_dir),
             "dtype": self.learner_dtype,
         }
 
-    def engine_settings(self, lora_rank: int | None = None, runs: int = 1) -> EngineSettings:
-        """Settings of the engines; `lora_rank` if adapters above `model.lora.rank` come."""
-        assert self.engine is not None and isinstance(self.config, TrainConfig)
-        rank = (lora_rank or self.config.model.lora.rank) if self.engine.sync.mode == "adapter" else None
-        directory = str(self.model_dir.resolve())
-        return EngineSettings(directory, self.engine.dtype, self.config.rollout, rank, runs)
-
 
 def plan_training(config: TrainConfig) -> RunPlan[TrainConfig]:
-    """Checks the files of a run and resolves it.
+    """Checks the inputs of a run and resolves it."""
+    base, reward = _read_training(config)
+    assert base is not None
+    base = merge_warm_start(base, config.model)
+    dtype = held_as(config.model, base, config.learner.use_gpu)
+    base.check_same_start(RunPaths(config.run_dir).checkpoints, config.name)
+    sync = choose_sync(config.model, config.delivery, config.rollout, base)
+    rank = sync.lora_rank(config.model.lora.rank)
+    engine = EngineSettings(str(base.directory.resolve()), sync.dtype, config.rollout, rank)
+    fleet = FleetPlan(config.rollout, tuple(training_parts(config)), reward, engine)
+    return RunPlan(config, base, dtype, sync, fleet)
 
-    Raises ConfigError, DataError and ResourceError for everything that is known to be wrong before a start.
+
+def plan_fleet(config: TrainConfig, await_model: Callable[[], object] | None = None) -> FleetPlan:
+    """Resolves the fleet of runs whose warm start is still being trained.
+
+    With `await_model` the base is still being made, too: the function returns once it exists.
     """
-    check_training(config)
-    plan = resolve_training(config)
-    _check_start(plan)
-    return plan
+    _check_engines(config.rollout)
+    rewards = config.reward, config.task, config.diversity, config.second_opinion
+    reward = plan_reward(*rewards, directory=config.base_dir)
 
+    def engine() -> EngineSettings:
+        if await_model is not None:
+            await_model()
+        continues = config.model.warm_start_mode == "continue"
+        model = config.model.model_copy(update={"warm_start": None}) if continues else config.model
+        base = resolve_base(model)
+        sync = choose_sync(config.model, config.delivery, config.rollout, base)
+        rank = sync.lora_rank(config.model.lora.rank)
+        return EngineSettings(str(base.directory.resolve()), sync.dtype, config.rollout, rank)
 
-def resolve_training(config: TrainConfig) -> RunPlan[TrainConfig]:
-    """Resolves a run whose files are known to be there, or whose warm start is still being trained.
-
-    Raises ConfigError for a base that is missing or cannot be held as asked.
-    """
-    model_dir, warm_start = resolve_base(config.model)
-    engine_dtype = held_as(config.model, model_dir, config.rollout.gpus_per_worker > 0)
-    with relative_to(config.base_dir):
-        reward = plan_reward(config.reward, config.task, config.diversity, config.second_opinion)
-    sync = choose_mode(config.delivery, config.rollout, config.model.lora, model_dir, engine_dtype)
-    return RunPlan(
-        config,
-        model_dir,
-        base_fingerprint(model_dir),
-        warm_start,
-        held_as(config.model, model_dir, config.learner.use_gpu),
-        EnginePlan(engine_dtype, sync, reward),
-    )
+    parts = tuple(training_parts(config))
+    return FleetPlan(config.rollout, parts, reward, engine if await_model is not None else engine())
 
 
 def plan_sft(config: SftConfig) -> RunPlan[SftConfig]:
-    """Checks the files of a supervised run and resolves it. Raises as `plan_training`."""
-    check_supervised(config)
-    model_dir, warm_start = resolve_base(config.model)
-    dtype = held_as(config.model, model_dir, config.learner.use_gpu)
-    plan = RunPlan(config, model_dir, base_fingerprint(model_dir), warm_start, dtype)
-    _check_start(plan)
-    return plan
+    """Checks the inputs of a supervised run and resolves it."""
+    base = _read_sft(config)
+    assert base is not None
+    base = merge_warm_start(base, config.model)
+    base.check_same_start(RunPaths(config.run_dir).checkpoints, config.name)
+    return RunPlan(config, base, held_as(config.model, base, config.learner.use_gpu))
 
 
-def resolve_base(model: ModelSpec) -> tuple[Path, Path | None]:
-    """(base directory, adapter to continue from): with `merge_then_fresh` the adapter becomes part of a new
-    base."""
-    model_dir = resolve_model_dir(model)
-    warm_start = Path(model.warm_start) if model.warm_start else None
-    if warm_start is None or model.warm_start_mode == "continue":
-        return model_dir, warm_start
-    from polyray.models.lora import merge_then_fresh
-
-    merged = merge_then_fresh(
-        model_dir,
-        warm_start,
-        base_sha256=base_fingerprint(model_dir),
-        dtype="float32",
-        target_dir=Path(model.cache_dir) / "merged",
-    )
-    return merged, None
+def plan_evaluation(config: EvaluateConfig) -> FleetPlan:
+    """Checks the inputs of an evaluation and resolves its engines."""
+    base, reward, rank = _read_evaluation(config)
+    assert base is not None
+    base = merge_warm_start(base, config.model)
+    sync = choose_sync(config.model, config.delivery, config.rollout, base)
+    engine = EngineSettings(str(base.directory.resolve()), sync.dtype, config.rollout, sync.lora_rank(rank))
+    return FleetPlan(config.rollout, (engines(config.rollout),), reward, engine)
 
 
-def held_as(model: ModelSpec, model_dir: Path, use_gpu: bool) -> str:
-    """The base's dtype. ConfigError, before a worker starts, where it cannot be held so."""
-    if model.quantization != "none":
-        from polyray.models.loading import check_can_quantise
-
-        check_can_quantise(model_dir)
-    return resolve_dtype(model, use_gpu)
+def check_training(config: TrainConfig, *, made_before: bool = False) -> None:
+    """Reads the inputs of a run. `made_before`: the job itself makes base and warm start first."""
+    _read_training(config, only_look=True, made_before=made_before)
 
 
-def _check_start(plan: RunPlan[Any]) -> None:
-    """Raises ConfigError if the newest checkpoint of the run began on another base or another warm start."""
-    warm_start = None if plan.warm_start is None else str(plan.warm_start)
-    manifest = start_manifest(plan.config.name, plan.base_sha256, warm_start)
-    checkpoints = RunPaths(plan.config.run_dir).checkpoints
-    for checkpoint in sorted(checkpoints.glob("step-*/adapter/polyray.json"))[-1:]:
-        check_same_start(checkpoint.parent, manifest)
+def check_sft(config: SftConfig) -> None:
+    """Reads the inputs of a supervised run."""
+    _read_sft(config, only_look=True)
+
+
+def check_evaluation(config: EvaluateConfig) -> None:
+    """Reads the inputs of an evaluation."""
+    _read_evaluation(config, only_look=True)
+
+
+def _read_training(
+    config: TrainConfig, *, only_look: bool = False, made_before: bool = False
+) -> tuple[Base | None, RewardPlan]:
+    """Base (None if it is not on this machine) and reward; reads all prompts that a run may ask for."""
+    from polyray.periodic_eval.validation import validation_prompts
+
+    _check_engines(config.rollout)
+    if config.learner.checkpoint_storage is not None and not only_look:
+        from polyray.learner.checkpoint_storage import open_storage
+
+        open_storage(config.learner.checkpoint_storage)
+    missing = MissingFiles()
+    reward, task, fixed = None, None, []
+    base = None if made_before else find_base(config.model, missing, only_look=only_look)
+    check_trackers(config.tracking)
+    with missing.noted():
+        rewards = config.reward, config.task, config.diversity, config.second_opinion
+        reward = plan_reward(*rewards, needs_keys=not only_look, directory=config.base_dir)
+    with missing.noted():
+        task = build_task(config.task)
+        task.training_prompt(0, config.seed)
+        if config.rounds is not None:
+            fixed = validation_prompts(config.rounds, task, config.seed)
+    missing.raise_if_any()
+    assert reward is not None and task is not None
+    if base is not None:
+        from polyray.tasks.prompt_check import check_task_prompts  # imports torch
+
+        groups = config.learner.steps * config.rollout.prompts_per_step
+        generated = isinstance(config.task, HiddenTrapGridSpec)
+        limit = GENERATED_PROMPTS if generated else max(FIRST_PROMPTS, MARGIN * groups)
+        room = config.rollout.max_prompt_tokens
+        check_task_prompts(task, config.seed, limit, fixed, base.directory, room)
+    return base, reward
+
+
+def _read_sft(config: SftConfig, *, only_look: bool = False) -> Base | None:
+    """Base (None if it is not on this machine); reads all rows."""
+    missing = MissingFiles()
+    base = find_base(config.model, missing, only_look=only_look)
+    with missing.noted():
+        if isinstance(config.data, JsonlDataSpec):
+            from polyray.data.records import read_demonstrations
+
+            read_demonstrations(config.data)
+        else:
+            build_task(config.task).demonstration(0, config.seed)
+    missing.raise_if_any()
+    if base is not None:
+        from polyray.learner.demonstrations import check_rows, load_demonstrations
+        from polyray.models.loading import usable_tokenizer
+
+        check_rows(config, load_demonstrations(config, usable_tokenizer(base.directory)))
+    return base
+
+
+def _read_evaluation(
+    config: EvaluateConfig, *, only_look: bool = False
+) -> tuple[Base | None, RewardPlan, int]:
+    """Base (None if it is not on this machine), reward and the largest rank; reads the prompts of every arm."""
+    from polyray.evaluation.arms import resolve_arms
+
+    _check_engines(config.rollout)
+    missing = MissingFiles()
+    reward = None
+    base = find_base(config.model, missing, only_look=only_look)
+    ranks = [config.model.lora.rank]
+    for arm in config.adapters.values():
+        if arm.adapter is not None:
+            with missing.noted():
+                ranks.append(_rank(Path(arm.adapter), base))
+    with missing.noted():
+        reward = plan_reward(config.reward, config.task, needs_keys=not only_look)
+    missing.raise_if_any()
+    assert reward is not None
+    if base is not None:
+        from polyray.models.loading import usable_tokenizer
+        from polyray.tasks.prompt_check import check_prompts
+
+        task = build_task(config.task)
+        prompts = task.held_out_prompts(config.evaluation.num_prompts)
+        tokenizer = usable_tokenizer(base.directory)
+        arms = resolve_arms(config.adapters, prompts, task, config.seed)
+        for asked_P in {arm.template: arm.asked_P for arm in arms}.values():
+            check_prompts(asked_P, task, tokenizer, config.rollout.max_prompt_tokens)
+    return base, reward, max(ranks)
+
+
+def _rank(directory: Path, base: Base | None) -> int:
+    """Rank of an adapter; 0 if its base is not on this machine."""
+    if base is None:
+        check_adapter(directory, base)
+        return 0
+    return AdapterShape.from_peft(read_adapter(directory, base.sha256)[1]).rank
+
+
+def _check_engines(rollout: RolloutSpec) -> None:
+    if rollout.engine_kind != "simulated":
+        check_build_for(rollout.gpus_per_worker, rollout.node_labels)

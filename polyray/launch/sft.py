@@ -84,7 +84,7 @@ def supervise(plan: RunPlan[SftConfig], directory: RunDirectory, display: Progre
 
     config = plan.config
     check_placement([learner_ranks(config.learner)], "learner.num_workers or cpus_per_worker")
-    data = load_demonstrations(config, load_tokenizer(plan.model_dir))
+    data = load_demonstrations(config, load_tokenizer(plan.base.directory))
     if data.dropped or data.truncated:
         display.note(f"rows above max_tokens={config.max_tokens}: {_too_long(data)}")
     steps = watch_workers(

@@ -27,11 +27,11 @@ def run_training(config: TrainConfig) -> None:
     with ProgressDisplay() as display:
         plan = None if RunPaths(config.run_dir).done.is_file() else plan_training(config)
         with RunDirectory.open(config) as directory:
-            if plan is not None and not directory.finished:
+            if plan is not None and plan.fleet is not None and not directory.finished:
                 with (
-                    training_account(config) as cost,
-                    open_ray(config.ray, display, config.run_dir),
-                    open_fleet(config, config.name, plan) as fleet,
+                    training_account(plan.config) as cost,
+                    open_ray(plan.config.ray, display, plan.config.run_dir),
+                    open_fleet(plan.fleet, plan.config.name) as fleet,
                 ):
                     train(plan, directory, fleet, display, cost)
         _show_outcome(directory, display)
@@ -64,8 +64,8 @@ def train(
     config = plan.config
     log_as("driver", config.name)
     display.update(phase="starting the learner", total=config.learner.steps)
-    if config.delivery.mode == "auto" and plan.engine is not None:
-        display.note(f"weight sync: {plan.engine.sync.mode}; {plan.engine.sync.reason}")
+    if config.delivery.mode == "auto" and plan.sync is not None:
+        display.note(f"weight sync: {plan.sync.mode}; {plan.sync.reason}")
     if config.rollout.sleep_between_steps:  # else the learner would find its GPU full
         display.update(phase="starting the engine")
         fleet.pool.sleep()

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils.logging import disable_progress_bar
 
 from polyray.config.model import NF4
+from polyray.data.chat import check_can_end
 from polyray.errors import ConfigError, boundary
 
 NF4_COMPUTES_IN = torch.bfloat16
@@ -43,6 +44,14 @@ def load_tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
     """The base's own tokenizer. Raises ConfigError where it cannot be loaded."""
     with boundary(ConfigError, f"the tokenizer of {model_dir} cannot be loaded"):
         return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+
+
+def usable_tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base; raises ConfigError where no completion of the base can end."""
+    tokenizer = load_tokenizer(model_dir)
+    known = json.loads((model_dir / "config.json").read_text(encoding="utf-8")).get("vocab_size")
+    check_can_end(tokenizer, known)
+    return tokenizer
 
 
 def _in_4_bits(model_dir: Path, device: torch.device | str) -> PreTrainedModel:

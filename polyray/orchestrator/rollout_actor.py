@@ -24,6 +24,7 @@ from polyray.errors import RolloutError
 from polyray.models.adapter import AdapterPayload
 from polyray.orchestrator.reward_client import RemoteCall, RewardClient
 from polyray.rewards import RewardPlan
+from polyray.rollout.engine import EngineSettings
 from polyray.rollout.worker import RolloutWorker, Usage
 from polyray.runs.logging import log_as, log_at
 from polyray.types import Group, GroupRequest, PolicyVersion, ScoredGroup
@@ -32,23 +33,6 @@ from polyray.weight_sync.proof import DeliveryAck
 if TYPE_CHECKING:
     from polyray.config.dynamics import Rounds
     from polyray.periodic_eval.validation import ValidationSummary
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """What it takes to build one rollout worker anywhere.
-
-    Example:
-        EngineSettings(model_dir="/models/qwen", dtype="float32", rollout=RolloutSpec(), lora_rank=16)
-    """
-
-    model_dir: str
-    dtype: str
-    rollout: RolloutSpec
-    lora_rank: int | None = None
-    """The largest rank that adapter delivery will bring; None: delivery is merged."""
-    runs: int = 1
-    """How many runs use the engine at the same time, each with versions of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ from polyray.errors import RolloutError, is_user_error
 from polyray.models.adapter import AdapterPayload
 from polyray.orchestrator.outcome import unwrapped
 from polyray.orchestrator.resources import NAMESPACE, OUTSIDE_ANY_GROUP
-from polyray.orchestrator.rollout_actor import EngineSettings, RolloutActor
+from polyray.orchestrator.rollout_actor import RolloutActor
+from polyray.rollout.engine import EngineSettings
 from polyray.types import Group, GroupRequest
 from polyray.weight_sync.proof import DeliveryAck
 

@@ -19,8 +19,8 @@ import ray
 
 from polyray.config.rollout import RolloutSpec
 from polyray.orchestrator.resources import NAMESPACE, on_this_node
-from polyray.orchestrator.rollout_actor import EngineSettings
 from polyray.orchestrator.rollout_pool import PoolWorker, RolloutPool
+from polyray.rollout.engine import EngineSettings
 
 CALL_TIMEOUT_S = 60.0
 

@@ -115,8 +115,9 @@ def plan_reward(
     second_opinion: RewardSpec | None = None,
     *,
     needs_keys: bool = True,
+    directory: str | None = None,
 ) -> RewardPlan:
-    """Reads the user's files; nothing of the user's is executed.
+    """Reads the user's files; nothing of the user's is executed. `directory`: base of relative paths (default: here).
 
     Raises MissingFile, and ConfigError for a file that cannot be read or a key that is not set (only where
     `needs_keys`), where programs are to be run without the user's consent, and where the second opinion is the reward
@@ -130,7 +131,9 @@ def plan_reward(
             _check_patience(spec, reward.service.request_timeout_s)
     if second_opinion is not None:
         _check_second_opinion(reward, second_opinion)
-    return RewardPlan(reward, task, diversity or DiversitySpec(), sources, second_opinion, base_dir())
+    return RewardPlan(
+        reward, task, diversity or DiversitySpec(), sources, second_opinion, directory or base_dir()
+    )
 
 
 def reward_sha256(reward: RewardSpec) -> dict[str, str]:

@@ -7,12 +7,31 @@ than one decoding step, so streaming, cancelling and joining a running batch all
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from polyray.config.rollout import RolloutSpec
 from polyray.models.adapter import AdapterPayload
 from polyray.types import Group, GroupRequest
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Settings that an engine is built from on any machine.
+
+    Example:
+        EngineSettings(model_dir="/models/qwen", dtype="float32", rollout=RolloutSpec(), lora_rank=16)
+    """
+
+    model_dir: str
+    dtype: str
+    rollout: RolloutSpec
+    lora_rank: int | None = None
+    """The largest rank that adapter delivery will bring; None: delivery is merged."""
+    runs: int = 1
+    """How many runs use the engine at the same time, each with versions of its own."""
 
 
 class Engine(Protocol):

@@ -100,7 +100,8 @@ def _fleet_of(trial_id: str, plan: RunPlan[TrainConfig], shared: Fleet | None) -
     from polyray.orchestrator.shared_pool import SharedPool
 
     if shared is None:
-        with open_fleet(plan.config, trial_id, plan) as fleet:
+        assert plan.fleet is not None
+        with open_fleet(plan.fleet, trial_id) as fleet:
             yield fleet
         return
     assert isinstance(shared.pool, SharedPool)

@@ -22,6 +22,7 @@ from ray.cluster_utils import Cluster
 from polyray.config.loader import build_config
 from polyray.config.run import TrainConfig
 from polyray.launch.fleet import open_fleet
+from polyray.launch.plan import plan_fleet
 from polyray.orchestrator.resources import NAMESPACE
 from tests.chaos.simulated import SimulatedRun
 
@@ -42,7 +43,7 @@ def main(values: dict[str, Any]) -> dict[str, Any]:
     )
     cluster.add_node(num_cpus=4, object_store_memory=STORE_BYTES, labels={"zone": "c"})
     ray.init(address=cluster.address, namespace=NAMESPACE, log_to_driver=False)
-    with open_fleet(config, "elastic") as fleet:
+    with open_fleet(plan_fleet(config), "elastic") as fleet:
         run = SimulatedRun(config, fleet)
         nodes: list[Any] = []
         seen: dict[str, Any] = {}

@@ -24,6 +24,7 @@ from polyray.config.loader import build_config
 from polyray.config.run import TrainConfig
 from polyray.errors import ResourceError
 from polyray.launch.fleet import open_fleet
+from polyray.launch.plan import plan_fleet
 from polyray.orchestrator.resources import NAMESPACE, check_placement
 from polyray.orchestrator.storage_check import PROBE, check_storage
 from tests.chaos.simulated import SimulatedRun
@@ -42,7 +43,7 @@ def main(values: dict[str, Any]) -> dict[str, Any]:
     check_storage(config.run_dir)
     refused = refusal(Part("engine", 1, {"CPU": 5.0}))
     left = [path.name for path in config.run_dir.glob(f"{PROBE}*")]
-    with open_fleet(config, "node-lost") as fleet:
+    with open_fleet(plan_fleet(config), "node-lost") as fleet:
         infos = fleet.pool.wait_until_ready()
         run = SimulatedRun(config, fleet)
 

@@ -14,6 +14,7 @@ import pytest
 
 from polyray.config.run import TrainConfig
 from polyray.launch.fleet import open_fleet
+from polyray.launch.plan import plan_fleet
 from polyray.runs.jsonl import read_jsonl
 from tests.conftest import marked_processes, run_training, session_mark
 
@@ -47,7 +48,7 @@ def test_a_worker_whose_engine_process_is_killed_is_replaced_and_no_engine_core_
             replacements.extend(pid for pid in engine_cores() if pid not in killed)
             time.sleep(0.5)
 
-    with open_fleet(config, "engine-process") as fleet:
+    with open_fleet(plan_fleet(config), "engine-process") as fleet:
         first = fleet.pool.workers[0].name
         fleet.pool.wait_until_ready()
         thread = threading.Thread(target=kill)

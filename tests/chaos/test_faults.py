@@ -22,6 +22,7 @@ from ray import cloudpickle
 from polyray.config.run import TrainConfig
 from polyray.errors import PolicyNotDelivered, RewardError
 from polyray.launch.fleet import Fleet, open_fleet
+from polyray.launch.plan import plan_fleet
 from polyray.models.adapter import AdapterPayload
 from polyray.orchestrator.rollout_actor import RolloutActor
 from polyray.orchestrator.rollout_pool import PoolWorker
@@ -161,7 +162,7 @@ def test_killed_learner_above_staleness_zero_trains_on_the_groups_of_its_checkpo
         learner__checkpoint_every=3,
     )
     with (
-        open_fleet(config, "learner-killed-stale") as fleet,
+        open_fleet(plan_fleet(config), "learner-killed-stale") as fleet,
         killer(config, after_steps=7, pids=learners),
     ):
         run = run_training(config, fleet)  # also checks that every group was consumed once

@@ -14,9 +14,10 @@ import ray
 
 from polyray.config.run import TrainConfig
 from polyray.launch.fleet import Fleet, open_reward
-from polyray.launch.plan import resolve_training
+from polyray.launch.plan import plan_fleet
 from polyray.orchestrator.shared_pool import SharedPool
 from polyray.rewards import plan_reward
+from polyray.rollout.engine import EngineSettings
 from tests.chaos.simulated import SimulatedRun
 
 pytestmark = pytest.mark.chaos
@@ -38,7 +39,9 @@ def shared_fleet(ray_session: None, shared_config: Callable[..., TrainConfig]) -
     """Two engines without a model under a keeper, and the verifier."""
     config = shared_config("shared")
     pool = SharedPool("shared", config.rollout)
-    pool.build(resolve_training(config).engine_settings())
+    engine = plan_fleet(config).engine
+    assert isinstance(engine, EngineSettings)
+    pool.build(engine)
     with open_reward("shared", plan_reward(config.reward, config.task, config.diversity)) as reward:
         pool.wait_until_ready()
         yield Fleet(pool, reward)

@@ -18,6 +18,7 @@ import ray.exceptions
 
 from polyray.config.run import TrainConfig
 from polyray.launch.fleet import Fleet, open_fleet
+from polyray.launch.plan import plan_fleet
 from polyray.orchestrator.rollout_pool import RolloutPool
 from polyray.rewards import plan_reward
 from polyray.runs.saved_groups import INDEX
@@ -65,7 +66,7 @@ def chaos_config(train_config: Callable[..., TrainConfig], slow: Path) -> Callab
 @pytest.fixture(scope="module")
 def simulated_fleet(ray_session: None, chaos_config: Callable[..., TrainConfig]) -> Iterator[Fleet]:
     """Three engines without a model, and a reward that is always the same."""
-    with open_fleet(chaos_config("fleet"), "chaos") as fleet:
+    with open_fleet(plan_fleet(chaos_config("fleet")), "chaos") as fleet:
         fleet.pool.wait_until_ready()
         yield fleet
 

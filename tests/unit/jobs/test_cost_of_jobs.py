@@ -46,8 +46,10 @@ def _without_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("open_ray", "open_fleet", "open_sampler"):
         monkeypatch.setattr(polyray.launch.fleet, name, lambda *arguments: nullcontext(FLEET))
     monkeypatch.setattr(polyray.launch.fleet, "pool_sampler", lambda *arguments: None)
-    for name in ("plan_training", "plan_sft"):
-        monkeypatch.setattr(polyray.launch.plan, name, lambda config: SimpleNamespace(config=config))
+    for name in ("plan_training", "plan_sft", "plan_evaluation", "plan_fleet"):
+        monkeypatch.setattr(
+            polyray.launch.plan, name, lambda config, *rest: SimpleNamespace(config=config, fleet=FLEET)
+        )
     monkeypatch.setattr(polyray.launch.train, "train", finish)
     monkeypatch.setattr(polyray.launch.sft, "supervise", finish)
     monkeypatch.setattr(polyray.launch.evaluate, "evaluate", finish)

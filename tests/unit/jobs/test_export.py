@@ -20,8 +20,8 @@ from polyray.cli.export import main
 from polyray.config.base import as_json
 from polyray.config.model import LoraSpec, ModelSpec
 from polyray.errors import ConfigError
-from polyray.launch.plan import resolve_base
 from polyray.models.adapter_files import read_adapter
+from polyray.models.base import resolve_base
 from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base, load_tokenizer
 from polyray.models.lora import attach_adapter, save_adapter
@@ -293,7 +293,7 @@ def test_an_adapter_on_a_merged_warm_start_says_that_its_base_is_not_published(
         "cache_dir": str(tmp_path / "cache"),
     }
     (finished / "config.json").write_text(json.dumps(values))
-    merged_base, _ = resolve_base(ModelSpec.model_validate(values["model"]))
+    merged_base = resolve_base(ModelSpec.model_validate(values["model"])).directory
     _save(merged_base, finished / "adapter", 0.05)
     main([str(finished), "--merged", str(tmp_path / "model")])
     expected = _with_adapter(merged_base, finished / "adapter")

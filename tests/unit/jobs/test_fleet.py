@@ -16,15 +16,10 @@ from polyray.config.model import ModelSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import EvaluateConfig, TrainConfig
 from polyray.errors import ConfigError, RewardError
-from polyray.launch.fleet import (
-    check_engines,
-    open_fleet,
-    open_reward,
-    open_sampler,
-    open_shared_fleet,
-)
-from polyray.launch.plan import resolve_base, resolve_training
+from polyray.launch.fleet import open_reward
+from polyray.launch.plan import _check_engines, plan_evaluation, plan_fleet, plan_training
 from polyray.models import loading
+from polyray.models.base import resolve_base
 from polyray.rewards import RewardPlan, plan_reward
 from polyray.rollout import vllm_build
 from polyray.serving.reward.run import RewardServiceAddress
@@ -105,10 +100,10 @@ def test_a_base_that_cannot_be_held_in_4_bits_ends_a_job_before_a_worker_starts(
 ) -> None:
     model_dir = save_base(tmp_path)
     model = ModelSpec(path=str(model_dir), quantization="nf4")
-    assert resolve_base(model) == (model_dir, None)  # an export reads the base as it is stored
+    assert resolve_base(model).directory == model_dir  # an export reads the base as it is stored
     monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="needs bitsandbytes, which is not installed"):
-        resolve_training(TrainConfig(name="x", model=model))
+        plan_fleet(TrainConfig(name="x", model=model))
 
 
 def test_engines_that_this_build_of_vllm_cannot_run_end_a_job_before_a_worker_starts(
@@ -118,16 +113,12 @@ def test_engines_that_this_build_of_vllm_cannot_run_end_a_job_before_a_worker_st
     message = r"^rollout\.gpus_per_worker=0, but vllm 0\.32\.0 is a build for GPUs"
     model = {"path": str(save_base(tmp_path))}
     evaluation = build_config(EvaluateConfig, {"name": "x", "model": model, "adapters": {"base": None}})
-    with pytest.raises(ConfigError, match=message), open_sampler(evaluation):
-        raise AssertionError("it must not open")
+    with pytest.raises(ConfigError, match=message):
+        plan_evaluation(evaluation)
     run = build_config(TrainConfig, {"name": "x", "model": model})
-    with pytest.raises(ConfigError, match=message), open_fleet(run, "x"):
-        raise AssertionError("it must not open")
-    with (
-        pytest.raises(ConfigError, match=message),
-        open_shared_fleet(resolve_training(run), "x", lora_rank=8, runs=2),
-    ):
-        raise AssertionError("it must not open")
+    for resolve in (plan_training, plan_fleet):
+        with pytest.raises(ConfigError, match=message):
+            resolve(run)
 
 
 @pytest.mark.parametrize(
@@ -137,4 +128,4 @@ def test_other_engines_are_not_judged_here(
     rollout: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vllm_build, "installed_build", lambda: ("vllm 0.32.0", False))
-    check_engines(RolloutSpec.model_validate(rollout))
+    _check_engines(RolloutSpec.model_validate(rollout))

@@ -15,10 +15,10 @@ from polyray.config.run import TrainConfig
 from polyray.errors import ConfigError, DataError
 from polyray.launch import train as train_job
 from polyray.launch.fleet import Fleet
-from polyray.launch.inputs import check_training
-from polyray.launch.plan import RunPlan
+from polyray.launch.plan import RunPlan, plan_training
 from polyray.launch.train import _show_outcome, _summary, train
 from polyray.launch.watch import shown_metrics
+from polyray.models.base import Base
 from polyray.rollout import vllm_build
 from polyray.runs.jsonl import JsonlWriter
 from polyray.runs.progress import ProgressDisplay, headline
@@ -105,7 +105,7 @@ def test_what_cannot_work_is_said_before_anything_starts(
     Path("tiny.jsonl").write_text('{"prompt": "1", "reference": "1"}\n{"prompt": "2", "reference": "2"}\n')
     config = build_config(TrainConfig, {"name": "run", "runs_dir": str(tmp_path), **changes})
     with pytest.raises(error, match=message):
-        check_training(config)
+        plan_training(config)
 
 
 def test_engines_that_cannot_run_here_are_named_before_anything_starts(
@@ -115,7 +115,7 @@ def test_engines_that_cannot_run_here_are_named_before_anything_starts(
     with pytest.raises(
         ConfigError, match=r"^rollout\.gpus_per_worker=0, but vllm .* set rollout\.gpus_per_worker=1"
     ):
-        check_training(_config(tmp_path))
+        plan_training(_config(tmp_path))
 
 
 class _Ended(Exception):
@@ -160,7 +160,7 @@ def test_the_learner_starts_when_the_engines_beside_it_on_a_gpu_have_taken_their
     config = build_config(TrainConfig, values)
     with RunDirectory.open(config) as directory, pytest.raises(_Ended):
         train(
-            RunPlan(config, tmp_path, "", None, "float32"),
+            RunPlan(config, Base(tmp_path, ""), "float32"),
             directory,
             fleet,
             ProgressDisplay(console=Console(file=io.StringIO())),

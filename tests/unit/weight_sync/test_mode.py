@@ -9,10 +9,17 @@ from typing import Any
 import pytest
 
 from polyray.config.delivery import DeliverySpec
-from polyray.config.model import LoraSpec
+from polyray.config.model import LoraSpec, ModelSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.errors import ConfigError
-from polyray.weight_sync.mode import SyncChoice, choose_mode
+from polyray.models import loading
+from polyray.models.base import Base
+from polyray.weight_sync.mode import SyncChoice, choose_sync
+
+
+@pytest.fixture(autouse=True)
+def _without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "check_can_quantise", lambda model_dir: None)
 
 
 def _model(directory: Path, **config: Any) -> Path:
@@ -22,8 +29,13 @@ def _model(directory: Path, **config: Any) -> Path:
 
 def _choice(model_dir: Path, *, mode: str = "auto", dtype: str = "float32", **rollout: Any) -> SyncChoice:
     lora = rollout.pop("lora", LoraSpec())
-    spec = RolloutSpec.model_validate(rollout)
-    return choose_mode(DeliverySpec.model_validate({"mode": mode}), spec, lora, model_dir, dtype)
+    held = {"quantization": dtype} if dtype == "nf4" else {"dtype": dtype}
+    model = ModelSpec(path=str(model_dir), lora=lora, **held)
+    delivery = DeliverySpec.model_validate({"mode": mode})
+    choice = choose_sync(model, delivery, RolloutSpec.model_validate(rollout), Base(model_dir, "9f86"))
+    assert choice.dtype == dtype
+    assert choice.lora_rank(16) == (16 if choice.mode == "adapter" else None)
+    return choice
 
 
 @pytest.mark.parametrize("mode", ["adapter", "merged"])

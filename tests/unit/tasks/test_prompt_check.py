@@ -11,8 +11,9 @@ import pytest
 from polyray.config.loader import build_config
 from polyray.config.run import TrainConfig
 from polyray.errors import DataError
-from polyray.launch.prompt_check import check_run_prompts, training_prompts
+from polyray.periodic_eval.validation import validation_prompts
 from polyray.tasks import build_task
+from polyray.tasks.prompt_check import check_task_prompts, training_prompts
 from tests.unit.tiny_policy import save_base
 
 
@@ -27,9 +28,12 @@ def _check(tmp_path: Path, model_dir: Path, lines: list[dict[str, Any]], **rollo
     file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     held_out = tmp_path / "held_out.jsonl"
     held_out.write_text('{"prompt": "99|8=", "reference": "1"}\n')
-    task = {"type": "jsonl", "path": str(file), "held_out_path": str(held_out)}
-    config = build_config(TrainConfig, {"name": "run", "task": task, "rollout": rollout})
-    check_run_prompts(config, build_task(config.task), model_dir)
+    spec = {"type": "jsonl", "path": str(file), "held_out_path": str(held_out)}
+    config = build_config(TrainConfig, {"name": "run", "task": spec, "rollout": rollout})
+    task = build_task(config.task)
+    assert config.rounds is not None
+    fixed = validation_prompts(config.rounds, task, config.seed)
+    check_task_prompts(task, config.seed, 20_000, fixed, model_dir, config.rollout.max_prompt_tokens)
 
 
 def _lines(count: int = 20) -> list[dict[str, Any]]:

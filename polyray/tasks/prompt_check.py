@@ -2,56 +2,35 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from polyray.config.run import TrainConfig
-from polyray.config.task import HiddenTrapGridSpec
-from polyray.data.chat import check_can_end, encode_prompt
+from polyray.data.chat import encode_prompt
 from polyray.errors import DataError
-from polyray.models.loading import load_tokenizer
-from polyray.periodic_eval.validation import validation_prompts
+from polyray.models.loading import usable_tokenizer
 from polyray.tasks.base import Task
 from polyray.types import Prompt
 
-ALWAYS_MEASURED = 20_000
-"""Training prompts that are measured however short the run is; about 100 microseconds each."""
-MARGIN = 2
-"""Times the groups of a run that it may ask for: some are dropped or sampled again."""
-OF_GENERATED = 64
-"""Training prompts of a task that generates all of them alike."""
 REPEATS = 200
-"""Known prompts in a row after which a task has shown all it has: tasks with a file go through it in epochs."""
+"""Known prompts in a row after which a task has no others: tasks with a file go through it in epochs."""
 _GOOD: set[tuple[Path, int, int]] = set()
 """Prompts that this process has measured: model, limit and a hash of the texts."""
 
 
-def check_run_prompts(config: TrainConfig, task: Task, model_dir: Path) -> None:
-    """Raises DataError where a prompt of training or validation cannot be encoded, or is too long."""
-    groups = config.learner.steps * config.rollout.prompts_per_step
-    generated = isinstance(config.task, HiddenTrapGridSpec)
-    limit = OF_GENERATED if generated else max(ALWAYS_MEASURED, MARGIN * groups)
-    prompts = training_prompts(task, config.seed, limit)
-    rounds = config.rounds
-    fixed = [] if rounds is None else validation_prompts(rounds, task, config.seed)
+def check_task_prompts(
+    task: Task, seed: int, limit: int, fixed: Sequence[Prompt], model_dir: Path, max_prompt_tokens: int
+) -> None:
+    """Checks the first `limit` training prompts and the `fixed` ones of validation. Raises DataError."""
+    prompts = training_prompts(task, seed, limit)
     measured = list({prompt.prompt_id: prompt for prompt in (*prompts, *fixed)}.values())
-    room = config.rollout.max_prompt_tokens
     contents = frozenset((prompt.text, repr(prompt.messages)) for prompt in measured)
-    if (key := (model_dir, room, hash(contents))) not in _GOOD:  # trials of a sweep ask the same
-        check_prompts(measured, task, usable_tokenizer(model_dir), room)
+    key = (model_dir, max_prompt_tokens, hash(contents))
+    if key not in _GOOD:  # trials of a sweep ask the same
+        check_prompts(measured, task, usable_tokenizer(model_dir), max_prompt_tokens)
         _GOOD.add(key)
-
-
-def usable_tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a base; raises ConfigError where no completion of the base can end."""
-    tokenizer = load_tokenizer(model_dir)
-    known = json.loads((model_dir / "config.json").read_text(encoding="utf-8")).get("vocab_size")
-    check_can_end(tokenizer, known)
-    return tokenizer
 
 
 def training_prompts(task: Task, seed: int, limit: int) -> Iterator[Prompt]:
