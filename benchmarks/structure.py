@@ -2,7 +2,8 @@
 
     python -m benchmarks.structure [DIRECTORY]   DIRECTORY: a checkout (default: this one)
 
-`train_lines` counts the modules that a training command can reach by imports, lazy ones included.
+`train_lines` counts the modules that a training command can reach by imports, lazy ones included. The route of a
+configuration is measured by `python -m benchmarks.walk`.
 """
 
 from __future__ import annotations
@@ -109,6 +110,9 @@ def measure(root: Path) -> dict[str, int | bool | list[str]]:
         "two_way_pairs": two_way_pairs(graph),
         "import_cycle": has_cycle(graph),
         "orchestrator_files": len(loop),
+        "engine_lines": lines_of(
+            path for name, path in files.items() if package_of(name) == "polyray.rollout"
+        ),
         "readme_lines": lines_of([root / "README.md"]),
     }
 
