@@ -41,7 +41,7 @@ def research_figures(paths: Sequence[str | Path]) -> dict[str, go.Figure]:
     drawn |= _adapters(data)
     if data.evaluations and all(measured_for_all(data.evaluations[0], key) for key in USQ):
         drawn["6-usq-against-pass"] = usq_figure(data.evaluations, arms)
-    return drawn | (_of_evaluations(paths) if data.evaluations else {})
+    return drawn | (_of_evaluations([run.path for run in data.evaluations]) if data.evaluations else {})
 
 
 USQ = ("pass_at_k", "usq_at_k")

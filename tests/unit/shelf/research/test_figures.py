@@ -37,6 +37,7 @@ def test_what_the_runs_have_is_drawn_and_nothing_else(tmp_path: Path) -> None:
     names = list(research_figures([tmp_path / "runs"]))
     assert names[:4] == ["1-method", "2-dynamics-pass_at_1", "2-dynamics-diversity", "3-pareto"]
     assert {"5-cross-domain", "6-usq-against-pass", "significance", "collapse"} <= set(names)
+    assert list(research_figures([run, tmp_path / "runs" / "e"])) == names
 
 
 def test_the_job_writes_the_data_of_every_figure(
