@@ -43,7 +43,7 @@ def needs_proximal(config: TrainConfig, num_updates: int) -> bool:
 
 
 def measured(rows: Sequence[Row], num_samples: int) -> Measured:
-    """Of one group, from what its rows know; empty completions have 0."""
+    """Measurements of one group, from its rows; empty completions have 0."""
     kl_G, log_weights_G = np.zeros(num_samples), np.zeros(num_samples)
     for row in rows:
         rollout_T = torch.from_numpy(row.completion.rollout_logprobs).double()

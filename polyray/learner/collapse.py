@@ -29,7 +29,7 @@ class CollapseWatch:
             self._remember(line)
 
     def observe(self, values: Mapping[str, Any]) -> dict[str, float]:
-        """What this round adds to its own line: collapse_alarm, 0 or 1; {} where nobody watches."""
+        """Value that this round adds to its own line: collapse_alarm, 0 or 1; {} without an alarm."""
         if self._spec is None:
             return {}
         value = self._remember(values)

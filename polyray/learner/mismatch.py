@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 KEY = "mismatch_alarm"
 TOTAL = "mismatch_alarms"
-"""Of what is reported for the display, not of metrics.jsonl: steps with the alarm so far."""
+"""Steps with the alarm so far; reported for the display, not written to metrics.jsonl."""
 
 
 class MismatchWatch:
@@ -37,7 +37,7 @@ class MismatchWatch:
             self.total += self._alarm_before
 
     def observe(self, metrics: StepMetrics) -> StepMetrics:
-        """What this step adds to its own line: mismatch_alarm, 0 or 1; {} where nobody watches."""
+        """Value that this step adds to its own line: mismatch_alarm, 0 or 1; {} without an alarm."""
         if self._spec is None:
             return {}
         self._remember(metrics)

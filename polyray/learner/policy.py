@@ -27,16 +27,18 @@ from polyray.types import PolicyVersion
 from polyray.weight_sync.probe import probe_logprobs, probe_sequences
 
 COORDINATOR_FILES = "coordinator/"
-"""Where the coordinator's binary payloads lie among a checkpoint's extra files."""
+"""Prefix of the coordinator's binary payloads among a checkpoint's extra files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """Where a run goes on, e.g. Restored(step=20, snapshot={"version": 20, "pending": [81]}, validation=None)."""
+    """Starting point of a run, e.g. Restored(step=20, snapshot={"version": 20, "pending": [81]},
+    validation=None).
+    """
 
     step: int = 0
     snapshot: Mapping[str, Any] | None = None
-    """What the coordinator gave; None where there was no checkpoint."""
+    """The coordinator's snapshot; None without a checkpoint."""
     validation: Mapping[str, Any] | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
     """The learner's own extra files."""

@@ -52,7 +52,9 @@ class SupervisedDynamics:
         *,
         writes: bool = True,
     ) -> None:
-        """`step`: completed ones; lines of later steps go, because those come again. All ranks must call it."""
+        """`step`: completed steps; lines of later steps are removed, because these steps run again. All ranks
+        must call it.
+        """
         self._config = config
         self._writes = writes
         self._rounds = config.rounds(num_steps)

@@ -44,7 +44,7 @@ from polyray.seeds import sample_seed
 
 @dataclass(frozen=True, slots=True)
 class SupervisedRun:
-    """Where an SFT run lives and who takes part.
+    """Configuration, place and rank of an SFT run.
 
     Example:
         SupervisedRun(config=SftConfig(name="sft"), model_dir=Path("/models/x"), run_dir=Path("runs/sft"),
@@ -80,9 +80,9 @@ class _Training:
 def run_supervised(
     run: SupervisedRun, parallel: Callable[[Any], Any], reported: Callable[[dict[str, float]], None]
 ) -> None:
-    """Trains from the newest checkpoint to the last step, or until early stopping, and writes adapter/. Where the
-    driver asks it to stop, it ends after the step under way, with a checkpoint and without an adapter.
+    """Train from the newest checkpoint to the last step, or until early stopping, and write adapter/.
 
+    If the driver asks for a stop, training ends after the current step, with a checkpoint and without an adapter.
     `parallel` wraps the model for data parallelism; `reported` is called on every rank after each checkpoint.
     """
     learner, stopping = run.config.learner, run.config.evaluation.early_stopping

@@ -14,4 +14,4 @@ class Verdict(IntEnum):
     STOP = 2
     """The run was stopped from outside."""
     DRAIN = 3
-    """The run is to end here, with a checkpoint, and to go on when it is started again."""
+    """End the run here with a checkpoint; the same command resumes it."""
