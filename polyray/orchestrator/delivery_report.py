@@ -16,7 +16,7 @@ class DeliveryReport:
 
     started: float = 0.0
     seconds: float = 0.0
-    """Of the newest version that all workers serve: published to last proof."""
+    """From publishing to the last proof, for the newest version that all workers serve."""
     difference: float = 0.0
     idle: dict[str, float] = field(default_factory=dict)
     """By worker: share of the time between its last two deliveries in which its engine did not step."""

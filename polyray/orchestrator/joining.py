@@ -1,7 +1,7 @@
-"""Joining a cluster that is there, with what can be wrong about it by name: address, token, versions.
+"""Join an existing cluster, with named errors for a wrong address, token or version.
 
-Ray itself waits minutes for an address where nobody answers, and says no more than "failed to connect" about a
-refused token, a head that is none, and a machine outside the cluster; which it was stands in the error's cause.
+Ray itself waits minutes for an address that does not answer. It says no more than "failed to connect" about a
+refused token, a wrong port, and a machine outside the cluster; the error's cause has the details.
 Called by resources.py; polyray doctor shows the same errors.
 """
 
@@ -28,15 +28,15 @@ TRIES_VARIABLE = "RAY_gcs_server_port_wait_time_s"
 TRIES = "1"
 TOKEN_REFUSED = ("AuthenticationError", "Unauthenticated", "InvalidAuthToken")
 OUTSIDE = "No node info found"
-"""What Ray says on a machine without a raylet of the cluster."""
+"""Ray's message on a machine without a raylet of the cluster."""
 
 
 def join(address: str, **options: Any) -> Any:
-    """`ray.init(**options)` with RAY_ADDRESS set to `address`; what it returns.
+    """Call `ray.init(**options)` with RAY_ADDRESS set to `address`, and return its result.
 
-    Raises ResourceError where nobody answers there, or on a machine outside that cluster, ConfigError for an address
-    of another kind, a refused token, and another version of Ray or Python. Waits a minute at most for a head that
-    does not answer.
+    Raises ResourceError if nothing answers there, or on a machine outside that cluster. Raises ConfigError for an
+    address of another kind, a refused token, and another version of Ray or Python. Waits at most a minute for a
+    head that does not answer.
     """
     if "://" in address:
         raise ConfigError(
@@ -63,7 +63,7 @@ def join(address: str, **options: Any) -> Any:
 
 @contextmanager
 def _few_tries() -> Iterator[None]:
-    """Somebody listens at the address: what does not answer now is no head, and will not become one."""
+    """Limit Ray's retries: the port is open, so an address that does not answer now is no head."""
     given = os.environ.get(TRIES_VARIABLE)
     os.environ.setdefault(TRIES_VARIABLE, TRIES)
     try:
@@ -88,17 +88,17 @@ def _refuse_silence(address: str) -> None:
     if asked != host and _silence(host, int(port)) is None:
         raise ResourceError(
             f"something listens at RAY_ADDRESS={address}, but Ray asks this machine's own address instead, "
-            f"{asked}:{port}, where nobody answers ({reason}); a forwarded port (ssh -L) lets no process join: start "
-            "the job on a machine of the cluster, or send it: polyray submit ... --address http://HEAD:8265"
+            f"{asked}:{port}, which does not answer ({reason}); a forwarded port (ssh -L) lets no process join: "
+            "start the job on a machine of the cluster, or send it: polyray submit ... --address http://HEAD:8265"
         ) from error
     raise ResourceError(
-        f"nobody answers at RAY_ADDRESS={address} ({reason}); is the head up (`ray start --head --port={port}`), "
+        f"nothing answers at RAY_ADDRESS={address} ({reason}); is the head up (`ray start --head --port={port}`), "
         "and its port open from here? Without RAY_ADDRESS a job starts a local Ray"
     ) from error
 
 
 def _silence(host: str, port: int) -> OSError | None:
-    """Why nobody answers there; None where somebody does."""
+    """The error of a connection attempt; None if the port answers."""
     try:
         with socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S):
             return None
@@ -107,7 +107,7 @@ def _silence(host: str, port: int) -> OSError | None:
 
 
 def _not_joined(address: str, error: BaseException) -> ConfigError | ResourceError:
-    """What Ray's ConnectionError means, by what it was raised from."""
+    """Translate Ray's ConnectionError, by its cause."""
     if address in ON_THIS_MACHINE:
         return ConfigError(
             f"RAY_ADDRESS={address}: there is no Ray on this machine that lets this process in; start one (`ray "
@@ -124,7 +124,7 @@ def _not_joined(address: str, error: BaseException) -> ConfigError | ResourceErr
         )
     last = reason.strip().splitlines()[-1]
     return ResourceError(
-        f"what listens at RAY_ADDRESS={address} does not answer as the head of a Ray cluster ({last[:200]}); give "
+        f"RAY_ADDRESS={address} does not answer as the head of a Ray cluster ({last[:200]}); give "
         "the port of `ray start --head`, 6379 unless said otherwise (not the dashboard's, 8265); `ray status` on the "
         "head says how it is"
     )

@@ -53,8 +53,8 @@ def training_error(error: BaseException, max_failures: int) -> BaseException:
         if (permanent := permanent_error(failures)) is not None:
             return permanent
         return LearnerError(
-            f"{first_failure(failures)}; it was the last of learner.max_failures={max_failures} restarts. Start the "
-            "same command again to go on from the newest checkpoint"
+            f"{first_failure(failures)}; it was the last of learner.max_failures={max_failures} restarts. Run the "
+            "same command again to resume from the newest checkpoint"
         )
     cause = getattr(error, "controller_failure", None)  # of ray.train.ControllerError
     return cause if isinstance(cause, PolyrayError) else error

@@ -1,9 +1,8 @@
-"""What runs inside Ray Train for RL: joins the learner's loop (polyray/learner/loop.py) to the coordinator
-actor.
+"""The RL loop inside Ray Train: connects polyray/learner/loop.py with the coordinator actor.
 
 `start_training` is called by polyray train on the driver; `train_loop` runs in every Train worker. Ray Train
-gives no calls into its workers, so they pull; the coordinator is found by name, because Train re-uses the
-loop's arguments after a restart.
+gives no calls into its workers, so they pull. The coordinator is found by name, because Train re-uses the loop's
+arguments after a restart.
 """
 
 from __future__ import annotations
@@ -128,7 +127,7 @@ class RemoteCoordination:
 
 
 def give_back_gpu_memory() -> None:
-    """What torch keeps for its next step, for the engine that wakes; nothing without a GPU."""
+    """Release torch's cached GPU memory for the engine that wakes; no effect without a GPU."""
     import torch
 
     if torch.cuda.is_available():
@@ -136,7 +135,7 @@ def give_back_gpu_memory() -> None:
 
 
 def gpu_memory_bytes() -> StepMetrics:
-    """What torch has allocated on this process's GPU, now and at most; nothing without a GPU."""
+    """Memory that torch has allocated on this process's GPU, now and at most; {} without a GPU."""
     import torch
 
     if not torch.cuda.is_available():

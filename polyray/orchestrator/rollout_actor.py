@@ -1,7 +1,7 @@
 """A rollout worker as a Ray actor: samples a group, has it scored, answers with metadata and a reference.
 
 `RolloutActor` wraps the plain `RolloutWorker`; texts go from it straight to the reward service, so only metadata
-passes through whoever asked. Started and replaced by rollout_pool.py.
+passes through the caller. Started and replaced by rollout_pool.py.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """What it takes to build one rollout worker anywhere.
+    """Settings from which a rollout worker can be built on any machine.
 
     Example:
         EngineSettings(model_dir="/models/qwen", dtype="float32", rollout=RolloutSpec(), lora_rank=16)
@@ -55,7 +55,7 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """Where a worker has its groups scored.
+    """The reward service of a worker, and the settings of scoring.
 
     Example:
         Scoring(app_name="quickstart-reward", service=ServiceSpec(), want_distances=False, algorithm=GrpoSpec())
@@ -65,14 +65,14 @@ class Scoring:
     service: ServiceSpec
     want_distances: bool
     algorithm: AlgorithmSpec
-    """Says who takes part and, with dynamic sampling, which groups teach nothing."""
+    """Decides which completions take part and, with dynamic sampling, which groups have no training signal."""
     remote: RewardPlan | None = None
     """Set where the reward is a service elsewhere: `app_name` then only names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutReply:
-    """What the coordinator learns of a group; the group itself travels beside it as a reference.
+    """Metadata of a group for the coordinator; the group itself travels beside it as a reference.
 
     Example:
         RolloutReply(group_id=40, policy=PolicyVersion(...), num_tokens=96, num_samples=16, num_scored=16,
@@ -106,8 +106,11 @@ class RolloutActor:
     def __init__(
         self, name: str, rollout: RolloutSpec, clients: dict[str, RewardClient] | None = None
     ) -> None:
-        """`rollout` says which library is imported; `clients` by application name are used instead of new ones
-        (simulations share one that calls nobody)."""
+        """Start a worker that imports the engine's library at once.
+
+        `rollout` determines the library. `clients` by application name are used instead of new ones (simulations
+        share one that makes no calls).
+        """
         log_as(name, name.partition("-rollout-")[0])  # a pool's workers are called after the run that owns it
         self._name = name
         self._settings: Future[EngineSettings] = Future()
@@ -119,7 +122,7 @@ class RolloutActor:
         self._settings.set_result(settings)
 
     async def measure_delivery(self, settings: EngineSettings, lora: LoraSpec) -> DeliveryMeasurements:
-        """Instead of `build`: what both ways of delivery cost here. The actor is of no use afterwards."""
+        """Measure the cost of both ways of delivery, instead of `build`; the actor cannot be used afterwards."""
         from polyray.rollout.vllm_measure import measure_delivery
 
         arguments = Path(settings.model_dir), settings.rollout, settings.dtype, lora
@@ -199,12 +202,12 @@ class RolloutActor:
         self._worker.forget(run)
 
     async def usage(self) -> Usage:
-        """What the engine's time went into so far."""
+        """The engine's time so far, by purpose."""
         return self._worker.usage
 
 
 def usefulness(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: int) -> tuple[int, bool]:
-    """(completions that take part, whether they teach); the objective is computed only where somebody asks."""
+    """(completions that take part, whether they have training signal); computed if the algorithm needs it."""
     if algorithm.truncated != "drop" and not algorithm.dynamic_sampling:
         return int(group.scored_mask_G.sum()), True
     from polyray.learner.advantages import algorithm_at, group_teaches, taking_part
@@ -215,7 +218,7 @@ def usefulness(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: int) ->
 
 
 def engine_builder(rollout: RolloutSpec) -> Callable[[EngineSettings], Any]:
-    """What builds the engine that `rollout` asks for; its library is imported when this returns."""
+    """Builder of the engine that `rollout` asks for; its library is imported when this returns."""
     if rollout.engine_kind == "simulated":
         from polyray.rollout.simulated_engine import SimulatedEngine
 

@@ -20,7 +20,7 @@ class RunProgress:
     version: int = 0
     groups_done: int = 0
     tokens: int = 0
-    """Of groups for the learner, without those of rounds."""
+    """Tokens of groups for the learner, without validation rounds."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """The newest line."""
     alarms: int = 0

@@ -61,9 +61,9 @@ class SharedPool(RolloutPool):
     """The keeper's workers, as one of the runs sees them. Travels to the processes of the runs as a value."""
 
     def __init__(self, owner: str, rollout: RolloutSpec) -> None:
-        """Starts the keeper and the workers; `for_run` says whose a copy is.
+        """Start the keeper and the workers; `for_run` makes the copy of one run.
 
-        All workers end with the keeper, so it lies on the node of whoever starts it, which all runs need anyway.
+        All workers end with the keeper, so it runs on the caller's node, which all runs need anyway.
         """
         actor = ray.remote(FleetKeeper).options(
             name=f"{owner}-fleet-{uuid.uuid4().hex[:6]}",
@@ -110,7 +110,7 @@ class SharedPool(RolloutPool):
         self.workers = list(workers)
 
     def shutdown(self) -> None:
-        """Ends every worker, of all runs: for whoever started the pool."""
+        """End every worker, of all runs; only the owner of the pool calls this."""
         super().shutdown()
         ray.kill(self._keeper)
 

@@ -129,10 +129,7 @@ def test_the_doctor_asks_the_cluster_and_each_of_its_machines(head: Head) -> Non
     nobody = f"127.0.0.1:{free_port()}"
     refused = doctor(head, nobody)
     assert refused.returncode == 1
-    assert (
-        f"FAIL  nobody answers at RAY_ADDRESS={nobody} (Connection refused)  ->  is the head up"
-        in refused.stdout
-    )
+    assert f"RAY_ADDRESS={nobody} (Connection refused)" in refused.stdout
 
 
 def test_a_token_that_is_refused_is_named_by_the_doctor_and_by_jobs(head: Head, sft: Path) -> None:

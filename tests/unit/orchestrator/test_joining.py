@@ -50,9 +50,7 @@ def test_where_nobody_listens_ray_is_not_even_asked(monkeypatch: pytest.MonkeyPa
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ResourceError) as refused:
             join(address)
-    assert str(refused.value).startswith(
-        f"nobody answers at RAY_ADDRESS={address} (Connection refused); is the head up"
-    )
+    assert f"RAY_ADDRESS={address} (Connection refused)" in str(refused.value)
     assert asked == []
 
 
@@ -85,10 +83,7 @@ def test_a_forwarded_port_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> 
         port = tunnel.getsockname()[1]
         with pytest.raises(ResourceError) as refused:
             join(f"localhost:{port}")
-    assert str(refused.value).startswith(
-        f"something listens at RAY_ADDRESS=localhost:{port}, but Ray asks this machine's own address instead, "
-        f"127.0.0.9:{port}, where nobody answers (Connection refused); a forwarded port"
-    )
+    assert f"RAY_ADDRESS=localhost:{port}" in str(refused.value) and f"127.0.0.9:{port}" in str(refused.value)
     assert asked == []
 
 
