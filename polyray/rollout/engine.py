@@ -18,7 +18,7 @@ from polyray.types import Group, GroupRequest
 class Engine(Protocol):
     """Samples groups, each from one policy version: the newest of its run that was loaded when it was submitted.
 
-    Groups are told apart by `group_id` alone: whoever serves several runs gives each group a number of its own.
+    Groups are told apart by `group_id` alone: a caller with several runs gives each group its own number.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Sequences that decode together, in simulated seconds: who is done when. No clock, no tokens.
+"""Sequences that decode together, in simulated seconds: when each is done. No clock, no tokens.
 
 All running sequences get their tokens in lockstep, so one counter of decoded tokens and a heap of the counts at
 which sequences end are enough: an hour of decoding costs as many operations as sequences ended in it.

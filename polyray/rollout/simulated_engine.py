@@ -72,7 +72,7 @@ class SimulatedEngine:
         self._asleep = False
 
     def close(self) -> None:
-        """Nothing lies outside this process."""
+        """No effect: the simulation holds nothing outside this process."""
 
     @property
     def idle(self) -> bool:
@@ -133,7 +133,7 @@ class SimulatedEngine:
         return finished
 
     def load(self, payload: AdapterPayload) -> None:
-        """See `Engine.load`; what runs goes on meanwhile where the engine keeps versions."""
+        """See `Engine.load`; groups keep running meanwhile if the engine keeps versions."""
         self._check_awake()
         if not self.idle and not self.keeps_versions:
             raise DeliveryError(
@@ -149,7 +149,7 @@ class SimulatedEngine:
         self._newest.pop(run, None)
 
     def probe(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
-        """What the payload says: there is no model to ask."""
+        """Log-probs of the payload: there is no model to ask."""
         self._check_awake()
         if self._last is None:
             raise RolloutError(
@@ -162,7 +162,7 @@ class SimulatedEngine:
             raise RuntimeError("the engine sleeps; wake it first")
 
     def _catch_up(self) -> None:
-        """Decodes up to now. A thread that woke late has lost nothing: the simulated device went on."""
+        """Decode up to now. A thread that woke late has lost nothing: simulated time continued."""
         if self._simulation.takes_time:
             now = self._clock()
             self._complete += self._batch.run(now - self._decoded_until)

@@ -12,7 +12,7 @@ from polyray.rollout.engine import Engine
 
 
 class Sleeper:
-    """Whether the engine sleeps, and who waits for it to."""
+    """State of an engine's sleep, and the callers that wait for it."""
 
     def __init__(self) -> None:
         self.asleep = False
@@ -43,6 +43,6 @@ class Sleeper:
             self.asleep = False
 
     def give_up(self) -> list[Future[float]]:
-        """Of those who still wait, where the engine is gone."""
+        """Futures that still wait, when the engine is gone."""
         waiting, self._asked = self._asked, []
         return waiting

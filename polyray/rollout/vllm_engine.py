@@ -33,7 +33,7 @@ from polyray.rollout.vllm_groups import (
 from polyray.types import Group, GroupRequest
 
 PROBE = "probe"
-"""Where a group has its number, a request of a probe has this."""
+"""Request-id prefix of probe requests."""
 
 SLEEP_LEVEL = 1
 """Weights move to the host's memory; at level 2 they would be gone, and adapters with them."""
@@ -166,8 +166,11 @@ def add_group(
     params: Any,
     lora_request: Any,
 ) -> None:
-    """What `LLMEngine.add_request` does, for every sample of a group, with its checks made once: samples differ in
-    their seeds alone, and have ids of their own already, which vLLM would see to with more random characters."""
+    """Add all samples of a group to vLLM, with the checks of `LLMEngine.add_request` made once.
+
+    Samples differ in their seeds alone, and have their own ids already, to which vLLM would add random
+    characters.
+    """
     tasks = engine.get_supported_tasks()
     checked = engine.input_processor.process_inputs(
         request_ids[0], prompt, params, supported_tasks=tasks, lora_request=lora_request
@@ -253,7 +256,7 @@ def _weights(dtype: str, lora_rank: int | None) -> dict[str, Any]:
     if dtype != NF4:
         return {"dtype": dtype}
     if lora_rank is None:
-        raise RolloutError("an engine whose base is in 4 bits takes adapters only; set delivery.mode=adapter")
+        raise RolloutError("an engine with a 4-bit base takes adapters only; set delivery.mode=adapter")
     if importlib.util.find_spec("vllm_bnb_plugin") is None:
         raise ConfigError(
             "model.quantization=nf4 needs vllm-bnb-plugin beside vLLM, which is not installed; pip install -r "
