@@ -70,8 +70,10 @@ class PolyEpoSpec(OfSetsSpec):
 
 
 class PolychromicPpoSpec(OfSetsSpec):
-    """Random sets whose members share one advantage, on mean quality x distinct classes / k: the estimator of
-    polychromic PPO (arXiv 2509.25424)."""
+    """Random sets with one advantage for all members, on mean quality x distinct classes / k.
+
+    The estimator of polychromic PPO (arXiv 2509.25424).
+    """
 
     type: Literal["polychromic_ppo"] = "polychromic_ppo"
     num_sets: int = Field(default=4, ge=2, description="M, drawn anew for every group")

@@ -21,8 +21,11 @@ class Tolerance:
 
     nats: float
     judged: Literal["largest", "mean"] = "largest"
-    """Of the differences over all tokens. In 16 bits the log-prob of an improbable token is itself off by tenths: on
-    the embedded model in bfloat16 the largest of a set of probes was up to .74, their mean up to .016."""
+    """Statistic of the differences over all tokens that the tolerance limits.
+
+    In 16 bits the log-prob of an improbable token is itself off by tenths: on the embedded model in bfloat16 the
+    largest of a set of probes was up to .74, their mean up to .016.
+    """
     share: float = 0.0
     """Share of the spread of the learner's log-probs over tokens; tolerated where it is more than `nats`. The
     noise of 16 bits grows with a model's depth and its logits: SmolLM2-135M on a CPU differs by .04 to .09 in the
@@ -48,7 +51,7 @@ class DeliverySpec(StrictModel):
     num_probes: int = Field(
         default=4,
         ge=1,
-        description="fixed sequences whose log-probs prove a delivery; each costs time at every version",
+        description="fixed sequences with log-probs that verify a version; each costs time at every version",
     )
     timeout_s: float = Field(default=60.0, gt=0, description="a worker that takes longer is replaced")
     keep_versions: Literal["checkpoints", "all"] = Field(

@@ -153,7 +153,7 @@ class JudgeSpec(StrictModel):
     @field_validator("api_key_env")
     @classmethod
     def _a_name_and_no_key(cls, value: str | None) -> str | None:
-        # The value is not repeated: whoever gets this wrong has put the key itself here.
+        # The value is not repeated: a user who gets this wrong has put the key itself here.
         if value is not None and (not _VARIABLE.fullmatch(value) or len(value) > 64):
             raise ValueError(
                 "api_key_env is not the name of an environment variable; give the name, e.g. "

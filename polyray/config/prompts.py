@@ -47,4 +47,4 @@ def _long_form(value: Any) -> Any:
 
 
 ShortArm = Annotated[ArmSpec, BeforeValidator(_long_form)]
-"""An ArmSpec, for which an adapter directory (or null, the base) may stand."""
+"""An ArmSpec, or an adapter directory (or null, the base) in its place."""
