@@ -21,7 +21,7 @@ from polyray.metrics.marginal_relevance import maximal_marginal_relevance
 from polyray.types import WRONG_CLASS
 
 DIVERSE = "diverse"
-"""The selector whose set is chosen even where nothing has to be left out."""
+"""Selector that chooses a set even if nothing has to be left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class ChoiceRules:
 
 @dataclass(frozen=True, slots=True)
 class ChosenSet:
-    """What is shown; all numbers are places among the samples.
+    """The set of candidates that is shown; all numbers are places among the samples.
 
     Example:
         ChosenSet(shown=(2, 0), clusters=(0, 1), selected=2, stands_for={2: (2, 3), 0: (0,), 1: (1,)})
@@ -52,7 +52,7 @@ class ChosenSet:
     shown: tuple[int, ...]
     """In the order in which they are shown; fewer than k where there were too many near-duplicates."""
     clusters: tuple[int | None, ...]
-    """Of those shown, numbered as they appear; None: wrong by the verifier."""
+    """Clusters of the shown candidates, numbered as they appear; None: wrong by the verifier."""
     selected: int
     """One of those shown."""
     stands_for: dict[int, tuple[int, ...]]

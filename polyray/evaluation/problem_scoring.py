@@ -35,7 +35,7 @@ class _TaskFields(StrictModel):
 
 @dataclass(frozen=True, slots=True)
 class ProblemScoring:
-    """What `score --task` was asked for.
+    """Arguments of `score --task`.
 
     Example:
         ProblemScoring(samples=Path("samples.jsonl"), task={"type": "code", "path": "HumanEval.jsonl.gz"},
@@ -62,7 +62,7 @@ class ProblemScoring:
 
 
 def score_problems(request: ProblemScoring, progress: Callable[[int], None] | None = None) -> dict[str, Any]:
-    """Judges every sample and returns the contents of metrics.json; results lie in `request.out`.
+    """Judge every sample and return the contents of metrics.json; results are in `request.out`.
 
     Raises ConfigError for settings, DataError for samples or problems that do not fit.
     """
@@ -112,7 +112,7 @@ def _task_spec(fields: dict[str, Any]) -> Any:
     whole = dict(fields)
     if whole["type"] == "code":
         whole.setdefault("held_out", "all")
-        whole.setdefault("stop", [])  # a file's completions are judged as they stand, as HumanEval's tools do
+        whole.setdefault("stop", [])  # a file's completions are judged unchanged, as HumanEval's tools do
     return build_config(_TaskFields, {"task": whole}, source="evaluate score").task
 
 

@@ -3,9 +3,9 @@
     requests --sample(arm, requests)--> Group --scorer, in threads--> samples.jsonl, results.jsonl (sample_log.py)
                                                                        --> metrics.json (scoring.py)
 
-Where the engines are is the caller's business (`polyray evaluate` passes a Ray pool, tests a function). Sample i
+The caller brings the engines (`polyray evaluate` passes a Ray pool, tests a function). Sample i
 of a prompt has the same seed for every arm, so arms are compared on common random numbers. The files are written
-in the order of arms and prompts, whatever order groups arrive in: neither that nor a kill changes them.
+in the order of arms and prompts: neither the order in which groups arrive nor a kill changes them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Progress = Callable[[str, int, int], None]
 SCORING_THREADS = 2
 """Groups scored at once; a scorer of programs runs several at a time by itself."""
 MAX_UNSCORED_GROUPS = 64
-"""Where scoring is slower than sampling, no more than these wait for it: memory stays flat."""
+"""Groups that wait for scoring at most, so that slow scoring does not fill memory."""
 FIRST_GROUPS = 2
 """Groups without a single score after which the reward counts as broken."""
 Judged = tuple[GroupRequest, Group, Sequence[Scored]]
@@ -43,7 +43,7 @@ Judged = tuple[GroupRequest, Group, Sequence[Scored]]
 
 @dataclass(frozen=True, slots=True)
 class EvaluationFiles:
-    """Where an evaluation lies.
+    """Files of an evaluation.
 
     Example:
         EvaluationFiles(Path("runs/eval/evaluation")).samples  # runs/eval/evaluation/samples.jsonl
@@ -69,7 +69,7 @@ class EvaluationFiles:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationPaths:
-    """Where one evaluation writes.
+    """Output directories of one evaluation.
 
     Example:
         EvaluationPaths(evaluation=Path("runs/eval/evaluation"), judge=Path("runs/eval/judge"))
@@ -117,7 +117,7 @@ class Sampling:
     pass_threshold: float = PASS_THRESHOLD
     progress: Progress | None = None
     kept_text: Callable[[Prompt, str], str] | None = None
-    """What of a completion is written down: of a program, the part that was judged. None: all of it."""
+    """The part of a completion that is written down: of a program, the judged part. None: all of it."""
     on_group: Callable[[Sequence[SampleRecord]], None] | None = None
     """Called with every group of the files in their order, those of earlier starts included."""
 

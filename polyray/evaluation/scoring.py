@@ -36,7 +36,7 @@ SATURATED = 0.95
 
 @dataclass(frozen=True)
 class ScoringContext:
-    """What samples do not say of themselves.
+    """Context of scoring that is not in the samples.
 
     Example:
         ScoringContext(seed=0, baseline="base", reward='{"type": "verifier"} on code', trained_on={"base": None})
@@ -100,7 +100,7 @@ def score_samples(
 
 
 def dataset_sha256(records: Iterable[SampleRecord]) -> str:
-    """A hash of which prompts were asked, whatever the order: equal for equal held-out sets."""
+    """A hash of the set of prompts, in any order: equal for equal held-out sets."""
     return _hash(f"{record.task_id}\t{record.prompt_sha256}" for record in records)
 
 

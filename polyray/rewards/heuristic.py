@@ -92,7 +92,7 @@ class HeuristicReward(TaskReward):
 
 
 def _source(item: ScoreItem) -> str:
-    """What is to be answered, without the instruction around it where the task says so."""
+    """Text to be answered, without the instruction around it if the task gives it."""
     source = item.metadata.get("source")
     return source if isinstance(source, str) else item.prompt
 
