@@ -22,7 +22,7 @@ from polyray.errors import DataError
 from polyray.types import Prompt
 
 UNANSWERABLE = "unanswerable"
-"""What a model is to say, and a demonstration says, where the text has no answer."""
+"""Expected answer, also in demonstrations, if the text has no answer."""
 _EXAMPLE = '{"question": "What colour is the sky?", "answer": ["blue"]}'
 
 

@@ -1,4 +1,4 @@
-"""What a program is when names, comments and layout do not count: its canonical syntax tree.
+"""Canonical syntax tree of a program: names, comments and layout do not count.
 
     canonical_tree(source) -> Tree    the same for programs that differ in names, docstrings, annotations
     tree_distance(a, b)    -> [0, 1]  edit distance of two trees over the size of the larger one

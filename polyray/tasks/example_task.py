@@ -1,4 +1,4 @@
-"""What tasks share whose problems are questions with known answers: parts, ids, demonstrations.
+"""Base class of tasks of questions with known answers: parts, ids, demonstrations.
 
 A subclass reads its files and judges answers. Called by math.py and question_answering.py.
 """

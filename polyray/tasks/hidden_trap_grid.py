@@ -1,4 +1,4 @@
-"""Hidden-trap grid: plan a path on an 8x8 board whose traps are not shown.
+"""Hidden-trap grid: plan a path on an 8x8 board with hidden traps.
 
     prompt   37|b1>e4=     map 37, start b1, goal e4 (columns a-h, rows 1-8), 2 to 4 columns and rows apart
     answer   RRURUU        U, D change the row, L, R the column; at most MAX_MOVES moves
@@ -102,7 +102,7 @@ def split_pairs(num_held_out: int) -> tuple[tuple[tuple[int, int], ...], tuple[t
 
 @functools.cache
 def validation_pairs() -> tuple[tuple[int, int], ...]:
-    """Pairs of (start, goal) that are neither training nor held-out ones, whatever the size of these."""
+    """Pairs of (start, goal) that are neither training nor held-out ones, for any size of these."""
     pairs = [
         (start, goal)
         for start in range(NUM_CELLS)

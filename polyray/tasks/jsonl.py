@@ -5,7 +5,7 @@
 
 Parquet files and directories that save_to_disk of `datasets` wrote have these fields as columns; empty cells are
 left out. `response` is a demonstration for SFT; `metadata` is handed to the reward. The file is split by a hash of
-clusters: rows of one cluster, and rows of equal prompts, are in one part, whatever their order. Every broken row is a
+clusters: rows of one cluster, and rows of equal prompts, are in one part, in any order. Every broken row is a
 DataError that names the file, the row, what is wrong and the fix. Not for data that does not fit into memory.
 """
 

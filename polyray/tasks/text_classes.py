@@ -19,7 +19,7 @@ from polyray.types import WRONG_CLASS
 
 
 def text_class(text: str) -> int:
-    """The class of a text that stands alone."""
+    """The class of a single text."""
     return class_id(canonical_text(text))
 
 

@@ -1,8 +1,8 @@
-"""What the tasks without a verifier share: rows with human texts, three parts, heuristic quality, classes.
+"""Base class of tasks without a verifier: rows with human texts, three parts, heuristic quality, classes.
 
-A subclass reads its data into rows and says what it expects of a text; everything else is here. `metadata`
+A subclass reads its data into rows and defines its expectations of a text; everything else is here. `metadata`
 of a prompt holds its `source` (the post, the story, the writing prompt, without the instruction around it):
-that is what relevance and copying are judged against.
+relevance and copying are judged against it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class RatedText:
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
-    """What a subclass reads: one thing to write about.
+    """One row of a subclass: something to write about.
 
     Example:
         SourceRow(source_id="q1", source="Should answers cite sources?", texts=(RatedText("Yes."),),
@@ -51,9 +51,9 @@ class SourceRow:
     texts: tuple[RatedText, ...]
     """In the order of the file."""
     keys: frozenset[str] = frozenset()
-    """What no other part of the data may share, beside the source itself."""
+    """Keys that no other part of the data may share, beside the source itself."""
     form: str = ""
-    """Where a task asks for several kinds of text: which one (`metadata["form"]` of the prompt)."""
+    """Form of the text, for a task with several forms (`metadata["form"]` of the prompt)."""
     attribution: Mapping[str, str] = field(default_factory=dict)
     """Address and licence of the source: they go into the prompt's metadata and stay with the text."""
 
@@ -80,7 +80,7 @@ class TextTask(ABC):
     profiles: Mapping[str, QualityProfile]
     """By form; "" where a task has one only."""
     instructions: Mapping[str, str]
-    """What the model is told, by form; {source} is replaced."""
+    """Instruction to the model, by form; {source} is replaced."""
 
     def __init__(self, spec: TextTaskSpec, device: str = "cpu") -> None:
         """`device` is that of the encoder, where classes need one."""
@@ -118,7 +118,7 @@ class TextTask(ABC):
         return [row.prompt for row in self._parts["validation"][:limit]]
 
     def human_texts(self, prompt: Prompt) -> tuple[str, ...]:
-        """What people wrote for a validation prompt, most engagement first; () for any other prompt."""
+        """Human texts for a validation prompt, most engagement first; () for any other prompt."""
         row = self._validation.get(prompt.prompt_id)
         return () if row is None else tuple(item.text for item in row.texts)
 

@@ -2,7 +2,7 @@
 
 Any URL of SQLAlchemy whose driver is installed and synchronous. SQLite files (on a local disk) are set to WAL, so
 that readers and the one writer do not wait for each other, and to synchronous=FULL, so that a commit is on disk.
-Whatever a database refuses for reasons of its own (full, locked, read-only, gone) becomes StoreUnavailable.
+An error of the database itself (full, locked, read-only, gone) becomes StoreUnavailable.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What people picked as training data: preference pairs and demonstrations.
+"""Training data from people's selections: preference pairs and demonstrations.
 
     pairs           {"prompt", "chosen", "rejected", "metadata"}, one rejected text a row: polyray train_reward reads
                     them as they are (data.path), TRL's trainers, too
@@ -8,7 +8,7 @@ A prompt of messages gives texts as messages. The latest selection of a set coun
 improved is the chosen one, and what it was made of becomes a rejected one. A candidate that is almost the chosen text
 is no rejected one: the person did not mean the difference. Near-duplicates that were collapsed and never shown are
 not used. Demonstrations carry no metadata: polyray sft divides rows by their content, and equal ones must stay
-together. Whoever picked is not exported. Pure; called by polyray curate selections.
+together. The person is not exported. Pure; called by polyray curate selections.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_SIMILARITY = 0.9
 """Jaccard similarity of character 5-grams from which on two texts count as one."""
 _SHINGLE = 5
 
-NOT_PICKED = "nobody has picked yet"
+NOT_PICKED = "not picked yet"
 FEW = "too few candidates were shown"
 NONE = "none of them was good enough"
 BLANK_PROMPT = "blank prompt"
@@ -36,7 +36,7 @@ CUT_OFF = "no demonstration: the text is cut off at max_tokens"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a person preferred in one set.
+    """A person's preference in one set.
 
     Example:
         Choice(text="4", index=0, is_written=False, rejected=((1, "5"),))
