@@ -1,4 +1,4 @@
-"""What a comparison of models says: frozen results, made by comparison.py, written into metrics.json."""
+"""Frozen results of a comparison of models, made by comparison.py, written into metrics.json."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class EffectSizes:
 
     cohens_d: float
     cohens_d_z: float
-    """Of the pairs; infinite where all prompts differ by the same."""
+    """Cohen's d_z of the pairs; infinite if all prompts differ by the same amount."""
     hedges_g: float
     cliffs_delta: float
 
@@ -56,13 +56,13 @@ class PairComparison:
     num_prompts: int
     num_clusters: int
     num_seeds: tuple[int, int]
-    """Of model and baseline."""
+    """Seeds of model and of baseline."""
     primary: SignificanceTest
     """Sign-flip permutation over clusters, of the mean over seeds."""
     secondary: tuple[SignificanceTest, ...]
     """Wilcoxon, paired t (both over clusters), Mann-Whitney (unpaired)."""
     p_adjusted: float
-    """Of the primary test, within the family of all pairs and metrics."""
+    """Adjusted p-value of the primary test, within the family of all pairs and metrics."""
     secondary_p_adjusted: tuple[float, ...]
     """Each secondary test within the same family of tests of its own kind."""
     effect_sizes: EffectSizes

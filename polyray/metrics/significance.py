@@ -18,7 +18,7 @@ from polyray.metrics.arrays import Floats, finite_vector
 from polyray.metrics.clusters import ClusterTotals, cluster_totals
 
 Alternative = Literal["two-sided", "greater", "less"]
-"""What is shown if the p-value is small: differences other than, above, or below 0."""
+"""Alternative shown by a small p-value: a difference other than, above, or below 0."""
 
 _EXACT_CLUSTERS = 16
 """2^16 sign patterns are enumerated in milliseconds."""
@@ -42,7 +42,7 @@ class SignificanceTest:
     """Mean difference, W, U or t; infinite where all differences are one and the same number."""
     p_value: float
     num_units: int
-    """What the test counts as independent: clusters, for Wilcoxon those that differ, for Mann-Whitney values."""
+    """Number of independent units: clusters, for Wilcoxon those that differ, for Mann-Whitney values."""
     exact: bool
     """The p-value follows from the test's exact null distribution, not from a limit or random flips."""
 
@@ -176,7 +176,7 @@ def mann_whitney(
 
 
 def standard_error(totals: ClusterTotals) -> float:
-    """Of the mean over prompts, linearised over clusters; for clusters of one it is sd / sqrt(P).
+    """Standard error of the mean over prompts, linearised over clusters; sd / sqrt(P) for clusters of one.
 
     Differences that are equal but for rounding have 0. Raises ValueError for fewer than 2 clusters.
     """

@@ -1,6 +1,6 @@
-"""Watches one program from outside: its output, its clock, its proof; then ends whatever is left of it.
+"""Watch one program from outside: its output, its clock, its proof; then end everything left of it.
 
-What a child may say on its line to the server, in this order:
+Messages of a child on its line to the server, in this order:
 
     R            it is confined and begins; before that S + text: it could not be (ours, not the program's)
     F, M, X or C + text  the program failed, had no memory, ended early, or crashed; then the child ends
@@ -45,7 +45,7 @@ class Watched:
     err: int
     to_send: bytes = b""
     heard: bytes = b""
-    """What the child said and nobody has understood yet."""
+    """Bytes from the child that are not parsed yet."""
     ready: bool = False
     token: bytes | None = None
     verdict: str | None = None
