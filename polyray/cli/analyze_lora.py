@@ -1,9 +1,9 @@
-"""Where in the network adapters work: by layer and module, from their files alone.
+"""Analysis of adapters by layer and module, from their files alone.
 
-Of every adapter: norms of A, B and Delta W = scale B A, singular values, effective and stable rank. Of every two:
-their cosine, the overlap of what they write and read, and the overlap that chance would give. Of arms with several
-seeds: how far apart they are, beside how far two seeds of one arm are, with an exact test. Ranks may differ, bases
-may not.
+For every adapter: norms of A, B and Delta W = scale B A, singular values, effective and stable rank. For every two:
+their cosine, the overlap of the spaces that they write and read, and the overlap by chance. For arms with several
+seeds: the distance between arms, beside the distance of two seeds of one arm, with an exact test. Ranks may differ,
+bases may not.
 
   polyray analyze lora runs/a/adapter runs/b/adapter --out runs/analysis
   polyray analyze lora runs/a runs/b --since runs/sft/adapter --out runs/analysis      what RL alone changed
@@ -26,7 +26,7 @@ from polyray.cli.arguments import JobParser
 from polyray.errors import EXIT_OK, ConfigError
 
 ADAPTER = "adapter"
-"""Where a run directory has its adapter."""
+"""Folder of a run directory for its adapter."""
 
 
 def analyze(argv: Sequence[str] | None = None) -> int:
@@ -101,7 +101,7 @@ def _named(args: Namespace) -> list[str]:
 
 
 def adapter_directory(given: str) -> Path:
-    """Where the adapter lies: there, or in that run directory. Raises ConfigError."""
+    """Directory of the adapter: the given one, or the one in that run directory. Raises ConfigError."""
     directory = Path(given)
     for candidate in (directory, directory / ADAPTER):
         if (candidate / "adapter_config.json").is_file():

@@ -99,9 +99,9 @@ def items_of(config: JudgeConfig) -> list[JudgeItem]:
 
 
 def judge(config: JudgeConfig, directory: RunDirectory, display: ProgressDisplay) -> None:
-    """Asks what is missing and writes judge/ and, once everything is judged, DONE.
+    """Ask for missing judgements and write judge/ and, once everything is judged, DONE.
 
-    Raises BudgetReached, or JudgeError where the judge is of no use; summary.json then covers what there is.
+    Raises BudgetReached, or JudgeError if the judge is unusable; summary.json then covers the judgements so far.
     """
     from polyray.config.judge import ANSWERS_FILE
     from polyray.shelf.judge.log import JUDGEMENTS_FILE, JudgementLog
@@ -159,7 +159,7 @@ def _input_sha256(config: JudgeConfig) -> dict[str, str]:
 
 
 def show(directory: RunDirectory, display: ProgressDisplay) -> None:
-    """The numbers of a finished run and where its files lie."""
+    """Show the numbers of a finished run and the paths of its files."""
     import json
 
     from polyray.shelf.judge.log import JUDGEMENTS_FILE

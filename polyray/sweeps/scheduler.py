@@ -48,7 +48,7 @@ class OrderlyMedian(_InOrder, MedianStoppingRule):
 
 
 def scheduler_of(spec: SchedulerSpec, steps: int, end: EndTrial) -> TrialScheduler:
-    """The scheduler of a sweep whose trials have so many steps."""
+    """The scheduler of a sweep with trials of so many steps."""
     if spec.type == "asha":
         return OrderlyAsha(
             end,

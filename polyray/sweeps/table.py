@@ -1,4 +1,4 @@
-"""What a terminal shows of a sweep's trials while they run (not a job itself)."""
+"""Table of a sweep's trials on a terminal (not a job itself)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from polyray.runs.progress import ProgressDisplay, format_seconds
 RAISED = re.compile(r"[A-Za-z_][\w.]*: ")
 """How the last part of a traceback begins: the error's class, at the start of a line."""
 ROWS = 24
-"""Of a terminal: those that run, then those that ended last."""
+"""Rows on a terminal: running trials, then those that ended last."""
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ class TrialTable:
             self._show()
 
     def rows(self) -> list[list[str]]:
-        """What is shown now."""
+        """Current rows."""
         running = [row for row in self._rows.values() if row.took_s is None]
         ended = [row for row in reversed(self._rows.values()) if row.took_s is not None]
         return [self._cells(row) for row in [*running, *ended][:ROWS]]
