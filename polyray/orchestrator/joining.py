@@ -137,4 +137,4 @@ def _token_refused(address: str) -> str:
         if mode == "token"
         else "it wants a token: export RAY_AUTH_MODE=token, with the token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
     )
-    return f"what listens at RAY_ADDRESS={address} does not let this process in (RAY_AUTH_MODE={mode}); {fix}"
+    return f"RAY_ADDRESS={address} does not let this process in (RAY_AUTH_MODE={mode}); {fix}"

@@ -116,9 +116,7 @@ REFUSED = (
 )
 def test_a_refused_token(monkeypatch: pytest.MonkeyPatch, listening: str, mode: str, fix: str) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", mode)
-    expected = (
-        f"what listens at RAY_ADDRESS={listening} does not let this process in (RAY_AUTH_MODE={mode}); {fix}"
-    )
+    expected = f"RAY_ADDRESS={listening} does not let this process in (RAY_AUTH_MODE={mode}); {fix}"
     for error in (failed(listening, REFUSED), ray.exceptions.AuthenticationError("no token found")):
         answers(monkeypatch, error)
         with pytest.raises(ConfigError) as refused:
@@ -136,7 +134,7 @@ def test_a_refused_token(monkeypatch: pytest.MonkeyPatch, listening: str, mode: 
         (
             "Failed to connect to GCS. Last connection error: Traceback (most recent call last):\n"
             "ray.exceptions.RpcError: Timed out while waiting for GCS to become available.\n",
-            r"^what listens at RAY_ADDRESS=\S+ does not answer as the head of a Ray cluster "
+            r"^RAY_ADDRESS=\S+ does not answer as the head of a Ray cluster "
             r"\(ray.exceptions.RpcError: Timed out while waiting for GCS to become available.\); give the port",
         ),
     ],
