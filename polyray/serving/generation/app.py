@@ -73,7 +73,7 @@ def _deployment(service: type[GenerationService], config: GenerationServeConfig)
         "num_cpus": config.num_cpus,
         "num_gpus": config.num_gpus,
         "label_selector": config.node_labels,
-        # Ray sets OMP_NUM_THREADS=1 for whoever asks for less than two CPUs.
+        # Ray sets OMP_NUM_THREADS=1 for processes that ask for less than two CPUs.
         "runtime_env": {"env_vars": {**REPLICA_ENVIRONMENT, "OMP_NUM_THREADS": str(engine.threads)}},
     }
     return serve.deployment(serve.ingress(None)(service)).options(

@@ -76,7 +76,7 @@ def add_candidates(app: FastAPI, service: GenerationService) -> None:
 
     @app.post("/v1/selections", status_code=201)
     async def selections(request: Request) -> Response:
-        """What a person picked; answered once it is on disk."""
+        """Store a person's selection; answered once it is on disk."""
         body = await read_body(request, SelectionRequest)
         caller = _caller(request)
         request.state.access.candidates_id = body.candidates_id

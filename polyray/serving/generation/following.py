@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class WantedAdapters(Protocol):
-    """Where it is remembered what was asked for over /v1/adapters; SelectionStore. Blocks."""
+    """Store of the adapters requested over /v1/adapters; implemented by SelectionStore. Blocks."""
 
     def adapters(self) -> Mapping[str, Mapping[str, Any]]:
         """Key -> AdapterSpec as JSON."""
@@ -62,14 +62,14 @@ class ServedAdapters:
         self._roots = roots
         self._max_rank = max_rank
         self._specs: dict[str, AdapterSpec] = {}
-        """What is served, by key."""
+        """Served adapters, by key."""
         self._changing = asyncio.Lock()
         self.troubles: dict[str, str] = {}
         """Key -> why it is not served, or not its newest version."""
 
     @property
     def specs(self) -> dict[str, AdapterSpec]:
-        """What is served, by key."""
+        """Served adapters, by key."""
         return dict(self._specs)
 
     async def start(self) -> None:

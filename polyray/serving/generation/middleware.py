@@ -1,9 +1,9 @@
-"""What stands between the network and a route of the generation service, and in which order.
+"""Middleware between the network and the routes of the generation service, in its order.
 
     AccessLogMiddleware    times, counts and logs every request, refusals too      request.state.access
     ScopeMiddleware        401, 403                                                request.state.caller
     RateLimitMiddleware    429; after the scopes, because it counts by caller
-    BodyLimitMiddleware    413; a body is read only for those who may send one
+    BodyLimitMiddleware    413; a body is read only for callers that may send one
     routes
 
 Health routes and the page are exempt from tokens and rates, not from the log.

@@ -43,7 +43,7 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class AnswerHead:
-    """What every chunk of one answer repeats.
+    """Fields that every chunk of one answer repeats.
 
     Example:
         AnswerHead(id="cmpl-6f1e", created=1760000000, model="latest", policy="policy-v17")
@@ -99,7 +99,7 @@ class CompletionShape:
         return None
 
     def delta(self, index: int, delta: TextDelta, offset: int) -> dict[str, Any]:
-        """What was added, `offset` characters into the text."""
+        """Added text, at `offset` characters of the whole text."""
         return {
             "index": index,
             "text": delta.text,
@@ -152,12 +152,12 @@ class ChatShape:
         }
 
     def first(self, index: int) -> dict[str, Any] | None:
-        """Who speaks."""
+        """Role of the speaker."""
         delta = {"role": "assistant", "content": ""}
         return {"index": index, "delta": delta, "finish_reason": None, "logprobs": None}
 
     def delta(self, index: int, delta: TextDelta, offset: int) -> dict[str, Any]:
-        """What was added."""
+        """Added text."""
         return {
             "index": index,
             "delta": {"content": delta.text} if delta.text else {},

@@ -30,7 +30,7 @@ from polyray.serving.serve_instance import (
 
 @dataclass(frozen=True, slots=True)
 class GenerationServiceAddress:
-    """Where a started service is found.
+    """Address of a started service.
 
     Example:
         GenerationServiceAddress(app_name="generation-generation", url="http://127.0.0.1:8000")
@@ -91,7 +91,7 @@ def stop_generation_service(config: GenerationServeConfig) -> None:
 
 
 def _deploy_reward(config: GenerationServeConfig) -> StartingRewardService | None:
-    """What scores candidates; None without a reward, or where it is a service elsewhere."""
+    """Deploy the reward that scores candidates; None without a reward, or for a service elsewhere."""
     if config.reward is None:
         return None
     plan = plan_reward(config.reward, config.task, config.diversity)

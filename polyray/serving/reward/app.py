@@ -36,7 +36,7 @@ from polyray.serving.reward.service import RewardService
 logger = logging.getLogger(__name__)
 
 APP_VERSION = "1"
-"""Serve restarts replicas whose version changes; with a fixed one a new user_config only reconfigures them."""
+"""Fixed version: Serve restarts replicas if it changes; otherwise a new user_config only reconfigures them."""
 
 
 class DeployedRewardService(RewardService):
@@ -55,7 +55,7 @@ class SelfReliantRewardService(DeployedRewardService):
         host = client.http_config.host if client is not None else None
         if self.token is None and not is_local(host):
             logger.warning(
-                "WARNING: %s is open to whoever reaches it; set %s in the replicas' environment to require a token",
+                "WARNING: %s is open to everyone in reach; set %s in the replicas' environment to require a token",
                 host,
                 TOKEN_VARIABLE,
             )

@@ -22,7 +22,7 @@ from polyray.errors import RewardError
 PayloadT = TypeVar("PayloadT")
 
 BYTES_PER_TOKEN = 4
-"""Of English and of most vocabularies; an estimate costs no tokenizer."""
+"""Bytes per token of English and of most vocabularies; an estimate needs no tokenizer."""
 
 
 class ServiceOverloaded(RewardError):

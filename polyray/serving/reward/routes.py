@@ -1,7 +1,7 @@
 """The HTTP routes of one replica, and the OpenAPI page that describes them; needs no Ray's processes.
 
-Every answer that is no success has the common shape {"error": {"message", "type", "param", "code"}}. What Serve's
-proxy answers before a replica is reached (408, 429, 500, 503) is plain text.
+Every answer that is no success has the common shape {"error": {"message", "type", "param", "code"}}. Answers of
+Serve's proxy before a replica is reached (408, 429, 500, 503) are plain text.
 """
 
 from __future__ import annotations
