@@ -63,7 +63,7 @@ class CandidateRow:
 
     prompt: str
     meaning: str
-    """What the prompt asks in words, or ""."""
+    """The prompt's question in words, or ""."""
     cells: tuple[CandidateCell, ...]
 
 

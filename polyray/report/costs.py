@@ -2,8 +2,8 @@
 
     read_costs(["runs/quickstart", "runs/first"]) -> CostTable
 
-A run that consists of runs (quickstart, sweep) has their phases in its own file, as PART/PHASE: what lies below it is
-not read again. A file that is missing or broken is a line of `problems` in the place of its rows.
+A run that consists of runs (quickstart, sweep) has their phases in its own file, as PART/PHASE: the files below it
+are not read again. A file that is missing or broken is a line of `problems` in the place of its rows.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TOTAL = "total"
 
 @dataclass(frozen=True, slots=True)
 class CostRow:
-    """What one phase of one run took, the judge of one run, or a sum.
+    """Cost of one phase of one run, of the judge of one run, or a sum.
 
     Example:
         CostRow(run="first", job="train", phase="train", amounts=Amounts(...), money=0.01, currency="USD")
@@ -52,7 +52,7 @@ class CostRow:
     currency: str | None
     """None where there is no money, or where it is in several currencies and not added."""
     judge: JudgeSpend | None = None
-    """Of the rows JUDGE and TOTAL."""
+    """Spending of the judge, in the rows JUDGE and TOTAL."""
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -104,7 +104,7 @@ class CostTable:
     total: CostRow
     """Over all runs."""
     notes: tuple[str, ...]
-    """What the numbers of a run lack, with the run's name."""
+    """Gaps in the numbers of a run, with the run's name."""
     problems: tuple[str, ...]
     """Runs without a number, and why."""
     shown: tuple[CostRow, ...] = ()

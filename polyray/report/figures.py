@@ -121,7 +121,7 @@ def curve_figure(evaluations: Sequence[Evaluation], arms: Sequence[Arm], metric:
 
 
 def available_panels(panels: Sequence[Panel], runs: Sequence[TrainingRun]) -> list[Panel]:
-    """Those for which some run has values that are not 0 throughout."""
+    """Panels for which some run has values other than 0."""
     return [
         panel
         for panel in panels

@@ -1,4 +1,4 @@
-"""What every page has in common: one template with the styles, one copy of plotly.js, figures that follow the theme.
+"""Shared parts of all pages: one template with the styles, one copy of plotly.js, figures that follow the theme.
 
     render("sweep.html.j2", results=results, drawings=[drawing("front", "pass@1 by ...", "large: means", figure)])
 
@@ -49,7 +49,7 @@ class Drawing:
 
     @property
     def label(self) -> str:
-        """What a screen reader says in place of the picture."""
+        """Text for a screen reader in place of the picture."""
         return ": ".join(part for part in (self.title, self.caption) if part) or self.name
 
 

@@ -73,10 +73,10 @@ class Front:
 
 
 def evaluated_front(evaluations: Sequence[Evaluation]) -> Front | None:
-    """Of the models whose numbers every evaluation (seed) has; None for fewer than two.
+    """Front of the models with numbers in every evaluation (seed); None for fewer than two.
 
-    Quality is pass@1, or the mean reward where k = 1 was not evaluated; diversity is distinct-correct at the
-    largest k.
+    Quality is pass@1, or the mean reward if k = 1 was not evaluated; diversity is distinct-correct at the largest
+    k.
     """
     if not evaluations:
         return None
@@ -96,7 +96,7 @@ def evaluated_front(evaluations: Sequence[Evaluation]) -> Front | None:
 
 
 def checkpoint_front(arms: Sequence[Arm]) -> Front | None:
-    """Of every round of every arm's RL, means over its seeds; None where no two rounds have both numbers."""
+    """Front of the rounds of all arms' RL, means over seeds; None unless two rounds have both numbers."""
     for quality, diversity in CHECKPOINT_AXES:
         names: list[str] = []
         labels: list[str] = []

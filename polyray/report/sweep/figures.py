@@ -206,7 +206,7 @@ def _by_value(
 
 
 def _positions(results: Mapping[str, Any]) -> tuple[dict[float, float], dict[str, Any]]:
-    """Where each value lies on the axis, and the axis' settings: few values are spaced evenly."""
+    """Position of each value on the axis, and the axis' settings: few values are spaced evenly."""
     values = sorted({entry["value"] for entry in results["settings"]})
     if not _is_numeric(results):
         ticks = {"tickvals": list(range(len(values))), "ticktext": [f"{value:g}" for value in values]}

@@ -11,7 +11,7 @@ from polyray.report.sweep.settings import Setting
 
 @dataclass(frozen=True, slots=True)
 class SearchNote:
-    """What the search says of itself.
+    """Description of the search.
 
     Example:
         SearchNote(words="Optuna suggested the settings (...).", on_front=("t002-3f9a", "t003-81cc"))
@@ -20,7 +20,7 @@ class SearchNote:
     words: str
     """Whole sentences."""
     on_front: tuple[str, ...] = ()
-    """Ids of the trials whose settings no other one beats in all objectives, where the search has several."""
+    """Ids of trials with settings that no other beats in all objectives, for a search with several objectives."""
 
 
 def search_entry(note: SearchNote, settings: Sequence[Setting]) -> dict[str, Any]:

@@ -31,12 +31,12 @@ class Setting:
 
     label: str
     value: float
-    """Of the swept weight."""
+    """Value of the swept weight."""
     others: Mapping[str, Any]
     """Dotted path -> value of everything else that was swept."""
     trials: tuple[Trial, ...]
     members: tuple[Trial, ...]
-    """Those that count, one per seed."""
+    """Trials that count, one per seed."""
 
     @property
     def is_complete(self) -> bool:

@@ -34,7 +34,7 @@ _AT_K = re.compile(r"(.+_at)_(\d+)(/.+)?")
 
 @dataclass(frozen=True, slots=True)
 class SweepValues:
-    """What the trials did on each of P prompts, the same ones for all.
+    """Values of the trials on each of P prompts, the same ones for all.
 
     Example:
         SweepValues(metrics={"confidence": 0.95, ...}, tables={"t003-3f9a": PromptTable(...)}, clusters=("b1>e4",))
@@ -48,12 +48,12 @@ class SweepValues:
 
     @property
     def confidence(self) -> float:
-        """Of every interval."""
+        """Confidence of every interval."""
         return float(self.metrics.get("confidence", 0.95))
 
     @property
     def resamples(self) -> int:
-        """Of every interval."""
+        """Resamples of every interval."""
         return int(self.metrics.get("bootstrap_resamples", 2000))
 
     def has(self, key: MetricKey) -> bool:
