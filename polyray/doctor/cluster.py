@@ -25,7 +25,7 @@ SAME_EVERYWHERE = "the same image, or environments of the same requirements/*.tx
 
 
 def check_cluster(address: str) -> Iterator[Finding]:
-    """`address`: HEAD:6379 to join, or the dashboard's URL, which is asked no more than who it is."""
+    """Check a cluster. `address`: HEAD:6379 to join, or the dashboard's URL, which is only asked for its identity."""
     if address.startswith(("http://", "https://")):
         yield _dashboard(address)
         return

@@ -47,7 +47,7 @@ SCALE_B = 0.05
 
 @dataclass(frozen=True, slots=True)
 class EngineRound:
-    """What the round showed; it raises PolicyNotDelivered where a delivery could not be proven.
+    """Result of a round, which raises PolicyNotDelivered if a delivery could not be proven.
 
     Example:
         EngineRound(start_s=4.1, deliver_s=.03, probe_difference=9e-7, change=.8, sampled_tokens=160,
@@ -157,7 +157,7 @@ def rl_step(model: Any, config: TrainConfig, *groups: Group) -> StepMetrics:
 
 
 def randomly_scored(group: Group) -> ScoredGroup:
-    """Rewards 0 and 1 in turn: every group teaches something, whatever it holds."""
+    """Rewards 0 and 1 in turns, so that every group has training signal."""
     rewards = np.arange(len(group.completions)) % 2
     return ScoredGroup(group, rewards.astype(float), np.where(rewards == 1, 0, -1))
 

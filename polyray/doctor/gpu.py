@@ -23,7 +23,7 @@ NEWER_DRIVER = "install a newer NVIDIA driver (CUDA 13: 580 or later)"
 
 @dataclass(frozen=True, slots=True)
 class Gpus:
-    """What torch sees.
+    """GPUs that torch sees.
 
     Example:
         Gpus(torch_cuda="13.0", names=("NVIDIA H100",), capabilities=((9, 0),), gib=(79.1,), flash=True)

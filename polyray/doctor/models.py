@@ -1,7 +1,7 @@
-"""The doctor on what must load: sentence encoder, base model, engine (not a job itself).
+"""The doctor's checks of loading: sentence encoder, base model, engine (not a job itself).
 
 `python -m polyray.doctor.models '{"model": {"path": ...}}'` or '{"encoder": ...}' loads one and prints what it saw as
-JSON: in a process of its own, whose memory goes with it.
+JSON: in a separate process, so that its memory is freed.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def check_engine() -> Iterator[Finding]:
 
 
 def model_and_encoders(config: str) -> tuple[ModelSpec | None, list[str]]:
-    """What a configuration of any job loads. Raises ConfigError where it cannot be read."""
+    """Model and encoders that a job's configuration loads. Raises ConfigError if it cannot be read."""
     model = read_value(config, (), "model")
     if model is not None and not isinstance(model, Mapping):
         raise ConfigError(f"{config}: model={model!r} is no section; see configs/train/ for one")
@@ -206,7 +206,7 @@ def _answer_once(directory: Path, tokens: list[int]) -> None:
 
 
 def _look(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What was asked for, or the error that a job would end with."""
+    """The requested facts, or the error that a job would end with."""
     try:
         if "encoder" in asked:
             return _look_at_encoder(asked["encoder"])
