@@ -34,7 +34,7 @@ class EngineMemory:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._highest: dict[int, int] = {}
         self.peak_bytes = 0
-        """Of all engines at one time."""
+        """Peak memory of all engines together."""
 
     @property
     def num_engines(self) -> int:

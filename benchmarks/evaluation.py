@@ -142,4 +142,4 @@ PARTS: dict[str, Callable[[Namespace], list[Measure]]] = {
     "metrics": lambda options: metric_measures(),
     "memory": lambda options: memory_measures(),
 }
-"""What is measured, by the name that --part takes; each prints why it leaves something out."""
+"""Parts of the benchmark by the name that --part takes; each prints why it leaves something out."""

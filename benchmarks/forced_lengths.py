@@ -1,4 +1,4 @@
-"""The same lengths on both sides of a comparison, whatever a policy would sample: planned, forced, checked."""
+"""Equal lengths on both sides of a comparison, for any policy: planned, forced, checked."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from polyray.types import Prompt
 
 
 class ForcedLengths:
-    """vLLM's engine, whose requests run on beyond an end of sequence and stop at the length that was set for their
-    seed: `lengths`, each used once."""
+    """vLLM's engine with forced lengths.
+
+    Its requests run on beyond an end of sequence and stop at the length that was set for their seed: `lengths`,
+    each used once.
+    """
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
@@ -25,7 +28,7 @@ class ForcedLengths:
 
     @property
     def output_processor(self) -> _FirstToSee:
-        """Where a request comes first."""
+        """The output processor, which sees a request first."""
         return _FirstToSee(self._engine.output_processor, self.lengths)
 
     def __getattr__(self, name: str) -> Any:
@@ -67,8 +70,11 @@ class ForcedEnds:
 
 
 def planned_lengths(prompts: Sequence[Prompt], options: Namespace) -> list[list[int]]:
-    """Of the completions of each step: those of the embedded model's own answers (a shortest path and the end of
-    sequence), or drawn, one of each step the longest."""
+    """Lengths of the completions of each step.
+
+    They are those of the embedded model's own answers (a shortest path and the end of sequence), or drawn, one of
+    each step the longest.
+    """
     draw, rows = np.random.default_rng(0), options.groups * options.group_size
     planned = []
     for first in range(0, len(prompts), options.groups):

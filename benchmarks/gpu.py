@@ -8,9 +8,9 @@
               a temporary directory (8 GB for 4B)
 
 Everything is bfloat16; with bitsandbytes and vllm-bnb-plugin installed, agreement and engine are measured with a base
-in 4 bits, too. What cannot run is skipped with its reason (exit code 0): all parts need a CUDA device, torch,
-transformers and peft, agreement and engine also vLLM; none needs Ray. What fails, or does not fit the device, is
-named (exit code 1).
+in 4 bits, too. A part that cannot run is skipped with its reason (exit code 0): all parts need a CUDA device, torch,
+transformers and peft, agreement and engine also vLLM; none needs Ray. A part that fails, or does not fit the device,
+is named (exit code 1).
 
   python -m benchmarks gpu
   python -m benchmarks gpu --steps 20 --sizes 0.6B --out gpu.json
@@ -230,7 +230,7 @@ def run_child(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _free_device() -> None:
-    """What an earlier part of this process held of the device."""
+    """Release device memory of an earlier part of this process."""
     import gc
 
     import torch

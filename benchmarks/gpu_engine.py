@@ -48,7 +48,7 @@ PROBES, PROBE_TOKENS = 4, 24
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """What is sampled in each turn, and how often.
+    """Samples of each turn, and the number of turns.
 
     Example:
         EngineLoad(groups=16, group_size=16, completion_tokens=256, turns=3)
@@ -62,7 +62,7 @@ class EngineLoad:
 
 @dataclass(frozen=True, slots=True)
 class EngineSpeed:
-    """What one engine did.
+    """Speed of one engine.
 
     Example:
         EngineSpeed(start_s=41.0, base=(21e3, 22e3, 22e3), policy=(20e3, 20e3, 21e3), publish_s=(.4, .3, .3),
@@ -71,8 +71,7 @@ class EngineSpeed:
 
     start_s: float
     base: tuple[float, ...]
-    """Tokens a second of the base alone; empty where delivery is by adapter, whose kernels then run for the base,
-    too."""
+    """Tokens a second of the base alone; empty for delivery by adapter, which runs its kernels for the base, too."""
     policy: tuple[float, ...]
     """Tokens a second of the policy, however it was delivered."""
     publish_s: tuple[float, ...]

@@ -15,7 +15,7 @@ WARM_UP_STEPS = 2
 
 @dataclass(frozen=True, slots=True)
 class LearnerLoad:
-    """What one step of the learner benchmark trains on.
+    """Training data of one step of the learner benchmark.
 
     Example:
         LearnerLoad(groups=2, group_size=16, prompt_tokens=128, completion_tokens=384, micro_batch_rows=8)

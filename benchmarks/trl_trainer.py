@@ -21,7 +21,7 @@ LEARNING_RATE = 1e-6
 
 
 class Turns(Protocol):
-    """Who waits for TRL's steps."""
+    """Callbacks around TRL's steps."""
 
     def begin(self) -> None:
         """A step of TRL begins."""
