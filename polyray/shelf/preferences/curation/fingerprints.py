@@ -1,4 +1,4 @@
-"""Which texts are almost the same: shingles, MinHash with locality-sensitive hashing, and the exact similarity.
+"""Near-duplicate texts: shingles, MinHash with locality-sensitive hashing, and the exact similarity.
 
 MinHash only proposes pairs; each is checked with the exact Jaccard similarity of the two texts' shingles (of
 their 32-bit hashes), so that no pair below the threshold counts. Bands are chosen so that of pairs at the

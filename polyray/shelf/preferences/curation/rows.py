@@ -21,7 +21,7 @@ _ATTRIBUTION = ("url", "licence", "origin", "kind")
 
 
 def prompt_text(record: EngagementRecord, spec: RowsSpec) -> str:
-    """What the model is told."""
+    """Prompt of the model, with its instruction."""
     return (spec.instruction or default_instruction(record)).replace("{source}", source_text(record, spec))
 
 

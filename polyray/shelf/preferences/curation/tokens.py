@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TokenLengths:
-    """Of one record.
+    """Token lengths of one record.
 
     Example:
         TokenLengths(prompt=61, total=80)

@@ -1,7 +1,7 @@
 """Raw files become engagement records: forum threads, headline tests, the user's own exports.
 
-What an importer leaves out is counted with its reason. Ids, clusters and engagement do not depend on the order of
-the rows. Called by polyray curate and by whoever trains on a raw file.
+Rows that an importer leaves out are counted with their reason. Ids, clusters and engagement do not depend on the
+order of the rows. Called by polyray curate and by training on a raw file.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _NAMES_OF_IDS = ("thread_id", "reply_id", "author_hash")
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What a source gave.
+    """Records of a source.
 
     Example:
         Imported((EngagementRecord(...),), num_rows=1, left_out={})
@@ -65,7 +65,7 @@ class Imported:
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Reason -> how many rows became no record of their own."""
     notes: tuple[str, ...] = ()
-    """What a reader of the figures must know: the prior, columns that were left alone."""
+    """Notes for a reader of the figures: the prior, columns that were left alone."""
 
 
 def import_records(spec: SourceSpec) -> list[EngagementRecord]:

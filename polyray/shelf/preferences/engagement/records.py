@@ -83,7 +83,7 @@ class EngagementRecord(StrictModel):
     licence: Unicode = ""
     part: Part | None = None
     phase: Literal["sft", "rl"] | None = None
-    """Of training records only."""
+    """Phase of a training record; None for others."""
 
     @model_validator(mode="after")
     def _possible(self) -> EngagementRecord:
@@ -121,10 +121,11 @@ class PreferencePair(StrictModel):
 def comparable_pairs(
     records: Iterable[EngagementRecord], min_gap: float
 ) -> list[tuple[EngagementRecord, EngagementRecord]]:
-    """(better, worse) of different completions within one prompt_id whose engagement differs by `min_gap` or more.
+    """(better, worse) pairs of different completions within one prompt_id, by engagement.
 
-    Equal engagement is no pair, whatever `min_gap`. Across prompts engagement says more about who saw the post
-    than about the completion. In the order of `records`. Raises ValueError for a negative `min_gap`.
+    Their engagement differs by `min_gap` or more. Equal engagement is no pair, for any `min_gap`. Across prompts
+    engagement depends more on the audience of the post than on the completion. In the order of `records`. Raises
+    ValueError for a negative `min_gap`.
     """
     if not min_gap >= 0:
         raise ValueError(f"min_gap={min_gap} must be at least 0")

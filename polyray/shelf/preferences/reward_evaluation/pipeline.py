@@ -42,7 +42,7 @@ TUNING_PAIRS = 1000
 
 @dataclass(frozen=True, slots=True)
 class ValidationFiles:
-    """What a validation writes below evaluation/.
+    """Files of a validation below evaluation/.
 
     Example:
         ValidationFiles(Path("runs/x/evaluation")).metrics == Path("runs/x/evaluation/metrics.json")
@@ -52,7 +52,7 @@ class ValidationFiles:
 
     @property
     def data(self) -> Path:
-        """Which data was validated on."""
+        """Identity of the validated data."""
         return self.root / "data.json"
 
     @property
@@ -182,7 +182,7 @@ def _check_pairs(texts: Texts) -> None:
 
 
 def _same_data(files: ValidationFiles, data: HeldOut) -> None:
-    """A run that goes on must not mix two data sets."""
+    """Check that a resumed run does not mix two data sets."""
     if files.data.is_file():
         before = json.loads(files.data.read_text(encoding="utf-8"))["sha256"]
         if before != data.sha256:

@@ -1,7 +1,7 @@
 """Altered completions that an honest reward does not like better: tricks that a policy under RL would find.
 
-Each alteration is a function of the text, its prompt and another prompt's completion; deterministic. What a
-reward makes of them is measured in probe_results.py.
+Each alteration is a function of the text, its prompt and another prompt's completion; deterministic.
+probe_results.py measures their effect on a reward.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ NUM_MISTAKES = 8
 
 @dataclass(frozen=True)
 class Scored:
-    """What one scorer said.
+    """Scores of one scorer.
 
     Example:
         Scored(scores_N=np.array([.3, -1.2]), temperature=1.0, probes={}, about={"version": "9f86..."})

@@ -34,7 +34,9 @@ class Slice:
     value: str
     members_M: np.ndarray
     by_outcome: bool = False
-    """Chosen by which of the two is better: whoever leans on that property is wrong there by construction."""
+    """Whether the better one of a pair defines the slice: a scorer that uses this property is wrong there by
+    construction.
+    """
 
 
 def pair_slices(texts: Texts, length_match: float) -> list[Slice]:

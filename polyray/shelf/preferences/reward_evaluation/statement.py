@@ -56,7 +56,7 @@ def _about_worst_slice(model: str, row: Mapping[str, Any] | None) -> list[str]:
 
 
 def about_probes(model: str, probes: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Which probes a model fails, as a sentence; none where nothing was tested."""
+    """Sentence about the probes that a model fails; none if nothing was tested."""
     tested = {name: probe for name, probe in probes.items() if probe["verdict"] != "not tested"}
     if not tested:
         return []

@@ -121,7 +121,7 @@ def resume(run_dir: Path, training: Training, rows_sha256: str) -> None:
 
 
 def best_file(run_dir: Path, step: int) -> Path:
-    """Where the network of the best validation lies."""
+    """File of the best validated network."""
     return run_dir / "best" / f"step-{step:06d}.safetensors"
 
 

@@ -1,4 +1,4 @@
-"""What the head sees of a prompt and a completion; the same formula for arrays and for tensors with gradients.
+"""Features of a prompt and a completion; the same formula for arrays and for tensors with gradients.
 
 [p, c, p * c, p - c]  of the two unit embeddings: 4 * dimension numbers, then the explicit features
 """
@@ -28,7 +28,7 @@ EXPLICIT: dict[FeatureName, Callable[[str], float]] = {
     "digits": lambda text: _share(text, str.isdigit),
     "capitals": lambda text: _share(text, str.isupper),
 }
-"""Of the completion alone. Counts as logarithms, the other two as shares of its characters."""
+"""Features of the completion alone. Counts are logarithms, the other two are shares of its characters."""
 
 
 def explicit_features(names: Sequence[FeatureName], completions: Sequence[str]) -> np.ndarray:
