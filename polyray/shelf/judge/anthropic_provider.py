@@ -1,6 +1,6 @@
 """A judge behind Anthropic's messages protocol, through the `anthropic` SDK: POST BASE_URL/v1/messages.
 
-Structured output is a tool that the model must call, whose input is the answer; or `output_config` with a JSON
+Structured output is a tool that the model must call with the answer as its input; or `output_config` with a JSON
 schema. Built by runner.py.
 """
 

@@ -1,4 +1,4 @@
-"""What a judge has spent and may still spend. Pure bookkeeping; called by client.py around every request."""
+"""Spending and budget of a judge. Pure bookkeeping; called by client.py around every request."""
 
 from __future__ import annotations
 

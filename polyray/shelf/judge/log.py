@@ -45,9 +45,9 @@ class JudgementLog:
         return self._kept
 
     def missing(self, items: Iterable[JudgeItem], mode: JudgeMode, spec: JudgeSpec) -> Iterator[JudgeItem]:
-        """Those items that have no row yet.
+        """Items that have no row yet.
 
-        Raises ConfigError where the rows belong to other items or to another judge: nothing is overwritten.
+        Raises ConfigError if the rows belong to other items or to another judge: nothing is overwritten.
         """
         judge = JUDGES[mode]
         number = -1
