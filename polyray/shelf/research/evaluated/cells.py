@@ -35,7 +35,7 @@ class Table:
     """
 
     name: str
-    """Of its files."""
+    """Name of its files."""
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]

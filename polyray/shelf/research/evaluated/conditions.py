@@ -32,7 +32,7 @@ SAYS = {"higher": "helps", "lower": "hurts", "no difference shown": "no differen
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Who is compared with whom, and how.
+    """Models of a comparison, and its settings.
 
     Example:
         Compared(baseline="GRPO", reference="warm start", ks=(1, 2, 4, 8), confidence=.95, seed=0)

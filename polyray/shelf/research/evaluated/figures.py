@@ -186,7 +186,7 @@ def _log_ticks(ks: Sequence[int]) -> dict[str, Any]:
 
 
 def _error_bar(points: Sequence[Bounds], colour: str) -> dict[str, Any]:
-    """Of (value, low, high); without width where there is no interval."""
+    """Error bars of (value, low, high); without width if there is no interval."""
     return {
         "type": "data",
         "symmetric": False,

@@ -28,7 +28,7 @@ from polyray.shelf.research.evaluated.worst_prompts import with_candidates
 
 @dataclass(frozen=True)
 class Results:
-    """What was found; every member but the first is written as a JSON file of its name.
+    """Results of the analysis; every member but the first is written as a JSON file of its name.
 
     Example:
         Results(inputs=Inputs(...), theory={"evaluations": {}}, conditions={"evaluations": {}}, criteria={...},
@@ -43,7 +43,7 @@ class Results:
 
 
 def analyse(inputs: Inputs, reference: str | None = None) -> Results:
-    """All of it. `reference` is the model whose success says how hard a prompt is; None: see `reference_of`.
+    """Run all analyses. `reference` is the model that determines how hard a prompt is; None: see `reference_of`.
 
     Raises ConfigError for a reference that an evaluation lacks, DataError for samples that do not fit metrics.json.
     """

@@ -226,7 +226,7 @@ def _first_to_stay(leads: Sequence[float]) -> int | None:
 
 
 def _quantiles(values: Sequence[float], confidence: float) -> tuple[float | None, float | None]:
-    """Of values that may be infinite, which no interpolation survives; None for those."""
+    """Quantiles of values that may be infinite, without interpolation; None for infinite quantiles."""
     if not values:
         return None, None
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]

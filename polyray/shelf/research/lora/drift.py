@@ -29,7 +29,7 @@ class Drift:
 
 
 def drift(checkpoints: Sequence[Update]) -> Drift:
-    """Of one module; the first checkpoint comes first."""
+    """Drift of one module; the first checkpoint comes first."""
     steps = [after.minus(before) for before, after in itertools.pairwise(checkpoints)]
     lengths = [_norm(step) for step in steps]
     turned = []

@@ -26,7 +26,7 @@ from polyray.types import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What one model answered to one prompt.
+    """Answers of one model to one prompt.
 
     Example:
         Sampled(rows=(Row(...), Row(...)), classes=(4711, None))
@@ -34,7 +34,7 @@ class Sampled:
 
     rows: tuple[Row, ...]
     classes: tuple[int | None, ...]
-    """Which solution each is; None: it is wrong."""
+    """Class of each answer; None: it is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
