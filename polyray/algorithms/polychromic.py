@@ -69,7 +69,7 @@ OF_DISTANCES = ("pairwise", "product", "gated", "facility", "determinant", "logd
 OF_KERNEL = ("facility", "determinant", "logdet", "vendi")
 OF_TOKENS = ("distinct_n", "self_bleu")
 OF_EVALUATION = ("logdet", "vendi", *OF_TOKENS)
-"""Without a closed form."""
+"""Objectives without a closed form."""
 OBJECTIVES = (*OF_CLASSES, *OF_DISTANCES, "max", *OF_TOKENS)
 NUM_SUBSETS = 70
 """Subsets of an objective without a closed form: all subsets of 4 of 8, a balanced sample of larger groups."""

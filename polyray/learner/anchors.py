@@ -35,7 +35,10 @@ def fill_proximal(model: PeftModel, rows: Sequence[Row], config: TrainConfig) ->
 
 
 def needs_proximal(config: TrainConfig, num_updates: int) -> bool:
-    """Before the first update the policy is its own anchor; stale weights are needed before that."""
+    """Whether the learner needs its own log-probs before the first update.
+
+    Before the first update the policy is its own anchor; stale weights are needed before that.
+    """
     algorithm = config.algorithm
     stale = getattr(algorithm, "stale_weights", "token") != "token"
     anchored = algorithm.proximal == "learner" or algorithm.covariance == "kl_cov"

@@ -17,7 +17,7 @@ from polyray.types import Completion, ScoredGroup
 
 @dataclass(frozen=True, slots=True)
 class RowBatch:
-    """Some completions of a batch, ready for a forward pass.
+    """Completions of a batch, ready for a forward pass.
 
     Example:
         RowBatch(rows=Rows(...), rollout_logprobs_BT=tensor([[-.1, -.3]]), advantages_B=tensor([.5]),
@@ -57,7 +57,7 @@ class Row:
     completion: Completion
     group_id: int
     index: int
-    """Its place in the group."""
+    """Place in the group."""
     watched: bool
     trained: bool
     """False: measured, but in neither the loss nor its denominator."""

@@ -1,6 +1,6 @@
-"""Does the policy still say different things? A measure of diversity against what it was before training.
+"""Alarm for a diversity collapse: a measure of diversity against its value before training.
 
-Like the watches of mismatch.py and over_optimisation.py its only state are lines on disk, here of dynamics.jsonl, so
+Like the watches of mismatch.py and over_optimisation.py its only state is lines on disk, here of dynamics.jsonl, so
 it survives a resume.
 """
 

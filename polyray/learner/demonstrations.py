@@ -157,7 +157,7 @@ def _fitting(
 def _encode(
     config: SftConfig, tokenizer: PreTrainedTokenizerBase, demonstration: Demonstration
 ) -> TokenRow | None:
-    """None for a row that is dropped."""
+    """Encode a demonstration; None for one that is dropped."""
     row = encode_demonstration(
         tokenizer,
         demonstration.prompt,

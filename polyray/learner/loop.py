@@ -147,7 +147,7 @@ class _MainRank:
         return served is not None
 
     def after_step(self, step: int, batch: TrainingBatch, metrics: StepMetrics, learn_s: float) -> Verdict:
-        """Has version `step` served and validated, and writes the line of the step that made it."""
+        """Publish and validate version `step`, and write the line of the step that made it."""
         learner, kept = self._config.learner, self._config.delivery.keep_versions == "all"
         kept = kept or step % learner.checkpoint_every == 0 or step == learner.steps
         if kept:  # before it is served: what an engine serves can always be read

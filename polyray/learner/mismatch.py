@@ -1,4 +1,4 @@
-"""Do engine and learner still speak of the same policy? kl_rollout and ess, step by step, and the alarm.
+"""Alarm for a mismatch of engine and learner, from kl_rollout and ess step by step.
 
 Like the watch of over_optimisation.py its only state is the lines of metrics.jsonl, so it survives a resume.
 """
@@ -71,7 +71,7 @@ def _beyond(
     direction: Literal["rise", "fall"],
     spec: MismatchAlarmSpec,
 ) -> bool:
-    """On the way from `none` (no mismatch) to `limit`: at the end, or past a share of it and moving."""
+    """Whether the series is past `limit`, or past a share of the way from `none` (no mismatch) and moving."""
     way = (float(np.median(values_T)) - none) / (limit - none)
     if way > 1:
         return True

@@ -53,7 +53,7 @@ class Samples:
 
 
 def polychromic(samples: Samples, spec: PolychromicSpec) -> PolychromicAdvantages:
-    """Its two parts are known, so that their shares can be logged."""
+    """Advantages with their two parts, so that their shares can be logged."""
     if spec.stale_weights != "token":
         return stale_polychromic_advantages(
             samples.rewards_G,
@@ -137,7 +137,7 @@ OF_TYPE: dict[str, Callable[[Samples, Any], np.ndarray]] = {
     "darling": lambda s, spec: darling_advantages(s.rewards_G, _distances(s), spec.combine),
     "unlikeliness": lambda s, spec: unlikeliness_advantages(s.rewards_G, s.mean_logprobs_G, spec.penalty),
 }
-"""By `algorithm.type`; `polychromic` apart, because it has two parts."""
+"""Advantage function of each `algorithm.type`; `polychromic` is separate, because it has two parts."""
 
 SCALED_BY_OWN_STD = ("pass_at_k", "best_minus_second")
 """Objectives for which `scale: group` is part of the formula."""

@@ -45,7 +45,7 @@ class Restored:
 
 
 class Policy:
-    """Everything of a run that has weights."""
+    """Parts of a run that have weights."""
 
     def __init__(self, config: TrainConfig, model_dir: Path, dtype: str, device: torch.device) -> None:
         self._config = config
@@ -105,8 +105,7 @@ class Policy:
         )
 
     def accompany_payload(self) -> None:
-        """On ranks that publish nothing, whenever rank 0 makes a payload: where they share the base, its probe needs
-        them."""
+        """Join rank 0's probe forward pass; needed on every other rank with a sharded base."""
         if is_sharded(self.model):
             probe_logprobs(self.model, self._probe_sequences)
 

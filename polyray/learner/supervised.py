@@ -85,7 +85,7 @@ def demonstration_batches(
 def row_batches(
     rows: Sequence[TokenRow], micro_batch_rows: int, pad_id: int, pack_width: int | None
 ) -> list[SupervisedBatch]:
-    """At most `micro_batch_rows` sequences a batch."""
+    """Batches of at most `micro_batch_rows` sequences."""
     if pack_width is None:
         return [
             collate(rows[start : start + micro_batch_rows], pad_id)

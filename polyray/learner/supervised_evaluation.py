@@ -42,7 +42,7 @@ class Patience:
     """Evaluations in a row that were no improvement."""
 
     def after(self, loss: float, step: int, min_delta: float) -> Patience:
-        """With one more evaluation, after `step` steps."""
+        """State after one more evaluation, at `step` steps."""
         if self.best_loss is None or loss < self.best_loss - min_delta:
             return Patience(loss, step)
         return replace(self, failures=self.failures + 1)

@@ -62,7 +62,7 @@ class SupervisedRun:
 
 @dataclass(slots=True)
 class _Training:
-    """Everything that `_start` prepares; `step` and `patience` advance."""
+    """State that `_start` prepares; `step` and `patience` advance."""
 
     model: Any
     optimizer: Optimizer
@@ -267,7 +267,7 @@ def _finish(run: SupervisedRun, training: _Training) -> None:
 
 
 def _save_policy(run: SupervisedRun, training: _Training, target: Path) -> None:
-    """As LoRA on the original base, which is what engines and RL take."""
+    """Save the policy as LoRA on the original base, as engines and RL need it."""
     plain = isinstance(run.config.objective, BaLoraSpec)
     (save_plain_lora if plain else save_adapter)(training.model, target, training.manifest)
 

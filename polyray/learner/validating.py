@@ -42,7 +42,7 @@ class Validator(Protocol):
 
 
 class Validating:
-    """Does nothing where the configuration has no rounds."""
+    """Validation while training, the learner's side; no effect without rounds in the configuration."""
 
     def __init__(self, config: TrainConfig, run_dir: Path, write_adapter: WriteAdapter) -> None:
         self._config = config
