@@ -107,8 +107,11 @@ class Coordinator:
         return attempt
 
     async def publish(self, payload: AdapterPayload) -> dict[str, float] | None:
-        """Has a version delivered to every worker; at S = 0, and where it is to be validated, returns when each has
-        proven it, else at once. None where the run ends instead, and for an attempt that has ended."""
+        """Deliver a version to every worker.
+
+        At S = 0, and if the version is to be validated, returns when each worker has proven it, else at once.
+        Returns None if the run ends instead, and for an attempt that has ended.
+        """
         if not self._goes_on(payload.policy.attempt):
             return None
         self._learner.seen()

@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 
 
 class TellCoordinator(UserCallback):
-    """For Ray Train: tells a run's coordinator of a failure, and whether the learner starts again. Lives in the
-    process of Train's controller, which waits for the answer."""
+    """Callback of Ray Train that tells a run's coordinator of a failure, and whether the learner starts again.
+
+    Lives in the process of Train's controller, which waits for the answer."""
 
     def __init__(self, name: str, rollout: RolloutSpec) -> None:
         """`name`: as in `start_coordinator`."""

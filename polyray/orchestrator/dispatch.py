@@ -117,7 +117,7 @@ class Dispatcher:
 
 @dataclass(slots=True)
 class ExpectedLengths:
-    """How much work a group is likely to be, from the groups of its prompt so far: 1 is the mean of all.
+    """Expected work of a group, from the groups of its prompt so far: 1 is the mean of all.
 
     Example:
         lengths = ExpectedLengths(); lengths.observe("p1", 300); lengths.observe("p2", 100)

@@ -22,7 +22,7 @@ CONNECT_TIMEOUT_S = 5.0
 ON_THIS_MACHINE = ("auto", "local")
 """Words in place of an address."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-"""In place of these Ray asks the machine's own address."""
+"""Addresses that Ray replaces by the machine's own."""
 TRIES_VARIABLE = "RAY_gcs_server_port_wait_time_s"
 """Ray's name for how often a process that joins tries to reach the head; without it 20 times, 46 s each."""
 TRIES = "1"
@@ -40,8 +40,8 @@ def join(address: str, **options: Any) -> Any:
     """
     if "://" in address:
         raise ConfigError(
-            f"RAY_ADDRESS={address} is no address of a Ray that a process can join; give HEAD:6379, on a machine of "
-            "the cluster, or send the job: polyray submit ... --address http://HEAD:8265"
+            f"RAY_ADDRESS={address} is not an address of a Ray that a process can join; give HEAD:6379, on a "
+            "machine of the cluster, or send the job: polyray submit ... --address http://HEAD:8265"
         )
     if address not in ON_THIS_MACHINE:
         _refuse_silence(address)
@@ -76,9 +76,7 @@ def _few_tries() -> Iterator[None]:
 def _refuse_silence(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise ConfigError(
-            f"RAY_ADDRESS={address} is no HOST:PORT; the port of a head is 6379 unless said otherwise"
-        )
+        raise ConfigError(f"RAY_ADDRESS={address} is not HOST:PORT; the port of a head is 6379 by default")
     host = host.strip("[]")
     asked = ray.util.get_node_ip_address() if host in LOOPBACK else host
     error = _silence(asked, int(port))
@@ -118,15 +116,15 @@ def _not_joined(address: str, error: BaseException) -> ConfigError | ResourceErr
         return ConfigError(_token_refused(address))
     if OUTSIDE in reason:
         return ResourceError(
-            f"this machine is no part of the cluster at RAY_ADDRESS={address}: a process joins only where a Ray of "
+            f"this machine is not part of the cluster at RAY_ADDRESS={address}: a process joins only where a Ray of "
             f"that cluster runs; start one here (`ray start --address={address}`), start the job on a machine of the "
             "cluster, or send it: polyray submit ... --address http://HEAD:8265"
         )
     last = reason.strip().splitlines()[-1]
     return ResourceError(
         f"RAY_ADDRESS={address} does not answer as the head of a Ray cluster ({last[:200]}); give "
-        "the port of `ray start --head`, 6379 unless said otherwise (not the dashboard's, 8265); `ray status` on the "
-        "head says how it is"
+        "the port of `ray start --head`, 6379 by default (not the dashboard's, 8265); `ray status` on the "
+        "head shows its state"
     )
 
 

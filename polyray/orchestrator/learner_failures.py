@@ -1,4 +1,4 @@
-"""How a failure in a process of Ray Train ends the training, or is tried again.
+"""Handling of a failure in a process of Ray Train: end of the training, or a restart.
 
     worker raises --> after_exception, in Train's controller --permanent--> the controller fails, nothing starts again
                                                              --else-------> Train starts the workers again, at most
@@ -21,7 +21,7 @@ from polyray.orchestrator.outcome import unwrapped
 
 
 class EndAtPermanentError(UserCallback):
-    """For Ray Train: lets no worker start again after an error that another start would repeat. The last callback."""
+    """Callback of Ray Train that prevents a restart after an error that it would repeat. The last callback."""
 
     def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
         """See ray.train.UserCallback."""

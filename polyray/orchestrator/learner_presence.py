@@ -22,7 +22,7 @@ class LearnerPresence:
 
     @property
     def is_gone(self) -> bool:
-        """Between a failure and the first call of the next learner."""
+        """Whether the learner failed and the next one has not called yet."""
         return self._gone_since is not None
 
     def failed(self, reason: str) -> None:

@@ -30,9 +30,9 @@ from polyray.types import ScoredGroup, StepMetrics, TrainingBatch
 logger = logging.getLogger(__name__)
 CALL_TIMEOUT_S = 60.0
 FETCH_TIMEOUT_S = 10.0
-"""For the groups that go into a checkpoint: without them they would be sampled again."""
+"""Limit for groups that go into a checkpoint; without them they are sampled again."""
 LOST_AFTER_S = 1.0
-"""For each group of a batch that did not come as a whole."""
+"""Limit for each group of a batch that did not arrive as a whole."""
 
 
 class RemoteCoordination:
@@ -156,7 +156,7 @@ def _those_there(refs: list[Any]) -> list[ScoredGroup]:
 
 
 def _fetched(ref: Any) -> ScoredGroup | None:
-    """None for a group that is gone with its node: it is sampled again when it is missed."""
+    """Fetch a group; None if it is gone with its node, so that it is sampled again."""
     try:
         return ray.get(ref, timeout=LOST_AFTER_S)
     except (ray.exceptions.ObjectLostError, ray.exceptions.GetTimeoutError):

@@ -67,7 +67,7 @@ class Batch(Generic[HandleT]):
 
 @dataclass(slots=True)
 class LedgerCounts:
-    """Since the start of the surviving history.
+    """Counts since the start of the surviving history.
 
     Example:
         LedgerCounts(dropped=2, filtered=0, stale=2, stale_tokens=1800, used=64, used_tokens=20480)

@@ -19,7 +19,7 @@ class LoadingTurns:
         self._limit = limit
         self._loading = 0
         self._waiting: dict[str, asyncio.Future[bool]] = {}
-        """By worker; the answer says whether its turn is counted."""
+        """Waiting workers; the answer says whether the worker's turn is counted."""
 
     def allow(self, limit: int) -> None:
         """From now on so many at a time."""

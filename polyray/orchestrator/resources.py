@@ -36,7 +36,7 @@ WORKER_ENVIRONMENT = {
 
 
 def on_this_node() -> NodeAffinitySchedulingStrategy:
-    """For an actor that its starter cannot do without: it goes with the starter's node, and with no other."""
+    """Placement of an actor that its starter needs: it is lost with the starter's node, and with no other."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
@@ -114,7 +114,7 @@ def _free_port() -> int:
 
 @contextmanager
 def _environment(**variables: str) -> Iterator[None]:
-    """With these variables, for what is started within."""
+    """Set these variables for processes that are started in the block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

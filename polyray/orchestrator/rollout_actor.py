@@ -50,7 +50,7 @@ class EngineSettings:
     lora_rank: int | None = None
     """The largest rank that adapter delivery will bring; None: delivery is merged."""
     runs: int = 1
-    """How many runs use the engine at the same time, each with versions of its own."""
+    """Runs that use the engine at the same time, each with its own versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +91,9 @@ class RolloutReply:
     generate_s: float
     score_s: float
     error: str | None
-    """Why something is unscored, the first reason."""
+    """First reason for an unscored completion."""
     retried: str | None = None
-    """Why the reward service was asked again since this worker's reply before, the newest reason."""
+    """Newest reason for a retry of the reward service since this worker's previous reply."""
 
 
 class RolloutActor:
@@ -193,8 +193,7 @@ class RolloutActor:
         return ack, self._worker.usage.busy_s
 
     async def sleep(self) -> float:
-        """Has the engine give back its device's memory, after what is in flight, until there is work again; answers
-        the seconds that took."""
+        """Put the engine to sleep after its current work, until there is new work; returns the seconds it took."""
         return await asyncio.wrap_future(self._worker.sleep())
 
     async def forget(self, run: str) -> None:

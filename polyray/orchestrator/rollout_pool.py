@@ -66,15 +66,15 @@ class RolloutPool:
         return self._settings
 
     def build(self, settings: EngineSettings) -> None:
-        """Has every worker build its engine, in the background."""
+        """Build the engine of every worker, in the background."""
         self._settings = settings
         for worker in self.workers:
             worker.handle.build.remote(settings)
 
     def measure_delivery(self, settings: EngineSettings, lora: LoraSpec) -> DeliveryMeasurements:
-        """Before `build`: has one worker find out what both ways of delivery cost, and another take its place.
+        """Measure the cost of both ways of delivery on one worker, which is then replaced; call before `build`.
 
-        Raises RolloutError where it cannot, or what the user has to mend.
+        Raises RolloutError if it fails, or the user's error.
         """
         try:
             return self._first_answer(0, lambda handle: handle.measure_delivery.remote(settings, lora))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 
 MAX_FAILED_JOINS = 20
-"""In a row, of workers beyond those that a run needs, which ended before they served: a node that goes ends some."""
+"""Failed joins in a row of workers above the needed ones; a lost node ends some."""
 
 
 class Loss(Enum):
@@ -34,7 +34,7 @@ class Roster:
         self.replacements = 0
         """Workers that the run needed and lost."""
         self.failed_joins = 0
-        """Since one joined that the run does without."""
+        """Failed joins since an optional worker last joined."""
         self._max_replacements = max_replacements
         self._joined: set[str] = set()
         self._behind: set[str] = set()

@@ -129,7 +129,7 @@ class ServingFleet:
         self.dispatcher.serve_nothing()
 
     def publish(self, payload: AdapterPayload) -> None:
-        """Has every worker brought to this version, in the background. Raises DeliveryError for one out of order."""
+        """Bring every worker to this version, in the background. Raises DeliveryError for one out of order."""
         self._registry.publish(payload)
         self._current = payload, ray.put(payload)
         self._roster.published()
@@ -265,7 +265,7 @@ class ServingFleet:
             )
 
     def _replace(self, worker: PoolWorker, error: BaseException) -> None:
-        """Another worker in its place, unless too many were lost before it."""
+        """Replace a worker, unless too many were lost before it."""
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         did_all = self.all_serve
         loss = self._roster.lost(worker.name, in_time=not isinstance(error, TimeoutError))
@@ -318,12 +318,14 @@ class ServingFleet:
 
 
 def groups_per_worker(rollout: RolloutSpec, num_workers: int) -> int:
-    """How many groups a worker may have: what keeps its engine full, but no more than its share of all that may be
-    under way, else the first to serve a version would take everything that this version may start."""
+    """Largest number of groups of a worker: enough to keep its engine full, at most its share of all.
+
+    Without the share, the first worker to serve a version would take all groups that this version may start.
+    """
     share = -(-(rollout.max_staleness + 1) * rollout.prompts_per_step // num_workers)
     return max(1, min(WINDOW_FACTOR * rollout.max_sequences // rollout.group_size, share))
 
 
 def loads_at_once(rollout: RolloutSpec, num_workers: int) -> int:
-    """How many workers that have groups may load a version: all where the run waits for it, else half of them."""
+    """Number of workers with groups that may load at once: all if the run waits for it, else half of them."""
     return num_workers if rollout.max_staleness == 0 else -(-num_workers // 2)

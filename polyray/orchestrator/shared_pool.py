@@ -34,7 +34,7 @@ class FleetKeeper:
         self._pool = RolloutPool(owner, rollout)
 
     def workers(self) -> list[PoolWorker]:
-        """As they are now."""
+        """Current workers."""
         return self._pool.workers
 
     def build(self, settings: EngineSettings) -> None:
@@ -98,7 +98,7 @@ class SharedPool(RolloutPool):
         return seen
 
     def replace(self, worker: PoolWorker) -> PoolWorker:
-        """Another worker in this place, which may be there already."""
+        """Replace the worker in this place; another caller may have done so already."""
         replacement: Any = ray.get(
             self._keeper.replace.remote(worker.index, worker.name), timeout=CALL_TIMEOUT_S
         )
@@ -106,7 +106,7 @@ class SharedPool(RolloutPool):
         return replacement
 
     def adopt(self, workers: list[PoolWorker]) -> None:
-        """Nothing ends with the process that had them replaced."""
+        """Use these workers; the process that replaced them ends none of them."""
         self.workers = list(workers)
 
     def shutdown(self) -> None:

@@ -45,7 +45,7 @@ class ValidationSummary:
     num_scored: int
     num_tokens: int
     values: Mapping[str, float]
-    """Without those that have no unbiased estimate from `num_scored` samples."""
+    """Metrics with an unbiased estimate from `num_scored` samples."""
 
 
 @dataclass(frozen=True, slots=True)

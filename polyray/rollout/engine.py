@@ -30,7 +30,7 @@ class Engine(Protocol):
 
     @property
     def max_sequences(self) -> int:
-        """How many sequences it decodes together; more wait inside, first come first served."""
+        """Sequences that it decodes together; more wait inside, first come first served."""
         ...
 
     def submit(self, request: GroupRequest) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from polyray.config.rollout import RolloutSpec
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-"""By Ray the GPU that a share is of."""
+"""Variable in which Ray names the GPU of a share."""
 
 
 @contextmanager

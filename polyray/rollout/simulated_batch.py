@@ -16,7 +16,7 @@ ROUNDING_S = 1e-9
 
 
 class DecodingBatch:
-    """At most `max_sequences` run, the others wait in order; a step of n takes `step_s + n * sequence_s`."""
+    """Batch in which at most `max_sequences` run; a step of n takes `step_s + n * sequence_s`."""
 
     def __init__(self, step_s: float, sequence_s: float, max_sequences: int) -> None:
         self._step_s = step_s

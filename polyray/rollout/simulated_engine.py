@@ -54,7 +54,7 @@ class SimulatedEngine:
         self._groups: dict[int, Group] = {}
         self._complete: list[int] = []
         self._newest: dict[str, AdapterPayload] = {}
-        """By run; one where the engine does not keep versions."""
+        """Newest payload of each run; only one if the engine does not keep versions."""
         self._last: AdapterPayload | None = None
         self._fate: Callable[[], None] | None = None
         self._asleep = False
@@ -62,7 +62,7 @@ class SimulatedEngine:
         self._decoded_until = clock()
 
     def sleep(self) -> None:
-        """There is no memory to give back; work that comes meanwhile is refused, as it should be."""
+        """Sleep: no memory is freed, but new work is refused until the engine wakes."""
         if not self.idle:
             raise RolloutError(f"the engine cannot sleep while {len(self._groups)} groups run")
         self._asleep = True

@@ -1,4 +1,4 @@
-"""When an engine that shares its device with a learner sleeps: it was asked to, and has nothing to do. Work wakes it.
+"""Sleep of an engine that shares its device with a learner: on request, once it is idle. Work wakes it.
 
 Belongs to the one thread that steps the engine (worker.py).
 """
@@ -37,7 +37,7 @@ class Sleeper:
         self._asked.clear()
 
     def wake(self, engine: Engine) -> None:
-        """Before it is given anything to do."""
+        """Wake the engine before it gets work."""
         if self.asleep:
             engine.wake()
             self.asleep = False

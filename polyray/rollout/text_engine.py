@@ -19,7 +19,7 @@ from polyray.types import FinishReason
 
 @dataclass(frozen=True, slots=True)
 class TextSampling:
-    """How a completion is sampled.
+    """Sampling settings of a completion.
 
     Example:
         TextSampling(max_tokens=64, temperature=0.8, top_p=0.95, stop=("END",), logprobs=0)
@@ -29,9 +29,9 @@ class TextSampling:
     temperature: float = 1.0
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
-    """It ends before the first of these; the text does not hold it."""
+    """Stop strings: the text ends before the first of these, and does not hold it."""
     stop_token_ids: tuple[int, ...] = ()
-    """It ends with the first of these, or with the end of sequence."""
+    """Stop tokens: the completion ends with the first of these, or with the end of sequence."""
     logprobs: int | None = None
     """None: no log-probs; else those of the sampled tokens, and of so many likeliest ones beside each."""
 

@@ -43,9 +43,9 @@ class Turns(Generic[MessageT]):
         """The current run is first; of runs with equal cost, the one with the least recent turn comes next."""
         self._began = 0.0
         self.slice_s = 0.0
-        """How long a run may keep others waiting; see `load_took`."""
+        """Longest time that a run may keep others waiting, in seconds; see `load_took`."""
         self._expected_until = 0.0
-        """When the engine no longer waits for the current run's next message."""
+        """Time until which the engine waits for the current run's next message."""
 
     def __bool__(self) -> bool:
         """Whether anything waits."""
@@ -110,7 +110,7 @@ class Turns(Generic[MessageT]):
 
     @property
     def patience_s(self) -> float:
-        """How much longer the engine waits for the current run's next message, rather than turn to another run."""
+        """Seconds that the engine still waits for the current run's next message, before it turns to another run."""
         return 0.0 if self.head() is not None else max(0.0, self._expected_until - self._clock())
 
     def forget(self, run: str) -> list[MessageT]:

@@ -73,7 +73,7 @@ class ServedVersion:
 
 
 class VersionDelivery(Protocol):
-    """How an engine takes on versions, and which one it serves."""
+    """Loading of versions into an engine, and the version that it serves."""
 
     keeps_versions: bool
     """True: a version may be loaded while groups of others run."""
@@ -140,13 +140,13 @@ class MergedDelivery:
         return _delivered(self._served)
 
     def forget(self, run: str) -> None:
-        """Nothing: the next load takes its place."""
+        """No effect: the next load takes its place."""
 
     def hold(self, policy: PolicyVersion) -> None:
-        """Nothing: there is one version, and it stays while groups run."""
+        """No effect: there is one version, and it stays while groups run."""
 
     def release(self, policy: PolicyVersion) -> None:
-        """Nothing, as `hold`."""
+        """No effect, as `hold`."""
 
     def close(self) -> None:
         """No effect: everything is inside this process."""
@@ -166,7 +166,7 @@ class AdapterDelivery:
         self._versions: dict[str, ServedVersion] = {}
         self._in_flight: Counter[str] = Counter()
         self._newest: dict[str, ServedVersion] = {}
-        """By run."""
+        """Newest version of each run."""
         self._last: ServedVersion | None = None
         self._next_id = 1
 

@@ -47,9 +47,11 @@ ENVIRONMENT = {
 }
 """Set before vllm is imported; a variable that is set already keeps its value."""
 ON_CPU = {"TORCH_COMPILE_DISABLE": "1"}
-"""As well where the engine uses no GPU: compiling vLLM's sampler at every cold start costs seconds and a C++
-compiler, and gives the same tokens and log-probs bit for bit. On a GPU it would take Inductor and the CUDA graphs of
-prefills away."""
+"""Additional variables of an engine that uses no GPU.
+
+Compiling vLLM's sampler at every cold start costs seconds and a C++ compiler, and gives the same tokens and
+log-probs bit for bit. On a GPU it would take Inductor and the CUDA graphs of prefills away.
+"""
 
 
 class VllmEngine:
@@ -251,8 +253,11 @@ def engine_arguments(
 
 
 def _weights(dtype: str, lora_rank: int | None) -> dict[str, Any]:
-    """How the base is held. In 4 bits: the linear layers as it is read, NF4 with double quantisation in blocks of 64,
-    which is what models/loading.py asks for, too; the plugin offers nothing else."""
+    """Arguments for the dtype of the base.
+
+    In 4 bits: the linear layers as they are read, NF4 with double quantisation in blocks of 64, as
+    models/loading.py asks for, too; the plugin offers nothing else.
+    """
     if dtype != NF4:
         return {"dtype": dtype}
     if lora_rank is None:

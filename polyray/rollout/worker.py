@@ -116,12 +116,12 @@ class RolloutWorker:
         """Groups in the engine, by our own number: runs that share it may use the same group ids."""
         self._numbers = itertools.count()
         self._newest: dict[str, AdapterPayload] = {}
-        """By run, where the engine keeps no versions."""
+        """Newest payload of each run, if the engine keeps no versions."""
         self._proven: dict[str, np.ndarray] = {}
-        """By run, likewise: what the engine said of the probe when it took on the newest version."""
+        """The engine's probe log-probs when it loaded each run's newest version, if it keeps no versions."""
         self._loaded_run: str | None = None
         self._policies: dict[str, PolicyVersion] = {}
-        """By run: the version that was taken on last."""
+        """Version of each run that was loaded last."""
         self._usage = Usage()
         self._sleeper = Sleeper()
         self._ready: Future[float] = Future()
@@ -151,8 +151,7 @@ class RolloutWorker:
         return self._post(_Deliver(payload))
 
     def sleep(self) -> Future[float]:
-        """Has the engine give back its device's memory once nothing is out, until there is something to do again;
-        resolves to the seconds that took."""
+        """Put the engine to sleep once nothing is out, until there is new work; resolves to the seconds it took."""
         return self._post(_Sleep())
 
     def forget(self, run: str) -> None:
@@ -217,7 +216,7 @@ class RolloutWorker:
         return True
 
     def _next_message(self) -> _Message | None:
-        """None where nothing came and there is something else to do."""
+        """Next message; None if nothing came and there is other work."""
         if not self._inbox.empty() or not (self._out or self._turns):
             return self._inbox.get()
         if self._out or not (patience_s := self._turns.patience_s):

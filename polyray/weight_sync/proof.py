@@ -19,7 +19,7 @@ from polyray.types import PolicyVersion
 CLEARLY = 5.0
 """Standard errors: of 3 million sound deliveries one is refused."""
 SCALE_ERROR = 0.25
-"""By how much an adapter's change may seem to be scaled; an alpha that is wrong by 2 is off by .5 or 1."""
+"""Largest apparent scaling of an adapter's change; an alpha that is wrong by 2 is off by .5 or 1."""
 RESIDUAL = 0.25
 MIN_TOKENS = 26
 """Tokens below which neither a sign test of CLEARLY standard errors nor a median says anything."""
@@ -142,7 +142,7 @@ def _others(probe: Probe) -> dict[str, np.ndarray]:
 
 
 def served_scale(values_N: np.ndarray, base_N: np.ndarray, version_N: np.ndarray) -> float | None:
-    """How far `values` have moved from `base`, relative to `version`; None where noise hides it.
+    """Movement of `values` from `base`, relative to `version`; None if noise hides it.
 
     [N] each. Only the tokens that the adapter moves most are looked at, and medians keep the tails of 16-bit noise
     out. If the residuals are below RESIDUAL of the change, noise in `base` and `version` biases the answer by less
