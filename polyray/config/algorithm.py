@@ -65,7 +65,7 @@ class PolyEpoSpec(OfSetsSpec):
 
     @property
     def needs_classes(self) -> bool:
-        """It counts them."""
+        """True: the objective counts classes."""
         return True
 
 
@@ -81,7 +81,7 @@ class PolychromicPpoSpec(OfSetsSpec):
 
     @property
     def needs_classes(self) -> bool:
-        """It counts them."""
+        """True: the objective counts classes."""
         return True
 
 
@@ -95,7 +95,7 @@ class ShapedSpec(ObjectiveSpec):
 
     @property
     def needs_distances(self) -> bool:
-        """It averages them."""
+        """True: the objective averages distances."""
         return True
 
 
@@ -109,7 +109,7 @@ class DarlingSpec(ObjectiveSpec):
 
     @property
     def needs_distances(self) -> bool:
-        """It averages them."""
+        """True: the objective averages distances."""
         return True
 
 
@@ -168,12 +168,12 @@ class PolychromicSpec(OfSetsSpec):
 
     @property
     def needs_classes(self) -> bool:
-        """By objective."""
+        """Whether the objective uses classes."""
         return self.objective in OF_CLASSES
 
     @property
     def needs_distances(self) -> bool:
-        """By objective."""
+        """Whether the objective uses distances."""
         return self.objective in OF_DISTANCES
 
     @property

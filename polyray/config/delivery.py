@@ -1,4 +1,4 @@
-"""How a new policy version reaches the engines, and how it is proven that it did."""
+"""Weight sync: delivery of a new policy version to the engines, and its verification."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from polyray.config.model import ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far an engine's log-probs may be from the learner's.
+    """Limit of the difference between log-probs of engine and learner.
 
     Example:
         Tolerance(nats=5e-2, judged="mean", share=0.05)
@@ -59,7 +59,7 @@ class DeliverySpec(StrictModel):
     )
 
     def tolerance_for(self, dtype: str) -> Tolerance:
-        """For engines of this dtype."""
+        """Tolerance for engines of this dtype."""
         usual = Tolerance(1e-4, "largest") if dtype == "float32" else Tolerance(5e-2, "mean", share=0.05)
         return usual if self.tolerance is None else replace(usual, nats=self.tolerance, share=0.0)
 

@@ -1,6 +1,6 @@
-"""How quality and diversity go while a run trains: fixed prompts that are sampled again and again, and the alarm.
+"""Quality and diversity during training: rounds on fixed prompts, and the alarm.
 
-Without `evaluation` these are rounds of their own, few enough to cost next to nothing; with it, its rounds are used.
+Without `evaluation` these rounds are separate and few, so that they cost little; with it, its rounds are used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PromptsPart = Literal["auto", "validation", "held_out"]
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """When the policy answers the fixed prompts, and how often each.
+    """Schedule of the rounds on fixed prompts, and their size.
 
     Example:
         Rounds(every=12, last=60, prompts="auto", num_prompts=16, num_samples=8)

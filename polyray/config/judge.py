@@ -170,7 +170,7 @@ class JudgeSpec(StrictModel):
         if "@" in parts.netloc or parts.query:
             raise ValueError("base_url must hold no user, password or query; export the key (api_key_env)")
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ValueError(f"base_url={value!r} is no address; e.g. http://127.0.0.1:8000/v1")
+            raise ValueError(f"base_url={value!r} is not an address; write e.g. http://127.0.0.1:8000/v1")
         return value.rstrip("/")
 
     @model_validator(mode="after")
@@ -196,7 +196,7 @@ class JudgeSpec(StrictModel):
 
     @property
     def name(self) -> str:
-        """How results call this judge, e.g. openai/qwen3-32b."""
+        """Name of this judge in results, e.g. openai/qwen3-32b."""
         return f"{self.provider}/{self.model}"
 
 

@@ -134,7 +134,7 @@ def _check_url(url: str) -> None:
     scheme, found, rest = url.partition("://")
     if not found or not scheme or not rest:
         raise ValueError(
-            f"checkpoint_storage={url!r} is no URL; write e.g. file:///shared/checkpoints or s3://bucket/path"
+            f"checkpoint_storage={url!r} is not a URL; write e.g. file:///shared/checkpoints or s3://bucket/path"
         )
     if "@" in rest.partition("/")[0]:
         raise ValueError(

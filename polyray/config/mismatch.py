@@ -1,4 +1,4 @@
-"""When engine and learner no longer speak of the same policy."""
+"""Alarm for a mismatch of engine and learner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a run that pleases its reward no longer pleases anyone else."""
+"""Alarm for over-optimisation (reward hacking)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a model that was not trained for a task is asked: templates in configs/prompts/, arms that name one."""
+"""Prompt templates for a model that was not trained for a task: configs/prompts/, and arms that name one."""
 
 from __future__ import annotations
 

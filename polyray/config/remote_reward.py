@@ -86,7 +86,9 @@ class HttpRewardSpec(StrictModel):
         if "@" in parts.netloc or parts.query:
             raise ValueError("reward.url must hold no user, password or query; export the token (token_env)")
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ValueError(f"reward.url={value!r} is no address; e.g. http://127.0.0.1:8000/serve/reward")
+            raise ValueError(
+                f"reward.url={value!r} is not an address; write e.g. http://127.0.0.1:8000/serve/reward"
+            )
         return value.rstrip("/")
 
     @field_validator("token_env")

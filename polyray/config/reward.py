@@ -1,6 +1,6 @@
-"""How completions are scored, and where diversity comes from.
+"""Rewards of completions, and sources of diversity.
 
-The rewards of texts are in text_reward.py, the remote one in remote_reward.py; here is their union.
+The rewards of texts are in text_reward.py, the remote one in remote_reward.py; their union is here.
 """
 
 from __future__ import annotations

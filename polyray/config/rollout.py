@@ -126,7 +126,7 @@ class RolloutSpec(StrictModel):
 
     @property
     def most_workers(self) -> int:
-        """As many engines as there can be."""
+        """Largest number of engines."""
         return self.max_workers or self.num_workers
 
     @property

@@ -1,4 +1,4 @@
-"""How a reward runs on Ray Serve, and how patient its callers are."""
+"""Settings of a reward on Ray Serve, and of its callers' patience."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class ServiceSpec(StrictModel):
 
     @property
     def most_replicas(self) -> int:
-        """As many as there can be."""
+        """Largest number of replicas."""
         return self.num_replicas if self.autoscaling is None else self.autoscaling.max_replicas
 
     @property

@@ -179,7 +179,7 @@ class SweepConfig(RunBase):
 
     @property
     def num_trials(self) -> int:
-        """Over settings and seeds."""
+        """Number of trials, over settings and seeds."""
         if isinstance(self.search, OptunaSearchSpec):
             return self.search.num_settings * len(self.seeds)
         grids = math.prod(len(spec.grid or (0,)) for spec in self.parameters.values())
