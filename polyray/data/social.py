@@ -68,11 +68,11 @@ class SocialReply:
     reply_id: str = ""
     """Unique within a thread; empty where the file has none."""
     posted_at: str | None = None
-    """When the post was written, ISO 8601."""
+    """Time at which the post was written, ISO 8601."""
 
     @property
     def likes(self) -> float:
-        """Another name for engagement."""
+        """Alias of engagement."""
         return self.engagement
 
 

@@ -36,13 +36,13 @@ class ReliabilityBin:
     confidence: float
     """Mean stated probability that the predicted winner wins."""
     accuracy: float
-    """How often it did."""
+    """Share of pairs in which the predicted winner won."""
     low: float
     high: float
     num_pairs: int
 
     def as_json(self) -> dict[str, Any]:
-        """As written."""
+        """JSON entry."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
@@ -71,7 +71,7 @@ class Calibration:
     1 / MAX_SLOPE where it is right about everything, MAX_SLOPE where gaps say nothing about the outcome."""
 
     def as_json(self) -> dict[str, Any]:
-        """As written: bins, and metric -> value, low, high."""
+        """JSON entry: bins, and metric -> value, low, high."""
         names = ("expected_error", "brier", "log_loss", "temperature")
         intervals = {name: getattr(self, name) for name in names}
         return {
@@ -92,7 +92,7 @@ def pair_calibration(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Calibration:
-    """How far sigmoid(gap) can be taken as the probability that the better completion wins.
+    """Calibration of sigmoid(gap) as the probability that the better completion wins.
 
     Args:
         gaps: [M] score of the better minus score of the worse one, log-odds.

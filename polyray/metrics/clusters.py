@@ -28,7 +28,7 @@ class ClusterTotals:
 
     @property
     def mean(self) -> float:
-        """Over all prompts."""
+        """Mean over all prompts."""
         return float(self.sums_C.sum() / self.sizes_C.sum())
 
     @property

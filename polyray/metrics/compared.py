@@ -24,7 +24,7 @@ class EffectSizes:
     cliffs_delta: float
 
     def as_json(self) -> dict[str, float | None]:
-        """As written; what is not finite becomes null."""
+        """JSON entry; null for infinite and undefined numbers."""
         values = {name: getattr(self, name) for name in self.__slots__}
         return {name: value if np.isfinite(value) else None for name, value in values.items()}
 
@@ -52,7 +52,7 @@ class PairComparison:
     """BCa, over clusters of prompts; the seeds at hand are taken as given."""
     high: float
     hierarchical: DifferenceInterval | None
-    """Over seeds and clusters: what other trainings would give. None for one seed."""
+    """Interval over seeds and clusters, which covers other trainings. None for one seed."""
     num_prompts: int
     num_clusters: int
     num_seeds: tuple[int, int]
@@ -67,10 +67,10 @@ class PairComparison:
     """Each secondary test within the same family of tests of its own kind."""
     effect_sizes: EffectSizes
     non_inferiority: NonInferiority | None
-    """None without a margin."""
+    """Test of non-inferiority; None without a margin."""
 
     def as_json(self) -> dict[str, Any]:
-        """As written."""
+        """JSON entry."""
         interval = self.hierarchical
         written = zip(self.secondary, self.secondary_p_adjusted, strict=True)
         return {
@@ -115,6 +115,6 @@ class Comparison:
     seed: int
 
     def as_json(self) -> dict[str, Any]:
-        """As written."""
+        """JSON entry."""
         settings = {name: getattr(self, name) for name in self.__slots__ if name != "pairs"}
         return settings | {"pairs": [pair.as_json() for pair in self.pairs]}

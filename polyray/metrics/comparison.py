@@ -149,7 +149,7 @@ def compare_metrics(
 def _checked(
     values: Mapping[str, Mapping[str, npt.ArrayLike]], baseline: str | None, margins: Mapping[str, float]
 ) -> tuple[dict[str, dict[str, Floats]], str]:
-    """Everything as [S, P], and the baseline's name."""
+    """Checked values, each as [S, P], and the baseline's name."""
     if not values:
         raise ValueError("values is empty; give at least one metric")
     models = list(next(iter(values.values())))

@@ -1,4 +1,4 @@
-"""Does a score go with an outcome: rank correlation within groups, and correlations with bootstrap intervals.
+"""Association of a score with an outcome: rank correlation within groups, and correlations with intervals.
 
 quality.py's `engagement_correlation` is the table for judges: it leaves out groups in which a score ties
 everything. Here such a group counts as 0, so that all scores are averaged over the same groups and can be
@@ -39,7 +39,7 @@ class GroupCorrelations:
     kendall_Q: Floats
     """tau-b, which allows for ties."""
     num_groups: int
-    """With those that do not count."""
+    """Number of groups, including those that do not count."""
 
 
 def group_correlations(

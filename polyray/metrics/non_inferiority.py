@@ -40,7 +40,7 @@ class NonInferiority:
     equivalent: bool
 
     def as_json(self) -> dict[str, Any]:
-        """As written."""
+        """JSON entry."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 

@@ -47,7 +47,7 @@ class SignificanceTest:
     """The p-value follows from the test's exact null distribution, not from a limit or random flips."""
 
     def as_json(self) -> dict[str, Any]:
-        """As written; a statistic that is not finite becomes null."""
+        """JSON entry; null for a statistic that is not finite."""
         return {
             "name": self.name,
             "statistic": self.statistic if np.isfinite(self.statistic) else None,
@@ -64,7 +64,7 @@ def sign_flip_permutation_test(
     permutations: int = 10_000,
     seed: int = 0,
 ) -> SignificanceTest:
-    """Is the mean difference larger than random signs would make it? (Fisher's randomisation test)
+    """Fisher's randomisation test: is the mean difference larger than with random signs?
 
     The sign of a whole cluster is flipped, i.e. the two models are exchanged on it. All 2^C patterns are
     enumerated for up to 16 clusters that differ (clusters without a difference never change the mean);
@@ -212,7 +212,7 @@ def _random_flips(sums: Floats, rows: int, generator: np.random.Generator) -> Fl
 
 
 def _hits(flipped: Floats, observed: float, tolerance: float, alternative: Alternative) -> int:
-    """How many flipped sums are at least as extreme as the observed one, equal up to rounding included."""
+    """Number of flipped sums at least as extreme as the observed one, up to rounding."""
     if alternative == "two-sided":
         return int(np.count_nonzero(np.abs(flipped) >= abs(observed) - tolerance))
     if alternative == "greater":

@@ -24,7 +24,7 @@ from polyray.metrics.arrays import Floats, Integers, whole_numbers
 LOG_BOUNDS = (-7.0, 12.0)
 """Bounds of log a and log b: beyond the upper end no sample can tell prompts apart."""
 MAX_SETS = 1 << 20
-"""How far a crossing of two curves is looked for."""
+"""Largest k for the search of a crossing of two curves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class CodeTask:
         return self._prompt(self._training_problem(index, seed))
 
     def held_out_prompts(self, limit: int | None = None) -> list[Prompt]:
-        """In the order of the file."""
+        """Held-out prompts in the order of the file."""
         return [self._prompt(problem) for problem in self.problems.held_out[:limit]]
 
     def validation_prompts(self, limit: int | None = None) -> list[Prompt]:
@@ -60,7 +60,7 @@ class CodeTask:
 
     @property
     def num_few_shot(self) -> int:
-        """How many problems the data set keeps for prompts."""
+        """Number of problems that the data set keeps for prompts."""
         return len(self.problems.few_shot)
 
     def few_shot_examples(self, num_examples: int) -> list[tuple[Prompt, str]]:

@@ -12,7 +12,7 @@ from polyray.data.code_problems import CodeProblem, Dataset
 
 HUMANEVAL_STOP = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```")
 MBPP_STOP = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```")
-"""As the BigCode evaluation harness has them. MBPP's answers are whole programs: "\\ndef" belongs to them."""
+r"""Stop words of the BigCode evaluation harness. MBPP's answers are whole programs: "\ndef" belongs to them."""
 
 PUBLISHED_STOP: dict[Dataset, tuple[str, ...]] = {
     "humaneval": HUMANEVAL_STOP,

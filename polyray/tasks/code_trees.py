@@ -34,7 +34,7 @@ _DROPPED_FIELDS = frozenset(
     }
 )
 _GROUPED_FIELDS = frozenset({"orelse", "finalbody", "handlers", "defaults", "kw_defaults", "decorator_list"})
-"""Under a node of their own: else `if a: b else: c` would equal `if a: b; c`."""
+"""Fields under a node of their own: otherwise `if a: b else: c` would equal `if a: b; c`."""
 _TOLD_APART = {
     ast.Slice: ("lower", "upper", "step"),
     ast.arguments: ("posonlyargs", "vararg", "kwonlyargs", "kwarg"),

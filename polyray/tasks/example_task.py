@@ -40,7 +40,7 @@ class ExampleTask(ABC):
         return self._training_example(index, seed).prompt
 
     def held_out_prompts(self, limit: int | None = None) -> list[Prompt]:
-        """In the order of the file."""
+        """Held-out prompts in the order of the file."""
         return [example.prompt for example in self.examples.held_out[:limit]]
 
     def validation_prompts(self, limit: int | None = None) -> list[Prompt]:

@@ -133,7 +133,7 @@ def parse_prompt(text: str) -> tuple[int, int]:
     """(start, goal) of a prompt. Raises DataError for any other text."""
     match = _PROMPT.fullmatch(text.strip())
     if match is None:
-        raise DataError(f"{text!r} is no prompt of hidden_trap_grid; it must look like '37|b1>e4='")
+        raise DataError(f"{text!r} is not a prompt of hidden_trap_grid; it must look like '37|b1>e4='")
     return cell_index(match[2]), cell_index(match[3])
 
 

@@ -66,11 +66,11 @@ class JsonlTask:
         return self._pick(self.training_rows, index, seed).prompt
 
     def held_out_prompts(self, limit: int | None = None) -> list[Prompt]:
-        """In the order of the file."""
+        """Held-out prompts in the order of the file."""
         return [row.prompt for row in self.held_out_rows[:limit]]
 
     def validation_prompts(self, limit: int | None = None) -> list[Prompt]:
-        """In the order of the file; none where its clusters are too few for a third part."""
+        """Validation prompts in the order of the file; none if its clusters are too few for a third part."""
         return [row.prompt for row in self.validation_rows[:limit]]
 
     def demonstration(self, index: int, seed: int) -> tuple[Prompt, str]:

@@ -34,7 +34,7 @@ class RatedText:
 
     text: str
     engagement: float | None = None
-    """On the data set's own scale: up-votes, likes, log-odds of a click; None where nothing was measured."""
+    """Engagement on the data set's own scale: up-votes, likes, log-odds of a click; None if not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class SourceRow:
     source_id: str
     source: str
     texts: tuple[RatedText, ...]
-    """In the order of the file."""
+    """Texts in the order of the file."""
     keys: frozenset[str] = frozenset()
     """Keys that no other part of the data may share, beside the source itself."""
     form: str = ""
@@ -78,7 +78,7 @@ class TextTask(ABC):
     name: str
     has_verifier = False
     profiles: Mapping[str, QualityProfile]
-    """By form; "" where a task has one only."""
+    """Profiles by form; "" if a task has one only."""
     instructions: Mapping[str, str]
     """Instruction to the model, by form; {source} is replaced."""
 
@@ -114,7 +114,7 @@ class TextTask(ABC):
         return [row.prompt for row in self._parts["test"][:limit]]
 
     def validation_prompts(self, limit: int | None = None) -> list[Prompt]:
-        """For thresholds and early stopping: neither trained nor tested on."""
+        """Prompts for thresholds and early stopping: neither trained nor tested on."""
         return [row.prompt for row in self._parts["validation"][:limit]]
 
     def human_texts(self, prompt: Prompt) -> tuple[str, ...]:
@@ -150,7 +150,7 @@ class TextTask(ABC):
         return self._classes.partition(completions, [self.reward(prompt, text) <= 0 for text in completions])
 
     def distance(self, prompt: Prompt, a: str, b: str) -> float:
-        """By words or by meaning, as the classes; 0 where either has quality 0: garbage earns no diversity."""
+        """Distance by words or by meaning, as the classes; 0 if either has quality 0: garbage earns no diversity."""
         if self.reward(prompt, a) <= 0 or self.reward(prompt, b) <= 0:
             return 0.0
         return self._classes.distance(a, b)
@@ -244,5 +244,5 @@ def _check_apart(rows: Sequence[SourceRow], test: Sequence[SourceRow], spec: Tex
         if shared:
             raise DataError(
                 f"{spec.test_path}: prompt {row.source_id} shares {shared[0][:80]!r} with {owner_of[shared[0]]} of "
-                f"{spec.path}; what is held out must not be trained on: remove it from one of the files"
+                f"{spec.path}; held-out prompts must not be trained on: remove it from one of the files"
             )

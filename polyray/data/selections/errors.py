@@ -14,7 +14,7 @@ from polyray.errors import DataError
 
 
 class UnknownCandidates(DataError):
-    """There are no candidates of that id that this owner may see."""
+    """No candidates of that id are visible to this owner."""
 
 
 class InvalidSelection(DataError):

@@ -91,7 +91,7 @@ def _kinds(selection: SelectionRecord, shown: CandidatesRecord) -> Iterator[str]
 
 
 def _why_not(record: StoredRecord, min_candidates: int) -> str | None:
-    """Why a set gives no row, before one looks at its texts."""
+    """Reason why a set gives no row, without a look at its texts; None if it may."""
     selection, shown = record.selection, record.candidates
     if selection is None:
         return NOT_PICKED
@@ -106,7 +106,7 @@ def _why_not(record: StoredRecord, min_candidates: int) -> str | None:
 
 
 def _choice(record: StoredRecord) -> Choice | None:
-    """None where the text that was picked is blank."""
+    """A person's choice; None if the text that was picked is blank."""
     selection, candidates = record.selection, record.candidates.candidates
     assert selection is not None
     index, edited = selection.selected_index, selection.edited_text

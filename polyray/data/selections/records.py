@@ -34,7 +34,7 @@ class CandidatesRecord:
 
     @property
     def candidates(self) -> Sequence[Mapping[str, Any]]:
-        """In the order in which they were shown; an index is a place in it."""
+        """Candidates in the order in which they were shown; an index is a place in it."""
         return self.answer["candidates"]
 
     @property

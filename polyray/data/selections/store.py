@@ -272,7 +272,7 @@ def _texts(answer: Mapping[str, Any]) -> list[str]:
 
 
 def _with_selections(connection: Connection, rows: Sequence[Row[Any]]) -> list[StoredRecord]:
-    """In the order of the rows; each with the selection of it that was stored last."""
+    """Records in the order of the rows, each with its newest selection."""
     ids = [row.id for row in rows]
     newest = select(func.max(selections.c.number)).where(selections.c.candidates_id.in_(ids))
     newest = newest.group_by(selections.c.candidates_id)
