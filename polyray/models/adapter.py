@@ -32,7 +32,7 @@ PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 
 @dataclass(frozen=True, slots=True)
 class AdapterShape:
-    """How the factors of an adapter are to be read: W = W0 + scale B A.
+    """Meaning of the factors of an adapter: W = W0 + scale B A.
 
     Example:
         AdapterShape(rank=16, alpha=32.0, target_modules=("k_proj", "q_proj", "v_proj"))

@@ -42,7 +42,7 @@ def resolve_model_dir(spec: ModelSpec) -> Path:
     directory = Path(spec.path)
     if directory.exists():
         if not (directory / "config.json").is_file():
-            raise ConfigError(f"model.path={spec.path!r} is no model: config.json is missing")
+            raise ConfigError(f"model.path={spec.path!r} is not a model: config.json is missing")
         return directory
     if directory.is_absolute():
         raise MissingFile(
@@ -83,7 +83,7 @@ def hub_name(path: str) -> str | None:
 
 
 def resolve_dtype(spec: ModelSpec, use_gpu: bool) -> str:
-    """How the base's weights are held: "float32", "bfloat16", or "nf4" (linear layers in 4 bits, else bfloat16)."""
+    """dtype of the base's weights: "float32", "bfloat16", or "nf4" (linear layers in 4 bits, else bfloat16)."""
     if spec.quantization != "none":
         return spec.quantization
     if spec.dtype != "auto":

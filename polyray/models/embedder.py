@@ -227,7 +227,7 @@ def load_encoder(directory: Path, name: str, device: str) -> SentenceTransformer
             "safetensors"
         )
     with boundary(
-        ConfigError, f"encoder {name!r} is no sentence-transformers model (a directory or a hub name)"
+        ConfigError, f"encoder {name!r} is not a sentence-transformers model (a directory or a hub name)"
     ):
         from sentence_transformers import SentenceTransformer
 

@@ -56,7 +56,7 @@ class ModelInput:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Some rows of a batch as arrays.
+    """Rows of a batch as arrays.
 
     Example:
         _Rows(ids_BL=array([[1, 9, 4, 23, 2]]), prompt_lengths_B=array([3]), completion_lengths_B=array([2]),
@@ -67,7 +67,7 @@ class _Rows:
     prompt_lengths_B: np.ndarray
     completion_lengths_B: np.ndarray
     first_token_B: np.ndarray
-    """How many tokens the completions before have."""
+    """Number of tokens of the completions before each row."""
 
     @property
     def lengths_B(self) -> np.ndarray:

@@ -37,7 +37,7 @@ class PackedTrees:
     ends_RW: np.ndarray
     """The position behind the last descendant; padding has no descendants."""
     predictor_N: np.ndarray
-    """For every completion token, row by row: sequence * W + position of the node that predicts it."""
+    """Predictor of every completion token, row by row: sequence * W + position of its node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class _SortedRows:
     lengths_B: np.ndarray
     """Nodes of each row, own and shared."""
     shared_B: np.ndarray
-    """How many of them the tree holds already."""
+    """Number of tokens of each row that the tree holds already."""
     trees_B: np.ndarray
     """0, 1, ... ascending: the tree it belongs to."""
     starts_B: np.ndarray

@@ -62,7 +62,7 @@ class Score:
     """WRONG_CLASS for wrong, unparsable and unscored completions."""
     components: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
-    """Why there is no score."""
+    """Reason why there is no score."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,7 +164,7 @@ class Identity:
                 yield from (name, self.of(member))
 
     def _reduced(self, value: Any) -> Iterator[str]:
-        """By the parts that pickle would save."""
+        """Identity of a value by the parts that pickle would save."""
         reduce = copyreg.dispatch_table.get(type(value))
         reduced = value.__reduce_ex__(4) if reduce is None else reduce(value)
         module = getattr(value, "__module__", None)

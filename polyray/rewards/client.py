@@ -56,7 +56,7 @@ class Scored:
     """
 
     scores: tuple[Score, ...]
-    """In the order of the items."""
+    """Scores in the order of the items."""
     failures: tuple[Failure, ...] = ()
     """One per request that had no answer."""
 
@@ -298,7 +298,7 @@ class RewardServiceClient:
 
     @property
     def wait_s(self) -> float:
-        """Until the circuit breaker lets something through; 0 where it does now."""
+        """Seconds until the circuit breaker admits a request; 0 if it does now."""
         return self._client.breaker.wait_s(time.monotonic())
 
     def score(self, items: Sequence[ScoreItem]) -> Scored:

@@ -30,7 +30,7 @@ Uniform = Callable[[float, float], float]
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a request has no answer.
+    """Reason why a request has no answer.
 
     Example:
         Failure("overloaded", "status 429: too many requests", status=429, retry_after_s=2.0, tries=3)
@@ -107,8 +107,11 @@ class CircuitBreaker:
         self._last = ""
 
     def refuses(self, now: float) -> Failure | None:
-        """Why nothing may be sent now; None admits a request, which must end in `succeeded`, `failed` or
-        `abandoned`. After `open_s` one request is admitted as a probe."""
+        """Failure if nothing may be sent now; None admits a request, which must end in `succeeded`, `failed` or
+        `abandoned`.
+
+        After `open_s` one request is admitted as a probe.
+        """
         if self._opened_at is None:
             return None
         wait_s = self.wait_s(now)
@@ -121,7 +124,7 @@ class CircuitBreaker:
         return None
 
     def wait_s(self, now: float) -> float:
-        """Until something may be sent; 0 where it may be now."""
+        """Seconds until a request may be sent; 0 if it may be now."""
         return 0.0 if self._opened_at is None else max(0.0, self._opened_at + self._open_s - now)
 
     def succeeded(self) -> None:

@@ -123,7 +123,7 @@ def _ngram_distances(texts: Sequence[str], n: int) -> np.ndarray:
 
 
 def _grams(text: str, n: int) -> frozenset[tuple[str, ...]]:
-    """Never empty: a short text is one gram, the empty text the empty one."""
+    """n-grams of a text, never empty: a short text is one gram, the empty text the empty one."""
     tokens = words(text)
     return frozenset(ngrams(tokens, n)) if len(tokens) >= n else frozenset({tuple(tokens)})
 

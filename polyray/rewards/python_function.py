@@ -35,7 +35,7 @@ from polyray.rewards.sibling_modules import check_imports, make_importable
 from polyray.tasks.base import class_id
 
 ISOLATION_BUDGET_S = 1.0
-"""After a failed call, halves of its items are tried again for this long, to find those that are at fault."""
+"""Time to retry halves of a failed call's items, to find those at fault, in seconds."""
 
 
 def load_reward_source(path: str) -> str:

@@ -65,7 +65,7 @@ class SecondOpinionReward:
         return [score.score for score in scores]
 
     def _warn(self, reason: str) -> None:
-        """Once: how much is missing is a metric of every step (second_opinion_missing)."""
+        """Warn once about missing scores; their share is a metric of every step (second_opinion_missing)."""
         if not self._warned:
             logger.warning("the second opinion %s is missing for some items: %s", self._second.name, reason)
         self._warned = True

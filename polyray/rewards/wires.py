@@ -82,7 +82,7 @@ class PolyrayWire:
         try:
             return WireScore.model_validate(entry).as_score()
         except ValidationError as error:
-            return unscored(f"the reward service answered a score that is none: {first_problem(error)}")
+            return unscored(f"the reward service answered an invalid score: {first_problem(error)}")
 
 
 class OpenRlhfWire:
@@ -129,7 +129,7 @@ class OpenRlhfWire:
         value = raw[0] if isinstance(raw, list) and len(raw) == 1 else raw
         if not _is_number(value):
             return unscored(
-                f"the reward service answered {str(raw)[:EXCERPT_CHARS]}, which is no finite number"
+                f"the reward service answered {str(raw)[:EXCERPT_CHARS]}, which is not a finite number"
             )
         outside = not self._low <= value <= self._high
         if outside and not self._clip:

@@ -53,7 +53,7 @@ def record_data(record: Path, config: Mapping[str, Any]) -> None:
 
 
 def put_before(record: Path, earlier: Mapping[str, list[str]]) -> None:
-    """Has `record` begin with that of the starts before it, which were made elsewhere."""
+    """Prepend the record of earlier starts, made elsewhere, to `record`."""
     merged = {key: list(digests) for key, digests in earlier.items()}
     for key, digests in recorded_data(record).items():
         known = merged.setdefault(key, [])

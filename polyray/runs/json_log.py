@@ -34,7 +34,7 @@ class ProcessFields:
         """Set some of run, step, version and worker. Raises KeyError for other names."""
         for name, value in values.items():
             if name not in self._values:
-                raise KeyError(f"{name!r} is no field of a log line; known: {', '.join(self._values)}")
+                raise KeyError(f"{name!r} is not a field of a log line; known: {', '.join(self._values)}")
             self._values[name] = value
 
     def as_dict(self) -> dict[str, str | int | None]:
@@ -69,7 +69,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """For people at a terminal."""
+    """Formatter for people at a terminal."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")

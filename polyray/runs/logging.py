@@ -64,7 +64,7 @@ def log_as(worker: str, run: str | None = None) -> None:
 
 
 def log_at(*, step: int | None = None, version: int | None = None) -> None:
-    """How far this process has come: what is given replaces what it said before."""
+    """Set the progress of this process for its log records; given values replace earlier ones."""
     if step is not None:
         fields.set(step=step)
     if version is not None:

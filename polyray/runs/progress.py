@@ -165,7 +165,7 @@ class ProgressDisplay:
         self._metrics: dict[str, str] = {}
 
     def _seconds_left(self) -> float | None:
-        """By the pace of this phase since its first step was reported; None before there is a pace."""
+        """Seconds left by the pace of this phase since its first reported step; None before there is a pace."""
         if self._step is None or self._total is None or self._step <= self._first_step:
             return None
         pace = (self._clock() - self._phase_started) / (self._step - self._first_step)

@@ -23,7 +23,7 @@ from polyray.runs.data_record import record_data
 from polyray.runs.error_log import ERROR_LOG, log_error
 
 LENGTH_KEYS: tuple[str, ...] = ("learner.steps", "epochs", "evaluation.patience")
-"""How long a run is: a finished run is taken up again when one of them changes."""
+"""Keys of a run's length: a finished run continues when one of them changes."""
 
 RESUMABLE_KEYS: tuple[str, ...] = (
     *LENGTH_KEYS,
@@ -299,7 +299,10 @@ def refused_differences(
 
 
 def _below_base(values: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """With every path below `base_dir` relative to it; a configuration that has none was written where `new` is."""
+    """The configuration with every path below `base_dir` relative to it.
+
+    A configuration without `base_dir` was written in the directory of `new`.
+    """
     base = str(values.get(BASE_DIR) or new.get(BASE_DIR) or os.getcwd())
 
     def relative(value: Any) -> Any:

@@ -69,7 +69,7 @@ def decode_groups(files: Mapping[str, bytes], request_of: Callable[[int], GroupR
 
 
 def num_groups(files: Mapping[str, bytes]) -> int:
-    """How many groups are in `files`."""
+    """Number of groups in `files`."""
     return len(_index(files)["groups"])
 
 

@@ -24,7 +24,7 @@ MAX_ATTEMPTS = 3
 """Tries of a program with verdict sandbox_error."""
 MAX_ERROR_SHARE = 0.01
 MIN_ERRORS = 3
-"""So many sandbox errors are needed before their share says anything."""
+"""Sandbox errors that are needed before their share counts."""
 IN_FLIGHT_PER_WORKER = 16
 """Programs begun or waiting while the oldest has not finished: one that hangs must not idle the other workers."""
 REMEMBERED = 2048

@@ -88,7 +88,7 @@ class ProgramResult:
     """passed: the tests returned. failed: an exception. no_verdict: it ended before the tests returned. crashed: a
     signal ended it. sandbox_error: ours, not the program's; unscored."""
     message: str
-    """Why it did not pass, at most 1 KiB; empty for passed."""
+    """Reason why it did not pass, at most 1 KiB; empty for passed."""
     wall_s: float
     cpu_s: float
     max_rss: int
@@ -96,7 +96,7 @@ class ProgramResult:
     isolation: str
     """`isolation_level()` of the process that ran it."""
     stdout: str
-    """At most output_kib; what is not UTF-8 is shown as \\xNN."""
+    r"""Standard output, at most output_kib; bytes that are not UTF-8 are shown as \xNN."""
 
     @property
     def passed(self) -> bool:

@@ -32,7 +32,7 @@ TRACKERS: Mapping[str, Callable[[Any], Tracker]] = {
 }
 
 PATIENCE_S = 30.0
-"""For all trackers together, once the run is over."""
+"""Seconds for all trackers together, after the end of the run."""
 
 
 def check_trackers(specs: Sequence[TrackerSpec]) -> None:

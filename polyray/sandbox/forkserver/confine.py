@@ -174,7 +174,7 @@ class Confinement:
         return (pid, status) if pid else (0, -1)
 
     def confine(self, bounds: Bounds) -> None:
-        """In the child: everything that binds the program. Only memory and its own open files are left after this."""
+        """Confine the program, in the child. Only memory and its own open files are left after this."""
         os.setsid()
         os.umask(0o077)
         os.chdir(self.home)

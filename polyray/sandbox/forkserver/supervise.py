@@ -22,7 +22,7 @@ from .confine import Bounds, Confinement
 TOKEN_BYTES = 16
 MESSAGE_BYTES = 1024
 GRACE_S = 0.2
-"""For a child that has said its last word to end by itself: then its status is known."""
+"""Seconds for a child to end by itself after its last message: then its status is known."""
 END_TIMEOUT_S = 1.0
 _CHUNK = 65536
 _VERDICTS = {b"F": "failed", b"M": "memory", b"X": "no_verdict", b"C": "crashed"}
