@@ -10,7 +10,7 @@
     │   └── EngineMismatch            engine and learner have drifted apart, and the run was to stop then
     ├── RewardError                   a reward function or the reward service
     │   ├── JudgeError                an LLM judge whose endpoint refuses, or whose answers cannot be used
-    │   │   └── BudgetReached         what a judge may spend is spent
+    │   │   └── BudgetReached         the judge's budget is spent
     │   └── OverOptimised             the reward rises while a second opinion falls, and the run was to stop then
     ├── DeliveryError                 getting a policy version into the engines
     │   └── PolicyNotDelivered        an engine does not serve the version it was given
@@ -68,7 +68,7 @@ class DataError(PolyrayError, ValueError):
 
 
 class MissingFile(DataError, ConfigError):
-    """There is no such file here; each line of the message that names one begins with its path and MARK."""
+    """Missing file on this machine; each line of the message that names one begins with its path and MARK."""
 
     MARK = ": no such file"
 

@@ -192,7 +192,7 @@ class TrainingBatch:
     groups: tuple[ScoredGroup, ...]
     """This rank's share."""
     num_groups_total: int
-    """Over all ranks: the loss normaliser is global."""
+    """Groups over all ranks: the loss normaliser is global."""
     counters: Mapping[str, float] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
     history: Mapping[str, Any] = field(default_factory=dict)

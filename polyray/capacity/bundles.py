@@ -40,7 +40,7 @@ class Part:
     """Labels that its machine must have, as polyray/config/node_labels.py defines them."""
 
     def text(self) -> str:
-        """As errors name it."""
+        """Description of the part for errors."""
         labels = "".join(f", {name}: {value}" for name, value in self.node_labels.items())
         return f"{self.count} x {self.what} ({_amounts(self.resources)}{labels})"
 
@@ -163,7 +163,7 @@ class _Rest:
 
 
 def _pack(parts: Iterable[Part], machines: Mapping[str, Machine]) -> str | None:
-    """None where all have found a place, else which has not, and what was left for it."""
+    """Pack all parts; None on success, else the part without a place and the resources left for it."""
     rest = [_Rest(name, machine) for name, machine in machines.items()]
     for part in parts:
         for placed in range(part.count):

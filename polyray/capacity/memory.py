@@ -21,7 +21,7 @@ LEARNER_OVERHEAD = int(1.5 * GIB)
 ENGINE_OVERHEAD = int(2.5 * GIB)
 """The same, and captured graphs: a guess."""
 LOGITS_PER_CHUNK = 2**25
-"""As polyray/models/logprobs.py has it."""
+"""Same value as in polyray/models/logprobs.py."""
 RL_LOGIT_BYTES = 18
 """Bytes of one logit in a chunk: as it comes (2), float32, its log-softmax, probabilities, and their product (4
 each).
@@ -35,7 +35,7 @@ SAMPLING_LOGIT_BYTES = 12
 GATHERED_BLOCKS = 3
 """Blocks of a sharded base that are whole on a rank at a time: current, next, and the receive buffer."""
 ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""As polyray/rollout/vllm_delivery.py has them: an engine's slots have one of these ranks."""
+"""Ranks of an engine's adapter slots, as in polyray/rollout/vllm_delivery.py."""
 
 
 def base_weights(shape: ModelShape, dtype: str, quantization: str, *, double: bool) -> int:

@@ -138,7 +138,7 @@ def learner_memory(
 
 
 def _weights(shape: ModelShape, dtype: str, model: ModelSpec, learner: LearnerSpec) -> Parts:
-    """On the device of one rank."""
+    """Bytes of the weights on the device of one rank."""
     if learner.sharding == "none":
         return {"weights": base_weights(shape, dtype, model.quantization, double=True)}
     whole, part, gathered = sharded_weights(shape, dtype, learner.num_workers)
@@ -275,7 +275,7 @@ def _in_gib(parts: Parts) -> dict[str, float]:
 
 
 def _dtype(model: ModelSpec) -> str:
-    """On a GPU."""
+    """dtype of the base on a GPU."""
     return "bfloat16" if model.dtype == "auto" else model.dtype
 
 

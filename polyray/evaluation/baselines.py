@@ -72,7 +72,7 @@ class HasFewShotPart(Protocol):
 
     @property
     def num_few_shot(self) -> int:
-        """How many there are."""
+        """Number of problems reserved for prompts."""
         ...
 
     def few_shot_examples(self, num_examples: int) -> list[tuple[Prompt, str]]:

@@ -26,7 +26,7 @@ DIVERSE = "diverse"
 
 @dataclass(frozen=True, slots=True)
 class ChoiceRules:
-    """How a set is chosen.
+    """Rules by which a set is chosen.
 
     Example:
         ChoiceRules(k=4, selector="reward", diversity_weight=0.5, duplicate_distance=0.05, cluster_distance=0.5)
@@ -50,7 +50,7 @@ class ChosenSet:
     """
 
     shown: tuple[int, ...]
-    """In the order in which they are shown; fewer than k where there were too many near-duplicates."""
+    """Samples in the order in which they are shown; fewer than k if there were too many near-duplicates."""
     clusters: tuple[int | None, ...]
     """Clusters of the shown candidates, numbered as they appear; None: wrong by the verifier."""
     selected: int
@@ -94,7 +94,7 @@ def choose_candidates(
 
 
 def mean_distance(distances_GG: np.ndarray) -> float:
-    """Over all pairs; 0 for one."""
+    """Mean distance over all pairs; 0 for one sample."""
     size = len(distances_GG)
     return float(distances_GG.sum() / (size * (size - 1))) if size > 1 else 0.0
 

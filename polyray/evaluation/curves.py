@@ -108,7 +108,7 @@ def _collapse(curve_PK: np.ndarray, bootstrap: ClusterBootstrap) -> Entry:
 
 
 def as_entry(value: Any, low: Any, high: Any) -> Entry:
-    """As JSON has it: null for what is not defined."""
+    """JSON entry of a value and its interval; null for undefined numbers."""
     numbers = (float(value), float(low), float(high))
     shown = [number if math.isfinite(number) else None for number in numbers]
     return dict(zip(("value", "low", "high"), shown, strict=True))

@@ -57,7 +57,7 @@ class CodeText(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How one sample was judged, e.g. Verdict(passed=False, verdict="timeout", message="not done after 3 s")."""
+    """Verdict about one sample, e.g. Verdict(passed=False, verdict="timeout", message="not done after 3 s")."""
 
     passed: bool
     verdict: str

@@ -38,7 +38,7 @@ CHECKER_CACHE = "checker_answers.jsonl"
 
 @dataclass(frozen=True)
 class Passes:
-    """How samples are scored and when one passes.
+    """Scorer of samples, and the threshold of a pass.
 
     Example:
         Passes(scorer=RewardScorer(reward), threshold=FixedThreshold(0.999999999, "verifier", "verifier"))

@@ -57,7 +57,7 @@ class ProblemScoring:
     seed: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """For --check."""
+        """Settings for --check."""
         return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
 
 
@@ -91,7 +91,7 @@ def score_problems(request: ProblemScoring, progress: Callable[[int], None] | No
 
 
 def _sandbox(request: ProblemScoring) -> SandboxRewardSpec:
-    """How programs are run; raises ConfigError for limits that make no sense."""
+    """Sandbox settings of the request; raises ConfigError for invalid limits."""
     values: dict[str, Any] = {
         "allow_code_execution": request.allow_code_execution,
         "workers": request.workers or os.cpu_count() or 1,
@@ -108,7 +108,7 @@ def _problem_files(request: ProblemScoring) -> dict[str, Path]:
 
 
 def _task_spec(fields: dict[str, Any]) -> Any:
-    """Everything in the problem file is scored: what is held out for training is no matter here."""
+    """Task settings with every problem of the file, also those that training holds out."""
     whole = dict(fields)
     if whole["type"] == "code":
         whole.setdefault("held_out", "all")

@@ -62,7 +62,7 @@ class SampleRecord:
 
 @dataclass(frozen=True, slots=True)
 class ResultRecord:
-    """How one sample was judged: one line of results.jsonl. Times and memory are null where nothing ran.
+    """Verdict about one sample: one line of results.jsonl. Times and memory are null if nothing ran.
 
     Example:
         ResultRecord(task_id="eval-37|b1>e4=", sample_index=0, model="Dr.GRPO", passed=True, verdict="passed")

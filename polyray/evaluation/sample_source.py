@@ -32,7 +32,7 @@ class SampleSource(Protocol):
         ...
 
     def group(self, model: str, task_id: str) -> list[SampleRecord]:
-        """In order of their index. Raises DataError where a sample occurs twice."""
+        """Samples in order of their index. Raises DataError if a sample occurs twice."""
         ...
 
 

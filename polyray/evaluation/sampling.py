@@ -58,7 +58,7 @@ class EvaluationFiles:
 
     @property
     def results(self) -> Path:
-        """How each sample was judged."""
+        """Verdicts, one line per sample."""
         return self.directory / "results.jsonl"
 
     @property
@@ -100,14 +100,14 @@ def evaluation_requests(
 
 @dataclass(frozen=True)
 class Sampling:
-    """Everything that sampling the arms needs but the arms themselves.
+    """Settings of sampling, without the arms.
 
     Example:
         Sampling(prompts, spec, rollout, seed=0, domain="code", sample=sample, scorer=RewardScorer(reward))
     """
 
     prompts: Sequence[Prompt]
-    """As the task has them: what rewards read, and what the data set's hash is made of."""
+    """Prompts of the task, as rewards and the data set's hash see them."""
     spec: EvaluationSpec
     rollout: RolloutSpec
     seed: int

@@ -42,7 +42,7 @@ class ScoreRequest:
     problems: Mapping[str, Path]
     """Key of the task's settings -> the file that it names."""
     settings: Mapping[str, Any]
-    """Everything that could change a verdict."""
+    """Settings that could change a verdict."""
 
 
 def score_stream(

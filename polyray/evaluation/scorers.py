@@ -44,7 +44,7 @@ class Scored:
     """In [0, 1]; NaN = unscored."""
     class_id: int = WRONG_CLASS
     verdict: str | None = None
-    """How a program ended; None: the reward says it."""
+    """Ending of a program; None: the reward decides."""
     message: str = ""
     wall_s: float | None = None
     cpu_s: float | None = None

@@ -47,7 +47,7 @@ class ScoringContext:
     """The model all others are compared with; None: the first."""
     pass_threshold: float = PASS_THRESHOLD
     threshold_source: Mapping[str, Any] = field(default_factory=dict)
-    """How the threshold was fixed, where it was (checkers.py); stored beside the numbers."""
+    """Origin of the threshold, if it was fixed (checkers.py); stored beside the numbers."""
     reward: str | None = None
     """Identity of the reward that scored the samples."""
     trained_on: Mapping[str, str | None] = field(default_factory=dict)

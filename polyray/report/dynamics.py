@@ -35,7 +35,7 @@ PANELS = (
     Panel("self_bleu", "self-BLEU", "how alike the candidates are in their words; 1: equal"),
 )
 FIRST_PANELS = 6
-"""So many are shown at once, the others on request."""
+"""Panels that are shown at once; the others are shown on request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Trajectory:
     steps: tuple[int, ...]
     """Completed ones; of SFT counted back from its end, so <= 0."""
     mean: tuple[float, ...]
-    """Over the seeds that have a value there."""
+    """Mean over the seeds that have a value there."""
     low: tuple[float, ...]
     high: tuple[float, ...]
     seeds: int

@@ -77,7 +77,7 @@ class Cell:
 
     value: str
     detail: tuple[str, ...]
-    """Its interval, or one line per seed."""
+    """Interval, or one line per seed."""
     change: str = ""
     change_detail: str = ""
     direction: str = ""

@@ -45,7 +45,7 @@ class Drawing:
     json: str = ""
     """Data and layout of Plotly, safe inside a script element."""
     missing: str = ""
-    """Why there is no figure."""
+    """Reason why there is no figure."""
 
     @property
     def label(self) -> str:

@@ -46,7 +46,7 @@ class Point:
     arm: str
     """The arm's label."""
     quality: Interval
-    """Without a band low = value = high."""
+    """Quality with its interval; without a band low = value = high."""
     diversity: Interval
     on_front: bool
     front_share: float | None
@@ -116,7 +116,7 @@ def checkpoint_front(arms: Sequence[Arm]) -> Front | None:
 
 
 def front_data(front: Front) -> dict[str, Any]:
-    """Everything the figure shows, as JSON has it."""
+    """Data of the figure as JSON."""
     return {
         "quality": front.quality,
         "diversity": front.diversity,

@@ -103,7 +103,7 @@ def _panels(
 
 
 def _gaps(panel: figures.Panel, runs: Sequence[TrainingRun]) -> str:
-    """How many steps are missing from a curve of MAIN_PANELS: a line hides its gaps."""
+    """Note about missing steps in a curve of MAIN_PANELS: a line hides its gaps."""
     if panel not in figures.MAIN_PANELS:
         return ""
     values = [row[panel.key] for run in runs for row in run.rows if panel.key in row]

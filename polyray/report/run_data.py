@@ -90,7 +90,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything found, in the order of the paths given.
+    """Runs and evaluations found, in the order of the paths given.
 
     Example:
         ReportData(training=[TrainingRun(...)], evaluations=[Evaluation(...)])
@@ -114,7 +114,7 @@ def load_report_data(paths: Sequence[str | Path]) -> ReportData:
         found = [directory for directory in (path, *_children(path)) if _is_run(directory)]
         if not found:
             raise DataError(
-                f"{path} is no run directory and holds none: neither metrics.jsonl nor "
+                f"{path} is not a run directory and contains none: neither metrics.jsonl nor "
                 "evaluation/metrics.json of models is there; give the directory that a job printed, e.g. "
                 "runs/quickstart (a validation of rewards has its report.html already)"
             )

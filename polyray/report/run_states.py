@@ -59,7 +59,7 @@ def steps_taken(run: TrainingRun) -> int:
 
 
 def steps_wanted(run: TrainingRun) -> int | None:
-    """None where the configuration does not say: epochs, or no config.json."""
+    """Planned steps; None if the configuration does not say: epochs, or no config.json."""
     if run.done.get("steps"):
         return int(run.done["steps"])
     if run.config.get("epochs") is not None:

@@ -123,7 +123,7 @@ def _against_warm_start(differences: Differences, k: int, model: str, warm: str)
 def _penalty_share(
     differences: Differences, evaluated: Sequence[Arm], baseline: str, k: int
 ) -> list[Statement]:
-    """How much of a set objective's gain in pass@k a KL penalty alone gives, where both gains are shown."""
+    """Share of a set objective's gain in pass@k that a KL penalty alone gives, if both gains are shown."""
     statements = []
     for penalised in (arm for arm in evaluated if arm.has_kl_penalty and arm.label != baseline):
         for arm in (arm for arm in evaluated if arm.is_set_objective):
@@ -174,7 +174,7 @@ def _width(
 def exactness_statement(
     model: str, baseline: str, change: Interval, value: float, reference: float, where: str = ""
 ) -> Statement:
-    """How often paths reach the goal, traps aside: what diversity costs; `where` names the seed."""
+    """Share of paths that reach the goal, traps aside, as the cost of diversity; `where` names the seed."""
     return Statement(
         f"Execution of {model}",
         f"{where}{percent(value)} of its paths reach the goal (traps aside), {percent(reference)} for "

@@ -16,7 +16,7 @@ from polyray.report.figures import DECORATION, empty_figure, plain
 from polyray.report.sweep.values import metric_key, metric_words
 
 MAX_SETTINGS = 12
-"""Above so many, curves have a colour bar in place of names, and no bands."""
+"""Settings above which curves have a colour bar in place of names, and no bands."""
 BASELINE_COLOUR = "rgb(122, 127, 135)"
 SCALE = [
     [0.0, "rgb(0, 114, 178)"],

@@ -1,4 +1,4 @@
-"""How the settings of a sweep were chosen: handed in by polyray sweep, shown by the page. Called by results.py."""
+"""Description of a sweep's search: handed in by polyray sweep, shown by the page. Called by results.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SearchNote:
 
 
 def search_entry(note: SearchNote, settings: Sequence[Setting]) -> dict[str, Any]:
-    """As results.json has it: the front by labels of settings."""
+    """JSON entry: the front by labels of settings."""
     on_front = [
         setting.label
         for setting in settings
