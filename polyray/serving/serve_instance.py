@@ -40,7 +40,7 @@ class Listening:
 
     @property
     def who(self) -> str:
-        """For errors."""
+        """Name of the listener for errors."""
         return self.settings.rstrip(".") or "the service"
 
 
@@ -76,7 +76,7 @@ def ensure_serve(listening: Listening) -> tuple[str, int]:
 
 
 def free_port(listening: Listening) -> int:
-    """Its port if nothing listens there, any free one for 0 or in place of a default. Raises ResourceError.
+    """The configured port if it is free, any free one for 0 or in place of a default. Raises ResourceError.
 
     Serve's proxy opens its port with SO_REUSEPORT and would silently share it with another service.
     """

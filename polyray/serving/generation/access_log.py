@@ -47,7 +47,7 @@ class Access:
     """
 
     model: str | None = None
-    """As it is served, not as it was asked for."""
+    """Model under its served name, not under the requested one."""
     candidates_id: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -71,7 +71,7 @@ class RequestMetrics(Protocol):
 
 
 def note_rejected(scope: Scope, reason: RejectReason) -> None:
-    """For middlewares; a handler sets `request.state.access.rejected`."""
+    """Note a rejection, for middlewares; a handler sets `request.state.access.rejected`."""
     access = scope.get("state", {}).get("access")
     if access is not None:
         access.rejected = reason
@@ -181,14 +181,14 @@ class _Exchange:
     complete: bool = False
 
     async def receive(self) -> Message:
-        """As the server's; a client that goes before its answer is complete is noted."""
+        """Receive from the server; a client that goes before its answer is complete is noted."""
         message = await self.server_receive()
         if message["type"] == "http.disconnect" and not self.complete:
             self.access.disconnected = True
         return message
 
     async def send(self, message: Message) -> None:
-        """As the server's, which raises OSError where the client has gone."""
+        """Send to the server, which raises OSError if the client has gone."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
         elif message["type"] == "http.response.body":

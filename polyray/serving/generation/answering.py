@@ -1,4 +1,4 @@
-"""Between a handler and its client: work that ends when the client goes, and server-sent events."""
+"""Helpers between a handler and its client: work that ends when the client goes, and server-sent events."""
 
 from __future__ import annotations
 

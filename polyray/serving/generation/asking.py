@@ -109,7 +109,7 @@ class Asking:
         )
 
     def _ended(self, sampling: TextSampling, prompt: Prompt) -> TextSampling:
-        """With the tokens that end a completion of this prompt."""
+        """The sampling settings with the tokens that end a completion of this prompt."""
         return replace(sampling, stop_token_ids=stop_tokens(self._tokenizer, prompt))
 
     def _check_logprobs(self, wanted: int | None, param: str) -> None:

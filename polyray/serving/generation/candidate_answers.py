@@ -26,7 +26,7 @@ from polyray.serving.generation.openai_answers import Sampled, usage_of
 
 @dataclass(slots=True)
 class Clock:
-    """When what was reached, in seconds since the request came."""
+    """Times of a request's stages, in seconds since it came."""
 
     started: float
     first_token: float | None = None

@@ -121,7 +121,7 @@ async def _find(request: Request, service: GenerationService, candidates_id: str
     owner = None if caller.scope == "admin" else caller.name
     record = await asyncio.to_thread(service.store.candidates, candidates_id, owner)
     if record is None:
-        raise UnknownCandidates(f"there are no candidates {candidates_id!r} of yours")
+        raise UnknownCandidates(f"you have no candidates {candidates_id!r} of yours")
     return record
 
 

@@ -140,7 +140,7 @@ class Timings(BaseModel):
 
 
 class TokenUsage(BaseModel):
-    """As OpenAI counts."""
+    """Token counts as in OpenAI's API."""
 
     prompt_tokens: int
     completion_tokens: int

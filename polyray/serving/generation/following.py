@@ -105,7 +105,7 @@ class ServedAdapters:
             await self.look()
 
     async def look(self) -> None:
-        """Once: what is wanted and not served is loaded, what is served and not wanted goes, versions move on."""
+        """Look once: load wanted adapters, unload unwanted ones, follow new versions."""
         async with self._changing:
             stored = await asyncio.to_thread(self._wanted.adapters)
             for key in [key for key in self._specs if key not in stored and key not in self._configured]:
@@ -118,7 +118,7 @@ class ServedAdapters:
                     await self._quietly(key, self._follow(spec))
 
     async def keep_looking(self, interval_s: float) -> None:
-        """Until cancelled."""
+        """Look every `interval_s` seconds, until cancelled."""
         while True:
             await asyncio.sleep(interval_s)
             try:

@@ -95,7 +95,7 @@ class CompletionShape:
         }
 
     def first(self, index: int) -> dict[str, Any] | None:
-        """Nothing comes before the text."""
+        """No first chunk: nothing comes before the text."""
         return None
 
     def delta(self, index: int, delta: TextDelta, offset: int) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class SamplingRequest(StrictModel):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """As a tuple."""
+        """Stop strings as a tuple."""
         return () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else self.stop
 
 

@@ -49,7 +49,7 @@ class LivePolicy:
     difference: float
     """Largest |engine - reference| log-prob of the probe, in nats."""
     pinned: bool
-    """Never unloaded to make room."""
+    """True: it is never unloaded to make room."""
     number: int = 0
     """Number of its load, counted up."""
 
@@ -71,7 +71,7 @@ class LivePolicies:
         self._tolerance = tolerance
         self._max_adapters = max_adapters
         self._live: dict[str, LivePolicy] = {}
-        """By model id, the one that was asked longest ago first."""
+        """Served policies by model id, the least recently used first."""
         self._aliases: dict[str, str] = {}
         self._loads = itertools.count()
         self._served: np.ndarray | None = None
@@ -92,7 +92,7 @@ class LivePolicies:
         return found
 
     def names(self) -> list[str]:
-        """Everything `resolve` knows: the base, the other models, the aliases."""
+        """Names that `resolve` knows: the base, the other models, the aliases."""
         return [policy.model for policy in self.models()] + sorted(self._aliases)
 
     def models(self) -> list[LivePolicy]:

@@ -1,4 +1,4 @@
-"""How many requests a caller may send: a token bucket per caller name, and the 429 that says when to come back.
+"""Rate limit of a caller: a token bucket per caller name, and the 429 that says when to retry.
 
 Each replica counts for itself, so it gets its share of the limit: all replicas together never admit more.
 """

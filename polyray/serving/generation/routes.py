@@ -154,7 +154,7 @@ def _add_information(app: FastAPI, service: GenerationService) -> None:
 
 
 def note_asked(request: Request, asked: Asked) -> None:
-    """For the access log."""
+    """Note model and tokens of a request for the access log."""
     request.state.access.model = asked.policy.model
     request.state.access.prompt_tokens = asked.prompt_tokens
 

@@ -38,7 +38,7 @@ class GenerationServiceAddress:
 
     app_name: str
     url: str
-    """Without a slash at its end: `url + "/v1"` is what OpenAI's client takes."""
+    """URL without a slash at its end: OpenAI's client takes `url + "/v1"`."""
 
 
 def generation_app_name(name: str) -> str:
@@ -79,7 +79,7 @@ def start_generation_service(config: GenerationServeConfig, book: TokenBook) -> 
 
 
 def start_timeout_s(config: GenerationServeConfig) -> float:
-    """Until all replicas answer: engines on one GPU start one after another."""
+    """Limit until all replicas answer, in seconds: engines on one GPU start one after another."""
     return config.engine.start_timeout_s * engines_on_one_gpu(config.num_gpus, config.num_replicas)
 
 

@@ -147,7 +147,7 @@ class Sampler:
 
 def _checked(delta: TextDelta) -> TextDelta:
     if delta.finish_reason == "error":
-        raise RolloutError("the engine gave a completion up; its log says why")
+        raise RolloutError("the engine gave up a completion; its log says why")
     return delta
 
 

@@ -127,8 +127,8 @@ def check_adapter(source: AdapterSource, max_rank: int) -> None:
     """Raises InvalidRequest where there is no adapter, or one of a rank that the engine was not built for."""
     if not is_adapter(source.directory):
         raise InvalidRequest(
-            f"{str(source.directory)!r} is no adapter: {CONFIG_FILE} or {WEIGHTS_FILE} is missing; give a directory "
-            "in PEFT format, or a run that has finished"
+            f"{str(source.directory)!r} is not an adapter: {CONFIG_FILE} or {WEIGHTS_FILE} is missing; give a "
+            "directory in PEFT format, or a run that has finished"
         )
     try:
         rank = json.loads((source.directory / CONFIG_FILE).read_text(encoding="utf-8")).get("r")
@@ -177,7 +177,7 @@ def check_configured(config: GenerationServeConfig) -> None:
         needed += 1 if spec.follow is None else PLACES_OF_A_RUN
     twice = sorted({key for key in keys if keys.count(key) > 1})
     if twice:
-        raise ConfigError(f"adapters: {twice} come twice; give each a `name` of its own")
+        raise ConfigError(f"adapters: {twice} are listed twice; give each its own `name`")
     if needed > config.max_adapters:
         raise ConfigError(
             f"adapters need {needed} places (a followed run {PLACES_OF_A_RUN}), max_adapters={config.max_adapters}; "

@@ -189,7 +189,7 @@ def _parse(text: str) -> tuple[list[yaml.Node], list[Any]]:
 
 def _known_token(node: yaml.Node, value: Any, origin: str) -> KnownToken:
     if not isinstance(value, dict) or not isinstance(node, yaml.MappingNode):
-        raise ConfigError(f"{origin} is no mapping of name, scope and sha256")
+        raise ConfigError(f"{origin} is not a mapping of name, scope and sha256")
     keys = [str(key.value) for key, _ in node.value]
     if twice := [key for at, key in enumerate(keys) if key in keys[:at]]:
         raise ConfigError(f"{origin}: the key {twice[0]!r} comes twice")

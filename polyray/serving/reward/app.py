@@ -40,7 +40,7 @@ APP_VERSION = "1"
 
 
 class DeployedRewardService(RewardService):
-    """In a replica of Serve, which asks it for its routes."""
+    """The service in a replica of Serve, which asks it for its routes."""
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_http_app(self, self.token)
@@ -80,7 +80,7 @@ def build_reward_app(
 
 
 def build(args: RewardServeConfig) -> Application:
-    """For `serve run services.reward:app key=value ...` and import_path in a Serve configuration file."""
+    """Application for `serve run services.reward:app key=value ...` and import_path of Serve's configuration."""
     spec = args.how_it_runs
     user_config = args.model_dump(mode="json", exclude_defaults=True, exclude={"ray"})
     return _deployment(SelfReliantRewardService, spec, user_config).bind(spec)

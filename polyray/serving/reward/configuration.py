@@ -35,7 +35,7 @@ class ReplicaConfiguration:
 
     @property
     def default_spec(self) -> ServiceSpec:
-        """How the first reward wants to run."""
+        """Service settings of the first reward."""
         return next(iter(self.plans.values())).reward.service
 
     @property

@@ -35,7 +35,7 @@ CANARY_TOLERANCE = 1e-4
 CANARY_WAIT_S = 5.0
 """A model that is busy for longer is watched by its batches' own deadline."""
 TOKENS_PER_ITEM = 16
-"""Beside those of its texts: a thousand empty texts are no empty batch."""
+"""Tokens per item beside those of its texts: a thousand empty texts are no empty batch."""
 
 
 class RewardTimeout(RewardError):

@@ -144,7 +144,7 @@ def _install_service_errors(app: FastAPI, service: RewardService) -> None:
 
 
 def _note_model(request: Request, service: RewardService, model: str | None) -> None:
-    """For the metrics: the name of a model that exists; raises UnknownModel for another."""
+    """Note the model of a request for the metrics; raises UnknownModel for an unknown one."""
     request.state.model = service.find(model).id
 
 
