@@ -89,7 +89,7 @@ class _Merging:
 
     @property
     def largest_dtype(self) -> str:
-        """That of most of the bytes."""
+        """dtype of most of the bytes."""
         return max(self._dtypes, key=lambda name: self._dtypes[name])
 
     def rewrite(self, source: Path, target: Path) -> None:
@@ -128,7 +128,7 @@ def _copy_others(model_dir: Path, target: Path) -> None:
 
 
 def _settle_config(target: Path, dtype: str | None, num_bytes: int) -> None:
-    """With another dtype, what names it or its size says so."""
+    """Write another dtype into the files that name it or its size."""
     if dtype is None:
         return
     path = target / "config.json"

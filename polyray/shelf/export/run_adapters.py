@@ -82,7 +82,7 @@ def adapter_of_run(run: Path, *, best: bool = False, version: int | None = None)
     made longer has no final one until it ends."""
     paths = RunPaths(run)
     if not paths.config.is_file():
-        raise ConfigError(f"{run} is no run: config.json is missing; give a directory like runs/NAME")
+        raise ConfigError(f"{run} is not a run: config.json is missing; give a directory like runs/NAME")
     run_config = json.loads(paths.config.read_text(encoding="utf-8"))
     if version is not None:
         which, directory = f"version {version}", paths.versions / str(version)

@@ -23,7 +23,7 @@ _SIDES = ("a", "tie", "b")
 
 
 def agreement(judgements_a: Sequence[Judgement], judgements_b: Sequence[Judgement]) -> dict[str, Any]:
-    """How far two judges agree on the items that both have judged.
+    """Agreement of two judges on the items that both have judged.
 
     {"n_items", "n_unjudged", "n_unmatched", "values": {NAME: {"share", "cohens_kappa", "krippendorff_alpha"}}}:
     NAME is verdict and each criterion (pairwise), or each criterion (rubric). Alpha is ordinal; kappa and share

@@ -46,7 +46,7 @@ class AnthropicProvider:
         try:
             return self._answer(message)
         except (AttributeError, IndexError, TypeError):  # the SDK does not check what it is sent
-            raise TryAgain("the answer is no message of this protocol; is base_url right?") from None
+            raise TryAgain("the answer is not a message of this protocol; is base_url right?") from None
 
     async def close(self) -> None:
         """See `Provider.close`."""

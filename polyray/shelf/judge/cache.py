@@ -132,7 +132,7 @@ class AnswerCache:
             row["key"].encode()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f"{self.path}:{number} is no judge's answer ({type(error).__name__}: {error}); remove the line"
+                f"{self.path}:{number} is not a judge's answer ({type(error).__name__}: {error}); remove the line"
             ) from None
         if row.get("owner") == self._owner:
             self.paid += tokens_of(answer)

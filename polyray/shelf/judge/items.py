@@ -165,7 +165,7 @@ class Judgement:
     samples: tuple[int, ...]
     status: Status
     reason: str | None
-    """Why there is no result; begins with `invalid answer`, `refused` or `no answer`."""
+    """Reason why there is no result; begins with `invalid answer`, `refused` or `no answer`."""
     result: Mapping[str, Any]
     """Empty where unjudged."""
     usage: Usage

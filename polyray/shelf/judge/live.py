@@ -93,7 +93,7 @@ class LiveJudge:
             yield from self._pairs(samples, count or 1)
 
     def _pairs(self, samples: Sequence[SampleRecord], count: int) -> Iterator[JudgeItem]:
-        """As soon as both sides are there: the baseline may not be the first that is sampled."""
+        """Pairs as soon as both sides are there: the baseline may not be the first that is sampled."""
         group, task_id = samples[:count], samples[0].task_id
         if group[0].model == self._baseline:
             self._of_baseline[task_id] = group

@@ -97,7 +97,7 @@ def _judgement(row: dict[str, Any], where: str) -> Judgement:
         )
     except (KeyError, TypeError) as error:
         raise DataError(
-            f"{where} is no judgement ({type(error).__name__}: {error}); remove the file"
+            f"{where} is not a judgement ({type(error).__name__}: {error}); remove the file"
         ) from None
 
 

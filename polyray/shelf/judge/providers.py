@@ -24,7 +24,7 @@ from polyray.shelf.judge.questions import Question
 from polyray.types import Message
 
 Form = Literal["tool", "json_schema", "text"]
-"""How an answer is given structure: a tool that must be called, a JSON schema, or only the words of the question."""
+"""Form of a structured answer: a tool that must be called, a JSON schema, or the words of the question alone."""
 
 FORMS: Mapping[str, tuple[Form, ...]] = {
     "anthropic": ("tool", "json_schema", "text"),
@@ -51,7 +51,7 @@ class ChatRequest:
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """Everything but the system prompt."""
+        """Messages without the system prompt."""
         return [{"role": "user", "content": self.question.user}, *(dict(message) for message in self.later)]
 
 

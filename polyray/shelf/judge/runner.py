@@ -53,7 +53,7 @@ class UnjudgedGuard:
     """Stop a job with an unusable judge: counts unjudged items and raises above a share."""
 
     MIN_ITEMS = 20
-    """Before so many the share is noise, and only `finish` looks at it."""
+    """Items before which the share is noise, and only `finish` looks at it."""
 
     def __init__(self, max_share: float) -> None:
         self._max_share = max_share
@@ -127,7 +127,7 @@ class JudgeRunner:
 
     @property
     def spent(self) -> Usage:
-        """Over all starts of the owner."""
+        """Spending over all starts of the owner."""
         return self._client.ledger.spent if self._client is not None else Usage()
 
     @property

@@ -21,7 +21,7 @@ POINTS: Mapping[Side, float] = {"a": 1.0, "tie": 0.5, "b": 0.0}
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """How intervals are made, e.g. Intervals(resamples=2000, confidence=0.95, seed=0)."""
+    """Settings of intervals, e.g. Intervals(resamples=2000, confidence=0.95, seed=0)."""
 
     resamples: int = 2000
     confidence: float = 0.95

@@ -30,7 +30,7 @@ from polyray.shelf.preferences.engagement.reading import text_hash
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """How intervals are made, e.g. Bootstrap(resamples=2000, confidence=0.95, seed=0)."""
+    """Settings of intervals, e.g. Bootstrap(resamples=2000, confidence=0.95, seed=0)."""
 
     resamples: int = 2000
     confidence: float = 0.95
@@ -56,7 +56,7 @@ class Pick:
     picked_index: int | None
     """None: none of them was good enough."""
     samples: tuple[SampleRecord, ...]
-    """As they were shown; `reward` is NaN without a score."""
+    """Samples as they were shown; `reward` is NaN without a score."""
 
     @property
     def is_scored(self) -> bool:
@@ -187,8 +187,8 @@ def position_bias(shown_and_picked: Sequence[tuple[int, int]]) -> dict[str, Any]
     showed 3 cannot be picked at the fourth place. Sets count as independent. `smallest_expected` below 5 makes p
     rough.
 
-        Args:
-            shown_and_picked: (candidates shown, place that was picked) of each set.
+    Args:
+        shown_and_picked: (candidates shown, place that was picked) of each set.
     """
     from scipy.special import chdtrc
 

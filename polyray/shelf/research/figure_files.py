@@ -36,7 +36,7 @@ class Exported:
 
     files: tuple[Path, ...]
     trouble: str | None
-    """Why there are no SVG and PDF files, and what to do about it; None: there are."""
+    """Reason why there are no SVG and PDF files, and the fix; None if there are."""
 
 
 def export_figures(figures: Mapping[str, go.Figure], out: Path) -> Exported:
@@ -123,7 +123,7 @@ def _points(trace: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _values(found: Any) -> list[Any]:
-    """As a list; plotly keeps numpy's arrays as bytes with a type and a shape."""
+    """Values as a list; plotly keeps numpy's arrays as bytes with a type and a shape."""
     if found is None or isinstance(found, str):
         return []
     if isinstance(found, dict):
@@ -138,7 +138,7 @@ def _at(values: Sequence[Any], index: int) -> Any:
 
 
 def _write_images(figures: Sequence[go.Figure], targets: Sequence[Path]) -> str | None:
-    """Why it did not work; None: it did."""
+    """Write the images; returns the reason if it failed, else None."""
     try:
         import kaleido  # noqa: F401  (plotly's own message about it names another way to install it)
     except ImportError:

@@ -75,7 +75,7 @@ def usq_figure(evaluations: Sequence[Evaluation], arms: Sequence[Arm]) -> go.Fig
 
 
 def _titled(figure: go.Figure, y_title: str) -> go.Figure:
-    """On paper there is no heading above it, and no legend beside it."""
+    """The figure with a y title: on paper there is no heading above it, and no legend beside it."""
     figure.update_yaxes(title={"text": y_title})
     return figure
 

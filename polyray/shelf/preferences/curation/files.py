@@ -70,7 +70,7 @@ def own_reviews(config: CurateConfig) -> dict[str, Review]:
 def write_outputs(
     config: CurateConfig, root: Path, imported: Imported, curated: Curated, reviews: Mapping[str, Review]
 ) -> None:
-    """Everything but DONE; each file whole or as it was."""
+    """Write all files but DONE; each file is complete or unchanged."""
     from polyray.shelf.preferences.curation_report import curation_page, report_numbers
 
     (root / "data").mkdir(parents=True, exist_ok=True)

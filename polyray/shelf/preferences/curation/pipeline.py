@@ -56,7 +56,7 @@ class Curated:
     """
 
     kept: list[EngagementRecord] = field(default_factory=list)
-    """With cluster, part and phase, sorted by record_id."""
+    """Kept records with cluster, part and phase, sorted by record_id."""
     dropped: dict[str, Objection] = field(default_factory=dict)
     """record_id -> why."""
     statistics: dict[str, Any] = field(default_factory=dict)

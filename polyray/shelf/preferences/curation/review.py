@@ -88,8 +88,8 @@ def check_known(reviews: Mapping[str, Review], record_ids: Collection[str]) -> N
     unknown = [name for name in reviews if name not in record_ids]
     if unknown:
         raise DataError(
-            f"{reviews[unknown[0]].where}: record_id {unknown[0]!r} is no record of this source ({len(unknown)} such "
-            "rows); a spreadsheet may have changed the id: restore it, or empty the row's decision and note"
+            f"{reviews[unknown[0]].where}: record_id {unknown[0]!r} is not a record of this source ({len(unknown)} "
+            "such rows); a spreadsheet may have changed the id: restore it, or empty the row's decision and note"
         )
 
 

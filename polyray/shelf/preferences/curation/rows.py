@@ -33,7 +33,7 @@ def source_text(record: EngagementRecord, spec: RowsSpec) -> str:
 
 
 def default_instruction(record: EngagementRecord) -> str:
-    """That of the task which the record's kind belongs to."""
+    """Instruction of the task to which the record's kind belongs."""
     from polyray.tasks.headlines import Headlines
     from polyray.tasks.social_replies import SocialReplies
 

@@ -64,7 +64,7 @@ def stratum_edges(engagement: Sequence[float], strata: int) -> list[float]:
 
 
 def balance(records: Sequence[EngagementRecord], strata: int) -> dict[str, Any]:
-    """How the engagement of each group compares with that of all records.
+    """Compare the engagement of each group with that of all records.
 
     `shares`: share of each group's records by stratum (its upper edge belongs to it).
     `kolmogorov_smirnov` and `max_share_difference`: the distance to all records, 0 for equal distributions.

@@ -18,7 +18,7 @@ class BetaPrior:
 
     rate: float
     impressions: float
-    """How many impressions it is worth: the sum of the Beta's two parameters."""
+    """Weight of the prior in impressions: the sum of the Beta's two parameters."""
 
 
 def estimated_prior(clicks: Sequence[int], impressions: Sequence[int]) -> BetaPrior:

@@ -64,7 +64,7 @@ class EngagementRecord(StrictModel):
     """The post or the story, without instructions around it."""
     completion: Text
     engagement: float = Field(allow_inf_nan=False)
-    """On the data set's own scale: up-votes, likes, or log-odds of a click under a Beta prior."""
+    """Engagement on the data set's own scale: up-votes, likes, or log-odds of a click under a Beta prior."""
     prompt_id: Text
     """Completions with one prompt_id may be compared: one post and kind; one test and image."""
     cluster_id: Text
@@ -105,7 +105,7 @@ class PreferencePair(StrictModel):
     chosen: Unicode
     rejected: Unicode
     gap: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """How much better, on the data set's own scale."""
+    """Advantage of the chosen one, on the data set's own scale."""
     prompt_id: Unicode = ""
     cluster_id: Unicode = ""
     """The unit of splits and statistics; `read_records` fills in both ids."""

@@ -50,7 +50,7 @@ class Texts:
 
     @cached_property
     def engagement_N(self) -> np.ndarray:
-        """On the data set's own scale."""
+        """Engagement on the data set's own scale."""
         return np.array([record.engagement for record in self.records], dtype=np.float64)
 
     @cached_property
@@ -91,9 +91,9 @@ class HeldOut:
 
     validated: Texts
     train: Texts | None
-    """For what learns from texts; None where there is no such part."""
+    """Part for scorers that learn from texts; None without such a part."""
     tuning: Texts | None
-    """For directions and scales: the validation part, or the train part where there is none."""
+    """Part for directions and scales: the validation part, or the train part if there is none."""
     sha256: str
     """sha256 of the files."""
     part: str
@@ -101,7 +101,7 @@ class HeldOut:
 
     @property
     def fit(self) -> list[Texts]:
-        """Everything that may be fitted on, each part once."""
+        """All parts for fitting, each once."""
         parts = [part for part in (self.train, self.tuning) if part is not None]
         return parts[:1] if len(parts) == 2 and parts[0] is parts[1] else parts
 

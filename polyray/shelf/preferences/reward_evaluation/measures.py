@@ -72,7 +72,7 @@ class Measured:
     hits_M: np.ndarray
     """Hit of each pair: 1, 0.5 for a tie, 0."""
     calibration: Calibration | None
-    """None where the scorer has no log-odds scale and there was no part to fit one on."""
+    """Calibration; None if the scorer has no log-odds scale and there was no part to fit one on."""
     counts: Mapping[str, int]
 
 
@@ -180,7 +180,7 @@ def _by_prompt(hits_M: np.ndarray, texts: Texts, settings: Settings) -> MeanInte
 
 
 def _correlations(scores: np.ndarray, texts: Texts, settings: Settings) -> dict[str, MeanInterval | None]:
-    """Over all records; and of what is left when each prompt's mean is taken off both sides."""
+    """Correlations over all records, and without each prompt's mean on both sides."""
     sides = {
         "": (scores, texts.engagement_N),
         "_without_prompt_means": (
@@ -207,7 +207,7 @@ def _correlation(
 def _about_length(
     scores: np.ndarray, hits_M: np.ndarray, texts: Texts, share: float, settings: Settings
 ) -> dict[str, MeanInterval | None]:
-    """How much of the score is length, and how right it is where length cannot tell."""
+    """Dependence of the score on length, and its accuracy on pairs of equal length."""
     lengths = text_lengths(texts.completions)
     centred_scores = without_group_means(scores, texts.prompt_ids_N)
     centred_lengths = without_group_means(lengths, texts.prompt_ids_N)

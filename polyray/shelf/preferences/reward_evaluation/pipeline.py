@@ -37,7 +37,7 @@ from polyray.shelf.preferences.reward_evaluation.seen import check_unseen, seen_
 from polyray.shelf.preferences.reward_evaluation.slices import as_csv, pair_slices, slice_rows
 
 TUNING_PAIRS = 1000
-"""For the scale of a score that is not log-odds: one number is fitted."""
+"""Largest number of pairs for the scale of a score that is not log-odds: one number is fitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class ValidationFiles:
 
 
 def derived_sizes(config: RewardValidationConfig) -> dict[str, Any]:
-    """How much there is to score; reads the data and loads no model."""
+    """Sizes of the validation; reads the data and loads no model."""
     data = read_held_out(config.data, config.seed, seen_by_models(config.scorers.values()))
     probed = min(config.probes.num_completions, len(data.validated))
     return {
@@ -164,7 +164,7 @@ def _score(
 
 
 def _some_pairs(texts: Texts, seed: int) -> Texts:
-    """At most TUNING_PAIRS pairs, drawn, with the records they need."""
+    """Random subset of at most TUNING_PAIRS pairs, with the records they need."""
     chosen = np.arange(len(texts.pairs))
     if len(chosen) > TUNING_PAIRS:
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, TUNING_PAIRS, replace=False))

@@ -24,7 +24,7 @@ _THIRDS = ("low", "middle", "high")
 
 @dataclass(frozen=True)
 class Slice:
-    """Some of the pairs.
+    """A subset of the pairs.
 
     Example:
         Slice(property="engagement gap", value="high (8 to 120)", members_M=np.array([True, False]))

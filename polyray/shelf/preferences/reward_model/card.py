@@ -77,7 +77,7 @@ class ModelCard(StrictModel):
 
 
 def cluster_digests(clusters: Iterable[str]) -> str:
-    """For DataCard.cluster_digests."""
+    """Digests for DataCard.cluster_digests."""
     digests = sorted(
         hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:DIGEST_BYTES]
         for name in set(clusters)

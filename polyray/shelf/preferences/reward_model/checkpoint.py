@@ -32,7 +32,7 @@ _STATE = "state.safetensors"
 
 @dataclass(slots=True)
 class Training:
-    """Everything that a training is made of; `step` and `patience` advance."""
+    """State of a training; `step` and `patience` advance."""
 
     network: Network
     data: TrainingData

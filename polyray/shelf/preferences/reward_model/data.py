@@ -54,7 +54,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Everything that training needs to know of its data.
+    """Data of a training.
 
     Example:
         load_training_data(config).train.pairs_P2.shape == (5120, 2)

@@ -14,7 +14,7 @@ import numpy as np
 from polyray.config.reward_model import FeatureName
 
 BLOCKS = 4
-"""How many times the embeddings' dimension the head sees."""
+"""Size of the head's input in multiples of the embeddings' dimension."""
 
 
 def _share(text: str, is_kind: Callable[[str], bool]) -> float:

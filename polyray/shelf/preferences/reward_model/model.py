@@ -71,7 +71,7 @@ class EngagementModel:
         path = Path(path).expanduser()
         if not (path / CONFIG).is_file() or not (path / CARD).is_file():
             raise ConfigError(
-                f"{path.absolute()} is no engagement model: {CONFIG} or {CARD} is missing; make one with "
+                f"{path.absolute()} is not an engagement model: {CONFIG} or {CARD} is missing; make one with "
                 "polyray train_reward, or correct the path"
             )
         card = _checked_card(path)
@@ -173,12 +173,14 @@ def read_card(path: Path) -> ModelCard:
     """The card of a model directory, without loading the model. Raises ConfigError, DataError."""
     path = Path(path).expanduser()
     if not (path / CARD).is_file():
-        raise ConfigError(f"{path.absolute()} is no engagement model: {CARD} is missing; correct the path")
+        raise ConfigError(
+            f"{path.absolute()} is not an engagement model: {CARD} is missing; correct the path"
+        )
     return _card_and_files(path)[0]
 
 
 def licence_of(encoder: str, given: str | None) -> str:
-    """For the card."""
+    """Licence for the card."""
     return given or ("Apache-2.0" if encoder == PACKAGED else "not stated: see the encoder's own card")
 
 

@@ -80,7 +80,9 @@ class Network:
         return list(self.named_parameters().values())
 
     def parameter_groups(self, learner: LearnerSpec, encoder_rate: float) -> list[dict[str, Any]]:
-        """For the optimiser: weight decay on the head, none on nuisance terms; the encoder at its own rate."""
+        """Parameter groups of the optimiser: weight decay on the head, none on nuisance terms; the encoder at its
+        own rate.
+        """
         by_name = self.named_parameters()
         head = [p for name, p in by_name.items() if name.startswith("head.")]
         encoder = [p for name, p in by_name.items() if name.startswith("encoder.")]
@@ -122,7 +124,7 @@ class Network:
 def build_network(
     config: TrainRewardConfig, embedder: Embedder, data: TrainingData, run: RewardTrainingRun
 ) -> Network:
-    """With inputs standardised by the training items, as the encoder is before training."""
+    """Build the network, with inputs standardised by the training items, as the encoder is before training."""
     network = Network(config, embedder, data, run.device)
     embeddings = _stored_embeddings(network, data, run)
     items = np.unique(np.concatenate([data.train.pairs_P2.ravel(), data.train.items_N]))

@@ -10,7 +10,7 @@ from polyray.report.numbers import Interval, bounds, decimal, is_number, signed
 from polyray.shelf.research.evaluated.sources import Source
 
 NONE = "\N{EN DASH}"
-"""In the place of a number that does not exist."""
+"""Placeholder of a number that does not exist."""
 
 
 @dataclass(frozen=True, slots=True)

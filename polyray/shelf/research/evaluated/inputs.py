@@ -46,7 +46,7 @@ class EvaluatedRun:
 
     @property
     def models(self) -> list[str]:
-        """In the evaluation's order."""
+        """Models in the evaluation's order."""
         return list(self.metrics.values["models"])
 
     @property
@@ -94,7 +94,7 @@ class EvaluatedRun:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything found, in the order of the paths.
+    """Evaluations and rewards found, in the order of the paths.
 
     Example:
         Inputs(runs=(EvaluatedRun(...),), rewards=(), notes=())

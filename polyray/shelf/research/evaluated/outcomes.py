@@ -55,7 +55,7 @@ class Outcomes:
         return self.passed_PN[:, which].sum(axis=1).astype(np.int64)
 
     def num_taken(self, which: slice = ALL) -> int:
-        """How many samples of a prompt these are."""
+        """Number of samples of a prompt in this part."""
         return len(range(self.num_samples)[which])
 
 

@@ -1,4 +1,4 @@
-"""Everything that is said of finished evaluations, from their files to plain values: what the JSON files hold.
+"""Results about finished evaluations, from their files to plain values: the contents of the JSON files.
 
     inputs --samples, one evaluation at a time--> outcomes --> theory, conditions
            --metrics.json, judgements, rewards--> criteria, domains
@@ -66,7 +66,7 @@ def reference_of(run: EvaluatedRun, wanted: str | None = None) -> str:
     if wanted is not None:
         if wanted not in run.models:
             raise ConfigError(
-                f"--reference {wanted!r} is no model of {run.label}, which has {', '.join(run.models)}"
+                f"--reference {wanted!r} is not a model of {run.label}, which has {', '.join(run.models)}"
             )
         return wanted
     arms = collect_arms(ReportData([], [run.evaluation]))

@@ -31,7 +31,7 @@ class Source:
     """sha256 of the file's bytes."""
 
     def as_json(self) -> dict[str, str]:
-        """As written."""
+        """JSON entry."""
         return asdict(self)
 
 

@@ -18,7 +18,7 @@ from polyray.shelf.research.evaluated.sources import Source
 from polyray.shelf.research.lora.contributions import WHOLE, contributions
 
 RESULTS = ("usq_at_k", "distinct_correct_at_k", "best_at_k")
-"""Beside pass@1 and pass@k, where an evaluation has them."""
+"""Metrics beside pass@1 and pass@k, if an evaluation has them."""
 EFFECT_SIZES = {"cohens_d": "d", "cohens_d_z": "d_z", "cliffs_delta": "Cliff's delta"}
 STATUS_WORDS = {
     "pass_target": "target met",

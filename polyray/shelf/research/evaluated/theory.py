@@ -65,7 +65,7 @@ def theory(outcomes: Mapping[str, Outcomes], confidence: float = 0.95, seed: int
 
 
 def _fit(outcomes: Outcomes, which: slice) -> Fit:
-    """None where nothing can be fitted; `_why_not` says why."""
+    """Fitted distribution; None if nothing can be fitted; `_why_not` has the reason."""
     if _why_not(outcomes, which):
         return None
     return fit_success_distribution(outcomes.num_correct(which), outcomes.num_taken(which))

@@ -1,4 +1,4 @@
-"""How an update moves along checkpoints: how far from where it began, how far in each step, and which way."""
+"""Movement of an update along checkpoints: distance from the start, length and direction of each step."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Overlap:
 
 
 def overlap(first: Decomposition, second: Decomposition) -> Overlap:
-    """How far two updates point the same way: <U S V^T, P T Q^T> is the sum of s_i t_j (U^T P)_ij (V^T Q)_ij."""
+    """Similarity of two updates: <U S V^T, P T Q^T> is the sum of s_i t_j (U^T P)_ij (V^T Q)_ij."""
     written = first.output_basis.T @ second.output_basis
     read = first.input_basis.T @ second.input_basis
     inner = float(first.singular_values @ (written * read) @ second.singular_values)

@@ -1,4 +1,4 @@
-"""How large an update is and how many directions it has, from the factors alone.
+"""Size of an update and its number of directions, from the factors alone.
 
 left = Q1 R1 and right^T = Q2 R2, so the singular values of left @ right are those of R1 R2^T, an r x r matrix.
 """

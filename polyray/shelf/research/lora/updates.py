@@ -37,7 +37,7 @@ class Place:
     layer: int
     """-1 for what belongs to no layer."""
     module: str
-    """Its name within the layer."""
+    """Name within the layer."""
 
     @classmethod
     def of(cls, weight: str) -> Place:
@@ -87,7 +87,7 @@ class Adapter:
 
     name: str
     base_sha256: str | None
-    """None for an adapter of other software, which does not name its base."""
+    """sha256 of the base; None for an adapter of other software, which does not name its base."""
     rank: int
     updates: Mapping[Place, Update]
     factor_norms: Mapping[Place, tuple[float, float]]

@@ -39,7 +39,7 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Everything that is looked at.
+    """Inputs of the analysis.
 
     Example:
         Material(model_dir=Path("base"), adapters={"warm start": Path("a"), "drgrpo": Path("b")},

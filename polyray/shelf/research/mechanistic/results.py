@@ -1,7 +1,7 @@
-"""Everything that is said of policies inside, with intervals over prompts: the contents of mechanistic.json.
+"""Results about attention and hidden states, with intervals over prompts: the contents of mechanistic.json.
 
-Attention is compared on the same tokens, the completions of the reference; hidden states are each policy's own, at
-its own completions, because the question is what it tells apart when it is diverse.
+Attention is compared on the same tokens, the completions of the reference. Hidden states are each policy's own, at
+its own completions, because the question is which solutions it tells apart when it is diverse.
 """
 
 from __future__ import annotations
