@@ -82,9 +82,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--check", action="store_true", help="print which adapters would be read and exit")
     args = parser.parse_strictly(argv)
     if len(args.arm) == 1:
-        parser.error(
-            f"--arm {args.arm[0][0]} alone has nothing to be compared with; give --arm twice or more"
-        )
+        parser.error(f"--arm {args.arm[0][0]} cannot be compared with another arm; give --arm twice or more")
     for name, *paths in args.arm:
         if not paths:
             parser.error(f"--arm {name} names no adapter; write --arm NAME ADAPTER [ADAPTER ...]")
@@ -107,7 +105,7 @@ def adapter_directory(given: str) -> Path:
         if (candidate / "adapter_config.json").is_file():
             return candidate
     raise ConfigError(
-        f"{given} is no adapter and holds none: neither it nor its {ADAPTER}/ has an adapter_config.json"
+        f"{given} is not an adapter and contains none: neither it nor its {ADAPTER}/ has an adapter_config.json"
     )
 
 

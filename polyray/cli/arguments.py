@@ -50,7 +50,7 @@ class JobArguments(Generic[ConfigT]):
     config: ConfigT
     check: bool
     namespace: Namespace
-    """Everything argparse saw, with what `extra` added."""
+    """All arguments that argparse parsed, with those of `extra`."""
 
     def print_check(
         self,

@@ -40,9 +40,7 @@ def score(argv: Sequence[str]) -> int:
     if options["task"] is None:
         for name in ("problems", "export"):
             if options[name]:
-                raise ConfigError(
-                    f"--{name} needs --task: say what the samples are judged as, e.g. --task code"
-                )
+                raise ConfigError(f"--{name} needs --task, the task of the samples, e.g. --task code")
         return _from_rewards(samples, options)
     return _from_problems(samples, options)
 

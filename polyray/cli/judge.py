@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SUMMARY_FILE = "summary.json"
 CHARS_PER_TOKEN = 4
-"""For the estimate of --check only."""
+"""Characters per token for the estimate of --check."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,14 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def planned(config: JudgeConfig) -> dict[str, Any]:
-    """How much is asked; tokens are estimated from characters, without retries."""
+    """Number of questions; tokens are estimated from characters, without retries."""
     from polyray.shelf.judge.judges import JUDGES
 
     missing = MissingFiles()
     for key, path in (("samples", config.samples), ("human_ratings", config.human_ratings)):
         with missing.noted():
             if path is not None and not Path(path).is_file():
-                raise MissingFile(f"{path}: no such file; set {key} to a file that is there")
+                raise MissingFile(f"{path}: no such file; set {key} to an existing file")
     missing.raise_if_any()
     asked = [JUDGES[config.mode].questions(item, config.judge) for item in items_of(config)]
     requests = [question for questions in asked for question in questions]
@@ -78,7 +78,7 @@ def planned(config: JudgeConfig) -> dict[str, Any]:
 
 
 def items_of(config: JudgeConfig) -> list[JudgeItem]:
-    """Everything that is to be judged, in a fixed order."""
+    """Items of the configuration, in a fixed order."""
     from polyray.evaluation.records import read_samples
     from polyray.shelf.judge import from_samples
 

@@ -40,7 +40,7 @@ WARM_START = "warm start"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything a quickstart runs for one seed, resolved and checked against each other."""
+    """Runs of a quickstart for one seed, resolved and checked against each other."""
 
     seed: int
     sft: SftConfig

@@ -31,7 +31,7 @@ def check_cluster(address: str) -> Iterator[Finding]:
         return
     seen, error = look((*LOOK, address), TIMEOUT_S)
     if error:
-        yield Finding("FAIL", f"Ray at {address}: {error}", "`ray status` on its head says how it is")
+        yield Finding("FAIL", f"Ray at {address}: {error}", "`ray status` on its head shows its state")
         return
     if "error" in seen:
         what, _, fix = seen["error"].partition("; ")

@@ -60,13 +60,13 @@ class EngineRound:
     probe_difference: float
     """Largest |engine - learner| over the probe tokens, of both deliveries."""
     change: float
-    """How far the random adapter moved the probe tokens from the base, by the learner."""
+    """Distance that the random adapter moved the probe tokens from the base, by the learner."""
     sampled_tokens: int
     logprob_difference_mean: float
     """|engine - learner| over the sampled tokens, in nats."""
     logprob_difference_max: float
     step_change: float
-    """How far one RL step on the sampled group moved the probe tokens."""
+    """Distance that one RL step on the sampled group moved the probe tokens."""
 
 
 def engine_round(device: torch.device, dtype: str, mode: Mode = "merged") -> EngineRound:

@@ -39,7 +39,7 @@ class Finding:
     fix: str = ""
 
     def line(self) -> str:
-        """As printed."""
+        """Printed line."""
         return f"{self.level:4}  {self.what}" + (f"  ->  {self.fix}" if self.fix else "")
 
 

@@ -39,7 +39,7 @@ class Gpus:
 
 
 def check_gpus() -> Iterator[Finding]:
-    """Nothing to say where there is no driver and no engine that wants one."""
+    """Check the GPUs; yields nothing without a driver and without an engine that wants one."""
     driver, wants_gpu = driver_cuda(), installed_version(GPU_ENGINE) is not None
     if driver is None and not wants_gpu:
         return

@@ -125,7 +125,7 @@ def model_and_encoders(config: str) -> tuple[ModelSpec | None, list[str]]:
     """Model and encoders that a job's configuration loads. Raises ConfigError if it cannot be read."""
     model = read_value(config, (), "model")
     if model is not None and not isinstance(model, Mapping):
-        raise ConfigError(f"{config}: model={model!r} is no section; see configs/train/ for one")
+        raise ConfigError(f"{config}: model={model!r} is not a section; see configs/train/ for one")
     spec = None if model is None else build_config(ModelSpec, dict(model), f"{config}: model")
     named = [name for key in WITH_ENCODERS for name in _encoders({key: read_value(config, (), key)})]
     return spec, list(dict.fromkeys(name for name in named if name != "auto"))
@@ -202,7 +202,7 @@ def _answer_once(directory: Path, tokens: list[int]) -> None:
         model: Any = load_base(directory, "bfloat16")
         logprobs = model(input_ids=torch.tensor([tokens])).logits.float().log_softmax(-1)
     if not bool(torch.isfinite(logprobs).all()):
-        raise ConfigError(f"{directory} answers with log-probs that are no numbers; fetch its weights again")
+        raise ConfigError(f"{directory} answers with log-probs that are not numbers; fetch its weights again")
 
 
 def _look(asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -116,7 +116,10 @@ class OptunaSettings:
         return True
 
     def _tell_if_complete(self, setting: int) -> None:
-        """Once every seed has ended. A setting that failed and has a value after a restart is told once more."""
+        """Report a setting to Optuna once every seed has ended.
+
+        A setting that failed and has a value after a restart is reported once more.
+        """
         from optuna.trial import TrialState, create_trial
 
         num_seeds = len(self._config.seeds)
@@ -172,7 +175,7 @@ def open_study(config: SweepConfig) -> Study:
 
 
 def optuna_note(config: SweepConfig, trials: Sequence[SweptTrial]) -> SearchNote:
-    """How the settings of a sweep were chosen, and, with several objectives, which of them Optuna has on the front.
+    """Description of the search, and, with several objectives, Optuna's front.
 
     `trials` are all of them in order of their numbers.
     """

@@ -150,7 +150,7 @@ class _Watch(TuneCallback):
         return getattr, (_Watch, "of_this_process")
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Before Tune asks for trials; after a restart it has some already."""
+        """Adopt the trials that Tune has after a restart, before it asks for more."""
         self._searcher.adopt(trials)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -184,11 +184,11 @@ class _Watch(TuneCallback):
         self._display.note(f"{plan.trial_id} ends early: others are better at this step")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """At its last step, or where it was asked to end."""
+        """Note a trial that ended at its last step, or on request."""
         self._ended(trial.config[TRIAL])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """For good, or to be tried again."""
+        """Note a trial that failed, for good or before another try."""
         number = trial.config[TRIAL]
         self._errors[number] = _reason(trial)
         self._ended(number)

@@ -72,7 +72,7 @@ class PlannedSettings:
         return False
 
     def tell(self, number: int, result: Mapping[str, Any] | None) -> None:
-        """Nothing to learn."""
+        """No effect: nothing to learn."""
 
 
 def open_settings(config: SweepConfig) -> Settings:
@@ -85,7 +85,7 @@ def open_settings(config: SweepConfig) -> Settings:
 
 
 def search_note(config: SweepConfig, trials: Sequence[Trial]) -> SearchNote:
-    """How the settings were chosen, for the page; `trials` are all of them in order of their numbers."""
+    """Description of the search for the page; `trials` are all of them in order of their numbers."""
     if config.search.type == "optuna":
         from polyray.sweeps.optuna import optuna_note
 
@@ -133,7 +133,7 @@ class TrialSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """At its last step, ended by the scheduler, or failed for good."""
+        """Note a trial that ended: at its last step, by the scheduler, or failed for good."""
         number = self._live.pop(trial_id, None)
         if number is not None:
             self._settings.tell(number, None if error else result)
@@ -184,4 +184,4 @@ class TrialSearcher(Searcher):
         """No effect: Tune keeps the trials, Optuna's journal the values."""
 
     def restore_from_dir(self, checkpoint_dir: str) -> None:
-        """Nothing: see `adopt`."""
+        """No effect: see `adopt`."""

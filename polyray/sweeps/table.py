@@ -11,7 +11,7 @@ from typing import Any
 from polyray.runs.progress import ProgressDisplay, format_seconds
 
 RAISED = re.compile(r"[A-Za-z_][\w.]*: ")
-"""How the last part of a traceback begins: the error's class, at the start of a line."""
+"""Beginning of the last part of a traceback: the error's class, at the start of a line."""
 ROWS = 24
 """Rows on a terminal: running trials, then those that ended last."""
 
@@ -45,7 +45,7 @@ class TrialTable:
         self._rows: dict[str, _Row] = {}
 
     def began(self, trial_id: str, seed: int, parameters: Mapping[str, Any]) -> None:
-        """Its process is up; a trial that is tried again begins anew."""
+        """Note the start of a trial's process; a trial that is tried again begins anew."""
         self._rows[trial_id] = _Row(trial_id, seed, in_words(parameters), "runs", self._clock())
         self._show()
 
