@@ -16,7 +16,7 @@ from benchmarks.memory import PROC, descendants, parents
 GB = 1e9
 INTERVAL_S = 0.5
 TITLE = b"ray::RolloutActor"
-"""How Ray names the process of an actor of this class."""
+"""Ray's name for the process of an actor of this class."""
 
 
 class EngineMemory:

@@ -41,7 +41,7 @@ class _FirstToSee:
         self._lengths = lengths
 
     def add_request(self, request: Any, *rest: Any) -> Any:
-        """As vLLM's."""
+        """Like vLLM's own method, with the planned length of the request."""
         params = request.sampling_params
         length = self._lengths.pop(params.seed, None)
         if length is not None:  # vLLM has looked at ignore_eos by now, and put down what ends a sequence

@@ -31,7 +31,7 @@ class Prompts:
 
     seed: int = 0
     length: int = PROMPT_TOKENS
-    """At least NUMBER_DIGITS."""
+    """Tokens of a prompt, at least NUMBER_DIGITS."""
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:

@@ -131,7 +131,7 @@ class _Learner:
         self._draw = torch.Generator().manual_seed(0)
 
     def base_payload(self) -> AdapterPayload:
-        """Before the first step: a fresh adapter is the base."""
+        """Payload before the first step: a fresh adapter is the base."""
         probe = Probe(self._sequences, probe_logprobs(self._model, self._sequences), None)
         return AdapterPayload(PolicyVersion(1, 0, sha256_of(b"")), b"", None, probe)
 
@@ -143,7 +143,7 @@ class _Learner:
                     parameter.copy_(torch.randn(parameter.shape, generator=self._draw) * SCALE_B)
 
     def payload(self, version: int) -> AdapterPayload:
-        """As polyray train publishes it."""
+        """Payload of a version, as polyray train publishes it."""
         logprobs = probe_logprobs(self._model, self._sequences)
         return payload_of(self._model, version, Probe(self._sequences, logprobs, None))
 

@@ -1,4 +1,4 @@
-"""How long the learner's RL step takes on a model of a given shape with random weights, on one device.
+"""Time of the learner's RL step on a model of a given shape with random weights, on one device.
 
 Needs torch, transformers and peft: no Ray, no vLLM. Called by gpu.py, trl.py, and by tests with a tiny shape on CPU.
 """

@@ -34,7 +34,7 @@ class Pass:
     """
 
     peak_bytes: int
-    """Above what the model took before."""
+    """Peak memory above the model's own."""
     gradients: tuple[np.ndarray, ...]
 
 

@@ -31,7 +31,7 @@ LIMIT = 1.0
 NUM_WORKERS = 2
 KILLED_AFTER_STEP = 2
 KILLED_AFTER_S = 0.7
-"""After a version was published: about the middle of a batch."""
+"""Time of the kill after a version was published: about the middle of a batch."""
 VICTIM = 1
 
 
@@ -47,7 +47,7 @@ class Outage:
         self._pid = info["pid"]
 
     def after_step(self, step: int, pool: SimulatedPool) -> None:
-        """Has the victim killed in the middle of the batch that is being sampled now."""
+        """Kill the victim in the middle of the batch that is being sampled now."""
         if step == KILLED_AFTER_STEP:
             threading.Timer(KILLED_AFTER_S, os.kill, (self._pid, signal.SIGKILL)).start()
         if step == KILLED_AFTER_STEP + 1 and Path(f"/proc/{self._pid}").exists():
@@ -79,7 +79,7 @@ class Recovery:
 def recovery_measures(
     load: Mapping[str, Any], steps: int, rounds: int, display: ProgressDisplay
 ) -> list[Measure]:
-    """At staleness 0 and 1: seconds with and without the kill, and the ratio of its cost to its allowance.
+    """Seconds with and without the kill, and its cost over its allowance, at staleness 0 and 1.
 
     `load` holds fields of SimulatedLoad.
     """

@@ -35,7 +35,7 @@ class Answer:
     """
 
     started_s: float
-    """After the load began."""
+    """Start of the request, in seconds after the load began."""
     seconds: float
     status: int
     """0 where no HTTP answer came."""

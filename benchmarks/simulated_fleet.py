@@ -100,7 +100,7 @@ class SimulatedHost:
         self._workers.pop(name, None)
 
     async def observations(self) -> Observations:
-        """Everything since the start."""
+        """Observations since the start."""
         return self._seen
 
     def _note(self, name: str, method: str, arguments: tuple[Any, ...], answer: Any) -> None:
@@ -146,11 +146,11 @@ class HostedMethod:
     ray_options: Mapping[str, Any] = field(default_factory=dict)
 
     def options(self, **ray_options: Any) -> HostedMethod:
-        """As in Ray."""
+        """Same as in Ray."""
         return replace(self, ray_options=ray_options)
 
     def remote(self, *arguments: Any) -> Any:
-        """As in Ray."""
+        """Same as in Ray."""
         return self.host.call.options(**self.ray_options).remote(self.worker, self.method, *arguments)
 
 

@@ -35,7 +35,7 @@ class Figures:
     wait_s: tuple[float, ...]
     """A group is scored -> the learner has it."""
     lag_s: tuple[float, ...]
-    """How late the coordinator's event loop was."""
+    """Delays of the coordinator's event loop."""
     fan_out_s: tuple[float, ...]
     """A version is published -> the last worker has loaded it and answered the probe."""
     idle_engines: float

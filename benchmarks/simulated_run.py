@@ -101,11 +101,11 @@ class SimulatedStep:
     got: float
     learned: float
     published: float
-    """When publish() returned."""
+    """Time at which publish() returned."""
     group_ids: tuple[int, ...]
     staleness: float
     generate_s: float
-    """As the coordinator says: from when the learner began to wait until the batch was generated."""
+    """The coordinator's generate_s: from the learner's wait until the batch was generated."""
     usage: dict[str, Any]
     """Resource use of the coordinator when the batch was there (MeasuredCoordinator.usage)."""
 

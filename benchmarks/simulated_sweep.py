@@ -109,7 +109,7 @@ class SimulatedTrial:
         self._thread.start()
 
     def end(self) -> None:
-        """Its host is about to end."""
+        """Announce that the trial's host is about to end."""
         self._ending.set()
 
     def check(self) -> None:
@@ -144,7 +144,7 @@ class SimulatedTrial:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Everything so far, at one moment.
+    """Totals at one moment.
 
     Example:
         Reading(when=12.5, usage=[Usage(busy_s=9.1, ...)], groups=[40, 41], tokens=98_304, steps=[5, 5])
@@ -152,12 +152,12 @@ class Reading:
 
     when: float
     usage: list[Usage]
-    """By engine."""
+    """Usage of each engine."""
     groups: list[int]
-    """By trial."""
+    """Groups of each trial."""
     tokens: int
     steps: list[int]
-    """By trial."""
+    """Steps of each trial."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class Window:
 
     @property
     def busy(self) -> tuple[float, ...]:
-        """By engine: the share of the time in which it decoded."""
+        """Share of the time in which each engine decoded."""
         return tuple(usage.busy_s / self.seconds for usage in self.usage)
 
     @property

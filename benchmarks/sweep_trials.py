@@ -45,7 +45,7 @@ class SweepRun:
 
     wall_s: float
     ready_s: float
-    """Until the shared fleet was there; 0 where trials start their own."""
+    """Seconds until the shared fleet was ready; 0 if trials start their own."""
     memory: EngineMemory
     lines: dict[str, list[dict[str, Any]]]
     """Trial -> its metrics.jsonl."""

@@ -17,7 +17,7 @@ HOW_TO_INSTALL = (
 )
 WARM_UP_STEPS = 1
 LEARNING_RATE = 1e-6
-"""So small that both sides keep the policy that sampled."""
+"""Learning rate so small that both sides keep the policy that sampled."""
 
 
 class Turns(Protocol):
@@ -28,7 +28,7 @@ class Turns(Protocol):
         ...
 
     def end(self) -> None:
-        """It has ended: polyray's turn."""
+        """Note the end of a step of TRL: it is polyray's turn."""
         ...
 
 
