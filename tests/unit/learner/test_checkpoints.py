@@ -147,7 +147,7 @@ def test_checkpoints_of_another_configuration_are_refused(tmp_path: Path, learne
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("nowhere", "is no URL"),
+        ("nowhere", "is not a URL"),
         ("s3://key:secret@bucket/x", "holds a user or a password"),
     ],
 )

@@ -59,11 +59,14 @@ def test_where_nobody_listens_ray_is_not_even_asked(monkeypatch: pytest.MonkeyPa
     [
         (
             "http://head:8265",
-            r"RAY_ADDRESS=http://head:8265 is no address of a Ray .* polyray submit",
+            r"RAY_ADDRESS=http://head:8265 is not an address of a Ray .* polyray submit",
         ),
-        ("ray://head:10001", r"RAY_ADDRESS=ray://head:10001 is no address of a Ray that a process can join"),
-        ("head", r"RAY_ADDRESS=head is no HOST:PORT; the port of a head is 6379"),
-        ("head:port", r"RAY_ADDRESS=head:port is no HOST:PORT"),
+        (
+            "ray://head:10001",
+            r"RAY_ADDRESS=ray://head:10001 is not an address of a Ray that a process can join",
+        ),
+        ("head", r"RAY_ADDRESS=head is not HOST:PORT; the port of a head is 6379"),
+        ("head:port", r"RAY_ADDRESS=head:port is not HOST:PORT"),
     ],
 )
 def test_addresses_of_another_kind(monkeypatch: pytest.MonkeyPatch, address: str, message: str) -> None:
@@ -129,7 +132,7 @@ def test_a_refused_token(monkeypatch: pytest.MonkeyPatch, listening: str, mode: 
     [
         (
             "No node info found matching attributes: '' when trying to resolve node to connect to.",
-            r"^this machine is no part of the cluster at RAY_ADDRESS=\S+: .*; start one here \(`ray start --address=",
+            r"^this machine is not part of .* RAY_ADDRESS=\S+: .*; start one here \(`ray start --address=",
         ),
         (
             "Failed to connect to GCS. Last connection error: Traceback (most recent call last):\n"
