@@ -51,11 +51,11 @@ class _SortedRows:
     lengths_B: np.ndarray
     """Nodes of each row, own and shared."""
     shared_B: np.ndarray
-    """Number of tokens of each row that the tree holds already."""
+    """Number of nodes of each row that the tree holds already."""
     trees_B: np.ndarray
     """0, 1, ... ascending: the tree it belongs to."""
     starts_B: np.ndarray
-    """First node of each row in the tree; the prompt comes first."""
+    """First own node of each row in the tree; the prompt comes first."""
     sizes_U: np.ndarray
     """Nodes of each tree, prompt included."""
 

@@ -106,7 +106,7 @@ class SharedPool(RolloutPool):
         return replacement
 
     def adopt(self, workers: list[PoolWorker]) -> None:
-        """Use these workers; the process that replaced them ends none of them."""
+        """Take over these workers; they do not end with the process that replaced them."""
         self.workers = list(workers)
 
     def shutdown(self) -> None:

@@ -37,9 +37,9 @@ RETURN_NATS = 1e-3
 """Mean difference of a probe from the same engine's earlier answer under the same weights: it is 0 but for the order
 of sums on a GPU, while versions of two runs differ by more once they have trained."""
 FILL = 2
-"""Groups of several runs held at once, in multiples of the sequences that an engine decodes together.
+"""Samples of several runs that an engine holds, in multiples of the sequences that it decodes together.
 
-Groups whose last samples are long leave room.
+Groups with long last samples leave room.
 """
 
 
