@@ -42,7 +42,7 @@ class Outage:
         self._pid = 0
 
     def prepare(self, pool: SimulatedPool) -> None:
-        """Finds the victim."""
+        """Find the process of the victim."""
         info: Any = ray.get(pool.workers[VICTIM].handle.ready.remote(), timeout=START_TIMEOUT_S)
         self._pid = info["pid"]
 

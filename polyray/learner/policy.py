@@ -79,7 +79,7 @@ class Policy:
         self._published: np.ndarray | None = None
 
     def restore(self, checkpoint: Checkpoint | None) -> Restored:
-        """Puts everything back as the checkpoint has it; None: there is none, and the run begins."""
+        """Restore everything from the checkpoint; None: there is none, and the run begins."""
         if checkpoint is None:
             return Restored()
         restore_checkpoint(

@@ -130,7 +130,7 @@ def restore_checkpoint(
     *,
     adapter_manifest: Mapping[str, Any],
 ) -> None:
-    """Puts weights, moments and generator back bit for bit, and the schedule at its step.
+    """Restore weights, moments and generator bit for bit, and the schedule at its step.
 
     Raises ConfigError where the base or the warm start of `adapter_manifest` is not the checkpoint's.
     """

@@ -155,7 +155,7 @@ def _resume(
     optimizer: Optimizer,
     scheduler: LambdaLR,
 ) -> tuple[int, Patience]:
-    """Puts all back as the newest checkpoint has it; the steps that it has, and what early stopping remembers.
+    """Restore everything from the newest checkpoint; returns its steps and the state of early stopping.
 
     Raises ConfigError where the rows, the base or the warm start are no longer those of the checkpoint.
     """

@@ -23,7 +23,7 @@ from polyray.types import WRONG_CLASS
 
 
 class HttpReward(TaskReward):
-    """Asks a service for scores."""
+    """Reward that asks a service for scores."""
 
     deterministic = False
 

@@ -64,12 +64,12 @@ class Engine(Protocol):
         ...
 
     def sleep(self) -> None:
-        """Gives back its device's memory: weights go to the host's, keys and values are dropped. Only when idle;
+        """Free the device's memory: weights go to the host's, keys and values are dropped. Only when idle;
         nothing but `wake` and `close` may follow."""
         ...
 
     def wake(self) -> None:
-        """Takes the memory again, and serves what it served before."""
+        """Allocate the memory again, and serve the same versions as before."""
         ...
 
     @property

@@ -23,7 +23,7 @@ class Sleeper:
         self._asked.append(future)
 
     def settle(self, engine: Engine, *, idle: bool) -> None:
-        """Puts it to sleep where that was asked for and nothing is out."""
+        """Put the engine to sleep if that was requested and no work is out."""
         if not self._asked or not idle:
             return
         took = 0.0

@@ -76,7 +76,7 @@ class Turns(Generic[MessageT]):
         return queue.messages[0][0] if queue is not None and queue.messages else None
 
     def pop(self) -> MessageT:
-        """Takes what `head` showed."""
+        """Remove and return the message of `head`."""
         queue = next(iter(self._queues.values()))
         message, cost = queue.messages.popleft()
         queue.had += cost
@@ -119,7 +119,7 @@ class Turns(Generic[MessageT]):
         return [message for message, _ in queue.messages] if queue is not None else []
 
     def drain(self) -> Iterator[MessageT]:
-        """Takes everything, run by run."""
+        """Remove and return all messages, run by run."""
         for queue in self._queues.values():
             while queue.messages:
                 yield queue.messages.popleft()[0]

@@ -82,7 +82,7 @@ class Database:
         return self._transaction(self._engine, "it cannot be read")
 
     def close(self) -> None:
-        """Gives the connections back."""
+        """Close all connections."""
         self._engine.dispose()
 
     def _prepare(self, create: bool) -> None:

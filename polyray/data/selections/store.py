@@ -52,7 +52,7 @@ class SelectionStore:
         return self._database.name
 
     def close(self) -> None:
-        """Gives the connections back."""
+        """Close all connections."""
         self._database.close()
 
     def add_candidates(self, record: CandidatesRecord) -> None:

@@ -133,7 +133,7 @@ def _speak(watched: Watched) -> None:
 
 
 def _listen(watched: Watched) -> bool:
-    """Takes in what the child says; False when nothing more is to be expected from it."""
+    """Read the child's messages; False when no more are expected."""
     try:
         data = os.read(watched.control, _CHUNK)
     except BlockingIOError:

@@ -49,7 +49,7 @@ class Finish(BaseModel):
 
 
 class CandidateMaker:
-    """Makes sets of candidates. Belongs to one event loop."""
+    """Maker of sets of candidates. Belongs to one event loop."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Keeps what is served in step with what should be: adapters that were asked for, and runs that are followed.
+"""Adapter sync: keeps the served adapters up to date with requests and followed runs.
 
 The store remembers what was asked for over /v1/adapters, so that a restart serves it again and every replica serves
 the same. One look at it, and at the directories of followed runs, every `follow_interval_s`.

@@ -33,7 +33,7 @@ class Sampled:
     finish_reason: str | None = None
 
     def add(self, delta: TextDelta) -> None:
-        """Takes what has come."""
+        """Add a delta."""
         self.text += delta.text
         self.token_ids.extend(delta.token_ids)
         self.logprobs.extend(delta.logprobs)

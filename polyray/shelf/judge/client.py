@@ -41,7 +41,7 @@ class Answered:
 
 
 class JudgeClient:
-    """Asks a provider as a JudgeSpec says."""
+    """Client of a judge's provider, by the settings of a JudgeSpec."""
 
     def __init__(
         self, provider: Provider, spec: JudgeSpec, cache: AnswerCache, sleep: Sleep = asyncio.sleep

@@ -83,7 +83,7 @@ def save_checkpoint(run_dir: Path, training: Training, rows_sha256: str, config:
 
 
 def resume(run_dir: Path, training: Training, rows_sha256: str) -> None:
-    """Puts everything back as the newest checkpoint left it, bit for bit; nothing without one.
+    """Restore everything from the newest checkpoint, bit for bit; no effect without one.
 
     Raises ConfigError where the rows or the encoder are no longer the same.
     """
@@ -133,7 +133,7 @@ def keep_best(run_dir: Path, step: int, network: Network) -> None:
 
 
 def load_best(run_dir: Path, step: int, network: Network) -> None:
-    """Puts it into `network`."""
+    """Load the best weights into `network`."""
     _restore(network, load_file(best_file(run_dir, step)))
 
 
