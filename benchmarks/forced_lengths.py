@@ -44,7 +44,7 @@ class _FirstToSee:
         """Like vLLM's own method, with the planned length of the request."""
         params = request.sampling_params
         length = self._lengths.pop(params.seed, None)
-        if length is not None:  # vLLM has looked at ignore_eos by now, and put down what ends a sequence
+        if length is not None:  # vLLM has read ignore_eos by now, and set the ends of a sequence
             params._eos_token_id, params.stop_token_ids, params.max_tokens = None, [], length
         return self._processor.add_request(request, *rest)
 

@@ -90,7 +90,7 @@ def layer_activations(
     inputs = {name: shape.linear[name][0] for name in modules}
     if dtype == "bfloat16":
         copies = sum(inputs.values())
-    else:  # o_proj reads what attention keeps anyway
+    else:  # o_proj reads values that attention keeps anyway
         shared = {"attention": ("q_proj", "k_proj", "v_proj"), "feed_forward": ("gate_proj", "up_proj")}
         copies = shape.hidden * sum(any(name in inputs for name in names) for names in shared.values())
         copies += inputs.get("down_proj", 0)

@@ -118,7 +118,7 @@ def sweep(
             check_resources(config, plans)
             display.section("trials", 1, 2)
             with shared_fleet(config, plans) if config.fleet.mode == "shared" else nullcontext() as fleet:
-                cost.enter("trials", Held())  # what they hold is in their own accounts
+                cost.enter("trials", Held())  # their resources are in their own accounts
                 trials = run_trials(config, plans, fleet, directory, display)
                 finished = [trial.trial_id for trial in trials if trial.status == "done"]
                 if not finished:

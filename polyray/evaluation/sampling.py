@@ -204,7 +204,7 @@ def _in_request_order(
             progress(name, start + done, start + len(requests))
         while released < len(requests) and (ready := waiting.get(requests[released].group_id)) is not None:
             if not ready[1].done() and done < len(requests):
-                break  # the engines come first; what is behind waits for it
+                break  # the engines come first; later groups wait
             del waiting[requests[released].group_id]
             yield requests[released], ready[0], ready[1].result()
             released += 1

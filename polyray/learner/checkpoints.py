@@ -63,7 +63,7 @@ class CheckpointStore:
         size in bytes, for the message. Raises CheckpointError after too many failures in a row, and where the last
         one cannot be kept.
         """
-        self._settle(last=False)  # the copy under way reads what pruning might remove
+        self._settle(last=False)  # a running copy reads files that pruning might remove
         kept = self._best(scores)
         try:
             target = write(kept)

@@ -125,7 +125,7 @@ class Coordinator:
         if due or self._config.rollout.max_staleness == 0:
             while not self._fleet.all_serve and self._goes_on(payload.policy.attempt):
                 if self._draining and not self._begun:
-                    return None  # nothing was done yet that would have to be written
+                    return None  # there is nothing to write yet
                 await self._outcome.woken()
         if not self._goes_on(payload.policy.attempt):
             return None
@@ -288,7 +288,7 @@ class Coordinator:
             meta_ref, group_ref = worker.handle.rollout.options(num_returns=2).remote(request, self._scoring)
             reply = await asyncio.wait_for(meta_ref, self._config.rollout.group_timeout_s)
         except (ray.exceptions.RayError, TimeoutError) as error:
-            if attempt == self._ledger.attempt:  # what an attempt that ended left behind, workers give up
+            if attempt == self._ledger.attempt:  # workers drop the groups of an ended attempt
                 self._ledger.requeue(request.group_id)
                 await self._fleet.recover(worker, error)
         else:

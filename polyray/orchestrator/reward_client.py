@@ -92,7 +92,7 @@ class RewardClient:
         future: asyncio.Future[GroupScores] = loop.create_future()
         self._pending.append((GroupToScore(prompt, tuple(texts), want_distances), future))
         if len(self._pending) == 1:
-            loop.call_soon(self._send)  # after everything else that is ready now: those groups come along
+            loop.call_soon(self._send)  # after everything that is ready now, so that those groups join
         return await future
 
     def take_trouble(self) -> str | None:

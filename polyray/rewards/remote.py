@@ -66,7 +66,7 @@ class HttpReward(TaskReward):
         judged = self._judged(item, score.score, score.components)
         if (
             judged.score is not None and score.class_id == WRONG_CLASS
-        ):  # what the service calls wrong stays so
+        ):  # wrong for the service stays wrong
             return Score(judged.score, WRONG_CLASS, judged.components)
         return judged
 

@@ -240,7 +240,7 @@ class VllmTextEngine:
                 probes.done.set_exception(reason)
         self._streams.clear()
         self.failure = error  # later requests are refused at once
-        while not self._calls.empty():  # asked for after the last step: each is told the same
+        while not self._calls.empty():  # calls after the last step get the same error
             self._calls.get_nowait()()
 
 

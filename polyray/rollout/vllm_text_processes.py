@@ -127,7 +127,7 @@ class VllmTextProcesses:
         """Runs in vLLM's loop; being cancelled there aborts the completion."""
         try:
             prompt = engine_input(list(request.prompt_token_ids))
-            streamed = replace(request, stream=True)  # always: what comes is how progress is seen
+            streamed = replace(request, stream=True)  # always: new text shows progress
             held_back: list[TextDelta] = []
             outputs = self._processes.llm.generate(
                 prompt,

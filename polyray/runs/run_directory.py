@@ -346,7 +346,7 @@ def _settle_data(paths: RunPaths, values: Mapping[str, Any]) -> None:
     if "learner" not in values or paths.done.is_file():
         return
     begun = _has_begun(paths)
-    if not begun:  # no step was trained on what an earlier start recorded
+    if not begun:  # no step was trained on the data of an earlier start
         paths.data.unlink(missing_ok=True)
     if not begun or paths.data.is_file():
         record_data(paths.data, values)

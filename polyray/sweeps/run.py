@@ -95,8 +95,8 @@ def run_trials(
                 max_concurrent_trials=config.max_concurrent_trials,
             ),
             run_config=run_config,
-            # Until the searcher says that it was all; of a TuneConfig it would not hold where Tune cannot read the
-            # state that a killed process left and begins anew.
+            # Until the searcher ends. In a TuneConfig this would be lost if Tune cannot read the state of a killed
+            # process and begins anew.
             _tuner_kwargs={"num_samples": -1},
         )
     tuner.fit()

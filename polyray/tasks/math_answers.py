@@ -79,7 +79,7 @@ def _equations(line: str) -> list[tuple[str, str]]:
     """
     equations: list[tuple[str, str]] = []
     expression: list[str] = []
-    complete: str | None = None  # what stood before the last "="
+    complete: str | None = None  # the text before the last "="
     for token in _TOKEN.findall(_UNIT.sub(" ", line)):
         is_number = token[-1].isdigit()
         after_value = bool(expression) and (expression[-1][-1].isdigit() or expression[-1] == ")")

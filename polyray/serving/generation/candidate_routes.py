@@ -80,7 +80,7 @@ def add_candidates(app: FastAPI, service: GenerationService) -> None:
         body = await read_body(request, SelectionRequest)
         caller = _caller(request)
         request.state.access.candidates_id = body.candidates_id
-        # Not given up where the client goes: it may have been told that it was sent.
+        # Not cancelled if the client goes: it may believe that the selection was sent.
         record, is_new = await asyncio.to_thread(
             service.store.add_selection,
             body.candidates_id,

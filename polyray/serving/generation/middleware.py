@@ -37,7 +37,7 @@ def add_middleware(
     `needs_admin(method, path)` names the admin routes, `exempt_routes` the paths that need no token and have no
     rate; both see paths without the service's prefix.
     """
-    # Starlette calls what was added last first.
+    # Starlette calls the last added one first.
     app.add_middleware(BodyLimitMiddleware, max_bytes=max_body_bytes)
     app.add_middleware(RateLimitMiddleware, limiter=limiter, exempt_routes=exempt_routes)
     app.add_middleware(ScopeMiddleware, book=book, needs_admin=needs_admin, exempt_routes=exempt_routes)
