@@ -190,7 +190,7 @@ def test_the_card_says_base_data_configuration_and_version(
         "| task.held_out_path (gone.jsonl) | `no such file at this export; the run recorded none` |" in card
     )
     assert "reward_mean 0.25" in card
-    assert "No evaluation of these weights" in card
+    assert "no evaluation of these weights" in card
     assert "diversity_weight: 0.5" in card
     assert "inner.example" not in card
     assert str(tmp_path) not in card
