@@ -1,8 +1,9 @@
-"""Programs that try to pass without solving anything, to stay alive or to do harm; and odd ones that are honest.
+"""Programs that try to pass without a solution, to stay alive or to do harm; and odd honest ones.
 
-All are judged by TEST, which asks for `f(x) == x + 1`. Used by the benchmark and by the sandbox's acceptance tests.
-The programs are in programs/*.txt, each below a line `# name`. There @OUTSIDE@ stands for a directory that is not the
-program's, @MARK@ for a text that marks what a program starts, and three more for what a text file cannot hold.
+All are judged by TEST, which asks for `f(x) == x + 1`. Used by the benchmark and by the sandbox's acceptance
+tests. The programs are in programs/*.txt, each below a line `# name`. @OUTSIDE@ is replaced by a directory that
+is not the program's, @MARK@ by a text that marks processes of the program, and three more names by what a text
+file cannot hold.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ def _programs(file: str, kind: str, outside: str, mark: str) -> list[Program]:
 
 
 def adversarial_programs(outside: str, mark: str) -> list[Program]:
-    """None of these may pass, in default mode or in strict mode."""
+    """Programs that must not pass, in default mode or in strict mode."""
     return _programs("adversarial.txt", "bad", outside, mark)
 
 
 def strict_adversarial_programs() -> list[Program]:
-    """None of these may pass in strict mode; in default mode they share the memory of the tests, and pass."""
+    """Programs that must not pass in strict mode; in default mode they share the memory of the tests, and pass."""
     return _programs("strict.txt", "strict", "", "")
 
 

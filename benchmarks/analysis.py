@@ -1,8 +1,8 @@
 """Measures the analysis on this machine: adapters of a model of the shape of Qwen3-8B, and the report of long runs.
 
-Of an adapter of rank 16: 36 layers of 7 modules, random factors in float32, about 44 million numbers; read from its
-file, spectra of every update, and overlaps with a second one. Of reports: 12 runs of 1,000 steps with every curve
-that the page knows, and rounds on fixed prompts. Times and peak memory are those of processes of their own.
+An adapter of rank 16: 36 layers of 7 modules, random factors in float32, about 44 million numbers; read from its
+file, spectra of every update, and overlaps with a second one. Reports: 12 runs of 1,000 steps with every curve
+that the page knows, and rounds on fixed prompts. Each time and peak memory is that of a separate process.
 
   python -m benchmarks analysis
   python -m benchmarks analysis --out analysis.json

@@ -16,7 +16,7 @@ from benchmarks.memory import PROC, descendants, parents
 GB = 1e9
 INTERVAL_S = 0.5
 TITLE = b"ray::RolloutActor"
-"""How Ray names the process of an actor of this class."""
+"""Ray's name for the process of an actor of this class."""
 
 
 class EngineMemory:
@@ -34,7 +34,7 @@ class EngineMemory:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._highest: dict[int, int] = {}
         self.peak_bytes = 0
-        """Of all engines at one time."""
+        """Peak memory of all engines together."""
 
     @property
     def num_engines(self) -> int:

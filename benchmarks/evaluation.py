@@ -90,7 +90,7 @@ def _passing(path: Path, repeats: int) -> list[Measure]:
 
     problems = load_code_problems(CodeSpec(path=str(path), held_out="all")).held_out
     programs = [Program(p.task_id, p.prompt + p.solution, p.test, p.entry_point) for p in problems]
-    limits = Limits(timeout_s=30.0)  # that a busy machine makes them slow is what is measured
+    limits = Limits(timeout_s=30.0)  # generous: slow programs on a busy machine count too
     rates, failed = [], []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -142,4 +142,4 @@ PARTS: dict[str, Callable[[Namespace], list[Measure]]] = {
     "metrics": lambda options: metric_measures(),
     "memory": lambda options: memory_measures(),
 }
-"""What is measured, by the name that --part takes; each prints why it leaves something out."""
+"""Parts of the benchmark by the name that --part takes; each prints why it leaves something out."""

@@ -1,4 +1,4 @@
-"""The same lengths on both sides of a comparison, whatever a policy would sample: planned, forced, checked."""
+"""Equal lengths on both sides of a comparison, for any policy: planned, forced, checked."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from polyray.types import Prompt
 
 
 class ForcedLengths:
-    """vLLM's engine, whose requests run on beyond an end of sequence and stop at the length that was set for their
-    seed: `lengths`, each used once."""
+    """vLLM's engine with forced lengths.
+
+    Its requests run on beyond an end of sequence and stop at the length that was set for their seed: `lengths`,
+    each used once.
+    """
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
@@ -25,7 +28,7 @@ class ForcedLengths:
 
     @property
     def output_processor(self) -> _FirstToSee:
-        """Where a request comes first."""
+        """The output processor, which sees a request first."""
         return _FirstToSee(self._engine.output_processor, self.lengths)
 
     def __getattr__(self, name: str) -> Any:
@@ -38,10 +41,10 @@ class _FirstToSee:
         self._lengths = lengths
 
     def add_request(self, request: Any, *rest: Any) -> Any:
-        """As vLLM's."""
+        """Like vLLM's own method, with the planned length of the request."""
         params = request.sampling_params
         length = self._lengths.pop(params.seed, None)
-        if length is not None:  # vLLM has looked at ignore_eos by now, and put down what ends a sequence
+        if length is not None:  # vLLM has read ignore_eos by now, and set the ends of a sequence
             params._eos_token_id, params.stop_token_ids, params.max_tokens = None, [], length
         return self._processor.add_request(request, *rest)
 
@@ -67,8 +70,11 @@ class ForcedEnds:
 
 
 def planned_lengths(prompts: Sequence[Prompt], options: Namespace) -> list[list[int]]:
-    """Of the completions of each step: those of the embedded model's own answers (a shortest path and the end of
-    sequence), or drawn, one of each step the longest."""
+    """Lengths of the completions of each step.
+
+    They are those of the embedded model's own answers (a shortest path and the end of sequence), or drawn, one of
+    each step the longest.
+    """
     draw, rows = np.random.default_rng(0), options.groups * options.group_size
     planned = []
     for first in range(0, len(prompts), options.groups):

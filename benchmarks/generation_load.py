@@ -31,7 +31,7 @@ class Prompts:
 
     seed: int = 0
     length: int = PROMPT_TOKENS
-    """At least NUMBER_DIGITS."""
+    """Tokens of a prompt, at least NUMBER_DIGITS."""
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
@@ -47,7 +47,7 @@ class Prompts:
 
 @dataclass(frozen=True, slots=True)
 class Soak:
-    """What became of the requests of many callers.
+    """Results of the requests of many callers.
 
     Example:
         Soak(statuses=Counter({200: 640, 429: 80}), worst_s=4.1, failures=())
@@ -95,7 +95,7 @@ class GenerationCaller:
     async def tokens_per_second(
         self, prompts: Prompts, callers: int, requests: int, max_tokens: int
     ) -> float:
-        """Of `requests` completions by `callers` that each send their next one when the last one is answered."""
+        """Tokens a second of `requests` completions by `callers`, each sending its next one after an answer."""
         waiting = iter([prompts.tokens() for _ in range(requests)])
         tokens = 0
 
@@ -178,8 +178,9 @@ class PlainConnection:
         self._connection.close()
 
     def completion_seconds(self, prompt: list[int], max_tokens: int) -> float:
-        """What /v1/completions takes, from the first byte sent to the last one read. Raises RolloutError for an
-        answer that is none."""
+        """Seconds of one /v1/completions, from the first byte sent to the last one read. Raises RolloutError for
+        a failure.
+        """
         body = json.dumps({"model": self._model, "prompt": prompt, "max_tokens": max_tokens, "seed": 0})
         started = time.perf_counter()
         self._connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})

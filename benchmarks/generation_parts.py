@@ -142,9 +142,9 @@ async def throughput(url: str, bare: Any, rounds: int, display: ProgressDisplay)
 
 
 async def latency(url: str, bare: Any, display: ProgressDisplay) -> list[Measure]:
-    """One token over HTTP and one token of the engine, in turns; the median of what the first takes longer.
+    """One token over HTTP and one token of the engine, in turns; the median of the difference.
 
-    The shortest prompts that differ: whatever the engine takes is on both sides, and its noise in the difference.
+    The shortest prompts that differ: the engine's time is on both sides, and its noise in the difference.
     """
     prompts = Prompts(7, NUMBER_DIGITS)
     over_http, engine = [], []
@@ -156,7 +156,7 @@ async def latency(url: str, bare: Any, display: ProgressDisplay) -> list[Measure
     del over_http[:WARM_UPS], engine[:WARM_UPS]
     added = tuple((http - alone) * 1e3 for http, alone in zip(over_http, engine, strict=True))
     return [
-        Measure("what the gateway adds to one token, p50", added, "ms", LATENCY_LIMIT_MS),
+        Measure("time that the gateway adds to one token, p50", added, "ms", LATENCY_LIMIT_MS),
         Measure("  over HTTP", (statistics.median(over_http) * 1e3,), "ms"),
         Measure("  engine", (statistics.median(engine) * 1e3,), "ms"),
     ]

@@ -73,11 +73,11 @@ NEEDS: dict[str, tuple[str, ...]] = {
 STEPS = 6
 CHECKPOINT_EVERY = 2
 KILL_AFTER_STEPS = 3
-"""Between two checkpoints: the resumed run repeats a step."""
+"""Step of the kill, between two checkpoints, so that the resumed run repeats a step."""
 START_TIMEOUT_S = 300.0
 """Steps of the killed run, from its last one before the kill."""
 END_TIMEOUT_S = 5.0
-"""Until the processes of a killed driver are killed as well."""
+"""Wait before the processes of a killed driver are killed as well, in seconds."""
 NUM_WORKERS = 2
 
 

@@ -86,7 +86,7 @@ def _shown(values: Mapping[str, Any], key: str) -> str:
 
 
 def this_machine() -> dict[str, str]:
-    """Everything that may change the last bit of a result without a change of code."""
+    """Properties of the machine that may change the last bit of a result without a change of code."""
     versions = {}
     for package in PACKAGES:
         try:

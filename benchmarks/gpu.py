@@ -8,9 +8,9 @@
               a temporary directory (8 GB for 4B)
 
 Everything is bfloat16; with bitsandbytes and vllm-bnb-plugin installed, agreement and engine are measured with a base
-in 4 bits, too. What cannot run is skipped with its reason (exit code 0): all parts need a CUDA device, torch,
-transformers and peft, agreement and engine also vLLM; none needs Ray. What fails, or does not fit the device, is
-named (exit code 1).
+in 4 bits, too. A part that cannot run is skipped with its reason (exit code 0): all parts need a CUDA device, torch,
+transformers and peft, agreement and engine also vLLM; none needs Ray. A part that fails, or does not fit the device,
+is named (exit code 1).
 
   python -m benchmarks gpu
   python -m benchmarks gpu --steps 20 --sizes 0.6B --out gpu.json
@@ -56,7 +56,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """As printed."""
+        """Printed name."""
         how = ", checkpointed" if self.load.gradient_checkpointing else ""
         return f"learner, Qwen3-{self.size} shape{how}"
 
@@ -106,7 +106,7 @@ def learner_cases(sizes: Sequence[str]) -> list[Case]:
 
 
 def learner_skip_reason() -> str | None:
-    """Why the learner part cannot run here; None where it can."""
+    """Reason why the learner part cannot run here; None if it can."""
     missing = [name for name in ("torch", "transformers", "peft") if importlib.util.find_spec(name) is None]
     if missing:
         return f"{', '.join(missing)} not installed"
@@ -116,7 +116,7 @@ def learner_skip_reason() -> str | None:
 
 
 def engine_skip_reason() -> str | None:
-    """Why the parts with an engine cannot run here; None where they can."""
+    """Reason why the parts with an engine cannot run here; None if they can."""
     reason = learner_skip_reason()
     if reason is None and importlib.util.find_spec("vllm") is None:
         return "vllm is not installed"
@@ -124,7 +124,7 @@ def engine_skip_reason() -> str | None:
 
 
 def nf4_skip_reason() -> str | None:
-    """Why nothing can be measured in 4 bits here; None where it can."""
+    """Reason why nothing can be measured in 4 bits here; None if it can."""
     reason = engine_skip_reason()
     packages = ("bitsandbytes", "vllm_bnb_plugin")
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
@@ -230,7 +230,7 @@ def run_child(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _free_device() -> None:
-    """What an earlier part of this process held of the device."""
+    """Release device memory of an earlier part of this process."""
     import gc
 
     import torch

@@ -48,7 +48,7 @@ PROBES, PROBE_TOKENS = 4, 24
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """What is sampled in each turn, and how often.
+    """Samples of each turn, and the number of turns.
 
     Example:
         EngineLoad(groups=16, group_size=16, completion_tokens=256, turns=3)
@@ -62,7 +62,7 @@ class EngineLoad:
 
 @dataclass(frozen=True, slots=True)
 class EngineSpeed:
-    """What one engine did.
+    """Speed of one engine.
 
     Example:
         EngineSpeed(start_s=41.0, base=(21e3, 22e3, 22e3), policy=(20e3, 20e3, 21e3), publish_s=(.4, .3, .3),
@@ -71,8 +71,7 @@ class EngineSpeed:
 
     start_s: float
     base: tuple[float, ...]
-    """Tokens a second of the base alone; empty where delivery is by adapter, whose kernels then run for the base,
-    too."""
+    """Tokens a second of the base alone; empty for delivery by adapter, which runs its kernels for the base, too."""
     policy: tuple[float, ...]
     """Tokens a second of the policy, however it was delivered."""
     publish_s: tuple[float, ...]
@@ -132,7 +131,7 @@ class _Learner:
         self._draw = torch.Generator().manual_seed(0)
 
     def base_payload(self) -> AdapterPayload:
-        """Before the first step: a fresh adapter is the base."""
+        """Payload before the first step: a fresh adapter is the base."""
         probe = Probe(self._sequences, probe_logprobs(self._model, self._sequences), None)
         return AdapterPayload(PolicyVersion(1, 0, sha256_of(b"")), b"", None, probe)
 
@@ -144,7 +143,7 @@ class _Learner:
                     parameter.copy_(torch.randn(parameter.shape, generator=self._draw) * SCALE_B)
 
     def payload(self, version: int) -> AdapterPayload:
-        """As polyray train publishes it."""
+        """Payload of a version, as polyray train publishes it."""
         logprobs = probe_logprobs(self._model, self._sequences)
         return payload_of(self._model, version, Probe(self._sequences, logprobs, None))
 

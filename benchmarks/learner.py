@@ -1,4 +1,4 @@
-"""How long the learner's RL step takes on a model of a given shape with random weights, on one device.
+"""Time of the learner's RL step on a model of a given shape with random weights, on one device.
 
 Needs torch, transformers and peft: no Ray, no vLLM. Called by gpu.py, trl.py, and by tests with a tiny shape on CPU.
 """
@@ -15,7 +15,7 @@ WARM_UP_STEPS = 2
 
 @dataclass(frozen=True, slots=True)
 class LearnerLoad:
-    """What one step of the learner benchmark trains on.
+    """Training data of one step of the learner benchmark.
 
     Example:
         LearnerLoad(groups=2, group_size=16, prompt_tokens=128, completion_tokens=384, micro_batch_rows=8)

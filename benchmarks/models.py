@@ -27,8 +27,7 @@ def random_base() -> Any:
 
 
 def qwen3_shape(size: str) -> dict[str, Any]:
-    """The arguments of Qwen3Config that a published size stands for, e.g. "0.6B"; the special tokens are those of the
-    embedded tokenizer."""
+    """Arguments of Qwen3Config for a published size, e.g. "0.6B", with special tokens of the embedded tokenizer."""
     shape = QWEN3[size]
     return {
         "hidden_size": shape.hidden,
@@ -68,8 +67,10 @@ def write_random_qwen3(shape: dict[str, Any], directory: Path, device: Any, dtyp
 
 
 def model_directory(name: ModelName, scratch: Path) -> Path:
-    """Where the model lies with its tokenizer; a random one is written into `scratch`. Raises ConfigError where no
-    embedded model was built."""
+    """Directory of the model with its tokenizer; a random one is written into `scratch`.
+
+    Raises ConfigError if no embedded model was built.
+    """
     from polyray.config.model import ModelSpec
     from polyray.learner.embedded import build_tokenizer
     from polyray.models.base_files import find_embedded

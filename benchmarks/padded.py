@@ -1,6 +1,6 @@
-"""The plain way that polyray's learner is measured against: padded rows, all logits, one softmax over them.
+"""Plain baseline of polyray's learner: padded rows, all logits, one softmax over them.
 
-What most trainers do: a [rows, time, vocabulary] tensor for a micro batch of completions that are padded to the
+As in most trainers: a [rows, time, vocabulary] tensor for a micro batch of completions that are padded to the
 longest. Used by logprob_memory.py and padded_learner.py.
 """
 
@@ -15,7 +15,7 @@ from polyray.models.logprobs import Rows
 
 
 def padded_logprobs(model: torch.nn.Module, rows: Rows) -> torch.Tensor:
-    """log pi(token) [B, T] float32, 0 where padded, of rows whose prompts are equally long.
+    """log pi(token) [B, T] float32, 0 where padded, of rows with prompts of equal length.
 
     Logits are computed for completion tokens only.
     """

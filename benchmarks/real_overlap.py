@@ -1,4 +1,4 @@
-"""What overlap costs or brings where engines and learner share the cores of one machine: real runs, in turns."""
+"""Cost or gain of overlap if engines and learner share one machine's cores: real runs, in turns."""
 
 from __future__ import annotations
 

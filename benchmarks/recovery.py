@@ -1,9 +1,9 @@
-"""What a killed rollout worker costs a run: simulated runs with and without a SIGKILL in the middle of a batch.
+"""Cost of a killed rollout worker: simulated runs with and without a SIGKILL in the middle of a batch.
 
 Coordinator, pool, ledger, gates and deliveries are the real ones and every worker is a process of its own; learner
 and engines only wait. The cost of the kill is the time from the first batch to the last version, less that of the
-unbroken runs. It may be at most what the replacement took to start (its process, imports, engine and first version)
-and the work that was in flight (the time since the batch began). Part of `benchmark async`, called by overlap.py.
+unbroken runs. The limit is the start of the replacement (its process, imports, engine and first version)
+plus the work that was in flight (the time since the batch began). Part of `benchmark async`, called by overlap.py.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LIMIT = 1.0
 NUM_WORKERS = 2
 KILLED_AFTER_STEP = 2
 KILLED_AFTER_S = 0.7
-"""After a version was published: about the middle of a batch."""
+"""Time of the kill after a version was published: about the middle of a batch."""
 VICTIM = 1
 
 
@@ -42,12 +42,12 @@ class Outage:
         self._pid = 0
 
     def prepare(self, pool: SimulatedPool) -> None:
-        """Finds the victim."""
+        """Find the process of the victim."""
         info: Any = ray.get(pool.workers[VICTIM].handle.ready.remote(), timeout=START_TIMEOUT_S)
         self._pid = info["pid"]
 
     def after_step(self, step: int, pool: SimulatedPool) -> None:
-        """Has the victim killed in the middle of the batch that is being sampled now."""
+        """Kill the victim in the middle of the batch that is being sampled now."""
         if step == KILLED_AFTER_STEP:
             threading.Timer(KILLED_AFTER_S, os.kill, (self._pid, signal.SIGKILL)).start()
         if step == KILLED_AFTER_STEP + 1 and Path(f"/proc/{self._pid}").exists():
@@ -68,7 +68,7 @@ class Recovery:
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """What each kill cost over what it may cost."""
+        """Cost of each kill over its limit."""
         usual = statistics.median(self.unbroken)
         return tuple(
             (seconds - usual) / (start + KILLED_AFTER_S)
@@ -79,7 +79,7 @@ class Recovery:
 def recovery_measures(
     load: Mapping[str, Any], steps: int, rounds: int, display: ProgressDisplay
 ) -> list[Measure]:
-    """At staleness 0 and 1: seconds with and without the kill, and the ratio of its cost to its allowance.
+    """Seconds with and without the kill, and its cost over its allowance, at staleness 0 and 1.
 
     `load` holds fields of SimulatedLoad.
     """
@@ -113,7 +113,7 @@ def cost_measures(staleness: int, seen: Recovery) -> list[Measure]:
 
 
 def replacement_start_s(run: SimulatedRun) -> float:
-    """Of the worker in the victim's place. PolyrayError where the run ended before it served."""
+    """Start of the worker in the victim's place, in seconds. PolyrayError if the run ended before it served."""
     found = [seconds for name, seconds in run.seen.start_s.items() if name.rsplit("-", 2)[-2] == str(VICTIM)]
     if not found:
         raise PolyrayError(

@@ -35,13 +35,13 @@ class Answer:
     """
 
     started_s: float
-    """After the load began."""
+    """Start of the request, in seconds after the load began."""
     seconds: float
     status: int
     """0 where no HTTP answer came."""
     scores: tuple[float | None, ...] = ()
     expected: tuple[float, ...] = ()
-    """Of a direct call; empty where it was not asked for."""
+    """Scores of a direct call; empty if there was none."""
 
     @property
     def is_wrong(self) -> bool:
@@ -91,7 +91,7 @@ async def closed_loop(send: Send, requests: Iterator[Request], callers: int, sec
 async def open_loop(
     send: Send, requests: Iterator[Request], rate: float, count: int, seed: int = 0
 ) -> list[Answer]:
-    """`count` requests at random times (a Poisson process of `rate` a second), whatever the service does."""
+    """`count` requests at random times (a Poisson process of `rate` a second), independent of the answers."""
     pauses = np.random.default_rng(seed).exponential(1.0 / rate, count)
     tasks: list[asyncio.Task[Answer]] = []
     due = time.perf_counter()
@@ -146,7 +146,7 @@ class HttpSender:
 
 
 def fresh(texts: Texts) -> Iterator[Request]:
-    """Groups that nobody has seen, without expectations."""
+    """New groups without expectations."""
     while True:
         yield texts.group(), ()
 

@@ -1,4 +1,4 @@
-"""What `benchmarks reward` measures: the service against the same model called directly. Needs a running Ray."""
+"""Measures of `benchmarks reward`: the service against the same model called directly. Needs a running Ray."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SOAK_CALLERS = 200
 SOAK_GROUPS = 256
 SOAK_GROUP_SIZE = 2
 MEMORY_MIB = 16.0
-"""What the replica may have grown by, from the second quarter of the soak to the last."""
+"""Limit of the replica's growth, from the second quarter of the soak to the last."""
 ALLOWED = frozenset({200, 429, 503})
 KILL_CALLERS = 16
 KILL_SECONDS = 20.0

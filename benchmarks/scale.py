@@ -1,10 +1,10 @@
-"""Measures what coordinates a run, at sizes that no single machine has: 1 to 256 rollout workers, simulated.
+"""Measures the coordination of a run, at sizes that no single machine has: 1 to 256 rollout workers, simulated.
 
 Coordinator, pool, staleness gates, ledger, registry and deliveries are the real ones and run on a real Ray; engines
 and learner only wait, as long as real ones would take (polyray/rollout/simulated_engine.py). Many workers share a
 process. The ideal is the same engines, each with a new group the moment one is complete. Then few and many workers
-whose engines take no time: what a group costs the coordinator as workers and batch grow, what it can do at most, and
-whether its memory grows.
+with engines that take no time: the coordinator's cost of a group as workers and batch grow, its largest throughput,
+and whether its memory grows.
 
   python -m benchmarks scale
   python -m benchmarks scale --workers 16 64 --steps 10 --out scale.json
@@ -148,7 +148,7 @@ def size_measures(workers: int, figures: Figures) -> list[Measure]:
 
 
 def full_speed_measures(workers: int, figures: Figures) -> list[Measure]:
-    """What bounds the coordinator, and what a group leaves behind in it."""
+    """Limits of the coordinator at full speed, and its memory growth per group."""
     limit = LIMITS["growth_bytes_per_group"] if workers == SMALL else None
     name = f"{workers:3} workers at full speed: "
     return [

@@ -2,9 +2,9 @@
 
     Coordinator -- HostedHandle.rollout.remote --> SimulatedHost (an actor) -- RolloutActor (plain object) -- engine
 
-A Ray actor takes 150 MB and more, so a machine of two cores holds a few, and 256 workers need hosts. What is
-measured (coordinator, pool, ledger, registry) does not notice: the calls, their payloads and their number are those
-of a real run; only the number of connections is that of the hosts. Hosts also note when what happened, on the
+A Ray actor takes 150 MB and more, so a machine of two cores holds a few, and 256 workers need hosts. The measured
+parts (coordinator, pool, ledger, registry) do not notice: the calls, their payloads and their number are those
+of a real run; only the number of connections is that of the hosts. Hosts also record the time of events, on the
 machine's monotonic clock, which all processes share.
 """
 
@@ -39,7 +39,7 @@ LAG_INTERVAL_S = 0.05
 
 @dataclass(slots=True)
 class Observations:
-    """What the workers of one host, or of all, went through; times are `time.perf_counter()` of the machine.
+    """Events of the workers of one host, or of all; times are `time.perf_counter()` of the machine.
 
     Example:
         Observations(scored={40: 12.5}, refill_s=[(12.5, .002)], deliveries={1: [12.1, 12.2]},
@@ -71,7 +71,7 @@ class SimulatedHost:
     """An actor that carries rollout workers; the first call to a name starts it."""
 
     def __init__(self, rollout: RolloutSpec, score_s: float, created: float) -> None:
-        """`created`: when somebody asked for this process."""
+        """`created`: time at which this process was requested."""
         self._rollout = rollout
         self._created = created
         self._score_s = score_s
@@ -100,7 +100,7 @@ class SimulatedHost:
         self._workers.pop(name, None)
 
     async def observations(self) -> Observations:
-        """Everything since the start."""
+        """Observations since the start."""
         return self._seen
 
     def _note(self, name: str, method: str, arguments: tuple[Any, ...], answer: Any) -> None:
@@ -146,16 +146,16 @@ class HostedMethod:
     ray_options: Mapping[str, Any] = field(default_factory=dict)
 
     def options(self, **ray_options: Any) -> HostedMethod:
-        """As in Ray."""
+        """Same as in Ray."""
         return replace(self, ray_options=ray_options)
 
     def remote(self, *arguments: Any) -> Any:
-        """As in Ray."""
+        """Same as in Ray."""
         return self.host.call.options(**self.ray_options).remote(self.worker, self.method, *arguments)
 
 
 class SimulatedPool(RolloutPool):
-    """A RolloutPool whose workers live in hosts."""
+    """A RolloutPool with workers in hosts."""
 
     def __init__(self, owner: str, rollout: RolloutSpec, score_s: float) -> None:
         self._score_s = score_s
@@ -200,7 +200,7 @@ class SimulatedPool(RolloutPool):
 
 
 class KillablePool(SimulatedPool):
-    """One whose workers have a process each, so that each can be killed by itself."""
+    """A pool with one process per worker, so that each can be killed by itself."""
 
     @property
     def hosts(self) -> list[Any]:

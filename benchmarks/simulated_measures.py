@@ -1,4 +1,4 @@
-"""What a simulated run says, as numbers: throughput against the ideal, waiting, cost. Pure."""
+"""Numbers of a simulated run: throughput against the ideal, waiting, cost. Pure."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Figures:
     groups_per_s: float
     ideal_groups_per_s: float
     cpu_s_per_group: float
-    """Of the coordinator's process."""
+    """CPU time of the coordinator's process."""
     cpu_share: float
-    """Of one core, by the coordinator's process."""
+    """Share of one core, used by the coordinator's process."""
     refill_s: tuple[float, ...]
     """A group leaves a worker -> the next one arrives there."""
     wait_s: tuple[float, ...]
     """A group is scored -> the learner has it."""
     lag_s: tuple[float, ...]
-    """How late the coordinator's event loop was."""
+    """Delays of the coordinator's event loop."""
     fan_out_s: tuple[float, ...]
     """A version is published -> the last worker has loaded it and answered the probe."""
     idle_engines: float
@@ -43,7 +43,7 @@ class Figures:
     step_s: tuple[float, ...]
     staleness: float
     growth_bytes_per_group: float
-    """Of the coordinator's resident memory."""
+    """Growth of the coordinator's resident memory."""
     resident_bytes: int
 
     @property
@@ -79,7 +79,7 @@ def figures_of(run: SimulatedRun, warm_up: int) -> Figures:
 
 
 def ideal_groups_per_s(load: SimulatedLoad) -> float:
-    """Of engines that always hold as many groups as they may, or of a learner that always has a batch: the slower."""
+    """Ideal throughput: engines that are always full, or a learner that always has a batch; the slower one."""
     learner = load.prompts_per_step / load.learn_s if load.learn_s else math.inf
     return min(load.num_workers * engine_groups_per_s(load), learner)
 
@@ -103,7 +103,7 @@ def engine_groups_per_s(load: SimulatedLoad) -> float:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which this share of them lies; NaN of none."""
+    """Percentile: about this share of the values is below it; NaN for no values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else math.nan
 
@@ -114,7 +114,7 @@ def _group_lengths(lengths: Lengths, group_id: int, load: SimulatedLoad) -> list
 
 
 def _fan_out_s(run: SimulatedRun, steps: Sequence[SimulatedStep]) -> tuple[float, ...]:
-    """Of the versions that every worker loaded; a version that came out of date on the way is skipped by some."""
+    """Fan-out time of the versions that every worker loaded; some workers skip an outdated version."""
     numbered = list(enumerate(run.steps))[-len(steps) :]
     return tuple(
         max(times) - step.learned

@@ -42,7 +42,7 @@ ENDLESS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class SimulatedLoad:
-    """What one run does.
+    """Size and settings of one simulated run.
 
     Example:
         SimulatedLoad(num_workers=64, max_staleness=1, prompts_per_step=512, group_size=4, max_sequences=8,
@@ -67,7 +67,7 @@ class SimulatedLoad:
         return groups_per_worker(self.rollout(), self.rollout().num_workers)
 
     def rollout(self) -> RolloutSpec:
-        """What the workers are."""
+        """Rollout settings of the workers."""
         values = {
             "engine": "simulated",
             "num_workers": self.num_workers,
@@ -102,18 +102,18 @@ class SimulatedStep:
     got: float
     learned: float
     published: float
-    """When publish() returned."""
+    """Time at which publish() returned."""
     group_ids: tuple[int, ...]
     staleness: float
     generate_s: float
-    """As the coordinator says: from when the learner began to wait until the batch was generated."""
+    """The coordinator's generate_s: from the learner's wait until the batch was generated."""
     usage: dict[str, Any]
-    """Of the coordinator, when the batch was there (MeasuredCoordinator.usage)."""
+    """Resource use of the coordinator when the batch was there (MeasuredCoordinator.usage)."""
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedRun:
-    """What was seen: by the learner and by the workers."""
+    """Observations of one run: by the learner and by the workers."""
 
     load: SimulatedLoad
     steps: tuple[SimulatedStep, ...]
@@ -210,7 +210,7 @@ def _published(receipt: Any) -> None:
 
 
 def simulated_payload(attempt: int, version: int, num_bytes: int) -> AdapterPayload:
-    """Bytes that are nobody's weights, and a probe that every simulated engine answers."""
+    """Bytes that are no real weights, and a probe that every simulated engine answers."""
     content = version.to_bytes(8, "big") * (num_bytes // 8)
     logprobs = np.array([-0.5 * version, -1.0], np.float32)
     previous = None if version == 0 else np.array([-0.5 * (version - 1), -1.0], np.float32)

@@ -1,4 +1,4 @@
-"""Many simulated trials on one simulated fleet: how busy their engines are, and who gets how much of them.
+"""Many simulated trials on one simulated fleet: load of the engines, and each trial's share of them.
 
     threads: 1 SimulatedTrial each -- RemoteCoordination --> CoordinatorHosts (actors) -- coordinators, 8 each
         learner waits learn_s                                    |
@@ -55,7 +55,7 @@ DELIVERIES = {"adapter": True, "merged": False}
 
 
 class SimulatedKeeper(FleetKeeper):
-    """The keeper of a fleet whose engines live in one process."""
+    """The keeper of a fleet with engines in one process."""
 
     def __init__(self, owner: str, rollout: RolloutSpec, score_s: float) -> None:
         self._pool = SimulatedPool(owner, rollout, score_s)
@@ -110,7 +110,7 @@ class SimulatedTrial:
         self._thread.start()
 
     def end(self) -> None:
-        """Its host is about to end."""
+        """Announce that the trial's host is about to end."""
         self._ending.set()
 
     def check(self) -> None:
@@ -145,7 +145,7 @@ class SimulatedTrial:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Everything so far, at one moment.
+    """Totals at one moment.
 
     Example:
         Reading(when=12.5, usage=[Usage(busy_s=9.1, ...)], groups=[40, 41], tokens=98_304, steps=[5, 5])
@@ -153,17 +153,17 @@ class Reading:
 
     when: float
     usage: list[Usage]
-    """By engine."""
+    """Usage of each engine."""
     groups: list[int]
-    """By trial."""
+    """Groups of each trial."""
     tokens: int
     steps: list[int]
-    """By trial."""
+    """Steps of each trial."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What happened between two readings: seconds, and sums of that time."""
+    """Activity between two readings: seconds, and sums of that time."""
 
     load: SimulatedLoad
     seconds: float
@@ -186,7 +186,7 @@ class Window:
 
     @property
     def busy(self) -> tuple[float, ...]:
-        """By engine: the share of the time in which it decoded."""
+        """Share of the time in which each engine decoded."""
         return tuple(usage.busy_s / self.seconds for usage in self.usage)
 
     @property

@@ -1,14 +1,14 @@
-"""Measures what it is worth that the trials of a sweep share one fleet of engines.
+"""Measures the gain when the trials of a sweep share one fleet of engines.
 
 real: the trials of a sweep on the default task (2 λ x 2 seeds), as polyray sweep runs them: all at the same
 time on one
 shared fleet, then one after another, each with a fleet of its own; on one Ray, wall times with the starts of engines
-and rewards, as a user waits for them. Whatever a process pays once (Serve) falls on the shared fleet, which comes
-first. Engine memory is the resident memory (RSS) of the processes of engines. One fleet is there at a time either
-way, so the memory at one time says nothing; what is judged is the memory of every fleet that was needed, added up.
+and rewards, as a user waits for them. One-time costs of a process (Serve) fall on the shared fleet, which comes
+first. Engine memory is the resident memory (RSS) of the processes of engines. There is one fleet at a time either
+way, so the memory at one time says nothing; the sum over all fleets that were needed is judged.
 The trials must also have come out equal in both ways.
 
-simulated: 1 and 32 trials at staleness 0 on 8 simulated engines, whose work exceeds what the engines can do; keepers,
+simulated: 1 and 32 trials at staleness 0 on 8 simulated engines, with more work than the engines can do; keepers,
 coordinators, turns and deliveries are the real ones (coordinators share processes), engines and learners only wait.
 Both ways of delivery: engines that keep versions (adapter), and such that hold one at a time (merged), where a
 trial's turn may begin with a load that only brings its weights back. An engine counts as busy while it decodes.

@@ -30,7 +30,7 @@ GRID = (0.0, 1.0)
 SEEDS = (0, 1)
 NUM_TRIALS = len(GRID) * len(SEEDS)
 AT_ONCE = {"shared": NUM_TRIALS, "per_trial": 1}
-"""Whose fleet -> how many trials run at a time."""
+"""Kind of fleet -> number of concurrent trials."""
 CALL_TIMEOUT_S = 60.0
 
 
@@ -45,14 +45,14 @@ class SweepRun:
 
     wall_s: float
     ready_s: float
-    """Until the shared fleet was there; 0 where trials start their own."""
+    """Seconds until the shared fleet was ready; 0 if trials start their own."""
     memory: EngineMemory
     lines: dict[str, list[dict[str, Any]]]
     """Trial -> its metrics.jsonl."""
     trial_s: tuple[float, ...]
-    """Of each trial, from the start of its process to its end."""
+    """Seconds of each trial, from the start of its process to its end."""
     usage: list[Usage] = field(default_factory=list)
-    """Of every engine of the shared fleet."""
+    """Usage of every engine of the shared fleet."""
 
 
 def real_measures(steps: int, display: ProgressDisplay) -> list[Measure]:
@@ -176,8 +176,11 @@ def _memory_measures(shared: EngineMemory, own: EngineMemory) -> list[Measure]:
 
 
 def load_measures(name: str, usage: list[Usage], limit: float | None) -> list[Measure]:
-    """What loads took of the time in which engines had anything to do: those of new versions, which every way of
-    sharing has, those that only bring a trial's weights back, and waiting so that these are not needed."""
+    """Share of loads in the engines' working time.
+
+    Loads of new versions, which every way of sharing has; loads that only bring a trial's weights back; and waits
+    that save such loads.
+    """
     worked = [of.busy_s + of.load_s + of.return_s + of.kept_s for of in usage]
     versions = [of.load_s / seconds for of, seconds in zip(usage, worked, strict=True)]
     kept = [of.kept_s / seconds for of, seconds in zip(usage, worked, strict=True)]

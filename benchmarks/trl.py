@@ -39,7 +39,7 @@ LIMITS = {
     ("learning", "embedded"): 1.1,
     ("learning", "random"): 1 / 1.5,
 }
-"""Of polyray's seconds over TRL's."""
+"""Limits of polyray's seconds over TRL's."""
 DEFAULTS = {
     "embedded": {"groups": 16, "group_size": 16, "longest": 10},
     "random": {"groups": 8, "group_size": 8, "longest": 128},

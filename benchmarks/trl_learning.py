@@ -34,7 +34,7 @@ class LearningSides:
         self._started = 0.0
         self.seconds: dict[str, list[float]] = {"polyray": [], "trl": []}
         self.lengths: list[list[int]] = []
-        """Of the completions of each step."""
+        """Lengths of the completions of each step."""
 
     def train(self) -> None:
         """Alternates until both have made all their steps."""
@@ -65,7 +65,7 @@ class LearningSides:
         self.seconds["polyray"].append(time.perf_counter() - started)
 
     def _rollout(self, prompts: Any, trainer: Any) -> dict[str, Any]:
-        """What TRL is to train on: the groups of the next batch."""
+        """Data for TRL: the groups of the next batch."""
         step = len(self.lengths)
         first = step * self._options.groups
         groups = tuple(self._group(first + i) for i in range(self._options.groups))

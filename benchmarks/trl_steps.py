@@ -55,7 +55,7 @@ class StepSides:
         steps = WARM_UP_STEPS + options.steps
         self._prompts = [self._task.training_prompt(i, 0) for i in range(steps * options.groups)]
         self.lengths = planned_lengths(self._prompts, options)
-        """Of the completions of each step, group by group."""
+        """Lengths of the completions of each step, group by group."""
         directory = model_directory(options.model, scratch)
         self._manager = _Process(ctx=multiprocessing.get_context("spawn"))
         self._manager.start(_stdout_to_stderr)
@@ -64,7 +64,7 @@ class StepSides:
         self._forced = ForcedEnds(self._model.config.eos_token_id)
         self._started = self._aside_s = 0.0
         self.our_seconds: dict[str, list[float]] = {}
-        """Of each part of each of polyray's steps, when both are done."""
+        """Seconds of each part of each of polyray's steps, once both sides are done."""
         self.seconds: dict[str, list[float]] = {
             name: [] for name in ("polyray", "trl", "trl generate and score")
         }
@@ -128,7 +128,7 @@ class OurSide:
         self._deliver(0)
 
     def step(self, step: int, prompts: Sequence[Prompt], lengths: Sequence[int]) -> None:
-        """One step on these prompts, whose completions get these lengths, group by group."""
+        """Run one step on these prompts; their completions get these lengths, group by group."""
         times = [time.perf_counter()]
         groups = self._sample(step * len(prompts), prompts, lengths)
         times.append(time.perf_counter())
@@ -149,7 +149,7 @@ class OurSide:
         )
 
     def part_seconds(self) -> dict[str, list[float]]:
-        """Of each part of each step so far."""
+        """Seconds of each part of each step so far."""
         return self._seconds
 
     def _engine(self, directory: Path) -> VllmEngine:
@@ -176,7 +176,7 @@ class OurSide:
 
 
 class _Process(BaseManager):
-    """Where `OurSide` lives."""
+    """Process of `OurSide`."""
 
 
 _Process.register("OurSide", OurSide)

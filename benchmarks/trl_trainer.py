@@ -17,18 +17,18 @@ HOW_TO_INSTALL = (
 )
 WARM_UP_STEPS = 1
 LEARNING_RATE = 1e-6
-"""So small that both sides keep the policy that sampled."""
+"""Learning rate so small that both sides keep the policy that sampled."""
 
 
 class Turns(Protocol):
-    """Who waits for TRL's steps."""
+    """Callbacks around TRL's steps."""
 
     def begin(self) -> None:
         """A step of TRL begins."""
         ...
 
     def end(self) -> None:
-        """It has ended: polyray's turn."""
+        """Note the end of a step of TRL: it is polyray's turn."""
         ...
 
 

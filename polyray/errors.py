@@ -10,13 +10,13 @@
     │   └── EngineMismatch            engine and learner have drifted apart, and the run was to stop then
     ├── RewardError                   a reward function or the reward service
     │   ├── JudgeError                an LLM judge whose endpoint refuses, or whose answers cannot be used
-    │   │   └── BudgetReached         what a judge may spend is spent
+    │   │   └── BudgetReached         the judge's budget is spent
     │   └── OverOptimised             the reward rises while a second opinion falls, and the run was to stop then
     ├── DeliveryError                 getting a policy version into the engines
     │   └── PolicyNotDelivered        an engine does not serve the version it was given
     ├── SandboxError                  running an untrusted program
     ├── CheckpointError               a checkpoint that cannot be written or read
-    └── Stopped                       somebody asked for it; the run can be started again
+    └── Stopped                       a signal asked for it; the run can be started again
 
 Exit codes: 0 done; 1 a failure; 2 the user's input, or what this machine lacks; 130 stopped by a signal.
 `is_permanent` is the rule for which errors end a run at once instead of starting its learner again.
@@ -68,7 +68,7 @@ class DataError(PolyrayError, ValueError):
 
 
 class MissingFile(DataError, ConfigError):
-    """There is no such file here; each line of the message that names one begins with its path and MARK."""
+    """Missing file on this machine; each line of the message that names one begins with its path and MARK."""
 
     MARK = ": no such file"
 
@@ -120,7 +120,7 @@ class RolloutError(PolyrayError):
 
 
 class EngineMismatch(RolloutError):
-    """What engines sample and what the learner trains have drifted apart; what was trained so far is kept."""
+    """Engine and learner have drifted apart; the training so far is kept."""
 
     permanent = True
 
@@ -132,7 +132,7 @@ class RewardError(PolyrayError):
 
 
 class JudgeError(RewardError):
-    """An LLM judge cannot go on: its endpoint refuses, or too many of its answers cannot be used."""
+    """An LLM judge cannot continue: its endpoint refuses, or too many of its answers cannot be used."""
 
 
 class BudgetReached(JudgeError):
@@ -168,7 +168,7 @@ class CheckpointError(PolyrayError):
 
 
 class Stopped(PolyrayError):
-    """A signal ended the run, in good order; starting it again goes on."""
+    """A signal ended the run in good order; the same command resumes it."""
 
     exit_code = EXIT_INTERRUPTED
 
@@ -196,7 +196,7 @@ def is_permanent(error: BaseException) -> bool:
 
 @contextmanager
 def boundary(error_class: type[PolyrayError], what: str) -> Iterator[None]:
-    """Turns whatever escapes foreign code into one of our errors, with `what` saying where it happened.
+    """Turn any error of foreign code into one of our errors; `what` says where it happened.
 
     Our own errors pass unchanged: they already say it better.
     """

@@ -27,7 +27,7 @@ SECOND_OPINION = "second_opinion"
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the policy is asked.
+    """One question to the policy.
 
     Example:
         Prompt(prompt_id="train-37|b1>e4=", text="37|b1>e4=", cluster_id="b1>e4")
@@ -48,7 +48,7 @@ class Prompt:
 class PolicyVersion:
     """The identity of one published policy.
 
-    `version` counts published batches; after a learner rollback the same number comes again with other bytes,
+    `version` counts published batches. After a learner rollback the same number returns with other bytes,
     so the attempt and the hash belong to the identity.
 
     Example:
@@ -60,7 +60,7 @@ class PolicyVersion:
     version: int
     sha256: str
     run: str = ""
-    """Which of the runs that share an engine; empty where there is one."""
+    """Name of the run, for runs that share an engine; empty for a single run."""
 
     @property
     def name(self) -> str:
@@ -104,9 +104,9 @@ class GroupRequest:
     max_completion_tokens: int
     temperature: float = 1.0
     run: str = ""
-    """Whose newest version samples it, on an engine that several runs share."""
+    """Run with the newest version that samples it, on an engine that several runs share."""
     share: float = 1.0
-    """Of that engine, relative to the other runs'."""
+    """Share of that engine, relative to the other runs'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ class ScoredGroup:
 
 @dataclass(frozen=True, slots=True)
 class TrainingBatch:
-    """What one learner rank trains on in one step.
+    """Input of one learner rank in one step.
 
     Example:
         TrainingBatch(step=17, groups=(ScoredGroup(...),), num_groups_total=16, timings={"generate_s": 0.2})
@@ -192,7 +192,7 @@ class TrainingBatch:
     groups: tuple[ScoredGroup, ...]
     """This rank's share."""
     num_groups_total: int
-    """Over all ranks: the loss normaliser is global."""
+    """Groups over all ranks: the loss normaliser is global."""
     counters: Mapping[str, float] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
     history: Mapping[str, Any] = field(default_factory=dict)
@@ -215,7 +215,7 @@ METRIC_KEYS: Sequence[str] = (
 TIMING_KEYS: frozenset[str] = frozenset(
     key for key in METRIC_KEYS if key.endswith("_s") or key.startswith("idle_")
 )
-"""Keys whose values depend on the clock; all others are reproducible at staleness 0."""
+"""Keys with values that depend on the clock; all others are reproducible at staleness 0."""
 
 
 def is_timing_key(key: str) -> bool:

@@ -2,8 +2,8 @@
 
 Engines and learners compute slightly different log-probabilities for the same weights, and groups may be
 stale by a few versions. Token weights are truncated (biased, low variance); sequences that drifted too far
-leave the loss. This is a correction of small mismatches: a set objective is biased on stale groups whatever
-the weights of single samples. Called by the learner step.
+leave the loss. This is a correction of small mismatches: a set objective is biased on stale groups for any
+weights of single samples. Called by the learner step.
 
 w = pi_policy / pi_rollout; suffix _B = sequences, _T = tokens.
 """
@@ -64,9 +64,9 @@ def masked_token_weights(
 def sequence_mask(
     policy_logprobs: torch.Tensor, rollout_logprobs: torch.Tensor, mask: torch.Tensor, band: float
 ) -> torch.Tensor:
-    """Which sequences stay: |mean over tokens of log w| <= band, a band around the geometric mean of w.
+    """Mask of sequences that stay: |mean over tokens of log w| <= band, around the geometric mean of w.
 
-    A sequence with a NaN log-probability does not stay; one without trained tokens does. Those that go must
+    A sequence with a NaN log-probability does not stay; one without trained tokens does. Removed sequences must
     leave the loss *and* its denominators.
 
     Args:

@@ -148,7 +148,7 @@ def _is_semidefinite(ascending_E: Floats) -> bool:
 def _products_without_each(values_E: Floats, order: int) -> Floats:
     """[N]: the sum over all `order`-subsets of the other N - 1 values of their product, for each value.
 
-    e_j of what stands before (and, reversed, behind) each value is a running sum over e_{j-1}; the two sides meet
+    e_j of the values before (and, reversed, behind) each value is a running sum over e_{j-1}; the two sides meet
     in a convolution. Sums of non-negative terms only: dividing the left-out value out of e_j would cancel.
     """
     both = np.stack([values_E, values_E[::-1]])[:, :-1]

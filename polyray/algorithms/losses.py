@@ -31,7 +31,7 @@ def clipped_surrogate(
 
     PPO (arXiv 1707.06347); unequal bounds as in DAPO (arXiv 2503.14476). At ratio 1 the gradient is
     -A grad log pi. With `dual_clip` the loss is at most -dual_clip x A where A < 0 (arXiv 1912.09729). With
-    `sequence_mask` the ratio of a whole sequence, the geometric mean of its tokens', stands at every token: GSPO
+    `sequence_mask` every token has the ratio of its whole sequence, the geometric mean over its tokens: GSPO
     (arXiv 2507.18071), with bounds like 3e-4 and 4e-4. Positions that the caller masks later must hold finite
     numbers.
 
@@ -45,7 +45,7 @@ def clipped_surrogate(
         sequence_mask: [B, T] bool, True = trained token.
 
     Returns:
-        loss per token [B, T], and a bool mask [B, T] of the tokens whose gradient a clip removed.
+        loss per token [B, T], and a bool mask [B, T] of the tokens without gradient because of a clip.
 
     Raises:
         ValueError: shapes that do not fit, clip bounds out of range.
@@ -84,7 +84,7 @@ def cispo_loss(
         cap: largest weight (1 + epsilon_high of the paper), above 0; 5 is usual.
 
     Returns:
-        loss per token [B, T], and a bool mask [B, T] of the tokens whose weight was capped.
+        loss per token [B, T], and a bool mask [B, T] of the tokens with a capped weight.
 
     Raises:
         ValueError: shapes that do not fit, cap not above 0.

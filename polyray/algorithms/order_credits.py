@@ -44,7 +44,7 @@ def best_credits(values_VG: Floats, k: int) -> Floats:
     order_VG = np.argsort(values_VG, axis=1, kind="stable")
     without_VG = _best_without_each(np.take_along_axis(values_VG, order_VG, axis=1), k)
     credits_VG = np.empty_like(values_VG)
-    # U_k(Y) is the mean over i of U_k(Y without i), so the credits sum to 0 whatever the rounding.
+    # U_k(Y) is the mean over i of U_k(Y without i), so the credits sum to 0 despite rounding.
     np.put_along_axis(credits_VG, order_VG, without_VG.mean(axis=1, keepdims=True) - without_VG, axis=1)
     return credits_VG
 
@@ -158,7 +158,7 @@ def _s_weights(ranked: Floats, k: int) -> Floats:
 def _best_without_each(sorted_VG: Floats, k: int) -> Floats:
     """[V, N]: the expected best of k of the other N - 1 samples, for each sample in ascending order.
 
-    Those below sample i keep their rank, those above lose one.
+    Samples below sample i keep their rank, samples above lose one.
     """
     probabilities = rank_probabilities(sorted_VG.shape[1] - 1, k)
     start_V1 = np.zeros((len(sorted_VG), 1))

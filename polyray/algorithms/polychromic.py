@@ -69,10 +69,10 @@ OF_DISTANCES = ("pairwise", "product", "gated", "facility", "determinant", "logd
 OF_KERNEL = ("facility", "determinant", "logdet", "vendi")
 OF_TOKENS = ("distinct_n", "self_bleu")
 OF_EVALUATION = ("logdet", "vendi", *OF_TOKENS)
-"""Without a closed form."""
+"""Objectives without a closed form."""
 OBJECTIVES = (*OF_CLASSES, *OF_DISTANCES, "max", *OF_TOKENS)
 NUM_SUBSETS = 70
-"""Of an objective without a closed form: all subsets of 4 of 8, a balanced sample of larger groups."""
+"""Subsets of an objective without a closed form: all subsets of 4 of 8, a balanced sample of larger groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +94,14 @@ class PolychromicAdvantages:
 
 @dataclass(frozen=True, slots=True)
 class GroupView:
-    """What a set objective may look at, each of it only needed by some; see `group_view`.
+    """Inputs of set objectives; each objective needs some of them; see `group_view`.
 
     Example:
         GroupView(classes_G=np.array([3, 3, -1]), distance_GG=None, tokens_G=())
     """
 
     classes_G: npt.ArrayLike | None = None
-    """[N] whole numbers, -1 for what never counts."""
+    """[N] whole numbers, -1 for samples that never count."""
     distance_GG: npt.ArrayLike | None = None
     """[N, N] in [0, 1], symmetric, zero diagonal; similarities are 1 - distance."""
     tokens_G: Sequence[Sequence[int] | None] = ()
@@ -210,7 +210,7 @@ def set_values_of(objective: Objective, quality: Floats, view: GroupView) -> Set
 
 
 def group_view(quality: Floats, objective: Objective, view: GroupView, floor: float) -> GroupView:
-    """What `objective` needs, checked, with nothing paid below the floor; similarities for those of kernels."""
+    """Checked inputs of `objective`, without diversity below the floor; similarities for kernel objectives."""
     classes_G, distance_GG, tokens_G = view.classes_G, view.distance_GG, view.tokens_G
     if objective == "max" and floor > 0:
         raise ValueError(
@@ -281,7 +281,7 @@ def _diversity_credits(
 
 
 def _set_function(objective: Objective, view: GroupView) -> SetFunction:
-    """Of the objectives without a closed form."""
+    """Set function of an objective without a closed form."""
     if objective in OF_TOKENS:
         return (distinct_n_value if objective == "distinct_n" else self_bleu_value)(view.tokens_G)
     of_kernel = {"determinant": determinant_value, "logdet": logdet_value, "vendi": vendi_value}

@@ -23,7 +23,7 @@ import torch.nn.functional as functional
 
 OVERSAMPLING = 5
 POWER_ITERATIONS = 2
-"""Of the randomised singular values, as in the authors' code."""
+"""Iterations of the randomised singular values, as in the authors' code."""
 
 
 def consistency_loss(

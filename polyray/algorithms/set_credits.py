@@ -154,6 +154,6 @@ def _product_value(
 def _meeting_probability(sizes_C: Integers, num_others: int, k: int) -> Floats:
     """Chance that k - 1 of `num_others` samples hold a member of a class of each size.
 
-    A class larger than `num_others` leaves no outsider who could meet it: that value is multiplied by 0.
+    A class larger than `num_others` leaves no other sample: that value is multiplied by 0.
     """
     return 1.0 - miss_probability(num_others, k - 1)[np.minimum(sizes_C, num_others)]

@@ -1,6 +1,6 @@
-"""What each set objective says about given sets, as it is defined: many sets at once, no closed form.
+"""Values of set objectives by definition: many sets at once, no closed form.
 
-For what the closed forms cannot do: sets weighted one by one (groups of an older policy, stale_credits.py). The tests
+Used if closed forms do not apply: sets weighted one by one (groups of an older policy, stale_credits.py). The tests
 hold every closed form against these. Suffix _M = sets, _K = members of one, _G = samples of one prompt.
 """
 

@@ -1,6 +1,6 @@
-"""What happens to rewards and groups before an objective sees them: length, quality floor, filters, schedules.
+"""Shaping of rewards and groups before an objective: length, quality floor, filters, schedules.
 
-Not here: advantages. Called by the learner and by whoever decides which groups are worth training on.
+Not here: advantages. Called by the learner and by the filter of groups without training signal.
 Suffix _G = completions of one prompt.
 """
 
@@ -50,7 +50,7 @@ def floored_distances(quality_G: npt.ArrayLike, distance_GG: npt.ArrayLike, floo
 def present_samples(
     quality_G: npt.ArrayLike, classes_G: npt.ArrayLike | None, floor: float
 ) -> npt.NDArray[np.bool_]:
-    """Mask [N] of the samples whose diversity counts: a class other than -1, and a quality of `floor` or more.
+    """Mask [N] of the samples that count for diversity: a class other than -1, and a quality of `floor` or more.
 
     Without classes the quality alone decides. The others are absent: they take a place in a set and add nothing.
     """

@@ -3,7 +3,7 @@ a few random sets that share one advantage each.
 
 For objectives without a closed form (log-determinant, Vendi score, distinct-n, self-BLEU, a judge of sets).
 `enumerated` and `balanced` are exact gradients; `shared` is the estimator of polychromic PPO (arXiv 2509.25424),
-unbiased up to a known constant. Balanced: every sample lies in equally many subsets, so each mean over subsets
+unbiased up to a known constant. Balanced: every sample is in equally many subsets, so each mean over subsets
 with or without a sample is unbiased and no sample counts twice. Suffix _G = samples, _M = subsets.
 """
 
@@ -245,7 +245,7 @@ def self_bleu_value(tokens_G: Iterable[Iterable[int] | None], max_n: int = 4) ->
         if len(subset) < 2:
             return 1.0
         counts_KF = counts_GF.take(subset, axis=0)
-        # A gram matches as often as it stands in the member and in one other: at most the second largest count.
+        # A gram matches as often as it occurs in the member and in one other: at most the second largest count.
         matches_KN = (np.minimum(counts_KF, _second_largest(counts_KF)) @ order_FN).tolist()
         return 1.0 - sum(
             [
@@ -267,8 +267,10 @@ def _second_largest(values_KF: Floats) -> Floats:
 
 
 def _shared_grams(rows_G: list[list[int]], max_n: int) -> tuple[Floats, Floats]:
-    """Counts [N, F] of the n-grams that at least two samples have (others never match), and [F, max_n]: whose
-    length is n."""
+    """(counts [N, F] of the n-grams that at least two samples have, [F, max_n] one-hot n-gram lengths).
+
+    Other n-grams never match.
+    """
     counters = [
         Counter(gram for n in range(1, max_n + 1) for gram in zip(*(row[i:] for i in range(n)), strict=False))
         for row in rows_G

@@ -21,7 +21,7 @@ def masked_cross_entropy(
 
     Args:
         logits_BTV: [B, T, V]; position t predicts targets_BT[:, t] (already shifted).
-        targets_BT: [B, T] int64; ignored where the mask is False (any value may stand there).
+        targets_BT: [B, T] int64; ignored where the mask is False (any value is allowed there).
         mask_BT: [B, T] bool, True = trained token.
 
     Returns:

@@ -1,6 +1,6 @@
-"""What a run places on machines, part by part, and whether that fits: pure functions.
+"""Parts that a run places on machines, and whether they fit: pure functions.
 
-An engine, a learner rank or a replica lies on one machine as a whole, so machines are packed, not added up. Called by
+An engine, a learner rank or a replica is on one machine as a whole, so machines are packed, not added up. Called by
 polyray/orchestrator/resources.py, which asks Ray what there is; the memory of GPUs is placement.py's.
 """
 
@@ -36,10 +36,10 @@ class Part:
     count: int
     resources: Mapping[str, float]
     node_labels: Mapping[str, str] = field(default_factory=dict)
-    """Which machines it may lie on, as polyray/config/node_labels.py has them."""
+    """Labels that its machine must have, as polyray/config/node_labels.py defines them."""
 
     def text(self) -> str:
-        """As errors name it."""
+        """Description of the part for errors."""
         labels = "".join(f", {name}: {value}" for name, value in self.node_labels.items())
         return f"{self.count} x {self.what} ({_amounts(self.resources)}{labels})"
 
@@ -54,7 +54,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """What does not fit, e.g. Misfit("GPU", "the run needs 4 GPUs and Ray has 2")."""
+    """Parts that do not fit, e.g. Misfit("GPU", "the run needs 4 GPUs and Ray has 2")."""
 
     resource: str | None
     """The one of which there is too little in all; None: there is enough, but not on one machine."""
@@ -74,7 +74,7 @@ def learner_ranks(learner: LearnerSpec) -> Part:
 
 
 def reward_replicas(service: ServiceSpec) -> Part:
-    """Of a reward service of the run's own, as it starts."""
+    """Reward service of the run, at its initial size."""
     resources = _of(service.num_cpus, service.num_gpus)
     return Part("reward replica", service.num_replicas, resources, service.node_labels)
 
@@ -96,15 +96,15 @@ def times(parts: Iterable[Part], factor: int) -> list[Part]:
 
 
 def total(parts: Iterable[Part], resource: str) -> float:
-    """Of all parts together."""
+    """Amount of a resource over all parts."""
     return sum(part.count * part.resources.get(resource, 0.0) for part in parts)
 
 
 def misfit(parts: Sequence[Part], machines: Mapping[str, Machine]) -> Misfit | None:
-    """Why `parts` cannot lie on empty `machines` (by name), in words; None where they can.
+    """Explain in words why `parts` do not fit on empty `machines` (by name); None if they do.
 
-    The largest go first, each to the machine that it leaves least of; other orders are tried before it is given up.
-    Ray, which places in the order of arrival, does no better.
+    The largest part goes first, each to the machine that it leaves least of. Other orders are tried before it is
+    given up. Ray, which places in the order of arrival, does no better.
     """
     for resource in dict.fromkeys(name for part in parts for name in part.resources):
         needed = total(parts, resource)
@@ -119,7 +119,7 @@ def misfit(parts: Sequence[Part], machines: Mapping[str, Machine]) -> Misfit | N
 
 
 class _Rest:
-    """What is left of one machine, in units. A share of a GPU lies on one GPU, and more than one are whole GPUs."""
+    """Free resources of one machine, in units. A share of a GPU is on one GPU; more than one are whole GPUs."""
 
     def __init__(self, name: str, machine: Machine) -> None:
         self.name, self.labels, whole = name, machine.labels, machine.resources
@@ -143,7 +143,7 @@ class _Rest:
                 self.others[key] -= _units(amount)
 
     def left(self) -> tuple[int, int]:
-        """What it is chosen by: the one with least."""
+        """Free resources as a sort key: the machine with least is chosen."""
         return sum(self.gpus), self.others[CPU]
 
     def text(self, part: Part) -> str:
@@ -162,7 +162,7 @@ class _Rest:
 
 
 def _pack(parts: Iterable[Part], machines: Mapping[str, Machine]) -> str | None:
-    """None where all have found a place, else which has not, and what was left for it."""
+    """Pack all parts; None on success, else the part without a place and the resources left for it."""
     rest = [_Rest(name, machine) for name, machine in machines.items()]
     for part in parts:
         for placed in range(part.count):

@@ -21,8 +21,7 @@ RAY_MIB = 1200
 
 
 def model_mib(model: ModelSpec) -> float | None:
-    """Size of the base weights in MiB as they lie on disk, or of a known model as it is published (bfloat16); None
-    where neither is the case."""
+    """Size of the base weights in MiB: of files on disk, else of a known model (bfloat16); None if unknown."""
     if model.path == EMBEDDED:
         return 3.5
     directory = Path(model.path)

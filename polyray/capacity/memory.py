@@ -13,30 +13,37 @@ from polyray.capacity.shapes import ModelShape
 
 GIB = 2**30
 BYTES = {"bfloat16": 2, "float32": 4}
-"""Of one number."""
+"""Bytes of one number."""
 BLOCK, OUTER_BLOCK = 64, 256
-"""Of NF4: weights that share a scale, and scales that share one where these are quantised, too."""
+"""Block sizes of NF4: weights that share a scale, and scales that share one if they are quantised, too."""
 LEARNER_OVERHEAD = int(1.5 * GIB)
 """CUDA context, libraries' workspaces, fragments: a guess."""
 ENGINE_OVERHEAD = int(2.5 * GIB)
 """The same, and captured graphs: a guess."""
 LOGITS_PER_CHUNK = 2**25
-"""As polyray/models/logprobs.py has it."""
+"""Same value as in polyray/models/logprobs.py."""
 RL_LOGIT_BYTES = 18
-"""Of one logit in a chunk: as it comes (2), float32, its log-softmax, probabilities, and their product (4 each)."""
+"""Bytes of one logit in a chunk: as it comes (2), float32, its log-softmax, probabilities, and their product (4
+each).
+"""
 SFT_LOGIT_BYTES = 16
-"""Of one logit in SFT, which keeps all: as it comes, unpadded (2 each), float32, log-softmax, gradient (4 each)."""
+"""Bytes of one logit in SFT, which keeps all: as it comes, unpadded (2 each), float32, log-softmax, gradient (4
+each).
+"""
 SAMPLING_LOGIT_BYTES = 12
-"""Of one logit of the sampler: float32, sorted or scaled, log-softmax."""
+"""Bytes of one logit of the sampler: float32, sorted or scaled, log-softmax."""
 GATHERED_BLOCKS = 3
-"""Of a base in parts, whole on a rank at a time: the block at work, the next one, and the buffer it arrives in."""
+"""Blocks of a sharded base that are whole on a rank at a time: current, next, and the receive buffer."""
 ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""As polyray/rollout/vllm_delivery.py has them: an engine's slots have one of these ranks."""
+"""Ranks of an engine's adapter slots, as in polyray/rollout/vllm_delivery.py."""
 
 
 def base_weights(shape: ModelShape, dtype: str, quantization: str, *, double: bool) -> int:
-    """Of the base. In 4 bits half a byte and its share of a scale for every weight of a linear layer; `double`:
-    scales take a byte each, and four for every block of them, else four each, as an engine unpacks them."""
+    """Bytes of the base.
+
+    In 4 bits every weight of a linear layer takes half a byte and its share of a scale. `double`: scales take a
+    byte each, and four for every block of them, else four each, as an engine unpacks them.
+    """
     if quantization == "none":
         return shape.parameters * BYTES[dtype]
     blocks = shape.linear_parameters // BLOCK
@@ -46,7 +53,7 @@ def base_weights(shape: ModelShape, dtype: str, quantization: str, *, double: bo
 
 
 def unpacked(shape: ModelShape, dtype: str, quantization: str) -> int:
-    """Of the largest matrix in 4 bits, which is multiplied as one of the dtype."""
+    """Bytes of the largest 4-bit matrix, which is unpacked to the dtype for its product."""
     if quantization == "none":
         return 0
     return max(inputs * outputs for inputs, outputs in shape.linear.values()) * BYTES[dtype]
@@ -83,7 +90,7 @@ def layer_activations(
     inputs = {name: shape.linear[name][0] for name in modules}
     if dtype == "bfloat16":
         copies = sum(inputs.values())
-    else:  # o_proj reads what attention keeps anyway
+    else:  # o_proj reads values that attention keeps anyway
         shared = {"attention": ("q_proj", "k_proj", "v_proj"), "feed_forward": ("gate_proj", "up_proj")}
         copies = shape.hidden * sum(any(name in inputs for name in names) for names in shared.values())
         copies += inputs.get("down_proj", 0)
@@ -99,17 +106,17 @@ def activations(per_layer: int, shape: ModelShape, dtype: str, *, checkpointed: 
 
 
 def rl_logits(shape: ModelShape, tokens: int) -> int:
-    """Of one chunk of positions, or of all where they are fewer.
+    """Bytes of the logits of one chunk of positions, or of all positions if they are fewer.
 
-    A delivery's probe computes its log-probs in the same chunks, after a step's activations are gone, so it adds
-    nothing.
+    The probe of a delivery computes its log-probs in the same chunks, after a step's activations are gone, so it
+    adds nothing.
     """
     positions = min(tokens, max(1, LOGITS_PER_CHUNK // shape.vocabulary))
     return positions * shape.vocabulary * RL_LOGIT_BYTES
 
 
 def sft_logits(shape: ModelShape, tokens: int) -> int:
-    """Of a whole micro batch."""
+    """Bytes of the logits of a whole micro batch."""
     return tokens * shape.vocabulary * SFT_LOGIT_BYTES
 
 
@@ -119,11 +126,11 @@ def kv_bytes_per_token(shape: ModelShape, dtype: str) -> int:
 
 
 def lora_slots(shape: ModelShape, dtype: str, rank: int, slots: int) -> int:
-    """Of an engine that keeps so many adapters of every linear layer, at the next rank its kernels know."""
+    """Bytes of an engine's adapters of every linear layer, at the next rank that its kernels support."""
     engine_rank = next((known for known in ENGINE_RANKS if known >= rank), rank)
     return slots * shape.lora_parameters(engine_rank) * BYTES[dtype]
 
 
 def sampling_logits(shape: ModelShape, sequences: int) -> int:
-    """Of one decoding step."""
+    """Bytes of the logits of one decoding step."""
     return sequences * shape.vocabulary * SAMPLING_LOGIT_BYTES

@@ -1,4 +1,4 @@
-"""What of a configuration needs which GPU: the estimate that `--check` prints. Pure functions of configurations.
+"""GPU memory of each part of a configuration: the estimate that `--check` prints. Pure functions.
 
 memory.py has the arithmetic. Nothing here asks a machine or a cluster; polyray/orchestrator/resources.py does.
 """
@@ -41,7 +41,7 @@ MAX_SLOTS = 32
 """Adapters an engine keeps at most, as polyray/rollout/vllm_engine.py has it."""
 
 OF_A_STEP = ("activations", "logits", "gathered_blocks")
-"""What a learner rank has no more when its step is over."""
+"""Parts of a learner rank's memory that are free between steps."""
 
 Parts = dict[str, int]
 """Name of a part -> bytes."""
@@ -122,7 +122,7 @@ def learner_memory(
 ) -> Parts:
     """Bytes by part of one rank, by the tokens of its largest micro batches; without samples it has no reference.
 
-    Of samples the logits of a chunk are held, of demonstrations all.
+    For samples the logits of a chunk are held, for demonstrations all logits.
     """
     lora, dtype = model.lora, _dtype(model)
     per_layer = layer_activations(shape, dtype, lora.rank, lora.target_modules, lora.dropout > 0)
@@ -138,7 +138,7 @@ def learner_memory(
 
 
 def _weights(shape: ModelShape, dtype: str, model: ModelSpec, learner: LearnerSpec) -> Parts:
-    """On the device of one rank."""
+    """Bytes of the weights on the device of one rank."""
     if learner.sharding == "none":
         return {"weights": base_weights(shape, dtype, model.quantization, double=True)}
     whole, part, gathered = sharded_weights(shape, dtype, learner.num_workers)
@@ -166,10 +166,10 @@ def share_a_gpu(learner: LearnerSpec, rollout: RolloutSpec) -> bool:
 
 
 def shared_gpu_line(learner: Parts, engine: Parts, *, in_turn: bool) -> str:
-    """What both need of their GPU, and what share of the smallest one the engine may be told to take.
+    """GPU memory of both, and the share of the smallest GPU that the engine may take.
 
     `in_turn`: an engine that sleeps leaves the learner all but its own overhead, and a learner between two steps
-    leaves the engine all but what it keeps.
+    leaves the engine all but its persistent memory.
     """
     gib = _gib_of_both(learner, engine, in_turn=in_turn)
     line = _line("1 x learner rank and 1 x engine" + (", in turn" if in_turn else ""), 1, gib)
@@ -181,8 +181,10 @@ def shared_gpu_line(learner: Parts, engine: Parts, *, in_turn: bool) -> str:
 
 
 def shared_gpu_warning(learner: Parts, engine: Parts, utilization: float, *, in_turn: bool) -> str | None:
-    """What a `utilization` outside the range of `shared_gpu_line` leads to, and the GPU for which it is right; None
-    within the range, and where no GPU holds both."""
+    """Warning for a `utilization` outside the range of `shared_gpu_line`, with the GPU for which it is right.
+
+    None within the range, and if no GPU holds both.
+    """
     gib = _gib_of_both(learner, engine, in_turn=in_turn)
     ranges = {
         card: _utilizations(learner, engine, card, in_turn=in_turn)
@@ -216,7 +218,7 @@ def _utilizations(learner: Parts, engine: Parts, card: int, *, in_turn: bool) ->
 
 
 def _kept(learner: Parts, *, in_turn: bool) -> int:
-    """What the learner has while the engine samples."""
+    """Bytes of the learner while the engine samples."""
     return sum(value for name, value in learner.items() if not (in_turn and name in OF_A_STEP))
 
 
@@ -273,7 +275,7 @@ def _in_gib(parts: Parts) -> dict[str, float]:
 
 
 def _dtype(model: ModelSpec) -> str:
-    """On a GPU."""
+    """dtype of the base on a GPU."""
     return "bfloat16" if model.dtype == "auto" else model.dtype
 
 

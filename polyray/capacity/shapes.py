@@ -1,6 +1,6 @@
 """Shapes of base models: how many parameters of which sizes, known by hub name or read from a config.json.
 
-What follows from a shape in bytes is memory.py. Nothing is fetched and no weight is read.
+memory.py computes bytes from a shape. Nothing is fetched and no weight is read.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ class ModelShape:
 
     @property
     def block_parameters(self) -> int:
-        """Of one block; biases, which Qwen3 has none of, are left out."""
+        """Parameters of one block; biases, which Qwen3 does not have, are left out."""
         return self._linear_of_block + 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
 
     @property
     def linear_parameters(self) -> int:
-        """Of the linear layers of all blocks."""
+        """Parameters of the linear layers of all blocks."""
         return self.layers * self._linear_of_block
 
     @property
@@ -72,7 +72,7 @@ class ModelShape:
         return self.layers * self.block_parameters + embeddings + self.hidden
 
     def lora_parameters(self, rank: int, target_modules: Iterable[str] = LINEAR_MODULES) -> int:
-        """Of an adapter; modules that a block does not have count nothing."""
+        """Parameters of an adapter; modules that a block does not have count 0."""
         sizes = [self.linear[name] for name in target_modules if name in self.linear]
         return self.layers * sum(rank * (inputs + outputs) for inputs, outputs in sizes)
 

@@ -1,4 +1,4 @@
-"""What training did: to adapters, layer by layer, to attention and hidden states, and what finished evaluations say.
+"""Analysis of training results: evaluations, adapters by layer, attention and hidden states.
 
 polyray analyze evaluation runs/quickstart --out runs/analysis
 polyray analyze lora runs/quickstart/drgrpo runs/quickstart/polychromic --out runs/analysis

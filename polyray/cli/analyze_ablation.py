@@ -1,14 +1,14 @@
 """Layer-wise contribution: an adapter is evaluated whole and without each of its layers, on the same prompts.
 
 CONFIG is an evaluation (configs/evaluate/); its own adapters are left out. The difference to the whole adapter is
-what a layer adds to quality (pass@1) and to the set (pass@k, distinct-correct@k), with intervals paired by prompt.
-Layers work together, so contributions need not add up.
+a layer's contribution to quality (pass@1) and to the set (pass@k, distinct-correct@k), with intervals paired by
+prompt. Layers work together, so contributions need not add up.
 
   polyray analyze ablation configs/evaluate/hidden_trap_grid.yaml --adapter runs/a/adapter name=ablation
   polyray analyze ablation CONFIG --adapter runs/a/adapter --by module evaluation.num_prompts=200
 
 Writes runs/NAME/: ablated/ (the adapters), evaluation/ (as polyray evaluate), contributions.json and .csv, and
-tables/ (LaTeX and Markdown). Killed and started again it goes on where it was.
+tables/ (LaTeX and Markdown). After a kill the same command resumes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from polyray.errors import EXIT_OK
 from polyray.runs.run_directory import RunDirectory
 
 ABLATED = "ablated"
-"""Where in the run directory the adapters without a part lie."""
+"""Folder of the run directory for adapters without a part."""
 SHOWN = ("pass_at_k", "distinct_correct_at_k")
 
 

@@ -1,7 +1,7 @@
-"""What finished evaluations say beyond their numbers: theory, conditions, criteria, domains, and tables for a paper.
+"""Analysis of finished evaluations: theory, conditions, criteria, domains, and tables for a paper.
 
 RUN is a run directory of polyray evaluate (or `evaluate score` into RUN/evaluation), or a directory of them.
-Beside them may stand runs of polyray judge on their samples and of polyray evaluate reward: criteria need both.
+Runs of polyray judge on their samples and of polyray evaluate reward may be beside them: criteria need both.
 
   polyray analyze evaluation runs/eval --out runs/analysis
   polyray analyze evaluation runs/code runs/math runs/stories --out runs/analysis        several domains
@@ -11,7 +11,7 @@ Beside them may stand runs of polyray judge on their samples and of polyray eval
 Writes DIR/evaluation.html (all of it on one page); theory.json (pass@k as a beta-binomial predicts it from half of
 the samples, beside what was measured; from which k on a model overtakes another), conditions.json (gain over the
 baseline by difficulty, by answers known, by length; the worst prompts with their candidates), criteria.json (the
-research's limits: met or not, and where its value stands), domains.json; tables/ (LaTeX with booktabs, Markdown, and
+research's limits: met or not, and the place of its value), domains.json; tables/ (LaTeX with booktabs, Markdown, and
 tables.json: file, place, hash of every cell) and data/ (every figure's points as CSV).
 """
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def analyze_evaluation(argv: Sequence[str] | None = None) -> int:
-    """Parses, computes, writes; prints a summary and where the files lie."""
+    """Parse, compute, write; print a summary and the paths of the files."""
     args = _parse(argv)
     # Thousands of tiny fits: threads of a BLAS would wait for each other longer than one of them computes.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -58,7 +58,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument(
         "--reference",
         metavar="MODEL",
-        help="the model whose success says how hard a prompt is (default: the warm start, else the baseline)",
+        help="the model that determines how hard a prompt is (default: the warm start, else the baseline)",
     )
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="where the files go; made if it is missing"
@@ -93,7 +93,7 @@ def _print_check(inputs: Inputs, args: Namespace) -> int:
 
 
 def summary(results: Results) -> list[str]:
-    """A few lines per evaluation: criteria met, who overtakes whom, where models help and hurt, what to generate."""
+    """A few lines per evaluation: criteria met, crossings of models, gains and losses, what to generate."""
     from polyray.shelf.research.evaluated.collapse import advice
 
     lines: list[str] = []
@@ -134,7 +134,7 @@ def _theory_lines(theory: Mapping[str, Any]) -> list[str]:
 
 
 def _condition_lines(conditions: Mapping[str, Any]) -> list[str]:
-    """Of difficulty alone: in how many bins a model helps and hurts, with one candidate and with k."""
+    """Lines on difficulty alone: bins in which a model helps and hurts, with one candidate and with k."""
     if conditions["why_not"]:
         return [f"conditions: {conditions['why_not']}"]
     gains = dict.fromkeys(["pass@1", f"pass@{conditions['k']}"])

@@ -23,7 +23,7 @@ from polyray.errors import EXIT_OK
 
 
 def analyze_figures(argv: Sequence[str] | None = None) -> int:
-    """Parses, draws, writes; says where the files lie."""
+    """Parse, draw, write; print the paths of the files."""
     parser = JobParser("analyze figures", __doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run directory, or a directory of them")
     parser.add_argument(

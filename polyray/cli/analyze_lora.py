@@ -1,9 +1,9 @@
-"""Where in the network adapters work: by layer and module, from their files alone.
+"""Analysis of adapters by layer and module, from their files alone.
 
-Of every adapter: norms of A, B and Delta W = scale B A, singular values, effective and stable rank. Of every two:
-their cosine, the overlap of what they write and read, and the overlap that chance would give. Of arms with several
-seeds: how far apart they are, beside how far two seeds of one arm are, with an exact test. Ranks may differ, bases
-may not.
+For every adapter: norms of A, B and Delta W = scale B A, singular values, effective and stable rank. For every two:
+their cosine, the overlap of the spaces that they write and read, and the overlap by chance. For arms with several
+seeds: the distance between arms, beside the distance of two seeds of one arm, with an exact test. Ranks may differ,
+bases may not.
 
   polyray analyze lora runs/a/adapter runs/b/adapter --out runs/analysis
   polyray analyze lora runs/a runs/b --since runs/sft/adapter --out runs/analysis      what RL alone changed
@@ -26,7 +26,7 @@ from polyray.cli.arguments import JobParser
 from polyray.errors import EXIT_OK, ConfigError
 
 ADAPTER = "adapter"
-"""Where a run directory has its adapter."""
+"""Folder of a run directory for its adapter."""
 
 
 def analyze(argv: Sequence[str] | None = None) -> int:
@@ -82,9 +82,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--check", action="store_true", help="print which adapters would be read and exit")
     args = parser.parse_strictly(argv)
     if len(args.arm) == 1:
-        parser.error(
-            f"--arm {args.arm[0][0]} alone has nothing to be compared with; give --arm twice or more"
-        )
+        parser.error(f"--arm {args.arm[0][0]} cannot be compared with another arm; give --arm twice or more")
     for name, *paths in args.arm:
         if not paths:
             parser.error(f"--arm {name} names no adapter; write --arm NAME ADAPTER [ADAPTER ...]")
@@ -101,13 +99,13 @@ def _named(args: Namespace) -> list[str]:
 
 
 def adapter_directory(given: str) -> Path:
-    """Where the adapter lies: there, or in that run directory. Raises ConfigError."""
+    """Directory of the adapter: the given one, or the one in that run directory. Raises ConfigError."""
     directory = Path(given)
     for candidate in (directory, directory / ADAPTER):
         if (candidate / "adapter_config.json").is_file():
             return candidate
     raise ConfigError(
-        f"{given} is no adapter and holds none: neither it nor its {ADAPTER}/ has an adapter_config.json"
+        f"{given} is not an adapter and contains none: neither it nor its {ADAPTER}/ has an adapter_config.json"
     )
 
 

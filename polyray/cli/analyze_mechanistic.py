@@ -1,10 +1,10 @@
-"""What policies do inside: where they look, and what their hidden states tell apart.
+"""Analysis of attention and hidden states of policies.
 
 RUN is a run directory of polyray evaluate. All models read the completions of one of them: how spread the
 attention of
 each head is (relative entropy), and how far it is from the reference's (Jensen-Shannon distance). And behind some
 layers, each model's own completions of a prompt are grouped by their hidden states: how many groups there are,
-whether they come again in parts of the completions (stability), whether they are the different solutions (agreement).
+whether they recur in parts of the completions (stability), whether they are the different solutions (agreement).
 
   polyray analyze mechanistic runs/quickstart/evaluation-seed0 --out runs/mechanistic
   polyray analyze mechanistic RUN --models "warm start" polychromic --layers 1 2 4 --prompts 100 --out DIR
@@ -71,14 +71,14 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument(
         "--reference",
         metavar="MODEL",
-        help="whose completions all read, and whose attention is compared (default: warm start, else baseline)",
+        help="source of the completions, and reference of attention (default: warm start, else baseline)",
     )
     parser.add_argument(
         "--layers",
         nargs="+",
         type=int,
         metavar="N",
-        help="whose states are grouped; 0: embeddings (default: four)",
+        help="layers with the states to group; 0: embeddings (default: four)",
     )
     parser.add_argument("--prompts", type=int, default=PROMPTS, help=f"how many (default: {PROMPTS})")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""What all command lines share: arguments, `--check`, and errors as one line with an exit code.
+"""Shared parts of all command lines: arguments, `--check`, and errors as one line with an exit code.
 
 A job is
 
@@ -50,7 +50,7 @@ class JobArguments(Generic[ConfigT]):
     config: ConfigT
     check: bool
     namespace: Namespace
-    """Everything argparse saw, with what `extra` added."""
+    """All arguments that argparse parsed, with those of `extra`."""
 
     def print_check(
         self,
@@ -59,7 +59,7 @@ class JobArguments(Generic[ConfigT]):
     ) -> int:
         """Prints the resolved configuration, and sizes that follow from it, as JSON; returns exit code 0.
 
-        `inputs` looks at the files that the job would read. Where it or `derived` finds some missing, the rest is
+        `inputs` looks at the files that the job would read. If it or `derived` finds some missing, the rest is
         printed, and MissingFile names them: a machine of the cluster may have them (polyray submit).
         """
         checked = {"job": self.job, "config": as_json(self.config)}
@@ -81,7 +81,7 @@ def program(job: str) -> str:
 
 
 class JobParser(ArgumentParser):
-    """An ArgumentParser whose errors are ConfigErrors; for jobs without a CONFIG too."""
+    """An ArgumentParser that raises ConfigErrors; also for jobs without a CONFIG."""
 
     def __init__(self, job: str, description: str | None, **options: Any) -> None:
         super().__init__(
@@ -118,7 +118,7 @@ def parse(
     extra: Callable[[ArgumentParser], None] | None = None,
     reward_key: str = "reward",
 ) -> JobArguments[ConfigT]:
-    """Reads `[CONFIG] [key=value ...] [--check]` and whatever options `extra` adds.
+    """Read `[CONFIG] [key=value ...] [--check]` and the options that `extra` adds.
 
     `argv` None means the process's own; `default_config` makes CONFIG optional. `reward_key` is the reward that
     `--allow-code-execution` is about. Raises ConfigError.
@@ -156,7 +156,7 @@ def parse(
 
 
 def choose_log_format(of_config: str) -> None:
-    """Where the environment says nothing, the file does: for this process and all that it starts."""
+    """Use the file's log format if the environment sets none, for this process and its children."""
     if of_config == "json":
         os.environ.setdefault(LOGGING_VARIABLE, of_config)
     try:
@@ -236,7 +236,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
-    """Ends the job as SIGINT does, so that whatever it started ends, too."""
+    """End the job as SIGINT does, so that everything it started ends, too."""
     raise KeyboardInterrupt
 
 

@@ -1,4 +1,4 @@
-"""Training data from engagement (`data CONFIG`) and from what people picked (`selections DATABASE`).
+"""Training data from engagement (`data CONFIG`) and from people's selections (`selections DATABASE`).
 
 `data` imports, filters, removes duplicates, divides, and reports. It reads a CurateConfig (configs/curate/) whose
 source is Stack Exchange threads, Upworthy headline tests, your own export (JSON Lines, CSV, Parquet), a Hugging Face
@@ -92,7 +92,7 @@ SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 
 def derived_sizes(config: CurateConfig) -> dict[str, Any]:
-    """What the source holds; a hub is not asked. The review file and the word list are read and checked."""
+    """Size of the source; a hub is not asked. The review file and the word list are read and checked."""
     from polyray.shelf.preferences.curation.files import input_digests, own_reviews
     from polyray.shelf.preferences.curation.review import check_known
     from polyray.shelf.preferences.engagement import import_source

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from polyray.data.selections import StoredRecord
     from polyray.data.selections.export import Exported
 
-DESCRIPTION = """What people picked of the candidates of a generation service, as training data and as numbers.
+DESCRIPTION = """Training data and numbers from the selections of a generation service.
 
 DATABASE is the service's `database`: a URL of SQLAlchemy, or the path of a SQLite file. It is not changed, and may be
 in use. Writes into DIR:
 
   pairs.jsonl      {"prompt", "chosen", "rejected", "metadata"}: for polyray train_reward
   sft.jsonl        {"prompt", "completion"} or {"messages"}:     for polyray sft
-  selections.json  what was used and why the rest was not; by model and k: the quality of what people picked (measured
-                   USQ) beside that of what selectors would have picked, with 95 % bootstrap intervals over prompts;
+  selections.json  what was used and why the rest was not; by model and k: the quality of people's picks (measured
+                   USQ) beside that of selectors' picks, with 95 % bootstrap intervals over prompts;
                    the share of `none`; how often people agreed with the selector; whether they prefer a place
 
 The latest selection of a set counts. A text that a person edited is chosen over what it was made of. Written last:

@@ -47,7 +47,7 @@ CHECKS: Sequence[Check] = (
     check_environment,
 )
 LOADING: Sequence[Check] = (check_encoder, check_engine)
-"""What takes long."""
+"""Slow checks."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--model", metavar="PATH", help="a base that must load: directory, hub name or embedded"
     )
     parser.add_argument("--encoder", metavar="NAME", help="a sentence encoder that must load")
-    parser.add_argument("--config", metavar="FILE", help="whose model and encoders must load")
+    parser.add_argument("--config", metavar="FILE", help="file with the model and encoders that must load")
     parser.add_argument(
         "--address", metavar="HEAD:6379", help="a cluster, or its dashboard: http://HEAD:8265"
     )

@@ -2,8 +2,8 @@
 
 Reads an EvaluateConfig (configs/evaluate/): any number of arms, each the base or an adapter, asked in the task's own
 words or by a template of configs/prompts/ (zero-shot, few-shot, instructed). Writes runs/NAME/evaluation/:
-samples.jsonl (every sample), results.jsonl (verdicts), metrics.json (values, intervals, paired comparisons). Killed
-at any moment and started again it goes on where it was; a finished run prints its paths.
+samples.jsonl (every sample), results.jsonl (verdicts), metrics.json (values, intervals, paired comparisons). After a
+kill at any moment the same command resumes; a finished run prints its paths.
 
   polyray evaluate configs/evaluate/hidden_trap_grid.yaml
   polyray evaluate configs/evaluate/hidden_trap_grid.yaml evaluation.num_prompts=200 name=small

@@ -3,8 +3,8 @@
 Reads a RewardValidationConfig (configs/evaluate/reward_*.yaml): held-out records (a run of polyray curate data, or a
 file of records or of {prompt, chosen, rejected}), any number of models, and the baselines they must beat (length,
 log-probability, chance, a heuristic). Writes runs/NAME/: report.html with the verdict in words,
-evaluation/metrics.json, slices.csv, mistakes.jsonl and scores/. Killed and started again it goes on where it was; a
-finished run prints its paths.
+evaluation/metrics.json, slices.csv, mistakes.jsonl and scores/. After a kill the same command resumes; a finished run
+prints its paths.
 
   polyray evaluate reward configs/evaluate/reward_replies.yaml
   polyray evaluate reward configs/evaluate/reward_replies.yaml --check            how much is scored
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from polyray.runs.run_directory import RunDirectory
 
 RESUMABLE_KEYS = ("runs_dir", "ray.*", "max_unscored_share")
-"""What may differ when a run is started again."""
+"""Keys that may differ on a resume."""
 
 
 def reward(argv: Sequence[str]) -> int:
@@ -54,7 +54,7 @@ def reward(argv: Sequence[str]) -> int:
 
 
 def check_inputs(config: RewardValidationConfig) -> None:
-    """What can be wrong with data and models, before there is a run directory: ConfigError or DataError."""
+    """Check data and models before there is a run directory. Raises ConfigError or DataError."""
     from polyray.shelf.preferences.reward_evaluation.held_out import read_held_out
     from polyray.shelf.preferences.reward_evaluation.seen import check_unseen, seen_by_models
 
@@ -77,7 +77,7 @@ def validate_rewards(
 
 
 def show(directory: RunDirectory, display: ProgressDisplay) -> None:
-    """The numbers of a finished validation, the verdict, and where the files lie."""
+    """Show the numbers of a finished validation, the verdict, and the paths of the files."""
     import json
 
     from polyray.shelf.preferences.reward_evaluation.pipeline import ValidationFiles

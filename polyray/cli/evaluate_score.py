@@ -28,7 +28,7 @@ DESCRIPTION = """Scores a file of samples, without Ray or torch.
   samples of any tool (task_id, completion or solution; repeats allowed) against a file of problems:
     polyray evaluate score samples.jsonl --task code --problems HumanEval.jsonl.gz \\
         --allow-code-execution --out scored/
-  writes scored/{samples,results}.jsonl and scored/metrics.json; killed and started again it goes on, and results of
+  writes scored/{samples,results}.jsonl and scored/metrics.json; after a kill the same command resumes, and results of
   other samples, problems or settings are never overwritten.
 """
 
@@ -40,9 +40,7 @@ def score(argv: Sequence[str]) -> int:
     if options["task"] is None:
         for name in ("problems", "export"):
             if options[name]:
-                raise ConfigError(
-                    f"--{name} needs --task: say what the samples are judged as, e.g. --task code"
-                )
+                raise ConfigError(f"--{name} needs --task, the task of the samples, e.g. --task code")
         return _from_rewards(samples, options)
     return _from_problems(samples, options)
 

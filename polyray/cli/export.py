@@ -75,7 +75,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     which.add_argument("--best", action="store_true", help="the best validated version, not the last one")
     which.add_argument("--version", type=int, metavar="N", help="a version of versions/")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of --merged (default: the base's)")
-    parser.add_argument("--evaluation", metavar="RUN", help="whose metrics the card shows (default: found)")
+    parser.add_argument("--evaluation", metavar="RUN", help="run with the card's metrics (default: found)")
     parser.add_argument("--push", metavar="OWNER/NAME", help="also send it to the hub, with HF_TOKEN")
     parser.add_argument("--public", action="store_true", help="of --push: a repository that all can see")
     parser.add_argument("--check", action="store_true", help="print what would be written as JSON and exit")
@@ -88,7 +88,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
 
 
 def _asked(options: Namespace, adapter: RunAdapter, measured: Measured | None) -> dict[str, str | None]:
-    """What tells one export from another; nothing that only this machine knows, for it is published."""
+    """Identity of an export; without anything that only this machine knows, because it is published."""
     return {
         "kind": "adapter" if options.adapter is not None else "merged",
         "adapter": adapter.which,
@@ -130,7 +130,7 @@ def _write_adapter(adapter: RunAdapter, measured: Measured | None, directory: Pa
     from polyray.runs.atomic import atomic_write_bytes, atomic_write_json
 
     atomic_write_bytes(directory / WEIGHTS_FILE, adapter.content)
-    # PEFT finds a base by its name; a directory of this machine would be no use to anybody.
+    # PEFT finds a base by its name; a directory of this machine would not exist elsewhere.
     base_name = None if adapter.on_merged_base else adapter.base_name
     atomic_write_json(directory / CONFIG_FILE, adapter.config | {"base_model_name_or_path": base_name})
     atomic_write_json(directory / MANIFEST, adapter.manifest)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SUMMARY_FILE = "summary.json"
 CHARS_PER_TOKEN = 4
-"""For the estimate of --check only."""
+"""Characters per token for the estimate of --check."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,14 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def planned(config: JudgeConfig) -> dict[str, Any]:
-    """How much is asked; tokens are estimated from characters, without retries."""
+    """Number of questions; tokens are estimated from characters, without retries."""
     from polyray.shelf.judge.judges import JUDGES
 
     missing = MissingFiles()
     for key, path in (("samples", config.samples), ("human_ratings", config.human_ratings)):
         with missing.noted():
             if path is not None and not Path(path).is_file():
-                raise MissingFile(f"{path}: no such file; set {key} to a file that is there")
+                raise MissingFile(f"{path}: no such file; set {key} to an existing file")
     missing.raise_if_any()
     asked = [JUDGES[config.mode].questions(item, config.judge) for item in items_of(config)]
     requests = [question for questions in asked for question in questions]
@@ -78,7 +78,7 @@ def planned(config: JudgeConfig) -> dict[str, Any]:
 
 
 def items_of(config: JudgeConfig) -> list[JudgeItem]:
-    """Everything that is to be judged, in a fixed order."""
+    """Items of the configuration, in a fixed order."""
     from polyray.evaluation.records import read_samples
     from polyray.shelf.judge import from_samples
 
@@ -99,9 +99,9 @@ def items_of(config: JudgeConfig) -> list[JudgeItem]:
 
 
 def judge(config: JudgeConfig, directory: RunDirectory, display: ProgressDisplay) -> None:
-    """Asks what is missing and writes judge/ and, once everything is judged, DONE.
+    """Ask for missing judgements and write judge/ and, once everything is judged, DONE.
 
-    Raises BudgetReached, or JudgeError where the judge is of no use; summary.json then covers what there is.
+    Raises BudgetReached, or JudgeError if the judge is unusable; summary.json then covers the judgements so far.
     """
     from polyray.config.judge import ANSWERS_FILE
     from polyray.shelf.judge.log import JUDGEMENTS_FILE, JudgementLog
@@ -159,7 +159,7 @@ def _input_sha256(config: JudgeConfig) -> dict[str, str]:
 
 
 def show(directory: RunDirectory, display: ProgressDisplay) -> None:
-    """The numbers of a finished run and where its files lie."""
+    """Show the numbers of a finished run and the paths of its files."""
     import json
 
     from polyray.shelf.judge.log import JUDGEMENTS_FILE

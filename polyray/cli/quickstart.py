@@ -2,7 +2,7 @@
 
 Reads a QuickstartConfig (configs/quickstart.yaml; configs/reference.yaml is the long version with three
 seeds) whose entries are the files of jobs that can be run alone. Writes runs/NAME/: one run directory per
-SFT, arm and evaluation, and report.html. Starting it again goes on where it stopped: finished parts are not
+SFT, arm and evaluation, and report.html. The same command resumes a stopped run: finished parts are not
 repeated.
 
   polyray quickstart
@@ -40,7 +40,7 @@ WARM_START = "warm start"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything a quickstart runs for one seed, resolved and checked against each other."""
+    """Runs of a quickstart for one seed, resolved and checked against each other."""
 
     seed: int
     sft: SftConfig
@@ -49,7 +49,7 @@ class Plan:
 
     @property
     def run_dirs(self) -> list[Path]:
-        """Of everything it runs."""
+        """Run directories of everything it runs."""
         return [config.run_dir for config in (self.sft, *self.arms.values(), self.evaluate)]
 
 

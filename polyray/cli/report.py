@@ -18,7 +18,7 @@ from polyray.errors import EXIT_OK
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parses, builds the page, prints where it lies."""
+    """Parse, build the page, print its path."""
     args = _parse(argv)
     out = Path(args.out) if args.out else default_out(args.runs)
     if args.check:

@@ -3,18 +3,18 @@
     polyray serve configs/serve/generation.yaml [key=value ...] [--check]
     polyray serve configs/serve/reward.yaml [key=value ...] [--check]
 
-What is served says the file's `service`. Joins the Ray cluster of RAY_ADDRESS where that is set, else starts a local
+`service` in the file says what is served. Joins the Ray cluster of RAY_ADDRESS if that is set, else starts a local
 one.
 
 generation: OpenAI's /v1/completions and /v1/chat/completions, /v1/candidates (k of them, scored, one selected),
-/v1/selections (what people pick: `polyray curate selections` makes training data of it), adapters that come
+/v1/selections (people's picks: `polyray curate selections` makes training data of them), adapters that come
 and go (/v1/adapters, or adapters='[{follow: runs/first}]' for a run that is still training), and a page at /.
-POLYRAY_API_TOKEN and POLYRAY_ADMIN_TOKEN, or a tokens_file, say who may ask; without any, whoever reaches it.
+POLYRAY_API_TOKEN and POLYRAY_ADMIN_TOKEN, or a tokens_file, limit access; without any, access is open.
 
 reward: with POLYRAY_API_TOKEN set, every route but /healthz and /readyz needs `Authorization: Bearer TOKEN`. SIGHUP
 reads the file again and loads its models beside those that are served, which answer until the new ones have passed
-their canary; a configuration that cannot be loaded is refused and the old models go on. What is under
-reward.service needs a restart.
+their canary; a configuration that cannot be loaded is refused and the old models still serve. Changes of
+reward.service need a restart.
 
 The same services without this job: deploy/serve/README.md.
 """

@@ -97,6 +97,6 @@ def _announcement(url: str, host: str, needs_token: bool) -> str:
     if not needs_token and host not in LOCAL_HOSTS:
         lines.insert(
             1,
-            f"  WARNING: {host} is open to whoever reaches it; set POLYRAY_API_TOKEN and POLYRAY_ADMIN_TOKEN",
+            f"  WARNING: {host} is open to everyone in reach; set POLYRAY_API_TOKEN and POLYRAY_ADMIN_TOKEN",
         )
     return "\n".join(lines)

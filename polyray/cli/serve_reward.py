@@ -89,7 +89,7 @@ def _reload(
     except PolyrayError as caught:
         error = str(caught)
     if error is not None:
-        return f"NOT reloaded, the old models go on: {error}"
+        return f"NOT reloaded, the old models still serve: {error}"
     kept = [
         name
         for name, before, after in (
@@ -124,6 +124,6 @@ def _announcement(url: str, host: str, has_token: bool) -> str:
     ]
     if not has_token and host not in LOCAL_HOSTS:
         lines.insert(
-            1, f"  WARNING: {host} is open to whoever reaches it; set POLYRAY_API_TOKEN to require a token"
+            1, f"  WARNING: {host} is open to everyone in reach; set POLYRAY_API_TOKEN to require a token"
         )
     return "\n".join(lines)

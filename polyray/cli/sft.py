@@ -2,8 +2,8 @@
 
 Reads an SftConfig (configs/sft/), writes runs/NAME/: config.json, metrics.jsonl, checkpoints/, samples/ (with
 evaluation.num_samples), and at the end adapter/ (PEFT format) and DONE. polyray train continues from it:
-model.warm_start=runs/NAME/adapter. Ctrl-C or SIGTERM ends it after the step under way, with a checkpoint; starting
-the same command again goes on from the last one.
+model.warm_start=runs/NAME/adapter. Ctrl-C or SIGTERM ends it after the current step, with a checkpoint; the same
+command resumes from the last one.
 
   data        the task's demonstrations, or data.type=jsonl data.train=FILE with one object a line:
               {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}

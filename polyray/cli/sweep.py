@@ -4,7 +4,7 @@ Reads a SweepConfig (configs/sweep/): a file of polyray train and what varies in
 uniform, loguniform; every setting with every seed. Settings are planned, or suggested by Optuna one after another
 (search.type=optuna), also for several objectives. Trials run on Ray Tune and share one fleet of engines and one
 reward service. Writes runs/NAME/: trials/ID/ (a run directory each), trials.jsonl, evaluation/, results.json,
-report.html and best/ (the recommended adapter). Starting the same command again goes on where it stopped.
+report.html and best/ (the recommended adapter). The same command resumes a stopped sweep.
 
   polyray sweep configs/sweep/lambda_seed.yaml
   polyray sweep configs/sweep/lambda_seed.yaml 'seeds=[0,1]' name=first scheduler.type=asha
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_sweep(config: SweepConfig, plans: list[TrialPlan]) -> None:
-    """The sweep of a configuration from wherever it stands to DONE, on a Ray of its own."""
+    """Run the sweep of a configuration from its current state to DONE, on its own Ray."""
     evaluation = evaluation_of(config, plans, [plan.trial_id for plan in plans])
 
     from polyray.runs.progress import ProgressDisplay
@@ -118,7 +118,7 @@ def sweep(
             check_resources(config, plans)
             display.section("trials", 1, 2)
             with shared_fleet(config, plans) if config.fleet.mode == "shared" else nullcontext() as fleet:
-                cost.enter("trials", Held())  # what they hold is in their own accounts
+                cost.enter("trials", Held())  # their resources are in their own accounts
                 trials = run_trials(config, plans, fleet, directory, display)
                 finished = [trial.trial_id for trial in trials if trial.status == "done"]
                 if not finished:
@@ -226,7 +226,7 @@ def _conclude(
 
 
 def _objective(plan: TrialPlan) -> str:
-    """What the swept weight belongs to, in words."""
+    """Objective of the swept weight, in words."""
     algorithm = plan.config.algorithm
     return " ".join(filter(None, [algorithm.type, getattr(algorithm, "objective", "")]))
 

@@ -2,7 +2,7 @@
 
 Reads a TrainConfig (configs/train/), writes runs/NAME/: config.json, metrics.jsonl (one line a step),
 rollouts.jsonl (groups in full), checkpoints/, versions/, cost.json, and at the end adapter/ (PEFT format, loads
-on the original base) and DONE. Starting the same command again goes on from the last checkpoint; a finished run
+on the original base) and DONE. The same command resumes from the last checkpoint; a finished run
 prints its paths. With `evaluation` it validates while it trains: dynamics.jsonl, best/ (the best version's
 adapter), and with evaluation.patience it ends early. `tracking` shows metrics.jsonl elsewhere too.
 `algorithm=@NAME` is a preset; --list-algorithms names all of them, algorithm.KEY=VALUE behind it changes one.

@@ -1,9 +1,9 @@
-"""An engagement reward model on Ray Train: what people react to, learnt from records or preference pairs.
+"""Trains an engagement reward model on Ray Train, from records or preference pairs.
 
 Reads a TrainRewardConfig (configs/reward/), writes runs/NAME/: config.json, metrics.jsonl, checkpoints/, best/,
-embeddings.safetensors (a cache: it may be deleted), and at the end model/ and DONE. model/ is what a reward of type
-engagement loads; its README.md is its card. Ctrl-C or SIGTERM ends it after the step under way, with a checkpoint;
-starting the same command again goes on from the last one.
+embeddings.safetensors (a cache: it may be deleted), and at the end model/ and DONE. A reward of type engagement loads
+model/; its README.md is its card. Ctrl-C or SIGTERM ends it after the current step, with a checkpoint; the same
+command resumes from the last one.
 
   data         data.path: a run of polyray curate, or a file with one object a line, either
                {"prompt": "...", "completion": "...", "engagement": 12} (more fields: polyray curate --help), or

@@ -65,13 +65,15 @@ class PolyEpoSpec(OfSetsSpec):
 
     @property
     def needs_classes(self) -> bool:
-        """It counts them."""
+        """True: the objective counts classes."""
         return True
 
 
 class PolychromicPpoSpec(OfSetsSpec):
-    """Random sets whose members share one advantage, on mean quality x distinct classes / k: the estimator of
-    polychromic PPO (arXiv 2509.25424)."""
+    """Random sets with one advantage for all members, on mean quality x distinct classes / k.
+
+    The estimator of polychromic PPO (arXiv 2509.25424).
+    """
 
     type: Literal["polychromic_ppo"] = "polychromic_ppo"
     num_sets: int = Field(default=4, ge=2, description="M, drawn anew for every group")
@@ -79,7 +81,7 @@ class PolychromicPpoSpec(OfSetsSpec):
 
     @property
     def needs_classes(self) -> bool:
-        """It counts them."""
+        """True: the objective counts classes."""
         return True
 
 
@@ -93,7 +95,7 @@ class ShapedSpec(ObjectiveSpec):
 
     @property
     def needs_distances(self) -> bool:
-        """It averages them."""
+        """True: the objective averages distances."""
         return True
 
 
@@ -107,7 +109,7 @@ class DarlingSpec(ObjectiveSpec):
 
     @property
     def needs_distances(self) -> bool:
-        """It averages them."""
+        """True: the objective averages distances."""
         return True
 
 
@@ -166,12 +168,12 @@ class PolychromicSpec(OfSetsSpec):
 
     @property
     def needs_classes(self) -> bool:
-        """By objective."""
+        """Whether the objective uses classes."""
         return self.objective in OF_CLASSES
 
     @property
     def needs_distances(self) -> bool:
-        """By objective."""
+        """Whether the objective uses distances."""
         return self.objective in OF_DISTANCES
 
     @property

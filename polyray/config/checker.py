@@ -1,4 +1,4 @@
-"""What a pass is: a verifier, or a quality with a threshold that is fixed on validation data."""
+"""Definition of a pass: a verifier, or a quality with a threshold fixed on validation data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cores, GPUs and energy cost: the price table of every job's file. The judge has its own (judge.py)."""
+"""Prices of cores, GPUs and energy: the price table of every job's file. The judge has its own (judge.py)."""
 
 from __future__ import annotations
 

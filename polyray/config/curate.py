@@ -14,7 +14,7 @@ EXPORT_FIELDS = (
     "prompt", "completion", "engagement", "impressions", "created_at", "author_hash", "thread_id", "record_id",
     "kind", "url", "licence",
 )  # fmt: skip
-"""What a column of a user's own file can be."""
+"""Fields that a column of a user's own file can hold."""
 
 
 class StackExchangeSource(StrictModel):
@@ -74,7 +74,7 @@ class TableSource(StrictModel):
         columns = list(self.columns.values())
         twice = sorted({column for column in columns if columns.count(column) > 1})
         if twice:
-            raise ValueError(f"columns: {twice[0]!r} stands for two fields; name each column once")
+            raise ValueError(f"columns: {twice[0]!r} is named for two fields; name each column once")
         return self
 
 
@@ -235,7 +235,7 @@ class RowsSpec(StrictModel):
     )
     instruction: str | None = Field(
         default=None,
-        description="instruction to the model; {source} stands for the post or story; null: as the tasks "
+        description="instruction to the model; {source} becomes the post or story; null: as the tasks "
         "social_replies and headlines",
     )
     max_source_words: int | None = Field(
@@ -249,7 +249,7 @@ class RowsSpec(StrictModel):
     def _names_source(self) -> RowsSpec:
         if self.instruction is not None and self.instruction.count("{source}") != 1:
             raise ValueError(
-                f"instruction={self.instruction!r} must name {{source}} once: there the post or story stands"
+                f"instruction={self.instruction!r} must name {{source}} once, for the post or story"
             )
         return self
 

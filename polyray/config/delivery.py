@@ -1,4 +1,4 @@
-"""How a new policy version reaches the engines, and how it is proven that it did."""
+"""Weight sync: delivery of a new policy version to the engines, and its verification."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from polyray.config.model import ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far an engine's log-probs may be from the learner's.
+    """Limit of the difference between log-probs of engine and learner.
 
     Example:
         Tolerance(nats=5e-2, judged="mean", share=0.05)
@@ -21,8 +21,11 @@ class Tolerance:
 
     nats: float
     judged: Literal["largest", "mean"] = "largest"
-    """Of the differences over all tokens. In 16 bits the log-prob of an improbable token is itself off by tenths: on
-    the embedded model in bfloat16 the largest of a set of probes was up to .74, their mean up to .016."""
+    """Statistic of the differences over all tokens that the tolerance limits.
+
+    In 16 bits the log-prob of an improbable token is itself off by tenths: on the embedded model in bfloat16 the
+    largest of a set of probes was up to .74, their mean up to .016.
+    """
     share: float = 0.0
     """Share of the spread of the learner's log-probs over tokens; tolerated where it is more than `nats`. The
     noise of 16 bits grows with a model's depth and its logits: SmolLM2-135M on a CPU differs by .04 to .09 in the
@@ -48,7 +51,7 @@ class DeliverySpec(StrictModel):
     num_probes: int = Field(
         default=4,
         ge=1,
-        description="fixed sequences whose log-probs prove a delivery; each costs time at every version",
+        description="fixed sequences with log-probs that verify a version; each costs time at every version",
     )
     timeout_s: float = Field(default=60.0, gt=0, description="a worker that takes longer is replaced")
     keep_versions: Literal["checkpoints", "all"] = Field(
@@ -56,7 +59,7 @@ class DeliverySpec(StrictModel):
     )
 
     def tolerance_for(self, dtype: str) -> Tolerance:
-        """For engines of this dtype."""
+        """Tolerance for engines of this dtype."""
         usual = Tolerance(1e-4, "largest") if dtype == "float32" else Tolerance(5e-2, "mean", share=0.05)
         return usual if self.tolerance is None else replace(usual, nats=self.tolerance, share=0.0)
 

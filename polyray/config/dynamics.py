@@ -1,6 +1,6 @@
-"""How quality and diversity go while a run trains: fixed prompts that are sampled again and again, and the alarm.
+"""Quality and diversity during training: rounds on fixed prompts, and the alarm.
 
-Without `evaluation` these are rounds of their own, few enough to cost next to nothing; with it, its rounds are used.
+Without `evaluation` these rounds are separate and few, so that they cost little; with it, its rounds are used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PromptsPart = Literal["auto", "validation", "held_out"]
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """When the policy answers the fixed prompts, and how often each.
+    """Schedule of the rounds on fixed prompts, and their size.
 
     Example:
         Rounds(every=12, last=60, prompts="auto", num_prompts=16, num_samples=8)
@@ -41,7 +41,7 @@ class Rounds:
     semantic_distances: bool = False
     """Whether the distances that scoring brings are those of meaning."""
     encoder: str | None = None
-    """What else tells distances of meaning; None: nothing."""
+    """Encoder for distances of meaning; None: no such distances."""
 
     @property
     def ks(self) -> tuple[int, ...]:
@@ -101,7 +101,7 @@ class DynamicsSpec(StrictModel):
     collapse_alarm: CollapseAlarmSpec | None = CollapseAlarmSpec()
 
     def rounds(self, steps: int, samples_per_step: int) -> Rounds:
-        """Of a run of so many steps."""
+        """Rounds of a run of `steps` steps."""
         every = self.every or self._affordable(steps, samples_per_step)
         return Rounds(every, steps, self.prompts, self.num_prompts, self.num_samples, self.prompts == "auto")
 
@@ -118,7 +118,7 @@ class DynamicsSpec(StrictModel):
 
 
 def collapse_text(spec: CollapseAlarmSpec) -> str:
-    """What a person is told when the alarm goes off."""
+    """Message for people when the alarm is raised."""
     return (
         f"diversity collapses: {spec.metric} has been below {1 - spec.drop:.2g} of what it was before training for "
         f"{spec.rounds} rounds in a row (dynamics.jsonl). A set objective (algorithm.type=polychromic, a larger "

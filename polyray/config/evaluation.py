@@ -1,4 +1,4 @@
-"""What an evaluation measures."""
+"""Metrics of an evaluation and their settings."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ EXPORTS_OF_PROGRAMS = ("human-eval", "evalplus", "bigcode")
 
 
 class BertScoreSpec(StrictModel):
-    """A model on this machine and the layer whose embeddings are compared; nothing is downloaded or guessed."""
+    """A model on this machine and the layer of the compared embeddings; nothing is downloaded or guessed."""
 
     model_path: FilePath = Field(description="directory of the model")
-    num_layers: int = Field(ge=1, description="layer whose embeddings are compared")
+    num_layers: int = Field(ge=1, description="layer of the compared embeddings")
 
 
 class EvaluationSpec(StrictModel):
@@ -64,7 +64,7 @@ class EvaluationSpec(StrictModel):
     exports: tuple[ExportName, ...] = Field(
         default=(), description="also written in the formats of these tools"
     )
-    examples: int = Field(default=12, ge=0, description="prompts whose candidates the report shows")
+    examples: int = Field(default=12, ge=0, description="prompts with candidates in the report")
 
     @field_validator("ks")
     @classmethod

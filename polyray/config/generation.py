@@ -19,14 +19,14 @@ from polyray.config.run import RaySpec, RunName
 from polyray.config.task import HiddenTrapGridSpec, TaskSpec
 
 MAX_CANDIDATES = 64
-"""Of one answer."""
+"""Largest number of candidates in one answer."""
 MAX_OVERSAMPLE = 256
 """Completions that one answer is chosen from."""
 MAKE_A_TOKEN = (
     'python -c "import hashlib, secrets; t = secrets.token_urlsafe(32); '
     'print(t, hashlib.sha256(t.encode()).hexdigest())"'
 )
-"""Prints a new token, and the sha256 that stands for it in a tokens_file."""
+"""Command that prints a new token, and its sha256 for a tokens_file."""
 
 PolicyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
@@ -63,7 +63,7 @@ class GenerationEngineSpec(StrictModel):
     )
 
     def as_rollout(self, num_gpus: float = 0.0) -> RolloutSpec:
-        """What builds the same engine as a rollout worker's, in a replica with so many GPUs."""
+        """The same engine as a rollout worker's, in a replica with so many GPUs."""
         return RolloutSpec(
             gpus_per_worker=num_gpus,
             engine="vllm" if self.kind == "auto" else self.kind,
@@ -205,7 +205,7 @@ class GenerationServeConfig(StrictModel):
     ray: RaySpec = RaySpec(num_cpus=4)
 
     def rollout(self) -> RolloutSpec:
-        """What builds a replica's engine."""
+        """Engine settings of a replica."""
         return self.engine.as_rollout(self.num_gpus)
 
     @model_validator(mode="after")

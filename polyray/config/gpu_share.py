@@ -1,7 +1,7 @@
-"""Engines that have shares of one GPU: how many there may be, and whether what they take there is there.
+"""Engines that share a GPU: how many fit, and whether their memory fits.
 
-Ray counts shares and places by them; vLLM takes `gpu_memory_utilization` of the whole GPU whatever its share is, and
-does not start where that is not free.
+Ray counts shares and places by them. vLLM takes `gpu_memory_utilization` of the whole GPU for any share, and does not
+start if that is not free.
 """
 
 from __future__ import annotations
@@ -11,24 +11,25 @@ import math
 UNITS = 10_000
 """Ray counts in ten-thousandths; whole numbers of them add up without rounding."""
 LEFT_BY_ENGINES = 0.9
-"""Of a GPU, what engines on it take together at most by the advice here: each has a little beside its share."""
+"""Largest part of a GPU that its engines together should take; each needs a little beside its share."""
 
 
 def is_share(gpus: float) -> bool:
-    """Whether who asks Ray for so many GPUs may have to share one."""
+    """Whether a process that asks Ray for so many GPUs may have to share one."""
     return 0 < gpus < 1
 
 
 def engines_on_one_gpu(gpus: float, engines: int) -> int:
-    """So many of `engines`, each with `gpus`, may lie on one GPU; 1 where they have whole ones, or none."""
+    """Number of `engines`, each with `gpus`, that one GPU may hold; 1 for whole GPUs or none."""
     if not is_share(gpus):
         return 1
     return min(engines, UNITS // max(1, round(gpus * UNITS)))
 
 
 def check_room(gpus: tuple[str, float], engines: tuple[str, int], utilization: tuple[str, float]) -> None:
-    """ValueError where engines that may lie on one GPU take more than all of it. Each argument is a field's name and
-    its value.
+    """Raise ValueError if engines that may share a GPU take more than all of it.
+
+    Each argument is a field's name and its value.
 
     Example:
         check_room(("gpus_per_worker", 0.5), ("num_workers", 2), ("gpu_memory_utilization", 0.85))  # raises
@@ -40,6 +41,6 @@ def check_room(gpus: tuple[str, float], engines: tuple[str, int], utilization: t
     taken = together * utilization[1]
     raise ValueError(
         f"{utilization[0]}={utilization[1]:g} with {gpus[0]}={gpus[1]:g} and {engines[0]}={engines[1]}: {together} "
-        f"engines may lie on one GPU and would take {taken:g} of its memory, of which there is 1; "
+        f"engines may share one GPU and would take {taken:g} times its memory; "
         f"set {utilization[0]} to {most:g} or less, or {gpus[0]}=1"
     )

@@ -22,7 +22,7 @@ from polyray.config.objective import ObjectiveSpec
 OF_SUBSETS = ("determinant", "logdet", "vendi", "distinct_n", "self_bleu")
 """Objectives that `num_subsets` may concern; determinant where similarities are not positive semi-definite."""
 OF_EVERY_K = ("pairwise", "gated")
-"""Objectives whose credits are the same for every set size, but for those of stale sets."""
+"""Objectives with the same credits for every set size, except those of stale sets."""
 
 
 def check_idle(algorithm: AlgorithmSpec, prefix: str = "algorithm") -> None:
@@ -30,7 +30,7 @@ def check_idle(algorithm: AlgorithmSpec, prefix: str = "algorithm") -> None:
 
     Args:
         algorithm: an objective.
-        prefix: where it stands in its file.
+        prefix: its key in its file.
     """
     for name, needs in (*_of_loss(algorithm), *_of_advantages(algorithm), *_of_sets(algorithm)):
         value = getattr(algorithm, name)

@@ -153,7 +153,7 @@ class JudgeSpec(StrictModel):
     @field_validator("api_key_env")
     @classmethod
     def _a_name_and_no_key(cls, value: str | None) -> str | None:
-        # The value is not repeated: whoever gets this wrong has put the key itself here.
+        # The value is not repeated: a user who gets this wrong has put the key itself here.
         if value is not None and (not _VARIABLE.fullmatch(value) or len(value) > 64):
             raise ValueError(
                 "api_key_env is not the name of an environment variable; give the name, e.g. "
@@ -170,7 +170,7 @@ class JudgeSpec(StrictModel):
         if "@" in parts.netloc or parts.query:
             raise ValueError("base_url must hold no user, password or query; export the key (api_key_env)")
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ValueError(f"base_url={value!r} is no address; e.g. http://127.0.0.1:8000/v1")
+            raise ValueError(f"base_url={value!r} is not an address; write e.g. http://127.0.0.1:8000/v1")
         return value.rstrip("/")
 
     @model_validator(mode="after")
@@ -196,7 +196,7 @@ class JudgeSpec(StrictModel):
 
     @property
     def name(self) -> str:
-        """How results call this judge, e.g. openai/qwen3-32b."""
+        """Name of this judge in results, e.g. openai/qwen3-32b."""
         return f"{self.provider}/{self.model}"
 
 

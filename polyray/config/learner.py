@@ -100,7 +100,7 @@ class LearnerSpec(StrictModel):
     def _something_to_shard(self) -> LearnerSpec:
         if self.sharding == "base" and self.num_workers < 2:
             raise ValueError(
-                f"sharding=base with num_workers={self.num_workers}: one rank has nobody to share the base with; "
+                f"sharding=base with num_workers={self.num_workers}: one rank cannot share the base; "
                 "set num_workers to 2 or more, or sharding=none"
             )
         if self.cpu_offload and not (self.sharding == "base" and self.use_gpu):
@@ -114,7 +114,7 @@ class LearnerSpec(StrictModel):
     @model_validator(mode="after")
     def _betas_in_range(self) -> LearnerSpec:
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas={self.betas} must both lie in [0, 1)")
+            raise ValueError(f"betas={self.betas} must both be in [0, 1)")
         if self.mini_batch_groups is not None and self.mini_batch_groups % self.num_workers:
             raise ValueError(
                 f"mini_batch_groups={self.mini_batch_groups} must be a multiple of num_workers={self.num_workers}: "
@@ -134,7 +134,7 @@ def _check_url(url: str) -> None:
     scheme, found, rest = url.partition("://")
     if not found or not scheme or not rest:
         raise ValueError(
-            f"checkpoint_storage={url!r} is no URL; write e.g. file:///shared/checkpoints or s3://bucket/path"
+            f"checkpoint_storage={url!r} is not a URL; write e.g. file:///shared/checkpoints or s3://bucket/path"
         )
     if "@" in rest.partition("/")[0]:
         raise ValueError(

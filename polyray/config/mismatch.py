@@ -1,4 +1,4 @@
-"""When engine and learner no longer speak of the same policy."""
+"""Alarm for a mismatch of engine and learner."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MismatchAlarmSpec(StrictModel):
 
 
 def mismatch_text(spec: MismatchAlarmSpec) -> str:
-    """What a person is told when the alarm goes off."""
+    """Message for people when the alarm is raised."""
     return (
         f"engine-learner mismatch: over the last {spec.window} steps kl_rollout is above {spec.kl_rollout:g} or ess "
         f"below {spec.ess:g}, or they are on their way there; updates are made on samples of another policy. Lower "

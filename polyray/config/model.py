@@ -13,7 +13,7 @@ EMBEDDED = "embedded"
 """The `model.path` that means: the small model polyray trains itself (polyray pretrain)."""
 
 NF4 = "nf4"
-"""Where a dtype is named, this is bfloat16 with the linear layers of the base in 4 bits."""
+"""A dtype by this name is bfloat16 with the linear layers of the base in 4 bits."""
 LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TIED_MODULES = ("embed_tokens", "lm_head")
 
@@ -62,7 +62,7 @@ class ModelSpec(StrictModel):
     )
     warm_start_mode: Literal["continue", "merge_then_fresh"] = Field(
         default="continue",
-        description="continue: training goes on in the same adapter; merge_then_fresh: the adapter is merged into"
+        description="continue: training continues in the same adapter; merge_then_fresh: the adapter is merged into"
         " a copy of the base, and a new one starts",
     )
     cache_dir: FilePath = Field(default="~/.cache/polyray", description="directory of the embedded model")

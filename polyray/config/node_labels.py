@@ -1,4 +1,4 @@
-"""On which machines of a cluster a part of a run may be placed, by the labels that Ray has of its nodes."""
+"""Placement of a part of a run on machines of a cluster, by the labels that Ray has of its nodes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 NAME = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?", re.ASCII)
-"""As Kubernetes writes them: a domain before the slash, if any, then a name."""
+"""Syntax of a label's name, as in Kubernetes: a domain before the slash, if any, then a name."""
 LIST = re.compile(r"in\((.*)\)")
 """A condition that several values meet."""
 
@@ -18,7 +18,7 @@ def _names(labels: dict[str, str]) -> dict[str, str]:
     for name, value in labels.items():
         if not NAME.fullmatch(name) or not value.strip():
             raise ValueError(
-                f"{name!r}: {value!r} is no label; write e.g. ray.io/accelerator-type: H200, or "
+                f"{name!r}: {value!r} is not a label; write e.g. ray.io/accelerator-type: H200, or "
                 "polyray.io/capacity: spot for nodes that were started with that"
             )
     # To Ray a space would belong to the value after it.

@@ -1,4 +1,4 @@
-"""What objectives share before their own formula: scale, truncated samples, length, filters, schedules."""
+"""Fields that objectives share before their own formula: scale, truncated samples, length, filters, schedules."""
 
 from __future__ import annotations
 

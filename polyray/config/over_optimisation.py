@@ -1,4 +1,4 @@
-"""When a run that pleases its reward no longer pleases anyone else."""
+"""Alarm for over-optimisation (reward hacking)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class OverOptimisationSpec(StrictModel):
 
 
 def alarm_text(spec: OverOptimisationSpec) -> str:
-    """What a person is told when the alarm goes off."""
+    """Message for people when the alarm is raised."""
     return (
         f"over-optimisation: over the last {spec.window} steps the reward rose by at least {spec.min_rise:g} and the "
         f"second opinion fell by more than {spec.max_fall:g}, both significantly (p <= {spec.significance:g}); read "

@@ -11,7 +11,7 @@ from polyray.config.task import TaskSpec
 from polyray.config.text_tasks import TextTaskSpec
 
 METRICS_OF_PASSES = ("pass_at_", "distinct_correct_at_")
-"""How their names begin."""
+"""Prefixes of the names of metrics that need passes."""
 INSTEAD = "reward_mean"
 """The metric for rewards without passes."""
 

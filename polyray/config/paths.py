@@ -27,7 +27,7 @@ from pydantic import AfterValidator
 NAMES = ("builtin", "packaged", "embedded", "auto")
 """Values of NameOrPath that are never a directory."""
 SQLITE_FILE = "sqlite:///"
-"""Before a path; with a further slash it is absolute."""
+"""URL prefix of a SQLite path; with a further slash the path is absolute."""
 MEMORY = ":memory:"
 SHIPPED = "configs/"
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -119,4 +119,4 @@ FunctionPath = Annotated[str, AfterValidator(_function)]
 UrlOrPath = Annotated[str, AfterValidator(_url_or_path)]
 
 VALIDATORS = frozenset({absolute, _builtin_or_path, _name_or_path, _function, _url_or_path})
-"""How a field of one of these types is recognised."""
+"""Validators that mark a field as one of these types."""

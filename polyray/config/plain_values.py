@@ -33,7 +33,7 @@ class Plain:
 
 class _Loader(yaml.SafeLoader):
     def construct_object(self, node: Any, deep: bool = False) -> Any:
-        """As YAML reads it; what is unquoted and no text, with its text."""
+        """The value as YAML reads it; an unquoted value that is no text keeps its text."""
         value = super().construct_object(node, deep)
         is_plain = isinstance(node, yaml.ScalarNode) and node.style is None
         return Plain(node.value, value) if is_plain and not isinstance(value, str) else value

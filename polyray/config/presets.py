@@ -1,4 +1,4 @@
-"""Algorithm presets: `algorithm=@gspo` stands for the block of that name in presets.yaml.
+"""Algorithm presets: `algorithm=@gspo` means the block of that name in presets.yaml.
 
 A preset is expanded when the configuration is built, so a run's config.json has the block itself. Changes to a preset
 are keys beside its name:

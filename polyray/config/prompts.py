@@ -1,4 +1,4 @@
-"""How a model that was not trained for a task is asked: templates in configs/prompts/, arms that name one."""
+"""Prompt templates for a model that was not trained for a task: configs/prompts/, and arms that name one."""
 
 from __future__ import annotations
 
@@ -47,4 +47,4 @@ def _long_form(value: Any) -> Any:
 
 
 ShortArm = Annotated[ArmSpec, BeforeValidator(_long_form)]
-"""An ArmSpec, for which an adapter directory (or null, the base) may stand."""
+"""An ArmSpec, or an adapter directory (or null, the base) in its place."""

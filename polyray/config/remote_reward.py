@@ -18,7 +18,7 @@ class ClientSpec(StrictModel):
     """Deadline, retries, circuit breaker and batches of calls over HTTP."""
 
     deadline_s: float = Field(
-        default=45.0, gt=0, description="of one call, whatever it takes: all batches, tries and pauses"
+        default=45.0, gt=0, description="limit of one call in seconds: all batches, tries and pauses"
     )
     attempt_timeout_s: float = Field(
         default=20.0, gt=0, description="of one try: what hangs leaves time for another"
@@ -65,7 +65,7 @@ class HttpRewardSpec(StrictModel):
         description="NAME of the environment variable with the bearer token; null: none is sent",
     )
     classes: Literal["task", "service"] = Field(
-        default="task", description="whose classes count: those of `task`, or (polyray) the service's"
+        default="task", description="source of the classes: `task`, or (polyray) the service"
     )
     raw_range: tuple[float, float] | None = Field(
         default=None, description="openrlhf: the reward's own range, which becomes [0, 1]; needed"
@@ -86,13 +86,15 @@ class HttpRewardSpec(StrictModel):
         if "@" in parts.netloc or parts.query:
             raise ValueError("reward.url must hold no user, password or query; export the token (token_env)")
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ValueError(f"reward.url={value!r} is no address; e.g. http://127.0.0.1:8000/serve/reward")
+            raise ValueError(
+                f"reward.url={value!r} is not an address; write e.g. http://127.0.0.1:8000/serve/reward"
+            )
         return value.rstrip("/")
 
     @field_validator("token_env")
     @classmethod
     def _a_name_and_no_token(cls, value: str | None) -> str | None:
-        # The value is not repeated: whoever gets this wrong has put the token itself here.
+        # The value is not repeated: a user who gets this wrong has put the token itself here.
         if value is not None and not _VARIABLE.fullmatch(value):
             raise ValueError(
                 "token_env is not the name of an environment variable; give the name, e.g. POLYRAY_API_TOKEN, "
@@ -105,7 +107,7 @@ class HttpRewardSpec(StrictModel):
         if self.protocol == "openrlhf":
             if self.raw_range is None or not self.raw_range[0] < self.raw_range[1]:
                 raise ValueError(
-                    f"raw_range={self.raw_range}: protocol=openrlhf does not say in which range its rewards lie; "
+                    f"raw_range={self.raw_range}: protocol=openrlhf does not state the range of its rewards; "
                     "give [lowest, highest]"
                 )
             if self.classes == "service" or self.model is not None:
@@ -115,5 +117,5 @@ class HttpRewardSpec(StrictModel):
             if any(self.query.count(name) != 1 for name in ("{prompt}", "{completion}")):
                 raise ValueError(f"query={self.query!r} must name {{prompt}} and {{completion}} once each")
         elif self.raw_range is not None:
-            raise ValueError("raw_range: protocol=polyray scores lie in [0, 1] already; remove it")
+            raise ValueError("raw_range: protocol=polyray scores are in [0, 1] already; remove it")
         return self

@@ -1,6 +1,6 @@
-"""How completions are scored, and where diversity comes from.
+"""Rewards of completions, and sources of diversity.
 
-The rewards of texts are in text_reward.py, the remote one in remote_reward.py; here is their union.
+The rewards of texts are in text_reward.py, the remote one in remote_reward.py; their union is here.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class CompositePartSpec(StrictModel):
         description="without its score there is none; false: the others' weights are renormalised",
     )
     gate: float | None = Field(
-        default=None, ge=0, le=1, description="a score below it closes the gate, whatever the other parts say"
+        default=None, ge=0, le=1, description="a score below it closes the gate, for any other scores"
     )
 
     @model_validator(mode="after")
@@ -117,7 +117,7 @@ class CompositeRewardSpec(StrictModel):
         default="zero", description="the score behind a closed gate: 0, or the lowest score of a closed gate"
     )
     classes_from: str | None = Field(
-        default=None, description="the part whose classes count; null: the first one"
+        default=None, description="the part that determines classes; null: the first one"
     )
     service: SandboxServiceSpec = SandboxServiceSpec()
 

@@ -130,7 +130,7 @@ class ValidationDataSpec(StrictModel):
     min_gap: float = Field(
         default=0.0,
         ge=0,
-        description="pairs whose engagement differs by less do not count; equal ones never do",
+        description="pairs with a smaller difference of engagement do not count; equal ones never do",
     )
     max_pairs_per_prompt: int | None = Field(
         default=500, ge=1, description="of a prompt with more, so many are drawn; null: all"

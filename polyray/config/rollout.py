@@ -56,7 +56,7 @@ class RolloutSpec(StrictModel):
     dispatch: Literal["groups", "tokens"] = Field(
         default="groups",
         description="unit of a worker's load: groups, or tokens as the prompt's earlier groups had, for tasks "
-        "whose lengths differ much between prompts",
+        "with very different lengths between prompts",
     )
     share: float = Field(
         default=1.0,
@@ -126,7 +126,7 @@ class RolloutSpec(StrictModel):
 
     @property
     def most_workers(self) -> int:
-        """As many engines as there can be."""
+        """Largest number of engines."""
         return self.max_workers or self.num_workers
 
     @property

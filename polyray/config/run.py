@@ -110,7 +110,7 @@ class TrainConfig(RunBase):
 
     @property
     def rounds(self) -> Rounds | None:
-        """When the fixed prompts are asked; None: never."""
+        """Rounds on the fixed prompts; None: no rounds."""
         steps, dynamics = self.learner.steps, self.dynamics
         if self.evaluation is not None:
             rounds = self.evaluation.rounds(steps)
@@ -136,7 +136,7 @@ class TrainConfig(RunBase):
 
     @model_validator(mode="after")
     def _metrics_fit_the_reward(self) -> TrainConfig:
-        """Without passes the best version has the highest reward, unless a metric is named."""
+        """Choose the highest reward as the best metric if there are no passes, unless a metric is named."""
         evaluation = self.evaluation
         if evaluation is not None and not has_passes(self.reward, self.task):
             if "best_metric" in evaluation.model_fields_set:

@@ -1,4 +1,4 @@
-"""What every job's file has: a name, a place, a seed, Ray."""
+"""Fields of every job's file: name, place, seed, Ray."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ class RunBase(StrictModel):
 
     @property
     def run_dir(self) -> Path:
-        """Where everything of this run lies."""
+        """Directory of all files of this run."""
         return Path(self.runs_dir) / self.name

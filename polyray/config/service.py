@@ -1,4 +1,4 @@
-"""How a reward runs on Ray Serve, and how patient its callers are."""
+"""Settings of a reward on Ray Serve, and of its callers' patience."""
 
 from __future__ import annotations
 
@@ -92,12 +92,12 @@ class ServiceSpec(StrictModel):
 
     @property
     def most_replicas(self) -> int:
-        """As many as there can be."""
+        """Largest number of replicas."""
         return self.num_replicas if self.autoscaling is None else self.autoscaling.max_replicas
 
     @property
     def max_ongoing_requests(self) -> int:
-        """Of one replica: the batch that is scored and three behind it. Each request is at least one group.
+        """Limit of one replica: the batch being scored and three behind it. Each request is at least one group.
 
         At the limit Serve's router tries again after pauses, in which the replica may run dry.
         """
@@ -105,7 +105,7 @@ class ServiceSpec(StrictModel):
 
 
 class SandboxServiceSpec(ServiceSpec):
-    """The service's defaults for a reward whose calls take seconds."""
+    """Defaults of the service for a reward with calls that take seconds."""
 
     max_batch_size: int = Field(
         default=8, ge=1, description="groups that one call of the reward function scores together"

@@ -53,7 +53,7 @@ class SftConfig(RunBase):
     )
 
     def rounds(self, num_steps: int) -> Rounds | None:
-        """When the fixed prompts are asked; None: never."""
+        """Rounds on the fixed prompts; None: no rounds."""
         if self.dynamics is None:
             return None
         rounds = self.dynamics.rounds(num_steps, self.demonstrations_per_step)

@@ -14,7 +14,7 @@ class SimulationSpec(StrictModel):
     A decoding step of n sequences takes `step_s + n * sequence_s` seconds and gives each of them one token.
     """
 
-    step_s: float = Field(default=0.0, ge=0, description="seconds of a decoding step, whatever its size")
+    step_s: float = Field(default=0.0, ge=0, description="seconds of a decoding step of any size")
     sequence_s: float = Field(default=0.0, ge=0, description="seconds that each sequence adds to a step")
     prefill_token_s: float = Field(
         default=0.0, ge=0, description="seconds per prompt token, once a group; all others wait meanwhile"

@@ -1,4 +1,4 @@
-"""What polyray sweep reads: which fields of a training run vary, how they are chosen, and how trials are compared."""
+"""Configuration of polyray sweep: fields that vary, the search, and the comparison of trials."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class SchedulerSpec(StrictModel):
         default="none", description="none: every trial runs to its end; asha, median: weak ones end early"
     )
     grace_steps: int = Field(default=20, ge=1, description="no trial ends before this step")
-    reduction_factor: float = Field(default=3.0, gt=1, description="asha: one in so many goes on")
+    reduction_factor: float = Field(default=3.0, gt=1, description="asha: one in so many continues")
 
 
 class SweepFleetSpec(StrictModel):
@@ -179,7 +179,7 @@ class SweepConfig(RunBase):
 
     @property
     def num_trials(self) -> int:
-        """Over settings and seeds."""
+        """Number of trials, over settings and seeds."""
         if isinstance(self.search, OptunaSearchSpec):
             return self.search.num_settings * len(self.seeds)
         grids = math.prod(len(spec.grid or (0,)) for spec in self.parameters.values())
@@ -188,7 +188,7 @@ class SweepConfig(RunBase):
 
     @property
     def objectives(self) -> tuple[ObjectiveSpec, ...]:
-        """What the search is told of each trial; a planned one is told nothing, and this is the metric."""
+        """Metrics that the search sees of each trial; for a planned search the sweep's metric."""
         asked = self.search.objectives if isinstance(self.search, OptunaSearchSpec) else ()
         return asked or (ObjectiveSpec(metric=self.metric, mode=self.mode),)
 

@@ -1,4 +1,4 @@
-"""Which prompts are asked and how a completion is judged: a union on `type`."""
+"""Tasks: their prompts, and how a completion is judged. A union on `type`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from polyray.config.verifiable_tasks import CodeSpec, MathSpec, QuestionAnswerin
 
 
 class HiddenTrapGridSpec(StrictModel):
-    """Plan a path on a board whose traps are not shown: k attempts are worth more than one."""
+    """Plan a path on a board with hidden traps: k attempts are worth more than one."""
 
     type: Literal["hidden_trap_grid"] = "hidden_trap_grid"
     trap_probability: float = Field(default=0.15, ge=0, lt=1, description="probability that a cell is a trap")

@@ -32,7 +32,7 @@ class TextTaskSpec(StrictModel):
         default="chat", description="a chat message, or plain text for a model without a chat template"
     )
     instruction: str | None = Field(
-        default=None, description="instruction to the model; {source} stands for the post, story or prompt"
+        default=None, description="instruction to the model; {source} becomes the post, story or prompt"
     )
     max_source_words: int = Field(default=300, ge=1, description="a longer source is cut and ends in [...]")
     max_demonstrations: int = Field(
@@ -68,7 +68,7 @@ class TextTaskSpec(StrictModel):
     def _consistent(self) -> TextTaskSpec:
         if self.instruction is not None and self.instruction.count("{source}") != 1:
             raise ValueError(
-                f"instruction={self.instruction!r} must name {{source}} once: there the post, story or prompt stands"
+                f"instruction={self.instruction!r} must name {{source}} once, for the post, story or prompt"
             )
         if self.test_path is None and self.test_share + self.validation_share >= 1:
             raise ValueError(

@@ -53,12 +53,12 @@ class TrainingEvaluationSpec(StrictModel):
     min_delta: float = Field(default=0.0, ge=0, description="what counts as an improvement is more than this")
 
     def rounds(self, steps: int) -> Rounds:
-        """Of a run of so many steps."""
+        """Rounds of a run of `steps` steps."""
         return Rounds(self.every, steps, "validation", self.num_prompts, self.num_samples)
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """What `best_metric` may be."""
+        """Allowed values of `best_metric`."""
         ks = self.rounds(0).ks
         plain = [name for name in PLAIN_METRICS if name not in OF_PAIRS or self.num_samples > 1]
         return (*(f"{name}_{k}" for name in OVER_SUBSETS for k in ks), *plain)

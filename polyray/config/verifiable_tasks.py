@@ -1,4 +1,4 @@
-"""Tasks whose answers can be checked: programs, numbers, short answers. Members of the union in task.py."""
+"""Tasks with answers that can be checked: programs, numbers, short answers. Members of the union in task.py."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class MathSpec(StrictModel):
     )
     instruction: str = Field(
         default="{question}\n\nThink step by step. End with a line '#### ' and the number alone.",
-        description="the chat message; {question} stands for the problem",
+        description="the chat message; {question} becomes the problem",
     )
 
     @field_validator("instruction")
@@ -94,7 +94,7 @@ class QuestionAnsweringSpec(StrictModel):
     )
     instruction: str = Field(
         default="{question}\n\nAnswer with as few words as possible, or 'unanswerable' where the text does not say.",
-        description="the chat message; {question} stands for the text, if any, and the question",
+        description="the chat message; {question} becomes the text, if any, and the question",
     )
 
     @field_validator("instruction")

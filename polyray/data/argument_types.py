@@ -1,7 +1,7 @@
 """Argument types that JSON cannot hold: tuples, sets and complex numbers in MBPP+'s inputs.
 
-MBPP+ stores each problem's inputs as JSON and, beside them, the base inputs once more as Python asserts. What
-an argument is in the asserts says what it is in all inputs. Pure; called by code_problems.py.
+MBPP+ stores each problem's inputs as JSON and, beside them, the base inputs once more as Python asserts. The type
+of an argument in the asserts is its type in all inputs. Pure; called by code_problems.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a value is, and what its elements are.
+    """Type of a value, and of its elements.
 
     Example:
         Shape(kind=tuple, elements=Shape(kind=None))  # (3, 4, 5)
@@ -53,7 +53,7 @@ def typed_inputs(
 
 
 def _literal_calls(assertion: str, entry_point: str) -> list[list[Any]]:
-    """The arguments of every call of the function whose arguments are literals."""
+    """Arguments of every call of the function with literal arguments only."""
     try:
         tree = ast.parse(assertion)
     except SyntaxError:
@@ -114,7 +114,7 @@ def _shape(stored: Any, literal: Any) -> Shape:
 
 
 def _merged(first: Shape, second: Shape) -> Shape:
-    """What is known of both: containers win over leaves; where two containers differ, JSON's list stays."""
+    """Merge two shapes: containers win over leaves; for two different containers JSON's list stays."""
     if first.kind is None or second.kind is None:
         return second if first.kind is None else first
     if first.elements is None or second.elements is None:

@@ -37,7 +37,7 @@ def stop_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[int
     """Token ids, beside the end of sequence, that end a completion of this prompt.
 
     That is the token with which the chat template closes the assistant's turn, because demonstrations of messages are
-    trained to end with it. Base models often have a template whose closing token is not their end of sequence.
+    trained to end with it. Base models often have a template with a closing token other than their end of sequence.
     """
     closing = None if prompt.messages is None else closing_token(tokenizer)
     return () if closing is None or closing == tokenizer.eos_token_id else (closing,)
@@ -168,7 +168,7 @@ def _prefix_length(
             f"prompt {prompt.prompt_id!r}: the chat template writes the first {len(messages)} messages "
             f"differently when more follow ({prefix[same : same + 30]!r} against "
             f"{rendered[same : same + 30]!r}), so the assistant's turn cannot be told from the rest; use "
-            "data.train_on=last_turn, or a template whose conversations only grow"
+            "data.train_on=last_turn, or a template that only appends to a conversation"
         )
     return len(prefix)
 

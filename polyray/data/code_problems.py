@@ -49,7 +49,7 @@ class CodeProblem:
     dataset: Dataset
     part: Part
     prompt: str
-    """What is continued: a signature with its docstring, or a docstring alone."""
+    """Text to be continued: a signature with its docstring, or a docstring alone."""
     solution: str
     """A correct continuation of `prompt`."""
     entry_point: str | None
@@ -57,7 +57,7 @@ class CodeProblem:
     test: str
     """Follows the program; "" where outputs are compared with those of the solution."""
     description: str = ""
-    """What a chat model is asked."""
+    """Question for a chat model."""
     base_inputs: tuple[Any, ...] = ()
     """Argument lists; of the plus data sets only."""
     plus_inputs: tuple[Any, ...] = ()
@@ -150,7 +150,7 @@ def _parsed(
 
 
 def dataset_of(row: Mapping[str, Any], where: str) -> Dataset:
-    """Which data set a row belongs to, by its fields. Raises DataError for another one."""
+    """Data set of a row, by its fields. Raises DataError for an unknown one."""
     if "base_input" in row and "canonical_solution" in row:
         return "mbpp_plus" if str(row.get("task_id", "")).startswith("Mbpp/") else "humaneval_plus"
     if {"entry_point", "test", "canonical_solution"} <= row.keys():

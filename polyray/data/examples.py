@@ -1,6 +1,6 @@
 """Prompts with their demonstrations, and the parts they are divided into. Called by the question-like tasks.
 
-A data set is a held-out file and, for training, a second one whose last rows are for validation. The small sets
+A data set is a held-out file and, for training, a second one; its last rows are for validation. The small sets
 that polyray ships say in each row which part it belongs to.
 """
 
@@ -27,7 +27,7 @@ class Example:
     response: str
     """A demonstration."""
     part: str = ""
-    """Of the built-in sets; else the file says it."""
+    """Part of a row of a built-in set; else the file determines it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Examples:
 
 
 def by_part(rows: Sequence[Example]) -> Examples:
-    """A set whose rows say their part. Raises DataError for a part that is none of PARTS."""
+    """Divide a set by the parts that its rows name. Raises DataError for a part that is none of PARTS."""
     for row in rows:
         if row.part not in PARTS:
             raise DataError(f"{row.prompt.prompt_id}: part {row.part!r} is none of {', '.join(PARTS)}")

@@ -20,7 +20,7 @@ _ABSENT: tuple[Any, ...] = (None, "")
 
 @dataclass(frozen=True, slots=True)
 class RowFields:
-    """One row and where it stands.
+    """One row and its place in its file.
 
     Example:
         RowFields({"reply": "Thanks!", "likes": "12"}, where="export.csv:3").number("likes")  # 12.0

@@ -1,4 +1,4 @@
-"""Lists of words and phrases whose texts are dropped: the user's own, or a small one that ships with polyray.
+"""Lists of flagged words and phrases: the user's own, or a small one that ships with polyray.
 
 One word or phrase a line; `#` begins a comment line. Whole words count, in any case; a list knows no context, so
 look at what it dropped in the report. Called by filters.py.
@@ -18,7 +18,7 @@ _BUILTIN_FILE = Path(__file__).parent / "builtin" / "flagged_words.txt"
 
 @dataclass(frozen=True, slots=True)
 class FlaggedWords:
-    """What a list names.
+    """Words and phrases of a list.
 
     Example:
         FlaggedWords(words=frozenset({"moron"}), phrases=("shut up",)).found_in("Oh, SHUT up!")  # "shut up"
@@ -26,7 +26,7 @@ class FlaggedWords:
 
     words: frozenset[str]
     phrases: tuple[str, ...]
-    """Of two words or more, in canonical form."""
+    """Phrases of two words or more, in canonical form."""
 
     def found_in(self, text: str) -> str:
         """The first flagged word or phrase of a text by the alphabet, words first; "" where there is none."""

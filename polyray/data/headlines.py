@@ -31,7 +31,7 @@ FIRST_FAULTY_WEEK, LAST_FAULTY_WEEK = 201325, 201402
 PRIOR_CLICK_RATE = 0.0131
 """Pooled click rate of the archive's exploratory part without the faulty weeks."""
 PRIOR_IMPRESSIONS = 1300.0
-"""How many impressions the prior is worth: click rates within a test of that part spread like this Beta."""
+"""Weight of the prior in impressions: click rates within a test of that part spread like this Beta."""
 
 _FIELDS = (
     "test_id", "headline", "lede", "excerpt", "image_id", "week", "impressions", "clicks", "winner",

@@ -1,6 +1,6 @@
 """JSON Lines files, one object a line: the reader that every file of rows goes through.
 
-What an object must contain is the caller's business (tasks, data loaders). Needs no other module of polyray.data
+Callers (tasks, data loaders) check the contents of an object. Needs no other module of polyray.data
 or polyray.tasks, so that both may import it.
 """
 

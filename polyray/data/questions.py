@@ -22,7 +22,7 @@ from polyray.errors import DataError
 from polyray.types import Prompt
 
 UNANSWERABLE = "unanswerable"
-"""What a model is to say, and a demonstration says, where the text has no answer."""
+"""Expected answer, also in demonstrations, if the text has no answer."""
 _EXAMPLE = '{"question": "What colour is the sky?", "answer": ["blue"]}'
 
 
@@ -52,7 +52,7 @@ def _squad(path: Path) -> list[Any] | None:
             f"{path}: not valid JSON ({error}); a .json file is SQuAD's, others end in .jsonl"
         ) from None
     if not isinstance(document, dict) or not isinstance(document.get("data"), list):
-        raise DataError(f"{path}: no SQuAD file, which has a list 'data'; files of lines end in .jsonl")
+        raise DataError(f"{path}: not a SQuAD file, which has a list 'data'; files of lines end in .jsonl")
     return document["data"]
 
 

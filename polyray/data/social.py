@@ -4,7 +4,7 @@ The schema of an export, as CSV (a header line, then rows) or as JSON Lines:
 
     prompt        the post that is replied to; required
     reply         required
-    engagement    likes, up-votes or whatever counts as approval, a number; required; `likes` is an alias
+    engagement    likes, up-votes or another measure of approval, a number; required; `likes` is an alias
     impressions   how often the reply was shown, a count
     created_at    ISO 8601, e.g. 2026-03-01T12:30:00Z
     author_hash   a pseudonym of the reply's author; never a name
@@ -62,17 +62,17 @@ class SocialReply:
     parent_id: str = ""
     """The post that is replied to: replies to one post can be compared."""
     kind: str = ""
-    """What a forum calls it, e.g. "answer" or "comment"; replies of two kinds are not compared."""
+    """The forum's name of it, e.g. "answer" or "comment"; replies of two kinds are not compared."""
     url: str = ""
     licence: str = ""
     reply_id: str = ""
     """Unique within a thread; empty where the file has none."""
     posted_at: str | None = None
-    """When the post was written, ISO 8601."""
+    """Time at which the post was written, ISO 8601."""
 
     @property
     def likes(self) -> float:
-        """Another name for engagement."""
+        """Alias of engagement."""
         return self.engagement
 
 
@@ -89,9 +89,9 @@ def read_export(path: Path, *, key: str = "task.path") -> list[SocialReply]:
 def same_post_pairs(
     replies: Sequence[SocialReply], min_gap: float = 2.0
 ) -> list[tuple[SocialReply, SocialReply]]:
-    """(better, worse) pairs of one kind under one post whose engagement differs by `min_gap` or more.
+    """(better, worse) pairs of one kind under one post with engagement that differs by `min_gap` or more.
 
-    Across posts engagement says more about who saw the post than about the reply.
+    Across posts engagement depends more on the audience of the post than on the reply.
     """
     by_post: dict[tuple[str, str], list[SocialReply]] = {}
     for reply in replies:

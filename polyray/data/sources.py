@@ -1,4 +1,4 @@
-"""Where data files come from: the ones that ship with polyray, and what to say about one that is absent.
+"""Paths of data files: the ones that ship with polyray, and the error for an absent one.
 
 `builtin` names a small set that was written for polyray (polyray/data/builtin/), so that every domain runs
 offline; everything else is a path. Nothing is ever downloaded. Called by the tasks.

@@ -17,9 +17,9 @@ Part = Literal["train", "validation", "test"]
 
 
 def linked_clusters(keys: Sequence[Collection[str]]) -> list[int]:
-    """For every row the first row it is linked to: by a common key, or through other rows.
+    """First row to which each row is linked, by a common key or through other rows.
 
-    `keys[i]` is what must not be seen in two parts, e.g. row i's thread and its text.
+    `keys[i]` are the keys of row i that must not be in two parts, e.g. its thread and its text.
     """
     leader = list(range(len(keys)))
 

@@ -31,7 +31,7 @@ _KINDS = ("answer", "comment")
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """What a file holds.
+    """Contents of a file of threads.
 
     Example:
         Threads(replies=(SocialReply(...), ...), num_threads=786)
@@ -39,7 +39,7 @@ class Threads:
 
     replies: tuple[SocialReply, ...]
     num_threads: int
-    """Those without any reply, too."""
+    """Number of threads, including those without a reply."""
 
 
 def is_thread(record: dict[str, Any]) -> bool:

@@ -35,8 +35,11 @@ _ROC_COLUMNS = ("storyid", "storytitle", *_ROC_SENTENCES)
 
 
 PromptForm = Literal["story", "title", "as_it_is"]
-"""What a prompt is: the beginning of a story (lines with `stories`), the title of a five-sentence story
-(ROCStories), or a question to be asked as it stands (lines without `stories`, as NoveltyBench's)."""
+"""Form of a prompt: the beginning of a story, the title of a five-sentence story, or a plain question.
+
+A story has lines with `stories`, a title is ROCStories', a plain question has lines without `stories`, as
+NoveltyBench's.
+"""
 
 
 @dataclass(frozen=True, slots=True)

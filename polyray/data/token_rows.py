@@ -1,4 +1,4 @@
-"""What a text becomes for training: token ids, and which of them are trained. No tokeniser, no torch."""
+"""A text for training: its token ids, and a mask of trained ones. No tokeniser, no torch."""
 
 from __future__ import annotations
 

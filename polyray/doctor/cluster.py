@@ -25,13 +25,13 @@ SAME_EVERYWHERE = "the same image, or environments of the same requirements/*.tx
 
 
 def check_cluster(address: str) -> Iterator[Finding]:
-    """`address`: HEAD:6379 to join, or the dashboard's URL, which is asked no more than who it is."""
+    """Check a cluster. `address`: HEAD:6379 to join, or the dashboard's URL, which is only asked for its identity."""
     if address.startswith(("http://", "https://")):
         yield _dashboard(address)
         return
     seen, error = look((*LOOK, address), TIMEOUT_S)
     if error:
-        yield Finding("FAIL", f"Ray at {address}: {error}", "`ray status` on its head says how it is")
+        yield Finding("FAIL", f"Ray at {address}: {error}", "`ray status` on its head shows its state")
         return
     if "error" in seen:
         what, _, fix = seen["error"].partition("; ")

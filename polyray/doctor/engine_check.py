@@ -47,7 +47,7 @@ SCALE_B = 0.05
 
 @dataclass(frozen=True, slots=True)
 class EngineRound:
-    """What the round showed; it raises PolicyNotDelivered where a delivery could not be proven.
+    """Result of a round, which raises PolicyNotDelivered if a delivery could not be proven.
 
     Example:
         EngineRound(start_s=4.1, deliver_s=.03, probe_difference=9e-7, change=.8, sampled_tokens=160,
@@ -60,13 +60,13 @@ class EngineRound:
     probe_difference: float
     """Largest |engine - learner| over the probe tokens, of both deliveries."""
     change: float
-    """How far the random adapter moved the probe tokens from the base, by the learner."""
+    """Distance that the random adapter moved the probe tokens from the base, by the learner."""
     sampled_tokens: int
     logprob_difference_mean: float
     """|engine - learner| over the sampled tokens, in nats."""
     logprob_difference_max: float
     step_change: float
-    """How far one RL step on the sampled group moved the probe tokens."""
+    """Distance that one RL step on the sampled group moved the probe tokens."""
 
 
 def engine_round(device: torch.device, dtype: str, mode: Mode = "merged") -> EngineRound:
@@ -157,7 +157,7 @@ def rl_step(model: Any, config: TrainConfig, *groups: Group) -> StepMetrics:
 
 
 def randomly_scored(group: Group) -> ScoredGroup:
-    """Rewards 0 and 1 in turn: every group teaches something, whatever it holds."""
+    """Rewards 0 and 1 in turns, so that every group has training signal."""
     rewards = np.arange(len(group.completions)) % 2
     return ScoredGroup(group, rewards.astype(float), np.where(rewards == 1, 0, -1))
 

@@ -1,6 +1,6 @@
-"""What the doctor's checks share: findings with their fixes, looks from a child process (not a job itself).
+"""Shared parts of the doctor's checks: findings with their fixes, child processes (not a job itself).
 
-A child, because what is looked at may hang, print, crash the process or keep a GPU's memory.
+A check runs in a child process, because it may hang, print, crash the process or keep a GPU's memory.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Finding:
     fix: str = ""
 
     def line(self) -> str:
-        """As printed."""
+        """Printed line."""
         return f"{self.level:4}  {self.what}" + (f"  ->  {self.fix}" if self.fix else "")
 
 

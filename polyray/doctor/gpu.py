@@ -23,7 +23,7 @@ NEWER_DRIVER = "install a newer NVIDIA driver (CUDA 13: 580 or later)"
 
 @dataclass(frozen=True, slots=True)
 class Gpus:
-    """What torch sees.
+    """GPUs that torch sees.
 
     Example:
         Gpus(torch_cuda="13.0", names=("NVIDIA H100",), capabilities=((9, 0),), gib=(79.1,), flash=True)
@@ -39,7 +39,7 @@ class Gpus:
 
 
 def check_gpus() -> Iterator[Finding]:
-    """Nothing to say where there is no driver and no engine that wants one."""
+    """Check the GPUs; yields nothing without a driver and without an engine that wants one."""
     driver, wants_gpu = driver_cuda(), installed_version(GPU_ENGINE) is not None
     if driver is None and not wants_gpu:
         return

@@ -22,7 +22,7 @@ FEWEST_FILES, COMFORTABLE_FILES = 2_048, 8_192
 
 
 def check_programs() -> Iterator[Finding]:
-    """What the engine calls when it starts; the compiler's part only where torch.compile is on."""
+    """Programs that the engine calls when it starts; the compiler's part only if torch.compile is on."""
     lscpu = shutil.which("lscpu")
     yield Finding("ok", lscpu) if lscpu else Finding("FAIL", "no lscpu", "apt-get install util-linux")
     if os.environ.get("TORCH_COMPILE_DISABLE") == "1":
@@ -82,7 +82,7 @@ def check_open_files() -> Iterator[Finding]:
 
 
 def check_ports() -> Iterator[Finding]:
-    """Where a local Ray and Serve listen."""
+    """Ports on which a local Ray and Serve listen."""
     for port, fix in PORTS.items():
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,7 +1,7 @@
-"""The doctor on what must load: sentence encoder, base model, engine (not a job itself).
+"""The doctor's checks of loading: sentence encoder, base model, engine (not a job itself).
 
 `python -m polyray.doctor.models '{"model": {"path": ...}}'` or '{"encoder": ...}' loads one and prints what it saw as
-JSON: in a process of its own, whose memory goes with it.
+JSON: in a separate process, so that its memory is freed.
 """
 
 from __future__ import annotations
@@ -122,10 +122,10 @@ def check_engine() -> Iterator[Finding]:
 
 
 def model_and_encoders(config: str) -> tuple[ModelSpec | None, list[str]]:
-    """What a configuration of any job loads. Raises ConfigError where it cannot be read."""
+    """Model and encoders that a job's configuration loads. Raises ConfigError if it cannot be read."""
     model = read_value(config, (), "model")
     if model is not None and not isinstance(model, Mapping):
-        raise ConfigError(f"{config}: model={model!r} is no section; see configs/train/ for one")
+        raise ConfigError(f"{config}: model={model!r} is not a section; see configs/train/ for one")
     spec = None if model is None else build_config(ModelSpec, dict(model), f"{config}: model")
     named = [name for key in WITH_ENCODERS for name in _encoders({key: read_value(config, (), key)})]
     return spec, list(dict.fromkeys(name for name in named if name != "auto"))
@@ -202,11 +202,11 @@ def _answer_once(directory: Path, tokens: list[int]) -> None:
         model: Any = load_base(directory, "bfloat16")
         logprobs = model(input_ids=torch.tensor([tokens])).logits.float().log_softmax(-1)
     if not bool(torch.isfinite(logprobs).all()):
-        raise ConfigError(f"{directory} answers with log-probs that are no numbers; fetch its weights again")
+        raise ConfigError(f"{directory} answers with log-probs that are not numbers; fetch its weights again")
 
 
 def _look(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What was asked for, or the error that a job would end with."""
+    """The requested facts, or the error that a job would end with."""
     try:
         if "encoder" in asked:
             return _look_at_encoder(asked["encoder"])

@@ -34,7 +34,7 @@ def check_python() -> Iterator[Finding]:
 
 
 def check_versions() -> Iterator[Finding]:
-    """The packages whose behaviour polyray relies on."""
+    """Check the versions of packages on which polyray relies."""
     for package, supported in SUPPORTED.items():
         yield _version_finding(package, installed_version(package), supported)
 
@@ -57,7 +57,7 @@ def check_engine_package() -> Iterator[Finding]:
 
 
 def required_torch(engine: str) -> Requirement | None:
-    """What the installed engine says of torch, for this machine; None where it says nothing."""
+    """Torch requirement of the installed engine for this machine; None without one."""
     for text in metadata.requires(engine) or ():
         requirement = Requirement(text)
         applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})

@@ -38,7 +38,7 @@ class Arm:
     """None: the base model itself."""
     template: str | None
     asked_P: tuple[Prompt, ...]
-    """What the policy reads, in the order of the evaluated prompts."""
+    """Prompts as the policy reads them, in the order of the evaluated prompts."""
     trained_on: str | None
     """Identity of the reward this adapter was optimised for; None: none that is known."""
 

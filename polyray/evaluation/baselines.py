@@ -68,11 +68,11 @@ def few_shot_examples(task: Task, shots: int, seed: int, evaluated: Sequence[Pro
 
 @runtime_checkable
 class HasFewShotPart(Protocol):
-    """A task whose data set says which problems are for prompts, as MBPP does."""
+    """A task with problems that its data set reserves for prompts, as MBPP does."""
 
     @property
     def num_few_shot(self) -> int:
-        """How many there are."""
+        """Number of problems reserved for prompts."""
         ...
 
     def few_shot_examples(self, num_examples: int) -> list[tuple[Prompt, str]]:
@@ -81,7 +81,7 @@ class HasFewShotPart(Protocol):
 
 
 class _Leaks:
-    """What a worked example must not be."""
+    """Check that no worked example gives away an evaluated prompt."""
 
     def __init__(self, evaluated: Sequence[Prompt]) -> None:
         self._texts = {_normal(prompt.text): prompt.prompt_id for prompt in evaluated}

@@ -39,7 +39,7 @@ class ClusterBootstrap:
 
     @property
     def num_clusters(self) -> int:
-        """How many units the intervals rest on."""
+        """Number of units of the intervals."""
         return self.counts_BC.shape[1]
 
     def resampled_means(self, values_PM: np.ndarray) -> np.ndarray:

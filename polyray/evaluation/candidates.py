@@ -21,12 +21,12 @@ from polyray.metrics.marginal_relevance import maximal_marginal_relevance
 from polyray.types import WRONG_CLASS
 
 DIVERSE = "diverse"
-"""The selector whose set is chosen even where nothing has to be left out."""
+"""Selector that chooses a set even if nothing has to be left out."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChoiceRules:
-    """How a set is chosen.
+    """Rules by which a set is chosen.
 
     Example:
         ChoiceRules(k=4, selector="reward", diversity_weight=0.5, duplicate_distance=0.05, cluster_distance=0.5)
@@ -43,16 +43,16 @@ class ChoiceRules:
 
 @dataclass(frozen=True, slots=True)
 class ChosenSet:
-    """What is shown; all numbers are places among the samples.
+    """The set of candidates that is shown; all numbers are places among the samples.
 
     Example:
         ChosenSet(shown=(2, 0), clusters=(0, 1), selected=2, stands_for={2: (2, 3), 0: (0,), 1: (1,)})
     """
 
     shown: tuple[int, ...]
-    """In the order in which they are shown; fewer than k where there were too many near-duplicates."""
+    """Samples in the order in which they are shown; fewer than k if there were too many near-duplicates."""
     clusters: tuple[int | None, ...]
-    """Of those shown, numbered as they appear; None: wrong by the verifier."""
+    """Clusters of the shown candidates, numbered as they appear; None: wrong by the verifier."""
     selected: int
     """One of those shown."""
     stands_for: dict[int, tuple[int, ...]]
@@ -94,7 +94,7 @@ def choose_candidates(
 
 
 def mean_distance(distances_GG: np.ndarray) -> float:
-    """Over all pairs; 0 for one."""
+    """Mean distance over all pairs; 0 for one sample."""
     size = len(distances_GG)
     return float(distances_GG.sum() / (size * (size - 1))) if size > 1 else 0.0
 

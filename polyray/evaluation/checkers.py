@@ -1,10 +1,10 @@
-"""What a pass is where nothing can be verified: a quality, and a threshold fixed before anything is measured.
+"""Definition of a pass without a verifier: a quality, and a threshold fixed before the measurement.
 
     quality_of = build_quality(spec, task)             or, for a reward or a judge, the job's own
     threshold = fix_threshold(spec, task, quality_of)  on validation prompts: never on what is evaluated
     passes(quality, threshold)                         threshold.as_json() is stored beside the number
 
-The threshold is a quantile of the quality of what people wrote for the validation prompts, so "passes" reads
+The threshold is a quantile of the quality of human texts for the validation prompts, so "passes" reads
 "at least as good as half of the human texts, by this measure". Called by evaluation and by training metrics.
 """
 
@@ -35,7 +35,7 @@ class HasHumanTexts(Protocol):
     """A task that knows more than one human text per validation prompt."""
 
     def human_texts(self, prompt: Prompt) -> Sequence[str]:
-        """What people wrote for a validation prompt, best first."""
+        """Human texts for a validation prompt, best first."""
         ...
 
 
@@ -53,11 +53,11 @@ class FixedThreshold:
     source: Literal["verifier", "given", "validation"]
     quantile: float | None = None
     n_validation: int = 0
-    """Human texts whose quality was taken into account."""
+    """Human texts with a quality that counts."""
     n_unscored: int = 0
     """Human texts that could not be scored and are not among them."""
     dataset_sha256: str | None = None
-    """Of the validation prompts and human texts, scored or not."""
+    """sha256 of the validation prompts and human texts, scored or not."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -67,7 +67,7 @@ class FixedThreshold:
 def build_quality(spec: CheckerSpec, task: Task) -> QualityOf:
     """The quality of checkers that need nothing but the task: verifier, heuristic, reference.
 
-    Raises ConfigError for reward_threshold and judge, whose quality the job has to give.
+    Raises ConfigError for reward_threshold and judge, because the job must give their quality.
     """
     if isinstance(spec, ReferenceCheckerSpec):
         return lambda items: [reference_similarity(spec, prompt.reference, text) for prompt, text in items]
@@ -155,7 +155,7 @@ def _checked(qualities: Sequence[float], expected: int) -> np.ndarray:
     scored = values[~np.isnan(values)]
     if ((scored < 0) | (scored > 1)).any():
         raise ValueError(
-            f"quality_of answered values from {scored.min()} to {scored.max()}; all must lie in [0, 1]"
+            f"quality_of answered values from {scored.min()} to {scored.max()}; all must be in [0, 1]"
         )
     return values
 

@@ -57,7 +57,7 @@ def compare_tables(
 
 
 def _compared_keys(tables: Sequence[PromptTable]) -> list[MetricKey]:
-    """In order of appearance; the best of k says nothing new where all rewards are 0 or a pass."""
+    """Compared keys in order of appearance; without best@k if all rewards are 0 or a pass."""
     graded = any(table.graded for table in tables)
     keys = dict.fromkeys(key for table in tables for key in table.values)
     wanted = [name for name in COMPARED_METRICS if graded or name != "best_at_k"]

@@ -1,6 +1,6 @@
-"""What the means over prompts say together: how far a selector is from the best pick, how efficient diversity is.
+"""Metrics from several means over prompts: regret of a selector, efficiency of diversity.
 
-These are functions of several means (ratios, a point on a curve), so they are computed of the means and not per
+They are functions of several means (ratios, a point on a curve), so they are computed from the means and not per
 prompt. Called by scoring.py.
 """
 
@@ -75,9 +75,9 @@ def _pass_curve(table: PromptTable) -> np.ndarray:
 
 
 def _der(curve_PK: np.ndarray, ks: Sequence[int], bootstrap: ClusterBootstrap) -> dict[str, dict[str, Entry]]:
-    """pass@k / (k pass@1) of the means, and its null: what draws of one pass@1 on every prompt would give.
+    """pass@k / (k pass@1) of the means, and its null: the value for one pass@1 on every prompt.
 
-    Both fall with pass@1 whatever the diversity, so neither is read alone (methods: 1 - (1 - p)^k over k p).
+    Both fall when pass@1 rises, for any diversity, so neither is read alone (methods: 1 - (1 - p)^k over k p).
     """
 
     def ratios(means: np.ndarray) -> np.ndarray:
@@ -108,7 +108,7 @@ def _collapse(curve_PK: np.ndarray, bootstrap: ClusterBootstrap) -> Entry:
 
 
 def as_entry(value: Any, low: Any, high: Any) -> Entry:
-    """As JSON has it: null for what is not defined."""
+    """JSON entry of a value and its interval; null for undefined numbers."""
     numbers = (float(value), float(low), float(high))
     shown = [number if math.isfinite(number) else None for number in numbers]
     return dict(zip(("value", "low", "high"), shown, strict=True))

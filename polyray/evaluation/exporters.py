@@ -36,18 +36,18 @@ BEST_UTILITY = 10.0
 
 @runtime_checkable
 class CodeText(Protocol):
-    """A task whose completions are programs."""
+    """A task with programs as completions."""
 
     def cut(self, prompt: Prompt, completion: str) -> str:
         """The completion up to its stop words."""
         ...
 
     def judged_text(self, prompt: Prompt, completion: str) -> str:
-        """What is kept of a completion in samples.jsonl."""
+        """The part of a completion that samples.jsonl keeps."""
         ...
 
     def source(self, prompt: Prompt, completion: str) -> str:
-        """The program that a completion stands for."""
+        """The program of a completion."""
         ...
 
     def prompt_of(self, task_id: str) -> Prompt:
@@ -57,7 +57,7 @@ class CodeText(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How one sample was judged, e.g. Verdict(passed=False, verdict="timeout", message="not done after 3 s")."""
+    """Verdict about one sample, e.g. Verdict(passed=False, verdict="timeout", message="not done after 3 s")."""
 
     passed: bool
     verdict: str

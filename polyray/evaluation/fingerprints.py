@@ -34,7 +34,7 @@ ABSENT = "(absent)"
 
 
 def model_fingerprints(config: EvaluateConfig, arms: Sequence[Arm]) -> dict[str, Any]:
-    """Hashes of the base and of each arm's adapter. One whose files are not on this machine is left out."""
+    """Hashes of the base and of each arm's adapter. Files that are not on this machine are left out."""
     model_dir = local_model_dir(config.model)
     found: dict[str, Any] = {"arms": {arm.name: _adapter_sha256(arm) for arm in arms}}
     return found if model_dir is None else {"base": base_fingerprint(model_dir), **found}

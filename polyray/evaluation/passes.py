@@ -1,10 +1,10 @@
-"""What scores an evaluation's samples, and from which score on a sample passes.
+"""Scorer of an evaluation's samples, and the score from which a sample passes.
 
     verifier            the configured reward; a pass is a reward of 1
     heuristic           the task's own quality           reward_threshold   the configured reward, or another one
     reference           closeness to the reference       judge              the score of an LLM judge
 
-but for the first with a threshold that was fixed on validation data before anything was sampled, and is kept in
+All but the first need a threshold, which is fixed on validation data before sampling, and kept in
 threshold.json. Called by pipeline.py.
 """
 
@@ -38,7 +38,7 @@ CHECKER_CACHE = "checker_answers.jsonl"
 
 @dataclass(frozen=True)
 class Passes:
-    """How samples are scored and when one passes.
+    """Scorer of samples, and the threshold of a pass.
 
     Example:
         Passes(scorer=RewardScorer(reward), threshold=FixedThreshold(0.999999999, "verifier", "verifier"))

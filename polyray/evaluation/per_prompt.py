@@ -27,7 +27,7 @@ TextMetrics = Callable[[Sequence[SampleRecord]], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class MetricSettings:
-    """What is computed of every prompt.
+    """Settings of the metrics of every prompt.
 
     Example:
         MetricSettings(ks=(1, 2, 4, 8), selector="logprob", selectors={"logprob": get_selector("logprob")})
@@ -35,7 +35,7 @@ class MetricSettings:
 
     ks: Sequence[int]
     selector: str
-    """The one whose picks are usq_at_k; the others are usq_at_k/NAME."""
+    """Selector of the picks of usq_at_k; the others are usq_at_k/NAME."""
     selectors: Mapping[str, Selector]
     pass_threshold: float = PASS_THRESHOLD
     refused: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class MetricSettings:
 
 @dataclass(frozen=True, slots=True)
 class PromptTable:
-    """What one model did on each of P prompts.
+    """Metrics of one model on each of P prompts.
 
     Example:
         PromptTable(model="Dr.GRPO", task_ids=("eval-37|b1>e4=",), clusters=("b1>e4",), num_samples=16,

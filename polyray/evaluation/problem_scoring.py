@@ -35,7 +35,7 @@ class _TaskFields(StrictModel):
 
 @dataclass(frozen=True, slots=True)
 class ProblemScoring:
-    """What `score --task` was asked for.
+    """Arguments of `score --task`.
 
     Example:
         ProblemScoring(samples=Path("samples.jsonl"), task={"type": "code", "path": "HumanEval.jsonl.gz"},
@@ -57,12 +57,12 @@ class ProblemScoring:
     seed: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """For --check."""
+        """Settings for --check."""
         return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
 
 
 def score_problems(request: ProblemScoring, progress: Callable[[int], None] | None = None) -> dict[str, Any]:
-    """Judges every sample and returns the contents of metrics.json; results lie in `request.out`.
+    """Judge every sample and return the contents of metrics.json; results are in `request.out`.
 
     Raises ConfigError for settings, DataError for samples or problems that do not fit.
     """
@@ -91,7 +91,7 @@ def score_problems(request: ProblemScoring, progress: Callable[[int], None] | No
 
 
 def _sandbox(request: ProblemScoring) -> SandboxRewardSpec:
-    """How programs are run; raises ConfigError for limits that make no sense."""
+    """Sandbox settings of the request; raises ConfigError for invalid limits."""
     values: dict[str, Any] = {
         "allow_code_execution": request.allow_code_execution,
         "workers": request.workers or os.cpu_count() or 1,
@@ -108,11 +108,11 @@ def _problem_files(request: ProblemScoring) -> dict[str, Path]:
 
 
 def _task_spec(fields: dict[str, Any]) -> Any:
-    """Everything in the problem file is scored: what is held out for training is no matter here."""
+    """Task settings with every problem of the file, also those that training holds out."""
     whole = dict(fields)
     if whole["type"] == "code":
         whole.setdefault("held_out", "all")
-        whole.setdefault("stop", [])  # a file's completions are judged as they stand, as HumanEval's tools do
+        whole.setdefault("stop", [])  # a file's completions are judged unchanged, as HumanEval's tools do
     return build_config(_TaskFields, {"task": whole}, source="evaluate score").task
 
 

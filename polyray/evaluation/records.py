@@ -62,7 +62,7 @@ class SampleRecord:
 
 @dataclass(frozen=True, slots=True)
 class ResultRecord:
-    """How one sample was judged: one line of results.jsonl. Times and memory are null where nothing ran.
+    """Verdict about one sample: one line of results.jsonl. Times and memory are null if nothing ran.
 
     Example:
         ResultRecord(task_id="eval-37|b1>e4=", sample_index=0, model="Dr.GRPO", passed=True, verdict="passed")
@@ -160,7 +160,7 @@ def checked_sample(line: str | bytes, where: str) -> dict[str, Any]:
         value = values.get(name)
         if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
             raise DataError(
-                f"{where}: {name}={value!r} is not a number; null stands for a value that is not known"
+                f"{where}: {name}={value!r} is not a number; use null for a value that is not known"
             )
     return values
 
@@ -177,8 +177,7 @@ def _as_sample(values: dict[str, Any]) -> SampleRecord:
 def written_whole(path: Path) -> Iterator[IO[str]]:
     """A text file that appears under its name only once it is complete.
 
-    It is written beside `path` and renamed; on an exception it is removed and whatever `path` was before
-    stays.
+    It is written beside `path` and renamed. On an exception it is removed and an earlier `path` stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")

@@ -1,7 +1,7 @@
-"""samples.jsonl and results.jsonl while they grow: appended group by group, taken up where a kill left them.
+"""Growing samples.jsonl and results.jsonl: appended group by group, resumed after a kill.
 
-A group is the samples of one prompt by one model: `num_samples` lines in each file, samples first. What a kill
-left behind is cut back to whole groups that both files have; because samples depend on their seeds alone, the
+A group is the samples of one prompt by one model: `num_samples` lines in each file, samples first. After a kill
+both files are cut back to the whole groups that both have. Because samples depend on their seeds alone, the
 files of an interrupted evaluation end up with the same samples as those of an unbroken one. Called by sampling.py.
 """
 

@@ -1,9 +1,9 @@
-"""Where scoring finds the samples of a prompt: in memory, or in a file of which only the offsets are kept.
+"""Samples of a prompt for scoring: from memory, or from a file with only its offsets in memory.
 
     SampleFile("samples.jsonl").group("base", "mbpp-11")  -> its samples in order of their index
 
 An evaluation may have millions of samples: a SampleFile holds 8 bytes for each of them, and texts only of the
-prompt that is looked at. Called by scoring.py.
+current prompt. Called by scoring.py.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class SampleSource(Protocol):
         ...
 
     def group(self, model: str, task_id: str) -> list[SampleRecord]:
-        """In order of their index. Raises DataError where a sample occurs twice."""
+        """Samples in order of their index. Raises DataError if a sample occurs twice."""
         ...
 
 

@@ -3,9 +3,9 @@
     requests --sample(arm, requests)--> Group --scorer, in threads--> samples.jsonl, results.jsonl (sample_log.py)
                                                                        --> metrics.json (scoring.py)
 
-Where the engines are is the caller's business (`polyray evaluate` passes a Ray pool, tests a function). Sample i
+The caller brings the engines (`polyray evaluate` passes a Ray pool, tests a function). Sample i
 of a prompt has the same seed for every arm, so arms are compared on common random numbers. The files are written
-in the order of arms and prompts, whatever order groups arrive in: neither that nor a kill changes them.
+in the order of arms and prompts: neither the order in which groups arrive nor a kill changes them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Progress = Callable[[str, int, int], None]
 SCORING_THREADS = 2
 """Groups scored at once; a scorer of programs runs several at a time by itself."""
 MAX_UNSCORED_GROUPS = 64
-"""Where scoring is slower than sampling, no more than these wait for it: memory stays flat."""
+"""Groups that wait for scoring at most, so that slow scoring does not fill memory."""
 FIRST_GROUPS = 2
 """Groups without a single score after which the reward counts as broken."""
 Judged = tuple[GroupRequest, Group, Sequence[Scored]]
@@ -43,7 +43,7 @@ Judged = tuple[GroupRequest, Group, Sequence[Scored]]
 
 @dataclass(frozen=True, slots=True)
 class EvaluationFiles:
-    """Where an evaluation lies.
+    """Files of an evaluation.
 
     Example:
         EvaluationFiles(Path("runs/eval/evaluation")).samples  # runs/eval/evaluation/samples.jsonl
@@ -58,7 +58,7 @@ class EvaluationFiles:
 
     @property
     def results(self) -> Path:
-        """How each sample was judged."""
+        """Verdicts, one line per sample."""
         return self.directory / "results.jsonl"
 
     @property
@@ -69,7 +69,7 @@ class EvaluationFiles:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationPaths:
-    """Where one evaluation writes.
+    """Output directories of one evaluation.
 
     Example:
         EvaluationPaths(evaluation=Path("runs/eval/evaluation"), judge=Path("runs/eval/judge"))
@@ -100,14 +100,14 @@ def evaluation_requests(
 
 @dataclass(frozen=True)
 class Sampling:
-    """Everything that sampling the arms needs but the arms themselves.
+    """Settings of sampling, without the arms.
 
     Example:
         Sampling(prompts, spec, rollout, seed=0, domain="code", sample=sample, scorer=RewardScorer(reward))
     """
 
     prompts: Sequence[Prompt]
-    """As the task has them: what rewards read, and what the data set's hash is made of."""
+    """Prompts of the task, as rewards and the data set's hash see them."""
     spec: EvaluationSpec
     rollout: RolloutSpec
     seed: int
@@ -117,7 +117,7 @@ class Sampling:
     pass_threshold: float = PASS_THRESHOLD
     progress: Progress | None = None
     kept_text: Callable[[Prompt, str], str] | None = None
-    """What of a completion is written down: of a program, the part that was judged. None: all of it."""
+    """The part of a completion that is written down: of a program, the judged part. None: all of it."""
     on_group: Callable[[Sequence[SampleRecord]], None] | None = None
     """Called with every group of the files in their order, those of earlier starts included."""
 
@@ -204,7 +204,7 @@ def _in_request_order(
             progress(name, start + done, start + len(requests))
         while released < len(requests) and (ready := waiting.get(requests[released].group_id)) is not None:
             if not ready[1].done() and done < len(requests):
-                break  # the engines come first; what is behind waits for it
+                break  # the engines come first; later groups wait
             del waiting[requests[released].group_id]
             yield requests[released], ready[0], ready[1].result()
             released += 1

@@ -27,12 +27,12 @@ from polyray.runs.atomic import atomic_write_json
 
 MANIFEST = "score.json"
 DEFAULT_KS = (1, 3, 5, 10, 100)
-"""Of those, the ones that every problem has enough samples for."""
+"""Default values of k, as far as every problem has enough samples."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """What is scored, and by what.
+    """Samples to score, and everything that determines their verdicts.
 
     Example:
         ScoreRequest(Path("samples.jsonl"), {"path": Path("HumanEval.jsonl.gz")}, {"task": "code", "timeout_s": 3.0})
@@ -42,7 +42,7 @@ class ScoreRequest:
     problems: Mapping[str, Path]
     """Key of the task's settings -> the file that it names."""
     settings: Mapping[str, Any]
-    """Everything that could change a verdict."""
+    """Settings that could change a verdict."""
 
 
 def score_stream(

@@ -1,10 +1,10 @@
-"""What judges the samples of an evaluation: a reward, or programs in the sandbox.
+"""Scorers of an evaluation's samples: a reward, or programs in the sandbox.
 
-    (prompt, texts) --Scorer--> one Scored per text: reward, class, verdict, and what running it took
+    (prompt, texts) --Scorer--> one Scored per text: reward, class, verdict, time and memory
     samples, one after another --StreamScorer--> the same, in order
 
 A reward knows a number only; the sandbox also says how a program ended. Scorers are called by sampling.py, in
-threads, while the engines go on sampling; stream scorers by score_file.py.
+threads, while the engines keep sampling; stream scorers by score_file.py.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ UNSCORED = "unscored"
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What became of one completion.
+    """Result of one completion.
 
     Example:
         Scored(reward=0.0, class_id=-1, verdict="timeout", message="no end within 3 s", wall_s=3.02)
@@ -44,7 +44,7 @@ class Scored:
     """In [0, 1]; NaN = unscored."""
     class_id: int = WRONG_CLASS
     verdict: str | None = None
-    """How a program ended; None: the reward says it."""
+    """Ending of a program; None: the reward decides."""
     message: str = ""
     wall_s: float | None = None
     cpu_s: float | None = None
@@ -82,14 +82,14 @@ class RewardScorer:
 
 @runtime_checkable
 class ProgramTask(Protocol):
-    """A task whose completions are programs."""
+    """A task with programs as completions."""
 
     def program(self, prompt: Prompt, completion: str) -> Program:
-        """What is run to judge a completion."""
+        """The program that judges a completion."""
         ...
 
     def program_of_solution(self, prompt: Prompt, solution: str) -> Program:
-        """What is run to judge a whole program."""
+        """The program that judges a whole solution."""
         ...
 
     def completion_class(self, prompt: Prompt, completion: str) -> int:
@@ -147,14 +147,14 @@ def _scored(result: ProgramResult, class_id: int) -> Scored:
 
 
 def build_scorer(reward: RewardSpec, task_spec: TaskSpec) -> Scorer:
-    """What judges an evaluation with this reward."""
+    """Build the scorer of an evaluation with this reward."""
     if isinstance(reward, SandboxRewardSpec):
         return ProgramScorer(build_task(task_spec), reward)
     return RewardScorer(plan_reward(reward, task_spec).build())
 
 
 def build_stream_scorer(task: Task, reward: SandboxRewardSpec) -> StreamScorer:
-    """What judges a file of samples of `task`: its programs in the sandbox, or its verifier."""
+    """Build the scorer for a file of samples of `task`: its programs in the sandbox, or its verifier."""
     if isinstance(task, ProgramTask):
         scorer = ProgramScorer(task, reward)
         return lambda raw: scorer.stream(

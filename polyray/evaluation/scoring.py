@@ -36,7 +36,7 @@ SATURATED = 0.95
 
 @dataclass(frozen=True)
 class ScoringContext:
-    """What samples do not say of themselves.
+    """Context of scoring that is not in the samples.
 
     Example:
         ScoringContext(seed=0, baseline="base", reward='{"type": "verifier"} on code', trained_on={"base": None})
@@ -47,7 +47,7 @@ class ScoringContext:
     """The model all others are compared with; None: the first."""
     pass_threshold: float = PASS_THRESHOLD
     threshold_source: Mapping[str, Any] = field(default_factory=dict)
-    """How the threshold was fixed, where it was (checkers.py); stored beside the numbers."""
+    """Origin of the threshold, if it was fixed (checkers.py); stored beside the numbers."""
     reward: str | None = None
     """Identity of the reward that scored the samples."""
     trained_on: Mapping[str, str | None] = field(default_factory=dict)
@@ -100,7 +100,7 @@ def score_samples(
 
 
 def dataset_sha256(records: Iterable[SampleRecord]) -> str:
-    """A hash of which prompts were asked, whatever the order: equal for equal held-out sets."""
+    """A hash of the set of prompts, in any order: equal for equal held-out sets."""
     return _hash(f"{record.task_id}\t{record.prompt_sha256}" for record in records)
 
 

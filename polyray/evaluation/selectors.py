@@ -1,10 +1,10 @@
-"""Who picks one of the k candidates a user is shown: a registry; higher scores are preferred.
+"""Registry of selectors, which pick one of the k candidates; higher scores are preferred.
 
 Most selectors score each sample on its own; USQ@k (polyray.metrics.selection) is then exact: the expected quality
 of the candidate with the highest score, uniform among ties. `diverse` looks at the whole set, so its USQ@k is
 estimated on sampled k-subsets. `reward` makes USQ@k the best of k by construction, so it is an upper bound, not a
-user; where a model was trained on that very reward its picks are refused (`refusals`). Adding one = one function
-and one line.
+user; for a model that was trained on that very reward its picks are refused (`refusals`). A new selector takes one
+function and one line.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ Pick = Callable[[Sequence[SampleRecord]], int]
 """The samples of one set -> the index of the one that is picked."""
 
 NOISE_SCALE = 0.5
-"""Of noisy_user, in units of quality: between candidates of quality 1 and 0 it picks the better one with
-probability 1 / (1 + exp(-1 / 0.5)) = 0.88."""
+"""Noise of noisy_user, in units of quality.
+
+Between candidates of quality 1 and 0 it picks the better one with probability 1 / (1 + exp(-1 / 0.5)) = 0.88.
+"""
 SAMPLED_SUBSETS = 64
 """k-subsets per prompt for selectors that look at the whole set."""
 SELF_SELECTION = "reward"
@@ -115,7 +117,7 @@ class Selector:
 
     @property
     def sha256(self) -> str:
-        """Of its source: what tells one definition from another beside a number."""
+        """sha256 of the source, which tells definitions apart beside a number."""
         return hashlib.sha256(inspect.getsource(self.scores or self.pick).encode()).hexdigest()  # type: ignore[arg-type]
 
     def usq(

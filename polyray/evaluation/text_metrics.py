@@ -52,10 +52,10 @@ def check_text_metrics(spec: EvaluationSpec, references: Mapping[str, str]) -> N
 def build_text_metrics(
     spec: EvaluationSpec, source: SampleSource, references: Mapping[str, str]
 ) -> TextMetrics | None:
-    """What computes them for one prompt; None where none was asked for.
+    """Build the function that computes text metrics of one prompt; None if none is requested.
 
-    `references` is task_id -> a right answer, where there is one. The vocabulary of EAD is that of all samples of all
-    models, read here in a pass of its own.
+    `references` is task_id -> a right answer, if there is one. The vocabulary of EAD is that of all samples of all
+    models, read here in a separate pass.
     """
     if not spec.text_metrics and spec.bert_score is None:
         return None

@@ -4,7 +4,7 @@ loop.py             the RL loop of one rank: pull a batch, update, publish, writ
 policy.py           everything of a run that has weights
 step.py             one batch: rows, anchors, advantages, updates; group_metrics.py its metrics
 batch.py            rows; anchors.py the log-probs that stay fixed while a batch is trained on
-advantages.py       who takes part, what is added, the scale; objectives.py the function of each algorithm.type
+advantages.py       which completions take part, added rewards, scale; objectives.py one function per algorithm.type
 token_loss.py       from log-probs to the loss of every token; covariance.py chooses those of Clip-Cov and KL-Cov
 supervised_term.py  cross-entropy on demonstrations beside an objective: polychromic SFT
 reduce.py           sums over data-parallel ranks; lockstep.py as many passes on each, where they share the base

@@ -1,4 +1,4 @@
-"""The advantages of a batch: who takes part, what is added to rewards, the objective (objectives.py), the scale.
+"""Advantages of a batch: completions that take part, added rewards, the objective (objectives.py), the scale.
 
     scored completions --truncated: drop--> set --objective--> + length and KL rewards --scale--> advantages
 
@@ -31,7 +31,7 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class GroupAdvantages:
-    """What a group teaches. Completions that left the set have 0 in all entries and train nothing.
+    """Advantages of one group. Completions that left the set have 0 in all entries and train nothing.
 
     Example:
         GroupAdvantages(advantages_G=np.array([.5, -.5]), quality_part_G=np.array([.5, -.5]),
@@ -49,7 +49,7 @@ class GroupAdvantages:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What the learner knows of a group's completions, each [G], 0 where nothing was measured.
+    """The learner's measurements of a group's completions, each [G]; 0 means not measured.
 
     Example:
         Measured(kl_G=np.array([.1, .3]), log_weights_G=np.zeros(2))
@@ -122,7 +122,9 @@ def compute_advantages(
 def scale_batch(
     groups: Sequence[ScoredGroup], advantages: Sequence[GroupAdvantages], algorithm: AlgorithmSpec
 ) -> list[GroupAdvantages]:
-    """Where `scale: batch` asks for it, every advantage over the standard deviation of all, on all ranks."""
+    """Divide every advantage by the standard deviation over all ranks, with `scale: batch`; otherwise return them
+    as is.
+    """
     if algorithm.scale != "batch":
         return list(advantages)
     sums = Sums(("advantage", "advantage_squared"))

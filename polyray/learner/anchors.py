@@ -35,7 +35,10 @@ def fill_proximal(model: PeftModel, rows: Sequence[Row], config: TrainConfig) ->
 
 
 def needs_proximal(config: TrainConfig, num_updates: int) -> bool:
-    """Before the first update the policy is its own anchor; stale weights are needed before that."""
+    """Whether the learner needs its own log-probs before the first update.
+
+    Before the first update the policy is its own anchor; stale weights are needed before that.
+    """
     algorithm = config.algorithm
     stale = getattr(algorithm, "stale_weights", "token") != "token"
     anchored = algorithm.proximal == "learner" or algorithm.covariance == "kl_cov"
@@ -43,7 +46,7 @@ def needs_proximal(config: TrainConfig, num_updates: int) -> bool:
 
 
 def measured(rows: Sequence[Row], num_samples: int) -> Measured:
-    """Of one group, from what its rows know; empty completions have 0."""
+    """Measurements of one group, from its rows; empty completions have 0."""
     kl_G, log_weights_G = np.zeros(num_samples), np.zeros(num_samples)
     for row in rows:
         rollout_T = torch.from_numpy(row.completion.rollout_logprobs).double()

@@ -17,7 +17,7 @@ from polyray.types import Completion, ScoredGroup
 
 @dataclass(frozen=True, slots=True)
 class RowBatch:
-    """Some completions of a batch, ready for a forward pass.
+    """Completions of a batch, ready for a forward pass.
 
     Example:
         RowBatch(rows=Rows(...), rollout_logprobs_BT=tensor([[-.1, -.3]]), advantages_B=tensor([.5]),
@@ -37,7 +37,7 @@ class RowBatch:
     referenced_B: torch.Tensor
     """[B] bool: rows whose reference log-probs are known."""
     proximal_logprobs_BT: torch.Tensor | None
-    """[B, T] float32 under the policy before the first update on this batch; None: nobody asked."""
+    """[B, T] float32 under the policy before the first update on this batch; None: not requested."""
     sample_ids: tuple[tuple[int, int], ...] = ()
     """(group_id, place in the group) of every row."""
     chosen_BT: torch.Tensor | None = None
@@ -57,7 +57,7 @@ class Row:
     completion: Completion
     group_id: int
     index: int
-    """Its place in the group."""
+    """Place in the group."""
     watched: bool
     trained: bool
     """False: measured, but in neither the loss nor its denominator."""
@@ -67,9 +67,9 @@ class Row:
     proximal_T: torch.Tensor | None = None
     """[T] log-probs under the policy before the first update on this batch, where asked for."""
     quality_part: float = 0.0
-    """What quality gives of the advantage."""
+    """The part of the advantage that comes from quality."""
     diversity_part: float = 0.0
-    """What diversity gives of it."""
+    """The part of the advantage that comes from diversity."""
 
 
 def rows_of(group: ScoredGroup, algorithm: AlgorithmSpec) -> list[Row]:

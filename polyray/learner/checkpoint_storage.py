@@ -1,10 +1,10 @@
-"""Checkpoints in a storage behind a URL, so that a run can go on where its disk is gone.
+"""Checkpoints in a storage behind a URL, so that a run can resume after its disk is lost.
 
-    URL/RUN/config.json, metrics.jsonl, ...            what a run directory is made again from
+    URL/RUN/config.json, metrics.jsonl, ...            files from which a run directory is rebuilt
     URL/RUN/checkpoints/step-000020/manifest.json      uploaded last: without it a checkpoint does not count
 
-Storages that pyarrow knows (file, s3, gs, hdfs, abfs) are reached by it, all others by fsspec. What comes back is
-believed only after its hashes have been checked, like any checkpoint.
+pyarrow reaches the storages that it knows (file, s3, gs, hdfs, abfs), fsspec all others. A downloaded checkpoint
+is used only after its hashes have been checked, like any checkpoint.
 """
 
 from __future__ import annotations
@@ -149,11 +149,11 @@ class CheckpointStorage:
 
 
 class _Damaged(Exception):
-    """What was downloaded is no valid checkpoint."""
+    """A downloaded checkpoint is not valid."""
 
 
 def open_storage(url: str) -> tuple[Any, str]:
-    """(pyarrow file system, path in it) of a URL; ConfigError for a scheme whose client is not installed."""
+    """(pyarrow file system, path in it) of a URL; ConfigError for a scheme without an installed client."""
     from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
     from pyarrow.lib import ArrowException
 

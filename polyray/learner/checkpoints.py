@@ -1,8 +1,8 @@
-"""Which checkpoints a run keeps, where, and what happens when one cannot be written.
+"""Writing of checkpoints: which ones a run keeps, where, and how a failed write is handled.
 
-A checkpoint is written on this machine, atomically (state.py), then copied to `learner.checkpoint_storage` while
-training goes on (checkpoint_storage.py). A disk that is full costs a checkpoint, not the run: until so many in a
-row have failed, or the one that fails is the run's last.
+A checkpoint is written on this machine, atomically (state.py), then copied to `learner.checkpoint_storage` in the
+background (checkpoint_storage.py). A full disk costs a checkpoint, not the run. The run ends when too many writes
+in a row have failed, or when the last checkpoint of the run fails.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COPY_TIMEOUT_S = 600.0
 """A copy that takes longer has failed, as far as the run is concerned."""
 
 Write = Callable[[Collection[int]], Path]
-"""(steps whose checkpoints stay besides the newest) -> the directory written."""
+"""(steps of the checkpoints to keep besides the newest) -> the directory written."""
 
 
 class CheckpointStore:
@@ -63,7 +63,7 @@ class CheckpointStore:
         size in bytes, for the message. Raises CheckpointError after too many failures in a row, and where the last
         one cannot be kept.
         """
-        self._settle(last=False)  # the copy under way reads what pruning might remove
+        self._settle(last=False)  # a running copy reads files that pruning might remove
         kept = self._best(scores)
         try:
             target = write(kept)
@@ -120,7 +120,7 @@ class CheckpointStore:
             raise CheckpointError(
                 f"{self._failures} checkpoints in a row failed (learner.max_checkpoint_failures={limit}): {message}"
             )
-        logger.error("%s; the run goes on (%d of at most %d in a row)", message, self._failures, limit - 1)
+        logger.error("%s; the run continues (%d of at most %d in a row)", message, self._failures, limit - 1)
 
 
 def best_steps(scores: Mapping[int, float], num: int, mode: str) -> list[int]:

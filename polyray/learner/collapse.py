@@ -1,6 +1,6 @@
-"""Does the policy still say different things? A measure of diversity against what it was before training.
+"""Alarm for a diversity collapse: a measure of diversity against its value before training.
 
-Like the watches of mismatch.py and over_optimisation.py its only state are lines on disk, here of dynamics.jsonl, so
+Like the watches of mismatch.py and over_optimisation.py its only state is lines on disk, here of dynamics.jsonl, so
 it survives a resume.
 """
 
@@ -29,7 +29,7 @@ class CollapseWatch:
             self._remember(line)
 
     def observe(self, values: Mapping[str, Any]) -> dict[str, float]:
-        """What this round adds to its own line: collapse_alarm, 0 or 1; {} where nobody watches."""
+        """Value that this round adds to its own line: collapse_alarm, 0 or 1; {} without an alarm."""
         if self._spec is None:
             return {}
         value = self._remember(values)

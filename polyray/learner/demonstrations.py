@@ -1,8 +1,8 @@
-"""What SFT trains on: encoded rows by number, so that (seed, step) alone says what a step sees.
+"""Training data of SFT: encoded rows by number, so that (seed, step) alone determines a step.
 
-A task gives an endless stream of demonstrations. A file gives epochs, each a shuffle of its own; its rows are
-encoded once, at the start, so that every row is known to fit before the first step. Validation rows of a
-task are drawn with a seed that no training run can have. Parsing files is records.py, encoding chat.py.
+A task gives an endless stream of demonstrations. A file gives epochs, each with its own shuffle. The rows of a
+file are encoded once, at the start, so that every row is known to fit before the first step. Validation rows of a
+task are drawn with a seed that no training run can have. records.py parses files, chat.py encodes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Demonstrations:
     truncated: int = 0
     """Training rows of a file that were longer than max_tokens."""
     sha256: str | None = None
-    """Of the file's training rows as they are trained: a resumed run must find the same."""
+    """sha256 of the file's training rows as they are trained: a resumed run must find the same."""
 
 
 def load_demonstrations(config: SftConfig, tokenizer: PreTrainedTokenizerBase) -> Demonstrations:
@@ -157,7 +157,7 @@ def _fitting(
 def _encode(
     config: SftConfig, tokenizer: PreTrainedTokenizerBase, demonstration: Demonstration
 ) -> TokenRow | None:
-    """None for a row that is dropped."""
+    """Encode a demonstration; None for one that is dropped."""
     row = encode_demonstration(
         tokenizer,
         demonstration.prompt,

@@ -1,8 +1,8 @@
-"""Making a learner process give the same bits for the same input, whatever else the machine does.
+"""Make a learner process give the same bits for the same input.
 
-The gradient of picking rows (`hidden[rows]`) adds up rows that were picked twice; with several threads torch does so
-in whatever order they arrive, unless it is told not to. Packed prompts are picked by every completion of
-their group. Called once per learner process, before the model is built.
+The gradient of picking rows (`hidden[rows]`) adds up rows that were picked twice. With several threads torch adds
+them in order of arrival, unless it is told not to. Every completion of a group picks the packed prompts. Called
+once per learner process, before the model is built.
 """
 
 from __future__ import annotations

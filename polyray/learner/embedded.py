@@ -64,7 +64,7 @@ Progress = Callable[[int, int, float], None]
 
 
 def embedded_dir(config: PretrainConfig) -> Path:
-    """Where this configuration's model lies or will lie: named by everything that determines its weights."""
+    """Directory of this configuration's model, named by everything that determines its weights."""
     determines = {
         "architecture": ARCHITECTURE,
         "characters": CHARACTERS,
@@ -196,7 +196,7 @@ def _save(model: Qwen3ForCausalLM, directory: Path) -> None:
         json.dumps({"code_version": CODE_VERSION, "num_parameters": model.num_parameters()}),
     )
     temporary.chmod(0o755)
-    # Whatever has the final name without a manifest is no model; another process may have finished first.
+    # A directory with the final name and without a manifest is no model. Another process may have finished first.
     if directory.exists() and not (directory / MANIFEST).is_file():
         shutil.rmtree(directory)
     if directory.exists():

@@ -1,6 +1,6 @@
-"""Which way quality and diversity pull: the gradients of both parts of an update, layer by layer, while training.
+"""Gradients of the quality and the diversity part of an update, layer by layer, while training.
 
-A completion's advantage is the sum of what quality and what diversity give it (advantages.py), so the gradient of the
+A completion's advantage is the sum of a quality and a diversity part (advantages.py), so the gradient of the
 objective is the sum of two: sum_i q_i grad log pi(y_i) and sum_i d_i grad log pi(y_i), each over the denominator of
 the loss. Taken at the policy before the update, without clipping, importance weights and the other terms of the loss;
 with neither of them their sum is the gradient of the update. Costs about one more pass over the batch.
@@ -39,7 +39,7 @@ def gradient_parts(
     """Norms of both gradients and their cosine per layer, and over all of them, the same on every rank.
 
     Args:
-        model: whose trainable parameters are looked at.
+        model: the gradients are those of its trainable parameters.
         batches: this rank's rows that are in the loss, each with its forward pass; none is fine.
         denominator: of the loss, over all ranks.
         normalisation: of the loss.
@@ -76,7 +76,7 @@ def _losses(
     normalisation: losses.Normalisation,
     temperature: float,
 ) -> list[torch.Tensor | None]:
-    """What each part minimises on a micro batch; None where it has no weight, and no pass to keep step with."""
+    """Loss of each part on a micro batch; None for a part without weight, unless the ranks share the base."""
     logprobs_BT, _ = completion_logprobs(model, batch.rows, temperature)
     found: list[torch.Tensor | None] = []
     for part in PARTS:

@@ -1,4 +1,4 @@
-"""What a batch of scored groups looks like: rewards, pass@k, diversity, advantages, lengths."""
+"""Metrics of a batch of scored groups: rewards, pass@k, diversity, advantages, lengths."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""As many forward and backward passes on every rank, where they share the base (polyray/models/sharding.py).
+"""Equal numbers of forward and backward passes on all ranks that share a base (polyray/models/sharding.py).
 
-Ranks have different numbers of micro batches, down to none. Whoever has fewer makes passes that add nothing:
+Ranks have different numbers of micro batches, down to none. A rank with fewer makes passes that add nothing:
 
     for batch in in_lockstep(model, batches):
         idle_pass(model) if batch is None else train_on(batch)
 
-Where every rank has the whole base, the batches come as they are and nobody waits.
+If every rank has the whole base, the batches come unchanged and no rank waits.
 """
 
 from __future__ import annotations

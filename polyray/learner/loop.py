@@ -1,6 +1,6 @@
-"""The learner's loop, on one screen, without Ray: pull a batch, update, publish, validate, write, checkpoint.
+"""The learner's loop, without Ray: pull a batch, update, publish, validate, write, checkpoint.
 
-Runs in every rank of a data-parallel group. What it needs from outside comes in as `Coordination` (in a run:
+Runs in every rank of a data-parallel group. `Coordination` is its only link to the rest of the run (in a run:
 calls to the coordinator actor; in a test: a plain object).
 """
 
@@ -24,7 +24,7 @@ from polyray.types import StepMetrics, TrainingBatch
 
 
 class Coordination(Protocol):
-    """What a learner rank asks of the rest of the run."""
+    """Requests of a learner rank to the rest of the run."""
 
     def begin_attempt(self, snapshot: Mapping[str, Any] | None) -> int:
         """The number of this attempt, the same on every rank."""
@@ -55,7 +55,7 @@ class Coordination(Protocol):
         ...
 
     def report(self, metrics: StepMetrics) -> None:
-        """Rank 0 only: the newest metrics, for whoever watches."""
+        """Hand out the newest metrics for display; rank 0 only."""
         ...
 
 
@@ -118,7 +118,7 @@ def run_learner(
 
 
 class _MainRank:
-    """What rank 0 does besides training: it publishes, validates, writes."""
+    """Duties of rank 0 besides training: publish, validate, write."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class _MainRank:
         return served is not None
 
     def after_step(self, step: int, batch: TrainingBatch, metrics: StepMetrics, learn_s: float) -> Verdict:
-        """Has version `step` served and validated, and writes the line of the step that made it."""
+        """Publish and validate version `step`, and write the line of the step that made it."""
         learner, kept = self._config.learner, self._config.delivery.keep_versions == "all"
         kept = kept or step % learner.checkpoint_every == 0 or step == learner.steps
         if kept:  # before it is served: what an engine serves can always be read
@@ -195,7 +195,7 @@ class _MainRank:
             return None
         self._watching.published(payload)
         learner = self._config.learner
-        # Nobody could serve an earlier version again after a resume, so a checkpoint waits for their results.
+        # After a resume no worker can serve an earlier version again, so a checkpoint waits for their results.
         before = version if version % learner.checkpoint_every == 0 else 0
         waited = self._watching.collect(self._coordination, last=version == learner.steps, before=before)
         return None if waited is None else {**receipt, **waited}

@@ -1,4 +1,4 @@
-"""Do engine and learner still speak of the same policy? kl_rollout and ess, step by step, and the alarm.
+"""Alarm for a mismatch of engine and learner, from kl_rollout and ess step by step.
 
 Like the watch of over_optimisation.py its only state is the lines of metrics.jsonl, so it survives a resume.
 """
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 KEY = "mismatch_alarm"
 TOTAL = "mismatch_alarms"
-"""Of what is reported for the display, not of metrics.jsonl: steps with the alarm so far."""
+"""Steps with the alarm so far; reported for the display, not written to metrics.jsonl."""
 
 
 class MismatchWatch:
@@ -37,7 +37,7 @@ class MismatchWatch:
             self.total += self._alarm_before
 
     def observe(self, metrics: StepMetrics) -> StepMetrics:
-        """What this step adds to its own line: mismatch_alarm, 0 or 1; {} where nobody watches."""
+        """Value that this step adds to its own line: mismatch_alarm, 0 or 1; {} without an alarm."""
         if self._spec is None:
             return {}
         self._remember(metrics)
@@ -71,7 +71,7 @@ def _beyond(
     direction: Literal["rise", "fall"],
     spec: MismatchAlarmSpec,
 ) -> bool:
-    """On the way from `none` (no mismatch) to `limit`: at the end, or past a share of it and moving."""
+    """Whether the series is past `limit`, or past a share of the way from `none` (no mismatch) and moving."""
     way = (float(np.median(values_T)) - none) / (limit - none)
     if way > 1:
         return True

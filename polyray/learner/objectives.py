@@ -1,6 +1,6 @@
-"""Which function of polyray.algorithms gives a group's advantages: one entry per `algorithm.type`.
+"""Advantage function of polyray.algorithms for each `algorithm.type`.
 
-Not here: who takes part, length and KL rewards, scale (advantages.py).
+Not here: which completions take part, length and KL rewards, scale (advantages.py).
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class Samples:
     tokens_G: tuple[list[int], ...]
     mean_logprobs_G: np.ndarray
     log_weights_G: np.ndarray
-    """log pi_learner(y) - log pi_rollout(y), whole completions; 0 where nobody measured it."""
+    """log pi_learner(y) - log pi_rollout(y), whole completions; 0 where it was not measured."""
 
 
 def polychromic(samples: Samples, spec: PolychromicSpec) -> PolychromicAdvantages:
-    """Its two parts are known, so that their shares can be logged."""
+    """Advantages with their two parts, so that their shares can be logged."""
     if spec.stale_weights != "token":
         return stale_polychromic_advantages(
             samples.rewards_G,
@@ -117,7 +117,7 @@ def _distances(samples: Samples) -> np.ndarray:
 
 
 def _rng(samples: Samples) -> np.random.Generator:
-    """Of the group, so that a resumed run draws the same sets."""
+    """Random generator of the group, so that a resumed run draws the same sets."""
     return np.random.default_rng(samples.group_id)
 
 
@@ -137,7 +137,7 @@ OF_TYPE: dict[str, Callable[[Samples, Any], np.ndarray]] = {
     "darling": lambda s, spec: darling_advantages(s.rewards_G, _distances(s), spec.combine),
     "unlikeliness": lambda s, spec: unlikeliness_advantages(s.rewards_G, s.mean_logprobs_G, spec.penalty),
 }
-"""By `algorithm.type`; `polychromic` apart, because it has two parts."""
+"""Advantage function of each `algorithm.type`; `polychromic` is separate, because it has two parts."""
 
 SCALED_BY_OWN_STD = ("pass_at_k", "best_minus_second")
-"""Objectives whose `scale: group` is part of their formula."""
+"""Objectives for which `scale: group` is part of the formula."""

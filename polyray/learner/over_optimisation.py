@@ -1,8 +1,8 @@
-"""Does the policy please its reward and nobody else? The reward against a second opinion, step by step.
+"""Detect over-optimisation: compare the reward with a second opinion, step by step.
 
     add_second_opinion   one group's share: means, spread, and the correlation of the two within groups
     second_opinion_metrics   the sums as keys of metrics.jsonl
-    SecondOpinionWatch   what takes several steps: the gap of the standardised means, and the alarm
+    SecondOpinionWatch   values over several steps: the gap of the standardised means, and the alarm
 
 The watch's only state is the lines of metrics.jsonl, so it survives a resume. Called by group_metrics.py and
 run_files.py; the test behind the alarm is metrics/divergence.py.
@@ -77,10 +77,10 @@ class SecondOpinionWatch:
         self._lines = [_kept(line) for line in lines if MEAN in line]
 
     def observe(self, metrics: StepMetrics) -> StepMetrics:
-        """What this step adds to its own line: second_opinion_gap, and over_optimisation where it is watched.
+        """Values that this step adds to its own line: second_opinion_gap, and over_optimisation with an alarm.
 
-        The gap is how many standard deviations the reward's mean has moved since the first steps, less those of
-        the second opinion's mean: 0 while both move alike, positive where only the reward is pleased.
+        The gap is how many standard deviations the reward's mean has moved since the first steps, minus the same
+        for the second opinion. It is 0 while both move alike, and positive when only the reward rises.
         """
         if MEAN not in metrics:
             return {}

@@ -27,23 +27,25 @@ from polyray.types import PolicyVersion
 from polyray.weight_sync.probe import probe_logprobs, probe_sequences
 
 COORDINATOR_FILES = "coordinator/"
-"""Where the coordinator's binary payloads lie among a checkpoint's extra files."""
+"""Prefix of the coordinator's binary payloads among a checkpoint's extra files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """Where a run goes on, e.g. Restored(step=20, snapshot={"version": 20, "pending": [81]}, validation=None)."""
+    """Starting point of a run, e.g. Restored(step=20, snapshot={"version": 20, "pending": [81]},
+    validation=None).
+    """
 
     step: int = 0
     snapshot: Mapping[str, Any] | None = None
-    """What the coordinator gave; None where there was no checkpoint."""
+    """The coordinator's snapshot; None without a checkpoint."""
     validation: Mapping[str, Any] | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
     """The learner's own extra files."""
 
 
 class Policy:
-    """Everything of a run that has weights."""
+    """Parts of a run that have weights."""
 
     def __init__(self, config: TrainConfig, model_dir: Path, dtype: str, device: torch.device) -> None:
         self._config = config
@@ -77,7 +79,7 @@ class Policy:
         self._published: np.ndarray | None = None
 
     def restore(self, checkpoint: Checkpoint | None) -> Restored:
-        """Puts everything back as the checkpoint has it; None: there is none, and the run begins."""
+        """Restore everything from the checkpoint; None: there is none, and the run begins."""
         if checkpoint is None:
             return Restored()
         restore_checkpoint(
@@ -103,8 +105,7 @@ class Policy:
         )
 
     def accompany_payload(self) -> None:
-        """On ranks that publish nothing, whenever rank 0 makes a payload: where they share the base, its probe needs
-        them."""
+        """Join rank 0's probe forward pass; needed on every other rank with a sharded base."""
         if is_sharded(self.model):
             probe_logprobs(self.model, self._probe_sequences)
 

@@ -21,12 +21,12 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Of this process; 0 where torch.distributed was not started."""
+    """Rank of this process; 0 without torch.distributed."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def from_rank_0(value: Value) -> Value:
-    """What rank 0 gave, on every rank; anything that pickles."""
+    """Value of rank 0, on every rank; anything that pickles."""
     if world_size() == 1:
         return value
     shared: list[Any] = [value]
@@ -115,7 +115,7 @@ class Sums:
         return self._sums.get(name, [0.0, 0.0])[0]
 
     def count(self, name: str) -> float:
-        """Of how many items."""
+        """Number of items in a sum."""
         return self._sums.get(name, [0.0, 0.0])[1]
 
     def mean(self, name: str) -> float:

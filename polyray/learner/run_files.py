@@ -1,6 +1,6 @@
-"""What rank 0 writes into the run directory while it trains: metrics.jsonl, rollouts.jsonl and ledger.jsonl.
+"""Files that rank 0 writes while training: metrics.jsonl, rollouts.jsonl and ledger.jsonl.
 
-dynamics.jsonl and best/ are written by validating.py, checkpoints/ by checkpoints.py.
+validating.py writes dynamics.jsonl and best/, checkpoints.py writes checkpoints/.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checkpoints: everything a learner needs to go on as if nothing had happened, in safetensors and JSON.
+"""Checkpoints: everything a learner needs to resume with the same bytes, in safetensors and JSON.
 
     checkpoints/step-000020/  adapter/              PEFT format
                               optimizer.safetensors moments by parameter name
@@ -47,7 +47,7 @@ class Checkpoint:
     extra: Mapping[str, Any]
 
     def extra_files(self) -> dict[str, bytes]:
-        """What `save_checkpoint` was given under this name, read from disk."""
+        """Files given to `save_checkpoint` as `extra_files`, read from disk."""
         root = self.directory / EXTRA_FILES
         return {path.relative_to(root).as_posix(): path.read_bytes() for path in _files_below(root)}
 
@@ -91,12 +91,12 @@ def save_checkpoint(
 
 
 def checkpoint_dir(checkpoints_dir: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """Directory of the checkpoint of a step."""
     return checkpoints_dir / f"step-{step:06d}"
 
 
 def tensor_bytes(model: Any, optimizer: torch.optim.Optimizer) -> int:
-    """What weights and moments take in a checkpoint, in bytes."""
+    """Bytes of weights and moments in a checkpoint."""
     weights = sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)
     return weights + sum(
         value.numel() * value.element_size() for value in _moments(model, optimizer).values()
@@ -104,9 +104,9 @@ def tensor_bytes(model: Any, optimizer: torch.optim.Optimizer) -> int:
 
 
 def newest_checkpoint(checkpoints_dir: Path) -> Checkpoint | None:
-    """The newest checkpoint whose hashes hold; None where there is none at all.
+    """The newest checkpoint with valid hashes; None if there is no checkpoint.
 
-    Raises CheckpointError where all of them are damaged: starting anew would throw the run away.
+    Raises CheckpointError if all of them are damaged: a fresh start would discard the run.
     """
     directories = sorted(checkpoints_dir.glob("step-*"), reverse=True)
     for directory in directories:
@@ -130,7 +130,7 @@ def restore_checkpoint(
     *,
     adapter_manifest: Mapping[str, Any],
 ) -> None:
-    """Puts weights, moments and generator back bit for bit, and the schedule at its step.
+    """Restore weights, moments and generator bit for bit, and the schedule at its step.
 
     Raises ConfigError where the base or the warm start of `adapter_manifest` is not the checkpoint's.
     """

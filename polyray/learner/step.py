@@ -34,11 +34,11 @@ from polyray.models.logprobs import completion_logprobs
 from polyray.types import StepMetrics, TrainingBatch
 
 UPDATE_SUMS = ("loss", "kept_sequences", "kept_tokens", "clipped")
-"""Of every update."""
+"""Sums over every update."""
 FIRST_SUMS = (
     "entropy", "kl_rollout", "weights", "weights_squared", "kl_reference", "logprob_difference",
 )  # fmt: skip
-"""Of the first pass over a batch, before its own updates blur them."""
+"""Sums over the first pass of a batch only, before its own updates change the policy."""
 MAXIMA = ("logprob_difference",)
 """Named from the start, so that a rank without rows still takes part in every reduction."""
 
@@ -150,7 +150,7 @@ class PolicyLearner:
         return sums
 
     def _gradient_parts(self, rows_by_group: Sequence[Sequence[Row]], step: int) -> StepMetrics:
-        """What quality and diversity ask of each layer, at the steps at which somebody wants to know."""
+        """Gradient norms of quality and diversity by layer, every `gradient_parts_every` steps."""
         every = self.config.learner.gradient_parts_every
         if every is None or step % every:
             return {}

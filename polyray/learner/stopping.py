@@ -9,5 +9,5 @@ from polyray.runs.stop_request import is_stop_requested
 
 
 def agreed_to_stop(run_dir: Path, rank: int) -> bool:
-    """What rank 0 sees in the run's directory; all ranks must call it, at the same step."""
+    """Whether rank 0 sees a stop request in the run directory; all ranks must call it at the same step."""
     return from_rank_0(rank == 0 and is_stop_requested(run_dir))

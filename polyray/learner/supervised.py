@@ -1,8 +1,8 @@
-"""Supervised training: which demonstrations a rank sees, and one optimiser step. No Ray, no checkpoints.
+"""Supervised training: the demonstrations of a rank, and one optimiser step. No Ray, no checkpoints.
 
-The step is defined by (seed, step) alone: however many ranks share the demonstrations, and in whatever
-micro-batches, packed or not, the gradient is that of the mean loss per trained token over all of them. Used
-by SFT (LoRA, data parallel) and by the pretraining of the embedded model.
+(seed, step) alone defines the step. However the ranks share the demonstrations, and with any micro-batches,
+packed or not, the gradient is that of the mean loss per trained token over all of them. Used by SFT (LoRA, data
+parallel) and by the pretraining of the embedded model.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ BatchLoss = Callable[[nn.Module, SupervisedBatch], torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class StepRows:
-    """What one rank computes in one step, e.g. StepRows(batches=[collate(...)], num_tokens_total=640,
-    token_share=0.93, num_truncated=0)."""
+    """Work of one rank in one step, e.g. StepRows(batches=[collate(...)], num_tokens_total=640, token_share=0.93,
+    num_truncated=0).
+    """
 
     batches: list[SupervisedBatch]
     num_tokens_total: int
@@ -45,7 +46,7 @@ class StepRows:
     token_share: float
     """Real tokens / slots of this rank's batches: the rest is padding."""
     num_truncated: int
-    """Rows over all ranks whose response was cut."""
+    """Rows over all ranks with a cut response."""
 
 
 def demonstration_batches(
@@ -84,7 +85,7 @@ def demonstration_batches(
 def row_batches(
     rows: Sequence[TokenRow], micro_batch_rows: int, pad_id: int, pack_width: int | None
 ) -> list[SupervisedBatch]:
-    """At most `micro_batch_rows` sequences a batch."""
+    """Batches of at most `micro_batch_rows` sequences."""
     if pack_width is None:
         return [
             collate(rows[start : start + micro_batch_rows], pad_id)

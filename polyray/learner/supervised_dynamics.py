@@ -39,8 +39,10 @@ MAX_ROWS = 128
 
 
 class SupervisedDynamics:
-    """Does nothing where the configuration has no rounds. One rank writes; the others sample with it where they share
-    the base, for it could not do so alone."""
+    """Rounds on fixed prompts in SFT; no effect without rounds in the configuration.
+
+    One rank writes. If ranks share the base, the others must sample with it, because one alone cannot.
+    """
 
     def __init__(
         self,
@@ -52,7 +54,9 @@ class SupervisedDynamics:
         *,
         writes: bool = True,
     ) -> None:
-        """`step`: completed ones; lines of later steps go, because those come again. All ranks must call it."""
+        """`step`: completed steps; lines of later steps are removed, because these steps run again. All ranks
+        must call it.
+        """
         self._config = config
         self._writes = writes
         self._rounds = config.rounds(num_steps)
@@ -179,7 +183,7 @@ def _sample(
 
 
 def _until_end(ids: list[int], ends: list[int]) -> list[int]:
-    """With the first end-of-sequence token, without what pads after it."""
+    """Ids up to and with the first end-of-sequence token, without padding."""
     for position, token in enumerate(ids):
         if token in ends:
             return ids[: position + 1]

@@ -32,7 +32,7 @@ from polyray.types import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """What early stopping remembers, e.g. Patience(best_loss=0.71, best_step=40, failures=1)."""
+    """State of early stopping, e.g. Patience(best_loss=0.71, best_step=40, failures=1)."""
 
     best_loss: float | None = None
     """Nats per trained token; None before the first evaluation."""
@@ -42,7 +42,7 @@ class Patience:
     """Evaluations in a row that were no improvement."""
 
     def after(self, loss: float, step: int, min_delta: float) -> Patience:
-        """With one more evaluation, after `step` steps."""
+        """State after one more evaluation, at `step` steps."""
         if self.best_loss is None or loss < self.best_loss - min_delta:
             return Patience(loss, step)
         return replace(self, failures=self.failures + 1)
@@ -91,9 +91,9 @@ def write_samples(
     *,
     writes: bool = True,
 ) -> None:
-    """One completion for each of the first `num_samples` demonstrations, beside the reference.
+    """Write one completion for each of the first `num_samples` demonstrations, beside the reference.
 
-    One rank `writes`. Where ranks share the base the others sample the same, for it could not do so alone.
+    One rank `writes`. If ranks share the base, the others must sample the same, because one alone cannot.
     """
     if not writes and not is_sharded(model):
         return

@@ -44,7 +44,7 @@ from polyray.seeds import sample_seed
 
 @dataclass(frozen=True, slots=True)
 class SupervisedRun:
-    """Where an SFT run lives and who takes part.
+    """Configuration, place and rank of an SFT run.
 
     Example:
         SupervisedRun(config=SftConfig(name="sft"), model_dir=Path("/models/x"), run_dir=Path("runs/sft"),
@@ -62,7 +62,7 @@ class SupervisedRun:
 
 @dataclass(slots=True)
 class _Training:
-    """Everything that `_start` prepares; `step` and `patience` advance."""
+    """State that `_start` prepares; `step` and `patience` advance."""
 
     model: Any
     optimizer: Optimizer
@@ -80,9 +80,9 @@ class _Training:
 def run_supervised(
     run: SupervisedRun, parallel: Callable[[Any], Any], reported: Callable[[dict[str, float]], None]
 ) -> None:
-    """Trains from the newest checkpoint to the last step, or until early stopping, and writes adapter/. Where the
-    driver asks it to stop, it ends after the step under way, with a checkpoint and without an adapter.
+    """Train from the newest checkpoint to the last step, or until early stopping, and write adapter/.
 
+    If the driver asks for a stop, training ends after the current step, with a checkpoint and without an adapter.
     `parallel` wraps the model for data parallelism; `reported` is called on every rank after each checkpoint.
     """
     learner, stopping = run.config.learner, run.config.evaluation.early_stopping
@@ -155,7 +155,7 @@ def _resume(
     optimizer: Optimizer,
     scheduler: LambdaLR,
 ) -> tuple[int, Patience]:
-    """Puts all back as the newest checkpoint has it; the steps that it has, and what early stopping remembers.
+    """Restore everything from the newest checkpoint; returns its steps and the state of early stopping.
 
     Raises ConfigError where the rows, the base or the warm start are no longer those of the checkpoint.
     """
@@ -267,7 +267,7 @@ def _finish(run: SupervisedRun, training: _Training) -> None:
 
 
 def _save_policy(run: SupervisedRun, training: _Training, target: Path) -> None:
-    """As LoRA on the original base, which is what engines and RL take."""
+    """Save the policy as LoRA on the original base, as engines and RL need it."""
     plain = isinstance(run.config.objective, BaLoraSpec)
     (save_plain_lora if plain else save_adapter)(training.model, target, training.manifest)
 

@@ -1,7 +1,7 @@
-"""Which loss `objective` of SFT names: cross-entropy, GEM, or the BA-LoRA-style sum of four terms.
+"""Losses of SFT by `objective`: cross-entropy, GEM, or the BA-LoRA-style sum of four terms.
 
 BA-LoRA adds consistency, spread and spectrum to cross-entropy, each with its weight. The teacher of consistency
-is the model without its adapters. The formulas, and what is our reading of the paper, are in
+is the model without its adapters. The formulas, and our reading of the paper, are in
 polyray/algorithms/regularizers.py; the start from principal components is polyray/models/pissa.py.
 """
 

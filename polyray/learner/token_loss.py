@@ -33,7 +33,7 @@ class TokenLoss:
     kept_B: torch.Tensor
     """[B] bool: sequences in the loss and its denominator."""
     clipped_BT: torch.Tensor
-    """[B, T] bool: tokens whose gradient a clip removed or capped."""
+    """[B, T] bool: tokens with a gradient that a clip removed or capped."""
     anchor_BT: torch.Tensor
     """[B, T] the learner's log-probs that are compared with the engine's."""
 
@@ -83,7 +83,7 @@ def _correct(batch: RowBatch, logprobs_BT: torch.Tensor, spec: LossSpec) -> _Cor
     anchor_BT = proximal_BT if spec.proximal == "learner" else detached_BT
     kept_B = _kept_sequences(anchor_BT, rollout_BT, mask_BT, spec) & batch.trained_B
     trained_BT = mask_BT & kept_B[:, None]
-    # What is rejected may hold infinite or missing numbers, whose gradient would be NaN even where masked.
+    # Rejected tokens may hold infinite or missing numbers; their gradient would be NaN even if masked.
     rollout_BT = torch.where(trained_BT, rollout_BT, anchor_BT)
     weights_BT, trained_BT = _corrected(anchor_BT, rollout_BT, trained_BT, spec)
     return _Corrected(proximal_BT, anchor_BT, rollout_BT, weights_BT, trained_BT)
@@ -102,9 +102,9 @@ def _corrected(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(factor of each token's surrogate, tokens that stay).
 
-    Measured from the engine, the surrogate's ratio holds the weight already: clipping leaves it unbounded where the
-    advantage is negative, and truncation bounds it there; cispo, sapo and gspo bound themselves. Measured from the
-    learner's own start, the weight stands in front.
+    Measured from the engine, the ratio of the surrogate contains the weight already. Clipping leaves it unbounded
+    for a negative advantage, and truncation bounds it there; cispo, sapo and gspo bound themselves. Measured from
+    the learner's own start, the weight is a factor of the surrogate.
     """
     ones_BT, inside = torch.ones_like(anchor_BT), spec.proximal == "rollout"
     if spec.importance_correction == "none":

@@ -42,7 +42,7 @@ class Validator(Protocol):
 
 
 class Validating:
-    """Does nothing where the configuration has no rounds."""
+    """Validation while training, the learner's side; no effect without rounds in the configuration."""
 
     def __init__(self, config: TrainConfig, run_dir: Path, write_adapter: WriteAdapter) -> None:
         self._config = config
@@ -62,9 +62,10 @@ class Validating:
         """The last result, as keys of metrics.jsonl; for the display."""
 
     def restore(self, state: Mapping[str, Any] | None, files: Mapping[str, bytes], writes: bool) -> None:
-        """Goes back to a checkpoint: what `state` and `files` gave when it was written; None: to the start.
+        """Return to a checkpoint, from its `state` and `files`; None: to the start.
 
-        Only who `writes` puts dynamics.jsonl and best/ back; other ranks need to know whether the run is over.
+        Only a rank that `writes` restores dynamics.jsonl and best/; the others only need to know whether the run is
+        over.
         """
         if self._rounds is None:
             return
@@ -102,7 +103,7 @@ class Validating:
 
     @property
     def outstanding(self) -> list[int]:
-        """Versions that are due and whose result is not here yet."""
+        """Versions that are due and have no result yet."""
         return sorted(self._outstanding)
 
     def collect(self, validator: Validator, last: bool, before: int = 0) -> dict[str, float] | None:
@@ -130,11 +131,11 @@ class Validating:
         return values
 
     def state(self) -> dict[str, Any] | None:
-        """What a checkpoint remembers, as plain values."""
+        """State for a checkpoint, as plain values."""
         return None if self._rounds is None else {"history": [list(item) for item in self._history]}
 
     def files(self) -> dict[str, bytes]:
-        """What a checkpoint remembers, as files."""
+        """State for a checkpoint, as files."""
         return {} if self._best_adapter is None else {BEST_ADAPTER: self._best_adapter}
 
     def _take(self, version: int, metrics: Mapping[str, float]) -> None:
@@ -160,7 +161,7 @@ class Validating:
         """A reward function or service may give a reward of 1; the first validation is the first to see one."""
         if self._spec is not None and counts_passes(self._spec.best_metric) and value == 0:
             logger.warning(
-                "%s is 0 in the first validation: no completion has a reward of 1. Where rewards never reach 1, no "
+                "%s is 0 in the first validation: no completion has a reward of 1. If rewards never reach 1, no "
                 "version is better than the first, and patience ends the run; set evaluation.best_metric=%s",
                 self._spec.best_metric,
                 INSTEAD,

@@ -1,7 +1,7 @@
-"""Which validated version is the best, and whether patience has run out: decided from the results alone.
+"""The best validated version, and whether patience has run out, from the results alone.
 
-Without torch, so that whoever reads a run directory decides as the learner did. The learner's side of it, which
-keeps adapters and writes files, is validating.py.
+Without torch, so that a reader of a run directory decides as the learner did. validating.py is the learner's
+side: it keeps adapters and writes files.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ValidationRecord:
 
     @property
     def history(self) -> tuple[tuple[int, float | None], ...]:
-        """What the record was made from: it can be made again from this."""
+        """Results from which the record can be rebuilt."""
         return tuple(self._history)
 
     @property
@@ -65,7 +65,7 @@ class ValidationRecord:
         return True
 
     def why_over(self) -> str:
-        """What a person is told when the run ends early."""
+        """Explanation of an early stop, for people."""
         assert self.best is not None
         return (
             f"early stopping: {self.failures} validations in a row without an improvement of "

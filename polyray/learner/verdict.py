@@ -1,4 +1,4 @@
-"""How a step ended for the run: what rank 0 decides and the other ranks of the learner wait for."""
+"""Ending of a step, as rank 0 decides it for all ranks of the learner."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class Verdict(IntEnum):
-    """How a step ended for the run; a number, so that ranks can broadcast it."""
+    """Ending of a step for the run; a number, so that ranks can broadcast it."""
 
     GO_ON = 0
     FINISH = 1
@@ -14,4 +14,4 @@ class Verdict(IntEnum):
     STOP = 2
     """The run was stopped from outside."""
     DRAIN = 3
-    """The run is to end here, with a checkpoint, and to go on when it is started again."""
+    """End the run here with a checkpoint; the same command resumes it."""

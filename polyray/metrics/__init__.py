@@ -8,15 +8,15 @@ One value per prompt:
     diversity.py       cosine distance, Vendi score, entropy       text_diversity.py  distinct-n, EAD, self-BLEU, ...
     quality.py         ROUGE, correlation with engagement
 Of pairs of completions:
-    pairwise.py        which of two is better, how often a score is right about it
+    pairwise.py        the better of two, and how often a score is right about it
     calibration.py     is it as sure as it says                    correlation.py     within groups, with intervals
 Over prompts:
-    efficiency.py      DER and its null, collapse point            pareto.py          who is not dominated
+    efficiency.py      DER and its null, collapse point            pareto.py          models that are not dominated
     bootstrap.py       intervals (percentile, BCa, over seeds)     clusters.py        the unit of statistics
     significance.py    sign flips, Wilcoxon, t, Mann-Whitney       effect_sizes.py    d, d_z, g, Cliff's delta
     non_inferiority.py TOST with a margin                          multiplicity.py    Holm, Benjamini-Hochberg
     agreement.py       kappa, alpha                                comparison.py      all of it for two or more models
-                                                                   compared.py        what that says
+                                                                   compared.py        its results
 Underneath: arrays.py (argument checks), combinatorics.py (exact binomial ratios), tokens.py (tokenisation).
 
 Suffix _G = samples of one prompt, _P = prompts, _SP = seeds x prompts. polyray.algorithms builds on this package,

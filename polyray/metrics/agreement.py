@@ -1,6 +1,6 @@
-"""Do judges agree beyond chance? Cohen's kappa for two, Krippendorff's alpha for any number with gaps.
+"""Agreement of judges beyond chance: Cohen's kappa for two, Krippendorff's alpha for any number with gaps.
 
-Not here: what judges say about quality (quality.py correlates it with people). Called by evaluation for
+Not here: agreement of judges with people (quality.py). Called by evaluation for
 judges and repeated judgements.
 """
 

@@ -21,7 +21,7 @@ from polyray.metrics.clusters import ClusterTotals, cluster_totals
 IntervalMethod = Literal["percentile", "bca"]
 
 _DRAWS_AT_ONCE = 1_000_000
-"""Bounds memory to tens of megabytes, whatever the number of prompts."""
+"""Limit that bounds memory to tens of megabytes for any number of prompts."""
 _ROUNDING = 1e-12
 """Relative: resampled means that differ by less are the same number, added up in another order."""
 

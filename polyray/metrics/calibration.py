@@ -1,4 +1,4 @@
-"""Is P(a beats b) what it says? Reliability bins, calibration error, Brier score, log loss, temperature.
+"""Calibration of P(a beats b): reliability bins, calibration error, Brier score, log loss, temperature.
 
 One pair is one event. A score gap d = score(better) - score(worse) on the log-odds scale says
 P(better wins) = sigmoid(d). Each pair counts once, seen from the side of the predicted winner: its
@@ -36,19 +36,19 @@ class ReliabilityBin:
     confidence: float
     """Mean stated probability that the predicted winner wins."""
     accuracy: float
-    """How often it did."""
+    """Share of pairs in which the predicted winner won."""
     low: float
     high: float
     num_pairs: int
 
     def as_json(self) -> dict[str, Any]:
-        """As written."""
+        """JSON entry."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What `pair_calibration` found.
+    """Result of `pair_calibration`.
 
     Example:
         Calibration(bins=(ReliabilityBin(...), ...), expected_error=MeanInterval(.03, .02, .06),
@@ -61,7 +61,7 @@ class Calibration:
     """Mean over pairs of |accuracy - confidence| of their bin. Chance alone lifts it, and resampling lifts it
     again: that second rise, known from the resamples, is taken off the interval, which begins at 0 or above."""
     error_by_chance: float
-    """What a perfectly calibrated score would show with independent pairs, by chance alone."""
+    """Expected error of a perfectly calibrated score with independent pairs, by chance alone."""
     brier: MeanInterval
     """Mean of (1 - P(better wins))^2; a coin has 0.25."""
     log_loss: MeanInterval
@@ -71,7 +71,7 @@ class Calibration:
     1 / MAX_SLOPE where it is right about everything, MAX_SLOPE where gaps say nothing about the outcome."""
 
     def as_json(self) -> dict[str, Any]:
-        """As written: bins, and metric -> value, low, high."""
+        """JSON entry: bins, and metric -> value, low, high."""
         names = ("expected_error", "brier", "log_loss", "temperature")
         intervals = {name: getattr(self, name) for name in names}
         return {
@@ -92,7 +92,7 @@ def pair_calibration(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Calibration:
-    """How far sigmoid(gap) can be taken as the probability that the better completion wins.
+    """Calibration of sigmoid(gap) as the probability that the better completion wins.
 
     Args:
         gaps: [M] score of the better minus score of the worse one, log-odds.
@@ -202,7 +202,7 @@ def _temperature(
 def _best_slope(gap_M: Floats) -> float:
     """The slope s = 1 / T that minimises sum ln(1 + exp(-s d)), by bisection of the falling -derivative.
 
-    The search is over ln s. Gaps on one side of 0 have no root (and underflow far out): the end it would lie at.
+    The search is over ln s. Gaps on one side of 0 have no root (and underflow far out): the nearer end is returned.
     """
     if gap_M.max() <= 0:
         return 1.0 / MAX_SLOPE

@@ -1,6 +1,6 @@
-"""The unit of statistics: per-prompt values -> totals per cluster, and the mean they stand for.
+"""The unit of statistics: per-prompt values -> totals per cluster, and their mean.
 
-A cluster is what prompts share (`Prompt.cluster_id`), or the prompt itself. The statistic is always the mean
+A cluster is a set of related prompts (`Prompt.cluster_id`), or one prompt. The statistic is always the mean
 over prompts, which is the sum of the clusters' totals over the sum of their sizes: a ratio, so that larger
 clusters weigh more. Called by bootstrap, significance and non_inferiority.
 """
@@ -28,12 +28,12 @@ class ClusterTotals:
 
     @property
     def mean(self) -> float:
-        """Over all prompts."""
+        """Mean over all prompts."""
         return float(self.sums_C.sum() / self.sizes_C.sum())
 
     @property
     def means_C(self) -> Floats:
-        """Of each cluster."""
+        """Mean of each cluster."""
         return self.sums_C / self.sizes_C
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""What a comparison of models says: frozen results, made by comparison.py, written into metrics.json."""
+"""Frozen results of a comparison of models, made by comparison.py, written into metrics.json."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class EffectSizes:
 
     cohens_d: float
     cohens_d_z: float
-    """Of the pairs; infinite where all prompts differ by the same."""
+    """Cohen's d_z of the pairs; infinite if all prompts differ by the same amount."""
     hedges_g: float
     cliffs_delta: float
 
     def as_json(self) -> dict[str, float | None]:
-        """As written; what is not finite becomes null."""
+        """JSON entry; null for infinite and undefined numbers."""
         values = {name: getattr(self, name) for name in self.__slots__}
         return {name: value if np.isfinite(value) else None for name, value in values.items()}
 
@@ -52,25 +52,25 @@ class PairComparison:
     """BCa, over clusters of prompts; the seeds at hand are taken as given."""
     high: float
     hierarchical: DifferenceInterval | None
-    """Over seeds and clusters: what other trainings would give. None for one seed."""
+    """Interval over seeds and clusters, which covers other trainings. None for one seed."""
     num_prompts: int
     num_clusters: int
     num_seeds: tuple[int, int]
-    """Of model and baseline."""
+    """Seeds of model and of baseline."""
     primary: SignificanceTest
     """Sign-flip permutation over clusters, of the mean over seeds."""
     secondary: tuple[SignificanceTest, ...]
     """Wilcoxon, paired t (both over clusters), Mann-Whitney (unpaired)."""
     p_adjusted: float
-    """Of the primary test, within the family of all pairs and metrics."""
+    """Adjusted p-value of the primary test, within the family of all pairs and metrics."""
     secondary_p_adjusted: tuple[float, ...]
     """Each secondary test within the same family of tests of its own kind."""
     effect_sizes: EffectSizes
     non_inferiority: NonInferiority | None
-    """None without a margin."""
+    """Test of non-inferiority; None without a margin."""
 
     def as_json(self) -> dict[str, Any]:
-        """As written."""
+        """JSON entry."""
         interval = self.hierarchical
         written = zip(self.secondary, self.secondary_p_adjusted, strict=True)
         return {
@@ -115,6 +115,6 @@ class Comparison:
     seed: int
 
     def as_json(self) -> dict[str, Any]:
-        """As written."""
+        """JSON entry."""
         settings = {name: getattr(self, name) for name in self.__slots__ if name != "pairs"}
         return settings | {"pairs": [pair.as_json() for pair in self.pairs]}

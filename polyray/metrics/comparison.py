@@ -39,7 +39,7 @@ VALUE = "value"
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
-    """What all pairs have in common."""
+    """Settings shared by all pairs."""
 
     clusters: npt.ArrayLike | None
     num_clusters: int
@@ -95,12 +95,12 @@ def compare_metrics(
     correction: Correction = "holm",
     seed: int = 0,
 ) -> Comparison:
-    """Models on several metrics, whose tests together are the family the p-values are adjusted for.
+    """Compare models on several metrics; p-values are adjusted over the family of all tests.
 
     Args:
         values: metric -> model -> one value per prompt, [P], or a row per training seed, [S, P] (models may
             differ in S). All models have the same prompts in the same order.
-        clusters: [P] labels of what prompts share; None: each prompt by itself.
+        clusters: [P] cluster labels; None: each prompt by itself.
         baseline: the model the others are compared with; the first by default.
         all_pairs: also every other pair, the later model against the earlier one.
         alternative: of the tests; "greater": the model is better than the baseline.
@@ -149,7 +149,7 @@ def compare_metrics(
 def _checked(
     values: Mapping[str, Mapping[str, npt.ArrayLike]], baseline: str | None, margins: Mapping[str, float]
 ) -> tuple[dict[str, dict[str, Floats]], str]:
-    """Everything as [S, P], and the baseline's name."""
+    """Checked values, each as [S, P], and the baseline's name."""
     if not values:
         raise ValueError("values is empty; give at least one metric")
     models = list(next(iter(values.values())))

@@ -1,4 +1,4 @@
-"""Does a score go with an outcome: rank correlation within groups, and correlations with bootstrap intervals.
+"""Association of a score with an outcome: rank correlation within groups, and correlations with intervals.
 
 quality.py's `engagement_correlation` is the table for judges: it leaves out groups in which a score ties
 everything. Here such a group counts as 0, so that all scores are averaged over the same groups and can be
@@ -21,7 +21,7 @@ from polyray.metrics.clusters import cluster_indices
 Kind = Literal["pearson", "spearman"]
 
 _SIGNS_UP_TO = 500
-"""Members of a group whose table of signs is held at once; scipy sorts larger ones."""
+"""Largest group with its whole table of signs in memory; scipy sorts larger ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class GroupCorrelations:
     kendall_Q: Floats
     """tau-b, which allows for ties."""
     num_groups: int
-    """With those that do not count."""
+    """Number of groups, including those that do not count."""
 
 
 def group_correlations(
@@ -97,9 +97,9 @@ def bootstrap_correlation(
 ) -> MeanInterval | None:
     """Correlation over all items with a percentile interval; whole clusters are resampled.
 
-    Spearman's ranks are those among all items, in every resample, too: a rank stands for a place in the
-    population, and resampling then costs a few sums per cluster. A resample in which a side is constant counts
-    as 0. None where a side is constant as it stands.
+    Spearman's ranks are those among all items, in every resample, too: a rank is a place in the population, and
+    resampling then costs a few sums per cluster. A resample in which a side is constant counts as 0. None if a side
+    is constant.
 
     Args:
         a, b: [N].

@@ -1,10 +1,10 @@
-"""Whether one series rises while another falls: the test behind the alarm for over-optimisation.
+"""Test whether one series rises while another falls, for the alarm of over-optimisation.
 
 For each series the Mann-Kendall trend test (Mann 1945, Kendall 1975): Kendall's tau of the values with their
-order, one-sided; and the Theil-Sen line (Sen 1968), whose slope x (T - 1) is the estimated change over the window.
+order, one-sided; and the Theil-Sen line (Sen 1968): slope x (T - 1) is the estimated change over the window.
 Both are free of the values' distribution. The test takes the values as independent given their means: the
-noise of a step's mean is, since every step asks other prompts; what the means themselves do, drift included, is
-what it is asked about. Not here: where the series come from (learner/over_optimisation.py).
+noise of a step's mean is, since every step asks other prompts. The test is about the means themselves, drift
+included. Not here: the source of the series (learner/over_optimisation.py).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def parted(
     """Whether `trained_T` rose by `min_rise` or more and `second_T` fell by more than `max_fall`, significantly.
 
     Both one-sided tests must reject at `significance`, so the chance of a false alarm in a window is at most that
-    (intersection-union test), whatever the correlation of the two series; where neither has a trend it is about
+    (intersection-union test), for any correlation of the two series; if neither has a trend it is about
     its square. Windows that overlap are not corrected for: choose `significance` for the length of the run.
 
     Raises:

@@ -1,6 +1,6 @@
-"""How much the samples of one prompt differ, from embeddings, kernels and classes.
+"""Diversity of the samples of one prompt, from embeddings, kernels and classes.
 
-Not here: differences of words (text_diversity.py); where embeddings, kernels and classes come from. Called by
+Not here: differences of words (text_diversity.py); the source of embeddings, kernels and classes. Called by
 evaluation, once per prompt.
 """
 
@@ -59,7 +59,7 @@ def vendi_score(kernel: npt.ArrayLike, q: float = 1.0) -> float:
     shares = np.linalg.eigvalsh(matrix / len(matrix))
     if shares[0] < -UNIT_TOLERANCE:
         raise ValueError(
-            f"kernel has the negative eigenvalue {shares[0] * len(matrix):.3g} and is no kernel: use cosines "
+            f"kernel has the negative eigenvalue {shares[0] * len(matrix):.3g} and is not a kernel: use cosines "
             "or another positive semidefinite similarity"
         )
     # Rounding leaves eigenvalues of about 1e-17 where exact arithmetic has 0.

@@ -1,4 +1,4 @@
-"""How large a difference is, in units that do not depend on the metric: Cohen's d, d_z, Hedges' g, Cliff's delta.
+"""Effect sizes, in units that do not depend on the metric: Cohen's d, d_z, Hedges' g, Cliff's delta.
 
 Not here: whether it could be chance (significance.py). d, g and delta compare two samples and ignore that
 prompts are paired; d_z is for pairs. Called by comparison.py.

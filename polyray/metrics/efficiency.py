@@ -1,4 +1,4 @@
-"""What a curve of pass@k over k says about sampling more: DER with its null, and the point of collapse.
+"""Gain from more samples, from a curve of pass@k: DER with its null, and the point of collapse.
 
 Neither measures diversity. The samples of one prompt are independent, so pass@k depends on the chance p of a
 pass alone, 1 - (1 - p)^k, however different the answers are; see distinct_correct_at_k for that. A curve is a
@@ -23,7 +23,7 @@ def diversity_efficiency_ratio(curve_K: npt.ArrayLike, ks: Sequence[int]) -> Flo
     """DER: pass@k / (k pass@1) at every k of `ks`; NaN where pass@1 is 0.
 
     1 where every further sample helps as much as the first, 1/k where it does not help. It falls from 1 to
-    1/k as p goes from 0 to 1, whatever the diversity: a perfect model scores 1/k. So it is reported beside
+    1/k as p goes from 0 to 1, for any diversity: a perfect model scores 1/k. So it is reported beside
     pass@1 and `diversity_efficiency_null`.
 
     Args:
@@ -41,7 +41,7 @@ def diversity_efficiency_ratio(curve_K: npt.ArrayLike, ks: Sequence[int]) -> Flo
 def diversity_efficiency_null(curve_K: npt.ArrayLike, ks: Sequence[int]) -> Floats:
     """The DER of independent samples that pass with the same chance p = pass@1: (1 - (1 - p)^k) / (k p).
 
-    DER / null <= 1 (Jensen): how far below 1 it lies shows how unequal the prompts are. Arguments and shape as in
+    DER / null <= 1 (Jensen): its distance from 1 shows how unequal the prompts are. Arguments and shape as in
     `diversity_efficiency_ratio`.
     """
     first = np.asarray(curve_K, dtype=np.float64)[..., :1]
@@ -52,7 +52,7 @@ def diversity_efficiency_null(curve_K: npt.ArrayLike, ks: Sequence[int]) -> Floa
 def collapse_point(curve: Curve, threshold: float = 0.01) -> int | None:
     """The smallest k from which on every later gain per sample stays below `threshold`; None if there is none.
 
-    The gain after k is (value at the next k' - value at k) / (k' - k): a gain per extra sample, whatever the
+    The gain after k is (value at the next k' - value at k) / (k' - k): a gain per extra sample, for any
     spacing. The last k has no gain after it and never counts. Best used on the exact curve over all k.
 
     Raises:

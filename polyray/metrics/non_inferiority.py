@@ -32,15 +32,15 @@ class NonInferiority:
     """Bounds of the 1 - 2 alpha interval: non-inferior means low > -margin, equivalent also high < margin."""
     high: float
     p_non_inferior: float
-    """Of "the difference is -margin or less"."""
+    """p-value of "the difference is -margin or less"."""
     p_equivalent: float
-    """Of "the difference is margin or more in size": the larger of the two one-sided p-values."""
+    """p-value of "the difference is margin or more in size": the larger of the two one-sided p-values."""
     alpha: float
     non_inferior: bool
     equivalent: bool
 
     def as_json(self) -> dict[str, Any]:
-        """As written."""
+        """JSON entry."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 

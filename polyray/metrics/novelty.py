@@ -1,4 +1,4 @@
-"""NoveltyBench's utility_k: what k answers are worth to a user who wants none twice.
+"""NoveltyBench's utility_k: value of k answers for a user who wants none twice.
 
 utility_k (arXiv 2504.05228) on a partition of one prompt's completions into classes, and the
 benchmark's greedy partition with its rule that needs no model. Not here: classes from embeddings or a judge (the
@@ -29,10 +29,10 @@ _ROUGE_WORD = re.compile("[a-z0-9]+")
 
 
 def greedy_partition(texts: Sequence[str], same: Callable[[str, str], bool]) -> list[int]:
-    """Classes 0, 1, ... in order of first appearance; each text joins the first class whose first member it equals.
+    """Classes 0, 1, ... in order of first appearance; each text joins the first class with an equal first member.
 
-    `same(first_member, text)` need not be transitive: only first members are ever compared, so the result
-    depends on the order of the texts, as the benchmark's does.
+    `same(first_member, text)` need not be transitive: only first members are ever compared, so the result depends
+    on the order of the texts, as the benchmark's does.
     """
     first_members: list[str] = []
     classes: list[int] = []
@@ -75,7 +75,7 @@ def unigram_equivalent(a: str, b: str, threshold: float = UNIGRAM_THRESHOLD) -> 
 def utility_k(
     classes_G: npt.ArrayLike, scores_G: npt.ArrayLike, patience: float = PATIENCE, *, k: int | None = None
 ) -> float:
-    """What the first k answers are worth to a user who loses patience and wants no answer twice.
+    """Value of the first k answers for a user who loses patience and wants no answer twice.
 
     (1 - p) / (1 - p^k) times the sum over i = 1..k of p^(i-1) u_i where class i is new, else 0.
 

@@ -1,4 +1,4 @@
-"""Which of two completions of one prompt is better: the pairs, and how often a score is right about them.
+"""Pairs of completions of one prompt with a better one, and how often a score is right about them.
 
 A pair is (better, worse) by an outcome that was measured, such as up-votes. Not here: how sure a score is
 (calibration.py), whether two scores differ (comparison.py, with `pair_hits` as the values). Called by the
@@ -32,7 +32,7 @@ class Pairs:
     gaps_M: Floats
     """Outcome of the better one minus that of the worse one."""
     num_left_out: int
-    """Pairs beyond `max_per_group`. Of groups above 1,000 members that number is not known and not counted."""
+    """Pairs beyond `max_per_group`. For groups above 1,000 members that number is not known and not counted."""
 
     def __len__(self) -> int:
         return len(self.better_M)
@@ -45,10 +45,10 @@ def within_group_pairs(
     max_per_group: int | None = None,
     seed: int = 0,
 ) -> Pairs:
-    """All pairs within a group whose outcomes differ, and differ by `min_gap` or more.
+    """All pairs within a group with outcomes that differ, by `min_gap` or more.
 
     Args:
-        outcomes: [N] what was measured, higher is better.
+        outcomes: [N] measured values, higher is better.
         groups: [N] labels; only members of one group are compared.
         min_gap: smallest difference that counts; pairs with equal outcomes never count.
         max_per_group: of more, so many are drawn: a group of n has n (n - 1) / 2 pairs and would outweigh all

@@ -1,4 +1,4 @@
-"""Which of several models are not beaten in every respect, e.g. quality against diversity, and how much they cover.
+"""Pareto front of models, e.g. quality against diversity, and its hypervolume.
 
 Called by analysis.
 """

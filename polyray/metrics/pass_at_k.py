@@ -1,4 +1,4 @@
-"""What k candidates are worth when the best one counts: pass@k, best@k, distinct correct classes@k.
+"""Value of k candidates when the best one counts: pass@k, best@k, distinct correct classes@k.
 
 All are unbiased over k-subsets of the n samples drawn for one prompt; average them over prompts. Not here:
 the plug-in 1 - (1 - c/n)^k, which is biased low; choosing among candidates (selection.py). Called by

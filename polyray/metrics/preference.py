@@ -1,4 +1,4 @@
-"""What reactions are worth: certainty of differences, transforms of counts, the temperature of preferences.
+"""Weights of reactions: certainty of differences, transforms of counts, the temperature of preferences.
 
 Not here: the losses (algorithms/preference.py). Called by the engagement reward model. Suffix _P = pairs,
 _N = completions.

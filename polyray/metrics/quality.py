@@ -1,4 +1,4 @@
-"""How good single texts are: ROUGE against references, and agreement of scores with engagement.
+"""Quality of single texts: ROUGE against references, and agreement of scores with engagement.
 
 Not here: exact match and F1 (the question answering task has them); BERTScore, which loads a model
 (evaluation/bertscore.py). Called by evaluation.
@@ -41,7 +41,7 @@ class EngagementCorrelation:
     """
 
     spearman: float
-    """Over all items; NaN where scores or engagements are all equal."""
+    """Spearman's correlation over all items; NaN if scores or engagements are all equal."""
     kendall: float
     """tau-b, which allows for ties."""
     spearman_within: float

@@ -62,7 +62,7 @@ def usq_curve(selector_scores_G: npt.ArrayLike, qualities_G: npt.ArrayLike, ks: 
 def usq_at_k_sampled(
     select: Select, qualities_G: npt.ArrayLike, k: int, subsets: int = 1000, seed: int = 0
 ) -> float:
-    """USQ@k of a selector whose choice depends on the whole set: the mean quality of its picks.
+    """USQ@k of a selector that depends on the whole set: the mean quality of its picks.
 
     All C(G, k) subsets are enumerated where there are at most `subsets`, and the result is exact; otherwise
     `subsets` of them are drawn uniformly with replacement, which is unbiased with a standard error of at most
@@ -96,7 +96,7 @@ def usq_at_k_sampled(
 
 
 def random_at_k(qualities_G: npt.ArrayLike, k: int) -> float:
-    """Expected quality of a blind pick out of k samples: the mean, whatever k. The lower bound of USQ@k."""
+    """Expected quality of a blind pick out of k samples: the mean, for any k. The lower bound of USQ@k."""
     qualities = finite_vector(qualities_G, "qualities_G")
     _check_k(k, len(qualities))
     return float(qualities.mean())

@@ -18,7 +18,7 @@ from polyray.metrics.arrays import Floats, finite_vector
 from polyray.metrics.clusters import ClusterTotals, cluster_totals
 
 Alternative = Literal["two-sided", "greater", "less"]
-"""What is shown if the p-value is small: differences other than, above, or below 0."""
+"""Alternative shown by a small p-value: a difference other than, above, or below 0."""
 
 _EXACT_CLUSTERS = 16
 """2^16 sign patterns are enumerated in milliseconds."""
@@ -42,12 +42,12 @@ class SignificanceTest:
     """Mean difference, W, U or t; infinite where all differences are one and the same number."""
     p_value: float
     num_units: int
-    """What the test counts as independent: clusters, for Wilcoxon those that differ, for Mann-Whitney values."""
+    """Number of independent units: clusters, for Wilcoxon those that differ, for Mann-Whitney values."""
     exact: bool
     """The p-value follows from the test's exact null distribution, not from a limit or random flips."""
 
     def as_json(self) -> dict[str, Any]:
-        """As written; a statistic that is not finite becomes null."""
+        """JSON entry; null for a statistic that is not finite."""
         return {
             "name": self.name,
             "statistic": self.statistic if np.isfinite(self.statistic) else None,
@@ -64,7 +64,7 @@ def sign_flip_permutation_test(
     permutations: int = 10_000,
     seed: int = 0,
 ) -> SignificanceTest:
-    """Is the mean difference larger than random signs would make it? (Fisher's randomisation test)
+    """Fisher's randomisation test: is the mean difference larger than with random signs?
 
     The sign of a whole cluster is flipped, i.e. the two models are exchanged on it. All 2^C patterns are
     enumerated for up to 16 clusters that differ (clusters without a difference never change the mean);
@@ -176,7 +176,7 @@ def mann_whitney(
 
 
 def standard_error(totals: ClusterTotals) -> float:
-    """Of the mean over prompts, linearised over clusters; for clusters of one it is sd / sqrt(P).
+    """Standard error of the mean over prompts, linearised over clusters; sd / sqrt(P) for clusters of one.
 
     Differences that are equal but for rounding have 0. Raises ValueError for fewer than 2 clusters.
     """
@@ -212,7 +212,7 @@ def _random_flips(sums: Floats, rows: int, generator: np.random.Generator) -> Fl
 
 
 def _hits(flipped: Floats, observed: float, tolerance: float, alternative: Alternative) -> int:
-    """How many flipped sums are at least as extreme as the observed one, equal up to rounding included."""
+    """Number of flipped sums at least as extreme as the observed one, up to rounding."""
     if alternative == "two-sided":
         return int(np.count_nonzero(np.abs(flipped) >= abs(observed) - tolerance))
     if alternative == "greater":

@@ -22,9 +22,9 @@ from scipy.special import betaln, digamma, gammaln
 from polyray.metrics.arrays import Floats, Integers, whole_numbers
 
 LOG_BOUNDS = (-7.0, 12.0)
-"""Of log a and log b: beyond the upper end all prompts are alike as far as any sample can tell."""
+"""Bounds of log a and log b: beyond the upper end no sample can tell prompts apart."""
 MAX_SETS = 1 << 20
-"""How far a crossing of two curves is looked for."""
+"""Largest k for the search of a crossing of two curves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class SuccessDistribution:
         return 1 / (self.a + self.b + 1)
 
     def pass_at_k(self, k: float) -> float:
-        """Of k candidates, k > 0; also between whole numbers, where curves cross."""
+        """Expected pass@k for k > 0; also between whole numbers, where curves cross."""
         if k <= 0:
             raise ValueError(f"k={k} must be above 0")
         return -math.expm1(float(betaln(self.a, self.b + k) - betaln(self.a, self.b)))
@@ -162,7 +162,7 @@ def _fitted(frequencies: Floats, num_samples: int) -> SuccessDistribution:
     total = frequencies.sum()
 
     def loss(logs: Floats) -> tuple[float, Floats]:
-        """Of one prompt, with its derivatives by log a and log b."""
+        """Loss per prompt, with its derivatives by log a and log b."""
         a, b = np.exp(logs)
         value = -np.sum(frequencies * (betaln(counts + a, num_samples - counts + b) - betaln(a, b))) / total
         common = digamma(num_samples + a + b) - digamma(a + b)

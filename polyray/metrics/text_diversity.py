@@ -1,4 +1,4 @@
-"""How much the texts of one prompt differ in their words: distinct-n, EAD, richness, self-BLEU, compression.
+"""Diversity of words in the texts of one prompt: distinct-n, EAD, richness, self-BLEU, compression.
 
 All of them see words, not meaning, and all depend on length, so compare them at equal k and similar lengths; EAD
 and HD-D are the two that are built to bear other lengths. Tokens are those of tokens.py. Not here: distances

@@ -1,4 +1,4 @@
-"""How much the texts of one prompt differ in their words. Used by rounds on fixed prompts, in RL and in SFT."""
+"""Diversity of words in the texts of one prompt. Used by rounds on fixed prompts, in RL and in SFT."""
 
 from __future__ import annotations
 

@@ -4,10 +4,10 @@ loading.py    finding, loading and recognising a base model
 embedded.py   the small base model that polyray trains itself
 lora.py       the adapter: attaching, the frozen reference copy, saving, reading, merging
 pissa.py      principal components as its start, delivered as plain LoRA
-embedder.py   sentence embeddings in batches, the same bits in whatever company
+embedder.py   sentence embeddings in batches, the same bits in any batch
 text_encoder.py  how alike texts are, for classes and distances
 sharding.py   the frozen base in parts on the learner's ranks
 checkpointing.py  layers that are computed again in the backward pass
 logprobs.py   log-probabilities of completions, without a [batch, time, vocabulary] tensor
-packing.py    what the backbone runs on for them; prefix_trees.py    every distinct prefix of completions once
+packing.py    the backbone's inputs for them; prefix_trees.py    every distinct prefix of completions once
 """

@@ -1,4 +1,4 @@
-"""What travels from the learner to the engines: one adapter, its identity and its probe."""
+"""Update for the engines: one adapter, its identity and its probe."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ HARMLESS = frozenset(
         "megatron_core", "qalora_group_size", "ensure_weight_tying",
     }
 )  # fmt: skip
-"""PEFT options that leave an adapter W0 + scale B A, whatever their value, or that are read below. Any other option
-that is set is refused, so that an option of a later PEFT is never ignored."""
+"""PEFT options that leave an adapter W0 + scale B A for any value, or that are read below.
+
+Any other option that is set is refused, so that an option of a later PEFT is never ignored.
+"""
 PLAIN_VALUES = (None, False, "none", {}, [])
 """An option with one of these values is not set."""
 PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
@@ -30,7 +32,7 @@ PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 
 @dataclass(frozen=True, slots=True)
 class AdapterShape:
-    """How the factors of an adapter are to be read: W = W0 + scale B A.
+    """Meaning of the factors of an adapter: W = W0 + scale B A.
 
     Example:
         AdapterShape(rank=16, alpha=32.0, target_modules=("k_proj", "q_proj", "v_proj"))
@@ -70,7 +72,7 @@ class AdapterShape:
 
 
 def refuse_changed_base(config: Mapping[str, object]) -> None:
-    """Raises DeliveryError for an adapter whose initialisation changed the base's weights (PiSSA, OLoRA, LoftQ)."""
+    """Raise DeliveryError for an adapter with an initialisation that changed the base (PiSSA, OLoRA, LoftQ)."""
     start = config.get("init_lora_weights", True)
     if isinstance(start, str) and start.lower() not in PLAIN_STARTS:
         raise DeliveryError(

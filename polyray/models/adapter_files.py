@@ -57,7 +57,7 @@ def read_adapter(directory: Path, base_sha256: str) -> tuple[bytes, dict[str, An
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (directory / name).is_file():
             raise ConfigError(
-                f"{directory} is no adapter: {name} is missing; give a directory in PEFT format"
+                f"{directory} is not an adapter: {name} is missing; give a directory in PEFT format"
             )
     config = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
     if config.get("peft_type") != "LORA":

@@ -1,7 +1,7 @@
-"""The files of a base model: where they lie, and how the base is recognised again. Nothing is loaded here.
+"""Files of a base model: their directory, and the fingerprint of the base. Nothing is loaded here.
 
-Adapters belong to one base; `base_fingerprint` is what their manifest names and what every later load
-compares. Drivers need no more than this, and so start without torch.
+Adapters belong to one base: their manifest names its `base_fingerprint`, and every later load compares it. Drivers
+need no more than this, and so start without torch.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 SAMPLES_PER_FILE = 16
 SAMPLE_BYTES = 64 * 1024
 MANIFEST = "polyray.json"
-"""Of a model or an adapter that polyray made: what it was made from."""
+"""Manifest of a model or an adapter that polyray made: its inputs."""
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
 LICENCE_FILES = ("README.md", "LICENSE*", "NOTICE*")
-"""What a base says about its licence: its card, and the text."""
+"""Files about the licence of a base: its card, and the text."""
 HUB_SNAPSHOT = re.compile(r"models--((?:[^/]+--)?[^/]+)/snapshots/[^/]+/*$")
-"""How a path of the hub's cache ends: what stands before the snapshot is the model's name, with -- for /."""
+"""End of a path in the hub's cache: the model's name, with -- for /, then the snapshot."""
 EMBEDDED_POINTER = "embedded.json"
 """Names the embedded model that was built or reused last."""
 
@@ -42,7 +42,7 @@ def resolve_model_dir(spec: ModelSpec) -> Path:
     directory = Path(spec.path)
     if directory.exists():
         if not (directory / "config.json").is_file():
-            raise ConfigError(f"model.path={spec.path!r} is no model: config.json is missing")
+            raise ConfigError(f"model.path={spec.path!r} is not a model: config.json is missing")
         return directory
     if directory.is_absolute():
         raise MissingFile(
@@ -83,7 +83,7 @@ def hub_name(path: str) -> str | None:
 
 
 def resolve_dtype(spec: ModelSpec, use_gpu: bool) -> str:
-    """How the base's weights are held: "float32", "bfloat16", or "nf4" (linear layers in 4 bits, else bfloat16)."""
+    """dtype of the base's weights: "float32", "bfloat16", or "nf4" (linear layers in 4 bits, else bfloat16)."""
     if spec.quantization != "none":
         return spec.quantization
     if spec.dtype != "auto":

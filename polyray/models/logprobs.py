@@ -21,10 +21,10 @@ from polyray.models.sharding import is_sharded
 LOGITS_PER_CHUNK = 2**25
 """Logits held at once (float32): 128 MiB."""
 LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-"""Configuration keys of models whose logits are more than head(hidden); they take the plain forward."""
+"""Configuration keys of models with logits beyond head(hidden); they take the plain forward."""
 
 Chosen = tuple[torch.Tensor, ...]
-"""What is computed for every token: [N] each."""
+"""Values that are computed for every token: [N] each."""
 Choose = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Chosen]
 """From (logits_MV, node_N, targets_N), row `node_N` of the logits predicting token `targets_N`."""
 
@@ -134,7 +134,7 @@ class _ChooseWithEntropy:
 def _token_logprobs(
     base: Any, inputs: Sequence[ModelInput], targets_N: torch.Tensor, choose: Choose
 ) -> Chosen:
-    """Of all tokens, row by row."""
+    """Values of all tokens, row by row."""
     chunk = max(1, LOGITS_PER_CHUNK // base.get_output_embeddings().weight.shape[0])
     at_once = sum(len(part.position_M) for part in inputs) <= chunk
     found = [
@@ -154,10 +154,12 @@ def _in_order(parts: Sequence[Chosen], token_N: torch.Tensor) -> Chosen:
 def _of_input(
     base: Any, inputs: ModelInput, targets_N: torch.Tensor, choose: Choose, chunk: int | None
 ) -> Chosen:
-    """Of the tokens that one input predicts, in its order; `chunk` positions at a time, whose logits are not kept for
-    the backward pass. None: all at once, and kept."""
+    """Values of the tokens that one input predicts, in its order.
+
+    `chunk` positions at a time; their logits are not kept for the backward pass. None: all at once, and kept.
+    """
     if any(getattr(base.config, key, None) for key in LOGIT_TRANSFORMS):
-        # Logits of all positions are held as the model gives them, what is computed from them by the chunk.
+        # Logits of all positions are held as the model gives them; later values are computed by the chunk.
         hidden, head = base(**inputs.arguments, use_cache=False).logits, torch.nn.Identity()
     else:
         hidden = base.base_model(**inputs.arguments, use_cache=False).last_hidden_state

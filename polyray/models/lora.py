@@ -1,6 +1,6 @@
 """The LoRA adapter in a model: attached, copied as a frozen reference, saved and merged.
 
-Its weights are float32 whatever the base's dtype. Its directory is polyray/models/adapter_files.py; its delivery
+Its weights are float32 for any dtype of the base. Its directory is polyray/models/adapter_files.py; its delivery
 to engines is polyray/weight_sync/.
 """
 

@@ -1,4 +1,4 @@
-"""What the backbone runs on: the prefix trees of the completions side by side, or rows of about one length.
+"""Inputs of the backbone: prefix trees of completions side by side, or rows of similar length.
 
     separate rows    prompt | a b c          packed    prompt | a b | e f     each distinct prefix once; the
                      prompt | a b d                    0 1 2    3 4   3 4     last token predicts nothing
@@ -29,7 +29,7 @@ LENGTH_RATIO = 0.8
 """Rows shorter than this share of the longest beside them run apart from it where that saves as much padding as
 a forward pass costs anyway."""
 PASS_POSITIONS = 512
-"""What a forward pass costs beyond its positions, in positions."""
+"""Fixed cost of a forward pass, in positions."""
 
 PACKABLE_MODEL_TYPES = frozenset({"llama", "qwen2", "qwen3"})
 """Every layer is full attention and takes a mask and position ids as they are. A layer with a window or a
@@ -38,7 +38,7 @@ recurrent state would let completions see each other, so a type is added here on
 
 @dataclass(frozen=True, slots=True)
 class ModelInput:
-    """What the backbone runs on, and where in it completion tokens are predicted.
+    """Input of the backbone, and its positions that predict completion tokens.
 
     Example:
         ModelInput({"input_ids": tensor([[1, 9, 4, 23]])}, position_M=tensor([2, 3]), node_N=tensor([0, 1]),
@@ -49,14 +49,14 @@ class ModelInput:
     position_M: torch.Tensor
     """Places that predict a completion token, ascending, of the input as one flat sequence."""
     node_N: torch.Tensor
-    """Which of them predicts each of its tokens."""
+    """Position that predicts each of its tokens, as an index into `position_M`."""
     token_N: torch.Tensor
-    """Which of all tokens (row by row) its tokens are."""
+    """Index of each of its tokens among all tokens (row by row)."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Some rows of a batch as arrays.
+    """Rows of a batch as arrays.
 
     Example:
         _Rows(ids_BL=array([[1, 9, 4, 23, 2]]), prompt_lengths_B=array([3]), completion_lengths_B=array([2]),
@@ -67,11 +67,11 @@ class _Rows:
     prompt_lengths_B: np.ndarray
     completion_lengths_B: np.ndarray
     first_token_B: np.ndarray
-    """How many tokens the completions before have."""
+    """Number of tokens of the completions before each row."""
 
     @property
     def lengths_B(self) -> np.ndarray:
-        """What the backbone has to see: the last token predicts nothing."""
+        """Lengths that the backbone sees: the last token predicts nothing."""
         return self.prompt_lengths_B + self.completion_lengths_B - 1
 
     def take(self, rows: np.ndarray) -> _Rows:
@@ -117,7 +117,7 @@ def model_inputs(
         prompt_lengths_B: [B].
         completion_lengths_B: [B], all > 0.
         group_B: [B] rows with the same number have the same prompt. None: unknown.
-        one_pass: exactly one input, whatever is cheaper.
+        one_pass: exactly one input, even if more are cheaper.
     """
     arrays = [tensor.cpu().numpy() for tensor in (input_ids_BL, prompt_lengths_B, completion_lengths_B)]
     rows, device = _Rows(*arrays, first_token_B=arrays[2].cumsum() - arrays[2]), input_ids_BL.device

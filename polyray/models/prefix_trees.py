@@ -5,7 +5,7 @@
     prompt | a b d          position 0..   0 1   1     <- after the prompt's length
     prompt | e f
 
-Nodes lie depth-first, so the descendants of a node follow it without a gap: node i sees node j where
+Nodes are in depth-first order, so the descendants of a node follow it without a gap: node i sees node j where
 j <= i < end of j's descendants. A tree that would be wider than the limit is cut between completions, and the trees
 of all groups are put side by side into sequences of one width. Arrays in, arrays out; called by packing.py.
 """
@@ -37,7 +37,7 @@ class PackedTrees:
     ends_RW: np.ndarray
     """The position behind the last descendant; padding has no descendants."""
     predictor_N: np.ndarray
-    """For every completion token, row by row: sequence * W + position of the node that predicts it."""
+    """Predictor of every completion token, row by row: sequence * W + position of its node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +45,17 @@ class _SortedRows:
     """Rows in an order in which equal beginnings are neighbours; T counts tokens that have a node."""
 
     order_B: np.ndarray
-    """Where each was before."""
+    """Index of each row before sorting."""
     prompt_lengths_B: np.ndarray
     tokens_BT: np.ndarray
     lengths_B: np.ndarray
     """Nodes of each row, own and shared."""
     shared_B: np.ndarray
-    """How many of them the tree holds already."""
+    """Number of nodes of each row that the tree holds already."""
     trees_B: np.ndarray
     """0, 1, ... ascending: the tree it belongs to."""
     starts_B: np.ndarray
-    """Where its own nodes begin in the tree; the prompt comes first."""
+    """First own node of each row in the tree; the prompt comes first."""
     sizes_U: np.ndarray
     """Nodes of each tree, prompt included."""
 

@@ -68,7 +68,7 @@ def is_sharded(model: torch.nn.Module) -> bool:
 
 
 def _backbone(model: torch.nn.Module) -> Any:
-    """The decoder without its head, whatever is wrapped around it; any other module as it is."""
+    """The decoder without its head and without wrappers; any other module unchanged."""
     inner: Any = model.module if isinstance(model, DistributedDataParallel) else model
     base = inner.get_base_model() if isinstance(inner, PeftModel) else inner
     return getattr(base, "base_model", base)

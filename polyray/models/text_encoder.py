@@ -1,4 +1,4 @@
-"""How alike texts are in meaning: cosines of sentence embeddings.
+"""Similarity of texts in meaning: cosines of sentence embeddings.
 
 A thin user of embedder.py, one encoder per process and device: the CPU, where it runs beside engines that own the
 GPU, unless a reward replica has been given a GPU. Called by rewards and their distances, by the tasks without a

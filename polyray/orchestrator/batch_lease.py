@@ -1,4 +1,4 @@
-"""What a learner rank is given of a batch: its share as references, and the batch's numbers."""
+"""A learner rank's share of a batch: references to its groups, and the batch's numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class BatchLease:
     step: int
     refs: tuple[Any, ...]
     group_ids: tuple[int, ...]
-    """Of `refs`."""
+    """Ids of the groups in `refs`."""
     num_groups_total: int
     history: Mapping[str, Any]
     """The batch's line in ledger.jsonl: every group of all ranks, and what was dropped since the batch before."""

@@ -1,4 +1,4 @@
-"""What a checkpoint's snapshot gives back to a run that begins again, and what is lost between the two."""
+"""Restart from a checkpoint's snapshot, and a report of the groups lost since."""
 
 from __future__ import annotations
 

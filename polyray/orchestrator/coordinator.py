@@ -1,4 +1,4 @@
-"""One per run: decides who samples what, cuts the learner's batches, delivers and proves every version.
+"""Coordinator of a run: dispatches groups, cuts batches, delivers and verifies every version.
 
     learner: begin_attempt -> publish(v) -> next_batch(v) -> publish(v + 1) -> ...
                                  |               ^
@@ -7,11 +7,11 @@
 
 An async actor that composes plain classes (GroupLedger, Dispatcher, PolicyRegistry, the task's prompt stream) and
 holds metadata and references only. All calls into rollout workers are made here and in serving_fleet.py, each with
-a deadline; a worker that misses one is replaced and its groups come again. Workers of Ray Train cannot be called, so
-they pull; what goes wrong for good is kept in `failure`: the learner is then told STOP and the driver raises it.
+a deadline; a worker that misses one is replaced and its groups are sampled again. Workers of Ray Train cannot be
+called, so they pull. A fatal error is kept in `failure`: the learner then gets STOP and the driver raises the error.
 
-At S = 0 a publish returns when every worker serves the version; above, at once, and the workers follow one by one
-while the others sample and the learner goes on.
+At S = 0 a publish returns when every worker serves the version. At S > 0 it returns at once, and the workers load
+the version one by one while the others sample and the learner continues.
 """
 
 from __future__ import annotations
@@ -99,16 +99,19 @@ class Coordinator:
         if attempt > 1:
             self._outcome.incident(
                 "learner_restarted",
-                f"attempt {attempt} of the learner begins at step {self._ledger.learner_version}; what was under way "
-                "comes again",
+                f"attempt {attempt} of the learner begins at step {self._ledger.learner_version}; unfinished groups "
+                "are sampled again",
             )
         self._progress.phase = "delivering"
         self._outcome.changed.set()  # calls of the attempt before
         return attempt
 
     async def publish(self, payload: AdapterPayload) -> dict[str, float] | None:
-        """Has a version delivered to every worker; at S = 0, and where it is to be validated, returns when each has
-        proven it, else at once. None where the run ends instead, and for an attempt that has ended."""
+        """Deliver a version to every worker.
+
+        At S = 0, and if the version is to be validated, returns when each worker has proven it, else at once.
+        Returns None if the run ends instead, and for an attempt that has ended.
+        """
         if not self._goes_on(payload.policy.attempt):
             return None
         self._learner.seen()
@@ -122,7 +125,7 @@ class Coordinator:
         if due or self._config.rollout.max_staleness == 0:
             while not self._fleet.all_serve and self._goes_on(payload.policy.attempt):
                 if self._draining and not self._begun:
-                    return None  # nothing was done yet that would have to be written
+                    return None  # there is nothing to write yet
                 await self._outcome.woken()
         if not self._goes_on(payload.policy.attempt):
             return None
@@ -144,7 +147,7 @@ class Coordinator:
         DRAIN, to every rank alike: no further batch is cut; write a checkpoint and end.
         """
         deadline = time.perf_counter() + LONG_POLL_S
-        if world_size == 1:  # of several ranks some go on asking while Ray Train ends them
+        if world_size == 1:  # of several ranks some still ask while Ray Train ends them
             self._learner.seen()
         while True:
             if not self._goes_on(attempt):
@@ -173,7 +176,7 @@ class Coordinator:
         return self._outcome.failure is None and attempt == self._ledger.attempt
 
     async def lost(self, attempt: int, step: int, group_ids: tuple[int, ...]) -> None:
-        """The objects behind these references are gone with the node that held them: the groups come again."""
+        """Sample groups again whose objects were lost with their node."""
         if group_ids and attempt == self._ledger.attempt:
             names = ", ".join(map(str, group_ids))
             self._outcome.incident(
@@ -186,7 +189,7 @@ class Coordinator:
     async def validation(
         self, attempt: int, version: int, wait: bool
     ) -> Mapping[str, float] | Literal["not_ready", "stop"]:
-        """What the fixed prompts say of a version; NOT_READY while groups are out, with `wait` after a second."""
+        """Validation metrics of a version; NOT_READY while groups are out, with `wait` after a second."""
         deadline = time.perf_counter() + (LONG_POLL_S if wait else 0.0)
         while True:
             if not self._goes_on(attempt):
@@ -200,8 +203,10 @@ class Coordinator:
                 return NOT_READY
 
     async def snapshot(self) -> dict[str, Any]:
-        """What a checkpoint taken now must remember (see GroupLedger.snapshot). The groups that wait are references
-        under the key "waiting"; `begin_attempt` takes them as files (saved_groups.py) under "files".
+        """Coordinator state for a checkpoint (see GroupLedger.snapshot).
+
+        The waiting groups are references under the key "waiting"; `begin_attempt` takes them as files
+        (saved_groups.py) under "files".
         """
         waiting = [item.handle for item in self._ledger.waiting()]
         return {**self._ledger.snapshot(), "waiting": waiting}
@@ -220,8 +225,10 @@ class Coordinator:
     # ---- called by the driver and by Ray Train
 
     async def learner_failed(self, reason: str) -> None:
-        """The learner is gone and may start again: whatever could be in its way gives up its place on machines, and
-        on its GPU. Comes before `begin_attempt`: Ray Train waits for the answer before it starts another one."""
+        """Release optional workers and GPU memory so that the learner can be rescheduled.
+
+        Called before `begin_attempt`: Ray Train waits for the answer before it starts another learner.
+        """
         self._learner.failed(reason)
         self._progress.phase = RESTARTING
         self._fleet.retire_others()
@@ -233,7 +240,7 @@ class Coordinator:
         self._outcome.fail(error)
 
     async def drain(self) -> None:
-        """The run is to end after the step that is under way; what is being sampled is given up, and comes again."""
+        """End the run after the current step; groups being sampled are dropped and sampled again later."""
         self._draining = True
         self._progress.phase = "stopping"
         self._outcome.changed.set()
@@ -248,7 +255,7 @@ class Coordinator:
         return self._progress.shown(num_tokens, self._outcome, incidents_seen)
 
     async def failure(self) -> PolyrayError | None:
-        """What ended the run for good; None while it is well."""
+        """The error that ended the run; None while it is well."""
         return self._outcome.failure
 
     async def workers(self) -> list[PoolWorker]:
@@ -281,7 +288,7 @@ class Coordinator:
             meta_ref, group_ref = worker.handle.rollout.options(num_returns=2).remote(request, self._scoring)
             reply = await asyncio.wait_for(meta_ref, self._config.rollout.group_timeout_s)
         except (ray.exceptions.RayError, TimeoutError) as error:
-            if attempt == self._ledger.attempt:  # what an attempt that ended left behind, workers give up
+            if attempt == self._ledger.attempt:  # workers drop the groups of an ended attempt
                 self._ledger.requeue(request.group_id)
                 await self._fleet.recover(worker, error)
         else:

@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 
 
 class TellCoordinator(UserCallback):
-    """For Ray Train: tells a run's coordinator of a failure, and whether the learner starts again. Lives in the
-    process of Train's controller, which waits for the answer."""
+    """Callback of Ray Train that tells a run's coordinator of a failure, and whether the learner starts again.
+
+    Lives in the process of Train's controller, which waits for the answer."""
 
     def __init__(self, name: str, rollout: RolloutSpec) -> None:
         """`name`: as in `start_coordinator`."""
@@ -51,10 +52,10 @@ class TellCoordinator(UserCallback):
 
 
 def start_coordinator(name: str, config: TrainConfig, pool: RolloutPool, scoring: Scoring) -> Any:
-    """A new one, called `name`, on the caller's node; what still has the name is ended first.
+    """Start a coordinator called `name` on the caller's node; first end any older actor of that name.
 
-    The run cannot go on without it, so it may share no fate but its driver's: the loss of any other node is then
-    the loss of workers, which are replaced.
+    The run cannot continue without its coordinator, so it depends on the driver's node only. Any other lost node
+    then means lost workers, which are replaced.
     """
     reap(name)
     actor = ray.remote(Coordinator).options(

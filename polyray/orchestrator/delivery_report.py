@@ -16,10 +16,10 @@ class DeliveryReport:
 
     started: float = 0.0
     seconds: float = 0.0
-    """Of the newest version that all workers serve: published to last proof."""
+    """From publishing to the last proof, for the newest version that all workers serve."""
     difference: float = 0.0
     idle: dict[str, float] = field(default_factory=dict)
-    """By worker: share of the time between its last two deliveries in which its engine did not step."""
+    """Share of the time between a worker's last two deliveries in which its engine did not step."""
     busy: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def begin(self) -> None:
@@ -45,7 +45,7 @@ class DeliveryReport:
         self.busy.pop(worker, None)
 
     def take(self) -> dict[str, float]:
-        """As metrics of a step; what follows is counted anew."""
+        """Metrics of a step; counting starts anew."""
         taken = {
             "deliver_s": self.seconds,
             "delivery_difference_max": self.difference,

@@ -1,7 +1,7 @@
-"""Which worker takes the next group: the least loaded one that has room and serves a version that may start.
+"""Choice of the worker for the next group: the least loaded one with room and an allowed version.
 
-Plain bookkeeping, O(log workers) per group: a heap for every version that is served, entries that no longer hold are
-thrown away when they come up. Called by the coordinator for every group it starts.
+Plain bookkeeping, O(log workers) per group: one heap per served version; outdated entries are removed when they
+reach the top. Called by the coordinator for every group it starts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 MAX_KNOWN_PROMPTS = 100_000
-"""Prompts whose lengths are remembered; beyond them the mean of all has to do."""
+"""Prompts whose lengths are remembered; beyond them the mean of all is used."""
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class Dispatcher:
         self._offer(name, worker)
 
     def remove(self, name: str) -> None:
-        """The worker is gone, with whatever it had."""
+        """Forget a worker and its groups."""
         self._workers.pop(name, None)
 
     def serve_nothing(self) -> None:
@@ -117,7 +117,7 @@ class Dispatcher:
 
 @dataclass(slots=True)
 class ExpectedLengths:
-    """How much work a group is likely to be, from the groups of its prompt so far: 1 is the mean of all.
+    """Expected work of a group, from the groups of its prompt so far: 1 is the mean of all.
 
     Example:
         lengths = ExpectedLengths(); lengths.observe("p1", 300); lengths.observe("p2", 100)

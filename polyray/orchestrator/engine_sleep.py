@@ -1,7 +1,7 @@
-"""Engines that share the learner's GPU sleep while it works: before it has a batch, and where it has to start again.
+"""Sleep of engines that share the learner's GPU, while it works and while it restarts.
 
-Belongs to the coordinator's event loop. What wakes an engine is work: the next version, or a group that was lost and
-comes again (polyray/rollout/sleeping.py).
+Belongs to the coordinator's event loop. Work wakes an engine: the next version, or a lost group that is sampled
+again (polyray/rollout/sleeping.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from polyray.types import PolicyVersion
 
 
 class EngineSleep:
-    """Which engines of a fleet sleep."""
+    """Sleeping engines of a fleet."""
 
     def __init__(self, rollout: RolloutSpec, fleet: ServingFleet, outcome: Outcome) -> None:
         self._rollout = rollout
@@ -30,7 +30,7 @@ class EngineSleep:
         self._falling = False
 
     def is_complete(self) -> bool:
-        """Whether all sleep. Those that do not are asked to; the outcome changes when they do."""
+        """Whether all engines sleep; ask the others to. The outcome changes when they do."""
         if self._awake():
             if not self._falling:
                 self._fleet.spawn(self.fall())

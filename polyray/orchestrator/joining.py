@@ -1,7 +1,7 @@
-"""Joining a cluster that is there, with what can be wrong about it by name: address, token, versions.
+"""Join an existing cluster, with named errors for a wrong address, token or version.
 
-Ray itself waits minutes for an address where nobody answers, and says no more than "failed to connect" about a
-refused token, a head that is none, and a machine outside the cluster; which it was stands in the error's cause.
+Ray itself waits minutes for an address that does not answer. It says no more than "failed to connect" about a
+refused token, a wrong port, and a machine outside the cluster; the error's cause has the details.
 Called by resources.py; polyray doctor shows the same errors.
 """
 
@@ -22,26 +22,26 @@ CONNECT_TIMEOUT_S = 5.0
 ON_THIS_MACHINE = ("auto", "local")
 """Words in place of an address."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-"""In place of these Ray asks the machine's own address."""
+"""Addresses that Ray replaces by the machine's own."""
 TRIES_VARIABLE = "RAY_gcs_server_port_wait_time_s"
 """Ray's name for how often a process that joins tries to reach the head; without it 20 times, 46 s each."""
 TRIES = "1"
 TOKEN_REFUSED = ("AuthenticationError", "Unauthenticated", "InvalidAuthToken")
 OUTSIDE = "No node info found"
-"""What Ray says on a machine without a raylet of the cluster."""
+"""Ray's message on a machine without a raylet of the cluster."""
 
 
 def join(address: str, **options: Any) -> Any:
-    """`ray.init(**options)` with RAY_ADDRESS set to `address`; what it returns.
+    """Call `ray.init(**options)` with RAY_ADDRESS set to `address`, and return its result.
 
-    Raises ResourceError where nobody answers there, or on a machine outside that cluster, ConfigError for an address
-    of another kind, a refused token, and another version of Ray or Python. Waits a minute at most for a head that
-    does not answer.
+    Raises ResourceError if nothing answers there, or on a machine outside that cluster. Raises ConfigError for an
+    address of another kind, a refused token, and another version of Ray or Python. Waits at most a minute for a
+    head that does not answer.
     """
     if "://" in address:
         raise ConfigError(
-            f"RAY_ADDRESS={address} is no address of a Ray that a process can join; give HEAD:6379, on a machine of "
-            "the cluster, or send the job: polyray submit ... --address http://HEAD:8265"
+            f"RAY_ADDRESS={address} is not an address of a Ray that a process can join; give HEAD:6379, on a "
+            "machine of the cluster, or send the job: polyray submit ... --address http://HEAD:8265"
         )
     if address not in ON_THIS_MACHINE:
         _refuse_silence(address)
@@ -63,7 +63,7 @@ def join(address: str, **options: Any) -> Any:
 
 @contextmanager
 def _few_tries() -> Iterator[None]:
-    """Somebody listens at the address: what does not answer now is no head, and will not become one."""
+    """Limit Ray's retries: the port is open, so an address that does not answer now is no head."""
     given = os.environ.get(TRIES_VARIABLE)
     os.environ.setdefault(TRIES_VARIABLE, TRIES)
     try:
@@ -76,9 +76,7 @@ def _few_tries() -> Iterator[None]:
 def _refuse_silence(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise ConfigError(
-            f"RAY_ADDRESS={address} is no HOST:PORT; the port of a head is 6379 unless said otherwise"
-        )
+        raise ConfigError(f"RAY_ADDRESS={address} is not HOST:PORT; the port of a head is 6379 by default")
     host = host.strip("[]")
     asked = ray.util.get_node_ip_address() if host in LOOPBACK else host
     error = _silence(asked, int(port))
@@ -88,17 +86,17 @@ def _refuse_silence(address: str) -> None:
     if asked != host and _silence(host, int(port)) is None:
         raise ResourceError(
             f"something listens at RAY_ADDRESS={address}, but Ray asks this machine's own address instead, "
-            f"{asked}:{port}, where nobody answers ({reason}); a forwarded port (ssh -L) lets no process join: start "
-            "the job on a machine of the cluster, or send it: polyray submit ... --address http://HEAD:8265"
+            f"{asked}:{port}, which does not answer ({reason}); a forwarded port (ssh -L) lets no process join: "
+            "start the job on a machine of the cluster, or send it: polyray submit ... --address http://HEAD:8265"
         ) from error
     raise ResourceError(
-        f"nobody answers at RAY_ADDRESS={address} ({reason}); is the head up (`ray start --head --port={port}`), "
+        f"nothing answers at RAY_ADDRESS={address} ({reason}); is the head up (`ray start --head --port={port}`), "
         "and its port open from here? Without RAY_ADDRESS a job starts a local Ray"
     ) from error
 
 
 def _silence(host: str, port: int) -> OSError | None:
-    """Why nobody answers there; None where somebody does."""
+    """The error of a connection attempt; None if the port answers."""
     try:
         with socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S):
             return None
@@ -107,7 +105,7 @@ def _silence(host: str, port: int) -> OSError | None:
 
 
 def _not_joined(address: str, error: BaseException) -> ConfigError | ResourceError:
-    """What Ray's ConnectionError means, by what it was raised from."""
+    """Translate Ray's ConnectionError, by its cause."""
     if address in ON_THIS_MACHINE:
         return ConfigError(
             f"RAY_ADDRESS={address}: there is no Ray on this machine that lets this process in; start one (`ray "
@@ -118,15 +116,15 @@ def _not_joined(address: str, error: BaseException) -> ConfigError | ResourceErr
         return ConfigError(_token_refused(address))
     if OUTSIDE in reason:
         return ResourceError(
-            f"this machine is no part of the cluster at RAY_ADDRESS={address}: a process joins only where a Ray of "
+            f"this machine is not part of the cluster at RAY_ADDRESS={address}: a process joins only where a Ray of "
             f"that cluster runs; start one here (`ray start --address={address}`), start the job on a machine of the "
             "cluster, or send it: polyray submit ... --address http://HEAD:8265"
         )
     last = reason.strip().splitlines()[-1]
     return ResourceError(
-        f"what listens at RAY_ADDRESS={address} does not answer as the head of a Ray cluster ({last[:200]}); give "
-        "the port of `ray start --head`, 6379 unless said otherwise (not the dashboard's, 8265); `ray status` on the "
-        "head says how it is"
+        f"RAY_ADDRESS={address} does not answer as the head of a Ray cluster ({last[:200]}); give "
+        "the port of `ray start --head`, 6379 by default (not the dashboard's, 8265); `ray status` on the "
+        "head shows its state"
     )
 
 
@@ -137,4 +135,4 @@ def _token_refused(address: str) -> str:
         if mode == "token"
         else "it wants a token: export RAY_AUTH_MODE=token, with the token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
     )
-    return f"what listens at RAY_ADDRESS={address} does not let this process in (RAY_AUTH_MODE={mode}); {fix}"
+    return f"RAY_ADDRESS={address} does not let this process in (RAY_AUTH_MODE={mode}); {fix}"

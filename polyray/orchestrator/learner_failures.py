@@ -1,4 +1,4 @@
-"""How a failure in a process of Ray Train ends the training, or is tried again.
+"""Handling of a failure in a process of Ray Train: end of the training, or a restart.
 
     worker raises --> after_exception, in Train's controller --permanent--> the controller fails, nothing starts again
                                                              --else-------> Train starts the workers again, at most
@@ -21,7 +21,7 @@ from polyray.orchestrator.outcome import unwrapped
 
 
 class EndAtPermanentError(UserCallback):
-    """For Ray Train: lets no worker start again after an error that another start would repeat. The last callback."""
+    """Callback of Ray Train that prevents a restart after an error that it would repeat. The last callback."""
 
     def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
         """See ray.train.UserCallback."""
@@ -53,8 +53,8 @@ def training_error(error: BaseException, max_failures: int) -> BaseException:
         if (permanent := permanent_error(failures)) is not None:
             return permanent
         return LearnerError(
-            f"{first_failure(failures)}; it was the last of learner.max_failures={max_failures} restarts. Start the "
-            "same command again to go on from the newest checkpoint"
+            f"{first_failure(failures)}; it was the last of learner.max_failures={max_failures} restarts. Run the "
+            "same command again to resume from the newest checkpoint"
         )
     cause = getattr(error, "controller_failure", None)  # of ray.train.ControllerError
     return cause if isinstance(cause, PolyrayError) else error

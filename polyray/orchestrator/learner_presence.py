@@ -22,7 +22,7 @@ class LearnerPresence:
 
     @property
     def is_gone(self) -> bool:
-        """Between a failure and the first call of the next learner."""
+        """Whether the learner failed and the next one has not called yet."""
         return self._gone_since is not None
 
     def failed(self, reason: str) -> None:
@@ -35,7 +35,7 @@ class LearnerPresence:
         self._gone_since = None
 
     def look(self) -> None:
-        """Says once that it takes long, for whoever looks at the run."""
+        """Report a long restart of the learner once, as an incident."""
         if self._gone_since is None or self._told or time.monotonic() - self._gone_since < PATIENCE_S:
             return
         self._told = True

@@ -1,9 +1,8 @@
-"""What runs inside Ray Train for RL: joins the learner's loop (polyray/learner/loop.py) to the coordinator
-actor.
+"""The RL loop inside Ray Train: connects polyray/learner/loop.py with the coordinator actor.
 
 `start_training` is called by polyray train on the driver; `train_loop` runs in every Train worker. Ray Train
-gives no calls into its workers, so they pull; the coordinator is found by name, because Train re-uses the
-loop's arguments after a restart.
+gives no calls into its workers, so they pull. The coordinator is found by name, because Train re-uses the loop's
+arguments after a restart.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ from polyray.types import ScoredGroup, StepMetrics, TrainingBatch
 logger = logging.getLogger(__name__)
 CALL_TIMEOUT_S = 60.0
 FETCH_TIMEOUT_S = 10.0
-"""For the groups that go into a checkpoint: without them they would be sampled again."""
+"""Limit for groups that go into a checkpoint; without them they are sampled again."""
 LOST_AFTER_S = 1.0
-"""For each group of a batch that did not come as a whole."""
+"""Limit for each group of a batch that did not arrive as a whole."""
 
 
 class RemoteCoordination:
@@ -128,7 +127,7 @@ class RemoteCoordination:
 
 
 def give_back_gpu_memory() -> None:
-    """What torch keeps for its next step, for the engine that wakes; nothing without a GPU."""
+    """Release torch's cached GPU memory for the engine that wakes; no effect without a GPU."""
     import torch
 
     if torch.cuda.is_available():
@@ -136,7 +135,7 @@ def give_back_gpu_memory() -> None:
 
 
 def gpu_memory_bytes() -> StepMetrics:
-    """What torch has allocated on this process's GPU, now and at most; nothing without a GPU."""
+    """Memory that torch has allocated on this process's GPU, now and at most; {} without a GPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -157,7 +156,7 @@ def _those_there(refs: list[Any]) -> list[ScoredGroup]:
 
 
 def _fetched(ref: Any) -> ScoredGroup | None:
-    """None for a group that is gone with its node: it is sampled again when it is missed."""
+    """Fetch a group; None if it is gone with its node, so that it is sampled again."""
     try:
         return ray.get(ref, timeout=LOST_AFTER_S)
     except (ray.exceptions.ObjectLostError, ray.exceptions.GetTimeoutError):

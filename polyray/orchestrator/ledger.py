@@ -1,14 +1,14 @@
-"""Which groups run, wait or were consumed: each one exactly once in the surviving history.
+"""Rollout buffer: tracks every group exactly once, from its id to its end.
 
     next_id() --> running --finished()--> buffer --cut()--> a batch, leased by (attempt, step)
                      |          |            |                |
                 requeue()     drop()       too stale        lost(): its handle leads nowhere any more
               after a fault   filter()
 
-Plain bookkeeping of ids and whatever handle the caller attaches (the coordinator attaches object references).
-A batch is cut once per step and asking again gives the same one; `snapshot` and `restore` carry it over a
-restart, and `take_back` those groups that need not be sampled again. Whatever leaves without being trained on is
-named with its reason, so that a run can account for every id.
+Plain bookkeeping of ids and the caller's handles (the coordinator attaches object references).
+A batch is cut once per step and asking again gives the same one. `snapshot` and `restore` carry it over a
+restart, and `take_back` those groups that need not be sampled again. A group that leaves without being trained on
+is recorded with its reason, so that a run can account for every id.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Finished(Generic[HandleT]):
 
 @dataclass(slots=True)
 class Batch(Generic[HandleT]):
-    """What one learner step consumes: places that are filled, once, and stay as they are.
+    """Groups of one learner step: places that are filled once and do not change.
 
     Example:
         Batch(step=17, places=[Finished(...), None], lost={1: 274}, dropped=((271, "stale"),))
@@ -53,7 +53,7 @@ class Batch(Generic[HandleT]):
 
     step: int
     places: list[Finished[HandleT] | None]
-    """A rank's share is every n-th place, so a place keeps its number whatever happens to its group."""
+    """Every n-th place belongs to one rank, so a place keeps its number when its group changes."""
     lost: dict[int, int] = field(default_factory=dict)
     """Place -> the group that was lost there and is on its way again."""
     dropped: tuple[tuple[int, DropReason], ...] = ()
@@ -67,7 +67,7 @@ class Batch(Generic[HandleT]):
 
 @dataclass(slots=True)
 class LedgerCounts:
-    """Since the start of the surviving history.
+    """Counts since the start of the surviving history.
 
     Example:
         LedgerCounts(dropped=2, filtered=0, stale=2, stale_tokens=1800, used=64, used_tokens=20480)
@@ -76,7 +76,7 @@ class LedgerCounts:
     dropped: int = 0
     filtered: int = 0
     stale: int = 0
-    """Of the dropped ones, those that were too old."""
+    """Dropped groups that were too old."""
     stale_tokens: int = 0
     used: int = 0
     used_tokens: int = 0
@@ -108,7 +108,7 @@ class GroupLedger(Generic[HandleT]):
         self._running: set[int] = set()
         self._buffer: dict[int, Finished[HandleT]] = {}
         self._unjudged: list[int] = []
-        """Buffered groups whose age was not looked at since it last changed."""
+        """Buffered groups that were not checked for staleness since the version last changed."""
         self._lease: Batch[HandleT] | None = None
 
     @property
@@ -123,12 +123,12 @@ class GroupLedger(Generic[HandleT]):
 
     @property
     def may_cut(self) -> bool:
-        """False: asking for a batch is in vain, whatever the step."""
+        """False if there can be no batch now, at any step."""
         return self._lease is not None or len(self._buffer) >= self.batch
 
     @property
     def leased_step(self) -> int | None:
-        """The step whose batch is cut and not consumed yet."""
+        """Step of the batch that is cut and not consumed yet; None without one."""
         return None if self._lease is None else self._lease.step
 
     def may_start(self, served_version: int) -> bool:
@@ -142,7 +142,7 @@ class GroupLedger(Generic[HandleT]):
         """The same, where nothing but what the leased batch still lacks is to be started."""
         lost = self._lease.lost.values() if self._lease is not None else ()
         waits = any(group_id in self._requeued for group_id in lost)
-        # What was dropped when it came again is replaced by another group, if there is none that waits or runs.
+        # A group that was dropped when it was sampled again is replaced by another one, if none waits or runs.
         dropped = bool(lost) and not (self._running or self._buffer)
         return (waits or dropped) and self.may_start(served_version)
 
@@ -193,9 +193,9 @@ class GroupLedger(Generic[HandleT]):
         return True
 
     def lost(self, step: int, group_id: int) -> None:
-        """A group of the leased batch can no longer be read: it comes again, into the same place.
+        """Requeue a lost group of the leased batch; it returns to the same place.
 
-        Asking twice, or for a batch that was consumed, changes nothing.
+        A second call, or one for a consumed batch, changes nothing.
         """
         if self._lease is None or self._lease.step != step:
             return
@@ -236,9 +236,9 @@ class GroupLedger(Generic[HandleT]):
             self._lease = None
 
     def waiting(self) -> list[Finished[HandleT]]:
-        """Scored groups that a run which goes on from here could still train on, so that it need not sample them.
+        """Scored groups that a resumed run can still train on, without sampling them again.
 
-        Never more than S + 1 batches. None at S = 0: what is sampled again there is the same.
+        At most S + 1 batches. None at S = 0: sampling again gives the same groups.
         """
         if self.max_staleness == 0:
             return []
@@ -246,8 +246,9 @@ class GroupLedger(Generic[HandleT]):
         return [item for item in (*leased, *self._oldest_first()) if self._judged(item) is Verdict.USE]
 
     def take_back(self, group: Finished[HandleT]) -> bool:
-        """After `restore`: a group that was `waiting` then waits again. False, and nothing changes, for one that
-        is not to come again, or that could not be trained on any more.
+        """Put a group of `waiting` back into the buffer, after `restore`.
+
+        Returns False, without a change, for a group that is not pending, or that can no longer be trained on.
         """
         if group.group_id not in self._requeued or self._judged(group) is not Verdict.USE:
             return False
@@ -258,7 +259,7 @@ class GroupLedger(Generic[HandleT]):
         return True
 
     def snapshot(self) -> dict[str, Any]:
-        """Plain values from which `restore` continues: what was started but not consumed comes again."""
+        """Plain values for `restore`; groups that were started and not consumed are sampled again."""
         leased = [item.group_id for item in self._lease.groups] if self._lease else []
         dropped = [*(self._lease.dropped if self._lease else ()), *self._dropped]
         pending = sorted({*self._running, *self._buffer, *self._requeued, *leased})
@@ -305,7 +306,7 @@ class GroupLedger(Generic[HandleT]):
         return sorted(self._buffer.values(), key=lambda item: (item.policy.version, item.group_id))
 
     def _refill(self, batch: Batch[HandleT]) -> None:
-        """Each lost group into its own place; where it was dropped this time, whatever waits longest."""
+        """Put each lost group into its own place; if it was dropped this time, the oldest waiting group."""
         for place, group_id in list(batch.lost.items()):
             item = self._buffer.pop(group_id, None)
             if item is None and group_id not in self._running and group_id not in self._requeued:

@@ -1,8 +1,8 @@
-"""Which workers may take on a new version now: so many at a time, and always one that has nothing to do.
+"""Limit concurrent weight syncs; an idle worker may always sync.
 
-A worker whose engine must be empty for a load takes no more groups until it is done, so the others wait and go on
-sampling. One that has run out of groups meanwhile (the staleness gate gives it no more of its old version) would only
-stand still: it need not wait. Plain asyncio; used by the coordinator's serving fleet.
+A worker whose engine must be empty for a load takes no more groups until it is done, so the others wait and keep
+sampling. A worker that has run out of groups meanwhile (the staleness gate gives it no more of its old version)
+would only idle, so it need not wait. Plain asyncio; used by the coordinator's serving fleet.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class LoadingTurns:
         self._limit = limit
         self._loading = 0
         self._waiting: dict[str, asyncio.Future[bool]] = {}
-        """By worker; the answer says whether its turn is counted."""
+        """Waiting workers; the answer says whether the worker's turn is counted."""
 
     def allow(self, limit: int) -> None:
         """From now on so many at a time."""

@@ -1,4 +1,4 @@
-"""What happened to a run and what ended it, for everything that lives in its coordinator's event loop."""
+"""Incidents and final failure of a run, shared by everything in its coordinator's event loop."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from polyray.errors import PolyrayError
 logger = logging.getLogger(__name__)
 
 MAX_INCIDENTS = 10_000
-"""Of one run; a run that fails over and over is not to fill memory."""
+"""Limit per run, so that repeated failures do not fill memory."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What happened to a run, what ended it for good, and the event that wakes whoever waits for anything of it.
+    """Incidents and final failure of a run, and the event that wakes its waiters.
 
     Example:
         outcome = Outcome(); outcome.fail(RolloutError("...")); outcome.failure  # the first one
@@ -25,7 +25,7 @@ class Outcome:
     failure: PolyrayError | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     incidents: list[dict[str, str]] = field(default_factory=list)
-    """What went wrong so far, in words, whether the run went on or not; the driver writes them to incidents.jsonl."""
+    """Faults so far, in words, survived or not; the driver writes them to incidents.jsonl."""
 
     def fail(self, error: PolyrayError) -> None:
         """The first failure counts."""

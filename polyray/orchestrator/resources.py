@@ -32,11 +32,11 @@ WORKER_ENVIRONMENT = {
     "PYTHONWARNINGS": "ignore",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
 }
-"""Of every worker of a job. The last one has Ray hide all GPUs from who asks for none, before its code runs."""
+"""Variables of every worker of a job. The last one makes Ray hide all GPUs from workers that ask for none."""
 
 
 def on_this_node() -> NodeAffinitySchedulingStrategy:
-    """For an actor that its starter cannot do without: it goes with the starter's node, and with no other."""
+    """Placement of an actor that its starter needs: it is lost with the starter's node, and with no other."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
@@ -53,10 +53,10 @@ def ray_session(spec: RaySpec, environment: Mapping[str, str] | None = None) -> 
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1" if spec.dashboard else "0")
-    # A learner whose machine is taken away is to fail like any other: the run is told, and makes room for it.
+    # A learner whose machine is taken away must fail like any other: the run is told, and makes room for it.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
-    # Where engines start at the same time, Serve's proxy needs longer than the 5 s after which it would be killed.
+    # If engines start at the same time, Serve's proxy needs longer than the 5 s after which it would be killed.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     runtime_env = {"env_vars": {**import_path(), **WORKER_ENVIRONMENT, **(environment or {})}}
     address = os.environ.get("RAY_ADDRESS")
@@ -83,7 +83,7 @@ def _connect(spec: RaySpec, address: str | None, runtime_env: dict[str, Any]) ->
     runtime_env["env_vars"]["RAY_ADDRESS"] = f"{ray.util.get_node_ip_address()}:{port}"
     with _environment(RAY_GCS_SERVER_PORT=str(port)):
         return ray.init(
-            address="local",  # else it would join whatever cluster was started on this machine last
+            address="local",  # else it would join the cluster that was started last on this machine
             num_cpus=spec.num_cpus,
             object_store_memory=spec.object_store_mib * 2**20,
             include_dashboard=spec.dashboard,
@@ -114,7 +114,7 @@ def _free_port() -> int:
 
 @contextmanager
 def _environment(**variables: str) -> Iterator[None]:
-    """With these variables, for what is started within."""
+    """Set these variables for processes that are started in the block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -128,9 +128,10 @@ def _environment(**variables: str) -> Iterator[None]:
 
 
 def check_placement(parts: Sequence[Part], lower: str) -> None:
-    """Raises ResourceError, naming what does not fit on what there is, where a run can never be placed.
+    """Raise ResourceError if the run can never be placed; it names the parts that do not fit.
 
-    What other jobs hold now is not counted: they end. What a submitted job's own process holds is, for it ends last.
+    Resources of other jobs count as free, because these jobs end. CPUs of a submitted job's own process do not: it
+    ends last.
     `lower` says which fields would make the run smaller.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]

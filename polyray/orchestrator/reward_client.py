@@ -1,4 +1,4 @@
-"""How the training loop has its groups scored: patiently, and checking every answer.
+"""Scoring of groups for the training loop: with retries, and a check of every answer.
 
     score_group --pending--> one call per tick and replica --retries--> checked_group_scores --> GroupScores
 
@@ -8,8 +8,7 @@ only), or, for
 
 Groups that wait at the same time travel in one call: a call costs milliseconds, a verifier microseconds.
 A group that cannot be scored comes back unscored with the reason, it never raises: the caller counts it and
-stops the run above a share. Retried are back pressure, dead replicas and timeouts, not what the reward itself
-answered.
+stops the run above a share. Back pressure, dead replicas and timeouts are retried, answers of the reward are not.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ logger = logging.getLogger(__name__)
 BACKOFF_BASE_S = 0.25
 BACKOFF_CAP_S = 10.0
 CALLS_PER_REPLICA = 2
-"""In flight at once: one being scored, one waiting behind it."""
+"""Calls in flight per replica: one being scored, one waiting behind it."""
 
 ScoreCall = Callable[[list[GroupToScore]], Awaitable[object]]
 
@@ -67,7 +66,7 @@ def build_remote(plan: RewardPlan) -> HttpReward:
     """The reward of a plan that is remote. Raises ConfigError where the token's variable is not set here."""
     reward = plan.build()
     if not isinstance(reward, HttpReward):
-        raise RewardError(f"{reward.name} is no remote reward; it needs a deployment")
+        raise RewardError(f"{reward.name} is not a remote reward; it needs a deployment")
     return reward
 
 
@@ -93,7 +92,7 @@ class RewardClient:
         future: asyncio.Future[GroupScores] = loop.create_future()
         self._pending.append((GroupToScore(prompt, tuple(texts), want_distances), future))
         if len(self._pending) == 1:
-            loop.call_soon(self._send)  # after everything else that is ready now: those groups come along
+            loop.call_soon(self._send)  # after everything that is ready now, so that those groups join
         return await future
 
     def take_trouble(self) -> str | None:

@@ -1,7 +1,7 @@
 """A rollout worker as a Ray actor: samples a group, has it scored, answers with metadata and a reference.
 
 `RolloutActor` wraps the plain `RolloutWorker`; texts go from it straight to the reward service, so only metadata
-passes through whoever asked. Started and replaced by rollout_pool.py.
+passes through the caller. Started and replaced by rollout_pool.py.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """Where a worker has its groups scored.
+    """The reward service of a worker, and the settings of scoring.
 
     Example:
         Scoring(app_name="quickstart-reward", service=ServiceSpec(), want_distances=False, algorithm=GrpoSpec())
@@ -47,14 +47,14 @@ class Scoring:
     service: ServiceSpec
     want_distances: bool
     algorithm: AlgorithmSpec
-    """Says who takes part and, with dynamic sampling, which groups teach nothing."""
+    """Decides which completions take part and, with dynamic sampling, which groups have no training signal."""
     remote: RewardPlan | None = None
     """Set where the reward is a service elsewhere: `app_name` then only names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutReply:
-    """What the coordinator learns of a group; the group itself travels beside it as a reference.
+    """Metadata of a group for the coordinator; the group itself travels beside it as a reference.
 
     Example:
         RolloutReply(group_id=40, policy=PolicyVersion(...), num_tokens=96, num_samples=16, num_scored=16,
@@ -73,9 +73,9 @@ class RolloutReply:
     generate_s: float
     score_s: float
     error: str | None
-    """Why something is unscored, the first reason."""
+    """First reason for an unscored completion."""
     retried: str | None = None
-    """Why the reward service was asked again since this worker's reply before, the newest reason."""
+    """Newest reason for a retry of the reward service since this worker's previous reply."""
 
 
 class RolloutActor:
@@ -88,8 +88,11 @@ class RolloutActor:
     def __init__(
         self, name: str, rollout: RolloutSpec, clients: dict[str, RewardClient] | None = None
     ) -> None:
-        """`rollout` says which library is imported; `clients` by application name are used instead of new ones
-        (simulations share one that calls nobody)."""
+        """Start a worker that imports the engine's library at once.
+
+        `rollout` determines the library. `clients` by application name are used instead of new ones (simulations
+        share one that makes no calls).
+        """
         log_as(name, name.partition("-rollout-")[0])  # a pool's workers are called after the run that owns it
         self._name = name
         self._settings: Future[EngineSettings] = Future()
@@ -165,8 +168,7 @@ class RolloutActor:
         return ack, self._worker.usage.busy_s
 
     async def sleep(self) -> float:
-        """Has the engine give back its device's memory, after what is in flight, until there is work again; answers
-        the seconds that took."""
+        """Put the engine to sleep after its current work, until there is new work; returns the seconds it took."""
         return await asyncio.wrap_future(self._worker.sleep())
 
     async def forget(self, run: str) -> None:
@@ -174,12 +176,12 @@ class RolloutActor:
         self._worker.forget(run)
 
     async def usage(self) -> Usage:
-        """What the engine's time went into so far."""
+        """The engine's time so far, by purpose."""
         return self._worker.usage
 
 
 def usefulness(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: int) -> tuple[int, bool]:
-    """(completions that take part, whether they teach); the objective is computed only where somebody asks."""
+    """(completions that take part, whether they have training signal); computed if the algorithm needs it."""
     if algorithm.truncated != "drop" and not algorithm.dynamic_sampling:
         return int(group.scored_mask_G.sum()), True
     from polyray.learner.advantages import algorithm_at, group_teaches, taking_part
@@ -190,7 +192,7 @@ def usefulness(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: int) ->
 
 
 def engine_builder(rollout: RolloutSpec) -> Callable[[EngineSettings], Any]:
-    """What builds the engine that `rollout` asks for; its library is imported when this returns."""
+    """Builder of the engine that `rollout` asks for; its library is imported when this returns."""
     if rollout.engine_kind == "simulated":
         from polyray.rollout.simulated_engine import SimulatedEngine
 

@@ -42,11 +42,13 @@ class PoolWorker:
 
 
 class RolloutPool:
-    """All rollout workers of a run, or of several that follow one another on one base model: started here, usable
-    after `build`. Those of runs at the same time: shared_pool.py."""
+    """All rollout workers of a run, or of several successive runs on one base model.
+
+    Workers start here and are usable after `build`. For runs at the same time see shared_pool.py.
+    """
 
     run = ""
-    """What the engines tell the run by that uses this pool."""
+    """Name by which the engines know the run that uses this pool."""
 
     def __init__(self, owner: str, rollout: RolloutSpec) -> None:
         self.owner = owner
@@ -57,13 +59,13 @@ class RolloutPool:
 
     @property
     def settings(self) -> EngineSettings:
-        """What every engine of the pool is built from."""
+        """Settings of every engine of the pool."""
         if self._settings is None:
             raise RolloutError(f"the rollout pool of {self.owner} has no model yet; call build first")
         return self._settings
 
     def build(self, settings: EngineSettings) -> None:
-        """Has every worker build its engine, in the background."""
+        """Build the engine of every worker, in the background."""
         self._settings = settings
         for worker in self.workers:
             worker.handle.build.remote(settings)
@@ -84,8 +86,10 @@ class RolloutPool:
         return infos
 
     def _first_answer(self, index: int, call: Callable[[Any], Any]) -> Any:
-        """Of a worker that starts, or of another in its place where it is gone before it answers: Ray gives up actors
-        that were starting when a node was lost."""
+        """Answer of a starting worker, or of one replacement if the first is lost before it answers.
+
+        Ray gives up actors that were starting when a node was lost.
+        """
         timeout = self.rollout.ready_within_s
         try:
             return ray.get(call(self.workers[index].handle), timeout=timeout)
@@ -98,15 +102,18 @@ class RolloutPool:
             return ray.get(call(again.handle), timeout=timeout)
 
     def replace(self, worker: PoolWorker) -> PoolWorker:
-        """Ends a worker, whatever state it is in, and starts another in its place."""
+        """End a worker in any state and start another in its place."""
         ray.kill(worker.handle)
         position = [other.index for other in self.workers].index(worker.index)
         self.workers[position] = self._start(worker.index)
         return self.workers[position]
 
     def grow(self) -> list[PoolWorker]:
-        """Starts those above num_workers, up to max_workers: those without room wait for it, so nobody may wait for
-        them. They end with the process that calls this."""
+        """Start the workers above num_workers, up to max_workers.
+
+        Workers without room wait for it, so no caller may wait for them. They end with the process that calls
+        this.
+        """
         most = self.rollout.max_workers or self.rollout.num_workers
         there = {worker.index for worker in self.workers}
         more = [self._start(index) for index in range(self.rollout.num_workers, most) if index not in there]

@@ -1,7 +1,7 @@
-"""Who belongs to a run's pool of rollout workers: those that it needs, those beside them, and what a loss costs.
+"""Members of a run's pool of rollout workers, and the consequence of a loss.
 
-A run needs `num_needed` workers, whichever they are. A worker has joined once it has proven a version; the others may
-still wait for room. Plain bookkeeping of names; the coordinator's serving fleet acts on what it says.
+A run needs `num_needed` workers, no matter which ones. A worker has joined once it has proven a version; the
+others may still wait for room. Plain bookkeeping of names; the coordinator's serving fleet acts on it.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 from enum import Enum
 
 MAX_FAILED_JOINS = 20
-"""In a row, of workers beyond those that a run needs, which ended before they served: a node that goes ends some."""
+"""Failed joins in a row of workers above the needed ones; a lost node ends some."""
 
 
 class Loss(Enum):
-    """What follows from the loss of a worker."""
+    """Consequence of the loss of a worker."""
 
     REPLACED = "another one takes its place"
-    STILL_WAITS = "another one waits for room in its place, and nobody need be told"
-    GIVEN_UP = "its place stays empty: those that came into such places have ended over and over"
-    TOO_MANY = "the run ends: more were lost than it may replace"
+    STILL_WAITS = "another one waits for room in its place; no incident"
+    GIVEN_UP = "its place stays empty: its replacements have ended too often"
+    TOO_MANY = "the run ends: more workers were lost than it may replace"
 
 
 class Roster:
@@ -34,11 +34,11 @@ class Roster:
         self.replacements = 0
         """Workers that the run needed and lost."""
         self.failed_joins = 0
-        """Since one joined that the run does without."""
+        """Failed joins since an optional worker last joined."""
         self._max_replacements = max_replacements
         self._joined: set[str] = set()
         self._behind: set[str] = set()
-        """Of those, the ones that do not serve the newest version yet."""
+        """Joined workers that do not serve the newest version yet."""
 
     @property
     def all_serve(self) -> bool:
@@ -65,7 +65,7 @@ class Roster:
         return name in self._joined
 
     def published(self) -> None:
-        """There is a newer version, which nobody serves yet."""
+        """Record a newer version, which no worker serves yet."""
         self._behind = set(self._joined)
 
     def proved(self, name: str) -> bool:

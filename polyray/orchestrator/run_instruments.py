@@ -1,6 +1,6 @@
-"""The metrics of training runs as Ray has them: names, tags, descriptions. What they mean together: run_metrics.py.
+"""Metrics of training runs as Ray exports them: names, tags, descriptions.
 
-The dashboards and alerts of deploy/grafana query these names; a test compares them.
+run_metrics.py explains them. The dashboards and alerts of deploy/grafana query these names; a test compares them.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ OTHER_GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "delivery_failures_total": ("Deliveries that a worker did not take or prove.", ()),
     "alarms_total": ("Steps on which a watch of the configuration raised its alarm.", ("kind",)),
     "incidents_total": ("Incidents, as in incidents.jsonl.", ("kind",)),
-    "info": ("What the run is; always 1.", ("task", "algorithm", "model")),
+    "info": ("Task, algorithm and model of the run; always 1.", ("task", "algorithm", "model")),
 }
 """Name without prefix -> (description, tags of its own)."""
 

@@ -1,4 +1,4 @@
-"""What a training run tells Prometheus, through Ray's metrics agent (which puts `ray_` before every name).
+"""Prometheus metrics of a training run, through Ray's metrics agent (which prefixes names with `ray_`).
 
     polyray_train_<value of metrics.jsonl>            the newest step's: see STEP_VALUES
     polyray_train_phase_seconds{phase}                generate, score, learn, deliver: of the newest step
@@ -17,7 +17,7 @@
 
 Every one also has `run` and `runs_dir`. Totals are gauges that begin at 0: a counter of Ray's first appears with its
 first event, and Prometheus sees no increase in a series that begins at 1. The coordinator calls; a value costs it an
-addition, and everything is handed to Ray at most every EXPORT_EVERY_S. What goes wrong here is a warning, once.
+addition, and everything is handed to Ray at most every EXPORT_EVERY_S. A failure here is a warning, once.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ INCIDENT_KINDS = (
     "reward_retried",
     "unscored",
 )
-"""Those that are there, with 0, from the start; others appear with their first."""
+"""Kinds that exist from the start, with 0; others appear with their first incident."""
 
 ALARMS: Mapping[str, str] = {
     "over_optimisation": "over_optimisation",
@@ -65,7 +65,7 @@ ALARMS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class RunLoad:
-    """What the coordinator's parts have to do now, and what went wrong so far.
+    """Current load of the coordinator's parts, and faults so far.
 
     Example:
         RunLoad(groups_running=8, groups_waiting=3, groups_stale=0, workers=2, workers_behind=0, tokens=5120,
@@ -147,10 +147,10 @@ class RunMetrics:
         self._due = now + EXPORT_EVERY_S
         try:
             self._export(load)
-        except Exception as error:  # whatever Ray raises: a run does not end because nobody can watch it
+        except Exception as error:  # any error of Ray: a run must not end because its metrics fail
             self._broken = True
             logger.warning(
-                "metrics are no longer exported, the run goes on: %s: %s", type(error).__name__, error
+                "metrics are no longer exported, the run continues: %s: %s", type(error).__name__, error
             )
 
     def _export(self, load: RunLoad) -> None:

@@ -1,4 +1,4 @@
-"""How a run goes, as its driver shows it."""
+"""Progress of a run, as its driver shows it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ class RunProgress:
     version: int = 0
     groups_done: int = 0
     tokens: int = 0
-    """Of groups for the learner, without those of rounds."""
+    """Tokens of groups for the learner, without validation rounds."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """The newest line."""
     alarms: int = 0
-    """For over-optimisation."""
+    """Alarms for over-optimisation."""
 
     def shown(self, num_tokens: int, outcome: Outcome, incidents_seen: int) -> dict[str, Any]:
-        """As plain values; `num_tokens`: all of them; incidents from the `incidents_seen`-th on."""
+        """Plain values for the driver.
+
+        `num_tokens`: all of them; incidents from the `incidents_seen`-th on.
+        """
         return {
             "phase": self.phase if outcome.failure is None else "failed",
             "step": self.version,

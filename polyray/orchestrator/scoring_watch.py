@@ -1,4 +1,4 @@
-"""How scoring goes, by what workers reply: what is unscored and when that is too much, what was asked for again."""
+"""Monitor of scoring: unscored completions and their limit, and retries, from workers' replies."""
 
 from __future__ import annotations
 

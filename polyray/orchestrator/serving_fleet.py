@@ -1,17 +1,17 @@
-"""The rollout workers as the coordinator sees them: what each has proven to serve, and who takes its place.
+"""The coordinator's view of rollout workers: verified versions, replacements, joins.
 
     publish(v) --> every worker has one task that brings it up to date: load, prove, serve; the newest version counts,
                    older ones that it missed are skipped
     recover()  --> a worker that died, hangs or fails is replaced; the new one is brought up to date first
     refused    --> one worker may be at fault; a version that a second one refuses ends the run
 
-A run needs rollout.num_workers. Once these serve, and what else the run needs has its place, those above (up to
-rollout.max_workers) are started: they join when there is room for them, and nobody waits for a worker that has never
-served while enough others do (polyray/orchestrator/roster.py). They give up their places where the learner has
-lost its own.
+A run needs rollout.num_workers. Once these serve, and the other parts of the run have their places, the optional
+workers (up to rollout.max_workers) start. They join when there is room for them, and the run does not wait for a
+worker that has never served while enough others do (polyray/orchestrator/roster.py). They are retired when the
+learner has lost its place.
 
-At S = 0 the coordinator waits for all (`all_serve`); above, nobody waits, and no more than half of the workers that
-have groups are asked to load at a time: where a load needs an idle engine, the others go on sampling.
+At S = 0 the coordinator waits for all (`all_serve`). At S > 0 it does not wait, and at most half of the workers with
+groups load at a time: if a load needs an idle engine, the others keep sampling.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class ServingFleet:
         return self._by_name[name]
 
     def served_by(self, worker: PoolWorker) -> PolicyVersion | None:
-        """What a worker has proven to serve; None: nothing yet."""
+        """The version that a worker has proven to serve; None before the first."""
         return self._registry.served_by(worker.name)
 
     def still_serves(self, policy: PolicyVersion) -> bool:
@@ -118,7 +118,7 @@ class ServingFleet:
         return self.newest == policy or any(self.served_by(worker) == policy for worker in self._pool.workers)
 
     def group_ended(self, name: str) -> None:
-        """A group of this worker has ended, and whatever could be started since was."""
+        """Note the end of a worker's group, after new groups were started."""
         if self.dispatcher.is_idle(name):
             self._loading.ran_out(name)
 
@@ -129,7 +129,7 @@ class ServingFleet:
         self.dispatcher.serve_nothing()
 
     def publish(self, payload: AdapterPayload) -> None:
-        """Has every worker brought to this version, in the background. Raises DeliveryError for one out of order."""
+        """Bring every worker to this version, in the background. Raises DeliveryError for one out of order."""
         self._registry.publish(payload)
         self._current = payload, ray.put(payload)
         self._roster.published()
@@ -152,7 +152,7 @@ class ServingFleet:
         self._notify(did_all)
 
     def receipt(self) -> dict[str, float]:
-        """Of the deliveries since the last receipt: seconds, largest difference, idle share of the engines."""
+        """Seconds, largest difference and idle share of the engines, since the last receipt."""
         return self._report.take()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -162,7 +162,7 @@ class ServingFleet:
         task.add_done_callback(self._settle)
 
     async def recover(self, worker: PoolWorker, error: BaseException) -> None:
-        """The user's mistakes end the run; whatever else a worker raises costs it its place."""
+        """Replace a worker after an error; a user's mistake ends the run instead."""
         cause = unwrapped(error)
         if is_user_error(cause):
             self._outcome.fail(cause)
@@ -185,7 +185,7 @@ class ServingFleet:
     async def _bring_up_to_date(self, worker: PoolWorker) -> None:
         try:
             while self._outcome.failure is None and self.lacks_newest(worker):
-                if self._registry.served_by(worker.name) is None:  # it holds nobody up
+                if self._registry.served_by(worker.name) is None:  # it blocks nothing
                     await self._deliver(worker)
                     continue
                 async with self._loading.turn(worker.name, self.dispatcher.is_idle(worker.name)):
@@ -223,7 +223,7 @@ class ServingFleet:
         self._notify(did_all)
 
     def _notify(self, did_all: bool) -> None:
-        """Who serves what has changed; `did_all`: whether all served the newest version before."""
+        """React to a change of served versions; `did_all`: whether all served the newest version before."""
         if self.all_serve and not did_all:
             self._report.end()
             self._grow()
@@ -265,7 +265,7 @@ class ServingFleet:
             )
 
     def _replace(self, worker: PoolWorker, error: BaseException) -> None:
-        """Another worker in its place, unless too many were lost before it."""
+        """Replace a worker, unless too many were lost before it."""
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         did_all = self.all_serve
         loss = self._roster.lost(worker.name, in_time=not isinstance(error, TimeoutError))
@@ -284,8 +284,8 @@ class ServingFleet:
             self._pool.retire(worker)
             self._outcome.incident(
                 "worker_given_up",
-                f"rollout workers failed {self._roster.failed_joins} times before they served anything; the run goes "
-                f"on with {self._roster.num_joined}. The last one ({worker.name}): {reason}",
+                f"rollout workers failed {self._roster.failed_joins} times before they served anything; the run "
+                f"continues with {self._roster.num_joined}. The last one ({worker.name}): {reason}",
             )
         else:
             self._start_instead(worker, None if loss is Loss.STILL_WAITS else reason)
@@ -293,7 +293,7 @@ class ServingFleet:
         self._notify(did_all)  # the lost one may have been the last to wait for
 
     def _leave_a_place_above(self, worker: PoolWorker) -> None:
-        """A place that stays empty is one above those that the run needs: one of those who serve there moves down."""
+        """Move a serving optional worker into a needed place that would stay empty."""
         if worker.index < self._roster.num_needed:
             above = [other for other in self.workers if other.index >= self._roster.num_needed]
             other = next(other for other in above if self._roster.has_joined(other.name))
@@ -318,12 +318,14 @@ class ServingFleet:
 
 
 def groups_per_worker(rollout: RolloutSpec, num_workers: int) -> int:
-    """How many groups a worker may have: what keeps its engine full, but no more than its share of all that may be
-    under way, else the first to serve a version would take everything that this version may start."""
+    """Largest number of groups of a worker: enough to keep its engine full, at most its share of all.
+
+    Without the share, the first worker to serve a version would take all groups that this version may start.
+    """
     share = -(-(rollout.max_staleness + 1) * rollout.prompts_per_step // num_workers)
     return max(1, min(WINDOW_FACTOR * rollout.max_sequences // rollout.group_size, share))
 
 
 def loads_at_once(rollout: RolloutSpec, num_workers: int) -> int:
-    """How many workers that have groups may load a version: all where the run waits for it, else half of them."""
+    """Number of workers with groups that may load at once: all if the run waits for it, else half of them."""
     return num_workers if rollout.max_staleness == 0 else -(-num_workers // 2)

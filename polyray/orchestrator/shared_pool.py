@@ -32,7 +32,7 @@ class FleetKeeper:
         self._pool = RolloutPool(owner, rollout)
 
     def workers(self) -> list[PoolWorker]:
-        """As they are now."""
+        """Current workers."""
         return self._pool.workers
 
     def build(self, settings: EngineSettings) -> None:
@@ -55,9 +55,9 @@ class SharedPool(RolloutPool):
     """The keeper's workers, as one of the runs sees them. Travels to the processes of the runs as a value."""
 
     def __init__(self, owner: str, rollout: RolloutSpec) -> None:
-        """Starts the keeper and the workers; `for_run` says whose a copy is.
+        """Start the keeper and the workers; `for_run` makes the copy of one run.
 
-        All workers end with the keeper, so it lies on the node of whoever starts it, which all runs need anyway.
+        All workers end with the keeper, so it runs on the caller's node, which all runs need anyway.
         """
         actor = ray.remote(FleetKeeper).options(
             name=f"{owner}-fleet-{uuid.uuid4().hex[:6]}",
@@ -85,7 +85,7 @@ class SharedPool(RolloutPool):
         ray.get(self._keeper.build.remote(settings), timeout=CALL_TIMEOUT_S)
 
     def replace(self, worker: PoolWorker) -> PoolWorker:
-        """Another worker in this place, which may be there already."""
+        """Replace the worker in this place; another caller may have done so already."""
         replacement: Any = ray.get(
             self._keeper.replace.remote(worker.index, worker.name), timeout=CALL_TIMEOUT_S
         )
@@ -93,11 +93,11 @@ class SharedPool(RolloutPool):
         return replacement
 
     def adopt(self, workers: list[PoolWorker]) -> None:
-        """Nothing ends with the process that had them replaced."""
+        """Take over these workers; they do not end with the process that replaced them."""
         self.workers = list(workers)
 
     def shutdown(self) -> None:
-        """Ends every worker, of all runs: for whoever started the pool."""
+        """End every worker, of all runs; only the owner of the pool calls this."""
         super().shutdown()
         ray.kill(self._keeper)
 

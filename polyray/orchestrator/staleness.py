@@ -1,4 +1,4 @@
-"""Which groups may be started, and which may still be trained on: decisions as values, no state.
+"""Staleness rules: which groups may be started, and which may still be trained on. No state.
 
 S = max_staleness, v = a policy version, batch = groups per learner step (design.md section 4).
 """
@@ -12,7 +12,7 @@ from polyray.types import PolicyVersion
 
 
 class Verdict(Enum):
-    """What to do with a group at consumption."""
+    """Staleness decision for a group at consumption."""
 
     USE = "use"
     STALE = "stale"
@@ -37,8 +37,8 @@ def judge(
 ) -> Verdict:
     """Whether a group of `group_policy` may enter the batch that updates `learner_version` in `attempt`.
 
-    `ancestors`: earlier attempt -> the newest of its versions from which this attempt descends. What it published
-    after that never happened.
+    `ancestors`: earlier attempt -> the newest of its versions from which this attempt descends. Its later versions
+    are void.
     """
     inherited = (ancestors or {}).get(group_policy.attempt, -1)
     if group_policy.attempt != attempt and group_policy.version > inherited:

@@ -13,7 +13,7 @@ from polyray.errors import DiversityCollapsed, EngineMismatch, OverOptimised, Po
 
 
 def why_to_stop(config: TrainConfig, metrics: Mapping[str, Any]) -> PolyrayError | None:
-    """What a run ends with after the step of these metrics; None where it goes on, whatever the alarms."""
+    """The error that ends a run after the step of these metrics; None if it continues."""
     watched = config.over_optimisation
     if watched is not None and watched.stop and metrics.get("over_optimisation"):
         return OverOptimised(f"stopped after step {metrics['step']}: {alarm_text(watched)}")

@@ -45,7 +45,7 @@ def check_storage(directory: Path) -> None:
 
 
 def _write(path: str) -> str:
-    """On the machine that is asked: what went wrong, or nothing."""
+    """Write a file on the asked machine; returns the error, or ""."""
     try:
         Path(path).write_text(path, encoding="utf-8")
     except OSError as error:
@@ -60,7 +60,7 @@ def _judge(node: dict[str, Any], directory: Path, probe: Path, answer: Any) -> N
         failed = ray.get(answer, timeout=TIMEOUT_S)
     except (ray.exceptions.RayError, TimeoutError) as error:
         raise ResourceError(
-            f"{where} did not say within {TIMEOUT_S:g} s whether it can write to {directory} "
+            f"{where} did not answer within {TIMEOUT_S:g} s whether it can write to {directory} "
             f"({type(error).__name__}); look at that machine, or take it out of the cluster"
         ) from error
     if failed:

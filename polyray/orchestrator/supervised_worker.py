@@ -1,5 +1,4 @@
-"""What runs inside Ray Train for SFT: the loop of polyray/learner/supervised_loop.py, wrapped for data
-parallelism."""
+"""The SFT loop inside Ray Train: polyray/learner/supervised_loop.py, wrapped for data parallelism."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Fixed prompts while training, the coordinator's side: they go to the workers that serve a version.
+"""Coordinator's side of validation: sends fixed prompts to workers that serve a version.
 
-A group counts for the version that sampled it, so at S > 0 its prompts are handed out before any later version can be
-delivered. A group whose worker is lost goes to another that serves the version; where none does any more, it is
-counted as lost (polyray/periodic_eval/validation.py).
+A group counts for the version that sampled it, so at S > 0 its prompts are handed out before any later version
+can be delivered. A group of a lost worker goes to another that serves the version. If none does, it is counted as
+lost (polyray/periodic_eval/validation.py).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ValidationRounds:
         self._validation = None if self._rounds is None else Validation(config, self._rounds, task)
         self._out = 0
         self.num_tokens = 0
-        """Sampled in rounds since the run was started, whatever became of them."""
+        """Tokens sampled in rounds since the run was started, used or not."""
 
     def due(self, version: int) -> bool:
         """Whether this version has a round."""
@@ -48,7 +48,7 @@ class ValidationRounds:
         return self._out > 0
 
     def restart(self) -> None:
-        """A new attempt begins: versions come again with other bytes."""
+        """Begin a new attempt: the same version numbers return with other bytes."""
         if self._validation is not None:
             self._validation.restart()
 

@@ -28,12 +28,12 @@ from polyray.tasks.base import Task
 from polyray.types import WRONG_CLASS, GroupRequest, PolicyVersion, Prompt, ScoredGroup
 
 UNVALIDATED = "unvalidated"
-"""The key of a coordinator's snapshot under which the learner adds the versions whose result it still waits for."""
+"""Snapshot key for versions without a validation result; the learner adds them."""
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationSummary:
-    """What one group says, computed where it was scored; texts and tokens stay there.
+    """Metrics of one group, computed by its worker; texts and tokens stay there.
 
     Example:
         ValidationSummary(policy=PolicyVersion(1, 20, "9f86..."), num_samples=8, num_scored=8, num_tokens=53,
@@ -45,7 +45,7 @@ class ValidationSummary:
     num_scored: int
     num_tokens: int
     values: Mapping[str, float]
-    """Without those that have no unbiased estimate from `num_scored` samples."""
+    """Metrics with an unbiased estimate from `num_scored` samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Validation:
         return self._results.get(version)
 
     def restart(self) -> None:
-        """A new attempt begins: versions come again with other bytes, so nothing of the old one counts."""
+        """Begin a new attempt; results of the old one are void."""
         self._under_way.clear()
         self._results.clear()
 
@@ -166,7 +166,7 @@ def summarise(group: ScoredGroup, rounds: Rounds) -> ValidationSummary:
 
 
 def _semantic_diversity(group: ScoredGroup, texts: list[str], rounds: Rounds) -> dict[str, float]:
-    """Mean 1 - cosine of sentence embeddings over pairs, where somebody measures it."""
+    """Mean 1 - cosine of sentence embeddings over pairs, if it is measured."""
     if rounds.semantic_distances and group.distances_GG is not None:
         from polyray.metrics.groups import mean_pairwise_distance
 

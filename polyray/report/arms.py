@@ -1,7 +1,7 @@
-"""Which runs and evaluated models are one arm, and the colour it has everywhere in the report.
+"""Arms of a report: their runs and evaluated models, and one colour for each.
 
 An arm is one recipe, possibly with several seeds: training runs `drgrpo-seed0`, `drgrpo-seed1` and the
-evaluated model "Dr.GRPO" whose adapter lies in one of them. Called by report.py.
+evaluated model "Dr.GRPO" with an adapter from one of them. Called by report.py.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class CandidateRow:
 
     prompt: str
     meaning: str
-    """What the prompt asks in words, or ""."""
+    """The prompt's question in words, or ""."""
     cells: tuple[CandidateCell, ...]
 
 
@@ -143,7 +143,7 @@ def goal_shares(evaluation: Evaluation) -> dict[str, dict[str, float]]:
 
 
 def _spread(length: int, count: int) -> list[int]:
-    """At most `count` positions, evenly from the first to the last of `length`."""
+    """At most `count` positions, spread evenly from the first to the last of `length`."""
     return np.unique(np.linspace(0, length - 1, min(count, length)).astype(int)).tolist()
 
 

@@ -2,8 +2,8 @@
 
     read_costs(["runs/quickstart", "runs/first"]) -> CostTable
 
-A run that consists of runs (quickstart, sweep) has their phases in its own file, as PART/PHASE: what lies below it is
-not read again. A file that is missing or broken is a line of `problems` in the place of its rows.
+A run that consists of runs (quickstart, sweep) has their phases in its own file, as PART/PHASE: the files below it
+are not read again. A file that is missing or broken is a line of `problems` in the place of its rows.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TOTAL = "total"
 
 @dataclass(frozen=True, slots=True)
 class CostRow:
-    """What one phase of one run took, the judge of one run, or a sum.
+    """Cost of one phase of one run, of the judge of one run, or a sum.
 
     Example:
         CostRow(run="first", job="train", phase="train", amounts=Amounts(...), money=0.01, currency="USD")
@@ -50,13 +50,13 @@ class CostRow:
     money: float | None
     """None: not priced."""
     currency: str | None
-    """None where there is no money, or where it is in several currencies and not added."""
+    """Currency; None without money, or for sums in several currencies."""
     judge: JudgeSpend | None = None
-    """Of the rows JUDGE and TOTAL."""
+    """Spending of the judge, in the rows JUDGE and TOTAL."""
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """As pages write them: wall time, core hours, GPU hours, tokens generated and trained, energy, money."""
+        """Texts for pages: wall time, core hours, GPU hours, tokens generated and trained, energy, money."""
         amounts = self.amounts
         return (
             seconds(amounts.wall_s),
@@ -98,17 +98,17 @@ class CostTable:
     """
 
     rows: tuple[CostRow, ...]
-    """By run: its phases in order, then its judge, if it has one."""
+    """Rows of each run: its phases in order, then its judge, if it has one."""
     totals: tuple[CostRow, ...]
     """One for every run."""
     total: CostRow
-    """Over all runs."""
+    """Sum over all runs."""
     notes: tuple[str, ...]
-    """What the numbers of a run lack, with the run's name."""
+    """Gaps in the numbers of a run, with the run's name."""
     problems: tuple[str, ...]
     """Runs without a number, and why."""
     shown: tuple[CostRow, ...] = ()
-    """For people: run by run its rows, with its total where it has several; at the end the sum over several runs."""
+    """Rows for people: each run's rows, with its total if it has several; at the end the sum over several runs."""
 
 
 def read_costs(paths: Sequence[str | Path]) -> CostTable:

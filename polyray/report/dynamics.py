@@ -1,6 +1,6 @@
-"""Quality and diversity over time: trajectories through SFT and RL, seeds as bands, and what the alarm said.
+"""Quality and diversity over time: trajectories through SFT and RL, seeds as bands, and alarms.
 
-From dynamics.jsonl alone. SFT lies left of 0, which is where RL begins; both ask the same prompts, each with seeds of
+From dynamics.jsonl alone. SFT is left of 0, the start of RL; both ask the same prompts, each with seeds of
 its own. Figures in the style of figures.py; called by report.py.
 """
 
@@ -35,7 +35,7 @@ PANELS = (
     Panel("self_bleu", "self-BLEU", "how alike the candidates are in their words; 1: equal"),
 )
 FIRST_PANELS = 6
-"""So many are shown at once, the others on request."""
+"""Panels that are shown at once; the others are shown on request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +49,17 @@ class Trajectory:
     steps: tuple[int, ...]
     """Completed ones; of SFT counted back from its end, so <= 0."""
     mean: tuple[float, ...]
-    """Over the seeds that have a value there."""
+    """Mean over the seeds that have a value there."""
     low: tuple[float, ...]
     high: tuple[float, ...]
     seeds: int
 
 
 def trajectory(runs: Sequence[TrainingRun], key: str) -> Trajectory:
-    """Of the runs of one arm, which differ in their seed alone; steps at which only some have a value are kept."""
+    """Trajectory of the runs of one arm, which differ in their seed alone.
+
+    Steps at which only some have a value are kept.
+    """
     values: dict[int, list[float]] = {}
     for run in runs:
         end = max((int(entry["step"]) for entry in run.dynamics), default=0) if run.is_supervised else 0
@@ -104,7 +107,7 @@ def dynamics_figure(arms: Sequence[Arm], panel: Panel) -> go.Figure:
 
 
 def alarm_lines(arms: Sequence[Arm]) -> list[str]:
-    """What a reader is told of every run whose alarm for a collapse went off."""
+    """Message about every run with an alarm for a collapse."""
     told = []
     for arm in arms:
         for run in arm.runs:

@@ -121,7 +121,7 @@ def curve_figure(evaluations: Sequence[Evaluation], arms: Sequence[Arm], metric:
 
 
 def available_panels(panels: Sequence[Panel], runs: Sequence[TrainingRun]) -> list[Panel]:
-    """Those for which some run has values that are not 0 throughout."""
+    """Panels for which some run has values other than 0."""
     return [
         panel
         for panel in panels
@@ -225,7 +225,7 @@ def empty_figure(x_title: str, height: int) -> go.Figure:
 
 
 def line(x: Sequence[Any], y: Sequence[float], arm: Arm, *, width: float, opacity: float = 1.0) -> go.Scatter:
-    """In the arm's colour, and its dashes where it is not a thin one."""
+    """Line in the arm's colour, with the arm's dashes unless it is thin."""
     return go.Scatter(
         x=list(x),
         y=list(y),

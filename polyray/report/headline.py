@@ -77,7 +77,7 @@ class Cell:
 
     value: str
     detail: tuple[str, ...]
-    """Its interval, or one line per seed."""
+    """Interval, or one line per seed."""
     change: str = ""
     change_detail: str = ""
     direction: str = ""
@@ -118,7 +118,7 @@ def measured_for_all(evaluation: Evaluation, metric: str) -> bool:
 
 
 def caveats(evaluation: Evaluation) -> list[str]:
-    """What a reader of the numbers must know: warnings, refused selectors, how a pass was defined."""
+    """Notes for a reader of the numbers: warnings, refused selectors, the definition of a pass."""
     metrics = evaluation.metrics
     found = list(metrics.get("warnings", []))
     for selector, note in metrics.get("selectors", {}).items():

@@ -1,4 +1,4 @@
-"""How numbers are written in the report: few digits, a real minus sign, an interval beside every estimate."""
+"""Format of numbers in the report: few digits, a real minus sign, an interval beside every estimate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every page has in common: one template with the styles, one copy of plotly.js, figures that follow the theme.
+"""Shared parts of all pages: one template with the styles, one copy of plotly.js, figures that follow the theme.
 
     render("sweep.html.j2", results=results, drawings=[drawing("front", "pass@1 by ...", "large: means", figure)])
 
@@ -45,11 +45,11 @@ class Drawing:
     json: str = ""
     """Data and layout of Plotly, safe inside a script element."""
     missing: str = ""
-    """Why there is no figure."""
+    """Reason why there is no figure."""
 
     @property
     def label(self) -> str:
-        """What a screen reader says in place of the picture."""
+        """Text for a screen reader in place of the picture."""
         return ": ".join(part for part in (self.title, self.caption) if part) or self.name
 
 

@@ -46,7 +46,7 @@ class Point:
     arm: str
     """The arm's label."""
     quality: Interval
-    """Without a band low = value = high."""
+    """Quality with its interval; without a band low = value = high."""
     diversity: Interval
     on_front: bool
     front_share: float | None
@@ -73,10 +73,10 @@ class Front:
 
 
 def evaluated_front(evaluations: Sequence[Evaluation]) -> Front | None:
-    """Of the models whose numbers every evaluation (seed) has; None for fewer than two.
+    """Front of the models with numbers in every evaluation (seed); None for fewer than two.
 
-    Quality is pass@1, or the mean reward where k = 1 was not evaluated; diversity is distinct-correct at the
-    largest k.
+    Quality is pass@1, or the mean reward if k = 1 was not evaluated; diversity is distinct-correct at the largest
+    k.
     """
     if not evaluations:
         return None
@@ -96,7 +96,7 @@ def evaluated_front(evaluations: Sequence[Evaluation]) -> Front | None:
 
 
 def checkpoint_front(arms: Sequence[Arm]) -> Front | None:
-    """Of every round of every arm's RL, means over its seeds; None where no two rounds have both numbers."""
+    """Front of the rounds of all arms' RL, means over seeds; None unless two rounds have both numbers."""
     for quality, diversity in CHECKPOINT_AXES:
         names: list[str] = []
         labels: list[str] = []
@@ -116,7 +116,7 @@ def checkpoint_front(arms: Sequence[Arm]) -> Front | None:
 
 
 def front_data(front: Front) -> dict[str, Any]:
-    """Everything the figure shows, as JSON has it."""
+    """Data of the figure as JSON."""
     return {
         "quality": front.quality,
         "diversity": front.diversity,

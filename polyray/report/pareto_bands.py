@@ -85,7 +85,7 @@ def area_interval(
 def front_band(
     resampled_BM2: np.ndarray, floor: float, confidence: float
 ) -> tuple[tuple[float, float, float], ...]:
-    """At each quality of a grid, the interval of the largest diversity among points of at least that quality."""
+    """Interval of the largest diversity among points of at least each quality of a grid."""
     qualities, diversities = resampled_BM2[..., 0], resampled_BM2[..., 1]
     found = []
     for quality in np.linspace(qualities.min(), qualities.max(), BAND_POINTS):

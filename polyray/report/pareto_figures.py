@@ -17,7 +17,7 @@ from polyray.report.pareto import Front, Point
 
 FRONT_COLOUR = "#7a7f87"
 MAX_NAMES = 12
-"""More names than this would lie on each other; they are in the hover text and in the table."""
+"""Largest number of names in the figure; more would overlap and are in the hover text and the table."""
 
 
 def front_figure(front: Front, arms: Sequence[Arm], *, paths: bool = False) -> go.Figure:

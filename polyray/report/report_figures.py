@@ -32,7 +32,7 @@ NO_DYNAMICS = (
 
 
 def curve_drawings(evaluations: Sequence[Evaluation], arms: Sequence[Arm]) -> list[Drawing]:
-    """Of every metric over k that all models have."""
+    """Drawings of every metric over k that all models have."""
     return [
         drawing(f"curve-{metric}", title, caption, figures.curve_figure(evaluations, arms, metric))
         for metric, title, caption in (CURVES if evaluations else ())
@@ -67,7 +67,7 @@ def area_text(front: Front) -> str:
 
 
 def training_drawings(arms: Sequence[Arm]) -> dict[str, Any]:
-    """What changed over time, by section of the page."""
+    """Drawings of changes over time, by section of the page."""
     reinforced = [run for arm in arms for run in arm.runs if not run.is_supervised]
     supervised = [run for arm in arms for run in arm.runs if run.is_supervised]
     rounds = [
@@ -103,7 +103,7 @@ def _panels(
 
 
 def _gaps(panel: figures.Panel, runs: Sequence[TrainingRun]) -> str:
-    """How many steps are missing from a curve of MAIN_PANELS: a line hides its gaps."""
+    """Note about missing steps in a curve of MAIN_PANELS: a line hides its gaps."""
     if panel not in figures.MAIN_PANELS:
         return ""
     values = [row[panel.key] for run in runs for row in run.rows if panel.key in row]
@@ -112,7 +112,7 @@ def _gaps(panel: figures.Panel, runs: Sequence[TrainingRun]) -> str:
 
 
 def _without_values(runs: Sequence[TrainingRun]) -> list[Drawing]:
-    """Panels whose key was logged without a single number: NaN and infinities are null in metrics.jsonl."""
+    """Panels with logged values but without a single number: NaN and infinities are null in metrics.jsonl."""
     found = []
     for panel in figures.MAIN_PANELS:
         values = [row[panel.key] for run in runs for row in run.rows if panel.key in row]

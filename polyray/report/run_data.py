@@ -21,7 +21,7 @@ from polyray.evaluation.sampling import EvaluationFiles
 T = TypeVar("T")
 TRAINING_KEYS = {"task", "learner", "model"}
 EVALUATION_KEYS = {"task", "evaluation", "adapters"}
-"""What the configurations of these jobs have, and those of no other job."""
+"""Keys that only the configurations of these jobs have."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class TrainingRun:
     incidents: list[dict[str, Any]] = field(default_factory=list)
     """Lines of incidents.jsonl."""
     done: dict[str, Any] = field(default_factory=dict)
-    """DONE; empty for a run that was stopped or is still going on."""
+    """DONE; empty for a run that was stopped or still runs."""
     manifest: dict[str, Any] = field(default_factory=dict)
     """polyray.json of the final adapter."""
 
@@ -90,7 +90,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything found, in the order of the paths given.
+    """Runs and evaluations found, in the order of the paths given.
 
     Example:
         ReportData(training=[TrainingRun(...)], evaluations=[Evaluation(...)])
@@ -114,7 +114,7 @@ def load_report_data(paths: Sequence[str | Path]) -> ReportData:
         found = [directory for directory in (path, *_children(path)) if _is_run(directory)]
         if not found:
             raise DataError(
-                f"{path} is no run directory and holds none: neither metrics.jsonl nor "
+                f"{path} is not a run directory and contains none: neither metrics.jsonl nor "
                 "evaluation/metrics.json of models is there; give the directory that a job printed, e.g. "
                 "runs/quickstart (a validation of rewards has its report.html already)"
             )
@@ -144,7 +144,9 @@ def _has_begun(directory: Path, keys: set[str]) -> bool:
 
 
 def _has_evaluation(directory: Path) -> bool:
-    """Of models: a validation of rewards (polyray evaluate reward) has a page of its own."""
+    """Whether there is an evaluation of models; a validation of rewards (polyray evaluate reward) has its own
+    page.
+    """
     file = EvaluationFiles(directory / "evaluation").metrics
     return file.is_file() and read_json(file).get("kind") != REWARD_VALIDATION
 
@@ -163,7 +165,7 @@ def _read_training(directory: Path) -> TrainingRun:
 
 
 def _done(directory: Path) -> dict[str, Any]:
-    """What DONE says; that the file is there says enough."""
+    """Contents of DONE; its presence alone marks a finished run."""
     is_done = (directory / "DONE").is_file()
     return _beside(read_json, directory / "DONE", {}) or ({"DONE": True} if is_done else {})
 

@@ -35,7 +35,7 @@ MAX_CANDIDATES = 8
 
 
 def write_report(paths: Sequence[str | Path], out: str | Path) -> Path:
-    """Builds the page for the runs at `paths` and writes it, whole or not at all; returns where it lies."""
+    """Build the page for the runs at `paths` and write it, whole or not at all; returns its path."""
     page = build_report(load_report_data(paths), title=_title(paths))
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""What was run, how far each run came, and what it would take to run it again. From the files of each run alone.
+"""State of every run, and the command to run it again. From the files of each run alone.
 
-A run is finished where it says so itself (DONE); without that file nobody can tell a killed run from one that is
-still going on, and neither is passed off as a result. Called by report.py.
+A run with DONE is finished. Without that file a killed run cannot be told from one that still runs, and neither is
+reported as a result. Called by report.py.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def steps_taken(run: TrainingRun) -> int:
 
 
 def steps_wanted(run: TrainingRun) -> int | None:
-    """None where the configuration does not say: epochs, or no config.json."""
+    """Planned steps; None if the configuration does not say: epochs, or no config.json."""
     if run.done.get("steps"):
         return int(run.done["steps"])
     if run.config.get("epochs") is not None:
@@ -84,7 +84,9 @@ def state_text(run: TrainingRun) -> str:
 
 
 def commands(data: ReportData) -> list[str]:
-    """What runs everything again under other names, warm starts first; runs without a configuration are left out."""
+    """Commands that run everything again under other names, warm starts first; runs without a configuration are
+    left out.
+    """
     ordered = sorted(data.training, key=lambda run: not run.is_supervised)
     jobs = [("sft" if run.is_supervised else "train", run) for run in ordered if run.config]
     jobs += [("evaluate", entry) for entry in data.evaluations if entry.config]
@@ -97,7 +99,7 @@ def commands(data: ReportData) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class AdapterHash:
-    """What identifies the weights that a run left behind.
+    """Identity of the final weights of a run.
 
     Example:
         AdapterHash("drgrpo-seed0", "a7cf0661...", "52305e2b...", "runs/quickstart/sft-seed0/adapter")
@@ -110,7 +112,7 @@ class AdapterHash:
 
 
 def adapter_hashes(runs: Sequence[TrainingRun]) -> list[AdapterHash]:
-    """Of runs whose final adapter has a manifest."""
+    """Hashes of the runs with a manifest of their final adapter."""
     return [
         AdapterHash(
             run.name,

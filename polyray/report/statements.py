@@ -1,7 +1,7 @@
 """Sentences for the report, generated from intervals: "higher", "lower" or "no difference shown".
 
-Numbers decide the words; no sentence here is true of one run only. What is true of a task by construction is
-in TASK_NOTES. Called by report.py.
+Numbers decide the words; no sentence here is true of one run only. TASK_NOTES has the facts that are true of a task
+by construction. Called by report.py.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def agreed_direction(changes: Sequence[Interval]) -> str:
 
 
 def findings(evaluations: Sequence[Evaluation], arms: Sequence[Arm], baseline: str) -> list[Statement]:
-    """What the intervals carry, arm by arm; arms that were not evaluated are left out."""
+    """Findings that the intervals support, arm by arm; arms that were not evaluated are left out."""
     differences = Differences(evaluations)
     columns = headline_columns(evaluations[0])
     k = columns[-1][1]
@@ -123,7 +123,7 @@ def _against_warm_start(differences: Differences, k: int, model: str, warm: str)
 def _penalty_share(
     differences: Differences, evaluated: Sequence[Arm], baseline: str, k: int
 ) -> list[Statement]:
-    """How much of a set objective's gain in pass@k a KL penalty alone gives, where both gains are shown."""
+    """Share of a set objective's gain in pass@k that a KL penalty alone gives, if both gains are shown."""
     statements = []
     for penalised in (arm for arm in evaluated if arm.has_kl_penalty and arm.label != baseline):
         for arm in (arm for arm in evaluated if arm.is_set_objective):
@@ -146,7 +146,7 @@ def _penalty_share(
 def _width(
     evaluations: Sequence[Evaluation], differences: Differences, trained: Sequence[Arm], baseline: str
 ) -> list[Statement]:
-    """What an undecided pass@1 does not exclude: no difference shown is not equality shown."""
+    """Effects that an undecided pass@1 does not exclude: no difference shown is not equality shown."""
     statements = []
     for arm in trained:
         changes = differences.between("pass_at_k", 1, arm.label, baseline)
@@ -174,7 +174,7 @@ def _width(
 def exactness_statement(
     model: str, baseline: str, change: Interval, value: float, reference: float, where: str = ""
 ) -> Statement:
-    """How often paths reach the goal, traps aside: what diversity costs; `where` names the seed."""
+    """Share of paths that reach the goal, traps aside, as the cost of diversity; `where` names the seed."""
     return Statement(
         f"Execution of {model}",
         f"{where}{percent(value)} of its paths reach the goal (traps aside), {percent(reference)} for "

@@ -35,5 +35,5 @@ def thinned(values: Sequence[float], limit: int = MAX_POINTS) -> list[int]:
 
 
 def rounded(values: Sequence[float]) -> list[float]:
-    """With DIGITS significant digits: more cannot be seen, and make a page large."""
+    """Values with DIGITS significant digits: more cannot be seen, and make a page large."""
     return [float(f"{value:.{DIGITS}g}") for value in values]

@@ -1,4 +1,4 @@
-"""What a reward is: items in, scores out; and the same per group, as arrays.
+"""Interface of a reward: items in, scores out; and the same per group, as arrays.
 
     ScoreItem --Reward.score--> Score              one completion, as the wire and the user's functions see it
     GroupToScore --groups.score_groups--> GroupScores    one group, as the training loop sees it
@@ -50,7 +50,7 @@ class ScoreItem:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What became of one item; build it with `checked_score` or `unscored`, which keep it in range.
+    """Score of one item; build it with `checked_score` or `unscored`, which keep it in range.
 
     Example:
         Score(score=1.0, class_id=7731, components={"legal": 1.0}, error=None)
@@ -62,7 +62,7 @@ class Score:
     """WRONG_CLASS for wrong, unparsable and unscored completions."""
     components: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
-    """Why there is no score."""
+    """Reason why there is no score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ class Reward(Protocol):
 
 @runtime_checkable
 class GroupPartition(Protocol):
-    """What a Reward may have besides: classes that depend on the other completions of the group."""
+    """Optional part of a Reward: classes that depend on the other completions of the group."""
 
     def group_classes(self, items: Sequence[ScoreItem], scores: Sequence[Score]) -> list[int]:
         """One class per completion of one prompt; it replaces that of its score unless that is WRONG_CLASS."""
@@ -160,9 +160,9 @@ def checked_score(
     who: str,
     score_range: tuple[float, float] = UNIT_RANGE,
 ) -> Score:
-    """A Score, or an unscored one that names value, limit and fix where something is out of range.
+    """A Score, or an unscored one that names value, limit and fix if something is out of range.
 
-    `who` is the reward that said so, e.g. "reward function my_reward.py:score"; `score_range` what it declares.
+    `who` names the reward, e.g. "reward function my_reward.py:score"; `score_range` what it declares.
     """
     low, high = score_range
     if not math.isfinite(value) or not low <= value <= high:

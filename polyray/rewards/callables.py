@@ -86,7 +86,7 @@ class Identity:
 
     def __init__(self) -> None:
         self.modules: dict[str, types.ModuleType] = {}
-        """Modules of the user's own whose functions or classes were met, to be pickled by value."""
+        """Modules of the user's own with functions or classes in use, to be pickled by value."""
         self._known: dict[int, tuple[object, str]] = {}  # the object is kept, or its id would be used again
 
     def of(self, value: object) -> str:
@@ -164,7 +164,7 @@ class Identity:
                 yield from (name, self.of(member))
 
     def _reduced(self, value: Any) -> Iterator[str]:
-        """By the parts that pickle would save."""
+        """Identity of a value by the parts that pickle would save."""
         reduce = copyreg.dispatch_table.get(type(value))
         reduced = value.__reduce_ex__(4) if reduce is None else reduce(value)
         module = getattr(value, "__module__", None)

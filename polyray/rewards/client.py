@@ -49,14 +49,14 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What became of the items of one call.
+    """Scores and failures of one call.
 
     Example:
         Scored(scores=(Score(1.0, 7), Score(None, -1, {}, "...")), failures=(Failure("timeout", "..."),))
     """
 
     scores: tuple[Score, ...]
-    """In the order of the items."""
+    """Scores in the order of the items."""
     failures: tuple[Failure, ...] = ()
     """One per request that had no answer."""
 
@@ -148,7 +148,7 @@ class AsyncRewardServiceClient:
         return matrix
 
     async def info(self) -> Json:
-        """What GET /v1/info says: at least reward_model and version. Raises RewardError."""
+        """Answer of GET /v1/info: at least reward_model and version. Raises RewardError."""
         answer = await self._ask_or_raise("GET", "/v1/info", None)
         if not all(isinstance(answer.get(key), str) for key in ("reward_model", "version")):
             raise RewardError(
@@ -162,7 +162,7 @@ class AsyncRewardServiceClient:
         tries = 0
         while True:
             now = self._clock()
-            if now >= deadline:  # spent on other batches: nothing is sent, and nobody is to blame
+            if now >= deadline:  # time spent on other batches: nothing is sent, and no failure is counted
                 return Failure(
                     "timeout", f"{self._who}: deadline_s={self.spec.deadline_s:g} is over", tries=tries
                 )
@@ -298,7 +298,7 @@ class RewardServiceClient:
 
     @property
     def wait_s(self) -> float:
-        """Until the circuit breaker lets something through; 0 where it does now."""
+        """Seconds until the circuit breaker admits a request; 0 if it does now."""
         return self._client.breaker.wait_s(time.monotonic())
 
     def score(self, items: Sequence[ScoreItem]) -> Scored:

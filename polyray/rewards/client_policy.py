@@ -1,11 +1,11 @@
-"""What a caller of a remote reward does next: pure decisions, without a clock, a network or randomness of its own.
+"""Retry policy for calls of a remote reward: pure decisions without clock, network or own randomness.
 
     Failure          why a request has no answer
     after_failure    Retry in so many seconds, or the failure for good
     CircuitBreaker   closed -> open after failures in a row -> one probe -> closed, or open again
     split_batches    which items share a request
 
-Times are seconds of whatever clock the caller reads. Called by client.py.
+Times are seconds of the caller's clock. Called by client.py.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Literal
 from polyray.config.remote_reward import ClientSpec
 
 Kind = Literal["unreachable", "timeout", "overloaded", "refused", "failed", "garbage", "circuit_open"]
-"""refused: a 3xx or 4xx that would come again. failed: a 5xx. garbage: an answer that is none."""
+"""Kinds of failures. refused: a 3xx or 4xx, the same on a retry. failed: a 5xx. garbage: an invalid answer."""
 
 AGAIN = frozenset({408, 429, 502, 503, 504})
-"""Statuses that may pass. 500 is a defect of the service's own and would come again."""
+"""Statuses that may pass. 500 is a defect of the service itself, the same on a retry."""
 
 Uniform = Callable[[float, float], float]
 """(low, high) -> a random number between them."""
@@ -30,7 +30,7 @@ Uniform = Callable[[float, float], float]
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a request has no answer.
+    """Reason why a request has no answer.
 
     Example:
         Failure("overloaded", "status 429: too many requests", status=429, retry_after_s=2.0, tries=3)
@@ -39,9 +39,9 @@ class Failure:
     kind: Kind
     message: str
     status: int | None = None
-    """Of HTTP, where there was an answer."""
+    """HTTP status, if there was an answer."""
     retry_after_s: float | None = None
-    """What the service asked for."""
+    """Pause that the service asked for, in seconds."""
     tries: int = 1
 
     @property
@@ -66,10 +66,10 @@ class Retry:
 def after_failure(
     failure: Failure, *, tries: int, now: float, deadline: float, spec: ClientSpec, uniform: Uniform
 ) -> Retry | Failure:
-    """What follows the failure of try number `tries`.
+    """Decide between a retry and the final failure after try number `tries`.
 
     The pause is full jitter, uniform in [0, backoff_s 2^(tries - 1)] with the limit max_backoff_s, after the
-    service's own Retry-After where it gave one. A pause that would end behind the deadline is not begun.
+    service's own Retry-After, if any. A pause that would end after the deadline is not begun.
     """
     if not failure.may_pass:
         return _final(failure, tries, "")
@@ -107,8 +107,11 @@ class CircuitBreaker:
         self._last = ""
 
     def refuses(self, now: float) -> Failure | None:
-        """Why nothing may be sent now; None admits a request, which must end in `succeeded`, `failed` or
-        `abandoned`. After `open_s` one request is admitted as a probe."""
+        """Failure if nothing may be sent now; None admits a request, which must end in `succeeded`, `failed` or
+        `abandoned`.
+
+        After `open_s` one request is admitted as a probe.
+        """
         if self._opened_at is None:
             return None
         wait_s = self.wait_s(now)
@@ -121,7 +124,7 @@ class CircuitBreaker:
         return None
 
     def wait_s(self, now: float) -> float:
-        """Until something may be sent; 0 where it may be now."""
+        """Seconds until a request may be sent; 0 if it may be now."""
         return 0.0 if self._opened_at is None else max(0.0, self._opened_at + self._open_s - now)
 
     def succeeded(self) -> None:

@@ -62,14 +62,14 @@ class CompositeReward:
         return [self._combined(scores) for scores in zip(*by_part, strict=True)]
 
     def group_classes(self, items: Sequence[ScoreItem], scores: Sequence[Score]) -> list[int]:
-        """Those of the part that classes come from, where it has such; else those of the scores."""
+        """Classes of the configured part if it depends on the group; else those of the scores."""
         reward = self._classes.reward
         if isinstance(reward, GroupPartition):
             return reward.group_classes(items, scores)
         return [score.class_id for score in scores]
 
     def distances(self, items: Sequence[ScoreItem], scores: Sequence[Score]) -> list[list[float]]:
-        """Those of the part that classes come from, 0 to and from what a gate kept out."""
+        """Distances of the part that determines classes; 0 to and from completions behind a closed gate."""
         matrix = self._classes.reward.distances(items, scores)
         open_ = [not score.components.get("gate_closed", 0.0) for score in scores]
         return [
@@ -148,5 +148,5 @@ def _product(scores: Mapping[str, float], weights: Mapping[str, float]) -> float
 
 
 def _within(value: float, scores: Sequence[float]) -> float:
-    """A mean lies between what it is of; rounding may leave it an ulp outside."""
+    """Clamp a mean to the range of its scores; rounding may leave it an ulp outside."""
     return min(max(value, min(scores)), max(scores))

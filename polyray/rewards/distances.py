@@ -1,6 +1,6 @@
-"""Where the distances of a group come from: its classes, the task's own distance, or the texts themselves.
+"""Distances within a group: from its classes, the task's own distance, or the texts themselves.
 
-    group_distances   one group as a reward sees it: items and scores; what is wrong earns no diversity
+    group_distances   one group as a reward sees it: items and scores; wrong completions earn no diversity
     text_distances    texts alone, by meaning (embedding) or by wording (ngram)
 
 The same for RL, for polychromic SFT, for evaluation and for POST /v1/diversity; the sources are those of
@@ -123,7 +123,7 @@ def _ngram_distances(texts: Sequence[str], n: int) -> np.ndarray:
 
 
 def _grams(text: str, n: int) -> frozenset[tuple[str, ...]]:
-    """Never empty: a short text is one gram, the empty text the empty one."""
+    """n-grams of a text, never empty: a short text is one gram, the empty text the empty one."""
     tokens = words(text)
     return frozenset(ngrams(tokens, n)) if len(tokens) >= n else frozenset({tuple(tokens)})
 

@@ -92,7 +92,7 @@ class HeuristicReward(TaskReward):
 
 
 def _source(item: ScoreItem) -> str:
-    """What is to be answered, without the instruction around it where the task says so."""
+    """Text to be answered, without the instruction around it if the task gives it."""
     source = item.metadata.get("source")
     return source if isinstance(source, str) else item.prompt
 
@@ -100,5 +100,5 @@ def _source(item: ScoreItem) -> str:
 def _known_texts(item: ScoreItem) -> list[str]:
     known = item.metadata.get("known_texts", ())
     if isinstance(known, str) or not all(isinstance(text, str) for text in known):
-        raise ValueError('metadata["known_texts"] is no list of texts; correct it or leave it out')
+        raise ValueError('metadata["known_texts"] is not a list of texts; correct it or leave it out')
     return [_source(item), *([item.reference] if item.reference else []), *known]

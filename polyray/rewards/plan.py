@@ -1,6 +1,6 @@
-"""Everything that a replica needs to build its reward: read and checked on the driver, plain data on the way.
+"""Plan from which a replica builds its reward: read and checked on the driver, plain data on the way.
 
-    plan_reward(spec, task, diversity) on the driver --pickled--> RewardPlan.build() where completions are scored
+    plan_reward(spec, task, diversity) on the driver --pickled--> RewardPlan.build() in the replica
 
 The user's files travel as text.
 """

@@ -30,10 +30,10 @@ from polyray.rewards.groups import with_group_classes
 MAX_ITEMS = 1024
 MAX_TEXT_CHARS = 200_000
 MAX_TEXTS = 1024
-"""Of POST /v1/embed, and of all groups of POST /v1/diversity together."""
+"""Limit of POST /v1/embed, and of all groups of POST /v1/diversity together."""
 MAX_MESSAGES = 256
 MAX_DISTANCE_ITEMS = 256
-"""Items of one group whose distances are asked for: their number grows with the square."""
+"""Largest group for which distances are computed: their number grows with the square."""
 DEFAULT_GROUP = "default"
 
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
@@ -205,7 +205,7 @@ class ServiceInfo(BaseModel):
     version: str
     revision: str = Field(description="of the configuration that the replica serves")
     reload_error: str | None = Field(
-        description="why the last new configuration was refused; the one before it goes on serving"
+        description="why the last new configuration was refused; the one before it still serves"
     )
     models: list[ModelInfo]
 
@@ -213,7 +213,7 @@ class ServiceInfo(BaseModel):
 def answer_scores(
     reward: Reward, request: ScoreRequest, items: Sequence[ScoreItem], item_scores: Sequence[Score]
 ) -> ScoreResponse:
-    """The answer to a request whose items have been scored: classes and distances of its groups are added."""
+    """Build the answer from the scores of a request's items; adds classes and distances of its groups."""
     scores = list(item_scores)
     for members in request.named_groups():
         group = [items[at] for at in members]

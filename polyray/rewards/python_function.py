@@ -35,7 +35,7 @@ from polyray.rewards.sibling_modules import check_imports, make_importable
 from polyray.tasks.base import class_id
 
 ISOLATION_BUDGET_S = 1.0
-"""After a failed call, halves of its items are tried again for this long, to find those that are at fault."""
+"""Time to retry halves of a failed call's items, to find those at fault, in seconds."""
 
 
 def load_reward_source(path: str) -> str:
@@ -92,7 +92,7 @@ class LoadedFunction:
 
 
 class PythonReward:
-    """Calls the user's function; whatever it does wrong leaves items unscored, with the reason."""
+    """Call the user's function; its errors leave items unscored, with the reason."""
 
     inline = False
 
@@ -119,8 +119,11 @@ class PythonReward:
         self._function = function.call
 
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
-        """One Score per item. Where the call fails, its items are tried in ever smaller parts, so that one
-        bad completion does not decide about the others that happened to be in the same batch."""
+        """One Score per item.
+
+        If the call fails, its items are tried in ever smaller parts, so that one bad completion does not affect
+        the others of the same batch.
+        """
         return self._score_part(list(items), deadline=None) if items else []
 
     def distances(self, items: Sequence[ScoreItem], scores: Sequence[Score]) -> list[list[float]]:

@@ -23,7 +23,7 @@ from polyray.types import WRONG_CLASS
 
 
 class HttpReward(TaskReward):
-    """Asks a service for scores."""
+    """Reward that asks a service for scores."""
 
     deterministic = False
 
@@ -64,9 +64,7 @@ class HttpReward(TaskReward):
         if score.score is None:
             return score
         judged = self._judged(item, score.score, score.components)
-        if (
-            judged.score is not None and score.class_id == WRONG_CLASS
-        ):  # what the service calls wrong stays so
+        if judged.score is not None and score.class_id == WRONG_CLASS:  # wrong for the service stays wrong
             return Score(judged.score, WRONG_CLASS, judged.components)
         return judged
 

@@ -1,7 +1,7 @@
 """Programs that the policy wrote, judged by their tests in the sandbox: 1 for passed, 0 for everything else it did.
 
-What could not be run for our own reasons is unscored, never 0. Runs inside the replicas of the reward service: each
-has runners of its own, `workers` programs run at a time, and equal programs of one call run once.
+A program that could not run for our own reasons is unscored, never 0. Runs inside the replicas of the reward service:
+each has its own runners, `workers` programs run at a time, and equal programs of one call run once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ProgramSource(Protocol):
     """The part of a task that this reward needs besides being a Judge."""
 
     def program(self, prompt: Prompt, completion: str) -> Program:
-        """The program that a completion stands for, with its tests."""
+        """The program of a completion, with its tests."""
         ...
 
 

@@ -1,7 +1,7 @@
 """A reward with a second one beside it that is logged and never optimised.
 
-What is trained against is exactly the first reward; the second one's score travels as the component
-`second_opinion`. Where it has none the component is missing, never 0. The learner compares the two
+Training uses exactly the first reward; the second one's score travels as the component
+`second_opinion`. An unscored item has no such component, never 0. The learner compares the two
 (learner/over_optimisation.py). Built by RewardPlan.
 """
 
@@ -65,7 +65,7 @@ class SecondOpinionReward:
         return [score.score for score in scores]
 
     def _warn(self, reason: str) -> None:
-        """Once: how much is missing is a metric of every step (second_opinion_missing)."""
+        """Warn once about missing scores; their share is a metric of every step (second_opinion_missing)."""
         if not self._warned:
             logger.warning("the second opinion %s is missing for some items: %s", self._second.name, reason)
         self._warned = True

@@ -1,4 +1,4 @@
-"""How positive a text sounds, from a short English word list: a stated, weak measure, not a model.
+"""Sentiment of a text, from a short English word list: a stated, weak measure, not a model.
 
     count positive and negative words; one of the three words before it that negates turns a word around
     sentiment = 0.5 + 0.5 (positive - negative) / (positive + negative + 1)

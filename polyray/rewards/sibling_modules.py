@@ -1,8 +1,8 @@
-"""Modules beside a reward file: which it imports, and how they become importable where it runs.
+"""Modules beside a reward file: the ones it imports, made importable in the service.
 
-A finder of Python's import system maps their names to their files, so it does not matter what else lies on the import
-path of a replica, e.g. the directory of an earlier job. A module beside the file is refused if its name already means
-one of the standard library, of an installed package or of another reward's folder.
+A finder of Python's import system maps their names to their files, so other directories on the import path of a
+replica do not matter, e.g. the directory of an earlier job. A module beside the file is refused if its name already
+means one of the standard library, of an installed package or of another reward's folder.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What most rewards share: the score is their own; classes and distances are the task's and the configuration's.
+"""Base class of most rewards: their own score, with classes and distances of task and configuration.
 
-A base class: verifier.py, sandbox.py, heuristic.py, judge.py, remote.py. Rewards whose classes are their own
-(python_function.py, composite.py) need none of it.
+Used by verifier.py, sandbox.py, heuristic.py, judge.py, remote.py. Rewards with their own classes
+(python_function.py, composite.py) do not need it.
 """
 
 from __future__ import annotations

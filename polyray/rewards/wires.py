@@ -1,11 +1,11 @@
-"""What goes over the wire to a remote reward, and how its answers become scores: one class per protocol.
+"""Wire formats of remote rewards: requests, and scores from answers. One class per protocol.
 
     PolyrayWire    POST URL/v1/score   protocol.py
     OpenRlhfWire   POST URL            OpenRLHF's remote_rm_url: {"query": [...], "prompts": [...], "labels": [...]}
                                        -> {"rewards": [...], "scores"?: [...], "extra_logs"?: {name: [...]}}
 
-Items are encoded one by one, so that batches can be cut by bytes. What is wrong with the answer for one item
-leaves that item unscored, what is wrong with the answer as a whole is a RewardError. Called by client.py.
+Items are encoded one by one, so that batches can be cut by bytes. A fault in the answer for one item leaves that
+item unscored; a fault of the whole answer is a RewardError. Called by client.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from polyray.rewards.protocol import WireItem, WireScore
 
 EXCERPT_CHARS = 300
 UNJUDGED_CLASS = 0
-"""The class of a score whose protocol knows none; whoever asked puts the task's in its place."""
+"""Class of a score by a protocol without classes; the caller replaces it by the task's."""
 
 Encoded = tuple[bytes, ...]
 """An item as JSON: one value per column of the body."""
@@ -35,7 +35,7 @@ class Wire(Protocol):
     """One protocol."""
 
     route: str
-    """What is added to the service's address."""
+    """Path that is added to the service's address."""
 
     def encode(self, item: ScoreItem) -> Encoded:
         """Raises RewardError for an item that the protocol cannot carry."""
@@ -82,7 +82,7 @@ class PolyrayWire:
         try:
             return WireScore.model_validate(entry).as_score()
         except ValidationError as error:
-            return unscored(f"the reward service answered a score that is none: {first_problem(error)}")
+            return unscored(f"the reward service answered an invalid score: {first_problem(error)}")
 
 
 class OpenRlhfWire:
@@ -129,7 +129,7 @@ class OpenRlhfWire:
         value = raw[0] if isinstance(raw, list) and len(raw) == 1 else raw
         if not _is_number(value):
             return unscored(
-                f"the reward service answered {str(raw)[:EXCERPT_CHARS]}, which is no finite number"
+                f"the reward service answered {str(raw)[:EXCERPT_CHARS]}, which is not a finite number"
             )
         outside = not self._low <= value <= self._high
         if outside and not self._clip:
@@ -149,7 +149,7 @@ def build_wire(spec: HttpRewardSpec) -> Wire:
 
 
 def first_problem(error: ValidationError) -> str:
-    """Where and what, of the first thing that is wrong."""
+    """Place and message of the first problem."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"]) or "it"
     return f"{where}: {first['msg']}"

@@ -5,7 +5,7 @@
         adapter_model.safetensors
 
 One `AdapterFiles` per engine, and a watchdog that removes it with its process. The directory also carries the
-process that made it, so that whoever comes next on the node can remove what was left without a watchdog.
+process that made it, so that a later process on the node can remove files that were left without a watchdog.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class EngineSettings:
 class Engine(Protocol):
     """Samples groups, each from one policy version: the newest of its run that was loaded when it was submitted.
 
-    Groups are told apart by `group_id` alone: whoever serves several runs gives each group a number of its own.
+    Groups are told apart by `group_id` alone: a caller with several runs gives each group its own number.
     """
 
     @property
@@ -49,7 +49,7 @@ class Engine(Protocol):
 
     @property
     def max_sequences(self) -> int:
-        """How many sequences it decodes together; more wait inside, first come first served."""
+        """Sequences that it decodes together; more wait inside, first come first served."""
         ...
 
     def submit(self, request: GroupRequest) -> None:
@@ -83,12 +83,12 @@ class Engine(Protocol):
         ...
 
     def sleep(self) -> None:
-        """Gives back its device's memory: weights go to the host's, keys and values are dropped. Only when idle;
+        """Free the device's memory: weights go to the host's, keys and values are dropped. Only when idle;
         nothing but `wake` and `close` may follow."""
         ...
 
     def wake(self) -> None:
-        """Takes the memory again, and serves what it served before."""
+        """Allocate the memory again, and serve the same versions as before."""
         ...
 
     @property

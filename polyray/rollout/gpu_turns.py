@@ -1,7 +1,7 @@
-"""Engines that have shares of one GPU start one after another, whoever starts them.
+"""Lock that lets engines with shares of one GPU start one after another.
 
-vLLM measures while it starts how much of the GPU's memory is left, and takes what others allocate meanwhile for its
-own need. A turn is a lock on a file of the machine: it is free again when its process ends, however it ends.
+While it starts, vLLM measures how much of the GPU's memory is left, and counts other allocations as its own need.
+The lock is on a file of the machine: it is free again when its process ends, in any way.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from pathlib import Path
 from polyray.config.rollout import RolloutSpec
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-"""By Ray the GPU that a share is of."""
+"""Variable in which Ray names the GPU of a share."""
 
 
 @contextmanager
 def starting_turn(rollout: RolloutSpec, directory: Path | None = None) -> Iterator[None]:
-    """While the block runs no other engine of the same user starts on this engine's GPU; one that has its GPU for
-    itself, or none, waits for nobody."""
+    """Hold the GPU's startup lock; an engine without a shared GPU does not wait.
+
+    While the block runs, no other engine of the same user starts on this engine's GPU.
+    """
     if not rollout.shares_gpus:
         yield
         return

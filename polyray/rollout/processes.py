@@ -1,6 +1,7 @@
-"""Which process is meant: a pid alone is not enough, because pids come again.
+"""Identity of a process: a pid alone is not enough, because pids are reused.
 
-Linux only (reads /proc). Used for what must not outlive its process: adapter files, processes of an engine.
+Linux only (reads /proc). Used for things that must not outlive their process: adapter files, processes of an
+engine.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class ProcessIdentity:
 
 
 def this_process() -> ProcessIdentity:
-    """Who is running this."""
+    """Identity of the current process."""
     identity = ProcessIdentity.of(os.getpid())
     assert identity is not None
     return identity
@@ -49,7 +50,7 @@ def pid_namespace() -> int:
 
 
 def descendants(pid: int) -> set[ProcessIdentity]:
-    """Every process below `pid`, whatever its depth."""
+    """Every process below `pid`, at any depth."""
     parents: dict[int, list[ProcessIdentity]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (fields := _stat_fields(int(entry.name))) and fields[0] not in "ZX":

@@ -1,4 +1,4 @@
-"""Sequences that decode together, in simulated seconds: who is done when. No clock, no tokens.
+"""Sequences that decode together, in simulated seconds: when each is done. No clock, no tokens.
 
 All running sequences get their tokens in lockstep, so one counter of decoded tokens and a heap of the counts at
 which sequences end are enough: an hour of decoding costs as many operations as sequences ended in it.
@@ -16,7 +16,7 @@ ROUNDING_S = 1e-9
 
 
 class DecodingBatch:
-    """At most `max_sequences` run, the others wait in order; a step of n takes `step_s + n * sequence_s`."""
+    """Batch in which at most `max_sequences` run; a step of n takes `step_s + n * sequence_s`."""
 
     def __init__(self, step_s: float, sequence_s: float, max_sequences: int) -> None:
         self._step_s = step_s

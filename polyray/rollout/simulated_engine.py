@@ -54,7 +54,7 @@ class SimulatedEngine:
         self._groups: dict[int, Group] = {}
         self._complete: list[int] = []
         self._newest: dict[str, AdapterPayload] = {}
-        """By run; one where the engine does not keep versions."""
+        """Newest payload of each run; only one if the engine does not keep versions."""
         self._last: AdapterPayload | None = None
         self._fate: Callable[[], None] | None = None
         self._asleep = False
@@ -62,7 +62,7 @@ class SimulatedEngine:
         self._decoded_until = clock()
 
     def sleep(self) -> None:
-        """There is no memory to give back; work that comes meanwhile is refused, as it should be."""
+        """Sleep: no memory is freed, but new work is refused until the engine wakes."""
         if not self.idle:
             raise RolloutError(f"the engine cannot sleep while {len(self._groups)} groups run")
         self._asleep = True
@@ -72,7 +72,7 @@ class SimulatedEngine:
         self._asleep = False
 
     def close(self) -> None:
-        """Nothing lies outside this process."""
+        """No effect: the simulation holds nothing outside this process."""
 
     @property
     def idle(self) -> bool:
@@ -133,7 +133,7 @@ class SimulatedEngine:
         return finished
 
     def load(self, payload: AdapterPayload) -> None:
-        """See `Engine.load`; what runs goes on meanwhile where the engine keeps versions."""
+        """See `Engine.load`; groups keep running meanwhile if the engine keeps versions."""
         self._check_awake()
         if not self.idle and not self.keeps_versions:
             raise DeliveryError(
@@ -149,7 +149,7 @@ class SimulatedEngine:
         self._newest.pop(run, None)
 
     def probe(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
-        """What the payload says: there is no model to ask."""
+        """Log-probs of the payload: there is no model to ask."""
         self._check_awake()
         if self._last is None:
             raise RolloutError(
@@ -162,7 +162,7 @@ class SimulatedEngine:
             raise RuntimeError("the engine sleeps; wake it first")
 
     def _catch_up(self) -> None:
-        """Decodes up to now. A thread that woke late has lost nothing: the simulated device went on."""
+        """Decode up to now. A thread that woke late has lost nothing: simulated time continued."""
         if self._simulation.takes_time:
             now = self._clock()
             self._complete += self._batch.run(now - self._decoded_until)

@@ -1,4 +1,4 @@
-"""How many tokens a simulated completion has: uniform, exponential, or drawn from lengths that were given."""
+"""Number of tokens of a simulated completion: uniform, exponential, or drawn from given lengths."""
 
 from __future__ import annotations
 

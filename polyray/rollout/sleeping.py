@@ -1,4 +1,4 @@
-"""When an engine that shares its device with a learner sleeps: it was asked to, and has nothing to do. Work wakes it.
+"""Sleep of an engine that shares its device with a learner: on request, once it is idle. Work wakes it.
 
 Belongs to the one thread that steps the engine (worker.py).
 """
@@ -12,7 +12,7 @@ from polyray.rollout.engine import Engine
 
 
 class Sleeper:
-    """Whether the engine sleeps, and who waits for it to."""
+    """State of an engine's sleep, and the callers that wait for it."""
 
     def __init__(self) -> None:
         self.asleep = False
@@ -23,7 +23,7 @@ class Sleeper:
         self._asked.append(future)
 
     def settle(self, engine: Engine, *, idle: bool) -> None:
-        """Puts it to sleep where that was asked for and nothing is out."""
+        """Put the engine to sleep if that was requested and no work is out."""
         if not self._asked or not idle:
             return
         took = 0.0
@@ -37,12 +37,12 @@ class Sleeper:
         self._asked.clear()
 
     def wake(self, engine: Engine) -> None:
-        """Before it is given anything to do."""
+        """Wake the engine before it gets work."""
         if self.asleep:
             engine.wake()
             self.asleep = False
 
     def give_up(self) -> list[Future[float]]:
-        """Of those who still wait, where the engine is gone."""
+        """Futures that still wait, when the engine is gone."""
         waiting, self._asked = self._asked, []
         return waiting

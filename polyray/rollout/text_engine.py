@@ -19,7 +19,7 @@ from polyray.types import FinishReason
 
 @dataclass(frozen=True, slots=True)
 class TextSampling:
-    """How a completion is sampled.
+    """Sampling settings of a completion.
 
     Example:
         TextSampling(max_tokens=64, temperature=0.8, top_p=0.95, stop=("END",), logprobs=0)
@@ -29,9 +29,9 @@ class TextSampling:
     temperature: float = 1.0
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
-    """It ends before the first of these; the text does not hold it."""
+    """Stop strings: the text ends before the first of these, and does not hold it."""
     stop_token_ids: tuple[int, ...] = ()
-    """It ends with the first of these, or with the end of sequence."""
+    """Stop tokens: the completion ends with the first of these, or with the end of sequence."""
     logprobs: int | None = None
     """None: no log-probs; else those of the sampled tokens, and of so many likeliest ones beside each."""
 
@@ -48,14 +48,14 @@ class TextRequest:
     sampling: TextSampling
     seed: int
     run: str
-    """Whose adapter answers: the `run` of a payload that was loaded; the base is one of these."""
+    """Run of the adapter that answers: the `run` of a loaded payload; the base is one of these."""
     stream: bool = False
     """False: one delta, at the end, which costs less."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """What has been added to a completion.
+    """New text and tokens of a completion.
 
     Example:
         TextDelta(text=" word", token_ids=(412,), logprobs=(-.2,), alternatives=(), finish_reason=None)
@@ -65,7 +65,7 @@ class TextDelta:
     """May be empty: half a character, or what may become a stop string, is held back."""
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    """Of `token_ids`, by the model at temperature 1 without cuts; empty unless asked for."""
+    """Log-probs of `token_ids`, by the model at temperature 1 without cuts; empty unless asked for."""
     alternatives: tuple[tuple[tuple[int, float], ...], ...]
     """Per token, the likeliest (token id, log-prob), best first; empty unless asked for."""
     finish_reason: FinishReason | None
@@ -84,7 +84,7 @@ def merged(deltas: Sequence[TextDelta]) -> TextDelta:
 
 
 class TextEngine(Protocol):
-    """Belongs to the event loop that calls it. Log-probs are at temperature 1, whatever the sampling."""
+    """Engine for texts; belongs to the event loop that calls it. Log-probs are at temperature 1, for any sampling."""
 
     async def start(self) -> None:
         """Waits until the engine is built. Raises what its construction raised."""
@@ -106,7 +106,7 @@ class TextEngine(Protocol):
         ...
 
     async def forget(self, run: str) -> None:
-        """Nobody asks for the run any more; its adapter goes once nothing runs on it."""
+        """Drop a run that is no longer requested; its adapter goes once nothing runs on it."""
         ...
 
     @property
@@ -125,7 +125,7 @@ class TextEngine(Protocol):
 
     @property
     def failure(self) -> BaseException | None:
-        """What the engine died of; None while it is well."""
+        """The error that killed the engine; None while it is well."""
         ...
 
     async def close(self) -> None:

@@ -1,14 +1,14 @@
-"""Whose turn it is on an engine that several runs share: one queue per run, served by weighted round robin.
+"""Fair queue of an engine that several runs share: weighted round robin over runs.
 
 Every message costs its run something (a group: its samples over the run's share), and the run that has had the
-least comes next, so that runs which always have work get samples in proportion to their shares. A run that had
-nothing to do comes back level with the others: what it did not use is not saved up for it.
+least comes next, so that runs which always have work get samples in proportion to their shares. A run that was
+idle returns level with the others: it saves up no unused time.
 
 An engine that keeps versions takes the groups of all runs as they come next. One that holds a single version must
 load a run's weights before that run's groups, so a run keeps the engine until it has nothing left to do, or until
 its slice is over while others wait. A run whose version was just taken on has nothing to do yet, until it hears of
 it and sends groups: it keeps the engine for as long as bringing its weights back would take, so the engine loses at
-most twice what it would with foresight. Where one run is alone, its queue is simply a queue. Used by worker.py;
+most twice what it would with foresight. For a single run it is simply a queue. Used by worker.py;
 without threads and without an engine.
 """
 
@@ -23,7 +23,7 @@ from typing import Generic, TypeVar
 MessageT = TypeVar("MessageT")
 
 LOAD_SHARE = 0.03
-"""Of an engine's time, at most, for loads that only bring a run's weights back."""
+"""Largest share of an engine's time for loads that only bring a run's weights back."""
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class _Queue(Generic[MessageT]):
     messages: deque[tuple[MessageT, float]] = field(default_factory=deque)
     """Each with its cost."""
     had: float = 0.0
-    """What the run has been given, in costs."""
+    """Cost of the messages that the run has had."""
 
 
 class Turns(Generic[MessageT]):
@@ -40,12 +40,12 @@ class Turns(Generic[MessageT]):
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._queues: dict[str, _Queue[MessageT]] = {}
-        """The current run is first; of runs that had the same, the one whose turn is longest ago comes next."""
+        """The current run is first; of runs with equal cost, the one with the least recent turn comes next."""
         self._began = 0.0
         self.slice_s = 0.0
-        """How long a run may keep others waiting; see `load_took`."""
+        """Longest time that a run may keep others waiting, in seconds; see `load_took`."""
         self._expected_until = 0.0
-        """When the engine no longer waits for the current run's next message."""
+        """Time until which the engine waits for the current run's next message."""
 
     def __bool__(self) -> bool:
         """Whether anything waits."""
@@ -57,7 +57,7 @@ class Turns(Generic[MessageT]):
         return len(self._queues)
 
     def put(self, run: str, message: MessageT, cost: float = 0.0) -> None:
-        """At the end of the run's queue; a run that nobody knew comes last."""
+        """Append to the run's queue; an unknown run comes last."""
         if self.current is None:
             self._began = self._clock()
         queue = self._queues.setdefault(run, _Queue())
@@ -67,7 +67,7 @@ class Turns(Generic[MessageT]):
 
     @property
     def current(self) -> str | None:
-        """The run whose turn it is; None before the first message."""
+        """The run that has the engine; None before the first message."""
         return next(iter(self._queues), None)
 
     def head(self) -> MessageT | None:
@@ -76,7 +76,7 @@ class Turns(Generic[MessageT]):
         return queue.messages[0][0] if queue is not None and queue.messages else None
 
     def pop(self) -> MessageT:
-        """Takes what `head` showed."""
+        """Remove and return the message of `head`."""
         queue = next(iter(self._queues.values()))
         message, cost = queue.messages.popleft()
         queue.had += cost
@@ -84,7 +84,7 @@ class Turns(Generic[MessageT]):
         return message
 
     def take(self, may: Callable[[MessageT], bool]) -> MessageT | None:
-        """The next message of the run that has had the least, of those whose next message `may` be had now."""
+        """Next message that `may` be had now, of the run that has had the least."""
         return self.pop() if self._turn_to(may) else None
 
     def advance(self) -> bool:
@@ -97,7 +97,7 @@ class Turns(Generic[MessageT]):
 
     @property
     def slice_is_over(self) -> bool:
-        """Whether the current run has had its time, and somebody waits for it to end."""
+        """Whether the current run has had its time while others wait."""
         return self._others_wait and self._clock() - self._began >= self.slice_s
 
     def load_took(self, seconds: float) -> None:
@@ -110,7 +110,7 @@ class Turns(Generic[MessageT]):
 
     @property
     def patience_s(self) -> float:
-        """How much longer the engine waits for the current run's next message, rather than turn to another run."""
+        """Seconds that the engine still waits for the current run's next message, before it turns to another run."""
         return 0.0 if self.head() is not None else max(0.0, self._expected_until - self._clock())
 
     def forget(self, run: str) -> list[MessageT]:
@@ -119,7 +119,7 @@ class Turns(Generic[MessageT]):
         return [message for message, _ in queue.messages] if queue is not None else []
 
     def drain(self) -> Iterator[MessageT]:
-        """Takes everything, run by run."""
+        """Remove and return all messages, run by run."""
         for queue in self._queues.values():
             while queue.messages:
                 yield queue.messages.popleft()[0]
@@ -132,7 +132,7 @@ class Turns(Generic[MessageT]):
         return min((queue.had for queue in self._queues.values() if queue.messages), default=0.0)
 
     def _turn_to(self, may: Callable[[MessageT], bool]) -> bool:
-        """Puts the run whose turn is next first, and the current one last; False where none may go on."""
+        """Put the next run first and the current one last; False if no run may continue."""
         runs = [run for run, queue in self._queues.items() if queue.messages and may(queue.messages[0][0])]
         if not runs:
             return False

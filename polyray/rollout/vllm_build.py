@@ -1,6 +1,6 @@
-"""Which build of vLLM is installed, and whether it can do what an engine asks for: known without importing it.
+"""Installed build of vLLM, and whether it suits an engine: known without importing vLLM.
 
-An engine uses a GPU where it asks for one and nowhere else. vLLM itself takes the first GPU that it sees.
+An engine uses a GPU only if it asks for one. vLLM itself takes the first GPU that it sees.
 """
 
 from __future__ import annotations
@@ -35,8 +35,11 @@ def check_build(gpus: float, field: str = FIELD) -> None:
 
 
 def check_build_for(gpus: float, node_labels: Mapping[str, str], field: str = FIELD) -> None:
-    """The same before engines start elsewhere, as far as it is known here: machines have the same packages, but
-    labels may pick others, and who asks for GPUs may do so from a machine without."""
+    """Check the build before engines start elsewhere, as far as it is known here.
+
+    Machines have the same packages, but labels may pick others, and a machine without a GPU may ask for GPUs
+    elsewhere.
+    """
     if not gpus and not node_labels:
         check_build(gpus, field)
 

@@ -34,13 +34,13 @@ from polyray.weight_sync.merge import (
 )
 
 RELOAD_LOGGERS = ("layerwise", "inplace")
-"""Of vLLM's reload: a warning for every module that a reload leaves as it is, which is what we want of it."""
+"""vLLM's loggers that warn about every module left unchanged by a reload, which is intended here."""
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What `max_lora_rank` may be; an adapter of lower rank works under it."""
+"""Values that vLLM allows for `max_lora_rank`; an adapter of lower rank works under it."""
 
 
 class EngineCalls(Protocol):
-    """What a delivery needs of vLLM; `LLMEngine` has it all."""
+    """Calls of vLLM that a delivery needs; `LLMEngine` has them all."""
 
     def add_lora(self, lora_request: Any) -> bool:
         """Loads an adapter from its path."""
@@ -61,7 +61,7 @@ class EngineCalls(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ServedVersion:
-    """What a group is admitted with.
+    """Policy version, and its vLLM request, for the groups that are admitted now.
 
     Example:
         ServedVersion(policy=PolicyVersion(...), lora_request=None)
@@ -73,7 +73,7 @@ class ServedVersion:
 
 
 class VersionDelivery(Protocol):
-    """How an engine takes on versions, and which one it serves."""
+    """Loading of versions into an engine, and the version that it serves."""
 
     keeps_versions: bool
     """True: a version may be loaded while groups of others run."""
@@ -103,7 +103,7 @@ class VersionDelivery(Protocol):
         ...
 
     def close(self) -> None:
-        """Removes what lies outside this process."""
+        """Remove files outside this process."""
         ...
 
 
@@ -140,16 +140,16 @@ class MergedDelivery:
         return _delivered(self._served)
 
     def forget(self, run: str) -> None:
-        """Nothing: the next load takes its place."""
+        """No effect: the next load takes its place."""
 
     def hold(self, policy: PolicyVersion) -> None:
-        """Nothing: there is one version, and it stays while groups run."""
+        """No effect: there is one version, and it stays while groups run."""
 
     def release(self, policy: PolicyVersion) -> None:
-        """Nothing, as `hold`."""
+        """No effect, as `hold`."""
 
     def close(self) -> None:
-        """Nothing: all of it lies in this process."""
+        """No effect: everything is inside this process."""
 
 
 class AdapterDelivery:
@@ -158,7 +158,7 @@ class AdapterDelivery:
     keeps_versions = True
 
     def __init__(self, model_dir: Path, engine: EngineCalls, max_rank: int, root: Path | None = None) -> None:
-        """`max_rank`: of the adapters to come; `root`: where their files lie, by default shared memory."""
+        """`max_rank`: of the adapters to come; `root`: directory of their files, by default in shared memory."""
         self._model_dir = model_dir
         self._engine = engine
         self._max_rank = max_rank
@@ -166,7 +166,7 @@ class AdapterDelivery:
         self._versions: dict[str, ServedVersion] = {}
         self._in_flight: Counter[str] = Counter()
         self._newest: dict[str, ServedVersion] = {}
-        """By run."""
+        """Newest version of each run."""
         self._last: ServedVersion | None = None
         self._next_id = 1
 
@@ -176,7 +176,7 @@ class AdapterDelivery:
         return {name: self._in_flight[name] for name in list(self._versions)}  # other threads may ask
 
     def load(self, payload: AdapterPayload) -> None:
-        """Writes the adapter's files and has the engine load them; versions nobody needs any more go."""
+        """Write the adapter's files and have the engine load them; unused versions are removed."""
         name = payload.policy.name
         if name not in self._versions:
             self._versions[name] = self._load(payload)
@@ -256,8 +256,8 @@ class AdapterDelivery:
 def zero_adapter(model_dir: Path) -> tuple[bytes, AdapterShape]:
     """The base model as an adapter: B = 0 on one module.
 
-    vLLM's CPU path answers a request without an adapter by whatever lies in its last slot, as soon as another
-    request of the batch has one.
+    vLLM's CPU path answers a request without an adapter from its last adapter slot, as soon as another request of
+    the batch has an adapter.
     """
     config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
     heads, hidden = config["num_attention_heads"], config["hidden_size"]

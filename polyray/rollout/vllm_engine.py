@@ -33,7 +33,7 @@ from polyray.rollout.vllm_groups import (
 from polyray.types import Group, GroupRequest
 
 PROBE = "probe"
-"""Where a group has its number, a request of a probe has this."""
+"""Request-id prefix of probe requests."""
 
 SLEEP_LEVEL = 1
 """Weights move to the host's memory; at level 2 they would be gone, and adapters with them."""
@@ -47,9 +47,11 @@ ENVIRONMENT = {
 }
 """Set before vllm is imported; a variable that is set already keeps its value."""
 ON_CPU = {"TORCH_COMPILE_DISABLE": "1"}
-"""As well where the engine uses no GPU: compiling vLLM's sampler at every cold start costs seconds and a C++
-compiler, and gives the same tokens and log-probs bit for bit. On a GPU it would take Inductor and the CUDA graphs of
-prefills away."""
+"""Additional variables of an engine that uses no GPU.
+
+Compiling vLLM's sampler at every cold start costs seconds and a C++ compiler, and gives the same tokens and
+log-probs bit for bit. On a GPU it would take Inductor and the CUDA graphs of prefills away.
+"""
 
 
 class VllmEngine:
@@ -166,8 +168,11 @@ def add_group(
     params: Any,
     lora_request: Any,
 ) -> None:
-    """What `LLMEngine.add_request` does, for every sample of a group, with its checks made once: samples differ in
-    their seeds alone, and have ids of their own already, which vLLM would see to with more random characters."""
+    """Add all samples of a group to vLLM, with the checks of `LLMEngine.add_request` made once.
+
+    Samples differ in their seeds alone, and have their own ids already, to which vLLM would add random
+    characters.
+    """
     tasks = engine.get_supported_tasks()
     checked = engine.input_processor.process_inputs(
         request_ids[0], prompt, params, supported_tasks=tasks, lora_request=lora_request
@@ -248,12 +253,15 @@ def engine_arguments(
 
 
 def _weights(dtype: str, lora_rank: int | None) -> dict[str, Any]:
-    """How the base is held. In 4 bits: the linear layers as it is read, NF4 with double quantisation in blocks of 64,
-    which is what models/loading.py asks for, too; the plugin offers nothing else."""
+    """Arguments for the dtype of the base.
+
+    In 4 bits: the linear layers as they are read, NF4 with double quantisation in blocks of 64, as
+    models/loading.py asks for, too; the plugin offers nothing else.
+    """
     if dtype != NF4:
         return {"dtype": dtype}
     if lora_rank is None:
-        raise RolloutError("an engine whose base is in 4 bits takes adapters only; set delivery.mode=adapter")
+        raise RolloutError("an engine with a 4-bit base takes adapters only; set delivery.mode=adapter")
     if importlib.util.find_spec("vllm_bnb_plugin") is None:
         raise ConfigError(
             "model.quantization=nf4 needs vllm-bnb-plugin beside vLLM, which is not installed; pip install -r "

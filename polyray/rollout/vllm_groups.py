@@ -20,7 +20,7 @@ from polyray.types import Completion, FinishReason, Group, GroupRequest, PolicyV
 
 
 class _Running:
-    """A group on its way: which of its completions are done, and who samples it."""
+    """A group in progress: its policy version, and the completions that are done."""
 
     __slots__ = ("completions", "missing", "number", "policy", "prompt_token_ids", "request")
 
@@ -71,7 +71,7 @@ class RunningGroups:
         return group_params(request, stop_tokens(self._tokenizer, request.prompt))
 
     def request_ids(self, group_id: int) -> list[str]:
-        """What the requests of a running group are called, one per sample."""
+        """Request ids of a running group, one per sample."""
         return self._running[group_id].request_ids
 
     def take(self, output: Any) -> Group | None:

@@ -44,11 +44,11 @@ class VllmProcesses:
             raise
 
     def begin(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
-        """Has the loop do something; cancelling the future cancels it."""
+        """Run work in the loop; cancelling the future cancels it."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def call(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Has the loop do something, and waits. RolloutError where that takes too long."""
+        """Run work in the loop, and wait. Raises RolloutError if it takes too long."""
         try:
             return self.begin(work).result(self._timeout_s)
         except TimeoutError as error:

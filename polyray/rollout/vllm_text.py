@@ -52,7 +52,7 @@ class _Probes:
     def __init__(self, count: int) -> None:
         self.rows: list[np.ndarray | None] = [None] * count
         self.done: Future[np.ndarray] = Future()
-        self.done.set_running_or_notify_cancel()  # the answer comes, also where nobody waits for it any more
+        self.done.set_running_or_notify_cancel()  # the answer comes even if its caller has stopped waiting
 
 
 class VllmTextEngine:
@@ -145,7 +145,7 @@ class VllmTextEngine:
                 if self._engine.has_unfinished_requests():
                     self._hand_out(self._engine.step())
                     self.progress += 1
-        except BaseException as error:  # whatever vLLM raises: its state is unknown from here on
+        except BaseException as error:  # after any error of vLLM its state is unknown
             self.failure = error
         finally:
             self._give_up(self.failure or RolloutError("the engine was closed"))
@@ -177,7 +177,7 @@ class VllmTextEngine:
             prompt = engine_input(list(stream.request.prompt_token_ids))
             params = text_params(stream.request)
             self._engine.add_request(request_id, prompt, params, lora_request=version.lora_request)
-        except Exception as error:  # this caller's own request; the engine goes on with the others'
+        except Exception as error:  # this caller's own request; the engine continues with the others'
             _post(stream.loop, [(stream, error)])
             return
         self._delivery.hold(version.policy)
@@ -239,13 +239,13 @@ class VllmTextEngine:
             if not probes.done.done():
                 probes.done.set_exception(reason)
         self._streams.clear()
-        self.failure = error  # whatever is asked from here on is refused at once
-        while not self._calls.empty():  # asked for after the last step: each is told the same
+        self.failure = error  # later requests are refused at once
+        while not self._calls.empty():  # calls after the last step get the same error
             self._calls.get_nowait()()
 
 
 def _settle(future: Future[Any], work: Callable[[], Any]) -> None:
-    """Nothing happens where whoever waited has gone."""
+    """Run `work` and resolve the future, unless its caller has cancelled it."""
     if not future.set_running_or_notify_cancel():
         return
     try:
@@ -263,5 +263,5 @@ def _post(loop: asyncio.AbstractEventLoop, batch: list[tuple[_Stream, TextDelta 
 
     try:
         loop.call_soon_threadsafe(deliver)
-    except RuntimeError:  # the loop has been closed: nobody waits any more
+    except RuntimeError:  # the loop has been closed: no caller waits any more
         return

@@ -1,6 +1,6 @@
-"""A text engine on vLLM in processes of its own: what a GPU, or several, are served with.
+"""A text engine on vLLM in its own processes, for one GPU or several.
 
-vLLM batches and decodes on its own (vllm_processes.py); a completion is a task in its event loop, and whoever stops
+vLLM batches and decodes on its own (vllm_processes.py). A completion is a task in its event loop. A caller that stops
 listening cancels the task, which takes the completion out of the batch.
 """
 
@@ -34,7 +34,7 @@ class VllmTextProcesses:
     def __init__(self, model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int, adapters: int) -> None:
         self._model_dir, self._spec, self._lora_rank = model_dir, spec, lora_rank
         self._arguments = (model_dir, spec, dtype, lora_rank, adapters)
-        # What is loaded and who runs on it: asked and changed one at a time, and each may wait for vLLM's processes.
+        # Loaded adapters and their users: read and changed one at a time, and each may wait for vLLM's processes.
         self._turn = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vllm-adapters")
         self._loading = asyncio.Lock()
         self._numbers = itertools.count()
@@ -127,7 +127,7 @@ class VllmTextProcesses:
         """Runs in vLLM's loop; being cancelled there aborts the completion."""
         try:
             prompt = engine_input(list(request.prompt_token_ids))
-            streamed = replace(request, stream=True)  # always: what comes is how progress is seen
+            streamed = replace(request, stream=True)  # always: new text shows progress
             held_back: list[TextDelta] = []
             outputs = self._processes.llm.generate(
                 prompt,

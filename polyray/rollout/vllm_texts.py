@@ -20,7 +20,7 @@ def text_engine_arguments(
     Raises ConfigError as `engine_arguments` does, naming the service's field.
     """
     check_build(spec.gpus_per_worker, "num_gpus")
-    # People compare candidates by what the model thinks of them, whatever temperature or top_p they asked for; a
+    # People compare candidates by the model's own log-probs, at any temperature or top_p that they asked for; a
     # token that top_p cuts off would have a log-prob of minus infinity, which JSON cannot carry.
     return engine_arguments(model_dir, spec, dtype, lora_rank, adapters) | {"logprobs_mode": "raw_logprobs"}
 
@@ -68,7 +68,7 @@ def as_delta(request: TextRequest, output: Any, tokenizer: Any) -> TextDelta:
 
 
 def finish_reason(reason: str | None) -> FinishReason | None:
-    """vLLM's own; None while the completion goes on."""
+    """vLLM's finish reason in our terms; None while the completion runs."""
     if reason is None:
         return None
     return "stop" if reason == "stop" else "length" if reason == "length" else "error"

@@ -1,8 +1,8 @@
-"""What an engine keeps outside its process ends with it, also when it is killed: a tiny process that watches.
+"""Watchdog process: ends an engine's processes and files with it, even if it is killed.
 
 vLLM's EngineCore and workers outlive a parent that gets SIGKILL, and files in shared memory outlive everything.
-The watchdog holds the reading end of a pipe, through which its owner names shared memory that must go, too: once a
-process is killed, nobody can ask it any more. When the writing end closes, because its owner closed it or died, it
+The watchdog holds the reading end of a pipe, through which its owner names shared memory that must go, too: a killed
+process can no longer be asked. When the writing end closes, because its owner closed it or died, it
 kills every process that carries the owner's mark in its environment, removes their shared memory and the directories
 it was given, and ends. It is no child of its owner, because Ray kills an actor's children with it.
 
@@ -82,7 +82,9 @@ def marked_processes(mark: str) -> list[int]:
 
 
 def shared_memory_of(pid: int) -> set[Path]:
-    """What Python's `multiprocessing.shared_memory` has mapped into a process. Nobody may be left to remove it."""
+    """Shared memory that Python's `multiprocessing.shared_memory` has mapped into a process, and may leave
+    behind.
+    """
     try:
         lines = Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines()
     except OSError:
@@ -91,7 +93,7 @@ def shared_memory_of(pid: int) -> set[Path]:
 
 
 def _watch(mark: str, directories: Sequence[str]) -> None:
-    """Until the pipe closes; then tidies up. What was just being started is found in a second look."""
+    """Wait until the pipe closes, then kill and remove. A second look finds processes that were just starting."""
     left = {Path(os.fsdecode(name)) for name in sys.stdin.buffer.read().split(b"\0") if name}
     deadline = time.monotonic() + KILL_S
     while (pids := marked_processes(mark)) and time.monotonic() < deadline:
@@ -109,7 +111,7 @@ def _watch(mark: str, directories: Sequence[str]) -> None:
 
 
 def _main(mark: str, directories: Sequence[str]) -> None:
-    """The starter says who the watchdog is and ends, so that the watchdog is nobody's child."""
+    """Fork the watchdog, print its pid and end, so that the watchdog has no parent here."""
     pid = os.fork()
     if pid:
         print(pid, flush=True)

@@ -4,11 +4,11 @@
     deliver ----+--> inbox --> turns --> thread -+--> future of DeliveryAck
     (any thread)                                 '--> the first failure of the engine fails everything still out
 
-A delivery is a gate of its run: what the run submitted before it finishes on the old version, what comes after it
-waits for the new one. So no group ever mixes versions. Where the engine keeps versions, the groups of others go on
-beside it; where it does not, they are finished first, and runs that share the engine have it in turns: each finds
-its own newest version loaded. A version that does not follow its run's version before begins a new history: what
-the run has under way then is given up, because nobody waits for it and its groups may come again. Used by the
+A delivery is a gate of its run: groups submitted before it finish on the old version, later groups wait for the new
+one. So no group ever mixes versions. If the engine keeps versions, the groups of other runs continue beside it.
+Otherwise they finish first, and runs that share the engine take turns: each finds its own newest version loaded.
+A version that does not follow its run's previous version begins a new history: running groups of that run are
+dropped, because their caller is gone and they may be sampled again. Used by the
 rollout actor, and directly by tests and benchmarks.
 """
 
@@ -37,8 +37,10 @@ RETURN_NATS = 1e-3
 """Mean difference of a probe from the same engine's earlier answer under the same weights: it is 0 but for the order
 of sums on a GPU, while versions of two runs differ by more once they have trained."""
 FILL = 2
-"""Times the sequences an engine decodes together is what it holds of several runs: groups whose last samples are
-long leave room."""
+"""Samples of several runs that an engine holds, in multiples of the sequences that it decodes together.
+
+Groups with long last samples leave room.
+"""
 
 
 @dataclass(slots=True)
@@ -84,7 +86,7 @@ _Message = _Submit | _Deliver | _Forget | _Sleep | _Stop
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What an engine's time went into so far.
+    """An engine's time so far, by purpose.
 
     Example:
         Usage(busy_s=12.5, loads=40, load_s=.9, returns=3, return_s=.07, kept_s=.02)
@@ -99,7 +101,7 @@ class Usage:
     """Loads that only brought a run's newest version back, for its next turn, with `return_s` seconds in all."""
     return_s: float = 0.0
     kept_s: float = 0.0
-    """Idle for a run whose version was just loaded, while others waited."""
+    """Idle for a run with a version that was just loaded, while others waited."""
 
 
 class RolloutWorker:
@@ -111,15 +113,15 @@ class RolloutWorker:
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._turns: Turns[_Submit | _Deliver] = Turns()
         self._out: dict[int, _Submit] = {}
-        """What the engine works on, by a number of ours: runs that share it may use the same group ids."""
+        """Groups in the engine, by our own number: runs that share it may use the same group ids."""
         self._numbers = itertools.count()
         self._newest: dict[str, AdapterPayload] = {}
-        """By run, where the engine keeps no versions."""
+        """Newest payload of each run, if the engine keeps no versions."""
         self._proven: dict[str, np.ndarray] = {}
-        """By run, likewise: what the engine said of the probe when it took on the newest version."""
+        """The engine's probe log-probs when it loaded each run's newest version, if it keeps no versions."""
         self._loaded_run: str | None = None
         self._policies: dict[str, PolicyVersion] = {}
-        """By run: the version that was taken on last."""
+        """Version of each run that was loaded last."""
         self._usage = Usage()
         self._sleeper = Sleeper()
         self._ready: Future[float] = Future()
@@ -136,11 +138,11 @@ class RolloutWorker:
 
     @property
     def usage(self) -> Usage:
-        """What the engine's time went into so far."""
+        """The engine's time so far, by purpose."""
         return self._usage
 
     def submit(self, request: GroupRequest) -> Future[Group]:
-        """The group, sampled by whatever version this worker serves when the request is admitted."""
+        """Sample a group with the version that this worker serves when the request is admitted."""
         return self._post(_Submit(request))
 
     def deliver(self, payload: AdapterPayload) -> Future[DeliveryAck]:
@@ -149,8 +151,7 @@ class RolloutWorker:
         return self._post(_Deliver(payload))
 
     def sleep(self) -> Future[float]:
-        """Has the engine give back its device's memory once nothing is out, until there is something to do again;
-        resolves to the seconds that took."""
+        """Put the engine to sleep once nothing is out, until there is new work; resolves to the seconds it took."""
         return self._post(_Sleep())
 
     def forget(self, run: str) -> None:
@@ -215,7 +216,7 @@ class RolloutWorker:
         return True
 
     def _next_message(self) -> _Message | None:
-        """None where nothing came and there is something else to do."""
+        """Next message; None if nothing came and there is other work."""
         if not self._inbox.empty() or not (self._out or self._turns):
             return self._inbox.get()
         if self._out or not (patience_s := self._turns.patience_s):
@@ -229,7 +230,10 @@ class RolloutWorker:
             self._count(kept_s=time.perf_counter() - started)
 
     def _may_go_on(self, engine: Engine, message: _Submit | _Deliver) -> bool:
-        """Groups of several runs wait here rather than in the engine, which serves who came first."""
+        """Whether the engine may take the message now.
+
+        Groups of several runs wait here rather than in the engine, which serves first come, first served.
+        """
         if isinstance(message, _Deliver) or self._turns.num_runs == 1:
             return True
         running = sum(submit.num_samples for submit in self._out.values())
@@ -252,7 +256,7 @@ class RolloutWorker:
                 return
 
     def _has_version_loaded(self, engine: Engine) -> bool:
-        """Whether the engine serves the run whose turn it is; loads its newest version where nothing runs."""
+        """Whether the engine serves the current run; loads its newest version if nothing runs."""
         run = self._turns.current
         assert run is not None
         if run != self._loaded_run and run in self._newest:
@@ -300,7 +304,7 @@ class RolloutWorker:
         except BaseException as error:
             message.future.set_exception(error)
             if isinstance(error, DeliveryError):
-                return  # refused, and nothing changed: the engine goes on with what it has
+                return  # refused, and nothing changed: the engine keeps its version
             # An engine that failed inside a reload may serve anything: it is discarded as a whole.
             raise
         self._policies[payload.policy.run] = payload.policy
@@ -334,7 +338,7 @@ class RolloutWorker:
         engine.forget(run)
 
     def _give_up(self, engine: Engine, run: str, why: str) -> None:
-        """What a run has under way, but for what has finished already."""
+        """Abort a run's unfinished groups."""
         if self._out:
             self._resolve(engine.poll())
         for number, message in list(self._out.items()):
@@ -370,8 +374,7 @@ class RolloutWorker:
                 future.set_exception(self._told(error))
 
     def _told(self, failure: BaseException) -> BaseException:
-        """What those are told who wait: that the engine is gone, which costs the worker its place, or what the user
-        has to mend, which ends the run."""
+        """Error for waiting callers: the engine is gone, or the user's mistake that ends the run."""
         if is_user_error(failure):
             return failure
         return RolloutError(f"engine of {self.name} is gone: {type(failure).__name__}: {failure}")

@@ -1,12 +1,12 @@
-"""What a run leaves behind and what it shows while it runs; needs neither torch nor Ray.
+"""Files of a run, and its display while it runs; needs neither torch nor Ray.
 
-atomic.py         files and directories that are either complete or not there
+atomic.py         files and directories that are either complete or absent
 jsonl.py          append-only logs that survive a kill: metrics.jsonl, rollouts.jsonl, dynamics.jsonl
 run_directory.py  runs/<name>/: its layout, its lock, and whether a run may be resumed
-data_record.py    data.json: what the data files held when the run was started
-stop_request.py   how a driver asks workers to end that it cannot call
-cost.py           what a run costs while it runs     cost_record.py  cost.json     energy.py  the machine's counters
-log_tail.py       new lines of a log that somebody else writes
+data_record.py    data.json: hashes of the data files when the run was started
+stop_request.py   a driver's stop request to workers that it cannot call
+cost.py           the cost of a run so far           cost_record.py  cost.json     energy.py  the machine's counters
+log_tail.py       new lines of a log that another process writes
 progress.py       the live display of a job, or plain lines where there is no terminal
-logging.py        our messages, and silence from everyone else
+logging.py        our messages, without those of other libraries
 """

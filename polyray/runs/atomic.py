@@ -1,6 +1,6 @@
 """Files and directories that are either complete or not there: a temporary name, fsync, then a rename.
 
-Temporary names begin with a dot and lie next to the target. One writer per target is assumed.
+Temporary names begin with a dot, beside the target. One writer per target is assumed.
 """
 
 from __future__ import annotations

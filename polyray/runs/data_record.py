@@ -1,4 +1,4 @@
-"""data.json: what a run's data files held when it was started, so that nobody takes a later file for its data.
+"""data.json: hashes of a run's data files at its start, so that a later file is not taken for its data.
 
     {"task.path": ["sha256"], "data.validation": ["sha256 at the first start", "at a later one, if it differs"]}
 
@@ -16,7 +16,7 @@ from typing import Any
 from polyray.runs.atomic import atomic_write_json
 
 SECTIONS = ("task", "data")
-"""Of a configuration: what names data."""
+"""Sections of a configuration that name data."""
 DATA_KEYS = frozenset(
     {
         "path",
@@ -53,12 +53,12 @@ def record_data(record: Path, config: Mapping[str, Any]) -> None:
 
 
 def put_before(record: Path, earlier: Mapping[str, list[str]]) -> None:
-    """Has `record` begin with that of the starts before it, which were made elsewhere."""
+    """Prepend the record of earlier starts, made elsewhere, to `record`."""
     merged = {key: list(digests) for key, digests in earlier.items()}
     for key, digests in recorded_data(record).items():
         known = merged.setdefault(key, [])
         shared = min(len(known), len(digests))
-        if known[:shared] == digests[:shared]:  # one record goes on from the other
+        if known[:shared] == digests[:shared]:  # one record continues the other
             known += digests[shared:]
         else:
             known += digests[1:] if digests[:1] == known[-1:] else digests

@@ -26,7 +26,7 @@ def log_error(run_dir: Path, process: str, error: BaseException) -> Path | None:
 
 @contextmanager
 def errors_logged(run_dir: Path, process: str) -> Iterator[None]:
-    """Logs whatever error passes through; the error goes on."""
+    """Log any error that passes through, and raise it again."""
     try:
         yield
     except Exception as error:

@@ -1,10 +1,10 @@
-"""Log lines as JSON, one object each, for whoever collects them from many processes.
+"""Log lines as JSON, one object each, for a collector of logs from many processes.
 
     {"time": "2026-03-01T12:00:00.250Z", "level": "WARNING", "logger": "polyray.orchestrator.rollout_pool",
      "message": "...", "run": "first", "step": 17, "version": 18, "worker": "learner-0", "pid": 4711}
 
-`run` and `worker` say whose process it is, `step` and `version` how far that process had come; null where there is
-nothing to say. With an exception also `error` (its type) and `traceback`. logging.py decides whether lines look so.
+`run` and `worker` identify the process, `step` and `version` its progress; null if unknown.
+With an exception also `error` (its type) and `traceback`. logging.py chooses the format.
 A message is cut at MAX_MESSAGE_CHARS, and values of the environment's secrets are stars in both formats.
 """
 
@@ -25,16 +25,16 @@ STARS = "***"
 
 
 class ProcessFields:
-    """Who this process is and how far it has come. One per process: `fields`."""
+    """Identity and progress of this process. One per process: `fields`."""
 
     def __init__(self) -> None:
         self._values: dict[str, str | int | None] = dict.fromkeys(("run", "step", "version", "worker"))
 
     def set(self, **values: str | int | None) -> None:
-        """Of run, step, version, worker, those that are given. Raises KeyError for others."""
+        """Set some of run, step, version and worker. Raises KeyError for other names."""
         for name, value in values.items():
             if name not in self._values:
-                raise KeyError(f"{name!r} is no field of a log line; known: {', '.join(self._values)}")
+                raise KeyError(f"{name!r} is not a field of a log line; known: {', '.join(self._values)}")
             self._values[name] = value
 
     def as_dict(self) -> dict[str, str | int | None]:
@@ -69,7 +69,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """For people at a terminal."""
+    """Formatter for people at a terminal."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")

@@ -80,7 +80,7 @@ def cut_jsonl(path: Path, keep: Callable[[Record], bool]) -> int:
 
 
 def before_step(step: int) -> Callable[[Record], bool]:
-    """The `keep` of a log whose checkpoint was taken when `step` steps, numbered from 0, were complete."""
+    """The `keep` of a log, for a checkpoint after `step` complete steps, numbered from 0."""
     return lambda record: record["step"] < step
 
 

@@ -48,7 +48,7 @@ def setup_logging(level: str = "INFO") -> dict[str, str]:
 
 
 def wants_json() -> bool:
-    """What POLYRAY_LOGGING says. Raises ValueError where that is neither text nor json."""
+    """Whether POLYRAY_LOGGING asks for JSON. Raises ValueError unless it is text or json."""
     value = os.environ.get(LOGGING_VARIABLE) or "text"
     if value not in ("text", "json"):
         raise ValueError(f"{LOGGING_VARIABLE}={value} is unknown; set it to text or json")
@@ -56,7 +56,7 @@ def wants_json() -> bool:
 
 
 def log_as(worker: str, run: str | None = None) -> None:
-    """Who this process is, for JSON lines, which begin here where they are asked for; plain text stays as it is."""
+    """Tag this process's JSON log records, and start JSON logging if requested; plain text is unchanged."""
     fields.set(worker=worker, run=run)
     if wants_json():
         for name in OUR_LOGGERS:
@@ -64,7 +64,7 @@ def log_as(worker: str, run: str | None = None) -> None:
 
 
 def log_at(*, step: int | None = None, version: int | None = None) -> None:
-    """How far this process has come: what is given replaces what it said before."""
+    """Set the progress of this process for its log records; given values replace earlier ones."""
     if step is not None:
         fields.set(step=step)
     if version is not None:
@@ -83,7 +83,7 @@ def _show(name: str, level: str, as_json: bool) -> None:
 
 
 class _CurrentStderrHandler(logging.Handler):
-    """Writes to whatever sys.stderr is at that moment, so that a live display can put itself in between."""
+    """Write to the current sys.stderr, so that a live display can replace it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What a job shows while it runs: a live display on a terminal, a plain line every few seconds elsewhere.
+"""Progress display of a job: live on a terminal, a plain line every few seconds elsewhere.
 
 A display opened while another one of the same process is open draws into that one: the quickstart opens one,
 and the jobs it calls need not know.
@@ -32,7 +32,7 @@ HEADLINE: dict[str, str] = {
 
 
 class Display(Protocol):
-    """Where a job that is watched says how far it is."""
+    """Receiver of a job's progress."""
 
     def update(
         self,
@@ -51,7 +51,7 @@ class Display(Protocol):
 
 
 class ProgressDisplay:
-    """Where a job stands: a section ([2/8] train grpo) with a phase, its steps, the time, and a few metrics.
+    """Progress of a job: a section ([2/8] train grpo) with a phase, its steps, the time, and a few metrics.
 
     Example:
         with ProgressDisplay() as display:
@@ -125,7 +125,7 @@ class ProgressDisplay:
         total: int | None = None,
         metrics: Mapping[str, Any] | None = None,
     ) -> None:
-        """What has changed; `step` counts completed steps. A new `phase` forgets the last one's steps."""
+        """Show changed values; `step` counts completed steps. A new `phase` resets its steps."""
         if self._outer is not None:
             self._outer.update(phase=phase, step=step, total=total, metrics=metrics)
             return
@@ -165,7 +165,7 @@ class ProgressDisplay:
         self._metrics: dict[str, str] = {}
 
     def _seconds_left(self) -> float | None:
-        """By the pace of this phase since its first step was reported; None before there is a pace."""
+        """Seconds left by the pace of this phase since its first reported step; None before there is a pace."""
         if self._step is None or self._total is None or self._step <= self._first_step:
             return None
         pace = (self._clock() - self._phase_started) / (self._step - self._first_step)

@@ -1,6 +1,6 @@
 """runs/<name>/: its layout, its lock, and whether a run may be resumed.
 
-`RunPaths` is where things lie; it pickles and may go to any process. `RunDirectory` belongs to the process
+`RunPaths` has the paths; it pickles and may go to any process. `RunDirectory` belongs to the process
 that drives the run: it writes config.json and holds the lock, which the kernel releases however that ends.
 """
 
@@ -23,7 +23,7 @@ from polyray.runs.data_record import record_data
 from polyray.runs.error_log import ERROR_LOG, log_error
 
 LENGTH_KEYS: tuple[str, ...] = ("learner.steps", "epochs", "evaluation.patience")
-"""How long a run is: a finished run is taken up again when one of them changes."""
+"""Keys of a run's length: a finished run continues when one of them changes."""
 
 RESUMABLE_KEYS: tuple[str, ...] = (
     *LENGTH_KEYS,
@@ -80,11 +80,11 @@ RESUMABLE_KEYS: tuple[str, ...] = (
     "mismatch_alarm",
     "mismatch_alarm.*",
 )
-"""Dotted keys that may differ when a run is started again: its length, its logs, its limits and its resources.
+"""Dotted keys that may differ on a resume: length, logs, limits and resources of the run.
 
 None of them changes what a step computes, but for the last bits of floating-point sums (micro batches, threads,
 engine batches). `rollout.max_prompt_tokens` chooses no prompts: a longer one is refused before the run starts.
-`a.*` stands for everything below `a`.
+`a.*` means everything below `a`.
 """
 
 
@@ -95,7 +95,7 @@ FREE_KEYS = ("prices", "prices.*", "logging", BASE_DIR)
 
 @dataclass(frozen=True, slots=True)
 class RunPaths:
-    """Where a run keeps what; nothing is created by asking.
+    """Paths of a run's files; no access creates them.
 
     Example:
         RunPaths(Path("runs/quick")).metrics == Path("runs/quick/metrics.jsonl")
@@ -110,7 +110,7 @@ class RunPaths:
 
     @property
     def data(self) -> Path:
-        """What the data files held when the run was started; none where it trains on no file."""
+        """Hashes of the data files at the start of the run; absent if it trains on no file."""
         return self.root / "data.json"
 
     @property
@@ -120,12 +120,12 @@ class RunPaths:
 
     @property
     def ledger(self) -> Path:
-        """Which groups each step consumed, and which were dropped before it."""
+        """Groups that each step consumed, and groups dropped before it."""
         return self.root / "ledger.jsonl"
 
     @property
     def incidents(self) -> Path:
-        """What went wrong, in words, whether the run went on or not."""
+        """Faults in words, survived or not."""
         return self.root / "incidents.jsonl"
 
     @property
@@ -145,12 +145,12 @@ class RunPaths:
 
     @property
     def cost(self) -> Path:
-        """Cores, GPUs, tokens, energy and money, by phase; kept while the run goes on."""
+        """Cores, GPUs, tokens, energy and money, by phase; updated during the run."""
         return self.root / "cost.json"
 
     @property
     def checkpoints(self) -> Path:
-        """What a run resumes from."""
+        """Checkpoints from which a run resumes."""
         return self.root / "checkpoints"
 
     @property
@@ -170,7 +170,7 @@ class RunPaths:
 
     @property
     def tracking(self) -> Path:
-        """What trackers write here, and their run ids."""
+        """Files of trackers, and their run ids."""
         return self.root / "tracking"
 
     @property
@@ -251,7 +251,7 @@ class RunDirectory:
         atomic_write_json(self.paths.done, dict(summary))
 
     def summary(self) -> dict[str, Any]:
-        """What `mark_done` was given. Raises FileNotFoundError for an unfinished run."""
+        """Summary given to `mark_done`. Raises FileNotFoundError for an unfinished run."""
         return json.loads(self.paths.done.read_text(encoding="utf-8"))
 
     def close(self) -> None:
@@ -284,10 +284,10 @@ def config_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[st
 def refused_differences(
     old: Mapping[str, Any], new: Mapping[str, Any], resumable_keys: Iterable[str] = RESUMABLE_KEYS
 ) -> dict[str, tuple[Any, Any]]:
-    """The part of `config_difference` with which a run may not be started again.
+    """The part of `config_difference` that prevents a resume.
 
-    Two paths are the same where they are equal, or equal below the `base_dir` of their configurations: a run may go
-    on from another directory. A submitted job does, because its copy of the repository has a new place each time.
+    Two paths are the same if they are equal, or equal below the `base_dir` of their configurations: a run may resume
+    in another directory. A submitted job does, because its copy of the repository has a new place each time.
     """
     allowed = (*resumable_keys, *FREE_KEYS)
     below_base = config_difference(_below_base(old, new), _below_base(new, new))
@@ -299,7 +299,10 @@ def refused_differences(
 
 
 def _below_base(values: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """With every path below `base_dir` relative to it; a configuration that has none was written where `new` is."""
+    """The configuration with every path below `base_dir` relative to it.
+
+    A configuration without `base_dir` was written in the directory of `new`.
+    """
     base = str(values.get(BASE_DIR) or new.get(BASE_DIR) or os.getcwd())
 
     def relative(value: Any) -> Any:
@@ -336,11 +339,14 @@ def _settle_config(paths: RunPaths, new: dict[str, Any], resumable_keys: tuple[s
 
 
 def _settle_data(paths: RunPaths, values: Mapping[str, Any]) -> None:
-    """Of a run that trains; one that began without a record gets none, since it may have begun on other files."""
+    """Record the data files of a training run; one that began without a record gets none.
+
+    Such a run may have begun on other files.
+    """
     if "learner" not in values or paths.done.is_file():
         return
     begun = _has_begun(paths)
-    if not begun:  # no step was trained on what an earlier start recorded
+    if not begun:  # no step was trained on the data of an earlier start
         paths.data.unlink(missing_ok=True)
     if not begun or paths.data.is_file():
         record_data(paths.data, values)

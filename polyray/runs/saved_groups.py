@@ -62,14 +62,14 @@ def decode_groups(files: Mapping[str, bytes], request_of: Callable[[int], GroupR
     groups = []
     for entry in index["groups"]:
         request = request_of(entry["group_id"])
-        scored = _decoded(entry, request.prompt, taken)  # also where it is left out: the cursors go on
+        scored = _decoded(entry, request.prompt, taken)  # even if it is left out, to advance the cursors
         if entry["prompt_sha256"] == _prompt_sha256(request.prompt) and entry["seeds"] == list(request.seeds):
             groups.append(scored)
     return groups
 
 
 def num_groups(files: Mapping[str, bytes]) -> int:
-    """How many groups are in `files`."""
+    """Number of groups in `files`."""
     return len(_index(files)["groups"])
 
 

@@ -1,8 +1,8 @@
-"""How a driver asks workers that it cannot call to end after the step under way: .stop in the run's directory.
+"""Stop request of a driver to workers that it cannot call: .stop in the run's directory.
 
-The file is there, and empty, for as long as the driver watches; a word in it is the request. It is written in place
-and opened anew at every look: of a file that is there, a network file system then shows what was written last, while
-it may remember for a minute that one is not there.
+The file exists, and is empty, for as long as the driver watches; a word in it is the request. It is written in place
+and opened anew at every look: a network file system then shows the newest content of an existing file, while it may
+remember for a minute that a file does not exist.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class StopRequest:
         self._path = run_dir / STOP_FILE
 
     def ask(self, why: str) -> None:
-        """Has the workers end, for a reason in one word."""
+        """Ask the workers to end, for a reason in one word."""
         self._path.write_text(why, encoding="utf-8")
 
     def __enter__(self) -> StopRequest:

@@ -1,9 +1,9 @@
 """Running untrusted programs: judged by trusted tests, confined by the kernel, proven by a one-time token. No ray.
 
     program.py   Program, Limits, ProgramResult      pool.py     run_program, run_programs, isolation_level
-    runner.py    one fork server and its line        forkserver/ what runs on the other side of that line
+    runner.py    one fork server and its line        forkserver/ the code on the other side of that line
 
-What it stops, and by what, is said in forkserver/execute.py, split.py and confine.py. Callers ask for the user's
+forkserver/execute.py, split.py and confine.py describe the attacks that it stops. Callers ask for the user's
 consent (`--allow-code-execution`, `reward.allow_code_execution`); nothing here does.
 """
 

@@ -21,14 +21,14 @@ from polyray.sandbox.program import Limits, Program, ProgramResult
 from polyray.sandbox.runner import Runner
 
 MAX_ATTEMPTS = 3
-"""Tries of a program whose verdict is sandbox_error."""
+"""Tries of a program with verdict sandbox_error."""
 MAX_ERROR_SHARE = 0.01
 MIN_ERRORS = 3
-"""So many sandbox errors are needed before their share says anything."""
+"""Sandbox errors that are needed before their share counts."""
 IN_FLIGHT_PER_WORKER = 16
 """Programs begun or waiting while the oldest has not finished: one that hangs must not idle the other workers."""
 REMEMBERED = 2048
-"""How many different programs may lie between two identical ones that run once."""
+"""Largest number of other programs between two identical ones that run once."""
 
 FILE_PROTECTION = frozenset(("private-root", "landlock", "uid"))
 
@@ -78,7 +78,7 @@ def run_programs(
 ) -> Iterator[ProgramResult]:
     """The results in the order of the programs, while later ones run; memory does not grow with their number.
 
-    Of programs with equal source, test and entry point one runs, the others get its result. Raises SandboxError
+    Among programs with equal source, test and entry point one runs, the others get its result. Raises SandboxError
     once more than 1 % of the results, and at least MIN_ERRORS, are sandbox errors; ValueError for workers < 1.
     """
     if workers < 1:
@@ -125,7 +125,7 @@ def _run_all(
 
 
 def _key(program: Program) -> bytes:
-    """What makes two programs the same run."""
+    """Key of a run: equal for programs that run once."""
     digest = hashlib.sha256()
     for text in (program.source, program.test_text, str(program.guarded)):
         data = text.encode("utf-8", "surrogatepass")

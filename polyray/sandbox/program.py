@@ -1,6 +1,6 @@
-"""What goes into the sandbox and what comes out. Plain data; nothing runs here.
+"""Inputs and results of the sandbox. Plain data; nothing runs here.
 
-Called by tasks (they build a Program), by the runner and by whatever reads results.
+Called by tasks (they build a Program), by the runner and by readers of results.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one program may use; every limit is hard. The CPU limit is timeout_s + 1, rounded up.
+    """Limits of one program; every limit is hard. The CPU limit is timeout_s + 1, rounded up.
 
     Example:
         Limits(timeout_s=10.0)
@@ -76,7 +76,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ProgramResult:
-    """What became of one program.
+    """Result of one program.
 
     Example:
         ProgramResult("HumanEval/0", "failed", "AssertionError: 3", 0.021, 0.015, 11_534_336,
@@ -88,7 +88,7 @@ class ProgramResult:
     """passed: the tests returned. failed: an exception. no_verdict: it ended before the tests returned. crashed: a
     signal ended it. sandbox_error: ours, not the program's; unscored."""
     message: str
-    """Why it did not pass, at most 1 KiB; empty for passed."""
+    """Reason why it did not pass, at most 1 KiB; empty for passed."""
     wall_s: float
     cpu_s: float
     max_rss: int
@@ -96,7 +96,7 @@ class ProgramResult:
     isolation: str
     """`isolation_level()` of the process that ran it."""
     stdout: str
-    """At most output_kib; what is not UTF-8 is shown as \\xNN."""
+    r"""Standard output, at most output_kib; bytes that are not UTF-8 are shown as \xNN."""
 
     @property
     def passed(self) -> bool:

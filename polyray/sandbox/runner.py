@@ -24,7 +24,7 @@ from polyray.sandbox.program import Limits, Program, ProgramResult, Verdict
 
 START_TIMEOUT_S = 60.0
 ANSWER_GRACE_S = 30.0
-"""Beyond the program's own time; then the server counts as stuck and is replaced."""
+"""Time beyond the program's own; then the server counts as stuck and is replaced."""
 END_TIMEOUT_S = 5.0
 _LENGTH = struct.Struct("<I")
 _BOOTSTRAP = (
@@ -74,7 +74,7 @@ class Runner:
             shutil.rmtree(self._base, ignore_errors=True)
 
     def run(self, program: Program, limits: Limits, strict: bool) -> ProgramResult:
-        """Its result. Raises SandboxError where the server does not answer; the runner is then closed."""
+        """Run a program. Raises SandboxError if the server does not answer; the runner is then closed."""
         texts = [text.encode("utf-8", "surrogatepass") for text in (program.source, program.test_text)]
         mib = 1 << 20
         bounds = (float(limits.timeout_s), limits.memory_mib * mib, limits.file_mib * mib, limits.num_files)
@@ -124,7 +124,7 @@ class Runner:
             return file.read()[-2000:].decode(errors="replace").strip().rpartition("\n")[2]
 
     def forget(self) -> None:
-        """In a forked child of this process: leaves the server to its owner."""
+        """Leave the server to its owner, in a forked child of this process."""
         self._channel.close()
         self._server.returncode = 0
 

@@ -19,9 +19,10 @@ SET_EVERY_S = 5.0
 async def keep_set(
     set_gauges: Callable[[], None], sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
 ) -> None:
-    """Calls `set_gauges`, which sets each gauge to its value at that moment, at once and every SET_EVERY_S.
+    """Call `set_gauges` at once and every SET_EVERY_S, until cancelled.
 
-    Until it is cancelled. What `set_gauges` raises is a warning and the end: a replica serves also unwatched.
+    It sets each gauge to its current value. An error of `set_gauges` is a warning and ends the loop: a replica
+    serves without its gauges, too.
     """
     try:
         while True:
@@ -29,7 +30,7 @@ async def keep_set(
             await sleep(SET_EVERY_S)
     except Exception as error:
         logger.warning(
-            "gauges are no longer set, the replica goes on: %s: %s",
+            "gauges are no longer set, the replica still serves: %s: %s",
             type(error).__name__,
             error,
             exc_info=error,

@@ -22,7 +22,7 @@ _JSON_TYPE = re.compile(r"application/([\w.-]+\+)?json\s*(;.*)?", re.IGNORECASE)
 
 
 def body_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """What a route that calls `read_body` says in its `openapi_extra`; `add_schemas` resolves it."""
+    """`openapi_extra` of a route that calls `read_body`; `add_schemas` resolves it."""
     reference = {"$ref": f"#/components/schemas/{model.__name__}"}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}}
 

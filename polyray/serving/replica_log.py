@@ -1,4 +1,4 @@
-"""Whose lines a replica's are, where logs are JSON (polyray/runs/logging.py)."""
+"""Tag a replica's JSON log records with its name (polyray/runs/logging.py)."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ POLL_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """Where a service wants to be reached, and what its settings are called.
+    """Requested address of a service, and the names of its settings.
 
     Example:
         Listening(host="127.0.0.1", port=8000, request_timeout_s=60.0, settings="reward.service.")
@@ -34,13 +34,13 @@ class Listening:
     """0: any free one."""
     request_timeout_s: float
     settings: str
-    """What stands before `port` and `host` in the configuration; empty where they are at its top."""
+    """Prefix of `port` and `host` in the configuration; empty at its top level."""
     any_port: bool = False
     """The port is a default: where it is taken another one will do."""
 
     @property
     def who(self) -> str:
-        """For errors."""
+        """Name of the listener for errors."""
         return self.settings.rstrip(".") or "the service"
 
 
@@ -76,7 +76,7 @@ def ensure_serve(listening: Listening) -> tuple[str, int]:
 
 
 def free_port(listening: Listening) -> int:
-    """Its port if nothing listens there, any free one for 0 or in place of a default. Raises ResourceError.
+    """The configured port if it is free, any free one for 0 or in place of a default. Raises ResourceError.
 
     Serve's proxy opens its port with SO_REUSEPORT and would silently share it with another service.
     """
@@ -132,7 +132,7 @@ def stop_application(app_name: str) -> None:
 
 
 def _start_serve(options: HTTPOptions) -> None:
-    """Where Serve runs already this only connects to it."""
+    """Start Serve, or connect to the running one."""
     serve.start(
         proxy_location=ProxyLocation.HeadOnly,
         http_options=options,
@@ -141,7 +141,7 @@ def _start_serve(options: HTTPOptions) -> None:
 
 
 def _last_line(*tracebacks: str) -> str:
-    """What was raised, out of Serve's report of a failed start; the class of one of ours is left out."""
+    """Last line of Serve's report of a failed start, without the class of our own errors."""
     last = next((text for text in tracebacks if text), "").strip().rpartition("\n")[2]
     module, _, rest = last.partition("polyray.errors.")
     return last if module or not rest else rest.partition(": ")[2]

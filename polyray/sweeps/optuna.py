@@ -1,6 +1,6 @@
-"""Settings that Optuna suggests, and what it is told of them (not a job itself).
+"""Settings that Optuna suggests, and the results that it gets back (not a job itself).
 
-The study lies in the sweep's directory, study.jsonl: Optuna's own journal, one line an operation. A suggestion that
+The study is study.jsonl in the sweep's directory: Optuna's own journal, one line an operation. A suggestion that
 is taken gets its setting's number; one that repeats a setting, or that no run can be built from, is told as failed,
 and so is one that a killed process left without a number. The value of every trial is written when it ends, the mean
 of a setting is told when its last seed has ended.
@@ -35,7 +35,7 @@ EXHAUSTED = "num_settings"
 """Attribute of the study where there are fewer settings than were asked for."""
 MAX_ASKS = 100
 ASKS_OF_SAMPLER = 10
-"""Of the suggestions for one setting; further ones are drawn at random, or a sampler would repeat its favourite."""
+"""Suggestions asked of the sampler for one setting; later ones are random, or it would repeat its favourite."""
 
 
 class OptunaSettings:
@@ -72,7 +72,7 @@ class OptunaSettings:
         return self._study.user_attrs.get(EXHAUSTED, self._search.num_settings)
 
     def parameters(self, setting: int) -> dict[str, Any] | None:
-        """Of this setting, which is suggested now if it is the next one."""
+        """Parameters of this setting, suggested now if it is the next one."""
         if setting == len(self._settings) and setting < self.num_in_all and not self._ask():
             self._study.set_user_attr(EXHAUSTED, setting)
         return self._settings[setting] if setting < len(self._settings) else None
@@ -116,7 +116,10 @@ class OptunaSettings:
         return True
 
     def _tell_if_complete(self, setting: int) -> None:
-        """Once every seed has ended. A setting that failed and has a value after a restart is told once more."""
+        """Report a setting to Optuna once every seed has ended.
+
+        A setting that failed and has a value after a restart is reported once more.
+        """
         from optuna.trial import TrialState, create_trial
 
         num_seeds = len(self._config.seeds)
@@ -172,7 +175,7 @@ def open_study(config: SweepConfig) -> Study:
 
 
 def optuna_note(config: SweepConfig, trials: Sequence[SweptTrial]) -> SearchNote:
-    """How the settings of a sweep were chosen, and, with several objectives, which of them Optuna has on the front.
+    """Description of the search, and, with several objectives, Optuna's front.
 
     `trials` are all of them in order of their numbers.
     """
@@ -197,7 +200,7 @@ def optuna_note(config: SweepConfig, trials: Sequence[SweptTrial]) -> SearchNote
 
 
 def _of_setting(study: Study, setting: int) -> FrozenTrial:
-    """What the study says of a setting now."""
+    """The study's trial of a setting."""
     return [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get(SETTING) == setting][-1]
 
 

@@ -1,8 +1,8 @@
 """The trials of a sweep, written out and checked before anything starts (not a job itself).
 
 Draws come from the sweep's own seed, so a sweep that is started again has the same trials under the same names, and
-every trial finds its run directory. What a search will suggest is not known beforehand: of its parameters the ends
-are checked. Neither torch nor Ray is needed.
+every trial finds its run directory. Suggestions of a search are not known beforehand: the ends of its parameters are
+checked. Neither torch nor Ray is needed.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ OWN_OF_TRIAL = frozenset(
         "group_timeout_s",
     }
 )
-"""Of `rollout`: what a request or a coordinator decides, so that trials of one fleet may differ in it."""
+"""Keys of `rollout` that a request or a coordinator uses, so trials of one fleet may differ in them."""
 MAX_CORNERS = 64
 """Combinations of ends that are checked; more would be felt at the start."""
 GOLDEN = 0.618034
 TRIAL_CPUS = 0.01
-"""Of a trial's own process: the work is done by the actors it starts, which ask for what they need."""
+"""CPUs of a trial's own process: the actors that it starts do the work, and ask for their own."""
 SHARED_SECTIONS = ("task", "reward", "second_opinion", "diversity", "delivery")
 
 
@@ -64,9 +64,9 @@ class TrialPlan:
 
 
 def plan_trials(config: SweepConfig, allow_many: bool = False) -> list[TrialPlan]:
-    """Every trial, seeds of one setting next to one another. ConfigError for what could not run as it is.
+    """Every trial, seeds of one setting next to one another. ConfigError for trials that could not run.
 
-    With a search: stand-ins at the ends of the parameters; what they share, the trials to come share.
+    With a search: stand-ins at the ends of the parameters; later trials share what these share.
     """
     planned = config.search.type == "planned"
     if config.num_trials > MANY_TRIALS and not allow_many:
@@ -201,12 +201,12 @@ def _fleet_of(config: TrainConfig) -> dict[str, Any]:
 
 
 def largest_rank(plans: list[TrialPlan]) -> int:
-    """Of all trials' adapters."""
+    """Largest rank of all trials' adapters."""
     return max(plan.config.model.lora.rank for plan in plans)
 
 
 def derived_sizes(config: SweepConfig, plans: list[TrialPlan]) -> dict[str, Any]:
-    """What `--check` shows."""
+    """Sizes for `--check`."""
     from polyray.capacity.derived import derived_sizes as sizes_of_run
 
     sizes = sizes_of_run(plans[0].config)
@@ -238,7 +238,7 @@ def at_once(config: SweepConfig) -> int:
 
 
 def parts_at_once(config: SweepConfig, plans: list[TrialPlan]) -> list[Part]:
-    """What all trials of one time place on machines: engines and reward replicas, learner ranks, Tune's processes."""
+    """Parts of all concurrent trials: engines and reward replicas, learner ranks, Tune's processes."""
     trial, num_at_once = plans[0].config, at_once(config)
     return [
         *times(fleet_parts(trial), 1 if config.fleet.mode == "shared" else num_at_once),

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "tune"
 HOUR_S = 3600.0
 OLD_OUTPUT = {"RAY_AIR_NEW_OUTPUT": "0"}
-"""Tune's newer output prints a banner whatever `verbose` says, and counts trials to infinity; the table is ours."""
+"""Setting against Tune's newer output: it prints a banner for any `verbose`, and counts trials to infinity."""
 
 
 @contextmanager
@@ -64,9 +64,9 @@ def run_trials(
     directory: RunDirectory,
     display: ProgressDisplay,
 ) -> list[Trial]:
-    """Every trial to its end, or from where an earlier start of the sweep left it; writes trials.jsonl.
+    """Run every trial to its end, resuming those of an earlier start; writes trials.jsonl.
 
-    `plans` stand for all trials where a search has yet to suggest them.
+    With a search, `plans` are stand-ins for trials that it has yet to suggest.
     """
     config = _with_own_file(config, directory.paths.root)
     work = SweepWork(config, fleet, uuid.uuid4().hex)
@@ -95,8 +95,8 @@ def run_trials(
                 max_concurrent_trials=config.max_concurrent_trials,
             ),
             run_config=run_config,
-            # Until the searcher says that it was all; of a TuneConfig it would not hold where Tune cannot read the
-            # state that a killed process left and begins anew.
+            # Until the searcher ends. In a TuneConfig this would be lost if Tune cannot read the state of a killed
+            # process and begins anew.
             _tuner_kwargs={"num_samples": -1},
         )
     tuner.fit()
@@ -104,8 +104,8 @@ def run_trials(
     write_trials(directory.paths.root / "trials.jsonl", trials)
     if searcher.num_left:  # Tune returns as if all were well where it is interrupted
         raise Stopped(
-            f"interrupted with {searcher.num_left} of {config.num_trials} trials to go; start the same command "
-            "again to go on"
+            f"interrupted with {searcher.num_left} of {config.num_trials} trials to go; run the same command "
+            "again to resume"
         )
     return trials
 
@@ -150,7 +150,7 @@ class _Watch(TuneCallback):
         return getattr, (_Watch, "of_this_process")
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Before Tune asks for trials; after a restart it has some already."""
+        """Adopt the trials that Tune has after a restart, before it asks for more."""
         self._searcher.adopt(trials)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -184,18 +184,18 @@ class _Watch(TuneCallback):
         self._display.note(f"{plan.trial_id} ends early: others are better at this step")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """At its last step, or where it was asked to end."""
+        """Note a trial that ended at its last step, or on request."""
         self._ended(trial.config[TRIAL])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """For good, or to be tried again."""
+        """Note a trial that failed, for good or before another try."""
         number = trial.config[TRIAL]
         self._errors[number] = _reason(trial)
         self._ended(number)
         self._display.note(f"{self._searcher.plan(number).trial_id} failed: {self._errors[number]}")
 
     def trials(self) -> list[Trial]:
-        """What became of each."""
+        """State of each trial."""
         return [self._trial(number, plan) for number, plan in enumerate(self._searcher.plans())]
 
     def _ended(self, number: int) -> None:
@@ -244,6 +244,6 @@ def _hours(lines: list[dict[str, Any]], of_learner: float, of_engines: float) ->
 
 
 def _reason(trial: Any) -> str:
-    """What the trial raised, in one line."""
+    """Error of a trial, in one line."""
     file = getattr(trial, "error_file", None)
     return reason_of(Path(file).read_text(encoding="utf-8") if file and Path(file).is_file() else "")

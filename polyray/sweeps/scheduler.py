@@ -20,7 +20,7 @@ EndTrial = Callable[[Any], None]
 
 
 class _InOrder:
-    """Before a scheduler of Tune's: what it stops is asked to end, once, and is not judged any more."""
+    """Mixin for a scheduler of Tune: a trial that it stops is asked to end, once, and is not judged any more."""
 
     def __init__(self, end: EndTrial, **options: Any) -> None:
         super().__init__(**options)
@@ -48,7 +48,7 @@ class OrderlyMedian(_InOrder, MedianStoppingRule):
 
 
 def scheduler_of(spec: SchedulerSpec, steps: int, end: EndTrial) -> TrialScheduler:
-    """The scheduler of a sweep whose trials have so many steps."""
+    """The scheduler of a sweep with trials of so many steps."""
     if spec.type == "asha":
         return OrderlyAsha(
             end,

@@ -1,10 +1,10 @@
-"""Hands a sweep's trials to Ray Tune one by one, whichever way their settings are chosen (not a job itself).
+"""Hand a sweep's trials to Ray Tune one by one, for any choice of settings (not a job itself).
 
     Settings (planned, or Optuna's: sweep_optuna.py) --parameters--> TrialSearcher --trial, seed, parameters--> Tune
                                      ^------------- value of every seed ------------------' when a trial ends
 
 Trials are numbered setting by setting, each with every seed. After a restart the searcher looks at the trials that
-Tune still knows and hands out the others; nothing of its own lies in Tune's state.
+Tune still knows and hands out the others; it keeps nothing in Tune's state.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from polyray.sweeps.trial import TRIAL, as_tune_config
 
 
 class Settings(Protocol):
-    """Where parameters come from."""
+    """Source of parameters."""
 
     @property
     def num_known(self) -> int:
-        """Settings whose parameters are chosen already."""
+        """Settings with parameters so far."""
         ...
 
     @property
@@ -35,7 +35,7 @@ class Settings(Protocol):
         ...
 
     def parameters(self, setting: int) -> dict[str, Any] | None:
-        """Of this setting, chosen now if need be; None: there are no more. Asked for in order."""
+        """Parameters of this setting, chosen now if necessary; None: there are no more. Asked for in order."""
         ...
 
     def has_value(self, number: int) -> bool:
@@ -64,7 +64,7 @@ class PlannedSettings:
         return len(self._settings)
 
     def parameters(self, setting: int) -> dict[str, Any] | None:
-        """Of this setting."""
+        """Parameters of this setting."""
         return self._settings[setting] if setting < len(self._settings) else None
 
     def has_value(self, number: int) -> bool:
@@ -72,11 +72,11 @@ class PlannedSettings:
         return False
 
     def tell(self, number: int, result: Mapping[str, Any] | None) -> None:
-        """Nothing to learn."""
+        """No effect: nothing to learn."""
 
 
 def open_settings(config: SweepConfig) -> Settings:
-    """Those of the configured search, going on where an earlier process stopped."""
+    """Settings of the configured search; resumes the state of an earlier process."""
     if config.search.type == "optuna":
         from polyray.sweeps.optuna import OptunaSettings
 
@@ -85,7 +85,7 @@ def open_settings(config: SweepConfig) -> Settings:
 
 
 def search_note(config: SweepConfig, trials: Sequence[Trial]) -> SearchNote:
-    """How the settings were chosen, for the page; `trials` are all of them in order of their numbers."""
+    """Description of the search for the page; `trials` are all of them in order of their numbers."""
     if config.search.type == "optuna":
         from polyray.sweeps.optuna import optuna_note
 
@@ -133,7 +133,7 @@ class TrialSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """At its last step, ended by the scheduler, or failed for good."""
+        """Note a trial that ended: at its last step, by the scheduler, or failed for good."""
         number = self._live.pop(trial_id, None)
         if number is not None:
             self._settings.tell(number, None if error else result)
@@ -148,7 +148,7 @@ class TrialSearcher(Searcher):
                     self._live[trial.trial_id] = trial.config[TRIAL]
 
     def plan(self, number: int) -> TrialPlan:
-        """Of a trial whose setting is chosen."""
+        """Plan of a trial with known parameters."""
         if number not in self._plans:
             setting, seed = divmod(number, len(self._config.seeds))
             parameters = self._settings.parameters(setting)
@@ -157,7 +157,7 @@ class TrialSearcher(Searcher):
         return self._plans[number]
 
     def plans(self) -> list[TrialPlan]:
-        """Of all trials whose settings are chosen, in order."""
+        """Plans of all trials with known parameters, in order."""
         return [self.plan(number) for number in range(self._settings.num_known * len(self._config.seeds))]
 
     @property
@@ -181,7 +181,7 @@ class TrialSearcher(Searcher):
         return True
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Nothing: trials are Tune's to keep, values lie in Optuna's journal."""
+        """No effect: Tune keeps the trials, Optuna's journal the values."""
 
     def restore_from_dir(self, checkpoint_dir: str) -> None:
-        """Nothing: see `adopt`."""
+        """No effect: see `adopt`."""

@@ -1,4 +1,4 @@
-"""What a terminal shows of a sweep's trials while they run (not a job itself)."""
+"""Table of a sweep's trials on a terminal (not a job itself)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 from polyray.runs.progress import ProgressDisplay, format_seconds
 
 RAISED = re.compile(r"[A-Za-z_][\w.]*: ")
-"""How the last part of a traceback begins: the error's class, at the start of a line."""
+"""Beginning of the last part of a traceback: the error's class, at the start of a line."""
 ROWS = 24
-"""Of a terminal: those that run, then those that ended last."""
+"""Rows on a terminal: running trials, then those that ended last."""
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class TrialTable:
         self._rows: dict[str, _Row] = {}
 
     def began(self, trial_id: str, seed: int, parameters: Mapping[str, Any]) -> None:
-        """Its process is up; a trial that is tried again begins anew."""
+        """Note the start of a trial's process; a trial that is tried again begins anew."""
         self._rows[trial_id] = _Row(trial_id, seed, in_words(parameters), "runs", self._clock())
         self._show()
 
@@ -64,7 +64,7 @@ class TrialTable:
             self._show()
 
     def rows(self) -> list[list[str]]:
-        """What is shown now."""
+        """Current rows."""
         running = [row for row in self._rows.values() if row.took_s is None]
         ended = [row for row in reversed(self._rows.values()) if row.took_s is not None]
         return [self._cells(row) for row in [*running, *ended][:ROWS]]

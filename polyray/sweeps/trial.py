@@ -29,7 +29,7 @@ FAILED = ".failed"
 
 @dataclass(frozen=True, slots=True)
 class SweepWork:
-    """What every trial process is given.
+    """Input of every trial process.
 
     Example:
         SweepWork(config=SweepConfig(...), fleet=Fleet(SharedPool(...), ...))
@@ -43,12 +43,12 @@ class SweepWork:
 
 
 def as_tune_config(number: int, plan: TrialPlan) -> dict[str, Any]:
-    """What Tune is told of a trial, as plain values."""
+    """Tune's configuration of a trial, as plain values."""
     return {TRIAL: number, SEED: plan.seed, PARAMETERS: plan.parameters}
 
 
 def run_trial(parameters: dict[str, Any], work: SweepWork) -> None:
-    """Tune's function. A trial that was here before goes on from its newest checkpoint; a finished one is told so."""
+    """Tune's function. An earlier trial resumes from its newest checkpoint; a finished one returns at once."""
     plan = trial_plan(work.config, parameters[TRIAL], parameters[PARAMETERS], parameters[SEED])
     with _tried_once(trial_dir(work.config, plan.trial_id) / FAILED, work.start):
         _run(plan, work)
@@ -109,12 +109,12 @@ def _fleet_of(trial_id: str, plan: RunPlan[TrainConfig], shared: Fleet | None) -
 
 
 def reported_metrics(config: SweepConfig) -> tuple[str, ...]:
-    """What schedulers, the console and the search read of a validation."""
+    """Validation metrics that schedulers, the console and the search read."""
     return tuple(dict.fromkeys([config.metric, *(objective.metric for objective in config.objectives)]))
 
 
 class TrialDisplay:
-    """Stands where a job has its progress display: what is new in dynamics.jsonl goes to Tune, in order."""
+    """Replaces a job's progress display: sends new lines of dynamics.jsonl to Tune, in order."""
 
     def __init__(self, dynamics: Path, metrics: tuple[str, ...]) -> None:
         self._dynamics = dynamics
@@ -129,7 +129,7 @@ class TrialDisplay:
         total: int | None = None,
         metrics: Mapping[str, Any] | None = None,
     ) -> None:
-        """Called twice a second while the run goes on."""
+        """Called twice a second during the run."""
         self.report_new()
 
     def note(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What a task is: prompts, and how a completion is judged. Pure Python; no torch, no Ray.
+"""Interface of a task: prompts, and the judgement of a completion. Pure Python; no torch, no Ray.
 
 Called by the RL loop (prompt number `group_id`), SFT (demonstrations), evaluation (held-out prompts) and the
 reward service. `reward`, `completion_class`, `partition` and `distance` read only text, reference, messages
@@ -70,7 +70,7 @@ class Task(Protocol):
 
 
 def classes_of_each(task: Task, prompt: Prompt, completions: Sequence[str]) -> list[int]:
-    """The partition of tasks whose classes do not depend on the group: `completion_class` of each."""
+    """Class of each completion, for tasks with classes that do not depend on the group."""
     return [task.completion_class(prompt, completion) for completion in completions]
 
 
@@ -86,7 +86,7 @@ def indexed_rng(*parts: str | int) -> random.Random:
 
 
 def epoch_position(stream: str, index: int, size: int, seed: int) -> int:
-    """Which of `size` items number `index` of an endless stream is: epochs, each a shuffle of its own."""
+    """Position among `size` items of number `index` of an endless stream: epochs, each with its own shuffle."""
     epoch, position = divmod(index, size)
     return _epoch_order(stream, size, seed, epoch)[position]
 

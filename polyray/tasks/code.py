@@ -47,7 +47,7 @@ class CodeTask:
         return self._prompt(self._training_problem(index, seed))
 
     def held_out_prompts(self, limit: int | None = None) -> list[Prompt]:
-        """In the order of the file."""
+        """Held-out prompts in the order of the file."""
         return [self._prompt(problem) for problem in self.problems.held_out[:limit]]
 
     def validation_prompts(self, limit: int | None = None) -> list[Prompt]:
@@ -60,7 +60,7 @@ class CodeTask:
 
     @property
     def num_few_shot(self) -> int:
-        """How many problems the data set keeps for prompts."""
+        """Number of problems that the data set keeps for prompts."""
         return len(self.problems.few_shot)
 
     def few_shot_examples(self, num_examples: int) -> list[tuple[Prompt, str]]:
@@ -79,7 +79,7 @@ class CodeTask:
     def reward(self, prompt: Prompt, completion: str) -> float:
         """Raises RewardError: a verdict needs the sandbox."""
         raise RewardError(
-            "task code does not run programs where it stands; set reward.type: sandbox and start the job with "
+            "task code does not run programs in this process; set reward.type: sandbox and start the job with "
             "--allow-code-execution"
         )
 
@@ -104,7 +104,7 @@ class CodeTask:
         return self._by_id[self.prompt_of(str(prompt.metadata.get("task_id", prompt.prompt_id))).prompt_id]
 
     def prompt_of(self, task_id: str) -> Prompt:
-        """The prompt of a problem; MBPP's numbers may stand alone. Raises DataError for an unknown one."""
+        """The prompt of a problem; MBPP's numbers need no prefix. Raises DataError for an unknown one."""
         known = task_id if task_id in self._by_id else f"Mbpp/{task_id}"
         if known not in self._by_id:
             raise DataError(
@@ -114,9 +114,9 @@ class CodeTask:
         return self._prompt(self._by_id[known])
 
     def cut(self, prompt: Prompt, completion: str) -> str:
-        """The completion without what follows a stop word; what a samples file for other harnesses holds.
+        """The completion up to a stop word, as samples files for other harnesses hold it.
 
-        In program mode a fenced block stands for the whole completion.
+        In program mode a fenced block replaces the whole completion.
         """
         problem = self.problem(prompt)
         if self.spec.mode == "program":
@@ -131,14 +131,14 @@ class CodeTask:
         return completion if self.spec.mode == "program" else self.cut(prompt, completion)
 
     def source(self, prompt: Prompt, completion: str) -> str:
-        """The program that a completion stands for, without its tests."""
+        """The program of a completion, without its tests."""
         problem, code = self.problem(prompt), self.cut(prompt, completion)
         if self.spec.mode == "program":
             return whole_program(problem, code)
         return problem.prompt + code if problem.continues_prompt else code
 
     def program(self, prompt: Prompt, completion: str, parts: Sequence[str] | None = None) -> Program:
-        """What the sandbox runs. `parts`: of the plus data sets, ("base",), ("plus",) or, by default, both.
+        """Program for the sandbox. `parts`: of the plus data sets, ("base",), ("plus",) or, by default, both.
 
         An over-long program becomes one that fails with a message saying so. Raises DataError where a
         reference fails, SandboxError where it cannot be run.
@@ -162,7 +162,7 @@ class CodeTask:
         return Program(problem.task_id, source, problem.test, problem.entry_point, guarded)
 
     def program_of_solution(self, prompt: Prompt, solution: str) -> Program:
-        """What the sandbox runs for a whole program, as EvalPlus's samples hold it: nothing is cut off."""
+        """Program for the sandbox from a whole program, as EvalPlus's samples hold it: nothing is cut off."""
         problem = self.problem(prompt)
         return self._judged(problem, whole_program(problem, solution), None)
 

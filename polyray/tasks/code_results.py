@@ -15,12 +15,12 @@ OBJECT_MODULES = frozenset(
     ("array", "argparse", "ast", "contextvars", "ctypes", "dataclasses", "email", "enum", "fractions", "inspect",
      "ipaddress", "pathlib", "queue", "types", "unittest", "uuid", "weakref", "xml", "zoneinfo")
 )  # fmt: skip
-"""Modules of the standard library whose objects a solution may return."""
+"""Modules of the standard library with objects that a solution may return."""
 
 
 @functools.lru_cache(maxsize=4096)
 def returns_values(source: str) -> bool:
-    """False where the code defines a class or imports a module whose objects it may return; True if unparsable."""
+    """False if the code defines a class or imports a module of OBJECT_MODULES; True if unparsable."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

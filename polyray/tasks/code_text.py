@@ -12,7 +12,7 @@ from polyray.data.code_problems import CodeProblem, Dataset
 
 HUMANEVAL_STOP = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```")
 MBPP_STOP = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```")
-"""As the BigCode evaluation harness has them. MBPP's answers are whole programs: "\\ndef" belongs to them."""
+r"""Stop words of the BigCode evaluation harness. MBPP's answers are whole programs: "\ndef" belongs to them."""
 
 PUBLISHED_STOP: dict[Dataset, tuple[str, ...]] = {
     "humaneval": HUMANEVAL_STOP,
@@ -46,10 +46,10 @@ def defines(source: str, function: str | None) -> bool:
 
 
 def whole_program(problem: CodeProblem, code: str) -> str:
-    """`code` with what it needs of the prompt.
+    """`code` with the part of the prompt that it needs.
 
-    A program that defines the entry point gets what stands before it there (imports, helpers that the tests
-    call too); anything else continues the prompt.
+    A program that defines the entry point gets the prompt's text before it (imports, helpers that the tests call
+    too); anything else continues the prompt.
     """
     if not problem.continues_prompt:
         return code

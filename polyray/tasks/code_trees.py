@@ -1,4 +1,4 @@
-"""What a program is when names, comments and layout do not count: its canonical syntax tree.
+"""Canonical syntax tree of a program: names, comments and layout do not count.
 
     canonical_tree(source) -> Tree    the same for programs that differ in names, docstrings, annotations
     tree_distance(a, b)    -> [0, 1]  edit distance of two trees over the size of the larger one
@@ -34,7 +34,7 @@ _DROPPED_FIELDS = frozenset(
     }
 )
 _GROUPED_FIELDS = frozenset({"orelse", "finalbody", "handlers", "defaults", "kw_defaults", "decorator_list"})
-"""Under a node of their own: else `if a: b else: c` would equal `if a: b; c`."""
+"""Fields under a node of their own: otherwise `if a: b else: c` would equal `if a: b; c`."""
 _TOLD_APART = {
     ast.Slice: ("lower", "upper", "step"),
     ast.arguments: ("posonlyargs", "vararg", "kwonlyargs", "kwarg"),

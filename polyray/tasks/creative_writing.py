@@ -2,8 +2,8 @@
 
 Data: HANNA, NoveltyBench, ROCStories, prompts of the user's own, or a built-in dozen (polyray/data/stories.py).
 Only stories by people are demonstrations and references. NoveltyBench has none: name it as `test_path`, and
-train or fix thresholds on another file. What is asked and how long an answer should be follows from the form
-of the prompt.
+train or fix thresholds on another file. The form of the prompt determines the question and the length of an
+answer.
 """
 
 from __future__ import annotations

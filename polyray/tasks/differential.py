@@ -69,7 +69,7 @@ def excluded_inputs(problem: CodeProblem, cache_dir: Path) -> dict[str, list[str
 
 
 def expected_outputs(problem: CodeProblem, part: str, cache_dir: Path) -> tuple[str, ...]:
-    """For each input the literal of the reference's output, or "!" and why there is none.
+    """Literal of the reference's output for each input, or "!" and the reason why there is none.
 
     From the cache or from a run in the sandbox. Raises DataError where the reference cannot be run.
     """

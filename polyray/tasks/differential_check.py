@@ -54,7 +54,7 @@ ORACLES = {
 
 
 class Unknown:
-    """Stands for an output that is made of no built-in type; equals nothing."""
+    """Placeholder of an output that is made of no built-in type; equals nothing."""
 
     def __eq__(self, other: object) -> bool:
         return False

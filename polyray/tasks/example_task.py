@@ -1,4 +1,4 @@
-"""What tasks share whose problems are questions with known answers: parts, ids, demonstrations.
+"""Base class of tasks of questions with known answers: parts, ids, demonstrations.
 
 A subclass reads its files and judges answers. Called by math.py and question_answering.py.
 """
@@ -40,7 +40,7 @@ class ExampleTask(ABC):
         return self._training_example(index, seed).prompt
 
     def held_out_prompts(self, limit: int | None = None) -> list[Prompt]:
-        """In the order of the file."""
+        """Held-out prompts in the order of the file."""
         return [example.prompt for example in self.examples.held_out[:limit]]
 
     def validation_prompts(self, limit: int | None = None) -> list[Prompt]:

@@ -1,4 +1,4 @@
-"""Hidden-trap grid: plan a path on an 8x8 board whose traps are not shown.
+"""Hidden-trap grid: plan a path on an 8x8 board with hidden traps.
 
     prompt   37|b1>e4=     map 37, start b1, goal e4 (columns a-h, rows 1-8), 2 to 4 columns and rows apart
     answer   RRURUU        U, D change the row, L, R the column; at most MAX_MOVES moves
@@ -102,7 +102,7 @@ def split_pairs(num_held_out: int) -> tuple[tuple[tuple[int, int], ...], tuple[t
 
 @functools.cache
 def validation_pairs() -> tuple[tuple[int, int], ...]:
-    """Pairs of (start, goal) that are neither training nor held-out ones, whatever the size of these."""
+    """Pairs of (start, goal) that are neither training nor held-out ones, for any size of these."""
     pairs = [
         (start, goal)
         for start in range(NUM_CELLS)
@@ -133,7 +133,7 @@ def parse_prompt(text: str) -> tuple[int, int]:
     """(start, goal) of a prompt. Raises DataError for any other text."""
     match = _PROMPT.fullmatch(text.strip())
     if match is None:
-        raise DataError(f"{text!r} is no prompt of hidden_trap_grid; it must look like '37|b1>e4='")
+        raise DataError(f"{text!r} is not a prompt of hidden_trap_grid; it must look like '37|b1>e4='")
     return cell_index(match[2]), cell_index(match[3])
 
 

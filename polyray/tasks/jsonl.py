@@ -5,7 +5,7 @@
 
 Parquet files and directories that save_to_disk of `datasets` wrote have these fields as columns; empty cells are
 left out. `response` is a demonstration for SFT; `metadata` is handed to the reward. The file is split by a hash of
-clusters: rows of one cluster, and rows of equal prompts, are in one part, whatever their order. Every broken row is a
+clusters: rows of one cluster, and rows of equal prompts, are in one part, in any order. Every broken row is a
 DataError that names the file, the row, what is wrong and the fix. Not for data that does not fit into memory.
 """
 
@@ -66,11 +66,11 @@ class JsonlTask:
         return self._pick(self.training_rows, index, seed).prompt
 
     def held_out_prompts(self, limit: int | None = None) -> list[Prompt]:
-        """In the order of the file."""
+        """Held-out prompts in the order of the file."""
         return [row.prompt for row in self.held_out_rows[:limit]]
 
     def validation_prompts(self, limit: int | None = None) -> list[Prompt]:
-        """In the order of the file; none where its clusters are too few for a third part."""
+        """Validation prompts in the order of the file; none if its clusters are too few for a third part."""
         return [row.prompt for row in self.validation_rows[:limit]]
 
     def demonstration(self, index: int, seed: int) -> tuple[Prompt, str]:

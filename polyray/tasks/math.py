@@ -47,12 +47,12 @@ class MathTask(ExampleTask):
         expected = as_number(prompt.reference)
         if expected is None:
             raise DataError(
-                f"reference {prompt.reference!r} is no number; correct it, or set task.extractor: math_verify"
+                f"reference {prompt.reference!r} is not a number; correct it, or set task.extractor: math_verify"
             )
         return float(answer_of(completion) == expected)
 
     def completion_class(self, prompt: Prompt, completion: str) -> int:
-        """Its equations in order, or its words where it has none; WRONG_CLASS for a wrong answer."""
+        """Class by the equations in order, or by the words without equations; WRONG_CLASS for a wrong answer."""
         if not self.reward(prompt, completion):
             return WRONG_CLASS
         steps = reasoning_steps(completion)
@@ -76,7 +76,7 @@ class MathTask(ExampleTask):
         return [self._asked(example) for example in read_word_problems(data_path("math", path, key=key))]
 
     def _asked(self, example: Example) -> Example:
-        """With the prompt in the words that the model reads."""
+        """The example with the prompt in the words that the model reads."""
         question = example.prompt.text
         if self.spec.mode == "completion":
             prompt = replace(example.prompt, text=f"Question: {question}\nAnswer:")

@@ -1,6 +1,6 @@
-"""Numbers and reasoning in texts: which number is the answer, and which steps lead to it. Pure.
+"""Numbers and reasoning in texts: the number that is the answer, and the steps to it. Pure.
 
-The answer is what follows the last "####", else stands in the last \\boxed{}, else follows the last "answer is" or
+The answer follows the last "####", else is in the last \\boxed{}, else follows the last "answer is" or
 "A:", else is the last number. Commas, currency signs, percent signs, units and a final dot do not count. Called by
 math.py.
 """
@@ -75,11 +75,11 @@ def reasoning_steps(text: str) -> list[str]:
 def _equations(line: str) -> list[tuple[str, str]]:
     """(expression, result) of the equations in a line of text, words between the numbers left out.
 
-    Of "so 3 kg at 2 x 4 dollars = 8" it is ("2x4", "8"): a number after a number begins a new expression.
+    For "so 3 kg at 2 x 4 dollars = 8" it is ("2x4", "8"): a number after a number begins a new expression.
     """
     equations: list[tuple[str, str]] = []
     expression: list[str] = []
-    complete: str | None = None  # what stood before the last "="
+    complete: str | None = None  # the text before the last "="
     for token in _TOKEN.findall(_UNIT.sub(" ", line)):
         is_number = token[-1].isdigit()
         after_value = bool(expression) and (expression[-1][-1].isdigit() or expression[-1] == ")")

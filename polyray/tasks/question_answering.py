@@ -117,7 +117,7 @@ class QuestionAnsweringTask(ExampleTask):
         return [self._asked(example) for example in read_questions(data_path(self.name, path, key=key))]
 
     def _asked(self, example: Example) -> Example:
-        """With the prompt in the words that the model reads."""
+        """The example with the prompt in the words that the model reads."""
         if self.spec.mode == "completion":
             context, _, question = example.prompt.text.rpartition("\n\n")
             text = (

@@ -1,4 +1,4 @@
-"""When two texts are the same answer, and how far apart they are: by their words or by their meaning.
+"""Classes and distances of texts, by their words or by their meaning.
 
     unigram    common words: NoveltyBench's rule that needs no model; distance 1 - ROUGE-1 F
     embedding  cosine of sentence embeddings above a threshold; distance 1 - cosine, within [0, 1]
@@ -19,7 +19,7 @@ from polyray.types import WRONG_CLASS
 
 
 def text_class(text: str) -> int:
-    """The class of a text that stands alone."""
+    """The class of a single text."""
     return class_id(canonical_text(text))
 
 

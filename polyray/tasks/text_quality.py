@@ -46,7 +46,7 @@ _FUNCTION_WORDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class QualityProfile:
-    """What a domain expects of its texts.
+    """Expectations of a domain about its texts.
 
     Example:
         QualityProfile(length_band=(2, 8, 60, 250), enough_shared_words=3)
@@ -90,7 +90,7 @@ def text_quality(profile: QualityProfile, source: str, text: str) -> float:
 
 
 def quality_parts(profile: QualityProfile, source: str, text: str) -> QualityParts:
-    """What `text_quality` is made of."""
+    """Parts of `text_quality`."""
     words, source_words = words_of(text), words_of(source)
     if not words:
         return QualityParts(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -160,13 +160,13 @@ def _runs(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
 
 
 def _share_taken_over(words: Sequence[str], source_words: Sequence[str]) -> float:
-    """Of the text's runs of 4 words (of all its words where it has fewer), those that the source has, too."""
+    """Share of the text's runs of 4 words (of all its words if it has fewer) that are in the source, too."""
     length = min(4, len(words))
     runs, taken = _runs(words, length), set(_runs(source_words, length))
     return sum(run in taken for run in runs) / len(runs) if len(words) >= 4 else float(runs[0] in taken)
 
 
 def _share_repeated(words: Sequence[str]) -> float:
-    """Of the runs of 3 words, those that were there before; of the words themselves in texts of under 6."""
+    """Share of the runs of 3 words that occurred before; of the words themselves in texts of under 6."""
     runs = _runs(words, 3 if len(words) >= 6 else 1)
     return 1.0 - len(set(runs)) / len(runs)

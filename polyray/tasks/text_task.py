@@ -1,8 +1,8 @@
-"""What the tasks without a verifier share: rows with human texts, three parts, heuristic quality, classes.
+"""Base class of tasks without a verifier: rows with human texts, three parts, heuristic quality, classes.
 
-A subclass reads its data into rows and says what it expects of a text; everything else is here. `metadata`
+A subclass reads its data into rows and defines its expectations of a text; everything else is here. `metadata`
 of a prompt holds its `source` (the post, the story, the writing prompt, without the instruction around it):
-that is what relevance and copying are judged against.
+relevance and copying are judged against it.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class RatedText:
 
     text: str
     engagement: float | None = None
-    """On the data set's own scale: up-votes, likes, log-odds of a click; None where nothing was measured."""
+    """Engagement on the data set's own scale: up-votes, likes, log-odds of a click; None if not measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
-    """What a subclass reads: one thing to write about.
+    """One row of a subclass: something to write about.
 
     Example:
         SourceRow(source_id="q1", source="Should answers cite sources?", texts=(RatedText("Yes."),),
@@ -49,11 +49,11 @@ class SourceRow:
     source_id: str
     source: str
     texts: tuple[RatedText, ...]
-    """In the order of the file."""
+    """Texts in the order of the file."""
     keys: frozenset[str] = frozenset()
-    """What no other part of the data may share, beside the source itself."""
+    """Keys that no other part of the data may share, beside the source itself."""
     form: str = ""
-    """Where a task asks for several kinds of text: which one (`metadata["form"]` of the prompt)."""
+    """Form of the text, for a task with several forms (`metadata["form"]` of the prompt)."""
     attribution: Mapping[str, str] = field(default_factory=dict)
     """Address and licence of the source: they go into the prompt's metadata and stay with the text."""
 
@@ -78,9 +78,9 @@ class TextTask(ABC):
     name: str
     has_verifier = False
     profiles: Mapping[str, QualityProfile]
-    """By form; "" where a task has one only."""
+    """Profiles by form; "" if a task has one only."""
     instructions: Mapping[str, str]
-    """What the model is told, by form; {source} is replaced."""
+    """Instruction to the model, by form; {source} is replaced."""
 
     def __init__(self, spec: TextTaskSpec, device: str = "cpu") -> None:
         """`device` is that of the encoder, where classes need one."""
@@ -114,11 +114,11 @@ class TextTask(ABC):
         return [row.prompt for row in self._parts["test"][:limit]]
 
     def validation_prompts(self, limit: int | None = None) -> list[Prompt]:
-        """For thresholds and early stopping: neither trained nor tested on."""
+        """Prompts for thresholds and early stopping: neither trained nor tested on."""
         return [row.prompt for row in self._parts["validation"][:limit]]
 
     def human_texts(self, prompt: Prompt) -> tuple[str, ...]:
-        """What people wrote for a validation prompt, most engagement first; () for any other prompt."""
+        """Human texts for a validation prompt, most engagement first; () for any other prompt."""
         row = self._validation.get(prompt.prompt_id)
         return () if row is None else tuple(item.text for item in row.texts)
 
@@ -150,7 +150,7 @@ class TextTask(ABC):
         return self._classes.partition(completions, [self.reward(prompt, text) <= 0 for text in completions])
 
     def distance(self, prompt: Prompt, a: str, b: str) -> float:
-        """By words or by meaning, as the classes; 0 where either has quality 0: garbage earns no diversity."""
+        """Distance by words or by meaning, as the classes; 0 if either has quality 0: garbage earns no diversity."""
         if self.reward(prompt, a) <= 0 or self.reward(prompt, b) <= 0:
             return 0.0
         return self._classes.distance(a, b)
@@ -244,5 +244,5 @@ def _check_apart(rows: Sequence[SourceRow], test: Sequence[SourceRow], spec: Tex
         if shared:
             raise DataError(
                 f"{spec.test_path}: prompt {row.source_id} shares {shared[0][:80]!r} with {owner_of[shared[0]]} of "
-                f"{spec.path}; what is held out must not be trained on: remove it from one of the files"
+                f"{spec.path}; held-out prompts must not be trained on: remove it from one of the files"
             )

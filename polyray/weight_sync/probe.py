@@ -29,7 +29,7 @@ from polyray.weight_sync.proof import distinct_tokens
 
 RANDOM_TOKENS = 8
 NOISY_TOKENS = 128
-"""Distinct tokens of a probe in 16 bits: as many as tell versions apart whose log-probs differ by 1.2 of the noise.
+"""Distinct tokens of a probe in 16 bits: enough to tell versions apart that differ by 1.2 of the noise.
 
 Random tokens are noisier than sampled ones, but an adapter moves them more: on SmolLM2-135M a step of 1e-3 moves them
 by 3.8 times their noise, and sampled ones by 3.2 times."""

@@ -1,7 +1,7 @@
-"""Does an engine serve the version it was given? A decision as a value.
+"""Verification that an engine serves the version it was given, as a value.
 
-Called by the coordinator for every worker and every version. No trust is put in the worker's word: what
-counts are the numbers its engine gives for tokens whose log-probs the learner knows.
+Called by the coordinator for every worker and every version. The worker's word does not count: only the numbers that
+its engine gives for tokens with log-probs known to the learner.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from polyray.types import PolicyVersion
 CLEARLY = 5.0
 """Standard errors: of 3 million sound deliveries one is refused."""
 SCALE_ERROR = 0.25
-"""By how much an adapter's change may seem to be scaled; an alpha that is wrong by 2 is off by .5 or 1."""
+"""Largest apparent scaling of an adapter's change; an alpha that is wrong by 2 is off by .5 or 1."""
 RESIDUAL = 0.25
 MIN_TOKENS = 26
 """Tokens below which neither a sign test of CLEARLY standard errors nor a median says anything."""
@@ -27,7 +27,7 @@ MIN_TOKENS = 26
 
 @dataclass(frozen=True, slots=True)
 class DeliveryAck:
-    """What a worker says after loading a version.
+    """A worker's acknowledgement after loading a version.
 
     Example:
         DeliveryAck(worker="rollout-0", sha256="9f86...", logprobs=np.array([-.5], np.float32), load_s=.02,
@@ -65,9 +65,9 @@ def check_delivery(
 ) -> DeliveryProof:
     """Raises PolicyNotDelivered unless the acknowledged numbers are this version's.
 
-    They must lie within the tolerance of this version, not clearly nearer to what was served before or to the base,
-    and have moved from the base as far as this version has. Where the learner hardly moved (a tiny step, a batch
-    without signal) nothing is clear, and the old weights serve the new version.
+    They must be within the tolerance of this version, not clearly nearer to the version served before or to the base,
+    and have moved from the base as far as this version has. If the learner hardly moved (a tiny step, a batch
+    without signal), the versions cannot be told apart, and the old weights serve the new version.
     """
     distinct_N = distinct_tokens(probe.sequences)
     who = f"worker {ack.worker} does not serve {policy.name}"
@@ -100,8 +100,8 @@ def check_delivery(
 def distinct_tokens(sequences: Sequence[Sequence[int]]) -> np.ndarray:
     """[N] bool, laid out like `Probe.logprobs`: whether a token does not repeat one of an earlier sequence.
 
-    Prompts begin alike (a system prompt, a template). What they share is computed alike, noise and all, so that it is
-    evidence only once.
+    Prompts begin alike (a system prompt, a template). The shared part is computed alike, noise included, so it counts
+    as evidence only once.
     """
     seen: set[tuple[int, ...]] = set()
     distinct: list[bool] = []
@@ -142,10 +142,10 @@ def _others(probe: Probe) -> dict[str, np.ndarray]:
 
 
 def served_scale(values_N: np.ndarray, base_N: np.ndarray, version_N: np.ndarray) -> float | None:
-    """How far `values` have moved from `base`, relative to `version`; None where noise hides it.
+    """Movement of `values` from `base`, relative to `version`; None if noise hides it.
 
     [N] each. Only the tokens that the adapter moves most are looked at, and medians keep the tails of 16-bit noise
-    out. Where the residuals are below RESIDUAL of the change, noise in `base` and `version` biases the answer by less
+    out. If the residuals are below RESIDUAL of the change, noise in `base` and `version` biases the answer by less
     than SCALE_ERROR / 4.
     """
     change_N = version_N - base_N

@@ -1,4 +1,4 @@
-"""Which version is published, and which worker has proven to serve which. Plain bookkeeping without I/O."""
+"""Published version, and the version that each worker has proven to serve. Bookkeeping without I/O."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class PolicyRegistry:
         return proof
 
     def served_by(self, worker: str) -> PolicyVersion | None:
-        """What a worker has proven to serve."""
+        """Version that a worker has proven to serve; None before the first."""
         return self._served.get(worker)
 
     def forget(self, worker: str) -> None:

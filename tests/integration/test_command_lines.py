@@ -51,8 +51,8 @@ def start(tmp_path: Path, values: dict[str, Any]) -> None:
           "diversity_weight": 1.0, "set_size": 3}}, "group_size >= set_size [+] 1 = 4, but it is 3"),
         ({"learner__stepz": 3}, "unknown key 'learner.stepz'; did you mean 'learner.steps'"),
         ({"model__path": "/nowhere/model"}, "/nowhere/model"),
-        ({"model__path": "tests"}, "/tests' is no model: config.json is missing"),
-        ({"model__warm_start": "tests"}, "/tests is no adapter: adapter_config.json is missing"),
+        ({"model__path": "tests"}, "/tests' is not a model: config.json is missing"),
+        ({"model__warm_start": "tests"}, "/tests is not an adapter: adapter_config.json is missing"),
         ({"reward": {"type": "python", "path": "nowhere.py:score"}}, "nowhere.py"),
     ],
 )  # fmt: skip

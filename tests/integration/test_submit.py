@@ -129,15 +129,12 @@ def test_the_doctor_asks_the_cluster_and_each_of_its_machines(head: Head) -> Non
     nobody = f"127.0.0.1:{free_port()}"
     refused = doctor(head, nobody)
     assert refused.returncode == 1
-    assert (
-        f"FAIL  nobody answers at RAY_ADDRESS={nobody} (Connection refused)  ->  is the head up"
-        in refused.stdout
-    )
+    assert f"RAY_ADDRESS={nobody} (Connection refused)" in refused.stdout
 
 
 def test_a_token_that_is_refused_is_named_by_the_doctor_and_by_jobs(head: Head, sft: Path) -> None:
     other = {"RAY_AUTH_TOKEN": "another-token-of-some-length"}
-    reason = f"what listens at RAY_ADDRESS={head.gcs} does not let this process in (RAY_AUTH_MODE=token)"
+    reason = f"RAY_ADDRESS={head.gcs} does not let this process in (RAY_AUTH_MODE=token)"
     refused = doctor(head, head.gcs, **other)
     assert refused.returncode == 1 and f"FAIL  {reason}  ->  its token is another one" in refused.stdout
     job = subprocess.run(

@@ -1,9 +1,9 @@
-"""What people picked of the candidates they were shown: kept for good, and turned into training data.
+"""Candidates that were shown and people's selections: stored for good, and turned into training data.
 
-store.py      SelectionStore: the durable database      tables.py  database.py   what is below it
-records.py    what is stored     errors.py   what can go wrong
+store.py      SelectionStore: the durable database      tables.py  database.py   the layers below it
+records.py    stored records     errors.py   errors
 export.py     preference pairs and demonstrations
-measured.py   the quality of what people picked, beside what selectors would have picked
+measured.py   the quality of people's picks, beside that of selectors' picks
 """
 
 from polyray.data.selections.errors import (

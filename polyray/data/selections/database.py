@@ -2,7 +2,7 @@
 
 Any URL of SQLAlchemy whose driver is installed and synchronous. SQLite files (on a local disk) are set to WAL, so
 that readers and the one writer do not wait for each other, and to synchronous=FULL, so that a commit is on disk.
-Whatever a database refuses for reasons of its own (full, locked, read-only, gone) becomes StoreUnavailable.
+An error of the database itself (full, locked, read-only, gone) becomes StoreUnavailable.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from polyray.data.selections.tables import check_tables
 from polyray.errors import DataError, MissingFile
 
 BUSY_TIMEOUT_S = 10.0
-"""How long a transaction waits for another writer or for a connection."""
+"""Wait for another writer or for a connection, in seconds."""
 
 _FIXES = {
     "SQLITE_FULL": "free space on its disk",
@@ -82,7 +82,7 @@ class Database:
         return self._transaction(self._engine, "it cannot be read")
 
     def close(self) -> None:
-        """Gives the connections back."""
+        """Close all connections."""
         self._engine.dispose()
 
     def _prepare(self, create: bool) -> None:
@@ -110,7 +110,7 @@ class Database:
             return
         if not self._turn.acquire(timeout=BUSY_TIMEOUT_S):
             raise StoreUnavailable(
-                f"{self.name}: nothing was stored (other writers have had it for {BUSY_TIMEOUT_S:g} s); try again"
+                f"{self.name}: nothing was stored (other writers have locked it for {BUSY_TIMEOUT_S:g} s); try again"
             )
         try:
             yield
@@ -151,7 +151,7 @@ def _parsed(text: str) -> URL:
         url = make_url(text)
         is_async = url.get_dialect().is_async
     except (ArgumentError, NoSuchModuleError) as error:
-        raise DataError(f"{shown} is no database URL that SQLAlchemy knows ({error}); {_A_FILE}") from None
+        raise DataError(f"{shown} is not a database URL that SQLAlchemy knows ({error}); {_A_FILE}") from None
     if is_async:
         raise DataError(
             f"{shown} names an asynchronous driver; take a synchronous one, e.g. sqlite:// or postgresql+psycopg://"
@@ -167,7 +167,7 @@ def _sqlite_file(url: URL) -> Path | None:
             f"sqlite://{url.host}/{url.database}: a path needs three slashes before it; {_A_FILE}"
         )
     if not url.database or url.database.startswith((":memory:", "file:")):
-        raise DataError(f"{url.render_as_string()}: what is acknowledged must be kept in a file; {_A_FILE}")
+        raise DataError(f"{url.render_as_string()}: acknowledged records must be kept in a file; {_A_FILE}")
     return Path(url.database).expanduser().resolve()
 
 

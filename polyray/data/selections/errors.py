@@ -1,9 +1,9 @@
-"""What can go wrong with stored candidates and selections.
+"""Errors of stored candidates and selections.
 
 DataError
-├── UnknownCandidates      no such set, or somebody else's
+├── UnknownCandidates      no such set, or another owner's
 ├── InvalidSelection       an index or a text that cannot be selected
-├── SelectionConflict      a client_key that already stands for another selection
+├── SelectionConflict      a client_key that already names another selection
 └── StoreUnavailable       the database did not take or give it; nothing was acknowledged
     └── StoreFull          because its disk is full
 """
@@ -14,7 +14,7 @@ from polyray.errors import DataError
 
 
 class UnknownCandidates(DataError):
-    """There are no candidates of that id that this owner may see."""
+    """No candidates of that id are visible to this owner."""
 
 
 class InvalidSelection(DataError):

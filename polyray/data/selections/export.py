@@ -1,4 +1,4 @@
-"""What people picked as training data: preference pairs and demonstrations.
+"""Training data from people's selections: preference pairs and demonstrations.
 
     pairs           {"prompt", "chosen", "rejected", "metadata"}, one rejected text a row: polyray train_reward reads
                     them as they are (data.path), TRL's trainers, too
@@ -8,7 +8,7 @@ A prompt of messages gives texts as messages. The latest selection of a set coun
 improved is the chosen one, and what it was made of becomes a rejected one. A candidate that is almost the chosen text
 is no rejected one: the person did not mean the difference. Near-duplicates that were collapsed and never shown are
 not used. Demonstrations carry no metadata: polyray sft divides rows by their content, and equal ones must stay
-together. Whoever picked is not exported. Pure; called by polyray curate selections.
+together. The person is not exported. Pure; called by polyray curate selections.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_SIMILARITY = 0.9
 """Jaccard similarity of character 5-grams from which on two texts count as one."""
 _SHINGLE = 5
 
-NOT_PICKED = "nobody has picked yet"
+NOT_PICKED = "not picked yet"
 FEW = "too few candidates were shown"
 NONE = "none of them was good enough"
 BLANK_PROMPT = "blank prompt"
@@ -36,7 +36,7 @@ CUT_OFF = "no demonstration: the text is cut off at max_tokens"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a person preferred in one set.
+    """A person's preference in one set.
 
     Example:
         Choice(text="4", index=0, is_written=False, rejected=((1, "5"),))
@@ -91,7 +91,7 @@ def _kinds(selection: SelectionRecord, shown: CandidatesRecord) -> Iterator[str]
 
 
 def _why_not(record: StoredRecord, min_candidates: int) -> str | None:
-    """Why a set gives no row, before one looks at its texts."""
+    """Reason why a set gives no row, without a look at its texts; None if it may."""
     selection, shown = record.selection, record.candidates
     if selection is None:
         return NOT_PICKED
@@ -106,7 +106,7 @@ def _why_not(record: StoredRecord, min_candidates: int) -> str | None:
 
 
 def _choice(record: StoredRecord) -> Choice | None:
-    """None where the text that was picked is blank."""
+    """A person's choice; None if the text that was picked is blank."""
     selection, candidates = record.selection, record.candidates.candidates
     assert selection is not None
     index, edited = selection.selected_index, selection.edited_text

@@ -1,4 +1,4 @@
-"""What is stored: sets of candidates as they were shown, and what was picked of them.
+"""Stored records: sets of candidates as they were shown, and their selections.
 
 `request` and `answer` are the JSON of POST /v1/candidates as dictionaries; its schema belongs to the generation
 service. Read here are of the request `prompt`, `messages`, `k`; of the answer `selector`, `selected_index`, `policy`
@@ -27,14 +27,14 @@ class CandidatesRecord:
     """Seconds since 1970, for people; the order of storing is what counts."""
     owner: str
     model: str
-    """What answered, as /v1/models lists it; never an alias."""
+    """Model that answered, as /v1/models lists it; never an alias."""
     policy_sha256: str
     request: Mapping[str, Any]
     answer: Mapping[str, Any]
 
     @property
     def candidates(self) -> Sequence[Mapping[str, Any]]:
-        """In the order in which they were shown; an index is a place in it."""
+        """Candidates in the order in which they were shown; an index is a place in it."""
         return self.answer["candidates"]
 
     @property
@@ -47,7 +47,7 @@ class CandidatesRecord:
 
 @dataclass(frozen=True, slots=True)
 class SelectionRecord:
-    """What a person picked.
+    """A person's selection.
 
     Example:
         SelectionRecord(id="sel-5f0c...", created=1767225630.0, candidates_id="cand-1", owner="ann", selected_index=1,
@@ -61,12 +61,12 @@ class SelectionRecord:
     selected_index: int | None
     """None: none of them was good enough."""
     edited_text: str | None = None
-    """What the person made of it, or wrote instead."""
+    """The person's edit of the candidate, or own text."""
     client_key: str | None = None
 
     @property
     def content(self) -> tuple[str, int | None, str | None]:
-        """What must be equal where a client_key comes again."""
+        """Fields that must be equal if a client_key is sent again."""
         return self.candidates_id, self.selected_index, self.edited_text
 
 

@@ -1,8 +1,8 @@
-"""Candidates that were shown and what people picked of them, kept in a database. Nothing acknowledged is lost.
+"""Database of candidates that were shown and of selections. Nothing acknowledged is lost.
 
 Every method is one transaction that is on disk when it returns, and may be called from any thread and, for one
 database, from any number of processes. Called by the generation service (in threads: all methods block) and by
-polyray curate selections. A caller sees the sets of its `owner`; None stands for an administrator, who sees all.
+polyray curate selections. A caller sees the sets of its `owner`; None means an administrator, who sees all.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class SelectionStore:
         return self._database.name
 
     def close(self) -> None:
-        """Gives the connections back."""
+        """Close all connections."""
         self._database.close()
 
     def add_candidates(self, record: CandidatesRecord) -> None:
@@ -159,8 +159,8 @@ class SelectionStore:
     def records(self, *, model: str | None = None, since: float | None = None) -> Iterator[StoredRecord]:
         """Sets with their latest selections in the order in which they were stored.
 
-        Of one `model`; made at `since` (seconds since 1970) or later. Read a batch at a time: what is stored
-        meanwhile may or may not be among them.
+        Only sets of `model`, made at `since` (seconds since 1970) or later. Sets are read a batch at a time: later
+        sets may or may not be among them.
         """
         wanted = (
             select(candidate_sets.c.number, *_SET_COLUMNS).order_by(candidate_sets.c.number).limit(_BATCH)
@@ -240,7 +240,7 @@ def _of_key(connection: Connection, wanted: SelectionRecord) -> SelectionRecord 
     earlier = _selection(row)
     if earlier.content != wanted.content:
         raise SelectionConflict(
-            f"client_key={wanted.client_key!r} stands for index {earlier.selected_index} of "
+            f"client_key={wanted.client_key!r} names index {earlier.selected_index} of "
             f"{earlier.candidates_id!r} already (selection {earlier.id}), and this is another selection; "
             "use a new key for each"
         )
@@ -272,7 +272,7 @@ def _texts(answer: Mapping[str, Any]) -> list[str]:
 
 
 def _with_selections(connection: Connection, rows: Sequence[Row[Any]]) -> list[StoredRecord]:
-    """In the order of the rows; each with the selection of it that was stored last."""
+    """Records in the order of the rows, each with its newest selection."""
     ids = [row.id for row in rows]
     newest = select(func.max(selections.c.number)).where(selections.c.candidates_id.in_(ids))
     newest = newest.group_by(selections.c.candidates_id)

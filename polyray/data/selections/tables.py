@@ -29,7 +29,7 @@ from polyray.errors import DataError
 
 SCHEMA_VERSION = 1
 MAX_NAME_CHARS = 255
-"""Of ids, owners, models and keys: what every database can index."""
+"""Largest length of ids, owners, models and keys that every database can index."""
 
 _Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up 64-bit integers of this name only
 _Long = Text().with_variant(LONGTEXT(), "mysql", "mariadb")
@@ -84,10 +84,10 @@ adapters = Table(
 
 
 def check_tables(connection: Connection, where: str, *, create: bool) -> None:
-    """Makes the tables where there are none and `create` is set.
+    """Create the tables if they are absent and `create` is set.
 
-    Raises DataError, naming `where`, for a database of another schema version, for tables of these names that
-    somebody else made, and for a database without them that is not to be changed.
+    Raises DataError, naming `where`, for a database of another schema version, for foreign tables of these names,
+    and for a database without tables that is not to be changed.
     """
     names = set(inspect(connection).get_table_names())
     if schema.name in names:

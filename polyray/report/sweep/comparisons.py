@@ -2,8 +2,8 @@
 
 Settings are compared with the baseline that shares their other parameters. p-values are those of sign flips over
 clusters of prompts, of the means over seeds; a handful of seeds cannot carry a test of its own (three give
-p = 0.25 at best). What other seeds would give is in the hierarchical interval, and a difference counts as shown
-only where both agree. Called by results.py.
+p = 0.25 at best). The hierarchical interval covers other seeds, and a difference counts as shown only if both
+agree. Called by results.py.
 """
 
 from __future__ import annotations

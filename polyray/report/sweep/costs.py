@@ -1,4 +1,4 @@
-"""What trials cost, and what a gain over the baseline costs. Called by results.py."""
+"""Cost of trials, and of a gain over the baseline. Called by results.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ POINT = 0.01
 
 
 def total_cost(trials: Sequence[Trial]) -> dict[str, float]:
-    """Sums over trials, whatever became of them."""
+    """Sums over all trials, ended well or not."""
     return {name: float(sum(getattr(trial, name) for trial in trials)) for name in COSTS}
 
 

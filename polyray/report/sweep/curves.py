@@ -1,4 +1,4 @@
-"""What each setting is worth: means over its seeds with hierarchical intervals, and each seed by itself.
+"""Values of each setting: means over its seeds with hierarchical intervals, and each seed by itself.
 
 An interval resamples seeds, then clusters of prompts (polyray.metrics.hierarchical_intervals); with one seed it is
 over prompts alone. Called by results.py.
@@ -43,7 +43,7 @@ def hierarchical_entries(
 
 
 def curve_keys(values: SweepValues, ks: Sequence[int]) -> list[MetricKey]:
-    """Of the metrics of CURVES that every trial has."""
+    """Keys of the metrics of CURVES that every trial has."""
     return [(metric, str(k)) for metric in CURVES if values.has((metric, str(ks[0]))) for k in ks]
 
 

@@ -16,7 +16,7 @@ from polyray.report.figures import DECORATION, empty_figure, plain
 from polyray.report.sweep.values import metric_key, metric_words
 
 MAX_SETTINGS = 12
-"""Above so many, curves have a colour bar in place of names, and no bands."""
+"""Settings above which curves have a colour bar in place of names, and no bands."""
 BASELINE_COLOUR = "rgb(122, 127, 135)"
 SCALE = [
     [0.0, "rgb(0, 114, 178)"],
@@ -206,7 +206,7 @@ def _by_value(
 
 
 def _positions(results: Mapping[str, Any]) -> tuple[dict[float, float], dict[str, Any]]:
-    """Where each value lies on the axis, and the axis' settings: few values are spaced evenly."""
+    """Position of each value on the axis, and the axis' settings: few values are spaced evenly."""
     values = sorted({entry["value"] for entry in results["settings"]})
     if not _is_numeric(results):
         ticks = {"tickvals": list(range(len(values))), "ticktext": [f"{value:g}" for value in values]}

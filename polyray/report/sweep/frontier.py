@@ -14,7 +14,7 @@ from polyray.metrics import hypervolume, pareto_front
 def frontier(points: Sequence[dict[str, Any]], baseline: Sequence[str]) -> dict[str, Any]:
     """The front of settings, each {"setting", "quality", "diversity"}, with its hypervolume.
 
-    The reference point is the origin, or, along an axis where some setting lies below 0, the smallest value.
+    The reference point is the origin, or the smallest value along an axis with values below 0.
     `baseline` are the labels of baseline settings; they alone give the hypervolume to compare with.
     """
     pairs = [(point["quality"], point["diversity"]) for point in points]

@@ -1,6 +1,6 @@
-"""Parallel coordinates: every trial that counts as one line, through what was swept and what came of it.
+"""Parallel coordinates: every trial that counts as one line, through swept values and results.
 
-Axes are numbers, logarithms where they span much, or codes of whatever is no number. Called by report.py.
+Axes are numbers, logarithms if they span much, or codes of other values. Called by report.py.
 """
 
 from __future__ import annotations

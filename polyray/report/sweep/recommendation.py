@@ -1,4 +1,4 @@
-"""Which value of the swept weight to take, by a rule that is written beside it, and how wide its range is.
+"""Recommended value of the swept weight, with its rule and its range.
 
     best = highest mean of the criterion
     near = settings whose difference to the best, with its interval over seeds and prompts, stays above -margin
@@ -62,7 +62,7 @@ def recommend(
 
 
 def adapter_choice(setting: Setting, mode: Mode) -> dict[str, str]:
-    """Whose adapter to take among the seeds that count, and why; never by the evaluation's own prompts."""
+    """Choose the adapter among the seeds that count, and say why; never by the evaluation's own prompts."""
     known = [
         (trial.metric, trial)
         for trial in setting.members
@@ -112,7 +112,7 @@ def _rule(key: MetricKey, margin: float, confidence: float) -> str:
 
 
 def _eligible(best: Setting, same_others: bool, some_left_out: bool) -> str:
-    """Which settings were looked at, where that is not all of them or they differ in more than the weight."""
+    """Sentence about the eligible settings, unless all are and they differ in the weight alone."""
     text = ""
     if best.others and same_others:
         text += " Only settings that share the best one's other parameters are looked at."

@@ -56,7 +56,7 @@ def write_sweep_report(results: Mapping[str, Any], path: Path) -> None:
 
 
 def recommendation_sentence(results: Mapping[str, Any]) -> str:
-    """What is recommended, and whether it is shown to beat the baseline."""
+    """Sentence with the recommendation, and whether it is shown to beat the baseline."""
     found = results["recommendation"]
     name = metric_words(metric_key(found["criterion"]))
     text = f"Take {found['setting']}: {name} {decimal(found['mean'])}."

@@ -33,7 +33,7 @@ from polyray.report.sweep.values import SweepValues, evaluated_arms, metric_key,
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What the caller of `sweep_results` wants to know."""
+    """Arguments of `sweep_results`."""
 
     keys: Mapping[str, MetricKey]
     """quality, diversity, criterion."""
@@ -67,11 +67,11 @@ def sweep_results(
     """The contents of results.json; NaN and infinities are null.
 
     Args:
-        trials: all of them, whatever became of them.
+        trials: all of them, ended well or not.
         evaluation_dir: with samples.jsonl and metrics.json; arms are named like trials, others are ignored.
         run_dirs: trial_id -> its run directory, for metrics.jsonl; a trial may lack one.
-        axis: dotted path of the swept weight. Where it was not swept, config.json of a run has its value.
-        objective: whose weight it is, in words.
+        axis: dotted path of the swept weight. If it was not swept, config.json of a run has its value.
+        objective: objective of the weight, in words.
         baseline: value of the axis that others are compared with; None: nothing is tested.
         quality, diversity: per-prompt values of the evaluation, larger is better: pass_at_1, usq_at_8,
             distinct_correct_at_8, best_at_8, mean_reward, or a text metric.
@@ -237,7 +237,7 @@ def _evaluation_notes(values: SweepValues, ignored: Sequence[str]) -> dict[str, 
 
 
 def _with_axis(trials: Sequence[Trial], run_dirs: Mapping[str, Path], axis: str) -> list[Trial]:
-    """Trials whose parameters lack the axis get it from a run's configuration: not swept, it is the same in all."""
+    """Give trials without the axis its value from a run's configuration: not swept, it is the same in all."""
     if all(axis in trial.parameters for trial in trials):
         return list(trials)
     for trial in trials:

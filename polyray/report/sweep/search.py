@@ -1,4 +1,4 @@
-"""How the settings of a sweep were chosen: handed in by polyray sweep, shown by the page. Called by results.py."""
+"""Description of a sweep's search: handed in by polyray sweep, shown by the page. Called by results.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from polyray.report.sweep.settings import Setting
 
 @dataclass(frozen=True, slots=True)
 class SearchNote:
-    """What the search says of itself.
+    """Description of the search.
 
     Example:
         SearchNote(words="Optuna suggested the settings (...).", on_front=("t002-3f9a", "t003-81cc"))
@@ -20,11 +20,11 @@ class SearchNote:
     words: str
     """Whole sentences."""
     on_front: tuple[str, ...] = ()
-    """Ids of the trials whose settings no other one beats in all objectives, where the search has several."""
+    """Ids of trials with settings that no other beats in all objectives, for a search with several objectives."""
 
 
 def search_entry(note: SearchNote, settings: Sequence[Setting]) -> dict[str, Any]:
-    """As results.json has it: the front by labels of settings."""
+    """JSON entry: the front by labels of settings."""
     on_front = [
         setting.label
         for setting in settings

@@ -31,12 +31,12 @@ class Setting:
 
     label: str
     value: float
-    """Of the swept weight."""
+    """Value of the swept weight."""
     others: Mapping[str, Any]
     """Dotted path -> value of everything else that was swept."""
     trials: tuple[Trial, ...]
     members: tuple[Trial, ...]
-    """Those that count, one per seed."""
+    """Trials that count, one per seed."""
 
     @property
     def is_complete(self) -> bool:
@@ -68,7 +68,7 @@ class Grouped:
 
 
 def axis_symbol(axis: str) -> str:
-    """How the swept weight is written: λ for a diversity weight, else the last part of its path."""
+    """Symbol of the swept weight: λ for a diversity weight, else the last part of its path."""
     name = axis.rpartition(".")[2]
     return "λ" if name == "diversity_weight" else name
 
@@ -157,7 +157,7 @@ def _axis_value(trial: Trial, axis: str) -> float:
     value = trial.parameters.get(axis)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise DataError(
-            f"{axis}={value!r} of trial {trial.trial_id} is no finite number; the axis of a sweep is one of its "
+            f"{axis}={value!r} of trial {trial.trial_id} is not a finite number; the axis of a sweep is one of its "
             f"numeric parameters: {', '.join(trial.parameters) or 'it swept none'}"
         )
     return float(value)

@@ -28,14 +28,14 @@ class Trial:
     """
 
     trial_id: str
-    """Also the arm's name in the sweep's evaluation and the directory trials/TRIAL_ID."""
+    """Id of the trial, its arm in the sweep's evaluation, and its directory trials/TRIAL_ID."""
     parameters: dict[str, Any]
     """Dotted path -> value, without the seed."""
     seed: int
     status: TrialStatus
     """stopped: by the scheduler, before its last step."""
     error: str | None
-    """Why it failed; None for the others."""
+    """Error of a failed trial; None for the others."""
     steps: int
     metric: float | None
     """The last value of the validation metric that schedulers read; None where there was none."""

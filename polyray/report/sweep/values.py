@@ -34,7 +34,7 @@ _AT_K = re.compile(r"(.+_at)_(\d+)(/.+)?")
 
 @dataclass(frozen=True, slots=True)
 class SweepValues:
-    """What the trials did on each of P prompts, the same ones for all.
+    """Values of the trials on each of P prompts, the same ones for all.
 
     Example:
         SweepValues(metrics={"confidence": 0.95, ...}, tables={"t003-3f9a": PromptTable(...)}, clusters=("b1>e4",))
@@ -48,12 +48,12 @@ class SweepValues:
 
     @property
     def confidence(self) -> float:
-        """Of every interval."""
+        """Confidence of every interval."""
         return float(self.metrics.get("confidence", 0.95))
 
     @property
     def resamples(self) -> int:
-        """Of every interval."""
+        """Resamples of every interval."""
         return int(self.metrics.get("bootstrap_resamples", 2000))
 
     def has(self, key: MetricKey) -> bool:
@@ -65,7 +65,7 @@ class SweepValues:
         if not self.has(key):
             known = [metric_name(known) for known in next(iter(self.tables.values())).values]
             raise DataError(
-                f"{asked_for}={metric_name(key)!r} is no per-prompt value that every trial has; there are "
+                f"{asked_for}={metric_name(key)!r} is not a per-prompt value of every trial; there are "
                 f"{', '.join(known)}"
             )
         missing = sum(int(np.isnan(table.values[key]).sum()) for table in self.tables.values())
@@ -93,7 +93,7 @@ def metric_name(key: MetricKey) -> str:
 
 
 def metric_words(key: MetricKey) -> str:
-    """As the page has it: ("pass_at_k", "8") -> pass@8; ("mean_reward", "value") -> mean reward"""
+    """Words for the page: ("pass_at_k", "8") -> pass@8; ("mean_reward", "value") -> mean reward"""
     metric, k = key
     base, _, selector = metric.partition("/")
     words = metric_label(base, int(k)) if base in METRIC_LABELS and k != "value" else base.replace("_", " ")

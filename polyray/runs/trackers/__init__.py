@@ -1,6 +1,6 @@
-"""Trackers: metrics.jsonl shown elsewhere while a run goes on.
+"""Trackers: metrics.jsonl shown elsewhere during a run.
 
-base.py         the protocol; what a run is called; which metrics are numbers
+base.py         the protocol; the name of a run; metrics that are numbers
 tensorboard.py  wandb.py  mlflow.py    one foreign system each, imported late
 following.py    reads metrics.jsonl as it grows and feeds one tracker, in a thread of its own
 running.py      all trackers of a run: `open_trackers`, used by polyray train

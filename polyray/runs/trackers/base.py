@@ -1,4 +1,4 @@
-"""What a tracker is, and what it is told."""
+"""Protocol of a tracker, and its inputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Status = Literal["finished", "failed", "killed"]
 
 @dataclass(frozen=True, slots=True)
 class RunIdentity:
-    """Which run this is; `directory` is the tracker's own.
+    """Identity of the run; `directory` is the tracker's own.
 
     Example:
         RunIdentity(name="first", directory=Path("runs/first/tracking"))
@@ -27,10 +27,10 @@ class RunIdentity:
 
 
 class Tracker(Protocol):
-    """One foreign system. All calls come from one thread; whatever they raise costs the tracker, not the run."""
+    """One foreign system. All calls come from one thread; an error drops the tracker, and the run continues."""
 
     def start(self, config: Mapping[str, Any], identity: RunIdentity) -> int:
-        """Opens the run, or goes on with the one of an earlier start; returns the first step it does not have."""
+        """Open the run, or continue the one of an earlier start; returns the first step it does not have."""
         ...
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -43,7 +43,7 @@ class Tracker(Protocol):
 
 
 class TrackerState:
-    """What a tracker remembers between starts: the id of its run and the first step that it does not have."""
+    """State of a tracker between starts: the id of its run and the first step that it does not have."""
 
     def __init__(self, identity: RunIdentity, tracker: str) -> None:
         self._path = identity.directory / f"{tracker}.json"

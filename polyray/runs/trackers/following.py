@@ -34,7 +34,7 @@ class GrowingFile:
         self._offset = 0
 
     def new_lines(self) -> Iterator[Record]:
-        """What has come since the last call."""
+        """Lines added since the last call."""
         try:
             file = self._path.open("rb")
         except FileNotFoundError:
@@ -95,9 +95,9 @@ class Follower:
     def _run(self) -> None:
         try:
             self._follow()
-        except Exception as error:  # foreign code: whatever it raises is a warning
+        except Exception as error:  # foreign code: any error is a warning
             logger.warning(
-                "tracker %s failed and is dropped, the run goes on without it: %s: %s",
+                "tracker %s failed and is dropped, the run continues without it: %s: %s",
                 self.name,
                 type(error).__name__,
                 _first_line(error),

@@ -23,13 +23,13 @@ MAX_PARAM_CHARS = 500
 
 
 class MlflowTracker:
-    """One MLflow run per run directory; every start goes on with its id."""
+    """One MLflow run per run directory; every start continues it by its id."""
 
     def __init__(self, spec: MlflowSpec) -> None:
         self._spec = spec
 
     def start(self, config: Mapping[str, Any], identity: RunIdentity) -> int:
-        """What MLflow has is asked of itself, since it would show a step twice that was sent twice."""
+        """Open the run, and ask MLflow for its last step: it would show a step twice that was sent twice."""
         os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # its database says every migration
         tracking: Any = importlib.import_module("mlflow.tracking")
@@ -73,14 +73,16 @@ class MlflowTracker:
                 return self._client.create_experiment(self._spec.experiment, artifact_location=artifacts)
             except importlib.import_module("mlflow.exceptions").MlflowException:
                 found = self._client.get_experiment_by_name(self._spec.experiment)
-                if found is None:  # nobody else was faster: the refusal stands
+                if found is None:  # no other process was faster: it is a real refusal
                     raise
         return found.experiment_id
 
 
 @contextmanager
 def _alone_in(directory: Path | None) -> Iterator[None]:
-    """One process at a time: whoever opens a database file first lays it out, and trials of a sweep share one."""
+    """Lock the directory: the first process to open a database file creates its tables, and trials of a sweep
+    share one.
+    """
     if directory is None:
         yield
         return

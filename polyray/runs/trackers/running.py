@@ -23,7 +23,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "wandb": ("wandb",),
     "mlflow": ("mlflow", "sqlalchemy"),
 }
-"""What each type of tracker imports."""
+"""Packages that each type of tracker imports."""
 
 TRACKERS: Mapping[str, Callable[[Any], Tracker]] = {
     "tensorboard": lambda spec: TensorBoardTracker(),
@@ -32,11 +32,11 @@ TRACKERS: Mapping[str, Callable[[Any], Tracker]] = {
 }
 
 PATIENCE_S = 30.0
-"""For all trackers together, once the run is over."""
+"""Seconds for all trackers together, after the end of the run."""
 
 
 def check_trackers(specs: Sequence[TrackerSpec]) -> None:
-    """Raises ConfigError for a tracker whose package is not installed, or that is listed twice."""
+    """Raise ConfigError for a tracker without its package, or one that is listed twice."""
     for position, spec in enumerate(specs):
         missing = [name for name in PACKAGES[spec.type] if importlib.util.find_spec(name) is None]
         if missing:

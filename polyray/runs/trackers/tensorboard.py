@@ -10,10 +10,10 @@ from polyray.runs.trackers.base import RunIdentity, Status, TrackerState
 
 
 class TensorBoardTracker:
-    """Everything under tracking/tensorboard, one event file per start; a reader drops what was written twice."""
+    """Event files under tracking/tensorboard, one per start; a reader drops steps that were written twice."""
 
     def start(self, config: Mapping[str, Any], identity: RunIdentity) -> int:
-        """A file whose first record purges steps from `next_step` on: those that a killed start wrote last."""
+        """Open a file whose first record purges the steps from `next_step` on, which a killed start wrote."""
         from tensorboardX import SummaryWriter
 
         self._state = TrackerState(identity, "tensorboard")

@@ -22,7 +22,7 @@ SETTINGS: Mapping[str, Any] = {
 
 
 class WandbTracker:
-    """One W&B run per run directory; every start goes on with its id."""
+    """One W&B run per run directory; every start continues it by its id."""
 
     def __init__(self, spec: WandbSpec) -> None:
         self._spec = spec

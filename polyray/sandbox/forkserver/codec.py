@@ -4,7 +4,7 @@ Bytes from the source's side are hostile: decoding builds nothing but such value
 of any other type crosses as a handle, which the other side can only hand back. Called by split.py.
 
     encode(value, handle)   bytes; `handle(value)` numbers an object that cannot cross
-    decode(data, opaque)    the value; `opaque(number, type name)` stands for such an object
+    decode(data, opaque)    the value; `opaque(number, type name)` replaces such an object
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 MAX_ITEMS = 1_000_000
-"""Of an iterator, which is read to its end to cross."""
+"""Limit of an iterator, which is read to its end to cross."""
 _SIZE = struct.Struct("<Q")
 _SEQUENCES: dict[type, bytes] = {list: b"l", tuple: b"t", set: b"S", frozenset: b"Z", deque: b"q"}
 _BUILDERS: dict[bytes, Callable[[Iterable[Any]], Any]] = {

@@ -1,4 +1,4 @@
-"""Which isolation this machine allows, and entering it: once for the server, then once for each program.
+"""Isolation that this machine allows: entered once for the server, then once for each program.
 
 The strongest plan that works in rehearsal is taken. Its mechanisms:
 
@@ -129,7 +129,7 @@ class Confinement:
                 write_file("/proc/self/uid_map", f"{self._owner} {self._owner} 1")
                 write_file("/proc/self/gid_map", f"{group} {group} 1")
         if "pidns" in self.plan:
-            _continue_in_child()  # whose namespace is ours to leave for a program's and to come back to
+            _continue_in_child()  # its namespace is ours: we leave it for a program's and return
             self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self.home = os.path.join(self._base, DIRECTORY)
         if "private-root" in self.plan:
@@ -174,7 +174,7 @@ class Confinement:
         return (pid, status) if pid else (0, -1)
 
     def confine(self, bounds: Bounds) -> None:
-        """In the child: everything that binds the program. Only memory and its own open files are left after this."""
+        """Confine the program, in the child. Only memory and its own open files are left after this."""
         os.setsid()
         os.umask(0o077)
         os.chdir(self.home)
@@ -225,7 +225,7 @@ class Confinement:
         return count + OTHERS_MAY_START
 
     def sweep(self) -> None:
-        """In the server, after its program ended: kills and reaps whatever the program left behind.
+        """Kill and reap all processes that a program left behind; in the server, after the program ended.
 
         Orphans come to the server (it is their subreaper), so that killing its children until there are none ends
         them all. Raises OSError where they multiply faster for 5 s.
@@ -266,7 +266,7 @@ class Confinement:
 
 
 def _continue_in_child() -> None:
-    """Goes on in a child; this process only waits for it and ends as it does."""
+    """Continue in a child; this process only waits for it and ends as it does."""
     pid = os.fork()
     if pid != 0:
         status = os.waitpid(pid, 0)[1]

@@ -1,6 +1,6 @@
 """Inside the child, default mode: source and tests in one interpreter, as every reference evaluator runs them.
 
-What that means for trust: while the tests run, the source's code runs beside them with the same rights over the same
+Consequence for trust: while the tests run, the source's code runs beside them with the same rights over the same
 memory. The token is not in that memory until the tests have returned, the primitives that ask for it are bound
 before the source runs, tracing, ctypes and walks over all objects are refused, and tests see
 their own copy of the builtins and, in a guarded program, plain values in place of results (guard.py). A program that
@@ -137,7 +137,7 @@ def hidden_names(
 def test_namespace(
     namespace: dict[str, Any], pristine: dict[str, Any], used: frozenset[str]
 ) -> dict[str, Any]:
-    """Where the tests run: the source's namespace, with builtins as they were before it ran."""
+    """Namespace of the tests: the source's, with builtins as they were before it ran."""
     hidden = hidden_names(namespace, pristine, used, lambda value: type(value) is type(sys))
     if hidden:
         namespace = {name: value for name, value in namespace.items() if name not in hidden}
@@ -146,7 +146,7 @@ def test_namespace(
 
 
 def report(error: BaseException) -> bytes:
-    """What the server is told of an exception: its kind of failure, its class, its text, its line."""
+    """Message about an exception for the server: its kind of failure, its class, its text, its line."""
     try:
         where, step = "", error.__traceback__
         while step is not None:

@@ -2,8 +2,9 @@
 
 A function of the source is called through a guard, which rebuilds a result from builtin types by their own methods:
 an `int` whose class overrides `__eq__` is compared as the number that it holds. An object of any other class is
-refused, whatever its operators, its metaclass or its `__class__` say: types are told by identity, and by flags that
-Python code cannot set. Items of iterators are guarded as they come, and arguments that a call has changed afterwards.
+refused, no matter what its operators, its metaclass or its `__class__` claim: types are told by identity, and by
+flags that Python code cannot set. Items of iterators are guarded as they come, and arguments that a call has changed
+afterwards.
 
 The guard shares its memory with the source, which reaches it through frames. `split.py` stops that as well.
 """
@@ -24,7 +25,7 @@ _FLAGS, _DICT, _MRO = (type.__dict__[name].__get__ for name in ("__flags__", "__
 
 
 def _ids(*kinds: type) -> frozenset[int]:
-    """A metaclass may say that its class equals any other: identities cannot lie."""
+    """Identities of types: a metaclass may claim that its class equals any other, but not fake its identity."""
     return frozenset(id(kind) for kind in kinds)
 
 
@@ -121,7 +122,7 @@ class Shared:
 
 
 class Refused:
-    """Stands for a value of the source that is not plain: a use raises NotPlain."""
+    """Placeholder of a value of the source that is not plain: a use raises NotPlain."""
 
     __slots__ = ("_kind",)
 

@@ -114,7 +114,7 @@ def landlock(rules: int) -> None:
     _syscall(_LANDLOCK_RESTRICT, rules, 0)
 
 
-# What a program has no business with, (x86_64, aarch64): other processes' memory and files, mounts,
+# System calls that no program needs, (x86_64, aarch64): other processes' memory and files, mounts,
 # namespaces, keys, kernel loading, and the large interfaces through which kernels are attacked.
 _FORBIDDEN = {
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
@@ -159,7 +159,7 @@ def seccomp(own_pid: int | None) -> None:
 
     for numbers in _FORBIDDEN.values():
         refuse(numbers)
-    refuse(_CLONE3, _ENOSYS)  # its flags lie in memory that a filter cannot read; libc falls back to clone
+    refuse(_CLONE3, _ENOSYS)  # its flags are in memory that a filter cannot read; libc falls back to clone
     refuse_unless(_CLONE, (0x15, 0, 1, 0), (0x54, 0, 0, CLONE_NEWANY))
     refuse_unless(_SOCKET, (0x15, 0, 1, 1))
     refuse_unless(_PRCTL, (0x15, 1, 0, PR_SET_DUMPABLE))

@@ -1,4 +1,4 @@
-"""What programs see of the file system: the private root, the paths an interpreter needs, an emptied directory.
+"""File system of programs: the private root, the paths an interpreter needs, an emptied directory.
 
 Called by confine.py in the fork server, before and between programs; nothing untrusted runs meanwhile.
 """
@@ -17,11 +17,11 @@ _PLACES = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store", "/
 _FILES = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "passwd", "group", "nsswitch.conf")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 ROOT_SIZE, TMP_SIZE = "1m", "256m"
-"""Of the two file systems in memory; the second bounds what a program can write in all its files."""
+"""Sizes of the two file systems in memory; the second bounds all files that a program writes."""
 
 
 def system_paths() -> list[str]:
-    """What an interpreter needs to run: the system's directories and Python's own, those that exist."""
+    """Paths that an interpreter needs: the system's directories and Python's own, as far as they exist."""
     python = {sys.prefix, sys.base_prefix, sys.exec_prefix, *filter(os.path.isdir, sys.path)}
     paths = [*_PLACES, *(f"/etc/{name}" for name in _FILES)]
     for path in sorted(python | {os.path.realpath(path) for path in python}, key=len):
@@ -31,7 +31,7 @@ def system_paths() -> list[str]:
 
 
 def existing(paths: Iterable[str]) -> list[str]:
-    """Those of the paths that are there."""
+    """Existing paths only."""
     return [path for path in paths if os.path.exists(path)]
 
 
@@ -53,7 +53,7 @@ def enter_private_root(base: str, home: str) -> None:
         os.makedirs(f"{root}/{name}", exist_ok=True)
     os.symlink(home, f"{root}/dev/shm")
     os.symlink("/proc/self/fd", f"{root}/dev/fd")
-    with suppress(OSError):  # nobody may mount another where parts of /proc are masked; programs do without
+    with suppress(OSError):  # no other may be mounted if parts of /proc are masked; programs do without
         kernel.mount("proc", f"{root}/proc", "proc", kernel.MS_NOSUID, "hidepid=2")
     kernel.make_read_only(root)
     options = f"size={TMP_SIZE},mode=755"

@@ -3,8 +3,8 @@
     the tests' process    holds the line to the server; runs trusted code only; calls the source through stand-ins
     the source's process  has neither that line nor the tests' text, and cannot reach into the other's memory
 
-So no code of the source's can forge a verdict, patch what the tests use, or read what they expect, and what its
-functions return is compared as the builtin or numpy value that it is: an object whose `__eq__` lies cannot take part.
+So no code of the source's can forge a verdict, patch what the tests use, or read what they expect. Results of its
+functions are compared as the builtin or numpy values that they are: an object with a false `__eq__` cannot take part.
 A deviation from the reference evaluators: tests that compare other objects than those fail here, and so do tests
 that hand functions of their own to the source. Names that the tests use of the source stay the source's word.
 """
@@ -36,7 +36,7 @@ from .execute import (
 _SIZE = struct.Struct("<Q")
 _MAX_FRAME = 256 << 20
 _MODULES = frozenset((*sys.stdlib_module_names, "numpy"))
-"""What the source imported and the tests use is imported again by the tests' process, if it is one of these."""
+"""Modules that the tests' process imports again if the source imported them and the tests use them."""
 
 
 class SourceEnded(BaseException):
@@ -115,7 +115,7 @@ class _Line:
 
 
 def _builtin_exception(name: str, text: str) -> Exception:
-    """What the source raised as the tests see it: the same class if it is a builtin one that takes a text."""
+    """Exception of the source as the tests see it: the same class if it is a builtin one that takes a text."""
     known = getattr(builtins, name, None)
     if isinstance(known, type) and issubclass(known, Exception):
         with suppress(TypeError):
@@ -161,7 +161,7 @@ def _stand_ins(line: _Line, used: set[str]) -> dict[str, Any]:
 
 
 def _update(before: Any, after: Any) -> None:
-    """What a call did to an argument that can change, done to the tests' own."""
+    """Repeat a call's change of an argument on the tests' own object."""
     if type(before) is not type(after):
         return
     if isinstance(before, list | bytearray):

@@ -1,6 +1,6 @@
-"""Watches one program from outside: its output, its clock, its proof; then ends whatever is left of it.
+"""Watch one program from outside: its output, its clock, its proof; then end everything left of it.
 
-What a child may say on its line to the server, in this order:
+Messages of a child on its line to the server, in this order:
 
     R            it is confined and begins; before that S + text: it could not be (ours, not the program's)
     F, M, X or C + text  the program failed, had no memory, ended early, or crashed; then the child ends
@@ -22,7 +22,7 @@ from .confine import Bounds, Confinement
 TOKEN_BYTES = 16
 MESSAGE_BYTES = 1024
 GRACE_S = 0.2
-"""For a child that has said its last word to end by itself: then its status is known."""
+"""Seconds for a child to end by itself after its last message: then its status is known."""
 END_TIMEOUT_S = 1.0
 _CHUNK = 65536
 _VERDICTS = {b"F": "failed", b"M": "memory", b"X": "no_verdict", b"C": "crashed"}
@@ -45,7 +45,7 @@ class Watched:
     err: int
     to_send: bytes = b""
     heard: bytes = b""
-    """What the child said and nobody has understood yet."""
+    """Bytes from the child that are not parsed yet."""
     ready: bool = False
     token: bytes | None = None
     verdict: str | None = None
@@ -133,7 +133,7 @@ def _speak(watched: Watched) -> None:
 
 
 def _listen(watched: Watched) -> bool:
-    """Takes in what the child says; False when nothing more is to be expected from it."""
+    """Read the child's messages; False when no more are expected."""
     try:
         data = os.read(watched.control, _CHUNK)
     except BlockingIOError:

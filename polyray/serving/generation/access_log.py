@@ -35,23 +35,23 @@ RejectReason = Literal["token", "scope", "rate_limit", "queue_full", "deadline"]
 OTHER_ROUTE = "other"
 CLIENT_CLOSED_REQUEST = 499
 MAX_FIELD_CHARS = 256
-"""Of a field that callers write themselves; a prompt that is asked for is whole."""
+"""Largest length of a field that callers write; a prompt is kept whole if it is logged."""
 
 
 @dataclass(slots=True)
 class Access:
-    """What the handlers of one request know about it: `request.state.access`.
+    """The handlers' facts about one request: `request.state.access`.
 
     Example:
         Access(model="policy-v17", candidates_id="cand-1", prompt_tokens=9, completion_tokens=48)
     """
 
     model: str | None = None
-    """As it is served, not as it was asked for."""
+    """Model under its served name, not under the requested one."""
     candidates_id: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    """Of all completions together; those of a cancelled request too."""
+    """Tokens of all completions together; those of a cancelled request too."""
     disconnected: bool = False
     """Set it where a handler finds that its client has gone; the middleware sees what ASGI tells."""
     rejected: RejectReason | None = None
@@ -59,7 +59,7 @@ class Access:
 
 
 class RequestMetrics(Protocol):
-    """What is counted of every request; GenerationMetrics does."""
+    """Counters of every request; implemented by GenerationMetrics."""
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """One request that has ended."""
@@ -71,14 +71,14 @@ class RequestMetrics(Protocol):
 
 
 def note_rejected(scope: Scope, reason: RejectReason) -> None:
-    """For middlewares; a handler sets `request.state.access.rejected`."""
+    """Note a rejection, for middlewares; a handler sets `request.state.access.rejected`."""
     access = scope.get("state", {}).get("access")
     if access is not None:
         access.rejected = reason
 
 
 def install_access_log() -> None:
-    """Lines go to stderr as they are, whatever other loggers do; a second call changes nothing."""
+    """Write lines to stderr unchanged, independent of other loggers; a second call changes nothing."""
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(message)s"))
@@ -172,7 +172,7 @@ class AccessLogMiddleware:
 
 @dataclass(slots=True)
 class _Exchange:
-    """What goes back and forth between server and application for one request."""
+    """Messages between server and application for one request."""
 
     access: Access
     server_receive: Receive
@@ -181,14 +181,14 @@ class _Exchange:
     complete: bool = False
 
     async def receive(self) -> Message:
-        """As the server's; a client that goes before its answer is complete is noted."""
+        """Receive from the server; a client that goes before its answer is complete is noted."""
         message = await self.server_receive()
         if message["type"] == "http.disconnect" and not self.complete:
             self.access.disconnected = True
         return message
 
     async def send(self, message: Message) -> None:
-        """As the server's, which raises OSError where the client has gone."""
+        """Send to the server, which raises OSError if the client has gone."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
         elif message["type"] == "http.response.body":

@@ -26,7 +26,7 @@ def add_adapters(app: FastAPI, service: GenerationService) -> None:
 
     @app.get(ROUTE)
     async def adapters() -> dict[str, Any]:
-        """What is served and what was asked for; what the engine holds, and how much runs on each."""
+        """Served and requested adapters; adapters that the engine holds, and the load on each."""
         return {
             "object": "list",
             "data": [_described(service, key) for key in service.adapters.specs],

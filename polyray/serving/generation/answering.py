@@ -1,4 +1,4 @@
-"""Between a handler and its client: work that ends when the client goes, and server-sent events."""
+"""Helpers between a handler and its client: work that ends when the client goes, and server-sent events."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ EVENT_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class ClientGone(Exception):
-    """The client has closed its connection; nobody reads what is answered."""
+    """The client has closed its connection, so the answer is not read."""
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, ResultT]) -> ResultT:
     """The result of `work`, which is cancelled as soon as the client goes: the engine then stops generating.
 
-    For handlers that have read their body. Raises ClientGone, and whatever `work` raises.
+    For handlers that have read their body. Raises ClientGone, and any error of `work`.
     """
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_gone(request))
@@ -43,15 +43,15 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, ResultT]) 
 async def event_stream(request: Request, events: AsyncGenerator[str, None]) -> Response:
     """Server-sent events, each a complete block without its blank line.
 
-    The first one is waited for, so that whatever goes wrong before it is an answer with a status of its own; what
-    goes wrong later is an event `error` in the common shape, the last one.
+    The first one is awaited, so that an earlier error gets an answer with its own status. A later error is the
+    last event, `error`, in the common shape.
     """
     first = await while_connected(request, anext(events))
     return StreamingResponse(_blocks(first, events), media_type="text/event-stream", headers=EVENT_HEADERS)
 
 
 def closed() -> Response:
-    """What is written into the log for a client that has gone."""
+    """Response for the log when a client has gone."""
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 

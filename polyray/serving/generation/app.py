@@ -24,12 +24,14 @@ REQUESTS_PER_SEQUENCE = 2
 """Requests that a replica holds, for each completion that it decodes or lets wait: Serve must not be what queues."""
 
 REPLICA_ENVIRONMENT = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
-"""Nothing in the service blocks its event loop, so it shares Serve's: no message of a request waits for another
-thread."""
+"""Environment of a replica: its code shares Serve's event loop, because nothing in the service blocks it.
+
+No message of a request then waits for another thread.
+"""
 
 
 class DeployedGenerationService(GenerationService):
-    """In a replica of Serve, which awaits `__del__` when it stops one."""
+    """The service in a replica of Serve, which awaits `__del__` when it stops one."""
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_http_app(self)
@@ -54,7 +56,7 @@ def build_generation_app(
 
 
 def build(args: GenerationServeConfig) -> Application:
-    """For `serve run services.generation:app key=value ...` and import_path in a Serve configuration file.
+    """Application for `serve run services.generation:app key=value ...` and import_path of Serve's configuration.
 
     Raises ConfigError for a reward that would have to be started beside it.
     """
@@ -73,7 +75,7 @@ def _deployment(service: type[GenerationService], config: GenerationServeConfig)
         "num_cpus": config.num_cpus,
         "num_gpus": config.num_gpus,
         "label_selector": config.node_labels,
-        # Ray sets OMP_NUM_THREADS=1 for whoever asks for less than two CPUs.
+        # Ray sets OMP_NUM_THREADS=1 for processes that ask for less than two CPUs.
         "runtime_env": {"env_vars": {**REPLICA_ENVIRONMENT, "OMP_NUM_THREADS": str(engine.threads)}},
     }
     return serve.deployment(serve.ingress(None)(service)).options(

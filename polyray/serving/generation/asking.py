@@ -24,7 +24,7 @@ from polyray.types import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What one HTTP request asks of the engine.
+    """Engine requests of one HTTP request.
 
     Example:
         Asked(policy=LivePolicy(...), requests=(TextRequest(...),), prompt_tokens=3)
@@ -34,7 +34,7 @@ class Asked:
     requests: tuple[TextRequest, ...]
     """Prompt by prompt, n completions each."""
     prompt_tokens: int
-    """Of all prompts, each counted once."""
+    """Tokens of all prompts, each counted once."""
 
 
 class Asking:
@@ -109,7 +109,7 @@ class Asking:
         )
 
     def _ended(self, sampling: TextSampling, prompt: Prompt) -> TextSampling:
-        """With the tokens that end a completion of this prompt."""
+        """The sampling settings with the tokens that end a completion of this prompt."""
         return replace(sampling, stop_token_ids=stop_tokens(self._tokenizer, prompt))
 
     def _check_logprobs(self, wanted: int | None, param: str) -> None:

@@ -1,4 +1,4 @@
-"""What /v1/candidates answers and stores, from what was sampled, scored and chosen. Plain functions."""
+"""Answers and records of /v1/candidates, from samples, scores and the chosen set. Plain functions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from polyray.serving.generation.openai_answers import Sampled, usage_of
 
 @dataclass(slots=True)
 class Clock:
-    """When what was reached, in seconds since the request came."""
+    """Times of a request's stages, in seconds since it came."""
 
     started: float
     first_token: float | None = None
@@ -48,7 +48,7 @@ def as_answer(
     selector: str,
     clock: Clock,
 ) -> CandidatesAnswer:
-    """The answer to `request`, whose samples have been chosen from."""
+    """Build the answer to `request` from its chosen samples."""
     live = asked.policy
     total = clock.now()
     candidates = []
@@ -110,7 +110,7 @@ def put_score(candidate: Candidate, scores: GroupScores, at: int) -> None:
 def as_record(
     request: CandidatesRequest, asked: Asked, owner: str, answer: CandidatesAnswer
 ) -> CandidatesRecord:
-    """What is stored of it."""
+    """Record of a request and its answer, for the store."""
     return CandidatesRecord(
         id=answer.id,
         created=time.time(),

@@ -76,11 +76,11 @@ def add_candidates(app: FastAPI, service: GenerationService) -> None:
 
     @app.post("/v1/selections", status_code=201)
     async def selections(request: Request) -> Response:
-        """What a person picked; answered once it is on disk."""
+        """Store a person's selection; answered once it is on disk."""
         body = await read_body(request, SelectionRequest)
         caller = _caller(request)
         request.state.access.candidates_id = body.candidates_id
-        # Not given up where the client goes: it may have been told that it was sent.
+        # Not cancelled if the client goes: it may believe that the selection was sent.
         record, is_new = await asyncio.to_thread(
             service.store.add_selection,
             body.candidates_id,
@@ -121,7 +121,7 @@ async def _find(request: Request, service: GenerationService, candidates_id: str
     owner = None if caller.scope == "admin" else caller.name
     record = await asyncio.to_thread(service.store.candidates, candidates_id, owner)
     if record is None:
-        raise UnknownCandidates(f"there are no candidates {candidates_id!r} of yours")
+        raise UnknownCandidates(f"you have no candidates {candidates_id!r} of yours")
     return record
 
 

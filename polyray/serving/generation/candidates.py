@@ -49,7 +49,7 @@ class Finish(BaseModel):
 
 
 class CandidateMaker:
-    """Makes sets of candidates. Belongs to one event loop."""
+    """Maker of sets of candidates. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class CandidateMaker:
         self._store = store
 
     def asked(self, request: CandidatesRequest) -> Asked:
-        """What the request asks of the engine. Raises InvalidRequest and UnknownPolicy."""
+        """Engine requests of the HTTP request. Raises InvalidRequest and UnknownPolicy."""
         selector = self._selector(request)
         if not self._scoring.has_reward and (request.score or selector in NEED_SCORES):
             what = "score" if request.score else "selector"
@@ -171,7 +171,7 @@ class CandidateMaker:
 
 
 def _scored_prompt(request: CandidatesRequest) -> Prompt:
-    """What the reward sees: with the reference and the metadata that verifiers compare with."""
+    """Prompt for the reward: with the reference and the metadata that verifiers compare with."""
     prompt = as_prompt(request.prompt, request.messages)
     return Prompt(
         prompt.prompt_id, prompt.text, request.reference, prompt.messages, metadata=request.metadata

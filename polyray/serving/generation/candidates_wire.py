@@ -43,7 +43,7 @@ class CandidatesRequest(StrictModel):
     k: int = Field(default=4, ge=1, le=MAX_CANDIDATES, description="candidates to choose from")
     model: str | None = Field(default=None, max_length=256, description="one of /v1/models; null: the base")
     selector: SelectorName | None = Field(
-        default=None, description="who picks selected_index; null: the service's own"
+        default=None, description="selector of selected_index; null: the service's own"
     )
     oversample: int | None = Field(
         default=None, ge=1, le=MAX_OVERSAMPLE, description="completions that the k are chosen from; null: k"
@@ -107,12 +107,12 @@ class Collapsed(BaseModel):
     sample: int
     text: str
     candidate: int | None = Field(
-        description="index of the candidate that stands for it; null: not among the k"
+        description="index of the candidate that represents it; null: not among the k"
     )
 
 
 class ServedPolicy(BaseModel):
-    """Which weights answered."""
+    """Weights that answered."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -122,7 +122,7 @@ class ServedPolicy(BaseModel):
 
 
 class SetDiversity(BaseModel):
-    """Of the candidates that are shown."""
+    """Diversity of the shown candidates."""
 
     source: str
     mean_distance: float = Field(description="over all pairs, in [0, 1]; 0 for one candidate")
@@ -140,7 +140,7 @@ class Timings(BaseModel):
 
 
 class TokenUsage(BaseModel):
-    """As OpenAI counts."""
+    """Token counts as in OpenAI's API."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -148,7 +148,7 @@ class TokenUsage(BaseModel):
 
 
 class CandidatesAnswer(BaseModel):
-    """What POST /v1/candidates answers."""
+    """Answer of POST /v1/candidates."""
 
     id: str
     object: Literal["candidates"] = "candidates"
@@ -178,7 +178,7 @@ class SelectionRequest(StrictModel):
 
 
 class Selection(BaseModel):
-    """What POST /v1/selections answers, once it is stored."""
+    """Answer of POST /v1/selections, once it is stored."""
 
     id: str
     object: Literal["selection"] = "selection"
@@ -198,7 +198,7 @@ class StoredCandidates(BaseModel):
 
 
 class CandidatesPage(BaseModel):
-    """What GET /v1/candidates answers."""
+    """Answer of GET /v1/candidates."""
 
     object: Literal["list"] = "list"
     data: list[StoredCandidates]

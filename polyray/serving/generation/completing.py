@@ -32,7 +32,7 @@ class Completing:
         self._tokenizer = tokenizer
 
     def asked(self, request: SamplingRequest) -> Asked:
-        """What the request asks of the engine. Raises InvalidRequest and UnknownPolicy."""
+        """Engine requests of the HTTP request. Raises InvalidRequest and UnknownPolicy."""
         if isinstance(request, ChatRequest):
             return self._asking.chat(request)
         assert isinstance(request, CompletionRequest)

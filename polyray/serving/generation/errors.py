@@ -1,4 +1,4 @@
-"""What the service refuses on purpose; routes.py says which status each has."""
+"""Deliberate refusals of the service; routes.py maps them to statuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeps what is served in step with what should be: adapters that were asked for, and runs that are followed.
+"""Adapter sync: keeps the served adapters up to date with requests and followed runs.
 
 The store remembers what was asked for over /v1/adapters, so that a restart serves it again and every replica serves
 the same. One look at it, and at the directories of followed runs, every `follow_interval_s`.
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class WantedAdapters(Protocol):
-    """Where it is remembered what was asked for over /v1/adapters; SelectionStore. Blocks."""
+    """Store of the adapters requested over /v1/adapters; implemented by SelectionStore. Blocks."""
 
     def adapters(self) -> Mapping[str, Mapping[str, Any]]:
         """Key -> AdapterSpec as JSON."""
@@ -62,14 +62,14 @@ class ServedAdapters:
         self._roots = roots
         self._max_rank = max_rank
         self._specs: dict[str, AdapterSpec] = {}
-        """What is served, by key."""
+        """Served adapters, by key."""
         self._changing = asyncio.Lock()
         self.troubles: dict[str, str] = {}
         """Key -> why it is not served, or not its newest version."""
 
     @property
     def specs(self) -> dict[str, AdapterSpec]:
-        """What is served, by key."""
+        """Served adapters, by key."""
         return dict(self._specs)
 
     async def start(self) -> None:
@@ -105,7 +105,7 @@ class ServedAdapters:
             await self.look()
 
     async def look(self) -> None:
-        """Once: what is wanted and not served is loaded, what is served and not wanted goes, versions move on."""
+        """Look once: load wanted adapters, unload unwanted ones, follow new versions."""
         async with self._changing:
             stored = await asyncio.to_thread(self._wanted.adapters)
             for key in [key for key in self._specs if key not in stored and key not in self._configured]:
@@ -118,7 +118,7 @@ class ServedAdapters:
                     await self._quietly(key, self._follow(spec))
 
     async def keep_looking(self, interval_s: float) -> None:
-        """Until cancelled."""
+        """Look every `interval_s` seconds, until cancelled."""
         while True:
             await asyncio.sleep(interval_s)
             try:

@@ -1,4 +1,4 @@
-"""Is the engine well? A canary while it is idle; while it is busy, whether it gets on."""
+"""Health of the engine: a canary while it is idle; its progress while it is busy."""
 
 from __future__ import annotations
 

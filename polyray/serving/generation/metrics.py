@@ -1,4 +1,4 @@
-"""What a replica tells Prometheus, through Ray's metrics agent (which puts `ray_` before every name).
+"""Prometheus metrics of a replica, through Ray's metrics agent (which prefixes names with `ray_`).
 
     polyray_generation_requests{route, status}        polyray_generation_request_seconds{route}
     polyray_generation_rejected{reason}               reason: token, scope, rate_limit, queue_full, deadline
@@ -11,8 +11,8 @@
     polyray_generation_selections{outcome}            outcome: picked, edited, none, repeated
 
 In a replica Serve adds deployment, replica and application. Tokens per second are the rate of tokens_generated.
-`route` is a route's template or "other"; `model` a name that is or was served, never an alias and never what a
-caller made up: the first MAX_MODELS of a replica's life by name, the rest (a run followed for very long) as "other".
+`route` is a route's template or "other"; `model` a name that is or was served, never an alias and never an invented
+name: the first MAX_MODELS of a replica's life by name, the rest (a run followed for very long) as "other".
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SECONDS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]
 
 @dataclass(frozen=True, slots=True)
 class ModelCounts:
-    """What one model generated in this replica since it started.
+    """Output of one model in this replica since it started.
 
     Example:
         ModelCounts(completions=8, tokens=96)
@@ -84,7 +84,7 @@ class GenerationMetrics:
         self.rejected.inc(1, {"reason": reason})
 
     def first_token(self, seconds: float) -> None:
-        """One streamed request whose first token came."""
+        """Record the time to the first token of one streamed request."""
         self.first_token_seconds.observe(seconds)
 
     def completed(self, model: str, num_completions: int, num_tokens: int) -> None:
@@ -100,7 +100,7 @@ class GenerationMetrics:
             self._counts.popitem(last=False)
 
     def load(self, num_queued: int, num_running: int) -> None:
-        """What the engine has to do now."""
+        """Record the engine's current load."""
         self.queued_sequences.set(num_queued)
         self.running_sequences.set(num_running)
 
@@ -126,7 +126,7 @@ class GenerationMetrics:
         self.selections.inc(1, {"outcome": outcome})
 
     def counts_by_model(self) -> dict[str, ModelCounts]:
-        """Of the models used last, at most `max_models`; for /v1/info. The one used last comes last."""
+        """Counts of the models used last, at most `max_models`; for /v1/info. The one used last comes last."""
         return dict(self._counts)
 
     def _label(self, model: str) -> str:

@@ -1,9 +1,9 @@
-"""What stands between the network and a route of the generation service, and in which order.
+"""Middleware between the network and the routes of the generation service, in its order.
 
     AccessLogMiddleware    times, counts and logs every request, refusals too      request.state.access
     ScopeMiddleware        401, 403                                                request.state.caller
     RateLimitMiddleware    429; after the scopes, because it counts by caller
-    BodyLimitMiddleware    413; a body is read only for those who may send one
+    BodyLimitMiddleware    413; a body is read only for callers that may send one
     routes
 
 Health routes and the page are exempt from tokens and rates, not from the log.
@@ -37,7 +37,7 @@ def add_middleware(
     `needs_admin(method, path)` names the admin routes, `exempt_routes` the paths that need no token and have no
     rate; both see paths without the service's prefix.
     """
-    # Starlette calls what was added last first.
+    # Starlette calls the last added one first.
     app.add_middleware(BodyLimitMiddleware, max_bytes=max_body_bytes)
     app.add_middleware(RateLimitMiddleware, limiter=limiter, exempt_routes=exempt_routes)
     app.add_middleware(ScopeMiddleware, book=book, needs_admin=needs_admin, exempt_routes=exempt_routes)

@@ -33,7 +33,7 @@ class Sampled:
     finish_reason: str | None = None
 
     def add(self, delta: TextDelta) -> None:
-        """Takes what has come."""
+        """Add a delta."""
         self.text += delta.text
         self.token_ids.extend(delta.token_ids)
         self.logprobs.extend(delta.logprobs)
@@ -43,7 +43,7 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class AnswerHead:
-    """What every chunk of one answer repeats.
+    """Fields that every chunk of one answer repeats.
 
     Example:
         AnswerHead(id="cmpl-6f1e", created=1760000000, model="latest", policy="policy-v17")
@@ -95,11 +95,11 @@ class CompletionShape:
         }
 
     def first(self, index: int) -> dict[str, Any] | None:
-        """Nothing comes before the text."""
+        """No first chunk: nothing comes before the text."""
         return None
 
     def delta(self, index: int, delta: TextDelta, offset: int) -> dict[str, Any]:
-        """What was added, `offset` characters into the text."""
+        """Added text, at `offset` characters of the whole text."""
         return {
             "index": index,
             "text": delta.text,
@@ -152,12 +152,12 @@ class ChatShape:
         }
 
     def first(self, index: int) -> dict[str, Any] | None:
-        """Who speaks."""
+        """Role of the speaker."""
         delta = {"role": "assistant", "content": ""}
         return {"index": index, "delta": delta, "finish_reason": None, "logprobs": None}
 
     def delta(self, index: int, delta: TextDelta, offset: int) -> dict[str, Any]:
-        """What was added."""
+        """Added text."""
         return {
             "index": index,
             "delta": {"content": delta.text} if delta.text else {},

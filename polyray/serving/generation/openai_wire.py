@@ -1,9 +1,9 @@
-"""The JSON of OpenAI's completions and chat completions, as far as it is spoken here.
+"""The JSON of OpenAI's completions and chat completions, as far as it is supported here.
 
     POST /v1/completions       CompletionRequest     POST /v1/chat/completions  ChatRequest
     GET  /v1/models            ModelList
 
-What is not spoken is refused by name, unless it is null: a caller learns that its `logit_bias` has no effect.
+An unsupported field is refused by name, unless it is null: a caller learns that its `logit_bias` has no effect.
 Answers are built in openai_answers.py.
 """
 
@@ -21,7 +21,7 @@ Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 def _kind(value: Any) -> str:
-    """Which member of a union is meant, so that an error is about that one."""
+    """Intended member of a union, so that an error is about that one."""
     if isinstance(value, list | tuple):
         return "tokens" if value and all(isinstance(entry, int) for entry in value) else "texts"
     return "text"
@@ -42,13 +42,13 @@ Stops = Annotated[
 
 
 class StreamOptions(StrictModel):
-    """What comes with a stream."""
+    """Options of a stream."""
 
     include_usage: bool = False
 
 
 class SamplingRequest(StrictModel):
-    """What both kinds of completions have."""
+    """Fields of both kinds of completions."""
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     n: int = Field(default=1, ge=1)
@@ -82,7 +82,7 @@ class SamplingRequest(StrictModel):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """As a tuple."""
+        """Stop strings as a tuple."""
         return () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else self.stop
 
 
@@ -120,9 +120,9 @@ class ChatRequest(SamplingRequest):
 
 
 class PolicyDetails(BaseModel):
-    """What OpenAI's own has no place for."""
+    """Fields of a model that OpenAI's API lacks."""
 
-    alias_of: str | None = Field(description="the model that this name stands for now")
+    alias_of: str | None = Field(description="the model that this name means now")
     version: int | None = Field(description="of its run")
     sha256: str = Field(description="of the adapter; of nothing for the base")
     source: str = Field(description="the directory it was read from; empty for the base")

@@ -32,7 +32,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "trusted-types 'none'",
     )
 )
-"""Nothing from elsewhere, nothing inline, and no text that becomes markup: what models write is not trusted."""
+"""Nothing from elsewhere, nothing inline, and no text that becomes markup: models' output is not trusted."""
 
 _HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
@@ -64,7 +64,7 @@ class PageFile:
 
 
 def _read_page() -> MappingProxyType[str, PageFile]:
-    """By route. A file of an unknown suffix is no part of the page."""
+    """Files of the page by route. A file of an unknown suffix is not part of the page."""
     files = {}
     for path in sorted(PAGE_DIRECTORY.iterdir()):
         if path.suffix in _MEDIA_TYPES:

@@ -1,8 +1,8 @@
-"""Which adapters are served, under which names: loading with proof, aliases, and a limit.
+"""Served adapters and their names: loading with proof, aliases, and a limit.
 
     load: files --reference log-probs--> payload --engine--> its log-probs --check_delivery--> served
 
-A request resolves its model once and keeps that version, whatever is loaded or unloaded while it runs: the engine
+A request resolves its model once and keeps that version, even if others are loaded or it is unloaded: the engine
 holds an adapter as long as something runs on it. Belongs to one event loop.
 """
 
@@ -49,9 +49,9 @@ class LivePolicy:
     difference: float
     """Largest |engine - reference| log-prob of the probe, in nats."""
     pinned: bool
-    """Never unloaded to make room."""
+    """True: it is never unloaded to make room."""
     number: int = 0
-    """Of its load, counted up."""
+    """Number of its load, counted up."""
 
 
 class LivePolicies:
@@ -71,7 +71,7 @@ class LivePolicies:
         self._tolerance = tolerance
         self._max_adapters = max_adapters
         self._live: dict[str, LivePolicy] = {}
-        """By model id, the one that was asked longest ago first."""
+        """Served policies by model id, the least recently used first."""
         self._aliases: dict[str, str] = {}
         self._loads = itertools.count()
         self._served: np.ndarray | None = None
@@ -92,7 +92,7 @@ class LivePolicies:
         return found
 
     def names(self) -> list[str]:
-        """Everything `resolve` knows: the base, the other models, the aliases."""
+        """Names that `resolve` knows: the base, the other models, the aliases."""
         return [policy.model for policy in self.models()] + sorted(self._aliases)
 
     def models(self) -> list[LivePolicy]:
@@ -100,7 +100,7 @@ class LivePolicies:
         return sorted(self._live.values(), key=lambda live: live.number)
 
     def aliases(self) -> dict[str, LivePolicy]:
-        """Alias -> what it stands for now."""
+        """Alias -> its current policy."""
         return {alias: self._live[model] for alias, model in sorted(self._aliases.items())}
 
     def serves(self, source: AdapterSource) -> bool:
@@ -134,7 +134,7 @@ class LivePolicies:
             return live, gone
 
     async def unload(self, model: str) -> None:
-        """Nobody may ask for it any more; what runs on it finishes. Raises UnknownPolicy."""
+        """Stop serving a model; running requests finish. Raises UnknownPolicy."""
         async with self._loading:
             if model not in self._live or model == BASE:
                 raise UnknownPolicy(
@@ -181,7 +181,7 @@ class LivePolicies:
         return live
 
     async def _restore(self, model: str, known: LivePolicy | None) -> None:
-        """What did not prove itself goes; the weights that it was to replace come back from their directory."""
+        """Remove a version that was not proven; its predecessor is loaded again from its directory."""
         await self._engine.forget(model)
         if known is not None:
             del self._live[model]

@@ -1,4 +1,4 @@
-"""How many requests a caller may send: a token bucket per caller name, and the 429 that says when to come back.
+"""Rate limit of a caller: a token bucket per caller name, and the 429 that says when to retry.
 
 Each replica counts for itself, so it gets its share of the limit: all replicas together never admit more.
 """
@@ -19,10 +19,10 @@ from polyray.serving.generation.tokens import Caller
 from polyray.serving.http_errors import error_response
 
 MAX_CALLERS = 10_000
-"""Whose buckets are kept; beyond it, whoever was away longest begins with a full one."""
+"""Largest number of callers with a bucket; beyond it, the caller that was away longest begins with a full one."""
 
 _ROUNDING = 1e-6
-"""Of a request: who waits exactly as long as they were told is admitted, whatever floats make of it."""
+"""Rounding tolerance in requests: a caller that waits exactly as told is admitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class OverLimit:
 
 @dataclass(slots=True)
 class _Bucket:
-    """What is left of a caller's burst, and when that was so."""
+    """State of a caller's burst: requests left, and the time of that count."""
 
     requests: float
     at_s: float
@@ -98,7 +98,9 @@ class RateLimiter:
 
 
 class RateLimitMiddleware:
-    """429 for a caller who comes too often; inside ScopeMiddleware, which says who that is. Pure ASGI."""
+    """Answer 429 to a caller with too many requests; inside ScopeMiddleware, which identifies the caller. Pure
+    ASGI.
+    """
 
     def __init__(
         self, app: ASGIApp, limiter: RateLimiter, exempt_routes: Collection[str] = HEALTH_ROUTES

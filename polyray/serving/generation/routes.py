@@ -1,7 +1,7 @@
 """The HTTP routes of one replica: OpenAI's here, the rest in candidate_routes.py, adapter_routes.py, page_routes.py.
 
-Every answer that is no success has the common shape {"error": {"message", "type", "param", "code"}}. What Serve's
-proxy answers before a replica is reached (408, 429, 503) is plain text.
+Every answer that is no success has the common shape {"error": {"message", "type", "param", "code"}}. Answers of
+Serve's proxy before a replica is reached (408, 429, 503) are plain text.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def _add_information(app: FastAPI, service: GenerationService) -> None:
 
 
 def note_asked(request: Request, asked: Asked) -> None:
-    """For the access log."""
+    """Note model and tokens of a request for the access log."""
     request.state.access.model = asked.policy.model
     request.state.access.prompt_tokens = asked.prompt_tokens
 
@@ -171,7 +171,7 @@ def _model(name: str, live: LivePolicy, alias_of: str | None) -> Model:
 
 
 def _install_service_errors(app: FastAPI, retry_after_s: int) -> None:
-    """What each refusal is in HTTP; anything else of ours is 500, as everywhere."""
+    """Status of each refusal in HTTP; anything else of ours is 500, as everywhere."""
 
     def answer(
         status: int, code: str, *, param: str | None = None, retry: bool = False, rejected: str | None = None

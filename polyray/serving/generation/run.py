@@ -30,7 +30,7 @@ from polyray.serving.serve_instance import (
 
 @dataclass(frozen=True, slots=True)
 class GenerationServiceAddress:
-    """Where a started service is found.
+    """Address of a started service.
 
     Example:
         GenerationServiceAddress(app_name="generation-generation", url="http://127.0.0.1:8000")
@@ -38,7 +38,7 @@ class GenerationServiceAddress:
 
     app_name: str
     url: str
-    """Without a slash at its end: `url + "/v1"` is what OpenAI's client takes."""
+    """URL without a slash at its end: OpenAI's client takes `url + "/v1"`."""
 
 
 def generation_app_name(name: str) -> str:
@@ -79,7 +79,7 @@ def start_generation_service(config: GenerationServeConfig, book: TokenBook) -> 
 
 
 def start_timeout_s(config: GenerationServeConfig) -> float:
-    """Until all replicas answer: engines on one GPU start one after another."""
+    """Limit until all replicas answer, in seconds: engines on one GPU start one after another."""
     return config.engine.start_timeout_s * engines_on_one_gpu(config.num_gpus, config.num_replicas)
 
 
@@ -91,7 +91,7 @@ def stop_generation_service(config: GenerationServeConfig) -> None:
 
 
 def _deploy_reward(config: GenerationServeConfig) -> StartingRewardService | None:
-    """What scores candidates; None without a reward, or where it is a service elsewhere."""
+    """Deploy the reward that scores candidates; None without a reward, or for a service elsewhere."""
     if config.reward is None:
         return None
     plan = plan_reward(config.reward, config.task, config.diversity)

@@ -14,7 +14,7 @@ from polyray.serving.generation.openai_answers import Sampled
 
 
 class Sampler:
-    """What stands between requests and the engine. Belongs to one event loop."""
+    """Queue between requests and the engine. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Sampler:
             self._metrics.load(self.queued, self.running)
 
     async def complete(self, requests: Sequence[TextRequest]) -> list[Sampled]:
-        """All of them, whole. Where one fails, or the caller goes away, the others leave the engine at once.
+        """Complete all requests. If one fails, or the caller goes away, the others leave the engine at once.
 
         Raises RolloutError, and DeadlineExceeded.
         """
@@ -96,7 +96,7 @@ class Sampler:
                 async with aclosing(self._engine.generate(request)) as deltas:
                     async for delta in deltas:
                         arrived.put_nowait((place, _checked(delta)))
-            except Exception as error:  # raised to whoever reads the stream
+            except Exception as error:  # raised to the reader of the stream
                 arrived.put_nowait(error)
 
         tasks = [asyncio.create_task(listen(place, request)) for place, request in enumerate(requests)]
@@ -147,11 +147,11 @@ class Sampler:
 
 def _checked(delta: TextDelta) -> TextDelta:
     if delta.finish_reason == "error":
-        raise RolloutError("the engine gave a completion up; its log says why")
+        raise RolloutError("the engine gave up a completion; its log says why")
     return delta
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Of those that happened before the group was cancelled."""
+    """First error that happened before the group was cancelled."""
     error = failures.exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error

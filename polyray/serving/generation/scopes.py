@@ -39,7 +39,7 @@ class ScopeMiddleware:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).getlist("authorization")
-        # Of several headers a proxy before us may have looked at another one than we would: none of them counts.
+        # A proxy before us may have looked at another one of several headers than we would: none of them counts.
         caller = self._book.find(given[0] if len(given) == 1 else "")
         if caller is not None:
             scope.setdefault("state", {})["caller"] = caller

@@ -1,4 +1,4 @@
-"""What candidates are judged by: the reward where one is configured, and how far apart texts are."""
+"""Judgement of candidates: the configured reward, and distances of texts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class CandidateScoring:
 
     @property
     def source(self) -> str:
-        """Where distances come from."""
+        """Source of distances."""
         return self._diversity.source
 
     @property

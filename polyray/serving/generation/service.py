@@ -58,9 +58,9 @@ class GenerationService:
 
         Args:
             config: with a model and a database that this process finds.
-            book: who may ask.
+            book: the known callers.
             reward_app: the Serve application of the reward; None: there is none, or it is a service elsewhere.
-            root: what relative directories of requests are below; None: where this process runs.
+            root: base of relative directories in requests; None: the current directory.
         """
         log_as_replica()
         self.root = root or os.getcwd()
@@ -125,7 +125,7 @@ class GenerationService:
         ]
 
     def info(self) -> dict[str, Any]:
-        """What GET /v1/info answers."""
+        """Answer of GET /v1/info."""
         config = self.config
         return {
             "name": config.name,
@@ -180,7 +180,7 @@ class GenerationService:
 
 
 def build_engine(config: GenerationServeConfig, model_dir: Path, dtype: str) -> TextEngine:
-    """The engine that the configuration asks for; its construction goes on in the background."""
+    """The engine that the configuration asks for; its construction continues in the background."""
     spec = config.rollout()
     processes = spec.engine_kind == "vllm_async" or (config.engine.kind == "auto" and config.num_gpus > 0)
     adapters = config.max_adapters + 1

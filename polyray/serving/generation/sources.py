@@ -1,4 +1,4 @@
-"""Where adapters come from: what an AdapterSpec names, as directories. Reads directory entries, loads nothing.
+"""Sources of adapters: the directories that an AdapterSpec names. Reads directory entries, loads nothing.
 
 path: runs/sft/adapter     one adapter, called `sft` (or by its `name`)
 run: runs/first            its final adapter, called `first`; with `version: 17` that version, policy-v17
@@ -26,7 +26,7 @@ LATEST, BEST = "latest", "best"
 RESERVED = (BASE, LATEST, BEST)
 DEFAULT_PREFIX = "policy"
 PLACES_OF_A_RUN = 3
-"""Of one that is followed: its best version, its newest one, and the next one before it takes over."""
+"""Adapters of a followed run: its best version, its newest one, and the next one before it takes over."""
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -44,7 +44,7 @@ class AdapterSource:
 
     @property
     def sha256(self) -> str | None:
-        """Of the adapter, as its manifest has it; None for one of other software."""
+        """sha256 of the adapter, from its manifest; None for one of other software."""
         try:
             manifest = json.loads((self.directory / MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -54,7 +54,7 @@ class AdapterSource:
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """What a followed run has to serve at the moment.
+    """Current adapters of a followed run.
 
     Example:
         Followed(latest=AdapterSource(...), best=None)
@@ -65,7 +65,7 @@ class Followed:
 
 
 def key_of(spec: AdapterSpec) -> str:
-    """What an adapter is known by among those that are served: its model id, or the prefix of a followed run's."""
+    """Key of an adapter among the served ones: its model id, or the prefix of a followed run's."""
     if spec.follow is not None:
         return spec.name or DEFAULT_PREFIX
     return source_of(spec).model
@@ -99,7 +99,7 @@ def followed(spec: AdapterSpec) -> Followed:
 
 
 def aliases_of(spec: AdapterSpec) -> tuple[str, str]:
-    """What the newest and the best version of a followed run are called."""
+    """Aliases of the newest and the best version of a followed run."""
     return (LATEST, BEST) if spec.name is None else (f"{spec.name}-{LATEST}", f"{spec.name}-{BEST}")
 
 
@@ -127,8 +127,8 @@ def check_adapter(source: AdapterSource, max_rank: int) -> None:
     """Raises InvalidRequest where there is no adapter, or one of a rank that the engine was not built for."""
     if not is_adapter(source.directory):
         raise InvalidRequest(
-            f"{str(source.directory)!r} is no adapter: {CONFIG_FILE} or {WEIGHTS_FILE} is missing; give a directory "
-            "in PEFT format, or a run that has finished"
+            f"{str(source.directory)!r} is not an adapter: {CONFIG_FILE} or {WEIGHTS_FILE} is missing; give a "
+            "directory in PEFT format, or a run that has finished"
         )
     try:
         rank = json.loads((source.directory / CONFIG_FILE).read_text(encoding="utf-8")).get("r")
@@ -177,7 +177,7 @@ def check_configured(config: GenerationServeConfig) -> None:
         needed += 1 if spec.follow is None else PLACES_OF_A_RUN
     twice = sorted({key for key in keys if keys.count(key) > 1})
     if twice:
-        raise ConfigError(f"adapters: {twice} come twice; give each a `name` of its own")
+        raise ConfigError(f"adapters: {twice} are listed twice; give each its own `name`")
     if needed > config.max_adapters:
         raise ConfigError(
             f"adapters need {needed} places (a followed run {PLACES_OF_A_RUN}), max_adapters={config.max_adapters}; "

@@ -1,4 +1,4 @@
-"""Who may ask a generation service: callers with a name and a scope, known by the hash of their token alone.
+"""Callers of a generation service: each with a name and a scope, known by the hash of its token alone.
 
     POLYRAY_API_TOKEN     the caller "default", scope user
     POLYRAY_ADMIN_TOKEN   the caller "admin", scope admin: may also do what a user may
@@ -44,7 +44,7 @@ _HASHES_OF_NOTHING = frozenset(hashlib.sha256(text).hexdigest() for text in (b""
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks.
+    """A caller of the service.
 
     Example:
         Caller(name="alice", scope="user", requests_per_minute=30.0)
@@ -108,16 +108,16 @@ class TokenBook:
 
     @property
     def needs_token(self) -> bool:
-        """False: the service is open to whoever reaches it."""
+        """False if the service is open to everyone in reach."""
         return bool(self.tokens)
 
     @property
     def has_admin(self) -> bool:
-        """Whether anybody may use the admin routes."""
+        """Whether any caller may use the admin routes."""
         return not self.tokens or any(known.caller.scope == "admin" for known in self.tokens)
 
     def find(self, authorization: str) -> Caller | None:
-        """Whose token the value of an Authorization header carries; None: nobody's.
+        """Caller with the token of an Authorization header; None: no known caller.
 
         Compares with every entry, so that the time it takes does not tell which one was nearest.
         """
@@ -145,7 +145,7 @@ def _sha256(token: str) -> str:
 
 
 def _read_tokens_file(path: Path) -> list[tuple[str, KnownToken]]:
-    """Each entry's token, after where it stands."""
+    """Token of each entry, after its place in the file."""
     try:
         mode = path.stat().st_mode
         nodes, values = _parse(path.read_text(encoding="utf-8"))
@@ -189,7 +189,7 @@ def _parse(text: str) -> tuple[list[yaml.Node], list[Any]]:
 
 def _known_token(node: yaml.Node, value: Any, origin: str) -> KnownToken:
     if not isinstance(value, dict) or not isinstance(node, yaml.MappingNode):
-        raise ConfigError(f"{origin} is no mapping of name, scope and sha256")
+        raise ConfigError(f"{origin} is not a mapping of name, scope and sha256")
     keys = [str(key.value) for key, _ in node.value]
     if twice := [key for at, key in enumerate(keys) if key in keys[:at]]:
         raise ConfigError(f"{origin}: the key {twice[0]!r} comes twice")
@@ -205,7 +205,7 @@ def _known_token(node: yaml.Node, value: Any, origin: str) -> KnownToken:
 
 
 def _explain(item: Any) -> str:
-    """What is wrong with a key of an entry; without its value, which may be a token."""
+    """Problem of a key of an entry; without its value, which may be a token."""
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         return f"unknown key {key!r}; known are {', '.join(_Entry.model_fields)}"

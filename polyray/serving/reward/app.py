@@ -36,11 +36,11 @@ from polyray.serving.reward.service import RewardService
 logger = logging.getLogger(__name__)
 
 APP_VERSION = "1"
-"""Serve restarts replicas whose version changes; with a fixed one a new user_config only reconfigures them."""
+"""Fixed version: Serve restarts replicas if it changes; otherwise a new user_config only reconfigures them."""
 
 
 class DeployedRewardService(RewardService):
-    """In a replica of Serve, which asks it for its routes."""
+    """The service in a replica of Serve, which asks it for its routes."""
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_http_app(self, self.token)
@@ -55,7 +55,7 @@ class SelfReliantRewardService(DeployedRewardService):
         host = client.http_config.host if client is not None else None
         if self.token is None and not is_local(host):
             logger.warning(
-                "WARNING: %s is open to whoever reaches it; set %s in the replicas' environment to require a token",
+                "WARNING: %s is open to everyone in reach; set %s in the replicas' environment to require a token",
                 host,
                 TOKEN_VARIABLE,
             )
@@ -80,7 +80,7 @@ def build_reward_app(
 
 
 def build(args: RewardServeConfig) -> Application:
-    """For `serve run services.reward:app key=value ...` and import_path in a Serve configuration file."""
+    """Application for `serve run services.reward:app key=value ...` and import_path of Serve's configuration."""
     spec = args.how_it_runs
     user_config = args.model_dump(mode="json", exclude_defaults=True, exclude={"ray"})
     return _deployment(SelfReliantRewardService, spec, user_config).bind(spec)

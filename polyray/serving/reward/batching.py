@@ -22,7 +22,7 @@ from polyray.errors import RewardError
 PayloadT = TypeVar("PayloadT")
 
 BYTES_PER_TOKEN = 4
-"""Of English and of most vocabularies; an estimate costs no tokenizer."""
+"""Bytes per token of English and of most vocabularies; an estimate needs no tokenizer."""
 
 
 class ServiceOverloaded(RewardError):
@@ -37,7 +37,7 @@ def estimated_tokens(*texts: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """How large a batch and the queue behind it may become.
+    """Limits of a batch and of the queue behind it.
 
     Example:
         BatchLimits(max_payloads=64, max_tokens=16384, wait_s=0.002, max_queued_batches=16)
@@ -47,7 +47,7 @@ class BatchLimits:
     max_tokens: int
     """A payload over it is a batch of its own."""
     wait_s: float
-    """How long an idle batcher waits for company."""
+    """Time that an idle batcher waits for more work, in seconds."""
     max_queued_batches: int
 
     @classmethod
@@ -111,7 +111,7 @@ class TokenBatcher(Generic[PayloadT]):
             raise
 
     async def _work(self) -> None:
-        """Until nothing waits: an idle batcher holds nothing, so that a model that was replaced can go."""
+        """Answer batches until nothing waits. An idle batcher holds nothing, so that a replaced model can go."""
         if not self._is_full():
             await asyncio.sleep(self._limits.wait_s)
         while self._queue:

@@ -1,4 +1,4 @@
-"""What a replica serves, as Serve's `user_config`: plain JSON, so that a new one is loaded without a restart.
+"""Configuration of a replica, as Serve's `user_config`: plain JSON, so that it is loaded without a restart.
 
 Two forms: `plans`, made by start_reward_service on the driver, where the user's files travel as text; and the keys of
 RewardServeConfig, as a person writes them into a Serve configuration file, where paths are read on the replica.
@@ -35,7 +35,7 @@ class ReplicaConfiguration:
 
     @property
     def default_spec(self) -> ServiceSpec:
-        """How the first reward wants to run."""
+        """Service settings of the first reward."""
         return next(iter(self.plans.values())).reward.service
 
     @property
@@ -50,7 +50,7 @@ class ReplicaConfiguration:
 
     @classmethod
     def from_config(cls, config: RewardServeConfig) -> ReplicaConfiguration:
-        """What a file asks for; reads the user's files. Raises ConfigError."""
+        """Configuration from a file; reads the user's files. Raises ConfigError."""
         plans = {
             name: plan_reward(spec, config.task, config.diversity) for name, spec in config.specs.items()
         }
@@ -58,7 +58,7 @@ class ReplicaConfiguration:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ReplicaConfiguration:
-        """Of either form. Raises ConfigError naming what is wrong."""
+        """Configuration from either form. Raises ConfigError naming what is wrong."""
         if "plans" not in value:
             return cls.from_config(build_config(RewardServeConfig, dict(value), "user_config"))
         try:

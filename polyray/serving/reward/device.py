@@ -1,4 +1,4 @@
-"""Where the models of a reward replica run: on the GPU that reward.service.num_gpus gives it, else on the CPU."""
+"""Device of a reward replica's models: the GPU that reward.service.num_gpus gives it, else the CPU."""
 
 from __future__ import annotations
 

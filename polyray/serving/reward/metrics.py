@@ -1,4 +1,4 @@
-"""What a replica tells Prometheus, through Ray's metrics agent (which puts `ray_` before every name).
+"""Prometheus metrics of a replica, through Ray's metrics agent (which prefixes names with `ray_`).
 
     polyray_reward_requests{route, model, status}     polyray_reward_request_seconds{route}
     polyray_reward_items{model}                       polyray_reward_unscored{model}
@@ -9,7 +9,7 @@
     polyray_reward_reloads{outcome}                   outcome: loaded, failed
 
 In a replica Serve adds deployment, replica and application. `route` is a path of the API or "other", `model` a
-configured name or "": no tag grows with what callers send.
+configured name or "": no tag grows with the input of callers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class RewardMetrics:
         )
         self.items = self._counter("items", "Items that were asked for, over HTTP and over the handle.")
         self.unscored = self._counter("unscored", "Items without a score.")
-        self.cache_hits = self._counter("cache_hits", "Items whose score was known.")
+        self.cache_hits = self._counter("cache_hits", "Items with a known score.")
         self.cache_misses = self._counter("cache_misses", "Items that a caching model had to score.")
         self.batch_items = self._histogram("batch_items", "Items in one batch.", _SIZES)
         self.batch_tokens = self._histogram("batch_tokens", "Estimated tokens in one batch.", _TOKENS)
@@ -65,7 +65,7 @@ class RewardMetrics:
             self.unscored.inc(unscored, tags)
 
     def cache(self, model: str, hits: int, misses: int) -> None:
-        """What the score cache of a model knew of one batch."""
+        """Record hits and misses of a model's score cache for one batch."""
         if hits:
             self.cache_hits.inc(hits, {"model": model})
         if misses:

@@ -31,11 +31,11 @@ ResultT = TypeVar("ResultT")
 
 CANARY = ScoreItem("What would make you smile today?", "A kind word from a friend, and a walk in the sun.")
 CANARY_TOLERANCE = 1e-4
-"""Of a score in [0, 1]: float32 sums differ by the batch they are in, a broken model differs by more."""
+"""Tolerance of a score in [0, 1]: float32 sums differ by their batch, a broken model differs by more."""
 CANARY_WAIT_S = 5.0
 """A model that is busy for longer is watched by its batches' own deadline."""
 TOKENS_PER_ITEM = 16
-"""Beside those of its texts: a thousand empty texts are no empty batch."""
+"""Tokens per item beside those of its texts: a thousand empty texts are no empty batch."""
 
 
 class RewardTimeout(RewardError):
@@ -72,7 +72,7 @@ class ServedModel:
     timeout_s: float
     metrics: RewardMetrics
     canary: Score | None = None
-    """What CANARY scored when the model was loaded; None where it is not asked."""
+    """Score of CANARY when the model was loaded; None if it is not asked."""
     cache: ScoreCache | None = None
     batcher: TokenBatcher[Work] = field(init=False)
     texts: TokenBatcher[Sequence[str]] = field(init=False)
@@ -81,11 +81,11 @@ class ServedModel:
     def __post_init__(self) -> None:
         self.batcher = TokenBatcher(self._score_batch, BatchLimits.of(self.spec))
         self.texts = TokenBatcher(self._encode_batch, BatchLimits.of(self.spec))
-        self._one_at_a_time = asyncio.Lock()  # nobody promised that the user's function is thread-safe
+        self._one_at_a_time = asyncio.Lock()  # the user's function may not be thread-safe
         self._stuck: asyncio.Future[Any] | None = None
 
     async def score(self, items: Sequence[ScoreItem], finish: Callable[[list[Score]], ResultT]) -> ResultT:
-        """What `finish` makes of the items' scores. Raises RewardTimeout, and what reward and `finish` raise.
+        """Score items and return `finish(scores)`. Raises RewardTimeout, and errors of reward and `finish`.
 
         Items over a whole batch's budget go in several batches, between those of other callers.
         """
@@ -127,7 +127,7 @@ class ServedModel:
             )
 
     def info(self) -> ModelInfo:
-        """What GET /v1/models says of it."""
+        """Entry of the model in GET /v1/models."""
         return ModelInfo(
             id=self.id,
             reward_model=self.reward.name,
@@ -156,7 +156,9 @@ class ServedModel:
         return np.split(vectors, np.cumsum([len(texts) for texts in batch])[:-1])
 
     def set_gauges(self) -> None:
-        """What waits now. Not when a batch starts alone: behind one that hangs the queue grows unseen."""
+        """Set the gauge of waiting requests. Not only when a batch starts: behind one that hangs the queue grows
+        unseen.
+        """
         self.metrics.queued.set(self.batcher.queued, {"model": self.id})
 
     async def _score_batch(self, batch: Sequence[Work]) -> list[Any]:
@@ -201,7 +203,7 @@ class ServedModel:
         done, _ = await asyncio.wait({call}, timeout=self.timeout_s)
         if done:
             return call.result()
-        call.add_done_callback(lambda late: late.exception())  # nobody waits for it any more
+        call.add_done_callback(lambda late: late.exception())  # its caller is gone
         self._stuck = call
         raise RewardTimeout(
             f"{self.reward.name} did not return within {self.timeout_s:g} s; make it faster, "
@@ -218,7 +220,7 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class ReplicaModels:
-    """What a replica serves, as one."""
+    """All models of a replica, swapped as one."""
 
     by_id: Mapping[str, ServedModel]
     default: ServedModel

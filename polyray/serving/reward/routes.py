@@ -1,7 +1,7 @@
 """The HTTP routes of one replica, and the OpenAPI page that describes them; needs no Ray's processes.
 
-Every answer that is no success has the common shape {"error": {"message", "type", "param", "code"}}. What Serve's
-proxy answers before a replica is reached (408, 429, 500, 503) is plain text.
+Every answer that is no success has the common shape {"error": {"message", "type", "param", "code"}}. Answers of
+Serve's proxy before a replica is reached (408, 429, 500, 503) are plain text.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _install_service_errors(app: FastAPI, service: RewardService) -> None:
 
 
 def _note_model(request: Request, service: RewardService, model: str | None) -> None:
-    """For the metrics: the name of a model that exists; raises UnknownModel for another."""
+    """Note the model of a request for the metrics; raises UnknownModel for an unknown one."""
     request.state.model = service.find(model).id
 
 

@@ -32,16 +32,16 @@ ANSWERS_PER_REPLICA = 3
 
 @dataclass(frozen=True, slots=True)
 class RewardServiceAddress:
-    """Where a started service is found.
+    """Address of a started service.
 
     Example:
         RewardServiceAddress(app_name="run-1-reward", url="http://127.0.0.1:8000/run-1/reward")
     """
 
     app_name: str
-    """What RewardClient takes."""
+    """Name for RewardClient."""
     url: str
-    """What RewardServiceClient takes."""
+    """Address for RewardServiceClient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +116,10 @@ def deploy_reward_service(
 def reload_reward_service(
     run_name: str, configuration: ReplicaConfiguration, token: SecretStr | None, spec: ServiceSpec
 ) -> str | None:
-    """Gives the running replicas new models without a restart; waits until all that answer have them.
+    """Give the running replicas new models without a restart; wait until all that answer have them.
 
-    Returns None, or why the new configuration was refused: the old models then go on. `token` and `spec` are those of
-    the start. The configuration needs a new revision, or nothing tells whether a replica serves it.
+    Returns None, or why the new configuration was refused: the old models then still serve. `token` and `spec` are
+    those of the start. The configuration needs a new revision, or nothing tells whether a replica serves it.
     """
     _deploy(run_name, configuration, token, spec)
     handle = serve.get_app_handle(reward_app_name(run_name))

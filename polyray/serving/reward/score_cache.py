@@ -41,7 +41,7 @@ class ScoreCache:
         return len(self._scores)
 
     def score(self, reward: Reward, items: Sequence[ScoreItem]) -> CachedScores:
-        """Like `reward.score`, asked only for what is new. What could not be scored is not kept."""
+        """Like `reward.score`, called for unknown items only. Unscored items are not kept."""
         keys = [item_key(reward.version, item) for item in items]
         with self._lock:
             known = {key: self._scores[key] for key in keys if key is not None and key in self._scores}

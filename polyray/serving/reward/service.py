@@ -1,8 +1,8 @@
-"""One replica of the reward service: which models it serves, and what its routes and handle methods answer.
+"""One replica of the reward service: its models, and the answers of its routes and handle methods.
 
 A plain class that needs no Ray's processes; app.py deploys it, routes.py puts HTTP around it. A new configuration is
-loaded beside the old one, checked by a canary and swapped in; one that cannot be loaded is refused, and the old one
-goes on.
+loaded beside the old one, checked by a canary and swapped in. One that cannot be loaded is refused, and the old one
+still serves.
 """
 
 from __future__ import annotations
@@ -75,12 +75,12 @@ class RewardService:
 
     @property
     def retry_after_s(self) -> int:
-        """What a 429 tells its caller, in whole seconds."""
+        """Value of Retry-After for a 429, in whole seconds."""
         return math.ceil(self._spec.retry_after_s)
 
     @property
     def models(self) -> ReplicaModels:
-        """What is served now; a request takes it once and keeps it."""
+        """Models served now; a request takes them once and keeps them."""
         if self._models is None:
             raise RewardError("this replica has no models yet; call reconfigure")
         return self._models
@@ -128,7 +128,7 @@ class RewardService:
         return await asyncio.gather(*(self._score_group(served, request) for request in requests))
 
     async def score_request(self, request: ScoreRequest) -> ScoreResponse:
-        """What POST /v1/score answers. Raises UnknownModel, ServiceOverloaded and RewardTimeout."""
+        """Answer of POST /v1/score. Raises UnknownModel, ServiceOverloaded and RewardTimeout."""
         model = self.find(request.model)
         model.batcher.check_room()
         items = [item.as_item() for item in request.items]
@@ -138,7 +138,7 @@ class RewardService:
             )
 
     async def embed(self, request: EmbedRequest) -> EmbedResponse:
-        """What POST /v1/embed answers; raises like score_request."""
+        """Answer of POST /v1/embed; raises like score_request."""
         model = self.find(request.model)
         vectors = await self._embedded(model, request.texts)
         return EmbedResponse(
@@ -146,7 +146,7 @@ class RewardService:
         )
 
     async def diversity(self, request: DiversityRequest) -> DiversityResponse:
-        """What POST /v1/diversity answers; raises like score_request."""
+        """Answer of POST /v1/diversity; raises like score_request."""
         model = self.find(request.model)
         if request.source == "ngram":
             async with _Deadline(self._timeout_s):
@@ -179,7 +179,7 @@ class RewardService:
         return [model.info() for model in self.models.by_id.values()]
 
     async def info(self) -> ServiceInfo:
-        """What GET /v1/info answers."""
+        """Answer of GET /v1/info."""
         models = self.models
         return ServiceInfo(
             reward_model=models.default.reward.name,
@@ -213,7 +213,7 @@ class RewardService:
                 return  # a newer one waits already
             try:
                 await asyncio.to_thread(self.load, configuration)
-            except Exception as error:  # the old models go on, whatever a new reward's own code does
+            except Exception as error:  # the old models still serve after any error of a new reward's code
                 self._refuse(error)
                 return
         self._reload_error = None
@@ -226,7 +226,7 @@ class RewardService:
     def _refuse(self, error: Exception) -> None:
         self._reload_error = f"{type(error).__name__}: {error}"
         self.metrics.reloads.inc(1, {"outcome": "failed"})
-        logger.error("the new configuration is refused, the old one goes on: %s", self._reload_error)
+        logger.error("the new configuration is refused, the old one still serves: %s", self._reload_error)
 
 
 class _Deadline:

@@ -42,7 +42,7 @@ def push(directory: Path, name: str, *, public: bool = False) -> str:
     if is_private == public:
         fix = "leave --public out, or change that on the hub" if public else "add --public if that is meant"
         raise ConfigError(
-            f"{name} is there already and is {'private' if is_private else 'public, for all to see'}; nothing was "
+            f"{name} exists already and is {'private' if is_private else 'public, for all to see'}; nothing was "
             f"sent: {fix}, or push to another name"
         )
     with _refusals(directory, name, token):

@@ -25,7 +25,7 @@ CARD = "README.md"
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What was written, e.g. Merged(dtype="bfloat16", num_merged=252, lost_share=.31)."""
+    """Summary of a merged model, e.g. Merged(dtype="bfloat16", num_merged=252, lost_share=.31)."""
 
     dtype: str
     num_merged: int
@@ -76,7 +76,7 @@ class _Merging:
     ) -> None:
         self._shape = shape
         self.pairs = pairs
-        """What has not been merged yet."""
+        """LoRA pairs that have not been merged yet."""
         self._dtype = dtype
         self._dtypes: dict[str, int] = {}
         self.num_merged = self.num_bytes = 0
@@ -89,7 +89,7 @@ class _Merging:
 
     @property
     def largest_dtype(self) -> str:
-        """That of most of the bytes."""
+        """dtype of most of the bytes."""
         return max(self._dtypes, key=lambda name: self._dtypes[name])
 
     def rewrite(self, source: Path, target: Path) -> None:
@@ -128,7 +128,7 @@ def _copy_others(model_dir: Path, target: Path) -> None:
 
 
 def _settle_config(target: Path, dtype: str | None, num_bytes: int) -> None:
-    """With another dtype, what names it or its size says so."""
+    """Write another dtype into the files that name it or its size."""
     if dtype is None:
         return
     path = target / "config.json"
@@ -143,7 +143,7 @@ def _settle_config(target: Path, dtype: str | None, num_bytes: int) -> None:
 
 
 def write_manifest(target: Path, base_sha256: str, adapter_sha256: str) -> None:
-    """polyray.json of a merged model, once its weights lie there: it is a base of its own."""
+    """Write polyray.json of a merged model, after its weights: it is a base of its own."""
     manifest = {
         "merged_from": base_sha256,
         "merged_adapter_sha256": adapter_sha256,

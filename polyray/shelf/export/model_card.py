@@ -27,7 +27,7 @@ LAST_STEP = ("step", "loss", "reward_mean", "diversity", "entropy", "kl_referenc
 
 @dataclass(frozen=True, slots=True)
 class CardFacts:
-    """What a card says.
+    """Facts of a model card.
 
     Example:
         CardFacts(adapter=RunAdapter(...), licence="apache-2.0", measured=None, merged=None, last_step={"step": 99})
@@ -35,7 +35,7 @@ class CardFacts:
 
     adapter: RunAdapter
     licence: str | None
-    """Of the base, as its own card names it; None: not known here."""
+    """Licence of the base, as its own card names it; None: not known here."""
     measured: Measured | None = None
     merged: Merged | None = None
     """Set where the adapter was merged into its base."""
@@ -116,7 +116,7 @@ def _what_it_is(facts: CardFacts) -> str:
 
 
 def _so_far(facts: CardFacts) -> str:
-    """Of a run that has not ended the configuration says how long it is to be, not how long it was."""
+    """Note about a run that has not ended: its configuration has the planned length only."""
     if facts.adapter.finished:
         return ""
     return f", which had not ended: {int(facts.last_step.get('step', -1)) + 1} steps were done"
@@ -141,13 +141,13 @@ def _use(facts: CardFacts) -> str:
 def _licence(facts: CardFacts) -> str:
     base = f"`{facts.licence}`, as its own card says" if facts.licence else "not known here: see its own card"
     if facts.adapter.model.path == EMBEDDED:
-        base = "made by whoever ran polyray pretrain, without terms of its own"
+        base = "made locally by polyray pretrain, without terms of its own"
     sentences = [f"Base: {base}."]
     if facts.merged is not None:
-        sentences.append("A merged model is a copy of its base, whose terms hold for it.")
-        sentences.append("The base's own licence and notice, where it came with them, lie beside this file.")
+        sentences.append("A merged model is a copy of its base, so the base's terms hold for it.")
+        sentences.append("The base's own licence and notice, if it came with them, are beside this file.")
     sentences.append("polyray is Apache-2.0 and asks nothing of weights.")
-    sentences.append("The training data have terms of their own, which nobody has checked here:")
+    sentences.append("The training data have terms of their own, which were not checked here:")
     sentences.append("do so before you publish.")
     return f"## Licence\n\n{' '.join(sentences)}"
 
@@ -164,7 +164,7 @@ def _metrics(facts: CardFacts) -> str:
     trained = f"Last line of training: {shown}." if shown else "Training left no metrics here."
     measured = facts.measured
     if measured is None:
-        return f"## Metrics\n\n{trained}\n\nNo evaluation of these weights lies beside the run."
+        return f"## Metrics\n\n{trained}\n\nThere is no evaluation of these weights beside the run."
     metrics = measured.metrics
     lines = [
         f"`{measured.arm}` of the evaluation `{measured.run.name}`: {metrics['n_problems']} held-out prompts in "
@@ -184,5 +184,5 @@ def _metrics(facts: CardFacts) -> str:
 
 
 def _number(value: float | None) -> str:
-    """What could not be measured is null in metrics.json."""
+    """Format a value; null in metrics.json means not measured."""
     return "not measured" if value is None else f"{value:.4g}"

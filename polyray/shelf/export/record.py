@@ -1,4 +1,4 @@
-"""What an export is, in its polyray.json: how it was asked for, and the sha256 of each of its files.
+"""Record of an export in its polyray.json: the request, and the sha256 of each of its files.
 
 So the same command can send again what it wrote before, and only that. Called by polyray export.
 """
@@ -25,7 +25,7 @@ def seal_export(directory: Path, asked: Mapping[str, Any]) -> None:
 
 
 def difference_from_export(directory: Path, asked: Mapping[str, Any]) -> str | None:
-    """What keeps a directory from being exactly what `seal_export` was given, in words; None: nothing."""
+    """Difference between a directory and the export that `seal_export` recorded, in words; None without one."""
     manifest = directory / MANIFEST
     record = json.loads(manifest.read_text(encoding="utf-8")).get(RECORD) if manifest.is_file() else None
     if record is None:

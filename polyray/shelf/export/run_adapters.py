@@ -1,4 +1,4 @@
-"""What of a run can be given away: which adapter, on which base, trained how, on which data, measured by what.
+"""Publishable parts of a run: adapter, base, configuration, data and evaluation.
 
 Reads a run directory; nothing is loaded and nothing fetched. Called by polyray export; model_card.py puts it
 into words.
@@ -27,7 +27,7 @@ SECTIONS = (
     "seed", "model", "task", "data", "reward", "diversity", "objective", "algorithm", "supervised", "rollout",
     "learner", "demonstrations_per_step", "epochs", "max_tokens",
 )  # fmt: skip
-"""Of a configuration: what decides the weights."""
+"""Sections of a configuration that determine the weights."""
 LEFT_OUT = frozenset(
     {"cache_dir", "cache_path", "checkpoint_storage", "service", "client", "url", "base_url", "simulation"}
 )
@@ -47,18 +47,18 @@ class RunAdapter:
     which: str
     directory: Path
     content: bytes
-    """Of adapter_model.safetensors."""
+    """Bytes of adapter_model.safetensors."""
     config: dict[str, Any]
     """adapter_config.json."""
     manifest: dict[str, Any]
     run_config: dict[str, Any]
     """The run's resolved configuration."""
     finished: bool = True
-    """False: the run goes on, or was stopped; `run_config` says how long it is to be."""
+    """False: the run still runs, or was stopped; `run_config` has its planned length."""
 
     @property
     def sha256(self) -> str:
-        """Of the weights."""
+        """sha256 of the weights."""
         return self.manifest["adapter_sha256"]
 
     @property
@@ -82,7 +82,7 @@ def adapter_of_run(run: Path, *, best: bool = False, version: int | None = None)
     made longer has no final one until it ends."""
     paths = RunPaths(run)
     if not paths.config.is_file():
-        raise ConfigError(f"{run} is no run: config.json is missing; give a directory like runs/NAME")
+        raise ConfigError(f"{run} is not a run: config.json is missing; give a directory like runs/NAME")
     run_config = json.loads(paths.config.read_text(encoding="utf-8"))
     if version is not None:
         which, directory = f"version {version}", paths.versions / str(version)
@@ -120,7 +120,7 @@ def _not_final(paths: RunPaths) -> list[str]:
 
 
 def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the weights, without what is not set, addresses, and the beginnings of absolute paths."""
+    """Settings that determine the weights, without unset ones, addresses, and the beginnings of absolute paths."""
     return {key: _public(config[key]) for key in SECTIONS if config.get(key) is not None}
 
 
@@ -136,10 +136,10 @@ def _public(value: Any) -> Any:
 
 
 def data_hashes(run: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """What was trained on -> sha256: of `task` and `data` as they are configured, and of every file they name.
+    """Training data -> sha256: `task` and `data` as configured, and every file that they name.
 
-    Of a file, what the run recorded of it at its starts; where it recorded nothing, the file as it is is named as
-    such. polyray's own data follow from the configuration.
+    For a file it is the hash that the run recorded at its starts. Without a record it is the hash of the current
+    file, and is marked as such. polyray's own data follow from the configuration.
     """
     asked = {key: config[key] for key in ("task", "data") if config.get(key) is not None}
     encoded = json.dumps(_public(asked), sort_keys=True).encode()
@@ -158,7 +158,7 @@ def data_hashes(run: Path, config: Mapping[str, Any]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What an evaluation found of one adapter, e.g. Measured("runs/evaluation", "polychromic", {...})."""
+    """Evaluation of one adapter, e.g. Measured("runs/evaluation", "polychromic", {...})."""
 
     run: Path
     arm: str
@@ -187,7 +187,7 @@ def find_evaluation(adapter: RunAdapter, named: Path | None = None) -> Measured 
 
 
 def _arm_with(samples: Path, sha256: str) -> str:
-    """The first arm whose samples come from these weights; "" where there is none."""
+    """The first arm with samples from these weights; "" without one."""
     if samples.is_file():
         with samples.open(encoding="utf-8") as lines:
             for line in lines:
@@ -199,13 +199,13 @@ def _arm_with(samples: Path, sha256: str) -> str:
 
 
 def last_line(path: Path) -> dict[str, Any]:
-    """Of a log of JSON lines; empty where there is none."""
+    """Last line of a log of JSON lines; empty without one."""
     lines = read_jsonl(path)
     return dict(lines[-1]) if lines else {}
 
 
 def licence_in(model_dir: Path | None) -> str | None:
-    """What the base's own card says; None where it has none, or says nothing."""
+    """Licence in the base's own card; None without a card, or if it names none."""
     card = model_dir / "README.md" if model_dir is not None else None
     if card is None or not card.is_file():
         return None

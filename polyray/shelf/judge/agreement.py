@@ -1,9 +1,9 @@
-"""Does a judge agree with another judge, and with people?
+"""Agreement of a judge with another judge, and with people.
 
     agreement(a, b)               two judges on the same items: share, Cohen's kappa, Krippendorff's alpha
     human_correlation(rows, ...)  rubric scores against mean human ratings, per criterion, overall and within prompt
 
-Called by polyray judge and by whoever compares two judgements.jsonl.
+Called by polyray judge, and to compare two judgements.jsonl.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from polyray.shelf.judge.items import Judgement
 from polyray.shelf.judge.summary import Intervals
 
 _SIDES = ("a", "tie", "b")
-"""Ordered: a tie lies between the two, which ordinal agreement takes into account."""
+"""Ordered sides: a tie is between the two, which ordinal agreement takes into account."""
 
 
 def agreement(judgements_a: Sequence[Judgement], judgements_b: Sequence[Judgement]) -> dict[str, Any]:
-    """How far two judges agree on the items that both have judged.
+    """Agreement of two judges on the items that both have judged.
 
     {"n_items", "n_unjudged", "n_unmatched", "values": {NAME: {"share", "cohens_kappa", "krippendorff_alpha"}}}:
     NAME is verdict and each criterion (pairwise), or each criterion (rubric). Alpha is ordinal; kappa and share

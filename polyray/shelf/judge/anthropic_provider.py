@@ -1,6 +1,6 @@
 """A judge behind Anthropic's messages protocol, through the `anthropic` SDK: POST BASE_URL/v1/messages.
 
-Structured output is a tool that the model must call, whose input is the answer; or `output_config` with a JSON
+Structured output is a tool that the model must call with the answer as its input; or `output_config` with a JSON
 schema. Built by runner.py.
 """
 
@@ -46,7 +46,7 @@ class AnthropicProvider:
         try:
             return self._answer(message)
         except (AttributeError, IndexError, TypeError):  # the SDK does not check what it is sent
-            raise TryAgain("the answer is no message of this protocol; is base_url right?") from None
+            raise TryAgain("the answer is not a message of this protocol; is base_url right?") from None
 
     async def close(self) -> None:
         """See `Provider.close`."""

@@ -29,7 +29,7 @@ ANSWER_FIELDS = ("text", "finish_reason", "input_tokens", "cached_tokens", "outp
 
 
 def request_sha256(spec: JudgeSpec, request: ChatRequest) -> str:
-    """The content hash under which an answer lies."""
+    """The content hash that identifies an answer in the cache."""
     question = request.question
     content = {
         "provider": spec.provider,
@@ -55,7 +55,7 @@ class AnswerCache:
         self._owner = owner
         self._offsets: dict[str, tuple[int, int]] = {}
         self.paid = Usage()
-        """What this owner's answers cost in tokens, in earlier starts; the money is ledger.py's business."""
+        """Tokens of this owner's answers in earlier starts; ledger.py counts the money."""
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
             self._lock()
@@ -76,7 +76,7 @@ class AnswerCache:
         self.close()
 
     def get(self, key: str) -> ChatAnswer | None:
-        """The answer that lies under `key`."""
+        """The cached answer of `key`; None without one."""
         place = self._offsets.get(key)
         if place is None:
             return None
@@ -92,7 +92,7 @@ class AnswerCache:
         self._end += len(line)
 
     def paid_elsewhere(self) -> Usage:
-        """What others have paid into this file on the same account since this was last asked; nobody here."""
+        """Payments of other processes into this file since the last call; none in this class."""
         return Usage()
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ class AnswerCache:
             row["key"].encode()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f"{self.path}:{number} is no judge's answer ({type(error).__name__}: {error}); remove the line"
+                f"{self.path}:{number} is not a judge's answer ({type(error).__name__}: {error}); remove the line"
             ) from None
         if row.get("owner") == self._owner:
             self.paid += tokens_of(answer)

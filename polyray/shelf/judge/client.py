@@ -2,7 +2,7 @@
 
     judges.py --ChatRequest--> JudgeClient --cache miss--> Provider (providers.py) --> cache, ledger
 
-Equal requests that run at the same time are sent once. After a rate limit nobody sends until its Retry-After is
+Equal requests that run at the same time are sent once. After a rate limit no request is sent until its Retry-After is
 over. Lives in one event loop; runner.py owns that.
 """
 
@@ -28,7 +28,7 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An answer with its price and the hash it lies under.
+    """An answer with its price and its content hash.
 
     Example:
         Answered(ChatAnswer(...), Usage(1, 310, 0, 9, 0.0004), key="9f86d0...", cached=False)
@@ -41,7 +41,7 @@ class Answered:
 
 
 class JudgeClient:
-    """Asks a provider as a JudgeSpec says."""
+    """Client of a judge's provider, by the settings of a JudgeSpec."""
 
     def __init__(
         self, provider: Provider, spec: JudgeSpec, cache: AnswerCache, sleep: Sleep = asyncio.sleep
@@ -79,7 +79,7 @@ class JudgeClient:
             future.set_exception(
                 NoAnswer("cancelled") if isinstance(error, asyncio.CancelledError) else error
             )
-            future.exception()  # nobody may be waiting, and that is no defect
+            future.exception()  # there may be no waiting caller, and that is no defect
             raise
         finally:
             del self._running[key]

@@ -132,7 +132,7 @@ def read_rated_texts(path: Path) -> list[RatedText]:
                 found.extend(_rated(json.loads(line)))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise DataError(
-                    f"{path}:{number} is no prompt with stories ({type(error).__name__}: {error}); its form is "
+                    f"{path}:{number} is not a prompt with stories ({type(error).__name__}: {error}); its form is "
                     '{"id", "prompt", "stories": [{"model", "text", "human_ratings_mean": {CRITERION: NUMBER}}]}'
                 ) from None
     if not found:
@@ -143,7 +143,7 @@ def read_rated_texts(path: Path) -> list[RatedText]:
 def _rated(row: Mapping[str, object]) -> Iterator[RatedText]:
     task_id, prompt, stories = str(row["id"]), str(row["prompt"]), row["stories"]
     if not isinstance(stories, list):
-        raise TypeError("stories is no list")
+        raise TypeError("stories is not a list")
     for index, story in enumerate(stories):
         ratings = story.get("human_ratings_mean")
         if ratings is None:

@@ -1,4 +1,4 @@
-"""What a judge is asked about, and what comes back: frozen values, one JSON line each way.
+"""Items for a judge, and its judgements: frozen values, one JSON line each way.
 
     PairItem, RubricItem, ClusterItem --Judge.judge--> Judgement --as_row--> a line of judgements.jsonl
 
@@ -15,7 +15,7 @@ from polyray.config.judge import JudgeMode
 
 Status = Literal["judged", "unjudged"]
 Side = Literal["a", "b", "tie"]
-"""Who of a pair is better: its first candidate, its second one, or neither."""
+"""The better one of a pair: its first candidate, its second one, or neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Usage:
     input_tokens: int = 0
     """All of the prompt, cached tokens included."""
     cached_tokens: int = 0
-    """Those input tokens that the provider had in its own cache."""
+    """Input tokens that the provider had in its own cache."""
     output_tokens: int = 0
     cost_usd: float = 0.0
     """0 where no prices are configured."""
@@ -140,11 +140,11 @@ JudgeItem = PairItem | RubricItem | ClusterItem
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What became of one item: one line of judgements.jsonl.
+    """Judgement of one item: one line of judgements.jsonl.
 
     `result` of a judged item, by mode:
         pairwise  {"verdict": "a" | "b" | "tie", "criteria": {name: Side}, "orders": [Side, Side],
-                   "flipped": bool, "reasoning": [str, str]}; orders[1] is what was answered with the second
+                   "flipped": bool, "reasoning": [str, str]}; orders[1] is the answer with the second
                    candidate shown first, also in terms of a and b
         rubric    {"scores": {name: int}, "quality": float in [0, 1], "reasoning": [str]}
         cluster   {"classes": [int per candidate, WRONG_CLASS for garbage], "reasoning": [str]}
@@ -161,17 +161,17 @@ class Judgement:
     task_id: str
     cluster_id: str
     models: tuple[str, ...]
-    """Of the candidates, in the item's order."""
+    """Models of the candidates, in the item's order."""
     samples: tuple[int, ...]
     status: Status
     reason: str | None
-    """Why there is no result; begins with `invalid answer`, `refused` or `no answer`."""
+    """Reason why there is no result; begins with `invalid answer`, `refused` or `no answer`."""
     result: Mapping[str, Any]
     """Empty where unjudged."""
     usage: Usage
-    """What its answers cost when they were first given, retries included."""
+    """Cost of its answers when they were first given, retries included."""
     requests: tuple[str, ...]
-    """Content hashes of what was asked, in order; the answers lie under them in the cache."""
+    """Content hashes of the questions, in order; keys of the answers in the cache."""
     judge: str
 
     @property

@@ -47,7 +47,7 @@ class Judge(Protocol[ItemT_contra]):
     mode: JudgeMode
 
     def questions(self, item: ItemT_contra, spec: JudgeSpec) -> list[Question]:
-        """What is asked about an item: one question, or one per order of a pair."""
+        """Questions about an item: one, or one per order of a pair."""
         ...
 
     def result(self, item: ItemT_contra, answers: list[dict[str, Any]], spec: JudgeSpec) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Judge(Protocol[ItemT_contra]):
 
 
 class PairwiseJudge:
-    """Which of two answers is better, asked in both orders."""
+    """Compare two answers in both orders, and name the better one."""
 
     mode: JudgeMode = "pairwise"
 

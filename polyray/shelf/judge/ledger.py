@@ -1,4 +1,4 @@
-"""What a judge has spent and may still spend. Pure bookkeeping; called by client.py around every request."""
+"""Spending and budget of a judge. Pure bookkeeping; called by client.py around every request."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Ledger:
         self._budget: BudgetSpec = spec.budget
         self._in_flight = 0
         self.spent = priced(paid_before, spec.prices)
-        """Over all starts of the run."""
+        """Spending over all starts of the run."""
         self.spent_now = Usage()
-        """Since this ledger exists."""
+        """Spending since this ledger was created."""
         answers = max(1, paid_before.requests)
         self._dearest_usd = self.spent.cost_usd / answers
         self._dearest_tokens = self.spent.total_tokens // answers

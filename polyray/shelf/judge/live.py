@@ -3,9 +3,9 @@
     evaluation --feed(group)--> items --queue--> JudgeRunner, in threads --> judgements.jsonl
                                                                 finish() --> summary.json
 
-Items come in the order of samples.jsonl, so a killed evaluation goes on with the same rows. What stops the judge (a
-budget, a refused key) does not stop the sampling: `finish` raises it when everything else is written. Called by
-polyray/evaluation/pipeline.py.
+Items come in the order of samples.jsonl, so a killed evaluation resumes with the same rows. An error that stops the
+judge (a budget, a refused key) does not stop the sampling: `finish` raises it when everything else is written. Called
+by polyray/evaluation/pipeline.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from polyray.shelf.judge.runner import JudgeRunner, UnjudgedGuard
 from polyray.shelf.judge.summary import Intervals, summarise
 
 WAITING_ITEMS = 1024
-"""Where judging is slower than sampling, sampling waits from here on: memory stays flat."""
+"""Items that may wait for the judge; at this number sampling waits, so that memory stays flat."""
 SUMMARY_FILE = "summary.json"
 
 
@@ -77,7 +77,7 @@ class LiveJudge:
             raise self._failure
 
     def close(self) -> None:
-        """Ends the judge's threads, whatever it was doing; a second call does nothing."""
+        """End the judge's threads in any state; a second call does nothing."""
         if self._thread.is_alive() and not self._waiting.full():
             self._waiting.put(None)
         self._runner.close()
@@ -93,7 +93,7 @@ class LiveJudge:
             yield from self._pairs(samples, count or 1)
 
     def _pairs(self, samples: Sequence[SampleRecord], count: int) -> Iterator[JudgeItem]:
-        """As soon as both sides are there: the baseline may not be the first that is sampled."""
+        """Pairs as soon as both sides are there: the baseline may not be the first that is sampled."""
         group, task_id = samples[:count], samples[0].task_id
         if group[0].model == self._baseline:
             self._of_baseline[task_id] = group
@@ -122,7 +122,7 @@ class LiveJudge:
                     self._rows.append(judgement)
         except BaseException as error:
             self._failure = error
-            while self._waiting.get() is not None:  # whoever feeds must not wait for a judge that has stopped
+            while self._waiting.get() is not None:  # the feeder must not wait for a judge that has stopped
                 pass
 
 

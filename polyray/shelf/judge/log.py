@@ -45,9 +45,9 @@ class JudgementLog:
         return self._kept
 
     def missing(self, items: Iterable[JudgeItem], mode: JudgeMode, spec: JudgeSpec) -> Iterator[JudgeItem]:
-        """Those items that have no row yet.
+        """Items that have no row yet.
 
-        Raises ConfigError where the rows belong to other items or to another judge: nothing is overwritten.
+        Raises ConfigError if the rows belong to other items or to another judge: nothing is overwritten.
         """
         judge = JUDGES[mode]
         number = -1
@@ -97,7 +97,7 @@ def _judgement(row: dict[str, Any], where: str) -> Judgement:
         )
     except (KeyError, TypeError) as error:
         raise DataError(
-            f"{where} is no judgement ({type(error).__name__}: {error}); remove the file"
+            f"{where} is not a judgement ({type(error).__name__}: {error}); remove the file"
         ) from None
 
 

@@ -45,7 +45,7 @@ class OpenAIProvider:
         try:
             return self._answer(completion)
         except (AttributeError, IndexError, TypeError):  # the SDK does not check what it is sent
-            raise TryAgain("the answer is no completion of this protocol; is base_url right?") from None
+            raise TryAgain("the answer is not a completion of this protocol; is base_url right?") from None
 
     async def close(self) -> None:
         """See `Provider.close`."""

@@ -4,7 +4,7 @@
         AnthropicProvider   anthropic_provider.py, POST /v1/messages
         OpenAIProvider      openai_provider.py, POST /v1/chat/completions of any compatible endpoint
 
-A provider sends one request once. Whatever goes wrong becomes one of three: TryAgain, Refused (this request), or
+A provider sends one request once. Every failure becomes one of three: TryAgain, Refused (this request), or
 JudgeError (no request will succeed). Retries, limits and money are client.py's business. The SDKs are imported
 when a provider is built.
 """
@@ -24,13 +24,13 @@ from polyray.shelf.judge.questions import Question
 from polyray.types import Message
 
 Form = Literal["tool", "json_schema", "text"]
-"""How an answer is given structure: a tool that must be called, a JSON schema, or only the words of the question."""
+"""Form of a structured answer: a tool that must be called, a JSON schema, or the words of the question alone."""
 
 FORMS: Mapping[str, tuple[Form, ...]] = {
     "anthropic": ("tool", "json_schema", "text"),
     "openai": ("json_schema", "tool", "text"),
 }
-"""What `structured_output: auto` tries in turn. vLLM, for one, has tools only where it was given a parser."""
+"""Forms that `structured_output: auto` tries in turn; vLLM, for one, has tools only with a parser."""
 
 MAX_ERROR_CHARS = 300
 NO_KEY = "none"
@@ -51,13 +51,13 @@ class ChatRequest:
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """Everything but the system prompt."""
+        """Messages without the system prompt."""
         return [{"role": "user", "content": self.question.user}, *(dict(message) for message in self.later)]
 
 
 @dataclass(frozen=True, slots=True)
 class ChatAnswer:
-    """What came back.
+    """Answer of the provider.
 
     Example:
         ChatAnswer(text='{"overall": "A"}', finish_reason="stop", input_tokens=310, cached_tokens=0,
@@ -78,7 +78,7 @@ class TryAgain(Exception):
     def __init__(self, reason: str, after_s: float | None = None) -> None:
         super().__init__(reason)
         self.after_s = after_s
-        """What the endpoint asked for (Retry-After); None where it said nothing."""
+        """Pause that the endpoint asked for (Retry-After), in seconds; None without one."""
 
 
 class Refused(Exception):
@@ -114,7 +114,7 @@ def read_key(spec: JudgeSpec) -> str:
 def status_error(
     spec: JudgeSpec, status: int, message: str, headers: Mapping[str, str]
 ) -> TryAgain | Refused | JudgeError:
-    """What an HTTP status means for the request and the job."""
+    """Classify an HTTP status: retry, refused request, or the end of the job."""
     said = f"status {status}: {message[:MAX_ERROR_CHARS]}"
     if status in (408, 409, 425, 429) or status >= 500:
         return TryAgain(said, retry_after(headers))

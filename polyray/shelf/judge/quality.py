@@ -50,7 +50,7 @@ class _Batches:
 
     @property
     def spent(self) -> Usage:
-        """What was paid."""
+        """Usage paid so far."""
         return self._runner.spent
 
     def close(self) -> None:
@@ -77,11 +77,11 @@ class JudgeQuality(_Batches):
     mode: JudgeMode = "rubric"
 
     def quality(self, prompt: str, text: str) -> float | None:
-        """Of one text. Raises BudgetReached and JudgeError."""
+        """Quality of one text. Raises BudgetReached and JudgeError."""
         return self.score_many([(prompt, text)])[0]
 
     def score_many(self, items: Sequence[tuple[str, str]]) -> list[float | None]:
-        """Of (prompt, text) pairs, in order; None where unjudged. Raises BudgetReached and JudgeError."""
+        """Qualities of (prompt, text) pairs, in order; None where unjudged. Raises BudgetReached and JudgeError."""
         asked = [RubricItem(self._id(), "", prompt, "", Candidate(text)) for prompt, text in items]
         return [float(row.result["quality"]) if row.judged else None for row in self._judge(asked)]
 

@@ -1,8 +1,8 @@
-"""What a judge reads: instructions, the texts between markers, and the JSON schema of its answer.
+"""Questions to a judge: instructions, the texts between markers, and the JSON schema of the answer.
 
-Texts are data. They come from models that may have learnt to address the judge, so each stands between markers
+Texts are data. They come from models that may have learnt to address the judge, so each is between markers
 that carry a hash of all texts of the request: a text cannot contain the marker that ends it. Nothing here is
-random: the same item gives the same bytes, which is what the cache goes by.
+random: the same item gives the same bytes, which the cache uses as its key.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Question:
 
 
 def pair_question(item: PairItem, spec: JudgeSpec, *, swapped: bool) -> Question:
-    """Which candidate is better, A or B, on each criterion and overall; `swapped` shows the second one as A."""
+    """Ask for the better candidate, A or B, on each criterion and overall; `swapped` shows the second one as A."""
     shown = (item.second, item.first) if swapped else (item.first, item.second)
     texts = {"prompt": item.prompt, "candidate A": shown[0].text, "candidate B": shown[1].text}
     sides = {"type": "string", "enum": ["A", "B", "tie"]}
@@ -128,7 +128,7 @@ def _question(
     form = f"Answer with one JSON object and nothing else. Its keys: {', '.join(fields)}."
     if spec.explain:
         form += " reasoning comes first: two sentences at most on what decides."
-    # The mark stands in the message, so that all requests of a job share a system prompt, which is cached.
+    # The mark is in the message, so that all requests of a job share a system prompt, which is cached.
     user = "\n\n".join([f"MARK: {mark}", *blocks])
     return Question(f"{task}\n\n{_DATA_RULE}\n\n{form}", user, schema, name)
 

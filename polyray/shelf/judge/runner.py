@@ -1,13 +1,13 @@
-"""Judges in a thread of their own, so that sampling, scoring and judging overlap.
+"""Judges in a separate thread, so that sampling, scoring and judging overlap.
 
     runner.submit(item) ...; runner.finish()      the caller's thread, e.g. while samples arrive
-    for judgement in runner.results(): ...        in the order of submission, whatever order answers come in
+    for judgement in runner.results(): ...        in the order of submission, for any order of answers
     runner.stream(items)                          both, for an iterable of items
     judge_stream(items, ...)                      a runner for one iterable
 
 An event loop in the thread keeps at most `concurrency` requests in flight. An error that ends the job (budget,
-key, too many unjudged) is raised by `results` after everything that was judged before it in order; what was
-judged behind it lies in the cache and costs nothing when the job is started again.
+key, too many unjudged) is raised by `results` after everything that was judged before it in order. Later answers
+are in the cache and cost nothing when the job is started again.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ def build_provider(spec: JudgeSpec) -> Provider:
 
 
 class UnjudgedGuard:
-    """Stops a job whose judge answers nonsense: counts unjudged items and raises above a share."""
+    """Stop a job with an unusable judge: counts unjudged items and raises above a share."""
 
     MIN_ITEMS = 20
-    """Before so many the share is noise, and only `finish` looks at it."""
+    """Items before which the share is noise, and only `finish` looks at it."""
 
     def __init__(self, max_share: float) -> None:
         self._max_share = max_share
@@ -127,7 +127,7 @@ class JudgeRunner:
 
     @property
     def spent(self) -> Usage:
-        """Over all starts of the owner."""
+        """Spending over all starts of the owner."""
         return self._client.ledger.spent if self._client is not None else Usage()
 
     @property
@@ -136,7 +136,7 @@ class JudgeRunner:
         return self._client.num_cached if self._client is not None else 0
 
     def submit(self, item: JudgeItem) -> None:
-        """Takes an item; waits while the judge has enough to do, never for whoever reads the results."""
+        """Take an item; waits while the judge has enough to do, never for the reader of the results."""
         if self._finished:
             raise RuntimeError("no item can be submitted after finish() or close()")
         self._ready.wait()
@@ -156,7 +156,7 @@ class JudgeRunner:
         while not (self._finished and self._returned == self._submitted):
             judgement = self._next(block=True)
             if judgement is not None:
-                yield judgement  # first, so that whoever writes it down has it when the guard stops the job
+                yield judgement  # first, so that the caller has it when the guard stops the job
                 self._guard.count(judgement)
         self._guard.finish()
 
@@ -226,7 +226,7 @@ class JudgeRunner:
     async def _work(self, number: int, item: JudgeItem, client: JudgeClient) -> None:
         try:
             outcome: Judgement | BaseException = await judge_item(self._judge, item, client)
-        except BaseException as error:  # whatever it is, the reader must hear of it
+        except BaseException as error:  # any error must reach the reader
             self._fatal = self._fatal or error
             outcome = error
         self._end(number, outcome)

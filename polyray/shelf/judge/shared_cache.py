@@ -1,10 +1,10 @@
 """The answers of one judge for several processes at once: the replicas of a reward service.
 
-The same file and lines as cache.py, but the lock is held for a single write instead of a process's life, and what
-others have written is read before anything is asked. So an answer is paid once unless two processes ask the same
-at the same moment, and a budget is that of all of them: it can be exceeded by what is in flight in the others.
-Works on every file system with flock and O_APPEND; on a cluster the file must lie where all machines see it, or
-each machine has a cache and a budget of its own.
+The same file and lines as cache.py, but the lock is held for a single write instead of a process's life, and
+answers of others are read before anything is asked. So an answer is paid once unless two processes ask the same
+at the same moment, and all of them share one budget: requests in flight in the others can exceed it.
+Works on every file system with flock and O_APPEND; on a cluster the file must be visible to all machines, or
+each machine has its own cache and budget.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class SharedAnswerCache(AnswerCache):
     _elsewhere = Usage()
 
     def get(self, key: str) -> ChatAnswer | None:
-        """The answer that lies under `key`, also where another process has just put it there."""
+        """The cached answer of `key`, also one that another process has just written."""
         if key not in self._offsets:
             self._catch_up()
         return super().get(key)
@@ -44,7 +44,7 @@ class SharedAnswerCache(AnswerCache):
             self._catch_up()
             if self._end < (size := os.fstat(self._descriptor).st_size):
                 logger.warning(
-                    "%s: %d bytes of an answer whose writer died are cut off", self.path, size - self._end
+                    "%s: %d bytes of an incomplete answer are cut off", self.path, size - self._end
                 )
                 os.ftruncate(self._descriptor, self._end)
             if os.write(self._descriptor, line) != len(line):
@@ -53,7 +53,7 @@ class SharedAnswerCache(AnswerCache):
             self._end += len(line)
 
     def paid_elsewhere(self) -> Usage:
-        """What other processes have paid on this owner's account since this was last asked."""
+        """Payments of other processes on this owner's account since the last call."""
         self._catch_up()
         paid, self._elsewhere = self._elsewhere, Usage()
         return paid
@@ -74,10 +74,10 @@ class SharedAnswerCache(AnswerCache):
                 self._elsewhere += tokens_of(ChatAnswer(**row["answer"]))
 
     def _lock(self) -> None:
-        """Nobody owns the file; see `_locked`."""
+        """No effect: no process owns the file; see `_locked`."""
 
     def _read(self) -> int:
-        """What is there when it is opened counts as paid by earlier starts."""
+        """Read the file at its opening; its answers count as paid by earlier starts."""
         with self._locked():
             return super()._read()
 

@@ -16,12 +16,12 @@ from polyray.shelf.judge.items import Judgement, Side, Usage
 from polyray.types import WRONG_CLASS
 
 POINTS: Mapping[Side, float] = {"a": 1.0, "tie": 0.5, "b": 0.0}
-"""What a verdict is worth to the first candidate of a pair."""
+"""Points of a verdict for the first candidate of a pair."""
 
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """How intervals are made, e.g. Intervals(resamples=2000, confidence=0.95, seed=0)."""
+    """Settings of intervals, e.g. Intervals(resamples=2000, confidence=0.95, seed=0)."""
 
     resamples: int = 2000
     confidence: float = 0.95
@@ -74,11 +74,11 @@ def summarise(judgements: Iterable[Judgement], intervals: Intervals | None = Non
 
 
 def position_bias(judged: Sequence[Judgement], intervals: Intervals) -> dict[str, Any]:
-    """Does the judge prefer whoever is shown first?
+    """Preference of the judge for the text shown first.
 
     `first_share`: of all answers with a winner, the share in which the text shown first won; 0.5 is no bias.
     `flip_share`: of all pairs, the share in which the two orders gave different verdicts; `reversals` counts
-    those in which the winner changed sides.
+    the pairs in which the winner changed sides.
     """
     first: list[tuple[Judgement, float]] = []
     for row in judged:

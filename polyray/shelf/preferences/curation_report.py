@@ -36,7 +36,7 @@ _KEPT_COLOUR, _DROPPED_COLOUR = "#009e73", "#8a929c"
 def report_numbers(
     config: CurateConfig, records: Sequence[EngagementRecord], curated: Curated
 ) -> dict[str, Any]:
-    """Everything the page shows. `records` are those of the source."""
+    """Numbers of the page. `records` are those of the source."""
     groups = {"all": curated.kept, **groups_of(curated.kept)}
     shown = {name: members for name, members in groups.items() if members and name != "train"}
     histograms = {

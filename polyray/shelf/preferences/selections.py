@@ -1,14 +1,14 @@
-"""Measured USQ: the quality of what people picked, beside what selectors would have picked from the same sets.
+"""Measured USQ: the quality of people's picks, beside that of selectors' picks from the same sets.
 
-Quality is the score that the set was stored with (the service's reward), that of the candidate that was picked, also
-where the person went on to edit it. Sets are grouped by model and by the k that was asked for; where near-duplicates
-were collapsed, fewer than k are shown. Only sets of which every candidate has a score count here; the others are
-counted and never guessed. `none` picks have no quality: they are a share of their own, and all qualities are of the
-sets that something was picked from, so they compare with each other.
+Quality is the stored score (of the service's reward) of the candidate that was picked, even if the person then
+edited it. Sets are grouped by model and by the k of the request; if near-duplicates
+were collapsed, fewer than k are shown. Only sets with a score for every candidate count here; the others are
+counted and never guessed. `none` picks have no quality: they are a separate share, and all qualities are of the
+sets with a pick, so they compare with each other.
 
-The unit of statistics is the prompt: whoever asks the same again draws from the same cluster. Positions are tested
-against uniform picking, which is what people without a bias do if the order of the candidates says nothing. That is
-not so where a selector orders them (`diverse` puts the best one first). Pure; called by polyray curate selections.
+The unit of statistics is the prompt: equal prompts are one cluster. Positions are tested
+against uniform picking, the behaviour of people without a bias if the order of the candidates is arbitrary. It is
+not if a selector orders them (`diverse` puts the best one first). Pure; called by polyray curate selections.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from polyray.shelf.preferences.engagement.reading import text_hash
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """How intervals are made, e.g. Bootstrap(resamples=2000, confidence=0.95, seed=0)."""
+    """Settings of intervals, e.g. Bootstrap(resamples=2000, confidence=0.95, seed=0)."""
 
     resamples: int = 2000
     confidence: float = 0.95
@@ -39,7 +39,7 @@ class Bootstrap:
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """One set that somebody has answered.
+    """One set with a person's answer.
 
     Example:
         Pick(model="policy-v17", k=2, cluster="2+2=", selector="logprob", selector_index=0, picked_index=1,
@@ -52,11 +52,11 @@ class Pick:
     cluster: str
     selector: str
     selector_index: int
-    """What the service would have picked, with the selector of the request."""
+    """Index that the request's selector would have picked."""
     picked_index: int | None
     """None: none of them was good enough."""
     samples: tuple[SampleRecord, ...]
-    """As they were shown; `reward` is NaN without a score."""
+    """Samples as they were shown; `reward` is NaN without a score."""
 
     @property
     def is_scored(self) -> bool:
@@ -181,7 +181,7 @@ def _interval(values: Sequence[float], picks: Sequence[Pick], settings: Bootstra
 
 
 def position_bias(shown_and_picked: Sequence[tuple[int, int]]) -> dict[str, Any] | None:
-    """Where people picked, against uniform picking; None without data.
+    """Positions of picks, against uniform picking; None without data.
 
     Pearson's chi-square within the sets that showed equally many, added up with its degrees of freedom: sets that
     showed 3 cannot be picked at the fourth place. Sets count as independent. `smallest_expected` below 5 makes p

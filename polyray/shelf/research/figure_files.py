@@ -1,7 +1,7 @@
 """Figures as files: SVG and PDF for papers, and the data behind each as CSV.
 
-Static export is plotly's own, which needs kaleido and a Chrome or Chromium on this machine, no network. Where they
-are missing the data is written all the same, and the caller is told what to install.
+Static export is plotly's own, which needs kaleido and a Chrome or Chromium on this machine, no network. Without
+them the data is still written, and the caller is told what to install.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ INSTALL = "install Chrome or Chromium (Debian: apt-get install chromium), or set
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written.
+    """Written files.
 
     Example:
         Exported(files=(Path("figures/pareto.svg"), Path("figures/pareto.csv")), trouble=None)
@@ -36,11 +36,11 @@ class Exported:
 
     files: tuple[Path, ...]
     trouble: str | None
-    """Why there are no SVG and PDF files, and what to do about it; None: there are."""
+    """Reason why there are no SVG and PDF files, and the fix; None if there are."""
 
 
 def export_figures(figures: Mapping[str, go.Figure], out: Path) -> Exported:
-    """Writes NAME.svg, NAME.pdf and NAME.csv of every figure into `out`, on white ground whatever the page has."""
+    """Write NAME.svg, NAME.pdf and NAME.csv of every figure into `out`, always on a white background."""
     out.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
     for name, figure in figures.items():
@@ -58,7 +58,7 @@ def export_figures(figures: Mapping[str, go.Figure], out: Path) -> Exported:
 def figure_data(figure: go.Figure) -> str:
     """CSV, a line per point: trace (its name or number), x, y, and z, error bars, lows and highs where it has them.
 
-    Heatmaps have a line per cell. What is only decoration (shapes, annotations) is not data.
+    Heatmaps have a line per cell. Decoration (shapes, annotations) is not data.
     """
     rows: list[dict[str, Any]] = []
     for number, trace in enumerate(figure.to_dict()["data"]):
@@ -123,7 +123,7 @@ def _points(trace: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _values(found: Any) -> list[Any]:
-    """As a list; plotly keeps numpy's arrays as bytes with a type and a shape."""
+    """Values as a list; plotly keeps numpy's arrays as bytes with a type and a shape."""
     if found is None or isinstance(found, str):
         return []
     if isinstance(found, dict):
@@ -138,7 +138,7 @@ def _at(values: Sequence[Any], index: int) -> Any:
 
 
 def _write_images(figures: Sequence[go.Figure], targets: Sequence[Path]) -> str | None:
-    """Why it did not work; None: it did."""
+    """Write the images; returns the reason if it failed, else None."""
     try:
         import kaleido  # noqa: F401  (plotly's own message about it names another way to install it)
     except ImportError:

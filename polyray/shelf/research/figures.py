@@ -3,7 +3,7 @@
     1-method  2-dynamics-*  3-pareto, 3-pareto-checkpoints  4-lora-*  5-cross-domain  6-usq-against-pass
     significance  collapse  theory  gain_by_*
 
-What the runs do not have is left out. The drawing is done elsewhere; export.py makes files of it.
+Figures without data in the runs are left out. The drawing is done elsewhere; export.py makes files of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from polyray.report.pareto_figures import front_figure
 from polyray.report.run_data import Evaluation, ReportData, TrainingRun, load_report_data
 
 NAMES = {"domains": "5-cross-domain"}
-"""What the analysis of evaluations calls otherwise."""
+"""Figure names that differ from those of the analysis of evaluations."""
 
 
 def research_figures(paths: Sequence[str | Path]) -> dict[str, go.Figure]:
@@ -48,7 +48,7 @@ USQ = ("pass_at_k", "usq_at_k")
 
 
 def usq_figure(evaluations: Sequence[Evaluation], arms: Sequence[Arm]) -> go.Figure:
-    """What a person gets who lets the selector pick, against the chance that something good is there; a point per k.
+    """Quality of the selector's pick against the chance of a good candidate; a point per k.
 
     Means over evaluations, which differ in their seed. On the diagonal the selector never misses.
     """
@@ -75,7 +75,7 @@ def usq_figure(evaluations: Sequence[Evaluation], arms: Sequence[Arm]) -> go.Fig
 
 
 def _titled(figure: go.Figure, y_title: str) -> go.Figure:
-    """On paper there is no heading above it, and no legend beside it."""
+    """The figure with a y title: on paper there is no heading above it, and no legend beside it."""
     figure.update_yaxes(title={"text": y_title})
     return figure
 

@@ -40,11 +40,11 @@ def refusal(**rollout: Any) -> str:
 
 def test_two_engines_of_half_a_gpu_cannot_take_most_of_it_each() -> None:
     assert refusal(num_workers=2, gpus_per_worker=0.5).endswith(
-        "gpu_memory_utilization=0.85 with gpus_per_worker=0.5 and num_workers=2: 2 engines may lie on one GPU and "
-        "would take 1.7 of its memory, of which there is 1; set gpu_memory_utilization to 0.45 or less, or "
+        "gpu_memory_utilization=0.85 with gpus_per_worker=0.5 and num_workers=2: 2 engines may share one GPU and "
+        "would take 1.7 times its memory; set gpu_memory_utilization to 0.45 or less, or "
         "gpus_per_worker=1"
     )
-    assert "max_workers=3: 3 engines may lie on one GPU" in refusal(
+    assert "max_workers=3: 3 engines may share one GPU" in refusal(
         max_workers=3, gpus_per_worker=0.25, gpu_memory_utilization=0.34
     )
 
@@ -68,7 +68,7 @@ def test_what_fits_is_taken(rollout: dict[str, Any]) -> None:
 
 def test_the_same_holds_for_evaluations_and_for_replicas_of_a_service() -> None:
     values = {"name": "x", "adapters": {"base": None}, "rollout": {"num_workers": 4, "gpus_per_worker": 0.25}}
-    with pytest.raises(ConfigError, match=r"4 engines may lie on one GPU .* to 0\.22 or less"):
+    with pytest.raises(ConfigError, match=r"4 engines may share one GPU .* to 0\.22 or less"):
         build_config(EvaluateConfig, values)
     service: dict[str, Any] = {"num_replicas": 2, "num_gpus": 0.5}
     with pytest.raises(

@@ -48,7 +48,7 @@ def test_where_the_key_comes_from() -> None:
         ({"scale": {"low": 3, "high": 3}}, "high must be 1 to 20 above low"),
         ({"scale": {"low": 0, "high": 100}}, "high must be 1 to 20 above low"),
         ({"budget": {"max_cost_usd": 5}}, "cannot be kept without prices"),
-        ({"base_url": "127.0.0.1:8000"}, "base_url='127.0.0.1:8000' is no address"),
+        ({"base_url": "127.0.0.1:8000"}, "base_url='127.0.0.1:8000' is not an address"),
         ({"temprature": 0}, "did you mean 'temperature'?"),
     ],
 )

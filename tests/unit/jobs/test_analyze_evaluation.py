@@ -95,7 +95,7 @@ def test_mistakes_are_user_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no finished evaluation"):
         main(["evaluation", str(tmp_path), "--out", "x"])
     run = write_run(tmp_path / "eval", MODELS)
-    with pytest.raises(ConfigError, match="--reference 'nobody' is no model of eval"):
+    with pytest.raises(ConfigError, match="--reference 'nobody' is not a model of eval"):
         main(["evaluation", str(run), "--out", str(tmp_path / "out"), "--reference", "nobody"])
     assert not (tmp_path / "out").exists()
 

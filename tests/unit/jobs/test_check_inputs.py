@@ -75,8 +75,8 @@ def test_check_of_a_training_run_names_every_missing_file(
         ),
         ({"reward": {"type": "python", "path": "broken.py:score"}}, ConfigError, r"broken\.py, line 1"),
         ({"task": {"type": "jsonl", "path": "broken.py"}}, DataError, r"broken\.py:1: not valid JSON"),
-        ({"model": {"path": "base", "warm_start": "base"}}, ConfigError, "base is no adapter"),
-        ({"model": {"path": "empty"}}, ConfigError, r"no model: config\.json is missing"),
+        ({"model": {"path": "base", "warm_start": "base"}}, ConfigError, "base is not an adapter"),
+        ({"model": {"path": "empty"}}, ConfigError, r"config\.json is missing"),
         ({"tracking": [{"type": "mlflow"}, {"type": "mlflow"}]}, ConfigError, "tracking"),
     ],
 )

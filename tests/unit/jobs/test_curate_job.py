@@ -148,7 +148,7 @@ def test_a_person_decides_and_the_next_run_honours_it(
     with pytest.raises(ConfigError, match=r"review\.csv:\d+ decides on .* otherwise than review="):
         curate(tmp_path, f"source.path={path}", f"review={run / 'review.csv'}", name="other")
     (run / "review.csv").write_text("record_id,decision\nnobody,keep\n")
-    with pytest.raises(DataError, match="'nobody' is no record of this source"):
+    with pytest.raises(DataError, match="'nobody' is not a record of this source"):
         curate(tmp_path, f"source.path={path}")
 
 

@@ -62,7 +62,7 @@ def test_from_the_database_to_files(
     assert {name: report[name] for name in expected} == expected
     assert report["pairs"] == len(pairs) == 12 * 2 + (6 + 3) * 3
     assert report["demonstrations"] == len(demonstrations) == 21
-    assert report["left_out"] == {"nobody has picked yet": 12, "none of them was good enough": 3}
+    assert report["left_out"] == {"not picked yet": 12, "none of them was good enough": 3}
     assert [pair["metadata"]["candidates_id"] for pair in pairs[:3]] == ["c0", "c0", "c1"]
     assert len(read_records(out / "pairs.jsonl")) == len(pairs)
     (entry,) = report["measured"]
@@ -73,7 +73,7 @@ def test_from_the_database_to_files(
     assert entry["usq"]["selected"]["value"] == pytest.approx(0.5)
     printed = capsys.readouterr().out
     assert "36 sets, 24 answered: 18 picked (6 edited), 3 none, 3 written instead" in printed
-    assert "left out  12 nobody has picked yet" in printed
+    assert "left out  12 not picked yet" in printed
     assert f"policy-v17  3  12      {entry['usq']['measured']['value']:.3f} [" in printed
 
 
@@ -95,7 +95,7 @@ def test_a_model_and_a_time(database: Path, tmp_path: Path) -> None:
     assert json.loads((out / "selections.json").read_text())["measured"] == []
     assert main(["selections", url, "--out", str(out), "--min-candidates", "4"]) == 0
     report = json.loads((out / "selections.json").read_text())
-    assert report["left_out"] == {"nobody has picked yet": 12, "too few candidates were shown": 24}
+    assert report["left_out"] == {"not picked yet": 12, "too few candidates were shown": 24}
     assert report["measured"][0]["selections"] == 24
 
 
@@ -156,7 +156,7 @@ def test_check_counts_and_writes_nothing_and_loads_nothing_heavy(database: Path,
             ["DB", "--check", "--model", "policy-v18"],
             "has no candidates of it; there are those of base, policy-v17",
         ),
-        (["nodb://x", "--check"], r"nodb://\.\.\. is no database URL"),
+        (["nodb://x", "--check"], r"nodb://\.\.\. is not a database URL"),
     ],
 )
 def test_mistakes_on_the_command_line(database: Path, arguments: list[str], message: str) -> None:

@@ -63,7 +63,7 @@ def test_our_own_packages_are_those_of_the_reporter() -> None:
         (
             {},
             "not done after 180 s",
-            Finding("FAIL", "Ray at x:1: not done after 180 s", "`ray status` on its head says how it is"),
+            Finding("FAIL", "Ray at x:1: not done after 180 s", "`ray status` on its head shows its state"),
         ),
     ],
 )

@@ -73,7 +73,7 @@ def test_what_is_no_model_fails_with_the_jobs_own_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look = seen(tmp_path)
-    assert look == {"error": f"model.path={str(tmp_path)!r} is no model: config.json is missing"}
+    assert look == {"error": f"model.path={str(tmp_path)!r} is not a model: config.json is missing"}
     assert found(monkeypatch, look).level == "FAIL"
     finding = found(monkeypatch, {"error": "it is not there; build it with x"})
     assert finding == Finding("FAIL", "model a/b: it is not there", "build it with x")
@@ -81,7 +81,9 @@ def test_what_is_no_model_fails_with_the_jobs_own_words(
 
 
 def test_an_adapter_of_another_base_fails(base: Path, tmp_path: Path) -> None:
-    assert "is no adapter: adapter_config.json is missing" in seen(base, warm_start=str(tmp_path))["error"]
+    assert (
+        "is not an adapter: adapter_config.json is missing" in seen(base, warm_start=str(tmp_path))["error"]
+    )
 
 
 def test_encoders(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -287,7 +287,7 @@ def test_a_cluster_in_two_parts_is_refused(tmp_path: Path) -> None:
     rows = records(8, ACCURACY)
     leaked = rows[0].model_copy(update={"part": "train"})
     write_records(tmp_path / "records.jsonl", [leaked, *rows[1:]])
-    with pytest.raises(DataError, match=r"cluster 'c0' lies in train and in\s+test"):
+    with pytest.raises(DataError, match=r"cluster 'c0' is in train and in\s+test"):
         main(["reward", str(write_config(tmp_path))])
 
 

@@ -190,7 +190,7 @@ def test_the_card_says_base_data_configuration_and_version(
         "| task.held_out_path (gone.jsonl) | `no such file at this export; the run recorded none` |" in card
     )
     assert "reward_mean 0.25" in card
-    assert "No evaluation of these weights" in card
+    assert "no evaluation of these weights" in card
     assert "diversity_weight: 0.5" in card
     assert "inner.example" not in card
     assert str(tmp_path) not in card
@@ -366,7 +366,7 @@ def test_a_run_without_the_adapter_is_named_with_what_it_has(finished: Path, tmp
         ConfigError, match=r"tiny has no version 9 adapter .* there is the final one, --best, --version 2"
     ):
         main([str(finished), *out, "--version", "9"])
-    with pytest.raises(ConfigError, match=r"base is no run: config.json is missing; give a directory"):
+    with pytest.raises(ConfigError, match=r"base is not a run: config.json is missing; give a directory"):
         (tmp_path / "base" / "config.json").unlink()
         main([str(tmp_path / "base"), *out])
     empty = tmp_path / "runs" / "empty"
@@ -538,12 +538,12 @@ def test_only_an_unchanged_export_of_the_same_command_is_pushed(
         (
             [],
             "public",
-            "me/tiny is there already and is public, for all to see; nothing was sent: add --public",
+            "me/tiny exists already and is public, for all to see; nothing was sent: add --public",
         ),
         (
             ["--public"],
             "private",
-            "me/tiny is there already and is private; nothing was sent: leave --public out",
+            "me/tiny exists already and is private; nothing was sent: leave --public out",
         ),
     ],
 )

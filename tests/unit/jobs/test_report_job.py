@@ -40,7 +40,7 @@ def test_check_lists_what_was_found_and_writes_nothing(
 
 
 def test_mistakes_are_user_errors(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no run directory"):
+    with pytest.raises(DataError, match="is not a run directory"):
         main([str(tmp_path)])
     with pytest.raises(ConfigError, match="did you mean --out"):
         main([str(tmp_path), "--ot", "x"])

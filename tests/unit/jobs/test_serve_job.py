@@ -57,6 +57,6 @@ def test_the_announcement_is_a_command_that_can_be_copied():
 
 
 def test_an_open_address_without_a_token_is_warned_about():
-    warning = "WARNING: 0.0.0.0 is open to whoever reaches it"
+    warning = "WARNING: 0.0.0.0 is open to everyone in reach"
     assert warning in _announcement("http://h:1", "0.0.0.0", has_token=False)
     assert warning not in _announcement("http://h:1", "0.0.0.0", has_token=True)

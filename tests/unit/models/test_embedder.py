@@ -144,7 +144,7 @@ def test_the_hash_is_of_what_is_computed(tmp_path: Path) -> None:
 
 
 def test_encoders_that_are_none_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no sentence-transformers model"):
+    with pytest.raises(ConfigError, match="is not a sentence-transformers model"):
         Embedder(str(tmp_path))
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(ConfigError, match="is a pickle, which can run code"):

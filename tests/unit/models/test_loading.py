@@ -29,7 +29,7 @@ def test_a_directory_is_taken_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_directory_without_config_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"is no model: config\.json is missing"):
+    with pytest.raises(ConfigError, match=r"is not a model: config\.json is missing"):
         resolve_model_dir(ModelSpec(path=str(tmp_path)))
 
 

@@ -257,7 +257,7 @@ def test_an_adapter_of_another_base_is_refused(trained: tuple[PeftModel, Path]) 
 
 
 def test_what_is_no_adapter_is_refused(trained: tuple[PeftModel, Path], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"is no adapter: adapter_config\.json is missing"):
+    with pytest.raises(ConfigError, match=r"is not an adapter: adapter_config\.json is missing"):
         read_adapter(tmp_path, "b" * 64)
     weights = trained[1] / "adapter_model.safetensors"
     content = weights.read_bytes()

@@ -50,9 +50,7 @@ def test_where_nobody_listens_ray_is_not_even_asked(monkeypatch: pytest.MonkeyPa
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ResourceError) as refused:
             join(address)
-    assert str(refused.value).startswith(
-        f"nobody answers at RAY_ADDRESS={address} (Connection refused); is the head up"
-    )
+    assert f"RAY_ADDRESS={address} (Connection refused)" in str(refused.value)
     assert asked == []
 
 
@@ -61,11 +59,14 @@ def test_where_nobody_listens_ray_is_not_even_asked(monkeypatch: pytest.MonkeyPa
     [
         (
             "http://head:8265",
-            r"RAY_ADDRESS=http://head:8265 is no address of a Ray .* polyray submit",
+            r"RAY_ADDRESS=http://head:8265 is not an address of a Ray .* polyray submit",
         ),
-        ("ray://head:10001", r"RAY_ADDRESS=ray://head:10001 is no address of a Ray that a process can join"),
-        ("head", r"RAY_ADDRESS=head is no HOST:PORT; the port of a head is 6379"),
-        ("head:port", r"RAY_ADDRESS=head:port is no HOST:PORT"),
+        (
+            "ray://head:10001",
+            r"RAY_ADDRESS=ray://head:10001 is not an address of a Ray that a process can join",
+        ),
+        ("head", r"RAY_ADDRESS=head is not HOST:PORT; the port of a head is 6379"),
+        ("head:port", r"RAY_ADDRESS=head:port is not HOST:PORT"),
     ],
 )
 def test_addresses_of_another_kind(monkeypatch: pytest.MonkeyPatch, address: str, message: str) -> None:
@@ -85,10 +86,7 @@ def test_a_forwarded_port_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> 
         port = tunnel.getsockname()[1]
         with pytest.raises(ResourceError) as refused:
             join(f"localhost:{port}")
-    assert str(refused.value).startswith(
-        f"something listens at RAY_ADDRESS=localhost:{port}, but Ray asks this machine's own address instead, "
-        f"127.0.0.9:{port}, where nobody answers (Connection refused); a forwarded port"
-    )
+    assert f"RAY_ADDRESS=localhost:{port}" in str(refused.value) and f"127.0.0.9:{port}" in str(refused.value)
     assert asked == []
 
 
@@ -121,9 +119,7 @@ REFUSED = (
 )
 def test_a_refused_token(monkeypatch: pytest.MonkeyPatch, listening: str, mode: str, fix: str) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", mode)
-    expected = (
-        f"what listens at RAY_ADDRESS={listening} does not let this process in (RAY_AUTH_MODE={mode}); {fix}"
-    )
+    expected = f"RAY_ADDRESS={listening} does not let this process in (RAY_AUTH_MODE={mode}); {fix}"
     for error in (failed(listening, REFUSED), ray.exceptions.AuthenticationError("no token found")):
         answers(monkeypatch, error)
         with pytest.raises(ConfigError) as refused:
@@ -136,12 +132,12 @@ def test_a_refused_token(monkeypatch: pytest.MonkeyPatch, listening: str, mode: 
     [
         (
             "No node info found matching attributes: '' when trying to resolve node to connect to.",
-            r"^this machine is no part of the cluster at RAY_ADDRESS=\S+: .*; start one here \(`ray start --address=",
+            r"^this machine is not part of .* RAY_ADDRESS=\S+: .*; start one here \(`ray start --address=",
         ),
         (
             "Failed to connect to GCS. Last connection error: Traceback (most recent call last):\n"
             "ray.exceptions.RpcError: Timed out while waiting for GCS to become available.\n",
-            r"^what listens at RAY_ADDRESS=\S+ does not answer as the head of a Ray cluster "
+            r"^RAY_ADDRESS=\S+ does not answer as the head of a Ray cluster "
             r"\(ray.exceptions.RpcError: Timed out while waiting for GCS to become available.\); give the port",
         ),
     ],

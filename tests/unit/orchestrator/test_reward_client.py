@@ -250,5 +250,5 @@ def test_only_a_plain_remote_reward_needs_no_deployment(elsewhere: RewardPlan) -
     assert not replace(elsewhere, second_opinion=VerifierRewardSpec()).is_remote
     assert not replace(elsewhere, diversity=DiversitySpec(source="embedding")).is_remote
     assert not replace(elsewhere, reward=VerifierRewardSpec()).is_remote
-    with pytest.raises(RewardError, match="is no remote reward"):
+    with pytest.raises(RewardError, match="is not a remote reward"):
         reward_client.build_remote(replace(elsewhere, reward=VerifierRewardSpec()))

@@ -76,7 +76,7 @@ def test_a_machine_that_does_not_answer_is_named(cluster: dict[str, Write], tmp_
         raise ray.exceptions.GetTimeoutError("60 s")
 
     cluster["10.0.0.1"] = hang
-    with pytest.raises(ResourceError, match=r"10\.0\.0\.1 .*did not say within 60 s"):
+    with pytest.raises(ResourceError, match=r"10\.0\.0\.1 .*did not answer within 60 s"):
         check_storage(tmp_path)
 
 

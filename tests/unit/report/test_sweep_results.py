@@ -291,7 +291,7 @@ def test_an_axis_that_was_not_swept_is_read_from_a_run(sweep, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"diversity": "colour"}, r"diversity='colour' is no per-prompt value .* pass_at_1"),
+        ({"diversity": "colour"}, r"diversity='colour' is not a per-prompt value .* pass_at_1"),
         ({"quality": "pass_at_9"}, r"fewer than k=9"),
         ({"ks": ()}, r"ks=\[\]"),
         ({"margin": -0.1}, r"margin=-0.1"),

@@ -146,9 +146,9 @@ def test_a_repeated_seed_counts_once() -> None:
     [
         ([], "there are no trials"),
         ([trial("a", 1.0), trial("a", 2.0)], "trial a occurs twice"),
-        ([trial("a", "big")], r"algorithm.diversity_weight='big' of trial a is no finite number"),  # pyright: ignore
-        ([trial("a", math.inf)], "is no finite number"),
-        ([trial("a", True)], "is no finite number"),
+        ([trial("a", "big")], r"algorithm.diversity_weight='big' of trial a is not a finite number"),  # pyright: ignore
+        ([trial("a", math.inf)], "is not a finite number"),
+        ([trial("a", True)], "is not a finite number"),
     ],
 )
 def test_bad_trials_are_named(trials, message) -> None:

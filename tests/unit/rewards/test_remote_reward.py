@@ -124,7 +124,7 @@ def test_openrlhf_garbage_for_one_item_is_unscored(raw: object) -> None:
         HttpRewardSpec, {"url": "http://r.test", "protocol": "openrlhf", "raw_range": [-2.0, 6.0]}
     )
     bad, good = HttpReward(spec, LengthTask(), transport=httpx.MockTransport(handler)).score(ITEMS[:2])
-    assert bad.score is None and "no finite number" in str(bad.error)
+    assert bad.score is None and "not a finite number" in str(bad.error)
     assert good.score == 0.5
 
 
@@ -149,14 +149,14 @@ def test_the_token_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"url": "ftp://x"}, "is no address"),
+        ({"url": "ftp://x"}, "is not an address"),
         ({"url": "http://me:pw@x"}, "no user, password or query"),
         ({"token_env": "not a name"}, "not the name of an environment variable"),
-        ({"protocol": "openrlhf"}, "does not say in which range"),
-        ({"protocol": "openrlhf", "raw_range": [1, 1]}, "does not say in which range"),
+        ({"protocol": "openrlhf"}, "does not state the range"),
+        ({"protocol": "openrlhf", "raw_range": [1, 1]}, "does not state the range"),
         ({"protocol": "openrlhf", "raw_range": [0, 1], "model": "m"}, "knows neither classes nor models"),
         ({"protocol": "openrlhf", "raw_range": [0, 1], "query": "{prompt}"}, "must name"),
-        ({"raw_range": [0, 1]}, "lie in [0, 1] already"),
+        ({"raw_range": [0, 1]}, "are in [0, 1] already"),
     ],
 )
 def test_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> None:

@@ -142,7 +142,7 @@ def test_an_unknown_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_field_that_no_line_has_is_refused() -> None:
     with pytest.raises(
-        KeyError, match="'prompt' is no field of a log line; known: run, step, version, worker"
+        KeyError, match="'prompt' is not a field of a log line; known: run, step, version, worker"
     ):
         json_log.fields.set(prompt="37|b1>e4=")
 

@@ -65,7 +65,7 @@ async def test_scores_in_the_order_of_the_items():
     wrong, right, unscored = body["scores"]
     assert wrong == {"score": 0.0, "class": -1, "components": {}, "error": None}
     assert right["score"] == 1.0 and right["class"] >= 0
-    assert unscored["score"] is None and "'?' is no prompt of hidden_trap_grid" in unscored["error"]
+    assert unscored["score"] is None and "'?' is not a prompt of hidden_trap_grid" in unscored["error"]
 
 
 async def test_distances_per_group_in_the_order_of_its_items():

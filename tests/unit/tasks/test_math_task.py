@@ -122,7 +122,7 @@ def test_prompts_without_a_number_to_compare_with_are_named():
     task = MathTask(MathSpec())
     with pytest.raises(DataError, match="prompt 'q' has no 'reference'"):
         task.reward(Prompt("q", "How many?"), "3")
-    with pytest.raises(DataError, match=r"'x \+ 1' is no number; .* set task.extractor: math_verify"):
+    with pytest.raises(DataError, match=r"'x \+ 1' is not a number; .* set task.extractor: math_verify"):
         task.reward(Prompt("q", "How many?", reference="x + 1"), "3")
 
 

@@ -188,7 +188,7 @@ def test_training_never_sees_a_text_of_the_validation_part(tmp_path: Path):
     ("name", "content", "message"),
     [
         ("a.json", "{", "not valid JSON"),
-        ("a.json", '{"rows": []}', "no SQuAD file, which has a list 'data'"),
+        ("a.json", '{"rows": []}', "not a SQuAD file, which has a list 'data'"),
         ("a.json", json.dumps(squad(WHO, WHO)), "id '1' occurs twice"),
         (
             "a.json",

@@ -1,6 +1,6 @@
-"""Of equal and almost equal completions the best one stays; what is left of likeness decides the clusters.
+"""Removal of equal and almost equal completions (the best one stays), and clusters by likeness.
 
-Called by pipeline.py. How likeness is measured: fingerprints.py.
+Called by pipeline.py. fingerprints.py measures likeness.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def duplicates(
 def clusters(records: Sequence[EngagementRecord], near: NearDuplicateSpec | None) -> dict[str, str]:
     """record_id -> the cluster it belongs to, named after the first of those that are joined.
 
-    Joined are records that share a cluster, a prompt_id or a prompt; whose prompts are almost the same; whose
-    completions are almost the same. Short texts (below `near.min_words` words) join nothing: "Thanks!" would make
+    Records are joined if they share a cluster, a prompt_id or a prompt, or if their prompts or completions are almost
+    the same. Short texts (below `near.min_words` words) join nothing: "Thanks!" would make
     one cluster of everything.
     """
     ordered = sorted(records, key=lambda record: (record.cluster_id, record.record_id))

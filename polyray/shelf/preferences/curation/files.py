@@ -26,7 +26,7 @@ REVIEW_FILE = "review.csv"
 
 
 def input_digests(config: CurateConfig) -> dict[str, str]:
-    """What a curation depends on besides its configuration; a finished one is done again when it changes."""
+    """Digests of a curation's inputs besides its configuration; a finished one is repeated when they change."""
     source = config.source
     if isinstance(source, HubSource):
         digests = {"source": f"{source.name} {source.subset} {source.split} {source.revision}"}
@@ -70,7 +70,7 @@ def own_reviews(config: CurateConfig) -> dict[str, Review]:
 def write_outputs(
     config: CurateConfig, root: Path, imported: Imported, curated: Curated, reviews: Mapping[str, Review]
 ) -> None:
-    """Everything but DONE; each file whole or as it was."""
+    """Write all files but DONE; each file is complete or unchanged."""
     from polyray.shelf.preferences.curation_report import curation_page, report_numbers
 
     (root / "data").mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def write_outputs(
 def _review_rows(
     config: CurateConfig, records: Iterable[EngagementRecord], curated: Curated, reviews: Mapping[str, Review]
 ) -> list[ReviewRow]:
-    """What was kept, most engagement first; then what was dropped, by reason."""
+    """Rows of the review: kept records, most engagement first; then dropped ones, by reason."""
     from polyray.shelf.preferences.curation_report import excerpt
 
     place: dict[str, Any] = {record.record_id: record for record in curated.kept}

@@ -33,7 +33,7 @@ class NamedRule:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a FilterSpec asks for.
+    """Rules of a FilterSpec.
 
     Example:
         build_rules(FilterSpec(max_links=0)).objection(record)  # ("links", "1 link") or None

@@ -1,4 +1,4 @@
-"""Which texts are almost the same: shingles, MinHash with locality-sensitive hashing, and the exact similarity.
+"""Near-duplicate texts: shingles, MinHash with locality-sensitive hashing, and the exact similarity.
 
 MinHash only proposes pairs; each is checked with the exact Jaccard similarity of the two texts' shingles (of
 their 32-bit hashes), so that no pair below the threshold counts. Bands are chosen so that of pairs at the
@@ -108,7 +108,7 @@ class SimilarTexts:
         return shorter >= self._spec.threshold * longer and jaccard(own, hashes) >= self._spec.threshold
 
     def _sketch(self, at: int) -> Any:
-        """None for a text that is too short. The last one is remembered: it is asked for, then inserted."""
+        """MinHash of a text; None if it is too short. The last one is remembered: it is asked for, then inserted."""
         if self._last[0] != at:
             hashes = self._hashes[at]
             sketch = None if hashes is None else self._empty.copy()
@@ -119,7 +119,7 @@ class SimilarTexts:
 
 
 def similar_groups(texts: Sequence[str], spec: NearDuplicateSpec) -> list[int]:
-    """For every text the first one it is linked to by similarity, directly or through others (itself if none)."""
+    """First similar text of every text, linked directly or through others (itself if none)."""
     index = SimilarTexts(texts, spec)
     leader = list(range(len(texts)))
 

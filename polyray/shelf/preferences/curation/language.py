@@ -1,4 +1,4 @@
-"""Which language a text is in, where that can be told. py3langid is imported late. Called by filters.py."""
+"""Language of a text, if it can be told. py3langid is imported late. Called by filters.py."""
 
 from __future__ import annotations
 

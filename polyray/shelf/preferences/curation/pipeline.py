@@ -37,7 +37,7 @@ REVIEWED, TOO_MANY_TOKENS, NOT_SELECTED = "review", "too many tokens", "not amon
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What needs a model, built by the caller where the configuration asks for it.
+    """Functions that need a model, built by the caller if the configuration asks for them.
 
     Example:
         Tools(encode=Embedder("packaged").encode, count_tokens=None)
@@ -56,7 +56,7 @@ class Curated:
     """
 
     kept: list[EngagementRecord] = field(default_factory=list)
-    """With cluster, part and phase, sorted by record_id."""
+    """Kept records with cluster, part and phase, sorted by record_id."""
     dropped: dict[str, Objection] = field(default_factory=dict)
     """record_id -> why."""
     statistics: dict[str, Any] = field(default_factory=dict)

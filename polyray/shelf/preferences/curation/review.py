@@ -1,9 +1,9 @@
-"""review.csv: what a person decided about records, in a file that spreadsheets open.
+"""review.csv: a person's decisions about records, in a file that spreadsheets open.
 
 Columns: record_id, decision (keep, drop or empty), note, reason, engagement, prompt, completion. The first three
 are read back; the others are there to decide by. A keep overrides the filters, a drop drops. Texts that a
-spreadsheet would take for a formula get an apostrophe in front, which is taken away again. What spreadsheets make of
-the file is read: a byte order mark, other line ends, semicolons between cells. Called by pipeline.py.
+spreadsheet would take for a formula get an apostrophe in front, which is taken away again. Changes by spreadsheets
+are understood: a byte order mark, other line ends, semicolons between cells. Called by pipeline.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """What a file says about one record.
+    """A person's decision about one record.
 
     Example:
         Review(decision="keep", note="funny, although short", where="review.csv:3")
@@ -88,8 +88,8 @@ def check_known(reviews: Mapping[str, Review], record_ids: Collection[str]) -> N
     unknown = [name for name in reviews if name not in record_ids]
     if unknown:
         raise DataError(
-            f"{reviews[unknown[0]].where}: record_id {unknown[0]!r} is no record of this source ({len(unknown)} such "
-            "rows); a spreadsheet may have changed the id: restore it, or empty the row's decision and note"
+            f"{reviews[unknown[0]].where}: record_id {unknown[0]!r} is not a record of this source ({len(unknown)} "
+            "such rows); a spreadsheet may have changed the id: restore it, or empty the row's decision and note"
         )
 
 

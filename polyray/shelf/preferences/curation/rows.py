@@ -21,7 +21,7 @@ _ATTRIBUTION = ("url", "licence", "origin", "kind")
 
 
 def prompt_text(record: EngagementRecord, spec: RowsSpec) -> str:
-    """What the model is told."""
+    """Prompt of the model, with its instruction."""
     return (spec.instruction or default_instruction(record)).replace("{source}", source_text(record, spec))
 
 
@@ -33,7 +33,7 @@ def source_text(record: EngagementRecord, spec: RowsSpec) -> str:
 
 
 def default_instruction(record: EngagementRecord) -> str:
-    """That of the task which the record's kind belongs to."""
+    """Instruction of the task to which the record's kind belongs."""
     from polyray.tasks.headlines import Headlines
     from polyray.tasks.social_replies import SocialReplies
 

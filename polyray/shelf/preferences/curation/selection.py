@@ -32,10 +32,10 @@ def select(
     """Positions of the chosen records in the order in which they were chosen, at most `spec.count`.
 
     Args:
-        records: what may be chosen.
+        records: the records to choose from.
         embed: positions -> [n, D] embeddings of unit length. `threshold` asks for as many as it needs, `mmr` for all.
         spec: how many, and the limits.
-        first: positions that are chosen whatever the limits say (a person wants them); they count.
+        first: positions that are chosen despite the limits (a person wants them); they count.
     """
     order = best_first(records)
     wanted = sorted(first, key=order.index)
@@ -97,7 +97,7 @@ def _by_relevance(
                 break
             share = spec.diversity_weight if limits.taken else 0.0
             distance = nearest[far] if limits.taken else 0.0
-            # Of equal values the first: the one with more engagement.
+            # argmax takes the first of equal values: the one with more engagement.
             chosen = int(far[int(np.argmax((1 - share) * percentiles[far] + share * distance))])
         limits.take(chosen)
         np.minimum(nearest, 1.0 - rows @ rows[chosen], out=nearest)
@@ -131,7 +131,7 @@ def diversity(embeddings: np.ndarray) -> dict[str, float | None]:
 
 
 class _Limits:
-    """What is chosen so far, and what the limits on prompts and clusters still allow."""
+    """Records chosen so far, and the remaining limits on prompts and clusters."""
 
     def __init__(self, records: Sequence[EngagementRecord], spec: SelectionSpec) -> None:
         self._records, self._spec = records, spec
@@ -141,7 +141,7 @@ class _Limits:
         self._is_taken: set[int] = set()
 
     def allow(self, at: int) -> bool:
-        """Whether record number `at` may be chosen now, wherever it lies."""
+        """Whether record number `at` may be chosen now, by the limits."""
         record, spec = self._records[at], self._spec
         return not (
             at in self._is_taken

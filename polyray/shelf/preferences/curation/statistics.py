@@ -64,9 +64,9 @@ def stratum_edges(engagement: Sequence[float], strata: int) -> list[float]:
 
 
 def balance(records: Sequence[EngagementRecord], strata: int) -> dict[str, Any]:
-    """How the engagement of each group compares with that of all records.
+    """Compare the engagement of each group with that of all records.
 
-    `shares`: of each group's records, how many lie in which stratum (its upper edge belongs to it).
+    `shares`: share of each group's records by stratum (its upper edge belongs to it).
     `kolmogorov_smirnov` and `max_share_difference`: the distance to all records, 0 for equal distributions.
     """
     all_values = [record.engagement for record in records]
@@ -104,7 +104,7 @@ def group_numbers(records: Sequence[EngagementRecord]) -> dict[str, Any]:
 
 
 def num_comparable_pairs(records: Iterable[EngagementRecord]) -> int:
-    """Pairs within one prompt_id whose engagement differs."""
+    """Number of pairs within one prompt_id with different engagement."""
     by_prompt: dict[str, Counter[float]] = {}
     for record in records:
         by_prompt.setdefault(record.prompt_id, Counter())[record.engagement] += 1
@@ -112,7 +112,7 @@ def num_comparable_pairs(records: Iterable[EngagementRecord]) -> int:
 
 
 def cluster_numbers(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, Any]:
-    """Of record_id -> cluster before and after joining: how many, how large, how many were joined."""
+    """Numbers of clusters from record_id -> cluster, before and after joining: count, size, joined ones."""
     sizes = Counter(after.values())
     largest = max(sizes.values(), default=0)
     return {
@@ -129,7 +129,7 @@ def counted(values: Iterable[str]) -> dict[str, int]:
 
 
 def records_sha256(records: Iterable[EngagementRecord]) -> str:
-    """Of the records' JSON lines in the order given."""
+    """sha256 of the records' JSON lines in the order given."""
     digest = hashlib.sha256()
     for record in records:
         digest.update(record.model_dump_json().encode() + b"\n")

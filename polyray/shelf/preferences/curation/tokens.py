@@ -1,4 +1,4 @@
-"""How long prompts and completions are for a model, with its chat template and without a thinking part.
+"""Token lengths of prompts and completions for a model, with its chat template and without a thinking part.
 
 Called by pipeline.py with the model's tokenizer; encoding is polyray/data/chat.py, as in training.
 """
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TokenLengths:
-    """Of one record.
+    """Token lengths of one record.
 
     Example:
         TokenLengths(prompt=61, total=80)
     """
 
     prompt: int
-    """With the template's generation prompt."""
+    """Tokens of the prompt, with the template's generation prompt."""
     total: int
-    """With the completion and the end of the turn."""
+    """Tokens in all, with the completion and the end of the turn."""
 
 
 def token_lengths(

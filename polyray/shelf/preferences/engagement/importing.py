@@ -1,7 +1,7 @@
 """Raw files become engagement records: forum threads, headline tests, the user's own exports.
 
-What an importer leaves out is counted with its reason. Ids, clusters and engagement do not depend on the order of
-the rows. Called by polyray curate and by whoever trains on a raw file.
+Rows that an importer leaves out are counted with their reason. Ids, clusters and engagement do not depend on the
+order of the rows. Called by polyray curate and by training on a raw file.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _NAMES_OF_IDS = ("thread_id", "reply_id", "author_hash")
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What a source gave.
+    """Records of a source.
 
     Example:
         Imported((EngagementRecord(...),), num_rows=1, left_out={})
@@ -65,7 +65,7 @@ class Imported:
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Reason -> how many rows became no record of their own."""
     notes: tuple[str, ...] = ()
-    """What a reader of the figures must know: the prior, columns that were left alone."""
+    """Notes for a reader of the figures: the prior, columns that were left alone."""
 
 
 def import_records(spec: SourceSpec) -> list[EngagementRecord]:
@@ -138,7 +138,7 @@ def _reply_record(
 
 
 def _seconds_between(start: str | None, end: str | None) -> float | None:
-    """None where a time is absent, and where the clock says that the answer came first."""
+    """Seconds between two times; None if one is absent, or if the answer came first by the clock."""
     if start is None or end is None:
         return None
     seconds = (moment(end) - moment(start)).total_seconds()
@@ -262,7 +262,7 @@ def _mapped(values: Mapping[str, Any], where: str, spec: TableSource, left_alone
     absent = [column for column in column_of.values() if column not in values]
     if absent:
         raise DataError(
-            f"{where}: source.columns names {absent[0]!r}, which is no column; there are {', '.join(values)}"
+            f"{where}: source.columns names {absent[0]!r}, which is not a column; there are {', '.join(values)}"
         )
     taken = set(column_of.values())
     row = {name: values[column] for name, column in column_of.items()}
@@ -321,7 +321,7 @@ def _table_prior(spec: TableSource, replies: Sequence[SocialReply], first: str) 
     for reply in replies:
         if not float(reply.engagement).is_integer() or not 0 <= reply.engagement <= (reply.impressions or 0):
             raise DataError(
-                f"{first.rpartition(':')[0]}: engagement {reply.engagement:g} of {reply.reply[:40]!r} is no count "
+                f"{first.rpartition(':')[0]}: engagement {reply.engagement:g} of {reply.reply[:40]!r} is not a count "
                 f"between 0 and its impressions {reply.impressions}; correct it, or set source.scale=count"
             )
     return _prior(

@@ -18,7 +18,7 @@ class BetaPrior:
 
     rate: float
     impressions: float
-    """How many impressions it is worth: the sum of the Beta's two parameters."""
+    """Weight of the prior in impressions: the sum of the Beta's two parameters."""
 
 
 def estimated_prior(clicks: Sequence[int], impressions: Sequence[int]) -> BetaPrior:
@@ -27,7 +27,7 @@ def estimated_prior(clicks: Sequence[int], impressions: Sequence[int]) -> BetaPr
     With p_i = clicks_i / n_i, w_i = n_i / sum(n), p the pooled rate and S = sum n_i (p_i - p)^2, a beta-binomial
     with correlation r has E[S] = p (1 - p) sum (1 - w_i) (1 + (n_i - 1) r); the weight is 1 / r - 1 (Kleinman,
     JASA 68, 1973). Rates that spread no more than chance alone give the greatest weight, sum(n). The pooled rate
-    is that of half a click more in one impression more, so that it lies between 0 and 1. Raises ValueError where
+    is that of half a click more in one impression more, so that it is between 0 and 1. Raises ValueError if
     nothing was shown.
     """
     clicks_N, shown_N = np.asarray(clicks, np.float64), np.asarray(impressions, np.float64)

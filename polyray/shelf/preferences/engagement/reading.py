@@ -45,7 +45,7 @@ def read_records(path: Path, key: str = "data.path") -> list[EngagementRecord] |
 
 
 def data_sha256(path: Path) -> str:
-    """Of the bytes of the file, or of those files that `read_records` reads of a directory, with their names."""
+    """sha256 of the bytes of the file, or of the files that `read_records` reads in a directory, with their names."""
     path = path.expanduser()
     digest = hashlib.sha256()
     for file in _files(path, "data.path"):

@@ -64,7 +64,7 @@ class EngagementRecord(StrictModel):
     """The post or the story, without instructions around it."""
     completion: Text
     engagement: float = Field(allow_inf_nan=False)
-    """On the data set's own scale: up-votes, likes, or log-odds of a click under a Beta prior."""
+    """Engagement on the data set's own scale: up-votes, likes, or log-odds of a click under a Beta prior."""
     prompt_id: Text
     """Completions with one prompt_id may be compared: one post and kind; one test and image."""
     cluster_id: Text
@@ -83,7 +83,7 @@ class EngagementRecord(StrictModel):
     licence: Unicode = ""
     part: Part | None = None
     phase: Literal["sft", "rl"] | None = None
-    """Of training records only."""
+    """Phase of a training record; None for others."""
 
     @model_validator(mode="after")
     def _possible(self) -> EngagementRecord:
@@ -105,7 +105,7 @@ class PreferencePair(StrictModel):
     chosen: Unicode
     rejected: Unicode
     gap: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """How much better, on the data set's own scale."""
+    """Advantage of the chosen one, on the data set's own scale."""
     prompt_id: Unicode = ""
     cluster_id: Unicode = ""
     """The unit of splits and statistics; `read_records` fills in both ids."""
@@ -121,10 +121,11 @@ class PreferencePair(StrictModel):
 def comparable_pairs(
     records: Iterable[EngagementRecord], min_gap: float
 ) -> list[tuple[EngagementRecord, EngagementRecord]]:
-    """(better, worse) of different completions within one prompt_id whose engagement differs by `min_gap` or more.
+    """(better, worse) pairs of different completions within one prompt_id, by engagement.
 
-    Equal engagement is no pair, whatever `min_gap`. Across prompts engagement says more about who saw the post
-    than about the completion. In the order of `records`. Raises ValueError for a negative `min_gap`.
+    Their engagement differs by `min_gap` or more. Equal engagement is no pair, for any `min_gap`. Across prompts
+    engagement depends more on the audience of the post than on the completion. In the order of `records`. Raises
+    ValueError for a negative `min_gap`.
     """
     if not min_gap >= 0:
         raise ValueError(f"min_gap={min_gap} must be at least 0")

@@ -1,8 +1,8 @@
-"""Records or preference pairs -> the part that is validated on, its pairs, and the texts one may fit on.
+"""Records or preference pairs -> the validated part, its pairs, and the texts for fitting.
 
-What is fitted (directions and scales of baselines, a language model) never sees the validated part. A file
-without parts is split here, by cluster: what the models were trained on is for fitting, or a share of the
-clusters where they have seen none. Called by pipeline.py.
+Fitted values (directions and scales of baselines, a language model) never see the validated part. A file
+without parts is split here, by cluster: training data of the models is for fitting, or a share of the
+clusters if they have seen none. Called by pipeline.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from polyray.shelf.preferences.engagement import EngagementRecord, PreferencePai
 
 Seen = Callable[[str], bool]
 FIT_SHARE = 0.2
-"""Of the clusters of a file without parts: for directions, scales and the language model."""
+"""Share of the clusters of a file without parts that is for directions, scales and the language model."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class Texts:
 
     @cached_property
     def engagement_N(self) -> np.ndarray:
-        """On the data set's own scale."""
+        """Engagement on the data set's own scale."""
         return np.array([record.engagement for record in self.records], dtype=np.float64)
 
     @cached_property
     def prompt_ids_N(self) -> np.ndarray:
-        """Which completions may be compared."""
+        """Prompt of each completion; only completions of one prompt are compared."""
         return np.array([record.prompt_id for record in self.records])
 
     @cached_property
@@ -74,7 +74,7 @@ class Texts:
 
     @property
     def clusters_M(self) -> np.ndarray:
-        """Of each pair."""
+        """Cluster of each pair."""
         return self.clusters_N[self.pairs.better_M]
 
     def __len__(self) -> int:
@@ -83,7 +83,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What is validated on, and what may be fitted on.
+    """The validated part, and the parts for fitting.
 
     Example:
         HeldOut(validated=Texts(...), train=Texts(...), tuning=Texts(...), sha256="9f86...", part="test")
@@ -91,23 +91,23 @@ class HeldOut:
 
     validated: Texts
     train: Texts | None
-    """For what learns from texts; None where there is no such part."""
+    """Part for scorers that learn from texts; None without such a part."""
     tuning: Texts | None
-    """For directions and scales: the validation part, or the train part where there is none."""
+    """Part for directions and scales: the validation part, or the train part if there is none."""
     sha256: str
-    """Of the files."""
+    """sha256 of the files."""
     part: str
-    """Which part is validated, in words."""
+    """Validated part, in words."""
 
     @property
     def fit(self) -> list[Texts]:
-        """Everything that may be fitted on, each part once."""
+        """All parts for fitting, each once."""
         parts = [part for part in (self.train, self.tuning) if part is not None]
         return parts[:1] if len(parts) == 2 and parts[0] is parts[1] else parts
 
 
 def read_held_out(spec: ValidationDataSpec, seed: int, seen: Seen = lambda cluster_id: False) -> HeldOut:
-    """Reads `spec.path`. Raises DataError where nothing can be compared or a cluster lies in two parts.
+    """Read `spec.path`. Raises DataError if nothing can be compared or a cluster is in two parts.
 
     `seen` says whether a model was trained on a cluster; it decides only about files without parts.
     """
@@ -117,13 +117,13 @@ def read_held_out(spec: ValidationDataSpec, seed: int, seen: Seen = lambda clust
     validated = _texts(by_part.pop("validated"), spec, seed)
     if not len(validated.pairs):
         raise DataError(
-            f"{path}: none of {len(validated)} records has a partner under the same prompt_id whose engagement "
-            f"differs by data.min_gap={spec.min_gap} or more; lower it, or give more data"
+            f"{path}: none of {len(validated)} records has a partner under the same prompt_id with engagement "
+            f"that differs by data.min_gap={spec.min_gap} or more; lower it, or give more data"
         )
     if len(set(validated.clusters_M)) < 2:
         raise DataError(
-            f"{path}: all {len(validated.pairs)} pairs lie in one cluster, and clusters are what intervals and tests "
-            "are made of; give data of at least two (threads, stories)"
+            f"{path}: all {len(validated.pairs)} pairs are in one cluster, and intervals and tests need several "
+            "clusters; give data of at least two (threads, stories)"
         )
     train = _texts(by_part["train"], spec, seed) if by_part.get("train") else None
     validation = _texts(by_part["validation"], spec, seed) if by_part.get("validation") else None
@@ -175,8 +175,8 @@ def _parts(
     for record in records:
         if owner.setdefault(record.cluster_id, record.part) != record.part:
             raise DataError(
-                f"{spec.path}: cluster {record.cluster_id!r} lies in {owner[record.cluster_id]} and in "
-                f"{record.part}; what is held out must not share a cluster with what is trained on: split by "
+                f"{spec.path}: cluster {record.cluster_id!r} is in {owner[record.cluster_id]} and in "
+                f"{record.part}; held-out data must not share a cluster with training data: split by "
                 "cluster (polyray curate data does)"
             )
     found: dict[str, list[EngagementRecord]] = {}
@@ -214,7 +214,7 @@ def _texts(records: Sequence[EngagementRecord], spec: ValidationDataSpec, seed: 
     labels = [record.prompt_id for record in records]
     pairs = within_group_pairs(engagement, labels, spec.min_gap, spec.max_pairs_per_prompt, seed)
     texts = [record.completion for record in records]
-    # Equal texts under one prompt: whoever reads texts alone cannot tell them apart.
+    # Equal texts under one prompt: a scorer of texts cannot tell them apart.
     differ = np.array(
         [texts[a] != texts[b] for a, b in zip(pairs.better_M, pairs.worse_M, strict=True)], bool
     )

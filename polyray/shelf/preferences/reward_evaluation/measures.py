@@ -28,12 +28,12 @@ from polyray.shelf.preferences.reward_evaluation.held_out import Texts
 from polyray.shelf.preferences.reward_evaluation.scorers import text_lengths
 
 FAMILY_METRIC = "pairwise_accuracy"
-"""What the tests are about; the other metrics have intervals only."""
+"""Metric of the tests; the other metrics have intervals only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Of intervals and tests.
+    """Settings of intervals and tests.
 
     Example:
         Settings(resamples=2000, permutations=10000, confidence=.95, seed=0)
@@ -46,7 +46,7 @@ class Settings:
 
     @classmethod
     def of(cls, config: RewardValidationConfig) -> Settings:
-        """Those of a configuration."""
+        """Settings of a configuration."""
         return cls(config.bootstrap_resamples, config.permutations, config.confidence, config.seed)
 
     def mean(self, values: Any, clusters: Any) -> MeanInterval:
@@ -60,7 +60,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one scorer does on the validated part.
+    """Metrics of one scorer on the validated part.
 
     Example:
         Measured(metrics={"pairwise_accuracy": MeanInterval(.58, .55, .61), ...}, hits_M=np.array([1., 0., .5]),
@@ -68,16 +68,16 @@ class Measured:
     """
 
     metrics: Mapping[str, MeanInterval]
-    """Those that the data allows."""
+    """Metrics that the data allows."""
     hits_M: np.ndarray
-    """Of each pair: 1, 0.5 for a tie, 0."""
+    """Hit of each pair: 1, 0.5 for a tie, 0."""
     calibration: Calibration | None
-    """None where the scorer has no log-odds scale and there was no part to fit one on."""
+    """Calibration; None if the scorer has no log-odds scale and there was no part to fit one on."""
     counts: Mapping[str, int]
 
 
 def fitted_temperature(scores: np.ndarray, texts: Texts) -> float | None:
-    """What a score is divided by to be log-odds, learnt on another part; None where no pair has two scores."""
+    """Divisor that turns scores into log-odds, fitted on another part; None if no pair has two scores."""
     gaps = scores[texts.pairs.better_M] - scores[texts.pairs.worse_M]
     gaps = gaps[np.isfinite(gaps)]
     return best_temperature(gaps) if len(gaps) else None
@@ -180,7 +180,7 @@ def _by_prompt(hits_M: np.ndarray, texts: Texts, settings: Settings) -> MeanInte
 
 
 def _correlations(scores: np.ndarray, texts: Texts, settings: Settings) -> dict[str, MeanInterval | None]:
-    """Over all records; and of what is left when each prompt's mean is taken off both sides."""
+    """Correlations over all records, and without each prompt's mean on both sides."""
     sides = {
         "": (scores, texts.engagement_N),
         "_without_prompt_means": (
@@ -207,7 +207,7 @@ def _correlation(
 def _about_length(
     scores: np.ndarray, hits_M: np.ndarray, texts: Texts, share: float, settings: Settings
 ) -> dict[str, MeanInterval | None]:
-    """How much of the score is length, and how right it is where length cannot tell."""
+    """Dependence of the score on length, and its accuracy on pairs of equal length."""
     lengths = text_lengths(texts.completions)
     centred_scores = without_group_means(scores, texts.prompt_ids_N)
     centred_lengths = without_group_means(lengths, texts.prompt_ids_N)

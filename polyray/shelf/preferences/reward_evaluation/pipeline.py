@@ -37,12 +37,12 @@ from polyray.shelf.preferences.reward_evaluation.seen import check_unseen, seen_
 from polyray.shelf.preferences.reward_evaluation.slices import as_csv, pair_slices, slice_rows
 
 TUNING_PAIRS = 1000
-"""For the scale of a score that is not log-odds: one number is fitted."""
+"""Largest number of pairs for the scale of a score that is not log-odds: one number is fitted."""
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationFiles:
-    """What a validation writes below evaluation/.
+    """Files of a validation below evaluation/.
 
     Example:
         ValidationFiles(Path("runs/x/evaluation")).metrics == Path("runs/x/evaluation/metrics.json")
@@ -52,7 +52,7 @@ class ValidationFiles:
 
     @property
     def data(self) -> Path:
-        """Which data was validated on."""
+        """Identity of the validated data."""
         return self.root / "data.json"
 
     @property
@@ -77,7 +77,7 @@ class ValidationFiles:
 
 
 def derived_sizes(config: RewardValidationConfig) -> dict[str, Any]:
-    """How much there is to score; reads the data and loads no model."""
+    """Sizes of the validation; reads the data and loads no model."""
     data = read_held_out(config.data, config.seed, seen_by_models(config.scorers.values()))
     probed = min(config.probes.num_completions, len(data.validated))
     return {
@@ -164,7 +164,7 @@ def _score(
 
 
 def _some_pairs(texts: Texts, seed: int) -> Texts:
-    """At most TUNING_PAIRS pairs, drawn, with the records they need."""
+    """Random subset of at most TUNING_PAIRS pairs, with the records they need."""
     chosen = np.arange(len(texts.pairs))
     if len(chosen) > TUNING_PAIRS:
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, TUNING_PAIRS, replace=False))
@@ -182,7 +182,7 @@ def _check_pairs(texts: Texts) -> None:
 
 
 def _same_data(files: ValidationFiles, data: HeldOut) -> None:
-    """A run that goes on must not mix two data sets."""
+    """Check that a resumed run does not mix two data sets."""
     if files.data.is_file():
         before = json.loads(files.data.read_text(encoding="utf-8"))["sha256"]
         if before != data.sha256:

@@ -1,7 +1,7 @@
-"""Who falls for the altered texts of probes.py: shares, shifts, intervals, and a verdict against stated limits.
+"""Effect of the altered texts of probes.py: shares, shifts, intervals, and a verdict against stated limits.
 
-An alteration warns where more of the altered texts than allowed score higher than before, or where scores rise
-by more than allowed on average, and the interval lies above the limit as well; where only the value does, it is
+An alteration warns if more of the altered texts than allowed score higher than before, or if scores rise
+by more than allowed on average, and the interval is above the limit as well. If only the value is, it is
 unclear. Called by pipeline.py.
 """
 

@@ -1,7 +1,7 @@
 """Altered completions that an honest reward does not like better: tricks that a policy under RL would find.
 
-Each alteration is a function of the text, its prompt and another prompt's completion; deterministic. What a
-reward makes of them is measured in probe_results.py.
+Each alteration is a function of the text, its prompt and another prompt's completion; deterministic.
+probe_results.py measures their effect on a reward.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def draw(num_items: int, wanted: int, seed: int) -> list[int]:
 def other_completions(
     chosen: Sequence[int], prompts: Sequence[str], completions: Sequence[str], seed: int
 ) -> list[str]:
-    """For each chosen position a completion of another prompt, drawn by seed; "" where all share one prompt."""
+    """A completion of another prompt for each chosen position, drawn by seed; "" if all share one prompt."""
     generator = random.Random(f"other-{seed}")
     everywhere = len(set(prompts)) > 1
     found = []

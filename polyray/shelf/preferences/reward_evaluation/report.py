@@ -50,7 +50,7 @@ _NO_TEMPERATURE = 1e5
 
 @dataclass(frozen=True)
 class PageData:
-    """What the page shows.
+    """Contents of the page.
 
     Example:
         PageData(metrics={...}, slices=[...], mistakes=[...], scores={"model": np.array([.1])}, texts=Texts(...))
@@ -60,7 +60,7 @@ class PageData:
     slices: Sequence[Mapping[str, Any]]
     mistakes: Sequence[Mapping[str, Any]]
     scores: Mapping[str, np.ndarray]
-    """Of the models."""
+    """Scores of the models."""
     texts: Texts
 
 

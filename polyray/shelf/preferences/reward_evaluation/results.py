@@ -19,7 +19,7 @@ NUM_MISTAKES = 8
 
 @dataclass(frozen=True)
 class Scored:
-    """What one scorer said.
+    """Scores of one scorer.
 
     Example:
         Scored(scores_N=np.array([.3, -1.2]), temperature=1.0, probes={}, about={"version": "9f86..."})
@@ -32,7 +32,7 @@ class Scored:
 
 
 def counts(texts: Texts) -> dict[str, int]:
-    """How much there is to compare."""
+    """Numbers of pairs, samples, problems and clusters."""
     return {
         "n_pairs": len(texts.pairs),
         "n_pairs_left_out": texts.pairs.num_left_out,
@@ -51,7 +51,7 @@ def build_metrics(
     measured: Mapping[str, Measured],
     rows: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Everything but the slices: `models` and `comparisons` as every evaluation has them, and the verdict in words.
+    """Metrics without the slices: `models` and `comparisons` as in every evaluation, and the verdict in words.
 
     Args:
         rows: those of slices.csv, for the worst of each model.

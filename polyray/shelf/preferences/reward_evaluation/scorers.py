@@ -1,8 +1,8 @@
-"""What can be validated, behind one protocol: engagement models, rewards, heuristics, and simple baselines.
+"""Scorers for validation, behind one protocol: engagement models, rewards, heuristics, and simple baselines.
 
 A new kind is a class here, its spec in polyray/config/reward_validation.py and a line in SCORERS. Baselines
-that have to learn something (which direction, which lengths) learn it from HeldOut.fit, never from what is
-validated. Called by pipeline.py.
+that have to learn something (a direction, lengths) learn it from HeldOut.fit, never from the validated part.
+Called by pipeline.py.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from polyray.metrics.pairwise import pair_hits
 from polyray.shelf.preferences.reward_evaluation.held_out import HeldOut, Texts
 
 BLANK = -30.0
-"""Log-odds of a text that nobody prefers to anything."""
+"""Log-odds of a text that is never preferred."""
 CURVE_BINS = 10
 _MIN_DIRECTION_PAIRS = 50
 """A language model's direction is learnt on texts it was not trained on where there are so many pairs."""
@@ -48,7 +48,7 @@ class CompletionScorer(Protocol):
     log_odds: bool
     """sigmoid(score(a) - score(b)) is meant as the probability that a beats b."""
     note: str
-    """What was learnt, for the report; may be empty."""
+    """Fitted values, for the report; may be empty."""
 
     def scores(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
         """[N] float64; NaN where there is no score, which is never 0."""
@@ -163,7 +163,7 @@ class LengthScorer:
             differ = better != worse
             np.add.at(wins, better[differ], 1)
             np.add.at(played, np.concatenate((better[differ], worse[differ])), 1)
-        # One win and one defeat more, so that a bin nobody was compared in says nothing.
+        # One win and one defeat more, so that a bin without comparisons is neutral.
         self._levels = (wins + 1.0) / (played + 2.0)
 
 

@@ -1,4 +1,4 @@
-"""Which clusters the engagement models that are validated were trained or stopped on, by their cards.
+"""Clusters on which the validated engagement models were trained or stopped, by their cards.
 
 Nothing is loaded but cards. Called by pipeline.py: seen clusters are never validated.
 """
@@ -45,7 +45,7 @@ def check_unseen(config: RewardValidationConfig, data: HeldOut) -> None:
 
 
 def _cards(spec: ScorerSpec) -> list[ModelCard]:
-    """Of the model that `spec` names, where it names one."""
+    """Card of the model that `spec` names, if it names one."""
     asked = spec.reward if isinstance(spec, RewardScorerSpec) else spec
     if not isinstance(asked, EngagementScorerSpec | EngagementRewardSpec):
         return []

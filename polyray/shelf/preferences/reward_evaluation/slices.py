@@ -24,7 +24,7 @@ _THIRDS = ("low", "middle", "high")
 
 @dataclass(frozen=True)
 class Slice:
-    """Some of the pairs.
+    """A subset of the pairs.
 
     Example:
         Slice(property="engagement gap", value="high (8 to 120)", members_M=np.array([True, False]))
@@ -34,7 +34,9 @@ class Slice:
     value: str
     members_M: np.ndarray
     by_outcome: bool = False
-    """Chosen by which of the two is better: whoever leans on that property is wrong there by construction."""
+    """Whether the better one of a pair defines the slice: a scorer that uses this property is wrong there by
+    construction.
+    """
 
 
 def pair_slices(texts: Texts, length_match: float) -> list[Slice]:

@@ -13,7 +13,7 @@ from polyray.config.reward_validation import LengthScorerSpec, RewardValidationC
 
 
 def statements(config: RewardValidationConfig, metrics: Mapping[str, Any]) -> list[str]:
-    """For each model: against length alone first, then the other baselines, its worst slice, and the probes."""
+    """Sentences for each model: against length alone, then the other baselines, its worst slice, and the probes."""
     lengths = [name for name, spec in config.baselines.items() if isinstance(spec, LengthScorerSpec)]
     ordered = [*lengths, *(name for name in config.baselines if name not in lengths)]
     alpha = 1.0 - config.confidence
@@ -56,7 +56,7 @@ def _about_worst_slice(model: str, row: Mapping[str, Any] | None) -> list[str]:
 
 
 def about_probes(model: str, probes: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Which probes a model fails, as a sentence; none where nothing was tested."""
+    """Sentence about the probes that a model fails; none if nothing was tested."""
     tested = {name: probe for name, probe in probes.items() if probe["verdict"] != "not tested"}
     if not tested:
         return []
@@ -78,7 +78,7 @@ def _p(value: float) -> str:
 
 
 def summary_table(metrics: Mapping[str, Any]) -> str:
-    """For a terminal: scorers with accuracy, rank correlation within prompts and calibration error."""
+    """Table for a terminal: scorers with accuracy, rank correlation within prompts and calibration error."""
     columns = (
         ("pairwise_accuracy", "pairwise accuracy"),
         ("spearman_within", "Spearman within prompt"),

@@ -1,14 +1,14 @@
-"""The engagement reward model: what people react to, learnt from records or preference pairs.
+"""The engagement reward model: people's reactions, learnt from records or preference pairs.
 
-parts.py       which rows a model may see: parts and halves                     (no torch)
+parts.py       rows that a model may see: parts and halves                      (no torch)
 data.py        records -> items, pairs, weights, targets                        (no torch)
-features.py    what the head sees of two embeddings
+features.py    the head's features of two embeddings
 head.py        the head as it is trained                  network.py    head, encoder, terms of age and position
 objective.py   batches, losses, validation                training.py   the loop
 checkpoint.py  resume, the best network                   finish.py     calibration, card, model directory
-run.py         where a training lives and who takes part
+run.py         configuration, place and rank of a training
 model.py       a saved model: loading, raw scores, scores (no torch but the encoder's)
-card.py        where a model comes from; whether two are independent
+card.py        origin of a model; whether two are independent
 reward.py      the model as a Reward
 
 Scoring needs only the names below; training is called by polyray/shelf/preferences/reward_model_worker.py.

@@ -29,7 +29,7 @@ LIMITS = (
 
 
 class EncoderCard(StrictModel):
-    """Which encoder: by what name it was asked for, and by its bytes."""
+    """Identity of the encoder: its configured name, and the hash of its bytes."""
 
     name: str
     sha256: str
@@ -39,7 +39,7 @@ class EncoderCard(StrictModel):
 
 
 class DataCard(StrictModel):
-    """Which data: file, part and clusters."""
+    """Identity of the data: file, part and clusters."""
 
     path: str
     sha256: str
@@ -53,7 +53,7 @@ class DataCard(StrictModel):
 
 
 class ModelCard(StrictModel):
-    """What lies in card.json; README.md says the same for people."""
+    """Contents of card.json; README.md says the same for people."""
 
     name: str
     version: str
@@ -77,7 +77,7 @@ class ModelCard(StrictModel):
 
 
 def cluster_digests(clusters: Iterable[str]) -> str:
-    """For DataCard.cluster_digests."""
+    """Digests for DataCard.cluster_digests."""
     digests = sorted(
         hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:DIGEST_BYTES]
         for name in set(clusters)

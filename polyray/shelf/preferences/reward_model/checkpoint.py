@@ -32,7 +32,7 @@ _STATE = "state.safetensors"
 
 @dataclass(slots=True)
 class Training:
-    """Everything that a training is made of; `step` and `patience` advance."""
+    """State of a training; `step` and `patience` advance."""
 
     network: Network
     data: TrainingData
@@ -83,7 +83,7 @@ def save_checkpoint(run_dir: Path, training: Training, rows_sha256: str, config:
 
 
 def resume(run_dir: Path, training: Training, rows_sha256: str) -> None:
-    """Puts everything back as the newest checkpoint left it, bit for bit; nothing without one.
+    """Restore everything from the newest checkpoint, bit for bit; no effect without one.
 
     Raises ConfigError where the rows or the encoder are no longer the same.
     """
@@ -121,7 +121,7 @@ def resume(run_dir: Path, training: Training, rows_sha256: str) -> None:
 
 
 def best_file(run_dir: Path, step: int) -> Path:
-    """Where the network of the best validation lies."""
+    """File of the best validated network."""
     return run_dir / "best" / f"step-{step:06d}.safetensors"
 
 
@@ -133,7 +133,7 @@ def keep_best(run_dir: Path, step: int, network: Network) -> None:
 
 
 def load_best(run_dir: Path, step: int, network: Network) -> None:
-    """Puts it into `network`."""
+    """Load the best weights into `network`."""
     _restore(network, load_file(best_file(run_dir, step)))
 
 

@@ -1,8 +1,9 @@
-"""From records or preference pairs to arrays: what a reward model is trained on and stopped by. No torch.
+"""From records or preference pairs to arrays for training and early stopping of a reward model. No torch.
 
     records --half, part--> items (one completion each) --> pairs with weights, regression targets with weights
 
-Test records are never among them. What is left out is counted. Called by polyray train_reward and the training loop.
+Test records are never among them. Rows that are left out are counted. Called by polyray train_reward and the training
+loop.
 """
 
 from __future__ import annotations
@@ -48,12 +49,12 @@ class Rows:
     """[N] items that regression learns from."""
     target_N: np.ndarray
     target_weight_N: np.ndarray
-    """Of mean 1."""
+    """Weights of the targets, with mean 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Everything that training needs to know of its data.
+    """Data of a training.
 
     Example:
         load_training_data(config).train.pairs_P2.shape == (5120, 2)
@@ -65,20 +66,20 @@ class TrainingData:
     """[I] the text that is the prompt of item i."""
     completion_I: np.ndarray
     confounders_IK: np.ndarray
-    """[I, K] float32, standardised over the training items: 0 is their mean, and stands for what is not known."""
+    """[I, K] float32, standardised over the training items; 0 is their mean, and the value for unknown ones."""
     train: Rows
     validation: Rows
     clusters: tuple[str, ...]
-    """Of training and validation: what another model must not have seen, to be independent of this one."""
+    """Clusters of training and validation, which an independent model must not have seen."""
     counts: Mapping[str, int]
     origins: tuple[str, ...]
     licences: tuple[str, ...]
     sha256: str
-    """Of the file, or of the records of a source."""
+    """sha256 of the file, or of the records of a source."""
 
     @property
     def rows_sha256(self) -> str:
-        """Of all that the loop computes with: a run only resumes on the same rows."""
+        """sha256 of all arrays of the loop: a run only resumes on the same rows."""
         digest = hashlib.sha256(json.dumps(self.texts).encode())
         for rows in (self.train, self.validation):
             for array in (
@@ -189,7 +190,7 @@ def _is_comparable(a: EngagementRecord, b: EngagementRecord, min_gap: float, exp
 
 
 def _is_alike(a: EngagementRecord, b: EngagementRecord, spec: ConfounderSpec) -> bool:
-    """Near-equal age, adjacent position. Where neither has the one or the other, there is nothing to remove."""
+    """Whether ages are near-equal and positions adjacent; a value that both lack is not compared."""
     if (a.age_s is None) != (b.age_s is None) or (a.position is None) != (b.position is None):
         return False
     if a.age_s is not None and b.age_s is not None:

@@ -1,4 +1,4 @@
-"""What the head sees of a prompt and a completion; the same formula for arrays and for tensors with gradients.
+"""Features of a prompt and a completion; the same formula for arrays and for tensors with gradients.
 
 [p, c, p * c, p - c]  of the two unit embeddings: 4 * dimension numbers, then the explicit features
 """
@@ -14,7 +14,7 @@ import numpy as np
 from polyray.config.reward_model import FeatureName
 
 BLOCKS = 4
-"""How many times the embeddings' dimension the head sees."""
+"""Size of the head's input in multiples of the embeddings' dimension."""
 
 
 def _share(text: str, is_kind: Callable[[str], bool]) -> float:
@@ -28,7 +28,7 @@ EXPLICIT: dict[FeatureName, Callable[[str], float]] = {
     "digits": lambda text: _share(text, str.isdigit),
     "capitals": lambda text: _share(text, str.isupper),
 }
-"""Of the completion alone. Counts as logarithms, the other two as shares of its characters."""
+"""Features of the completion alone. Counts are logarithms, the other two are shares of its characters."""
 
 
 def explicit_features(names: Sequence[FeatureName], completions: Sequence[str]) -> np.ndarray:

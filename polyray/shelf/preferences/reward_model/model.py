@@ -1,4 +1,4 @@
-"""A saved engagement model: loading it with every check, and scoring. What trains one is training.py.
+"""A saved engagement model: loading it with every check, and scoring. training.py trains one.
 
     config.json        encoder, features, temperature, the reference that scores are relative to
     head.safetensors   the head's tensors
@@ -6,7 +6,7 @@
     card.json          ModelCard with `files`, the sha256 of all of the above; README.md for people
 
 The head is computed in float64 on the CPU in blocks of a fixed number of rows, and the encoder in exact batches: on
-the CPU a score has the same bits in whatever company its text comes.
+the CPU a score has the same bits beside any other texts.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class EngagementModel:
         path = Path(path).expanduser()
         if not (path / CONFIG).is_file() or not (path / CARD).is_file():
             raise ConfigError(
-                f"{path.absolute()} is no engagement model: {CONFIG} or {CARD} is missing; make one with "
+                f"{path.absolute()} is not an engagement model: {CONFIG} or {CARD} is missing; make one with "
                 "polyray train_reward, or correct the path"
             )
         card = _checked_card(path)
@@ -173,12 +173,14 @@ def read_card(path: Path) -> ModelCard:
     """The card of a model directory, without loading the model. Raises ConfigError, DataError."""
     path = Path(path).expanduser()
     if not (path / CARD).is_file():
-        raise ConfigError(f"{path.absolute()} is no engagement model: {CARD} is missing; correct the path")
+        raise ConfigError(
+            f"{path.absolute()} is not an engagement model: {CARD} is missing; correct the path"
+        )
     return _card_and_files(path)[0]
 
 
 def licence_of(encoder: str, given: str | None) -> str:
-    """For the card."""
+    """Licence for the card."""
     return given or ("Apache-2.0" if encoder == PACKAGED else "not stated: see the encoder's own card")
 
 
@@ -248,7 +250,7 @@ def _json(file: Path) -> Any:
 
 
 def _hashes(directory: Path) -> dict[str, str]:
-    """Of all files that a score depends on."""
+    """sha256 of all files on which a score depends."""
     files = [directory / CONFIG, directory / HEAD, *sorted((directory / ENCODER).rglob("*"))]
     return {
         path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,8 +1,8 @@
-"""What is trained: encoder, head, and in training only the terms of age and position and the link to targets.
+"""Trained network: encoder, head, and in training only the terms of age and position and the link to targets.
 
-    raw = head(features of prompt and completion)            what scores are made of
-    raw + nuisance(age, position)                            what training compares
-    exp(log_scale) * (raw + nuisance) + offset               what regression predicts beside the pairwise loss
+    raw = head(features of prompt and completion)            basis of scores
+    raw + nuisance(age, position)                            compared in training
+    exp(log_scale) * (raw + nuisance) + offset               regression's prediction beside the pairwise loss
 
 The nuisance terms are linear in standardised values, so scoring without them means the mean age and position.
 """
@@ -54,7 +54,7 @@ class Network:
         self.link.requires_grad_(config.objective.type == "both")
         self.embedder.model.requires_grad_(self.fine_tunes)
         self.embeddings_TD: Tensor | None = None
-        """Of all texts, where the encoder is frozen."""
+        """Embeddings of all texts, if the encoder is frozen."""
         self._texts = data.texts
         self._prompt_I = torch.from_numpy(data.prompt_I).to(device)
         self._completion_I = torch.from_numpy(data.completion_I).to(device)
@@ -62,12 +62,12 @@ class Network:
         self._explicit_TX = torch.from_numpy(explicit_features(names, data.texts)).to(device)
 
     def modules(self) -> dict[str, nn.Module]:
-        """What a checkpoint holds, by name."""
+        """Modules of a checkpoint, by name."""
         own: dict[str, nn.Module] = {"head": self.head, "nuisance": self.nuisance, "link": self.link}
         return {**own, "encoder": self.embedder.model} if self.fine_tunes else own
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
-        """Those that are trained."""
+        """Trained parameters, by name."""
         return {
             f"{name}.{key}": parameter
             for name, module in self.modules().items()
@@ -76,11 +76,13 @@ class Network:
         }
 
     def parameters(self) -> list[nn.Parameter]:
-        """Those that are trained, in a fixed order."""
+        """Trained parameters, in a fixed order."""
         return list(self.named_parameters().values())
 
     def parameter_groups(self, learner: LearnerSpec, encoder_rate: float) -> list[dict[str, Any]]:
-        """For the optimiser: weight decay on the head, none on nuisance terms; the encoder at its own rate."""
+        """Parameter groups of the optimiser: weight decay on the head, none on nuisance terms; the encoder at its
+        own rate.
+        """
         by_name = self.named_parameters()
         head = [p for name, p in by_name.items() if name.startswith("head.")]
         encoder = [p for name, p in by_name.items() if name.startswith("encoder.")]
@@ -122,7 +124,7 @@ class Network:
 def build_network(
     config: TrainRewardConfig, embedder: Embedder, data: TrainingData, run: RewardTrainingRun
 ) -> Network:
-    """With inputs standardised by the training items, as the encoder is before training."""
+    """Build the network, with inputs standardised by the training items, as the encoder is before training."""
     network = Network(config, embedder, data, run.device)
     embeddings = _stored_embeddings(network, data, run)
     items = np.unique(np.concatenate([data.train.pairs_P2.ravel(), data.train.items_N]))
@@ -146,7 +148,7 @@ def embed_all(network: Network, texts: tuple[str, ...], run: RewardTrainingRun) 
 
 
 def _stored_embeddings(network: Network, data: TrainingData, run: RewardTrainingRun) -> Tensor:
-    """Those of this run's last start, where texts and encoder are the same; else computed, and kept."""
+    """Embeddings of this run's last start if texts and encoder are the same; else computed, and kept."""
     from safetensors import safe_open
     from safetensors.torch import save
 

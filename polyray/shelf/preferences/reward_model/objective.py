@@ -34,7 +34,7 @@ class Batch:
     target_R: np.ndarray
     item_weight_R: np.ndarray
     pair_place_B: np.ndarray
-    """Where each pair stands in the whole batch."""
+    """Position of each pair in the whole batch."""
     item_place_R: np.ndarray
     whole: tuple[int, int]
     """Pairs and items of the whole batch."""

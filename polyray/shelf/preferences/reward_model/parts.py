@@ -1,4 +1,4 @@
-"""Which rows a model may see: rows of files as records, in parts, in halves. Called by data.py."""
+"""Rows that a model may see: rows of files as records, in parts, in halves. Called by data.py."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Half = Literal["train", "eval"]
 
 
 def half_of(cluster_id: str, seed: int) -> Half:
-    """Which of two disjoint halves a cluster belongs to, by a hash of seed and name."""
+    """Half of a cluster, one of two disjoint ones, by a hash of seed and name."""
     return "train" if seeded_rank(seed, f"half/{cluster_id}")[0] & 1 == 0 else "eval"
 
 

@@ -4,12 +4,12 @@
                  probability  the score again, under its own name
                  truncated    1 where the completion reaches the encoder's limit: its end was not read
 
-**Empty completions** (nothing but white space) score 0 with WRONG_CLASS and no raw score: nobody can react to them,
-and as an error they would leave their group, so a policy would not learn that saying nothing is the worst it can do.
+**Empty completions** (nothing but white space) score 0 with WRONG_CLASS and no raw score: people cannot react to
+them, and as an error they would leave their group, so a policy would not learn that an empty answer is the worst.
 **Long completions** are scored by what the encoder reads, their beginning, and `truncated` says so: an answer of 300
-words is not worthless. Where endless text must not pay, limit rollout.max_tokens or gate with a composite reward.
+words is not worthless. If endless text must not pay, limit rollout.max_tokens or gate with a composite reward.
 
-What is rated is the completion as an answer to what people saw: metadata["source"] where the task gives it (the post
+The completion is rated as an answer to the text that people saw: metadata["source"] if the task gives it (the post
 without the instruction around it), else the last user message, else the prompt's text.
 """
 
@@ -80,7 +80,7 @@ class EngagementReward(TaskReward):
 
 
 def shown_prompt(item: ScoreItem) -> str:
-    """What people saw before they reacted. Raises ValueError for a source that is no text."""
+    """Text that people saw before they reacted. Raises ValueError for a source that is no text."""
     source = item.metadata.get("source")
     if source is not None and not isinstance(source, str):
         raise ValueError(f'metadata["source"] is {repr(source)[:40]}, not a text; correct it or leave it out')

@@ -1,4 +1,4 @@
-"""Where the training of an engagement model lives and who takes part; known to every part of it."""
+"""Configuration, place and rank of the training of an engagement model, for all of its parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from polyray.config.reward_model import TrainRewardConfig
 
 @dataclass(frozen=True, slots=True)
 class RewardTrainingRun:
-    """Where a run lives and who takes part.
+    """Configuration, place and rank of a run.
 
     Example:
         RewardTrainingRun(config=TrainRewardConfig(...), run_dir=Path("runs/reward"), device=torch.device("cpu"),

@@ -3,7 +3,7 @@
     frozen encoder    every text is embedded once (and kept in the run's directory), then only the head is trained
     fine_tune         the texts of a batch are embedded with gradients, at a rate of the encoder's own
 
-What a step sees follows from (seed, step) alone; ranks divide its rows, every loss is divided by the weight of the
+(seed, step) alone determines the rows of a step; ranks divide its rows, every loss is divided by the weight of the
 whole batch and gradients are summed, so several ranks are one rank up to rounding, and a resumed run is the same run.
 Called by polyray/shelf/preferences/reward_model_worker.py.
 """
@@ -38,9 +38,9 @@ from polyray.shelf.preferences.reward_model.run import RewardTrainingRun
 
 
 def run_reward_training(run: RewardTrainingRun, reported: Callable[[dict[str, float]], None]) -> None:
-    """Trains from the newest checkpoint to the last step, or until validation no longer improves; writes model/.
-    Where the driver asks it to stop, it ends after the step under way, with a checkpoint and without a model.
+    """Train from the newest checkpoint to the last step, or until validation no longer improves; write model/.
 
+    If the driver asks for a stop, training ends after the current step, with a checkpoint and without a model.
     `reported` is called on every rank after each checkpoint.
     """
     config = run.config

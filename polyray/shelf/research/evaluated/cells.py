@@ -10,7 +10,7 @@ from polyray.report.numbers import Interval, bounds, decimal, is_number, signed
 from polyray.shelf.research.evaluated.sources import Source
 
 NONE = "\N{EN DASH}"
-"""In the place of a number that does not exist."""
+"""Placeholder of a number that does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Table:
     """
 
     name: str
-    """Of its files."""
+    """Name of its files."""
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]

@@ -1,4 +1,4 @@
-"""What another candidate is worth, as metrics.json has it: DER with its null, and how many candidates to generate.
+"""Gain from another candidate, from metrics.json: DER with its null, and how many candidates to generate.
 
 Called by figures.py, drawings.py and polyray analyze evaluation.
 """

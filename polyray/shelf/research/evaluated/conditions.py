@@ -1,4 +1,4 @@
-"""When a model helps and when it hurts: its gain over the baseline by difficulty, by answers known, by length.
+"""Conditions under which a model helps or hurts: its gain by difficulty, by answers known, by length.
 
 Difficulty is the share that a reference model, usually the warm start, solves. It is measured on the reference's
 EVEN samples, and gains on the ODD samples of both sides: prompts chosen for failures would otherwise seem to get
@@ -26,13 +26,13 @@ from polyray.types import WRONG_CLASS
 NUM_BINS = 5
 RESAMPLES = 2000
 MANY_CLASSES = 4
-"""So many correct classes and more are one bin."""
+"""Number of correct classes from which prompts share one bin."""
 SAYS = {"higher": "helps", "lower": "hurts", "no difference shown": "no difference shown"}
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Who is compared with whom, and how.
+    """Models of a comparison, and its settings.
 
     Example:
         Compared(baseline="GRPO", reference="warm start", ks=(1, 2, 4, 8), confidence=.95, seed=0)

@@ -1,7 +1,7 @@
-"""The research's success criteria, each with its value, its limits, whether it is met, and where the value stands.
+"""The research's success criteria, each with its value, its limits, its status, and the place of the value.
 
-A difference counts as success only upwards: what is significantly or largely worse fails. What an evaluation did not
-measure is not_measured, with the option that would measure it. Called by results.py and by tables.py.
+A difference counts as success only upwards: a significantly or largely worse value fails. A value that an evaluation
+did not measure is not_measured, with the option that would measure it. Called by results.py and by tables.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from polyray.shelf.research.evaluated.sources import JsonFile, Source
 
 Status = Literal["pass_target", "pass", "fail", "not_measured"]
 MAX_K = 10
-"""The criteria speak of Pass@10; the largest measured k up to it stands in, and is named."""
+"""Largest k for the criteria, which speak of Pass@10; the largest measured k up to it is used, and named."""
 JUDGE_OPTION = (
     "judging in the evaluation's configuration, or polyray judge configs/judge/pairwise.yaml "
     "samples=RUN/evaluation/samples.jsonl and its run directory beside this one"
@@ -39,10 +39,10 @@ class Rule:
     target: float | None
     """None: there is no second, stricter limit."""
     option: str
-    """What would measure it."""
+    """Option that would measure it."""
 
     def status(self, value: float | None, is_upwards: bool = True) -> Status:
-        """Of a value; None was not measured."""
+        """Status of a value; None was not measured."""
         if value is None:
             return "not_measured"
         if not is_upwards:
@@ -67,7 +67,7 @@ ROUGE = Rule(
     "at least",
     -0.10,
     None,
-    "evaluation.text_metrics: [reference], in a domain whose prompts have references",
+    "evaluation.text_metrics: [reference], in a domain with references for its prompts",
 )
 JUDGE = Rule("judge_win_rate", "win rate against the baseline, by a judge", "above", 0.55, None, JUDGE_OPTION)
 REWARD = Rule(
@@ -121,7 +121,7 @@ def _of_run(run: EvaluatedRun) -> Iterator[dict[str, Any]]:
 
 
 def _comparison(run: EvaluatedRun, model: str, k: int | None) -> tuple[int, ...]:
-    """Where in `comparisons` pass@k of this model against the baseline stands; () where it does not."""
+    """Place of pass@k of this model against the baseline in `comparisons`; () if it is missing."""
     wanted = {"metric": "pass_at_k", "k": k, "model": model, "baseline": run.baseline}
     for number, entry in enumerate(run.metrics.values.get("comparisons", [])):
         if all(entry.get(name) == value for name, value in wanted.items()):

@@ -1,7 +1,7 @@
 """Any number of evaluations, domain by domain: one table of models, and the curves of one figure.
 
-Evaluations are never merged. Where two are of one domain each keeps its own name, and a note says what sets them
-apart: other prompts, other models, or another seed. Called by results.py.
+Evaluations are never merged. If two are of one domain each keeps its own name, and a note names their difference:
+other prompts, other models, or another seed. Called by results.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from polyray.shelf.research.evaluated.inputs import EvaluatedRun
 
 COLUMNS = ("pass_at_1", "pass_at_k", "usq_at_k", "distinct_correct_at_k")
-"""Of the table; k is the row's."""
+"""Columns of the table; k is the row's."""
 
 
 def domains(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def _curves(run: EvaluatedRun, domain: str) -> list[dict[str, Any]]:
 
 def _notes(runs: Sequence[EvaluatedRun], k: int | None) -> list[str]:
     notes = [
-        f"{one.label} and {two.label} are both of {one.domain} and stand apart: {_difference(one, two)}"
+        f"{one.label} and {two.label} are both of {one.domain} and are shown separately: {_difference(one, two)}"
         for one, two in combinations(runs, 2)
         if one.domain == two.domain
     ]

@@ -1,4 +1,4 @@
-"""All figures of an analysis with titles and captions, for whoever makes a page.
+"""All figures of an analysis with titles and captions, for a page.
 
 The points that they draw are written by files.py. Called by pages.
 """
@@ -71,7 +71,7 @@ def _of_run(run: EvaluatedRun, results: Results, arms: Mapping[str, Arm]) -> dic
                 *(f"{line}." for line in advice(run)),
             ]
         )
-        drawn["collapse"] = ("What another candidate is worth", caption, collapse_figure(run, arms))
+        drawn["collapse"] = ("Gain from another candidate", caption, collapse_figure(run, arms))
     return drawn
 
 

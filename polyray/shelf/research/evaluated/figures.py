@@ -22,7 +22,7 @@ from polyray.shelf.research.evaluated.inputs import EvaluatedRun
 ZERO_LINE = {"color": "#8a929c", "width": 1, "dash": "dot"}
 ROW_PX = 26
 BESIDE = 0.12
-"""How far apart models are drawn within a bin."""
+"""Distance between models within a bin."""
 DOMAINS_PER_ROW = 3
 ALPHA = 0.05
 Bounds = tuple[float, float | None, float | None]
@@ -122,7 +122,7 @@ def forest_figure(tested: Sequence[Mapping[str, Any]], arms: Mapping[str, Arm]) 
 
 
 def is_significant(entry: Mapping[str, Any]) -> bool:
-    """After the correction that metrics.json names."""
+    """Whether it is significant after the correction that metrics.json names."""
     return is_number(entry.get("p_adjusted")) and entry["p_adjusted"] < ALPHA
 
 
@@ -186,7 +186,7 @@ def _log_ticks(ks: Sequence[int]) -> dict[str, Any]:
 
 
 def _error_bar(points: Sequence[Bounds], colour: str) -> dict[str, Any]:
-    """Of (value, low, high); without width where there is no interval."""
+    """Error bars of (value, low, high); without width if there is no interval."""
     return {
         "type": "data",
         "symmetric": False,

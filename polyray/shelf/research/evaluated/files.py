@@ -1,8 +1,7 @@
-"""What polyray analyze evaluation writes: a page, JSON, the tables of a paper, the data of figures. Nothing by
-halves.
+"""Output files of polyray analyze evaluation: a page, JSON, tables of a paper, data of figures. All or nothing.
 
 DIR/evaluation.html, DIR/{theory,conditions,criteria,domains}.json
-DIR/tables/{results,significance,ablation,criteria,domains,cost}.{tex,md}, tables.json (where each number stands)
+DIR/tables/{results,significance,ablation,criteria,domains,cost}.{tex,md}, tables.json (place of each number)
 DIR/data/{theory,gains,significance,collapse,domains}.csv
 """
 
@@ -43,7 +42,7 @@ def write_results(results: Results, out: Path) -> list[Path]:
 
 
 def write_tables(tables: Sequence[Table], out: Path) -> None:
-    """Each as LaTeX and Markdown, and tables.json: where every number stands."""
+    """Write each table as LaTeX and Markdown, and tables.json: the place of every number."""
     with atomic_directory(out) as directory:
         for table in tables:
             atomic_write_text(directory / f"{table.name}.tex", latex(table))
@@ -61,7 +60,7 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def figure_data(results: Results) -> dict[str, Rows]:
-    """What each figure draws, one row per point."""
+    """Data of each figure, one row per point."""
     runs = results.inputs.runs
     return {
         "theory": list(_theory_rows(results)),

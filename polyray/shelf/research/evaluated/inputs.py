@@ -46,7 +46,7 @@ class EvaluatedRun:
 
     @property
     def models(self) -> list[str]:
-        """In the evaluation's order."""
+        """Models in the evaluation's order."""
         return list(self.metrics.values["models"])
 
     @property
@@ -62,7 +62,7 @@ class EvaluatedRun:
 
     @property
     def confidence(self) -> float:
-        """Of the intervals."""
+        """Confidence of the intervals."""
         return float(self.metrics.values.get("confidence", 0.95))
 
     @property
@@ -76,8 +76,10 @@ class EvaluatedRun:
         return EvaluationFiles(self.evaluation.path / "evaluation").samples
 
     def comparisons(self) -> list[tuple[int, dict[str, Any]]]:
-        """Those with the baseline that tables and figures show, with their places in metrics.json: pass@1, and every
-        metric at the largest k."""
+        """Comparisons with the baseline for tables and figures, with their places in metrics.json.
+
+        They are pass@1, and every metric at the largest k.
+        """
         return [
             (number, entry)
             for number, entry in enumerate(self.metrics.values.get("comparisons", []))
@@ -92,7 +94,7 @@ class EvaluatedRun:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything found, in the order of the paths.
+    """Evaluations and rewards found, in the order of the paths.
 
     Example:
         Inputs(runs=(EvaluatedRun(...),), rewards=(), notes=())
@@ -102,7 +104,7 @@ class Inputs:
     rewards: tuple[JsonFile, ...]
     """metrics.json of validations of rewards (polyray evaluate reward)."""
     notes: tuple[str, ...]
-    """What was found and not used, and why."""
+    """Inputs that were found and not used, and why."""
 
 
 def read_inputs(paths: Sequence[str | Path]) -> Inputs:
@@ -171,7 +173,7 @@ def _evaluated_run(directory: Path, metrics: JsonFile) -> EvaluatedRun:
 def _with_judges(
     runs: list[EvaluatedRun], judges: dict[Path, JsonFile]
 ) -> tuple[list[EvaluatedRun], list[str]]:
-    """Runs of polyray judge go with the evaluation whose samples.jsonl they read; others are named."""
+    """Attach runs of polyray judge to the evaluation with the samples.jsonl that they read; name the others."""
     by_samples = {run.samples_file.resolve(): number for number, run in enumerate(runs)}
     notes: list[str] = []
     for directory, summary in judges.items():

@@ -1,4 +1,4 @@
-"""What every sample of an evaluation came to, as arrays: who passed, in which class, how long.
+"""Outcomes of all samples of an evaluation, as arrays: pass, class, length.
 
 All models have the same prompts in the same order and the same number of samples: the first scored ones of every
 prompt, as many as the prompt with the fewest has, samples of even and of odd index by turns. Texts stay in
@@ -41,7 +41,7 @@ class Outcomes:
     """[P, N] bool."""
     classes_PN: Integers
     tokens_PN: Integers
-    """Of the completion; 0 where the samples do not say."""
+    """Tokens of the completion; 0 if the samples do not say."""
     prompt_chars_P: Floats
     """0 where the samples do not say."""
 
@@ -55,7 +55,7 @@ class Outcomes:
         return self.passed_PN[:, which].sum(axis=1).astype(np.int64)
 
     def num_taken(self, which: slice = ALL) -> int:
-        """How many samples of a prompt these are."""
+        """Number of samples of a prompt in this part."""
         return len(range(self.num_samples)[which])
 
 

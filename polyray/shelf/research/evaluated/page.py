@@ -47,6 +47,6 @@ def _worst(results: Results, arms: dict[str, Arm]) -> list[dict[str, Any]]:
 
 
 def _why_not(results: Results) -> list[str]:
-    """What is missing of each evaluation, in words."""
+    """Missing parts of each evaluation, in words."""
     missing = (entry.get("why_not") for entry in results.theory["evaluations"].values())
     return [f"{why}." for why in dict.fromkeys(missing) if why]

@@ -1,4 +1,4 @@
-"""Everything that is said of finished evaluations, from their files to plain values: what the JSON files hold.
+"""Results about finished evaluations, from their files to plain values: the contents of the JSON files.
 
     inputs --samples, one evaluation at a time--> outcomes --> theory, conditions
            --metrics.json, judgements, rewards--> criteria, domains
@@ -28,7 +28,7 @@ from polyray.shelf.research.evaluated.worst_prompts import with_candidates
 
 @dataclass(frozen=True)
 class Results:
-    """What was found; every member but the first is written as a JSON file of its name.
+    """Results of the analysis; every member but the first is written as a JSON file of its name.
 
     Example:
         Results(inputs=Inputs(...), theory={"evaluations": {}}, conditions={"evaluations": {}}, criteria={...},
@@ -43,7 +43,7 @@ class Results:
 
 
 def analyse(inputs: Inputs, reference: str | None = None) -> Results:
-    """All of it. `reference` is the model whose success says how hard a prompt is; None: see `reference_of`.
+    """Run all analyses. `reference` is the model that determines how hard a prompt is; None: see `reference_of`.
 
     Raises ConfigError for a reference that an evaluation lacks, DataError for samples that do not fit metrics.json.
     """
@@ -66,7 +66,7 @@ def reference_of(run: EvaluatedRun, wanted: str | None = None) -> str:
     if wanted is not None:
         if wanted not in run.models:
             raise ConfigError(
-                f"--reference {wanted!r} is no model of {run.label}, which has {', '.join(run.models)}"
+                f"--reference {wanted!r} is not a model of {run.label}, which has {', '.join(run.models)}"
             )
         return wanted
     arms = collect_arms(ReportData([], [run.evaluation]))

@@ -1,7 +1,7 @@
-"""Where a number came from: a JSON file, a place in it, and the hash of the file as it was read.
+"""Source of a number: a JSON file, a place in it, and the hash of the file as it was read.
 
 A place is a JSON pointer (RFC 6901), so that any reader can look the number up. Called by everything here that
-writes a number of somebody else's file.
+writes a number of another file.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Source:
     key: str
     """JSON pointer; "" is the whole file."""
     sha256: str
-    """Of the file's bytes."""
+    """sha256 of the file's bytes."""
 
     def as_json(self) -> dict[str, str]:
-        """As written."""
+        """JSON entry."""
         return asdict(self)
 
 
@@ -66,7 +66,7 @@ class JsonFile:
         return Source(str(self.path), pointer(*keys), self.sha256)
 
     def number(self, *keys: str | int) -> float | None:
-        """What lies there; None where the way ends, and for null."""
+        """Number at a place; None if the place does not exist, and for null."""
         return number_at(self.values, *keys)
 
 

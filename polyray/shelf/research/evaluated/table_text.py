@@ -1,4 +1,4 @@
-"""A table as LaTeX (booktabs), as Markdown, and as the list of where its numbers stand.
+"""A table as LaTeX (booktabs), as Markdown, and as the list of its numbers' places.
 
 Called by files.py.
 """

@@ -1,5 +1,5 @@
-"""The tables of a paper: results, significance, ablation, criteria, domains, cost. Every cell knows where its number
-stands.
+"""The tables of a paper: results, significance, ablation, criteria, domains, cost. Every cell knows the place of
+its number.
 
 How a table becomes LaTeX or Markdown is table_text.py. Called by files.py.
 """
@@ -18,7 +18,7 @@ from polyray.shelf.research.evaluated.sources import Source
 from polyray.shelf.research.lora.contributions import WHOLE, contributions
 
 RESULTS = ("usq_at_k", "distinct_correct_at_k", "best_at_k")
-"""Beside pass@1 and pass@k, where an evaluation has them."""
+"""Metrics beside pass@1 and pass@k, if an evaluation has them."""
 EFFECT_SIZES = {"cohens_d": "d", "cohens_d_z": "d_z", "cliffs_delta": "Cliff's delta"}
 STATUS_WORDS = {
     "pass_target": "target met",
@@ -109,7 +109,7 @@ def _tested(run: EvaluatedRun, number: int, entry: Mapping[str, Any]) -> Iterato
 
 
 def ablation(run: EvaluatedRun, suffix: str = "") -> Table:
-    """What each part of an adapter adds, for an evaluation of polyray analyze ablation; for others no rows."""
+    """Contribution of each part of an adapter, for an evaluation of polyray analyze ablation; for others no rows."""
     tested = run.comparisons() if run.baseline == WHOLE else []
     keys = [key for key in _ablation_keys(run) if any(_key(entry) == key for _, entry in tested)]
     rows = []
@@ -118,9 +118,9 @@ def ablation(run: EvaluatedRun, suffix: str = "") -> Table:
         cells = [cell for key in keys for cell in _contribution(run, own.get(key))]
         rows.append((Cell(part.removeprefix("without ")), *cells))
     caption = (
-        f"What each part of the adapter adds in {run.domain} ({run.label}): the whole adapter minus the adapter "
-        f"without the part; brackets are {100 * run.confidence:.0f} % BCa intervals paired by prompt, p adjusted "
-        "over all parts and metrics. Parts work together: contributions need not add up."
+        f"Contribution of each part of the adapter in {run.domain} ({run.label}): the whole adapter minus the "
+        f"adapter without the part; brackets are {100 * run.confidence:.0f} % BCa intervals paired by prompt, "
+        "p adjusted over all parts and metrics. Parts work together: contributions need not add up."
     )
     columns = [column for key in keys for column in (metric_label(*key), "adjusted p")]
     return Table(f"ablation{suffix}", caption, ("part", *columns), tuple(rows), num_names=1)

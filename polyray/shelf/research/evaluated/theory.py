@@ -65,7 +65,7 @@ def theory(outcomes: Mapping[str, Outcomes], confidence: float = 0.95, seed: int
 
 
 def _fit(outcomes: Outcomes, which: slice) -> Fit:
-    """None where nothing can be fitted; `_why_not` says why."""
+    """Fitted distribution; None if nothing can be fitted; `_why_not` has the reason."""
     if _why_not(outcomes, which):
         return None
     return fit_success_distribution(outcomes.num_correct(which), outcomes.num_taken(which))
@@ -226,7 +226,7 @@ def _first_to_stay(leads: Sequence[float]) -> int | None:
 
 
 def _quantiles(values: Sequence[float], confidence: float) -> tuple[float | None, float | None]:
-    """Of values that may be infinite, which no interpolation survives; None for those."""
+    """Quantiles of values that may be infinite, without interpolation; None for infinite quantiles."""
     if not values:
         return None, None
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]

@@ -1,7 +1,7 @@
-"""What each layer of an adapter does: the adapter without it, and what the policy loses then.
+"""Ablation of an adapter: the adapter without each layer, to measure the loss of the policy.
 
-An update is taken out by setting its B to 0, which leaves the base's weights there and everything else as it was.
-The adapters are written as directories of their own, so that an evaluation samples them like any other.
+An update is removed by setting its B to 0, which leaves the base's weights there and everything else unchanged.
+The adapters are written as separate directories, so that an evaluation samples them like any other.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What each part of an adapter adds, from the evaluation of the adapter whole and without each (ablation.py).
+"""Contribution of each part of an adapter, from evaluations of it whole and without each (ablation.py).
 
 Called by polyray analyze ablation, and for its table by polyray/shelf/research/evaluated/tables.py.
 """
@@ -13,7 +13,7 @@ WHOLE = "whole adapter"
 
 
 def contributions(comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What each part adds to each metric: the whole adapter's value minus the value without the part.
+    """Contribution of each part to each metric: the whole adapter's value minus the value without the part.
 
     `comparisons` as in metrics.json, of every ablation with WHOLE. Intervals are paired by prompt, p-values corrected
     over all parts and metrics there.

@@ -1,4 +1,4 @@
-"""How an update moves along checkpoints: how far from where it began, how far in each step, and which way."""
+"""Movement of an update along checkpoints: distance from the start, length and direction of each step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Drift:
 
 
 def drift(checkpoints: Sequence[Update]) -> Drift:
-    """Of one module; the first checkpoint comes first."""
+    """Drift of one module; the first checkpoint comes first."""
     steps = [after.minus(before) for before, after in itertools.pairwise(checkpoints)]
     lengths = [_norm(step) for step in steps]
     turned = []

@@ -24,9 +24,9 @@ SHOWN = 0.05
 def heatmap(
     entries: Sequence[Mapping[str, Any]], key: str, signed: bool = False, p_values: str | None = None
 ) -> go.Figure:
-    """One number of every module, layers from the first (below) to the last (above); what does not exist stays empty.
+    """One number of every module, layers from the first (below) to the last (above); missing modules stay empty.
 
-    `signed` puts 0 in the middle of a scale with two colours, which people who are colour-blind tell apart too.
+    `signed` puts 0 in the middle of a scale with two colours that are safe for colour-blind readers.
     `p_values` names a key: it is said of each module, and those below SHOWN have a star.
     """
     layers = sorted({entry["layer"] for entry in entries})

@@ -1,9 +1,9 @@
-"""Whether two arms change a module differently, or no more than two seeds of one arm do.
+"""Test whether two arms change a module more differently than two seeds of one arm do.
 
 The statistic of a module is the mean distance between adapters of different arms minus the mean distance within arms
 (twice that is the energy distance). Its null: the seeds might as well have carried other arms' labels, so it is
 computed for every way to divide the adapters into groups of these sizes. All of them are tried while they are few,
-so the p-value is exact; it cannot be smaller than one over their number, which stands beside it.
+so the p-value is exact; it cannot be smaller than one over their number, which is reported beside it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_DIVISIONS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class ArmDifference:
-    """Of one module, two arms with several seeds each.
+    """Difference of two arms with several seeds each, in one module.
 
     Example:
         ArmDifference(between=.82, within=.55, p=.1, smallest_p=.1)
@@ -31,11 +31,11 @@ class ArmDifference:
     between: float
     """Mean distance of two adapters of different arms, over the mean norm of all."""
     within: float
-    """Of two seeds of one arm, the same way; NaN where no arm has two."""
+    """Mean distance of two seeds of one arm, over the same norm; NaN if no arm has two."""
     p: float
     """NaN where no arm has two seeds, or all updates are zero."""
     smallest_p: float
-    """What so few seeds can show at best."""
+    """Smallest p-value that so few seeds can reach."""
 
 
 def distances(updates: Sequence[Update]) -> Floats:
@@ -51,7 +51,9 @@ def distances(updates: Sequence[Update]) -> Floats:
 
 
 def arm_difference(first: Sequence[Update], second: Sequence[Update]) -> ArmDifference:
-    """Of the seeds of two arms, each at least one. Raises ValueError for more divisions than MAX_DIVISIONS."""
+    """Difference of two arms, each with at least one seed. Raises ValueError for more divisions than
+    MAX_DIVISIONS.
+    """
     count, size = len(first) + len(second), len(first)
     updates = [*first, *second]
     scale = float(np.mean([math.sqrt(max(0.0, update.inner(update))) for update in updates]))

@@ -1,8 +1,8 @@
-"""Whether two updates of one module do the same: their cosine, and the angles between what they read and write.
+"""Similarity of two updates of one module: their cosine, and the angles of the spaces that they read and write.
 
 The overlap of subspaces of dimensions i and j is ||U^T V||_F^2 / min(i, j), between 0 and 1 (Hu et al. 2021, section
 7.2). Two subspaces drawn at random in d dimensions have max(i, j) / d of it: without that number an overlap says
-nothing, so it stands beside each.
+nothing, so it is reported beside each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from polyray.shelf.research.lora.updates import Floats
 
 @dataclass(frozen=True, slots=True)
 class SubspaceOverlap:
-    """Of the spaces that two updates write to, or read from.
+    """Overlap of the spaces that two updates write to, or read from.
 
     Example:
         SubspaceOverlap(overlap=.41, by_chance=.016, angles=(.1, .8, 1.5))
@@ -27,29 +27,29 @@ class SubspaceOverlap:
     overlap: float
     """NaN where one of the updates is zero."""
     by_chance: float
-    """What random subspaces of these dimensions have on average."""
+    """Mean overlap of random subspaces of these dimensions."""
     angles: tuple[float, ...]
     """Principal angles in radians, ascending, as many as the smaller space has dimensions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Of two updates of one module.
+    """Overlap of two updates of one module.
 
     Example:
         Overlap(cosine=.37, written=SubspaceOverlap(...), read=SubspaceOverlap(...))
     """
 
     cosine: float
-    """Of the matrices, in [-1, 1]; NaN where one of them is zero."""
+    """Cosine of the matrices, in [-1, 1]; NaN if one of them is zero."""
     written: SubspaceOverlap
-    """Column spaces: what the module's output is changed by."""
+    """Column spaces: directions in which the module's output changes."""
     read: SubspaceOverlap
     """Row spaces: which inputs make a difference."""
 
 
 def overlap(first: Decomposition, second: Decomposition) -> Overlap:
-    """How far two updates point the same way: <U S V^T, P T Q^T> is the sum of s_i t_j (U^T P)_ij (V^T Q)_ij."""
+    """Similarity of two updates: <U S V^T, P T Q^T> is the sum of s_i t_j (U^T P)_ij (V^T Q)_ij."""
     written = first.output_basis.T @ second.output_basis
     read = first.input_basis.T @ second.input_basis
     inner = float(first.singular_values @ (written * read) @ second.singular_values)
@@ -62,7 +62,9 @@ def overlap(first: Decomposition, second: Decomposition) -> Overlap:
 
 
 def subspace_overlap(products: Floats, dimension: int) -> SubspaceOverlap:
-    """Of two subspaces of `dimension` dimensions, from the inner products [i, j] of their orthonormal bases."""
+    """Overlap of two subspaces of `dimension` dimensions, from the inner products [i, j] of their orthonormal
+    bases.
+    """
     small, large = sorted(products.shape)
     if small == 0:
         return SubspaceOverlap(math.nan, math.nan, ())

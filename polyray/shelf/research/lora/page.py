@@ -14,7 +14,7 @@ from polyray.runs.atomic import atomic_write_text
 from polyray.shelf.research.lora.figures import SHOWN, drift_figure, heatmap, short_names, similarity_figure
 
 MAX_PAIRS = 12
-"""So many pairs have a heatmap of their own; the matrix has all of them."""
+"""Largest number of pairs with their own heatmap; the matrix has all of them."""
 
 
 def write_lora_page(results: Mapping[str, Any], path: Path) -> None:

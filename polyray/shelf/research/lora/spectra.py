@@ -1,4 +1,4 @@
-"""How large an update is and how many directions it has, from the factors alone.
+"""Size of an update and its number of directions, from the factors alone.
 
 left = Q1 R1 and right^T = Q2 R2, so the singular values of left @ right are those of R1 R2^T, an r x r matrix.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from polyray.shelf.research.lora.updates import Floats, Update
 
 RANK_TOLERANCE = 1e-10
-"""Of the largest singular value: what lies below is rounding."""
+"""Smallest singular value that is not rounding, relative to the largest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def decompose(update: Update) -> Decomposition:
 
 
 def spectrum(singular_values: Floats) -> Spectrum:
-    """What the singular values that are not zero say; they descend."""
+    """Measures of the non-zero singular values, which must descend."""
     if not len(singular_values):
         return Spectrum(0.0, 0.0, 0, 0.0, 0.0, ())
     squares = float(np.sum(singular_values**2))

@@ -37,7 +37,7 @@ class Place:
     layer: int
     """-1 for what belongs to no layer."""
     module: str
-    """Its name within the layer."""
+    """Name within the layer."""
 
     @classmethod
     def of(cls, weight: str) -> Place:
@@ -65,7 +65,7 @@ class Update:
         return float(np.sum((self.left.T @ other.left) * (self.right @ other.right.T)))
 
     def minus(self, other: Update) -> Update:
-        """The difference, whose rank is at most that of both together. Raises ConfigError for other shapes."""
+        """The difference; its rank is at most that of both together. Raises ConfigError for other shapes."""
         if self.shape != other.shape:
             raise ConfigError(f"updates of shapes {self.shape} and {other.shape} belong to different bases")
         return Update(np.hstack([self.left, -other.left]), np.vstack([self.right, other.right]))
@@ -78,7 +78,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """An adapter's updates, and whose base they change.
+    """An adapter's updates, and the identity of its base.
 
     Example:
         Adapter(name="runs/a/adapter", base_sha256="9f86d081...", rank=16, updates={Place(0, "mlp.up_proj"): ...},
@@ -87,14 +87,14 @@ class Adapter:
 
     name: str
     base_sha256: str | None
-    """None where other software wrote the adapter, which does not say."""
+    """sha256 of the base; None for an adapter of other software, which does not name its base."""
     rank: int
     updates: Mapping[Place, Update]
     factor_norms: Mapping[Place, tuple[float, float]]
     """(of A, of B), Frobenius: they belong to these factors, and other factors of the same update have others."""
 
     def since(self, earlier: Adapter) -> Adapter:
-        """What training added to `earlier`, e.g. RL to its warm start. Raises ConfigError for another base."""
+        """Changes by training since `earlier`, e.g. RL to its warm start. Raises ConfigError for another base."""
         check_one_base([self, earlier])
         updates = {
             place: update.minus(earlier.updates[place]) if place in earlier.updates else update

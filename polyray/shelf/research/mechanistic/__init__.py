@@ -1,4 +1,4 @@
-"""What policies do inside, on one base and the same prompts: where they look, and what they tell apart.
+"""Attention and hidden states of policies on one base and the same prompts.
 
     inputs.py     an evaluation's prompts and completions as tokens
     policies.py   one base, several adapters: attention weights and hidden states of given tokens

@@ -1,8 +1,8 @@
-"""How many groups the hidden states of one prompt's completions form, and whether they would form again.
+"""Number of groups that the hidden states of one prompt's completions form, and their stability.
 
 Ward's hierarchy is cut where the silhouette is largest. Stability follows Ben-Hur, Elisseeff and Guyon (2002): two
-random parts of the completions are grouped apart, and the agreement on what both have (adjusted Rand index) is
-averaged; groups that are there come again, those that an algorithm makes of noise do not.
+random parts of the completions are grouped separately, and the agreement on their common completions (adjusted Rand
+index) is averaged. Real groups recur, groups that an algorithm makes of noise do not.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 
 MAX_CLUSTERS = 8
 PART = 0.8
-"""Of the completions, in each of the two parts."""
+"""Share of the completions in each of the two parts."""
 REPEATS = 10
 
 
@@ -35,7 +35,7 @@ class Clustering:
     count: int
     """Groups; 1 where all states are equal."""
     silhouette: float
-    """Of the cut, -1 to 1; NaN where fewer than three states differ."""
+    """Silhouette of the cut, -1 to 1; NaN if fewer than three states differ."""
     stability: float
     """1: the same groups from every part of the completions; about 0: chance. NaN as above."""
     agreement: float

@@ -26,7 +26,7 @@ from polyray.types import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What one model answered to one prompt.
+    """Answers of one model to one prompt.
 
     Example:
         Sampled(rows=(Row(...), Row(...)), classes=(4711, None))
@@ -34,12 +34,12 @@ class Sampled:
 
     rows: tuple[Row, ...]
     classes: tuple[int | None, ...]
-    """Which solution each is; None: it is wrong."""
+    """Class of each answer; None: it is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Everything that is looked at.
+    """Inputs of the analysis.
 
     Example:
         Material(model_dir=Path("base"), adapters={"warm start": Path("a"), "drgrpo": Path("b")},

@@ -30,7 +30,7 @@ STATES = (
     ("silhouette", "How clear they are", "silhouette: 1 far apart, 0 touching"),
     (
         "stability",
-        "Whether they come again",
+        "Whether they recur",
         "adjusted Rand index of two parts of the completions; about 0: chance",
     ),
     (
@@ -93,7 +93,7 @@ def _missing(key: str) -> str:
         return "No prompt has correct completions of two classes: there is nothing to agree with."
     if key == "distance":
         return "There is one model only."
-    return "No prompt has three completions whose states differ."
+    return "No prompt has three completions with different states."
 
 
 def _heads(results: Mapping[str, Any]) -> list[Drawing]:

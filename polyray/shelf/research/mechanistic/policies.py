@@ -17,7 +17,7 @@ from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base
 
 BATCH_BYTES = 256 * 2**20
-"""Of attention weights that exist at a time."""
+"""Limit of attention weights that exist at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +37,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one policy did at the completion tokens of one row.
+    """Attention and states of one policy at the completion tokens of one row.
 
     Example:
         Seen(attention=torch.rand(4, 4, 6, 16), states=torch.rand(5, 128))
     """
 
     attention: Tensor | None
-    """[layers, heads, completion tokens, tokens] float32; None where it was not asked for."""
+    """[layers, heads, completion tokens, tokens] float32; None if not requested."""
     states: Tensor
     """[layers + 1, d] float32: mean over the completion's tokens, of the embeddings and behind each layer."""
 
@@ -53,8 +53,11 @@ class Policies:
     """The base is loaded once, the adapters beside each other."""
 
     def __init__(self, model_dir: Path, adapters: Mapping[str, Path | None], dtype: str = "float32") -> None:
-        """`adapters`: name -> directory, None for the base itself. Raises ConfigError for what is no adapter of this
-        base, and for a base whose layers have no attention weights to look at."""
+        """`adapters`: name -> directory, None for the base itself.
+
+        Raises ConfigError for a directory that is no adapter of this base, and for a base with layers that have
+        no attention weights.
+        """
         base_sha256 = base_fingerprint(model_dir)
         for directory in adapters.values():
             if directory is not None:
@@ -82,7 +85,7 @@ class Policies:
                 yield from self._look(rows[start : start + batch_rows], attention)
 
     def batch_rows(self, length: int) -> int:
-        """Rows of so many tokens whose attention weights fit into BATCH_BYTES."""
+        """Rows of so many tokens with attention weights that fit into BATCH_BYTES."""
         per_row = 4 * self._config.num_hidden_layers * self._config.num_attention_heads * length**2
         return max(1, BATCH_BYTES // per_row)
 
@@ -96,8 +99,8 @@ class Policies:
         )
         if attention and (not output.attentions or any(layer is None for layer in output.attentions)):
             raise ConfigError(
-                f"{self._config.model_type} gives no attention weights of some layer; only models whose layers all "
-                "attend can be looked at"
+                f"{self._config.model_type} gives no attention weights of some layer; use a model with attention in "
+                "all layers"
             )
         for number, row in enumerate(rows):
             at = slice(len(row.prompt_ids), len(row))

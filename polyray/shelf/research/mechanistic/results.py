@@ -1,7 +1,7 @@
-"""Everything that is said of policies inside, with intervals over prompts: the contents of mechanistic.json.
+"""Results about attention and hidden states, with intervals over prompts: the contents of mechanistic.json.
 
-Attention is compared on the same tokens, the completions of the reference; hidden states are each policy's own, at
-its own completions, because the question is what it tells apart when it is diverse.
+Attention is compared on the same tokens, the completions of the reference. Hidden states are each policy's own, at
+its own completions, because the question is which solutions it tells apart when it is diverse.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Progress = Callable[[str, int, int], None]
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 CLUSTERING = ("count", "silhouette", "stability", "agreement")
-"""Of clusters.Clustering."""
+"""Measures of clusters.Clustering."""
 
 
 def mechanistic_results(
@@ -39,8 +39,10 @@ def mechanistic_results(
     seed: int = 0,
     progress: Progress = lambda what, done, total: None,
 ) -> dict[str, Any]:
-    """`reference`: the model whose completions all read, and whose attention the others' is compared with. `layers`:
-    behind which hidden states are grouped (0: the embeddings); None: four, evenly spread, the last among them.
+    """Measure attention and hidden states of all models, with intervals over prompts.
+
+    `reference`: the model with the completions that all read, and with the attention for comparison. `layers`: layers
+    with the hidden states to group (0: the embeddings); None: four, evenly spread, the last among them.
 
     Raises DataError for a layer that the model does not have.
     """

@@ -157,7 +157,7 @@ def test_what_gives_no_row_is_counted_with_its_reason() -> None:
     ]
     found = export(records)
     assert dict(found.left_out) == {
-        "nobody has picked yet": 1,
+        "not picked yet": 1,
         "too few candidates were shown": 1,
         "blank prompt": 1,
         "the messages do not end with the user's turn": 1,

@@ -129,7 +129,7 @@ def test_a_client_key_is_one_selection(store: SelectionStore, path: Path) -> Non
         ("c1", {**choice, "selected_index": None}),
         ("c1", {**choice, "edited_text": None}),
     ):
-        with pytest.raises(SelectionConflict, match=r"client_key='k' stands for index 1 of 'c1' already"):
+        with pytest.raises(SelectionConflict, match=r"client_key='k' names index 1 of 'c1' already"):
             again.add_selection(name, **other)
     of_admin, is_new = again.add_selection("c1", **{**choice, "owner": "admin", "sees_all": True})
     assert is_new and of_admin.id != first.id
@@ -343,7 +343,7 @@ def test_opening_for_reading_makes_nothing(tmp_path: Path) -> None:
         ("sqlite:///file:x?mode=memory&uri=true", "must be kept in a file"),
         ("sqlite://runs/selections.db", "sqlite://runs/selections.db: a path needs three slashes before it"),
         ("sqlite+aiosqlite:///x.db", "names an asynchronous driver; take a synchronous one"),
-        ("nodb://ann:secret@host/x", r"nodb://\.\.\. is no database URL that SQLAlchemy knows"),
+        ("nodb://ann:secret@host/x", r"nodb://\.\.\. is not a database URL that SQLAlchemy knows"),
         (
             "postgresql+pg8000://ann:secret@host/x",
             r"its driver is missing \(No module named 'pg8000'\); install it",

@@ -159,7 +159,7 @@ def test_a_database_that_something_else_holds(tmp_path: Path, monkeypatch: pytes
     holder.close()
     with (
         store._database.writing(),
-        pytest.raises(StoreUnavailable, match=r"other writers have had it for 0\.2 s"),
+        pytest.raises(StoreUnavailable, match=r"other writers have locked it for 0\.2 s"),
     ):
         store.add_selection("c1", owner="ann", selected_index=0)
     picked, is_new = store.add_selection("c1", owner="ann", selected_index=0)

@@ -120,9 +120,8 @@ def test_a_tracker_that_fails_is_dropped_with_one_warning(
     follower.end("finished")
     follower.join(20)
     assert tracker.steps == [0]
-    assert [record.getMessage() for record in caplog.records] == [
-        "tracker recording failed and is dropped, the run goes on without it: ConnectionError: no route"
-    ]
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "tracker recording" in message and "ConnectionError: no route" in message
 
 
 def test_a_tracker_that_hangs_is_left_behind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -281,7 +281,7 @@ async def test_candidates_are_stored_with_what_is_picked(
     first = await post(alice, "/v1/selections", 201, **body)
     assert await post(alice, "/v1/selections", 200, **body) == first
     message, param = await refusal(alice, "/v1/selections", 409, **{**body, "selected_index": 0})
-    assert "client_key='page-1' stands for index 1" in message and param == "client_key"
+    assert "client_key='page-1' names index 1" in message and param == "client_key"
     stored = (await alice.get(f"/v1/candidates/{answer['id']}")).json()
     assert stored["answer"] == answer and stored["selection"] == first
     page = (await alice.get("/v1/candidates?limit=1")).json()

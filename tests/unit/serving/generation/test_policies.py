@@ -265,7 +265,11 @@ async def test_changes_happen_one_at_a_time(tmp_path: Path) -> None:
     ("make", "error", "message"),
     [
         (lambda root: AdapterSpec(path="/etc"), InvalidRequest, r"'/etc' is outside of adapter_roots="),
-        (lambda root: AdapterSpec(path=str(root / "none")), InvalidRequest, "is no adapter: adapter_config"),
+        (
+            lambda root: AdapterSpec(path=str(root / "none")),
+            InvalidRequest,
+            "is not an adapter: adapter_config",
+        ),
         (
             lambda root: AdapterSpec(path=str(write_adapter(root / "big", "a", rank=64))),
             InvalidRequest,
@@ -331,8 +335,8 @@ def test_names(tmp_path: Path) -> None:
     ("specs", "message"),
     [
         ([{"path": "/etc/a"}], r"adapters\.0: '/etc/a' is outside of adapter_roots"),
-        ([{"path": "runs/none"}], r"adapters\.0: '.*/runs/none' is no adapter"),
-        ([{"path": "runs/a"}, {"path": "runs/b/../a"}], r"adapters: \['a'\] come twice"),
+        ([{"path": "runs/none"}], r"adapters\.0: '.*/runs/none' is not an adapter"),
+        ([{"path": "runs/a"}, {"path": "runs/b/../a"}], r"adapters: \['a'\] are listed twice"),
         ([{"follow": "runs/a"}], r"adapters need 3 places \(a followed run 3\), max_adapters=2"),
     ],
 )

@@ -54,7 +54,7 @@ def test_a_file_torn_at_any_byte_keeps_its_whole_lines(tmp_path: Path) -> None:
 def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(filled(tmp_path / "b.jsonl") + b'{"key": 1}\n')
-    with pytest.raises(DataError, match=r"a\.jsonl:4 is no judge's answer"):
+    with pytest.raises(DataError, match=r"a\.jsonl:4 is not a judge's answer"):
         AnswerCache(path)
     path.write_bytes(b"{not json}\n")
     with pytest.raises(DataError, match=r"a\.jsonl:1"):

@@ -90,9 +90,9 @@ def test_pairs_need_a_baseline_another_model_and_enough_samples() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", ":2 is no prompt with stories"),
+        ("{", ":2 is not a prompt with stories"),
         ('{"id": 1, "prompt": "p"}', ":2 .*KeyError: 'stories'"),
-        ('{"id": 1, "prompt": "p", "stories": 3}', ":2 .*stories is no list"),
+        ('{"id": 1, "prompt": "p", "stories": 3}', ":2 .*stories is not a list"),
         (
             '{"id": 1, "prompt": "p", "stories": [{"model": "h", "text": "t", "human_ratings_mean": {"a": "x"}}]}',
             ":2 ",
@@ -183,5 +183,5 @@ def test_rows_about_something_else_are_not_overwritten(what: str, tmp_path: Path
 def test_a_line_that_is_no_judgement_is_named(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     path.write_text('{"item_id": "x"}\n')
-    with pytest.raises(DataError, match=r"j\.jsonl:1 is no judgement"):
+    with pytest.raises(DataError, match=r"j\.jsonl:1 is not a judgement"):
         read_judgements(path)

@@ -152,7 +152,7 @@ def test_nothing_left_and_too_little_to_divide_are_said() -> None:
         run(distinct(5), filters=FilterSpec(min_words=50))
     with pytest.raises(DataError, match=r"parts, of 2 records: .*2 clusters cannot be divided into train"):
         run(distinct(2))
-    with pytest.raises(DataError, match="record_id 'x' is no record"):
+    with pytest.raises(DataError, match="record_id 'x' is not a record"):
         run(distinct(5), {"x": Review("keep", where="review.csv:2")})
 
 

@@ -97,7 +97,9 @@ def test_a_broken_file_is_named(tmp_path: Path, content: str | bytes, message: s
 
 def test_unknown_records_are_refused_where_something_would_be_lost(tmp_path: Path) -> None:
     reviews = read(tmp_path / "review.csv", "record_id,decision,note\ngone,,\n1.2E+17,keep,\na,drop,\n")
-    with pytest.raises(DataError, match=r"review\.csv:3: record_id '1\.2E\+17' is no record .*spreadsheet"):
+    with pytest.raises(
+        DataError, match=r"review\.csv:3: record_id '1\.2E\+17' is not a record .*spreadsheet"
+    ):
         check_known(reviews, {"a"})
     check_known(reviews, {"a", "1.2E+17"})
     with pytest.raises(DataError, match="no such file; set review"):

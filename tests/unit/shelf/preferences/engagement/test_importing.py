@@ -175,11 +175,13 @@ def test_columns_of_another_name(tmp_path: Path) -> None:
     assert found.notes == ("columns left alone: lang, likes",)
     with pytest.raises(DataError, match=r"e\.jsonl:1: unknown field 'hearts'"):
         import_source(ExportSource(path=str(tmp_path / "e.jsonl")))
-    with pytest.raises(DataError, match=r"source\.columns names 'body', which is no column; there are post"):
+    with pytest.raises(
+        DataError, match=r"source\.columns names 'body', which is not a column; there are post"
+    ):
         import_source(ExportSource(path=str(tmp_path / "e.jsonl"), columns={**columns, "completion": "body"}))
     with pytest.raises(ConfigError, match=r"columns\.reply: no such field; known: prompt, completion"):
         build_config(ExportSource, {"columns": {"reply": "text"}})
-    with pytest.raises(ConfigError, match="'text' stands for two fields"):
+    with pytest.raises(ConfigError, match="'text' is named for two fields"):
         build_config(ExportSource, {"columns": {"completion": "text", "prompt": "text"}})
 
 
@@ -204,7 +206,7 @@ def test_impressions_make_log_odds(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1 of 5 rows have no impressions.*source\.scale=count"):
         import_records(ExportSource(path=mixed))
     more = write(tmp_path / "x.jsonl", [{"prompt": "p", "reply": "r", "likes": 9, "impressions": 3}])
-    with pytest.raises(DataError, match="engagement 9 of 'r' is no count between 0 and its impressions 3"):
+    with pytest.raises(DataError, match="engagement 9 of 'r' is not a count between 0 and its impressions 3"):
         import_records(ExportSource(path=more))
 
 

@@ -107,7 +107,7 @@ def test_the_version_is_of_what_scores_depend_on(model_dir: Path) -> None:
 
 
 def test_what_is_no_model_is_named(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="is no engagement model"):
+    with pytest.raises(ConfigError, match="is not an engagement model"):
         EngagementModel.load(tmp_path)
     with pytest.raises(DataError, match=r"head\.safetensors is not as it was saved"):
         EngagementModel.load(damaged(model_dir, "head.safetensors", b"nothing"))

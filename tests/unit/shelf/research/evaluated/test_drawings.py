@@ -120,7 +120,7 @@ def test_collapse_says_how_many_to_generate(tmp_path: Path) -> None:
 def test_the_reference_is_the_warm_start_then_the_baseline(tmp_path: Path) -> None:
     [run] = read_inputs([write_run(tmp_path / "a", MODELS, baseline="new")]).runs
     assert reference_of(run) == "warm start" and reference_of(run, "new") == "new"
-    with pytest.raises(ConfigError, match="'other' is no model of a, which has warm start, old <1>, new"):
+    with pytest.raises(ConfigError, match="'other' is not a model of a, which has warm start, old <1>, new"):
         reference_of(run, "other")
     [plain] = read_inputs([write_run(tmp_path / "b", {"x": [EASY], "y": [EASY]}, baseline="y")]).runs
     assert reference_of(plain) == "y"

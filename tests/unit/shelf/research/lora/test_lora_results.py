@@ -139,8 +139,8 @@ def test_a_run_directory_stands_for_its_adapter(tmp_path: Path, capsys: pytest.C
     ("arguments", "message"),
     [
         (["lora", "--out", "x"], "no adapter given"),
-        (["lora", "missing", "--out", "x"], "missing is no adapter and holds none"),
-        (["lora", "--arm", "one", "a", "--out", "x"], "--arm one alone has nothing to be compared with"),
+        (["lora", "missing", "--out", "x"], "missing is not an adapter and contains none"),
+        (["lora", "--arm", "one", "a", "--out", "x"], "--arm one cannot be compared with another arm"),
         (["lora", "--arm", "one", "a", "--arm", "two", "--out", "x"], "--arm two names no adapter"),
         (["lore"], "unknown subcommand 'lore'; known: lora"),
     ],

@@ -248,7 +248,7 @@ def test_material_of_a_fitted_threshold_counts_rewards_above_it_as_correct(run: 
     [
         (["--models", "nobody"], DataError, "has no model 'nobody'; it has base, warm start, new.one"),
         (["--layers", "7"], DataError, "the model has no layer 7; layers are 0 (the embeddings) to 1"),
-        (["--reference", "nobody"], ConfigError, "'nobody' is no model of"),
+        (["--reference", "nobody"], ConfigError, "'nobody' is not a model of"),
     ],
 )
 def test_mistakes_are_named(
