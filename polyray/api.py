@@ -18,11 +18,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
-from polyray.cli.arguments import choose_log_format, origin_of, put_root_on_path
 from polyray.config.loader import build_config, merged_values
-from polyray.config.paths import absolute
+from polyray.config.paths import absolute, put_root_on_path
 from polyray.config.run import EvaluateConfig, RunBase, SftConfig, TrainConfig
-from polyray.errors import ConfigError, PolyrayError, boundary
+from polyray.errors import ConfigError, PolyrayError, boundary, root_cause
+from polyray.runs.logging import choose_log_format
 from polyray.runs.run_directory import RunPaths
 
 StrPath = str | Path
@@ -279,8 +279,8 @@ def sweep(
     with _raising_origins():
         found = _configured(SweepConfig, config, "sweep", name, runs_dir, {**keys, **(dotted or {})})
 
-        from polyray.cli.sweep import run_sweep
         from polyray.sweeps.plan import plan_trials, with_default_metric
+        from polyray.sweeps.study import run_sweep
 
         found = with_default_metric(found)
         run_sweep(found, plan_trials(found, allow_many=allow_many))
@@ -297,12 +297,12 @@ def serve(config: Config, /, *, dotted: Section | None = None, **keys: Any) -> S
         changes = _plain({**keys, **(dotted or {})})
         values = merged_values(GenerationServeConfig, config, changes)
         if values.get("service") == "generation":
-            from polyray.cli.serve_generation import open_generation
+            from polyray.launch.serve import open_generation
 
             generation = build_config(GenerationServeConfig, values, source)
             address, _ = stack.enter_context(open_generation(generation))
         else:
-            from polyray.cli.serve_reward import open_reward_models
+            from polyray.launch.serve import open_reward_models
 
             values = merged_values(RewardServeConfig, config, changes)
             address, _ = stack.enter_context(
@@ -476,7 +476,7 @@ def _raising_origins() -> Iterator[None]:
     try:
         yield
     except PolyrayError as error:
-        origin = origin_of(error)
+        origin = root_cause(error)
         if origin is error:
             raise
         origin.log = error.log or origin.log

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeGuard
+from typing import TypeGuard, TypeVar
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -183,6 +183,15 @@ REPEATED = (
     SyntaxError, TypeError, ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError,
 )  # fmt: skip
 """Foreign errors that a computation which is the same every time raises every time, e.g. a token id out of range."""
+
+
+ErrorT = TypeVar("ErrorT", bound=BaseException)
+
+
+def root_cause(error: ErrorT) -> ErrorT | PolyrayError:
+    """The polyray error inside Ray's wrapping (Ray keeps it as `cause`); `error` itself if there is none."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, PolyrayError) else error
 
 
 def is_permanent(error: BaseException) -> bool:

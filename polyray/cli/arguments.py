@@ -29,10 +29,18 @@ from pydantic import BaseModel
 
 from polyray.config.base import as_json
 from polyray.config.loader import load_config
-from polyray.config.paths import import_path
-from polyray.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, ConfigError, MissingFiles, PolyrayError
+from polyray.config.paths import put_root_on_path
+from polyray.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USER_ERROR,
+    ConfigError,
+    MissingFiles,
+    PolyrayError,
+    root_cause,
+)
 from polyray.extensions import naming_the_extra
-from polyray.runs.logging import LOGGING_VARIABLE, wants_json
+from polyray.runs.logging import choose_log_format
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -155,16 +163,6 @@ def parse(
     return JobArguments(job, config, namespace.check, namespace)
 
 
-def choose_log_format(of_config: str) -> None:
-    """Use the file's log format if the environment sets none, for this process and its children."""
-    if of_config == "json":
-        os.environ.setdefault(LOGGING_VARIABLE, of_config)
-    try:
-        wants_json()
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-
-
 def _split(arguments: Sequence[str], default_config: str | None, parser: JobParser) -> tuple[str, list[str]]:
     files = [argument for argument in arguments if "=" not in argument]
     overrides = [argument for argument in arguments if "=" in argument]
@@ -192,13 +190,6 @@ def wait_for_signal(on_reload: Callable[[int], object] | None = None) -> None:
             on_reload(reloads := reloads + 1)
 
 
-def put_root_on_path() -> None:
-    """Puts a clone first on PYTHONPATH, for the processes that Ray starts from this one."""
-    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    for name, root in import_path().items():
-        os.environ[name] = os.pathsep.join([root, *(path for path in paths if path != root)])
-
-
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Runs a job and leaves the process: PolyrayError becomes one line on stderr and its exit code.
 
@@ -214,7 +205,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except PolyrayError as error:
         if os.environ.get(TRACEBACK_VARIABLE) == "1":
             traceback.print_exc()
-        origin = origin_of(error)
+        origin = root_cause(error)
         print(f"error: {origin}", file=sys.stderr)
         log = error.log or origin.log
         if log is not None:
@@ -238,9 +229,3 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 def _interrupt(number: int, frame: object) -> NoReturn:
     """End the job as SIGINT does, so that everything it started ends, too."""
     raise KeyboardInterrupt
-
-
-def origin_of(error: PolyrayError) -> PolyrayError:
-    """The error as it was raised: Ray wraps it with the worker's traceback and keeps it as `cause`."""
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, PolyrayError) else error

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from polyray.cli.arguments import LOCAL_HOSTS, parse, wait_for_signal
 from polyray.config.generation import GenerationServeConfig
 from polyray.errors import EXIT_OK, MissingFiles
+from polyray.launch.serve import check_generation, open_generation
 
 if TYPE_CHECKING:
-    from polyray.serving.generation.run import GenerationServiceAddress
-    from polyray.serving.generation.tokens import TokenBook
+    pass
 
 EXAMPLE = {"prompt": "37|b1>e4=", "k": 4}
 
@@ -23,44 +22,13 @@ def serve_generation(argv: Sequence[str], description: str | None) -> int:
     args = parse(argv, job="serve", description=description, config_model=GenerationServeConfig)
     config = args.config
 
-    _check_files(config)
+    check_generation(config)
     if args.check:
         return args.print_check(derived=lambda: _derived(config), inputs=lambda: _look_at(config))
     with open_generation(config) as (address, book):
         print(_announcement(address.url, config.host, book.needs_token), flush=True)
         wait_for_signal()
     return EXIT_OK
-
-
-@contextmanager
-def open_generation(
-    config: GenerationServeConfig,
-) -> Iterator[tuple[GenerationServiceAddress, TokenBook]]:
-    """The service on a Ray of its own, until the block ends."""
-    from polyray.models.base_files import resolve_model_dir
-    from polyray.orchestrator.resources import ray_session
-    from polyray.serving.generation.run import start_generation_service, stop_generation_service
-    from polyray.serving.generation.tokens import TokenBook
-
-    _check_files(config)
-    resolve_model_dir(config.model)
-    book = TokenBook.load(config.tokens_file)
-    with ray_session(config.ray) as dashboard:
-        print(f"Ray dashboard: {dashboard}", flush=True)
-        address = start_generation_service(config, book)
-        try:
-            yield address, book
-        finally:
-            stop_generation_service(config)
-
-
-def _check_files(config: GenerationServeConfig) -> None:
-    from polyray.rewards import plan_reward
-    from polyray.serving.generation.sources import check_configured
-
-    if config.reward is not None:
-        plan_reward(config.reward, config.task, config.diversity)
-    check_configured(config)
 
 
 def _look_at(config: GenerationServeConfig) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,12 +11,10 @@ from polyray.cli.arguments import LOCAL_HOSTS, JobArguments, parse, wait_for_sig
 from polyray.config.serve import RewardServeConfig
 from polyray.config.service import ServiceSpec
 from polyray.errors import EXIT_OK, PolyrayError
+from polyray.launch.serve import check_reward_models, open_reward_models
 
 if TYPE_CHECKING:
-    from pydantic import SecretStr
-
     from polyray.serving.reward.configuration import ReplicaConfiguration
-    from polyray.serving.reward.run import RewardServiceAddress
 
 EXAMPLE_ITEM = {"prompt": "37|b1>e4=", "completion": "RRRUUU"}
 
@@ -26,7 +23,7 @@ def serve_reward(argv: Sequence[str] | None, description: str | None) -> int:
     """Starts the service, prints where it is, waits for a signal, stops it."""
     args = _parse(argv, description)
     config = args.config
-    _check_files(config)
+    check_reward_models(config)
     if args.check:
         return args.print_check(derived=lambda: _derived(config))
     with open_reward_models(config) as (address, token):
@@ -40,32 +37,6 @@ def serve_reward(argv: Sequence[str] | None, description: str | None) -> int:
 
         wait_for_signal(lambda reloads: print(_reload(argv, config, reloads, load), flush=True))
     return EXIT_OK
-
-
-@contextmanager
-def open_reward_models(config: RewardServeConfig) -> Iterator[tuple[RewardServiceAddress, SecretStr | None]]:
-    """The service on a Ray of its own, and the token that it asks for, until the block ends."""
-    from polyray.orchestrator.resources import ray_session
-    from polyray.serving.auth import token_from_environment
-    from polyray.serving.reward.configuration import ReplicaConfiguration
-    from polyray.serving.reward.run import start_reward_service, stop_reward_service
-
-    _check_files(config)
-    token = token_from_environment()
-    with ray_session(config.ray):
-        models = ReplicaConfiguration.from_config(config)
-        address = start_reward_service(config.name, models, token, spec=config.how_it_runs)
-        try:
-            yield address, token
-        finally:
-            stop_reward_service(config.name)
-
-
-def _check_files(config: RewardServeConfig) -> None:
-    from polyray.rewards import plan_reward
-
-    for spec in config.specs.values():
-        plan_reward(spec, config.task, config.diversity)
 
 
 def _parse(argv: Sequence[str] | None, description: str | None = None) -> JobArguments[RewardServeConfig]:

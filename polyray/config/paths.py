@@ -45,6 +45,13 @@ def import_path() -> dict[str, str]:
     return {} if REPOSITORY_ROOT is None else {"PYTHONPATH": str(REPOSITORY_ROOT)}
 
 
+def put_root_on_path() -> None:
+    """Puts a clone first on PYTHONPATH, for the processes that Ray starts from this one."""
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    for name, root in import_path().items():
+        os.environ[name] = os.pathsep.join([root, *(path for path in paths if path != root)])
+
+
 def base_dir() -> str:
     """The directory that relative paths are relative to: the process's own, or that of `relative_to`."""
     return _base.get() or os.getcwd()

@@ -16,8 +16,7 @@ from typing import Any
 import ray.train
 from ray.train import UserCallback
 
-from polyray.errors import LearnerError, PolyrayError, is_permanent
-from polyray.orchestrator.outcome import unwrapped
+from polyray.errors import LearnerError, PolyrayError, is_permanent, root_cause
 
 
 class EndAtPermanentError(UserCallback):
@@ -33,7 +32,7 @@ class EndAtPermanentError(UserCallback):
 def permanent_error(worker_exceptions: Mapping[int, Exception]) -> PolyrayError | None:
     """The error of the first rank that a restart would repeat, as one of ours; None where a restart may help."""
     for rank, raised in sorted(worker_exceptions.items()):
-        error = unwrapped(raised)
+        error = root_cause(raised)
         if is_permanent(error):
             return error if isinstance(error, PolyrayError) else LearnerError(_in_words(rank, error))
     return None

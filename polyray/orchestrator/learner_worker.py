@@ -17,10 +17,10 @@ import ray.exceptions
 import ray.train
 
 from polyray.config.run import TrainConfig
+from polyray.errors import root_cause
 from polyray.learner.verdict import Verdict
 from polyray.models.adapter import AdapterPayload
 from polyray.orchestrator.coordinator import DRAIN, NOT_READY, STOP, BatchLease
-from polyray.orchestrator.outcome import unwrapped
 from polyray.orchestrator.resources import NAMESPACE
 from polyray.runs.error_log import errors_logged
 from polyray.runs.logging import log_as, log_at
@@ -123,7 +123,7 @@ class RemoteCoordination:
         try:
             return ray.get(getattr(self._coordinator, method).remote(*arguments), timeout=timeout)
         except ray.exceptions.RayTaskError as error:
-            raise unwrapped(error) from None
+            raise root_cause(error) from None
 
 
 def give_back_gpu_memory() -> None:

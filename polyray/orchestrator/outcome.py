@@ -45,9 +45,3 @@ class Outcome:
             self.incidents.append({"kind": kind, "message": message})
             # Words that a reward may have put together from a prompt stay in the run's own directory.
             logger.warning("incident: %s; incidents.jsonl says more", kind)
-
-
-def unwrapped(error: BaseException) -> BaseException:
-    """The error a remote method raised, out of Ray's wrapping."""
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, PolyrayError) else error

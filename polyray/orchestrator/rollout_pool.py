@@ -17,9 +17,8 @@ import ray
 import ray.exceptions
 
 from polyray.config.rollout import RolloutSpec
-from polyray.errors import RolloutError, is_user_error
+from polyray.errors import RolloutError, is_user_error, root_cause
 from polyray.models.adapter import AdapterPayload
-from polyray.orchestrator.outcome import unwrapped
 from polyray.orchestrator.resources import NAMESPACE, OUTSIDE_ANY_GROUP
 from polyray.orchestrator.rollout_actor import RolloutActor
 from polyray.rollout.engine import EngineSettings
@@ -226,7 +225,7 @@ class RolloutPool:
 
 
 def _pass_on_user_errors(error: BaseException) -> None:
-    cause = unwrapped(error)
+    cause = root_cause(error)
     if is_user_error(cause):
         raise cause from error
 

@@ -25,12 +25,12 @@ import ray.exceptions
 
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig
-from polyray.errors import DeliveryError, PolyrayError, RolloutError, is_user_error
+from polyray.errors import DeliveryError, PolyrayError, RolloutError, is_user_error, root_cause
 from polyray.models.adapter import AdapterPayload
 from polyray.orchestrator.delivery_report import DeliveryReport
 from polyray.orchestrator.dispatch import Dispatcher
 from polyray.orchestrator.loading_turns import LoadingTurns
-from polyray.orchestrator.outcome import Outcome, unwrapped
+from polyray.orchestrator.outcome import Outcome
 from polyray.orchestrator.rollout_pool import PoolWorker, RolloutPool
 from polyray.orchestrator.roster import Loss, Roster
 from polyray.types import PolicyVersion
@@ -163,7 +163,7 @@ class ServingFleet:
 
     async def recover(self, worker: PoolWorker, error: BaseException) -> None:
         """Replace a worker after an error; a user's mistake ends the run instead."""
-        cause = unwrapped(error)
+        cause = root_cause(error)
         if is_user_error(cause):
             self._outcome.fail(cause)
         elif worker.name in self._by_name and self._outcome.failure is None:
@@ -209,7 +209,7 @@ class ServingFleet:
                 worker.handle.deliver.remote(ref), self._config.delivery.timeout_s + allowance
             )
         except ray.exceptions.RayTaskError as error:
-            self._check_refusal(worker, payload.policy, unwrapped(error))
+            self._check_refusal(worker, payload.policy, root_cause(error))
             raise
         if worker.name not in self._by_name:
             return  # it was replaced while it loaded

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 
+from polyray.errors import ConfigError
 from polyray.runs.json_log import JsonFormatter, TextFormatter, fields
 
 LOGGING_VARIABLE = "POLYRAY_LOGGING"
@@ -87,3 +88,13 @@ class _CurrentStderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr, flush=True)
+
+
+def choose_log_format(of_config: str) -> None:
+    """Use the file's log format if the environment sets none, for this process and its children."""
+    if of_config == "json":
+        os.environ.setdefault(LOGGING_VARIABLE, of_config)
+    try:
+        wants_json()
+    except ValueError as error:
+        raise ConfigError(str(error)) from None

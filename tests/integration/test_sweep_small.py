@@ -11,7 +11,6 @@ import pytest
 import yaml
 from ray.util import placement_group_table
 
-from polyray.cli.sweep import evaluation_of, sweep
 from polyray.config.base import as_json
 from polyray.config.loader import build_config
 from polyray.config.sweep import SweepConfig
@@ -20,6 +19,7 @@ from polyray.report.sweep.trials import read_trials
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunDirectory
 from polyray.sweeps.plan import plan_trials, trial_dir
+from polyray.sweeps.study import evaluation_of, sweep
 from tests.conftest import REPOSITORY_ROOT, alive_actors
 
 pytestmark = pytest.mark.slow

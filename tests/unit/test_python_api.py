@@ -316,8 +316,8 @@ def test_missing_embedded_model_names_the_command_that_builds_it(tmp_path: Path,
 @pytest.mark.parametrize(
     ("file", "target"),
     [
-        ("configs/serve/generation.yaml", "serve_generation.open_generation"),
-        ("configs/serve/reward.yaml", "serve_reward.open_reward_models"),
+        ("configs/serve/generation.yaml", "serve.open_generation"),
+        ("configs/serve/reward.yaml", "serve.open_reward_models"),
     ],
 )
 def test_service_runs_until_it_is_closed(
@@ -331,7 +331,7 @@ def test_service_runs_until_it_is_closed(
         yield SimpleNamespace(url="http://127.0.0.1:1"), None
         closed.append(True)
 
-    monkeypatch.setattr(f"polyray.cli.{target}", opened)
+    monkeypatch.setattr(f"polyray.launch.{target}", opened)
     with polyray.serve(file, name="mine", dotted={"ray.num_cpus": 3}) as service:
         assert service.url == "http://127.0.0.1:1" and closed == []
     assert closed == [True]
@@ -340,7 +340,9 @@ def test_service_runs_until_it_is_closed(
 
 def test_sweep_plans_trials_of_its_file(configs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     plans: list[Any] = []
-    monkeypatch.setattr("polyray.cli.sweep.run_sweep", lambda config, found: plans.extend([config, *found]))
+    monkeypatch.setattr(
+        "polyray.sweeps.study.run_sweep", lambda config, found: plans.extend([config, *found])
+    )
     found = polyray.sweep("configs/sweep/lambda_seed.yaml", name="mine", seeds=[0, 1])
     assert found.run_dir.name == "mine" and plans[0].seeds == (0, 1)
     assert len(plans) - 1 == 2 * len(plans[0].parameters["algorithm.diversity_weight"].grid)

@@ -12,7 +12,6 @@ import pytest
 import polyray.cli.evaluate
 import polyray.cli.quickstart
 import polyray.cli.sft
-import polyray.cli.sweep
 import polyray.cli.train
 import polyray.launch.evaluate
 import polyray.launch.fleet
@@ -20,6 +19,7 @@ import polyray.launch.plan
 import polyray.launch.sft
 import polyray.launch.train
 import polyray.sweeps.run
+import polyray.sweeps.study
 import polyray.sweeps.trial
 from polyray.config.loader import load_config
 from polyray.config.sweep import SweepConfig
@@ -111,10 +111,10 @@ def test_a_sweep_and_its_trials(mode: str, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(polyray.sweeps.run, "run_trials", run_trials)
     monkeypatch.setattr(polyray.sweeps.run, "shared_fleet", lambda *arguments: nullcontext(FLEET))
     monkeypatch.setattr(polyray.sweeps.trial, "_fleet_of", lambda trial_id, plan, fleet: nullcontext(fleet))
-    monkeypatch.setattr(polyray.cli.sweep, "_conclude", lambda *arguments: {})
-    evaluation = polyray.cli.sweep.evaluation_of(config, plans, [])
+    monkeypatch.setattr(polyray.sweeps.study, "_conclude", lambda *arguments: {})
+    evaluation = polyray.sweeps.study.evaluation_of(config, plans, [])
     with RunDirectory.open(config) as directory, ProgressDisplay() as display:
-        polyray.cli.sweep.sweep(config, plans, evaluation, directory, display)
+        polyray.sweeps.study.sweep(config, plans, evaluation, directory, display)
     of_evaluation = ["evaluation/start", "evaluation/evaluate"]
     of_trials = [f"trials/{plan.trial_id}/{phase}" for plan in plans for phase in ("start", "train")]
     assert phases(tmp_path / "s") == ["start", "trials", "report", *of_trials, *of_evaluation]
