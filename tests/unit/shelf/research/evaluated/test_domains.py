@@ -48,7 +48,7 @@ def test_runs_of_one_domain_stand_apart_and_say_why(tmp_path: Path) -> None:
     found = domains(read_inputs(runs).runs)
     assert [row["domain"] for row in found["rows"]] == ["code (a)", "code (b)", "code (c)", "code (c)"]
     seeds, prompts, both = found["notes"]
-    assert seeds == "a and b are both of code and stand apart: seeds 0 and 1"
+    assert seeds == "a and b are both of code and are shown separately: seeds 0 and 1"
     assert "other prompts (dataset_sha256" in prompts and "other models (B in one alone)" in prompts
     assert "seeds 1 and 0" in both
 
