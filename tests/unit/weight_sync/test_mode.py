@@ -30,7 +30,7 @@ def _model(directory: Path, **config: Any) -> Path:
 def _choice(model_dir: Path, *, mode: str = "auto", dtype: str = "float32", **rollout: Any) -> SyncChoice:
     lora = rollout.pop("lora", LoraSpec())
     held = {"quantization": dtype} if dtype == "nf4" else {"dtype": dtype}
-    model = ModelSpec(path=str(model_dir), lora=lora, **held)
+    model = ModelSpec.model_validate({"path": str(model_dir), "lora": lora, **held})
     delivery = DeliverySpec.model_validate({"mode": mode})
     choice = choose_sync(model, delivery, RolloutSpec.model_validate(rollout), Base(model_dir, "9f86"))
     assert choice.dtype == dtype
