@@ -20,7 +20,7 @@ from polyray.config.run import RunBase
 from polyray.errors import ConfigError, PolyrayError, Stopped
 from polyray.runs.atomic import atomic_write_json
 from polyray.runs.data_record import record_data
-from polyray.runs.error_log import ERROR_LOG, log_error
+from polyray.runs.error_log import log_error
 
 LENGTH_KEYS: tuple[str, ...] = ("learner.steps", "epochs", "evaluation.patience")
 """How long a run is: a finished run is taken up again when one of them changes."""
@@ -127,11 +127,6 @@ class RunPaths:
     def incidents(self) -> Path:
         """What went wrong, in words, whether the run went on or not."""
         return self.root / "incidents.jsonl"
-
-    @property
-    def error_log(self) -> Path:
-        """Full tracebacks of what ended the run or a process of it; absent as long as nothing did."""
-        return self.root / ERROR_LOG
 
     @property
     def rollouts(self) -> Path:

@@ -15,11 +15,11 @@ from polyray.cli.sweep import evaluation_of, sweep
 from polyray.config.loader import build_config
 from polyray.config.sweep import SweepConfig
 from polyray.launch.fleet import Fleet
-from polyray.report.sweep.trials import read_trials
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunDirectory, RunPaths
 from polyray.sweeps.plan import plan_trials
 from tests.conftest import REPOSITORY_ROOT, alive_actors, reproducible, run_training
+from tests.unit.report.sweep_fixtures import read_trials
 
 pytestmark = pytest.mark.slow
 

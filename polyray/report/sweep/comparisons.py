@@ -16,8 +16,6 @@ from polyray.metrics import PairComparison, compare_metrics, holm
 from polyray.report.sweep.settings import Setting
 from polyray.report.sweep.values import SweepValues, metric_name
 
-Pairs = list[dict[str, Any]]
-
 
 def compare_with_baseline(
     settings: Sequence[Setting],

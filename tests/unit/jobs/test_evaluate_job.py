@@ -20,13 +20,14 @@ from polyray.config.prompts import ArmSpec
 from polyray.config.reward import SandboxRewardSpec
 from polyray.config.run import EvaluateConfig
 from polyray.errors import ConfigError
-from polyray.evaluation.records import SampleRecord, read_samples, write_lines
+from polyray.evaluation.records import SampleRecord, read_samples
 from polyray.launch.evaluate import evaluate, resumable_keys, show
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunDirectory
 from polyray.tasks.hidden_trap_grid import parse_prompt, shortest_moves
 from polyray.types import Completion, Group, GroupRequest, PolicyVersion
 from tests.job_checks import check_without_models
+from tests.sample_files import write_lines
 
 
 @pytest.fixture
