@@ -211,12 +211,13 @@ def test_programs_need_consent_before_anything_starts(tmp_path: Path) -> None:
 
 def test_options_are_short_for_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "e.yaml"
-    config.write_text("name: e\nadapters: {base: null}\nevaluation: {num_prompts: 2, num_samples: 8}\n")
-    assert (
-        check_without_models(main, [str(config), "--export", "noveltybench", "--allow-self-selection"]) == 0
+    config.write_text(
+        "name: e\nadapters: {base: null}\nevaluation: {num_prompts: 2, num_samples: 8}\n"
+        "task: {type: code}\nreward: {type: sandbox, allow_code_execution: true}\n"
     )
+    assert check_without_models(main, [str(config), "--export", "evalplus", "--allow-self-selection"]) == 0
     checked = json.loads(capsys.readouterr().out)["config"]["evaluation"]
-    assert (checked["exports"], checked["allow_self_selection"]) == (["noveltybench"], True)
+    assert (checked["exports"], checked["allow_self_selection"]) == (["evalplus"], True)
     with pytest.raises(ConfigError, match="--export"):
         main([str(config), "--check", "--export", "word"])
 
