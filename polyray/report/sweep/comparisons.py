@@ -88,7 +88,6 @@ def _compared(
         baseline=reference.label,
         resamples=values.resamples,
         confidence=values.confidence,
-        correction="none",  # adjusted later, over all blocks
         seed=seed,
     )
     return [(by_label[pair.model], pair) for pair in found.pairs]

@@ -147,7 +147,6 @@ def compare(
                 resamples=settings.resamples,
                 permutations=settings.permutations,
                 confidence=settings.confidence,
-                correction="none",
                 seed=settings.seed,
             )
             entry = comparison.pairs[0].as_json() | {"metric": FAMILY_METRIC}
