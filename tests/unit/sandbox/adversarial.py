@@ -1,6 +1,6 @@
 """Programs that try to pass without solving anything, to stay alive or to do harm; and odd ones that are honest.
 
-All are judged by TEST, which asks for `f(x) == x + 1`. Used by the benchmark and by the sandbox's acceptance tests.
+All are judged by TEST, which asks for `f(x) == x + 1`. Used by test_adversaries.py.
 The programs are in programs/*.txt, each below a line `# name`. There @OUTSIDE@ stands for a directory that is not the
 program's, @MARK@ for a text that marks what a program starts, and three more for what a text file cannot hold.
 """
