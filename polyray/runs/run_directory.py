@@ -63,7 +63,6 @@ RESUMABLE_KEYS: tuple[str, ...] = (
     "rollout.sleep_between_steps",
     "rollout.gpu_memory_utilization",
     "rollout.kv_cache_mib",
-    "rollout.block_size",
     "rollout.max_sequences",
     "rollout.max_batched_tokens",
     "rollout.max_prompt_tokens",
@@ -269,7 +268,7 @@ class RunDirectory:
 
 def config_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted key -> (old, new) for every leaf that differs; a key that one side lacks is '(absent)' there."""
-    flat_old, flat_new = _flatten(old), _flatten(new)
+    flat_old, flat_new = flat_values(old), flat_values(new)
     pairs = {
         key: (flat_old.get(key, "(absent)"), flat_new.get(key, "(absent)")) for key in flat_old | flat_new
     }
@@ -355,11 +354,12 @@ def _is_resumable(key: str, resumable_keys: tuple[str, ...]) -> bool:
     )
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_values(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys: {"learner": {"steps": 3}} -> {"learner.steps": 3}."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flat_values(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat
