@@ -17,26 +17,33 @@ if TYPE_CHECKING:
 
 def run_evaluate(config: EvaluateConfig) -> None:
     """The evaluation of a configuration from wherever it stands to DONE, on a Ray and engines of its own."""
-    from polyray.launch.cost import evaluation_account, show_cost
-    from polyray.launch.fleet import open_ray, open_sampler
+    from polyray.launch.cost import show_cost
     from polyray.runs.progress import ProgressDisplay
     from polyray.runs.run_directory import RunDirectory, RunPaths
 
     if not RunPaths(config.run_dir).done.is_file():
         check_inputs(config)
     with ProgressDisplay() as display, RunDirectory.open(config, resumable_keys()) as directory:
-        if not directory.finished:
-            with (
-                evaluation_account(config) as cost,
-                open_ray(config.ray, display),
-                open_sampler(config) as sample,
-            ):
-                cost.enter("evaluate")
-                evaluate(config, directory, sample, display)
-        else:
-            check_finished(config, directory)
+        evaluate_on_engines(config, directory, display)
         show(directory, display)
         show_cost(directory.paths.root, display)
+
+
+def evaluate_on_engines(config: EvaluateConfig, directory: RunDirectory, display: ProgressDisplay) -> None:
+    """Evaluates on a Ray and engines of its own; one that is done must still fit the configuration."""
+    from polyray.launch.cost import evaluation_account
+    from polyray.launch.fleet import open_ray, open_sampler
+
+    if directory.finished:
+        check_finished(config, directory)
+        return
+    with (
+        evaluation_account(config) as cost,
+        open_ray(config.ray, display),
+        open_sampler(config) as sample,
+    ):
+        cost.enter("evaluate")
+        evaluate(config, directory, sample, display)
 
 
 def resumable_keys() -> tuple[str, ...]:
