@@ -3,8 +3,7 @@
 loop.py      the training loop on this machine: agreement, throughput, latency, determinism, memory
 gpu.py       agreement, delivery and learner throughput on a CUDA device
 trl.py       whole steps and learners beside TRL's: trl_steps.py, trl_learning.py, and trl_trainer.py for both
-packed_learner.py    the learner beside padded batches (subcommand `learner`); logprob_memory.py    its log-probs
-padded.py, made_groups.py, forced_lengths.py, models.py    what these compare with, and on
+made_groups.py, forced_lengths.py, models.py    what these compare with, and on
 training.py, rollout.py, memory.py    what loop.py measures; learner.py    learners to be measured
 scale.py     1 to 256 simulated workers around the real coordinator
 overlap.py   steps per minute at staleness 0 and 1 (subcommand `async`); real_overlap.py    the same on real parts;
@@ -12,8 +11,6 @@ overlap.py   steps per minute at staleness 0 and 1 (subcommand `async`); real_ov
 sweep.py     trials that share a fleet; sweep_trials.py    real ones, engine_memory.py    what their engines take;
              simulated_sweep.py    32 of them on 8 simulated engines
 simulated_fleet.py, simulated_run.py, simulated_measures.py    the workers, the run and the figures of all
-evaluation.py, evaluation_metrics.py    running programs, metrics; adversarial.py    programs that must not pass
-reward.py    the reward service; reward_parts.py, reward_load.py    what it measures, its load
-encoder_reward.py    the reward it serves unless it is given a trained one
+objectives.py    set objectives
 measure.py   a measured quantity, its spread and its limit
 """

@@ -3,15 +3,10 @@
   python -m benchmarks loop                 the training loop: agreement, throughput, latency, determinism
   python -m benchmarks loop --memory        also the peak memory of the whole quickstart
   python -m benchmarks objectives           set objectives: time and memory of every closed form
-  python -m benchmarks evaluation           running programs, adversaries; metrics
-  python -m benchmarks reward               the reward service: throughput, latency, soak, a killed replica
-  python -m benchmarks generation           the generation service beside a bare engine: throughput, latency, soak
   python -m benchmarks scale                1 to 256 simulated workers: throughput, cost and delays
   python -m benchmarks async                steps per minute at staleness 0 and 1; the cost of a killed worker
   python -m benchmarks sweep                trials on one fleet against fleets of their own; 32 simulated ones
-  python -m benchmarks analysis             where an adapter of an 8B-shaped model works: time and memory
   python -m benchmarks trl                  whole steps, or the learner alone, beside TRL's GRPOTrainer
-  python -m benchmarks learner              the learner beside padded batches; memory of log-probs in chunks
   python -m benchmarks gpu                  agreement, delivery and learner throughput on a CUDA device
 
 `python -m benchmarks NAME --help` explains one. Exit code 1 where something is over its limit.
@@ -23,15 +18,10 @@ import sys
 from collections.abc import Callable, Sequence
 
 from benchmarks import (
-    analysis,
-    evaluation,
-    generation,
     gpu,
     loop,
     objectives,
     overlap,
-    packed_learner,
-    reward,
     scale,
     sweep,
     trl,
@@ -42,15 +32,10 @@ SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "loop": loop.main,
     "gpu": gpu.main,
     "objectives": objectives.main,
-    "evaluation": evaluation.main,
-    "reward": reward.main,
-    "generation": generation.main,
     "scale": scale.main,
     "async": overlap.main,
     "sweep": sweep.main,
-    "analysis": analysis.main,
     "trl": trl.main,
-    "learner": packed_learner.main,
 }
 
 

@@ -145,12 +145,6 @@ def resident_bytes() -> int:
     return _own_memory("VmRSS")
 
 
-def peak_bytes() -> int:
-    """The most memory this process has had resident."""
-    # Not ru_maxrss, which begins with the memory of the process that started this one.
-    return _own_memory("VmHWM")
-
-
 def _own_memory(key: str) -> int:
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))

@@ -212,11 +212,6 @@ METRIC_KEYS: Sequence[str] = (
 )  # fmt: skip
 """The keys every line of metrics.jsonl has; there may be more (reward/<component>, pass_at_8)."""
 
-TIMING_KEYS: frozenset[str] = frozenset(
-    key for key in METRIC_KEYS if key.endswith("_s") or key.startswith("idle_")
-)
-"""Keys with values that depend on the clock; all others are reproducible at staleness 0."""
-
 
 def is_timing_key(key: str) -> bool:
     """True for metrics that depend on the clock (also those outside METRIC_KEYS)."""

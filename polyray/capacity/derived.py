@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +64,3 @@ def derived_sizes(config: TrainConfig) -> dict[str, Any]:
 def required_cpus(config: TrainConfig) -> float:
     """Logical CPUs that a run places: engines, learner ranks, reward replicas."""
     return total(training_parts(config), CPU)
-
-
-def describe(config: TrainConfig) -> str:
-    """The derived sizes as indented JSON."""
-    return json.dumps(derived_sizes(config), indent=2)

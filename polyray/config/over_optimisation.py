@@ -6,6 +6,9 @@ from pydantic import Field
 
 from polyray.config.base import StrictModel
 
+SIGNIFICANCE = 0.01
+"""Significance of each of the two one-sided Mann-Kendall trend tests."""
+
 
 class OverOptimisationSpec(StrictModel):
     """The alarm: over the last `window` steps the reward rose and the second opinion fell, both significantly."""
@@ -17,12 +20,6 @@ class OverOptimisationSpec(StrictModel):
     max_fall: float = Field(
         default=0.01, ge=0, description="tolerated fall of the second opinion's mean over the window"
     )
-    significance: float = Field(
-        default=0.01,
-        gt=0,
-        lt=0.5,
-        description="significance of each of the two one-sided Mann-Kendall trend tests",
-    )
     stop: bool = Field(default=False, description="the run ends with an error; false: it warns")
 
 
@@ -30,6 +27,6 @@ def alarm_text(spec: OverOptimisationSpec) -> str:
     """Message for people when the alarm is raised."""
     return (
         f"over-optimisation: over the last {spec.window} steps the reward rose by at least {spec.min_rise:g} and the "
-        f"second opinion fell by more than {spec.max_fall:g}, both significantly (p <= {spec.significance:g}); read "
+        f"second opinion fell by more than {spec.max_fall:g}, both significantly (p <= {SIGNIFICANCE:g}); read "
         "rollouts.jsonl, and consider an earlier version, a larger algorithm.kl_coefficient or a better reward"
     )

@@ -43,9 +43,6 @@ class RewardDataSpec(StrictModel):
     min_gap: float = Field(
         default=0.0, ge=0, description="least difference in engagement of a pair, on the data's own scale"
     )
-    max_pairs_per_prompt: int = Field(
-        default=64, ge=1, description="a post with 40 replies has 780 pairs: more are drawn by a seeded hash"
-    )
 
     @model_validator(mode="after")
     def _one_place(self) -> RewardDataSpec:
@@ -87,7 +84,7 @@ class ObjectiveSpec(StrictModel):
 
     type: Literal["pairwise", "regression", "both"] = Field(
         default="pairwise",
-        description="pairwise: pairs in the right order; regression: engagement; both: their weighted sum",
+        description="pairwise: pairs in the right order; regression: engagement; both: their sum",
     )
     pair_weight: Literal["auto", "certainty", "gap", "none"] = Field(
         default="auto", description="auto: certainty of the difference where rows have impressions, else gap"
@@ -96,10 +93,6 @@ class ObjectiveSpec(StrictModel):
         default="auto",
         description="target of regression; auto: engagement if rows have impressions, else log",
     )
-    center: Literal["prompt", "data"] = Field(
-        default="prompt", description="targets are relative to the mean of their prompt, or of the data"
-    )
-    regression_weight: float = Field(default=1.0, gt=0, description="beside the pairwise loss of type both")
 
 
 class ConfounderSpec(StrictModel):
@@ -109,10 +102,6 @@ class ConfounderSpec(StrictModel):
         default="model",
         description="terms beside the text in training only; only pairs of near-equal age and position; nothing",
     )
-    max_age_ratio: float = Field(
-        default=2.0, ge=1, description="of remove: between (1 h + age) of two completions"
-    )
-    max_position_gap: int = Field(default=1, ge=0, description="of remove")
 
 
 class RewardLearnerSpec(LearnerSpec):

@@ -86,7 +86,6 @@ class CausalLmSpec(StrictModel):
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="dtype of the model")
     max_prompt_tokens: int = Field(default=512, ge=1, description="longer prompts lose their beginning")
     max_completion_tokens: int = Field(default=512, ge=1, description="longest completion")
-    batch_rows: int = Field(default=8, ge=1, description="rows of a forward pass")
 
 
 LanguageModelSpec = Annotated[NgramSpec | CausalLmSpec, Field(discriminator="type")]
@@ -132,12 +131,6 @@ class ValidationDataSpec(StrictModel):
         ge=0,
         description="pairs with a smaller difference of engagement do not count; equal ones never do",
     )
-    max_pairs_per_prompt: int | None = Field(
-        default=500, ge=1, description="of a prompt with more, so many are drawn; null: all"
-    )
-    min_distinct: int = Field(
-        default=3, ge=2, description="different engagements a prompt needs for rank correlation"
-    )
 
 
 class ProbeSpec(StrictModel):
@@ -146,20 +139,6 @@ class ProbeSpec(StrictModel):
     names: tuple[ProbeName, ...] = Field(default=get_args(ProbeName), description="the alterations")
     num_completions: int = Field(
         default=300, ge=0, description="held-out completions, drawn by seed; 0: none"
-    )
-    max_share_ruined: float = Field(
-        default=0.25, ge=0, le=1, description=f"of ruined texts that score higher than before: {list(RUINED)}"
-    )
-    max_share_dressed: float = Field(
-        default=0.5,
-        ge=0,
-        le=1,
-        description="of padded, cut or dressed up texts that score higher than before",
-    )
-    max_shift: float = Field(
-        default=0.25,
-        ge=0,
-        description="mean rise of an alteration, in standard deviations of held-out scores",
     )
 
 
@@ -178,11 +157,7 @@ class RewardValidationConfig(RunBase):
         description="name -> what every model is compared with",
     )
     probes: ProbeSpec = ProbeSpec()
-    num_bins: int = Field(default=10, ge=1, le=100, description="of the reliability diagram")
     min_slice_pairs: int = Field(default=30, ge=1, description="smaller slices are shown but never the worst")
-    length_match: float = Field(
-        default=0.1, ge=0, lt=1, description="lengths that differ by at most this share are equally long"
-    )
     max_unscored_share: float = Field(default=0.05, ge=0, le=1, description="above it the run stops")
     bootstrap_resamples: int = Field(default=2000, ge=100, description="bootstrap resamples of an interval")
     permutations: int = Field(default=10_000, ge=100, description="permutations of a test")

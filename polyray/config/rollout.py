@@ -21,7 +21,7 @@ class RolloutSpec(StrictModel):
         "model, a deterministic random policy; for tests of scale and faults",
     )
     simulation: SimulationSpec = Field(
-        default=SimulationSpec(), description="how long engine=simulated takes, and how it fails"
+        default=SimulationSpec(), description="how long engine=simulated takes"
     )
     num_workers: int = Field(
         default=1, ge=1, description="rollout workers that the run needs, with one engine each"
@@ -66,7 +66,6 @@ class RolloutSpec(StrictModel):
     )
     max_sequences: int = Field(default=256, ge=1, description="sequences one engine decodes together")
     max_batched_tokens: int = Field(default=4096, ge=64, description="tokens of one engine step")
-    block_size: int = Field(default=32, ge=1, description="tokens of one KV cache block")
     kv_cache_mib: int = Field(default=128, ge=1, description="KV cache of a CPU engine")
     gpu_memory_utilization: float = Field(
         default=0.85,

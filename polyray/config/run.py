@@ -12,7 +12,7 @@ from polyray.config.base import StrictModel
 from polyray.config.checker import CheckerSpec
 from polyray.config.delivery import DeliverySpec, check_quantised
 from polyray.config.dynamics import DynamicsSpec, Rounds
-from polyray.config.evaluation import EXPORTS_OF_PROGRAMS, EvaluationSpec
+from polyray.config.evaluation import EvaluationSpec
 from polyray.config.idle import check_idle
 from polyray.config.judge import MAX_CLUSTER_CANDIDATES, JudgingSpec
 from polyray.config.learner import LearnerSpec
@@ -317,11 +317,10 @@ class EvaluateConfig(RunBase):
                 "checker={type: reward_threshold, threshold: ...}"
             )
         _check_judged_samples(self.judging, self.evaluation.num_samples)
-        programs = [name for name in self.evaluation.exports if name in EXPORTS_OF_PROGRAMS]
-        if programs and self.task.type != "code":
+        if self.evaluation.exports and self.task.type != "code":
             raise ValueError(
-                f"evaluation.exports={programs} are formats for programs, but task.type={self.task.type}; use "
-                "noveltybench, or none"
+                f"evaluation.exports={list(self.evaluation.exports)} are formats for programs, but "
+                f"task.type={self.task.type}; leave them out"
             )
         return self
 

@@ -65,7 +65,6 @@ class ServiceSpec(StrictModel):
     max_queued_batches: int = Field(
         default=16, ge=1, description="full batches that wait in a replica; above it HTTP answers 429"
     )
-    retry_after_s: float = Field(default=1.0, gt=0, description="pause that a 429 tells its caller")
     host: str = Field(default="127.0.0.1", description="address of the HTTP proxy")
     port: int = Field(default=8000, ge=0, le=65535, description="port of the HTTP proxy; 0: a free one")
     request_timeout_s: float = Field(
@@ -73,9 +72,6 @@ class ServiceSpec(StrictModel):
     )
     drain_timeout_s: float = Field(
         default=10.0, ge=0, description="a replica that stops has this long to answer what it has accepted"
-    )
-    cached_scores: int = Field(
-        default=65_536, ge=0, description="scores kept for each model that is deterministic; 0: no cache"
     )
     max_attempts: int = Field(default=5, ge=1, description="tries per group before it counts as unscored")
     max_unscored_share: float = Field(default=0.25, ge=0, le=1, description="above it the run stops")

@@ -41,12 +41,6 @@ class CodeSpec(StrictModel):
     stop: tuple[str, ...] | None = Field(
         default=None, description="completions are cut before the first of these; null: the published ones"
     )
-    max_program_chars: int = Field(
-        default=50_000, ge=1, description="a longer program counts as wrong and is not run"
-    )
-    max_tree_nodes: int = Field(
-        default=150, ge=1, description="a pair with a larger syntax tree is compared by its sequence of nodes"
-    )
     cache_dir: FilePath = Field(
         default="~/.cache/polyray", description="expected outputs of the plus data sets are kept here"
     )

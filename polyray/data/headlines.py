@@ -74,15 +74,13 @@ class HeadlineTests:
     """Packages of the faulty weeks, which are not among `packages`."""
 
 
-def read_headline_tests(
-    path: Path, *, key: str = "task.path", drop_faulty_weeks: bool = True
-) -> HeadlineTests:
-    """All packages in the order of the file. Raises DataError naming file, line, value and fix."""
+def read_headline_tests(path: Path, *, key: str = "task.path") -> HeadlineTests:
+    """All packages of sound weeks in the order of the file. Raises DataError naming file, line, value and fix."""
     packages = [
         _package(RowFields(record, f"{path}:{number}"))
         for number, record in read_objects(path, key=key, example=_EXAMPLE)
     ]
-    kept = tuple(item for item in packages if not (drop_faulty_weeks and _is_faulty(item)))
+    kept = tuple(item for item in packages if not _is_faulty(item))
     return HeadlineTests(kept, len(packages) - len(kept))
 
 

@@ -21,10 +21,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -84,24 +83,6 @@ def read_export(path: Path, *, key: str = "task.path") -> list[SocialReply]:
     is_csv = ".csv" in [suffix.lower() for suffix in path.suffixes]
     rows = read_csv_rows(path) if is_csv else read_objects(path, key=key, example=_EXAMPLE)
     return [reply_of_row(RowFields(record, f"{path}:{number}")) for number, record in rows]
-
-
-def same_post_pairs(
-    replies: Sequence[SocialReply], min_gap: float = 2.0
-) -> list[tuple[SocialReply, SocialReply]]:
-    """(better, worse) pairs of one kind under one post with engagement that differs by `min_gap` or more.
-
-    Across posts engagement depends more on the audience of the post than on the reply.
-    """
-    by_post: dict[tuple[str, str], list[SocialReply]] = {}
-    for reply in replies:
-        by_post.setdefault((reply.parent_id, reply.kind), []).append(reply)
-    return [
-        (a, b) if a.engagement > b.engagement else (b, a)
-        for siblings in by_post.values()
-        for a, b in combinations(siblings, 2)
-        if abs(a.engagement - b.engagement) >= min_gap
-    ]
 
 
 def read_csv_rows(path: Path, delimiter: str = ",") -> Iterator[tuple[int, dict[str, Any]]]:

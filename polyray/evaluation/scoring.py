@@ -99,11 +99,6 @@ def score_samples(
     }
 
 
-def dataset_sha256(records: Iterable[SampleRecord]) -> str:
-    """A hash of the set of prompts, in any order: equal for equal held-out sets."""
-    return _hash(f"{record.task_id}\t{record.prompt_sha256}" for record in records)
-
-
 def _hash(asked: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(set(asked))).encode()).hexdigest()
 

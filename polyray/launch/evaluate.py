@@ -9,32 +9,46 @@ from polyray.config.run import EvaluateConfig
 
 if TYPE_CHECKING:
     from polyray.evaluation.sampling import Sample
+    from polyray.launch.plan import FleetPlan
     from polyray.runs.progress import ProgressDisplay
     from polyray.runs.run_directory import RunDirectory
 
 
 def run_evaluate(config: EvaluateConfig) -> None:
     """The evaluation of a configuration from wherever it stands to DONE, on a Ray and engines of its own."""
-    from polyray.launch.cost import evaluation_account, show_cost
-    from polyray.launch.fleet import open_ray, open_sampler
+    from polyray.launch.cost import show_cost
     from polyray.launch.plan import plan_evaluation
     from polyray.runs.progress import ProgressDisplay
     from polyray.runs.run_directory import RunDirectory, RunPaths
 
     plan = None if RunPaths(config.run_dir).done.is_file() else plan_evaluation(config)
     with ProgressDisplay() as display, RunDirectory.open(config, resumable_keys()) as directory:
-        if plan is not None and not directory.finished:
-            with (
-                evaluation_account(config) as cost,
-                open_ray(config.ray, display),
-                open_sampler(config, plan) as sample,
-            ):
-                cost.enter("evaluate")
-                evaluate(config, directory, sample, display)
-        else:
-            check_finished(config, directory)
+        evaluate_on_engines(config, plan, directory, display)
         show(directory, display)
         show_cost(directory.paths.root, display)
+
+
+def evaluate_on_engines(
+    config: EvaluateConfig, plan: FleetPlan | None, directory: RunDirectory, display: ProgressDisplay
+) -> None:
+    """Evaluates on a Ray and engines of its own; a finished evaluation must still fit the configuration.
+
+    `plan` may be None for a finished one only.
+    """
+    from polyray.launch.cost import evaluation_account
+    from polyray.launch.fleet import open_ray, open_sampler
+
+    if directory.finished:
+        check_finished(config, directory)
+        return
+    assert plan is not None
+    with (
+        evaluation_account(config) as cost,
+        open_ray(config.ray, display),
+        open_sampler(config, plan) as sample,
+    ):
+        cost.enter("evaluate")
+        evaluate(config, directory, sample, display)
 
 
 def resumable_keys() -> tuple[str, ...]:

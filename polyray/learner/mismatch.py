@@ -17,6 +17,9 @@ from polyray.types import StepMetrics
 
 logger = logging.getLogger(__name__)
 
+GROWING_SHARE = 0.2
+"""Growth counts from this share of the way to a limit on."""
+SIGNIFICANCE = 0.01
 KEY = "mismatch_alarm"
 TOTAL = "mismatch_alarms"
 """Steps with the alarm so far; reported for the display, not written to metrics.jsonl."""
@@ -75,4 +78,4 @@ def _beyond(
     way = (float(np.median(values_T)) - none) / (limit - none)
     if way > 1:
         return True
-    return way > spec.growing_share and monotone_trend(values_T, direction).p_value <= spec.significance
+    return way > GROWING_SHARE and monotone_trend(values_T, direction).p_value <= SIGNIFICANCE

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from polyray.config.over_optimisation import OverOptimisationSpec, alarm_text
+from polyray.config.over_optimisation import SIGNIFICANCE, OverOptimisationSpec, alarm_text
 from polyray.learner.reduce import Sums
 from polyray.metrics.divergence import parted
 from polyray.types import SECOND_OPINION, ScoredGroup, StepMetrics
@@ -117,7 +117,7 @@ class SecondOpinionWatch:
             [line[MEAN] for line in known],
             min_rise=spec.min_rise,
             max_fall=spec.max_fall,
-            significance=spec.significance,
+            significance=SIGNIFICANCE,
         )
 
 

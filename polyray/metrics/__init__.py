@@ -14,7 +14,7 @@ Over prompts:
     efficiency.py      DER and its null, collapse point            pareto.py          models that are not dominated
     bootstrap.py       intervals (percentile, BCa, over seeds)     clusters.py        the unit of statistics
     significance.py    sign flips, Wilcoxon, t, Mann-Whitney       effect_sizes.py    d, d_z, g, Cliff's delta
-    non_inferiority.py TOST with a margin                          multiplicity.py    Holm, Benjamini-Hochberg
+    non_inferiority.py TOST with a margin                          multiplicity.py    Holm
     agreement.py       kappa, alpha                                comparison.py      all of it for two or more models
                                                                    compared.py        its results
 Underneath: arrays.py (argument checks), combinatorics.py (exact binomial ratios), tokens.py (tokenisation).
@@ -30,7 +30,6 @@ from polyray.metrics.bootstrap import (
     DifferenceInterval,
     MeanInterval,
     bootstrap_mean,
-    hierarchical_bootstrap,
     hierarchical_intervals,
     paired_bootstrap,
     paired_hierarchical_bootstrap,
@@ -52,7 +51,7 @@ from polyray.metrics.efficiency import (
     diversity_efficiency_ratio,
 )
 from polyray.metrics.marginal_relevance import maximal_marginal_relevance
-from polyray.metrics.multiplicity import benjamini_hochberg, holm
+from polyray.metrics.multiplicity import holm
 from polyray.metrics.non_inferiority import NonInferiority, tost_non_inferiority
 from polyray.metrics.pairwise import Pairs, pair_hits, within_group_pairs
 from polyray.metrics.pareto import hypervolume, pareto_front
@@ -105,7 +104,6 @@ __all__ = [
     "SignificanceTest",
     "SuccessDistribution",
     "VocabularyRichness",
-    "benjamini_hochberg",
     "best_at_k",
     "best_temperature",
     "bootstrap_correlation",
@@ -128,7 +126,6 @@ __all__ = [
     "goodness_of_fit",
     "group_correlations",
     "hedges_g",
-    "hierarchical_bootstrap",
     "hierarchical_intervals",
     "holm",
     "hypervolume",

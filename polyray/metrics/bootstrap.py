@@ -117,28 +117,6 @@ def mean_intervals(
     ]
 
 
-def hierarchical_bootstrap(
-    values_SP: npt.ArrayLike,
-    clusters: npt.ArrayLike | None = None,
-    resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> MeanInterval:
-    """Mean over seeds and prompts; each resample draws seeds, then clusters of prompts. Percentile interval.
-
-    All seeds were asked the same prompts, so one drawing of clusters serves all drawn seeds of a resample
-    (Owen 2007). Drawing prompts anew for every seed would treat S answers to one prompt as S prompts. Few
-    seeds are resampled poorly: the part of the variance that is due to seeds comes out (S - 1) / S of what it
-    is, so three seeds give an interval that is rather too narrow.
-
-    Args:
-        values_SP: [S, P], a row per seed; [P] is one seed.
-        clusters: [P].
-        resamples, confidence, seed: as in `bootstrap_mean`.
-    """
-    return hierarchical_intervals([values_SP], clusters, resamples, confidence, seed)[0]
-
-
 def hierarchical_intervals(
     matrices: Sequence[npt.ArrayLike],
     clusters: npt.ArrayLike | None = None,
@@ -146,9 +124,18 @@ def hierarchical_intervals(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> list[MeanInterval]:
-    """`hierarchical_bootstrap` of many [S, P] matrices over the same prompts, with one drawing of clusters.
+    """Mean over seeds and prompts of each matrix; each resample draws seeds, then clusters of prompts.
 
-    The matrices may differ in S; those with as many seeds see the same drawing of seeds.
+    All seeds were asked the same prompts, so one drawing of clusters serves all drawn seeds of a resample
+    (Owen 2007). Drawing prompts anew for every seed would treat S answers to one prompt as S prompts. Few
+    seeds are resampled poorly: the part of the variance that is due to seeds comes out (S - 1) / S of what it
+    is, so three seeds give an interval that is rather too narrow. The intervals are percentile intervals.
+
+    Args:
+        matrices: [S, P] each, a row per seed; [P] is one seed. They have the same prompts and may differ in S;
+            matrices with as many seeds see the same drawing of seeds.
+        clusters: [P].
+        resamples, confidence, seed: as in `bootstrap_mean`.
     """
     _check_settings(resamples, confidence)
     checked = [seed_matrix(matrix, "values_SP") for matrix in matrices]

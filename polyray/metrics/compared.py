@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from polyray.metrics.bootstrap import DifferenceInterval
-from polyray.metrics.multiplicity import Correction
 from polyray.metrics.non_inferiority import NonInferiority
-from polyray.metrics.significance import Alternative, SignificanceTest
+from polyray.metrics.significance import SignificanceTest
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,26 +94,12 @@ class PairComparison:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All pairs, and what the numbers rest on.
+    """All pairs, and the family that their p-values are adjusted for.
 
     Example:
-        Comparison(pairs=(PairComparison(...), ...), baseline="grpo", family="12 tests: 4 metrics x 3 pairs",
-                   correction="holm", alternative="two-sided", confidence=.95, resamples=2000,
-                   permutations=10000, seed=0)
+        Comparison(pairs=(PairComparison(...), ...), family="12 tests: 4 metrics x 3 pairs")
     """
 
     pairs: tuple[PairComparison, ...]
     """Metrics in the order given; for each the pairs with the baseline first."""
-    baseline: str
     family: str
-    correction: Correction
-    alternative: Alternative
-    confidence: float
-    resamples: int
-    permutations: int
-    seed: int
-
-    def as_json(self) -> dict[str, Any]:
-        """JSON entry."""
-        settings = {name: getattr(self, name) for name in self.__slots__ if name != "pairs"}
-        return settings | {"pairs": [pair.as_json() for pair in self.pairs]}

@@ -23,10 +23,9 @@ from polyray.metrics.bootstrap import MeanInterval, mean_intervals, paired_hiera
 from polyray.metrics.clusters import cluster_indices
 from polyray.metrics.compared import Comparison, EffectSizes, PairComparison
 from polyray.metrics.effect_sizes import cliffs_delta, cohens_d, cohens_d_z, hedges_g
-from polyray.metrics.multiplicity import Correction, adjusted
+from polyray.metrics.multiplicity import holm
 from polyray.metrics.non_inferiority import tost_non_inferiority
 from polyray.metrics.significance import (
-    Alternative,
     mann_whitney,
     paired_t,
     sign_flip_permutation_test,
@@ -44,7 +43,6 @@ class _Settings:
     clusters: npt.ArrayLike | None
     num_clusters: int
     margins: Mapping[str, float]
-    alternative: Alternative
     resamples: int
     permutations: int
     confidence: float
@@ -56,13 +54,10 @@ def compare_models(
     *,
     clusters: npt.ArrayLike | None = None,
     baseline: str | None = None,
-    all_pairs: bool = False,
-    alternative: Alternative = "two-sided",
     margin: float | None = None,
     resamples: int = 2000,
     permutations: int = 10_000,
     confidence: float = 0.95,
-    correction: Correction = "holm",
     seed: int = 0,
 ) -> Comparison:
     """Models on one metric: `values` is model -> [P] or [S, P]; the rest as in `compare_metrics`."""
@@ -70,13 +65,10 @@ def compare_models(
         {VALUE: values},
         clusters=clusters,
         baseline=baseline,
-        all_pairs=all_pairs,
-        alternative=alternative,
         margins=None if margin is None else {VALUE: margin},
         resamples=resamples,
         permutations=permutations,
         confidence=confidence,
-        correction=correction,
         seed=seed,
     )
 
@@ -87,12 +79,10 @@ def compare_metrics(
     clusters: npt.ArrayLike | None = None,
     baseline: str | None = None,
     all_pairs: bool = False,
-    alternative: Alternative = "two-sided",
     margins: Mapping[str, float] | None = None,
     resamples: int = 2000,
     permutations: int = 10_000,
     confidence: float = 0.95,
-    correction: Correction = "holm",
     seed: int = 0,
 ) -> Comparison:
     """Compare models on several metrics; p-values are adjusted over the family of all tests.
@@ -103,12 +93,10 @@ def compare_metrics(
         clusters: [P] cluster labels; None: each prompt by itself.
         baseline: the model the others are compared with; the first by default.
         all_pairs: also every other pair, the later model against the earlier one.
-        alternative: of the tests; "greater": the model is better than the baseline.
         margins: metric -> the largest loss that counts as none; those metrics get a non-inferiority verdict at
             alpha = 1 - confidence. Higher is better: negate values that are to be small.
         resamples, confidence, seed: of the intervals.
         permutations: of the sign-flip test.
-        correction: "holm" (family-wise error), "benjamini_hochberg" (false discovery rate) or "none".
 
     Raises:
         ValueError: fewer than 2 models or clusters, models or prompts that differ between metrics, NaN, an
@@ -119,9 +107,7 @@ def compare_metrics(
     _, num_clusters = cluster_indices(clusters, num_prompts)
     if num_clusters < 2:
         raise ValueError("there is 1 cluster of prompts, at least 2 are needed to compare models")
-    settings = _Settings(
-        clusters, num_clusters, margins or {}, alternative, resamples, permutations, confidence, seed
-    )
+    settings = _Settings(clusters, num_clusters, margins or {}, resamples, permutations, confidence, seed)
     chosen = [
         ((metric, model, other), (models[model], models[other]))
         for metric, models in matrices.items()
@@ -134,15 +120,8 @@ def compare_metrics(
         for (names, pair), interval in zip(chosen, intervals, strict=True)
     ]
     return Comparison(
-        pairs=_adjusted_pairs(pairs, correction),
-        baseline=reference,
+        pairs=_adjusted_pairs(pairs),
         family=f"{len(pairs)} tests: {len(matrices)} metrics x {len(pairs) // len(matrices)} pairs",
-        correction=correction,
-        alternative=alternative,
-        confidence=confidence,
-        resamples=resamples,
-        permutations=permutations,
-        seed=seed,
     )
 
 
@@ -192,15 +171,13 @@ def _pair(
 ) -> PairComparison:
     """One pair (metric, model, baseline), p-values not yet adjusted."""
     first, second = (matrix.mean(axis=0) for matrix in matrices)
-    differences, clusters, alternative = first - second, settings.clusters, settings.alternative
+    differences, clusters = first - second, settings.clusters
     margin = settings.margins.get(names[0])
-    primary = sign_flip_permutation_test(
-        differences, clusters, alternative, settings.permutations, settings.seed
-    )
+    primary = sign_flip_permutation_test(differences, clusters, settings.permutations, settings.seed)
     secondary = (
-        wilcoxon_signed_rank(differences, clusters, alternative),
-        paired_t(differences, clusters, alternative),
-        mann_whitney(first, second, alternative),
+        wilcoxon_signed_rank(differences, clusters),
+        paired_t(differences, clusters),
+        mann_whitney(first, second),
     )
     return PairComparison(
         metric=names[0],
@@ -237,11 +214,11 @@ def _pair(
     )
 
 
-def _adjusted_pairs(pairs: list[PairComparison], correction: Correction) -> tuple[PairComparison, ...]:
-    """Every test adjusted within the tests of its kind over all pairs."""
-    primary = adjusted([pair.primary.p_value for pair in pairs], correction)
+def _adjusted_pairs(pairs: list[PairComparison]) -> tuple[PairComparison, ...]:
+    """Every test adjusted by Holm within the tests of its kind over all pairs."""
+    primary = holm([pair.primary.p_value for pair in pairs])
     by_test = [
-        adjusted([test.p_value for test in tests], correction)
+        holm([test.p_value for test in tests])
         for tests in zip(*(pair.secondary for pair in pairs), strict=True)
     ]
     return tuple(

@@ -1,9 +1,7 @@
-"""NoveltyBench's utility_k: value of k answers for a user who wants none twice.
+"""NoveltyBench's partition of one prompt's completions into classes (arXiv 2504.05228).
 
-utility_k (arXiv 2504.05228) on a partition of one prompt's completions into classes, and the
-benchmark's greedy partition with its rule that needs no model. Not here: classes from embeddings or a judge (the
-caller hands in `same`), and the benchmark's own classifier and reward model. Called by the tasks without a
-verifier and by evaluation.
+The benchmark's greedy partition and its rule that needs no model. Not here: classes from embeddings or a judge (the
+caller hands in `same`), and the benchmark's own classifier and reward model. Called by the tasks without a verifier.
 """
 
 from __future__ import annotations
@@ -13,17 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-import numpy as np
-import numpy.typing as npt
-
-from polyray.metrics.arrays import check_set_size, finite_vector, integer_vector
-from polyray.types import WRONG_CLASS
-
 UNIGRAM_THRESHOLD = 0.458
 """ROUGE-1 F above which NoveltyBench's unigram rule calls two texts equivalent."""
 SHORT_TEXT_WORDS = 5
-PATIENCE = 0.8
-"""The chance that a user who has seen i answers looks at the next one."""
 
 _ROUGE_WORD = re.compile("[a-z0-9]+")
 
@@ -70,40 +60,6 @@ def unigram_equivalent(a: str, b: str, threshold: float = UNIGRAM_THRESHOLD) -> 
     if longest <= SHORT_TEXT_WORDS:
         return 2 * len(set(words_a) & set(words_b)) >= longest
     return rouge_1_f(a, b) > threshold
-
-
-def utility_k(
-    classes_G: npt.ArrayLike, scores_G: npt.ArrayLike, patience: float = PATIENCE, *, k: int | None = None
-) -> float:
-    """Value of the first k answers for a user who loses patience and wants no answer twice.
-
-    (1 - p) / (1 - p^k) times the sum over i = 1..k of p^(i-1) u_i where class i is new, else 0.
-
-    Args:
-        classes_G: [G] whole numbers; a sample of class -1 is worth nothing.
-        scores_G: [G] u, on any scale (NoveltyBench: 1 to 10); the result has the same.
-        patience: p in [0, 1]; 0 looks at the first answer only, 1 is the plain mean.
-        k: how many answers are looked at; all by default.
-
-    Raises:
-        ValueError: k > G, different lengths, NaN, p outside [0, 1].
-    """
-    classes = integer_vector(classes_G, "classes_G")
-    scores = finite_vector(scores_G, "scores_G")
-    if len(scores) != len(classes):
-        raise ValueError(
-            f"scores_G has {len(scores)} entries but classes_G {len(classes)}; give one per sample"
-        )
-    if not 0 <= patience <= 1:
-        raise ValueError(f"patience={patience} must lie in [0, 1]")
-    size = len(classes) if k is None else k
-    check_set_size(size, len(classes), f"classes_G has {len(classes)} samples; draw more or lower k")
-    weights = float(patience) ** np.arange(size)
-    _, first_places = np.unique(classes[:size], return_index=True)
-    is_new = np.zeros(size, dtype=bool)
-    is_new[first_places] = True
-    worth = np.where(is_new & (classes[:size] != WRONG_CLASS), scores[:size], 0.0)
-    return float(weights @ worth / weights.sum())
 
 
 @lru_cache(maxsize=8192)

@@ -1,4 +1,4 @@
-"""Tests of "no difference" between two models on the same prompts.
+"""Two-sided tests of "no difference" between two models on the same prompts.
 
 The primary one is the sign-flip permutation test: it asks for nothing but exchangeable signs, and its unit is
 the cluster of prompts. Wilcoxon and the paired t test are its secondary companions; Mann-Whitney ignores the
@@ -9,16 +9,13 @@ pairing and is offered because others report it. Not here: adjusting p-values fo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from polyray.metrics.arrays import Floats, finite_vector
 from polyray.metrics.clusters import ClusterTotals, cluster_totals
-
-Alternative = Literal["two-sided", "greater", "less"]
-"""Alternative shown by a small p-value: a difference other than, above, or below 0."""
 
 _EXACT_CLUSTERS = 16
 """2^16 sign patterns are enumerated in milliseconds."""
@@ -60,7 +57,6 @@ class SignificanceTest:
 def sign_flip_permutation_test(
     differences: npt.ArrayLike,
     clusters: npt.ArrayLike | None = None,
-    alternative: Alternative = "two-sided",
     permutations: int = 10_000,
     seed: int = 0,
 ) -> SignificanceTest:
@@ -73,11 +69,10 @@ def sign_flip_permutation_test(
     Args:
         differences: [P] a - b per prompt.
         clusters: [P] labels; None: each prompt by itself.
-        alternative: "greater": a > b.
         permutations: random patterns where enumeration is too long.
         seed: of the random patterns.
     """
-    totals = _totals(differences, clusters, alternative)
+    totals = _totals(differences, clusters)
     if permutations < 1:
         raise ValueError(f"permutations={permutations} must be at least 1; 10000 is usual")
     sums = totals.sums_C[totals.sums_C != 0]
@@ -87,14 +82,14 @@ def sign_flip_permutation_test(
         flipped = np.zeros(1)
         for value in sums:
             flipped = np.concatenate((flipped + value, flipped - value))
-        p_value = _hits(flipped, sums.sum(), tolerance, alternative) / len(flipped)
+        p_value = _hits(flipped, sums.sum(), tolerance) / len(flipped)
     else:
         hits = 0
         generator = np.random.default_rng(seed)
         at_once = max(1, _FLIPS_AT_ONCE // len(sums))
         for start in range(0, permutations, at_once):
             flipped = _random_flips(sums, min(at_once, permutations - start), generator)
-            hits += _hits(flipped, sums.sum(), tolerance, alternative)
+            hits += _hits(flipped, sums.sum(), tolerance)
         p_value = (1 + hits) / (1 + permutations)
     return SignificanceTest("sign_flip_permutation", totals.mean, p_value, len(totals), exact)
 
@@ -102,7 +97,6 @@ def sign_flip_permutation_test(
 def wilcoxon_signed_rank(
     differences: npt.ArrayLike,
     clusters: npt.ArrayLike | None = None,
-    alternative: Alternative = "two-sided",
 ) -> SignificanceTest:
     """Wilcoxon's signed-rank test of the clusters' mean differences; those without a difference are left out.
 
@@ -110,7 +104,7 @@ def wilcoxon_signed_rank(
     """
     from scipy import stats
 
-    means = _totals(differences, clusters, alternative).means_C
+    means = _totals(differences, clusters).means_C
     largest = np.abs(means).max()
     if largest > 0:
         # Ranks see every bit: equal differences must be made equal.
@@ -119,9 +113,7 @@ def wilcoxon_signed_rank(
     if not len(means):
         return SignificanceTest("wilcoxon_signed_rank", 0.0, 1.0, 0, True)
     exact = len(means) <= _EXACT_WILCOXON and len(np.unique(np.abs(means))) == len(means)
-    found: Any = stats.wilcoxon(
-        means, alternative=alternative, method="exact" if exact else "asymptotic", correction=not exact
-    )
+    found: Any = stats.wilcoxon(means, method="exact" if exact else "asymptotic", correction=not exact)
     return SignificanceTest(
         "wilcoxon_signed_rank", float(found.statistic), float(found.pvalue), len(means), exact
     )
@@ -130,7 +122,6 @@ def wilcoxon_signed_rank(
 def paired_t(
     differences: npt.ArrayLike,
     clusters: npt.ArrayLike | None = None,
-    alternative: Alternative = "two-sided",
 ) -> SignificanceTest:
     """t test of the mean difference; with clusters its standard error is that of a ratio, on C - 1 degrees.
 
@@ -139,23 +130,17 @@ def paired_t(
     """
     from scipy import stats
 
-    totals = _totals(differences, clusters, alternative)
+    totals = _totals(differences, clusters)
     error = standard_error(totals)
     statistic = 0.0
     if totals.mean != 0:
         statistic = totals.mean / error if error > 0 else float(np.copysign(np.inf, totals.mean))
     degrees = len(totals) - 1
-    p_value = {
-        "two-sided": 2 * stats.t.sf(abs(statistic), degrees),
-        "greater": stats.t.sf(statistic, degrees),
-        "less": stats.t.cdf(statistic, degrees),
-    }[alternative]
+    p_value = 2 * stats.t.sf(abs(statistic), degrees)
     return SignificanceTest("paired_t", float(statistic), float(p_value), len(totals), False)
 
 
-def mann_whitney(
-    a: npt.ArrayLike, b: npt.ArrayLike, alternative: Alternative = "two-sided"
-) -> SignificanceTest:
+def mann_whitney(a: npt.ArrayLike, b: npt.ArrayLike) -> SignificanceTest:
     """Mann-Whitney U of two samples that are *not* paired; ignores pairs and clusters, hence secondary.
 
     Exact where there are no ties and one side has at most 8 values, else the normal limit.
@@ -163,15 +148,12 @@ def mann_whitney(
     from scipy import stats
 
     first, second = finite_vector(a, "a"), finite_vector(b, "b")
-    _check_alternative(alternative)
     together = np.concatenate((first, second))
     num_values = len(together)
     if together.min() == together.max():
         return SignificanceTest("mann_whitney", len(first) * len(second) / 2, 1.0, num_values, True)
     exact = min(len(first), len(second)) <= 8 and len(np.unique(together)) == num_values
-    found: Any = stats.mannwhitneyu(
-        first, second, alternative=alternative, method="exact" if exact else "asymptotic"
-    )
+    found: Any = stats.mannwhitneyu(first, second, method="exact" if exact else "asymptotic")
     return SignificanceTest("mann_whitney", float(found.statistic), float(found.pvalue), num_values, exact)
 
 
@@ -191,16 +173,8 @@ def standard_error(totals: ClusterTotals) -> float:
     return float(np.sqrt(count / (count - 1) * (residuals**2).sum()) / totals.sizes_C.sum())
 
 
-def _totals(
-    differences: npt.ArrayLike, clusters: npt.ArrayLike | None, alternative: Alternative
-) -> ClusterTotals:
-    _check_alternative(alternative)
+def _totals(differences: npt.ArrayLike, clusters: npt.ArrayLike | None) -> ClusterTotals:
     return cluster_totals(finite_vector(differences, "differences"), clusters)
-
-
-def _check_alternative(alternative: Alternative) -> None:
-    if alternative not in get_args(Alternative):
-        raise ValueError(f"alternative={alternative!r} is none of {', '.join(get_args(Alternative))}")
 
 
 def _random_flips(sums: Floats, rows: int, generator: np.random.Generator) -> Floats:
@@ -211,10 +185,6 @@ def _random_flips(sums: Floats, rows: int, generator: np.random.Generator) -> Fl
     return 2 * np.einsum("rc,c->r", kept, sums) - sums.sum()
 
 
-def _hits(flipped: Floats, observed: float, tolerance: float, alternative: Alternative) -> int:
+def _hits(flipped: Floats, observed: float, tolerance: float) -> int:
     """Number of flipped sums at least as extreme as the observed one, up to rounding."""
-    if alternative == "two-sided":
-        return int(np.count_nonzero(np.abs(flipped) >= abs(observed) - tolerance))
-    if alternative == "greater":
-        return int(np.count_nonzero(flipped >= observed - tolerance))
-    return int(np.count_nonzero(flipped <= observed + tolerance))
+    return int(np.count_nonzero(np.abs(flipped) >= abs(observed) - tolerance))

@@ -24,14 +24,12 @@ HDD_SAMPLE = 42
 
 @dataclass(frozen=True, slots=True)
 class VocabularyRichness:
-    """e.g. VocabularyRichness(type_token_ratio=.41, hdd=.79, num_types=197, num_tokens=480)."""
+    """e.g. VocabularyRichness(type_token_ratio=.41, hdd=.79)."""
 
     type_token_ratio: float
     """Different tokens / tokens: falls with length."""
     hdd: float
     """Expected type-token ratio of 42 random tokens: does not depend on length. NaN for fewer than 42."""
-    num_types: int
-    num_tokens: int
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
@@ -88,12 +86,12 @@ def vocabulary_richness(texts: Sequence[str]) -> VocabularyRichness:
     counts = _ngram_counts(texts, 1)
     num_tokens = counts.total()
     if not counts:
-        return VocabularyRichness(float("nan"), float("nan"), 0, 0)
+        return VocabularyRichness(float("nan"), float("nan"))
     hdd = float("nan")
     if num_tokens >= HDD_SAMPLE:
         misses = miss_probability(num_tokens, HDD_SAMPLE)[list(counts.values())]
         hdd = float((1.0 - misses).sum() / HDD_SAMPLE)
-    return VocabularyRichness(len(counts) / num_tokens, hdd, len(counts), num_tokens)
+    return VocabularyRichness(len(counts) / num_tokens, hdd)
 
 
 def self_bleu(texts: Sequence[str], max_n: int = 4) -> float:

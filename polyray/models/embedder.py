@@ -72,7 +72,6 @@ class Embedder:
         self._max_batch_tokens = max_batch_tokens
         self._cache_entries = cache_entries
         self._cache: OrderedDict[bytes, np.ndarray] = OrderedDict()
-        self._counts = {"hits": 0, "misses": 0}
         self._cache_lock, self._model_lock = threading.Lock(), threading.Lock()
         self.dimension: int = int(self.model.get_embedding_dimension() or 0)
         self.max_tokens: int = int(self.model.max_seq_length or 512)
@@ -118,11 +117,6 @@ class Embedder:
                 counts += _lengths(self._features(part))
         return counts
 
-    def cache_statistics(self) -> dict[str, int]:
-        """hits and misses (texts) since the start, entries now."""
-        with self._cache_lock:
-            return {**self._counts, "entries": len(self._cache)}
-
     def _cached(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
         found: dict[bytes, np.ndarray] = {}
         with self._cache_lock:
@@ -130,9 +124,6 @@ class Embedder:
                 if key in self._cache:
                     self._cache.move_to_end(key)
                     found[key] = self._cache[key]
-            hits = sum(key in found for key in keys)
-            self._counts["hits"] += hits
-            self._counts["misses"] += len(keys) - hits
         return found
 
     def _remember(self, rows: Mapping[bytes, np.ndarray]) -> None:

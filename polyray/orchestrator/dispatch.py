@@ -7,7 +7,7 @@ reach the top. Called by the coordinator for every group it starts.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 MAX_KNOWN_PROMPTS = 100_000
@@ -42,11 +42,6 @@ class Dispatcher:
             self._window = groups
             for name, worker in self._workers.items():
                 self._offer(name, worker)
-
-    @property
-    def groups_in_flight(self) -> Mapping[str, int]:
-        """Groups by worker."""
-        return {name: worker.groups for name, worker in self._workers.items()}
 
     def is_idle(self, name: str) -> bool:
         """Whether a worker has no group; unknown ones have none."""

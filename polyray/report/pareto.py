@@ -2,7 +2,6 @@
 
     front = evaluated_front(evaluations)    of the evaluated models, with bands
     front = checkpoint_front(arms)          of the rounds of dynamics.jsonl, which keep no value per prompt: no bands
-    front_data(front)                       plain numbers, for files and the page
 
 Bands resample prompts, by cluster, with the same prompts for all models; seeds of training are averaged and not
 resampled. The front itself and its hypervolume are those of sweep/frontier.py. Drawn by pareto_figures.py.
@@ -12,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -115,29 +113,6 @@ def checkpoint_front(arms: Sequence[Arm]) -> Front | None:
     return None
 
 
-def front_data(front: Front) -> dict[str, Any]:
-    """Data of the figure as JSON."""
-    return {
-        "quality": front.quality,
-        "diversity": front.diversity,
-        "reference": list(front.reference),
-        "reference_rule": front.reference_rule,
-        "hypervolume": _entry(front.hypervolume),
-        "points": [
-            {
-                "name": point.name,
-                "arm": point.arm,
-                "quality": _entry(point.quality),
-                "diversity": _entry(point.diversity),
-                "on_front": point.on_front,
-                "front_share": point.front_share,
-            }
-            for point in front.points
-        ],
-        "band": [{"quality": x, "low": low, "high": high} for x, low, high in front.band],
-    }
-
-
 def keys_words(keys: tuple[MetricKey, MetricKey]) -> tuple[str, str]:
     """(("pass_at_k", "1"), ("distinct_correct_at_k", "8")) -> ("pass@1", "distinct-correct@8")"""
     return metric_words(keys[0]), metric_words(keys[1])
@@ -193,10 +168,6 @@ def _is_measured(evaluations: Sequence[Evaluation], model: str, keys: Sequence[M
 def _mean(evaluations: Sequence[Evaluation], model: str, key: MetricKey) -> float:
     metric, k = key
     return float(np.mean([entry.metrics["models"][model][metric][k]["value"] for entry in evaluations]))
-
-
-def _entry(interval: Interval) -> dict[str, float]:
-    return {"value": interval.value, "low": interval.low, "high": interval.high}
 
 
 def _diversity_words(key: str) -> str:

@@ -25,9 +25,8 @@ class DecodingBatch:
         self._decoded = 0.0
         """Tokens that a sequence which runs from the start would have."""
         self._ends: list[tuple[float, int]] = []
-        self._waiting: deque[tuple[int, int, float]] = deque()
+        self._waiting: deque[tuple[int, int]] = deque()
         self._missing: dict[int, int] = {}
-        self._prefill_s = 0.0
 
     @property
     def num_running(self) -> int:
@@ -39,12 +38,10 @@ class DecodingBatch:
         """Seconds of a step as the batch is now."""
         return self._step_s + self._sequence_s * len(self._ends)
 
-    def add(self, group_id: int, lengths: Sequence[int], prefill_s: float = 0.0) -> None:
+    def add(self, group_id: int, lengths: Sequence[int]) -> None:
         """A group of sequences joins: at once where there is room, else when others have ended."""
         self._missing[group_id] = len(lengths)
-        self._waiting.extend(
-            (group_id, length, 0.0 if index else prefill_s) for index, length in enumerate(lengths)
-        )
+        self._waiting.extend((group_id, length) for length in lengths)
         self._admit()
 
     def remove(self, group_id: int) -> None:
@@ -64,20 +61,17 @@ class DecodingBatch:
         """Seconds until the next sequence ends; infinite where none runs."""
         if not self._ends:
             return math.inf
-        return self._prefill_s + max(0.0, self._ends[0][0] - self._decoded) * self.current_step_s
+        return max(0.0, self._ends[0][0] - self._decoded) * self.current_step_s
 
     def run(self, seconds: float) -> list[int]:
         """Decodes for so long; the groups that are complete, in order."""
         complete: list[int] = []
         while self._ends and (needed := self.next_end_s()) <= seconds + ROUNDING_S:
             seconds = max(0.0, seconds - needed)
-            self._prefill_s = 0.0
             self._decoded = self._ends[0][0]
             complete += self._end()
         if self._ends:
-            spent = min(seconds, self._prefill_s)
-            self._prefill_s -= spent
-            self._decoded += (seconds - spent) / self.current_step_s
+            self._decoded += seconds / self.current_step_s
         return complete
 
     def _end(self) -> list[int]:
@@ -95,6 +89,5 @@ class DecodingBatch:
         if not self._missing:
             self._decoded = 0.0  # keeps the fractions exact over a long life
         while self._waiting and len(self._ends) < self._max_sequences:
-            group_id, length, prefill_s = self._waiting.popleft()
-            self._prefill_s += prefill_s
+            group_id, length = self._waiting.popleft()
             heapq.heappush(self._ends, (self._decoded + length, group_id))

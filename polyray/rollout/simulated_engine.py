@@ -33,7 +33,7 @@ _READING = threading.Lock()
 
 
 class SimulatedEngine:
-    """See the module. `clock` and `sleep` may be a simulated time; `luck` decides what fails, not what is sampled."""
+    """See the module. `clock` and `sleep` may be a simulated time."""
 
     def __init__(
         self,
@@ -43,20 +43,18 @@ class SimulatedEngine:
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
-        luck: random.Random | None = None,
     ) -> None:
         self._simulation = spec.simulation
         self.max_sequences = spec.max_sequences
         self._tokenizer, self._plain_tokens = _vocabulary(model_dir)
         self._lengths = Lengths(spec.simulation)
-        self._clock, self._sleep, self._luck = clock, sleep, luck or random.Random()
+        self._clock, self._sleep = clock, sleep
         self._batch = DecodingBatch(spec.simulation.step_s, spec.simulation.sequence_s, spec.max_sequences)
         self._groups: dict[int, Group] = {}
         self._complete: list[int] = []
         self._newest: dict[str, AdapterPayload] = {}
         """Newest payload of each run; only one if the engine does not keep versions."""
         self._last: AdapterPayload | None = None
-        self._fate: Callable[[], None] | None = None
         self._asleep = False
         self._wait(self._simulation.start_s)
         self._decoded_until = clock()
@@ -93,19 +91,16 @@ class SimulatedEngine:
                 "no policy version was delivered to this engine yet; deliver one before sampling"
             )
         prompt = np.asarray(encode_prompt(self._tokenizer, request.prompt), np.int32)
-        self._draw_fate(request)
         completions = self._completions(request)
         self._catch_up()
         self._groups[request.group_id] = Group(
             request.group_id, request.prompt, prompt, completions, payload.policy
         )
         lengths = [len(item.token_ids) for item in completions]
-        self._batch.add(request.group_id, lengths, len(prompt) * self._simulation.prefill_token_s)
+        self._batch.add(request.group_id, lengths)
 
     def poll(self) -> list[Group]:
         """See `Engine.poll`. With latencies it sleeps until a sequence ends or a step is over."""
-        if self._fate is not None:
-            self._fate()
         if self._simulation.takes_time:
             self._catch_up()
             if not self._complete and not self.idle:
@@ -171,26 +166,6 @@ class SimulatedEngine:
     def _wait(self, seconds: float) -> None:
         if seconds > 0:
             self._sleep(seconds)
-
-    def _draw_fate(self, request: GroupRequest) -> None:
-        """Refuses the group, or has the engine die or hang in the middle of it, as often as asked for."""
-        simulation = self._simulation
-        if self._luck.random() < simulation.group_failure_rate:
-            raise RolloutError(
-                f"simulated failure of group {request.group_id}: "
-                f"rollout.simulation.group_failure_rate={simulation.group_failure_rate:g}"
-            )
-        if self._luck.random() < simulation.engine_failure_rate:
-            self._fate = self._die
-        if self._luck.random() < simulation.hang_rate:
-            self._fate = self._hang
-
-    def _hang(self) -> None:
-        self._wait(self._simulation.hang_s)
-        self._die()
-
-    def _die(self) -> None:
-        raise RuntimeError(f"simulated failure of the engine with {len(self._groups)} groups")
 
     def _completions(self, request: GroupRequest) -> tuple[Completion, ...]:
         ends = (*stop_tokens(self._tokenizer, request.prompt), self._tokenizer.eos_token_id)

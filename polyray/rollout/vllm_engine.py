@@ -37,6 +37,8 @@ PROBE = "probe"
 
 SLEEP_LEVEL = 1
 """Weights move to the host's memory; at level 2 they would be gone, and adapters with them."""
+BLOCK_SIZE = 32
+"""Tokens of one KV cache block."""
 MAX_LORAS = 32
 """Adapters of one batch; groups of further ones wait until another has none running."""
 ENVIRONMENT = {
@@ -220,10 +222,10 @@ def engine_arguments(
         "max_model_len": spec.max_model_len,
         "max_num_seqs": spec.max_sequences,
         "max_num_batched_tokens": max(spec.max_batched_tokens, spec.max_model_len),
-        "block_size": spec.block_size,
+        "block_size": BLOCK_SIZE,
         "enforce_eager": not spec.gpus_per_worker,
         # Only full blocks are ever found again; looking for them costs time for every request and token.
-        "enable_prefix_caching": spec.max_prompt_tokens > spec.block_size,
+        "enable_prefix_caching": spec.max_prompt_tokens > BLOCK_SIZE,
         "logprobs_mode": "processed_logprobs",
         "disable_log_stats": True,
         "seed": 0,

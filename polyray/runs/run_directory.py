@@ -20,7 +20,7 @@ from polyray.config.run import RunBase
 from polyray.errors import ConfigError, PolyrayError, Stopped
 from polyray.runs.atomic import atomic_write_json
 from polyray.runs.data_record import record_data
-from polyray.runs.error_log import ERROR_LOG, log_error
+from polyray.runs.error_log import log_error
 
 LENGTH_KEYS: tuple[str, ...] = ("learner.steps", "epochs", "evaluation.patience")
 """Keys of a run's length: a finished run continues when one of them changes."""
@@ -63,7 +63,6 @@ RESUMABLE_KEYS: tuple[str, ...] = (
     "rollout.sleep_between_steps",
     "rollout.gpu_memory_utilization",
     "rollout.kv_cache_mib",
-    "rollout.block_size",
     "rollout.max_sequences",
     "rollout.max_batched_tokens",
     "rollout.max_prompt_tokens",
@@ -127,11 +126,6 @@ class RunPaths:
     def incidents(self) -> Path:
         """Faults in words, survived or not."""
         return self.root / "incidents.jsonl"
-
-    @property
-    def error_log(self) -> Path:
-        """Full tracebacks of what ended the run or a process of it; absent as long as nothing did."""
-        return self.root / ERROR_LOG
 
     @property
     def rollouts(self) -> Path:
@@ -274,7 +268,7 @@ class RunDirectory:
 
 def config_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted key -> (old, new) for every leaf that differs; a key that one side lacks is '(absent)' there."""
-    flat_old, flat_new = _flatten(old), _flatten(new)
+    flat_old, flat_new = flat_values(old), flat_values(new)
     pairs = {
         key: (flat_old.get(key, "(absent)"), flat_new.get(key, "(absent)")) for key in flat_old | flat_new
     }
@@ -366,11 +360,12 @@ def _is_resumable(key: str, resumable_keys: tuple[str, ...]) -> bool:
     )
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_values(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys: {"learner": {"steps": 3}} -> {"learner.steps": 3}."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flat_values(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -24,6 +24,10 @@ from polyray.tasks.code_trees import Tree, canonical_tree, tree_distance
 from polyray.tasks.differential import differential_test
 from polyray.types import WRONG_CLASS, Prompt
 
+MAX_PROGRAM_CHARS = 50_000
+"""A longer program counts as wrong and is not run."""
+MAX_TREE_NODES = 150
+"""A pair with a larger syntax tree is compared by its sequence of nodes."""
 INSTRUCTION = "Write a Python program. Answer with the whole program in one ```python block.\n\n{description}"
 
 
@@ -97,7 +101,7 @@ class CodeTask:
         first, second = self._tree(prompt, a), self._tree(prompt, b)
         if first is None or second is None:
             return 0.0
-        return tree_distance(first, second, self.spec.max_tree_nodes)
+        return tree_distance(first, second, MAX_TREE_NODES)
 
     def problem(self, prompt: Prompt) -> CodeProblem:
         """The problem a prompt asks for. Raises DataError for a prompt of another data set."""
@@ -146,10 +150,9 @@ class CodeTask:
         return self._judged(self.problem(prompt), self.source(prompt, completion), parts)
 
     def _judged(self, problem: CodeProblem, source: str, parts: Sequence[str] | None) -> Program:
-        if len(source) > self.spec.max_program_chars:
+        if len(source) > MAX_PROGRAM_CHARS:
             reason = (
-                f"the program has {len(source)} characters, more than "
-                f"task.max_program_chars={self.spec.max_program_chars}"
+                f"the program has {len(source)} characters, more than the {MAX_PROGRAM_CHARS} that are run"
             )
             return Program(problem.task_id, f"raise ValueError({reason!r})")
         if problem.is_differential:
@@ -207,4 +210,4 @@ class CodeTask:
 
     def _tree(self, prompt: Prompt, completion: str) -> Tree | None:
         source = self.source(prompt, completion)
-        return None if len(source) > self.spec.max_program_chars else canonical_tree(source)
+        return None if len(source) > MAX_PROGRAM_CHARS else canonical_tree(source)

@@ -4,7 +4,7 @@
 
 The reference runs in the sandbox like every other program, once per problem; its outputs are kept in
 `cache_dir` under a hash of everything they depend on. Inputs that break the problem's contract, or on which the
-reference itself fails, do not count; `excluded_inputs` says which. One deviation from EvalPlus: the time limit
+reference itself fails, do not count. One deviation from EvalPlus: the time limit
 is the program's, not one per input. Called by code.py.
 """
 
@@ -54,18 +54,6 @@ def differential_test(problem: CodeProblem, cache_dir: Path, parts: Sequence[str
         f"_polyray_check['check_outputs']({problem.entry_point}, (\n{''.join(cases)}), {problem.atol!r}, "
         f"{problem.entry_point!r})\n"
     )
-
-
-def excluded_inputs(problem: CodeProblem, cache_dir: Path) -> dict[str, list[str]]:
-    """Part -> why inputs do not count: they break the contract, or the reference fails or is too slow on them."""
-    return {
-        part: [
-            expected.removeprefix(_EXCLUDED)
-            for expected in expected_outputs(problem, part, cache_dir)
-            if expected.startswith(_EXCLUDED)
-        ]
-        for part in ("base", "plus")
-    }
 
 
 def expected_outputs(problem: CodeProblem, part: str, cache_dir: Path) -> tuple[str, ...]:

@@ -204,12 +204,6 @@ class HiddenTrapGrid:
         visited_a, visited_b = cells_a - {goal}, cells_b - {goal}
         return 1.0 - len(visited_a & visited_b) / len(visited_a | visited_b)
 
-    def reaches_goal(self, prompt: Prompt, completion: str) -> bool:
-        """Whether the path is legal and ends on the goal, traps or not."""
-        start, goal = parse_prompt(prompt.text)
-        cells = walk(start, completion.strip())
-        return cells is not None and cells[-1] == goal
-
     def _of_pairs(
         self, split: str, stream: str, pairs: Sequence[tuple[int, int]], ids_per_pair: int
     ) -> list[Prompt]:

@@ -33,9 +33,9 @@ from polyray.shelf.judge import (
     JudgeQuality,
     PairItem,
     RubricItem,
-    judge_stream,
     summarise,
 )
+from tests.unit.shelf.judge.judge_server import judge_stream
 
 START_TIMEOUT_S = 240
 ROUTES = {"openai": "/v1", "anthropic": ""}
@@ -184,7 +184,7 @@ def test_what_vllm_refuses_and_what_makes_no_sense(provider: str, byte_server: s
     assert str(nonsense.reason).startswith("invalid answer in 2 tries")
     assert nonsense.usage.requests == 2
     with JudgeQuality(plain, tmp_path / "a.jsonl") as quality:
-        assert quality.quality("Write.", "one") is None
+        assert quality.score_many([("Write.", "one")]) == [None]
 
     with pytest.raises(JudgeError, match="not found"):
         list(judge_stream(items, spec(byte_server, provider, model="gone"), "rubric", tmp_path / "a.jsonl"))

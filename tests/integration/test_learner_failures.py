@@ -38,7 +38,7 @@ def _fitted(tmp_path: Path, error: str, max_failures: int) -> tuple[BaseExceptio
         learner = LearnerSpec(max_failures=max_failures, cpus_per_worker=0.5)
         fit_trainer(_loop, arguments, learner, directory, outcome)
         starts = len((directory.paths.root / "starts").read_text().splitlines())
-        return outcome["error"], starts, directory.paths.error_log.read_text()
+        return outcome["error"], starts, (directory.paths.root / "error.log").read_text()
 
 
 def test_permanent_error_of_learner_ends_training_at_first_occurrence(

@@ -14,12 +14,12 @@ from ray.util import placement_group_table
 from polyray.config.loader import build_config
 from polyray.config.sweep import SweepConfig
 from polyray.launch.fleet import Fleet
-from polyray.report.sweep.trials import read_trials
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunDirectory, RunPaths
 from polyray.sweeps.plan import plan_trials
 from polyray.sweeps.study import evaluation_of, sweep
 from tests.conftest import REPOSITORY_ROOT, alive_actors, reproducible, run_training
+from tests.unit.report.sweep_fixtures import read_trials
 
 pytestmark = pytest.mark.slow
 

@@ -15,12 +15,12 @@ from polyray.config.base import as_json
 from polyray.config.loader import build_config
 from polyray.config.sweep import SweepConfig
 from polyray.errors import ConfigError
-from polyray.report.sweep.trials import read_trials
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunDirectory
 from polyray.sweeps.plan import plan_trials, trial_dir
 from polyray.sweeps.study import evaluation_of, sweep
 from tests.conftest import REPOSITORY_ROOT, alive_actors
+from tests.unit.report.sweep_fixtures import read_trials
 
 pytestmark = pytest.mark.slow
 MakeValues = Callable[..., dict[str, Any]]

@@ -16,8 +16,6 @@ from polyray.metrics import PairComparison, compare_metrics, holm
 from polyray.report.sweep.settings import Setting
 from polyray.report.sweep.values import SweepValues, metric_name
 
-Pairs = list[dict[str, Any]]
-
 
 def compare_with_baseline(
     settings: Sequence[Setting],
@@ -90,7 +88,6 @@ def _compared(
         baseline=reference.label,
         resamples=values.resamples,
         confidence=values.confidence,
-        correction="none",  # adjusted later, over all blocks
         seed=seed,
     )
     return [(by_label[pair.model], pair) for pair in found.pairs]

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from polyray.errors import DataError
 from polyray.runs.atomic import atomic_write_text
@@ -47,24 +47,6 @@ class Trial:
     """Sampled completion tokens."""
 
 
-def read_trials(path: Path) -> list[Trial]:
-    """All trials in order of their first line; a later line of the same trial replaces the earlier one.
-
-    Raises DataError naming the file, the line and what is wrong with it.
-    """
-    if not path.is_file():
-        raise DataError(f"no trials at {path}; give the trials.jsonl that polyray sweep wrote")
-    trials: dict[str, Trial] = {}
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                trial = _parsed(line, f"{path}:{number}")
-                trials[trial.trial_id] = trial
-    if not trials:
-        raise DataError(f"{path} holds no trials; at least one line is needed")
-    return list(trials.values())
-
-
 def write_trials(path: Path, trials: Iterable[Trial]) -> None:
     """Writes or replaces trials.jsonl, whole or not at all."""
     atomic_write_text(path, "".join(trial_line(trial) for trial in trials))
@@ -84,19 +66,3 @@ def trial_line(trial: Trial) -> str:
                 f"{name}={values[name]} of trial {trial.trial_id} is not finite; write 0 for no cost"
             )
     return json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _parsed(line: str, where: str) -> Trial:
-    try:
-        values = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not valid JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise DataError(f"{where} holds a {type(values).__name__}; a trial is one JSON object a line")
-    names = [entry.name for entry in fields(Trial)]
-    missing = [name for name in names if name not in values]
-    if missing:
-        raise DataError(f"{where} lacks {', '.join(missing)}; a trial has {', '.join(names)}")
-    if values["status"] not in get_args(TrialStatus):
-        raise DataError(f"{where}: status={values['status']!r} is none of {', '.join(get_args(TrialStatus))}")
-    return Trial(**{name: values[name] for name in names})

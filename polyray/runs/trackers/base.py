@@ -66,14 +66,3 @@ def numbers(line: Mapping[str, Any]) -> dict[str, float]:
         for key, value in line.items()
         if key != "step" and isinstance(value, int | float) and math.isfinite(value)
     }
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys: {"learner": {"steps": 3}} -> {"learner.steps": 3}."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from polyray.config.tracking import MlflowSpec
-from polyray.runs.trackers.base import RunIdentity, Status, TrackerState, flat
+from polyray.runs.run_directory import flat_values
+from polyray.runs.trackers.base import RunIdentity, Status, TrackerState
 
 STEP = "policy_version"
 """A metric that every line has; its history says which steps MLflow has."""
@@ -44,7 +45,8 @@ class MlflowTracker:
             run = self._client.create_run(experiment, run_name=identity.name)
             state.save(run_id=run.info.run_id)
             params = [
-                self._entities.Param(key, str(value)[:MAX_PARAM_CHARS]) for key, value in flat(config).items()
+                self._entities.Param(key, str(value)[:MAX_PARAM_CHARS])
+                for key, value in flat_values(config).items()
             ]
             for start in range(0, len(params), PARAMS_PER_CALL):
                 self._client.log_batch(run.info.run_id, params=params[start : start + PARAMS_PER_CALL])

@@ -45,14 +45,7 @@ class WandbTracker:
             mode=self._spec.mode,
             config=dict(config),
             dir=str(identity.directory),
-            settings=wandb.Settings(
-                silent=True,
-                console="off",
-                disable_git=True,
-                save_code=False,
-                x_disable_meta=True,
-                x_disable_stats=True,
-            ),
+            settings=wandb.Settings(**SETTINGS),
         )
         return self._state.next_step
 

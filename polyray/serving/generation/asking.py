@@ -21,6 +21,9 @@ from polyray.serving.generation.openai_wire import ChatRequest, CompletionReques
 from polyray.serving.generation.policies import LivePolicies, LivePolicy
 from polyray.types import Prompt
 
+MAX_PROMPTS = 64
+"""Prompts in one request to /v1/completions."""
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -50,7 +53,7 @@ class Asking:
     def completion(self, request: CompletionRequest) -> Asked:
         """POST /v1/completions. Raises InvalidRequest and UnknownPolicy."""
         prompts = request.prompts
-        _at_most("the number of prompts", len(prompts), self._limits.max_prompts, "prompt")
+        _at_most("the number of prompts", len(prompts), MAX_PROMPTS, "prompt")
         rows = [self._text(prompt) if isinstance(prompt, str) else self._tokens(prompt) for prompt in prompts]
         self._check_logprobs(request.logprobs, "logprobs")
         sampling = self._sampling(request, request.max_tokens, request.stops, request.logprobs)

@@ -7,7 +7,6 @@ Serve's proxy before a replica is reached (408, 429, 503) are plain text.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
@@ -53,12 +52,16 @@ if TYPE_CHECKING:
     from polyray.serving.generation.service import GenerationService
 
 
+RETRY_AFTER_S = 1
+"""Pause that a 429 or 503 tells its caller."""
+
+
 def build_http_app(service: GenerationService) -> FastAPI:
     """The routes of one replica."""
     app = FastAPI(title="polyray generation service", version="1", redirect_slashes=False)
     config = service.config
     install_error_handlers(app)
-    _install_service_errors(app, math.ceil(config.limits.retry_after_s))
+    _install_service_errors(app)
     _add_completions(app, service)
     _add_information(app, service)
     add_candidates(app, service)
@@ -170,7 +173,7 @@ def _model(name: str, live: LivePolicy, alias_of: str | None) -> Model:
     return Model(id=name, created=live.created, polyray=details)
 
 
-def _install_service_errors(app: FastAPI, retry_after_s: int) -> None:
+def _install_service_errors(app: FastAPI) -> None:
     """Status of each refusal in HTTP; anything else of ours is 500, as everywhere."""
 
     def answer(
@@ -179,7 +182,7 @@ def _install_service_errors(app: FastAPI, retry_after_s: int) -> None:
         async def handle(request: Request, error: Exception) -> Response:
             if rejected is not None:
                 request.state.access.rejected = rejected
-            headers = {"Retry-After": str(retry_after_s)} if retry else None
+            headers = {"Retry-After": str(RETRY_AFTER_S)} if retry else None
             named = getattr(error, "param", None) or param
             return error_response(status, str(error), code=code, param=named, headers=headers)
 

@@ -6,7 +6,6 @@ A plain class that needs no Ray's processes; app.py deploys it, routes.py puts H
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -37,8 +36,6 @@ from polyray.serving.generation.scoring import CandidateScoring
 from polyray.serving.generation.sources import BASE
 from polyray.serving.generation.tokens import TokenBook
 from polyray.serving.replica_log import log_as_replica
-
-logger = logging.getLogger(__name__)
 
 ANSWER_BEFORE_CALLER = 0.9
 """The service gives up after this share of request_timeout_s: the caller reads why instead of timing out."""

@@ -29,6 +29,7 @@ from ray.serve.schema import LoggingConfig
 from polyray.config.serve import RewardServeConfig
 from polyray.config.service import ServiceSpec
 from polyray.serving.auth import TOKEN_VARIABLE, is_local, token_from_environment
+from polyray.serving.reward.batching import RETRY_AFTER_S
 from polyray.serving.reward.configuration import ReplicaConfiguration
 from polyray.serving.reward.routes import build_http_app
 from polyray.serving.reward.service import RewardService
@@ -113,7 +114,7 @@ def _deployment(
         user_config=user_config,
         max_ongoing_requests=spec.max_ongoing_requests,
         max_queued_requests=spec.max_queued_batches * spec.max_batch_size,
-        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=spec.retry_after_s),
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=RETRY_AFTER_S),
         health_check_period_s=2.0,
         max_constructor_retry_count=2,
         graceful_shutdown_timeout_s=spec.drain_timeout_s,

@@ -21,6 +21,8 @@ from polyray.errors import RewardError
 
 PayloadT = TypeVar("PayloadT")
 
+RETRY_AFTER_S = 1
+"""Pause that a 429 tells its caller."""
 BYTES_PER_TOKEN = 4
 """Bytes per token of English and of most vocabularies; an estimate needs no tokenizer."""
 

@@ -30,6 +30,8 @@ from polyray.serving.reward.score_cache import ScoreCache
 ResultT = TypeVar("ResultT")
 
 CANARY = ScoreItem("What would make you smile today?", "A kind word from a friend, and a walk in the sun.")
+CACHED_SCORES = 65_536
+"""Scores kept for each model that is deterministic."""
 CANARY_TOLERANCE = 1e-4
 """Tolerance of a score in [0, 1]: float32 sums differ by their batch, a broken model differs by more."""
 CANARY_WAIT_S = 5.0
@@ -281,8 +283,8 @@ def _load(
         model.canary = canary_score(reward)
         if not same_score(model.canary, canary_score(reward)):
             raise RewardError(f"models.{name}: {reward.name} gives one text two scores; it cannot be served")
-        if spec.cached_scores and not reward.inline:  # an inline reward takes less time than the cache
-            model.cache = ScoreCache(spec.cached_scores)
+        if not reward.inline:  # an inline reward takes less time than the cache
+            model.cache = ScoreCache(CACHED_SCORES)
     return model
 
 

@@ -33,7 +33,7 @@ from polyray.serving.auth import HEALTH_ROUTES, BearerTokenMiddleware, route_pat
 from polyray.serving.body_limit import MAX_BODY_BYTES, BodyLimitMiddleware
 from polyray.serving.http_errors import ErrorResponse, error_response, install_error_handlers
 from polyray.serving.json_body import body_schema, read_body
-from polyray.serving.reward.batching import ServiceOverloaded
+from polyray.serving.reward.batching import RETRY_AFTER_S, ServiceOverloaded
 from polyray.serving.reward.models import RewardTimeout, UnknownModel
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _install_service_errors(app: FastAPI, service: RewardService) -> None:
         return error_response(404, str(error), code="model_not_found", param="model")
 
     async def overloaded(request: Request, error: Exception) -> JSONResponse:
-        headers = {"Retry-After": f"{service.retry_after_s:.0f}"}
+        headers = {"Retry-After": str(RETRY_AFTER_S)}
         return error_response(429, str(error), code="rate_limit_exceeded", headers=headers)
 
     async def timed_out(request: Request, error: Exception) -> JSONResponse:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,11 +71,6 @@ class RewardService:
         service = cls(plan.reward.service, token)
         service.load(ReplicaConfiguration.of(plan))
         return service
-
-    @property
-    def retry_after_s(self) -> int:
-        """Value of Retry-After for a 429, in whole seconds."""
-        return math.ceil(self._spec.retry_after_s)
 
     @property
     def models(self) -> ReplicaModels:

@@ -5,7 +5,7 @@
     providers.py     one protocol; anthropic_provider.py, openai_provider.py behind it
     client.py        cache, budget, retries, concurrency around a provider   cache.py  ledger.py
     judges.py        pairwise, rubric, cluster: an item -> a Judgement
-    runner.py        judges in a thread: submit, results; judge_stream       log.py           judgements.jsonl
+    runner.py        judges in a thread: submit, results, stream       log.py           judgements.jsonl
     summary.py       win rates, position bias, means with intervals          agreement.py     with judges and people
     quality.py       a judge as a quality checker and as a source of diversity
 
@@ -17,15 +17,14 @@ from __future__ import annotations
 from polyray.shelf.judge.agreement import agreement, human_correlation
 from polyray.shelf.judge.items import Candidate, ClusterItem, Judgement, PairItem, RubricItem, Usage
 from polyray.shelf.judge.log import JudgementLog, read_judgements
-from polyray.shelf.judge.quality import JudgeClusters, JudgeQuality
-from polyray.shelf.judge.runner import JudgeRunner, UnjudgedGuard, judge_stream
+from polyray.shelf.judge.quality import JudgeQuality
+from polyray.shelf.judge.runner import JudgeRunner, UnjudgedGuard
 from polyray.shelf.judge.summary import Intervals, summarise, summary_table
 
 __all__ = [
     "Candidate",
     "ClusterItem",
     "Intervals",
-    "JudgeClusters",
     "JudgeQuality",
     "JudgeRunner",
     "Judgement",
@@ -36,7 +35,6 @@ __all__ = [
     "Usage",
     "agreement",
     "human_correlation",
-    "judge_stream",
     "read_judgements",
     "summarise",
     "summary_table",

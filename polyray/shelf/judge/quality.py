@@ -1,11 +1,9 @@
-"""A judge as a quality checker or reward, and as a source of classes: texts in, numbers out.
+"""A judge as a quality checker or reward: texts in, numbers out.
 
     JudgeQuality.score_many([(prompt, text), ...]) -> [quality in [0, 1] or None, ...]
-    JudgeClusters.classes_many([(prompt, [text, ...]), ...]) -> [[class, ...] or None, ...]
 
-None is unjudged: the caller counts it as unscored, never as zero. `checker.type: judge` uses the former; both keep
-one runner open and block until the batch is answered; batches
-of several threads come one after the other.
+None is unjudged: the caller counts it as unscored, never as zero. The runner stays open and each batch blocks until
+it is answered; batches of several threads come one after the other.
 """
 
 from __future__ import annotations
@@ -18,29 +16,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from polyray.config.judge import JudgeMode, JudgeSpec
+from polyray.config.judge import JudgeSpec
 from polyray.config.run import EvaluateConfig
 from polyray.evaluation.checkers import QualityOf
-from polyray.shelf.judge.items import Candidate, ClusterItem, JudgeItem, Judgement, RubricItem, Usage
+from polyray.shelf.judge.items import Candidate, JudgeItem, Judgement, RubricItem, Usage
 from polyray.shelf.judge.runner import JudgeRunner, UnjudgedGuard
 from polyray.types import Prompt
 
 
-class _Batches:
-    """A runner that takes batches; a context manager."""
-
-    mode: JudgeMode
+class JudgeQuality:
+    """The rubric's quality of a text: the mean over the criteria, in [0, 1]. A context manager."""
 
     def __init__(self, spec: JudgeSpec, cache_path: Path, **options: Any) -> None:
         """`options` are those of JudgeRunner. Unjudged items stop nothing here: the caller has its own limit."""
         options.setdefault("guard", UnjudgedGuard(max_share=1.0))
-        self._runner = JudgeRunner(spec, self.mode, cache_path, **options)
+        self._runner = JudgeRunner(spec, "rubric", cache_path, **options)
         self._one_batch = threading.Lock()
         self._asked = 0
         self.unjudged: list[str] = []
         """The reasons, in order."""
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> JudgeQuality:
         return self
 
     def __exit__(
@@ -70,16 +66,6 @@ class _Batches:
         self._asked += 1
         return str(self._asked)
 
-
-class JudgeQuality(_Batches):
-    """The rubric's quality of a text: the mean over the criteria, in [0, 1]."""
-
-    mode: JudgeMode = "rubric"
-
-    def quality(self, prompt: str, text: str) -> float | None:
-        """Quality of one text. Raises BudgetReached and JudgeError."""
-        return self.score_many([(prompt, text)])[0]
-
     def score_many(self, items: Sequence[tuple[str, str]]) -> list[float | None]:
         """Qualities of (prompt, text) pairs, in order; None where unjudged. Raises BudgetReached and JudgeError."""
         asked = [RubricItem(self._id(), "", prompt, "", Candidate(text)) for prompt, text in items]
@@ -98,23 +84,3 @@ def open_quality(config: EvaluateConfig, cache: Path) -> Iterator[QualityOf]:
             return [math.nan if answer is None else answer for answer in answers]
 
         yield quality_of
-
-
-class JudgeClusters(_Batches):
-    """Strategies within a group: equal numbers are one strategy, WRONG_CLASS is garbage."""
-
-    mode: JudgeMode = "cluster"
-
-    def classes_many(self, groups: Sequence[tuple[str, Sequence[str]]]) -> list[list[int] | None]:
-        """Per (prompt, texts) the classes of the texts; None where unjudged. Raises BudgetReached, JudgeError."""
-        filled = [(prompt, texts) for prompt, texts in groups if texts]
-        asked = [
-            ClusterItem(self._id(), "", prompt, "", tuple(Candidate(text) for text in texts))
-            for prompt, texts in filled
-        ]
-        rows = iter(self._judge(asked))
-        return [_classes(next(rows)) if texts else [] for _, texts in groups]
-
-
-def _classes(row: Judgement) -> list[int] | None:
-    return list(row.result["classes"]) if row.judged else None

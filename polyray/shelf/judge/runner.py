@@ -3,7 +3,6 @@
     runner.submit(item) ...; runner.finish()      the caller's thread, e.g. while samples arrive
     for judgement in runner.results(): ...        in the order of submission, for any order of answers
     runner.stream(items)                          both, for an iterable of items
-    judge_stream(items, ...)                      a runner for one iterable
 
 An event loop in the thread keeps at most `concurrency` requests in flight. An error that ends the job (budget,
 key, too many unjudged) is raised by `results` after everything that was judged before it in order. Later answers
@@ -15,10 +14,9 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from polyray.config.judge import JudgeMode, JudgeSpec
 from polyray.errors import JudgeError
@@ -234,11 +232,3 @@ class JudgeRunner:
     def _end(self, number: int, outcome: Judgement | BaseException) -> None:
         self._room.release()
         self._done.put((number, outcome))
-
-
-def judge_stream(
-    items: Iterable[JudgeItem], spec: JudgeSpec, mode: JudgeMode, cache_path: Path, **options: Any
-) -> Generator[Judgement, None, None]:
-    """Judgements of `items` in their order; `options` are those of JudgeRunner."""
-    with JudgeRunner(spec, mode, cache_path, **options) as runner:
-        yield from runner.stream(items)

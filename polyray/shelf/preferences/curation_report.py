@@ -22,6 +22,8 @@ from polyray.shelf.preferences.curation.statistics import groups_of
 from polyray.shelf.preferences.engagement import EngagementRecord
 
 BINS = 30
+EXAMPLES_PER_REASON = 5
+EXCERPT_CHARS = 200
 _HEIGHT = 260
 _COLOURS = {
     "train/sft": "#0072b2",
@@ -59,10 +61,10 @@ def report_numbers(
     }
 
 
-def excerpt(text: str, num_chars: int) -> str:
+def excerpt(text: str) -> str:
     """The beginning of a text on one line."""
     line = " ".join(text.split())
-    return line if len(line) <= num_chars else f"{line[: num_chars - 1].rstrip()}\u2026"
+    return line if len(line) <= EXCERPT_CHARS else f"{line[: EXCERPT_CHARS - 1].rstrip()}\u2026"
 
 
 def curation_page(numbers: Mapping[str, Any]) -> str:
@@ -80,17 +82,18 @@ def _examples(
     for record in records:
         if record.record_id in curated.dropped:
             by_reason[curated.dropped[record.record_id][0]].append(record)
-    chars, number = config.report.excerpt_chars, config.report.examples_per_reason
     return {
         reason: [
             {
                 "record_id": record.record_id,
-                "detail": excerpt(curated.dropped[record.record_id][1], chars),
+                "detail": excerpt(curated.dropped[record.record_id][1]),
                 "engagement": record.engagement,
-                "prompt": excerpt(record.prompt, chars),
-                "completion": excerpt(record.completion, chars),
+                "prompt": excerpt(record.prompt),
+                "completion": excerpt(record.completion),
             }
-            for record in sorted(gone, key=lambda item: seeded_rank(config.seed, item.record_id))[:number]
+            for record in sorted(gone, key=lambda item: seeded_rank(config.seed, item.record_id))[
+                :EXAMPLES_PER_REASON
+            ]
         ]
         for reason, gone in by_reason.items()
     }

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
-from itertools import combinations
 from pathlib import Path
 
 import pytest
 
-from polyray.data.social import SocialReply, read_export, same_post_pairs
+from polyray.data.social import read_export
 from polyray.data.stack_exchange import read_threads
 from polyray.errors import DataError
-from tests.data_sets import shared_data
 
 ROW = {"prompt": "Up early?", "reply": "The cat is.", "engagement": 12}
 
@@ -151,33 +149,3 @@ def test_a_broken_reply_is_named(tmp_path: Path, change: dict, message: str) -> 
 def test_the_same_thread_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"t\.jsonl:2: thread 'q1' is already that of line 1"):
         read_threads(write(tmp_path / "t.jsonl", THREAD, THREAD))
-
-
-def test_pairs_are_of_one_kind_under_one_post() -> None:
-    def reply(name: str, engagement: float, parent: str = "p", kind: str = "answer") -> SocialReply:
-        return SocialReply("post", name, engagement, parent_id=parent, kind=kind)
-
-    replies = [reply("a", 1), reply("b", 3), reply("c", 9, kind="comment"), reply("d", 0), reply("e", 9, "q")]
-    pairs = [(better.reply, worse.reply) for better, worse in same_post_pairs(replies)]
-    assert pairs == [("b", "a"), ("b", "d")]
-
-
-def test_history_meta() -> None:
-    threads = read_threads(shared_data("social/history_meta_se_threads.jsonl.gz"))
-    replies = threads.replies
-    assert (threads.num_threads, len(replies)) == (786, 6635)
-    assert sum(reply.kind == "comment" for reply in replies) == 5176
-    assert all(reply.url and reply.licence.startswith("CC BY-SA") for reply in replies)
-    brute_force = sum(
-        abs(a.engagement - b.engagement) >= 2 and (a.parent_id, a.kind) == (b.parent_id, b.kind)
-        for group in _by_thread(replies)
-        for a, b in combinations(group, 2)
-    )
-    assert len(same_post_pairs(replies)) == brute_force == 4307
-
-
-def _by_thread(replies: tuple[SocialReply, ...]) -> list[list[SocialReply]]:
-    threads: dict[str, list[SocialReply]] = {}
-    for reply in replies:
-        threads.setdefault(reply.thread_id, []).append(reply)
-    return list(threads.values())

@@ -208,16 +208,6 @@ def source_files() -> list[Path]:
     return [file for folder in ("polyray", "jobs", "services") for file in (ROOT / folder).rglob("*.py")]
 
 
-def test_twenty_complaints_each_with_an_answer() -> None:
-    parts = sections(read("docs/troubleshooting.md"))
-    complaints = [
-        answer for heading in list(parts)[:3] for answer in re.split(r"^### ", parts[heading], flags=re.M)[1:]
-    ]
-    assert len(complaints) == 20
-    assert [text.splitlines()[0] for text in complaints if text.count("**polyray**") != 1] == []
-    assert [text.splitlines()[0] for text in complaints if text.count("**You**") != 1] == []
-
-
 # ---- files and headings
 
 

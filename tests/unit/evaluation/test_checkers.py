@@ -25,7 +25,6 @@ from polyray.evaluation.checkers import (
     FixedThreshold,
     build_quality,
     fix_threshold,
-    passes,
     reference_similarity,
 )
 from polyray.tasks import HiddenTrapGrid, SocialReplies, build_task
@@ -94,17 +93,11 @@ def test_unscored_texts_are_counted_and_leave_the_quantile() -> None:
 def test_a_given_threshold_is_taken_as_it_is() -> None:
     fixed = fix_threshold(HeuristicCheckerSpec(threshold=0.7), SocialReplies(SocialRepliesSpec()), refuse)
     assert fixed == FixedThreshold(0.7, "heuristic", "given")
-    assert [passes(quality, fixed) for quality in (0.69, 0.7, 1.0)] == [False, True, True]
-
-
-def test_unscored_neither_passes_nor_fails() -> None:
-    with pytest.raises(ValueError, match="unscored"):
-        passes(math.nan, FixedThreshold(0.7, "heuristic", "given"))
 
 
 def test_a_verifier_passes_at_one() -> None:
     fixed = fix_threshold(VerifierCheckerSpec(), HiddenTrapGrid(HiddenTrapGridSpec()), refuse)
-    assert [passes(quality, fixed) for quality in (0.0, 0.999, 1 - 1e-12, 1.0)] == [
+    assert [quality >= fixed.value for quality in (0.0, 0.999, 1 - 1e-12, 1.0)] == [
         False,
         False,
         True,
@@ -198,5 +191,5 @@ def test_half_of_the_real_replies_reach_the_threshold() -> None:
     fixed = fix_threshold(spec, task, build_quality(spec, task))
     assert fixed.n_validation == sum(len(row.texts) for row in task.rows("validation")) > 1000
     held_out = [task.reward(row.prompt, item.text) for row in task.rows("test") for item in row.texts]
-    assert np.mean([passes(quality, fixed) for quality in held_out]) == pytest.approx(0.5, abs=0.05)
-    assert not passes(0.0, fixed)
+    assert np.mean([quality >= fixed.value for quality in held_out]) == pytest.approx(0.5, abs=0.05)
+    assert fixed.value > 0

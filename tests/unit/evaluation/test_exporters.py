@@ -56,7 +56,7 @@ def directory(task: CodeTask, tmp_path: Path) -> Path:
             verdicts["my model", task_id, index] = Verdict(
                 passed, verdict, "" if passed else "AssertionError"
             )
-    names = ("human-eval", "evalplus", "bigcode", "noveltybench")
+    names = ("human-eval", "evalplus")
     written = export_samples(names, SampleList(records), verdicts, task, tmp_path / "export")
     assert written == [tmp_path / "export" / name / "my-model" for name in names]
     return tmp_path / "export"
@@ -99,30 +99,7 @@ def test_evalplus_has_whole_programs_and_statuses(directory: Path) -> None:
     assert judged["pass_at_k"]["plus"] == {"pass@1": pytest.approx((2 / 3 + 1 / 3) / 2)}
 
 
-def test_bigcode_is_a_list_of_programs_per_problem(directory: Path) -> None:
-    programs = json.loads((directory / "bigcode/my-model/generations.json").read_text())
-    assert [len(of_problem) for of_problem in programs] == [3, 3]
-    assert programs[1][1] == PROBLEMS[1]["prompt"] + "    return None\n"
-
-
-def test_noveltybench_counts_classes_and_discounts_repeats(directory: Path) -> None:
-    first, second = rows(directory / "noveltybench/my-model/scores.jsonl")
-    # T/0 by words: "return x 0", "return x def late raise systemexit", "return 7": at most .4 in common.
-    assert (first["partition"], first["distinct"]) == ([0, 1, 2], 2)
-    # T/1: "return 1 x", "return none", "while true pass" are three classes; the first passes.
-    assert second["generation_scores"] == second["partition_scores"] == [10.0, 1.0, 1.0]
-    weights = [0.8**i for i in range(3)]
-    expected = sum(w * s for w, s in zip(weights, second["partition_scores"], strict=True)) / sum(weights)
-    assert second["utility"] == pytest.approx(expected)
-    summary = json.loads((directory / "noveltybench/my-model/summary.json").read_text())
-    assert summary["mean_distinct"] == 3.0
-    assert summary["mean_utility"] == pytest.approx((first["utility"] + second["utility"]) / 2)
-    assert set(rows(directory / "noveltybench/my-model/generations.jsonl")[0]) == {
-        "id", "prompt", "model", "generations",
-    }  # fmt: skip
-
-
 def test_programs_are_exported_of_code_only(tmp_path: Path) -> None:
     grid = HiddenTrapGrid(HiddenTrapGridSpec())
-    with pytest.raises(ConfigError, match="export 'bigcode' is a format for programs, but the task is"):
-        export_samples(["bigcode"], SampleList([SampleRecord("a", "x", 0)]), {}, grid, tmp_path)
+    with pytest.raises(ConfigError, match="export 'evalplus' is a format for programs, but the task is"):
+        export_samples(["evalplus"], SampleList([SampleRecord("a", "x", 0)]), {}, grid, tmp_path)

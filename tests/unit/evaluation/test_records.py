@@ -13,9 +13,8 @@ from polyray.evaluation.records import (
     as_line,
     parse_sample,
     read_samples,
-    write_lines,
-    written_whole,
 )
+from tests.sample_files import write_lines
 
 SAMPLE = SampleRecord(
     task_id="t1",
@@ -86,16 +85,6 @@ def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(DataError, match="holds no samples"):
         read_samples(tmp_path / "empty.jsonl")
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "f.txt"
-    path.write_text("old")
-    with pytest.raises(RuntimeError), written_whole(path) as file:
-        file.write("half")
-        raise RuntimeError
-    assert path.read_text() == "old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["f.txt"]
 
 
 def test_result_of_nothing_executed_has_nulls() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from polyray.errors import DataError
-from polyray.evaluation.records import SampleRecord, write_lines
+from polyray.evaluation.records import SampleRecord
 from polyray.evaluation.sample_source import SampleFile, SampleList
+from tests.sample_files import write_lines
 
 RECORDS = [
     SampleRecord(task, f"{model}{task}{index} é\n", index, model=model, reward=0.5)

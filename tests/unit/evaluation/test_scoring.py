@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from polyray.evaluation.bootstrap import ClusterBootstrap
 from polyray.evaluation.per_prompt import MetricSettings, compute_table
 from polyray.evaluation.records import SampleRecord
 from polyray.evaluation.sample_source import SampleList
-from polyray.evaluation.scoring import ScoringContext, dataset_sha256, score_samples
+from polyray.evaluation.scoring import ScoringContext, score_samples
 from polyray.evaluation.selectors import get_selector
 from polyray.metrics.bootstrap import bootstrap_mean
 from polyray.metrics.significance import sign_flip_permutation_test
@@ -235,8 +236,13 @@ def test_double_samples_and_unknown_baselines_are_refused() -> None:
 
 def test_dataset_hash_depends_on_the_prompts_alone() -> None:
     a = samples("a", "p", [1, 0]) + samples("a", "q", [1, 0])
-    assert dataset_sha256(a) == dataset_sha256(samples("b", "q", [0]) + samples("b", "p", [0]))
-    assert dataset_sha256(a) != dataset_sha256(samples("a", "p", [1, 0]))
+    same = samples("b", "q", [0, 1]) + samples("b", "p", [0, 1])
+
+    def sha256(given: Sequence[SampleRecord]) -> str:
+        return score_samples(given, SPEC, ScoringContext(seed=0))["dataset_sha256"]
+
+    assert sha256(a) == sha256(same)
+    assert sha256(a) != sha256(a + samples("a", "r", [1, 0]))
 
 
 def test_bounds_of_a_selector_by_hand() -> None:

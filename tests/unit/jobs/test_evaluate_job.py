@@ -20,13 +20,14 @@ from polyray.config.prompts import ArmSpec
 from polyray.config.reward import SandboxRewardSpec
 from polyray.config.run import EvaluateConfig
 from polyray.errors import ConfigError
-from polyray.evaluation.records import SampleRecord, read_samples, write_lines
+from polyray.evaluation.records import SampleRecord, read_samples
 from polyray.launch.evaluate import evaluate, resumable_keys, show
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunDirectory
 from polyray.tasks.hidden_trap_grid import parse_prompt, shortest_moves
 from polyray.types import Completion, Group, GroupRequest, PolicyVersion
 from tests.job_checks import check_without_models
+from tests.sample_files import write_lines
 
 
 @pytest.fixture
@@ -210,12 +211,13 @@ def test_programs_need_consent_before_anything_starts(tmp_path: Path) -> None:
 
 def test_options_are_short_for_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "e.yaml"
-    config.write_text("name: e\nadapters: {base: null}\nevaluation: {num_prompts: 2, num_samples: 8}\n")
-    assert (
-        check_without_models(main, [str(config), "--export", "noveltybench", "--allow-self-selection"]) == 0
+    config.write_text(
+        "name: e\nadapters: {base: null}\nevaluation: {num_prompts: 2, num_samples: 8}\n"
+        "task: {type: code}\nreward: {type: sandbox, allow_code_execution: true}\n"
     )
+    assert check_without_models(main, [str(config), "--export", "evalplus", "--allow-self-selection"]) == 0
     checked = json.loads(capsys.readouterr().out)["config"]["evaluation"]
-    assert (checked["exports"], checked["allow_self_selection"]) == (["noveltybench"], True)
+    assert (checked["exports"], checked["allow_self_selection"]) == (["evalplus"], True)
     with pytest.raises(ConfigError, match="--export"):
         main([str(config), "--check", "--export", "word"])
 

@@ -18,8 +18,9 @@ import yaml
 
 from polyray.cli.judge import main
 from polyray.errors import BudgetReached, ConfigError, JudgeError
-from polyray.evaluation.records import SampleRecord, write_lines
+from polyray.evaluation.records import SampleRecord
 from polyray.shelf.judge import read_judgements
+from tests.sample_files import write_lines
 from tests.unit.shelf.judge.judge_server import (
     Asked,
     JudgeServer,

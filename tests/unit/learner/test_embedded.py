@@ -81,7 +81,7 @@ def test_pretraining_paths_turn_at_most_once_and_spare_the_held_out_pairs() -> N
     pairs = [prompt[3:8] for prompt, _ in texts]
     assert held_out.isdisjoint(pairs)
     assert sum(pair in training for pair in pairs) / len(pairs) == pytest.approx(0.2, abs=0.05)
-    assert all(grid.reaches_goal(Prompt("", prompt), answer) for prompt, answer in texts)
+    assert all(grid.reward(Prompt("", prompt), answer) == 1.0 for prompt, answer in texts)
     assert {sum(a != b for a, b in pairwise(answer)) for _, answer in texts} == {0, 1}
     assert {len(answer) for _, answer in texts} == set(range(1, 10))
     assert pretraining_text(7, 0, 200) == texts[7] != pretraining_text(7, 1, 200)

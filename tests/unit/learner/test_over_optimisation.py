@@ -23,7 +23,7 @@ from polyray.types import METRIC_KEYS, ScoredGroup, StepMetrics, TrainingBatch
 from tests.unit.tiny_policy import random_group, train_config
 
 NAN = float("nan")
-SPEC = OverOptimisationSpec(window=10, min_rise=0.05, max_fall=0.05, significance=0.01)
+SPEC = OverOptimisationSpec(window=10, min_rise=0.05, max_fall=0.05)
 
 
 def group(group_id: int, rewards: list[float], second: list[float] | None) -> ScoredGroup:

@@ -13,7 +13,7 @@ from polyray.metrics import (
     DifferenceInterval,
     MeanInterval,
     bootstrap_mean,
-    hierarchical_bootstrap,
+    hierarchical_intervals,
     paired_bootstrap,
     paired_hierarchical_bootstrap,
 )
@@ -209,7 +209,7 @@ def test_one_seed_is_the_plain_bootstrap() -> None:
     rng = np.random.default_rng(10)
     values, other = rng.random(40), rng.random(40)
     clusters = np.arange(40) // 4
-    assert hierarchical_bootstrap(values, clusters, seed=3) == bootstrap_mean(values, clusters, seed=3)
+    assert hierarchical_intervals([values], clusters, seed=3)[0] == bootstrap_mean(values, clusters, seed=3)
     found = paired_hierarchical_bootstrap(values, other, clusters, seed=3)
     plain = paired_bootstrap(values, other, clusters, seed=3, method="percentile")
     assert (found.difference, found.low, found.high) == pytest.approx(
@@ -221,7 +221,7 @@ def test_seeds_and_prompts_both_add_their_variance() -> None:
     # values = seed effect + prompt effect: the variance of the mean is the sum of the two, each / its number.
     rng = np.random.default_rng(11)
     seed_effects, prompt_effects = rng.normal(size=(30, 1)), 3 * rng.normal(size=(1, 200))
-    interval = hierarchical_bootstrap(seed_effects + prompt_effects, resamples=6000)
+    (interval,) = hierarchical_intervals([seed_effects + prompt_effects], resamples=6000)
     expected = 1.96 * np.sqrt(seed_effects.var() / 30 + prompt_effects.var() / 200)
     assert (interval.high - interval.low) / 2 == pytest.approx(expected, rel=0.06)
 
@@ -229,7 +229,7 @@ def test_seeds_and_prompts_both_add_their_variance() -> None:
 def test_seeds_that_agree_do_not_multiply_the_prompts() -> None:
     # Five equal rows are one row: five answers to a prompt are not five prompts.
     values = np.random.default_rng(12).random(60)
-    repeated, plain = hierarchical_bootstrap(np.tile(values, (5, 1))), bootstrap_mean(values)
+    (repeated,), plain = hierarchical_intervals([np.tile(values, (5, 1))]), bootstrap_mean(values)
     assert (repeated.value, repeated.low, repeated.high) == pytest.approx(
         (plain.value, plain.low, plain.high), abs=1e-12
     )
@@ -260,9 +260,9 @@ def test_paired_seeds_share_prompts_but_not_seeds() -> None:
         (lambda: bootstrap_mean([0.1, 0.2], method="normal"), "method='normal' is none of percentile, bca"),  # pyright: ignore
         (lambda: bootstrap_mean([0.1, 0.2], ["a", None]), "clusters holds None"),  # pyright: ignore
         (lambda: bootstrap_mean([0.1, 0.2], [1.0, float("nan")]), "clusters holds None, NaN"),
-        (lambda: hierarchical_bootstrap([[0.1, float("nan")]]), r"values_SP\[0, 1\]=nan"),
-        (lambda: hierarchical_bootstrap(np.zeros((0, 3))), r"values_SP has shape \(0, 3\)"),
-        (lambda: hierarchical_bootstrap([[0.1, 0.2]], resamples=0), "resamples=0"),
+        (lambda: hierarchical_intervals([[[0.1, float("nan")]]]), r"values_SP\[0, 1\]=nan"),
+        (lambda: hierarchical_intervals([np.zeros((0, 3))]), r"values_SP has shape \(0, 3\)"),
+        (lambda: hierarchical_intervals([[[0.1, 0.2]]], resamples=0), "resamples=0"),
         (lambda: paired_hierarchical_bootstrap([0.1, 0.2], [[0.1]]), "b_SP has 1 entries but there are 2"),
         (lambda: bootstrap_mean([0.1, 0.2], confidence=95), "confidence=95 must lie between 0 and 1"),
     ],

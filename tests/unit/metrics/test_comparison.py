@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from polyray.metrics import (
-    benjamini_hochberg,
     cliffs_delta,
     cohens_d,
     cohens_d_z,
@@ -65,13 +64,12 @@ def test_every_number_is_that_of_the_part() -> None:
 
 
 def test_all_pairs_and_another_baseline() -> None:
-    found = compare_models(MODELS, baseline="same", all_pairs=True, resamples=100, permutations=100)
+    found = compare_metrics({"m": MODELS}, baseline="same", all_pairs=True, resamples=100, permutations=100)
     assert [(pair.model, pair.baseline) for pair in found.pairs] == [
         ("base", "same"),
         ("better", "same"),
         ("better", "base"),
     ]
-    assert found.baseline == "same"
     assert found.family == "3 tests: 1 metrics x 3 pairs"
 
 
@@ -81,17 +79,15 @@ def test_the_family_is_all_metrics_and_pairs() -> None:
     }
     noisy = {name: np.random.default_rng(6 + i).random(60) for i, name in enumerate(MODELS)}
     values = {"pass_at_k/8": MODELS, "usq_at_k/8": weaker, "length": noisy}
-    found = compare_metrics(
-        values, margins={"usq_at_k/8": 0.1}, resamples=100, permutations=300, correction="benjamini_hochberg"
-    )
+    found = compare_metrics(values, margins={"usq_at_k/8": 0.1}, resamples=100, permutations=300)
     assert [pair.metric for pair in found.pairs] == [metric for metric in values for _ in range(2)]
     assert found.family == "6 tests: 3 metrics x 2 pairs"
     assert [pair.p_adjusted for pair in found.pairs] == pytest.approx(
-        benjamini_hochberg([pair.primary.p_value for pair in found.pairs])
+        holm([pair.primary.p_value for pair in found.pairs])
     )
     for number in range(3):
         assert [pair.secondary_p_adjusted[number] for pair in found.pairs] == pytest.approx(
-            benjamini_hochberg([pair.secondary[number].p_value for pair in found.pairs])
+            holm([pair.secondary[number].p_value for pair in found.pairs])
         )
     assert [pair.non_inferiority is not None for pair in found.pairs] == [
         False,
@@ -101,8 +97,7 @@ def test_the_family_is_all_metrics_and_pairs() -> None:
         False,
         False,
     ]
-    alone = compare_models(MODELS, resamples=100, permutations=300, correction="none")
-    assert [pair.p_adjusted for pair in alone.pairs] == [pair.primary.p_value for pair in found.pairs[:2]]
+    alone = compare_models(MODELS, resamples=100, permutations=300)
     assert [(pair.low, pair.high) for pair in alone.pairs] == [(p.low, p.high) for p in found.pairs[:2]]
 
 
@@ -121,13 +116,6 @@ def test_several_seeds() -> None:
     assert (single.difference, single.primary) == (pair.difference, pair.primary)
 
 
-def test_alternative_is_about_the_model() -> None:
-    greater = compare_models(MODELS, alternative="greater", resamples=50).pairs[0]
-    less = compare_models(MODELS, alternative="less", resamples=50).pairs[0]
-    assert max(test.p_value for test in (greater.primary, *greater.secondary)) < 0.05
-    assert min(test.p_value for test in (less.primary, *less.secondary)) > 0.95
-
-
 def test_equal_models() -> None:
     [pair] = compare_models({"a": BASE, "b": BASE.copy()}, margin=0.01, resamples=50).pairs
     assert (pair.difference, pair.low, pair.high) == (0.0, 0.0, 0.0)
@@ -137,18 +125,7 @@ def test_equal_models() -> None:
 
 def test_written_form_is_json_and_names_everything() -> None:
     found = compare_models({"a": [0.0, 0.0, 0.0], "b": [0.5, 0.5, 0.5]}, margin=0.1, resamples=50)
-    written = json.loads(json.dumps(found.as_json(), allow_nan=False))
-    [pair] = written.pop("pairs")
-    assert written == {
-        "baseline": "a",
-        "family": "1 tests: 1 metrics x 1 pairs",
-        "correction": "holm",
-        "alternative": "two-sided",
-        "confidence": 0.95,
-        "resamples": 50,
-        "permutations": 10000,
-        "seed": 0,
-    }
+    [pair] = json.loads(json.dumps([pair.as_json() for pair in found.pairs], allow_nan=False))
     assert (pair["metric"], pair["model"], pair["difference"]) == ("value", "b", 0.5)
     assert pair["primary"] == {
         "name": "sign_flip_permutation",
@@ -190,14 +167,6 @@ def test_the_seed_decides_and_nothing_else() -> None:
         (lambda: compare_models({"a": [1, 2], "b": [2, 1]}, clusters=["x", "x"]), "1 cluster of prompts"),
         (lambda: compare_models({"a": [1, 2], "b": [2, 1]}, clusters=["x"]), "clusters has 1 entries"),
         (lambda: compare_models({"a": [1, 2], "b": [2, 1]}, margin=-1.0), "margin=-1.0 must be above 0"),
-        (
-            lambda: compare_models({"a": [1, 2], "b": [2, 1]}, correction="bonferroni"),  # pyright: ignore
-            "correction='bonferroni'",
-        ),
-        (
-            lambda: compare_models({"a": [1, 2], "b": [2, 1]}, alternative="larger"),  # pyright: ignore
-            "alternative='larger'",
-        ),
         (lambda: compare_metrics({}), "values is empty"),
         (
             lambda: compare_metrics({"m": {"a": [1, 2], "b": [1, 2]}, "n": {"a": [1, 2]}}),

@@ -12,7 +12,6 @@ import pytest
 
 from polyray.metrics import (
     bootstrap_mean,
-    hierarchical_bootstrap,
     hierarchical_intervals,
     paired_hierarchical_bootstrap,
 )
@@ -70,7 +69,7 @@ def test_intervals_are_the_quantiles_of_all_resamples(paired) -> None:
         if paired:
             found = paired_hierarchical_bootstrap(A, B, CLUSTERS, 20_000, confidence)
         else:
-            found = hierarchical_bootstrap(A, CLUSTERS, 20_000, confidence)
+            (found,) = hierarchical_intervals([A], CLUSTERS, 20_000, confidence)
         for share, bound in (((1 - confidence) / 2, found.low), ((1 + confidence) / 2, found.high)):
             expected = exact_quantile(distribution, share)
             if expected is not None:
@@ -84,7 +83,7 @@ def test_many_matrices_share_their_resamples() -> None:
     matrices = [rng.random((seeds, 30)) for seeds in (3, 1, 2, 3)]
     clusters = np.arange(30) // 3
     found = hierarchical_intervals(matrices, clusters, 300, 0.9, seed=5)
-    assert found == [hierarchical_bootstrap(matrix, clusters, 300, 0.9, seed=5) for matrix in matrices]
+    assert found == [hierarchical_intervals([matrix], clusters, 300, 0.9, seed=5)[0] for matrix in matrices]
     with pytest.raises(ValueError, match="values_SP has 2 entries but there are 30"):
         hierarchical_intervals([matrices[0], [[0.1, 0.2]]])
 
@@ -97,7 +96,7 @@ def test_coverage_of_the_truth_over_seeds_and_prompts() -> None:
     for _ in range(repeats):
         values = 0.5 + 0.1 * rng.normal(size=(8, 1)) + 0.2 * rng.normal(size=40)
         values += 0.2 * rng.normal(size=(8, 40))
-        both = hierarchical_bootstrap(values, resamples=300, confidence=0.9)
+        (both,) = hierarchical_intervals([values], resamples=300, confidence=0.9)
         alone = bootstrap_mean(values.mean(axis=0), resamples=300, confidence=0.9)
         covered["seeds and prompts"] += both.low <= 0.5 <= both.high
         covered["prompts alone"] += alone.low <= 0.5 <= alone.high

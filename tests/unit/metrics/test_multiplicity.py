@@ -1,4 +1,4 @@
-"""Adjusted p-values: by hand, against the step-wise procedures themselves, against scipy."""
+"""Adjusted p-values: by hand, against the step-wise procedure itself."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
-from polyray.metrics import benjamini_hochberg, holm
-from polyray.metrics.multiplicity import adjusted
+from polyray.metrics import holm
 
 P_VALUES = st.lists(st.integers(0, 100).map(lambda value: value / 100), min_size=1, max_size=9)
 
@@ -17,9 +15,8 @@ P_VALUES = st.lists(st.integers(0, 100).map(lambda value: value / 100), min_size
 def test_by_hand() -> None:
     p_values = [0.01, 0.04, 0.03, 0.005]
     assert holm(p_values) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert benjamini_hochberg(p_values) == pytest.approx([0.02, 0.04, 0.04, 0.02])
     assert holm([0.7, 0.6]).tolist() == [1.0, 1.0]
-    assert holm([0.3]).tolist() == benjamini_hochberg([0.3]).tolist() == [0.3]
+    assert holm([0.3]).tolist() == [0.3]
 
 
 def rejected_by_holm(p_values: list[float], level: float) -> set[int]:
@@ -38,36 +35,19 @@ def test_holm_rejects_what_its_procedure_rejects(p_values, level) -> None:
     assert set(np.flatnonzero(holm(p_values) <= level)) == rejected_by_holm(p_values, level)
 
 
-@settings(max_examples=50, deadline=None)
-@given(P_VALUES)
-def test_benjamini_hochberg_is_scipys(p_values) -> None:
-    found = benjamini_hochberg(p_values)
-    assert found == pytest.approx(stats.false_discovery_control(p_values), abs=1e-15)
-    assert (np.array(p_values) <= found + 1e-15).all() and (found <= holm(p_values) + 1e-15).all()
-
-
 def test_the_order_given_is_kept() -> None:
     p_values = np.random.default_rng(0).random(8)
     order = np.random.default_rng(1).permutation(8)
-    for adjust in (holm, benjamini_hochberg):
-        assert adjust(p_values[order]) == pytest.approx(adjust(p_values)[order])
-
-
-def test_by_name() -> None:
-    p_values = [0.02, 0.01]
-    assert adjusted(p_values, "holm").tolist() == holm(p_values).tolist()
-    assert adjusted(p_values, "benjamini_hochberg").tolist() == benjamini_hochberg(p_values).tolist()
-    assert adjusted(p_values, "none").tolist() == p_values
+    assert holm(p_values[order]) == pytest.approx(holm(p_values)[order])
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: holm([0.5, 1.5]), "p_values has values from 0.5 to 1.5"),
-        (lambda: benjamini_hochberg([-0.1]), "p_values has values from -0.1"),
+        (lambda: holm([-0.1]), "p_values has values from -0.1"),
         (lambda: holm([float("nan")]), r"p_values\[0\]=nan"),
         (lambda: holm([]), "p_values has 0"),
-        (lambda: adjusted([0.5], "bonferroni"), "correction='bonferroni' is none of holm"),  # pyright: ignore
     ],
 )
 def test_bad_arguments_are_named(call, message) -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import random
 from itertools import combinations
 
-import numpy as np
 import pytest
 
 from polyray.metrics.novelty import (
     greedy_partition,
     rouge_1_f,
     unigram_equivalent,
-    utility_k,
 )
 
 WORDS = [
@@ -125,48 +123,3 @@ def test_threshold_is_strict() -> None:
     a, b = "a b c d e f", "a b c x y z"
     assert unigram_equivalent(a, b, threshold=0.49)
     assert not unigram_equivalent(a, b, threshold=0.5)
-
-
-def test_utility_by_hand() -> None:
-    # Weights 1, .8, .64, .512 sum to 2.952; the third answer repeats class 0: 6 + .8 * 10 + .512 * 3 = 15.536.
-    assert utility_k([0, 1, 0, 2], [6, 10, 9, 3]) == pytest.approx(15.536 / 2.952, abs=1e-12)
-    assert utility_k([0, 1, 0, 2], [6, 10, 9, 3], k=2) == pytest.approx(14 / 1.8, abs=1e-12)
-    assert utility_k([0, -1, -1], [6, 10, 10], 0.5) == pytest.approx(6 / 1.75, abs=1e-12)
-
-
-def test_utility_is_the_published_formula() -> None:
-    rng = np.random.default_rng(3)
-    for _ in range(50):
-        size = int(rng.integers(1, 12))
-        classes, scores = rng.integers(0, 4, size), rng.integers(1, 11, size)
-        p = float(rng.uniform(0.05, 0.95))
-        total = sum(p**i * scores[i] for i in range(size) if all(classes[j] != classes[i] for j in range(i)))
-        expected = (1 - p) / (1 - p**size) * total
-        assert utility_k(classes, scores, p) == pytest.approx(expected, rel=1e-12)
-
-
-def test_patience_ends() -> None:
-    assert utility_k([0, 1, 1, 2], [4, 8, 8, 2], 1.0) == pytest.approx(14 / 4)
-    assert utility_k([0, 1], [4, 8], 0.0) == 4.0
-
-
-def test_all_different_and_equally_good_is_worth_the_score() -> None:
-    assert utility_k(range(10), [7] * 10) == pytest.approx(7.0)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (([0, 1], [1.0]), "one per sample"),
-        (([0, 1], [1.0, float("nan")]), "nan"),
-        (([0, 1], [1.0, 2.0], 1.5), "patience=1.5"),
-    ],
-)
-def test_bad_arguments_are_named(arguments: tuple, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        utility_k(*arguments)
-
-
-def test_k_beyond_the_samples_is_refused() -> None:
-    with pytest.raises(ValueError, match="k=3"):
-        utility_k([0, 1], [1, 1], k=3)

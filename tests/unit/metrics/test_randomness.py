@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from polyray.evaluation.bootstrap import ClusterBootstrap
-from polyray.metrics.bootstrap import bootstrap_mean, hierarchical_bootstrap
+from polyray.metrics.bootstrap import bootstrap_mean, hierarchical_intervals
 from polyray.metrics.significance import sign_flip_permutation_test
 
 DATA_SETS = 200
@@ -60,7 +60,9 @@ def test_resampling_differs_by_seed_and_by_nothing_else() -> None:
     values = values + 0.1
     draws = {
         "mean": lambda seed: bootstrap_mean(values, clusters, resamples=400, seed=seed),
-        "hierarchical": lambda seed: hierarchical_bootstrap(values.reshape(3, 60), resamples=400, seed=seed),
+        "hierarchical": lambda seed: hierarchical_intervals(
+            [values.reshape(3, 60)], resamples=400, seed=seed
+        ),
         "evaluation": lambda seed: ClusterBootstrap.draw(
             [str(name) for name in clusters], 400, 0.95, seed
         ).intervals(values[:, None])[1][0],

@@ -64,7 +64,6 @@ def test_uniform_text_has_an_adjusted_value_of_one_at_every_length() -> None:
 
 def test_richness_by_hand() -> None:
     found = vocabulary_richness(["a " * 21, "b " * 21])
-    assert (found.num_types, found.num_tokens) == (2, 42)
     assert found.type_token_ratio == pytest.approx(2 / 42)
     assert found.hdd == pytest.approx(2 / 42)  # all 42 are drawn
     assert math.isnan(vocabulary_richness(["a b"]).hdd)

@@ -69,7 +69,7 @@ def test_a_worker_that_is_gone_is_never_chosen_and_its_groups_may_still_end() ->
     dispatcher.remove("a")
     assert dispatcher.choose(lambda version: True) is None
     dispatcher.ended("a")
-    assert dispatcher.groups_in_flight == {}
+    assert dispatcher.is_idle("a")
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -81,7 +81,7 @@ async def test_what_a_replaced_worker_still_answers_counts_for_nothing(max_stale
     gate.set()
     assert await asyncio.wait_for(publishing, 2) is not None
     await until(lambda: pool.made[0].delivered == [0, 1])
-    groups = coordinator._fleet.dispatcher.groups_in_flight
+    groups = coordinator._fleet.dispatcher._workers
     await until(lambda: coordinator._fleet.all_serve)
     assert set(groups) <= {"worker-0+", "worker-1"}
     for step in (1, 2):

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from polyray.config.evaluation import EvaluationSpec
-from polyray.evaluation.records import SampleRecord, write_lines
+from polyray.evaluation.records import SampleRecord
 from polyray.evaluation.scoring import ScoringContext, score_samples
 from polyray.types import METRIC_KEYS
+from tests.sample_files import write_lines
 
 GRID_PROMPTS = ("37|b1>e4=", "12|a1>c3=", "55|h8>f5=")
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from polyray.config.evaluation import EvaluationSpec
-from polyray.evaluation.records import SampleRecord, write_lines
+from polyray.evaluation.records import SampleRecord
 from polyray.evaluation.scoring import ScoringContext, score_samples
 from polyray.report.sweep.trials import Trial
+from tests.sample_files import write_lines
 
 AXIS = "algorithm.diversity_weight"
 NUM_SAMPLES = 4
@@ -31,6 +32,11 @@ def trial(
         "tokens": 1000,
     }
     return Trial(trial_id, {AXIS: value, **(others or {})}, seed, **(defaults | fields))
+
+
+def read_trials(path: Path) -> list[Trial]:
+    """All trials of a trials.jsonl."""
+    return [Trial(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def write_evaluation(

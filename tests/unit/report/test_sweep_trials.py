@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from polyray.errors import DataError
 from polyray.report.sweep.settings import axis_symbol, group_trials
-from polyray.report.sweep.trials import read_trials, trial_line, write_trials
-from tests.unit.report.sweep_fixtures import AXIS, trial
+from polyray.report.sweep.trials import trial_line, write_trials
+from tests.unit.report.sweep_fixtures import AXIS, read_trials, trial
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -25,35 +24,10 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert (tmp_path / "trials.jsonl").read_text().count("\n") == 2
 
 
-def test_a_retried_trial_keeps_its_place_and_its_last_line(tmp_path: Path) -> None:
-    first, second = trial("t0", 0.5, status="failed", error="x"), trial("t1", 1.0)
-    again = replace(first, status="done", error=None)
-    (tmp_path / "t.jsonl").write_text("".join(map(trial_line, (first, second, again))))
-    assert read_trials(tmp_path / "t.jsonl") == [again, second]
-
-
 def test_numbers_that_json_lacks() -> None:
     assert json.loads(trial_line(trial("t0", 0.5, metric=math.nan)))["metric"] is None
     with pytest.raises(DataError, match=r"core_hours=nan of trial t0"):
         trial_line(trial("t0", 0.5, core_hours=math.nan))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", r"t.jsonl:1 is not valid JSON"),
-        ("[]", r"t.jsonl:1 holds a list"),
-        ('{"trial_id": "t0"}', r"t.jsonl:1 lacks parameters, seed"),
-        (trial_line(trial("t0", 1.0)).replace('"done"', '"lost"'), r"status='lost' is none of done, stopped, failed"),
-        ("\n", r"holds no trials"),
-    ],
-)  # fmt: skip
-def test_broken_files_are_named(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "t.jsonl").write_text(text)
-    with pytest.raises(DataError, match=message):
-        read_trials(tmp_path / "t.jsonl")
-    with pytest.raises(DataError, match="no trials at"):
-        read_trials(tmp_path / "other.jsonl")
 
 
 FAILED = {"status": "failed", "error": "OOM", "steps": 7}

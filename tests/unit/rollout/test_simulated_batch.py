@@ -11,32 +11,29 @@ from polyray.rollout.simulated_batch import DecodingBatch
 
 
 def brute_force(
-    arrivals: list[tuple[float, int, list[int], float]], step_s: float, sequence_s: float, room: int
+    arrivals: list[tuple[float, int, list[int]]], step_s: float, sequence_s: float, room: int
 ) -> dict[int, float]:
     """Group -> when its last sequence ends; every sequence's remaining tokens are counted down one by one."""
-    now, prefill = 0.0, 0.0
-    waiting: list[tuple[int, int, float]] = []
+    now = 0.0
+    waiting: list[tuple[int, int]] = []
     running: list[list[float]] = []
     ended: dict[int, float] = {}
     coming = sorted(arrivals)
     while coming or running or waiting:
         while waiting and len(running) < room:
-            group_id, length, cost = waiting.pop(0)
+            group_id, length = waiting.pop(0)
             running.append([group_id, length])
-            prefill += cost
         step = step_s + sequence_s * len(running)
         left = min((item[1] for item in running), default=math.inf)
-        until_end = prefill + left * step if running else math.inf
+        until_end = left * step if running else math.inf
         until_next = coming[0][0] - now if coming else math.inf
         passed = min(until_end, until_next)
-        stalled = min(prefill, passed)
-        prefill -= stalled
         for item in running:
-            item[1] -= (passed - stalled) / step
+            item[1] -= passed / step
         now += passed
         if until_next <= until_end:
-            _, group_id, lengths, cost = coming.pop(0)
-            waiting += [(group_id, length, 0.0 if i else cost) for i, length in enumerate(lengths)]
+            _, group_id, lengths = coming.pop(0)
+            waiting += [(group_id, length) for length in lengths]
         for item in [item for item in running if item[1] < 1e-9]:
             running.remove(item)
             ended[int(item[0])] = now
@@ -52,20 +49,19 @@ def test_groups_end_when_a_loop_over_all_sequences_says(seed: int) -> None:
             draw.uniform(0, 3),
             group_id,
             [draw.randint(1, 30) for _ in range(draw.randint(1, 5))],
-            draw.uniform(0, 0.1),
         )
         for group_id in range(12)
     ]
     expected = brute_force(arrivals, step_s, sequence_s, room)
     batch, now, ended = DecodingBatch(step_s, sequence_s, room), 0.0, {}
-    for at, group_id, lengths, prefill_s in sorted(arrivals):
+    for at, group_id, lengths in sorted(arrivals):
         while now + batch.next_end_s() < at:  # in pieces: the next end, sometimes less
             piece = batch.next_end_s() * draw.choice((1.0, 0.5))
             now += piece
             ended |= dict.fromkeys(batch.run(piece), now)
         ended |= dict.fromkeys(batch.run(at - now), at)
         now = at
-        batch.add(group_id, lengths, prefill_s)
+        batch.add(group_id, lengths)
     while batch.num_running:
         now += (piece := batch.next_end_s())
         ended |= dict.fromkeys(batch.run(piece * (1 + 1e-12)), now)
@@ -83,16 +79,6 @@ def test_the_step_gets_shorter_as_sequences_end() -> None:
     assert batch.run(2.9) == []
     assert batch.run(0.2) == [0]
     assert batch.next_end_s() == math.inf
-
-
-def test_prefill_holds_up_everybody_and_comes_once() -> None:
-    batch = DecodingBatch(step_s=1.0, sequence_s=0.0, max_sequences=10)
-    batch.add(0, [3])
-    assert batch.run(1.0) == []
-    batch.add(1, [1, 1], prefill_s=5.0)
-    assert batch.run(5.5) == []
-    assert batch.run(0.5) == [1]
-    assert batch.run(1.0) == [0]
 
 
 def test_a_removed_group_makes_room_for_those_that_wait() -> None:

@@ -4,7 +4,6 @@ failures."""
 from __future__ import annotations
 
 import math
-import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,15 +12,13 @@ import numpy as np
 import pytest
 
 from polyray.config.rollout import RolloutSpec
-from polyray.errors import RolloutError
 from polyray.learner.embedded import build_tokenizer
 from polyray.models.adapter import AdapterPayload, Probe, sha256_of
 from polyray.rollout.simulated_engine import SimulatedEngine
-from polyray.rollout.worker import RolloutWorker
 from polyray.types import PolicyVersion
 from tests.unit.rollout.engine_contract import EngineContract, request
 
-LATENCIES: dict[str, Any] = {"step_s": 0.01, "sequence_s": 0.001, "prefill_token_s": 0.002, "load_s": 1.5}
+LATENCIES: dict[str, Any] = {"step_s": 0.01, "sequence_s": 0.001, "load_s": 1.5}
 PAD, EOS = 0, 2
 
 
@@ -55,13 +52,12 @@ def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(
     tokenizer_dir: Path,
     time: SimulatedTime | None = None,
-    luck: random.Random | None = None,
     **simulation: Any,
 ) -> SimulatedEngine:
     """With a version, on a clock of its own."""
     time = time or SimulatedTime()
     spec = RolloutSpec.model_validate({"engine": "simulated", "simulation": simulation})
-    engine = SimulatedEngine(tokenizer_dir, spec, "float32", clock=time.clock, sleep=time.sleep, luck=luck)
+    engine = SimulatedEngine(tokenizer_dir, spec, "float32", clock=time.clock, sleep=time.sleep)
     engine.load(payload(3))
     return engine
 
@@ -145,14 +141,14 @@ def test_messages_end_with_the_closing_token_of_the_template(tmp_path: Path) -> 
     assert [item.token_ids[-1] for item in chat.completions] == [PAD, PAD]
 
 
-def test_a_group_takes_its_prefill_and_a_step_per_token(tokenizer_dir: Path) -> None:
+def test_a_group_takes_a_step_per_token(tokenizer_dir: Path) -> None:
     time = SimulatedTime()
     engine = build(tokenizer_dir, time, **LATENCIES, given_lengths=(6,))
     started = time.now
     engine.submit(request(0, seeds=(1, 2, 3)))
     engine.drain()
-    # Ten prompt tokens once, then six steps of three sequences.
-    assert time.now - started == pytest.approx(10 * 0.002 + 6 * (0.01 + 3 * 0.001))
+    # Six steps of three sequences.
+    assert time.now - started == pytest.approx(6 * (0.01 + 3 * 0.001))
 
 
 def test_loading_takes_its_time_and_what_runs_goes_on_where_versions_are_kept(tokenizer_dir: Path) -> None:
@@ -189,43 +185,3 @@ def test_a_thread_that_wakes_late_loses_nothing(tokenizer_dir: Path) -> None:
     assert sorted(group.group_id for group in engine.poll()) == [0, 1]
     engine.submit(request(2, seeds=(1,)))  # it begins now, not 30 s ago
     assert engine.poll() == []
-
-
-def test_a_refused_group_fails_alone_and_as_often_as_asked_for(tokenizer_dir: Path) -> None:
-    engine = build(tokenizer_dir, luck=random.Random(0), group_failure_rate=0.25)
-    refused = 0
-    for group_id in range(400):
-        try:
-            engine.submit(request(group_id, seeds=(1,)))
-        except RolloutError as error:
-            assert f"simulated failure of group {group_id}: " in str(error)
-            refused += 1
-    assert 70 <= refused <= 130
-    assert len(engine.drain()) == 400 - refused
-
-
-def test_a_dying_engine_takes_all_its_groups_along(tokenizer_dir: Path) -> None:
-    class Unlucky(random.Random):
-        """The second group is the one."""
-
-        draws = iter([0.9] * 4 + [0.1] + [0.9] * 10)
-
-        def random(self) -> float:
-            return next(self.draws)
-
-    engine = build(tokenizer_dir, luck=Unlucky(), engine_failure_rate=0.5, given_lengths=(10,))
-    worker = RolloutWorker("simulated", lambda: engine)
-    futures = [worker.submit(request(group_id)) for group_id in range(2)]
-    for future in futures:
-        with pytest.raises(RolloutError, match="is gone: RuntimeError: simulated failure of the engine"):
-            future.result(5)
-    worker.stop()
-
-
-def test_a_hanging_engine_answers_nothing_for_as_long_as_it_hangs(tokenizer_dir: Path) -> None:
-    time = SimulatedTime()
-    engine = build(tokenizer_dir, time, hang_rate=1.0, hang_s=77.0)
-    engine.submit(request(0))
-    with pytest.raises(RuntimeError, match="simulated failure"):
-        engine.poll()
-    assert time.slept == [77.0]

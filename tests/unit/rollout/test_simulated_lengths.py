@@ -10,8 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from polyray.config.simulation import SimulationSpec
-from polyray.errors import DataError
-from polyray.rollout.simulated_lengths import Lengths, read_lengths
+from polyray.rollout.simulated_lengths import Lengths
 
 
 def drawn(simulation: SimulationSpec, max_tokens: int, count: int = 4000) -> list[tuple[int, bool]]:
@@ -34,29 +33,12 @@ def test_uniform_lengths_are_never_ends(tmp_path: Path) -> None:
     assert set(drawn(SimulationSpec(), 4)) == {(1, False), (2, False), (3, False), (4, False)}
 
 
-def test_given_lengths_come_from_the_list_or_from_a_file(tmp_path: Path) -> None:
-    file = tmp_path / "lengths.txt"
-    file.write_text("3\n\n12\n5\n")
-    assert read_lengths(file) == (3, 12, 5)
-    expected = {(3, True), (5, True), (10, False)}
-    assert set(drawn(SimulationSpec(lengths_path=str(file)), 10)) == expected
-    assert drawn(SimulationSpec(given_lengths=(3, 12, 5)), 10) == drawn(
-        SimulationSpec(lengths_path=str(file)), 10
-    )
-
-
-@pytest.mark.parametrize(("content", "what"), [("3\nx\n", "'x'"), ("0\n", "'0'"), ("\n", "nothing")])
-def test_a_file_of_anything_else_is_refused(tmp_path: Path, content: str, what: str) -> None:
-    file = tmp_path / "lengths.txt"
-    file.write_text(content)
-    with pytest.raises(DataError, match=f"holds {what}; it takes one whole number from 1 on a line"):
-        read_lengths(file)
-    with pytest.raises(DataError, match="No such file"):
-        read_lengths(tmp_path / "missing.txt")
+def test_given_lengths_come_from_the_list() -> None:
+    assert set(drawn(SimulationSpec(given_lengths=(3, 12, 5)), 10)) == {(3, True), (5, True), (10, False)}
 
 
 def test_lengths_have_one_source_and_at_least_one_token() -> None:
-    with pytest.raises(ValidationError, match="has mean_length and given_lengths: lengths have one source"):
+    with pytest.raises(ValidationError, match="has mean_length and given_lengths: keep one"):
         SimulationSpec(mean_length=3, given_lengths=(1,))
     with pytest.raises(ValidationError, match="given_lengths has 0: a completion has 1 token or more"):
         SimulationSpec(given_lengths=(3, 0))
@@ -64,5 +46,5 @@ def test_lengths_have_one_source_and_at_least_one_token() -> None:
 
 def test_only_latencies_of_decoding_need_a_clock() -> None:
     assert not SimulationSpec(load_s=3, start_s=1, mean_length=5).takes_time
-    for key in ("step_s", "sequence_s", "prefill_token_s"):
+    for key in ("step_s", "sequence_s"):
         assert SimulationSpec.model_validate({key: 0.1}).takes_time

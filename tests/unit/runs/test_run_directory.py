@@ -148,7 +148,6 @@ LIMITS: dict[str, object] = {
     "rollout.max_sequences": 8,
     "rollout.max_batched_tokens": 512,
     "rollout.max_prompt_tokens": 64,
-    "rollout.block_size": 16,
     "rollout.kv_cache_mib": 256,
     "rollout.gpu_memory_utilization": 0.5,
     "rollout.threads_per_worker": 2,

@@ -10,10 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.adversarial import TEST, adversarial_programs, honest_programs, strict_adversarial_programs
 from benchmarks.memory import descendants, parents
 from polyray.sandbox import Limits, Program, ProgramResult, isolation_level, run_programs
 from polyray.sandbox.runner import Runner
+from tests.unit.sandbox.adversarial import (
+    TEST,
+    adversarial_programs,
+    honest_programs,
+    strict_adversarial_programs,
+)
 
 MARK = f"polyray-adversary-{os.getpid()}"
 LIMITS = Limits(timeout_s=1.0, memory_mib=1024)

@@ -42,7 +42,6 @@ def test_the_options_of_the_deployment_follow_from_the_service():
         node_labels={"zone": "a"},
         max_batch_size=8,
         max_queued_batches=4,
-        retry_after_s=3,
         drain_timeout_s=7,
         autoscaling=AutoscalingSpec(
             min_replicas=1, max_replicas=5, target_ongoing_requests=3, upscale_delay_s=1
@@ -59,7 +58,7 @@ def test_the_options_of_the_deployment_follow_from_the_service():
     }
     assert deployment.version == "1"
     config = deployment._deployment_config
-    assert (config.backpressure_config.status_code, config.backpressure_config.retry_after_s) == (429, 3)
+    assert (config.backpressure_config.status_code, config.backpressure_config.retry_after_s) == (429, 1)
     assert config.graceful_shutdown_timeout_s == 7
     scaling = config.autoscaling_config
     assert scaling is not None

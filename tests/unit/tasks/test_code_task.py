@@ -94,10 +94,10 @@ def test_rewards_need_the_sandbox_and_say_so(tmp_path: Path):
 
 
 def test_an_over_long_program_fails_with_the_reason_and_is_not_run(tmp_path: Path):
-    task, prompt = task_of(tmp_path, max_program_chars=200)
-    long = "    return a + b\n" + "    # " + "x" * 200
+    task, prompt = task_of(tmp_path)
+    long = "    return a + b\n" + "    # " + "x" * 50_000
     result = run_program(task.program(prompt, long))
-    assert result.verdict == "failed" and "more than task.max_program_chars=200" in result.message
+    assert result.verdict == "failed" and "more than the 50000 that are run" in result.message
     assert task.completion_class(prompt, long) == WRONG_CLASS
 
 

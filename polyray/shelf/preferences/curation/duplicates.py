@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from polyray.config.curate import DuplicateSpec, NearDuplicateSpec
 from polyray.data.splits import linked_clusters
 from polyray.data.words import canonical_text
-from polyray.shelf.preferences.curation.fingerprints import SimilarTexts, similar_groups
+from polyray.shelf.preferences.curation.fingerprints import MIN_WORDS, SimilarTexts, similar_groups
 from polyray.shelf.preferences.engagement import EngagementRecord
 
 EXACT, NEAR = "exact duplicate", "near duplicate"
@@ -54,7 +54,7 @@ def clusters(records: Sequence[EngagementRecord], near: NearDuplicateSpec | None
     """record_id -> the cluster it belongs to, named after the first of those that are joined.
 
     Records are joined if they share a cluster, a prompt_id or a prompt, or if their prompts or completions are almost
-    the same. Short texts (below `near.min_words` words) join nothing: "Thanks!" would make
+    the same. Short texts (below MIN_WORDS words) join nothing: "Thanks!" would make
     one cluster of everything.
     """
     ordered = sorted(records, key=lambda record: (record.cluster_id, record.record_id))
@@ -69,7 +69,7 @@ def clusters(records: Sequence[EngagementRecord], near: NearDuplicateSpec | None
             different = sorted(set(texts))
             groups = dict(zip(different, similar_groups(different, near), strict=True))
             for row, text in zip(keys, texts, strict=True):
-                if len(text.split()) >= near.min_words:
+                if len(text.split()) >= MIN_WORDS:
                     row.add(f"like-{kind}:{groups[text]}")
     first_of = linked_clusters(keys)
     return {

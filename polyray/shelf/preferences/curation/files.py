@@ -105,7 +105,7 @@ def _review_rows(
     def reason_of(record: EngagementRecord) -> str:
         if record.record_id in curated.dropped:
             reason, detail = curated.dropped[record.record_id]
-            return f"{reason}: {excerpt(detail, config.report.excerpt_chars)}"
+            return f"{reason}: {excerpt(detail)}"
         own = place[record.record_id]
         return f"kept: {own.part}" + (f"/{own.phase}" if own.phase else "")
 
@@ -121,8 +121,8 @@ def _review_rows(
             reviews.get(record.record_id, none).note,
             reason_of(record),
             record.engagement,
-            excerpt(record.prompt, config.report.excerpt_chars),
-            excerpt(record.completion, config.report.excerpt_chars),
+            excerpt(record.prompt),
+            excerpt(record.completion),
         )
         for record in sorted(records, key=order)
     ]

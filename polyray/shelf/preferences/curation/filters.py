@@ -56,7 +56,6 @@ def build_rules(spec: FilterSpec) -> Rules:
     """Reads the word list and loads the language model where they are asked for. Raises DataError, ConfigError."""
     rules = [
         *_length_rules(spec.min_words, spec.max_words, "words", lambda text: len(words_of(text))),
-        *_length_rules(spec.min_chars, spec.max_chars, "characters", lambda text: len(text.strip())),
     ]
     if spec.max_links is not None:
         rules.append(

@@ -8,7 +8,6 @@ Broder (1997); Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, ch. 3. C
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,24 +17,25 @@ from polyray.config.curate import NearDuplicateSpec
 from polyray.data.words import canonical_text
 
 MISSED = 1e-3
+SHINGLE_CHARS = 5
+MIN_WORDS = 4
+"""Shorter texts are compared exactly only."""
+NUM_PERMUTATIONS = 128
+_SEED = 1
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xFF51AFD7ED558CCD)
 
 
-def shingle_hashes(text: str, spec: NearDuplicateSpec) -> np.ndarray | None:
-    """Sorted different 32-bit hashes of a text's shingles; None for one below `spec.min_words` words.
+def shingle_hashes(text: str) -> np.ndarray | None:
+    """Sorted different 32-bit hashes of a text's shingles; None for one below MIN_WORDS words.
 
-    A text with fewer characters or words than a shingle has is one shingle.
+    A text with fewer characters than a shingle has is one shingle.
     """
     canonical = canonical_text(text)
-    words = canonical.split()
-    if len(words) < spec.min_words:
+    if len(canonical.split()) < MIN_WORDS:
         return None
-    if spec.unit == "words":
-        units = np.array([zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in words], np.uint64)
-    else:
-        units = np.frombuffer(canonical.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.uint64)
-    size = min(spec.shingle_size, len(units))
+    units = np.frombuffer(canonical.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.uint64)
+    size = min(SHINGLE_CHARS, len(units))
     hashes = np.zeros(len(units) - size + 1, np.uint64)
     for at in range(size):  # a polynomial modulo 2^64 in the shingle's units
         hashes = hashes * _BASE + units[at : at + len(hashes)] + np.uint64(1)
@@ -75,10 +75,10 @@ class SimilarTexts:
         from datasketch import MinHash, MinHashLSH
 
         self._spec = spec
-        self._hashes = [shingle_hashes(text, spec) for text in texts]
-        self._empty: Any = MinHash(num_perm=spec.num_permutations, seed=spec.seed, hashfunc=int)
-        shape = band_shape(spec.threshold, spec.num_permutations)
-        self._lsh: Any = MinHashLSH(num_perm=spec.num_permutations, params=shape)
+        self._hashes = [shingle_hashes(text) for text in texts]
+        self._empty: Any = MinHash(num_perm=NUM_PERMUTATIONS, seed=_SEED, hashfunc=int)
+        shape = band_shape(spec.threshold, NUM_PERMUTATIONS)
+        self._lsh: Any = MinHashLSH(num_perm=NUM_PERMUTATIONS, params=shape)
         self._last: tuple[int, Any] = (-1, None)
 
     def insert(self, at: int) -> None:

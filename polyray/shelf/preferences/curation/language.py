@@ -10,6 +10,10 @@ from polyray.config.curate import LanguageSpec
 from polyray.errors import ConfigError
 
 UNDECIDED = "undecided"
+MIN_CHARS = 40
+"""Shorter texts stay undecided."""
+MIN_PROBABILITY = 0.9
+"""Less certain texts stay undecided."""
 READ_CHARS = 1000
 """The beginning of a text tells its language."""
 
@@ -32,10 +36,10 @@ class LanguageRule:
 
         Probabilities are py3langid's, normalised over its languages.
         """
-        if len(text.strip()) < self.spec.min_chars:
+        if len(text.strip()) < MIN_CHARS:
             return UNDECIDED
         language, probability = self.identifier.classify(text[:READ_CHARS])
-        return str(language) if probability >= self.spec.min_probability else UNDECIDED
+        return str(language) if probability >= MIN_PROBABILITY else UNDECIDED
 
     def reason(self, text: str) -> str:
         """The language that is not kept; "" for one that is and for undecided ones. Counts."""

@@ -16,6 +16,9 @@ from polyray.config.curate import PartsSpec
 from polyray.data.splits import seeded_rank
 from polyray.shelf.preferences.engagement import EngagementRecord
 
+STRATA = 10
+"""Equal groups by engagement that every part gets its share of."""
+
 
 def divide(
     clusters: Mapping[str, Sequence[float]], shares: Mapping[str, float], *, strata: int, seed: int
@@ -60,10 +63,10 @@ def assign_parts(
         clusters.setdefault(record.cluster_id, []).append(record.engagement)
     training = 1.0 - spec.test_share - spec.validation_share
     shares = {"train": training, "validation": spec.validation_share, "test": spec.test_share}
-    part_of = divide(clusters, shares, strata=spec.strata, seed=seed)
+    part_of = divide(clusters, shares, strata=STRATA, seed=seed)
     trained = {name: values for name, values in clusters.items() if part_of[name] == "train"}
     phases = {"sft": spec.sft_share, "rl": 1.0 - spec.sft_share}
-    phase_of = divide(trained, phases, strata=spec.strata, seed=seed + 1)
+    phase_of = divide(trained, phases, strata=STRATA, seed=seed + 1)
     return {name: (part, phase_of.get(name)) for name, part in part_of.items()}
 
 

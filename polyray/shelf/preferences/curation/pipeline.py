@@ -19,7 +19,7 @@ from polyray.errors import DataError, boundary
 from polyray.shelf.preferences.curation import statistics
 from polyray.shelf.preferences.curation.duplicates import clusters, duplicates
 from polyray.shelf.preferences.curation.filters import build_rules
-from polyray.shelf.preferences.curation.partition import assign_parts
+from polyray.shelf.preferences.curation.partition import STRATA, assign_parts
 from polyray.shelf.preferences.curation.review import Review, check_known
 from polyray.shelf.preferences.curation.selection import Embed, best_first, diversity, select
 from polyray.shelf.preferences.curation.tokens import TokenLengths
@@ -109,7 +109,7 @@ class _Run:
         numbers["kept"] = len(self._out.kept)
         numbers["review"] = self._review_numbers()
         numbers["groups"] = statistics.by_group(self._out.kept, statistics.group_numbers)
-        numbers["balance"] = statistics.balance(self._out.kept, self._config.parts.strata)
+        numbers["balance"] = statistics.balance(self._out.kept, STRATA)
         for name in ("origin", "licence", "kind"):
             numbers[f"{name}s"] = statistics.counted(getattr(record, name) for record in self._out.kept)
         return self._out

@@ -51,13 +51,8 @@ def as_prompt(record: EngagementRecord, spec: RowsSpec) -> Prompt:
 
 
 def sft_rows(records: Iterable[EngagementRecord], spec: RowsSpec) -> list[dict[str, Any]]:
-    """One row per completion, sorted by record_id; of one prompt at most `max_sft_per_prompt`, the best."""
-    chosen = [
-        record
-        for siblings in _by_prompt(records).values()
-        for record in _best_first(siblings)[: spec.max_sft_per_prompt]
-    ]
-    return [_sft_row(record, spec) for record in sorted(chosen, key=lambda record: record.record_id)]
+    """One row per completion, sorted by record_id."""
+    return [_sft_row(record, spec) for record in sorted(records, key=lambda record: record.record_id)]
 
 
 def rl_rows(records: Iterable[EngagementRecord], spec: RowsSpec) -> list[dict[str, Any]]:

@@ -137,7 +137,6 @@ class _Limits:
         self._records, self._spec = records, spec
         self.taken: list[int] = []
         self._of_prompt: Counter[str] = Counter()
-        self._of_cluster: Counter[str] = Counter()
         self._is_taken: set[int] = set()
 
     def allow(self, at: int) -> bool:
@@ -146,10 +145,6 @@ class _Limits:
         return not (
             at in self._is_taken
             or (spec.max_per_prompt is not None and self._of_prompt[record.prompt_id] >= spec.max_per_prompt)
-            or (
-                spec.max_per_cluster is not None
-                and self._of_cluster[record.cluster_id] >= spec.max_per_cluster
-            )
         )
 
     def take(self, at: int) -> None:
@@ -157,4 +152,3 @@ class _Limits:
         self.taken.append(at)
         self._is_taken.add(at)
         self._of_prompt[self._records[at].prompt_id] += 1
-        self._of_cluster[self._records[at].cluster_id] += 1

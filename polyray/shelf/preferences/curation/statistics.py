@@ -16,7 +16,6 @@ from polyray.data.words import words_of
 from polyray.shelf.preferences.engagement import EngagementRecord
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-Groups = Mapping[str, Sequence[EngagementRecord]]
 
 
 def groups_of(records: Iterable[EngagementRecord]) -> dict[str, list[EngagementRecord]]:

@@ -13,7 +13,6 @@ from polyray.shelf.preferences.engagement.records import (
     EngagementRecord,
     Part,
     PreferencePair,
-    comparable_pairs,
 )
 
 __all__ = [
@@ -21,7 +20,6 @@ __all__ = [
     "Imported",
     "Part",
     "PreferencePair",
-    "comparable_pairs",
     "data_sha256",
     "import_records",
     "import_source",

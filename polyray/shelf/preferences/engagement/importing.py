@@ -147,7 +147,7 @@ def _seconds_between(start: str | None, end: str | None) -> float | None:
 
 def _upworthy(spec: UpworthySource) -> Imported:
     path = data_path("headlines", spec.path, key=_KEY)
-    found = read_headline_tests(path, key=_KEY, drop_faulty_weeks=spec.drop_faulty_weeks)
+    found = read_headline_tests(path, key=_KEY)
     tests = packages_by_test(found.packages)
     stories = story_texts(tests)
     test_ids = sorted(stories)

@@ -5,9 +5,7 @@ Both are frozen and check themselves; one JSON object a line in files. Reading i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import UTC, datetime
-from itertools import combinations
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -116,27 +114,3 @@ class PreferencePair(StrictModel):
         if self.chosen == self.rejected:
             raise ValueError(f"chosen and rejected are the same text {self.chosen[:60]!r}; remove the pair")
         return self
-
-
-def comparable_pairs(
-    records: Iterable[EngagementRecord], min_gap: float
-) -> list[tuple[EngagementRecord, EngagementRecord]]:
-    """(better, worse) pairs of different completions within one prompt_id, by engagement.
-
-    Their engagement differs by `min_gap` or more. Equal engagement is no pair, for any `min_gap`. Across prompts
-    engagement depends more on the audience of the post than on the completion. In the order of `records`. Raises
-    ValueError for a negative `min_gap`.
-    """
-    if not min_gap >= 0:
-        raise ValueError(f"min_gap={min_gap} must be at least 0")
-    by_prompt: dict[str, list[EngagementRecord]] = {}
-    for record in records:
-        by_prompt.setdefault(record.prompt_id, []).append(record)
-    return [
-        (a, b) if a.engagement > b.engagement else (b, a)
-        for siblings in by_prompt.values()
-        for a, b in combinations(siblings, 2)
-        if abs(a.engagement - b.engagement) >= min_gap
-        and a.engagement != b.engagement
-        and a.completion != b.completion
-    ]

@@ -22,6 +22,8 @@ from polyray.metrics.pairwise import Pairs, within_group_pairs
 from polyray.shelf.preferences.engagement import EngagementRecord, PreferencePair, data_sha256, read_records
 
 Seen = Callable[[str], bool]
+MAX_PAIRS_PER_PROMPT = 500
+"""Of a prompt with more, so many are drawn."""
 FIT_SHARE = 0.2
 """Share of the clusters of a file without parts that is for directions, scales and the language model."""
 
@@ -212,7 +214,7 @@ def _split(
 def _texts(records: Sequence[EngagementRecord], spec: ValidationDataSpec, seed: int) -> Texts:
     engagement = [record.engagement for record in records]
     labels = [record.prompt_id for record in records]
-    pairs = within_group_pairs(engagement, labels, spec.min_gap, spec.max_pairs_per_prompt, seed)
+    pairs = within_group_pairs(engagement, labels, spec.min_gap, MAX_PAIRS_PER_PROMPT, seed)
     texts = [record.completion for record in records]
     # Equal texts under one prompt: a scorer of texts cannot tell them apart.
     differ = np.array(

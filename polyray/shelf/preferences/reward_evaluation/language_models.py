@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from polyray.config.reward_validation import CausalLmSpec
     from polyray.models.logprobs import Rows
 
+BATCH_ROWS = 8
 _TOKEN = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]")
 _START, _END = "<s>", "</s>"
 
@@ -98,8 +99,8 @@ class CausalLm:
         scored = [at for at, (_, completion) in enumerate(rows) if completion]
         # Rows of similar length share a batch: padding costs as much as tokens.
         scored.sort(key=lambda at: len(rows[at][0]) + len(rows[at][1]))
-        for start in range(0, len(scored), self._spec.batch_rows):
-            chosen = scored[start : start + self._spec.batch_rows]
+        for start in range(0, len(scored), BATCH_ROWS):
+            chosen = scored[start : start + BATCH_ROWS]
             values[chosen] = self._batch([rows[at] for at in chosen])
         return values
 

@@ -29,6 +29,10 @@ from polyray.shelf.preferences.reward_evaluation.scorers import text_lengths
 
 FAMILY_METRIC = "pairwise_accuracy"
 """Metric of the tests; the other metrics have intervals only."""
+NUM_BINS = 10
+"""Bins of the reliability diagram."""
+LENGTH_MATCH = 0.1
+"""Lengths that differ by at most this share are equally long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,20 +101,18 @@ def measure(
     hits_M = pair_hits(scores[pairs.better_M], scores[pairs.worse_M])
     metrics: dict[str, MeanInterval | None] = {FAMILY_METRIC: settings.mean(hits_M, texts.clusters_M)}
     metrics["pairwise_accuracy_by_prompt"] = _by_prompt(hits_M, texts, settings)
-    ranked = group_correlations(
-        scores, texts.engagement_N, texts.prompt_ids_N, min_distinct=config.data.min_distinct
-    )
+    ranked = group_correlations(scores, texts.engagement_N, texts.prompt_ids_N)
     if len(ranked.groups_Q):
         clusters_Q = texts.clusters_N[ranked.groups_Q]
         metrics["spearman_within"] = settings.mean(ranked.spearman_Q, clusters_Q)
         metrics["kendall_within"] = settings.mean(ranked.kendall_Q, clusters_Q)
     metrics |= _correlations(scores, texts, settings)
-    metrics |= _about_length(scores, hits_M, texts, config.length_match, settings)
+    metrics |= _about_length(scores, hits_M, texts, settings)
     found = None
     if temperature is not None:
         gaps_M = (scores[pairs.better_M] - scores[pairs.worse_M]) / temperature
         found = pair_calibration(
-            gaps_M, texts.clusters_M, config.num_bins, settings.resamples, settings.confidence, settings.seed
+            gaps_M, texts.clusters_M, NUM_BINS, settings.resamples, settings.confidence, settings.seed
         )
         metrics |= {
             "expected_calibration_error": found.expected_error,
@@ -122,11 +124,11 @@ def measure(
     return Measured(kept, hits_M, found, {"groups_ranked": len(ranked.groups_Q), "groups": ranked.num_groups})
 
 
-def length_matched(texts: Texts, share: float) -> np.ndarray:
-    """[M] True where the longer of two completions is longer by at most `share` of its length."""
+def length_matched(texts: Texts) -> np.ndarray:
+    """[M] True where the longer of two completions is longer by at most LENGTH_MATCH of its length."""
     lengths = text_lengths(texts.completions)
     a, b = lengths[texts.pairs.better_M], lengths[texts.pairs.worse_M]
-    return np.abs(a - b) <= share * np.maximum(a, b)
+    return np.abs(a - b) <= LENGTH_MATCH * np.maximum(a, b)
 
 
 def compare(
@@ -147,7 +149,6 @@ def compare(
                 resamples=settings.resamples,
                 permutations=settings.permutations,
                 confidence=settings.confidence,
-                correction="none",
                 seed=settings.seed,
             )
             entry = comparison.pairs[0].as_json() | {"metric": FAMILY_METRIC}
@@ -205,13 +206,13 @@ def _correlation(
 
 
 def _about_length(
-    scores: np.ndarray, hits_M: np.ndarray, texts: Texts, share: float, settings: Settings
+    scores: np.ndarray, hits_M: np.ndarray, texts: Texts, settings: Settings
 ) -> dict[str, MeanInterval | None]:
     """Dependence of the score on length, and its accuracy on pairs of equal length."""
     lengths = text_lengths(texts.completions)
     centred_scores = without_group_means(scores, texts.prompt_ids_N)
     centred_lengths = without_group_means(lengths, texts.prompt_ids_N)
-    matched_M = length_matched(texts, share)
+    matched_M = length_matched(texts)
     matched = settings.mean(hits_M[matched_M], texts.clusters_M[matched_M]) if matched_M.any() else None
     return {
         "length_spearman": _correlation(scores, lengths, texts, "spearman", settings),

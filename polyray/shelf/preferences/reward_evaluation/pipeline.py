@@ -118,7 +118,7 @@ def validate(
     for number, (name, scores) in enumerate(kept.items()):
         progress("measuring", number, len(kept))
         measured[name] = measure(scores, texts, scored[name].temperature, config)
-    rows = slice_rows(pair_slices(texts, config.length_match), measured, texts, Settings.of(config))
+    rows = slice_rows(pair_slices(texts), measured, texts, Settings.of(config))
     metrics = build_metrics(config, data, texts, scored, measured, rows)
     mistakes = [line for name in config.models for line in worst_mistakes(name, kept[name], texts)]
     atomic_write_text(files.slices, as_csv(rows))

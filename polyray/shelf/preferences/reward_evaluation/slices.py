@@ -15,7 +15,12 @@ from typing import Any
 import numpy as np
 
 from polyray.shelf.preferences.reward_evaluation.held_out import Texts
-from polyray.shelf.preferences.reward_evaluation.measures import Measured, Settings, length_matched
+from polyray.shelf.preferences.reward_evaluation.measures import (
+    LENGTH_MATCH,
+    Measured,
+    Settings,
+    length_matched,
+)
 from polyray.shelf.preferences.reward_evaluation.scorers import text_lengths
 
 BETTER_LONGER, BETTER_SHORTER = "the better one is longer", "the better one is shorter"
@@ -39,14 +44,14 @@ class Slice:
     """
 
 
-def pair_slices(texts: Texts, length_match: float) -> list[Slice]:
+def pair_slices(texts: Texts) -> list[Slice]:
     """All slices that the data allows, property by property."""
     better, worse = texts.pairs.better_M, texts.pairs.worse_M
     lengths, prompt_lengths = text_lengths(texts.completions), text_lengths(texts.prompts)
     found = [
         *_by_label("kind", _labels(texts, "kind")),
         *_by_third("length of the two", (lengths[better] + lengths[worse]) / 2, "characters"),
-        *_length_order(lengths[better], lengths[worse], length_matched(texts, length_match), length_match),
+        *_length_order(lengths[better], lengths[worse], length_matched(texts)),
         *_by_third("length of the prompt", prompt_lengths[better], "characters"),
         *_by_third("engagement gap", texts.pairs.gaps_M, ""),
     ]
@@ -143,13 +148,11 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _length_order(
-    better_M: np.ndarray, worse_M: np.ndarray, matched_M: np.ndarray, share: float
-) -> list[Slice]:
+def _length_order(better_M: np.ndarray, worse_M: np.ndarray, matched_M: np.ndarray) -> list[Slice]:
     parts = (
         (BETTER_LONGER, (better_M > worse_M) & ~matched_M, True),
         (BETTER_SHORTER, (better_M < worse_M) & ~matched_M, True),
-        (f"equally long (within {share:.0%})", matched_M, False),
+        (f"equally long (within {LENGTH_MATCH:.0%})", matched_M, False),
     )
     return [
         Slice("which is longer", label, members, outcome)

@@ -30,6 +30,10 @@ from polyray.shelf.preferences.engagement import EngagementRecord
 from polyray.shelf.preferences.engagement.priors import estimated_prior
 from polyray.shelf.preferences.reward_model.parts import is_used, read_parts
 
+MAX_PAIRS_PER_PROMPT = 64
+"""A post with 40 replies has 780 pairs: more are drawn by a seeded hash."""
+MAX_AGE_RATIO, MAX_POSITION_GAP = 2.0, 1
+"""Of `confounders.mode=remove`: between (1 h + age) of two completions, and between their positions."""
 CONFOUNDERS = ("log_age", "log_age_squared", "log_position", "is_first")
 
 
@@ -170,14 +174,14 @@ def _pairs(
             if _is_comparable(chosen[a], chosen[b], spec.min_gap, explicit)
         ]
         if confounders.mode == "remove":
-            equal = [pair for pair in pairs if _is_alike(chosen[pair[0]], chosen[pair[1]], confounders)]
+            equal = [pair for pair in pairs if _is_alike(chosen[pair[0]], chosen[pair[1]])]
             unequal += len(pairs) - len(equal)
             pairs = equal
         pairs.sort(
             key=lambda pair: seeded_rank(0, f"{chosen[pair[0]].record_id}\0{chosen[pair[1]].record_id}")
         )
-        above += max(0, len(pairs) - spec.max_pairs_per_prompt)
-        found += sorted(pairs[: spec.max_pairs_per_prompt])
+        above += max(0, len(pairs) - MAX_PAIRS_PER_PROMPT)
+        found += sorted(pairs[:MAX_PAIRS_PER_PROMPT])
     return found, (above, unequal)
 
 
@@ -189,15 +193,15 @@ def _is_comparable(a: EngagementRecord, b: EngagementRecord, min_gap: float, exp
     return gap > 0 and gap >= min_gap and a.completion != b.completion
 
 
-def _is_alike(a: EngagementRecord, b: EngagementRecord, spec: ConfounderSpec) -> bool:
+def _is_alike(a: EngagementRecord, b: EngagementRecord) -> bool:
     """Whether ages are near-equal and positions adjacent; a value that both lack is not compared."""
     if (a.age_s is None) != (b.age_s is None) or (a.position is None) != (b.position is None):
         return False
     if a.age_s is not None and b.age_s is not None:
         ratio = (a.age_s + 3600) / (b.age_s + 3600)
-        if max(ratio, 1 / ratio) > spec.max_age_ratio:
+        if max(ratio, 1 / ratio) > MAX_AGE_RATIO:
             return False
-    return a.position is None or b.position is None or abs(a.position - b.position) <= spec.max_position_gap
+    return a.position is None or b.position is None or abs(a.position - b.position) <= MAX_POSITION_GAP
 
 
 def _confounders(chosen: Sequence[EngagementRecord]) -> np.ndarray:
@@ -266,7 +270,7 @@ def _rows(
     weight_N = np.ones(len(items_N)) if variance_I is None else 1 / variance_I[items_N]
     target_N = _targets(config, engagement_I[items_N], variance_I is not None)
     keep_N = np.ones(len(items_N), dtype=bool)
-    groups = [chosen[at].prompt_id for at in items_N] if config.objective.center == "prompt" else None
+    groups = [chosen[at].prompt_id for at in items_N]
     target_N, keep_N = _centred(target_N, weight_N, groups)
     weight_N = (
         weight_N[keep_N] / max(1e-12, float(weight_N[keep_N].mean())) if keep_N.any() else weight_N[keep_N]

@@ -60,13 +60,12 @@ def batch_rows(rows: Rows, config: TrainRewardConfig, step: int) -> Batch:
     kind, size = config.objective.type, config.rows_per_step
     pairs = _drawn(len(rows.pairs_P2), size, step, config.seed, 0) if kind != "regression" else _NONE
     items = _drawn(len(rows.items_N), size, step, config.seed, 1) if kind != "pairwise" else _NONE
-    share = config.objective.regression_weight if kind == "both" else 1.0
     return Batch(
         pairs_B2=rows.pairs_P2[pairs],
         pair_weight_B=_shares(rows.pair_weight_P[pairs]),
         items_R=rows.items_N[items],
         target_R=rows.target_N[items],
-        item_weight_R=share * _shares(rows.target_weight_N[items]),
+        item_weight_R=_shares(rows.target_weight_N[items]),
         pair_place_B=np.arange(len(pairs)),
         item_place_R=np.arange(len(items)),
         whole=(len(pairs), len(items)),
@@ -159,10 +158,9 @@ def validation_metrics(
         )
     if kind != "pairwise":
         weight = torch.from_numpy(_shares(rows.target_weight_N))
-        share = config.objective.regression_weight if kind == "both" else 1.0
         with torch.no_grad():
             predicted = network.predicted(seen_M[2 * num_pairs :]).cpu().double()
-        loss += share * float(squared_loss(predicted, torch.from_numpy(rows.target_N), weight))
+        loss += float(squared_loss(predicted, torch.from_numpy(rows.target_N), weight))
     better, worse = raw_M[:num_pairs], raw_M[num_pairs : 2 * num_pairs]
     accuracy = float((better > worse).double().mean() + (better == worse).double().mean() / 2)
     return {"eval_loss": loss, "eval_accuracy": accuracy}

@@ -10,14 +10,17 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from polyray.config.judge import JudgeSpec
+from polyray.config.judge import JudgeMode, JudgeSpec
 from polyray.config.loader import build_config
+from polyray.shelf.judge import Judgement, JudgeRunner
+from polyray.shelf.judge.items import JudgeItem
 
 BLOCK = re.compile(
     r"<<<BEGIN (?P<label>[^>\n]*) (?P<mark>[0-9a-f]{16})>>>\n(?P<text>.*?)\n<<<END \1 \2>>>", re.DOTALL
@@ -242,3 +245,11 @@ def counts_words(asked: Asked) -> dict[str, Any]:
 def criteria_of(asked: Asked) -> list[str]:
     """The keys that the instructions ask for."""
     return asked.system.partition("Its keys: ")[2].partition(".")[0].split(", ")
+
+
+def judge_stream(
+    items: Iterable[JudgeItem], spec: JudgeSpec, mode: JudgeMode, cache_path: Path, **options: Any
+) -> Generator[Judgement, None, None]:
+    """Judgements of `items` in their order."""
+    with JudgeRunner(spec, mode, cache_path, **options) as runner:
+        yield from runner.stream(items)

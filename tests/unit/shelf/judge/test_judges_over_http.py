@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from polyray.config.judge import JudgeMode
-from polyray.shelf.judge import Candidate, ClusterItem, Judgement, PairItem, RubricItem, Usage, judge_stream
+from polyray.shelf.judge import Candidate, ClusterItem, Judgement, PairItem, RubricItem, Usage
 from polyray.shelf.judge.items import JudgeItem
 from polyray.types import WRONG_CLASS
 from tests.unit.shelf.judge.judge_server import (
@@ -20,6 +20,7 @@ from tests.unit.shelf.judge.judge_server import (
     JudgeServer,
     Reply,
     counts_words,
+    judge_stream,
     prefers_first,
     prefers_longer,
 )

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from polyray.errors import BudgetReached, ConfigError, JudgeError
-from polyray.shelf.judge import Candidate, JudgeQuality, JudgeRunner, RubricItem, Usage, judge_stream
+from polyray.shelf.judge import Candidate, JudgeQuality, JudgeRunner, RubricItem, Usage
 from polyray.shelf.judge.providers import FORMS, retry_after
-from polyray.shelf.judge.quality import JudgeClusters
-from tests.unit.shelf.judge.judge_server import Asked, JudgeServer, Reply, counts_words
+from tests.unit.shelf.judge.judge_server import Asked, JudgeServer, Reply, counts_words, judge_stream
 
 PROVIDERS = ("anthropic", "openai")
 GOOD = {"relevance": 3}
@@ -335,7 +334,7 @@ def test_quality_in_batches(tmp_path: Path) -> None:
         JudgeQuality(server.spec(max_retries=0), tmp_path / "a.jsonl") as judge,
     ):
         assert judge.score_many([("p", "one"), ("p", "bad"), ("p", "1 2 3 4 5")]) == [0.0, None, 1.0]
-        assert judge.quality("p", "1 2 3") == 0.5
+        assert judge.score_many([("p", "1 2 3")]) == [0.5]
         assert judge.score_many([]) == []
         assert judge.unjudged == [
             "invalid answer in 1 tries, the last one: there is no complete JSON object in the answer"
@@ -347,23 +346,10 @@ def test_quality_raises_again_after_the_end_of_the_money(tmp_path: Path) -> None
     with JudgeServer(counts_words) as server:
         spec = server.spec(budget={"max_tokens": 100})
         with JudgeQuality(spec, tmp_path / "a.jsonl") as judge:
-            assert judge.quality("p", "one") == 0.0
+            assert judge.score_many([("p", "one")]) == [0.0]
             for _ in range(2):
                 with pytest.raises(BudgetReached):
-                    judge.quality("p", "two words")
-
-
-def test_clusters_in_batches(tmp_path: Path) -> None:
-    def script(asked: Asked) -> dict[str, Any]:
-        texts = [value for label, value in asked.texts.items() if label != "prompt"]
-        return {f"candidate_{n}": len(value) % 3 for n, value in enumerate(texts, 1)}
-
-    with JudgeServer(script) as server, JudgeClusters(server.spec(), tmp_path / "a.jsonl") as judge:
-        assert judge.classes_many([("p", ["a", "bb", "cc"]), ("p", []), ("q", ["ccc"])]) == [
-            [0, 1, 1],
-            [],
-            [-1],
-        ]
+                    judge.score_many([("p", "two words")])
 
 
 @pytest.mark.parametrize(

@@ -247,16 +247,18 @@ def test_rows_are_read_by_sft_and_rl(tmp_path: Path) -> None:
     ]
     for mode in ("chat", "completion"):
         spec = RowsSpec.model_validate(
-            {"mode": mode, "instruction": "Reply: {source}", "max_source_words": 4, "max_sft_per_prompt": 1}
+            {"mode": mode, "instruction": "Reply: {source}", "max_source_words": 4}
         )
         sft, rl = tmp_path / "sft.jsonl", tmp_path / "rl.jsonl"
         sft.write_text("".join(json.dumps(row) + "\n" for row in sft_rows(records, spec)))
         rl.write_text("".join(json.dumps(row) + "\n" for row in rl_rows(records, spec)))
         shown, _ = read_demonstrations(JsonlDataSpec(train=str(sft)))
         asked = ["Reply: one two three four [...]", "Reply: Up early?"]
-        assert [(item.prompt.text, item.response) for item in shown] == list(
-            zip(asked, ("Best.", "Other."), strict=True)
-        )
+        assert [(item.prompt.text, item.response) for item in shown] == [
+            (asked[0], "Best."),
+            (asked[0], "Good."),
+            (asked[1], "Other."),
+        ]
         rows = read_prompts(rl)
         assert [(r.prompt.text, r.prompt.prompt_id, r.response) for r in rows] == [
             (asked[0], "p/answer", "Best."),

@@ -14,7 +14,9 @@ from polyray.config.curate import DuplicateSpec, NearDuplicateSpec
 from polyray.data.words import canonical_text
 from polyray.shelf.preferences.curation.duplicates import EXACT, NEAR, clusters, duplicates
 from polyray.shelf.preferences.curation.fingerprints import (
+    MIN_WORDS,
     MISSED,
+    SHINGLE_CHARS,
     band_shape,
     jaccard,
     shingle_hashes,
@@ -42,21 +44,19 @@ WORDS = [
     "that",
     "day",
 ]
-NEAR_SPEC = NearDuplicateSpec(threshold=0.6, unit="words", shingle_size=2)
+NEAR_SPEC = NearDuplicateSpec(threshold=0.6)
 
 
-def shingles(text: str, spec: NearDuplicateSpec) -> set[str] | None:
-    words = canonical_text(text).split()
-    if len(words) < spec.min_words:
+def shingles(text: str) -> set[str] | None:
+    canonical = " ".join(canonical_text(text).split())
+    if len(canonical.split()) < MIN_WORDS:
         return None
-    units: list[str] = words if spec.unit == "words" else list(" ".join(words))
-    size = min(spec.shingle_size, len(units))
-    joint = " " if spec.unit == "words" else ""
-    return {joint.join(units[at : at + size]) for at in range(len(units) - size + 1)}
+    size = min(SHINGLE_CHARS, len(canonical))
+    return {canonical[at : at + size] for at in range(len(canonical) - size + 1)}
 
 
-def similarity(a: str, b: str, spec: NearDuplicateSpec) -> float:
-    first, second = shingles(a, spec), shingles(b, spec)
+def similarity(a: str, b: str) -> float:
+    first, second = shingles(a), shingles(b)
     if first is None or second is None:
         return 0.0
     return len(first & second) / len(first | second)
@@ -74,16 +74,14 @@ def variants(seed: int, number: int) -> list[str]:
     return texts
 
 
-@pytest.mark.parametrize("unit", ["words", "characters"])
-def test_hashed_shingles_have_the_similarity_of_the_texts(unit: str) -> None:
-    spec = NearDuplicateSpec(unit="words" if unit == "words" else "characters", shingle_size=3)
+def test_hashed_shingles_have_the_similarity_of_the_texts() -> None:
     texts = [*variants(0, 30), "Ça va? Оно, 日本語 \U0001f600 text of more words", "a b c d"]
     for a, b in combinations(texts, 2):
-        first, second = shingle_hashes(a, spec), shingle_hashes(b, spec)
+        first, second = shingle_hashes(a), shingle_hashes(b)
         if first is None or second is None:
-            assert shingles(a, spec) is None or shingles(b, spec) is None
+            assert shingles(a) is None or shingles(b) is None
         else:
-            assert jaccard(first, second) == pytest.approx(similarity(a, b, spec))
+            assert jaccard(first, second) == pytest.approx(similarity(a, b))
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 0.95])
@@ -104,7 +102,7 @@ def test_groups_are_the_components_of_similar_pairs() -> None:
         while changed:
             changed = False
             for a, b in combinations(range(len(texts)), 2):
-                if similarity(texts[a], texts[b], NEAR_SPEC) >= 0.6 and expected[a] != expected[b]:
+                if similarity(texts[a], texts[b]) >= 0.6 and expected[a] != expected[b]:
                     expected[a] = expected[b] = min(expected[a], expected[b])
                     changed = True
         assert groups == expected
@@ -129,9 +127,7 @@ def brute_force(records: list[EngagementRecord], spec: DuplicateSpec, protected:
         alike = [
             k
             for k in kept
-            if k in seen
-            and spec.near
-            and similarity(k.completion, item.completion, spec.near) >= spec.near.threshold
+            if k in seen and spec.near and similarity(k.completion, item.completion) >= spec.near.threshold
         ]
         if same and spec.exact and item.record_id not in protected:
             gone[item.record_id] = EXACT
@@ -205,12 +201,12 @@ def test_no_near_duplicate_is_in_two_clusters(seed: int, whole: bool) -> None:
     kept = [item for item in records if item.record_id not in gone]
     found = clusters(kept, NEAR_SPEC)
     for a, b in combinations(kept, 2):
-        alike = similarity(a.completion, b.completion, NEAR_SPEC) >= NEAR_SPEC.threshold
+        alike = similarity(a.completion, b.completion) >= NEAR_SPEC.threshold
         assert not (alike and whole), (a, b)
         if alike or a.prompt_id == b.prompt_id:
             assert found[a.record_id] == found[b.record_id]
 
 
 def test_hashes_are_sorted_and_different() -> None:
-    hashes = shingle_hashes(" ".join(WORDS * 3), NearDuplicateSpec())
+    hashes = shingle_hashes(" ".join(WORDS * 3))
     assert hashes is not None and (np.diff(hashes.astype(np.int64)) > 0).all()

@@ -26,8 +26,6 @@ GERMAN = "Ich lese die Quellen lieber selbst, als dass ich glaube, was andere Le
         ({"min_words": 3}, "No -- good.", ("too short", "2 words, below 3")),
         ({"max_words": 2}, "No good.", None),
         ({"max_words": 2}, "No good, no", ("too long", "3 words, above 2")),
-        ({"min_chars": 4}, " abc ", ("too short", "3 characters, below 4")),
-        ({"max_chars": 3}, "abcd", ("too long", "4 characters, above 3")),
         ({"max_links": 1}, "see https://a.org", None),
         ({"max_links": 1}, "https://a.org www.b.org", ("links", "2 links, above 1")),
         ({"max_mentions": 0}, "mail me at a@b.org", None),
@@ -89,7 +87,7 @@ def test_a_word_list_of_the_user(tmp_path: Path) -> None:
 
 
 def test_languages() -> None:
-    rule = language_rule(LanguageSpec(keep=("en",), min_chars=20))
+    rule = language_rule(LanguageSpec(keep=("en",)))
     assert rule.reason(ENGLISH) == ""
     assert rule.reason(GERMAN) == "de"
     assert rule.reason("Danke schön!") == ""  # too short to tell

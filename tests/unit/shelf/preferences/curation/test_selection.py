@@ -38,12 +38,10 @@ def feasible(
 ) -> bool:
     far = all(1 - rows[a] @ rows[b] >= spec.min_distance for a, b in combinations(subset, 2))
     prompts = [records[at].prompt_id for at in subset]
-    clusters = [records[at].cluster_id for at in subset]
     return (
         far
         and len(subset) <= spec.count
         and all(prompts.count(name) <= (spec.max_per_prompt or 99) for name in prompts)
-        and all(clusters.count(name) <= (spec.max_per_cluster or 99) for name in clusters)
     )
 
 
@@ -54,7 +52,7 @@ def subsets(number: int) -> list[tuple[int, ...]]:
 SPECS = [
     SelectionSpec(count=4, min_distance=0.6, max_per_prompt=None),
     SelectionSpec(count=4, min_distance=0.3, max_per_prompt=2),
-    SelectionSpec(count=9, min_distance=1.0, max_per_prompt=1, max_per_cluster=2),
+    SelectionSpec(count=9, min_distance=1.0, max_per_prompt=1),
     SelectionSpec(count=2, min_distance=0.0, max_per_prompt=1),
 ]
 
@@ -83,9 +81,7 @@ def test_without_distances_the_total_engagement_is_the_greatest_possible() -> No
 
 @pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
 def test_mmr_step_by_step(weight: float) -> None:
-    spec = SelectionSpec(
-        count=5, method="mmr", min_distance=0.1, diversity_weight=weight, max_per_prompt=2, max_per_cluster=3
-    )
+    spec = SelectionSpec(count=5, method="mmr", min_distance=0.1, diversity_weight=weight, max_per_prompt=2)
     for seed in range(8):
         records, rows = case(seed)
         scores = engagement_percentiles([r.engagement for r in records])

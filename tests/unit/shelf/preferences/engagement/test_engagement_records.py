@@ -5,19 +5,15 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from polyray.errors import DataError
 from polyray.shelf.preferences.engagement import (
     EngagementRecord,
     PreferencePair,
-    comparable_pairs,
     data_sha256,
     read_records,
 )
@@ -46,27 +42,6 @@ def record(name: str, engagement: float, prompt_id: str = "p", completion: str =
 def write(path: Path, *rows: object) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
-
-
-@given(st.lists(st.tuples(st.integers(-3, 3), st.sampled_from("ab"), st.sampled_from("xyz")), max_size=8))
-def test_comparable_pairs_are_all_that_qualify(items: list[tuple[int, str, str]]) -> None:
-    records = [record(str(at), *item) for at, item in enumerate(items)]
-    for min_gap in (0, 1, 2.5):
-        found = {(a.record_id, b.record_id) for a, b in comparable_pairs(records, min_gap)}
-        expected = {
-            (a.record_id, b.record_id)
-            for a, b in permutations(records, 2)
-            if a.prompt_id == b.prompt_id
-            and a.completion != b.completion
-            and a.engagement > b.engagement
-            and a.engagement - b.engagement >= min_gap
-        }
-        assert found == expected
-
-
-def test_a_negative_gap_is_refused() -> None:
-    with pytest.raises(ValueError, match="min_gap=-1"):
-        comparable_pairs([], -1)
 
 
 @pytest.mark.parametrize(

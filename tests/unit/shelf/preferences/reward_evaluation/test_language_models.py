@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from polyray.shelf.preferences.reward_evaluation import language_models
 from polyray.shelf.preferences.reward_evaluation.language_models import NgramModel, word_tokens
 
 
@@ -50,7 +51,7 @@ def test_order_is_checked() -> None:
         NgramModel([], 0)
 
 
-def test_a_causal_model_gives_the_mean_of_the_tokens(tmp_path: Path) -> None:
+def test_a_causal_model_gives_the_mean_of_the_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
     import torch
 
@@ -58,8 +59,9 @@ def test_a_causal_model_gives_the_mean_of_the_tokens(tmp_path: Path) -> None:
     from polyray.shelf.preferences.reward_evaluation.language_models import CausalLm
     from tests.unit.tiny_policy import build_base, save_base
 
+    monkeypatch.setattr(language_models, "BATCH_ROWS", 2)
     directory = save_base(tmp_path / "model")
-    scorer = CausalLm(CausalLmSpec(type="causal_lm", path=str(directory), batch_rows=2, max_prompt_tokens=3))
+    scorer = CausalLm(CausalLmSpec(type="causal_lm", path=str(directory), max_prompt_tokens=3))
     prompts, completions = ["01|2", "7", "", "a1"], ["RRU", "UULLD", "R", ""]
     found = scorer.mean_logprobs(prompts, completions)
     base = build_base()

@@ -122,7 +122,7 @@ def test_the_test_flips_whole_clusters(tmp_path: Path) -> None:
 
 
 def test_slices_by_number_are_equal_thirds_with_their_ends(texts: Texts) -> None:
-    found = [part for part in pair_slices(texts, 0.1) if part.property == "impressions, the fewer of the two"]
+    found = [part for part in pair_slices(texts) if part.property == "impressions, the fewer of the two"]
     impressions = np.array([record.impressions for record in texts.records], dtype=float)
     fewer = np.minimum(impressions[texts.pairs.better_M], impressions[texts.pairs.worse_M])
     assert [part.value.split()[0] for part in found] == ["low", "middle", "high"]
@@ -131,7 +131,7 @@ def test_slices_by_number_are_equal_thirds_with_their_ends(texts: Texts) -> None
         low, high = fewer[part.members_M].min(), fewer[part.members_M].max()
         assert part.value.endswith(f"({low:g} to {high:g})")
         assert 0.2 < part.members_M.mean() < 0.45
-    properties = {part.property for part in pair_slices(texts, 0.1)}
+    properties = {part.property for part in pair_slices(texts)}
     assert "age of the two" in properties, "the data has ages"
     assert not properties & {"kind", "year", "position among replies", "which came first"}, (
         "and none of these"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from polyray.config.reward_validation import ProbeName, ProbeSpec, ValidationDataSpec
+from polyray.shelf.preferences.reward_evaluation import probe_results
 from polyray.shelf.preferences.reward_evaluation.held_out import Texts, read_held_out
 from polyray.shelf.preferences.reward_evaluation.measures import Settings
 from polyray.shelf.preferences.reward_evaluation.probe_results import probe_scorer, probe_texts
@@ -138,8 +139,9 @@ def test_a_rise_of_few_but_much_warns_as_well(texts: Texts) -> None:
     assert probe["shift"] == 1.25 > probe["max_shift"] and probe["verdict"] == "warn"
 
 
-def test_above_the_limit_by_chance_is_unclear(texts: Texts) -> None:
-    spec = ProbeSpec(num_completions=60, names=("uppercase",), max_shift=9.0)
+def test_above_the_limit_by_chance_is_unclear(texts: Texts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe_results, "MAX_SHIFT", 9.0)
+    spec = ProbeSpec(num_completions=60, names=("uppercase",))
     turns = iter(range(1000))
 
     def score(prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:

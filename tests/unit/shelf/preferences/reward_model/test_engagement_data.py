@@ -14,6 +14,7 @@ from polyray.errors import DataError
 from polyray.metrics.preference import certainty_weights, log_odds_variance
 from polyray.shelf.preferences.engagement import EngagementRecord, read_records
 from polyray.shelf.preferences.engagement.priors import estimated_prior
+from polyray.shelf.preferences.reward_model import data as reward_data
 from polyray.shelf.preferences.reward_model.data import TrainingData, load_training_data
 from polyray.shelf.preferences.reward_model.parts import half_of
 from tests.unit.shelf.preferences.reward_model.stand_ins import liking, reward_config, write_records
@@ -31,7 +32,9 @@ def pairs_of(data: TrainingData, part: str = "train") -> set[tuple[str, str]]:
     }
 
 
-def test_pairs_are_those_of_brute_force_and_of_their_part(tmp_path: Path) -> None:
+def test_pairs_are_those_of_brute_force_and_of_their_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_records(tmp_path / "r.jsonl", liking)
     data = load_training_data(reward_config(path, data__min_gap=2.0))
     for part in ("train", "validation"):
@@ -46,7 +49,8 @@ def test_pairs_are_those_of_brute_force_and_of_their_part(tmp_path: Path) -> Non
     tested = {f"c{number}" for number in range(0, 60, 10)}
     assert not tested & set(data.clusters)
     assert all(f"prompt {number}" not in data.texts for number in range(0, 60, 10))
-    few = load_training_data(reward_config(path, data__max_pairs_per_prompt=2))
+    monkeypatch.setattr(reward_data, "MAX_PAIRS_PER_PROMPT", 2)
+    few = load_training_data(reward_config(path))
     assert few.counts["train_pairs"] == 2 * 42
     assert few.counts["pairs_above_max_per_prompt"] == 4 * (42 + 12)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from polyray.config.evaluation import EvaluationSpec
-from polyray.evaluation.records import SampleRecord, write_lines
+from polyray.evaluation.records import SampleRecord
 from polyray.evaluation.scoring import ScoringContext, score_samples
+from tests.sample_files import write_lines
 
 WRONG = -1
 Classes = Mapping[str, Sequence[Sequence[int]]]

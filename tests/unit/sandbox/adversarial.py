@@ -1,9 +1,8 @@
 """Programs that try to pass without a solution, to stay alive or to do harm; and odd honest ones.
 
-All are judged by TEST, which asks for `f(x) == x + 1`. Used by the benchmark and by the sandbox's acceptance
-tests. The programs are in programs/*.txt, each below a line `# name`. @OUTSIDE@ is replaced by a directory that
-is not the program's, @MARK@ by a text that marks processes of the program, and three more names by what a text
-file cannot hold.
+All are judged by TEST, which asks for `f(x) == x + 1`. Used by test_adversaries.py.
+The programs are in programs/*.txt, each below a line `# name`. There @OUTSIDE@ stands for a directory that is not the
+program's, @MARK@ for a text that marks what a program starts, and three more for what a text file cannot hold.
 """
 
 from __future__ import annotations
