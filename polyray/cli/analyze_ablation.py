@@ -54,11 +54,10 @@ def analyze_ablation(argv: Sequence[str] | None = None) -> int:
         if not directory.finished:
             _write_ablated(config, adapter, args.namespace.by)
             with (
-                evaluation_account(config) as cost,
+                evaluation_account(config),
                 open_ray(config.ray, display),
                 open_sampler(config) as sample,
             ):
-                cost.enter("evaluate")
                 evaluate(config, directory, sample, display)
         else:
             check_finished(config, directory)

@@ -27,11 +27,10 @@ def run_evaluate(config: EvaluateConfig) -> None:
     with ProgressDisplay() as display, RunDirectory.open(config, resumable_keys()) as directory:
         if not directory.finished:
             with (
-                evaluation_account(config) as cost,
+                evaluation_account(config),
                 open_ray(config.ray, display),
                 open_sampler(config) as sample,
             ):
-                cost.enter("evaluate")
                 evaluate(config, directory, sample, display)
         else:
             check_finished(config, directory)

@@ -145,7 +145,7 @@ class RunPaths:
 
     @property
     def cost(self) -> Path:
-        """Cores, GPUs, tokens, energy and money, by phase; kept while the run goes on."""
+        """Time, cores, GPUs, tokens and money, written while the run goes on."""
         return self.root / "cost.json"
 
     @property
