@@ -41,7 +41,7 @@ def join(address: str, **options: Any) -> Any:
     if "://" in address:
         raise ConfigError(
             f"RAY_ADDRESS={address} is no address of a Ray that a process can join; give HEAD:6379, on a machine of "
-            "the cluster, or send the job: polyray submit ... --address http://HEAD:8265"
+            "the cluster, or send the job: ray job submit --address http://HEAD:8265"
         )
     if address not in ON_THIS_MACHINE:
         _refuse_silence(address)
@@ -89,7 +89,7 @@ def _refuse_silence(address: str) -> None:
         raise ResourceError(
             f"something listens at RAY_ADDRESS={address}, but Ray asks this machine's own address instead, "
             f"{asked}:{port}, where nobody answers ({reason}); a forwarded port (ssh -L) lets no process join: start "
-            "the job on a machine of the cluster, or send it: polyray submit ... --address http://HEAD:8265"
+            "the job on a machine of the cluster, or send it: ray job submit --address http://HEAD:8265"
         ) from error
     raise ResourceError(
         f"nobody answers at RAY_ADDRESS={address} ({reason}); is the head up (`ray start --head --port={port}`), "
@@ -120,7 +120,7 @@ def _not_joined(address: str, error: BaseException) -> ConfigError | ResourceErr
         return ResourceError(
             f"this machine is no part of the cluster at RAY_ADDRESS={address}: a process joins only where a Ray of "
             f"that cluster runs; start one here (`ray start --address={address}`), start the job on a machine of the "
-            "cluster, or send it: polyray submit ... --address http://HEAD:8265"
+            "cluster, or send it: ray job submit --address http://HEAD:8265"
         )
     last = reason.strip().splitlines()[-1]
     return ResourceError(

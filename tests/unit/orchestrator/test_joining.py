@@ -61,7 +61,7 @@ def test_where_nobody_listens_ray_is_not_even_asked(monkeypatch: pytest.MonkeyPa
     [
         (
             "http://head:8265",
-            r"RAY_ADDRESS=http://head:8265 is no address of a Ray .* polyray submit",
+            r"RAY_ADDRESS=http://head:8265 is no address of a Ray .* ray job submit",
         ),
         ("ray://head:10001", r"RAY_ADDRESS=ray://head:10001 is no address of a Ray that a process can join"),
         ("head", r"RAY_ADDRESS=head is no HOST:PORT; the port of a head is 6379"),
