@@ -109,7 +109,7 @@ def show_cost(run_dir: Path, display: Display) -> None:
 
 
 def _tokens(path: Path, key: str, field: str) -> LogSum:
-    return LogSum(path, lambda line: Cost(**{field: int(line.get(key) or 0)}), whole=(field,))
+    return LogSum(path, lambda line: replace(Cost(), **{field: int(line.get(key) or 0)}), whole=(field,))
 
 
 def _answers(path: Path, spec: JudgeSpec, owner: str, whole: Sequence[str] = ()) -> LogSum:

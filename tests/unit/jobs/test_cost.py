@@ -86,7 +86,7 @@ def test_training_run_holds_shares_of_gpus(tmp_path: Path) -> None:
     assert held_by_fleet(config) == Held(1.0 + 0.5, 1.0)
 
 
-def held_of(meter: CostMeter) -> Held:
+def held_of(meter: CostMeter) -> Held | None:
     return meter._held
 
 
