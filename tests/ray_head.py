@@ -40,8 +40,9 @@ class Head:
             check=False,
         )
 
-    def submit(self, *arguments: str, token: str = RAY_TOKEN) -> subprocess.CompletedProcess[str]:
-        return self.run("jobs.submit", *arguments, "--address", self.address, token=token)
+    def job(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`ray job COMMAND` at this head, from the directory of the test."""
+        return self.run("ray.scripts.scripts", "job", command, "--address", self.address, *arguments)
 
     def get(self, path: str, token: str = RAY_TOKEN) -> str:
         headers = {"Authorization": f"Bearer {token}"}

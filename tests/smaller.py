@@ -78,7 +78,7 @@ def added(words: Sequence[str]) -> tuple[str, ...]:
     if len(words) < 2 or words[0] != "-m" or {"--check", "--help", "-h"} & set(words):
         return ()
     job, given = words[1].removeprefix("jobs."), set(words[2:])
-    if job == "submit" or (not given and job != "quickstart"):
+    if not given and job != "quickstart":
         return ()
     matches = [key for key in SMALLER if key.split()[0] == job and set(key.split()[1:]) <= given]
     return SMALLER[max(matches, key=lambda key: len(key.split()))] if matches else ()

@@ -20,8 +20,6 @@ from polyray.config.service import ServiceSpec
 
 CPU, GPU = "CPU", "GPU"
 MAX_MACHINES_NAMED = 8
-JOB_CPUS = "POLYRAY_JOB_CPUS"
-"""The variable by which polyray submit tells a job what Ray has set aside for the job's own process."""
 
 
 @dataclass(frozen=True, slots=True)

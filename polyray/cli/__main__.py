@@ -18,7 +18,6 @@ COMMANDS = {
     "serve": "serve a trained policy, or reward models, over HTTP",
     "report": "write one HTML page from run directories",
     "export": "export an adapter: merged model, model card, hub",
-    "submit": "run a command as a job of a Ray cluster",
     "doctor": "check this machine, a model or a cluster",
     "pretrain": "build the embedded base model",
     "curate": "make preference data from engagement or selections",

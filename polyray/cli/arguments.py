@@ -67,8 +67,8 @@ class JobArguments(Generic[ConfigT]):
     ) -> int:
         """Prints the resolved configuration, and sizes that follow from it, as JSON; returns exit code 0.
 
-        `inputs` looks at the files that the job would read. If it or `derived` finds some missing, the rest is
-        printed, and MissingFile names them: a machine of the cluster may have them (polyray submit).
+        `inputs` looks at the files that the job would read. Where it or `derived` finds some missing, the rest is
+        printed, and MissingFile names them: a machine of the cluster may have them.
         """
         checked = {"job": self.job, "config": as_json(self.config)}
         missing = MissingFiles()

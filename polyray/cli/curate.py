@@ -78,7 +78,7 @@ def data(argv: Sequence[str]) -> int:
             display.note(f"curated again: another {', '.join(changed)} than last time")
             directory.paths.done.unlink()
         if not directory.finished:
-            with account("curate data", args.config, DRIVER, phase="curate"):
+            with account("curate data", args.config, DRIVER):
                 curate_data(args.config, directory, display, inputs)
         show(directory, display)
         show_cost(directory.paths.root, display)

@@ -46,7 +46,7 @@ def reward(argv: Sequence[str]) -> int:
         check_inputs(args.config)
     with ProgressDisplay() as display, RunDirectory.open(args.config, RESUMABLE_KEYS) as directory:
         if not directory.finished:
-            with account("evaluate reward", args.config, DRIVER, phase="validate"):
+            with account("evaluate reward", args.config, DRIVER):
                 validate_rewards(args.config, directory, display)
         show(directory, display)
         show_cost(directory.paths.root, display)

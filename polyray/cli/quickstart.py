@@ -47,11 +47,6 @@ class Plan:
     arms: dict[str, TrainConfig]
     evaluate: EvaluateConfig
 
-    @property
-    def run_dirs(self) -> list[Path]:
-        """Run directories of everything it runs."""
-        return [config.run_dir for config in (self.sft, *self.arms.values(), self.evaluate)]
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
@@ -82,22 +77,21 @@ def main(argv: Sequence[str] | None = None) -> int:
                 check_training(arm, made_before=True) for plan in plans for arm in plan.arms.values()
             ],
         )
-    from polyray.launch.cost import DRIVER, quickstart_account, show_cost
+    from polyray.launch.cost import DRIVER, account, held_by_fleet, show_cost
     from polyray.launch.fleet import open_ray
     from polyray.runs.progress import ProgressDisplay
 
     started = time.monotonic()
-    parts = [path for plan in plans for path in plan.run_dirs]
     any_arm = plans[0].arms[config.baseline_arm]
     with ProgressDisplay() as display:
-        with quickstart_account(config, any_arm, parts) as cost:
+        with account("quickstart", config, held_by_fleet(any_arm)) as cost:
             total = 1 + len(plans) * (len(config.arms) + 2)
             display.section("pretrain the embedded model", 1, total)
             with _pretraining(pretrain, display) as await_model, open_ray(config.ray, display):
                 done = 1
                 for plan in plans:
                     done = _run_seed(plan, await_model, cost, display, done, total)
-            cost.enter("report", DRIVER)
+            cost.hold(DRIVER)
             _finish(config, plans, display, time.monotonic() - started)
         show_cost(config.run_dir, display)
     return EXIT_OK
@@ -186,15 +180,14 @@ def _run_seed(
     from polyray.launch.cost import held_by_fleet, held_by_learner
     from polyray.launch.fleet import open_fleet, pool_sampler
     from polyray.launch.plan import plan_fleet
-    from polyray.runs.cost import START
 
     any_arm = next(iter(plan.arms.values()))
     owner = f"{any_arm.run_dir.parent.name}-seed{plan.seed}"
     held = held_by_fleet(any_arm)
-    cost.enter(START, held)
+    cost.hold(held)
 
     with open_fleet(plan_fleet(any_arm, await_model), owner) as fleet:
-        cost.rest()  # its parts have accounts of their own
+        cost.hold(None)  # its parts have accounts of their own
         display.section(f"SFT (seed {plan.seed})", done + 1, total)
         _sft(plan.sft, held + held_by_learner(plan.sft.learner), display)
         for index, (name, arm) in enumerate(plan.arms.items()):
@@ -214,7 +207,7 @@ def _sft(config: SftConfig, held: Held, display: ProgressDisplay) -> None:
 
     with RunDirectory.open(config) as directory:
         if not directory.finished:
-            with supervised_account(config, held, "train"):
+            with supervised_account(config, held):
                 supervise(plan_sft(config), directory, display)
 
 
@@ -240,7 +233,7 @@ def _evaluate(config: EvaluateConfig, held: Held, sample: Sample, display: Progr
         if directory.finished:
             check_finished(config, directory)
             return
-        with evaluation_account(config, held, "evaluate"):
+        with evaluation_account(config, held):
             evaluate(config, directory, sample, display)
 
 

@@ -54,8 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with ProgressDisplay() as display, RunDirectory.open(config) as directory:
         if not directory.finished:
             held = held_by_learner(config.learner)
-            with account("train_reward", config, held) as cost, open_ray(config.ray, display, config.run_dir):
-                cost.enter("train")
+            with account("train_reward", config, held), open_ray(config.ray, display, config.run_dir):
                 train_reward(config, directory, display)
         summary = directory.summary()
         display.note(

@@ -1,4 +1,4 @@
-"""Prices of cores, GPUs and energy: the price table of every job's file. The judge has its own (judge.py)."""
+"""Prices of cores and GPUs, in every job's file. The judge has its own (judge.py)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _price(description: str) -> Any:
 
 
 class PriceTableSpec(StrictModel):
-    """Prices by resource. A resource without a price is left out of the money, and cost.json says so.
+    """Prices by resource. A resource without a price is not in the money of cost.json.
 
     Example:
         PriceTableSpec(currency="EUR", core_hour=0.02, gpu_hour=2.10)
@@ -25,12 +25,11 @@ class PriceTableSpec(StrictModel):
     )
     core_hour: float | None = _price("one logical CPU, held for an hour; null: not priced")
     gpu_hour: float | None = _price("one GPU, held for an hour; null: not priced")
-    kwh: float | None = _price("energy, where the machine's counters can be read; null: not priced")
 
     @model_validator(mode="after")
     def _prices_something(self) -> PriceTableSpec:
-        if self.core_hour is None and self.gpu_hour is None and self.kwh is None:
+        if self.core_hour is None and self.gpu_hour is None:
             raise ValueError(
-                f"prices in {self.currency} name no price; give core_hour, gpu_hour or kwh, or leave prices out"
+                f"prices in {self.currency} name no price; give core_hour or gpu_hour, or leave prices out"
             )
         return self

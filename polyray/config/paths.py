@@ -37,7 +37,6 @@ SHIPPED_ROOT = REPOSITORY_ROOT or _PACKAGE
 """Parent of the shipped configs/."""
 
 _base: ContextVar[str | None] = ContextVar("base_dir", default=None)
-_written: ContextVar[dict[str, str] | None] = ContextVar("written_paths", default=None)
 
 
 def import_path() -> dict[str, str]:
@@ -67,17 +66,6 @@ def relative_to(directory: str) -> Iterator[None]:
         _base.reset(token)
 
 
-@contextmanager
-def paths_as_written() -> Iterator[dict[str, str]]:
-    """Collects absolute path -> text for every path of a configuration built inside that was not written absolute."""
-    found: dict[str, str] = {}
-    token = _written.set(found)
-    try:
-        yield found
-    finally:
-        _written.reset(token)
-
-
 def absolute(text: str) -> str:
     """`text` as an absolute path; a URL and an empty text stay."""
     if not text or "://" in text:
@@ -86,14 +74,7 @@ def absolute(text: str) -> str:
     shipped = SHIPPED_ROOT / text
     if text.startswith(SHIPPED) and not os.path.exists(path) and shipped.exists():
         path = str(shipped)
-    return _noted(path, text)
-
-
-def _noted(result: str, text: str) -> str:
-    written = _written.get()
-    if written is not None and not text.startswith("/"):
-        written[result] = text
-    return result
+    return path
 
 
 def _builtin_or_path(text: str) -> str:
@@ -109,7 +90,7 @@ def _name_or_path(text: str) -> str:
 
 def _function(text: str) -> str:
     file, colon, function = text.rpartition(":")
-    return _noted(f"{absolute(file)}{colon}{function}", text) if file else text
+    return f"{absolute(file)}{colon}{function}" if file else text
 
 
 def _url_or_path(text: str) -> str:

@@ -43,7 +43,7 @@ class RunBase(StrictModel):
     seed: int = Field(default=0, ge=0, description="seed of everything random in the run")
     ray: RaySpec = RaySpec()
     prices: PriceTableSpec | None = Field(
-        default=None, description="prices of a core hour, a GPU hour and a kWh, for cost.json; null: no money"
+        default=None, description="prices of a core hour and a GPU hour, for cost.json; null: no money"
     )
     logging: Literal["text", "json"] = Field(
         default="text",

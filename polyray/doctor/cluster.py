@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from polyray.config.paths import REPOSITORY_ROOT
-from polyray.doctor.findings import REINSTALL, Finding, installed_version, look
+from polyray.doctor.findings import Finding, installed_version, look
 from polyray.doctor.packages import ENGINES, SUPPORTED
 from polyray.errors import PolyrayError
 
@@ -21,6 +21,8 @@ LOOK = ("-m", "polyray.doctor.cluster")
 TIMEOUT_S = 180.0
 WORKER_TIMEOUT_S = 90.0
 PACKAGES = (*SUPPORTED, *ENGINES)
+FORWARD = "ssh -L 8265:127.0.0.1:8265 HEAD, or kubectl port-forward svc/HEAD-svc 8265"
+TOKEN = "with token authentication, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's own"
 SAME_EVERYWHERE = "the same image, or environments of the same requirements/*.txt, on all machines"
 
 
@@ -78,13 +80,22 @@ def _judge_machine(name: str, machine: Mapping[str, Any], own: Mapping[str, str]
 
 
 def _dashboard(address: str) -> Finding:
-    from polyray.submission.client import Cluster
+    """Ask for the version, as `ray job submit` does before it sends anything."""
+    import ray
+    from ray.job_submission import JobSubmissionClient
 
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):  # Ray's client prefers them to its argument
+        os.environ.pop(name, None)
     try:
-        Cluster.open(address)
-    except PolyrayError as error:
-        what, _, fix = str(error).partition("; ")
-        return Finding("FAIL", what, fix or REINSTALL)
+        there = JobSubmissionClient(address)._server_ray_version
+    except ConnectionError:
+        fix = f"is the head up, and its port reachable from here ({FORWARD})?"
+        return Finding("FAIL", f"no dashboard answers at {address}", fix)
+    except Exception as error:  # Ray has no class for what a dashboard refuses
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        return Finding("FAIL", f"the dashboard at {address} answers with an error: {first[:300]}", TOKEN)
+    if there != ray.__version__:
+        return Finding("FAIL", f"{address} runs Ray {there}, this machine {ray.__version__}", SAME_EVERYWHERE)
     return Finding("ok", f"the dashboard at {address} takes jobs, with the Ray of this machine")
 
 

@@ -43,11 +43,10 @@ def evaluate_on_engines(
         return
     assert plan is not None
     with (
-        evaluation_account(config) as cost,
+        evaluation_account(config),
         open_ray(config.ray, display),
         open_sampler(config, plan) as sample,
     ):
-        cost.enter("evaluate")
         evaluate(config, directory, sample, display)
 
 

@@ -36,8 +36,7 @@ def run_sft(config: SftConfig) -> None:
         plan = None if RunPaths(config.run_dir).done.is_file() else plan_sft(config)
         with RunDirectory.open(config) as directory:
             if plan is not None and not directory.finished:
-                with supervised_account(config) as cost, open_ray(config.ray, display, config.run_dir):
-                    cost.enter("train")
+                with supervised_account(config), open_ray(config.ray, display, config.run_dir):
                     supervise(plan, directory, display)
         display.note(f"adapter   {directory.paths.adapter}\nmetrics   {directory.paths.metrics}")
         show_cost(directory.paths.root, display)

@@ -37,9 +37,6 @@ CALL_TIMEOUT_S = 120.0
 STARTING = ("starting", "delivering", RESTARTING)
 """Phases of a coordinator while no step is under way."""
 
-TRAIN = "train"
-"""The phase of a run's account from its first step on."""
-
 Fit = Callable[[dict[str, BaseException]], None]
 """Trains to the end; what it raises goes into the dictionary as `error`."""
 
@@ -53,8 +50,7 @@ def watch_training(
     cost: CostMeter | None = None,
 ) -> None:
     """Runs `fit` in a thread and shows how it goes until it ends. Raises what ended the run, if something did.
-
-    With the first sign of a step the account `cost` leaves its start for the phase TRAIN.
+    `cost` gets the number of sampled tokens.
     """
     outcome: dict[str, BaseException] = {}
     result = directory.paths.adapter / "adapter_config.json"  # the last thing that a run writes
@@ -124,7 +120,6 @@ class _Watch:
         self._display = display
         self._incidents = incidents
         self._cost = cost
-        self._started = False
         self._seen = 0
         self._alarms_shown: set[str] = set()
         self.draining = False
@@ -145,7 +140,8 @@ class _Watch:
         self.learner_starts = state["phase"] in STARTING
         log_at(step=self.step, version=self.step)
         started = bool(state["metrics"]) or state["phase"] in ("training", "stopping")
-        self._account(started, state)
+        if self._cost is not None:
+            self._cost.generated(state["tokens"])
         running = "training" if not self.draining else "stopping after this step"
         running = state["phase"] if state["phase"] == RESTARTING else running
         self._display.update(
@@ -160,14 +156,6 @@ class _Watch:
                 self._display.note(f"{incident['kind']}: {incident['message'].splitlines()[0]}")
         self._seen += len(state["incidents"])
         show_alarms(self._config, state, self._alarms_shown, self._display)
-
-    def _account(self, started: bool, state: Mapping[str, Any]) -> None:
-        if self._cost is None:
-            return
-        if started and not self._started:
-            self._started = True
-            self._cost.enter(TRAIN)
-        self._cost.generated(state["tokens"])
 
     def drain(self, name: str) -> None:
         """Has the run end after the step that is under way."""

@@ -41,7 +41,7 @@ def join(address: str, **options: Any) -> Any:
     if "://" in address:
         raise ConfigError(
             f"RAY_ADDRESS={address} is not an address of a Ray that a process can join; give HEAD:6379, on a "
-            "machine of the cluster, or send the job: polyray submit ... --address http://HEAD:8265"
+            "machine of the cluster, or send the job: ray job submit --address http://HEAD:8265"
         )
     if address not in ON_THIS_MACHINE:
         _refuse_silence(address)
@@ -87,7 +87,7 @@ def _refuse_silence(address: str) -> None:
         raise ResourceError(
             f"something listens at RAY_ADDRESS={address}, but Ray asks this machine's own address instead, "
             f"{asked}:{port}, which does not answer ({reason}); a forwarded port (ssh -L) lets no process join: "
-            "start the job on a machine of the cluster, or send it: polyray submit ... --address http://HEAD:8265"
+            "start the job on a machine of the cluster, or send it: ray job submit --address http://HEAD:8265"
         ) from error
     raise ResourceError(
         f"nothing answers at RAY_ADDRESS={address} ({reason}); is the head up (`ray start --head --port={port}`), "
@@ -118,7 +118,7 @@ def _not_joined(address: str, error: BaseException) -> ConfigError | ResourceErr
         return ResourceError(
             f"this machine is not part of the cluster at RAY_ADDRESS={address}: a process joins only where a Ray of "
             f"that cluster runs; start one here (`ray start --address={address}`), start the job on a machine of the "
-            "cluster, or send it: polyray submit ... --address http://HEAD:8265"
+            "cluster, or send it: ray job submit --address http://HEAD:8265"
         )
     last = reason.strip().splitlines()[-1]
     return ResourceError(

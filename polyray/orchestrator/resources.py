@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from polyray.capacity.bundles import CPU, JOB_CPUS, Machine, Misfit, Part, misfit
+from polyray.capacity.bundles import Machine, Misfit, Part, misfit
 from polyray.config.paths import import_path
 from polyray.config.run import RaySpec
 from polyray.errors import ResourceError
@@ -130,32 +130,20 @@ def _environment(**variables: str) -> Iterator[None]:
 def check_placement(parts: Sequence[Part], lower: str) -> None:
     """Raise ResourceError if the run can never be placed; it names the parts that do not fit.
 
-    Resources of other jobs count as free, because these jobs end. CPUs of a submitted job's own process do not: it
-    ends last.
+    Resources of other jobs count as free, because these jobs end.
     `lower` says which fields would make the run smaller.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    own_cpus = float(os.environ.get(JOB_CPUS, 0))
-    here = ray.get_runtime_context().get_node_id() if own_cpus else None
     machines = {
         f"{node['NodeManagerAddress']} (node {node['NodeID'][:8]})": Machine(
-            _without(node["Resources"], own_cpus if node["NodeID"] == here else 0), node["Labels"]
+            node["Resources"], node["Labels"]
         )
         for node in nodes
     }
     found = misfit(parts, machines)
     if found is not None:
         joined = len(nodes) > 1 or bool(os.environ.get("RAY_ADDRESS"))
-        own = (
-            f" (besides {own_cpus:g} CPUs of this job's own process: --cpus of polyray submit)"
-            if own_cpus
-            else ""
-        )
-        raise ResourceError(f"{found.text}{own}; {_way_out(found, joined)}, or lower {lower}")
-
-
-def _without(resources: Mapping[str, float], cpus: float) -> dict[str, float]:
-    return {**resources, CPU: resources.get(CPU, 0.0) - cpus}
+        raise ResourceError(f"{found.text}; {_way_out(found, joined)}, or lower {lower}")
 
 
 def _way_out(found: Misfit, joined: bool) -> str:

@@ -5,8 +5,7 @@ jsonl.py          append-only logs that survive a kill: metrics.jsonl, rollouts.
 run_directory.py  runs/<name>/: its layout, its lock, and whether a run may be resumed
 data_record.py    data.json: hashes of the data files when the run was started
 stop_request.py   a driver's stop request to workers that it cannot call
-cost.py           the cost of a run so far           cost_record.py  cost.json     energy.py  the machine's counters
-log_tail.py       new lines of a log that another process writes
+cost.py           cost.json: time, cores, GPUs, tokens, judge spend, money
 progress.py       the live display of a job, or plain lines where there is no terminal
 logging.py        our messages, without those of other libraries
 """

@@ -1,45 +1,40 @@
-"""Keeps the account of a run while it runs: RUN/cost.json, by phase (the file itself: cost_record.py).
+"""Cost of a run in RUN/cost.json: wall time, core and GPU hours held, tokens, judge spend and money.
 
-    with CostMeter(paths.cost, "train", Held(cpus=4.5), prices=config.prices) as cost:
-        ...                     # counts as the phase "start"
-        cost.enter("train")
+    with CostMeter(paths.cost, "train", Held(cpus=4.5), prices=config.prices):
         ...
 
-Written when a phase ends and every WRITE_EVERY_S while one runs, so a killed run keeps what it had spent by then; a
-run that is started again adds to what is there. No decision depends on any of it, and it is no part of what a resumed
-run reproduces.
+The file is one flat object, the fields of Cost. It is rewritten every WRITE_EVERY_S, so a kill loses at most that
+much; a later start adds to it. No decision depends on it, and it is no part of a reproduced run.
 """
 
 from __future__ import annotations
 
-import resource
+import json
+import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from polyray.config.cost import PriceTableSpec
 from polyray.errors import DataError
 from polyray.runs.atomic import atomic_write_json
-from polyray.runs.cost_record import Amounts, CostRecord, JudgeSpend, add_judges, read_cost
-from polyray.runs.energy import EnergyMeter, open_energy
 
 WRITE_EVERY_S = 30.0
-START = "start"
-PART = "/"
-"""Between a part's name and its phase, where a run consists of runs."""
+HOUR_S = 3600.0
+JUDGE_CURRENCY = "USD"
+"""Currency of judge.prices."""
+PARTS = ("cost.json", "*/cost.json", "trials/*/cost.json")
+"""Files below a run directory; a quickstart and a sweep consist of runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a phase reserves, whether it uses it or not.
-
-    Example:
-        Held(cpus=4.5, gpus=1.0)
-    """
+    """Resources that a run reserves, e.g. Held(cpus=4.5, gpus=1.0)."""
 
     cpus: float = 0.0
     """Logical CPUs."""
@@ -49,51 +44,91 @@ class Held:
         return Held(self.cpus + other.cpus, self.gpus + other.gpus)
 
     def share(self, of: int) -> Held:
-        """What falls to one of `of` runs that use it at the same time."""
+        """Share of one of `of` runs that use it at the same time."""
         return Held(self.cpus / of, self.gpus / of)
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
-    """Tokens since one last asked.
+class Cost:
+    """Contents of a cost.json, e.g. Cost("train", starts=2, wall_s=60.0, core_s=270.0)."""
 
-    Example:
-        Tokens(generated=1536, trained=1536)
-    """
+    job: str = ""
+    starts: int = 0
+    wall_s: float = 0.0
+    core_s: float = 0.0
+    """Logical CPUs held x wall seconds, busy or idle."""
+    gpu_s: float = 0.0
+    tokens_generated: int = 0
+    tokens_trained: int = 0
+    judge_requests: int = 0
+    judge_tokens: int = 0
+    """Input and output."""
+    judge_money: float | None = None
+    """US dollars; None without judge.prices."""
+    money: float | None = None
+    """Priced part of the run, judge included if `currency` is USD; None if nothing is priced."""
+    currency: str = JUDGE_CURRENCY
 
-    generated: int = 0
-    trained: int = 0
+    def __add__(self, other: Cost) -> Cost:
+        names = [entry.name for entry in fields(self) if entry.name not in ("job", "currency")]
+        return replace(self, **{name: _plus(getattr(self, name), getattr(other, name)) for name in names})
 
-    def __add__(self, other: Tokens) -> Tokens:
-        return Tokens(self.generated + other.generated, self.trained + other.trained)
+    def priced(self, prices: PriceTableSpec | None) -> Cost:
+        """Compute `money` from a price table."""
+        currency = JUDGE_CURRENCY if prices is None else prices.currency
+        money = self.judge_money if currency == JUDGE_CURRENCY else None
+        if prices is not None and prices.core_hour is not None and self.core_s:
+            money = _plus(money, prices.core_hour * self.core_s / HOUR_S)
+        if prices is not None and prices.gpu_hour is not None and self.gpu_s:
+            money = _plus(money, prices.gpu_hour * self.gpu_s / HOUR_S)
+        return replace(self, money=money, currency=currency)
+
+    def line(self) -> str:
+        """One line, e.g. "0.52 core hours, 104,261 tokens generated, 0.01 USD; 2 starts"."""
+        parts = (
+            (f"{self.core_s / HOUR_S:.3g} core hours", True),
+            (f"{self.gpu_s / HOUR_S:.3g} GPU hours", self.gpu_s),
+            (f"{self.tokens_generated:,} tokens generated", self.tokens_generated),
+            (f"{self.tokens_trained:,} trained", self.tokens_trained),
+            (f"{self.judge_tokens:,} tokens of the judge", self.judge_requests),
+            (f"{self.money or 0.0:.4g} {self.currency}", self.money is not None),
+        )
+        starts = f"; {self.starts} starts" if self.starts > 1 else ""
+        return ", ".join(text for text, is_there in parts if is_there) + starts
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """What a meter asks beside its clocks, each time it writes.
+class LogSum:
+    """Cost by the lines of a growing JSONL log, from its beginning again after it was rewritten."""
 
-    Example:
-        Sources(tokens=TokensOfLog(paths.metrics, trained="tokens"))
-    """
+    def __init__(
+        self, path: Path, cost: Callable[[Mapping[str, Any]], Cost], *, whole: Sequence[str] = ()
+    ) -> None:
+        """`whole` names the fields that the log has over all starts; without them only new lines count."""
+        self._path, self._cost, self.whole = path, cost, whole
+        self._inode, self._end, self._sum = 0, 0, Cost()
+        if not whole:
+            self()
+            self._sum = Cost()
 
-    tokens: Callable[[], Tokens] | None = None
-    judge: Callable[[], JudgeSpend | None] | None = None
-    """What judges were paid since one last asked; None: nothing."""
-    judge_from_start: bool = False
-    """The first answer of `judge` is all that earlier starts have paid, too, so that nothing is lost to a kill."""
-    parts: Callable[[], Mapping[str, Path]] | None = None
-    """Name -> cost.json of the runs that this run consists of. One that is not there yet is passed over; where one is
-    gone again, what was last read of it stays."""
-
-
-def used_cpu_s() -> float:
-    """CPU seconds of this process and of those of its children that have ended."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+    def __call__(self) -> Cost:
+        if not self._path.is_file():
+            return Cost()
+        with self._path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_ino != self._inode or status.st_size < self._end:
+                self._inode, self._end, self._sum = status.st_ino, 0, Cost()
+            file.seek(self._end)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._end += len(line)
+                with suppress(ValueError):  # the writer has yet to cut off the line of a killed one
+                    self._sum += self._cost(json.loads(line))
+        return self._sum
 
 
 class CostMeter:
-    """One start of one run; a context manager. Its methods may be called from any thread."""
+    """Cost of one start of a run, as a context manager; methods may be called from any thread."""
 
     def __init__(
         self,
@@ -101,34 +136,26 @@ class CostMeter:
         job: str,
         held: Held,
         *,
-        phase: str = START,
         prices: PriceTableSpec | None = None,
-        sources: Sources | None = None,
-        energy: EnergyMeter | None = None,
+        logs: Sequence[LogSum] = (),
         clock: Callable[[], float] = time.monotonic,
-        cpu_clock: Callable[[], float] = used_cpu_s,
         write_every_s: float = WRITE_EVERY_S,
     ) -> None:
-        """Takes up the cost.json at `path`, and begins `phase`."""
-        self._path = path
-        self._sources = sources or Sources()
-        self._energy = energy or open_energy(has_gpus=held.gpus > 0)
-        self._clock, self._cpu_clock = clock, cpu_clock
-        self._write_every_s = write_every_s
-        self._phase: str | None = phase
-        self._held = held
-        self._generated_so_far = self._generated_new = 0
+        """Continue the cost.json at `path`; `logs` count tokens and judge spend."""
+        self._path, self._held, self._prices, self._logs = path, held, prices, logs
+        self._clock, self._write_every_s = clock, write_every_s
+        self._since, self._generated = clock(), 0
+        before = Cost()
+        with suppress(DataError):  # a missing or broken file must not keep the run from starting
+            before = read_cost(path)
+        in_logs = {name: getattr(Cost(), name) for log in logs for name in log.whole}
+        self._spent = replace(before, job=job, starts=before.starts + 1, **in_logs)
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._since = clock(), cpu_clock()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        before = _earlier(path, job)
-        asks_anew = self._sources.parts is not None or self._sources.judge_from_start
-        judge = None if asks_anew else before.judge
-        self._record = replace(before, attempts=before.attempts + 1, judge=judge, prices=prices)
         self._thread = threading.Thread(target=self._keep_writing, name="cost", daemon=True)
 
     def __enter__(self) -> CostMeter:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         self.write()
         self._thread.start()
         return self
@@ -138,95 +165,68 @@ class CostMeter:
     ) -> None:
         self._ended.set()
         self._thread.join()
-        # What ended the run is what its owner must hear of, not that the disk was too full for its account.
-        unsaid = (OSError,) if error is not None else ()
-        with suppress(*unsaid):
+        with suppress(*(() if error is None else (OSError,))):  # a full disk must not hide the run's error
             self.write()
 
-    def enter(self, phase: str, held: Held | None = None) -> None:
-        """Ends the phase before and begins `phase`; `held` where it is not what the phase before held."""
-        if PART in phase:
-            raise ValueError(f"phase={phase!r} contains {PART!r}, which stands between a part and its phase")
-        self._go_to(phase, held)
-
-    def rest(self) -> None:
-        """Ends the phase before; what follows is in the accounts of the parts."""
-        self._go_to(None, None)
+    def hold(self, held: Held | None) -> None:
+        """Charge `held` from now on; None stops the clock while parts of the run have meters of their own."""
+        with self._lock:
+            self._settle()
+            self._held = held
 
     def generated(self, so_far: int) -> None:
-        """Tokens that were sampled since this start of the run began, for who knows them as a sum."""
+        """Set the number of tokens sampled since this start."""
         with self._lock:
-            self._generated_new += max(so_far - self._generated_so_far, 0)
-            self._generated_so_far = so_far
+            self._spent += Cost(tokens_generated=max(so_far - self._generated, 0))
+            self._generated = max(so_far, self._generated)
 
     def write(self) -> None:
-        """Brings cost.json up to date. Raises OSError where it cannot be written."""
+        """Update cost.json. Raises OSError if it cannot be written."""
         with self._lock:
             self._settle()
-            atomic_write_json(self._path, self._with_parts().as_json())
-
-    def _go_to(self, phase: str | None, held: Held | None) -> None:
-        with self._lock:
-            self._settle()
-            self._phase = phase
-            self._held = held or self._held
-        with suppress(OSError):  # the account must not end the run; the next time writes this, too
-            self.write()
+            cost = sum((log() for log in self._logs), self._spent)
+            atomic_write_json(self._path, asdict(cost.priced(self._prices)))
 
     def _settle(self) -> None:
-        """Counts what came since the last call to the phase under way, and forgets it where none is."""
-        tokens = self._sources.tokens() if self._sources.tokens is not None else Tokens()
-        now = self._clock(), self._cpu_clock()
-        wall_s, cpu_s = now[0] - self._since[0], now[1] - self._since[1]
-        generated = tokens.generated + self._generated_new
-        self._since, self._generated_new = now, 0
-        joules = self._energy.joules()
-        if self._sources.judge is not None:
-            judge = add_judges(self._record.judge, self._sources.judge())
-            self._record = replace(self._record, judge=judge)
-        if self._phase is None:
-            return
-        spent = Amounts(
-            wall_s=wall_s,
-            core_s=wall_s * self._held.cpus,
-            gpu_s=wall_s * self._held.gpus,
-            cpu_s=cpu_s,
-            tokens_generated=generated,
-            tokens_trained=tokens.trained,
-            energy_j=joules,
-        )
-        phases = dict(self._record.phases)
-        phases[self._phase] = phases.get(self._phase, Amounts()) + spent
-        self._record = replace(self._record, phases=phases)
-
-    def _with_parts(self) -> CostRecord:
-        """The run's own account with those of its parts, which are read anew: each adds up its own starts."""
-        phases, notes = dict(self._record.phases), [*self._record.notes, *self._energy.notes]
-        judge = self._record.judge
-        for name, path in (self._sources.parts() if self._sources.parts is not None else {}).items():
-            if not path.is_file():  # it has not begun
-                continue
-            try:
-                part = read_cost(path)
-            except DataError as error:
-                notes.append(f"{name} is as it was last read: {error}")
-                continue
-            phases |= {f"{name}{PART}{phase}": amounts for phase, amounts in part.phases.items()}
-            judge = add_judges(judge, part.judge)
-        return replace(self._record, phases=phases, judge=judge, notes=tuple(dict.fromkeys(notes)))
+        now = self._clock()
+        wall_s, self._since = now - self._since, now
+        if self._held is not None:
+            self._spent += Cost("", 0, wall_s, wall_s * self._held.cpus, wall_s * self._held.gpus)
 
     def _keep_writing(self) -> None:
         while not self._ended.wait(self._write_every_s):
-            with suppress(OSError):  # a disk that is full may have room again before the next time
+            with suppress(OSError):  # a full disk may have room again before the next write
                 self.write()
 
 
-def _earlier(path: Path, job: str) -> CostRecord:
-    """What earlier starts have left. A file that cannot be read must not keep a run from starting."""
-    nothing = CostRecord(job=job, attempts=0, phases={})
-    if not path.is_file():
-        return nothing
+def read_cost(path: Path) -> Cost:
+    """Read a cost.json. Raises DataError if it is missing or broken."""
     try:
-        return replace(read_cost(path), job=job)
-    except DataError as error:
-        return replace(nothing, notes=(f"earlier starts are missing: {error}",))
+        cost = Cost(**json.loads(path.read_text(encoding="utf-8")))
+        return cost + Cost()  # raises TypeError for text in place of a number
+    except FileNotFoundError:
+        raise DataError(f"no {path}; start the run again to write it") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{path} is no cost.json ({type(error).__name__}: {error}); delete it, and the run counts anew"
+        ) from None
+
+
+def cost_files(run_dir: Path) -> list[Path]:
+    """The cost.json of a run, then those of its parts."""
+    return [file for pattern in PARTS for file in sorted(run_dir.glob(pattern))]
+
+
+def sum_costs(costs: Iterable[Cost]) -> Cost:
+    """Sum over runs; money in several currencies is None."""
+    costs = list(costs)
+    currencies = {cost.currency for cost in costs if cost.money is not None} or {JUDGE_CURRENCY}
+    total = replace(sum(costs, Cost()), currency=min(currencies))
+    return total if len(currencies) == 1 else replace(total, money=None)
+
+
+def _plus(one: Any, other: Any) -> Any:
+    """The sum; None counts as unknown."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other

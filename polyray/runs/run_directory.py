@@ -88,6 +88,8 @@ engine batches). `rollout.max_prompt_tokens` chooses no prompts: a longer one is
 
 
 BASE_DIR = "base_dir"
+JOB_COPY = "working_dir_files"
+"""Directory in which Ray unpacks the working directory of a submitted job."""
 FREE_KEYS = ("prices", "prices.*", "logging", BASE_DIR)
 """Keys that may differ when a run resumes: cost, logging and the directory of the command change no result."""
 
@@ -139,7 +141,7 @@ class RunPaths:
 
     @property
     def cost(self) -> Path:
-        """Cores, GPUs, tokens, energy and money, by phase; updated during the run."""
+        """Time, cores, GPUs, tokens and money; updated during the run."""
         return self.root / "cost.json"
 
     @property
@@ -214,10 +216,16 @@ class RunDirectory:
     def open(cls, config: RunBase, resumable_keys: Iterable[str] = RESUMABLE_KEYS) -> RunDirectory:
         """Creates the directory, or takes up the one that is there.
 
-        Raises ConfigError where it cannot be written to, where the run is already being driven, or where it was
-        started with a configuration that differs in more than `resumable_keys`; it is then left as it was.
+        Raises ConfigError where it cannot be written to, where Ray would remove it, where the run is already being
+        driven, or where it was started with a configuration that differs in more than `resumable_keys`; it is then
+        left as it was.
         """
         paths, values = RunPaths(config.run_dir), as_json(config)
+        if JOB_COPY in paths.root.absolute().parts:
+            raise ConfigError(
+                f"runs_dir={config.runs_dir} is in Ray's copy of the working directory, which Ray removes after the "
+                "job; give a directory that all machines see, e.g. runs_dir=/mnt/shared/runs"
+            )
         try:
             descriptor = _enter(paths)
         except OSError as error:

@@ -74,18 +74,19 @@ def sweep(
     """Trials, evaluation, results, on a Ray of its own; DONE at the end."""
     from contextlib import nullcontext
 
-    from polyray.launch.cost import DRIVER, sweep_account
+    from polyray.launch.cost import DRIVER, account, held_by_fleet
     from polyray.launch.fleet import open_ray
     from polyray.runs.cost import Held
 
-    with sweep_account(config, plans[0].config) as cost:
+    held = held_by_fleet(plans[0].config) if config.fleet.mode == "shared" else Held()
+    with account("sweep", config, held) as cost:
         with open_ray(config.ray, display, config.run_dir):
             from polyray.sweeps.run import check_resources, run_trials, shared_fleet
 
             check_resources(config, plans)
             display.section("trials", 1, 2)
             with shared_fleet(config, plans) if config.fleet.mode == "shared" else nullcontext() as fleet:
-                cost.enter("trials", Held())  # their resources are in their own accounts
+                cost.hold(None)  # trials and the evaluation have accounts of their own
                 trials = run_trials(config, plans, fleet, directory, display)
                 finished = [trial.trial_id for trial in trials if trial.status == "done"]
                 if not finished:
@@ -94,9 +95,8 @@ def sweep(
                         f"{trials[0].trial_id}: {trials[0].error}"
                     )
                 display.section("evaluation", 2, 2)
-                cost.rest()
                 _evaluate(evaluation_of(config, plans, finished), fleet, display)
-        cost.enter("report", DRIVER)
+        cost.hold(DRIVER)
         directory.mark_done(_conclude(config, plans, trials, evaluation, directory))
 
 
@@ -134,13 +134,11 @@ def _evaluate(config: EvaluateConfig, fleet: Fleet | None, display: ProgressDisp
         if directory.finished:
             check_finished(config, directory)
             return
-        with evaluation_account(config) as cost:
+        with evaluation_account(config):
             if fleet is not None:
-                cost.enter("evaluate")
                 evaluate(config, directory, pool_sampler(config, fleet.pool), display)
                 return
             with open_sampler(config, plan_evaluation(config)) as sample:
-                cost.enter("evaluate")
                 evaluate(config, directory, sample, display)
 
 

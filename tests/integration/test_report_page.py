@@ -51,7 +51,7 @@ def write_runs(root: Path) -> Path:
         ]
         (run / "dynamics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rounds))
     (root / "grpo-seed0" / "DONE").write_text('{"steps": 40}')
-    cost = {"phases": {"train": {"wall_s": 94.0, "core_s": 376.0}}}
+    cost = {"job": "train", "wall_s": 94.0, "core_s": 376.0}
     (root / "grpo-seed0" / "cost.json").write_text(json.dumps(cost))
     report_fixtures.write_evaluation(root / "evaluation-seed0", MODELS, baseline="GRPO")
     return root

@@ -1,9 +1,8 @@
-"""jobs.submit against a real head with token authentication: a run is sent, followed, stopped and taken up again."""
+"""`ray job submit` to a real head with token authentication: a run is sent, stopped and submitted again."""
 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import yaml
 from polyray.runs.jsonl import read_jsonl
 from tests.conftest import REPOSITORY_ROOT
 from tests.ray_head import RAY_TOKEN, Head, free_port, ray_head, wait_for
+from tests.terminal import clone
 
 pytestmark = pytest.mark.slow  # a Ray of its own, with its dashboard
 
@@ -27,6 +27,17 @@ STEPS = 12
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     with ray_head(tmp_path_factory.mktemp("head"), "submit", {"HF_TOKEN": PLANTED}) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone with secrets and a run, which must not be sent."""
+    directory = tmp_path_factory.mktemp("reader") / "polyray"
+    clone(directory)
+    for name in (".env", "deploy/server.key", "runs/first/DONE"):
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(f"TOKEN={PLANTED}")
+    return directory
 
 
 @pytest.fixture
@@ -43,74 +54,56 @@ def sft(model_cache: Path, tmp_path: Path) -> Path:
     return file
 
 
-def job_id(printed: str) -> str:
-    found = re.search(r"^job +(\S+)$", printed, re.MULTILINE)
-    assert found is not None, printed
-    return found[1]
+def submit(
+    head: Head, checkout: Path, name: str, *command: str, wait: bool = True
+) -> subprocess.CompletedProcess[str]:
+    options = ["--working-dir", str(checkout), "--runtime-env", str(checkout / "deploy/runtime_env.yaml")]
+    options += ["--submission-id", name, *([] if wait else ["--no-wait"])]
+    return head.job("submit", *options, "--", *command)
 
 
-def test_a_run_is_sent_followed_and_leaves_no_secret_behind(head: Head, sft: Path, tmp_path: Path) -> None:
-    done = head.submit("sft", str(sft), "--env", "SOME_SETTING=1")
+def test_submitted_run_leaves_secrets_and_runs_behind(
+    head: Head, checkout: Path, sft: Path, tmp_path: Path
+) -> None:
+    done = submit(head, checkout, "first", "python", "-m", "jobs.sft", str(sft))
     assert done.returncode == 0, done.stdout + done.stderr
-    submission_id = job_id(done.stdout)
-    assert submission_id.startswith("polyray-sft-submitted-")
-    assert f"fine-tuning  {STEPS}/{STEPS}" in done.stdout  # the job's own log
-    assert done.stdout.splitlines()[-1].startswith(f"{submission_id}  SUCCEEDED  python -m polyray.cli sft")
+    assert f"fine-tuning  {STEPS}/{STEPS}" in done.stdout
     run = tmp_path / "runs" / "submitted"
     assert (run / "DONE").is_file() and len(read_jsonl(run / "metrics.jsonl")) == STEPS
-    jobs = head.get("/api/jobs/")
-    (info,) = [job for job in json.loads(jobs) if job["submission_id"] == submission_id]
-    assert info["metadata"]["polyray_job"] == "sft"
-    everything = (
-        done.stdout
-        + done.stderr
-        + jobs
-        + "".join(path.read_text(errors="replace") for path in run.rglob("*.json*"))
-    )
-    assert PLANTED not in everything and RAY_TOKEN not in everything
-    listed = head.submit("--list")
-    assert listed.returncode == 0 and submission_id in listed.stdout
-    (trained,) = json.loads(head.get("/api/train/v2/runs/v1"))["train_runs"]
-    assert (
-        trained["name"].startswith("submitted-") and trained["status"] == "FINISHED"
-    )  # the dashboard's Train page
-    assert head.submit("--status", submission_id).stdout.split()[1] == "SUCCEEDED"
+    listed = submit(head, checkout, "look", "find", ".", "-type", "f")
+    assert "./jobs/sft.py" in listed.stdout and "./.rayignore" in listed.stdout
+    for name in (".env", "server.key", "DONE", ".venv"):
+        assert name not in listed.stdout
+    seen = [done.stdout, done.stderr, head.get("/api/jobs/")]
+    seen += [path.read_text(errors="replace") for path in run.rglob("*.json*")]
+    assert PLANTED not in "".join(seen) and RAY_TOKEN not in "".join(seen)
 
 
-def test_a_run_that_is_stopped_goes_on_where_it_was(head: Head, sft: Path, tmp_path: Path) -> None:
-    sent = head.submit("sft", str(sft), "learner.steps=5000", "name=long", "--no-wait")
+def test_stopped_run_resumes_when_it_is_submitted_again(
+    head: Head, checkout: Path, sft: Path, tmp_path: Path
+) -> None:
+    command = ("python", "-m", "jobs.sft", str(sft), "learner.steps=5000", "name=long")
+    sent = submit(head, checkout, "long-1", *command, wait=False)
     assert sent.returncode == 0, sent.stderr
-    first = job_id(sent.stdout)
     metrics = tmp_path / "runs" / "long" / "metrics.jsonl"
     wait_for(lambda: len(read_jsonl(metrics)) >= 5, 300)
-    stopped = head.submit("--stop", first)
-    assert stopped.stdout.split()[1] == "STOPPED", stopped.stdout + stopped.stderr
+    stopped = head.job("stop", "long-1")
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert "STOPPED" in head.get("/api/jobs/long-1")
     before = len(read_jsonl(metrics))
-    checkpoints = sorted((tmp_path / "runs" / "long" / "checkpoints").glob("step-*"))
-    assert checkpoints
-    again = head.submit("--resume", first, "--no-wait")
-    second = job_id(again.stdout)
-    assert second != first and again.returncode == 0
+    assert sorted((tmp_path / "runs" / "long" / "checkpoints").glob("step-*"))
+    submit(head, checkout, "long-2", *command, wait=False)
     wait_for(lambda: len(read_jsonl(metrics)) > before + 5, 300)
     steps = [line["step"] for line in read_jsonl(metrics)]
     assert steps == list(range(len(steps)))  # no step twice, none left out
-    head.submit("--stop", second)
+    head.job("stop", "long-2")
 
 
-def test_who_may_not_and_what_is_not_there(head: Head, sft: Path) -> None:
-    refused = head.submit("--list", token="another-token-of-some-length")
-    assert refused.returncode == 2 and "refuses the token" in refused.stderr
-    nowhere = subprocess.run(
-        [sys.executable, "-m", "jobs.submit", "--list", "--address", f"http://127.0.0.1:{free_port()}"],
-        cwd=REPOSITORY_ROOT, env=head.environment, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert nowhere.returncode == 2 and "no dashboard answers at" in nowhere.stderr
-    missing = head.submit("--status", "polyray-none")
-    assert missing.returncode == 2 and "there is no job polyray-none" in missing.stderr
-    too_big = head.submit("train", "configs/train/hidden_trap_grid.yaml", "rollout.num_workers=90",
-                          f"runs_dir={sft.parent}/runs", f"model.cache_dir={sft.parent}",
-                          "model.warm_start=null")  # fmt: skip
-    assert too_big.returncode == 2 and "FAILED" in too_big.stdout  # the job's own exit code
+def test_submitted_run_refuses_a_directory_that_ray_removes(head: Head, checkout: Path, sft: Path) -> None:
+    done = submit(head, checkout, "lost", "python", "-m", "jobs.sft", str(sft), "runs_dir=runs")
+    assert done.returncode != 0
+    assert "is in Ray's copy of the working directory, which Ray removes" in done.stdout
+    assert json.loads(head.get("/api/jobs/lost"))["driver_exit_code"] == 2
 
 
 def doctor(head: Head, address: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from polyray.config.judge import BudgetSpec, JudgeSpec, PriceSpec
 from polyray.errors import BudgetReached
-from polyray.runs.cost_record import JudgeSpend
+from polyray.runs.cost import Cost
 from polyray.shelf.judge.items import Usage
 
 _ROUNDING = 1e-9
@@ -88,8 +88,12 @@ def _exceeds(spent: float, expected: float, limit: float) -> bool:
     return spent >= limit or spent + expected > limit * (1 + _ROUNDING)
 
 
-def spend_of_answers(answers: Sequence[Mapping[str, Any]], prices: PriceSpec | None) -> JudgeSpend:
+def spend_of_answers(answers: Sequence[Mapping[str, Any]], prices: PriceSpec | None) -> Cost:
     """Requests, tokens and dollars of lines of an answers file."""
     counts = (sum(answer[f"{kind}_tokens"] for answer in answers) for kind in ("input", "cached", "output"))
     usage = priced(Usage(len(answers), *counts), prices)
-    return JudgeSpend(usage.requests, usage.total_tokens, None if prices is None else usage.cost_usd)
+    return Cost(
+        judge_requests=usage.requests,
+        judge_tokens=usage.total_tokens,
+        judge_money=None if prices is None else usage.cost_usd,
+    )

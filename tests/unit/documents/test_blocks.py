@@ -119,7 +119,6 @@ def test_lists_of_overrides_hold_sizes_only() -> None:
         (["-m", "pip", "list"], ()),
         (["-c", "print(1)"], ()),
         (["-m", "jobs.evaluate", "score", "x.jsonl"], ("--resamples", "200")),
-        (["-m", "jobs.submit", "train", "x.yaml"], ()),
     ],
 )
 def test_added_by_job(words: list[str], expected: tuple[str, ...]) -> None:

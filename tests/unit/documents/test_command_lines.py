@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -32,7 +31,7 @@ def understand(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def parsed(self: JobParser, argv: Sequence[str] | None = None) -> Any:
         namespace = parse_strictly(self, argv)
-        if any(action.metavar == CONFIG for action in self._actions) or self.prog.endswith(".submit"):
+        if any(action.metavar == CONFIG for action in self._actions):
             return namespace
         raise Understood
 
@@ -40,12 +39,8 @@ def understand(monkeypatch: pytest.MonkeyPatch) -> None:
         load_config(*arguments)
         raise Understood
 
-    def opened(*_: Any) -> NoReturn:
-        raise Understood
-
     monkeypatch.setattr(JobParser, "parse_strictly", parsed)
     monkeypatch.setattr(polyray.cli.arguments, "load_config", loaded)
-    monkeypatch.setattr(importlib.import_module("polyray.cli.submit"), "_open", opened)
 
 
 def take(monkeypatch: pytest.MonkeyPatch, job: str, given: list[str]) -> None:
@@ -57,7 +52,7 @@ def take(monkeypatch: pytest.MonkeyPatch, job: str, given: list[str]) -> None:
     given = [WRITTEN_BY_THE_READER.get(word, word) for word in given]
     main = main_of(job)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):  # of --help
-        if job in CHECKED or (job == "submit" and given[0] in {*CHECKED, "evaluate"}):
+        if job in CHECKED:
             with contextlib.suppress(MissingFile):  # of an earlier command, or of the reader's
                 assert main(["--check", *(word for word in given if word != "--check")]) == 0
         else:
@@ -94,8 +89,6 @@ def test_line(monkeypatch: pytest.MonkeyPatch, job: str, given: list[str]) -> No
         ("analyze", ["lora", "runs/x"], "--out"),
         ("curate", ["selections", "runs/x.db", "--since-when", "y"], "unknown argument"),
         ("evaluate", ["score", "x.jsonl", "--tusk", "code"], "unknown argument --tusk"),
-        ("submit", ["train", "configs/train/math.yaml", "learner.stepz=3"], "learner.stepz"),
-        ("submit", ["--lists"], "unknown argument --lists"),
     ],
 )
 def test_a_wrong_line_would_be_found(

@@ -24,7 +24,7 @@ import polyray.sweeps.trial
 from polyray.config.loader import load_config
 from polyray.config.sweep import SweepConfig
 from polyray.errors import Stopped
-from polyray.runs.cost_record import read_cost
+from polyray.runs.cost import cost_files, read_cost
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunDirectory
 from polyray.sweeps.plan import plan_trials, trial_dir
@@ -36,7 +36,6 @@ FLEET: Any = SimpleNamespace(pool=None)
 def finish(config: Any, directory: RunDirectory, *rest: Any) -> None:
     """Stands for a job's work; `rest` ends with the account, where it is given one."""
     if rest and hasattr(rest[-1], "generated"):
-        rest[-1].enter("train")
         rest[-1].generated(10)
     directory.mark_done({"adapter": "a", "steps": 1})
 
@@ -55,8 +54,9 @@ def _without_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polyray.launch.evaluate, "evaluate", finish)
 
 
-def phases(run: Path) -> list[str]:
-    return list(read_cost(run / "cost.json").phases)
+def jobs(run: Path) -> dict[str, str]:
+    """Part -> job of its cost.json."""
+    return {str(file.parent.relative_to(run)): read_cost(file).job for file in cost_files(run)}
 
 
 def test_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,32 +64,19 @@ def test_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         arguments = ["configs/train/hidden_trap_grid.yaml", f"runs_dir={tmp_path}", "name=run"]
         assert polyray.cli.train.main([*arguments, "prices={core_hour: 0.02}"]) == 0
         assert capsys.readouterr().out.splitlines()[-1].startswith("cost      ")
-    record = read_cost(tmp_path / "run" / "cost.json")
-    assert (record.job, record.attempts, list(record.phases)) == ("train", 1, ["start", "train"])
-    assert record.total.tokens_generated == 10
-    assert record.money is not None and record.money > 0
+    cost = read_cost(tmp_path / "run" / "cost.json")
+    assert (cost.job, cost.starts, cost.tokens_generated) == ("train", 1, 10)
+    assert cost.money is not None and cost.money > 0
 
 
 def test_a_quickstart_and_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polyray.cli.quickstart, "_pretraining", lambda *arguments: nullcontext(lambda: None))
     monkeypatch.setattr(polyray.cli.quickstart, "_finish", lambda *arguments: None)
     assert polyray.cli.quickstart.main([f"runs_dir={tmp_path}", "name=q"]) == 0
-    runs = sorted(path.parent.name for path in (tmp_path / "q").glob("*/cost.json"))
-    arms = [run for run in runs if run not in ("sft-seed0", "evaluation-seed0")]
-    assert len(arms) >= 2
-    assert phases(tmp_path / "q") == [
-        "start",
-        "report",
-        "sft-seed0/train",
-        *(f"{arm}/{phase}" for arm in arms_in_order(tmp_path, arms) for phase in ("start", "train")),
-        "evaluation-seed0/evaluate",
-    ]
-
-
-def arms_in_order(tmp_path: Path, arms: list[str]) -> list[str]:
-    order = [name.partition("/")[0] for name in phases(tmp_path / "q") if name.endswith("/start")]
-    assert sorted(order) == arms
-    return order
+    found = jobs(tmp_path / "q")
+    assert found.pop(".") == "quickstart"
+    assert (found.pop("sft-seed0"), found.pop("evaluation-seed0")) == ("sft", "evaluate")
+    assert len(found) >= 2 and set(found.values()) == {"train"}
 
 
 @pytest.mark.parametrize("mode", ["shared", "per_trial"])
@@ -115,19 +102,15 @@ def test_a_sweep_and_its_trials(mode: str, tmp_path: Path, monkeypatch: pytest.M
     evaluation = polyray.sweeps.study.evaluation_of(config, plans, [])
     with RunDirectory.open(config) as directory, ProgressDisplay() as display:
         polyray.sweeps.study.sweep(config, plans, evaluation, directory, display)
-    of_evaluation = ["evaluation/start", "evaluation/evaluate"]
-    of_trials = [f"trials/{plan.trial_id}/{phase}" for plan in plans for phase in ("start", "train")]
-    assert phases(tmp_path / "s") == ["start", "trials", "report", *of_trials, *of_evaluation]
-    own = read_cost(tmp_path / "s" / "cost.json").phases
-    assert own["trials"].core_s == 0.0, "what trials hold is in their own accounts"
-    assert (own["start"].core_s > 0.0) == (mode == "shared")
+    of_trials = {f"trials/{plan.trial_id}": "train" for plan in plans}
+    assert jobs(tmp_path / "s") == {".": "sweep", "evaluation": "evaluate", **of_trials}
 
 
 def test_a_trial_that_is_ended_early_keeps_its_account(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(config: Any, directory: RunDirectory, fleet: Any, display: Any, cost: Any) -> None:
-        cost.enter("train")
+        cost.generated(10)
         raise Stopped("by the scheduler")
 
     monkeypatch.setattr(polyray.launch.train, "train", stopped)
@@ -135,4 +118,4 @@ def test_a_trial_that_is_ended_early_keeps_its_account(
     config = load_config(SweepConfig, "configs/sweep/lambda_seed.yaml", [f"runs_dir={tmp_path}", "name=s"])
     plan = plan_trials(config)[0]
     run_trial(as_tune_config(0, plan), SweepWork(config, FLEET))
-    assert phases(trial_dir(config, plan.trial_id)) == ["start", "train"]
+    assert read_cost(trial_dir(config, plan.trial_id) / "cost.json").tokens_generated == 10

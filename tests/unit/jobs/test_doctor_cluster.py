@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
 from polyray.doctor import cluster as doctor_cluster
 from polyray.doctor.cluster import SAME_EVERYWHERE, check_cluster, judge_machines, own_packages
 from polyray.doctor.findings import Finding
-from polyray.errors import ConfigError
 
 OWN = {"python": "3.11", "ray": "2.60.0", "torch": "2.13.0", "vllm": "0.32.0"}
 
@@ -74,14 +75,23 @@ def test_a_cluster_that_cannot_be_joined(
     assert list(check_cluster("x:1")) == [finding]
 
 
-def test_a_dashboard_is_asked_who_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polyray.submission.client.Cluster.open", lambda address: None)
-    assert [finding.level for finding in check_cluster("http://head:8265")] == ["ok"]
+@pytest.mark.parametrize(
+    ("answer", "level", "what"),
+    [
+        (ray.__version__, "ok", "the dashboard at http://head:8265 takes jobs"),
+        ("1.2.3", "FAIL", "http://head:8265 runs Ray 1.2.3, this machine"),
+        (ConnectionError("x"), "FAIL", "no dashboard answers at http://head:8265"),
+        (RuntimeError("status code 401: no\nmore"), "FAIL", "answers with an error: status code 401: no"),
+    ],
+)
+def test_dashboard_answer_becomes_a_finding(
+    answer: Any, level: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def client(address: str) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return SimpleNamespace(_server_ray_version=answer)
 
-    def refuse(address: str) -> None:
-        raise ConfigError(f"the cluster at {address} refuses the token; set RAY_AUTH_TOKEN")
-
-    monkeypatch.setattr("polyray.submission.client.Cluster.open", refuse)
-    assert list(check_cluster("http://head:8265")) == [
-        Finding("FAIL", "the cluster at http://head:8265 refuses the token", "set RAY_AUTH_TOKEN")
-    ]
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", client)
+    (finding,) = check_cluster("http://head:8265")
+    assert finding.level == level and what in finding.what

@@ -59,7 +59,7 @@ def test_where_nobody_listens_ray_is_not_even_asked(monkeypatch: pytest.MonkeyPa
     [
         (
             "http://head:8265",
-            r"RAY_ADDRESS=http://head:8265 is not an address of a Ray .* polyray submit",
+            r"RAY_ADDRESS=http://head:8265 is not an address of a Ray .* ray job submit",
         ),
         (
             "ray://head:10001",

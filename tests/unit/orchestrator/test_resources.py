@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import ray
 
-from polyray.capacity.bundles import JOB_CPUS, Part
+from polyray.capacity.bundles import Part
 from polyray.config.paths import REPOSITORY_ROOT
 from polyray.config.run import RaySpec
 from polyray.errors import ResourceError
@@ -74,25 +74,6 @@ def test_a_run_that_does_not_fit_is_refused_with_the_machines(monkeypatch: pytes
         "7 CPUs, 0 GPUs left, 10.0.0.2 (node 22222222) has 8 CPUs, 1 GPU left, 10.0.0.3 (node 33333333) has 8 CPUs, "
         "1 GPU left; add machines (those that an autoscaler would still add do not count, the cluster must already "
         "have the room: raise its least number of machines first), or lower rollout.num_workers"
-    )
-
-
-def test_what_the_submitted_job_holds_itself_is_not_there_for_the_run(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "auto")
-    there = nodes({"CPU": 2}, {"CPU": 1})
-    monkeypatch.setattr(ray, "nodes", lambda: there)
-    here = SimpleNamespace(get_node_id=lambda: there[0]["NodeID"])
-    monkeypatch.setattr(ray, "get_runtime_context", lambda: here)
-    engines = [Part("engine", 3, {"CPU": 1.0})]
-    check_placement(engines, "rollout.num_workers")
-    monkeypatch.setenv(JOB_CPUS, "0.5")
-    with pytest.raises(ResourceError) as refused:
-        check_placement(engines, "rollout.num_workers")
-    assert str(refused.value).startswith(
-        "the run needs 3 CPUs and Ray has 2.5 (besides 0.5 CPUs of this job's own process: --cpus of polyray "
-        "submit); "
     )
 
 

@@ -300,6 +300,13 @@ def test_a_killed_driver_releases_its_lock(tmp_path: Path) -> None:
         RunDirectory.open(train_config(tmp_path)).close()
 
 
+def test_run_directory_in_the_copy_of_a_submitted_job_is_refused(tmp_path: Path) -> None:
+    copy = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1f3a"
+    with pytest.raises(ConfigError, match=r"Ray removes after the job; give a directory .* runs_dir=/mnt"):
+        RunDirectory.open(train_config(copy))
+    assert not copy.exists()
+
+
 def test_paths_pickle(tmp_path: Path) -> None:
     paths = pickle.loads(pickle.dumps(RunPaths(tmp_path)))
     assert paths.checkpoints == tmp_path / "checkpoints"

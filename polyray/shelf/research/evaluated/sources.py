@@ -40,7 +40,7 @@ class JsonFile:
     """A file with one JSON object, and the hash of the bytes that were parsed.
 
     Example:
-        JsonFile(path=Path("runs/e/cost.json"), sha256="9f86d0...", values={"phases": {}, "total": {}})
+        JsonFile(path=Path("runs/e/cost.json"), sha256="9f86d0...", values={"wall_s": 12.5})
     """
 
     path: Path

@@ -14,7 +14,7 @@ from polyray.report.numbers import decimal, is_number, signed
 from polyray.shelf.research.evaluated.cells import NONE, Cell, Table, amount_text, interval_text, p_text
 from polyray.shelf.research.evaluated.domains import COLUMNS as DOMAIN_COLUMNS
 from polyray.shelf.research.evaluated.inputs import EvaluatedRun
-from polyray.shelf.research.evaluated.sources import Source
+from polyray.shelf.research.evaluated.sources import JsonFile, Source
 from polyray.shelf.research.lora.contributions import WHOLE, contributions
 
 RESULTS = ("usq_at_k", "distinct_correct_at_k", "best_at_k")
@@ -31,10 +31,9 @@ COST_COLUMNS = {
     "wall_s": "wall, s",
     "core_s": "cores, s",
     "gpu_s": "GPUs, s",
-    "tokens": "tokens",
     "tokens_generated": "tokens generated",
     "tokens_trained": "tokens trained",
-    "energy_j": "energy, J",
+    "judge_tokens": "tokens of the judge",
     "money": "money",
 }
 
@@ -42,12 +41,12 @@ COST_COLUMNS = {
 def all_tables(
     runs: Sequence[EvaluatedRun], criteria: Mapping[str, Any], domains: Mapping[str, Any]
 ) -> list[Table]:
-    """Every table that has a row: results, significance, ablation, cost of each run; criteria and domains of all."""
+    """Every table that has a row: results, significance, ablation of each run; cost, criteria, domains of all."""
     tables = []
     for number, run in enumerate(runs, 1):
         suffix = f"_{number}" if len(runs) > 1 else ""
-        tables += [results(run, suffix), significance(run, suffix), ablation(run, suffix), cost(run, suffix)]
-    tables += [criteria_table(criteria), domains_table(domains)]
+        tables += [results(run, suffix), significance(run, suffix), ablation(run, suffix)]
+    tables += [cost_table(runs), criteria_table(criteria), domains_table(domains)]
     return [table for table in tables if table.rows]
 
 
@@ -192,21 +191,16 @@ def domains_table(domains: Mapping[str, Any]) -> Table:
     return Table("domains", caption, columns, tuple(rows), num_names=3)
 
 
-def cost(run: EvaluatedRun, suffix: str = "") -> Table:
-    """A row per phase of cost.json, the judge and the total, in the columns that some row has; without it no rows."""
-    values = run.cost.values if run.cost is not None else {}
-    phases: dict[tuple[str, ...], Any] = {
-        ("phases", name): phase for name, phase in (values.get("phases") or {}).items()
-    }
-    phases |= {(name,): values[name] for name in ("judge", "total") if values.get(name)}
-    keys = [name for name in COST_COLUMNS if any(is_number(phase.get(name)) for phase in phases.values())]
-    rows = tuple((Cell(place[-1]), *(_spent(run, place, name) for name in keys)) for place in phases if keys)
-    columns = ("phase", *(COST_COLUMNS[name] for name in keys))
-    return Table(f"cost{suffix}", f"Cost of {run.label}.", columns, rows, num_names=1)
+def cost_table(runs: Sequence[EvaluatedRun]) -> Table:
+    """A row per run with a cost.json, in the columns that some row has."""
+    costs = [(run.label, run.cost) for run in runs if run.cost is not None]
+    keys = [key for key in COST_COLUMNS if any(cost.number(key) is not None for _, cost in costs)]
+    rows = tuple((Cell(label), *(_spent(cost, key) for key in keys)) for label, cost in costs if keys)
+    return Table(
+        "cost", "Computational cost.", ("run", *(COST_COLUMNS[key] for key in keys)), rows, num_names=1
+    )
 
 
-def _spent(run: EvaluatedRun, place: tuple[str, ...], name: str) -> Cell:
-    value = None if run.cost is None else run.cost.number(*place, name)
-    if run.cost is None or value is None:
-        return Cell(NONE)
-    return Cell(amount_text(value), (run.cost.source(*place, name),))
+def _spent(cost: JsonFile, key: str) -> Cell:
+    value = cost.number(key)
+    return Cell(NONE) if value is None else Cell(amount_text(value), (cost.source(key),))

@@ -20,7 +20,7 @@ MODELS = {"A": [[0, WRONG], [1, 0]], "B": [[0, 0], [1, 1]]}
 
 def test_a_directory_gives_its_evaluations_with_what_belongs_to_them(tmp_path: Path) -> None:
     run = write_run(tmp_path / "runs" / "eval", MODELS, baseline="B")
-    (run / "cost.json").write_text('{"total": {"wall_s": 3.5}}')
+    (run / "cost.json").write_text('{"wall_s": 3.5}')
     judged = write_judge(tmp_path / "runs" / "judged", [])
     (judged.parent.parent / "config.json").write_text(
         json.dumps({"samples": str(run / "evaluation" / "samples.jsonl")})
@@ -31,7 +31,7 @@ def test_a_directory_gives_its_evaluations_with_what_belongs_to_them(tmp_path: P
     assert (only.label, only.domain, only.models, only.baseline) == ("eval", "code", ["A", "B"], "B")
     assert (only.ks, only.confidence) == ([1, 2], 0.95)
     assert [file.path for file in only.judges] == [judged]
-    assert only.cost is not None and only.cost.number("total", "wall_s") == 3.5
+    assert only.cost is not None and only.cost.number("wall_s") == 3.5
     assert [file.path.parent.parent.name for file in found.rewards] == ["rewards"]
     assert found.notes == ()
 
