@@ -58,7 +58,7 @@ def test_every_member_in_turn_is_the_anchor_of_the_others() -> None:
     for group in ((0, 1, 2, 3, 1), (2, 2, 0, 0, 3), (1, 1, 1, 1, 1)):
         np.testing.assert_allclose(closed(group), each_other_member(group), rtol=0, atol=1e-15)
         assert abs(closed(group).sum()) < 1e-15
-    with pytest.raises(ValueError, match="k=4 is larger than 3"):
+    with pytest.raises(ValueError, match=r"k=4.*\b3\b"):
         member_facility_set_credits(np.eye(5), 4)
     with pytest.raises(ValueError, match=r"shape \(2, 3\)"):
         member_facility_set_credits(np.ones((2, 3)), 1)

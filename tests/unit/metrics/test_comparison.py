@@ -182,14 +182,14 @@ def test_the_seed_decides_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: compare_models({"a": [1, 2]}), r"nothing to compare with: values has \['a'\]"),
-        (lambda: compare_models({"a": [1, 2], "b": [1, 2]}, baseline="c"), "baseline='c' is none of .* a, b"),
-        (lambda: compare_models({"a": [1, 2], "b": [1]}), "value of b has 1 prompts but others have 2"),
-        (lambda: compare_models({"a": [1, 2], "b": [1, np.nan]}), r"value of b\[0, 1\]=nan"),
-        (lambda: compare_models({"a": [1], "b": [2]}), "1 cluster of prompts, at least 2"),
-        (lambda: compare_models({"a": [1, 2], "b": [2, 1]}, clusters=["x", "x"]), "1 cluster of prompts"),
-        (lambda: compare_models({"a": [1, 2], "b": [2, 1]}, clusters=["x"]), "clusters has 1 entries"),
-        (lambda: compare_models({"a": [1, 2], "b": [2, 1]}, margin=-1.0), "margin=-1.0 must be above 0"),
+        (lambda: compare_models({"a": [1, 2]}), r"values.*\['a'\]"),
+        (lambda: compare_models({"a": [1, 2], "b": [1, 2]}, baseline="c"), "baseline='c'.* a, b"),
+        (lambda: compare_models({"a": [1, 2], "b": [1]}), r"value of b.*\b1\b.*\b2\b"),
+        (lambda: compare_models({"a": [1, 2], "b": [1, np.nan]}), r"b\[0, 1\]=nan"),
+        (lambda: compare_models({"a": [1], "b": [2]}), r"\b1 cluster.*\b2\b"),
+        (lambda: compare_models({"a": [1, 2], "b": [2, 1]}, clusters=["x", "x"]), r"\b1 cluster"),
+        (lambda: compare_models({"a": [1, 2], "b": [2, 1]}, clusters=["x"]), r"clusters.*\b1\b"),
+        (lambda: compare_models({"a": [1, 2], "b": [2, 1]}, margin=-1.0), r"margin=-1.0.*\b0\b"),
         (
             lambda: compare_models({"a": [1, 2], "b": [2, 1]}, correction="bonferroni"),  # pyright: ignore
             "correction='bonferroni'",
@@ -198,14 +198,14 @@ def test_the_seed_decides_and_nothing_else() -> None:
             lambda: compare_models({"a": [1, 2], "b": [2, 1]}, alternative="larger"),  # pyright: ignore
             "alternative='larger'",
         ),
-        (lambda: compare_metrics({}), "values is empty"),
+        (lambda: compare_metrics({}), "values.*empty"),
         (
             lambda: compare_metrics({"m": {"a": [1, 2], "b": [1, 2]}, "n": {"a": [1, 2]}}),
-            r"n has the models \['a'\], not \['a', 'b'\]",
+            r"n .*\['a'\].*\['a', 'b'\]",
         ),
         (
             lambda: compare_metrics({"m": {"a": [1, 2], "b": [1, 2]}}, margins={"n": 0.1}),
-            "margins names 'n', which is none of m",
+            r"margins.*'n'.* m\b",
         ),
     ],
 )

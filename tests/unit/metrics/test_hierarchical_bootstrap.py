@@ -85,7 +85,7 @@ def test_many_matrices_share_their_resamples() -> None:
     clusters = np.arange(30) // 3
     found = hierarchical_intervals(matrices, clusters, 300, 0.9, seed=5)
     assert found == [hierarchical_bootstrap(matrix, clusters, 300, 0.9, seed=5) for matrix in matrices]
-    with pytest.raises(ValueError, match="values_SP has 2 entries but there are 30"):
+    with pytest.raises(ValueError, match=r"values_SP.*\b2\b.*\b30\b"):
         hierarchical_intervals([matrices[0], [[0.1, 0.2]]])
 
 

@@ -63,11 +63,11 @@ def test_by_name() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: holm([0.5, 1.5]), "p_values has values from 0.5 to 1.5"),
-        (lambda: benjamini_hochberg([-0.1]), "p_values has values from -0.1"),
+        (lambda: holm([0.5, 1.5]), "p_values.*0.5.*1.5"),
+        (lambda: benjamini_hochberg([-0.1]), "p_values.*-0.1"),
         (lambda: holm([float("nan")]), r"p_values\[0\]=nan"),
-        (lambda: holm([]), "p_values has 0"),
-        (lambda: adjusted([0.5], "bonferroni"), "correction='bonferroni' is none of holm"),  # pyright: ignore
+        (lambda: holm([]), r"p_values.*\b0\b"),
+        (lambda: adjusted([0.5], "bonferroni"), "correction='bonferroni'"),  # pyright: ignore
     ],
 )
 def test_bad_arguments_are_named(call, message) -> None:

@@ -157,7 +157,7 @@ def test_all_different_and_equally_good_is_worth_the_score() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([0, 1], [1.0]), "one per sample"),
+        (([0, 1], [1.0]), "sample"),
         (([0, 1], [1.0, float("nan")]), "nan"),
         (([0, 1], [1.0, 2.0], 1.5), "patience=1.5"),
     ],

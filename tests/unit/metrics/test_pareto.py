@@ -30,9 +30,9 @@ def test_equal_points_are_all_kept() -> None:
 @pytest.mark.parametrize(
     ("points", "message"),
     [
-        ([1, 2], r"points has shape \(2,\)"),
-        ([], r"points has shape \(0,\)"),
-        ([[1, float("nan")]], "points holds NaN"),
+        ([1, 2], r"points.*\(2,\)"),
+        ([], r"points.*\(0,\)"),
+        ([[1, float("nan")]], "points.*NaN"),
     ],
 )
 def test_bad_arguments_are_named(points, message) -> None:
@@ -58,7 +58,7 @@ def test_hypervolume_counts_the_dominated_unit_squares(points, reference) -> Non
 @pytest.mark.parametrize(
     ("points", "reference", "message"),
     [
-        ([[1, 2, 3]], [0, 0], r"points has shape \(1, 3\)"),
+        ([[1, 2, 3]], [0, 0], r"points.*\(1, 3\)"),
         ([[1, 2]], [0], r"reference \(1,\)"),
         ([[1, float("nan")]], [0, 0], "NaN"),
     ],

@@ -180,15 +180,15 @@ def test_the_same_difference_everywhere() -> None:
     ("call", "message"),
     [
         (lambda: sign_flip_permutation_test([0.1, float("nan")]), r"differences\[1\]=nan"),
-        (lambda: sign_flip_permutation_test([0.1], permutations=0), "permutations=0 must be at least 1"),
-        (lambda: sign_flip_permutation_test([0.1], ["a", "b"]), "clusters has 2 entries but there are 1"),
+        (lambda: sign_flip_permutation_test([0.1], permutations=0), r"permutations=0.*\b1\b"),
+        (lambda: sign_flip_permutation_test([0.1], ["a", "b"]), r"clusters.*\b2\b.*\b1\b"),
         (
             lambda: wilcoxon_signed_rank([0.1], alternative="larger"),  # pyright: ignore
-            "alternative='larger' is none of two-sided",
+            "alternative='larger'",
         ),
         (lambda: mann_whitney([0.1], [0.2], "larger"), "alternative='larger'"),  # pyright: ignore
-        (lambda: mann_whitney([], [0.2]), "a has 0"),
-        (lambda: paired_t([0.1, 0.3], ["a", "a"]), "1 cluster alone has no standard error"),
+        (lambda: mann_whitney([], [0.2]), r"\ba .*\b0\b"),
+        (lambda: paired_t([0.1, 0.3], ["a", "a"]), r"\b1 cluster"),
     ],
 )
 def test_bad_arguments_are_named(call, message) -> None:

@@ -96,11 +96,11 @@ def test_the_one_that_is_behind_overtakes_where_the_curves_cross() -> None:
 @pytest.mark.parametrize(
     ("counts", "samples", "message"),
     [
-        ([0, 0, 0], 4, "all 3 prompts are never solved"),
-        ([4, 4], 4, "all 2 prompts are always solved"),
-        ([1, 5], 4, "must lie between 0 and num_samples=4"),
+        ([0, 0, 0], 4, r"\b3 prompts.*never"),
+        ([4, 4], 4, r"\b2 prompts.*always"),
+        ([1, 5], 4, r"\b0\b.*num_samples=4"),
         ([], 4, "empty"),
-        ([0, 1], 1, "says nothing about spread"),
+        ([0, 1], 1, "spread"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(counts: list[int], samples: int, message: str) -> None:
@@ -109,5 +109,5 @@ def test_what_cannot_be_fitted_is_refused(counts: list[int], samples: int, messa
 
 
 def test_there_is_no_pass_at_0() -> None:
-    with pytest.raises(ValueError, match="k=0 must be above 0"):
+    with pytest.raises(ValueError, match=r"k=0.*\b0\b"):
         SuccessDistribution(1.0, 1.0).pass_at_k(0)
