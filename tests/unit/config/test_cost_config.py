@@ -55,11 +55,11 @@ def test_a_table_on_the_command_line() -> None:
 @pytest.mark.parametrize(
     ("prices", "message"),
     [
-        ({}, "prices in USD name no price; give core_hour, gpu_hour or kwh"),
-        ({"core_hour": -0.1}, r"prices\.core_hour=-0\.1: .*greater than or equal to 0"),
-        ({"gpu_hour": float("nan")}, r"prices\.gpu_hour=nan: .*finite|prices\.gpu_hour=nan: .*greater"),
-        ({"core_hour": 1, "currency": "euro"}, r"prices\.currency='euro': "),
-        ({"core_hours": 1}, r"unknown key 'prices\.core_hours'; did you mean 'prices\.core_hour'"),
+        ({}, "USD.*core_hour, gpu_hour"),
+        ({"core_hour": -0.1}, r"prices\.core_hour=-0\.1:.*\b0\b"),
+        ({"gpu_hour": float("nan")}, r"prices\.gpu_hour=nan:"),
+        ({"core_hour": 1, "currency": "euro"}, r"prices\.currency='euro'"),
+        ({"core_hours": 1}, r"'prices\.core_hours'.*'prices\.core_hour'"),
     ],
 )
 def test_a_price_that_is_none_is_refused(prices: dict[str, Any], message: str) -> None:

@@ -80,13 +80,13 @@ def test_run_with_passes_chooses_by_them(reward: dict[str, Any], task: dict[str,
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"evaluation": {"best_metric": "pass_at_1"}}, "set evaluation.best_metric=reward_mean"),
+        ({"evaluation": {"best_metric": "pass_at_1"}}, "evaluation.best_metric=reward_mean"),
         (
             {"evaluation": {"best_metric": "distinct_correct_at_8"}},
             "evaluation.best_metric='distinct_correct_at_8'",
         ),
-        ({"learner": {"best_metric": "validation/pass_at_8"}}, "set learner.best_metric=reward_mean"),
-        ({"algorithm": {"type": "pass_at_k"}}, "use pkpo"),
+        ({"learner": {"best_metric": "validation/pass_at_8"}}, "learner.best_metric=reward_mean"),
+        ({"algorithm": {"type": "pass_at_k"}}, "pkpo"),
         ({"dynamics": {"collapse_alarm": {"metric": "distinct_correct_at_8"}}}, "collapse_alarm.metric"),
     ],
 )
