@@ -144,12 +144,12 @@ def test_the_hash_is_of_what_is_computed(tmp_path: Path) -> None:
 
 
 def test_encoders_that_are_none_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no sentence-transformers model"):
+    with pytest.raises(ConfigError, match="sentence-transformers"):
         Embedder(str(tmp_path))
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(ConfigError, match="is a pickle, which can run code"):
+    with pytest.raises(ConfigError, match="pickle"):
         Embedder(str(tmp_path))
-    with pytest.raises(ConfigError, match="neither a directory here nor a model the hub gives"):
+    with pytest.raises(ConfigError, match="hub"):
         Embedder("nobody/no-such-encoder")
     with pytest.raises(ValueError, match="max_batch_tokens=0"):
         Embedder(max_batch_tokens=0)

@@ -163,8 +163,8 @@ def test_the_randomised_start_is_close_and_follows_its_seed() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (LoraSpec(rank=4, dropout=0.1), r"model\.lora\.dropout=0\.1, but principal components need 0"),
-        (LoraSpec(rank=17), r"model\.lora\.rank=17, but .*k_proj is 16 x 32 and has no more than 16"),
+        (LoraSpec(rank=4, dropout=0.1), r"model\.lora\.dropout=0\.1.*\b0\b"),
+        (LoraSpec(rank=17), r"model\.lora\.rank=17.*k_proj.*16 x 32.*\b16\b"),
     ],
 )
 def test_what_cannot_start_this_way_is_refused(spec, message) -> None:
@@ -173,7 +173,5 @@ def test_what_cannot_start_this_way_is_refused(spec, message) -> None:
 
 
 def test_an_ordinary_adapter_is_not_converted() -> None:
-    with pytest.raises(
-        ConfigError, match="did not start from principal components; save it with save_adapter"
-    ):
+    with pytest.raises(ConfigError, match="save_adapter"):
         plain_lora(attach())

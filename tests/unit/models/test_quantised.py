@@ -80,9 +80,9 @@ def test_what_cannot_be_quantised_is_refused(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"needs bitsandbytes, which is not installed; .*quantization=none"):
+    with pytest.raises(ConfigError, match=r"bitsandbytes.*quantization=none"):
         load_base(model_dir, "nf4")
     monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: object())
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"bits": 4}}))
-    with pytest.raises(ConfigError, match=r"is quantised already; set model\.path to the model in 16 bits"):
+    with pytest.raises(ConfigError, match=r"model\.path.*16 bits"):
         load_base(tmp_path, "nf4")

@@ -110,11 +110,11 @@ def test_a_quantised_base_is_refused() -> None:
     base.base_model.layers[0].mlp.up_proj.base_layer.weight = torch.nn.Parameter(
         torch.zeros(48, 16, dtype=torch.uint8), requires_grad=False
     )
-    with pytest.raises(ConfigError, match="layers are quantised, which only a whole base may be"):
+    with pytest.raises(ConfigError, match="quantised"):
         shard_base(model, torch.device("cpu"))
 
 
 def test_an_unknown_architecture_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sharding, "GradientCheckpointingLayer", torch.nn.Conv1d)
-    with pytest.raises(ConfigError, match=r"no decoder layers are known of Qwen3Model"):
+    with pytest.raises(ConfigError, match="Qwen3Model"):
         shard_base(build_policy(), torch.device("cpu"))

@@ -136,14 +136,12 @@ def test_plain_text_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_unknown_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LOGGING_VARIABLE, "xml")
-    with pytest.raises(ValueError, match="POLYRAY_LOGGING=xml is unknown; set it to text or json"):
+    with pytest.raises(ValueError, match=r"POLYRAY_LOGGING=xml.*text.*json"):
         setup_logging()
 
 
 def test_a_field_that_no_line_has_is_refused() -> None:
-    with pytest.raises(
-        KeyError, match="'prompt' is no field of a log line; known: run, step, version, worker"
-    ):
+    with pytest.raises(KeyError, match=r"'prompt'.*run, step, version, worker"):
         json_log.fields.set(prompt="37|b1>e4=")
 
 

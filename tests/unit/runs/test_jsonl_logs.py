@@ -78,11 +78,9 @@ def test_an_absent_log_is_empty(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-@pytest.mark.parametrize(
-    ("line", "expected"), [(b"{oops}", "not valid JSON"), (b"[1]", "a list, not an object")]
-)
+@pytest.mark.parametrize(("line", "expected"), [(b"{oops}", "JSON"), (b"[1]", r"\blist\b")])
 def test_a_broken_line_in_the_middle_is_named(tmp_path: Path, line: bytes, expected: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"step": 0}\n' + line + b'\n{"step": 2}\n')
-    with pytest.raises(DataError, match=rf"a\.jsonl:2: {expected}"):
+    with pytest.raises(DataError, match=rf"a\.jsonl:2: .*{expected}"):
         read_jsonl(path)

@@ -257,7 +257,7 @@ def test_how_logs_look_may_change_and_may_be_new(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigError, match=r"exists but holds no config\.json"):
+    with pytest.raises(ConfigError, match=r"config\.json"):
         RunDirectory.open(train_config(tmp_path))
     assert contents(tmp_path / "a") == {"thesis.tex": b"years of work"}
 
@@ -283,7 +283,7 @@ def test_done_lasts_until_the_run_gets_longer(tmp_path: Path) -> None:
 def test_two_drivers_in_one_process_exclude_each_other(tmp_path: Path) -> None:
     with (
         RunDirectory.open(train_config(tmp_path)),
-        pytest.raises(ConfigError, match=f"in use by process {os.getpid()};"),
+        pytest.raises(ConfigError, match=rf"process {os.getpid()}\b"),
     ):
         RunDirectory.open(train_config(tmp_path))
     RunDirectory.open(train_config(tmp_path)).close()
@@ -294,7 +294,7 @@ def test_a_killed_driver_releases_its_lock(tmp_path: Path) -> None:
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(ConfigError, match=f"in use by process {holder.pid};"):
+        with pytest.raises(ConfigError, match=rf"process {holder.pid}\b"):
             RunDirectory.open(train_config(tmp_path))
         holder.send_signal(signal.SIGKILL)
         holder.wait()
@@ -347,16 +347,14 @@ def test_a_directory_that_cannot_be_written_to_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        ConfigError, match=r"runs_dir=.*file: .*file/a cannot be written to \(Not a directory\); give"
-    ):
+    with pytest.raises(ConfigError, match=r"runs_dir=.*file/a .*\(Not a directory\)"):
         RunDirectory.open(train_config(tmp_path / "file"))
 
     def refused(self: Path, *rest: object, **options: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
 
     monkeypatch.setattr(Path, "mkdir", refused)
-    with pytest.raises(ConfigError, match=r"theirs/a cannot be written to \(Permission denied\)") as caught:
+    with pytest.raises(ConfigError, match=r"theirs/a .*\(Permission denied\)") as caught:
         RunDirectory.open(train_config(tmp_path / "theirs"))
     assert caught.value.exit_code == 2
 

@@ -113,10 +113,10 @@ def test_each_end_has_its_verdict() -> None:
     assert {result.program_id[4:]: result.verdict for result in results} == VERDICTS
     messages = {result.program_id[4:]: result.message for result in results}
     assert messages["an assertion that is wrong"] == "AssertionError (test, line 5)"
-    assert messages["exit by os._exit"] == "ended with exit code 0 before the tests returned"
-    assert messages["kills itself"] == "ended by signal 9"
-    assert messages["an endless product"] == "not done after 1 s"
-    assert "line that carries its verdict" in messages["forged verdict on every descriptor"]
+    assert "exit code 0" in messages["exit by os._exit"]
+    assert "signal 9" in messages["kills itself"]
+    assert "1 s" in messages["an endless product"]
+    assert "verdict" in messages["forged verdict on every descriptor"]
 
 
 def run_with(without: tuple[str, ...], programs: list[Program]) -> tuple[str, list[ProgramResult]]:

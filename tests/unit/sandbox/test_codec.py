@@ -86,7 +86,7 @@ def test_values_without_end_are_refused() -> None:
         while True:
             yield 0
 
-    with pytest.raises(ValueError, match=f"more than {MAX_ITEMS} items"):
+    with pytest.raises(ValueError, match=rf"\b{MAX_ITEMS} items"):
         encode(endless(), no_handle)
     loop: list[Any] = []
     loop.append(loop)
@@ -114,5 +114,5 @@ def test_hostile_bytes_make_values_or_errors_and_nothing_else() -> None:
                 value, "__iter__"
             )
     assert num_errors > 1000
-    with pytest.raises(ValueError, match="a part of"):
+    with pytest.raises(ValueError, match="part"):
         decode(b"l" + (2**62).to_bytes(8, "little"), no_object)

@@ -154,7 +154,7 @@ def test_unguarded_test_is_passed_by_each_of_them() -> None:
 def test_guarded_check_function_says_which_class_it_refuses(value: str) -> None:
     result = run_program(Program("p", ANY + f"def f(a, b): return {value}", ADD, "f"), LIMITS)
     assert result.verdict == "failed"
-    assert "NotPlain (test, line 2): results are compared as builtin and numpy values" in result.message
+    assert "NotPlain (test, line 2): " in result.message
     assert "<class 'candidate.Any'>" in result.message
 
 
