@@ -124,7 +124,7 @@ def test_a_threshold_that_was_fixed_stays(task: dict[str, Any], tmp_path: Path) 
 
 
 def test_a_judge_as_checker_needs_a_rubric(task: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"checker\.type=judge needs a judge"):
+    with pytest.raises(ConfigError, match=r"checker\.type=judge"):
         config(task, checker={"type": "judge", "threshold": 0.5})
 
 

@@ -31,9 +31,9 @@ def test_a_file_gives_what_a_list_gives(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"{broken", r"samples.jsonl:3 is not valid JSON"),
-        (b'{"task_id": "p", "completion": "x"}', r"samples.jsonl:3 lacks sample_index"),
-        (b'{"task_id": "\xff"}', r"samples.jsonl:3 is not UTF-8"),
+        (b"{broken", "samples.jsonl:3.*JSON"),
+        (b'{"task_id": "p", "completion": "x"}', "samples.jsonl:3.*sample_index"),
+        (b'{"task_id": "\xff"}', "samples.jsonl:3.*UTF-8"),
         (
             json.dumps({"task_id": "p", "completion": "", "sample_index": 0, "reward": "1"}).encode(),
             "reward='1'",
@@ -51,13 +51,13 @@ def test_a_broken_line_is_named(tmp_path: Path, line: bytes, message: str) -> No
 def test_a_sample_that_occurs_twice_is_named(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
     write_lines(path, [*RECORDS, RECORDS[0]])
-    with SampleFile(path) as source, pytest.raises(DataError, match=r"sample 1 of q \(b\) occurs twice"):
+    with SampleFile(path) as source, pytest.raises(DataError, match=r"sample 1 of q \(b\)"):
         source.group("b", "q")
 
 
 def test_an_absent_or_empty_file_says_so(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no samples at"):
+    with pytest.raises(DataError, match="no samples"):
         SampleFile(tmp_path / "samples.jsonl")
     (tmp_path / "samples.jsonl").write_text("\n\n")
-    with pytest.raises(DataError, match="holds no samples"):
+    with pytest.raises(DataError, match="no samples"):
         SampleFile(tmp_path / "samples.jsonl")

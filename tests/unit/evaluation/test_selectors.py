@@ -48,12 +48,12 @@ def test_registry_is_what_the_configuration_allows() -> None:
 
 
 def test_missing_logprob_names_the_sample() -> None:
-    with pytest.raises(DataError, match=r"sample 1 of t \(model\) has no logprob"):
+    with pytest.raises(DataError, match=r"sample 1 of t \(model\).*logprob"):
         scores_of("logprob", [SAMPLES[0], SampleRecord("t", "b", 1)])
 
 
 def test_unknown_selector_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"selector='best' is none of reward, logprob"):
+    with pytest.raises(ConfigError, match=r"selector='best'.*reward, logprob"):
         get_selector("best")
 
 
@@ -96,5 +96,5 @@ def test_diverse_breaks_ties_uniformly_over_sets() -> None:
 def test_refusals_name_models_that_were_trained_on_the_reward() -> None:
     trained = {"base": None, "a": "r", "b": "other"}
     found = refusals(["logprob", "reward"], "r", trained)
-    assert list(found) == ["a"] and "trained on this reward (r)" in found["a"]["reward"]
+    assert list(found) == ["a"] and "(r)" in found["a"]["reward"]
     assert refusals(["logprob"], "r", trained) == refusals(["reward"], None, trained) == {}

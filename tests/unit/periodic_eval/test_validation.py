@@ -77,7 +77,7 @@ def test_dynamics_of_a_task_with_training_prompts_alone_ask_those() -> None:
     bare: Any = Bare()
     asked = validation_prompts(_rounds(from_training=True), bare, 5)
     assert [prompt.prompt_id for prompt in asked] == ["0-5", "1-5"]
-    with pytest.raises(DataError, match="has no validation prompts"):
+    with pytest.raises(DataError, match="validation"):
         validation_prompts(_rounds(), bare, 5)
 
 
@@ -228,5 +228,5 @@ def test_a_new_attempt_begins_with_nothing() -> None:
 
 
 def test_a_metric_that_is_not_measured_is_refused() -> None:
-    with pytest.raises(ValueError, match="best_metric='pass_at_8' is not measured with num_samples=4"):
+    with pytest.raises(ValueError, match=r"best_metric='pass_at_8'.*num_samples=4"):
         TrainingEvaluationSpec(num_samples=4, best_metric="pass_at_8")
