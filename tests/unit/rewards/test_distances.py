@@ -103,7 +103,7 @@ def test_embedding_distances_are_one_minus_cosine_within_zero_and_one() -> None:
 
 
 def test_other_sources_need_a_task() -> None:
-    with pytest.raises(ValueError, match="source='task_class' is none of embedding, ngram"):
+    with pytest.raises(ValueError, match=r"source='task_class'.*embedding, ngram"):
         text_distances("task_class", ["a"])
     with pytest.raises(ValueError, match="n=0"):
         text_distances("ngram", ["a"], n=0)

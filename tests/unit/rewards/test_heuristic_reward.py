@@ -130,7 +130,7 @@ def test_sentiment_by_hand(text: str, value: float) -> None:
 
 
 def test_settings_that_do_not_fit() -> None:
-    with pytest.raises(ConfigError, match="weights are all 0"):
+    with pytest.raises(ConfigError, match=r"weights.* 0"):
         build_config(HeuristicRewardSpec, {"weights": dict.fromkeys(PARTS, 0)})
-    with pytest.raises(ConfigError, match=r"length_band=\[8, 2, 60, 250\] must ascend"):
+    with pytest.raises(ConfigError, match=r"length_band=\[8, 2, 60, 250\]"):
         build_config(HeuristicRewardSpec, {"length_band": [8, 2, 60, 250]})

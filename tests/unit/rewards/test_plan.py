@@ -51,7 +51,7 @@ def test_sources_are_asked_for_where_they_are_needed(tmp_path: Path):
     spec = PythonRewardSpec(path=f"{tmp_path}/none.py:score")
     with pytest.raises(MissingFile, match="no such file"):
         plan_reward(spec, TASK)
-    with pytest.raises(RewardError, match="came without its source"):
+    with pytest.raises(RewardError, match="source"):
         RewardPlan(spec, TASK, DiversitySpec(), {}).build()
 
 

@@ -198,7 +198,7 @@ def test_a_refused_group_fails_alone_and_as_often_as_asked_for(tokenizer_dir: Pa
         try:
             engine.submit(request(group_id, seeds=(1,)))
         except RolloutError as error:
-            assert f"simulated failure of group {group_id}: " in str(error)
+            assert f"group {group_id}: " in str(error)
             refused += 1
     assert 70 <= refused <= 130
     assert len(engine.drain()) == 400 - refused
@@ -217,7 +217,7 @@ def test_a_dying_engine_takes_all_its_groups_along(tokenizer_dir: Path) -> None:
     worker = RolloutWorker("simulated", lambda: engine)
     futures = [worker.submit(request(group_id)) for group_id in range(2)]
     for future in futures:
-        with pytest.raises(RolloutError, match="is gone: RuntimeError: simulated failure of the engine"):
+        with pytest.raises(RolloutError, match="RuntimeError: simulated failure"):
             future.result(5)
     worker.stop()
 

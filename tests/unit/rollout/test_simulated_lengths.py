@@ -49,16 +49,16 @@ def test_given_lengths_come_from_the_list_or_from_a_file(tmp_path: Path) -> None
 def test_a_file_of_anything_else_is_refused(tmp_path: Path, content: str, what: str) -> None:
     file = tmp_path / "lengths.txt"
     file.write_text(content)
-    with pytest.raises(DataError, match=f"holds {what}; it takes one whole number from 1 on a line"):
+    with pytest.raises(DataError, match=f"holds {what}; "):
         read_lengths(file)
     with pytest.raises(DataError, match="No such file"):
         read_lengths(tmp_path / "missing.txt")
 
 
 def test_lengths_have_one_source_and_at_least_one_token() -> None:
-    with pytest.raises(ValidationError, match="has mean_length and given_lengths: lengths have one source"):
+    with pytest.raises(ValidationError, match=r"mean_length.*given_lengths"):
         SimulationSpec(mean_length=3, given_lengths=(1,))
-    with pytest.raises(ValidationError, match="given_lengths has 0: a completion has 1 token or more"):
+    with pytest.raises(ValidationError, match=r"given_lengths.*\b0\b"):
         SimulationSpec(given_lengths=(3, 0))
 
 

@@ -72,7 +72,7 @@ async def engine(
     yield built
     await built.close()
     assert not files.exists(), "the files of an engine end with it"
-    with pytest.raises(RolloutError, match="the engine is dead"):
+    with pytest.raises(RolloutError, match="dead"):
         await whole(built, asked("base"))
 
 
@@ -188,7 +188,7 @@ async def test_what_runs_keeps_the_version_that_it_began_with(engine: TextEngine
     async with aclosing(engine.generate(wanted)) as stream:
         seen = [await anext(stream)]
         await engine.forget("first")
-        with pytest.raises(RolloutError, match="no policy version"):
+        with pytest.raises(RolloutError, match="policy version"):
             await whole(engine, wanted)
         seen += [delta async for delta in stream]
     assert [part.token_ids for part in seen] != [part.token_ids for part in expected]
