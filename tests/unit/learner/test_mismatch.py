@@ -91,4 +91,4 @@ def test_the_display_says_it_once_and_what_to_do(tmp_path: Path) -> None:
         show_alarms(config, {"alarms": 0, "metrics": metrics}, shown, display)
     assert config.mismatch_alarm is not None
     assert stream.getvalue().splitlines() == [mismatch_text(config.mismatch_alarm)]
-    assert "Lower rollout.max_staleness" in stream.getvalue()
+    assert "rollout.max_staleness" in stream.getvalue()

@@ -155,7 +155,7 @@ async def test_a_worker_that_the_run_needs_is_waited_for_and_counted() -> None:
     await coordinator.begin_attempt(None)
     await coordinator.publish(make_payload(0))
     pool.made[0].fails = DIED
-    assert "more than rollout.max_worker_replacements=0" in str(await failure_of(coordinator))
+    assert "rollout.max_worker_replacements=0" in str(await failure_of(coordinator))
 
 
 async def test_below_what_it_needs_a_synchronous_run_waits_for_the_replacement() -> None:
@@ -180,5 +180,5 @@ def test_as_many_as_are_needed_or_more(num_workers: int, max_workers: int | None
 
 
 def test_fewer_than_are_needed_are_refused() -> None:
-    with pytest.raises(ValueError, match="max_workers=2 is below num_workers=3"):
+    with pytest.raises(ValueError, match=r"max_workers=2.*num_workers=3"):
         RolloutSpec(num_workers=3, max_workers=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -50,9 +51,7 @@ def test_where_nobody_listens_ray_is_not_even_asked(monkeypatch: pytest.MonkeyPa
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ResourceError) as refused:
             join(address)
-    assert str(refused.value).startswith(
-        f"nobody answers at RAY_ADDRESS={address} (Connection refused); is the head up"
-    )
+    assert f"RAY_ADDRESS={address} (Connection refused)" in str(refused.value)
     assert asked == []
 
 
@@ -61,11 +60,11 @@ def test_where_nobody_listens_ray_is_not_even_asked(monkeypatch: pytest.MonkeyPa
     [
         (
             "http://head:8265",
-            r"RAY_ADDRESS=http://head:8265 is no address of a Ray .* polyray submit",
+            "RAY_ADDRESS=http://head:8265.*polyray submit",
         ),
-        ("ray://head:10001", r"RAY_ADDRESS=ray://head:10001 is no address of a Ray that a process can join"),
-        ("head", r"RAY_ADDRESS=head is no HOST:PORT; the port of a head is 6379"),
-        ("head:port", r"RAY_ADDRESS=head:port is no HOST:PORT"),
+        ("ray://head:10001", "RAY_ADDRESS=ray://head:10001"),
+        ("head", r"RAY_ADDRESS=head.*HOST:PORT.*\b6379\b"),
+        ("head:port", "RAY_ADDRESS=head:port.*HOST:PORT"),
     ],
 )
 def test_addresses_of_another_kind(monkeypatch: pytest.MonkeyPatch, address: str, message: str) -> None:
@@ -85,10 +84,8 @@ def test_a_forwarded_port_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> 
         port = tunnel.getsockname()[1]
         with pytest.raises(ResourceError) as refused:
             join(f"localhost:{port}")
-    assert str(refused.value).startswith(
-        f"something listens at RAY_ADDRESS=localhost:{port}, but Ray asks this machine's own address instead, "
-        f"127.0.0.9:{port}, where nobody answers (Connection refused); a forwarded port"
-    )
+    expected = rf"RAY_ADDRESS=localhost:{port}\b.*\b127\.0\.0\.9:{port}\b.*\(Connection refused\)"
+    assert re.search(expected, str(refused.value))
     assert asked == []
 
 
@@ -116,19 +113,15 @@ REFUSED = (
 )
 
 
-@pytest.mark.parametrize(
-    ("mode", "fix"), [("token", "its token is another one"), ("disabled", "it wants a token")]
-)
+@pytest.mark.parametrize(("mode", "fix"), [("token", "token is another"), ("disabled", "wants a token")])
 def test_a_refused_token(monkeypatch: pytest.MonkeyPatch, listening: str, mode: str, fix: str) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", mode)
-    expected = (
-        f"what listens at RAY_ADDRESS={listening} does not let this process in (RAY_AUTH_MODE={mode}); {fix}"
-    )
+    expected = rf"RAY_ADDRESS={listening} .*\(RAY_AUTH_MODE={mode}\); .*{fix}"
     for error in (failed(listening, REFUSED), ray.exceptions.AuthenticationError("no token found")):
         answers(monkeypatch, error)
         with pytest.raises(ConfigError) as refused:
             join(listening)
-        assert str(refused.value).startswith(expected)
+        assert re.search(expected, str(refused.value))
 
 
 @pytest.mark.parametrize(
@@ -136,13 +129,12 @@ def test_a_refused_token(monkeypatch: pytest.MonkeyPatch, listening: str, mode: 
     [
         (
             "No node info found matching attributes: '' when trying to resolve node to connect to.",
-            r"^this machine is no part of the cluster at RAY_ADDRESS=\S+: .*; start one here \(`ray start --address=",
+            r"RAY_ADDRESS=\S+:.*`ray start --address=",
         ),
         (
             "Failed to connect to GCS. Last connection error: Traceback (most recent call last):\n"
             "ray.exceptions.RpcError: Timed out while waiting for GCS to become available.\n",
-            r"^what listens at RAY_ADDRESS=\S+ does not answer as the head of a Ray cluster "
-            r"\(ray.exceptions.RpcError: Timed out while waiting for GCS to become available.\); give the port",
+            r"RAY_ADDRESS=\S+.*\(ray.exceptions.RpcError: Timed out while waiting for GCS to become available.\)",
         ),
     ],
 )
@@ -157,9 +149,7 @@ def test_not_every_failure_is_a_token(
 
 def test_no_ray_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, ConnectionError("Could not find any running Ray instance"))
-    with pytest.raises(
-        ConfigError, match=r"RAY_ADDRESS=auto: there is no Ray on this machine .* unset RAY_ADDRESS"
-    ):
+    with pytest.raises(ConfigError, match=r"RAY_ADDRESS=auto.*RAY_ADDRESS"):
         join("auto")
 
 
@@ -168,9 +158,7 @@ def test_another_version(monkeypatch: pytest.MonkeyPatch, listening: str) -> Non
     answers(monkeypatch, RuntimeError(text))
     with pytest.raises(ConfigError) as refused:
         join(listening)
-    assert str(refused.value).startswith(
-        "Version mismatch: The cluster was started with: Ray: 2.60.0 This process has; use the same image"
-    )
+    assert "Version mismatch: The cluster was started with: Ray: 2.60.0" in str(refused.value)
     answers(monkeypatch, RuntimeError("something else"))
     with pytest.raises(RuntimeError, match="something else"):
         join(listening)

@@ -174,9 +174,8 @@ def test_a_failure_of_ray_is_one_warning(
         metrics.step({"reward_mean": 0.5})
         metrics.export(load())
     assert len(calls) == 1
-    assert [record.getMessage() for record in caplog.records] == [
-        "metrics are no longer exported, the run goes on: RuntimeError: no agent"
-    ]
+    (record,) = caplog.records
+    assert record.getMessage().endswith(": RuntimeError: no agent")
 
 
 def test_an_export_costs_less_than_a_millisecond_each_second() -> None:

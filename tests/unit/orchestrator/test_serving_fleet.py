@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 import ray.exceptions
@@ -88,10 +89,10 @@ async def test_a_version_that_a_second_worker_refuses_ends_the_run_with_the_reas
     failure = await failure_of(coordinator)
     second = "worker-1" if num_workers == 2 else "worker-0+"
     assert isinstance(failure, DeliveryError)
-    assert str(failure) == (
-        f"{make_payload(1).policy.name} was refused by worker-0, and then by {second}: "
-        "lora_B of layer 1 is not finite"
+    expected = (
+        rf"{make_payload(1).policy.name} .*worker-0\b.*{re.escape(second)}: lora_B of layer 1 is not finite$"
     )
+    assert re.search(expected, str(failure))
     assert len(pool.made) == num_workers + 1
 
 
@@ -222,9 +223,7 @@ async def test_what_happened_is_told_in_words_from_where_the_driver_left_off() -
     await coordinator.begin_attempt(await coordinator.snapshot())
     incidents = (await coordinator.progress())["incidents"]
     assert [item["kind"] for item in incidents] == ["worker_replaced", "groups_lost", "learner_restarted"]
-    assert incidents[0]["message"].startswith(
-        "rollout worker worker-0 was replaced by worker-0+: ActorDiedError"
-    )
-    assert incidents[1]["message"] == "groups 1 of step 0 were gone when they were fetched"
-    assert "attempt 2 of the learner begins at step 0" in incidents[2]["message"]
+    assert re.search(r"worker-0 .*worker-0\+: ActorDiedError", incidents[0]["message"])
+    assert re.search(r"groups 1 of step 0\b", incidents[1]["message"])
+    assert re.search(r"attempt 2 .*step 0\b", incidents[2]["message"])
     assert (await coordinator.progress(2))["incidents"] == incidents[2:]
