@@ -59,7 +59,7 @@ def test_cpus_and_gpus_are_needed_on_the_same_machine() -> None:
     assert said([engine(2, 2, 1)], machine(4, 2), machine(8)) is None
 
 
-def test_the_largest_go_first_whatever_the_order_of_parts() -> None:
+def test_largest_parts_are_placed_first_in_any_order() -> None:
     small, large = Part("replica", 3, {"CPU": 2.0}), engine(2, 4, 1)
     machines = machine(4, 1), machine(8, 1), machine(2)
     assert said([small, large], *machines) is None
@@ -67,7 +67,7 @@ def test_the_largest_go_first_whatever_the_order_of_parts() -> None:
     assert said([small, engine(2, 5, 1)], *machines) is not None
 
 
-def test_what_needs_no_gpu_leaves_the_machines_with_gpus_alone() -> None:
+def test_part_without_gpu_leaves_gpu_machines_free() -> None:
     parts = [Part("replica", 4, {"CPU": 1.0}), engine(2, 2, 1)]
     assert said(parts, machine(2, 1), machine(2, 1), machine(4)) is None
 
@@ -152,7 +152,7 @@ def test_a_reward_elsewhere_places_nothing() -> None:
         (True, 0.5, {"CPU": 1.0, "GPU": 0.5}),
     ],
 )
-def test_a_rank_takes_its_share_of_a_gpu_where_it_uses_one(
+def test_learner_rank_takes_its_gpu_share_if_use_gpu(
     use_gpu: bool, share: float, resources: dict[str, float]
 ) -> None:
     assert learner_ranks(LearnerSpec(use_gpu=use_gpu, gpus_per_worker=share)).resources == resources

@@ -83,7 +83,7 @@ def test_ranks_share_the_blocks_of_the_base() -> None:
     }
 
 
-def test_what_waits_in_host_memory_is_not_on_the_device() -> None:
+def test_offloaded_state_is_not_on_the_device() -> None:
     estimate = training_estimate(_train(learner={"sharding": "base", "num_workers": 4, "cpu_offload": True}))
     assert estimate is not None
     whole = 8_190_735_360 - 36 * BLOCK_OF_8B
@@ -154,7 +154,7 @@ def test_a_base_in_4_bits_takes_about_a_third_and_a_smaller_card() -> None:
     assert re.search(r"1 x learner rank: 1 GPU .*\b16 GB\b", estimate["placement"][0])
 
 
-def test_where_what_goes() -> None:
+def test_placement_lists_learner_and_engine_memory() -> None:
     estimate = training_estimate(_train())
     assert estimate is not None
     learner, engine = estimate["learner_rank_gib"], estimate["engine_device_gib"]
@@ -225,7 +225,7 @@ def test_the_estimate_warns_of_a_default_that_does_not_leave_the_learner_its_mem
     assert warning({"gpus_per_worker": 1}, gpus_per_worker=1) is None
 
 
-def test_what_no_card_holds_is_said() -> None:
+def test_placement_above_every_card_says_larger() -> None:
     estimate = training_estimate(_train(model={"path": "Qwen/Qwen3-32B", "dtype": "float32"}, learner={
         "gradient_checkpointing": False, "micro_batch_rows": 8}))  # fmt: skip
     assert estimate is not None
@@ -239,7 +239,7 @@ def test_the_smallest_card_that_holds_it(gib: float, card: int | None) -> None:
     assert smallest_card(gib) == card
 
 
-def test_other_jobs_have_what_they_place() -> None:
+def test_sft_estimate_has_one_gpu_and_no_engine() -> None:
     sft = build_config(
         SftConfig,
         {

@@ -24,7 +24,7 @@ def packages(*given: Package) -> dict[str, Package]:
     return {package.name: package for package in given}
 
 
-def test_what_is_installed_must_be_what_is_pinned() -> None:
+def test_wrong_versions_lists_installed_and_missing_pins() -> None:
     pins = audit.pins_in("# made\nA_b==1.0\nc==2.0+cpu\nd==3\n")
     assert pins == {"a-b": "1.0", "c": "2.0+cpu", "d": "3"}
     there = packages(Package("a-b", "1.0"), Package("c", "2.0"))
@@ -32,7 +32,7 @@ def test_what_is_installed_must_be_what_is_pinned() -> None:
     assert re.search(r"^c 2\.0 .*\b2\.0\+cpu\b", other) and missing.startswith("d==3 ")
 
 
-def test_what_packages_ask_for_must_be_there() -> None:
+def test_unmet_lists_missing_dependencies() -> None:
     asks = Package(
         "a", "1", ("b>=2", "c", "torchvision", "d; extra == 'more'", "e; python_version < '3'", "F.g<2")
     )
@@ -61,7 +61,7 @@ def test_licences(licence: str, allowed: bool) -> None:
     assert is_allowed(licence) is allowed
 
 
-def test_a_licence_that_nobody_has_looked_at_is_named() -> None:
+def test_unknown_licence_is_named() -> None:
     there = packages(
         Package("a", "1", licence="MIT"),
         Package("b", "1"),
@@ -71,7 +71,7 @@ def test_a_licence_that_nobody_has_looked_at_is_named() -> None:
     assert unknown.startswith("b ")
 
 
-def test_where_a_package_says_its_licence() -> None:
+def test_licence_is_read_from_each_metadata_field() -> None:
     def said(*fields: tuple[str, str]) -> str:
         about: Any = Message()
         for key, value in fields:

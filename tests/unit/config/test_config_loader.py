@@ -71,7 +71,7 @@ def test_every_mistake_of_a_file_is_named_at_once() -> None:
     assert "learner.steps=-1" in message
 
 
-def test_a_missing_file_names_those_that_are_there(train_file: Path) -> None:
+def test_missing_file_error_names_nearby_files(train_file: Path) -> None:
     with pytest.raises(ConfigError, match=r"other\.yaml.*train\.yaml"):
         load_config(TrainConfig, train_file.with_name("other.yaml"))
 
@@ -143,7 +143,7 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, expecte
         ),
     ],
 )
-def test_what_does_not_fit_together_is_refused(train_file: Path, overrides: list[str], message: str) -> None:
+def test_incompatible_settings_are_refused(train_file: Path, overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(TrainConfig, train_file, overrides)
 

@@ -41,7 +41,7 @@ def test_every_job_has_prices_and_none_by_default(model: Any) -> None:
 
 
 @pytest.mark.parametrize("name", list(PriceTableSpec.model_fields))
-def test_every_key_says_what_it_is(name: str) -> None:
+def test_every_key_has_a_description(name: str) -> None:
     assert PriceTableSpec.model_fields[name].description
 
 

@@ -61,7 +61,7 @@ def test_two_engines_of_half_a_gpu_cannot_take_most_of_it_each() -> None:
         {"num_workers": 2, "gpus_per_worker": 0.5, "engine": "simulated"},
     ],
 )
-def test_what_fits_is_taken(rollout: dict[str, Any]) -> None:
+def test_fitting_gpu_share_is_accepted(rollout: dict[str, Any]) -> None:
     built = build_config(TrainConfig, {"name": "x", "rollout": rollout}).rollout
     assert {key: getattr(built, key) for key in rollout} == rollout
 
@@ -87,7 +87,7 @@ def test_an_engine_of_a_service_has_the_gpus_of_its_replica() -> None:
         build_config(GenerationServeConfig, {"num_gpus": 1, "engine": {"tensor_parallel_size": 2}})
 
 
-def test_who_has_a_share_of_a_gpu_and_how_many_start_in_turns() -> None:
+def test_shared_gpu_multiplies_the_start_time() -> None:
     shared = RolloutSpec(num_workers=8, gpus_per_worker=0.25, gpu_memory_utilization=0.2)
     assert (shared.shares_gpus, shared.ready_within_s) == (True, 4 * shared.start_timeout_s)
     for gpus in (0, 1, 2):

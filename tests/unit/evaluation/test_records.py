@@ -36,7 +36,7 @@ SAMPLE = SampleRecord(
 )
 
 
-def test_line_begins_with_what_other_tools_read_and_names_the_class() -> None:
+def test_line_begins_with_common_fields_and_names_the_class() -> None:
     values = json.loads(as_line(SAMPLE))
     assert list(values)[:2] == ["task_id", "completion"]
     assert values["class"] == 7 and "class_id" not in values

@@ -17,7 +17,7 @@ RECORDS = [
 ]
 
 
-def test_a_file_gives_what_a_list_gives(tmp_path: Path) -> None:
+def test_file_source_equals_list_source(tmp_path: Path) -> None:
     write_lines(tmp_path / "samples.jsonl", RECORDS)
     in_memory = SampleList(RECORDS)
     with SampleFile(tmp_path / "samples.jsonl") as on_disk:

@@ -168,7 +168,7 @@ def test_progress_counts_groups(tmp_path: Path) -> None:
     assert seen == [("good", done, 4) for done in (1, 2, 3, 4)]
 
 
-def test_missing_groups_are_an_error_and_what_came_stays(tmp_path: Path) -> None:
+def test_missing_groups_are_an_error_and_finished_groups_stay(tmp_path: Path) -> None:
     def lossy(name: str, directory: str | None, requests: Sequence[GroupRequest]) -> Iterator[Group]:
         yield from (group for group in answer(name, directory, requests) if group.group_id != 2)
 
@@ -270,7 +270,7 @@ def test_summary_has_a_line_per_model(tmp_path: Path) -> None:
     assert foot == "4 prompts in 2 clusters, 2 samples each, 95 % intervals, selector logprob"
 
 
-def test_what_was_judged_is_what_is_kept(tmp_path: Path) -> None:
+def test_kept_completion_equals_the_judged_text(tmp_path: Path) -> None:
     """Scorers read the whole completion, samples.jsonl holds the part that a task says was judged."""
     files = EvaluationFiles(tmp_path)
     sample_arms(arms("good"), sampling(kept_text=lambda prompt, text: text[:2]), files)

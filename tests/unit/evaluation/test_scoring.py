@@ -124,7 +124,7 @@ def test_selector_ties_share_the_pick() -> None:
     )
 
 
-def test_pass_threshold_moves_what_is_correct() -> None:
+def test_pass_threshold_changes_correctness() -> None:
     records = samples("m", "p", [0.8, 0.7, 0.2, 0.1])
     low = score_samples(records, SPEC, ScoringContext(seed=0, pass_threshold=0.75))
     assert value(low, "m", "pass_at_k", "1") == pytest.approx(0.25)
@@ -157,7 +157,7 @@ def random_records(model: str, chance: float, num_prompts: int = 30) -> list[Sam
     ]
 
 
-def test_intervals_equal_those_of_the_pure_functions() -> None:
+def test_intervals_equal_the_pure_functions() -> None:
     records = random_records("a", 0.3) + random_records("b", 0.7)
     metrics = score_samples(records, SPEC, ScoringContext(seed=5))
     source, settings = (

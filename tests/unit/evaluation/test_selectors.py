@@ -43,7 +43,7 @@ def test_random_is_uniform_over_many_prompts() -> None:
     assert abs(scores.mean() - 0.5) < 0.02 and abs((scores < 0.25).mean() - 0.25) < 0.03
 
 
-def test_registry_is_what_the_configuration_allows() -> None:
+def test_selector_registry_matches_the_configuration() -> None:
     assert set(SELECTORS) == set(get_args(SelectorName))
 
 
@@ -68,7 +68,7 @@ def test_a_noisy_user_picks_the_better_of_two_as_bradley_and_terry_say() -> None
     assert abs(np.mean(picked) - expected) < 4 * math.sqrt(expected * (1 - expected) / 4000)
 
 
-def test_diverse_picks_what_shares_the_fewest_words() -> None:
+def test_diverse_picks_the_text_with_fewest_shared_words() -> None:
     texts = ["the cat sat", "the cat ran", "a dog barked", "the dog sat"]
     samples = [SampleRecord("t", text, index) for index, text in enumerate(texts)]
     pick = get_selector("diverse").pick

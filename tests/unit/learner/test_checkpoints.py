@@ -65,7 +65,7 @@ def _names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.glob("*") if not path.name.endswith(".lock"))
 
 
-def test_best_steps_are_those_with_the_best_values_and_the_earlier_of_equal_ones() -> None:
+def test_best_steps_have_the_best_values_and_ties_keep_the_earlier() -> None:
     scores = {2: 0.5, 4: 0.7, 6: 0.5, 8: 0.1}
     assert best_steps(scores, 2, "max") == [4, 2]
     assert best_steps(scores, 2, "min") == [8, 2]
@@ -253,7 +253,7 @@ def test_logs_that_are_here_are_not_replaced_by_older_ones(tmp_path: Path, learn
     assert (here.parent / "metrics.jsonl").read_text() == ""
 
 
-def test_what_the_first_start_trained_on_comes_back_before_what_a_later_one_found(
+def test_stored_data_record_is_restored_before_that_of_a_later_start(
     tmp_path: Path, learner: PolicyLearner
 ) -> None:
     config, here = _config(checkpoint_storage=f"file://{tmp_path}/far"), tmp_path / "run" / "checkpoints"

@@ -45,5 +45,5 @@ def test_it_warns_once(caplog: pytest.LogCaptureFixture) -> None:
     assert "(0.8 -> 0.1)" in record.getMessage()
 
 
-def test_nobody_watches_where_there_is_no_alarm() -> None:
+def test_monitor_is_absent_without_an_alarm() -> None:
     assert CollapseWatch(None, []).observe({"diversity": 0.0}) == {}

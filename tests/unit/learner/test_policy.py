@@ -28,7 +28,7 @@ def _policy(model_dir: Path, config: TrainConfig | None = None) -> Policy:
     return Policy(config or train_config(), model_dir, "float32", CPU)
 
 
-def test_a_fresh_adapter_publishes_the_base_itself(model_dir: Path) -> None:
+def test_fresh_adapter_publishes_the_base(model_dir: Path) -> None:
     policy = _policy(model_dir)
     payload = policy.payload(attempt=2, version=0)
     assert (payload.policy.attempt, payload.policy.version) == (2, 0)

@@ -150,7 +150,7 @@ def test_the_reference_is_not_touched(checkpoints: Path) -> None:
     assert all(torch.equal(after[name], old) for name, old in before.items())
 
 
-def test_the_newest_counts_and_carries_what_the_caller_gave(checkpoints: Path) -> None:
+def test_newest_checkpoint_is_restored_with_the_caller_state(checkpoints: Path) -> None:
     checkpoint = newest_checkpoint(checkpoints)
     assert checkpoint is not None
     assert (checkpoint.step, checkpoint.directory.name) == (4, "step-000004")

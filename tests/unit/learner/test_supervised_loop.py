@@ -239,7 +239,7 @@ def test_layers_that_are_computed_again_give_the_same_run(
     assert _lines(tmp_path / "again") == _lines(tmp_path / "kept")
 
 
-def test_evaluation_does_not_touch_what_is_trained(base: Path, tmp_path: Path) -> None:
+def test_evaluation_does_not_change_training(base: Path, tmp_path: Path) -> None:
     evaluation = {"every": 1, "num_rows": 5, "num_samples": 2, "max_new_tokens": 4}
     plain = _run(_config(), base, tmp_path / "plain")
     assert _run(_config(evaluation=evaluation), base, tmp_path / "watched") == plain

@@ -217,7 +217,7 @@ def test_a_first_validation_without_a_pass_is_warned_of_once(
     assert all("evaluation.best_metric=reward_mean" in line for line in said)
 
 
-def test_only_what_is_due_is_asked_for(model_dir: Path, tmp_path: Path) -> None:
+def test_only_due_validations_are_requested(model_dir: Path, tmp_path: Path) -> None:
     attempt = start(tmp_path, model_dir, _config(every=3), values=VALUES)
     assert attempt.finished
     assert _validated(tmp_path) == [0, 3, 5]

@@ -59,7 +59,7 @@ def test_larger_clusters_weigh_more() -> None:
     assert bootstrap_mean(values, clusters, confidence=0.9) == MeanInterval(0.25, 0.0, 1.0)
 
 
-def test_pairing_removes_what_both_models_share() -> None:
+def test_pairing_removes_shared_variance() -> None:
     rng = np.random.default_rng(3)
     prompt_difficulty = rng.random(300)
     a, b = prompt_difficulty + 0.02 + 0.01 * rng.standard_normal(300), prompt_difficulty

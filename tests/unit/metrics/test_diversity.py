@@ -26,7 +26,7 @@ def test_cosine_distance_by_hand() -> None:
 
 
 @pytest.mark.parametrize("q", [0, 0.5, 1, 2, np.inf])
-def test_vendi_counts_what_is_different(q) -> None:
+def test_vendi_counts_different_items(q) -> None:
     assert vendi_score(np.eye(5), q) == pytest.approx(5)
     assert vendi_score(np.ones((4, 4)), q) == pytest.approx(1)
     three_of_each = np.kron(np.eye(2), np.ones((3, 3)))
@@ -60,7 +60,7 @@ def test_entropy_of_class_shares() -> None:
     assert output_entropy(range(8)) == pytest.approx(np.log(8))
 
 
-def test_the_bias_of_the_entropy_is_what_the_docstring_says() -> None:
+def test_entropy_bias_matches_the_docstring() -> None:
     rng = np.random.default_rng(3)
     estimates = [output_entropy(rng.integers(0, 4, 60)) for _ in range(4000)]
     assert np.mean(estimates) - np.log(4) == pytest.approx(-3 / 120, abs=0.002)

@@ -45,7 +45,7 @@ def test_no_weight_on_diversity_takes_the_most_relevant() -> None:
     assert maximal_marginal_relevance(relevance, distances, 3, 0.0) == np.argsort(-relevance)[:3].tolist()
 
 
-def test_a_copy_of_what_was_taken_comes_last() -> None:
+def test_copy_of_a_chosen_item_is_ranked_last() -> None:
     distances = [[0.0, 0.0, 0.4], [0.0, 0.0, 0.4], [0.4, 0.4, 0.0]]
     assert maximal_marginal_relevance([0.9, 0.9, 0.7], distances, 3, 0.5) == [0, 2, 1]
 

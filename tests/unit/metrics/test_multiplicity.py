@@ -34,7 +34,7 @@ def rejected_by_holm(p_values: list[float], level: float) -> set[int]:
 
 @settings(max_examples=50, deadline=None)
 @given(P_VALUES, st.sampled_from([0.013, 0.051, 0.207]))
-def test_holm_rejects_what_its_procedure_rejects(p_values, level) -> None:
+def test_holm_rejections_match_its_procedure(p_values, level) -> None:
     assert set(np.flatnonzero(holm(p_values) <= level)) == rejected_by_holm(p_values, level)
 
 

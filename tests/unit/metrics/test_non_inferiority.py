@@ -14,7 +14,7 @@ from polyray.metrics import tost_non_inferiority
 stats: Any = scipy.stats  # its results are typed as bunches of anything
 
 
-def test_p_values_are_those_of_shifted_one_sided_t_tests() -> None:
+def test_p_values_match_shifted_one_sided_t_tests() -> None:
     differences = np.random.default_rng(0).normal(0.01, 0.1, 40)
     found = tost_non_inferiority(differences, 0.05)
     lower = stats.ttest_1samp(differences, -0.05, alternative="greater").pvalue

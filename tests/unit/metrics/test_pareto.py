@@ -13,7 +13,7 @@ from polyray.metrics import hypervolume, pareto_front
 @given(
     st.integers(1, 3).flatmap(lambda d: st.lists(st.tuples(*[st.integers(0, 3)] * d), min_size=1, max_size=9))
 )
-def test_front_is_what_nothing_dominates(points) -> None:
+def test_front_holds_the_undominated_points(points) -> None:
     def dominates(a, b) -> bool:
         pairs = list(zip(a, b, strict=True))
         return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)

@@ -66,7 +66,7 @@ def test_prompts_that_are_all_alike_have_no_overdispersion() -> None:
     assert fit.mean == pytest.approx(counts.mean() / 16, abs=1e-3)
 
 
-def test_the_test_rejects_what_is_no_beta_and_is_uniform_otherwise() -> None:
+def test_fit_test_rejects_non_beta_data_and_is_uniform_otherwise() -> None:
     true = SuccessDistribution(0.8, 1.6)
     p_values = []
     for seed in range(30):
@@ -103,7 +103,7 @@ def test_the_one_that_is_behind_overtakes_where_the_curves_cross() -> None:
         ([0, 1], 1, "spread"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(counts: list[int], samples: int, message: str) -> None:
+def test_unfittable_counts_are_refused(counts: list[int], samples: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit_success_distribution(counts, samples)
 

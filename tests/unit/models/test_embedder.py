@@ -79,7 +79,7 @@ def test_padded_batches_are_close_and_that_is_all() -> None:
     assert (padded != exact).any(), "padded batches are exact here: then use them, they need fewer passes"
 
 
-def test_the_numbers_are_those_of_sentence_transformers() -> None:
+def test_embeddings_match_sentence_transformers() -> None:
     from sentence_transformers import SentenceTransformer
 
     embedder = shared_embedder(PACKAGED)
@@ -95,7 +95,7 @@ def test_the_numbers_are_those_of_sentence_transformers() -> None:
     np.testing.assert_array_equal(embedder.encode(["a\ud800b"]), embedder.encode(["a?b"]))
 
 
-def test_what_is_beyond_the_limit_counts_for_nothing() -> None:
+def test_tokens_beyond_the_limit_are_ignored() -> None:
     embedder = shared_embedder(PACKAGED)
     start = "word " * 260
     first, second = embedder.encode([start + "dog", start + "cat market"])
@@ -131,7 +131,7 @@ def test_threads_get_their_own_texts() -> None:
         np.testing.assert_array_equal(pair, expected[[at, -at - 1]])
 
 
-def test_the_hash_is_of_what_is_computed(tmp_path: Path) -> None:
+def test_embedder_hash_covers_its_computation(tmp_path: Path) -> None:
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"weights")

@@ -254,7 +254,7 @@ def test_an_adapter_of_another_base_is_refused(trained: tuple[PeftModel, Path]) 
         read_adapter(trained[1], "c" * 64)
 
 
-def test_what_is_no_adapter_is_refused(trained: tuple[PeftModel, Path], tmp_path: Path) -> None:
+def test_invalid_adapter_is_refused(trained: tuple[PeftModel, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"adapter_config\.json"):
         read_adapter(tmp_path, "b" * 64)
     weights = trained[1] / "adapter_model.safetensors"

@@ -167,7 +167,7 @@ def test_the_randomised_start_is_close_and_follows_its_seed() -> None:
         (LoraSpec(rank=17), r"model\.lora\.rank=17.*k_proj.*16 x 32.*\b16\b"),
     ],
 )
-def test_what_cannot_start_this_way_is_refused(spec, message) -> None:
+def test_unsupported_pissa_start_is_refused(spec, message) -> None:
     with pytest.raises(ConfigError, match=message):
         start_from_principal_components(attach(spec))
 

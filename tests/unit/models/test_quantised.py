@@ -50,7 +50,7 @@ def test_linear_layers_are_in_4_bits_and_nothing_else_is(model_dir: Path) -> Non
 
 
 @needs_bitsandbytes
-def test_it_is_quantised_from_the_numbers_as_they_are_stored(model_dir: Path) -> None:
+def test_weights_are_quantised_from_their_stored_values(model_dir: Path) -> None:
     from bitsandbytes.functional import quantize_4bit  # pyright: ignore[reportMissingImports]
 
     stored = linear_layers(load_base(model_dir, "float32"))
@@ -63,7 +63,7 @@ def test_it_is_quantised_from_the_numbers_as_they_are_stored(model_dir: Path) ->
 
 
 @needs_bitsandbytes
-def test_log_probs_and_gradients_are_those_of_the_rounded_weights(model_dir: Path) -> None:
+def test_logprobs_and_gradients_match_the_rounded_weights(model_dir: Path) -> None:
     check_learner_in_4_bits(model_dir, "cpu")
 
 
@@ -76,7 +76,7 @@ def test_the_base_stays_the_same_base(model_dir: Path) -> None:
     assert base_fingerprint(model_dir) == before
 
 
-def test_what_cannot_be_quantised_is_refused(
+def test_unquantisable_model_is_refused(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)

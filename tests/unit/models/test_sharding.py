@@ -72,7 +72,7 @@ def test_every_way_to_run_it_gives_the_same_numbers(whole: PeftModel, parts: Pef
     assert (reference - logprobs).abs().max() > 1e-3 and gradient.abs().max() > 1e-2
 
 
-def test_rows_take_one_pass_whatever_their_lengths(
+def test_rows_of_any_length_take_one_pass(
     whole: PeftModel, parts: PeftModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packing, "PASS_POSITIONS", 1)
@@ -99,7 +99,7 @@ def test_a_pass_that_only_others_need_adds_nothing(parts: PeftModel, monkeypatch
     parts.zero_grad()
 
 
-def test_nobody_waits_where_the_base_is_whole(whole: PeftModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_do_not_wait_with_a_whole_base(whole: PeftModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("polyray.learner.lockstep._most", lambda number: number + 2)
     assert list(in_lockstep(whole, ["a"])) == ["a"]
 

@@ -37,14 +37,14 @@ def answers(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> list[di
     return asked
 
 
-def test_where_somebody_listens_ray_is_joined(monkeypatch: pytest.MonkeyPatch, listening: str) -> None:
+def test_listening_address_is_joined(monkeypatch: pytest.MonkeyPatch, listening: str) -> None:
     asked = answers(monkeypatch, None)
     assert join(listening, namespace="n") == "context"
     assert join("auto") == "context"
     assert asked == [{"namespace": "n"}, {}]
 
 
-def test_where_nobody_listens_ray_is_not_even_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_address_is_refused_before_ray_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = answers(monkeypatch, None)
     with socket.socket() as taken:  # bound, but not listening
         taken.bind(("127.0.0.1", 0))

@@ -78,7 +78,7 @@ def test_a_run_that_does_not_fit_is_refused_with_the_machines(monkeypatch: pytes
     assert str(refused.value).endswith("rollout.num_workers")
 
 
-def test_what_the_submitted_job_holds_itself_is_not_there_for_the_run(
+def test_cpus_of_the_submitted_job_are_not_available_to_the_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "auto")
@@ -102,7 +102,7 @@ def test_what_the_submitted_job_holds_itself_is_not_there_for_the_run(
         ({"CPU": 8, "GPU": 1}, None, "RAY_ADDRESS"),
     ],
 )
-def test_the_fix_depends_on_what_lacks_and_whose_ray_it_is(
+def test_fix_depends_on_the_missing_resource_and_the_ray_owner(
     resources: dict[str, float], address: str | None, fix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

@@ -129,7 +129,7 @@ async def test_validations_that_a_checkpoint_left_open_are_named() -> None:
     assert re.search(r"version 0 .*step 1\b", lost)  # version 1 is served again, and validated then
 
 
-async def test_what_the_learner_makes_of_a_snapshot_is_plain_but_for_the_files(
+async def test_learner_snapshot_is_plain_except_for_files(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = make_config(rollout={"max_staleness": 1})

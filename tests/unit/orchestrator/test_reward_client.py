@@ -96,7 +96,7 @@ async def test_while_calls_are_under_way_groups_gather():
     assert service.sizes == [1, 1, 4]  # two in flight, the rest in one call after them
 
 
-async def test_what_may_pass_is_tried_again():
+async def test_transient_failure_is_retried():
     service = Service(BackPressureError(3, 2), TimeoutError(), BackPressureError(3, 2))
     (group,) = await score(service)
     assert service.sizes == [1, 1, 1, 1]
@@ -230,7 +230,7 @@ async def test_a_service_elsewhere_is_called_without_a_deployment(elsewhere: Rew
     assert groups[2].distances_GG is not None and groups[2].distances_GG.tolist() == [[0, 0], [0, 0]]
 
 
-async def test_what_a_service_elsewhere_cannot_score_is_unscored_and_the_next_group_waits(
+async def test_remote_service_failure_unscores_the_group_and_delays_the_next(
     elsewhere: RewardPlan,
 ) -> None:
     client = RewardClient("elsewhere", elsewhere.reward.service, RemoteCall(elsewhere))

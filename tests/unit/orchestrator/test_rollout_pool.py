@@ -77,7 +77,7 @@ def test_an_engine_that_cannot_be_built_is_not_tried_again(pool: tuple[RolloutPo
     assert not any(handle.killed for handle in handles)
 
 
-def test_what_the_user_has_to_mend_is_said_as_it_is(pool: tuple[RolloutPool, list[Handle]]) -> None:
+def test_user_error_is_raised_unchanged(pool: tuple[RolloutPool, list[Handle]]) -> None:
     workers, handles = pool
     cause = ConfigError("rollout.gpus_per_worker=0; set 1")
     handles[1].answer = ray.exceptions.RayTaskError("ready", "traceback", cause)

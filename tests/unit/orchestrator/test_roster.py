@@ -16,7 +16,7 @@ def make(num_needed: int = 2, max_replacements: int = 1, joined: int = 0) -> Ros
     return roster
 
 
-def test_a_version_is_served_when_all_who_joined_and_as_many_as_are_needed_have_proven_it() -> None:
+def test_version_is_served_after_all_joined_and_required_workers_proved_it() -> None:
     roster = make(joined=1)
     assert not roster.all_serve and roster.num_expected == 2
     assert not roster.proved("w1") and roster.all_serve
@@ -44,7 +44,7 @@ def test_one_that_the_run_does_without_costs_nothing_and_one_without_room_is_no_
     assert (roster.replacements, roster.failed_joins) == (0, 1)
 
 
-def test_those_that_never_serve_are_given_up_unless_another_joins_in_between(
+def test_workers_that_never_serve_are_dropped_unless_another_joins(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(roster_module, "MAX_FAILED_JOINS", 2)

@@ -28,7 +28,7 @@ from tests.unit.orchestrator.fakes import (
 pytestmark = pytest.mark.usefixtures("no_ray")
 
 
-async def test_above_staleness_zero_a_publish_waits_for_nobody_and_missed_versions_are_skipped() -> None:
+async def test_publish_above_staleness_zero_does_not_wait_and_skips_missed_versions() -> None:
     pool = FakePool(3)
     coordinator = await started(pool, make_config(rollout={"max_staleness": 8, "num_workers": 3}))
     await batch_of(coordinator, 0)
@@ -106,9 +106,7 @@ async def test_a_version_that_one_worker_refuses_costs_that_worker() -> None:
     assert ids_of(await batch_of(coordinator, 1)) == [3, 4, 5]
 
 
-async def test_at_most_half_of_the_workers_with_groups_load_at_a_time_and_who_runs_out_need_not_wait() -> (
-    None
-):
+async def test_at_most_half_of_busy_workers_load_at_once_and_idle_ones_do_not_wait() -> None:
     pool = FakePool(4)
     held = [asyncio.Event() for _ in pool.made]
     for fake, event in zip(pool.made, held, strict=True):
@@ -164,7 +162,7 @@ async def test_groups_whose_objects_are_gone_come_again_into_the_same_batch() ->
     assert sorted(requests) == [0, 1, 2, 2]
 
 
-async def test_no_worker_takes_more_than_its_share_of_what_may_be_under_way() -> None:
+async def test_no_worker_takes_more_than_its_share_of_groups_in_flight() -> None:
     spec = RolloutSpec(prompts_per_step=16, group_size=16, max_sequences=256, max_staleness=1)
     assert groups_per_worker(spec, 4) == 8
     assert groups_per_worker(spec.model_copy(update={"max_sequences": 64}), 1) == 8
@@ -214,7 +212,7 @@ async def test_a_drain_lets_the_step_under_way_end_on_every_rank_and_cuts_no_oth
     assert sorted((await coordinator.snapshot())["pending"]) == [3, 4, 5]
 
 
-async def test_what_happened_is_told_in_words_from_where_the_driver_left_off() -> None:
+async def test_incidents_are_reported_from_the_last_seen_one() -> None:
     pool = FakePool()
     coordinator = await started(pool)
     pool.made[0].fails = DIED

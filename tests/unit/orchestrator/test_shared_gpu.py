@@ -43,7 +43,7 @@ async def test_the_engine_sleeps_while_the_learner_has_a_batch_and_wakes_for_the
     assert await coordinator.failure() is None
 
 
-async def test_without_it_nobody_sleeps() -> None:
+async def test_engine_does_not_sleep_without_the_setting() -> None:
     pool = FakePool(1)
     coordinator = await started(pool, make_config(rollout={"num_workers": 1}))
     await batch_of(coordinator, 0)
@@ -142,7 +142,7 @@ async def test_where_the_learner_fails_the_engine_sleeps_until_it_has_its_place_
         (lambda: LearnerSpec(num_workers=2, gpus_per_worker=0.5), "GPU"),
     ],
 )
-def test_what_cannot_share_a_gpu_is_refused(build: Any, message: str) -> None:
+def test_unsupported_gpu_sharing_is_refused(build: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
 

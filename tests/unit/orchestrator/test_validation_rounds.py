@@ -49,7 +49,7 @@ async def test_versions_that_are_due_are_validated_by_themselves(max_staleness: 
     assert all(len(of_prompt) == 1 for of_prompt in seeds.values())  # the same for every version
 
 
-async def test_what_rounds_sample_is_among_the_tokens_of_the_run() -> None:
+async def test_validation_tokens_count_as_run_tokens() -> None:
     coordinator = await started(FakePool(), make_config(evaluation=EVALUATION))
     await _values(coordinator, 0)
     assert (await coordinator.progress())["tokens"] - coordinator._progress.tokens == 27

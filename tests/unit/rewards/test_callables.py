@@ -132,7 +132,7 @@ def test_error_of_a_function_names_function_and_line() -> None:
     assert "ZeroDivisionError" in score.error and "/x/cell.py:2" in score.error
 
 
-def test_function_of_another_process_is_an_error_that_says_what_to_do() -> None:
+def test_function_of_another_process_is_an_error_with_a_fix() -> None:
     spec = CallableRewardSpec(name="make.<locals>.reward", sha256="0" * 64)
     with pytest.raises(ConfigError, match=r"make\.<locals>\.reward .*reward=reward.*reward\.path"):
         plan_reward(spec, HiddenTrapGridSpec())

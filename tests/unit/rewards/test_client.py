@@ -167,7 +167,7 @@ async def test_an_item_that_cannot_be_sent_leaves_the_others_alone() -> None:
     assert service.sizes == [1]
 
 
-async def test_what_may_pass_is_tried_again_after_jittered_pauses() -> None:
+async def test_transient_failure_is_retried_after_jittered_pauses() -> None:
     clock = Clock()
     service = Service(
         httpx.ConnectError("refused"),
@@ -212,7 +212,7 @@ async def test_the_deadline_covers_all_tries_and_batches() -> None:
     ("status", "kind"),
     [(401, "refused"), (404, "refused"), (307, "refused"), (500, "failed"), (501, "failed")],
 )
-async def test_what_comes_again_is_not_tried_again(status: int, kind: str) -> None:
+async def test_permanent_failure_is_not_retried(status: int, kind: str) -> None:
     service = Service(httpx.Response(status, json="no"))
     scored = await client(service, token="secret").score(items(2))
     assert len(service.requests) == 1
@@ -268,7 +268,7 @@ async def test_a_service_that_is_only_busy_keeps_the_circuit_closed() -> None:
         (GOOD | {"scores": GOOD["scores"][:1]}, r"\b1 scores for 2\b"),
     ],
 )
-async def test_garbage_unscores_its_batch_and_says_what_came(answer: object, message: str) -> None:
+async def test_garbage_unscores_its_batch_and_names_the_answer(answer: object, message: str) -> None:
     service = Service(httpx.Response(200, json=answer))
     scored = await client(service).score(ITEMS)
     assert [failure.kind for failure in scored.failures] == ["garbage"] and len(service.requests) == 1

@@ -117,7 +117,7 @@ def score(server: ThreadingHTTPServer, spec: ClientSpec = SPEC, number: int = 2)
 
 
 @pytest.mark.parametrize("act", [hang, drip, drop, half, busy])
-def test_what_passes_costs_a_try_and_no_score(act: Misbehaviour) -> None:
+def test_transient_failure_costs_a_try_and_no_score(act: Misbehaviour) -> None:
     with service(act) as server:
         scored = score(server)
         assert [item.score for item in scored.scores] == [0.0, 0.01]
@@ -160,7 +160,7 @@ def test_one_batch_of_several_may_fail_alone() -> None:
     assert [scored.scores[at].score for at in known] == [at / 100 for at in known]
 
 
-def test_nobody_listens() -> None:
+def test_refused_connection_is_unreachable() -> None:
     with service() as server:
         port = server.server_port
     with RewardServiceClient(f"http://127.0.0.1:{port}", SPEC) as client:

@@ -48,7 +48,7 @@ def test_the_pause_is_drawn_from_zero_to_its_limit() -> None:
     assert drawn == Retry(0.5)
 
 
-def test_what_the_service_asks_for_comes_first_and_the_jitter_after_it() -> None:
+def test_retry_after_of_the_service_precedes_the_jitter() -> None:
     assert step(Failure("overloaded", "busy", 429, retry_after_s=7.0), tries=2) == Retry(9.0)
     assert step(Failure("overloaded", "busy", 503, retry_after_s=0.0), tries=1) == Retry(1.0)
 
@@ -141,7 +141,7 @@ def test_a_breaker_of_zero_never_opens() -> None:
     assert breaker.refuses(0.0) is None and breaker.wait_s(0.0) == 0.0
 
 
-def test_who_answers_is_alive() -> None:
+def test_service_with_client_error_is_alive() -> None:
     assert is_alive(Failure("overloaded", "", 429)) and is_alive(Failure("refused", "", 404))
     assert not is_alive(Failure("overloaded", "", 503)) and not is_alive(BROKEN)
 

@@ -157,7 +157,7 @@ def test_ranges_of_parts_make_that_of_the_whole() -> None:
     assert gated.score_range == (0.2, 0.9)
 
 
-def test_classes_and_distances_are_those_of_one_part() -> None:
+def test_classes_and_distances_come_from_one_part() -> None:
     rewards = {"a": Told([0.5, 0.1, 0.9]), "b": Grouped([0.5, 0.5, 0.5])}
     parts = {"a": {"gate": 0.2}, "b": {}}
     request = GroupToScore(Prompt("1", "p"), ("x", "y", "z"), want_distances=True)

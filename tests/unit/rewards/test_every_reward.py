@@ -134,7 +134,7 @@ def test_replicas_get_absolute_paths_and_the_users_words(
         ({"type": "http", "url": NOBODY, "client": {"deadline_s": 50}}, "request_timeout_s=60"),
     ],
 )
-def test_what_would_fail_in_every_replica_fails_on_the_driver(reward: dict[str, Any], message: str) -> None:
+def test_error_of_every_replica_is_raised_on_the_driver(reward: dict[str, Any], message: str) -> None:
     nested = {
         "type": "composite",
         "parts": [{"name": "a", "reward": reward}],

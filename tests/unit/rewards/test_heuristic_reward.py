@@ -74,7 +74,7 @@ def test_nothing_said_is_worth_nothing() -> None:
         assert result.score == 0.0 and result.error is None and not any(result.components.values())
 
 
-def test_a_copy_of_what_is_known_is_not_unique() -> None:
+def test_copy_of_a_known_text_is_not_unique() -> None:
     assert score(PROMPT).components["uniqueness"] == 0.0
     assert score(GOOD, {"reference": GOOD}).components["uniqueness"] == 0.0
     assert score(GOOD, {"metadata": {"known_texts": ["Something else.", GOOD]}}).components["uniqueness"] == 0

@@ -61,7 +61,7 @@ def service(body: dict[str, Any]) -> object:
 ITEMS = [ScoreItem("p", text) for text in ("ab", "bad", "alien")]
 
 
-def test_classes_are_the_tasks_and_what_the_service_calls_wrong_stays_wrong() -> None:
+def test_classes_come_from_the_task_and_wrong_stays_wrong() -> None:
     good, wrong, alien = reward(service).score(ITEMS)
     assert good == Score(0.5, 2, {"x": 1.0}) and wrong == Score(0.5, WRONG_CLASS, {"x": 1.0})
     assert alien.score is None and "ValueError" in str(alien.error)

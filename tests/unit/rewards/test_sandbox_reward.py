@@ -71,7 +71,7 @@ def test_each_verdict_has_its_score() -> None:
     assert not reward.inline
 
 
-def test_a_group_has_classes_and_distances_of_what_passed() -> None:
+def test_group_has_classes_and_distances_of_passing_programs() -> None:
     reward = SandboxReward(Increments(), SPEC, diversity=DiversitySpec())
     request = GroupToScore(Prompt("1", HEAD), tuple(BODIES[:3]), want_distances=True)
     (group,) = score_groups(reward, [request])

@@ -87,7 +87,7 @@ def test_a_plan_builds_both() -> None:
     assert score.components == {"second_opinion": opinion}
 
 
-def test_a_reward_is_no_second_opinion_of_itself() -> None:
+def test_second_opinion_equal_to_the_reward_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"second_opinion.*reward"):
         plan_reward(HeuristicRewardSpec(), HiddenTrapGridSpec(), None, HeuristicRewardSpec())
     with pytest.raises(ConfigError, match="no such file"):

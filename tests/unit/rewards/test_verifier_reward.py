@@ -88,7 +88,7 @@ class RankTask(LengthTask):
         return [lengths.index(len(completion)) for completion in completions]
 
 
-def test_classes_of_a_group_replace_those_of_its_items_and_wrong_ones_stay_wrong():
+def test_group_classes_replace_item_classes_and_wrong_stays_wrong():
     reward = VerifierReward(RankTask(), diversity=DiversitySpec())
     requests = [
         GroupToScore(Prompt("1", "p", reference="a"), ("abcd", "x", "ab", "ac"), want_distances=True),
@@ -119,7 +119,7 @@ def test_a_broken_partition_unscores_and_says_why(classes: Any, message: str):
     assert np.isnan(scores.rewards_G[1]) and message in (scores.errors[1] or "")
 
 
-def test_items_on_the_wire_get_classes_of_the_group_they_name():
+def test_wire_items_get_classes_of_their_group():
     def item(completion: str, reference: str, group: str = DEFAULT_GROUP) -> WireItem:
         return WireItem(prompt="p", completion=completion, reference=reference, messages=None, group=group)
 

@@ -84,7 +84,7 @@ class EngineContract:
         assert tokens(groups[0])[1] == tokens(groups[1])[1] == tokens(groups[2])[0]
         assert len({tuple(item) for item in tokens(groups[0])}) == 3
 
-    def test_every_group_is_handed_over_once_however_they_join(self, engine: Engine) -> None:
+    def test_every_group_is_returned_once_in_any_join_order(self, engine: Engine) -> None:
         handed = []
         for group_id in range(6):
             engine.submit(request(group_id, seeds=range(10 * group_id, 10 * group_id + 3)))
@@ -149,7 +149,7 @@ class EngineContract:
             engine.submit(request(1, text="37|b1>e4?"))
         assert sorted(by_id(engine.drain())) == [0]
 
-    def test_after_sleep_it_samples_and_proves_what_it_did_before(self, engine: Engine) -> None:
+    def test_engine_after_sleep_samples_and_proves_as_before(self, engine: Engine) -> None:
         sequences = self.payload(3).probe.sequences
         engine.submit(request(0))
         (before,), probed = engine.drain(), engine.probe(sequences)

@@ -70,7 +70,7 @@ def test_a_run_keeps_the_engine_while_it_has_groups_and_is_loaded_again_once_a_t
     assert usage.return_s >= 0.05
 
 
-def test_a_run_whose_version_was_just_loaded_is_waited_for_rather_than_loaded_again() -> None:
+def test_just_loaded_run_is_awaited_before_the_next_load() -> None:
     engine = ScriptedEngine()
     engine.load_s = 0.5
     with running(engine) as worker:

@@ -85,7 +85,7 @@ def test_the_step_gets_shorter_as_sequences_end() -> None:
     assert batch.next_end_s() == math.inf
 
 
-def test_prefill_holds_up_everybody_and_comes_once() -> None:
+def test_prefill_delays_all_groups_once() -> None:
     batch = DecodingBatch(step_s=1.0, sequence_s=0.0, max_sequences=10)
     batch.add(0, [3])
     assert batch.run(1.0) == []
@@ -95,7 +95,7 @@ def test_prefill_holds_up_everybody_and_comes_once() -> None:
     assert batch.run(1.0) == [0]
 
 
-def test_a_removed_group_makes_room_for_those_that_wait() -> None:
+def test_removed_group_makes_room_for_waiting_groups() -> None:
     batch = DecodingBatch(step_s=1.0, sequence_s=0.0, max_sequences=1)
     batch.add(0, [100])
     batch.add(1, [2])

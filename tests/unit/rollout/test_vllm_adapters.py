@@ -170,7 +170,7 @@ def _damaged(policy: Policy, key_end: str, value: float) -> AdapterPayload:
     return AdapterPayload(version, content, policy.payload.shape, policy.payload.probe)
 
 
-def test_what_is_refused_changes_nothing_for_the_groups_in_flight(engine: RemoteEngine) -> None:
+def test_refused_adapter_leaves_groups_in_flight_unchanged(engine: RemoteEngine) -> None:
     good = Policy(8)
     engine.load(good.payload)
     asked = request()

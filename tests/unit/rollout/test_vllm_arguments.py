@@ -39,7 +39,7 @@ def _arguments(dtype: str, lora_rank: int | None = 16) -> dict[str, Any]:
     return engine_arguments(Path("base"), RolloutSpec(), dtype, lora_rank)
 
 
-def test_4_bits_are_what_the_plugin_makes_of_the_base_and_nothing_else_changes(
+def test_4_bit_arguments_name_the_plugin_and_change_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _find(monkeypatch, "vllm_bnb_plugin")
@@ -49,7 +49,7 @@ def test_4_bits_are_what_the_plugin_makes_of_the_base_and_nothing_else_changes(
     assert _arguments("float32")["dtype"] == "float32"
 
 
-def test_without_the_plugin_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_plugin_error_names_the_requirements(monkeypatch: pytest.MonkeyPatch) -> None:
     _find(monkeypatch)
     with pytest.raises(ConfigError, match=r"vllm-bnb-plugin.*requirements/gpu\.txt"):
         _arguments("nf4")
@@ -62,7 +62,7 @@ def test_4_bits_take_no_merged_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("torch_sees_a_gpu", [True, False])
-def test_where_an_engine_runs_is_what_it_asks_for_and_not_what_torch_sees(
+def test_engine_device_follows_its_request_and_not_torch(
     torch_sees_a_gpu: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: torch_sees_a_gpu)

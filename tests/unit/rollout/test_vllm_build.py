@@ -43,7 +43,7 @@ def test_without_vllm_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     check_build(1)
 
 
-def test_before_the_start_only_what_holds_for_all_machines_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_check_ignores_labelled_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     _packages(monkeypatch, vllm="0.32.0")
     with pytest.raises(ConfigError, match=r"^rollout\.gpus_per_worker=0\b.*vllm 0\.32\.0"):
         check_build_for(0.0, {})

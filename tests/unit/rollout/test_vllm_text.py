@@ -121,7 +121,7 @@ async def test_greedy_is_the_argmax_at_every_token(engine: TextEngine) -> None:
     assert best.tolist() == list(answer.token_ids)
 
 
-async def test_many_adapters_in_one_batch_say_what_each_says_alone(engine: TextEngine) -> None:
+async def test_batched_adapters_answer_as_each_alone(engine: TextEngine) -> None:
     wanted = [asked(run, seed=seed, logprobs=0) for seed in range(4) for run in ("base", "first", "second")]
     alone = [await whole(engine, each) for each in wanted]
     together = await asyncio.gather(*(whole(engine, each) for each in wanted))
@@ -174,7 +174,7 @@ async def test_a_caller_that_goes_away_frees_the_engine(engine: TextEngine) -> N
     assert engine.progress == before, "nobody waits, and yet it decodes"
 
 
-async def test_what_runs_keeps_the_version_that_it_began_with(engine: TextEngine) -> None:
+async def test_running_request_keeps_its_first_version(engine: TextEngine) -> None:
     """`first` gets other weights while a completion of it runs, and goes while another one runs."""
     wanted = asked("first", max_tokens=60, seed=9, logprobs=0, stream=True)
     expected = await deltas(engine, wanted)

@@ -57,7 +57,7 @@ def test_an_engine_that_keeps_versions_loads_while_groups_run() -> None:
 
 @pytest.mark.parametrize("keeps_versions", [True, False])
 @pytest.mark.parametrize("anew", [payload(2, attempt=2), payload(2), payload(0)])
-def test_what_is_under_way_when_a_history_begins_anew_is_given_up_and_may_come_again(
+def test_groups_in_flight_are_aborted_on_a_new_history_and_may_be_resubmitted(
     keeps_versions: bool, anew: AdapterPayload
 ) -> None:
     gate = threading.Event()
@@ -102,7 +102,7 @@ def test_another_error_ends_an_engine_that_keeps_versions_too() -> None:
     assert engine.closed
 
 
-def test_an_acknowledgement_holds_what_the_engine_said_and_the_hash_of_what_arrived() -> None:
+def test_acknowledgement_holds_engine_logprobs_and_payload_hash() -> None:
     with running(ScriptedEngine()) as worker:
         ack = worker.deliver(payload(4)).result(WAIT_S)
     assert ack.sha256 == sha256_of(b"weights")
@@ -179,7 +179,7 @@ def test_an_engine_that_cannot_start_says_why() -> None:
     worker.stop()
 
 
-def test_stopping_fails_what_is_out() -> None:
+def test_stop_fails_outstanding_requests() -> None:
     gate = threading.Event()
     engine = ScriptedEngine(gate)
     worker = RolloutWorker("rollout-0", lambda: engine)
@@ -234,7 +234,7 @@ def test_an_engine_sleeps_when_its_groups_are_done_and_work_wakes_it(keeps_versi
     ]
 
 
-def test_who_waits_for_an_engine_to_sleep_hears_of_its_end() -> None:
+def test_pending_sleep_fails_when_the_engine_stops() -> None:
     gate = threading.Event()
     engine = ScriptedEngine(gate)
     worker = RolloutWorker("rollout-0", lambda: engine)
@@ -250,7 +250,7 @@ def test_who_waits_for_an_engine_to_sleep_hears_of_its_end() -> None:
     failed_with(worker.sleep(), RolloutError, "engine of rollout-0 is gone")
 
 
-def test_what_the_user_has_to_mend_is_said_as_it_is_whenever_it_is_asked_for() -> None:
+def test_user_error_is_raised_unchanged_on_every_call() -> None:
     """An engine that is gone would be replaced, again and again."""
     gate = threading.Event()
 

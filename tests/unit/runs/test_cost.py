@@ -146,7 +146,7 @@ def test_a_run_that_is_started_again_adds_to_its_account(world: World, path: Pat
     assert read(path)["phases"]["start"]["money"] == 1.0
 
 
-def test_what_was_spent_between_two_writes_is_not_lost_to_a_failed_one(
+def test_cost_between_two_writes_survives_a_failed_write(
     world: World, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = cost.atomic_write_json
@@ -167,7 +167,7 @@ def test_what_was_spent_between_two_writes_is_not_lost_to_a_failed_one(
     }
 
 
-def test_a_full_disk_does_not_hide_what_ended_the_run(
+def test_full_disk_does_not_hide_the_run_error(
     world: World, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, value: Any) -> None:
@@ -178,7 +178,7 @@ def test_a_full_disk_does_not_hide_what_ended_the_run(
         raise DataError("the run")
 
 
-def test_a_killed_run_keeps_what_it_had_spent(path: Path) -> None:
+def test_killed_run_keeps_its_cost(path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -207,7 +207,7 @@ def test_it_is_written_while_a_phase_runs(path: Path) -> None:
         assert read_cost(path).total.wall_s >= before + 0.03
 
 
-def test_cpu_seconds_are_those_of_this_process(path: Path) -> None:
+def test_cpu_seconds_belong_to_this_process(path: Path) -> None:
     with CostMeter(path, "train", Held(cpus=1.0)):
         end = time.process_time() + 0.1
         while time.process_time() < end:
@@ -304,13 +304,13 @@ ONE_HOUR = Amounts(wall_s=3600.0, core_s=7200.0, gpu_s=3600.0, energy_j=3.6e6)
         (None, ONE_HOUR, None),
     ],
 )
-def test_money_is_of_what_has_a_price_and_null_where_nothing_has(
+def test_money_sums_priced_items_and_is_null_without_prices(
     prices: dict[str, Any] | None, amounts: Amounts, money: float | None
 ) -> None:
     assert money_of(amounts, None if prices is None else PriceTableSpec(**prices)) == money
 
 
-def test_what_is_not_in_the_money_is_said_and_goes_when_it_is(world: World, path: Path) -> None:
+def test_unpriced_items_are_noted_until_priced(world: World, path: Path) -> None:
     sources = Sources(judge=world.newly_paid)
     partial = PriceTableSpec(currency="EUR", gpu_hour=1.0, kwh=0.3)
     with world.meter(path, Held(1.0, 1.0), has_energy=False, prices=partial, sources=sources):

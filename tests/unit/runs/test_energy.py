@@ -22,7 +22,7 @@ def zone(powercap: Path, number: str, name: str, microjoules: int, wraps_at: int
     return directory / "energy_uj"
 
 
-def test_packages_and_memory_count_and_what_lies_within_them_does_not(tmp_path: Path) -> None:
+def test_packages_and_memory_count_without_their_subzones(tmp_path: Path) -> None:
     first = zone(tmp_path, "0", "package-0", 5_000_000)
     cores = zone(tmp_path, "0:0", "core", 3_000_000)
     memory = zone(tmp_path, "0:1", "dram", 1_000_000)
@@ -48,14 +48,14 @@ def test_a_counter_that_began_again_has_gone_round_once(tmp_path: Path) -> None:
     assert meter.joules() == pytest.approx(0.5)
 
 
-def test_where_there_is_no_counter_the_reason_is_said(tmp_path: Path) -> None:
+def test_missing_counter_is_noted(tmp_path: Path) -> None:
     meter = open_energy(has_gpus=False, powercap=tmp_path)
     assert meter.joules() is None
     (note,) = meter.notes
     assert "CPUs" in note and note.endswith(f" {tmp_path}")
 
 
-def test_where_a_counter_may_not_be_read_the_reason_is_said(tmp_path: Path) -> None:
+def test_unreadable_counter_is_noted(tmp_path: Path) -> None:
     file = zone(tmp_path, "0", "package-0", 1)
     file.unlink()
     file.mkdir()  # even root cannot read it

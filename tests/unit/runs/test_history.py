@@ -41,7 +41,7 @@ def test_a_whole_history_with_drops_and_stale_groups_passes() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_named(lines: list[dict[str, Any]], message: str) -> None:
+def test_ledger_error_names_the_step_and_group(lines: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(RolloutError, match=message):
         check_history(lines, batch=2, max_staleness=1, steps=2)
 

@@ -46,7 +46,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
-def test_a_line_says_whose_it_is_and_how_far(
+def test_json_line_holds_run_worker_step_and_version(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(LOGGING_VARIABLE, "json")
@@ -146,9 +146,7 @@ def test_a_field_that_no_line_has_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("variable", "key", "expected"), [("", "json", "json"), ("text", "json", "text")])
-def test_the_file_of_a_job_says_it_where_the_environment_does_not(
-    variable: str, key: str, expected: str
-) -> None:
+def test_job_file_sets_the_format_without_the_environment(variable: str, key: str, expected: str) -> None:
     program = (
         "from jobs.train import main; import os\n"
         "from tests.job_checks import check_without_models\n"

@@ -60,7 +60,7 @@ def test_two_writers_append_to_the_same_file(tmp_path: Path) -> None:
     assert read_jsonl(path) == [{"a": 0}, {"b": 0}, {"a": 1}, {"b": 1}, {"a": 2}, {"b": 2}]
 
 
-def test_cut_keeps_what_the_checkpoint_covers(tmp_path: Path) -> None:
+def test_cut_keeps_lines_covered_by_the_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(
         b"".join(b'{"step": %d, "loss": 0.1}\n' % step for step in range(10)) + b'{"step": 10, "lo'

@@ -231,7 +231,7 @@ def test_callers_may_name_their_own_keys(tmp_path: Path) -> None:
     RunDirectory.open(longer, resumable_keys=("steps",)).close()
 
 
-def test_prices_may_change_whatever_a_caller_names(tmp_path: Path) -> None:
+def test_prices_may_change_for_every_caller(tmp_path: Path) -> None:
     begun(PretrainConfig(name="a", runs_dir=str(tmp_path)))
     saved = json.loads((tmp_path / "a" / "config.json").read_text())
     del saved["prices"]  # a run of before there were prices
@@ -370,7 +370,7 @@ def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def test_what_the_data_files_hold_is_recorded_at_each_start(tmp_path: Path) -> None:
+def test_data_file_hashes_are_recorded_at_each_start(tmp_path: Path) -> None:
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).write_text(name)
     expected = {"data.train": [sha256("a.jsonl")], "data.validation": [sha256("b.jsonl")]}
@@ -390,7 +390,7 @@ def test_what_the_data_files_hold_is_recorded_at_each_start(tmp_path: Path) -> N
         assert json.loads(run.paths.data.read_text())["data.train"] == [sha256("a.jsonl")]
 
 
-def test_what_a_run_began_with_is_not_guessed_later(tmp_path: Path) -> None:
+def test_missing_start_record_is_not_guessed_later(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("a")
     with RunDirectory.open(sft_config(tmp_path)) as run:
         run.paths.data.unlink()

@@ -19,7 +19,7 @@ def test_it_is_requested_from_the_word_on_and_while_the_driver_watches(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_driver_left_is_no_request(tmp_path: Path) -> None:
+def test_stop_file_of_a_killed_driver_is_no_request(tmp_path: Path) -> None:
     StopRequest(tmp_path).ask("SIGTERM")
     with StopRequest(tmp_path):
         assert not is_stop_requested(tmp_path)

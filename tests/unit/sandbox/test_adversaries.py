@@ -59,7 +59,7 @@ def own_descendants() -> int:
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_no_adversary_passes_survives_or_touches_what_is_not_its_own(outside: Path, strict: bool) -> None:
+def test_no_adversary_passes_survives_or_touches_foreign_files(outside: Path, strict: bool) -> None:
     programs = adversarial_programs(str(outside), MARK)
     if strict:
         programs += strict_adversarial_programs()
@@ -145,7 +145,7 @@ NASTY = (
         (("pidns", "netns", "ipcns", "private-root"), "ns"),
     ],
 )
-def test_what_is_left_on_lesser_kernels_still_holds(
+def test_adversaries_fail_with_fewer_kernel_mechanisms(
     outside: Path, without: tuple[str, ...], lacks: str
 ) -> None:
     programs = {program.program_id[4:]: program for program in adversarial_programs(str(outside), MARK)}
@@ -179,7 +179,7 @@ def f(x): return x + 1
 """
 
 
-def test_what_a_program_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_sees_its_limits_and_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
     monkeypatch.setenv("RAY_ADDRESS", "secret")
     limits = Limits(timeout_s=20, memory_mib=512, file_mib=8, num_files=64, num_processes=5)

@@ -35,7 +35,7 @@ def test_builtin_values_cross_unchanged(value: Any) -> None:
     assert (crossed(value), type(crossed(value))) == (value, type(value))
 
 
-def test_relatives_of_builtin_types_cross_as_those() -> None:
+def test_subclasses_of_builtin_types_cross_as_the_builtin() -> None:
     Point = namedtuple("Point", "x y")
     for value in (Counter("abca"), OrderedDict(a=1), defaultdict(list, {"a": [1]})):
         assert (crossed(value), type(crossed(value))) == (dict(value), dict)

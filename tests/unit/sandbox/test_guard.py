@@ -144,7 +144,7 @@ def test_guarded_test_is_passed_by_no_object_that_lies() -> None:
     assert [result.program_id for result in results if result.verdict != "failed"] == []
 
 
-def test_unguarded_test_is_passed_by_each_of_them() -> None:
+def test_unguarded_test_passes_every_liar() -> None:
     """So that every case above is a lie that needs the guard."""
     results = run_programs([replace(each, guarded=False) for each in programs(LIARS)], LIMITS, workers=2)
     assert {result.program_id: result.message for result in results if not result.passed} == {}

@@ -101,7 +101,7 @@ def test_an_over_long_program_fails_with_the_reason_and_is_not_run(tmp_path: Pat
     assert task.completion_class(prompt, long) == WRONG_CLASS
 
 
-def test_classes_and_distances_are_those_of_the_programs(tmp_path: Path):
+def test_classes_and_distances_match_the_programs(tmp_path: Path):
     task, prompt = task_of(tmp_path)
     same, renamed = "    c = a + b\n    return c", "    total = a + b  # why\n    return total"
     other, broken = "    return b + a", "    return ((a"

@@ -98,7 +98,7 @@ def test_literals_are_ascii_and_evaluate_to_the_value(value: Any):
     assert eval(text) == value and type(eval(text)) is type(value)
 
 
-def test_what_is_no_literal_is_refused():
+def test_non_literal_is_refused():
     assert as_literal(collections.OrderedDict(a=1)) == as_literal({"a": 1})
     assert math.isnan(eval(as_literal(math.nan)))
     assert eval(as_literal(10**5000)) == 10**5000, "longer than Python converts to decimal"

@@ -225,7 +225,7 @@ def _tables(directory: Path, rows: list[dict[str, Any]]) -> dict[str, Path]:
     return {name: directory / name for name in ("data.jsonl", "data.parquet", "saved")}
 
 
-def test_prompts_of_parquet_and_saved_dataset_equal_those_of_json_lines(tmp_path: Path) -> None:
+def test_prompts_of_parquet_and_saved_dataset_equal_json_lines(tmp_path: Path) -> None:
     rows = [
         {"id": "a", "prompt": "1+1=", "reference": "2", "metadata": {"level": 1}},
         {"id": "b", "messages": [{"role": "user", "content": "2+2?"}], "cluster": "sums"},

@@ -69,7 +69,7 @@ def test_steps_do_not_depend_on_how_they_are_written(same: str):
     assert reasoning_steps(same) == ["(2*24)=48", "(3+48)=51"]
 
 
-def test_steps_know_what_commutes_and_what_does_not():
+def test_steps_respect_commutativity():
     assert reasoning_steps("5 - 3 = 2") != reasoning_steps("3 - 5 = 2")
     assert reasoning_steps("6 / 3 = 2") != reasoning_steps("3 / 6 = 2")
     assert reasoning_steps("(1 + 2) * 3 = 9") == reasoning_steps("3 * (2 + 1) = 9")

@@ -188,7 +188,7 @@ def test_headlines_of_a_test_are_pooled_and_ranked(tmp_path: Path) -> None:
     assert task.left_out == {"tests without a text about the story": 1}
 
 
-def test_what_is_asked_depends_on_the_form_of_the_prompt(tmp_path: Path) -> None:
+def test_question_depends_on_the_prompt_form(tmp_path: Path) -> None:
     stories = tmp_path / "roc.csv"
     lines = [f"s{i},Title {i},Once {i}.,b.,c.,d.,e." for i in range(5)]
     stories.write_text(

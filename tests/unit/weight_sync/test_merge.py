@@ -118,7 +118,7 @@ def test_merging_again_and_again_does_not_drift(model_dir: Path) -> None:
         assert torch.equal(weight, first[name])
 
 
-def test_the_base_itself_reloads_nothing_at_first(model_dir: Path) -> None:
+def test_base_version_reloads_nothing_at_first(model_dir: Path) -> None:
     assert MergedWeights(model_dir).merge(_payload(b"", None)) == []
 
 

@@ -93,7 +93,7 @@ def test_an_adapter_on_disk_becomes_a_version_that_the_model_proves(
     assert payload.probe.previous is None
 
 
-def test_the_base_itself_is_a_version_without_bytes(model_dir: Path) -> None:
+def test_base_version_has_no_bytes(model_dir: Path) -> None:
     payload = adapter_on_disk(None, model_dir, "float32", SEQUENCES, version=0)
     assert (payload.tensors, payload.shape) == (b"", None)
     assert payload.policy.sha256 == sha256_of(b"")
@@ -106,9 +106,7 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path, adapter_dir: Path
         adapter_on_disk(adapter_dir, other, "float32", SEQUENCES, version=1)
 
 
-def test_adapter_on_disk_knows_the_base_and_what_was_served_before(
-    model_dir: Path, adapter_dir: Path
-) -> None:
+def test_saved_adapter_records_base_and_previous_version(model_dir: Path, adapter_dir: Path) -> None:
     before = np.zeros(5, np.float32)
     payload = adapter_on_disk(adapter_dir, model_dir, "float32", SEQUENCES, version=4, previous=before)
     assert payload.probe.previous is before and payload.probe.base is not None

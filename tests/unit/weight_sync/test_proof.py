@@ -244,7 +244,7 @@ def test_a_worker_that_lies_about_its_version_is_found_out() -> None:
         check_delivery(liar, policy, probe, TOLERANCE)
 
 
-def test_probe_logprobs_are_those_of_each_sequence_alone() -> None:
+def test_probe_logprobs_match_each_sequence_alone() -> None:
     model = build_policy(reference=False)
     expected: list[float] = []
     with torch.no_grad():

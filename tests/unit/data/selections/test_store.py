@@ -43,7 +43,7 @@ def store(path: Path) -> Iterator[SelectionStore]:
     opened.close()
 
 
-def test_what_was_stored_is_there_after_a_restart(store: SelectionStore, path: Path) -> None:
+def test_stored_records_survive_a_restart(store: SelectionStore, path: Path) -> None:
     strange = candidates_record(
         "c1", ['quotes " and \0', "emoji \U0001f600", "half \ud800"], [0.25, None, 1.0]
     )
@@ -62,7 +62,7 @@ def test_what_was_stored_is_there_after_a_restart(store: SelectionStore, path: P
     again.close()
 
 
-def test_the_records_of_these_tests_are_what_the_service_answers() -> None:
+def test_record_fixtures_match_service_answers() -> None:
     for prompt in ("Which way?", [{"role": "user", "content": "Which way?"}]):
         record = candidates_record("c1", TEXTS, [0.0, 0.5, 1.0], prompt=prompt)
         wire = StoredCandidates.model_validate(
@@ -193,7 +193,7 @@ def test_a_key_that_another_process_stores_in_between_is_found(
         ({"selected_index": 0, "client_key": "key\ud800"}, r"client_key.*'\\ud800'.*\b3\b"),
     ],
 )
-def test_what_cannot_be_selected(store: SelectionStore, choice: dict[str, Any], message: str) -> None:
+def test_invalid_selection_is_refused(store: SelectionStore, choice: dict[str, Any], message: str) -> None:
     store.add_candidates(candidates_record("c1", TEXTS))
     with pytest.raises(InvalidSelection, match=message) as caught:
         store.add_selection("c1", owner="ann", **choice)
@@ -304,9 +304,7 @@ def test_many_open_a_new_database_at_once(path: Path) -> None:
     store.close()
 
 
-def test_a_database_of_another_version_or_of_somebody_else(
-    store: SelectionStore, path: Path, tmp_path: Path
-) -> None:
+def test_database_of_another_schema_is_refused(store: SelectionStore, path: Path, tmp_path: Path) -> None:
     store.close()
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE polyray_schema SET version = 2")

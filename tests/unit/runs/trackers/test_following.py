@@ -101,7 +101,7 @@ def test_steps_that_a_resumed_learner_writes_again_are_logged_once(tmp_path: Pat
     assert tracker.status == "finished"
 
 
-def test_a_later_start_sends_what_is_missing(tmp_path: Path) -> None:
+def test_later_start_sends_missing_steps(tmp_path: Path) -> None:
     path, tracker = tmp_path / "metrics.jsonl", Recording(first=2)
     _write(path, 0, 1, 2, 3)
     follower = _follow(tracker, path)
@@ -167,7 +167,7 @@ def test_the_status_says_how_the_run_ended(
     assert (tracker.steps, tracker.status) == ([0], status)
 
 
-def test_what_is_missing_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tracker_package_is_refused_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"'polyray\[tracking\]'"):
         check_trackers([WandbSpec()])
