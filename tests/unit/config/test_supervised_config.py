@@ -1,4 +1,4 @@
-"""Which SFT configurations are refused, and what they are told."""
+"""SFT configurations that are refused, and their errors."""
 
 from __future__ import annotations
 

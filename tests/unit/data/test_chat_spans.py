@@ -1,4 +1,4 @@
-"""Which tokens of a conversation are trained, against a template that is short enough to check by hand."""
+"""Trained tokens of a conversation, with a template short enough to check by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person is shown, out of what was sampled."""
+"""Selection of the candidates shown to a person."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other tools read: the same verdicts come out of HumanEval's published semantics."""
+"""Exports for other tools; HumanEval's published semantics give the same verdicts."""
 
 from __future__ import annotations
 

@@ -241,7 +241,7 @@ def test_dataset_hash_depends_on_the_prompts_alone() -> None:
 
 
 def test_bounds_of_a_selector_by_hand() -> None:
-    # Of each pair the earlier one is picked: USQ@2 = (3 + 2)/6; the best of a pair is 1 in 5 of 6; blind 1/2.
+    # The earlier one of each pair is picked: USQ@2 = (3 + 2)/6; the best of a pair is 1 in 5 of 6; blind 1/2.
     metrics = score_samples(samples("m", "p", [1, 1, 0, 0]), SPEC, ScoringContext(seed=0))
     assert value(metrics, "m", "regret_at_k", "2") == pytest.approx(0.0)
     assert value(metrics, "m", "selection_efficiency_at_k", "2") == pytest.approx(1.0)

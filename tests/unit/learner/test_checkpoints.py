@@ -1,4 +1,4 @@
-"""Which checkpoints are kept, their copies behind a URL, and disks that are full."""
+"""Retention of checkpoints, copies behind a URL, and full disks."""
 
 from __future__ import annotations
 

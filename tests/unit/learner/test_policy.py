@@ -1,4 +1,4 @@
-"""What a policy publishes and saves: bytes, probes, manifests."""
+"""Published and saved parts of a policy: bytes, probes, manifests."""
 
 from __future__ import annotations
 

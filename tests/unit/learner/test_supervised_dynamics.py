@@ -26,7 +26,7 @@ PROMPTS = [Prompt("a", "1|b1>e4="), Prompt("b", "37|b1>d2="), Prompt("c", "9|a1>
 
 
 class Interrupted(Exception):
-    """What the tests raise in place of a kill."""
+    """Exception that stands for a kill."""
 
 
 @pytest.fixture(scope="module")

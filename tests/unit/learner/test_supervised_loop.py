@@ -29,7 +29,7 @@ WEIGHTS = "adapter/adapter_model.safetensors"
 
 
 class Interrupted(Exception):
-    """What the tests raise in place of a kill."""
+    """Exception that stands for a kill."""
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 Two sources of the expected numbers: TRL's formulas, transcribed below, and TRL's own `_compute_loss` where TRL is
 installed. It runs on a stand-in for the trainer, which holds the settings that it reads and returns the log-probs of
-the model. Where TRL has other names: its "epsilon_high" of CISPO is the cap, its "delta" the dual clip, its level
+the model. TRL has other names: its "epsilon_high" of CISPO is the cap, its "delta" the dual clip, its level
 "sequence" GSPO; its KL is k3.
 """
 

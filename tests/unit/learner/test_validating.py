@@ -173,7 +173,7 @@ def test_other_ranks_end_with_rank_0_and_write_nothing(model_dir: Path, tmp_path
 
 @dataclass
 class Follower(InMemory):
-    """What rank 1 sees: rank 0 publishes, and says after `last_step` that the run is over."""
+    """View of rank 1: rank 0 publishes, and ends the run after `last_step`."""
 
     last_step: int = 0
 

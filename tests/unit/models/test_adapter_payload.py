@@ -1,4 +1,4 @@
-"""How adapter configurations are read, and what is refused because it is more than W0 + scale B A."""
+"""Reading of adapter configurations; anything beyond W0 + scale B A is refused."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ WORDS = [
 
 
 def texts_of_all_lengths(count: int) -> list[str]:
-    """Of 2 to about 40 tokens, many with equally many."""
+    """Texts of 2 to about 40 tokens, many of equal length."""
     rng = random.Random(0)
     made = [
         " ".join(rng.choices(WORDS, k=rng.choice((0, 1, 1, 2, 3, 5, 8, 9, 20, 38)))) for _ in range(count)
@@ -45,7 +45,7 @@ def texts_of_all_lengths(count: int) -> list[str]:
 
 
 def fresh(**options: object) -> Embedder:
-    """Of the same weights without a cache."""
+    """Embedder of the same weights without a cache."""
     embedder = Embedder.__new__(Embedder)
     embedder.__dict__.update(shared_embedder(PACKAGED).__dict__)
     embedder._cache_entries = 0

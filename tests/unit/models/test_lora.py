@@ -55,7 +55,7 @@ def _attach(base: PreTrainedModel | None = None, warm_start: Path | None = None,
 
 
 def _perturb(model: PeftModel) -> PeftModel:
-    """As if it had been trained: B is no longer 0."""
+    """Set B to non-zero values, as training would."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():

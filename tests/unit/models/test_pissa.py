@@ -52,7 +52,7 @@ def logits(model: Callable[..., object]) -> Tensor:
 
 @torch.no_grad()
 def deltas(model: PeftModel) -> dict[str, Tensor]:
-    """What the active adapters add to each weight."""
+    """Changes of each weight by the active adapters."""
     return {
         name: torch.stack([module.get_delta_weight(adapter) for adapter in module.active_adapters]).sum(0)  # type: ignore[operator]
         for name, module in model.named_modules()

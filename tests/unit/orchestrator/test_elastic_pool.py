@@ -30,7 +30,7 @@ def elastic(**rollout: Any) -> Any:
 
 
 def without_room(worker: FakeWorker) -> None:
-    """What takes long is its start."""
+    """Let the start of a worker take long."""
     worker.delivery_gate = asyncio.Event()
 
 

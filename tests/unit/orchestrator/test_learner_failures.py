@@ -1,4 +1,4 @@
-"""Which failures of learner ranks end a run, and with which words."""
+"""Failures of learner ranks that end a run, and their errors."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from polyray.orchestrator.loading_turns import LoadingTurns
 
 
 class Workers:
-    """Workers that load until they are told to be done; `order` says who began when."""
+    """Workers that load until released; `order` records the order of the starts."""
 
     def __init__(self, limit: int) -> None:
         self.turns = LoadingTurns(limit)

@@ -1,4 +1,4 @@
-"""Which Ray a job uses: the cluster that RAY_ADDRESS names, or one of its own, and no other."""
+"""Choice of the Ray cluster: the one in RAY_ADDRESS, or a new local one."""
 
 from __future__ import annotations
 

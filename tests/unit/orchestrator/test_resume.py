@@ -1,4 +1,4 @@
-"""What a checkpoint has of the coordinator, and what a new attempt makes of it."""
+"""Coordinator state in a checkpoint, and its restore by a new attempt."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("no_ray")
 
 
 def _scored(config: TrainConfig, group_id: int, policy: PolicyVersion) -> ScoredGroup:
-    """What a worker would have made of this group."""
+    """Group as a worker would have scored it."""
     prompt = build_task(config.task).training_prompt(group_id, config.seed)
     completions = tuple(
         Completion(

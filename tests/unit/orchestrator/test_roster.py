@@ -1,4 +1,4 @@
-"""Who belongs to a pool, and what follows from a loss."""
+"""Members of a pool, and the consequences of a loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run exports: recorded where Ray would take it, after its own checks of values and tags."""
+"""Metrics of a run, recorded after Ray's own checks of values and tags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Delivery in the background at S > 0: nobody waits, versions are skipped, never reversed; lost groups come again."""
+"""Background weight sync at S > 0: no waits, versions skipped but never reversed, lost groups resampled."""
 
 from __future__ import annotations
 

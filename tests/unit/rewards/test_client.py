@@ -33,7 +33,7 @@ Step = httpx.Response | Exception
 
 
 class Clock:
-    """Time that passes only where somebody waits."""
+    """Clock that advances only during waits."""
 
     def __init__(self) -> None:
         self.now = 0.0

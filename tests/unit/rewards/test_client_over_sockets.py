@@ -139,7 +139,7 @@ def test_the_deadline_holds_against_a_service_that_drips() -> None:
         scored = score(server, spec)
         assert 0.35 < time.monotonic() - started < 1.5
     assert [failure.kind for failure in scored.failures] == ["timeout"]
-    # What is left of the deadline once the request is under way.
+    # The rest of the deadline once the request is under way.
     assert re.search(r"\b0\.(4|39\d*) s\b", str(scored.scores[0].error))
 
 

@@ -1,4 +1,4 @@
-"""What every `Engine` promises. A test module of an engine subclasses EngineContract and says how to build one.
+"""Contract of every `Engine`. A test module of an engine subclasses EngineContract and says how to build one.
 
 Used for the simulated engine in this process and for vLLM in a child process, whose one engine serves all tests.
 """

@@ -26,7 +26,7 @@ PAD, EOS = 0, 2
 
 
 class SimulatedTime:
-    """A clock that only moves when somebody sleeps."""
+    """Clock that advances only during sleeps."""
 
     def __init__(self) -> None:
         self.now = 100.0

@@ -1,4 +1,4 @@
-"""Which build of vLLM an environment has, by its packages; an environment without one is no reason to complain."""
+"""Build of vLLM in an environment, by its packages; an environment without vLLM is accepted."""
 
 from __future__ import annotations
 

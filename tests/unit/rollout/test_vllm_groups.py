@@ -1,4 +1,4 @@
-"""Which answers of vLLM belong to which group; the answers are plain objects here."""
+"""Assignment of vLLM answers to groups, with plain objects as answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text engine on real vLLM: what it says is what Hugging Face computes, and who goes away frees it."""
+"""Text engine on real vLLM: log-probs equal Hugging Face, and an absent client frees its request."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ SERVERS = 2
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Iterator[Path]:
-    """A directory with a file that everybody may write, and that nobody does."""
+    """Directory with a world-writable file that must stay unchanged."""
     directory = tmp_path / "outside"
     directory.mkdir()
     (directory / "kept").write_text("kept")

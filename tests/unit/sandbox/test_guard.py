@@ -145,7 +145,7 @@ def test_guarded_test_is_passed_by_no_object_that_lies() -> None:
 
 
 def test_unguarded_test_passes_every_liar() -> None:
-    """So that every case above is a lie that needs the guard."""
+    """Every case above passes without the guard, so the guard is needed."""
     results = run_programs([replace(each, guarded=False) for each in programs(LIARS)], LIMITS, workers=2)
     assert {result.program_id: result.message for result in results if not result.passed} == {}
 

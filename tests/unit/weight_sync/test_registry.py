@@ -1,4 +1,4 @@
-"""Which versions may follow which, and who counts as serving one."""
+"""Order of versions, and the workers that count as serving one."""
 
 from __future__ import annotations
 

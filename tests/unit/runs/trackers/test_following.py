@@ -1,4 +1,4 @@
-"""A tracker is fed each step once, from a file that grows, is cut and is written again; it can hurt nobody."""
+"""A tracker gets each step once from a file that grows or is cut; its failures stay isolated."""
 
 from __future__ import annotations
 
