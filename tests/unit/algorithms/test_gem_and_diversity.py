@@ -28,7 +28,7 @@ def logits(seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("link", ["linear", "logsigmoid"])
-def test_gem_equals_its_formula(link) -> None:
+def test_gem_equals_the_formula(link) -> None:
     values = logits()
     loss, count = gem_loss(values, TARGETS_BT, MASK_BT, beta=0.7, link=link)
     expected = 0.0

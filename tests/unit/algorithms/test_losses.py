@@ -39,7 +39,7 @@ def test_surrogate_and_its_gradient_equal_the_formula_token_by_token() -> None:
     assert 3 <= num_clipped <= 20
 
 
-def test_at_ratio_one_it_is_the_policy_gradient() -> None:
+def test_loss_at_ratio_one_is_the_policy_gradient() -> None:
     _, old, advantages = random_batch(1)
     policy = old.clone().requires_grad_()
     loss, clipped = clipped_surrogate(policy, policy, advantages, **CLIP)

@@ -86,7 +86,7 @@ def test_expected_policy_gradient_is_the_gradient_of_the_objective(
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_without_diversity_it_is_leave_one_out(objective) -> None:
+def test_pkpo_without_diversity_is_leave_one_out(objective) -> None:
     quality = np.random.default_rng(0).random(16)
     result = polychromic_advantages(
         quality, objective=objective, quality_weight=1.0, diversity_weight=0.0, set_size=4

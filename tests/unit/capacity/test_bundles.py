@@ -38,7 +38,7 @@ def engine(count: int, cpus: float, gpus: float = 0) -> Part:
     return Part("engine", count, {"CPU": cpus} | ({"GPU": gpus} if gpus else {}))
 
 
-def test_too_little_in_all_is_said_by_its_sum() -> None:
+def test_misfit_of_the_total_names_the_sum() -> None:
     found = misfit([engine(3, 2), Part("learner rank", 1, {"CPU": 1.0})], {"a": machine(4), "b": machine(2)})
     assert found is not None
     assert found.resource == "CPU" and re.search(r"\b7 CPUs .*\b6$", found.text)
@@ -95,7 +95,7 @@ def test_a_part_goes_only_to_machines_with_its_labels() -> None:
     assert re.search(r" 1 x engine .*\bm0 .*3 CPUs, 0 GPUs .*\bm1 .*labels$", text)
 
 
-def test_other_orders_are_tried_before_it_is_refused() -> None:
+def test_placement_tries_other_orders_before_refusal() -> None:
     # The engine, larger by its GPU, would go first to the machine that it leaves least of.
     parts = [engine(1, 1, 1), Part("learner rank", 2, {"CPU": 6.0})]
     assert said(parts, machine(6, 1), machine(7, 1)) is None

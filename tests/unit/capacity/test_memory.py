@@ -14,7 +14,7 @@ from polyray.config.model import LINEAR_MODULES
 SHAPE = QWEN3["8B"]
 
 
-def test_one_layer_by_hand() -> None:
+def test_one_layer_matches_manual_memory() -> None:
     norms = 2 * 4 * 4096 + 2 * 4 + 4 * (4096 + 1024) + 4 * (32 + 8)
     attention = 2 * (2 * 4096 + 2 * 1024) + 4 * 32
     feed_forward = 2 * 3 * 12288

@@ -235,7 +235,7 @@ def test_placement_above_every_card_says_larger() -> None:
 @pytest.mark.parametrize(
     ("gib", "card"), [(15.0, 16), (15.1, 24), (39.4, 40), (60, 80), (139, 141), (500, None)]
 )
-def test_the_smallest_card_that_holds_it(gib: float, card: int | None) -> None:
+def test_placement_names_the_smallest_fitting_card(gib: float, card: int | None) -> None:
     assert smallest_card(gib) == card
 
 

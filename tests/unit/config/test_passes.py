@@ -69,7 +69,7 @@ def test_run_without_passes_chooses_by_reward(reward: dict[str, Any], task: dict
 
 
 @pytest.mark.parametrize(("reward", "task"), WITH_PASSES)
-def test_run_with_passes_chooses_by_them(reward: dict[str, Any], task: dict[str, Any]) -> None:
+def test_run_with_passes_chooses_by_pass_metrics(reward: dict[str, Any], task: dict[str, Any]) -> None:
     config = train(
         reward, task, evaluation={}, algorithm={"type": "pass_at_k"}, learner={"best_metric": "pass_at_8"}
     )

@@ -140,7 +140,7 @@ def test_broken_files_are_named(tmp_path: Path, rows: list[dict[str, Any]], mess
         load_code_problems(CodeSpec(path=write(tmp_path / "p.jsonl", *rows)))
 
 
-def test_an_absent_data_set_says_where_it_is_to_be_had(tmp_path: Path):
+def test_missing_data_set_error_names_its_source(tmp_path: Path):
     with pytest.raises(DataError, match=r"openai/human-eval.*google-research.*evalplus"):
         load_code_problems(CodeSpec(path=str(tmp_path / "none.jsonl")))
     path = write(tmp_path / "p.jsonl", HUMANEVAL)

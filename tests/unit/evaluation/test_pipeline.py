@@ -181,9 +181,7 @@ def test_pairs_wait_for_a_baseline_that_comes_later(
 
 
 @pytest.mark.parametrize("groups", [0, 4, 9])
-def test_killed_and_taken_up_it_writes_the_same_files(
-    task: dict[str, Any], tmp_path: Path, groups: int
-) -> None:
+def test_resumed_evaluation_writes_the_same_files(task: dict[str, Any], tmp_path: Path, groups: int) -> None:
     with JudgeServer(prefers_longer) as server:
         whole = config(task, judging=judging(server))
         run_evaluation(whole, paths(tmp_path / "whole"), speak)

@@ -86,7 +86,7 @@ def test_a_metric_is_needed_for_best_checkpoints() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["file", "memory"])
-def test_a_run_whose_disk_is_gone_goes_on_from_its_storage(
+def test_run_with_a_lost_disk_resumes_from_its_storage(
     scheme: str, tmp_path: Path, learner: PolicyLearner
 ) -> None:
     url = f"file://{tmp_path}/far" if scheme == "file" else f"memory://{tmp_path.name}/far"
@@ -111,7 +111,7 @@ def test_a_run_whose_disk_is_gone_goes_on_from_its_storage(
     assert names == ["step-000002", "step-000003"]  # those that were kept here
 
 
-def test_of_here_and_there_the_newest_valid_one_counts(tmp_path: Path, learner: PolicyLearner) -> None:
+def test_newest_valid_checkpoint_of_disk_and_storage_counts(tmp_path: Path, learner: PolicyLearner) -> None:
     config, here = _config(checkpoint_storage=f"file://{tmp_path}/far"), tmp_path / "run" / "checkpoints"
     store = CheckpointStore(config, here)
     for step in (2, 4):

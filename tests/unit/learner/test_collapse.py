@@ -38,7 +38,7 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_been(cut: int) -> None:
     assert [again.observe(line) for line in values[cut:]] == expected[cut:]
 
 
-def test_it_warns_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_collapse_alarm_warns_once(caplog: pytest.LogCaptureFixture) -> None:
     alarms([0.8, 0.1, 0.1, 0.1, 0.1])
     (record,) = caplog.records
     assert re.search(r"\b0\.5\b.*\b2 rounds", record.getMessage())

@@ -284,7 +284,7 @@ def test_stale_set_product_weighs_sets_by_learner_ratios() -> None:
         ([0, 0, 0, 0], [-1] * 4, False),
     ],
 )
-def test_it_is_the_credit_that_says_whether_a_group_teaches(
+def test_group_signal_follows_its_credits(
     rewards: Sequence[float], classes: Sequence[int], teaches: bool
 ) -> None:
     group: ScoredGroup = random_group(0, rewards, classes=classes)

@@ -81,7 +81,7 @@ def test_fit_test_rejects_non_beta_data_and_is_uniform_otherwise() -> None:
     assert goodness_of_fit(counts, 16, fit_success_distribution(counts, 16), resamples=99).p == 0.01
 
 
-def test_the_one_that_is_behind_overtakes_where_the_curves_cross() -> None:
+def test_trailing_model_leads_after_the_crossing_of_the_curves() -> None:
     ahead, behind = SuccessDistribution(0.3, 0.3), SuccessDistribution(2.0, 3.0)
     k = overtaking_k(behind, ahead)
     assert k is not None

@@ -118,7 +118,7 @@ def test_rows_of_very_different_lengths_run_beside_their_like(monkeypatch: pytes
     torch.testing.assert_close(parts, whole, atol=1e-12, rtol=1e-12)
 
 
-def test_models_whose_layers_look_elsewhere_keep_separate_rows() -> None:
+def test_models_with_sliding_attention_keep_separate_rows() -> None:
     windowed = Qwen3Config(
         **SIZES, sliding_window=4, use_sliding_window=True, max_window_layers=1, layer_types=None
     )

@@ -61,7 +61,7 @@ def deltas(model: PeftModel) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_at_first_the_outputs_are_the_bases_and_its_weights_are_untouched(dtype) -> None:
+def test_fresh_adapter_keeps_base_outputs_and_weights(dtype) -> None:
     base = build_base().to(dtype)
     model = started(dtype)
     torch.testing.assert_close(logits(model), logits(base), rtol=0, atol=1e-5)
@@ -127,7 +127,7 @@ def test_the_saved_adapter_is_plain_lora_on_the_original_base(tmp_path: Path) ->
     assert safetensors.torch.load(content).keys() == adapter_state(continued).keys()
 
 
-def test_untrained_it_is_exactly_nothing_and_rounding_the_factors_costs_little() -> None:
+def test_untrained_adapter_changes_nothing_and_rounding_costs_little() -> None:
     model = started()
     untouched = safetensors.torch.load(plain_lora(model)[0])
     for name in (name for name in untouched if ".lora_A." in name):

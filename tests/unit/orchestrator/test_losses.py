@@ -133,7 +133,7 @@ async def test_when_the_learner_fails_the_others_give_up_their_places_until_it_h
     assert ids_of(answer) == [0, 1, 2] and await coordinator.failure() is None
 
 
-async def test_one_that_was_awaited_is_not_awaited_once_it_gave_up_its_place() -> None:
+async def test_awaited_worker_is_not_awaited_after_releasing_its_place() -> None:
     pool = FakePool()
     coordinator = make_coordinator(pool, make_config(rollout={"max_workers": 3}))
     await coordinator.begin_attempt(None)
@@ -149,7 +149,7 @@ async def test_one_that_was_awaited_is_not_awaited_once_it_gave_up_its_place() -
     assert len(pool.made) == 3  # its place is free for the learner
 
 
-async def test_a_place_that_stays_empty_is_none_of_those_that_the_run_needs(
+async def test_empty_optional_place_is_not_required_by_the_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("polyray.orchestrator.roster.MAX_FAILED_JOINS", 0)

@@ -103,7 +103,7 @@ async def test_transient_failure_is_retried():
     assert group.errors == (None, None)
 
 
-async def test_why_it_was_tried_again_can_be_asked_once():
+async def test_reason_of_a_retry_is_returned_once():
     service = Service(TimeoutError(), BackPressureError(3, 2))
     client = RewardClient("run-reward", ServiceSpec(request_timeout_s=7), service)
     assert client.take_trouble() is None

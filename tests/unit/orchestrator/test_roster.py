@@ -29,14 +29,14 @@ def test_version_is_served_after_all_joined_and_required_workers_proved_it() -> 
     assert roster.all_serve and roster.num_behind == 0
 
 
-def test_losing_one_that_is_needed_counts_and_too_many_end_the_run() -> None:
+def test_loss_of_a_required_worker_counts_and_too_many_end_the_run() -> None:
     roster = make(joined=2)
     assert roster.lost("w0", in_time=True) is Loss.REPLACED
     assert (roster.replacements, roster.num_joined, roster.all_serve) == (1, 1, False)
     assert roster.lost("w1", in_time=False) is Loss.TOO_MANY and roster.replacements == 2
 
 
-def test_one_that_the_run_does_without_costs_nothing_and_one_without_room_is_no_news() -> None:
+def test_loss_of_an_optional_worker_is_free_and_lack_of_room_is_silent() -> None:
     roster = make(joined=3, max_replacements=0)
     assert roster.lost("w0", in_time=True) is Loss.REPLACED
     assert roster.lost("new", in_time=False) is Loss.STILL_WAITS

@@ -148,7 +148,7 @@ async def test_a_replacement_is_given_the_newest_version_though_older_ones_were_
     assert await coordinator.failure() is None
 
 
-async def test_groups_whose_objects_are_gone_come_again_into_the_same_batch() -> None:
+async def test_groups_with_lost_objects_are_resampled_into_the_same_batch() -> None:
     pool = FakePool()
     coordinator = await started(pool)
     lease = await batch_of(coordinator, 0, 0, 2)

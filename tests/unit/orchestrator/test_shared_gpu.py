@@ -111,7 +111,7 @@ async def test_the_learner_is_told_to_ask_again_while_an_engine_takes_long_to_fa
     assert ids_of(await batch_of(coordinator, 0)) == [0, 1, 2] and pool.made[0].sleeps == 1
 
 
-async def test_where_the_learner_fails_the_engine_sleeps_until_it_has_its_place_and_a_version() -> None:
+async def test_engine_sleeps_after_a_learner_failure_until_restart_and_version() -> None:
     pool = FakePool(1)
     (engine,) = pool.made
     engine.held = asyncio.Event()

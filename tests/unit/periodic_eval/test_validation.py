@@ -59,7 +59,7 @@ def test_requests_are_fixed_and_meet_no_training_group() -> None:
     assert (requests[0].max_completion_tokens, requests[0].temperature) == (6, 1.0)
 
 
-def test_held_out_prompts_are_asked_by_dynamics_that_name_them_alone() -> None:
+def test_held_out_prompts_are_used_only_by_dynamics_that_name_them() -> None:
     task = build_task(_config().task)
     asked = validation_prompts(_rounds(prompts="held_out"), task, 0)
     assert asked == task.held_out_prompts()[-2:]

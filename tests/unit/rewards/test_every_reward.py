@@ -54,7 +54,7 @@ def spec(kind: str, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("kind", SPECS)
-def test_it_is_built_declares_its_range_and_keeps_to_it(kind: str, tmp_path: Path) -> None:
+def test_reward_is_built_and_keeps_to_its_range(kind: str, tmp_path: Path) -> None:
     config = spec(kind, tmp_path)
     reward = plan_reward(config.reward, config.task).build()
     low, high = reward.score_range

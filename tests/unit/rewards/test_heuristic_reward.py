@@ -68,7 +68,7 @@ def test_one_part_alone_is_the_score(name: str) -> None:
     assert result.score == result.components[name]
 
 
-def test_nothing_said_is_worth_nothing() -> None:
+def test_empty_answer_scores_zero() -> None:
     for text in ("", "  \n", "🙂🙂🙂", "?!"):
         result = score(text)
         assert result.score == 0.0 and result.error is None and not any(result.components.values())

@@ -198,7 +198,7 @@ def test_killed_run_keeps_its_cost(path: Path) -> None:
     assert read_cost(path).phases["train"] == train
 
 
-def test_it_is_written_while_a_phase_runs(path: Path) -> None:
+def test_cost_file_is_written_during_a_phase(path: Path) -> None:
     with CostMeter(path, "train", Held(cpus=1.0), write_every_s=0.01):
         before = read_cost(path).total.wall_s
         deadline = time.monotonic() + 10

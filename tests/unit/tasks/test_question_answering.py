@@ -207,7 +207,7 @@ def test_broken_files_are_named(tmp_path: Path, name: str, content: str, message
         QuestionAnsweringTask(QuestionAnsweringSpec(path=str(tmp_path / name)))
 
 
-def test_an_absent_data_set_says_where_it_is_to_be_had(tmp_path: Path):
+def test_missing_data_set_error_names_its_source(tmp_path: Path):
     with pytest.raises(DataError, match=r"SQuAD-explorer.*natural-questions"):
         QuestionAnsweringTask(QuestionAnsweringSpec(path=str(tmp_path / "none.json")))
 
