@@ -56,8 +56,8 @@ def test_a_sample_that_occurs_twice_is_named(tmp_path: Path) -> None:
 
 
 def test_an_absent_or_empty_file_says_so(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no samples"):
+    with pytest.raises(DataError, match="no samples at"):
         SampleFile(tmp_path / "samples.jsonl")
     (tmp_path / "samples.jsonl").write_text("\n\n")
-    with pytest.raises(DataError, match="no samples"):
+    with pytest.raises(DataError, match="holds no samples"):
         SampleFile(tmp_path / "samples.jsonl")

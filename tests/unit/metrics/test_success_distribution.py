@@ -100,7 +100,7 @@ def test_trailing_model_leads_after_the_crossing_of_the_curves() -> None:
         ([4, 4], 4, r"\b2 prompts.*always"),
         ([1, 5], 4, r"\b0\b.*num_samples=4"),
         ([], 4, "empty"),
-        ([0, 1], 1, "spread"),
+        ([0, 1], 1, "num_samples=1"),
     ],
 )
 def test_unfittable_counts_are_refused(counts: list[int], samples: int, message: str) -> None:

@@ -193,7 +193,7 @@ def test_the_version_follows_settings_and_parts() -> None:
         ({"parts": []}, "weight.*0"),
         ({"parts": [{"name": "a", "weight": 0, "reward": {}}]}, "weight.*0"),
         ({"parts": [{"name": "a", "reward": {}}, {"name": "a", "reward": {}}]}, "twice"),
-        ({"parts": [{"name": "a", "reward": {}}], "classes_from": "b"}, "parts"),
+        ({"parts": [{"name": "a", "reward": {}}], "classes_from": "b"}, "classes_from='b'"),
         (
             {"parts": [{"name": "a", "reward": {"type": "heuristic", "service": {"port": 0}}}]},
             "'a'.*service",

@@ -90,7 +90,7 @@ def test_a_plan_builds_both() -> None:
 def test_second_opinion_equal_to_the_reward_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"second_opinion.*reward"):
         plan_reward(HeuristicRewardSpec(), HiddenTrapGridSpec(), None, HeuristicRewardSpec())
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(ConfigError, match=r"/no\.py"):
         plan_reward(HeuristicRewardSpec(), HiddenTrapGridSpec(), None, PythonRewardSpec(path="no.py:score"))
 
 
@@ -117,5 +117,5 @@ def test_two_engagement_models_must_have_learnt_from_different_threads(
     assert plan("other").second_opinion == EngagementRewardSpec(path=str(tmp_path / "other"))
     with pytest.raises(ConfigError, match=r"\b1 of 2\b.*\b2\b"):
         plan("overlapping")
-    with pytest.raises(ConfigError, match="same"):
+    with pytest.raises(ConfigError, match=r"'train'.*'train'"):
         plan("train")

@@ -114,5 +114,5 @@ def test_hostile_bytes_make_values_or_errors_and_nothing_else() -> None:
                 value, "__iter__"
             )
     assert num_errors > 1000
-    with pytest.raises(ValueError, match="part"):
+    with pytest.raises(ValueError, match=r"\b4611686018427387904\b"):
         decode(b"l" + (2**62).to_bytes(8, "little"), no_object)

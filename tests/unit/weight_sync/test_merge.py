@@ -168,13 +168,13 @@ def test_refuses_tied_modules(model_dir: Path, module: str) -> None:
                 "base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight": torch.zeros(4, 32),
                 "base_model.model.model.layers.7.self_attn.q_proj.lora_B.weight": torch.zeros(32, 4),
             },
-            "holds factors",
+            r"layers\.7\.self_attn\.q_proj",
         ),
         ({f"{Q0}.lora_A.weight": torch.zeros(8, 32)}, r"\(4, 32\).*\(32, 4\)"),
         ({f"{Q0}.lora_B.weight": torch.zeros(32, 8)}, r"\(4, 32\).*\(32, 4\)"),
-        ({f"{Q0}.lora_A.weight": torch.zeros(4, 31)}, "expected"),
-        ({f"{Q0}.lora_B.weight": torch.full((32, 4), torch.nan)}, "finite"),
-        ({f"{Q0}.lora_A.weight": torch.full((4, 32), torch.inf)}, "finite"),
+        ({f"{Q0}.lora_A.weight": torch.zeros(4, 31)}, r"\(4, 31\).*\(4, 32\)"),
+        ({f"{Q0}.lora_B.weight": torch.full((32, 4), torch.nan)}, r"lora_B.*finite"),
+        ({f"{Q0}.lora_A.weight": torch.full((4, 32), torch.inf)}, r"lora_A.*finite"),
         ({f"{Q0}.lora_B.weight": None}, "no lora_B"),
         ({f"{Q0}.lora_A.weight": None}, "no lora_A"),
         ({f"{Q0}.lora_magnitude_vector.weight": torch.ones(32)}, "LoRA"),
@@ -195,5 +195,5 @@ def test_refuses_adapters_that_do_not_fit(
 
 def test_refuses_factors_of_modules_that_the_shape_does_not_name(model_dir: Path) -> None:
     payload = _payload(_adapter()[0].tensors, AdapterShape(4, 6.0, QV))
-    with pytest.raises(DeliveryError, match="holds factors"):
+    with pytest.raises(DeliveryError, match=r"mlp\.down_proj"):
         MergedWeights(model_dir).merge(payload)

@@ -335,8 +335,8 @@ def test_opening_for_reading_makes_nothing(tmp_path: Path) -> None:
     ("url", "message"),
     [
         ("sqlite://", r"sqlite:///runs/selections\.db"),
-        ("sqlite:///:memory:", "file"),
-        ("sqlite:///file:x?mode=memory&uri=true", "file"),
+        ("sqlite:///:memory:", "%3Amemory%3A.* file"),
+        ("sqlite:///file:x?mode=memory&uri=true", r"file%3Ax.*sqlite:///runs/selections\.db"),
         ("sqlite://runs/selections.db", r"sqlite://runs/selections\.db"),
         ("sqlite+aiosqlite:///x.db", "asynchronous"),
         ("nodb://ann:secret@host/x", r"nodb://\.\.\..*SQLAlchemy"),

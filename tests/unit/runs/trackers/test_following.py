@@ -173,7 +173,7 @@ def test_missing_tracker_package_is_refused_before_the_start(monkeypatch: pytest
         check_trackers([WandbSpec()])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     check_trackers([TensorBoardSpec(), WandbSpec(), MlflowSpec()])
-    with pytest.raises(ConfigError, match="wandb"):
+    with pytest.raises(ConfigError, match="wandb twice"):
         check_trackers([WandbSpec(), WandbSpec(project="other")])
 
 
