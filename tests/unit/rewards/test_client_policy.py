@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -70,15 +71,16 @@ def test_garbage_and_an_open_circuit_are_not_tried_again() -> None:
 
 
 def test_the_last_try_says_how_many_there_were() -> None:
-    assert step(BROKEN, tries=4) == Failure("unreachable", "no connection in 4 tries", None, None, 4)
+    last = step(BROKEN, tries=4)
+    assert isinstance(last, Failure) and "4 tries" in last.message
+    assert replace(last, message="") == Failure("unreachable", "", None, None, 4)
 
 
 def test_a_pause_that_ends_behind_the_deadline_is_not_begun() -> None:
     assert step(BROKEN, tries=1, now=98.9) == Retry(1.0)
     late = step(BROKEN, tries=1, now=99.0)
-    assert late == Failure(
-        "unreachable", "no connection in 1 tries, and 1 s of deadline_s=100 are left", None, None, 1
-    )
+    assert isinstance(late, Failure) and "1 s of deadline_s=100" in late.message
+    assert replace(late, message="") == Failure("unreachable", "", None, None, 1)
     asked = Failure("overloaded", "busy", 429, retry_after_s=60.0)
     assert isinstance(step(asked, tries=1, now=0, deadline=60), Failure)
 
@@ -94,9 +96,8 @@ def test_the_breaker_opens_after_failures_in_a_row_only() -> None:
     breaker.failed(BROKEN, 5.0, 5.0)
     refusal = breaker.refuses(6.0)
     assert refusal is not None
-    assert refusal == Failure(
-        "circuit_open", "3 failures in a row, tried again in 9 s; the last: no connection", tries=0
-    )
+    assert "3 failures" in refusal.message and "9 s" in refusal.message
+    assert replace(refusal, message="") == Failure("circuit_open", "", tries=0)
     assert breaker.wait_s(6.0) == 9.0
 
 

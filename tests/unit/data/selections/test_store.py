@@ -109,7 +109,7 @@ def test_pages_are_newest_first_in_the_order_of_storing(store: SelectionStore) -
     assert [record.selection for record in records] == [None, latest, None, None, None]
     assert not has_more
     assert store.page("ann", 3, before="c0") == ([], False)
-    with pytest.raises(ValueError, match="limit=0 must be at least 1"):
+    with pytest.raises(ValueError, match=r"limit=0\b.*\b1\b"):
         store.page("ann", 0)
 
 
