@@ -1,4 +1,4 @@
-"""What tests share: one local Ray, one embedded model, one fleet of engines and one finished training run.
+"""Shared fixtures: one local Ray, one embedded model, one fleet of engines and one finished training run.
 
 Each starts with the first test that asks for it. The model is a short training of the real one: enough
 to be a real vLLM and Hugging Face model, not enough to plan paths (the quickstart shows that).
@@ -66,7 +66,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With `pytest -n 2`: tests that share one Ray and one fleet are run by one process, and first, because they
-    take longest; the other process begins with those that share a Ray. The rest go file by file to whoever is free.
+    take longest; the other process begins with those that share a Ray. The rest go file by file to any free process.
     """
     from xdist.scheduler import LoadScopeScheduling
 
@@ -114,7 +114,7 @@ def reproducible(metrics: Path) -> list[dict[str, Any]]:
 
 
 def command_lines(mark: str) -> list[str]:
-    """What the processes with this mark are, for a message."""
+    """Command lines of the processes with this mark, for a message."""
     files = [Path(f"/proc/{pid}/cmdline") for pid in marked_processes(mark)]
     return [file.read_bytes().replace(b"\0", b" ").decode() for file in files if file.exists()]
 
@@ -181,7 +181,7 @@ def model_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the session's runs lie."""
+    """Directory of the session's runs."""
     return tmp_path_factory.mktemp("runs")
 
 

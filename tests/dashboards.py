@@ -1,4 +1,4 @@
-"""What deploy/grafana queries, and what our code exports: names, labels, units."""
+"""Metrics that deploy/grafana queries and that our code exports: names, labels, units."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Query:
 
 
 def panels(file: str) -> Iterator[dict[str, Any]]:
-    """Of a dashboard, those that draw something."""
+    """Panels of a dashboard that draw something."""
     board = json.loads((FOLDER / file).read_text(encoding="utf-8"))
     return (panel for panel in board["panels"] if panel["type"] != "row")
 

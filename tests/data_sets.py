@@ -1,4 +1,4 @@
-"""Where the tests find real data sets, which the project does not carry."""
+"""Paths of real data sets, which the project does not carry."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ WAIT_S = 20.0
 
 
 def missing_browser() -> str | None:
-    """What this machine lacks, None where a browser can be driven."""
+    """Part that this machine lacks to drive a browser, or None."""
     if importlib.util.find_spec("selenium") is None:
         return "the package selenium is not installed"
     for program in ("chromium", "chromedriver"):
@@ -51,7 +51,7 @@ def chromium(width: int = 1200, height: int = 900) -> Iterator[Any]:
 
 
 def wait_for(what: Callable[[], T], timeout_s: float = WAIT_S) -> T:
-    """What `what` returns, once it is true. Raises AssertionError with its last value."""
+    """First true value of `what`. Raises AssertionError with its last value."""
     deadline = time.monotonic() + timeout_s
     while not (value := what()):
         assert time.monotonic() < deadline, f"still {value!r} after {timeout_s:.0f} s"
@@ -76,7 +76,7 @@ class GenerationPage:
         self.wait_until_ready()
 
     def script(self, script: str, *arguments: Any) -> Any:
-        """What JavaScript returns."""
+        """Value that JavaScript returns."""
         return self.driver.execute_script(script, *arguments)
 
     def find(self, selector: str) -> Any:
@@ -154,7 +154,7 @@ class GenerationPage:
         return "\n".join(self.texts(".problem-box p"))
 
     def focused(self) -> dict[str, Any]:
-        """What has the focus: its id, its classes, and the number of the card that it is in."""
+        """Focused element: its id, its classes, and the number of its card."""
         return self.script(
             "const focused = document.activeElement; const card = focused.closest('.card');"
             "return {id: focused.id, classes: focused.className,"
@@ -162,7 +162,7 @@ class GenerationPage:
         )
 
     def complaints(self) -> list[str]:
-        """What the browser wrote to its console; an answer that is an error is logged by itself."""
+        """Console output of the browser; it logs error answers by itself."""
         messages = [entry["message"] for entry in self.driver.get_log("browser")]
         return [message for message in messages if "Failed to load resource" not in message]
 

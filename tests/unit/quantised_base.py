@@ -1,4 +1,4 @@
-"""What a learner on a base in 4 bits must do on any device, checked against plain weights rounded alike."""
+"""Checks of a learner on a 4-bit base on any device, against equally rounded plain weights."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ CLUSTERS = "polyray.shelf.research.mechanistic.clusters"
 
 
 def remove(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
-    """As if the package were not installed, in this process."""
+    """Hide an installed package in this process."""
     for module in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, package, None)
@@ -47,7 +47,7 @@ def test_extension_whose_package_is_missing_names_the_extra(monkeypatch: pytest.
     remove(monkeypatch, "sklearn")
     monkeypatch.delitem(sys.modules, CLUSTERS, raising=False)
     monkeypatch.setitem(extensions._OFFERED, ("reward", "clusters"), f"{CLUSTERS}:cluster_states")
-    with pytest.raises(ConfigError, match=r"sklearn is missing.*polyray\[research\]"):
+    with pytest.raises(ConfigError, match=r"sklearn .*polyray\[research\]"):
         find("reward", "clusters")
 
 
@@ -56,7 +56,7 @@ def test_judge_without_its_client_names_the_extra(provider: str, monkeypatch: py
     monkeypatch.setenv("POLYRAY_TEST_KEY", "key")
     remove(monkeypatch, provider)
     spec = JudgeSpec.model_validate({"provider": provider, "model": "m", "api_key_env": "POLYRAY_TEST_KEY"})
-    with pytest.raises(ConfigError, match=rf"{provider} is missing.*polyray\[judge\]"):
+    with pytest.raises(ConfigError, match=rf"{provider} .*polyray\[judge\]"):
         build_provider(spec)
 
 
@@ -69,5 +69,6 @@ def test_command_without_its_package_ends_with_the_extra(package: str, tmp_path:
     done = subprocess.run(
         [*command, f"runs_dir={tmp_path}"], capture_output=True, text=True, timeout=120, check=False
     )
-    line = f"error: the package {package} is missing; pip install 'polyray[preferences]'"
-    assert (done.returncode, done.stderr.splitlines()[-1]) == (EXIT_USER_ERROR, line)
+    line = done.stderr.splitlines()[-1]
+    assert done.returncode == EXIT_USER_ERROR and line.startswith("error: ")
+    assert package in line and "'polyray[preferences]'" in line

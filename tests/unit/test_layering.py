@@ -1,5 +1,5 @@
-"""What modules load: configuration is light, mathematics knows neither Ray nor model libraries, drivers and the
-coordinator start without torch.
+"""Imports of modules: configuration is light, mathematics loads neither Ray nor model libraries, and drivers and
+the coordinator start without torch.
 
 A fresh interpreter each, because the test process itself has loaded everything.
 """
@@ -68,7 +68,7 @@ def probe(*names: str) -> tuple[list[str], set[str]]:
         ),
     ],
 )
-def test_what_need_not_be_heavy_is_light(names, expected, forbidden) -> None:
+def test_light_modules_load_no_heavy_package(names, expected, forbidden) -> None:
     loaded, modules = probe(*names)
     assert expected <= set(loaded)
     assert "numpy" in modules

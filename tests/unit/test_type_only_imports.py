@@ -1,4 +1,4 @@
-"""What is imported for type checkers alone is used by nothing that runs: a checker takes it for defined."""
+"""Imports for type checkers alone are never used at run time; no checker finds such a use."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What the tests of learner, delivery and log-probs share: a random Qwen3 of one layer, and groups for
-it."""
+"""Fixtures for tests of learner, weight sync and log-probs: a random Qwen3 of one layer, and groups."""
 
 from __future__ import annotations
 
@@ -69,7 +68,7 @@ def build_policy(
 
 
 def move(model: PeftModel, size: float = 0.05, seed: int = 3) -> None:
-    """As if it had been trained: every trainable parameter gets a random push."""
+    """Move every trainable parameter at random, as training would."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

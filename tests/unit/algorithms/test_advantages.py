@@ -49,8 +49,8 @@ def test_leave_one_out_subtracts_the_mean_of_the_others() -> None:
         ([1.0, float("nan")], r"rewards_G\[1\]=nan"),
         ([1.0, None], r"rewards_G\[1\]=nan"),
         ([float("inf"), 0.0], r"rewards_G\[0\]=inf"),
-        ([1.0], "1 samples, at least 2"),
-        ([], "0 samples, at least 2"),
+        ([1.0], r"\b1\b.*\b2\b"),
+        ([], r"\b0\b.*\b2\b"),
         ([[1.0, 0.0]], r"shape \(1, 2\)"),
     ],
 )
@@ -60,9 +60,9 @@ def test_bad_rewards_are_named(function, rewards, message) -> None:
 
 
 def test_deviation_with_bad_arguments_is_refused() -> None:
-    with pytest.raises(ValueError, match="std='both' must be"):
+    with pytest.raises(ValueError, match="std='both'"):
         deviation([1, 0], "both")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="std='both' must be"):
+    with pytest.raises(ValueError, match="std='both'"):
         deviation_of_sums(2, 1.0, 1.0, "both")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="1 samples, at least 2"):
+    with pytest.raises(ValueError, match=r"\b1\b.*\b2\b"):
         deviation([1.0])

@@ -108,5 +108,5 @@ def test_the_order_of_the_eigenvalues_does_not_matter() -> None:
 
 
 def test_more_sets_than_a_float_can_count_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"N=1100, k=550: more than 1e\+300 sets overflow float64; lower k"):
+    with pytest.raises(ValueError, match=r"N=1100.*k=550.*1e\+300.*float64"):
         determinant_set_credits(np.eye(1100), 550)

@@ -14,7 +14,7 @@ N, K = 5, 2
 
 
 def gradients() -> tuple[np.ndarray, np.ndarray]:
-    """Of E[best similarity of an anchor to K samples]: of the samples alone (the anchor held fixed), and of all."""
+    """Gradients of E[best similarity of an anchor to K samples]: samples alone (anchor fixed), and all."""
     of_samples, of_all = np.zeros(4), np.zeros(4)
     for anchor, *chosen in product(range(4), repeat=K + 1):
         weight = PROBABILITIES_V[[anchor, *chosen]].prod() * KERNEL_VV[anchor, chosen].max()
@@ -58,7 +58,7 @@ def test_every_member_in_turn_is_the_anchor_of_the_others() -> None:
     for group in ((0, 1, 2, 3, 1), (2, 2, 0, 0, 3), (1, 1, 1, 1, 1)):
         np.testing.assert_allclose(closed(group), each_other_member(group), rtol=0, atol=1e-15)
         assert abs(closed(group).sum()) < 1e-15
-    with pytest.raises(ValueError, match="k=4 is larger than 3"):
+    with pytest.raises(ValueError, match=r"k=4.*\b3\b"):
         member_facility_set_credits(np.eye(5), 4)
     with pytest.raises(ValueError, match=r"shape \(2, 3\)"):
         member_facility_set_credits(np.ones((2, 3)), 1)

@@ -28,7 +28,7 @@ def logits(seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("link", ["linear", "logsigmoid"])
-def test_gem_equals_its_formula(link) -> None:
+def test_gem_equals_the_formula(link) -> None:
     values = logits()
     loss, count = gem_loss(values, TARGETS_BT, MASK_BT, beta=0.7, link=link)
     expected = 0.0
@@ -94,7 +94,7 @@ def test_the_diversity_term_has_the_exact_gradient_at_every_lambda() -> None:
 
 
 def test_gem_with_bad_arguments_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"beta=0 must be above 0"):
+    with pytest.raises(ValueError, match=r"beta=0.*\b0\b"):
         gem_loss(logits(), TARGETS_BT, MASK_BT, beta=0)
-    with pytest.raises(ValueError, match=r"link='log' must be"):
+    with pytest.raises(ValueError, match="link='log'"):
         gem_loss(logits(), TARGETS_BT, MASK_BT, link="log")  # pyright: ignore

@@ -78,16 +78,16 @@ def test_schedules(shape, values) -> None:
     [
         (
             lambda: shaped_advantages([1, 0], [[0, 1], [1, 0]], -0.5),
-            r"diversity_weight=-0.5 must not be negative",
+            "diversity_weight=-0.5",
         ),
-        (lambda: darling_advantages([1, 0], [[0, 1], [1, 0]], "max"), r"combine='max' must be"),  # pyright: ignore
-        (lambda: unlikeliness_advantages([1, 0], [-1.0]), r"mean_logprobs_G has 1 entries"),
-        (lambda: unlikeliness_advantages([1, 0], [-1.0, -2.0], 1.5), r"penalty=1.5 must lie in"),
-        (lambda: maximum_likelihood_advantages([1, -1]), r"rewards of at least 0"),
-        (lambda: overlong_penalty([3], 10, 11), r"buffer=11 must lie in 1..max_length=10"),
-        (lambda: floored_classes([0.5], [1], 1.5), r"floor=1.5 must lie in \[0, 1\]"),
-        (lambda: scheduled(1, 0, -1, 10), r"step=-1 must be at least 0"),
-        (lambda: scheduled(1, 0, 1, 10, "step"), r"shape='step' must be"),  # pyright: ignore
+        (lambda: darling_advantages([1, 0], [[0, 1], [1, 0]], "max"), "combine='max'"),  # pyright: ignore
+        (lambda: unlikeliness_advantages([1, 0], [-1.0]), r"mean_logprobs_G.*\b1\b"),
+        (lambda: unlikeliness_advantages([1, 0], [-1.0, -2.0], 1.5), "penalty=1.5"),
+        (lambda: maximum_likelihood_advantages([1, -1]), "rewards_G.*0"),
+        (lambda: overlong_penalty([3], 10, 11), "buffer=11.*1..max_length=10"),
+        (lambda: floored_classes([0.5], [1], 1.5), r"floor=1.5.*\[0, 1\]"),
+        (lambda: scheduled(1, 0, -1, 10), r"step=-1.*\b0\b"),
+        (lambda: scheduled(1, 0, 1, 10, "step"), "shape='step'"),  # pyright: ignore
     ],
 )
 def test_bad_arguments_are_named(call, message) -> None:

@@ -114,7 +114,7 @@ def test_mismatch_sums_of_micro_batches_add_up() -> None:
 
 def test_bad_arguments_are_named() -> None:
     two, three, mask = torch.zeros(1, 2), torch.zeros(1, 3), torch.ones(1, 2).bool()
-    with pytest.raises(ValueError, match=r"policy_logprobs \(1, 2\) and rollout_logprobs \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"policy_logprobs \(1, 2\).*rollout_logprobs \(1, 3\)"):
         truncated_token_weights(two, three, 2.0)
     with pytest.raises(ValueError, match="cap=0"):
         truncated_token_weights(two, two, 0)
@@ -122,5 +122,5 @@ def test_bad_arguments_are_named() -> None:
         sequence_mask(two, two, mask, -1)
     with pytest.raises(ValueError, match=r"mask \(1, 2\)"):
         sequence_mask(three, three, mask, 0.5)
-    with pytest.raises(ValueError, match=r"policy_logprobs \(1, 2\) and rollout_logprobs \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"policy_logprobs \(1, 2\).*rollout_logprobs \(1, 3\)"):
         mismatch_sums(two, three, mask)

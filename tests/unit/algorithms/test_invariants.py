@@ -1,4 +1,4 @@
-"""What holds for every set credit, on random groups with ties: sum, order, duplicates, enumeration, errors."""
+"""Invariants of every set credit on random groups with ties: sum, order, duplicates, enumeration, errors."""
 
 from __future__ import annotations
 
@@ -151,19 +151,19 @@ def test_large_groups_are_finite_and_not_all_alike(name) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: distinct_correct_set_credits([0, 1], 2), r"k=2 is larger than 1"),
-        (lambda: entropy_set_credits([0, 1, 2], 1), r"k=1 must be at least 2"),
-        (lambda: simpson_set_credits([0.5, 1, 2], 2), r"classes_G=.* whole numbers"),
-        (lambda: coverage_set_credits([0.5, 1.5, 0], [0, 1, 2], 2), r"quality_G has values from 0.0 to 1.5"),
-        (lambda: determinant_set_credits(np.ones((3, 2)), 2), r"kernel_GG has shape \(3, 2\)"),
-        (lambda: determinant_set_credits(np.full((3, 3), np.nan), 2), "not finite"),
+        (lambda: distinct_correct_set_credits([0, 1], 2), r"k=2.*\b1\b"),
+        (lambda: entropy_set_credits([0, 1, 2], 1), r"k=1.*\b2\b"),
+        (lambda: simpson_set_credits([0.5, 1, 2], 2), "classes_G="),
+        (lambda: coverage_set_credits([0.5, 1.5, 0], [0, 1, 2], 2), "quality_G.*0.0.*1.5"),
+        (lambda: determinant_set_credits(np.ones((3, 2)), 2), r"kernel_GG.*\(3, 2\)"),
+        (lambda: determinant_set_credits(np.full((3, 3), np.nan), 2), "finite"),
         (lambda: determinant_set_credits([[1, 2, 0], [2, 1, 0], [0, 0, 1]], 2), "eigenvalue -1"),
         (
             lambda: determinant_set_credits([[1, 0.5, 0], [0, 1, 0], [0, 0, 1]], 2),
-            "differs from its transpose",
+            "kernel_GG.*transpose",
         ),
-        (lambda: facility_location_set_credits([0.5, 0.5, 0.1], 2), r"similarity_VG has shape \(3,\)"),
-        (lambda: facility_location_set_credits([[0.5, 2.0, 0.1]], 2), r"similarity_VG has values"),
+        (lambda: facility_location_set_credits([0.5, 0.5, 0.1], 2), r"similarity_VG.*\(3,\)"),
+        (lambda: facility_location_set_credits([[0.5, 2.0, 0.1]], 2), "similarity_VG"),
     ],
 )
 def test_bad_arguments_are_named(call, message) -> None:

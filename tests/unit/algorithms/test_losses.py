@@ -39,7 +39,7 @@ def test_surrogate_and_its_gradient_equal_the_formula_token_by_token() -> None:
     assert 3 <= num_clipped <= 20
 
 
-def test_at_ratio_one_it_is_the_policy_gradient() -> None:
+def test_loss_at_ratio_one_is_the_policy_gradient() -> None:
     _, old, advantages = random_batch(1)
     policy = old.clone().requires_grad_()
     loss, clipped = clipped_surrogate(policy, policy, advantages, **CLIP)
@@ -104,15 +104,15 @@ def test_a_batch_without_trained_tokens_has_zero_loss(normalisation) -> None:
 
 def test_bad_arguments_are_named() -> None:
     policy, old, advantages = random_batch(3)
-    with pytest.raises(ValueError, match=r"clip_low=1.0 must lie in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"clip_low=1.0.*\[0, 1\)"):
         clipped_surrogate(policy, old, advantages, clip_low=1.0, clip_high=0.2)
     with pytest.raises(ValueError, match=r"old_logprobs \(6, 4\)"):
         clipped_surrogate(policy, old[:, :4], advantages, **CLIP)
-    with pytest.raises(ValueError, match=r"advantages \(5, 1\) do not fit"):
+    with pytest.raises(ValueError, match=r"advantages \(5, 1\)"):
         clipped_surrogate(policy, old, advantages[:5], **CLIP)
-    with pytest.raises(ValueError, match="normalisation='mean' must be"):
+    with pytest.raises(ValueError, match="normalisation='mean'"):
         loss_numerator(LOSS_BT, MASK_BT, "mean")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="normalisation='mean' must be"):
+    with pytest.raises(ValueError, match="normalisation='mean'"):
         loss_denominator("mean", **COUNTS)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"mask_BT \(4, 3\)"):
         loss_numerator(LOSS_BT, MASK_BT[:, :3], "token")

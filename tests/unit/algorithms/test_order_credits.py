@@ -99,14 +99,14 @@ def test_best_minus_second() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: max_set_credits([0.1, 0.2], 2), r"k=2 is larger than 1"),
+        (lambda: max_set_credits([0.1, 0.2], 2), r"k=2.*\b1\b"),
         (lambda: max_set_credits([0.1, float("nan"), 0.2], 1), r"quality_G\[1\]=nan"),
-        (lambda: pkpo_advantages([0.1, 0.2], 3), r"k=3 is larger than 2"),
-        (lambda: pkpo_advantages([0.1, 0.2], 2, "sloo"), r"k=2 is larger than 1"),
-        (lambda: pkpo_advantages([0.1, 0.2], 1, "loo"), r"variant='loo' must be"),  # pyright: ignore
-        (lambda: pass_at_k_training_advantages([0, 1], 3), r"k=3 is larger than 2"),
-        (lambda: pass_at_k_training_advantages([0, 0.5], 1), r"whole numbers"),
-        (lambda: best_minus_second_advantages([1.0]), r"1 samples, at least 2"),
+        (lambda: pkpo_advantages([0.1, 0.2], 3), r"k=3.*\b2\b"),
+        (lambda: pkpo_advantages([0.1, 0.2], 2, "sloo"), r"k=2.*\b1\b"),
+        (lambda: pkpo_advantages([0.1, 0.2], 1, "loo"), "variant='loo'"),  # pyright: ignore
+        (lambda: pass_at_k_training_advantages([0, 1], 3), r"k=3.*\b2\b"),
+        (lambda: pass_at_k_training_advantages([0, 0.5], 1), r"_G=\[.*0\.5\]"),
+        (lambda: best_minus_second_advantages([1.0]), r"\b1\b.*\b2\b"),
     ],
 )
 def test_bad_arguments_are_named(call, message) -> None:

@@ -86,7 +86,7 @@ def test_expected_policy_gradient_is_the_gradient_of_the_objective(
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_without_diversity_it_is_leave_one_out(objective) -> None:
+def test_pkpo_without_diversity_is_leave_one_out(objective) -> None:
     quality = np.random.default_rng(0).random(16)
     result = polychromic_advantages(
         quality, objective=objective, quality_weight=1.0, diversity_weight=0.0, set_size=4
@@ -136,15 +136,15 @@ def call(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({}, "objective='cluster' but classes_G is None"),
-        ({"objective": "product", "classes_G": [0, 1, 2]}, "objective='product' but distance_GG is None"),
-        ({"objective": "pairwise"}, "objective='pairwise' but distance_GG is None"),
-        ({"objective": "volume"}, "objective='volume' must be one of 'cluster'"),
-        ({"set_size": 3}, "k=3 is larger than 2"),
-        ({"set_size": 1}, "k=1 must be at least 2"),
-        ({"set_size": 3, "diversity_weight": 0.0}, "k=3 is larger than 2"),
+        ({}, "objective='cluster'.*classes_G.*None"),
+        ({"objective": "product", "classes_G": [0, 1, 2]}, "objective='product'.*distance_GG.*None"),
+        ({"objective": "pairwise"}, "objective='pairwise'.*distance_GG.*None"),
+        ({"objective": "volume"}, "objective='volume'.*'cluster'"),
+        ({"set_size": 3}, r"k=3.*\b2\b"),
+        ({"set_size": 1}, r"k=1.*\b2\b"),
+        ({"set_size": 3, "diversity_weight": 0.0}, r"k=3.*\b2\b"),
         ({"quality_weight": float("inf")}, "quality_weight=inf"),
-        ({"quality_weight": -1.0}, "quality_weight=-1.0 must not be negative"),
+        ({"quality_weight": -1.0}, "quality_weight=-1.0"),
         ({"diversity_weight": float("nan")}, "diversity_weight=nan"),
     ],
 )

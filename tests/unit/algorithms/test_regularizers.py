@@ -160,21 +160,21 @@ def test_half_precision_is_widened_and_padding_ignored() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda z: consistency_loss(z, z, MASK_BT, temperature=0), "temperature=0 must be above 0"),
+        (lambda z: consistency_loss(z, z, MASK_BT, temperature=0), r"temperature=0.*\b0\b"),
         (
             lambda z: consistency_loss(z, z[:1], MASK_BT),
-            r"base_logits_BTV \(1, 4, 6\) must have the same shape",
+            r"base_logits_BTV \(1, 4, 6\)",
         ),
-        (lambda z: top_entropy_loss(z, MASK_BT, top=1), "top=1 must be at least 2"),
-        (lambda z: top_entropy_loss(z, MASK_BT[:1]), r"mask \(1, 4\) must agree"),
-        (lambda z: spectral_loss(z, top=0), "top=0 must be at least 1"),
+        (lambda z: top_entropy_loss(z, MASK_BT, top=1), r"top=1.*\b2\b"),
+        (lambda z: top_entropy_loss(z, MASK_BT[:1]), r"mask \(1, 4\)"),
+        (lambda z: spectral_loss(z, top=0), r"top=0.*\b1\b"),
         (
             lambda z: spectral_loss(z, norm="sum"),  # pyright: ignore[reportArgumentType]
-            "norm='sum' must be 'frobenius' or 'nuclear'",
+            "norm='sum'.*'frobenius'.*'nuclear'",
         ),
         (
             lambda z: spectral_loss(z, norm="nuclear", generator=torch.Generator()),
-            "norm='nuclear' sums all singular values",
+            "norm='nuclear'",
         ),
     ],
 )

@@ -104,7 +104,7 @@ def test_a_copy_is_paid_less_than_the_odd_one_out() -> None:
     np.testing.assert_allclose(result.advantages_G, [-0.5, -0.5, -0.5, 2.0, -0.5], rtol=0, atol=1e-12)
 
 
-def test_sampled_sets_agree_on_average_with_all_of_them() -> None:
+def test_sampled_sets_agree_with_all_sets_on_average() -> None:
     samples = random_samples(5)
     value = self_bleu_value(samples)
     everything = balanced_set_credits(value, 7, 3, 35, np.random.default_rng(0))
@@ -115,9 +115,9 @@ def test_sampled_sets_agree_on_average_with_all_of_them() -> None:
 
 
 def test_bad_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match="max_n=0 must be at least 1"):
+    with pytest.raises(ValueError, match=r"max_n=0.*\b1\b"):
         self_bleu_value([[1]], max_n=0)
-    with pytest.raises(ValueError, match="objective='self_bleu' but tokens_G has 1 sequences for 3 samples"):
+    with pytest.raises(ValueError, match=r"objective='self_bleu'.*tokens_G.*\b1\b.*\b3\b"):
         polychromic_advantages(
             [1, 0, 1],
             objective="self_bleu",

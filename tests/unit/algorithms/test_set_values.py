@@ -32,7 +32,7 @@ def _view() -> tuple[np.ndarray, GroupView]:
         if name != "facility" and not (name == "max" and floor)
     ],
 )
-def test_values_are_what_the_closed_forms_are_credits_of(objective: Objective, floor: float) -> None:
+def test_set_values_match_the_closed_form_credits(objective: Objective, floor: float) -> None:
     quality, view = _view()
     options = {"objective": objective, "quality_weight": 0.4, "diversity_weight": 0.9, "set_size": 3}
     expected = polychromic_advantages(

@@ -87,11 +87,11 @@ def test_equal_policies_have_the_ordinary_credits() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: stale_set_credits(one_by_one(len), [0.0, 0.0], 2), r"k=2 is larger than 1"),
+        (lambda: stale_set_credits(one_by_one(len), [0.0, 0.0], 2), r"k=2.*\b1\b"),
         (lambda: stale_set_credits(one_by_one(len), [0.0, float("inf"), 0.0], 2), r"log_weights_G\[1\]=inf"),
-        (lambda: stale_set_credits(one_by_one(len), [0.0] * 3, 2, cap=0.0), r"cap=0.0 must be above 0"),
-        (lambda: stale_set_credits(one_by_one(len), [0.0] * 3, 2, "none"), r"weights='none' must be"),  # pyright: ignore
-        (lambda: stale_set_credits(one_by_one(len), [0.0] * 60, 20), r"subsets exceed"),
+        (lambda: stale_set_credits(one_by_one(len), [0.0] * 3, 2, cap=0.0), r"cap=0.0.*\b0\b"),
+        (lambda: stale_set_credits(one_by_one(len), [0.0] * 3, 2, "none"), "weights='none'"),  # pyright: ignore
+        (lambda: stale_set_credits(one_by_one(len), [0.0] * 60, 20), "num_samples=.*k="),
     ],
 )
 def test_bad_arguments_are_named(call, message) -> None:

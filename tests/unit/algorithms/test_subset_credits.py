@@ -67,13 +67,13 @@ def test_values_of_sets() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: balanced_subsets(6, 3, 0, np.random.default_rng(0)), r"num_subsets=0 must be at least 1"),
+        (lambda: balanced_subsets(6, 3, 0, np.random.default_rng(0)), r"num_subsets=0.*\b1\b"),
         (
             lambda: shared_set_advantages(len, 6, 3, 1, np.random.default_rng(0)),
-            r"num_sets=1 must be at least 2",
+            r"num_sets=1.*\b2\b",
         ),
-        (lambda: balanced_set_credits(len, 3, 3, 1, np.random.default_rng(0)), r"k=3 is larger than 2"),
-        (lambda: distinct_n_value([[1]], n=0), r"n=0 must be at least 1"),
+        (lambda: balanced_set_credits(len, 3, 3, 1, np.random.default_rng(0)), r"k=3.*\b2\b"),
+        (lambda: distinct_n_value([[1]], n=0), r"n=0.*\b1\b"),
     ],
 )
 def test_bad_arguments_are_named(call, message) -> None:

@@ -54,5 +54,5 @@ def test_empty_mask_is_a_differentiable_zero() -> None:
 
 
 def test_shapes_must_agree() -> None:
-    with pytest.raises(ValueError, match=r"logits_BTV \(1, 2, 3\), targets_BT \(1, 1\)"):
+    with pytest.raises(ValueError, match=r"logits_BTV \(1, 2, 3\).*targets_BT \(1, 1\)"):
         masked_cross_entropy(torch.zeros(1, 2, 3), torch.zeros(1, 1).long(), torch.ones(1, 1).bool())

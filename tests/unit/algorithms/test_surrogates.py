@@ -118,7 +118,7 @@ def test_token_covariances_by_hand() -> None:
     expected = [1.25 * 0.25, 1.25 * -1.75, -0.75 * 0.75, -1.75 * 0.75]
     np.testing.assert_allclose(token_covariances(logprobs, advantages), expected, atol=1e-15)
     assert token_covariances([], []).tolist() == []
-    with pytest.raises(ValueError, match="logprobs_N has 4 entries but advantages_N 3"):
+    with pytest.raises(ValueError, match=r"logprobs_N.*\b4\b.*advantages_N \b3\b"):
         token_covariances(logprobs, advantages[:3])
 
 
@@ -172,15 +172,15 @@ def test_masked_weights_are_zero_outside_the_band() -> None:
 
 def test_bad_arguments_are_named() -> None:
     policy, old = random_batch(5)
-    with pytest.raises(ValueError, match=r"dual_clip=1.0 must be above 1"):
+    with pytest.raises(ValueError, match=r"dual_clip=1.0.*\b1\b"):
         clipped_surrogate(policy, old, ADVANTAGES_B, clip_low=0.2, clip_high=0.2, dual_clip=1.0)
-    with pytest.raises(ValueError, match=r"cap=0.0 must be above 0"):
+    with pytest.raises(ValueError, match=r"cap=0.0.*\b0\b"):
         cispo_loss(policy, old, ADVANTAGES_B, cap=0.0)
     with pytest.raises(ValueError, match=r"temperature_negative=0"):
         soft_gated_loss(policy, old, ADVANTAGES_B, temperature_negative=0)
-    with pytest.raises(ValueError, match=r"low=1.5 must lie in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"low=1.5.*\[0, 1\)"):
         masked_token_weights(policy, old, 1.5, 2.0)
-    with pytest.raises(ValueError, match=r"share=0 must lie in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"share=0.*\(0, 1\]"):
         kl_cov_tokens(np.zeros(3), np.zeros(3), share=0)
-    with pytest.raises(ValueError, match=r"advantages \(5, 1\) do not fit"):
+    with pytest.raises(ValueError, match=r"advantages \(5, 1\)"):
         cispo_loss(policy, old, ADVANTAGES_B[:5], cap=1.0)

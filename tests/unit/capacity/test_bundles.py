@@ -3,6 +3,7 @@ tests/chaos/node_lost.py."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -37,32 +38,28 @@ def engine(count: int, cpus: float, gpus: float = 0) -> Part:
     return Part("engine", count, {"CPU": cpus} | ({"GPU": gpus} if gpus else {}))
 
 
-def test_too_little_in_all_is_said_by_its_sum() -> None:
+def test_misfit_of_the_total_names_the_sum() -> None:
     found = misfit([engine(3, 2), Part("learner rank", 1, {"CPU": 1.0})], {"a": machine(4), "b": machine(2)})
     assert found is not None
-    assert (found.resource, found.text) == ("CPU", "the run needs 7 CPUs and Ray has 6")
+    assert found.resource == "CPU" and re.search(r"\b7 CPUs .*\b6$", found.text)
     found = misfit([engine(2, 1, 1)], {"a": machine(8)})
     assert found is not None
-    assert (found.resource, found.text) == ("GPU", "the run needs 2 GPUs and Ray has 0")
+    assert found.resource == "GPU" and re.search(r"\b2 GPUs .*\b0$", found.text)
 
 
 def test_the_sum_of_two_machines_does_not_hold_an_engine_of_two_gpus() -> None:
     assert said([engine(1, 1, 2)], machine(8, 2)) is None
-    assert said([engine(1, 1, 2)], machine(8, 1), machine(8, 1)) == (
-        "the run needs 1 x engine (1 CPU, 2 GPUs), and 1 x engine fit on no machine: m0 has 8 CPUs, 1 GPU left, "
-        "m1 has 8 CPUs, 1 GPU left"
-    )
+    expected = r"1 x engine \(1 CPU, 2 GPUs\).* 1 x engine .*\bm0 .*8 CPUs, 1 GPU .*\bm1 .*8 CPUs, 1 GPU "
+    assert re.search(expected, str(said([engine(1, 1, 2)], machine(8, 1), machine(8, 1))))
 
 
 def test_cpus_and_gpus_are_needed_on_the_same_machine() -> None:
-    assert said([engine(2, 2, 1)], machine(1, 2), machine(8)) == (
-        "the run needs 2 x engine (2 CPUs, 1 GPU), and 2 x engine fit on no machine: m0 has 1 CPU, 2 GPUs left, "
-        "m1 has 8 CPUs, 0 GPUs left"
-    )
+    expected = r"2 x engine \(2 CPUs, 1 GPU\).* 2 x engine .*\bm0 .*1 CPU, 2 GPUs .*\bm1 .*8 CPUs, 0 GPUs "
+    assert re.search(expected, str(said([engine(2, 2, 1)], machine(1, 2), machine(8))))
     assert said([engine(2, 2, 1)], machine(4, 2), machine(8)) is None
 
 
-def test_the_largest_go_first_whatever_the_order_of_parts() -> None:
+def test_largest_parts_are_placed_first_in_any_order() -> None:
     small, large = Part("replica", 3, {"CPU": 2.0}), engine(2, 4, 1)
     machines = machine(4, 1), machine(8, 1), machine(2)
     assert said([small, large], *machines) is None
@@ -70,21 +67,19 @@ def test_the_largest_go_first_whatever_the_order_of_parts() -> None:
     assert said([small, engine(2, 5, 1)], *machines) is not None
 
 
-def test_what_needs_no_gpu_leaves_the_machines_with_gpus_alone() -> None:
+def test_part_without_gpu_leaves_gpu_machines_free() -> None:
     parts = [Part("replica", 4, {"CPU": 1.0}), engine(2, 2, 1)]
     assert said(parts, machine(2, 1), machine(2, 1), machine(4)) is None
 
 
 def test_a_share_of_a_gpu_lies_on_one_gpu() -> None:
     assert said([engine(4, 0, 0.5)], machine(4, 2)) is None
-    assert said([engine(3, 0, 0.6)], machine(4, 2)) == (
-        "the run needs 3 x engine (0 CPUs, 0.6 GPUs), and 1 x engine fit on no machine: "
-        "m0 has 4 CPUs, 0 GPUs, 0.4 of a GPU, 0.4 of a GPU left"
-    )
+    expected = r"3 x engine \(0 CPUs, 0\.6 GPUs\).* 1 x engine .*\bm0 .*4 CPUs, 0 GPUs, 0\.4 of a GPU, 0\.4 of a GPU "
+    assert re.search(expected, str(said([engine(3, 0, 0.6)], machine(4, 2))))
     whole = Part("learner rank", 1, {"CPU": 1.0, "GPU": 1.0})
     assert said([engine(2, 0, 0.5), whole], machine(4, 2)) is None
     assert said([engine(2, 0, 0.75), whole], machine(4, 3)) is None
-    assert "1 x engine fit on no machine" in str(said([engine(2, 0, 0.7), whole], machine(4, 2.4)))
+    assert " 1 x engine " in str(said([engine(2, 0, 0.7), whole], machine(4, 2.4)))
 
 
 def test_ten_tenths_are_one() -> None:
@@ -95,13 +90,12 @@ def test_ten_tenths_are_one() -> None:
 def test_a_part_goes_only_to_machines_with_its_labels() -> None:
     part = Part("engine", 2, {"CPU": 1.0, "GPU": 1.0}, {"kind": "in(H100,H200)"})
     assert said([part], machine(4, 1, kind="H100"), machine(4, 1, kind="H200"), machine(4, 1)) is None
-    assert said([part], machine(4, 1, kind="H100"), machine(4, 4, kind="A100")) == (
-        "the run needs 2 x engine (1 CPU, 1 GPU, kind: in(H100,H200)), and 1 x engine fit on no machine: "
-        "m0 has 3 CPUs, 0 GPUs left, m1 has other labels"
-    )
+    text = str(said([part], machine(4, 1, kind="H100"), machine(4, 4, kind="A100")))
+    assert "2 x engine (1 CPU, 1 GPU, kind: in(H100,H200))" in text
+    assert re.search(r" 1 x engine .*\bm0 .*3 CPUs, 0 GPUs .*\bm1 .*labels$", text)
 
 
-def test_other_orders_are_tried_before_it_is_refused() -> None:
+def test_placement_tries_other_orders_before_refusal() -> None:
     # The engine, larger by its GPU, would go first to the machine that it leaves least of.
     parts = [engine(1, 1, 1), Part("learner rank", 2, {"CPU": 6.0})]
     assert said(parts, machine(6, 1), machine(7, 1)) is None
@@ -110,8 +104,8 @@ def test_other_orders_are_tried_before_it_is_refused() -> None:
 
 def test_no_more_than_eight_machines_are_named() -> None:
     text = str(said([engine(1, 1, 2)], *[machine(1, 1)] * 30))
-    assert text.count("has 1 CPU, 1 GPU left") == 8
-    assert text.endswith("and 22 more machines have no room either")
+    assert text.count("1 CPU, 1 GPU ") == 8
+    assert re.search(r"\b22 more machines", text)
 
 
 def test_a_thousand_machines_take_no_time() -> None:
@@ -158,7 +152,7 @@ def test_a_reward_elsewhere_places_nothing() -> None:
         (True, 0.5, {"CPU": 1.0, "GPU": 0.5}),
     ],
 )
-def test_a_rank_takes_its_share_of_a_gpu_where_it_uses_one(
+def test_learner_rank_takes_its_gpu_share_if_use_gpu(
     use_gpu: bool, share: float, resources: dict[str, float]
 ) -> None:
     assert learner_ranks(LearnerSpec(use_gpu=use_gpu, gpus_per_worker=share)).resources == resources

@@ -14,7 +14,7 @@ from polyray.config.model import LINEAR_MODULES
 SHAPE = QWEN3["8B"]
 
 
-def test_one_layer_by_hand() -> None:
+def test_one_layer_matches_manual_memory() -> None:
     norms = 2 * 4 * 4096 + 2 * 4 + 4 * (4096 + 1024) + 4 * (32 + 8)
     attention = 2 * (2 * 4096 + 2 * 1024) + 4 * 32
     feed_forward = 2 * 3 * 12288
@@ -32,7 +32,7 @@ def test_one_layer_by_hand() -> None:
     "changes", [{}, {"hidden": 96}, {"heads": 4}, {"kv_heads": 4}, {"intermediate": 200}]
 )
 @pytest.mark.parametrize("targets", [LINEAR_MODULES, ("q_proj", "v_proj"), ("down_proj",)])
-def test_a_layer_keeps_what_autograd_keeps(
+def test_layer_activations_match_autograd(
     dtype: str, changes: dict[str, int], targets: tuple[str, ...]
 ) -> None:
     sizes: dict[str, Any] = {"hidden": 64, "heads": 8, "kv_heads": 2, "head_dim": 16, "intermediate": 160}
@@ -78,7 +78,7 @@ def test_states_of_the_optimiser_by_hand() -> None:
     assert memory.adapter_states(43_646_976, reference=False) == 43_646_976 * (4 + 4 + 8)
 
 
-def test_logits_are_those_of_a_chunk_in_rl_and_all_of_them_in_sft() -> None:
+def test_logits_cover_a_chunk_in_rl_and_all_tokens_in_sft() -> None:
     assert memory.rl_logits(SHAPE, 100) == 100 * 151936 * 18
     assert memory.rl_logits(SHAPE, 10**6) == 220 * 151936 * 18  # 2^25 / 151936 = 220.8
     assert memory.sft_logits(SHAPE, 2688) == 2688 * 151936 * 16
@@ -92,7 +92,7 @@ def test_an_engine_by_hand() -> None:
     assert memory.sampling_logits(SHAPE, 64) == 64 * 151936 * 12
 
 
-def test_the_constants_are_those_of_the_code_they_describe() -> None:
+def test_constants_match_the_described_code() -> None:
     from polyray.capacity import placement
     from polyray.models import logprobs
     from polyray.rollout import vllm_delivery, vllm_engine

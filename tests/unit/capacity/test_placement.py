@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -82,7 +83,7 @@ def test_ranks_share_the_blocks_of_the_base() -> None:
     }
 
 
-def test_what_waits_in_host_memory_is_not_on_the_device() -> None:
+def test_offloaded_state_is_not_on_the_device() -> None:
     estimate = training_estimate(_train(learner={"sharding": "base", "num_workers": 4, "cpu_offload": True}))
     assert estimate is not None
     whole = 8_190_735_360 - 36 * BLOCK_OF_8B
@@ -150,27 +151,25 @@ def test_a_base_in_4_bits_takes_about_a_third_and_a_smaller_card() -> None:
     assert engine["weights"] == weights + 3 * 108_527_616 - 4 * 423_936
     estimate = training_estimate(config)
     assert estimate is not None
-    assert estimate["placement"][0].startswith("1 x learner rank: 1 GPU of 16 GB or more")
+    assert re.search(r"1 x learner rank: 1 GPU .*\b16 GB\b", estimate["placement"][0])
 
 
-def test_where_what_goes() -> None:
+def test_placement_lists_learner_and_engine_memory() -> None:
     estimate = training_estimate(_train())
     assert estimate is not None
     learner, engine = estimate["learner_rank_gib"], estimate["engine_device_gib"]
     assert learner["total"] == pytest.approx(sum(v for k, v in learner.items() if k != "total"), abs=0.03)
     assert estimate["gpus"] == 3
-    assert estimate["placement"] == [
-        f"1 x learner rank: 1 GPU of 24 GB or more ({learner['total']:.1f} GiB of it)",
-        f"2 x engine: 1 GPU of 40 GB or more ({engine['total'] / 0.85:.1f} GiB of it)",
-    ]
-    assert "an estimate" in estimate["what_this_is"]
+    of_learner, of_engines = estimate["placement"]
+    assert re.search(rf"1 x learner rank: 1 GPU .*\b24 GB\b.*\({learner['total']:.1f} GiB ", of_learner)
+    assert re.search(rf"2 x engine: 1 GPU .*\b40 GB\b.*\({engine['total'] / 0.85:.1f} GiB ", of_engines)
 
 
 def test_engines_that_share_a_device_need_all_their_memory_there() -> None:
     shared = training_estimate(_train(rollout={"gpus_per_worker": 0.5, "gpu_memory_utilization": 0.5}))
     assert shared is not None
     total = shared["engine_device_gib"]["total"]
-    assert shared["placement"][1] == f"2 x engine: 0.5 GPU of 80 GB or more ({total * 2:.1f} GiB of it)"
+    assert re.search(rf"2 x engine: 0\.5 GPU .*\b80 GB\b.*\({total * 2:.1f} GiB ", shared["placement"][1])
     assert shared["gpus"] == 2
 
 
@@ -185,39 +184,31 @@ def test_a_rank_and_an_engine_on_one_gpu() -> None:
     assert together is not None and in_turn is not None and together["gpus"] == in_turn["gpus"] == 1.0
     engine, learner = together["engine_device_gib"]["total"], together["learner_rank_gib"]
     kept = learner["weights"] + learner["adapter_and_optimiser"] + learner["overhead"]
-    assert together["placement"] == [
-        f"1 x learner rank and 1 x engine: 1 GPU of 80 GB or more ({learner['total'] + engine:.1f} GiB of it); there "
-        f"rollout.gpu_memory_utilization from {engine / 79.5:.2f} to {1 - learner['total'] / 79.5:.2f}"
-    ]
+    (line,) = together["placement"]
+    needed = rf"1 x learner rank .*1 x engine: 1 GPU .*\b80 GB\b.*\({learner['total'] + engine:.1f} GiB "
+    within = rf"{engine / 79.5:.2f} .*{1 - learner['total'] / 79.5:.2f}$"
+    assert re.search(rf"{needed}.*rollout\.gpu_memory_utilization .*{within}", line)
     (line,) = in_turn["placement"]
-    assert line.startswith(
-        f"1 x learner rank and 1 x engine, in turn: 1 GPU of 48 GB or more ({kept + engine:.1f} GiB"
-    )
-    assert line.endswith(f"from {engine / 44.9:.2f} to {1 - kept / 44.9:.2f}")
+    needed = rf"1 x learner rank .*1 x engine, in turn: 1 GPU .*\b48 GB\b.*\({kept + engine:.1f} GiB "
+    assert re.search(rf"{needed}.* {engine / 44.9:.2f} .*{1 - kept / 44.9:.2f}$", line)
 
 
 def test_on_one_gpu_a_large_step_decides_where_the_engine_sleeps() -> None:
     learner = {"weights": 4 * GIB, "activations": 60 * GIB, "overhead": GIB}
     line = shared_gpu_line(learner, {"weights": 4 * GIB, "kv_cache": 8 * GIB}, in_turn=True)
-    assert "80 GB or more (67.5 GiB of it)" in line and line.endswith("from 0.15 to 0.94")
+    assert re.search(r"\b80 GB\b.*\(67\.5 GiB .*\b0\.15 .*\b0\.94$", line)
 
 
 def test_a_share_of_memory_that_leaves_the_learner_too_little_is_warned_of() -> None:
     learner, engine = {"weights": 40 * GIB}, {"kv_cache": 20 * GIB}
     line = shared_gpu_line(learner, engine, in_turn=False)
-    assert line.endswith(
-        "80 GB or more (60.0 GiB of it); there rollout.gpu_memory_utilization from 0.25 to 0.50"
-    )
+    wide = r"rollout\.gpu_memory_utilization"
+    assert re.search(rf"\b80 GB\b.*\(60\.0 GiB .*{wide} .*\b0\.25 .*\b0\.50$", line)
     for within in (0.25, 0.5):
         assert shared_gpu_warning(learner, engine, within, in_turn=False) is None
-    assert shared_gpu_warning(learner, engine, 0.7, in_turn=False) == (
-        "rollout.gpu_memory_utilization=0.7 is not within 0.25 to 0.50 of a GPU of 80 GB: it leaves the learner too "
-        "little; set it within, or use a GPU of 141 GB"
-    )
-    assert shared_gpu_warning(learner, engine, 0.24, in_turn=False) == (
-        "rollout.gpu_memory_utilization=0.24 is not within 0.25 to 0.50 of a GPU of 80 GB: the engine has no room; "
-        "set it within, or use a GPU of 96 GB"
-    )
+    for share, short_of, other in (("0.7", "learner", 141), ("0.24", "engine", 96)):
+        expected = rf"{wide}={share} .*\b0\.25 .*\b0\.50 .*\b80 GB: .*\b{short_of}\b.*\b{other} GB\b"
+        assert re.search(expected, str(shared_gpu_warning(learner, engine, float(share), in_turn=False)))
     assert shared_gpu_warning({"weights": 999 * GIB}, engine, 0.7, in_turn=False) is None  # the line says it
 
 
@@ -229,26 +220,26 @@ def test_the_estimate_warns_of_a_default_that_does_not_leave_the_learner_its_mem
         return estimate.get("warning")
 
     said = warning({"micro_batch_rows": 8})
-    assert said is not None and said.startswith("rollout.gpu_memory_utilization=0.85 is not within 0.")
+    assert "rollout.gpu_memory_utilization=0.85" in str(said)
     assert warning({"micro_batch_rows": 8}, gpu_memory_utilization=0.5) is None
     assert warning({"gpus_per_worker": 1}, gpus_per_worker=1) is None
 
 
-def test_what_no_card_holds_is_said() -> None:
+def test_placement_above_every_card_says_larger() -> None:
     estimate = training_estimate(_train(model={"path": "Qwen/Qwen3-32B", "dtype": "float32"}, learner={
         "gradient_checkpointing": False, "micro_batch_rows": 8}))  # fmt: skip
     assert estimate is not None
-    assert "larger than any known here" in estimate["placement"][0]
+    assert "larger" in estimate["placement"][0]
 
 
 @pytest.mark.parametrize(
     ("gib", "card"), [(15.0, 16), (15.1, 24), (39.4, 40), (60, 80), (139, 141), (500, None)]
 )
-def test_the_smallest_card_that_holds_it(gib: float, card: int | None) -> None:
+def test_placement_names_the_smallest_fitting_card(gib: float, card: int | None) -> None:
     assert smallest_card(gib) == card
 
 
-def test_other_jobs_have_what_they_place() -> None:
+def test_sft_estimate_has_one_gpu_and_no_engine() -> None:
     sft = build_config(
         SftConfig,
         {

@@ -100,9 +100,9 @@ def test_a_llama_has_no_norms_of_queries_and_keys() -> None:
     "changes",
     [{"quantization_config": {"quant_method": "awq"}}, {"num_experts": 128}, {"hidden_size": None}],
 )
-def test_what_is_no_dense_model_of_16_bits_has_no_shape(changes: dict[str, object]) -> None:
+def test_shape_is_none_for_other_than_dense_16_bit_models(changes: dict[str, object]) -> None:
     assert shape_from_config(_config(**changes)) is None
 
 
-def test_the_linear_layers_are_those_that_adapters_may_name() -> None:
+def test_linear_layers_match_allowed_adapter_targets() -> None:
     assert tuple(QWEN3["8B"].linear) == LINEAR_MODULES

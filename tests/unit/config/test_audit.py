@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from email.message import Message
 from typing import Any
 
@@ -23,27 +24,23 @@ def packages(*given: Package) -> dict[str, Package]:
     return {package.name: package for package in given}
 
 
-def test_what_is_installed_must_be_what_is_pinned() -> None:
+def test_wrong_versions_lists_installed_and_missing_pins() -> None:
     pins = audit.pins_in("# made\nA_b==1.0\nc==2.0+cpu\nd==3\n")
     assert pins == {"a-b": "1.0", "c": "2.0+cpu", "d": "3"}
     there = packages(Package("a-b", "1.0"), Package("c", "2.0"))
-    assert list(wrong_versions(pins, there)) == [
-        "c 2.0 is installed, cpu.txt pins 2.0+cpu; make setup",
-        "d==3 is not installed; make setup",
-    ]
+    other, missing = wrong_versions(pins, there)
+    assert re.search(r"^c 2\.0 .*\b2\.0\+cpu\b", other) and missing.startswith("d==3 ")
 
 
-def test_what_packages_ask_for_must_be_there() -> None:
+def test_unmet_lists_missing_dependencies() -> None:
     asks = Package(
         "a", "1", ("b>=2", "c", "torchvision", "d; extra == 'more'", "e; python_version < '3'", "F.g<2")
     )
     there = packages(asks, Package("b", "1.9"), Package("f-g", "1.5"))
     never = left_out("torch==2.13.0\n# torchvision\ntorchvision ; sys_platform == 'never'\n")
     assert never == {"torchvision"}
-    assert list(unmet(there, never)) == [
-        "a asks for b>=2 and 1.9 is there; requirements/compile.sh",
-        "a asks for c and it is not there; requirements/compile.sh",
-    ]
+    old, missing = unmet(there, never)
+    assert re.search(r"^a .*\bb>=2 .*\b1\.9\b", old) and re.search(r"^a .*\bc\b", missing)
 
 
 @pytest.mark.parametrize(
@@ -64,18 +61,17 @@ def test_licences(licence: str, allowed: bool) -> None:
     assert is_allowed(licence) is allowed
 
 
-def test_a_licence_that_nobody_has_looked_at_is_named() -> None:
+def test_unknown_licence_is_named() -> None:
     there = packages(
         Package("a", "1", licence="MIT"),
         Package("b", "1"),
         Package("pycountry", "1", licence="LGPL-2.1-only"),
     )
-    assert list(unknown_licences(there)) == [
-        "b says of its licence: nothing; read it, then add it to audit.py, or do without"
-    ]
+    (unknown,) = unknown_licences(there)
+    assert unknown.startswith("b ")
 
 
-def test_where_a_package_says_its_licence() -> None:
+def test_licence_is_read_from_each_metadata_field() -> None:
     def said(*fields: tuple[str, str]) -> str:
         about: Any = Message()
         for key, value in fields:

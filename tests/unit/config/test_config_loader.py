@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -43,22 +44,22 @@ def test_an_override_reads_lists_and_null(train_file: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("learner.stepz=3", "unknown key 'learner.stepz'; did you mean 'learner.steps'?"),
-        ("task.trap_probabilty=0.1", "did you mean 'task.trap_probability'?"),
-        ("algorithm.clip_lo=0.1", "did you mean 'algorithm.clip_low'?"),
-        ("qqqqqqqq=1", "known here: name, runs_dir, seed"),
-        ("learner.steps=0", "learner.steps=0: Input should be greater than or equal to 1"),
-        ("rollout.group_size=1", "rollout.group_size=1: a baseline within the group needs at least 2"),
-        ("name=a/b", "name='a/b' must consist of letters"),
-        ("learner.steps", "override 'learner.steps' is not key=value, e.g. learner.steps=100"),
-        ("=3", "override '=3' is not key=value"),
-        ("seed=[1", "the value is not valid YAML"),
+        ("learner.stepz=3", r"'learner\.stepz'.*'learner\.steps'"),
+        ("task.trap_probabilty=0.1", r"'task\.trap_probability'"),
+        ("algorithm.clip_lo=0.1", r"'algorithm\.clip_low'"),
+        ("qqqqqqqq=1", "qqqqqqqq.*name, runs_dir, seed"),
+        ("learner.steps=0", r"learner\.steps=0\b.*\b1\b"),
+        ("rollout.group_size=1", r"rollout\.group_size=1\b.*\b2\b"),
+        ("name=a/b", "name='a/b'"),
+        ("learner.steps", r"'learner\.steps'.*learner\.steps=100"),
+        ("=3", "'=3'"),
+        ("seed=[1", r"\[1: .*YAML"),
     ],
 )
 def test_a_mistake_is_named_with_its_fix(train_file: Path, override: str, expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(TrainConfig, train_file, [override])
-    assert expected in str(caught.value)
+    assert re.search(expected, str(caught.value))
 
 
 def test_every_mistake_of_a_file_is_named_at_once() -> None:
@@ -66,16 +67,16 @@ def test_every_mistake_of_a_file_is_named_at_once() -> None:
         build_config(TrainConfig, {"name": "a", "sed": 1, "learner": {"steps": -1}}, source="my.yaml")
     message = str(caught.value)
     assert message.startswith("my.yaml: ")
-    assert "'sed'; did you mean 'seed'?" in message
+    assert "'sed'" in message and "'seed'" in message
     assert "learner.steps=-1" in message
 
 
-def test_a_missing_file_names_those_that_are_there(train_file: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no configuration file at .*other\.yaml; near it: .*train\.yaml"):
+def test_missing_file_error_names_nearby_files(train_file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"other\.yaml.*train\.yaml"):
         load_config(TrainConfig, train_file.with_name("other.yaml"))
 
 
-@pytest.mark.parametrize(("text", "expected"), [("- a\n", "holds a list"), ("a: [\n", "is not valid YAML")])
+@pytest.mark.parametrize(("text", "expected"), [("- a\n", r"broken\.yaml.* list"), ("a: [\n", "YAML")])
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(text, encoding="utf-8")
@@ -86,60 +87,63 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, expecte
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["algorithm.kl_placement=reward", "algorithm.kl_coefficient=1"], "set kl_estimator=k1"),
+        (["algorithm.kl_placement=reward", "algorithm.kl_coefficient=1"], "kl_estimator=k1"),
         (
             ["algorithm.importance_correction=mask", "algorithm.importance_cap=1"],
-            "importance_cap=1.0 must be above 1",
+            r"importance_cap=1.0.*\b1\b",
         ),
-        (["algorithm.covariance_band=[5, 1]"], r"covariance_band=\[5.0, 1.0\] must ascend"),
+        (["algorithm.covariance_band=[5, 1]"], r"covariance_band=\[5.0, 1.0\]"),
         (["algorithm.dual_clip=0.9"], "dual_clip"),
-        (["algorithm.covariance=kl_cov"], "covariance=kl_cov with learner.updates_per_batch=1: .*set"),
+        (["algorithm.covariance=kl_cov"], r"covariance=kl_cov.*learner\.updates_per_batch=1\b"),
         (
             ["algorithm.covariance=kl_cov", "learner.mini_batch_groups=16"],
-            "below rollout.prompts_per_step=16",
+            r"rollout\.prompts_per_step=16",
         ),
         (
             ["algorithm.surrogate=gspo", "algorithm.clip_low=3e-4", "algorithm.clip_high=4e-4"],
-            "clip_low=0.0003 and clip_high=0.0004 with proximal=rollout: .*set proximal=learner",
+            r"clip_low=0\.0003.*clip_high=0\.0004.*proximal=rollout.*proximal=learner",
         ),
-        (["algorithm.clip_high=0.005"], "clip_high=0.005 with proximal=rollout"),
+        (["algorithm.clip_high=0.005"], "clip_high=0.005.*proximal=rollout"),
         (
             ["algorithm.overlong_buffer=99"],
-            "overlong_buffer=99 is wider than rollout.max_completion_tokens=10",
+            "overlong_buffer=99.*rollout.max_completion_tokens=10",
         ),
-        (["algorithm.anneal={set_size: 2, over_steps: 5}"], "grpo has no sets"),
-        (["algorithm.anneal={diversity_weight: 2, over_steps: 5}"], "grpo has no such weight"),
+        (["algorithm.anneal={set_size: 2, over_steps: 5}"], r"algorithm\.anneal\.set_size: grpo"),
+        (
+            ["algorithm.anneal={diversity_weight: 2, over_steps: 5}"],
+            r"algorithm\.anneal\.diversity_weight: grpo",
+        ),
         (
             ["model.quantization=nf4", "model.dtype=float32"],
-            "dtype=float32 with quantization=nf4: .*dtype=auto",
+            "dtype=float32.*quantization=nf4.*dtype=auto",
         ),
         (
             ["model.quantization=nf4", "delivery.mode=merged"],
-            "cannot be merged into 4-bit weights; set delivery.mode",
+            r"4-bit.*delivery\.mode",
         ),
         (
             ["model.quantization=nf4", "rollout.tensor_parallel_size=2"],
-            "tensor_parallel_size=2 with model.quantization=nf4: each device would quantise its part",
+            "tensor_parallel_size=2.*model.quantization=nf4",
         ),
-        (["learner.mini_batch_groups=17"], "mini_batch_groups=17 exceeds rollout.prompts_per_step=16"),
-        (["learner.mini_batch_groups=3", "learner.num_workers=2"], "must be a multiple of num_workers=2"),
-        (["learner.sharding=base"], "sharding=base with num_workers=1: .* set num_workers to 2 or more"),
+        (["learner.mini_batch_groups=17"], "mini_batch_groups=17.*rollout.prompts_per_step=16"),
+        (["learner.mini_batch_groups=3", "learner.num_workers=2"], "num_workers=2"),
+        (["learner.sharding=base"], r"sharding=base.*num_workers=1\b.*num_workers.*\b2\b"),
         (
             ["learner.sharding=base", "learner.num_workers=2", "learner.cpu_offload=true"],
-            "cpu_offload=true with sharding=base and use_gpu=false",
+            "cpu_offload=true.*sharding=base.*use_gpu=false",
         ),
-        (["learner.use_gpu=true", "learner.cpu_offload=true"], "sharding=none and use_gpu=true"),
+        (["learner.use_gpu=true", "learner.cpu_offload=true"], "sharding=none.*use_gpu=true"),
         (
             ["algorithm={type: pkpo, set_size: 2, anneal: {set_size: 16, over_steps: 5}}"],
-            "set_size=16 needs rollout.group_size >= set_size",
+            "set_size=16.*rollout.group_size.*set_size",
         ),
         (
             ["algorithm={type: polychromic, objective: max, diversity_weight: 1, stale_weights: sample}"],
-            "set proximal=learner and importance_correction=none",
+            "proximal=learner.*importance_correction=none",
         ),
     ],
 )
-def test_what_does_not_fit_together_is_refused(train_file: Path, overrides: list[str], message: str) -> None:
+def test_incompatible_settings_are_refused(train_file: Path, overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(TrainConfig, train_file, overrides)
 
@@ -147,16 +151,16 @@ def test_what_does_not_fit_together_is_refused(train_file: Path, overrides: list
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["objective={type: ba_lora}", "model.lora.dropout=0.1"], r"model\.lora\.dropout=0\.1 must be 0"),
+        (["objective={type: ba_lora}", "model.lora.dropout=0.1"], r"model\.lora\.dropout=0\.1.*\b0\b"),
         (
             ["model.quantization=nf4", "learner.sharding=base", "learner.num_workers=2"],
-            "learner.sharding=base with model.quantization=nf4: a base in 4 bits is whole on every rank",
+            r"learner\.sharding=base.*model\.quantization=nf4",
         ),
-        (["objective={type: ba_lora}", "model.quantization=nf4"], r"set model\.quantization=none"),
-        (["objective={type: ba_lora}", "model.warm_start=x"], r"model\.warm_start=.*/x must be null"),
+        (["objective={type: ba_lora}", "model.quantization=nf4"], r"model\.quantization=none"),
+        (["objective={type: ba_lora}", "model.warm_start=x"], r"model\.warm_start=.*/x"),
         (
             ["objective={type: polychromic, objective: max, diversity_weight: 1}", "packing=true"],
-            "knows no packing; leave them out",
+            "objective polychromic.*`task`",
         ),
     ],
 )
@@ -176,5 +180,5 @@ def test_scale_std_is_that_of_the_group(train_file: Path, given: str, meant: str
 
 def test_set_size_must_leave_a_sample_out(train_file: Path) -> None:
     overrides = ["algorithm={type: polychromic, objective: cluster, diversity_weight: 1, set_size: 16}"]
-    with pytest.raises(ConfigError, match=r"set_size=16 needs rollout\.group_size >= set_size \+ 1 = 17"):
+    with pytest.raises(ConfigError, match=r"set_size=16.*rollout\.group_size.*set_size.*= 17\b"):
         load_config(TrainConfig, train_file, overrides)

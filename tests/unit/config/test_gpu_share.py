@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -39,14 +40,13 @@ def refusal(**rollout: Any) -> str:
 
 
 def test_two_engines_of_half_a_gpu_cannot_take_most_of_it_each() -> None:
-    assert refusal(num_workers=2, gpus_per_worker=0.5).endswith(
-        "gpu_memory_utilization=0.85 with gpus_per_worker=0.5 and num_workers=2: 2 engines may share one GPU and "
-        "would take 1.7 times its memory; set gpu_memory_utilization to 0.45 or less, or "
-        "gpus_per_worker=1"
+    message = refusal(num_workers=2, gpus_per_worker=0.5)
+    assert re.search(
+        r"gpu_memory_utilization=0\.85.*gpus_per_worker=0\.5.*num_workers=2: 2 .*\b1\.7\b", message
     )
-    assert "max_workers=3: 3 engines may share one GPU" in refusal(
-        max_workers=3, gpus_per_worker=0.25, gpu_memory_utilization=0.34
-    )
+    assert re.search(r"gpu_memory_utilization .*\b0\.45\b.*gpus_per_worker=1$", message)
+    message = refusal(max_workers=3, gpus_per_worker=0.25, gpu_memory_utilization=0.34)
+    assert "max_workers=3: 3 engines" in message
 
 
 @pytest.mark.parametrize(
@@ -61,19 +61,19 @@ def test_two_engines_of_half_a_gpu_cannot_take_most_of_it_each() -> None:
         {"num_workers": 2, "gpus_per_worker": 0.5, "engine": "simulated"},
     ],
 )
-def test_what_fits_is_taken(rollout: dict[str, Any]) -> None:
+def test_fitting_gpu_share_is_accepted(rollout: dict[str, Any]) -> None:
     built = build_config(TrainConfig, {"name": "x", "rollout": rollout}).rollout
     assert {key: getattr(built, key) for key in rollout} == rollout
 
 
 def test_the_same_holds_for_evaluations_and_for_replicas_of_a_service() -> None:
     values = {"name": "x", "adapters": {"base": None}, "rollout": {"num_workers": 4, "gpus_per_worker": 0.25}}
-    with pytest.raises(ConfigError, match=r"4 engines may share one GPU .* to 0\.22 or less"):
+    with pytest.raises(ConfigError, match=r"\b4 .*GPU.*\b0\.22\b"):
         build_config(EvaluateConfig, values)
     service: dict[str, Any] = {"num_replicas": 2, "num_gpus": 0.5}
     with pytest.raises(
         ConfigError,
-        match=r"engine\.gpu_memory_utilization=0\.85 with num_gpus=0\.5 and num_replicas=2: 2 engines",
+        match=r"engine\.gpu_memory_utilization=0\.85.*num_gpus=0\.5.*num_replicas=2\b",
     ):
         build_config(GenerationServeConfig, service)
     build_config(GenerationServeConfig, {**service, "engine": {"gpu_memory_utilization": 0.45}})
@@ -83,13 +83,11 @@ def test_an_engine_of_a_service_has_the_gpus_of_its_replica() -> None:
     config = build_config(GenerationServeConfig, {"num_gpus": 2, "engine": {"tensor_parallel_size": 2}})
     assert (config.rollout().gpus_per_worker, config.rollout().tensor_parallel_size) == (2, 2)
     assert GenerationServeConfig().rollout().gpus_per_worker == 0
-    with pytest.raises(
-        ConfigError, match=r"engine\.tensor_parallel_size=2 needs .* num_gpus=1; set num_gpus=2"
-    ):
+    with pytest.raises(ConfigError, match=r"engine\.tensor_parallel_size=2.*num_gpus=1.*num_gpus=2"):
         build_config(GenerationServeConfig, {"num_gpus": 1, "engine": {"tensor_parallel_size": 2}})
 
 
-def test_who_has_a_share_of_a_gpu_and_how_many_start_in_turns() -> None:
+def test_shared_gpu_multiplies_the_start_time() -> None:
     shared = RolloutSpec(num_workers=8, gpus_per_worker=0.25, gpu_memory_utilization=0.2)
     assert (shared.shares_gpus, shared.ready_within_s) == (True, 4 * shared.start_timeout_s)
     for gpus in (0, 1, 2):

@@ -1,4 +1,4 @@
-"""What a judge's configuration refuses, and that a key put in the wrong place is not repeated anywhere."""
+"""Mistakes in a judge's configuration; a misplaced API key is never repeated."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_criteria_by_name_by_preset_and_described() -> None:
     assert build_config(JudgeSpec, spec.model_dump(mode="json")) == spec, "config.json can be read back"
 
 
-def test_where_the_key_comes_from() -> None:
+def test_key_variable_follows_provider_and_address() -> None:
     assert build_config(JudgeSpec, JUDGE).key_variable == "ANTHROPIC_API_KEY"
     assert build_config(JudgeSpec, JUDGE | {"provider": "openai"}).key_variable == "OPENAI_API_KEY"
     local = JUDGE | {"base_url": "http://127.0.0.1:8000"}
@@ -41,15 +41,15 @@ def test_where_the_key_comes_from() -> None:
     ("values", "message"),
     [
         ({"provider": "gemini"}, "provider='gemini'"),
-        ({"criteria": ["helpfulness"]}, "criterion 'helpfulness' is not known by name; known: relevance"),
-        ({"criteria": ["relevance", "relevance"]}, "names one twice"),
-        ({"criteria": [{"name": "overall", "description": "d"}]}, "are keys of every answer"),
+        ({"criteria": ["helpfulness"]}, "'helpfulness'"),
+        ({"criteria": ["relevance", "relevance"]}, "criteria=['relevance', 'relevance']"),
+        ({"criteria": [{"name": "overall", "description": "d"}]}, "criteria=['overall']"),
         ({"criteria": []}, "criteria"),
-        ({"scale": {"low": 3, "high": 3}}, "high must be 1 to 20 above low"),
-        ({"scale": {"low": 0, "high": 100}}, "high must be 1 to 20 above low"),
-        ({"budget": {"max_cost_usd": 5}}, "cannot be kept without prices"),
-        ({"base_url": "127.0.0.1:8000"}, "base_url='127.0.0.1:8000' is not an address"),
-        ({"temprature": 0}, "did you mean 'temperature'?"),
+        ({"scale": {"low": 3, "high": 3}}, "scale low=3, high=3"),
+        ({"scale": {"low": 0, "high": 100}}, "scale low=0, high=100"),
+        ({"budget": {"max_cost_usd": 5}}, "budget.max_cost_usd=5"),
+        ({"base_url": "127.0.0.1:8000"}, "base_url='127.0.0.1:8000'"),
+        ({"temprature": 0}, "'temperature'"),
     ],
 )
 def test_mistakes(values: dict[str, Any], message: str) -> None:
@@ -76,10 +76,10 @@ def test_a_key_in_the_configuration_is_refused_without_repeating_it(values: dict
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "there is nothing to judge"),
-        ({"samples": "s", "mode": "rubric", "compare_to": "a"}, "compare_to belongs to mode pairwise"),
-        ({"samples": "s", "models": ["a"], "compare_to": "b"}, "compare_to='b' is none of models=['a']"),
-        ({"samples": "s", "human_ratings": "h"}, "human_ratings belong to mode rubric"),
+        ({}, "samples"),
+        ({"samples": "s", "mode": "rubric", "compare_to": "a"}, "compare_to"),
+        ({"samples": "s", "models": ["a"], "compare_to": "b"}, "compare_to='b'"),
+        ({"samples": "s", "human_ratings": "h"}, "human_ratings"),
     ],
 )
 def test_a_job_that_makes_no_sense(values: dict[str, Any], message: str) -> None:

@@ -69,7 +69,7 @@ def test_run_without_passes_chooses_by_reward(reward: dict[str, Any], task: dict
 
 
 @pytest.mark.parametrize(("reward", "task"), WITH_PASSES)
-def test_run_with_passes_chooses_by_them(reward: dict[str, Any], task: dict[str, Any]) -> None:
+def test_run_with_passes_chooses_by_pass_metrics(reward: dict[str, Any], task: dict[str, Any]) -> None:
     config = train(
         reward, task, evaluation={}, algorithm={"type": "pass_at_k"}, learner={"best_metric": "pass_at_8"}
     )
@@ -80,17 +80,17 @@ def test_run_with_passes_chooses_by_them(reward: dict[str, Any], task: dict[str,
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"evaluation": {"best_metric": "pass_at_1"}}, "set evaluation.best_metric=reward_mean"),
+        ({"evaluation": {"best_metric": "pass_at_1"}}, "evaluation.best_metric=reward_mean"),
         (
             {"evaluation": {"best_metric": "distinct_correct_at_8"}},
             "evaluation.best_metric='distinct_correct_at_8'",
         ),
-        ({"learner": {"best_metric": "validation/pass_at_8"}}, "set learner.best_metric=reward_mean"),
-        ({"algorithm": {"type": "pass_at_k"}}, "use pkpo"),
+        ({"learner": {"best_metric": "validation/pass_at_8"}}, "learner.best_metric=reward_mean"),
+        ({"algorithm": {"type": "pass_at_k"}}, "pkpo"),
         ({"dynamics": {"collapse_alarm": {"metric": "distinct_correct_at_8"}}}, "collapse_alarm.metric"),
     ],
 )
-def test_run_without_passes_refuses_what_counts_them(
+def test_run_without_passes_refuses_pass_metrics(
     reward: dict[str, Any], task: dict[str, Any], values: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(ConfigError) as raised:

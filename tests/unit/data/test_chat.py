@@ -48,19 +48,19 @@ def test_demonstrations_end_with_eos(tokenizer: PreTrainedTokenizerBase) -> None
 
 def test_too_long_a_demonstration_is_named(tokenizer: PreTrainedTokenizerBase) -> None:
     assert len(encode_demonstration(tokenizer, Prompt("p", "37|b1>e4="), "RU", 13).token_ids) == 13
-    with pytest.raises(DataError, match="'p' with its response has 13 tokens, more than max_tokens=12"):
+    with pytest.raises(DataError, match=r"'p'.*\b13\b.*max_tokens=12"):
         encode_demonstration(tokenizer, Prompt("p", "37|b1>e4="), "RU", 12)
 
 
 def test_unknown_characters_are_refused_not_dropped(tokenizer: PreTrainedTokenizerBase) -> None:
-    with pytest.raises(DataError, match="prompt 'p': the tokenizer of this model cannot encode '2 x 2'"):
+    with pytest.raises(DataError, match=r"'p'.*'2 x 2'"):
         encode_prompt(tokenizer, Prompt("p", "2 x 2"))
 
 
 def test_messages_need_a_chat_template() -> None:
     bare = build_tokenizer()
     bare.chat_template = None
-    with pytest.raises(DataError, match="has no chat template"):
+    with pytest.raises(DataError, match="chat template"):
         encode_prompt(bare, Prompt("p", "7", messages=({"role": "user", "content": "7"},)))
 
 
@@ -96,13 +96,11 @@ def test_check_can_end_refuses_a_model_that_never_stops() -> None:
     tokenizer = _closing_with("<im_end>")
     check_can_end(tokenizer, 29)
     check_can_end(tokenizer, None)
-    with pytest.raises(
-        ConfigError, match="closing token of the chat template has the id 28, but the model knows 28"
-    ):
+    with pytest.raises(ConfigError, match=r"id 28\b.*\b28 tokens"):
         check_can_end(tokenizer, 28)
     tokenizer.eos_token = None
     check_can_end(tokenizer, 29)
     endless = _closing_with("|")
     endless.eos_token = None
-    with pytest.raises(ConfigError, match="no completion can end"):
+    with pytest.raises(ConfigError, match="eos_token"):
         check_can_end(endless, 29)

@@ -85,7 +85,7 @@ def test_training_problems_come_from_train_path_and_are_never_held_out(tmp_path:
     assert [problem.task_id for problem in problems.training] == ["Mbpp/700"]
     assert [problem.task_id for problem in problems.validation] == ["Mbpp/520"]
     assert [problem.task_id for problem in problems.few_shot] == ["Mbpp/3"]
-    with pytest.raises(DataError, match=r"'HumanEval/0' and 0 others are in .* held out"):
+    with pytest.raises(DataError, match=r"'HumanEval/0'.*\b0 others"):
         load_code_problems(CodeSpec(path=held_out, train_path=held_out))
 
 
@@ -117,22 +117,22 @@ def test_the_three_files_of_humaneval_plus_2023(tmp_path: Path):
     assert first.solution == "    return int(x)\n" and first.dataset == "humaneval_plus"
     assert first.plus_inputs == () and second.plus_inputs == ([2], [3])
     one = write(tmp_path / "one.jsonl", patch)
-    with pytest.raises(DataError, match=r"has 1 rows and .* 2; they belong together by index"):
+    with pytest.raises(DataError, match=r"\b1 rows.*\b2\b"):
         load_code_problems(CodeSpec(path=prompts, reference_path=one))
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([HUMANEVAL, HUMANEVAL], r"p.jsonl:2: task_id 'HumanEval/0' is already that of line 1"),
-        ([{**HUMANEVAL, "test": 3}], r"p.jsonl:1: field 'test' is a int; write a str"),
-        ([{**HUMANEVAL, "part": "exam"}], "part 'exam' is none of train, validation, test"),
-        ([mbpp(11, test_list=[])], "task_id 11 has no tests; every answer would pass"),
-        ([mbpp(0)], "task_id 0 is outside MBPP's 1-974"),
-        ([mbpp(601)], "no problem of the test part; set task.held_out=all"),
-        ([mbpp(11), HUMANEVAL], "p.jsonl:2: field 'task_id' is a str; write a int"),
-        ([{"question": "?"}], "the fields question are those of no code data set; use HumanEval.jsonl.gz"),
-        ([{"reference": "", "base_input": []}], "set task.path to HumanEval.jsonl.gz"),
+        ([HUMANEVAL, HUMANEVAL], r"p.jsonl:2.*task_id 'HumanEval/0'.*\b1\b"),
+        ([{**HUMANEVAL, "test": 3}], "p.jsonl:1.*'test'.*int.*str"),
+        ([{**HUMANEVAL, "part": "exam"}], "'exam'"),
+        ([mbpp(11, test_list=[])], r"task_id 11\b"),
+        ([mbpp(0)], r"task_id 0\b.*MBPP"),
+        ([mbpp(601)], "task.held_out=all"),
+        ([mbpp(11), HUMANEVAL], "p.jsonl:2.*'task_id'.*str.*int"),
+        ([{"question": "?"}], r"question.*HumanEval\.jsonl\.gz"),
+        ([{"reference": "", "base_input": []}], r"task\.path.*HumanEval\.jsonl\.gz"),
     ],
 )
 def test_broken_files_are_named(tmp_path: Path, rows: list[dict[str, Any]], message: str):
@@ -140,11 +140,11 @@ def test_broken_files_are_named(tmp_path: Path, rows: list[dict[str, Any]], mess
         load_code_problems(CodeSpec(path=write(tmp_path / "p.jsonl", *rows)))
 
 
-def test_an_absent_data_set_says_where_it_is_to_be_had(tmp_path: Path):
+def test_missing_data_set_error_names_its_source(tmp_path: Path):
     with pytest.raises(DataError, match=r"openai/human-eval.*google-research.*evalplus"):
         load_code_problems(CodeSpec(path=str(tmp_path / "none.jsonl")))
     path = write(tmp_path / "p.jsonl", HUMANEVAL)
-    with pytest.raises(DataError, match=r"is humaneval, not task\.dataset=mbpp"):
+    with pytest.raises(DataError, match=r"task\.dataset=mbpp"):
         load_code_problems(CodeSpec(path=path, dataset="mbpp"))
 
 
@@ -165,7 +165,7 @@ def test_an_absent_data_set_says_where_it_is_to_be_had(tmp_path: Path):
         ("assert f((", [[[1]]], [[[2]]], [[[2]]]),
     ],
 )
-def test_argument_types_are_those_of_the_asserts(assertion: str, base: Any, plus: Any, expected: Any):
+def test_argument_types_match_the_asserts(assertion: str, base: Any, plus: Any, expected: Any):
     typed = typed_inputs(assertion, "f", base, plus)[1]
     assert repr(typed) == repr(expected)
 

@@ -34,10 +34,10 @@ def test_packages_of_faulty_weeks_are_dropped_and_counted(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({**ROW, "clicks": 3001}, r":2: 'clicks' is 3001, more than 'impressions' 3000"),
-        ({**ROW, "clicks": "some"}, r":2: 'clicks' is 'some'"),
-        ({"test_id": "t1", "impressions": 1, "clicks": 0}, r":2: there is no 'headline'"),
-        ({**ROW, "rate": 0.01}, r":2: unknown field 'rate'"),
+        ({**ROW, "clicks": 3001}, r":2: 'clicks'.*\b3001\b.*'impressions' 3000"),
+        ({**ROW, "clicks": "some"}, ":2.*'clicks'.*'some'"),
+        ({"test_id": "t1", "impressions": 1, "clicks": 0}, ":2.*'headline'"),
+        ({**ROW, "rate": 0.01}, ":2.*'rate'"),
     ],
 )
 def test_a_broken_row_is_named(tmp_path: Path, row: dict, message: str) -> None:
@@ -67,7 +67,7 @@ def test_many_impressions_outweigh_the_prior() -> None:
 
 @pytest.mark.parametrize("counts", [(5, 4), (-1, 4)])
 def test_impossible_counts_are_refused(counts: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=f"clicks={counts[0]} must lie between 0 and impressions=4"):
+    with pytest.raises(ValueError, match=f"clicks={counts[0]}.*impressions=4"):
         click_log_odds(*counts)
 
 

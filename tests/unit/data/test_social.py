@@ -59,16 +59,16 @@ def test_jsonl_and_csv_give_the_same_records(tmp_path: Path) -> None:
     ("row", "message"),
     [
         ({"prompt": "p", "reply": "r"}, r":2: neither 'engagement' nor 'likes'"),
-        ({**ROW, "likes": 3}, r":2: both 'engagement' and 'likes'"),
-        ({**ROW, "engagement": "many"}, r":2: 'engagement' is 'many'; write a finite number"),
-        ({**ROW, "engagement": float("nan")}, r":2: 'engagement' is nan"),
-        ({**ROW, "engagement": True}, r":2: 'engagement' is True"),
-        ({**ROW, "reply": "  "}, r":2: 'reply' is empty"),
-        ({**ROW, "prompt": 7}, r":2: 'prompt' is 7, a int; write it as text"),
-        ({**ROW, "impressions": 1.5}, r":2: 'impressions' is 1.5; write a count"),
-        ({**ROW, "impressions": -1}, r":2: 'impressions' is -1; write a count"),
-        ({**ROW, "created_at": "yesterday"}, r":2: 'created_at' is 'yesterday'; write ISO 8601"),
-        ({**ROW, "author": "Jo"}, r":2: unknown field 'author'; known: prompt, reply"),
+        ({**ROW, "likes": 3}, r":2: both .*'engagement'.*'likes'"),
+        ({**ROW, "engagement": "many"}, r":2: 'engagement' .*'many'"),
+        ({**ROW, "engagement": float("nan")}, r":2: 'engagement' .*\bnan\b"),
+        ({**ROW, "engagement": True}, r":2: 'engagement' .*\bTrue\b"),
+        ({**ROW, "reply": "  "}, r":2: 'reply' .*empty"),
+        ({**ROW, "prompt": 7}, r":2: 'prompt' .*\b7\b.*\bint\b"),
+        ({**ROW, "impressions": 1.5}, r":2: 'impressions' .*\b1\.5\b"),
+        ({**ROW, "impressions": -1}, r":2: 'impressions' .*-1\b"),
+        ({**ROW, "created_at": "yesterday"}, r":2: 'created_at' .*'yesterday'.*ISO 8601"),
+        ({**ROW, "author": "Jo"}, r":2: .*'author'.*prompt, reply"),
     ],
 )
 def test_a_broken_row_is_named(tmp_path: Path, row: dict, message: str) -> None:
@@ -82,11 +82,11 @@ def test_a_broken_row_is_named(tmp_path: Path, row: dict, message: str) -> None:
     [
         (b"", "no rows"),
         (b"prompt,reply,likes\n", "no rows"),
-        (b"prompt,prompt,likes\na,b,1\n", "names 'prompt' twice"),
-        (b"prompt,reply,likes\na,b,1\na,b\n", r":3: 2 cells but the header has 3"),
-        (b'prompt,reply,likes\na,"b" c,1\n', r":2: not valid CSV"),
-        (b"prompt,reply,likes\na,\xff,1\n", "not UTF-8"),
-        (b"prompt,reply,likes\na,b,\n", r":2: neither 'engagement' nor 'likes'"),
+        (b"prompt,prompt,likes\na,b,1\n", "'prompt'"),
+        (b"prompt,reply,likes\na,b,1\na,b\n", r":3.*\b2\b.*\b3\b"),
+        (b'prompt,reply,likes\na,"b" c,1\n', ":2:.*CSV"),
+        (b"prompt,reply,likes\na,\xff,1\n", "UTF-8"),
+        (b"prompt,reply,likes\na,b,\n", ":2.*'engagement'.*'likes'"),
     ],
 )
 def test_a_broken_table_is_named(tmp_path: Path, content: bytes, message: str) -> None:
@@ -134,10 +134,10 @@ def test_threads(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"parent": "q7"}, r":1, replies\[1\]: 'parent' is 'q7', which is not in the thread"),
-        ({"kind": "shout"}, r":1, replies\[1\]: 'kind' is 'shout'; it must be one of answer, comment"),
-        ({"score": None}, r":1, replies\[1\]: there is no 'score'"),
-        ({"user": "Jo"}, r":1, replies\[1\]: unknown field 'user'"),
+        ({"parent": "q7"}, r":1, replies\[1\]: 'parent' .*'q7'"),
+        ({"kind": "shout"}, r":1, replies\[1\]: 'kind' .*'shout'.*answer, comment"),
+        ({"score": None}, r":1, replies\[1\]: .*'score'"),
+        ({"user": "Jo"}, r":1, replies\[1\]: .*'user'"),
     ],
 )
 def test_a_broken_reply_is_named(tmp_path: Path, change: dict, message: str) -> None:
@@ -147,5 +147,5 @@ def test_a_broken_reply_is_named(tmp_path: Path, change: dict, message: str) -> 
 
 
 def test_the_same_thread_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"t\.jsonl:2: thread 'q1' is already that of line 1"):
+    with pytest.raises(DataError, match=r"t\.jsonl:2.*'q1'.*\b1\b"):
         read_threads(write(tmp_path / "t.jsonl", THREAD, THREAD))

@@ -52,5 +52,5 @@ def test_a_small_share_is_still_one_cluster_and_none_is_none() -> None:
 
 
 def test_nothing_left_to_train_on_is_refused() -> None:
-    with pytest.raises(ValueError, match="2 clusters cannot be split into 1 for test, 1 for validation"):
+    with pytest.raises(ValueError, match=r"\b2 clusters.*\b1\b.*\b1\b"):
         split_clusters("ab", test_share=0.1, validation_share=0.1, seed=0)

@@ -46,19 +46,19 @@ def test_rocstories(tmp_path: Path, suffix: str, delimiter: str) -> None:
 def test_rocstories_without_a_column(tmp_path: Path) -> None:
     path = tmp_path / "roc.csv"
     path.write_text("storyid,storytitle,sentence1\na,b,c\n")
-    with pytest.raises(DataError, match=r"roc\.csv:2: no column 'sentence2'"):
+    with pytest.raises(DataError, match=r"roc\.csv:2.*'sentence2'"):
         read_writing_prompts(path)
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": ""}, r":2: 'prompt' is empty"),
-        ({"prompt": "p", "stories": "text"}, r":2: 'stories' is a str; write a list"),
-        ({"prompt": "p", "stories": [3]}, r":2, stories\[0\]: a int; write a text"),
-        ({"prompt": "p", "stories": [{"text": "t"}]}, r":2, stories\[0\]: there is no 'model'"),
-        ({"prompt": "p", "storys": []}, r":2: unknown field 'storys'"),
-        ({"prompt": "p", "id": "p-1"}, r":2: id 'p-1' is already that of line 1"),
+        ({"prompt": ""}, ":2.*'prompt'"),
+        ({"prompt": "p", "stories": "text"}, r":2: 'stories' .*\bstr\b"),
+        ({"prompt": "p", "stories": [3]}, r":2, stories\[0\]: .*\bint\b"),
+        ({"prompt": "p", "stories": [{"text": "t"}]}, r":2, stories\[0\]: .*'model'"),
+        ({"prompt": "p", "storys": []}, ":2.*'storys'"),
+        ({"prompt": "p", "id": "p-1"}, r":2.*'p-1'.*\b1\b"),
     ],
 )
 def test_a_broken_row_is_named(tmp_path: Path, row: dict, message: str) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def test_zero_shot_changes_nothing() -> None:
 
 
 def test_a_template_that_changes_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="the template changes nothing"):
+    with pytest.raises(ValueError, match=r"name='\w*'.*shots"):
         PromptTemplate(name="few_shot")
 
 
@@ -75,20 +76,20 @@ def test_examples_are_different_demonstrations_of_the_training_part(tmp_path: Pa
     assert all(int(e.response) == 2 * int(e.prompt.text.partition("+")[0]) for e in examples)
     assert few_shot_examples(sums, 5, 0, held_out) == examples
     assert few_shot_examples(sums, 5, 1, held_out) != examples
-    with pytest.raises(DataError, match=r"shots=7, but the training part of jsonl has only 6 different"):
+    with pytest.raises(DataError, match=r"shots=7.*\b6\b"):
         few_shot_examples(sums, 7, 0, held_out)
 
 
 @pytest.mark.parametrize(
     ("train", "test", "why"),
     [
-        (rows(1), rows(1), "has the same text as"),
+        (rows(1), rows(1), "text"),
         (
             [{"prompt": " 1+1= ", "response": "2"}],
             [{"prompt": "1+1=", "reference": "2"}],
-            "has the same text as",
+            "text",
         ),
-        (rows(1, cluster="c"), rows(2, cluster="c"), "shares the cluster 'c' with"),
+        (rows(1, cluster="c"), rows(2, cluster="c"), "cluster 'c'"),
     ],
 )
 def test_a_leak_is_refused_and_named(tmp_path: Path, train: list[dict], test: list[dict], why: str) -> None:
@@ -96,7 +97,7 @@ def test_a_leak_is_refused_and_named(tmp_path: Path, train: list[dict], test: li
     file = tmp_path / "evaluated.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in test))
     evaluated = [row.prompt for row in read_prompts(file)]
-    with pytest.raises(DataError, match=f"few-shot leak: .*{why} the evaluated prompt"):
+    with pytest.raises(DataError, match=f"few-shot leak: .*{why}"):
         few_shot_examples(leaking, 1, 0, evaluated)
 
 
@@ -113,7 +114,7 @@ def test_arms_share_the_wording_of_a_template(tmp_path: Path) -> None:
     assert [p.text for p in zero.asked_P] == ["8+8=", "9+9="]
     assert first.asked_P[0].text.endswith("\n\n8+8=") and first.asked_P[0].text.count("\n\n") == 5
     assert first.asked_P is second.asked_P
-    with pytest.raises(ConfigError, match=r"/nowhere\.yaml: no such file; give a template"):
+    with pytest.raises(ConfigError, match=r"/nowhere\.yaml"):
         resolve_arms({"x": ArmSpec(prompt="nowhere.yaml")}, [], sums, 0)
 
 
@@ -169,6 +170,4 @@ def test_reward_name_ignores_how_a_reward_is_run(reward: dict[str, Any], same: b
 def test_a_misspelt_key_of_an_arm_is_one_line_that_names_it() -> None:
     with pytest.raises(ConfigError) as caught:
         build_config(EvaluateConfig, {"name": "e", "adapters": {"few": {"promt": "x"}}}, source="e.yaml")
-    assert (
-        str(caught.value) == "e.yaml: unknown key 'adapters.few.promt'; did you mean 'adapters.few.prompt'?"
-    )
+    assert re.search(r"^e\.yaml: .*'adapters\.few\.promt'.*'adapters\.few\.prompt'", str(caught.value))

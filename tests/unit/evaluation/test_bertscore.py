@@ -20,16 +20,16 @@ def model_path(tmp_path):
 
 def test_the_missing_package_is_named_with_the_fix(model_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "bert_score", None)
-    with pytest.raises(ResourceError, match=r"pip install bert-score==0\.3\.13"):
+    with pytest.raises(ResourceError, match=r"bert-score==0\.3\.13"):
         bert_score(["a"], ["b"], model_path=model_path, num_layers=2)
 
 
 def test_model_and_layer_are_asked_for(model_path) -> None:
-    with pytest.raises(ConfigError, match="no model in roberta-large; give the directory"):
+    with pytest.raises(ConfigError, match="roberta-large"):
         bert_score(["a"], ["b"], model_path="roberta-large", num_layers=17)
-    with pytest.raises(ConfigError, match="num_layers=0 must be at least 1"):
+    with pytest.raises(ConfigError, match=r"num_layers=0.*\b1\b"):
         bert_score(["a"], ["b"], model_path=model_path, num_layers=0)
-    with pytest.raises(DataError, match="2 predictions and 1 references"):
+    with pytest.raises(DataError, match=r"\b2\b.*\b1\b"):
         bert_score(["a", "b"], ["b"], model_path=model_path, num_layers=2)
 
 

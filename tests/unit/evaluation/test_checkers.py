@@ -86,7 +86,7 @@ def test_unscored_texts_are_counted_and_leave_the_quantile() -> None:
 
     fixed = fix_threshold(RewardThresholdCheckerSpec(), task, half)
     assert (fixed.value, fixed.n_validation, fixed.n_unscored) == (0.2, 3, 3)
-    with pytest.raises(DataError, match="none of the 6 human texts"):
+    with pytest.raises(DataError, match=r"\b6 human texts"):
         fix_threshold(JudgeCheckerSpec(), task, lambda items: [math.nan] * len(items))
 
 
@@ -103,16 +103,16 @@ def test_a_verifier_passes_at_one() -> None:
         True,
         True,
     ]
-    with pytest.raises(ConfigError, match=r"social_replies has no verifier; set checker\.type to heuristic"):
+    with pytest.raises(ConfigError, match=r"social_replies.*checker\.type"):
         fix_threshold(VerifierCheckerSpec(), SocialReplies(SocialRepliesSpec()), refuse)
 
 
 def test_no_validation_data_is_one_clear_message() -> None:
-    with pytest.raises(DataError, match=r"hidden_trap_grid have no human texts .* set checker\.threshold"):
+    with pytest.raises(DataError, match=r"hidden_trap_grid.*checker\.threshold"):
         fix_threshold(HeuristicCheckerSpec(), HiddenTrapGrid(HiddenTrapGridSpec()), lengths)
 
 
-def test_the_reference_itself_does_not_set_its_threshold() -> None:
+def test_reference_does_not_set_its_own_threshold() -> None:
     spec, task = ReferenceCheckerSpec(), SocialReplies(SocialRepliesSpec())
     fixed = fix_threshold(spec, task, build_quality(spec, task))
     others = [
@@ -123,7 +123,7 @@ def test_the_reference_itself_does_not_set_its_threshold() -> None:
     assert fixed.value == np.quantile(others, 0.5) < 0.5
     assert fixed.n_validation == 4
     stories = build_task(CreativeWritingSpec())  # one story a prompt: nothing is left
-    with pytest.raises(DataError, match=r"set checker\.threshold"):
+    with pytest.raises(DataError, match=r"checker\.threshold"):
         fix_threshold(spec, stories, build_quality(spec, stories))
 
 
@@ -159,17 +159,17 @@ def test_heuristic_quality_is_the_tasks_reward() -> None:
     items = [(row.prompt, row.texts[0].text), (row.prompt, "")]
     assert list(build_quality(HeuristicCheckerSpec(), task)(items)) == [task.reward(*item) for item in items]
     for spec in (JudgeCheckerSpec(), RewardThresholdCheckerSpec()):
-        with pytest.raises(ConfigError, match=f"checker.type={spec.type} needs the scores"):
+        with pytest.raises(ConfigError, match=f"checker.type={spec.type}"):
             build_quality(spec, task)
 
 
 @pytest.mark.parametrize("answer", [[0.5], [1.5] * 6])
 def test_a_quality_that_answers_nonsense_is_refused(answer: list[float]) -> None:
-    with pytest.raises(ValueError, match="quality_of answered"):
+    with pytest.raises(ValueError, match="quality_of"):
         fix_threshold(HeuristicCheckerSpec(), SocialReplies(SocialRepliesSpec()), lambda _: answer)
 
 
-def test_the_union_reads_what_files_say() -> None:
+def test_checker_spec_accepts_known_types_and_refuses_others() -> None:
     adapter = TypeAdapter(CheckerSpec)
     assert adapter.validate_python({}) == VerifierCheckerSpec()
     assert adapter.validate_python({"type": "judge", "threshold_quantile": 0.25}) == JudgeCheckerSpec(

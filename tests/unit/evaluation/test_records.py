@@ -35,7 +35,7 @@ SAMPLE = SampleRecord(
 )
 
 
-def test_line_begins_with_what_other_tools_read_and_names_the_class() -> None:
+def test_line_begins_with_common_fields_and_names_the_class() -> None:
     values = json.loads(as_line(SAMPLE))
     assert list(values)[:2] == ["task_id", "completion"]
     assert values["class"] == 7 and "class_id" not in values
@@ -64,12 +64,12 @@ def test_lines_of_other_tools_are_read_where_they_have_an_index(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", r"s.jsonl:2 is not valid JSON"),
-        ("[1]", r"s.jsonl:2 holds a list"),
-        ('{"task_id": "a", "completion": "b"}', r"s.jsonl:2 lacks sample_index"),
+        ("{", "s.jsonl:2.*JSON"),
+        ("[1]", r"s\.jsonl:2 .*\blist\b"),
+        ('{"task_id": "a", "completion": "b"}', "s.jsonl:2.*sample_index"),
         (
             '{"task_id": "a", "completion": "b", "sample_index": 0, "reward": "1"}',
-            r"s.jsonl:2: reward='1' is not a number",
+            "s.jsonl:2.*reward='1'",
         ),
     ],
 )
@@ -80,10 +80,10 @@ def test_broken_lines_are_named(tmp_path: Path, line: str, message: str) -> None
 
 
 def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no samples at"):
+    with pytest.raises(DataError, match=r"none\.jsonl"):
         read_samples(tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(DataError, match="holds no samples"):
+    with pytest.raises(DataError, match=r"empty\.jsonl"):
         read_samples(tmp_path / "empty.jsonl")
 
 

@@ -18,7 +18,7 @@ RECORDS = [
 ]
 
 
-def test_a_file_gives_what_a_list_gives(tmp_path: Path) -> None:
+def test_file_source_equals_list_source(tmp_path: Path) -> None:
     write_lines(tmp_path / "samples.jsonl", RECORDS)
     in_memory = SampleList(RECORDS)
     with SampleFile(tmp_path / "samples.jsonl") as on_disk:
@@ -32,9 +32,9 @@ def test_a_file_gives_what_a_list_gives(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"{broken", r"samples.jsonl:3 is not valid JSON"),
-        (b'{"task_id": "p", "completion": "x"}', r"samples.jsonl:3 lacks sample_index"),
-        (b'{"task_id": "\xff"}', r"samples.jsonl:3 is not UTF-8"),
+        (b"{broken", "samples.jsonl:3.*JSON"),
+        (b'{"task_id": "p", "completion": "x"}', "samples.jsonl:3.*sample_index"),
+        (b'{"task_id": "\xff"}', "samples.jsonl:3.*UTF-8"),
         (
             json.dumps({"task_id": "p", "completion": "", "sample_index": 0, "reward": "1"}).encode(),
             "reward='1'",
@@ -52,7 +52,7 @@ def test_a_broken_line_is_named(tmp_path: Path, line: bytes, message: str) -> No
 def test_a_sample_that_occurs_twice_is_named(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
     write_lines(path, [*RECORDS, RECORDS[0]])
-    with SampleFile(path) as source, pytest.raises(DataError, match=r"sample 1 of q \(b\) occurs twice"):
+    with SampleFile(path) as source, pytest.raises(DataError, match=r"sample 1 of q \(b\)"):
         source.group("b", "q")
 
 

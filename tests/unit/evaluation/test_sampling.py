@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -122,8 +123,7 @@ def test_a_reward_that_scores_nothing_ends_it_before_anything_is_written(tmp_pat
     files = EvaluationFiles(tmp_path)
     with pytest.raises(RewardError) as found:
         sample_arms(arms("good"), sampling(scorer=unscored_until(2)), files)
-    said = "none of the first 4 completions of good could be scored; the reason given: gone"
-    assert str(found.value) == said
+    assert re.search(r"\b4 completions of good .*: gone$", str(found.value))
     assert found.value.__notes__ == ["gone\nat a.py:2"]
     assert files.samples.read_bytes() == b""
     sample_arms(arms("good"), sampling(scorer=unscored_until(1)), files)
@@ -132,7 +132,7 @@ def test_a_reward_that_scores_nothing_ends_it_before_anything_is_written(tmp_pat
 
 def test_a_single_prompt_without_a_score_ends_it(tmp_path: Path) -> None:
     one = [replace(arm, asked_P=(PROMPTS[0],)) for arm in arms("good")]
-    with pytest.raises(RewardError, match="none of the first 2 completions"):
+    with pytest.raises(RewardError, match=r"\b2 completions"):
         sample_arms(one, sampling(prompts=PROMPTS[:1], scorer=unscored_until(1)), EvaluationFiles(tmp_path))
 
 
@@ -168,13 +168,12 @@ def test_progress_counts_groups(tmp_path: Path) -> None:
     assert seen == [("good", done, 4) for done in (1, 2, 3, 4)]
 
 
-def test_missing_groups_are_an_error_and_what_came_stays(tmp_path: Path) -> None:
+def test_missing_groups_are_an_error_and_finished_groups_stay(tmp_path: Path) -> None:
     def lossy(name: str, directory: str | None, requests: Sequence[GroupRequest]) -> Iterator[Group]:
         yield from (group for group in answer(name, directory, requests) if group.group_id != 2)
 
     files = EvaluationFiles(tmp_path)
-    message = r"good: sampling ended with 2 of 4 groups missing, the first is p2"
-    with pytest.raises(RolloutError, match=message):
+    with pytest.raises(RolloutError, match=r"good: .*\b2 of 4 groups.*\bp2\b"):
         sample_arms(arms("good"), sampling(lossy), files)
     assert [record.task_id for record in read_samples(files.samples)] == ["p0", "p0", "p1", "p1"]
 
@@ -227,9 +226,9 @@ def test_a_finished_evaluation_samples_nothing(tmp_path: Path) -> None:
 def test_files_of_another_evaluation_are_refused(tmp_path: Path) -> None:
     files = EvaluationFiles(tmp_path)
     sample_arms(arms("good"), sampling(), files)
-    with pytest.raises(DataError, match=r"holds 'p3' of 'good' where this evaluation has 'p3' of 'better'"):
+    with pytest.raises(DataError, match=r"'p3'.*'good'.*'p3'.*'better'"):
         sample_arms(arms("better"), sampling(), files)
-    with pytest.raises(DataError, match=r"holds 'p3' of 'good' where .* has 'p1' of 'second'"):
+    with pytest.raises(DataError, match=r"'p3'.*'good'.*'p1'.*'second'"):
         sample_arms(arms("good", "second"), sampling(prompts=PROMPTS[:2]), files)
 
 
@@ -271,7 +270,7 @@ def test_summary_has_a_line_per_model(tmp_path: Path) -> None:
     assert foot == "4 prompts in 2 clusters, 2 samples each, 95 % intervals, selector logprob"
 
 
-def test_what_was_judged_is_what_is_kept(tmp_path: Path) -> None:
+def test_kept_completion_equals_the_judged_text(tmp_path: Path) -> None:
     """Scorers read the whole completion, samples.jsonl holds the part that a task says was judged."""
     files = EvaluationFiles(tmp_path)
     sample_arms(arms("good"), sampling(kept_text=lambda prompt, text: text[:2]), files)

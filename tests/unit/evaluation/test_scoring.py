@@ -124,7 +124,7 @@ def test_selector_ties_share_the_pick() -> None:
     )
 
 
-def test_pass_threshold_moves_what_is_correct() -> None:
+def test_pass_threshold_changes_correctness() -> None:
     records = samples("m", "p", [0.8, 0.7, 0.2, 0.1])
     low = score_samples(records, SPEC, ScoringContext(seed=0, pass_threshold=0.75))
     assert value(low, "m", "pass_at_k", "1") == pytest.approx(0.25)
@@ -142,7 +142,7 @@ def test_unscored_samples_leave_the_set() -> None:
 
 def test_too_few_scored_samples_name_the_prompt() -> None:
     records = samples("m", "p", [1, 0, 0, 0]) + samples("m", "q", [1, math.nan, math.nan, math.nan])
-    with pytest.raises(DataError, match=r"q has 1 scored samples of m \(4 in all\), fewer than k=2"):
+    with pytest.raises(DataError, match=r"\bq .*\b1\b.*\bm \(4 .*k=2\b"):
         score_samples(records, SPEC, ScoringContext(seed=0))
 
 
@@ -157,7 +157,7 @@ def random_records(model: str, chance: float, num_prompts: int = 30) -> list[Sam
     ]
 
 
-def test_intervals_equal_those_of_the_pure_functions() -> None:
+def test_intervals_equal_the_pure_functions() -> None:
     records = random_records("a", 0.3) + random_records("b", 0.7)
     metrics = score_samples(records, SPEC, ScoringContext(seed=5))
     source, settings = (
@@ -178,7 +178,7 @@ def test_intervals_equal_those_of_the_pure_functions() -> None:
     )
     assert found["p"] == sign_flip_permutation_test(b - a, clusters, seed=5).p_value
     assert found["effect_sizes"]["cohens_d_z"] == pytest.approx((b - a).mean() / (b - a).std(ddof=1))
-    assert found["family"].startswith("6 tests: 6 metrics x 1 pairs")
+    assert "6 metrics x 1 pairs" in found["family"]
     assert found["p_adjusted"] >= found["p"]
 
 
@@ -219,18 +219,18 @@ def test_prompts_in_another_order_are_paired_by_id() -> None:
 
 
 def test_models_must_share_their_prompts() -> None:
-    with pytest.raises(DataError, match=r"b and a were not asked the same prompts: 1 differ, the first is q"):
+    with pytest.raises(DataError, match=r"\bb and a\b.*\b1\b.*\bq\b"):
         different = samples("a", "p", [1, 0]) + samples("b", "p", [1, 0]) + samples("b", "q", [1, 0])
         score_samples(different, SPEC, ScoringContext(seed=0))
     renamed = [replace(record, prompt_sha256="other") for record in samples("b", "p", [1, 0])]
-    with pytest.raises(DataError, match=r"p is another prompt for b than for a \(prompt_sha256 differs\)"):
+    with pytest.raises(DataError, match=r"\bp .*prompt_sha256"):
         score_samples(samples("a", "p", [1, 0]) + renamed, SPEC, ScoringContext(seed=0))
 
 
 def test_double_samples_and_unknown_baselines_are_refused() -> None:
     with pytest.raises(DataError, match="sample 0 of p"):
         score_samples(samples("a", "p", [1, 0]) + samples("a", "p", [1]), SPEC, ScoringContext(seed=0))
-    with pytest.raises(ConfigError, match="compare_to='z' is none of the sampled models: a"):
+    with pytest.raises(ConfigError, match=r"compare_to='z'.* a\b"):
         score_samples(samples("a", "p", [1, 0]), SPEC, ScoringContext(seed=0, baseline="z"))
 
 
@@ -246,7 +246,7 @@ def test_dataset_hash_depends_on_the_prompts_alone() -> None:
 
 
 def test_bounds_of_a_selector_by_hand() -> None:
-    # Of each pair the earlier one is picked: USQ@2 = (3 + 2)/6; the best of a pair is 1 in 5 of 6; blind 1/2.
+    # The earlier one of each pair is picked: USQ@2 = (3 + 2)/6; the best of a pair is 1 in 5 of 6; blind 1/2.
     metrics = score_samples(samples("m", "p", [1, 1, 0, 0]), SPEC, ScoringContext(seed=0))
     assert value(metrics, "m", "regret_at_k", "2") == pytest.approx(0.0)
     assert value(metrics, "m", "selection_efficiency_at_k", "2") == pytest.approx(1.0)
@@ -278,7 +278,7 @@ def test_the_collapse_point_is_looked_for_on_every_k() -> None:
 
 def test_saturation_is_a_warning() -> None:
     metrics = score_samples(samples("m", "p", [1, 1, 1, 1]), SPEC, ScoringContext(seed=0))
-    assert metrics["warnings"][0].startswith("m: pass@1 is above 0.95")
+    assert re.match(r"m: pass@1 .*\b0\.95", metrics["warnings"][0])
     assert score_samples(samples("m", "p", [1, 0, 0, 0]), SPEC, ScoringContext(seed=0))["warnings"] == []
 
 
@@ -291,7 +291,7 @@ def test_a_selector_that_was_the_training_reward_is_refused() -> None:
     metrics = score_samples(records, spec, context)
     assert "usq_at_k/reward" in metrics["models"]["base"]
     assert "usq_at_k/reward" not in metrics["models"]["tuned"]
-    assert "was trained on this reward" in metrics["selectors"]["reward"]["refused"]["tuned"]
+    assert "trained" in metrics["selectors"]["reward"]["refused"]["tuned"]
     assert {c["metric"] for c in metrics["comparisons"]} == {"pass_at_k", "distinct_correct_at_k", "usq_at_k"}
     allowed = score_samples(records, spec.model_copy(update={"allow_self_selection": True}), context)
     oracle = allowed["models"]["tuned"]["usq_at_k/reward"]["2"]["value"]

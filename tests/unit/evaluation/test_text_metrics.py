@@ -35,7 +35,7 @@ def test_none_is_asked_for_by_default() -> None:
     assert build_text_metrics(spec(), SampleList(RECORDS), {}) is None
 
 
-def test_lexical_metrics_are_those_of_the_pure_functions() -> None:
+def test_lexical_metrics_match_the_pure_functions() -> None:
     found = values("lexical", "self_bleu")
     assert found["distinct_2"] == distinct_n(TEXTS["p"], 2) == 5 / 7
     # the vocabulary of all samples of all prompts: the cat sat a dog ran far one two three

@@ -1,4 +1,4 @@
-"""What each of two processes does in test_sharding.py: RL steps and SFT runs, with the base whole and in parts."""
+"""Program of each rank in test_sharding.py: RL steps and SFT runs, base whole and sharded."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def token_logprobs(
 
 @dataclass
 class LiteralLoss:
-    """What the transcription found."""
+    """Result of the transcribed loss."""
 
     loss: float
     gradients: list[torch.Tensor]

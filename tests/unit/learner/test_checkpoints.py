@@ -1,8 +1,9 @@
-"""Which checkpoints are kept, their copies behind a URL, and disks that are full."""
+"""Retention of checkpoints, copies behind a URL, and full disks."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 import time
@@ -64,7 +65,7 @@ def _names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.glob("*") if not path.name.endswith(".lock"))
 
 
-def test_best_steps_are_those_with_the_best_values_and_the_earlier_of_equal_ones() -> None:
+def test_best_steps_have_the_best_values_and_ties_keep_the_earlier() -> None:
     scores = {2: 0.5, 4: 0.7, 6: 0.5, 8: 0.1}
     assert best_steps(scores, 2, "max") == [4, 2]
     assert best_steps(scores, 2, "min") == [8, 2]
@@ -80,12 +81,12 @@ def test_the_best_stay_beside_the_newest(tmp_path: Path, learner: PolicyLearner)
 
 
 def test_a_metric_is_needed_for_best_checkpoints() -> None:
-    with pytest.raises(ValueError, match=r"learner\.keep_best=1 without a metric"):
+    with pytest.raises(ValueError, match=r"learner\.keep_best=1"):
         _config(keep_best=1)
 
 
 @pytest.mark.parametrize("scheme", ["file", "memory"])
-def test_a_run_whose_disk_is_gone_goes_on_from_its_storage(
+def test_run_with_a_lost_disk_resumes_from_its_storage(
     scheme: str, tmp_path: Path, learner: PolicyLearner
 ) -> None:
     url = f"file://{tmp_path}/far" if scheme == "file" else f"memory://{tmp_path.name}/far"
@@ -110,7 +111,7 @@ def test_a_run_whose_disk_is_gone_goes_on_from_its_storage(
     assert names == ["step-000002", "step-000003"]  # those that were kept here
 
 
-def test_of_here_and_there_the_newest_valid_one_counts(tmp_path: Path, learner: PolicyLearner) -> None:
+def test_newest_valid_checkpoint_of_disk_and_storage_counts(tmp_path: Path, learner: PolicyLearner) -> None:
     config, here = _config(checkpoint_storage=f"file://{tmp_path}/far"), tmp_path / "run" / "checkpoints"
     store = CheckpointStore(config, here)
     for step in (2, 4):
@@ -147,8 +148,8 @@ def test_checkpoints_of_another_configuration_are_refused(tmp_path: Path, learne
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("nowhere", "is not a URL"),
-        ("s3://key:secret@bucket/x", "holds a user or a password"),
+        ("nowhere", "URL"),
+        ("s3://key:secret@bucket/x", "password"),
     ],
 )
 def test_urls_that_are_refused_at_once(url: str, message: str) -> None:
@@ -158,7 +159,7 @@ def test_urls_that_are_refused_at_once(url: str, message: str) -> None:
 
 
 def test_an_unknown_scheme_is_refused_when_the_run_starts(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="install the storage's fsspec client"):
+    with pytest.raises(ConfigError, match="fsspec"):
         CheckpointStore(_config(checkpoint_storage="nosuch://x/y"), tmp_path)
 
 
@@ -173,16 +174,16 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
     assert _names(tmp_path) == ["step-000001"]  # and nothing half-written
     ours = [record for record in caplog.records if record.name.startswith("polyray.learner")]
     first, second = (record.getMessage() for record in ours if record.levelname == "ERROR")
-    assert f"checkpoint {tmp_path / 'step-000002'} could not be written: File too large" in first
-    assert "about 3.0 MiB needed" in first and "MiB free" in first
-    assert "(2 of at most 2 in a row)" in second
+    assert f"{tmp_path / 'step-000002'} " in first and ": File too large" in first
+    assert re.search(r"\b3\.0 MiB .*\bMiB\b", first)
+    assert re.search(r"\(2 of .*\b2\b", second)
     _save(store, 4, learner)  # there is space again, and the count begins anew
     for step in (5, 6):
         with small_files_only(2000):
             _save(store, step, learner)
     with (
         small_files_only(2000),
-        pytest.raises(CheckpointError, match=r"3 checkpoints in a row.*max_checkpoint_failures=3"),
+        pytest.raises(CheckpointError, match=r"\b3\b.*max_checkpoint_failures=3"),
     ):
         _save(store, 7, learner)
     assert _names(tmp_path) == ["step-000001", "step-000004"]
@@ -190,7 +191,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
 
 def test_the_last_checkpoint_must_be_kept(tmp_path: Path, learner: PolicyLearner) -> None:
     store = CheckpointStore(_config(), tmp_path)
-    with small_files_only(2000), pytest.raises(CheckpointError, match="last checkpoint must be kept"):
+    with small_files_only(2000), pytest.raises(CheckpointError, match="last checkpoint"):
         _save(store, 6, learner, last=True)
     assert _names(tmp_path) == []
 
@@ -204,8 +205,8 @@ def test_a_storage_that_fails_costs_copies_and_not_the_run(
     _save(store, 1, learner)
     _save(store, 2, learner)
     assert _names(tmp_path / "here") == ["step-000001", "step-000002"]
-    assert "could not be copied to file://" in caplog.text
-    with pytest.raises(CheckpointError, match="last checkpoint must be kept"):
+    assert "file://" in caplog.text
+    with pytest.raises(CheckpointError, match="last checkpoint"):
         _save(store, 3, learner, last=True)
 
 
@@ -220,13 +221,13 @@ def test_a_storage_that_hangs_does_not_hold_the_run(
     for step in (1, 2):
         _save(store, step, learner)
     assert time.monotonic() - started < 20
-    assert "TimeoutError: not done after 0.05 s" in caplog.text
+    assert re.search(r"TimeoutError: .*\b0\.05 s\b", caplog.text)
     released.set()
 
 
 @pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", ""])
 def test_extra_files_stay_within_the_checkpoint(name: str, tmp_path: Path, learner: PolicyLearner) -> None:
-    with pytest.raises(ValueError, match="must be a relative path"):
+    with pytest.raises(ValueError, match="relative"):
         save_checkpoint(
             tmp_path,
             1,
@@ -252,7 +253,7 @@ def test_logs_that_are_here_are_not_replaced_by_older_ones(tmp_path: Path, learn
     assert (here.parent / "metrics.jsonl").read_text() == ""
 
 
-def test_what_the_first_start_trained_on_comes_back_before_what_a_later_one_found(
+def test_stored_data_record_is_restored_before_that_of_a_later_start(
     tmp_path: Path, learner: PolicyLearner
 ) -> None:
     config, here = _config(checkpoint_storage=f"file://{tmp_path}/far"), tmp_path / "run" / "checkpoints"

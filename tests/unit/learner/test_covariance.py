@@ -52,7 +52,7 @@ def test_update_with_covariance_is_the_same_in_any_micro_batches(name: str) -> N
         assert of_parts["loss"] == pytest.approx(metrics["loss"], rel=1e-4, abs=1e-6)
 
 
-def test_chosen_tokens_are_those_of_the_largest_covariance_in_the_batch(
+def test_chosen_tokens_have_the_largest_covariance_in_the_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     groups, chosen = mixed_groups(), set()

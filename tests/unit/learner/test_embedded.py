@@ -65,7 +65,7 @@ def test_equal_configurations_give_equal_weights_and_the_last_built_is_found(
     )
 
 
-def test_the_address_follows_what_determines_the_weights(tmp_path: Path) -> None:
+def test_address_depends_on_inputs_of_the_weights(tmp_path: Path) -> None:
     reference = embedded_dir(_config(tmp_path))
     assert embedded_dir(_config(tmp_path, name="x", task={"salt": "y", "trap_probability": 0.3})) == reference
     changes = [{"steps": 3}, {"batch_rows": 5}, {"learning_rate": 1e-4}, {"num_threads": 2}, {"seed": 1}]

@@ -396,7 +396,7 @@ def test_anneal_field_changes_the_advantages(base: Values, field: str) -> None:
 
 
 def test_anneal_without_an_end_is_refused() -> None:
-    with pytest.raises(ValidationError, match=r"algorithm\.anneal names no end"):
+    with pytest.raises(ValidationError, match=r"algorithm\.anneal"):
         configuration({"type": "grpo", "anneal": {"over_steps": 5}})
 
 
@@ -459,5 +459,5 @@ def test_polychromic_sft_hands_every_field_to_the_learner(field: str) -> None:
 
 def test_idle_field_of_polychromic_sft_is_refused() -> None:
     values = {"type": "polychromic", "objective": "cluster", "diversity_weight": 1.0, "num_subsets": 9}
-    with pytest.raises(ValidationError, match=r"objective\.num_subsets=9 has no effect here"):
+    with pytest.raises(ValidationError, match=r"objective\.num_subsets=9"):
         SftConfig.model_validate({"name": "a", "objective": values})

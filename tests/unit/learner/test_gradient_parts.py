@@ -74,7 +74,7 @@ def brute_force(model: Any, config: TrainConfig) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("normalisation", ["token", "sequence"])
-def test_they_are_the_sums_over_completions(normalisation: str) -> None:
+def test_gradient_parts_are_sums_over_completions(normalisation: str) -> None:
     config = config_of(1, normalisation=normalisation)
     model = two_layers()
     expected = brute_force(model, config)
@@ -99,7 +99,7 @@ def test_measuring_changes_neither_the_update_nor_the_other_metrics() -> None:
     assert results[0][1] == results[1][1]
 
 
-def test_what_is_not_optimised_asks_for_nothing() -> None:
+def test_zero_diversity_weight_has_no_diversity_gradient() -> None:
     metrics = build_learner(config_of(1, diversity_weight=0.0), two_layers()).step(as_batch(groups()))
     assert metrics["gradient/0/diversity_norm"] == 0
     assert metrics["gradient/0/quality_norm"] != 0

@@ -170,7 +170,7 @@ def test_other_ranks_train_alike_but_publish_and_write_nothing(
 
 
 class _Follower(InMemory):
-    """What rank 1 sees: rank 0 publishes, which here happens by itself before every batch."""
+    """View of rank 1: a version is published before every batch."""
 
     def next_batch(self, step: int) -> TrainingBatch | Verdict:
         super().publish(self.policy.payload(self.ledger.attempt, step))

@@ -78,11 +78,11 @@ def test_a_resumed_watch_goes_on_as_if_nothing_had_happened(caplog: pytest.LogCa
         assert resumed.total == watch.total
 
 
-def test_nobody_watches_where_there_is_no_alarm() -> None:
+def test_monitor_is_absent_without_an_alarm() -> None:
     assert MismatchWatch(None, []).observe(_line(0, 9.0)) == {}
 
 
-def test_the_display_says_it_once_and_what_to_do(tmp_path: Path) -> None:
+def test_display_shows_the_alarm_once_with_its_fix(tmp_path: Path) -> None:
     stream = io.StringIO()
     display, shown = ProgressDisplay(console=Console(file=stream, width=1000)), set[str]()
     config = train_config()
@@ -90,4 +90,4 @@ def test_the_display_says_it_once_and_what_to_do(tmp_path: Path) -> None:
         show_alarms(config, {"alarms": 0, "metrics": metrics}, shown, display)
     assert config.mismatch_alarm is not None
     assert stream.getvalue().splitlines() == [mismatch_text(config.mismatch_alarm)]
-    assert "Lower rollout.max_staleness" in stream.getvalue()
+    assert "rollout.max_staleness" in stream.getvalue()

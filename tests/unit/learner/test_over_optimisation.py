@@ -38,7 +38,7 @@ def metrics(*groups: ScoredGroup) -> StepMetrics:
     return second_opinion_metrics(sums)
 
 
-def test_means_and_correlation_are_over_what_has_both_scores() -> None:
+def test_means_and_correlation_cover_items_with_both_scores() -> None:
     first = group(0, [0.1, 0.5, NAN, 0.9], [0.2, 0.3, 0.9, NAN])
     second = group(1, [0.4, 0.8], [0.9, 0.5])
     found = metrics(first, second)
@@ -102,10 +102,10 @@ def test_the_alarm_goes_off_when_the_window_is_full_and_warns_once(caplog: pytes
     with caplog.at_level(logging.WARNING):
         alarms = [added["over_optimisation"] for added in observed(parting())]
     assert alarms == [0] * 9 + [1] * 5
-    assert len(caplog.records) == 1 and "over the last 10 steps" in caplog.records[0].message
+    assert len(caplog.records) == 1 and "10 steps" in caplog.records[0].message
 
 
-def test_no_alarm_where_both_rise_or_nobody_watches() -> None:
+def test_no_alarm_if_both_rise_or_without_a_monitor() -> None:
     rows = [line(t, 0.4 + 0.02 * t, 0.4 + 0.02 * t) for t in range(14)]
     assert not any(added["over_optimisation"] for added in observed(rows))
     assert all(set(added) == {"second_opinion_gap"} for added in observed(parting(), None))
@@ -151,7 +151,7 @@ def test_a_resumed_watch_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> N
 
 
 def test_an_alarm_needs_something_to_compare_with() -> None:
-    with pytest.raises(ValueError, match="over_optimisation compares reward with second_opinion"):
+    with pytest.raises(ValueError, match=r"over_optimisation.*second_opinion"):
         train_config(over_optimisation={"window": 10})
-    with pytest.raises(ValueError, match="second_opinion has a service of its own"):
+    with pytest.raises(ValueError, match=r"second_opinion.*service"):
         train_config(second_opinion={"type": "heuristic", "service": {"port": 0}})

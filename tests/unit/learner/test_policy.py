@@ -1,4 +1,4 @@
-"""What a policy publishes and saves: bytes, probes, manifests."""
+"""Published and saved parts of a policy: bytes, probes, manifests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _policy(model_dir: Path, config: TrainConfig | None = None) -> Policy:
     return Policy(config or train_config(), model_dir, "float32", CPU)
 
 
-def test_a_fresh_adapter_publishes_the_base_itself(model_dir: Path) -> None:
+def test_fresh_adapter_publishes_the_base(model_dir: Path) -> None:
     policy = _policy(model_dir)
     payload = policy.payload(attempt=2, version=0)
     assert (payload.policy.attempt, payload.policy.version) == (2, 0)
@@ -132,7 +132,7 @@ def test_a_checkpoint_brings_back_payloads_of_the_snapshot_and_files_of_the_lear
         {"best/adapter.safetensors": b"weights"},
     )
     (tmp_path / "step-000004" / "files" / "coordinator" / "group-81").write_bytes(b"\x00\x02")
-    with pytest.raises(CheckpointError, match="none is valid"):
+    with pytest.raises(CheckpointError, match=r"\d checkpoints .*valid"):
         newest_checkpoint(tmp_path)
 
 
@@ -140,7 +140,7 @@ def test_restore_refuses_the_checkpoint_of_another_base(model_dir: Path, tmp_pat
     other = save_base(tmp_path / "other", seed=4)
     _policy(model_dir).save(tmp_path / "checkpoints", 1, {})
     began, now = base_fingerprint(model_dir)[:12], base_fingerprint(other)[:12]
-    with pytest.raises(ConfigError, match=rf"base {began}, but model\.path is now {now}"):
+    with pytest.raises(ConfigError, match=rf"base {began}.*model\.path .*{now}"):
         _policy(other).restore(newest_checkpoint(tmp_path / "checkpoints"))
 
 
@@ -159,5 +159,5 @@ def test_restore_refuses_the_checkpoint_of_another_warm_start(
     digest = save_adapter(trained, tmp_path / "sft", base)
     named = digest[:12] if now == "another" else "none"
     resumed = _policy(model_dir, config if now == "another" else train_config())
-    with pytest.raises(ConfigError, match=rf"warm start {began[:12]}, but model\.warm_start is now {named}"):
+    with pytest.raises(ConfigError, match=rf"warm start {began[:12]}.*model\.warm_start .*{named}"):
         resumed.restore(checkpoint)

@@ -18,7 +18,7 @@ def test_sums_means_and_maxima() -> None:
     assert sums.names() == ["named", "reward"]
 
 
-def test_what_was_never_seen_is_zero() -> None:
+def test_reduce_of_an_unseen_key_is_zero() -> None:
     sums = Sums(("named",), ("top",))
     assert (sums.total("named"), sums.mean("named"), sums.mean("other")) == (0, 0, 0)
     assert (sums.largest("top"), sums.largest("other")) == (0, 0)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow  # two processes import torch
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    """What each rank of a run says, by learner.sharding."""
+    """Results of each rank by learner.sharding."""
     target = tmp_path_factory.mktemp("sharded")
     model_dir = save_base(tmp_path_factory.mktemp("base"), num_hidden_layers=3)
     torch.multiprocessing.start_processes(  # type: ignore[attr-defined]

@@ -150,7 +150,7 @@ def test_the_reference_is_not_touched(checkpoints: Path) -> None:
     assert all(torch.equal(after[name], old) for name, old in before.items())
 
 
-def test_the_newest_counts_and_carries_what_the_caller_gave(checkpoints: Path) -> None:
+def test_newest_checkpoint_is_restored_with_the_caller_state(checkpoints: Path) -> None:
     checkpoint = newest_checkpoint(checkpoints)
     assert checkpoint is not None
     assert (checkpoint.step, checkpoint.directory.name) == (4, "step-000004")
@@ -182,7 +182,7 @@ def test_nothing_is_none_but_nothing_valid_is_an_error(checkpoints: Path, tmp_pa
     assert newest_checkpoint(tmp_path / "nowhere") is None
     for directory in checkpoints.iterdir():
         _alter(directory / "state.json")
-    with pytest.raises(CheckpointError, match="2 checkpoints and none is valid, the newest is step-000004"):
+    with pytest.raises(CheckpointError, match=r"\b2\b.*step-000004"):
         newest_checkpoint(checkpoints)
 
 
@@ -226,7 +226,7 @@ def test_moments_of_a_model_with_other_modules_are_refused(checkpoints: Path) ->
     optimizer = build_optimizer(model.parameters(), CONFIG.learner)
     checkpoint = newest_checkpoint(checkpoints)
     assert checkpoint is not None
-    with pytest.raises(CheckpointError, match="which this model does not train"):
+    with pytest.raises(CheckpointError, match="moments"):
         scheduler = build_scheduler(optimizer, CONFIG.learner)
         restore_checkpoint(
             checkpoint, model, optimizer, scheduler, adapter_manifest={"base_sha256": "b" * 64}

@@ -272,7 +272,7 @@ def test_the_watched_kl_is_k3_over_one_completion_per_group_or_all() -> None:
     assert everything == pytest.approx(k3(scored), rel=1e-3)
 
 
-def test_mismatch_metrics_are_those_of_the_token_ratios() -> None:
+def test_mismatch_metrics_match_the_token_ratios() -> None:
     groups = [with_ratios(random_group(0, [1, 0], lengths=[2, 3]), {0: (0.1, -0.2), 1: (0.3, 0.0, -0.1)})]
     _, metrics = gradients(_config(), groups)
     log_ratios = np.array([0.1, -0.2, 0.3, 0.0, -0.1])

@@ -19,7 +19,7 @@ from tests.unit.tiny_policy import random_group, train_config
 
 @dataclass
 class Ranks:
-    """What torch.distributed does for two processes, between two threads; notes how large each message was."""
+    """torch.distributed between two threads; records the size of each message."""
 
     ReduceOp: Any = torch.distributed.ReduceOp
     sizes: list[int] = field(default_factory=list)

@@ -15,7 +15,7 @@ from polyray.learner.stopping import agreed_to_stop
 from polyray.runs.stop_request import StopRequest
 
 
-def test_what_rank_0_sees_holds_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_seen_by_rank_0_holds_for_all_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     barrier, sent = threading.Barrier(2, timeout=20), []
 
     def broadcast(shared: list[Any], src: int) -> None:

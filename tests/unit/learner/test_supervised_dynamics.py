@@ -26,7 +26,7 @@ PROMPTS = [Prompt("a", "1|b1>e4="), Prompt("b", "37|b1>d2="), Prompt("c", "9|a1>
 
 
 class Interrupted(Exception):
-    """What the tests raise in place of a kill."""
+    """Exception that stands for a kill."""
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_watching_changes_nothing_and_is_written_down(base: Path, tmp_path: Path
     assert metrics[3]["validation_s"] > 0
 
 
-def test_values_are_those_of_the_tasks_own_scores(base: Path, tmp_path: Path) -> None:
+def test_values_equal_the_task_scores(base: Path, tmp_path: Path) -> None:
     """The first round is of an adapter that changes nothing: it can be sampled again here."""
     from polyray.config.model import LoraSpec
     from polyray.models.loading import load_base
@@ -147,7 +147,7 @@ def test_an_interrupted_run_has_the_same_dynamics(base: Path, tmp_path: Path) ->
     assert (tmp_path / "b" / "dynamics.jsonl").read_bytes() == expected
 
 
-def test_rows_of_ones_own_are_asked_and_nobody_scores_them(base: Path, tmp_path: Path) -> None:
+def test_own_rows_are_sampled_without_scores(base: Path, tmp_path: Path) -> None:
     rows = [{"prompt": f"{i:02d}|", "completion": "UDLR"[i % 4] * (1 + i % 5)} for i in range(11)]
     file = tmp_path / "data.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))

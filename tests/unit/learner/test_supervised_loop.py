@@ -29,7 +29,7 @@ WEIGHTS = "adapter/adapter_model.safetensors"
 
 
 class Interrupted(Exception):
-    """What the tests raise in place of a kill."""
+    """Exception that stands for a kill."""
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +239,7 @@ def test_layers_that_are_computed_again_give_the_same_run(
     assert _lines(tmp_path / "again") == _lines(tmp_path / "kept")
 
 
-def test_evaluation_does_not_touch_what_is_trained(base: Path, tmp_path: Path) -> None:
+def test_evaluation_does_not_change_training(base: Path, tmp_path: Path) -> None:
     evaluation = {"every": 1, "num_rows": 5, "num_samples": 2, "max_new_tokens": 4}
     plain = _run(_config(), base, tmp_path / "plain")
     assert _run(_config(evaluation=evaluation), base, tmp_path / "watched") == plain
@@ -282,7 +282,7 @@ def test_other_rows_than_the_checkpoints_are_refused(base: Path, data: str, tmp_
         _run(config, base, tmp_path / "run", stop_after=2)
     Path(data).write_text('{"prompt": "1", "completion": "U"}\n' * 9 + '{"prompt": "2", "completion": "U"}\n')
     config = _config({"type": "jsonl", "train": data})
-    with pytest.raises(ConfigError, match="the training rows are not those of its checkpoint step-000002"):
+    with pytest.raises(ConfigError, match="step-000002"):
         _run(config, base, tmp_path / "run")
 
 
@@ -290,7 +290,7 @@ def test_packing_is_refused_where_rows_could_see_each_other(
     base: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("polyray.learner.supervised_loop.is_packable", lambda _: False)
-    with pytest.raises(ConfigError, match="packing=true, but rows of a 'qwen3' model could see each other"):
+    with pytest.raises(ConfigError, match=r"packing=true.*'qwen3'"):
         _run(_config(data, packing=True), base, tmp_path / "run")
 
 
@@ -301,7 +301,7 @@ def test_rows_that_are_too_long(tmp_path: Path) -> None:
         '{"prompt": "123456", "completion": "U"}\n'
     )
     tokenizer, spec = build_tokenizer(), {"type": "jsonl", "train": str(path)}
-    with pytest.raises(DataError, match=r"data\.jsonl:2' with its response has 9 tokens, more than max_tok"):
+    with pytest.raises(DataError, match=r"data\.jsonl:2'.*\b9 tokens.*max_tok"):
         load_demonstrations(_config(data=spec, max_tokens=6), tokenizer)
     dropped = load_demonstrations(_config(data=spec, max_tokens=6, too_long="drop"), tokenizer)
     assert (dropped.num_rows, dropped.dropped, dropped.truncated) == (1, 2, 0)
@@ -327,10 +327,10 @@ def test_sft_resumes_on_no_other_base_and_no_other_warm_start(data: str, base: P
     for config, run in ((_config(data), "cold"), (warm, "warm")):
         with pytest.raises(Interrupted):
             _run(config, base, tmp_path / run, stop_after=2)
-    with pytest.raises(ConfigError, match=r"but model\.path is now"):
+    with pytest.raises(ConfigError, match=r"model\.path"):
         _run(_config(data), save_base(tmp_path / "other", seed=4), tmp_path / "cold")
     _run(_config(data, seed=9), base, tmp_path / "again")
     shutil.rmtree(tmp_path / "first/adapter")
     shutil.copytree(tmp_path / "again/adapter", tmp_path / "first/adapter")
-    with pytest.raises(ConfigError, match=r"but model\.warm_start is now"):
+    with pytest.raises(ConfigError, match=r"model\.warm_start"):
         _run(warm, base, tmp_path / "warm")

@@ -2,7 +2,7 @@
 
 Two sources of the expected numbers: TRL's formulas, transcribed below, and TRL's own `_compute_loss` where TRL is
 installed. It runs on a stand-in for the trainer, which holds the settings that it reads and returns the log-probs of
-the model. Where TRL has other names: its "epsilon_high" of CISPO is the cap, its "delta" the dual clip, its level
+the model. TRL has other names: its "epsilon_high" of CISPO is the cap, its "delta" the dual clip, its level
 "sequence" GSPO; its KL is k3.
 """
 
@@ -293,7 +293,7 @@ def test_batch_of_the_parity_tests_reaches_every_branch() -> None:
     assert ((log_ratio.exp() > CAP) & batch.mask & (advantages > 0)[:, None]).any()
 
 
-def test_sapo_temperatures_default_to_those_of_trl() -> None:
+def test_sapo_temperatures_default_to_trl() -> None:
     config = inspect.getmodule(trainer_class()).GRPOConfig.__dataclass_fields__  # type: ignore[union-attr]
     ours = inspect.signature(soft_gated_loss).parameters
     assert config["sapo_temperature_pos"].default == ours["temperature_positive"].default

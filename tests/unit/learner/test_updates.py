@@ -244,7 +244,7 @@ def test_a_step_trains_the_annealed_objective() -> None:
     assert_equal_gradients(actual, gradients(fixed, groups)[0])
 
 
-def test_stale_set_product_weighs_sets_by_what_the_learner_measures() -> None:
+def test_stale_set_product_weighs_sets_by_learner_ratios() -> None:
     group = with_ratios(
         random_group(3, [1, 0, 1, 1], classes=[4, -1, 5, 4], lengths=[2, 3, 1, 2]),
         {0: (0.4, 0.1), 1: (-0.2, -0.1, 0.0), 2: (0.3,), 3: (-0.6, 0.1)},
@@ -284,7 +284,7 @@ def test_stale_set_product_weighs_sets_by_what_the_learner_measures() -> None:
         ([0, 0, 0, 0], [-1] * 4, False),
     ],
 )
-def test_it_is_the_credit_that_says_whether_a_group_teaches(
+def test_group_signal_follows_its_credits(
     rewards: Sequence[float], classes: Sequence[int], teaches: bool
 ) -> None:
     group: ScoredGroup = random_group(0, rewards, classes=classes)

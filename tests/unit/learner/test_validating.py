@@ -173,7 +173,7 @@ def test_other_ranks_end_with_rank_0_and_write_nothing(model_dir: Path, tmp_path
 
 @dataclass
 class Follower(InMemory):
-    """What rank 1 sees: rank 0 publishes, and says after `last_step` that the run is over."""
+    """View of rank 1: rank 0 publishes, and ends the run after `last_step`."""
 
     last_step: int = 0
 
@@ -212,12 +212,12 @@ def test_a_first_validation_without_a_pass_is_warned_of_once(
     assert not start(tmp_path, model_dir, config, values=values, no_batch_at=2).finished
     assert start(tmp_path, model_dir, config, values=values).finished
     assert _validated(tmp_path) == [0, 1, 2, 3]
-    said = [line for line in caplog.messages if line.startswith("pass_at_1 is 0 in the first validation")]
+    said = [line for line in caplog.messages if line.startswith("pass_at_1 ")]
     assert len(said) == warnings
-    assert all(line.endswith("set evaluation.best_metric=reward_mean") for line in said)
+    assert all("evaluation.best_metric=reward_mean" in line for line in said)
 
 
-def test_only_what_is_due_is_asked_for(model_dir: Path, tmp_path: Path) -> None:
+def test_only_due_validations_are_requested(model_dir: Path, tmp_path: Path) -> None:
     attempt = start(tmp_path, model_dir, _config(every=3), values=VALUES)
     assert attempt.finished
     assert _validated(tmp_path) == [0, 3, 5]

@@ -89,12 +89,12 @@ def test_kappa_is_scikit_learns(seed) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: krippendorff_alpha([1, 2]), r"ratings has shape \(2,\)"),
-        (lambda: krippendorff_alpha([[1, NONE], [NONE, 2]]), "no item with two ratings"),
-        (lambda: krippendorff_alpha([[1, float("inf")], [1, 2]]), "ratings holds infinity"),
-        (lambda: krippendorff_alpha([[1], [1]], "ratio"), "level='ratio' is none of nominal"),  # pyright: ignore
-        (lambda: cohens_kappa([1, 2], [1]), "b has 1 entries but there are 2"),
-        (lambda: cohens_kappa([], []), r"a has shape \(0,\)"),
+        (lambda: krippendorff_alpha([1, 2]), r"ratings.*\(2,\)"),
+        (lambda: krippendorff_alpha([[1, NONE], [NONE, 2]]), "two ratings"),
+        (lambda: krippendorff_alpha([[1, float("inf")], [1, 2]]), "ratings.*inf"),
+        (lambda: krippendorff_alpha([[1], [1]], "ratio"), "level='ratio'"),  # pyright: ignore
+        (lambda: cohens_kappa([1, 2], [1]), r"\bb .*\b1\b.*\b2\b"),
+        (lambda: cohens_kappa([], []), r"a .*\(0,\)"),
         (lambda: cohens_kappa(["a", None], ["a", "b"]), "a holds None"),
     ],
 )

@@ -75,7 +75,7 @@ def test_scores_without_a_best_temperature() -> None:
     assert pair_calibration([1.0, 2.0, 0.5], resamples=100).temperature.high < 1e-3
 
 
-def test_chance_alone_is_what_a_calibrated_score_shows() -> None:
+def test_calibrated_score_shows_chance_level() -> None:
     errors = [
         pair_calibration(true_gaps(400, 1.0, seed), num_bins=8, resamples=100).expected_error.value
         for seed in range(60)

@@ -170,11 +170,11 @@ def test_the_seed_decides_and_nothing_else() -> None:
         (lambda: compare_metrics({}), "values is empty"),
         (
             lambda: compare_metrics({"m": {"a": [1, 2], "b": [1, 2]}, "n": {"a": [1, 2]}}),
-            r"n has the models \['a'\], not \['a', 'b'\]",
+            r"n .*\['a'\].*\['a', 'b'\]",
         ),
         (
             lambda: compare_metrics({"m": {"a": [1, 2], "b": [1, 2]}}, margins={"n": 0.1}),
-            "margins names 'n', which is none of m",
+            r"margins.*'n'.* m\b",
         ),
     ],
 )

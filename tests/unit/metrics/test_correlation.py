@@ -13,7 +13,9 @@ from polyray.metrics.correlation import bootstrap_correlation, group_correlation
 
 
 @pytest.mark.parametrize("largest_by_signs", [500, 0])
-def test_within_groups_it_is_what_scipy_says(largest_by_signs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_within_group_correlation_matches_scipy(
+    largest_by_signs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(correlation, "_SIGNS_UP_TO", largest_by_signs)
     generator = np.random.default_rng(1)
     groups = generator.integers(0, 12, 150)

@@ -98,9 +98,9 @@ def test_small_changes_are_borne_however_significant() -> None:
 
 
 def test_garbage() -> None:
-    with pytest.raises(ValueError, match="a trend needs at least 3"):
+    with pytest.raises(ValueError, match=r"\b3\b"):
         monotone_trend([1.0, 2.0], "rise")
-    with pytest.raises(ValueError, match="one per step"):
+    with pytest.raises(ValueError, match=r"trained_T .*\b3\b.*second_T .*\b2\b"):
         parted([1, 2, 3], [1, 2], min_rise=0, max_fall=0, significance=0.01)
     with pytest.raises(ValueError, match="values_T"):
         monotone_trend([1.0, float("nan"), 2.0], "rise")

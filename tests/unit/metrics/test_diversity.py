@@ -26,7 +26,7 @@ def test_cosine_distance_by_hand() -> None:
 
 
 @pytest.mark.parametrize("q", [0, 0.5, 1, 2, np.inf])
-def test_vendi_counts_what_is_different(q) -> None:
+def test_vendi_counts_different_items(q) -> None:
     assert vendi_score(np.eye(5), q) == pytest.approx(5)
     assert vendi_score(np.ones((4, 4)), q) == pytest.approx(1)
     three_of_each = np.kron(np.eye(2), np.ones((3, 3)))
@@ -60,7 +60,7 @@ def test_entropy_of_class_shares() -> None:
     assert output_entropy(range(8)) == pytest.approx(np.log(8))
 
 
-def test_the_bias_of_the_entropy_is_what_the_docstring_says() -> None:
+def test_entropy_bias_matches_the_docstring() -> None:
     rng = np.random.default_rng(3)
     estimates = [output_entropy(rng.integers(0, 4, 60)) for _ in range(4000)]
     assert np.mean(estimates) - np.log(4) == pytest.approx(-3 / 120, abs=0.002)
@@ -69,19 +69,19 @@ def test_the_bias_of_the_entropy_is_what_the_docstring_says() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: mean_pairwise_cosine_distance([[1.0, 2.0]]), r"shape \(1, 2\); give at least 2 rows"),
+        (lambda: mean_pairwise_cosine_distance([[1.0, 2.0]]), r"shape \(1, 2\).*\b2\b"),
         (lambda: mean_pairwise_cosine_distance([1.0, 2.0]), r"shape \(2,\)"),
-        (lambda: mean_pairwise_cosine_distance([[1.0], [0.0]]), r"embeddings\[1\] has length 0"),
-        (lambda: mean_pairwise_cosine_distance([[1.0], [np.nan]]), "NaN or infinity"),
-        (lambda: vendi_score([[1, 2]]), r"kernel has shape \(1, 2\)"),
-        (lambda: vendi_score(np.zeros((0, 0))), r"kernel has shape \(0, 0\)"),
-        (lambda: vendi_score([[1, 0.5], [0.4, 1]]), "differs from its transpose by 0.09"),
-        (lambda: vendi_score(np.zeros((2, 2))), "a diagonal from 0.0 to 0.0"),
-        (lambda: vendi_score([[1, 2], [2, 1]]), "negative eigenvalue -1"),
-        (lambda: vendi_score([[1, np.nan], [np.nan, 1]]), "NaN or infinity"),
-        (lambda: vendi_score(np.eye(2), q=-1), "q=-1 must be at least 0"),
+        (lambda: mean_pairwise_cosine_distance([[1.0], [0.0]]), r"embeddings\[1\].*\b0\b"),
+        (lambda: mean_pairwise_cosine_distance([[1.0], [np.nan]]), "NaN"),
+        (lambda: vendi_score([[1, 2]]), r"kernel.*\(1, 2\)"),
+        (lambda: vendi_score(np.zeros((0, 0))), r"kernel.*\(0, 0\)"),
+        (lambda: vendi_score([[1, 0.5], [0.4, 1]]), r"transpose.*\b0\.09"),
+        (lambda: vendi_score(np.zeros((2, 2))), r"diagonal.*0\.0.*0\.0"),
+        (lambda: vendi_score([[1, 2], [2, 1]]), "eigenvalue -1"),
+        (lambda: vendi_score([[1, np.nan], [np.nan, 1]]), "NaN"),
+        (lambda: vendi_score(np.eye(2), q=-1), r"q=-1.*\b0\b"),
         (lambda: output_entropy([]), "classes_G"),
-        (lambda: output_entropy([0.5]), "whole numbers"),
+        (lambda: output_entropy([0.5]), r"_G=\[0\.5\]"),
     ],
 )
 def test_bad_arguments_are_named(call, message) -> None:

@@ -81,12 +81,12 @@ def test_no_spread() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: cohens_d([1], [1, 2]), "a has 1 samples, at least 2"),
-        (lambda: hedges_g([1, 2], []), "b has 0 samples, at least 2"),
-        (lambda: cohens_d_z([1]), "differences has 1 samples"),
+        (lambda: cohens_d([1], [1, 2]), r"\ba .*\b1\b.*\b2\b"),
+        (lambda: hedges_g([1, 2], []), r"\bb .*\b0\b.*\b2\b"),
+        (lambda: cohens_d_z([1]), r"differences.*\b1\b"),
         (lambda: cliffs_delta([1, float("nan")], [1]), r"a\[1\]=nan"),
-        (lambda: cliffs_delta([], [1]), "a has 0"),
-        (lambda: cohens_d([[1, 2]], [1, 2]), r"a has shape \(1, 2\)"),
+        (lambda: cliffs_delta([], [1]), r"\ba .*\b0\b"),
+        (lambda: cohens_d([[1, 2]], [1, 2]), r"\ba .*\(1, 2\)"),
     ],
 )
 def test_bad_arguments_are_named(call, message) -> None:

@@ -87,11 +87,11 @@ def test_collapse_point_by_hand(curve, expected) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: diversity_efficiency_ratio([0.5, 0.6], [3]), "k=3 is larger than 2"),
-        (lambda: collapse_point({0: 0.1, 1: 0.2}), "k=0 must be at least 1"),
+        (lambda: diversity_efficiency_ratio([0.5, 0.6], [3]), r"k=3.*\b2\b"),
+        (lambda: collapse_point({0: 0.1, 1: 0.2}), r"k=0.*\b1\b"),
         (lambda: collapse_point({1: float("nan"), 2: 0.2}), r"curve\[0\]=nan"),
         (lambda: collapse_point([0.1, 0.2], float("nan")), "threshold=nan"),
-        (lambda: diversity_efficiency_null([0.5, 0.6], [0]), "k=0 must be at least 1"),
+        (lambda: diversity_efficiency_null([0.5, 0.6], [0]), r"k=0.*\b1\b"),
     ],
 )
 def test_bad_arguments_are_named(call, message) -> None:

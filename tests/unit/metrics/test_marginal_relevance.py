@@ -45,7 +45,7 @@ def test_no_weight_on_diversity_takes_the_most_relevant() -> None:
     assert maximal_marginal_relevance(relevance, distances, 3, 0.0) == np.argsort(-relevance)[:3].tolist()
 
 
-def test_a_copy_of_what_was_taken_comes_last() -> None:
+def test_copy_of_a_chosen_item_is_ranked_last() -> None:
     distances = [[0.0, 0.0, 0.4], [0.0, 0.0, 0.4], [0.4, 0.4, 0.0]]
     assert maximal_marginal_relevance([0.9, 0.9, 0.7], distances, 3, 0.5) == [0, 2, 1]
 
@@ -58,12 +58,12 @@ def test_ties_go_to_the_lower_index() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"k": 4}, r"k=4 is larger than 3: there are no more items"),
-        ({"k": 0}, "k=0 must be at least 1"),
-        ({"diversity_weight": 1.5}, r"diversity_weight=1\.5 is outside \[0, 1\]"),
-        ({"diversity_weight": float("nan")}, r"diversity_weight=nan is outside"),
-        ({"relevance_G": [0.1, float("nan"), 0.2]}, "relevance_G has values from nan"),
-        ({"distances_GG": np.zeros((2, 2))}, r"distances_GG has shape \(2, 2\) but there are 3"),
+        ({"k": 4}, r"k=4.*\b3\b"),
+        ({"k": 0}, r"k=0.*\b1\b"),
+        ({"diversity_weight": 1.5}, r"diversity_weight=1\.5.*\[0, 1\]"),
+        ({"diversity_weight": float("nan")}, "diversity_weight=nan"),
+        ({"relevance_G": [0.1, float("nan"), 0.2]}, "relevance_G.*nan"),
+        ({"distances_GG": np.zeros((2, 2))}, r"distances_GG.*\(2, 2\).*\b3\b"),
     ],
 )
 def test_bad_arguments_are_named(changes: dict[str, object], message: str) -> None:

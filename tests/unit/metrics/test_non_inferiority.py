@@ -14,7 +14,7 @@ from polyray.metrics import tost_non_inferiority
 stats: Any = scipy.stats  # its results are typed as bunches of anything
 
 
-def test_p_values_are_those_of_shifted_one_sided_t_tests() -> None:
+def test_p_values_match_shifted_one_sided_t_tests() -> None:
     differences = np.random.default_rng(0).normal(0.01, 0.1, 40)
     found = tost_non_inferiority(differences, 0.05)
     lower = stats.ttest_1samp(differences, -0.05, alternative="greater").pvalue
@@ -67,10 +67,10 @@ def test_differences_without_spread_are_compared_with_the_margin() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: tost_non_inferiority([0.1, 0.2], 0), "margin=0 must be above 0"),
-        (lambda: tost_non_inferiority([0.1, 0.2], float("nan")), "margin=nan must be above 0"),
-        (lambda: tost_non_inferiority([0.1, 0.2], 0.1, alpha=0.5), "alpha=0.5 must lie between 0 and 0.5"),
-        (lambda: tost_non_inferiority([0.1], 0.1), "1 cluster alone has no standard error"),
+        (lambda: tost_non_inferiority([0.1, 0.2], 0), r"margin=0.*\b0\b"),
+        (lambda: tost_non_inferiority([0.1, 0.2], float("nan")), r"margin=nan.*\b0\b"),
+        (lambda: tost_non_inferiority([0.1, 0.2], 0.1, alpha=0.5), r"alpha=0.5.*\b0\b.*0.5"),
+        (lambda: tost_non_inferiority([0.1], 0.1), r"\b1 cluster"),
         (lambda: tost_non_inferiority([0.1, float("inf")], 0.1), r"differences\[1\]=inf"),
     ],
 )

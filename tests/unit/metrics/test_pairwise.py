@@ -61,8 +61,8 @@ def test_hits_count_ties_half() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([1.0, np.nan], ["a", "a"]), "not a finite number"),
-        (([1.0, 2.0], ["a"]), "groups has 1 entries"),
+        (([1.0, np.nan], ["a", "a"]), "finite"),
+        (([1.0, 2.0], ["a"]), r"groups.*\b1\b"),
         (([1.0, 2.0], ["a", "a"], -1.0), "min_gap=-1.0"),
         (([1.0, 2.0], ["a", "a"], 0.0, 0), "max_per_group=0"),
     ],

@@ -13,7 +13,7 @@ from polyray.metrics import hypervolume, pareto_front
 @given(
     st.integers(1, 3).flatmap(lambda d: st.lists(st.tuples(*[st.integers(0, 3)] * d), min_size=1, max_size=9))
 )
-def test_front_is_what_nothing_dominates(points) -> None:
+def test_front_holds_the_undominated_points(points) -> None:
     def dominates(a, b) -> bool:
         pairs = list(zip(a, b, strict=True))
         return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
@@ -30,9 +30,9 @@ def test_equal_points_are_all_kept() -> None:
 @pytest.mark.parametrize(
     ("points", "message"),
     [
-        ([1, 2], r"points has shape \(2,\)"),
-        ([], r"points has shape \(0,\)"),
-        ([[1, float("nan")]], "points holds NaN"),
+        ([1, 2], r"points.*\(2,\)"),
+        ([], r"points.*\(0,\)"),
+        ([[1, float("nan")]], "points.*NaN"),
     ],
 )
 def test_bad_arguments_are_named(points, message) -> None:
@@ -58,7 +58,7 @@ def test_hypervolume_counts_the_dominated_unit_squares(points, reference) -> Non
 @pytest.mark.parametrize(
     ("points", "reference", "message"),
     [
-        ([[1, 2, 3]], [0, 0], r"points has shape \(1, 3\)"),
+        ([[1, 2, 3]], [0, 0], r"points.*\(1, 3\)"),
         ([[1, 2]], [0], r"reference \(1,\)"),
         ([[1, float("nan")]], [0, 0], "NaN"),
     ],

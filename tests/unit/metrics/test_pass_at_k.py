@@ -92,21 +92,21 @@ def test_miss_probability_is_exact_where_binomials_overflow_floats() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: pass_at_k(4, 2, 5), "k=5 is larger than 4: num_samples=4"),
-        (lambda: pass_at_k([8, 4], [1, 1], 5), "k=5 is larger than 4"),
-        (lambda: pass_at_k(4, 5, 2), "num_correct=5 must lie between 0 and num_samples=4"),
+        (lambda: pass_at_k(4, 2, 5), r"k=5.*\b4\b.*num_samples=4"),
+        (lambda: pass_at_k([8, 4], [1, 1], 5), r"k=5.*\b4\b"),
+        (lambda: pass_at_k(4, 5, 2), r"num_correct=5.*\b0\b.*num_samples=4"),
         (lambda: pass_at_k(4, [1, -1], 2), "num_correct="),
-        (lambda: pass_at_k(4, 1.5, 2), "num_correct=1.5 must consist of whole numbers"),  # pyright: ignore
-        (lambda: pass_at_k(4, float("nan"), 2), "num_correct=nan must consist of whole numbers"),  # pyright: ignore
-        (lambda: pass_at_k(4, 2, 0), "k=0 must be at least 1"),
-        (lambda: pass_at_k(4, 2, True), "k=True must be a whole number"),
-        (lambda: pass_at_k([], [], 1), "num_samples is empty"),
+        (lambda: pass_at_k(4, 1.5, 2), "num_correct=1.5"),  # pyright: ignore
+        (lambda: pass_at_k(4, float("nan"), 2), "num_correct=nan"),  # pyright: ignore
+        (lambda: pass_at_k(4, 2, 0), r"k=0.*\b1\b"),
+        (lambda: pass_at_k(4, 2, True), "k=True"),
+        (lambda: pass_at_k([], [], 1), "num_samples"),
         (lambda: best_at_k([0.1, float("nan")], 1), r"qualities_G\[1\]=nan"),
-        (lambda: best_at_k([0.1, 0.2], 3), "k=3 is larger than 2"),
-        (lambda: distinct_correct_at_k([0, 1], [1, 1], 3), "k=3 is larger than 2"),
-        (lambda: distinct_correct_at_k([0, 1], [1], 1), "correct_G has 1 entries but there are 2 samples"),
-        (lambda: distinct_correct_at_k([0, 1], [1, 2], 1), r"correct_G=\[1, 2\] must be 0 or 1"),
-        (lambda: distinct_correct_at_k([[0, 1]], [1, 1], 1), r"classes_G has shape \(1, 2\)"),
+        (lambda: best_at_k([0.1, 0.2], 3), r"k=3.*\b2\b"),
+        (lambda: distinct_correct_at_k([0, 1], [1, 1], 3), r"k=3.*\b2\b"),
+        (lambda: distinct_correct_at_k([0, 1], [1], 1), r"correct_G.*\b1\b.*\b2\b"),
+        (lambda: distinct_correct_at_k([0, 1], [1, 2], 1), r"correct_G=\[1, 2\].*\b0\b.*\b1\b"),
+        (lambda: distinct_correct_at_k([[0, 1]], [1, 1], 1), r"classes_G.*\(1, 2\)"),
     ],
 )
 def test_bad_arguments_are_named(call, message) -> None:

@@ -70,5 +70,5 @@ def test_the_temperature_that_made_the_outcomes_is_found() -> None:
     # Three pairs of difference 2, all right: sigmoid(2 / T) = 4 / 5.
     assert fitted_temperature(np.full(3, 2.0)) == pytest.approx(2 / math.log(4), rel=1e-5)
     assert fitted_temperature(np.array([1.0, -1.0, 2.0, -3.0])) == pytest.approx(MAX_TEMPERATURE, rel=1e-3)
-    with pytest.raises(ValueError, match="0 pairs"):
+    with pytest.raises(ValueError, match=r"\b0 pairs"):
         fitted_temperature(np.array([]))

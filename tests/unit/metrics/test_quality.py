@@ -84,10 +84,10 @@ def test_groups_that_say_nothing_are_counted() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: rouge("a", []), "texts has 0 entries"),
-        (lambda: engagement_correlation([1, 2], [1], ["a", "a"]), "engagements has 1 entries"),
-        (lambda: engagement_correlation([1, 2], [1, 2], ["a"]), "groups has 1 entries"),
-        (lambda: engagement_correlation([1], [1], ["a"]), "scores has 1 samples, at least 2"),
+        (lambda: rouge("a", []), r"texts.*\b0\b"),
+        (lambda: engagement_correlation([1, 2], [1], ["a", "a"]), r"engagements.*\b1\b"),
+        (lambda: engagement_correlation([1, 2], [1, 2], ["a"]), r"groups.*\b1\b"),
+        (lambda: engagement_correlation([1], [1], ["a"]), r"scores.*\b1\b.*\b2\b"),
     ],
 )
 def test_bad_arguments_are_named(call, message) -> None:

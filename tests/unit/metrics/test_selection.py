@@ -133,19 +133,19 @@ def test_a_selector_of_the_whole_set_is_sampled_without_bias() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: usq_at_k([1, 2], [0.5, 0.5], 3), "k=3 is larger than 2"),
+        (lambda: usq_at_k([1, 2], [0.5, 0.5], 3), r"k=3.*\b2\b"),
         (
             lambda: usq_at_k([1, 2, 3], [0.5, 0.5], 1),
-            "selector_scores_G has 3 entries but there are 2 samples",
+            r"selector_scores_G.*\b3\b.*\b2\b",
         ),
-        (lambda: usq_at_k([1, float("nan")], [0.5, 0.5], 1), r"selector_scores_G\[1\]=nan cannot be ranked"),
+        (lambda: usq_at_k([1, float("nan")], [0.5, 0.5], 1), r"selector_scores_G\[1\]=nan"),
         (lambda: usq_at_k([1, 2], [0.5, float("nan")], 1), r"qualities_G\[1\]=nan"),
-        (lambda: random_at_k([0.5, 0.5], 3), "k=3 is larger than 2"),
-        (lambda: oracle_at_k([0.5, 0.5], 3), "k=3 is larger than 2"),
-        (lambda: usq_at_k([1], [0.5, 0.5], 1), "selector_scores_G has 1 entries"),
-        (lambda: usq_at_k_sampled(lambda shown: 7, [0.5, 0.6], 1), r"select returned 7 for .*\(0,\)"),
-        (lambda: usq_at_k_sampled(max, [0.5, 0.6], 1, subsets=0), "subsets=0 must be at least 1"),
-        (lambda: usq_at_k_sampled(max, [0.5, 0.6], 3), "k=3 is larger than 2"),
+        (lambda: random_at_k([0.5, 0.5], 3), r"k=3.*\b2\b"),
+        (lambda: oracle_at_k([0.5, 0.5], 3), r"k=3.*\b2\b"),
+        (lambda: usq_at_k([1], [0.5, 0.5], 1), r"selector_scores_G.*\b1\b"),
+        (lambda: usq_at_k_sampled(lambda shown: 7, [0.5, 0.6], 1), r"select .*\b7\b.*\(0,\)"),
+        (lambda: usq_at_k_sampled(max, [0.5, 0.6], 1, subsets=0), r"subsets=0.*\b1\b"),
+        (lambda: usq_at_k_sampled(max, [0.5, 0.6], 3), r"k=3.*\b2\b"),
     ],
 )
 def test_bad_arguments_are_named(call, message) -> None:

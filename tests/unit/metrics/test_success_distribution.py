@@ -66,7 +66,7 @@ def test_prompts_that_are_all_alike_have_no_overdispersion() -> None:
     assert fit.mean == pytest.approx(counts.mean() / 16, abs=1e-3)
 
 
-def test_the_test_rejects_what_is_no_beta_and_is_uniform_otherwise() -> None:
+def test_fit_test_rejects_non_beta_data_and_is_uniform_otherwise() -> None:
     true = SuccessDistribution(0.8, 1.6)
     p_values = []
     for seed in range(30):
@@ -81,7 +81,7 @@ def test_the_test_rejects_what_is_no_beta_and_is_uniform_otherwise() -> None:
     assert goodness_of_fit(counts, 16, fit_success_distribution(counts, 16), resamples=99).p == 0.01
 
 
-def test_the_one_that_is_behind_overtakes_where_the_curves_cross() -> None:
+def test_trailing_model_leads_after_the_crossing_of_the_curves() -> None:
     ahead, behind = SuccessDistribution(0.3, 0.3), SuccessDistribution(2.0, 3.0)
     k = overtaking_k(behind, ahead)
     assert k is not None
@@ -96,18 +96,18 @@ def test_the_one_that_is_behind_overtakes_where_the_curves_cross() -> None:
 @pytest.mark.parametrize(
     ("counts", "samples", "message"),
     [
-        ([0, 0, 0], 4, "all 3 prompts are never solved"),
-        ([4, 4], 4, "all 2 prompts are always solved"),
-        ([1, 5], 4, "must lie between 0 and num_samples=4"),
+        ([0, 0, 0], 4, r"\b3 prompts.*never"),
+        ([4, 4], 4, r"\b2 prompts.*always"),
+        ([1, 5], 4, r"\b0\b.*num_samples=4"),
         ([], 4, "empty"),
-        ([0, 1], 1, "says nothing about spread"),
+        ([0, 1], 1, "num_samples=1"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(counts: list[int], samples: int, message: str) -> None:
+def test_unfittable_counts_are_refused(counts: list[int], samples: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit_success_distribution(counts, samples)
 
 
 def test_there_is_no_pass_at_0() -> None:
-    with pytest.raises(ValueError, match="k=0 must be above 0"):
+    with pytest.raises(ValueError, match=r"k=0.*\b0\b"):
         SuccessDistribution(1.0, 1.0).pass_at_k(0)

@@ -139,17 +139,17 @@ def test_compression_ratio_is_gzips() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: distinct_n("one text", 1), "texts='one text' is one string; give a list"),
-        (lambda: distinct_n([], 1), "texts has 0 entries, at least 1"),
-        (lambda: distinct_n(["a", None], 1), r"texts\[1\] is a NoneType"),  # pyright: ignore
-        (lambda: distinct_n(["a"], 0), "n=0 must be a whole number, at least 1"),
-        (lambda: distinct_n(["a"], 1.0), "n=1.0 must be a whole number"),  # pyright: ignore
-        (lambda: self_bleu(["a"]), "texts has 1 entries, at least 2"),
-        (lambda: self_bleu(["a", "b"], 0), "n=0 must be"),
-        (lambda: expectation_adjusted_distinct(["a b c"], 2), "vocabulary_size=2 .* different tokens .*, 3"),
-        (lambda: expectation_adjusted_distinct(["a b c"], 0, n=2), "vocabulary_size=0 must be at least 1"),
-        (lambda: vocabulary_richness([]), "texts has 0 entries"),
-        (lambda: compression_ratio("abc"), "is one string"),
+        (lambda: distinct_n("one text", 1), "texts='one text'"),
+        (lambda: distinct_n([], 1), r"texts.*\b0\b.*\b1\b"),
+        (lambda: distinct_n(["a", None], 1), r"texts\[1\].*NoneType"),  # pyright: ignore
+        (lambda: distinct_n(["a"], 0), r"n=0.*\b1\b"),
+        (lambda: distinct_n(["a"], 1.0), "n=1.0"),  # pyright: ignore
+        (lambda: self_bleu(["a"]), r"texts.*\b1\b.*\b2\b"),
+        (lambda: self_bleu(["a", "b"], 0), "n=0"),
+        (lambda: expectation_adjusted_distinct(["a b c"], 2), r"vocabulary_size=2\b.*\b3\b"),
+        (lambda: expectation_adjusted_distinct(["a b c"], 0, n=2), r"vocabulary_size=0.*\b1\b"),
+        (lambda: vocabulary_richness([]), r"texts.*\b0\b"),
+        (lambda: compression_ratio("abc"), "one string"),
     ],
 )
 def test_bad_arguments_are_named(call, message) -> None:

@@ -1,4 +1,4 @@
-"""How adapter configurations are read, and what is refused because it is more than W0 + scale B A."""
+"""Reading of adapter configurations; anything beyond W0 + scale B A is refused."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def test_rank_stabilised_adapters_scale_by_the_root_of_the_rank() -> None:
         ("init_lora_weights", "olora"),
     ],
 )
-def test_refuses_what_cannot_be_merged_as_a_product(key: str, value: object) -> None:
-    with pytest.raises(DeliveryError, match=rf"the adapter has {key}="):
+def test_payload_that_is_no_plain_product_is_refused(key: str, value: object) -> None:
+    with pytest.raises(DeliveryError, match=f"{key}="):
         AdapterShape.from_peft({**_config(), key: value})
 
 

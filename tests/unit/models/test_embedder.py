@@ -36,7 +36,7 @@ WORDS = [
 
 
 def texts_of_all_lengths(count: int) -> list[str]:
-    """Of 2 to about 40 tokens, many with equally many."""
+    """Texts of 2 to about 40 tokens, many of equal length."""
     rng = random.Random(0)
     made = [
         " ".join(rng.choices(WORDS, k=rng.choice((0, 1, 1, 2, 3, 5, 8, 9, 20, 38)))) for _ in range(count)
@@ -45,7 +45,7 @@ def texts_of_all_lengths(count: int) -> list[str]:
 
 
 def fresh(**options: object) -> Embedder:
-    """Of the same weights without a cache."""
+    """Embedder of the same weights without a cache."""
     embedder = Embedder.__new__(Embedder)
     embedder.__dict__.update(shared_embedder(PACKAGED).__dict__)
     embedder._cache_entries = 0
@@ -79,7 +79,7 @@ def test_padded_batches_are_close_and_that_is_all() -> None:
     assert (padded != exact).any(), "padded batches are exact here: then use them, they need fewer passes"
 
 
-def test_the_numbers_are_those_of_sentence_transformers() -> None:
+def test_embeddings_match_sentence_transformers() -> None:
     from sentence_transformers import SentenceTransformer
 
     embedder = shared_embedder(PACKAGED)
@@ -95,7 +95,7 @@ def test_the_numbers_are_those_of_sentence_transformers() -> None:
     np.testing.assert_array_equal(embedder.encode(["a\ud800b"]), embedder.encode(["a?b"]))
 
 
-def test_what_is_beyond_the_limit_counts_for_nothing() -> None:
+def test_tokens_beyond_the_limit_are_ignored() -> None:
     embedder = shared_embedder(PACKAGED)
     start = "word " * 260
     first, second = embedder.encode([start + "dog", start + "cat market"])
@@ -128,7 +128,7 @@ def test_threads_get_their_own_texts() -> None:
         np.testing.assert_array_equal(pair, expected[[at, -at - 1]])
 
 
-def test_the_hash_is_of_what_is_computed(tmp_path: Path) -> None:
+def test_embedder_hash_covers_its_computation(tmp_path: Path) -> None:
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"weights")
@@ -141,12 +141,12 @@ def test_the_hash_is_of_what_is_computed(tmp_path: Path) -> None:
 
 
 def test_encoders_that_are_none_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is not a sentence-transformers model"):
+    with pytest.raises(ConfigError, match="sentence-transformers"):
         Embedder(str(tmp_path))
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(ConfigError, match="is a pickle, which can run code"):
+    with pytest.raises(ConfigError, match="pickle"):
         Embedder(str(tmp_path))
-    with pytest.raises(ConfigError, match="neither a directory here nor a model the hub gives"):
+    with pytest.raises(ConfigError, match="hub"):
         Embedder("nobody/no-such-encoder")
     with pytest.raises(ValueError, match="max_batch_tokens=0"):
         Embedder(max_batch_tokens=0)

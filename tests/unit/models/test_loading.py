@@ -29,7 +29,7 @@ def test_a_directory_is_taken_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_directory_without_config_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"is not a model: config\.json is missing"):
+    with pytest.raises(ConfigError, match=r"config\.json"):
         resolve_model_dir(ModelSpec(path=str(tmp_path)))
 
 
@@ -40,9 +40,7 @@ def test_the_embedded_model_must_have_been_built(tmp_path: Path) -> None:
 
 def test_a_hub_name_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        ConfigError, match="'nobody/nothing' is neither a directory here nor a model the hub gives"
-    ):
+    with pytest.raises(ConfigError, match="'nobody/nothing'"):
         resolve_model_dir(ModelSpec(path="nobody/nothing"))
 
 
@@ -94,5 +92,5 @@ def test_fingerprints_tell_bases_apart(tmp_path: Path) -> None:
 
 def test_a_fingerprint_needs_safetensors(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"has no \*\.safetensors weights"):
+    with pytest.raises(ConfigError, match=r"\*\.safetensors"):
         base_fingerprint(tmp_path)

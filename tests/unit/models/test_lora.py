@@ -55,7 +55,7 @@ def _attach(base: PreTrainedModel | None = None, warm_start: Path | None = None,
 
 
 def _perturb(model: PeftModel) -> PeftModel:
-    """As if it had been trained: B is no longer 0."""
+    """Set B to non-zero values, as training would."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -182,9 +182,9 @@ def test_the_reference_stays_while_the_policy_moves(trained: tuple[PeftModel, Pa
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"rank": 8}, r"has rank=4, but model\.lora\.rank=8"),
-        ({"alpha": 16}, r"has alpha=8\.0, but model\.lora\.alpha=16"),
-        ({"target_modules": ("q_proj",)}, r"but model\.lora\.target_modules=\['q_proj'\]"),
+        ({"rank": 8}, r"rank=4.*model\.lora\.rank=8"),
+        ({"alpha": 16}, r"alpha=8\.0.*model\.lora\.alpha=16"),
+        ({"target_modules": ("q_proj",)}, r"model\.lora\.target_modules=\['q_proj'\]"),
     ],
 )
 def test_a_warm_start_of_another_shape_is_refused(
@@ -209,7 +209,7 @@ def test_warm_start_from_rslora_continues_at_the_same_scale(tmp_path: Path) -> N
     spec = SPEC.model_copy(update={"alpha": 8 * math.sqrt(4)})
     continued = attach_adapter(_base(), spec, tmp_path, base_sha256="b" * 64, seed=0)
     torch.testing.assert_close(_logprobs(continued), _logprobs(model), rtol=0, atol=1e-6)
-    with pytest.raises(ConfigError, match=r"alpha=16\.0 .*so set model\.lora\.alpha=16\.0$"):
+    with pytest.raises(ConfigError, match=r"alpha=16\.0.*model\.lora\.alpha=16\.0$"):
         _attach(warm_start=tmp_path)
 
 
@@ -238,9 +238,7 @@ def test_warm_start_on_all_linear_modules_by_path_continues(tmp_path: Path) -> N
 )
 def test_warm_start_that_is_more_than_plain_lora_is_refused(tmp_path: Path, key: str, value: object) -> None:
     _foreign(tmp_path, **{key: value})
-    with pytest.raises(
-        ConfigError, match=key if key not in CHANGED_KEYS else "tensors do not match this base"
-    ):
+    with pytest.raises(ConfigError, match=key if key not in CHANGED_KEYS else "tensors"):
         _attach(warm_start=tmp_path)
 
 
@@ -252,20 +250,20 @@ def test_adapter_of_a_base_that_peft_changed_is_read_nowhere(tmp_path: Path, sta
 
 
 def test_an_adapter_of_another_base_is_refused(trained: tuple[PeftModel, Path]) -> None:
-    with pytest.raises(ConfigError, match="belongs to the base bbbbbbbbbbbb, but this model is cccccccccccc"):
+    with pytest.raises(ConfigError, match=r"b{12}.*c{12}"):
         read_adapter(trained[1], "c" * 64)
 
 
-def test_what_is_no_adapter_is_refused(trained: tuple[PeftModel, Path], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"is not an adapter: adapter_config\.json is missing"):
+def test_invalid_adapter_is_refused(trained: tuple[PeftModel, Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"adapter_config\.json"):
         read_adapter(tmp_path, "b" * 64)
     weights = trained[1] / "adapter_model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(ConfigError, match="the file is damaged"):
+    with pytest.raises(ConfigError, match="sha256"):
         read_adapter(trained[1], "b" * 64)
     weights.unlink()
-    with pytest.raises(ConfigError, match=r"adapter_model\.safetensors is missing"):
+    with pytest.raises(ConfigError, match=r"adapter_model\.safetensors"):
         read_adapter(trained[1], "b" * 64)
 
 
@@ -275,7 +273,7 @@ def test_a_foreign_adapter_needs_no_manifest(trained: tuple[PeftModel, Path]) ->
 
 
 def test_target_modules_must_exist() -> None:
-    with pytest.raises(ConfigError, match=r"names \['fc1'\], which Qwen3ForCausalLM does not have"):
+    with pytest.raises(ConfigError, match=r"\['fc1'\].*Qwen3ForCausalLM"):
         attach_adapter(_base(), LoraSpec(target_modules=("q_proj", "fc1")), None, base_sha256="", seed=0)
 
 

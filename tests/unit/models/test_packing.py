@@ -80,7 +80,7 @@ def shapes(config: Any, given: Rows, one_pass: bool = False) -> list[tuple[bool,
         (7, 3, [(True, (4, 6)), (False, (6, 8))]),  # rows 2 and 3 have 3 + 5 positions; 2 + 2 + 4 are cut
     ],
 )
-def test_values_and_gradients_are_those_of_separate_rows(
+def test_values_and_gradients_match_separate_rows(
     config: Any,
     max_width: int,
     copies: int,
@@ -118,7 +118,7 @@ def test_rows_of_very_different_lengths_run_beside_their_like(monkeypatch: pytes
     torch.testing.assert_close(parts, whole, atol=1e-12, rtol=1e-12)
 
 
-def test_models_whose_layers_look_elsewhere_keep_separate_rows() -> None:
+def test_models_with_sliding_attention_keep_separate_rows() -> None:
     windowed = Qwen3Config(
         **SIZES, sliding_window=4, use_sliding_window=True, max_window_layers=1, layer_types=None
     )
@@ -164,7 +164,7 @@ def test_selected_rows_keep_their_groups_together() -> None:
 
 
 @pytest.mark.parametrize(("grouped", "masked"), [(True, True), (False, False)])
-def test_rows_of_their_own_need_no_mask_so_that_a_flash_kernel_can_take_them(
+def test_separate_rows_need_no_mask_for_flash_kernels(
     grouped: bool, masked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[bool, bool]] = []

@@ -52,7 +52,7 @@ def logits(model: Callable[..., object]) -> Tensor:
 
 @torch.no_grad()
 def deltas(model: PeftModel) -> dict[str, Tensor]:
-    """What the active adapters add to each weight."""
+    """Changes of each weight by the active adapters."""
     return {
         name: torch.stack([module.get_delta_weight(adapter) for adapter in module.active_adapters]).sum(0)  # type: ignore[operator]
         for name, module in model.named_modules()
@@ -61,7 +61,7 @@ def deltas(model: PeftModel) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_at_first_the_outputs_are_the_bases_and_its_weights_are_untouched(dtype) -> None:
+def test_fresh_adapter_keeps_base_outputs_and_weights(dtype) -> None:
     base = build_base().to(dtype)
     model = started(dtype)
     torch.testing.assert_close(logits(model), logits(base), rtol=0, atol=1e-5)
@@ -127,7 +127,7 @@ def test_the_saved_adapter_is_plain_lora_on_the_original_base(tmp_path: Path) ->
     assert safetensors.torch.load(content).keys() == adapter_state(continued).keys()
 
 
-def test_untrained_it_is_exactly_nothing_and_rounding_the_factors_costs_little() -> None:
+def test_untrained_adapter_changes_nothing_and_rounding_costs_little() -> None:
     model = started()
     untouched = safetensors.torch.load(plain_lora(model)[0])
     for name in (name for name in untouched if ".lora_A." in name):
@@ -163,17 +163,15 @@ def test_the_randomised_start_is_close_and_follows_its_seed() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (LoraSpec(rank=4, dropout=0.1), r"model\.lora\.dropout=0\.1, but principal components need 0"),
-        (LoraSpec(rank=17), r"model\.lora\.rank=17, but .*k_proj is 16 x 32 and has no more than 16"),
+        (LoraSpec(rank=4, dropout=0.1), r"model\.lora\.dropout=0\.1.*\b0\b"),
+        (LoraSpec(rank=17), r"model\.lora\.rank=17.*k_proj.*16 x 32.*\b16\b"),
     ],
 )
-def test_what_cannot_start_this_way_is_refused(spec, message) -> None:
+def test_unsupported_pissa_start_is_refused(spec, message) -> None:
     with pytest.raises(ConfigError, match=message):
         start_from_principal_components(attach(spec))
 
 
 def test_an_ordinary_adapter_is_not_converted() -> None:
-    with pytest.raises(
-        ConfigError, match="did not start from principal components; save it with save_adapter"
-    ):
+    with pytest.raises(ConfigError, match="save_adapter"):
         plain_lora(attach())

@@ -91,7 +91,7 @@ def test_a_tree_that_would_be_too_wide_is_cut_between_completions() -> None:
     assert alone.tolist() == [[1, 9, token, token, token, token] for token in (3, 4, 5)]
 
 
-def test_equal_rows_give_equal_bytes_whatever_their_order() -> None:
+def test_equal_rows_give_equal_bytes_in_any_order() -> None:
     rows = random_rows(4)
     once, again = pack_trees(*arrays(rows), 60), pack_trees(*arrays(rows), 60)
     backwards = pack_trees(*arrays(rows[::-1]), 60)

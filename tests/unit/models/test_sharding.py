@@ -72,7 +72,7 @@ def test_every_way_to_run_it_gives_the_same_numbers(whole: PeftModel, parts: Pef
     assert (reference - logprobs).abs().max() > 1e-3 and gradient.abs().max() > 1e-2
 
 
-def test_rows_take_one_pass_whatever_their_lengths(
+def test_rows_of_any_length_take_one_pass(
     whole: PeftModel, parts: PeftModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packing, "PASS_POSITIONS", 1)
@@ -99,7 +99,7 @@ def test_a_pass_that_only_others_need_adds_nothing(parts: PeftModel, monkeypatch
     parts.zero_grad()
 
 
-def test_nobody_waits_where_the_base_is_whole(whole: PeftModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_do_not_wait_with_a_whole_base(whole: PeftModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("polyray.learner.lockstep._most", lambda number: number + 2)
     assert list(in_lockstep(whole, ["a"])) == ["a"]
 
@@ -110,11 +110,11 @@ def test_a_quantised_base_is_refused() -> None:
     base.base_model.layers[0].mlp.up_proj.base_layer.weight = torch.nn.Parameter(
         torch.zeros(48, 16, dtype=torch.uint8), requires_grad=False
     )
-    with pytest.raises(ConfigError, match="layers are quantised, which only a whole base may be"):
+    with pytest.raises(ConfigError, match=r"learner\.sharding=base"):
         shard_base(model, torch.device("cpu"))
 
 
 def test_an_unknown_architecture_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sharding, "GradientCheckpointingLayer", torch.nn.Conv1d)
-    with pytest.raises(ConfigError, match=r"no decoder layers are known of Qwen3Model"):
+    with pytest.raises(ConfigError, match="Qwen3Model"):
         shard_base(build_policy(), torch.device("cpu"))

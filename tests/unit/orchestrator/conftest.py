@@ -10,6 +10,6 @@ from polyray.orchestrator import coordinator
 
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing goes through an object store, and nobody waits a whole second."""
+    """Bypass the object store and shorten all waits."""
     monkeypatch.setattr(ray, "put", lambda value: value)
     monkeypatch.setattr(coordinator, "LONG_POLL_S", 0.05)

@@ -6,6 +6,7 @@ What real actors do to it is shown in tests/integration.
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
@@ -108,8 +109,7 @@ async def test_a_worker_that_lies_about_its_version_ends_the_run() -> None:
     assert await coordinator.publish(make_payload(1)) is None
     failure = await failure_of(coordinator)
     assert isinstance(failure, PolicyNotDelivered)
-    assert "worker worker-1 does not serve policy-a1-v1-00000000" in str(failure)
-    assert "differ from the learner's by 0.5" in str(failure)
+    assert re.search(r"worker-1 .*policy-a1-v1-00000000.*\b0\.5\b", str(failure))
     assert await coordinator.next_batch(1, 1, 0, 1) == STOP
 
 
@@ -159,7 +159,7 @@ async def test_too_many_lost_workers_end_the_run() -> None:
     coordinator = await started(pool, make_config(rollout={"max_worker_replacements": 2}))
     failure = await failure_of(coordinator)
     assert isinstance(failure, RolloutError)
-    assert "3 rollout workers were lost, more than rollout.max_worker_replacements=2" in str(failure)
+    assert re.search(r"\b3 rollout workers .*rollout\.max_worker_replacements=2", str(failure))
 
 
 async def test_a_users_mistake_ends_the_run_and_costs_no_worker() -> None:
@@ -209,7 +209,7 @@ async def test_too_many_unscored_completions_end_the_run_with_the_reason() -> No
     coordinator = await started(pool, make_config(reward={"service": {"max_unscored_share": 0.25}}))
     failure = await failure_of(coordinator)
     assert isinstance(failure, RewardError)
-    assert "4 of the last 8 completions could not be scored" in str(failure)
+    assert re.search(r"\b4 of .*\b8 completions", str(failure))
     assert str(failure).endswith("the judge was away")
 
 
@@ -221,10 +221,8 @@ async def test_a_reward_service_that_was_asked_again_is_one_incident_while_the_r
     await coordinator.publish(make_payload(1))
     await batch_of(coordinator, 1)
     (incident,) = (await coordinator.progress())["incidents"]
-    assert incident == {
-        "kind": "reward_retried",
-        "message": "group 0 or one beside it was sent again: ActorDiedError: the replica is gone",
-    }
+    assert incident["kind"] == "reward_retried"
+    assert re.search(r"group 0 .*: ActorDiedError: the replica is gone$", incident["message"])
 
 
 async def test_an_attempt_that_ended_is_told_to_stop_and_its_groups_come_again() -> None:
@@ -278,5 +276,5 @@ async def test_an_alarm_is_shown_and_ends_the_run_only_where_it_is_to() -> None:
     await stopping.begin_attempt(None)
     await stopping.report(_parted(7))
     failure = await stopping.failure()
-    assert isinstance(failure, OverOptimised) and "stopped after step 7: over-optimisation" in str(failure)
+    assert isinstance(failure, OverOptimised) and "step 7: over-optimisation" in str(failure)
     assert await stopping.next_batch(1, 0, 0, 1) == STOP

@@ -73,7 +73,7 @@ def test_a_worker_that_is_gone_is_never_chosen_and_its_groups_may_still_end() ->
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_choices_equal_those_of_a_scan_of_all_workers(seed: int) -> None:
+def test_choices_equal_a_scan_of_all_workers(seed: int) -> None:
     draw = random.Random(seed)
     dispatcher, window = Dispatcher(window=3), 3
     state: dict[str, list[float]] = {}  # name -> [index, version, groups, load]

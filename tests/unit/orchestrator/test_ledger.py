@@ -111,7 +111,7 @@ def test_a_dropped_group_is_counted_and_replaced() -> None:
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [1, 0], [1, 0, 3, 2]])
-def test_which_groups_are_filtered_does_not_depend_on_the_order_they_finish_in(order: list[int]) -> None:
+def test_filtered_groups_do_not_depend_on_finishing_order(order: list[int]) -> None:
     ledger = new_ledger(batch=2)
     running = start_all(ledger, 0)
     while running:
@@ -152,7 +152,7 @@ def test_above_staleness_zero_the_oldest_version_goes_first() -> None:
     assert ledger.counts.dropped == 0
 
 
-def test_stale_groups_and_those_of_other_attempts_are_dropped_and_counted() -> None:
+def test_stale_groups_and_groups_of_other_attempts_are_dropped_and_counted() -> None:
     ledger = new_ledger(batch=2, max_staleness=1)
     for _ in range(6):
         ledger.next_id()
@@ -255,7 +255,7 @@ def test_a_lost_group_that_is_dropped_the_second_time_is_replaced_by_another() -
     assert sorted(ledger.snapshot()["pending"]) == [1, 2]
 
 
-def test_only_what_the_batch_lacks_is_started_where_nothing_else_is_to_be() -> None:
+def test_lost_groups_restart_only_up_to_the_batch_size() -> None:
     ledger = new_ledger(batch=2, max_staleness=1)
     for group_id in start_all(ledger, 0):
         finish(ledger, group_id, 0)
@@ -276,7 +276,7 @@ def test_only_what_the_batch_lacks_is_started_where_nothing_else_is_to_be() -> N
     assert cut(ledger, 1) == [late, 3]
 
 
-def test_what_has_become_too_old_takes_no_place_that_is_free() -> None:
+def test_too_old_groups_take_no_capacity() -> None:
     ledger = new_ledger(batch=1, max_staleness=1)
     slow = ledger.next_id()
     for step in range(2):
@@ -295,7 +295,7 @@ def test_what_has_become_too_old_takes_no_place_that_is_free() -> None:
     assert cut(ledger, 2) == [last + 1]
 
 
-def test_the_length_of_what_is_too_old_is_measured_against_what_is_used() -> None:
+def test_length_of_stale_groups_is_compared_with_used_groups() -> None:
     counts = LedgerCounts(dropped=3, stale=2, stale_tokens=600, used=4, used_tokens=400)
     assert counts.stale_length_ratio == 3.0
     assert LedgerCounts().stale_length_ratio == 0.0

@@ -9,7 +9,7 @@ from polyray.types import PolicyVersion
 from tests.unit.orchestrator.ledger_steps import cut, do_step, finish, new_ledger, start_all
 
 
-def test_what_was_started_but_not_consumed_comes_again_exactly_once() -> None:
+def test_unconsumed_groups_are_sampled_again_exactly_once() -> None:
     ledger = new_ledger(batch=2, max_staleness=2)
     assert start_all(ledger, 0) == [0, 1, 2, 3, 4, 5]
     for group_id in (0, 1, 3):
@@ -32,7 +32,7 @@ def _waiting_again(source: GroupLedger[str], resumed: GroupLedger[str]) -> list[
     return [item.group_id for item in waiting if resumed.take_back(item)]
 
 
-def test_what_waits_at_a_checkpoint_waits_again_and_only_the_rest_is_sampled_again() -> None:
+def test_groups_waiting_at_a_checkpoint_are_restored_and_the_rest_resampled() -> None:
     ledger = new_ledger(batch=2, max_staleness=2)
     assert start_all(ledger, 0) == [0, 1, 2, 3, 4, 5]
     for group_id in (0, 1, 3, 5):
@@ -60,7 +60,7 @@ def test_a_batch_that_another_rank_has_already_waits_again_too() -> None:
     assert cut(resumed, 0) == [0, 1]
 
 
-def test_what_waits_is_never_more_than_s_plus_one_batches_and_nothing_at_staleness_zero() -> None:
+def test_waiting_groups_stay_within_s_plus_one_batches_and_zero_at_staleness_zero() -> None:
     for max_staleness, expected in ((0, 0), (1, 6), (3, 12)):
         ledger = new_ledger(batch=3, max_staleness=max_staleness)
         for group_id in start_all(ledger, 0):
@@ -97,7 +97,7 @@ def test_groups_that_do_not_belong_are_not_taken_back() -> None:
     assert offer(3, 1)
 
 
-def test_a_lineage_goes_through_every_restart_and_forgets_what_is_too_old() -> None:
+def test_lineage_spans_restarts_and_drops_old_entries() -> None:
     ledger = new_ledger(batch=1, max_staleness=2)
     snapshot = {}
     for version in (1, 2, 6):
@@ -124,7 +124,7 @@ def test_a_batch_that_is_leased_but_not_published_is_replayed() -> None:
     assert ledger.snapshot()["pending"] == []
 
 
-def test_attempts_count_up_whatever_the_snapshot_says() -> None:
+def test_attempts_count_up_with_any_snapshot() -> None:
     ledger = new_ledger()
     early = ledger.snapshot()
     assert ledger.attempt == 1
@@ -135,7 +135,7 @@ def test_attempts_count_up_whatever_the_snapshot_says() -> None:
     assert fresh.restore({**early, "attempt": 9}) == 10
 
 
-def test_an_interrupted_history_consumes_what_an_unbroken_one_does() -> None:
+def test_interrupted_history_consumes_the_same_groups() -> None:
     unbroken = new_ledger(batch=3)
     expected = [do_step(unbroken, step) for step in range(5)]
 

@@ -8,7 +8,7 @@ from polyray.orchestrator.loading_turns import LoadingTurns
 
 
 class Workers:
-    """Workers that load until they are told to be done; `order` says who began when."""
+    """Workers that load until released; `order` records the order of the starts."""
 
     def __init__(self, limit: int) -> None:
         self.turns = LoadingTurns(limit)
@@ -37,7 +37,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_so_many_at_a_time_in_the_order_they_came() -> None:
+async def test_limited_number_loads_in_arrival_order() -> None:
     workers = Workers(limit=2)
     await workers.begin("a", "b", "c", "d")
     assert workers.order == ["a", "b"]
@@ -61,7 +61,7 @@ async def test_more_at_a_time_from_now_on_or_fewer() -> None:
     assert workers.order == ["a", "b", "c"]
 
 
-async def test_who_has_nothing_to_do_neither_waits_nor_takes_a_turn() -> None:
+async def test_idle_worker_neither_waits_nor_takes_a_turn() -> None:
     workers = Workers(limit=1)
     await workers.begin("a")
     await workers.begin("idle", idle=True)

@@ -1,9 +1,10 @@
-"""What a checkpoint has of the coordinator, and what a new attempt makes of it."""
+"""Coordinator state in a checkpoint, and its restore by a new attempt."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("no_ray")
 
 
 def _scored(config: TrainConfig, group_id: int, policy: PolicyVersion) -> ScoredGroup:
-    """What a worker would have made of this group."""
+    """Group as a worker would have scored it."""
     prompt = build_task(config.task).training_prompt(group_id, config.seed)
     completions = tuple(
         Completion(
@@ -108,7 +109,7 @@ async def test_groups_that_would_be_asked_for_differently_are_sampled_again_and_
     assert lease.history["groups"] == [3, 4, 5] and lease.history["versions"] == [1, 1, 1]
     incidents = (await coordinator.progress())["incidents"]
     assert incidents[0]["kind"] == "groups_not_taken_back"
-    assert incidents[0]["message"].startswith("3 of the 3 scored groups of the checkpoint do not belong")
+    assert re.search(r"\b3 of .*\b3 scored groups", incidents[0]["message"])
 
 
 async def test_at_staleness_zero_a_snapshot_has_no_groups_although_some_are_scored() -> None:
@@ -124,13 +125,11 @@ async def test_validations_that_a_checkpoint_left_open_are_named() -> None:
     snapshot = await _checkpoint_of_a_step(make_config(rollout={"max_staleness": 1}))
     await coordinator.begin_attempt({**snapshot, "unvalidated": [0, 1]})
     incidents = (await coordinator.progress())["incidents"]
-    assert [item["message"] for item in incidents if item["kind"] == "validation_lost"] == [
-        "the validation of version 0 was not finished when the run ended at step 1; dynamics.jsonl has no "
-        "line of it"
-    ]  # version 1 is served again, and validated then
+    (lost,) = (item["message"] for item in incidents if item["kind"] == "validation_lost")
+    assert re.search(r"version 0 .*step 1\b", lost)  # version 1 is served again, and validated then
 
 
-async def test_what_the_learner_makes_of_a_snapshot_is_plain_but_for_the_files(
+async def test_learner_snapshot_is_plain_except_for_files(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = make_config(rollout={"max_staleness": 1})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -95,19 +96,19 @@ async def test_while_calls_are_under_way_groups_gather():
     assert service.sizes == [1, 1, 4]  # two in flight, the rest in one call after them
 
 
-async def test_what_may_pass_is_tried_again():
+async def test_transient_failure_is_retried():
     service = Service(BackPressureError(3, 2), TimeoutError(), BackPressureError(3, 2))
     (group,) = await score(service)
     assert service.sizes == [1, 1, 1, 1]
     assert group.errors == (None, None)
 
 
-async def test_why_it_was_tried_again_can_be_asked_once():
+async def test_reason_of_a_retry_is_returned_once():
     service = Service(TimeoutError(), BackPressureError(3, 2))
     client = RewardClient("run-reward", ServiceSpec(request_timeout_s=7), service)
     assert client.take_trouble() is None
     await client.score_group(Prompt("1", "p"), ["a"])
-    assert str(client.take_trouble()).startswith("BackPressureError: Request dropped")
+    assert "BackPressureError" in str(client.take_trouble())
     await client.score_group(Prompt("1", "p"), ["a"])
     assert client.take_trouble() is None
 
@@ -118,29 +119,28 @@ async def test_after_max_attempts_the_group_is_unscored_with_the_reason():
     assert service.sizes == [1, 1, 1]
     assert np.isnan(group.rewards_G).tolist() == [True, True] and group.classes_G.tolist() == [-1, -1]
     reason = str(group.errors[0])
-    assert reason.startswith(
-        "no scores from run-reward in 3 tries; the last: BackPressureError: Request dropped"
-    )
+    assert re.search(r"run-reward .*\b3 tries.*: BackPressureError: Request dropped", reason)
 
 
 async def test_a_service_that_does_not_answer_meets_the_deadline():
     (group,) = await score(Service(delay_s=30), request_timeout_s=0.02, max_attempts=2)
-    assert str(group.errors[0]).endswith("the last: no answer within request_timeout_s=0.02")
+    assert "request_timeout_s=0.02" in str(group.errors[0])
 
 
 async def test_a_defect_of_the_service_is_not_tried_again():
     service = Service(RayTaskError("score_groups", "traceback", KeyError("boom")))
     (group,) = await score(service)
     assert service.sizes == [1]
-    assert group.errors == ("the reward service failed: KeyError('boom')",) * 2
+    first, second = group.errors
+    assert "KeyError('boom')" in str(first) and second == first
 
 
 @pytest.mark.parametrize(
     ("garbage", "message"),
     [
-        (None, "answered a NoneType for 2 groups"),
-        ([], "answered 0 groups for 2 groups"),
-        ([1, 2], "answered a int, not GroupScores"),
+        (None, r"\bNoneType\b.*\b2\b"),
+        ([], r"\b0 groups.*\b2\b"),
+        ([1, 2], r"\bint\b.*GroupScores"),
     ],
 )
 async def test_garbage_is_unscored_and_not_tried_again(garbage: object, message: str):
@@ -153,7 +153,9 @@ async def test_garbage_is_unscored_and_not_tried_again(garbage: object, message:
 
     groups = await score(call, num_groups=2)
     assert calls == 1
-    assert all(message in str(group.errors[0]) and np.isnan(group.rewards_G).all() for group in groups)
+    assert all(
+        re.search(message, str(group.errors[0])) and np.isnan(group.rewards_G).all() for group in groups
+    )
 
 
 async def test_garbage_for_one_group_leaves_the_others_alone():
@@ -164,7 +166,7 @@ async def test_garbage_for_one_group_leaves_the_others_alone():
 
     good, bad = await score(call, num_groups=2)
     assert good.errors == (None, None)
-    assert "rewards_G with 7.0, outside [0, 1]" in str(bad.errors[0])
+    assert re.search(r"rewards_G .*\b7\.0.*\[0, 1\]", str(bad.errors[0]))
 
 
 async def test_a_caller_that_gives_up_does_not_disturb_the_others():
@@ -228,12 +230,12 @@ async def test_a_service_elsewhere_is_called_without_a_deployment(elsewhere: Rew
     assert groups[2].distances_GG is not None and groups[2].distances_GG.tolist() == [[0, 0], [0, 0]]
 
 
-async def test_what_a_service_elsewhere_cannot_score_is_unscored_and_the_next_group_waits(
+async def test_remote_service_failure_unscores_the_group_and_delays_the_next(
     elsewhere: RewardPlan,
 ) -> None:
     client = RewardClient("elsewhere", elsewhere.reward.service, RemoteCall(elsewhere))
     broken = await client.score_group(Prompt("1", "p"), ["break"])
-    assert np.isnan(broken.rewards_G).all() and "status 500" in str(broken.errors[0])
+    assert np.isnan(broken.rewards_G).all() and "500" in str(broken.errors[0])
     started = time.monotonic()
     later = await client.score_group(Prompt("1", "p"), ["aa"])  # the circuit is open: it is waited for
     assert later.rewards_G.tolist() == [0.2] and time.monotonic() - started > 0.2
@@ -243,12 +245,12 @@ async def test_a_token_that_is_missing_where_groups_are_scored_is_the_reason(els
     reward = elsewhere.reward.model_copy(update={"token_env": "NO_SUCH_TOKEN"})
     client = RewardClient("elsewhere", reward.service, RemoteCall(replace(elsewhere, reward=reward)))
     group = await client.score_group(Prompt("1", "p"), ["a"])
-    assert "NO_SUCH_TOKEN: the environment variable is not set" in str(group.errors[0])
+    assert "NO_SUCH_TOKEN" in str(group.errors[0])
 
 
 def test_only_a_plain_remote_reward_needs_no_deployment(elsewhere: RewardPlan) -> None:
     assert not replace(elsewhere, second_opinion=VerifierRewardSpec()).is_remote
     assert not replace(elsewhere, diversity=DiversitySpec(source="embedding")).is_remote
     assert not replace(elsewhere, reward=VerifierRewardSpec()).is_remote
-    with pytest.raises(RewardError, match="is not a remote reward"):
+    with pytest.raises(RewardError, match="remote"):
         reward_client.build_remote(replace(elsewhere, reward=VerifierRewardSpec()))

@@ -1,4 +1,4 @@
-"""Who belongs to a pool, and what follows from a loss."""
+"""Members of a pool, and the consequences of a loss."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def make(num_needed: int = 2, max_replacements: int = 1, joined: int = 0) -> Ros
     return roster
 
 
-def test_a_version_is_served_when_all_who_joined_and_as_many_as_are_needed_have_proven_it() -> None:
+def test_version_is_served_after_all_joined_and_required_workers_proved_it() -> None:
     roster = make(joined=1)
     assert not roster.all_serve and roster.num_expected == 2
     assert not roster.proved("w1") and roster.all_serve
@@ -29,14 +29,14 @@ def test_a_version_is_served_when_all_who_joined_and_as_many_as_are_needed_have_
     assert roster.all_serve and roster.num_behind == 0
 
 
-def test_losing_one_that_is_needed_counts_and_too_many_end_the_run() -> None:
+def test_loss_of_a_required_worker_counts_and_too_many_end_the_run() -> None:
     roster = make(joined=2)
     assert roster.lost("w0", in_time=True) is Loss.REPLACED
     assert (roster.replacements, roster.num_joined, roster.all_serve) == (1, 1, False)
     assert roster.lost("w1", in_time=False) is Loss.TOO_MANY and roster.replacements == 2
 
 
-def test_one_that_the_run_does_without_costs_nothing_and_one_without_room_is_no_news() -> None:
+def test_loss_of_an_optional_worker_is_free_and_lack_of_room_is_silent() -> None:
     roster = make(joined=3, max_replacements=0)
     assert roster.lost("w0", in_time=True) is Loss.REPLACED
     assert roster.lost("new", in_time=False) is Loss.STILL_WAITS
@@ -44,7 +44,7 @@ def test_one_that_the_run_does_without_costs_nothing_and_one_without_room_is_no_
     assert (roster.replacements, roster.failed_joins) == (0, 1)
 
 
-def test_those_that_never_serve_are_given_up_unless_another_joins_in_between(
+def test_workers_that_never_serve_are_dropped_unless_another_joins(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(roster_module, "MAX_FAILED_JOINS", 2)

@@ -1,4 +1,4 @@
-"""What a run exports: recorded where Ray would take it, after its own checks of values and tags."""
+"""Metrics of a run, recorded after Ray's own checks of values and tags."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_totals_begin_at_zero_and_grow(recorded: Recorded) -> None:
     assert recorded["incidents_total", ("new",)] == [1]
 
 
-def test_what_is_no_number_keeps_its_value(recorded: Recorded) -> None:
+def test_metric_that_is_no_number_keeps_its_last_value(recorded: Recorded) -> None:
     clock = Clock()
     metrics = RunMetrics(make_config(), clock)
     metrics.step({"entropy": 0.5, "diversity": np.float64(0.25), "note": "text", "deliver_s": 0.0})
@@ -210,7 +210,7 @@ def test_the_docstring_lists_the_tags() -> None:
     assert all(gauge.info["name"] == PREFIX + name for name, gauge in Instruments().gauges.items())
 
 
-async def test_a_coordinator_exports_what_happens(
+async def test_coordinator_exports_its_events(
     no_ray: None, recorded: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_metrics, "EXPORT_EVERY_S", 0.0)

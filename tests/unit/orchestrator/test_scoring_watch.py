@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 
@@ -51,10 +52,10 @@ def watched(replies: list[RolloutReply], prompts: int = 8, limit: float = 0.25) 
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ("return [item['answer'] for item in items]", "raised KeyError: 'answer' at mine.py:2"),
-        ("return [float('nan') for _ in items]", "gave score nan, which is not a finite number in [0, 1]"),
-        ("return [0.5, 0.5, 0.5]", "returned 3 entries for 1 items; return one per item"),
-        ("return ['good' for _ in items]", "returned a score as a str (good); return a float"),
+        ("return [item['answer'] for item in items]", r"KeyError: 'answer'.*mine\.py:2"),
+        ("return [float('nan') for _ in items]", r"\bnan\b.*\[0, 1\]"),
+        ("return [0.5, 0.5, 0.5]", r"\b3 entries for 1\b"),
+        ("return ['good' for _ in items]", r"\bstr \(good\)"),
     ],
 )
 def test_reward_that_scores_nothing_ends_run_at_second_group(body: str, reason: str) -> None:
@@ -62,8 +63,8 @@ def test_reward_that_scores_nothing_ends_run_at_second_group(body: str, reason: 
     assert watched(replies[:1]).failure is None
     failure = watched(replies).failure
     assert isinstance(failure, RewardError)
-    assert reason in str(failure) and "reward function mine.py:score" in str(failure)
-    assert "none of the first 8 completions" in str(failure)
+    assert re.search(reason, str(failure)) and "mine.py:score" in str(failure)
+    assert "8 completions" in str(failure)
     assert "\n" not in str(failure)
 
 

@@ -1,8 +1,9 @@
-"""Delivery in the background at S > 0: nobody waits, versions are skipped, never reversed; lost groups come again."""
+"""Background weight sync at S > 0: no waits, versions skipped but never reversed, lost groups resampled."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 import ray.exceptions
@@ -27,7 +28,7 @@ from tests.unit.orchestrator.fakes import (
 pytestmark = pytest.mark.usefixtures("no_ray")
 
 
-async def test_above_staleness_zero_a_publish_waits_for_nobody_and_missed_versions_are_skipped() -> None:
+async def test_publish_above_staleness_zero_does_not_wait_and_skips_missed_versions() -> None:
     pool = FakePool(3)
     coordinator = await started(pool, make_config(rollout={"max_staleness": 8, "num_workers": 3}))
     await batch_of(coordinator, 0)
@@ -88,10 +89,10 @@ async def test_a_version_that_a_second_worker_refuses_ends_the_run_with_the_reas
     failure = await failure_of(coordinator)
     second = "worker-1" if num_workers == 2 else "worker-0+"
     assert isinstance(failure, DeliveryError)
-    assert str(failure) == (
-        f"{make_payload(1).policy.name} was refused by worker-0, and then by {second}: "
-        "lora_B of layer 1 is not finite"
+    expected = (
+        rf"{make_payload(1).policy.name} .*worker-0\b.*{re.escape(second)}: lora_B of layer 1 is not finite$"
     )
+    assert re.search(expected, str(failure))
     assert len(pool.made) == num_workers + 1
 
 
@@ -105,9 +106,7 @@ async def test_a_version_that_one_worker_refuses_costs_that_worker() -> None:
     assert ids_of(await batch_of(coordinator, 1)) == [3, 4, 5]
 
 
-async def test_at_most_half_of_the_workers_with_groups_load_at_a_time_and_who_runs_out_need_not_wait() -> (
-    None
-):
+async def test_at_most_half_of_busy_workers_load_at_once_and_idle_ones_do_not_wait() -> None:
     pool = FakePool(4)
     held = [asyncio.Event() for _ in pool.made]
     for fake, event in zip(pool.made, held, strict=True):
@@ -149,7 +148,7 @@ async def test_a_replacement_is_given_the_newest_version_though_older_ones_were_
     assert await coordinator.failure() is None
 
 
-async def test_groups_whose_objects_are_gone_come_again_into_the_same_batch() -> None:
+async def test_groups_with_lost_objects_are_resampled_into_the_same_batch() -> None:
     pool = FakePool()
     coordinator = await started(pool)
     lease = await batch_of(coordinator, 0, 0, 2)
@@ -163,7 +162,7 @@ async def test_groups_whose_objects_are_gone_come_again_into_the_same_batch() ->
     assert sorted(requests) == [0, 1, 2, 2]
 
 
-async def test_no_worker_takes_more_than_its_share_of_what_may_be_under_way() -> None:
+async def test_no_worker_takes_more_than_its_share_of_groups_in_flight() -> None:
     spec = RolloutSpec(prompts_per_step=16, group_size=16, max_sequences=256, max_staleness=1)
     assert groups_per_worker(spec, 4) == 8
     assert groups_per_worker(spec.model_copy(update={"max_sequences": 64}), 1) == 8
@@ -213,7 +212,7 @@ async def test_a_drain_lets_the_step_under_way_end_on_every_rank_and_cuts_no_oth
     assert sorted((await coordinator.snapshot())["pending"]) == [3, 4, 5]
 
 
-async def test_what_happened_is_told_in_words_from_where_the_driver_left_off() -> None:
+async def test_incidents_are_reported_from_the_last_seen_one() -> None:
     pool = FakePool()
     coordinator = await started(pool)
     pool.made[0].fails = DIED
@@ -222,9 +221,7 @@ async def test_what_happened_is_told_in_words_from_where_the_driver_left_off() -
     await coordinator.begin_attempt(await coordinator.snapshot())
     incidents = (await coordinator.progress())["incidents"]
     assert [item["kind"] for item in incidents] == ["worker_replaced", "groups_lost", "learner_restarted"]
-    assert incidents[0]["message"].startswith(
-        "rollout worker worker-0 was replaced by worker-0+: ActorDiedError"
-    )
-    assert incidents[1]["message"] == "groups 1 of step 0 were gone when they were fetched"
-    assert "attempt 2 of the learner begins at step 0" in incidents[2]["message"]
+    assert re.search(r"worker-0 .*worker-0\+: ActorDiedError", incidents[0]["message"])
+    assert re.search(r"groups 1 of step 0\b", incidents[1]["message"])
+    assert re.search(r"attempt 2 .*step 0\b", incidents[2]["message"])
     assert (await coordinator.progress(2))["incidents"] == incidents[2:]

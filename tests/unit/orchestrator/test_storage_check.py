@@ -56,18 +56,14 @@ def test_a_directory_that_all_machines_share_is_left_as_it_was(
 
 def test_a_machine_that_cannot_write_is_named(cluster: dict[str, Write], tmp_path: Path) -> None:
     cluster["10.0.0.2"] = lambda path: storage_check._write(str(tmp_path / "missing" / "x"))
-    with pytest.raises(
-        ResourceError, match=r"10\.0\.0\.2 .*cannot write to .*FileNotFoundError: No such file"
-    ):
+    with pytest.raises(ResourceError, match=r"10\.0\.0\.2 .*FileNotFoundError"):
         check_storage(tmp_path)
     assert not list(tmp_path.glob(f"{PROBE}*"))
 
 
 def test_a_machine_with_a_directory_of_its_own_is_named(cluster: dict[str, Write], tmp_path: Path) -> None:
     cluster["10.0.0.2"] = lambda path: ""
-    with pytest.raises(
-        ResourceError, match=r"10\.0\.0\.2 .*of its own, which this machine does not see; give runs_dir"
-    ):
+    with pytest.raises(ResourceError, match=r"10\.0\.0\.2 .*runs_dir"):
         check_storage(tmp_path)
 
 
@@ -76,7 +72,7 @@ def test_a_machine_that_does_not_answer_is_named(cluster: dict[str, Write], tmp_
         raise ray.exceptions.GetTimeoutError("60 s")
 
     cluster["10.0.0.1"] = hang
-    with pytest.raises(ResourceError, match=r"10\.0\.0\.1 .*did not answer within 60 s"):
+    with pytest.raises(ResourceError, match=r"10\.0\.0\.1 .*\b60 s\b"):
         check_storage(tmp_path)
 
 

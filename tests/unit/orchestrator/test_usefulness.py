@@ -1,4 +1,4 @@
-"""What a rollout worker says of a group: how many take part, and whether it teaches."""
+"""Usefulness of a group: number of valid completions, and whether it has a signal."""
 
 from __future__ import annotations
 

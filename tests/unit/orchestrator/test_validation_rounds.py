@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from polyray.errors import DiversityCollapsed
@@ -47,7 +49,7 @@ async def test_versions_that_are_due_are_validated_by_themselves(max_staleness: 
     assert all(len(of_prompt) == 1 for of_prompt in seeds.values())  # the same for every version
 
 
-async def test_what_rounds_sample_is_among_the_tokens_of_the_run() -> None:
+async def test_validation_tokens_count_as_run_tokens() -> None:
     coordinator = await started(FakePool(), make_config(evaluation=EVALUATION))
     await _values(coordinator, 0)
     assert (await coordinator.progress())["tokens"] - coordinator._progress.tokens == 27
@@ -70,10 +72,7 @@ async def test_a_collapse_ends_the_run_where_it_is_to(stop: bool, alarm: float, 
     await coordinator.report({"step": 7, "validation/collapse_alarm": alarm})
     failure = await coordinator.failure()
     assert isinstance(failure, DiversityCollapsed) == ends
-    assert (
-        failure is None
-        or "stopped after step 7: diversity collapses: diversity has been below 0.5" in str(failure)
-    )
+    assert failure is None or re.search(r"step 7: .*diversity .*\b0\.5\b", str(failure))
 
 
 async def test_a_new_attempt_validates_again_and_the_old_one_has_no_say() -> None:

@@ -129,20 +129,18 @@ def test_error_of_a_function_names_function_and_line() -> None:
     reward = plan_reward(spec_of(function), HiddenTrapGridSpec())
     score = reward.build().score([ScoreItem("37|b1>e4=", "R")])[0]
     assert score.score is None and score.error is not None
-    assert "reward function reward raised ZeroDivisionError" in score.error and "/x/cell.py:2" in score.error
+    assert "ZeroDivisionError" in score.error and "/x/cell.py:2" in score.error
 
 
-def test_function_of_another_process_is_an_error_that_says_what_to_do() -> None:
+def test_function_of_another_process_is_an_error_with_a_fix() -> None:
     spec = CallableRewardSpec(name="make.<locals>.reward", sha256="0" * 64)
-    with pytest.raises(ConfigError, match=r"make\.<locals>\.reward .*pass reward=reward to .*reward\.path"):
+    with pytest.raises(ConfigError, match=r"make\.<locals>\.reward .*reward=reward.*reward\.path"):
         plan_reward(spec, HiddenTrapGridSpec())
 
 
 def test_pickle_that_cannot_be_loaded_is_a_reward_error() -> None:
     text = base64.b64encode(pickle.dumps(Path("x")).replace(b"pathlib", b"nowhere")).decode()
-    with pytest.raises(
-        RewardError, match="cannot be loaded where completions are scored: ModuleNotFoundError"
-    ):
+    with pytest.raises(RewardError, match="ModuleNotFoundError"):
         load_function(CallableRewardSpec(name="reward", sha256="0" * 64), text)
 
 

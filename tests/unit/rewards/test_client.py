@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +33,7 @@ Step = httpx.Response | Exception
 
 
 class Clock:
-    """Time that passes only where somebody waits."""
+    """Clock that advances only during waits."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -160,13 +161,13 @@ async def test_an_item_that_cannot_be_sent_leaves_the_others_alone() -> None:
     scored = await client(service, max_body_kib=1).score(bad)
     assert [score.class_id for score in scored.scores] == [-1, 1, -1, -1, -1]
     errors = [str(score.error) for score in scored.scores]
-    assert f"completion: String should have at most {MAX_TEXT_CHARS} characters" in errors[0]
-    assert "above client.max_body_kib=1; it was not sent" in errors[2]
-    assert all("cannot be sent" in error for error in errors[3:])
+    assert "completion: " in errors[0] and f"{MAX_TEXT_CHARS} characters" in errors[0]
+    assert "client.max_body_kib=1" in errors[2]
+    assert all("item" in error for error in errors[3:])
     assert service.sizes == [1]
 
 
-async def test_what_may_pass_is_tried_again_after_jittered_pauses() -> None:
+async def test_transient_failure_is_retried_after_jittered_pauses() -> None:
     clock = Clock()
     service = Service(
         httpx.ConnectError("refused"),
@@ -189,9 +190,7 @@ async def test_after_the_last_try_the_batch_is_unscored_with_the_reason() -> Non
     (failure,) = scored.failures
     assert (failure.kind, failure.status, failure.tries) == ("overloaded", 503, 3)
     assert [score.score for score in scored.scores] == [None, None]
-    assert str(scored.scores[0].error) == (
-        f"the reward service at {URL} answered status 503: drained in 3 tries"
-    )
+    assert re.search(rf"{URL} .*\b503: drained .*\b3 tries", str(scored.scores[0].error))
 
 
 async def test_the_deadline_covers_all_tries_and_batches() -> None:
@@ -204,8 +203,8 @@ async def test_the_deadline_covers_all_tries_and_batches() -> None:
     assert len(service.requests) == 4 and clock.now == 19.5 + 6.0
     kinds = [failure.kind for failure in scored.failures]
     assert kinds == ["timeout"] * 3
-    assert "in 3 tries, and 0.5 s of deadline_s=20 are left" in scored.failures[0].message
-    assert scored.failures[2].message.endswith("deadline_s=20 is over")
+    assert re.search(r"\b3 tries.*\b0\.5 s of deadline_s=20\b", scored.failures[0].message)
+    assert "deadline_s=20" in scored.failures[2].message
     assert all(score.score is None for score in scored.scores)
 
 
@@ -213,14 +212,14 @@ async def test_the_deadline_covers_all_tries_and_batches() -> None:
     ("status", "kind"),
     [(401, "refused"), (404, "refused"), (307, "refused"), (500, "failed"), (501, "failed")],
 )
-async def test_what_comes_again_is_not_tried_again(status: int, kind: str) -> None:
+async def test_permanent_failure_is_not_retried(status: int, kind: str) -> None:
     service = Service(httpx.Response(status, json="no"))
     scored = await client(service, token="secret").score(items(2))
     assert len(service.requests) == 1
     assert [(failure.kind, failure.status) for failure in scored.failures] == [(kind, status)]
     message = str(scored.scores[1].error)
     assert f'status {status}: "no"' in message and "secret" not in message
-    assert ("check the token" in message) == (status == 401)
+    assert ("token" in message) == (status == 401)
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
@@ -247,7 +246,7 @@ async def test_the_breaker_opens_answers_at_once_and_probes() -> None:
     refused = await caller.score(items(1))
     assert len(service.requests) == 3
     assert refused.failures[0].kind == "circuit_open" and refused.failures[0].tries == 0
-    assert "is left alone: 3 failures in a row, tried again in 5 s" in str(refused.scores[0].error)
+    assert re.search(r"\b3 failures in a row.*\b5 s\b", str(refused.scores[0].error))
     clock.now += 5.0
     assert (await caller.score(items(1))).failures == ()
     assert (await caller.score(items(1))).failures == ()
@@ -264,39 +263,39 @@ async def test_a_service_that_is_only_busy_keeps_the_circuit_closed() -> None:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ([], "no JSON object"),
-        ({}, "no list of scores"),
-        (GOOD | {"scores": GOOD["scores"][:1]}, "1 scores for 2 items"),
+        ([], "JSON"),
+        ({}, "list of scores"),
+        (GOOD | {"scores": GOOD["scores"][:1]}, r"\b1 scores for 2\b"),
     ],
 )
-async def test_garbage_unscores_its_batch_and_says_what_came(answer: object, message: str) -> None:
+async def test_garbage_unscores_its_batch_and_names_the_answer(answer: object, message: str) -> None:
     service = Service(httpx.Response(200, json=answer))
     scored = await client(service).score(ITEMS)
     assert [failure.kind for failure in scored.failures] == ["garbage"] and len(service.requests) == 1
-    assert all(score.score is None and message in str(score.error) for score in scored.scores)
+    assert all(score.score is None and re.search(message, str(score.error)) for score in scored.scores)
     assert URL in str(scored.scores[0].error)
 
 
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"score": 1.5, "class": 0}, "score: Input should be less than or equal to 1"),
-        ({"score": "high", "class": 0}, "score: Input should be a valid number"),
-        ({"score": 1}, "class: Field required"),
-        (None, "Input should be a valid dictionary"),
+        ({"score": 1.5, "class": 0}, r"\bscore: .*\b1\b"),
+        ({"score": "high", "class": 0}, r"\bscore: .*number"),
+        ({"score": 1}, "class: "),
+        (None, "dictionary"),
     ],
 )
 async def test_garbage_for_one_item_leaves_the_others_alone(entry: object, message: str) -> None:
     service = Service(httpx.Response(200, json=GOOD | {"scores": [entry, GOOD["scores"][0]]}))
     bad, good = (await client(service).score(ITEMS)).scores
-    assert bad.score is None and message in str(bad.error)
+    assert bad.score is None and re.search(message, str(bad.error))
     assert good.score == 0.5
 
 
 async def test_not_a_number_in_json_is_garbage() -> None:
     body = json.dumps(GOOD).replace("0.5", "NaN")
     scored = await client(Service(httpx.Response(200, text=body))).score(ITEMS)
-    assert scored.scores[0].score is None and "finite number" in str(scored.scores[0].error)
+    assert scored.scores[0].score is None and "finite" in str(scored.scores[0].error)
 
 
 async def test_a_page_that_is_not_json_is_quoted() -> None:
@@ -308,7 +307,7 @@ async def test_no_service_names_the_address_and_how_to_start_one() -> None:
     service = Service(*[httpx.ConnectError("refused")] * 9)
     scored = await client(service, max_attempts=2).score(ITEMS)
     message = str(scored.scores[0].error)
-    assert f"{URL} does not answer (ConnectError: refused)" in message and "polyray serve" in message
+    assert URL in message and "(ConnectError: refused)" in message and "polyray serve" in message
 
 
 async def test_distances_and_identity() -> None:
@@ -324,9 +323,9 @@ async def test_distances_and_identity() -> None:
 @pytest.mark.parametrize(
     ("distances", "message"),
     [
-        (None, "no distances"),
-        ({"default": [[0.0]]}, "not 2 x 2"),
-        ({"default": [[0.0, 0.1], [0.2, 0.0]]}, "not symmetric"),
+        (None, "distances"),
+        ({"default": [[0.0]]}, "2 x 2"),
+        ({"default": [[0.0, 0.1], [0.2, 0.0]]}, "symmetric"),
     ],
 )
 async def test_garbage_distances(distances: object, message: str) -> None:
@@ -335,9 +334,9 @@ async def test_garbage_distances(distances: object, message: str) -> None:
 
 
 async def test_an_identity_that_is_none_is_an_error() -> None:
-    with pytest.raises(RewardError, match="is this the address of a polyray reward service"):
+    with pytest.raises(RewardError, match=r"\{\}.*address"):
         await client(Service(httpx.Response(200, json={}))).info()
-    with pytest.raises(RewardError, match="status 404"):
+    with pytest.raises(RewardError, match=r"\b404\b"):
         await client(Service(httpx.Response(404))).info()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -48,7 +49,7 @@ def test_the_pause_is_drawn_from_zero_to_its_limit() -> None:
     assert drawn == Retry(0.5)
 
 
-def test_what_the_service_asks_for_comes_first_and_the_jitter_after_it() -> None:
+def test_retry_after_of_the_service_precedes_the_jitter() -> None:
     assert step(Failure("overloaded", "busy", 429, retry_after_s=7.0), tries=2) == Retry(9.0)
     assert step(Failure("overloaded", "busy", 503, retry_after_s=0.0), tries=1) == Retry(1.0)
 
@@ -70,15 +71,16 @@ def test_garbage_and_an_open_circuit_are_not_tried_again() -> None:
 
 
 def test_the_last_try_says_how_many_there_were() -> None:
-    assert step(BROKEN, tries=4) == Failure("unreachable", "no connection in 4 tries", None, None, 4)
+    last = step(BROKEN, tries=4)
+    assert isinstance(last, Failure) and "4 tries" in last.message
+    assert replace(last, message="") == Failure("unreachable", "", None, None, 4)
 
 
 def test_a_pause_that_ends_behind_the_deadline_is_not_begun() -> None:
     assert step(BROKEN, tries=1, now=98.9) == Retry(1.0)
     late = step(BROKEN, tries=1, now=99.0)
-    assert late == Failure(
-        "unreachable", "no connection in 1 tries, and 1 s of deadline_s=100 are left", None, None, 1
-    )
+    assert isinstance(late, Failure) and "1 s of deadline_s=100" in late.message
+    assert replace(late, message="") == Failure("unreachable", "", None, None, 1)
     asked = Failure("overloaded", "busy", 429, retry_after_s=60.0)
     assert isinstance(step(asked, tries=1, now=0, deadline=60), Failure)
 
@@ -94,9 +96,8 @@ def test_the_breaker_opens_after_failures_in_a_row_only() -> None:
     breaker.failed(BROKEN, 5.0, 5.0)
     refusal = breaker.refuses(6.0)
     assert refusal is not None
-    assert refusal == Failure(
-        "circuit_open", "3 failures in a row, tried again in 9 s; the last: no connection", tries=0
-    )
+    assert "3 failures" in refusal.message and "9 s" in refusal.message
+    assert replace(refusal, message="") == Failure("circuit_open", "", tries=0)
     assert breaker.wait_s(6.0) == 9.0
 
 
@@ -118,7 +119,7 @@ def test_one_probe_decides_about_the_open_breaker() -> None:
     assert breaker.refuses(9.99) is not None
     assert breaker.refuses(10.0) is None  # the probe
     other = breaker.refuses(10.0)
-    assert other is not None and "being tried by another request" in other.message
+    assert other is not None and "another request" in other.message
     breaker.failed(BROKEN, 12.0, 12.0)
     assert breaker.refuses(21.9) is not None
     assert breaker.refuses(22.0) is None
@@ -141,7 +142,7 @@ def test_a_breaker_of_zero_never_opens() -> None:
     assert breaker.refuses(0.0) is None and breaker.wait_s(0.0) == 0.0
 
 
-def test_who_answers_is_alive() -> None:
+def test_service_with_client_error_is_alive() -> None:
     assert is_alive(Failure("overloaded", "", 429)) and is_alive(Failure("refused", "", 404))
     assert not is_alive(Failure("overloaded", "", 503)) and not is_alive(BROKEN)
 

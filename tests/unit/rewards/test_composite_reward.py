@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,7 +93,7 @@ def test_behind_a_closed_gate_the_lowest_gates_score_on_request() -> None:
 
 def test_a_required_part_without_a_score_leaves_the_item_unscored() -> None:
     first, second = score({"a": {}, "b": {}}, {"a": [0.5, 0.5], "b": [None, 1.0]})
-    assert first.score is None and first.error == "composite/a+b, part b: told so"
+    assert first.score is None and re.search(r"composite/a\+b.*\bb: told so$", str(first.error))
     assert second.score == 0.75
 
 
@@ -120,7 +121,7 @@ def test_a_part_that_raises_is_that_parts_failure() -> None:
 def test_nothing_with_a_weight_has_a_score() -> None:
     parts = {"a": {"weight": 0}, "b": {"required": False}}
     (result,) = score(parts, {"a": [0.5], "b": [None]})
-    assert result.score is None and "no part with a weight has a score: told so" in str(result.error)
+    assert result.score is None and str(result.error).endswith(": told so")
 
 
 @given(
@@ -156,7 +157,7 @@ def test_ranges_of_parts_make_that_of_the_whole() -> None:
     assert gated.score_range == (0.2, 0.9)
 
 
-def test_classes_and_distances_are_those_of_one_part() -> None:
+def test_classes_and_distances_come_from_one_part() -> None:
     rewards = {"a": Told([0.5, 0.1, 0.9]), "b": Grouped([0.5, 0.5, 0.5])}
     parts = {"a": {"gate": 0.2}, "b": {}}
     request = GroupToScore(Prompt("1", "p"), ("x", "y", "z"), want_distances=True)
@@ -189,13 +190,13 @@ def test_the_version_follows_settings_and_parts() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"parts": []}, "no weight above 0"),
-        ({"parts": [{"name": "a", "weight": 0, "reward": {}}]}, "no weight above 0"),
-        ({"parts": [{"name": "a", "reward": {}}, {"name": "a", "reward": {}}]}, "name one twice"),
-        ({"parts": [{"name": "a", "reward": {}}], "classes_from": "b"}, "none of the parts"),
+        ({"parts": []}, "weight.*0"),
+        ({"parts": [{"name": "a", "weight": 0, "reward": {}}]}, "weight.*0"),
+        ({"parts": [{"name": "a", "reward": {}}, {"name": "a", "reward": {}}]}, "twice"),
+        ({"parts": [{"name": "a", "reward": {}}], "classes_from": "b"}, "classes_from='b'"),
         (
             {"parts": [{"name": "a", "reward": {"type": "heuristic", "service": {"port": 0}}}]},
-            "part 'a' has a service of its own",
+            "'a'.*service",
         ),
     ],
 )

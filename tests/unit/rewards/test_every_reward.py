@@ -54,7 +54,7 @@ def spec(kind: str, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("kind", SPECS)
-def test_it_is_built_declares_its_range_and_keeps_to_it(kind: str, tmp_path: Path) -> None:
+def test_reward_is_built_and_keeps_to_its_range(kind: str, tmp_path: Path) -> None:
     config = spec(kind, tmp_path)
     reward = plan_reward(config.reward, config.task).build()
     low, high = reward.score_range
@@ -90,9 +90,9 @@ def test_a_range_that_its_author_promises_is_kept(tmp_path: Path) -> None:
     reward = plan_reward(config.reward, config.task).build()
     assert reward.score_range == (0.2, 0.6) and reward.deterministic
     low, inside = reward.score([ITEM, ITEM])
-    assert low.score is None and "not a finite number in [0.2, 0.6]" in str(low.error)
+    assert low.score is None and "[0.2, 0.6]" in str(low.error)
     assert inside.score == 0.5
-    with pytest.raises(ConfigError, match="must ascend within"):
+    with pytest.raises(ConfigError, match=r"score_range=\[0\.5, 2\.0\]"):
         build_config(TrainConfig, {"name": "x", "reward": values | {"score_range": [0.5, 2]}})
 
 
@@ -124,17 +124,17 @@ def test_replicas_get_absolute_paths_and_the_users_words(
     [
         (
             {"type": "engagement", "path": "runs/none"},
-            "no such file or directory, or no engagement model",
+            "engagement model",
         ),
         (
             {"type": "heuristic", "unsafe_words": "none.txt"},
-            "/none.txt: no such file; correct reward",
+            "/none.txt",
         ),
-        ({"type": "http", "url": NOBODY, "token_env": "NO_TOKEN"}, "NO_TOKEN: the environment variable"),
-        ({"type": "http", "url": NOBODY, "client": {"deadline_s": 50}}, "request_timeout_s=60 leaves"),
+        ({"type": "http", "url": NOBODY, "token_env": "NO_TOKEN"}, "NO_TOKEN"),
+        ({"type": "http", "url": NOBODY, "client": {"deadline_s": 50}}, "request_timeout_s=60"),
     ],
 )
-def test_what_would_fail_in_every_replica_fails_on_the_driver(reward: dict[str, Any], message: str) -> None:
+def test_error_of_every_replica_is_raised_on_the_driver(reward: dict[str, Any], message: str) -> None:
     nested = {
         "type": "composite",
         "parts": [{"name": "a", "reward": reward}],

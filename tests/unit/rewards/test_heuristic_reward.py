@@ -68,13 +68,13 @@ def test_one_part_alone_is_the_score(name: str) -> None:
     assert result.score == result.components[name]
 
 
-def test_nothing_said_is_worth_nothing() -> None:
+def test_empty_answer_scores_zero() -> None:
     for text in ("", "  \n", "🙂🙂🙂", "?!"):
         result = score(text)
         assert result.score == 0.0 and result.error is None and not any(result.components.values())
 
 
-def test_a_copy_of_what_is_known_is_not_unique() -> None:
+def test_copy_of_a_known_text_is_not_unique() -> None:
     assert score(PROMPT).components["uniqueness"] == 0.0
     assert score(GOOD, {"reference": GOOD}).components["uniqueness"] == 0.0
     assert score(GOOD, {"metadata": {"known_texts": ["Something else.", GOOD]}}).components["uniqueness"] == 0
@@ -130,7 +130,7 @@ def test_sentiment_by_hand(text: str, value: float) -> None:
 
 
 def test_settings_that_do_not_fit() -> None:
-    with pytest.raises(ConfigError, match="weights are all 0"):
+    with pytest.raises(ConfigError, match=r"weights.* 0"):
         build_config(HeuristicRewardSpec, {"weights": dict.fromkeys(PARTS, 0)})
-    with pytest.raises(ConfigError, match=r"length_band=\[8, 2, 60, 250\] must ascend"):
+    with pytest.raises(ConfigError, match=r"length_band=\[8, 2, 60, 250\]"):
         build_config(HeuristicRewardSpec, {"length_band": [8, 2, 60, 250]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -60,10 +61,10 @@ def service(body: dict[str, Any]) -> object:
 ITEMS = [ScoreItem("p", text) for text in ("ab", "bad", "alien")]
 
 
-def test_classes_are_the_tasks_and_what_the_service_calls_wrong_stays_wrong() -> None:
+def test_classes_come_from_the_task_and_wrong_stays_wrong() -> None:
     good, wrong, alien = reward(service).score(ITEMS)
     assert good == Score(0.5, 2, {"x": 1.0}) and wrong == Score(0.5, WRONG_CLASS, {"x": 1.0})
-    assert alien.score is None and "cannot judge this completion: ValueError" in str(alien.error)
+    assert alien.score is None and "ValueError" in str(alien.error)
 
 
 def test_a_group_has_the_tasks_partition_and_distances() -> None:
@@ -83,7 +84,7 @@ def test_the_services_classes_on_request() -> None:
 def test_a_service_that_fails_leaves_items_unscored_never_zero() -> None:
     scores = reward(lambda body: {}).score(ITEMS)
     assert [(score.score, score.class_id) for score in scores] == [(None, WRONG_CLASS)] * 3
-    assert all("no list of scores" in str(score.error) for score in scores)
+    assert all("list of scores" in str(score.error) for score in scores)
 
 
 def openrlhf(answer: Answer, seen: list[httpx.Request] | None = None, **settings: Any) -> HttpReward:
@@ -124,13 +125,13 @@ def test_openrlhf_garbage_for_one_item_is_unscored(raw: object) -> None:
         HttpRewardSpec, {"url": "http://r.test", "protocol": "openrlhf", "raw_range": [-2.0, 6.0]}
     )
     bad, good = HttpReward(spec, LengthTask(), transport=httpx.MockTransport(handler)).score(ITEMS[:2])
-    assert bad.score is None and "not a finite number" in str(bad.error)
+    assert bad.score is None and "finite" in str(bad.error)
     assert good.score == 0.5
 
 
 def test_a_reward_outside_its_range_is_unscored_or_clipped_and_counted() -> None:
     (score,) = openrlhf(lambda body: {"rewards": [6.5]}).score(ITEMS[:1])
-    assert score.score is None and "answered 6.5, outside raw_range=[-2, 6]" in str(score.error)
+    assert score.score is None and re.search(r"\b6\.5\b.*raw_range=\[-2, 6\]", str(score.error))
     low, high = openrlhf(lambda body: {"rewards": [-9, 6.5]}, outside="clip").score(ITEMS[:2])
     assert (low.score, high.score) == (0.0, 1.0)
     assert low.components == {"raw": -9.0, "clipped": 1.0}
@@ -138,7 +139,7 @@ def test_a_reward_outside_its_range_is_unscored_or_clipped_and_counted() -> None
 
 def test_the_token_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MY_TOKEN", raising=False)
-    with pytest.raises(ConfigError, match="MY_TOKEN: the environment variable is not set"):
+    with pytest.raises(ConfigError, match="MY_TOKEN"):
         reward(service, token_env="MY_TOKEN")
     monkeypatch.setenv("MY_TOKEN", "secret")
     seen: list[httpx.Request] = []
@@ -149,14 +150,14 @@ def test_the_token_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"url": "ftp://x"}, "is not an address"),
-        ({"url": "http://me:pw@x"}, "no user, password or query"),
-        ({"token_env": "not a name"}, "not the name of an environment variable"),
-        ({"protocol": "openrlhf"}, "does not state the range"),
-        ({"protocol": "openrlhf", "raw_range": [1, 1]}, "does not state the range"),
-        ({"protocol": "openrlhf", "raw_range": [0, 1], "model": "m"}, "knows neither classes nor models"),
-        ({"protocol": "openrlhf", "raw_range": [0, 1], "query": "{prompt}"}, "must name"),
-        ({"raw_range": [0, 1]}, "are in [0, 1] already"),
+        ({"url": "ftp://x"}, "url="),
+        ({"url": "http://me:pw@x"}, "password"),
+        ({"token_env": "not a name"}, "environment variable"),
+        ({"protocol": "openrlhf"}, "raw_range"),
+        ({"protocol": "openrlhf", "raw_range": [1, 1]}, "raw_range"),
+        ({"protocol": "openrlhf", "raw_range": [0, 1], "model": "m"}, "classes"),
+        ({"protocol": "openrlhf", "raw_range": [0, 1], "query": "{prompt}"}, "query"),
+        ({"raw_range": [0, 1]}, "[0, 1]"),
     ],
 )
 def test_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -66,11 +67,11 @@ def test_each_verdict_has_its_score() -> None:
     assert [score.class_id for score in scores] == [12, -1, 13, -1, -1, -1, -1, WRONG_CLASS]
     blamed = [[name for name, value in score.components.items() if value] for score in scores]
     assert blamed == [[], ["failed"], [], ["no_verdict"], ["crashed"], ["memory"], ["timeout"], []]
-    assert scores[-1].error == "sandbox cannot judge this completion: DataError: no such task"
+    assert re.search(r"^sandbox .*DataError: no such task$", str(scores[-1].error))
     assert not reward.inline
 
 
-def test_a_group_has_classes_and_distances_of_what_passed() -> None:
+def test_group_has_classes_and_distances_of_passing_programs() -> None:
     reward = SandboxReward(Increments(), SPEC, diversity=DiversitySpec())
     request = GroupToScore(Prompt("1", HEAD), tuple(BODIES[:3]), want_distances=True)
     (group,) = score_groups(reward, [request])
@@ -105,7 +106,7 @@ def test_our_own_errors_are_unscored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_runs_without_consent() -> None:
-    refused = "reward.allow_code_execution=false forbids it; say --allow-code-execution"
+    refused = r"reward\.allow_code_execution=false.*--allow-code-execution"
     with pytest.raises(ConfigError, match=refused):
         plan_reward(SandboxRewardSpec(), HiddenTrapGridSpec())
     with pytest.raises(ConfigError, match=refused):
@@ -113,7 +114,7 @@ def test_nothing_runs_without_consent() -> None:
 
 
 def test_a_task_without_programs_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"HiddenTrapGrid has no method `program`: use task\.type: code"):
+    with pytest.raises(ConfigError, match=r"HiddenTrapGrid.*`program`.*task\.type: code"):
         plan_reward(SPEC, HiddenTrapGridSpec()).build()
 
 

@@ -87,10 +87,10 @@ def test_a_plan_builds_both() -> None:
     assert score.components == {"second_opinion": opinion}
 
 
-def test_a_reward_is_no_second_opinion_of_itself() -> None:
-    with pytest.raises(ConfigError, match="second_opinion is the same as reward"):
+def test_second_opinion_equal_to_the_reward_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"second_opinion.*reward"):
         plan_reward(HeuristicRewardSpec(), HiddenTrapGridSpec(), None, HeuristicRewardSpec())
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(ConfigError, match=r"/no\.py"):
         plan_reward(HeuristicRewardSpec(), HiddenTrapGridSpec(), None, PythonRewardSpec(path="no.py:score"))
 
 
@@ -115,7 +115,7 @@ def test_two_engagement_models_must_have_learnt_from_different_threads(
         return plan_reward(CompositeRewardSpec(parts=(part,)), HiddenTrapGridSpec(), None, beside)
 
     assert plan("other").second_opinion == EngagementRewardSpec(path=str(tmp_path / "other"))
-    with pytest.raises(ConfigError, match="share 1 of 2 and 2 clusters"):
+    with pytest.raises(ConfigError, match=r"\b1 of 2\b.*\b2\b"):
         plan("overlapping")
-    with pytest.raises(ConfigError, match="are the same model"):
+    with pytest.raises(ConfigError, match=r"'train'.*'train'"):
         plan("train")

@@ -94,23 +94,19 @@ def test_equally_named_modules_of_two_folders_are_refused(tmp_path: Path) -> Non
     second = write(tmp_path / "b", AT_TOP, marks_of_test="MARK = 0.5\n")
     plans = plan_reward(first, TASK), plan_reward(second, TASK)
     assert score_of(plans[0].build()) == 0.25
-    with pytest.raises(
-        RewardError, match=rf"imports marks_of_test, which means {tmp_path}/a/marks_of_test\.py"
-    ):
+    with pytest.raises(RewardError, match=rf"marks_of_test, .*{tmp_path}/a/marks_of_test\.py"):
         plans[1].build()
 
 
 def test_module_that_hides_behind_the_standard_library_is_refused(tmp_path: Path) -> None:
     spec = write(tmp_path, "import statistics\n" + INSIDE, statistics="MARK = 1\n", marks_of_test="")
-    with pytest.raises(
-        ConfigError, match=r"imports statistics, which means .*give the module beside the file an"
-    ):
+    with pytest.raises(ConfigError, match="statistics"):
         plan_reward(spec, TASK)
 
 
 def test_import_that_would_fail_is_refused_before_the_start(tmp_path: Path) -> None:
     spec = write(tmp_path, "import no_such_module_of_test\n" + INSIDE)
-    with pytest.raises(ConfigError, match="imports no_such_module_of_test, which is neither installed"):
+    with pytest.raises(ConfigError, match="no_such_module_of_test"):
         plan_reward(spec, TASK)
     guarded = "try:\n    import no_such_module_of_test\nexcept ImportError:\n    pass\n" + INSIDE
     assert plan_reward(write(tmp_path, guarded), TASK).sources

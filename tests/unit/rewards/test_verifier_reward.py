@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ def test_an_item_the_task_chokes_on_is_unscored_and_its_neighbour_is_not():
         [ScoreItem("p", "a"), ScoreItem("p", "a", reference="a")]
     )
     assert broken.score is None and broken.class_id == WRONG_CLASS
-    assert broken.error == "verifier cannot judge this completion: ValueError: no reference"
+    assert re.search(r"^verifier .*: ValueError: no reference$", str(broken.error))
     assert fine.score == 1.0
 
 
@@ -87,7 +88,7 @@ class RankTask(LengthTask):
         return [lengths.index(len(completion)) for completion in completions]
 
 
-def test_classes_of_a_group_replace_those_of_its_items_and_wrong_ones_stay_wrong():
+def test_group_classes_replace_item_classes_and_wrong_stays_wrong():
     reward = VerifierReward(RankTask(), diversity=DiversitySpec())
     requests = [
         GroupToScore(Prompt("1", "p", reference="a"), ("abcd", "x", "ab", "ac"), want_distances=True),
@@ -118,7 +119,7 @@ def test_a_broken_partition_unscores_and_says_why(classes: Any, message: str):
     assert np.isnan(scores.rewards_G[1]) and message in (scores.errors[1] or "")
 
 
-def test_items_on_the_wire_get_classes_of_the_group_they_name():
+def test_wire_items_get_classes_of_their_group():
     def item(completion: str, reference: str, group: str = DEFAULT_GROUP) -> WireItem:
         return WireItem(prompt="p", completion=completion, reference=reference, messages=None, group=group)
 
@@ -147,7 +148,7 @@ def test_a_distance_out_of_range_unscores_its_group_alone():
     ]
     far, fine = score_groups(VerifierReward(Far()), requests)
     assert np.isnan(far.rewards_G).all()
-    assert "1.5 is outside [0, 1]; correct Far.distance" in (far.errors[0] or "")
+    assert re.search(r"\b1\.5 .*\[0, 1\].*Far\.distance", far.errors[0] or "")
     np.testing.assert_array_equal(fine.rewards_G, [1.0, 1.0])
 
 
@@ -155,9 +156,7 @@ def test_a_distance_out_of_range_unscores_its_group_alone():
 def test_a_score_out_of_range_is_unscored_never_clipped(value: float):
     score = checked_score(value, 3, {}, who="my reward")
     assert score.score is None and score.class_id == WRONG_CLASS
-    assert (
-        score.error is not None and f"my reward gave score {value}" in score.error and "[0, 1]" in score.error
-    )
+    assert re.search(rf"my reward .*{re.escape(str(value))}.*\[0, 1\]", str(score.error))
 
 
 def test_classes_and_components_out_of_range_are_unscored():
@@ -185,19 +184,19 @@ def test_a_sound_answer_passes_the_check():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rewards_G": np.array([1.0])}, r"rewards_G as float64 \(1,\); expected float64 \(2,\)"),
-        ({"rewards_G": np.array([1, 0])}, "rewards_G as int64"),
-        ({"rewards_G": [1.0, 0.0]}, "rewards_G as list"),
-        ({"rewards_G": np.array([1.0, 1.5])}, r"rewards_G with 1.5, outside \[0, 1\]"),
-        ({"rewards_G": np.array([1.0, np.inf])}, "rewards_G with inf"),
-        ({"classes_G": np.array([4.0, -1.0])}, "classes_G as float64"),
-        ({"classes_G": np.array([4, -7])}, "classes_G with -7"),
-        ({"errors": (None,)}, r"\[1, 2\] errors or components, not 2"),
-        ({"components": {"a": (1.0,)}}, r"\[1, 2\] errors or components, not 2"),
-        ({"distances_GG": None}, "no distances although"),
-        ({"distances_GG": np.array([[0.0, np.nan], [np.nan, 0.0]])}, "distances_GG with nan"),
-        ({"distances_GG": np.array([[0.0, 0.5], [0.4, 0.0]])}, "not symmetric"),
-        ({"distances_GG": np.array([[0.1, 0.5], [0.5, 0.0]])}, "zero diagonal"),
+        ({"rewards_G": np.array([1.0])}, r"rewards_G.*float64 \(1,\).*float64 \(2,\)"),
+        ({"rewards_G": np.array([1, 0])}, "rewards_G.*int64"),
+        ({"rewards_G": [1.0, 0.0]}, "rewards_G.*list"),
+        ({"rewards_G": np.array([1.0, 1.5])}, r"rewards_G.*1.5.*\[0, 1\]"),
+        ({"rewards_G": np.array([1.0, np.inf])}, "rewards_G.*inf"),
+        ({"classes_G": np.array([4.0, -1.0])}, "classes_G.*float64"),
+        ({"classes_G": np.array([4, -7])}, "classes_G.*-7"),
+        ({"errors": (None,)}, r"\[1, 2\].*\b2\b"),
+        ({"components": {"a": (1.0,)}}, r"\[1, 2\].*\b2\b"),
+        ({"distances_GG": None}, "distances"),
+        ({"distances_GG": np.array([[0.0, np.nan], [np.nan, 0.0]])}, "distances_GG.*nan"),
+        ({"distances_GG": np.array([[0.0, 0.5], [0.4, 0.0]])}, "distances_GG.*symmetric"),
+        ({"distances_GG": np.array([[0.1, 0.5], [0.5, 0.0]])}, "distances_GG.*diagonal"),
     ],
 )
 def test_garbage_is_named(changes: dict, message: str):
@@ -206,5 +205,5 @@ def test_garbage_is_named(changes: dict, message: str):
 
 
 def test_an_answer_that_is_no_group_scores_is_named():
-    with pytest.raises(RewardError, match="answered a dict, not GroupScores"):
+    with pytest.raises(RewardError, match=r"\bdict\b.*GroupScores"):
         checked_group_scores({}, 2, want_distances=False)

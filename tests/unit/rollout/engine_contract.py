@@ -1,4 +1,4 @@
-"""What every `Engine` promises. A test module of an engine subclasses EngineContract and says how to build one.
+"""Contract of every `Engine`. A test module of an engine subclasses EngineContract and says how to build one.
 
 Used for the simulated engine in this process and for vLLM in a child process, whose one engine serves all tests.
 """
@@ -57,7 +57,7 @@ class EngineContract:
 
     def test_nothing_is_sampled_before_a_version_was_delivered(self) -> None:
         engine = self.build()
-        with pytest.raises(RolloutError, match="no policy version was delivered"):
+        with pytest.raises(RolloutError, match="delivered"):
             engine.submit(request(0))
         assert engine.idle
 
@@ -84,7 +84,7 @@ class EngineContract:
         assert tokens(groups[0])[1] == tokens(groups[1])[1] == tokens(groups[2])[0]
         assert len({tuple(item) for item in tokens(groups[0])}) == 3
 
-    def test_every_group_is_handed_over_once_however_they_join(self, engine: Engine) -> None:
+    def test_every_group_is_returned_once_in_any_join_order(self, engine: Engine) -> None:
         handed = []
         for group_id in range(6):
             engine.submit(request(group_id, seeds=range(10 * group_id, 10 * group_id + 3)))
@@ -112,7 +112,7 @@ class EngineContract:
             versions = {key: group.policy.version for key, group in by_id(engine.drain()).items()}
             assert versions == {0: 3, 1: 4}
             return
-        with pytest.raises(DeliveryError, match=r"policy-a1-v4-\w+ cannot be loaded while groups run"):
+        with pytest.raises(DeliveryError, match=r"policy-a1-v4-\w+"):
             engine.load(self.payload(4))
         (group,) = engine.drain()
         assert group.policy.version == 3
@@ -122,7 +122,7 @@ class EngineContract:
 
     def test_a_run_is_served_its_own_version_or_nothing(self, engine: Engine) -> None:
         of_b = replace(self.payload(4), policy=replace(self.payload(4).policy, run="b"))
-        with pytest.raises(RolloutError, match="no policy version was delivered"):
+        with pytest.raises(RolloutError, match="delivered"):
             engine.submit(replace(request(0), run="b"))
         engine.load(of_b)
         engine.submit(replace(request(1), run="b"))
@@ -134,12 +134,12 @@ class EngineContract:
                 2: self.payload(3).policy,
             }
         else:
-            with pytest.raises(RolloutError, match="no policy version was delivered"):
+            with pytest.raises(RolloutError, match="delivered"):
                 engine.submit(request(2))
             assert engine.drain()[0].policy == of_b.policy
         engine.forget("b")
         if self.keeps_versions:
-            with pytest.raises(RolloutError, match="no policy version was delivered"):
+            with pytest.raises(RolloutError, match="delivered"):
                 engine.submit(replace(request(3), run="b"))
         assert engine.idle
 
@@ -149,7 +149,7 @@ class EngineContract:
             engine.submit(request(1, text="37|b1>e4?"))
         assert sorted(by_id(engine.drain())) == [0]
 
-    def test_after_sleep_it_samples_and_proves_what_it_did_before(self, engine: Engine) -> None:
+    def test_engine_after_sleep_samples_and_proves_as_before(self, engine: Engine) -> None:
         sequences = self.payload(3).probe.sequences
         engine.submit(request(0))
         (before,), probed = engine.drain(), engine.probe(sequences)

@@ -1,4 +1,4 @@
-"""Engines on one GPU start one after another; others wait for nobody."""
+"""Engines on one GPU start one after another; other engines do not wait."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_a_run_keeps_the_engine_while_it_has_groups_and_is_loaded_again_once_a_t
     assert usage.return_s >= 0.05
 
 
-def test_a_run_whose_version_was_just_loaded_is_waited_for_rather_than_loaded_again() -> None:
+def test_just_loaded_run_is_awaited_before_the_next_load() -> None:
     engine = ScriptedEngine()
     engine.load_s = 0.5
     with running(engine) as worker:
@@ -102,7 +102,7 @@ def test_a_run_that_sends_nothing_keeps_the_others_waiting_no_longer_than_a_load
 def test_a_run_that_was_given_nothing_is_refused_and_the_others_go_on() -> None:
     with running(SimulatedLike()) as worker:
         worker.deliver(payload(0, run="a")).result(WAIT_S)
-        failed_with(worker.submit(request(0, run="b")), RolloutError, "no version of run b")
+        failed_with(worker.submit(request(0, run="b")), RolloutError, "run b")
         assert worker.submit(request(0, run="a")).result(WAIT_S).policy.run == "a"
 
 
@@ -119,7 +119,7 @@ def test_a_new_history_of_one_run_leaves_the_groups_of_the_others_alone() -> Non
         assert engine.polling.wait(WAIT_S)
         anew = worker.deliver(payload(0, attempt=2, run="a"))
         gate.set()
-        failed_with(before["a"], RolloutError, "group 5 was given up: policy-a-a2-v0")
+        failed_with(before["a"], RolloutError, "group 5 .*policy-a-a2-v0")
         assert before["b"].result(WAIT_S).policy == payload(3, run="b").policy
         assert anew.result(WAIT_S).worker == "rollout-0"
 
@@ -184,5 +184,5 @@ def test_a_wrong_reload_on_a_turn_ends_the_worker() -> None:
             worker.deliver(payload(0, run=run)).result(WAIT_S)
         assert worker.submit(request(0, run="b")).result(WAIT_S).policy.run == "b"
         wrong = worker.submit(request(1, run="a"))
-        failed_with(wrong, RolloutError, "does not serve .* after another run's turn: .* changed by 0.01")
-        failed_with(worker.submit(request(2, run="b")), RolloutError, "engine of rollout-0 is gone")
+        failed_with(wrong, RolloutError, r"another run.*\b0\.01")
+        failed_with(worker.submit(request(2, run="b")), RolloutError, "rollout-0 ")

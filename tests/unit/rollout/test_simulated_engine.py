@@ -23,7 +23,7 @@ PAD, EOS = 0, 2
 
 
 class SimulatedTime:
-    """A clock that only moves when somebody sleeps."""
+    """Clock that advances only during sleeps."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -118,7 +118,7 @@ def test_without_latencies_a_group_takes_as_many_polls_as_its_longest_completion
     assert time.slept == []
 
 
-def test_a_completion_that_ends_by_itself_ends_with_the_end_of_sequence(tokenizer_dir: Path) -> None:
+def test_stopped_completion_ends_with_the_eos_token(tokenizer_dir: Path) -> None:
     engine = build(tokenizer_dir, given_lengths=(4, 50))
     engine.submit(request(0, seeds=tuple(range(40))))
     (group,) = engine.drain()
@@ -151,7 +151,7 @@ def test_a_group_takes_a_step_per_token(tokenizer_dir: Path) -> None:
     assert time.now - started == pytest.approx(6 * (0.01 + 3 * 0.001))
 
 
-def test_loading_takes_its_time_and_what_runs_goes_on_where_versions_are_kept(tokenizer_dir: Path) -> None:
+def test_running_groups_continue_during_a_load_with_kept_versions(tokenizer_dir: Path) -> None:
     time = SimulatedTime()
     engine = build(tokenizer_dir, time, step_s=0.1, load_s=3.0, given_lengths=(8,), keeps_versions=True)
     assert time.slept == [3.0]

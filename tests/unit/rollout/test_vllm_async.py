@@ -21,7 +21,7 @@ WAIT_S = 30.0
 
 
 def _outside(engine: RemoteEngine, processes: list[int]) -> list[Path]:
-    """What the engine keeps outside its processes: sockets, adapters, shared memory. Other engines have the like."""
+    """Files of the engine outside its processes: sockets, adapters, shared memory."""
     mapped = {
         line.split()[-1]
         for pid in processes

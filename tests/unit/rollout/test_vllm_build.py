@@ -1,4 +1,4 @@
-"""Which build of vLLM an environment has, by its packages; an environment without one is no reason to complain."""
+"""Build of vLLM in an environment, by its packages; an environment without vLLM is accepted."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def test_without_vllm_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     check_build(1)
 
 
-def test_before_the_start_only_what_holds_for_all_machines_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_check_ignores_labelled_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     _packages(monkeypatch, vllm="0.32.0")
-    with pytest.raises(ConfigError, match=r"^rollout\.gpus_per_worker=0, but vllm 0\.32\.0"):
+    with pytest.raises(ConfigError, match=r"^rollout\.gpus_per_worker=0\b.*vllm 0\.32\.0"):
         check_build_for(0.0, {})
     check_build_for(0.0, {"kind": "cpu"})  # other machines, maybe with other packages
     check_build_for(1.0, {})

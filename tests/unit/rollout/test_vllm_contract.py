@@ -1,4 +1,4 @@
-"""vLLM with merged delivery keeps the promises of every engine. What adapter delivery adds: test_vllm_adapters."""
+"""vLLM with merged delivery keeps the promises of every engine. Adapter delivery is tested in test_vllm_adapters."""
 
 from __future__ import annotations
 

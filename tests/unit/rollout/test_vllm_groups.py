@@ -1,4 +1,4 @@
-"""Which answers of vLLM belong to which group; the answers are plain objects here."""
+"""Assignment of vLLM answers to groups, with plain objects as answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _answer(request_id: str, token: int, reason: str = "stop") -> Any:
     return SimpleNamespace(request_id=request_id, outputs=[output])
 
 
-def test_answers_to_a_group_that_was_given_up_are_not_taken_for_those_of_its_second_coming() -> None:
+def test_stale_replies_of_aborted_group_are_ignored() -> None:
     groups = RunningGroups(Tokenizer(), 64)
     request = GroupRequest(7, Prompt("p", "x"), (5, 6), 10)
     groups.admit(request, OLD)

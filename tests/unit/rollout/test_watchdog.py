@@ -107,7 +107,7 @@ def test_shared_memory_of_a_process_that_was_killed_before_goes_too() -> None:
     assert _soon(lambda: not memory.exists())
 
 
-def test_it_is_nobodys_child_and_survives_what_ends_its_owners_group() -> None:
+def test_watchdog_is_detached_and_survives_signals() -> None:
     watchdog = Watchdog()
     parent = Path(f"/proc/{watchdog.pid}/stat").read_text().rpartition(")")[2].split()[1]
     assert int(parent) != os.getpid()

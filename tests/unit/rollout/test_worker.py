@@ -57,7 +57,7 @@ def test_an_engine_that_keeps_versions_loads_while_groups_run() -> None:
 
 @pytest.mark.parametrize("keeps_versions", [True, False])
 @pytest.mark.parametrize("anew", [payload(2, attempt=2), payload(2), payload(0)])
-def test_what_is_under_way_when_a_history_begins_anew_is_given_up_and_may_come_again(
+def test_groups_in_flight_are_aborted_on_a_new_history_and_may_be_resubmitted(
     keeps_versions: bool, anew: AdapterPayload
 ) -> None:
     gate = threading.Event()
@@ -72,7 +72,7 @@ def test_what_is_under_way_when_a_history_begins_anew_is_given_up_and_may_come_a
         ack = worker.deliver(anew)
         again = worker.submit(request(7, polls=3))
         gate.set()
-        failed_with(before[0], RolloutError, r"group 7 was given up: policy-a\d-v\d-\w+ begins anew")
+        failed_with(before[0], RolloutError, r"group 7 .*policy-a\d-v\d-\w+")
         assert before[1].result(WAIT_S).policy == payload(2).policy  # it had finished
         assert ack.result(WAIT_S).sha256 == anew.policy.sha256
         assert again.result(WAIT_S).policy == anew.policy
@@ -89,7 +89,7 @@ def test_a_version_that_is_refused_costs_the_engine_nothing(
         worker.deliver(payload(1)).result(WAIT_S)
         engine._load_error = DeliveryError("lora_B does not match: not finite")
         before = worker.submit(request(0, polls=3))
-        failed_with(worker.deliver(damaged), DeliveryError, "does not match")
+        failed_with(worker.deliver(damaged), DeliveryError, "match")
         after = worker.submit(request(1))
         assert [before.result(WAIT_S).policy.version, after.result(WAIT_S).policy.version] == [1, 1]
 
@@ -102,7 +102,7 @@ def test_another_error_ends_an_engine_that_keeps_versions_too() -> None:
     assert engine.closed
 
 
-def test_an_acknowledgement_holds_what_the_engine_said_and_the_hash_of_what_arrived() -> None:
+def test_acknowledgement_holds_engine_logprobs_and_payload_hash() -> None:
     with running(ScriptedEngine()) as worker:
         ack = worker.deliver(payload(4)).result(WAIT_S)
     assert ack.sha256 == sha256_of(b"weights")
@@ -140,14 +140,14 @@ def test_an_engine_that_fails_before_it_could_load_fails_the_delivery_at_once() 
         engine._left.clear()
         engine._left[99] = [None, 0, {1, 2}]  # the next poll raises
         gate.set()
-        failed_with(delivery, RolloutError, "engine of rollout-0 is gone: ValueError: too many values")
+        failed_with(delivery, RolloutError, "rollout-0 .*: ValueError: too many values")
     assert engine.events == ["submit 0"]
 
 
 def test_damaged_bytes_never_reach_the_engine() -> None:
     engine = ScriptedEngine()
     with running(engine) as worker:
-        failed_with(worker.deliver(payload(1, tensors=b"weighfs")), DeliveryError, "sha256 does not match")
+        failed_with(worker.deliver(payload(1, tensors=b"weighfs")), DeliveryError, "sha256")
     assert engine.events == []
 
 
@@ -157,7 +157,7 @@ def test_a_bad_request_fails_alone() -> None:
         good = worker.submit(request(0, polls=3))
         bad = worker.submit(request(1, text="refused"))
         later = worker.submit(request(2))
-        failed_with(bad, DataError, "99 tokens, the limit is 16")
+        failed_with(bad, DataError, r"\b99 tokens.*\b16\b")
         assert (good.result(WAIT_S).group_id, later.result(WAIT_S).group_id) == (0, 2)
         assert worker.usage.busy_s > 0
 
@@ -165,7 +165,7 @@ def test_a_bad_request_fails_alone() -> None:
 def test_a_defect_of_the_engine_in_submit_is_not_a_bad_request() -> None:
     with running(ScriptedEngine()) as worker:
         failing = worker.submit(request(0, text="explodes"))
-        failed_with(failing, RolloutError, "ZeroDivisionError: a defect of the engine")
+        failed_with(failing, RolloutError, "ZeroDivisionError")
         failed_with(worker.submit(request(1)), RolloutError, "engine of rollout-0 is gone")
 
 
@@ -179,7 +179,7 @@ def test_an_engine_that_cannot_start_says_why() -> None:
     worker.stop()
 
 
-def test_stopping_fails_what_is_out() -> None:
+def test_stop_fails_outstanding_requests() -> None:
     gate = threading.Event()
     engine = ScriptedEngine(gate)
     worker = RolloutWorker("rollout-0", lambda: engine)
@@ -188,7 +188,7 @@ def test_stopping_fails_what_is_out() -> None:
     assert engine.polling.wait(WAIT_S)
     threading.Timer(0.01, gate.set).start()
     worker.stop()
-    failed_with(out, RolloutError, "worker rollout-0 was stopped")
+    failed_with(out, RolloutError, "rollout-0 .*stopped")
     failed_with(worker.submit(request(1)), RolloutError, "was stopped")
 
 
@@ -234,7 +234,7 @@ def test_an_engine_sleeps_when_its_groups_are_done_and_work_wakes_it(keeps_versi
     ]
 
 
-def test_who_waits_for_an_engine_to_sleep_hears_of_its_end() -> None:
+def test_pending_sleep_fails_when_the_engine_stops() -> None:
     gate = threading.Event()
     engine = ScriptedEngine(gate)
     worker = RolloutWorker("rollout-0", lambda: engine)
@@ -245,12 +245,12 @@ def test_who_waits_for_an_engine_to_sleep_hears_of_its_end() -> None:
     stopping = threading.Thread(target=worker.stop)
     stopping.start()
     gate.set()
-    failed_with(asleep, RolloutError, "worker rollout-0 was stopped")
+    failed_with(asleep, RolloutError, "rollout-0 .*stopped")
     stopping.join(WAIT_S)
     failed_with(worker.sleep(), RolloutError, "engine of rollout-0 is gone")
 
 
-def test_what_the_user_has_to_mend_is_said_as_it_is_whenever_it_is_asked_for() -> None:
+def test_user_error_is_raised_unchanged_on_every_call() -> None:
     """An engine that is gone would be replaced, again and again."""
     gate = threading.Event()
 

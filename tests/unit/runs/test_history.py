@@ -24,30 +24,30 @@ def test_a_whole_history_with_drops_and_stale_groups_passes() -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([_line(0, [0, 1], [0, 0])], "1 lines, expected one for each of the steps 0 to 1"),
-        ([_line(0, [0, 1], [0, 0]), _line(1, [2], [1])], "step 1 consumed 1 groups, expected 2"),
+        ([_line(0, [0, 1], [0, 0])], r"\b1 lines.*\b0 .*\b1\b"),
+        ([_line(0, [0, 1], [0, 0]), _line(1, [2], [1])], r"step 1\b.*\b1 groups.*\b2\b"),
         (
             [_line(0, [0, 1], [0, 0]), _line(1, [2, 1], [1, 1])],
-            "group 1 was trained on and, at step 1, trained on",
+            r"group 1 .*trained.* step 1\b.*trained",
         ),
         (
             [_line(0, [0, 1], [0, 0]), _line(1, [2, 3], [1, 1], [[0, "stale"]])],
-            "group 0 was trained on and, at step 1, stale",
+            r"group 0 .*trained.* step 1\b.*stale",
         ),
-        ([_line(0, [0, 1], [0, 0]), _line(1, [2, 4], [1, 1])], "1 groups were neither .* the first is 3"),
+        ([_line(0, [0, 1], [0, 0]), _line(1, [2, 4], [1, 1])], r"\b1 groups.*\b3\b"),
         (
             [_line(0, [0, 1], [0, 0]), _line(1, [2, 3], [1, 2])],
-            "step 1 trained on group 3 of version 2; max_staleness=1",
+            r"step 1\b.*group 3\b.*version 2\b.*max_staleness=1",
         ),
     ],
 )
-def test_what_is_wrong_is_named(lines: list[dict[str, Any]], message: str) -> None:
+def test_ledger_error_names_the_step_and_group(lines: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(RolloutError, match=message):
         check_history(lines, batch=2, max_staleness=1, steps=2)
 
 
 def test_a_history_older_than_allowed_is_refused() -> None:
-    with pytest.raises(RolloutError, match="group 0 of version 0; max_staleness=0"):
+    with pytest.raises(RolloutError, match=r"group 0\b.*version 0\b.*max_staleness=0"):
         check_history([_line(0, [1], [0]), _line(1, [0], [0])], batch=1, max_staleness=0, steps=2)
 
 

@@ -46,7 +46,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
-def test_a_line_says_whose_it_is_and_how_far(
+def test_json_line_holds_run_worker_step_and_version(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(LOGGING_VARIABLE, "json")
@@ -136,21 +136,17 @@ def test_plain_text_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_unknown_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LOGGING_VARIABLE, "xml")
-    with pytest.raises(ValueError, match="POLYRAY_LOGGING=xml is unknown; set it to text or json"):
+    with pytest.raises(ValueError, match=r"POLYRAY_LOGGING=xml.*text.*json"):
         setup_logging()
 
 
 def test_a_field_that_no_line_has_is_refused() -> None:
-    with pytest.raises(
-        KeyError, match="'prompt' is not a field of a log line; known: run, step, version, worker"
-    ):
+    with pytest.raises(KeyError, match=r"'prompt'.*run, step, version, worker"):
         json_log.fields.set(prompt="37|b1>e4=")
 
 
 @pytest.mark.parametrize(("variable", "key", "expected"), [("", "json", "json"), ("text", "json", "text")])
-def test_the_file_of_a_job_says_it_where_the_environment_does_not(
-    variable: str, key: str, expected: str
-) -> None:
+def test_job_file_sets_the_format_without_the_environment(variable: str, key: str, expected: str) -> None:
     program = (
         "from jobs.train import main; import os\n"
         "from tests.job_checks import check_without_models\n"

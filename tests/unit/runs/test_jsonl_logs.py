@@ -60,7 +60,7 @@ def test_two_writers_append_to_the_same_file(tmp_path: Path) -> None:
     assert read_jsonl(path) == [{"a": 0}, {"b": 0}, {"a": 1}, {"b": 1}, {"a": 2}, {"b": 2}]
 
 
-def test_cut_keeps_what_the_checkpoint_covers(tmp_path: Path) -> None:
+def test_cut_keeps_lines_covered_by_the_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(
         b"".join(b'{"step": %d, "loss": 0.1}\n' % step for step in range(10)) + b'{"step": 10, "lo'
@@ -78,11 +78,9 @@ def test_an_absent_log_is_empty(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-@pytest.mark.parametrize(
-    ("line", "expected"), [(b"{oops}", "not valid JSON"), (b"[1]", "a list, not an object")]
-)
+@pytest.mark.parametrize(("line", "expected"), [(b"{oops}", "JSON"), (b"[1]", r"\blist\b")])
 def test_a_broken_line_in_the_middle_is_named(tmp_path: Path, line: bytes, expected: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"step": 0}\n' + line + b'\n{"step": 2}\n')
-    with pytest.raises(DataError, match=rf"a\.jsonl:2: {expected}"):
+    with pytest.raises(DataError, match=rf"a\.jsonl:2: .*{expected}"):
         read_jsonl(path)

@@ -1,4 +1,4 @@
-"""What a job prints where there is no terminal, and that a live display comes and goes."""
+"""Output of a job without a terminal, and start and end of a live display."""
 
 from __future__ import annotations
 

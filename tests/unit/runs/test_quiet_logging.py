@@ -40,7 +40,7 @@ def test_the_environment_is_set_and_returned() -> None:
     assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
 
 
-def test_what_the_user_has_set_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
     assert setup_logging()["VLLM_LOGGING_LEVEL"] == "DEBUG"
 

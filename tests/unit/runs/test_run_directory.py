@@ -230,7 +230,7 @@ def test_callers_may_name_their_own_keys(tmp_path: Path) -> None:
     RunDirectory.open(longer, resumable_keys=("steps",)).close()
 
 
-def test_prices_may_change_whatever_a_caller_names(tmp_path: Path) -> None:
+def test_prices_may_change_for_every_caller(tmp_path: Path) -> None:
     begun(PretrainConfig(name="a", runs_dir=str(tmp_path)))
     saved = json.loads((tmp_path / "a" / "config.json").read_text())
     del saved["prices"]  # a run of before there were prices
@@ -256,7 +256,7 @@ def test_how_logs_look_may_change_and_may_be_new(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigError, match=r"exists but holds no config\.json"):
+    with pytest.raises(ConfigError, match=r"config\.json"):
         RunDirectory.open(train_config(tmp_path))
     assert contents(tmp_path / "a") == {"thesis.tex": b"years of work"}
 
@@ -282,7 +282,7 @@ def test_done_lasts_until_the_run_gets_longer(tmp_path: Path) -> None:
 def test_two_drivers_in_one_process_exclude_each_other(tmp_path: Path) -> None:
     with (
         RunDirectory.open(train_config(tmp_path)),
-        pytest.raises(ConfigError, match=f"in use by process {os.getpid()};"),
+        pytest.raises(ConfigError, match=rf"process {os.getpid()}\b"),
     ):
         RunDirectory.open(train_config(tmp_path))
     RunDirectory.open(train_config(tmp_path)).close()
@@ -293,7 +293,7 @@ def test_a_killed_driver_releases_its_lock(tmp_path: Path) -> None:
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(ConfigError, match=f"in use by process {holder.pid};"):
+        with pytest.raises(ConfigError, match=rf"process {holder.pid}\b"):
             RunDirectory.open(train_config(tmp_path))
         holder.send_signal(signal.SIGKILL)
         holder.wait()
@@ -353,16 +353,14 @@ def test_a_directory_that_cannot_be_written_to_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        ConfigError, match=r"runs_dir=.*file: .*file/a cannot be written to \(Not a directory\); give"
-    ):
+    with pytest.raises(ConfigError, match=r"runs_dir=.*file/a .*\(Not a directory\)"):
         RunDirectory.open(train_config(tmp_path / "file"))
 
     def refused(self: Path, *rest: object, **options: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
 
     monkeypatch.setattr(Path, "mkdir", refused)
-    with pytest.raises(ConfigError, match=r"theirs/a cannot be written to \(Permission denied\)") as caught:
+    with pytest.raises(ConfigError, match=r"theirs/a .*\(Permission denied\)") as caught:
         RunDirectory.open(train_config(tmp_path / "theirs"))
     assert caught.value.exit_code == 2
 
@@ -378,7 +376,7 @@ def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def test_what_the_data_files_hold_is_recorded_at_each_start(tmp_path: Path) -> None:
+def test_data_file_hashes_are_recorded_at_each_start(tmp_path: Path) -> None:
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).write_text(name)
     expected = {"data.train": [sha256("a.jsonl")], "data.validation": [sha256("b.jsonl")]}
@@ -398,7 +396,7 @@ def test_what_the_data_files_hold_is_recorded_at_each_start(tmp_path: Path) -> N
         assert json.loads(run.paths.data.read_text())["data.train"] == [sha256("a.jsonl")]
 
 
-def test_what_a_run_began_with_is_not_guessed_later(tmp_path: Path) -> None:
+def test_missing_start_record_is_not_guessed_later(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("a")
     with RunDirectory.open(sft_config(tmp_path)) as run:
         run.paths.data.unlink()

@@ -9,7 +9,7 @@ import pytest
 from polyray.runs.stop_request import StopRequest, is_stop_requested
 
 
-def test_it_is_requested_from_the_word_on_and_while_the_driver_watches(tmp_path: Path) -> None:
+def test_stop_request_holds_from_the_call_until_the_driver_ends(tmp_path: Path) -> None:
     assert not is_stop_requested(tmp_path)
     with StopRequest(tmp_path) as stop:
         assert not is_stop_requested(tmp_path)
@@ -19,13 +19,13 @@ def test_it_is_requested_from_the_word_on_and_while_the_driver_watches(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_driver_left_is_no_request(tmp_path: Path) -> None:
+def test_stop_file_of_a_killed_driver_is_no_request(tmp_path: Path) -> None:
     StopRequest(tmp_path).ask("SIGTERM")
     with StopRequest(tmp_path):
         assert not is_stop_requested(tmp_path)
 
 
-def test_nothing_is_left_where_the_driver_ends_at_once(tmp_path: Path) -> None:
+def test_stop_file_is_removed_after_an_interrupt(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), StopRequest(tmp_path) as stop:
         stop.ask("SIGINT")
         raise KeyboardInterrupt

@@ -33,7 +33,7 @@ SERVERS = 2
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Iterator[Path]:
-    """A directory with a file that everybody may write, and that nobody does."""
+    """Directory with a world-writable file that must stay unchanged."""
     directory = tmp_path / "outside"
     directory.mkdir()
     (directory / "kept").write_text("kept")
@@ -64,7 +64,7 @@ def own_descendants() -> int:
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_no_adversary_passes_survives_or_touches_what_is_not_its_own(outside: Path, strict: bool) -> None:
+def test_no_adversary_passes_survives_or_touches_foreign_files(outside: Path, strict: bool) -> None:
     programs = adversarial_programs(str(outside), MARK)
     if strict:
         programs += strict_adversarial_programs()
@@ -118,10 +118,10 @@ def test_each_end_has_its_verdict() -> None:
     assert {result.program_id[4:]: result.verdict for result in results} == VERDICTS
     messages = {result.program_id[4:]: result.message for result in results}
     assert messages["an assertion that is wrong"] == "AssertionError (test, line 5)"
-    assert messages["exit by os._exit"] == "ended with exit code 0 before the tests returned"
-    assert messages["kills itself"] == "ended by signal 9"
-    assert messages["an endless product"] == "not done after 1 s"
-    assert "line that carries its verdict" in messages["forged verdict on every descriptor"]
+    assert "exit code 0" in messages["exit by os._exit"]
+    assert "signal 9" in messages["kills itself"]
+    assert "1 s" in messages["an endless product"]
+    assert "verdict" in messages["forged verdict on every descriptor"]
 
 
 def run_with(without: tuple[str, ...], programs: list[Program]) -> tuple[str, list[ProgramResult]]:
@@ -150,7 +150,7 @@ NASTY = (
         (("pidns", "netns", "ipcns", "private-root"), "ns"),
     ],
 )
-def test_what_is_left_on_lesser_kernels_still_holds(
+def test_adversaries_fail_with_fewer_kernel_mechanisms(
     outside: Path, without: tuple[str, ...], lacks: str
 ) -> None:
     programs = {program.program_id[4:]: program for program in adversarial_programs(str(outside), MARK)}
@@ -184,7 +184,7 @@ def f(x): return x + 1
 """
 
 
-def test_what_a_program_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_sees_its_limits_and_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
     monkeypatch.setenv("RAY_ADDRESS", "secret")
     limits = Limits(timeout_s=20, memory_mib=512, file_mib=8, num_files=64, num_processes=5)

@@ -35,7 +35,7 @@ def test_builtin_values_cross_unchanged(value: Any) -> None:
     assert (crossed(value), type(crossed(value))) == (value, type(value))
 
 
-def test_relatives_of_builtin_types_cross_as_those() -> None:
+def test_subclasses_of_builtin_types_cross_as_the_builtin() -> None:
     Point = namedtuple("Point", "x y")
     for value in (Counter("abca"), OrderedDict(a=1), defaultdict(list, {"a": [1]})):
         assert (crossed(value), type(crossed(value))) == (dict(value), dict)
@@ -86,7 +86,7 @@ def test_values_without_end_are_refused() -> None:
         while True:
             yield 0
 
-    with pytest.raises(ValueError, match=f"more than {MAX_ITEMS} items"):
+    with pytest.raises(ValueError, match=rf"\b{MAX_ITEMS} items"):
         encode(endless(), no_handle)
     loop: list[Any] = []
     loop.append(loop)
@@ -114,5 +114,5 @@ def test_hostile_bytes_make_values_or_errors_and_nothing_else() -> None:
                 value, "__iter__"
             )
     assert num_errors > 1000
-    with pytest.raises(ValueError, match="a part of"):
+    with pytest.raises(ValueError, match=r"\b4611686018427387904\b"):
         decode(b"l" + (2**62).to_bytes(8, "little"), no_object)

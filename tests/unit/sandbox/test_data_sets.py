@@ -78,6 +78,5 @@ def test_mbpp_references_pass() -> None:
 
 @pytest.mark.slow
 def test_mbpp_in_strict_mode_fails_only_where_a_test_hands_over_a_type() -> None:
-    assert failures(mbpp(), Limits(timeout_s=300), strict=True) == [
-        "533 failed TypeError (test, line 2): strict mode cannot hand a type of the tests' to the source"
-    ]
+    (failure,) = failures(mbpp(), Limits(timeout_s=300), strict=True)
+    assert failure.startswith("533 failed TypeError (test, line 2): strict mode ")

@@ -135,9 +135,7 @@ def test_more_than_one_percent_of_errors_end_the_job(monkeypatch: pytest.MonkeyP
     failing({100, 200, 299})
     assert len(list(run_programs(map(program, range(300)), LIMITS))) == 300
     failing({100, 200, 298})
-    with pytest.raises(
-        SandboxError, match=r"3 of 299 programs could not be run in the sandbox \(at most 1 %\)"
-    ):
+    with pytest.raises(SandboxError, match=r"\b3 of 299\b.*\b1 %"):
         list(run_programs(map(program, range(300)), LIMITS))
 
 
@@ -174,11 +172,11 @@ def test_many_threads_may_call() -> None:
 
 
 def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="workers=0: at least 1"):
+    with pytest.raises(ValueError, match=r"workers=0\b.*\b1\b"):
         run_programs([], workers=0)
-    with pytest.raises(ValueError, match=r"timeout_s=0: more than 0"):
+    with pytest.raises(ValueError, match="timeout_s=0"):
         Limits(timeout_s=0)
-    with pytest.raises(ValueError, match="memory_mib=1: at least 64"):
+    with pytest.raises(ValueError, match=r"memory_mib=1\b.*\b64\b"):
         Limits(memory_mib=1)
     assert list(run_programs([])) == []
 
@@ -196,12 +194,10 @@ def test_a_forked_child_leaves_the_runners_to_its_parent() -> None:
 
 def test_an_interpreter_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_module, "_BOOTSTRAP", "raise ValueError('broken start')")
-    with pytest.raises(
-        SandboxError, match=r"did not start within 60 s \(it ended; ValueError: broken start\)"
-    ):
+    with pytest.raises(SandboxError, match=r"\b60 s\b.*ValueError: broken start"):
         Runner()
     monkeypatch.setattr("sys.executable", "/nowhere/python")
-    with pytest.raises(SandboxError, match=r"fork server /nowhere/python did not start.*No such file"):
+    with pytest.raises(SandboxError, match=r"/nowhere/python .*No such file"):
         Runner()
 
 

@@ -37,7 +37,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_what_tests_may_do(name: str) -> None:
+def test_strict_mode_accepts_allowed_tests(name: str) -> None:
     result = strictly(*GOOD[name])
     assert (result.verdict, result.message) == ("passed", "")
 
@@ -65,7 +65,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_tests_may_not_do(name: str) -> None:
+def test_strict_mode_refuses_forbidden_tests(name: str) -> None:
     source, test, message = BAD[name]
     result = strictly(source, test)
     assert (result.verdict, result.message) == ("failed", message)

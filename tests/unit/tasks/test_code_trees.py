@@ -52,18 +52,18 @@ def test_names_comments_docstrings_annotations_and_layout_do_not_count(same: str
         ("x = None", "x = 0"),
     ],
 )
-def test_what_a_program_does_counts(one: str, other: str):
+def test_programs_with_other_behaviour_have_other_keys(one: str, other: str):
     assert key(one) != key(other)
 
 
-def test_imports_are_known_by_what_they_import_and_keywords_by_whose_they_are():
+def test_key_ignores_import_aliases_and_argument_names():
     assert key("import numpy as np\nx = np.ones(3)") == key("import numpy\nx = numpy.ones(3)")
     assert key("def f(key): return sorted(key, key=len)") == key("def f(xs): return sorted(xs, key=len)")
     assert key("def f(n): return n\nf(n=1)") == key("def g(m): return m\ng(m=1)")
 
 
 @pytest.mark.parametrize("broken", ["def f(:", "x = '\ud800'", "a\0b", "(" * 500, "-" * 20_000 + "1"])
-def test_what_cannot_be_parsed_has_no_tree(broken: str):
+def test_unparsable_program_has_no_tree(broken: str):
     assert canonical_tree(broken) is None
 
 

@@ -193,7 +193,7 @@ def test_difficulty_of_the_held_out_prompts() -> None:
 
 
 def test_a_prompt_of_another_task_is_refused() -> None:
-    with pytest.raises(DataError, match="'2\\+2=' is not a prompt of hidden_trap_grid"):
+    with pytest.raises(DataError, match=r"'2\+2='.*hidden_trap_grid"):
         GRID.reward(Prompt(prompt_id="", text="2+2="), "RR")
 
 

@@ -92,26 +92,26 @@ def test_exact_match_and_classes(tmp_path: Path) -> None:
     open_ended = Prompt(prompt_id="p9", text="say something")
     assert task.completion_class(open_ended, "a ") == class_id("a")
     assert [task.distance(open_ended, "a", text) for text in ("a ", "b")] == [0.0, 1.0]
-    with pytest.raises(DataError, match=r"'p9' has no 'reference'.*reward\.type=python"):
+    with pytest.raises(DataError, match=r"'p9'.*'reference'.*reward\.type=python"):
         task.reward(open_ended, "a")
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"prompt": "x"', "not valid JSON"),
-        ("[1]", "a list, not an object"),
-        ('{"prompt": "x", "answer": "y"}', "unknown field 'answer'"),
-        ('{"reference": "4"}', "neither 'prompt' nor 'messages'"),
-        ('{"prompt": "x", "messages": []}', "both 'prompt' and 'messages'"),
-        ('{"prompt": ""}', "'prompt' is empty"),
-        ('{"prompt": 3}', r"'prompt' is a int \(3\); write it as text"),
-        ('{"prompt": "x", "reference": 4}', r"'reference' is a int \(4\)"),
-        ('{"prompt": "x", "metadata": 1}', "'metadata' is a int; make it an object"),
-        ('{"messages": []}', "'messages' must be a list"),
-        ('{"messages": [{"role": "user"}]}', "'messages' must be a list"),
-        ('{"messages": [{"role": "assistant", "content": "x"}]}', "the last one with the role 'user'"),
-        ('{"prompt": "x", "id": "data-1"}', "id 'data-1' is already that of "),
+        ('{"prompt": "x"', "JSON"),
+        ("[1]", r"\blist\b.*object"),
+        ('{"prompt": "x", "answer": "y"}', "'answer'"),
+        ('{"reference": "4"}', "neither 'prompt'.*'messages'"),
+        ('{"prompt": "x", "messages": []}', "both 'prompt'.*'messages'"),
+        ('{"prompt": ""}', "'prompt' .*empty"),
+        ('{"prompt": 3}', r"'prompt' .*int \(3\)"),
+        ('{"prompt": "x", "reference": 4}', r"'reference' .*int \(4\)"),
+        ('{"prompt": "x", "metadata": 1}', r"'metadata' .*\bint\b"),
+        ('{"messages": []}', "'messages' .*list"),
+        ('{"messages": [{"role": "user"}]}', "'messages' .*list"),
+        ('{"messages": [{"role": "assistant", "content": "x"}]}', "last .*'user'"),
+        ('{"prompt": "x", "id": "data-1"}', "'data-1'"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -121,16 +121,16 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str, message: str) -> None
 
 
 def test_files_without_prompts(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match=r"absent\.jsonl"):
         JsonlTask(JsonlSpec(path=str(tmp_path / "absent.jsonl")))
-    with pytest.raises(DataError, match="the file is empty"):
+    with pytest.raises(DataError, match="empty"):
         JsonlTask(JsonlSpec(path=_write(tmp_path / "empty.jsonl", "")))
-    with pytest.raises(DataError, match="1 prompts in 1 cluster cannot be split"):
+    with pytest.raises(DataError, match=r"\b1 prompts.*\b1 cluster"):
         JsonlTask(JsonlSpec(path=_write(tmp_path / "one.jsonl", GOOD)))
 
 
 def test_a_file_without_responses_has_no_demonstrations(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no training line has a 'response'"):
+    with pytest.raises(DataError, match="'response'"):
         _numbered(tmp_path / "data.jsonl", 5).demonstration(0, 0)
 
 
@@ -199,17 +199,17 @@ def test_split_of_a_tiny_file_leaves_something_to_train_on(tmp_path: Path) -> No
     parts = parts_of(JsonlTask(JsonlSpec(path=str(tmp_path / "a.jsonl"), validation_share=0.25)))
     assert [len(parts[name]) for name in ("train", "validation", "test")] == [10, 5, 5]
     lines = [json.dumps({"prompt": f"{n}", "cluster": "one"}) for n in range(20)]
-    with pytest.raises(DataError, match=r"20 prompts in 1 cluster .*task\.held_out_path"):
+    with pytest.raises(DataError, match=r"\b20 prompts.*\b1 cluster.*task\.held_out_path"):
         JsonlTask(JsonlSpec(path=_write(tmp_path / "b.jsonl", *lines)))
 
 
 def test_held_out_file_that_shares_prompts_or_clusters_is_refused(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.jsonl", GOOD, '{"prompt": "x", "cluster": "c"}')
     same_prompt = _write(tmp_path / "b.jsonl", '{"prompt": "new"}', '{"prompt": " 2+2= "}', GOOD)
-    with pytest.raises(DataError, match=r"b\.jsonl:2: its prompt is also in .*a\.jsonl:1; 2 of 3"):
+    with pytest.raises(DataError, match=r"b\.jsonl:2\b.*a\.jsonl:1\b.*\b2 of 3"):
         JsonlTask(JsonlSpec(path=path, held_out_path=same_prompt))
     same_cluster = _write(tmp_path / "c.jsonl", '{"prompt": "y", "cluster": "c"}')
-    with pytest.raises(DataError, match=r"c\.jsonl:1: its cluster is also in .*a\.jsonl:2; 1 of 1"):
+    with pytest.raises(DataError, match=r"c\.jsonl:1\b.*cluster.*a\.jsonl:2\b.*\b1 of 1"):
         JsonlTask(JsonlSpec(path=path, held_out_path=same_cluster))
 
 
@@ -225,7 +225,7 @@ def _tables(directory: Path, rows: list[dict[str, Any]]) -> dict[str, Path]:
     return {name: directory / name for name in ("data.jsonl", "data.parquet", "saved")}
 
 
-def test_prompts_of_parquet_and_saved_dataset_equal_those_of_json_lines(tmp_path: Path) -> None:
+def test_prompts_of_parquet_and_saved_dataset_equal_json_lines(tmp_path: Path) -> None:
     rows = [
         {"id": "a", "prompt": "1+1=", "reference": "2", "metadata": {"level": 1}},
         {"id": "b", "messages": [{"role": "user", "content": "2+2?"}], "cluster": "sums"},
@@ -251,7 +251,7 @@ def test_table_without_ids_numbers_prompts_by_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["data.parquet", "saved"])
 def test_broken_row_of_a_table_is_named_by_path_and_row(tmp_path: Path, name: str) -> None:
     path = _tables(tmp_path, [{"prompt": "1+1="}, {"prompt": None}])[name]
-    with pytest.raises(DataError, match=rf"{path}:row 1: neither 'prompt' nor 'messages'"):
+    with pytest.raises(DataError, match=rf"{path}:row 1: .*'prompt'.*'messages'"):
         read_prompts(path)
 
 
@@ -272,7 +272,7 @@ def test_directory_that_is_no_saved_dataset_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"task\.path.*save_to_disk"):
         read_prompts(tmp_path)
     (tmp_path / "no.parquet").write_text("text")
-    with pytest.raises(DataError, match=r"no\.parquet: no readable Parquet"):
+    with pytest.raises(DataError, match=r"no\.parquet"):
         read_prompts(tmp_path / "no.parquet")
 
 
@@ -281,7 +281,7 @@ def test_dataset_directory_with_splits_asks_for_one(tmp_path: Path) -> None:
 
     table = datasets.Dataset.from_list([{"prompt": "1+1="}])
     datasets.DatasetDict({"test": table, "train": table}).save_to_disk(str(tmp_path / "splits"))
-    with pytest.raises(ConfigError, match=rf"test, train; name one: task\.path={tmp_path}/splits/train"):
+    with pytest.raises(ConfigError, match=rf"test, train;.*task\.path={tmp_path}/splits/train"):
         read_prompts(tmp_path / "splits")
     assert [row.prompt.text for row in read_prompts(tmp_path / "splits" / "train")] == ["1+1="]
 

@@ -69,7 +69,7 @@ def test_steps_do_not_depend_on_how_they_are_written(same: str):
     assert reasoning_steps(same) == ["(2*24)=48", "(3+48)=51"]
 
 
-def test_steps_know_what_commutes_and_what_does_not():
+def test_steps_respect_commutativity():
     assert reasoning_steps("5 - 3 = 2") != reasoning_steps("3 - 5 = 2")
     assert reasoning_steps("6 / 3 = 2") != reasoning_steps("3 / 6 = 2")
     assert reasoning_steps("(1 + 2) * 3 = 9") == reasoning_steps("3 * (2 + 1) = 9")
@@ -120,9 +120,9 @@ def test_reward_class_and_distance():
 
 def test_prompts_without_a_number_to_compare_with_are_named():
     task = MathTask(MathSpec())
-    with pytest.raises(DataError, match="prompt 'q' has no 'reference'"):
+    with pytest.raises(DataError, match=r"'q'.*'reference'"):
         task.reward(Prompt("q", "How many?"), "3")
-    with pytest.raises(DataError, match=r"'x \+ 1' is not a number; .* set task.extractor: math_verify"):
+    with pytest.raises(DataError, match=r"'x \+ 1'.*task\.extractor: math_verify"):
         task.reward(Prompt("q", "How many?", reference="x + 1"), "3")
 
 
@@ -164,7 +164,7 @@ def test_validation_is_the_end_of_the_training_file(tmp_path: Path):
     prompt, response = task.demonstration(0, 0)
     assert response == f" {prompt.reference}.\n#### {prompt.reference}", "without the calculator's annotation"
     assert task.prompt_of("test-2") == task.held_out_prompts()[1]
-    with pytest.raises(DataError, match="task_id 'test-9' is none of the 7 problems"):
+    with pytest.raises(DataError, match=r"task_id 'test-9'.*\b7\b"):
         task.prompt_of("test-9")
 
 
@@ -174,23 +174,21 @@ def test_chat_prompts_are_built_from_the_instruction(tmp_path: Path):
     assert prompt.text == "What is 6? Be {brief}." and prompt.messages == (
         {"role": "user", "content": prompt.text},
     )
-    with pytest.raises(ValueError, match=r"instruction='hello' lacks \{question\}"):
+    with pytest.raises(ValueError, match=r"instruction='hello'.*\{question\}"):
         MathSpec(instruction="hello")
 
 
 def test_broken_files_and_leaks_are_named(tmp_path: Path):
     path = numbered(tmp_path / "a.jsonl", 1, 2)
-    with pytest.raises(
-        DataError, match="2 training prompts are also held out, or of a held-out cluster, the first is 'a-1'"
-    ):
+    with pytest.raises(DataError, match=r"\b2\b.*'a-1'"):
         MathTask(MathSpec(path=path, train_path=path, num_validation=0))
     other = numbered(tmp_path / "b.jsonl", 3)
-    with pytest.raises(DataError, match=r"num_validation=500 leaves none of the 1 rows"):
+    with pytest.raises(DataError, match=r"num_validation=500.*\b1\b"):
         MathTask(MathSpec(path=path, train_path=other))
-    with pytest.raises(DataError, match=r"a\.jsonl is held out as a whole; set task\.train_path"):
+    with pytest.raises(DataError, match=r"a\.jsonl.*task\.train_path"):
         MathTask(MathSpec(path=path)).training_prompt(0, 0)
     broken = write(tmp_path / "c.jsonl", {"question": "?", "answer": "5"})
-    with pytest.raises(DataError, match=r"c\.jsonl:1: the answer does not end in '#### '"):
+    with pytest.raises(DataError, match=r"c\.jsonl:1.*'#### '"):
         MathTask(MathSpec(path=broken))
     with pytest.raises(DataError, match=r"grade-school-math"):
         MathTask(MathSpec(path=str(tmp_path / "none.jsonl")))

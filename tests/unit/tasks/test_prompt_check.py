@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def test_prompt_outside_vocabulary_is_named_with_file_and_line(tmp_path: Path, m
     with pytest.raises(DataError) as caught:
         _check(tmp_path, model_dir, lines)
     message = str(caught.value)
-    assert message.startswith("1 of 20 prompts cannot be encoded")
+    assert message.startswith("1 of 20 prompts")
     assert f"{tmp_path}/mine.jsonl:7" in message and "'my-prompt'" in message and "'07|é='" in message
 
 
@@ -58,10 +59,10 @@ def test_long_prompts_are_counted_with_the_limit_that_would_do(tmp_path: Path, m
     with pytest.raises(DataError) as caught:
         _check(tmp_path, model_dir, lines)
     message = str(caught.value)
-    assert message.startswith("2 of 20 prompts have more than rollout.max_prompt_tokens=16 tokens")
+    assert re.search(r"^2 of 20 prompts .*rollout\.max_prompt_tokens=16 tokens", message)
     first = ("3 with 21", "20 with 31")  # a BOS comes in front
-    assert any(f"the first is {tmp_path}/mine.jsonl:{line}" in message for line in first)
-    assert "Set rollout.max_prompt_tokens=31" in message
+    assert any(f"{tmp_path}/mine.jsonl:{line}" in message for line in first)
+    assert "rollout.max_prompt_tokens=31" in message
     _check(tmp_path, model_dir, lines, max_prompt_tokens=31)
 
 
@@ -90,8 +91,8 @@ def test_unicode_prompt_is_measured_by_a_tokenizer_that_knows_it(tmp_path: Path)
     lines = _lines()
     lines[4]["prompt"] = "日本🙂"
     _check(tmp_path, tmp_path / "model", lines)
-    with pytest.raises(DataError, match=r"1 of 20 .* more than rollout\.max_prompt_tokens=8 .* with 10"):
+    with pytest.raises(DataError, match=r"\b1 of 20 .*rollout\.max_prompt_tokens=8\b.*\b10\b"):
         _check(tmp_path, tmp_path / "model", lines, max_prompt_tokens=8)
     lines.append({"messages": [{"role": "user", "content": "1"}], "reference": "1"})
-    with pytest.raises(DataError, match=r"mine\.jsonl:21.*no chat template"):
+    with pytest.raises(DataError, match=r"mine\.jsonl:21\b.*chat template"):
         _check(tmp_path, tmp_path / "model", lines)

@@ -111,9 +111,9 @@ def test_prompts_from_the_wire():
     task = QuestionAnsweringTask(QuestionAnsweringSpec())
     assert task.reward(Prompt("", "Who?", reference="Ada"), "ada") == 1.0
     assert task.reward(Prompt("", "Who?", reference=UNANSWERABLE), "unanswerable") == 1.0
-    with pytest.raises(DataError, match="neither metadata 'answers' nor a 'reference'"):
+    with pytest.raises(DataError, match=r"'answers'.*'reference'"):
         task.reward(Prompt("", "Who?"), "ada")
-    with pytest.raises(DataError, match="metadata 'answers' is"):
+    with pytest.raises(DataError, match="'answers'"):
         task.reward(Prompt("", "Who?", metadata={"answers": "ada"}), "ada")
 
 
@@ -187,18 +187,18 @@ def test_training_never_sees_a_text_of_the_validation_part(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", "{", "not valid JSON"),
-        ("a.json", '{"rows": []}', "not a SQuAD file, which has a list 'data'"),
-        ("a.json", json.dumps(squad(WHO, WHO)), "id '1' occurs twice"),
+        ("a.json", "{", "JSON"),
+        ("a.json", '{"rows": []}', "SQuAD.*list 'data'"),
+        ("a.json", json.dumps(squad(WHO, WHO)), "'1'"),
         (
             "a.json",
             json.dumps(squad({"id": "1", "question": "?"})),
-            r"paragraphs\[0\]: field 'answers' is missing",
+            r"paragraphs\[0\].*'answers'",
         ),
-        ("a.jsonl", '{"question": "?", "answer": 3}', "answers are a int; write a list of texts"),
-        ("a.jsonl", '{"question": "?", "answer": [3]}', "an answer is 3; write a text"),
-        ("a.jsonl", '{"question": "?"}\n', "a.jsonl:1: field 'answers' is missing"),
-        ("a.jsonl", '{"question": "?", "answer": "x"}\n{', "a.jsonl:2: not valid JSON"),
+        ("a.jsonl", '{"question": "?", "answer": 3}', "answers.*int"),
+        ("a.jsonl", '{"question": "?", "answer": [3]}', r"answer.*\b3\b"),
+        ("a.jsonl", '{"question": "?"}\n', "a.jsonl:1.*'answers'"),
+        ("a.jsonl", '{"question": "?", "answer": "x"}\n{', "a.jsonl:2.*JSON"),
     ],
 )
 def test_broken_files_are_named(tmp_path: Path, name: str, content: str, message: str):
@@ -207,7 +207,7 @@ def test_broken_files_are_named(tmp_path: Path, name: str, content: str, message
         QuestionAnsweringTask(QuestionAnsweringSpec(path=str(tmp_path / name)))
 
 
-def test_an_absent_data_set_says_where_it_is_to_be_had(tmp_path: Path):
+def test_missing_data_set_error_names_its_source(tmp_path: Path):
     with pytest.raises(DataError, match=r"SQuAD-explorer.*natural-questions"):
         QuestionAnsweringTask(QuestionAnsweringSpec(path=str(tmp_path / "none.json")))
 

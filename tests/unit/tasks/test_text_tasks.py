@@ -188,7 +188,7 @@ def test_headlines_of_a_test_are_pooled_and_ranked(tmp_path: Path) -> None:
     assert task.left_out == {"tests without a text about the story": 1}
 
 
-def test_what_is_asked_depends_on_the_form_of_the_prompt(tmp_path: Path) -> None:
+def test_question_depends_on_the_prompt_form(tmp_path: Path) -> None:
     stories = tmp_path / "roc.csv"
     lines = [f"s{i},Title {i},Once {i}.,b.,c.,d.,e." for i in range(5)]
     stories.write_text(
@@ -211,13 +211,13 @@ def test_a_held_out_prompt_that_is_trained_on_is_refused(tmp_path: Path) -> None
     rows = [{"prompt": f"prompt {i}", "stories": ["a story"]} for i in range(4)]
     path = write(tmp_path / "p.jsonl", *rows)
     test_path = write(tmp_path / "t.jsonl", {"prompt": "new"}, {"prompt": "PROMPT 2!"})
-    with pytest.raises(DataError, match=r"prompt t-2 shares 'prompt 2' with p-3 of .*p\.jsonl"):
+    with pytest.raises(DataError, match=r"t-2.*'prompt 2'.*p-3.*p\.jsonl"):
         task_of(CreativeWritingSpec(path=path, test_path=test_path))
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.type)
 def test_an_absent_file_is_one_clear_message(spec: TextTaskSpec) -> None:
-    with pytest.raises(DataError, match=r"nowhere\.jsonl: no such file\..*https://.*task\.path.*'builtin'"):
+    with pytest.raises(DataError, match=r"nowhere\.jsonl.*https://.*task\.path.*'builtin'"):
         task_of(spec.model_copy(update={"path": "nowhere.jsonl"}))
     with pytest.raises(DataError, match=r"task\.test_path"):
         task_of(spec.model_copy(update={"test_path": "nowhere.jsonl"}))
@@ -225,13 +225,13 @@ def test_an_absent_file_is_one_clear_message(spec: TextTaskSpec) -> None:
 
 def test_too_few_prompts_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "p.jsonl", {"prompt": "one"}, {"prompt": "two"})
-    with pytest.raises(DataError, match="2 independent prompts cannot be split"):
+    with pytest.raises(DataError, match=r"\b2 .*prompts"):
         task_of(CreativeWritingSpec(path=path))
 
 
 def test_no_human_text_to_learn_from_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "p.jsonl", *({"prompt": word} for word in ("one", "two", "three")))
-    with pytest.raises(DataError, match="no training prompt has a human text"):
+    with pytest.raises(DataError, match="human text"):
         task_of(CreativeWritingSpec(path=path)).demonstration(0, 0)
 
 
@@ -244,8 +244,8 @@ def test_a_long_post_is_cut_visibly(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"instruction": "Reply."}, "must name {source} once"),
-        ({"test_share": 0.6, "validation_share": 0.4}, "leave nothing to train on"),
+        ({"instruction": "Reply."}, r"\{source\}"),
+        ({"test_share": 0.6, "validation_share": 0.4}, r"test_share=0\.6.*validation_share=0\.4"),
         ({"classes": "judge"}, "unigram"),
     ],
 )

@@ -118,7 +118,7 @@ def test_merging_again_and_again_does_not_drift(model_dir: Path) -> None:
         assert torch.equal(weight, first[name])
 
 
-def test_the_base_itself_reloads_nothing_at_first(model_dir: Path) -> None:
+def test_base_version_reloads_nothing_at_first(model_dir: Path) -> None:
     assert MergedWeights(model_dir).merge(_payload(b"", None)) == []
 
 
@@ -149,14 +149,14 @@ def test_a_bfloat16_base_is_merged_in_float32(tmp_path: Path, pristine: dict[str
 
 
 def test_refuses_a_directory_without_safetensors(tmp_path: Path) -> None:
-    with pytest.raises(DeliveryError, match=r"has no model\.safetensors"):
+    with pytest.raises(DeliveryError, match=r"model\.safetensors"):
         MergedWeights(tmp_path)
 
 
 @pytest.mark.parametrize("module", ["lm_head", "embed_tokens", "model.embed_tokens"])
 def test_refuses_tied_modules(model_dir: Path, module: str) -> None:
     payload = _payload(_adapter(QV)[0].tensors, AdapterShape(4, 6.0, ("q_proj", module)))
-    with pytest.raises(DeliveryError, match="tied embeddings reload wrongly"):
+    with pytest.raises(DeliveryError, match="tied"):
         MergedWeights(model_dir).merge(payload)
 
 
@@ -168,16 +168,16 @@ def test_refuses_tied_modules(model_dir: Path, module: str) -> None:
                 "base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight": torch.zeros(4, 32),
                 "base_model.model.model.layers.7.self_attn.q_proj.lora_B.weight": torch.zeros(32, 4),
             },
-            "trained on another base model",
+            r"layers\.7\.self_attn\.q_proj",
         ),
-        ({f"{Q0}.lora_A.weight": torch.zeros(8, 32)}, r"expected \(4, 32\) and \(32, 4\)"),
-        ({f"{Q0}.lora_B.weight": torch.zeros(32, 8)}, r"expected \(4, 32\) and \(32, 4\)"),
-        ({f"{Q0}.lora_A.weight": torch.zeros(4, 31)}, "another base or rank"),
-        ({f"{Q0}.lora_B.weight": torch.full((32, 4), torch.nan)}, "not finite"),
-        ({f"{Q0}.lora_A.weight": torch.full((4, 32), torch.inf)}, "not finite"),
-        ({f"{Q0}.lora_B.weight": None}, "has no lora_B beside it"),
-        ({f"{Q0}.lora_A.weight": None}, "has no lora_A beside it"),
-        ({f"{Q0}.lora_magnitude_vector.weight": torch.ones(32)}, "plain LoRA only"),
+        ({f"{Q0}.lora_A.weight": torch.zeros(8, 32)}, r"\(4, 32\).*\(32, 4\)"),
+        ({f"{Q0}.lora_B.weight": torch.zeros(32, 8)}, r"\(4, 32\).*\(32, 4\)"),
+        ({f"{Q0}.lora_A.weight": torch.zeros(4, 31)}, r"\(4, 31\).*\(4, 32\)"),
+        ({f"{Q0}.lora_B.weight": torch.full((32, 4), torch.nan)}, r"lora_B.*finite"),
+        ({f"{Q0}.lora_A.weight": torch.full((4, 32), torch.inf)}, r"lora_A.*finite"),
+        ({f"{Q0}.lora_B.weight": None}, "no lora_B"),
+        ({f"{Q0}.lora_A.weight": None}, "no lora_A"),
+        ({f"{Q0}.lora_magnitude_vector.weight": torch.ones(32)}, "LoRA"),
     ],
 )
 def test_refuses_adapters_that_do_not_fit(
@@ -195,5 +195,5 @@ def test_refuses_adapters_that_do_not_fit(
 
 def test_refuses_factors_of_modules_that_the_shape_does_not_name(model_dir: Path) -> None:
     payload = _payload(_adapter()[0].tensors, AdapterShape(4, 6.0, QV))
-    with pytest.raises(DeliveryError, match="which the base does not have"):
+    with pytest.raises(DeliveryError, match=r"mlp\.down_proj"):
         MergedWeights(model_dir).merge(payload)

@@ -44,15 +44,15 @@ def test_the_first_version_has_no_change() -> None:
 
 def test_refuses_the_version_before_and_says_so() -> None:
     message = (
-        r"worker rollout-1 does not serve policy-a1-v5-aaaaaaaa: .* differ from the learner's by 0\.3 "
-        r"\(largest\), tolerance 0\.0001; it still serves the version before"
+        r"worker rollout-1 .*policy-a1-v5-aaaaaaaa: .*\b0\.3 "
+        r"\(largest\).*\b0\.0001\b.*version before"
     )
     with pytest.raises(PolicyNotDelivered, match=message):
         check_delivery(_ack(BEFORE), POLICY, PROBE, TOLERANCE)
 
 
 def test_refuses_a_difference_above_the_tolerance_with_its_size() -> None:
-    with pytest.raises(PolicyNotDelivered, match=r"by 0\.00025 \(largest\), tolerance 0\.0001$"):
+    with pytest.raises(PolicyNotDelivered, match=r"0\.00025.*0\.0001$"):
         check_delivery(_ack(NOW - np.array([0, 0, 2.5e-4], np.float32)), POLICY, PROBE, TOLERANCE)
 
 
@@ -60,25 +60,25 @@ def test_refuses_a_difference_above_the_tolerance_with_its_size() -> None:
 def test_refuses_values_that_are_not_finite(value: float) -> None:
     logprobs = NOW.copy()
     logprobs[1] = value
-    with pytest.raises(PolicyNotDelivered, match="are not finite"):
+    with pytest.raises(PolicyNotDelivered, match="finite"):
         check_delivery(_ack(logprobs), POLICY, PROBE, TOLERANCE)
 
 
 def test_refuses_a_learner_that_is_not_finite() -> None:
     probe = replace(PROBE, logprobs=np.full(3, np.nan, np.float32))
-    with pytest.raises(PolicyNotDelivered, match="are not finite"):
+    with pytest.raises(PolicyNotDelivered, match="finite"):
         check_delivery(_ack(NOW), POLICY, probe, TOLERANCE)
 
 
 def test_refuses_another_hash() -> None:
-    with pytest.raises(PolicyNotDelivered, match="acknowledged sha256 bbbbbbbbbbbb, expected aaaaaaaaaaaa"):
+    with pytest.raises(PolicyNotDelivered, match=r"b{12}.*a{12}"):
         check_delivery(_ack(NOW, sha256="b" * 64), POLICY, PROBE, TOLERANCE)
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 4])
 def test_refuses_another_number_of_values(size: int) -> None:
     # One value would broadcast, and none would differ by nothing.
-    with pytest.raises(PolicyNotDelivered, match=f"{size} probe log-probs came back, expected 3"):
+    with pytest.raises(PolicyNotDelivered, match=rf"\b{size} probe log-probs.*\b3\b"):
         check_delivery(_ack(np.full(size, -0.5, np.float32)), POLICY, PROBE, TOLERANCE)
 
 
@@ -127,7 +127,7 @@ def test_the_version_before_is_found_out_below_the_noise_of_single_tokens(
             check_delivery(_ack(stale), POLICY, probe, tolerance)
         except PolicyNotDelivered as error:
             found += 1
-            assert "it still serves the version before" in str(error)
+            assert "version before" in str(error)
     assert found >= refused and (refused > 0 or found == 0)
 
 
@@ -182,7 +182,7 @@ def test_faults_of_a_deep_model_in_16_bits_are_refused(served: str, change: floa
 
 def test_the_base_is_found_out_where_no_version_was_served_before() -> None:
     probe, answers = _deep_model(0.15, 0)
-    with pytest.raises(PolicyNotDelivered, match="it serves the base without an adapter"):
+    with pytest.raises(PolicyNotDelivered, match=r"rollout-1 .*base"):
         check_delivery(_ack(answers["base"]), POLICY, replace(probe, previous=None), DEEP)
     assert not _refused(answers["base"], replace(probe, previous=None, base=None), DEEP)
 
@@ -206,7 +206,7 @@ def test_tokens_that_sequences_share_are_evidence_once() -> None:
 
 
 def test_a_mean_above_the_tolerance_is_refused_in_16_bits() -> None:
-    with pytest.raises(PolicyNotDelivered, match=r"by 0\.06 \(mean\), tolerance 0\.05$"):
+    with pytest.raises(PolicyNotDelivered, match=r"0\.06.*0\.05$"):
         check_delivery(_ack(NOW + np.float32(0.06)), POLICY, PROBE, DeliverySpec().tolerance_for("bfloat16"))
 
 
@@ -217,7 +217,7 @@ def test_in_float32_a_step_far_below_the_tolerance_tells_versions_apart() -> Non
     assert check_delivery(_ack(probe.logprobs), POLICY, probe, TOLERANCE).change == pytest.approx(
         2e-5, rel=0.2
     )
-    with pytest.raises(PolicyNotDelivered, match="it still serves the version before"):
+    with pytest.raises(PolicyNotDelivered, match="version before"):
         check_delivery(_ack(before), POLICY, probe, TOLERANCE)
 
 
@@ -240,11 +240,11 @@ def test_a_worker_that_lies_about_its_version_is_found_out() -> None:
     assert change is not None
     assert change > 10 * TOLERANCE.nats
     liar = DeliveryAck("liar", sha256_of(tensors), before, 0.0, 0.0)
-    with pytest.raises(PolicyNotDelivered, match=r"worker liar does not serve .* serves the version before"):
+    with pytest.raises(PolicyNotDelivered, match=r"worker liar .*version before"):
         check_delivery(liar, policy, probe, TOLERANCE)
 
 
-def test_probe_logprobs_are_those_of_each_sequence_alone() -> None:
+def test_probe_logprobs_match_each_sequence_alone() -> None:
     model = build_policy(reference=False)
     expected: list[float] = []
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Which versions may follow which, and who counts as serving one."""
+"""Order of versions, and the workers that count as serving one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_versions_count_up_by_one_within_an_attempt() -> None:
     registry.publish(_payload(3))
     registry.publish(_payload(4))
     for refused in (3, 4, 6):
-        with pytest.raises(DeliveryError, match=f"policy-a1-v{refused}-cccccccc cannot follow policy-a1-v4"):
+        with pytest.raises(DeliveryError, match=f"policy-a1-v{refused}-cccccccc.*policy-a1-v4"):
             registry.publish(_payload(refused))
     assert registry.current is not None
     assert registry.current.policy.version == 4
@@ -40,7 +40,7 @@ def test_a_new_attempt_may_go_back_but_an_old_one_may_not_return() -> None:
     registry = PolicyRegistry(Tolerance(1e-4))
     registry.publish(_payload(7))
     registry.publish(_payload(2, attempt=2))
-    with pytest.raises(DeliveryError, match="belongs to an attempt that ended"):
+    with pytest.raises(DeliveryError, match=r"policy-a1-v8-\w+ .*policy-a2-v2-\w+"):
         registry.publish(_payload(8, attempt=1))
     registry.publish(_payload(3, attempt=2))
 

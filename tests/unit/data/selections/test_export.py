@@ -79,7 +79,7 @@ def test_messages_stay_messages() -> None:
     assert found.demonstrations == [{"messages": [*CHAT, *left]}]
 
 
-def test_an_edited_text_beats_what_it_was_made_of() -> None:
+def test_edited_text_beats_its_original() -> None:
     shown = candidates_record("c1", ["left", "right", "go left now"])
     found = export([answered(shown, 1, "go left  now")])
     assert rejected(found) == [("go left  now", "right"), ("go left  now", "left")]  # and not its equal at 2
@@ -100,7 +100,7 @@ def test_an_edit_that_hardly_changes_a_text_counts_and_outer_white_space_does_no
     assert unchanged.counts["edited"] == 0
 
 
-def test_none_of_them_gives_no_choice_unless_something_was_written_instead() -> None:
+def test_null_selection_gives_no_choice_without_a_written_text() -> None:
     shown = candidates_record("c1", ["left", "right"])
     found = export([answered(shown, None), answered(shown, None, "over the bridge")])
     assert rejected(found) == [("over the bridge", "left"), ("over the bridge", "right")]
@@ -109,7 +109,7 @@ def test_none_of_them_gives_no_choice_unless_something_was_written_instead() -> 
     assert dict(found.left_out) == {"none of them was good enough": 1}
 
 
-def test_what_is_never_rejected() -> None:
+def test_unsuitable_candidates_are_never_rejected() -> None:
     """The same text, one with a slip in it, blank ones, failed ones; and no text twice."""
     texts = [LONG, f" {LONG}\n", LONG.replace("bakery", "baxery"), "", "left", "left ", "half a", "right"]
     reasons = ["stop"] * 6 + ["error", "length"]
@@ -133,7 +133,7 @@ def test_what_is_never_rejected() -> None:
         ("", " ", True),
     ],
 )
-def test_what_is_almost_the_same(a: str, b: str, alike: bool) -> None:
+def test_is_alike_is_symmetric_and_follows_the_limit(a: str, b: str, alike: bool) -> None:
     assert is_alike(a, b) is is_alike(b, a) is alike
 
 
@@ -143,7 +143,7 @@ def test_the_limit_of_likeness_is_the_share_of_five_grams() -> None:
     assert not is_alike("abcdefghijklm", "abcdefghijklX", max_similarity=0.81)
 
 
-def test_what_gives_no_row_is_counted_with_its_reason() -> None:
+def test_records_without_a_row_are_counted_by_reason() -> None:
     two = ["left", "right"]
     records = [
         StoredRecord(candidates_record("c1", two), None),
@@ -176,7 +176,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def test_both_files_are_read_by_the_jobs_that_they_are_for(tmp_path: Path) -> None:
+def test_exported_files_are_read_by_their_jobs(tmp_path: Path) -> None:
     texts = ["left", "right", "back"]
     records = [
         answered(candidates_record(f"c{place}", texts, prompt=f"Which way, {place}?"), place % 3)

@@ -43,7 +43,7 @@ def store(path: Path) -> Iterator[SelectionStore]:
     opened.close()
 
 
-def test_what_was_stored_is_there_after_a_restart(store: SelectionStore, path: Path) -> None:
+def test_stored_records_survive_a_restart(store: SelectionStore, path: Path) -> None:
     strange = candidates_record(
         "c1", ['quotes " and \0', "emoji \U0001f600", "half \ud800"], [0.25, None, 1.0]
     )
@@ -62,7 +62,7 @@ def test_what_was_stored_is_there_after_a_restart(store: SelectionStore, path: P
     again.close()
 
 
-def test_the_records_of_these_tests_are_what_the_service_answers() -> None:
+def test_record_fixtures_match_service_answers() -> None:
     for prompt in ("Which way?", [{"role": "user", "content": "Which way?"}]):
         record = candidates_record("c1", TEXTS, [0.0, 0.5, 1.0], prompt=prompt)
         wire = StoredCandidates.model_validate(
@@ -81,7 +81,7 @@ def test_owners_see_their_own_and_administrators_everything(store: SelectionStor
     assert [record.candidates.id for record in store.page("ann", 10)[0]] == ["a2", "a1"]
     assert [record.candidates.id for record in store.page(None, 10)[0]] == ["a2", "b1", "a1"]
     assert store.page("carl", 10) == ([], False)
-    with pytest.raises(UnknownCandidates, match="no candidates 'b1' of yours"):
+    with pytest.raises(UnknownCandidates, match="'b1'"):
         store.add_selection("b1", owner="ann", selected_index=0)
     with pytest.raises(UnknownCandidates, match="'b1'"):
         store.page("ann", 10, before="b1")
@@ -109,7 +109,7 @@ def test_pages_are_newest_first_in_the_order_of_storing(store: SelectionStore) -
     assert [record.selection for record in records] == [None, latest, None, None, None]
     assert not has_more
     assert store.page("ann", 3, before="c0") == ([], False)
-    with pytest.raises(ValueError, match="limit=0 must be at least 1"):
+    with pytest.raises(ValueError, match=r"limit=0\b.*\b1\b"):
         store.page("ann", 0)
 
 
@@ -129,7 +129,7 @@ def test_a_client_key_is_one_selection(store: SelectionStore, path: Path) -> Non
         ("c1", {**choice, "selected_index": None}),
         ("c1", {**choice, "edited_text": None}),
     ):
-        with pytest.raises(SelectionConflict, match=r"client_key='k' names index 1 of 'c1' already"):
+        with pytest.raises(SelectionConflict, match=r"client_key='k'.*\b1\b.*'c1'"):
             again.add_selection(name, **other)
     of_admin, is_new = again.add_selection("c1", **{**choice, "owner": "admin", "sees_all": True})
     assert is_new and of_admin.id != first.id
@@ -183,17 +183,17 @@ def test_a_key_that_another_process_stores_in_between_is_found(
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"selected_index": 3}, "selected_index=3 is none of the 3 candidates of 'c1'; give 0 to 2, or null"),
-        ({"selected_index": -1}, "selected_index=-1 is none of the 3 candidates"),
-        ({"selected_index": 0, "edited_text": " \n"}, "edited_text is blank; write a text, or leave it out"),
+        ({"selected_index": 3}, r"selected_index=3.*\b3\b.*'c1'.*\b0\b.*\b2\b"),
+        ({"selected_index": -1}, r"selected_index=-1.*\b3\b"),
+        ({"selected_index": 0, "edited_text": " \n"}, "edited_text"),
         (
             {"selected_index": 0, "edited_text": "a\0b"},
-            r"edited_text has '\\x00' at 1, which databases do not",
+            r"edited_text.*'\\x00'.*\b1\b",
         ),
-        ({"selected_index": 0, "client_key": "key\ud800"}, r"client_key has '\\ud800' at 3"),
+        ({"selected_index": 0, "client_key": "key\ud800"}, r"client_key.*'\\ud800'.*\b3\b"),
     ],
 )
-def test_what_cannot_be_selected(store: SelectionStore, choice: dict[str, Any], message: str) -> None:
+def test_invalid_selection_is_refused(store: SelectionStore, choice: dict[str, Any], message: str) -> None:
     store.add_candidates(candidates_record("c1", TEXTS))
     with pytest.raises(InvalidSelection, match=message) as caught:
         store.add_selection("c1", owner="ann", **choice)
@@ -204,7 +204,7 @@ def test_what_cannot_be_selected(store: SelectionStore, choice: dict[str, Any], 
 
 def test_an_id_is_stored_once(store: SelectionStore) -> None:
     store.add_candidates(candidates_record("c1", TEXTS))
-    with pytest.raises(DataError, match="candidates 'c1' are stored already"):
+    with pytest.raises(DataError, match="'c1'"):
         store.add_candidates(candidates_record("c1", ["other"]))
     stored = store.candidates("c1", "ann")
     assert stored is not None and stored.candidates == candidates_record("c1", TEXTS)
@@ -219,7 +219,7 @@ def test_scores_that_come_later(store: SelectionStore) -> None:
     rewritten = copy.deepcopy(dict(scored.answer))
     rewritten["candidates"][0]["text"] = "up"
     for answer in (rewritten, {**scored.answer, "candidates": scored.candidates[:2]}):
-        with pytest.raises(InvalidSelection, match="other texts than those that were shown"):
+        with pytest.raises(InvalidSelection, match=r"'c1'.*texts"):
             store.replace_answer("c1", answer)
     assert store.candidates("c1", "ann") == stored
     with pytest.raises(UnknownCandidates, match="'c2'"):
@@ -304,33 +304,29 @@ def test_many_open_a_new_database_at_once(path: Path) -> None:
     store.close()
 
 
-def test_a_database_of_another_version_or_of_somebody_else(
-    store: SelectionStore, path: Path, tmp_path: Path
-) -> None:
+def test_database_of_another_schema_is_refused(store: SelectionStore, path: Path, tmp_path: Path) -> None:
     store.close()
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE polyray_schema SET version = 2")
     for create in (True, False):
-        with pytest.raises(DataError, match="has schema version 2, and this polyray reads version 1 only"):
+        with pytest.raises(DataError, match=r"version 2\b.*version 1\b"):
             SelectionStore(str(path), create=create)
     other = tmp_path / "other.db"
     with sqlite3.connect(other) as connection:
         connection.execute("CREATE TABLE adapters (id TEXT)")
-    with pytest.raises(
-        DataError, match="has a table adapters that polyray did not make; set another database"
-    ):
+    with pytest.raises(DataError, match="table adapters"):
         SelectionStore(str(other))
     with sqlite3.connect(other) as connection:
         connection.execute("DROP TABLE adapters")
         connection.execute("CREATE TABLE trials (id TEXT)")
     content = other.read_bytes()
-    with pytest.raises(DataError, match="holds no selections; give the `database` of a generation service"):
+    with pytest.raises(DataError, match="`database`"):
         SelectionStore(str(other), create=False)
     assert other.read_bytes() == content
 
 
 def test_opening_for_reading_makes_nothing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none/x\.db: no such database; give the `database`"):
+    with pytest.raises(DataError, match=r"none/x\.db.*`database`"):
         SelectionStore(f"sqlite:///{tmp_path}/none/x.db", create=False)
     assert list(tmp_path.iterdir()) == []
 
@@ -338,15 +334,15 @@ def test_opening_for_reading_makes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("sqlite://", "must be kept in a file; give a file, e.g. sqlite:///runs/selections.db"),
-        ("sqlite:///:memory:", "must be kept in a file"),
-        ("sqlite:///file:x?mode=memory&uri=true", "must be kept in a file"),
-        ("sqlite://runs/selections.db", "sqlite://runs/selections.db: a path needs three slashes before it"),
-        ("sqlite+aiosqlite:///x.db", "names an asynchronous driver; take a synchronous one"),
-        ("nodb://ann:secret@host/x", r"nodb://\.\.\. is not a database URL that SQLAlchemy knows"),
+        ("sqlite://", r"sqlite:///runs/selections\.db"),
+        ("sqlite:///:memory:", "%3Amemory%3A.* file"),
+        ("sqlite:///file:x?mode=memory&uri=true", r"file%3Ax.*sqlite:///runs/selections\.db"),
+        ("sqlite://runs/selections.db", r"sqlite://runs/selections\.db"),
+        ("sqlite+aiosqlite:///x.db", "asynchronous"),
+        ("nodb://ann:secret@host/x", r"nodb://\.\.\..*SQLAlchemy"),
         (
             "postgresql+pg8000://ann:secret@host/x",
-            r"its driver is missing \(No module named 'pg8000'\); install it",
+            "'pg8000'",
         ),
     ],
 )

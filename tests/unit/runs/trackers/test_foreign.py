@@ -76,7 +76,7 @@ def test_mlflow(tmp_path: Path) -> None:
     logging.getLogger("mlflow").setLevel(logging.NOTSET)
 
 
-def test_trials_of_a_sweep_are_one_experiment_of_mlflow_however_they_begin(tmp_path: Path) -> None:
+def test_sweep_trials_share_one_mlflow_experiment_for_every_start(tmp_path: Path) -> None:
     pytest.importorskip("mlflow", reason="optional: pip install -e .[tracking]")
     pytest.importorskip("sqlalchemy", reason="MLflow's local store needs it")
     from mlflow.tracking import MlflowClient  # type: ignore[import-not-found]
@@ -100,7 +100,7 @@ def test_trials_of_a_sweep_are_one_experiment_of_mlflow_however_they_begin(tmp_p
     logging.getLogger("mlflow").setLevel(logging.NOTSET)
 
 
-def test_what_a_file_says_of_its_experiment_stays(tmp_path: Path) -> None:
+def test_experiment_of_a_file_is_kept(tmp_path: Path) -> None:
     mlflow = MlflowSpec(tracking_uri="http://tracking:5000", experiment="mine")
     assert as_one_experiment(mlflow, "lambda", tmp_path) == mlflow
     assert as_one_experiment(WandbSpec(), "lambda", tmp_path) == WandbSpec(group="lambda")
