@@ -96,7 +96,7 @@ def tables_of(page: str) -> Tables:
 
 
 def traces(figure: Any) -> list[Any]:
-    """Of a go.Figure, whose own type hides what they are."""
+    """Traces of a go.Figure, without its own narrower type."""
     return list(figure.data)
 
 
@@ -128,7 +128,7 @@ def test_tables_hold_the_numbers(page) -> None:
     assert rows["differences"][1][0] == "λ = 0, lr = 0.0001"
 
 
-def test_words_carry_rule_family_and_what_was_left_out(page, results) -> None:
+def test_page_names_rule_family_and_left_out_settings(page, results) -> None:
     assert "Recommended: λ = 0, lr = 0.0001" in page, "the only setting without a lost seed"
     assert "Not looked at, because a seed does not count: λ = 0.5, lr = 0.0001" in page
     assert "4 tests: 4 metrics x 1 settings against the baseline" in page
@@ -140,7 +140,7 @@ def test_words_carry_rule_family_and_what_was_left_out(page, results) -> None:
         assert page.count(f'id="figure-{name}"') == 1, name
 
 
-def test_page_loads_nothing_and_escapes_what_trials_say(page) -> None:
+def test_page_loads_nothing_and_escapes_text_of_trials(page) -> None:
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page)
     assert "http://" not in page and "https://" not in page
     assert "@import" not in page and "<link" not in page and "url(" not in page
@@ -168,7 +168,7 @@ def test_curves_and_front_draw_the_numbers(results) -> None:
     ]
 
 
-def test_parallel_coordinates_have_an_axis_for_everything(results) -> None:
+def test_parallel_coordinates_have_an_axis_for_each_parameter_and_metric(results) -> None:
     axes = {axis.label: axis for axis in traces(parallel_figure(results))[0].dimensions}
     assert list(axes) == ["λ", "lr", "seed", "pass@1", "distinct-correct@2", "pass@2"]
     assert list(axes["λ"].values) == [0.0, 0.0, 0.5, 0.5], "the four that count"

@@ -15,7 +15,7 @@ from polyray.report.sweep.trials import read_trials, trial_line, write_trials
 from tests.unit.report.sweep_fixtures import AXIS, trial
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_written_trials_are_read_back(tmp_path: Path) -> None:
     trials = [
         trial("t0", 0.5, 1, others={"learner.lr": 1e-4, "task.kind": "né"}, metric=0.25, tokens=7),
         trial("t1", 0.0, status="failed", error="CUDA\nout of memory", steps=3, gpu_hours=0.5),
@@ -41,18 +41,18 @@ def test_numbers_that_json_lacks() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", r"t.jsonl:1 is not valid JSON"),
-        ("[]", r"t.jsonl:1 holds a list"),
-        ('{"trial_id": "t0"}', r"t.jsonl:1 lacks parameters, seed"),
-        (trial_line(trial("t0", 1.0)).replace('"done"', '"lost"'), r"status='lost' is none of done, stopped, failed"),
-        ("\n", r"holds no trials"),
+        ("{", r"t\.jsonl:1 .*JSON"),
+        ("[]", r"t\.jsonl:1 .*list"),
+        ('{"trial_id": "t0"}', r"t\.jsonl:1 .*parameters, seed"),
+        (trial_line(trial("t0", 1.0)).replace('"done"', '"lost"'), r"status='lost' .*done, stopped, failed"),
+        ("\n", r"t\.jsonl .*trials"),
     ],
 )  # fmt: skip
 def test_broken_files_are_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "t.jsonl").write_text(text)
     with pytest.raises(DataError, match=message):
         read_trials(tmp_path / "t.jsonl")
-    with pytest.raises(DataError, match="no trials at"):
+    with pytest.raises(DataError, match=r"other\.jsonl"):
         read_trials(tmp_path / "other.jsonl")
 
 
@@ -144,11 +144,11 @@ def test_a_repeated_seed_counts_once() -> None:
 @pytest.mark.parametrize(
     ("trials", "message"),
     [
-        ([], "there are no trials"),
-        ([trial("a", 1.0), trial("a", 2.0)], "trial a occurs twice"),
-        ([trial("a", "big")], r"algorithm.diversity_weight='big' of trial a is no finite number"),  # pyright: ignore
-        ([trial("a", math.inf)], "is no finite number"),
-        ([trial("a", True)], "is no finite number"),
+        ([], "no trials"),
+        ([trial("a", 1.0), trial("a", 2.0)], "trial a .*twice"),
+        ([trial("a", "big")], r"algorithm.diversity_weight='big' .*trial a"),  # pyright: ignore
+        ([trial("a", math.inf)], r"algorithm.diversity_weight=inf .*trial a"),
+        ([trial("a", True)], r"algorithm.diversity_weight=True .*trial a"),
     ],
 )
 def test_bad_trials_are_named(trials, message) -> None:
