@@ -1,4 +1,4 @@
-"""What the measure of the report writes and reads, in small."""
+"""The benchmark of the report on small files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark's command lines, and what it makes of numbers: limits, differences, process trees."""
+"""The benchmark's command lines, limits, differences and process trees."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def printed(measure: Measure) -> str:
     return " ".join(measure.line().split())
 
 
-def test_how_a_measure_is_printed() -> None:
+def test_measure_is_printed_with_its_limit() -> None:
     step = Measure("a step", (0.5, 0.7, 0.6), "s", 0.8)
     assert printed(step) == "ok a step 0.6 s (0.5 to 0.7, n=3) at most 0.8"
     assert printed(Measure("ratio", (0.85,), "", 0.9, "at least")) == "under ratio 0.85 at least 0.9"
@@ -60,7 +60,7 @@ def test_how_a_measure_is_printed() -> None:
     assert printed(over) == "over difference 2e-05 nats (1e-05 to 0.0003, n=3) worst 0.0003 at most 0.0001"
 
 
-def test_the_exit_code_says_whether_every_limit_holds(
+def test_exit_code_is_zero_only_if_every_limit_holds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good, bad = Measure("a", (1.0,), "s", 2.0), Measure("b", (3.0,), "s", 2.0)
@@ -132,7 +132,7 @@ subprocess.run([sys.executable, "-c", "import time; block = bytearray(80_000_000
 """
 
 
-def test_the_peak_counts_what_a_child_of_the_child_took() -> None:
+def test_peak_memory_includes_grandchildren() -> None:
     samples: list[int] = []
     peak = peak_memory([sys.executable, "-c", GROWS_IN_A_CHILD], samples.append, interval_s=0.05)
     assert 80e6 < peak < 160e6
@@ -140,8 +140,8 @@ def test_the_peak_counts_what_a_child_of_the_child_took() -> None:
     assert samples[-1] == peak
 
 
-def test_a_command_that_fails_is_quoted() -> None:
-    with pytest.raises(PolyrayError, match=r"ended with exit code 1: .*ValueError: no model"):
+def test_failed_command_error_has_exit_code_and_last_line() -> None:
+    with pytest.raises(PolyrayError, match=r"exit code 1: .*ValueError: no model"):
         peak_memory([sys.executable, "-c", "raise ValueError('no model')"], lambda peak: None, 0.05)
 
 
@@ -154,14 +154,14 @@ def test_the_benchmark_trains_short_synchronous_and_without_a_missing_warm_start
     assert benchmark_config(there, 12, "elsewhere").model.warm_start == str(tmp_path)
 
 
-def test_check_prints_what_will_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_prints_the_resolved_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert loop_main([str(TRAIN), "--check", "seed=7", "rollout.group_size=8"]) == 0
     checked = json.loads(capsys.readouterr().out)
     assert (checked["job"], checked["config"]["seed"]) == ("benchmarks loop", 7)
     assert checked["derived"]["completions_per_step"] == 128
 
 
-def test_evaluation_skips_with_a_line_what_it_has_no_data_for(
+def test_evaluation_benchmark_without_data_finds_no_problems(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.delenv(evaluation.SHARED_DATA, raising=False)
@@ -174,10 +174,10 @@ def test_evaluation_skips_with_a_line_what_it_has_no_data_for(
     assert evaluation.find_problems(None) == tmp_path / evaluation.HUMANEVAL
     assert evaluation.main(["--check", "--part", "sandbox"]) == 0
     assert json.loads(capsys.readouterr().out)["parts"] == ["sandbox"]
-    with pytest.raises(ConfigError, match="--repeats 0: at least 1"):
+    with pytest.raises(ConfigError, match=r"--repeats 0: .*1"):
         evaluation.main(["--repeats", "0"])
 
 
 def test_too_few_steps_are_refused() -> None:
-    with pytest.raises(ConfigError, match="at least 4 steps"):
+    with pytest.raises(ConfigError, match=r"--steps 3 .*4 steps"):
         loop_main([str(TRAIN), "--steps", "3", "--check"])

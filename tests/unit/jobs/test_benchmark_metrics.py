@@ -1,4 +1,4 @@
-"""The metrics' part of the evaluation benchmark on a few prompts: what is measured is done, and counted."""
+"""The metrics' part of the evaluation benchmark on a few prompts."""
 
 from __future__ import annotations
 

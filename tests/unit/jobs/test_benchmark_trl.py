@@ -15,11 +15,11 @@ from polyray.errors import ConfigError, PolyrayError
 from polyray.types import Prompt
 
 
-def test_without_trl_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_trl_error_has_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         trl_trainer.importlib.util, "find_spec", lambda name: None if name == "trl" else "there"
     )
-    with pytest.raises(ConfigError, match=r"trl not installed; .*--no-deps --target DIR 'trl==1.16.\*'"):
+    with pytest.raises(ConfigError, match=r"--no-deps --target DIR 'trl==1.16.\*'"):
         trl.main([])
 
 
@@ -32,7 +32,7 @@ def test_check_prints_the_plan_and_odd_options_are_refused(capsys: pytest.Captur
     plan = json.loads(capsys.readouterr().out)
     assert (plan["part"], plan["groups"], plan["group_size"], plan["longest"]) == ("steps", 16, 16, 10)
     for odd in (["--steps", "0"], ["--mean-share", "0"], ["--groups", "3", "--micro-batch-rows", "7"]):
-        with pytest.raises(ConfigError, match=r"at least 1 step, a share in \(0, 1\]"):
+        with pytest.raises(ConfigError, match=" ".join(odd[-2:])):
             trl.main(["--check", *odd])
 
 
@@ -64,7 +64,7 @@ def test_drawn_lengths_have_one_longest_in_every_step() -> None:
     assert all(0.15 < sum(step) / len(step) / 200 < 0.25 for step in steps)
 
 
-def test_transformers_rows_end_where_they_are_told_and_not_before() -> None:
+def test_forced_ends_end_rows_at_planned_lengths() -> None:
     forced = ForcedEnds(end=1)
     forced.lengths = [1, 3]
     scores = torch.zeros(2, 4)
@@ -103,5 +103,5 @@ def test_vllms_requests_stop_at_their_own_length() -> None:
 
 def test_a_side_that_sampled_other_lengths_is_refused() -> None:
     require_lengths("TRL", [[5, 2], [2]], [2, 1])
-    with pytest.raises(PolyrayError, match=r"TRL sampled completions of \[2, 1\] tokens .* \[2, 2\] "):
+    with pytest.raises(PolyrayError, match=r"TRL .* \[2, 1\] .* \[2, 2\] "):
         require_lengths("TRL", [[5, 2], [2]], [2, 2])

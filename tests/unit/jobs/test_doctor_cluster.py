@@ -1,4 +1,7 @@
-"""What the doctor says of a cluster, by what its machines told; a real one: tests/integration/test_submit.py."""
+"""Findings of the doctor about a cluster, from reports of its machines.
+
+A real cluster: tests/integration/test_submit.py.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ def test_an_image_without_the_package_is_named() -> None:
     assert finding.fix.endswith(SAME_EVERYWHERE)
 
 
-def test_our_own_packages_are_those_of_the_reporter() -> None:
+def test_reporter_returns_own_packages() -> None:
     assert doctor_cluster._reporter(doctor_cluster.PACKAGES)() == {"packages": own_packages()}
     assert own_packages()["ray"] == "2.60.0"
 
@@ -74,7 +77,7 @@ def test_a_cluster_that_cannot_be_joined(
     assert list(check_cluster("x:1")) == [finding]
 
 
-def test_a_dashboard_is_asked_who_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dashboard_that_refuses_the_token_fails_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("polyray.submission.client.Cluster.open", lambda address: None)
     assert [finding.level for finding in check_cluster("http://head:8265")] == ["ok"]
 

@@ -1,4 +1,4 @@
-"""What the doctor says of GPUs, from values: no GPU is needed."""
+"""Findings of the doctor about GPUs, from values: no GPU is needed."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ def test_builds_and_machines_that_do_not_belong_together() -> None:
     ]
 
 
-def test_a_cpu_machine_with_the_cpu_build_hears_nothing_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_machine_with_cpu_build_has_no_gpu_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor_gpu, "driver_cuda", lambda: None)
     monkeypatch.setattr(doctor_gpu, "installed_version", {"torch": "2.13.0+cpu"}.get)
     assert list(check_gpus()) == []
 
 
-def test_what_torch_sees_comes_from_a_child_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_of_torch_come_from_a_child_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpus_from(json.loads(json.dumps(dataclasses.asdict(H100)))) == H100
     monkeypatch.setattr(doctor_gpu, "driver_cuda", lambda: (13, 0))
     monkeypatch.setattr(doctor_gpu, "installed_version", {"torch": "2.13.0", "vllm": "0.32.0"}.get)
@@ -94,7 +94,7 @@ def test_what_torch_sees_comes_from_a_child_process(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("number", "status", "version"), [(13000, 0, (13, 0)), (12080, 0, (12, 8)), (0, 3, None)]
 )
-def test_the_driver_says_which_cuda_it_supports(
+def test_driver_cuda_is_read_from_the_driver_library(
     monkeypatch: pytest.MonkeyPatch, number: int, status: int, version: tuple[int, int] | None
 ) -> None:
     def answer(pointer: Any) -> int:

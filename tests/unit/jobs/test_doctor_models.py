@@ -1,4 +1,4 @@
-"""The doctor on what must load: a small base, broken ones, encoders that configurations name, the engine's round."""
+"""The doctor on bases, broken ones, encoders and engine rounds."""
 
 from __future__ import annotations
 
@@ -69,19 +69,21 @@ def test_modules_that_the_base_does_not_have_fail(base: Path, monkeypatch: pytes
     assert found(monkeypatch, look).what == "model a/b has no module c_attn"
 
 
-def test_what_is_no_model_fails_with_the_jobs_own_words(
+def test_directory_without_a_model_fails_with_the_error_of_the_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look = seen(tmp_path)
-    assert look == {"error": f"model.path={str(tmp_path)!r} is no model: config.json is missing"}
+    assert look.keys() == {"error"}
+    assert look["error"].startswith(f"model.path={str(tmp_path)!r} ") and "config.json" in look["error"]
     assert found(monkeypatch, look).level == "FAIL"
     finding = found(monkeypatch, {"error": "it is not there; build it with x"})
     assert finding == Finding("FAIL", "model a/b: it is not there", "build it with x")
     assert found(monkeypatch, {}, "not done after 300 s").what == "model a/b: not done after 300 s"
 
 
-def test_an_adapter_of_another_base_fails(base: Path, tmp_path: Path) -> None:
-    assert "is no adapter: adapter_config.json is missing" in seen(base, warm_start=str(tmp_path))["error"]
+def test_directory_without_an_adapter_fails(base: Path, tmp_path: Path) -> None:
+    error = seen(base, warm_start=str(tmp_path))["error"]
+    assert str(tmp_path) in error and "adapter_config.json" in error
 
 
 def test_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +98,7 @@ def test_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     assert named.level == "FAIL"
 
 
-def test_what_a_configuration_loads(tmp_path: Path) -> None:
+def test_model_and_encoders_of_a_configuration_are_found(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(
         "model: {path: a/b, lora: {rank: 4}}\n"
@@ -128,7 +130,7 @@ ANSWER = (
 )
 
 
-def test_what_an_engine_showed_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_finding_reports_measured_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     finding = engine_child(monkeypatch, f"{ANSWER}'device': 'cpu'}}))")
     assert (finding.level, finding.fix) == ("ok", "")
     assert finding.what.startswith("tiny generate and delivery on cpu: ")

@@ -1,4 +1,4 @@
-"""The simulated benchmarks: their command lines, their handles, and what they make of a run whose times are known."""
+"""The simulated benchmarks: command lines, handles, and runs with known times."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_overlap_is_judged_against_the_slower_half_of_a_synchronous_step() -> No
     assert (slower.median, slower.ok) == (pytest.approx(1.1), True)
 
 
-def test_limits_of_scale_are_judged_where_they_belong() -> None:
+def test_limits_of_scale_apply_to_the_largest_size_only() -> None:
     figures = figures_of(run_of(learn_s=0.5), warm_up=2)
     assert [m.ok for m in scale.size_measures(64, figures) if m.limit is not None] == [False]
     assert all(m.ok is None for m in scale.size_measures(16, figures))
@@ -133,12 +133,12 @@ def test_a_kill_may_cost_a_start_and_the_work_that_was_in_flight() -> None:
     assert recovery.cost_measures(1, late)[-1].ok is False
 
 
-def test_the_start_that_counts_is_that_of_the_victims_place() -> None:
+def test_replacement_start_is_taken_from_the_place_of_the_victim() -> None:
     run = run_of()
     run.seen.start_s |= {"simulated-rollout-0-1": 9.0, "simulated-rollout-1-3": 4.0}
     assert recovery.replacement_start_s(run) == 4.0
     del run.seen.start_s["simulated-rollout-1-3"]
-    with pytest.raises(PolyrayError, match="5 steps ended before the replacement served"):
+    with pytest.raises(PolyrayError, match="5 steps"):
         recovery.replacement_start_s(run)
 
 
@@ -188,7 +188,7 @@ def test_a_hosted_worker_is_called_like_an_actor_of_its_own() -> None:
     assert pickle.loads(pickle.dumps(HostedHandle("host", "a"))) == HostedHandle("host", "a")
 
 
-def test_what_several_hosts_saw_is_one_account() -> None:
+def test_observations_of_several_hosts_are_merged() -> None:
     one, other = Observations(scored={1: 2.0}), Observations(scored={2: 3.0}, refill_s=[(1.0, 0.1)])
     one.deliveries[0].append(1.0)
     other.deliveries[0].append(2.0)
@@ -198,7 +198,7 @@ def test_what_several_hosts_saw_is_one_account() -> None:
     assert (one.scored, one.refill_s, one.deliveries[0]) == ({1: 2.0, 2: 3.0}, [(1.0, 0.1)], [1.0, 2.0])
 
 
-def test_a_simulated_version_is_what_it_says() -> None:
+def test_simulated_payload_matches_its_hash_and_probe() -> None:
     payload = simulated_payload(2, 7, 64)
     assert len(payload.tensors) == 64
     assert payload.policy.sha256 == sha256_of(payload.tensors)
@@ -212,11 +212,11 @@ def test_command_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert overlap.main(["--check"]) == 0
     checked = json.loads(capsys.readouterr().out)
     assert (checked["load"]["prompts_per_step"], checked["parts"]) == (16, ["overlap", "recovery"])
-    with pytest.raises(ConfigError, match="--steps 2: at least 3 are needed"):
+    with pytest.raises(ConfigError, match=r"--steps 2: .*3 "):
         scale.main(["--steps", "2"])
-    with pytest.raises(ConfigError, match="0 workers: at least 1"):
+    with pytest.raises(ConfigError, match=r"0 workers: .*1"):
         scale.main(["--workers", "0"])
-    with pytest.raises(ConfigError, match="at least 2048 are needed, two steps of 256 workers"):
+    with pytest.raises(ConfigError, match=r"100.* 2048 .*256 workers"):
         scale.main(["--full-speed-groups", "100"])
-    with pytest.raises(ConfigError, match="and 1 round are needed"):
+    with pytest.raises(ConfigError, match=r"--rounds 0.* 1 round"):
         overlap.main(["--rounds", "0"])
