@@ -73,8 +73,8 @@ def test_from_the_database_to_files(
     assert entry["usq"]["measured"]["value"] == pytest.approx(sum(by_hand) / 12)
     assert entry["usq"]["selected"]["value"] == pytest.approx(0.5)
     printed = capsys.readouterr().out
-    assert "36 sets, 24 answered: 18 picked (6 edited), 3 none, 3 written instead" in printed
-    assert "left out  12 nobody has picked yet" in printed
+    assert re.search(r"36 sets, 24 .*18 .*\(6 .*\), 3 .*, 3 ", printed)
+    assert re.search(r"left out +12 ", printed)
     assert f"policy-v17  3  12      {entry['usq']['measured']['value']:.3f} [" in printed
 
 
