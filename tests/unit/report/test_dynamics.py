@@ -80,14 +80,11 @@ def test_alarm_names_its_first_and_last_step() -> None:
     config = {"dynamics": {"collapse_alarm": {"metric": "diversity", "drop": 0.25}}}
     lines = [{"step": step, "collapse_alarm": float(step in (4, 6))} for step in (0, 2, 4, 6, 8)]
     arm = Arm("a", "Dr.GRPO", runs=[TrainingRun(Path("a-seed0"), config, [], [], lines)])
-    assert alarm_lines([arm]) == [
-        "Dr.GRPO (a-seed0): diversity had lost more than 25 % of what it was before training, from step 4 on until "
-        "step 6"
-    ]
+    (line,) = alarm_lines([arm])
+    assert re.fullmatch(r"Dr\.GRPO \(a-seed0\): diversity .*25 % .*step 4 .*step 6", line)
     to_the_end = TrainingRun(Path("a-seed1"), {}, [], [], lines[:4])
-    assert alarm_lines([Arm("a", "A", runs=[to_the_end])]) == [
-        "A (a-seed1): diversity had lost more than 50 % of what it was before training, from step 4 on"
-    ]
+    (line,) = alarm_lines([Arm("a", "A", runs=[to_the_end])])
+    assert re.match(r"A \(a-seed1\): diversity .*50 % .*step 4 ", line) and "step 6" not in line
 
 
 def test_the_cost_is_a_share_of_all_seconds() -> None:
