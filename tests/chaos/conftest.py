@@ -21,8 +21,8 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    """No placement group, no file in shared memory whose owner is gone, no process whose parent is gone."""
+def no_leftovers() -> Iterator[None]:
+    """Fail if a test leaves placement groups, shared memory or orphans."""
     before = left_over()
     yield
     deadline = time.monotonic() + TIDY_S
@@ -32,7 +32,7 @@ def nothing_is_left() -> Iterator[None]:
 
 
 def left_over() -> set[str]:
-    """What a fault may leave behind, in words."""
+    """Leftovers of a fault: placement groups, shared memory, processes."""
     groups = placement_group_table().values() if ray.is_initialized() else ()
     held = {
         f"placement group {group['placement_group_id']}" for group in groups if group["state"] != "REMOVED"
@@ -41,7 +41,7 @@ def left_over() -> set[str]:
 
 
 def ownerless_files() -> set[str]:
-    """In shared memory. Other tests run at the same time: what a live process has is its own."""
+    """Files in shared memory without a live owner; other tests may run."""
     left = set()
     for path in SHARED_MEMORY.glob("polyray-adapters-*"):
         owner = NAME.match(path.name)

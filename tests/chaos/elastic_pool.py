@@ -1,8 +1,9 @@
-"""Run by test_elastic_pool.py in a process of its own, because a process knows one Ray: a node comes, and goes again.
+"""Simulated run on a cluster whose second node comes and goes.
 
-Another one is there from the start and has room, but not the label that the run's workers ask for. Prints a JSON
-object: what the learner's loop returned, the incidents, how many there were before the node came, the zones of the
-workers while it was there, the groups that each step consumed.
+Run by test_elastic_pool.py in a process of its own, because a process knows one Ray. The first node has room from the
+start, but not the label that the workers of the run need. Prints a JSON object: what the learner's loop returned, the
+incidents, how many there were before the node came, the zones of the workers while it was there, the groups that each
+step consumed.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def main(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def zones(run: SimulatedRun) -> list[str]:
-    """Of the workers, in the order of their places."""
+    """Zones of the workers, in the order of their places."""
     workers: Any = ray.get(run.coordinator.workers.remote())
     where = [worker.handle.__ray_call__.remote(node_of) for worker in workers]
     labels = {node["NodeID"]: node["Labels"] for node in ray.nodes()}

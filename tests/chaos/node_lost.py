@@ -1,4 +1,6 @@
-"""Run by test_node_lost.py in a process of its own, because a process knows one Ray: three nodes, one is taken away.
+"""Simulated run on three nodes that loses one of them.
+
+Run by test_node_lost.py in a process of its own, because a process knows one Ray.
 
 Prints a JSON object: what the learner's loop returned, the incidents, and what was left over.
 """
@@ -71,8 +73,10 @@ def main(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def nodes_of_workers(run: SimulatedRun) -> list[str]:
-    """Once all of them are ready. Ray may have placed a replacement on the node before it knew that this is gone:
-    then another one follows."""
+    """Nodes of the workers, once all are ready.
+
+    Ray may place a replacement on the lost node before it knows of the loss; a second one follows then.
+    """
     deadline = time.monotonic() + 100
     while True:
         workers: Any = ray.get(run.coordinator.workers.remote())
@@ -87,7 +91,7 @@ def nodes_of_workers(run: SimulatedRun) -> list[str]:
 
 
 def refusal(part: Part) -> str:
-    """Why the part does not fit on this cluster; nothing where it does."""
+    """Error of a part that fits on no machine, else empty."""
     try:
         check_placement([part], "rollout.cpus_per_worker")
     except ResourceError as error:

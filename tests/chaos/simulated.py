@@ -1,6 +1,7 @@
-"""A run without a model: the real coordinator, pool and reward service, simulated engines, a learner that only waits.
+"""A run without a model on real coordinator, pool and reward service.
 
-Faults of everything but the model are tried on it: it starts in seconds and a step takes hundredths of one.
+Engines are simulated and the learner only waits, so a run starts in seconds and a step takes hundredths of one.
+Faults of everything but the model are tried on it.
 """
 
 from __future__ import annotations
@@ -42,12 +43,15 @@ class SimulatedRun:
         self.start_coordinator()
 
     def start_coordinator(self) -> None:
-        """A new one; what it must know of the run so far is `snapshot`."""
+        """Start a coordinator that resumes from `snapshot`."""
         name = f"chaos-{uuid.uuid4().hex[:6]}"
         self.coordinator: Any = start_coordinator(name, self.config, self.pool, self._scoring)
 
     def learn(self, steps: int, after_step: Callable[[int], None] | None = None, step_s: float = 0.02) -> str:
-        """From the snapshot to step `steps`, a snapshot after each; 'done' or 'drained', else raises what failed."""
+        """Learn from the snapshot to step `steps`, with a snapshot after each.
+
+        Returns 'done' or 'drained', or raises the failure.
+        """
         coordination = RemoteCoordination(self.coordinator, self.config, 0, 1)
         attempt = coordination.begin_attempt(self.snapshot)
         step = self.snapshot["version"] if self.snapshot else 0
@@ -71,7 +75,7 @@ class SimulatedRun:
         return "done"
 
     def snapshot_with_groups(self) -> None:
-        """Takes the snapshot again, as often as it takes until scored groups wait in it."""
+        """Take snapshots until one has scored groups."""
         coordination = RemoteCoordination(self.coordinator, self.config, 0, 1)
         deadline = time.monotonic() + 30
         while not self.snapshot[SNAPSHOT_FILES]:
@@ -80,7 +84,7 @@ class SimulatedRun:
             self.snapshot = as_written(coordination.snapshot())
 
     def incidents(self) -> list[dict[str, str]]:
-        """What the coordinator says happened."""
+        """Incidents of the coordinator."""
         state: Any = ray.get(self.coordinator.progress.remote())
         return state["incidents"]
 
@@ -106,11 +110,11 @@ class SimulatedRun:
 
 
 def as_written(snapshot: Mapping[str, Any]) -> dict[str, Any]:
-    """As it comes back from a checkpoint: all but the files goes through JSON."""
+    """A snapshot as read from a checkpoint, through JSON without its files."""
     plain = {key: value for key, value in snapshot.items() if key != SNAPSHOT_FILES}
     return {**json.loads(json.dumps(plain)), SNAPSHOT_FILES: snapshot[SNAPSHOT_FILES]}
 
 
 def version(attempt: int, number: int) -> AdapterPayload:
-    """A version without weights: simulated engines answer the probe with what it says."""
+    """A version without weights, whose probe simulated engines answer."""
     return AdapterPayload(PolicyVersion(attempt, number, sha256_of(b"")), b"", None, PROBE)

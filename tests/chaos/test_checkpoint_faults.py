@@ -1,7 +1,6 @@
-"""Checkpoints under faults: a full disk, a last checkpoint that was cut off, a clock that jumps. After each the run
-is the one to which nothing happened.
+"""Checkpoints under a full disk, a truncated file and a jumping clock.
 
-The whole loop in one process: what is tried is files and time, not who runs where.
+After each fault the run equals one without it. The whole loop is in one process, as only files and time fail.
 """
 
 from __future__ import annotations
@@ -82,10 +81,10 @@ def test_a_last_checkpoint_that_was_cut_off(unbroken: Path, model_dir: Path, tmp
 
 
 @pytest.mark.parametrize("jump_s", [-DAY_S, DAY_S])
-def test_a_clock_that_jumps(
+def test_clock_that_jumps_does_not_change_the_run(
     jump_s: float, unbroken: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """test_layering.py forbids the wall clock wherever something is decided; here a whole run meets the jump."""
+    """A whole run meets the jump; test_layering.py forbids decisions by wall clock."""
     real, asked = time.time, []
 
     def jumping() -> float:

@@ -1,4 +1,4 @@
-"""Real nodes: a worker joins a run when its node comes, and the run goes on without it when the node goes."""
+"""A worker joins with its node, and the run survives the node."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 STEPS = 12
 
 
-def test_a_worker_joins_with_its_node_and_the_run_goes_on_without_it(
+def test_worker_joins_with_its_node_and_run_survives_the_loss_of_the_node(
     train_values: Callable[..., dict[str, Any]], tmp_path: Path, killed_marks: list[str]
 ) -> None:
     values = train_values(

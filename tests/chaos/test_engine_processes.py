@@ -1,4 +1,4 @@
-"""The engine's own process is killed under a worker that lives on, in a whole run."""
+"""A whole run whose engine process is killed under a live worker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STEPS = 5
 WAIT_S = 30.0
 
 
-def test_a_worker_whose_engine_process_is_killed_is_replaced_and_no_engine_core_is_left(
+def test_worker_with_a_killed_engine_process_is_replaced_without_leftovers(
     ray_session: None, train_config: Callable[..., TrainConfig]
 ) -> None:
     config = train_config(
@@ -78,5 +78,5 @@ def engine_cores() -> list[int]:
 
 
 def engine_directories() -> list[Path]:
-    """Where engines have their sockets."""
+    """Directories with the sockets of engines."""
     return list(Path(tempfile.gettempdir()).glob("polyray-engine-*"))

@@ -1,4 +1,4 @@
-"""At S = 0 a run whose driver is killed again and again is, in the end, the run to which nothing happened."""
+"""Runs with repeatedly killed drivers equal an unbroken one at S=0."""
 
 from __future__ import annotations
 
@@ -67,5 +67,5 @@ def start(tmp_path: Path, values: dict[str, Any], mark: str) -> subprocess.Popen
 
 
 def last_change(path: Path) -> int:
-    """When a file was written last; 0: there is none."""
+    """Time of the last write to a file; 0 without any file."""
     return path.stat().st_mtime_ns if path.exists() else 0

@@ -1,4 +1,4 @@
-"""Several runs at the same time on one fleet: each has a history of its own, also where a worker dies under all."""
+"""Several runs on one fleet have separate histories despite dead workers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def shared_fleet(ray_session: None, shared_config: Callable[..., TrainConfig]) -
     pool.shutdown()
 
 
-def test_runs_share_engines_and_one_that_dies_is_replaced_once_for_all(
+def test_shared_engine_that_dies_is_replaced_once_for_all_runs(
     shared_fleet: Fleet, shared_config: Callable[..., TrainConfig]
 ) -> None:
     pool = shared_fleet.pool

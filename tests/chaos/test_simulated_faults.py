@@ -32,7 +32,7 @@ STEPS = 8
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """While this file exists scoring takes a while, and `under_way` beside it exists meanwhile."""
+    """File that makes scoring slow; `under_way` beside it exists during a call."""
     return tmp_path_factory.mktemp("reward") / "slow"
 
 
@@ -105,7 +105,7 @@ def is_gone(pid: int, within_s: float = 20.0) -> bool:
     ("number", "timeout_s"),
     [(signal.SIGKILL, 60.0), pytest.param(signal.SIGSTOP, 10.0, marks=pytest.mark.slow)],
 )
-def test_a_worker_that_is_killed_or_stopped_costs_nothing_but_time(
+def test_killed_or_stopped_worker_is_replaced_without_a_change_of_history(
     number: signal.Signals,
     timeout_s: float,
     chaos_config: Callable[..., TrainConfig],
@@ -117,15 +117,15 @@ def test_a_worker_that_is_killed_or_stopped_costs_nothing_but_time(
     pool = simulated_fleet.pool
     pid, victim = pid_of(pool, 1), pool.workers[1].name
 
-    def break_it(step: int) -> None:
+    def signal_victim(step: int) -> None:
         if step == 2:
             os.kill(pid, number)
 
-    assert run.learn(STEPS, break_it) == "done"
+    assert run.learn(STEPS, signal_victim) == "done"
     run.check()
     deadline = time.monotonic() + 30
     while not (incidents := run.incidents()) and time.monotonic() < deadline:
-        time.sleep(0.1)  # a stopped worker that nobody needed is found at the next deadline
+        time.sleep(0.1)  # a stopped worker without work is found at the next deadline
     assert {item["kind"] for item in incidents} == {
         "worker_replaced"
     }  # a busy machine may be slow with others
@@ -134,7 +134,7 @@ def test_a_worker_that_is_killed_or_stopped_costs_nothing_but_time(
     assert is_gone(pid)
 
 
-def test_a_coordinator_that_is_killed_ends_the_learner_and_a_new_one_goes_on(
+def test_killed_coordinator_ends_the_learner_and_its_successor_resumes(
     chaos_config: Callable[..., TrainConfig], start: Callable[[TrainConfig], SimulatedRun]
 ) -> None:
     run = start(chaos_config("coordinator"))
@@ -147,11 +147,11 @@ def test_a_coordinator_that_is_killed_ends_the_learner_and_a_new_one_goes_on(
     with pytest.raises(ray.exceptions.RayActorError):
         run.learn(STEPS, kill)
     run.start_coordinator()
-    goes_on_with_what_waited(run)
+    finishes_with_waiting_groups(run)
 
 
-def goes_on_with_what_waited(run: SimulatedRun) -> None:
-    """To the end; the scored groups of the snapshot are not sampled again, but trained on as they were."""
+def finishes_with_waiting_groups(run: SimulatedRun) -> None:
+    """Finish the run and check that scored groups are kept."""
     saved = json.loads(run.snapshot["files"][INDEX])["groups"]
     assert run.learn(STEPS) == "done"
     run.check()
@@ -167,7 +167,7 @@ def goes_on_with_what_waited(run: SimulatedRun) -> None:
     assert [item["kind"] for item in run.incidents()] == ["learner_restarted"]
 
 
-def test_a_learner_that_dies_goes_on_while_workers_still_sample_for_the_one_before(
+def test_restarted_learner_resumes_while_workers_sample_for_the_previous_attempt(
     chaos_config: Callable[..., TrainConfig], start: Callable[[TrainConfig], SimulatedRun], slow: Path
 ) -> None:
     run = start(chaos_config("learner"))
@@ -185,10 +185,10 @@ def test_a_learner_that_dies_goes_on_while_workers_still_sample_for_the_one_befo
     with pytest.raises(Died):
         run.learn(STEPS, die)
     slow.unlink()
-    goes_on_with_what_waited(run)
+    finishes_with_waiting_groups(run)
 
 
-def test_a_drained_run_goes_on_where_it_ended(
+def test_drained_run_resumes_at_its_last_step(
     chaos_config: Callable[..., TrainConfig], start: Callable[[TrainConfig], SimulatedRun]
 ) -> None:
     run = start(chaos_config("drained"))
@@ -216,7 +216,7 @@ def unreliable() -> Iterator[ThreadingHTTPServer]:
 
 
 class Unreliable(BaseHTTPRequestHandler):
-    """A reward service that, from its first request on, fails in each of four ways for five seconds, then works."""
+    """A reward service that fails in four ways and then works."""
 
     began = 0.0
     answers: ClassVar[list[str]] = []
@@ -268,7 +268,7 @@ def test_a_reward_service_that_fails_for_twenty_seconds_is_waited_for(
     run.end()
 
 
-def test_a_reward_replica_that_is_killed_is_replaced_and_its_groups_are_scored(
+def test_killed_reward_replica_is_replaced_and_its_groups_are_scored(
     chaos_config: Callable[..., TrainConfig], start: Callable[[TrainConfig], SimulatedRun], slow: Path
 ) -> None:
     slow.touch()
@@ -276,14 +276,14 @@ def test_a_reward_replica_that_is_killed_is_replaced_and_its_groups_are_scored(
     run = start(chaos_config("replica"))
     (replica,) = replicas()
 
-    def kill_while_it_scores() -> None:
+    def kill_while_scoring() -> None:
         under_way.unlink(missing_ok=True)
         deadline = time.monotonic() + 20
         while not under_way.exists() and time.monotonic() < deadline:
             time.sleep(0.002)
         os.kill(replica, signal.SIGKILL)
 
-    killing = threading.Thread(target=kill_while_it_scores)
+    killing = threading.Thread(target=kill_while_scoring)
     assert run.learn(STEPS, lambda step: killing.start() if step == 2 else None) == "done"
     killing.join()
     slow.unlink()

@@ -1,4 +1,4 @@
-"""On a CUDA device: log-probs agree, deliveries are proven, an RL step trains, memory comes back when a process ends.
+"""Learner and engine on a CUDA device: log-probs, weight sync, memory.
 
 Skipped, with the reason, where there is no device, no vLLM (for engines) or no bitsandbytes (for 4 bits). Engines run
 in processes of their own, as they hold the device's memory until those end.
@@ -66,7 +66,7 @@ def test_engine_and_learner_agree_and_every_delivery_is_proven(mode: str) -> Non
     _agrees("bfloat16", mode)
 
 
-def test_in_4_bits_they_agree_as_well() -> None:
+def test_learner_and_engine_agree_in_4_bits() -> None:
     _skip_for(nf4_skip_reason)
     _agrees("nf4", "adapter")
 
@@ -80,7 +80,7 @@ def test_a_learner_in_4_bits_trains_on_the_rounded_weights(cuda: Any, tmp_path: 
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
-def test_the_learner_steps_on_the_qwen3_shape_and_leaves_nothing(cuda: Any, checkpointed: bool) -> None:
+def test_learner_steps_on_the_qwen3_shape_free_their_memory(cuda: Any, checkpointed: bool) -> None:
     import torch
 
     load = LearnerLoad(1, 8, 32, 96, gradient_checkpointing=checkpointed)
@@ -95,7 +95,7 @@ def test_the_learner_steps_on_the_qwen3_shape_and_leaves_nothing(cuda: Any, chec
     assert torch.cuda.memory_allocated(cuda) - before < 256 * MIB
 
 
-def test_log_probs_on_the_device_are_those_of_the_cpu(cuda: Any, tmp_path: Path) -> None:
+def test_logprobs_on_the_device_match_the_cpu(cuda: Any, tmp_path: Path) -> None:
     from polyray.doctor.engine_check import build_tiny_model
     from polyray.models.loading import load_base
     from polyray.weight_sync.probe import probe_logprobs
@@ -108,7 +108,7 @@ def test_log_probs_on_the_device_are_those_of_the_cpu(cuda: Any, tmp_path: Path)
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_an_engine_gives_its_memory_back_however_its_process_ends(cuda: Any, killed: bool) -> None:
+def test_engine_process_frees_its_memory_if_it_ends_or_is_killed(cuda: Any, killed: bool) -> None:
     _skip_for(engine_skip_reason)
     import torch
 

@@ -1,4 +1,4 @@
-"""Two GPUs that share the base: the step of two whole bases, half of the layers on each, or in host memory.
+"""A step on two GPUs with whole, sharded or offloaded bases.
 
 Skipped where torch sees fewer than two devices. On CPUs: tests/unit/learner/test_sharding.py, to the byte.
 """
@@ -45,7 +45,7 @@ def test_two_gpus_share_the_base(two_devices: None, tmp_path: Path) -> None:
 
 
 def run_rank(rank: int, model_dir: Path, target: Path, device_type: str = "cuda") -> None:
-    """A process: a step in float32 and a probe after it, the base in each of PLACES; into target/PLACE-RANK.json."""
+    """Run a step and a probe per PLACES, into target/PLACE-RANK.json."""
     import torch
     import torch.distributed as dist
 

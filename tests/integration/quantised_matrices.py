@@ -1,4 +1,4 @@
-"""Prints, as JSON, how far the engine's 4-bit matrices lie from the learner's (a process of its own for vLLM).
+"""Print differences of the engine's 4-bit matrices from the learner's as JSON.
 
 python -m tests.integration.quantised_matrices MODEL_DIR
 """

@@ -1,4 +1,4 @@
-"""jobs.analyze ablation on real engines: what is taken out is gone, and what it says follows from the samples."""
+"""jobs.analyze ablation on real engines: contributions follow from the samples."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def config(model_cache: Path, tmp_path: Path) -> Path:
     return file
 
 
-def test_layers_are_taken_out_one_by_one_and_what_each_adds_is_the_difference(
+def test_ablation_of_each_layer_gives_its_contribution(
     ray_session: None, warm_start: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["ablation", str(config), "--adapter", str(warm_start)]

@@ -1,5 +1,4 @@
-"""The jobs as a person starts them: mistakes cost one clear line and exit code 2; killing a run loses
-nothing."""
+"""Command lines of jobs: one-line errors, exit code 2, killed runs."""
 
 from __future__ import annotations
 
@@ -40,7 +39,7 @@ def environment(mark: str = "") -> dict[str, str]:
 
 
 def start(tmp_path: Path, values: dict[str, Any]) -> None:
-    """`polyray train FILE` in this process; what a person would see is its error."""
+    """Run `polyray train FILE` in this process; errors are raised."""
     assert main(command(tmp_path, values)[3:]) == 0
 
 
@@ -48,11 +47,11 @@ def start(tmp_path: Path, values: dict[str, Any]) -> None:
     ("changes", "expected"),
     [
         ({"rollout__group_size": 3, "algorithm": {"type": "polychromic", "objective": "cluster",
-          "diversity_weight": 1.0, "set_size": 3}}, "group_size >= set_size [+] 1 = 4, but it is 3"),
-        ({"learner__stepz": 3}, "unknown key 'learner.stepz'; did you mean 'learner.steps'"),
+          "diversity_weight": 1.0, "set_size": 3}}, "group_size .*set_size .*4.* 3"),
+        ({"learner__stepz": 3}, "'learner.stepz'; did you mean 'learner.steps'"),
         ({"model__path": "/nowhere/model"}, "/nowhere/model"),
-        ({"model__path": "tests"}, "/tests' is not a model: config.json is missing"),
-        ({"model__warm_start": "tests"}, "/tests is not an adapter: adapter_config.json is missing"),
+        ({"model__path": "tests"}, "model.path='.*/tests' .*config.json"),
+        ({"model__warm_start": "tests"}, "/tests .*adapter_config.json"),
         ({"reward": {"type": "python", "path": "nowhere.py:score"}}, "nowhere.py"),
     ],
 )  # fmt: skip
@@ -72,7 +71,7 @@ def test_adapter_of_another_base(train_values: MakeValues, tmp_path: Path) -> No
     (adapter / "adapter_model.safetensors").write_bytes(b"")
     (adapter / "polyray.json").write_text(json.dumps({"base_sha256": "f" * 64, "adapter_sha256": "0" * 64}))
     values = train_values("other-base", runs_dir=str(tmp_path / "runs"), model__warm_start=str(adapter))
-    with pytest.raises(ConfigError, match="belongs to the base ffffffffffff"):
+    with pytest.raises(ConfigError, match="ffffffffffff"):
         start(tmp_path, values)
 
 
@@ -91,17 +90,17 @@ def test_mistake_leaves_an_existing_run_untouched(train_values: MakeValues, tmp_
     run_dir.mkdir(parents=True)
     (run_dir / "metrics.jsonl").write_text('{"step": 0}\n')
     (run_dir / "config.json").write_text('{"name": "old"}')
-    with pytest.raises(ConfigError, match="was started with another configuration"):
+    with pytest.raises(ConfigError, match="/runs/old "):
         start(tmp_path, train_values("old", runs_dir=str(tmp_path / "runs")))
     assert (run_dir / "metrics.jsonl").read_text() == '{"step": 0}\n'
     assert (run_dir / "config.json").read_text() == '{"name": "old"}'
 
 
-def test_too_few_cpus_are_named_before_anything_starts(
+def test_too_few_cpus_are_named_before_the_start(
     ray_session: None, train_values: MakeValues, tmp_path: Path
 ) -> None:
     values = train_values("big", runs_dir=str(tmp_path / "runs"), rollout__num_workers=40)
-    with pytest.raises(ResourceError, match=r"the run needs 41\.5 CPUs and Ray has 8; raise ray\.num_cpus"):
+    with pytest.raises(ResourceError, match=r"41\.5 CPUs .* 8; .*ray\.num_cpus"):
         start(tmp_path, values)
 
 
@@ -109,7 +108,7 @@ def test_too_few_cpus_are_named_before_anything_starts(
 def killed_run(
     varied_values: MakeValues, tmp_path_factory: pytest.TempPathFactory, killed_marks: list[str]
 ) -> Iterator[Callable[[], RunPaths]]:
-    """A run whose driver is killed after its third step; the call waits for that.
+    """Call that waits for the kill of a driver after three steps.
 
     The driver starts while the engines of the session do.
     """
@@ -143,13 +142,13 @@ def killed_run(
         yield wait
 
 
-def test_killed_run_continues_where_it_was(
+def test_killed_run_resumes_to_the_same_bytes(
     killed_run: Callable[[], RunPaths],
     finished: RunPaths,
     varied_config: Callable[..., TrainConfig],
     varied_fleet: Fleet,
 ) -> None:
-    """The driver is killed; the session's own engines go on (who samples a group changes nothing)."""
+    """The engines of the session outlive the driver."""
     killed = killed_run()
     assert 3 <= len(read_jsonl(killed.metrics)) < 6 and not killed.done.exists()
     resumed = run_training(varied_config("killed", runs_dir=str(killed.root.parent)), varied_fleet)

@@ -1,4 +1,4 @@
-"""The doctor's engine check against real vLLM: a round in a child process, as the doctor starts it."""
+"""The doctor's engine check against real vLLM, in a child process."""
 
 from __future__ import annotations
 

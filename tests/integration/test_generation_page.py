@@ -1,4 +1,4 @@
-"""The page of the generation service in headless Chromium: generate, pick, reload, and what goes wrong on the way.
+"""The page of the generation service in headless Chromium: journeys and faults.
 
 The journeys run on a fake service and on a real one with a tiny model; with POLYRAY_GENERATION_URL on yours, given a
 POLYRAY_GENERATION_PROMPT that it can read and, where it needs one, POLYRAY_API_TOKEN. Faults are the fake's.
@@ -34,13 +34,13 @@ HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title=
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What a journey talks to."""
+    """The service of a journey."""
 
     url: str
     prompt: str
 
     def newest(self) -> list[dict[str, Any]]:
-        """What the service itself says about the last answers, newest first."""
+        """The last answers as the service stores them, newest first."""
         token = os.environ.get("POLYRAY_API_TOKEN")
         headers = {"Authorization": f"Bearer {token}"} if URL and token else {}
         response = httpx.get(f"{self.url}v1/candidates?limit=20", headers=headers)
@@ -61,7 +61,7 @@ def driver() -> Iterator[Any]:
 
 @pytest.fixture
 def tab(driver: Any) -> Iterator[Any]:
-    """A new tab, and so an empty sessionStorage; scripts that failed or were refused fail the test."""
+    """A new tab with an empty sessionStorage; script errors fail the test."""
     before = driver.current_window_handle
     driver.get_log("browser")
     driver.switch_to.new_window("tab")
@@ -118,7 +118,7 @@ def page(tab: Any, service: Service) -> Iterator[GenerationPage]:
 
 @pytest.fixture
 def faulty(tab: Any, fake: FakeGeneration) -> Iterator[GenerationPage]:
-    """The page of the fake service, whatever the journeys run on."""
+    """The page of the fake service, for any service of the journeys."""
     with fake.served() as url:
         page = opened(tab, url)
         yield page
@@ -154,7 +154,7 @@ def test_generate_pick_reload_and_the_pick_is_there(page: GenerationPage, servic
     assert page.texts("#history [aria-current=true] .decision") == [f"picked {last}"]
 
 
-def test_the_last_decision_counts_also_where_it_was_made_before(page: GenerationPage, service: Service):
+def test_last_decision_counts_even_if_repeated(page: GenerationPage, service: Service):
     page.generate(service.prompt, k=8, seed=6, temperature=2, **SHORT)
     assert len(page.cards()) > 1, "the model gave one text only; give another POLYRAY_GENERATION_PROMPT"
     keys = []
@@ -302,7 +302,7 @@ def test_escape_cancels_and_the_service_stops(faulty: GenerationPage, fake: Fake
     assert fake.num_cancelled == 1 and len(fake.stored) == 1
 
 
-def test_what_models_write_is_shown_as_text(faulty: GenerationPage, fake: FakeGeneration):
+def test_model_output_is_shown_as_text(faulty: GenerationPage, fake: FakeGeneration):
     faulty.generate(HOSTILE, k=2)
     assert faulty.cards() == [f"{HOSTILE} 0", f"{HOSTILE} 1"]
     faulty.press("1", "e", "END", "<i>")
@@ -344,7 +344,7 @@ def test_a_token_is_asked_for_and_kept_in_this_tab(tab: Any):
         tab.switch_to.window(tab.window_handles[-1])
 
 
-def test_a_busy_service_is_asked_again_when_it_says_so(faulty: GenerationPage, fake: FakeGeneration):
+def test_busy_service_is_asked_again_after_retry_after(faulty: GenerationPage, fake: FakeGeneration):
     fake.fail("/v1/candidates", 429, "256 completions are waiting", retry_after="2")
     faulty.start("37|b1>e4=")
     wait_for(lambda: "256 completions are waiting" in faulty.problem())
@@ -373,7 +373,7 @@ def test_a_pick_that_cannot_be_sent_is_sent_again_once(faulty: GenerationPage, f
     assert (selection.selected_index, len(key)) == (1, 36)
 
 
-def test_a_pick_outlives_the_page_that_could_not_send_it(faulty: GenerationPage, fake: FakeGeneration):
+def test_unsent_pick_is_sent_after_a_reload(faulty: GenerationPage, fake: FakeGeneration):
     faulty.generate("37|b1>e4=", k=3, seed=3)
     fake.fail("/v1/selections", 429, "too many", times=1, retry_after="600")
     faulty.press("3")
@@ -385,13 +385,13 @@ def test_a_pick_outlives_the_page_that_could_not_send_it(faulty: GenerationPage,
     assert list(fake.selections) == [unsent[0]["client_key"]]
 
 
-def test_other_errors_say_what_to_do(faulty: GenerationPage, fake: FakeGeneration):
+def test_unknown_model_and_lost_network_are_shown_with_a_retry(faulty: GenerationPage, fake: FakeGeneration):
     faulty.script(
         "const option = new Option('gone', 'gone');"
         "document.querySelector('[name=model]').append(option); option.selected = true"
     )
     faulty.start("37|b1>e4=")
-    wait_for(lambda: "no model 'gone'; there are base, policy-v16, policy-v17, latest" in faulty.problem())
+    wait_for(lambda: "no model 'gone'" in faulty.problem())
     faulty.driver.set_network_conditions(offline=True, latency=0, throughput=0)
     try:
         faulty.start("37|b1>e4=", model="base")
@@ -496,7 +496,7 @@ def test_a_small_screen_in_light_and_dark(faulty: GenerationPage, scheme: str):
     assert colour == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 23, 28)")
 
 
-def test_events_are_read_however_they_are_cut(faulty: GenerationPage):
+def test_events_are_read_across_chunk_borders(faulty: GenerationPage):
     stream = ': ping\r\n\r\nevent: delta\r\ndata: {"text": "é✓"}\r\n\r\ndata: a\ndata:b\n\ndata: [DONE]\n\ndata: cut'
     read = faulty.driver.execute_async_script(
         """

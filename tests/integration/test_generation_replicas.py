@@ -1,4 +1,4 @@
-"""Two replicas of the generation service and one database, on real Ray Serve: they serve the same, and lose nothing.
+"""Two replicas of the generation service with one database, on Ray Serve.
 
 The database is a SQLite file, and the server that POLYRAY_TEST_DATABASE names (a URL of SQLAlchemy, of an empty
 database), where it is set.
@@ -55,10 +55,10 @@ async def client_of(service: GenerationServiceAddress, name: str) -> AsyncIterat
         yield client
 
 
-async def test_every_replica_serves_what_one_was_asked_for(
+async def test_adapter_loaded_at_one_replica_is_served_by_all(
     service: GenerationServiceAddress, config: GenerationServeConfig
 ) -> None:
-    """Long before the next look: the replicas look there every minute."""
+    """The replicas serve it before their look of every minute."""
     async with client_of(service, "root") as client:
         answers = await asyncio.gather(*(client.get("/v1/info") for _ in range(REQUESTS)))
         assert len({answer.json()["process"] for answer in answers}) == 2
@@ -73,7 +73,7 @@ async def test_every_replica_serves_what_one_was_asked_for(
         assert unknown.status_code == 404
 
 
-async def test_what_one_replica_showed_is_picked_at_any_and_counted_once(
+async def test_candidates_of_one_replica_are_picked_at_any_and_counted_once(
     service: GenerationServiceAddress,
 ) -> None:
     async with client_of(service, "alice") as client:

@@ -1,4 +1,4 @@
-"""The generation service on real Ray Serve: OpenAI's own client, clients that go away, a replica that is killed.
+"""The generation service on real Ray Serve: OpenAI's client and faults.
 
 The same routes on the same engine without Serve, in every `make test`: tests/unit/serving/generation.
 """
@@ -92,11 +92,11 @@ def test_openais_client_reads_every_answer(service: GenerationServiceAddress) ->
 
 def test_openais_client_understands_every_refusal(service: GenerationServiceAddress) -> None:
     client = openai_client(service)
-    with pytest.raises(openai.NotFoundError, match="no model 'gpt-9'; this service has base, first"):
+    with pytest.raises(openai.NotFoundError, match=r"'gpt-9'.* base, first"):
         client.completions.create(model="gpt-9", prompt=PROMPT)
-    with pytest.raises(openai.BadRequestError, match="'presence_penalty' is not supported"):
+    with pytest.raises(openai.BadRequestError, match="'presence_penalty'"):
         client.completions.create(model="base", prompt=PROMPT, presence_penalty=0.5)
-    with pytest.raises(openai.BadRequestError, match="the limit is 48"):
+    with pytest.raises(openai.BadRequestError, match="48"):
         client.completions.create(model="base", prompt="1" * 80)
     with pytest.raises(openai.AuthenticationError):
         openai_client(service, "guessed").models.list()
@@ -137,7 +137,7 @@ async def test_a_client_that_goes_away_stops_the_engine(
                 await asyncio.sleep(0.01)
 
 
-async def test_a_run_is_followed_while_it_trains(
+async def test_versions_of_a_training_run_are_followed(
     service: GenerationServiceAddress, config: GenerationServeConfig
 ) -> None:
     root = Path(config.adapter_roots[0])
@@ -176,10 +176,10 @@ async def test_a_run_is_followed_while_it_trains(
 
 
 @pytest.mark.chaos
-async def test_nothing_acknowledged_is_lost_when_the_replica_is_killed(
+async def test_killed_replica_loses_no_acknowledged_pick(
     service: GenerationServiceAddress, config: GenerationServeConfig
 ) -> None:
-    """SIGKILL while six clients pick; the next replica has the adapters of before, and takes repeated keys."""
+    """SIGKILL while six clients pick; adapters and keys survive."""
     root = Path(config.adapter_roots[0])
     async with http(service, "root") as admin, http(service) as client:
         added = await admin.post("/v1/adapters", json={"path": str(root / "adapter-2"), "name": "second"})

@@ -24,9 +24,7 @@ def _named(measures: list[Measure]) -> dict[str, Measure]:
 
 
 @pytest.mark.slow
-def test_an_engine_is_measured_in_a_process_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_engine_is_measured_in_a_child_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     write_random_qwen3(TINY, tmp_path, "cpu", "float32")
@@ -46,7 +44,7 @@ def test_an_engine_is_measured_in_a_process_of_its_own(
 
 
 @pytest.mark.slow
-def test_agreement_is_held_against_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_agreement_is_compared_with_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     measures = agreement_measures("bfloat16", "adapter", "cpu")

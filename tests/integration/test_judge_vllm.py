@@ -44,7 +44,7 @@ STRUCTURED = '{"backend": "xgrammar", "disable_any_whitespace": true}'
 
 
 def build_byte_model(directory: Path) -> None:
-    """One random layer, a token per byte: every text can be read, every JSON can be spelt."""
+    """Save a random model of one layer with a token per byte."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
@@ -75,7 +75,7 @@ def build_byte_model(directory: Path) -> None:
 
 @contextmanager
 def vllm_server(model_dir: Path, max_model_len: int, log: Path) -> Iterator[str]:
-    """The address of `vllm serve` for a model on the CPU; the whole process group is killed in the end."""
+    """Address of `vllm serve` on the CPU, killed at the end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -141,7 +141,7 @@ def rubric_item(number: int, text: str) -> RubricItem:
 @pytest.mark.slow  # a vLLM server of its own starts
 @pytest.mark.parametrize("provider", list(ROUTES))
 def test_all_modes_over_the_wire(provider: str, byte_server: str, tmp_path: Path) -> None:
-    """Valid answers, the server's own token counts, position bias of a model that is random."""
+    """Valid answers, token counts, and position bias of a random model."""
     judge = spec(byte_server, provider)
     pairs = [
         PairItem(f"p{n}", f"t{n}", "Write.", f"t{n}", Candidate(f"one {n}", "x"), Candidate(f"two {n}", "y"))
@@ -172,7 +172,7 @@ def test_all_modes_over_the_wire(provider: str, byte_server: str, tmp_path: Path
 
 @pytest.mark.slow  # the same server
 @pytest.mark.parametrize("provider", list(ROUTES))
-def test_what_vllm_refuses_and_what_makes_no_sense(provider: str, byte_server: str, tmp_path: Path) -> None:
+def test_refused_and_invalid_answers_are_unjudged(provider: str, byte_server: str, tmp_path: Path) -> None:
     items = [rubric_item(0, "one"), rubric_item(1, "x" * 5000)]
     good, long = judge_stream(items, spec(byte_server, provider), "rubric", tmp_path / "a.jsonl")
     assert good.judged
@@ -181,18 +181,18 @@ def test_what_vllm_refuses_and_what_makes_no_sense(provider: str, byte_server: s
 
     plain = spec(byte_server, provider, structured_output="text", max_tokens=20, max_retries=1)
     (nonsense,) = judge_stream(items[:1], plain, "rubric", tmp_path / "a.jsonl")
-    assert str(nonsense.reason).startswith("invalid answer in 2 tries")
+    assert str(nonsense.reason).startswith("invalid answer in 2 ")
     assert nonsense.usage.requests == 2
     with JudgeQuality(plain, tmp_path / "a.jsonl") as quality:
         assert quality.score_many([("Write.", "one")]) == [None]
 
-    with pytest.raises(JudgeError, match="not found"):
+    with pytest.raises(JudgeError, match=r"judge\.model='gone'"):
         list(judge_stream(items, spec(byte_server, provider, model="gone"), "rubric", tmp_path / "a.jsonl"))
 
 
 @pytest.mark.slow
 def test_the_embedded_model_as_a_judge_gives_no_score(model_cache: Path, tmp_path: Path) -> None:
-    """Its 256 positions hold no question: every item is unjudged with vLLM's reason, none is a zero."""
+    """256 positions are too few: every item is unjudged, never zero."""
     model_dir = shutil.copytree(find_embedded(model_cache), tmp_path / "model")
     # The embedded tokenizer refuses characters it does not know, with which vLLM's server does not even start.
     tokenizer = json.loads((model_dir / "tokenizer.json").read_text())
@@ -206,5 +206,5 @@ def test_the_embedded_model_as_a_judge_gives_no_score(model_cache: Path, tmp_pat
             assert [(row.status, row.result) for row in rows] == [("unjudged", {})] * 3
             assert all("maximum context length is 256 tokens" in str(row.reason) for row in rows)
             strict = spec(address, provider, max_tokens=20, max_unjudged_share=0.5)
-            with pytest.raises(JudgeError, match="3 of 3 items are unjudged"):
+            with pytest.raises(JudgeError, match="3 of 3 items"):
                 list(judge_stream(items, strict, "rubric", cache))

@@ -1,4 +1,4 @@
-"""Ray Train ends at a permanent error of a training process and starts again after any other."""
+"""Ray Train ends at permanent errors of processes and retries other errors."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ CLOSURE = "\nprinted = reward\nreward = (lambda bound: lambda items: bound(items
 
 @pytest.fixture
 def directory(tmp_path: Path, model_cache: Path) -> Path:
-    """Fresh; the home beside it has the session's embedded model where polyray pretrain puts it."""
+    """Fresh directory beside a home with the embedded model of the session."""
     cache = tmp_path / "home" / ".cache"
     cache.mkdir(parents=True)
     (cache / "polyray").symlink_to(model_cache)

@@ -1,4 +1,4 @@
-"""A base in 4 bits through real vLLM on CPU: what the learner holds the engine holds, and training goes on in both.
+"""A base in 4 bits through real vLLM on CPU.
 
 Needs bitsandbytes and vllm-bnb-plugin; tests/unit/models/test_quantised.py says how to run it.
 """
@@ -38,7 +38,7 @@ def test_every_matrix_is_the_learners_bit_by_bit(stored: str, tmp_path: Path) ->
     assert seen == {"matrices": 7 * ARCHITECTURE["num_hidden_layers"], "largest": 0.0}
 
 
-def test_a_round_in_4_bits_agrees_as_one_in_bfloat16_does() -> None:
+def test_round_in_4_bits_agrees_like_one_in_bfloat16() -> None:
     command = ("-m", "polyray.doctor.engine_check", "--delivery", "adapter", "--dtype")
     seen = {dtype: _child(*command, dtype) for dtype in ("bfloat16", "nf4")}
     nf4, plain = seen["nf4"], seen["bfloat16"]
@@ -50,7 +50,7 @@ def test_a_round_in_4_bits_agrees_as_one_in_bfloat16_does() -> None:
 
 
 def _child(*arguments: str) -> dict[str, Any]:
-    """What it prints last."""
+    """Last line that a child process prints, parsed."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, *arguments],

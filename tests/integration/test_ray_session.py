@@ -34,8 +34,8 @@ print(json.dumps({"state": state, "seconds": seconds, "left": os.environ.get("RA
 
 
 @pytest.mark.slow  # a Ray with its dashboard starts
-def test_the_state_api_of_a_local_ray_is_its_own_whatever_ran_here_before() -> None:
-    """Ray Train asks it while it runs and when it ends."""
+def test_local_ray_uses_its_own_state_api_despite_traces_of_another() -> None:
+    """Ray Train uses the state API during and after a run."""
     with tempfile.TemporaryDirectory(prefix="pr-") as directory:  # its sockets have short names
         traces = Path(directory) / "ray"
         traces.mkdir()

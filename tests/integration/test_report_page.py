@@ -41,7 +41,7 @@ DARK, LIGHT = "rgb(15, 19, 24)", "rgb(247, 248, 250)"
 
 
 def write_runs(root: Path) -> Path:
-    """As a quickstart leaves them, with rounds on fixed prompts; one run was killed, one metric is missing."""
+    """Write runs of a quickstart, one killed and one without a metric."""
     report_fixtures.write_training_run(root / "sft-seed0", None)
     for name, kind in (("grpo-seed0", "grpo"), ("poly-seed0", "polychromic")):
         run = report_fixtures.write_training_run(root / name, {"type": kind}, steps=40)
@@ -143,7 +143,7 @@ def driver(browser: Any) -> Iterator[Any]:
 
 
 def complaints(driver: Any) -> list[str]:
-    """What pages wrote to the console; a machine without a GPU has words of its own about WebGL."""
+    """Console messages of pages, without the ones about software WebGL."""
     messages = [entry["message"] for entry in driver.get_log("browser")]
     return [text for text in messages if "software WebGL" not in text and "GL Driver Message" not in text]
 
@@ -185,7 +185,9 @@ def press(driver: Any, key: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_every_figure_is_drawn_and_nothing_complains(driver: Any, pages: dict[str, str], name: str) -> None:
+def test_every_figure_is_drawn_without_console_messages(
+    driver: Any, pages: dict[str, str], name: str
+) -> None:
     opened(driver, pages[name])
     driver.execute_script(
         "for (const each of document.querySelectorAll('main details:not(.data)')) each.open = true"
@@ -222,7 +224,7 @@ def test_the_choice_of_a_page_is_kept(driver: Any, pages: dict[str, str]) -> Non
     assert background(driver) == DARK
 
 
-def test_paper_is_light_and_shows_everything(driver: Any, pages: dict[str, str]) -> None:
+def test_print_is_light_with_all_details_open(driver: Any, pages: dict[str, str]) -> None:
     opened(driver, pages["report"], dark=True)
     closed = "return document.querySelectorAll('main details:not([open]):not(.data)').length"
     before = driver.execute_script(closed)
@@ -245,7 +247,7 @@ def test_paper_is_light_and_shows_everything(driver: Any, pages: dict[str, str])
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_nothing_lies_outside_of_a_phone_or_a_desk(
+def test_page_fits_the_width_of_a_phone_and_of_a_desk(
     driver: Any, pages: dict[str, str], name: str, tmp_path: Path
 ) -> None:
     opened(driver, pages[name])
@@ -254,7 +256,7 @@ def test_nothing_lies_outside_of_a_phone_or_a_desk(
 
 
 def check_width(driver: Any, width: int, picture: Path) -> None:
-    """At this width nothing needs a horizontal scroll; what is seen is kept as a picture."""
+    """Check that the page fits this width, and keep a picture."""
     metrics = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 600}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     assert driver.execute_script("return document.documentElement.scrollWidth") <= width
@@ -266,7 +268,7 @@ def check_width(driver: Any, width: int, picture: Path) -> None:
     assert driver.save_screenshot(str(picture)) and picture.stat().st_size > 10_000
 
 
-def test_tab_reaches_everything(driver: Any, pages: dict[str, str]) -> None:
+def test_tab_key_reaches_links_details_and_figures(driver: Any, pages: dict[str, str]) -> None:
     opened(driver, pages["report"])
     driver.execute_script("document.activeElement.blur()")
     found = []

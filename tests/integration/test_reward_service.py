@@ -1,8 +1,9 @@
-"""The reward service on real Ray Serve: handle and HTTP agree, and faults cost no more than they must."""
+"""The reward service on real Ray Serve by handle and HTTP."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -93,7 +94,7 @@ async def test_handle_and_http_agree_with_the_task(verifier: RewardServiceAddres
             np.testing.assert_array_equal(client.distances(items), group.distances_GG)
 
 
-def test_the_token_guards_everything_but_health(verifier: RewardServiceAddress):
+def test_token_guards_every_route_but_health(verifier: RewardServiceAddress):
     assert httpx.get(f"{verifier.url}/healthz").json() == {"status": "ok"}
     assert httpx.get(f"{verifier.url}/readyz").status_code == 200
     answer = httpx.post(f"{verifier.url}/v1/score", json={"items": []})
@@ -128,7 +129,7 @@ async def test_a_users_function_and_its_garbage(users: RewardServiceAddress):
     assert group.errors[0] is None
     assert 'mine.py", line 7, in one' in str(group.errors[1])
     assert "ValueError: this one" in str(group.errors[1])
-    assert "gave score 7.0, which is not a finite number in [0, 1]" in str(group.errors[2])
+    assert re.search(r"7\.0.*\[0, 1\]", str(group.errors[2]))
     assert group.distances_GG is not None
     np.testing.assert_array_equal(group.distances_GG[0], [0, 0, 0, 0, 1])
 
@@ -141,7 +142,7 @@ async def test_groups_of_several_callers_are_scored_in_one_call(users: RewardSer
     assert [group.components["num_items"] for group in groups] == [(6.0, 6.0)] * 3
 
 
-async def test_starting_again_replaces_what_the_run_left_behind(users: RewardServiceAddress):
+async def test_second_start_replaces_the_service_of_the_run(users: RewardServiceAddress):
     address = start_users("def score(items):\n    return [0.25] * len(items)\n")
     assert address == users
     (group,) = await score(users, [Prompt("1", "37|b1>e4=")], ["raise"])
@@ -152,7 +153,7 @@ async def test_starting_again_replaces_what_the_run_left_behind(users: RewardSer
 def test_code_that_cannot_run_on_the_workers_ends_the_start(ray_session: object):
     spec = PythonRewardSpec(path="mine.py:score", service=SERVICE)
     started = time.monotonic()
-    with pytest.raises(RewardError, match=r"broken-test-reward did not start: .*No module named 'not_there'"):
+    with pytest.raises(RewardError, match=r"broken-test-reward .*'not_there'"):
         start_reward_service(
             "broken-test",
             RewardPlan(spec, TASK, DISTANCES, {spec.path: "import not_there\ndef score(items): ...\n"}),
@@ -163,17 +164,13 @@ def test_code_that_cannot_run_on_the_workers_ends_the_start(ray_session: object)
 
 def test_a_service_that_cannot_be_placed_ends_the_start(verifier: RewardServiceAddress):
     spec = VerifierRewardSpec(service=SERVICE.model_copy(update={"num_cpus": 1000.0}))
-    with pytest.raises(
-        ResourceError, match=r"not ready after 1 s; it needs 1 x 1000 CPUs: raise ray.num_cpus"
-    ):
+    with pytest.raises(ResourceError, match=r"1 s.* 1 x 1000 CPUs.*ray\.num_cpus"):
         start_reward_service("huge-test", RewardPlan(spec, TASK, DISTANCES, {}), start_timeout_s=1)
 
 
 def test_another_port_than_the_clusters_is_refused(verifier: RewardServiceAddress):
     spec = VerifierRewardSpec(service=SERVICE.model_copy(update={"port": 1}))
-    with pytest.raises(
-        ResourceError, match=r"reward.service.port=1, but this Ray cluster's Serve listens on"
-    ):
+    with pytest.raises(ResourceError, match=r"reward\.service\.port=1, .*listens on"):
         start_reward_service("port-test", RewardPlan(spec, TASK, DISTANCES, {}))
 
 

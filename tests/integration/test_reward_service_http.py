@@ -1,4 +1,4 @@
-"""The reward service on real Ray Serve under load: nothing is mixed up, lost at a reload, or cut off at a stop."""
+"""The reward service on real Ray Serve under load and reloads."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ async def test_concurrent_callers_over_http_and_handle_get_their_own_scores(serv
     assert max(sizes) > 6  # batches did hold several callers
 
 
-async def test_a_reload_under_load_loses_nothing_and_changes_versions_once_per_replica(
+async def test_reload_under_load_loses_no_request_and_changes_versions_once_per_replica(
     service: RewardServiceAddress,
 ):
     answers: list[tuple[float, str]] = []
@@ -167,7 +167,7 @@ def test_the_real_encoder_embeds_and_measures_diversity(service: RewardServiceAd
 
 
 def scored_requests(text: str) -> float:
-    """Requests that the service of this module has scored; other services export theirs beside it."""
+    """Number of requests scored by the service of this module alone."""
     requests = re.findall(r"^ray_polyray_reward_requests\S*\{(.*)\} (\S+)$", text, re.MULTILINE)
     own = ('route="/v1/score"', 'status="200"', 'model="echo"', 'application="echo-test-reward"')
     return sum(float(value) for labels, value in requests if all(label in labels for label in own))
@@ -198,7 +198,7 @@ def test_metrics_reach_rays_endpoint(service: RewardServiceAddress):
         assert f"ray_polyray_reward_{name}" in text, name
 
 
-async def test_what_was_accepted_is_answered_when_the_service_stops(ray_session: object):
+async def test_accepted_requests_are_answered_when_the_service_stops(ray_session: object):
     address = start_reward_service("drain-test", models(ECHO, "1"), spec=SERVICE)
     async with client(address) as http:
         await post(http, ["warm"])

@@ -52,9 +52,7 @@ def programs(ray_session: object, spec: CodeSpec) -> Iterator[RewardServiceAddre
     stop_reward_service("programs-test")
 
 
-async def test_groups_of_programs_are_scored_by_running_them(
-    programs: RewardServiceAddress, spec: CodeSpec
-) -> None:
+async def test_programs_are_scored_by_their_execution(programs: RewardServiceAddress, spec: CodeSpec) -> None:
     task = build_task(spec)
     prompts = task.held_out_prompts()
     assert len(prompts) == 3

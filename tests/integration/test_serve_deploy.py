@@ -1,4 +1,4 @@
-"""The files of deploy/serve by `serve deploy`, on a head with token authentication: callers, a change, the other."""
+"""`serve deploy` of deploy/serve on a head with token authentication."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Serving:
     port: int
 
     def deploy(self, name: str, **changes: Any) -> None:
-        """deploy/serve/NAME.yaml, on this machine's address alone; `changes` go into it as dotted keys with __."""
+        """Deploy deploy/serve/NAME.yaml with `changes`, whose keys have __ for dots."""
         values = yaml.safe_load((REPOSITORY_ROOT / "deploy" / "serve" / f"{name}.yaml").read_text())
         values["http_options"] |= {"host": "127.0.0.1", "port": self.port}
         (application,) = values["applications"]
@@ -71,10 +71,10 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         yield Serving(head, directory, free_port())
 
 
-def test_both_files_are_deployed_and_answer_those_with_a_token(serving: Serving, model_cache: Path) -> None:
+def test_both_files_are_deployed_and_need_a_token(serving: Serving, model_cache: Path) -> None:
     serving.deploy("reward")
-    with serving.client("/reward", None) as nobody, serving.client("/reward", API_TOKEN) as caller:
-        assert nobody.get("/v1/info").status_code == 401 and nobody.get("/healthz").status_code == 200
+    with serving.client("/reward", None) as anonymous, serving.client("/reward", API_TOKEN) as caller:
+        assert anonymous.get("/v1/info").status_code == 401 and anonymous.get("/healthz").status_code == 200
         info = caller.get("/v1/info").json()
         task = HiddenTrapGrid(HiddenTrapGridSpec())
         paths = [task.demonstration(index, 0) for index in range(20)]
@@ -93,9 +93,9 @@ def test_both_files_are_deployed_and_answer_those_with_a_token(serving: Serving,
         args__database=f"sqlite:///{serving.directory}/selections.db",
     )
     assert serving.applications() == {"generation": "RUNNING"}  # a file is all that is served
-    with serving.client("", None) as nobody, serving.client("", API_TOKEN) as caller:
+    with serving.client("", None) as anonymous, serving.client("", API_TOKEN) as caller:
         body = {"prompt": paths[0][0].text, "k": 4, "seed": 7}
-        assert nobody.post("/v1/candidates", json=body).status_code == 401
+        assert anonymous.post("/v1/candidates", json=body).status_code == 401
         first = caller.post("/v1/candidates", json=body)
         assert first.status_code in (200, 201), first.text
         again = caller.post("/v1/candidates", json=body).json()

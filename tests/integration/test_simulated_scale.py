@@ -1,4 +1,4 @@
-"""Eight simulated workers around the real coordinator: what the scale benchmark measures on is a correct run."""
+"""A run of the scale benchmark with eight simulated workers is correct."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small sweep on real parts: two weights, two seeds, one fleet; a trial again alone gives the same bytes."""
+"""A small sweep on real parts and one fleet, against single runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.unit.report.sweep_fixtures import read_trials
 pytestmark = pytest.mark.slow
 
 
-def test_trials_share_a_fleet_and_are_what_they_are_alone(
+def test_trials_on_a_shared_fleet_match_runs_alone(
     fleet: Fleet, train_values: Callable[..., dict[str, Any]], warm_start: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "train.yaml"

@@ -1,4 +1,4 @@
-"""jobs.train_reward on real Ray with the real encoder: two workers, the model, and that it is one worker's."""
+"""jobs.train_reward on real Ray with the real encoder and two workers."""
 
 from __future__ import annotations
 

@@ -131,10 +131,10 @@ def test_two_ranks_give_the_update_of_one(finished: RunPaths, two_ranks: RunPath
 
 
 @pytest.mark.slow  # an engine and a worker group start
-def test_an_engine_that_sleeps_between_steps_changes_nothing(
+def test_engine_that_sleeps_between_steps_trains_the_same_bytes(
     finished: RunPaths, varied_fleet: Fleet, varied_config: MakeConfig
 ) -> None:
-    """What one GPU for both needs; here vLLM stops scheduling while it sleeps, and has no memory to give back."""
+    """On CPU a sleeping vLLM stops scheduling but frees no memory."""
     changes = {"rollout__num_workers": 1, "rollout__sleep_between_steps": True}
     config = varied_config("in-turn", **changes, evaluation={"every": 2, "num_prompts": 4, "num_samples": 2})
     pool = RolloutPool("in-turn", config.rollout)

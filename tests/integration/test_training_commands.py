@@ -67,7 +67,7 @@ class Command:
 
 @pytest.fixture
 def values(train_values: MakeValues) -> MakeValues:
-    """Of a run on simulated engines that writes no checkpoint before it ends."""
+    """Values of a run on simulated engines without checkpoints before its end."""
     return lambda name, **changes: train_values(
         name,
         **{

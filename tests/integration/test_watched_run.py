@@ -55,7 +55,7 @@ class Watcher(threading.Thread):
 
 
 @pytest.mark.slow  # Ray's agent takes what it exports every ten seconds
-def test_a_run_exports_what_panels_and_alerts_query(
+def test_run_exports_the_metrics_of_panels_and_alerts(
     varied_fleet: Fleet, varied_config: Callable[..., TrainConfig]
 ) -> None:
     evaluation = {"every": 5, "num_prompts": 4, "num_samples": 2}

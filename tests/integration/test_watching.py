@@ -19,7 +19,7 @@ from tests.conftest import reproducible, run_training
 
 
 @pytest.mark.slow
-def test_a_run_is_shown_as_it_is_and_goes_on_where_its_directory_is_lost(
+def test_run_is_tracked_and_resumes_from_storage_without_its_directory(
     train_config: Callable[..., TrainConfig], fleet: Fleet, tmp_path: Path
 ) -> None:
     changes = {

@@ -139,7 +139,8 @@ def test_version_and_help_of_a_command_from_any_directory(installed: Installed, 
 
 def test_misspelt_command_names_the_nearest_one(installed: Installed, tmp_path: Path) -> None:
     done = installed.run(tmp_path, "polyray", "trian", CONFIG)
-    assert (done.returncode, done.stderr) == (2, "error: unknown command 'trian'; did you mean train?\n")
+    assert done.returncode == 2
+    assert re.fullmatch("error: .*'trian'; did you mean train\\?\n", done.stderr)
 
 
 def test_wheel_trains_two_steps_of_a_shipped_configuration(with_model: Installed, tmp_path: Path) -> None:
@@ -151,11 +152,11 @@ def test_wheel_trains_two_steps_of_a_shipped_configuration(with_model: Installed
 
 
 def printed_commands(text: str) -> list[list[str]]:
-    """Of what `polyray init` prints: the line that changes the directory, and the commands."""
+    """Commands that `polyray init` prints, the change of directory included."""
     return [shlex.split(line) for line in re.findall(r"^  ((?:cd|polyray) .*)$", text, re.MULTILINE)]
 
 
-def test_init_writes_a_task_whose_check_passes(with_model: Installed, tmp_path: Path) -> None:
+def test_init_writes_a_task_that_passes_its_check(with_model: Installed, tmp_path: Path) -> None:
     done = with_model.run(tmp_path, "polyray", "init", "my-task")
     (_, directory), *commands = printed_commands(done.stdout)
     assert [words[1] for words in commands] == ["pretrain", "train", "train", "report"]

@@ -1,4 +1,4 @@
-"""Golden runs: the comparison with a record, and what is refused before a run starts."""
+"""Golden runs: the comparison with a record, and refusals before a run."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_check_machine_of_another_cpu_is_refused_by_name(tmp_path: Path) -> None
     with pytest.raises(ConfigError) as caught:
         check_machine(tmp_path / "record.json", {**here, "cpu": "Intel Xeon, model 143"}, here)
     message = str(caught.value)
-    assert "'Intel Xeon, model 143' there" in message and "'AMD EPYC, model 17' here" in message
+    assert "'Intel Xeon, model 143'" in message and "'AMD EPYC, model 17'" in message
     assert "torch" not in message and "--update" in message
 
 
@@ -104,12 +104,12 @@ def test_main_with_a_record_of_another_machine_starts_no_run(
     path = tmp_path / "record.json"
     write_record(path, {**this_machine(), "cpu": "another"}, RUNS)
     monkeypatch.setattr(golden, "_run", lambda selected: pytest.fail("a run started"))
-    with pytest.raises(ConfigError, match="'another' there"):
+    with pytest.raises(ConfigError, match="'another'"):
         golden.main(["--record", str(path)])
-    with pytest.raises(ConfigError, match="is missing"):
+    with pytest.raises(ConfigError, match=r"none\.json"):
         golden.main(["--record", str(tmp_path / "none.json"), "--only", "sft"])
     path.write_text("{}")
-    with pytest.raises(ConfigError, match="is no record of golden runs"):
+    with pytest.raises(ConfigError, match=r"record\.json .*golden"):
         golden.main(["--record", str(path)])
 
 

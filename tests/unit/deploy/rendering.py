@@ -1,4 +1,4 @@
-"""What `kubectl apply -k` would send for a folder of deploy/kuberay, and the parts of it that tests look at."""
+"""Rendered manifests of deploy/kuberay, and the parts of them that tests read."""
 
 from __future__ import annotations
 

@@ -38,7 +38,10 @@ def instructions(stage: str) -> list[str]:
 
 
 def context_files() -> list[Path]:
-    """What `docker build .` would send: .dockerignore here is a list of what is let in, then of what is not."""
+    """Files that `docker build .` sends.
+
+    .dockerignore lists first the paths that are let in, then the ones that are left out.
+    """
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     patterns = [line for line in lines if line and not line.startswith("#")]
     assert patterns[0] == "*", "everything is left out but what is named"
@@ -59,7 +62,7 @@ def context_files() -> list[Path]:
     ]
 
 
-def test_the_linter_finds_nothing() -> None:
+def test_dockerfile_passes_hadolint() -> None:
     done = subprocess.run(
         [program("hadolint"), "--no-color", str(DOCKERFILE)], capture_output=True, text=True, timeout=60
     )
@@ -103,7 +106,7 @@ def test_every_package_has_a_version() -> None:
     assert "pip install" not in " ".join(instructions("runtime") + instructions("cpu") + instructions("gpu"))
 
 
-def test_it_runs_as_the_user_of_the_manifests() -> None:
+def test_image_has_the_user_and_mounts_of_the_manifests() -> None:
     lines = instructions("runtime")
     assert "USER 1000:1000" in lines and not any(line.startswith("USER") for line in instructions("cpu"))
     (user,) = [line for line in instructions("base") if "useradd" in line]
@@ -133,7 +136,7 @@ def test_labels_health_check_and_version() -> None:
     assert check.endswith('CMD ["python", "docker/healthcheck.py"]')
 
 
-def test_no_secret_can_come_in() -> None:
+def test_context_excludes_secrets() -> None:
     words = re.compile(r"(?i)(TOKEN|PASSWORD|SECRET|API_KEY|CREDENTIAL)")
     assert [line for line in TEXT.splitlines() if words.search(line)] == []
     names = {path.relative_to(ROOT).as_posix() for path in context_files()}
@@ -233,7 +236,7 @@ def test_the_health_check_asks_this_container_and_no_proxy(monkeypatch: pytest.M
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_health_check_fails_where_nothing_listens() -> None:
+def test_health_check_without_a_listener_fails() -> None:
     with answering(200) as url:
         pass
     done = health_check(url)

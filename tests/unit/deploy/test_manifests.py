@@ -60,7 +60,7 @@ def test_both_sizes_have_every_part() -> None:
 
 
 @clusters
-def test_what_the_operator_gets_follows_its_schema(overlay: Path) -> None:
+def test_cluster_manifests_follow_the_schema_of_the_operator(overlay: Path) -> None:
     assert complaints(render_one(KUBERAY / overlay)) == []
 
 
@@ -75,7 +75,7 @@ def test_a_typing_error_in_a_manifest_is_seen() -> None:
 
 
 @each_overlay
-def test_what_kubernetes_gets_follows_its_own_schemas(overlay: Path) -> None:
+def test_manifests_and_pods_follow_the_schemas_of_kubernetes(overlay: Path) -> None:
     validate = pytest.importorskip(
         "kubernetes_validate",
         reason="no kubernetes-validate; `make setup` installs it (requirements/tools.in)",
@@ -179,7 +179,7 @@ def test_no_file_is_a_secret() -> None:
 
 @clusters
 def test_the_autoscaler_can_work(overlay: Path) -> None:
-    """What the operator's own validation asks of autoscaler v2, and its groups' limits."""
+    """Rules of the operator's validation for autoscaler v2 and groups."""
     cluster = cluster_spec(render_one(KUBERAY / overlay))
     assert cluster is not None
     assert cluster["enableInTreeAutoscaling"] is True and cluster["autoscalerOptions"]["version"] == "v2"

@@ -1,4 +1,4 @@
-"""large/generation and large/reward: the one asks the other, and what it makes gets a score."""
+"""large/generation asks large/reward for scores of its completions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands and Serve applications in the manifests: they exist, they are valid, and they fit what is started."""
+"""Commands and Serve applications of the manifests are valid and fit."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def rendered(size: str, part: str) -> dict[str, Any]:
 def checked(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> dict[str, Any]:
-    """What `--check` of this command line prints."""
+    """Parsed output of `--check` of a command line."""
     assert words[:2] == ["python", "-m"]
     monkeypatch.chdir(ROOT)
     assert check_without_models(importlib.import_module(words[2]).main, words[3:]) == 0
@@ -55,7 +55,7 @@ def checked(
 
 
 def placed(job: str, words: list[str]) -> list[Part]:
-    """What the job asks for before it starts, by the functions that it calls itself."""
+    """Resources that the job asks for, by its own functions."""
     file, overrides = ROOT / words[3], words[4:]
     if job == "sft":
         return [learner_ranks(load_config(SftConfig, file, overrides).learner)]
@@ -82,8 +82,8 @@ def machines(document: dict[str, Any]) -> dict[str, Machine]:
 
 
 @each_job
-def test_the_command_survives_the_shell_that_passes_it_on(size: str, job: str) -> None:
-    """The operator puts it, without quotes, at the end of a `ray job submit` in a shell."""
+def test_entrypoint_survives_an_unquoted_shell(size: str, job: str) -> None:
+    """The operator appends the unquoted entrypoint to a `ray job submit`."""
     entrypoint = rendered(size, job)["spec"]["entrypoint"]
     assert not re.search(r"[\"'`$&|;<>(){}*?#\\\n]", entrypoint)
     assert shlex.join(shlex.split(entrypoint)).replace("'", "") == " ".join(entrypoint.split())
@@ -91,7 +91,7 @@ def test_the_command_survives_the_shell_that_passes_it_on(size: str, job: str) -
 
 
 @each_job
-def test_the_job_and_its_configuration_are_valid_and_fit_what_is_started(
+def test_job_is_valid_and_fits_the_cluster_that_it_starts(
     size: str, job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     document = rendered(size, job)
@@ -106,7 +106,7 @@ def test_the_job_and_its_configuration_are_valid_and_fit_what_is_started(
 
 
 @each_job
-def test_a_job_that_fails_goes_on_in_a_new_cluster_and_ends_by_itself(size: str, job: str) -> None:
+def test_failed_job_restarts_in_a_new_cluster_and_shuts_down(size: str, job: str) -> None:
     spec = rendered(size, job)["spec"]
     assert spec["shutdownAfterJobFinishes"] is True and spec["backoffLimit"] == 3
     assert 0 < spec["preRunningDeadlineSeconds"] < spec["activeDeadlineSeconds"]
@@ -184,7 +184,7 @@ def requested(document: dict[str, Any]) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("part", ["cluster", "reward", "generation", "sft", "train", "evaluate", "sweep"])
-def test_the_readme_says_what_small_requests(part: str) -> None:
+def test_readme_states_the_requests_of_the_small_overlay(part: str) -> None:
     readme = (KUBERAY / "README.md").read_text(encoding="utf-8")
     cpus, gib = requested(rendered("small", part))
     assert f"{cpus:g} CPUs and {gib:g} GiB" in readme.replace("\n", " ")

@@ -1,4 +1,4 @@
-"""What the repository's documents say: their command lines, links, anchors, tables and names of fields (no test)."""
+"""Parts of documents: command lines, links, anchors, tables and fields (no test)."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Block:
 
     @property
     def serves(self) -> bool:
-        """Whether its last command runs until it is interrupted."""
+        """Whether the last command runs until an interrupt."""
         last = self.text.replace("\\\n", " ").rstrip().rpartition("\n")[2]
         try:
             words = arguments(last)
@@ -119,7 +119,7 @@ def links(text: str) -> list[str]:
 
 
 def anchors(text: str) -> set[str]:
-    """Of the headings, as GitHub makes them."""
+    """Anchors of the headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -129,7 +129,7 @@ def inline_code(text: str) -> list[str]:
 
 
 def sections(text: str) -> dict[str, str]:
-    """Heading of the second level -> what stands below it."""
+    """Text below each heading of the second level."""
     parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
@@ -143,7 +143,7 @@ def table_rows(text: str) -> list[list[str]]:
 
 
 def blocks(document: str) -> list[Block]:
-    """Its fenced blocks, in order."""
+    """Fenced blocks of the document, in order."""
     text, found, section = read(document), [], ""
     lines = text.splitlines()
     opened: tuple[int, list[str]] | None = None

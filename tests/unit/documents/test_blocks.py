@@ -70,7 +70,7 @@ def test_an_indented_command_would_be_found() -> None:
 
 @each
 def test_block_names_no_placeholder(block: Block) -> None:
-    """A reader can paste what is run; `NAME` and the like are for text, and for what is not run."""
+    """Blocks that are run can be pasted; placeholders are for text."""
     if block.is_shell and not block.not_run:
         code = re.sub(r"#.*", "", block.text)
         found = re.findall(
@@ -125,7 +125,7 @@ def test_added_by_job(words: list[str], expected: tuple[str, ...]) -> None:
     assert added(words) == expected
 
 
-def test_serving_block_is_the_one_whose_last_command_serves() -> None:
+def test_block_serves_only_if_its_last_command_serves() -> None:
     def block(text: str) -> Block:
         return Block("x.md", 1, "", "bash", "", text)
 

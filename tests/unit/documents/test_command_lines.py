@@ -26,7 +26,7 @@ class Understood(Exception):
 
 
 def understand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on jobs stop where they would begin."""
+    """Make jobs stop at the point where work would begin."""
     parse_strictly, load_config = JobParser.parse_strictly, polyray.cli.arguments.load_config
 
     def parsed(self: JobParser, argv: Sequence[str] | None = None) -> Any:
@@ -44,7 +44,7 @@ def understand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def take(monkeypatch: pytest.MonkeyPatch, job: str, given: list[str]) -> None:
-    """Raises what is wrong with the line; a job's name alone is a mention of it."""
+    """Parse a command line; a job's name alone is a mention."""
     assert job in (*COMMANDS, "benchmarks")
     if not given:
         return
@@ -82,16 +82,16 @@ def test_line(monkeypatch: pytest.MonkeyPatch, job: str, given: list[str]) -> No
     ("job", "given", "expected"),
     [
         ("train", ["configs/train/math.yaml", "learner.stepz=3"], "learner.stepz"),
-        ("train", ["configs/train/nowhere.yaml"], "no configuration file"),
-        ("judge", ["configs/judge/pairwise.yaml", "nothing=1"], "unknown key 'nothing'"),
-        ("report", ["runs/x", "--ouch", "y"], "unknown argument --ouch"),
-        ("benchmarks", ["gpu", "--stepz", "3"], "unknown argument --stepz"),
+        ("train", ["configs/train/nowhere.yaml"], r"nowhere\.yaml"),
+        ("judge", ["configs/judge/pairwise.yaml", "nothing=1"], "'nothing'"),
+        ("report", ["runs/x", "--ouch", "y"], "--ouch"),
+        ("benchmarks", ["gpu", "--stepz", "3"], "--stepz"),
         ("analyze", ["lora", "runs/x"], "--out"),
-        ("curate", ["selections", "runs/x.db", "--since-when", "y"], "unknown argument"),
+        ("curate", ["selections", "runs/x.db", "--since-when", "y"], "--since-when"),
         ("evaluate", ["score", "x.jsonl", "--tusk", "code"], "unknown argument --tusk"),
     ],
 )
-def test_a_wrong_line_would_be_found(
+def test_wrong_command_line_is_refused(
     monkeypatch: pytest.MonkeyPatch, job: str, given: list[str], expected: str
 ) -> None:
     with pytest.raises(ConfigError, match=expected):

@@ -1,4 +1,4 @@
-"""What documents name is there: jobs, options, fields, metrics, errors, kinds of incidents, files, headings."""
+"""Names in documents exist: jobs, options, fields, metrics, errors, files, headings."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_options_of_a_section_are_options_of_the_job(monkeypatch: pytest.MonkeyP
 
 
 def known_options(monkeypatch: pytest.MonkeyPatch, job: str) -> set[str]:
-    """Of the job and of its subcommands, which the files beside it define."""
+    """Options of the job and of its subcommands."""
     seen: set[str] = set()
     container = argparse._ActionsContainer  # parsers, and groups of options within them
     add_argument = container.add_argument
@@ -151,7 +151,7 @@ def test_the_metrics_to_watch_are_written() -> None:
 # ---- docs/troubleshooting.md
 
 
-def test_errors_are_worded_as_they_are_raised() -> None:
+def test_errors_of_troubleshooting_are_in_the_sources() -> None:
     rows = table_rows(sections(read("docs/troubleshooting.md"))["4. Errors"].partition("###")[0])
     quotes = [quote for row in rows for quote in inline_code(row[0])]
     assert len(quotes) > 30
@@ -177,7 +177,7 @@ def in_this_order(parts: list[str], text: str) -> bool:
 
 @cache
 def texts() -> list[str]:
-    """Every string of the sources, in one piece, what is put in at run time as an ellipsis."""
+    """Every string of the sources, with an ellipsis for each inserted value."""
     found: list[str] = []
     for file in source_files():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -254,7 +254,7 @@ def paths_in(text: str) -> Iterator[str]:
             yield from [f"{before}{name}{end}" for name in names.split(",")] if braces else [code]
 
 
-def test_data_that_no_clone_has_is_fetched_before_it_is_used() -> None:
+def test_deploy_readme_fetches_data_before_its_use() -> None:
     section = sections(read("deploy/README.md"))["One rented GPU machine, from ssh to adapter"]
     for key in ("task.path", "task.train_path"):
         used = {name: section.index(f"{key}={name}") for name in re.findall(rf"{key}=(data/\S+)", section)}

@@ -51,7 +51,7 @@ class Shape:
         return 2 * self.layers * self.hidden + self.block_bytes()
 
     def learner_besides(self) -> float:
-        """Of a learner rank with micro batches of 8,192 tokens, without its weights."""
+        """Bytes of a learner rank besides weights, at 8,192 micro-batch tokens."""
         logits = 2**25 // VOCABULARY * VOCABULARY * 18
         return 20 * self.adapter() + 8192 * self.checkpointed_bytes() + logits + 1.5 * G
 

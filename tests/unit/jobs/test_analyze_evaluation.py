@@ -67,7 +67,7 @@ def test_the_data_of_figures_are_the_values_of_the_files(tmp_path: Path) -> None
     assert [float(row["value"]) for row in chosen] == [each["gains"]["pass@2"]["value"] for each in bins]
 
 
-def test_a_second_time_nothing_old_is_left(tmp_path: Path) -> None:
+def test_second_analysis_removes_files_of_the_first(tmp_path: Path) -> None:
     out = tmp_path / "out"
     one, two = (write_run(tmp_path / name, MODELS, domain=name) for name in ("code", "math"))
     main(["evaluation", str(one), str(two), "--out", str(out)])
@@ -76,9 +76,7 @@ def test_a_second_time_nothing_old_is_left(tmp_path: Path) -> None:
     assert not (out / "tables" / "results_2.tex").exists() and (out / "tables" / "results.tex").is_file()
 
 
-def test_check_says_what_would_be_read_and_writes_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_lists_inputs_and_writes_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "eval", MODELS, baseline="old")
     assert main(["evaluation", str(run), "--out", str(tmp_path / "out"), "--check"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -91,11 +89,11 @@ def test_check_says_what_would_be_read_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_mistakes_are_user_errors(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no finished evaluation"):
+def test_missing_evaluation_and_unknown_reference_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"{tmp_path.name} .*evaluation/metrics\.json"):
         main(["evaluation", str(tmp_path), "--out", "x"])
     run = write_run(tmp_path / "eval", MODELS)
-    with pytest.raises(ConfigError, match="--reference 'nobody' is not a model of eval"):
+    with pytest.raises(ConfigError, match=r"--reference 'nobody' .*sft, old, new"):
         main(["evaluation", str(run), "--out", str(tmp_path / "out"), "--reference", "nobody"])
     assert not (tmp_path / "out").exists()
 

@@ -71,16 +71,16 @@ def test_check_of_a_training_run_names_every_missing_file(
         (
             {"reward": {"type": "python", "path": "mine.py:judge"}},
             ConfigError,
-            "no top-level function 'judge'",
+            r"mine\.py .*'judge'.* score",
         ),
         ({"reward": {"type": "python", "path": "broken.py:score"}}, ConfigError, r"broken\.py, line 1"),
-        ({"task": {"type": "jsonl", "path": "broken.py"}}, DataError, r"broken\.py:1: not valid JSON"),
-        ({"model": {"path": "base", "warm_start": "base"}}, ConfigError, "base is not an adapter"),
-        ({"model": {"path": "empty"}}, ConfigError, r"config\.json is missing"),
+        ({"task": {"type": "jsonl", "path": "broken.py"}}, DataError, r"broken\.py:1: .*JSON"),
+        ({"model": {"path": "base", "warm_start": "base"}}, ConfigError, r"base .*adapter_config\.json"),
+        ({"model": {"path": "empty"}}, ConfigError, r"model\.path='.*empty' .*config\.json"),
         ({"tracking": [{"type": "mlflow"}, {"type": "mlflow"}]}, ConfigError, "tracking"),
     ],
 )
-def test_check_refuses_what_would_fail_the_run(
+def test_check_refuses_inputs_that_would_fail_the_run(
     work: Path, changes: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     (work / "broken.py").write_text("def score(:")
@@ -89,12 +89,10 @@ def test_check_refuses_what_would_fail_the_run(
         check("train", TRAIN | changes)
 
 
-def test_check_notes_a_base_of_the_hub_that_is_not_here(
-    work: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_notes_a_hub_base_that_is_not_cached(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check("train", TRAIN | {"model": {"path": "nobody/no-such-model"}}) == 0
-    line = "note: model.path=nobody/no-such-model is not on this machine; the job fetches it"
-    assert line in capsys.readouterr().err.splitlines()
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert len([note for note in notes if "model.path=nobody/no-such-model" in note]) == 1
 
 
 def test_check_of_fine_tuning_looks_at_rows_task_and_model(work: Path) -> None:
@@ -104,7 +102,7 @@ def test_check_of_fine_tuning_looks_at_rows_task_and_model(work: Path) -> None:
     assert check("sft", sft) == 0
     assert missing("sft", sft | {"model": {"path": "base", "warm_start": "none"}}) == ["none"]
     own = {"name": "a", "model": {"path": "base"}, "task": {"type": "jsonl", "path": "prompts.jsonl"}}
-    with pytest.raises(DataError, match="response"):
+    with pytest.raises(DataError, match=r"prompts\.jsonl: .*'response'"):
         check("sft", own)
 
 
@@ -143,7 +141,7 @@ def test_check_of_a_service_looks_at_its_model_and_tokens(work: Path) -> None:
     serve = {"service": "generation", "model": {"path": "base"}}
     assert check("serve", serve) == 0
     assert missing("serve", serve | {"model": {"path": "./none"}}) == ["none"]
-    with pytest.raises(ConfigError, match=r"tokens\.yaml cannot be read"):
+    with pytest.raises(ConfigError, match=r"tokens_file .*tokens\.yaml"):
         check("serve", serve | {"tokens_file": "tokens.yaml"})
 
 
@@ -157,9 +155,7 @@ def test_check_of_a_quickstart_looks_at_the_inputs_of_its_arms(work: Path) -> No
 
 
 @pytest.mark.parametrize("job", ["train", "evaluate"])
-@pytest.mark.parametrize(
-    ("prompt", "expected"), [("1+1≠3", "cannot be encoded"), ("1" * 90, r"max_prompt_tokens=\d+")]
-)
+@pytest.mark.parametrize(("prompt", "expected"), [("1+1≠3", r"1\+1≠3"), ("1" * 90, r"max_prompt_tokens=\d+")])
 def test_check_of_a_prompt_that_cannot_be_sampled_names_its_line(
     work: Path, job: str, prompt: str, expected: str
 ) -> None:
@@ -176,20 +172,20 @@ def test_check_of_a_prompt_that_cannot_be_sampled_names_its_line(
 
 
 @pytest.mark.parametrize("job", ["train", "sft", "evaluate"])
-def test_check_of_a_base_whose_completions_cannot_end_is_refused(work: Path, job: str) -> None:
+def test_check_refuses_a_base_without_an_end_token(work: Path, job: str) -> None:
     file = work / "base" / "tokenizer_config.json"
     settings = json.loads(file.read_text())
     file.write_text(json.dumps({key: value for key, value in settings.items() if key != "eos_token"}))
     own = {"adapters": {"base": None}} if job == "evaluate" else {}
     values = {"name": "a", "model": {"path": "base"}, **own}
-    with pytest.raises(ConfigError, match="no completion can end"):
+    with pytest.raises(ConfigError, match=r"eos_token .*tokenizer_config.json"):
         check(job, values)
 
 
 @pytest.mark.parametrize("content", ["", "\n\n"])
 def test_check_of_an_empty_prompts_file_names_the_file(work: Path, content: str) -> None:
     Path("prompts.jsonl").write_text(content)
-    with pytest.raises(DataError, match=r"prompts\.jsonl: the file is empty"):
+    with pytest.raises(DataError, match=r"prompts\.jsonl: .*empty"):
         check("train", TRAIN)
 
 
@@ -201,5 +197,5 @@ def test_check_reads_a_hundred_thousand_prompts_and_names_the_line_of_a_broken_o
     assert check("train", TRAIN) == 0
     assert json.loads(capsys.readouterr().out)["config"]["task"]["path"] == str(work / "prompts.jsonl")
     Path("prompts.jsonl").write_text("\n".join([*lines[:76_543], '{"prompt": "7"', *lines[76_543:]]))
-    with pytest.raises(DataError, match=r"prompts\.jsonl:76544: not valid JSON"):
+    with pytest.raises(DataError, match=r"prompts\.jsonl:76544: .*JSON"):
         check("train", TRAIN)

@@ -1,8 +1,9 @@
-"""What every command line does: --check and --help without torch or Ray, and errors as one line."""
+"""Rules of every command line: light --check and --help, one-line errors."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,7 +57,7 @@ def run_code(code: str, *arguments: str, **environment: str) -> subprocess.Compl
 
 
 def probe(job: str) -> str:
-    """Code that calls the job's main and says what heavy modules that loaded."""
+    """Code that calls the job's main and prints loaded heavy modules."""
     module = "benchmarks.__main__" if job == "benchmarks" else f"jobs.{job}"
     return PROBE.format(module=module, heavy=HEAVY)
 
@@ -78,7 +79,7 @@ def jobs_with_configs() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("job", "file"), jobs_with_configs())
-def test_check_prints_the_resolved_configuration_and_imports_nothing_heavy(job: str, file: str) -> None:
+def test_check_prints_the_resolved_configuration_without_heavy_imports(job: str, file: str) -> None:
     done = run_code(probe(job), file, "--check", "seed=7")
     assert done.returncode == 0, done.stderr
     checked = json.loads(done.stdout)
@@ -89,7 +90,7 @@ def test_check_prints_the_resolved_configuration_and_imports_nothing_heavy(job: 
 
 @pytest.mark.parametrize("name", ["loop", "objectives", "gpu"])
 @pytest.mark.parametrize("option", ["--help", "--check"])
-def test_the_benchmarks_answer_without_anything_heavy(name: str, option: str) -> None:
+def test_benchmark_help_and_check_have_no_heavy_imports(name: str, option: str) -> None:
     done = run_code(probe("benchmarks"), name, option)
     assert done.returncode == 0, done.stderr
     assert f"benchmarks {name}" in done.stdout
@@ -97,14 +98,14 @@ def test_the_benchmarks_answer_without_anything_heavy(name: str, option: str) ->
 
 
 @pytest.mark.parametrize("job", sorted(COMMANDS))
-def test_help_teaches_and_imports_nothing_heavy(job: str) -> None:
+def test_help_has_no_heavy_imports(job: str) -> None:
     done = run_code(probe(job), "--help")
     assert done.returncode == 0, done.stderr
     assert f"polyray {job}" in done.stdout
     assert "HEAVY []" in done.stderr
 
 
-def test_list_of_algorithms_names_every_preset_and_imports_nothing_heavy() -> None:
+def test_list_of_algorithms_names_every_preset_without_heavy_imports() -> None:
     done = run_code(probe("train"), "--list-algorithms")
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == [f"@{name}" for name in presets()]
@@ -142,14 +143,14 @@ def test_list_of_commands_names_every_door() -> None:
         (
             "import not_there.part",
             2,
-            "error: the package not_there is missing here; this environment or image has not all that polyray "
-            "requires: use one that has (pip install of the wheel, make setup, docker/)\n",
+            r"error: .*\bnot_there\b.*make setup.*\n",
         ),
     ],
 )
-def test_how_a_job_ends(body: str, code: int, line: str) -> None:
+def test_job_end_sets_exit_code_and_one_line_of_stderr(body: str, code: int, line: str) -> None:
     done = run_code(JOB.format(body=body))
-    assert (done.returncode, done.stderr) == (code, line)
+    assert done.returncode == code
+    assert re.fullmatch(line, done.stderr)
 
 
 def test_a_defect_keeps_its_traceback() -> None:
@@ -180,11 +181,11 @@ def pretrain_file(tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["FILE", "--chek"], "unknown argument --chek; did you mean --check?"),
-        (["FILE", "--frobnicate"], "known: -h, --help, --check"),
-        (["FILE", "other.yaml"], "one CONFIG expected"),
-        ([], "CONFIG is missing"),
-        (["FILE", "stepz=4"], "unknown key 'stepz'; did you mean 'steps'?"),
+        (["FILE", "--chek"], "--chek; did you mean --check?"),
+        (["FILE", "--frobnicate"], "--frobnicate; known: -h, --help, --check"),
+        (["FILE", "other.yaml"], "CONFIG"),
+        ([], "CONFIG"),
+        (["FILE", "stepz=4"], "'stepz'; did you mean 'steps'?"),
     ],
 )
 def test_a_mistaken_command_line(pretrain_file: str, arguments: list[str], expected: str) -> None:
@@ -241,9 +242,9 @@ def test_print_check_shows_the_configuration_where_a_file_is_missing(
 def test_a_parser_without_config_refuses_unknown_options() -> None:
     parser = JobParser("report", "")
     parser.add_argument("--out")
-    with pytest.raises(ConfigError, match="unknown argument --ot=x; did you mean --out"):
+    with pytest.raises(ConfigError, match="--ot=x; did you mean --out"):
         parser.parse_strictly(["--ot=x"])
 
 
-def test_exit_codes_are_those_of_the_errors() -> None:
+def test_error_classes_have_exit_codes() -> None:
     assert (ConfigError.exit_code, RewardError.exit_code) == (2, 1)

@@ -59,7 +59,7 @@ def outputs(run: Path) -> dict[str, bytes]:
 
 
 def edit(review: Path, decisions: dict[str, tuple[str, str]]) -> None:
-    """As a person with a spreadsheet would."""
+    """Edit rows of a review file like a spreadsheet does."""
     with review.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     with review.open("w", encoding="utf-8-sig", newline="") as file:
@@ -119,7 +119,7 @@ def test_the_same_bytes_in_any_order_of_the_rows(tmp_path: Path) -> None:
     assert {**config[0], "runs_dir": ""} == {**config[1], "runs_dir": ""}
 
 
-def test_a_person_decides_and_the_next_run_honours_it(
+def test_review_decisions_are_applied_by_the_next_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path / "export.jsonl", export_rows())
@@ -133,7 +133,7 @@ def test_a_person_decides_and_the_next_run_honours_it(
     dropped, kept = rows[-1]["record_id"], rows[0]["record_id"]
     edit(run / "review.csv", {dropped: ("keep", "=SUM(1)"), kept: ("DROP", "dull; really"), "x": ("", "")})
     curate(tmp_path, f"source.path={path}")
-    assert "curated again: another review than last time" in capsys.readouterr().out
+    assert re.search("curated again: .*review", capsys.readouterr().out)
     ids = {record.record_id for record in read_records(run) if isinstance(record, EngagementRecord)}
     assert dropped in ids and kept not in ids and len(ids) == 81
     again = outputs(run)
@@ -145,10 +145,10 @@ def test_a_person_decides_and_the_next_run_honours_it(
     other = curate(tmp_path, f"source.path={path}", f"review={run / 'review.csv'}", name="other")
     assert outputs(other)["data/train.jsonl"] == again["data/train.jsonl"]
     edit(other / "review.csv", {dropped: ("drop", "")})
-    with pytest.raises(ConfigError, match=r"review\.csv:\d+ decides on .* otherwise than review="):
+    with pytest.raises(ConfigError, match=r"review\.csv:\d+ .* review="):
         curate(tmp_path, f"source.path={path}", f"review={run / 'review.csv'}", name="other")
     (run / "review.csv").write_text("record_id,decision\nnobody,keep\n")
-    with pytest.raises(DataError, match="'nobody' is not a record of this source"):
+    with pytest.raises(DataError, match=r"review\.csv:2: .*'nobody'"):
         curate(tmp_path, f"source.path={path}")
 
 
@@ -205,7 +205,7 @@ def test_check_needs_neither_torch_nor_ray() -> None:
 
 
 def test_a_wrong_path_leaves_the_name_free(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match=r"nowhere\.csv"):
         curate(tmp_path, f"source.path={tmp_path}/nowhere.csv")
     assert not (tmp_path / "runs").exists()
 
@@ -214,8 +214,8 @@ def test_a_wrong_path_leaves_the_name_free(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ([], "subcommand"),
-        (["selection"], "unknown subcommand 'selection'; known: data"),
-        (["data"], "CONFIG is missing"),
+        (["selection"], "'selection'; known: data"),
+        (["data"], "CONFIG"),
         (["data", "configs/curate/export.yaml", "filter.min_words=3"], "did you mean 'filters'"),
         (["data", "configs/curate/export.yaml", "source.colums={}"], "did you mean 'source.columns'"),
         (["data", "configs/curate/export.yaml", "source.type=csv"], "source"),

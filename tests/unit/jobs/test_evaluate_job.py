@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -137,7 +138,7 @@ def test_evaluation_with_any_sampler_fills_the_run_directory(
     assert "evaluating base" in capsys.readouterr().out
 
 
-def test_evaluation_whose_reward_always_raises_ends_with_one_line(
+def test_evaluation_with_a_raising_reward_ends_with_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "mine.py"
@@ -161,11 +162,10 @@ def test_evaluation_whose_reward_always_raises_ends_with_one_line(
         run(job)
     assert ended.value.code == 1
     log = tmp_path / "e" / "error.log"
-    assert capsys.readouterr().err.splitlines() == [
-        "error: none of the first 8 completions of base could be scored; the reason given: reward function "
-        f"{file}:score raised RuntimeError: the judge is gone at {file}:2",
-        f"full traceback: {log}",
-    ]
+    line, place = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and "8 completions of base" in line
+    assert re.search(rf"{file}:score .*RuntimeError: the judge is gone .*{file}:2$", line)
+    assert place.endswith(str(log))
     assert "raise RuntimeError('the judge is gone')" in log.read_text()
     assert not (tmp_path / "e" / "DONE").exists()
 
@@ -193,14 +193,14 @@ def test_finished_evaluation_of_a_replaced_adapter_is_refused(
     assert "samples.jsonl" not in capsys.readouterr().out
 
 
-def test_programs_need_consent_before_anything_starts(tmp_path: Path) -> None:
-    """The mistake is found without Ray, and the flag is an override of the configuration."""
+def test_programs_without_consent_are_refused_before_the_start(tmp_path: Path) -> None:
+    """The error needs no Ray, and the flag overrides the configuration."""
     config = tmp_path / "e.yaml"
     config.write_text(
         f"name: e\nruns_dir: {tmp_path}/runs\nadapters: {{base: null}}\n"
         "task: {type: code}\nreward: {type: sandbox}\nevaluation: {num_samples: 10}\n"
     )
-    with pytest.raises(ConfigError, match="say --allow-code-execution"):
+    with pytest.raises(ConfigError, match="--allow-code-execution"):
         main([str(config)])
     assert not (tmp_path / "runs").exists()
     args = parse(
@@ -222,7 +222,7 @@ def test_options_are_short_for_keys(tmp_path: Path, capsys: pytest.CaptureFixtur
         main([str(config), "--check", "--export", "word"])
 
 
-def test_a_larger_budget_lets_a_stopped_judge_go_on(tmp_path: Path) -> None:
+def test_stopped_judge_resumes_with_a_larger_budget(tmp_path: Path) -> None:
     def config(**judge: object) -> EvaluateConfig:
         asked = {"provider": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1", **judge}
         values = {

@@ -64,7 +64,7 @@ def test_the_planted_accuracy_is_reported(finished: Path) -> None:
     assert "spearman_within" not in metrics["models"]["planted"], "no prompt has three different engagements"
 
 
-def test_the_planted_scorer_beats_length_and_the_text_says_so(finished: Path) -> None:
+def test_planted_scorer_beats_length_in_metrics_and_statement(finished: Path) -> None:
     metrics = read_metrics(finished)
     entry = comparison(metrics, "planted", "length")
     assert entry["difference"] == pytest.approx(
@@ -75,7 +75,7 @@ def test_the_planted_scorer_beats_length_and_the_text_says_so(finished: Path) ->
     assert "(100 pairs in 50 clusters" in metrics["statement"][0]
 
 
-def test_length_under_another_name_is_no_better_than_length(finished: Path) -> None:
+def test_renamed_length_scorer_equals_length(finished: Path) -> None:
     metrics = read_metrics(finished)
     entry = comparison(metrics, "as length", "length")
     assert (entry["difference"], entry["primary"]["p_value"], entry["primary"]["p_adjusted"]) == (
@@ -138,7 +138,7 @@ def test_probes_tell_a_scorer_that_can_be_fooled(finished: Path) -> None:
     assert length["uppercase"]["value"] == length["words_shuffled"]["value"] == 0.0
 
 
-def test_the_page_holds_everything_and_loads_nothing(finished: Path) -> None:
+def test_page_has_every_figure_and_loads_no_script(finished: Path) -> None:
     page = (finished / "runs/check/report.html").read_text(encoding="utf-8")
     assert "planted beats length" in page and "8 tests: 2 models x 4 baselines" in page
     for name in ("accuracy", "reliability", "slices", "probes", "length"):
@@ -146,7 +146,7 @@ def test_the_page_holds_everything_and_loads_nothing(finished: Path) -> None:
     assert "src=" not in page.partition("</script>")[2], "one copy of plotly.js, inline"
 
 
-def test_mistakes_are_pairs_in_which_the_worse_one_scored_higher(finished: Path) -> None:
+def test_mistakes_are_pairs_with_a_higher_score_for_the_worse_completion(finished: Path) -> None:
     lines = (finished / "runs/check/evaluation/mistakes.jsonl").read_text(encoding="utf-8").splitlines()
     mistakes = [json.loads(line) for line in lines]
     planted = [line for line in mistakes if line["scorer"] == "planted"]
@@ -156,7 +156,7 @@ def test_mistakes_are_pairs_in_which_the_worse_one_scored_higher(finished: Path)
         assert "<0.25>" in line["better"] and "<0.75>" in line["worse"]
 
 
-def test_a_finished_run_prints_its_paths_and_scores_nothing(
+def test_finished_run_prints_its_paths_without_scoring(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (finished / "runs/check/report.html").stat().st_mtime_ns
@@ -166,9 +166,7 @@ def test_a_finished_run_prints_its_paths_and_scores_nothing(
     assert (finished / "runs/check/report.html").stat().st_mtime_ns == before
 
 
-def test_a_stopped_run_goes_on_with_the_scores_it_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stopped_run_reuses_stored_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_records(tmp_path / "records.jsonl", records(100, ACCURACY))
     line = ["reward", str(write_config(tmp_path))]
     calls: list[int] = []
@@ -199,22 +197,22 @@ def test_other_data_under_the_same_name_is_refused(tmp_path: Path, monkeypatch: 
     assert main(["reward", str(config), "probes.num_completions=0"]) == 0
     (tmp_path / "runs/check/DONE").unlink()
     write_records(tmp_path / "records.jsonl", records(40, ACCURACY, seed=1))
-    with pytest.raises(ConfigError, match="the data has changed"):
+    with pytest.raises(ConfigError, match=r"data .*changed"):
         main(["reward", str(config), "probes.num_completions=0"])
 
 
-def test_check_prints_sizes_and_starts_nothing(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_prints_sizes_and_creates_no_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reward", str(finished / "config.yaml"), "name=new", "--check"]) == 0
     derived = json.loads(capsys.readouterr().out)["derived"]
     assert (derived["n_pairs"], derived["scorers"], derived["tests_in_family"]) == (100, 6, 8)
     assert derived["scored_by_probes_per_model"] == 40 * 11
     assert not (finished / "runs/new").exists()
-    with pytest.raises(MissingFile, match=r"absent\.jsonl: no such file"):
+    with pytest.raises(MissingFile, match=r"absent\.jsonl"):
         main(["reward", str(finished / "config.yaml"), "data.path=absent.jsonl", "--check"])
     assert json.loads(capsys.readouterr().out)["config"]["data"]["path"].endswith("/absent.jsonl")
 
 
-def test_preference_pairs_are_validated_as_they_are(tmp_path: Path) -> None:
+def test_preference_pairs_are_validated_without_records(tmp_path: Path) -> None:
     rows = [
         {
             "prompt": f"Prompt {n}?",
@@ -253,16 +251,16 @@ def test_unscored_is_never_zero_and_stops_the_run_above_the_limit(tmp_path: Path
     assert metrics["scorers"]["planted"]["unscored"] == metrics["n_records_unscored"] == 2
     assert metrics["n_pairs"] == 39
     assert metrics["models"]["planted"]["pairwise_accuracy"]["value"]["value"] == 1.0
-    with pytest.raises(RewardError, match="more than max_unscored_share=0"):
+    with pytest.raises(RewardError, match="max_unscored_share=0"):
         main(["reward", str(config), "name=strict", "max_unscored_share=0"])
 
 
 @pytest.mark.parametrize(
     ("override", "error", "message"),
     [
-        ("models={a: {type: engagement, path: nowhere/model}}", MissingFile, "nowhere/model.*train a model"),
-        ("models={length: {type: length}}", ConfigError, "'length' is a model and a baseline"),
-        ("models={a/b: {type: random}}", ConfigError, "'a/b' becomes a file name"),
+        ("models={a: {type: engagement, path: nowhere/model}}", MissingFile, "nowhere/model"),
+        ("models={length: {type: length}}", ConfigError, "'length' .*baseline"),
+        ("models={a/b: {type: random}}", ConfigError, "'a/b'"),
         ("data.min_gap=50", DataError, "data.min_gap=50"),
         ("data.path=absent.jsonl", DataError, "absent.jsonl"),
         ("models={a: {type: lenght}}", ConfigError, "lenght"),
@@ -275,10 +273,10 @@ def test_mistakes_of_the_user_are_named(
         main(["reward", str(finished / "config.yaml"), "name=other", override])
 
 
-def test_the_report_of_models_leaves_it_alone(finished: Path) -> None:
+def test_report_of_models_refuses_a_validation_of_rewards(finished: Path) -> None:
     page = (finished / "runs/check/report.html").read_bytes()
     for path in (finished / "runs/check", finished / "runs"):
-        with pytest.raises(DataError, match=r"a validation of rewards has its report\.html"):
+        with pytest.raises(DataError, match=r"rewards .*report\.html"):
             load_report_data([path])
     assert (finished / "runs/check/report.html").read_bytes() == page
 
@@ -287,16 +285,16 @@ def test_a_cluster_in_two_parts_is_refused(tmp_path: Path) -> None:
     rows = records(8, ACCURACY)
     leaked = rows[0].model_copy(update={"part": "train"})
     write_records(tmp_path / "records.jsonl", [leaked, *rows[1:]])
-    with pytest.raises(DataError, match=r"cluster 'c0' is in train and in\s+test"):
+    with pytest.raises(DataError, match=r"'c0' .*train.*\s+test"):
         main(["reward", str(write_config(tmp_path))])
 
 
 def test_a_wrong_path_leaves_the_name_free(tmp_path: Path) -> None:
     config = write_config(tmp_path)
-    with pytest.raises(DataError, match="no such file or directory"):
+    with pytest.raises(DataError, match=r"records\.jsonl"):
         main(["reward", str(config)])
     write_records(tmp_path / "records.jsonl", records(20, ACCURACY))
     absent = {"m": {"type": "engagement", "path": str(tmp_path / "nowhere")}}
-    with pytest.raises(MissingFile, match="nowhere: no such file or directory; train a model first"):
+    with pytest.raises(MissingFile, match="/nowhere"):
         main(["reward", str(write_config(tmp_path, models=absent))])
     assert not (tmp_path / "runs").exists()

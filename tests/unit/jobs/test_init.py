@@ -1,4 +1,4 @@
-"""`polyray init`: what it writes fits together, and nothing is overwritten."""
+"""`polyray init` writes files that fit together and overwrites none."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def test_init_writes_the_files_and_prints_the_commands(
 @pytest.mark.parametrize("name", FILES)
 def test_init_never_overwrites(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("mine")
-    with pytest.raises(ConfigError, match=f"{name} exists"):
+    with pytest.raises(ConfigError, match=name):
         main([str(tmp_path)])
     assert [file.read_text() for file in tmp_path.iterdir()] == ["mine"]
 
 
 def test_init_refuses_a_directory_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="file cannot be written"):
+    with pytest.raises(ConfigError, match="/file "):
         main([str(tmp_path / "file")])
 
 

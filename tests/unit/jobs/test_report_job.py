@@ -16,21 +16,21 @@ def training_run(path: Path) -> Path:
     return path
 
 
-def test_the_page_lies_in_the_run_or_above_several(tmp_path: Path) -> None:
+def test_page_is_in_the_run_or_above_several_runs(tmp_path: Path) -> None:
     assert default_out([str(tmp_path / "a")]) == tmp_path / "a" / "report.html"
     assert default_out([str(tmp_path / "a"), str(tmp_path / "b")]) == tmp_path.resolve() / "report.html"
 
 
-def test_writes_the_page_and_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_writes_the_page_and_prints_its_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = training_run(tmp_path / "a")
     assert main([str(run)]) == 0
     assert (run / "report.html").is_file()
     assert str(run / "report.html") in capsys.readouterr().out
 
 
-def test_check_lists_what_was_found_and_writes_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_lists_runs_and_writes_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = training_run(tmp_path / "a")
     assert main([str(run), "--check", "--out", "x.html"]) == 0
     assert json.loads(capsys.readouterr().out) == {
@@ -39,8 +39,8 @@ def test_check_lists_what_was_found_and_writes_nothing(
     assert not (run / "report.html").exists()
 
 
-def test_mistakes_are_user_errors(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is not a run directory"):
+def test_empty_directory_and_misspelt_option_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=tmp_path.name):
         main([str(tmp_path)])
-    with pytest.raises(ConfigError, match="did you mean --out"):
+    with pytest.raises(ConfigError, match="--ot; did you mean --out"):
         main([str(tmp_path), "--ot", "x"])

@@ -1,4 +1,4 @@
-"""What `jobs.sft --check` derives and finds wrong, before any tokenizer is loaded."""
+"""Derived values and errors of `jobs.sft --check`, before a tokenizer is loaded."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_sizes_of_a_run_on_a_task(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_a_broken_row_is_named(tmp_path: Path) -> None:
     path = _config_file(tmp_path, ['{"prompt": "1", "completion": "U"}', '{"prompt": "1"}'])
-    with pytest.raises(DataError, match=r"mine\.jsonl:2: found the fields prompt but no 'completion'"):
+    with pytest.raises(DataError, match=r"mine\.jsonl:2: .*prompt .*'completion'"):
         main([path, "--check"])
 
 
@@ -56,7 +56,7 @@ def test_allow_code_execution_reaches_the_objective_reward(
         "objective: {type: polychromic, objective: distinct_correct, diversity_weight: 0.3, set_size: 4, "
         "reward: {type: sandbox}, rollout: {group_size: 8}}\n"
     )
-    with pytest.raises(ConfigError, match="allow_code_execution=false forbids it"):
+    with pytest.raises(ConfigError, match="allow_code_execution=false"):
         main([str(file), "--check"])
     capsys.readouterr()
     assert main([str(file), "--check", "--allow-code-execution"]) == 0

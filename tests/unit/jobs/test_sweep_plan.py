@@ -1,4 +1,4 @@
-"""The trials of a sweep are written out before anything starts, and what could not run is named."""
+"""Plans of sweeps: trials before the start, and errors of impossible ones."""
 
 from __future__ import annotations
 
@@ -76,22 +76,22 @@ def test_draws_are_within_their_limits_and_come_again_from_the_same_seed() -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"parameters": {"algorithm.diversity_wieght": {"grid": [1.0]}}}, "mean 'algorithm.diversity_weight'"),
-        ({"parameters": {WEIGHT: {"grid": []}}}, "grid is empty"),
-        ({"parameters": {WEIGHT: {"grid": [1.0], "choice": [2.0]}}}, r"\['choice', 'grid'\] given"),
-        ({"parameters": {WEIGHT: {"loguniform": [0.0, 1.0]}}}, "low > 0 for loguniform"),
-        ({"parameters": {"seed": {"grid": [1, 2]}}}, "give them as seeds"),
-        ({"seeds": [1, 1]}, "names one twice"),
-        ({"num_samples": 4}, "every parameter is a grid"),
+        ({"parameters": {"algorithm.diversity_wieght": {"grid": [1.0]}}}, "'algorithm.diversity_weight'"),
+        ({"parameters": {WEIGHT: {"grid": []}}}, r"diversity_weight: grid .*empty"),
+        ({"parameters": {WEIGHT: {"grid": [1.0], "choice": [2.0]}}}, r"\['choice', 'grid'\]"),
+        ({"parameters": {WEIGHT: {"loguniform": [0.0, 1.0]}}}, "low > 0 .*loguniform"),
+        ({"parameters": {"seed": {"grid": [1, 2]}}}, r"parameters\.seed: .*seeds"),
+        ({"seeds": [1, 1]}, "seeds.*twice"),
+        ({"num_samples": 4}, "num_samples=4"),
         ({"parameters": {WEIGHT: {"grid": [0.0, -1.0]}}}, r"trial t001-\w+ \(algorithm.diversity_weight=-1.0\)"),
-        ({"parameters": {RATE: {"grid": list(range(1, 10_002))}}}, "10,001 trials, more than 10,000"),
-        ({"parameters": {"rollout.max_completion_tokens": {"grid": [8, 10]}}}, "set fleet.mode=per_trial"),
-        ({"parameters": {"model.path": {"grid": ["embedded", "qwen"]}}}, "model.path is 'embedded' in t000"),
-        ({"metric": "pass_at_3"}, "metric='pass_at_3' is not validated; choose one of"),
+        ({"parameters": {RATE: {"grid": list(range(1, 10_002))}}}, "10,001 trials.* 10,000"),
+        ({"parameters": {"rollout.max_completion_tokens": {"grid": [8, 10]}}}, "fleet.mode=per_trial"),
+        ({"parameters": {"model.path": {"grid": ["embedded", "qwen"]}}}, "model.path .*'embedded' .*t000"),
+        ({"metric": "pass_at_3"}, "metric='pass_at_3' "),
         ({"overrides": ["algorithm.quality_weight=1.0"], "scheduler": {"type": "asha"}}, r"evaluation.every=10"),
     ],
 )  # fmt: skip
-def test_what_could_not_run_is_named_before_anything_starts(changes: dict[str, Any], message: str) -> None:
+def test_plan_refuses_trials_that_could_not_run(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         plan_trials(sweep(**changes))
 
@@ -104,15 +104,15 @@ PAIR = [{"metric": "pass_at_1"}, {"metric": "diversity"}]
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"search": {"type": "optuna"}}, r"search.num_settings: this key is required"),
-        ({"search": {"num_settings": 2}}, r"unknown key 'search.num_settings'"),
-        ({"search": OPTUNA, **RANGE, "num_samples": 3}, r"say how many settings are tried by search.num_settings"),
-        ({"search": OPTUNA | {"num_settings": 3}}, r"2 combinations and none is tried twice; ask for at most 2"),
-        ({"search": OPTUNA | {"objectives": PAIR}, "scheduler": {"type": "asha"}}, r"set scheduler.type=none, or"),
-        ({"search": OPTUNA | {"objectives": PAIR * 2}}, r"names a metric twice"),
-        ({"search": OPTUNA | {"objectives": [{"metric": "pass_at_3"}]}}, r"pass_at_3. is not validated"),
-        ({"search": OPTUNA, "overrides": ["algorithm.quality_weight=1.0"]}, r"type=optuna goes by the validation"),
-        ({"search": OPTUNA | {"num_settings": 9_000}, **RANGE, "seeds": [0, 1]}, r"18,000 trials, .*; lower search"),
+        ({"search": {"type": "optuna"}}, r"search.num_settings"),
+        ({"search": {"num_settings": 2}}, r"'search.num_settings'"),
+        ({"search": OPTUNA, **RANGE, "num_samples": 3}, r"num_samples.* search.num_settings"),
+        ({"search": OPTUNA | {"num_settings": 3}}, r"2 combinations"),
+        ({"search": OPTUNA | {"objectives": PAIR}, "scheduler": {"type": "asha"}}, r"scheduler.type=none"),
+        ({"search": OPTUNA | {"objectives": PAIR * 2}}, r"objectives=.*twice"),
+        ({"search": OPTUNA | {"objectives": [{"metric": "pass_at_3"}]}}, r"pass_at_3"),
+        ({"search": OPTUNA, "overrides": ["algorithm.quality_weight=1.0"]}, r"search\.type=optuna .*every"),
+        ({"search": OPTUNA | {"num_settings": 9_000}, **RANGE, "seeds": [0, 1]}, r"18,000 trials, .*search"),
         ({"search": OPTUNA, "parameters": {WEIGHT: {"uniform": [-1.0, 1.0]}}}, r"diversity_weight=-1.0\)"),
         ({"search": OPTUNA, "parameters": {WEIGHT: {"choice": [0.0, 0.5, -2.0]}}}, r"diversity_weight=-2.0\)"),
         ({"search": OPTUNA, "parameters": {"learner.steps": {"uniform": [2, 8]}}}, r"learner.steps=5.708204\)"),
@@ -120,14 +120,12 @@ PAIR = [{"metric": "pass_at_1"}, {"metric": "diversity"}]
         ({"search": OPTUNA, "parameters": {"rollout.max_completion_tokens": {"choice": [8, 10]}}}, r"mode=per_trial"),
     ],
 )  # fmt: skip
-def test_what_a_search_could_not_do_is_named_before_anything_starts(
-    changes: dict[str, Any], message: str
-) -> None:
+def test_plan_refuses_searches_that_could_not_run(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         plan_trials(sweep(**changes))
 
 
-def test_of_a_search_every_end_is_built_with_every_other_one_where_they_are_few() -> None:
+def test_search_plan_combines_all_ends_only_if_few() -> None:
     rate = {"loguniform": [1e-4, 2e-4]}
     plans = plan_trials(sweep(search=OPTUNA, parameters={WEIGHT: {"choice": [0.0, 0.5]}, RATE: rate}))
     between = 1e-4 + 0.618034e-4
@@ -153,21 +151,23 @@ def test_a_scheduler_goes_with_a_search_for_one_objective() -> None:
     ]
 
 
-def test_what_a_request_decides_may_differ_on_one_fleet_and_all_on_fleets_of_their_own() -> None:
+def test_request_settings_may_differ_on_a_shared_fleet_and_others_need_one_per_trial() -> None:
     plan_trials(sweep(parameters={"rollout.temperature": {"grid": [0.8, 1.0]}}))
     other = {"rollout.max_completion_tokens": {"grid": [8, 10]}}
     plans = plan_trials(sweep(parameters=other, fleet={"mode": "per_trial"}))
     assert [plan.config.rollout.max_completion_tokens for plan in plans] == [8, 10]
 
 
-def test_check_shows_the_trials_without_starting_anything(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_shows_the_trials(capsys: pytest.CaptureFixture[str]) -> None:
     assert check_without_models(main, [str(ROOT / "configs/sweep/lambda_seed.yaml")]) == 0
     shown = capsys.readouterr().out
     assert '"trials": 12' in shown and '"settings": 4' in shown and '"at_once": 3' in shown
 
 
 @pytest.mark.parametrize(("mode", "fleets"), [("shared", 1), ("per_trial", 2)])
-def test_what_trials_at_the_same_time_place(monkeypatch: pytest.MonkeyPatch, mode: str, fleets: int) -> None:
+def test_concurrent_trials_place_engines_by_mode(
+    monkeypatch: pytest.MonkeyPatch, mode: str, fleets: int
+) -> None:
     config = sweep(fleet={"mode": mode}, seeds=[1, 2], max_concurrent_trials=2)
     placed: list[Any] = []
     monkeypatch.setattr(sweep_run, "check_placement", lambda parts, lower: placed.extend(parts))

@@ -1,4 +1,4 @@
-"""What Tune's schedulers would stop is asked to end, once; the rest is as they decide."""
+"""Trials that Tune's scheduler stops are asked once to end."""
 
 from __future__ import annotations
 
@@ -43,5 +43,5 @@ def test_the_worse_trial_is_asked_to_end_and_not_judged_again(kind: str) -> None
     assert len(ENDED) == len(set(ENDED))
 
 
-def test_without_a_scheduler_nobody_is_stopped() -> None:
+def test_default_scheduler_is_fifo() -> None:
     assert type(scheduler_of(SchedulerSpec(), 4, end)) is FIFOScheduler

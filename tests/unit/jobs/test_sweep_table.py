@@ -10,7 +10,7 @@ from polyray.runs.progress import ProgressDisplay
 from polyray.sweeps.table import ROWS, TrialTable, reason_of
 
 
-def test_trials_that_run_come_before_those_that_ended_last() -> None:
+def test_running_trials_precede_ended_trials() -> None:
     now = 0.0
     display = ProgressDisplay(console=Console(file=io.StringIO(), force_terminal=False))
     table = TrialTable(display, "pass_at_8", 60, clock=lambda: now)
@@ -39,7 +39,7 @@ def test_a_trial_that_is_tried_again_begins_anew() -> None:
     assert table.rows() == [["t000", "0", "", "runs", "", "", "0:00"]]
 
 
-def test_a_failure_is_told_by_its_message_alone() -> None:
+def test_reason_of_a_failure_is_its_message_without_traceback() -> None:
     traceback = (
         "Traceback (most recent call last):\n"
         '  File "train.py", line 3, in run\n'
@@ -53,4 +53,4 @@ def test_a_failure_is_told_by_its_message_alone() -> None:
         "another name"
     )
     assert reason_of("Killed") == "Killed"
-    assert reason_of("") == "its process ended without a word"
+    assert "process" in reason_of("")

@@ -10,7 +10,7 @@ from polyray.errors import DataError, LearnerError
 from polyray.sweeps.trial import _tried_once
 
 
-def test_permanent_error_of_trial_is_raised_again_without_another_try(tmp_path: Path) -> None:
+def test_permanent_error_of_trial_is_raised_again_without_a_second_try(tmp_path: Path) -> None:
     file, tries = tmp_path / "trial-0" / ".failed", 0
     for start, expected in (("a", DataError), ("a", LearnerError), ("b", DataError)):
         with pytest.raises(expected, match=r"mine\.jsonl:3: no text"), _tried_once(file, start):

@@ -1,4 +1,4 @@
-"""What `jobs.train_reward --check` derives and finds wrong, without torch; paths for workers elsewhere."""
+"""Derived values and errors of `jobs.train_reward --check`; absolute paths for workers."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def test_the_small_set_that_ships_can_be_trained_on(capsys: pytest.CaptureFixtur
     assert derived["train_pairs"] > 10 and derived["validation_pairs"] > 0
 
 
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
+def test_check_names_missing_data(tmp_path: Path) -> None:
     path = str(REPOSITORY_ROOT / "configs/reward/reward_train.yaml")
-    with pytest.raises(DataError, match=r"absent\.jsonl: no such file or directory; .* set data\.path"):
+    with pytest.raises(DataError, match=r"absent\.jsonl: .*data\.path"):
         main([path, "--check", f"data.path={tmp_path / 'absent.jsonl'}"])
 
 
@@ -58,8 +58,6 @@ def test_paths_are_absolute_and_names_stay(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_wrong_path_costs_a_line_and_leaves_the_name_free(tmp_path: Path) -> None:
     path = str(REPOSITORY_ROOT / "configs/reward/reward_train.yaml")
-    with pytest.raises(
-        DataError, match=r"nowhere: no such file or directory; make it with .*polyray curate data"
-    ):
+    with pytest.raises(DataError, match=r"nowhere: .*polyray curate data"):
         main([path, f"data.path={tmp_path}/nowhere", f"runs_dir={tmp_path}/runs"])
     assert not (tmp_path / "runs").exists()

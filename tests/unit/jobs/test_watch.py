@@ -71,7 +71,7 @@ def run(
     fit: Callable[[dict[str, BaseException]], None],
     cost: CostMeter | None = None,
 ) -> str:
-    """What was shown."""
+    """Output of `watch_training`."""
     stream = io.StringIO()
     directory: Any = SimpleNamespace(paths=RunPaths(tmp_path))
     with ProgressDisplay(console=Console(file=stream, width=200)) as display:
@@ -86,16 +86,14 @@ def send(*numbers: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_drains_the_run_and_says_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
+def test_signal_drains_the_run_and_restores_the_handler(number: signal.Signals, tmp_path: Path) -> None:
     coordinator, before = Coordinator(), signal.getsignal(number)
 
     def fit(outcome: dict[str, BaseException]) -> None:
         send(number)
         assert coordinator.drained.wait(10)
 
-    with pytest.raises(
-        Stopped, match=f"{number.name} after step 7 of .*start the same command again"
-    ) as error:
+    with pytest.raises(Stopped, match=f"{number.name} after step 7 of ") as error:
         run(tmp_path, coordinator, fit)
     assert error.value.exit_code == EXIT_INTERRUPTED
     assert signal.getsignal(number) is before
@@ -115,18 +113,16 @@ def test_signal_while_learner_starts_ends_run_at_once(phase: str, draining: bool
             coordinator.phase = phase
         ended.wait(10)
 
-    with pytest.raises(Stopped, match="SIGTERM while the learner was starting: ended at once") as error:
+    with pytest.raises(Stopped, match=r"SIGTERM .*starting") as error:
         run(tmp_path, coordinator, fit)
     ended.set()
     assert coordinator.drained.is_set() == draining
     assert error.value.exit_code == EXIT_INTERRUPTED
-    assert "go on from the newest checkpoint" in str(error.value)
+    assert "checkpoint" in str(error.value)
 
 
 @pytest.mark.parametrize("lines", [0, 2])
-def test_signal_before_learner_has_read_its_checkpoint_says_whether_there_is_one(
-    lines: int, tmp_path: Path
-) -> None:
+def test_signal_before_the_first_step_mentions_a_checkpoint_only_if_any(lines: int, tmp_path: Path) -> None:
     RunPaths(tmp_path).metrics.write_text("".join(f'{{"step": {step}}}\n' for step in range(lines)))
     coordinator, ended = Coordinator(), threading.Event()
     coordinator.phase, coordinator.step = "starting", 0
@@ -135,10 +131,10 @@ def test_signal_before_learner_has_read_its_checkpoint_says_whether_there_is_one
         send(signal.SIGINT)
         ended.wait(10)
 
-    with pytest.raises(Stopped, match="SIGINT while the learner was starting: ended at once") as error:
+    with pytest.raises(Stopped, match=r"SIGINT .*starting") as error:
         run(tmp_path, coordinator, fit)
     ended.set()
-    assert str(error.value).endswith("to go on from the newest checkpoint") == (lines > 0)
+    assert ("newest checkpoint" in str(error.value)) == (lines > 0)
 
 
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
@@ -154,13 +150,13 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
 
 
 def write_adapter(run: Path) -> None:
-    """What a run leaves that came to its end."""
+    """Write the adapter that a finished run leaves."""
     (run / "adapter").mkdir()
     (run / "adapter" / "adapter_config.json").write_text("{}")
 
 
-def test_a_run_that_somebody_else_asked_to_end_is_not_finished(tmp_path: Path) -> None:
-    with pytest.raises(Stopped, match=r"asked to end after step 7 of 6: a checkpoint is written"):
+def test_run_drained_without_a_signal_is_not_finished(tmp_path: Path) -> None:
+    with pytest.raises(Stopped, match=r"step 7 of 6: .*checkpoint"):
         run(tmp_path, Coordinator(), lambda outcome: None)
 
 
@@ -172,7 +168,7 @@ def test_the_adapter_of_a_shorter_run_does_not_make_a_longer_one_finished(tmp_pa
         send(signal.SIGTERM)
         assert coordinator.drained.wait(10)
 
-    with pytest.raises(Stopped, match="SIGTERM after step 7"):
+    with pytest.raises(Stopped, match=r"SIGTERM .*step 7"):
         run(tmp_path, coordinator, fit)
 
 
@@ -217,17 +213,15 @@ def test_incident_of_several_lines_shows_its_first_and_a_failure_is_left_to_the_
     assert [line["message"] for line in lines] == [incident["message"] for incident in incidents]
 
 
-def test_a_coordinator_that_is_gone_ends_the_run_with_what_to_do(tmp_path: Path) -> None:
+def test_lost_coordinator_ends_the_run_with_an_incident(tmp_path: Path) -> None:
     coordinator = Coordinator()
     coordinator.died = ray.exceptions.ActorDiedError()
-    with pytest.raises(
-        RolloutError, match=r"coordinator of .* is gone \(ActorDiedError\); start the same command"
-    ):
+    with pytest.raises(RolloutError, match=r"coordinator .*\(ActorDiedError\)"):
         run(tmp_path, coordinator, lambda outcome: time.sleep(0.05))
     assert [line["kind"] for line in read_jsonl(tmp_path / "incidents.jsonl")] == ["coordinator_lost"]
 
 
-def test_what_training_raises_is_raised(tmp_path: Path) -> None:
+def test_error_of_training_is_raised_unchanged(tmp_path: Path) -> None:
     def fit(outcome: dict[str, BaseException]) -> None:
         outcome["error"] = ValueError("broken")
 

@@ -59,7 +59,7 @@ def test_larger_clusters_weigh_more() -> None:
     assert bootstrap_mean(values, clusters, confidence=0.9) == MeanInterval(0.25, 0.0, 1.0)
 
 
-def test_pairing_removes_shared_variance() -> None:
+def test_pairing_removes_what_both_models_share() -> None:
     rng = np.random.default_rng(3)
     prompt_difficulty = rng.random(300)
     a, b = prompt_difficulty + 0.02 + 0.01 * rng.standard_normal(300), prompt_difficulty
@@ -252,19 +252,19 @@ def test_paired_seeds_share_prompts_but_not_seeds() -> None:
     ("call", "message"),
     [
         (lambda: bootstrap_mean([0.1, float("nan")]), r"values\[1\]=nan"),
-        (lambda: bootstrap_mean([]), r"values.*\b0\b"),
-        (lambda: paired_bootstrap([0.1, 0.2], [0.1]), r"\bb .*\b1\b.*\b2\b"),
-        (lambda: bootstrap_mean([0.1, 0.2], ["a"]), r"clusters.*\b1\b.*\b2\b"),
-        (lambda: bootstrap_mean([0.1, 0.2], [["a", "b"]]), r"clusters.*\(1, 2\)"),
-        (lambda: bootstrap_mean([0.1, 0.2], resamples=0), r"resamples=0.*\b1\b"),
-        (lambda: bootstrap_mean([0.1, 0.2], method="normal"), "method='normal'"),  # pyright: ignore
+        (lambda: bootstrap_mean([]), "values has 0"),
+        (lambda: paired_bootstrap([0.1, 0.2], [0.1]), "b has 1 entries but there are 2"),
+        (lambda: bootstrap_mean([0.1, 0.2], ["a"]), "clusters has 1 entries but there are 2"),
+        (lambda: bootstrap_mean([0.1, 0.2], [["a", "b"]]), r"clusters has shape \(1, 2\)"),
+        (lambda: bootstrap_mean([0.1, 0.2], resamples=0), "resamples=0 must be at least 1"),
+        (lambda: bootstrap_mean([0.1, 0.2], method="normal"), "method='normal' is none of percentile, bca"),  # pyright: ignore
         (lambda: bootstrap_mean([0.1, 0.2], ["a", None]), "clusters holds None"),  # pyright: ignore
         (lambda: bootstrap_mean([0.1, 0.2], [1.0, float("nan")]), "clusters holds None, NaN"),
-        (lambda: hierarchical_bootstrap([[0.1, float("nan")]]), r"values_SP\[0, 1\]=nan"),
-        (lambda: hierarchical_bootstrap(np.zeros((0, 3))), r"values_SP.*\(0, 3\)"),
-        (lambda: hierarchical_bootstrap([[0.1, 0.2]], resamples=0), "resamples=0"),
-        (lambda: paired_hierarchical_bootstrap([0.1, 0.2], [[0.1]]), r"b_SP.*\b1\b.*\b2\b"),
-        (lambda: bootstrap_mean([0.1, 0.2], confidence=95), r"confidence=95.*\b0\b.*\b1\b"),
+        (lambda: hierarchical_intervals([[[0.1, float("nan")]]]), r"values_SP\[0, 1\]=nan"),
+        (lambda: hierarchical_intervals([np.zeros((0, 3))]), r"values_SP has shape \(0, 3\)"),
+        (lambda: hierarchical_intervals([[[0.1, 0.2]]], resamples=0), "resamples=0"),
+        (lambda: paired_hierarchical_bootstrap([0.1, 0.2], [[0.1]]), "b_SP has 1 entries but there are 2"),
+        (lambda: bootstrap_mean([0.1, 0.2], confidence=95), "confidence=95 must lie between 0 and 1"),
     ],
 )
 def test_bad_arguments_are_named(call, message) -> None:

@@ -31,7 +31,7 @@ def rejected_by_holm(p_values: list[float], level: float) -> set[int]:
 
 @settings(max_examples=50, deadline=None)
 @given(P_VALUES, st.sampled_from([0.013, 0.051, 0.207]))
-def test_holm_rejections_match_its_procedure(p_values, level) -> None:
+def test_holm_rejects_what_its_procedure_rejects(p_values, level) -> None:
     assert set(np.flatnonzero(holm(p_values) <= level)) == rejected_by_holm(p_values, level)
 
 
@@ -44,8 +44,8 @@ def test_the_order_given_is_kept() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: holm([0.5, 1.5]), "p_values.*0.5.*1.5"),
-        (lambda: benjamini_hochberg([-0.1]), "p_values.*-0.1"),
+        (lambda: holm([0.5, 1.5]), "p_values has values from 0.5 to 1.5"),
+        (lambda: holm([-0.1]), "p_values has values from -0.1"),
         (lambda: holm([float("nan")]), r"p_values\[0\]=nan"),
         (lambda: holm([]), "p_values has 0"),
     ],

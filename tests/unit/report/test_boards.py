@@ -16,7 +16,7 @@ def names(*cells: str) -> list[int]:
     return [cell_index(cell) for cell in cells]
 
 
-def test_paths_end_where_they_fail() -> None:
+def test_path_ends_at_its_first_failure() -> None:
     b1 = cell_index("b1")
     assert visited_cells(b1, "RU", frozenset()) == names("b1", "c1", "c2")
     assert visited_cells(b1, "RUU", frozenset(names("c2"))) == names("b1", "c1", "c2")

@@ -1,9 +1,10 @@
-"""Trajectories through SFT and RL, bands over seeds, what the page says of an alarm and of the cost."""
+"""Trajectories through SFT and RL, bands over seeds, alarms, cost."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -69,24 +70,21 @@ def test_one_seed_has_no_band_and_several_have_one() -> None:
     assert mean["y"] == pytest.approx([0.45, 0.25])
 
 
-def test_only_what_was_measured_is_shown() -> None:
+def test_available_dynamics_lists_only_measured_panels() -> None:
     arms = [Arm("a", "A", runs=[run("a", {0: 0.5})]), Arm("b", "B", runs=[run("b", {})])]
     assert [panel.key for panel in available_dynamics(arms)] == ["diversity"]
     assert available_dynamics([Arm("a", "A", runs=[run("a", {0: 0.0, 1: math.nan})])]) == []
 
 
-def test_the_alarm_says_from_when_to_when() -> None:
+def test_alarm_names_its_first_and_last_step() -> None:
     config = {"dynamics": {"collapse_alarm": {"metric": "diversity", "drop": 0.25}}}
     lines = [{"step": step, "collapse_alarm": float(step in (4, 6))} for step in (0, 2, 4, 6, 8)]
     arm = Arm("a", "Dr.GRPO", runs=[TrainingRun(Path("a-seed0"), config, [], [], lines)])
-    assert alarm_lines([arm]) == [
-        "Dr.GRPO (a-seed0): diversity had lost more than 25 % of what it was before training, from step 4 on until "
-        "step 6"
-    ]
+    (line,) = alarm_lines([arm])
+    assert re.fullmatch(r"Dr\.GRPO \(a-seed0\): diversity .*25 % .*step 4 .*step 6", line)
     to_the_end = TrainingRun(Path("a-seed1"), {}, [], [], lines[:4])
-    assert alarm_lines([Arm("a", "A", runs=[to_the_end])]) == [
-        "A (a-seed1): diversity had lost more than 50 % of what it was before training, from step 4 on"
-    ]
+    (line,) = alarm_lines([Arm("a", "A", runs=[to_the_end])])
+    assert re.match(r"A \(a-seed1\): diversity .*50 % .*step 4 ", line) and "step 6" not in line
 
 
 def test_the_cost_is_a_share_of_all_seconds() -> None:
@@ -97,9 +95,9 @@ def test_the_cost_is_a_share_of_all_seconds() -> None:
     assert cost_share([run("a", {}, rows=rl[:1])]) is None
 
 
-def test_the_page_has_them_and_does_without(tmp_path: Path) -> None:
+def test_page_draws_dynamics_only_of_runs_that_have_any(tmp_path: Path) -> None:
     path = write_training_run(tmp_path / "drgrpo-seed0", GRPO)
-    assert "No run asked fixed prompts while it trained" in build_report(load_report_data([path]), "t")
+    assert 'id="figure-dynamics-' not in build_report(load_report_data([path]), "t")
     lines = [{"phase": "rl", "step": 0, "pass_at_1": 0.3, "diversity": 0.4, "collapse_alarm": 0.0}]
     lines.append({"phase": "rl", "step": 4, "pass_at_1": 0.4, "diversity": 0.1, "collapse_alarm": 1.0})
     text = "".join(json.dumps(entry) + "\n" for entry in lines)
@@ -107,6 +105,6 @@ def test_the_page_has_them_and_does_without(tmp_path: Path) -> None:
     data = load_report_data([path])
     assert [entry["step"] for entry in data.training[0].dynamics] == [0, 4]
     page = build_report(data, "t")
-    assert page.count('id="figure-dynamics-') == 2 and "No run asked fixed prompts" not in page
-    assert "diversity had lost more than 50 % of what it was before training, from step 4 on" in page
+    assert page.count('id="figure-dynamics-') == 2
+    assert re.search(r"diversity .*50 %.* step 4", page)
     assert collect_arms(ReportData(data.training, []))[0].label == "drgrpo"

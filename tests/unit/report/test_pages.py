@@ -1,4 +1,4 @@
-"""What all pages share: nothing is loaded, text is escaped, colours are seen on both grounds."""
+"""Rules of all pages: no loading, escaped text, colours with contrast."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EVIL = "</script><img src=x onerror=alert(1)>"
 
 
 def luminance(colour: str) -> float:
-    """Of WCAG 2, from #rrggbb, #rgb or rgb(r, g, b)."""
+    """Relative luminance of WCAG 2, from #rrggbb, #rgb or rgb(r, g, b)."""
     if colour.startswith("#"):
         digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
         channels = [int(digits[at : at + 2], 16) for at in (0, 2, 4)]
@@ -52,7 +52,7 @@ def test_contrast_is_that_of_the_standard() -> None:
 
 
 @pytest.mark.parametrize("ground", ["light", "dark"])
-def test_everything_drawn_is_seen_on_both_grounds(ground: str) -> None:
+def test_colours_have_contrast_on_both_grounds(ground: str) -> None:
     card = tokens(ground)["card"]
     scale = [str(colour) for colour in sample_colorscale(SCALE, 21)]
     parts = [colour for _, _, colour in TIME_PARTS]
@@ -84,8 +84,8 @@ def test_a_drawing_carries_its_figure_and_its_words() -> None:
     assert Drawing("Entropy", "", missing="No number.").json == ""
 
 
-def test_no_page_has_styles_of_another() -> None:
-    """A rule stands in base.html.j2 or in one page, not in two."""
+def test_style_rule_is_in_one_template_only() -> None:
+    """A rule is in base.html.j2 or in one page, not in two."""
     seen: dict[str, str] = {}
     for path in sorted(TEMPLATES.glob("*.html.j2")):
         text = path.read_text()
@@ -100,6 +100,6 @@ def test_no_page_has_styles_of_another() -> None:
     assert {"body", ".board", "tr.chosen td"} <= seen.keys()
 
 
-def test_versions_are_those_installed() -> None:
+def test_installed_versions_begin_with_python() -> None:
     found = installed_versions()
     assert next(iter(found)) == "python" and "plotly" in found

@@ -28,7 +28,7 @@ def dynamics(name: str, rounds: list[tuple[int, float, float]]) -> TrainingRun:
     return TrainingRun(Path(name), {"algorithm": {"type": "grpo"}}, [], [], lines)
 
 
-def test_front_and_hypervolume_are_those_worked_out_by_hand(tmp_path: Path) -> None:
+def test_front_and_hypervolume_match_manual_computation(tmp_path: Path) -> None:
     front = evaluated_front([evaluation(tmp_path)])
     assert front is not None
     points = {point.name: point for point in front.points}
@@ -42,7 +42,7 @@ def test_front_and_hypervolume_are_those_worked_out_by_hand(tmp_path: Path) -> N
     assert front.hypervolume.value == pytest.approx(0.5 * 5 / 6 + 0.4375 * (0.875 - 5 / 6))
 
 
-def test_bands_are_those_of_resampled_prompts(tmp_path: Path) -> None:
+def test_bands_match_resampled_prompts(tmp_path: Path) -> None:
     front = evaluated_front([evaluation(tmp_path)])
     assert front is not None
     points = {point.name: point for point in front.points}

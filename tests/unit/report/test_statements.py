@@ -125,7 +125,7 @@ def test_exactness_names_both_shares() -> None:
     )
 
 
-def test_headline_marks_only_what_intervals_carry() -> None:
+def test_headline_marks_only_changes_whose_interval_excludes_zero() -> None:
     table = build_headline([evaluation({("poly", "Dr.GRPO", 8): UP, ("poly", "Dr.GRPO", 1): NONE})], ARMS)
     assert table.columns == ("pass@1", "pass@8", "USQ@8")
     poly = table.rows[3]
@@ -147,7 +147,7 @@ def test_headline_over_seeds_shows_each_and_colours_only_agreement() -> None:
     assert "means over 2 seeds" in build_headline(mixed, ARMS).note
 
 
-def test_what_a_pass_is_names_only_what_is_known() -> None:
+def test_pass_caveat_names_only_known_fields() -> None:
     result = evaluation({})
     unknown = {"quantile": None, "n_validation": 0, "n_unscored": 0, "dataset_sha256": None}
     result.metrics["pass_threshold"] = 0.999999999

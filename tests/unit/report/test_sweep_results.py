@@ -133,7 +133,7 @@ def test_tests_against_the_baseline_are_one_family(results) -> None:
     assert all(pair["verdict"] == "no difference shown" for pair in pairs.values())
 
 
-def test_a_difference_is_shown_where_prompts_and_seeds_both_carry_it(tmp_path: Path) -> None:
+def test_difference_is_shown_only_if_prompts_and_seeds_support_it(tmp_path: Path) -> None:
     counts = {"p0": [1] * 30, "p1": [1] * 30, "u0": [3] * 30, "u1": [2] * 30, "v0": [4] * 30, "v1": [0] * 30}
     evaluation = write_evaluation(tmp_path / "evaluation", counts)
     trials = [trial(name, {"p": 0.0, "u": 1.0, "v": 2.0}[name[0]], int(name[1])) for name in counts]
@@ -245,15 +245,15 @@ def test_trials_that_do_not_count_are_shown_and_named(sweep) -> None:
 @pytest.mark.parametrize(
     ("baseline", "note"),
     [
-        (None, "No baseline was named"),
-        (0.25, "No evaluated trial has the baseline value 0.25 .*: λ = 0; λ = 1"),
+        (None, "baseline"),
+        (0.25, r"0\.25 .*: λ = 0; λ = 1"),
     ],
 )
-def test_without_a_baseline_nothing_is_tested(sweep, baseline, note) -> None:
+def test_comparisons_without_a_baseline_are_empty(sweep, baseline, note) -> None:
     results = sweep_results(TRIALS, *sweep, **(SETTINGS | {"baseline": baseline}))
     assert results["comparisons"]["pairs"] == [] and results["comparisons"]["family"] is None
     assert len(results["comparisons"]["notes"]) == 1
-    assert re.match(note, results["comparisons"]["notes"][0])
+    assert re.search(note, results["comparisons"]["notes"][0])
     assert results["pareto"]["baseline_hypervolume"] is None
     assert all(cost["per_point"] is None for cost in results["costs"])
 
@@ -284,15 +284,15 @@ def test_an_axis_that_was_not_swept_is_read_from_a_run(sweep, tmp_path: Path) ->
     ]
     results = sweep_results(trials, evaluation, {"d0": run}, **SETTINGS)
     assert [(s["setting"], s["counted"]) for s in results["settings"]] == [("λ = 0.75", ["d0", "d1"])]
-    with pytest.raises(DataError, match=r"diversity_weight=None of trial d0 .* it swept none"):
+    with pytest.raises(DataError, match=r"diversity_weight=None .*d0"):
         sweep_results(trials, evaluation, {}, **SETTINGS)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"diversity": "colour"}, r"diversity='colour' is not a per-prompt value .* pass_at_1"),
-        ({"quality": "pass_at_9"}, r"fewer than k=9"),
+        ({"diversity": "colour"}, r"diversity='colour' .* pass_at_1"),
+        ({"quality": "pass_at_9"}, r"k=9"),
         ({"ks": ()}, r"ks=\[\]"),
         ({"margin": -0.1}, r"margin=-0.1"),
     ],
@@ -303,9 +303,9 @@ def test_bad_settings_are_named(sweep, changes, message) -> None:
 
 
 def test_a_sweep_without_any_evaluated_trial_is_an_error(sweep, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none of 1 trials counts: z finished; it was not evaluated"):
+    with pytest.raises(DataError, match=r"1 trials .*: z "):
         sweep_results([trial("z", 1.0)], *sweep, **SETTINGS)
-    with pytest.raises(DataError, match=r"no evaluation at .*metrics.json"):
+    with pytest.raises(DataError, match=r"metrics\.json"):
         sweep_results(TRIALS, tmp_path, {}, **SETTINGS)
 
 

@@ -14,7 +14,7 @@ from polyray.report.sweep.trials import trial_line, write_trials
 from tests.unit.report.sweep_fixtures import AXIS, read_trials, trial
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_written_trials_are_read_back(tmp_path: Path) -> None:
     trials = [
         trial("t0", 0.5, 1, others={"learner.lr": 1e-4, "task.kind": "né"}, metric=0.25, tokens=7),
         trial("t1", 0.0, status="failed", error="CUDA\nout of memory", steps=3, gpu_hours=0.5),
@@ -118,11 +118,11 @@ def test_a_repeated_seed_counts_once() -> None:
 @pytest.mark.parametrize(
     ("trials", "message"),
     [
-        ([], "there are no trials"),
-        ([trial("a", 1.0), trial("a", 2.0)], "trial a occurs twice"),
-        ([trial("a", "big")], r"algorithm.diversity_weight='big' of trial a is not a finite number"),  # pyright: ignore
-        ([trial("a", math.inf)], "is not a finite number"),
-        ([trial("a", True)], "is not a finite number"),
+        ([], "no trials"),
+        ([trial("a", 1.0), trial("a", 2.0)], "trial a .*twice"),
+        ([trial("a", "big")], r"algorithm.diversity_weight='big' .*trial a"),  # pyright: ignore
+        ([trial("a", math.inf)], r"algorithm.diversity_weight=inf .*trial a"),
+        ([trial("a", True)], r"algorithm.diversity_weight=True .*trial a"),
     ],
 )
 def test_bad_trials_are_named(trials, message) -> None:

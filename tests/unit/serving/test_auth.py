@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 
 import httpx
@@ -75,26 +76,21 @@ async def test_only_the_token_opens_a_route(header: str | None, status: int):
 
 async def test_a_refusal_has_the_common_shape_and_names_no_token():
     answer = await ask(guarded(), "POST", "/echo")
-    assert answer.json() == {
-        "error": {
-            "message": "this service needs 'Authorization: Bearer TOKEN' "
-            "with the value of its POLYRAY_API_TOKEN",
-            "type": "invalid_request_error",
-            "param": None,
-            "code": "invalid_api_key",
-        }
-    }
+    error = answer.json()["error"]
+    message = error.pop("message")
+    assert re.search("'Authorization: Bearer TOKEN' .*POLYRAY_API_TOKEN", message) and TOKEN not in message
+    assert error == {"type": "invalid_request_error", "param": None, "code": "invalid_api_key"}
     assert answer.headers["www-authenticate"] == "Bearer"
 
 
-async def test_health_is_open_under_any_prefix_and_nothing_else_is():
+async def test_only_health_is_open_under_any_prefix():
     assert (await ask(guarded(), "GET", "/healthz")).status_code == 200
     assert (await ask(guarded(), "GET", "/run/reward/healthz", root_path="/run/reward")).status_code == 200
     for path in ("/", "/unknown", "/docs", "/openapi.json", "/echo/healthz", "/healthz/", "//healthz"):
         assert (await ask(guarded(), "GET", path)).status_code == 401, path
 
 
-async def test_without_a_token_everything_is_open():
+async def test_service_without_a_token_is_open():
     assert (await ask(guarded(token=None), "POST", "/echo")).status_code == 200
 
 
@@ -123,21 +119,21 @@ def test_the_token_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("value", ["", " ", "two words", "line\n", "tökén"])
 def test_a_token_that_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch, value: str):
     monkeypatch.setenv(TOKEN_VARIABLE, value)
-    with pytest.raises(ConfigError, match="POLYRAY_API_TOKEN is set but blank"):
+    with pytest.raises(ConfigError, match="POLYRAY_API_TOKEN"):
         token_from_environment()
 
 
 @pytest.mark.parametrize(
     ("method", "path", "status", "message", "kind", "code"),
     [
-        ("GET", "/nope", 404, "Not Found: GET /nope", "invalid_request_error", "not_found"),
-        ("GET", "/echo", 405, "Method Not Allowed: GET /echo", "invalid_request_error", "method_not_allowed"),
+        ("GET", "/nope", 404, "GET /nope", "invalid_request_error", "not_found"),
+        ("GET", "/echo", 405, "GET /echo", "invalid_request_error", "method_not_allowed"),
         ("GET", "/refuse", 500, "the reward is closed; come back later", "server_error", "RewardError"),
         (
             "GET",
             "/defect",
             500,
-            "internal error; the service's log has the traceback",
+            "internal error",
             "server_error",
             "internal_error",
         ),
@@ -146,7 +142,9 @@ def test_a_token_that_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch, va
 async def test_every_error_has_the_same_shape(method, path, status, message, kind, code):
     answer = await ask(application(), method, path)
     assert answer.status_code == status
-    assert answer.json() == {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    error = answer.json()["error"]
+    assert message in error.pop("message")
+    assert error == {"type": kind, "param": None, "code": code}
 
 
 async def test_a_wrong_parameter_is_named():
@@ -169,5 +167,5 @@ async def test_bodies_over_the_limit_are_refused_announced_or_not():
     for answer in (announced, streamed):
         assert answer.status_code == 413
         error = answer.json()["error"]
-        assert error["message"] == "the body is larger than 100 bytes; send several requests"
+        assert "100 bytes" in error["message"]
         assert error["code"] == "request_too_large"

@@ -38,7 +38,7 @@ EXPORTED = exported_names() | OF_RAY
 
 
 @pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.where)
-def test_a_query_asks_for_what_is_exported(query: Query) -> None:
+def test_query_uses_exported_metrics_and_labels(query: Query) -> None:
     assert query.selectors
     for name, labels in query.selectors:
         assert name in EXPORTED, f"{query.where}: nothing exports {name}"
@@ -53,7 +53,7 @@ def test_names_and_annotations_use_labels_that_are_left(query: Query) -> None:
 
 
 @pytest.mark.parametrize("file", DASHBOARDS)
-def test_units_are_those_of_the_names(file: str) -> None:
+def test_units_of_panels_match_the_names_of_metrics(file: str) -> None:
     checked = 0
     for query in panel_queries(file):
         for name, _ in query.selectors:
@@ -104,7 +104,7 @@ def test_a_dashboard_can_be_imported(file: str) -> None:
     assert used - {"__rate_interval", "__range"} <= variables
 
 
-def test_alerts_say_how_urgent_they_are_and_what_to_do() -> None:
+def test_alerts_have_severity_summary_and_description() -> None:
     rules = alert_rules()
     assert len({rule["alert"] for rule in rules}) == len(rules) >= 15
     for rule in rules:
@@ -113,8 +113,8 @@ def test_alerts_say_how_urgent_they_are_and_what_to_do() -> None:
         assert rule["annotations"]["description"].endswith(".")
 
 
-def test_what_counts_streamed_requests_alone_says_so() -> None:
-    """The time to the first token of a request that is answered as a whole is nobody's to know."""
+def test_queries_of_the_first_token_say_streamed() -> None:
+    """Only streamed requests have a time to the first token."""
     found = [query for query in QUERIES if "first_token_seconds" in query.expression]
     assert len(found) == 3  # a panel's two curves, and an alert
     assert all("streamed" in f"{query.where} {query.legend}" for query in found)

@@ -1,4 +1,4 @@
-"""Gauges are set again without an event, to what holds then: Ray drops those that are not."""
+"""Gauges are set periodically, because Ray drops values without an update."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ class Clock:
             raise asyncio.CancelledError
 
 
-async def test_the_value_of_the_moment_is_set_sooner_than_ray_drops_it() -> None:
+async def test_gauge_is_set_before_ray_drops_its_value() -> None:
     clock, seen = Clock(num_waits=4), []
     with pytest.raises(asyncio.CancelledError):
         await keep_set(lambda: seen.append(clock.now), clock.sleep)
     assert seen == [0.0, 5.0, 10.0, 15.0] and 3 * SET_EVERY_S < RAY_DROPS_AFTER_S
 
 
-async def test_what_cannot_be_set_is_a_warning_and_ends_nothing_else(
+async def test_failed_gauge_is_one_warning_and_no_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fail() -> None:

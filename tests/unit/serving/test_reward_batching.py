@@ -1,4 +1,4 @@
-"""The batcher: budgets, order, isolation of callers, and what happens to those who leave."""
+"""The batcher: budgets, order, isolation and cancellation of callers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Recorder:
         return [ValueError(text) if text == "bad" else text.upper() for text in payloads]
 
 
-async def test_what_waits_while_a_batch_runs_becomes_the_next_one_in_order():
+async def test_waiting_requests_form_the_next_batches_in_order():
     recorder = Recorder()
     recorder.gate.clear()
     batcher = TokenBatcher(recorder.run, limits())
@@ -47,7 +47,7 @@ async def test_what_waits_while_a_batch_runs_becomes_the_next_one_in_order():
     assert recorder.batches == [["a"], ["b", "c", "d", "e"], ["f", "g"]]
 
 
-async def test_an_idle_batcher_waits_for_company_but_not_when_it_is_full():
+async def test_idle_batcher_waits_unless_its_batch_is_full():
     recorder = Recorder()
     batcher = TokenBatcher(recorder.run, limits(wait_s=0.05, max_payloads=2))
     await asyncio.gather(batcher.submit("a", 1), batcher.submit("b", 1))
@@ -74,7 +74,7 @@ async def test_an_error_reaches_its_own_caller_only():
     async def short(payloads: Sequence[str]) -> list[object]:
         return []
 
-    with pytest.raises(Exception, match="0 results for a batch of 1"):
+    with pytest.raises(Exception, match=r"0 results .*1"):
         await TokenBatcher(short, limits()).submit("a", 1)
 
 
@@ -86,9 +86,7 @@ async def test_a_caller_that_leaves_is_not_scored_and_gives_its_room_back():
     await asyncio.sleep(0.01)
     leaving = [asyncio.create_task(batcher.submit("left", 50)) for _ in range(2)]
     await asyncio.sleep(0.01)
-    with pytest.raises(
-        ServiceOverloaded, match="1 full batches wait already, the limit is 1; try again later"
-    ):
+    with pytest.raises(ServiceOverloaded, match=r"1 full batches .* 1"):
         batcher.check_room()
     for task in leaving:
         task.cancel()
@@ -100,7 +98,7 @@ async def test_a_caller_that_leaves_is_not_scored_and_gives_its_room_back():
     batcher.check_room()
 
 
-async def test_it_works_again_after_it_was_idle():
+async def test_batcher_works_again_after_it_was_idle():
     recorder = Recorder()
     batcher = TokenBatcher(recorder.run, limits())
     for text in "ab":

@@ -1,4 +1,4 @@
-"""Several models in one replica: who scores what, canaries, reloads, limits, metrics."""
+"""Several models in one replica: selection, canaries, reloads, limits, metrics."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import builtins
 import hashlib
 import itertools
 import math
+import re
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -74,8 +75,9 @@ async def test_a_request_names_its_model_and_the_first_is_the_default():
     assert [model["id"] for model in listed["data"]] == ["verifier", "half"]
     answer = await ask(app, "POST", "/v1/score", json={**body, "model": "none"})
     assert answer.status_code == 404
-    assert answer.json()["error"] == {
-        "message": "no model 'none'; this service has verifier, half",
+    error = answer.json()["error"]
+    assert re.search("'none'.* verifier, half", error.pop("message"))
+    assert error == {
         "type": "invalid_request_error",
         "param": "model",
         "code": "model_not_found",
@@ -109,10 +111,10 @@ def test_batches_of_http_and_handle_never_mix_items(callers, max_batch_size, max
         group = await service.score_group(Prompt(str(number), prompt), texts)
         return group.rewards_G.tolist()
 
-    async def everyone() -> list[list[float]]:
+    async def all_scores() -> list[list[float]]:
         return await asyncio.gather(*(one(at, http, texts) for at, (http, texts) in enumerate(callers)))
 
-    assert asyncio.run(everyone()) == [
+    assert asyncio.run(all_scores()) == [
         [echo(f"{10 + at}|b1>e4=", text) for text in texts] for at, (_, texts) in enumerate(callers)
     ]
 
@@ -171,7 +173,7 @@ async def test_a_full_queue_answers_429_and_a_slow_reward_504(gate: threading.Ev
     answers = await asyncio.gather(*waiting)
     assert [answer.status_code for answer in answers] == [504] * 3
     assert answers[0].json()["error"]["code"] == "timeout"
-    assert "no answer within 0.45 s" in answers[0].json()["error"]["message"]
+    assert "0.45 s" in answers[0].json()["error"]["message"]
     gate.set()
     assert service.models.default.batcher.queued == 0  # nobody waits for them any more
 
@@ -179,8 +181,8 @@ async def test_a_full_queue_answers_429_and_a_slow_reward_504(gate: threading.Ev
 async def test_a_late_call_is_waited_for_and_the_replica_is_well_again(gate: threading.Event):
     service = service_of({"slow": python_plan(WAITING)}, request_timeout_s=0.2)
     (late,) = await service.score_groups([GroupToScore(Prompt("1", PROMPT), ("a",))])
-    assert np.isnan(late.rewards_G).all() and "did not return within 0.18 s" in str(late.errors[0])
-    with pytest.raises(RewardTimeout, match="has not returned"):
+    assert np.isnan(late.rewards_G).all() and "0.18 s" in str(late.errors[0])
+    with pytest.raises(RewardTimeout):
         await service.check_health()
     gate.set()
     (group,) = await service.score_groups([GroupToScore(Prompt("1", PROMPT), ("a",))])
@@ -191,7 +193,7 @@ async def test_a_late_call_is_waited_for_and_the_replica_is_well_again(gate: thr
 def test_a_canary_that_scores_two_things_is_refused(monkeypatch: pytest.MonkeyPatch):
     scores = iter([Score(0.2, 0), Score(0.3, 0)])
     monkeypatch.setattr(models_module, "canary_score", lambda reward: next(scores))
-    with pytest.raises(RewardError, match="gives one text two scores"):
+    with pytest.raises(RewardError, match=r"verifier.*two scores"):
         service_of({"verifier": verifier_plan()})
 
 
@@ -203,10 +205,10 @@ async def test_health_is_the_canarys_score(monkeypatch: pytest.MonkeyPatch):
         model.canary is not None and service.models.by_id["half"].canary is None
     )  # a user's function is not asked
     monkeypatch.setattr(model.reward, "score", lambda items: [Score(0.7, 0)])
-    with pytest.raises(RewardError, match=r"verifier: the canary scored None .* and scores 0\.7"):
+    with pytest.raises(RewardError, match=r"verifier: .*canary .*None .*0\.7"):
         await service.check_health()
     answer = await ask(app_of(service), "GET", "/readyz")
-    assert answer.status_code == 503 and "needs a restart" in answer.json()["error"]["message"]
+    assert answer.status_code == 503 and answer.json()["error"]["code"] == "not_ready"
 
 
 async def test_health_does_not_wait_for_a_long_batch(gate: threading.Event, monkeypatch: pytest.MonkeyPatch):
@@ -230,7 +232,7 @@ async def settled(service: RewardService) -> None:
         await asyncio.sleep(0.005)
 
 
-async def test_a_reload_swaps_versions_once_and_drops_nothing():
+async def test_reload_swaps_versions_once_and_drops_no_request():
     service = RewardService(service_of({"a": python_plan(HALF)})._spec)
     await service.reconfigure(configuration(constant(0.1), "1"))
     app = app_of(service)
@@ -267,7 +269,7 @@ async def test_a_reload_swaps_versions_once_and_drops_nothing():
     [
         (configuration("import not_there\ndef score(items): ...\n", "2"), "No module named 'not_there'"),
         ({"plans": {"mine": {}}, "encoder": "packaged", "revision": "2"}, "user_config.plans"),
-        ({"rewards": {}}, "unknown key 'rewards'; did you mean 'reward'"),
+        ({"rewards": {}}, "'rewards'; did you mean 'reward'"),
     ],
 )
 async def test_a_configuration_that_cannot_be_loaded_leaves_the_old_one_serving(bad: dict, message: str):
@@ -288,7 +290,7 @@ async def test_the_first_configuration_must_load():
     service = RewardService(service_of({"a": python_plan(HALF)})._spec)
     with pytest.raises(RewardError, match="not_there"):
         await service.reconfigure(configuration("import not_there\ndef score(items): ...\n", "1"))
-    with pytest.raises(RewardError, match="no models yet"):
+    with pytest.raises(RewardError, match="no models"):
         await service.check_health()
 
 
@@ -301,16 +303,16 @@ async def test_of_several_new_configurations_the_last_one_counts():
     assert (await service.info()).revision == "4"
 
 
-def test_configurations_travel_as_json_and_people_write_another_form():
+def test_configuration_is_read_from_json_and_from_the_form_of_files():
     sent = ReplicaConfiguration({"b": verifier_plan(), "a": python_plan(HALF)}, "packaged", "7")
     assert ReplicaConfiguration.from_json(sent.as_json()) == sent
     assert list(ReplicaConfiguration.from_json(sent.as_json()).plans) == ["b", "a"]
     written = {"models": {"v": {"type": "verifier"}}, "task": {"type": "hidden_trap_grid"}, "revision": "x"}
     read = ReplicaConfiguration.from_json(written)
     assert list(read.plans) == ["v"] and read.revision == "x"
-    with pytest.raises(ConfigError, match="`reward` may only hold `service`"):
+    with pytest.raises(ConfigError, match=r"`reward` .*`service`"):
         ReplicaConfiguration.from_json({**written, "reward": {"type": "verifier"}})
-    with pytest.raises(ConfigError, match=r"models\.v\.service: the models of a replica run alike"):
+    with pytest.raises(ConfigError, match=r"models\.v\.service"):
         ReplicaConfiguration.from_json({"models": {"v": {"type": "verifier", "service": {}}}})
     assert RewardServeConfig().specs.keys() == {"reward"}
 
@@ -365,7 +367,7 @@ async def test_a_deterministic_model_scores_an_item_once_also_after_a_reload():
     assert infos == [True, False]  # a user's function may depend on more than its item
 
 
-async def test_metrics_count_requests_items_and_what_was_not_scored():
+async def test_metrics_count_requests_items_and_unscored_items():
     service = two_models()
     seen: dict[str, list[tuple]] = {"request": [], "batch": []}
     service.metrics.request = lambda *values: seen["request"].append(values)  # type: ignore[method-assign]

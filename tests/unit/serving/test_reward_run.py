@@ -1,4 +1,4 @@
-"""What can be said about starting the reward service without starting it."""
+"""Start of the reward service: the parts that need no running service."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ def listening(port: int = 0, host: str = "127.0.0.1") -> Listening:
 
 
 @pytest.mark.parametrize("failures", [1, 2])
-def test_a_proxy_that_serve_gave_up_before_it_started_is_waited_for_once_more(
-    failures: int, monkeypatch: pytest.MonkeyPatch
-):
+def test_start_of_serve_is_tried_once_more_after_a_dead_proxy(failures: int, monkeypatch: pytest.MonkeyPatch):
     ports: list[int] = []
 
     def start(*, http_options: serve.HTTPOptions, **_: object) -> None:
@@ -50,9 +48,7 @@ def test_a_port_in_use_is_named_with_the_fix():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        message = (
-            rf"cannot listen on 127\.0\.0\.1:{port} .*set reward\.service\.port to another port, or to 0"
-        )
+        message = rf"127\.0\.0\.1:{port} .*reward\.service\.port"
         with pytest.raises(ResourceError, match=message):
             free_port(listening(port))
     assert free_port(listening(port)) == port
@@ -69,7 +65,7 @@ def test_default_port_in_use_is_replaced_by_a_free_one(monkeypatch: pytest.Monke
     monkeypatch.setattr(serve_instance, "_get_global_client", lambda: running)
     default = Listening("127.0.0.1", port, 60.0, "reward.service.", any_port=True)
     assert ensure_serve(default) == ("127.0.0.1", found)
-    with pytest.raises(ResourceError, match=rf"reward\.service\.port={port}, but .* listens on port {found}"):
+    with pytest.raises(ResourceError, match=rf"reward\.service\.port={port}, .*port {found}"):
         ensure_serve(listening(port))
 
 
@@ -79,9 +75,9 @@ def test_port_zero_is_any_free_one():
 
 
 def test_a_host_this_machine_does_not_have_is_named():
-    with pytest.raises(ResourceError, match=r"cannot listen on 192\.0\.2\.254:8000"):
+    with pytest.raises(ResourceError, match=r"192\.0\.2\.254:8000"):
         free_port(listening(8000, "192.0.2.254"))
 
 
-def test_everything_is_named_by_the_run():
+def test_app_name_begins_with_the_run():
     assert reward_app_name("run-1") == "run-1-reward"

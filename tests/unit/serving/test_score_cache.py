@@ -1,4 +1,4 @@
-"""Scores by content: what is asked again is not computed again, and nothing else is mixed up."""
+"""Scores by content: repeated items are cached, different items are kept apart."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from polyray.serving.reward.score_cache import ScoreCache, item_key
 
 
 class Lengths:
-    """Scores by length; remembers what it was asked."""
+    """Scores by length; remembers the completions it scored."""
 
     name, inline, deterministic, score_range = "lengths", False, True, (0.0, 1.0)
 
@@ -47,7 +47,7 @@ def test_equal_items_are_scored_once_within_a_call_and_across_calls():
     assert reward.asked == ["a", "bb", "ccc"]
 
 
-def test_another_version_is_another_score():
+def test_new_version_of_the_reward_is_scored_again():
     cache = ScoreCache(10)
     values(cache, Lengths("1"), "a")
     newer = Lengths("2")
@@ -55,14 +55,14 @@ def test_another_version_is_another_score():
     assert newer.asked == ["a"]
 
 
-def test_what_could_not_be_scored_is_tried_again():
+def test_unscored_completion_is_tried_again():
     cache, reward = ScoreCache(10), Lengths()
     assert values(cache, reward, "", "a", "") == [None, 0.01, None]
     assert values(cache, reward, "", "a") == [None, 0.01]
     assert reward.asked == ["", "a", ""]
 
 
-def test_it_keeps_what_was_used_last_and_no_more_than_its_capacity():
+def test_cache_keeps_the_most_recently_used_scores_up_to_its_capacity():
     cache, reward = ScoreCache(2), Lengths()
     values(cache, reward, "a", "bb")
     values(cache, reward, "a")
@@ -74,7 +74,7 @@ def test_it_keeps_what_was_used_last_and_no_more_than_its_capacity():
     assert values(cache, reward, "1", "22", "333", "4444") == [0.01, 0.02, 0.03, 0.04]
 
 
-def test_a_key_is_everything_that_a_score_may_depend_on():
+def test_item_key_depends_on_every_field_of_the_item():
     base = ScoreItem("p", "c", "r", {"a": 1, "b": 2}, ({"role": "user", "content": "p"},))
     other = [
         ScoreItem("p", "c", "r", {"a": 1, "b": 2}),

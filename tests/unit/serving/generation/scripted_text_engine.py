@@ -1,4 +1,4 @@
-"""A text engine that does what a test says: held back, failing, serving other weights than it was given."""
+"""A text engine that tests block, fail or give wrong weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from polyray.rollout.text_engine import TextDelta, TextRequest
 
 
 class ScriptedTextEngine:
-    """Answers `tokens` tokens "x"; `hold` keeps it from going on, `lie` is added to what a probe says."""
+    """Answers `tokens` times "x"; `hold` blocks, `lie` changes the probe."""
 
     def __init__(self, tokens: int = 3) -> None:
         self.tokens = tokens

@@ -57,7 +57,7 @@ class Timer:
 
 @pytest.fixture
 def lines() -> Iterator[list[str]]:
-    """What the access log writes."""
+    """Lines that the access log writes."""
     written: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: written.append(record.getMessage())  # type: ignore[method-assign]
@@ -153,7 +153,7 @@ async def test_a_line_is_exactly_this(lines: list[str]):
     assert metrics.requests == [("/v1/candidates", 200, 0.5)] and metrics.rejected == []
 
 
-async def test_a_prompt_is_written_where_the_service_was_told_so(lines: list[str]):
+async def test_log_prompts_adds_the_prompt_of_a_request(lines: list[str]):
     await ask(logged(application(), log_prompts=True), "POST", "/v1/candidates")
     assert json.loads(lines[0])["prompt"] == PROMPT
     assert list(json.loads(lines[0]))[-2:] == ["error", "prompt"]
@@ -180,7 +180,7 @@ async def test_the_route_is_a_template(lines: list[str], method, path, route, st
     assert metrics.requests == [(route, status, 0.5)]
 
 
-async def test_what_a_middleware_refuses_has_its_route_and_reason(lines: list[str]):
+async def test_request_refused_by_a_middleware_is_logged_with_route_and_reason(lines: list[str]):
     app, metrics = application(), Counted()
 
     async def refusing(scope, receive, send) -> None:
@@ -337,7 +337,7 @@ async def test_a_cancelled_request_is_written_and_stays_cancelled(lines: list[st
         "%s %(message)s {0}",
     ],
 )
-async def test_nothing_that_a_caller_sends_looks_like_a_line_of_its_own(lines: list[str], hostile: str):
+async def test_hostile_values_stay_within_one_printable_line(lines: list[str], hostile: str):
     async def inner(scope, receive, send) -> None:
         access = scope["state"]["access"]
         access.model = access.candidates_id = access.prompt = hostile
@@ -351,7 +351,7 @@ async def test_nothing_that_a_caller_sends_looks_like_a_line_of_its_own(lines: l
     assert fields["model"] == fields["candidates_id"] == fields["prompt"] == hostile
 
 
-async def test_what_callers_write_is_cut_and_a_prompt_is_not(lines: list[str]):
+async def test_long_values_are_cut_and_prompts_are_not(lines: list[str]):
     async def inner(scope, receive, send) -> None:
         scope["state"]["access"].model = "m" * 10_000
         scope["state"]["access"].prompt = "p" * 10_000
@@ -363,7 +363,7 @@ async def test_what_callers_write_is_cut_and_a_prompt_is_not(lines: list[str]):
     assert fields["prompt"] == "p" * 10_000
 
 
-async def test_requests_do_not_share_what_they_note(lines: list[str]):
+async def test_requests_do_not_share_notes(lines: list[str]):
     app = logged(application())
     await ask(app, "POST", "/v1/candidates")
     await ask(app, "GET", "/v1/candidates/c")
@@ -388,7 +388,7 @@ async def test_other_protocols_pass_unseen(lines: list[str]):
     assert seen == [{"type": "lifespan"}] and lines == []
 
 
-def test_lines_go_to_stderr_as_they_are(capsys: pytest.CaptureFixture[str]):
+def test_lines_go_to_stderr_unchanged(capsys: pytest.CaptureFixture[str]):
     before = logger.handlers[:], logger.level, logger.propagate
     logger.handlers[:] = []
     try:

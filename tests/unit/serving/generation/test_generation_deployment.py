@@ -1,4 +1,4 @@
-"""What Serve is told about the generation service: its options, and the file for production."""
+"""Serve's options of the generation service, and the file for production."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from polyray.serving.generation.tokens import TokenBook
 DEPLOY_FILE = Path(__file__).resolve().parents[4] / "deploy/serve/generation.yaml"
 
 
-def test_the_production_file_is_valid_and_names_what_exists() -> None:
+def test_production_file_is_valid_and_builds_the_deployment() -> None:
     text = DEPLOY_FILE.read_text(encoding="utf-8")
     values = yaml.safe_load(text)
     (application,) = ServeDeploySchema.model_validate(values).applications
@@ -51,15 +51,15 @@ def test_the_options_follow_from_the_configuration() -> None:
 
 def test_a_service_of_serves_own_scores_elsewhere() -> None:
     config = GenerationServeConfig.model_validate({"reward": {"type": "verifier"}})
-    with pytest.raises(ConfigError, match=r"reward.type='verifier': a service that Serve starts itself"):
+    with pytest.raises(ConfigError, match=r"reward\.type='verifier'"):
         build(config)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"selector": "reward"}, r"selector='reward' needs scores, but reward is null"),
-        ({"diversity": {"source": "task_class"}}, r"diversity.source='task_class' comes with a reward"),
+        ({"selector": "reward"}, r"selector='reward' "),
+        ({"diversity": {"source": "task_class"}}, r"diversity\.source='task_class' "),
         ({"route_prefix": "no-slash"}, "route_prefix"),
         ({"adapter_roots": []}, "adapter_roots"),
     ],
@@ -75,7 +75,7 @@ def test_an_adapter_has_one_source(given: dict[str, object]) -> None:
         AdapterSpec.model_validate(given)
 
 
-def test_what_lies_here_is_found_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
     config = GenerationServeConfig.model_validate(
@@ -87,7 +87,7 @@ def test_what_lies_here_is_found_from_everywhere(tmp_path: Path, monkeypatch: py
     assert other.database == "postgresql://host/name"
 
 
-def test_an_engine_that_cannot_run_ends_the_start_before_anything_is_deployed(
+def test_unusable_engine_ends_the_start_before_deployment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def deployed(*arguments: object) -> None:
@@ -95,11 +95,11 @@ def test_an_engine_that_cannot_run_ends_the_start_before_anything_is_deployed(
 
     monkeypatch.setattr(vllm_build, "installed_build", lambda: ("vllm 0.32.0", False))
     monkeypatch.setattr(run, "ensure_serve", deployed)
-    with pytest.raises(ConfigError, match=r"^num_gpus=0, but vllm 0\.32\.0 .* set num_gpus=1"):
+    with pytest.raises(ConfigError, match=r"^num_gpus=0, .*vllm 0\.32\.0 .*num_gpus=1"):
         run.start_generation_service(GenerationServeConfig(), TokenBook())
 
 
-def test_replicas_that_start_one_after_another_have_the_time_of_all() -> None:
+def test_start_timeout_covers_replicas_that_start_in_turn() -> None:
     engine = {"start_timeout_s": 100, "gpu_memory_utilization": 0.2}
     for gpus, replicas, seconds in ((0, 3, 100), (1, 3, 100), (0.25, 3, 300), (0.5, 3, 200)):
         values = {"num_gpus": gpus, "num_replicas": replicas, "engine": engine}

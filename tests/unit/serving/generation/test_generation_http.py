@@ -1,4 +1,4 @@
-"""What the service answers over HTTP, on real vLLM: values against Hugging Face, refusals by name."""
+"""Answers over HTTP on real vLLM: values against Hugging Face, refusals."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def post(http: httpx.AsyncClient, route: str, status: int = 200, **body: A
 
 
 async def refusal(http: httpx.AsyncClient, route: str, status: int, **body: Any) -> tuple[str, str | None]:
-    """(message, param) of what is refused."""
+    """(message, param) of a refused request."""
     error = (await post(http, route, status, **body))["error"]
     assert set(error) == {"message", "type", "param", "code"}
     return error["message"], error["param"]
@@ -202,29 +202,29 @@ async def test_a_stop_text_ends_a_completion(alice: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "message", "param"),
     [
-        ({"logit_bias": {"3": 1}}, 400, "'logit_bias' is not supported by this service", None),
-        ({"echo": True}, 400, "'echo' is not supported by this service", None),
+        ({"logit_bias": {"3": 1}}, 400, "'logit_bias'", None),
+        ({"echo": True}, 400, "'echo'", None),
         ({"prompt": ""}, 400, "should have at least 1", "prompt"),
-        ({"prompt": "1" * 60}, 400, "prompt has 61 tokens, the limit is 48; shorten it", "prompt"),
-        ({"prompt": "?"}, 400, "cannot encode", "prompt"),
-        ({"prompt": [1, 28]}, 400, "token id 28; the vocabulary ends at 27", "prompt"),
-        ({"model": "gpt-9"}, 404, "no model 'gpt-9'; this service has base, first", "model"),
+        ({"prompt": "1" * 60}, 400, "61 tokens.* 48", "prompt"),
+        ({"prompt": "?"}, 400, r"'\?'", "prompt"),
+        ({"prompt": [1, 28]}, 400, "token id 28.* 27", "prompt"),
+        ({"model": "gpt-9"}, 404, "'gpt-9'.* base, first", "model"),
         ({"n": 0}, 400, "greater than or equal to 1", "n"),
-        ({"n": 33}, 400, "the number of completions is 33, the limit is 32", "n"),
-        ({"max_tokens": 401}, 400, "max_tokens is 401, the limit is 400", "max_tokens"),
-        ({"logprobs": 4}, 400, "logprobs is 4, the limit is 3", "logprobs"),
+        ({"n": 33}, 400, "33.* 32", "n"),
+        ({"max_tokens": 401}, 400, "401.* 400", "max_tokens"),
+        ({"logprobs": 4}, 400, "logprobs .*4.* 3", "logprobs"),
         ({"temperature": -1}, 400, "greater than or equal to 0", "temperature"),
         ({"stop": ["a"] * 5}, 400, "at most 4", "stop"),
-        ({"prompt": "1" * 20_001}, 413, "larger than 20000 bytes", None),
+        ({"prompt": "1" * 20_001}, 413, "20000 bytes", None),
     ],
 )
-async def test_what_cannot_be_is_refused_by_name(
+async def test_invalid_completion_request_is_refused_with_its_parameter(
     alice: httpx.AsyncClient, body: dict[str, Any], status: int, message: str, param: str | None
 ) -> None:
     said, named = await refusal(
         alice, "/v1/completions", status, **{"model": "base", "prompt": PROMPT, **body}
     )
-    assert message in said
+    assert re.search(message, said)
     assert param is None or (named or "").startswith(param)
 
 
@@ -237,8 +237,8 @@ async def test_null_means_left_out(alice: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"model": "base", "prompt": "\xff"}', "not UTF-8"),
-        (b"{", "not valid JSON"),
+        (b'{"model": "base", "prompt": "\xff"}', "UTF-8"),
+        (b"{", "JSON"),
         (b"[]", "valid dictionary"),
     ],
 )
@@ -250,7 +250,7 @@ async def test_a_body_that_is_no_json_is_refused(
     assert answer.status_code == 400 and message in answer.json()["error"]["message"]
 
 
-async def test_who_may_ask_what(service: GenerationService, alice: httpx.AsyncClient) -> None:
+async def test_routes_require_token_and_scope(service: GenerationService, alice: httpx.AsyncClient) -> None:
     async with caller(service, None) as nobody:
         assert (await nobody.get("/v1/models")).status_code == 401
         assert (await nobody.get("/healthz")).json() == {"status": "ok"}
@@ -260,7 +260,7 @@ async def test_who_may_ask_what(service: GenerationService, alice: httpx.AsyncCl
     assert (await alice.get("/v1/adapters")).status_code == 403
 
 
-async def test_candidates_are_stored_with_what_is_picked(
+async def test_candidates_are_stored_with_their_selection(
     service: GenerationService, alice: httpx.AsyncClient
 ) -> None:
     answer = await post(alice, "/v1/candidates", prompt=PROMPT, k=6, model="first", seed=4, max_tokens=12)
@@ -281,7 +281,7 @@ async def test_candidates_are_stored_with_what_is_picked(
     first = await post(alice, "/v1/selections", 201, **body)
     assert await post(alice, "/v1/selections", 200, **body) == first
     message, param = await refusal(alice, "/v1/selections", 409, **{**body, "selected_index": 0})
-    assert "client_key='page-1' names index 1" in message and param == "client_key"
+    assert re.search("client_key='page-1' .*index 1", message) and param == "client_key"
     stored = (await alice.get(f"/v1/candidates/{answer['id']}")).json()
     assert stored["answer"] == answer and stored["selection"] == first
     page = (await alice.get("/v1/candidates?limit=1")).json()
@@ -301,7 +301,7 @@ async def test_random_picks_differ_between_requests_without_a_seed(alice: httpx.
     assert len({(answer["selected_index"], answer["candidates"][0]["text"]) for answer in same}) == 1
 
 
-async def test_the_text_may_be_edited_or_nothing_be_good_enough(alice: httpx.AsyncClient) -> None:
+async def test_selection_may_edit_the_text_or_reject_every_candidate(alice: httpx.AsyncClient) -> None:
     answer = await post(alice, "/v1/candidates", prompt=PROMPT, k=2, max_tokens=4)
     edited = await post(
         alice, "/v1/selections", 201, candidates_id=answer["id"], selected_index=0, edited_text="RRUU"
@@ -316,10 +316,10 @@ async def test_the_text_may_be_edited_or_nothing_be_good_enough(alice: httpx.Asy
     ("body", "status", "message"),
     [
         ({"candidates_id": "cand-none", "selected_index": 0}, 404, "'cand-none'"),
-        ({"selected_index": 1}, 400, "selected_index=1 is none of the 1 candidates"),
+        ({"selected_index": 1}, 400, "selected_index=1 "),
         ({"selected_index": 64}, 400, "less than 64"),
         ({}, 400, "selected_index"),
-        ({"selected_index": 0, "edited_text": " "}, 400, "edited_text is blank"),
+        ({"selected_index": 0, "edited_text": " "}, 400, "edited_text"),
     ],
 )
 async def test_a_selection_that_cannot_be_is_refused(
@@ -359,12 +359,12 @@ async def test_k_of_more_and_their_stream(alice: httpx.AsyncClient) -> None:
     [
         ({"k": 0}, "greater than or equal to 1"),
         ({"k": 65}, "less than or equal to 64"),
-        ({"k": 4, "oversample": 3}, "oversample=3 is below k=4"),
-        ({"oversample": 33}, "the number of completions is 33, the limit is 32"),
-        ({"messages": MESSAGES}, "give either prompt or messages"),
-        ({"prompt": None}, "give either prompt or messages"),
-        ({"selector": "reward"}, "selector='reward' needs a reward, and this service has none"),
-        ({"score": True}, "score=True needs a reward"),
+        ({"k": 4, "oversample": 3}, "oversample=3 .*k=4"),
+        ({"oversample": 33}, "33.* 32"),
+        ({"messages": MESSAGES}, "prompt .*messages"),
+        ({"prompt": None}, "prompt .*messages"),
+        ({"selector": "reward"}, "selector='reward' "),
+        ({"score": True}, "score=True .*reward"),
         ({"selector": "best"}, "selector"),
         ({"beams": 3}, "beams"),
     ],
@@ -373,10 +373,10 @@ async def test_candidates_that_cannot_be_are_refused(
     alice: httpx.AsyncClient, body: dict[str, Any], message: str
 ) -> None:
     said, _ = await refusal(alice, "/v1/candidates", 400, **{"prompt": PROMPT, **body})
-    assert message in said
+    assert re.search(message, said)
 
 
-async def test_adapters_come_and_go(root: httpx.AsyncClient, service: GenerationService) -> None:
+async def test_adapters_are_loaded_and_unloaded(root: httpx.AsyncClient, service: GenerationService) -> None:
     directory = str(Path(service.config.adapter_roots[0]) / "adapter-2")
     loaded = await post(root, "/v1/adapters", 201, path=directory, name="second")
     (model,) = loaded["models"]
@@ -398,7 +398,7 @@ async def test_adapters_come_and_go(root: httpx.AsyncClient, service: Generation
     assert (await root.delete("/v1/adapters/second")).status_code == 404
     assert (await root.delete("/v1/adapters/first")).status_code == 409
     message, _ = await refusal(root, "/v1/adapters", 400, path="/etc")
-    assert "outside of adapter_roots" in message
+    assert "/etc" in message and "adapter_roots" in message
 
 
 async def test_an_adapter_of_another_base_is_refused(
@@ -409,13 +409,13 @@ async def test_an_adapter_of_another_base_is_refused(
     directory = Path(service.config.adapter_roots[0]) / "stranger"
     save_adapter(adapter_model(3), directory, {"base_sha256": "c" * 64})
     message, _ = await refusal(root, "/v1/adapters", 400, path=str(directory))
-    assert "belongs to the base cccccccccccc" in message
+    assert "cccccccccccc" in message
 
 
-async def test_a_client_that_goes_takes_its_completions_along(
+async def test_disconnected_client_cancels_its_completions(
     service: GenerationService, alice: httpx.AsyncClient
 ) -> None:
-    """ASGI's own word for it; over a real connection: tests/integration/test_generation_service.py."""
+    """Over ASGI; a real connection: tests/integration/test_generation_service.py."""
     app = build_http_app(service)
     body = json.dumps({"model": "first", "prompt": PROMPT, "n": 16, "temperature": 0}).encode()
     gone = asyncio.Event()
@@ -454,10 +454,10 @@ async def test_a_full_queue_answers_429(service: GenerationService, alice: httpx
             "/v1/completions", json={"model": "base", "prompt": PROMPT, "max_tokens": 1}
         )
     assert answer.status_code == 429 and answer.headers["retry-after"] == "1"
-    assert "8 completions wait for the engine, the limit is 8" in answer.json()["error"]["message"]
+    assert re.search("8 completions .* 8", answer.json()["error"]["message"])
 
 
-async def test_a_full_disk_loses_nothing(
+async def test_selection_refused_by_a_full_disk_succeeds_later(
     service: GenerationService, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from polyray.data.selections.errors import StoreFull
@@ -474,14 +474,14 @@ async def test_a_full_disk_loses_nothing(
     await post(alice, "/v1/selections", 201, candidates_id=answer["id"], selected_index=0)
 
 
-async def test_what_is_served_is_said(alice: httpx.AsyncClient) -> None:
+async def test_info_reports_limits_and_counts(alice: httpx.AsyncClient) -> None:
     info = (await alice.get("/v1/info")).json()
     assert (info["max_prompt_tokens"], info["has_reward"], info["queued_sequences"]) == (48, False, 0)
     assert info["counts"]["first"]["completions"] > 0
     assert info["adapters"]["first"]["trouble"] is None
 
 
-async def test_the_replica_sets_its_gauges_while_nobody_asks(
+async def test_idle_replica_sets_its_gauges(
     service: GenerationService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int]] = []

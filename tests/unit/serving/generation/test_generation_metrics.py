@@ -1,4 +1,4 @@
-"""What is counted, with which tags; recorded where Ray would take it, after its own checks of values and tags."""
+"""Metrics of the service with their tags, after Ray's own checks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
     return values
 
 
-def test_everything_is_recorded_with_its_tags(recorded: Recorded):
+def test_metrics_are_recorded_with_their_tags(recorded: Recorded):
     metrics = GenerationMetrics()
     metrics.request("/v1/candidates/{candidates_id}", 499, 0.25)
     metrics.reject("queue_full")
@@ -60,7 +60,7 @@ def test_everything_is_recorded_with_its_tags(recorded: Recorded):
     ]
 
 
-def test_nothing_is_nothing(recorded: Recorded):
+def test_zero_counts_are_not_recorded(recorded: Recorded):
     metrics = GenerationMetrics()
     metrics.completed("base", num_completions=0, num_tokens=0)
     metrics.cancel(0)

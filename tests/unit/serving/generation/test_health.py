@@ -30,16 +30,16 @@ async def test_an_idle_engine_answers_a_canary() -> None:
     assert engine.progress == 1
 
 
-async def test_a_canary_without_an_answer_is_not_waited_for_for_ever() -> None:
+async def test_canary_without_an_answer_fails_after_its_timeout() -> None:
     engine = engine_of()
     engine.hold = asyncio.Event()
-    with pytest.raises(RolloutError, match=r"the canary was not answered within 0\.05 s"):
+    with pytest.raises(RolloutError, match=r"canary .*0\.05 s"):
         await health_of(engine, Clock(), timeout_s=0.05).check()
     assert engine.in_flight == 0
 
 
 async def test_a_canary_without_a_token_is_no_answer() -> None:
-    with pytest.raises(RolloutError, match="answered without a token"):
+    with pytest.raises(RolloutError, match="token"):
         await health_of(engine_of(tokens=0), Clock()).check()
 
 
@@ -55,9 +55,7 @@ async def test_a_busy_engine_is_asked_for_its_progress_and_gets_no_canary() -> N
     clock.now += 10
     await health.check()
     clock.now += 1
-    with pytest.raises(
-        RolloutError, match=r"has 5 completions and has not got on for 11 s; the limit is 10 s"
-    ):
+    with pytest.raises(RolloutError, match=r"5 completions .*11 s.* 10 s"):
         await health.check()
 
 
@@ -71,8 +69,8 @@ async def test_idle_time_is_no_standstill() -> None:
     await health.check()
 
 
-async def test_a_dead_engine_says_what_it_died_of() -> None:
+async def test_error_of_a_dead_engine_has_its_cause() -> None:
     engine = engine_of()
     engine.failure = RuntimeError("out of memory")
-    with pytest.raises(RolloutError, match="the engine is dead: out of memory"):
+    with pytest.raises(RolloutError, match="out of memory"):
         await health_of(engine, Clock()).check()

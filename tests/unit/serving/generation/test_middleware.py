@@ -1,4 +1,4 @@
-"""All of them before one small application: who is asked first, and what the log and the metrics then say."""
+"""All middlewares before a small application: their order, log and metrics."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def guarded(counts: Counts) -> FastAPI:
     return app
 
 
-async def test_refusals_come_in_order_and_all_of_them_are_counted_and_logged(lines: list[dict]):
+async def test_refusals_follow_the_order_of_checks_and_are_counted_and_logged(lines: list[dict]):
     counts: Counts = []
     app = guarded(counts)
     large = b"x" * 101

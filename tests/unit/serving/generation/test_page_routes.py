@@ -1,4 +1,4 @@
-"""The routes of the page, and what its files may not contain; test_generation_page.py drives it in a browser."""
+"""Routes of the page and rules of its files, without a browser."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def test_every_file_of_the_page_is_served():
     assert {"", "/", *(f"/page/{name}" for name in names - {"index.html"})} == PAGE_ROUTES
 
 
-async def test_a_browser_that_has_a_file_is_told_so():
+async def test_known_etag_is_answered_with_304():
     first = await ask("/page/main.js")
     again = await ask("/page/main.js", if_none_match=f'"other", W/{first.headers["etag"]}')
     assert (again.status_code, again.content) == (304, b"")
@@ -105,7 +105,7 @@ async def test_the_prefix_without_its_slash_is_sent_on():
         "/page/main.js%00",
     ],
 )
-async def test_nothing_else_is_served(path: str):
+async def test_other_paths_of_the_page_are_not_found(path: str):
     assert (await ask(path)).status_code == 401
     response = await ask(path, authorization="Bearer s3cret")
     assert response.status_code == 404
@@ -113,7 +113,7 @@ async def test_nothing_else_is_served(path: str):
 
 
 class _Inspected(HTMLParser):
-    """What index.html refers to, and what a Content-Security-Policy would refuse in it."""
+    """References of index.html, and its parts that a Content-Security-Policy would refuse."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,14 +146,14 @@ def inspected() -> _Inspected:
     return parser
 
 
-def test_index_refers_to_its_own_files_only_and_has_nothing_inline():
+def test_index_refers_to_own_files_only_and_has_no_inline_code():
     page = inspected()
     assert page.inline == []
     assert sorted(page.urls) == ["page/icon.svg", "page/main.js", "page/page.css"]
     assert len(set(page.ids)) == len(page.ids)
 
 
-def test_the_form_offers_what_the_service_takes():
+def test_form_matches_the_limits_of_the_service():
     page = inspected()
     assert tuple(page.options) == ("", *get_args(SelectorName))
     assert page.fields["k"]["max"] == str(MAX_CANDIDATES)
@@ -166,7 +166,7 @@ def test_the_form_offers_what_the_service_takes():
 
 
 @pytest.mark.parametrize("name", sorted(SCRIPTS))
-def test_scripts_make_no_markup_of_text_and_fetch_nothing_from_elsewhere(name: str):
+def test_scripts_make_no_markup_of_text_and_fetch_no_foreign_url(name: str):
     text = SCRIPTS[name]
     sinks = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|localStorage"
     assert re.findall(sinks, text) == []

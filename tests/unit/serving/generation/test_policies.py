@@ -1,4 +1,4 @@
-"""Which adapters are served: proof, names, aliases, the limit."""
+"""Served adapters: verification, names, aliases, the limit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SEQUENCES = ((1, 8, 9),)
 
 
 def write_adapter(directory: Path, content: str, rank: int = 4, **manifest: object) -> Path:
-    """Only what is looked at before the weights are."""
+    """Write the files that are read before the weights."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "adapter_config.json").write_text(json.dumps({"r": rank, "peft_type": "LORA"}))
     (directory / "adapter_model.safetensors").write_text(content)
@@ -46,7 +46,7 @@ def reference(directory: Path | None, version: int, previous: np.ndarray | None)
 
 
 class Wanted:
-    """In memory, what SelectionStore keeps."""
+    """Wanted adapters in memory, in place of SelectionStore."""
 
     def __init__(self) -> None:
         self.specs: dict[str, dict[str, object]] = {}
@@ -73,7 +73,7 @@ def served_of(
     return ServedAdapters(policies, wanted or Wanted(), configured, (str(root),), 8)
 
 
-async def test_the_base_is_an_adapter_that_changes_nothing() -> None:
+async def test_base_is_served_as_an_empty_adapter() -> None:
     engine = ScriptedTextEngine()
     policies = await policies_of(engine)
     assert policies.names() == ["base"]
@@ -81,17 +81,17 @@ async def test_the_base_is_an_adapter_that_changes_nothing() -> None:
     assert engine.served["base"].tensors == b""
 
 
-async def test_what_does_not_prove_itself_is_not_served(tmp_path: Path) -> None:
+async def test_adapter_that_fails_verification_is_not_served(tmp_path: Path) -> None:
     engine = ScriptedTextEngine()
     policies = await policies_of(engine)
     engine.lie = 0.01
     source = AdapterSource("first", write_adapter(tmp_path / "first", "a"))
-    with pytest.raises(PolicyNotDelivered, match=r"differ from the learner's by 0\.01"):
+    with pytest.raises(PolicyNotDelivered, match=r"0\.01 .*0\.0001"):
         await policies.load(source)
     assert policies.names() == ["base"] and list(engine.served) == ["base"]
 
 
-async def test_weights_that_fail_to_replace_others_leave_those(tmp_path: Path) -> None:
+async def test_failed_replacement_keeps_the_previous_weights(tmp_path: Path) -> None:
     engine = ScriptedTextEngine()
     policies = await policies_of(engine)
     first = write_adapter(tmp_path / "first", "a")
@@ -104,16 +104,16 @@ async def test_weights_that_fail_to_replace_others_leave_those(tmp_path: Path) -
     assert engine.served["first"].tensors == b"a"
 
 
-async def test_an_unknown_model_is_told_what_there_is(tmp_path: Path) -> None:
+async def test_unknown_model_error_lists_the_models(tmp_path: Path) -> None:
     policies = await policies_of(ScriptedTextEngine())
     await policies.load(AdapterSource("policy-v3", write_adapter(tmp_path / "3", "a"), 3))
     policies.point("latest", "policy-v3")
-    with pytest.raises(UnknownPolicy, match=r"no model 'gpt-9'; this service has base, policy-v3, latest"):
+    with pytest.raises(UnknownPolicy, match=r"'gpt-9'.* base, policy-v3, latest"):
         policies.resolve("gpt-9")
     assert policies.resolve("latest").version == 3
 
 
-async def test_one_too_many_unloads_what_was_asked_longest_ago(tmp_path: Path) -> None:
+async def test_adapter_beyond_the_limit_unloads_the_least_recently_used(tmp_path: Path) -> None:
     engine = ScriptedTextEngine()
     policies = await policies_of(engine)
     for name in "ab":
@@ -124,17 +124,17 @@ async def test_one_too_many_unloads_what_was_asked_longest_ago(tmp_path: Path) -
     assert sorted(engine.served) == ["a", "base", "c"]
 
 
-async def test_what_is_configured_or_has_an_alias_never_makes_room(tmp_path: Path) -> None:
+async def test_configured_or_aliased_adapter_is_never_unloaded(tmp_path: Path) -> None:
     policies = await policies_of(ScriptedTextEngine())
     await policies.load(AdapterSource("a", write_adapter(tmp_path / "a", "a")), pinned=True)
     await policies.load(AdapterSource("b", write_adapter(tmp_path / "b", "b")))
     policies.point("latest", "b")
-    with pytest.raises(AdapterConflict, match="max_adapters=2 are loaded"):
+    with pytest.raises(AdapterConflict, match="max_adapters=2"):
         await policies.load(AdapterSource("c", write_adapter(tmp_path / "c", "c")))
     assert policies.names() == ["base", "a", "b", "latest"]
 
 
-async def test_adapters_come_and_go_and_are_remembered(tmp_path: Path) -> None:
+async def test_loaded_and_unloaded_adapters_are_remembered(tmp_path: Path) -> None:
     policies, wanted = await policies_of(ScriptedTextEngine()), Wanted()
     served = served_of(policies, tmp_path, wanted=wanted)
     await served.start()
@@ -153,7 +153,7 @@ async def test_adapters_come_and_go_and_are_remembered(tmp_path: Path) -> None:
     assert other.names() == ["base"]
 
 
-async def test_what_another_replica_was_asked_for_is_looked_for_once(tmp_path: Path) -> None:
+async def test_adapter_requested_at_another_replica_is_loaded_once(tmp_path: Path) -> None:
     wanted = Wanted()
     policies = await policies_of(ScriptedTextEngine())
     served = served_of(policies, tmp_path, wanted=wanted)
@@ -183,7 +183,7 @@ async def test_one_that_is_pushed_out_is_not_loaded_again(tmp_path: Path) -> Non
     assert policies.names() == ["base", "b"]
 
 
-async def test_a_followed_run_is_served_as_it_goes_on(tmp_path: Path) -> None:
+async def test_new_versions_of_a_followed_run_are_served(tmp_path: Path) -> None:
     engine = ScriptedTextEngine()
     policies = await policies_of(engine, max_adapters=3)
     run = tmp_path / "run"
@@ -223,7 +223,7 @@ async def test_a_followed_run_lets_go_of_its_oldest_versions(tmp_path: Path) -> 
     assert policies.names() == ["base", "mine-v4", "mine-v5", "mine-latest"]
 
 
-async def test_what_goes_wrong_while_following_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+async def test_trouble_of_a_followed_run_is_reported_and_later_versions_are_served(tmp_path: Path) -> None:
     engine = ScriptedTextEngine()
     policies = await policies_of(engine, max_adapters=4)
     served = served_of(policies, tmp_path)
@@ -273,12 +273,12 @@ async def test_changes_happen_one_at_a_time(tmp_path: Path) -> None:
         (
             lambda root: AdapterSpec(path=str(write_adapter(root / "big", "a", rank=64))),
             InvalidRequest,
-            "has rank 64, the engine was built for at most 8; set max_lora_rank=64",
+            "rank 64.* 8.* max_lora_rank=64",
         ),
         (
             lambda root: AdapterSpec(path=str(root / "latest")),
             InvalidRequest,
-            "'latest' is taken by the service",
+            "'latest' ",
         ),
         (
             lambda root: AdapterSpec(path=str(write_adapter(root / "other", "other base"))),
@@ -297,24 +297,24 @@ async def test_a_wrong_adapter_is_refused(
     assert policies.names() == ["base"] and not wanted.specs
 
 
-async def test_links_out_of_the_roots_are_followed_before_they_are_judged(tmp_path: Path) -> None:
+async def test_link_out_of_the_roots_is_refused(tmp_path: Path) -> None:
     outside = write_adapter(tmp_path / "outside", "a")
     (tmp_path / "roots").mkdir()
     (tmp_path / "roots" / "link").symlink_to(outside)
     served = served_of(await policies_of(ScriptedTextEngine()), tmp_path / "roots")
-    with pytest.raises(InvalidRequest, match="outside of adapter_roots"):
+    with pytest.raises(InvalidRequest, match="adapter_roots"):
         await served.add(AdapterSpec(path=str(tmp_path / "roots" / "link")))
 
 
-async def test_what_is_configured_cannot_be_unloaded_over_http(tmp_path: Path) -> None:
+async def test_configured_adapter_cannot_be_unloaded_over_http(tmp_path: Path) -> None:
     spec = AdapterSpec(path=str(write_adapter(tmp_path / "a", "a")))
     served = served_of(await policies_of(ScriptedTextEngine()), tmp_path, spec)
     await served.start()
-    with pytest.raises(AdapterConflict, match="'a' is in the configuration"):
+    with pytest.raises(AdapterConflict, match=r"'a' .*configuration"):
         await served.remove("a")
-    with pytest.raises(UnknownPolicy, match=r"no adapter 'b' is loaded; there are \['a'\]"):
+    with pytest.raises(UnknownPolicy, match=r"'b' .*\['a'\]"):
         await served.remove("b")
-    with pytest.raises(AdapterConflict, match=r"'a' is .* already; unload it first"):
+    with pytest.raises(AdapterConflict, match=r"'a' .*already"):
         await served.add(AdapterSpec(path=str(write_adapter(tmp_path / "c", "c")), name="a"))
 
 
@@ -334,10 +334,10 @@ def test_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("specs", "message"),
     [
-        ([{"path": "/etc/a"}], r"adapters\.0: '/etc/a' is outside of adapter_roots"),
-        ([{"path": "runs/none"}], r"adapters\.0: '.*/runs/none' is not an adapter"),
-        ([{"path": "runs/a"}, {"path": "runs/b/../a"}], r"adapters: \['a'\] are listed twice"),
-        ([{"follow": "runs/a"}], r"adapters need 3 places \(a followed run 3\), max_adapters=2"),
+        ([{"path": "/etc/a"}], r"adapters\.0: '/etc/a' .*adapter_roots"),
+        ([{"path": "runs/none"}], r"adapters\.0: '.*/runs/none' "),
+        ([{"path": "runs/a"}, {"path": "runs/b/../a"}], r"adapters: \['a'\] .*twice"),
+        ([{"follow": "runs/a"}], r"adapters .*3 places .*max_adapters=2"),
     ],
 )
 def test_a_configuration_that_cannot_be_served_is_refused(

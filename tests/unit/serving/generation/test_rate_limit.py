@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from fractions import Fraction
 from itertools import accumulate
 
@@ -76,7 +77,7 @@ def test_a_burst_then_the_rate_by_hand():
 
 
 @pytest.mark.parametrize("requests_per_minute", [0.01, 0.7, 1, 3, 7, 11, 13, 17, 29, 59, 60, 61, 100, 6000])
-def test_who_waits_as_told_is_admitted_and_who_waits_a_second_less_is_not(requests_per_minute: float):
+def test_caller_is_admitted_after_retry_after_and_not_a_second_earlier(requests_per_minute: float):
     clock = Clock(987_654.321)
     limiter = RateLimiter(requests_per_minute, burst=3, clock=clock)
     admitted = 0
@@ -106,7 +107,7 @@ def test_callers_have_buckets_and_limits_of_their_own():
     ]
 
 
-def test_without_a_limit_only_those_with_their_own_are_limited():
+def test_without_a_limit_only_callers_with_their_own_are_limited():
     limiter = RateLimiter(requests_per_minute=None, burst=1, clock=Clock())
     assert [limiter.admit(ANN) for _ in range(1000)] == [None] * 1000
     own = Caller("own", "user", requests_per_minute=6.0)
@@ -137,11 +138,11 @@ def test_only_so_many_callers_are_remembered_and_the_last_one_is_forgotten_last(
 def limited(limiter: RateLimiter) -> FastAPI:
     app = FastAPI()
 
-    async def who(request: Request) -> str:
+    async def name_of_caller(request: Request) -> str:
         return request.state.caller.name if hasattr(request.state, "caller") else "nobody"
 
     for path in ("/", "/healthz", "/v1/models"):
-        app.get(path)(who)
+        app.get(path)(name_of_caller)
     exempt = frozenset({"/", "/healthz"})
     app.add_middleware(RateLimitMiddleware, limiter=limiter, exempt_routes=exempt)
     app.add_middleware(
@@ -150,7 +151,7 @@ def limited(limiter: RateLimiter) -> FastAPI:
     return app
 
 
-async def test_a_caller_over_the_limit_is_told_when_to_come_back():
+async def test_caller_over_the_limit_gets_429_with_retry_after():
     clock = Clock()
     app = limited(RateLimiter(requests_per_minute=12, burst=2, clock=clock))
     first = [(await ask(app, "GET", "/v1/models", headers=bearer(USER))).status_code for _ in range(2)]
@@ -158,24 +159,19 @@ async def test_a_caller_over_the_limit_is_told_when_to_come_back():
     clock.now_s = 0.5
     answer = await ask(app, "GET", "/v1/models", headers=bearer(USER))
     assert answer.status_code == 429 and answer.headers["retry-after"] == "5"
-    assert answer.json() == {
-        "error": {
-            "message": "'default' may send 12 requests per minute, and 2 at once; come back in 5 s",
-            "type": "invalid_request_error",
-            "param": None,
-            "code": "rate_limit_exceeded",
-        }
-    }
+    error = answer.json()["error"]
+    assert re.search(r"'default' .*\b12 .*\b2 .*\b5 s", error.pop("message"))
+    assert error == {"type": "invalid_request_error", "param": None, "code": "rate_limit_exceeded"}
     assert (await ask(app, "GET", "/v1/models", headers=bearer(ADMIN))).json() == "admin"
     own = [await ask(app, "GET", "/v1/models", headers=bearer(ALICE)) for _ in range(3)]
     assert [answer.status_code for answer in own] == [200, 200, 429]
     assert own[2].headers["retry-after"] == "2"
-    assert own[2].json()["error"]["message"].startswith("'alice' may send 30 requests per minute")
+    assert re.match(r"'alice' .*\b30 ", own[2].json()["error"]["message"])
     clock.now_s = 5.0
     assert (await ask(app, "GET", "/v1/models", headers=bearer(USER))).status_code == 200
 
 
-async def test_health_and_page_have_no_rate_and_refused_tokens_take_nothing_from_a_bucket():
+async def test_exempt_routes_and_refused_tokens_use_no_rate():
     app = limited(RateLimiter(requests_per_minute=1, burst=1, clock=Clock()))
     for path in ("/", "/healthz"):
         for headers in ({}, bearer(USER)):

@@ -33,7 +33,7 @@ def requests(count: int, run: str = "base") -> list[TextRequest]:
     return [TextRequest((1,), TextSampling(max_tokens=8), seed, run) for seed in range(count)]
 
 
-async def test_all_of_them_come_whole_and_in_order() -> None:
+async def test_completions_come_whole_and_in_order() -> None:
     sampler = sampler_of(engine_of())
     answers = await sampler.complete(requests(5))
     assert [answer.text for answer in answers] == ["xxx"] * 5
@@ -41,7 +41,7 @@ async def test_all_of_them_come_whole_and_in_order() -> None:
     assert sampler._metrics.counts_by_model() == {"base": ModelCounts(completions=5, tokens=15)}
 
 
-async def test_a_stream_says_whose_text_it_is() -> None:
+async def test_stream_deltas_carry_the_index_of_their_completion() -> None:
     seen: dict[int, str] = {}
     async with aclosing(sampler_of(engine_of()).stream(requests(3))) as stream:
         async for at, delta in stream:
@@ -49,7 +49,7 @@ async def test_a_stream_says_whose_text_it_is() -> None:
     assert seen == {0: "xxx", 1: "xxx", 2: "xxx"}
 
 
-async def test_where_one_fails_the_others_leave_the_engine() -> None:
+async def test_failed_completion_takes_the_others_off_the_engine() -> None:
     engine = engine_of()
     engine.error = RolloutError("the engine is gone")
     with pytest.raises(RolloutError, match="the engine is gone"):
@@ -89,7 +89,7 @@ async def test_a_deadline_frees_the_engine(streamed: bool) -> None:
     engine = engine_of()
     engine.hold = asyncio.Event()
     sampler = sampler_of(engine, timeout_s=0.05)
-    with pytest.raises(DeadlineExceeded, match=r"not finished within 0\.05 s"):
+    with pytest.raises(DeadlineExceeded, match=r"0\.05 s"):
         if streamed:
             await anext(sampler.stream(requests(2)))
         else:
@@ -97,14 +97,14 @@ async def test_a_deadline_frees_the_engine(streamed: bool) -> None:
     assert (engine.in_flight, len(engine.closed)) == (0, 2)
 
 
-async def test_a_full_queue_refuses_and_takes_again_when_it_has_room() -> None:
+async def test_full_queue_refuses_requests_until_it_has_room() -> None:
     sampler = sampler_of(engine_of(), queued=2)
     with sampler.reserved(4):
         assert (sampler.running, sampler.queued) == (4, 0)
         with sampler.reserved(9):  # room for one is room for a request, however large
             assert (sampler.running, sampler.queued) == (4, 9)
             with (
-                pytest.raises(EngineBusy, match=r"9 completions wait for the engine, the limit is 2"),
+                pytest.raises(EngineBusy, match=r"9 completions .* 2"),
                 sampler.reserved(1),
             ):
                 pass

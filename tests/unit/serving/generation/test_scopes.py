@@ -1,7 +1,8 @@
-"""Who may reach which route, on a small application without Ray."""
+"""Access of callers to routes, on a small application without Ray."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -32,14 +33,14 @@ def guarded(book: TokenBook = BOOK) -> FastAPI:
     app = FastAPI(redirect_slashes=False)
     install_error_handlers(app)
 
-    async def who(request: Request) -> dict[str, str | None]:
+    async def name_of_caller(request: Request) -> dict[str, str | None]:
         caller = getattr(request.state, "caller", None)
         return {"caller": None if caller is None else caller.name}
 
     for path in ("/", "/healthz", "/v1/models", "/v1/adapters"):
-        app.get(path)(who)
-    app.post("/v1/adapters")(who)
-    app.delete("/v1/adapters/{name}")(who)
+        app.get(path)(name_of_caller)
+    app.post("/v1/adapters")(name_of_caller)
+    app.delete("/v1/adapters/{name}")(name_of_caller)
     app.add_middleware(ScopeMiddleware, book=book, needs_admin=needs_admin, exempt_routes=EXEMPT)
     return app
 
@@ -82,7 +83,7 @@ async def test_handlers_find_the_caller():
     assert (await ask(app, "GET", "/")).json() == {"caller": None}
 
 
-async def test_without_tokens_everything_is_open():
+async def test_service_without_tokens_is_open():
     app = guarded(TokenBook())
     assert (await ask(app, "DELETE", "/v1/adapters/a")).json() == {"caller": "anonymous"}
     assert (await ask(app, "POST", "/v1/adapters", headers=bearer("any"))).json() == {"caller": "anonymous"}
@@ -93,33 +94,20 @@ async def test_without_tokens_everything_is_open():
 async def test_refusals_have_the_common_shape():
     answer = await ask(guarded(), "GET", "/v1/models", headers=bearer("gu3ssed"))
     assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
-    assert answer.json() == {
-        "error": {
-            "message": "this service needs 'Authorization: Bearer TOKEN' with a token that it knows",
-            "type": "invalid_request_error",
-            "param": None,
-            "code": "invalid_api_key",
-        }
-    }
+    error = answer.json()["error"]
+    assert "'Authorization: Bearer TOKEN'" in error["message"] and "gu3ssed" not in error.pop("message")
+    assert error == {"type": "invalid_request_error", "param": None, "code": "invalid_api_key"}
     answer = await ask(guarded(), "POST", "/v1/adapters", headers=bearer(ALICE))
     assert answer.status_code == 403
-    assert answer.json() == {
-        "error": {
-            "message": "this route needs a token of scope admin; that of 'alice' has scope user",
-            "type": "invalid_request_error",
-            "param": None,
-            "code": "insufficient_permissions",
-        }
-    }
+    error = answer.json()["error"]
+    assert re.search("scope admin.*'alice' .*scope user", error.pop("message"))
+    assert error == {"type": "invalid_request_error", "param": None, "code": "insufficient_permissions"}
 
 
-async def test_a_service_without_admins_says_what_is_missing():
+async def test_service_without_admins_names_the_variable_of_the_admin_token():
     answer = await ask(guarded(book_of(USER)), "POST", "/v1/adapters", headers=bearer(USER))
     assert answer.status_code == 403
-    assert answer.json()["error"]["message"] == (
-        "this route needs a token of scope admin; this service knows none: set POLYRAY_ADMIN_TOKEN where it runs, or "
-        "add one to its tokens_file"
-    )
+    assert re.search("admin.* POLYRAY_ADMIN_TOKEN .*tokens_file", answer.json()["error"]["message"])
 
 
 @pytest.mark.parametrize(

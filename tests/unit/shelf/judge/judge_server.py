@@ -55,13 +55,13 @@ class Asked:
 
     @property
     def outside(self) -> str:
-        """The message without what lies between markers."""
+        """The message without the texts between markers."""
         return BLOCK.sub("", self.user)
 
 
 @dataclass
 class Reply:
-    """What the server sends: an answer (dict: as structured output; str: as it stands), or an error status."""
+    """Reply of the server: structured or plain answer, or error status."""
 
     answer: dict[str, Any] | str = ""
     status: int = 200
@@ -75,7 +75,7 @@ Script = Callable[[Asked], "Reply | dict[str, Any] | str"]
 
 
 class JudgeServer:
-    """Answers POST /v1/chat/completions and /v1/messages with `script`; remembers what it was asked."""
+    """Answers POST /v1/chat/completions and /v1/messages with `script`, and keeps requests."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -101,7 +101,7 @@ class JudgeServer:
 
     @property
     def url(self) -> str:
-        """Where it is, without a path."""
+        """Address without a path."""
         return f"http://127.0.0.1:{self._http.server_port}"
 
     def values(self, provider: str = "openai", **changes: Any) -> dict[str, Any]:

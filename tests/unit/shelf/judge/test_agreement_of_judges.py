@@ -60,7 +60,7 @@ def test_verdicts_of_two_judges() -> None:
     assert found["values"]["wit"] == {"share": 1.0, "cohens_kappa": None, "krippendorff_alpha": None}
 
 
-def test_only_what_both_have_judged_counts() -> None:
+def test_agreement_counts_only_items_judged_by_both() -> None:
     first = [*pairs("aab"), row("9", "pairwise", {}, reason="no answer: x"), *pairs("a" * 20)[10:12]]
     second = [*pairs("ab"), row("2", "pairwise", {}, reason="no answer: x"), *pairs("a" * 20)[9:10]]
     found = agreement(first, second)
@@ -83,10 +83,10 @@ def test_rubrics_and_strategies() -> None:
     assert same["values"]["same_strategy"]["share"] == pytest.approx(1 / 3)
 
 
-def test_what_cannot_be_compared() -> None:
-    with pytest.raises(DataError, match="no item is judged in both: 1 and 1 items, 0 in common"):
+def test_judgements_without_common_items_or_modes_are_refused() -> None:
+    with pytest.raises(DataError, match="1 and 1 items, 0 "):
         agreement(pairs("a"), [row("other", "pairwise", {})])
-    with pytest.raises(DataError, match="different modes"):
+    with pytest.raises(DataError, match=r"\(pairwise, rubric\)"):
         agreement(pairs("a"), [rubric(0, {"wit": 1})])
 
 
@@ -124,9 +124,9 @@ def test_one_text_per_prompt_has_no_correlation_within() -> None:
 
 def test_ratings_of_other_texts_are_an_error() -> None:
     rows = [rubric(number, {"wit": 1}) for number in range(3)]
-    with pytest.raises(DataError, match="0 judged texts have human ratings"):
+    with pytest.raises(DataError, match="0 judged texts"):
         human_correlation(rows, {"x": {"wit": 1.0}})
-    with pytest.raises(DataError, match="with 0 criteria in common"):
+    with pytest.raises(DataError, match="0 criteria"):
         human_correlation(rows, {str(number): {"depth": 1.0} for number in range(3)})
 
 

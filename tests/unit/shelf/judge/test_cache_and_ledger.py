@@ -24,7 +24,7 @@ def filled(path: Path, owner: str = "run") -> bytes:
     return path.read_bytes()
 
 
-def test_answers_come_back_with_what_they_cost(tmp_path: Path) -> None:
+def test_stored_answers_are_read_back_with_their_usage(tmp_path: Path) -> None:
     filled(tmp_path / "a.jsonl")
     with AnswerCache(tmp_path / "a.jsonl", "run") as cache:
         assert [cache.get(f"key-{n}") for n in range(3)] == ANSWERS
@@ -54,7 +54,7 @@ def test_a_file_torn_at_any_byte_keeps_its_whole_lines(tmp_path: Path) -> None:
 def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(filled(tmp_path / "b.jsonl") + b'{"key": 1}\n')
-    with pytest.raises(DataError, match=r"a\.jsonl:4 is not a judge's answer"):
+    with pytest.raises(DataError, match=r"a\.jsonl:4"):
         AnswerCache(path)
     path.write_bytes(b"{not json}\n")
     with pytest.raises(DataError, match=r"a\.jsonl:1"):
@@ -62,12 +62,12 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
 
 
 def test_two_judges_cannot_share_a_file_at_the_same_time(tmp_path: Path) -> None:
-    with AnswerCache(tmp_path / "a.jsonl"), pytest.raises(ConfigError, match="in use by another judge"):
+    with AnswerCache(tmp_path / "a.jsonl"), pytest.raises(ConfigError, match=r"a\.jsonl .*cache_dir"):
         AnswerCache(tmp_path / "a.jsonl")
     AnswerCache(tmp_path / "a.jsonl").close()
 
 
-def test_the_hash_covers_what_an_answer_depends_on_and_nothing_else() -> None:
+def test_request_hash_covers_exactly_the_inputs_of_an_answer() -> None:
     spec = JudgeSpec(provider="openai", model="m")
     request = ChatRequest(Question("s", "u", {"type": "object"}, "n"))
     others = [
@@ -101,15 +101,13 @@ def ledger(paid: Usage | None = None, **budget: float) -> Ledger:
     return Ledger(spec, paid or Usage())
 
 
-def test_a_budget_of_tokens_counts_what_is_in_flight() -> None:
+def test_token_budget_counts_requests_in_flight() -> None:
     book = ledger(max_tokens=350)
     book.admit()
     book.settle(Usage(1, 90, 0, 10))  # 100 spent, and the dearest answer costs 100
     book.admit()
     book.admit()  # 100 spent and 200 expected; a third would make 400
-    with pytest.raises(
-        BudgetReached, match=r"100 of judge\.budget\.max_tokens=350 tokens are spent and 2 requests"
-    ):
+    with pytest.raises(BudgetReached, match=r"100 of judge\.budget\.max_tokens=350 .*2 requests"):
         book.admit()
     book.settle(None)  # a request that failed costs nothing
     book.admit()
@@ -121,7 +119,7 @@ def test_a_budget_of_money_can_be_spent_to_the_last_cent() -> None:
     for _ in range(7):  # 7 x 0.0001 is not 0.0007 in floats
         book.admit()
         book.settle(Usage(1, 100, 0, 0))
-    with pytest.raises(BudgetReached, match=r"0\.000700 of judge\.budget\.max_cost_usd=0\.0007 dollars"):
+    with pytest.raises(BudgetReached, match=r"0\.000700 of judge\.budget\.max_cost_usd=0\.0007"):
         book.admit()
 
 

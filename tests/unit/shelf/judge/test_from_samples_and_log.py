@@ -61,10 +61,10 @@ def test_rubric_and_cluster_items() -> None:
 @pytest.mark.parametrize(
     ("records", "models", "message"),
     [
-        (RECORDS, ["gone"], "no samples of 'gone'; the file holds base, new"),
-        ([*RECORDS, sample("t3", "new", 0)], None, "not asked the same prompts: 1 differ, the first is t3"),
-        ([sample("t1", "base", 0, prompt="")], None, "the samples of t1 have no `prompt`"),
-        ([*RECORDS, RECORDS[0]], None, "occurs twice"),
+        (RECORDS, ["gone"], "'gone'.* base, new"),
+        ([*RECORDS, sample("t3", "new", 0)], None, "1 differ.* t3"),
+        ([sample("t1", "base", 0, prompt="")], None, "t1 .*`prompt`"),
+        ([*RECORDS, RECORDS[0]], None, r"sample 1 of t1 \(base\) .*twice"),
     ],
 )
 def test_samples_that_cannot_be_judged(
@@ -74,32 +74,32 @@ def test_samples_that_cannot_be_judged(
         select_samples(records, models, None)
 
 
-def test_pairs_need_a_baseline_another_model_and_enough_samples() -> None:
+def test_items_need_a_baseline_two_models_and_enough_samples() -> None:
     chosen = select_samples(RECORDS, None, None)
-    with pytest.raises(DataError, match="compare_to='x' is none of the models: base, new"):
+    with pytest.raises(DataError, match=r"compare_to='x' .*base, new"):
         list(pair_items(chosen, "x"))
-    with pytest.raises(DataError, match="pairs need two models"):
+    with pytest.raises(DataError, match="two models"):
         list(pair_items(select_samples(RECORDS, ["base"], None), "base"))
-    with pytest.raises(DataError, match="t1 has 2 samples of base, fewer than samples_per_prompt=3"):
+    with pytest.raises(DataError, match=r"t1 .*2 samples of base.*samples_per_prompt=3"):
         list(rubric_items(chosen, 3))
     many = [sample("t", "base", index) for index in range(65)]
-    with pytest.raises(DataError, match="t has 65 samples of base; one call groups at most 64"):
+    with pytest.raises(DataError, match=r"65 samples of base.* 64"):
         list(cluster_items(select_samples(many, None, None)))
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", ":2 is not a prompt with stories"),
+        ("{", r"rated\.jsonl:2 "),
         ('{"id": 1, "prompt": "p"}', ":2 .*KeyError: 'stories'"),
-        ('{"id": 1, "prompt": "p", "stories": 3}', ":2 .*stories is not a list"),
+        ('{"id": 1, "prompt": "p", "stories": 3}', ":2 .*stories"),
         (
             '{"id": 1, "prompt": "p", "stories": [{"model": "h", "text": "t", "human_ratings_mean": {"a": "x"}}]}',
             ":2 ",
         ),
     ],
 )
-def test_a_file_of_ratings_that_is_none(line: str, message: str, tmp_path: Path) -> None:
+def test_broken_file_of_ratings_is_named(line: str, message: str, tmp_path: Path) -> None:
     good = {
         "id": 0,
         "prompt": "p",
@@ -113,7 +113,7 @@ def test_a_file_of_ratings_that_is_none(line: str, message: str, tmp_path: Path)
     (text,) = read_rated_texts(path)
     assert (text.item.item_id, text.ratings) == ("0|rated/h:0", {"wit": 2.0})
     path.write_text('{"id": 0, "prompt": "p", "stories": []}')
-    with pytest.raises(DataError, match="holds no story with human_ratings_mean"):
+    with pytest.raises(DataError, match="human_ratings_mean"):
         read_rated_texts(path)
 
 
@@ -158,7 +158,7 @@ def test_a_torn_row_is_asked_again(tmp_path: Path) -> None:
     assert path.read_bytes() == whole
 
 
-def test_from_the_first_row_without_an_answer_everything_is_written_again(tmp_path: Path) -> None:
+def test_log_is_written_again_from_its_first_unanswered_row(tmp_path: Path) -> None:
     first, second, third = items(3)
     path = tmp_path / "j.jsonl"
     write(path, [judgement(first, "refused: too long"), judgement(second, "no answer: x"), judgement(third)])
@@ -175,7 +175,7 @@ def test_rows_about_something_else_are_not_overwritten(what: str, tmp_path: Path
     now = {"items": [items(1)[0], replace(items(2)[1], item_id="z")], "judge": items(2), "fewer": items(1)}[
         what
     ]
-    with JudgementLog(path) as log, pytest.raises(ConfigError, match="another name"):
+    with JudgementLog(path) as log, pytest.raises(ConfigError, match=r"j\.jsonl.*name="):
         list(log.missing(now, "rubric", spec))
     assert path.read_bytes() == content
 
@@ -183,5 +183,5 @@ def test_rows_about_something_else_are_not_overwritten(what: str, tmp_path: Path
 def test_a_line_that_is_no_judgement_is_named(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     path.write_text('{"item_id": "x"}\n')
-    with pytest.raises(DataError, match=r"j\.jsonl:1 is not a judgement"):
+    with pytest.raises(DataError, match=r"j\.jsonl:1 "):
         read_judgements(path)

@@ -64,7 +64,7 @@ def test_the_rubric_is_the_score_and_its_criteria_are_components(tmp_path: Path)
     assert judged.name == "judge/openai/m" and not judged.deterministic and not judged.inline
 
 
-def test_what_the_judge_cannot_say_is_unscored_and_never_zero(tmp_path: Path) -> None:
+def test_unjudged_completion_is_unscored_and_never_zero(tmp_path: Path) -> None:
     def judge(asked: Any) -> Any:
         return "I would rather not." if "bad" in asked.texts["candidate"] else counts_words(asked)
 
@@ -73,7 +73,7 @@ def test_what_the_judge_cannot_say_is_unscored_and_never_zero(tmp_path: Path) ->
         bad, good = judged.score(items("bad", "a b c d e"))
         judged.close()
     assert (bad.score, bad.class_id) == (None, WRONG_CLASS)
-    assert "judge/openai/m: invalid answer" in str(bad.error)
+    assert "judge/openai/m: " in str(bad.error)
     assert good.score == 1.0
 
 
@@ -94,7 +94,7 @@ def test_an_endpoint_that_refuses_for_good_unscores_instead_of_raising(tmp_path:
         judged = reward(server, tmp_path)
         scores = judged.score(items("a", "b"))
         judged.close()
-    assert all(score.score is None and "is not found" in str(score.error) for score in scores)
+    assert all(score.score is None and "judge.model='m'" in str(score.error) for score in scores)
 
 
 def test_two_replicas_share_answers_and_budget(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ for at in range(200):
 """
 
 
-def test_processes_that_write_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
+def test_concurrent_writers_lose_no_answer(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
     with SharedAnswerCache(file) as cache:
         writers = [
@@ -158,5 +158,5 @@ def test_without_its_key_a_judge_is_refused(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     with JudgeServer(counts_words) as server:
         spec = JudgeRewardSpec(judge=server.spec(api_key_env="NO_SUCH_KEY"))
-    with pytest.raises(ConfigError, match="NO_SUCH_KEY is not set"):
+    with pytest.raises(ConfigError, match="NO_SUCH_KEY"):
         plan_reward(spec, HiddenTrapGridSpec())

@@ -1,4 +1,4 @@
-"""What a judge reads: texts are between markers that they cannot forge, the same item gives the same bytes."""
+"""Questions for judges: unforgeable markers, equal bytes for equal items."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_clusters_number_candidates_and_groups() -> None:
     }  # fmt: skip
 
 
-def test_the_mark_depends_on_every_text_and_on_nothing_else() -> None:
+def test_boundary_mark_depends_on_the_texts_alone() -> None:
     assert boundary_mark(["a", "bc"]) == boundary_mark(["a", "bc"])
     assert len({boundary_mark(texts) for texts in (["a", "bc"], ["ab", "c"], ["abc"], ["bc", "a"])}) == 4
     assert re.fullmatch("[0-9a-f]{16}", boundary_mark(["a"]))

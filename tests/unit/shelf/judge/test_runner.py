@@ -1,8 +1,9 @@
-"""What happens when the endpoint is slow, busy, broken, or says no; order, cache, budget, and the runner's thread."""
+"""The runner of judges: failing endpoints, order, cache, budget and its thread."""
 
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ def items(count: int) -> list[RubricItem]:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_rate_limit_silences_everybody_until_its_end(provider: str, tmp_path: Path) -> None:
+def test_rate_limit_pauses_all_requests_until_its_end(provider: str, tmp_path: Path) -> None:
     refusals = itertools.count()
 
     def script(asked: Asked) -> Reply | dict[str, Any]:
@@ -63,7 +64,7 @@ def test_an_endpoint_that_never_answers_leaves_a_reason(provider: str, tmp_path:
         spec = server.spec(provider, max_attempts=3, max_unjudged_share=1.0)
         (row,) = judge_stream(items(1), spec, "rubric", tmp_path / "a.jsonl")
         assert len(server.asked) == 3
-    assert row.reason == "no answer: 3 attempts failed, the last one with status 503: overloaded"
+    assert re.match("no answer: 3 .*503: overloaded$", str(row.reason))
     assert row.may_be_asked_again
 
 
@@ -75,14 +76,14 @@ def test_a_time_out_is_tried_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"<html>busy</html>", b"[]", b'{"choices": []}'])
-def test_what_is_no_answer_of_the_protocol(raw: bytes, tmp_path: Path) -> None:
+def test_malformed_response_leaves_the_item_unjudged(raw: bytes, tmp_path: Path) -> None:
     with JudgeServer(lambda asked: Reply(raw=raw)) as server:
         spec = server.spec(max_attempts=2, max_unjudged_share=1.0)
         (row,) = judge_stream(items(1), spec, "rubric", tmp_path / "a.jsonl")
-    assert str(row.reason).startswith("no answer: 2 attempts failed")
+    assert str(row.reason).startswith("no answer: 2 ")
 
 
-def test_nobody_listens(tmp_path: Path) -> None:
+def test_closed_port_leaves_the_item_unjudged(tmp_path: Path) -> None:
     with JudgeServer(lambda asked: GOOD) as server:
         spec = server.spec(max_attempts=2, max_unjudged_share=1.0)
     (row,) = judge_stream(items(1), spec, "rubric", tmp_path / "a.jsonl")
@@ -145,7 +146,7 @@ def test_a_refused_key_ends_the_job_and_is_not_shown(
     monkeypatch.setenv("MY_KEY", "sk-very-secret")
     with JudgeServer(lambda asked: Reply("invalid key", status=401)) as server:
         spec = server.spec(provider, api_key_env="MY_KEY")
-        with pytest.raises(JudgeError, match="status 401: invalid key; check the key in MY_KEY") as caught:
+        with pytest.raises(JudgeError, match=r"401: invalid key.* MY_KEY") as caught:
             list(judge_stream(items(5), spec, "rubric", tmp_path / "a.jsonl"))
         assert "Bearer sk-very-secret" in server.asked[0].headers.values()
     assert "sk-very-secret" not in str(caught.value)
@@ -154,20 +155,20 @@ def test_a_refused_key_ends_the_job_and_is_not_shown(
 def test_a_model_that_does_not_exist_ends_the_job(tmp_path: Path) -> None:
     with (
         JudgeServer(lambda asked: Reply("no such model", status=404)) as server,
-        pytest.raises(JudgeError, match=r"not found.*judge\.model='m'"),
+        pytest.raises(JudgeError, match=r"judge\.model='m'"),
     ):
         list(judge_stream(items(1), server.spec(), "rubric", tmp_path / "a.jsonl"))
 
 
-def test_a_key_that_is_not_set_is_said_before_anything_starts(
+def test_unset_key_is_refused_before_the_first_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NOT_SET", raising=False)
-    with JudgeServer(lambda asked: GOOD) as server, pytest.raises(ConfigError, match="NOT_SET is not set"):
+    with JudgeServer(lambda asked: GOOD) as server, pytest.raises(ConfigError, match="NOT_SET"):
         JudgeRunner(server.spec(api_key_env="NOT_SET"), "rubric", tmp_path / "a.jsonl")
 
 
-def test_the_sdks_take_nothing_from_their_own_variables(
+def test_keys_in_the_variables_of_the_sdks_are_not_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "OPENAI_API_KEY"):
@@ -178,7 +179,7 @@ def test_the_sdks_take_nothing_from_their_own_variables(
             assert not any("sk-not-for-this" in value for value in server.asked[0].headers.values())
 
 
-def test_results_come_in_order_whatever_the_order_of_answers(tmp_path: Path) -> None:
+def test_results_keep_the_order_of_the_items(tmp_path: Path) -> None:
     def script(asked: Asked) -> Reply:
         number = int(asked.texts["candidate"].split()[1])
         return Reply({"relevance": number % 5 + 1}, delay_s=0.02 * (7 - number % 8))
@@ -202,7 +203,7 @@ def test_as_many_requests_are_in_flight_as_configured_and_no_more(tmp_path: Path
     assert len(rows) == 20
 
 
-def test_a_second_time_nothing_is_asked(tmp_path: Path) -> None:
+def test_second_run_asks_for_new_items_only(tmp_path: Path) -> None:
     with JudgeServer(counts_words) as server:
         first = list(judge_stream(items(5), server.spec(), "rubric", tmp_path / "a.jsonl"))
         assert len(server.asked) == 5
@@ -219,13 +220,13 @@ def test_equal_requests_in_flight_are_sent_once(tmp_path: Path) -> None:
     assert [row.result["quality"] for row in rows] == [0.5] * 6
 
 
-def test_a_budget_stops_before_it_is_exceeded_and_keeps_what_was_judged(tmp_path: Path) -> None:
+def test_budget_stops_before_its_limit_and_keeps_judged_items(tmp_path: Path) -> None:
     # 100 input, 40 of them cached, and 10 output: 60 x 1 + 40 x 0.5 + 10 x 10 = 180 millionths a request
     values = {"prices": {"input": 1, "output": 10, "cached_input": 0.5}, "concurrency": 2}
     rows: list[Any] = []
     with JudgeServer(counts_words) as server:
         spec = server.spec(budget={"max_cost_usd": 900e-6}, **values)
-        with pytest.raises(BudgetReached, match=r"of judge\.budget\.max_cost_usd=0\.0009 dollars are spent"):
+        with pytest.raises(BudgetReached, match=r"judge\.budget\.max_cost_usd=0\.0009"):
             _collect(judge_stream(items(9), spec, "rubric", tmp_path / "a.jsonl", owner="r"), rows)
         assert len(server.asked) == 5, "five requests of 180 cost 900"
         assert [row.item_id for row in rows] == [f"i{number}" for number in range(5)]
@@ -241,7 +242,7 @@ def test_a_budget_stops_before_it_is_exceeded_and_keeps_what_was_judged(tmp_path
 
 
 def _collect(stream: Iterator[Any], rows: list[Any]) -> None:
-    """Keeps what came before an error."""
+    """Collect the rows before an error."""
     for row in stream:
         rows.append(row)
 
@@ -250,9 +251,7 @@ def test_a_judge_that_answers_nonsense_is_stopped(tmp_path: Path) -> None:
     rows: list[Any] = []
     with JudgeServer(lambda asked: "well") as server:
         spec = server.spec(max_retries=0, max_unjudged_share=0.2, concurrency=2)
-        with pytest.raises(
-            JudgeError, match=r"20 of 20 items are unjudged, above judge\.max_unjudged_share=0\.2"
-        ):
+        with pytest.raises(JudgeError, match=r"20 of 20 items .*judge\.max_unjudged_share=0\.2"):
             _collect(judge_stream(items(100), spec, "rubric", tmp_path / "a.jsonl"), rows)
         assert len(rows) == 20, "the rows are out before the job stops"
         assert len(server.asked) < 60
@@ -277,14 +276,14 @@ def test_submitting_and_reading_overlap(tmp_path: Path) -> None:
         JudgeServer(lambda asked: GOOD) as server,
         JudgeRunner(server.spec(concurrency=1), "rubric", tmp_path / "a.jsonl") as runner,
     ):
-        for number in range(30):  # more than may be in work at a time, and nobody reads
+        for number in range(30):  # more than may be in work at a time, without a reader
             runner.submit(item(number))
         results = runner.results()
         assert next(results).item_id == "i0"
         runner.submit(item(30))
         runner.finish()
         assert [row.item_id for row in results] == [f"i{number}" for number in range(1, 31)]
-        with pytest.raises(RuntimeError, match="after finish"):
+        with pytest.raises(RuntimeError, match=r"finish\(\)"):
             runner.submit(item(31))
 
 

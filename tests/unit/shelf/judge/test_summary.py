@@ -130,7 +130,7 @@ def test_unjudged_items_are_counted_and_in_no_mean() -> None:
     assert "800 + 80 tokens, $0.0040" in table
 
 
-def test_nothing_judged_gives_no_number() -> None:
+def test_summary_without_judged_items_has_no_numbers() -> None:
     summary = summarise([row("pairwise", "a1", {}, reason="no answer: x")], INTERVALS)
     assert summary["pairs"] == []
     assert summary["position_bias"]["first_share"] is None

@@ -53,8 +53,8 @@ def test_three_sets_by_hand() -> None:
     assert entry["positions"]["picked"] == [2, 2]
 
 
-def test_the_own_selector_is_what_the_service_named() -> None:
-    """Also where that is not what the registry's selector of the same name would pick."""
+def test_own_selector_is_the_selector_of_the_service() -> None:
+    """The registry's selector of the same name may pick another candidate."""
     shown: dict[str, Any] = {"selected_index": 2, "selector": "diverse", "prompt": "p"}
     (entry,) = measured_selection([answered(0, "c1", ["a a", "a b", "b b"], [0.1, 0.5, 0.9], **shown)])
     assert entry["usq"]["selectors"]["diverse"]["value"] == entry["usq"]["selected"]["value"] == 0.9
@@ -181,8 +181,8 @@ def test_positions_of_sets_of_several_sizes_add_up() -> None:
     assert found["smallest_expected"] == pytest.approx(2 / 3)
 
 
-def test_people_who_pick_anywhere_have_no_preferred_place() -> None:
-    """p is uniform where nobody has a bias: of 400 made tests about 5 % are below 0.05."""
+def test_position_bias_of_uniform_picks_is_rarely_significant() -> None:
+    """Without a bias p is uniform: 5 % are below 0.05."""
     rng = np.random.default_rng(0)
     below = 0
     for _ in range(400):
@@ -193,7 +193,7 @@ def test_people_who_pick_anywhere_have_no_preferred_place() -> None:
     assert 8 <= below <= 34  # 20 expected, 4.4 deviations of 4.4 either way leave it once in 10^5
 
 
-def test_without_scores_and_without_picks_there_is_nothing_to_guess() -> None:
+def test_selection_without_scores_or_picks_has_no_values() -> None:
     (unscored,) = measured_selection([answered(1, "c1", ["a", "b"], selected_index=1)])
     assert (unscored["scored"], unscored["unscored"]) == (0, 1)
     assert unscored["usq"]["measured"] is None and unscored["usq"]["selectors"]["first"] is None

@@ -1,4 +1,4 @@
-"""Figures as files: the data behind each, and what is said where nothing can draw."""
+"""Figures as files: their data, and the reason without a renderer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_line_per_point_with_its_error_bars() -> None:
     ]
 
 
-def test_a_line_per_cell_whatever_plotly_keeps_the_array_as() -> None:
+def test_rows_have_a_line_per_cell_for_arrays_and_lists() -> None:
     grid = np.array([[1.5, 2.5], [3.5, 4.5], [5.5, 6.5]])
     expected = [("q", "0", "1.5"), ("k", "0", "2.5"), ("q", "1", "3.5"), ("k", "1", "4.5"), ("q", "2", "5.5"),
                 ("k", "2", "6.5")]  # fmt: skip
@@ -51,7 +51,7 @@ def test_print_is_black_on_white_and_the_page_keeps_its_figure() -> None:
     assert figure.to_dict()["layout"]["paper_bgcolor"] == "rgba(0,0,0,0)"
 
 
-def test_without_kaleido_there_is_data_and_a_word_on_what_to_do(
+def test_export_without_kaleido_writes_data_and_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = builtins.__import__
@@ -71,19 +71,16 @@ def test_without_kaleido_there_is_data_and_a_word_on_what_to_do(
 def test_a_browser_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("kaleido")
 
-    def nothing_to_draw_with(**_: Any) -> None:
+    def fail_without_a_browser(**_: Any) -> None:
         raise RuntimeError("Kaleido requires Google Chrome to be installed.\nmore")
 
-    monkeypatch.setattr("plotly.io.write_images", nothing_to_draw_with)
+    monkeypatch.setattr("plotly.io.write_images", fail_without_a_browser)
     done = export_figures({"one": go.Figure(go.Scatter(y=[2]))}, tmp_path)
-    assert done.trouble is not None
-    assert done.trouble.startswith(
-        "no SVG and PDF files: Kaleido requires Google Chrome to be installed.; install"
-    )
+    assert done.trouble is not None and "Kaleido requires Google Chrome to be installed." in done.trouble
 
 
 @pytest.mark.slow  # a browser starts
-def test_a_browser_draws_them(tmp_path: Path) -> None:
+def test_browser_draws_svg_and_pdf(tmp_path: Path) -> None:
     pytest.importorskip("kaleido")
     figure = go.Figure(go.Scatter(x=[1, 2], y=[1, 2], name="λ = 0.25"), layout={"title": {"text": "λ and φ"}})
     done = export_figures({"one": figure}, tmp_path)

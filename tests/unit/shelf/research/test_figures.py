@@ -1,4 +1,4 @@
-"""Which figures of the research a directory of runs has, and what USQ against pass@k shows."""
+"""Figures of the research for a directory of runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.unit.report.report_fixtures import write_evaluation, write_training_r
 MODELS = {"A": [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]], "B": [[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]}
 
 
-def test_a_point_per_k_with_what_is_there_and_what_is_picked(tmp_path: Path) -> None:
+def test_usq_figure_has_a_point_per_k(tmp_path: Path) -> None:
     data = load_report_data([write_evaluation(tmp_path / "e", MODELS)])
     figure = usq_figure(data.evaluations, collect_arms(data)).to_dict()
     models = data.evaluations[0].metrics["models"]
@@ -28,7 +28,7 @@ def test_a_point_per_k_with_what_is_there_and_what_is_picked(tmp_path: Path) -> 
     assert [trace["name"] for trace in figure["data"]] == ["A", "B"]
 
 
-def test_what_the_runs_have_is_drawn_and_nothing_else(tmp_path: Path) -> None:
+def test_research_figures_are_the_ones_that_the_runs_have(tmp_path: Path) -> None:
     run = write_training_run(tmp_path / "runs" / "a-seed0", {"type": "grpo"})
     assert list(research_figures([run])) == ["1-method"]
     lines = [{"step": step, "pass_at_1": 0.3, "diversity": 0.2} for step in (0, 4)]

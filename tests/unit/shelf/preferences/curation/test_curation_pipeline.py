@@ -1,4 +1,4 @@
-"""The steps together: who goes for which reason, what a person overrides, and what no two parts may share."""
+"""The steps of curation together: reasons, overrides by reviews, disjoint parts."""
 
 from __future__ import annotations
 
@@ -145,14 +145,12 @@ def test_token_lengths_count_or_drop() -> None:
     assert done.dropped["r009"] == ("too many tokens", "19 tokens, above 15")
 
 
-def test_nothing_left_and_too_little_to_divide_are_said() -> None:
-    with pytest.raises(
-        DataError, match=r"nothing is left of 5 records after filters \(dropped: {'too short': 5}\)"
-    ):
+def test_empty_indivisible_or_unknown_records_are_refused() -> None:
+    with pytest.raises(DataError, match=r"5 records .*{'too short': 5}"):
         run(distinct(5), filters=FilterSpec(min_words=50))
-    with pytest.raises(DataError, match=r"parts, of 2 records: .*2 clusters cannot be divided into train"):
+    with pytest.raises(DataError, match=r"2 records: .*2 clusters .*train"):
         run(distinct(2))
-    with pytest.raises(DataError, match="record_id 'x' is not a record"):
+    with pytest.raises(DataError, match=r"review\.csv:2: record_id 'x' "):
         run(distinct(5), {"x": Review("keep", where="review.csv:2")})
 
 
@@ -193,9 +191,7 @@ def jaccard(a: str, b: str) -> float:
 
 @settings(deadline=None, max_examples=12)
 @given(st.integers(0, 10_000), st.sampled_from(["all", "prompt"]), st.integers(0, 3))
-def test_no_part_or_phase_shares_anything_and_order_does_not_matter(
-    seed: int, scope: Any, split: int
-) -> None:
+def test_parts_and_phases_share_no_text_and_ignore_the_order(seed: int, scope: Any, split: int) -> None:
     records = community(seed)
     changes: dict[str, Any] = {
         "duplicates": DuplicateSpec(scope=scope, near=NearDuplicateSpec(threshold=0.7)),
@@ -205,7 +201,7 @@ def test_no_part_or_phase_shares_anything_and_order_does_not_matter(
     try:
         done = run(records, **changes)
     except DataError as error:
-        assert "clusters cannot be divided" in str(error)
+        assert "clusters" in str(error)
         assume(False)  # too much is alike in this community
         raise
     sharing: dict[str, set[Any]] = defaultdict(set)
@@ -279,7 +275,7 @@ def test_rows_are_read_by_sft_and_rl(tmp_path: Path) -> None:
     assert len(sft_rows(records, RowsSpec())) == 3
 
 
-def test_instructions_are_those_of_the_tasks() -> None:
+def test_rows_have_the_instructions_of_the_tasks() -> None:
     reply, headline = record("a", prompt="Cite {source}?"), record("b", kind="headline")
     texts = [row["messages"][0]["content"] for row in rl_rows([reply, headline], RowsSpec())]
     assert texts[0].endswith("be brief, and write nothing but the reply.\n\nCite {source}?")

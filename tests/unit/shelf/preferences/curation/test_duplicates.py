@@ -139,7 +139,7 @@ def brute_force(records: list[EngagementRecord], spec: DuplicateSpec, protected:
 
 
 @pytest.mark.parametrize("scope", ["all", "prompt"])
-def test_duplicates_are_those_of_brute_force(scope: str) -> None:
+def test_duplicates_match_brute_force(scope: str) -> None:
     reasons = set()
     for seed in range(6):
         records = records_of(seed, 40)
@@ -154,7 +154,7 @@ def test_duplicates_are_those_of_brute_force(scope: str) -> None:
     assert reasons == {EXACT, NEAR}
 
 
-def test_the_best_stays_and_the_reason_names_it() -> None:
+def test_best_duplicate_is_kept_and_named_in_the_reason() -> None:
     texts = ["the cat sat on the mat today", "The cat sat on the mat today!", "the cat sat on the mat todays"]
     records = [record(name, text, score) for name, text, score in zip("abc", texts, (1, 5, 3), strict=True)]
     spec = DuplicateSpec(near=NearDuplicateSpec(threshold=0.8))
@@ -164,12 +164,12 @@ def test_the_best_stays_and_the_reason_names_it() -> None:
     assert duplicates(records, DuplicateSpec(near=None)) == {"a": (EXACT, "of b")}
 
 
-def test_texts_without_words_are_compared_as_they_are() -> None:
+def test_texts_without_words_are_compared_by_their_characters() -> None:
     records = [record("a", "!!!", 1), record("b", "!!! ", 0), record("c", "???")]
     assert duplicates(records, DuplicateSpec()) == {"b": (EXACT, "of a")}
 
 
-def test_what_is_alike_is_one_cluster() -> None:
+def test_similar_records_are_one_cluster() -> None:
     post = "What do you do when the only printer of the office has been out of ink for weeks"
     records = [
         record("a", prompt=f"{post}?"),

@@ -63,7 +63,7 @@ def test_the_first_rule_gives_the_reason() -> None:
 
 
 def test_contradicting_limits_are_refused() -> None:
-    with pytest.raises(ConfigError, match="min_words=5 is above max_words=4"):
+    with pytest.raises(ConfigError, match=r"min_words=5 .*max_words=4"):
         build_config(FilterSpec, {"min_words": 5, "max_words": 4})
 
 
@@ -77,12 +77,12 @@ def test_a_word_list_of_the_user(tmp_path: Path) -> None:
     assert read_flagged_words(str(path)).found_in("Please buy: now or never") == "buy now"
     assert read_flagged_words(str(path)).found_in("buy nowhere") == ""
     path.write_text("ok\n***\n")
-    with pytest.raises(DataError, match=r"words\.txt:2: '\*\*\*' holds no word"):
+    with pytest.raises(DataError, match=r"words\.txt:2: '\*\*\*'"):
         read_flagged_words(str(path))
     path.write_text("# nothing\n")
-    with pytest.raises(DataError, match="no word in it"):
+    with pytest.raises(DataError, match=r"words\.txt: .*filters\.flagged_words"):
         read_flagged_words(str(path))
-    with pytest.raises(DataError, match=r"no such file; set filters\.flagged_words"):
+    with pytest.raises(DataError, match=r"absent\.txt: .*filters\.flagged_words"):
         read_flagged_words(str(tmp_path / "absent.txt"))
 
 
@@ -96,5 +96,5 @@ def test_languages() -> None:
     rules = build_rules(FilterSpec(language=LanguageSpec(keep=("de",))))
     assert rules.objection(record("a", ENGLISH)) == ("language", "en")
     assert rules.objection(record("a", GERMAN)) is None
-    with pytest.raises(ConfigError, match=r"filters\.language\.keep: unknown language 'english'; known: "):
+    with pytest.raises(ConfigError, match=r"filters\.language\.keep: .*'english'; known: "):
         language_rule(LanguageSpec(keep=("english",)))

@@ -89,7 +89,7 @@ def test_large_clusters_are_shared_out_too() -> None:
 
 
 def test_too_few_clusters_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 clusters cannot be divided into train, validation, test"):
+    with pytest.raises(ValueError, match=r"2 clusters .*train, validation, test"):
         divide({"a": [1.0], "b": [2.0]}, SHARES, strata=1, seed=0)
     part_of = divide({"a": [1.0], "b": [2.0]}, {**SHARES, "validation": 0.0}, strata=1, seed=0)
     assert set(part_of.values()) == {"train", "test"}
@@ -117,8 +117,8 @@ def test_phases_divide_the_training_part_only() -> None:
     assert set(everything.values()) == {("train", "sft")}
 
 
-def test_shares_that_leave_nothing_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"test_share=0\.5 and validation_share=0\.5 leave nothing"):
+def test_shares_without_a_training_part_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"test_share=0\.5 .*validation_share=0\.5"):
         build_config(PartsSpec, {"test_share": 0.5, "validation_share": 0.5})
 
 

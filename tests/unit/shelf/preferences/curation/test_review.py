@@ -34,7 +34,7 @@ def read(path: Path, content: bytes | str) -> dict[str, Review]:
 
 
 @given(st.lists(st.tuples(TEXTS, st.sampled_from(["keep", "drop", ""]), TEXTS), max_size=5))
-def test_what_is_written_is_read(
+def test_written_reviews_are_read_back(
     tmp_path_factory: pytest.TempPathFactory, items: list[tuple[str, str, str]]
 ) -> None:
     rows = [
@@ -57,7 +57,7 @@ def test_no_cell_is_a_formula(tmp_path: Path, start: str) -> None:
     assert read(tmp_path / "review.csv", content)["=id"].note == f"{start}1".strip()
 
 
-def test_what_spreadsheets_make_of_it(tmp_path: Path) -> None:
+def test_reviews_saved_by_spreadsheets_are_read(tmp_path: Path) -> None:
     expected = {"a": ("keep", "good, although short"), "b": ("drop", "")}
     for content in (
         '\ufeffrecord_id,decision,note\r\na,keep,"good, although short"\r\nb,drop,\r\nc,,\r\n',
@@ -75,19 +75,19 @@ def test_what_spreadsheets_make_of_it(tmp_path: Path) -> None:
     [
         (
             "record_id,decision\na,maybe\n",
-            r"review\.csv:2: decision 'maybe' of 'a' must be keep, drop or empty",
+            r"review\.csv:2: decision 'maybe' .*'a' .*keep, drop",
         ),
         (
             "record_id,decision\na,keep\na,drop\n",
-            r"review\.csv:3: record_id 'a' is already that of .*review\.csv:2",
+            r"review\.csv:3: record_id 'a' .*review\.csv:2",
         ),
-        ("record_id,decision\n,keep\n", r"review\.csv:2: record_id is empty"),
-        ("record_id,note\na,x\n", "no column 'decision'"),
-        ("record_id,decision,colour\na,keep,red\n", "unknown column 'colour', which a new run would lose"),
-        ("record_id,decision,decision\na,keep,drop\n", "names 'decision' twice"),
-        ("record_id,decision\na,keep,more\n", r"review\.csv:2: 3 cells but the header has 2"),
-        ("", "empty"),
-        (b"record_id,decision\n\xff,keep\n", "not UTF-8"),
+        ("record_id,decision\n,keep\n", r"review\.csv:2: record_id "),
+        ("record_id,note\na,x\n", r"review\.csv: .*'decision'"),
+        ("record_id,decision,colour\na,keep,red\n", r"review\.csv: .*'colour'"),
+        ("record_id,decision,decision\na,keep,drop\n", r"review\.csv: .*'decision' twice"),
+        ("record_id,decision\na,keep,more\n", r"review\.csv:2: 3 cells .* 2;"),
+        ("", r"review\.csv: empty"),
+        (b"record_id,decision\n\xff,keep\n", r"review\.csv: .*UTF-8"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, content: str | bytes, message: str) -> None:
@@ -102,5 +102,5 @@ def test_unknown_records_are_refused_where_something_would_be_lost(tmp_path: Pat
     ):
         check_known(reviews, {"a"})
     check_known(reviews, {"a", "1.2E+17"})
-    with pytest.raises(DataError, match="no such file; set review"):
+    with pytest.raises(DataError, match=r"absent\.csv: .*review\.csv"):
         read_reviews(tmp_path / "absent.csv")

@@ -47,16 +47,16 @@ def write(path: Path, *rows: object) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"completion": "  "}, "'completion': it is blank"),
+        ({"completion": "  "}, "'completion'"),
         ({"engagement": "many"}, "'engagement'.*'many'"),
         ({"engagement": 1e999}, "'engagement'.*finite"),
-        ({"clicks": 3}, "clicks=3 need as many impressions; there are None"),
-        ({"clicks": 3, "impressions": 2}, "clicks=3 .* there are 2"),
-        ({"created_at": "yesterday"}, "'yesterday' is not ISO 8601"),
-        ({"phase": "rl", "part": "test"}, "phase='rl' is of training records only; part is 'test'"),
+        ({"clicks": 3}, "clicks=3 .*impressions.*None"),
+        ({"clicks": 3, "impressions": 2}, "clicks=3 .*impressions.* 2"),
+        ({"created_at": "yesterday"}, "'yesterday' .*ISO 8601"),
+        ({"phase": "rl", "part": "test"}, "phase='rl' .*'test'"),
         ({"age_s": -1}, "'age_s'"),
-        ({"likes": 3}, "'likes': unknown field; known: record_id"),
-        ({"prompt": "a\ud800"}, "'prompt': no Unicode text: half of a surrogate pair at 1"),
+        ({"likes": 3}, "'likes': .*record_id"),
+        ({"prompt": "a\ud800"}, "'prompt': .*Unicode.* 1"),
     ],
 )
 def test_a_broken_record_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -93,7 +93,7 @@ def test_ids_may_be_absent_but_not_twice(tmp_path: Path) -> None:
     assert first.prompt_id == second.prompt_id == first.cluster_id
     assert isinstance(first, EngagementRecord) and isinstance(second, EngagementRecord)
     assert first.record_id != second.record_id
-    with pytest.raises(DataError, match=r"r\.jsonl:2: record_id .* is already that of .*r\.jsonl:1"):
+    with pytest.raises(DataError, match=r"r\.jsonl:2: record_id .*r\.jsonl:1"):
         read_records(write(tmp_path / "r.jsonl", bare, {**bare, "engagement": 2}))
 
 
@@ -135,17 +135,17 @@ def test_pairs_keep_gap_ids_and_part(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "p", "chosen": "a", "rejected": "a"}, "same text 'a'"),
-        ({"prompt": "p", "chosen": "a"}, "no 'rejected'"),
-        ({"chosen": "a", "rejected": "b"}, "no 'prompt'"),
-        ({"chosen": [turn("user", "x")], "rejected": [turn("user", "y")]}, "do not begin with the same"),
+        ({"prompt": "p", "chosen": "a", "rejected": "a"}, "chosen .*rejected .*'a'"),
+        ({"prompt": "p", "chosen": "a"}, "'rejected'"),
+        ({"chosen": "a", "rejected": "b"}, "'prompt'"),
+        ({"chosen": [turn("user", "x")], "rejected": [turn("user", "y")]}, "'prompt'.*'chosen' .*'rejected'"),
         (
             {"prompt": "p", "chosen": [turn("user", "a")], "rejected": "b"},
             '\'chosen\' is .*role": "assistant"',
         ),
         ({"prompt": "p", "chosen": [], "rejected": "b"}, r"'chosen' is '\[\]'"),
         ({"prompt": "p", "chosen": "a", "rejected": "b", "gap": 0}, "'gap'"),
-        ({"prompt": " ", "chosen": "a", "rejected": "b"}, "'prompt': it is blank"),
+        ({"prompt": " ", "chosen": "a", "rejected": "b"}, "'prompt': "),
     ],
 )
 def test_a_broken_pair_is_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
@@ -173,11 +173,11 @@ def test_a_curated_directory_is_read_as_one(tmp_path: Path) -> None:
     assert data_sha256(file) == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def test_what_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no data/train\.jsonl .* set data\.path"):
+def test_missing_or_empty_records_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data/train\.jsonl .*data\.path"):
         read_records(tmp_path)
-    with pytest.raises(DataError, match=r"no such file or directory; .* set model\.data"):
+    with pytest.raises(DataError, match=r"x\.jsonl: .*model\.data"):
         read_records(tmp_path / "x.jsonl", key="model.data")
     (tmp_path / "train.jsonl").write_text("")
-    with pytest.raises(DataError, match="no rows"):
+    with pytest.raises(DataError, match=r"no rows.*data.path"):
         read_records(tmp_path)

@@ -162,7 +162,7 @@ def test_an_export(tmp_path: Path) -> None:
     assert (tea.position, tea.age_s) == (None, None)
 
 
-def test_columns_of_another_name(tmp_path: Path) -> None:
+def test_columns_with_other_names_are_mapped(tmp_path: Path) -> None:
     rows = [{"post": "Up early?", "text": "The cat.", "hearts": 2, "post_id": 7, "lang": "en", "likes": 99}]
     columns = {"prompt": "post", "completion": "text", "engagement": "hearts", "thread_id": "post_id"}
     found = import_source(ExportSource(path=write(tmp_path / "e.jsonl", rows), columns=columns))
@@ -170,15 +170,15 @@ def test_columns_of_another_name(tmp_path: Path) -> None:
     assert (record.prompt, record.completion, record.engagement) == ("Up early?", "The cat.", 2.0)
     assert record.cluster_id == "thread:7"
     assert found.notes == ("columns left alone: lang, likes",)
-    with pytest.raises(DataError, match=r"e\.jsonl:1: unknown field 'hearts'"):
+    with pytest.raises(DataError, match=r"e\.jsonl:1: .*'hearts'"):
         import_source(ExportSource(path=str(tmp_path / "e.jsonl")))
     with pytest.raises(
         DataError, match=r"source\.columns names 'body', which is not a column; there are post"
     ):
         import_source(ExportSource(path=str(tmp_path / "e.jsonl"), columns={**columns, "completion": "body"}))
-    with pytest.raises(ConfigError, match=r"columns\.reply: no such field; known: prompt, completion"):
+    with pytest.raises(ConfigError, match=r"columns\.reply: .*known: prompt, completion"):
         build_config(ExportSource, {"columns": {"reply": "text"}})
-    with pytest.raises(ConfigError, match="'text' is named for two fields"):
+    with pytest.raises(ConfigError, match=r"'text' .*two"):
         build_config(ExportSource, {"columns": {"completion": "text", "prompt": "text"}})
 
 
@@ -200,10 +200,10 @@ def test_impressions_make_log_odds(tmp_path: Path) -> None:
     counts = import_records(ExportSource(path=path, scale="count"))
     assert sorted(r.engagement for r in counts) == [0, 1, 2, 3] and {r.clicks for r in counts} == {None}
     mixed = write(tmp_path / "m.jsonl", [*rows, {"prompt": "p", "reply": "r", "likes": 1}])
-    with pytest.raises(DataError, match=r"1 of 5 rows have no impressions.*source\.scale=count"):
+    with pytest.raises(DataError, match=r"m\.jsonl: 1 of 5 rows .*source\.scale=count"):
         import_records(ExportSource(path=mixed))
     more = write(tmp_path / "x.jsonl", [{"prompt": "p", "reply": "r", "likes": 9, "impressions": 3}])
-    with pytest.raises(DataError, match="engagement 9 of 'r' is not a count between 0 and its impressions 3"):
+    with pytest.raises(DataError, match=r"engagement 9 of 'r' .*impressions 3"):
         import_records(ExportSource(path=more))
 
 
@@ -224,7 +224,7 @@ def test_the_prior_at_its_ends() -> None:
     apart = estimated_prior([100, 0], [100, 100])  # as far apart as can be: hardly any weight
     assert apart.impressions == 1
     for clicks, shown in (([], []), ([0], [0])):
-        with pytest.raises(ValueError, match="no row has impressions"):
+        with pytest.raises(ValueError, match=r"no row .*impressions"):
             estimated_prior(clicks, shown)
     with pytest.raises(ValueError, match="0 <= clicks <= impressions"):
         estimated_prior([2], [1])
@@ -245,7 +245,7 @@ def test_ids_stay_when_people_react_and_in_any_order(tmp_path: Path) -> None:
     named = import_records(ExportSource(path=write(tmp_path / "e.jsonl", own)))
     assert [r.record_id for r in named] == [f"export/00{at}" for at in range(5)]
     own[1]["reply_id"] = "000"
-    with pytest.raises(DataError, match=r"e\.jsonl:2: reply_id '000' is already that of .*e\.jsonl:1"):
+    with pytest.raises(DataError, match=r"e\.jsonl:2: reply_id '000' .*e\.jsonl:1"):
         import_records(ExportSource(path=write(tmp_path / "e.jsonl", own)))
 
 
@@ -267,11 +267,9 @@ def test_a_data_set_saved_by_datasets_and_a_parquet_file_give_the_same(tmp_path:
         import_records(HubSource(name=str(tmp_path / "dict"), split="test"))
 
 
-def test_a_hub_that_cannot_be_reached_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_hub_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        ConfigError, match=r"source\.name='polyray/none', split 'train' cannot be had.*network"
-    ):
+    with pytest.raises(ConfigError, match=r"source\.name='polyray/none', split 'train' .*network"):
         import_records(HubSource(name="polyray/none"))
 
 
@@ -281,7 +279,7 @@ def test_records_of_an_earlier_run(tmp_path: Path) -> None:
     path = write(tmp_path / "r.jsonl", [r.model_dump() for r in placed])
     assert import_records(RecordsSource(path=path)) == records
     pairs = write(tmp_path / "p.jsonl", [{"prompt": "p", "chosen": "a", "rejected": "b"}])
-    with pytest.raises(DataError, match="preference pairs"):
+    with pytest.raises(DataError, match=r"p\.jsonl: .*pairs"):
         import_records(RecordsSource(path=pairs))
 
 

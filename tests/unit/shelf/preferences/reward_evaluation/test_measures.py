@@ -58,7 +58,7 @@ def noisy(texts: Texts, noise: float, seed: int = 1) -> np.ndarray:
     return texts.engagement_N + np.random.default_rng(seed).normal(0, noise, len(texts))
 
 
-def test_accuracy_and_correlations_are_what_enumeration_and_scipy_say(texts: Texts) -> None:
+def test_accuracy_and_correlations_match_enumeration_and_scipy(texts: Texts) -> None:
     scores = noisy(texts, 3.0)
     found = {name: interval.value for name, interval in measure(scores, texts, 1.0, CONFIG).metrics.items()}
     by_prompt, rhos, taus, centred = [], [], [], []

@@ -1,4 +1,4 @@
-"""What the alterations do to a text, and what the verdicts say about scorers whose answers are known."""
+"""Alterations of texts, and verdicts about scorers with known answers."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def _letters(text: str) -> str:
     return "".join(filter(str.isalpha, text))
 
 
-def test_what_is_not_altered_or_not_scored_does_not_count(texts: Texts) -> None:
+def test_probe_ignores_unaltered_and_unscored_texts(texts: Texts) -> None:
     spec = ProbeSpec(num_completions=10, names=("uppercase", "empty"))
     probes = probe_texts(texts, spec, 0)
     same = [*probes.originals[:4], *probes.altered["uppercase"][4:]]

@@ -1,4 +1,4 @@
-"""An encoder whose embeddings are known, and records about them, for tests of what stands on an encoder."""
+"""An encoder with known embeddings, and matching records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A saved model: the trained numbers, the same bits in any company, the reference, and what is refused."""
+"""A saved model: trained numbers, batch independence, the reference, refusals."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def damaged(model_dir: Path, name: str, content: bytes) -> Path:
     return copy
 
 
-def test_raw_scores_are_those_of_the_trained_head(model_dir: Path) -> None:
+def test_raw_scores_match_the_trained_head(model_dir: Path) -> None:
     model = EngagementModel.load(model_dir)
     tensors = {k: torch.from_numpy(v) for k, v in load_file(model_dir / "head.safetensors").items()}
     head = EngagementHead(4 * 6 + 2, 8)
@@ -66,7 +66,7 @@ def test_raw_scores_are_those_of_the_trained_head(model_dir: Path) -> None:
     by_hand = [np.mean([1 / (1 + np.exp(-(r - j))) for j in model.config.reference]) for r in raw]
     np.testing.assert_allclose(model.scores(PROMPTS, TEXTS), by_hand, rtol=1e-12)
     assert model.raw([], []).shape == (0,)
-    with pytest.raises(ValueError, match="2 prompts for 1 completions"):
+    with pytest.raises(ValueError, match=r"2 prompts .*1 completions"):
         model.raw(["a", "b"], ["c"])
 
 
@@ -94,7 +94,7 @@ def test_the_reference_is_close_and_scores_increase() -> None:
     assert quantile_reference(raw[:256]) == (tuple(sorted(raw[:256])), 0.0)
 
 
-def test_the_version_is_of_what_scores_depend_on(model_dir: Path) -> None:
+def test_version_covers_the_files_that_scores_depend_on(model_dir: Path) -> None:
     card = read_card(model_dir)
     assert EngagementModel.load(model_dir).version == card.version
     assert len(card.version) == 64
@@ -102,25 +102,25 @@ def test_the_version_is_of_what_scores_depend_on(model_dir: Path) -> None:
     assert EngagementModel.load(model_dir).version == card.version
     text = (model_dir / "config.json").read_text()
     changed = damaged(model_dir, "config.json", text.replace('"format": 1', '"format":  1').encode())
-    with pytest.raises(DataError, match=r"config\.json is not as it was saved"):
+    with pytest.raises(DataError, match=r"config\.json "):
         EngagementModel.load(changed)
 
 
-def test_what_is_no_model_is_named(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="is not an engagement model"):
+def test_broken_model_is_named(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"config\.json .*card\.json"):
         EngagementModel.load(tmp_path)
-    with pytest.raises(DataError, match=r"head\.safetensors is not as it was saved"):
+    with pytest.raises(DataError, match=r"head\.safetensors "):
         EngagementModel.load(damaged(model_dir, "head.safetensors", b"nothing"))
-    with pytest.raises(DataError, match=r"card\.json: not valid JSON"):
+    with pytest.raises(DataError, match=r"card\.json: .*JSON"):
         EngagementModel.load(damaged(model_dir, "card.json", b"{"))
     tensors = load_file(model_dir / "head.safetensors")
     monkeypatch.setattr(
         "polyray.shelf.preferences.reward_model.model._checked_card", lambda path: read_card(path)
     )
     for name, value, message in (
-        ("mean", np.full_like(tensors["mean"], np.nan), "mean has values that no model has"),
-        ("std", np.zeros_like(tensors["std"]), "std has values that no model has"),
-        ("mean", tensors["mean"][:3], "expected"),
+        ("mean", np.full_like(tensors["mean"], np.nan), r"head\.safetensors: mean "),
+        ("std", np.zeros_like(tensors["std"]), r"head\.safetensors: std "),
+        ("mean", tensors["mean"][:3], r"'mean': \(3,\).*'mean': \(26,\)"),
     ):
         copy = damaged(model_dir, "head.safetensors", b"")
         save_file({**tensors, name: value}, copy / "head.safetensors")
@@ -128,14 +128,14 @@ def test_what_is_no_model_is_named(model_dir: Path, tmp_path: Path, monkeypatch:
             EngagementModel.load(copy)
     values = json.loads((model_dir / "config.json").read_text())
     other = damaged(model_dir, "config.json", json.dumps({**values, "encoder_sha256": "0" * 64}).encode())
-    with pytest.raises(ConfigError, match="encoder 'packaged' has sha256 known-sha256 here"):
+    with pytest.raises(ConfigError, match=r"'packaged' .*known-sha256"):
         EngagementModel.load(other)
     broken = damaged(model_dir, "config.json", json.dumps({**values, "temperature": 0}).encode())
     with pytest.raises(DataError, match=r"config\.json: temperature"):
         EngagementModel.load(broken)
 
 
-def test_the_card_says_where_it_comes_from(model_dir: Path) -> None:
+def test_card_has_data_encoder_and_licence(model_dir: Path) -> None:
     card, text = read_card(model_dir), (model_dir / "README.md").read_text()
     assert card.data.half == "train"
     assert card.encoder.licence == "Apache-2.0"
@@ -145,7 +145,7 @@ def test_the_card_says_where_it_comes_from(model_dir: Path) -> None:
         assert part in text
 
 
-def test_only_independent_models_may_check_one_another(model_dir: Path) -> None:
+def test_models_that_share_data_may_not_check_each_other(model_dir: Path) -> None:
     card = read_card(model_dir)
 
     def with_clusters(version: str, names: list[str]) -> ModelCard:
@@ -154,8 +154,8 @@ def test_only_independent_models_may_check_one_another(model_dir: Path) -> None:
 
     first, second = with_clusters("a" * 64, ["t1", "t2"]), with_clusters("b" * 64, ["t3", "t4", "t5"])
     check_independent(first, second)
-    with pytest.raises(ConfigError, match="are the same model, which would grade itself"):
+    with pytest.raises(ConfigError, match="same model"):
         check_independent(first, with_clusters("a" * 64, ["t9"]))
-    with pytest.raises(ConfigError, match=r"share 1 of 2 and 3 clusters .*data\.half=eval"):
+    with pytest.raises(ConfigError, match=r"1 of 2 and 3 clusters .*data\.half=eval"):
         check_independent(first, with_clusters("c" * 64, ["t2", "t8", "t9"]))
     assert cluster_digests(["b", "a", "b"]) == cluster_digests(["a", "b"])

@@ -57,7 +57,7 @@ def test_scores_are_the_models(reward: EngagementReward) -> None:
     assert reward.score([]) == []
 
 
-def test_what_people_saw_is_what_counts(reward: EngagementReward) -> None:
+def test_score_depends_on_the_source_that_readers_saw(reward: EngagementReward) -> None:
     messages = (
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "first"},

@@ -52,14 +52,14 @@ def lines_of(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def agreement(model: EngagementModel) -> float:
-    """Spearman of the raw scores of new texts with what is liked."""
+    """Spearman correlation of raw scores with the preference on new texts."""
     texts = [f"new text {number}" for number in range(200)]
     raw = model.raw(["a new prompt"] * len(texts), texts)
     return float(spearmanr(raw, [vector_of(text)[0] for text in texts])[0])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("objective", ["pairwise", "regression", "both"])
-def test_what_people_like_is_learnt(objective: str, tmp_path: Path) -> None:
+def test_training_learns_the_preferred_completions(objective: str, tmp_path: Path) -> None:
     path = write_records(tmp_path / "r.jsonl", liking)
     model = trained(reward_config(path, objective__type=objective), tmp_path / "run")
     assert agreement(model) > 0.9
@@ -75,7 +75,7 @@ def test_what_people_like_is_learnt(objective: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("objective", ["pairwise", "both"])
-def test_several_ranks_are_one(objective: str, tmp_path: Path) -> None:
+def test_several_ranks_train_the_model_of_one(objective: str, tmp_path: Path) -> None:
     path = write_records(tmp_path / "r.jsonl", liking)
     config = reward_config(
         path,
@@ -103,7 +103,7 @@ def test_several_ranks_are_one(objective: str, tmp_path: Path) -> None:
         assert loss == pytest.approx(losses[0], abs=1e-6)
 
 
-def test_every_row_comes_once_an_epoch(tmp_path: Path) -> None:
+def test_every_row_is_drawn_once_an_epoch(tmp_path: Path) -> None:
     config = reward_config(
         write_records(tmp_path / "r.jsonl", liking), rows_per_step=50, objective__type="both"
     )
@@ -149,10 +149,10 @@ def test_a_resumed_run_is_the_same_run(tmp_path: Path, monkeypatch: pytest.Monke
 
     with monkeypatch.context() as patch:
         patch.setattr(KnownEmbedder, "sha256", "e" * 64)
-        with pytest.raises(ConfigError, match=r"but encoder\.name is now eeeeeeeeeeee"):
+        with pytest.raises(ConfigError, match=r"encoder\.name .*eeeeeeeeeeee"):
             run_reward_training(a_run(config, tmp_path / "broken"), lambda metrics: None)
     other = write_records(tmp_path / "other.jsonl", liking, seed=1)
-    with pytest.raises(ConfigError, match="the training rows are not those of its checkpoint"):
+    with pytest.raises(ConfigError, match=r"training rows .*step-000040"):
         run_reward_training(a_run(reward_config(other), tmp_path / "broken"), lambda metrics: None)
 
 
@@ -170,9 +170,7 @@ def test_resumed_longer_run_uses_rate_of_longer_schedule(tmp_path: Path) -> None
     assert rates[3] < rates[4]
 
 
-def test_a_run_that_is_asked_to_stop_goes_on_as_if_nothing_had_been(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stopped_run_resumes_to_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_records(tmp_path / "r.jsonl", liking)
     config = reward_config(
         path, head__dropout=0.3, learner__steps=10, learner__checkpoint_every=7, stopping__every=5
@@ -195,7 +193,7 @@ def test_a_run_that_is_asked_to_stop_goes_on_as_if_nothing_had_been(
     assert lines_of(broken.run_dir) == lines_of(tmp_path / "whole")
 
 
-def test_it_stops_early_and_keeps_the_best(tmp_path: Path) -> None:
+def test_early_stopping_keeps_the_best_model(tmp_path: Path) -> None:
     def noise(text: str, rng: np.random.Generator) -> dict[str, Any]:
         return {"engagement": float(rng.normal())}
 
@@ -229,11 +227,11 @@ def test_age_is_modelled_and_not_taken_for_the_text(tmp_path: Path) -> None:
     assert found["ignore"] < -0.5  # it learns that people dislike what they like
 
 
-def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
+def test_diverging_training_is_an_error(tmp_path: Path) -> None:
     config = reward_config(
         write_records(tmp_path / "r.jsonl", liking), learner__learning_rate=1e30, objective__type="both"
     )
-    with pytest.raises(RewardError, match=r"the gradient's norm is .* lower learner\.learning_rate"):
+    with pytest.raises(RewardError, match=r"gradient.* learner\.learning_rate"):
         run_reward_training(a_run(config, tmp_path / "run"), lambda metrics: None)
 
 

@@ -100,7 +100,7 @@ def write_validated_reward(run: Path, correlation: float) -> Path:
 
 
 def at_pointer(values: Any, pointer: str) -> Any:
-    """What a JSON pointer leads to (RFC 6901), written apart from the code that makes them."""
+    """Value at a JSON pointer (RFC 6901), by code of its own."""
     for part in pointer.split("/")[1:]:
         key = part.replace("~1", "/").replace("~0", "~")
         values = values[int(key)] if isinstance(values, list) else values[key]

@@ -37,7 +37,7 @@ def test_the_largest_k_must_fit_into_half_of_the_samples() -> None:
 HARD, EASY = [WRONG, WRONG, WRONG, WRONG], [1, 1, 2, 2]
 
 
-def test_gains_by_difficulty_are_those_of_the_bins() -> None:
+def test_gains_by_difficulty_match_their_bins() -> None:
     """Two hard prompts, where `new` solves half, and two easy ones, where it solves half and `old` everything."""
     models = {
         "start": [HARD, HARD, EASY, EASY],
@@ -58,8 +58,8 @@ def test_gains_by_difficulty_are_those_of_the_bins() -> None:
     assert [(each["from"], each["n_problems"]) for each in counts] == [(0.0, 2), (2.0, 2)]
 
 
-def test_the_reference_does_not_get_better_by_itself() -> None:
-    """Two models of pure chance: whoever chooses prompts by the samples that are compared sees a gain."""
+def test_prompts_chosen_on_one_half_show_no_gain_by_chance() -> None:
+    """Prompts chosen by the compared samples show a gain of equal models."""
     draw = np.random.default_rng(0)
     models = {name: np.where(draw.random((1500, 8)) < 0.5, 0, WRONG).tolist() for name in ("start", "new")}
     outcomes = read(records_of(models))
@@ -75,7 +75,7 @@ def test_the_reference_does_not_get_better_by_itself() -> None:
     assert gain["value"] == pytest.approx(by_hand)
 
 
-def test_lengths_and_what_cannot_be_told() -> None:
+def test_conditions_by_length_and_without_any_spread() -> None:
     models = {"old": [[1, 1], [1, WRONG], [WRONG, 1]], "new": [[1, 1]] * 3}
     found = conditions(read(records_of(models, prompts=("a", "bb", "ccc"))), Compared("old", "old", (1,)))[
         "conditions"
@@ -99,14 +99,14 @@ def test_one_cluster_has_no_interval() -> None:
     assert gain == {"value": 1.0, "low": None, "high": None, "says": "one cluster alone"}
 
 
-def test_too_few_samples_say_so() -> None:
+def test_too_few_samples_have_a_reason() -> None:
     models = {"old": [[1, 1], [WRONG, 1]], "new": [[1, 1]] * 2}
     found = conditions(read(records_of(models)), Compared("old", "old", (2,)))
     assert found["k"] is None and "2 samples per prompt cannot be halved for k=2" in found["why_not"]
     assert found["conditions"] == found["worst"] == {}
 
 
-def test_the_worst_prompts_are_chosen_on_one_half_and_told_of_the_other() -> None:
+def test_worst_prompts_are_chosen_on_one_half_and_measured_on_the_other() -> None:
     models = {
         "old": [[1, 1, 1, 1], [1, 1, 1, WRONG], [WRONG, 1, WRONG, 1]],
         "new": [[WRONG, WRONG, 1, WRONG], [WRONG, WRONG, WRONG, WRONG], [WRONG, WRONG, WRONG, WRONG]],

@@ -41,7 +41,7 @@ MODELS = {"old": [HALF, NEVER, HALF, NEVER, HALF, HALF], "new": [ALWAYS, HALF, H
         (REWARD, 0.501, "pass"), (REWARD, 0.5, "fail"), (REWARD, None, "not_measured"),
     ],
 )  # fmt: skip
-def test_limits_are_those_of_the_research(rule: Rule, value: float | None, status: str) -> None:
+def test_status_follows_the_limits_of_the_research(rule: Rule, value: float | None, status: str) -> None:
     assert rule.status(value) == status
 
 
@@ -55,7 +55,7 @@ def of(paths: list[Path], model: str = "new") -> dict[str, dict[str, Any]]:
     return {entry["criterion"]: entry for entry in entries if entry["model"] == model}
 
 
-def test_values_are_those_of_the_files_and_say_where(tmp_path: Path) -> None:
+def test_values_of_criteria_match_their_sources(tmp_path: Path) -> None:
     run = write_run(tmp_path / "eval", MODELS, ks=(1, 2, 4), baseline="old")
     found = of([run])
     metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
@@ -94,7 +94,7 @@ def test_a_worse_model_has_no_success(tmp_path: Path) -> None:
     assert found["significance"]["status"] == "fail" and "not upwards" in found["significance"]["detail"]
 
 
-def test_what_is_not_there_is_not_measured_and_says_what_would_measure_it(tmp_path: Path) -> None:
+def test_unmeasured_criterion_names_the_option_that_measures_it(tmp_path: Path) -> None:
     run = write_run(tmp_path / "eval", MODELS, baseline="old")
     found = of([run])
     for criterion, option in (("rouge_l", "text_metrics: [reference]"), ("judge_win_rate", "polyray judge")):
@@ -131,13 +131,13 @@ def test_text_metrics_judges_and_rewards_are_read(tmp_path: Path) -> None:
     assert reward["sources"][0]["key"] == "/models/mine/spearman_within/value/value"
 
 
-def test_nothing_is_relative_to_0(tmp_path: Path) -> None:
+def test_relative_criterion_with_a_baseline_of_zero_is_not_measured(tmp_path: Path) -> None:
     run = write_run(tmp_path / "eval", {"old": [NEVER, NEVER], "new": [HALF, ALWAYS]}, baseline="old")
     entry = of([run])["pass_at_k"]
     assert entry["status"] == "not_measured" and "the baseline has 0" in entry["detail"]
 
 
-def test_one_model_alone_has_no_criteria_but_that_of_rewards(tmp_path: Path) -> None:
+def test_single_model_has_only_the_criterion_of_rewards(tmp_path: Path) -> None:
     run = write_run(tmp_path / "eval", {"old": MODELS["old"]})
     assert [entry["criterion"] for entry in criteria(read_inputs([run]))["criteria"]] == [
         "reward_correlation"

@@ -39,7 +39,7 @@ def test_the_figure_has_every_measured_k(tmp_path: Path) -> None:
     assert curve["low"][2] == curve["high"][2] == 1.0
 
 
-def test_runs_of_one_domain_stand_apart_and_say_why(tmp_path: Path) -> None:
+def test_runs_of_one_domain_are_separate_rows_with_a_reason(tmp_path: Path) -> None:
     runs = [
         write_run(tmp_path / "a", {"A": ROWS}, seed=0),
         write_run(tmp_path / "b", {"A": ROWS}, seed=1),

@@ -100,7 +100,7 @@ def test_models_that_share_an_adapter_keep_a_colour_each(tmp_path: Path) -> None
     assert arms["warm start"].colour == WARM_START_COLOUR and arms["old <1>"].colour != arms["new"].colour
 
 
-def test_collapse_says_how_many_to_generate(tmp_path: Path) -> None:
+def test_collapse_has_the_number_to_generate(tmp_path: Path) -> None:
     run = write_run(tmp_path / "eval", {"A": [EASY], "B": [EASY], "C": [EASY]}, ks=(1, 2))
     ratio = {"1": {"value": 1.0}, "2": {"value": None}}
     entry = {"diversity_efficiency_ratio": ratio, "pass_at_k": {"1": {}, "2": {}}}
@@ -120,13 +120,13 @@ def test_collapse_says_how_many_to_generate(tmp_path: Path) -> None:
 def test_the_reference_is_the_warm_start_then_the_baseline(tmp_path: Path) -> None:
     [run] = read_inputs([write_run(tmp_path / "a", MODELS, baseline="new")]).runs
     assert reference_of(run) == "warm start" and reference_of(run, "new") == "new"
-    with pytest.raises(ConfigError, match="'other' is not a model of a, which has warm start, old <1>, new"):
+    with pytest.raises(ConfigError, match=r"'other' .*warm start, old <1>, new"):
         reference_of(run, "other")
     [plain] = read_inputs([write_run(tmp_path / "b", {"x": [EASY], "y": [EASY]}, baseline="y")]).runs
     assert reference_of(plain) == "y"
 
 
-def test_without_samples_the_rest_is_told(tmp_path: Path) -> None:
+def test_drawings_without_samples_keep_the_rest(tmp_path: Path) -> None:
     run = write_run(tmp_path / "eval", MODELS, ks=(1, 2), baseline="new")
     (run / "evaluation" / "samples.jsonl").unlink()
     found = analyse(read_inputs([run]))
@@ -136,6 +136,6 @@ def test_without_samples_the_rest_is_told(tmp_path: Path) -> None:
     assert found.criteria["criteria"][0]["value"] is not None
 
 
-def test_bins_are_labelled_by_what_is_in_them() -> None:
+def test_bin_label_is_its_range() -> None:
     assert bin_label({"from": 0.25, "to": 0.5}) == "0.25 to 0.5"
     assert bin_label({"from": 2.0, "to": 2.0}) == "2"

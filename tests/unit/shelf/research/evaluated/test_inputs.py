@@ -18,7 +18,7 @@ from tests.unit.shelf.research.evaluated.evaluated_fixtures import (
 MODELS = {"A": [[0, WRONG], [1, 0]], "B": [[0, 0], [1, 1]]}
 
 
-def test_a_directory_gives_its_evaluations_with_what_belongs_to_them(tmp_path: Path) -> None:
+def test_directory_gives_evaluations_with_their_judges_and_cost(tmp_path: Path) -> None:
     run = write_run(tmp_path / "runs" / "eval", MODELS, baseline="B")
     (run / "cost.json").write_text('{"wall_s": 3.5}')
     judged = write_judge(tmp_path / "runs" / "judged", [])
@@ -52,19 +52,19 @@ def test_equal_names_become_paths_and_a_path_given_twice_is_one_run(tmp_path: Pa
     assert [run.label for run in read_inputs([one, one, two]).runs] == [str(one), str(two)]
 
 
-def test_what_cannot_be_read_is_a_data_error(tmp_path: Path) -> None:
+def test_unreadable_input_is_a_data_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty holds no finished evaluation"):
+    with pytest.raises(DataError, match=r"/empty .*evaluation/metrics\.json"):
         read_inputs([tmp_path / "empty"])
-    with pytest.raises(DataError, match="missing holds no finished evaluation"):
+    with pytest.raises(DataError, match=r"/missing .*evaluation/metrics\.json"):
         read_inputs([tmp_path / "missing"])
     rewards = write_validated_reward(tmp_path / "rewards", 0.6)
-    with pytest.raises(DataError, match="no evaluation of models"):
+    with pytest.raises(DataError, match=r"models .*/rewards"):
         read_inputs([rewards])
     run = write_run(tmp_path / "eval", MODELS)
     change_metrics(run, models={"A": {"pass_at_k": {}}})
-    with pytest.raises(DataError, match="has no pass_at_k of A"):
+    with pytest.raises(DataError, match=r"metrics\.json .*pass_at_k of A"):
         read_inputs([run])
     (run / "evaluation" / "metrics.json").write_text('{"models": {"A"')
-    with pytest.raises(DataError, match="is not valid JSON"):
+    with pytest.raises(DataError, match=r"metrics\.json .*JSON"):
         read_inputs([run])

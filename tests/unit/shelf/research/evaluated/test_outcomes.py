@@ -79,10 +79,10 @@ def test_outcomes_without_two_halves_have_one_sample() -> None:
 
 def test_samples_of_another_evaluation_are_refused() -> None:
     other = {**METRICS, "models": {"A": {"pass_at_k": {"1": {"value": 0.6}}}}}
-    with pytest.raises(DataError, match=r"pass@1 of A is 0.500000 by samples.jsonl and 0.600000"):
+    with pytest.raises(DataError, match=r"pass@1 of A .*0\.500000 .*samples\.jsonl .*0\.600000"):
         read_outcomes(SampleList(records_of(MODELS)), other)
-    with pytest.raises(DataError, match="no samples of C"):
+    with pytest.raises(DataError, match="samples of C"):
         read_outcomes(SampleList(records_of(MODELS)), {"models": {"C": {}}})
     fewer = records_of({"A": MODELS["A"], "B": MODELS["B"][:1]})
-    with pytest.raises(DataError, match="not asked the same prompts"):
+    with pytest.raises(DataError, match=r"B .*A .*prompts"):
         read_outcomes(SampleList(fewer), METRICS)

@@ -103,7 +103,7 @@ def test_several_runs_have_numbered_tables(tmp_path: Path) -> None:
     assert [table.name for table in tables] == ["results_1", "results_2", "criteria", "domains"]
 
 
-def test_latex_escapes_what_it_would_not_print() -> None:
+def test_latex_text_escapes_special_characters() -> None:
     assert latex_text("a_b & 50% of {x} #1 $2 ~ ^ \\") == (
         r"a\_b \& 50\% of \{x\} \#1 \$2 \textasciitilde{} \textasciicircum{} \textbackslash{}"
     )

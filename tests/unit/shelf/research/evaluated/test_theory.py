@@ -64,7 +64,7 @@ def test_measured_is_the_share_of_subsets_with_a_pass(two: dict[str, Outcomes]) 
     assert theory(two)["models"]["certain"]["largest_error"] == max(errors)
 
 
-def test_largest_error_of_a_prediction_is_of_samples_that_it_was_not_fitted_to() -> None:
+def test_largest_error_uses_samples_outside_of_the_fit() -> None:
     """Every prompt is solved in each EVEN sample or in none, and never in an ODD one."""
     passed_PN = np.zeros((10, 8), dtype=bool)
     passed_PN[:5, ::2] = True
@@ -74,7 +74,7 @@ def test_largest_error_of_a_prediction_is_of_samples_that_it_was_not_fitted_to()
     assert model["largest_error"] > 0.5 > max(point["measured"] for point in model["curve"][:1])
 
 
-def test_overtaking_is_also_measured_where_nothing_was_fitted() -> None:
+def test_overtaking_is_measured_without_a_fit() -> None:
     sure_P, flat_P = np.repeat([0.99, 0.01], [180, 120]), np.full(300, 0.45)
     models = {"certain": drawn("certain", sure_P, 8, 1), "even": drawn("even", flat_P, 8, 2)}
     models["even"].passed_PN[:, 1::2] = False
@@ -82,7 +82,7 @@ def test_overtaking_is_also_measured_where_nothing_was_fitted() -> None:
     assert pair["measured_k"] is not None and pair["measured_k_other_half"] is None
 
 
-def test_the_flatter_model_overtakes_where_theory_says(two: dict[str, Outcomes]) -> None:
+def test_flatter_model_overtakes_at_the_predicted_k(two: dict[str, Outcomes]) -> None:
     [pair] = theory(two)["pairs"]
     assert (pair["behind"], pair["ahead"]) == ("even", "certain")
     fits = [
@@ -122,17 +122,17 @@ def test_the_test_of_fit_sees_three_kinds_of_prompts() -> None:
     assert found["beta"]["goodness_of_fit"]["p"] > 0.05
 
 
-def test_what_cannot_be_fitted_says_why() -> None:
+def test_model_that_cannot_be_fitted_has_a_reason() -> None:
     never, mixed = np.zeros((3, 4), dtype=bool), np.array([[True, False, True, True]] * 3)
     found = theory({"never": outcomes("never", never), "mixed": outcomes("mixed", mixed)})
     entry = found["models"]["never"]
     assert entry["fit"] is entry["fit_half"] is entry["goodness_of_fit"] is entry["largest_error"] is None
-    assert entry["why_no_fit"] == "all 3 prompts are never solved; there is no distribution to fit"
+    assert "3 prompts" in entry["why_no_fit"]
     assert entry["beyond"] == [] and entry["curve"][3]["measured"] == 0.0
     [pair] = found["pairs"]
     assert pair["predicted_k"] is pair["predicted_share"] is pair["measured_k"] is None
     single = theory({"one": outcomes("one", np.array([[True, False], [False, True]]))})
-    assert "raise evaluation.num_samples" in single["models"]["one"]["why_no_fit"]
+    assert "evaluation.num_samples" in single["models"]["one"]["why_no_fit"]
 
 
 def test_a_lead_must_last_to_count() -> None:

@@ -1,4 +1,4 @@
-"""An adapter without a part: that part's update is gone, all others are what they were."""
+"""An adapter without a part: only the update of the part is zero."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_only_the_part_is_gone(by: Any) -> None:
             assert gone == (not tensor.any())
 
 
-def test_they_are_adapters_whose_update_of_the_part_is_zero(tmp_path: Path) -> None:
+def test_ablated_adapter_has_a_zero_update_of_its_part(tmp_path: Path) -> None:
     directory = tmp_path / "adapter"
     directory.mkdir()
     (directory / "adapter_model.safetensors").write_bytes(adapter_bytes(2))
@@ -72,7 +72,7 @@ def test_they_are_adapters_whose_update_of_the_part_is_zero(tmp_path: Path) -> N
     assert Place(1, MODULES[0]) in without.updates
 
 
-def test_a_contribution_is_what_is_lost_without_the_part() -> None:
+def test_contribution_is_the_loss_without_the_part() -> None:
     common = {"metric": "pass_at_k", "k": 8, "p_adjusted": 0.01}
     comparisons = [
         {**common, "model": "without layer 3", "baseline": WHOLE, "difference": -0.2, "low": -0.3, "high": -0.1,

@@ -53,7 +53,7 @@ def test_a_spectrum_is_that_of_the_full_matrix(rank: int) -> None:
     assert found.effective_rank == pytest.approx(math.exp(-sum(p * math.log(p) for p in shares)), rel=1e-10)
 
 
-def test_ranks_of_what_is_known() -> None:
+def test_ranks_of_known_spectra() -> None:
     even = Update(np.eye(OUT)[:, :4] * 2.5, np.eye(IN)[:4])
     found = spectrum_of(even)
     assert (found.rank, found.spectral_norm) == (4, 2.5)
@@ -62,7 +62,7 @@ def test_ranks_of_what_is_known() -> None:
     assert (spectrum_of(ZERO).rank, spectrum_of(ZERO).norm, spectrum_of(ZERO).effective_rank) == (0, 0.0, 0.0)
 
 
-def test_other_factors_of_the_same_update_say_the_same() -> None:
+def test_measures_do_not_depend_on_the_factorisation() -> None:
     given, mixing = update(0), np.random.default_rng(1).normal(size=(3, 3))
     same = Update(given.left @ mixing, np.linalg.inv(mixing) @ given.right)
     assert spectrum_of(same).singular_values == pytest.approx(spectrum_of(given).singular_values, rel=1e-9)
@@ -79,7 +79,7 @@ def test_a_decomposition_is_one() -> None:
         assert np.abs(basis.T @ basis - np.eye(3)).max() < 1e-12
 
 
-def test_overlaps_are_those_of_the_full_matrices() -> None:
+def test_overlaps_match_the_full_matrices() -> None:
     first, second = update(1, 2), update(2, 4)
     found = overlap_of(first, second)
     one, two = dense(first), dense(second)
@@ -93,7 +93,7 @@ def test_overlaps_are_those_of_the_full_matrices() -> None:
     assert (found.written.by_chance, found.read.by_chance) == (4 / OUT, 4 / IN)
 
 
-def test_chance_is_what_random_subspaces_have() -> None:
+def test_overlap_by_chance_matches_random_subspaces() -> None:
     draw = np.random.default_rng(0)
     found = []
     for _ in range(2000):
@@ -104,7 +104,7 @@ def test_chance_is_what_random_subspaces_have() -> None:
     assert float(np.mean([each.overlap for each in found])) == pytest.approx(0.25, abs=0.009)
 
 
-def test_no_update_overlaps_with_nothing() -> None:
+def test_overlap_with_a_zero_update_is_undefined() -> None:
     found = overlap_of(update(1), ZERO)
     assert math.isnan(found.cosine) and math.isnan(found.written.overlap) and found.read.angles == ()
 
@@ -174,7 +174,7 @@ def test_arms_that_differ_reach_the_smallest_p() -> None:
     assert found.between > 10 * found.within
 
 
-def test_what_cannot_be_tested_says_so() -> None:
+def test_difference_that_cannot_be_tested_has_no_p_value() -> None:
     alone = arm_difference([update(1)], [update(2)])
     assert math.isnan(alone.p) and math.isnan(alone.within) and alone.between > 0
     assert math.isnan(arm_difference([ZERO, ZERO], [ZERO, ZERO]).p)
@@ -182,11 +182,11 @@ def test_what_cannot_be_tested_says_so() -> None:
 
 def test_too_many_divisions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(null, "MAX_DIVISIONS", 9)
-    with pytest.raises(ValueError, match="6 adapters have 10 divisions, the limit is 9"):
+    with pytest.raises(ValueError, match=r"6 adapters .*10 divisions.* 9\b"):
         arm_difference([update(seed) for seed in range(3)], [update(seed) for seed in range(3, 6)])
 
 
-def test_distances_are_those_of_the_full_matrices() -> None:
+def test_distances_match_the_full_matrices() -> None:
     updates = [update(seed) for seed in range(4)]
     expected = [[np.linalg.norm(dense(a) - dense(b)) for b in updates] for a in updates]
     assert distances(updates) == pytest.approx(np.array(expected), abs=1e-6)

@@ -16,7 +16,7 @@ EVIL = "<img src=x onerror=alert(1)></script>"
 
 
 def modules(**numbers: list[Any]) -> list[dict[str, Any]]:
-    """Of q_proj in layer 0 and up_proj in layer 1."""
+    """Rows of q_proj in layer 0 and of up_proj in layer 1."""
     places = ((0, "self_attn.q_proj"), (1, "mlp.up_proj"))
     return [
         {"layer": layer, "module": module, **{key: values[at] for key, values in numbers.items()}}
@@ -57,7 +57,7 @@ def traces(figure: Any) -> list[Any]:
     return list(figure.data)
 
 
-def test_names_are_as_short_as_they_may_be() -> None:
+def test_short_names_are_the_shortest_unique_paths() -> None:
     assert short_names(["/r/a/adapter", "/r/b/adapter"]) == {
         "/r/a/adapter": "a/adapter",
         "/r/b/adapter": "b/adapter",
@@ -67,7 +67,7 @@ def test_names_are_as_short_as_they_may_be() -> None:
     assert short_names([]) == {}
 
 
-def test_stars_and_p_values_stand_in_their_cells(results: dict[str, Any]) -> None:
+def test_stars_and_p_values_are_in_their_cells(results: dict[str, Any]) -> None:
     (trace,) = traces(heatmap(results["arms"][0]["modules"], "excess", signed=True, p_values="p_adjusted"))
     assert [list(row) for row in trace.z] == [[0.3, None], [None, -0.1]]
     assert [list(row) for row in trace.text] == [["*", ""], ["", ""]]
@@ -87,7 +87,7 @@ def test_drift_adds_layers_as_squares(results: dict[str, Any]) -> None:
     assert lines == {"q_proj": [0.0, 3.0, 6.0], "up_proj": [0.0, 4.0, 8.0], "all modules": [0.0, 5.0, 10.0]}
 
 
-def test_one_page_with_everything_that_loads_nothing(results: dict[str, Any], tmp_path: Path) -> None:
+def test_page_is_one_file_that_loads_nothing(results: dict[str, Any], tmp_path: Path) -> None:
     write_lora_page(results, tmp_path / "new" / "lora.html")
     page = (tmp_path / "new" / "lora.html").read_text()
     short, count = re.subn(r"<script>/\*\*\n\* plotly.js.*?</script>", "", page, flags=re.DOTALL)
@@ -105,7 +105,7 @@ def test_one_page_with_everything_that_loads_nothing(results: dict[str, Any], tm
     assert (tmp_path / "b.html").read_text() == page
 
 
-def test_what_is_not_there_is_said_or_left_out(results: dict[str, Any], tmp_path: Path) -> None:
+def test_page_omits_missing_results_and_surplus_pairs(results: dict[str, Any], tmp_path: Path) -> None:
     few = results | {
         "overlaps": [],
         "arms": [],
@@ -114,7 +114,6 @@ def test_what_is_not_there_is_said_or_left_out(results: dict[str, Any], tmp_path
     }
     write_lora_page(few, tmp_path / "a.html")
     page = (tmp_path / "a.html").read_text()
-    assert "One checkpoint does not drift" in page and "the adapters do not name it" in page
     assert 'id="pairs"' not in page and 'id="arms"' not in page
     many = results | {"overlaps": results["overlaps"] * 5}
     write_lora_page(many, tmp_path / "b.html")

@@ -32,7 +32,7 @@ def test_an_update_is_scale_times_b_a(tmp_path: Path, use_rslora: bool, scale: f
     assert np.abs(dense(adapter.updates[Place(11, "mlp.up_proj")]) - expected.T).max() < 1e-12
 
 
-def test_what_came_after_an_earlier_adapter_is_the_difference(tmp_path: Path) -> None:
+def test_update_since_an_earlier_adapter_is_the_difference(tmp_path: Path) -> None:
     shared, new, gone = factors(2, seed=1), factors(3, seed=2), factors(2, seed=3)
     before = read_adapter_updates(
         saved(tmp_path / "before", {"0.self_attn.q_proj": shared, "0.self_attn.k_proj": gone}), "before"
@@ -81,22 +81,18 @@ def test_ranks_may_differ_and_bases_may_not(tmp_path: Path) -> None:
 
     first = read("first", "a" * 64, 2)
     check_one_base([first, read("second", "a" * 64, 3), read("unknown", None, 2)])
-    with pytest.raises(
-        ConfigError, match=r"first belongs to the base aaaaaaaaaaaa and other to bbbbbbbbbbbb"
-    ):
+    with pytest.raises(ConfigError, match=r"first .*aaaaaaaaaaaa .*other .*bbbbbbbbbbbb"):
         check_one_base([first, read("other", "b" * 64, 2)])
-    with pytest.raises(
-        ConfigError, match=r"mlp\.up_proj of layer 0 has the shape \(5, 7\) in first and \(6, 7\) in big"
-    ):
+    with pytest.raises(ConfigError, match=r"mlp\.up_proj of layer 0 .*\(5, 7\) in first .*\(6, 7\) in big"):
         check_one_base([first, read("big", None, 2, out=6)])
 
 
-def test_what_is_no_plain_adapter_is_refused(tmp_path: Path) -> None:
+def test_unsupported_adapter_is_refused(tmp_path: Path) -> None:
     a, b = factors(2)
-    with pytest.raises(ConfigError, match=r"adapter_config\.json is missing"):
+    with pytest.raises(ConfigError, match=r"adapter_config\.json"):
         read_adapter_updates(tmp_path)
     with pytest.raises(ConfigError, match="use_dora"):
         read_adapter_updates(saved(tmp_path / "dora", {"0.mlp.up_proj": (a, b)}, use_dora=True))
     a[0, 0] = float("nan")
-    with pytest.raises(ConfigError, match="not finite"):
+    with pytest.raises(ConfigError, match=r"/nan: .*up_proj\.lora_A\.weight"):
         read_adapter_updates(saved(tmp_path / "nan", {"0.mlp.up_proj": (a, b)}))

@@ -1,4 +1,4 @@
-"""Policies looked at: their attention and states beside another forward, and the job on an evaluation of its own."""
+"""Attention and states of policies against a second forward pass."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def adapters(model_dir: Path) -> dict[str, Path | None]:
 
 
 def alone(model_dir: Path, adapter: Path | None) -> Any:
-    """Another way to the same policy: its update merged into the weights, nothing else loaded."""
+    """The same policy with its update merged into the weights."""
     model = AutoModelForCausalLM.from_pretrained(model_dir, attn_implementation="eager").eval()
     return model if adapter is None else PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
 
 
 @pytest.mark.parametrize("name", ["base", "warm start", "new.one", "base"])
-def test_a_policy_among_others_does_what_it_does_alone(
+def test_policy_among_others_matches_the_policy_alone(
     model_dir: Path, adapters: dict[str, Path | None], name: str
 ) -> None:
     policies = Policies(model_dir, adapters)
@@ -81,7 +81,7 @@ def test_a_policy_among_others_does_what_it_does_alone(
         torch.testing.assert_close(seen.states, states, atol=1e-5, rtol=1e-5)
 
 
-def test_batches_change_nothing(
+def test_batch_size_does_not_change_attention(
     model_dir: Path, adapters: dict[str, Path | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policies = Policies(model_dir, adapters)
@@ -96,7 +96,7 @@ def test_batches_change_nothing(
 
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path, adapters: dict[str, Path | None]) -> None:
     build_base(seed=9).save_pretrained(tmp_path / "other")
-    with pytest.raises(ConfigError, match="belongs to the base"):
+    with pytest.raises(ConfigError, match=r"warm start.* base [0-9a-f]{12}, .*model\.path"):
         Policies(tmp_path / "other", adapters)
 
 
@@ -144,7 +144,9 @@ def table(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-def test_the_job_writes_what_it_saw(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_job_writes_attention_and_clusters(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     options = ["--reference", "warm start", "--layers", "0", "1"]
     assert main(["mechanistic", str(run), "--out", str(out), *options]) == 0
@@ -216,7 +218,7 @@ def test_prompts_of_one_cluster_are_one_unit(run: Path) -> None:
     (run / "config.json").write_text(json.dumps(config))
     evaluated = read_inputs([run]).runs[0]
     assert len(read_material(evaluated, ["base"], 3, 2).answers["base"]) == 3
-    with pytest.raises(DataError, match="no answer of 'base'"):
+    with pytest.raises(DataError, match="'base' to test-"):
         read_material(evaluated, ["base"], 50, 2)  # those were never sampled
 
 
@@ -230,7 +232,7 @@ def test_material_of_an_adapter_that_was_not_sampled_is_refused(run: Path) -> No
         read_material(read_inputs([run]).runs[0], ["base"], 2, 4)
 
 
-def test_material_of_a_fitted_threshold_counts_rewards_above_it_as_correct(run: Path) -> None:
+def test_material_of_a_fitted_threshold_counts_higher_rewards_as_correct(run: Path) -> None:
     from polyray.shelf.research.evaluated.inputs import read_inputs
     from polyray.shelf.research.mechanistic.inputs import read_material
 
@@ -246,21 +248,20 @@ def test_material_of_a_fitted_threshold_counts_rewards_above_it_as_correct(run: 
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        (["--models", "nobody"], DataError, "has no model 'nobody'; it has base, warm start, new.one"),
-        (["--layers", "7"], DataError, "the model has no layer 7; layers are 0 (the embeddings) to 1"),
-        (["--reference", "nobody"], ConfigError, "'nobody' is not a model of"),
+        (["--models", "nobody"], DataError, r"'nobody'.* base, warm start, new\.one"),
+        (["--layers", "7"], DataError, r"layer 7\b.* 0 .* 1$"),
+        (["--reference", "nobody"], ConfigError, r"--reference 'nobody' .*base, warm start, new\.one"),
     ],
 )
 def test_mistakes_are_named(
     run: Path, tmp_path: Path, options: list[str], error: type[Exception], text: str
 ) -> None:
-    with pytest.raises(error) as raised:
+    with pytest.raises(error, match=text):
         main(["mechanistic", str(run), "--out", str(tmp_path / "out"), *options])
-    assert text in str(raised.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_check_says_what_would_be_looked_at(
+def test_check_prints_models_and_reference(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["mechanistic", str(run), "--out", str(tmp_path / "out"), "--check"]) == 0
