@@ -23,5 +23,6 @@ def test_measure_small_tree_gives_known_figures(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     assert measure(tmp_path) == {
         "source_lines": 7, "source_files": 6, "train_lines": 4, "test_lines": 2, "config_fields": 2,
-        "two_way_pairs": ["polyray.a/polyray.b"], "import_cycle": True, "orchestrator_files": 0, "readme_lines": 2,
+        "two_way_pairs": ["polyray.a/polyray.b"], "import_cycle": True, "orchestrator_files": 0, "engine_lines": 0,
+        "readme_lines": 2,
     }  # fmt: skip

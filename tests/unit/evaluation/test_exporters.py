@@ -1,4 +1,4 @@
-"""Exports for other tools; HumanEval's published semantics give the same verdicts."""
+"""What other tools read: the same verdicts come out of HumanEval's published semantics."""
 
 from __future__ import annotations
 
@@ -101,5 +101,5 @@ def test_evalplus_has_whole_programs_and_statuses(directory: Path) -> None:
 
 def test_programs_are_exported_of_code_only(tmp_path: Path) -> None:
     grid = HiddenTrapGrid(HiddenTrapGridSpec())
-    with pytest.raises(ConfigError, match="'bigcode'"):
-        export_samples(["bigcode"], SampleList([SampleRecord("a", "x", 0)]), {}, grid, tmp_path)
+    with pytest.raises(ConfigError, match="export 'evalplus' is a format for programs, but the task is"):
+        export_samples(["evalplus"], SampleList([SampleRecord("a", "x", 0)]), {}, grid, tmp_path)
