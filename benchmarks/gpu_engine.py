@@ -27,7 +27,7 @@ from polyray.config.model import NF4, LoraSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.task import HiddenTrapGridSpec
 from polyray.doctor.engine_check import payload_of
-from polyray.models.adapter import AdapterPayload, Probe, sha256_of
+from polyray.models.adapter import PolicyUpdate, Probe, sha256_of
 from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base
 from polyray.models.lora import POLICY, attach_adapter
@@ -130,10 +130,10 @@ class _Learner:
         self._model: Any = model.eval()
         self._draw = torch.Generator().manual_seed(0)
 
-    def base_payload(self) -> AdapterPayload:
+    def base_payload(self) -> PolicyUpdate:
         """Payload before the first step: a fresh adapter is the base."""
         probe = Probe(self._sequences, probe_logprobs(self._model, self._sequences), None)
-        return AdapterPayload(PolicyVersion(1, 0, sha256_of(b"")), b"", None, probe)
+        return PolicyUpdate(PolicyVersion(1, 0, sha256_of(b"")), b"", None, probe)
 
     def step(self) -> None:
         """Other weights, without training."""
@@ -142,13 +142,13 @@ class _Learner:
                 if f"lora_B.{POLICY}" in name:
                     parameter.copy_(torch.randn(parameter.shape, generator=self._draw) * SCALE_B)
 
-    def payload(self, version: int) -> AdapterPayload:
+    def payload(self, version: int) -> PolicyUpdate:
         """Payload of a version, as polyray train publishes it."""
         logprobs = probe_logprobs(self._model, self._sequences)
         return payload_of(self._model, version, Probe(self._sequences, logprobs, None))
 
 
-def _deliver(worker: RolloutWorker, payload: AdapterPayload) -> float:
+def _deliver(worker: RolloutWorker, payload: PolicyUpdate) -> float:
     """The largest difference of log-probs, which is reported here and not judged."""
     ack = worker.deliver(payload).result(TIMEOUT_S)
     return check_delivery(ack, payload.policy, payload.probe, Tolerance(math.inf)).max_difference

@@ -24,8 +24,8 @@ from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig
 from polyray.errors import PolyrayError
 from polyray.learner.embedded import build_tokenizer
-from polyray.learner.verdict import Verdict
-from polyray.models.adapter import AdapterPayload, Probe, sha256_of
+from polyray.learner.step_result import StepResult
+from polyray.models.adapter import PolicyUpdate, Probe, sha256_of
 from polyray.orchestrator.learner_worker import RemoteCoordination
 from polyray.orchestrator.resources import NAMESPACE
 from polyray.orchestrator.rollout_actor import Scoring
@@ -184,7 +184,7 @@ def _simulated_learner(
         asked = time.perf_counter()
         batch = coordination.next_batch(step)
         got = time.perf_counter()
-        if isinstance(batch, Verdict):
+        if isinstance(batch, StepResult):
             failure: Any = ray.get(coordinator.failure.remote(), timeout=CALL_TIMEOUT_S)
             raise failure or PolyrayError("the coordinator stopped the simulated run")
         usage: Any = ray.get(coordinator.usage.remote(), timeout=CALL_TIMEOUT_S)
@@ -209,10 +209,10 @@ def _published(receipt: Any) -> None:
         raise PolyrayError("the coordinator refused a version of the simulated run")
 
 
-def simulated_payload(attempt: int, version: int, num_bytes: int) -> AdapterPayload:
+def simulated_payload(attempt: int, version: int, num_bytes: int) -> PolicyUpdate:
     """Bytes that are no real weights, and a probe that every simulated engine answers."""
     content = version.to_bytes(8, "big") * (num_bytes // 8)
     logprobs = np.array([-0.5 * version, -1.0], np.float32)
     previous = None if version == 0 else np.array([-0.5 * (version - 1), -1.0], np.float32)
     policy = PolicyVersion(attempt, version, sha256_of(content))
-    return AdapterPayload(policy, content, None, Probe(((1, 2, 3),), logprobs, previous))
+    return PolicyUpdate(policy, content, None, Probe(((1, 2, 3),), logprobs, previous))

@@ -32,7 +32,7 @@ from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig
 from polyray.errors import PolyrayError
 from polyray.learner.embedded import build_tokenizer
-from polyray.learner.verdict import Verdict
+from polyray.learner.step_result import StepResult
 from polyray.orchestrator.coordinator import Coordinator
 from polyray.orchestrator.learner_worker import RemoteCoordination
 from polyray.orchestrator.resources import NAMESPACE
@@ -130,7 +130,7 @@ class SimulatedTrial:
         attempt = coordination.begin_attempt(None)
         self._publish(coordination, attempt, 0)
         while True:
-            if isinstance(coordination.next_batch(self.steps), Verdict):
+            if isinstance(coordination.next_batch(self.steps), StepResult):
                 failure: Any = ray.get(self.coordinator.failure.remote(), timeout=CALL_TIMEOUT_S)
                 raise failure or PolyrayError("its coordinator stopped it")
             if self._ending.wait(self._load.learn_s):

@@ -12,8 +12,8 @@
     │   ├── JudgeError                an LLM judge whose endpoint refuses, or whose answers cannot be used
     │   │   └── BudgetReached         the judge's budget is spent
     │   └── OverOptimised             the reward rises while a second opinion falls, and the run was to stop then
-    ├── DeliveryError                 getting a policy version into the engines
-    │   └── PolicyNotDelivered        an engine does not serve the version it was given
+    ├── WeightSyncError                 getting a policy version into the engines
+    │   └── WeightSyncMismatch        an engine does not serve the version it was given
     ├── SandboxError                  running an untrusted program
     ├── CheckpointError               a checkpoint that cannot be written or read
     └── Stopped                       a signal asked for it; the run can be started again
@@ -149,11 +149,11 @@ class OverOptimised(RewardError):
     """The trained reward and the second opinion have parted; what was trained so far is kept."""
 
 
-class DeliveryError(PolyrayError):
+class WeightSyncError(PolyrayError):
     """A policy version could not be published or loaded."""
 
 
-class PolicyNotDelivered(DeliveryError):
+class WeightSyncMismatch(WeightSyncError):
     """An engine acknowledged a version that it demonstrably does not serve."""
 
 

@@ -85,10 +85,10 @@ from polyray.algorithms.shaping import (
     floored_classes,
     floored_distances,
     floored_kernel,
+    has_signal,
     overlong_penalty,
     present_samples,
     scheduled,
-    teaches,
 )
 from polyray.algorithms.stale_credits import stale_polychromic_advantages, stale_set_credits
 from polyray.algorithms.subset_credits import (
@@ -131,6 +131,7 @@ __all__ = [
     "gated_distances",
     "gem_loss",
     "group_advantages",
+    "has_signal",
     "k1",
     "k2",
     "k3",
@@ -166,7 +167,6 @@ __all__ = [
     "spectral_loss",
     "stale_polychromic_advantages",
     "stale_set_credits",
-    "teaches",
     "token_covariances",
     "top_entropy_loss",
     "truncated_token_weights",

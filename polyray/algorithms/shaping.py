@@ -85,11 +85,11 @@ def floored_classes(
     return np.where(quality >= _checked_floor(floor), classes, WRONG_CLASS)
 
 
-def teaches(advantages_G: npt.ArrayLike, threshold: float = 1e-9) -> bool:
+def has_signal(advantages_G: npt.ArrayLike, threshold: float = 1e-9) -> bool:
     """Whether the credits of a group differ: DAPO's dynamic sampling keeps only such groups.
 
     It is the credit that is looked at, not the reward: under a set objective a group of correct answers still
-    teaches as long as their diversity differs.
+    has_signal as long as their diversity differs.
     """
     advantages = finite_vector(advantages_G, "advantages_G")
     return bool(advantages.std() > threshold)

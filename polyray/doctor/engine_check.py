@@ -28,7 +28,7 @@ from polyray.config.model import NF4, LoraSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig
 from polyray.config.task import HiddenTrapGridSpec
-from polyray.models.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
+from polyray.models.adapter import AdapterShape, PolicyUpdate, Probe, sha256_of
 from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base
 from polyray.models.lora import POLICY, adapter_bytes, adapter_config, add_reference, attach_adapter
@@ -47,7 +47,7 @@ SCALE_B = 0.05
 
 @dataclass(frozen=True, slots=True)
 class EngineRound:
-    """Result of a round, which raises PolicyNotDelivered if a delivery could not be proven.
+    """Result of a round, which raises WeightSyncMismatch if a delivery could not be proven.
 
     Example:
         EngineRound(start_s=4.1, deliver_s=.03, probe_difference=9e-7, change=.8, sampled_tokens=160,
@@ -138,11 +138,11 @@ def build_tiny_model(directory: Path) -> Path:
     return directory
 
 
-def payload_of(model: Any, version: int, probe: Probe) -> AdapterPayload:
+def payload_of(model: Any, version: int, probe: Probe) -> PolicyUpdate:
     """The adapter as it is now, as a version to deliver."""
     content = adapter_bytes(model)
     shape = AdapterShape.from_peft(adapter_config(model))
-    return AdapterPayload(PolicyVersion(1, version, sha256_of(content)), content, shape, probe)
+    return PolicyUpdate(PolicyVersion(1, version, sha256_of(content)), content, shape, probe)
 
 
 def rl_step(model: Any, config: TrainConfig, *groups: Group) -> StepMetrics:

@@ -50,25 +50,25 @@ class CodeText(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Verdict about one sample, e.g. Verdict(passed=False, verdict="timeout", message="not done after 3 s")."""
+class ProgramVerdict:
+    """Verdict about one sample, e.g. ProgramVerdict(passed=False, verdict="timeout", message="after 3 s")."""
 
     passed: bool
     verdict: str
     message: str
 
 
-Verdicts = Mapping[tuple[str, str, int], Verdict]
+Verdicts = Mapping[tuple[str, str, int], ProgramVerdict]
 """(model, task_id, sample_index) -> verdict."""
 
 
-def read_verdicts(results: Path) -> dict[tuple[str, str, int], Verdict]:
+def read_verdicts(results: Path) -> dict[tuple[str, str, int], ProgramVerdict]:
     """The rows of a results.jsonl."""
-    found: dict[tuple[str, str, int], Verdict] = {}
+    found: dict[tuple[str, str, int], ProgramVerdict] = {}
     with results.open(encoding="utf-8") as file:
         for row in map(json.loads, file):
             key = (row["model"], row["task_id"], row["sample_index"])
-            found[key] = Verdict(row["passed"], row["verdict"], row["message"])
+            found[key] = ProgramVerdict(row["passed"], row["verdict"], row["message"])
     return found
 
 
@@ -130,7 +130,7 @@ def _source(code: CodeText, sample: SampleRecord) -> str:
     return code.source(code.prompt_of(sample.task_id), sample.completion)
 
 
-def _result_text(verdict: Verdict) -> str:
+def _result_text(verdict: ProgramVerdict) -> str:
     if verdict.passed:
         return "passed"
     return "timed out" if verdict.verdict == "timeout" else f"failed: {verdict.message or verdict.verdict}"

@@ -3,13 +3,13 @@
 loop.py             the RL loop of one rank: pull a batch, update, publish, write, checkpoint
 policy.py           everything of a run that has weights
 step.py             one batch: rows, anchors, advantages, updates; group_metrics.py its metrics
-batch.py            rows; anchors.py the log-probs that stay fixed while a batch is trained on
+batch.py            rows; old_logprobs.py the log-probs that stay fixed while a batch is trained on
 advantages.py       which completions take part, added rewards, scale; objectives.py one function per algorithm.type
 token_loss.py       from log-probs to the loss of every token; covariance.py chooses those of Clip-Cov and KL-Cov
 supervised_term.py  cross-entropy on demonstrations beside an objective: polychromic SFT
-reduce.py           sums over data-parallel ranks; lockstep.py as many passes on each, where they share the base
+reduce.py           sums over data-parallel ranks; fsdp_padding.py as many passes on each, where they share the base
 over_optimisation.py  mismatch.py   what is watched over several steps, and the alarms
-verdict.py          how a step ended for the run
+step_result.py          how a step ended for the run
 state.py            one checkpoint; checkpoints.py which are kept, checkpoint_storage.py their copies behind a URL
 run_files.py        metrics.jsonl and rollouts.jsonl
 validating.py       results of validation while training, best/; validation_record.py the best one, early stopping

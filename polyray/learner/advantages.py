@@ -2,7 +2,7 @@
 
     scored completions --truncated: drop--> set --objective--> + length and KL rewards --scale--> advantages
 
-Called by the learner step, and by rollout workers that must know whether a group teaches (dynamic sampling).
+Called by the learner step, and by rollout workers that must know whether a group has_signal (dynamic sampling).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 from polyray.algorithms import (
     deviation,
     deviation_of_sums,
+    has_signal,
     leave_one_out_advantages,
     overlong_penalty,
     scheduled,
-    teaches,
 )
 from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PolychromicSpec
 from polyray.learner.objectives import OF_TYPE, SCALED_BY_OWN_STD, Samples, polychromic
@@ -75,7 +75,7 @@ def algorithm_at(algorithm: AlgorithmSpec, step: int) -> AlgorithmSpec:
     return algorithm.at(values)
 
 
-def taking_part(group: ScoredGroup, algorithm: AlgorithmSpec) -> np.ndarray:
+def valid_mask(group: ScoredGroup, algorithm: AlgorithmSpec) -> np.ndarray:
     """[G] bool: scored and, with `truncated: drop`, ended by itself."""
     if algorithm.truncated != "drop":
         return group.scored_mask_G
@@ -99,7 +99,7 @@ def compute_advantages(
     `max_tokens` is the longest completion that can be sampled (needed by the overlong punishment). Raises ValueError
     where the objective cannot be computed from what there is.
     """
-    take_G = taking_part(group, algorithm)
+    take_G = valid_mask(group, algorithm)
     samples = _samples(group, take_G, measured)
     added = _added_rewards(group, algorithm, max_tokens, measured)[take_G]
     if isinstance(algorithm, GrpoSpec):  # its standard deviation is that of the whole reward
@@ -129,7 +129,7 @@ def scale_batch(
         return list(advantages)
     sums = Sums(("advantage", "advantage_squared"))
     for group, of_group in zip(groups, advantages, strict=True):
-        values = of_group.advantages_G[taking_part(group, algorithm)]
+        values = of_group.advantages_G[valid_mask(group, algorithm)]
         sums.add("advantage", float(values.sum()), len(values))
         sums.add("advantage_squared", float((values**2).sum()), len(values))
     sums.reduce()
@@ -139,20 +139,20 @@ def scale_batch(
     return [of_group.divided(divisor) for of_group in advantages]
 
 
-def group_teaches(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: int) -> bool:
+def group_has_signal(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: int) -> bool:
     """Whether any completion gets an advantage, or too few take part to say so (which is judged elsewhere).
 
     KL in the reward is known to the learner only. It differs between different completions, so it is a signal
     wherever there are two.
     """
-    take_G = taking_part(group, algorithm)
+    take_G = valid_mask(group, algorithm)
     if take_G.sum() < algorithm.min_samples:
         return True
     if algorithm.kl_placement == "reward" and algorithm.kl_coefficient > 0:
         completions = zip(group.group.completions, take_G, strict=True)
         if len({completion.token_ids.tobytes() for completion, taken in completions if taken}) > 1:
             return True
-    return teaches(compute_advantages(group, algorithm, max_tokens=max_tokens).advantages_G)
+    return has_signal(compute_advantages(group, algorithm, max_tokens=max_tokens).advantages_G)
 
 
 def _samples(group: ScoredGroup, take_G: np.ndarray, measured: Measured | None) -> Samples:

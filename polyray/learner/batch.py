@@ -10,7 +10,7 @@ import torch
 
 from polyray.config.algorithm import AlgorithmSpec
 from polyray.config.learner import LearnerSpec
-from polyray.learner.advantages import taking_part, truncated_mask
+from polyray.learner.advantages import truncated_mask, valid_mask
 from polyray.models.logprobs import Rows
 from polyray.types import Completion, ScoredGroup
 
@@ -76,7 +76,7 @@ def rows_of(group: ScoredGroup, algorithm: AlgorithmSpec) -> list[Row]:
     """The non-empty completions of a group that take part; the first of them is watched."""
     rows: list[Row] = []
     masked_G = truncated_mask(group) & (algorithm.truncated == "mask")
-    for index, taken in enumerate(taking_part(group, algorithm)):
+    for index, taken in enumerate(valid_mask(group, algorithm)):
         completion = group.group.completions[index]
         if taken and len(completion.token_ids):
             row = Row(

@@ -16,7 +16,7 @@ from peft import PeftModel
 from polyray.algorithms import exploration
 from polyray.config.loss import LossSpec
 from polyray.learner.batch import RowBatch
-from polyray.learner.lockstep import idle_pass, in_lockstep
+from polyray.learner.fsdp_padding import dummy_pass, in_lockstep
 from polyray.learner.reduce import gather, rank
 from polyray.learner.token_loss import tokens_in_loss
 from polyray.models.logprobs import completion_logprobs
@@ -38,7 +38,7 @@ def with_chosen_tokens(
     with torch.no_grad():
         for batch in in_lockstep(model, batches):
             if batch is None:
-                idle_pass(model)
+                dummy_pass(model)
                 continue
             logprobs_BT, _ = completion_logprobs(model, batch.rows, temperature)
             in_loss_BT = tokens_in_loss(batch, logprobs_BT, spec)

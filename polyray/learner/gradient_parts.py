@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from polyray.algorithms import losses
 from polyray.learner.batch import Row, RowBatch
-from polyray.learner.lockstep import idle_output, in_lockstep
+from polyray.learner.fsdp_padding import dummy_output, in_lockstep
 from polyray.learner.reduce import world_size
 from polyray.models.logprobs import completion_logprobs
 from polyray.models.sharding import is_sharded
@@ -54,7 +54,7 @@ def gradient_parts(
     totals = {part: [torch.zeros_like(parameter) for parameter in parameters] for part in PARTS}
     for rows_and_batch in in_lockstep(model, batches):
         if rows_and_batch is None:
-            of_parts = [idle_output(model)] * len(PARTS)
+            of_parts = [dummy_output(model)] * len(PARTS)
         else:
             of_parts = _losses(model, *rows_and_batch, denominator, normalisation, temperature)
         for part, loss in zip(PARTS, of_parts, strict=True):

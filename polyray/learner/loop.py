@@ -16,9 +16,9 @@ from polyray.learner.checkpoints import CheckpointStore
 from polyray.learner.mismatch import TOTAL
 from polyray.learner.policy import Policy
 from polyray.learner.run_files import RunFiles
+from polyray.learner.step_result import StepResult
 from polyray.learner.validating import Validating
-from polyray.learner.verdict import Verdict
-from polyray.models.adapter import AdapterPayload
+from polyray.models.adapter import PolicyUpdate
 from polyray.periodic_eval.validation import UNVALIDATED
 from polyray.types import StepMetrics, TrainingBatch
 
@@ -30,11 +30,11 @@ class Coordination(Protocol):
         """The number of this attempt, the same on every rank."""
         ...
 
-    def next_batch(self, step: int) -> TrainingBatch | Verdict:
+    def next_batch(self, step: int) -> TrainingBatch | StepResult:
         """This rank's share, as soon as there is one; STOP or DRAIN where there will be none."""
         ...
 
-    def publish(self, payload: AdapterPayload) -> Mapping[str, float] | None:
+    def publish(self, payload: PolicyUpdate) -> Mapping[str, float] | None:
         """Rank 0 only: returns when every engine has proven to serve the version; None where the run was
         stopped."""
         ...
@@ -50,7 +50,7 @@ class Coordination(Protocol):
         """
         ...
 
-    def agree(self, verdict: Verdict) -> Verdict:
+    def agree(self, verdict: StepResult) -> StepResult:
         """Every rank, once a step where a run may end early: rank 0's verdict, which all others wait for."""
         ...
 
@@ -85,8 +85,8 @@ def run_learner(
     saved = restored.step if restored.snapshot is not None else None
     while step < learner.steps and not watching.is_over:
         batch = coordination.next_batch(step)
-        if isinstance(batch, Verdict):
-            if batch is Verdict.DRAIN and saved != step:
+        if isinstance(batch, StepResult):
+            if batch is StepResult.DRAIN and saved != step:
                 if main is not None:
                     main.checkpoint(step, last=True)
                 checkpointed(step)
@@ -97,14 +97,14 @@ def run_learner(
         step += 1
         if main is None:
             policy.accompany_payload()
-            verdict = Verdict.GO_ON
+            verdict = StepResult.GO_ON
         else:
             verdict = main.after_step(step, batch, metrics, learn_s)
         if config.may_end_early:
             verdict = coordination.agree(verdict)
-        if verdict is Verdict.STOP:
+        if verdict is StepResult.STOP:
             return False
-        last = verdict is Verdict.FINISH or step == learner.steps
+        last = verdict is StepResult.FINISH or step == learner.steps
         if last or step % learner.checkpoint_every == 0:
             if main is not None:
                 main.checkpoint(step, last)
@@ -146,7 +146,7 @@ class _MainRank:
         self._finished_at = time.perf_counter()
         return served is not None
 
-    def after_step(self, step: int, batch: TrainingBatch, metrics: StepMetrics, learn_s: float) -> Verdict:
+    def after_step(self, step: int, batch: TrainingBatch, metrics: StepMetrics, learn_s: float) -> StepResult:
         """Publish and validate version `step`, and write the line of the step that made it."""
         learner, kept = self._config.learner, self._config.delivery.keep_versions == "all"
         kept = kept or step % learner.checkpoint_every == 0 or step == learner.steps
@@ -154,7 +154,7 @@ class _MainRank:
             self._policy.save_version(self._files.versions_dir, self._attempt, step)
         receipt = self._publish(step)
         if receipt is None:
-            return Verdict.STOP
+            return StepResult.STOP
         now = time.perf_counter()
         timings = {**batch.timings, **receipt, "learn_s": learn_s, "step_s": now - self._finished_at}
         self._finished_at = now
@@ -164,10 +164,10 @@ class _MainRank:
         alarms = {TOTAL: self._files.mismatch_alarms} if self._files.mismatch_alarms else {}
         self._coordination.report({**line, **self._watching.newest, **alarms})
         if not self._watching.is_over:
-            return Verdict.GO_ON
+            return StepResult.GO_ON
         if not kept:  # that it would be the last was not known before
             self._policy.save_version(self._files.versions_dir, self._attempt, step)
-        return Verdict.FINISH
+        return StepResult.FINISH
 
     def checkpoint(self, step: int, last: bool) -> None:
         """One cut of everything, as `learner` says how many are kept."""

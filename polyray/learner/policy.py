@@ -16,7 +16,7 @@ from polyray.learner.optim import build_optimizer, build_scheduler
 from polyray.learner.state import Checkpoint, restore_checkpoint, save_checkpoint, tensor_bytes
 from polyray.learner.step import PolicyLearner
 from polyray.learner.supervised_term import build_supervised_term
-from polyray.models.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
+from polyray.models.adapter import AdapterShape, PolicyUpdate, Probe, sha256_of
 from polyray.models.adapter_files import start_manifest, write_adapter
 from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base
@@ -94,15 +94,13 @@ class Policy:
             }
         return Restored(checkpoint.step, snapshot, checkpoint.extra.get("validation"), files)
 
-    def payload(self, attempt: int, version: int) -> AdapterPayload:
+    def payload(self, attempt: int, version: int) -> PolicyUpdate:
         """The current adapter as a version, with the probe that proves its delivery."""
         tensors = adapter_bytes(self.model)
         logprobs = probe_logprobs(self.model, self._probe_sequences)
         probe = Probe(self._probe_sequences, logprobs, self._published, self._base_logprobs)
         self._published = logprobs
-        return AdapterPayload(
-            PolicyVersion(attempt, version, sha256_of(tensors)), tensors, self._shape, probe
-        )
+        return PolicyUpdate(PolicyVersion(attempt, version, sha256_of(tensors)), tensors, self._shape, probe)
 
     def accompany_payload(self) -> None:
         """Join rank 0's probe forward pass; needed on every other rank with a sharded base."""

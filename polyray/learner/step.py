@@ -19,12 +19,12 @@ from polyray.algorithms import importance, kl, losses
 from polyray.config.algorithm import AlgorithmSpec
 from polyray.config.run import TrainConfig
 from polyray.learner.advantages import algorithm_at, compute_advantages, scale_batch
-from polyray.learner.anchors import fill_proximal, fill_reference, measured, needs_proximal
 from polyray.learner.batch import Row, RowBatch, build_row_batch, micro_batches, rows_of
 from polyray.learner.covariance import with_chosen_tokens
+from polyray.learner.fsdp_padding import dummy_pass, in_lockstep
 from polyray.learner.gradient_parts import gradient_parts
 from polyray.learner.group_metrics import add_group_metrics, finished_metrics
-from polyray.learner.lockstep import idle_pass, in_lockstep
+from polyray.learner.old_logprobs import compute_old, compute_reference, measured, needs_proximal
 from polyray.learner.over_optimisation import add_second_opinion
 from polyray.learner.reduce import Sums, sum_gradients, world_size
 from polyray.learner.supervised_term import SupervisedTerm
@@ -117,9 +117,9 @@ class PolicyLearner:
         return [slice(i * share, (i + 1) * share) for i in range(-(-num_groups_total // whole))]
 
     def _fill_anchors(self, rows: Sequence[Row], num_updates: int) -> None:
-        fill_reference(self.model, rows, self.config)
+        compute_reference(self.model, rows, self.config)
         if needs_proximal(self.config, num_updates):
-            fill_proximal(self.model, rows, self.config)
+            compute_old(self.model, rows, self.config)
 
     def _give_advantages(
         self, batch: TrainingBatch, rows_by_group: Sequence[Sequence[Row]], algorithm: AlgorithmSpec
@@ -245,7 +245,7 @@ class PolicyLearner:
         None: only other ranks have one.
         """
         if batch is None:
-            idle_pass(self.model)
+            dummy_pass(self.model)
             return
         logprobs_BT, entropy_BT = completion_logprobs(
             self.model,

@@ -21,7 +21,7 @@ from polyray.algorithms.supervised import masked_cross_entropy
 from polyray.data.packing import SupervisedBatch, collate, collate_packed, pack
 from polyray.data.token_rows import TokenRow
 from polyray.errors import ConfigError
-from polyray.learner.lockstep import in_lockstep
+from polyray.learner.fsdp_padding import in_lockstep
 from polyray.learner.reduce import sum_gradients
 from polyray.models.packing import isolated_rows
 from polyray.models.sharding import is_sharded

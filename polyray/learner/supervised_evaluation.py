@@ -20,7 +20,7 @@ from polyray.config.supervised import EarlyStoppingSpec, SupervisedEvaluationSpe
 from polyray.data.chat import encode_prompt, stop_tokens
 from polyray.data.packing import SupervisedBatch
 from polyray.data.records import Demonstration
-from polyray.learner.lockstep import idle_pass, in_lockstep
+from polyray.learner.fsdp_padding import dummy_pass, in_lockstep
 from polyray.learner.reduce import world_size
 from polyray.learner.supervised import batch_loss_sum
 from polyray.models.sharding import is_sharded
@@ -71,7 +71,7 @@ def validation_loss(model: PeftModel, batches: Sequence[SupervisedBatch]) -> flo
     with torch.no_grad():
         for batch in in_lockstep(model, batches):
             if batch is None:
-                idle_pass(model)
+                dummy_pass(model)
                 continue
             totals[0] += batch_loss_sum(model, batch)
             totals[1] += batch.response_mask_BT.sum().to(device)

@@ -19,7 +19,7 @@ from polyray.config.supervised_term import SupervisedTermSpec
 from polyray.data.chat import encode_demonstration
 from polyray.data.token_rows import TokenRow
 from polyray.errors import ConfigError
-from polyray.learner.lockstep import idle_pass, in_lockstep
+from polyray.learner.fsdp_padding import dummy_pass, in_lockstep
 from polyray.learner.reduce import Sums, rank, sum_gradients, world_size
 from polyray.learner.supervised import batch_loss_sum, demonstration_batches
 from polyray.models.loading import load_tokenizer
@@ -55,7 +55,7 @@ class SupervisedTerm:
         sums = Sums(("cross_entropy",))
         for batch in in_lockstep(model, rows.batches):
             if batch is None:
-                idle_pass(model)
+                dummy_pass(model)
                 continue
             loss = batch_loss_sum(model, batch)
             loss.backward()

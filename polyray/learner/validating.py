@@ -20,7 +20,7 @@ from polyray.config.passes import INSTEAD, counts_passes
 from polyray.config.run import TrainConfig
 from polyray.learner.collapse import CollapseWatch
 from polyray.learner.validation_record import ValidationRecord
-from polyray.models.adapter import AdapterPayload
+from polyray.models.adapter import PolicyUpdate
 from polyray.models.adapter_files import WEIGHTS_FILE
 from polyray.runs.jsonl import JsonlWriter, cut_jsonl, read_jsonl
 
@@ -92,7 +92,7 @@ class Validating:
         """Version -> value of best_metric, as far as there are any."""
         return {version: value for version, value in self._history if value is not None}
 
-    def published(self, payload: AdapterPayload) -> None:
+    def published(self, payload: PolicyUpdate) -> None:
         """A version is served from now on; where it is due, its adapter is kept until its result is here."""
         if self._rounds is None:
             return

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polyray.errors import DeliveryError
+from polyray.errors import WeightSyncError
 from polyray.types import PolicyVersion
 
 HARMLESS = frozenset(
@@ -50,16 +50,16 @@ class AdapterShape:
 
     @classmethod
     def from_peft(cls, config: Mapping[str, object]) -> AdapterShape:
-        """Reads a PEFT `adapter_config.json`; DeliveryError for what cannot be merged as W0 + scale B A."""
+        """Reads a PEFT `adapter_config.json`; WeightSyncError for what cannot be merged as W0 + scale B A."""
         for key, value in config.items():
             if key not in HARMLESS and value not in PLAIN_VALUES:
-                raise DeliveryError(
+                raise WeightSyncError(
                     f"the adapter has {key}={value!r}, which plain LoRA (W0 + scale B A) cannot express; merge it "
                     "into its base with PEFT's merge_and_unload and use the result as model.path"
                 )
         refuse_changed_base(config)
         if isinstance(config["target_modules"], str):
-            raise DeliveryError(
+            raise WeightSyncError(
                 f"the adapter has target_modules={config['target_modules']!r}, a pattern; replace it in "
                 "adapter_config.json by the list of the modules' names"
             )
@@ -72,10 +72,10 @@ class AdapterShape:
 
 
 def refuse_changed_base(config: Mapping[str, object]) -> None:
-    """Raise DeliveryError for an adapter with an initialisation that changed the base (PiSSA, OLoRA, LoftQ)."""
+    """Raise WeightSyncError for an adapter with an initialisation that changed the base (PiSSA, OLoRA, LoftQ)."""
     start = config.get("init_lora_weights", True)
     if isinstance(start, str) and start.lower() not in PLAIN_STARTS:
-        raise DeliveryError(
+        raise WeightSyncError(
             f"the adapter has init_lora_weights={start!r}: it belongs to a base that PEFT changed; save it "
             "with path_initial_model_for_weight_conversion, as plain LoRA on the original base"
         )
@@ -100,11 +100,11 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterPayload:
+class PolicyUpdate:
     """One policy version on its way.
 
     Example:
-        AdapterPayload(policy=PolicyVersion(...), tensors=b"...", shape=AdapterShape(...), probe=Probe(...))
+        PolicyUpdate(policy=PolicyVersion(...), tensors=b"...", shape=AdapterShape(...), probe=Probe(...))
     """
 
     policy: PolicyVersion

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from polyray.config.model import LoraSpec
-from polyray.errors import ConfigError, DeliveryError, MissingFile
+from polyray.errors import ConfigError, MissingFile, WeightSyncError
 from polyray.models.adapter import AdapterShape, refuse_changed_base
 from polyray.models.base_files import MANIFEST
 
@@ -140,10 +140,10 @@ def _short(sha256: str | None) -> str:
 
 @contextmanager
 def _as_config_error(directory: Path) -> Iterator[None]:
-    """Inside, a DeliveryError becomes a ConfigError that names the adapter: the user gave it."""
+    """Inside, a WeightSyncError becomes a ConfigError that names the adapter: the user gave it."""
     try:
         yield
-    except DeliveryError as error:
+    except WeightSyncError as error:
         raise ConfigError(f"{directory}: {error}") from error
 
 

@@ -6,7 +6,7 @@
                            deliveries are those of a learner that shares nothing
 
 A forward pass is then something that all ranks do together: each makes as many as the others, in the same order, or
-they wait for each other for ever. polyray/learner/lockstep.py sees to that.
+they wait for each other for ever. polyray/learner/fsdp_padding.py sees to that.
 """
 
 from __future__ import annotations

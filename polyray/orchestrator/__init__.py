@@ -10,9 +10,9 @@ storage_check.py   whether all machines share a run's directory
 
 coordinator.py     one per run: dispatches groups, cuts batches, delivers versions
 serving_fleet.py   its workers: served versions, replacements, workers that join
-learner_presence.py, engine_sleep.py   its reaction to a failed learner, and to one that shares its GPU
+trainer_liveness.py, engine_sleep.py   its reaction to a failed learner, and to one that shares its GPU
 checkpoint_return.py   its restart from a checkpoint's snapshot
-validation_rounds.py, scoring_watch.py, batch_lease.py, outcome.py, delivery_report.py, stopping_alarms.py,
+validation_rounds.py, reward_failure_monitor.py, batch_lease.py, run_state.py, delivery_report.py, stopping_alarms.py,
 run_progress.py    smaller parts of it
 run_metrics.py     its metrics for Prometheus; the names are in run_instruments.py
 

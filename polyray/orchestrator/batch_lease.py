@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from polyray.orchestrator.ledger import Batch, LedgerCounts
+from polyray.orchestrator.rollout_buffer import Batch, BufferCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class BatchLease:
 
 
 def lease_of(
-    batch: Batch[Any], attempt: int, counts: LedgerCounts, waited_since: float, rank: int, world_size: int
+    batch: Batch[Any], attempt: int, counts: BufferCounts, waited_since: float, rank: int, world_size: int
 ) -> BatchLease:
     """This rank's share; `waited_since` is when the learner began to wait, by the clock of the ledger's process."""
     groups = batch.groups

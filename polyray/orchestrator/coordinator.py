@@ -5,7 +5,7 @@
              deliver + prove     v               | scored groups, S-gated
                     every rollout worker --------'
 
-An async actor that composes plain classes (GroupLedger, Dispatcher, PolicyRegistry, the task's prompt stream) and
+An async actor that composes plain classes (RolloutBuffer, Dispatcher, PolicyRegistry, the task's prompt stream) and
 holds metadata and references only. All calls into rollout workers are made here and in serving_fleet.py, each with
 a deadline; a worker that misses one is replaced and its groups are sampled again. Workers of Ray Train cannot be
 called, so they pull. A fatal error is kept in `failure`: the learner then gets STOP and the driver raises the error.
@@ -27,22 +27,22 @@ import ray
 import ray.exceptions
 
 from polyray.config.run import TrainConfig
-from polyray.errors import PolicyNotDelivered, PolyrayError
-from polyray.models.adapter import AdapterPayload
+from polyray.errors import PolyrayError, WeightSyncMismatch
+from polyray.models.adapter import PolicyUpdate
 from polyray.orchestrator.batch_lease import BatchLease, lease_of
-from polyray.orchestrator.checkpoint_return import take_back, tell_unvalidated
+from polyray.orchestrator.checkpoint_return import report_lost_validation, restore_groups
 from polyray.orchestrator.dispatch import ExpectedLengths
 from polyray.orchestrator.engine_sleep import EngineSleep
-from polyray.orchestrator.learner_presence import RESTARTING, LearnerPresence
-from polyray.orchestrator.ledger import Finished, GroupLedger
-from polyray.orchestrator.outcome import Outcome
+from polyray.orchestrator.reward_failure_monitor import RewardFailureMonitor
 from polyray.orchestrator.rollout_actor import RolloutReply, Scoring
+from polyray.orchestrator.rollout_buffer import Finished, RolloutBuffer
 from polyray.orchestrator.rollout_pool import PoolWorker, RolloutPool
 from polyray.orchestrator.run_metrics import RunLoad, RunMetrics
 from polyray.orchestrator.run_progress import RunProgress
-from polyray.orchestrator.scoring_watch import ScoringWatch
+from polyray.orchestrator.run_state import RunState
 from polyray.orchestrator.serving_fleet import ServingFleet
-from polyray.orchestrator.stopping_alarms import why_to_stop
+from polyray.orchestrator.stopping_alarms import stop_reason
+from polyray.orchestrator.trainer_liveness import RESTARTING, TrainerLiveness
 from polyray.orchestrator.validation_rounds import ValidationRounds
 from polyray.runs.logging import log_as, log_at
 from polyray.seeds import sample_seed
@@ -66,20 +66,20 @@ class Coordinator:
         self._run = pool.run
         self._scoring = scoring
         self._task = build_task(config.task)
-        self._ledger: GroupLedger[Any] = GroupLedger(
+        self._buffer: RolloutBuffer[Any] = RolloutBuffer(
             config.rollout.prompts_per_step, config.rollout.max_staleness, config.learner.steps
         )
-        self._outcome = Outcome()
-        self._fleet = ServingFleet(config, pool, dtype, self._outcome, self._pump)
-        self._sleep = EngineSleep(config.rollout, self._fleet, self._outcome)
-        self._validation = ValidationRounds(config, self._task, self._fleet, scoring, self._outcome)
-        self._scoring_watch = ScoringWatch(config, self._outcome)
+        self._run_state = RunState()
+        self._fleet = ServingFleet(config, pool, dtype, self._run_state, self._dispatch_groups)
+        self._sleep = EngineSleep(config.rollout, self._fleet, self._run_state)
+        self._validation = ValidationRounds(config, self._task, self._fleet, scoring, self._run_state)
+        self._scoring_watch = RewardFailureMonitor(config, self._run_state)
         self._lengths = ExpectedLengths()
         self._exported = RunMetrics(config)
         self._waited_since = 0.0
         self._progress = RunProgress()
         self._draining = False
-        self._learner = LearnerPresence(self._outcome)
+        self._learner = TrainerLiveness(self._run_state)
         self._begun = False
         """Whether the first version of the attempt is served."""
 
@@ -88,46 +88,46 @@ class Coordinator:
     async def begin_attempt(self, snapshot: Mapping[str, Any] | None) -> int:
         """A learner group starts, from a checkpoint's snapshot or from nothing; leases of earlier ones are
         void."""
-        attempt = self._ledger.restore(snapshot)
+        attempt = self._buffer.restore(snapshot)
         if snapshot is not None:
-            take_back(snapshot, self._ledger, self._request, self._outcome)
-            tell_unvalidated(snapshot, self._outcome)
+            restore_groups(snapshot, self._buffer, self._request, self._run_state)
+            report_lost_validation(snapshot, self._run_state)
         self._begun = False
-        self._learner.seen()
+        self._learner.heartbeat()
         self._fleet.new_attempt(attempt)
         self._validation.restart()
         if attempt > 1:
-            self._outcome.incident(
+            self._run_state.incident(
                 "learner_restarted",
-                f"attempt {attempt} of the learner begins at step {self._ledger.learner_version}; unfinished groups "
+                f"attempt {attempt} of the learner begins at step {self._buffer.learner_version}; unfinished groups "
                 "are sampled again",
             )
         self._progress.phase = "delivering"
-        self._outcome.changed.set()  # calls of the attempt before
+        self._run_state.changed.set()  # calls of the attempt before
         return attempt
 
-    async def publish(self, payload: AdapterPayload) -> dict[str, float] | None:
+    async def publish(self, payload: PolicyUpdate) -> dict[str, float] | None:
         """Deliver a version to every worker.
 
         At S = 0, and if the version is to be validated, returns when each worker has proven it, else at once.
         Returns None if the run ends instead, and for an attempt that has ended.
         """
-        if not self._goes_on(payload.policy.attempt):
+        if not self._is_current_attempt(payload.policy.attempt):
             return None
-        self._learner.seen()
+        self._learner.heartbeat()
         payload = replace(payload, policy=replace(payload.policy, run=self._run))
         try:
-            self._ledger.published(payload.policy.version)
+            self._buffer.published(payload.policy.version)
             self._fleet.publish(payload)
         except PolyrayError as error:
-            self._outcome.fail(error)
+            self._run_state.fail(error)
         due = self._validation.due(payload.policy.version)
         if due or self._config.rollout.max_staleness == 0:
-            while not self._fleet.all_serve and self._goes_on(payload.policy.attempt):
+            while not self._fleet.all_serve and self._is_current_attempt(payload.policy.attempt):
                 if self._draining and not self._begun:
                     return None  # there is nothing to write yet
-                await self._outcome.woken()
-        if not self._goes_on(payload.policy.attempt):
+                await self._run_state.woken()
+        if not self._is_current_attempt(payload.policy.attempt):
             return None
         self._begun = True
         if due:
@@ -136,7 +136,7 @@ class Coordinator:
         self._progress.version = payload.policy.version
         if not self._learner.is_gone:
             self._progress.phase = "stopping" if self._draining else "training"
-        self._pump()
+        self._dispatch_groups()
         return self._fleet.receipt()
 
     async def next_batch(
@@ -148,20 +148,20 @@ class Coordinator:
         """
         deadline = time.perf_counter() + LONG_POLL_S
         if world_size == 1:  # of several ranks some still ask while Ray Train ends them
-            self._learner.seen()
+            self._learner.heartbeat()
         while True:
-            if not self._goes_on(attempt):
+            if not self._is_current_attempt(attempt):
                 return STOP
-            if self._draining and self._ledger.leased_step != step:
+            if self._draining and self._buffer.leased_step != step:
                 return DRAIN
-            batch = self._ledger.cut(step)
+            batch = self._buffer.take_batch(step)
             if batch is not None and self._engines_are_out_of_the_way():
                 self._scoring_watch.new_batch()
-                ledger, since = self._ledger, self._waited_since
+                ledger, since = self._buffer, self._waited_since
                 return lease_of(batch, ledger.attempt, ledger.counts, since, rank, world_size)
-            self._pump()  # cutting may have dropped stale groups: others take their places
+            self._dispatch_groups()  # cutting may have dropped stale groups: others take their places
             try:
-                await asyncio.wait_for(self._outcome.woken(), max(0.0, deadline - time.perf_counter()))
+                await asyncio.wait_for(self._run_state.woken(), max(0.0, deadline - time.perf_counter()))
             except TimeoutError:
                 return NOT_READY
 
@@ -171,20 +171,20 @@ class Coordinator:
             return True
         return not self._validation.are_out and self._sleep.is_complete()
 
-    def _goes_on(self, attempt: int) -> bool:
+    def _is_current_attempt(self, attempt: int) -> bool:
         """False: the run has ended, or the learner that asks is not the one that counts."""
-        return self._outcome.failure is None and attempt == self._ledger.attempt
+        return self._run_state.failure is None and attempt == self._buffer.attempt
 
     async def lost(self, attempt: int, step: int, group_ids: tuple[int, ...]) -> None:
         """Sample groups again whose objects were lost with their node."""
-        if group_ids and attempt == self._ledger.attempt:
+        if group_ids and attempt == self._buffer.attempt:
             names = ", ".join(map(str, group_ids))
-            self._outcome.incident(
+            self._run_state.incident(
                 "groups_lost", f"groups {names} of step {step} were gone when they were fetched"
             )
             for group_id in group_ids:
-                self._ledger.lost(step, group_id)
-            self._pump()
+                self._buffer.lost(step, group_id)
+            self._dispatch_groups()
 
     async def validation(
         self, attempt: int, version: int, wait: bool
@@ -192,24 +192,24 @@ class Coordinator:
         """Validation metrics of a version; NOT_READY while groups are out, with `wait` after a second."""
         deadline = time.perf_counter() + (LONG_POLL_S if wait else 0.0)
         while True:
-            if not self._goes_on(attempt):
+            if not self._is_current_attempt(attempt):
                 return STOP
             metrics = self._validation.result(version)
             if metrics is not None:
                 return metrics
             try:
-                await asyncio.wait_for(self._outcome.woken(), max(0.0, deadline - time.perf_counter()))
+                await asyncio.wait_for(self._run_state.woken(), max(0.0, deadline - time.perf_counter()))
             except TimeoutError:
                 return NOT_READY
 
     async def snapshot(self) -> dict[str, Any]:
-        """Coordinator state for a checkpoint (see GroupLedger.snapshot).
+        """Coordinator state for a checkpoint (see RolloutBuffer.snapshot).
 
         The waiting groups are references under the key "waiting"; `begin_attempt` takes them as files
         (saved_groups.py) under "files".
         """
-        waiting = [item.handle for item in self._ledger.waiting()]
-        return {**self._ledger.snapshot(), "waiting": waiting}
+        waiting = [item.handle for item in self._buffer.waiting()]
+        return {**self._buffer.snapshot(), "waiting": waiting}
 
     async def report(self, metrics: dict[str, Any]) -> None:
         """The newest line of metrics, for the progress display; an alarm in it may end the run."""
@@ -219,8 +219,8 @@ class Coordinator:
         logger.info("step %s ends", metrics.get("step"))
         if self._config.over_optimisation is not None and metrics.get("over_optimisation"):
             self._progress.alarms += 1
-        if (error := why_to_stop(self._config, metrics)) is not None:
-            self._outcome.fail(error)
+        if (error := stop_reason(self._config, metrics)) is not None:
+            self._run_state.fail(error)
 
     # ---- called by the driver and by Ray Train
 
@@ -237,26 +237,26 @@ class Coordinator:
 
     async def end(self, error: PolyrayError) -> None:
         """The learner is gone and is not started again: the run ends with its error."""
-        self._outcome.fail(error)
+        self._run_state.fail(error)
 
     async def drain(self) -> None:
         """End the run after the current step; groups being sampled are dropped and sampled again later."""
         self._draining = True
         self._progress.phase = "stopping"
-        self._outcome.changed.set()
+        self._run_state.changed.set()
 
     async def progress(self, incidents_seen: int = 0) -> dict[str, Any]:
         """Phase, version, groups so far, tokens so far (those of rounds, too), the newest metrics, alarms for
         over-optimisation, incidents from the `incidents_seen`-th on. The driver asks twice a second, which is also
         when metrics are exported."""
-        self._learner.look()
+        self._learner.check()
         num_tokens = self._progress.tokens + self._validation.num_tokens
         self._exported.export(self._load(num_tokens))
-        return self._progress.shown(num_tokens, self._outcome, incidents_seen)
+        return self._progress.shown(num_tokens, self._run_state, incidents_seen)
 
     async def failure(self) -> PolyrayError | None:
         """The error that ended the run; None while it is well."""
-        return self._outcome.failure
+        return self._run_state.failure
 
     async def workers(self) -> list[PoolWorker]:
         """The pool as it is now, with replacements."""
@@ -264,22 +264,22 @@ class Coordinator:
 
     # ---- dispatching
 
-    def _pump(self) -> None:
+    def _dispatch_groups(self) -> None:
         """Starts every group that staleness and the workers' windows allow; to the end of a run, those that the step
         under way still lacks."""
-        if self._outcome.failure is not None or not self._fleet.has_version:
+        if self._run_state.failure is not None or not self._fleet.has_version:
             return
         if self._learner.is_gone and self._config.rollout.sleep_between_steps:
             return
         dispatcher = self._fleet.dispatcher
-        may_start = self._ledger.may_start_lost if self._draining else self._ledger.may_start
+        may_start = self._buffer.may_start_lost if self._draining else self._buffer.may_start
         while (name := dispatcher.choose(may_start)) is not None:
-            request = self._request(self._ledger.next_id())
+            request = self._request(self._buffer.next_id())
             by_tokens = self._config.rollout.dispatch == "tokens"
             weight = self._lengths.weight(request.prompt.prompt_id) if by_tokens else 1.0
             dispatcher.started(name, weight)
             self._sleep.wakes(name)
-            attempt, worker = self._ledger.attempt, self._fleet.worker(name)
+            attempt, worker = self._buffer.attempt, self._fleet.worker(name)
             self._fleet.spawn(self._rollout(worker, request, weight, attempt))
 
     async def _rollout(self, worker: PoolWorker, request: GroupRequest, weight: float, attempt: int) -> None:
@@ -288,8 +288,8 @@ class Coordinator:
             meta_ref, group_ref = worker.handle.rollout.options(num_returns=2).remote(request, self._scoring)
             reply = await asyncio.wait_for(meta_ref, self._config.rollout.group_timeout_s)
         except (ray.exceptions.RayError, TimeoutError) as error:
-            if attempt == self._ledger.attempt:  # workers drop the groups of an ended attempt
-                self._ledger.requeue(request.group_id)
+            if attempt == self._buffer.attempt:  # workers drop the groups of an ended attempt
+                self._buffer.requeue(request.group_id)
                 await self._fleet.recover(worker, error)
         else:
             if (
@@ -297,19 +297,19 @@ class Coordinator:
                 and reply.policy.version < served.version
                 and attempt == reply.policy.attempt
             ):
-                raise PolicyNotDelivered(
+                raise WeightSyncMismatch(
                     f"worker {worker.name} sampled group {request.group_id} with {reply.policy.name} after it had "
                     f"proven to serve {served.name}"
                 )
-            if attempt == self._ledger.attempt:
+            if attempt == self._buffer.attempt:
                 if self._config.rollout.dispatch == "tokens":
                     self._lengths.observe(request.prompt.prompt_id, reply.num_tokens)
                 self._take(reply, group_ref)
         finally:
             self._fleet.dispatcher.ended(worker.name, weight)
-        if self._ledger.may_cut:  # every rank of the learner wakes
-            self._outcome.changed.set()
-        self._pump()
+        if self._buffer.may_take_batch:  # every rank of the learner wakes
+            self._run_state.changed.set()
+        self._dispatch_groups()
         self._fleet.group_ended(worker.name)
 
     def _request(self, group_id: int) -> GroupRequest:
@@ -321,14 +321,14 @@ class Coordinator:
 
     def _load(self, num_tokens: int) -> RunLoad:
         return RunLoad(
-            groups_running=self._ledger.num_running,
-            groups_waiting=self._ledger.num_buffered,
-            groups_stale=self._ledger.counts.stale,
+            groups_running=self._buffer.num_running,
+            groups_waiting=self._buffer.num_buffered,
+            groups_stale=self._buffer.counts.stale,
             workers=len(self._fleet.workers),
             workers_behind=self._fleet.num_behind,
             tokens=num_tokens,
             delivery_failures=self._fleet.delivery_failures,
-            incidents=self._outcome.incidents,
+            incidents=self._run_state.incidents,
         )
 
     def _take(self, reply: RolloutReply, group_ref: Any) -> None:
@@ -340,12 +340,12 @@ class Coordinator:
         algorithm = self._config.algorithm
         if reply.num_taking_part < algorithm.min_samples:
             self._exported.took(reply, "unscored")
-            self._ledger.drop(reply.group_id)
+            self._buffer.drop(reply.group_id)
             return
-        if not reply.teaches and self._ledger.filter(reply.group_id, algorithm.max_resampled_batches):
-            self._exported.took(reply, "teaches_nothing")
+        if not reply.has_signal and self._buffer.filter(reply.group_id, algorithm.max_resampled_batches):
+            self._exported.took(reply, "zero_advantage")
             return
         self._exported.took(reply, "kept")
-        self._ledger.finished(
+        self._buffer.finished(
             Finished(reply.group_id, reply.policy, group_ref, reply.num_tokens, now - reply.score_s, now)
         )

@@ -11,8 +11,8 @@ import asyncio
 import ray.exceptions
 
 from polyray.config.rollout import RolloutSpec
-from polyray.orchestrator.outcome import Outcome
 from polyray.orchestrator.rollout_pool import PoolWorker
+from polyray.orchestrator.run_state import RunState
 from polyray.orchestrator.serving_fleet import ServingFleet
 from polyray.types import PolicyVersion
 
@@ -20,17 +20,17 @@ from polyray.types import PolicyVersion
 class EngineSleep:
     """Sleeping engines of a fleet."""
 
-    def __init__(self, rollout: RolloutSpec, fleet: ServingFleet, outcome: Outcome) -> None:
+    def __init__(self, rollout: RolloutSpec, fleet: ServingFleet, run_state: RunState) -> None:
         self._rollout = rollout
         self._fleet = fleet
-        self._outcome = outcome
+        self._run_state = run_state
         self._asleep: set[str] = set()
         self._since: PolicyVersion | None = None
         """The newest version when they fell asleep: a newer one has woken them."""
         self._falling = False
 
     def is_complete(self) -> bool:
-        """Whether all engines sleep; ask the others to. The outcome changes when they do."""
+        """Whether all engines sleep; ask the others to. The run_state changes when they do."""
         if self._awake():
             if not self._falling:
                 self._fleet.spawn(self.fall())
@@ -47,12 +47,14 @@ class EngineSleep:
         self._falling = True
         newest = self._fleet.newest
         try:
-            while self._outcome.failure is None and self._fleet.newest == newest and (awake := self._awake()):
+            while (
+                self._run_state.failure is None and self._fleet.newest == newest and (awake := self._awake())
+            ):
                 for worker in awake:
                     await self._put_to_sleep(worker)
         finally:
             self._falling = False
-            self._outcome.changed.set()
+            self._run_state.changed.set()
 
     def _awake(self) -> list[PoolWorker]:
         if self._since != self._fleet.newest:
@@ -62,7 +64,7 @@ class EngineSleep:
 
     async def _put_to_sleep(self, worker: PoolWorker) -> None:
         if self._fleet.lacks_newest(worker):  # a delivery would wake it again
-            await self._outcome.woken()
+            await self._run_state.woken()
             return
         newest, limits = self._fleet.newest, self._rollout
         allowance_s = 0.0 if self._fleet.served_by(worker) else limits.ready_within_s

@@ -18,8 +18,8 @@ import ray.train
 
 from polyray.config.run import TrainConfig
 from polyray.errors import root_cause
-from polyray.learner.verdict import Verdict
-from polyray.models.adapter import AdapterPayload
+from polyray.learner.step_result import StepResult
+from polyray.models.adapter import PolicyUpdate
 from polyray.orchestrator.coordinator import DRAIN, NOT_READY, STOP, BatchLease
 from polyray.orchestrator.resources import NAMESPACE
 from polyray.runs.error_log import errors_logged
@@ -54,19 +54,19 @@ class RemoteCoordination:
         self._attempt = self._from_rank_0(number)
         return self._attempt
 
-    def next_batch(self, step: int) -> TrainingBatch | Verdict:
+    def next_batch(self, step: int) -> TrainingBatch | StepResult:
         """Asks, at most a second at a time, until there is a batch, or none any more."""
         log_at(step=step, version=step)
         while True:
             answer = self._call("next_batch", self._attempt, step, self._rank, self._world_size)
             if answer in (STOP, DRAIN):
-                return Verdict.STOP if answer == STOP else Verdict.DRAIN
+                return StepResult.STOP if answer == STOP else StepResult.DRAIN
             if isinstance(answer, BatchLease) and (groups := self._fetched(answer)) is not None:
                 return TrainingBatch(
                     step, groups, answer.num_groups_total, answer.counters, answer.timings, answer.history
                 )
 
-    def publish(self, payload: AdapterPayload) -> Mapping[str, float] | None:
+    def publish(self, payload: PolicyUpdate) -> Mapping[str, float] | None:
         """Returns when every engine has proven to serve it, None where the run was stopped."""
         rollout, delivery = self._config.rollout, self._config.delivery
         if rollout.sleep_between_steps:
@@ -89,9 +89,9 @@ class RemoteCoordination:
             if answer != NOT_READY:
                 return answer
 
-    def agree(self, verdict: Verdict) -> Verdict:
+    def agree(self, verdict: StepResult) -> StepResult:
         """A broadcast from rank 0."""
-        return Verdict(self._from_rank_0(int(verdict)))
+        return StepResult(self._from_rank_0(int(verdict)))
 
     def report(self, metrics: StepMetrics) -> None:
         """Fire and forget: only displays need it. GPU memory, which no repetition gives again, is in no file."""

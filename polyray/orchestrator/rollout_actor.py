@@ -21,14 +21,14 @@ from polyray.config.algorithm import AlgorithmSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.service import ServiceSpec
 from polyray.errors import RolloutError
-from polyray.models.adapter import AdapterPayload
+from polyray.models.adapter import PolicyUpdate
 from polyray.orchestrator.reward_client import RemoteCall, RewardClient
 from polyray.rewards import RewardPlan
 from polyray.rollout.engine import EngineSettings
 from polyray.rollout.worker import RolloutWorker, Usage
 from polyray.runs.logging import log_as, log_at
 from polyray.types import Group, GroupRequest, PolicyVersion, ScoredGroup
-from polyray.weight_sync.proof import DeliveryAck
+from polyray.weight_sync.proof import SyncAck
 
 if TYPE_CHECKING:
     from polyray.config.dynamics import Rounds
@@ -58,7 +58,7 @@ class RolloutReply:
 
     Example:
         RolloutReply(group_id=40, policy=PolicyVersion(...), num_tokens=96, num_samples=16, num_scored=16,
-                     num_taking_part=16, teaches=True, generate_s=.2, score_s=.01, error=None)
+                     num_taking_part=16, has_signal=True, generate_s=.2, score_s=.01, error=None)
     """
 
     group_id: int
@@ -68,7 +68,7 @@ class RolloutReply:
     num_scored: int
     num_taking_part: int
     """Scored, and not left out for being truncated."""
-    teaches: bool
+    has_signal: bool
     """False: dynamic sampling was asked for, and all advantages are equal."""
     generate_s: float
     score_s: float
@@ -117,7 +117,7 @@ class RolloutActor:
         generated = time.perf_counter()
         scored, error = await self._scored(group, scoring)
         retried = self._clients[scoring.app_name].take_trouble()
-        num_taking_part, teaches = usefulness(scored, scoring.algorithm, request.max_completion_tokens)
+        num_taking_part, has_signal = usefulness(scored, scoring.algorithm, request.max_completion_tokens)
         reply = RolloutReply(
             group_id=group.group_id,
             policy=group.policy,
@@ -125,7 +125,7 @@ class RolloutActor:
             num_samples=len(group.completions),
             num_scored=int(scored.scored_mask_G.sum()),
             num_taking_part=num_taking_part,
-            teaches=teaches,
+            has_signal=has_signal,
             generate_s=generated - started,
             score_s=time.perf_counter() - generated,
             error=error,
@@ -161,7 +161,7 @@ class RolloutActor:
             *(asyncio.wrap_future(self._worker.submit(request)) for request in requests)
         )
 
-    async def deliver(self, payload: AdapterPayload) -> tuple[DeliveryAck, float]:
+    async def deliver(self, payload: PolicyUpdate) -> tuple[SyncAck, float]:
         """Loads a version after what is in flight; answers the probe and the engine's busy seconds so far."""
         ack = await asyncio.wrap_future(self._worker.deliver(payload))
         log_at(version=payload.policy.version)
@@ -184,11 +184,11 @@ def usefulness(group: ScoredGroup, algorithm: AlgorithmSpec, max_tokens: int) ->
     """(completions that take part, whether they have training signal); computed if the algorithm needs it."""
     if algorithm.truncated != "drop" and not algorithm.dynamic_sampling:
         return int(group.scored_mask_G.sum()), True
-    from polyray.learner.advantages import algorithm_at, group_teaches, taking_part
+    from polyray.learner.advantages import algorithm_at, group_has_signal, valid_mask
 
     current = algorithm_at(algorithm, group.group.policy.version)
-    teaches = not algorithm.dynamic_sampling or group_teaches(group, current, max_tokens)
-    return int(taking_part(group, current).sum()), teaches
+    has_signal = not algorithm.dynamic_sampling or group_has_signal(group, current, max_tokens)
+    return int(valid_mask(group, current).sum()), has_signal
 
 
 def engine_builder(rollout: RolloutSpec) -> Callable[[EngineSettings], Any]:

@@ -18,12 +18,12 @@ import ray.exceptions
 
 from polyray.config.rollout import RolloutSpec
 from polyray.errors import RolloutError, is_user_error, root_cause
-from polyray.models.adapter import AdapterPayload
+from polyray.models.adapter import PolicyUpdate
 from polyray.orchestrator.resources import NAMESPACE, OUTSIDE_ANY_GROUP
 from polyray.orchestrator.rollout_actor import RolloutActor
 from polyray.rollout.engine import EngineSettings
 from polyray.types import Group, GroupRequest
-from polyray.weight_sync.proof import DeliveryAck
+from polyray.weight_sync.proof import SyncAck
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ class RolloutPool:
             [worker.handle.sleep.remote() for worker in self.workers], timeout=self.rollout.ready_within_s
         )
 
-    def deliver(self, payload: AdapterPayload, timeout_s: float) -> list[DeliveryAck]:
+    def deliver(self, payload: PolicyUpdate, timeout_s: float) -> list[SyncAck]:
         """Blocks until every worker has answered for this version."""
         ref = ray.put(payload)
         return [

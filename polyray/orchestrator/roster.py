@@ -12,7 +12,7 @@ MAX_FAILED_JOINS = 20
 """Failed joins in a row of workers above the needed ones; a lost node ends some."""
 
 
-class Loss(Enum):
+class FailureAction(Enum):
     """Consequence of the loss of a worker."""
 
     REPLACED = "another one takes its place"
@@ -79,19 +79,23 @@ class Roster:
         self._joined.add(name)
         return beside
 
-    def lost(self, name: str, *, in_time: bool) -> Loss:
+    def lost(self, name: str, *, in_time: bool) -> FailureAction:
         """The worker is gone; `in_time`: it failed, rather than taking longer than it may."""
         has_joined = name in self._joined
         self.left(name)
         if len(self._joined) < self.num_needed:
             self.replacements += 1
-            return Loss.TOO_MANY if self.replacements > self._max_replacements else Loss.REPLACED
+            return (
+                FailureAction.TOO_MANY
+                if self.replacements > self._max_replacements
+                else FailureAction.REPLACED
+            )
         if has_joined:
-            return Loss.REPLACED
+            return FailureAction.REPLACED
         if not in_time:
-            return Loss.STILL_WAITS
+            return FailureAction.STILL_WAITS
         self.failed_joins += 1
-        return Loss.GIVEN_UP if self.failed_joins > MAX_FAILED_JOINS else Loss.REPLACED
+        return FailureAction.GIVEN_UP if self.failed_joins > MAX_FAILED_JOINS else FailureAction.REPLACED
 
     def left(self, name: str) -> None:
         """The worker was taken out of the pool."""

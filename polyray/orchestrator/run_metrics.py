@@ -41,8 +41,8 @@ EXPORT_EVERY_S = 2.0
 """Ray's own interval is 10 s by default, and it drops a gauge that was not set for two of them."""
 MAX_COMPONENTS = 32
 
-GroupOutcome = Literal["kept", "unscored", "teaches_nothing"]
-GROUP_OUTCOMES: tuple[GroupOutcome, ...] = ("kept", "unscored", "teaches_nothing")
+GroupOutcome = Literal["kept", "unscored", "zero_advantage"]
+GROUP_OUTCOMES: tuple[GroupOutcome, ...] = ("kept", "unscored", "zero_advantage")
 INCIDENT_KINDS = (
     "failure",
     "worker_replaced",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from polyray.orchestrator.outcome import Outcome
+from polyray.orchestrator.run_state import RunState
 
 
 @dataclass(slots=True)
@@ -26,17 +26,17 @@ class RunProgress:
     alarms: int = 0
     """Alarms for over-optimisation."""
 
-    def shown(self, num_tokens: int, outcome: Outcome, incidents_seen: int) -> dict[str, Any]:
+    def shown(self, num_tokens: int, run_state: RunState, incidents_seen: int) -> dict[str, Any]:
         """Plain values for the driver.
 
         `num_tokens`: all of them; incidents from the `incidents_seen`-th on.
         """
         return {
-            "phase": self.phase if outcome.failure is None else "failed",
+            "phase": self.phase if run_state.failure is None else "failed",
             "step": self.version,
             "groups_done": self.groups_done,
             "tokens": num_tokens,
             "metrics": self.metrics,
             "alarms": self.alarms,
-            "incidents": outcome.incidents[incidents_seen:],
+            "incidents": run_state.incidents[incidents_seen:],
         }

@@ -25,14 +25,14 @@ import ray.exceptions
 
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig
-from polyray.errors import DeliveryError, PolyrayError, RolloutError, is_user_error, root_cause
-from polyray.models.adapter import AdapterPayload
+from polyray.errors import PolyrayError, RolloutError, WeightSyncError, is_user_error, root_cause
+from polyray.models.adapter import PolicyUpdate
 from polyray.orchestrator.delivery_report import DeliveryReport
 from polyray.orchestrator.dispatch import Dispatcher
-from polyray.orchestrator.loading_turns import LoadingTurns
-from polyray.orchestrator.outcome import Outcome
 from polyray.orchestrator.rollout_pool import PoolWorker, RolloutPool
-from polyray.orchestrator.roster import Loss, Roster
+from polyray.orchestrator.roster import FailureAction, Roster
+from polyray.orchestrator.run_state import RunState
+from polyray.orchestrator.sync_limiter import WeightSyncLimiter
 from polyray.types import PolicyVersion
 from polyray.weight_sync.registry import PolicyRegistry
 
@@ -48,16 +48,16 @@ class ServingFleet:
         config: TrainConfig,
         pool: RolloutPool,
         dtype: str,
-        outcome: Outcome,
+        run_state: RunState,
         on_served: Callable[[], None],
     ) -> None:
         rollout = config.rollout
         self._config = config
         self._pool = pool
-        self._outcome = outcome
+        self._run_state = run_state
         self._on_served = on_served
         self._registry = PolicyRegistry(config.delivery.tolerance_for(dtype))
-        self._current: tuple[AdapterPayload, Any] | None = None
+        self._current: tuple[PolicyUpdate, Any] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_progress: set[str] = set()
         self._by_name = {worker.name: worker for worker in pool.workers}
@@ -71,7 +71,7 @@ class ServingFleet:
         self.delivery_failures = 0
         """Deliveries that a worker did not take or prove, since the start."""
         self._report = DeliveryReport()
-        self._loading = LoadingTurns(loads_at_once(rollout, self._roster.num_expected))
+        self._loading = WeightSyncLimiter(loads_at_once(rollout, self._roster.num_expected))
         self.dispatcher = Dispatcher(groups_per_worker(rollout, self._roster.num_expected))
 
     @property
@@ -128,8 +128,8 @@ class ServingFleet:
         self._current = None
         self.dispatcher.serve_nothing()
 
-    def publish(self, payload: AdapterPayload) -> None:
-        """Bring every worker to this version, in the background. Raises DeliveryError for one out of order."""
+    def publish(self, payload: PolicyUpdate) -> None:
+        """Bring every worker to this version, in the background. Raises WeightSyncError for one out of order."""
         self._registry.publish(payload)
         self._current = payload, ray.put(payload)
         self._roster.published()
@@ -165,15 +165,15 @@ class ServingFleet:
         """Replace a worker after an error; a user's mistake ends the run instead."""
         cause = root_cause(error)
         if is_user_error(cause):
-            self._outcome.fail(cause)
-        elif worker.name in self._by_name and self._outcome.failure is None:
+            self._run_state.fail(cause)
+        elif worker.name in self._by_name and self._run_state.failure is None:
             self._replace(worker, cause)  # the first of several reports
 
     def _settle(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             known = error if isinstance(error, PolyrayError) else RolloutError(f"coordinator: {error!r}")
-            self._outcome.fail(known)
+            self._run_state.fail(known)
 
     def _bring_up(self, worker: PoolWorker) -> None:
         # One task per worker: calls that wait for an actor to start may overtake each other, and an older version
@@ -184,7 +184,7 @@ class ServingFleet:
 
     async def _bring_up_to_date(self, worker: PoolWorker) -> None:
         try:
-            while self._outcome.failure is None and self.lacks_newest(worker):
+            while self._run_state.failure is None and self.lacks_newest(worker):
                 if self._registry.served_by(worker.name) is None:  # it blocks nothing
                     await self._deliver(worker)
                     continue
@@ -227,13 +227,13 @@ class ServingFleet:
         if self.all_serve and not did_all:
             self._report.end()
             self._grow()
-        self._outcome.changed.set()
+        self._run_state.changed.set()
         self._on_served()
 
     def _join(self, worker: PoolWorker) -> None:
         others = self._roster.num_joined
         if self._roster.proved(worker.name):
-            self._outcome.incident(
+            self._run_state.incident(
                 "worker_joined", f"rollout worker {worker.name} serves now, beside {others} others"
             )
         self._share_out()
@@ -256,12 +256,12 @@ class ServingFleet:
 
     def _check_refusal(self, worker: PoolWorker, policy: PolicyVersion, cause: BaseException) -> None:
         """One refusal may be the worker's fault, as with bytes that arrive damaged; two are the payload's."""
-        if not isinstance(cause, DeliveryError):
+        if not isinstance(cause, WeightSyncError):
             return
         first = self._refused.setdefault(policy, worker.name)
         if first != worker.name:
-            self._outcome.fail(
-                DeliveryError(f"{policy.name} was refused by {first}, and then by {worker.name}: {cause}")
+            self._run_state.fail(
+                WeightSyncError(f"{policy.name} was refused by {first}, and then by {worker.name}: {cause}")
             )
 
     def _replace(self, worker: PoolWorker, error: BaseException) -> None:
@@ -269,8 +269,8 @@ class ServingFleet:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         did_all = self.all_serve
         loss = self._roster.lost(worker.name, in_time=not isinstance(error, TimeoutError))
-        if loss is Loss.TOO_MANY:
-            self._outcome.fail(
+        if loss is FailureAction.TOO_MANY:
+            self._run_state.fail(
                 RolloutError(
                     f"{self._roster.replacements} rollout workers were lost, more than "
                     f"rollout.max_worker_replacements={self._config.rollout.max_worker_replacements}; the last one "
@@ -279,16 +279,16 @@ class ServingFleet:
             )
             return
         self._forget(worker)
-        if loss is Loss.GIVEN_UP:
+        if loss is FailureAction.GIVEN_UP:
             self._leave_a_place_above(worker)
             self._pool.retire(worker)
-            self._outcome.incident(
+            self._run_state.incident(
                 "worker_given_up",
                 f"rollout workers failed {self._roster.failed_joins} times before they served anything; the run "
                 f"continues with {self._roster.num_joined}. The last one ({worker.name}): {reason}",
             )
         else:
-            self._start_instead(worker, None if loss is Loss.STILL_WAITS else reason)
+            self._start_instead(worker, None if loss is FailureAction.STILL_WAITS else reason)
         self._share_out()
         self._notify(did_all)  # the lost one may have been the last to wait for
 
@@ -303,7 +303,7 @@ class ServingFleet:
         replacement = self._pool.replace(worker)
         self._by_name[replacement.name] = replacement
         if reason is not None:
-            self._outcome.incident(
+            self._run_state.incident(
                 "worker_replaced",
                 f"rollout worker {worker.name} was replaced by {replacement.name}: {reason}",
             )

@@ -11,7 +11,7 @@ from enum import Enum
 from polyray.types import PolicyVersion
 
 
-class Verdict(Enum):
+class StalenessDecision(Enum):
     """Staleness decision for a group at consumption."""
 
     USE = "use"
@@ -34,7 +34,7 @@ def judge(
     attempt: int,
     max_staleness: int,
     ancestors: Mapping[int, int] | None = None,
-) -> Verdict:
+) -> StalenessDecision:
     """Whether a group of `group_policy` may enter the batch that updates `learner_version` in `attempt`.
 
     `ancestors`: earlier attempt -> the newest of its versions from which this attempt descends. Its later versions
@@ -42,7 +42,7 @@ def judge(
     """
     inherited = (ancestors or {}).get(group_policy.attempt, -1)
     if group_policy.attempt != attempt and group_policy.version > inherited:
-        return Verdict.OTHER_LINEAGE
+        return StalenessDecision.OTHER_LINEAGE
     if 0 <= learner_version - group_policy.version <= max_staleness:
-        return Verdict.USE
-    return Verdict.STALE
+        return StalenessDecision.USE
+    return StalenessDecision.STALE

@@ -12,7 +12,7 @@ from polyray.config.run import TrainConfig
 from polyray.errors import DiversityCollapsed, EngineMismatch, OverOptimised, PolyrayError
 
 
-def why_to_stop(config: TrainConfig, metrics: Mapping[str, Any]) -> PolyrayError | None:
+def stop_reason(config: TrainConfig, metrics: Mapping[str, Any]) -> PolyrayError | None:
     """The error that ends a run after the step of these metrics; None if it continues."""
     watched = config.over_optimisation
     if watched is not None and watched.stop and metrics.get("over_optimisation"):

@@ -14,8 +14,8 @@ from dataclasses import replace
 import ray.exceptions
 
 from polyray.config.run import TrainConfig
-from polyray.orchestrator.outcome import Outcome
 from polyray.orchestrator.rollout_actor import Scoring
+from polyray.orchestrator.run_state import RunState
 from polyray.orchestrator.serving_fleet import ServingFleet
 from polyray.periodic_eval.validation import Validation
 from polyray.tasks.base import Task
@@ -26,12 +26,12 @@ class ValidationRounds:
     """Belongs to the coordinator's event loop; does nothing where the configuration has no rounds."""
 
     def __init__(
-        self, config: TrainConfig, task: Task, fleet: ServingFleet, scoring: Scoring, outcome: Outcome
+        self, config: TrainConfig, task: Task, fleet: ServingFleet, scoring: Scoring, run_state: RunState
     ) -> None:
         self._config = config
         self._fleet = fleet
         self._scoring = scoring
-        self._outcome = outcome
+        self._run_state = run_state
         self._rounds = config.rounds
         self._validation = None if self._rounds is None else Validation(config, self._rounds, task)
         self._out = 0
@@ -67,7 +67,7 @@ class ValidationRounds:
         return None if result is None else result.metrics
 
     def _is_wanted(self, policy: PolicyVersion) -> bool:
-        current = self._outcome.failure is None and self._fleet.attempt == policy.attempt
+        current = self._run_state.failure is None and self._fleet.attempt == policy.attempt
         return current and self._fleet.still_serves(policy)
 
     async def _ask(self, policy: PolicyVersion, index: int, request: GroupRequest) -> None:
@@ -77,7 +77,7 @@ class ValidationRounds:
         while summary is None and self._is_wanted(policy):
             serving = [worker for worker in self._fleet.workers if self._fleet.served_by(worker) == policy]
             if not serving:  # a replacement is on its way to it
-                await self._outcome.woken()
+                await self._run_state.woken()
                 continue
             worker = serving[index % len(serving)]
             try:
@@ -92,4 +92,4 @@ class ValidationRounds:
         self.num_tokens += 0 if summary is None else summary.num_tokens
         if self._fleet.attempt == policy.attempt:
             self._validation.add(policy.version, index, summary)
-        self._outcome.changed.set()
+        self._run_state.changed.set()

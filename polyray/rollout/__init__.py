@@ -14,8 +14,8 @@ worker.py            one engine, one thread that steps it, futures for its calle
 seeds.py             a seed per sample
 staleness.py         which groups may be started and which may still be trained on
 validation.py        the fixed prompts of validation while training, and the metrics of their groups
-ledger.py            which groups are out, buffered, leased and consumed, exactly once
-dispatch.py          choice of the worker for a group; loading_turns.py   limit of concurrent weight syncs
+rollout_buffer.py            which groups are out, buffered, leased and consumed, exactly once
+dispatch.py          choice of the worker for a group; sync_limiter.py   limit of concurrent weight syncs
 roster.py            members of a pool, and the consequence of a lost worker
 
 Only vllm_*.py import vllm, and late.

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from polyray.errors import DeliveryError
+from polyray.errors import WeightSyncError
 from polyray.models.adapter import AdapterShape
 from polyray.rollout.processes import ProcessIdentity, pid_namespace, this_process
 from polyray.rollout.watchdog import Watchdog
@@ -43,7 +43,7 @@ class AdapterFiles:
         self._watchdog = Watchdog([self.directory])
 
     def write(self, name: str, config: Mapping[str, Any], tensors: bytes) -> Path:
-        """A directory that vLLM and PEFT read; complete as soon as it is there. DeliveryError where there is
+        """A directory that vLLM and PEFT read; complete as soon as it is there. WeightSyncError where there is
         no room."""
         target = self.directory / name
         temporary = self.directory / f".{name}"
@@ -54,7 +54,7 @@ class AdapterFiles:
             temporary.rename(target)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise DeliveryError(
+            raise WeightSyncError(
                 f"the {len(tensors) / 2**20:.1f} MiB of {name} cannot be written to {target} ({error.strerror}); "
                 "make room in shared memory, in a container with --shm-size"
             ) from error

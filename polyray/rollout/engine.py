@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from polyray.config.rollout import RolloutSpec
-from polyray.models.adapter import AdapterPayload
+from polyray.models.adapter import PolicyUpdate
 from polyray.types import Group, GroupRequest
 
 
@@ -44,7 +44,7 @@ class Engine(Protocol):
     def keeps_versions(self) -> bool:
         """True: `load` works while groups run, they finish on the version of their submission, and the engine
         holds the newest version of every run. False: `load` only when idle, and it holds one version. Either
-        way a `load` that raises DeliveryError changed nothing; after anything else the engine is unusable."""
+        way a `load` that raises WeightSyncError changed nothing; after anything else the engine is unusable."""
         ...
 
     @property
@@ -69,7 +69,7 @@ class Engine(Protocol):
         """Polls until the engine is idle, and returns everything that finished."""
         ...
 
-    def load(self, payload: AdapterPayload) -> None:
+    def load(self, payload: PolicyUpdate) -> None:
         """Serves this version from now on; see `keeps_versions` for what happens to the ones before."""
         ...
 

@@ -2,7 +2,7 @@
 
 For measuring scale, overlap and faults, where a real engine would only cost cores. It keeps every promise of the
 protocol (one version per group, joining a running batch, seeds decide the sample) except that it cannot prove a
-delivery: its probe answers what the payload says. Training on it teaches nothing.
+delivery: its probe answers what the payload says. Training on it has_signal nothing.
 
 Latency, lengths and failures come from `rollout.simulation`; while it "decodes" its thread sleeps until the next
 sequence ends. Without latencies a poll is one token.
@@ -23,8 +23,8 @@ import numpy as np
 
 from polyray.config.rollout import RolloutSpec
 from polyray.data.chat import encode_prompt, stop_tokens
-from polyray.errors import DeliveryError, RolloutError
-from polyray.models.adapter import AdapterPayload
+from polyray.errors import RolloutError, WeightSyncError
+from polyray.models.adapter import PolicyUpdate
 from polyray.rollout.simulated_batch import DecodingBatch
 from polyray.rollout.simulated_lengths import Lengths
 from polyray.types import Completion, FinishReason, Group, GroupRequest
@@ -52,9 +52,9 @@ class SimulatedEngine:
         self._batch = DecodingBatch(spec.simulation.step_s, spec.simulation.sequence_s, spec.max_sequences)
         self._groups: dict[int, Group] = {}
         self._complete: list[int] = []
-        self._newest: dict[str, AdapterPayload] = {}
+        self._newest: dict[str, PolicyUpdate] = {}
         """Newest payload of each run; only one if the engine does not keep versions."""
-        self._last: AdapterPayload | None = None
+        self._last: PolicyUpdate | None = None
         self._asleep = False
         self._wait(self._simulation.start_s)
         self._decoded_until = clock()
@@ -127,11 +127,11 @@ class SimulatedEngine:
             finished.extend(self.poll())
         return finished
 
-    def load(self, payload: AdapterPayload) -> None:
+    def load(self, payload: PolicyUpdate) -> None:
         """See `Engine.load`; groups keep running meanwhile if the engine keeps versions."""
         self._check_awake()
         if not self.idle and not self.keeps_versions:
-            raise DeliveryError(
+            raise WeightSyncError(
                 f"{payload.policy.name} cannot be loaded while groups run: a group is one version"
             )
         self._wait(self._simulation.load_s)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from polyray.models.adapter import AdapterPayload
+from polyray.models.adapter import PolicyUpdate
 from polyray.types import FinishReason
 
 
@@ -97,11 +97,11 @@ class TextEngine(Protocol):
         """
         ...
 
-    async def load(self, payload: AdapterPayload) -> np.ndarray:
+    async def load(self, payload: PolicyUpdate) -> np.ndarray:
         """Serves this adapter from now on under its run; the run's former one stays for what runs on it.
 
         Returns the engine's log-probs of `payload.probe.sequences`, laid out like `Probe.logprobs`. Raises
-        DeliveryError where the adapter is refused; nothing has changed then.
+        WeightSyncError where the adapter is refused; nothing has changed then.
         """
         ...
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from polyray.config.rollout import RolloutSpec
 from polyray.errors import RolloutError
-from polyray.models.adapter import AdapterPayload
+from polyray.models.adapter import PolicyUpdate
 from polyray.rollout.vllm_delivery import AdapterDelivery
 from polyray.rollout.vllm_engine import PROBE, SLEEP_LEVEL, engine_arguments
 from polyray.rollout.vllm_groups import (
@@ -101,7 +101,7 @@ class AsyncVllmEngine:
             finished.extend(self.poll())
         return finished
 
-    def load(self, payload: AdapterPayload) -> None:
+    def load(self, payload: PolicyUpdate) -> None:
         """See `Engine.load`."""
         self._delivery.load(payload)
 

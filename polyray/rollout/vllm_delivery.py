@@ -21,8 +21,8 @@ import torch
 from safetensors.torch import save
 
 from polyray.config.model import LINEAR_MODULES
-from polyray.errors import DeliveryError, RolloutError
-from polyray.models.adapter import AdapterPayload, AdapterShape
+from polyray.errors import RolloutError, WeightSyncError
+from polyray.models.adapter import AdapterShape, PolicyUpdate
 from polyray.rollout.adapter_files import AdapterFiles, peft_config
 from polyray.types import PolicyVersion
 from polyray.weight_sync.merge import (
@@ -78,8 +78,8 @@ class VersionDelivery(Protocol):
     keeps_versions: bool
     """True: a version may be loaded while groups of others run."""
 
-    def load(self, payload: AdapterPayload) -> None:
-        """This version is served from now on. DeliveryError where it cannot be."""
+    def load(self, payload: PolicyUpdate) -> None:
+        """This version is served from now on. WeightSyncError where it cannot be."""
         ...
 
     def served(self, run: str) -> ServedVersion:
@@ -119,7 +119,7 @@ class MergedDelivery:
             logging.getLogger(f"vllm.model_executor.model_loader.reload.{name}").setLevel(logging.ERROR)
         self._served: ServedVersion | None = None
 
-    def load(self, payload: AdapterPayload) -> None:
+    def load(self, payload: PolicyUpdate) -> None:
         """Merges into the pristine base, which may refuse the payload, and reloads in place."""
         merged = self._weights.merge(payload)
         if merged:
@@ -175,7 +175,7 @@ class AdapterDelivery:
         """Versions the engine holds by name, and how many groups run on each."""
         return {name: self._in_flight[name] for name in list(self._versions)}  # other threads may ask
 
-    def load(self, payload: AdapterPayload) -> None:
+    def load(self, payload: PolicyUpdate) -> None:
         """Write the adapter's files and have the engine load them; unused versions are removed."""
         name = payload.policy.name
         if name not in self._versions:
@@ -209,7 +209,7 @@ class AdapterDelivery:
         """See `VersionDelivery.close`."""
         self._files.close()
 
-    def _load(self, payload: AdapterPayload) -> ServedVersion:
+    def _load(self, payload: PolicyUpdate) -> ServedVersion:
         from vllm.lora.request import LoRARequest
 
         tensors, shape = self._checked(payload)
@@ -221,17 +221,17 @@ class AdapterDelivery:
             loaded = self._engine.add_lora(request)
         except Exception as error:
             self._files.remove(name)
-            raise DeliveryError(f"vLLM refused {name}: {type(error).__name__}: {error}") from error
+            raise WeightSyncError(f"vLLM refused {name}: {type(error).__name__}: {error}") from error
         if not loaded:
             self._files.remove(name)
-            raise DeliveryError(f"vLLM did not load {name} and gave no reason; see its log")
+            raise WeightSyncError(f"vLLM did not load {name} and gave no reason; see its log")
         return ServedVersion(payload.policy, request)
 
-    def _checked(self, payload: AdapterPayload) -> tuple[bytes, AdapterShape]:
+    def _checked(self, payload: PolicyUpdate) -> tuple[bytes, AdapterShape]:
         if payload.shape is None:
             return zero_adapter(self._model_dir)
         if payload.shape.rank > self._max_rank:
-            raise DeliveryError(
+            raise WeightSyncError(
                 f"{payload.policy.name} has rank {payload.shape.rank}, but the engine was built for "
                 f"at most {self._max_rank}; set model.lora.rank={payload.shape.rank}"
             )
@@ -239,7 +239,7 @@ class AdapterDelivery:
         names = paired_factors(adapter_from_bytes(payload.tensors))
         unknown = sorted({name.split(".")[-2] for name in names} - set(LINEAR_MODULES))
         if unknown:
-            raise DeliveryError(
+            raise WeightSyncError(
                 f"{payload.policy.name} changes {unknown}: adapter delivery serves {list(LINEAR_MODULES)}; "
                 "set model.lora.target_modules to some of these"
             )
@@ -266,7 +266,9 @@ def zero_adapter(model_dir: Path) -> tuple[bytes, AdapterShape]:
         (name.split(".q_proj.")[0] for name in base_weight_files(model_dir) if ".q_proj." in name), None
     )
     if stem is None:
-        raise DeliveryError(f"{model_dir} has no q_proj: adapter delivery needs a model of the Llama family")
+        raise WeightSyncError(
+            f"{model_dir} has no q_proj: adapter delivery needs a model of the Llama family"
+        )
     factors = {
         f"{PEFT_PREFIX}{stem}.q_proj.lora_A.weight": torch.zeros(1, hidden),
         f"{PEFT_PREFIX}{stem}.q_proj.lora_B.weight": torch.zeros(heads * head_dim, 1),

@@ -17,10 +17,10 @@ import numpy as np
 
 from polyray.config.model import LINEAR_MODULES, NF4
 from polyray.config.rollout import RolloutSpec
-from polyray.errors import ConfigError, DeliveryError, RolloutError
+from polyray.errors import ConfigError, RolloutError, WeightSyncError
 from polyray.extensions import naming_the_extra
-from polyray.models.adapter import AdapterPayload
-from polyray.rollout.gpu_turns import starting_turn
+from polyray.models.adapter import PolicyUpdate
+from polyray.rollout.gpu_startup_lock import gpu_startup_lock
 from polyray.rollout.vllm_build import check_build
 from polyray.rollout.vllm_delivery import AdapterDelivery, MergedDelivery, VersionDelivery, engine_rank
 from polyray.rollout.vllm_groups import (
@@ -115,10 +115,10 @@ class VllmEngine:
             finished.extend(self.poll())
         return finished
 
-    def load(self, payload: AdapterPayload) -> None:
+    def load(self, payload: PolicyUpdate) -> None:
         """See `Engine.load`."""
         if not self.keeps_versions and not self.idle:
-            raise DeliveryError(
+            raise WeightSyncError(
                 f"{payload.policy.name} cannot be loaded while groups run: a group is one version"
             )
         self._delivery.load(payload)
@@ -193,7 +193,7 @@ def build_llm(
     """The `vllm.LLM` of a rollout engine; the benchmark measures a bare one from the same arguments."""
     arguments = engine_arguments(model_dir, spec, dtype, lora_rank, runs)
     llm = import_vllm(on_gpu=bool(spec.gpus_per_worker))
-    with starting_turn(spec):
+    with gpu_startup_lock(spec):
         return llm(**arguments)
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from polyray.config.rollout import RolloutSpec
-from polyray.errors import DeliveryError, RolloutError
-from polyray.rollout.gpu_turns import starting_turn
+from polyray.errors import RolloutError, WeightSyncError
+from polyray.rollout.gpu_startup_lock import gpu_startup_lock
 from polyray.rollout.vllm_engine import import_vllm
 from polyray.rollout.watchdog import Watchdog
 
@@ -37,7 +37,7 @@ class VllmProcesses:
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm-async", daemon=True)
         self._thread.start()
         try:
-            with starting_turn(spec), self._watchdog.marking():
+            with gpu_startup_lock(spec), self._watchdog.marking():
                 self.llm: Any = self.call(_start(arguments, spec, self._sockets))
         except BaseException:
             self._watchdog.close()
@@ -66,7 +66,7 @@ class VllmProcesses:
 
     def collective_rpc(self, method: str, *, kwargs: dict[str, Any]) -> list[Any]:
         """Refused: weights would have to be copied into every process."""
-        raise DeliveryError(f"{method}: an engine of several processes takes adapters only")
+        raise WeightSyncError(f"{method}: an engine of several processes takes adapters only")
 
     def reset_prefix_cache(self) -> bool:
         """See `EngineCalls.reset_prefix_cache`."""

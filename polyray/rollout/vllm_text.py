@@ -21,8 +21,8 @@ import numpy as np
 
 from polyray.config.rollout import RolloutSpec
 from polyray.errors import RolloutError
-from polyray.models.adapter import AdapterPayload
-from polyray.rollout.gpu_turns import starting_turn
+from polyray.models.adapter import PolicyUpdate
+from polyray.rollout.gpu_startup_lock import gpu_startup_lock
 from polyray.rollout.text_engine import TextDelta, TextRequest
 from polyray.rollout.vllm_delivery import AdapterDelivery, ServedVersion
 from polyray.rollout.vllm_engine import import_vllm
@@ -100,7 +100,7 @@ class VllmTextEngine:
             if not finished:
                 self._call(lambda: self._abort(request_id))
 
-    async def load(self, payload: AdapterPayload) -> np.ndarray:
+    async def load(self, payload: PolicyUpdate) -> np.ndarray:
         """See `TextEngine.load`."""
         probes: Future[Future[np.ndarray]] = Future()
         self._call(lambda: _settle(probes, lambda: self._load(payload)))
@@ -155,7 +155,7 @@ class VllmTextEngine:
         model_dir, spec, _, lora_rank, _ = self._arguments
         arguments = text_engine_arguments(*self._arguments)
         llm_class = import_vllm(on_gpu=bool(spec.gpus_per_worker))
-        with starting_turn(spec):
+        with gpu_startup_lock(spec):
             llm = llm_class(**arguments)
         self._engine: Any = llm.llm_engine
         self._tokenizer: Any = llm.get_tokenizer()
@@ -190,7 +190,7 @@ class VllmTextEngine:
             self._engine.abort_request([request_id])
             self._release(stream)
 
-    def _load(self, payload: AdapterPayload) -> Future[np.ndarray]:
+    def _load(self, payload: PolicyUpdate) -> Future[np.ndarray]:
         self._refuse_when_dead()
         self._delivery.load(payload)
         lora_request = self._delivery.probed().lora_request

@@ -18,7 +18,7 @@ import numpy as np
 
 from polyray.config.rollout import RolloutSpec
 from polyray.errors import RolloutError
-from polyray.models.adapter import AdapterPayload
+from polyray.models.adapter import PolicyUpdate
 from polyray.rollout.text_engine import TextDelta, TextRequest, merged
 from polyray.rollout.vllm_delivery import AdapterDelivery, ServedVersion
 from polyray.rollout.vllm_groups import engine_input, probe_params, prompt_logprobs
@@ -83,7 +83,7 @@ class VllmTextProcesses:
                 task.cancel()
             await asyncio.shield(self._in_turn(self._delivery.release, version.policy))
 
-    async def load(self, payload: AdapterPayload) -> np.ndarray:
+    async def load(self, payload: PolicyUpdate) -> np.ndarray:
         """See `TextEngine.load`."""
         async with self._loading:
             await self._in_turn(self._delivery.load, payload)

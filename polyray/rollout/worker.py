@@ -1,7 +1,7 @@
 """One engine and the one thread that steps it; callers get futures.
 
     submit ----.                                 .--> future of Group
-    deliver ----+--> inbox --> turns --> thread -+--> future of DeliveryAck
+    deliver ----+--> inbox --> turns --> thread -+--> future of SyncAck
     (any thread)                                 '--> the first failure of the engine fails everything still out
 
 A delivery is a gate of its run: groups submitted before it finish on the old version, later groups wait for the new
@@ -25,13 +25,13 @@ from typing import Any
 
 import numpy as np
 
-from polyray.errors import DeliveryError, PolicyNotDelivered, PolyrayError, RolloutError, is_user_error
-from polyray.models.adapter import AdapterPayload, sha256_of
+from polyray.errors import PolyrayError, RolloutError, WeightSyncError, WeightSyncMismatch, is_user_error
+from polyray.models.adapter import PolicyUpdate, sha256_of
 from polyray.rollout.engine import Engine
+from polyray.rollout.fair_queue import FairQueue
 from polyray.rollout.sleeping import Sleeper
-from polyray.rollout.turns import Turns
 from polyray.types import Group, GroupRequest, PolicyVersion
-from polyray.weight_sync.proof import DeliveryAck
+from polyray.weight_sync.proof import SyncAck
 
 RETURN_NATS = 1e-3
 """Mean difference of a probe from the same engine's earlier answer under the same weights: it is 0 but for the order
@@ -59,8 +59,8 @@ class _Submit:
 
 @dataclass(slots=True)
 class _Deliver:
-    payload: AdapterPayload
-    future: Future[DeliveryAck] = field(default_factory=Future)
+    payload: PolicyUpdate
+    future: Future[SyncAck] = field(default_factory=Future)
 
     @property
     def run(self) -> str:
@@ -111,11 +111,11 @@ class RolloutWorker:
         self.name = name
         self._build_engine = build_engine
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
-        self._turns: Turns[_Submit | _Deliver] = Turns()
+        self._turns: FairQueue[_Submit | _Deliver] = FairQueue()
         self._out: dict[int, _Submit] = {}
         """Groups in the engine, by our own number: runs that share it may use the same group ids."""
         self._numbers = itertools.count()
-        self._newest: dict[str, AdapterPayload] = {}
+        self._newest: dict[str, PolicyUpdate] = {}
         """Newest payload of each run, if the engine keeps no versions."""
         self._proven: dict[str, np.ndarray] = {}
         """The engine's probe log-probs when it loaded each run's newest version, if it keeps no versions."""
@@ -145,7 +145,7 @@ class RolloutWorker:
         """Sample a group with the version that this worker serves when the request is admitted."""
         return self._post(_Submit(request))
 
-    def deliver(self, payload: AdapterPayload) -> Future[DeliveryAck]:
+    def deliver(self, payload: PolicyUpdate) -> Future[SyncAck]:
         """Loads a version (after the groups in flight, where the engine holds one at a time) and answers what
         the engine then says of the probe."""
         return self._post(_Deliver(payload))
@@ -294,7 +294,7 @@ class RolloutWorker:
                 self._give_up(engine, payload.policy.run, f"{payload.policy.name} begins anew")
             digest = sha256_of(payload.tensors)
             if digest != payload.policy.sha256:
-                raise DeliveryError(
+                raise WeightSyncError(
                     f"{payload.policy.name} arrived damaged at {self.name}: its sha256 does not match"
                 )
             started = time.perf_counter()
@@ -303,7 +303,7 @@ class RolloutWorker:
             logprobs = engine.probe(payload.probe.sequences)
         except BaseException as error:
             message.future.set_exception(error)
-            if isinstance(error, DeliveryError):
+            if isinstance(error, WeightSyncError):
                 return  # refused, and nothing changed: the engine keeps its version
             # An engine that failed inside a reload may serve anything: it is discarded as a whole.
             raise
@@ -315,7 +315,7 @@ class RolloutWorker:
             self._loaded_run = payload.policy.run
             self._turns.load_took(time.perf_counter() - started)
         message.future.set_result(
-            DeliveryAck(
+            SyncAck(
                 self.name,
                 digest,
                 logprobs,
@@ -381,10 +381,10 @@ class RolloutWorker:
 
 
 def _check_return(now: np.ndarray, proven: np.ndarray, policy: PolicyVersion, worker: str) -> None:
-    """Raises PolicyNotDelivered where a version that was brought back answers otherwise than when it was proven."""
+    """Raises WeightSyncMismatch where a version that was brought back answers otherwise than when it was proven."""
     difference = float(np.abs(now - proven).mean()) if now.shape == proven.shape else np.inf
     if not difference <= RETURN_NATS:  # not a number is wrong, too
-        raise PolicyNotDelivered(
+        raise WeightSyncMismatch(
             f"worker {worker} does not serve {policy.name} after another run's turn: its log-probs of the probe "
             f"tokens changed by {difference:.3g} (mean), tolerance {RETURN_NATS:.3g}"
         )

@@ -16,8 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import load as load_tensors
 
 from polyray.config.model import TIED_MODULES
-from polyray.errors import DeliveryError, boundary
-from polyray.models.adapter import AdapterPayload, AdapterShape
+from polyray.errors import WeightSyncError, boundary
+from polyray.models.adapter import AdapterShape, PolicyUpdate
 
 FUSED_GROUPS: tuple[frozenset[str], ...] = (
     frozenset({"q_proj", "k_proj", "v_proj"}),
@@ -42,11 +42,11 @@ class MergedWeights:
         self._files = base_weight_files(model_dir)
         self._pristine: dict[str, torch.Tensor] = {}
 
-    def merge(self, payload: AdapterPayload) -> list[tuple[str, torch.Tensor]]:
+    def merge(self, payload: PolicyUpdate) -> list[tuple[str, torch.Tensor]]:
         """Every weight to reload, float32, Hugging Face names.
 
         Weights that an earlier payload touched and this one does not come back as W0, so the result never
-        depends on what was served before. Raises DeliveryError, before anything is touched, for tied or
+        depends on what was served before. Raises WeightSyncError, before anything is touched, for tied or
         unknown modules, wrong shapes and values that are not finite.
         """
         factors = adapter_from_bytes(payload.tensors)
@@ -62,7 +62,7 @@ class MergedWeights:
                 continue
             merged.append((name, merged_weight(name, weight, *pair, payload.shape)))
         if deltas:
-            raise DeliveryError(
+            raise WeightSyncError(
                 f"{payload.policy.name} holds factors for {sorted(deltas)[:3]} which the base does not have; "
                 "it was trained on another base model"
             )
@@ -71,7 +71,7 @@ class MergedWeights:
     def _refuse_tied(self, shape: AdapterShape) -> None:
         tied = [name for name in shape.target_modules if name.rsplit(".", 1)[-1] in TIED_MODULES]
         if tied:
-            raise DeliveryError(
+            raise WeightSyncError(
                 f"the adapter targets {tied}: tied embeddings reload wrongly in merged delivery"
             )
 
@@ -88,54 +88,56 @@ class MergedWeights:
 
 
 def adapter_from_bytes(data: bytes) -> dict[str, torch.Tensor]:
-    """safetensors bytes -> PEFT state dict; nothing for empty bytes. DeliveryError for other bytes."""
-    with boundary(DeliveryError, "the adapter's weights cannot be read as safetensors"):
+    """safetensors bytes -> PEFT state dict; nothing for empty bytes. WeightSyncError for other bytes."""
+    with boundary(WeightSyncError, "the adapter's weights cannot be read as safetensors"):
         return load_tensors(data) if data else {}
 
 
 def base_weight_files(model_dir: Path) -> dict[str, Path]:
-    """{name: file} of a base's weights. DeliveryError where there are no safetensors."""
+    """{name: file} of a base's weights. WeightSyncError where there are no safetensors."""
     index = model_dir / "model.safetensors.index.json"
     if index.is_file():
         entries = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         return {name: model_dir / file for name, file in entries.items()}
     single = model_dir / "model.safetensors"
     if not single.is_file():
-        raise DeliveryError(f"{model_dir} has no model.safetensors; delivery reads safetensors weights only")
+        raise WeightSyncError(
+            f"{model_dir} has no model.safetensors; delivery reads safetensors weights only"
+        )
     with safe_open(str(single), framework="pt") as tensors:
         return dict.fromkeys(tensors.keys(), single)
 
 
 def paired_factors(factors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """{weight name: (A [r, in], B [out, r])} of a PEFT state dict. DeliveryError where a factor is missing, is
+    """{weight name: (A [r, in], B [out, r])} of a PEFT state dict. WeightSyncError where a factor is missing, is
     not finite, or is none of plain LoRA's."""
     pairs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for key, a in factors.items():
         if not bool(torch.isfinite(a).all()):
-            raise DeliveryError(
+            raise WeightSyncError(
                 f"{key} holds values that are not finite; the learner diverged, lower learning_rate"
             )
         if key.endswith(".lora_A.weight"):
             stem = key.removesuffix(".lora_A.weight")
             b = factors.get(f"{stem}.lora_B.weight")
             if b is None:
-                raise DeliveryError(f"{key} has no lora_B beside it: the adapter is incomplete")
+                raise WeightSyncError(f"{key} has no lora_B beside it: the adapter is incomplete")
             pairs[f"{stem.removeprefix(PEFT_PREFIX)}.weight"] = (a, b)
         elif key.endswith(".lora_B.weight"):
             if f"{key.removesuffix('.lora_B.weight')}.lora_A.weight" not in factors:
-                raise DeliveryError(f"{key} has no lora_A beside it: the adapter is incomplete")
+                raise WeightSyncError(f"{key} has no lora_A beside it: the adapter is incomplete")
         else:
-            raise DeliveryError(f"{key} is neither lora_A nor lora_B; delivery supports plain LoRA only")
+            raise WeightSyncError(f"{key} is neither lora_A nor lora_B; delivery supports plain LoRA only")
     return pairs
 
 
 def merged_weight(
     name: str, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, shape: AdapterShape
 ) -> torch.Tensor:
-    """W0 + scale B A for a float32 weight [out, in]. DeliveryError where the factors do not fit it."""
+    """W0 + scale B A for a float32 weight [out, in]. WeightSyncError where the factors do not fit it."""
     expected = (shape.rank, weight.shape[1]), (weight.shape[0], shape.rank)
     if (tuple(a.shape), tuple(b.shape)) != expected:
-        raise DeliveryError(
+        raise WeightSyncError(
             f"{name}: factors of shape {tuple(a.shape)} and {tuple(b.shape)}, expected {expected[0]} "
             f"and {expected[1]}; "
             "the adapter belongs to another base or rank"

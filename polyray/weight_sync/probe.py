@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from polyray.config.rollout import RolloutSpec
 from polyray.config.task import TaskSpec
 from polyray.data.chat import encode_prompt
-from polyray.models.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
+from polyray.models.adapter import AdapterShape, PolicyUpdate, Probe, sha256_of
 from polyray.models.adapter_files import read_adapter
 from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base, load_tokenizer
@@ -70,7 +70,7 @@ def adapter_on_disk(
     sequences: tuple[tuple[int, ...], ...],
     version: int,
     previous: np.ndarray | None = None,
-) -> AdapterPayload:
+) -> PolicyUpdate:
     """An adapter directory (None: the base itself) with the log-probs that prove its delivery.
 
     `previous`: the log-probs of what the engine serves now, where that is something. Raises ConfigError for what is
@@ -80,12 +80,12 @@ def adapter_on_disk(
     base_logprobs = probe_logprobs(base, sequences)
     if adapter_dir is None:
         probe = Probe(sequences, base_logprobs, previous)
-        return AdapterPayload(PolicyVersion(1, version, sha256_of(b"")), b"", None, probe)
+        return PolicyUpdate(PolicyVersion(1, version, sha256_of(b"")), b"", None, probe)
     content, config = read_adapter(adapter_dir, base_fingerprint(model_dir))
     model = PeftModel.from_pretrained(base, str(adapter_dir))
     probe = Probe(sequences, probe_logprobs(model, sequences), previous, base_logprobs)
     policy = PolicyVersion(1, version, sha256_of(content))
-    return AdapterPayload(policy, content, AdapterShape.from_peft(config), probe)
+    return PolicyUpdate(policy, content, AdapterShape.from_peft(config), probe)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from polyray.config.delivery import Tolerance
-from polyray.errors import PolicyNotDelivered
+from polyray.errors import WeightSyncMismatch
 from polyray.models.adapter import Probe
 from polyray.types import PolicyVersion
 
@@ -26,11 +26,11 @@ MIN_TOKENS = 26
 
 
 @dataclass(frozen=True, slots=True)
-class DeliveryAck:
+class SyncAck:
     """A worker's acknowledgement after loading a version.
 
     Example:
-        DeliveryAck(worker="rollout-0", sha256="9f86...", logprobs=np.array([-.5], np.float32), load_s=.02,
+        SyncAck(worker="rollout-0", sha256="9f86...", logprobs=np.array([-.5], np.float32), load_s=.02,
         probe_s=.01)
     """
 
@@ -43,11 +43,11 @@ class DeliveryAck:
 
 
 @dataclass(frozen=True, slots=True)
-class DeliveryProof:
+class SyncProof:
     """A delivery that was checked.
 
     Example:
-        DeliveryProof(worker="rollout-0", policy=PolicyVersion(...), max_difference=8e-7, mean_difference=1e-7,
+        SyncProof(worker="rollout-0", policy=PolicyVersion(...), max_difference=8e-7, mean_difference=1e-7,
         change=0.03)
     """
 
@@ -60,10 +60,8 @@ class DeliveryProof:
     """Largest |this version - the one before| on the same tokens, by the learner."""
 
 
-def check_delivery(
-    ack: DeliveryAck, policy: PolicyVersion, probe: Probe, tolerance: Tolerance
-) -> DeliveryProof:
-    """Raises PolicyNotDelivered unless the acknowledged numbers are this version's.
+def check_delivery(ack: SyncAck, policy: PolicyVersion, probe: Probe, tolerance: Tolerance) -> SyncProof:
+    """Raises WeightSyncMismatch unless the acknowledged numbers are this version's.
 
     They must be within the tolerance of this version, not clearly nearer to the version served before or to the base,
     and have moved from the base as far as this version has. If the learner hardly moved (a tiny step, a batch
@@ -72,16 +70,16 @@ def check_delivery(
     distinct_N = distinct_tokens(probe.sequences)
     who = f"worker {ack.worker} does not serve {policy.name}"
     if ack.sha256 != policy.sha256:
-        raise PolicyNotDelivered(
+        raise WeightSyncMismatch(
             f"{who}: it acknowledged sha256 {ack.sha256[:12]}, expected {policy.sha256[:12]}"
         )
     if ack.logprobs.shape != probe.logprobs.shape:
-        raise PolicyNotDelivered(
+        raise WeightSyncMismatch(
             f"{who}: {ack.logprobs.size} probe log-probs came back, expected {probe.logprobs.size}"
         )
     difference = np.abs(ack.logprobs - probe.logprobs)
     if not np.isfinite(difference).all():
-        raise PolicyNotDelivered(f"{who}: its log-probs of the probe tokens are not finite")
+        raise WeightSyncMismatch(f"{who}: its log-probs of the probe tokens are not finite")
     worst, mean = float(difference.max()), float(difference.mean())
     judged = worst if tolerance.judged == "largest" else mean
     spread = float(np.abs(probe.logprobs - np.median(probe.logprobs)).mean())
@@ -89,12 +87,12 @@ def check_delivery(
     served = _served_instead(ack.logprobs, probe, distinct_N)
     if judged > limit or served:
         served = served or _nearest(ack.logprobs, probe)
-        raise PolicyNotDelivered(
+        raise WeightSyncMismatch(
             f"{who}: its log-probs of the probe tokens differ from the learner's by {judged:.3g} "
             f"({tolerance.judged}), tolerance {limit:.3g}" + (f"; it {served}" if served else "")
         )
     change = None if probe.previous is None else float(np.abs(probe.logprobs - probe.previous).max())
-    return DeliveryProof(ack.worker, policy, worst, mean, change)
+    return SyncProof(ack.worker, policy, worst, mean, change)
 
 
 def distinct_tokens(sequences: Sequence[Sequence[int]]) -> np.ndarray:

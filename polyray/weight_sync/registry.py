@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from polyray.config.delivery import Tolerance
-from polyray.errors import DeliveryError
-from polyray.models.adapter import AdapterPayload
+from polyray.errors import WeightSyncError
+from polyray.models.adapter import PolicyUpdate
 from polyray.types import PolicyVersion
-from polyray.weight_sync.proof import DeliveryAck, DeliveryProof, check_delivery
+from polyray.weight_sync.proof import SyncAck, SyncProof, check_delivery
 
 
 class PolicyRegistry:
@@ -14,26 +14,26 @@ class PolicyRegistry:
 
     def __init__(self, tolerance: Tolerance) -> None:
         self._tolerance = tolerance
-        self._current: AdapterPayload | None = None
+        self._current: PolicyUpdate | None = None
         self._served: dict[str, PolicyVersion] = {}
 
     @property
-    def current(self) -> AdapterPayload | None:
+    def current(self) -> PolicyUpdate | None:
         """The newest published version; None before the first."""
         return self._current
 
-    def publish(self, payload: AdapterPayload) -> None:
+    def publish(self, payload: PolicyUpdate) -> None:
         """A version may only follow its predecessor within an attempt; a new attempt may start anywhere."""
         before = self._current.policy if self._current is not None else None
         now = payload.policy
         if before is not None and now.attempt == before.attempt and now.version != before.version + 1:
-            raise DeliveryError(f"{now.name} cannot follow {before.name}: versions count up by one")
+            raise WeightSyncError(f"{now.name} cannot follow {before.name}: versions count up by one")
         if before is not None and now.attempt < before.attempt:
-            raise DeliveryError(f"{now.name} belongs to an attempt that ended; {before.name} is newer")
+            raise WeightSyncError(f"{now.name} belongs to an attempt that ended; {before.name} is newer")
         self._current = payload
 
-    def prove(self, ack: DeliveryAck, payload: AdapterPayload) -> DeliveryProof:
-        """Checks what a worker answered and from then on counts it as serving. Raises PolicyNotDelivered."""
+    def prove(self, ack: SyncAck, payload: PolicyUpdate) -> SyncProof:
+        """Checks what a worker answered and from then on counts it as serving. Raises WeightSyncMismatch."""
         proof = check_delivery(ack, payload.policy, payload.probe, self._tolerance)
         self._served[ack.worker] = payload.policy
         return proof

@@ -17,8 +17,8 @@ import ray
 
 from polyray.config.run import TrainConfig
 from polyray.launch.fleet import Fleet
-from polyray.learner.verdict import Verdict
-from polyray.models.adapter import AdapterPayload, Probe, sha256_of
+from polyray.learner.step_result import StepResult
+from polyray.models.adapter import PolicyUpdate, Probe, sha256_of
 from polyray.orchestrator.coordinator_actor import start_coordinator
 from polyray.orchestrator.learner_worker import RemoteCoordination
 from polyray.orchestrator.rollout_actor import Scoring
@@ -60,9 +60,9 @@ class SimulatedRun:
             self._raise_failure()
         while step < steps:
             batch = coordination.next_batch(step)
-            if batch is Verdict.DRAIN:
+            if batch is StepResult.DRAIN:
                 return "drained"
-            if isinstance(batch, Verdict):
+            if isinstance(batch, StepResult):
                 self._raise_failure()
             time.sleep(step_s)
             step += 1
@@ -115,6 +115,6 @@ def as_written(snapshot: Mapping[str, Any]) -> dict[str, Any]:
     return {**json.loads(json.dumps(plain)), SNAPSHOT_FILES: snapshot[SNAPSHOT_FILES]}
 
 
-def version(attempt: int, number: int) -> AdapterPayload:
+def version(attempt: int, number: int) -> PolicyUpdate:
     """A version without weights, whose probe simulated engines answer."""
-    return AdapterPayload(PolicyVersion(attempt, number, sha256_of(b"")), b"", None, PROBE)
+    return PolicyUpdate(PolicyVersion(attempt, number, sha256_of(b"")), b"", None, PROBE)

@@ -20,17 +20,17 @@ import ray
 from ray import cloudpickle
 
 from polyray.config.run import TrainConfig
-from polyray.errors import PolicyNotDelivered, RewardError
+from polyray.errors import RewardError, WeightSyncMismatch
 from polyray.launch.fleet import Fleet, open_fleet
 from polyray.launch.plan import plan_fleet
-from polyray.models.adapter import AdapterPayload
+from polyray.models.adapter import PolicyUpdate
 from polyray.orchestrator.rollout_actor import RolloutActor
 from polyray.orchestrator.rollout_pool import PoolWorker
 from polyray.rewards import plan_reward
 from polyray.runs.jsonl import read_jsonl
 from polyray.runs.run_directory import RunPaths
 from polyray.serving.reward.run import start_reward_service, stop_reward_service
-from polyray.weight_sync.proof import DeliveryAck
+from polyray.weight_sync.proof import SyncAck
 from tests.conftest import marked_processes, reproducible, run_training, session_mark
 
 pytestmark = pytest.mark.chaos
@@ -43,7 +43,7 @@ MakeConfig = Callable[..., TrainConfig]
 class LyingActor(RolloutActor):
     """Acknowledges every version after the first without loading it."""
 
-    async def deliver(self, payload: AdapterPayload) -> tuple[DeliveryAck, float]:
+    async def deliver(self, payload: PolicyUpdate) -> tuple[SyncAck, float]:
         if payload.policy.version == 0:
             self._loaded = payload
         kept = replace(self._loaded, probe=payload.probe)
@@ -71,7 +71,7 @@ def lying_fleet(varied_fleet: Fleet) -> Iterator[Fleet]:
 @pytest.mark.slow  # an engine of its own; test_coordinator.py has a liar in every `make test`
 def test_worker_with_wrong_weights_fails_verification(lying_fleet: Fleet, varied_config: MakeConfig) -> None:
     config = varied_config("liar")
-    with pytest.raises(PolicyNotDelivered, match=r"liar .*policy-a1-v1-\w+: .*0\.0001"):
+    with pytest.raises(WeightSyncMismatch, match=r"liar .*policy-a1-v1-\w+: .*0\.0001"):
         run_training(config, lying_fleet)
     assert read_jsonl(config.run_dir / "metrics.jsonl") == []
     assert not (config.run_dir / "DONE").exists()

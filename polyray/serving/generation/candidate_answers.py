@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from polyray.data.selections.records import CandidatesRecord
 from polyray.evaluation.candidates import ChosenSet
 from polyray.rewards.base import GroupScores
-from polyray.serving.generation.asking import Asked
 from polyray.serving.generation.candidates_wire import (
     Candidate,
     CandidatesAnswer,
@@ -22,6 +21,7 @@ from polyray.serving.generation.candidates_wire import (
     Timings,
 )
 from polyray.serving.generation.openai_answers import Sampled, usage_of
+from polyray.serving.generation.request_parser import ParsedRequest
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class Clock:
 
 def as_answer(
     request: CandidatesRequest,
-    asked: Asked,
+    asked: ParsedRequest,
     sampled: Sequence[Sampled],
     scores: GroupScores | None,
     chosen: ChosenSet,
@@ -108,7 +108,7 @@ def put_score(candidate: Candidate, scores: GroupScores, at: int) -> None:
 
 
 def as_record(
-    request: CandidatesRequest, asked: Asked, owner: str, answer: CandidatesAnswer
+    request: CandidatesRequest, asked: ParsedRequest, owner: str, answer: CandidatesAnswer
 ) -> CandidatesRecord:
     """Record of a request and its answer, for the store."""
     return CandidatesRecord(

@@ -12,8 +12,6 @@ from starlette.responses import Response
 
 from polyray.data.selections.errors import UnknownCandidates
 from polyray.data.selections.records import SelectionRecord, StoredRecord
-from polyray.serving.generation.answering import event_stream, while_connected
-from polyray.serving.generation.asking import Asked
 from polyray.serving.generation.candidates_wire import (
     CandidatesAnswer,
     CandidatesPage,
@@ -22,7 +20,9 @@ from polyray.serving.generation.candidates_wire import (
     SelectionRequest,
     StoredCandidates,
 )
-from polyray.serving.generation.completing import END_OF_STREAM
+from polyray.serving.generation.completions import END_OF_STREAM
+from polyray.serving.generation.request_parser import ParsedRequest
+from polyray.serving.generation.streaming import event_stream, while_connected
 from polyray.serving.generation.tokens import Caller
 from polyray.serving.json_body import read_body
 
@@ -96,7 +96,7 @@ def add_candidates(app: FastAPI, service: GenerationService) -> None:
 
 
 async def _event_blocks(
-    request: Request, service: GenerationService, body: CandidatesRequest, asked: Asked, owner: str
+    request: Request, service: GenerationService, body: CandidatesRequest, asked: ParsedRequest, owner: str
 ) -> AsyncGenerator[str, None]:
     events = service.candidates.events(body, asked, owner)
     try:

@@ -22,11 +22,11 @@ from polyray.errors import DataError, RewardError
 from polyray.evaluation.candidates import DIVERSE, ChoiceRules, choose_candidates, mean_distance
 from polyray.evaluation.records import SampleRecord
 from polyray.rewards.base import GroupScores
-from polyray.serving.generation.asking import Asked, Asking, as_prompt
 from polyray.serving.generation.candidate_answers import Clock, as_answer, as_record, put_score
 from polyray.serving.generation.candidates_wire import CandidatesAnswer, CandidatesRequest, SetDiversity
 from polyray.serving.generation.errors import InvalidRequest
 from polyray.serving.generation.openai_answers import Sampled
+from polyray.serving.generation.request_parser import ParsedRequest, RequestParser, as_prompt
 from polyray.serving.generation.sampling import Sampler
 from polyray.serving.generation.scoring import CandidateScoring
 from polyray.types import WRONG_CLASS, Prompt
@@ -54,7 +54,7 @@ class CandidateMaker:
     def __init__(
         self,
         config: GenerationServeConfig,
-        asking: Asking,
+        asking: RequestParser,
         sampler: Sampler,
         scoring: CandidateScoring,
         store: SelectionStore,
@@ -65,7 +65,7 @@ class CandidateMaker:
         self._scoring = scoring
         self._store = store
 
-    def asked(self, request: CandidatesRequest) -> Asked:
+    def asked(self, request: CandidatesRequest) -> ParsedRequest:
         """Engine requests of the HTTP request. Raises InvalidRequest and UnknownPolicy."""
         selector = self._selector(request)
         if not self._scoring.has_reward and (request.score or selector in NEED_SCORES):
@@ -77,7 +77,7 @@ class CandidateMaker:
             )
         return self._asking.candidates(request)
 
-    async def answer(self, request: CandidatesRequest, asked: Asked, owner: str) -> CandidatesAnswer:
+    async def answer(self, request: CandidatesRequest, asked: ParsedRequest, owner: str) -> CandidatesAnswer:
         """The stored answer. Raises EngineBusy, DeadlineExceeded, RolloutError, RewardError, StoreUnavailable."""
         clock = Clock(time.perf_counter())
         with self._sampler.reserved(len(asked.requests)):
@@ -85,7 +85,7 @@ class CandidateMaker:
         return await self._finished(request, asked, owner, sampled, clock)
 
     async def events(
-        self, request: CandidatesRequest, asked: Asked, owner: str
+        self, request: CandidatesRequest, asked: ParsedRequest, owner: str
     ) -> AsyncGenerator[tuple[str, BaseModel, int], None]:
         """(event, data, tokens sampled so far) as they come, `candidates` last. Raises like `answer`."""
         clock = Clock(time.perf_counter())
@@ -133,7 +133,7 @@ class CandidateMaker:
     async def _finished(
         self,
         request: CandidatesRequest,
-        asked: Asked,
+        asked: ParsedRequest,
         owner: str,
         sampled: Sequence[Sampled],
         clock: Clock,
@@ -178,7 +178,7 @@ def _scored_prompt(request: CandidatesRequest) -> Prompt:
     )
 
 
-def _draw_key(request: CandidatesRequest, asked: Asked) -> str:
+def _draw_key(request: CandidatesRequest, asked: ParsedRequest) -> str:
     """Seeds the random part of a pick: the request's seed, given or drawn, and its prompt."""
     return f"{asked.requests[0].seed}/{_scored_prompt(request).text}"
 

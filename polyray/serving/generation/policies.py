@@ -19,15 +19,15 @@ import numpy as np
 
 from polyray.config.delivery import Tolerance
 from polyray.errors import PolyrayError
-from polyray.models.adapter import AdapterPayload
+from polyray.models.adapter import PolicyUpdate
 from polyray.rollout.text_engine import TextEngine
 from polyray.serving.generation.errors import AdapterConflict, UnknownPolicy
 from polyray.serving.generation.metrics import GenerationMetrics
 from polyray.serving.generation.sources import BASE, AdapterSource
 from polyray.types import PolicyVersion
-from polyray.weight_sync.proof import DeliveryAck, check_delivery
+from polyray.weight_sync.proof import SyncAck, check_delivery
 
-Reference = Callable[[Path | None, int, np.ndarray | None], AdapterPayload]
+Reference = Callable[[Path | None, int, np.ndarray | None], PolicyUpdate]
 """(adapter directory, or None for the base; version; log-probs of what was loaded last) -> the adapter with the
 log-probs that prove it. Blocks."""
 
@@ -114,7 +114,7 @@ class LivePolicies:
     async def load(self, source: AdapterSource, *, pinned: bool = False) -> tuple[LivePolicy, list[str]]:
         """Serves an adapter once it has proven itself; what it is, and which models went to make room.
 
-        Raises ConfigError for what is no adapter of this base, PolicyNotDelivered where the engine computes
+        Raises ConfigError for what is no adapter of this base, WeightSyncMismatch where the engine computes
         something else, AdapterConflict where the name is taken by other weights or nothing can go. Nothing has
         changed then.
         """
@@ -160,7 +160,7 @@ class LivePolicies:
             return known
         started = time.perf_counter()
         logprobs = await self._engine.load(payload)
-        ack = DeliveryAck(model, payload.policy.sha256, logprobs, 0.0, time.perf_counter() - started)
+        ack = SyncAck(model, payload.policy.sha256, logprobs, 0.0, time.perf_counter() - started)
         try:
             proof = check_delivery(ack, payload.policy, payload.probe, self._tolerance)
         except PolyrayError:

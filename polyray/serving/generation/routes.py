@@ -20,11 +20,9 @@ from polyray.data.selections.errors import (
     StoreUnavailable,
     UnknownCandidates,
 )
-from polyray.errors import ConfigError, DeliveryError, RewardError, RolloutError
+from polyray.errors import ConfigError, RewardError, RolloutError, WeightSyncError
 from polyray.serving.auth import HEALTH_ROUTES
 from polyray.serving.generation.adapter_routes import add_adapters, needs_admin
-from polyray.serving.generation.answering import ClientGone, closed, event_stream, while_connected
-from polyray.serving.generation.asking import Asked
 from polyray.serving.generation.candidate_routes import add_candidates
 from polyray.serving.generation.errors import (
     AdapterConflict,
@@ -45,6 +43,8 @@ from polyray.serving.generation.openai_wire import (
 from polyray.serving.generation.page_routes import PAGE_ROUTES, add_page
 from polyray.serving.generation.policies import LivePolicy
 from polyray.serving.generation.rate_limit import RateLimiter
+from polyray.serving.generation.request_parser import ParsedRequest
+from polyray.serving.generation.streaming import ClientGone, closed, event_stream, while_connected
 from polyray.serving.http_errors import error_response, install_error_handlers
 from polyray.serving.json_body import read_body
 
@@ -109,7 +109,7 @@ async def _answer(request: Request, service: GenerationService, body: SamplingRe
 
 
 async def _data_blocks(
-    request: Request, service: GenerationService, body: SamplingRequest, asked: Asked
+    request: Request, service: GenerationService, body: SamplingRequest, asked: ParsedRequest
 ) -> AsyncGenerator[str, None]:
     chunks = service.completing.chunks(body, asked)
     try:
@@ -156,7 +156,7 @@ def _add_information(app: FastAPI, service: GenerationService) -> None:
         return JSONResponse({"status": "ready"})
 
 
-def note_asked(request: Request, asked: Asked) -> None:
+def note_asked(request: Request, asked: ParsedRequest) -> None:
     """Note model and tokens of a request for the access log."""
     request.state.access.model = asked.policy.model
     request.state.access.prompt_tokens = asked.prompt_tokens
@@ -205,7 +205,7 @@ def _install_service_errors(app: FastAPI) -> None:
         StoreUnavailable: answer(503, "store_unavailable", retry=True),
         StoreFull: answer(507, "store_full"),
         RewardError: answer(503, "not_scored", retry=True),
-        DeliveryError: answer(500, "not_delivered"),
+        WeightSyncError: answer(500, "not_delivered"),
         RolloutError: answer(503, "engine_failed", retry=True),
         ClientGone: gone,
     }

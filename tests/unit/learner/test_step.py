@@ -13,7 +13,7 @@ import torch
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
 
 from polyray.config.run import TrainConfig
-from polyray.learner import anchors
+from polyray.learner import old_logprobs
 from polyray.learner import step as step_module
 from polyray.models.lora import POLICY, REFERENCE, add_reference
 from polyray.types import ScoredGroup
@@ -145,7 +145,7 @@ def test_rows_without_advantage_get_no_backward_pass_but_count(monkeypatch: pyte
         return original(model, rows, *options, **more)
 
     monkeypatch.setattr(step_module, "completion_logprobs", counted)
-    monkeypatch.setattr(anchors, "completion_logprobs", counted)
+    monkeypatch.setattr(old_logprobs, "completion_logprobs", counted)
     config, groups = _config(), mixed_groups()
     actual, metrics = gradients(config, groups)
     # 4 + 2 rows have an advantage (0.5 of [0.5, 1, 0] is the mean); 5 are measured; the reference runs on one

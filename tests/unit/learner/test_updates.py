@@ -15,7 +15,13 @@ from polyray.algorithms.polychromic import GroupView
 from polyray.config.algorithm import GrpoSpec, PassAtKSpec, PolychromicSpec
 from polyray.config.objective import AnnealSpec
 from polyray.config.run import TrainConfig
-from polyray.learner.advantages import Measured, algorithm_at, compute_advantages, group_teaches, scale_batch
+from polyray.learner.advantages import (
+    Measured,
+    algorithm_at,
+    compute_advantages,
+    group_has_signal,
+    scale_batch,
+)
 from polyray.models.lora import POLICY, REFERENCE
 from polyray.types import ScoredGroup
 from tests.unit.algorithms.enumeration import PROBABILITIES_V, QUALITY_V, exact_gradient, expected_update
@@ -277,7 +283,7 @@ def test_stale_set_product_weighs_sets_by_learner_ratios() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rewards", "classes", "teaches"),
+    ("rewards", "classes", "has_signal"),
     [
         ([1, 1, 1, 1], [3, 3, 3, 4], True),
         ([1, 1, 1, 1], [3, 3, 3, 3], False),
@@ -285,13 +291,13 @@ def test_stale_set_product_weighs_sets_by_learner_ratios() -> None:
     ],
 )
 def test_group_signal_follows_its_credits(
-    rewards: Sequence[float], classes: Sequence[int], teaches: bool
+    rewards: Sequence[float], classes: Sequence[int], has_signal: bool
 ) -> None:
     group: ScoredGroup = random_group(0, rewards, classes=classes)
     spec = PolychromicSpec(objective="cluster", diversity_weight=1, set_size=2)
-    assert group_teaches(group, spec, max_tokens=6) is teaches
-    assert not group_teaches(group, PassAtKSpec(set_size=2), max_tokens=6)
-    assert group_teaches(
+    assert group_has_signal(group, spec, max_tokens=6) is has_signal
+    assert not group_has_signal(group, PassAtKSpec(set_size=2), max_tokens=6)
+    assert group_has_signal(
         random_group(0, [1.0, float("nan"), float("nan")]), spec, max_tokens=6
     )  # judged elsewhere
 
@@ -301,11 +307,11 @@ def test_group_with_kl_in_the_reward_as_its_only_signal_is_kept() -> None:
     group = random_group(0, [1, 1, 1, 1], lengths=[2, 3, 1, 2])
     measured = Measured(kl_G=np.array([0.1, 0.4, 0.0, 0.2]), log_weights_G=np.zeros(4))
     assert np.abs(compute_advantages(group, spec, measured=measured).advantages_G).max() > 0.01
-    assert group_teaches(group, spec, max_tokens=6)
-    assert not group_teaches(group, GrpoSpec(), max_tokens=6)
+    assert group_has_signal(group, spec, max_tokens=6)
+    assert not group_has_signal(group, GrpoSpec(), max_tokens=6)
     # Equal completions have equal log-probs: their KL says nothing either.
     same = replace(group.group, completions=(group.group.completions[0],) * 4)
-    assert not group_teaches(replace(group, group=same), spec, max_tokens=6)
+    assert not group_has_signal(replace(group, group=same), spec, max_tokens=6)
     unscored = replace(group, rewards_G=np.array([1.0, 1.0, np.nan, np.nan]))
     pair = replace(group.group, completions=(*same.completions[:2], *group.group.completions[2:]))
-    assert not group_teaches(replace(unscored, group=pair), spec, max_tokens=6)
+    assert not group_has_signal(replace(unscored, group=pair), spec, max_tokens=6)

@@ -15,9 +15,9 @@ from polyray.config.run import TrainConfig
 from polyray.learner.loop import run_learner
 from polyray.learner.policy import Policy
 from polyray.learner.run_files import RunFiles
+from polyray.learner.step_result import StepResult
 from polyray.learner.validation_record import BestVersion, ValidationRecord
-from polyray.learner.verdict import Verdict
-from polyray.models.adapter import AdapterPayload
+from polyray.models.adapter import PolicyUpdate
 from polyray.runs.jsonl import read_jsonl
 from polyray.types import TrainingBatch, is_timing_key
 from tests.unit.learner.loop_fixtures import Attempt, InMemory, start
@@ -177,15 +177,17 @@ class Follower(InMemory):
 
     last_step: int = 0
 
-    def next_batch(self, step: int) -> TrainingBatch | Verdict:
+    def next_batch(self, step: int) -> TrainingBatch | StepResult:
         super().publish(self.policy.payload(self.ledger.attempt, step))
         return super().next_batch(step)
 
-    def agree(self, verdict: Verdict) -> Verdict:
-        assert verdict is Verdict.GO_ON
-        return Verdict.FINISH if self.published[-1].policy.version + 1 == self.last_step else Verdict.GO_ON
+    def agree(self, verdict: StepResult) -> StepResult:
+        assert verdict is StepResult.GO_ON
+        return (
+            StepResult.FINISH if self.published[-1].policy.version + 1 == self.last_step else StepResult.GO_ON
+        )
 
-    def publish(self, payload: AdapterPayload) -> Mapping[str, float] | None:
+    def publish(self, payload: PolicyUpdate) -> Mapping[str, float] | None:
         raise AssertionError("only rank 0 publishes")
 
     def validation(self, version: int, wait: bool) -> Mapping[str, float] | None:

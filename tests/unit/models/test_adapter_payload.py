@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from peft import LoraConfig
 
-from polyray.errors import DeliveryError
+from polyray.errors import WeightSyncError
 from polyray.models.adapter import AdapterShape, sha256_of
 from polyray.weight_sync.merge import adapter_from_bytes
 
@@ -53,7 +53,7 @@ def test_rank_stabilised_adapters_scale_by_the_root_of_the_rank() -> None:
     ],
 )
 def test_payload_that_is_no_plain_product_is_refused(key: str, value: object) -> None:
-    with pytest.raises(DeliveryError, match=f"{key}="):
+    with pytest.raises(WeightSyncError, match=f"{key}="):
         AdapterShape.from_peft({**_config(), key: value})
 
 

@@ -12,7 +12,7 @@ from peft import PeftModel
 from torch.distributed.tensor import DTensor
 
 from polyray.errors import ConfigError
-from polyray.learner.lockstep import idle_pass, in_lockstep
+from polyray.learner.fsdp_padding import dummy_pass, in_lockstep
 from polyray.models import packing, sharding
 from polyray.models.logprobs import Rows, completion_logprobs
 from polyray.models.lora import adapter_bytes, reference_active
@@ -88,11 +88,11 @@ def test_rows_of_any_length_take_one_pass(
 
 
 def test_a_pass_that_only_others_need_adds_nothing(parts: PeftModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polyray.learner.lockstep._most", lambda number: number + 2)
+    monkeypatch.setattr("polyray.learner.fsdp_padding._most", lambda number: number + 2)
     assert list(in_lockstep(parts, ["a"])) == ["a", None, None]
     completion_logprobs(parts, LONG_AND_SHORT)[0].sum().backward()
     before = {name: p.grad.clone() for name, p in parts.named_parameters() if p.grad is not None}
-    idle_pass(parts)
+    dummy_pass(parts)
     after = {name: p.grad for name, p in parts.named_parameters() if p.grad is not None}
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -100,7 +100,7 @@ def test_a_pass_that_only_others_need_adds_nothing(parts: PeftModel, monkeypatch
 
 
 def test_ranks_do_not_wait_with_a_whole_base(whole: PeftModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polyray.learner.lockstep._most", lambda number: number + 2)
+    monkeypatch.setattr("polyray.learner.fsdp_padding._most", lambda number: number + 2)
     assert list(in_lockstep(whole, ["a"])) == ["a"]
 
 

@@ -13,13 +13,13 @@ import ray.exceptions
 from polyray.config.run import TrainConfig
 from polyray.config.service import ServiceSpec
 from polyray.errors import PolyrayError
-from polyray.models.adapter import AdapterPayload, Probe
+from polyray.models.adapter import PolicyUpdate, Probe
 from polyray.orchestrator.coordinator import NOT_READY, BatchLease, Coordinator
 from polyray.orchestrator.rollout_actor import RolloutReply, Scoring
 from polyray.orchestrator.rollout_pool import PoolWorker
 from polyray.periodic_eval.validation import ValidationSummary
 from polyray.types import GroupRequest, PolicyVersion
-from polyray.weight_sync.proof import DeliveryAck
+from polyray.weight_sync.proof import SyncAck
 
 GROUP_SIZE = 4
 DIED = ray.exceptions.ActorDiedError()
@@ -31,13 +31,13 @@ class FakeWorker:
     version before."""
 
     name: str
-    payload: AdapterPayload | None = None
+    payload: PolicyUpdate | None = None
     delivered: list[int] = field(default_factory=list)
     requests: list[GroupRequest] = field(default_factory=list)
     validated: list[GroupRequest] = field(default_factory=list)
     num_scored: int = GROUP_SIZE
     retried: str | None = None
-    teaches: Callable[[int], bool] = lambda group_id: True
+    has_signal: Callable[[int], bool] = lambda group_id: True
     lies: bool = False
     delivery_hangs: bool = False
     refuses: BaseException | None = None
@@ -80,7 +80,7 @@ class FakeWorker:
             GROUP_SIZE,
             self.num_scored,
             self.num_scored,
-            self.teaches(request.group_id),
+            self.has_signal(request.group_id),
             0.1,
             0.1,
             reason,
@@ -123,7 +123,7 @@ class _Validate:
         self.worker.validated.append(request)
         return self._summary(self.worker.payload)  # the version that serves when the request arrives
 
-    async def _summary(self, payload: AdapterPayload | None) -> ValidationSummary:
+    async def _summary(self, payload: PolicyUpdate | None) -> ValidationSummary:
         await asyncio.sleep(0)
         if self.worker.fails is not None:
             raise self.worker.fails
@@ -135,7 +135,7 @@ class _Validate:
 class _Deliver:
     worker: FakeWorker
 
-    async def remote(self, payload: AdapterPayload) -> tuple[DeliveryAck, float]:
+    async def remote(self, payload: PolicyUpdate) -> tuple[SyncAck, float]:
         worker = self.worker
         if worker.delivery_hangs:
             await asyncio.sleep(60)
@@ -149,7 +149,7 @@ class _Deliver:
         worker.delivered.append(payload.policy.version)
         probe = payload.probe
         logprobs = probe.previous if worker.lies and probe.previous is not None else probe.logprobs
-        return DeliveryAck(worker.name, payload.policy.sha256, logprobs.copy(), 0.01, 0.01), 0.5
+        return SyncAck(worker.name, payload.policy.sha256, logprobs.copy(), 0.01, 0.01), 0.5
 
 
 class FakePool:
@@ -209,12 +209,12 @@ def make_coordinator(pool: FakePool, config: TrainConfig | None = None) -> Coord
     return Coordinator(config, pool, scoring, "float32")  # type: ignore[arg-type]
 
 
-def make_payload(version: int, attempt: int = 1) -> AdapterPayload:
+def make_payload(version: int, attempt: int = 1) -> PolicyUpdate:
     """Each version answers the probe half a nat apart from the one before."""
     now = np.array([-0.5 * version, -1.0], np.float32)
     previous = None if version == 0 else np.array([-0.5 * (version - 1), -1.0], np.float32)
     policy = PolicyVersion(attempt, version, f"{version:064d}")
-    return AdapterPayload(policy, b"", None, Probe(((1, 2, 3),), now, previous))
+    return PolicyUpdate(policy, b"", None, Probe(((1, 2, 3),), now, previous))
 
 
 async def batch_of(coordinator: Coordinator, step: int, rank: int = 0, world_size: int = 1) -> BatchLease:

@@ -16,9 +16,9 @@ import ray.exceptions
 from polyray.errors import (
     DataError,
     OverOptimised,
-    PolicyNotDelivered,
     RewardError,
     RolloutError,
+    WeightSyncMismatch,
 )
 from polyray.orchestrator.coordinator import NOT_READY, STOP, BatchLease
 from polyray.seeds import sample_seed
@@ -108,7 +108,7 @@ async def test_a_worker_that_lies_about_its_version_ends_the_run() -> None:
     pool.made[1].lies = True
     assert await coordinator.publish(make_payload(1)) is None
     failure = await failure_of(coordinator)
-    assert isinstance(failure, PolicyNotDelivered)
+    assert isinstance(failure, WeightSyncMismatch)
     assert re.search(r"worker-1 .*policy-a1-v1-00000000.*\b0\.5\b", str(failure))
     assert await coordinator.next_batch(1, 1, 0, 1) == STOP
 
@@ -191,7 +191,7 @@ async def test_a_group_with_too_few_scores_is_dropped_and_replaced() -> None:
 async def test_groups_that_teach_nothing_are_replaced_up_to_the_limit_by_their_ids() -> None:
     pool = FakePool(2)
     for fake in pool.made:
-        fake.teaches = lambda group_id: group_id in (1, 4)
+        fake.has_signal = lambda group_id: group_id in (1, 4)
     config = make_config(
         rollout={"prompts_per_step": 3},
         algorithm={"type": "rloo", "dynamic_sampling": True, "max_resampled_batches": 2},

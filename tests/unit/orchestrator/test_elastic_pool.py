@@ -61,7 +61,7 @@ async def test_run_starts_with_required_workers_and_others_join_later() -> None:
     assert gate is not None
     gate.set()
     await until(lambda: pool.made[2].delivered[-1:] == [1])
-    await until(lambda: len(coordinator._outcome.incidents) == 1)
+    await until(lambda: len(coordinator._run_state.incidents) == 1)
     assert await kinds(coordinator) == ["worker_joined"]
     assert ids_of(await batch_of(coordinator, 1)) == [3, 4, 5]
     await coordinator.publish(make_payload(2))  # from now on it is waited for like the others
@@ -118,7 +118,7 @@ async def test_workers_that_never_serve_are_given_up_and_the_run_goes_on(
     await coordinator.begin_attempt(None)
     assert await coordinator.publish(make_payload(0)) is not None
     await until(lambda: len(pool.made) == 2 + 1 + 3)
-    await until(lambda: coordinator._outcome.incidents[-1]["kind"] == "worker_given_up")
+    await until(lambda: coordinator._run_state.incidents[-1]["kind"] == "worker_given_up")
     for step in range(2):
         await batch_of(coordinator, step)
         assert await asyncio.wait_for(coordinator.publish(make_payload(step + 1)), 2) is not None
@@ -138,7 +138,7 @@ async def test_a_worker_that_the_run_needs_is_replaced_after_others_were_given_u
     coordinator = make_coordinator(pool, elastic(max_worker_replacements=1))
     await coordinator.begin_attempt(None)
     await coordinator.publish(make_payload(0))
-    await until(lambda: coordinator._outcome.incidents[-1:] != [])
+    await until(lambda: coordinator._run_state.incidents[-1:] != [])
     assert await kinds(coordinator) == ["worker_given_up"]
     pool.made[0].fails = DIED
     assert sorted(ids_of(await batch_of(coordinator, 0))) == [0, 1, 2]

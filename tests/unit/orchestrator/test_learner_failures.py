@@ -10,7 +10,14 @@ import ray
 import ray.train
 
 from polyray.config.rollout import RolloutSpec
-from polyray.errors import CheckpointError, DataError, DeliveryError, LearnerError, MissingFile, RolloutError
+from polyray.errors import (
+    CheckpointError,
+    DataError,
+    LearnerError,
+    MissingFile,
+    RolloutError,
+    WeightSyncError,
+)
 from polyray.orchestrator.coordinator_actor import TellCoordinator
 from polyray.orchestrator.learner_failures import EndAtPermanentError, permanent_error, training_error
 from tests.unit.orchestrator.fakes import FakePool, make_coordinator
@@ -39,7 +46,7 @@ def test_foreign_error_that_repeats_becomes_a_learner_error_in_one_line() -> Non
         OSError("stale file handle"),
         MemoryError(),
         RolloutError("x"),
-        DeliveryError("x"),
+        WeightSyncError("x"),
     ],
 )
 def test_error_that_a_restart_may_mend_is_left_to_ray_train(error: Exception) -> None:

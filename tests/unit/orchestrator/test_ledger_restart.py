@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from polyray.orchestrator.ledger import Finished, GroupLedger
+from polyray.orchestrator.rollout_buffer import Finished, RolloutBuffer
 from polyray.types import PolicyVersion
 from tests.unit.orchestrator.ledger_steps import cut, do_step, finish, new_ledger, start_all
 
@@ -19,17 +19,17 @@ def test_unconsumed_groups_are_sampled_again_exactly_once() -> None:
     ledger.requeue(4)
     # Consumed: 0, 1. Buffered: 3. Given back: 4. Running: 2, 5.
     snapshot = json.loads(json.dumps(ledger.snapshot()))
-    resumed: GroupLedger[str] = GroupLedger(2, 2, 100)
+    resumed: RolloutBuffer[str] = RolloutBuffer(2, 2, 100)
     assert resumed.restore(snapshot) == 2
     assert (resumed.learner_version, resumed.num_running, resumed.num_buffered) == (1, 0, 0)
     assert start_all(resumed, 1) == [2, 3, 4, 5, 6, 7]
 
 
-def _waiting_again(source: GroupLedger[str], resumed: GroupLedger[str]) -> list[int]:
+def _waiting_again(source: RolloutBuffer[str], resumed: RolloutBuffer[str]) -> list[int]:
     """Restores `resumed` from what `source` would write; the ids that wait again."""
     waiting = source.waiting()
     resumed.restore(json.loads(json.dumps(source.snapshot())))
-    return [item.group_id for item in waiting if resumed.take_back(item)]
+    return [item.group_id for item in waiting if resumed.restore_group(item)]
 
 
 def test_groups_waiting_at_a_checkpoint_are_restored_and_the_rest_resampled() -> None:
@@ -44,7 +44,7 @@ def test_groups_waiting_at_a_checkpoint_are_restored_and_the_rest_resampled() ->
     assert (resumed.num_buffered, resumed.attempt) == (2, 2)
     assert resumed.snapshot()["pending"] == [2, 3, 4, 5]
     assert start_all(resumed, 1) == [2, 4, 6, 7]  # as many as without the break: 2, 4 ran then
-    batch = resumed.cut(1)
+    batch = resumed.take_batch(1)
     assert batch is not None
     assert [(item.group_id, item.policy.attempt) for item in batch.groups] == [(3, 1), (5, 1)]
     assert resumed.counts.dropped == 0
@@ -81,7 +81,7 @@ def test_groups_that_do_not_belong_are_not_taken_back() -> None:
 
     def offer(group_id: int, version: int, attempt: int = 1) -> bool:
         policy = PolicyVersion(attempt, version, "0" * 64)
-        return ledger.take_back(Finished(group_id, policy, "", 8, 0.0, 0.0))
+        return ledger.restore_group(Finished(group_id, policy, "", 8, 0.0, 0.0))
 
     assert not offer(0, 1)  # consumed
     assert not offer(9, 1)  # never started
@@ -90,7 +90,7 @@ def test_groups_that_do_not_belong_are_not_taken_back() -> None:
     assert offer(2, 1)
     assert not offer(2, 1)  # once
     ledger.published(2)
-    assert ledger.cut(2) is None
+    assert ledger.take_batch(2) is None
     assert start_all(ledger, 2) == [3, 4, 5]
     ledger.restore(ledger.snapshot())  # at version 2
     assert not offer(3, 0)  # too old
@@ -131,7 +131,7 @@ def test_attempts_count_up_with_any_snapshot() -> None:
     assert ledger.restore(early) == 2
     assert ledger.restore(early) == 3  # the same checkpoint again: yet another lineage
     assert ledger.restore(None) == 4
-    fresh: GroupLedger[str] = GroupLedger(2, 0, 100)
+    fresh: RolloutBuffer[str] = RolloutBuffer(2, 0, 100)
     assert fresh.restore({**early, "attempt": 9}) == 10
 
 
@@ -158,5 +158,5 @@ def test_groups_of_the_attempt_before_never_enter_a_batch() -> None:
     group_id = ledger.next_id()
     assert group_id == 0
     finish(ledger, group_id, 1, attempt=1)  # that attempt's version 1 is no ancestor of this one
-    assert ledger.cut(0) is None
+    assert ledger.take_batch(0) is None
     assert ledger.counts.dropped == 1

@@ -11,12 +11,12 @@ import ray
 import ray.exceptions
 
 from polyray.config.rollout import RolloutSpec
-from polyray.orchestrator import delivery_report, learner_presence, shared_pool
+from polyray.orchestrator import delivery_report, shared_pool, trainer_liveness
 from polyray.orchestrator.coordinator import DRAIN, NOT_READY, BatchLease, Coordinator
 from polyray.orchestrator.coordinator_actor import TellCoordinator
 from polyray.orchestrator.delivery_report import DeliveryReport
-from polyray.orchestrator.learner_presence import LearnerPresence
-from polyray.orchestrator.outcome import Outcome
+from polyray.orchestrator.run_state import RunState
+from polyray.orchestrator.trainer_liveness import TrainerLiveness
 from tests.unit.orchestrator.fakes import (
     DIED,
     FakePool,
@@ -49,7 +49,7 @@ async def test_a_group_that_is_lost_while_the_run_ends_comes_again(dropped: bool
     lease = await batch_of(coordinator, 0)
     await coordinator.drain()
     for fake in pool.made:
-        fake.teaches = lambda group_id: not dropped or group_id != 1
+        fake.has_signal = lambda group_id: not dropped or group_id != 1
     await coordinator.lost(1, 0, (ids_of(lease)[1],))
     again = await lease_of_rank_0(coordinator)
     assert isinstance(again, BatchLease)
@@ -181,14 +181,14 @@ async def test_pending_poll_of_a_lost_learner_is_no_heartbeat(
     monkeypatch.setattr("polyray.orchestrator.coordinator.LONG_POLL_S", 0.3)
     pool = FakePool(1)
     (engine,) = pool.made
-    engine.teaches, engine.held = lambda group_id: False, asyncio.Event()
+    engine.has_signal, engine.held = lambda group_id: False, asyncio.Event()
     config = make_config(rollout={"num_workers": 1, "sleep_between_steps": True})
     coordinator = await started(pool, config)
     polling = asyncio.create_task(coordinator.next_batch(1, 0, 0, 1))
     await until(lambda: len(engine.requests) == 3)
     await coordinator.learner_failed("rank 0 died")
     assert engine.asleep
-    engine.held.set()  # what comes back teaches nothing, and others would take its place
+    engine.held.set()  # what comes back has_signal nothing, and others would take its place
     assert await polling == NOT_READY and await coordinator.failure() is None
     assert len(engine.requests) == 3 and coordinator._learner.is_gone
     assert (await coordinator.progress())["phase"] == "waiting for the learner to start again"
@@ -215,9 +215,9 @@ async def test_a_group_belongs_to_the_attempt_in_which_it_was_reserved() -> None
     held = pool.made[0].held = asyncio.Event()
     coordinator = await started(pool, make_config(rollout={"num_workers": 1}))
     await until(lambda: len(pool.made[0].requests) == 3)
-    coordinator._ledger.requeue(1)
+    coordinator._buffer.requeue(1)
     coordinator._fleet.dispatcher.ended("worker-0")
-    coordinator._pump()  # reserves it; its task has not begun
+    coordinator._dispatch_groups()  # reserves it; its task has not begun
     assert await coordinator.begin_attempt(None) == 2
     held.set()
     await until(lambda: len(pool.made[0].requests) == 4)
@@ -263,26 +263,26 @@ def test_idle_ratio_excludes_removed_worker(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_learner_that_stays_away_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(learner_presence, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    outcome = Outcome()
-    learner = LearnerPresence(outcome)
-    learner.look()
+    monkeypatch.setattr(trainer_liveness, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    run_state = RunState()
+    learner = TrainerLiveness(run_state)
+    learner.check()
     for clock[0] in (1.0, 130.0):
         learner.failed("rank 0 died")
-        learner.look()
-        clock[0] += learner_presence.PATIENCE_S - 1
-        learner.look()
+        learner.check()
+        clock[0] += trainer_liveness.PATIENCE_S - 1
+        learner.check()
         assert learner.is_gone
-        learner.seen()
+        learner.heartbeat()
         clock[0] += 2
-        learner.look()
-    assert [incident["kind"] for incident in outcome.incidents] == ["learner_failed"] * 2
+        learner.check()
+    assert [incident["kind"] for incident in run_state.incidents] == ["learner_failed"] * 2
     assert not learner.is_gone
     learner.failed("rank 0 died")
-    clock[0] += learner_presence.PATIENCE_S
+    clock[0] += trainer_liveness.PATIENCE_S
     for _ in range(2):
-        learner.look()
-    assert [incident["kind"] for incident in outcome.incidents[2:]] == ["learner_failed", "learner_waits"]
+        learner.check()
+    assert [incident["kind"] for incident in run_state.incidents[2:]] == ["learner_failed", "learner_waits"]
 
 
 @pytest.mark.parametrize("error", [None, ray.exceptions.GetTimeoutError(), DIED, ValueError("no actor")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from polyray.orchestrator import roster as roster_module
-from polyray.orchestrator.roster import Loss, Roster
+from polyray.orchestrator.roster import FailureAction, Roster
 
 
 def make(num_needed: int = 2, max_replacements: int = 1, joined: int = 0) -> Roster:
@@ -31,16 +31,16 @@ def test_version_is_served_after_all_joined_and_required_workers_proved_it() -> 
 
 def test_loss_of_a_required_worker_counts_and_too_many_end_the_run() -> None:
     roster = make(joined=2)
-    assert roster.lost("w0", in_time=True) is Loss.REPLACED
+    assert roster.lost("w0", in_time=True) is FailureAction.REPLACED
     assert (roster.replacements, roster.num_joined, roster.all_serve) == (1, 1, False)
-    assert roster.lost("w1", in_time=False) is Loss.TOO_MANY and roster.replacements == 2
+    assert roster.lost("w1", in_time=False) is FailureAction.TOO_MANY and roster.replacements == 2
 
 
 def test_loss_of_an_optional_worker_is_free_and_lack_of_room_is_silent() -> None:
     roster = make(joined=3, max_replacements=0)
-    assert roster.lost("w0", in_time=True) is Loss.REPLACED
-    assert roster.lost("new", in_time=False) is Loss.STILL_WAITS
-    assert roster.lost("newer", in_time=True) is Loss.REPLACED
+    assert roster.lost("w0", in_time=True) is FailureAction.REPLACED
+    assert roster.lost("new", in_time=False) is FailureAction.STILL_WAITS
+    assert roster.lost("newer", in_time=True) is FailureAction.REPLACED
     assert (roster.replacements, roster.failed_joins) == (0, 1)
 
 
@@ -51,6 +51,6 @@ def test_workers_that_never_serve_are_dropped_unless_another_joins(
     roster = make(joined=2, max_replacements=0)
     losses = [roster.lost(f"new{index}", in_time=True) for index in range(2)]
     assert roster.proved("joins") and roster.failed_joins == 0
-    assert roster.lost("joins", in_time=True) is Loss.REPLACED
+    assert roster.lost("joins", in_time=True) is FailureAction.REPLACED
     losses += [roster.lost(f"other{index}", in_time=True) for index in range(3)]
-    assert losses == [Loss.REPLACED] * 4 + [Loss.GIVEN_UP]
+    assert losses == [FailureAction.REPLACED] * 4 + [FailureAction.GIVEN_UP]

@@ -117,7 +117,7 @@ def test_totals_begin_at_zero_and_grow(recorded: Recorded) -> None:
     metrics.export(load(delivery_failures=1, incidents=[lost, lost, {"kind": "new", "message": ""}]))
     assert recorded["groups_total", ("kept",)] == [0, 1, 1]
     assert recorded["groups_total", ("unscored",)] == [0, 1, 1]
-    assert recorded["groups_total", ("teaches_nothing",)] == [0, 0, 0]
+    assert recorded["groups_total", ("zero_advantage",)] == [0, 0, 0]
     assert recorded["completions_total", ()] == [0, 8, 8]
     assert recorded["completions_unscored_total", ()] == [0, 3, 3]
     assert recorded["delivery_failures_total", ()] == [0, 1, 1]
@@ -216,7 +216,7 @@ async def test_coordinator_exports_its_events(
     monkeypatch.setattr(run_metrics, "EXPORT_EVERY_S", 0.0)
     pool = FakePool()
     coordinator = await started(pool)
-    await until(lambda: coordinator._ledger.num_buffered == 3)
+    await until(lambda: coordinator._buffer.num_buffered == 3)
     await coordinator.report({"step": 0, "reward_mean": 0.5})
     await coordinator.progress()
     assert recorded["reward_mean", ()] == [0.5]

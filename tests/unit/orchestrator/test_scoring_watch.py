@@ -9,9 +9,9 @@ import pytest
 
 from polyray.config.task import HiddenTrapGridSpec
 from polyray.errors import RewardError
-from polyray.orchestrator.outcome import Outcome
+from polyray.orchestrator.reward_failure_monitor import RewardFailureMonitor
 from polyray.orchestrator.rollout_actor import RolloutReply
-from polyray.orchestrator.scoring_watch import ScoringWatch
+from polyray.orchestrator.run_state import RunState
 from polyray.rewards.groups import GroupToScore, score_groups
 from polyray.rewards.python_function import PythonReward, compile_function
 from polyray.tasks import build_task
@@ -37,14 +37,16 @@ def replies_of(body: str, count: int) -> list[RolloutReply]:
     ]
 
 
-def watched(replies: list[RolloutReply], prompts: int = 8, limit: float = 0.25) -> Outcome:
-    async def run() -> Outcome:
-        outcome = Outcome()
+def watched(replies: list[RolloutReply], prompts: int = 8, limit: float = 0.25) -> RunState:
+    async def run() -> RunState:
+        run_state = RunState()
         reward = {"service": {"max_unscored_share": limit}}
-        watch = ScoringWatch(make_config(rollout={"prompts_per_step": prompts}, reward=reward), outcome)
+        watch = RewardFailureMonitor(
+            make_config(rollout={"prompts_per_step": prompts}, reward=reward), run_state
+        )
         for each in replies:
             watch.observe(each)
-        return outcome
+        return run_state
 
     return asyncio.run(run())
 

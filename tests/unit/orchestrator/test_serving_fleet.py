@@ -9,7 +9,7 @@ import pytest
 import ray.exceptions
 
 from polyray.config.rollout import RolloutSpec
-from polyray.errors import DeliveryError, PolicyNotDelivered
+from polyray.errors import WeightSyncError, WeightSyncMismatch
 from polyray.orchestrator.coordinator import DRAIN, NOT_READY, BatchLease
 from polyray.orchestrator.serving_fleet import groups_per_worker
 from tests.unit.orchestrator.fakes import (
@@ -69,11 +69,11 @@ async def test_a_lie_in_the_background_ends_the_run() -> None:
     await batch_of(coordinator, 0)
     pool.made[1].lies = True
     assert await coordinator.publish(make_payload(1)) is not None
-    assert isinstance(await failure_of(coordinator), PolicyNotDelivered)
+    assert isinstance(await failure_of(coordinator), WeightSyncMismatch)
     assert await coordinator.publish(make_payload(2)) is None
 
 
-BAD = ray.exceptions.RayTaskError("deliver", "traceback", DeliveryError("lora_B of layer 1 is not finite"))
+BAD = ray.exceptions.RayTaskError("deliver", "traceback", WeightSyncError("lora_B of layer 1 is not finite"))
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -88,7 +88,7 @@ async def test_a_version_that_a_second_worker_refuses_ends_the_run_with_the_reas
     assert await coordinator.publish(make_payload(1)) is None
     failure = await failure_of(coordinator)
     second = "worker-1" if num_workers == 2 else "worker-0+"
-    assert isinstance(failure, DeliveryError)
+    assert isinstance(failure, WeightSyncError)
     expected = (
         rf"{make_payload(1).policy.name} .*worker-0\b.*{re.escape(second)}: lora_B of layer 1 is not finite$"
     )

@@ -69,7 +69,7 @@ async def test_a_batch_waits_until_the_fixed_prompts_are_sampled() -> None:
         await coordinator.publish(make_payload(0))
         await asyncio.wait_for(validating.wait(), 2)
         waiting = asyncio.create_task(batch_of(coordinator, 0))
-        await until(lambda: coordinator._ledger.num_buffered == 3)
+        await until(lambda: coordinator._buffer.num_buffered == 3)
         await asyncio.sleep(0.05)
         assert not waiting.done() and engine.sleeps == 0
         summary.set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from polyray.orchestrator.staleness import Verdict, judge, may_start
+from polyray.orchestrator.staleness import StalenessDecision, judge, may_start
 from polyray.types import PolicyVersion
 
 
@@ -26,30 +26,37 @@ def test_admits_up_to_the_batches_that_can_still_consume_it(
 @pytest.mark.parametrize(
     ("version", "max_staleness", "verdict"),
     [
-        (5, 0, Verdict.USE),
-        (4, 0, Verdict.STALE),
-        (4, 1, Verdict.USE),
-        (3, 1, Verdict.STALE),
-        (3, 2, Verdict.USE),
-        (6, 2, Verdict.STALE),  # newer than the learner: from a history that was rolled back
+        (5, 0, StalenessDecision.USE),
+        (4, 0, StalenessDecision.STALE),
+        (4, 1, StalenessDecision.USE),
+        (3, 1, StalenessDecision.STALE),
+        (3, 2, StalenessDecision.USE),
+        (6, 2, StalenessDecision.STALE),  # newer than the learner: from a history that was rolled back
     ],
 )
-def test_judges_by_the_distance_to_the_learner(version: int, max_staleness: int, verdict: Verdict) -> None:
+def test_judges_by_the_distance_to_the_learner(
+    version: int, max_staleness: int, verdict: StalenessDecision
+) -> None:
     policy = PolicyVersion(2, version, "0" * 64)
     assert judge(policy, learner_version=5, attempt=2, max_staleness=max_staleness) is verdict
 
 
 def test_other_attempts_are_another_lineage_however_fresh() -> None:
     policy = PolicyVersion(1, 5, "0" * 64)
-    assert judge(policy, learner_version=5, attempt=2, max_staleness=2) is Verdict.OTHER_LINEAGE
+    assert judge(policy, learner_version=5, attempt=2, max_staleness=2) is StalenessDecision.OTHER_LINEAGE
 
 
 @pytest.mark.parametrize(
     ("version", "verdict"),
-    [(3, Verdict.STALE), (4, Verdict.USE), (5, Verdict.OTHER_LINEAGE), (6, Verdict.OTHER_LINEAGE)],
+    [
+        (3, StalenessDecision.STALE),
+        (4, StalenessDecision.USE),
+        (5, StalenessDecision.OTHER_LINEAGE),
+        (6, StalenessDecision.OTHER_LINEAGE),
+    ],
 )
 def test_versions_up_to_the_checkpoint_are_ancestors_and_later_ones_never_happened(
-    version: int, verdict: Verdict
+    version: int, verdict: StalenessDecision
 ) -> None:
     policy = PolicyVersion(1, version, "0" * 64)
     assert judge(policy, 6, attempt=3, max_staleness=2, ancestors={1: 4, 2: 5}) is verdict

@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from polyray.errors import DataError, DeliveryError, RolloutError
-from polyray.models.adapter import AdapterPayload
+from polyray.errors import DataError, RolloutError, WeightSyncError
+from polyray.models.adapter import PolicyUpdate
 from polyray.rollout.engine import Engine
 from polyray.types import Group, GroupRequest, Prompt
 
@@ -46,7 +46,7 @@ class EngineContract:
         """An engine on a model with the embedded tokenizer."""
 
     @abstractmethod
-    def payload(self, version: int) -> AdapterPayload:
+    def payload(self, version: int) -> PolicyUpdate:
         """A version it can load."""
 
     @pytest.fixture
@@ -112,7 +112,7 @@ class EngineContract:
             versions = {key: group.policy.version for key, group in by_id(engine.drain()).items()}
             assert versions == {0: 3, 1: 4}
             return
-        with pytest.raises(DeliveryError, match=r"policy-a1-v4-\w+"):
+        with pytest.raises(WeightSyncError, match=r"policy-a1-v4-\w+"):
             engine.load(self.payload(4))
         (group,) = engine.drain()
         assert group.policy.version == 3

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from polyray.errors import DataError
-from polyray.models.adapter import AdapterPayload, Probe, sha256_of
+from polyray.models.adapter import PolicyUpdate, Probe, sha256_of
 from polyray.rollout.engine import Engine
 from polyray.rollout.worker import RolloutWorker
 from polyray.types import Completion, Group, GroupRequest, PolicyVersion, Prompt
@@ -97,7 +97,7 @@ class ScriptedEngine:
             finished.extend(self.poll())
         return finished
 
-    def load(self, payload: AdapterPayload) -> None:
+    def load(self, payload: PolicyUpdate) -> None:
         assert (self.idle or self.keeps_versions) and not self.asleep
         self.events.append(f"load {payload.policy.run}{payload.policy.version}")
         if self._load_error is not None:
@@ -132,10 +132,10 @@ def request(
     return GroupRequest(group_id, Prompt("p", text), (polls,), max_completion_tokens=10, run=run, share=share)
 
 
-def payload(version: int, tensors: bytes = b"weights", attempt: int = 1, run: str = "") -> AdapterPayload:
+def payload(version: int, tensors: bytes = b"weights", attempt: int = 1, run: str = "") -> PolicyUpdate:
     probe = Probe(((1, 2), (1, 2, 3)), np.zeros(2, np.float32), None)
     policy = PolicyVersion(attempt, version, sha256_of(b"weights"), run)
-    return AdapterPayload(policy, tensors, None, probe)
+    return PolicyUpdate(policy, tensors, None, probe)
 
 
 @contextmanager

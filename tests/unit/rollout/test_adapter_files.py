@@ -12,7 +12,7 @@ import pytest
 from peft import LoraConfig, PeftModel
 
 from polyray.config.model import LoraSpec
-from polyray.errors import DeliveryError
+from polyray.errors import WeightSyncError
 from polyray.models.adapter import AdapterShape
 from polyray.models.lora import adapter_bytes, adapter_config, attach_adapter
 from polyray.rollout.adapter_files import AdapterFiles, peft_config, reap_adapter_files
@@ -64,7 +64,7 @@ def test_a_full_memory_is_named_and_leaves_no_half_adapter(
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(DeliveryError, match=r"2\.0 MiB of v1\b.*No space left.*--shm-size"):
+    with pytest.raises(WeightSyncError, match=r"2\.0 MiB of v1\b.*No space left.*--shm-size"):
         files.write("v1", {}, bytes(2 * 2**20))
     assert list(files.directory.iterdir()) == []
 

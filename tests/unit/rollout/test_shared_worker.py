@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from polyray.errors import RolloutError
-from polyray.models.adapter import AdapterPayload
+from polyray.models.adapter import PolicyUpdate
 from polyray.types import GroupRequest, PolicyVersion
 from tests.unit.rollout.scripted_engine import WAIT_S, ScriptedEngine, failed_with, payload, request, running
 
@@ -168,7 +168,7 @@ class ForgetfulEngine(ScriptedEngine):
         self._loaded: set[PolicyVersion] = set()
         self._weights = 0.0
 
-    def load(self, payload: AdapterPayload) -> None:
+    def load(self, payload: PolicyUpdate) -> None:
         super().load(payload)
         if payload.policy not in self._loaded:
             self._weights = float(len(self._loaded))

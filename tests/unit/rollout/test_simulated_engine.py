@@ -13,7 +13,7 @@ import pytest
 
 from polyray.config.rollout import RolloutSpec
 from polyray.learner.embedded import build_tokenizer
-from polyray.models.adapter import AdapterPayload, Probe, sha256_of
+from polyray.models.adapter import PolicyUpdate, Probe, sha256_of
 from polyray.rollout.simulated_engine import SimulatedEngine
 from polyray.types import PolicyVersion
 from tests.unit.rollout.engine_contract import EngineContract, request
@@ -37,9 +37,9 @@ class SimulatedTime:
         self.now += seconds
 
 
-def payload(version: int) -> AdapterPayload:
+def payload(version: int) -> PolicyUpdate:
     probe = Probe(((1, 2), (1, 5, 6)), np.array([-0.5, -1.0, -2.0], np.float32), None)
-    return AdapterPayload(PolicyVersion(1, version, sha256_of(b"")), b"", None, probe)
+    return PolicyUpdate(PolicyVersion(1, version, sha256_of(b"")), b"", None, probe)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ class SimulatedContract(EngineContract):
         spec = RolloutSpec.model_validate({"simulation": self.simulation})
         return SimulatedEngine(self.tokenizer_dir, spec, "float32", clock=time.clock, sleep=time.sleep)
 
-    def payload(self, version: int) -> AdapterPayload:
+    def payload(self, version: int) -> PolicyUpdate:
         return payload(version)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from polyray.rollout.turns import LOAD_SHARE, Turns
+from polyray.rollout.fair_queue import LOAD_SHARE, FairQueue
 
 
 class Clock:
@@ -15,7 +15,7 @@ class Clock:
 
 
 def test_one_run_is_a_queue() -> None:
-    turns: Turns[int] = Turns()
+    turns: FairQueue[int] = FairQueue()
     assert (turns.current, turns.head(), bool(turns), turns.advance()) == (None, None, False, False)
     for number in range(3):
         turns.put("", number)
@@ -26,7 +26,7 @@ def test_one_run_is_a_queue() -> None:
 
 def test_slice_length_follows_the_load_time_and_ends_only_for_a_waiter() -> None:
     clock = Clock()
-    turns: Turns[int] = Turns(clock)
+    turns: FairQueue[int] = FairQueue(clock)
     turns.load_took(0.06)
     assert turns.slice_s == pytest.approx(0.06 / LOAD_SHARE) == pytest.approx(2.0)
     turns.put("a", 1)
@@ -45,7 +45,7 @@ def test_slice_length_follows_the_load_time_and_ends_only_for_a_waiter() -> None
 
 def test_the_engine_is_patient_for_as_long_as_a_load_takes_or_until_the_run_has_work() -> None:
     clock = Clock()
-    turns: Turns[int] = Turns(clock)
+    turns: FairQueue[int] = FairQueue(clock)
     turns.put("a", 1)
     turns.put("b", 2)
     assert turns.pop() == 1 and turns.patience_s == 0.0
@@ -62,7 +62,7 @@ def test_the_engine_is_patient_for_as_long_as_a_load_takes_or_until_the_run_has_
 
 
 def test_turns_rotate_and_skip_empty_runs() -> None:
-    turns: Turns[str] = Turns()
+    turns: FairQueue[str] = FairQueue()
     for run in ("a", "b", "c", "d"):
         turns.put(run, run)
     seen = []
@@ -74,7 +74,7 @@ def test_turns_rotate_and_skip_empty_runs() -> None:
 
 
 def test_runs_that_always_have_work_get_samples_in_proportion_to_their_shares() -> None:
-    turns: Turns[str] = Turns()
+    turns: FairQueue[str] = FairQueue()
     shares = {"a": 2.0, "b": 1.0, "c": 0.5}
     for _ in range(40):
         for run, share in shares.items():
@@ -84,7 +84,7 @@ def test_runs_that_always_have_work_get_samples_in_proportion_to_their_shares() 
 
 
 def test_a_run_that_had_nothing_to_do_comes_back_level_with_the_others() -> None:
-    turns: Turns[str] = Turns()
+    turns: FairQueue[str] = FairQueue()
     for _ in range(10):
         turns.put("a", "a", cost=1.0)
     assert [turns.take(lambda message: True) for _ in range(6)] == ["a"] * 6
@@ -94,7 +94,7 @@ def test_a_run_that_had_nothing_to_do_comes_back_level_with_the_others() -> None
 
 
 def test_refused_item_waits_and_others_are_taken() -> None:
-    turns: Turns[int] = Turns()
+    turns: FairQueue[int] = FairQueue()
     for run, number in (("a", 1), ("b", 2), ("b", 3)):
         turns.put(run, number)
     assert [turns.take(lambda number: number > 1) for _ in range(3)] == [2, 3, None]
@@ -103,7 +103,7 @@ def test_refused_item_waits_and_others_are_taken() -> None:
 
 
 def test_forgotten_or_drained_items_are_removed() -> None:
-    turns: Turns[int] = Turns()
+    turns: FairQueue[int] = FairQueue()
     for number in range(4):
         turns.put("ab"[number % 2], number)
     assert turns.forget("a") == [0, 2]

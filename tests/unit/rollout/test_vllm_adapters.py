@@ -14,8 +14,8 @@ from safetensors.torch import load, save
 
 from polyray.config.model import LoraSpec
 from polyray.config.rollout import RolloutSpec
-from polyray.errors import DeliveryError, RolloutError
-from polyray.models.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
+from polyray.errors import RolloutError, WeightSyncError
+from polyray.models.adapter import AdapterShape, PolicyUpdate, Probe, sha256_of
 from polyray.models.lora import adapter_bytes, adapter_config, attach_adapter
 from polyray.types import Group, GroupRequest, PolicyVersion, Prompt
 from polyray.weight_sync.probe import probe_logprobs
@@ -49,7 +49,7 @@ class Policy:
             shape = AdapterShape.from_peft(adapter_config(self.model))
         policy = PolicyVersion(1, next(NUMBERS), sha256_of(content))
         probe = Probe(PROBE, probe_logprobs(self.model, PROBE), None)
-        self.payload = AdapterPayload(policy, content, shape, probe)
+        self.payload = PolicyUpdate(policy, content, shape, probe)
 
     def disagreement(self, group: Group) -> float:
         """Largest |engine - Hugging Face| over a group's sampled tokens."""
@@ -161,13 +161,13 @@ def test_a_group_that_is_given_up_frees_its_version(engine: RemoteEngine) -> Non
     assert engine.drain() == []
 
 
-def _damaged(policy: Policy, key_end: str, value: float) -> AdapterPayload:
+def _damaged(policy: Policy, key_end: str, value: float) -> PolicyUpdate:
     tensors = load(policy.payload.tensors)
     key = next(name for name in tensors if name.endswith(key_end))
     tensors[key].view(-1)[0] = value
     content = save(tensors)
     version = PolicyVersion(1, next(NUMBERS), sha256_of(content))
-    return AdapterPayload(version, content, policy.payload.shape, policy.payload.probe)
+    return PolicyUpdate(version, content, policy.payload.shape, policy.payload.probe)
 
 
 def test_refused_adapter_leaves_groups_in_flight_unchanged(engine: RemoteEngine) -> None:
@@ -176,19 +176,19 @@ def test_refused_adapter_leaves_groups_in_flight_unchanged(engine: RemoteEngine)
     asked = request()
     engine.submit(asked)
     engine.poll()
-    with pytest.raises(DeliveryError, match=r"lora_B\.weight"):
+    with pytest.raises(WeightSyncError, match=r"lora_B\.weight"):
         engine.load(_damaged(good, "lora_B.weight", float("nan")))
     large = AdapterShape(rank=4, alpha=8.0, target_modules=("q_proj",))
-    with pytest.raises(DeliveryError, match=r"rank 4\b.*\b3\b"):
-        engine.load(AdapterPayload(PolicyVersion(1, next(NUMBERS), "f" * 64), b"", large, good.payload.probe))
+    with pytest.raises(WeightSyncError, match=r"rank 4\b.*\b3\b"):
+        engine.load(PolicyUpdate(PolicyVersion(1, next(NUMBERS), "f" * 64), b"", large, good.payload.probe))
     head = save({
         "base_model.model.lm_head.lora_A.weight": torch.zeros(1, 32),
         "base_model.model.lm_head.lora_B.weight": torch.zeros(28, 1),
     })  # fmt: skip
     tied = AdapterShape(rank=1, alpha=1.0, target_modules=("lm_head",))
-    with pytest.raises(DeliveryError, match=r"\['lm_head'\].*\['q_proj'"):
+    with pytest.raises(WeightSyncError, match=r"\['lm_head'\].*\['q_proj'"):
         engine.load(
-            AdapterPayload(PolicyVersion(1, next(NUMBERS), sha256_of(head)), head, tied, good.payload.probe)
+            PolicyUpdate(PolicyVersion(1, next(NUMBERS), sha256_of(head)), head, tied, good.payload.probe)
         )
     assert _in_flight(engine) == {good.payload.policy.name: 1}
     assert _files(engine) == {good.payload.policy.name}

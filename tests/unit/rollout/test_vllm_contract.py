@@ -12,7 +12,7 @@ import pytest
 from polyray.config.model import LoraSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.learner.embedded import build_tokenizer
-from polyray.models.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
+from polyray.models.adapter import AdapterShape, PolicyUpdate, Probe, sha256_of
 from polyray.models.lora import adapter_bytes, adapter_config, attach_adapter
 from polyray.rollout.engine import Engine
 from polyray.types import PolicyVersion
@@ -53,7 +53,7 @@ def vllm_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @cache
-def adapter(version: int) -> AdapterPayload:
+def adapter(version: int) -> PolicyUpdate:
     """A random adapter, another one for each version."""
     model: Any = attach_adapter(
         build_base(**SHAPE), LoraSpec(rank=3, alpha=8), None, base_sha256="b" * 64, seed=version
@@ -63,7 +63,7 @@ def adapter(version: int) -> AdapterPayload:
     content = adapter_bytes(model)
     probe = Probe(PROBE, probe_logprobs(model, PROBE), None)
     shape = AdapterShape.from_peft(adapter_config(model))
-    return AdapterPayload(PolicyVersion(1, version, sha256_of(content)), content, shape, probe)
+    return PolicyUpdate(PolicyVersion(1, version, sha256_of(content)), content, shape, probe)
 
 
 class TestVllmMerged(EngineContract):
@@ -74,7 +74,7 @@ class TestVllmMerged(EngineContract):
     def build(self) -> Engine:
         return self._shared
 
-    def payload(self, version: int) -> AdapterPayload:
+    def payload(self, version: int) -> PolicyUpdate:
         return adapter(version)
 
     def test_messages_end_with_the_closing_token_of_the_template(self, engine: Engine) -> None:

@@ -16,9 +16,9 @@ import torch
 
 from polyray.config.model import LoraSpec
 from polyray.config.rollout import RolloutSpec
-from polyray.errors import DeliveryError, RolloutError
+from polyray.errors import RolloutError, WeightSyncError
 from polyray.learner.embedded import build_tokenizer
-from polyray.models.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
+from polyray.models.adapter import AdapterShape, PolicyUpdate, Probe, sha256_of
 from polyray.models.lora import adapter_bytes, adapter_config, attach_adapter
 from polyray.rollout.text_engine import TextDelta, TextEngine, TextRequest, TextSampling
 from polyray.types import PolicyVersion
@@ -32,7 +32,7 @@ PROMPT = (1, 8, 9, 4)
 TOLERANCE = 1e-4
 
 
-def policy(run: str, seed: int | None) -> tuple[Any, AdapterPayload]:
+def policy(run: str, seed: int | None) -> tuple[Any, PolicyUpdate]:
     """A Hugging Face model and what delivers it: the base for None, else a random adapter."""
     model: Any = build_base(**SHAPE)
     content, shape = b"", None
@@ -42,7 +42,7 @@ def policy(run: str, seed: int | None) -> tuple[Any, AdapterPayload]:
         model.eval()
         content, shape = adapter_bytes(model), AdapterShape.from_peft(adapter_config(model))
     version = PolicyVersion(1, 0, sha256_of(content), run=run)
-    return model, AdapterPayload(version, content, shape, Probe(PROBE, probe_logprobs(model, PROBE), None))
+    return model, PolicyUpdate(version, content, shape, Probe(PROBE, probe_logprobs(model, PROBE), None))
 
 
 BASE, FIRST, SECOND = policy("base", None), policy("first", 1), policy("second", 2)
@@ -98,7 +98,7 @@ async def whole(engine: TextEngine, wanted: TextRequest) -> TextDelta:
 @pytest.mark.parametrize(("model", "payload"), [BASE, FIRST, SECOND], ids=["base", "first", "second"])
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 0.8)])
 async def test_log_probs_are_the_models_at_temperature_one(
-    engine: TextEngine, model: Any, payload: AdapterPayload, temperature: float, top_p: float
+    engine: TextEngine, model: Any, payload: PolicyUpdate, temperature: float, top_p: float
 ) -> None:
     wanted = asked(payload.policy.run, temperature=temperature, top_p=top_p, logprobs=3)
     answer = await whole(engine, wanted)
@@ -198,10 +198,10 @@ async def test_running_request_keeps_its_first_version(engine: TextEngine) -> No
 
 async def test_an_adapter_that_is_refused_changes_nothing(engine: TextEngine) -> None:
     before = engine.held()
-    broken = AdapterPayload(
+    broken = PolicyUpdate(
         PolicyVersion(1, 1, "0" * 64, run="third"), b"no safetensors", FIRST[1].shape, FIRST[1].probe
     )
-    with pytest.raises(DeliveryError):
+    with pytest.raises(WeightSyncError):
         await engine.load(broken)
     assert engine.held() == before
     assert engine.failure is None

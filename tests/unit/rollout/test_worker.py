@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from polyray.errors import ConfigError, DataError, DeliveryError, RolloutError
-from polyray.models.adapter import AdapterPayload, sha256_of
+from polyray.errors import ConfigError, DataError, RolloutError, WeightSyncError
+from polyray.models.adapter import PolicyUpdate, sha256_of
 from polyray.rollout.engine import Engine
 from polyray.rollout.worker import RolloutWorker, _Stop
 from tests.unit.rollout.scripted_engine import WAIT_S, ScriptedEngine, failed_with, payload, request, running
@@ -58,7 +58,7 @@ def test_an_engine_that_keeps_versions_loads_while_groups_run() -> None:
 @pytest.mark.parametrize("keeps_versions", [True, False])
 @pytest.mark.parametrize("anew", [payload(2, attempt=2), payload(2), payload(0)])
 def test_groups_in_flight_are_aborted_on_a_new_history_and_may_be_resubmitted(
-    keeps_versions: bool, anew: AdapterPayload
+    keeps_versions: bool, anew: PolicyUpdate
 ) -> None:
     gate = threading.Event()
     gate.set()
@@ -82,14 +82,14 @@ def test_groups_in_flight_are_aborted_on_a_new_history_and_may_be_resubmitted(
 @pytest.mark.parametrize("keeps_versions", [True, False])
 @pytest.mark.parametrize("damaged", [payload(2), payload(2, tensors=b"weighfs")], ids=["refused", "damaged"])
 def test_a_version_that_is_refused_costs_the_engine_nothing(
-    damaged: AdapterPayload, keeps_versions: bool
+    damaged: PolicyUpdate, keeps_versions: bool
 ) -> None:
     engine = ScriptedEngine(keeps_versions=keeps_versions)
     with running(engine) as worker:
         worker.deliver(payload(1)).result(WAIT_S)
-        engine._load_error = DeliveryError("lora_B does not match: not finite")
+        engine._load_error = WeightSyncError("lora_B does not match: not finite")
         before = worker.submit(request(0, polls=3))
-        failed_with(worker.deliver(damaged), DeliveryError, "match")
+        failed_with(worker.deliver(damaged), WeightSyncError, "match")
         after = worker.submit(request(1))
         assert [before.result(WAIT_S).policy.version, after.result(WAIT_S).policy.version] == [1, 1]
 
@@ -147,7 +147,7 @@ def test_an_engine_that_fails_before_it_could_load_fails_the_delivery_at_once() 
 def test_damaged_bytes_never_reach_the_engine() -> None:
     engine = ScriptedEngine()
     with running(engine) as worker:
-        failed_with(worker.deliver(payload(1, tensors=b"weighfs")), DeliveryError, "sha256")
+        failed_with(worker.deliver(payload(1, tensors=b"weighfs")), WeightSyncError, "sha256")
     assert engine.events == []
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from polyray.errors import RolloutError
-from polyray.orchestrator.ledger import Finished, GroupLedger
+from polyray.orchestrator.rollout_buffer import Finished, RolloutBuffer
 from polyray.runs.history import check_history
 from polyray.types import PolicyVersion
 
@@ -53,12 +53,12 @@ def test_a_history_older_than_allowed_is_refused() -> None:
 
 @pytest.mark.parametrize("max_staleness", [0, 2])
 def test_the_ledgers_own_history_passes_through_faults(max_staleness: int) -> None:
-    ledger: GroupLedger[int] = GroupLedger(2, max_staleness, 6)
+    ledger: RolloutBuffer[int] = RolloutBuffer(2, max_staleness, 6)
     ledger.restore(None)
     lines: list[dict[str, Any]] = []
     for step in range(6):
         turn = 0
-        while (batch := ledger.cut(step)) is None:
+        while (batch := ledger.take_batch(step)) is None:
             while ledger.may_start(step):
                 group_id = ledger.next_id()
                 turn += 1
@@ -76,7 +76,7 @@ def test_the_ledgers_own_history_passes_through_faults(max_staleness: int) -> No
             while ledger.may_start(step):
                 group_id = ledger.next_id()
                 ledger.finished(Finished(group_id, PolicyVersion(2, step, "0"), 0, 8, 0.0, 0.0))
-            batch = ledger.cut(step)
+            batch = ledger.take_batch(step)
             assert batch is not None
         groups = batch.groups
         dropped = [list(item) for item in batch.dropped]

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from polyray.config.model import LINEAR_MODULES, LoraSpec
-from polyray.errors import DeliveryError
-from polyray.models.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
+from polyray.errors import WeightSyncError
+from polyray.models.adapter import AdapterShape, PolicyUpdate, Probe, sha256_of
 from polyray.models.lora import adapter_bytes, adapter_config, adapter_state
 from polyray.types import PolicyVersion
 from polyray.weight_sync.merge import MergedWeights, closed_over_fused
@@ -36,12 +36,12 @@ def _spec(modules: tuple[str, ...] = LINEAR_MODULES) -> LoraSpec:
     return LoraSpec(rank=4, alpha=6, target_modules=modules)
 
 
-def _payload(tensors: bytes, shape: AdapterShape | None) -> AdapterPayload:
+def _payload(tensors: bytes, shape: AdapterShape | None) -> PolicyUpdate:
     probe = Probe(((1, 2),), torch.zeros(1).numpy(), None)
-    return AdapterPayload(PolicyVersion(1, 1, sha256_of(tensors)), tensors, shape, probe)
+    return PolicyUpdate(PolicyVersion(1, 1, sha256_of(tensors)), tensors, shape, probe)
 
 
-def _adapter(modules: tuple[str, ...] = LINEAR_MODULES) -> tuple[AdapterPayload, dict[str, torch.Tensor]]:
+def _adapter(modules: tuple[str, ...] = LINEAR_MODULES) -> tuple[PolicyUpdate, dict[str, torch.Tensor]]:
     """A payload, and the weights that PEFT's own merge gives."""
     model = build_policy(_spec(modules), reference=False)
     shape = AdapterShape.from_peft(adapter_config(model))
@@ -49,7 +49,7 @@ def _adapter(modules: tuple[str, ...] = LINEAR_MODULES) -> tuple[AdapterPayload,
     return payload, model.merge_and_unload().state_dict()  # type: ignore[operator]  # PEFT's forwarding
 
 
-def _altered(change: dict[str, torch.Tensor | None]) -> AdapterPayload:
+def _altered(change: dict[str, torch.Tensor | None]) -> PolicyUpdate:
     """The adapter on q and v with some tensors replaced, added or (None) left out."""
     model = build_policy(_spec(QV), reference=False)
     state = {**adapter_state(model), **change}
@@ -149,14 +149,14 @@ def test_a_bfloat16_base_is_merged_in_float32(tmp_path: Path, pristine: dict[str
 
 
 def test_refuses_a_directory_without_safetensors(tmp_path: Path) -> None:
-    with pytest.raises(DeliveryError, match=r"model\.safetensors"):
+    with pytest.raises(WeightSyncError, match=r"model\.safetensors"):
         MergedWeights(tmp_path)
 
 
 @pytest.mark.parametrize("module", ["lm_head", "embed_tokens", "model.embed_tokens"])
 def test_refuses_tied_modules(model_dir: Path, module: str) -> None:
     payload = _payload(_adapter(QV)[0].tensors, AdapterShape(4, 6.0, ("q_proj", module)))
-    with pytest.raises(DeliveryError, match="tied"):
+    with pytest.raises(WeightSyncError, match="tied"):
         MergedWeights(model_dir).merge(payload)
 
 
@@ -187,7 +187,7 @@ def test_refuses_adapters_that_do_not_fit(
     message: str,
 ) -> None:
     weights = MergedWeights(model_dir)
-    with pytest.raises(DeliveryError, match=message):
+    with pytest.raises(WeightSyncError, match=message):
         weights.merge(_altered(change))
     for name, weight in weights.merge(_payload(b"", None)):  # and the pristine copy is untouched
         assert torch.equal(weight, pristine[name])
@@ -195,5 +195,5 @@ def test_refuses_adapters_that_do_not_fit(
 
 def test_refuses_factors_of_modules_that_the_shape_does_not_name(model_dir: Path) -> None:
     payload = _payload(_adapter()[0].tensors, AdapterShape(4, 6.0, QV))
-    with pytest.raises(DeliveryError, match=r"mlp\.down_proj"):
+    with pytest.raises(WeightSyncError, match=r"mlp\.down_proj"):
         MergedWeights(model_dir).merge(payload)

@@ -13,7 +13,7 @@ from peft.tuners.lora import LoraLayer
 from polyray.config.delivery import DeliverySpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.task import HiddenTrapGridSpec
-from polyray.errors import ConfigError, PolicyNotDelivered
+from polyray.errors import ConfigError, WeightSyncMismatch
 from polyray.learner.embedded import build_tokenizer
 from polyray.models.adapter import AdapterShape, sha256_of
 from polyray.models.base_files import base_fingerprint
@@ -21,7 +21,7 @@ from polyray.models.loading import load_base
 from polyray.models.lora import save_adapter
 from polyray.tasks import build_task
 from polyray.weight_sync.probe import NOISY_TOKENS, adapter_on_disk, probe_logprobs, probe_sequences
-from polyray.weight_sync.proof import DeliveryAck, DeliveryProof, check_delivery, distinct_tokens
+from polyray.weight_sync.proof import SyncAck, SyncProof, check_delivery, distinct_tokens
 from tests.unit.tiny_policy import build_base, build_policy, save_base
 
 SEQUENCES = ((1, 8, 9, 3), (1, 7, 20))
@@ -122,18 +122,18 @@ def test_delivery_in_bfloat16_without_a_version_before_is_not_blind(
     exact = adapter_on_disk(adapter_dir, model_dir, "float32", sequences, version=1)
     tolerance = DeliverySpec().tolerance_for("bfloat16")
 
-    def served(logprobs: np.ndarray | None) -> DeliveryProof:
+    def served(logprobs: np.ndarray | None) -> SyncProof:
         assert logprobs is not None
-        ack = DeliveryAck("rollout-0", payload.policy.sha256, logprobs, 0.0, 0.0)
+        ack = SyncAck("rollout-0", payload.policy.sha256, logprobs, 0.0, 0.0)
         return check_delivery(ack, payload.policy, payload.probe, tolerance)
 
     assert 0 < served(exact.probe.logprobs).mean_difference < 0.05  # another arithmetic, the same weights
-    with pytest.raises(PolicyNotDelivered, match=r"rollout-0 .*base"):
+    with pytest.raises(WeightSyncMismatch, match=r"rollout-0 .*base"):
         served(exact.probe.base)
     for factor in (0.5, 2.0):
         model = PeftModel.from_pretrained(load_base(model_dir, "float32"), str(adapter_dir)).eval()
         for module in model.modules():
             if isinstance(module, LoraLayer):
                 module.scaling["default"] *= factor
-        with pytest.raises(PolicyNotDelivered):
+        with pytest.raises(WeightSyncMismatch):
             served(probe_logprobs(model, sequences))

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from polyray.config.delivery import DeliverySpec, Tolerance
-from polyray.errors import PolicyNotDelivered
+from polyray.errors import WeightSyncMismatch
 from polyray.models import logprobs
 from polyray.models.adapter import Probe, sha256_of
 from polyray.models.lora import adapter_bytes
 from polyray.types import PolicyVersion
 from polyray.weight_sync.probe import probe_logprobs
-from polyray.weight_sync.proof import DeliveryAck, check_delivery, distinct_tokens
+from polyray.weight_sync.proof import SyncAck, check_delivery, distinct_tokens
 from tests.unit.tiny_policy import VOCABULARY, build_policy, move
 
 TOLERANCE = Tolerance(1e-4)
@@ -27,8 +27,8 @@ PROBE = Probe(((1, 8, 9), (1, 7)), NOW, BEFORE)
 SEQUENCES = ((1, 8, 9, 3), (1, 7), (1, 5, 5, 6, 20, 2))
 
 
-def _ack(logprobs: np.ndarray, sha256: str = POLICY.sha256) -> DeliveryAck:
-    return DeliveryAck("rollout-1", sha256, logprobs, load_s=0.02, probe_s=0.01)
+def _ack(logprobs: np.ndarray, sha256: str = POLICY.sha256) -> SyncAck:
+    return SyncAck("rollout-1", sha256, logprobs, load_s=0.02, probe_s=0.01)
 
 
 def test_accepts_the_version_and_measures_difference_and_change() -> None:
@@ -47,12 +47,12 @@ def test_refuses_the_version_before_and_says_so() -> None:
         r"worker rollout-1 .*policy-a1-v5-aaaaaaaa: .*\b0\.3 "
         r"\(largest\).*\b0\.0001\b.*version before"
     )
-    with pytest.raises(PolicyNotDelivered, match=message):
+    with pytest.raises(WeightSyncMismatch, match=message):
         check_delivery(_ack(BEFORE), POLICY, PROBE, TOLERANCE)
 
 
 def test_refuses_a_difference_above_the_tolerance_with_its_size() -> None:
-    with pytest.raises(PolicyNotDelivered, match=r"0\.00025.*0\.0001$"):
+    with pytest.raises(WeightSyncMismatch, match=r"0\.00025.*0\.0001$"):
         check_delivery(_ack(NOW - np.array([0, 0, 2.5e-4], np.float32)), POLICY, PROBE, TOLERANCE)
 
 
@@ -60,25 +60,25 @@ def test_refuses_a_difference_above_the_tolerance_with_its_size() -> None:
 def test_refuses_values_that_are_not_finite(value: float) -> None:
     logprobs = NOW.copy()
     logprobs[1] = value
-    with pytest.raises(PolicyNotDelivered, match="finite"):
+    with pytest.raises(WeightSyncMismatch, match="finite"):
         check_delivery(_ack(logprobs), POLICY, PROBE, TOLERANCE)
 
 
 def test_refuses_a_learner_that_is_not_finite() -> None:
     probe = replace(PROBE, logprobs=np.full(3, np.nan, np.float32))
-    with pytest.raises(PolicyNotDelivered, match="finite"):
+    with pytest.raises(WeightSyncMismatch, match="finite"):
         check_delivery(_ack(NOW), POLICY, probe, TOLERANCE)
 
 
 def test_refuses_another_hash() -> None:
-    with pytest.raises(PolicyNotDelivered, match=r"b{12}.*a{12}"):
+    with pytest.raises(WeightSyncMismatch, match=r"b{12}.*a{12}"):
         check_delivery(_ack(NOW, sha256="b" * 64), POLICY, PROBE, TOLERANCE)
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 4])
 def test_refuses_another_number_of_values(size: int) -> None:
     # One value would broadcast, and none would differ by nothing.
-    with pytest.raises(PolicyNotDelivered, match=rf"\b{size} probe log-probs.*\b3\b"):
+    with pytest.raises(WeightSyncMismatch, match=rf"\b{size} probe log-probs.*\b3\b"):
         check_delivery(_ack(np.full(size, -0.5, np.float32)), POLICY, PROBE, TOLERANCE)
 
 
@@ -125,7 +125,7 @@ def test_the_version_before_is_found_out_below_the_noise_of_single_tokens(
         probe, _, stale = _in_16_bits(92, change, seed)
         try:
             check_delivery(_ack(stale), POLICY, probe, tolerance)
-        except PolicyNotDelivered as error:
+        except WeightSyncMismatch as error:
             found += 1
             assert "version before" in str(error)
     assert found >= refused and (refused > 0 or found == 0)
@@ -155,7 +155,7 @@ def _deep_model(change: float, seed: int) -> tuple[Probe, dict[str, np.ndarray]]
 def _refused(answer: np.ndarray, probe: Probe, tolerance: Tolerance) -> bool:
     try:
         check_delivery(_ack(answer), POLICY, probe, tolerance)
-    except PolicyNotDelivered:
+    except WeightSyncMismatch:
         return True
     return False
 
@@ -182,7 +182,7 @@ def test_faults_of_a_deep_model_in_16_bits_are_refused(served: str, change: floa
 
 def test_the_base_is_found_out_where_no_version_was_served_before() -> None:
     probe, answers = _deep_model(0.15, 0)
-    with pytest.raises(PolicyNotDelivered, match=r"rollout-1 .*base"):
+    with pytest.raises(WeightSyncMismatch, match=r"rollout-1 .*base"):
         check_delivery(_ack(answers["base"]), POLICY, replace(probe, previous=None), DEEP)
     assert not _refused(answers["base"], replace(probe, previous=None, base=None), DEEP)
 
@@ -206,7 +206,7 @@ def test_tokens_that_sequences_share_are_evidence_once() -> None:
 
 
 def test_a_mean_above_the_tolerance_is_refused_in_16_bits() -> None:
-    with pytest.raises(PolicyNotDelivered, match=r"0\.06.*0\.05$"):
+    with pytest.raises(WeightSyncMismatch, match=r"0\.06.*0\.05$"):
         check_delivery(_ack(NOW + np.float32(0.06)), POLICY, PROBE, DeliverySpec().tolerance_for("bfloat16"))
 
 
@@ -217,7 +217,7 @@ def test_in_float32_a_step_far_below_the_tolerance_tells_versions_apart() -> Non
     assert check_delivery(_ack(probe.logprobs), POLICY, probe, TOLERANCE).change == pytest.approx(
         2e-5, rel=0.2
     )
-    with pytest.raises(PolicyNotDelivered, match="version before"):
+    with pytest.raises(WeightSyncMismatch, match="version before"):
         check_delivery(_ack(before), POLICY, probe, TOLERANCE)
 
 
@@ -235,12 +235,12 @@ def test_a_worker_that_lies_about_its_version_is_found_out() -> None:
     tensors = adapter_bytes(model)
     policy = PolicyVersion(1, 2, sha256_of(tensors))
     probe = Probe(SEQUENCES, probe_logprobs(model, SEQUENCES), before)
-    honest = DeliveryAck("honest", sha256_of(tensors), probe_logprobs(model, SEQUENCES), 0.0, 0.0)
+    honest = SyncAck("honest", sha256_of(tensors), probe_logprobs(model, SEQUENCES), 0.0, 0.0)
     change = check_delivery(honest, policy, probe, TOLERANCE).change
     assert change is not None
     assert change > 10 * TOLERANCE.nats
-    liar = DeliveryAck("liar", sha256_of(tensors), before, 0.0, 0.0)
-    with pytest.raises(PolicyNotDelivered, match=r"worker liar .*version before"):
+    liar = SyncAck("liar", sha256_of(tensors), before, 0.0, 0.0)
+    with pytest.raises(WeightSyncMismatch, match=r"worker liar .*version before"):
         check_delivery(liar, policy, probe, TOLERANCE)
 
 

@@ -21,14 +21,14 @@ from polyray.config.delivery import DeliverySpec
 from polyray.config.model import LoraSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.data.chat import encode_prompt
-from polyray.errors import PolicyNotDelivered
-from polyray.models.adapter import AdapterPayload, AdapterShape, Probe, sha256_of
+from polyray.errors import WeightSyncMismatch
+from polyray.models.adapter import AdapterShape, PolicyUpdate, Probe, sha256_of
 from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base, load_tokenizer
 from polyray.models.lora import adapter_bytes, adapter_config, attach_adapter
 from polyray.types import PolicyVersion, Prompt
 from polyray.weight_sync.probe import probe_logprobs
-from polyray.weight_sync.proof import DeliveryAck, check_delivery
+from polyray.weight_sync.proof import SyncAck, check_delivery
 from tests.unit.rollout.engine_process import RemoteEngine, engine_process
 from tests.unit.tiny_policy import move
 
@@ -89,17 +89,17 @@ def test_real_model_in_bfloat16_is_proven_and_its_faults_are_refused(
     previous: np.ndarray | None = None
     differences: list[float] = []
 
-    def payload(version: int) -> AdapterPayload:
+    def payload(version: int) -> PolicyUpdate:
         content = adapter_bytes(model)
         probe = Probe(sequences, probe_logprobs(model, sequences), previous, base_logprobs)
-        return AdapterPayload(PolicyVersion(1, version, sha256_of(content)), content, shape, probe)
+        return PolicyUpdate(PolicyVersion(1, version, sha256_of(content)), content, shape, probe)
 
-    def answer(asked: AdapterPayload) -> np.ndarray:
+    def answer(asked: PolicyUpdate) -> np.ndarray:
         engine.load(asked)
         return engine.probe(sequences)
 
-    def check(asked: AdapterPayload, logprobs: np.ndarray) -> float:
-        ack = DeliveryAck("rollout-0", asked.policy.sha256, logprobs, 0.0, 0.0)
+    def check(asked: PolicyUpdate, logprobs: np.ndarray) -> float:
+        ack = SyncAck("rollout-0", asked.policy.sha256, logprobs, 0.0, 0.0)
         return check_delivery(ack, asked.policy, asked.probe, tolerance).mean_difference
 
     for version, size in enumerate((0.0, 1e-5, 1e-4, 1e-2, 2e-2)):
@@ -118,5 +118,5 @@ def test_real_model_in_bfloat16_is_proven_and_its_faults_are_refused(
     for number, (name, fault) in enumerate(faults.items()):
         logprobs = answer(replace(fault, policy=replace(fault.policy, version=10 + number)))
         print(name, np.abs(logprobs - served.probe.logprobs).mean())
-        with pytest.raises(PolicyNotDelivered):
+        with pytest.raises(WeightSyncMismatch):
             check(served, logprobs)

@@ -23,7 +23,7 @@ OF_B = ".lora_B.weight"
 def ablated(content: bytes, by: Parts) -> Iterator[tuple[str, bytes]]:
     """(what is taken out, the adapter without it), for every layer, or every kind of module.
 
-    `content` is a safetensors file in PEFT's names. Raises DeliveryError for other bytes.
+    `content` is a safetensors file in PEFT's names. Raises WeightSyncError for other bytes.
     """
     tensors = adapter_from_bytes(content)
     parts = {key: _part(key, by) for key in tensors if key.endswith(OF_B)}

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from polyray.errors import ConfigError, DeliveryError
+from polyray.errors import ConfigError, WeightSyncError
 from polyray.models.adapter import AdapterShape
 from polyray.models.adapter_files import read_adapter
 from polyray.models.base_files import MANIFEST
@@ -122,7 +122,7 @@ def read_adapter_updates(directory: Path, name: str | None = None) -> Adapter:
     try:
         shape = AdapterShape.from_peft(config)
         factors = paired_factors(adapter_from_bytes(content))
-    except DeliveryError as error:
+    except WeightSyncError as error:
         raise ConfigError(f"{directory}: {error}") from error
     updates, norms = {}, {}
     for weight, (a, b) in sorted(factors.items()):

@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator
 
 import numpy as np
 
-from polyray.errors import DeliveryError, RolloutError
-from polyray.models.adapter import AdapterPayload
+from polyray.errors import RolloutError, WeightSyncError
+from polyray.models.adapter import PolicyUpdate
 from polyray.rollout.text_engine import TextDelta, TextRequest
 
 
@@ -23,7 +23,7 @@ class ScriptedTextEngine:
         """sha256 of adapters that are not loaded."""
         self.error: Exception | None = None
         """Raised instead of the second token."""
-        self.served: dict[str, AdapterPayload] = {}
+        self.served: dict[str, PolicyUpdate] = {}
         self.loads: list[str] = []
         """Names of versions, in the order in which they were loaded."""
         self.closed: list[TextRequest] = []
@@ -56,9 +56,9 @@ class ScriptedTextEngine:
             if not finished:
                 self.closed.append(request)
 
-    async def load(self, payload: AdapterPayload) -> np.ndarray:
+    async def load(self, payload: PolicyUpdate) -> np.ndarray:
         if payload.policy.sha256 in self.refuse:
-            raise DeliveryError(f"refused {payload.policy.name}")
+            raise WeightSyncError(f"refused {payload.policy.name}")
         self.loads.append(payload.policy.name)
         self.served[payload.policy.run] = payload
         return payload.probe.logprobs + np.float32(self.lie)

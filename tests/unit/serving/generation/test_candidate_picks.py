@@ -14,10 +14,10 @@ from polyray.config.loader import build_config
 from polyray.rewards.base import GroupScores
 from polyray.rollout.text_engine import TextRequest, TextSampling
 from polyray.seeds import sample_seed
-from polyray.serving.generation.asking import Asked
 from polyray.serving.generation.candidates import CandidateMaker
 from polyray.serving.generation.candidates_wire import CandidatesRequest
 from polyray.serving.generation.openai_answers import Sampled
+from polyray.serving.generation.request_parser import ParsedRequest
 
 REQUESTS = 400
 K = 4
@@ -65,7 +65,7 @@ async def pick(seed: int, selector: str, rewards: list[float] | None, prompt: st
         TextRequest((1,), sampling, sample_seed(seed, "prompt 0", at), "base") for at in range(K)
     )
     request = CandidatesRequest(prompt=prompt, k=K, selector=selector, seed=seed)  # type: ignore[arg-type]
-    answer = await maker.answer(request, Asked(policy, requests, 1), "alice")
+    answer = await maker.answer(request, ParsedRequest(policy, requests, 1), "alice")
     return answer.selected_index
 
 

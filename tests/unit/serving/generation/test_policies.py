@@ -12,10 +12,10 @@ import pytest
 
 from polyray.config.delivery import Tolerance
 from polyray.config.generation import AdapterSpec, GenerationServeConfig
-from polyray.errors import ConfigError, DeliveryError, PolicyNotDelivered
-from polyray.models.adapter import AdapterPayload, Probe
+from polyray.errors import ConfigError, WeightSyncError, WeightSyncMismatch
+from polyray.models.adapter import PolicyUpdate, Probe
+from polyray.serving.generation.adapter_sync import ServedAdapters
 from polyray.serving.generation.errors import AdapterConflict, InvalidRequest, UnknownPolicy
-from polyray.serving.generation.following import ServedAdapters
 from polyray.serving.generation.metrics import GenerationMetrics
 from polyray.serving.generation.policies import LivePolicies
 from polyray.serving.generation.sources import AdapterSource, check_configured, followed, key_of, source_of
@@ -35,14 +35,14 @@ def write_adapter(directory: Path, content: str, rank: int = 4, **manifest: obje
     return directory
 
 
-def reference(directory: Path | None, version: int, previous: np.ndarray | None) -> AdapterPayload:
+def reference(directory: Path | None, version: int, previous: np.ndarray | None) -> PolicyUpdate:
     """The hash of the weights, and log-probs that depend on it."""
     content = b"" if directory is None else (directory / "adapter_model.safetensors").read_bytes()
     if content == b"other base":
         raise ConfigError("this adapter belongs to another base")
     sha256 = hashlib.sha256(content).hexdigest()
     logprobs = np.array([-int(sha256[:4], 16) / 65536, -1.0], np.float32)
-    return AdapterPayload(PolicyVersion(1, version, sha256), content, None, Probe(SEQUENCES, logprobs, None))
+    return PolicyUpdate(PolicyVersion(1, version, sha256), content, None, Probe(SEQUENCES, logprobs, None))
 
 
 class Wanted:
@@ -86,7 +86,7 @@ async def test_adapter_that_fails_verification_is_not_served(tmp_path: Path) -> 
     policies = await policies_of(engine)
     engine.lie = 0.01
     source = AdapterSource("first", write_adapter(tmp_path / "first", "a"))
-    with pytest.raises(PolicyNotDelivered, match=r"0\.01 .*0\.0001"):
+    with pytest.raises(WeightSyncMismatch, match=r"0\.01 .*0\.0001"):
         await policies.load(source)
     assert policies.names() == ["base"] and list(engine.served) == ["base"]
 
@@ -98,7 +98,7 @@ async def test_failed_replacement_keeps_the_previous_weights(tmp_path: Path) -> 
     before, _ = await policies.load(AdapterSource("first", first))
     second = write_adapter(tmp_path / "second", "b")
     engine.refuse = {hashlib.sha256(b"b").hexdigest()}
-    with pytest.raises(DeliveryError, match="refused"):
+    with pytest.raises(WeightSyncError, match="refused"):
         await policies.load(AdapterSource("first", second))
     assert policies.resolve("first").policy == before.policy
     assert engine.served["first"].tensors == b"a"

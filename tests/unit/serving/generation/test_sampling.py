@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from polyray.errors import RolloutError
-from polyray.models.adapter import AdapterPayload, Probe
+from polyray.models.adapter import PolicyUpdate, Probe
 from polyray.rollout.text_engine import TextRequest, TextSampling
 from polyray.serving.generation.errors import DeadlineExceeded, EngineBusy
 from polyray.serving.generation.metrics import GenerationMetrics, ModelCounts
@@ -21,7 +21,7 @@ from tests.unit.serving.generation.scripted_text_engine import ScriptedTextEngin
 def engine_of(run: str = "base", tokens: int = 3) -> ScriptedTextEngine:
     engine = ScriptedTextEngine(tokens)
     probe = Probe((), np.zeros(0, np.float32), None)
-    engine.served[run] = AdapterPayload(PolicyVersion(1, 0, "0" * 64, run=run), b"", None, probe)
+    engine.served[run] = PolicyUpdate(PolicyVersion(1, 0, "0" * 64, run=run), b"", None, probe)
     return engine
 
 

@@ -21,7 +21,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @contextmanager
-def starting_turn(rollout: RolloutSpec, directory: Path | None = None) -> Iterator[None]:
+def gpu_startup_lock(rollout: RolloutSpec, directory: Path | None = None) -> Iterator[None]:
     """Hold the GPU's startup lock; an engine without a shared GPU does not wait.
 
     While the block runs, no other engine of the same user starts on this engine's GPU.

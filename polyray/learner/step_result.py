@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 
-class Verdict(IntEnum):
+class StepResult(IntEnum):
     """Ending of a step for the run; a number, so that ranks can broadcast it."""
 
     GO_ON = 0

@@ -15,11 +15,11 @@ MAX_INCIDENTS = 10_000
 
 
 @dataclass(slots=True)
-class Outcome:
+class RunState:
     """Incidents and final failure of a run, and the event that wakes its waiters.
 
     Example:
-        outcome = Outcome(); outcome.fail(RolloutError("...")); outcome.failure  # the first one
+        run_state = RunState(); run_state.fail(RolloutError("...")); run_state.failure  # the first one
     """
 
     failure: PolyrayError | None = None

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from polyray.config.run import TrainConfig
 from polyray.errors import RewardError
-from polyray.orchestrator.outcome import Outcome
 from polyray.orchestrator.rollout_actor import RolloutReply
+from polyray.orchestrator.run_state import RunState
 
 FIRST_GROUPS = 2
 """Groups of a run without a single score after which its reward counts as broken."""
 
 
-class ScoringWatch:
+class RewardFailureMonitor:
     """Belongs to the coordinator's event loop. Equal reasons one after another are one incident."""
 
-    def __init__(self, config: TrainConfig, outcome: Outcome) -> None:
+    def __init__(self, config: TrainConfig, run_state: RunState) -> None:
         self._config = config
-        self._outcome = outcome
+        self._run_state = run_state
         self._samples = 0
         self._unscored = 0
         self._groups = 0
@@ -36,11 +36,11 @@ class ScoringWatch:
         self._samples += reply.num_samples
         self._unscored += reply.num_samples - reply.num_scored
         if reply.error and reply.error != self._last_error:
-            self._outcome.incident("unscored", f"group {reply.group_id}: {reply.error}")
+            self._run_state.incident("unscored", f"group {reply.group_id}: {reply.error}")
         self._last_error = reply.error or self._last_error
         if reply.retried and reply.retried != self._last_retry:
             self._last_retry = reply.retried
-            self._outcome.incident(
+            self._run_state.incident(
                 "reward_retried", f"group {reply.group_id} or one beside it was sent again: {reply.retried}"
             )
         self._check_share()
@@ -66,4 +66,4 @@ class ScoringWatch:
         reason = self._last_error or "the reward gave none"
         error = RewardError(f"{found}; the reason given: {reason.splitlines()[0]}")
         error.add_note(reason)
-        self._outcome.fail(error)
+        self._run_state.fail(error)

@@ -34,7 +34,7 @@ class _Queue(Generic[MessageT]):
     """Cost of the messages that the run has had."""
 
 
-class Turns(Generic[MessageT]):
+class FairQueue(Generic[MessageT]):
     """Messages by run, in the order they came."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:

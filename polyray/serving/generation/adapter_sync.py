@@ -81,7 +81,7 @@ class ServedAdapters:
     async def add(self, spec: AdapterSpec) -> tuple[str, list[LivePolicy]]:
         """Serves what `spec` names, from now on; its key and the models. A followed run may have none yet.
 
-        Raises InvalidRequest, ConfigError, DeliveryError and AdapterConflict; nothing has changed then.
+        Raises InvalidRequest, ConfigError, WeightSyncError and AdapterConflict; nothing has changed then.
         """
         async with self._changing:
             key, models = await self._add(spec)

@@ -13,7 +13,7 @@ import pytest
 
 from polyray.config.rollout import RolloutSpec
 from polyray.rollout import vllm_build, vllm_engine, vllm_processes, vllm_text
-from polyray.rollout.gpu_turns import VISIBLE, starting_turn
+from polyray.rollout.gpu_startup_lock import VISIBLE, gpu_startup_lock
 from polyray.rollout.vllm_engine import build_llm
 
 WAIT_S = 5.0
@@ -37,28 +37,28 @@ def test_a_second_engine_waits_until_the_first_has_started(
     events: list[str] = []
 
     def start() -> None:
-        with starting_turn(SHARE, tmp_path):
+        with gpu_startup_lock(SHARE, tmp_path):
             events.append("second")
 
     second = threading.Thread(target=start)
-    with starting_turn(SHARE, tmp_path):
+    with gpu_startup_lock(SHARE, tmp_path):
         second.start()
         second.join(0.1)
         assert second.is_alive()
         events.append("first")
         monkeypatch.setenv(VISIBLE, "GPU-4/a")
-        with starting_turn(SHARE, tmp_path):
+        with gpu_startup_lock(SHARE, tmp_path):
             events.append("on another GPU")
-        with starting_turn(WHOLE, tmp_path), starting_turn(RolloutSpec(), tmp_path):
+        with gpu_startup_lock(WHOLE, tmp_path), gpu_startup_lock(RolloutSpec(), tmp_path):
             events.append("alone on its GPU, and on none")
     second.join(WAIT_S)
     assert events == ["first", "on another GPU", "alone on its GPU, and on none", "second"]
 
 
 def test_a_start_that_fails_ends_its_turn(tmp_path: Path) -> None:
-    with pytest.raises(MemoryError), starting_turn(SHARE, tmp_path):
+    with pytest.raises(MemoryError), gpu_startup_lock(SHARE, tmp_path):
         raise MemoryError
-    with starting_turn(SHARE, tmp_path):
+    with gpu_startup_lock(SHARE, tmp_path):
         pass
 
 
@@ -103,7 +103,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(vllm_build, "installed_build", lambda: ("vllm 0.32.0", False))
     for module in (vllm_text, vllm_processes):
-        monkeypatch.setattr(module, "starting_turn", turn)
+        monkeypatch.setattr(module, "gpu_startup_lock", turn)
     return seen
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from polyray.orchestrator.ledger import LedgerCounts
+from polyray.orchestrator.rollout_buffer import BufferCounts
 from tests.unit.orchestrator.ledger_steps import cut, do_step, finish, new_ledger, start_all
 
 
@@ -14,11 +14,11 @@ def test_a_batch_is_cut_once_and_handed_out_again_unchanged() -> None:
     ledger = new_ledger(max_staleness=1)
     for _ in range(3):
         finish(ledger, ledger.next_id(), 0)
-    first = ledger.cut(0)
+    first = ledger.take_batch(0)
     assert first is not None
     assert [(item.group_id, item.handle) for item in first.groups] == [(0, "handle-0"), (1, "handle-1")]
     finish(ledger, ledger.next_id(), 0)
-    assert ledger.cut(0) is first
+    assert ledger.take_batch(0) is first
     assert ledger.num_buffered == 2
     ledger.published(1)
     assert cut(ledger, 1) == [2, 3]
@@ -27,11 +27,11 @@ def test_a_batch_is_cut_once_and_handed_out_again_unchanged() -> None:
 def test_no_batch_before_it_is_complete_nor_for_another_step() -> None:
     ledger = new_ledger()
     finish(ledger, ledger.next_id(), 0)
-    assert ledger.cut(0) is None
+    assert ledger.take_batch(0) is None
     finish(ledger, ledger.next_id(), 0)
-    assert ledger.cut(1) is None
+    assert ledger.take_batch(1) is None
     assert cut(ledger, 0) == [0, 1]
-    assert ledger.cut(1) is None  # version 1 is not published: its batch does not exist yet
+    assert ledger.take_batch(1) is None  # version 1 is not published: its batch does not exist yet
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1, 2])
@@ -42,7 +42,7 @@ def test_a_version_that_stands_still_fills_s_plus_one_batches(max_staleness: int
     for group_id in range(3 * (max_staleness + 1)):
         finish(ledger, group_id, 0)
     assert not ledger.may_start(0)  # finishing makes no room: what is buffered still counts
-    assert ledger.cut(0) is not None
+    assert ledger.take_batch(0) is not None
     assert not ledger.may_start(0)  # neither does the cut: only a newer version does
     ledger.published(1)
     first = 3 * (max_staleness + 1)
@@ -161,7 +161,7 @@ def test_stale_groups_and_groups_of_other_attempts_are_dropped_and_counted() -> 
     finish(ledger, 1, version=1)
     finish(ledger, 2, version=2, attempt=7)
     finish(ledger, 3, version=3)  # the learner is not there yet
-    assert ledger.cut(2) is None
+    assert ledger.take_batch(2) is None
     assert (ledger.counts.dropped, ledger.num_buffered) == (3, 1)
     finish(ledger, 4, version=2)
     assert cut(ledger, 2) == [1, 4]
@@ -196,14 +196,14 @@ def test_every_group_that_leaves_is_named_once_with_its_reason() -> None:
         finish(ledger, group_id, 0)
     finish(ledger, 0, 0)
     finish(ledger, 3, 0)
-    first = ledger.cut(0)
+    first = ledger.take_batch(0)
     assert first is not None
-    assert first.dropped == ((1, "unscored"), (2, "teaches_nothing"))
+    assert first.dropped == ((1, "unscored"), (2, "zero_advantage"))
     ledger.published(1)
     for group_id in start_all(ledger, 1):
         finish(ledger, group_id, 1)
     ledger.published(2)  # the learner went on without a batch: what version 0 left is too old now
-    second = ledger.cut(2)
+    second = ledger.take_batch(2)
     snapshot = ledger.snapshot()
     assert second is not None and second.dropped == ((4, "stale"), (5, "stale"))
     assert (ledger.counts.stale, ledger.counts.dropped, ledger.counts.filtered) == (2, 3, 1)
@@ -220,7 +220,7 @@ def test_drops_since_the_last_batch_survive_a_restart() -> None:
     resumed.restore(json.loads(json.dumps(ledger.snapshot())))
     assert start_all(resumed, 0) == [1]
     finish(resumed, 1, 0, resumed.attempt)
-    batch = resumed.cut(0)
+    batch = resumed.take_batch(0)
     assert batch is not None and batch.dropped == ((0, "unscored"),)
 
 
@@ -233,7 +233,7 @@ def test_a_lost_group_of_a_leased_batch_comes_back_into_its_place(max_staleness:
     ledger.lost(0, 1)
     ledger.lost(0, 1)
     ledger.lost(7, 2)  # not the leased step
-    assert ledger.cut(0) is None
+    assert ledger.take_batch(0) is None
     assert ledger.may_start(0)
     assert ledger.next_id() == 1
     finish(ledger, 1, 0)
@@ -245,7 +245,7 @@ def test_a_lost_group_that_is_dropped_the_second_time_is_replaced_by_another() -
     ledger = new_ledger(batch=2)
     for group_id in start_all(ledger, 0):
         finish(ledger, group_id, 0)
-    ledger.cut(0)
+    ledger.take_batch(0)
     ledger.lost(0, 0)
     assert start_all(ledger, 0) == [0]
     ledger.drop(0)
@@ -290,12 +290,12 @@ def test_too_old_groups_take_no_capacity() -> None:
     ledger.lost(2, last)
     assert ledger.next_id() == last
     ledger.drop(last)
-    assert ledger.cut(2) is None and ledger.counts.stale == 1
+    assert ledger.take_batch(2) is None and ledger.counts.stale == 1
     finish(ledger, ledger.next_id(), 2)
     assert cut(ledger, 2) == [last + 1]
 
 
 def test_length_of_stale_groups_is_compared_with_used_groups() -> None:
-    counts = LedgerCounts(dropped=3, stale=2, stale_tokens=600, used=4, used_tokens=400)
+    counts = BufferCounts(dropped=3, stale=2, stale_tokens=600, used=4, used_tokens=400)
     assert counts.stale_length_ratio == 3.0
-    assert LedgerCounts().stale_length_ratio == 0.0
+    assert BufferCounts().stale_length_ratio == 0.0

@@ -7,7 +7,7 @@
 
 Plain bookkeeping of ids and the caller's handles (the coordinator attaches object references).
 A batch is cut once per step and asking again gives the same one. `snapshot` and `restore` carry it over a
-restart, and `take_back` those groups that need not be sampled again. A group that leaves without being trained on
+restart, and `restore_group` those groups that need not be sampled again. A group that leaves without being trained on
 is recorded with its reason, so that a run can account for every id.
 """
 
@@ -18,11 +18,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
-from polyray.orchestrator.staleness import Verdict, judge, may_start
+from polyray.orchestrator.staleness import StalenessDecision, judge, may_start
 from polyray.types import PolicyVersion
 
 HandleT = TypeVar("HandleT")
-DropReason = Literal["unscored", "teaches_nothing", "stale", "other_lineage"]
+DropReason = Literal["unscored", "zero_advantage", "stale", "other_lineage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,11 @@ class Batch(Generic[HandleT]):
 
 
 @dataclass(slots=True)
-class LedgerCounts:
+class BufferCounts:
     """Counts since the start of the surviving history.
 
     Example:
-        LedgerCounts(dropped=2, filtered=0, stale=2, stale_tokens=1800, used=64, used_tokens=20480)
+        BufferCounts(dropped=2, filtered=0, stale=2, stale_tokens=1800, used=64, used_tokens=20480)
     """
 
     dropped: int = 0
@@ -89,7 +89,7 @@ class LedgerCounts:
         return (self.stale_tokens / self.stale) / (self.used_tokens / self.used)
 
 
-class GroupLedger(Generic[HandleT]):
+class RolloutBuffer(Generic[HandleT]):
     """See the module. Not thread-safe: the coordinator's event loop owns it."""
 
     def __init__(self, batch: int, max_staleness: int, total_steps: int) -> None:
@@ -98,7 +98,7 @@ class GroupLedger(Generic[HandleT]):
         self.total_steps = total_steps
         self.attempt = 0
         self.learner_version = 0
-        self.counts = LedgerCounts()
+        self.counts = BufferCounts()
         self._ancestors: dict[int, int] = {}
         """Attempt -> its newest version that this one descends from."""
         self._dropped: list[tuple[int, DropReason]] = []
@@ -122,7 +122,7 @@ class GroupLedger(Generic[HandleT]):
         return len(self._buffer)
 
     @property
-    def may_cut(self) -> bool:
+    def may_take_batch(self) -> bool:
         """False if there can be no batch now, at any step."""
         return self._lease is not None or len(self._buffer) >= self.batch
 
@@ -133,7 +133,7 @@ class GroupLedger(Generic[HandleT]):
 
     def may_start(self, served_version: int) -> bool:
         """Whether a worker that serves this version may take one more group."""
-        accepted = self._places_taken() + len(self._buffer)
+        accepted = self._places_used() + len(self._buffer)
         if accepted + len(self._running) >= self.total_steps * self.batch:
             return False
         return may_start(accepted, len(self._running), served_version, self.batch, self.max_staleness)
@@ -181,7 +181,7 @@ class GroupLedger(Generic[HandleT]):
         self._gone(group_id, "unscored")
 
     def filter(self, group_id: int, max_batches: int) -> bool:
-        """Drops a running group that teaches nothing; False where the step has replaced enough of them already.
+        """Drops a running group that has_signal nothing; False where the step has replaced enough of them already.
 
         Which ones are replaced follows from their ids, not from the order in which they finish: so it is the same
         in a repeated run.
@@ -189,7 +189,7 @@ class GroupLedger(Generic[HandleT]):
         if group_id >= self._first_of_step + max_batches * self.batch:
             return False
         self._running.remove(group_id)
-        self._gone(group_id, "teaches_nothing")
+        self._gone(group_id, "zero_advantage")
         return True
 
     def lost(self, step: int, group_id: int) -> None:
@@ -205,7 +205,7 @@ class GroupLedger(Generic[HandleT]):
                 self._lease.lost[place] = group_id
                 heapq.heappush(self._requeued, group_id)
 
-    def cut(self, step: int) -> Batch[HandleT] | None:
+    def take_batch(self, step: int) -> Batch[HandleT] | None:
         """The batch of `step`, the same at every call; None while it is not complete.
 
         At S = 0 sorted by group id (row order changes the adapter's bytes), else the oldest version first.
@@ -243,14 +243,16 @@ class GroupLedger(Generic[HandleT]):
         if self.max_staleness == 0:
             return []
         leased = self._lease.groups if self._lease else []
-        return [item for item in (*leased, *self._oldest_first()) if self._judged(item) is Verdict.USE]
+        return [
+            item for item in (*leased, *self._oldest_first()) if self._judged(item) is StalenessDecision.USE
+        ]
 
-    def take_back(self, group: Finished[HandleT]) -> bool:
+    def restore_group(self, group: Finished[HandleT]) -> bool:
         """Put a group of `waiting` back into the buffer, after `restore`.
 
         Returns False, without a change, for a group that is not pending, or that can no longer be trained on.
         """
-        if group.group_id not in self._requeued or self._judged(group) is not Verdict.USE:
+        if group.group_id not in self._requeued or self._judged(group) is not StalenessDecision.USE:
             return False
         self._requeued.remove(group.group_id)
         heapq.heapify(self._requeued)
@@ -285,7 +287,7 @@ class GroupLedger(Generic[HandleT]):
         self._ancestors |= {values["attempt"]: values["version"]} if snapshot else {}
         self.attempt = max(self.attempt, values["attempt"]) + 1
         self.learner_version = values["version"]
-        self.counts = LedgerCounts(**values["counts"])
+        self.counts = BufferCounts(**values["counts"])
         self._dropped = [(group_id, reason) for group_id, reason in values["dropped"]]
         self._first_of_step = values["first_of_step"]
         self._cursor = values["cursor"]
@@ -297,7 +299,7 @@ class GroupLedger(Generic[HandleT]):
         self._lease = None
         return self.attempt
 
-    def _places_taken(self) -> int:
+    def _places_used(self) -> int:
         """Groups of consumed batches, and those of the leased one that are there."""
         taken, lease = self.learner_version * self.batch, self._lease
         return taken + (len(lease.places) - len(lease.lost) if lease is not None else 0)
@@ -318,14 +320,14 @@ class GroupLedger(Generic[HandleT]):
                 batch.places[place] = item
                 del batch.lost[place]
 
-    def _judged(self, item: Finished[HandleT]) -> Verdict:
+    def _judged(self, item: Finished[HandleT]) -> StalenessDecision:
         return judge(
             item.policy, self.learner_version, self.attempt, self.max_staleness, ancestors=self._ancestors
         )
 
     def _gone(self, group_id: int, reason: DropReason) -> None:
         self._dropped.append((group_id, reason))
-        if reason == "teaches_nothing":
+        if reason == "zero_advantage":
             self.counts.filtered += 1
         else:
             self.counts.dropped += 1
@@ -334,8 +336,8 @@ class GroupLedger(Generic[HandleT]):
         unjudged, self._unjudged = self._unjudged, []
         for item in [self._buffer[group_id] for group_id in unjudged if group_id in self._buffer]:
             verdict = self._judged(item)
-            if verdict is not Verdict.USE:
+            if verdict is not StalenessDecision.USE:
                 del self._buffer[item.group_id]
                 self.counts.stale += 1
                 self.counts.stale_tokens += item.num_tokens
-                self._gone(item.group_id, "stale" if verdict is Verdict.STALE else "other_lineage")
+                self._gone(item.group_id, "stale" if verdict is StalenessDecision.STALE else "other_lineage")

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from polyray.serving.generation.asking import Asked, Asking
 from polyray.serving.generation.openai_answers import (
     AnswerHead,
     ChatShape,
@@ -17,6 +16,7 @@ from polyray.serving.generation.openai_answers import (
     usage_of,
 )
 from polyray.serving.generation.openai_wire import ChatRequest, CompletionRequest, SamplingRequest
+from polyray.serving.generation.request_parser import ParsedRequest, RequestParser
 from polyray.serving.generation.sampling import Sampler
 
 Shape = CompletionShape | ChatShape
@@ -26,19 +26,19 @@ END_OF_STREAM = "[DONE]"
 class Completing:
     """Answers /v1/completions and /v1/chat/completions."""
 
-    def __init__(self, asking: Asking, sampler: Sampler, tokenizer: Any) -> None:
+    def __init__(self, asking: RequestParser, sampler: Sampler, tokenizer: Any) -> None:
         self._asking = asking
         self._sampler = sampler
         self._tokenizer = tokenizer
 
-    def asked(self, request: SamplingRequest) -> Asked:
+    def asked(self, request: SamplingRequest) -> ParsedRequest:
         """Engine requests of the HTTP request. Raises InvalidRequest and UnknownPolicy."""
         if isinstance(request, ChatRequest):
             return self._asking.chat(request)
         assert isinstance(request, CompletionRequest)
         return self._asking.completion(request)
 
-    async def answer(self, request: SamplingRequest, asked: Asked) -> dict[str, Any]:
+    async def answer(self, request: SamplingRequest, asked: ParsedRequest) -> dict[str, Any]:
         """The whole answer. Raises EngineBusy, DeadlineExceeded and RolloutError."""
         head, shape = _head(request, asked), self._shape(request)
         with self._sampler.reserved(len(asked.requests)):
@@ -46,7 +46,9 @@ class Completing:
         body = head.body(shape.kind, [shape.choice(at, each) for at, each in enumerate(completions)])
         return {**body, "usage": usage_of(asked.prompt_tokens, completions).model_dump()}
 
-    async def chunks(self, request: SamplingRequest, asked: Asked) -> AsyncGenerator[tuple[str, int], None]:
+    async def chunks(
+        self, request: SamplingRequest, asked: ParsedRequest
+    ) -> AsyncGenerator[tuple[str, int], None]:
         """(data of a server-sent event, tokens sampled so far), END_OF_STREAM last. Raises like `answer`."""
         head, shape = _head(request, asked), self._shape(request)
         with_usage = request.stream_options is not None and request.stream_options.include_usage
@@ -76,6 +78,6 @@ class Completing:
         return CompletionShape(self._tokenizer, request.logprobs)
 
 
-def _head(request: SamplingRequest, asked: Asked) -> AnswerHead:
+def _head(request: SamplingRequest, asked: ParsedRequest) -> AnswerHead:
     kind = "chatcmpl" if isinstance(request, ChatRequest) else "cmpl"
     return AnswerHead(f"{kind}-{uuid.uuid4().hex}", int(time.time()), request.model, asked.policy.policy.name)

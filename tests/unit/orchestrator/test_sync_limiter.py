@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from polyray.orchestrator.loading_turns import LoadingTurns
+from polyray.orchestrator.sync_limiter import WeightSyncLimiter
 
 
 class Workers:
     """Workers that load until released; `order` records the order of the starts."""
 
     def __init__(self, limit: int) -> None:
-        self.turns = LoadingTurns(limit)
+        self.turns = WeightSyncLimiter(limit)
         self.order: list[str] = []
         self._done: dict[str, asyncio.Event] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}

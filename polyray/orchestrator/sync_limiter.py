@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class LoadingTurns:
+class WeightSyncLimiter:
     """First come, first served; `limit` workers with groups at a time."""
 
     def __init__(self, limit: int) -> None:

@@ -16,19 +16,19 @@ from peft import PeftModel
 from polyray.config.run import TrainConfig
 from polyray.learner.advantages import Measured
 from polyray.learner.batch import Row, build_row_batch, micro_batches
-from polyray.learner.lockstep import idle_pass, in_lockstep
+from polyray.learner.fsdp_padding import dummy_pass, in_lockstep
 from polyray.models.logprobs import completion_logprobs
 from polyray.models.lora import reference_active
 
 
-def fill_reference(model: PeftModel, rows: Sequence[Row], config: TrainConfig) -> None:
+def compute_reference(model: PeftModel, rows: Sequence[Row], config: TrainConfig) -> None:
     """Sets `reference_T`: of all rows where the KL is part of the objective, else of the watched ones."""
     chosen = rows if config.algorithm.kl_coefficient > 0 else [row for row in rows if row.watched]
     for row, logprobs_T in zip(chosen, _logprobs(model, chosen, config, reference=True), strict=True):
         row.reference_T = logprobs_T
 
 
-def fill_proximal(model: PeftModel, rows: Sequence[Row], config: TrainConfig) -> None:
+def compute_old(model: PeftModel, rows: Sequence[Row], config: TrainConfig) -> None:
     """Sets `proximal_T` of all rows."""
     for row, logprobs_T in zip(rows, _logprobs(model, rows, config, reference=False), strict=True):
         row.proximal_T = logprobs_T
@@ -66,7 +66,7 @@ def _logprobs(
         active: AbstractContextManager[object] = reference_active(model) if reference else nullcontext()
         with torch.no_grad(), active:
             if part is None:
-                idle_pass(model)
+                dummy_pass(model)
                 continue
             batch = build_row_batch(part, device)
             logprobs_BT, _ = completion_logprobs(model, batch.rows, config.rollout.temperature)

@@ -26,11 +26,11 @@ MAX_PROMPTS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ParsedRequest:
     """Engine requests of one HTTP request.
 
     Example:
-        Asked(policy=LivePolicy(...), requests=(TextRequest(...),), prompt_tokens=3)
+        ParsedRequest(policy=LivePolicy(...), requests=(TextRequest(...),), prompt_tokens=3)
     """
 
     policy: LivePolicy
@@ -40,7 +40,7 @@ class Asked:
     """Tokens of all prompts, each counted once."""
 
 
-class Asking:
+class RequestParser:
     """Checks requests against the limits of the service."""
 
     def __init__(self, config: GenerationServeConfig, tokenizer: Any, policies: LivePolicies) -> None:
@@ -50,7 +50,7 @@ class Asking:
         self._policies = policies
         self._vocabulary = len(tokenizer)
 
-    def completion(self, request: CompletionRequest) -> Asked:
+    def completion(self, request: CompletionRequest) -> ParsedRequest:
         """POST /v1/completions. Raises InvalidRequest and UnknownPolicy."""
         prompts = request.prompts
         _at_most("the number of prompts", len(prompts), MAX_PROMPTS, "prompt")
@@ -59,7 +59,7 @@ class Asking:
         sampling = self._sampling(request, request.max_tokens, request.stops, request.logprobs)
         return self._asked(request.model, rows, request.n, sampling, request.seed, request.stream)
 
-    def chat(self, request: ChatRequest) -> Asked:
+    def chat(self, request: ChatRequest) -> ParsedRequest:
         """POST /v1/chat/completions. Raises InvalidRequest and UnknownPolicy."""
         self._check_logprobs(request.top_logprobs, "top_logprobs")
         logprobs = (request.top_logprobs or 0) if request.logprobs else None
@@ -69,7 +69,7 @@ class Asking:
         rows, sampling = [self._encode(prompt, "messages")], self._ended(sampling, prompt)
         return self._asked(request.model, rows, request.n, sampling, request.seed, request.stream)
 
-    def candidates(self, request: CandidatesRequest) -> Asked:
+    def candidates(self, request: CandidatesRequest) -> ParsedRequest:
         """POST /v1/candidates. Raises InvalidRequest and UnknownPolicy."""
         _at_most("k", request.k, self._limits.max_candidates, "k")
         stop = request.stop
@@ -88,7 +88,7 @@ class Asking:
         sampling: TextSampling,
         seed: int | None,
         stream: bool,
-    ) -> Asked:
+    ) -> ParsedRequest:
         _at_most("the number of completions", n, self._limits.max_n, "n")
         policy = self._policies.resolve(model)
         seed = secrets.randbits(SEED_BITS) if seed is None else seed
@@ -97,7 +97,7 @@ class Asking:
             for place, row in enumerate(rows)
             for index in range(n)
         ]
-        return Asked(policy, tuple(requests), sum(len(row) for row in rows))
+        return ParsedRequest(policy, tuple(requests), sum(len(row) for row in rows))
 
     def _sampling(
         self, request: Any, max_tokens: int | None, stops: Sequence[str], logprobs: int | None

@@ -3,7 +3,7 @@
 Ranks have different numbers of micro batches, down to none. A rank with fewer makes passes that add nothing:
 
     for batch in in_lockstep(model, batches):
-        idle_pass(model) if batch is None else train_on(batch)
+        dummy_pass(model) if batch is None else train_on(batch)
 
 If every rank has the whole base, the batches come unchanged and no rank waits.
 """
@@ -31,14 +31,14 @@ def in_lockstep(model: torch.nn.Module, batches: Sequence[Batch]) -> Iterator[Ba
     yield from [None] * missing
 
 
-def idle_pass(model: PeftModel) -> None:
+def dummy_pass(model: PeftModel) -> None:
     """A forward pass of one token and, unless under no_grad, the backward pass that belongs to it: zeros."""
-    zeros = idle_output(model)
+    zeros = dummy_output(model)
     if torch.is_grad_enabled():
         zeros.backward()
 
 
-def idle_output(model: PeftModel) -> torch.Tensor:
+def dummy_output(model: PeftModel) -> torch.Tensor:
     """A scalar 0 that depends on every adapted layer; for callers with a backward pass of their own."""
     base: Any = model.get_base_model()
     token = torch.zeros((1, 1), dtype=torch.long, device=base.get_output_embeddings().weight.device)
