@@ -2,9 +2,9 @@
 
     python -m benchmarks.walk
 
-Runs `polyray train` on simulated engines up to its coordinator, and notes every function of polyray that is given the
-configuration, a part of it, or a plan that was made from it. Prints the route and two figures: the files on it, and
-the climbs, which are steps to a file of a higher layer (the layers of import-linter in pyproject.toml).
+Runs `polyray train` on simulated engines up to its coordinator, and notes every function outside polyray/config that
+is given the configuration, a part of it, or a plan that was made from it. Prints the route and two figures: the files
+on it, and the climbs, which are steps to a file of a higher layer (the layers of import-linter in pyproject.toml).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Walk:
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
         """Notes one call; methods of a configuration itself do not count."""
         code = frame.f_code
-        if event != "call" or "/polyray/" not in code.co_filename:
+        if event != "call" or "/polyray/" not in code.co_filename or "/polyray/config/" in code.co_filename:
             return
         names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
         if any(_is_config(frame.f_locals.get(name)) for name in names if name not in ("self", "cls")):

@@ -212,7 +212,7 @@ def _sft(config: SftConfig, held: Held, display: ProgressDisplay) -> None:
 
 
 def _arm(config: TrainConfig, fleet: Fleet, display: ProgressDisplay) -> None:
-    from polyray.launch.cost import training_account
+    from polyray.launch.cost import held_by, training_account
     from polyray.launch.plan import plan_training
     from polyray.launch.train import train
     from polyray.runs.run_directory import RunDirectory
@@ -220,7 +220,8 @@ def _arm(config: TrainConfig, fleet: Fleet, display: ProgressDisplay) -> None:
     plan = plan_training(config)
     with RunDirectory.open(config) as directory:
         if not directory.finished:
-            with training_account(config) as cost:
+            assert plan.fleet is not None
+            with training_account(config, held_by(*plan.fleet.parts)) as cost:
                 train(plan, directory, fleet, display, cost)
 
 

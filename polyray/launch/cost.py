@@ -54,17 +54,17 @@ def account(job: str, config: RunBase, held: Held, logs: Sequence[LogSum] = ()) 
     return CostMeter(RunPaths(config.run_dir).cost, job, held, prices=config.prices, logs=logs)
 
 
-def training_account(config: TrainConfig, held: Held | None = None) -> CostMeter:
-    """Meter of a training run; `held` if it shares engines. The coordinator counts generated tokens."""
+def training_account(config: TrainConfig, held: Held) -> CostMeter:
+    """Meter of a training run. The coordinator counts generated tokens."""
     trained = _tokens(RunPaths(config.run_dir).metrics, "tokens_generated", "tokens_trained")
     logs = [trained, *_reward_judges(config.reward, config.second_opinion)]
-    return account("train", config, held or held_by(*training_parts(config)), logs)
+    return account("train", config, held, logs)
 
 
 def trial_account(config: TrainConfig, sharing: int | None) -> CostMeter:
     """Meter of a sweep's trial; `sharing` is the number of trials that share engines, None without."""
     if sharing is None:
-        return training_account(config)
+        return training_account(config, held_by(*training_parts(config)))
     return training_account(config, held_by_learner(config.learner) + held_by_fleet(config).share(sharing))
 
 

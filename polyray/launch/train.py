@@ -18,7 +18,7 @@ CALL_TIMEOUT_S = 120.0
 
 def run_training(config: TrainConfig) -> None:
     """The run of a configuration from wherever it stands to DONE, on a Ray and a fleet of its own."""
-    from polyray.launch.cost import show_cost, training_account
+    from polyray.launch.cost import held_by, show_cost, training_account
     from polyray.launch.fleet import open_fleet, open_ray
     from polyray.launch.plan import plan_training
     from polyray.runs.progress import ProgressDisplay
@@ -29,7 +29,7 @@ def run_training(config: TrainConfig) -> None:
         with RunDirectory.open(config) as directory:
             if plan is not None and plan.fleet is not None and not directory.finished:
                 with (
-                    training_account(plan.config) as cost,
+                    training_account(plan.config, held_by(*plan.fleet.parts)) as cost,
                     open_ray(plan.config.ray, display, plan.config.run_dir),
                     open_fleet(plan.fleet, plan.config.name) as fleet,
                 ):

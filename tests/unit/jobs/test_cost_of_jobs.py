@@ -21,6 +21,7 @@ import polyray.launch.train
 import polyray.sweeps.run
 import polyray.sweeps.study
 import polyray.sweeps.trial
+from polyray.capacity.bundles import Part
 from polyray.config.loader import load_config
 from polyray.config.sweep import SweepConfig
 from polyray.errors import Stopped
@@ -30,7 +31,7 @@ from polyray.runs.run_directory import RunDirectory
 from polyray.sweeps.plan import plan_trials, trial_dir
 from polyray.sweeps.trial import SweepWork, as_tune_config, run_trial
 
-FLEET: Any = SimpleNamespace(pool=None)
+FLEET: Any = SimpleNamespace(pool=None, parts=(Part("engine", 1, {"CPU": 1.0}),))
 
 
 def finish(config: Any, directory: RunDirectory, *rest: Any) -> None:
