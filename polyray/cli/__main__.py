@@ -21,6 +21,7 @@ COMMANDS = {
     "submit": "run a command as a job of a Ray cluster",
     "doctor": "check this machine, a model or a cluster",
     "pretrain": "build the embedded base model",
+    "models": "list the models that polyray makes, or make one",
     "curate": "make preference data from engagement or selections",
     "train_reward": "train an engagement model on preference data",
     "judge": "compare or rate completions with an LLM judge",

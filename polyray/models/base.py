@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from polyray.config.model import ModelSpec
+from polyray.config.model import SMOLLM2, ModelSpec
 from polyray.errors import MissingFile, MissingFiles
 from polyray.models.adapter_files import check_same_start, read_adapter, read_warm_start, start_manifest
 from polyray.models.base_files import (
@@ -23,6 +23,7 @@ from polyray.models.base_files import (
     resolve_dtype,
     resolve_model_dir,
 )
+from polyray.models.smollm2 import find_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +66,17 @@ def resolve_base(spec: ModelSpec) -> Base:
 def find_base(spec: ModelSpec, missing: MissingFiles, *, only_look: bool = False) -> Base | None:
     """Reads the fingerprints of a base and its warm start; returns None if the base is not on this machine.
 
-    `missing` notes files that are not there. With `only_look` a base of the hub is not fetched: stderr names it.
+    `missing` notes files that are not there. With `only_look` a base of the hub is not fetched and smollm2 is not
+    converted: stderr names it.
     Raises ConfigError for a base or a warm start that cannot be used.
     """
     base = None
     with missing.noted():
-        model_dir = local_model_dir(spec) if only_look and is_hub_name(spec.path) else resolve_model_dir(spec)
+        at_first_use = spec.path == SMOLLM2 or is_hub_name(spec.path)
+        model_dir = local_model_dir(spec) if only_look and at_first_use else resolve_model_dir(spec)
         if model_dir is None:
+            if spec.path == SMOLLM2:
+                find_source()
             print(f"note: model.path={spec.path} is not on this machine; the job fetches it", file=sys.stderr)
         else:
             warm_start = Path(spec.warm_start) if spec.warm_start else None
