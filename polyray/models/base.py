@@ -14,6 +14,7 @@ from pathlib import Path
 
 from polyray.config.model import SMOLLM2, ModelSpec
 from polyray.errors import MissingFile, MissingFiles
+from polyray.models import smollm2
 from polyray.models.adapter_files import check_same_start, read_adapter, read_warm_start, start_manifest
 from polyray.models.base_files import (
     MANIFEST,
@@ -23,7 +24,6 @@ from polyray.models.base_files import (
     resolve_dtype,
     resolve_model_dir,
 )
-from polyray.models.smollm2 import find_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,9 @@ def find_base(spec: ModelSpec, missing: MissingFiles, *, only_look: bool = False
         model_dir = local_model_dir(spec) if only_look and at_first_use else resolve_model_dir(spec)
         if model_dir is None:
             if spec.path == SMOLLM2:
-                find_source()
-            print(f"note: model.path={spec.path} is not on this machine; the job fetches it", file=sys.stderr)
+                smollm2.find_source()
+            how = "makes" if spec.path == SMOLLM2 else "fetches"
+            print(f"note: model.path={spec.path} is not on this machine; the job {how} it", file=sys.stderr)
         else:
             warm_start = Path(spec.warm_start) if spec.warm_start else None
             base = Base(model_dir, base_fingerprint(model_dir), warm_start)
