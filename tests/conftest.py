@@ -31,6 +31,7 @@ WITHOUT_ENGINES = frozenset(
         "test_train_reward.py",
         "test_learner_failures.py",
         "test_sandbox_reward.py",
+        "test_smollm2.py",
         "test_generation_service.py",
         "test_generation_replicas.py",
     }
@@ -176,6 +177,22 @@ def model_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     cache = tmp_path_factory.mktemp("cache")
     build_embedded(PretrainConfig(cache_dir=str(cache), steps=PRETRAIN_STEPS, batch_rows=64, num_threads=1))
+    return cache
+
+
+@pytest.fixture(scope="session")
+def smollm2_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache directory with smollm2, one for all test processes; skips where its package is not installed."""
+    from polyray.errors import MissingFile
+    from polyray.models.smollm2 import find_source, make_smollm2
+
+    try:
+        find_source()
+    except MissingFile as missing:
+        pytest.skip(str(missing))
+    root = tmp_path_factory.getbasetemp()
+    cache = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "smollm2"
+    make_smollm2(cache)
     return cache
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from polyray.capacity.bundles import CPU, total, training_parts
 from polyray.capacity.placement import training_estimate
 from polyray.capacity.shapes import shape_of
-from polyray.config.model import EMBEDDED, ModelSpec
+from polyray.config.model import EMBEDDED, SMOLLM2, ModelSpec
 from polyray.config.run import TrainConfig
 
 ENGINE_MIB = 1000
@@ -23,6 +23,8 @@ def model_mib(model: ModelSpec) -> float | None:
     """Size of the base weights in MiB: of files on disk, else of a known model (bfloat16); None if unknown."""
     if model.path == EMBEDDED:
         return 3.5
+    if model.path == SMOLLM2:
+        return 513.2  # float32
     directory = Path(model.path)
     files = list(directory.glob("*.safetensors")) if directory.is_dir() else []
     if files:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from polyray.config.model import LINEAR_MODULES, ModelSpec
+from polyray.config.model import LINEAR_MODULES, SMOLLM2, ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,7 @@ QWEN3 = {
 """The dense models of the family, by the size in their name."""
 QWEN3_NAME = re.compile(r"(?:.*/)?Qwen3-(\d+(?:\.\d+)?B)(?:-Base|-Instruct-\d{4}|-Thinking-\d{4})?")
 """Hub names of models in 16 bits; quantised ones and other architectures end differently."""
+SMOLLM2_SHAPE = ModelShape(576, 30, 9, 3, 64, 1536, 49_152, tied=True, qk_norm=False)
 
 
 def shape_of(model: ModelSpec) -> ModelShape | None:
@@ -99,6 +100,8 @@ def shape_of(model: ModelSpec) -> ModelShape | None:
     config = Path(model.path) / "config.json"
     if config.is_file():
         return shape_from_config(json.loads(config.read_text(encoding="utf-8")))
+    if model.path == SMOLLM2:
+        return SMOLLM2_SHAPE
     named = QWEN3_NAME.fullmatch(model.path)
     return QWEN3.get(named[1]) if named else None
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "export": "export an adapter: merged model, model card, hub",
     "doctor": "check this machine, a model or a cluster",
     "pretrain": "build the embedded base model",
+    "models": "list the models that polyray makes, or make one",
     "curate": "make preference data from engagement or selections",
     "train_reward": "train an engagement model on preference data",
     "judge": "compare or rate completions with an LLM judge",

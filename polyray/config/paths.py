@@ -5,7 +5,7 @@ means the same file in every process, so workers and replicas need no working di
 
     FilePath        a file or a directory
     BuiltinOrPath   the same, or `builtin`
-    NameOrPath      a directory, or a name: of a hub, or one that polyray knows (embedded, packaged, auto)
+    NameOrPath      a directory, or a name: of a hub, or one that polyray knows (embedded, smollm2, packaged, auto)
     FunctionPath    FILE.py:FUNCTION
     UrlOrPath       a URL; a SQLite file in one is a path
 
@@ -24,7 +24,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-NAMES = ("builtin", "packaged", "embedded", "auto")
+NAMES = ("builtin", "packaged", "embedded", "smollm2", "auto")
 """Values of NameOrPath that are never a directory."""
 SQLITE_FILE = "sqlite:///"
 """URL prefix of a SQLite path; with a further slash the path is absolute."""

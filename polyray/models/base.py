@@ -12,8 +12,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from polyray.config.model import ModelSpec
+from polyray.config.model import SMOLLM2, ModelSpec
 from polyray.errors import MissingFile, MissingFiles
+from polyray.models import smollm2
 from polyray.models.adapter_files import check_same_start, read_adapter, read_warm_start, start_manifest
 from polyray.models.base_files import (
     MANIFEST,
@@ -65,14 +66,19 @@ def resolve_base(spec: ModelSpec) -> Base:
 def find_base(spec: ModelSpec, missing: MissingFiles, *, only_look: bool = False) -> Base | None:
     """Reads the fingerprints of a base and its warm start; returns None if the base is not on this machine.
 
-    `missing` notes files that are not there. With `only_look` a base of the hub is not fetched: stderr names it.
+    `missing` notes files that are not there. With `only_look` a base of the hub is not fetched and smollm2 is not
+    converted: stderr names it.
     Raises ConfigError for a base or a warm start that cannot be used.
     """
     base = None
     with missing.noted():
-        model_dir = local_model_dir(spec) if only_look and is_hub_name(spec.path) else resolve_model_dir(spec)
+        at_first_use = spec.path == SMOLLM2 or is_hub_name(spec.path)
+        model_dir = local_model_dir(spec) if only_look and at_first_use else resolve_model_dir(spec)
         if model_dir is None:
-            print(f"note: model.path={spec.path} is not on this machine; the job fetches it", file=sys.stderr)
+            if spec.path == SMOLLM2:
+                smollm2.find_source()
+            how = "makes" if spec.path == SMOLLM2 else "fetches"
+            print(f"note: model.path={spec.path} is not on this machine; the job {how} it", file=sys.stderr)
         else:
             warm_start = Path(spec.warm_start) if spec.warm_start else None
             base = Base(model_dir, base_fingerprint(model_dir), warm_start)

