@@ -112,7 +112,7 @@ def test_shape_agrees_with_the_converted_configuration(model_dir: Path) -> None:
 def test_greedy_answer_names_paris_and_ends(model_dir: Path, tokenizer: Any) -> None:
     model = load_base(model_dir, "float32")
     assert model.num_parameters() == SMOLLM2_SHAPE.parameters == 134_515_008
-    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert model.get_parameter("lm_head.weight") is model.get_parameter("model.embed_tokens.weight")
     ids = torch.tensor([encode_prompt(tokenizer, Prompt("p", "", messages=QUESTION))])
     with torch.inference_mode():
         assert torch.isfinite(model(ids).logits).all()
