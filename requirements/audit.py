@@ -1,9 +1,9 @@
-"""What can be said about dependencies without network: `make check` runs it, in about a second.
+"""Checks of the dependencies without network: `make check` runs it, in about a second.
 
     python requirements/audit.py
 
 - installed are the versions that cpu.txt pins, and what each of them asks for (less cpu-overrides.txt);
-- every licence is one of ALLOWED, or was looked at by somebody (REVIEWED).
+- every licence is one of ALLOWED, or was reviewed (REVIEWED).
 
 Exit code 1 and a line for each finding. It knows no vulnerabilities: those are `make audit`, which needs network. Of
 gpu.txt it says nothing, since its packages are not installed here. Hashes of single-person packages: hashed.txt and
@@ -93,7 +93,7 @@ def pins_in(text: str) -> dict[str, str]:
 
 
 def left_out(text: str) -> set[str]:
-    """What an override file says never to install."""
+    """Packages that an override file excludes."""
     lines = [line for line in text.splitlines() if "'never'" in line]
     return {canonicalize_name(Requirement(line).name) for line in lines}
 
@@ -108,7 +108,7 @@ def wrong_versions(pins: Mapping[str, str], packages: Mapping[str, Package]) -> 
 
 
 def unmet(packages: Mapping[str, Package], never: set[str]) -> Iterator[str]:
-    """What a package asks for and does not get."""
+    """Requirements of a package that are not installed."""
     for package in packages.values():
         for text in package.requires:
             asked = Requirement(text)

@@ -1,4 +1,4 @@
-"""What several jobs start and share: Ray, the rollout pool, the reward service (not a job itself).
+"""Ray, the rollout pool and the reward service, as several commands start and share them.
 
 `open_ray` for the length of a job; `open_fleet` for the length of one or more runs on one base model: the
 quickstart opens one fleet for all its arms, because engines take longer to start than arms to train.

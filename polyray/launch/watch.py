@@ -1,4 +1,4 @@
-"""What the driver of a training run does while it trains: shows, writes down what went wrong, ends on request.
+"""Driver loop of a training run: shows progress, writes incidents, ends the run on request.
 
 SIGINT or SIGTERM: the step under way ends, a checkpoint is written, the run can be started again; a second one ends
 everything at once. The first one does, too, while the learner starts or starts again: there is no step to wait for.
@@ -86,12 +86,12 @@ def stamp_of(result: Path) -> tuple[int, int] | None:
 
 
 def draining_text(name: str) -> str:
-    """What is said at the first signal."""
+    """Message after the first signal."""
     return f"{name}: ending after this step, with a checkpoint; once more to end at once"
 
 
 def stopped(signal_name: str | None, step: int, num_steps: int) -> Stopped:
-    """What ends a run that came to no end of its own; `signal_name` None: somebody else asked."""
+    """Error that ends a run early; `signal_name` is None if no signal asked for it."""
     why = signal_name or "asked to end"
     if step == 0:
         return Stopped(f"{why} before the first step of {num_steps}; start the same command again")

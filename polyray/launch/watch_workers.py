@@ -1,4 +1,4 @@
-"""What the driver of a training without a coordinator does while it trains: shows, ends on request.
+"""Driver loop of a training without a coordinator: shows progress, ends the run on request.
 
 As jobs/watch.py does it for RL, with the same words: its workers are asked through a file in the run's directory
 (polyray/runs/stop_request.py). Not a job itself; called by polyray sft and polyray train_reward.

@@ -1,4 +1,4 @@
-"""What other tools read: the same verdicts come out of HumanEval's published semantics."""
+"""Exported samples get the same verdicts by HumanEval's published semantics."""
 
 from __future__ import annotations
 

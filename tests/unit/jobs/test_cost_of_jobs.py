@@ -1,4 +1,4 @@
-"""Where jobs open their accounts: the jobs as they are, with stand-ins for Ray, engines and learners."""
+"""Cost accounts of the commands, with stand-ins for Ray, engines and learners."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def _head(card: Path) -> dict[str, Any]:
 
 
 def _evaluate(runs: Path, name: str, sha256: str, value: float) -> Path:
-    """What jobs.evaluate leaves behind of one arm with these weights."""
+    """Files of an evaluation of one arm with these weights."""
     directory = runs / name / "evaluation"
     directory.mkdir(parents=True)
     with JsonlWriter(directory / "samples.jsonl") as writer:
@@ -335,7 +335,7 @@ def test_the_evaluation_of_exactly_these_weights_is_found(finished: Path, tmp_pa
         )
 
 
-def test_what_is_there_is_not_replaced(finished: Path, tmp_path: Path) -> None:
+def test_export_over_an_existing_directory_is_refused(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     with pytest.raises(ConfigError, match="mine exists; an export replaces nothing"):
         main([str(finished), "--adapter", str(tmp_path / "mine")])
@@ -405,7 +405,7 @@ def test_check_writes_nothing(finished: Path, tmp_path: Path, capsys: pytest.Cap
         (["--adapter", "a", "--push", "me/x"], "set HF_TOKEN in the environment"),
     ],
 )
-def test_what_a_command_line_may_not_say(
+def test_contradicting_options_are_refused(
     options: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN", raising=False)

@@ -1,4 +1,4 @@
-"""What jobs.train shows and what it writes into DONE; the run itself is in tests/integration."""
+"""Messages of polyray train and the content of DONE; the run itself is in tests/integration."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_more_patience_takes_a_finished_run_up_again(tmp_path: Path) -> None:
         ({"tracking": [{"type": "tensorboard"}, {"type": "tensorboard"}]}, ConfigError, "tensorboard twice"),
     ],
 )
-def test_what_cannot_work_is_said_before_anything_starts(
+def test_impossible_run_is_refused_before_anything_starts(
     changes: dict[str, Any],
     error: type[Exception],
     message: str,
@@ -123,7 +123,7 @@ class _Ended(Exception):
 
 
 class _Pool:
-    """What the driver asks of it, in order."""
+    """Calls of the driver, in order."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []

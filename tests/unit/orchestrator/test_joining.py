@@ -1,4 +1,4 @@
-"""What can be wrong about a cluster to join, by name; with a real head: tests/integration/test_submit.py."""
+"""Errors of joining a cluster; with a real head: tests/integration/test_submit.py."""
 
 from __future__ import annotations
 

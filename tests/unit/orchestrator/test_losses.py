@@ -59,7 +59,7 @@ async def test_a_group_that_is_lost_while_the_run_ends_comes_again(dropped: bool
     assert sum(len(fake.requests) for fake in pool.made) == (5 if dropped else 4)
 
 
-async def test_nothing_that_is_lost_is_no_incident() -> None:
+async def test_empty_loss_is_no_incident() -> None:
     coordinator = await started(FakePool(1), make_config(rollout={"num_workers": 1}))
     await batch_of(coordinator, 0)
     await coordinator.lost(1, 0, ())
