@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from polyray.capacity.shapes import ModelShape
+from polyray.models.limits import LOGITS_PER_CHUNK
+from polyray.rollout.vllm_build import VLLM_RANKS
 
 GIB = 2**30
 BYTES = {"bfloat16": 2, "float32": 4}
@@ -20,8 +22,6 @@ LEARNER_OVERHEAD = int(1.5 * GIB)
 """CUDA context, libraries' workspaces, fragments: a guess."""
 ENGINE_OVERHEAD = int(2.5 * GIB)
 """The same, and captured graphs: a guess."""
-LOGITS_PER_CHUNK = 2**25
-"""Same value as in polyray/models/logprobs.py."""
 RL_LOGIT_BYTES = 18
 """Bytes of one logit in a chunk: as it comes (2), float32, its log-softmax, probabilities, and their product (4
 each).
@@ -34,8 +34,6 @@ SAMPLING_LOGIT_BYTES = 12
 """Bytes of one logit of the sampler: float32, sorted or scaled, log-softmax."""
 GATHERED_BLOCKS = 3
 """Blocks of a sharded base that are whole on a rank at a time: current, next, and the receive buffer."""
-ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""Ranks of an engine's adapter slots, as in polyray/rollout/vllm_delivery.py."""
 
 
 def base_weights(shape: ModelShape, dtype: str, quantization: str, *, double: bool) -> int:
@@ -127,7 +125,7 @@ def kv_bytes_per_token(shape: ModelShape, dtype: str) -> int:
 
 def lora_slots(shape: ModelShape, dtype: str, rank: int, slots: int) -> int:
     """Bytes of an engine's adapters of every linear layer, at the next rank that its kernels support."""
-    engine_rank = next((known for known in ENGINE_RANKS if known >= rank), rank)
+    engine_rank = next((known for known in VLLM_RANKS if known >= rank), rank)
     return slots * shape.lora_parameters(engine_rank) * BYTES[dtype]
 
 

@@ -30,6 +30,7 @@ from polyray.config.learner import LearnerSpec
 from polyray.config.model import ModelSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
+from polyray.rollout.vllm_build import MAX_LORAS
 
 WHAT_THIS_IS = (
     "an estimate from the model's shape, not a measurement: full micro batches, every sequence at its full length; "
@@ -37,8 +38,6 @@ WHAT_THIS_IS = (
 )
 CARDS = {16: 15.0, 24: 22.4, 40: 39.4, 48: 44.9, 80: 79.5, 96: 93.5, 141: 139.8, 180: 178.0}
 """GB on the label of usual GPUs -> GiB that a process can have."""
-MAX_SLOTS = 32
-"""Adapters an engine keeps at most, as polyray/rollout/vllm_engine.py has it."""
 
 OF_A_STEP = ("activations", "logits", "gathered_blocks")
 """Parts of a learner rank's memory that are free between steps."""
@@ -148,7 +147,7 @@ def _weights(shape: ModelShape, dtype: str, model: ModelSpec, learner: LearnerSp
 def engine_memory(model: ModelSpec, shape: ModelShape, rollout: RolloutSpec, delivery: DeliverySpec) -> Parts:
     """Bytes by part of one engine on each of its devices, with all its sequences at their full length."""
     dtype, devices = _dtype(model), rollout.tensor_parallel_size
-    slots = 0 if delivery.mode == "merged" else min(rollout.max_staleness + 2, MAX_SLOTS)
+    slots = 0 if delivery.mode == "merged" else min(rollout.max_staleness + 2, MAX_LORAS)
     kv_tokens = rollout.max_sequences * rollout.max_model_len
     return {
         "weights": base_weights(shape, dtype, model.quantization, double=False) // devices,

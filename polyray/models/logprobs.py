@@ -15,11 +15,10 @@ import torch
 from peft import PeftModel
 from torch.utils.checkpoint import checkpoint
 
+from polyray.models.limits import LOGITS_PER_CHUNK
 from polyray.models.packing import ModelInput, model_inputs
 from polyray.models.sharding import is_sharded
 
-LOGITS_PER_CHUNK = 2**25
-"""Logits held at once (float32): 128 MiB."""
 LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Configuration keys of models with logits beyond head(hidden); they take the plain forward."""
 

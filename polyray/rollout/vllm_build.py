@@ -11,6 +11,10 @@ from importlib import metadata
 from polyray.errors import ConfigError
 
 FIELD = "rollout.gpus_per_worker"
+MAX_LORAS = 32
+"""Adapters of one batch; groups of further ones wait until another has none running."""
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Values that vLLM allows for `max_lora_rank`; an adapter of lower rank works under it."""
 
 
 def check_build(gpus: float, field: str = FIELD) -> None:

@@ -24,6 +24,7 @@ from polyray.config.model import LINEAR_MODULES
 from polyray.errors import RolloutError, WeightSyncError
 from polyray.models.adapter import AdapterShape, PolicyUpdate
 from polyray.rollout.adapter_files import AdapterFiles, peft_config
+from polyray.rollout.vllm_build import VLLM_RANKS
 from polyray.types import PolicyVersion
 from polyray.weight_sync.merge import (
     PEFT_PREFIX,
@@ -35,8 +36,6 @@ from polyray.weight_sync.merge import (
 
 RELOAD_LOGGERS = ("layerwise", "inplace")
 """vLLM's loggers that warn about every module left unchanged by a reload, which is intended here."""
-VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""Values that vLLM allows for `max_lora_rank`; an adapter of lower rank works under it."""
 
 
 class EngineCalls(Protocol):

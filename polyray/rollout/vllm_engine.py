@@ -21,7 +21,7 @@ from polyray.errors import ConfigError, RolloutError, WeightSyncError
 from polyray.extensions import naming_the_extra
 from polyray.models.adapter import PolicyUpdate
 from polyray.rollout.gpu_startup_lock import gpu_startup_lock
-from polyray.rollout.vllm_build import check_build
+from polyray.rollout.vllm_build import MAX_LORAS, check_build
 from polyray.rollout.vllm_delivery import AdapterDelivery, MergedDelivery, VersionDelivery, engine_rank
 from polyray.rollout.vllm_groups import (
     RunningGroups,
@@ -39,8 +39,6 @@ SLEEP_LEVEL = 1
 """Weights move to the host's memory; at level 2 they would be gone, and adapters with them."""
 BLOCK_SIZE = 32
 """Tokens of one KV cache block."""
-MAX_LORAS = 32
-"""Adapters of one batch; groups of further ones wait until another has none running."""
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_LEVEL": "WARNING",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from polyray.capacity import memory
-from polyray.capacity.memory import GIB, activations, layer_activations
+from polyray.capacity.memory import activations, layer_activations
 from polyray.capacity.shapes import QWEN3, ModelShape
 from polyray.config.model import LINEAR_MODULES
 
@@ -90,17 +90,6 @@ def test_an_engine_by_hand() -> None:
     assert memory.lora_slots(SHAPE, "bfloat16", 16, 2) == 2 * 43_646_976 * 2
     assert memory.lora_slots(SHAPE, "bfloat16", 9, 1) == 43_646_976 * 2  # there are slots of 8 and of 16
     assert memory.sampling_logits(SHAPE, 64) == 64 * 151936 * 12
-
-
-def test_constants_match_the_described_code() -> None:
-    from polyray.capacity import placement
-    from polyray.models import logprobs
-    from polyray.rollout import vllm_delivery, vllm_engine
-
-    assert memory.LOGITS_PER_CHUNK == logprobs.LOGITS_PER_CHUNK
-    assert memory.ENGINE_RANKS == vllm_delivery.VLLM_RANKS
-    assert placement.MAX_SLOTS == vllm_engine.MAX_LORAS
-    assert GIB == 2**30
 
 
 def test_a_base_in_4_bits_by_hand() -> None:
