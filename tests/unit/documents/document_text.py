@@ -18,7 +18,8 @@ GUIDES = (
         f"docs/{name}.md"
         for name in (
             "algorithms", "architecture", "commands", "configuration", "evaluation", "glossary", "hyper-parameters",
-            "models", "operations", "own-task", "python-api", "rewards", "scaling", "serving", "sweeps", "troubleshooting",
+            "models", "operations", "own-task", "python-api", "rewards", "scaling", "serving", "sweeps",
+            "troubleshooting",
         )
     ),
 )  # fmt: skip
