@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from polyray.capacity.bundles import engines
+from polyray.capacity.bundles import engines, training_parts
 from polyray.config.judge import JudgeConfig
 from polyray.config.loader import build_config
 from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
@@ -69,7 +69,7 @@ def test_training_run_holds_engines_learner_and_rewards(tmp_path: Path) -> None:
     config = training(tmp_path)
     assert held_by(engines(config.rollout)) == Held(1.5, 3.0)
     assert held_by_learner(config.learner) == Held(3.0, 2.0)
-    assert held_of(training_account(config)) == Held(1.5 + 3.0 + 0.5, 5.0)
+    assert held_of(training_account(config, whole(config))) == Held(1.5 + 3.0 + 0.5, 5.0)
     assert held_by_fleet(config) == Held(1.5 + 0.5, 3.0)
     assert held_by_fleet(config).share(4) == Held(0.5, 0.75)
 
@@ -82,8 +82,13 @@ def test_training_run_holds_shares_of_gpus(tmp_path: Path) -> None:
         reward={"type": "verifier", "service": {"num_replicas": 2, "num_cpus": 0.25, "num_gpus": 0.25}},
     )
     assert held_by_learner(config.learner) == Held(1.0, 0.5)
-    assert held_of(training_account(config)) == Held(1.0 + 1.0 + 0.5, 1.5)
+    assert held_of(training_account(config, whole(config))) == Held(1.0 + 1.0 + 0.5, 1.5)
     assert held_by_fleet(config) == Held(1.0 + 0.5, 1.0)
+
+
+def whole(config: TrainConfig) -> Held:
+    """Resources of a run with engines of its own."""
+    return held_by(*training_parts(config))
 
 
 def held_of(meter: CostMeter) -> Held | None:
@@ -93,14 +98,18 @@ def held_of(meter: CostMeter) -> Held | None:
 def test_trials_share_the_engines_of_their_sweep(tmp_path: Path) -> None:
     config = training(tmp_path)
     assert held_of(trial_account(config, sharing=4)) == Held(3.0 + 0.5, 2.0 + 0.75)
-    assert held_of(trial_account(config, sharing=None)) == held_of(training_account(config)) == Held(5.0, 5.0)
+    assert (
+        held_of(trial_account(config, sharing=None))
+        == held_of(training_account(config, whole(config)))
+        == Held(5.0, 5.0)
+    )
 
 
 def test_tokens_of_a_training_run_are_counted_over_all_starts(tmp_path: Path) -> None:
     metrics = tmp_path / "run" / "metrics.jsonl"
     write(metrics, {"step": 0, "tokens_generated": 500})
     for _ in range(2):
-        with training_account(training(tmp_path)) as meter:
+        with training_account(training(tmp_path), Held(1.0)) as meter:
             write(metrics, {"step": 1, "tokens_generated": 60}, {"step": 2})
             meter.generated(150)
     cost = read_cost(tmp_path / "run" / "cost.json")
@@ -154,7 +163,7 @@ def test_training_run_pays_its_reward_judge(tmp_path: Path) -> None:
     )
     write(cache, answer(""))
     for _ in range(2):
-        with training_account(config):
+        with training_account(config, whole(config)):
             write(cache, answer(""))
         write(cache, answer(""))  # another run's
     assert judge_spend(tmp_path / "run") == (2, 2200, pytest.approx(2 * MONEY))
