@@ -24,7 +24,7 @@ REWARD = "def score(items):\n    return [len(set(item['completion'])) / 40 for i
 
 @pytest.fixture
 def config(train_values: Callable[..., dict[str, Any]], smollm2_cache: Path, tmp_path: Path) -> TrainConfig:
-    """Two prompts x 4 completions of at most 8 tokens."""
+    """Two prompts x 4 completions of at most 12 tokens."""
     rows = [{"messages": [{"role": "user", "content": text}]} for text in PROMPTS]
     (tmp_path / "prompts.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows * 8))
     (tmp_path / "reward.py").write_text(REWARD)
@@ -34,7 +34,7 @@ def config(train_values: Callable[..., dict[str, Any]], smollm2_cache: Path, tmp
         "prompts_per_step": 2,
         "group_size": 4,
         "max_prompt_tokens": 64,
-        "max_completion_tokens": 8,
+        "max_completion_tokens": 12,
         "max_sequences": 8,
         "kv_cache_mib": 64,
     }
@@ -59,7 +59,7 @@ def test_smollm2_trains_with_verified_weight_sync(ray_session: None, config: Tra
     lines = read_jsonl(paths.metrics)
     assert [line["policy_version"] for line in lines] == list(range(1, STEPS + 1))
     for line in lines:
-        assert line["delivery_difference_max"] <= 2e-4
+        assert line["delivery_difference_max"] <= 1e-4
         assert abs(line["kl_rollout"]) < 1e-6
         assert line["logprob_difference_max"] < 2e-4
         assert line["grad_norm"] > 0
