@@ -81,7 +81,7 @@ class RunPlan(Generic[ConfigT]):
 
 def plan_training(config: TrainConfig) -> RunPlan[TrainConfig]:
     """Checks the inputs of a run and resolves it."""
-    base, reward = _read_training(config)
+    parts, base, reward = _read_training(config)
     assert base is not None
     base = merge_warm_start(base, config.model)
     dtype = held_as(config.model, base, config.learner.use_gpu)
@@ -89,7 +89,7 @@ def plan_training(config: TrainConfig) -> RunPlan[TrainConfig]:
     sync = choose_sync(config.model, config.delivery, config.rollout, base)
     rank = sync.lora_rank(config.model.lora.rank)
     engine = EngineSettings(str(base.directory.resolve()), sync.dtype, config.rollout, rank)
-    fleet = FleetPlan(config.rollout, tuple(training_parts(config)), reward, engine)
+    fleet = FleetPlan(config.rollout, parts, reward, engine)
     return RunPlan(config, base, dtype, sync, fleet)
 
 
@@ -152,11 +152,13 @@ def check_evaluation(config: EvaluateConfig) -> None:
 
 def _read_training(
     config: TrainConfig, *, only_look: bool = False, made_before: bool = False
-) -> tuple[Base | None, RewardPlan]:
-    """Base (None if it is not on this machine) and reward; reads all prompts that a run may ask for."""
+) -> tuple[tuple[Part, ...], Base | None, RewardPlan]:
+    """Parts, base (None if it is not on this machine) and reward; reads all prompts that a run may ask for."""
     from polyray.periodic_eval.validation import validation_prompts
 
-    _check_engines(config.rollout)
+    parts = tuple(training_parts(config))
+    if config.rollout.engine_kind != "simulated":
+        check_build_for(config.rollout.gpus_per_worker, config.rollout.node_labels)
     if config.learner.checkpoint_storage is not None and not only_look:
         from polyray.learner.checkpoint_storage import open_storage
 
@@ -183,7 +185,7 @@ def _read_training(
         limit = GENERATED_PROMPTS if generated else max(FIRST_PROMPTS, MARGIN * groups)
         room = config.rollout.max_prompt_tokens
         check_task_prompts(task, config.seed, limit, fixed, base.directory, room)
-    return base, reward
+    return parts, base, reward
 
 
 def _read_sft(config: SftConfig, *, only_look: bool = False) -> Base | None:
