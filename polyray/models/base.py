@@ -44,7 +44,7 @@ class Base:
     def is_quantised(self) -> bool:
         """Whether the weights are stored quantised."""
         file = self.directory / "config.json"
-        return file.is_file() and "quantization_config" in json.loads(file.read_text(encoding="utf-8"))
+        return file.is_file() and bool(json.loads(file.read_text("utf-8")).get("quantization_config"))
 
     def check_same_start(self, checkpoints: Path, run: str) -> None:
         """Raises ConfigError if the newest checkpoint began on another base or another warm start."""

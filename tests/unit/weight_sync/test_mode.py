@@ -48,6 +48,7 @@ def test_mode_set_in_the_configuration_is_taken(tmp_path: Path, mode: str, dtype
     ("config", "how", "mode", "reason"),
     [
         ({}, {}, "merged", "CPU"),
+        ({"quantization_config": None}, {}, "merged", "CPU"),
         ({}, {"gpus_per_worker": 1}, "adapter", "GPU"),
         ({}, {"dtype": "bfloat16"}, "adapter", "bfloat16"),
         ({"quantization_config": {"bits": 4}}, {}, "adapter", "quantised base"),
