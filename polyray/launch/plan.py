@@ -27,10 +27,11 @@ from polyray.models.adapter_files import read_adapter
 from polyray.models.base import Base, check_adapter, find_base, held_as, merge_warm_start, resolve_base
 from polyray.rewards import RewardPlan, plan_reward
 from polyray.rollout.engine import EngineSettings
-from polyray.rollout.vllm_build import check_build_for
+from polyray.rollout.vllm_build import check_rollout_build
 from polyray.runs.run_directory import RunPaths
 from polyray.runs.trackers.running import check_trackers
 from polyray.tasks import build_task
+from polyray.tasks.prompts import check_prompts, check_task_prompts, validation_prompts
 from polyray.weight_sync.mode import SyncChoice, choose_sync
 
 ConfigT = TypeVar("ConfigT", TrainConfig, SftConfig)
@@ -87,8 +88,7 @@ def plan_training(config: TrainConfig) -> RunPlan[TrainConfig]:
     dtype = held_as(config.model, base, config.learner.use_gpu)
     base.check_same_start(RunPaths(config.run_dir).checkpoints, config.name)
     sync = choose_sync(config.model, config.delivery, config.rollout, base)
-    rank = sync.lora_rank(config.model.lora.rank)
-    engine = EngineSettings(str(base.directory.resolve()), sync.dtype, config.rollout, rank)
+    engine = _engine(base, sync, config.rollout, config.model.lora.rank)
     fleet = FleetPlan(config.rollout, parts, reward, engine)
     return RunPlan(config, base, dtype, sync, fleet)
 
@@ -98,7 +98,7 @@ def plan_fleet(config: TrainConfig, await_model: Callable[[], object] | None = N
 
     With `await_model` the base is still being made, too: the function returns once it exists.
     """
-    _check_engines(config.rollout)
+    check_rollout_build(config.rollout)
     rewards = config.reward, config.task, config.diversity, config.second_opinion
     reward = plan_reward(*rewards, directory=config.base_dir)
 
@@ -109,8 +109,7 @@ def plan_fleet(config: TrainConfig, await_model: Callable[[], object] | None = N
         model = config.model.model_copy(update={"warm_start": None}) if continues else config.model
         base = resolve_base(model)
         sync = choose_sync(config.model, config.delivery, config.rollout, base)
-        rank = sync.lora_rank(config.model.lora.rank)
-        return EngineSettings(str(base.directory.resolve()), sync.dtype, config.rollout, rank)
+        return _engine(base, sync, config.rollout, config.model.lora.rank)
 
     parts = tuple(training_parts(config))
     return FleetPlan(config.rollout, parts, reward, engine if await_model is not None else engine())
@@ -131,7 +130,7 @@ def plan_evaluation(config: EvaluateConfig) -> FleetPlan:
     assert base is not None
     base = merge_warm_start(base, config.model)
     sync = choose_sync(config.model, config.delivery, config.rollout, base)
-    engine = EngineSettings(str(base.directory.resolve()), sync.dtype, config.rollout, sync.lora_rank(rank))
+    engine = _engine(base, sync, config.rollout, rank)
     return FleetPlan(config.rollout, (engines(config.rollout),), reward, engine)
 
 
@@ -154,11 +153,8 @@ def _read_training(
     config: TrainConfig, *, only_look: bool = False, made_before: bool = False
 ) -> tuple[tuple[Part, ...], Base | None, RewardPlan]:
     """Parts, base (None if it is not on this machine) and reward; reads all prompts that a run may ask for."""
-    from polyray.periodic_eval.validation import validation_prompts
-
     parts = tuple(training_parts(config))
-    if config.rollout.engine_kind != "simulated":
-        check_build_for(config.rollout.gpus_per_worker, config.rollout.node_labels)
+    check_rollout_build(config.rollout)
     if config.learner.checkpoint_storage is not None and not only_look:
         from polyray.learner.checkpoint_storage import open_storage
 
@@ -178,8 +174,6 @@ def _read_training(
     missing.raise_if_any()
     assert reward is not None and task is not None
     if base is not None:
-        from polyray.tasks.prompt_check import check_task_prompts  # imports torch
-
         groups = config.learner.steps * config.rollout.prompts_per_step
         generated = isinstance(config.task, HiddenTrapGridSpec)
         limit = GENERATED_PROMPTS if generated else max(FIRST_PROMPTS, MARGIN * groups)
@@ -214,7 +208,7 @@ def _read_evaluation(
     """Base (None if it is not on this machine), reward and the largest rank; reads the prompts of every arm."""
     from polyray.evaluation.arms import resolve_arms
 
-    _check_engines(config.rollout)
+    check_rollout_build(config.rollout)
     missing = MissingFiles()
     reward = None
     base = find_base(config.model, missing, only_look=only_look)
@@ -229,7 +223,6 @@ def _read_evaluation(
     assert reward is not None
     if base is not None:
         from polyray.models.loading import usable_tokenizer
-        from polyray.tasks.prompt_check import check_prompts
 
         task = build_task(config.task)
         prompts = task.held_out_prompts(config.evaluation.num_prompts)
@@ -240,14 +233,14 @@ def _read_evaluation(
     return base, reward, max(ranks)
 
 
+def _engine(base: Base, sync: SyncChoice, rollout: RolloutSpec, rank: int) -> EngineSettings:
+    """Settings of engines that serve adapters of at most this rank."""
+    return EngineSettings(str(base.directory.resolve()), sync.dtype, rollout, sync.lora_rank(rank))
+
+
 def _rank(directory: Path, base: Base | None) -> int:
     """Rank of an adapter; 0 if its base is not on this machine."""
     if base is None:
         check_adapter(directory, base)
         return 0
     return AdapterShape.from_peft(read_adapter(directory, base.sha256)[1]).rank
-
-
-def _check_engines(rollout: RolloutSpec) -> None:
-    if rollout.engine_kind != "simulated":
-        check_build_for(rollout.gpus_per_worker, rollout.node_labels)

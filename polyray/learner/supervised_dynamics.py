@@ -27,11 +27,12 @@ from polyray.learner.reduce import from_rank_0
 from polyray.learner.supervised_evaluation import end_tokens
 from polyray.models.logprobs import Rows, completion_logprobs
 from polyray.models.sharding import is_sharded
-from polyray.periodic_eval.validation import mean_over_prompts, summarise, validation_prompts
+from polyray.periodic_eval.validation import mean_over_prompts, summarise
 from polyray.runs.jsonl import JsonlWriter, cut_jsonl, read_jsonl
 from polyray.seeds import sample_seed
 from polyray.tasks import build_task
 from polyray.tasks.base import Task
+from polyray.tasks.prompts import validation_prompts
 from polyray.types import Completion, Group, PolicyVersion, Prompt, ScoredGroup
 
 MAX_ROWS = 128

@@ -19,12 +19,12 @@ import numpy as np
 
 from polyray.config.dynamics import Rounds
 from polyray.config.run import TrainConfig
-from polyray.errors import DataError
 from polyray.metrics import mean_pairwise_cosine_distance
 from polyray.metrics.pass_at_k import best_curve, distinct_correct_curve, pass_at_k
 from polyray.metrics.text_spread import text_spread
 from polyray.seeds import sample_seed
 from polyray.tasks.base import Task
+from polyray.tasks.prompts import validation_prompts
 from polyray.types import WRONG_CLASS, GroupRequest, PolicyVersion, Prompt, ScoredGroup
 
 UNVALIDATED = "unvalidated"
@@ -109,26 +109,6 @@ class Validation:
         """Begin a new attempt; results of the old one are void."""
         self._under_way.clear()
         self._results.clear()
-
-
-def validation_prompts(rounds: Rounds, task: Task, seed: int) -> list[Prompt]:
-    """The task's validation part; held-out prompts only where `rounds` asks for them by name.
-
-    Choices that are made on held-out prompts would make the evaluation on them too good.
-    """
-    if rounds.prompts == "held_out":
-        prompts = task.held_out_prompts()[-rounds.num_prompts :]
-    else:
-        prompts = task.validation_prompts(rounds.num_prompts)
-    if not prompts and rounds.from_training:
-        prompts = [task.training_prompt(index, seed) for index in range(rounds.num_prompts)]
-    if not prompts:
-        raise DataError(
-            f"task {task.name} has no validation prompts, on which `evaluation` chooses the best version; held-out "
-            "prompts are for polyray evaluate alone. Give the task more data (task.path, task.train_path, "
-            "task.validation_share or task.num_validation), or remove `evaluation`"
-        )
-    return prompts
 
 
 def summarise(group: ScoredGroup, rounds: Rounds) -> ValidationSummary:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import metadata
 
+from polyray.config.rollout import RolloutSpec
 from polyray.errors import ConfigError
 
 FIELD = "rollout.gpus_per_worker"
@@ -46,6 +47,12 @@ def check_build_for(gpus: float, node_labels: Mapping[str, str], field: str = FI
     """
     if not gpus and not node_labels:
         check_build(gpus, field)
+
+
+def check_rollout_build(rollout: RolloutSpec) -> None:
+    """`check_build_for` the engines of a run; a simulated engine needs no vLLM."""
+    if rollout.engine_kind != "simulated":
+        check_build_for(rollout.gpus_per_worker, rollout.node_labels)
 
 
 def installed_build() -> tuple[str, bool] | None:

@@ -17,7 +17,7 @@ from polyray.config.rollout import RolloutSpec
 from polyray.config.run import EvaluateConfig, TrainConfig
 from polyray.errors import ConfigError, RewardError
 from polyray.launch.fleet import open_reward
-from polyray.launch.plan import _check_engines, plan_evaluation, plan_fleet, plan_training
+from polyray.launch.plan import plan_evaluation, plan_fleet, plan_training
 from polyray.models import loading
 from polyray.models.base import resolve_base
 from polyray.rewards import RewardPlan, plan_reward
@@ -128,4 +128,4 @@ def test_other_engines_are_not_judged_here(
     rollout: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vllm_build, "installed_build", lambda: ("vllm 0.32.0", False))
-    _check_engines(RolloutSpec.model_validate(rollout))
+    vllm_build.check_rollout_build(RolloutSpec.model_validate(rollout))

@@ -15,9 +15,10 @@ from polyray.config.run import TrainConfig
 from polyray.config.training_evaluation import TrainingEvaluationSpec
 from polyray.errors import ConfigError, DataError
 from polyray.metrics import self_bleu
-from polyray.periodic_eval.validation import Validation, ValidationSummary, summarise, validation_prompts
+from polyray.periodic_eval.validation import Validation, ValidationSummary, summarise
 from polyray.seeds import sample_seed
 from polyray.tasks import build_task
+from polyray.tasks.prompts import validation_prompts
 from polyray.types import PolicyVersion, Prompt, ScoredGroup
 from tests.unit.tiny_policy import random_group, train_config
 

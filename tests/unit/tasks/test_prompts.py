@@ -12,9 +12,8 @@ import pytest
 from polyray.config.loader import build_config
 from polyray.config.run import TrainConfig
 from polyray.errors import DataError
-from polyray.periodic_eval.validation import validation_prompts
 from polyray.tasks import build_task
-from polyray.tasks.prompt_check import check_task_prompts, training_prompts
+from polyray.tasks.prompts import check_task_prompts, training_prompts, validation_prompts
 from tests.unit.tiny_policy import save_base
 
 

@@ -1,18 +1,20 @@
-"""Measures a run's prompts before anything starts: each must be encodable and fit into the engines."""
+"""Prompts of a run: those of training, the fixed ones of validation, and whether each can be sampled."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerBase
-
+from polyray.config.dynamics import Rounds
 from polyray.data.chat import encode_prompt
 from polyray.errors import DataError
-from polyray.models.loading import usable_tokenizer
 from polyray.tasks.base import Task
 from polyray.types import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 REPEATS = 200
 """Known prompts in a row after which a task has no others: tasks with a file go through it in epochs."""
@@ -29,6 +31,8 @@ def check_task_prompts(
     contents = frozenset((prompt.text, repr(prompt.messages)) for prompt in measured)
     key = (model_dir, max_prompt_tokens, hash(contents))
     if key not in _GOOD:  # trials of a sweep ask the same
+        from polyray.models.loading import usable_tokenizer
+
         check_prompts(measured, task, usable_tokenizer(model_dir), max_prompt_tokens)
         _GOOD.add(key)
 
@@ -45,6 +49,26 @@ def training_prompts(task: Task, seed: int, limit: int) -> Iterator[Prompt]:
         if not repeats:
             known.add(prompt.prompt_id)
             yield prompt
+
+
+def validation_prompts(rounds: Rounds, task: Task, seed: int) -> list[Prompt]:
+    """The task's validation part; held-out prompts only where `rounds` asks for them by name.
+
+    Choices that are made on held-out prompts would make the evaluation on them too good.
+    """
+    if rounds.prompts == "held_out":
+        prompts = task.held_out_prompts()[-rounds.num_prompts :]
+    else:
+        prompts = task.validation_prompts(rounds.num_prompts)
+    if not prompts and rounds.from_training:
+        prompts = [task.training_prompt(index, seed) for index in range(rounds.num_prompts)]
+    if not prompts:
+        raise DataError(
+            f"task {task.name} has no validation prompts, on which `evaluation` chooses the best version; held-out "
+            "prompts are for polyray evaluate alone. Give the task more data (task.path, task.train_path, "
+            "task.validation_share or task.num_validation), or remove `evaluation`"
+        )
+    return prompts
 
 
 def check_prompts(
