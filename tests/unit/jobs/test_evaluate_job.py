@@ -212,7 +212,8 @@ def test_programs_without_consent_are_refused_before_the_start(tmp_path: Path) -
 def test_options_are_short_for_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "e.yaml"
     config.write_text(
-        "name: e\nadapters: {base: null}\nevaluation: {num_prompts: 2, num_samples: 8}\n"
+        f"name: e\nmodel: {{cache_dir: {tmp_path}}}\nadapters: {{base: null}}\n"
+        "evaluation: {num_prompts: 2, num_samples: 8}\n"
         "task: {type: code}\nreward: {type: sandbox, allow_code_execution: true}\n"
     )
     assert check_without_models(main, [str(config), "--export", "evalplus", "--allow-self-selection"]) == 0
