@@ -235,7 +235,14 @@ def engine_arguments(
             "enable_sleep_mode": spec.sleep_between_steps,
         }
     else:
-        arguments |= {"kv_cache_memory_bytes": spec.kv_cache_mib * 2**20}
+        arguments |= {
+            "kv_cache_memory_bytes": spec.kv_cache_mib * 2**20,
+            "kv_transfer_config": {
+                "kv_connector": "SharedPrompt",
+                "kv_connector_module_path": "polyray.rollout.vllm_shared_prompt",
+                "kv_role": "kv_both",
+            },
+        }
     if lora_rank is not None:
         versions = (spec.max_staleness + 2) * runs
         max_loras = min(versions, MAX_LORAS)

@@ -1,0 +1,123 @@
+"""A group's prompt computed once: a connector of vLLM that copies its keys and values from one sample to the others.
+
+    first sample --prefill--> keys and values of the prompt --copy--> other samples, which compute the last token only
+
+vLLM's own prefix cache finds full blocks again. Everything behind the last full block is computed by every sample of a
+group: 20 of 52 tokens in blocks of 32. The copy gives the same bits as computing them would.
+
+Samples of a group are requests `<group>/<submission>/<sample>`. A sample waits until another one of its group has
+computed the prompt; if all of those have ended, it computes the prompt itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorMetadata
+
+if TYPE_CHECKING:
+    from vllm.v1.request import Request
+
+NAME = "SharedPrompt"
+
+
+@dataclass(frozen=True, slots=True)
+class Copies(KVConnectorMetadata):
+    """Blocks that a step copies before it computes."""
+
+    sources: tuple[int, ...]
+    targets: tuple[int, ...]
+
+
+class SharedPrompt(KVConnectorBase_V1):
+    """See the module. vLLM makes one for its scheduler and one for its worker, which talk through `Copies`."""
+
+    def __init__(self, vllm_config: Any, role: Any, kv_cache_config: Any) -> None:
+        super().__init__(vllm_config, role, kv_cache_config)
+        self._block_size: int = vllm_config.cache_config.block_size
+        self._blocks: Any = None
+        self._groups: dict[str, list[Request]] = {}
+        """Samples of each group that were scheduled and have not ended."""
+        self._copies: list[tuple[int, int]] = []
+
+    def bind_kv_cache_manager(self, kv_cache_manager: Any) -> None:
+        """Keeps vLLM's table of blocks."""
+        self._blocks = kv_cache_manager
+
+    def get_num_new_matched_tokens(
+        self, request: Request, num_computed_tokens: int
+    ) -> tuple[int | None, bool]:
+        """Prompt tokens to copy for a sample; None while another one computes them."""
+        samples = self._groups.get(group_of(request.request_id), [])
+        if not any(sample is not request for sample in samples):
+            return 0, False
+        if self._source(request) is None:
+            return None, False
+        return max(0, request.num_prompt_tokens - 1 - num_computed_tokens), False
+
+    def update_state_after_alloc(self, request: Request, blocks: Any, num_external_tokens: int) -> None:
+        """Notes a scheduled sample, and the blocks that it needs copied."""
+        group = group_of(request.request_id)
+        if not group:
+            return
+        if num_external_tokens:
+            source = self._source(request)
+            assert source is not None
+            (theirs,) = self._blocks.get_block_ids(source.request_id)
+            (ours,) = blocks.get_block_ids()
+            end = request.num_prompt_tokens - 1
+            copied = slice((end - num_external_tokens) // self._block_size, -(-end // self._block_size))
+            self._copies += zip(theirs[copied], ours[copied], strict=True)
+        samples = self._groups.setdefault(group, [])
+        if request not in samples:
+            samples.append(request)
+
+    def build_connector_meta(self, scheduler_output: Any) -> Copies:
+        """Copies of the step that was just scheduled."""
+        copies, self._copies = self._copies, []
+        return Copies(tuple(source for source, _ in copies), tuple(target for _, target in copies))
+
+    def request_finished(self, request: Request, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
+        """Forgets a sample; vLLM may free its blocks at once."""
+        group = group_of(request.request_id)
+        remaining = [sample for sample in self._groups.pop(group, []) if sample is not request]
+        if remaining:
+            self._groups[group] = remaining
+        return False, None
+
+    def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
+        """Copies blocks in the cache of every layer, [blocks, heads, tokens, 2 head sizes] each."""
+        copies = self._get_connector_metadata()
+        assert isinstance(copies, Copies)
+        if copies.sources:
+            sources, targets = list(copies.sources), list(copies.targets)
+            for layer in forward_context.no_compile_layers.values():
+                layer.kv_cache[targets] = layer.kv_cache[sources]
+
+    def wait_for_layer_load(self, layer_name: str) -> None:
+        """No effect: copies are made at once."""
+
+    def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any) -> None:
+        """No effect: the cache itself is the source."""
+
+    def wait_for_save(self) -> None:
+        """No effect, as `save_kv_layer`."""
+
+    def _source(self, request: Request) -> Request | None:
+        """Sample that has computed the prompt and still holds its blocks."""
+        samples = self._groups[group_of(request.request_id)]
+        return next(
+            (
+                sample
+                for sample in samples
+                if sample is not request and sample.num_computed_tokens >= request.num_prompt_tokens
+            ),
+            None,
+        )
+
+
+def group_of(request_id: str) -> str:
+    """`<group>/<submission>` of a sample; empty for any other request."""
+    group, _, sample = request_id.rpartition("/")
+    return group if sample.isdigit() and "/" in group else ""
