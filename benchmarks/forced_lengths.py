@@ -57,9 +57,13 @@ class ForcedEnds:
         self._prompt_tokens = 0
         self.lengths: Sequence[int] = ()
 
+    def begin(self, lengths: Sequence[int]) -> None:
+        """The next batch has these lengths; its prompts are padded to one length."""
+        self.lengths, self._prompt_tokens = lengths, 0
+
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """[B, V] scores of the next tokens."""
-        if self._prompt_tokens == 0:  # all prompts are of one length
+        if self._prompt_tokens == 0:
             self._prompt_tokens = input_ids.shape[1]
         token = input_ids.shape[1] - self._prompt_tokens + 1
         scores[:, self._end] = -torch.inf

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from polyray.capacity.shapes import QWEN3
 
-ModelName = Literal["embedded", "random"]
+ModelName = Literal["embedded", "random", "smollm2"]
 RANDOM_SHAPE: dict[str, Any] = {
     "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "num_key_value_heads": 4,
     "head_dim": 64, "intermediate_size": 2048, "vocab_size": 8192, "tie_word_embeddings": True,
@@ -73,10 +73,10 @@ def model_directory(name: ModelName, scratch: Path) -> Path:
     """
     from polyray.config.model import ModelSpec
     from polyray.learner.embedded import build_tokenizer
-    from polyray.models.base_files import find_embedded
+    from polyray.models.base_files import resolve_model_dir
 
-    if name == "embedded":
-        return find_embedded(Path(ModelSpec().cache_dir))
+    if name != "random":
+        return resolve_model_dir(ModelSpec(path=name))
     random_base().save_pretrained(scratch)
     build_tokenizer().save_pretrained(scratch)
     return scratch

@@ -7,10 +7,13 @@ micro batches; no KL term, no gradient checkpointing; every completion has an ad
 --part learning: the learners alone, on the same completions (trl_learning.py).
 
 --model embedded: the prompts of the default task, lengths as the embedded model answers. --model random: 90 M random
-weights, lengths from an exponential distribution with --mean-share of the longest as its mean.
+weights; --model smollm2: SmolLM2-135M-Instruct on the chat prompts of configs/train/smollm2.jsonl; both with lengths
+from an exponential distribution with --mean-share of the longest as its mean. Of steps, polyray's seconds are also
+held against the machine's limit (machine_limit.py).
 
   python -m benchmarks trl
   python -m benchmarks trl --model random --steps 3
+  python -m benchmarks trl --model smollm2 --longest 16 --mean-share 0.5 --steps 3
   python -m benchmarks trl --part learning --model random --mean-share 0.3 --groups 2 --out trl.json
 
 TRL is no requirement of polyray. Install it beside: pip install --no-deps --target DIR 'trl==1.16.*'; PYTHONPATH=DIR.
@@ -36,13 +39,17 @@ from polyray.errors import EXIT_OK
 LIMITS = {
     ("steps", "embedded"): 1.1,
     ("steps", "random"): 1 / 3,
+    ("steps", "smollm2"): 0.2,
     ("learning", "embedded"): 1.1,
     ("learning", "random"): 1 / 1.5,
 }
 """Limits of polyray's seconds over TRL's."""
+MACHINE = ("generate at the limit", "learn at the limit")
+"""Work of a step at the speed of the machine's matrix products."""
 DEFAULTS = {
     "embedded": {"groups": 16, "group_size": 16, "longest": 10},
     "random": {"groups": 8, "group_size": 8, "longest": 128},
+    "smollm2": {"groups": 8, "group_size": 8, "longest": 16},
 }
 
 
@@ -52,13 +59,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--part", choices=("steps", "learning"), default="steps", help="what is compared")
     parser.add_argument("--model", choices=tuple(DEFAULTS), default="embedded", help="what is trained")
     parser.add_argument("--steps", type=int, default=8, help="timed steps of each side (default: 8)")
-    parser.add_argument("--groups", type=int, help="prompts of a step (default: 16; random: 8)")
-    parser.add_argument("--group-size", type=int, help="completions of a prompt (default: 16; random: 8)")
+    parser.add_argument("--groups", type=int, help="prompts of a step (default: 16; random and smollm2: 8)")
     parser.add_argument(
-        "--longest", type=int, help="tokens of the longest completion (default: 10; random: 128)"
+        "--group-size", type=int, help="completions of a prompt (default: 16; random and smollm2: 8)"
     )
-    parser.add_argument("--mean-share", type=float, default=0.2, help="random: mean length / longest")
+    parser.add_argument(
+        "--longest", type=int, help="tokens of the longest completion (default: 10; random: 128; smollm2: 16)"
+    )
+    parser.add_argument(
+        "--mean-share", type=float, default=0.2, help="random and smollm2: mean length / longest"
+    )
     parser.add_argument("--micro-batch-rows", type=int, default=256, help="on both sides (default: 256)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="steps: of the base"
+    )
     parser.add_argument("--threads", type=int, default=2, help="of torch (default: 2)")
     parser.add_argument("--out", metavar="FILE", help="write the measures as JSON")
     parser.add_argument("--check", action="store_true", help="print what would be measured as JSON and exit")
@@ -72,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"--steps {options.steps} --mean-share {options.mean_share} --micro-batch-rows "
             f"{options.micro_batch_rows}: at least 1 step, a share in (0, 1], and a divisor of {rows} rows are needed"
         )
+    if options.part == "learning" and (options.model == "smollm2" or options.dtype != "float32"):
+        parser.error("--part learning compares in float32, on the models embedded and random")
     if options.check:
         print(json.dumps({"job": "benchmarks trl", **vars(options)}, indent=2))
         return EXIT_OK
@@ -115,8 +131,15 @@ def comparison(
     steps = lengths[WARM_UP_STEPS:]
     ratios = tuple(ours / theirs for ours, theirs in zip(taken["polyray"], taken["trl"], strict=True))
     limit = LIMITS[options.part, options.model]
+    least = (
+        [sum(of) for of in zip(*(parts[name][WARM_UP_STEPS:] for name in MACHINE), strict=True)]
+        if parts
+        else []
+    )
+    above = tuple(ours / of for ours, of in zip(taken["polyray"], least, strict=False))
     return [
         Measure(f"{options.part}, polyray / TRL, {options.model} model", ratios, "", limit),
+        *([Measure("  polyray / the machine's limit", above)] if above else []),
         *(Measure(f"  {name}", values, "s") for name, values in taken.items()),
         *(
             Measure(f"  polyray, of which {name}", tuple(of[WARM_UP_STEPS:]), "s")

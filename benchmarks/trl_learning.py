@@ -16,6 +16,7 @@ from benchmarks.learner import build_learner
 from benchmarks.made_groups import drawn_lengths, random_tokens, scored_group
 from benchmarks.models import RANDOM_SHAPE, random_base
 from benchmarks.trl_trainer import LEARNING_RATE, WARM_UP_STEPS, build_trainer
+from polyray.learner.embedded import build_tokenizer
 from polyray.types import TrainingBatch
 
 
@@ -39,9 +40,8 @@ class LearningSides:
     def train(self) -> None:
         """Alternates until both have made all their steps."""
         prompts = ["1"] * (self._options.groups * (WARM_UP_STEPS + self._options.steps))
-        trainer = build_trainer(
-            self._options, _base(self._options.model), prompts, self._rewards, self, self._rollout
-        )
+        base, tokenizer = _base(self._options.model), build_tokenizer()
+        trainer = build_trainer(self._options, base, tokenizer, prompts, self._rewards, self, self._rollout)
         score = trainer._generate_and_score_completions
 
         def timed(inputs: Any) -> Any:

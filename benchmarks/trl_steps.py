@@ -24,13 +24,15 @@ from typing import Any
 import torch
 
 from benchmarks.forced_lengths import ForcedEnds, ForcedLengths, planned_lengths, require_lengths
+from benchmarks.machine_limit import step_limit
 from benchmarks.made_groups import with_rewards_in_turns
 from benchmarks.models import model_directory
+from benchmarks.trl import MACHINE
 from benchmarks.trl_trainer import LEARNING_RATE, WARM_UP_STEPS, build_trainer
 from polyray.config.run import TrainConfig
-from polyray.config.task import HiddenTrapGridSpec
+from polyray.config.task import HiddenTrapGridSpec, JsonlSpec
 from polyray.learner.policy import Policy
-from polyray.models.loading import load_base
+from polyray.models.loading import load_base, load_tokenizer
 from polyray.rewards.groups import GroupToScore, score_groups
 from polyray.rewards.verifier import VerifierReward
 from polyray.rollout.vllm_engine import VllmEngine
@@ -40,8 +42,8 @@ from polyray.tasks import build_task
 from polyray.types import GroupRequest, Prompt, TrainingBatch
 from polyray.weight_sync.proof import check_delivery
 
-DTYPE = "float32"
 KV_CACHE_MIB = 512
+PROMPTS = "configs/train/smollm2.jsonl"
 TIMEOUT_S = 600.0
 OUR_PARTS = ("generate", "score", "learn", "deliver")
 
@@ -51,16 +53,16 @@ class StepSides:
 
     def __init__(self, options: Namespace, scratch: Path) -> None:
         self._options = options
-        self._task = build_task(HiddenTrapGridSpec())
+        self._task = build_task(_task(options))
         steps = WARM_UP_STEPS + options.steps
         self._prompts = [self._task.training_prompt(i, 0) for i in range(steps * options.groups)]
         self.lengths = planned_lengths(self._prompts, options)
         """Lengths of the completions of each step, group by group."""
-        directory = model_directory(options.model, scratch)
+        self._directory = directory = model_directory(options.model, scratch)
         self._manager = _Process(ctx=multiprocessing.get_context("spawn"))
         self._manager.start(_stdout_to_stderr)
         self._ours: OurSide = self._manager.OurSide(options, directory)  # type: ignore[attr-defined]  # registered
-        self._model = load_base(directory, DTYPE)
+        self._model = load_base(directory, options.dtype)
         self._forced = ForcedEnds(self._model.config.eos_token_id)
         self._started = self._aside_s = 0.0
         self.our_seconds: dict[str, list[float]] = {}
@@ -71,8 +73,9 @@ class StepSides:
 
     def train(self) -> None:
         """Alternates until both have made all their steps."""
-        texts = [prompt.text for prompt in self._prompts]
-        trainer = build_trainer(self._options, self._model, texts, self._rewards, self)
+        texts = [list(prompt.messages) if prompt.messages else prompt.text for prompt in self._prompts]
+        tokenizer = load_tokenizer(self._directory)
+        trainer = build_trainer(self._options, self._model, tokenizer, texts, self._rewards, self)
         trainer.model.generate = partial(trainer.model.generate, logits_processor=[self._forced])
         sample = trainer._generate_and_score_completions
 
@@ -91,7 +94,7 @@ class StepSides:
 
     def begin(self) -> None:
         """See `Turns.begin`."""
-        self._forced.lengths = self.lengths[len(self.seconds["trl"])]
+        self._forced.begin(self.lengths[len(self.seconds["trl"])])
         self._started = time.perf_counter()
 
     def end(self) -> None:
@@ -102,15 +105,23 @@ class StepSides:
         started = time.perf_counter()
         self._ours.step(step, self._prompts[step * groups : (step + 1) * groups], self.lengths[step])
         self.seconds["polyray"].append(time.perf_counter() - started)
+        self._ours.measure_limit()
 
     def _rewards(
-        self, prompts: Sequence[str], completions: Sequence[str], completion_ids: Sequence[Any], **kwargs: Any
+        self, prompts: Sequence[Any], completions: Sequence[Any], completion_ids: Sequence[Any], **kwargs: Any
     ) -> list[float]:
         """The verifier is asked as on our side; what is trained on is 0 and 1 in turns."""
         require_lengths("TRL", completion_ids, self._forced.lengths)
-        for prompt, text in zip(prompts, completions, strict=True):
-            self._task.reward(Prompt(prompt, prompt), text)
+        for prompt, completion in zip(prompts, completions, strict=True):
+            text = completion if isinstance(completion, str) else completion[-1]["content"]
+            self._task.reward(_prompt(prompt), text)
         return [float(index % 2) for index in range(len(completions))]
+
+
+def _prompt(asked: Any) -> Prompt:
+    """A prompt as TRL hands it to a reward: text, or messages."""
+    text = asked if isinstance(asked, str) else asked[-1]["content"]
+    return Prompt(text, text, reference="")
 
 
 class OurSide:
@@ -118,13 +129,15 @@ class OurSide:
 
     def __init__(self, options: Namespace, directory: Path) -> None:
         self._config = _config(options)
-        self._reward = VerifierReward(build_task(HiddenTrapGridSpec()))
+        self._options, self._directory = options, directory
+        self._reward = VerifierReward(build_task(self._config.task))
         self._forced: ForcedLengths | None = None
         self._worker = RolloutWorker("benchmark", partial(self._engine, directory))
         self._worker.ready.result(TIMEOUT_S)
         torch.set_num_threads(options.threads)
-        self._policy = Policy(self._config, directory, DTYPE, torch.device("cpu"))
-        self._seconds: dict[str, list[float]] = {name: [] for name in OUR_PARTS}
+        self._policy = Policy(self._config, directory, options.dtype, torch.device("cpu"))
+        self._seconds: dict[str, list[float]] = {name: [] for name in (*OUR_PARTS, *MACHINE)}
+        self._tokens: tuple[list[int], list[int]] = [], []
         self._deliver(0)
 
     def step(self, step: int, prompts: Sequence[Prompt], lengths: Sequence[int]) -> None:
@@ -144,16 +157,23 @@ class OurSide:
         times.append(time.perf_counter())
         for name, before, after in zip(OUR_PARTS, times, times[1:], strict=False):
             self._seconds[name].append(after - before)
+        self._tokens = [len(group.prompt_token_ids) for group in groups], list(lengths)
         require_lengths(
             "polyray", [item.token_ids for group in groups for item in group.completions], lengths
         )
+
+    def measure_limit(self) -> None:
+        """Notes the limit of the last step, on the machine as it is now."""
+        limits = step_limit(self._directory, self._options.dtype, *self._tokens)
+        for name, seconds in zip(MACHINE, limits, strict=True):
+            self._seconds[name].append(seconds)
 
     def part_seconds(self) -> dict[str, list[float]]:
         """Seconds of each part of each step so far."""
         return self._seconds
 
     def _engine(self, directory: Path) -> VllmEngine:
-        engine = VllmEngine(directory, self._config.rollout, DTYPE)
+        engine = VllmEngine(directory, self._config.rollout, self._options.dtype)
         self._forced = engine._engine = ForcedLengths(engine._engine)
         return engine
 
@@ -172,7 +192,9 @@ class OurSide:
     def _deliver(self, version: int) -> None:
         payload = self._policy.payload(1, version)
         ack = self._worker.deliver(payload).result(TIMEOUT_S)
-        check_delivery(ack, payload.policy, payload.probe, self._config.delivery.tolerance_for(DTYPE))
+        check_delivery(
+            ack, payload.policy, payload.probe, self._config.delivery.tolerance_for(self._options.dtype)
+        )
 
 
 class _Process(BaseManager):
@@ -186,13 +208,19 @@ def _stdout_to_stderr() -> None:
     os.dup2(2, 1)  # vLLM's log is no result
 
 
+def _task(options: Namespace) -> HiddenTrapGridSpec | JsonlSpec:
+    return JsonlSpec(path=PROMPTS) if options.model == "smollm2" else HiddenTrapGridSpec()
+
+
 def _config(options: Namespace) -> TrainConfig:
     return TrainConfig.model_validate(
         {
             "name": "benchmark",
+            "task": _task(options).model_dump(),
             "rollout": {
                 "prompts_per_step": options.groups,
                 "group_size": options.group_size,
+                "max_prompt_tokens": 64 if options.model == "smollm2" else 16,
                 "max_completion_tokens": options.longest,
                 "max_sequences": options.groups * options.group_size,
                 "kv_cache_mib": KV_CACHE_MIB,

@@ -42,7 +42,8 @@ def require_trl() -> None:
 def build_trainer(
     options: Namespace,
     model: Any,
-    prompts: Sequence[str],
+    tokenizer: Any,
+    prompts: Sequence[Any],
     rewards: Callable[..., list[float]],
     turns: Turns,
     rollout: Callable[..., dict[str, Any]] | None = None,
@@ -57,7 +58,6 @@ def build_trainer(
     from trl import GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 
     from polyray.config.model import LoraSpec
-    from polyray.learner.embedded import build_tokenizer
 
     class Callback(TrainerCallback):
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
@@ -72,7 +72,7 @@ def build_trainer(
         reward_funcs=rewards,  # pyright: ignore[reportArgumentType]  # a function like those of its own examples
         args=_arguments(options, len(prompts) // options.groups),
         train_dataset=Dataset.from_dict({"prompt": list(prompts)}),
-        processing_class=build_tokenizer(),
+        processing_class=tokenizer,
         peft_config=LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,  # type: ignore[arg-type]  # annotated int, used as a number
