@@ -79,7 +79,7 @@ def rollout_measures(
             num_cpus=rollout.cpus_per_worker,
             num_gpus=rollout.gpus_per_worker,
             scheduling_strategy=OUTSIDE_ANY_GROUP,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(rollout.threads_per_worker)}},
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(rollout.threads_per_worker or 1)}},
         )
         .remote(pool.settings)
     )

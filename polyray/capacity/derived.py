@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from polyray.capacity.bundles import CPU, total, training_parts
 from polyray.capacity.placement import training_estimate
-from polyray.capacity.shapes import shape_of
-from polyray.config.model import EMBEDDED, SMOLLM2, ModelSpec
+from polyray.capacity.shapes import model_mib
+from polyray.capacity.threads import engine_threads
 from polyray.config.run import TrainConfig
 
 ENGINE_MIB = 1000
@@ -17,20 +16,6 @@ LEARNER_MIB = 900
 """Resident memory of one learner rank's imports, measured."""
 RAY_MIB = 1200
 """Ray's own processes, the Serve controller, proxy and one replica, measured."""
-
-
-def model_mib(model: ModelSpec) -> float | None:
-    """Size of the base weights in MiB: of files on disk, else of a known model (bfloat16); None if unknown."""
-    if model.path == EMBEDDED:
-        return 3.5
-    if model.path == SMOLLM2:
-        return 513.2  # float32
-    directory = Path(model.path)
-    files = list(directory.glob("*.safetensors")) if directory.is_dir() else []
-    if files:
-        return sum(file.stat().st_size for file in files) / 2**20
-    shape = shape_of(model)
-    return shape.parameters * 2 / 2**20 if shape is not None else None
 
 
 def derived_sizes(config: TrainConfig) -> dict[str, Any]:
@@ -55,6 +40,7 @@ def derived_sizes(config: TrainConfig) -> dict[str, Any]:
         "groups_in_run": rollout.prompts_per_step * learner.steps,
         "max_groups_in_flight": (config.rollout.max_staleness + 1) * rollout.prompts_per_step,
         "logical_cpus_needed": required_cpus(config),
+        "engine_threads": "{}: {}".format(*engine_threads(rollout, config.model)),
         "base_weights_mib": round(weights, 1)
         if weights is not None
         else "unknown until the model is fetched",

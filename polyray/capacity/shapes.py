@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from polyray.config.model import LINEAR_MODULES, SMOLLM2, ModelSpec
+from polyray.config.model import EMBEDDED, LINEAR_MODULES, SMOLLM2, ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,3 +125,17 @@ def shape_from_config(config: Mapping[str, Any]) -> ModelShape | None:
         )
     except KeyError:
         return None
+
+
+def model_mib(model: ModelSpec) -> float | None:
+    """Size of the base weights in MiB: of files on disk, else of a known model (bfloat16); None if unknown."""
+    if model.path == EMBEDDED:
+        return 3.5
+    if model.path == SMOLLM2:
+        return 513.2  # float32
+    directory = Path(model.path)
+    files = list(directory.glob("*.safetensors")) if directory.is_dir() else []
+    if files:
+        return sum(file.stat().st_size for file in files) / 2**20
+    shape = shape_of(model)
+    return shape.parameters * 2 / 2**20 if shape is not None else None

@@ -44,8 +44,11 @@ class RolloutSpec(StrictModel):
         ge=1,
         description="devices one engine is spread over; more than 1 implies engine=vllm_async",
     )
-    threads_per_worker: int = Field(
-        default=1, ge=1, description="1 makes CPU engines independent of batch composition"
+    threads_per_worker: int | None = Field(
+        default=None,
+        ge=1,
+        description="threads of a CPU engine; null: with max_staleness=0 and a base of 100 MiB or more the cores of "
+        "the machine that starts the run, divided among num_workers; else 1",
     )
     prompts_per_step: int = Field(default=16, ge=1, description="groups of a learner step")
     group_size: int = Field(default=16, ge=1, description="completions per prompt")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from polyray.capacity.bundles import Part, engines, training_parts
+from polyray.capacity.threads import with_threads
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
 from polyray.config.supervised import JsonlDataSpec
@@ -88,8 +89,9 @@ def plan_training(config: TrainConfig) -> RunPlan[TrainConfig]:
     dtype = held_as(config.model, base, config.learner.use_gpu)
     base.check_same_start(RunPaths(config.run_dir).checkpoints, config.name)
     sync = choose_sync(config.model, config.delivery, config.rollout, base)
-    engine = _engine(base, sync, config.rollout, config.model.lora.rank)
-    fleet = FleetPlan(config.rollout, parts, reward, engine)
+    rollout = with_threads(config.rollout, config.model)
+    engine = _engine(base, sync, rollout, config.model.lora.rank)
+    fleet = FleetPlan(rollout, parts, reward, engine)
     return RunPlan(config, base, dtype, sync, fleet)
 
 
@@ -130,8 +132,8 @@ def plan_evaluation(config: EvaluateConfig) -> FleetPlan:
     assert base is not None
     base = merge_warm_start(base, config.model)
     sync = choose_sync(config.model, config.delivery, config.rollout, base)
-    engine = _engine(base, sync, config.rollout, rank)
-    return FleetPlan(config.rollout, (engines(config.rollout),), reward, engine)
+    rollout = with_threads(config.rollout, config.model)
+    return FleetPlan(rollout, (engines(rollout),), reward, _engine(base, sync, rollout, rank))
 
 
 def check_training(config: TrainConfig, *, made_before: bool = False) -> None:

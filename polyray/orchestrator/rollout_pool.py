@@ -216,7 +216,7 @@ class RolloutPool:
             label_selector=rollout.node_labels,
             max_concurrency=4096,
             scheduling_strategy=OUTSIDE_ANY_GROUP,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(rollout.threads_per_worker)}},
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(rollout.threads_per_worker or 1)}},
         )
         worker = PoolWorker(index, name, actor.remote(name, rollout))
         if self._settings is not None:

@@ -2,7 +2,7 @@
 
     first sample --prefill--> keys and values of the prompt --copy--> other samples, which compute the last token only
 
-vLLM's own prefix cache finds full blocks again. Everything behind the last full block is computed by every sample of a
+vLLM's own prefix cache finds full blocks again. Tokens behind the last full block are computed by every sample of a
 group: 20 of 52 tokens in blocks of 32. The copy gives the same bits as computing them would.
 
 Samples of a group are requests `<group>/<submission>/<sample>`. A sample waits until another one of its group has

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from polyray.capacity.derived import derived_sizes, model_mib
+from polyray.capacity.derived import derived_sizes
 from polyray.capacity.memory import ENGINE_OVERHEAD, GIB, LEARNER_OVERHEAD
 from polyray.capacity.placement import (
     engine_memory,
@@ -20,7 +20,7 @@ from polyray.capacity.placement import (
     supervised_estimate,
     training_estimate,
 )
-from polyray.capacity.shapes import QWEN3
+from polyray.capacity.shapes import QWEN3, model_mib
 from polyray.config.loader import build_config
 from polyray.config.model import ModelSpec
 from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig

@@ -15,8 +15,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from polyray.capacity.derived import model_mib
-from polyray.capacity.shapes import SMOLLM2_SHAPE, shape_from_config, shape_of
+from polyray.capacity.shapes import SMOLLM2_SHAPE, model_mib, shape_from_config, shape_of
 from polyray.cli.models import main as models
 from polyray.config.model import MANIFEST, ModelSpec
 from polyray.data.chat import closing_token, encode_demonstration, encode_prompt, stop_tokens
