@@ -1,13 +1,14 @@
-"""The whole of polyray on one small task, from pretraining to a report that compares objectives.
+"""The whole of polyray on one task, from the base to a report that compares objectives.
 
-Reads a QuickstartConfig (configs/quickstart.yaml; configs/reference.yaml is the long version with three
-seeds) whose entries are the files of jobs that can be run alone. Writes runs/NAME/: one run directory per
-SFT, arm and evaluation, and report.html. The same command resumes a stopped run: finished parts are not
-repeated.
+Reads a QuickstartConfig whose entries are the files of jobs that can be run alone: configs/quickstart.yaml,
+configs/reference.yaml (the long version with three seeds), or configs/quickstart_smollm2.yaml (a language model and
+English text). Writes runs/NAME/: one run directory per SFT, arm and evaluation, and report.html. The same command
+resumes a stopped run: finished parts are not repeated.
 
   polyray quickstart
   polyray quickstart configs/quickstart.yaml name=longer 'overrides=[learner.steps=120]'
   polyray quickstart configs/reference.yaml
+  polyray quickstart configs/quickstart_smollm2.yaml
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from polyray.runs.progress import ProgressDisplay
 
 WARM_START = "warm start"
+BASE = "base"
+"""A base that quickstart did not make is evaluated, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     config = args.config
     with relative_to(config.base_dir):
-        pretrain = load_config(PretrainConfig, config.pretrain)
+        pretrain = None if config.pretrain is None else load_config(PretrainConfig, config.pretrain)
         plans = [build_plan(config, pretrain, seed) for seed in config.seeds]
     if args.check:
         from polyray.launch.plan import check_training
@@ -85,10 +88,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     any_arm = plans[0].arms[config.baseline_arm]
     with ProgressDisplay() as display:
         with account("quickstart", config, held_by_fleet(any_arm)) as cost:
-            total = 1 + len(plans) * (len(config.arms) + 2)
-            display.section("pretrain the embedded model", 1, total)
-            with _pretraining(pretrain, display) as await_model, open_ray(config.ray, display):
-                done = 1
+            done = 0 if pretrain is None else 1
+            total = done + len(plans) * (len(config.arms) + 2)
+            with ExitStack() as stack:
+                await_model = None
+                if pretrain is not None:
+                    display.section("pretrain the embedded model", 1, total)
+                    await_model = stack.enter_context(_pretraining(pretrain, display))
+                stack.enter_context(open_ray(config.ray, display))
                 for plan in plans:
                     done = _run_seed(plan, await_model, cost, display, done, total)
             cost.hold(DRIVER)
@@ -97,11 +104,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_OK
 
 
-def build_plan(config: QuickstartConfig, pretrain: PretrainConfig, seed: int) -> Plan:
+def build_plan(config: QuickstartConfig, pretrain: PretrainConfig | None, seed: int) -> Plan:
     """The jobs of one seed. Raises ConfigError where arms could not share one fleet of engines."""
     runs_dir = config.run_dir
     paid = [] if config.prices is None else [f"prices={json.dumps(as_json(config.prices))}"]
-    where = [f"runs_dir={runs_dir}", f"seed={seed}", f"model.cache_dir={pretrain.cache_dir}", *paid]
+    cache = [] if pretrain is None else [f"model.cache_dir={pretrain.cache_dir}"]
+    where = [f"runs_dir={runs_dir}", f"seed={seed}", *cache, *paid]
     sft = load_config(SftConfig, config.sft, [*where, f"name=sft-seed{seed}"])
     adapter = runs_dir / f"sft-seed{seed}" / "adapter"
     arms = {
@@ -128,16 +136,15 @@ def build_plan(config: QuickstartConfig, pretrain: PretrainConfig, seed: int) ->
     evaluate = load_config(
         EvaluateConfig,
         config.evaluate,
-        [f"runs_dir={runs_dir}", f"seed={seed}", f"name=evaluation-seed{seed}", *paid],
+        [*where, f"name=evaluation-seed{seed}"],
     )
     directories = {WARM_START: adapter} | {name: arm.run_dir / "adapter" for name, arm in arms.items()}
-    model = evaluate.model.model_copy(update={"cache_dir": pretrain.cache_dir})
+    untrained = {BASE: ArmSpec()} if pretrain is None else {}
     evaluate = evaluate.model_copy(
         update={
-            "adapters": {name: ArmSpec(adapter=str(path)) for name, path in directories.items()},
+            "adapters": untrained | {name: ArmSpec(adapter=str(path)) for name, path in directories.items()},
             "compare_to": config.baseline_arm,
             "rollout": base.rollout,
-            "model": model,
         }
     )
     return Plan(seed, sft, arms, evaluate)
@@ -169,7 +176,7 @@ def _pretraining(config: PretrainConfig, display: ProgressDisplay) -> Iterator[C
 
 def _run_seed(
     plan: Plan,
-    await_model: Callable[[], object],
+    await_model: Callable[[], object] | None,
     cost: CostMeter,
     display: ProgressDisplay,
     done: int,

@@ -365,7 +365,10 @@ class QuickstartConfig(RunBase):
     """
 
     seeds: tuple[int, ...] = Field(default=(0,), description="seeds of every arm")
-    pretrain: FilePath = Field(default="configs/pretrain.yaml", description="file of `polyray pretrain`")
+    pretrain: FilePath | None = Field(
+        default="configs/pretrain.yaml",
+        description="file of `polyray pretrain`, which makes the base; null: the files name a base that exists",
+    )
     sft: FilePath = Field(default="configs/sft/hidden_trap_grid.yaml", description="file of `polyray sft`")
     arms: dict[str, ShortTrainingArm] = Field(
         min_length=1, description="arm name -> training file, or {train, overrides}"

@@ -103,6 +103,7 @@ def plan_fleet(config: TrainConfig, await_model: Callable[[], object] | None = N
     check_rollout_build(config.rollout)
     rewards = config.reward, config.task, config.diversity, config.second_opinion
     reward = plan_reward(*rewards, directory=config.base_dir)
+    rollout = with_threads(config.rollout, config.model)
 
     def engine() -> EngineSettings:
         if await_model is not None:
@@ -111,10 +112,10 @@ def plan_fleet(config: TrainConfig, await_model: Callable[[], object] | None = N
         model = config.model.model_copy(update={"warm_start": None}) if continues else config.model
         base = resolve_base(model)
         sync = choose_sync(config.model, config.delivery, config.rollout, base)
-        return _engine(base, sync, config.rollout, config.model.lora.rank)
+        return _engine(base, sync, rollout, config.model.lora.rank)
 
     parts = tuple(training_parts(config))
-    return FleetPlan(config.rollout, parts, reward, engine if await_model is not None else engine())
+    return FleetPlan(rollout, parts, reward, engine if await_model is not None else engine())
 
 
 def plan_sft(config: SftConfig) -> RunPlan[SftConfig]:

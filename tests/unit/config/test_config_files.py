@@ -23,6 +23,7 @@ CONFIGS = ROOT / "configs"
 MODELS: dict[str, type[BaseModel]] = {
     "pretrain": PretrainConfig,
     "quickstart": QuickstartConfig,
+    "quickstart_smollm2": QuickstartConfig,
     "reference": QuickstartConfig,
     "sft": SftConfig,
     "train": TrainConfig,
@@ -73,7 +74,8 @@ def test_file_loads(name: str) -> None:
 )
 def test_a_quickstart_names_files_that_load(name: str) -> None:
     config = load_config(QuickstartConfig, ROOT / name)
-    load_config(PretrainConfig, ROOT / config.pretrain)
+    if config.pretrain is not None:
+        load_config(PretrainConfig, ROOT / config.pretrain)
     sft = load_config(SftConfig, ROOT / config.sft)
     arms = [
         load_config(TrainConfig, arm.train, [*arm.overrides, *config.overrides])

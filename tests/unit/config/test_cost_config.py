@@ -66,7 +66,7 @@ def test_a_price_that_is_none_is_refused(prices: dict[str, Any], message: str) -
 
 def test_the_parts_of_a_quickstart_have_its_prices() -> None:
     config = load_config(QuickstartConfig, "configs/quickstart.yaml", [PRICES])
-    plan = build_plan(config, load_config(PretrainConfig, config.pretrain), seed=0)
+    plan = build_plan(config, load_config(PretrainConfig, str(config.pretrain)), seed=0)
     parts = (plan.sft, *plan.arms.values(), plan.evaluate)
     assert [part.prices for part in parts] == [TABLE] * (len(config.arms) + 2)
 
