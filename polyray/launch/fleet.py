@@ -15,8 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from polyray.capacity.threads import with_threads
 from polyray.config.learner import LearnerSpec
+from polyray.config.model import ModelSpec
 from polyray.config.remote_reward import HttpRewardSpec
+from polyray.config.rollout import RolloutSpec
 from polyray.config.run import EvaluateConfig, RaySpec
 from polyray.errors import ConfigError
 from polyray.evaluation.sampling import Sample
@@ -72,7 +75,7 @@ def open_fleet(plan: FleetPlan, owner: str) -> Iterator[Fleet]:
     engines start meanwhile. Raises ResourceError before anything starts if the plan has no place on this Ray.
     """
     check_placement(plan.parts, PLACEMENT_KEYS)
-    pool = RolloutPool(owner, plan.rollout)
+    pool = RolloutPool(owner, _with_threads(plan))
     try:
         if isinstance(plan.engine, EngineSettings):
             pool.build(plan.engine)
@@ -130,12 +133,22 @@ def open_sampler(config: EvaluateConfig, plan: FleetPlan) -> Iterator[Sample]:
     """A rollout pool of its own for one evaluation."""
     check_placement(plan.parts, PLACEMENT_KEYS)
     assert isinstance(plan.engine, EngineSettings)
-    pool = RolloutPool(config.name, plan.rollout)
+    pool = RolloutPool(config.name, _with_threads(plan))
     pool.build(plan.engine)
     try:
         yield pool_sampler(config, pool)
     finally:
         pool.shutdown()
+
+
+def _with_threads(plan: FleetPlan) -> RolloutSpec:
+    """Engines with their number of threads decided; undecided, which means 1, while the base is being made."""
+    engine = plan.engine
+    return (
+        with_threads(plan.rollout, ModelSpec(path=engine.model_dir))
+        if isinstance(engine, EngineSettings)
+        else plan.rollout
+    )
 
 
 def pool_sampler(config: EvaluateConfig, pool: RolloutPool) -> Sample:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from polyray.capacity.bundles import Part, engines, training_parts
-from polyray.capacity.threads import with_threads
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
 from polyray.config.supervised import JsonlDataSpec
@@ -89,9 +88,8 @@ def plan_training(config: TrainConfig) -> RunPlan[TrainConfig]:
     dtype = held_as(config.model, base, config.learner.use_gpu)
     base.check_same_start(RunPaths(config.run_dir).checkpoints, config.name)
     sync = choose_sync(config.model, config.delivery, config.rollout, base)
-    rollout = with_threads(config.rollout, config.model)
-    engine = _engine(base, sync, rollout, config.model.lora.rank)
-    fleet = FleetPlan(rollout, parts, reward, engine)
+    engine = _engine(base, sync, config.rollout, config.model.lora.rank)
+    fleet = FleetPlan(config.rollout, parts, reward, engine)
     return RunPlan(config, base, dtype, sync, fleet)
 
 
@@ -103,7 +101,6 @@ def plan_fleet(config: TrainConfig, await_model: Callable[[], object] | None = N
     check_rollout_build(config.rollout)
     rewards = config.reward, config.task, config.diversity, config.second_opinion
     reward = plan_reward(*rewards, directory=config.base_dir)
-    rollout = with_threads(config.rollout, config.model)
 
     def engine() -> EngineSettings:
         if await_model is not None:
@@ -112,10 +109,10 @@ def plan_fleet(config: TrainConfig, await_model: Callable[[], object] | None = N
         model = config.model.model_copy(update={"warm_start": None}) if continues else config.model
         base = resolve_base(model)
         sync = choose_sync(config.model, config.delivery, config.rollout, base)
-        return _engine(base, sync, rollout, config.model.lora.rank)
+        return _engine(base, sync, config.rollout, config.model.lora.rank)
 
     parts = tuple(training_parts(config))
-    return FleetPlan(rollout, parts, reward, engine if await_model is not None else engine())
+    return FleetPlan(config.rollout, parts, reward, engine if await_model is not None else engine())
 
 
 def plan_sft(config: SftConfig) -> RunPlan[SftConfig]:
@@ -133,8 +130,8 @@ def plan_evaluation(config: EvaluateConfig) -> FleetPlan:
     assert base is not None
     base = merge_warm_start(base, config.model)
     sync = choose_sync(config.model, config.delivery, config.rollout, base)
-    rollout = with_threads(config.rollout, config.model)
-    return FleetPlan(rollout, (engines(rollout),), reward, _engine(base, sync, rollout, rank))
+    engine = _engine(base, sync, config.rollout, rank)
+    return FleetPlan(config.rollout, (engines(config.rollout),), reward, engine)
 
 
 def check_training(config: TrainConfig, *, made_before: bool = False) -> None:

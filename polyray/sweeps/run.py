@@ -44,14 +44,9 @@ def shared_fleet(config: SweepConfig, plans: list[TrialPlan]) -> Iterator[Fleet]
     from polyray.launch.fleet import open_shared_fleet
     from polyray.launch.plan import plan_training
 
-    first, together = plans[0].config, at_once(config)
-    if together > 1 and first.rollout.threads_per_worker is None:  # learners of other trials do not wait
-        first = first.model_copy(
-            update={"rollout": first.rollout.model_copy(update={"threads_per_worker": 1})}
-        )
-    fleet_plan = plan_training(first).fleet
+    fleet_plan = plan_training(plans[0].config).fleet
     assert fleet_plan is not None
-    with open_shared_fleet(fleet_plan, config.name, largest_rank(plans), together) as fleet:
+    with open_shared_fleet(fleet_plan, config.name, largest_rank(plans), at_once(config)) as fleet:
         fleet.pool.wait_until_ready()
         yield fleet
 
