@@ -5,21 +5,17 @@
 vLLM's own prefix cache finds full blocks again. Tokens behind the last full block are computed by every sample of a
 group: 20 of 52 tokens in blocks of 32. The copy gives the same bits as computing them would.
 
-Samples of a group are requests `<group>/<submission>/<sample>`. A sample waits until another one of its group has
-computed the prompt; if all of those have ended, it computes the prompt itself.
+Samples of a group are requests `<group>/<submission>/<sample>`. A sample waits while another one computes the prompt of
+its group. If none does, and none has it, the sample computes the prompt itself.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorMetadata
-
-if TYPE_CHECKING:
-    from vllm.v1.request import Request
-
-NAME = "SharedPrompt"
+from vllm.v1.request import Request, RequestStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +45,11 @@ class SharedPrompt(KVConnectorBase_V1):
         self, request: Request, num_computed_tokens: int
     ) -> tuple[int | None, bool]:
         """Prompt tokens to copy for a sample; None while another one computes them."""
-        samples = self._groups.get(group_of(request.request_id), [])
-        if not any(sample is not request for sample in samples):
-            return 0, False
-        if self._source(request) is None:
-            return None, False
-        return max(0, request.num_prompt_tokens - 1 - num_computed_tokens), False
+        if self._source(request) is not None:
+            return max(0, request.num_prompt_tokens - 1 - num_computed_tokens), False
+        # Samples that lost their blocks (preemption) wait themselves: nobody may wait for them.
+        computing = any(sample.status == RequestStatus.RUNNING for sample in self._others(request))
+        return None if computing else 0, False
 
     def update_state_after_alloc(self, request: Request, blocks: Any, num_external_tokens: int) -> None:
         """Notes a scheduled sample, and the blocks that it needs copied."""
@@ -81,9 +76,10 @@ class SharedPrompt(KVConnectorBase_V1):
     def request_finished(self, request: Request, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
         """Forgets a sample; vLLM may free its blocks at once."""
         group = group_of(request.request_id)
-        remaining = [sample for sample in self._groups.pop(group, []) if sample is not request]
-        if remaining:
-            self._groups[group] = remaining
+        others = self._others(request)
+        self._groups.pop(group, None)
+        if others:
+            self._groups[group] = others
         return False, None
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
@@ -106,15 +102,12 @@ class SharedPrompt(KVConnectorBase_V1):
 
     def _source(self, request: Request) -> Request | None:
         """Sample that has computed the prompt and still holds its blocks."""
-        samples = self._groups[group_of(request.request_id)]
-        return next(
-            (
-                sample
-                for sample in samples
-                if sample is not request and sample.num_computed_tokens >= request.num_prompt_tokens
-            ),
-            None,
-        )
+        needed = request.num_prompt_tokens
+        return next((one for one in self._others(request) if one.num_computed_tokens >= needed), None)
+
+    def _others(self, request: Request) -> list[Request]:
+        samples = self._groups.get(group_of(request.request_id), [])
+        return [sample for sample in samples if sample is not request]
 
 
 def group_of(request_id: str) -> str:

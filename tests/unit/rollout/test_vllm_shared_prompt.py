@@ -11,6 +11,7 @@ import torch
 pytest.importorskip("vllm")
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
+from vllm.v1.request import RequestStatus
 
 from polyray.rollout.vllm_shared_prompt import Copies, SharedPrompt, group_of
 
@@ -49,7 +50,7 @@ class Scheduler:
             self.table[request.request_id] = list(range(first, first + 3))
             blocks = Blocks(self.table, request.request_id)
             self.connector.update_state_after_alloc(request, blocks, tokens)
-            request.num_computed_tokens = PROMPT
+            request.num_computed_tokens, request.status = PROMPT, RequestStatus.RUNNING
         return tokens
 
     def copies(self) -> Copies:
@@ -58,7 +59,10 @@ class Scheduler:
 
 def sample(index: int, group: str = "7/1") -> Any:
     return SimpleNamespace(
-        request_id=f"{group}/{index}", num_prompt_tokens=PROMPT, num_computed_tokens=0, lora_request=None
+        request_id=f"{group}/{index}",
+        num_prompt_tokens=PROMPT,
+        num_computed_tokens=0,
+        status=RequestStatus.WAITING,
     )
 
 
@@ -113,12 +117,16 @@ def test_groups_and_submissions_do_not_mix() -> None:
     assert scheduler.ask(other) == 0
 
 
-def test_preempted_source_is_not_used() -> None:
-    scheduler, first = Scheduler(), sample(0)
+def test_preempted_samples_do_not_wait_for_each_other() -> None:
+    scheduler, first, second = Scheduler(), sample(0), sample(1)
     scheduler.ask(first)
-    first.num_computed_tokens = 0
-    assert scheduler.ask(sample(1)) is None
-    assert scheduler.ask(first) == 0
+    scheduler.ask(second)
+    scheduler.copies()
+    for preempted in (first, second):
+        preempted.num_computed_tokens, preempted.status = 0, RequestStatus.PREEMPTED
+    assert scheduler.ask(second) == 0
+    assert scheduler.copies() == Copies((), ())
+    assert scheduler.ask(first) == PROMPT - 1
 
 
 def test_copies_change_the_named_blocks_of_every_layer() -> None:
