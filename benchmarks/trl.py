@@ -131,12 +131,8 @@ def comparison(
     steps = lengths[WARM_UP_STEPS:]
     ratios = tuple(ours / theirs for ours, theirs in zip(taken["polyray"], taken["trl"], strict=True))
     limit = LIMITS[options.part, options.model]
-    least = (
-        [sum(of) for of in zip(*(parts[name][WARM_UP_STEPS:] for name in MACHINE), strict=True)]
-        if parts
-        else []
-    )
-    above = tuple(ours / of for ours, of in zip(taken["polyray"], least, strict=False))
+    limits = [parts[name][WARM_UP_STEPS:] for name in MACHINE if name in parts]
+    above = tuple(ours / sum(of) for ours, *of in zip(taken["polyray"], *limits, strict=True) if of)
     return [
         Measure(f"{options.part}, polyray / TRL, {options.model} model", ratios, "", limit),
         *([Measure("  polyray / the machine's limit", above)] if above else []),

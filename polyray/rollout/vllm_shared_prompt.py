@@ -5,8 +5,8 @@
 vLLM's own prefix cache finds full blocks again. Tokens behind the last full block are computed by every sample of a
 group: 20 of 52 tokens in blocks of 32. The copy gives the same bits as computing them would.
 
-Samples of a group are requests `<group>/<submission>/<sample>`. A sample waits while another one computes the prompt of
-its group. If none does, and none has it, the sample computes the prompt itself.
+Samples of a group are requests `<group>/<submission>/<sample>`. A sample waits while another one of the group is at
+the prompt. If none is, and none has it, the sample computes the prompt itself.
 """
 
 from __future__ import annotations
