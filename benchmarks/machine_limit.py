@@ -11,11 +11,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from polyray.capacity.shapes import ModelShape, shape_of
 from polyray.config.model import ModelSpec
 
+MACHINE = ("generate at the limit", "learn at the limit")
+"""Names of the two parts of a step that have a limit."""
 TURNS = 5
 ROWS = 512
 """Tokens of a product, about those of a small step."""
@@ -29,19 +29,21 @@ def step_limit(
     shape = shape_of(ModelSpec(path=str(directory)))
     assert shape is not None
     tokens = sum(prompt_tokens) + sum(completion_tokens)
-    seconds = tokens * _seconds_per_token(shape, getattr(torch, dtype))
+    seconds = tokens * _seconds_per_token(shape, dtype)
     return ENGINE_PASSES * seconds, LEARNER_PASSES * seconds
 
 
-@torch.no_grad()
-def _seconds_per_token(shape: ModelShape, dtype: torch.dtype) -> float:
+def _seconds_per_token(shape: ModelShape, dtype: str) -> float:
     """Seconds of all products of one token's forward pass: the fastest of TURNS of each matrix."""
     layer = sum(_seconds(inputs, outputs, dtype) for inputs, outputs in shape.linear.values())
     return shape.layers * layer + _seconds(shape.hidden, shape.vocabulary, dtype)
 
 
-def _seconds(inputs: int, outputs: int, dtype: torch.dtype) -> float:
-    x, weight = torch.randn(ROWS, inputs).to(dtype), torch.randn(outputs, inputs).to(dtype)
+def _seconds(inputs: int, outputs: int, dtype: str) -> float:
+    import torch
+
+    x = torch.randn(ROWS, inputs).to(getattr(torch, dtype))
+    weight = torch.randn(outputs, inputs).to(getattr(torch, dtype))
     taken = []
     for _ in range(TURNS):
         started = time.perf_counter()

@@ -31,6 +31,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine_limit import MACHINE
 from benchmarks.measure import Measure, conclude, machine
 from benchmarks.trl_trainer import WARM_UP_STEPS, require_trl
 from polyray.cli.arguments import JobParser
@@ -44,8 +45,6 @@ LIMITS = {
     ("learning", "random"): 1 / 1.5,
 }
 """Limits of polyray's seconds over TRL's."""
-MACHINE = ("generate at the limit", "learn at the limit")
-"""Work of a step at the speed of the machine's matrix products."""
 DEFAULTS = {
     "embedded": {"groups": 16, "group_size": 16, "longest": 10},
     "random": {"groups": 8, "group_size": 8, "longest": 128},

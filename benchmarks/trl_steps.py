@@ -24,10 +24,9 @@ from typing import Any
 import torch
 
 from benchmarks.forced_lengths import ForcedEnds, ForcedLengths, planned_lengths, require_lengths
-from benchmarks.machine_limit import step_limit
+from benchmarks.machine_limit import MACHINE, step_limit
 from benchmarks.made_groups import with_rewards_in_turns
 from benchmarks.models import model_directory
-from benchmarks.trl import MACHINE
 from benchmarks.trl_trainer import LEARNING_RATE, WARM_UP_STEPS, build_trainer
 from polyray.config.run import TrainConfig
 from polyray.config.task import HiddenTrapGridSpec, JsonlSpec
