@@ -25,6 +25,7 @@ SMALLER: dict[str, tuple[str, ...]] = {
         "evaluate=.venv/smaller/evaluate.yaml",
         "overrides=[learner.steps=2]",
     ),
+    "quickstart configs/quickstart_smollm2.yaml": ("overrides=[learner.steps=2]",),
     "pretrain": ("steps=40",),
     "sft": ("learner.steps=4",),
     "sft configs/sft/my_data.yaml": ("epochs=1",),
