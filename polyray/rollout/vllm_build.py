@@ -50,7 +50,7 @@ def check_build_for(gpus: float, node_labels: Mapping[str, str], field: str = FI
 
 
 def check_rollout_build(rollout: RolloutSpec) -> None:
-    """`check_build_for` the engines of a run; a simulated engine needs no vLLM."""
+    """Check the build for the engines of a run, as `check_build_for` does; a simulated engine needs no vLLM."""
     if rollout.engine_kind != "simulated":
         check_build_for(rollout.gpus_per_worker, rollout.node_labels)
 

@@ -5,8 +5,8 @@
 vLLM's own prefix cache finds full blocks again. Tokens behind the last full block are computed by every sample of a
 group: 20 of 52 tokens in blocks of 32. The copy gives the same bits as computing them would.
 
-Samples of a group are requests `<group>/<submission>/<sample>`. A sample waits while another one of the group is at
-the prompt. If none is, and none has it, the sample computes the prompt itself.
+Samples of a group are requests `<group>/<submission>/<sample>`. A sample waits while another one of its group is
+computing the prompt. If no other sample computes it or holds it, this one computes it.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class SharedPrompt(KVConnectorBase_V1):
         """Prompt tokens to copy for a sample; None while another one computes them."""
         if self._source(request) is not None:
             return max(0, request.num_prompt_tokens - 1 - num_computed_tokens), False
-        # Samples that lost their blocks (preemption) wait themselves: nobody may wait for them.
+        # A preempted sample has lost its blocks and waits itself, so no other may wait for it.
         computing = any(sample.status == RequestStatus.RUNNING for sample in self._others(request))
         return None if computing else 0, False
 
     def update_state_after_alloc(self, request: Request, blocks: Any, num_external_tokens: int) -> None:
-        """Notes a scheduled sample, and the blocks that it needs copied."""
+        """Records a scheduled sample, and the blocks to copy for it."""
         group = group_of(request.request_id)
         if not group:
             return
@@ -101,7 +101,7 @@ class SharedPrompt(KVConnectorBase_V1):
         """No effect, as `save_kv_layer`."""
 
     def _source(self, request: Request) -> Request | None:
-        """Sample that has computed the prompt and still holds its blocks."""
+        """A sample that has computed the prompt and still holds its blocks."""
         needed = request.num_prompt_tokens
         return next((one for one in self._others(request) if one.num_computed_tokens >= needed), None)
 
