@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -32,7 +33,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,7 @@ from polyray.config.loader import build_config
 from polyray.config.paths import REPOSITORY_ROOT
 from polyray.config.run import EvaluateConfig, PretrainConfig, RaySpec, SftConfig, TrainConfig
 from polyray.errors import EXIT_FAILURE, EXIT_OK, ConfigError, PolyrayError
+from polyray.rollout.watchdog import MARK, marked_processes
 
 if TYPE_CHECKING:
     from polyray.launch.fleet import Fleet
@@ -339,13 +341,12 @@ def _train_and_kill(config: TrainConfig, display: ProgressDisplay) -> None:
 @contextmanager
 def _driver(config: TrainConfig) -> Iterator[subprocess.Popen[bytes]]:
     """A process of polyray train, killed with all its descendants at the end of the block."""
-    from polyray.rollout.processes import descendants
-
+    mark = secrets.token_hex(8)
     file = config.run_dir.parent / f"{config.name}.json"  # JSON is YAML
     values: dict[str, Any] = config.model_dump(mode="json") | {"ray": {"dashboard": False}}
     values["rollout"]["num_workers"] = 1  # starts sooner; the number of workers changes no result
     file.write_text(json.dumps(values), encoding="utf-8")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {MARK: mark}
     with _log_of(config).open("wb") as log:
         driver = subprocess.Popen(
             [sys.executable, "-m", "polyray.cli", "train", str(file)],
@@ -357,16 +358,15 @@ def _driver(config: TrainConfig) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield driver
     finally:
-        below = descendants(driver.pid)
         driver.kill()
         driver.wait()
         # They end by themselves and tidy up; Ray's agents would report the end of their cluster for a minute.
         deadline = time.monotonic() + END_TIMEOUT_S
-        while (left := [process for process in below if process.is_alive]) and time.monotonic() < deadline:
+        while (left := marked_processes(mark)) and time.monotonic() < deadline:
             time.sleep(0.1)
-        for process in left:
-            if process.is_alive:
-                os.kill(process.pid, signal.SIGKILL)
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _log_of(config: TrainConfig) -> Path:

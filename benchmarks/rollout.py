@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,22 +32,25 @@ class BareEngine:
     """vLLM as a user calls it, in a Ray actor."""
 
     def __init__(self, settings: EngineSettings) -> None:
-        from polyray.rollout.vllm_engine import build_llm
+        from polyray.rollout.vllm_engine import build_llm, engine_arguments
 
-        self._llm = build_llm(Path(settings.model_dir), settings.rollout, settings.dtype)
+        arguments = engine_arguments(replace(settings, lora_rank=None))
+        self._llm = build_llm(arguments, settings.rollout)
         self._tokenizer = self._llm.get_tokenizer()
 
     def generate(self, requests: Sequence[GroupRequest]) -> tuple[float, int]:
         """(seconds, sampled tokens)."""
         from polyray.data.chat import encode_prompt
-        from polyray.rollout.vllm_groups import sampling_params
+        from polyray.rollout.engine import group_sampling
+        from polyray.rollout.vllm_requests import sampling_params, with_seed
 
         started = time.perf_counter()
         prompts, params = [], []
         for request in requests:
             prompt = {"prompt_token_ids": encode_prompt(self._tokenizer, request.prompt)}
             prompts += [prompt] * len(request.seeds)
-            params += sampling_params(request)
+            shared = sampling_params(group_sampling(request))
+            params += [with_seed(shared, seed) for seed in request.seeds]
         outputs = self._llm.generate(prompts, params, use_tqdm=False)
         tokens = [output.outputs[0].token_ids for output in outputs]
         texts = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
@@ -107,14 +111,15 @@ def rollout_measures(
 def _serve_base(config: TrainConfig, pool: RolloutPool) -> None:
     """The base model as it is, on both sides; here through a delivery with proof."""
     from polyray.weight_sync.probe import adapter_on_disk, probe_sequences
-    from polyray.weight_sync.proof import check_delivery
+    from polyray.weight_sync.proof import SyncVerifier
 
     model_dir, dtype = Path(pool.settings.model_dir), pool.settings.dtype
     num_probes = config.delivery.num_probes
     probes = probe_sequences(config.task, config.rollout, num_probes, config.seed, model_dir, dtype)
     payload = adapter_on_disk(None, model_dir, dtype, probes, version=0)
+    verifier = SyncVerifier(dtype)
     for ack in pool.deliver(payload, config.delivery.timeout_s):
-        check_delivery(ack, payload.policy, payload.probe, config.delivery.tolerance_for(dtype))
+        verifier.check(ack, payload)
 
 
 def _requests(config: TrainConfig, first: int, count: int) -> list[GroupRequest]:

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.simulated_run import SimulatedLoad, SimulatedRun, SimulatedStep
-from polyray.rollout.simulated_batch import DecodingBatch
-from polyray.rollout.simulated_lengths import Lengths
+from polyray.rollout.simulated_engine import DecodingBatch
 from polyray.seeds import sample_seed
 
 IDEAL_GROUPS = 2000
@@ -90,14 +89,13 @@ def engine_groups_per_s(load: SimulatedLoad) -> float:
     if not simulation.takes_time:
         return math.inf
     batch = DecodingBatch(simulation.step_s, simulation.sequence_s, load.max_sequences)
-    lengths = Lengths(simulation)
     for group_id in range(load.window):
-        batch.add(group_id, _group_lengths(lengths, group_id, load))
+        batch.add(group_id, _group_lengths(group_id, load))
     done, seconds = 0, 0.0
     while done < IDEAL_GROUPS:
         seconds += (until := batch.next_end_s())
         for _ in batch.run(until):
-            batch.add(load.window + done, _group_lengths(lengths, load.window + done, load))
+            batch.add(load.window + done, _group_lengths(load.window + done, load))
             done += 1
     return done / seconds
 
@@ -108,9 +106,10 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else math.nan
 
 
-def _group_lengths(lengths: Lengths, group_id: int, load: SimulatedLoad) -> list[int]:
+def _group_lengths(group_id: int, load: SimulatedLoad) -> list[int]:
+    simulation = load.rollout().simulation
     draws = [random.Random(sample_seed(0, group_id, index)) for index in range(load.group_size)]
-    return [lengths.draw(draw, load.max_completion_tokens)[0] for draw in draws]
+    return [simulation.draw_length(draw, load.max_completion_tokens)[0] for draw in draws]
 
 
 def _fan_out_s(run: SimulatedRun, steps: Sequence[SimulatedStep]) -> tuple[float, ...]:

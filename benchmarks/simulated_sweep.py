@@ -40,7 +40,7 @@ from polyray.orchestrator.rollout_actor import Scoring
 from polyray.orchestrator.rollout_pool import RolloutPool
 from polyray.orchestrator.shared_pool import FleetKeeper, SharedPool
 from polyray.rollout.engine import EngineSettings
-from polyray.rollout.worker import Usage
+from polyray.types import EngineUsage
 
 if TYPE_CHECKING:
     from polyray.runs.progress import ProgressDisplay
@@ -148,12 +148,12 @@ class Reading:
     """Totals at one moment.
 
     Example:
-        Reading(when=12.5, usage=[Usage(busy_s=9.1, ...)], groups=[40, 41], tokens=98_304, steps=[5, 5])
+        Reading(when=12.5, usage=[EngineUsage(busy_s=9.1, ...)], groups=[40, 41], tokens=98_304, steps=[5, 5])
     """
 
     when: float
-    usage: list[Usage]
-    """Usage of each engine."""
+    usage: list[EngineUsage]
+    """EngineUsage of each engine."""
     groups: list[int]
     """Groups of each trial."""
     tokens: int
@@ -167,7 +167,7 @@ class Window:
 
     load: SimulatedLoad
     seconds: float
-    usage: list[Usage]
+    usage: list[EngineUsage]
     groups: list[int]
     tokens: int
     steps: list[int]
@@ -299,7 +299,7 @@ def _read(pool: SharedPool, trials: Sequence[SimulatedTrial]) -> Reading:
     )
 
 
-def _difference(after: Usage, before: Usage) -> Usage:
-    return Usage(
-        **{item.name: getattr(after, item.name) - getattr(before, item.name) for item in fields(Usage)}
+def _difference(after: EngineUsage, before: EngineUsage) -> EngineUsage:
+    return EngineUsage(
+        **{item.name: getattr(after, item.name) - getattr(before, item.name) for item in fields(EngineUsage)}
     )

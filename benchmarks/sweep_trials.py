@@ -17,9 +17,9 @@ from polyray.config.loader import load_config
 from polyray.config.run import TrainConfig
 from polyray.config.sweep import SweepConfig
 from polyray.errors import PolyrayError
-from polyray.rollout.worker import Usage
 from polyray.runs.run_directory import RunPaths
 from polyray.sweeps.plan import TrialPlan, plan_trials, trial_dir
+from polyray.types import EngineUsage
 
 if TYPE_CHECKING:
     from polyray.launch.fleet import Fleet
@@ -40,7 +40,7 @@ class SweepRun:
 
     Example:
         SweepRun(wall_s=151.0, ready_s=31.0, memory=EngineMemory(), lines={"t000-c811d871": [{"step": 0, ...}]},
-                 trial_s=(118.0,), usage=[Usage(busy_s=12.5, ...)])
+                 trial_s=(118.0,), usage=[EngineUsage(busy_s=12.5, ...)])
     """
 
     wall_s: float
@@ -51,8 +51,8 @@ class SweepRun:
     """Trial -> its metrics.jsonl."""
     trial_s: tuple[float, ...]
     """Seconds of each trial, from the start of its process to its end."""
-    usage: list[Usage] = field(default_factory=list)
-    """Usage of every engine of the shared fleet."""
+    usage: list[EngineUsage] = field(default_factory=list)
+    """EngineUsage of every engine of the shared fleet."""
 
 
 def real_measures(steps: int, display: ProgressDisplay) -> list[Measure]:
@@ -124,7 +124,7 @@ def _lines(config: SweepConfig, plans: list[TrialPlan]) -> dict[str, list[dict[s
     return {trial_id: read_lines(of_trial.metrics) for trial_id, of_trial in paths.items()}
 
 
-def _usage(fleet: Fleet) -> list[Usage]:
+def _usage(fleet: Fleet) -> list[EngineUsage]:
     import ray
 
     from polyray.orchestrator.shared_pool import SharedPool
@@ -175,7 +175,7 @@ def _memory_measures(shared: EngineMemory, own: EngineMemory) -> list[Measure]:
     ]
 
 
-def load_measures(name: str, usage: list[Usage], limit: float | None) -> list[Measure]:
+def load_measures(name: str, usage: list[EngineUsage], limit: float | None) -> list[Measure]:
     """Share of loads in the engines' working time.
 
     Loads of new versions, which every way of sharing has; loads that only bring a trial's weights back; and waits

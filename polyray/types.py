@@ -110,6 +110,66 @@ class GroupRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """Sampling settings of a completion.
+
+    Example:
+        Sampling(max_tokens=64, temperature=0.8, top_p=0.95, stop=("END",), logprobs=0)
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    """Stop strings: the text ends before the first of these, and does not hold it."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Stop tokens: the completion ends with the first of these, or with the end of sequence."""
+    logprobs: int | None = None
+    """None: no log-probs; else those of the sampled tokens, and of so many likeliest ones beside each."""
+    prompt_logprobs: bool = False
+    """With `logprobs`: the same of the prompt's tokens from the second on."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextRequest:
+    """One completion to be sampled, whole or as a stream.
+
+    Example:
+        TextRequest(prompt_token_ids=(1, 9, 4), sampling=Sampling(max_tokens=8), seed=81, run="policy-v17")
+    """
+
+    prompt_token_ids: tuple[int, ...]
+    sampling: Sampling
+    seed: int
+    run: str
+    """Run of the adapter that answers: the `run` of a loaded payload; the base is one of these."""
+    stream: bool = False
+    """False: one delta, at the end, which costs less."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """New text and tokens of a completion.
+
+    Example:
+        TextDelta(text=" word", token_ids=(412,), logprobs=(-.2,), alternatives=(), finish_reason=None)
+    """
+
+    text: str
+    """May be empty: half a character, or what may become a stop string, is held back."""
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """Log-probs of `token_ids`; empty unless asked for."""
+    alternatives: tuple[tuple[tuple[int, float], ...], ...]
+    """Per token, the likeliest (token id, log-prob), best first; empty unless asked for."""
+    finish_reason: FinishReason | None
+    """Set in the last one."""
+    prompt_logprobs: tuple[float, ...] = ()
+    """Log-probs of the prompt's tokens from the second on, in the first delta; empty unless asked for."""
+    prompt_alternatives: tuple[tuple[tuple[int, float], ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """All completions of one prompt, i.i.d. draws from one policy version.
 
@@ -216,3 +276,23 @@ METRIC_KEYS: Sequence[str] = (
 def is_timing_key(key: str) -> bool:
     """True for metrics that depend on the clock (also those outside METRIC_KEYS)."""
     return key.endswith("_s") or key.startswith("idle_")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineUsage:
+    """An engine's time so far, by purpose.
+
+    Example:
+        EngineUsage(busy_s=12.5, loads=40, load_s=.9, returns=3, return_s=.07, kept_s=.02)
+    """
+
+    busy_s: float = 0.0
+    """Stepping."""
+    loads: int = 0
+    """Versions that were taken on, with `load_s` seconds in all."""
+    load_s: float = 0.0
+    returns: int = 0
+    """Loads that only brought a run's newest version back, for its next turn, with `return_s` seconds in all."""
+    return_s: float = 0.0
+    kept_s: float = 0.0
+    """Idle for a run with a version that was just loaded, while others waited."""

@@ -65,7 +65,7 @@ class GenerationEngineSpec(StrictModel):
         """The same engine as a rollout worker's, in a replica with so many GPUs."""
         return RolloutSpec(
             gpus_per_worker=num_gpus,
-            engine="vllm" if self.kind == "auto" else self.kind,
+            engine=self.kind if self.kind != "auto" else "vllm_async" if num_gpus else "vllm",
             max_prompt_tokens=self.max_prompt_tokens,
             max_completion_tokens=self.max_completion_tokens,
             max_sequences=self.max_sequences,

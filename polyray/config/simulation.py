@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import random
+
 from pydantic import Field, model_validator
 
 from polyray.config.base import StrictModel
@@ -37,6 +40,19 @@ class SimulationSpec(StrictModel):
     def takes_time(self) -> bool:
         """Whether decoding follows the clock; otherwise a poll is a token."""
         return self.step_s + self.sequence_s > 0
+
+    def draw_length(self, draw: random.Random, max_tokens: int) -> tuple[int, bool]:
+        """(tokens of a completion, whether it ends by itself); a longer one is cut at `max_tokens`.
+
+        Without a length model they are uniform and all cut: the policy never ends a sequence.
+        """
+        if self.mean_length is not None:
+            length = max(1, math.ceil(draw.expovariate(1 / self.mean_length)))
+        elif self.given_lengths:
+            length = draw.choice(self.given_lengths)
+        else:
+            return draw.randint(1, max_tokens), False
+        return min(length, max_tokens), length <= max_tokens
 
     @model_validator(mode="after")
     def _one_source_of_lengths(self) -> SimulationSpec:

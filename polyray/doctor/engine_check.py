@@ -23,7 +23,6 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from polyray.config.delivery import DeliverySpec
 from polyray.config.model import NF4, LoraSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig
@@ -32,17 +31,18 @@ from polyray.models.adapter import AdapterShape, PolicyUpdate, Probe, sha256_of
 from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base
 from polyray.models.lora import POLICY, adapter_bytes, adapter_config, add_reference, attach_adapter
+from polyray.rollout.engine import EngineSettings
 from polyray.rollout.worker import RolloutWorker
 from polyray.types import Group, GroupRequest, PolicyVersion, ScoredGroup, StepMetrics, TrainingBatch
 from polyray.weight_sync.mode import Mode
 from polyray.weight_sync.probe import probe_logprobs, probe_sequences
-from polyray.weight_sync.proof import check_delivery
+from polyray.weight_sync.proof import SyncVerifier
 
 TIMEOUT_S = 300.0
 NUM_PROBES = 8
 LORA = LoraSpec(rank=8, alpha=16.0)
 SCALE_B = 0.05
-"""Standard deviation of the random B: the adapter moves log-probs by far more than any tolerance."""
+"""Standard deviation of the random B: the adapter moves log-probs by far more than rounding does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def engine_round(device: torch.device, dtype: str, mode: Mode = "merged") -> Eng
         gpu_memory_utilization=0.3,
     )
     config = TrainConfig.model_validate({"name": "engine-check", "rollout": spec.model_dump()})
-    tolerance = DeliverySpec().tolerance_for(dtype)
+    verifier = SyncVerifier(dtype)
     with tempfile.TemporaryDirectory(prefix="polyray-engine-check-") as directory:
         model_dir = build_tiny_model(Path(directory))
         sequences = probe_sequences(config.task, spec, NUM_PROBES, 0, model_dir, dtype)
@@ -93,13 +93,13 @@ def engine_round(device: torch.device, dtype: str, mode: Mode = "merged") -> Eng
             start_s = worker.ready.result(TIMEOUT_S)
             payload = payload_of(model, 1, Probe(sequences, probe_logprobs(model, sequences), base_logprobs))
             ack = worker.deliver(payload).result(TIMEOUT_S)
-            proof = check_delivery(ack, payload.policy, payload.probe, tolerance)
+            proof = verifier.check(ack, payload)
             group = worker.submit(_request(config)).result(TIMEOUT_S)
             metrics = rl_step(model, config, group)
             stepped = probe_logprobs(model, sequences)
             second = payload_of(model, 2, Probe(sequences, stepped, payload.probe.logprobs))
             ack_2 = worker.deliver(second).result(TIMEOUT_S)
-            proof_2 = check_delivery(ack_2, second.policy, second.probe, tolerance)
+            proof_2 = verifier.check(ack_2, second)
         finally:
             worker.stop()
     return EngineRound(
@@ -179,7 +179,7 @@ def _random_policy(model_dir: Path, dtype: str, device: torch.device, sequences:
 def _engine(model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int | None) -> Any:
     from polyray.rollout.vllm_engine import VllmEngine
 
-    return VllmEngine(model_dir, spec, dtype, lora_rank)
+    return VllmEngine(EngineSettings(str(model_dir), dtype, spec, lora_rank))
 
 
 def _request(config: TrainConfig) -> GroupRequest:

@@ -20,14 +20,13 @@ import ray
 from polyray.config.algorithm import AlgorithmSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.service import ServiceSpec
-from polyray.errors import RolloutError
 from polyray.models.adapter import PolicyUpdate
 from polyray.orchestrator.reward_client import RemoteCall, RewardClient
 from polyray.rewards import RewardPlan
 from polyray.rollout.engine import EngineSettings
-from polyray.rollout.worker import RolloutWorker, Usage
+from polyray.rollout.worker import RolloutWorker
 from polyray.runs.logging import log_as, log_at
-from polyray.types import Group, GroupRequest, PolicyVersion, ScoredGroup
+from polyray.types import EngineUsage, Group, GroupRequest, PolicyVersion, ScoredGroup
 from polyray.weight_sync.proof import SyncAck
 
 if TYPE_CHECKING:
@@ -175,7 +174,7 @@ class RolloutActor:
         """The run has ended, or was ended: the engine works for the others alone."""
         self._worker.forget(run)
 
-    async def usage(self) -> Usage:
+    async def usage(self) -> EngineUsage:
         """The engine's time so far, by purpose."""
         return self._worker.usage
 
@@ -196,22 +195,8 @@ def engine_builder(rollout: RolloutSpec) -> Callable[[EngineSettings], Any]:
     if rollout.engine_kind == "simulated":
         from polyray.rollout.simulated_engine import SimulatedEngine
 
-        return lambda settings: SimulatedEngine(Path(settings.model_dir), settings.rollout, settings.dtype)
+        return lambda settings: SimulatedEngine(Path(settings.model_dir), settings.rollout)
     from polyray.rollout.vllm_engine import VllmEngine, import_vllm
 
-    import_vllm(on_gpu=bool(rollout.gpus_per_worker))
-    if rollout.engine_kind == "vllm_async":
-        return _async_engine
-    return lambda settings: VllmEngine(
-        Path(settings.model_dir), settings.rollout, settings.dtype, settings.lora_rank, settings.runs
-    )
-
-
-def _async_engine(settings: EngineSettings) -> Any:
-    from polyray.rollout.vllm_async import AsyncVllmEngine
-
-    if settings.lora_rank is None:
-        raise RolloutError("an engine of several processes takes adapters only; set delivery.mode=adapter")
-    return AsyncVllmEngine(
-        Path(settings.model_dir), settings.rollout, settings.dtype, settings.lora_rank, settings.runs
-    )
+    import_vllm(rollout)
+    return VllmEngine

@@ -56,7 +56,7 @@ class ServingFleet:
         self._pool = pool
         self._run_state = run_state
         self._on_served = on_served
-        self._registry = PolicyRegistry(config.delivery.tolerance_for(dtype))
+        self._registry = PolicyRegistry(dtype)
         self._current: tuple[PolicyUpdate, Any] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_progress: set[str] = set()

@@ -1,20 +1,27 @@
-"""The protocol every inference engine follows.
+"""Groups and texts from an engine of requests.
 
-One thread owns an engine and steps it (`worker.py`); nothing here is thread-safe and nothing blocks longer
-than one decoding step, so streaming, cancelling and joining a running batch all work.
+    submit --> a request per sample --> steps of the engine --> new tokens --> Group, or TextDelta after TextDelta
+
+`Engine` is what every engine shares: versions by run, samples of a group, decoding, giving up. A subclass runs the
+requests. One thread owns an engine and steps it (worker.py); nothing here is thread-safe, and nothing blocks longer
+than one decoding step.
 """
 
 from __future__ import annotations
 
+import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from polyray.config.rollout import RolloutSpec
+from polyray.data.chat import encode_prompt, stop_tokens
+from polyray.errors import DataError, RolloutError, WeightSyncError
 from polyray.models.adapter import PolicyUpdate
-from polyray.types import Group, GroupRequest
+from polyray.types import Completion, Group, GroupRequest, PolicyVersion, Sampling, TextDelta, TextRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,68 +41,228 @@ class EngineSettings:
     """How many runs use the engine at the same time, each with versions of its own."""
 
 
-class Engine(Protocol):
-    """Samples groups, each from one policy version: the newest of its run that was loaded when it was submitted.
+def group_sampling(request: GroupRequest, stop_token_ids: tuple[int, ...] = ()) -> Sampling:
+    """Sampling settings that all samples of a group share."""
+    return Sampling(
+        request.max_completion_tokens, request.temperature, stop_token_ids=stop_token_ids, logprobs=0
+    )
 
-    Groups are told apart by `group_id` alone: a caller with several runs gives each group its own number.
-    """
 
-    @property
-    def keeps_versions(self) -> bool:
+@dataclass(slots=True)
+class Version:
+    """A policy version in an engine, the handle that `_load` returned, and how many groups and texts run on it."""
+
+    policy: PolicyVersion
+    loaded: Any
+    in_flight: int = 0
+
+
+@dataclass(slots=True)
+class Running:
+    """A group or text on its way; `samples` are the engine's ids of its requests, one per seed."""
+
+    number: int
+    request: GroupRequest | TextRequest
+    prompt: list[int]
+    sampling: Sampling
+    seeds: tuple[int, ...]
+    stream: bool
+    version: Version
+    samples: list[int]
+    ended: dict[int, TextDelta] = field(default_factory=dict)
+
+
+Answer = tuple[int, Group | TextDelta]
+"""The caller's number of a request, and its group or the next part of its text."""
+
+
+class Engine(ABC):
+    """Samples groups and texts, each from the version of its run that was the newest when it was submitted."""
+
+    def __init__(self, tokenizer: Any, spec: RolloutSpec, *, keeps_versions: bool) -> None:
+        self.max_sequences = spec.max_sequences
+        """Sequences that it decodes together; more wait inside, first come first served."""
+        self.keeps_versions = keeps_versions
         """True: `load` works while groups run, they finish on the version of their submission, and the engine
         holds the newest version of every run. False: `load` only when idle, and it holds one version. Either
         way a `load` that raises WeightSyncError changed nothing; after anything else the engine is unusable."""
-        ...
-
-    @property
-    def max_sequences(self) -> int:
-        """Sequences that it decodes together; more wait inside, first come first served."""
-        ...
-
-    def submit(self, request: GroupRequest) -> None:
-        """Queues a group; it joins the running batch at the next `poll`. Raises DataError where its prompt
-        cannot be, RolloutError where no version of its run is loaded."""
-        ...
-
-    def poll(self) -> list[Group]:
-        """Advances every running sequence by one token (or prefill) and returns the groups that finished."""
-        ...
-
-    def abort(self, group_id: int) -> None:
-        """Forgets a group; unknown ids are ignored."""
-        ...
-
-    def drain(self) -> list[Group]:
-        """Polls until the engine is idle, and returns everything that finished."""
-        ...
-
-    def load(self, payload: PolicyUpdate) -> None:
-        """Serves this version from now on; see `keeps_versions` for what happens to the ones before."""
-        ...
-
-    def forget(self, run: str) -> None:
-        """The run has ended: its versions may go as soon as none of its groups runs."""
-        ...
-
-    def probe(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
-        """[sum(len - 1)] float32 log-probs of the sequences' tokens from the second on, at temperature 1, by
-        the version loaded last. Groups that finish meanwhile are returned by the next `poll`."""
-        ...
-
-    def sleep(self) -> None:
-        """Free the device's memory: weights go to the host's, keys and values are dropped. Only when idle;
-        nothing but `wake` and `close` may follow."""
-        ...
-
-    def wake(self) -> None:
-        """Allocate the memory again, and serve the same versions as before."""
-        ...
+        self.progress = 0
+        """Steps so far: tells an engine that hangs from one that is busy."""
+        self._tokenizer = tokenizer
+        self._max_model_len = spec.max_model_len
+        self._running: dict[int, Running] = {}
+        self._samples: dict[int, Running] = {}
+        self._ids = itertools.count()
+        """Request ids are never used twice: late output of a request that was given up is nobody else's."""
+        self._answers: list[Answer] = []
+        self._versions: dict[str, Version] = {}
+        self._newest: dict[str, Version] = {}
+        self._last: Version | None = None
 
     @property
     def idle(self) -> bool:
-        """True where no group is queued, running or finished but not yet polled."""
-        ...
+        """True where no request is queued, running or answered but not yet polled."""
+        return not self._running and not self._answers
 
+    def submit(self, number: int, request: GroupRequest | TextRequest) -> None:
+        """Queue a request under the caller's number; it joins the running batch at the next `poll`. Raises
+        DataError where its prompt cannot be, RolloutError where no version of its run is loaded."""
+        version = _delivered(self._newest.get(request.run))
+        if isinstance(request, TextRequest):
+            name, seeds, stream = "of a text", (request.seed,), request.stream
+            prompt, sampling = list(request.prompt_token_ids), request.sampling
+        else:
+            name, seeds, stream = repr(request.prompt.prompt_id), request.seeds, False
+            prompt = encode_prompt(self._tokenizer, request.prompt)
+            sampling = group_sampling(request, stop_tokens(self._tokenizer, request.prompt))
+        room = self._max_model_len - sampling.max_tokens
+        if len(prompt) > room:
+            raise DataError(
+                f"prompt {name} has {len(prompt)} tokens, the limit is {room}; raise rollout.max_prompt_tokens"
+            )
+        samples = [next(self._ids) for _ in seeds]
+        running = Running(number, request, prompt, sampling, seeds, stream, version, samples)
+        self._add(running)
+        version.in_flight += 1
+        self._running[number] = running
+        self._samples |= dict.fromkeys(samples, running)
+
+    def poll(self) -> list[Answer]:
+        """Advance what runs by about a token, and return groups that are complete and new parts of texts."""
+        if self._running:
+            self._step()
+        answers, self._answers = self._answers, []
+        return answers
+
+    def drain(self) -> list[Answer]:
+        """Polls until the engine is idle, and returns all answers."""
+        answers: list[Answer] = []
+        while not self.idle:
+            answers.extend(self.poll())
+        return answers
+
+    def abort(self, number: int) -> None:
+        """Forgets a request; unknown numbers are ignored."""
+        self._answers = [answer for answer in self._answers if answer[0] != number]
+        running = self._running.pop(number, None)
+        if running is not None:
+            for sample in running.samples:
+                self._samples.pop(sample, None)
+            self._cancel(running)
+            self._release(running.version)
+
+    def load(self, payload: PolicyUpdate) -> None:
+        """Serves this version from now on; see `keeps_versions` for what happens to the ones before."""
+        policy = payload.policy
+        if not self.keeps_versions and not self.idle:
+            raise WeightSyncError(f"{policy.name} cannot be loaded while groups run: a group is one version")
+        version = self._versions.get(policy.name) if self.keeps_versions else None
+        if version is None:
+            version = Version(policy, self._load(payload))
+            if not self.keeps_versions:
+                self._versions.clear()
+                self._newest.clear()
+        self._last = self._newest[policy.run] = self._versions[policy.name] = version
+        self._unload_unused()
+
+    def forget(self, run: str) -> None:
+        """The run has ended: its versions may go as soon as nothing runs on them."""
+        self._newest.pop(run, None)
+        self._unload_unused()
+
+    def held(self) -> dict[str, int]:
+        """Versions in the engine by name, and how many groups and texts run on each. For any thread."""
+        return {version.policy.name: version.in_flight for version in list(self._versions.values())}
+
+    @abstractmethod
+    def probe(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
+        """[sum(len - 1)] float32 log-probs of the sequences' tokens from the second on, at temperature 1, by
+        the version loaded last. Answers to requests meanwhile are returned by the next `poll`."""
+
+    @abstractmethod
+    def sleep(self) -> None:
+        """Free the device's memory, weights to the host's. Only when idle; then only `wake` or `close` may follow."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Allocate the memory again, and serve the same versions as before."""
+
+    @abstractmethod
     def close(self) -> None:
         """Removes what the engine keeps outside its process, and ends processes of its own. Called once, last."""
-        ...
+
+    @abstractmethod
+    def _add(self, running: Running) -> None:
+        """Queue a request per sample. DataError where the engine refuses them."""
+
+    @abstractmethod
+    def _advance(self) -> Sequence[tuple[int, TextDelta]]:
+        """One step: new tokens by request id; with text only where it is streamed or has stop strings."""
+
+    @abstractmethod
+    def _cancel(self, running: Running) -> None:
+        """Take its requests out of the engine."""
+
+    @abstractmethod
+    def _load(self, payload: PolicyUpdate) -> Any:
+        """Load a version; the handle by which requests name it. WeightSyncError if it is refused."""
+
+    @abstractmethod
+    def _unload(self, loaded: Any) -> None:
+        """Drop a version that nothing runs on. Only called where the engine keeps versions."""
+
+    def _probed(self) -> Any:
+        """Handle of the version loaded last."""
+        return _delivered(self._last).loaded
+
+    def _step(self) -> None:
+        for sample, delta in self._advance():
+            running = self._samples.get(sample)
+            if running is not None:  # else it was given up meanwhile
+                self._take(running, sample, delta)
+
+    def _take(self, running: Running, sample: int, delta: TextDelta) -> None:
+        if isinstance(running.request, TextRequest):
+            if not (running.stream or running.sampling.stop):
+                delta = replace(delta, text=self._tokenizer.decode(delta.token_ids, skip_special_tokens=True))
+            self._answers.append((running.number, delta))
+        if delta.finish_reason is None:
+            return
+        del self._samples[sample]
+        running.ended[sample] = delta
+        if len(running.ended) == len(running.samples):
+            del self._running[running.number]
+            if isinstance(running.request, GroupRequest):
+                self._answers.append((running.number, self._group(running, running.request)))
+            self._release(running.version)
+
+    def _group(self, running: Running, request: GroupRequest) -> Group:
+        ended = [running.ended[sample] for sample in running.samples]
+        token_ids = [np.asarray(delta.token_ids, np.int32) for delta in ended]
+        texts = self._tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+        completions = tuple(
+            Completion(
+                tokens, np.asarray(delta.logprobs, np.float32), text, delta.finish_reason or "error", seed
+            )
+            for tokens, delta, text, seed in zip(token_ids, ended, texts, request.seeds, strict=True)
+        )
+        prompt = np.asarray(running.prompt, np.int32)
+        return Group(request.group_id, request.prompt, prompt, completions, running.version.policy)
+
+    def _release(self, version: Version) -> None:
+        version.in_flight -= 1
+        self._unload_unused()
+
+    def _unload_unused(self) -> None:
+        if not self.keeps_versions:
+            return  # the next load takes the place of this version
+        for name, version in list(self._versions.items()):
+            if version is not self._newest.get(version.policy.run) and not version.in_flight:
+                del self._versions[name]
+                self._unload(version.loaded)
+
+
+def _delivered(version: Version | None) -> Version:
+    if version is None:
+        raise RolloutError("no policy version was delivered to this engine yet; deliver one before sampling")
+    return version

@@ -4,12 +4,11 @@ Every message costs its run something (a group: its samples over the run's share
 least comes next, so that runs which always have work get samples in proportion to their shares. A run that was
 idle returns level with the others: it saves up no unused time.
 
-An engine that keeps versions takes the groups of all runs as they come next. One that holds a single version must
-load a run's weights before that run's groups, so a run keeps the engine until it has nothing left to do, or until
-its slice is over while others wait. A run whose version was just taken on has nothing to do yet, until it hears of
-it and sends groups: it keeps the engine for as long as bringing its weights back would take, so the engine loses at
-most twice what it would with foresight. For a single run it is simply a queue. Used by worker.py;
-without threads and without an engine.
+An engine that keeps versions takes the requests of all runs as they come next. One that holds a single version must
+load a run's weights first, so a run keeps the engine until it has nothing left to do, or until its slice is over
+while others wait. A run whose version was just loaded keeps it for as long as bringing its weights back would take,
+until it sends groups: the engine loses at most twice what it would with foresight. Used by worker.py; without threads
+and without an engine.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ LOAD_SHARE = 0.03
 
 @dataclass(slots=True)
 class _Queue(Generic[MessageT]):
+    """Messages of a run with their costs, and the cost of those that it has had."""
+
     messages: deque[tuple[MessageT, float]] = field(default_factory=deque)
-    """Each with its cost."""
     had: float = 0.0
-    """Cost of the messages that the run has had."""
 
 
 class FairQueue(Generic[MessageT]):
@@ -62,7 +61,8 @@ class FairQueue(Generic[MessageT]):
             self._began = self._clock()
         queue = self._queues.setdefault(run, _Queue())
         if not queue.messages:
-            queue.had = max(queue.had, self._least_had())
+            waiting = [other.had for other in self._queues.values() if other.messages]
+            queue.had = max(queue.had, min(waiting, default=0.0))
         queue.messages.append((message, cost))
 
     @property
@@ -88,8 +88,7 @@ class FairQueue(Generic[MessageT]):
         return self.pop() if self._turn_to(may) else None
 
     def advance(self) -> bool:
-        """The turn of the run that has had the least, of those that have something to do, which may be the current
-        one; False where none has."""
+        """The turn of the run with work that has had the least, maybe the current one; False where none has work."""
         if not self._turn_to(lambda message: True):
             return False
         self._began = self._clock()
@@ -127,9 +126,6 @@ class FairQueue(Generic[MessageT]):
     @property
     def _others_wait(self) -> bool:
         return any(queue.messages for run, queue in self._queues.items() if run != self.current)
-
-    def _least_had(self) -> float:
-        return min((queue.had for queue in self._queues.values() if queue.messages), default=0.0)
 
     def _turn_to(self, may: Callable[[MessageT], bool]) -> bool:
         """Put the next run first and the current one last; False if no run may continue."""

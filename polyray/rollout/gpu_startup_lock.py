@@ -22,10 +22,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 @contextmanager
 def gpu_startup_lock(rollout: RolloutSpec, directory: Path | None = None) -> Iterator[None]:
-    """Hold the GPU's startup lock; an engine without a shared GPU does not wait.
-
-    While the block runs, no other engine of the same user starts on this engine's GPU.
-    """
+    """Hold the GPU's lock against engines of the same user; an engine without a shared GPU does not wait."""
     if not rollout.shares_gpus:
         yield
         return

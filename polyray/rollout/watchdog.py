@@ -1,12 +1,10 @@
 """Watchdog process: ends an engine's processes and files with it, even if it is killed.
 
 vLLM's EngineCore and workers outlive a parent that gets SIGKILL, and files in shared memory outlive everything.
-The watchdog holds the reading end of a pipe, through which its owner names shared memory that must go, too: a killed
-process can no longer be asked. When the writing end closes, because its owner closed it or died, it
-kills every process that carries the owner's mark in its environment, removes their shared memory and the directories
-it was given, and ends. It is no child of its owner, because Ray kills an actor's children with it.
-
-Standard library only: the watchdog runs this very file, without anything of the environment's packages.
+The watchdog reads a pipe, through which its owner names shared memory that must go, too. When the writing end closes,
+because its owner closed it or died, it kills every process that carries the owner's mark in its environment, removes
+their shared memory and the directories it was given, and ends. It is no child of its owner, because Ray kills an
+actor's children with it. Standard library only: it runs this very file, without the environment's packages.
 """
 
 from __future__ import annotations
@@ -37,6 +35,7 @@ class Watchdog:
 
     def __init__(self, directories: Sequence[Path] = ()) -> None:
         """`directories` are removed with all that is in them when the owner is gone."""
+        self.directories = directories
         self.mark = secrets.token_hex(16)
         reading, self._writing = os.pipe()
         command = [sys.executable, "-S", "-E", __file__, self.mark, *map(str, directories)]
@@ -49,8 +48,8 @@ class Watchdog:
 
     @contextmanager
     def marking(self) -> Iterator[None]:
-        """Processes that are started inside, and all below them, belong to the owner; what they have in shared memory
-        at the end of the block goes with it, also when they are killed before it."""
+        """Processes that are started inside, and all below them, belong to the owner, and so does the shared memory
+        that they have at the end of the block, even if they are killed before it."""
         os.environ[MARK] = self.mark
         try:
             yield
@@ -82,9 +81,7 @@ def marked_processes(mark: str) -> list[int]:
 
 
 def shared_memory_of(pid: int) -> set[Path]:
-    """Shared memory that Python's `multiprocessing.shared_memory` has mapped into a process, and may leave
-    behind.
-    """
+    """Shared memory that `multiprocessing.shared_memory` has mapped into a process, and may leave behind."""
     try:
         lines = Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines()
     except OSError:

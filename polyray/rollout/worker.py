@@ -1,15 +1,15 @@
-"""One engine and the one thread that steps it; callers get futures.
+"""One engine and the one thread that steps it; callers get futures, or parts of texts as they come.
 
-    submit ----.                                 .--> future of Group
-    deliver ----+--> inbox --> turns --> thread -+--> future of SyncAck
-    (any thread)                                 '--> the first failure of the engine fails everything still out
+    submit, submit_text --.                                 .--> future of Group, parts of a text
+    deliver --------------+--> inbox --> turns --> thread --+--> future of SyncAck
+    (any thread)                                            '--> a failure of the engine fails everything still out
 
-A delivery is a gate of its run: groups submitted before it finish on the old version, later groups wait for the new
-one. So no group ever mixes versions. If the engine keeps versions, the groups of other runs continue beside it.
+A delivery is a gate of its run: requests submitted before it finish on the old version, later ones wait for the new
+one. So no group ever mixes versions. If the engine keeps versions, the requests of other runs continue beside it.
 Otherwise they finish first, and runs that share the engine take turns: each finds its own newest version loaded.
 A version that does not follow its run's previous version begins a new history: running groups of that run are
-dropped, because their caller is gone and they may be sampled again. Used by the
-rollout actor, and directly by tests and benchmarks.
+dropped, because their caller is gone and they may be sampled again. Texts run on: their callers cancel them.
+Used by the rollout actor, by the generation service (text_engine.py), and directly by tests and benchmarks.
 """
 
 from __future__ import annotations
@@ -20,88 +20,40 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from polyray.errors import PolyrayError, RolloutError, WeightSyncError, WeightSyncMismatch, is_user_error
 from polyray.models.adapter import PolicyUpdate, sha256_of
-from polyray.rollout.engine import Engine
+from polyray.rollout.engine import Answer, Engine
 from polyray.rollout.fair_queue import FairQueue
-from polyray.rollout.sleeping import Sleeper
-from polyray.types import Group, GroupRequest, PolicyVersion
+from polyray.types import EngineUsage, Group, GroupRequest, PolicyVersion, TextDelta, TextRequest
 from polyray.weight_sync.proof import SyncAck
 
 RETURN_NATS = 1e-3
 """Mean difference of a probe from the same engine's earlier answer under the same weights: it is 0 but for the order
 of sums on a GPU, while versions of two runs differ by more once they have trained."""
 FILL = 2
-"""Samples of several runs that an engine holds, in multiples of the sequences that it decodes together.
-
-Groups with long last samples leave room.
-"""
+"""Samples of several runs that an engine holds, in multiples of the sequences that it decodes together: groups with
+long last samples leave room."""
 
 
-@dataclass(slots=True)
-class _Submit:
-    request: GroupRequest
-    future: Future[Group] = field(default_factory=Future)
+@dataclass(slots=True, eq=False)
+class _Work:
+    """A request or a delivery, which waits for its run's turn, or a call of `sleep` (None)."""
 
-    @property
-    def run(self) -> str:
-        return self.request.run
-
-    @property
-    def num_samples(self) -> int:
-        return len(self.request.seeds)
-
-
-@dataclass(slots=True)
-class _Deliver:
-    payload: PolicyUpdate
-    future: Future[SyncAck] = field(default_factory=Future)
-
-    @property
-    def run(self) -> str:
-        return self.payload.policy.run
-
-
-@dataclass(slots=True)
-class _Forget:
     run: str
-
-
-@dataclass(slots=True)
-class _Sleep:
-    future: Future[float] = field(default_factory=Future)
-
-
-class _Stop:
-    pass
-
-
-_Message = _Submit | _Deliver | _Forget | _Sleep | _Stop
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """An engine's time so far, by purpose.
-
-    Example:
-        Usage(busy_s=12.5, loads=40, load_s=.9, returns=3, return_s=.07, kept_s=.02)
-    """
-
-    busy_s: float = 0.0
-    """Stepping."""
-    loads: int = 0
-    """Versions that were taken on, with `load_s` seconds in all."""
-    load_s: float = 0.0
-    returns: int = 0
-    """Loads that only brought a run's newest version back, for its next turn, with `return_s` seconds in all."""
-    return_s: float = 0.0
-    kept_s: float = 0.0
-    """Idle for a run with a version that was just loaded, while others waited."""
+    item: GroupRequest | TextRequest | PolicyUpdate | None
+    answer: Callable[[Any], None]
+    """Takes an answer, or the error instead of it; called in the engine's thread."""
+    num_samples: int = 0
+    cost: float = 0.0
+    number: int = -1
+    """Ours, once it is in the engine: runs that share the engine may use the same group ids."""
+    cancelled: bool = False
 
 
 class RolloutWorker:
@@ -110,112 +62,127 @@ class RolloutWorker:
     def __init__(self, name: str, build_engine: Callable[[], Engine]) -> None:
         self.name = name
         self._build_engine = build_engine
-        self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
-        self._turns: FairQueue[_Submit | _Deliver] = FairQueue()
-        self._out: dict[int, _Submit] = {}
-        """Groups in the engine, by our own number: runs that share it may use the same group ids."""
+        self._inbox: queue.SimpleQueue[_Work | Callable[[], None]] = queue.SimpleQueue()
+        self._turns: FairQueue[_Work] = FairQueue()
+        self._out: dict[int, _Work] = {}
+        """Requests in the engine, by number."""
         self._numbers = itertools.count()
-        self._newest: dict[str, PolicyUpdate] = {}
-        """Newest payload of each run, if the engine keeps no versions."""
-        self._proven: dict[str, np.ndarray] = {}
-        """The engine's probe log-probs when it loaded each run's newest version, if it keeps no versions."""
+        self._newest: dict[str, tuple[PolicyUpdate, np.ndarray]] = {}
+        """Newest payload of each run, with the engine's first answer to its probe, if it keeps no versions."""
         self._loaded_run: str | None = None
         self._policies: dict[str, PolicyVersion] = {}
         """Version of each run that was loaded last."""
-        self._usage = Usage()
-        self._sleeper = Sleeper()
-        self._ready: Future[float] = Future()
-        self._failure: BaseException | None = None
+        self.usage = EngineUsage()
+        """The engine's time so far, by purpose."""
+        self._asleep, self._stopped = False, threading.Event()
+        self._sleeps: list[_Work] = []
+        """Calls of `sleep` that wait until nothing is out."""
+        self._engine: Engine
+        self.ready: Future[float] = _future()
+        """Resolves to the seconds the engine took to start, or to why it did not."""
+        self.failure: BaseException | None = None
+        """The error that ended the engine; None while it is well."""
         self._failing = threading.Lock()
-        """No message may slip in between the look at `_failure` and the clearing of the inbox."""
+        """No message may slip in between the look at `failure` and the clearing of the inbox."""
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
         self._thread.start()
 
     @property
-    def ready(self) -> Future[float]:
-        """Resolves to the seconds the engine took to start, or to why it did not."""
-        return self._ready
+    def progress(self) -> int:
+        """See `Engine.progress`. Raises AttributeError until the engine is ready."""
+        return self._engine.progress
 
-    @property
-    def usage(self) -> Usage:
-        """The engine's time so far, by purpose."""
-        return self._usage
+    def held(self) -> dict[str, int]:
+        """See `Engine.held`. Raises AttributeError until the engine is ready."""
+        return self._engine.held()
 
     def submit(self, request: GroupRequest) -> Future[Group]:
         """Sample a group with the version that this worker serves when the request is admitted."""
-        return self._post(_Submit(request))
+        num_samples = len(request.seeds)
+        return self._ask(request.run, request, num_samples, num_samples / request.share)
+
+    def submit_text(
+        self, request: TextRequest, take: Callable[[TextDelta | BaseException], None]
+    ) -> Callable[[], None]:
+        """Sample a text; `take` gets its parts, or the error that ends it, in the engine's thread. Returns a
+        function that gives the text up: the engine stops decoding it."""
+        work = _Work(request.run, request, take, 1, 1.0)
+        self._post(work)
+        return lambda: self._inbox.put(lambda: self._cancel(work))
 
     def deliver(self, payload: PolicyUpdate) -> Future[SyncAck]:
         """Loads a version (after the groups in flight, where the engine holds one at a time) and answers what
         the engine then says of the probe."""
-        return self._post(_Deliver(payload))
+        return self._ask(payload.policy.run, payload)
 
     def sleep(self) -> Future[float]:
         """Put the engine to sleep once nothing is out, until there is new work; resolves to the seconds it took."""
-        return self._post(_Sleep())
+        return self._ask("", None)
 
     def forget(self, run: str) -> None:
-        """The run has ended: what it has under way or waiting is given up, and its versions go."""
-        self._inbox.put(_Forget(run))
+        """The run has ended: its groups and all that waits are given up, and its versions go."""
+        self._inbox.put(lambda: self._forget(run))
 
     def stop(self) -> None:
         """Ends the thread after the current step; what is still out fails."""
-        self._inbox.put(_Stop())
+        self._inbox.put(self._stopped.set)
         self._thread.join(timeout=30)
 
-    def _post(self, message):  # type: ignore[no-untyped-def]
+    def _ask(self, run: str, item: GroupRequest | PolicyUpdate | None, *size: Any) -> Future[Any]:
+        future = _future()
+        self._post(_Work(run, item, partial(_settle, future), *size))
+        return future
+
+    def _post(self, work: _Work) -> None:
         with self._failing:
-            if self._failure is None:
-                self._inbox.put(message)
-            else:
-                message.future.set_exception(self._told(self._failure))
-        return message.future
+            if self.failure is None:
+                self._inbox.put(work)
+                return
+        work.answer(self._told(self.failure))
 
     def _run(self) -> None:
         started = time.perf_counter()
         try:
-            engine = self._build_engine()
+            self._engine = self._build_engine()
         except BaseException as error:
             self._fail(error)
-            self._ready.set_exception(error)
+            self.ready.set_exception(error)
             return
-        self._ready.set_result(time.perf_counter() - started)
+        self.ready.set_result(time.perf_counter() - started)
         try:
-            while self._serve(engine):
+            while self._serve():
                 pass
             self._fail(RolloutError(f"worker {self.name} was stopped"))
         except BaseException as error:
             self._fail(error)
         finally:
-            engine.close()
+            self._engine.close()
 
-    def _serve(self, engine: Engine) -> bool:
-        """One turn: take in what is waiting, then one engine step. False where the worker was told to
-        stop."""
+    def _serve(self) -> bool:
+        """One turn: take in what is waiting, then one engine step. False where the worker was told to stop."""
         while (message := self._next_message()) is not None:
-            if isinstance(message, _Stop):
-                return False
-            if isinstance(message, _Forget):
-                self._forget(engine, message.run)
-            elif isinstance(message, _Sleep):
-                self._sleeper.ask(message.future)
-                self._sleeper.settle(engine, idle=not (self._out or self._turns))
+            if not isinstance(message, _Work):
+                message()
+            elif message.item is None:
+                self._sleeps.append(message)
+                self._sleep_if_idle()
             else:
-                cost = message.num_samples / message.request.share if isinstance(message, _Submit) else 0.0
-                self._turns.put(message.run, message, cost)
-        if engine.keeps_versions:
-            while (message := self._turns.take(lambda head: self._may_go_on(engine, head))) is not None:
-                self._handle(engine, message)
+                self._turns.put(message.run, message, message.cost)
+            if self._stopped.is_set():
+                return False
+        if self._engine.keeps_versions:
+            while (work := self._turns.take(self._may_go_on)) is not None:
+                self._handle(work)
         else:
-            self._take_turns(engine)
+            self._take_turns()
         if self._out:
             started = time.perf_counter()
-            self._resolve(engine.poll())
+            self._resolve(self._engine.poll())
             self._count(busy_s=time.perf_counter() - started)
-        self._sleeper.settle(engine, idle=not (self._out or self._turns))
+        self._sleep_if_idle()
         return True
 
-    def _next_message(self) -> _Message | None:
+    def _next_message(self) -> _Work | Callable[[], None] | None:
         """Next message; None if nothing came and there is other work."""
         if not self._inbox.empty() or not (self._out or self._turns):
             return self._inbox.get()
@@ -229,155 +196,180 @@ class RolloutWorker:
         finally:
             self._count(kept_s=time.perf_counter() - started)
 
-    def _may_go_on(self, engine: Engine, message: _Submit | _Deliver) -> bool:
-        """Whether the engine may take the message now.
-
-        Groups of several runs wait here rather than in the engine, which serves first come, first served.
-        """
-        if isinstance(message, _Deliver) or self._turns.num_runs == 1:
+    def _may_go_on(self, work: _Work) -> bool:
+        """Whether the engine may take the work now: it serves first come, first served, so several runs wait here."""
+        if isinstance(work.item, PolicyUpdate) or self._turns.num_runs == 1:
             return True
-        running = sum(submit.num_samples for submit in self._out.values())
-        return running < FILL * engine.max_sequences
+        return sum(other.num_samples for other in self._out.values()) < FILL * self._engine.max_sequences
 
-    def _take_turns(self, engine: Engine) -> None:
-        """Gives the engine what it may have now: more groups of the run it works for, or, once it is empty, the next
-        version or the next run."""
+    def _take_turns(self) -> None:
+        """Gives the engine what it may have now: more requests of the run it works for, or, once it is empty, the
+        next version or the next run."""
         while True:
-            while isinstance(self._turns.head(), _Submit) and not self._turns.slice_is_over:
-                if not self._has_version_loaded(engine):
+            while (head := self._turns.head()) is not None and not self._turns.slice_is_over:
+                if isinstance(head.item, PolicyUpdate) or not self._has_version_loaded():
                     break
-                self._handle(engine, self._turns.pop())
+                self._handle(self._turns.pop())
             head = self._turns.head()
-            if self._out and not (isinstance(head, _Deliver) and self._begins_anew(head.payload.policy)):
+            payload = head.item if head is not None and isinstance(head.item, PolicyUpdate) else None
+            if self._out and not (payload is not None and self._begins_anew(payload.policy)):
                 return
-            if isinstance(head, _Deliver):
-                self._handle(engine, self._turns.pop())
+            if payload is not None:
+                self._handle(self._turns.pop())
             elif self._turns.patience_s or not self._turns.advance():
                 return
 
-    def _has_version_loaded(self, engine: Engine) -> bool:
+    def _has_version_loaded(self) -> bool:
         """Whether the engine serves the current run; loads its newest version if nothing runs."""
         run = self._turns.current
         assert run is not None
         if run != self._loaded_run and run in self._newest:
             if self._out:
                 return False
-            self._sleeper.wake(engine)
+            self._wake()
             started = time.perf_counter()
-            payload = self._newest[run]
-            engine.load(payload)
-            _check_return(engine.probe(payload.probe.sequences), self._proven[run], payload.policy, self.name)
+            payload, proven = self._newest[run]
+            self._engine.load(payload)
+            _check_return(self._engine.probe(payload.probe.sequences), proven, payload.policy, self.name)
             self._loaded_run = run
             self._count(returns=1, return_s=time.perf_counter() - started)
         return True
 
-    def _handle(self, engine: Engine, message: _Submit | _Deliver) -> None:
-        self._sleeper.wake(engine)
-        if isinstance(message, _Submit):
-            self._admit(engine, message)
-        else:
-            self._deliver(engine, message)
-
-    def _admit(self, engine: Engine, message: _Submit) -> None:
-        number = next(self._numbers)
-        self._out[number] = message
+    def _handle(self, work: _Work) -> None:
+        if work.cancelled:
+            return
+        self._wake()
+        if isinstance(work.item, PolicyUpdate):
+            self._deliver(work, work.item)
+            return
+        assert work.item is not None
+        work.number = next(self._numbers)
+        self._out[work.number] = work
         try:
-            engine.submit(replace(message.request, group_id=number))
+            self._engine.submit(work.number, work.item)
         except PolyrayError as error:  # this request cannot be served; the engine is fine
-            del self._out[number]
-            message.future.set_exception(error)
+            del self._out[work.number]
+            work.answer(error)
 
-    def _deliver(self, engine: Engine, message: _Deliver) -> None:
-        payload = message.payload
+    def _deliver(self, work: _Work, payload: PolicyUpdate) -> None:
+        policy, magnified, changed = payload.policy, None, False
         try:
-            if self._begins_anew(payload.policy):
-                self._give_up(engine, payload.policy.run, f"{payload.policy.name} begins anew")
+            if self._begins_anew(policy):
+                self._give_up(policy.run, f"{policy.name} begins anew")
             digest = sha256_of(payload.tensors)
-            if digest != payload.policy.sha256:
+            if digest != policy.sha256:
                 raise WeightSyncError(
-                    f"{payload.policy.name} arrived damaged at {self.name}: its sha256 does not match"
+                    f"{policy.name} arrived damaged at {self.name}: its sha256 does not match"
                 )
             started = time.perf_counter()
-            engine.load(payload)
+            if (larger := payload.magnified()) is not None:
+                self._engine.load(larger)
+                changed = not self._engine.keeps_versions
+                magnified = self._engine.probe(larger.probe.sequences)
+                self._engine.forget(larger.policy.run)
+            self._engine.load(payload)
             loaded = time.perf_counter()
-            logprobs = engine.probe(payload.probe.sequences)
+            logprobs = self._engine.probe(payload.probe.sequences)
         except BaseException as error:
-            message.future.set_exception(error)
-            if isinstance(error, WeightSyncError):
+            work.answer(error)
+            if isinstance(error, WeightSyncError) and not changed:
                 return  # refused, and nothing changed: the engine keeps its version
             # An engine that failed inside a reload may serve anything: it is discarded as a whole.
             raise
-        self._policies[payload.policy.run] = payload.policy
+        self._policies[policy.run] = policy
         self._count(loads=1, load_s=loaded - started)
-        if not engine.keeps_versions:
-            self._newest[payload.policy.run] = payload
-            self._proven[payload.policy.run] = logprobs
-            self._loaded_run = payload.policy.run
+        if not self._engine.keeps_versions:
+            self._newest[policy.run] = payload, logprobs
+            self._loaded_run = policy.run
             self._turns.load_took(time.perf_counter() - started)
-        message.future.set_result(
-            SyncAck(
-                self.name,
-                digest,
-                logprobs,
-                loaded - started,
-                time.perf_counter() - loaded,
-            )
-        )
+        probe_s = time.perf_counter() - loaded
+        work.answer(SyncAck(self.name, digest, logprobs, loaded - started, probe_s, magnified))
 
     def _begins_anew(self, policy: PolicyVersion) -> bool:
         before = self._policies.get(policy.run)
         return before is not None and (policy.attempt != before.attempt or policy.version <= before.version)
 
-    def _forget(self, engine: Engine, run: str) -> None:
-        self._give_up(engine, run, "its run has ended")
-        for message in self._turns.forget(run):
-            message.future.set_exception(RolloutError(f"run {run} has ended"))
+    def _cancel(self, work: _Work) -> None:
+        work.cancelled = True
+        if self._out.pop(work.number, None) is not None:
+            self._engine.abort(work.number)
+
+    def _forget(self, run: str) -> None:
+        self._give_up(run, "its run has ended")
+        for work in self._turns.forget(run):
+            work.answer(RolloutError(f"run {run} has ended"))
         self._newest.pop(run, None)
-        self._proven.pop(run, None)
         self._policies.pop(run, None)
-        engine.forget(run)
+        self._engine.forget(run)
 
-    def _give_up(self, engine: Engine, run: str, why: str) -> None:
-        """Abort a run's unfinished groups."""
+    def _give_up(self, run: str, why: str) -> None:
+        """Abort a run's unfinished groups, and its texts where the engine holds one version."""
         if self._out:
-            self._resolve(engine.poll())
-        for number, message in list(self._out.items()):
-            if message.run == run:
-                engine.abort(number)
+            self._resolve(self._engine.poll())
+        for number, work in list(self._out.items()):
+            if work.run == run and (isinstance(work.item, GroupRequest) or not self._engine.keeps_versions):
+                self._engine.abort(number)
                 del self._out[number]
-                message.future.set_exception(
-                    RolloutError(f"group {message.request.group_id} was given up: {why}")
-                )
+                name = f"group {work.item.group_id}" if isinstance(work.item, GroupRequest) else "a text"
+                work.answer(RolloutError(f"{name} was given up: {why}"))
 
-    def _resolve(self, groups: list[Group]) -> None:
-        for group in groups:
-            message = self._out.pop(group.group_id)
-            message.future.set_result(replace(group, group_id=message.request.group_id))
+    def _resolve(self, answers: list[Answer]) -> None:
+        for number, answer in answers:
+            ended = isinstance(answer, Group) or answer.finish_reason is not None
+            work = self._out.pop(number) if ended else self._out[number]
+            work.answer(answer)
+
+    def _sleep_if_idle(self) -> None:
+        """Put the engine to sleep if that was requested and no work is out."""
+        if not self._sleeps or self._out or self._turns:
+            return
+        started, slept = time.perf_counter(), self._asleep
+        if not slept:
+            self._engine.sleep()
+            self._asleep = True
+        while self._sleeps:
+            self._sleeps.pop().answer(0.0 if slept else time.perf_counter() - started)
+
+    def _wake(self) -> None:
+        if self._asleep:
+            self._engine.wake()
+            self._asleep = False
 
     def _count(self, **more: float) -> None:
-        sums = {name: getattr(self._usage, name) + value for name, value in more.items()}
-        self._usage = replace(self._usage, **sums)
+        sums = {name: getattr(self.usage, name) + value for name, value in more.items()}
+        self.usage = replace(self.usage, **sums)
 
     def _fail(self, error: BaseException) -> None:
-        messages = [*self._out.values(), *self._turns.drain()]
-        waiting: list[Future[Any]] = [message.future for message in messages]
-        waiting += self._sleeper.give_up()
+        waiting = [*self._out.values(), *self._turns.drain(), *self._sleeps]
         self._out.clear()
         with self._failing:
-            self._failure = error
+            self.failure = error
             while not self._inbox.empty():
                 message = self._inbox.get()
-                if isinstance(message, _Submit | _Deliver | _Sleep):
-                    waiting.append(message.future)
-        for future in waiting:
-            if not future.done():
-                future.set_exception(self._told(error))
+                if isinstance(message, _Work):
+                    waiting.append(message)
+        for work in waiting:
+            work.answer(self._told(error))
 
     def _told(self, failure: BaseException) -> BaseException:
         """Error for waiting callers: the engine is gone, or the user's mistake that ends the run."""
         if is_user_error(failure):
             return failure
         return RolloutError(f"engine of {self.name} is gone: {type(failure).__name__}: {failure}")
+
+
+def _future() -> Future[Any]:
+    """A future that its caller cannot cancel: the answer comes even if nothing waits for it."""
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    return future
+
+
+def _settle(future: Future[Any], answer: Any) -> None:
+    if isinstance(answer, BaseException):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
 
 
 def _check_return(now: np.ndarray, proven: np.ndarray, policy: PolicyVersion, worker: str) -> None:

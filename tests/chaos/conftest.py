@@ -11,8 +11,7 @@ import pytest
 import ray
 from ray.util import placement_group_table
 
-from polyray.rollout.adapter_files import NAME
-from polyray.rollout.processes import ProcessIdentity
+from polyray.rollout.vllm_delivery import ownerless
 from polyray.rollout.watchdog import shared_memory_of
 from tests.conftest import marked_processes, session_mark
 
@@ -42,18 +41,12 @@ def left_over() -> set[str]:
 
 def ownerless_files() -> set[str]:
     """Files in shared memory without a live owner; other tests may run."""
-    left = set()
-    for path in SHARED_MEMORY.glob("polyray-adapters-*"):
-        owner = NAME.match(path.name)
-        assert owner is not None, path
-        if not ProcessIdentity(int(owner["pid"]), int(owner["started"])).is_alive:
-            left.add(str(path))
     blocks = set(SHARED_MEMORY.glob("psm_*"))
     for pid in (
         [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()] if blocks else []
     ):
         blocks -= shared_memory_of(pid)
-    return left | {str(path) for path in blocks}
+    return {str(path) for path in [*ownerless(SHARED_MEMORY), *blocks]}
 
 
 def orphans() -> set[str]:

@@ -60,7 +60,7 @@ def test_worker_with_a_killed_engine_process_is_replaced_without_leftovers(
     (incident,) = read_jsonl(paths.incidents)
     assert incident["kind"] == "worker_replaced"
     assert f"rollout worker {first} was replaced by" in incident["message"]
-    assert "vLLM's processes failed: EngineDeadError" in incident["message"]
+    assert "EngineDeadError" in incident["message"]
     deadline = time.monotonic() + WAIT_S
     while (engine_cores() or set(engine_directories()) - sockets) and time.monotonic() < deadline:
         time.sleep(0.1)

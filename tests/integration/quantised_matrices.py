@@ -14,7 +14,8 @@ import torch
 
 from polyray.config.rollout import RolloutSpec
 from polyray.models.loading import load_base
-from polyray.rollout.vllm_engine import build_llm
+from polyray.rollout.engine import EngineSettings
+from polyray.rollout.vllm_engine import build_llm, engine_arguments
 
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 
@@ -24,7 +25,8 @@ def main(model_dir: Path) -> None:
     from bitsandbytes.functional import dequantize_4bit  # pyright: ignore[reportMissingImports]
 
     learner = dict(load_base(model_dir, "nf4").named_modules())
-    llm = build_llm(model_dir, RolloutSpec(max_sequences=4), "nf4", lora_rank=8)
+    spec = RolloutSpec(max_sequences=4)
+    llm = build_llm(engine_arguments(EngineSettings(str(model_dir), "nf4", spec, 8)), spec)
     runner: Any = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner
     differences = []
     for name, parameter in runner.model.named_parameters():

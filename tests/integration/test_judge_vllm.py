@@ -26,7 +26,7 @@ from polyray.config.judge import JudgeSpec
 from polyray.config.loader import build_config
 from polyray.errors import JudgeError
 from polyray.models.base_files import find_embedded
-from polyray.rollout.vllm_engine import ENVIRONMENT
+from polyray.rollout.vllm_engine import ENVIRONMENT, IN_THIS_PROCESS
 from polyray.shelf.judge import (
     Candidate,
     ClusterItem,
@@ -91,7 +91,13 @@ def vllm_server(model_dir: Path, max_model_len: int, log: Path) -> Iterator[str]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
-            env={**os.environ, **ENVIRONMENT, **settings, "VLLM_WORKER_MULTIPROC_METHOD": "fork"},
+            env={
+                **os.environ,
+                **ENVIRONMENT,
+                **IN_THIS_PROCESS,
+                **settings,
+                "VLLM_WORKER_MULTIPROC_METHOD": "fork",
+            },
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,

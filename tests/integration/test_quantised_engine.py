@@ -42,7 +42,7 @@ def test_round_in_4_bits_agrees_like_one_in_bfloat16() -> None:
     command = ("-m", "polyray.doctor.engine_check", "--delivery", "adapter", "--dtype")
     seen = {dtype: _child(*command, dtype) for dtype in ("bfloat16", "nf4")}
     nf4, plain = seen["nf4"], seen["bfloat16"]
-    assert nf4["probe_difference"] < 0.02, "a tolerance of 0.05 must leave room"
+    assert nf4["probe_difference"] < 0.02
     assert nf4["logprob_difference_mean"] < 2 * plain["logprob_difference_mean"]
     assert nf4["change"] > 0.5, "the delivered adapter must differ from the base"
     assert 1e-3 < nf4["step_change"] < 1.0

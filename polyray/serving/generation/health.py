@@ -8,7 +8,8 @@ from collections.abc import Callable
 from contextlib import aclosing
 
 from polyray.errors import RolloutError
-from polyray.rollout.text_engine import TextEngine, TextRequest, TextSampling
+from polyray.rollout.text_engine import TextEngine
+from polyray.types import Sampling, TextRequest
 
 
 class EngineHealth:
@@ -24,7 +25,7 @@ class EngineHealth:
     ) -> None:
         """`canary_tokens` are a prompt for the adapter of `run`, which is always served."""
         self._engine = engine
-        self._canary = TextRequest(canary_tokens, TextSampling(max_tokens=1, temperature=0.0), 0, run)
+        self._canary = TextRequest(canary_tokens, Sampling(max_tokens=1, temperature=0.0), 0, run)
         self._timeout_s = timeout_s
         self._clock = clock
         self._seen = (engine.progress, clock())

@@ -1,6 +1,6 @@
 """Served adapters and their names: loading with proof, aliases, and a limit.
 
-    load: files --reference log-probs--> payload --engine--> its log-probs --check_delivery--> served
+    load: files --reference log-probs--> payload --engine--> its log-probs --SyncVerifier--> served
 
 A request resolves its model once and keeps that version, even if others are loaded or it is unloaded: the engine
 holds an adapter as long as something runs on it. Belongs to one event loop.
@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from polyray.config.delivery import Tolerance
 from polyray.errors import PolyrayError
 from polyray.models.adapter import PolicyUpdate
 from polyray.rollout.text_engine import TextEngine
@@ -25,7 +24,7 @@ from polyray.serving.generation.errors import AdapterConflict, UnknownPolicy
 from polyray.serving.generation.metrics import GenerationMetrics
 from polyray.serving.generation.sources import BASE, AdapterSource
 from polyray.types import PolicyVersion
-from polyray.weight_sync.proof import SyncAck, check_delivery
+from polyray.weight_sync.proof import SyncVerifier
 
 Reference = Callable[[Path | None, int, np.ndarray | None], PolicyUpdate]
 """(adapter directory, or None for the base; version; log-probs of what was loaded last) -> the adapter with the
@@ -61,14 +60,14 @@ class LivePolicies:
         self,
         engine: TextEngine,
         reference: Reference,
-        tolerance: Tolerance,
+        dtype: str,
         max_adapters: int,
         metrics: GenerationMetrics,
     ) -> None:
         self._metrics = metrics
         self._engine = engine
         self._reference = reference
-        self._tolerance = tolerance
+        self._verifier = SyncVerifier(dtype)
         self._max_adapters = max_adapters
         self._live: dict[str, LivePolicy] = {}
         """Served policies by model id, the least recently used first."""
@@ -158,11 +157,9 @@ class LivePolicies:
         known = self._live.get(model)
         if known is not None and known.policy == payload.policy:
             return known
-        started = time.perf_counter()
-        logprobs = await self._engine.load(payload)
-        ack = SyncAck(model, payload.policy.sha256, logprobs, 0.0, time.perf_counter() - started)
+        ack = await self._engine.load(payload)
         try:
-            proof = check_delivery(ack, payload.policy, payload.probe, self._tolerance)
+            proof = self._verifier.check(replace(ack, worker=model), payload)
         except PolyrayError:
             await self._restore(model, known)
             raise
@@ -182,7 +179,7 @@ class LivePolicies:
 
     async def _restore(self, model: str, known: LivePolicy | None) -> None:
         """Remove a version that was not proven; its predecessor is loaded again from its directory."""
-        await self._engine.forget(model)
+        self._engine.forget(model)
         if known is not None:
             del self._live[model]
             await self._deliver(model, Path(known.source), known.version, pinned=known.pinned)
@@ -191,7 +188,8 @@ class LivePolicies:
         self._live.pop(model, None)
         for alias in [alias for alias, target in self._aliases.items() if target == model]:
             del self._aliases[alias]
-        await self._engine.forget(model)
+        self._verifier.forget(model)
+        self._engine.forget(model)
 
     def _room(self) -> list[str]:
         """The models that have to go for one more: the one that was asked longest ago, if any."""

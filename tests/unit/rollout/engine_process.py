@@ -10,6 +10,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from polyray.rollout.engine import EngineSettings
+
 WAIT_S = 300.0
 
 
@@ -37,13 +39,12 @@ class RemoteEngine:
 
 
 @contextmanager
-def engine_process(engine: str, *args: Any) -> Iterator[RemoteEngine]:
-    """`engine`, e.g. `polyray.rollout.vllm_engine:VllmEngine`, built from `args` in a child that ends with the
-    block."""
+def engine_process(settings: EngineSettings) -> Iterator[RemoteEngine]:
+    """A `VllmEngine` in a child that ends with the block."""
     here, there = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
     # Not a daemon: an engine may have processes of its own.
-    child = context.Process(target=_serve, args=(there, engine, args))
+    child = context.Process(target=_serve, args=(there, settings))
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
@@ -64,9 +65,10 @@ def engine_process(engine: str, *args: Any) -> Iterator[RemoteEngine]:
             child.join()
 
 
-def _serve(connection: Connection, engine: str, args: tuple[Any, ...]) -> None:
-    module, _, name = engine.partition(":")
-    built = getattr(__import__(module, fromlist=[name]), name)(*args)
+def _serve(connection: Connection, settings: EngineSettings) -> None:
+    from polyray.rollout.vllm_engine import VllmEngine
+
+    built = VllmEngine(settings)
     while True:
         try:
             method, *arguments = connection.recv()

@@ -14,15 +14,24 @@ import pytest
 
 from polyray.errors import DataError
 from polyray.models.adapter import PolicyUpdate, Probe, sha256_of
-from polyray.rollout.engine import Engine
+from polyray.rollout.engine import Answer, Engine, Running
 from polyray.rollout.worker import RolloutWorker
-from polyray.types import Completion, Group, GroupRequest, PolicyVersion, Prompt
+from polyray.types import (
+    Completion,
+    Group,
+    GroupRequest,
+    PolicyVersion,
+    Prompt,
+    Sampling,
+    TextDelta,
+    TextRequest,
+)
 
 WAIT_S = 5.0
 PROMPT = Prompt("p", "37|b1>e4=")
 
 
-class ScriptedEngine:
+class ScriptedEngine(Engine):
     """A group needs `seeds[0]` polls and carries the version that was served at every one of them; where the
     engine keeps versions, that of its submission.
 
@@ -47,10 +56,12 @@ class ScriptedEngine:
         self._policies = {"": PolicyVersion(0, -1, "")}
         """The newest of every run, or the one that is loaded."""
         self._left: dict[int, list[Any]] = {}
+        self._texts: dict[int, TextRequest] = {}
+        self.progress = 0
 
     @property
     def idle(self) -> bool:
-        return not self._left
+        return not (self._left or self._texts)
 
     def sleep(self) -> None:
         assert self.idle and not self.asleep
@@ -62,40 +73,43 @@ class ScriptedEngine:
         self.asleep = False
         self.events.append("wake")
 
-    def submit(self, request: GroupRequest) -> None:
+    def submit(self, number: int, request: GroupRequest | TextRequest) -> None:
         assert not self.asleep
+        if isinstance(request, TextRequest):
+            self.events.append(f"text {number}")
+            self._texts[number] = request
+            return
         if request.prompt.text == "refused":
             raise DataError("prompt 'p' has 99 tokens, the limit is 16")
         if request.prompt.text == "explodes":
             raise ZeroDivisionError("a defect of the engine")
-        self.events.append(f"submit {request.run}{request.group_id}")
+        self.events.append(f"submit {request.run}{number}")
         policy = self._policies[request.run]
-        self._left[request.group_id] = [request, request.seeds[0], {policy} if self.keeps_versions else set()]
+        self._left[number] = [request, request.seeds[0], {policy} if self.keeps_versions else set()]
 
-    def poll(self) -> list[Group]:
+    def poll(self) -> list[Answer]:
         self.most_out = max(self.most_out, len(self._left))
         self.polling.set()
         if self._gate is not None:
             assert self._gate.wait(WAIT_S)
-        finished = []
+        finished: list[Answer] = [(number, TextDelta("x", (7,), (), (), None)) for number in self._texts]
         for group_id, entry in list(self._left.items()):
             entry[1] -= 1
             if not self.keeps_versions:
                 entry[2] |= set(self._policies.values())
             if entry[1] <= 0:
                 del self._left[group_id]
-                finished.append(_group(entry[0], entry[2]))
+                finished.append((group_id, _group(entry[0], entry[2])))
                 self.events.append(f"finish {group_id}")
         return finished
 
-    def abort(self, group_id: int) -> None:
-        self._left.pop(group_id, None)
+    def abort(self, number: int) -> None:
+        self.events.append(f"abort {number}")
+        self._left.pop(number, None)
+        self._texts.pop(number, None)
 
-    def drain(self) -> list[Group]:
-        finished: list[Group] = []
-        while not self.idle:
-            finished.extend(self.poll())
-        return finished
+    def held(self) -> dict[str, int]:
+        return {policy.name: 0 for policy in self._policies.values()}
 
     def load(self, payload: PolicyUpdate) -> None:
         assert (self.idle or self.keeps_versions) and not self.asleep
@@ -117,6 +131,18 @@ class ScriptedEngine:
     def close(self) -> None:
         self.closed = True
 
+    # `submit` and `poll` are scripted themselves.
+    def _add(self, running: Running) -> None: ...
+
+    def _advance(self) -> list[tuple[int, TextDelta]]:
+        return []
+
+    def _cancel(self, running: Running) -> None: ...
+
+    def _load(self, payload: PolicyUpdate) -> None: ...
+
+    def _unload(self, loaded: Any) -> None: ...
+
 
 def _group(request: GroupRequest, versions: set[PolicyVersion]) -> Group:
     (policy,) = versions  # a group that met two versions is a mixture: the unpacking fails
@@ -124,6 +150,11 @@ def _group(request: GroupRequest, versions: set[PolicyVersion]) -> Group:
         np.array([23], np.int32), np.array([-1.0], np.float32), "U", "stop", request.seeds[0]
     )
     return Group(request.group_id, request.prompt, np.array([1], np.int32), (completion,), policy)
+
+
+def text(run: str = "", stream: bool = True) -> TextRequest:
+    """Streamed without an end, a token at every poll."""
+    return TextRequest((1, 2), Sampling(max_tokens=1000), 5, run, stream)
 
 
 def request(

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from polyray.config.rollout import RolloutSpec
-from polyray.rollout import vllm_build, vllm_engine, vllm_processes, vllm_text
+from polyray.errors import RolloutError
+from polyray.rollout import vllm_build, vllm_engine
+from polyray.rollout.engine import EngineSettings
 from polyray.rollout.gpu_startup_lock import VISIBLE, gpu_startup_lock
-from polyray.rollout.vllm_engine import build_llm
+from polyray.rollout.vllm_engine import VllmEngine, build_llm
+from polyray.rollout.watchdog import MARK
 
 WAIT_S = 5.0
 SHARE = RolloutSpec(num_workers=2, gpus_per_worker=0.5, gpu_memory_utilization=0.45)
@@ -84,50 +88,39 @@ def test_engines_are_built_in_their_turns(
     monkeypatch.setenv(VISIBLE, "0")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(vllm_build, "installed_build", lambda: ("vllm 0.32.0", False))
-    monkeypatch.setattr(vllm_engine, "import_vllm", lambda *, on_gpu: Llm)
-    _at_once([lambda: build_llm(tmp_path, spec, "bfloat16")] * 2)
+    monkeypatch.setattr(vllm_engine, "import_vllm", lambda spec: Llm)
+    _at_once([lambda: build_llm({}, spec)] * 2)
     assert max(seen) == most_at_once and len(seen) == 2
 
 
-@pytest.fixture
-def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Turns as they begin and end, in engines of a service and of several processes, without vLLM."""
-    seen: list[str] = []
+def test_an_engine_of_several_processes_starts_in_its_turn_with_its_mark_or_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
 
     @contextmanager
     def turn(rollout: RolloutSpec) -> Iterator[None]:
-        assert rollout is SHARE
-        seen.append("turn begins")
+        assert rollout is spec
+        events.append("turn begins")
         yield
-        seen.append("turn ends")
 
-    monkeypatch.setattr(vllm_build, "installed_build", lambda: ("vllm 0.32.0", False))
-    for module in (vllm_text, vllm_processes):
-        monkeypatch.setattr(module, "gpu_startup_lock", turn)
-    return seen
-
-
-def test_a_replicas_engine_is_built_in_its_turn(
-    events: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def built(**arguments: Any) -> None:
-        events.append(f"built with {arguments['gpu_memory_utilization']}")
+    def fails(**arguments: Any) -> None:
+        assert Path(os.environ["VLLM_RPC_BASE_PATH"]).is_dir() and os.environ[MARK]
+        events.append(f"started with {arguments['distributed_executor_backend']}")
         raise MemoryError
 
-    monkeypatch.setattr(vllm_text, "import_vllm", lambda *, on_gpu: built)
-    engine = vllm_text.VllmTextEngine(tmp_path, SHARE, "bfloat16", 8, 2)
+    spec = SHARE.model_copy(update={"engine": "vllm_async"})
+    monkeypatch.setenv("VLLM_RPC_BASE_PATH", "")
+    monkeypatch.setattr(vllm_build, "installed_build", lambda: ("vllm 0.32.0", False))
+    monkeypatch.setattr(vllm_engine, "gpu_startup_lock", turn)
+    monkeypatch.setattr(vllm_engine, "import_vllm", lambda spec: fails)
     with pytest.raises(MemoryError):
-        engine._ready.result(WAIT_S)
-    assert events == ["turn begins", "built with 0.45"]
-
-
-def test_an_engine_of_several_processes_starts_in_its_turn(
-    events: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def start(arguments: object, spec: RolloutSpec, sockets: Path) -> Any:
-        events.append("started")
-        return SimpleNamespace(shutdown=lambda timeout: None)
-
-    monkeypatch.setattr(vllm_processes, "_start", start)
-    vllm_processes.VllmProcesses({}, SHARE).close()
-    assert events == ["turn begins", "started", "turn ends"]
+        VllmEngine(EngineSettings(str(tmp_path), "bfloat16", spec, 8))
+    assert events == ["turn begins", "started with mp"]
+    assert MARK not in os.environ
+    sockets, deadline = Path(os.environ["VLLM_RPC_BASE_PATH"]), time.monotonic() + WAIT_S
+    while sockets.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not sockets.exists()
+    with pytest.raises(RolloutError):
+        VllmEngine(EngineSettings(str(tmp_path), "bfloat16", spec))

@@ -10,17 +10,17 @@ import pytest
 
 from polyray.errors import RolloutError
 from polyray.models.adapter import PolicyUpdate
-from polyray.types import GroupRequest, PolicyVersion
+from polyray.types import GroupRequest, PolicyVersion, TextRequest
 from tests.unit.rollout.scripted_engine import WAIT_S, ScriptedEngine, failed_with, payload, request, running
 
 
 class SimulatedLike(ScriptedEngine):
     """Refuses, as real engines do, what no version is loaded for."""
 
-    def submit(self, request: GroupRequest) -> None:
+    def submit(self, number: int, request: GroupRequest | TextRequest) -> None:
         if request.run not in self._policies:
             raise RolloutError(f"no version of run {request.run} is loaded")
-        super().submit(request)
+        super().submit(number, request)
 
 
 @pytest.mark.parametrize("keeps_versions", [True, False])

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from polyray.rollout.simulated_batch import DecodingBatch
+from polyray.rollout.simulated_engine import DecodingBatch
 
 
 def brute_force(
@@ -90,8 +90,8 @@ def test_a_removed_group_makes_room_for_those_that_wait() -> None:
     assert batch.run(2.0) == [1]
 
 
-def test_without_a_clock_a_step_is_a_token() -> None:
-    batch = DecodingBatch(0.0, 0.0, max_sequences=2)
+def test_a_second_of_steps_of_one_second_is_a_token() -> None:
+    batch = DecodingBatch(1.0, 0.0, max_sequences=2)
     batch.add(0, [1, 3])
     batch.add(1, [1])  # waits for a place: its token comes with the second step
-    assert [batch.step() for _ in range(3)] == [[], [1], [0]]
+    assert [batch.run(1.0) for _ in range(3)] == [[], [1], [0]]

@@ -16,7 +16,7 @@ from polyray.learner.embedded import build_tokenizer
 from polyray.models.adapter import PolicyUpdate, Probe, sha256_of
 from polyray.rollout.simulated_engine import SimulatedEngine
 from polyray.types import PolicyVersion
-from tests.unit.rollout.engine_contract import EngineContract, request
+from tests.unit.rollout.engine_contract import EngineContract, by_id, drained, request, submit
 
 LATENCIES: dict[str, Any] = {"step_s": 0.01, "sequence_s": 0.001, "load_s": 1.5}
 PAD, EOS = 0, 2
@@ -56,8 +56,9 @@ def build(
 ) -> SimulatedEngine:
     """With a version, on a clock of its own."""
     time = time or SimulatedTime()
-    spec = RolloutSpec.model_validate({"engine": "simulated", "simulation": simulation})
-    engine = SimulatedEngine(tokenizer_dir, spec, "float32", clock=time.clock, sleep=time.sleep)
+    values = {"engine": "simulated", "max_completion_tokens": 4000, "simulation": simulation}
+    spec = RolloutSpec.model_validate(values)
+    engine = SimulatedEngine(tokenizer_dir, spec, clock=time.clock, sleep=time.sleep)
     engine.load(payload(3))
     return engine
 
@@ -72,7 +73,7 @@ class SimulatedContract(EngineContract):
     def build(self) -> SimulatedEngine:
         time = SimulatedTime()
         spec = RolloutSpec.model_validate({"simulation": self.simulation})
-        return SimulatedEngine(self.tokenizer_dir, spec, "float32", clock=time.clock, sleep=time.sleep)
+        return SimulatedEngine(self.tokenizer_dir, spec, clock=time.clock, sleep=time.sleep)
 
     def payload(self, version: int) -> PolicyUpdate:
         return payload(version)
@@ -93,8 +94,8 @@ class TestWithLatenciesAndVersionsKept(SimulatedContract):
 
 def test_samples_are_uniform_over_the_plain_tokens(tokenizer_dir: Path) -> None:
     engine = build(tokenizer_dir)
-    engine.submit(request(0, seeds=tuple(range(400))))
-    (group,) = engine.drain()
+    submit(engine, request(0, seeds=tuple(range(400))))
+    (group,) = drained(engine)
     sampled = np.concatenate([item.token_ids for item in group.completions])
     counts = np.bincount(sampled, minlength=28)
     assert counts[:3].sum() == 0  # <pad>, <bos>, <eos>
@@ -109,10 +110,10 @@ def test_samples_are_uniform_over_the_plain_tokens(tokenizer_dir: Path) -> None:
 def test_without_latencies_a_group_takes_as_many_polls_as_its_longest_completion(tokenizer_dir: Path) -> None:
     time = SimulatedTime()
     engine = build(tokenizer_dir, time)
-    engine.submit(request(0))
+    submit(engine, request(0))
     polls, finished = 0, []
     while not engine.idle:
-        finished = engine.poll()
+        finished = list(by_id(engine.poll()).values())
         polls += 1
     assert polls == max(len(item.token_ids) for item in finished[0].completions) > 1
     assert time.slept == []
@@ -120,8 +121,8 @@ def test_without_latencies_a_group_takes_as_many_polls_as_its_longest_completion
 
 def test_stopped_completion_ends_with_the_eos_token(tokenizer_dir: Path) -> None:
     engine = build(tokenizer_dir, given_lengths=(4, 50))
-    engine.submit(request(0, seeds=tuple(range(40))))
-    (group,) = engine.drain()
+    submit(engine, request(0, seeds=tuple(range(40))))
+    (group,) = drained(engine)
     kinds = {(len(item.token_ids), item.finish_reason) for item in group.completions}
     assert kinds == {(4, "stop"), (10, "length")}
     assert all((item.token_ids[-1] == EOS) == (item.finish_reason == "stop") for item in group.completions)
@@ -134,9 +135,9 @@ def test_messages_end_with_the_closing_token_of_the_template(tmp_path: Path) -> 
     engine = build(tmp_path, given_lengths=(4,))
     asked = request(0, seeds=(1, 2))
     turns = ({"role": "user", "content": asked.prompt.text},)
-    engine.submit(asked)
-    engine.submit(replace(asked, group_id=1, prompt=replace(asked.prompt, messages=turns)))
-    text, chat = sorted(engine.drain(), key=lambda group: group.group_id)
+    submit(engine, asked)
+    submit(engine, replace(asked, group_id=1, prompt=replace(asked.prompt, messages=turns)))
+    text, chat = sorted(drained(engine), key=lambda group: group.group_id)
     assert [item.token_ids[-1] for item in text.completions] == [EOS, EOS]
     assert [item.token_ids[-1] for item in chat.completions] == [PAD, PAD]
 
@@ -145,7 +146,7 @@ def test_a_group_takes_a_step_per_token(tokenizer_dir: Path) -> None:
     time = SimulatedTime()
     engine = build(tokenizer_dir, time, **LATENCIES, given_lengths=(6,))
     started = time.now
-    engine.submit(request(0, seeds=(1, 2, 3)))
+    submit(engine, request(0, seeds=(1, 2, 3)))
     engine.drain()
     # Six steps of three sequences.
     assert time.now - started == pytest.approx(6 * (0.01 + 3 * 0.001))
@@ -155,9 +156,9 @@ def test_running_groups_continue_during_a_load_with_kept_versions(tokenizer_dir:
     time = SimulatedTime()
     engine = build(tokenizer_dir, time, step_s=0.1, load_s=3.0, given_lengths=(8,), keeps_versions=True)
     assert time.slept == [3.0]
-    engine.submit(request(0))
+    submit(engine, request(0))
     engine.load(payload(4))
-    assert [group.group_id for group in engine.poll()] == [0]  # 8 steps passed while it loaded
+    assert list(by_id(engine.poll())) == [0]  # 8 steps passed while it loaded
     assert time.slept == [3.0, 3.0]
 
 
@@ -166,7 +167,7 @@ def test_a_long_completion_costs_few_polls_and_none_lasts_longer_than_it_may(tok
         time = SimulatedTime()
         engine = build(tokenizer_dir, time, step_s=0.25, poll_s=poll_s, given_lengths=(4000,))
         demanding = request(0, seeds=(1,))
-        engine.submit(type(demanding)(0, demanding.prompt, (1,), 4000))
+        submit(engine, type(demanding)(0, demanding.prompt, (1,), 4000))
         polls = 0
         while not engine.idle:
             engine.poll()
@@ -179,9 +180,9 @@ def test_a_long_completion_costs_few_polls_and_none_lasts_longer_than_it_may(tok
 def test_a_thread_that_wakes_late_loses_nothing(tokenizer_dir: Path) -> None:
     time = SimulatedTime()
     engine = build(tokenizer_dir, time, step_s=0.1, given_lengths=(5, 9))
-    engine.submit(request(0, seeds=(1,)))
-    engine.submit(request(1, seeds=(2,)))
+    submit(engine, request(0, seeds=(1,)))
+    submit(engine, request(1, seeds=(2,)))
     time.now += 30
-    assert sorted(group.group_id for group in engine.poll()) == [0, 1]
-    engine.submit(request(2, seeds=(1,)))  # it begins now, not 30 s ago
+    assert sorted(by_id(engine.poll())) == [0, 1]
+    submit(engine, request(2, seeds=(1,)))  # it begins now, not 30 s ago
     assert engine.poll() == []

@@ -10,12 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from polyray.config.simulation import SimulationSpec
-from polyray.rollout.simulated_lengths import Lengths
 
 
 def drawn(simulation: SimulationSpec, max_tokens: int, count: int = 4000) -> list[tuple[int, bool]]:
-    lengths = Lengths(simulation)
-    return [lengths.draw(random.Random(seed), max_tokens) for seed in range(count)]
+    return [simulation.draw_length(random.Random(seed), max_tokens) for seed in range(count)]
 
 
 def test_exponential_lengths_have_their_mean_and_are_cut_at_the_limit() -> None:

@@ -17,6 +17,7 @@ from polyray.config.rollout import RolloutSpec
 from polyray.errors import RolloutError, WeightSyncError
 from polyray.models.adapter import AdapterShape, PolicyUpdate, Probe, sha256_of
 from polyray.models.lora import adapter_bytes, adapter_config, attach_adapter
+from polyray.rollout.engine import EngineSettings
 from polyray.types import Group, GroupRequest, PolicyVersion, Prompt
 from polyray.weight_sync.probe import probe_logprobs
 from tests.unit.rollout.engine_process import RemoteEngine, engine_process
@@ -67,11 +68,11 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteEngine]:
     """An engine for S = 1, so that 3 versions fit into one batch. Every test leaves it idle."""
     model_dir = save_base(tmp_path_factory.mktemp("base"), **SHAPE)
     spec = RolloutSpec(max_staleness=1, max_completion_tokens=MAX_TOKENS, kv_cache_mib=16)
-    with engine_process("polyray.rollout.vllm_engine:VllmEngine", model_dir, spec, "float32", RANK) as engine:
+    with engine_process(EngineSettings(str(model_dir), "float32", spec, RANK)) as engine:
         with pytest.raises(RolloutError, match="delivered"):
-            engine.submit(request())
+            engine.submit(0, request())
         yield engine
-        directory = Path(engine.value("_delivery._files.directory"))
+        directory = Path(engine.value("_delivery.files.directory"))
         assert directory.is_dir()
     assert not directory.exists(), "the files of an engine end with it"
 
@@ -84,11 +85,13 @@ def request(num_samples: int = 6, max_tokens: int = MAX_TOKENS) -> GroupRequest:
 
 
 def _in_flight(engine: RemoteEngine) -> dict[str, int]:
-    return engine.value("_delivery.in_flight")
+    return engine.held()
 
 
 def _files(engine: RemoteEngine) -> set[str]:
-    return {entry.name for entry in Path(engine.value("_delivery._files.directory")).iterdir()}
+    return {
+        entry.name for entry in Path(engine.value("_delivery.files.directory")).iterdir() if entry.is_dir()
+    }
 
 
 def test_three_versions_decode_in_one_batch_and_each_is_its_own(engine: RemoteEngine) -> None:
@@ -97,13 +100,13 @@ def test_three_versions_decode_in_one_batch_and_each_is_its_own(engine: RemoteEn
     requests = [request(), request(), request()]
     for policy, asked in zip(policies, requests, strict=True):
         engine.load(policy.payload)
-        engine.submit(asked)
+        engine.submit(asked.group_id, asked)
         assert engine.poll() == []
     names = [policy.payload.policy.name for policy in policies]
     assert _in_flight(engine) == dict.fromkeys(names, 1)
     assert _files(engine) == set(names)
 
-    groups = {group.group_id: group for group in engine.drain()}
+    groups = dict(engine.drain())
 
     for policy, asked in zip(policies, requests, strict=True):
         group = groups[asked.group_id]
@@ -120,8 +123,8 @@ def test_a_probe_is_the_newest_version_and_costs_no_group(engine: RemoteEngine) 
     before, after = Policy(3), Policy(4)
     engine.load(before.payload)
     short, long = request(max_tokens=2), request()
-    engine.submit(short)
-    engine.submit(long)
+    engine.submit(short.group_id, short)
+    engine.submit(long.group_id, long)
     engine.poll()
     engine.load(after.payload)
     # One sequence at a time: each takes a step or more, in which the short group finishes.
@@ -130,9 +133,9 @@ def test_a_probe_is_the_newest_version_and_costs_no_group(engine: RemoteEngine) 
     assert np.abs(answers - before.payload.probe.logprobs).max() > 100 * TOLERANCE
     assert engine.value("idle") is False
 
-    (first,) = engine.poll()
+    ((_, first),) = engine.poll()
     assert (first.group_id, first.policy) == (short.group_id, before.payload.policy)
-    (second,) = engine.drain()
+    ((_, second),) = engine.drain()
     assert second.group_id == long.group_id
     assert max(before.disagreement(first), before.disagreement(second)) < TOLERANCE
 
@@ -140,9 +143,9 @@ def test_a_probe_is_the_newest_version_and_costs_no_group(engine: RemoteEngine) 
 def test_a_version_that_comes_again_is_not_loaded_twice(engine: RemoteEngine) -> None:
     policy = Policy(5)
     engine.load(policy.payload)
-    number = engine.value("_delivery._next_id")
+    before = engine.value("_last.loaded.lora_int_id")
     engine.load(policy.payload)
-    assert engine.value("_delivery._next_id") == number
+    assert engine.value("_last.loaded.lora_int_id") == before
     assert np.abs(engine.probe(PROBE) - policy.payload.probe.logprobs).max() < TOLERANCE
 
 
@@ -150,7 +153,7 @@ def test_a_group_that_is_given_up_frees_its_version(engine: RemoteEngine) -> Non
     old, new = Policy(6), Policy(7)
     engine.load(old.payload)
     asked = request()
-    engine.submit(asked)
+    engine.submit(asked.group_id, asked)
     engine.poll()
     engine.load(new.payload)
     assert _in_flight(engine) == {old.payload.policy.name: 1, new.payload.policy.name: 0}
@@ -174,7 +177,7 @@ def test_refused_adapter_leaves_groups_in_flight_unchanged(engine: RemoteEngine)
     good = Policy(8)
     engine.load(good.payload)
     asked = request()
-    engine.submit(asked)
+    engine.submit(asked.group_id, asked)
     engine.poll()
     with pytest.raises(WeightSyncError, match=r"lora_B\.weight"):
         engine.load(_damaged(good, "lora_B.weight", float("nan")))
@@ -192,5 +195,5 @@ def test_refused_adapter_leaves_groups_in_flight_unchanged(engine: RemoteEngine)
         )
     assert _in_flight(engine) == {good.payload.policy.name: 1}
     assert _files(engine) == {good.payload.policy.name}
-    (group,) = engine.drain()
+    ((_, group),) = engine.drain()
     assert good.disagreement(group) < TOLERANCE

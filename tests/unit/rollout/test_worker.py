@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import queue
 import threading
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from polyray.errors import ConfigError, DataError, RolloutError, WeightSyncError
-from polyray.models.adapter import PolicyUpdate, sha256_of
+from polyray.models.adapter import AdapterShape, Magnified, PolicyUpdate, sha256_of
 from polyray.rollout.engine import Engine
-from polyray.rollout.worker import RolloutWorker, _Stop
-from tests.unit.rollout.scripted_engine import WAIT_S, ScriptedEngine, failed_with, payload, request, running
+from polyray.rollout.worker import RolloutWorker
+from tests.unit.rollout.scripted_engine import (
+    WAIT_S,
+    ScriptedEngine,
+    failed_with,
+    payload,
+    request,
+    running,
+    text,
+)
 
 
 def test_groups_in_flight_finish_on_their_version_and_later_ones_carry_the_new() -> None:
@@ -92,6 +103,64 @@ def test_a_version_that_is_refused_costs_the_engine_nothing(
         failed_with(worker.deliver(damaged), WeightSyncError, "match")
         after = worker.submit(request(1))
         assert [before.result(WAIT_S).policy.version, after.result(WAIT_S).policy.version] == [1, 1]
+
+
+@pytest.mark.parametrize("keeps_versions", [True, False])
+def test_magnified_adapter_is_probed_before_its_version_serves(keeps_versions: bool) -> None:
+    update = magnified_payload(1)
+    engine = ScriptedEngine(keeps_versions=keeps_versions)
+    with running(engine) as worker:
+        ack = worker.deliver(update).result(WAIT_S)
+        assert ack.magnified is not None and ack.sha256 == update.policy.sha256
+        assert worker.submit(request(0)).result(WAIT_S).policy == update.policy
+        assert worker.deliver(payload(2)).result(WAIT_S).magnified is None
+    assert [event for event in engine.events if event.startswith("load")] == [
+        "load ~magnified1", "load 1", "load 2"
+    ]  # fmt: skip
+
+
+def magnified_payload(version: int) -> PolicyUpdate:
+    larger = Magnified(64.0, np.array([-3.0], np.float32), np.zeros((2, 1)))
+    update = replace(payload(version), shape=AdapterShape(4, 8.0, ("q_proj",)))
+    return replace(update, probe=replace(update.probe, magnified=larger))
+
+
+def refusing(refused: PolicyUpdate, *, keeps_versions: bool) -> ScriptedEngine:
+    """An engine that loads everything but one version."""
+    engine = ScriptedEngine(keeps_versions=keeps_versions)
+    load = engine.load
+
+    def refuse(asked: PolicyUpdate) -> None:
+        if asked.policy == refused.policy:
+            raise WeightSyncError("no room")
+        load(asked)
+
+    engine.load = refuse  # type: ignore[method-assign]
+    return engine
+
+
+def test_engine_of_one_version_is_given_up_when_it_holds_a_magnified_adapter() -> None:
+    update = magnified_payload(1)
+    with running(refusing(update, keeps_versions=False)) as worker:
+        failed_with(worker.deliver(update), WeightSyncError, "no room")
+        failed_with(worker.submit(request(0)), RolloutError, "no room")
+
+
+def test_engine_that_keeps_versions_still_serves_the_one_before_a_refused_one() -> None:
+    update = magnified_payload(2)
+    with running(refusing(update, keeps_versions=True)) as worker:
+        worker.deliver(payload(1)).result(WAIT_S)
+        failed_with(worker.deliver(update), WeightSyncError, "no room")
+        assert worker.failure is None
+        assert list(worker.held()) == [payload(1).policy.name]
+
+
+def test_magnified_adapter_leaves_the_engine_after_its_probe() -> None:
+    update = magnified_payload(1)
+    with running(ScriptedEngine(keeps_versions=True)) as worker:
+        ack = worker.deliver(update).result(WAIT_S)
+        assert ack.magnified is not None
+        assert list(worker.held()) == [update.policy.name]
 
 
 def test_another_error_ends_an_engine_that_keeps_versions_too() -> None:
@@ -200,7 +269,7 @@ def test_a_call_that_meets_the_end_of_the_engine_is_answered(monkeypatch: pytest
 
     class SlowInbox:
         def put(self, message: Any) -> None:
-            inbox.put(_Stop())
+            inbox.put(worker._stopped.set)
             worker._thread.join(0.3)  # long enough for the thread to end, if nothing keeps it from ending
             inbox.put(message)
 
@@ -265,3 +334,54 @@ def test_user_error_is_raised_unchanged_on_every_call() -> None:
     failed_with(before, ConfigError, "^rollout.gpus_per_worker=0; set 1$")
     failed_with(worker.submit(request(0)), ConfigError, "^rollout.gpus_per_worker=0; set 1$")
     worker.stop()
+
+
+def test_cancelled_text_leaves_the_engine_and_groups_continue() -> None:
+    engine = ScriptedEngine(keeps_versions=True)
+    parts: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    with running(engine) as worker:
+        cancel = worker.submit_text(text(), parts.put)
+        assert [parts.get(timeout=WAIT_S).text for _ in range(2)] == ["x", "x"]
+        group = worker.submit(request(0, polls=3))
+        cancel()
+        cancel()
+        assert group.result(WAIT_S).group_id == 0
+        assert engine.events.count("abort 0") == 1 and not engine._texts
+        assert worker.submit(request(1)).result(WAIT_S).group_id == 1
+
+
+def test_text_that_is_cancelled_before_its_turn_never_enters() -> None:
+    gate = threading.Event()
+    engine = ScriptedEngine(gate)
+    with running(engine) as worker:
+        before = worker.submit(request(0))
+        assert engine.polling.wait(WAIT_S)
+        worker.submit_text(text(), lambda part: None)()
+        gate.set()
+        assert before.result(WAIT_S).group_id == 0
+        assert worker.submit(request(1)).result(WAIT_S).group_id == 1
+    assert [event for event in engine.events if event.startswith("text")] == []
+
+
+def test_text_outlives_its_run_and_a_new_history() -> None:
+    engine = ScriptedEngine(keeps_versions=True)
+    parts: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    with running(engine) as worker:
+        worker.deliver(payload(1)).result(WAIT_S)
+        worker.submit_text(text(), parts.put)
+        worker.deliver(payload(1)).result(WAIT_S)
+        worker.forget("")
+        assert all(parts.get(timeout=WAIT_S).text == "x" for _ in range(20))
+        assert "abort 0" not in engine.events
+    while not isinstance(last := parts.get(timeout=WAIT_S), BaseException):
+        assert last.text == "x"
+    assert isinstance(last, RolloutError)
+
+
+def test_text_of_a_dead_engine_gets_the_error() -> None:
+    with running(ScriptedEngine()) as worker:
+        failed_with(worker.submit(request(0, text="explodes")), RolloutError, "ZeroDivisionError")
+        parts: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        worker.submit_text(text(), parts.put)
+        assert isinstance(parts.get(timeout=WAIT_S), RolloutError)
+        assert isinstance(worker.failure, ZeroDivisionError)

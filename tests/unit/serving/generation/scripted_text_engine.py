@@ -9,16 +9,17 @@ import numpy as np
 
 from polyray.errors import RolloutError, WeightSyncError
 from polyray.models.adapter import PolicyUpdate
-from polyray.rollout.text_engine import TextDelta, TextRequest
+from polyray.types import TextDelta, TextRequest
+from polyray.weight_sync.proof import SyncAck
 
 
 class ScriptedTextEngine:
-    """Answers `tokens` times "x"; `hold` blocks, `lie` changes the probe."""
+    """Answers `tokens` times "x"; `hold` blocks, the lies change the probes."""
 
     def __init__(self, tokens: int = 3) -> None:
         self.tokens = tokens
         self.hold: asyncio.Event | None = None
-        self.lie = 0.0
+        self.lie = self.magnified_lie = 0.0
         self.refuse: set[str] = set()
         """sha256 of adapters that are not loaded."""
         self.error: Exception | None = None
@@ -56,14 +57,22 @@ class ScriptedTextEngine:
             if not finished:
                 self.closed.append(request)
 
-    async def load(self, payload: PolicyUpdate) -> np.ndarray:
+    async def load(self, payload: PolicyUpdate) -> SyncAck:
         if payload.policy.sha256 in self.refuse:
             raise WeightSyncError(f"refused {payload.policy.name}")
         self.loads.append(payload.policy.name)
         self.served[payload.policy.run] = payload
-        return payload.probe.logprobs + np.float32(self.lie)
+        larger = payload.magnified()
+        return SyncAck(
+            "texts",
+            payload.policy.sha256,
+            payload.probe.logprobs + np.float32(self.lie),
+            0.0,
+            0.0,
+            None if larger is None else larger.probe.logprobs + np.float32(self.magnified_lie),
+        )
 
-    async def forget(self, run: str) -> None:
+    def forget(self, run: str) -> None:
         self.served.pop(run, None)
 
     def held(self) -> dict[str, int]:

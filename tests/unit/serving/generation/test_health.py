@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from polyray.errors import RolloutError
 from polyray.serving.generation.health import EngineHealth
-from tests.unit.serving.generation.scripted_text_engine import ScriptedTextEngine
 from tests.unit.serving.generation.test_sampling import engine_of
 
 
@@ -20,7 +20,7 @@ class Clock:
         return self.now
 
 
-def health_of(engine: ScriptedTextEngine, clock: Clock, timeout_s: float = 10.0) -> EngineHealth:
+def health_of(engine: Any, clock: Clock, timeout_s: float = 10.0) -> EngineHealth:
     return EngineHealth(engine, (1,), "base", timeout_s, clock)
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from polyray.config.delivery import Tolerance
 from polyray.config.generation import AdapterSpec, GenerationServeConfig
 from polyray.errors import ConfigError, WeightSyncError, WeightSyncMismatch
-from polyray.models.adapter import PolicyUpdate, Probe
+from polyray.models.adapter import AdapterShape, Magnified, PolicyUpdate, Probe
 from polyray.serving.generation.adapter_sync import ServedAdapters
 from polyray.serving.generation.errors import AdapterConflict, InvalidRequest, UnknownPolicy
 from polyray.serving.generation.metrics import GenerationMetrics
@@ -61,8 +62,8 @@ class Wanted:
         self.specs.pop(name, None)
 
 
-async def policies_of(engine: ScriptedTextEngine, max_adapters: int = 2) -> LivePolicies:
-    policies = LivePolicies(engine, reference, Tolerance(1e-4), max_adapters, GenerationMetrics())
+async def policies_of(engine: Any, max_adapters: int = 2) -> LivePolicies:
+    policies = LivePolicies(engine, reference, "float32", max_adapters, GenerationMetrics())
     await policies.start()
     return policies
 
@@ -89,6 +90,26 @@ async def test_adapter_that_fails_verification_is_not_served(tmp_path: Path) -> 
     with pytest.raises(WeightSyncMismatch, match=r"0\.01 .*0\.0001"):
         await policies.load(source)
     assert policies.names() == ["base"] and list(engine.served) == ["base"]
+
+
+async def test_magnified_answers_of_the_engine_are_verified(tmp_path: Path) -> None:
+    def magnifying(directory: Path | None, version: int, previous: np.ndarray | None) -> PolicyUpdate:
+        update = reference(directory, version, previous)
+        if directory is None:
+            return update
+        logprobs = update.probe.logprobs - 1
+        larger = Magnified(64.0, logprobs, np.stack([logprobs - 0.1, logprobs + 0.1]))
+        probe = replace(update.probe, magnified=larger)
+        return replace(update, shape=AdapterShape(4, 8.0, ("q_proj",)), probe=probe)
+
+    engine: Any = ScriptedTextEngine()
+    policies = LivePolicies(engine, magnifying, "bfloat16", 2, GenerationMetrics())
+    await policies.start()
+    await policies.load(AdapterSource("first", write_adapter(tmp_path / "first", "a")))
+    engine.magnified_lie = 1.0
+    with pytest.raises(WeightSyncMismatch, match="magnified 64 times"):
+        await policies.load(AdapterSource("second", write_adapter(tmp_path / "second", "b")))
+    assert policies.names() == list(engine.served) == ["base", "first"]
 
 
 async def test_failed_replacement_keeps_the_previous_weights(tmp_path: Path) -> None:
