@@ -16,7 +16,7 @@ from polyray.learner.optim import build_optimizer, build_scheduler
 from polyray.learner.state import Checkpoint, restore_checkpoint, save_checkpoint, tensor_bytes
 from polyray.learner.step import PolicyLearner
 from polyray.learner.supervised_term import build_supervised_term
-from polyray.models.adapter import AdapterShape, PolicyUpdate, Probe, sha256_of
+from polyray.models.adapter import AdapterShape, Magnified, PolicyUpdate, Probe, sha256_of
 from polyray.models.adapter_files import start_manifest, write_adapter
 from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base
@@ -24,7 +24,7 @@ from polyray.models.lora import adapter_bytes, adapter_config, add_reference, at
 from polyray.models.sharding import is_sharded, shard_base
 from polyray.runs.saved_groups import SNAPSHOT_FILES
 from polyray.types import PolicyVersion
-from polyray.weight_sync.probe import probe_logprobs, probe_sequences
+from polyray.weight_sync.probe import magnified_probe, probe_logprobs, probe_sequences
 
 COORDINATOR_FILES = "coordinator/"
 """Prefix of the coordinator's binary payloads among a checkpoint's extra files."""
@@ -97,15 +97,19 @@ class Policy:
     def payload(self, attempt: int, version: int) -> PolicyUpdate:
         """The current adapter as a version, with the probe that proves its delivery."""
         tensors = adapter_bytes(self.model)
-        logprobs = probe_logprobs(self.model, self._probe_sequences)
-        probe = Probe(self._probe_sequences, logprobs, self._published, self._base_logprobs)
-        self._published = logprobs
+        previous = self._published
+        logprobs, magnified = self._measure()
+        probe = Probe(self._probe_sequences, logprobs, previous, self._base_logprobs, magnified)
         return PolicyUpdate(PolicyVersion(attempt, version, sha256_of(tensors)), tensors, self._shape, probe)
 
     def accompany_payload(self) -> None:
-        """Join rank 0's probe forward pass; needed on every other rank with a sharded base."""
+        """Join rank 0's probe forward passes; needed on every other rank with a sharded base."""
         if is_sharded(self.model):
-            probe_logprobs(self.model, self._probe_sequences)
+            self._measure()
+
+    def _measure(self) -> tuple[np.ndarray, Magnified | None]:
+        self._published = probe_logprobs(self.model, self._probe_sequences)
+        return self._published, magnified_probe(self.model, self._probe_sequences)
 
     def save(
         self,

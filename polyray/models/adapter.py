@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -70,6 +70,19 @@ class AdapterShape:
             use_rslora=bool(config.get("use_rslora", False)),
         )
 
+    def to_peft(self) -> dict[str, object]:
+        """A PEFT `adapter_config.json` of plain LoRA factors, which `from_peft` reads."""
+        return {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "r": self.rank,
+            "lora_alpha": self.alpha,
+            "target_modules": list(self.target_modules),
+            "use_rslora": self.use_rslora,
+            "bias": "none",
+            "inference_mode": True,
+        }
+
 
 def refuse_changed_base(config: Mapping[str, object]) -> None:
     """Raise WeightSyncError for an adapter with an initialisation that changed the base (PiSSA, OLoRA, LoftQ)."""
@@ -79,6 +92,23 @@ def refuse_changed_base(config: Mapping[str, object]) -> None:
             f"the adapter has init_lora_weights={start!r}: it belongs to a base that PEFT changed; save it "
             "with path_initial_model_for_weight_conversion, as plain LoRA on the original base"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Magnified:
+    """The probe's log-probs under the same adapter at a larger scale.
+
+    Example:
+        Magnified(factor=4096.0, logprobs=np.array([-3.1, -2.], np.float32),
+        rounded_anew=np.array([[-3.0, -2.1], [-3.2, -2.1]], np.float32))
+    """
+
+    factor: float
+    """The adapter's scale relative to the version's own."""
+    logprobs: np.ndarray
+    """Laid out like `Probe.logprobs`."""
+    rounded_anew: np.ndarray
+    """[R, N] the same at almost equal scales: how much rounding moves log-probs of a magnified adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +127,8 @@ class Probe:
     """The same for what the engine served before; None for the first."""
     base: np.ndarray | None = None
     """The same for the base without an adapter; None where that was not computed, and for the base itself."""
+    magnified: Magnified | None = None
+    """In 16 bits: what shows a missing or scaled part of a small adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +144,19 @@ class PolicyUpdate:
     """safetensors in PEFT's naming; empty for the base model itself."""
     shape: AdapterShape | None
     probe: Probe
+
+    def magnified(self) -> PolicyUpdate | None:
+        """The update to load for `Probe.magnified`, as a run of its own; None if there is nothing to magnify."""
+        larger, shape = self.probe.magnified, self.shape
+        if larger is None or shape is None:
+            return None
+        sha256 = sha256_of(f"{self.policy.sha256} x {larger.factor}".encode())
+        return replace(
+            self,
+            policy=replace(self.policy, run=f"{self.policy.run}~magnified", sha256=sha256),
+            shape=replace(shape, alpha=larger.factor * shape.alpha),
+            probe=replace(self.probe, logprobs=larger.logprobs, magnified=None),
+        )
 
 
 def sha256_of(data: bytes) -> str:

@@ -52,7 +52,6 @@ RESUMABLE_KEYS: tuple[str, ...] = (
     "learner.node_labels.*",
     "delivery.keep_versions",
     "delivery.timeout_s",
-    "delivery.tolerance",
     "delivery.num_probes",
     "rollout.num_workers",
     "rollout.max_workers",

@@ -8,12 +8,13 @@ Everything is checked before the engine is touched, because a reload that fails 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load as load_tensors
+from safetensors.torch import save
 
 from polyray.config.model import TIED_MODULES
 from polyray.errors import WeightSyncError, boundary
@@ -42,31 +43,41 @@ class MergedWeights:
         self._files = base_weight_files(model_dir)
         self._pristine: dict[str, torch.Tensor] = {}
 
-    def merge(self, payload: PolicyUpdate) -> list[tuple[str, torch.Tensor]]:
-        """Every weight to reload, float32, Hugging Face names.
+    def merge(self, payload: PolicyUpdate) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every weight to reload, float32, Hugging Face names; each is computed when it is asked for.
 
         Weights that an earlier payload touched and this one does not come back as W0, so the result never
-        depends on what was served before. Raises WeightSyncError, before anything is touched, for tied or
-        unknown modules, wrong shapes and values that are not finite.
+        depends on what was served before. Raises WeightSyncError at once for tied or unknown modules, wrong
+        shapes and values that are not finite.
         """
-        factors = adapter_from_bytes(payload.tensors)
-        deltas = paired_factors(factors)
-        if payload.shape is not None:
-            self._refuse_tied(payload.shape)
-            self._load_pristine(closed_over_fused(payload.shape.target_modules))
-        merged: list[tuple[str, torch.Tensor]] = []
-        for name, weight in self._pristine.items():
-            pair = deltas.pop(name, None)
-            if pair is None or payload.shape is None:
-                merged.append((name, weight))
-                continue
-            merged.append((name, merged_weight(name, weight, *pair, payload.shape)))
-        if deltas:
+        shape = payload.shape
+        if shape is None:
+            return ((name, weight.float()) for name, weight in self._pristine.items())
+        deltas = paired_factors(adapter_from_bytes(payload.tensors))
+        self._refuse_tied(shape)
+        self._load_pristine(closed_over_fused(shape.target_modules))
+        unknown = sorted(deltas.keys() - self._pristine.keys())
+        if unknown:
             raise WeightSyncError(
-                f"{payload.policy.name} holds factors for {sorted(deltas)[:3]} which the base does not have; "
+                f"{payload.policy.name} holds factors for {unknown[:3]} which the base does not have; "
                 "it was trained on another base model"
             )
-        return merged
+        for name, (a, b) in deltas.items():
+            _check_factors(name, self._pristine[name], a, b, shape)
+        return (
+            (
+                name,
+                merged_weight(name, weight.float(), *deltas[name], shape)
+                if name in deltas
+                else weight.float(),
+            )
+            for name, weight in self._pristine.items()
+        )
+
+    @property
+    def touched(self) -> bool:
+        """Whether there is anything to reload: before the first adapter, an engine has the base's weights."""
+        return bool(self._pristine)
 
     def _refuse_tied(self, shape: AdapterShape) -> None:
         tied = [name for name in shape.target_modules if name.rsplit(".", 1)[-1] in TIED_MODULES]
@@ -84,7 +95,7 @@ class MergedWeights:
         for file in sorted(set(missing.values())):
             with safe_open(str(file), framework="pt") as tensors:
                 for name in sorted(name for name, where in missing.items() if where == file):
-                    self._pristine[name] = tensors.get_tensor(name).float()
+                    self._pristine[name] = tensors.get_tensor(name)
 
 
 def adapter_from_bytes(data: bytes) -> dict[str, torch.Tensor]:
@@ -106,6 +117,29 @@ def base_weight_files(model_dir: Path) -> dict[str, Path]:
         )
     with safe_open(str(single), framework="pt") as tensors:
         return dict.fromkeys(tensors.keys(), single)
+
+
+def zero_adapter(model_dir: Path) -> tuple[bytes, AdapterShape]:
+    """The base model as an adapter: B = 0 on one module.
+
+    vLLM's CPU path answers a request without an adapter from its last adapter slot, as soon as another request of
+    the batch has an adapter.
+    """
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    heads, hidden = config["num_attention_heads"], config["hidden_size"]
+    head_dim = config.get("head_dim") or hidden // heads
+    stem = next(
+        (name.split(".q_proj.")[0] for name in base_weight_files(model_dir) if ".q_proj." in name), None
+    )
+    if stem is None:
+        raise WeightSyncError(
+            f"{model_dir} has no q_proj: adapter delivery needs a model of the Llama family"
+        )
+    factors = {
+        f"{PEFT_PREFIX}{stem}.q_proj.lora_A.weight": torch.zeros(1, hidden),
+        f"{PEFT_PREFIX}{stem}.q_proj.lora_B.weight": torch.zeros(heads * head_dim, 1),
+    }
+    return save(factors), AdapterShape(rank=1, alpha=1.0, target_modules=("q_proj",))
 
 
 def paired_factors(factors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -135,6 +169,13 @@ def merged_weight(
     name: str, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, shape: AdapterShape
 ) -> torch.Tensor:
     """W0 + scale B A for a float32 weight [out, in]. WeightSyncError where the factors do not fit it."""
+    _check_factors(name, weight, a, b, shape)
+    return torch.addmm(weight, b.float(), a.float(), alpha=shape.scale)
+
+
+def _check_factors(
+    name: str, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, shape: AdapterShape
+) -> None:
     expected = (shape.rank, weight.shape[1]), (weight.shape[0], shape.rank)
     if (tuple(a.shape), tuple(b.shape)) != expected:
         raise WeightSyncError(
@@ -142,4 +183,3 @@ def merged_weight(
             f"and {expected[1]}; "
             "the adapter belongs to another base or rank"
         )
-    return torch.addmm(weight, b.float(), a.float(), alpha=shape.scale)

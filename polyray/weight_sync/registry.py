@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from polyray.config.delivery import Tolerance
 from polyray.errors import WeightSyncError
 from polyray.models.adapter import PolicyUpdate
 from polyray.types import PolicyVersion
-from polyray.weight_sync.proof import SyncAck, SyncProof, check_delivery
+from polyray.weight_sync.proof import SyncAck, SyncProof, SyncVerifier
 
 
 class PolicyRegistry:
     """The published version, and the proofs of every worker that serves it."""
 
-    def __init__(self, tolerance: Tolerance) -> None:
-        self._tolerance = tolerance
+    def __init__(self, dtype: str) -> None:
+        self._verifier = SyncVerifier(dtype)
         self._current: PolicyUpdate | None = None
         self._served: dict[str, PolicyVersion] = {}
 
@@ -34,7 +33,7 @@ class PolicyRegistry:
 
     def prove(self, ack: SyncAck, payload: PolicyUpdate) -> SyncProof:
         """Checks what a worker answered and from then on counts it as serving. Raises WeightSyncMismatch."""
-        proof = check_delivery(ack, payload.policy, payload.probe, self._tolerance)
+        proof = self._verifier.check(ack, payload)
         self._served[ack.worker] = payload.policy
         return proof
 
@@ -45,3 +44,4 @@ class PolicyRegistry:
     def forget(self, worker: str) -> None:
         """The worker is gone."""
         self._served.pop(worker, None)
+        self._verifier.forget(worker)

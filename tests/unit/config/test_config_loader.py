@@ -34,11 +34,11 @@ def test_the_last_override_of_a_key_wins(train_file: Path) -> None:
 
 
 def test_an_override_reads_lists_and_null(train_file: Path) -> None:
-    overrides = ["learner.betas=[0.8, 0.9]", "model.warm_start=null", "delivery.tolerance=1e-5"]
+    overrides = ["learner.betas=[0.8, 0.9]", "model.warm_start=null", "delivery.timeout_s=1e2"]
     config = load_config(TrainConfig, train_file, overrides)
     assert config.learner.betas == (0.8, 0.9)
     assert config.model.warm_start is None
-    assert config.delivery.tolerance == 1e-5
+    assert config.delivery.timeout_s == 100
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,18 @@ def test_each_payload_remembers_the_numbers_of_the_one_before(model_dir: Path) -
     assert second.probe.sequences == first.probe.sequences
 
 
+def test_adapters_are_magnified_in_16_bits_only(model_dir: Path) -> None:
+    policy = Policy(train_config(), model_dir, "bfloat16", CPU)
+    assert policy.payload(1, 0).probe.magnified is None  # B = 0: there is nothing to magnify
+    move(policy.model, 1e-4)
+    magnified = policy.payload(1, 1).probe.magnified
+    assert magnified is not None
+    assert magnified.factor >= 2
+    exact = _policy(model_dir)
+    move(exact.model, 1e-4)
+    assert exact.payload(1, 1).probe.magnified is None
+
+
 def test_equal_weights_are_equal_bytes(model_dir: Path) -> None:
     one, other = _policy(model_dir).payload(1, 0), _policy(model_dir).payload(3, 0)
     assert one.tensors == other.tensors

@@ -119,7 +119,9 @@ def test_merging_again_and_again_does_not_drift(model_dir: Path) -> None:
 
 
 def test_base_version_reloads_nothing_at_first(model_dir: Path) -> None:
-    assert MergedWeights(model_dir).merge(_payload(b"", None)) == []
+    weights = MergedWeights(model_dir)
+    assert list(weights.merge(_payload(b"", None))) == []
+    assert not weights.touched
 
 
 def test_reads_sharded_weights(tmp_path: Path, model_dir: Path, pristine: dict[str, torch.Tensor]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
-from polyray.config.delivery import DeliverySpec
+from polyray.config.model import LoraSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.task import HiddenTrapGridSpec
 from polyray.errors import ConfigError, WeightSyncMismatch
@@ -18,11 +19,20 @@ from polyray.learner.embedded import build_tokenizer
 from polyray.models.adapter import AdapterShape, sha256_of
 from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base
-from polyray.models.lora import save_adapter
+from polyray.models.lora import adapter_bytes, add_reference, attach_adapter, save_adapter
 from polyray.tasks import build_task
-from polyray.weight_sync.probe import NOISY_TOKENS, adapter_on_disk, probe_logprobs, probe_sequences
-from polyray.weight_sync.proof import SyncAck, SyncProof, check_delivery, distinct_tokens
-from tests.unit.tiny_policy import build_base, build_policy, save_base
+from polyray.weight_sync.evidence import distinct_tokens
+from polyray.weight_sync.probe import (
+    MAGNIFIED,
+    NOISY_TOKENS,
+    adapter_on_disk,
+    magnification,
+    magnified_probe,
+    probe_logprobs,
+    probe_sequences,
+)
+from polyray.weight_sync.proof import SyncAck, SyncProof, SyncVerifier
+from tests.unit.tiny_policy import build_base, build_policy, move, save_base
 
 SEQUENCES = ((1, 8, 9, 3), (1, 7, 20))
 
@@ -57,10 +67,70 @@ def test_probes_are_training_prompts_with_eight_random_plain_tokens(model_dir: P
     assert len({sequence[-8:] for sequence in sequences}) == 5
 
 
-def test_probes_in_16_bits_are_as_many_as_a_sign_test_needs(model_dir: Path) -> None:
-    exact, noisy = _sequences(model_dir), _sequences(model_dir, dtype="bfloat16")
-    assert len(exact) == 5 and noisy[:5] == exact
-    assert distinct_tokens(noisy).sum() >= NOISY_TOKENS > distinct_tokens(noisy[:-1]).sum()
+def test_probes_in_16_bits_are_longer_and_as_many_as_a_sign_test_needs(model_dir: Path) -> None:
+    exact = _sequences(model_dir, max_completion_tokens=16)
+    noisy = _sequences(model_dir, dtype="bfloat16", max_completion_tokens=16)
+    assert len(exact) == 5
+    for short, long in zip(exact, noisy, strict=False):
+        assert len(long) == len(short) + 8 and long[: len(short) - 8] == short[:-8]
+    enough, too_few = (distinct_tokens(some, with_shared=False).sum() for some in (noisy, noisy[:-1]))
+    assert enough >= NOISY_TOKENS > too_few
+
+
+def test_probes_of_one_short_prompt_in_16_bits_are_not_endless(model_dir: Path) -> None:
+    # Two prompt tokens and one of 25 random ones: most sequences are equal, and equal ones are no evidence.
+    sequences = _sequences(model_dir, dtype="bfloat16", max_prompt_tokens=2, max_completion_tokens=1)
+    assert len(sequences) == NOISY_TOKENS
+
+
+def test_step_too_small_for_16_bits_leaves_the_probe_as_it_was(model_dir: Path) -> None:
+    base = load_base(model_dir, "bfloat16")
+    model = attach_adapter(base, LoraSpec(rank=4, alpha=8), None, base_sha256="b" * 64, seed=0).eval()
+    move(model)
+    before, weights = probe_logprobs(model, SEQUENCES), adapter_bytes(model)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data *= 1 + 1e-6
+    assert adapter_bytes(model) != weights
+    moved = adapter_bytes(model)
+    np.testing.assert_allclose(probe_logprobs(model, SEQUENCES), before, atol=0.05)
+    assert adapter_bytes(model) == moved, "the weights must be their own again after a probe"
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.bfloat16().float()
+    rounded = probe_logprobs(model, SEQUENCES)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data *= 1 + 1e-4  # less than half of a step of bfloat16
+    np.testing.assert_array_equal(probe_logprobs(model, SEQUENCES), rounded)
+
+
+def test_magnified_probe_is_that_of_a_larger_scale(model_dir: Path) -> None:
+    base = load_base(model_dir, "bfloat16")
+    model = attach_adapter(base, LoraSpec(rank=4, alpha=8), None, base_sha256="b" * 64, seed=0).eval()
+    add_reference(model)
+    assert magnified_probe(model, SEQUENCES) is None, "a fresh adapter has nothing to magnify"
+    move(model, 1e-5)
+    expected = 2.0 ** round(np.log2(MAGNIFIED / 2e-5))  # alpha / r is 2
+    magnified = magnified_probe(model, SEQUENCES)
+    assert magnified is not None and magnified.factor == magnification(model) == expected
+    plain = probe_logprobs(model, SEQUENCES)
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            assert module.scaling == {"default": 2.0, "reference": 2.0}
+            module.scaling["default"] *= expected
+    np.testing.assert_array_equal(probe_logprobs(model, SEQUENCES), magnified.logprobs)
+    assert magnified.rounded_anew.shape == (2, len(plain))
+    np.testing.assert_allclose(magnified.rounded_anew, np.stack([magnified.logprobs] * 2), atol=0.1)
+    assert np.abs(magnified.logprobs - plain).max() > 0.1
+    assert magnified_probe(model, SEQUENCES) is None, "it is large enough already"
+
+
+def test_no_probe_is_magnified_in_float32(model_dir: Path) -> None:
+    base = load_base(model_dir, "float32")
+    model = attach_adapter(base, LoraSpec(rank=4, alpha=8), None, base_sha256="b" * 64, seed=0).eval()
+    move(model, 1e-5)
+    assert magnified_probe(model, SEQUENCES) is None
 
 
 def test_probes_depend_on_the_seed_alone(model_dir: Path) -> None:
@@ -120,12 +190,12 @@ def test_delivery_in_bfloat16_without_a_version_before_is_not_blind(
     sequences = _sequences(model_dir, dtype="bfloat16")
     payload = adapter_on_disk(adapter_dir, model_dir, "bfloat16", sequences, version=1)
     exact = adapter_on_disk(adapter_dir, model_dir, "float32", sequences, version=1)
-    tolerance = DeliverySpec().tolerance_for("bfloat16")
 
     def served(logprobs: np.ndarray | None) -> SyncProof:
         assert logprobs is not None
         ack = SyncAck("rollout-0", payload.policy.sha256, logprobs, 0.0, 0.0)
-        return check_delivery(ack, payload.policy, payload.probe, tolerance)
+        update = replace(payload, probe=replace(payload.probe, magnified=None))
+        return SyncVerifier("bfloat16").check(ack, update)
 
     assert 0 < served(exact.probe.logprobs).mean_difference < 0.05  # another arithmetic, the same weights
     with pytest.raises(WeightSyncMismatch, match=r"rollout-0 .*base"):

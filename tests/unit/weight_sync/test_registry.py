@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from polyray.config.delivery import Tolerance
 from polyray.errors import WeightSyncError, WeightSyncMismatch
 from polyray.models.adapter import PolicyUpdate, Probe
 from polyray.types import PolicyVersion
@@ -25,7 +24,7 @@ def _ack(worker: str, logprob: float = -1.0) -> SyncAck:
 
 
 def test_versions_count_up_by_one_within_an_attempt() -> None:
-    registry = PolicyRegistry(Tolerance(1e-4))
+    registry = PolicyRegistry("float32")
     assert registry.current is None
     registry.publish(_payload(3))
     registry.publish(_payload(4))
@@ -37,7 +36,7 @@ def test_versions_count_up_by_one_within_an_attempt() -> None:
 
 
 def test_a_new_attempt_may_go_back_but_an_old_one_may_not_return() -> None:
-    registry = PolicyRegistry(Tolerance(1e-4))
+    registry = PolicyRegistry("float32")
     registry.publish(_payload(7))
     registry.publish(_payload(2, attempt=2))
     with pytest.raises(WeightSyncError, match=r"policy-a1-v8-\w+ .*policy-a2-v2-\w+"):
@@ -46,7 +45,7 @@ def test_a_new_attempt_may_go_back_but_an_old_one_may_not_return() -> None:
 
 
 def test_only_a_proven_worker_serves() -> None:
-    registry = PolicyRegistry(Tolerance(1e-4))
+    registry = PolicyRegistry("float32")
     registry.publish(_payload(0))
     registry.prove(_ack("rollout-0"), _payload(0))
     with pytest.raises(WeightSyncMismatch, match="worker rollout-1"):
@@ -56,7 +55,7 @@ def test_only_a_proven_worker_serves() -> None:
 
 
 def test_a_failed_delivery_leaves_the_proof_of_the_version_before() -> None:
-    registry = PolicyRegistry(Tolerance(1e-4))
+    registry = PolicyRegistry("float32")
     registry.prove(_ack("rollout-0"), _payload(0))
     with pytest.raises(WeightSyncMismatch):
         registry.prove(_ack("rollout-0", logprob=-1.01), _payload(1))
@@ -66,7 +65,7 @@ def test_a_failed_delivery_leaves_the_proof_of_the_version_before() -> None:
 
 
 def test_a_worker_that_is_gone_serves_nothing() -> None:
-    registry = PolicyRegistry(Tolerance(1e-4))
+    registry = PolicyRegistry("float32")
     registry.prove(_ack("rollout-0"), _payload(0))
     registry.forget("rollout-0")
     registry.forget("rollout-9")
