@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from polyray.capacity.bundles import CPU, total, training_parts
-from polyray.capacity.placement import training_estimate
-from polyray.capacity.shapes import model_mib
+from polyray.capacity.memory import LEARNER_OVERHEAD, dtype_on
+from polyray.capacity.micro_batch import micro_batch_line
+from polyray.capacity.placement import learner_memory, learner_tokens, training_estimate
+from polyray.capacity.shapes import model_mib, shape_of
 from polyray.capacity.threads import engine_threads
 from polyray.config.run import TrainConfig
 
@@ -23,9 +25,13 @@ def derived_sizes(config: TrainConfig) -> dict[str, Any]:
     rollout, learner = config.rollout, config.learner
     completions = rollout.prompts_per_step * rollout.group_size
     weights = model_mib(config.model)
-    on_host = 0 if rollout.gpus_per_worker else rollout.kv_cache_mib + 2 * (weights or 0)
+    by_adapter = config.delivery.mode == "adapter" or (
+        config.delivery.mode == "auto" and dtype_on(config.model, gpu=False) != "float32"
+    )
+    copies = 2 if by_adapter else 3  # as read, packed for products, and to merge into
+    on_host = 0 if rollout.gpus_per_worker else rollout.kv_cache_mib + copies * (weights or 0)
     per_engine = ENGINE_MIB + on_host
-    per_rank = LEARNER_MIB + (1 if learner.use_gpu else 2) * (weights or 0)  # loaded here, then moved
+    per_rank = LEARNER_MIB + _learner_mib(config, weights)
     total = (
         RAY_MIB
         + config.ray.object_store_mib
@@ -40,13 +46,27 @@ def derived_sizes(config: TrainConfig) -> dict[str, Any]:
         "groups_in_run": rollout.prompts_per_step * learner.steps,
         "max_groups_in_flight": (config.rollout.max_staleness + 1) * rollout.prompts_per_step,
         "logical_cpus_needed": required_cpus(config),
+        "micro_batch": micro_batch_line(config),
         "engine_threads": "{}: {}".format(*engine_threads(rollout, config.model)),
         "base_weights_mib": round(weights, 1)
         if weights is not None
         else "unknown until the model is fetched",
-        "estimated_memory_mib": round(total),
+        "estimated_memory_mib": {
+            "engine": round(per_engine),
+            "learner_rank": round(per_rank),
+            "all": round(total),
+        },
         **({"gpu_estimate": on_gpus} if on_gpus else {}),
     }
+
+
+def _learner_mib(config: TrainConfig, weights: float | None) -> float:
+    """Host memory of a rank beside its imports."""
+    shape = shape_of(config.model)
+    if config.learner.use_gpu or shape is None:  # loaded here, then moved
+        return weights or 0.0
+    parts = learner_memory(config.model, shape, config.learner, *learner_tokens(config))
+    return (sum(parts.values()) - LEARNER_OVERHEAD) / 2**20
 
 
 def required_cpus(config: TrainConfig) -> float:

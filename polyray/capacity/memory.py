@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from polyray.capacity.shapes import ModelShape
+from polyray.config.model import ModelSpec
 from polyray.models.limits import LOGITS_PER_CHUNK
 from polyray.rollout.vllm_build import VLLM_RANKS
 
@@ -34,6 +35,11 @@ SAMPLING_LOGIT_BYTES = 12
 """Bytes of one logit of the sampler: float32, sorted or scaled, log-softmax."""
 GATHERED_BLOCKS = 3
 """Blocks of a sharded base that are whole on a rank at a time: current, next, and the receive buffer."""
+
+
+def dtype_on(model: ModelSpec, *, gpu: bool) -> str:
+    """dtype of the base there."""
+    return model.dtype if model.dtype != "auto" else "bfloat16" if gpu else "float32"
 
 
 def base_weights(shape: ModelShape, dtype: str, quantization: str, *, double: bool) -> int:

@@ -15,6 +15,7 @@ from polyray.capacity.memory import (
     activations,
     adapter_states,
     base_weights,
+    dtype_on,
     kv_bytes_per_token,
     layer_activations,
     lora_slots,
@@ -24,6 +25,7 @@ from polyray.capacity.memory import (
     sharded_weights,
     unpacked,
 )
+from polyray.capacity.micro_batch import with_micro_batch
 from polyray.capacity.shapes import QWEN3, ModelShape, shape_of
 from polyray.config.delivery import DeliverySpec
 from polyray.config.learner import LearnerSpec
@@ -80,7 +82,9 @@ def supervised_estimate(config: SftConfig) -> dict[str, Any] | None:
     if shape is None:
         return _unknown(config.model)
     estimate = _header(shape)
-    tokens = min(config.learner.micro_batch_rows, config.demonstrations_per_step) * config.max_tokens
+    rows = with_micro_batch(config).learner.micro_batch_rows
+    assert rows is not None
+    tokens = min(rows, config.demonstrations_per_step) * config.max_tokens
     parts = learner_memory(config.model, shape, config.learner, 0, tokens)
     _add_learner(estimate, config.model, shape, config.learner, parts)
     return estimate
@@ -100,12 +104,13 @@ def evaluation_estimate(config: EvaluateConfig) -> dict[str, Any] | None:
 
 def learner_tokens(config: TrainConfig) -> tuple[int, int]:
     """(tokens of samples, tokens of demonstrations) in the largest micro batches of an RL step, with padding."""
-    rollout, learner = config.rollout, config.learner
+    rollout, learner = config.rollout, with_micro_batch(config).learner
+    assert learner.micro_batch_rows is not None
     longest = rollout.max_model_len
     per_rank = math.ceil(rollout.prompts_per_step / learner.num_workers) * rollout.group_size
     tokens = min(learner.micro_batch_rows, per_rank) * longest
     if learner.micro_batch_tokens is not None:
-        tokens = max(learner.micro_batch_tokens, longest)
+        tokens = min(per_rank * longest, max(learner.micro_batch_tokens, longest))
     spec = config.supervised
     if spec is None:
         return tokens, 0
@@ -123,7 +128,7 @@ def learner_memory(
 
     For samples the logits of a chunk are held, for demonstrations all logits.
     """
-    lora, dtype = model.lora, _dtype(model)
+    lora, dtype = model.lora, dtype_on(model, gpu=learner.use_gpu)
     per_layer = layer_activations(shape, dtype, lora.rank, lora.target_modules, lora.dropout > 0)
     per_token = activations(per_layer, shape, dtype, checkpointed=learner.gradient_checkpointing)
     lora_parameters = shape.lora_parameters(lora.rank, lora.target_modules)
@@ -146,7 +151,7 @@ def _weights(shape: ModelShape, dtype: str, model: ModelSpec, learner: LearnerSp
 
 def engine_memory(model: ModelSpec, shape: ModelShape, rollout: RolloutSpec, delivery: DeliverySpec) -> Parts:
     """Bytes by part of one engine on each of its devices, with all its sequences at their full length."""
-    dtype, devices = _dtype(model), rollout.tensor_parallel_size
+    dtype, devices = dtype_on(model, gpu=bool(rollout.gpus_per_worker)), rollout.tensor_parallel_size
     slots = 0 if delivery.mode == "merged" else min(rollout.max_staleness + 2, MAX_LORAS)
     kv_tokens = rollout.max_sequences * rollout.max_model_len
     return {
@@ -238,7 +243,7 @@ def _add_learner(
     estimate["placement"].append(_line(f"{ranks} x learner rank", gpus, sum(parts.values()) / GIB))
     estimate["learner_rank_gib"] = _in_gib(parts)
     if learner.cpu_offload:
-        _, part, _ = sharded_weights(shape, _dtype(model), learner.num_workers)
+        _, part, _ = sharded_weights(shape, dtype_on(model, gpu=True), learner.num_workers)
         estimate["learner_rank_host_gib"] = round(part / GIB, 2)
 
 
@@ -256,7 +261,7 @@ def _add_engines(
     estimate["gpus"] += rollout.num_workers * rollout.gpus_per_worker
     estimate["placement"].append(_line(f"{rollout.num_workers} x engine", rollout.gpus_per_worker, needed))
     estimate["engine_device_gib"] = _in_gib(parts)
-    estimate["kv_cache_kib_per_token"] = kv_bytes_per_token(shape, _dtype(model)) / 1024
+    estimate["kv_cache_kib_per_token"] = kv_bytes_per_token(shape, dtype_on(model, gpu=True)) / 1024
 
 
 def _line(what: str, gpus: float, gib: float) -> str:
@@ -271,11 +276,6 @@ def _line(what: str, gpus: float, gib: float) -> str:
 
 def _in_gib(parts: Parts) -> dict[str, float]:
     return {name: round(value / GIB, 2) for name, value in (parts | {"total": sum(parts.values())}).items()}
-
-
-def _dtype(model: ModelSpec) -> str:
-    """dtype of the base on a GPU."""
-    return "bfloat16" if model.dtype == "auto" else model.dtype
 
 
 def _unknown(model: ModelSpec) -> dict[str, Any]:

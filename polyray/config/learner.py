@@ -29,7 +29,12 @@ class LearnerSpec(StrictModel):
     betas: tuple[float, float] = Field(default=(0.9, 0.95), description="betas of AdamW")
     weight_decay: float = Field(default=0.0, ge=0, description="weight decay of AdamW")
     max_grad_norm: float = Field(default=1.0, gt=0, description="norm above which gradients are scaled down")
-    micro_batch_rows: int = Field(default=256, ge=1, description="sequences per forward and backward pass")
+    micro_batch_rows: int | None = Field(
+        default=None,
+        ge=1,
+        description="sequences per forward and backward pass; null: as many tokens as keep a GiB for the "
+        "backward pass, on a GPU 8 GiB (--check prints how many)",
+    )
     micro_batch_tokens: int | None = Field(
         default=None,
         ge=1,

@@ -37,7 +37,7 @@ from polyray.runs.run_directory import RunDirectory
 from polyray.serving.auth import token_from_environment
 from polyray.serving.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
 from polyray.types import Group, GroupRequest
-from polyray.weight_sync.proof import check_delivery
+from polyray.weight_sync.proof import SyncVerifier
 
 PLACEMENT_KEYS = "rollout.num_workers, cpus_per_worker or gpus_per_worker"
 """Keys that an error of placement names."""
@@ -152,23 +152,32 @@ def _with_threads(plan: FleetPlan) -> RolloutSpec:
 
 
 def pool_sampler(config: EvaluateConfig, pool: RolloutPool) -> Sample:
-    """Samples each model on `pool`, after its delivery to every engine was proven."""
+    """Samples each model on `pool`, after its delivery to every engine was proven.
+
+    In 16 bits engines prove the base first: it is the reference for noise and for adapters that never arrive.
+    """
     from polyray.weight_sync.probe import adapter_on_disk, probe_sequences
 
     model_dir, dtype = Path(pool.settings.model_dir), pool.settings.dtype
     delivery, names = config.delivery, list(config.adapters)
     arguments = config.task, config.rollout, delivery.num_probes, config.seed, model_dir, dtype
     sequences = probe_sequences(*arguments)
+    verifier = SyncVerifier(dtype)
     served: list[np.ndarray] = []
+
+    def deliver(adapter_dir: Path | None, version: int) -> None:
+        before = served[-1] if served else None
+        payload = adapter_on_disk(adapter_dir, model_dir, dtype, sequences, version, before)
+        for ack in pool.deliver(payload, delivery.timeout_s):
+            verifier.check(ack, payload)
+        served.append(payload.probe.logprobs)
 
     def sample(name: str, adapter_dir: str | None, requests: Sequence[GroupRequest]) -> Iterator[Group]:
         where = Path(adapter_dir) if adapter_dir is not None else None
-        before = served[-1] if served else None
-        payload = adapter_on_disk(where, model_dir, dtype, sequences, names.index(name), before)
         pool.repair()
-        for ack in pool.deliver(payload, delivery.timeout_s):
-            check_delivery(ack, payload.policy, payload.probe, delivery.tolerance_for(dtype))
-        served.append(payload.probe.logprobs)
+        if not served and where is not None and dtype != "float32":
+            deliver(None, -1)
+        deliver(where, names.index(name))
         yield from pool.sample(requests)
 
     return sample

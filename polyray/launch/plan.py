@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from polyray.capacity.bundles import Part, engines, training_parts
+from polyray.capacity.micro_batch import with_micro_batch
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
 from polyray.config.supervised import JsonlDataSpec
@@ -71,10 +72,12 @@ class RunPlan(Generic[ConfigT]):
     def worker_arguments(self, run_dir: Path) -> dict[str, Any]:
         """Arguments of a Ray Train worker, as plain values."""
         warm_start = None if self.base.warm_start is None else str(self.base.warm_start)
+        directory = self.base.directory.resolve()
         model = self.config.model.model_copy(update={"warm_start": warm_start, "warm_start_mode": "continue"})
+        config = with_micro_batch(self.config, directory).model_copy(update={"model": model})
         return {
-            "config": self.config.model_copy(update={"model": model}).model_dump(mode="json"),
-            "model_dir": str(self.base.directory.resolve()),
+            "config": config.model_dump(mode="json"),
+            "model_dir": str(directory),
             "run_dir": str(run_dir),
             "dtype": self.learner_dtype,
         }

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from polyray.capacity.bundles import learner_ranks
+from polyray.capacity.micro_batch import micro_batch_line
 from polyray.capacity.placement import supervised_estimate
 from polyray.config.loader import build_config
 from polyray.config.run import SftConfig, TrainConfig
@@ -121,6 +122,7 @@ def derived_sizes(config: SftConfig) -> dict[str, Any]:
         "steps": steps,
         "demonstrations_in_run": rows_per_step * steps,
         "max_tokens_per_step": rows_per_step * config.max_tokens,
+        "micro_batch": micro_batch_line(config),
         "logical_cpus_needed": config.learner.num_workers * config.learner.cpus_per_worker,
         **({"gpu_estimate": on_gpus} if on_gpus else {}),
     }

@@ -92,9 +92,9 @@ def rows_of(group: ScoredGroup, algorithm: AlgorithmSpec) -> list[Row]:
 
 
 def micro_batches(rows: Sequence[Row], spec: LearnerSpec) -> list[Sequence[Row]]:
-    """`rows` in their order, cut by `micro_batch_tokens` where that is set, else by `micro_batch_rows`."""
+    """`rows` in their order, cut by `micro_batch_tokens` where that is set, else by `micro_batch_rows`, if at all."""
     if spec.micro_batch_tokens is None:
-        size = spec.micro_batch_rows
+        size = spec.micro_batch_rows or max(1, len(rows))
         return [rows[start : start + size] for start in range(0, len(rows), size)]
     starts: list[int] = []
     tokens = 0

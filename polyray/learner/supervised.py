@@ -56,7 +56,7 @@ def demonstration_batches(
     rank: int,
     world_size: int,
     rows_per_step: int,
-    micro_batch_rows: int,
+    micro_batch_rows: int | None,
     pad_id: int,
     pack_width: int | None = None,
 ) -> StepRows:
@@ -83,18 +83,15 @@ def demonstration_batches(
 
 
 def row_batches(
-    rows: Sequence[TokenRow], micro_batch_rows: int, pad_id: int, pack_width: int | None
+    rows: Sequence[TokenRow], micro_batch_rows: int | None, pad_id: int, pack_width: int | None
 ) -> list[SupervisedBatch]:
-    """Batches of at most `micro_batch_rows` sequences."""
+    """Batches of at most `micro_batch_rows` sequences; None: one batch."""
+    size = micro_batch_rows or max(1, len(rows))
     if pack_width is None:
-        return [
-            collate(rows[start : start + micro_batch_rows], pad_id)
-            for start in range(0, len(rows), micro_batch_rows)
-        ]
+        return [collate(rows[start : start + size], pad_id) for start in range(0, len(rows), size)]
     sequences = pack(rows, pack_width)
     return [
-        collate_packed(sequences[start : start + micro_batch_rows], pad_id)
-        for start in range(0, len(sequences), micro_batch_rows)
+        collate_packed(sequences[start : start + size], pad_id) for start in range(0, len(sequences), size)
     ]
 
 
