@@ -27,11 +27,12 @@ test: setup  ## tests without those marked slow or gpu, in two processes
 test-all: setup  ## tests without those marked gpu
 	@$(PYTHON) -m pytest -n 2 --durations 15 -m "not gpu"
 
-check: setup  ## lint, format, types, layers, dependencies
+check: setup  ## lint, format, types, layers, words, dependencies
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m pyright
 	@.venv/bin/lint-imports
+	@$(PYTHON) -m tests.words
 	@$(PYTHON) requirements/audit.py
 
 audit:  ## known vulnerabilities of all pinned packages (needs pip-audit and network)
