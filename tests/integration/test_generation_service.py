@@ -94,7 +94,7 @@ def test_openais_client_understands_every_refusal(service: GenerationServiceAddr
     client = openai_client(service)
     with pytest.raises(openai.NotFoundError, match=r"'gpt-9'.* base, first"):
         client.completions.create(model="gpt-9", prompt=PROMPT)
-    with pytest.raises(openai.BadRequestError, match="'presence_penalty'"):
+    with pytest.raises(openai.BadRequestError, match=r"'presence_penalty' is 0\.5"):
         client.completions.create(model="base", prompt=PROMPT, presence_penalty=0.5)
     with pytest.raises(openai.BadRequestError, match="48"):
         client.completions.create(model="base", prompt="1" * 80)

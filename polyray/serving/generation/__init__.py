@@ -18,6 +18,6 @@
     metrics.py             metrics for Prometheus
     errors.py              refusals
 
-The engines are polyray/rollout/vllm_text*.py, the store is polyray/data/selections/, the choice of k out of m is
+The engine is polyray/rollout/text_engine.py, the store is polyray/data/selections/, the choice of k out of m is
 polyray/evaluation/candidates.py.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from polyray.serving.generation.openai_answers import (
@@ -43,7 +43,13 @@ class Completing:
         head, shape = _head(request, asked), self._shape(request)
         with self._sampler.reserved(len(asked.requests)):
             completions = await self._sampler.complete(asked.requests)
-        body = head.body(shape.kind, [shape.choice(at, each) for at, each in enumerate(completions)])
+        if isinstance(request, CompletionRequest) and request.echo:
+            if request.max_tokens == 0:
+                completions = [each.without_tokens() for each in completions]
+            choices = self._echoed(request, asked, completions)
+        else:
+            choices = [shape.choice(at, each) for at, each in enumerate(completions)]
+        body = head.body(shape.kind, choices)
         return {**body, "usage": usage_of(asked.prompt_tokens, completions).model_dump()}
 
     async def chunks(
@@ -70,6 +76,19 @@ class Completing:
             usage = usage_of(asked.prompt_tokens, completions).model_dump()
             yield json.dumps({**head.body(shape.chunk_kind, []), "usage": usage}), tokens
         yield END_OF_STREAM, tokens
+
+    def _echoed(
+        self, request: CompletionRequest, asked: ParsedRequest, completions: Sequence[Sampled]
+    ) -> list[dict[str, Any]]:
+        shape = CompletionShape(self._tokenizer, request.logprobs)
+        texts = [
+            prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
+            for prompt in request.prompts
+        ]
+        return [
+            shape.echo(index, sampled, texts[index // request.n], one.prompt_token_ids)
+            for index, (one, sampled) in enumerate(zip(asked.requests, completions, strict=True))
+        ]
 
     def _shape(self, request: SamplingRequest) -> Shape:
         if isinstance(request, ChatRequest):

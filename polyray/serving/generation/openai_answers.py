@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from polyray.rollout.text_engine import TextDelta
 from polyray.serving.generation.candidates_wire import TokenUsage
+from polyray.types import TextDelta
 
 
 class Decodes(Protocol):
@@ -31,6 +31,8 @@ class Sampled:
     logprobs: list[float] = field(default_factory=list)
     alternatives: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
     finish_reason: str | None = None
+    prompt_logprobs: tuple[float, ...] = ()
+    prompt_alternatives: tuple[tuple[tuple[int, float], ...], ...] = ()
 
     def add(self, delta: TextDelta) -> None:
         """Add a delta."""
@@ -39,6 +41,16 @@ class Sampled:
         self.logprobs.extend(delta.logprobs)
         self.alternatives.extend(delta.alternatives)
         self.finish_reason = delta.finish_reason
+        if delta.prompt_logprobs:
+            self.prompt_logprobs, self.prompt_alternatives = delta.prompt_logprobs, delta.prompt_alternatives
+
+    def without_tokens(self) -> Sampled:
+        """The prompt's part alone."""
+        return Sampled(
+            finish_reason="length",
+            prompt_logprobs=self.prompt_logprobs,
+            prompt_alternatives=self.prompt_alternatives,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +105,19 @@ class CompletionShape:
             "finish_reason": sampled.finish_reason,
             "logprobs": self._rows(sampled.token_ids, sampled.logprobs, sampled.alternatives, 0),
         }
+
+    def echo(self, index: int, sampled: Sampled, prompt: str, token_ids: Sequence[int]) -> dict[str, Any]:
+        """A whole completion with its prompt before it. The prompt's first token has no log-prob."""
+        body = self.choice(index, sampled)
+        body["text"] = prompt + body["text"]
+        if self._logprobs is not None:
+            logprobs = (0.0, *sampled.prompt_logprobs, *sampled.logprobs)
+            rows = ((), *sampled.prompt_alternatives, *(sampled.alternatives or [()] * len(sampled.logprobs)))
+            listed = self._rows((*token_ids, *sampled.token_ids), logprobs, rows, 0)
+            assert listed is not None
+            listed["token_logprobs"][0] = listed["top_logprobs"][0] = None
+            body["logprobs"] = listed
+        return body
 
     def first(self, index: int) -> dict[str, Any] | None:
         """No first chunk: nothing comes before the text."""

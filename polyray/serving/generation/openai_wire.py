@@ -3,7 +3,8 @@
     POST /v1/completions       CompletionRequest     POST /v1/chat/completions  ChatRequest
     GET  /v1/models            ModelList
 
-An unsupported field is refused by name, unless it is null: a caller learns that its `logit_bias` has no effect.
+A field that has no effect here is accepted where its value asks for none (NEUTRAL), or where it only describes the
+call (DESCRIPTIONS). Every other one is refused by name: a caller learns that its `logit_bias` would have no effect.
 Answers are built in openai_answers.py.
 """
 
@@ -17,14 +18,35 @@ from polyray.config.base import StrictModel
 from polyray.serving.generation.candidates_wire import MAX_MESSAGES, ChatMessage, Text
 
 MAX_STOPS = 4
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "best_of": (1,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+    "min_p": (0,),
+    "modalities": (["text"],),
+    "presence_penalty": (0,),
+    "repetition_penalty": (1,),
+    "response_format": ({"type": "text"},),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_k": (-1, 0),
+}
+"""Fields of OpenAI's and vLLM's clients -> values that change nothing."""
+DESCRIPTIONS = frozenset(
+    {"metadata", "parallel_tool_calls", "safety_identifier", "service_tier", "store", "user"}
+)
+"""Fields that change no completion, whatever their value."""
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 def _kind(value: Any) -> str:
     """Intended member of a union, so that an error is about that one."""
-    if isinstance(value, list | tuple):
-        return "tokens" if value and all(isinstance(entry, int) for entry in value) else "texts"
-    return "text"
+    if not isinstance(value, list | tuple):
+        return "text"
+    if value and all(isinstance(entry, list) for entry in value):
+        return "rows"
+    return "tokens" if value and all(isinstance(entry, int) for entry in value) else "texts"
 
 
 TokenIds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
@@ -32,6 +54,7 @@ PromptText = Annotated[Text, Field(min_length=1)]
 Prompts = Annotated[
     Annotated[PromptText, Tag("text")]
     | Annotated[TokenIds, Tag("tokens")]
+    | Annotated[tuple[TokenIds, ...], Field(min_length=1), Tag("rows")]
     | Annotated[tuple[PromptText, ...], Field(min_length=1), Tag("texts")],
     Discriminator(_kind),
 ]
@@ -55,7 +78,7 @@ class SamplingRequest(StrictModel):
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     temperature: float = Field(default=1.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=0)
     stop: Stops | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -65,13 +88,19 @@ class SamplingRequest(StrictModel):
     def _only_what_is_spoken(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        given = {key: value for key, value in values.items() if value is not None}
-        unknown = [key for key in given if key not in cls.model_fields]
-        if unknown:
-            raise ValueError(
-                f"{unknown[0]!r} is not supported by this service; leave it out. Supported: "
-                f"{', '.join(cls.model_fields)}"
-            )
+        given = {key: value for key, value in values.items() if value is not None and key not in DESCRIPTIONS}
+        for key in [key for key in given if key not in cls.model_fields]:
+            if key not in NEUTRAL:
+                raise ValueError(
+                    f"{key!r} is not supported by this service; leave it out. Supported: "
+                    f"{', '.join(cls.model_fields)}"
+                )
+            if given[key] not in NEUTRAL[key]:
+                allowed = " or ".join(repr(value) for value in NEUTRAL[key])
+                raise ValueError(
+                    f"{key!r} is {given[key]!r}, which this service cannot do; leave it out, or send {allowed}"
+                )
+            del given[key]
         return given
 
     @model_validator(mode="after")
@@ -91,15 +120,25 @@ class CompletionRequest(SamplingRequest):
 
     prompt: Prompts
     logprobs: int | None = Field(default=None, ge=0)
+    echo: bool = False
+
+    @model_validator(mode="after")
+    def _echoes_whole(self) -> CompletionRequest:
+        if self.echo and self.stream:
+            raise ValueError("echo cannot be streamed; leave stream out")
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens=0 asks for nothing; give 1 or more, or echo=true")
+        return self
 
     @property
     def prompts(self) -> list[str | tuple[int, ...]]:
         """One entry per prompt: text, or token ids."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        if isinstance(self.prompt[0], int):
-            return [tuple(int(token) for token in self.prompt)]
-        return [str(text) for text in self.prompt]
+        first, *others = self.prompt
+        if isinstance(first, int):
+            return [tuple(int(token) for token in (first, *others))]  # pyright: ignore[reportArgumentType]
+        return [first, *others]  # pyright: ignore[reportReturnType]
 
 
 class ChatRequest(SamplingRequest):
@@ -112,6 +151,8 @@ class ChatRequest(SamplingRequest):
 
     @model_validator(mode="after")
     def _consistent(self) -> ChatRequest:
+        if self.max_tokens == 0:
+            raise ValueError("max_tokens=0 asks for nothing; give 1 or more")
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs=true")
         if self.max_tokens is not None and self.max_completion_tokens is not None:

@@ -13,13 +13,12 @@ from typing import Any
 from polyray.config.generation import GenerationServeConfig
 from polyray.data.chat import encode_prompt, stop_tokens
 from polyray.errors import DataError
-from polyray.rollout.text_engine import TextRequest, TextSampling
 from polyray.seeds import SEED_BITS, sample_seed
 from polyray.serving.generation.candidates_wire import CandidatesRequest, ChatMessage
 from polyray.serving.generation.errors import InvalidRequest
 from polyray.serving.generation.openai_wire import ChatRequest, CompletionRequest
 from polyray.serving.generation.policies import LivePolicies, LivePolicy
-from polyray.types import Prompt
+from polyray.types import Prompt, Sampling, TextRequest
 
 MAX_PROMPTS = 64
 """Prompts in one request to /v1/completions."""
@@ -56,7 +55,10 @@ class RequestParser:
         _at_most("the number of prompts", len(prompts), MAX_PROMPTS, "prompt")
         rows = [self._text(prompt) if isinstance(prompt, str) else self._tokens(prompt) for prompt in prompts]
         self._check_logprobs(request.logprobs, "logprobs")
-        sampling = self._sampling(request, request.max_tokens, request.stops, request.logprobs)
+        # The engine samples a token at least; the answer leaves it out where none was asked for.
+        tokens = 1 if request.max_tokens == 0 else request.max_tokens
+        sampling = self._sampling(request, tokens, request.stops, request.logprobs)
+        sampling = replace(sampling, prompt_logprobs=request.echo and request.logprobs is not None)
         return self._asked(request.model, rows, request.n, sampling, request.seed, request.stream)
 
     def chat(self, request: ChatRequest) -> ParsedRequest:
@@ -85,7 +87,7 @@ class RequestParser:
         model: str | None,
         rows: Sequence[tuple[int, ...]],
         n: int,
-        sampling: TextSampling,
+        sampling: Sampling,
         seed: int | None,
         stream: bool,
     ) -> ParsedRequest:
@@ -101,17 +103,17 @@ class RequestParser:
 
     def _sampling(
         self, request: Any, max_tokens: int | None, stops: Sequence[str], logprobs: int | None
-    ) -> TextSampling:
+    ) -> Sampling:
         limit = self._config.engine.max_completion_tokens
         if max_tokens is not None:
             _at_most("max_tokens", max_tokens, limit, "max_tokens")
         if any(not text for text in stops):
             raise InvalidRequest("stop holds an empty text; leave it out", "stop")
-        return TextSampling(
+        return Sampling(
             max_tokens or limit, request.temperature, request.top_p, tuple(stops), logprobs=logprobs
         )
 
-    def _ended(self, sampling: TextSampling, prompt: Prompt) -> TextSampling:
+    def _ended(self, sampling: Sampling, prompt: Prompt) -> Sampling:
         """The sampling settings with the tokens that end a completion of this prompt."""
         return replace(sampling, stop_token_ids=stop_tokens(self._tokenizer, prompt))
 

@@ -21,6 +21,7 @@ from polyray.models.adapter import PolicyUpdate
 from polyray.models.base_files import resolve_dtype, resolve_model_dir
 from polyray.orchestrator.reward_client import RemoteCall, RewardClient
 from polyray.rewards import plan_reward
+from polyray.rollout.engine import EngineSettings
 from polyray.rollout.text_engine import TextEngine
 from polyray.serving.gauges import keep_set
 from polyray.serving.generation.access_log import install_access_log
@@ -92,8 +93,7 @@ class GenerationService:
 
             return adapter_on_disk(directory, model_dir, dtype, sequences, version, previous)
 
-        tolerance = config.delivery.tolerance_for(dtype)
-        self.policies = LivePolicies(engine, reference, tolerance, config.max_adapters, self.metrics)
+        self.policies = LivePolicies(engine, reference, dtype, config.max_adapters, self.metrics)
         await self.policies.start()
         self.adapters = ServedAdapters(
             self.policies,
@@ -178,16 +178,11 @@ class GenerationService:
 
 def build_engine(config: GenerationServeConfig, model_dir: Path, dtype: str) -> TextEngine:
     """The engine that the configuration asks for; its construction continues in the background."""
-    spec = config.rollout()
-    processes = spec.engine_kind == "vllm_async" or (config.engine.kind == "auto" and config.num_gpus > 0)
+    from polyray.rollout.vllm_engine import VllmEngine
+
     adapters = config.max_adapters + 1
-    if processes:
-        from polyray.rollout.vllm_text_processes import VllmTextProcesses
-
-        return VllmTextProcesses(model_dir, spec, dtype, config.max_lora_rank, adapters)
-    from polyray.rollout.vllm_text import VllmTextEngine
-
-    return VllmTextEngine(model_dir, spec, dtype, config.max_lora_rank, adapters)
+    settings = EngineSettings(str(model_dir), dtype, config.rollout(), config.max_lora_rank, adapters)
+    return TextEngine(config.name, lambda: VllmEngine(settings, texts=True))
 
 
 def _probe_sequences(

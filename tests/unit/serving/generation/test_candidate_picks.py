@@ -12,12 +12,12 @@ import pytest
 from polyray.config.generation import GenerationServeConfig
 from polyray.config.loader import build_config
 from polyray.rewards.base import GroupScores
-from polyray.rollout.text_engine import TextRequest, TextSampling
 from polyray.seeds import sample_seed
 from polyray.serving.generation.candidates import CandidateMaker
 from polyray.serving.generation.candidates_wire import CandidatesRequest
 from polyray.serving.generation.openai_answers import Sampled
 from polyray.serving.generation.request_parser import ParsedRequest
+from polyray.types import Sampling, TextRequest
 
 REQUESTS = 400
 K = 4
@@ -60,7 +60,7 @@ async def pick(seed: int, selector: str, rewards: list[float] | None, prompt: st
     scoring: Any = Scoring(rewards)
     maker = CandidateMaker(config, SimpleNamespace(), sampler, scoring, store)  # type: ignore[arg-type]
     policy: Any = SimpleNamespace(model="base", version=None, policy=SimpleNamespace(sha256="b" * 64))
-    sampling = TextSampling(8)
+    sampling = Sampling(8)
     requests = tuple(
         TextRequest((1,), sampling, sample_seed(seed, "prompt 0", at), "base") for at in range(K)
     )

@@ -112,6 +112,38 @@ async def test_completions_are_the_models(alice: httpx.AsyncClient, name: str, s
     }
 
 
+@pytest.mark.parametrize("max_tokens", [0, 1, 5])
+async def test_echo_has_the_prompts_log_probs(alice: httpx.AsyncClient, max_tokens: int) -> None:
+    """As lm-eval's local-completions asks: token ids of several prompts, greedy, echo, one likeliest token."""
+    prompts = [encode_prompt(TOKENIZER, Prompt("", text)) for text in (PROMPT, "12|a1>c3=")]
+    body = {"model": "first", "prompt": prompts, "max_tokens": max_tokens, "temperature": 0, "seed": 1}
+    answer = await post(alice, "/v1/completions", **body, logprobs=1, echo=True)
+    model = adapter_model(1)
+    sampled = 0
+    for prompt, choice in zip(prompts, answer["choices"], strict=True):
+        logprobs = choice["logprobs"]
+        tokens = token_ids(logprobs["tokens"])
+        assert tokens[: len(prompt)] == prompt and len(tokens) <= len(prompt) + max_tokens
+        assert logprobs["token_logprobs"][0] is logprobs["top_logprobs"][0] is None
+        expected = expected_logprobs(model, tokens[:1], tokens[1:])
+        assert logprobs["token_logprobs"][1:] == pytest.approx(expected, abs=1e-4)
+        assert choice["text"] == "".join(logprobs["tokens"]).removesuffix("<eos>")
+        with torch.no_grad():
+            best = model(input_ids=torch.tensor([tokens])).logits[0, :-1].argmax(-1).tolist()
+        assert [next(iter(row)) for row in logprobs["top_logprobs"][1:]] == [
+            TOKENIZER.decode([token]) for token in best
+        ]
+        sampled += len(tokens) - len(prompt)
+    assert answer["usage"]["completion_tokens"] == sampled
+
+
+async def test_echo_without_log_probs_is_the_text_alone(alice: httpx.AsyncClient) -> None:
+    body = {"model": "first", "prompt": PROMPT, "max_tokens": 3, "seed": 1}
+    plain = (await post(alice, "/v1/completions", **body))["choices"][0]
+    (echoed,) = (await post(alice, "/v1/completions", **body, echo=True))["choices"]
+    assert echoed == {**plain, "text": PROMPT + plain["text"]}
+
+
 async def test_a_seed_gives_the_same_completions_and_n_gives_different_ones(alice: httpx.AsyncClient) -> None:
     body = {"model": "first", "prompt": PROMPT, "n": 4, "seed": 11, "max_tokens": 16}
     first, again = [await post(alice, "/v1/completions", **body) for _ in range(2)]
@@ -203,7 +235,11 @@ async def test_a_stop_text_ends_a_completion(alice: httpx.AsyncClient) -> None:
     ("body", "status", "message", "param"),
     [
         ({"logit_bias": {"3": 1}}, 400, "'logit_bias'", None),
-        ({"echo": True}, 400, "'echo'", None),
+        ({"echo": True, "stream": True}, 400, "echo cannot be streamed", None),
+        ({"max_tokens": 0}, 400, "max_tokens=0", None),
+        ({"best_of": 3}, 400, "'best_of' is 3", None),
+        ({"presence_penalty": 0.5}, 400, "'presence_penalty' is 0.5", None),
+        ({"guided_regex": "a+"}, 400, "'guided_regex' is not supported", None),
         ({"prompt": ""}, 400, "should have at least 1", "prompt"),
         ({"prompt": "1" * 60}, 400, "61 tokens.* 48", "prompt"),
         ({"prompt": "?"}, 400, r"'\?'", "prompt"),
@@ -226,6 +262,19 @@ async def test_invalid_completion_request_is_refused_with_its_parameter(
     )
     assert re.search(message, said)
     assert param is None or (named or "").startswith(param)
+
+
+async def test_values_that_ask_for_nothing_change_nothing(alice: httpx.AsyncClient) -> None:
+    body = {"model": "base", "prompt": PROMPT, "max_tokens": 4, "seed": 2}
+    neutral: dict[str, Any] = {
+        "best_of": 1, "echo": False, "frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "suffix": "",
+        "top_k": -1, "repetition_penalty": 1.0, "user": "someone", "metadata": {"a": "b"}, "store": True,
+    }  # fmt: skip
+    plain = await post(alice, "/v1/completions", **body)
+    given = await post(alice, "/v1/completions", **body, **neutral)
+    assert given["choices"] == plain["choices"]
+    chat = {"response_format": {"type": "text"}, "tools": [], "tool_choice": "none", "modalities": ["text"]}
+    await post(alice, "/v1/chat/completions", model="base", messages=MESSAGES, max_tokens=2, **chat)
 
 
 async def test_null_means_left_out(alice: httpx.AsyncClient) -> None:

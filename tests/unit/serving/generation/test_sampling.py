@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from typing import Any
 
 import numpy as np
 import pytest
 
 from polyray.errors import RolloutError
 from polyray.models.adapter import PolicyUpdate, Probe
-from polyray.rollout.text_engine import TextRequest, TextSampling
 from polyray.serving.generation.errors import DeadlineExceeded, EngineBusy
 from polyray.serving.generation.metrics import GenerationMetrics, ModelCounts
 from polyray.serving.generation.sampling import Sampler
-from polyray.types import PolicyVersion
+from polyray.types import PolicyVersion, Sampling, TextRequest
 from tests.unit.serving.generation.scripted_text_engine import ScriptedTextEngine
 
 
@@ -25,12 +25,12 @@ def engine_of(run: str = "base", tokens: int = 3) -> ScriptedTextEngine:
     return engine
 
 
-def sampler_of(engine: ScriptedTextEngine, timeout_s: float = 5.0, queued: int = 2) -> Sampler:
+def sampler_of(engine: Any, timeout_s: float = 5.0, queued: int = 2) -> Sampler:
     return Sampler(engine, 4, queued, timeout_s, GenerationMetrics())
 
 
 def requests(count: int, run: str = "base") -> list[TextRequest]:
-    return [TextRequest((1,), TextSampling(max_tokens=8), seed, run) for seed in range(count)]
+    return [TextRequest((1,), Sampling(max_tokens=8), seed, run) for seed in range(count)]
 
 
 async def test_completions_come_whole_and_in_order() -> None:
