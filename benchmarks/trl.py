@@ -38,7 +38,7 @@ from polyray.cli.arguments import JobParser
 from polyray.errors import EXIT_OK
 
 LIMITS = {
-    ("steps", "embedded"): 1.1,
+    ("steps", "embedded"): 0.7,
     ("steps", "random"): 1 / 3,
     ("steps", "smollm2"): 0.2,
     ("learning", "embedded"): 1.1,

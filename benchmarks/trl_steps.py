@@ -4,15 +4,16 @@
     polyray   RolloutWorker (vLLM)   -> verifier -> PolicyLearner.step -> adapter bytes, merge, reload, proof
 
 Each side samples for itself: as many completions of the same prompts, each of the same forced length. TRL has
-nothing to deliver: the model that trains is the one that samples. polyray's side is what its processes do, in one
-process; actors, coordinator and what travels between them are left out (`benchmark loop` has them). That process is
-not TRL's, which vLLM in it would slow down.
+nothing to deliver: the model that trains is the one that samples. polyray's engine and its learner are processes of
+their own, as in a run: in one process two pools of OpenMP threads would let each other sleep at every product, which
+takes a third longer. Actors and coordinator are left out (`benchmarks loop` has them).
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import time
 from argparse import Namespace
 from collections.abc import Sequence
@@ -31,15 +32,17 @@ from benchmarks.trl_trainer import LEARNING_RATE, WARM_UP_STEPS, build_trainer
 from polyray.config.run import TrainConfig
 from polyray.config.task import HiddenTrapGridSpec, JsonlSpec
 from polyray.learner.policy import Policy
+from polyray.models.adapter import PolicyUpdate
 from polyray.models.loading import load_base, load_tokenizer
 from polyray.rewards.groups import GroupToScore, score_groups
 from polyray.rewards.verifier import VerifierReward
+from polyray.rollout.engine import EngineSettings
 from polyray.rollout.vllm_engine import VllmEngine
 from polyray.rollout.worker import RolloutWorker
 from polyray.seeds import sample_seed
 from polyray.tasks import build_task
-from polyray.types import GroupRequest, Prompt, TrainingBatch
-from polyray.weight_sync.proof import check_delivery
+from polyray.types import Group, GroupRequest, Prompt, TrainingBatch
+from polyray.weight_sync.proof import SyncAck, SyncVerifier
 
 KV_CACHE_MIB = 512
 PROMPTS = "configs/train/smollm2.jsonl"
@@ -59,8 +62,12 @@ class StepSides:
         """Lengths of the completions of each step, group by group."""
         self._directory = directory = model_directory(options.model, scratch)
         self._manager = _Process(ctx=multiprocessing.get_context("spawn"))
-        self._manager.start(_stdout_to_stderr)
-        self._ours: OurSide = self._manager.OurSide(options, directory)  # type: ignore[attr-defined]  # registered
+        self._manager.start(_begin)
+        self._engines = _Process(ctx=multiprocessing.get_context("spawn"))
+        self._engines.start(_begin)
+        engine = self._engines.EngineSide(options, directory)  # type: ignore[attr-defined]  # registered
+        self._ours: LearnerSide = self._manager.LearnerSide(options, directory, engine)  # type: ignore[attr-defined]
+        self._ours.prepare()
         self._model = load_base(directory, options.dtype)
         self._forced = ForcedEnds(self._model.config.eos_token_id)
         self._started = self._aside_s = 0.0
@@ -90,6 +97,7 @@ class StepSides:
             self.our_seconds = self._ours.part_seconds()
         finally:
             self._manager.shutdown()
+            self._engines.shutdown()
 
     def begin(self) -> None:
         """See `Turns.begin`."""
@@ -123,26 +131,59 @@ def _prompt(asked: Any) -> Prompt:
     return Prompt(text, text, reference="")
 
 
-class OurSide:
-    """A rollout worker, a verifier and a policy, one after the other."""
+class EngineSide:
+    """A rollout worker that ends completions at the lengths it is told."""
 
     def __init__(self, options: Namespace, directory: Path) -> None:
-        self._config = _config(options)
-        self._options, self._directory = options, directory
-        self._reward = VerifierReward(build_task(self._config.task))
+        self._config, self._dtype = _config(options), options.dtype
         self._forced: ForcedLengths | None = None
         self._worker = RolloutWorker("benchmark", partial(self._engine, directory))
         self._worker.ready.result(TIMEOUT_S)
-        torch.set_num_threads(options.threads)
-        self._policy = Policy(self._config, directory, options.dtype, torch.device("cpu"))
+
+    def sample(self, first: int, prompts: Sequence[Prompt], lengths: Sequence[int]) -> list[Group]:
+        """Groups of these prompts, numbered from `first`; lengths are those of their completions in order."""
+        assert self._forced is not None
+        rollout, futures = self._config.rollout, []
+        size = rollout.group_size
+        for index, prompt in enumerate(prompts):
+            group_id = first + index
+            seeds = tuple(sample_seed(0, group_id, sample) for sample in range(size))
+            self._forced.lengths |= dict(zip(seeds, lengths[index * size : (index + 1) * size], strict=True))
+            limit, temperature = rollout.max_completion_tokens, rollout.temperature
+            futures.append(self._worker.submit(GroupRequest(group_id, prompt, seeds, limit, temperature)))
+        return [future.result(TIMEOUT_S) for future in futures]
+
+    def deliver(self, payload: PolicyUpdate) -> SyncAck:
+        """Loads a version and answers its probe."""
+        return self._worker.deliver(payload).result(TIMEOUT_S)
+
+    def _engine(self, directory: Path) -> VllmEngine:
+        engine = VllmEngine(EngineSettings(str(directory), self._dtype, self._config.rollout))
+        self._forced = engine._engine = ForcedLengths(engine._engine)
+        return engine
+
+
+class LearnerSide:
+    """A verifier and a policy, with an engine that they wait for."""
+
+    def __init__(self, options: Namespace, directory: Path, engine: EngineSide) -> None:
+        self._options, self._directory, self._engine = options, directory, engine
+        self._config = _config(options)
         self._seconds: dict[str, list[float]] = {name: [] for name in (*OUR_PARTS, *MACHINE)}
         self._tokens: tuple[list[int], list[int]] = [], []
+
+    def prepare(self) -> None:
+        """Load the model, in the thread that will use it, and deliver the first version."""
+        torch.set_num_threads(self._options.threads)
+        self._reward = VerifierReward(build_task(self._config.task))
+        self._policy = Policy(self._config, self._directory, self._options.dtype, torch.device("cpu"))
+        self._verifier = SyncVerifier(self._options.dtype)
         self._deliver(0)
 
     def step(self, step: int, prompts: Sequence[Prompt], lengths: Sequence[int]) -> None:
         """Run one step on these prompts; their completions get these lengths, group by group."""
         times = [time.perf_counter()]
-        groups = self._sample(step * len(prompts), prompts, lengths)
+        groups = self._engine.sample(step * len(prompts), prompts, lengths)
         times.append(time.perf_counter())
         texts = [tuple(item.text for item in group.completions) for group in groups]
         score_groups(
@@ -171,40 +212,29 @@ class OurSide:
         """Seconds of each part of each step so far."""
         return self._seconds
 
-    def _engine(self, directory: Path) -> VllmEngine:
-        engine = VllmEngine(directory, self._config.rollout, self._options.dtype)
-        self._forced = engine._engine = ForcedLengths(engine._engine)
-        return engine
-
-    def _sample(self, first: int, prompts: Sequence[Prompt], lengths: Sequence[int]) -> list[Any]:
-        assert self._forced is not None
-        rollout, futures = self._config.rollout, []
-        size = rollout.group_size
-        for index, prompt in enumerate(prompts):
-            group_id = first + index
-            seeds = tuple(sample_seed(0, group_id, sample) for sample in range(size))
-            self._forced.lengths |= dict(zip(seeds, lengths[index * size : (index + 1) * size], strict=True))
-            limit, temperature = rollout.max_completion_tokens, rollout.temperature
-            futures.append(self._worker.submit(GroupRequest(group_id, prompt, seeds, limit, temperature)))
-        return [future.result(TIMEOUT_S) for future in futures]
-
     def _deliver(self, version: int) -> None:
         payload = self._policy.payload(1, version)
-        ack = self._worker.deliver(payload).result(TIMEOUT_S)
-        check_delivery(
-            ack, payload.policy, payload.probe, self._config.delivery.tolerance_for(self._options.dtype)
-        )
+        self._verifier.check(self._engine.deliver(payload), payload)
 
 
 class _Process(BaseManager):
-    """Process of `OurSide`."""
+    """Process of a side of ours."""
 
 
-_Process.register("OurSide", OurSide)
+_Process.register("EngineSide", EngineSide)
+_Process.register("LearnerSide", LearnerSide)
 
 
-def _stdout_to_stderr() -> None:
+def _begin() -> None:
+    """Runs first in a process of a side."""
     os.dup2(2, 1)  # vLLM's log is no result
+    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)  # a benchmark that was killed leaves no engine behind
 
 
 def _task(options: Namespace) -> HiddenTrapGridSpec | JsonlSpec:
