@@ -49,8 +49,7 @@ class Row:
     """One completion on its way into a batch: the learner fills in what it finds out.
 
     Example:
-        Row(prompt_token_ids=np.array([1, 9]), completion=Completion(...), group_id=40, index=0, watched=True,
-            trained=True)
+        Row(prompt_token_ids=np.array([1, 9]), completion=Completion(...), group_id=40, index=0, trained=True)
     """
 
     prompt_token_ids: np.ndarray
@@ -58,7 +57,6 @@ class Row:
     group_id: int
     index: int
     """Place in the group."""
-    watched: bool
     trained: bool
     """False: measured, but in neither the loss nor its denominator."""
     advantage: float = 0.0
@@ -73,7 +71,7 @@ class Row:
 
 
 def rows_of(group: ScoredGroup, algorithm: AlgorithmSpec) -> list[Row]:
-    """The non-empty completions of a group that take part; the first of them is watched."""
+    """The non-empty completions of a group that take part."""
     rows: list[Row] = []
     masked_G = truncated_mask(group) & (algorithm.truncated == "mask")
     for index, taken in enumerate(valid_mask(group, algorithm)):
@@ -84,7 +82,6 @@ def rows_of(group: ScoredGroup, algorithm: AlgorithmSpec) -> list[Row]:
                 completion,
                 group.group.group_id,
                 index,
-                watched=not rows,
                 trained=not masked_G[index],
             )
             rows.append(row)

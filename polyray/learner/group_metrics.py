@@ -75,7 +75,7 @@ def finished_metrics(sums: Sums) -> StepMetrics:
         "clip_share": sums.mean("clipped"),
         "masked_sequence_share": 1 - sums.mean("kept_sequences"),
         "masked_token_share": 1 - sums.mean("kept_tokens"),
-        "kl_reference": sums.mean("kl_reference"),
+        "kl_reference": sums.mean("kl_reference") if sums.count("kl_reference") else None,
         "kl_rollout": sums.mean("kl_rollout"),
         "ess": effective_sample_size(sums.mean("weights"), sums.mean("weights_squared")),
         "logprob_difference_mean": sums.mean("logprob_difference"),

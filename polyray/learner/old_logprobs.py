@@ -1,7 +1,7 @@
 """Log-probs that stay fixed while a batch is trained on: those of the warm start and of the policy before it.
 
 Computed once per batch, without gradients, only for what the configuration needs; kept on the rows. The reference
-is measured on one completion per group where the KL is only watched. Called by the learner step.
+is measured on a few groups where the KL is only watched. Called by the learner step.
 """
 
 from __future__ import annotations
@@ -21,9 +21,21 @@ from polyray.models.logprobs import completion_logprobs
 from polyray.models.lora import reference_active
 
 
-def compute_reference(model: PeftModel, rows: Sequence[Row], config: TrainConfig) -> None:
-    """Sets `reference_T`: of all rows where the KL is part of the objective, else of the watched ones."""
-    chosen = rows if config.algorithm.kl_coefficient > 0 else [row for row in rows if row.watched]
+def watched_groups(step: int, num_groups: int, group_size: int) -> frozenset[int]:
+    """Places in a batch of the groups whose KL is measured: as many completions as the batch has groups.
+
+    Whole groups, because a group's prompt is computed once. The next step takes the next ones.
+    """
+    count = -(-num_groups // group_size)
+    return frozenset((step * count + i) % num_groups for i in range(count))
+
+
+def compute_reference(
+    model: PeftModel, rows_by_group: Sequence[Sequence[Row]], watched: frozenset[int], config: TrainConfig
+) -> None:
+    """Sets `reference_T`: of all rows where the KL is part of the objective, else of the groups `watched`."""
+    every = config.algorithm.kl_coefficient > 0
+    chosen = [row for i, rows in enumerate(rows_by_group) if every or i in watched for row in rows]
     for row, logprobs_T in zip(chosen, _logprobs(model, chosen, config, reference=True), strict=True):
         row.reference_T = logprobs_T
 

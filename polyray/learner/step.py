@@ -24,9 +24,9 @@ from polyray.learner.covariance import with_chosen_tokens
 from polyray.learner.fsdp_padding import dummy_pass, in_lockstep
 from polyray.learner.gradient_parts import gradient_parts
 from polyray.learner.group_metrics import add_group_metrics, finished_metrics
-from polyray.learner.old_logprobs import compute_old, compute_reference, measured, needs_proximal
+from polyray.learner.old_logprobs import compute_old, compute_reference, measured, needs_proximal, watched_groups
 from polyray.learner.over_optimisation import add_second_opinion
-from polyray.learner.reduce import Sums, sum_gradients, world_size
+from polyray.learner.reduce import Sums, rank, sum_gradients, world_size
 from polyray.learner.supervised_term import SupervisedTerm
 from polyray.learner.token_loss import token_loss
 from polyray.models.checkpointing import checkpoint_layers
@@ -84,7 +84,7 @@ class PolicyLearner:
         rows_by_group = [rows_of(group, algorithm) for group in batch.groups]
         slices = self._slices(batch.num_groups_total)
         num_updates = self.config.learner.updates_per_batch * len(slices)
-        self._fill_anchors([row for rows in rows_by_group for row in rows], num_updates)
+        self._fill_anchors(rows_by_group, batch, num_updates)
         group_sums = self._give_advantages(batch, rows_by_group, algorithm)
         minis = [self._mini_batch(rows_by_group[part]) for part in slices]
         watched = self._gradient_parts(rows_by_group, batch.step)
@@ -116,10 +116,15 @@ class PolicyLearner:
         share = whole // world_size()
         return [slice(i * share, (i + 1) * share) for i in range(-(-num_groups_total // whole))]
 
-    def _fill_anchors(self, rows: Sequence[Row], num_updates: int) -> None:
-        compute_reference(self.model, rows, self.config)
+    def _fill_anchors(
+        self, rows_by_group: Sequence[Sequence[Row]], batch: TrainingBatch, num_updates: int
+    ) -> None:
+        watched = watched_groups(batch.step, batch.num_groups_total, self.config.rollout.group_size)
+        share = range(rank(), batch.num_groups_total, world_size())  # of this rank: the coordinator deals in turns
+        ours = frozenset(i for i, place in enumerate(share) if place in watched)
+        compute_reference(self.model, rows_by_group, ours, self.config)
         if needs_proximal(self.config, num_updates):
-            compute_old(self.model, rows, self.config)
+            compute_old(self.model, [row for rows in rows_by_group for row in rows], self.config)
 
     def _give_advantages(
         self, batch: TrainingBatch, rows_by_group: Sequence[Sequence[Row]], algorithm: AlgorithmSpec

@@ -82,7 +82,6 @@ def test_rows_are_the_non_empty_completions_that_take_part(
     rows = rows_of(group, GrpoSpec(truncated=truncated))
     assert [row.completion.seed for row in rows] == [row.index for row in rows] == kept
     assert [row.trained for row in rows] == trained
-    assert [row.watched for row in rows] == [True, False][: len(kept)]
     assert all(row.prompt_token_ids is group.group.prompt_token_ids for row in rows)
 
 
@@ -94,7 +93,6 @@ def test_rows_are_padded_on_the_right_and_keep_their_order() -> None:
             group.group.completions[0],
             group.group.group_id,
             0,
-            False,
             trained,
             advantage,
             reference,
@@ -128,7 +126,6 @@ def test_completions_of_one_prompt_are_known_to_share_it() -> None:
     batch = build_row_batch(rows, torch.device("cpu"))
     assert batch.rows.group_B is not None
     assert batch.rows.group_B.tolist() == [0, 0, 1, 1, 1]
-    assert [row.watched for row in rows] == [True, False, True, False, False]
 
 
 def test_micro_batches_are_cut_by_rows_or_by_tokens_with_a_shared_prompt_counted_once() -> None:
