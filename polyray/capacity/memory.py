@@ -80,8 +80,7 @@ def layer_activations(
 ) -> int:
     """Bytes per token that one block keeps for its backward pass, its base frozen, with fused attention.
 
-    In bfloat16 every adapted module keeps a float32 copy of its input, because adapters are float32: of an adapter on
-    all modules they are about half of everything. In float32 modules share their inputs.
+    Modules with one input share it. With dropout each adapted module keeps its own copy, and the mask.
     """
     size = BYTES[dtype]
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
@@ -92,14 +91,12 @@ def layer_activations(
     attention = size * 2 * (queries + keys) + 4 * shape.heads  # q, output, k, v; the sums of each head
     feed_forward = 3 * size * shape.intermediate
     inputs = {name: shape.linear[name][0] for name in modules}
-    if dtype == "bfloat16":
-        copies = sum(inputs.values())
-    else:  # o_proj reads values that attention keeps anyway
-        shared = {"attention": ("q_proj", "k_proj", "v_proj"), "feed_forward": ("gate_proj", "up_proj")}
-        copies = shape.hidden * sum(any(name in inputs for name in names) for names in shared.values())
-        copies += inputs.get("down_proj", 0)
-    dropped = sum(inputs.values()) if dropout else 0  # a mask of one byte each
-    return norms + attention + feed_forward + 4 * copies + dropped + 4 * rank * len(modules)
+    # o_proj reads values that attention keeps anyway.
+    shared = {"attention": ("q_proj", "k_proj", "v_proj"), "feed_forward": ("gate_proj", "up_proj")}
+    copies = shape.hidden * sum(any(name in inputs for name in names) for names in shared.values())
+    copies += inputs.get("down_proj", 0)
+    dropped = (size + 1) * sum(inputs.values()) if dropout else 0
+    return norms + attention + feed_forward + size * (copies + rank * len(modules)) + dropped
 
 
 def activations(per_layer: int, shape: ModelShape, dtype: str, *, checkpointed: bool) -> int:

@@ -1,6 +1,6 @@
 """The LoRA adapter in a model: attached, copied as a frozen reference, saved and merged.
 
-Its weights are float32 for any dtype of the base. Its directory is polyray/models/adapter_files.py; its delivery
+Its weights are float32 for any dtype of the base; its layers compute in that dtype (lora_linear.py). Its directory is polyray/models/adapter_files.py; its delivery
 to engines is polyray/weight_sync/.
 """
 
@@ -25,6 +25,7 @@ from polyray.errors import ConfigError
 from polyray.models.adapter_files import put_in_place, read_adapter, read_warm_start, write_adapter
 from polyray.models.base_files import MANIFEST, base_fingerprint, hub_name
 from polyray.models.loading import load_base, load_tokenizer
+from polyray.models.lora_linear import use_base_dtype
 
 POLICY = "default"
 """PEFT's name for the adapter that is trained."""
@@ -54,6 +55,7 @@ def attach_adapter(
         torch.manual_seed(seed)
         model = get_peft_model(base, config)
     assert isinstance(model, PeftModel)
+    use_base_dtype(model)
     if weights is not None:
         _load_weights(model, weights, POLICY, str(warm_start))
     return model

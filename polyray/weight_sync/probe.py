@@ -32,6 +32,7 @@ from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base, load_tokenizer
 from polyray.models.logprobs import sequence_logprobs
 from polyray.models.lora import POLICY
+from polyray.models.lora_linear import use_base_dtype
 from polyray.seeds import sample_seed
 from polyray.tasks import build_task
 from polyray.types import PolicyVersion
@@ -103,6 +104,7 @@ def adapter_on_disk(
         return PolicyUpdate(PolicyVersion(1, version, sha256_of(b"")), b"", None, probe)
     content, config = read_adapter(adapter_dir, base_fingerprint(model_dir))
     model = PeftModel.from_pretrained(base, str(adapter_dir))
+    use_base_dtype(model)
     magnified = magnified_probe(model, sequences)
     probe = Probe(sequences, probe_logprobs(model, sequences), previous, base_logprobs, magnified)
     policy = PolicyVersion(1, version, sha256_of(content))
@@ -116,8 +118,8 @@ def probe_logprobs(
     """Log-probs [sum(len - 1)] float32 of each sequence's tokens from the second on, at temperature 1, eval
     mode.
 
-    An adapter on a 16-bit base is rounded to its dtype, as engines hold it: a step too small for 16 bits changes
-    neither side. Equal sequences take equally many forward passes, as ranks that share a base must.
+    An adapter on a 16-bit base is rounded to its dtype by its layers (lora_linear.py), as engines hold it: a step too
+    small for 16 bits changes neither side. Equal sequences take equally many forward passes, as ranks that share a base must.
     """
     was_training = model.training
     if was_training:  # switching visits every module
@@ -125,13 +127,12 @@ def probe_logprobs(
     device = next(model.parameters()).device
     num_rows = max(1, pass_tokens // max(len(row) for row in sequences))
     parts: list[np.ndarray] = []
-    with _rounded_adapter(model):
-        for start in range(0, len(sequences), num_rows):
-            rows = [torch.tensor(row) for row in sequences[start : start + num_rows]]
-            # Right padding needs no mask: a causal model's real tokens never see what comes after them.
-            tokens = pad_sequence(rows, batch_first=True).to(device)
-            lengths = torch.tensor([len(row) for row in rows], device=device)
-            parts.append(sequence_logprobs(model, tokens, lengths).float().cpu().numpy())
+    for start in range(0, len(sequences), num_rows):
+        rows = [torch.tensor(row) for row in sequences[start : start + num_rows]]
+        # Right padding needs no mask: a causal model's real tokens never see what comes after them.
+        tokens = pad_sequence(rows, batch_first=True).to(device)
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        parts.append(sequence_logprobs(model, tokens, lengths).float().cpu().numpy())
     if was_training:
         model.train()
     return np.concatenate(parts)
@@ -167,29 +168,10 @@ def magnification(model: PeftModel) -> float:
     return 2.0 ** round(math.log2(MAGNIFIED / size)) if size else 1.0
 
 
-def is_16_bit(model: torch.nn.Module) -> bool:
+def is_16_bit(model: PeftModel) -> bool:
     """Whether the base computes in 16 bits, with its linear layers in 4 bits or not."""
-    return _dtype(model) in (torch.bfloat16, torch.float16)
-
-
-def _dtype(model: torch.nn.Module) -> torch.dtype:
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    embedding: torch.Tensor = base.get_input_embeddings().weight
-    return embedding.dtype
-
-
-@contextmanager
-def _rounded_adapter(model: torch.nn.Module) -> Iterator[None]:
-    """Inside, LoRA weights have the precision of the base's embedding; afterwards their own again."""
-    named = model.named_parameters() if is_16_bit(model) else ()
-    exact = {parameter: parameter.data for name, parameter in named if "lora_" in name}
-    try:
-        for parameter, weights in exact.items():
-            parameter.data = weights.to(_dtype(model)).to(weights.dtype)
-        yield
-    finally:
-        for parameter, weights in exact.items():
-            parameter.data = weights
+    base: Any = model.get_base_model()
+    return base.get_input_embeddings().weight.dtype in (torch.bfloat16, torch.float16)
 
 
 @contextmanager

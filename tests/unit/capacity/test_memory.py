@@ -18,11 +18,12 @@ def test_one_layer_matches_manual_memory() -> None:
     norms = 2 * 4 * 4096 + 2 * 4 + 4 * (4096 + 1024) + 4 * (32 + 8)
     attention = 2 * (2 * 4096 + 2 * 1024) + 4 * 32
     feed_forward = 2 * 3 * 12288
-    copies = 4 * (3 * 4096 + 4096 + 2 * 4096 + 12288)
-    factors = 7 * 4 * 16
+    inputs = 2 * (4096 + 4096 + 12288)
+    factors = 7 * 2 * 16
     kept = layer_activations(SHAPE, "bfloat16", 16, LINEAR_MODULES)
-    assert kept == norms + attention + feed_forward + copies + factors == 295_656
-    assert layer_activations(SHAPE, "bfloat16", 16, LINEAR_MODULES, dropout=True) == kept + copies // 4
+    assert kept == norms + attention + feed_forward + inputs + factors == 188_936
+    dropped = (2 + 1) * (3 * 4096 + 4096 + 2 * 4096 + 12288)
+    assert layer_activations(SHAPE, "bfloat16", 16, LINEAR_MODULES, dropout=True) == kept + dropped
     assert activations(kept, SHAPE, "bfloat16", checkpointed=False) == 36 * kept
     assert activations(kept, SHAPE, "bfloat16", checkpointed=True) == 36 * 2 * 4096 + kept
 
@@ -47,6 +48,8 @@ def _kept_per_token(shape: ModelShape, layers: int, dtype: str, targets: tuple[s
     from peft import LoraConfig, get_peft_model
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
+    from polyray.models.lora_linear import use_base_dtype
+
     config = Qwen3Config(
         vocab_size=shape.vocabulary,
         hidden_size=shape.hidden,
@@ -58,6 +61,7 @@ def _kept_per_token(shape: ModelShape, layers: int, dtype: str, targets: tuple[s
     )
     base = Qwen3ForCausalLM(config).to(getattr(torch, dtype)).eval()
     model: Any = get_peft_model(base, LoraConfig(r=4, target_modules=list(targets), task_type="CAUSAL_LM"))
+    use_base_dtype(model)
     weights = {value.untyped_storage().data_ptr() for value in [*model.parameters(), *model.buffers()]}
     kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
 

@@ -1,0 +1,68 @@
+"""LoRA layers that compute in the dtype of the base: y = x W^T + s (x A^T) B^T.
+
+PEFT's layer copies x to the adapter's float32, and multiplies, scales and adds outputs of full width one after the
+other. Here x is not copied, and the adapter is added to the base's output by the product itself. The adapter is
+rounded to the dtype of the base, as engines hold it; its own weights, and its gradients, stay in float32.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners import lora
+from peft.tuners.lora import LoraLayer
+
+
+class _AddAdapter(torch.autograd.Function):
+    """`output` + scale * (x A^T) B^T, in place."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, output: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        """Shapes: output [..., out], x [..., in], a [r, in], b [out, r]."""
+        x_MI = x.reshape(-1, x.shape[-1])
+        a_RI, b_OR = a.to(x.dtype), b.to(x.dtype)
+        inner_MR = x_MI @ a_RI.T
+        output.view(-1, output.shape[-1]).addmm_(inner_MR, b_OR.T, alpha=scale)
+        ctx.mark_dirty(output)
+        ctx.save_for_backward(x, inner_MR, a, b)
+        ctx.scale = scale
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        """Gradients of `forward`'s arguments."""
+        x, inner_MR, a, b = ctx.saved_tensors
+        gradient_MO, x_MI = gradient.reshape(-1, gradient.shape[-1]), x.reshape(-1, x.shape[-1])
+        inner_gradient_MR = (gradient_MO @ b.to(x.dtype)).mul_(ctx.scale)
+        x_gradient = None
+        if ctx.needs_input_grad[1]:
+            x_gradient = (inner_gradient_MR @ a.to(x.dtype)).view(x.shape)
+        if not ctx.needs_input_grad[2]:
+            return gradient, x_gradient, None, None, None
+        a_gradient = (inner_gradient_MR.T @ x_MI).to(a.dtype)
+        b_gradient = (gradient_MO.T @ inner_MR).to(b.dtype).mul_(ctx.scale)
+        return gradient, x_gradient, a_gradient, b_gradient, None
+
+
+def use_base_dtype(model: PeftModel) -> None:
+    """Replace the forward pass of the model's LoRA layers, those on 4-bit layers included."""
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.forward = MethodType(_forward, layer)
+
+
+def _forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    """[..., in] -> [..., out], in the dtype of x."""
+    if layer.disable_adapters or len(layer.active_adapters) != 1:
+        return type(layer).forward(layer, x)  # adapters that cancel (pissa.py) must be added in float32
+    (name,) = layer.active_adapters
+    output = layer.base_layer(x)
+    if not isinstance(layer, lora.Linear):
+        output = output.clone()  # 4-bit layers may return a view, which takes no addition in place
+    weights = layer.lora_A[name].weight, layer.lora_B[name].weight
+    return _AddAdapter.apply(output, layer.lora_dropout[name](x), *weights, layer.scaling[name])
