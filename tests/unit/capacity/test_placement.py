@@ -51,7 +51,7 @@ def test_a_learner_rank_by_hand() -> None:
     assert learner_memory(config.model, SHAPE, config.learner, 2048) == {
         "weights": 8_190_735_360 * 2,
         "adapter_and_optimiser": 43_646_976 * 20,
-        "activations": 2048 * (36 * 2 * 4096 + 295_656),
+        "activations": 2048 * (36 * 2 * 4096 + 188_936),
         "logits": 220 * 151936 * 18,
         "overhead": LEARNER_OVERHEAD,
     }
@@ -60,7 +60,7 @@ def test_a_learner_rank_by_hand() -> None:
 def test_supervised_training_keeps_all_logits() -> None:
     config = _train()
     parts = learner_memory(config.model, SHAPE, config.learner, 0, 2048)
-    assert parts["activations"] == 2048 * (36 * 2 * 4096 + 295_656)
+    assert parts["activations"] == 2048 * (36 * 2 * 4096 + 188_936)
     assert parts["logits"] == 2048 * 151936 * 16
     assert parts["adapter_and_optimiser"] == 43_646_976 * 16
 
@@ -96,7 +96,7 @@ def test_offloaded_state_is_not_on_the_device() -> None:
 def test_demonstrations_beside_samples_keep_all_their_logits() -> None:
     config = _train()
     parts = learner_memory(config.model, SHAPE, config.learner, 2048, 3000)
-    assert parts["activations"] == 3000 * (36 * 2 * 4096 + 295_656)
+    assert parts["activations"] == 3000 * (36 * 2 * 4096 + 188_936)
     assert parts["logits"] == 3000 * 151936 * 16
     assert parts["adapter_and_optimiser"] == 43_646_976 * 20
     few = learner_memory(config.model, SHAPE, config.learner, 2048, 10)
@@ -252,7 +252,7 @@ def test_sft_estimate_has_one_gpu_and_no_engine() -> None:
     estimate = supervised_estimate(sft)
     assert estimate is not None
     assert (estimate["gpus"], "engine_device_gib" in estimate) == (1, False)
-    assert estimate["learner_rank_gib"]["activations"] == round(400 * 36 * 295_656 / GIB, 2)
+    assert estimate["learner_rank_gib"]["activations"] == round(400 * 36 * 188_936 / GIB, 2)
     evaluation = {
         "name": "e",
         "model": ON_GPU["model"],

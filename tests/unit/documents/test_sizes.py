@@ -43,9 +43,7 @@ class Shape:
     def block_bytes(self) -> int:
         q, v, h, i = self.queries, self.keys, self.hidden, self.intermediate
         norms = 4 * (2 * h + 2) + 4 * (q + v + self.heads + KV_HEADS)
-        return (
-            norms + 4 * (q + v) + 4 * self.heads + 6 * i + 4 * (5 * h + q + i) + 4 * len(self.linear) * RANK
-        )
+        return norms + 4 * (q + v) + 4 * self.heads + 6 * i + 2 * (2 * h + i) + 2 * len(self.linear) * RANK
 
     def checkpointed_bytes(self) -> int:
         return 2 * self.layers * self.hidden + self.block_bytes()
