@@ -86,6 +86,8 @@ class RateResult:
     magnified: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
     """Typical |engine - learner| under the magnified adapter, and the learner's difference from itself at nearly
     the same scale."""
+    faulty: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    """Fault -> the first of `magnified` over the second, at each version that it was tried."""
     change: list[float] = field(default_factory=list[float])
     """Mean |version - base| by the learner, noise included."""
 
@@ -154,16 +156,10 @@ class Trial:
     def _prove(
         self, update: PolicyUpdate, answer: Answer, verifier: SyncVerifier, result: RateResult
     ) -> None:
-        from polyray.weight_sync.evidence import distinct_tokens, typical_size
-        from polyray.weight_sync.proof import own_noise
-
         result.healthy += 1
         result.noise.append(float(np.abs(answer[0] - update.probe.logprobs).mean()))
-        larger = update.probe.magnified
-        if answer[1] is not None and larger is not None:
-            evidence_N = distinct_tokens(update.probe.sequences, with_shared=False)
-            engine = typical_size((answer[1] - larger.logprobs)[evidence_N])
-            result.magnified.append((engine, own_noise(larger, evidence_N)))
+        if (sizes := magnified_sizes(update, answer)) is not None:
+            result.magnified.append(sizes)
         assert update.probe.base is not None
         result.change.append(float(np.abs(update.probe.logprobs - update.probe.base).mean()))
         if (message := refusal(update, answer, verifier)) is not None:
@@ -181,6 +177,8 @@ class Trial:
                 answer = self._answer(update, fault)
             caught = refusal(update, answer, copy.deepcopy(verifier)) is not None
             result.caught.setdefault(fault, {})[version] = caught
+            if (sizes := magnified_sizes(update, answer)) is not None:
+                result.faulty.setdefault(fault, []).append(sizes[0] / sizes[1])
         if self._is_merged:
             result.caught.setdefault("cache", {})[version] = self._refuses_old_cache(update)
 
@@ -232,6 +230,18 @@ class Trial:
         policy.learner.step(TrainingBatch(version - 1, scored, len(scored)))
 
 
+def magnified_sizes(update: PolicyUpdate, answer: Answer) -> tuple[float, float] | None:
+    """An entry of `RateResult.magnified`; None without a magnified adapter."""
+    from polyray.weight_sync.evidence import distinct_tokens, typical_size
+    from polyray.weight_sync.proof import own_noise
+
+    larger = update.probe.magnified
+    if answer[1] is None or larger is None:
+        return None
+    evidence_N = distinct_tokens(update.probe.sequences, with_shared=False)
+    return typical_size((answer[1] - larger.logprobs)[evidence_N]), own_noise(larger, evidence_N)
+
+
 def refusal(update: PolicyUpdate, answer: Answer, verifier: SyncVerifier) -> str | None:
     """Message of the refused answer; None if it was proven."""
     from polyray.weight_sync.proof import SyncAck
@@ -270,9 +280,16 @@ def table(results: Sequence[RateResult]) -> str:
             f"rate {result.rate:g}: {len(result.alarms)} of {result.healthy} sound versions refused; noise "
             f"{result.noise[0]:.3g} to {max(result.noise):.3g} nats, change up to {max(result.change):.3g} nats"
         )
+        if result.magnified:
+            sound = [engine / own for engine, own in result.magnified]
+            lines.append(
+                f"  under the magnified adapter: {min(sound):.2f} to {max(sound):.2f} times its noise"
+            )
         for fault, versions in result.caught.items():
             marks = " ".join(f"{version}:{'caught' if ok else 'no'}" for version, ok in versions.items())
-            lines.append(f"  {fault:<8} {sum(versions.values())} of {len(versions)}   {marks}")
+            ratios = result.faulty.get(fault)
+            times = f"   {min(ratios):.2f} to {max(ratios):.2f} times" if ratios else ""
+            lines.append(f"  {fault:<8} {sum(versions.values())} of {len(versions)}   {marks}{times}")
     return "\n".join(lines)
 
 
