@@ -272,6 +272,16 @@ def test_the_watched_kl_is_k3_over_one_group_or_all() -> None:
     assert everything == pytest.approx(k3(scored), rel=1e-3)
 
 
+def test_watched_groups_take_turns_and_hold_as_many_completions_as_there_are_groups() -> None:
+    assert [sorted(old_logprobs.watched_groups(step, 8, 8)) for step in (0, 1, 7, 8)] == [[0], [1], [7], [0]]
+    assert [sorted(old_logprobs.watched_groups(step, 8, 3)) for step in (0, 1, 2)] == [
+        [0, 1, 2],
+        [3, 4, 5],
+        [0, 6, 7],
+    ]
+    assert old_logprobs.watched_groups(3, 2, 16) == {1}
+
+
 def test_mismatch_metrics_match_the_token_ratios() -> None:
     groups = [with_ratios(random_group(0, [1, 0], lengths=[2, 3]), {0: (0.1, -0.2), 1: (0.3, 0.0, -0.1)})]
     _, metrics = gradients(_config(), groups)
