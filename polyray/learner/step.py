@@ -24,7 +24,13 @@ from polyray.learner.covariance import with_chosen_tokens
 from polyray.learner.fsdp_padding import dummy_pass, in_lockstep
 from polyray.learner.gradient_parts import gradient_parts
 from polyray.learner.group_metrics import add_group_metrics, finished_metrics
-from polyray.learner.old_logprobs import compute_old, compute_reference, measured, needs_proximal, watched_groups
+from polyray.learner.old_logprobs import (
+    compute_old,
+    compute_reference,
+    measured,
+    needs_proximal,
+    watched_groups,
+)
 from polyray.learner.over_optimisation import add_second_opinion
 from polyray.learner.reduce import Sums, rank, sum_gradients, world_size
 from polyray.learner.supervised_term import SupervisedTerm
@@ -120,7 +126,7 @@ class PolicyLearner:
         self, rows_by_group: Sequence[Sequence[Row]], batch: TrainingBatch, num_updates: int
     ) -> None:
         watched = watched_groups(batch.step, batch.num_groups_total, self.config.rollout.group_size)
-        share = range(rank(), batch.num_groups_total, world_size())  # of this rank: the coordinator deals in turns
+        share = range(rank(), batch.num_groups_total, world_size())  # the coordinator deals groups in turns
         ours = frozenset(i for i, place in enumerate(share) if place in watched)
         compute_reference(self.model, rows_by_group, ours, self.config)
         if needs_proximal(self.config, num_updates):

@@ -1,7 +1,7 @@
 """The LoRA adapter in a model: attached, copied as a frozen reference, saved and merged.
 
-Its weights are float32 for any dtype of the base; its layers compute in that dtype (lora_linear.py). Its directory is polyray/models/adapter_files.py; its delivery
-to engines is polyray/weight_sync/.
+Its weights are float32 for any dtype of the base; its layers compute in that dtype (lora_linear.py). Its directory is
+polyray/models/adapter_files.py; its delivery to engines is polyray/weight_sync/.
 """
 
 from __future__ import annotations

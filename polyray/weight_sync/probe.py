@@ -118,8 +118,9 @@ def probe_logprobs(
     """Log-probs [sum(len - 1)] float32 of each sequence's tokens from the second on, at temperature 1, eval
     mode.
 
-    An adapter on a 16-bit base is rounded to its dtype by its layers (lora_linear.py), as engines hold it: a step too
-    small for 16 bits changes neither side. Equal sequences take equally many forward passes, as ranks that share a base must.
+    An adapter on a 16-bit base is rounded to its dtype by its layers (lora_linear.py), as engines hold it: a step
+    too small for 16 bits changes neither side. Equal sequences take equally many forward passes, as ranks that share
+    a base must.
     """
     was_training = model.training
     if was_training:  # switching visits every module
