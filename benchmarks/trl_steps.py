@@ -34,6 +34,7 @@ from polyray.config.task import HiddenTrapGridSpec, JsonlSpec
 from polyray.learner.policy import Policy
 from polyray.models.adapter import PolicyUpdate
 from polyray.models.loading import load_base, load_tokenizer
+from polyray.orchestrator.resources import CPU_ENVIRONMENT, variables_set
 from polyray.rewards.groups import GroupToScore, score_groups
 from polyray.rewards.verifier import VerifierReward
 from polyray.rollout.engine import EngineSettings
@@ -62,9 +63,10 @@ class StepSides:
         """Lengths of the completions of each step, group by group."""
         self._directory = directory = model_directory(options.model, scratch)
         self._manager = _Process(ctx=multiprocessing.get_context("spawn"))
-        self._manager.start(_begin)
         self._engines = _Process(ctx=multiprocessing.get_context("spawn"))
-        self._engines.start(_begin)
+        with variables_set(**CPU_ENVIRONMENT):  # as the workers of a run
+            self._manager.start(_begin)
+            self._engines.start(_begin)
         engine = self._engines.EngineSide(options, directory)  # type: ignore[attr-defined]  # registered
         self._ours: LearnerSide = self._manager.LearnerSide(options, directory, engine)  # type: ignore[attr-defined]
         self._ours.prepare()

@@ -24,7 +24,7 @@ from polyray.config.run import EvaluateConfig, RaySpec
 from polyray.errors import ConfigError
 from polyray.evaluation.sampling import Sample
 from polyray.launch.plan import FleetPlan
-from polyray.orchestrator.resources import check_placement, ray_session
+from polyray.orchestrator.resources import CPU_ENVIRONMENT, check_placement, ray_session
 from polyray.orchestrator.reward_client import build_remote
 from polyray.orchestrator.rollout_pool import RolloutPool
 from polyray.orchestrator.shared_pool import SharedPool
@@ -221,6 +221,7 @@ def fit_trainer(
             storage_path=str(directory.paths.train_storage),
             failure_config=ray.train.FailureConfig(max_failures=learner.max_failures),
             callbacks=[*callbacks, EndAtPermanentError()],
+            worker_runtime_env=None if learner.use_gpu else {"env_vars": CPU_ENVIRONMENT},
         ),
     )
     try:

@@ -19,7 +19,7 @@ import ray.exceptions
 from polyray.config.rollout import RolloutSpec
 from polyray.errors import RolloutError, is_user_error, root_cause
 from polyray.models.adapter import PolicyUpdate
-from polyray.orchestrator.resources import NAMESPACE, OUTSIDE_ANY_GROUP
+from polyray.orchestrator.resources import CPU_ENVIRONMENT, NAMESPACE, OUTSIDE_ANY_GROUP
 from polyray.orchestrator.rollout_actor import RolloutActor
 from polyray.rollout.engine import EngineSettings
 from polyray.types import Group, GroupRequest
@@ -216,7 +216,12 @@ class RolloutPool:
             label_selector=rollout.node_labels,
             max_concurrency=4096,
             scheduling_strategy=OUTSIDE_ANY_GROUP,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(rollout.threads_per_worker or 1)}},
+            runtime_env={
+                "env_vars": {
+                    "OMP_NUM_THREADS": str(rollout.threads_per_worker or 1),
+                    **({} if rollout.gpus_per_worker else CPU_ENVIRONMENT),
+                }
+            },
         )
         worker = PoolWorker(index, name, actor.remote(name, rollout))
         if self._settings is not None:

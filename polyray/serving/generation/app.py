@@ -16,6 +16,7 @@ from ray.serve.schema import LoggingConfig
 
 from polyray.config.generation import GenerationServeConfig
 from polyray.errors import ConfigError
+from polyray.orchestrator.resources import CPU_ENVIRONMENT
 from polyray.serving.generation.routes import build_http_app
 from polyray.serving.generation.service import GenerationService
 from polyray.serving.generation.tokens import TokenBook
@@ -76,7 +77,13 @@ def _deployment(service: type[GenerationService], config: GenerationServeConfig)
         "num_gpus": config.num_gpus,
         "label_selector": config.node_labels,
         # Ray sets OMP_NUM_THREADS=1 for processes that ask for less than two CPUs.
-        "runtime_env": {"env_vars": {**REPLICA_ENVIRONMENT, "OMP_NUM_THREADS": str(engine.threads)}},
+        "runtime_env": {
+            "env_vars": {
+                **REPLICA_ENVIRONMENT,
+                "OMP_NUM_THREADS": str(engine.threads),
+                **({} if config.num_gpus else CPU_ENVIRONMENT),
+            }
+        },
     }
     return serve.deployment(serve.ingress(None)(service)).options(
         name="generation",
