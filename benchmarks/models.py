@@ -50,10 +50,12 @@ def random_qwen3(shape: dict[str, Any], device: Any, dtype: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, Qwen3Config
 
+    from polyray.models.tree_attention import TREE_ATTENTION
+
     torch.manual_seed(0)
     with torch.device(device):  # in its dtype from the start: float32 first would need three times the memory
         model = AutoModelForCausalLM.from_config(
-            Qwen3Config(**shape), dtype=getattr(torch, dtype), attn_implementation="sdpa"
+            Qwen3Config(**shape), dtype=getattr(torch, dtype), attn_implementation=TREE_ATTENTION
         )
     return model.eval()
 

@@ -9,5 +9,5 @@ text_encoder.py  how alike texts are, for classes and distances
 sharding.py   the frozen base in parts on the learner's ranks
 checkpointing.py  layers that are computed again in the backward pass
 logprobs.py   log-probabilities of completions, without a [batch, time, vocabulary] tensor
-packing.py    the backbone's inputs for them; prefix_trees.py    every distinct prefix of completions once
+packing.py    inputs of the backbone for them: trees of their prefixes (prefix_trees.py, tree_attention.py), or rows
 """

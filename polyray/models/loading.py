@@ -1,9 +1,9 @@
 """The base model and its tokenizer, loaded from files that polyray/models/base_files.py has found.
 
-Attention is torch's own (sdpa), and no other is offered. Completions that share their prompt, or rows in one sequence
-(packing.py), need a mask of pairs; the kernels of the flash-attn package support causal rows and windows only.
-Rows beside each other run without a mask, so that torch may choose its own flash kernel for them on a
-GPU in 16 bits.
+Attention is torch's own (sdpa), and no other is offered; models that can be packed take it tree by tree
+(tree_attention.py). Completions that share their prompt, or rows in one sequence, need a mask of pairs; the kernels
+of the flash-attn package support causal rows and windows only. Rows beside each other run without a mask, so that
+torch may choose its own flash kernel for them on a GPU in 16 bits.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from transformers.utils.logging import disable_progress_bar
 from polyray.config.model import NF4
 from polyray.data.chat import check_can_end
 from polyray.errors import ConfigError, boundary
+from polyray.models.packing import PACKABLE_MODEL_TYPES
+from polyray.models.tree_attention import use_tree_attention
 
 NF4_COMPUTES_IN = torch.bfloat16
 """Compute dtype of 4-bit layers; the engine's kernels use it regardless of their settings."""
@@ -33,11 +35,14 @@ def load_base(model_dir: Path, dtype: str, device: torch.device | str = "cpu") -
     """
     disable_progress_bar()  # a job has its own display
     if dtype == NF4:
-        return _in_4_bits(model_dir, device).eval()
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        model_dir, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
-    )
-    return model.to(device).eval()
+        model: Any = _in_4_bits(model_dir, device)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(
+            model_dir, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
+        ).to(device)
+    if model.config.model_type in PACKABLE_MODEL_TYPES:
+        use_tree_attention(model)
+    return model.eval()
 
 
 def load_tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:

@@ -6,9 +6,9 @@
                      prompt | e f g
 
 A completion attends to the prompt and to its own tokens, so the values are those of separate rows. How trees are
-built and placed: prefix_trees.py. Attention over a whole sequence grows with its square, so packed sequences have a
-largest width; longer rows, and those of models that cannot be packed, run beside others of about their
-length. Called by `completion_logprobs`.
+built: prefix_trees.py; how they attend: tree_attention.py. Attention over a tree grows with the square of its size,
+so a tree has a largest width; longer rows, and those of models that cannot be packed, run beside others of about
+their length. Called by `completion_logprobs`.
 
 `isolated_rows` is the simpler case of SFT: whole rows side by side that share nothing.
 """
@@ -22,9 +22,14 @@ import numpy as np
 import torch
 
 from polyray.models.prefix_trees import pack_trees
+from polyray.models.tree_attention import TREE_ATTENTION
 
 MIN_WIDTH, MAX_WIDTH = 512, 4096
 """Bounds of `packed_width`."""
+ATTENTION_COST = 3
+"""Time of an operation of attention under a mask, forward and backward, relative to one of the linear maps. Its
+backward pass is 2.5 times its forward pass; that of linear maps with a frozen base is one. On a CPU its kernels also
+run at two thirds of the speed of products."""
 LENGTH_RATIO = 0.8
 """Rows shorter than this share of the longest beside them run apart from it where that saves as much padding as
 a forward pass costs anyway."""
@@ -45,7 +50,8 @@ class ModelInput:
                    token_N=tensor([0, 1]))
     """
 
-    arguments: dict[str, torch.Tensor]
+    arguments: dict[str, Any]
+    """Of the model's forward pass."""
     position_M: torch.Tensor
     """Places that predict a completion token, ascending, of the input as one flat sequence."""
     node_N: torch.Tensor
@@ -87,17 +93,17 @@ def is_packable(config: Any) -> bool:
     layers = getattr(config, "layer_types", None) or ["full_attention"]
     return (
         config.model_type in PACKABLE_MODEL_TYPES
-        and config._attn_implementation == "sdpa"
+        and config._attn_implementation == TREE_ATTENTION
         and set(layers) == {"full_attention"}
     )
 
 
 def packed_width(config: Any) -> int:
-    """The widest sequence of trees: where attention costs a layer as much as its linear maps, within bounds."""
+    """The widest tree: where attention takes a layer as long as its linear maps, within bounds."""
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     queries, keys = config.num_attention_heads * head, config.num_key_value_heads * head
     linear = config.hidden_size * (2 * queries + 2 * keys + 3 * config.intermediate_size)
-    return min(MAX_WIDTH, max(MIN_WIDTH, linear // (2 * queries)))
+    return min(MAX_WIDTH, max(MIN_WIDTH, linear // (2 * ATTENTION_COST * queries)))
 
 
 def model_inputs(
@@ -141,18 +147,22 @@ def _packed(rows: _Rows, group_B: np.ndarray, width: int, device: torch.device) 
     if not len(group_B):
         return None
     trees = pack_trees(rows.ids_BL, rows.prompt_lengths_B, rows.completion_lengths_B, group_B, width)
-    num_sequences, used = trees.input_ids_RW.shape
+    sizes_U, longest = trees.sizes_U, int(trees.sizes_U.max())
     # A mask computes every pair of positions, plain causality half of them.
-    cost = PASS_POSITIONS + num_sequences * used * (1 + used / width)
+    cost = PASS_POSITIONS + (sizes_U * (1 + sizes_U / width)).sum()
     parts = [rows.lengths_B[part] for part in _of_one_length(rows.lengths_B, np.arange(len(group_B)))]
     if cost >= sum(PASS_POSITIONS + len(of) * of.max() * (1 + of.max() / (2 * width)) for of in parts):
         return None
-    ends_RW, place_W = torch.from_numpy(trees.ends_RW).to(device), torch.arange(used, device=device)
-    seen_RWW = (place_W[:, None] >= place_W) & (place_W[:, None] < ends_RW[:, None])
+    ends_UW = np.zeros((len(sizes_U), longest), np.int64)
+    ends_UW[np.arange(longest) < sizes_U[:, None]] = trees.ends_W
+    place_W = torch.arange(longest, device=device)
+    ends_UW = torch.from_numpy(ends_UW).to(device)
+    seen_UWW = (place_W[:, None] >= place_W) & (place_W[:, None] < ends_UW[:, None])
     arguments = {
-        "input_ids": torch.from_numpy(trees.input_ids_RW).to(device),
-        "position_ids": torch.from_numpy(trees.position_ids_RW).to(device),
-        "attention_mask": seen_RWW[:, None],
+        "input_ids": torch.from_numpy(trees.input_ids_W[None]).to(device),
+        "position_ids": torch.from_numpy(trees.position_ids_W[None]).to(device),
+        "attention_mask": seen_UWW[:, None],
+        "tree_lengths": tuple(sizes_U.tolist()),
     }
     nodes = np.unique(trees.predictor_N, return_inverse=True)
     return ModelInput(arguments, *(torch.from_numpy(array).to(device) for array in (*nodes, rows.token_N)))

@@ -7,7 +7,7 @@
 
 Nodes are in depth-first order, so the descendants of a node follow it without a gap: node i sees node j where
 j <= i < end of j's descendants. A tree that would be wider than the limit is cut between completions, and the trees
-of all groups are put side by side into sequences of one width. Arrays in, arrays out; called by packing.py.
+of all groups are put side by side. Arrays in, arrays out; called by packing.py.
 """
 
 from __future__ import annotations
@@ -17,27 +17,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WIDTH_FACTORS = (1.0, 1.15, 1.35, 1.6, 2.0, 3.0, 4.0)
-"""Widths that are tried, as multiples of the widest tree's."""
-
 
 @dataclass(frozen=True, slots=True)
 class PackedTrees:
-    """Trees side by side in R sequences of W positions.
+    """Trees side by side in one sequence of W positions.
 
     Example:
         prompt [1, 9] with the completions [4, 2], [4, 5, 2]:
-        PackedTrees(input_ids_RW=array([[1, 9, 4, 5]]), position_ids_RW=array([[0, 1, 2, 3]]),
-                    ends_RW=array([[4, 4, 4, 4]]), predictor_N=array([1, 2, 1, 2, 3]))
+        PackedTrees(input_ids_W=array([1, 9, 4, 5]), position_ids_W=array([0, 1, 2, 3]),
+                    ends_W=array([4, 4, 4, 4]), predictor_N=array([1, 2, 1, 2, 3]), sizes_U=array([4]))
     """
 
-    input_ids_RW: np.ndarray
-    position_ids_RW: np.ndarray
+    input_ids_W: np.ndarray
+    position_ids_W: np.ndarray
     """Place in prompt + completion."""
-    ends_RW: np.ndarray
-    """The position behind the last descendant; padding has no descendants."""
+    ends_W: np.ndarray
+    """The place in its tree behind the last descendant."""
     predictor_N: np.ndarray
-    """Predictor of every completion token, row by row: sequence * W + position of its node."""
+    """Predictor of every completion token, row by row: the place of its node in the sequence."""
+    sizes_U: np.ndarray
+    """Positions of each tree, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,62 +73,31 @@ def pack_trees(
         prompt_lengths_B: [B].
         completion_lengths_B: [B], all > 0.
         group_B: [B] rows with the same number have the same prompt.
-        max_width: positions of a sequence; no row may need more.
+        max_width: positions of a tree; no row may need more.
     """
     rows = _sorted_rows(input_ids_BL, prompt_lengths_B, completion_lengths_B, group_B, max_width)
-    sequence_U, offset_U, shape = place(rows.sizes_U, max_width)
-    base_B = (sequence_U * shape[1] + offset_U)[rows.trees_B]
+    offset_U = rows.sizes_U.cumsum() - rows.sizes_U
+    base_B = offset_U[rows.trees_B]
     node_BT, ends_BT, own_BT = _nodes(rows)
     last_prompt_B = rows.prompt_lengths_B - 1
 
-    ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    ends = np.broadcast_to(np.arange(1, shape[1] + 1), shape).copy()
+    ids, positions, ends = np.zeros((3, rows.sizes_U.sum()), np.int64)
     row_N, at_N = own_BT.nonzero()
     where_N = base_B[row_N] + node_BT[row_N, at_N]
-    ids.flat[where_N] = rows.tokens_BT[row_N, at_N]
-    positions.flat[where_N] = rows.prompt_lengths_B[row_N] + at_N
-    ends.flat[where_N] = offset_U[rows.trees_B[row_N]] + ends_BT[row_N, at_N]
+    ids[where_N] = rows.tokens_BT[row_N, at_N]
+    positions[where_N] = rows.prompt_lengths_B[row_N] + at_N
+    ends[where_N] = ends_BT[row_N, at_N]
 
     first_U = np.searchsorted(rows.trees_B, np.arange(len(rows.sizes_U)))
     tree_N, at_N = _below(rows.prompt_lengths_B[first_U]).nonzero()
-    where_N = base_B[first_U[tree_N]] + at_N
-    ids.flat[where_N] = input_ids_BL[rows.order_B[first_U[tree_N]], at_N]
-    positions.flat[where_N] = at_N
-    ends.flat[where_N] = offset_U[tree_N] + rows.sizes_U[tree_N]
+    where_N = offset_U[tree_N] + at_N
+    ids[where_N] = input_ids_BL[rows.order_B[first_U[tree_N]], at_N]
+    positions[where_N] = at_N
+    ends[where_N] = rows.sizes_U[tree_N]
 
     predictor_BT = np.zeros((len(base_B), node_BT.shape[1] + 1), np.int64)
     predictor_BT[rows.order_B] = base_B[:, None] + np.concatenate([last_prompt_B[:, None], node_BT], axis=1)
-    return PackedTrees(ids, positions, ends, predictor_BT[_below(completion_lengths_B)])
-
-
-def place(sizes_U: np.ndarray, max_width: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-    """Puts trees of `sizes_U` side by side: (sequence of each, offset of each, (sequences, width)).
-
-    Takes the cheapest of a few widths, where attention makes a position of `max_width` cost twice one of width 0.
-    """
-    widest = int(sizes_U.max())
-    best = None
-    for factor in WIDTH_FACTORS:
-        sequence_U, offset_U, filled = _first_fit(sizes_U, min(int(widest * factor), max_width))
-        cost = len(filled) * max(filled) * (1 + max(filled) / max_width)
-        if best is None or cost < best[0]:
-            best = cost, sequence_U, offset_U, (len(filled), max(filled))
-    assert best is not None
-    return best[1:]
-
-
-def _first_fit(sizes_U: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """First fit in decreasing order of size: (sequence of each, offset of each, positions used in each sequence)."""
-    sequence_U, offset_U = np.zeros_like(sizes_U), np.zeros_like(sizes_U)
-    filled: list[int] = []
-    for tree in np.argsort(-sizes_U, kind="stable").tolist():
-        size = int(sizes_U[tree])
-        sequence = next((i for i, used in enumerate(filled) if used + size <= width), len(filled))
-        if sequence == len(filled):
-            filled.append(0)
-        sequence_U[tree], offset_U[tree] = sequence, filled[sequence]
-        filled[sequence] += size
-    return sequence_U, offset_U, filled
+    return PackedTrees(ids, positions, ends, predictor_BT[_below(completion_lengths_B)], rows.sizes_U)
 
 
 def _sorted_rows(

@@ -13,6 +13,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from polyray.models import packing
 from polyray.models.logprobs import Rows, completion_logprobs
+from polyray.models.tree_attention import TREE_ATTENTION
 
 SIZES: dict[str, Any] = {
     "vocab_size": 23, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "head_dim": 8,
@@ -41,7 +42,7 @@ def rows(grouped: bool, copies: int = 1) -> Rows:
 
 def build(config: Any) -> Any:
     torch.manual_seed(1)
-    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").double()
+    return AutoModelForCausalLM.from_config(config, attn_implementation=TREE_ATTENTION).double()
 
 
 @pytest.fixture
@@ -76,8 +77,7 @@ def shapes(config: Any, given: Rows, one_pass: bool = False) -> list[tuple[bool,
     ("max_width", "copies", "expected"),
     [
         (512, 1, [(True, (1, 23))]),  # 3 + 3 + 5 - 2, 5 + 1 and 2 + 2 + 4 nodes side by side
-        (11, 1, [(True, (3, 9))]),
-        (7, 3, [(True, (4, 6)), (False, (6, 8))]),  # rows 2 and 3 have 3 + 5 positions; 2 + 2 + 4 are cut
+        (7, 3, [(True, (1, 22)), (False, (6, 8))]),  # rows 2 and 3 have 3 + 5 positions; 2 + 2 + 4 are cut
     ],
 )
 def test_values_and_gradients_match_separate_rows(
@@ -145,12 +145,12 @@ def test_one_pass_packs_all_rows_or_none(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_sequence_of_trees_is_as_wide_as_attention_is_cheap() -> None:
-    # Linear weights of a layer over 2 x 32 query features: 32 x (2 x 32 + 2 x 8 + 3 x 400) / (2 x 32).
+    # Linear weights of a layer over 2 x 3 x 32 query features: 32 x (2 x 32 + 2 x 8 + 3 x 1360) / (2 x 3 x 32).
     def width(**changed: int) -> int:
         sizes: dict[str, Any] = SIZES | changed
         return packing.packed_width(Qwen3Config(**sizes))
 
-    assert width(hidden_size=32, num_attention_heads=4, intermediate_size=400) == 640
+    assert width(hidden_size=32, num_attention_heads=4, intermediate_size=1360) == 693
     assert width() == packing.MIN_WIDTH
     assert width(intermediate_size=10**6) == packing.MAX_WIDTH
 
@@ -176,6 +176,6 @@ def test_separate_rows_need_no_mask_for_flash_kernels(
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
     monkeypatch.setattr(packing, "PASS_POSITIONS", 0)
-    model = AutoModelForCausalLM.from_config(Qwen3Config(**SIZES), attn_implementation="sdpa").eval()
+    model = AutoModelForCausalLM.from_config(Qwen3Config(**SIZES), attn_implementation=TREE_ATTENTION).eval()
     completion_logprobs(model, rows(grouped))
     assert set(seen) == {(masked, not masked)}

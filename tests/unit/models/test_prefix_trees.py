@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from polyray.models.prefix_trees import PackedTrees, pack_trees, place
+from polyray.models.prefix_trees import PackedTrees, pack_trees
 
 Row = tuple[tuple[int, ...], tuple[int, ...]]
 FIXED: list[tuple[int, Row]] = [
@@ -42,11 +42,10 @@ def arrays(rows: list[tuple[int, Row]]) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 def seen_by(packed: PackedTrees, place_in_all: int) -> list[tuple[int, int]]:
     """(position id, token) of everything a place attends to, in order."""
-    sequence, at = divmod(place_in_all, packed.input_ids_RW.shape[1])
-    visible = np.arange(at + 1)[packed.ends_RW[sequence, : at + 1] > at]
-    return [
-        (int(packed.position_ids_RW[sequence, j]), int(packed.input_ids_RW[sequence, j])) for j in visible
-    ]
+    starts_U = packed.sizes_U.cumsum() - packed.sizes_U
+    start = int(starts_U[starts_U <= place_in_all].max())
+    visible = [j for j in range(start, place_in_all + 1) if start + packed.ends_W[j] > place_in_all]
+    return [(int(packed.position_ids_W[j]), int(packed.input_ids_W[j])) for j in visible]
 
 
 @pytest.mark.parametrize("rows", [FIXED, random_rows(0), random_rows(1), random_rows(2)])
@@ -55,7 +54,8 @@ def test_every_token_is_predicted_from_exactly_its_prefix(
     rows: list[tuple[int, Row]], max_width: int
 ) -> None:
     packed = pack_trees(*arrays(rows), max_width)
-    assert packed.input_ids_RW.shape[1] <= max_width
+    assert packed.sizes_U.max() <= max_width
+    assert packed.sizes_U.sum() == len(packed.input_ids_W)
     token = 0
     for _, (prompt, completion) in rows:
         for length in range(len(completion)):
@@ -75,37 +75,25 @@ def test_every_distinct_prefix_is_one_node(rows: list[tuple[int, Row]]) -> None:
     }
     prompts = {(group, prompt[:length]) for group, (prompt, _) in rows for length in range(1, len(prompt))}
     assert len(np.unique(packed.predictor_N)) == len(prefixes)
-    used = packed.ends_RW != np.arange(1, packed.ends_RW.shape[1] + 1)
-    leaves = packed.predictor_N[np.isin(packed.predictor_N, np.flatnonzero(~used))]
-    assert used.sum() + len(np.unique(leaves)) == len(prefixes | prompts)
+    assert len(packed.input_ids_W) == len(prefixes | prompts)
 
 
 def test_a_tree_that_would_be_too_wide_is_cut_between_completions() -> None:
     rows = [(0, ((1, 9), tuple([token] * 5))) for token in (3, 4, 5, 3)]
     packed = pack_trees(*arrays(rows), 10)  # 2 + 4 + 4 fit, the third brings the prompt again
-    assert packed.input_ids_RW.tolist() == [[1, 9, 3, 3, 3, 3, 4, 4, 4, 4], [1, 9, 5, 5, 5, 5, 0, 0, 0, 0]]
-    assert packed.position_ids_RW[0].tolist() == [0, 1, 2, 3, 4, 5, 2, 3, 4, 5]
-    assert packed.ends_RW[0].tolist() == [10, 10, 6, 6, 6, 6, 10, 10, 10, 10]
+    assert packed.input_ids_W.tolist() == [1, 9, 3, 3, 3, 3, 4, 4, 4, 4, 1, 9, 5, 5, 5, 5]
+    assert packed.sizes_U.tolist() == [10, 6]
+    assert packed.position_ids_W.tolist() == [0, 1, 2, 3, 4, 5, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5]
+    assert packed.ends_W.tolist() == [10, 10, 6, 6, 6, 6, 10, 10, 10, 10, 6, 6, 6, 6, 6, 6]
     assert packed.predictor_N.reshape(4, 5)[[0, 3]].tolist() == [[1, 2, 3, 4, 5]] * 2
-    alone = pack_trees(*arrays(rows), 6).input_ids_RW  # two equal rows are one tree
-    assert alone.tolist() == [[1, 9, token, token, token, token] for token in (3, 4, 5)]
+    alone = pack_trees(*arrays(rows), 6).input_ids_W  # two equal rows are one tree
+    assert alone.reshape(3, 6).tolist() == [[1, 9, token, token, token, token] for token in (3, 4, 5)]
 
 
 def test_equal_rows_give_equal_bytes_in_any_order() -> None:
     rows = random_rows(4)
     once, again = pack_trees(*arrays(rows), 60), pack_trees(*arrays(rows), 60)
     backwards = pack_trees(*arrays(rows[::-1]), 60)
-    for name in ("input_ids_RW", "position_ids_RW", "ends_RW", "predictor_N"):
+    for name in ("input_ids_W", "position_ids_W", "ends_W", "predictor_N"):
         assert getattr(once, name).tobytes() == getattr(again, name).tobytes()
     assert sorted(backwards.predictor_N.tolist()) == sorted(once.predictor_N.tolist())
-
-
-def test_trees_fill_sequences_of_the_cheapest_width() -> None:
-    sizes = np.array([3, 9, 6, 3, 7, 2])
-    sequence_U, offset_U, shape = place(sizes, 10)
-    # 9; 7 and 3; 6 and 3; the 2 fits nowhere: 4 x 10. In width 9: 9; 7 and 2; 6 and 3; 3: 4 x 9 is cheaper.
-    assert shape == (4, 9)
-    assert sequence_U.tolist() == [2, 0, 2, 3, 1, 1]
-    assert offset_U.tolist() == [6, 0, 0, 0, 0, 7]
-    assert place(sizes, 1000)[2] == (1, 30)  # attention costs nothing yet, so nothing is padded
-    assert place(np.array([4, 4, 4, 4]), 4)[2] == (4, 4)
