@@ -9,7 +9,7 @@ from polyray.capacity.memory import LEARNER_OVERHEAD, dtype_on
 from polyray.capacity.micro_batch import micro_batch_line
 from polyray.capacity.placement import learner_memory, learner_tokens, training_estimate
 from polyray.capacity.shapes import model_mib, shape_of
-from polyray.capacity.threads import engine_threads
+from polyray.capacity.threads import engine_threads, learner_threads
 from polyray.config.run import TrainConfig
 
 ENGINE_MIB = 1000
@@ -48,6 +48,7 @@ def derived_sizes(config: TrainConfig) -> dict[str, Any]:
         "logical_cpus_needed": required_cpus(config),
         "micro_batch": micro_batch_line(config),
         "engine_threads": "{}: {}".format(*engine_threads(rollout, config.model)),
+        "learner_threads": "{}: {}".format(*learner_threads(config, config.model)),
         "base_weights_mib": round(weights, 1)
         if weights is not None
         else "unknown until the model is fetched",

@@ -71,11 +71,12 @@ class LearnerSpec(StrictModel):
         default=False,
         description="with sharding=base on GPUs: the parts wait in host memory and are copied for every pass",
     )
-    num_threads: int = Field(
-        default=2,
+    num_threads: int | None = Field(
+        default=None,
         ge=1,
-        description="torch threads per rank; part of what makes a run reproducible. 1 where engines share the "
-        "cores: threads of one operator wait for each other",
+        description="torch threads per rank, on which the last bits of sums depend; null: of a base of 100 MiB or "
+        "more all cores that CPU engines leave, else 2. 1 where a small base shares the cores with engines: threads "
+        "of one operator wait for each other",
     )
     checkpoint_every: int = Field(default=20, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(default=2, ge=1, description="newest checkpoints that are kept")

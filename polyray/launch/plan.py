@@ -18,6 +18,8 @@ from typing import Any, Generic, TypeVar
 
 from polyray.capacity.bundles import Part, engines, training_parts
 from polyray.capacity.micro_batch import with_micro_batch
+from polyray.capacity.threads import with_learner_threads
+from polyray.config.model import ModelSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import EvaluateConfig, SftConfig, TrainConfig
 from polyray.config.supervised import JsonlDataSpec
@@ -75,6 +77,7 @@ class RunPlan(Generic[ConfigT]):
         directory = self.base.directory.resolve()
         model = self.config.model.model_copy(update={"warm_start": warm_start, "warm_start_mode": "continue"})
         config = with_micro_batch(self.config, directory).model_copy(update={"model": model})
+        config = with_learner_threads(config, ModelSpec(path=str(directory)))
         return {
             "config": config.model_dump(mode="json"),
             "model_dir": str(directory),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from polyray.capacity.bundles import learner_ranks
 from polyray.capacity.micro_batch import micro_batch_line
 from polyray.capacity.placement import supervised_estimate
+from polyray.capacity.threads import learner_threads
 from polyray.config.loader import build_config
 from polyray.config.run import SftConfig, TrainConfig
 from polyray.config.supervised import JsonlDataSpec
@@ -123,6 +124,7 @@ def derived_sizes(config: SftConfig) -> dict[str, Any]:
         "demonstrations_in_run": rows_per_step * steps,
         "max_tokens_per_step": rows_per_step * config.max_tokens,
         "micro_batch": micro_batch_line(config),
+        "learner_threads": "{}: {}".format(*learner_threads(config, config.model)),
         "logical_cpus_needed": config.learner.num_workers * config.learner.cpus_per_worker,
         **({"gpu_estimate": on_gpus} if on_gpus else {}),
     }

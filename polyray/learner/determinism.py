@@ -10,12 +10,13 @@ from __future__ import annotations
 import torch
 
 
-def make_reproducible(num_threads: int, device: torch.device) -> None:
-    """Fixes the number of threads and, on the CPU, the order of every sum.
+def make_reproducible(num_threads: int | None, device: torch.device) -> None:
+    """Fixes the number of threads (None: as torch chose) and, on the CPU, the order of every sum.
 
     On a GPU it only sets the threads: deterministic kernels there are slower and not complete.
     """
-    torch.set_num_threads(num_threads)
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
         # Deterministic mode also fills every new tensor, which costs time and changes nothing here.

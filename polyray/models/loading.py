@@ -39,7 +39,8 @@ def load_base(model_dir: Path, dtype: str, device: torch.device | str = "cpu") -
     else:
         model = AutoModelForCausalLM.from_pretrained(
             model_dir, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
-        ).to(device)
+        )
+        model.to(device)
     if model.config.model_type in PACKABLE_MODEL_TYPES:
         use_tree_attention(model)
     return model.eval()

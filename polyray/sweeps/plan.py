@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from polyray.capacity.bundles import CPU, Part, fleet_parts, learner_ranks, times
+from polyray.capacity.threads import sharing_cores
 from polyray.config.base import as_json
 from polyray.config.loader import load_config
 from polyray.config.passes import INSTEAD, check_metric, has_passes
@@ -150,7 +151,8 @@ def trial_plan(config: SweepConfig, number: int, parameters: dict[str, Any], see
         raise ConfigError(f"trial {trial_id} ({where}): {error}") from None
     tracking = (as_one_experiment(spec, config.name, config.run_dir / "tracking") for spec in trial.tracking)
     own_of_sweep = {"tracking": tuple(tracking), "prices": config.prices or trial.prices}
-    return TrialPlan(trial_id, parameters, seed, trial.model_copy(update=own_of_sweep))
+    trial = sharing_cores(trial.model_copy(update=own_of_sweep), at_once(config))
+    return TrialPlan(trial_id, parameters, seed, trial)
 
 
 def _check_metrics(config: SweepConfig, trial: TrainConfig) -> None:

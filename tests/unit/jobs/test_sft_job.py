@@ -13,6 +13,9 @@ from polyray.errors import ConfigError, DataError
 from tests.job_checks import check_without_models
 
 
+FEW_THREADS = "2: the base is smaller than 100 MiB, or not on this machine"
+
+
 def _config_file(folder: Path, rows: list[str], more: str = "") -> str:
     (folder / "mine.jsonl").write_text("".join(row + "\n" for row in rows))
     path = folder / "sft.yaml"
@@ -34,7 +37,7 @@ def test_sizes_of_a_run_on_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[
     )  # by the shape of the base, if it is there
     assert sizes == {
         "rows": 10, "validation_rows": 0, "epochs": 3.2, "steps": 8, "demonstrations_in_run": 32,
-        "max_tokens_per_step": 64, "logical_cpus_needed": 1.0,
+        "max_tokens_per_step": 64, "logical_cpus_needed": 1.0, "learner_threads": FEW_THREADS,
     }  # fmt: skip
 
 
@@ -44,7 +47,8 @@ def test_sizes_of_a_run_on_a_task(tmp_path: Path, capsys: pytest.CaptureFixture[
     sizes = _derived(capsys)
     assert re.fullmatch(r"\d+ rows: .+", str(sizes.pop("micro_batch")))
     assert sizes == {
-        "steps": 5, "demonstrations_in_run": 320, "max_tokens_per_step": 4096, "logical_cpus_needed": 1.0
+        "steps": 5, "demonstrations_in_run": 320, "max_tokens_per_step": 4096, "logical_cpus_needed": 1.0,
+        "learner_threads": FEW_THREADS,
     }  # fmt: skip
 
 
