@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import importlib.util
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -74,20 +73,20 @@ class VllmEngine(Engine):
     def __init__(self, settings: EngineSettings, *, texts: bool = False) -> None:
         """`texts`: log-probs are at temperature 1 for any sampling, as a service needs them."""
         spec, model_dir = settings.rollout, Path(settings.model_dir)
-        self._watchdog: Watchdog | None = None
-        if spec.engine_kind == "vllm_async":
-            sockets = Path(tempfile.mkdtemp(prefix="polyray-engine-"))
-            os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)
-            self._watchdog = Watchdog([sockets])
+        arguments, marking = engine_arguments(settings, texts=texts), nullcontext()
+        self._in_processes = spec.engine_kind == "vllm_async"
+        self._watchdog = None if settings.lora_rank is None else Watchdog()
+        if self._watchdog and self._in_processes:
+            os.environ["VLLM_RPC_BASE_PATH"] = str(self._watchdog.directory)
+            marking = self._watchdog.marking()
         try:
-            arguments = engine_arguments(settings, texts=texts)
-            with self._watchdog.marking() if self._watchdog else nullcontext():
+            with marking:
                 self._llm = build_llm(arguments, spec)
             engine: Any = self._llm.llm_engine
             self._delivery = (
-                MergedDelivery(model_dir, engine)
-                if settings.lora_rank is None
-                else AdapterDelivery(model_dir, engine, settings.lora_rank)
+                AdapterDelivery(model_dir, engine, settings.lora_rank, self._watchdog.directory)
+                if self._watchdog and settings.lora_rank is not None
+                else MergedDelivery(model_dir, engine)
             )
         except BaseException:
             if self._watchdog:
@@ -96,7 +95,7 @@ class VllmEngine(Engine):
         super().__init__(self._llm.get_tokenizer(), spec, keeps_versions=self._delivery.keeps_versions)
         self._engine: Any = engine
         self._probes: dict[int, np.ndarray | None] = {}
-        if self._watchdog:
+        if self._in_processes:
             threading.Thread(target=_end_calls_of_a_dead_core, args=[engine.engine_core], daemon=True).start()
 
     def probe(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
@@ -117,12 +116,11 @@ class VllmEngine(Engine):
 
     def close(self) -> None:
         try:
-            if self._watchdog:
+            if self._in_processes:
                 self._engine.engine_core.shutdown(timeout=0)
         finally:
             if self._watchdog:
                 self._watchdog.close()
-            self._delivery.close()
 
     def _add(self, running: Running) -> None:
         from vllm.exceptions import VLLMClientError
@@ -136,7 +134,7 @@ class VllmEngine(Engine):
             raise DataError(f"vLLM refuses the request: {error}") from error
 
     def _advance(self) -> list[tuple[int, TextDelta]]:
-        if self._watchdog and not output_waits(self._engine.engine_core):
+        if self._in_processes and not output_waits(self._engine.engine_core):
             return []
         self.progress += 1
         deltas: list[tuple[int, TextDelta]] = []

@@ -72,7 +72,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteEngine]:
         with pytest.raises(RolloutError, match="delivered"):
             engine.submit(0, request())
         yield engine
-        directory = Path(engine.value("_delivery.files.directory"))
+        directory = Path(engine.value("_watchdog.directory"))
         assert directory.is_dir()
     assert not directory.exists(), "the files of an engine end with it"
 
@@ -89,9 +89,7 @@ def _in_flight(engine: RemoteEngine) -> dict[str, int]:
 
 
 def _files(engine: RemoteEngine) -> set[str]:
-    return {
-        entry.name for entry in Path(engine.value("_delivery.files.directory")).iterdir() if entry.is_dir()
-    }
+    return {entry.name for entry in Path(engine.value("_watchdog.directory")).iterdir() if entry.is_dir()}
 
 
 def test_three_versions_decode_in_one_batch_and_each_is_its_own(engine: RemoteEngine) -> None:

@@ -73,7 +73,7 @@ async def engine(
     for _, payload in (BASE, FIRST, SECOND):
         served = await built.load(payload)
         assert np.abs(served.logprobs - payload.probe.logprobs).max() < TOLERANCE
-    files: Path = built._engine._delivery.files.directory  # type: ignore[attr-defined]
+    files: Path = built._engine._watchdog.directory  # type: ignore[attr-defined]
     yield built
     await built.close()
     assert not files.exists(), "the files of an engine end with it"
