@@ -170,11 +170,8 @@ class RolloutWorker:
                 self._turns.put(message.run, message, message.cost)
             if self._stopped.is_set():
                 return False
-        if self._engine.keeps_versions:
-            while (work := self._turns.take(self._may_go_on)) is not None:
-                self._handle(work)
-        else:
-            self._take_turns()
+        while (work := self._turns.take(self._may_enter)) is not None:
+            self._handle(work)
         if self._out:
             started = time.perf_counter()
             self._resolve(self._engine.poll())
@@ -196,55 +193,46 @@ class RolloutWorker:
         finally:
             self._count(kept_s=time.perf_counter() - started)
 
-    def _may_go_on(self, work: _Work) -> bool:
-        """Whether the engine may take the work now: it serves first come, first served, so several runs wait here."""
-        if isinstance(work.item, PolicyUpdate) or self._turns.num_runs == 1:
-            return True
-        return sum(other.num_samples for other in self._out.values()) < FILL * self._engine.max_sequences
+    def _may_enter(self, work: _Work) -> bool:
+        """Whether the engine may take the work now. It serves first come, first served, so several runs wait here;
+        one that holds a single version takes more of its run or, once it is empty, anything."""
+        if self._engine.keeps_versions:
+            held = sum(other.num_samples for other in self._out.values())
+            one_run, is_update = self._turns.num_runs == 1, isinstance(work.item, PolicyUpdate)
+            return one_run or is_update or held < FILL * self._engine.max_sequences
+        if not self._out or work.run != self._loaded_run:
+            return not self._out
+        if isinstance(work.item, PolicyUpdate):
+            return self._begins_anew(work.item.policy)
+        return not self._turns.slice_is_over
 
-    def _take_turns(self) -> None:
-        """Gives the engine what it may have now: more requests of the run it works for, or, once it is empty, the
-        next version or the next run."""
-        while True:
-            while (head := self._turns.head()) is not None and not self._turns.slice_is_over:
-                if isinstance(head.item, PolicyUpdate) or not self._has_version_loaded():
-                    break
-                self._handle(self._turns.pop())
-            head = self._turns.head()
-            payload = head.item if head is not None and isinstance(head.item, PolicyUpdate) else None
-            if self._out and not (payload is not None and self._begins_anew(payload.policy)):
-                return
-            if payload is not None:
-                self._handle(self._turns.pop())
-            elif self._turns.patience_s or not self._turns.advance():
-                return
-
-    def _has_version_loaded(self) -> bool:
-        """Whether the engine serves the current run; loads its newest version if nothing runs."""
-        run = self._turns.current
-        assert run is not None
-        if run != self._loaded_run and run in self._newest:
-            if self._out:
-                return False
-            self._wake()
-            started = time.perf_counter()
-            payload, proven = self._newest[run]
-            self._engine.load(payload)
-            _check_return(self._engine.probe(payload.probe.sequences), proven, payload.policy, self.name)
-            self._loaded_run = run
-            self._count(returns=1, return_s=time.perf_counter() - started)
-        return True
+    def _bring_back(self, run: str) -> None:
+        """Load a run's newest version for its turn. Raises WeightSyncMismatch where the engine then answers otherwise
+        than when the version was proven."""
+        started = time.perf_counter()
+        payload, proven = self._newest[run]
+        self._engine.load(payload)
+        difference = float(np.abs(self._engine.probe(payload.probe.sequences) - proven).mean())
+        if not difference <= RETURN_NATS:  # not a number is wrong, too
+            raise WeightSyncMismatch(
+                f"worker {self.name} does not serve {payload.policy.name} after another run's turn: its log-probs of "
+                f"the probe tokens changed by {difference:.3g} (mean), tolerance {RETURN_NATS:.3g}"
+            )
+        self._loaded_run = run
+        self._count(returns=1, return_s=time.perf_counter() - started)
 
     def _handle(self, work: _Work) -> None:
         if work.cancelled:
             return
-        self._wake()
         if isinstance(work.item, PolicyUpdate):
             self._deliver(work, work.item)
             return
         assert work.item is not None
         work.number = next(self._numbers)
         self._out[work.number] = work
+        self._wake()
+        if work.run != self._loaded_run and work.run in self._newest:
+            self._bring_back(work.run)
         try:
             self._engine.submit(work.number, work.item)
         except PolyrayError as error:  # this request cannot be served; the engine is fine
@@ -254,6 +242,7 @@ class RolloutWorker:
     def _deliver(self, work: _Work, payload: PolicyUpdate) -> None:
         policy, magnified, changed = payload.policy, None, False
         try:
+            self._wake()
             if self._begins_anew(policy):
                 self._give_up(policy.run, f"{policy.name} begins anew")
             digest = sha256_of(payload.tensors)
@@ -370,13 +359,3 @@ def _settle(future: Future[Any], answer: Any) -> None:
         future.set_exception(answer)
     else:
         future.set_result(answer)
-
-
-def _check_return(now: np.ndarray, proven: np.ndarray, policy: PolicyVersion, worker: str) -> None:
-    """Raises WeightSyncMismatch where a version that was brought back answers otherwise than when it was proven."""
-    difference = float(np.abs(now - proven).mean()) if now.shape == proven.shape else np.inf
-    if not difference <= RETURN_NATS:  # not a number is wrong, too
-        raise WeightSyncMismatch(
-            f"worker {worker} does not serve {policy.name} after another run's turn: its log-probs of the probe "
-            f"tokens changed by {difference:.3g} (mean), tolerance {RETURN_NATS:.3g}"
-        )
