@@ -63,7 +63,7 @@ class SimulatedEngine(Engine):
 
     def probe(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
         self._check_awake()
-        return self._probed().probe.logprobs.copy()
+        return self._version(self._last_run).loaded.probe.logprobs.copy()
 
     def sleep(self) -> None:  # no memory is freed, but new work is refused
         self._asleep = True

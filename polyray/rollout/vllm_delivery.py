@@ -19,7 +19,6 @@ from typing import Any
 from polyray.config.model import LINEAR_MODULES
 from polyray.errors import RolloutError, WeightSyncError
 from polyray.models.adapter import AdapterShape, PolicyUpdate
-from polyray.rollout.vllm_build import VLLM_RANKS
 from polyray.weight_sync.merge import MergedWeights, adapter_from_bytes, paired_factors, zero_adapter
 
 RELOAD_LOGGERS = ("layerwise", "inplace")
@@ -110,11 +109,6 @@ class AdapterDelivery:
                 "set model.lora.target_modules to some of these"
             )
         return payload.tensors, payload.shape
-
-
-def engine_rank(lora_rank: int) -> int:
-    """The smallest `max_lora_rank` of vLLM's that an adapter of this rank fits in."""
-    return next(rank for rank in VLLM_RANKS if rank >= lora_rank)
 
 
 def write_adapter(target: Path, shape: AdapterShape, tensors: bytes) -> Path:
