@@ -208,6 +208,10 @@ class EngineContract:
         answer += 1  # a caller's array is its own
         np.testing.assert_allclose(engine.probe(probe.sequences), probe.logprobs, atol=1e-4)
 
+
+class TextContract(EngineContract):
+    """Contract of an engine that samples texts, too."""
+
     def test_text_comes_decoded_and_without_logprobs_unless_asked(self, engine: Engine) -> None:
         answer = whole(engine, text())
         decoded = build_tokenizer().decode(list(answer.token_ids), skip_special_tokens=True)
