@@ -7,7 +7,7 @@ texts.
 
 Latency, lengths and failures come from `rollout.simulation`; while it "decodes" its thread sleeps until the next
 sequence ends. Without latencies a poll is one token. A sequence is drawn when it is submitted, and handed over when
-its group ends.
+it ends.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +55,9 @@ class SimulatedEngine(Engine):
         self._clock, self._sleep = clock, sleep
         step_s = simulation.step_s if simulation.takes_time else 1.0
         self._batch = DecodingBatch(step_s, simulation.sequence_s, spec.max_sequences)
-        self._drawn: dict[int, list[tuple[int, TextDelta]]] = {}
-        """Completions of what runs, by the first request of a group."""
-        self._complete: list[int] = []
+        self._drawn: dict[int, TextDelta] = {}
+        """Completions of what runs."""
+        self._ended: list[int] = []
         self._asleep = False
         self._wait(simulation.start_s)
         self._decoded_until = clock()
@@ -81,29 +81,29 @@ class SimulatedEngine(Engine):
             raise DataError("a simulated engine samples groups only; set rollout.engine=vllm for texts")
         drawn = [self._draw(seed, running.sampling) for seed in running.seeds]
         self._catch_up()
-        first = running.samples[0]
-        self._drawn[first] = list(zip(running.samples, drawn, strict=True))
-        self._batch.add(first, [len(delta.token_ids) for delta in drawn])
+        for sample, delta in zip(running.samples, drawn, strict=True):
+            self._drawn[sample] = delta
+            self._batch.add(sample, len(delta.token_ids))
 
     def _advance(self) -> list[tuple[int, TextDelta]]:
         """With latencies it sleeps until a sequence ends or a step is over."""
         self.progress += 1
         self._catch_up()
         if not self._simulation.takes_time:
-            self._complete += self._batch.run(1.0)
-        elif not self._complete:
+            self._ended += self._batch.run(1.0)
+        elif not self._ended:
             longest = max(self._batch.current_step_s, self._simulation.poll_s)
             self._wait(min(self._batch.next_end_s(), longest))
             self._catch_up()
-        complete, self._complete = self._complete, []
-        return [answer for first in complete for answer in self._drawn.pop(first)]
+        ended, self._ended = self._ended, []
+        return [(sample, self._drawn.pop(sample)) for sample in ended]
 
     def _cancel(self, running: Running) -> None:
         self._catch_up()
-        first = running.samples[0]
-        self._batch.remove(first)
-        self._complete = [item for item in self._complete if item != first]
-        del self._drawn[first]
+        self._batch.remove(running.samples)
+        self._ended = [sample for sample in self._ended if sample not in running.samples]
+        for sample in running.samples:
+            self._drawn.pop(sample, None)
 
     def _load(self, payload: PolicyUpdate) -> PolicyUpdate:
         self._check_awake()
@@ -121,7 +121,7 @@ class SimulatedEngine(Engine):
         """Decode up to now. A thread that woke late has lost nothing: simulated time continued."""
         if self._simulation.takes_time:
             now = self._clock()
-            self._complete += self._batch.run(now - self._decoded_until)
+            self._ended += self._batch.run(now - self._decoded_until)
             self._decoded_until = now
 
     def _wait(self, seconds: float) -> None:
@@ -158,26 +158,23 @@ class DecodingBatch:
         """Tokens that a sequence which runs from the start would have."""
         self._ends: list[tuple[float, int]] = []
         self._waiting: deque[tuple[int, int]] = deque()
-        self._missing: dict[int, int] = {}
 
     @property
     def current_step_s(self) -> float:
         """Seconds of a step as the batch is now."""
         return self._step_s + self._sequence_s * len(self._ends)
 
-    def add(self, group_id: int, lengths: Sequence[int]) -> None:
-        """A group of sequences joins: at once where there is room, else when others have ended."""
-        self._missing[group_id] = len(lengths)
-        self._waiting.extend((group_id, length) for length in lengths)
+    def add(self, sample: int, length: int) -> None:
+        """A sequence joins: at once where there is room, else when others have ended."""
+        self._waiting.append((sample, length))
         self._admit()
 
-    def remove(self, group_id: int) -> None:
-        """Forgets a group; unknown ids are ignored."""
-        if self._missing.pop(group_id, None) is not None:
-            self._waiting = deque(item for item in self._waiting if item[0] != group_id)
-            self._ends = [item for item in self._ends if item[1] != group_id]
-            heapq.heapify(self._ends)
-            self._admit()
+    def remove(self, samples: Collection[int]) -> None:
+        """Forgets sequences; unknown ones are ignored."""
+        self._waiting = deque(item for item in self._waiting if item[0] not in samples)
+        self._ends = [item for item in self._ends if item[1] not in samples]
+        heapq.heapify(self._ends)
+        self._admit()
 
     def next_end_s(self) -> float:
         """Seconds until the next sequence ends; infinite where none runs."""
@@ -186,28 +183,24 @@ class DecodingBatch:
         return max(0.0, self._ends[0][0] - self._decoded) * self.current_step_s
 
     def run(self, seconds: float) -> list[int]:
-        """Decodes for so long; the groups that are complete, in order."""
-        complete: list[int] = []
+        """Decodes for so long; the sequences that have ended, in order."""
+        ended: list[int] = []
         while self._ends and (needed := self.next_end_s()) <= seconds + ROUNDING_S:
             seconds = max(0.0, seconds - needed)
             self._decoded = self._ends[0][0]
             while self._ends and self._ends[0][0] <= self._decoded:
-                _, group_id = heapq.heappop(self._ends)
-                self._missing[group_id] -= 1
-                if self._missing[group_id] == 0:
-                    del self._missing[group_id]
-                    complete.append(group_id)
+                ended.append(heapq.heappop(self._ends)[1])
             self._admit()
         if self._ends:
             self._decoded += seconds / self.current_step_s
-        return complete
+        return ended
 
     def _admit(self) -> None:
-        if not self._missing:
+        if not self._ends:
             self._decoded = 0.0  # keeps the fractions exact over a long life
         while self._waiting and len(self._ends) < self._max_sequences:
-            group_id, length = self._waiting.popleft()
-            heapq.heappush(self._ends, (self._decoded + length, group_id))
+            sample, length = self._waiting.popleft()
+            heapq.heappush(self._ends, (self._decoded + length, sample))
 
 
 @functools.lru_cache(maxsize=4)
