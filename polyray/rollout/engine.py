@@ -238,23 +238,22 @@ class Engine(ABC):
     def _step(self) -> None:
         for sample, delta in self._advance():
             running = self._samples.get(sample)
-            if running is not None:  # else it was given up meanwhile
-                self._take(running, sample, delta)
-
-    def _take(self, running: Running, sample: int, delta: TextDelta) -> None:
-        if isinstance(running.request, TextRequest):
-            if not (running.stream or running.sampling.stop):
-                delta = replace(delta, text=self._tokenizer.decode(delta.token_ids, skip_special_tokens=True))
-            self._answers.append((running.number, delta))
-        if delta.finish_reason is None:
-            return
-        del self._samples[sample]
-        running.ended[sample] = delta
-        if len(running.ended) == len(running.samples):
-            del self._running[running.number]
-            if isinstance(running.request, GroupRequest):
-                self._answers.append((running.number, self._group(running, running.request)))
-            self._release(running.version)
+            if running is None:
+                continue  # it was given up meanwhile
+            if isinstance(running.request, TextRequest):
+                if not (running.stream or running.sampling.stop):
+                    text = self._tokenizer.decode(delta.token_ids, skip_special_tokens=True)
+                    delta = replace(delta, text=text)
+                self._answers.append((running.number, delta))
+            if delta.finish_reason is None:
+                continue
+            del self._samples[sample]
+            running.ended[sample] = delta
+            if len(running.ended) == len(running.samples):
+                del self._running[running.number]
+                if isinstance(running.request, GroupRequest):
+                    self._answers.append((running.number, self._group(running, running.request)))
+                self._release(running.version)
 
     def _group(self, running: Running, request: GroupRequest) -> Group:
         ended = [running.ended[sample] for sample in running.samples]

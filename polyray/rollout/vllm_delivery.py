@@ -21,21 +21,16 @@ from polyray.errors import RolloutError, WeightSyncError
 from polyray.models.adapter import AdapterShape, PolicyUpdate
 from polyray.weight_sync.merge import MergedWeights, adapter_from_bytes, paired_factors, zero_adapter
 
-RELOAD_LOGGERS = ("layerwise", "inplace")
-"""vLLM's loggers that warn about every module left unchanged by a reload, which is intended here."""
-
 
 class MergedDelivery:
     """The weights themselves change: one version at a time, only where nothing runs, all inside this process."""
-
-    keeps_versions = False
 
     def __init__(self, model_dir: Path, engine: Any) -> None:
         """`engine`: vLLM's LLMEngine."""
         self._engine = engine
         self._weights = MergedWeights(model_dir)
         self._dtype = engine.vllm_config.model_config.dtype
-        for name in RELOAD_LOGGERS:
+        for name in ("layerwise", "inplace"):  # they warn about every module that a reload leaves as it is
             logging.getLogger(f"vllm.model_executor.model_loader.reload.{name}").setLevel(logging.ERROR)
 
     def load(self, payload: PolicyUpdate) -> None:
@@ -55,8 +50,6 @@ class MergedDelivery:
 
 class AdapterDelivery:
     """Versions side by side; a load may happen at any time, and a refused one leaves the engine as it was."""
-
-    keeps_versions = True
 
     def __init__(self, model_dir: Path, engine: Any, max_rank: int, directory: Path) -> None:
         """`engine`: vLLM's LLMEngine; `max_rank`: of the adapters to come; `directory`: for their files."""

@@ -35,8 +35,6 @@ from polyray.types import FinishReason, Sampling, TextDelta
 POLL_S = 0.02
 """The longest a step waits for output of another process."""
 DEAD_CHECK_S = 0.5
-SLEEP_LEVEL = 1
-"""Weights move to the host's memory; at level 2 they would be gone, and adapters with them."""
 BLOCK_SIZE = 32
 """Tokens of one KV cache block."""
 IN_THIS_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
@@ -57,8 +55,6 @@ IN_PROCESSES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_WORKER_MULTIPROC_ME
 
 Forked processes would not carry the watchdog's mark, and would inherit the locks of this process' threads.
 """
-VISIBLE = "CUDA_VISIBLE_DEVICES"
-"""Variable in which Ray names the GPU of a share."""
 
 
 class VllmEngine(Engine):
@@ -76,7 +72,7 @@ class VllmEngine(Engine):
         try:
             with marking:
                 self._llm = build_llm(arguments, spec)
-            engine: Any = self._llm.llm_engine
+            engine = self._engine = self._llm.llm_engine
             self._delivery = (
                 AdapterDelivery(model_dir, engine, settings.lora_rank, self._watchdog.directory)
                 if self._watchdog and settings.lora_rank is not None
@@ -86,13 +82,14 @@ class VllmEngine(Engine):
             if self._watchdog:
                 self._watchdog.close()
             raise
-        super().__init__(self._llm.get_tokenizer(), spec, keeps_versions=self._delivery.keeps_versions)
-        self._engine: Any = engine
+        super().__init__(self._llm.get_tokenizer(), spec, keeps_versions=settings.lora_rank is not None)
         if self._in_processes:
             threading.Thread(target=_end_calls_of_a_dead_core, args=[engine.engine_core], daemon=True).start()
 
     def sleep(self) -> None:  # on a CPU vLLM only stops scheduling
-        self._llm.sleep(level=SLEEP_LEVEL)
+        self._llm.sleep(
+            level=1
+        )  # at level 2 weights and adapters would be gone, instead of in the host's memory
 
     def wake(self) -> None:
         self._llm.wake_up()
@@ -246,7 +243,7 @@ def gpu_startup_lock(rollout: RolloutSpec) -> Iterator[None]:
     if not rollout.shares_gpus:
         yield
         return
-    gpu = re.sub(r"\W", "_", os.environ.get(VISIBLE, ""))
+    gpu = re.sub(r"\W", "_", os.environ.get("CUDA_VISIBLE_DEVICES", ""))  # Ray names the GPU of a share in it
     path = Path(tempfile.gettempdir()) / f"polyray-gpu-{os.getuid()}-{gpu}.lock"
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 MARK = "POLYRAY_ENGINE_MARK"
@@ -71,16 +71,12 @@ class Watchdog:
 def marked_processes(mark: str) -> list[int]:
     """Live processes that carry the mark, but for Python's resource trackers."""
     found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:  # a process that ended meanwhile, and another user's, cannot be read
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # a process that ended meanwhile, and another user's, cannot be read
             marked = f"{MARK}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0")
             if marked and RESOURCE_TRACKER not in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
+    return [pid for pid in found if pid != os.getpid()]
 
 
 def shared_memory_of(pid: int) -> set[Path]:
@@ -99,10 +95,8 @@ def _watch(mark: str, directory: str) -> None:
     while (pids := marked_processes(mark)) and time.monotonic() < deadline:
         for pid in pids:
             left |= shared_memory_of(pid)
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
         time.sleep(POLL_S)
     for file in left:
         file.unlink(missing_ok=True)

@@ -74,7 +74,7 @@ class RolloutWorker:
         """Version of each run that was loaded last."""
         self.usage = EngineUsage()
         """The engine's time so far, by purpose."""
-        self._asleep, self._stopped = False, threading.Event()
+        self._asleep = False
         self._sleeps: list[_Work] = []
         """Calls of `sleep` that wait until nothing is out."""
         self._engine: Engine
@@ -125,7 +125,7 @@ class RolloutWorker:
 
     def stop(self) -> None:
         """Ends the thread after the current step; what is still out fails."""
-        self._inbox.put(self._stopped.set)
+        self._inbox.put(self._end)
         self._thread.join(timeout=30)
 
     def _ask(self, run: str, item: GroupRequest | PolicyUpdate | None, *size: Any) -> Future[Any]:
@@ -144,22 +144,21 @@ class RolloutWorker:
         started = time.perf_counter()
         try:
             self._engine = self._build_engine()
+            self.ready.set_result(time.perf_counter() - started)
+            while True:
+                self._serve()
         except BaseException as error:
             self._fail(error)
-            self.ready.set_exception(error)
-            return
-        self.ready.set_result(time.perf_counter() - started)
-        try:
-            while self._serve():
-                pass
-            self._fail(RolloutError(f"worker {self.name} was stopped"))
-        except BaseException as error:
-            self._fail(error)
-        finally:
-            self._engine.close()
+            if self.ready.done():
+                self._engine.close()
+            else:
+                self.ready.set_exception(error)
 
-    def _serve(self) -> bool:
-        """One turn: take in what is waiting, then one engine step. False where the worker was told to stop."""
+    def _end(self) -> None:
+        raise RolloutError(f"worker {self.name} was stopped")
+
+    def _serve(self) -> None:
+        """One turn: take in what is waiting, then one engine step."""
         while (message := self._next_message()) is not None:
             if not isinstance(message, _Work):
                 message()
@@ -168,8 +167,6 @@ class RolloutWorker:
                 self._sleep_if_idle()
             else:
                 self._turns.put(message.run, message, message.cost)
-            if self._stopped.is_set():
-                return False
         while (work := self._turns.take(self._may_enter)) is not None:
             self._handle(work)
         if self._out:
@@ -177,21 +174,20 @@ class RolloutWorker:
             self._resolve(self._engine.poll())
             self._count(busy_s=time.perf_counter() - started)
         self._sleep_if_idle()
-        return True
 
     def _next_message(self) -> _Work | Callable[[], None] | None:
         """Next message; None if nothing came and there is other work."""
-        if not self._inbox.empty() or not (self._out or self._turns):
-            return self._inbox.get()
-        if self._out or not (patience_s := self._turns.patience_s):
-            return None
+        timeout_s = None
+        if self._out or self._turns:
+            timeout_s = 0.0 if self._out else self._turns.patience_s
         started = time.perf_counter()
         try:
-            return self._inbox.get(timeout=patience_s)
+            return self._inbox.get(timeout=timeout_s)
         except queue.Empty:
             return None
         finally:
-            self._count(kept_s=time.perf_counter() - started)
+            if timeout_s:
+                self._count(kept_s=time.perf_counter() - started)
 
     def _may_enter(self, work: _Work) -> bool:
         """Whether the engine may take the work now. It serves first come, first served, so several runs wait here;
@@ -245,8 +241,7 @@ class RolloutWorker:
             self._wake()
             if self._begins_anew(policy):
                 self._give_up(policy.run, f"{policy.name} begins anew")
-            digest = sha256_of(payload.tensors)
-            if digest != policy.sha256:
+            if sha256_of(payload.tensors) != policy.sha256:
                 raise WeightSyncError(
                     f"{policy.name} arrived damaged at {self.name}: its sha256 does not match"
                 )
@@ -272,7 +267,7 @@ class RolloutWorker:
             self._loaded_run = policy.run
             self._turns.load_took(time.perf_counter() - started)
         probe_s = time.perf_counter() - loaded
-        work.answer(SyncAck(self.name, digest, logprobs, loaded - started, probe_s, magnified))
+        work.answer(SyncAck(self.name, policy.sha256, logprobs, loaded - started, probe_s, magnified))
 
     def _begins_anew(self, policy: PolicyVersion) -> bool:
         before = self._policies.get(policy.run)
@@ -312,12 +307,13 @@ class RolloutWorker:
         """Put the engine to sleep if that was requested and no work is out."""
         if not self._sleeps or self._out or self._turns:
             return
-        started, slept = time.perf_counter(), self._asleep
-        if not slept:
+        took_s = 0.0
+        if not self._asleep:
+            started = time.perf_counter()
             self._engine.sleep()
-            self._asleep = True
+            self._asleep, took_s = True, time.perf_counter() - started
         while self._sleeps:
-            self._sleeps.pop().answer(0.0 if slept else time.perf_counter() - started)
+            self._sleeps.pop().answer(took_s)
 
     def _wake(self) -> None:
         if self._asleep:

@@ -16,9 +16,10 @@ from polyray.config.rollout import RolloutSpec
 from polyray.errors import RolloutError
 from polyray.rollout import vllm_build, vllm_engine
 from polyray.rollout.engine import EngineSettings
-from polyray.rollout.vllm_engine import VISIBLE, VllmEngine, build_llm, gpu_startup_lock
+from polyray.rollout.vllm_engine import VllmEngine, build_llm, gpu_startup_lock
 from polyray.rollout.watchdog import MARK
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 WAIT_S = 5.0
 SHARE = RolloutSpec(num_workers=2, gpus_per_worker=0.5, gpu_memory_utilization=0.45)
 WHOLE = RolloutSpec(num_workers=2, gpus_per_worker=1)
