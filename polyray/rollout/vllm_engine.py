@@ -87,9 +87,7 @@ class VllmEngine(Engine):
             threading.Thread(target=_end_calls_of_a_dead_core, args=[engine.engine_core], daemon=True).start()
 
     def sleep(self) -> None:  # on a CPU vLLM only stops scheduling
-        self._llm.sleep(
-            level=1
-        )  # at level 2 weights and adapters would be gone, instead of in the host's memory
+        self._llm.sleep(level=1)  # moves weights to the host's memory; level 2 would drop them, and adapters
 
     def wake(self) -> None:
         self._llm.wake_up()
