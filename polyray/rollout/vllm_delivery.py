@@ -41,7 +41,7 @@ class MergedDelivery:
             self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         if not self._engine.reset_prefix_cache():
             raise RolloutError(
-                "vLLM refused to reset its prefix cache: keys and values of the old version may remain"
+                "vLLM did not reset its prefix cache: the old version's keys and values may remain"
             )
 
     def unload(self, loaded: Any) -> None:
@@ -66,9 +66,8 @@ class AdapterDelivery:
 
         tensors, shape = self._checked(payload)
         name = payload.policy.name
-        request = LoRARequest(
-            name, next(self._ids), str(write_adapter(self._directory / name, shape, tensors))
-        )
+        files = write_adapter(self._directory / name, shape, tensors)
+        request = LoRARequest(name, next(self._ids), str(files))
         try:
             loaded, reason = self._engine.add_lora(request), "it gave no reason; see its log"
         except EngineDeadError:
@@ -76,7 +75,7 @@ class AdapterDelivery:
         except Exception as error:
             loaded, reason = False, f"{type(error).__name__}: {error}"
         if not loaded:
-            shutil.rmtree(self._directory / name)
+            shutil.rmtree(files)
             raise WeightSyncError(f"vLLM refused {name}: {reason}")
         return request
 
