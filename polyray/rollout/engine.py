@@ -141,13 +141,6 @@ class Engine(ABC):
         answers, self._answers = self._answers, []
         return answers
 
-    def drain(self) -> list[Answer]:
-        """Polls until the engine is idle, and returns all answers."""
-        answers: list[Answer] = []
-        while not self.idle:
-            answers.extend(self.poll())
-        return answers
-
     def abort(self, number: int) -> None:
         """Forgets a request; unknown numbers are ignored."""
         self._answers = [answer for answer in self._answers if answer[0] != number]

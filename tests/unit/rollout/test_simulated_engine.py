@@ -17,7 +17,7 @@ from polyray.learner.embedded import build_tokenizer
 from polyray.models.adapter import PolicyUpdate, Probe, sha256_of
 from polyray.rollout.simulated_engine import SimulatedEngine
 from polyray.types import PolicyVersion
-from tests.unit.rollout.engine_contract import EngineContract, by_id, drained, request, submit, text
+from tests.unit.rollout.engine_contract import EngineContract, by_id, drain, drained, request, submit, text
 
 LATENCIES: dict[str, Any] = {"step_s": 0.01, "sequence_s": 0.001, "load_s": 1.5}
 PAD, EOS = 0, 2
@@ -113,7 +113,7 @@ def test_text_is_refused_alone(tokenizer_dir: Path) -> None:
     with pytest.raises(DataError, match=r"rollout\.engine=vllm"):
         engine.submit(0, text())
     submit(engine, request(1))
-    assert list(by_id(engine.drain())) == [1] and engine.idle
+    assert list(by_id(drain(engine))) == [1] and engine.idle
 
 
 def test_without_latencies_a_group_takes_as_many_polls_as_its_longest_completion(tokenizer_dir: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_group_takes_a_step_per_token(tokenizer_dir: Path) -> None:
     engine = build(tokenizer_dir, time, **LATENCIES, given_lengths=(6,))
     started = time.now
     submit(engine, request(0, seeds=(1, 2, 3)))
-    engine.drain()
+    drain(engine)
     # Six steps of three sequences.
     assert time.now - started == pytest.approx(6 * (0.01 + 3 * 0.001))
 
