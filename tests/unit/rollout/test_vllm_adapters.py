@@ -141,9 +141,9 @@ def test_a_probe_is_the_newest_version_and_costs_no_group(engine: RemoteEngine) 
 def test_a_version_that_comes_again_is_not_loaded_twice(engine: RemoteEngine) -> None:
     policy = Policy(5)
     engine.load(policy.payload)
-    before = engine.value("_last.loaded.lora_int_id")
+    before = engine.value("_newest")[""].loaded.lora_int_id
     engine.load(policy.payload)
-    assert engine.value("_last.loaded.lora_int_id") == before
+    assert engine.value("_newest")[""].loaded.lora_int_id == before
     assert np.abs(engine.probe(PROBE) - policy.payload.probe.logprobs).max() < TOLERANCE
 
 
