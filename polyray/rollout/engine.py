@@ -149,7 +149,8 @@ class Engine(ABC):
             for sample in running.samples:
                 self._samples.pop(sample, None)
             self._cancel(running)
-            self._release(running.version)
+            running.version.in_flight -= 1
+            self._unload_unused()
 
     def load(self, payload: PolicyUpdate) -> None:
         """Serves this version from now on; see `keeps_versions` for what happens to the ones before."""
@@ -246,7 +247,8 @@ class Engine(ABC):
                 del self._running[running.number]
                 if isinstance(running.request, GroupRequest):
                     self._answers.append((running.number, self._group(running, running.request)))
-                self._release(running.version)
+                running.version.in_flight -= 1
+                self._unload_unused()
 
     def _group(self, running: Running, request: GroupRequest) -> Group:
         ended = [running.ended[sample] for sample in running.samples]
@@ -260,10 +262,6 @@ class Engine(ABC):
         )
         prompt = np.asarray(running.prompt, np.int32)
         return Group(request.group_id, request.prompt, prompt, completions, running.version.policy)
-
-    def _release(self, version: Version) -> None:
-        version.in_flight -= 1
-        self._unload_unused()
 
     def _unload_unused(self) -> None:
         if not self.keeps_versions:

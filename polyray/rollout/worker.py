@@ -168,7 +168,10 @@ class RolloutWorker:
             else:
                 self._turns.put(message.run, message, message.cost)
         while (work := self._turns.take(self._may_enter)) is not None:
-            self._handle(work)
+            if isinstance(work.item, PolicyUpdate):
+                self._deliver(work, work.item)
+            elif work.item is not None and not work.cancelled:
+                self._admit(work, work.item)
         if self._out:
             started = time.perf_counter()
             self._resolve(self._engine.poll())
@@ -217,20 +220,14 @@ class RolloutWorker:
         self._loaded_run = run
         self._count(returns=1, return_s=time.perf_counter() - started)
 
-    def _handle(self, work: _Work) -> None:
-        if work.cancelled:
-            return
-        if isinstance(work.item, PolicyUpdate):
-            self._deliver(work, work.item)
-            return
-        assert work.item is not None
+    def _admit(self, work: _Work, request: GroupRequest | TextRequest) -> None:
         work.number = next(self._numbers)
         self._out[work.number] = work
         self._wake()
         if work.run != self._loaded_run and work.run in self._newest:
             self._bring_back(work.run)
         try:
-            self._engine.submit(work.number, work.item)
+            self._engine.submit(work.number, request)
         except PolyrayError as error:  # this request cannot be served; the engine is fine
             del self._out[work.number]
             work.answer(error)
