@@ -9,7 +9,7 @@ one. So no group ever mixes versions. If the engine keeps versions, the requests
 Otherwise they finish first, and runs that share the engine take turns: each finds its own newest version loaded.
 A version that does not follow its run's previous version begins a new history: running groups of that run are
 dropped, because their caller is gone and they may be sampled again. Texts run on: their callers cancel them.
-Used by the rollout actor, by the generation service (text_engine.py), and directly by tests and benchmarks.
+Used by the rollout actor, by the generation service, and directly by tests and benchmarks.
 """
 
 from __future__ import annotations

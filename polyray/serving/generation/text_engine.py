@@ -1,6 +1,6 @@
-"""Completions of a worker's engine as async streams, for the generation service.
+"""Completions of the engine as async streams.
 
-    event loop --requests, cancels--> the worker's thread (worker.py) --parts of texts--> event loop
+    event loop --requests, cancels--> the thread of its worker --parts of texts--> event loop
 
 A completion joins the running batch, or leaves it, at the next step.
 """
