@@ -239,7 +239,7 @@ class RolloutWorker:
             if self._begins_anew(policy):
                 self._give_up(policy.run, f"{policy.name} begins anew")
             if sha256_of(payload.tensors) != policy.sha256:
-                raise WeightSyncError(f"{policy.name} arrived damaged at {self.name}: its sha256 is another")
+                raise WeightSyncError(f"{policy.name} is damaged at {self.name}: its sha256 does not match")
             started = time.perf_counter()
             if (larger := payload.magnified()) is not None:
                 self._engine.load(larger)
