@@ -217,7 +217,10 @@ class Trial:
             seeds = tuple(sample_seed(0, group, sample) for sample in range(rollout.group_size))
             prompt = task.training_prompt(group, 0)
             self._engine.submit(group, GroupRequest(group, prompt, seeds, rollout.max_completion_tokens))
-        return [group for _, group in sorted(self._engine.drain(), key=lambda answer: answer[0])]
+        answers = []
+        while not self._engine.idle:
+            answers += self._engine.poll()
+        return [group for _, group in sorted(answers, key=lambda answer: answer[0])]
 
     def _step(self, policy: Policy, version: int, groups: Sequence[Any]) -> None:
         from polyray.types import ScoredGroup, TrainingBatch

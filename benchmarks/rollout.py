@@ -7,6 +7,7 @@ to the driver as groups, through the object store, as an evaluation gets them.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -42,7 +43,7 @@ class BareEngine:
         """(seconds, sampled tokens)."""
         from polyray.data.chat import encode_prompt
         from polyray.rollout.engine import group_sampling
-        from polyray.rollout.vllm_requests import sampling_params, with_seed
+        from polyray.rollout.vllm_engine import sampling_params
 
         started = time.perf_counter()
         prompts, params = [], []
@@ -50,7 +51,9 @@ class BareEngine:
             prompt = {"prompt_token_ids": encode_prompt(self._tokenizer, request.prompt)}
             prompts += [prompt] * len(request.seeds)
             shared = sampling_params(group_sampling(request))
-            params += [with_seed(shared, seed) for seed in request.seeds]
+            for seed in request.seeds:
+                params.append(copied := copy.copy(shared))
+                copied.seed = seed
         outputs = self._llm.generate(prompts, params, use_tqdm=False)
         tokens = [output.outputs[0].token_ids for output in outputs]
         texts = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)

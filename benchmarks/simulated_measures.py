@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -89,14 +90,22 @@ def engine_groups_per_s(load: SimulatedLoad) -> float:
     if not simulation.takes_time:
         return math.inf
     batch = DecodingBatch(simulation.step_s, simulation.sequence_s, load.max_sequences)
+
+    def add(group_id: int) -> None:
+        for place, length in enumerate(_group_lengths(group_id, load)):
+            batch.add(group_id * load.group_size + place, length)
+
     for group_id in range(load.window):
-        batch.add(group_id, _group_lengths(group_id, load))
+        add(group_id)
+    ended: Counter[int] = Counter()
     done, seconds = 0, 0.0
     while done < IDEAL_GROUPS:
         seconds += (until := batch.next_end_s())
-        for _ in batch.run(until):
-            batch.add(load.window + done, _group_lengths(load.window + done, load))
-            done += 1
+        for sample in batch.run(until):
+            ended[group_id := sample // load.group_size] += 1
+            if ended[group_id] == load.group_size:
+                add(load.window + done)
+                done += 1
     return done / seconds
 
 

@@ -138,8 +138,7 @@ class RolloutSpec(StrictModel):
 
     @property
     def ready_within_s(self) -> float:
-        """Seconds that an engine's start may take: those on one GPU wait for one another
-        (polyray/rollout/gpu_startup_lock.py)."""
+        """Seconds that an engine's start may take: those on one GPU wait for one another."""
         return self.start_timeout_s * engines_on_one_gpu(self.gpus_per_worker, self.most_workers)
 
     @property

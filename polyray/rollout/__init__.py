@@ -4,5 +4,4 @@ engine.py            an engine of requests; groups, texts and versions above the
 vllm_engine.py       vLLM, in this process or in processes of its own
 simulated_engine.py  no model: a deterministic random policy, a clock and failures, for scale, overlap and faults
 worker.py            one engine, one thread that steps it, futures for its callers
-text_engine.py       completions of a worker as async streams
 """

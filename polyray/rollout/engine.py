@@ -66,12 +66,18 @@ class Running:
     prompt: list[int]
     sampling: Sampling
     seeds: tuple[int, ...]
-    stream: bool
     version: Version
     samples: list[int]
     ended: dict[int, TextDelta] = field(default_factory=dict)
 
+    @property
+    def stream(self) -> bool:
+        """Whether its tokens are handed over as they come."""
+        return isinstance(self.request, TextRequest) and self.request.stream
 
+
+PROBE = Sampling(max_tokens=1, temperature=0.0, logprobs=0, prompt_logprobs=True)
+"""Settings of a probe sequence: its own log-probs, and as little else as an engine allows."""
 Answer = tuple[int, Group | TextDelta]
 """The caller's number of a request, and its group or the next part of its text."""
 
@@ -97,7 +103,8 @@ class Engine(ABC):
         self._answers: list[Answer] = []
         self._versions: dict[str, Version] = {}
         self._newest: dict[str, Version] = {}
-        self._last: Version | None = None
+        self._last_run = ""
+        """Run of the version that was loaded last."""
 
     @property
     def idle(self) -> bool:
@@ -105,14 +112,14 @@ class Engine(ABC):
         return not self._running and not self._answers
 
     def submit(self, number: int, request: GroupRequest | TextRequest) -> None:
-        """Queue a request under the caller's number; it joins the running batch at the next `poll`. Raises
+        """Queue a request under the caller's number, from 0 on; it joins the running batch at the next `poll`. Raises
         DataError where its prompt cannot be, RolloutError where no version of its run is loaded."""
-        version = _delivered(self._newest.get(request.run))
+        version = self._version(request.run)
         if isinstance(request, TextRequest):
-            name, seeds, stream = "of a text", (request.seed,), request.stream
-            prompt, sampling = list(request.prompt_token_ids), request.sampling
+            name, seeds, sampling = "of a text", (request.seed,), request.sampling
+            prompt = list(request.prompt_token_ids)
         else:
-            name, seeds, stream = repr(request.prompt.prompt_id), request.seeds, False
+            name, seeds = repr(request.prompt.prompt_id), request.seeds
             prompt = encode_prompt(self._tokenizer, request.prompt)
             sampling = group_sampling(request, stop_tokens(self._tokenizer, request.prompt))
         room = self._max_model_len - sampling.max_tokens
@@ -121,7 +128,7 @@ class Engine(ABC):
                 f"prompt {name} has {len(prompt)} tokens, the limit is {room}; raise rollout.max_prompt_tokens"
             )
         samples = [next(self._ids) for _ in seeds]
-        running = Running(number, request, prompt, sampling, seeds, stream, version, samples)
+        running = Running(number, request, prompt, sampling, seeds, version, samples)
         self._add(running)
         version.in_flight += 1
         self._running[number] = running
@@ -134,13 +141,6 @@ class Engine(ABC):
         answers, self._answers = self._answers, []
         return answers
 
-    def drain(self) -> list[Answer]:
-        """Polls until the engine is idle, and returns all answers."""
-        answers: list[Answer] = []
-        while not self.idle:
-            answers.extend(self.poll())
-        return answers
-
     def abort(self, number: int) -> None:
         """Forgets a request; unknown numbers are ignored."""
         self._answers = [answer for answer in self._answers if answer[0] != number]
@@ -149,7 +149,8 @@ class Engine(ABC):
             for sample in running.samples:
                 self._samples.pop(sample, None)
             self._cancel(running)
-            self._release(running.version)
+            running.version.in_flight -= 1
+            self._unload_unused()
 
     def load(self, payload: PolicyUpdate) -> None:
         """Serves this version from now on; see `keeps_versions` for what happens to the ones before."""
@@ -162,7 +163,8 @@ class Engine(ABC):
             if not self.keeps_versions:
                 self._versions.clear()
                 self._newest.clear()
-        self._last = self._newest[policy.run] = self._versions[policy.name] = version
+        self._last_run = policy.run
+        self._newest[policy.run] = self._versions[policy.name] = version
         self._unload_unused()
 
     def forget(self, run: str) -> None:
@@ -174,10 +176,19 @@ class Engine(ABC):
         """Versions in the engine by name, and how many groups and texts run on each. For any thread."""
         return {version.policy.name: version.in_flight for version in list(self._versions.values())}
 
-    @abstractmethod
     def probe(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
         """[sum(len - 1)] float32 log-probs of the sequences' tokens from the second on, at temperature 1, by
         the version loaded last. Answers to requests meanwhile are returned by the next `poll`."""
+        numbers = range(-len(sequences), 0)
+        for number, sequence in zip(numbers, sequences, strict=True):
+            self.submit(number, TextRequest(tuple(sequence), PROBE, 0, self._last_run))
+        while not self._running.keys().isdisjoint(numbers):
+            self._step()
+        rows = {
+            number: delta.prompt_logprobs for number, delta in self._answers if isinstance(delta, TextDelta)
+        }
+        self._answers = [answer for answer in self._answers if answer[0] >= 0]
+        return np.concatenate([rows[number] for number in numbers]).astype(np.float32)
 
     @abstractmethod
     def sleep(self) -> None:
@@ -211,30 +222,33 @@ class Engine(ABC):
     def _unload(self, loaded: Any) -> None:
         """Drop a version that nothing runs on. Only called where the engine keeps versions."""
 
-    def _probed(self) -> Any:
-        """Handle of the version loaded last."""
-        return _delivered(self._last).loaded
+    def _version(self, run: str) -> Version:
+        if run not in self._newest:
+            raise RolloutError(
+                "no policy version was delivered to this engine yet; deliver one before sampling"
+            )
+        return self._newest[run]
 
     def _step(self) -> None:
         for sample, delta in self._advance():
             running = self._samples.get(sample)
-            if running is not None:  # else it was given up meanwhile
-                self._take(running, sample, delta)
-
-    def _take(self, running: Running, sample: int, delta: TextDelta) -> None:
-        if isinstance(running.request, TextRequest):
-            if not (running.stream or running.sampling.stop):
-                delta = replace(delta, text=self._tokenizer.decode(delta.token_ids, skip_special_tokens=True))
-            self._answers.append((running.number, delta))
-        if delta.finish_reason is None:
-            return
-        del self._samples[sample]
-        running.ended[sample] = delta
-        if len(running.ended) == len(running.samples):
-            del self._running[running.number]
-            if isinstance(running.request, GroupRequest):
-                self._answers.append((running.number, self._group(running, running.request)))
-            self._release(running.version)
+            if running is None:
+                continue  # it was given up meanwhile
+            if isinstance(running.request, TextRequest):
+                if not (running.stream or running.sampling.stop):
+                    text = self._tokenizer.decode(delta.token_ids, skip_special_tokens=True)
+                    delta = replace(delta, text=text)
+                self._answers.append((running.number, delta))
+            if delta.finish_reason is None:
+                continue
+            del self._samples[sample]
+            running.ended[sample] = delta
+            if len(running.ended) == len(running.samples):
+                del self._running[running.number]
+                if isinstance(running.request, GroupRequest):
+                    self._answers.append((running.number, self._group(running, running.request)))
+                running.version.in_flight -= 1
+                self._unload_unused()
 
     def _group(self, running: Running, request: GroupRequest) -> Group:
         ended = [running.ended[sample] for sample in running.samples]
@@ -249,10 +263,6 @@ class Engine(ABC):
         prompt = np.asarray(running.prompt, np.int32)
         return Group(request.group_id, request.prompt, prompt, completions, running.version.policy)
 
-    def _release(self, version: Version) -> None:
-        version.in_flight -= 1
-        self._unload_unused()
-
     def _unload_unused(self) -> None:
         if not self.keeps_versions:
             return  # the next load takes the place of this version
@@ -260,9 +270,3 @@ class Engine(ABC):
             if version is not self._newest.get(version.policy.run) and not version.in_flight:
                 del self._versions[name]
                 self._unload(version.loaded)
-
-
-def _delivered(version: Version | None) -> Version:
-    if version is None:
-        raise RolloutError("no policy version was delivered to this engine yet; deliver one before sampling")
-    return version

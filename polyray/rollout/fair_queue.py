@@ -4,19 +4,17 @@ Every message costs its run something (a group: its samples over the run's share
 least comes next, so that runs which always have work get samples in proportion to their shares. A run that was
 idle returns level with the others: it saves up no unused time.
 
-An engine that keeps versions takes the requests of all runs as they come next. One that holds a single version must
-load a run's weights first, so a run keeps the engine until it has nothing left to do, or until its slice is over
-while others wait. A run whose version was just loaded keeps it for as long as bringing its weights back would take,
-until it sends groups: the engine loses at most twice what it would with foresight. Used by worker.py; without threads
-and without an engine.
+An engine that holds a single version must load a run's weights first, so a run keeps such an engine until it has
+nothing left to do, or until its slice is over while others wait. A run whose version was just loaded keeps it for as
+long as bringing its weights back would take, until it sends groups: the engine loses at most twice what it would
+with foresight. Used by worker.py; without threads and without an engine.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 MessageT = TypeVar("MessageT")
@@ -25,21 +23,16 @@ LOAD_SHARE = 0.03
 """Largest share of an engine's time for loads that only bring a run's weights back."""
 
 
-@dataclass(slots=True)
-class _Queue(Generic[MessageT]):
-    """Messages of a run with their costs, and the cost of those that it has had."""
-
-    messages: deque[tuple[MessageT, float]] = field(default_factory=deque)
-    had: float = 0.0
-
-
 class FairQueue(Generic[MessageT]):
     """Messages by run, in the order they came."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
-        self._queues: dict[str, _Queue[MessageT]] = {}
-        """The current run is first; of runs with equal cost, the one with the least recent turn comes next."""
+        self._queues: dict[str, deque[tuple[MessageT, float]]] = {}
+        """Messages of each run with their costs; the run with the least recent turn is first."""
+        self._had: dict[str, float] = {}
+        """Cost of all that a run has had."""
+        self._current: str | None = None
         self._began = 0.0
         self.slice_s = 0.0
         """Longest time that a run may keep others waiting, in seconds; see `load_took`."""
@@ -48,7 +41,7 @@ class FairQueue(Generic[MessageT]):
 
     def __bool__(self) -> bool:
         """Whether anything waits."""
-        return any(queue.messages for queue in self._queues.values())
+        return any(self._queues.values())
 
     @property
     def num_runs(self) -> int:
@@ -56,43 +49,32 @@ class FairQueue(Generic[MessageT]):
         return len(self._queues)
 
     def put(self, run: str, message: MessageT, cost: float = 0.0) -> None:
-        """Append to the run's queue; an unknown run comes last."""
-        if self.current is None:
-            self._began = self._clock()
-        queue = self._queues.setdefault(run, _Queue())
-        if not queue.messages:
-            waiting = [other.had for other in self._queues.values() if other.messages]
-            queue.had = max(queue.had, min(waiting, default=0.0))
-        queue.messages.append((message, cost))
-
-    @property
-    def current(self) -> str | None:
-        """The run that has the engine; None before the first message."""
-        return next(iter(self._queues), None)
-
-    def head(self) -> MessageT | None:
-        """The current run's next message; None where it has none."""
-        queue = next(iter(self._queues.values()), None)
-        return queue.messages[0][0] if queue is not None and queue.messages else None
-
-    def pop(self) -> MessageT:
-        """Remove and return the message of `head`."""
-        queue = next(iter(self._queues.values()))
-        message, cost = queue.messages.popleft()
-        queue.had += cost
-        self._expected_until = 0.0
-        return message
+        """Append to the run's queue."""
+        queue = self._queues.setdefault(run, deque())
+        if not queue:
+            level = min((self._had[other] for other, theirs in self._queues.items() if theirs), default=0.0)
+            self._had[run] = max(self._had.get(run, 0.0), level)
+        queue.append((message, cost))
 
     def take(self, may: Callable[[MessageT], bool]) -> MessageT | None:
-        """Next message that `may` be had now, of the run that has had the least."""
-        return self.pop() if self._turn_to(may) else None
-
-    def advance(self) -> bool:
-        """The turn of the run with work that has had the least, maybe the current one; False where none has work."""
-        if not self._turn_to(lambda message: True):
-            return False
-        self._began = self._clock()
-        return True
+        """Next message that `may` be had now: of the current run within its slice, else of the run that has had the
+        least. None where there is none, or the engine waits for the current run."""
+        if self.patience_s:
+            return None
+        runs = [run for run, queue in self._queues.items() if queue]
+        if not (goes_on := self._current in runs and not self.slice_is_over):
+            runs.sort(key=lambda run: (self._had[run], run == self._current))
+        for run in runs:
+            message, cost = self._queues[run][0]
+            if (run == self._current or not goes_on) and may(message):
+                if not goes_on:
+                    self._began = self._clock()
+                self._queues[run].popleft()
+                self._queues[run] = self._queues.pop(run)
+                self._had[run] += cost
+                self._current, self._expected_until = run, 0.0
+                return message
+        return None
 
     @property
     def slice_is_over(self) -> bool:
@@ -110,32 +92,19 @@ class FairQueue(Generic[MessageT]):
     @property
     def patience_s(self) -> float:
         """Seconds that the engine still waits for the current run's next message, before it turns to another run."""
-        return 0.0 if self.head() is not None else max(0.0, self._expected_until - self._clock())
+        if self._current is None or self._queues.get(self._current):
+            return 0.0
+        return max(0.0, self._expected_until - self._clock())
 
     def forget(self, run: str) -> list[MessageT]:
         """The run has ended: what it still had waiting."""
-        queue = self._queues.pop(run, None)
-        return [message for message, _ in queue.messages] if queue is not None else []
+        self._had.pop(run, None)
+        return [message for message, _ in self._queues.pop(run, ())]
 
-    def drain(self) -> Iterator[MessageT]:
+    def drain(self) -> list[MessageT]:
         """Remove and return all messages, run by run."""
-        for queue in self._queues.values():
-            while queue.messages:
-                yield queue.messages.popleft()[0]
+        return [message for run in list(self._queues) for message in self.forget(run)]
 
     @property
     def _others_wait(self) -> bool:
-        return any(queue.messages for run, queue in self._queues.items() if run != self.current)
-
-    def _turn_to(self, may: Callable[[MessageT], bool]) -> bool:
-        """Put the next run first and the current one last; False if no run may continue."""
-        runs = [run for run, queue in self._queues.items() if queue.messages and may(queue.messages[0][0])]
-        if not runs:
-            return False
-        last = self.current
-        runs.sort(key=lambda run: (self._queues[run].had, run == last))
-        chosen = runs[0]
-        assert last is not None
-        self._queues[last] = self._queues.pop(last)
-        self._queues = {chosen: self._queues.pop(chosen), **self._queues}
-        return True
+        return any(queue for run, queue in self._queues.items() if run != self._current)

@@ -2,11 +2,12 @@
 
 For measuring scale, overlap and faults, where a real engine would only cost cores. It keeps every promise of the
 protocol (one version per group, joining a running batch, seeds decide the sample) except that it cannot prove a
-delivery: its probe answers what the payload says. Training on it gives no signal.
+delivery: its probe answers what the payload says. Training on it gives no signal. It samples groups, and refuses
+texts.
 
 Latency, lengths and failures come from `rollout.simulation`; while it "decodes" its thread sleeps until the next
 sequence ends. Without latencies a poll is one token. A sequence is drawn when it is submitted, and handed over when
-it ends; one that is streamed comes token by token even then.
+it ends.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from polyray.config.rollout import RolloutSpec
+from polyray.errors import DataError
 from polyray.models.adapter import PolicyUpdate
 from polyray.rollout.engine import Engine, Running
-from polyray.types import FinishReason, Sampling, TextDelta
+from polyray.types import Sampling, TextDelta, TextRequest
 
 _READING = threading.Lock()
 """transformers imports its parts when they are first asked for, which threads must not do at once."""
@@ -54,16 +55,16 @@ class SimulatedEngine(Engine):
         self._clock, self._sleep = clock, sleep
         step_s = simulation.step_s if simulation.takes_time else 1.0
         self._batch = DecodingBatch(step_s, simulation.sequence_s, spec.max_sequences)
-        self._drawn: dict[int, list[tuple[int, TextDelta]]] = {}
-        """Answers to what runs, by the first request of a group or text."""
-        self._complete: list[int] = []
+        self._drawn: dict[int, TextDelta] = {}
+        """Completions of what runs."""
+        self._ended: list[int] = []
         self._asleep = False
         self._wait(simulation.start_s)
         self._decoded_until = clock()
 
     def probe(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
         self._check_awake()
-        return self._probed().probe.logprobs.copy()
+        return self._version(self._last_run).loaded.probe.logprobs.copy()
 
     def sleep(self) -> None:  # no memory is freed, but new work is refused
         self._asleep = True
@@ -76,34 +77,33 @@ class SimulatedEngine(Engine):
 
     def _add(self, running: Running) -> None:
         self._check_awake()
-        drawn = [self._draw(seed, running.sampling, running.stream) for seed in running.seeds]
-        if running.sampling.prompt_logprobs:
-            drawn = [self._with_prompt(deltas, running) for deltas in drawn]
+        if isinstance(running.request, TextRequest):
+            raise DataError("a simulated engine samples groups only; set rollout.engine=vllm for texts")
+        drawn = [self._draw(seed, running.sampling) for seed in running.seeds]
         self._catch_up()
-        first, pairs = running.samples[0], zip(running.samples, drawn, strict=True)
-        self._drawn[first] = [(sample, delta) for sample, deltas in pairs for delta in deltas]
-        self._batch.add(first, [sum(len(delta.token_ids) for delta in deltas) for deltas in drawn])
+        for sample, delta in zip(running.samples, drawn, strict=True):
+            self._drawn[sample] = delta
+            self._batch.add(sample, len(delta.token_ids))
 
     def _advance(self) -> list[tuple[int, TextDelta]]:
         """With latencies it sleeps until a sequence ends or a step is over."""
         self.progress += 1
-        if self._simulation.takes_time:
+        self._catch_up()
+        if not self._simulation.takes_time:
+            self._ended += self._batch.run(1.0)
+        elif not self._ended:
+            longest = max(self._batch.current_step_s, self._simulation.poll_s)
+            self._wait(min(self._batch.next_end_s(), longest))
             self._catch_up()
-            if not self._complete:
-                longest = max(self._batch.current_step_s, self._simulation.poll_s)
-                self._wait(min(self._batch.next_end_s(), longest))
-                self._catch_up()
-        else:
-            self._complete += self._batch.run(1.0)
-        complete, self._complete = self._complete, []
-        return [answer for first in complete for answer in self._drawn.pop(first)]
+        ended, self._ended = self._ended, []
+        return [(sample, self._drawn.pop(sample)) for sample in ended]
 
     def _cancel(self, running: Running) -> None:
         self._catch_up()
-        first = running.samples[0]
-        self._batch.remove(first)
-        self._complete = [item for item in self._complete if item != first]
-        del self._drawn[first]
+        self._batch.remove(running.samples)
+        self._ended = [sample for sample in self._ended if sample not in running.samples]
+        for sample in running.samples:
+            self._drawn.pop(sample, None)
 
     def _load(self, payload: PolicyUpdate) -> PolicyUpdate:
         self._check_awake()
@@ -121,47 +121,14 @@ class SimulatedEngine(Engine):
         """Decode up to now. A thread that woke late has lost nothing: simulated time continued."""
         if self._simulation.takes_time:
             now = self._clock()
-            self._complete += self._batch.run(now - self._decoded_until)
+            self._ended += self._batch.run(now - self._decoded_until)
             self._decoded_until = now
 
     def _wait(self, seconds: float) -> None:
         if seconds > 0:
             self._sleep(seconds)
 
-    def _draw(self, seed: int, sampling: Sampling, stream: bool) -> list[TextDelta]:
-        """A completion: in one part, or in one per token if it is streamed."""
-        tokens, reason = self._sample(seed, sampling)
-        texts = [""] * len(tokens)
-        if stream or sampling.stop:
-            texts = [self._tokenizer.decode([token], skip_special_tokens=True) for token in tokens]
-        text, ends = "".join(texts), np.cumsum([0, *map(len, texts)])
-        stops = [(at, at + len(stop)) for stop in sampling.stop if (at := text.find(stop)) >= 0]
-        if stops:
-            cut, end = min(stops)
-            tokens, text, reason = tokens[: int(np.searchsorted(ends, end))], text[:cut], "stop"
-        logprob = -math.log(len(self._plain_tokens))
-        likeliest = tuple((int(token), logprob) for token in self._plain_tokens[: sampling.logprobs or 0])
-        size = 1 if stream else len(tokens)
-        count = 0 if sampling.logprobs is None else size
-        return [
-            TextDelta(
-                text[ends[at] : ends[at + size]],
-                tuple(tokens[at : at + size].tolist()),
-                (logprob,) * count,
-                (likeliest,) * count if likeliest else (),
-                reason if at + size == len(tokens) else None,
-            )
-            for at in range(0, len(tokens), size)
-        ]
-
-    def _with_prompt(self, deltas: list[TextDelta], running: Running) -> list[TextDelta]:
-        size, wanted = len(running.prompt) - 1, running.sampling.logprobs or 0
-        logprob = -math.log(len(self._plain_tokens))
-        likeliest = tuple((int(token), logprob) for token in self._plain_tokens[:wanted])
-        first = replace(deltas[0], prompt_logprobs=(logprob,) * size, prompt_alternatives=(likeliest,) * size)
-        return [first, *deltas[1:]]
-
-    def _sample(self, seed: int, sampling: Sampling) -> tuple[np.ndarray, FinishReason]:
+    def _draw(self, seed: int, sampling: Sampling) -> TextDelta:
         """Plain tokens; the last one ends the sequence where the length model ends it below the limit."""
         end = (*sampling.stop_token_ids, self._tokenizer.eos_token_id)[0]
         draw = random.Random(seed)
@@ -171,7 +138,8 @@ class SimulatedEngine(Engine):
         tokens = self._plain_tokens[bits % len(self._plain_tokens)]
         if stops and end is not None:
             tokens[-1] = end
-        return tokens, "stop" if stops else "length"
+        logprobs = (-math.log(len(self._plain_tokens)),) * length
+        return TextDelta("", tuple(tokens.tolist()), logprobs, (), "stop" if stops else "length")
 
 
 class DecodingBatch:
@@ -190,31 +158,23 @@ class DecodingBatch:
         """Tokens that a sequence which runs from the start would have."""
         self._ends: list[tuple[float, int]] = []
         self._waiting: deque[tuple[int, int]] = deque()
-        self._missing: dict[int, int] = {}
-
-    @property
-    def num_running(self) -> int:
-        """Sequences that get a token at the next step."""
-        return len(self._ends)
 
     @property
     def current_step_s(self) -> float:
         """Seconds of a step as the batch is now."""
         return self._step_s + self._sequence_s * len(self._ends)
 
-    def add(self, group_id: int, lengths: Sequence[int]) -> None:
-        """A group of sequences joins: at once where there is room, else when others have ended."""
-        self._missing[group_id] = len(lengths)
-        self._waiting.extend((group_id, length) for length in lengths)
+    def add(self, sample: int, length: int) -> None:
+        """A sequence joins: at once where there is room, else when others have ended."""
+        self._waiting.append((sample, length))
         self._admit()
 
-    def remove(self, group_id: int) -> None:
-        """Forgets a group; unknown ids are ignored."""
-        if self._missing.pop(group_id, None) is not None:
-            self._waiting = deque(item for item in self._waiting if item[0] != group_id)
-            self._ends = [item for item in self._ends if item[1] != group_id]
-            heapq.heapify(self._ends)
-            self._admit()
+    def remove(self, samples: Collection[int]) -> None:
+        """Forgets sequences; unknown ones are ignored."""
+        self._waiting = deque(item for item in self._waiting if item[0] not in samples)
+        self._ends = [item for item in self._ends if item[1] not in samples]
+        heapq.heapify(self._ends)
+        self._admit()
 
     def next_end_s(self) -> float:
         """Seconds until the next sequence ends; infinite where none runs."""
@@ -223,33 +183,24 @@ class DecodingBatch:
         return max(0.0, self._ends[0][0] - self._decoded) * self.current_step_s
 
     def run(self, seconds: float) -> list[int]:
-        """Decodes for so long; the groups that are complete, in order."""
-        complete: list[int] = []
+        """Decodes for so long; the sequences that have ended, in order."""
+        ended: list[int] = []
         while self._ends and (needed := self.next_end_s()) <= seconds + ROUNDING_S:
             seconds = max(0.0, seconds - needed)
             self._decoded = self._ends[0][0]
-            complete += self._end()
+            while self._ends and self._ends[0][0] <= self._decoded:
+                ended.append(heapq.heappop(self._ends)[1])
+            self._admit()
         if self._ends:
             self._decoded += seconds / self.current_step_s
-        return complete
-
-    def _end(self) -> list[int]:
-        complete: list[int] = []
-        while self._ends and self._ends[0][0] <= self._decoded:
-            _, group_id = heapq.heappop(self._ends)
-            self._missing[group_id] -= 1
-            if self._missing[group_id] == 0:
-                del self._missing[group_id]
-                complete.append(group_id)
-        self._admit()
-        return complete
+        return ended
 
     def _admit(self) -> None:
-        if not self._missing:
+        if not self._ends:
             self._decoded = 0.0  # keeps the fractions exact over a long life
         while self._waiting and len(self._ends) < self._max_sequences:
-            group_id, length = self._waiting.popleft()
-            heapq.heappush(self._ends, (self._decoded + length, group_id))
+            sample, length = self._waiting.popleft()
+            heapq.heappush(self._ends, (self._decoded + length, sample))
 
 
 @functools.lru_cache(maxsize=4)

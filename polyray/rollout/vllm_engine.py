@@ -9,17 +9,17 @@ leave a running batch.
 from __future__ import annotations
 
 import copy
+import fcntl
 import importlib.util
 import os
+import re
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from polyray.config.model import LINEAR_MODULES, NF4
 from polyray.config.rollout import RolloutSpec
@@ -27,25 +27,14 @@ from polyray.errors import ConfigError, DataError, RolloutError
 from polyray.extensions import naming_the_extra
 from polyray.models.adapter import PolicyUpdate
 from polyray.rollout.engine import Engine, EngineSettings, Running
-from polyray.rollout.gpu_startup_lock import gpu_startup_lock
-from polyray.rollout.vllm_build import FIELD, MAX_LORAS, check_build
-from polyray.rollout.vllm_delivery import AdapterDelivery, MergedDelivery, engine_rank
-from polyray.rollout.vllm_requests import (
-    engine_input,
-    probe_params,
-    prompt_logprobs,
-    sampling_params,
-    text_delta,
-    with_seed,
-)
+from polyray.rollout.vllm_build import FIELD, MAX_LORAS, VLLM_RANKS, check_build
+from polyray.rollout.vllm_delivery import AdapterDelivery, MergedDelivery
 from polyray.rollout.watchdog import Watchdog
-from polyray.types import TextDelta
+from polyray.types import FinishReason, Sampling, TextDelta
 
 POLL_S = 0.02
 """The longest a step waits for output of another process."""
 DEAD_CHECK_S = 0.5
-SLEEP_LEVEL = 1
-"""Weights move to the host's memory; at level 2 they would be gone, and adapters with them."""
 BLOCK_SIZE = 32
 """Tokens of one KV cache block."""
 IN_THIS_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
@@ -74,80 +63,78 @@ class VllmEngine(Engine):
     def __init__(self, settings: EngineSettings, *, texts: bool = False) -> None:
         """`texts`: log-probs are at temperature 1 for any sampling, as a service needs them."""
         spec, model_dir = settings.rollout, Path(settings.model_dir)
-        self._watchdog: Watchdog | None = None
-        if spec.engine_kind == "vllm_async":
-            sockets = Path(tempfile.mkdtemp(prefix="polyray-engine-"))
-            os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)
-            self._watchdog = Watchdog([sockets])
+        arguments, marking = engine_arguments(settings, texts=texts), nullcontext()
+        self._in_processes = spec.engine_kind == "vllm_async"
+        self._watchdog = None if settings.lora_rank is None else Watchdog()
+        if self._watchdog and self._in_processes:
+            os.environ["VLLM_RPC_BASE_PATH"] = str(self._watchdog.directory)
+            marking = self._watchdog.marking()
         try:
-            arguments = engine_arguments(settings, texts=texts)
-            with self._watchdog.marking() if self._watchdog else nullcontext():
+            with marking:
                 self._llm = build_llm(arguments, spec)
-            engine: Any = self._llm.llm_engine
+            engine = self._engine = self._llm.llm_engine
             self._delivery = (
-                MergedDelivery(model_dir, engine)
-                if settings.lora_rank is None
-                else AdapterDelivery(model_dir, engine, settings.lora_rank)
+                AdapterDelivery(model_dir, engine, settings.lora_rank, self._watchdog.directory)
+                if self._watchdog and settings.lora_rank is not None
+                else MergedDelivery(model_dir, engine)
             )
         except BaseException:
             if self._watchdog:
                 self._watchdog.close()
             raise
-        super().__init__(self._llm.get_tokenizer(), spec, keeps_versions=self._delivery.keeps_versions)
-        self._engine: Any = engine
-        self._probes: dict[int, np.ndarray | None] = {}
-        if self._watchdog:
+        super().__init__(self._llm.get_tokenizer(), spec, keeps_versions=settings.lora_rank is not None)
+        if self._in_processes:
             threading.Thread(target=_end_calls_of_a_dead_core, args=[engine.engine_core], daemon=True).start()
 
-    def probe(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
-        lora_request = self._probed()
-        self._probes = {next(self._ids): None for _ in sequences}
-        for sample, sequence in zip(self._probes, sequences, strict=True):
-            prompt = engine_input(sequence)
-            self._engine.add_request(str(sample), prompt, probe_params(), lora_request=lora_request)
-        while any(row is None for row in self._probes.values()):
-            self._step()
-        return np.concatenate([row for row in self._probes.values() if row is not None])
-
     def sleep(self) -> None:  # on a CPU vLLM only stops scheduling
-        self._llm.sleep(level=SLEEP_LEVEL)
+        self._llm.sleep(level=1)  # moves weights to the host's memory; level 2 would drop them, and adapters
 
     def wake(self) -> None:
         self._llm.wake_up()
 
     def close(self) -> None:
         try:
-            if self._watchdog:
+            if self._in_processes:
                 self._engine.engine_core.shutdown(timeout=0)
         finally:
             if self._watchdog:
                 self._watchdog.close()
-            self._delivery.close()
 
     def _add(self, running: Running) -> None:
-        from vllm.exceptions import VLLMClientError
+        """Make the checks of `LLMEngine.add_request` once for all samples of a group.
 
-        request_ids = [request_id(sample, running) for sample in running.samples]
-        prompt, lora_request = engine_input(running.prompt), running.version.loaded
+        They differ in their seeds alone, and have their own ids already, to which vLLM would add random characters.
+        """
+        from vllm.exceptions import VLLMClientError
+        from vllm.inputs import tokens_input
+
+        engine, ids = self._engine, request_ids(running)
+        params = sampling_params(running.sampling, stream=running.stream)
+        tasks, lora_request = engine.get_supported_tasks(), running.version.loaded
         try:
-            params = sampling_params(running.sampling, stream=running.stream)
-            add_group(self._engine, request_ids, prompt, running.seeds, params, lora_request)
+            checked = engine.input_processor.process_inputs(
+                ids[0], tokens_input(running.prompt), params, supported_tasks=tasks, lora_request=lora_request
+            )
         except (ValueError, VLLMClientError) as error:
             raise DataError(f"vLLM refuses the request: {error}") from error
+        for request_id, seed in zip(ids, running.seeds, strict=True):
+            request = copy.copy(checked)
+            request.request_id = request.external_req_id = request_id
+            request.sampling_params = copy.copy(checked.sampling_params)
+            request.sampling_params.seed = seed
+            engine.output_processor.add_request(request, None)
+            engine.engine_core.add_request(request)
 
     def _advance(self) -> list[tuple[int, TextDelta]]:
-        if self._watchdog and not output_waits(self._engine.engine_core):
+        if self._in_processes and not output_waits(self._engine.engine_core):
             return []
         self.progress += 1
-        deltas: list[tuple[int, TextDelta]] = []
-        for output in self._engine.step():
-            sample = int(output.request_id.rpartition("/")[2])
-            running = self._samples.get(sample)
-            if running is not None:
-                deltas.append((sample, text_delta(output, running.sampling)))
-            elif sample in self._probes and output.finished:
-                self._probes[sample] = prompt_logprobs(output)
-        return deltas
+        outputs = [(int(output.request_id.rpartition("/")[2]), output) for output in self._engine.step()]
+        return [
+            (sample, text_delta(output, self._samples[sample].sampling))
+            for sample, output in outputs
+            if sample in self._samples
+        ]
 
     def _load(self, payload: PolicyUpdate) -> Any:
         return self._delivery.load(payload)
@@ -156,12 +143,12 @@ class VllmEngine(Engine):
         self._delivery.unload(loaded)
 
     def _cancel(self, running: Running) -> None:
-        self._engine.abort_request([request_id(sample, running) for sample in running.samples])
+        self._engine.abort_request(request_ids(running))
 
 
-def request_id(sample: int, running: Running) -> str:
-    """vLLM's id of a request: by it the samples of a group find the prompt that they share."""
-    return f"{running.number}/{running.samples[0]}/{sample}"
+def request_ids(running: Running) -> list[str]:
+    """vLLM's ids of its requests: by them the samples of a group find the prompt that they share."""
+    return [f"{running.number}/{running.samples[0]}/{sample}" for sample in running.samples]
 
 
 def output_waits(client: Any) -> bool:
@@ -188,29 +175,81 @@ def _end_calls_of_a_dead_core(client: Any) -> None:
             future.set_exception(EngineDeadError())
 
 
-def add_group(
-    engine: Any,
-    request_ids: Sequence[str],
-    prompt: Any,
-    seeds: Sequence[int],
-    params: Any,
-    lora_request: Any,
-) -> None:
-    """Add all samples of a group to vLLM, with the checks of `LLMEngine.add_request` made once.
+def sampling_params(sampling: Sampling, *, stream: bool = False) -> Any:
+    """`vllm.SamplingParams` without a seed: built and checked once, and copied for every sample.
 
-    Samples differ in their seeds alone, and have their own ids already, to which vLLM would add random
-    characters.
+    Text is decoded by vLLM, token by token, only where it is wanted or looked at on the way: that costs time.
     """
-    tasks = engine.get_supported_tasks()
-    checked = engine.input_processor.process_inputs(
-        request_ids[0], prompt, params, supported_tasks=tasks, lora_request=lora_request
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=0,
+        stop=list(sampling.stop),
+        stop_token_ids=list(sampling.stop_token_ids),
+        logprobs=sampling.logprobs,
+        # Always at temperature 1, also with processed log-probs.
+        prompt_logprobs=sampling.logprobs if sampling.prompt_logprobs else None,
+        flat_logprobs=sampling.logprobs == 0,
+        detokenize=stream or bool(sampling.stop),
+        output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
+        skip_clone=True,  # each copy serves one request
     )
-    for request_id, seed in zip(request_ids, seeds, strict=True):
-        request = copy.copy(checked)
-        request.request_id = request.external_req_id = request_id
-        request.sampling_params = with_seed(checked.sampling_params, seed)
-        engine.output_processor.add_request(request, None)
-        engine.engine_core.add_request(request)
+
+
+def text_delta(output: Any, sampling: Sampling) -> TextDelta:
+    """One of vLLM's answers to a request."""
+    (completion,) = output.outputs
+    tokens, count, rows = tuple(completion.token_ids), sampling.logprobs, completion.logprobs
+    logprobs, alternatives = (), ()
+    if count == 0:  # flat: exactly the sampled token of each position
+        logprobs = tuple(rows.logprobs)
+    elif count is not None:
+        logprobs, alternatives = _read(zip(tokens, rows, strict=True), count)
+    if len(logprobs) != len(tokens) and count is not None:
+        raise RolloutError(f"vLLM returned {len(logprobs)} log-probs for {len(tokens)} sampled tokens")
+    reason = completion.finish_reason
+    known: FinishReason | None = "error" if reason not in (None, "stop", "length") else reason
+    of_prompt = ((), ())
+    if sampling.prompt_logprobs and output.prompt_logprobs:  # from the second token on
+        rows = zip(output.prompt_token_ids[1:], list(output.prompt_logprobs)[1:], strict=True)
+        of_prompt = _read(rows, count or 0)
+    return TextDelta(completion.text, tokens, logprobs, alternatives, known, *of_prompt)
+
+
+def _read(
+    rows: Iterable[tuple[int, Any]], count: int
+) -> tuple[tuple[float, ...], tuple[tuple[tuple[int, float], ...], ...]]:
+    """Log-probs of tokens, and the `count` likeliest ones at their places; vLLM's rows have the token itself, too."""
+    logprobs, alternatives = [], []
+    for token, row in rows:
+        logprobs.append(float(row[token].logprob))
+        best = sorted(row.items(), key=lambda item: -item[1].logprob)[:count]
+        alternatives.append(tuple((other, float(entry.logprob)) for other, entry in best))
+    return tuple(logprobs), tuple(alternatives)
+
+
+@contextmanager
+def gpu_startup_lock(rollout: RolloutSpec) -> Iterator[None]:
+    """Let the engines of one user with shares of one GPU start one after another.
+
+    While it starts, vLLM measures how much of the GPU's memory is left, and counts other allocations as its own need.
+    """
+    if not rollout.shares_gpus:
+        yield
+        return
+    gpu = re.sub(r"\W", "_", os.environ.get("CUDA_VISIBLE_DEVICES", ""))  # Ray names the GPU of a share in it
+    path = Path(tempfile.gettempdir()) / f"polyray-gpu-{os.getuid()}-{gpu}.lock"
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)  # a process that was forked meanwhile would hold it as well
+        os.close(file)
 
 
 def build_llm(arguments: Mapping[str, Any], spec: RolloutSpec) -> Any:
@@ -242,7 +281,7 @@ def engine_arguments(settings: EngineSettings, *, texts: bool = False) -> dict[s
     check_build(spec.gpus_per_worker, "num_gpus" if texts else FIELD)
     arguments: dict[str, Any] = {
         "model": settings.model_dir,
-        **_weights(settings.dtype, lora_rank),
+        "dtype": settings.dtype,
         "max_model_len": spec.max_model_len,
         "max_num_seqs": spec.max_sequences,
         "max_num_batched_tokens": max(spec.max_batched_tokens, spec.max_model_len),
@@ -258,57 +297,44 @@ def engine_arguments(settings: EngineSettings, *, texts: bool = False) -> dict[s
         "generation_config": "vllm",
     }
     if spec.gpus_per_worker:
-        arguments |= {
-            "gpu_memory_utilization": spec.gpu_memory_utilization,
-            "enable_sleep_mode": spec.sleep_between_steps,
-        }
+        arguments["gpu_memory_utilization"] = spec.gpu_memory_utilization
+        arguments["enable_sleep_mode"] = spec.sleep_between_steps
     else:
-        arguments |= {
-            "kv_cache_memory_bytes": spec.kv_cache_mib * 2**20,
-            "kv_transfer_config": {
-                "kv_connector": "SharedPrompt",
-                "kv_connector_module_path": "polyray.rollout.vllm_shared_prompt",
-                "kv_role": "kv_both",
-            },
+        arguments["kv_cache_memory_bytes"] = spec.kv_cache_mib * 2**20
+        arguments["kv_transfer_config"] = {
+            "kv_connector": "SharedPrompt",
+            "kv_connector_module_path": "polyray.rollout.vllm_shared_prompt",
+            "kv_role": "kv_both",
         }
-    if spec.engine_kind == "vllm_async":
-        if lora_rank is None:
-            raise RolloutError(
-                "an engine of several processes takes adapters only; set delivery.mode=adapter"
+    if settings.dtype == NF4:
+        _check_adapters(lora_rank, "with a 4-bit base")
+        if importlib.util.find_spec("vllm_bnb_plugin") is None:
+            raise ConfigError(
+                "model.quantization=nf4 needs vllm-bnb-plugin beside vLLM, which is not installed; pip install -r "
+                "requirements/gpu.txt, or set model.quantization=none"
             )
-        arguments |= {
-            "tensor_parallel_size": spec.tensor_parallel_size,
-            "distributed_executor_backend": "mp",
-        }
+        # The linear layers as they are read: NF4 with double quantisation in blocks of 64, as models/loading.py asks
+        # for, too; the plugin offers nothing else.
+        arguments |= {"dtype": "bfloat16", "quantization": "bitsandbytes"}
+    if spec.engine_kind == "vllm_async":
+        _check_adapters(lora_rank, "of several processes")
+        arguments["tensor_parallel_size"] = spec.tensor_parallel_size
+        arguments["distributed_executor_backend"] = "mp"
     if lora_rank is not None:
         versions = (spec.max_staleness + 2) * settings.runs
-        max_loras = min(versions, MAX_LORAS)
         arguments |= {
             "enable_lora": True,
-            "max_lora_rank": engine_rank(lora_rank),
+            "max_lora_rank": next(rank for rank in VLLM_RANKS if rank >= lora_rank),
             # Embedding and head stay bare: vLLM's CPU path fails on prompt_logprobs under a wrapped head.
             "lora_target_modules": list(LINEAR_MODULES),
             # In one batch: the versions that are still trained on, and the newest.
-            "max_loras": max_loras,
+            "max_loras": min(versions, MAX_LORAS),
             # A completion may outlive that; one pushed out is read again from its files.
             "max_cpu_loras": 2 * versions,
         }
     return arguments
 
 
-def _weights(dtype: str, lora_rank: int | None) -> dict[str, Any]:
-    """Arguments for the dtype of the base.
-
-    In 4 bits: the linear layers as they are read, NF4 with double quantisation in blocks of 64, as
-    models/loading.py asks for, too; the plugin offers nothing else.
-    """
-    if dtype != NF4:
-        return {"dtype": dtype}
+def _check_adapters(lora_rank: int | None, kind: str) -> None:
     if lora_rank is None:
-        raise RolloutError("an engine with a 4-bit base takes adapters only; set delivery.mode=adapter")
-    if importlib.util.find_spec("vllm_bnb_plugin") is None:
-        raise ConfigError(
-            "model.quantization=nf4 needs vllm-bnb-plugin beside vLLM, which is not installed; pip install -r "
-            "requirements/gpu.txt, or set model.quantization=none"
-        )
-    return {"dtype": "bfloat16", "quantization": "bitsandbytes"}
+        raise RolloutError(f"an engine {kind} takes adapters only; set delivery.mode=adapter")

@@ -75,8 +75,7 @@ class SharedPrompt(KVConnectorBase_V1):
 
     def request_finished(self, request: Request, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
         """Forgets a sample; vLLM may free its blocks at once."""
-        group = group_of(request.request_id)
-        others = self._others(request)
+        group, others = group_of(request.request_id), self._others(request)
         self._groups.pop(group, None)
         if others:
             self._groups[group] = others
@@ -91,14 +90,10 @@ class SharedPrompt(KVConnectorBase_V1):
             for layer in forward_context.no_compile_layers.values():
                 layer.kv_cache[targets] = layer.kv_cache[sources]
 
-    def wait_for_layer_load(self, layer_name: str) -> None:
-        """No effect: copies are made at once."""
+    def wait_for_save(self, *args: Any, **kwargs: Any) -> None:
+        """No effect: copies are made at once, and the cache itself is their source."""
 
-    def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any) -> None:
-        """No effect: the cache itself is the source."""
-
-    def wait_for_save(self) -> None:
-        """No effect, as `save_kv_layer`."""
+    wait_for_layer_load = save_kv_layer = wait_for_save
 
     def _source(self, request: Request) -> Request | None:
         """A sample that has computed the prompt and still holds its blocks."""

@@ -3,28 +3,29 @@
 vLLM's EngineCore and workers outlive a parent that gets SIGKILL, and files in shared memory outlive everything.
 The watchdog reads a pipe, through which its owner names shared memory that must go, too. When the writing end closes,
 because its owner closed it or died, it kills every process that carries the owner's mark in its environment, removes
-their shared memory and the directories it was given, and ends. It is no child of its owner, because Ray kills an
-actor's children with it. Standard library only: it runs this very file, without the environment's packages.
+their shared memory and the owner's directory, and ends. It is no child of its owner, because Ray kills an actor's
+children with it. Standard library only: it runs this very file, without the environment's packages.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 MARK = "POLYRAY_ENGINE_MARK"
 """Environment variable of the processes that belong to one owner."""
 RESOURCE_TRACKER = b"multiprocessing.resource_tracker"
 """Python's own; it ends by itself once its users are gone, and removes their shared memory first."""
-SHARED_MEMORY = "/dev/shm/psm_"
+SHARED_MEMORY = Path("/dev/shm")
+BLOCKS = f"{SHARED_MEMORY}/psm_"
 KILL_S = 10.0
 POLL_S = 0.05
 START_TIMEOUT_S = 30.0
@@ -33,12 +34,13 @@ START_TIMEOUT_S = 30.0
 class Watchdog:
     """Started by the owner, before there is anything to watch over."""
 
-    def __init__(self, directories: Sequence[Path] = ()) -> None:
-        """`directories` are removed with all that is in them when the owner is gone."""
-        self.directories = directories
-        self.mark = secrets.token_hex(16)
+    def __init__(self) -> None:
+        root = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
+        self.directory = Path(tempfile.mkdtemp(prefix=f"polyray-engine-{os.getpid()}-", dir=root))
+        """Place for the owner's files, in this node's shared memory or else the temporary directory."""
+        self.mark = self.directory.name
         reading, self._writing = os.pipe()
-        command = [sys.executable, "-S", "-E", __file__, self.mark, *map(str, directories)]
+        command = [sys.executable, "-S", "-E", __file__, self.mark, str(self.directory)]
         try:
             starter = subprocess.Popen(command, stdin=reading, stdout=subprocess.PIPE, start_new_session=True)
         finally:
@@ -59,7 +61,8 @@ class Watchdog:
         os.write(self._writing, b"".join(os.fsencode(file) + b"\0" for file in shared))
 
     def close(self) -> None:
-        """The watchdog tidies up at once, and ends. May be called again."""
+        """Remove the directory; the watchdog does the rest at once, and ends. May be called again."""
+        shutil.rmtree(self.directory, ignore_errors=True)
         if self._writing >= 0:
             os.close(self._writing)
             self._writing = -1
@@ -68,16 +71,12 @@ class Watchdog:
 def marked_processes(mark: str) -> list[int]:
     """Live processes that carry the mark, but for Python's resource trackers."""
     found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:  # a process that ended meanwhile, and another user's, cannot be read
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # a process that ended meanwhile, and another user's, cannot be read
             marked = f"{MARK}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0")
             if marked and RESOURCE_TRACKER not in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
+    return [pid for pid in found if pid != os.getpid()]
 
 
 def shared_memory_of(pid: int) -> set[Path]:
@@ -86,32 +85,27 @@ def shared_memory_of(pid: int) -> set[Path]:
         lines = Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines()
     except OSError:
         return set()
-    return {Path(line[line.index(SHARED_MEMORY) :]) for line in lines if SHARED_MEMORY in line}
+    return {Path(line[line.index(BLOCKS) :]) for line in lines if BLOCKS in line}
 
 
-def _watch(mark: str, directories: Sequence[str]) -> None:
+def _watch(mark: str, directory: str) -> None:
     """Wait until the pipe closes, then kill and remove. A second look finds processes that were just starting."""
     left = {Path(os.fsdecode(name)) for name in sys.stdin.buffer.read().split(b"\0") if name}
     deadline = time.monotonic() + KILL_S
     while (pids := marked_processes(mark)) and time.monotonic() < deadline:
         for pid in pids:
             left |= shared_memory_of(pid)
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
         time.sleep(POLL_S)
     for file in left:
         file.unlink(missing_ok=True)
-    for directory in directories:
-        shutil.rmtree(directory, ignore_errors=True)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
-def _main(mark: str, directories: Sequence[str]) -> None:
-    """Fork the watchdog, print its pid and end, so that the watchdog has no parent here."""
-    pid = os.fork()
-    if pid:
-        print(pid, flush=True)
+if __name__ == "__main__":
+    if started := os.fork():  # this parent prints the pid and ends, so that the watchdog has none here
+        print(started, flush=True)
         os._exit(0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -119,8 +113,4 @@ def _main(mark: str, directories: Sequence[str]) -> None:
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)
     os.chdir("/")
-    _watch(mark, directories)
-
-
-if __name__ == "__main__":
-    _main(sys.argv[1], sys.argv[2:])
+    _watch(*sys.argv[1:])

@@ -9,7 +9,7 @@ one. So no group ever mixes versions. If the engine keeps versions, the requests
 Otherwise they finish first, and runs that share the engine take turns: each finds its own newest version loaded.
 A version that does not follow its run's previous version begins a new history: running groups of that run are
 dropped, because their caller is gone and they may be sampled again. Texts run on: their callers cancel them.
-Used by the rollout actor, by the generation service (text_engine.py), and directly by tests and benchmarks.
+Used by the rollout actor, by the generation service, and directly by tests and benchmarks.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class RolloutWorker:
         """Version of each run that was loaded last."""
         self.usage = EngineUsage()
         """The engine's time so far, by purpose."""
-        self._asleep, self._stopped = False, threading.Event()
+        self._asleep = False
         self._sleeps: list[_Work] = []
         """Calls of `sleep` that wait until nothing is out."""
         self._engine: Engine
@@ -125,7 +125,7 @@ class RolloutWorker:
 
     def stop(self) -> None:
         """Ends the thread after the current step; what is still out fails."""
-        self._inbox.put(self._stopped.set)
+        self._inbox.put(self._end)
         self._thread.join(timeout=30)
 
     def _ask(self, run: str, item: GroupRequest | PolicyUpdate | None, *size: Any) -> Future[Any]:
@@ -144,22 +144,21 @@ class RolloutWorker:
         started = time.perf_counter()
         try:
             self._engine = self._build_engine()
+            self.ready.set_result(time.perf_counter() - started)
+            while True:
+                self._serve()
         except BaseException as error:
             self._fail(error)
-            self.ready.set_exception(error)
-            return
-        self.ready.set_result(time.perf_counter() - started)
-        try:
-            while self._serve():
-                pass
-            self._fail(RolloutError(f"worker {self.name} was stopped"))
-        except BaseException as error:
-            self._fail(error)
-        finally:
-            self._engine.close()
+            if self.ready.done():
+                self._engine.close()
+            else:
+                self.ready.set_exception(error)
 
-    def _serve(self) -> bool:
-        """One turn: take in what is waiting, then one engine step. False where the worker was told to stop."""
+    def _end(self) -> None:
+        raise RolloutError(f"worker {self.name} was stopped")
+
+    def _serve(self) -> None:
+        """One turn: take in what is waiting, then one engine step."""
         while (message := self._next_message()) is not None:
             if not isinstance(message, _Work):
                 message()
@@ -168,85 +167,67 @@ class RolloutWorker:
                 self._sleep_if_idle()
             else:
                 self._turns.put(message.run, message, message.cost)
-            if self._stopped.is_set():
-                return False
-        if self._engine.keeps_versions:
-            while (work := self._turns.take(self._may_go_on)) is not None:
-                self._handle(work)
-        else:
-            self._take_turns()
+        while (work := self._turns.take(self._may_enter)) is not None:
+            if isinstance(work.item, PolicyUpdate):
+                self._deliver(work, work.item)
+            elif work.item is not None and not work.cancelled:
+                self._admit(work, work.item)
         if self._out:
             started = time.perf_counter()
             self._resolve(self._engine.poll())
             self._count(busy_s=time.perf_counter() - started)
         self._sleep_if_idle()
-        return True
 
     def _next_message(self) -> _Work | Callable[[], None] | None:
         """Next message; None if nothing came and there is other work."""
-        if not self._inbox.empty() or not (self._out or self._turns):
-            return self._inbox.get()
-        if self._out or not (patience_s := self._turns.patience_s):
-            return None
+        timeout_s = None
+        if self._out or self._turns:
+            timeout_s = 0.0 if self._out else self._turns.patience_s
         started = time.perf_counter()
         try:
-            return self._inbox.get(timeout=patience_s)
+            return self._inbox.get(timeout=timeout_s)
         except queue.Empty:
             return None
         finally:
-            self._count(kept_s=time.perf_counter() - started)
+            if timeout_s:
+                self._count(kept_s=time.perf_counter() - started)
 
-    def _may_go_on(self, work: _Work) -> bool:
-        """Whether the engine may take the work now: it serves first come, first served, so several runs wait here."""
-        if isinstance(work.item, PolicyUpdate) or self._turns.num_runs == 1:
-            return True
-        return sum(other.num_samples for other in self._out.values()) < FILL * self._engine.max_sequences
-
-    def _take_turns(self) -> None:
-        """Gives the engine what it may have now: more requests of the run it works for, or, once it is empty, the
-        next version or the next run."""
-        while True:
-            while (head := self._turns.head()) is not None and not self._turns.slice_is_over:
-                if isinstance(head.item, PolicyUpdate) or not self._has_version_loaded():
-                    break
-                self._handle(self._turns.pop())
-            head = self._turns.head()
-            payload = head.item if head is not None and isinstance(head.item, PolicyUpdate) else None
-            if self._out and not (payload is not None and self._begins_anew(payload.policy)):
-                return
-            if payload is not None:
-                self._handle(self._turns.pop())
-            elif self._turns.patience_s or not self._turns.advance():
-                return
-
-    def _has_version_loaded(self) -> bool:
-        """Whether the engine serves the current run; loads its newest version if nothing runs."""
-        run = self._turns.current
-        assert run is not None
-        if run != self._loaded_run and run in self._newest:
-            if self._out:
-                return False
-            self._wake()
-            started = time.perf_counter()
-            payload, proven = self._newest[run]
-            self._engine.load(payload)
-            _check_return(self._engine.probe(payload.probe.sequences), proven, payload.policy, self.name)
-            self._loaded_run = run
-            self._count(returns=1, return_s=time.perf_counter() - started)
-        return True
-
-    def _handle(self, work: _Work) -> None:
-        if work.cancelled:
-            return
-        self._wake()
+    def _may_enter(self, work: _Work) -> bool:
+        """Whether the engine may take the work now. It serves first come, first served, so several runs wait here;
+        one that holds a single version takes more of its run or, once it is empty, anything."""
+        if self._engine.keeps_versions:
+            held = sum(other.num_samples for other in self._out.values())
+            one_run, is_update = self._turns.num_runs == 1, isinstance(work.item, PolicyUpdate)
+            return one_run or is_update or held < FILL * self._engine.max_sequences
+        if not self._out or work.run != self._loaded_run:
+            return not self._out
         if isinstance(work.item, PolicyUpdate):
-            self._deliver(work, work.item)
-            return
-        assert work.item is not None
+            return self._begins_anew(work.item.policy)
+        return not self._turns.slice_is_over
+
+    def _bring_back(self, run: str) -> None:
+        """Load a run's newest version for its turn. Raises WeightSyncMismatch where the engine then answers otherwise
+        than when the version was proven."""
+        started = time.perf_counter()
+        payload, proven = self._newest[run]
+        self._engine.load(payload)
+        difference = float(np.abs(self._engine.probe(payload.probe.sequences) - proven).mean())
+        if not difference <= RETURN_NATS:  # not a number is wrong, too
+            raise WeightSyncMismatch(
+                f"worker {self.name} does not serve {payload.policy.name} after another run's turn: its log-probs of "
+                f"the probe tokens changed by {difference:.3g} (mean), tolerance {RETURN_NATS:.3g}"
+            )
+        self._loaded_run = run
+        self._count(returns=1, return_s=time.perf_counter() - started)
+
+    def _admit(self, work: _Work, request: GroupRequest | TextRequest) -> None:
         work.number = next(self._numbers)
         self._out[work.number] = work
+        self._wake()
+        if work.run != self._loaded_run and work.run in self._newest:
+            self._bring_back(work.run)
         try:
-            self._engine.submit(work.number, work.item)
+            self._engine.submit(work.number, request)
         except PolyrayError as error:  # this request cannot be served; the engine is fine
             del self._out[work.number]
             work.answer(error)
@@ -254,13 +235,11 @@ class RolloutWorker:
     def _deliver(self, work: _Work, payload: PolicyUpdate) -> None:
         policy, magnified, changed = payload.policy, None, False
         try:
+            self._wake()
             if self._begins_anew(policy):
                 self._give_up(policy.run, f"{policy.name} begins anew")
-            digest = sha256_of(payload.tensors)
-            if digest != policy.sha256:
-                raise WeightSyncError(
-                    f"{policy.name} arrived damaged at {self.name}: its sha256 does not match"
-                )
+            if sha256_of(payload.tensors) != policy.sha256:
+                raise WeightSyncError(f"{policy.name} is damaged at {self.name}: its sha256 does not match")
             started = time.perf_counter()
             if (larger := payload.magnified()) is not None:
                 self._engine.load(larger)
@@ -283,7 +262,7 @@ class RolloutWorker:
             self._loaded_run = policy.run
             self._turns.load_took(time.perf_counter() - started)
         probe_s = time.perf_counter() - loaded
-        work.answer(SyncAck(self.name, digest, logprobs, loaded - started, probe_s, magnified))
+        work.answer(SyncAck(self.name, policy.sha256, logprobs, loaded - started, probe_s, magnified))
 
     def _begins_anew(self, policy: PolicyVersion) -> bool:
         before = self._policies.get(policy.run)
@@ -323,12 +302,13 @@ class RolloutWorker:
         """Put the engine to sleep if that was requested and no work is out."""
         if not self._sleeps or self._out or self._turns:
             return
-        started, slept = time.perf_counter(), self._asleep
-        if not slept:
+        took_s = 0.0
+        if not self._asleep:
+            started = time.perf_counter()
             self._engine.sleep()
-            self._asleep = True
+            self._asleep, took_s = True, time.perf_counter() - started
         while self._sleeps:
-            self._sleeps.pop().answer(0.0 if slept else time.perf_counter() - started)
+            self._sleeps.pop().answer(took_s)
 
     def _wake(self) -> None:
         if self._asleep:
@@ -370,13 +350,3 @@ def _settle(future: Future[Any], answer: Any) -> None:
         future.set_exception(answer)
     else:
         future.set_result(answer)
-
-
-def _check_return(now: np.ndarray, proven: np.ndarray, policy: PolicyVersion, worker: str) -> None:
-    """Raises WeightSyncMismatch where a version that was brought back answers otherwise than when it was proven."""
-    difference = float(np.abs(now - proven).mean()) if now.shape == proven.shape else np.inf
-    if not difference <= RETURN_NATS:  # not a number is wrong, too
-        raise WeightSyncMismatch(
-            f"worker {worker} does not serve {policy.name} after another run's turn: its log-probs of the probe "
-            f"tokens changed by {difference:.3g} (mean), tolerance {RETURN_NATS:.3g}"
-        )

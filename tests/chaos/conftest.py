@@ -11,12 +11,10 @@ import pytest
 import ray
 from ray.util import placement_group_table
 
-from polyray.rollout.vllm_delivery import ownerless
-from polyray.rollout.watchdog import shared_memory_of
+from polyray.rollout.watchdog import SHARED_MEMORY, shared_memory_of
 from tests.conftest import marked_processes, session_mark
 
 TIDY_S = 30.0
-SHARED_MEMORY = Path("/dev/shm")
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +44,12 @@ def ownerless_files() -> set[str]:
         [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()] if blocks else []
     ):
         blocks -= shared_memory_of(pid)
-    return {str(path) for path in [*ownerless(SHARED_MEMORY), *blocks]}
+    engines = [
+        directory
+        for directory in SHARED_MEMORY.glob("polyray-engine-*")
+        if not Path(f"/proc/{directory.name.split('-')[2]}").exists()
+    ]
+    return {str(path) for path in [*engines, *blocks]}
 
 
 def orphans() -> set[str]:

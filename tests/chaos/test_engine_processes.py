@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import pytest
 from polyray.config.run import TrainConfig
 from polyray.launch.fleet import open_fleet
 from polyray.launch.plan import plan_fleet
+from polyray.rollout.watchdog import SHARED_MEMORY
 from polyray.runs.jsonl import read_jsonl
 from tests.conftest import marked_processes, run_training, session_mark
 
@@ -78,5 +78,5 @@ def engine_cores() -> list[int]:
 
 
 def engine_directories() -> list[Path]:
-    """Directories with the sockets of engines."""
-    return list(Path(tempfile.gettempdir()).glob("polyray-engine-*"))
+    """Directories with the sockets and adapters of engines."""
+    return list(SHARED_MEMORY.glob("polyray-engine-*"))

@@ -8,6 +8,7 @@
     middleware.py          log, scopes, rates, body limit: access_log.py, scopes.py + tokens.py, rate_limit.py
     streaming.py           work that ends when its client goes; server-sent events
     request_parser.py      requests as the engine gets them
+    text_engine.py         one worker with an engine (polyray/rollout/), its texts as async streams
     sampling.py            texts of the engine, and deadlines
     completions.py         OpenAI's completions: openai_wire.py, openai_answers.py
     candidates.py          sets of candidates: candidates_wire.py, candidate_answers.py, scoring.py
@@ -18,6 +19,5 @@
     metrics.py             metrics for Prometheus
     errors.py              refusals
 
-The engine is polyray/rollout/text_engine.py, the store is polyray/data/selections/, the choice of k out of m is
-polyray/evaluation/candidates.py.
+The store is polyray/data/selections/, the choice of k out of m is polyray/evaluation/candidates.py.
 """

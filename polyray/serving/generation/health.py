@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 
 from polyray.errors import RolloutError
-from polyray.rollout.text_engine import TextEngine
+from polyray.serving.generation.text_engine import TextEngine
 from polyray.types import Sampling, TextRequest
 
 

@@ -19,10 +19,10 @@ import numpy as np
 
 from polyray.errors import PolyrayError
 from polyray.models.adapter import PolicyUpdate
-from polyray.rollout.text_engine import TextEngine
 from polyray.serving.generation.errors import AdapterConflict, UnknownPolicy
 from polyray.serving.generation.metrics import GenerationMetrics
 from polyray.serving.generation.sources import BASE, AdapterSource
+from polyray.serving.generation.text_engine import TextEngine
 from polyray.types import PolicyVersion
 from polyray.weight_sync.proof import SyncVerifier
 

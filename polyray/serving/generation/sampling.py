@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 
 from polyray.errors import RolloutError
-from polyray.rollout.text_engine import TextEngine
 from polyray.serving.generation.errors import DeadlineExceeded, EngineBusy
 from polyray.serving.generation.metrics import GenerationMetrics
 from polyray.serving.generation.openai_answers import Sampled
+from polyray.serving.generation.text_engine import TextEngine
 from polyray.types import TextDelta, TextRequest
 
 

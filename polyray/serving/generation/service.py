@@ -22,7 +22,6 @@ from polyray.models.base_files import resolve_dtype, resolve_model_dir
 from polyray.orchestrator.reward_client import RemoteCall, RewardClient
 from polyray.rewards import plan_reward
 from polyray.rollout.engine import EngineSettings
-from polyray.rollout.text_engine import TextEngine
 from polyray.serving.gauges import keep_set
 from polyray.serving.generation.access_log import install_access_log
 from polyray.serving.generation.adapter_sync import ServedAdapters
@@ -35,6 +34,7 @@ from polyray.serving.generation.request_parser import RequestParser
 from polyray.serving.generation.sampling import Sampler
 from polyray.serving.generation.scoring import CandidateScoring
 from polyray.serving.generation.sources import BASE
+from polyray.serving.generation.text_engine import TextEngine
 from polyray.serving.generation.tokens import TokenBook
 from polyray.serving.replica_log import log_as_replica
 

@@ -39,6 +39,14 @@ def submit(engine: Engine, asked: GroupRequest) -> None:
     engine.submit(asked.group_id, asked)
 
 
+def drain(engine: Engine) -> list[Answer]:
+    """Poll until the engine is idle."""
+    answers: list[Answer] = []
+    while not engine.idle:
+        answers += engine.poll()
+    return answers
+
+
 def by_id(answers: Sequence[Answer]) -> dict[int, Group]:
     found = dict(groups_of(answers))
     assert len(found) == len(answers), "a group was handed over twice"
@@ -52,7 +60,7 @@ def groups_of(answers: Sequence[Answer]) -> list[tuple[int, Group]]:
 
 
 def drained(engine: Engine) -> list[Group]:
-    return [group for _, group in groups_of(engine.drain())]
+    return [group for _, group in groups_of(drain(engine))]
 
 
 def deltas_of(answers: Sequence[Answer], number: int) -> list[TextDelta]:
@@ -64,7 +72,7 @@ def deltas_of(answers: Sequence[Answer], number: int) -> list[TextDelta]:
 def whole(engine: Engine, asked: TextRequest) -> TextDelta:
     """The answer to a text that is not streamed."""
     engine.submit(0, asked)
-    (delta,) = deltas_of(engine.drain(), 0)
+    (delta,) = deltas_of(drain(engine), 0)
     return delta
 
 
@@ -116,7 +124,7 @@ class EngineContract:
         submit(engine, request(1, seeds=(9, 6)))
         engine.poll()
         submit(engine, request(2, seeds=(6,)))  # joins while the others run
-        groups = by_id(engine.drain())
+        groups = by_id(drain(engine))
         assert tokens(groups[0])[1] == tokens(groups[1])[1] == tokens(groups[2])[0]
         assert len({tuple(item) for item in tokens(groups[0])}) == 3
 
@@ -125,10 +133,10 @@ class EngineContract:
         for group_id in range(6):
             submit(engine, request(group_id, seeds=range(10 * group_id, 10 * group_id + 3)))
             handed += engine.poll()
-        handed += engine.drain()
+        handed += drain(engine)
         assert sorted(by_id(handed)) == list(range(6))
         assert engine.idle
-        assert engine.poll() == engine.drain() == []
+        assert engine.poll() == drain(engine) == []
 
     def test_an_aborted_group_never_comes_and_unknown_ids_are_ignored(self, engine: Engine) -> None:
         submit(engine, request(0))
@@ -136,16 +144,16 @@ class EngineContract:
         engine.poll()
         engine.abort(0)
         engine.abort(99)
-        assert sorted(by_id(engine.drain())) == [1]
+        assert sorted(by_id(drain(engine))) == [1]
         submit(engine, request(0))  # the id is free again
-        assert sorted(by_id(engine.drain())) == [0]
+        assert sorted(by_id(drain(engine))) == [0]
 
     def test_no_group_meets_two_versions(self, engine: Engine) -> None:
         submit(engine, request(0, seeds=range(8)))
         if self.keeps_versions:
             engine.load(self.payload(4))
             submit(engine, request(1))
-            versions = {key: group.policy.version for key, group in by_id(engine.drain()).items()}
+            versions = {key: group.policy.version for key, group in by_id(drain(engine)).items()}
             assert versions == {0: 3, 1: 4}
             return
         with pytest.raises(WeightSyncError, match=r"policy-a1-v4-\w+"):
@@ -164,7 +172,7 @@ class EngineContract:
         submit(engine, replace(request(1), run="b"))
         if self.keeps_versions:
             submit(engine, request(2))
-            groups = by_id(engine.drain())
+            groups = by_id(drain(engine))
             assert {key: group.policy for key, group in groups.items()} == {
                 1: of_b.policy,
                 2: self.payload(3).policy,
@@ -183,7 +191,7 @@ class EngineContract:
         submit(engine, request(0))
         with pytest.raises(DataError):
             submit(engine, request(1, text="37|b1>e4?"))
-        assert sorted(by_id(engine.drain())) == [0]
+        assert sorted(by_id(drain(engine))) == [0]
 
     def test_engine_after_sleep_samples_and_proves_as_before(self, engine: Engine) -> None:
         sequences = self.payload(3).probe.sequences
@@ -208,6 +216,10 @@ class EngineContract:
         answer += 1  # a caller's array is its own
         np.testing.assert_allclose(engine.probe(probe.sequences), probe.logprobs, atol=1e-4)
 
+
+class TextContract(EngineContract):
+    """Contract of an engine that samples texts, too."""
+
     def test_text_comes_decoded_and_without_logprobs_unless_asked(self, engine: Engine) -> None:
         answer = whole(engine, text())
         decoded = build_tokenizer().decode(list(answer.token_ids), skip_special_tokens=True)
@@ -219,7 +231,7 @@ class EngineContract:
     def test_text_of_a_seed_is_that_of_a_group(self, engine: Engine) -> None:
         engine.submit(0, text(MAX_TOKENS, seed=6, logprobs=0))
         engine.submit(1, request(1, seeds=(5, 6)))
-        answers = engine.drain()
+        answers = drain(engine)
         (delta,) = deltas_of(answers, 0)
         group = by_id([answer for answer in answers if answer[0] == 1])[1]
         assert list(delta.token_ids) == tokens(group)[1]
@@ -228,7 +240,7 @@ class EngineContract:
 
     def test_stream_adds_up_to_the_whole(self, engine: Engine) -> None:
         engine.submit(7, text(stream=True, logprobs=2))
-        parts = deltas_of(engine.drain(), 7)
+        parts = deltas_of(drain(engine), 7)
         answer = whole(engine, text(logprobs=2))
         assert len(parts) > 3
         assert "".join(part.text for part in parts) == answer.text
@@ -247,7 +259,7 @@ class EngineContract:
         )
         stop = full.text[3:5]
         engine.submit(7, text(seed=seed, stop=(stop,), stream=stream))
-        parts = deltas_of(engine.drain(), 7)
+        parts = deltas_of(drain(engine), 7)
         assert "".join(part.text for part in parts) == full.text[: full.text.index(stop)]
         assert parts[-1].finish_reason == "stop"
         assert sum(len(part.token_ids) for part in parts) < len(full.token_ids)
@@ -258,7 +270,7 @@ class EngineContract:
             engine.submit(number, text(seed=5 + number, stream=number == 0))
         answers = engine.poll()
         engine.abort(0)
-        answers += engine.drain()
+        answers += drain(engine)
         assert all(delta.finish_reason is None for delta in deltas_of(answers, 0))
         assert deltas_of(answers, 1) == [expected]
         assert engine.held()[self.payload(3).policy.name] == 0
@@ -269,4 +281,4 @@ class EngineContract:
             engine.submit(1, replace(text(), prompt_token_ids=(1,) * 10_000))
         with pytest.raises(RolloutError):
             engine.submit(2, text(run="unknown"))
-        assert len(deltas_of(engine.drain(), 0)) == 1
+        assert len(deltas_of(drain(engine), 0)) == 1

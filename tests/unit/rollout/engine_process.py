@@ -25,6 +25,13 @@ class RemoteEngine:
     def __getattr__(self, name: str) -> Any:
         return lambda *args: self._ask(name, *args)
 
+    def drain(self) -> list[Any]:
+        """Poll until the engine is idle."""
+        answers: list[Any] = []
+        while not self.value("idle"):
+            answers += self.poll()
+        return answers
+
     def value(self, path: str) -> Any:
         """An attribute, e.g. `_delivery.in_flight`."""
         return self._ask("value", path)

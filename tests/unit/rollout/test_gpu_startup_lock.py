@@ -16,10 +16,10 @@ from polyray.config.rollout import RolloutSpec
 from polyray.errors import RolloutError
 from polyray.rollout import vllm_build, vllm_engine
 from polyray.rollout.engine import EngineSettings
-from polyray.rollout.gpu_startup_lock import VISIBLE, gpu_startup_lock
-from polyray.rollout.vllm_engine import VllmEngine, build_llm
+from polyray.rollout.vllm_engine import VllmEngine, build_llm, gpu_startup_lock
 from polyray.rollout.watchdog import MARK
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 WAIT_S = 5.0
 SHARE = RolloutSpec(num_workers=2, gpus_per_worker=0.5, gpu_memory_utilization=0.45)
 WHOLE = RolloutSpec(num_workers=2, gpus_per_worker=1)
@@ -38,31 +38,33 @@ def test_a_second_engine_waits_until_the_first_has_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VISIBLE, "3")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     events: list[str] = []
 
     def start() -> None:
-        with gpu_startup_lock(SHARE, tmp_path):
+        with gpu_startup_lock(SHARE):
             events.append("second")
 
     second = threading.Thread(target=start)
-    with gpu_startup_lock(SHARE, tmp_path):
+    with gpu_startup_lock(SHARE):
         second.start()
         second.join(0.1)
         assert second.is_alive()
         events.append("first")
         monkeypatch.setenv(VISIBLE, "GPU-4/a")
-        with gpu_startup_lock(SHARE, tmp_path):
+        with gpu_startup_lock(SHARE):
             events.append("on another GPU")
-        with gpu_startup_lock(WHOLE, tmp_path), gpu_startup_lock(RolloutSpec(), tmp_path):
+        with gpu_startup_lock(WHOLE), gpu_startup_lock(RolloutSpec()):
             events.append("alone on its GPU, and on none")
     second.join(WAIT_S)
     assert events == ["first", "on another GPU", "alone on its GPU, and on none", "second"]
 
 
-def test_a_start_that_fails_ends_its_turn(tmp_path: Path) -> None:
-    with pytest.raises(MemoryError), gpu_startup_lock(SHARE, tmp_path):
+def test_a_start_that_fails_ends_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(MemoryError), gpu_startup_lock(SHARE):
         raise MemoryError
-    with gpu_startup_lock(SHARE, tmp_path):
+    with gpu_startup_lock(SHARE):
         pass
 
 

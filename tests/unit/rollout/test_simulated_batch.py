@@ -10,6 +10,21 @@ import pytest
 from polyray.rollout.simulated_engine import DecodingBatch
 
 
+class Groups(DecodingBatch):
+    """A batch of whole groups."""
+
+    def add_group(self, group_id: int, lengths: list[int]) -> None:
+        for place, length in enumerate(lengths):
+            self.add(100 * group_id + place, length)
+
+    def remove_group(self, group_id: int) -> None:
+        self.remove(range(100 * group_id, 100 * (group_id + 1)))
+
+    def groups(self, seconds: float) -> list[int]:
+        """Groups of the sequences that end."""
+        return [sample // 100 for sample in self.run(seconds)]
+
+
 def brute_force(
     arrivals: list[tuple[float, int, list[int]]], step_s: float, sequence_s: float, room: int
 ) -> dict[int, float]:
@@ -53,45 +68,45 @@ def test_groups_end_when_a_loop_over_all_sequences_says(seed: int) -> None:
         for group_id in range(12)
     ]
     expected = brute_force(arrivals, step_s, sequence_s, room)
-    batch, now, ended = DecodingBatch(step_s, sequence_s, room), 0.0, {}
+    batch, now, ended = Groups(step_s, sequence_s, room), 0.0, {}
     for at, group_id, lengths in sorted(arrivals):
         while now + batch.next_end_s() < at:  # in pieces: the next end, sometimes less
             piece = batch.next_end_s() * draw.choice((1.0, 0.5))
             now += piece
-            ended |= dict.fromkeys(batch.run(piece), now)
-        ended |= dict.fromkeys(batch.run(at - now), at)
+            ended |= dict.fromkeys(batch.groups(piece), now)
+        ended |= dict.fromkeys(batch.groups(at - now), at)
         now = at
-        batch.add(group_id, lengths)
-    while batch.num_running:
+        batch.add_group(group_id, lengths)
+    while math.isfinite(batch.next_end_s()):
         now += (piece := batch.next_end_s())
-        ended |= dict.fromkeys(batch.run(piece * (1 + 1e-12)), now)
+        ended |= dict.fromkeys(batch.groups(piece * (1 + 1e-12)), now)
     assert set(ended) == set(expected) == set(range(12))
     for group_id, when in expected.items():
         assert ended[group_id] == pytest.approx(when, abs=1e-6)
 
 
 def test_the_step_gets_shorter_as_sequences_end() -> None:
-    batch = DecodingBatch(step_s=1.0, sequence_s=0.5, max_sequences=10)
-    batch.add(0, [2, 4])
+    batch = Groups(step_s=1.0, sequence_s=0.5, max_sequences=10)
+    batch.add_group(0, [2, 4])
     assert (batch.current_step_s, batch.next_end_s()) == (2.0, 4.0)
-    assert batch.run(4.0) == []
-    assert (batch.num_running, batch.current_step_s, batch.next_end_s()) == (1, 1.5, 3.0)
-    assert batch.run(2.9) == []
-    assert batch.run(0.2) == [0]
+    assert batch.run(4.0) == [0]
+    assert (batch.current_step_s, batch.next_end_s()) == (1.5, 3.0)
+    assert batch.groups(2.9) == []
+    assert batch.run(0.2) == [1]
     assert batch.next_end_s() == math.inf
 
 
 def test_a_removed_group_makes_room_for_those_that_wait() -> None:
-    batch = DecodingBatch(step_s=1.0, sequence_s=0.0, max_sequences=1)
-    batch.add(0, [100])
-    batch.add(1, [2])
-    batch.remove(0)
-    batch.remove(7)
-    assert batch.run(2.0) == [1]
+    batch = Groups(step_s=1.0, sequence_s=0.0, max_sequences=1)
+    batch.add_group(0, [100])
+    batch.add_group(1, [2])
+    batch.remove_group(0)
+    batch.remove_group(7)
+    assert batch.groups(2.0) == [1]
 
 
 def test_a_second_of_steps_of_one_second_is_a_token() -> None:
-    batch = DecodingBatch(1.0, 0.0, max_sequences=2)
-    batch.add(0, [1, 3])
-    batch.add(1, [1])  # waits for a place: its token comes with the second step
-    assert [batch.run(1.0) for _ in range(3)] == [[], [1], [0]]
+    batch = Groups(1.0, 0.0, max_sequences=2)
+    batch.add_group(0, [1, 3])
+    batch.add_group(1, [1])  # waits for a place: its token comes with the second step
+    assert [batch.groups(1.0) for _ in range(3)] == [[0], [1], [0]]

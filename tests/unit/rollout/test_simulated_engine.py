@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from polyray.config.rollout import RolloutSpec
+from polyray.errors import DataError
 from polyray.learner.embedded import build_tokenizer
 from polyray.models.adapter import PolicyUpdate, Probe, sha256_of
 from polyray.rollout.simulated_engine import SimulatedEngine
 from polyray.types import PolicyVersion
-from tests.unit.rollout.engine_contract import EngineContract, by_id, drained, request, submit
+from tests.unit.rollout.engine_contract import EngineContract, by_id, drain, drained, request, submit, text
 
 LATENCIES: dict[str, Any] = {"step_s": 0.01, "sequence_s": 0.001, "load_s": 1.5}
 PAD, EOS = 0, 2
@@ -107,6 +108,14 @@ def test_samples_are_uniform_over_the_plain_tokens(tokenizer_dir: Path) -> None:
     assert all(len(item.text) == len(item.token_ids) for item in group.completions)
 
 
+def test_text_is_refused_alone(tokenizer_dir: Path) -> None:
+    engine = build(tokenizer_dir)
+    with pytest.raises(DataError, match=r"rollout\.engine=vllm"):
+        engine.submit(0, text())
+    submit(engine, request(1))
+    assert list(by_id(drain(engine))) == [1] and engine.idle
+
+
 def test_without_latencies_a_group_takes_as_many_polls_as_its_longest_completion(tokenizer_dir: Path) -> None:
     time = SimulatedTime()
     engine = build(tokenizer_dir, time)
@@ -137,8 +146,8 @@ def test_messages_end_with_the_closing_token_of_the_template(tmp_path: Path) -> 
     turns = ({"role": "user", "content": asked.prompt.text},)
     submit(engine, asked)
     submit(engine, replace(asked, group_id=1, prompt=replace(asked.prompt, messages=turns)))
-    text, chat = sorted(drained(engine), key=lambda group: group.group_id)
-    assert [item.token_ids[-1] for item in text.completions] == [EOS, EOS]
+    plain, chat = sorted(drained(engine), key=lambda group: group.group_id)
+    assert [item.token_ids[-1] for item in plain.completions] == [EOS, EOS]
     assert [item.token_ids[-1] for item in chat.completions] == [PAD, PAD]
 
 
@@ -147,7 +156,7 @@ def test_a_group_takes_a_step_per_token(tokenizer_dir: Path) -> None:
     engine = build(tokenizer_dir, time, **LATENCIES, given_lengths=(6,))
     started = time.now
     submit(engine, request(0, seeds=(1, 2, 3)))
-    engine.drain()
+    drain(engine)
     # Six steps of three sequences.
     assert time.now - started == pytest.approx(6 * (0.01 + 3 * 0.001))
 

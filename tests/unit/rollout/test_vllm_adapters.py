@@ -72,7 +72,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteEngine]:
         with pytest.raises(RolloutError, match="delivered"):
             engine.submit(0, request())
         yield engine
-        directory = Path(engine.value("_delivery.files.directory"))
+        directory = Path(engine.value("_watchdog.directory"))
         assert directory.is_dir()
     assert not directory.exists(), "the files of an engine end with it"
 
@@ -89,9 +89,7 @@ def _in_flight(engine: RemoteEngine) -> dict[str, int]:
 
 
 def _files(engine: RemoteEngine) -> set[str]:
-    return {
-        entry.name for entry in Path(engine.value("_delivery.files.directory")).iterdir() if entry.is_dir()
-    }
+    return {entry.name for entry in Path(engine.value("_watchdog.directory")).iterdir() if entry.is_dir()}
 
 
 def test_three_versions_decode_in_one_batch_and_each_is_its_own(engine: RemoteEngine) -> None:
@@ -143,9 +141,9 @@ def test_a_probe_is_the_newest_version_and_costs_no_group(engine: RemoteEngine) 
 def test_a_version_that_comes_again_is_not_loaded_twice(engine: RemoteEngine) -> None:
     policy = Policy(5)
     engine.load(policy.payload)
-    before = engine.value("_last.loaded.lora_int_id")
+    before = engine.value("_newest")[""].loaded.lora_int_id
     engine.load(policy.payload)
-    assert engine.value("_last.loaded.lora_int_id") == before
+    assert engine.value("_newest")[""].loaded.lora_int_id == before
     assert np.abs(engine.probe(PROBE) - policy.payload.probe.logprobs).max() < TOLERANCE
 
 

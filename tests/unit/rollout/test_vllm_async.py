@@ -32,7 +32,7 @@ def _outside(engine: RemoteEngine, processes: list[int]) -> list[Path]:
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines()
         if "/dev/shm/psm_" in line and not line.endswith("(deleted)")
     }
-    own = [*engine.value("_watchdog.directories"), Path(engine.value("_delivery.files.directory"))]
+    own = [directory := Path(engine.value("_watchdog.directory")), *directory.iterdir()]
     return [*own, *map(Path, sorted(mapped))]
 
 

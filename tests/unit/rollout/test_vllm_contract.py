@@ -19,7 +19,7 @@ from polyray.models.lora import adapter_bytes, adapter_config, attach_adapter
 from polyray.rollout.engine import Engine, EngineSettings
 from polyray.types import PolicyVersion
 from polyray.weight_sync.probe import probe_logprobs
-from tests.unit.rollout.engine_contract import MAX_TOKENS, EngineContract, by_id, request, submit, tokens
+from tests.unit.rollout.engine_contract import MAX_TOKENS, TextContract, by_id, drain, request, submit, tokens
 from tests.unit.rollout.engine_process import RemoteEngine, engine_process
 from tests.unit.tiny_policy import build_base, move, save_base
 
@@ -90,7 +90,7 @@ def adapter(version: int) -> PolicyUpdate:
     return PolicyUpdate(PolicyVersion(1, version, sha256_of(content)), content, shape, probe)
 
 
-class VllmContract(EngineContract):
+class VllmContract(TextContract):
     """The engine is `self._shared`."""
 
     _shared: Any
@@ -129,7 +129,7 @@ class TestMerged(VllmContract):
         turns = ({"role": "user", "content": asked.prompt.text},)
         submit(engine, asked)
         submit(engine, replace(asked, group_id=1, prompt=replace(asked.prompt, messages=turns)))
-        groups = by_id(engine.drain())
+        groups = by_id(drain(engine))
         text, chat = tokens(groups[0]), tokens(groups[1])
         assert groups[0].prompt_token_ids.tolist() == groups[1].prompt_token_ids.tolist()
         assert sum(PAD in row[:-1] for row in text) > 5  # an ordinary token there

@@ -24,17 +24,17 @@ time.sleep(600)
 """
 OWNER = f"""
 ENGINE = {ENGINE!r}
-import os, subprocess, sys
-from pathlib import Path
+import subprocess, sys
 from polyray.rollout.watchdog import Watchdog
 
-watchdog = Watchdog([Path(sys.argv[1])])
+watchdog = Watchdog()
+(watchdog.directory / "v1").mkdir()
 with watchdog.marking():
     # A process with a child of its own in another session, as vLLM's are.
     engine = subprocess.Popen([sys.executable, "-c", ENGINE], start_new_session=True, stdout=subprocess.PIPE)
     shared = engine.stdout.readline().decode().strip()
 other = subprocess.Popen(["sleep", "600"], start_new_session=True)
-print(watchdog.mark, watchdog.pid, engine.pid, shared, other.pid, flush=True)
+print(watchdog.directory, watchdog.mark, watchdog.pid, engine.pid, shared, other.pid, flush=True)
 sys.stdin.read()
 """
 
@@ -56,46 +56,39 @@ def _soon(condition: Callable[[], bool]) -> bool:
     return True
 
 
-def test_a_killed_owner_leaves_neither_its_processes_nor_its_files(tmp_path: Path) -> None:
-    directory = tmp_path / "adapters"
-    (directory / "v1").mkdir(parents=True)
+def test_a_killed_owner_leaves_neither_its_processes_nor_its_files() -> None:
     owner = subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(directory)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-c", OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert owner.stdout is not None
-    mark, watchdog, engine, shared, other = owner.stdout.readline().split()
+    directory, mark, watchdog, engine, shared, other = owner.stdout.readline().split()
     assert _soon(lambda: len(marked_processes(mark)) == 2), "the engine and the sleep below it"
     memory = Path("/dev/shm") / shared
     assert memory.is_file()
     assert _runs(int(other)) and _runs(int(engine))
-    assert directory.is_dir()
+    assert (Path(directory) / "v1").is_dir()
 
     owner.kill()
     owner.wait()
 
     assert _soon(lambda: not marked_processes(mark))
-    assert _soon(lambda: not directory.exists())
+    assert _soon(lambda: not Path(directory).exists())
     assert _soon(lambda: not memory.exists())
     assert _soon(lambda: not _runs(int(watchdog))), "the watchdog ends itself"
     assert _runs(int(other)), "it never carried the mark"
     os.kill(int(other), 9)
 
 
-def test_closing_tidies_up_the_same_way(tmp_path: Path) -> None:
-    directory = tmp_path / "adapters"
-    directory.mkdir()
-    watchdog = Watchdog([directory])
+def test_closing_tidies_up_the_same_way() -> None:
+    watchdog = Watchdog()
     with watchdog.marking():
         child = subprocess.Popen(["sleep", "600"])
     assert MARK not in os.environ
     assert marked_processes(watchdog.mark) == [child.pid]
     watchdog.close()
+    assert not watchdog.directory.exists(), "at once"
     watchdog.close()
     assert child.wait(WAIT_S) == -9
-    assert _soon(lambda: not directory.exists())
     assert _soon(lambda: not _runs(watchdog.pid))
 
 

@@ -269,7 +269,7 @@ def test_a_call_that_meets_the_end_of_the_engine_is_answered(monkeypatch: pytest
 
     class SlowInbox:
         def put(self, message: Any) -> None:
-            inbox.put(worker._stopped.set)
+            inbox.put(worker._end)
             worker._thread.join(0.3)  # long enough for the thread to end, if nothing keeps it from ending
             inbox.put(message)
 

@@ -22,8 +22,8 @@ from polyray.errors import RolloutError, WeightSyncError
 from polyray.models.adapter import AdapterShape, PolicyUpdate, Probe, sha256_of
 from polyray.models.lora import adapter_bytes, adapter_config, attach_adapter
 from polyray.rollout.engine import EngineSettings
-from polyray.rollout.text_engine import TextEngine
 from polyray.rollout.vllm_engine import VllmEngine
+from polyray.serving.generation.text_engine import TextEngine
 from polyray.types import PolicyVersion, Sampling, TextDelta, TextRequest
 from polyray.weight_sync.probe import probe_logprobs
 from tests.unit.tiny_policy import build_base, move, save_base
@@ -73,7 +73,7 @@ async def engine(
     for _, payload in (BASE, FIRST, SECOND):
         served = await built.load(payload)
         assert np.abs(served.logprobs - payload.probe.logprobs).max() < TOLERANCE
-    files: Path = built._engine._delivery.files.directory  # type: ignore[attr-defined]
+    files: Path = built._engine._watchdog.directory  # type: ignore[attr-defined]
     yield built
     await built.close()
     assert not files.exists(), "the files of an engine end with it"

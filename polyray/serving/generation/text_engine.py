@@ -1,6 +1,6 @@
-"""Completions of a worker's engine as async streams, for the generation service.
+"""Completions of the engine as async streams.
 
-    event loop --requests, cancels--> the worker's thread (worker.py) --parts of texts--> event loop
+    event loop --requests, cancels--> the thread of its worker --parts of texts--> event loop
 
 A completion joins the running batch, or leaves it, at the next step.
 """
@@ -39,18 +39,15 @@ class TextEngine(RolloutWorker):
         parts: asyncio.Queue[Part] = asyncio.Queue()
         cancel = self.submit_text(request, lambda part: self._arrive(parts, part))
         self.in_flight += 1
-        finished = False
         try:
-            while not finished:
-                part = await parts.get()
-                finished = isinstance(part, BaseException) or part.finish_reason is not None
-                if isinstance(part, BaseException):
-                    raise part
+            while not isinstance(part := await parts.get(), BaseException):
                 yield part
+                if part.finish_reason is not None:
+                    return
+            raise part
         finally:
             self.in_flight -= 1
-            if not finished:
-                cancel()
+            cancel()
 
     async def load(self, payload: PolicyUpdate) -> SyncAck:
         """Serves this adapter from now on under its run; the run's former one stays for what runs on it. Raises
