@@ -11,6 +11,7 @@ import ray.exceptions
 
 from polyray.config.rollout import RolloutSpec
 from polyray.errors import ConfigError, RolloutError
+from polyray.orchestrator.resources import CPU_ENVIRONMENT
 from polyray.orchestrator.rollout_pool import PoolWorker, RolloutPool
 
 CANCELLED = ray.exceptions.ActorDiedError()
@@ -97,3 +98,25 @@ def test_engines_that_start_one_after_another_have_the_time_of_all(
         workers.rollout = spec
         workers.wait_until_ready()
     assert timeouts == [300.0, 300.0, 600.0, 600.0]
+
+
+@pytest.mark.parametrize(("gpus", "kept"), [(0, CPU_ENVIRONMENT), (1, {})])
+def test_engine_on_a_cpu_keeps_freed_memory(
+    gpus: int, kept: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, str]] = []
+
+    class Remote:
+        def __init__(self, actor: type) -> None:
+            pass
+
+        def options(self, runtime_env: dict[str, Any], **others: Any) -> Remote:
+            asked.append(runtime_env["env_vars"])
+            return self
+
+        def remote(self, *arguments: Any) -> Handle:
+            return Handle("a")
+
+    monkeypatch.setattr(ray, "remote", Remote)
+    RolloutPool("run", RolloutSpec(num_workers=1, gpus_per_worker=gpus, threads_per_worker=3))
+    assert asked == [{"OMP_NUM_THREADS": "3", **kept}]
