@@ -12,7 +12,6 @@ from polyray.cli.sft import main
 from polyray.errors import ConfigError, DataError
 from tests.job_checks import check_without_models
 
-
 FEW_THREADS = "2: the base is smaller than 100 MiB, or not on this machine"
 
 
