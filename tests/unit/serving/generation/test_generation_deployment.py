@@ -12,6 +12,7 @@ from ray.serve.schema import ServeDeploySchema
 from polyray.config.generation import AdapterSpec, GenerationServeConfig
 from polyray.errors import ConfigError
 from polyray.rollout import vllm_build
+from polyray.orchestrator.resources import CPU_ENVIRONMENT
 from polyray.serving.generation import run
 from polyray.serving.generation.app import build, build_generation_app
 from polyray.serving.generation.tokens import TokenBook
@@ -45,7 +46,8 @@ def test_the_options_follow_from_the_configuration() -> None:
     assert options is not None
     assert (options["num_cpus"], options["num_gpus"]) == (3, 0)
     environment = options["runtime_env"]["env_vars"]
-    assert environment == {"OMP_NUM_THREADS": "2", "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
+    own = {"OMP_NUM_THREADS": "2", "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
+    assert environment == own | CPU_ENVIRONMENT
     assert deployment._deployment_config.health_check_timeout_s == 12
 
 
