@@ -22,13 +22,15 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 def check_build(gpus: float, field: str = FIELD) -> None:
     """ConfigError where the installed vLLM, if any, cannot give an engine what it asks for: `gpus` by `field`."""
     name, is_for_cpu = installed_build() or ("", not gpus)
-    if is_for_cpu == bool(gpus):
-        kind, lack, value, other = (
-            ("CPUs", "uses no GPU", 0, "gpu") if gpus else ("GPUs", "cannot run on a CPU", 1, "cpu")
-        )
+    if not gpus and not is_for_cpu:
         raise ConfigError(
-            f"{field}={gpus:g}, but {name} is a build for {kind}, which {lack}; set {field}={value}, or use an "
-            f"environment from requirements/{other}.txt"
+            f"{field}=0, but {name} is a build for GPUs, which cannot run on a CPU; set {field}=1, or use an "
+            "environment from requirements/cpu.txt"
+        )
+    if gpus and is_for_cpu:
+        raise ConfigError(
+            f"{field}={gpus:g}, but {name} is a build for CPUs, which uses no GPU; set {field}=0, or use an "
+            "environment from requirements/gpu.txt"
         )
 
 
