@@ -11,8 +11,8 @@ from ray.serve.schema import ServeDeploySchema
 
 from polyray.config.generation import AdapterSpec, GenerationServeConfig
 from polyray.errors import ConfigError
-from polyray.rollout import vllm_build
 from polyray.orchestrator.resources import CPU_ENVIRONMENT
+from polyray.rollout import vllm_build
 from polyray.serving.generation import run
 from polyray.serving.generation.app import build, build_generation_app
 from polyray.serving.generation.tokens import TokenBook
