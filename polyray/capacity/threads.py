@@ -66,10 +66,10 @@ def sharing_cores(config: TrainConfig, runs: int) -> TrainConfig:
     """The configuration of one of several runs at the same time: threads that it leaves open share the cores."""
     if runs == 1:
         return config
-    threads = learner_threads(config, config.model)[0]
-    if config.learner.num_threads is None and threads > FEW:
+    spec, threads = config.learner, learner_threads(config, config.model)[0]
+    if spec.num_threads is None and not spec.use_gpu and _is_large(config.model):
         threads = max(1, threads // runs)
-    learner = config.learner.model_copy(update={"num_threads": threads})
+    learner = spec.model_copy(update={"num_threads": threads})
     engines = {"threads_per_worker": config.rollout.threads_per_worker or 1}
     return config.model_copy(
         update={"learner": learner, "rollout": config.rollout.model_copy(update=engines)}

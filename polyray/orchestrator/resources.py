@@ -42,9 +42,9 @@ CPU_ENVIRONMENT = {
 }
 """Variables of processes that compute on a CPU: freed memory stays with the process, in pages of 2 MiB.
 
-By default glibc gives every large tensor back to the kernel, which clears its pages anew for the next one. With these
-a step of SmolLM2-135M has 100 instead of 100,000 page faults and takes .86 of the time. Processes with a GPU keep the
-default: their host memory is largest while they load a model, and would stay so.
+By default glibc gives every large tensor back to the kernel, which clears its pages anew for the next one: a step of
+SmolLM2-135M then has 130,000 page faults, with these hardly any. Processes with a GPU keep the default: their host
+memory is largest while they load a model, and would stay so.
 """
 
 

@@ -74,18 +74,25 @@ def test_learner_of_a_supervised_run_has_all_cores(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("learner", "model", "runs", "threads"),
+    ("cores", "learner", "model", "runs", "threads"),
     [
-        ({}, "smollm2", 4, (2, 1)),
-        ({}, "smollm2", 9, (1, 1)),
-        ({}, "embedded", 4, (2, 1)),
-        ({"num_threads": 5}, "smollm2", 4, (5, 1)),
+        (8, {}, "smollm2", 4, (2, 1)),
+        (8, {}, "smollm2", 9, (1, 1)),
+        (2, {}, "smollm2", 2, (1, 1)),
+        (8, {"use_gpu": True}, "smollm2", 4, (2, 1)),
+        (8, {}, "embedded", 4, (2, 1)),
+        (8, {"num_threads": 5}, "smollm2", 4, (5, 1)),
     ],
 )
 def test_trials_of_a_sweep_share_the_cores(
-    learner: dict[str, int], model: str, runs: int, threads: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    cores: int,
+    learner: dict[str, int],
+    model: str,
+    runs: int,
+    threads: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
     config = TrainConfig.model_validate({"name": "t", "learner": learner, "model": {"path": model}})
     shared = sharing_cores(config, runs)
     assert (shared.learner.num_threads, shared.rollout.threads_per_worker) == threads
