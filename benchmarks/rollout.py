@@ -68,8 +68,8 @@ def rollout_measures(
     """The ratio pool / bare over `num_pairs` interleaved pairs of `completions` each, and both speeds."""
     import ray
 
+    from polyray.cluster.session import OUTSIDE_ANY_GROUP
     from polyray.launch.plan import plan_fleet
-    from polyray.orchestrator.resources import OUTSIDE_ANY_GROUP
     from polyray.orchestrator.rollout_pool import RolloutPool
     from polyray.rollout.engine import EngineSettings
 

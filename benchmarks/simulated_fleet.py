@@ -21,11 +21,11 @@ import numpy as np
 import ray
 
 from benchmarks.measure import resident_bytes
+from polyray.cluster.session import NAMESPACE
 from polyray.config.rollout import RolloutSpec
 from polyray.config.service import ServiceSpec
 from polyray.errors import RolloutError
 from polyray.orchestrator.coordinator import Coordinator
-from polyray.orchestrator.resources import NAMESPACE
 from polyray.orchestrator.reward_client import RewardClient
 from polyray.orchestrator.rollout_actor import RolloutActor
 from polyray.orchestrator.rollout_pool import PoolWorker, RolloutPool

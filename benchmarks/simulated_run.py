@@ -20,6 +20,7 @@ import numpy as np
 import ray
 
 from benchmarks.simulated_fleet import REWARD_APP, MeasuredCoordinator, Observations, SimulatedPool
+from polyray.cluster.session import NAMESPACE
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig
 from polyray.errors import PolyrayError
@@ -27,7 +28,6 @@ from polyray.learner.embedded import build_tokenizer
 from polyray.learner.step_result import StepResult
 from polyray.models.adapter import PolicyUpdate, Probe, sha256_of
 from polyray.orchestrator.learner_worker import RemoteCoordination
-from polyray.orchestrator.resources import NAMESPACE
 from polyray.orchestrator.rollout_actor import Scoring
 from polyray.orchestrator.serving_fleet import groups_per_worker
 from polyray.rollout.engine import EngineSettings

@@ -28,6 +28,7 @@ from benchmarks.simulated_fleet import REWARD_APP, HostedHandle, SimulatedPool
 from benchmarks.simulated_run import CALL_TIMEOUT_S, START_TIMEOUT_S, SimulatedLoad, simulated_payload
 from benchmarks.sweep_trials import LIMITS as LIMITS_OF_LOADS
 from benchmarks.sweep_trials import load_measures
+from polyray.cluster.session import NAMESPACE
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig
 from polyray.errors import PolyrayError
@@ -35,7 +36,6 @@ from polyray.learner.embedded import build_tokenizer
 from polyray.learner.step_result import StepResult
 from polyray.orchestrator.coordinator import Coordinator
 from polyray.orchestrator.learner_worker import RemoteCoordination
-from polyray.orchestrator.resources import NAMESPACE
 from polyray.orchestrator.rollout_actor import Scoring
 from polyray.orchestrator.rollout_pool import RolloutPool
 from polyray.orchestrator.shared_pool import FleetKeeper, SharedPool

@@ -29,12 +29,12 @@ from benchmarks.machine_limit import MACHINE, step_limit
 from benchmarks.made_groups import with_rewards_in_turns
 from benchmarks.models import model_directory
 from benchmarks.trl_trainer import LEARNING_RATE, WARM_UP_STEPS, build_trainer
+from polyray.cluster.session import CPU_ENVIRONMENT, variables_set
 from polyray.config.run import TrainConfig
 from polyray.config.task import HiddenTrapGridSpec, JsonlSpec
 from polyray.learner.policy import Policy
 from polyray.models.adapter import PolicyUpdate
 from polyray.models.loading import load_base, load_tokenizer
-from polyray.orchestrator.resources import CPU_ENVIRONMENT, variables_set
 from polyray.rewards.groups import GroupToScore, score_groups
 from polyray.rewards.verifier import VerifierReward
 from polyray.rollout.engine import EngineSettings

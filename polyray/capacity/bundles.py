@@ -1,7 +1,7 @@
 """Parts that a run places on machines, and whether they fit: pure functions.
 
 An engine, a learner rank or a replica is on one machine as a whole, so machines are packed, not added up. Called by
-polyray/orchestrator/resources.py, which asks Ray what there is; the memory of GPUs is placement.py's.
+polyray/cluster/session.py, which asks Ray what there is; the memory of GPUs is placement.py's.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """GPU memory of each part of a configuration: the estimate that `--check` prints. Pure functions.
 
-memory.py has the arithmetic. Nothing here asks a machine or a cluster; polyray/orchestrator/resources.py does.
+memory.py has the arithmetic. Nothing here asks a machine or a cluster; polyray/cluster/session.py does.
 """
 
 from __future__ import annotations

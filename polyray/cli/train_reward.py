@@ -79,8 +79,8 @@ def train_reward(config: TrainRewardConfig, directory: RunDirectory, display: Pr
     """One reward model on the Ray this process is connected to, from its newest checkpoint to DONE."""
     from functools import partial
 
+    from polyray.cluster.session import check_placement
     from polyray.launch.watch_workers import watch_workers
-    from polyray.orchestrator.resources import check_placement
     from polyray.shelf.preferences.reward_model import read_card
     from polyray.shelf.preferences.reward_model.data import load_training_data, num_steps_of
 

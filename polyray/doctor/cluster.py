@@ -104,8 +104,8 @@ def _look(address: str) -> dict[str, Any]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    from polyray.cluster.session import ray_session
     from polyray.config.run import RaySpec
-    from polyray.orchestrator.resources import ray_session
 
     os.environ["RAY_ADDRESS"] = address
     try:

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from polyray.capacity.threads import with_threads
+from polyray.cluster.session import CPU_ENVIRONMENT, check_placement, ray_session
+from polyray.cluster.storage_check import check_storage
 from polyray.config.learner import LearnerSpec
 from polyray.config.model import ModelSpec
 from polyray.config.remote_reward import HttpRewardSpec
@@ -24,11 +26,9 @@ from polyray.config.run import EvaluateConfig, RaySpec
 from polyray.errors import ConfigError
 from polyray.evaluation.sampling import Sample
 from polyray.launch.plan import FleetPlan
-from polyray.orchestrator.resources import CPU_ENVIRONMENT, check_placement, ray_session
 from polyray.orchestrator.reward_client import build_remote
 from polyray.orchestrator.rollout_pool import RolloutPool
 from polyray.orchestrator.shared_pool import SharedPool
-from polyray.orchestrator.storage_check import check_storage
 from polyray.rewards import RewardPlan
 from polyray.rollout.engine import EngineSettings
 from polyray.runs.logging import setup_logging

@@ -22,8 +22,8 @@ def open_generation(
     config: GenerationServeConfig,
 ) -> Iterator[tuple[GenerationServiceAddress, TokenBook]]:
     """The service on a Ray of its own, until the block ends."""
+    from polyray.cluster.session import ray_session
     from polyray.models.base_files import resolve_model_dir
-    from polyray.orchestrator.resources import ray_session
     from polyray.serving.generation.run import start_generation_service, stop_generation_service
     from polyray.serving.generation.tokens import TokenBook
 
@@ -52,7 +52,7 @@ def check_generation(config: GenerationServeConfig) -> None:
 @contextmanager
 def open_reward_models(config: RewardServeConfig) -> Iterator[tuple[RewardServiceAddress, SecretStr | None]]:
     """The service on a Ray of its own, and the token that it asks for, until the block ends."""
-    from polyray.orchestrator.resources import ray_session
+    from polyray.cluster.session import ray_session
     from polyray.serving.auth import token_from_environment
     from polyray.serving.reward.configuration import ReplicaConfiguration
     from polyray.serving.reward.run import start_reward_service, stop_reward_service

@@ -78,10 +78,10 @@ def supervise(plan: RunPlan[SftConfig], directory: RunDirectory, display: Progre
     """One SFT run on the Ray this process is connected to, from its newest checkpoint to DONE."""
     from functools import partial
 
+    from polyray.cluster.session import check_placement
     from polyray.launch.watch_workers import watch_workers
     from polyray.learner.demonstrations import load_demonstrations
     from polyray.models.loading import load_tokenizer
-    from polyray.orchestrator.resources import check_placement
 
     config = plan.config
     check_placement([learner_ranks(config.learner)], "learner.num_workers or cpus_per_worker")

@@ -1,12 +1,9 @@
-"""The only package under polyray/ that imports ray: plain classes from below, wrapped and connected.
+"""Plain classes from below, wrapped as actors and connected.
 
-resources.py       starting Ray, what fits on it, placement
-joining.py         joining an existing cluster, with named errors
 rollout_actor.py   one engine in an actor: samples a group and has it scored
 rollout_pool.py    all rollout workers of a run, replaced when they die
 shared_pool.py     rollout workers of several runs at the same time
 reward_client.py   scoring through the reward service, patiently
-storage_check.py   whether all machines share a run's directory
 
 coordinator.py     one per run: dispatches groups, cuts batches, delivers versions
 serving_fleet.py   its workers: served versions, replacements, workers that join

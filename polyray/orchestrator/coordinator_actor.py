@@ -10,11 +10,11 @@ import ray
 import ray.exceptions
 from ray.train import UserCallback
 
+from polyray.cluster.session import NAMESPACE, on_this_node, reap
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig
 from polyray.orchestrator.coordinator import Coordinator
 from polyray.orchestrator.learner_failures import first_failure, permanent_error
-from polyray.orchestrator.resources import NAMESPACE, on_this_node, reap
 from polyray.orchestrator.rollout_actor import Scoring
 from polyray.orchestrator.rollout_pool import RolloutPool
 

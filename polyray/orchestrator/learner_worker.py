@@ -16,12 +16,12 @@ import ray
 import ray.exceptions
 import ray.train
 
+from polyray.cluster.session import NAMESPACE
 from polyray.config.run import TrainConfig
 from polyray.errors import root_cause
 from polyray.learner.step_result import StepResult
 from polyray.models.adapter import PolicyUpdate
 from polyray.orchestrator.coordinator import DRAIN, NOT_READY, STOP, BatchLease
-from polyray.orchestrator.resources import NAMESPACE
 from polyray.runs.error_log import errors_logged
 from polyray.runs.logging import log_as, log_at
 from polyray.runs.saved_groups import SNAPSHOT_FILES, encode_groups

@@ -16,10 +16,10 @@ from typing import Any
 import ray
 import ray.exceptions
 
+from polyray.cluster.session import CPU_ENVIRONMENT, NAMESPACE, OUTSIDE_ANY_GROUP
 from polyray.config.rollout import RolloutSpec
 from polyray.errors import RolloutError, is_user_error, root_cause
 from polyray.models.adapter import PolicyUpdate
-from polyray.orchestrator.resources import CPU_ENVIRONMENT, NAMESPACE, OUTSIDE_ANY_GROUP
 from polyray.orchestrator.rollout_actor import RolloutActor
 from polyray.rollout.engine import EngineSettings
 from polyray.types import Group, GroupRequest

@@ -17,8 +17,8 @@ from typing import Any
 
 import ray
 
+from polyray.cluster.session import NAMESPACE, on_this_node
 from polyray.config.rollout import RolloutSpec
-from polyray.orchestrator.resources import NAMESPACE, on_this_node
 from polyray.orchestrator.rollout_pool import PoolWorker, RolloutPool
 from polyray.rollout.engine import EngineSettings
 

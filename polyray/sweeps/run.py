@@ -15,9 +15,9 @@ import ray
 import ray.tune as tune
 from ray.tune.callback import Callback as TuneCallback
 
+from polyray.cluster.session import NAMESPACE, check_placement
 from polyray.config.sweep import SweepConfig
 from polyray.errors import Stopped
-from polyray.orchestrator.resources import NAMESPACE, check_placement
 from polyray.report.sweep.trials import Trial, TrialStatus, write_trials
 from polyray.runs.atomic import atomic_write_text
 from polyray.runs.jsonl import read_jsonl

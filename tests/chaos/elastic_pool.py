@@ -20,11 +20,11 @@ os.environ |= {"RAY_AUTH_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
 import ray
 from ray.cluster_utils import Cluster
 
+from polyray.cluster.session import NAMESPACE
 from polyray.config.loader import build_config
 from polyray.config.run import TrainConfig
 from polyray.launch.fleet import open_fleet
 from polyray.launch.plan import plan_fleet
-from polyray.orchestrator.resources import NAMESPACE
 from tests.chaos.simulated import SimulatedRun
 
 STORE_BYTES = 80 * 2**20

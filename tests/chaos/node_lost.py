@@ -22,13 +22,13 @@ from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
 
 from polyray.capacity.bundles import Part
+from polyray.cluster.session import NAMESPACE, check_placement
+from polyray.cluster.storage_check import PROBE, check_storage
 from polyray.config.loader import build_config
 from polyray.config.run import TrainConfig
 from polyray.errors import ResourceError
 from polyray.launch.fleet import open_fleet
 from polyray.launch.plan import plan_fleet
-from polyray.orchestrator.resources import NAMESPACE, check_placement
-from polyray.orchestrator.storage_check import PROBE, check_storage
 from tests.chaos.simulated import SimulatedRun
 
 STORE_BYTES = 80 * 2**20

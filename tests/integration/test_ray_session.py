@@ -17,7 +17,7 @@ GONE = "127.0.0.1:1"
 PROGRAM = """
 import json, os, sys, time
 import ray
-from polyray.orchestrator.resources import ray_session
+from polyray.cluster.session import ray_session
 from polyray.config.run import RaySpec
 
 class Asking:

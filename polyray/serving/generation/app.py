@@ -14,9 +14,9 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.schema import LoggingConfig
 
+from polyray.cluster.session import CPU_ENVIRONMENT
 from polyray.config.generation import GenerationServeConfig
 from polyray.errors import ConfigError
-from polyray.orchestrator.resources import CPU_ENVIRONMENT
 from polyray.serving.generation.routes import build_http_app
 from polyray.serving.generation.service import GenerationService
 from polyray.serving.generation.tokens import TokenBook

@@ -9,9 +9,9 @@ import pytest
 import ray
 import ray.exceptions
 
+from polyray.cluster.session import CPU_ENVIRONMENT
 from polyray.config.rollout import RolloutSpec
 from polyray.errors import ConfigError, RolloutError
-from polyray.orchestrator.resources import CPU_ENVIRONMENT
 from polyray.orchestrator.rollout_pool import PoolWorker, RolloutPool
 
 CANCELLED = ray.exceptions.ActorDiedError()

@@ -9,9 +9,9 @@ import yaml
 from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
+from polyray.cluster.session import CPU_ENVIRONMENT
 from polyray.config.generation import AdapterSpec, GenerationServeConfig
 from polyray.errors import ConfigError
-from polyray.orchestrator.resources import CPU_ENVIRONMENT
 from polyray.rollout import vllm_build
 from polyray.serving.generation import run
 from polyray.serving.generation.app import build, build_generation_app

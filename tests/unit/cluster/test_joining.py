@@ -11,8 +11,8 @@ import pytest
 import ray
 import ray.exceptions
 
+from polyray.cluster.joining import TRIES_VARIABLE, join
 from polyray.errors import ConfigError, ResourceError
-from polyray.orchestrator.joining import TRIES_VARIABLE, join
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import pytest
 import ray
 
 from polyray.capacity.bundles import Part
+from polyray.cluster import joining
+from polyray.cluster.session import WORKER_ENVIRONMENT, check_placement, ray_session
 from polyray.config.paths import REPOSITORY_ROOT
 from polyray.config.run import RaySpec
 from polyray.errors import ResourceError
-from polyray.orchestrator import joining
-from polyray.orchestrator.resources import WORKER_ENVIRONMENT, check_placement, ray_session
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1:6379", None])
@@ -122,9 +122,7 @@ def test_ray_session_forgets_the_serve_client_of_its_cluster(
 
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.shutdown", lambda: None)
-    monkeypatch.setattr(
-        "polyray.orchestrator.resources._connect", lambda *_: SimpleNamespace(dashboard_url="")
-    )
+    monkeypatch.setattr("polyray.cluster.session._connect", lambda *_: SimpleNamespace(dashboard_url=""))
     monkeypatch.setattr(context, "_global_client", object())
     with ray_session(RaySpec()):
         assert context._global_client is not None

@@ -10,9 +10,9 @@ import pytest
 import ray
 import ray.exceptions
 
+from polyray.cluster import storage_check
+from polyray.cluster.storage_check import PROBE, check_storage
 from polyray.errors import ResourceError
-from polyray.orchestrator import storage_check
-from polyray.orchestrator.storage_check import PROBE, check_storage
 
 Write = Callable[[str], str]
 

@@ -2,7 +2,7 @@
 
 Ray itself waits minutes for an address that does not answer. It says no more than "failed to connect" about a
 refused token, a wrong port, and a machine outside the cluster; the error's cause has the details.
-Called by resources.py; polyray doctor shows the same errors.
+Called by session.py; polyray doctor shows the same errors.
 """
 
 from __future__ import annotations

@@ -15,10 +15,10 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from polyray.capacity.bundles import Machine, Misfit, Part, misfit
+from polyray.cluster.joining import join
 from polyray.config.paths import import_path
 from polyray.config.run import RaySpec
 from polyray.errors import ResourceError
-from polyray.orchestrator.joining import join
 
 NAMESPACE = "polyray"
 OUTSIDE_ANY_GROUP = PlacementGroupSchedulingStrategy(placement_group=None)  # type: ignore[arg-type]
