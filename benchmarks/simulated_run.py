@@ -24,12 +24,12 @@ from polyray.cluster.session import NAMESPACE
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig
 from polyray.errors import PolyrayError
+from polyray.launch.rl_worker import RemoteCoordination
 from polyray.learner.embedded import build_tokenizer
 from polyray.learner.step_result import StepResult
 from polyray.models.adapter import PolicyUpdate, Probe, sha256_of
-from polyray.orchestrator.learner_worker import RemoteCoordination
 from polyray.orchestrator.rollout_actor import Scoring
-from polyray.orchestrator.serving_fleet import groups_per_worker
+from polyray.orchestrator.worker_table import groups_per_worker
 from polyray.rollout.engine import EngineSettings
 from polyray.types import PolicyVersion
 

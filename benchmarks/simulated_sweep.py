@@ -32,13 +32,12 @@ from polyray.cluster.session import NAMESPACE
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import TrainConfig
 from polyray.errors import PolyrayError
+from polyray.launch.rl_worker import RemoteCoordination
 from polyray.learner.embedded import build_tokenizer
 from polyray.learner.step_result import StepResult
 from polyray.orchestrator.coordinator import Coordinator
-from polyray.orchestrator.learner_worker import RemoteCoordination
 from polyray.orchestrator.rollout_actor import Scoring
-from polyray.orchestrator.rollout_pool import RolloutPool
-from polyray.orchestrator.shared_pool import FleetKeeper, SharedPool
+from polyray.orchestrator.rollout_pool import FleetKeeper, RolloutPool, SharedPool
 from polyray.rollout.engine import EngineSettings
 from polyray.types import EngineUsage
 

@@ -127,7 +127,7 @@ def _lines(config: SweepConfig, plans: list[TrialPlan]) -> dict[str, list[dict[s
 def _usage(fleet: Fleet) -> list[EngineUsage]:
     import ray
 
-    from polyray.orchestrator.shared_pool import SharedPool
+    from polyray.orchestrator.rollout_pool import SharedPool
 
     assert isinstance(fleet.pool, SharedPool)
     workers = fleet.pool.for_run("").workers  # with replacements

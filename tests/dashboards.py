@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from ray.util.metrics import Counter, Histogram, Metric
 
-from polyray.orchestrator.run_instruments import Instruments
+from polyray.orchestrator.monitoring import Instruments
 from polyray.serving.generation.metrics import GenerationMetrics
 from polyray.serving.reward.metrics import RewardMetrics
 

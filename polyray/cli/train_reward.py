@@ -130,11 +130,7 @@ def derived_sizes(config: TrainRewardConfig) -> dict[str, Any]:
 
 
 def _fit(config: TrainRewardConfig, directory: RunDirectory, outcome: dict[str, BaseException]) -> None:
-    from polyray.launch.fleet import fit_trainer
-    from polyray.shelf.preferences.reward_model_worker import reward_model_loop
+    from polyray.launch.trainer import fit_trainer
+    from polyray.shelf.preferences.reward_model.training import reward_model_loop
 
-    arguments = {
-        "config": config.model_dump(mode="json"),
-        "run_dir": str(directory.paths.root),
-    }
-    fit_trainer(reward_model_loop, arguments, config.learner, directory, outcome)
+    fit_trainer(reward_model_loop, config, {}, directory, outcome)

@@ -6,19 +6,16 @@ quickstart opens one fleet for all its arms, because engines take longer to star
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from polyray.capacity.threads import with_threads
-from polyray.cluster.session import CPU_ENVIRONMENT, check_placement, ray_session
+from polyray.cluster.session import check_placement, ray_session
 from polyray.cluster.storage_check import check_storage
-from polyray.config.learner import LearnerSpec
 from polyray.config.model import ModelSpec
 from polyray.config.remote_reward import HttpRewardSpec
 from polyray.config.rollout import RolloutSpec
@@ -27,13 +24,11 @@ from polyray.errors import ConfigError
 from polyray.evaluation.sampling import Sample
 from polyray.launch.plan import FleetPlan
 from polyray.orchestrator.reward_client import build_remote
-from polyray.orchestrator.rollout_pool import RolloutPool
-from polyray.orchestrator.shared_pool import SharedPool
+from polyray.orchestrator.rollout_pool import RolloutPool, SharedPool
 from polyray.rewards import RewardPlan
 from polyray.rollout.engine import EngineSettings
 from polyray.runs.logging import setup_logging
 from polyray.runs.progress import ProgressDisplay
-from polyray.runs.run_directory import RunDirectory
 from polyray.serving.auth import token_from_environment
 from polyray.serving.reward.run import RewardServiceAddress, start_reward_service, stop_reward_service
 from polyray.types import Group, GroupRequest
@@ -181,50 +176,3 @@ def pool_sampler(config: EvaluateConfig, pool: RolloutPool) -> Sample:
         yield from pool.sample(requests)
 
     return sample
-
-
-def fit_trainer(
-    loop: Callable[[dict[str, Any]], None],
-    arguments: dict[str, Any],
-    learner: LearnerSpec,
-    directory: RunDirectory,
-    outcome: dict[str, BaseException],
-    callbacks: Sequence[Any] = (),
-) -> None:
-    """Runs Ray Train to its end, in a thread of the driver; what ended it early goes into `outcome`. `callbacks`: of
-    ray.train.UserCallback. A permanent error (polyray/errors.py) of a worker ends it at once.
-
-    Its own storage lies in .train/ under a new name per start: what a resume reads is `checkpoints/`.
-    """
-    import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    from polyray.orchestrator.learner_failures import EndAtPermanentError, training_error
-
-    resources = {
-        "CPU": learner.cpus_per_worker,
-        **({"GPU": learner.gpus_per_worker} if learner.use_gpu else {}),
-    }
-    trainer = TorchTrainer(
-        loop,
-        train_loop_config=arguments,
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=learner.num_workers,
-            use_gpu=learner.use_gpu,
-            resources_per_worker=resources,
-            label_selector=learner.node_labels or None,
-        ),
-        # Gradients lie on the device, counts and metrics on the CPU.
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if learner.use_gpu else "gloo"),
-        run_config=ray.train.RunConfig(
-            name=f"{directory.paths.root.name}-{uuid.uuid4().hex[:8]}",  # as the dashboard lists it
-            storage_path=str(directory.paths.train_storage),
-            failure_config=ray.train.FailureConfig(max_failures=learner.max_failures),
-            callbacks=[*callbacks, EndAtPermanentError()],
-            worker_runtime_env=None if learner.use_gpu else {"env_vars": CPU_ENVIRONMENT},
-        ),
-    )
-    try:
-        trainer.fit()
-    except BaseException as error:
-        outcome["error"] = training_error(error, learner.max_failures)

@@ -71,19 +71,14 @@ class RunPlan(Generic[ConfigT]):
     fleet: FleetPlan | None = None
     """None, as `sync`, for a run without rollout workers."""
 
-    def worker_arguments(self, run_dir: Path) -> dict[str, Any]:
-        """Arguments of a Ray Train worker, as plain values."""
+    def worker_arguments(self) -> tuple[ConfigT, dict[str, Any]]:
+        """Configuration and arguments of a Ray Train worker, with every choice made."""
         warm_start = None if self.base.warm_start is None else str(self.base.warm_start)
         directory = self.base.directory.resolve()
         model = self.config.model.model_copy(update={"warm_start": warm_start, "warm_start_mode": "continue"})
         config = with_micro_batch(self.config, directory).model_copy(update={"model": model})
         config = with_learner_threads(config, ModelSpec(path=str(directory)))
-        return {
-            "config": config.model_dump(mode="json"),
-            "model_dir": str(directory),
-            "run_dir": str(run_dir),
-            "dtype": self.learner_dtype,
-        }
+        return config, {"model_dir": str(directory), "dtype": self.learner_dtype}
 
 
 def plan_training(config: TrainConfig) -> RunPlan[TrainConfig]:

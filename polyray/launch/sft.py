@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polyray.capacity.bundles import learner_ranks
@@ -17,6 +18,7 @@ from polyray.launch.train import run_training
 
 if TYPE_CHECKING:
     from polyray.launch.plan import RunPlan
+    from polyray.launch.trainer import TrainWorker
     from polyray.learner.demonstrations import Demonstrations
     from polyray.runs.progress import ProgressDisplay
     from polyray.runs.run_directory import RunDirectory
@@ -135,8 +137,27 @@ def _too_long(data: Demonstrations) -> str:
 
 
 def _fit(plan: RunPlan[SftConfig], directory: RunDirectory, outcome: dict[str, BaseException]) -> None:
-    from polyray.launch.fleet import fit_trainer
-    from polyray.orchestrator.supervised_worker import supervised_loop
+    from polyray.launch.trainer import fit_trainer
 
-    arguments = plan.worker_arguments(directory.paths.root)
-    fit_trainer(supervised_loop, arguments, plan.config.learner, directory, outcome)
+    config, arguments = plan.worker_arguments()
+    fit_trainer(sft_loop, config, arguments, directory, outcome)
+
+
+def sft_loop(worker: TrainWorker) -> None:
+    """The SFT loop of one rank, wrapped for data parallelism. `worker.arguments`: model_dir, dtype."""
+    import ray.train.torch
+
+    from polyray.learner.supervised_loop import SupervisedRun, run_supervised
+
+    run = SupervisedRun(
+        config=worker.config,
+        model_dir=Path(worker.arguments["model_dir"]),
+        run_dir=worker.run_dir,
+        dtype=worker.arguments["dtype"],
+        device=worker.device,
+        rank=worker.rank,
+        world_size=worker.world_size,
+    )
+    whole = run.config.learner.sharding == "none"  # ranks that share a base sum their gradients themselves
+    parallel = ray.train.torch.prepare_model if run.world_size > 1 and whole else lambda model: model
+    run_supervised(run, parallel, lambda metrics: ray.train.report(metrics))

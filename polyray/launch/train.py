@@ -120,7 +120,7 @@ def _show_outcome(directory: RunDirectory, display: ProgressDisplay) -> None:
 
 
 def _start_coordinator(config: TrainConfig, fleet: Fleet) -> Any:
-    from polyray.orchestrator.coordinator_actor import start_coordinator
+    from polyray.orchestrator.coordinator import start_coordinator
     from polyray.orchestrator.rollout_actor import Scoring
 
     distances = config.diversity.source != "task_class" or config.algorithm.needs_distances
@@ -135,13 +135,10 @@ def coordinator_name(config: TrainConfig) -> str:
 
 def _fit(plan: RunPlan[TrainConfig], directory: RunDirectory, outcome: dict[str, BaseException]) -> None:
     """Ray Train to its end, in a thread; what it raises goes into `outcome`."""
-    from polyray.launch.fleet import fit_trainer
-    from polyray.orchestrator.coordinator_actor import TellCoordinator
-    from polyray.orchestrator.learner_worker import train_loop
+    from polyray.launch.rl_worker import rl_loop
+    from polyray.launch.trainer import TellCoordinator, fit_trainer
 
-    config = plan.config
+    config, arguments = plan.worker_arguments()
     name = coordinator_name(config)
-    arguments = plan.worker_arguments(directory.paths.root) | {"coordinator": name}
-    fit_trainer(
-        train_loop, arguments, config.learner, directory, outcome, [TellCoordinator(name, config.rollout)]
-    )
+    tell = TellCoordinator(name, config.rollout)
+    fit_trainer(rl_loop, config, arguments | {"coordinator": name}, directory, outcome, [tell])

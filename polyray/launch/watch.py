@@ -23,7 +23,7 @@ from polyray.config.mismatch import mismatch_text
 from polyray.config.over_optimisation import alarm_text
 from polyray.config.run import TrainConfig
 from polyray.errors import RolloutError, Stopped
-from polyray.orchestrator.trainer_liveness import RESTARTING
+from polyray.orchestrator.coordinator import RESTARTING
 from polyray.runs.cost import CostMeter
 from polyray.runs.jsonl import JsonlWriter, read_jsonl
 from polyray.runs.logging import log_at

@@ -5,13 +5,29 @@
              deliver + prove     v               | scored groups, S-gated
                     every rollout worker --------'
 
-An async actor that composes plain classes (RolloutBuffer, Dispatcher, PolicyRegistry, the task's prompt stream) and
-holds metadata and references only. All calls into rollout workers are made here and in serving_fleet.py, each with
-a deadline; a worker that misses one is replaced and its groups are sampled again. Workers of Ray Train cannot be
-called, so they pull. A fatal error is kept in `failure`: the learner then gets STOP and the driver raises the error.
+An async actor that holds metadata and references only. Calls into rollout workers are made here, in
+weight_sync_manager.py and in periodic_eval.py, each with a deadline; a worker that misses one is replaced and its
+groups are sampled again. Workers of Ray Train cannot be called, so they pull. A fatal error is kept in
+`RunState.failure`: the learner then gets STOP and the driver raises the error.
 
 At S = 0 a publish returns when every worker serves the version. At S > 0 it returns at once, and the workers load
 the version one by one while the others sample and the learner continues.
+
+Every queue of a run, its owner, its bound and the event that takes something out of it:
+
+    queue                  owner                       bound                            taken out by
+    ids to sample again    RolloutBuffer._requeued     S + 1 batches                    a worker with room
+    groups in flight       WorkerRow.groups            groups_per_worker(); S + 1       reply, deadline or loss of the
+                                                       batches in all                   worker
+    scored groups          RolloutBuffer._buffer       S + 1 batches                    next_batch of the learner
+    leased batch           RolloutBuffer._lease        1                                publish of the next version
+    versions to load       one task for each worker    1 each: the newest               proof or loss of the worker
+    turns to load          WorkerRow.holds_turn        half of the workers at S > 0     a proof; no groups left
+    validation groups      PeriodicEval                num_prompts for each version     reply; no worker serves it
+    work at an engine      RolloutWorker               FILL x max_sequences             the engine, in fair turns
+    completions to score   RewardClient                CALLS_PER_REPLICA x replicas     scores, or "unscored"
+
+Calls that wait (publish, next_batch, validation) wake with every `RunState.notify`.
 """
 
 from __future__ import annotations
@@ -19,32 +35,33 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import ray
 import ray.exceptions
 
+from polyray.cluster.session import NAMESPACE, on_this_node, reap
 from polyray.config.run import TrainConfig
 from polyray.errors import PolyrayError, WeightSyncMismatch
 from polyray.models.adapter import PolicyUpdate
-from polyray.orchestrator.batch_lease import BatchLease, lease_of
-from polyray.orchestrator.checkpoint_return import report_lost_validation, restore_groups
-from polyray.orchestrator.dispatch import ExpectedLengths
-from polyray.orchestrator.engine_sleep import EngineSleep
-from polyray.orchestrator.reward_failure_monitor import RewardFailureMonitor
+from polyray.orchestrator.monitoring import (
+    RewardFailureMonitor,
+    RunLoad,
+    RunMetrics,
+    RunProgress,
+    stop_reason,
+)
+from polyray.orchestrator.periodic_eval import PeriodicEval
 from polyray.orchestrator.rollout_actor import RolloutReply, Scoring
-from polyray.orchestrator.rollout_buffer import Finished, RolloutBuffer
+from polyray.orchestrator.rollout_buffer import Batch, BufferCounts, Finished, RolloutBuffer
 from polyray.orchestrator.rollout_pool import PoolWorker, RolloutPool
-from polyray.orchestrator.run_metrics import RunLoad, RunMetrics
-from polyray.orchestrator.run_progress import RunProgress
-from polyray.orchestrator.run_state import RunState
-from polyray.orchestrator.serving_fleet import ServingFleet
-from polyray.orchestrator.stopping_alarms import stop_reason
-from polyray.orchestrator.trainer_liveness import RESTARTING, TrainerLiveness
-from polyray.orchestrator.validation_rounds import ValidationRounds
+from polyray.orchestrator.weight_sync_manager import WeightSyncManager
+from polyray.orchestrator.worker_table import ExpectedLengths, RunState, WorkerRow, WorkerTable
+from polyray.periodic_eval.validation import UNVALIDATED
 from polyray.runs.logging import log_as, log_at
+from polyray.runs.saved_groups import SNAPSHOT_FILES, decode_groups, num_groups
 from polyray.seeds import sample_seed
 from polyray.tasks import build_task
 from polyray.types import GroupRequest
@@ -52,9 +69,33 @@ from polyray.types import GroupRequest
 logger = logging.getLogger(__name__)
 
 LONG_POLL_S = 1.0
+MAX_CONCURRENT_CALLS = 1000
+"""Long polls of every learner worker, and the driver's questions: none may wait for another."""
 NOT_READY: Literal["not_ready"] = "not_ready"
 STOP: Literal["stop"] = "stop"
 DRAIN: Literal["drain"] = "drain"
+RESTARTING = "waiting for the learner to start again"
+"""The phase of a run whose learner has failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLease:
+    """A rank's share of a batch, as references.
+
+    Example:
+        BatchLease(step=17, refs=(ref, ref), group_ids=(272, 274), num_groups_total=16, history={"step": 17},
+                   counters={"groups_dropped": 0}, timings={})
+    """
+
+    step: int
+    refs: tuple[Any, ...]
+    group_ids: tuple[int, ...]
+    """Ids of the groups in `refs`."""
+    num_groups_total: int
+    history: Mapping[str, Any]
+    """The batch's line in ledger.jsonl: every group of all ranks, and what was dropped since the batch before."""
+    counters: Mapping[str, float]
+    timings: Mapping[str, float]
 
 
 class Coordinator:
@@ -70,16 +111,18 @@ class Coordinator:
             config.rollout.prompts_per_step, config.rollout.max_staleness, config.learner.steps
         )
         self._run_state = RunState()
-        self._fleet = ServingFleet(config, pool, dtype, self._run_state, self._dispatch_groups)
-        self._sleep = EngineSleep(config.rollout, self._fleet, self._run_state)
-        self._validation = ValidationRounds(config, self._task, self._fleet, scoring, self._run_state)
+        self._pool = pool
+        self._table = WorkerTable(pool.workers, config.rollout)
+        self._sync = WeightSyncManager(
+            config, pool, self._table, dtype, self._run_state, self._dispatch_groups
+        )
+        self._eval = PeriodicEval(config, self._task, self._table, self._sync, scoring, self._run_state)
         self._scoring_watch = RewardFailureMonitor(config, self._run_state)
         self._lengths = ExpectedLengths()
         self._exported = RunMetrics(config)
         self._waited_since = 0.0
         self._progress = RunProgress()
         self._draining = False
-        self._learner = TrainerLiveness(self._run_state)
         self._begun = False
         """Whether the first version of the attempt is served."""
 
@@ -93,9 +136,9 @@ class Coordinator:
             restore_groups(snapshot, self._buffer, self._request, self._run_state)
             report_lost_validation(snapshot, self._run_state)
         self._begun = False
-        self._learner.heartbeat()
-        self._fleet.new_attempt(attempt)
-        self._validation.restart()
+        self._run_state.learner_called()
+        self._table.new_attempt(attempt)
+        self._eval.restart()
         if attempt > 1:
             self._run_state.incident(
                 "learner_restarted",
@@ -103,7 +146,7 @@ class Coordinator:
                 "are sampled again",
             )
         self._progress.phase = "delivering"
-        self._run_state.changed.set()  # calls of the attempt before
+        self._run_state.notify()  # calls of the attempt before
         return attempt
 
     async def publish(self, payload: PolicyUpdate) -> dict[str, float] | None:
@@ -114,16 +157,16 @@ class Coordinator:
         """
         if not self._is_current_attempt(payload.policy.attempt):
             return None
-        self._learner.heartbeat()
+        self._run_state.learner_called()
         payload = replace(payload, policy=replace(payload.policy, run=self._run))
         try:
             self._buffer.published(payload.policy.version)
-            self._fleet.publish(payload)
+            self._sync.publish(payload)
         except PolyrayError as error:
             self._run_state.fail(error)
-        due = self._validation.due(payload.policy.version)
+        due = self._eval.due(payload.policy.version)
         if due or self._config.rollout.max_staleness == 0:
-            while not self._fleet.all_serve and self._is_current_attempt(payload.policy.attempt):
+            while not self._table.all_serve and self._is_current_attempt(payload.policy.attempt):
                 if self._draining and not self._begun:
                     return None  # there is nothing to write yet
                 await self._run_state.woken()
@@ -131,13 +174,13 @@ class Coordinator:
             return None
         self._begun = True
         if due:
-            self._validation.begin(payload.policy)
+            self._eval.begin(payload.policy)
         self._waited_since = time.perf_counter()
         self._progress.version = payload.policy.version
-        if not self._learner.is_gone:
+        if not self._run_state.learner_is_gone:
             self._progress.phase = "stopping" if self._draining else "training"
         self._dispatch_groups()
-        return self._fleet.receipt()
+        return self._sync.receipt()
 
     async def next_batch(
         self, attempt: int, step: int, rank: int, world_size: int
@@ -148,7 +191,7 @@ class Coordinator:
         """
         deadline = time.perf_counter() + LONG_POLL_S
         if world_size == 1:  # of several ranks some still ask while Ray Train ends them
-            self._learner.heartbeat()
+            self._run_state.learner_called()
         while True:
             if not self._is_current_attempt(attempt):
                 return STOP
@@ -169,7 +212,7 @@ class Coordinator:
         """False where they share the learner's GPU and still have something to do."""
         if not self._config.rollout.sleep_between_steps:
             return True
-        return not self._validation.are_out and self._sleep.is_complete()
+        return not self._eval.are_out and self._sync.all_asleep()
 
     def _is_current_attempt(self, attempt: int) -> bool:
         """False: the run has ended, or the learner that asks is not the one that counts."""
@@ -194,7 +237,7 @@ class Coordinator:
         while True:
             if not self._is_current_attempt(attempt):
                 return STOP
-            metrics = self._validation.result(version)
+            metrics = self._eval.result(version)
             if metrics is not None:
                 return metrics
             try:
@@ -229,11 +272,11 @@ class Coordinator:
 
         Called before `begin_attempt`: Ray Train waits for the answer before it starts another learner.
         """
-        self._learner.failed(reason)
+        self._run_state.learner_failed(reason)
         self._progress.phase = RESTARTING
-        self._fleet.retire_others()
+        self._sync.retire_optional()
         if self._config.rollout.sleep_between_steps:
-            await self._sleep.fall()
+            await self._sync.fall_asleep()
 
     async def end(self, error: PolyrayError) -> None:
         """The learner is gone and is not started again: the run ends with its error."""
@@ -243,14 +286,14 @@ class Coordinator:
         """End the run after the current step; groups being sampled are dropped and sampled again later."""
         self._draining = True
         self._progress.phase = "stopping"
-        self._run_state.changed.set()
+        self._run_state.notify()
 
     async def progress(self, incidents_seen: int = 0) -> dict[str, Any]:
         """Phase, version, groups so far, tokens so far (those of rounds, too), the newest metrics, alarms for
         over-optimisation, incidents from the `incidents_seen`-th on. The driver asks twice a second, which is also
         when metrics are exported."""
-        self._learner.check()
-        num_tokens = self._progress.tokens + self._validation.num_tokens
+        self._run_state.check_learner()
+        num_tokens = self._progress.tokens + self._eval.num_tokens
         self._exported.export(self._load(num_tokens))
         return self._progress.shown(num_tokens, self._run_state, incidents_seen)
 
@@ -260,37 +303,37 @@ class Coordinator:
 
     async def workers(self) -> list[PoolWorker]:
         """The pool as it is now, with replacements."""
-        return self._fleet.workers
+        return self._pool.workers
 
     # ---- dispatching
 
     def _dispatch_groups(self) -> None:
         """Starts every group that staleness and the workers' windows allow; to the end of a run, those that the step
         under way still lacks."""
-        if self._run_state.failure is not None or not self._fleet.has_version:
+        if self._run_state.failure is not None or self._table.newest is None:
             return
-        if self._learner.is_gone and self._config.rollout.sleep_between_steps:
+        if self._run_state.learner_is_gone and self._config.rollout.sleep_between_steps:
             return
-        dispatcher = self._fleet.dispatcher
         may_start = self._buffer.may_start_lost if self._draining else self._buffer.may_start
-        while (name := dispatcher.choose(may_start)) is not None:
+        while (row := self._table.choose(may_start)) is not None:
             request = self._request(self._buffer.next_id())
             by_tokens = self._config.rollout.dispatch == "tokens"
             weight = self._lengths.weight(request.prompt.prompt_id) if by_tokens else 1.0
-            dispatcher.started(name, weight)
-            self._sleep.wakes(name)
-            attempt, worker = self._buffer.attempt, self._fleet.worker(name)
-            self._fleet.spawn(self._rollout(worker, request, weight, attempt))
+            row.started(weight)
+            row.asleep = False
+            self._sync.spawn(self._rollout(row, request, weight, self._buffer.attempt))
 
-    async def _rollout(self, worker: PoolWorker, request: GroupRequest, weight: float, attempt: int) -> None:
-        served = self._fleet.served_by(worker)
+    async def _rollout(self, row: WorkerRow, request: GroupRequest, weight: float, attempt: int) -> None:
+        served = row.served
         try:
-            meta_ref, group_ref = worker.handle.rollout.options(num_returns=2).remote(request, self._scoring)
+            meta_ref, group_ref = row.worker.handle.rollout.options(num_returns=2).remote(
+                request, self._scoring
+            )
             reply = await asyncio.wait_for(meta_ref, self._config.rollout.group_timeout_s)
         except (ray.exceptions.RayError, TimeoutError) as error:
             if attempt == self._buffer.attempt:  # workers drop the groups of an ended attempt
                 self._buffer.requeue(request.group_id)
-                await self._fleet.recover(worker, error)
+                await self._sync.recover(row, error)
         else:
             if (
                 served is not None
@@ -298,7 +341,7 @@ class Coordinator:
                 and attempt == reply.policy.attempt
             ):
                 raise WeightSyncMismatch(
-                    f"worker {worker.name} sampled group {request.group_id} with {reply.policy.name} after it had "
+                    f"worker {row.name} sampled group {request.group_id} with {reply.policy.name} after it had "
                     f"proven to serve {served.name}"
                 )
             if attempt == self._buffer.attempt:
@@ -306,11 +349,12 @@ class Coordinator:
                     self._lengths.observe(request.prompt.prompt_id, reply.num_tokens)
                 self._take(reply, group_ref)
         finally:
-            self._fleet.dispatcher.ended(worker.name, weight)
-        if self._buffer.may_take_batch:  # every rank of the learner wakes
-            self._run_state.changed.set()
+            row.ended(weight)
         self._dispatch_groups()
-        self._fleet.group_ended(worker.name)
+        if (
+            self._buffer.may_take_batch or not row.groups
+        ):  # for every rank of the learner; for the worker's own load
+            self._run_state.notify()
 
     def _request(self, group_id: int) -> GroupRequest:
         rollout = self._config.rollout
@@ -324,10 +368,10 @@ class Coordinator:
             groups_running=self._buffer.num_running,
             groups_waiting=self._buffer.num_buffered,
             groups_stale=self._buffer.counts.stale,
-            workers=len(self._fleet.workers),
-            workers_behind=self._fleet.num_behind,
+            workers=len(self._table.rows),
+            workers_behind=self._table.num_behind,
             tokens=num_tokens,
-            delivery_failures=self._fleet.delivery_failures,
+            delivery_failures=self._sync.num_failures,
             incidents=self._run_state.incidents,
         )
 
@@ -349,3 +393,94 @@ class Coordinator:
         self._buffer.finished(
             Finished(reply.group_id, reply.policy, group_ref, reply.num_tokens, now - reply.score_s, now)
         )
+
+
+def lease_of(
+    batch: Batch[Any], attempt: int, counts: BufferCounts, waited_since: float, rank: int, world_size: int
+) -> BatchLease:
+    """This rank's share; `waited_since` is when the learner began to wait, by the clock of the ledger's process."""
+    groups = batch.groups
+    generated = max(item.generated_at for item in groups)
+    scored = max(item.scored_at for item in groups)
+    staleness = [batch.step - item.policy.version for item in groups]
+    return BatchLease(
+        step=batch.step,
+        refs=tuple(item.handle for item in groups[rank::world_size]),
+        group_ids=tuple(item.group_id for item in groups[rank::world_size]),
+        num_groups_total=len(groups),
+        history={
+            "step": batch.step,
+            "attempt": attempt,
+            "groups": [item.group_id for item in groups],
+            "versions": [item.policy.version for item in groups],
+            "dropped": [list(item) for item in batch.dropped],
+        },
+        counters={
+            "groups_used": len(groups),
+            "groups_dropped": counts.dropped,
+            "groups_filtered": counts.filtered,
+            "groups_stale": counts.stale,
+            "stale_length_ratio": counts.stale_length_ratio,
+            "staleness_mean": sum(staleness) / len(staleness),
+        },
+        timings={
+            "generate_s": max(0.0, generated - waited_since),
+            "score_s": max(0.0, scored - max(generated, waited_since)),
+        },
+    )
+
+
+def restore_groups(
+    snapshot: Mapping[str, Any],
+    ledger: RolloutBuffer[Any],
+    request_of: Callable[[int], GroupRequest],
+    run_state: RunState,
+) -> None:
+    """Scored groups of a checkpoint wait again; those that do not belong here any more are sampled again.
+
+    Args:
+        snapshot: as `Coordinator.snapshot` made it, with the groups as files (polyray/runs/saved_groups.py).
+        ledger: restored from the same snapshot.
+        request_of: what a group of this id is asked for.
+    """
+    files = snapshot.get(SNAPSHOT_FILES, {})
+    expected, taken = num_groups(files), 0
+    for scored in decode_groups(files, request_of):
+        group = scored.group
+        taken += ledger.restore_group(
+            Finished(group.group_id, group.policy, ray.put(scored), group.num_tokens, 0.0, 0.0)
+        )
+    if taken < expected:
+        run_state.incident(
+            "groups_not_taken_back",
+            f"{expected - taken} of the {expected} scored groups of the checkpoint do not belong to the run as it is "
+            "now, and are sampled again",
+        )
+
+
+def report_lost_validation(snapshot: Mapping[str, Any], run_state: RunState) -> None:
+    """The checkpoint's own version is validated when it is served again; no engine can serve earlier ones."""
+    for version in snapshot.get(UNVALIDATED, ()):
+        if version < snapshot["version"]:
+            run_state.incident(
+                "validation_lost",
+                f"the validation of version {version} was not finished when the run ended at step "
+                f"{snapshot['version']}; dynamics.jsonl has no line of it",
+            )
+
+
+def start_coordinator(name: str, config: TrainConfig, pool: RolloutPool, scoring: Scoring) -> Any:
+    """Start a coordinator actor called `name` on the caller's node; first end any older actor of that name.
+
+    The run cannot continue without its coordinator, so it depends on the driver's node only. Any other lost node
+    then means lost workers, which are replaced.
+    """
+    reap(name)
+    actor = ray.remote(Coordinator).options(
+        name=name,
+        namespace=NAMESPACE,
+        num_cpus=0,
+        max_concurrency=MAX_CONCURRENT_CALLS,
+        scheduling_strategy=on_this_node(),
+    )
+    return actor.remote(config, pool, scoring, pool.settings.dtype)

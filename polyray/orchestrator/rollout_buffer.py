@@ -16,13 +16,21 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from enum import Enum
 from typing import Any, Generic, Literal, TypeVar
 
-from polyray.orchestrator.staleness import StalenessDecision, judge, may_start
 from polyray.types import PolicyVersion
 
 HandleT = TypeVar("HandleT")
 DropReason = Literal["unscored", "zero_advantage", "stale", "other_lineage"]
+
+
+class StalenessDecision(Enum):
+    """Staleness decision for a group at consumption."""
+
+    USE = "use"
+    STALE = "stale"
+    OTHER_LINEAGE = "other_lineage"
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,3 +349,32 @@ class RolloutBuffer(Generic[HandleT]):
                 self.counts.stale += 1
                 self.counts.stale_tokens += item.num_tokens
                 self._gone(item.group_id, "stale" if verdict is StalenessDecision.STALE else "other_lineage")
+
+
+def may_start(accepted: int, running: int, served_version: int, batch: int, max_staleness: int) -> bool:
+    """True where one more group, sampled by version `served_version`, can still be consumed in time.
+
+    `accepted` counts groups of the surviving history: consumed batches and what is buffered. With S = 0
+    exactly one batch is ever under way.
+    """
+    return accepted + running + 1 <= (max_staleness + served_version + 1) * batch
+
+
+def judge(
+    group_policy: PolicyVersion,
+    learner_version: int,
+    attempt: int,
+    max_staleness: int,
+    ancestors: Mapping[int, int] | None = None,
+) -> StalenessDecision:
+    """Whether a group of `group_policy` may enter the batch that updates `learner_version` in `attempt`.
+
+    `ancestors`: earlier attempt -> the newest of its versions from which this attempt descends. Its later versions
+    are void.
+    """
+    inherited = (ancestors or {}).get(group_policy.attempt, -1)
+    if group_policy.attempt != attempt and group_policy.version > inherited:
+        return StalenessDecision.OTHER_LINEAGE
+    if 0 <= learner_version - group_policy.version <= max_staleness:
+        return StalenessDecision.USE
+    return StalenessDecision.STALE

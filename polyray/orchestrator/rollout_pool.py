@@ -1,11 +1,20 @@
 """Rollout workers in a pool: started together, asked one group at a time, replaced when they die.
 
 `RolloutPool` keeps the handles of `RolloutActor`s; the coordinator uses it inside its event loop, an evaluation from
-the driver.
+the driver. Trials of a sweep use one fleet at the same time:
+
+    FleetKeeper (actor) --owns--> RolloutPool --> workers
+        ^  replace(worker)                          ^
+        '---- SharedPool of run a ------------------|  groups and versions carry the run's name
+        '---- SharedPool of run b ------------------'
+
+Its workers live as long as the keeper, so a run that is ended takes none with it. Each run finds out for itself that
+a worker is gone; the first to say so has it replaced, the others are given the same replacement.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import logging
 import uuid
@@ -16,7 +25,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from polyray.cluster.session import CPU_ENVIRONMENT, NAMESPACE, OUTSIDE_ANY_GROUP
+from polyray.cluster.session import CPU_ENVIRONMENT, NAMESPACE, OUTSIDE_ANY_GROUP, on_this_node
 from polyray.config.rollout import RolloutSpec
 from polyray.errors import RolloutError, is_user_error, root_cause
 from polyray.models.adapter import PolicyUpdate
@@ -27,6 +36,7 @@ from polyray.weight_sync.proof import SyncAck
 
 logger = logging.getLogger(__name__)
 
+CALL_TIMEOUT_S = 60.0
 CALLS_PER_BATCH = 2
 """An evaluation's calls carry half of the sequences that an engine decodes together."""
 
@@ -43,7 +53,7 @@ class PoolWorker:
 class RolloutPool:
     """All rollout workers of a run, or of several successive runs on one base model.
 
-    Workers start here and are usable after `build`. For runs at the same time see shared_pool.py.
+    Workers start here and are usable after `build`. For runs at the same time see `SharedPool`.
     """
 
     run = ""
@@ -227,6 +237,86 @@ class RolloutPool:
         if self._settings is not None:
             worker.handle.build.remote(self._settings)
         return worker
+
+
+class FleetKeeper:
+    """Owns the workers. Every method is called remotely, one at a time."""
+
+    def __init__(self, owner: str, rollout: RolloutSpec) -> None:
+        self._pool = RolloutPool(owner, rollout)
+
+    def workers(self) -> list[PoolWorker]:
+        """Current workers."""
+        return self._pool.workers
+
+    def build(self, settings: EngineSettings) -> None:
+        """See `RolloutPool.build`."""
+        self._pool.build(settings)
+
+    def replace(self, index: int, name: str) -> PoolWorker:
+        """The worker in this place, which is another one than `name`."""
+        if self._pool.workers[index].name == name:
+            self._pool.replace(self._pool.workers[index])
+        return self._pool.workers[index]
+
+    def forget(self, run: str) -> None:
+        """A run has ended, however it did: the engines give up what it has under way."""
+        for worker in self._pool.workers:
+            worker.handle.forget.remote(run)
+
+
+class SharedPool(RolloutPool):
+    """The keeper's workers, as one of the runs sees them. Travels to the processes of the runs as a value."""
+
+    def __init__(self, owner: str, rollout: RolloutSpec) -> None:
+        """Start the keeper and the workers; `for_run` makes the copy of one run.
+
+        All workers end with the keeper, so it runs on the caller's node, which all runs need anyway.
+        """
+        actor = ray.remote(FleetKeeper).options(
+            name=f"{owner}-fleet-{uuid.uuid4().hex[:6]}",
+            namespace=NAMESPACE,
+            num_cpus=0,
+            scheduling_strategy=on_this_node(),
+        )
+        self._keeper: Any = actor.remote(owner, rollout)
+        super().__init__(owner, rollout)
+
+    def for_run(self, run: str) -> SharedPool:
+        """The same workers, for a run of this name; no two runs at the same time may have the same one."""
+        pool = copy.copy(self)
+        pool.run = run
+        pool.workers = self._open()
+        return pool
+
+    def forget(self, run: str) -> None:
+        """The run has ended: the engines work for the others alone."""
+        ray.get(self._keeper.forget.remote(run), timeout=CALL_TIMEOUT_S)
+
+    def build(self, settings: EngineSettings) -> None:
+        """See `RolloutPool.build`."""
+        self._settings = settings
+        ray.get(self._keeper.build.remote(settings), timeout=CALL_TIMEOUT_S)
+
+    def replace(self, worker: PoolWorker) -> PoolWorker:
+        """Replace the worker in this place; another caller may have done so already."""
+        replacement: Any = ray.get(
+            self._keeper.replace.remote(worker.index, worker.name), timeout=CALL_TIMEOUT_S
+        )
+        self.workers[worker.index] = replacement
+        return replacement
+
+    def adopt(self, workers: list[PoolWorker]) -> None:
+        """Take over these workers; they do not end with the process that replaced them."""
+        self.workers = list(workers)
+
+    def shutdown(self) -> None:
+        """End every worker, of all runs; only the owner of the pool calls this."""
+        super().shutdown()
+        ray.kill(self._keeper)
+
+    def _open(self) -> list[PoolWorker]:
+        return ray.get(self._keeper.workers.remote(), timeout=self.rollout.start_timeout_s)
 
 
 def _pass_on_user_errors(error: BaseException) -> None:

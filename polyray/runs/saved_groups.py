@@ -3,7 +3,7 @@
     groups.safetensors  tokens and log-probs of all completions one after another, rewards, classes, distances
     groups.json         ids, versions, texts, seeds, and by which prompt each group was sampled
 
-The learner's rank 0 writes them (orchestrator/learner_worker.py), the coordinator reads them when an attempt
+The learner's rank 0 writes them (launch/rl_worker.py), the coordinator reads them when an attempt
 begins. A run
 directory refuses another configuration; what may change all the same, the task's own files, is noticed here.
 """

@@ -204,7 +204,7 @@ class _Watch(TuneCallback):
         spent = time.monotonic() - self._started.pop(number, time.monotonic())
         self._seconds[number] = self._seconds.get(number, 0.0) + spent
         if self._fleet is not None:
-            from polyray.orchestrator.shared_pool import SharedPool
+            from polyray.orchestrator.rollout_pool import SharedPool
 
             assert isinstance(self._fleet.pool, SharedPool)
             self._fleet.pool.forget(self._searcher.plan(number).trial_id)

@@ -97,7 +97,7 @@ def _run(plan: TrialPlan, work: SweepWork) -> None:
 @contextmanager
 def _fleet_of(trial_id: str, plan: RunPlan[TrainConfig], shared: Fleet | None) -> Iterator[Fleet]:
     from polyray.launch.fleet import open_fleet
-    from polyray.orchestrator.shared_pool import SharedPool
+    from polyray.orchestrator.rollout_pool import SharedPool
 
     if shared is None:
         assert plan.fleet is not None

@@ -17,10 +17,10 @@ import ray
 
 from polyray.config.run import TrainConfig
 from polyray.launch.fleet import Fleet
+from polyray.launch.rl_worker import RemoteCoordination
 from polyray.learner.step_result import StepResult
 from polyray.models.adapter import PolicyUpdate, Probe, sha256_of
-from polyray.orchestrator.coordinator_actor import start_coordinator
-from polyray.orchestrator.learner_worker import RemoteCoordination
+from polyray.orchestrator.coordinator import start_coordinator
 from polyray.orchestrator.rollout_actor import Scoring
 from polyray.runs.history import check_history
 from polyray.runs.saved_groups import SNAPSHOT_FILES

@@ -15,7 +15,7 @@ import ray
 from polyray.config.run import TrainConfig
 from polyray.launch.fleet import Fleet, open_reward
 from polyray.launch.plan import plan_fleet
-from polyray.orchestrator.shared_pool import SharedPool
+from polyray.orchestrator.rollout_pool import SharedPool
 from polyray.rewards import plan_reward
 from polyray.rollout.engine import EngineSettings
 from tests.chaos.simulated import SimulatedRun

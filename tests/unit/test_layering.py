@@ -61,7 +61,7 @@ def probe(*names: str) -> tuple[list[str], set[str]]:
                 "jobs.train",
                 "polyray.launch.fleet",
                 "polyray.orchestrator.coordinator",
-                "polyray.orchestrator.learner_worker",
+                "polyray.launch.rl_worker",
             ),
             {"polyray.launch.fleet", "polyray.orchestrator.coordinator"},
             {"vllm", "transformers", "torch", "peft"},
@@ -100,5 +100,5 @@ def test_no_decision_depends_on_the_wall_clock(package: str) -> None:
         and isinstance(node.value, ast.Name)
         and (node.value.id, node.attr) in wall
     ]
-    shown = ("rewards/client.py:", "orchestrator/run_metrics.py:")
+    shown = ("rewards/client.py:", "orchestrator/monitoring.py:")
     assert [place for place in found if not place.startswith(shown)] == []

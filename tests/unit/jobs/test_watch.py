@@ -20,7 +20,7 @@ from rich.console import Console
 from polyray.errors import EXIT_INTERRUPTED, RolloutError, Stopped
 from polyray.launch import watch
 from polyray.launch.watch import watch_training
-from polyray.orchestrator.trainer_liveness import RESTARTING
+from polyray.orchestrator.coordinator import RESTARTING
 from polyray.runs.cost import CostMeter, Held, read_cost
 from polyray.runs.jsonl import read_jsonl
 from polyray.runs.progress import ProgressDisplay

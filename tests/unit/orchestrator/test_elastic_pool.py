@@ -107,7 +107,7 @@ async def test_a_lost_worker_was_the_last_that_a_version_waited_for() -> None:
 async def test_workers_that_never_serve_are_given_up_and_the_run_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("polyray.orchestrator.roster.MAX_FAILED_JOINS", 3)
+    monkeypatch.setattr("polyray.orchestrator.worker_table.MAX_FAILED_JOINS", 3)
     pool = FakePool()
 
     def broken(worker: FakeWorker) -> None:
@@ -128,7 +128,7 @@ async def test_workers_that_never_serve_are_given_up_and_the_run_goes_on(
 async def test_a_worker_that_the_run_needs_is_replaced_after_others_were_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("polyray.orchestrator.roster.MAX_FAILED_JOINS", 0)
+    monkeypatch.setattr("polyray.orchestrator.worker_table.MAX_FAILED_JOINS", 0)
     pool = FakePool()
 
     def broken(worker: FakeWorker) -> None:

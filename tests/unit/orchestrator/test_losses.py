@@ -11,12 +11,9 @@ import ray
 import ray.exceptions
 
 from polyray.config.rollout import RolloutSpec
-from polyray.orchestrator import delivery_report, shared_pool, trainer_liveness
+from polyray.launch.trainer import TellCoordinator
+from polyray.orchestrator import rollout_pool
 from polyray.orchestrator.coordinator import DRAIN, NOT_READY, BatchLease, Coordinator
-from polyray.orchestrator.coordinator_actor import TellCoordinator
-from polyray.orchestrator.delivery_report import DeliveryReport
-from polyray.orchestrator.run_state import RunState
-from polyray.orchestrator.trainer_liveness import TrainerLiveness
 from tests.unit.orchestrator.fakes import (
     DIED,
     FakePool,
@@ -40,6 +37,12 @@ async def lease_of_rank_0(coordinator: Coordinator) -> Any:
         if answer != NOT_READY:
             return answer
     raise AssertionError("it waits for ever")
+
+
+async def loses(coordinator: Coordinator, name: str) -> None:
+    """A worker dies."""
+    (row,) = [row for row in coordinator._table.rows if row.name == name]
+    await coordinator._sync.recover(row, DIED)
 
 
 @pytest.mark.parametrize("dropped", [False, True])
@@ -77,17 +80,16 @@ async def test_late_answers_of_a_replaced_worker_are_ignored(max_staleness: int)
     gate = pool.made[0].delivery_gate = asyncio.Event()
     publishing = asyncio.create_task(coordinator.publish(make_payload(1)))
     await until(lambda: pool.made[0].loading == 1)
-    await coordinator._fleet.recover(coordinator._fleet.worker("worker-0"), DIED)
+    await loses(coordinator, "worker-0")
     gate.set()
     assert await asyncio.wait_for(publishing, 2) is not None
     await until(lambda: pool.made[0].delivered == [0, 1])
-    groups = coordinator._fleet.dispatcher._workers
-    await until(lambda: coordinator._fleet.all_serve)
-    assert set(groups) <= {"worker-0+", "worker-1"}
+    await until(lambda: coordinator._table.all_serve)
+    assert [row.name for row in coordinator._table.rows] == ["worker-0+", "worker-1"]
     for step in (1, 2):
         await batch_of(coordinator, step)
         assert await asyncio.wait_for(coordinator.publish(make_payload(step + 1)), 2) is not None
-    await until(lambda: coordinator._fleet.all_serve)
+    await until(lambda: coordinator._table.all_serve)
     assert await coordinator.failure() is None and len(pool.made) == 3
 
 
@@ -152,7 +154,7 @@ async def test_awaited_worker_is_not_awaited_after_releasing_its_place() -> None
 async def test_empty_optional_place_is_not_required_by_the_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("polyray.orchestrator.roster.MAX_FAILED_JOINS", 0)
+    monkeypatch.setattr("polyray.orchestrator.worker_table.MAX_FAILED_JOINS", 0)
     pool = FakePool(1)
     coordinator = make_coordinator(pool, make_config(rollout={"num_workers": 1, "max_workers": 2}))
     await coordinator.begin_attempt(None)
@@ -163,7 +165,7 @@ async def test_empty_optional_place_is_not_required_by_the_run(
         worker.refuses = DIED
 
     pool.broken = refuses
-    await coordinator._fleet.recover(coordinator._fleet.worker("worker-0"), DIED)
+    await loses(coordinator, "worker-0")
     await until(lambda: pool.retired == ["worker-0+"])
     assert [(worker.index, worker.name) for worker in pool.workers] == [(0, "worker-1")]
     pool.broken = lambda worker: None
@@ -190,7 +192,7 @@ async def test_pending_poll_of_a_lost_learner_is_no_heartbeat(
     assert engine.asleep
     engine.held.set()  # what comes back has_signal nothing, and others would take its place
     assert await polling == NOT_READY and await coordinator.failure() is None
-    assert len(engine.requests) == 3 and coordinator._learner.is_gone
+    assert len(engine.requests) == 3 and coordinator._run_state.learner_is_gone
     assert (await coordinator.progress())["phase"] == "waiting for the learner to start again"
 
 
@@ -216,7 +218,7 @@ async def test_a_group_belongs_to_the_attempt_in_which_it_was_reserved() -> None
     coordinator = await started(pool, make_config(rollout={"num_workers": 1}))
     await until(lambda: len(pool.made[0].requests) == 3)
     coordinator._buffer.requeue(1)
-    coordinator._fleet.dispatcher.ended("worker-0")
+    coordinator._table.rows[0].ended()
     coordinator._dispatch_groups()  # reserves it; its task has not begun
     assert await coordinator.begin_attempt(None) == 2
     held.set()
@@ -232,7 +234,7 @@ async def test_joining_workers_get_a_share_and_release_it_on_leaving() -> None:
     await coordinator.begin_attempt(None)
     await coordinator.publish(make_payload(0))
     await until(lambda: len(pool.made) == 2 and pool.made[1].delivered == [0])
-    assert coordinator._fleet.dispatcher.window == 4
+    assert coordinator._table.num_expected == 2
     for step in range(3):
         await batch_of(coordinator, step)
         await coordinator.publish(make_payload(step + 1))
@@ -243,46 +245,8 @@ async def test_joining_workers_get_a_share_and_release_it_on_leaving() -> None:
         worker.delivery_gate = asyncio.Event()
 
     pool.broken = without_room
-    await coordinator._fleet.recover(coordinator._fleet.worker("worker-1"), DIED)
-    assert coordinator._fleet.dispatcher.window == 8
-
-
-def test_idle_ratio_excludes_removed_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(delivery_report, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    report = DeliveryReport()
-    report.add("idle", 0.0, 0.0)
-    report.add("half", 0.0, 0.0)
-    clock[0] = 10.0
-    report.add("idle", 0.0, 0.0)
-    report.add("half", 0.0, 5.0)
-    assert report.take()["idle_generate"] == 0.75
-    report.forget("idle")
-    assert report.take()["idle_generate"] == 0.5
-
-
-def test_a_learner_that_stays_away_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(trainer_liveness, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    run_state = RunState()
-    learner = TrainerLiveness(run_state)
-    learner.check()
-    for clock[0] in (1.0, 130.0):
-        learner.failed("rank 0 died")
-        learner.check()
-        clock[0] += trainer_liveness.PATIENCE_S - 1
-        learner.check()
-        assert learner.is_gone
-        learner.heartbeat()
-        clock[0] += 2
-        learner.check()
-    assert [incident["kind"] for incident in run_state.incidents] == ["learner_failed"] * 2
-    assert not learner.is_gone
-    learner.failed("rank 0 died")
-    clock[0] += trainer_liveness.PATIENCE_S
-    for _ in range(2):
-        learner.check()
-    assert [incident["kind"] for incident in run_state.incidents[2:]] == ["learner_failed", "learner_waits"]
+    await loses(coordinator, "worker-1")
+    assert coordinator._table.num_expected == 1
 
 
 @pytest.mark.parametrize("error", [None, ray.exceptions.GetTimeoutError(), DIED, ValueError("no actor")])
@@ -322,6 +286,6 @@ def test_the_keeper_of_a_shared_fleet_shares_its_starters_node(monkeypatch: pyte
 
     monkeypatch.setattr(ray, "remote", lambda cls: Actor())
     monkeypatch.setattr(ray, "get", lambda value, timeout: value)
-    monkeypatch.setattr(shared_pool, "on_this_node", lambda: "here")
-    shared_pool.SharedPool("sweep", RolloutSpec(num_workers=2))
+    monkeypatch.setattr(rollout_pool, "on_this_node", lambda: "here")
+    rollout_pool.SharedPool("sweep", RolloutSpec(num_workers=2))
     assert [options["scheduling_strategy"] for options in asked] == ["here"]

@@ -12,8 +12,8 @@ import pytest
 import ray
 
 from polyray.config.run import TrainConfig
+from polyray.launch.rl_worker import RemoteCoordination
 from polyray.orchestrator.coordinator import BatchLease, Coordinator
-from polyray.orchestrator.learner_worker import RemoteCoordination
 from polyray.runs.saved_groups import SNAPSHOT_FILES, encode_groups
 from polyray.seeds import sample_seed
 from polyray.tasks import build_task

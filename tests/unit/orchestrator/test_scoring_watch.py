@@ -9,9 +9,9 @@ import pytest
 
 from polyray.config.task import HiddenTrapGridSpec
 from polyray.errors import RewardError
-from polyray.orchestrator.reward_failure_monitor import RewardFailureMonitor
+from polyray.orchestrator.monitoring import RewardFailureMonitor
 from polyray.orchestrator.rollout_actor import RolloutReply
-from polyray.orchestrator.run_state import RunState
+from polyray.orchestrator.worker_table import RunState
 from polyray.rewards.groups import GroupToScore, score_groups
 from polyray.rewards.python_function import PythonReward, compile_function
 from polyray.tasks import build_task

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from polyray.orchestrator.staleness import StalenessDecision, judge, may_start
+from polyray.orchestrator.rollout_buffer import StalenessDecision, judge, may_start
 from polyray.types import PolicyVersion
 
 

@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-from polyray.orchestrator.run_instruments import PREFIX
+from polyray.orchestrator.monitoring import PREFIX
 from tests.dashboards import (
     DASHBOARDS,
     FOLDER,

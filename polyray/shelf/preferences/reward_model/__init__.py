@@ -11,7 +11,7 @@ model.py       a saved model: loading, raw scores, scores (no torch but the enco
 card.py        origin of a model; whether two are independent
 reward.py      the model as a Reward
 
-Scoring needs only the names below; training is called by polyray/shelf/preferences/reward_model_worker.py.
+Scoring needs only the names below; training is called by `training.reward_model_loop`.
 """
 
 from polyray.shelf.preferences.reward_model.card import ModelCard, check_independent

@@ -5,7 +5,7 @@
 
 (seed, step) alone determines the rows of a step; ranks divide its rows, every loss is divided by the weight of the
 whole batch and gradients are summed, so several ranks are one rank up to rounding, and a resumed run is the same run.
-Called by polyray/shelf/preferences/reward_model_worker.py.
+`reward_model_loop` is what Ray Train runs (polyray/launch/trainer.py).
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import ray.train
 import torch
 
 from polyray.config.reward_model import TrainRewardConfig
 from polyray.errors import RewardError
+from polyray.launch.trainer import TrainWorker
 from polyray.learner.optim import build_scheduler
 from polyray.learner.reduce import mean_over_ranks, sum_gradients
 from polyray.learner.stopping import agreed_to_stop
@@ -35,6 +37,12 @@ from polyray.shelf.preferences.reward_model.finish import write_model
 from polyray.shelf.preferences.reward_model.network import Network, build_network, embed_all
 from polyray.shelf.preferences.reward_model.objective import batch_losses, batch_rows, validation_metrics
 from polyray.shelf.preferences.reward_model.run import RewardTrainingRun
+
+
+def reward_model_loop(worker: TrainWorker) -> None:
+    """The loop of one rank inside Ray Train."""
+    run = RewardTrainingRun(worker.config, worker.run_dir, worker.device, worker.rank, worker.world_size)
+    run_reward_training(run, lambda metrics: ray.train.report(metrics))
 
 
 def run_reward_training(run: RewardTrainingRun, reported: Callable[[dict[str, float]], None]) -> None:

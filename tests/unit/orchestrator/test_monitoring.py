@@ -14,10 +14,17 @@ import ray
 import ray.exceptions
 from ray.util.metrics import Gauge, Metric
 
-from polyray.orchestrator import run_metrics
+from polyray.orchestrator import monitoring
+from polyray.orchestrator.monitoring import (
+    OTHER_GAUGES,
+    PREFIX,
+    RUN_TAGS,
+    STEP_VALUES,
+    Instruments,
+    RunLoad,
+    RunMetrics,
+)
 from polyray.orchestrator.rollout_actor import RolloutReply
-from polyray.orchestrator.run_instruments import OTHER_GAUGES, PREFIX, RUN_TAGS, STEP_VALUES, Instruments
-from polyray.orchestrator.run_metrics import RunLoad, RunMetrics
 from polyray.types import METRIC_KEYS, PolicyVersion
 from tests.unit.orchestrator.fakes import FakePool, make_config, make_payload, started, until
 
@@ -111,9 +118,9 @@ def test_totals_begin_at_zero_and_grow(recorded: Recorded) -> None:
     metrics.took(reply(), "kept")
     metrics.took(reply(num_scored=1), "unscored")
     lost = {"kind": "worker_replaced", "message": "..."}
-    clock.now += run_metrics.EXPORT_EVERY_S
+    clock.now += monitoring.EXPORT_EVERY_S
     metrics.export(load(delivery_failures=1, incidents=[lost]))
-    clock.now += run_metrics.EXPORT_EVERY_S
+    clock.now += monitoring.EXPORT_EVERY_S
     metrics.export(load(delivery_failures=1, incidents=[lost, lost, {"kind": "new", "message": ""}]))
     assert recorded["groups_total", ("kept",)] == [0, 1, 1]
     assert recorded["groups_total", ("unscored",)] == [0, 1, 1]
@@ -132,7 +139,7 @@ def test_metric_that_is_no_number_keeps_its_last_value(recorded: Recorded) -> No
     metrics.step({"entropy": 0.5, "diversity": np.float64(0.25), "note": "text", "deliver_s": 0.0})
     metrics.export(load())
     metrics.step({"entropy": math.nan, "diversity": None})
-    clock.now += run_metrics.EXPORT_EVERY_S
+    clock.now += monitoring.EXPORT_EVERY_S
     metrics.export(load())
     assert recorded["entropy_nats", ()] == [0.5, 0.5] and recorded["diversity", ()] == [0.25, 0.25]
     assert ("delivery_seconds", ()) not in recorded
@@ -151,10 +158,10 @@ def test_ray_is_called_at_intervals_only(recorded: Recorded) -> None:
 
 def test_components_that_a_reward_makes_up_do_not_add_up(recorded: Recorded) -> None:
     metrics = RunMetrics(make_config(), Clock())
-    metrics.step({f"reward/part-{number}": 0.5 for number in range(run_metrics.MAX_COMPONENTS + 20)})
+    metrics.step({f"reward/part-{number}": 0.5 for number in range(monitoring.MAX_COMPONENTS + 20)})
     metrics.export(load())
     exported = [own for name, own in recorded if name == "reward_component"]
-    assert exported == [(f"part-{number}",) for number in range(run_metrics.MAX_COMPONENTS)]
+    assert exported == [(f"part-{number}",) for number in range(monitoring.MAX_COMPONENTS)]
 
 
 def test_a_failure_of_ray_is_one_warning(
@@ -187,11 +194,11 @@ def test_an_export_costs_less_than_a_millisecond_each_second() -> None:
     rounds = 20
     started_at = time.process_time()
     for _ in range(rounds):
-        clock.now += run_metrics.EXPORT_EVERY_S
+        clock.now += monitoring.EXPORT_EVERY_S
         metrics.step(line)
         metrics.export(load())
     spent = (time.process_time() - started_at) / rounds
-    assert spent < 0.001 * run_metrics.EXPORT_EVERY_S
+    assert spent < 0.001 * monitoring.EXPORT_EVERY_S
 
 
 def test_every_step_value_is_a_key_of_the_run(recorded: Recorded) -> None:
@@ -202,7 +209,7 @@ def test_every_step_value_is_a_key_of_the_run(recorded: Recorded) -> None:
 
 
 def test_the_docstring_lists_the_tags() -> None:
-    listed = dict(re.findall(r"(\w+)\{([\w, ]+)\}", run_metrics.__doc__ or ""))
+    listed = dict(re.findall(r"(\w+)\{([\w, ]+)\}", monitoring.__doc__ or ""))
     tagged = {
         name.removesuffix("_total"): ", ".join(tags) for name, (_, tags) in OTHER_GAUGES.items() if tags
     }
@@ -213,7 +220,7 @@ def test_the_docstring_lists_the_tags() -> None:
 async def test_coordinator_exports_its_events(
     no_ray: None, recorded: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_metrics, "EXPORT_EVERY_S", 0.0)
+    monkeypatch.setattr(monitoring, "EXPORT_EVERY_S", 0.0)
     pool = FakePool()
     coordinator = await started(pool)
     await until(lambda: coordinator._buffer.num_buffered == 3)
@@ -224,7 +231,7 @@ async def test_coordinator_exports_its_events(
     assert recorded["completions_total", ()] == [12] and recorded["tokens_generated_total", ()] == [36]
     assert recorded["workers_behind", ()] == [0] and recorded["delivery_failures_total", ()] == [0]
 
-    worker = coordinator._fleet.workers[0].handle
+    worker = coordinator._table.rows[0].worker.handle
     worker.refuses = ray.exceptions.ActorDiedError()
     assert await coordinator.publish(make_payload(1)) is not None  # by its replacement, too
     await coordinator.progress()
@@ -236,7 +243,7 @@ async def test_coordinator_exports_its_events(
 async def test_a_version_that_is_not_proven_is_counted(
     no_ray: None, recorded: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_metrics, "EXPORT_EVERY_S", 0.0)
+    monkeypatch.setattr(monitoring, "EXPORT_EVERY_S", 0.0)
     pool = FakePool()
     coordinator = await started(pool)
     pool.made[1].lies = True

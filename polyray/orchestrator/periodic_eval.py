@@ -15,21 +15,28 @@ import ray.exceptions
 
 from polyray.config.run import TrainConfig
 from polyray.orchestrator.rollout_actor import Scoring
-from polyray.orchestrator.run_state import RunState
-from polyray.orchestrator.serving_fleet import ServingFleet
+from polyray.orchestrator.weight_sync_manager import WeightSyncManager
+from polyray.orchestrator.worker_table import RunState, WorkerTable
 from polyray.periodic_eval.validation import Validation
 from polyray.tasks.base import Task
 from polyray.types import GroupRequest, PolicyVersion
 
 
-class ValidationRounds:
+class PeriodicEval:
     """Belongs to the coordinator's event loop; does nothing where the configuration has no rounds."""
 
     def __init__(
-        self, config: TrainConfig, task: Task, fleet: ServingFleet, scoring: Scoring, run_state: RunState
+        self,
+        config: TrainConfig,
+        task: Task,
+        table: WorkerTable,
+        sync: WeightSyncManager,
+        scoring: Scoring,
+        run_state: RunState,
     ) -> None:
         self._config = config
-        self._fleet = fleet
+        self._table = table
+        self._sync = sync
         self._scoring = scoring
         self._run_state = run_state
         self._rounds = config.rounds
@@ -59,7 +66,7 @@ class ValidationRounds:
         for index, request in enumerate(requests):
             # An engine knows its groups by their ids: those of two versions may be under way at once.
             group_id = request.group_id - policy.version * len(requests)
-            self._fleet.spawn(self._ask(policy, index, replace(request, group_id=group_id, run=policy.run)))
+            self._sync.spawn(self._ask(policy, index, replace(request, group_id=group_id, run=policy.run)))
 
     def result(self, version: int) -> Mapping[str, float] | None:
         """The values of a version; None while groups are out."""
@@ -67,29 +74,30 @@ class ValidationRounds:
         return None if result is None else result.metrics
 
     def _is_wanted(self, policy: PolicyVersion) -> bool:
-        current = self._run_state.failure is None and self._fleet.attempt == policy.attempt
-        return current and self._fleet.still_serves(policy)
+        """Whether the run goes on and a worker serves this version, or will: it is the newest one."""
+        current = self._run_state.failure is None and self._table.attempt == policy.attempt
+        return current and (self._table.newest == policy or bool(self._table.serving(policy)))
 
     async def _ask(self, policy: PolicyVersion, index: int, request: GroupRequest) -> None:
         assert self._validation is not None
         summary = None
         self._out += 1
         while summary is None and self._is_wanted(policy):
-            serving = [worker for worker in self._fleet.workers if self._fleet.served_by(worker) == policy]
+            serving = self._table.serving(policy)
             if not serving:  # a replacement is on its way to it
                 await self._run_state.woken()
                 continue
-            worker = serving[index % len(serving)]
+            row = serving[index % len(serving)]
             try:
                 summary = await asyncio.wait_for(
-                    worker.handle.validate.remote(request, self._scoring, self._rounds),
+                    row.worker.handle.validate.remote(request, self._scoring, self._rounds),
                     self._config.rollout.group_timeout_s,
                 )
             except (ray.exceptions.RayError, TimeoutError) as error:
-                if self._fleet.attempt == policy.attempt:  # else the workers gave it up, as they should
-                    await self._fleet.recover(worker, error)
+                if self._table.attempt == policy.attempt:  # else the workers gave it up, as they should
+                    await self._sync.recover(row, error)
         self._out -= 1
         self.num_tokens += 0 if summary is None else summary.num_tokens
-        if self._fleet.attempt == policy.attempt:
+        if self._table.attempt == policy.attempt:
             self._validation.add(policy.version, index, summary)
-        self._run_state.changed.set()
+        self._run_state.notify()

@@ -18,8 +18,7 @@ from polyray.errors import (
     RolloutError,
     WeightSyncError,
 )
-from polyray.orchestrator.coordinator_actor import TellCoordinator
-from polyray.orchestrator.learner_failures import EndAtPermanentError, permanent_error, training_error
+from polyray.launch.trainer import EndAtPermanentError, TellCoordinator, permanent_error, training_error
 from tests.unit.orchestrator.fakes import FakePool, make_coordinator
 
 

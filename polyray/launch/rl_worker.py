@@ -1,8 +1,7 @@
-"""The RL loop inside Ray Train: connects polyray/learner/loop.py with the coordinator actor.
+"""The RL learner inside Ray Train: connects polyray/learner/loop.py with the coordinator actor.
 
-`start_training` is called by polyray train on the driver; `train_loop` runs in every Train worker. Ray Train
-gives no calls into its workers, so they pull. The coordinator is found by name, because Train re-uses the loop's
-arguments after a restart.
+Ray Train gives no calls into its workers, so they pull. The coordinator is found by name, because Train re-uses the
+loop's arguments after a restart.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ import ray.train
 from polyray.cluster.session import NAMESPACE
 from polyray.config.run import TrainConfig
 from polyray.errors import root_cause
+from polyray.launch.trainer import TrainWorker
 from polyray.learner.step_result import StepResult
 from polyray.models.adapter import PolicyUpdate
 from polyray.orchestrator.coordinator import DRAIN, NOT_READY, STOP, BatchLease
-from polyray.runs.error_log import errors_logged
-from polyray.runs.logging import log_as, log_at
+from polyray.runs.logging import log_at
 from polyray.runs.saved_groups import SNAPSHOT_FILES, encode_groups
 from polyray.types import ScoredGroup, StepMetrics, TrainingBatch
 
@@ -163,33 +162,17 @@ def _fetched(ref: Any) -> ScoredGroup | None:
         return None
 
 
-def train_loop(arguments: dict[str, Any]) -> None:
-    """Ray Train's function: one rank, from the newest checkpoint to the last step.
-
-    `arguments`: config (plain values), coordinator (actor name), model_dir, run_dir, dtype.
-    """
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    with errors_logged(Path(arguments["run_dir"]), f"learner-{rank}"):
-        _train(arguments, rank, world_size)
-
-
-def _train(arguments: dict[str, Any], rank: int, world_size: int) -> None:
-    import torch
-
-    from polyray.learner.determinism import make_reproducible
+def rl_loop(worker: TrainWorker) -> None:
+    """The RL loop of one rank. `worker.arguments`: coordinator (actor name), model_dir, dtype."""
     from polyray.learner.loop import run_learner
     from polyray.learner.policy import Policy
     from polyray.learner.run_files import RunFiles
 
-    config = TrainConfig.model_validate(arguments["config"])
-    log_as(f"learner-{rank}", config.name)
-    device = torch.device("cuda") if config.learner.use_gpu else torch.device("cpu")
-    make_reproducible(config.learner.num_threads, device)
-    policy = Policy(config, Path(arguments["model_dir"]), arguments["dtype"], device)
+    config, rank, arguments = worker.config, worker.rank, worker.arguments
+    policy = Policy(config, Path(arguments["model_dir"]), arguments["dtype"], worker.device)
     coordinator = ray.get_actor(arguments["coordinator"], namespace=NAMESPACE)
-    coordination = RemoteCoordination(coordinator, config, rank, world_size)
-    files = RunFiles(Path(arguments["run_dir"]), config)
+    coordination = RemoteCoordination(coordinator, config, rank, worker.world_size)
+    files = RunFiles(worker.run_dir, config)
     try:
         run_learner(config, policy, files, coordination, rank, lambda step: ray.train.report({"step": step}))
     except ray.exceptions.RayActorError as error:

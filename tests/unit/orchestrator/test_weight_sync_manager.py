@@ -10,8 +10,9 @@ import ray.exceptions
 
 from polyray.config.rollout import RolloutSpec
 from polyray.errors import WeightSyncError, WeightSyncMismatch
+from polyray.models.adapter import PolicyUpdate
 from polyray.orchestrator.coordinator import DRAIN, NOT_READY, BatchLease
-from polyray.orchestrator.serving_fleet import groups_per_worker
+from polyray.orchestrator.worker_table import groups_per_worker
 from tests.unit.orchestrator.fakes import (
     DIED,
     FakePool,
@@ -225,3 +226,23 @@ async def test_incidents_are_reported_from_the_last_seen_one() -> None:
     assert re.search(r"groups 1 of step 0\b", incidents[1]["message"])
     assert re.search(r"attempt 2 .*step 0\b", incidents[2]["message"])
     assert (await coordinator.progress(2))["incidents"] == incidents[2:]
+
+
+@pytest.mark.parametrize("wrong", [make_payload(0), make_payload(2)])
+async def test_version_out_of_order_ends_the_run(wrong: PolicyUpdate) -> None:
+    coordinator = await started(FakePool())
+    assert await coordinator.publish(wrong) is None
+    failure = await failure_of(coordinator)
+    assert isinstance(failure, WeightSyncError)
+    assert re.search(rf"{wrong.policy.name} cannot follow {make_payload(0).policy.name}", str(failure))
+
+
+async def test_new_attempt_may_go_back_to_an_earlier_version() -> None:
+    pool = FakePool()
+    coordinator = await started(pool)
+    snapshot = await coordinator.snapshot()
+    await batch_of(coordinator, 0)
+    assert await coordinator.publish(make_payload(1)) is not None
+    assert await coordinator.begin_attempt(snapshot) == 2
+    assert await coordinator.publish(make_payload(0, attempt=2)) is not None
+    assert [fake.delivered for fake in pool.made] == [[0, 1, 0]] * 2
