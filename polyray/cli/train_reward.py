@@ -80,7 +80,7 @@ def train_reward(config: TrainRewardConfig, directory: RunDirectory, display: Pr
     from functools import partial
 
     from polyray.cluster.session import check_placement
-    from polyray.launch.watch_workers import watch_workers
+    from polyray.launch.watch import watch_workers
     from polyray.shelf.preferences.reward_model import read_card
     from polyray.shelf.preferences.reward_model.data import load_training_data, num_steps_of
 

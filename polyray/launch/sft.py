@@ -81,7 +81,7 @@ def supervise(plan: RunPlan[SftConfig], directory: RunDirectory, display: Progre
     from functools import partial
 
     from polyray.cluster.session import check_placement
-    from polyray.launch.watch_workers import watch_workers
+    from polyray.launch.watch import watch_workers
     from polyray.learner.demonstrations import load_demonstrations
     from polyray.models.loading import load_tokenizer
 

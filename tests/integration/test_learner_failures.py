@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from polyray.config.learner import LearnerSpec
 from polyray.config.run import SftConfig
 from polyray.errors import DataError, LearnerError
-from polyray.launch.fleet import fit_trainer
+from polyray.launch.trainer import TrainWorker, fit_trainer
 from polyray.runs.run_directory import RunDirectory
 
 
-def _loop(arguments: dict[str, Any]) -> None:
+def _loop(worker: TrainWorker) -> None:
     """Counts its starts, then raises."""
-    import ray.train
-
-    from polyray.errors import DataError
-    from polyray.runs.error_log import errors_logged
-
-    rank = ray.train.get_context().get_world_rank()
-    run_dir = Path(arguments["run_dir"])
-    with (run_dir / "starts").open("a") as file:
-        file.write(f"{rank}\n")
-    with errors_logged(run_dir, f"learner-{rank}"):
-        raise {"data": DataError, "type": TypeError, "device": RuntimeError}[arguments["error"]](
-            "row 3: no text"
-        )
+    with (worker.run_dir / "starts").open("a") as file:
+        file.write(f"{worker.rank}\n")
+    raise {"data": DataError, "type": TypeError, "device": RuntimeError}[worker.arguments["error"]](
+        "row 3: no text"
+    )
 
 
 def _fitted(tmp_path: Path, error: str, max_failures: int) -> tuple[BaseException, int, str]:
     outcome: dict[str, BaseException] = {}
-    with RunDirectory.open(SftConfig(name="run", runs_dir=str(tmp_path))) as directory:
-        arguments = {"run_dir": str(directory.paths.root), "error": error}
-        learner = LearnerSpec(max_failures=max_failures, cpus_per_worker=0.5)
-        fit_trainer(_loop, arguments, learner, directory, outcome)
+    learner = LearnerSpec(max_failures=max_failures, cpus_per_worker=0.5)
+    config = SftConfig(name="run", runs_dir=str(tmp_path), learner=learner)
+    with RunDirectory.open(config) as directory:
+        fit_trainer(_loop, config, {"error": error}, directory, outcome)
         starts = len((directory.paths.root / "starts").read_text().splitlines())
         return outcome["error"], starts, (directory.paths.root / "error.log").read_text()
 

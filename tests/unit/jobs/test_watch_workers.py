@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from polyray.errors import EXIT_INTERRUPTED, Stopped
-from polyray.launch import watch_workers
+from polyray.launch import watch
 from polyray.runs.jsonl import JsonlWriter
 from polyray.runs.progress import ProgressDisplay
 from polyray.runs.run_directory import RunPaths
@@ -25,14 +25,14 @@ DEADLINE_S = 10.0
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch_workers, "POLL_S", 0.01)
+    monkeypatch.setattr(watch, "POLL_S", 0.01)
 
 
 def run(run_dir: Path, fit: Callable[[dict[str, BaseException]], None]) -> tuple[int, str]:
     """Number of steps, and the output."""
     stream, paths = io.StringIO(), RunPaths(run_dir)
     with ProgressDisplay(console=Console(file=stream, width=200)) as display:
-        steps = watch_workers.watch_workers(
+        steps = watch.watch_workers(
             paths, fit, display, phases=("starting", "training"), num_steps=10, result=paths.adapter
         )
     return steps, stream.getvalue()
