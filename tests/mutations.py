@@ -72,7 +72,7 @@ MUTATIONS = (
     ),
     Mutation(
         "off by one in staleness",
-        "polyray/orchestrator/staleness.py",
+        "polyray/orchestrator/rollout_buffer.py",
         "if 0 <= learner_version - group_policy.version <= max_staleness:",
         "if 0 <= learner_version - group_policy.version <= max_staleness + 1:",
         "tests/unit/orchestrator/test_staleness.py",
@@ -97,6 +97,27 @@ MUTATIONS = (
         "chosen.sort(key=lambda item: item.group_id)",
         "chosen.sort(key=lambda item: -item.group_id)",
         "tests/unit/orchestrator/test_rollout_buffer.py",
+    ),
+    Mutation(
+        "worker that lags counted as serving",
+        "polyray/orchestrator/worker_table.py",
+        "return sum(row.joined and row.served != self.newest for row in self._rows.values())",
+        "return sum(row.joined and row.served is None for row in self._rows.values())",
+        "tests/unit/orchestrator/test_worker_table.py",
+    ),
+    Mutation(
+        "group of an ended attempt kept",
+        "polyray/orchestrator/worker_table.py",
+        "if served is None or served.attempt != self.attempt or row.groups >= window:",
+        "if served is None or row.groups >= window:",
+        "tests/unit/orchestrator/test_worker_table.py",
+    ),
+    Mutation(
+        "stale version loaded after a newer one",
+        "polyray/orchestrator/weight_sync_manager.py",
+        "        if not row.syncing:\n            row.syncing = True\n            self.spawn",
+        "        if True:\n            row.syncing = True\n            self.spawn",
+        "tests/unit/orchestrator/test_weight_sync_manager.py",
     ),
     Mutation(
         "proof skipped",

@@ -260,8 +260,10 @@ class WorkerTable:
             served = row.served
             if served is None or served.attempt != self.attempt or row.groups >= window:
                 continue
-            if best is not None and (best.load, best.worker.index) < (row.load, row.worker.index):
-                continue
+            if best is not None:
+                heavier = row.load > best.load
+                if heavier or (row.load == best.load and row.worker.index > best.worker.index):
+                    continue
             if served.version not in allowed:
                 allowed[served.version] = may_start(served.version)
             if allowed[served.version]:
