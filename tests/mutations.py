@@ -75,7 +75,7 @@ MUTATIONS = (
         "polyray/orchestrator/rollout_buffer.py",
         "if 0 <= learner_version - group_policy.version <= max_staleness:",
         "if 0 <= learner_version - group_policy.version <= max_staleness + 1:",
-        "tests/unit/orchestrator/test_staleness.py",
+        "tests/unit/orchestrator/test_rollout_buffer.py",
     ),
     Mutation(
         "requeue of a lost group dropped",

@@ -189,7 +189,7 @@ class RolloutBuffer(Generic[HandleT]):
         self._gone(group_id, "unscored")
 
     def filter(self, group_id: int, max_batches: int) -> bool:
-        """Drops a running group that has_signal nothing; False where the step has replaced enough of them already.
+        """Drops a running group that has no signal; False where the step has replaced enough of them already.
 
         Which ones are replaced follows from their ids, not from the order in which they finish: so it is the same
         in a repeated run.

@@ -49,6 +49,7 @@ def script() -> str:
     )
 
 
+@pytest.mark.slow  # a Ray and engines of its own
 def test_script_of_the_document_trains_and_evaluates_with_a_closure(directory: Path) -> None:
     (directory / "first_run.py").write_text(script(), encoding="utf-8")
     done = subprocess.run(

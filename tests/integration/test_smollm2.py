@@ -31,6 +31,7 @@ def config(train_values: Callable[..., dict[str, Any]], smollm2_cache: Path, tmp
     reward = {"type": "python", "path": f"{tmp_path / 'reward.py'}:score"}
     rollout = {
         "num_workers": 1,
+        "threads_per_worker": 1,  # the other test process has the other core
         "prompts_per_step": 2,
         "group_size": 4,
         "max_prompt_tokens": 64,

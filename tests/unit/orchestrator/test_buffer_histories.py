@@ -96,6 +96,7 @@ class History(RuleBasedStateMachine):
     @rule()
     def checkpoint_is_written(self) -> None:
         snapshot = json.dumps(self.buffer.snapshot())
+        assert self.max_staleness or not self.buffer.waiting()  # sampling again gives the same groups
         self.checkpoints.append((snapshot, deepcopy(self.buffer.waiting()), [*self.consumed], self._gone()))
 
     @precondition(lambda self: self.checkpoints)

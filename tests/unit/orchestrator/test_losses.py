@@ -190,7 +190,7 @@ async def test_pending_poll_of_a_lost_learner_is_no_heartbeat(
     await until(lambda: len(engine.requests) == 3)
     await coordinator.learner_failed("rank 0 died")
     assert engine.asleep
-    engine.held.set()  # what comes back has_signal nothing, and others would take its place
+    engine.held.set()  # what comes back has no signal, and others would take its place
     assert await polling == NOT_READY and await coordinator.failure() is None
     assert len(engine.requests) == 3 and coordinator._run_state.learner_is_gone
     assert (await coordinator.progress())["phase"] == "waiting for the learner to start again"
