@@ -103,7 +103,7 @@ def test_learner_tokens_are_those_of_the_largest_micro_batches(
     assert learner_tokens(_train(**sections)) == tokens
 
 
-def test_an_engine_by_hand_and_on_two_devices() -> None:
+def test_engine_memory_is_shared_by_two_devices() -> None:
     config = _train(delivery={"mode": "adapter"})
     whole = engine_memory(config.model, SHAPE, config.rollout, config.delivery)
     assert whole == {
