@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ray import cloudpickle
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from rich.console import Console
 
 from polyray.cli.sweep import main
@@ -199,6 +199,7 @@ def test_scheduler_asks_the_worst_trial_once_to_end(kind: str) -> None:
             decisions.append(scheduler.on_trial_result(waiting, trial, result))  # type: ignore[arg-type]
     assert set(decisions) == {TrialScheduler.CONTINUE}
     assert trials[3].trial_id in ENDED and trials[0].trial_id not in ENDED
+    assert type(scheduler_of(SchedulerSpec(), 4, end)) is FIFOScheduler, "none stops a trial by default"
     assert len(ENDED) == len(set(ENDED))
 
 
