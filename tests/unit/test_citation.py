@@ -1,4 +1,4 @@
-"""CITATION.cff says what the package says of itself."""
+"""CITATION.cff agrees with the package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import polyray
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_citation_agrees_with_the_package() -> None:
+def test_citation_agrees_with_the_package() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert citation["cff-version"] == "1.2.0"

@@ -1,4 +1,4 @@
-"""A package of an extra that is not installed: an error that says which extra to install."""
+"""Errors for packages of extras that are not installed name the extra."""
 
 from __future__ import annotations
 

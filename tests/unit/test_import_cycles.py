@@ -68,21 +68,8 @@ def test_import_graph_finds_a_cycle_however_it_is_written(tmp_path: Path, source
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "first.py").write_text("from package.second import other\n")
+    (package / "second.py").write_text("import json\n")
+    check_no_cycle(import_graph(tmp_path, ("package",)))
     (package / "second.py").write_text(source)
     with pytest.raises(AssertionError, match=r"package\.first"):
         check_no_cycle(import_graph(tmp_path, ("package",)))
-
-
-def test_import_graph_without_a_cycle_passes(tmp_path: Path) -> None:
-    package = tmp_path / "package"
-    package.mkdir()
-    (package / "__init__.py").write_text("from package.second import other\n")
-    (package / "first.py").write_text("import package.second\n")
-    (package / "second.py").write_text("import json\n")
-    graph = import_graph(tmp_path, ("package",))
-    assert graph == {
-        "package": {"package.second"},
-        "package.first": {"package.second"},
-        "package.second": set(),
-    }
-    check_no_cycle(graph)

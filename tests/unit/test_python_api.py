@@ -1,4 +1,4 @@
-"""polyray.train and its like: the configuration that they build, what is shipped, what is wrong with arguments."""
+"""The Python API: configurations that it builds, functions that it ships, errors of arguments."""
 
 from __future__ import annotations
 
@@ -61,23 +61,16 @@ def trained(configs: list[Any], **arguments: Any) -> Any:
     return configs[-1]
 
 
-def test_import_is_light_and_fast() -> None:
+def test_import_is_light_and_fast_and_has_every_name() -> None:
     code = (
         "import time; start = time.perf_counter(); import polyray, sys; took = time.perf_counter() - start\n"
         "print(took, *sorted({'torch', 'ray', 'pydantic', 'numpy', 'yaml'} & set(sys.modules)))"
     )
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", code], cwd=REPOSITORY_ROOT, capture_output=True, text=True, check=True
-        )
-        for _ in range(3)
-    ]
+    command = [sys.executable, "-c", code]
+    runs = [subprocess.run(command, cwd=REPOSITORY_ROOT, capture_output=True, check=True) for _ in range(3)]
     words = [run.stdout.split() for run in runs]
     assert [heavy for _, *heavy in words] == [[], [], []]
     assert min(float(took) for took, *_ in words) < 0.05
-
-
-def test_every_name_is_there_and_others_are_attribute_errors() -> None:
     assert all(getattr(polyray, name) is not None for name in polyray.__all__)
     assert set(polyray.__all__) <= set(dir(polyray))
     with pytest.raises(AttributeError, match="trian"):
@@ -97,7 +90,8 @@ def test_notebook_cell_builds_the_command_lines_configuration(configs: list[Any]
         "learner": {"steps": 20},
     }
     assert config == build_config(TrainConfig, values)
-
+    text = json.dumps(as_json(config))
+    assert len(text) < 20_000 and build_config(TrainConfig, json.loads(text)) == config
     assert Path(config.task.path).is_relative_to(tmp_path / "runs" / ".prompts")
     task = build_task(config.task)
     asked = [task.training_prompt(0, 0), *task.held_out_prompts()]
@@ -112,22 +106,12 @@ def test_notebook_cell_builds_the_command_lines_configuration(configs: list[Any]
     assert configs[2].reward.sha256 != config.reward.sha256
 
 
-def test_configuration_with_a_function_is_readable_json_without_a_pickle(configs: list[Any]) -> None:
-    config = trained(configs, prompts=PROMPTS, reward=lambda items: [0.0 for _ in items])
-    text = json.dumps(as_json(config))
-    assert "<lambda>" in text and len(text) < 20_000
-    assert build_config(TrainConfig, json.loads(text)) == config
-
-
 def test_sections_dotted_keys_and_short_forms_reach_the_same_keys(configs: list[Any]) -> None:
     given = {"group_size": 8, "prompts_per_step": 2}
-    first = trained(
-        configs, algorithm="grpo", rollout=given, steps=3, name="a", seed=2, runs_dir=Path("there")
-    )
+    same = {"name": "a", "seed": 2}
+    first = trained(configs, algorithm="grpo", rollout=given, steps=3, runs_dir=Path("there"), **same)
     keys = {"rollout.group_size": 8, "rollout.prompts_per_step": 2, "learner.steps": 3}
-    second = trained(
-        configs, name="a", seed=2, runs_dir="there", dotted={**keys, "algorithm": {"type": "grpo"}}
-    )
+    second = trained(configs, runs_dir="there", dotted={**keys, "algorithm": {"type": "grpo"}}, **same)
     assert first == second and first.run_dir == Path("there/a").absolute() and first.rollout.group_size == 8
 
 
@@ -136,6 +120,11 @@ def test_yaml_file_is_a_base_that_arguments_change(configs: list[Any]) -> None:
     polyray.train(path, steps=3, reward="mine.py:score", rollout={"group_size": 12})
     overrides = ["learner.steps=3", "reward={type: python, path: mine.py:score}", "rollout.group_size=12"]
     assert configs[0] == load_config(TrainConfig, path, overrides)
+    path = "configs/evaluate/hidden_trap_grid.yaml"
+    polyray.evaluate(path, num_samples=32, adapters={"base": None}, compare_to="base")
+    expected = load_config(EvaluateConfig, path, ["evaluation.num_samples=32", "compare_to=base"])
+    assert configs[1].evaluation == expected.evaluation and configs[1].name == expected.name
+    assert configs[1].adapters["base"].adapter is None
 
 
 @pytest.mark.parametrize("kind", ["dataset", "parquet", "saved", "jsonl"])
@@ -144,12 +133,8 @@ def test_prompts_of_any_kind_are_the_same_prompts(configs: list[Any], tmp_path: 
     table.to_parquet(str(tmp_path / "p.parquet"))
     table.save_to_disk(str(tmp_path / "saved"))
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PROMPTS))
-    prompts = {
-        "dataset": table,
-        "parquet": "p.parquet",
-        "saved": tmp_path / "saved",
-        "jsonl": Path("p.jsonl"),
-    }
+    files = {"parquet": "p.parquet", "saved": tmp_path / "saved", "jsonl": Path("p.jsonl")}
+    prompts = {"dataset": table, **files}
     config = trained(configs, prompts=prompts[kind], task={"split_seed": 3})
     task = build_task(config.task)
     asked = [task.training_prompt(0, 0), *task.held_out_prompts()]
@@ -159,9 +144,8 @@ def test_prompts_of_any_kind_are_the_same_prompts(configs: list[Any], tmp_path: 
 
 def test_equal_prompts_are_written_once(configs: list[Any], tmp_path: Path) -> None:
     first, again = (trained(configs, prompts=PROMPTS) for _ in range(2))
-    other = trained(
-        configs, prompts=datasets.Dataset.from_list([*PROMPTS, {"prompt": "03|6=", "reference": None}])
-    )
+    more = datasets.Dataset.from_list([*PROMPTS, {"prompt": "03|6=", "reference": None}])
+    other = trained(configs, prompts=more)
     assert first.task == again.task != other.task
     assert len(list((tmp_path / "runs" / ".prompts").iterdir())) == 2
     assert Path(other.task.path).read_text().splitlines()[2] == '{"prompt": "03|6="}'
@@ -199,25 +183,13 @@ def test_evaluation_of_a_run_has_its_model_task_and_reward(configs: list[Any], t
     assert isinstance(first, EvaluateConfig) and first.run_dir == tmp_path / "runs" / "train-evaluation"
     shared = ("model", "task", "reward", "rollout", "delivery", "seed", "ray")
     assert all(getattr(first, key) == getattr(config, key) for key in shared)
-    adapters = {name: arm.adapter for name, arm in first.adapters.items()}
-    assert adapters == {
-        "warm start": f"{tmp_path}/runs/sft/adapter",
-        "trained": f"{tmp_path}/runs/train/adapter",
-    }
-    assert (first.compare_to, first.evaluation.ks, first.evaluation.num_samples) == (
-        "warm start",
-        (1, 32),
-        32,
-    )
+    places = {"warm start": f"{tmp_path}/runs/sft/adapter", "trained": f"{tmp_path}/runs/train/adapter"}
+    assert {name: arm.adapter for name, arm in first.adapters.items()} == places
+    assert (first.compare_to, first.evaluation.ks) == ("warm start", (1, 32))
+    assert first.evaluation.num_samples == 32
     assert (second.name, second.evaluation.num_samples, second.reward.type) == ("strict", 8, "verifier")
-
-
-def test_evaluation_takes_a_file_of_the_command_line(configs: list[Any]) -> None:
-    path = "configs/evaluate/hidden_trap_grid.yaml"
-    polyray.evaluate(path, num_samples=32, adapters={"base": None}, compare_to="base")
-    expected = load_config(EvaluateConfig, path, ["evaluation.num_samples=32", "compare_to=base"])
-    assert configs[0].evaluation == expected.evaluation and configs[0].name == expected.name
-    assert configs[0].adapters["base"].adapter is None
+    with pytest.raises(polyray.ConfigError, match=r"config\.json"):
+        polyray.evaluate(tmp_path / "runs" / "nothing")
 
 
 def test_evaluation_result_gives_plain_values(tmp_path: Path) -> None:
@@ -306,11 +278,8 @@ def test_function_that_cannot_be_pickled_is_a_config_error(configs: list[Any], t
 def test_missing_embedded_model_names_the_command_that_builds_it(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(polyray.MissingFile, match="polyray pretrain"):
-        polyray.train(
-            model={"path": "embedded", "cache_dir": str(tmp_path)},
-            prompts=PROMPTS,
-            reward=lambda items: [0.0],
-        )
+        model = {"path": "embedded", "cache_dir": str(tmp_path)}
+        polyray.train(model=model, prompts=PROMPTS, reward=lambda items: [0.0])
 
 
 @pytest.mark.parametrize(
@@ -346,11 +315,6 @@ def test_sweep_plans_trials_of_its_file(configs: list[Any], monkeypatch: pytest.
     found = polyray.sweep("configs/sweep/lambda_seed.yaml", name="mine", seeds=[0, 1])
     assert found.run_dir.name == "mine" and plans[0].seeds == (0, 1)
     assert len(plans) - 1 == 2 * len(plans[0].parameters["algorithm.diversity_weight"].grid)
-
-
-def test_directory_without_a_run_cannot_be_evaluated(configs: list[Any], tmp_path: Path) -> None:
-    with pytest.raises(polyray.ConfigError, match=r"config\.json"):
-        polyray.evaluate(tmp_path / "runs" / "nothing")
 
 
 def test_error_of_a_worker_is_raised_as_it_was_there(

@@ -53,7 +53,7 @@ def test_names_for_type_checkers_stay_in_annotations() -> None:
     assert not wrong
 
 
-def test_a_use_is_found() -> None:
+def test_use_at_run_time_is_found() -> None:
     source = """
 if TYPE_CHECKING:
     from a import B, C, D

@@ -1,4 +1,4 @@
-"""Bytes that follow from a shape: by hand for Qwen3-8B, and against what autograd keeps for a small Qwen3."""
+"""Bytes that follow from a shape: by hand for Qwen3-8B, and against autograd for a small Qwen3."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _kept_per_token(shape: ModelShape, layers: int, dtype: str, targets: tuple[s
     return sum(storage.nbytes() for storage in kept.values()) / tokens.numel()
 
 
-def test_states_of_the_optimiser_by_hand() -> None:
+def test_adapter_states_match_manual_bytes() -> None:
     assert memory.adapter_states(43_646_976, reference=True) == 43_646_976 * (4 + 4 + 8 + 4)
     assert memory.adapter_states(43_646_976, reference=False) == 43_646_976 * (4 + 4 + 8)
 
@@ -88,7 +88,7 @@ def test_logits_cover_a_chunk_in_rl_and_all_tokens_in_sft() -> None:
     assert memory.sft_logits(SHAPE, 2688) == 2688 * 151936 * 16
 
 
-def test_an_engine_by_hand() -> None:
+def test_engine_bytes_match_manual_counts() -> None:
     assert memory.kv_bytes_per_token(SHAPE, "bfloat16") == 2 * 36 * 8 * 128 * 2 == 144 * 1024
     assert memory.kv_bytes_per_token(SHAPE, "float32") == 288 * 1024
     assert memory.lora_slots(SHAPE, "bfloat16", 16, 2) == 2 * 43_646_976 * 2
@@ -96,7 +96,7 @@ def test_an_engine_by_hand() -> None:
     assert memory.sampling_logits(SHAPE, 64) == 64 * 151936 * 12
 
 
-def test_a_base_in_4_bits_by_hand() -> None:
+def test_base_weights_in_4_bits_match_manual_bytes() -> None:
     linear = 36 * (4096 * (2 * 4096 + 2 * 1024) + 3 * 4096 * 12288)
     assert SHAPE.linear_parameters == linear == 6_945_767_424  # of 8.19 billion
     others = 2 * (8_190_735_360 - linear)

@@ -1,4 +1,4 @@
-"""The estimate of --check: which parts a rank and an engine have, which card holds them, and when nothing is said."""
+"""GPU memory in --check: parts of a rank and of an engine, and the card that holds them."""
 
 from __future__ import annotations
 
@@ -29,15 +29,10 @@ SHAPE = QWEN3["8B"]
 ON_GPU: dict[str, Any] = {
     "name": "r",
     "model": {"path": "Qwen/Qwen3-8B"},
-    "rollout": {
-        "gpus_per_worker": 1,
-        "num_workers": 2,
-        "max_prompt_tokens": 512,
-        "max_completion_tokens": 512,
-        "max_sequences": 64,
-    },
+    "rollout": {"gpus_per_worker": 1, "num_workers": 2, "max_prompt_tokens": 512,
+                "max_completion_tokens": 512, "max_sequences": 64},
     "learner": {"use_gpu": True, "micro_batch_rows": 2, "gradient_checkpointing": True},
-}
+}  # fmt: skip
 
 
 def _train(**sections: dict[str, Any]) -> TrainConfig:
@@ -45,31 +40,34 @@ def _train(**sections: dict[str, Any]) -> TrainConfig:
     return build_config(TrainConfig, {**ON_GPU, **values})
 
 
-def test_a_learner_rank_by_hand() -> None:
+def test_learner_memory_matches_manual_bytes() -> None:
     config = _train()
     assert learner_tokens(config) == (2 * 1024, 0)
-    assert learner_memory(config.model, SHAPE, config.learner, 2048) == {
+    sampled = {
         "weights": 8_190_735_360 * 2,
         "adapter_and_optimiser": 43_646_976 * 20,
         "activations": 2048 * (36 * 2 * 4096 + 188_936),
         "logits": 220 * 151936 * 18,
         "overhead": LEARNER_OVERHEAD,
     }
-
-
-def test_supervised_training_keeps_all_logits() -> None:
-    config = _train()
-    parts = learner_memory(config.model, SHAPE, config.learner, 0, 2048)
-    assert parts["activations"] == 2048 * (36 * 2 * 4096 + 188_936)
-    assert parts["logits"] == 2048 * 151936 * 16
-    assert parts["adapter_and_optimiser"] == 43_646_976 * 16
+    logits = 151936 * 16
+    without_reference = {"adapter_and_optimiser": 43_646_976 * 16}
+    more = {"activations": 3000 * (36 * 2 * 4096 + 188_936), "logits": 3000 * logits}
+    for demonstrated, of_samples, changes in (
+        (0, 2048, {}),
+        (2048, 0, without_reference | {"logits": 2048 * logits}),
+        (3000, 2048, more),
+        (10, 2048, {}),
+    ):
+        found = learner_memory(config.model, SHAPE, config.learner, of_samples, demonstrated)
+        assert found == sampled | changes
 
 
 BLOCK_OF_8B = 192_946_432
 """q and o 4096 x 4096, k and v 4096 x 1024, three of 4096 x 12288; two norms of 4096, two of 128."""
 
 
-def test_ranks_share_the_blocks_of_the_base() -> None:
+def test_sharded_ranks_share_the_blocks_of_the_base() -> None:
     assert SHAPE.block_parameters == BLOCK_OF_8B
     whole = 8_190_735_360 - 36 * BLOCK_OF_8B
     assert whole == 2 * 151_936 * 4096 + 4096
@@ -78,29 +76,14 @@ def test_ranks_share_the_blocks_of_the_base() -> None:
     assert parts["weights"] == 2 * (whole + 9 * BLOCK_OF_8B)
     assert parts["gathered_blocks"] == 2 * 3 * BLOCK_OF_8B
     alone = learner_memory(config.model, SHAPE, _train().learner, 2048)
-    assert {key: parts[key] for key in alone if key != "weights"} == {
-        key: value for key, value in alone.items() if key != "weights"
-    }
-
-
-def test_offloaded_state_is_not_on_the_device() -> None:
-    estimate = training_estimate(_train(learner={"sharding": "base", "num_workers": 4, "cpu_offload": True}))
+    assert {key for key in alone if parts[key] != alone[key]} == {"weights"}
+    estimate = training_estimate(_train(learner={"sharding": "base", "num_workers": 4}))
+    assert estimate is not None and "learner_rank_host_gib" not in estimate
+    offloaded = {"sharding": "base", "num_workers": 4, "cpu_offload": True}
+    estimate = training_estimate(_train(learner=offloaded))
     assert estimate is not None
-    whole = 8_190_735_360 - 36 * BLOCK_OF_8B
     assert estimate["learner_rank_gib"]["weights"] == round(2 * whole / GIB, 2)
     assert estimate["learner_rank_host_gib"] == round(2 * 9 * BLOCK_OF_8B / GIB, 2)
-    resident = training_estimate(_train(learner={"sharding": "base", "num_workers": 4}))
-    assert resident is not None and "learner_rank_host_gib" not in resident
-
-
-def test_demonstrations_beside_samples_keep_all_their_logits() -> None:
-    config = _train()
-    parts = learner_memory(config.model, SHAPE, config.learner, 2048, 3000)
-    assert parts["activations"] == 3000 * (36 * 2 * 4096 + 188_936)
-    assert parts["logits"] == 3000 * 151936 * 16
-    assert parts["adapter_and_optimiser"] == 43_646_976 * 20
-    few = learner_memory(config.model, SHAPE, config.learner, 2048, 10)
-    assert few["logits"] == 220 * 151936 * 18
 
 
 @pytest.mark.parametrize(
@@ -114,13 +97,13 @@ def test_demonstrations_beside_samples_keep_all_their_logits() -> None:
         ({"supervised": {"max_tokens": 4000, "demonstrations_per_step": 1}}, (2048, 4000)),
     ],
 )
-def test_tokens_of_the_largest_micro_batches(
+def test_learner_tokens_are_those_of_the_largest_micro_batches(
     sections: dict[str, dict[str, Any]], tokens: tuple[int, int]
 ) -> None:
     assert learner_tokens(_train(**sections)) == tokens
 
 
-def test_an_engine_by_hand_and_on_two_devices() -> None:
+def test_engine_memory_is_shared_by_two_devices() -> None:
     config = _train(delivery={"mode": "adapter"})
     whole = engine_memory(config.model, SHAPE, config.rollout, config.delivery)
     assert whole == {
@@ -139,7 +122,7 @@ def test_an_engine_by_hand_and_on_two_devices() -> None:
     assert engine_memory(merged.model, SHAPE, merged.rollout, merged.delivery)["lora_slots"] == 0
 
 
-def test_a_base_in_4_bits_takes_about_a_third_and_a_smaller_card() -> None:
+def test_base_in_4_bits_takes_a_third_and_a_smaller_card() -> None:
     config = _train(model={"path": "Qwen/Qwen3-8B", "quantization": "nf4"})
     parts = learner_memory(config.model, SHAPE, config.learner, 2048)
     whole = learner_memory(_train().model, SHAPE, config.learner, 2048)
@@ -173,7 +156,7 @@ def test_engines_that_share_a_device_need_all_their_memory_there() -> None:
     assert shared["gpus"] == 2
 
 
-def test_a_rank_and_an_engine_on_one_gpu() -> None:
+def test_rank_and_engine_on_one_gpu_need_the_sum_or_take_turns() -> None:
     both: dict[str, Any] = {
         "learner": {"gpus_per_worker": 0.5},
         "rollout": {"num_workers": 1, "gpus_per_worker": 0.5},
@@ -193,13 +176,13 @@ def test_a_rank_and_an_engine_on_one_gpu() -> None:
     assert re.search(rf"{needed}.* {engine / 44.9:.2f} .*{1 - kept / 44.9:.2f}$", line)
 
 
-def test_on_one_gpu_a_large_step_decides_where_the_engine_sleeps() -> None:
+def test_shared_gpu_line_of_a_sleeping_engine_follows_the_learner() -> None:
     learner = {"weights": 4 * GIB, "activations": 60 * GIB, "overhead": GIB}
     line = shared_gpu_line(learner, {"weights": 4 * GIB, "kv_cache": 8 * GIB}, in_turn=True)
     assert re.search(r"\b80 GB\b.*\(67\.5 GiB .*\b0\.15 .*\b0\.94$", line)
 
 
-def test_a_share_of_memory_that_leaves_the_learner_too_little_is_warned_of() -> None:
+def test_shared_gpu_warning_names_a_share_that_is_too_large_or_small() -> None:
     learner, engine = {"weights": 40 * GIB}, {"kv_cache": 20 * GIB}
     line = shared_gpu_line(learner, engine, in_turn=False)
     wide = r"rollout\.gpu_memory_utilization"
@@ -212,7 +195,7 @@ def test_a_share_of_memory_that_leaves_the_learner_too_little_is_warned_of() -> 
     assert shared_gpu_warning({"weights": 999 * GIB}, engine, 0.7, in_turn=False) is None  # the line says it
 
 
-def test_the_estimate_warns_of_a_default_that_does_not_leave_the_learner_its_memory() -> None:
+def test_estimate_warns_of_a_default_share_that_is_too_large() -> None:
     def warning(learner: dict[str, Any], **rollout: Any) -> str | None:
         rollout = {"num_workers": 1, "gpus_per_worker": 0.5, **rollout}
         estimate = training_estimate(_train(learner={"gpus_per_worker": 0.5, **learner}, rollout=rollout))
@@ -225,13 +208,6 @@ def test_the_estimate_warns_of_a_default_that_does_not_leave_the_learner_its_mem
     assert warning({"gpus_per_worker": 1}, gpus_per_worker=1) is None
 
 
-def test_placement_above_every_card_says_larger() -> None:
-    estimate = training_estimate(_train(model={"path": "Qwen/Qwen3-32B", "dtype": "float32"}, learner={
-        "gradient_checkpointing": False, "micro_batch_rows": 8}))  # fmt: skip
-    assert estimate is not None
-    assert "larger" in estimate["placement"][0]
-
-
 @pytest.mark.parametrize(
     ("gib", "card"), [(15.0, 16), (15.1, 24), (39.4, 40), (60, 80), (139, 141), (500, None)]
 )
@@ -240,49 +216,34 @@ def test_placement_names_the_smallest_fitting_card(gib: float, card: int | None)
 
 
 def test_sft_estimate_has_one_gpu_and_no_engine() -> None:
-    sft = build_config(
-        SftConfig,
-        {
-            "name": "s",
-            "model": ON_GPU["model"],
-            "learner": {"use_gpu": True, "micro_batch_rows": 4},
-            "max_tokens": 100,
-        },
-    )
-    estimate = supervised_estimate(sft)
+    learner = {"use_gpu": True, "micro_batch_rows": 4}
+    values = {"name": "s", "model": ON_GPU["model"], "learner": learner, "max_tokens": 100}
+    estimate = supervised_estimate(build_config(SftConfig, values))
     assert estimate is not None
     assert (estimate["gpus"], "engine_device_gib" in estimate) == (1, False)
     assert estimate["learner_rank_gib"]["activations"] == round(400 * 36 * 188_936 / GIB, 2)
-    evaluation = {
-        "name": "e",
-        "model": ON_GPU["model"],
-        "rollout": ON_GPU["rollout"],
-        "adapters": {"b": None},
-    }
-    estimate = evaluation_estimate(build_config(EvaluateConfig, evaluation))
+    values = {"name": "e", "adapters": {"b": None}, **{key: ON_GPU[key] for key in ("model", "rollout")}}
+    estimate = evaluation_estimate(build_config(EvaluateConfig, values))
     assert estimate is not None
     assert (estimate["gpus"], "learner_rank_gib" in estimate) == (2, False)
 
 
-def test_nothing_is_said_without_gpus_and_no_number_is_made_up() -> None:
+def test_estimate_is_none_without_gpus_and_invents_no_number() -> None:
     assert training_estimate(build_config(TrainConfig, {"name": "r"})) is None
     assert "gpu_estimate" not in derived_sizes(build_config(TrainConfig, {"name": "r"}))
     unknown = training_estimate(_train(model={"path": "someone/Else-7B"}))
     assert unknown is not None
     assert list(unknown) == ["what_this_is"]
     assert "someone/Else-7B" in unknown["what_this_is"]
+    learner = {"gradient_checkpointing": False, "micro_batch_rows": 8}
+    huge = training_estimate(_train(model={"path": "Qwen/Qwen3-32B", "dtype": "float32"}, learner=learner))
+    assert huge is not None and "larger" in huge["placement"][0]
 
 
-def test_weights_of_a_known_model_are_known_before_they_are_fetched() -> None:
-    assert model_mib(ModelSpec(path="Qwen/Qwen3-8B")) == 8_190_735_360 * 2 / 2**20
+def test_machine_memory_excludes_weights_of_engines_on_gpus() -> None:
     assert model_mib(ModelSpec(path="someone/Else-7B")) is None
-
-
-def test_memory_of_the_machine_holds_no_weights_of_engines_on_gpus() -> None:
     sizes = derived_sizes(_train())
     weights = 8_190_735_360 * 2 / 2**20
-    assert sizes["estimated_memory_mib"] == {
-        "engine": 1000,
-        "learner_rank": round(900 + weights),
-        "all": round(1200 + 200 + 2 * 1000 + 900 + weights),
-    }
+    everything = round(1200 + 200 + 2 * 1000 + 900 + weights)
+    expected = {"engine": 1000, "learner_rank": round(900 + weights), "all": everything}
+    assert sizes["estimated_memory_mib"] == expected

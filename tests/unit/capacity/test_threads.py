@@ -17,6 +17,12 @@ from polyray.config.model import ModelSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import SftConfig, TrainConfig
 
+
+@pytest.fixture(autouse=True)
+def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+
+
 LARGE, SMALL = ModelSpec(path="smollm2"), ModelSpec(path="embedded")
 
 
@@ -34,9 +40,8 @@ LARGE, SMALL = ModelSpec(path="smollm2"), ModelSpec(path="embedded")
     ],
 )
 def test_large_base_uses_all_cores_when_the_learner_waits(
-    rollout: dict[str, int], model: ModelSpec, threads: int, monkeypatch: pytest.MonkeyPatch
+    rollout: dict[str, int], model: ModelSpec, threads: int
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     spec = RolloutSpec.model_validate(rollout)
     assert engine_threads(spec, model)[0] == threads
     assert with_threads(spec, model) == spec.model_copy(update={"threads_per_worker": threads})
@@ -56,21 +61,12 @@ def test_large_base_uses_all_cores_when_the_learner_waits(
     ],
 )
 def test_learner_of_a_large_base_has_the_cores_that_engines_leave(
-    learner: dict[str, int],
-    rollout: dict[str, int],
-    model: ModelSpec,
-    threads: int,
-    monkeypatch: pytest.MonkeyPatch,
+    learner: dict[str, int], rollout: dict[str, int], model: ModelSpec, threads: int
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     config = TrainConfig.model_validate({"name": "t", "learner": learner, "rollout": rollout})
     assert learner_threads(config, model)[0] == threads
     assert with_learner_threads(config, model).learner.num_threads == threads
-
-
-def test_learner_of_a_supervised_run_has_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    assert learner_threads(SftConfig(name="t"), LARGE)[0] == 8
+    assert learner_threads(SftConfig(name="t"), LARGE)[0] == 8, "no engine shares the cores"
 
 
 @pytest.mark.parametrize(

@@ -23,45 +23,30 @@ def _ids(text: str) -> list[int]:
     return [ALPHABET[char] for char in text]
 
 
-def test_plain_prompts_begin_with_bos(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_encode_prompt_uses_bos_or_the_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
     assert encode_prompt(tokenizer, Prompt("p", "37|b1>e4=")) == [BOS, *_ids("37|b1>e4=")]
-
-
-def test_messages_go_through_the_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
     messages = ({"role": "system", "content": "37|"}, {"role": "user", "content": "b1>e4="})
     assert encode_prompt(tokenizer, Prompt("p", "b1>e4=", messages=messages)) == [BOS, *_ids("37|b1>e4=")]
-
-
-def test_templates_are_asked_for_a_reply_without_thinking(tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(DataError, match=r"'p'.*'2 x 2'"):
+        encode_prompt(tokenizer, Prompt("p", "2 x 2"))
     other = build_tokenizer()
     other.chat_template = (
         "{% if add_generation_prompt and not enable_thinking %}>{% endif %}{{ messages[0]['content'] }}"
     )
-    assert encode_prompt(other, Prompt("p", "7", messages=({"role": "user", "content": "7"},))) == _ids(">7")
+    assert encode_prompt(other, QUESTION) == _ids(">7"), "a reply without thinking"
+    other.chat_template = None
+    with pytest.raises(DataError, match="chat template"):
+        encode_prompt(other, QUESTION)
 
 
-def test_demonstrations_end_with_eos(tokenizer: PreTrainedTokenizerBase) -> None:
-    row = encode_demonstration(tokenizer, Prompt("p", "37|b1>e4="), "RU")
+def test_encode_demonstration_ends_with_eos_and_names_one_that_is_too_long(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    row = encode_demonstration(tokenizer, Prompt("p", "37|b1>e4="), "RU", 13)
     assert row.token_ids == (BOS, *_ids("37|b1>e4="), *_ids("RU"), EOS)
     assert row.token_ids[row.response_start :] == (*_ids("RU"), EOS)
-
-
-def test_too_long_a_demonstration_is_named(tokenizer: PreTrainedTokenizerBase) -> None:
-    assert len(encode_demonstration(tokenizer, Prompt("p", "37|b1>e4="), "RU", 13).token_ids) == 13
     with pytest.raises(DataError, match=r"'p'.*\b13\b.*max_tokens=12"):
         encode_demonstration(tokenizer, Prompt("p", "37|b1>e4="), "RU", 12)
-
-
-def test_unknown_characters_are_refused_not_dropped(tokenizer: PreTrainedTokenizerBase) -> None:
-    with pytest.raises(DataError, match=r"'p'.*'2 x 2'"):
-        encode_prompt(tokenizer, Prompt("p", "2 x 2"))
-
-
-def test_messages_need_a_chat_template() -> None:
-    bare = build_tokenizer()
-    bare.chat_template = None
-    with pytest.raises(DataError, match="chat template"):
-        encode_prompt(bare, Prompt("p", "7", messages=({"role": "user", "content": "7"},)))
 
 
 QUESTION = Prompt("p", "7", messages=({"role": "user", "content": "7"},))

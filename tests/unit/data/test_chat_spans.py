@@ -40,35 +40,20 @@ def _ids(text: str) -> list[int]:
 
 def _trained(row: TokenRow) -> list[int]:
     holes = {index for start, end in row.untrained for index in range(start, end)}
-    return [
-        token
-        for index, token in enumerate(row.token_ids)
-        if index >= row.response_start and index not in holes
-    ]
+    return [row.token_ids[at] for at in range(row.response_start, len(row.token_ids)) if at not in holes]
 
 
-def test_only_the_last_turn_is_trained_with_its_end() -> None:
-    row = encode_demonstration(_tokenizer(CLOSED), PROMPT, "LR")
-    assert list(row.token_ids) == [BOS, *_ids(">12.=UD.>3.=LR.")]
-    assert _trained(row) == _ids("LR.")
-    assert row.num_targets == 3
-
-
-def test_all_turns_are_trained_without_the_users() -> None:
-    row = encode_demonstration(_tokenizer(CLOSED), PROMPT, "LR", trained_turns=(1,))
-    assert list(row.token_ids) == [BOS, *_ids(">12.=UD.>3.=LR.")]
-    assert _trained(row) == _ids("UD.LR.")
-    assert row.untrained == ((9, 13),)
-    assert row.num_targets == 6
-
-
-def test_the_prompt_is_the_one_that_is_sampled_from() -> None:
+def test_trained_tokens_are_the_last_turn_or_all_turns_of_the_assistant() -> None:
     tokenizer = _tokenizer(CLOSED)
-    row = encode_demonstration(tokenizer, PROMPT, "LR")
-    assert list(row.token_ids[: row.response_start]) == encode_prompt(tokenizer, PROMPT)
+    last = encode_demonstration(tokenizer, PROMPT, "LR")
+    turns = encode_demonstration(tokenizer, PROMPT, "LR", trained_turns=(1,))
+    assert list(last.token_ids) == list(turns.token_ids) == [BOS, *_ids(">12.=UD.>3.=LR.")]
+    assert (_trained(last), last.num_targets) == (_ids("LR."), 3)
+    assert (_trained(turns), turns.untrained, turns.num_targets) == (_ids("UD.LR."), ((9, 13),), 6)
+    assert list(last.token_ids[: last.response_start]) == encode_prompt(tokenizer, PROMPT)
 
 
-def test_white_space_after_the_end_of_a_turn_is_not_trained() -> None:
+def test_white_space_after_a_turn_is_not_trained() -> None:
     # The vocabulary has no newline, so a row that encodes has left it out.
     tokenizer = _tokenizer(
         "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}<eos>\n{% endif %}{% endfor %}"
@@ -78,7 +63,7 @@ def test_white_space_after_the_end_of_a_turn_is_not_trained() -> None:
     assert _trained(row) == _ids("LR.")
 
 
-def test_a_template_without_an_end_of_turn_gets_the_end_of_sequence() -> None:
+def test_template_without_an_end_of_turn_gets_the_end_of_sequence() -> None:
     row = encode_demonstration(build_tokenizer(), Prompt("p", "12", messages=MESSAGES[:1]), "LR")
     assert list(row.token_ids) == [BOS, *_ids("12LR.")]
     assert _trained(row) == _ids("LR.")
@@ -86,14 +71,14 @@ def test_a_template_without_an_end_of_turn_gets_the_end_of_sequence() -> None:
     assert _trained(marked) == _ids("LR.|.")  # `|` is no special token: nothing says that the turn is over
 
 
-def test_without_completion_only_every_token_but_the_first_is_trained() -> None:
+def test_every_token_but_the_first_is_trained_without_completion_only() -> None:
     row = encode_demonstration(_tokenizer(CLOSED), PROMPT, "LR", completion_only=False)
     assert _trained(row) == _ids(">12.=UD.>3.=LR.")
     text = encode_demonstration(build_tokenizer(), Prompt("p", "12"), "LR", completion_only=False)
     assert _trained(text) == _ids("12LR.")
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused() -> None:
+def test_template_that_rewrites_earlier_turns_is_refused() -> None:
     last_is_marked = (
         "{% for m in messages %}{{ '=' if loop.last and m['role'] == 'assistant' }}{{ m['content'] }}{% endfor %}"
         "{% if add_generation_prompt %}={% endif %}"

@@ -1,4 +1,4 @@
-"""Programming problems: formats, the split of MBPP, argument types that JSON lost, and messages for broken files."""
+"""Programming problems: formats, the split of MBPP, argument types that JSON lost, broken files."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from polyray.data.code_problems import load_code_problems
 from polyray.errors import DataError
 from tests.data_sets import shared_data
 
+USES = ("few_shot", "held_out", "validation", "training")
 HUMANEVAL = {
     "task_id": "HumanEval/0",
     "prompt": "def f(x):\n",
@@ -25,13 +26,8 @@ HUMANEVAL = {
 
 
 def mbpp(number: int, **changes: Any) -> dict[str, Any]:
-    row = {
-        "task_id": number,
-        "text": "Say 1.",
-        "code": "def f():\r\n  return 1",
-        "test_list": ["assert f() == 1"],
-    }
-    return {**row, **changes}
+    code, tests = "def f():\r\n  return 1", ["assert f() == 1"]
+    return {"task_id": number, "text": "Say 1.", "code": code, "test_list": tests, **changes}
 
 
 def write(path: Path, *rows: dict[str, Any]) -> str:
@@ -42,16 +38,8 @@ def write(path: Path, *rows: dict[str, Any]) -> str:
 def test_mbpp_is_split_as_published(tmp_path: Path):
     path = write(tmp_path / "mbpp.jsonl", *(mbpp(number) for number in range(1, 975)))
     problems = load_code_problems(CodeSpec(path=path))
-    numbers = {
-        use: [int(problem.task_id.removeprefix("Mbpp/")) for problem in getattr(problems, use)]
-        for use in ("few_shot", "held_out", "validation", "training")
-    }
-    assert numbers == {
-        "few_shot": list(range(1, 11)),
-        "held_out": list(range(11, 511)),
-        "validation": list(range(511, 601)),
-        "training": list(range(601, 975)),
-    }
+    numbers = [[int(p.task_id.removeprefix("Mbpp/")) for p in getattr(problems, use)] for use in USES]
+    assert numbers == [list(range(*ends)) for ends in ((1, 11), (11, 511), (511, 601), (601, 975))]
     everything = load_code_problems(CodeSpec(path=path, held_out="all"))
     assert len(everything.held_out) == 974 and not everything.training and not everything.validation
 
@@ -89,25 +77,20 @@ def test_training_problems_come_from_train_path_and_are_never_held_out(tmp_path:
         load_code_problems(CodeSpec(path=held_out, train_path=held_out))
 
 
-def test_the_plus_format_of_the_release(tmp_path: Path):
+def test_plus_format_of_the_release_is_read(tmp_path: Path):
     row = {
-        "task_id": "Mbpp/20",
-        "prompt": '"""\nAdd.\n"""',
-        "entry_point": "f",
+        "task_id": "Mbpp/20", "prompt": '"""\nAdd.\n"""', "entry_point": "f", "atol": 1e-6,
         "canonical_solution": "def f(xs):\n    return sum(xs)\n",
-        "contract": "\n    assert isinstance(xs, tuple)\n",
-        "assertion": "assert f((1, 2)) == 3",
-        "base_input": [[[1, 2]]],
-        "plus_input": [[[4, 5, 6]]],
-        "atol": 1e-6,
-    }
+        "contract": "\n    assert isinstance(xs, tuple)\n", "assertion": "assert f((1, 2)) == 3",
+        "base_input": [[[1, 2]]], "plus_input": [[[4, 5, 6]]],
+    }  # fmt: skip
     (problem,) = load_code_problems(CodeSpec(path=write(tmp_path / "p.jsonl", row))).held_out
     assert (problem.dataset, problem.atol, problem.is_differential) == ("mbpp_plus", 1e-6, True)
     assert problem.base_inputs == ([(1, 2)],) and problem.plus_inputs == ([(4, 5, 6)],)
     assert problem.prompt == '"""\nAdd.\n"""\n' and not problem.continues_prompt
 
 
-def test_the_three_files_of_humaneval_plus_2023(tmp_path: Path):
+def test_three_files_of_humaneval_plus_2023_are_joined(tmp_path: Path):
     prompts = write(tmp_path / "h.jsonl", HUMANEVAL, {**HUMANEVAL, "task_id": "HumanEval/1"})
     patch = {"contract": "", "reference": "    return int(x)\n", "base_input": [[1]], "atol": 0}
     patches = write(tmp_path / "plus.jsonl", patch, patch)
@@ -135,7 +118,7 @@ def test_the_three_files_of_humaneval_plus_2023(tmp_path: Path):
         ([{"reference": "", "base_input": []}], r"task\.path.*HumanEval\.jsonl\.gz"),
     ],
 )
-def test_broken_files_are_named(tmp_path: Path, rows: list[dict[str, Any]], message: str):
+def test_broken_file_is_named(tmp_path: Path, rows: list[dict[str, Any]], message: str):
     with pytest.raises(DataError, match=message):
         load_code_problems(CodeSpec(path=write(tmp_path / "p.jsonl", *rows)))
 
@@ -170,9 +153,9 @@ def test_argument_types_match_the_asserts(assertion: str, base: Any, plus: Any, 
     assert repr(typed) == repr(expected)
 
 
-def test_the_real_files():
+def test_real_files_have_published_sizes():
     problems = load_code_problems(CodeSpec(path=str(shared_data("code/mbpp.jsonl"))))
-    sizes = [len(getattr(problems, use)) for use in ("few_shot", "held_out", "validation", "training")]
+    sizes = [len(getattr(problems, use)) for use in USES]
     assert sizes == [10, 500, 90, 374]
     path = str(shared_data("code/MbppPlus-2023-11.jsonl.gz"))
     by_id = {p.task_id: p for p in load_code_problems(CodeSpec(path=path, held_out="all")).held_out}

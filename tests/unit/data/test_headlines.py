@@ -23,7 +23,7 @@ def write(path: Path, *rows: object) -> Path:
     return path
 
 
-def test_packages_of_faulty_weeks_are_dropped_and_counted(tmp_path: Path) -> None:
+def test_headline_packages_of_faulty_weeks_are_dropped_and_counted(tmp_path: Path) -> None:
     weeks = (201324, 201325, 201352, 201402, 201403, None)
     path = write(tmp_path / "h.jsonl", *({**ROW, "week": week} for week in weeks))
     found = read_headline_tests(path)
@@ -40,38 +40,24 @@ def test_packages_of_faulty_weeks_are_dropped_and_counted(tmp_path: Path) -> Non
         ({**ROW, "rate": 0.01}, ":2.*'rate'"),
     ],
 )
-def test_a_broken_row_is_named(tmp_path: Path, row: dict, message: str) -> None:
+def test_broken_headline_row_is_named(tmp_path: Path, row: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_headline_tests(write(tmp_path / "h.jsonl", ROW, row))
 
 
-def test_log_odds_by_hand() -> None:
+@pytest.mark.parametrize("counts", [(5, 4), (-1, 4)])
+def test_click_log_odds_follow_counts_under_a_prior(counts: tuple[int, int]) -> None:
     # Prior Beta(2, 98): (7 + 2) / (93 + 98) = 9 / 191.
     value = click_log_odds(7, 100, prior_click_rate=0.02, prior_impressions=100)
     assert value == pytest.approx(math.log(9 / 191), abs=1e-12)
-
-
-def test_without_impressions_the_prior_speaks() -> None:
     assert click_log_odds(0, 0, prior_click_rate=0.02) == pytest.approx(math.log(0.02 / 0.98), abs=1e-12)
-
-
-def test_the_prior_outweighs_a_lucky_start_that_the_raw_rate_would_prefer() -> None:
-    lucky, proven = (1, 10), (90, 3000)
-    assert lucky[0] / lucky[1] > proven[0] / proven[1]
-    assert click_log_odds(*lucky) < click_log_odds(*proven)
-
-
-def test_many_impressions_outweigh_the_prior() -> None:
+    assert click_log_odds(1, 10) < click_log_odds(90, 3000), "the raw rate prefers the lucky start"
     assert click_log_odds(5_000_000, 10_000_000) == pytest.approx(0.0, abs=1e-3)
-
-
-@pytest.mark.parametrize("counts", [(5, 4), (-1, 4)])
-def test_impossible_counts_are_refused(counts: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=f"clicks={counts[0]}.*impressions=4"):
         click_log_odds(*counts)
 
 
-def test_the_archive() -> None:
+def test_archive_has_published_sizes() -> None:
     path = shared_data("social/upworthy_exploratory.jsonl.gz")
     clean = read_headline_tests(path)
     assert len(clean.packages) + clean.num_dropped == 22666

@@ -6,7 +6,7 @@ from polyray.data.packing import collate, collate_packed, pack
 from polyray.data.token_rows import TokenRow
 
 
-def test_rows_are_padded_on_the_right_and_only_responses_are_trained() -> None:
+def test_collate_pads_on_the_right_and_trains_responses_only() -> None:
     batch = collate([TokenRow((1, 5, 6, 7, 2), 3), TokenRow((1, 8, 2), 2)], pad_id=9)
     assert batch.token_ids_BT.tolist() == [[1, 5, 6, 7, 2], [1, 8, 2, 9, 9]]
     assert batch.response_mask_BT.tolist() == [[False] * 3 + [True] * 2, [False, False, True, False, False]]
@@ -14,13 +14,13 @@ def test_rows_are_padded_on_the_right_and_only_responses_are_trained() -> None:
     assert TokenRow((1, 5, 6, 7, 2), 3).num_targets == 2
 
 
-def test_rows_are_packed_longest_first_where_they_fit() -> None:
+def test_pack_fits_longest_rows_first() -> None:
     rows = [TokenRow(tuple(range(size)), 1) for size in (3, 5, 2, 7, 4)]
     packed = pack(rows, 10)
     assert [[len(row.token_ids) for row in sequence] for sequence in packed] == [[7, 3], [5, 4], [2]]
 
 
-def test_packed_rows_restart_their_positions() -> None:
+def test_collate_packed_restarts_positions() -> None:
     rows = [TokenRow((1, 5, 6, 7, 2), 2, untrained=((3, 4),)), TokenRow((1, 8, 2), 2)]
     batch = collate_packed([rows, [TokenRow((1, 2), 1)]], pad_id=9)
     assert batch.token_ids_BT.tolist() == [[1, 5, 6, 7, 2, 1, 8, 2], [1, 2, *[9] * 6]]

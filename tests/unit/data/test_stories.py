@@ -17,7 +17,7 @@ def write(path: Path, *rows: object) -> Path:
     return path
 
 
-def test_people_and_models(tmp_path: Path) -> None:
+def test_stories_of_people_and_models_are_told_apart(tmp_path: Path) -> None:
     stories = [
         {"model": "Llama-7b", "text": "Sure!"},
         {"model": "Human", "text": " It rained. ", "human_ratings_mean": {"coherence": 4.5}},
@@ -33,7 +33,9 @@ def test_people_and_models(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("suffix", "delimiter"), [(".csv", ","), (".tsv", "\t")])
-def test_rocstories(tmp_path: Path, suffix: str, delimiter: str) -> None:
+def test_rocstories_are_read_and_a_missing_column_is_named(
+    tmp_path: Path, suffix: str, delimiter: str
+) -> None:
     path = tmp_path / f"roc{suffix}"
     header = ["storyid", "storytitle", *(f"sentence{i}" for i in range(1, 6))]
     row = ["id-1", "The Door", "One.", "Two.", "Three.", "Four.", "Five."]
@@ -41,12 +43,8 @@ def test_rocstories(tmp_path: Path, suffix: str, delimiter: str) -> None:
     (prompt,) = read_writing_prompts(path)
     assert (prompt.prompt_id, prompt.prompt, prompt.form) == ("id-1", "The Door", "title")
     assert prompt.human_stories == ("One. Two. Three. Four. Five.",)
-
-
-def test_rocstories_without_a_column(tmp_path: Path) -> None:
-    path = tmp_path / "roc.csv"
-    path.write_text("storyid,storytitle,sentence1\na,b,c\n")
-    with pytest.raises(DataError, match=r"roc\.csv:2.*'sentence2'"):
+    path.write_text("\n".join(delimiter.join(cells[:3]) for cells in (header, row)) + "\n")
+    with pytest.raises(DataError, match=r"roc\..sv:2.*'sentence2'"):
         read_writing_prompts(path)
 
 
@@ -61,19 +59,19 @@ def test_rocstories_without_a_column(tmp_path: Path) -> None:
         ({"prompt": "p", "id": "p-1"}, r":2.*'p-1'.*\b1\b"),
     ],
 )
-def test_a_broken_row_is_named(tmp_path: Path, row: dict, message: str) -> None:
+def test_broken_story_row_is_named(tmp_path: Path, row: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_writing_prompts(write(tmp_path / "p.jsonl", {"prompt": "first"}, row))
 
 
-def test_hanna() -> None:
+def test_hanna_has_its_published_size() -> None:
     prompts = read_writing_prompts(shared_data("creative/writingprompts_hanna.jsonl.gz"))
     assert len(prompts) == 96
     assert all(len(prompt.stories) == 7 and len(prompt.human_stories) == 1 for prompt in prompts)
 
 
 @pytest.mark.parametrize(("name", "expected"), [("curated", 100), ("wildchat-1k", 1000)])
-def test_novelty_bench(name: str, expected: int) -> None:
+def test_novelty_bench_has_its_published_size(name: str, expected: int) -> None:
     prompts = read_writing_prompts(shared_data(f"creative/noveltybench_{name}.jsonl"))
     assert len({prompt.prompt_id for prompt in prompts}) == len(prompts) == expected
     assert {prompt.form for prompt in prompts} == {"as_it_is"}

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import json
 import re
-import shlex
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +23,7 @@ from polyray.capacity.bundles import (
 )
 from polyray.config.generation import GenerationServeConfig
 from polyray.config.loader import load_config
+from polyray.config.remote_reward import HttpRewardSpec
 from polyray.config.run import EvaluateConfig, TrainConfig
 from polyray.config.serve import RewardServeConfig
 from polyray.config.sft import SftConfig
@@ -42,16 +40,6 @@ each_service = pytest.mark.parametrize(("size", "service"), SERVICES)
 
 def rendered(size: str, part: str) -> dict[str, Any]:
     return render_one(KUBERAY / "overlays" / size / part)
-
-
-def checked(
-    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> dict[str, Any]:
-    """Parsed output of `--check` of a command line."""
-    assert words[:2] == ["python", "-m"]
-    monkeypatch.chdir(ROOT)
-    assert check_without_models(importlib.import_module(words[2]).main, words[3:]) == 0
-    return json.loads(capsys.readouterr().out)
 
 
 def placed(job: str, words: list[str]) -> list[Part]:
@@ -82,38 +70,26 @@ def machines(document: dict[str, Any]) -> dict[str, Machine]:
 
 
 @each_job
-def test_entrypoint_survives_an_unquoted_shell(size: str, job: str) -> None:
-    """The operator appends the unquoted entrypoint to a `ray job submit`."""
-    entrypoint = rendered(size, job)["spec"]["entrypoint"]
-    assert not re.search(r"[\"'`$&|;<>(){}*?#\\\n]", entrypoint)
-    assert shlex.join(shlex.split(entrypoint)).replace("'", "") == " ".join(entrypoint.split())
-    assert rendered(size, job)["metadata"]["name"] == job
-
-
-@each_job
 def test_job_is_valid_and_fits_the_cluster_that_it_starts(
-    size: str, job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    size: str, job: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     document = rendered(size, job)
-    words = document["spec"]["entrypoint"].split()
-    assert words[2] == f"jobs.{job}"
-    assert (ROOT / words[3]).is_file()
-    checked(words, monkeypatch, capsys)
-    parts = placed(job, words)
-    assert misfit(parts, machines(document)) is None
-    gpus = total(parts, GPU)
-    assert (gpus > 0) == (size == "large"), "small needs no GPU, large uses them"
-
-
-@each_job
-def test_failed_job_restarts_in_a_new_cluster_and_shuts_down(size: str, job: str) -> None:
-    spec = rendered(size, job)["spec"]
+    spec = document["spec"]
+    entrypoint, words = spec["entrypoint"], spec["entrypoint"].split()
+    # The operator appends the unquoted entrypoint to a `ray job submit`.
+    assert not re.search(r"[\"'`$&|;<>(){}*?#\\\n]", entrypoint)
+    assert document["metadata"]["name"] == job and words[:3] == ["python", "-m", f"jobs.{job}"]
     assert spec["shutdownAfterJobFinishes"] is True and spec["backoffLimit"] == 3
     assert 0 < spec["preRunningDeadlineSeconds"] < spec["activeDeadlineSeconds"]
+    monkeypatch.chdir(ROOT)
+    assert check_without_models(importlib.import_module(words[2]).main, words[3:]) == 0
+    parts = placed(job, words)
+    assert misfit(parts, machines(document)) is None
+    assert (total(parts, GPU) > 0) == (size == "large"), "small needs no GPU, large uses them"
 
 
 @each_service
-def test_the_service_is_one_that_serve_accepts(size: str, service: str) -> None:
+def test_service_is_accepted_by_serve_and_fits_a_pod(size: str, service: str) -> None:
     document = rendered(size, service)
     assert document["metadata"]["name"] == f"polyray-{service}"
     values = yaml.safe_load(document["spec"]["serveConfigV2"])
@@ -122,21 +98,18 @@ def test_the_service_is_one_that_serve_accepts(size: str, service: str) -> None:
     assert values["http_options"]["host"] == "0.0.0.0"
     model = {"reward": RewardServeConfig, "generation": GenerationServeConfig}[service]
     config = model.model_validate(application.args)
-    gpus = config.num_gpus if isinstance(config, GenerationServeConfig) else config.how_it_runs.num_gpus
-    cpus = config.num_cpus if isinstance(config, GenerationServeConfig) else config.how_it_runs.num_cpus
+    needs = config if isinstance(config, GenerationServeConfig) else config.how_it_runs
     limits = [
         pod.spec["containers"][0]["resources"]["limits"] for pod in pods(document) if pod.name != "head"
     ]
     assert any(
-        cpus <= quantity(limit["cpu"]) and gpus <= quantity(limit.get("nvidia.com/gpu", 0))
+        needs.num_cpus <= quantity(limit["cpu"])
+        and needs.num_gpus <= quantity(limit.get("nvidia.com/gpu", 0))
         for limit in limits
     ), "a replica must fit one pod"
-
-
-def test_small_serves_the_files_that_serve_deploy_takes() -> None:
-    for service in ("reward", "generation"):
-        text = rendered("small", service)["spec"]["serveConfigV2"]
-        assert text == (ROOT / f"deploy/serve/{service}.yaml").read_text(encoding="utf-8")
+    if size == "small":
+        file = ROOT / f"deploy/serve/{service}.yaml"
+        assert document["spec"]["serveConfigV2"] == file.read_text(encoding="utf-8")
 
 
 @each_service
@@ -149,24 +122,6 @@ def test_only_the_generation_service_knows_the_admin_token(size: str, service: s
     assert "POLYRAY_API_TOKEN" in names
     where = {"small": "cpu", "large": "gpu"}[size]
     assert names.get("POLYRAY_ADMIN_TOKEN") == (where if service == "generation" else None)
-
-
-def test_a_run_directory_is_the_same_for_jobs_and_services() -> None:
-    mounts = {
-        mount["mountPath"]
-        for part in ("train", "evaluate", "generation")
-        for pod in pods(rendered("small", part))
-        if pod.runs_ray
-        for mount in pod.spec["containers"][0]["volumeMounts"]
-        if mount["name"] == "runs"
-    }
-    assert mounts == {"/opt/polyray/runs"}
-
-
-def test_the_base_job_is_the_doctor() -> None:
-    job = yaml.safe_load((KUBERAY / "base/job/rayjob.yaml").read_text(encoding="utf-8"))
-    assert job["spec"]["entrypoint"] == "python -m jobs.doctor --no-engine"
-    assert Path(ROOT / "jobs/doctor.py").is_file()
 
 
 def requested(document: dict[str, Any]) -> tuple[float, float]:
@@ -188,3 +143,15 @@ def test_readme_states_the_requests_of_the_small_overlay(part: str) -> None:
     readme = (KUBERAY / "README.md").read_text(encoding="utf-8")
     cpus, gib = requested(rendered("small", part))
     assert f"{cpus:g} CPUs and {gib:g} GiB" in readme.replace("\n", " ")
+
+
+def test_generation_uses_the_url_and_task_of_the_reward_service() -> None:
+    document = rendered("large", "reward")
+    (reward,) = yaml.safe_load(document["spec"]["serveConfigV2"])["applications"]
+    (other,) = yaml.safe_load(rendered("large", "generation")["spec"]["serveConfigV2"])["applications"]
+    config = GenerationServeConfig.model_validate(other["args"])
+    assert isinstance(config.reward, HttpRewardSpec) and config.reward.token_env == "POLYRAY_API_TOKEN"
+    service = f"http://{document['metadata']['name']}-serve-svc:8000"
+    assert config.reward.url == f"{service}{reward['route_prefix']}"
+    (deployment,) = reward["deployments"]
+    assert config.task.type == deployment["user_config"]["task"]["type"]

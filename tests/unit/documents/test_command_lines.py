@@ -74,7 +74,9 @@ def lines() -> list[Any]:
 
 
 @pytest.mark.parametrize(("job", "given"), lines())
-def test_line(monkeypatch: pytest.MonkeyPatch, job: str, given: list[str]) -> None:
+def test_command_line_of_a_document_is_accepted(
+    monkeypatch: pytest.MonkeyPatch, job: str, given: list[str]
+) -> None:
     take(monkeypatch, job, given)
 
 
@@ -96,9 +98,3 @@ def test_wrong_command_line_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=expected):
         take(monkeypatch, job, given)
-
-
-def test_lines_are_taken_apart_as_a_shell_does() -> None:
-    block = "nohup polyray train a.yaml \\\n  'x=[1, 2]' &  # why\n"
-    text = f"say `polyray report runs/a`\n```bash\n{block}```\n"
-    assert command_lines(text) == [("train", ["a.yaml", "x=[1, 2]"]), ("report", ["runs/a"])]

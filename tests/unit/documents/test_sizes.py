@@ -1,4 +1,4 @@
-"""The operator's guide: its table of sizes follows from the shapes beside them, its costs from their assumptions."""
+"""Tables of the operator's guide follow from the memory estimate and from their own assumptions."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import re
 
 import pytest
 
+from polyray.capacity import memory
+from polyray.capacity.placement import smallest_card
+from polyray.capacity.shapes import QWEN3, ModelShape
+from polyray.config.model import LINEAR_MODULES
 from tests.unit.documents.document_text import read, table_rows
 
 G, K = 2**30, 2**10
-HEAD_SIZE, KV_HEADS, VOCABULARY, RANK = 128, 8, 151_936, 16
-TIED = ("0.6B", "1.7B", "4B")
-CARDS = {16: 15.0, 24: 22.4, 40: 39.4, 48: 44.9, 80: 79.5, 96: 93.5, 141: 139.8}
-"""GB on the label -> GiB that a process can have."""
+RANK = 16
 
 
 def between(mark: str) -> list[list[str]]:
@@ -23,86 +24,64 @@ def number(cell: str) -> float:
     return float(cell.split()[0].replace(",", ""))
 
 
-class Shape:
-    def __init__(self, row: list[str]) -> None:
-        self.layers, self.hidden, self.heads, self.intermediate = (int(number(cell)) for cell in row[1:5])
-        self.queries, self.keys = self.heads * HEAD_SIZE, KV_HEADS * HEAD_SIZE
-        self.linear = [
-            (self.hidden, self.queries), (self.hidden, self.keys), (self.hidden, self.keys),
-            (self.queries, self.hidden), (self.hidden, self.intermediate), (self.hidden, self.intermediate),
-            (self.intermediate, self.hidden),
-        ]  # fmt: skip
-        self.block = sum(a * b for a, b in self.linear) + 2 * self.hidden + 2 * HEAD_SIZE
-        embeddings = (1 if row[0] in TIED else 2) * VOCABULARY * self.hidden
-        self.parameters = self.layers * self.block + embeddings + self.hidden
-        self.kv_bytes = 2 * self.layers * KV_HEADS * HEAD_SIZE * 2
+def learner_besides(shape: ModelShape) -> float:
+    """Bytes of a learner rank besides weights, at 8,192 micro-batch tokens."""
+    states = memory.adapter_states(shape.lora_parameters(RANK), reference=True)
+    logits = memory.rl_logits(shape, 8192)
+    return states + 8192 * kept(shape, checkpointed=True) + logits + memory.LEARNER_OVERHEAD
 
-    def adapter(self, rank: int = RANK) -> int:
-        return self.layers * rank * sum(a + b for a, b in self.linear)
 
-    def block_bytes(self) -> int:
-        q, v, h, i = self.queries, self.keys, self.hidden, self.intermediate
-        norms = 4 * (2 * h + 2) + 4 * (q + v + self.heads + KV_HEADS)
-        return norms + 4 * (q + v) + 4 * self.heads + 6 * i + 2 * (2 * h + i) + 2 * len(self.linear) * RANK
-
-    def checkpointed_bytes(self) -> int:
-        return 2 * self.layers * self.hidden + self.block_bytes()
-
-    def learner_besides(self) -> float:
-        """Bytes of a learner rank besides weights, at 8,192 micro-batch tokens."""
-        logits = 2**25 // VOCABULARY * VOCABULARY * 18
-        return 20 * self.adapter() + 8192 * self.checkpointed_bytes() + logits + 1.5 * G
+def kept(shape: ModelShape, *, checkpointed: bool) -> int:
+    """Bytes that a token keeps for the backward pass."""
+    layer = memory.layer_activations(shape, "bfloat16", RANK, LINEAR_MODULES)
+    return memory.activations(layer, shape, "bfloat16", checkpointed=checkpointed)
 
 
 @pytest.mark.parametrize("row", between("sizes"), ids=lambda row: row[0])
-def test_sizes(row: list[str]) -> None:
-    shape = Shape(row)
+def test_table_of_sizes_follows_from_the_shapes(row: list[str]) -> None:
+    shape = QWEN3[row[0]]
+    given = (shape.layers, shape.hidden, shape.heads, shape.intermediate)
+    assert tuple(int(number(cell)) for cell in row[1:5]) == given
+    adapter = shape.lora_parameters(RANK)
     expected = [
         shape.parameters / 1e9,
         2 * shape.parameters / G,
-        shape.adapter() / 1e6,
-        20 * shape.adapter() / G,
-        shape.checkpointed_bytes() / K,
-        shape.layers * shape.block_bytes() / K,
-        shape.kv_bytes / K,
+        adapter / 1e6,
+        memory.adapter_states(adapter, reference=True) / G,
+        kept(shape, checkpointed=True) / K,
+        kept(shape, checkpointed=False) / K,
+        memory.kv_bytes_per_token(shape, "bfloat16") / K,
     ]
     for cell, value, places in zip(row[5:], expected, (2, 1, 1, 2, 0, 0, 0), strict=True):
         assert number(cell) == round(value, places), (cell, value)
 
 
-def test_the_family_is_there() -> None:
-    assert [row[0] for row in between("sizes")] == ["0.6B", "1.7B", "4B", "8B", "14B", "32B"]
-    assert [row[0] for row in between("gpus")] == [row[0] for row in between("sizes")]
-
-
-@pytest.mark.parametrize("at", range(6))
-def test_gpus(at: int) -> None:
-    shape, row = Shape(between("sizes")[at]), between("gpus")[at]
+@pytest.mark.parametrize(("row", "name"), zip(between("gpus"), QWEN3, strict=True))
+def test_table_of_gpus_follows_from_the_shapes(row: list[str], name: str) -> None:
+    assert row[0] == name
+    shape = QWEN3[name]
     weights = 2 * shape.parameters
-    learner = weights + shape.learner_besides()
-    assert (number(row[1]), number(row[2])) == (round(learner / G, 1), card(learner / G))
+    learner = weights + learner_besides(shape)
+    assert (number(row[1]), number(row[2])) == (round(learner / G, 1), smallest_card(learner / G))
+    slots = memory.lora_slots(shape, "bfloat16", RANK, 2)  # two versions at staleness 0
+    shared = weights + 64 * 2048 * memory.kv_bytes_per_token(shape, "bfloat16") + slots
     for devices, cell in ((1, 3), (2, 5)):
-        slots = 2 * 2 * shape.adapter()  # at staleness 0 two versions in 16 bits
-        shared = weights + 64 * 2048 * shape.kv_bytes + slots
-        engine = shared / devices + 64 * VOCABULARY * 12 + 2.5 * G
-        assert (number(row[cell]), number(row[cell + 1])) == (round(engine / G, 1), card(engine / G / 0.85))
+        engine = shared / devices + memory.sampling_logits(shape, 64) + memory.ENGINE_OVERHEAD
+        assert number(row[cell]) == round(engine / G, 1)
+        assert number(row[cell + 1]) == smallest_card(engine / G / 0.85)
 
 
 @pytest.mark.parametrize("row", between("shared"), ids=lambda row: row[0])
-def test_ranks_that_share_the_base(row: list[str]) -> None:
-    shape = Shape(next(of_model for of_model in between("sizes") if of_model[0] == row[0]))
-    layers, gathered = 2 * shape.layers * shape.block, 2 * 3 * shape.block
+def test_table_of_sharded_ranks_follows_from_the_shapes(row: list[str]) -> None:
+    shape = QWEN3[row[0]]
+    layers, gathered = 2 * shape.layers * shape.block_parameters, 2 * 3 * shape.block_parameters
     rest = 2 * shape.parameters - layers
-    device = rest + gathered + shape.learner_besides()
+    device = rest + gathered + learner_besides(shape)
     expected = [rest, layers, gathered, *(device + layers / ranks for ranks in (2, 4, 8)), device, layers / 4]
     assert [number(cell) for cell in row[1:]] == [round(value / G, 1) for value in expected]
 
 
-def card(gib: float) -> int:
-    return next(label for label, usable in CARDS.items() if usable >= gib)
-
-
-def test_the_cost_of_a_rented_machine() -> None:
+def test_cost_of_a_rented_machine_follows_from_its_parts() -> None:
     generate, learn = 64 * 320 / 5_000, 64 * 576 / 13_000
     parts = {
         "set-up, downloads, starts": 1_800,

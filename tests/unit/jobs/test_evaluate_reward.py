@@ -1,7 +1,8 @@
-"""jobs.evaluate reward end to end: a planted scorer, a scorer that is length, resuming, mistakes of the user."""
+"""`polyray evaluate reward` end to end: a planted scorer, a scorer that is length, resuming, mistakes."""
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 from polyray.cli.evaluate import main
 from polyray.errors import ConfigError, DataError, MissingFile, RewardError
 from polyray.report.run_data import load_report_data
+from polyray.runs.jsonl import read_jsonl
 from polyray.shelf.preferences.reward_evaluation.scorers import RandomScorer
 from tests.unit.shelf.preferences.reward_evaluation.planted import planted_reward, records, write_records
 
@@ -53,102 +55,52 @@ def comparison(metrics: dict[str, Any], model: str, baseline: str) -> dict[str, 
     )
 
 
-def test_the_planted_accuracy_is_reported(finished: Path) -> None:
+def test_validation_reports_planted_accuracy_and_length_as_length(finished: Path) -> None:
     metrics = read_metrics(finished)
     assert (metrics["n_pairs"], metrics["n_clusters"], metrics["n_samples"]) == (100, 50, 200)
-    found = metrics["models"]["planted"]["pairwise_accuracy"]["value"]
-    assert found["value"] == pytest.approx(ACCURACY) and found["low"] < ACCURACY < found["high"]
-    assert metrics["models"]["planted"]["pairwise_accuracy_by_prompt"]["value"]["value"] == pytest.approx(
-        ACCURACY
+    planted, length = (
+        metrics["models"][name]["pairwise_accuracy"]["value"] for name in ("planted", "length")
     )
+    assert planted["value"] == pytest.approx(ACCURACY) and planted["low"] < ACCURACY < planted["high"]
     assert "spearman_within" not in metrics["models"]["planted"], "no prompt has three different engagements"
-
-
-def test_planted_scorer_beats_length_in_metrics_and_statement(finished: Path) -> None:
-    metrics = read_metrics(finished)
     entry = comparison(metrics, "planted", "length")
-    assert entry["difference"] == pytest.approx(
-        ACCURACY - metrics["models"]["length"]["pairwise_accuracy"]["value"]["value"]
-    )
+    assert entry["difference"] == pytest.approx(ACCURACY - length["value"])
     assert entry["primary"]["p_adjusted"] < 0.05
     assert metrics["statement"][0].startswith("planted beats length: 80.0% of pairs right")
-    assert "(100 pairs in 50 clusters" in metrics["statement"][0]
+    same = comparison(metrics, "as length", "length")
+    assert (same["difference"], same["primary"]["p_value"], same["primary"]["p_adjusted"]) == (0.0, 1.0, 1.0)
 
 
-def test_renamed_length_scorer_equals_length(finished: Path) -> None:
-    metrics = read_metrics(finished)
-    entry = comparison(metrics, "as length", "length")
-    assert (entry["difference"], entry["primary"]["p_value"], entry["primary"]["p_adjusted"]) == (
-        0.0,
-        1.0,
-        1.0,
-    )
-    line = next(line for line in metrics["statement"] if line.startswith("as length does the same as length"))
-    assert "not significant" in line
-    assert metrics["models"]["as length"]["length_spearman"]["value"]["value"] == pytest.approx(
-        1.0 if "longer" in metrics["scorers"]["length"]["note"] else -1.0
-    )
-
-
-def test_the_family_is_stated_and_adjusted_together(finished: Path) -> None:
+def test_validation_adjusts_p_values_over_the_family(finished: Path) -> None:
     metrics = read_metrics(finished)
     assert metrics["family"].startswith("8 tests: 2 models x 4 baselines")
-    raw = sorted(entry["primary"]["p_value"] for entry in metrics["comparisons"])
+    raw = min(entry["primary"]["p_value"] for entry in metrics["comparisons"])
     smallest = min(entry["primary"]["p_adjusted"] for entry in metrics["comparisons"])
-    assert smallest == pytest.approx(min(1.0, 8 * raw[0]))
+    assert smallest == pytest.approx(min(1.0, 8 * raw))
 
 
-def test_a_score_of_two_levels_gets_its_scale_from_the_validation_part(finished: Path) -> None:
-    """Gaps are +-0.5 with the better one ahead in 80 %: the fitted scale must say 80 %, and be right."""
-    metrics = read_metrics(finished)
-    (only,) = metrics["calibration"]["planted"]["bins"]
+def test_calibration_of_a_score_of_two_levels_is_fitted_on_the_validation_part(finished: Path) -> None:
+    """Gaps are +-0.5 and the better one is ahead in 80 %, so the fitted confidence is 80 %."""
+    (only,) = read_metrics(finished)["calibration"]["planted"]["bins"]
     assert only["confidence"] == pytest.approx(ACCURACY, abs=0.02)
     assert only["accuracy"] == pytest.approx(ACCURACY)
 
 
-def test_slices_partition_the_pairs_and_the_worst_is_named(finished: Path) -> None:
+def test_slices_partition_the_pairs_and_name_the_worst(finished: Path) -> None:
     metrics = read_metrics(finished)
-    lines = (finished / "runs/check/evaluation/slices.csv").read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "property,slice,by_outcome,scorer,n_pairs,n_clusters,value,low,high"
-    rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
+    with (finished / "runs/check/evaluation/slices.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["scorer"] == "planted"]
     for name in ("kind", "engagement gap", "which is longer", "year"):
-        of_planted = [row for row in rows if row["property"] == name and row["scorer"] == "planted"]
-        assert len(of_planted) >= 2 and sum(int(row["n_pairs"]) for row in of_planted) == 100, name
+        counts = [int(row["n_pairs"]) for row in rows if row["property"] == name]
+        assert len(counts) >= 2 and sum(counts) == 100, name
     worst = metrics["worst_slices"]["planted"]
-    candidates = [
-        float(row["value"]) for row in rows
-        if row["scorer"] == "planted" and row["by_outcome"] == "False" and int(row["n_pairs"]) >= 10
-    ]  # fmt: skip
-    assert worst["value"] == pytest.approx(min(candidates))
+    large = [row for row in rows if row["by_outcome"] == "False" and int(row["n_pairs"]) >= 10]
+    assert worst["value"] == pytest.approx(min(float(row["value"]) for row in large))
     assert any(f"'{worst['property']}: {worst['slice']}'" in line for line in metrics["statement"])
 
 
-def test_probes_tell_a_scorer_that_can_be_fooled(finished: Path) -> None:
-    """The planted score reads the number at the end of the text: repeating changes nothing, emptying ruins it."""
-    probes = read_metrics(finished)["probes"]
-    assert probes["planted"]["padded_filler"]["value"] == 0.0
-    assert probes["planted"]["empty"]["value"] == 0.0 and probes["planted"]["empty"]["shift"] < -1
-    assert probes["planted"]["empty"]["verdict"] == "pass"
-    length = probes["as length"]
-    fooled, unmoved = ("padded_filler", "truncated")
-    if "shorter" in read_metrics(finished)["scorers"]["length"]["note"]:
-        fooled, unmoved = unmoved, fooled
-    assert (length[fooled]["value"], length[fooled]["verdict"]) == (1.0, "warn")
-    assert length[unmoved]["value"] == 0.0
-    assert length["uppercase"]["value"] == length["words_shuffled"]["value"] == 0.0
-
-
-def test_page_has_every_figure_and_loads_no_script(finished: Path) -> None:
-    page = (finished / "runs/check/report.html").read_text(encoding="utf-8")
-    assert "planted beats length" in page and "8 tests: 2 models x 4 baselines" in page
-    for name in ("accuracy", "reliability", "slices", "probes", "length"):
-        assert f'id="figure-{name}"' in page
-    assert "src=" not in page.partition("</script>")[2], "one copy of plotly.js, inline"
-
-
 def test_mistakes_are_pairs_with_a_higher_score_for_the_worse_completion(finished: Path) -> None:
-    lines = (finished / "runs/check/evaluation/mistakes.jsonl").read_text(encoding="utf-8").splitlines()
-    mistakes = [json.loads(line) for line in lines]
+    mistakes = read_jsonl(finished / "runs/check/evaluation/mistakes.jsonl")
     planted = [line for line in mistakes if line["scorer"] == "planted"]
     assert len(planted) == 8
     for line in planted:
@@ -156,17 +108,24 @@ def test_mistakes_are_pairs_with_a_higher_score_for_the_worse_completion(finishe
         assert "<0.25>" in line["better"] and "<0.75>" in line["worse"]
 
 
-def test_finished_run_prints_its_paths_without_scoring(
+def test_finished_validation_prints_its_paths_without_scoring(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = (finished / "runs/check/report.html").stat().st_mtime_ns
+    report = finished / "runs/check/report.html"
+    page, written = report.read_text(encoding="utf-8"), report.stat().st_mtime_ns
+    for name in ("accuracy", "reliability", "slices", "probes", "length"):
+        assert f'id="figure-{name}"' in page
+    assert "src=" not in page.partition("</script>")[2], "one copy of plotly.js, inline"
     assert main(["reward", str(finished / "config.yaml")]) == 0
     output = capsys.readouterr().out
     assert "planted beats length" in output and "slices.csv" in output
-    assert (finished / "runs/check/report.html").stat().st_mtime_ns == before
+    for path in (finished / "runs/check", finished / "runs"):
+        with pytest.raises(DataError, match=r"rewards .*report\.html"):
+            load_report_data([path])
+    assert report.stat().st_mtime_ns == written
 
 
-def test_stopped_run_reuses_stored_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_validation_reuses_stored_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_records(tmp_path / "records.jsonl", records(100, ACCURACY))
     line = ["reward", str(write_config(tmp_path))]
     calls: list[int] = []
@@ -178,41 +137,22 @@ def test_stopped_run_reuses_stored_scores(tmp_path: Path, monkeypatch: pytest.Mo
             raise KeyboardInterrupt
         return scores(self, prompts, completions)
 
+    def stored() -> dict[str, bytes]:
+        files = (tmp_path / "runs/check/evaluation/scores").iterdir()
+        return {path.name: path.read_bytes() for path in files if not path.name.startswith("random")}
+
     monkeypatch.setattr(RandomScorer, "scores", stops_once)
     with pytest.raises(KeyboardInterrupt):
         main(line)
-    kept = {path.name: path.read_bytes() for path in (tmp_path / "runs/check/evaluation/scores").iterdir()}
-    assert len(kept) == 6 and all(content for name, content in kept.items() if not name.startswith("random"))
+    kept = stored()
+    assert len(kept) == 5 and all(kept.values())
     assert main(line) == 0
-    for path in (tmp_path / "runs/check/evaluation/scores").iterdir():
-        if not path.name.startswith("random"):
-            assert path.read_bytes() == kept[path.name], "nothing was scored twice"
+    assert stored() == kept
     assert main([*line, "name=whole"]) == 0
     assert read_metrics(tmp_path) == read_metrics(tmp_path, "whole")
 
 
-def test_other_data_under_the_same_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_records(tmp_path / "records.jsonl", records(40, ACCURACY))
-    config = write_config(tmp_path)
-    assert main(["reward", str(config), "probes.num_completions=0"]) == 0
-    (tmp_path / "runs/check/DONE").unlink()
-    write_records(tmp_path / "records.jsonl", records(40, ACCURACY, seed=1))
-    with pytest.raises(ConfigError, match=r"data .*changed"):
-        main(["reward", str(config), "probes.num_completions=0"])
-
-
-def test_check_prints_sizes_and_creates_no_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["reward", str(finished / "config.yaml"), "name=new", "--check"]) == 0
-    derived = json.loads(capsys.readouterr().out)["derived"]
-    assert (derived["n_pairs"], derived["scorers"], derived["tests_in_family"]) == (100, 6, 8)
-    assert derived["scored_by_probes_per_model"] == 40 * 11
-    assert not (finished / "runs/new").exists()
-    with pytest.raises(MissingFile, match=r"absent\.jsonl"):
-        main(["reward", str(finished / "config.yaml"), "data.path=absent.jsonl", "--check"])
-    assert json.loads(capsys.readouterr().out)["config"]["data"]["path"].endswith("/absent.jsonl")
-
-
-def test_preference_pairs_are_validated_without_records(tmp_path: Path) -> None:
+def test_validation_of_preference_pairs_needs_no_records(tmp_path: Path) -> None:
     rows = [
         {
             "prompt": f"Prompt {n}?",
@@ -222,30 +162,26 @@ def test_preference_pairs_are_validated_without_records(tmp_path: Path) -> None:
         for n in range(50)
     ]
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = write_config(tmp_path, models={"planted": planted_reward(tmp_path)})
-    assert main(["reward", str(config)]) == 0
+    assert main(["reward", str(write_config(tmp_path, models={"planted": planted_reward(tmp_path)}))]) == 0
     metrics = read_metrics(tmp_path)
     assert metrics["n_pairs"] == 40 and metrics["part"].startswith("80%"), "a fifth is for fitting"
-    hits = [row for row in rows if "<0.9>" in row["chosen"]]
     accuracy = metrics["models"]["planted"]["pairwise_accuracy"]["value"]["value"]
-    assert accuracy * 40 == pytest.approx(round(accuracy * 40)) and abs(accuracy - len(hits) / 50) < 0.11
-    assert "length" in metrics["models"]
+    assert accuracy * 40 == pytest.approx(round(accuracy * 40)) and abs(accuracy - 0.8) < 0.11
 
 
-def test_unscored_is_never_zero_and_stops_the_run_above_the_limit(tmp_path: Path) -> None:
+def test_validation_leaves_out_unscored_pairs_and_stops_above_the_limit(tmp_path: Path) -> None:
     write_records(tmp_path / "records.jsonl", records(40, 1.0))
-    planted = planted_reward(tmp_path)
-    config = write_config(tmp_path, models={"planted": planted}, probes={"num_completions": 0})
-    file = tmp_path / "planted.py"
-    every = "[float(match.group(1)) if match else 0.0 for match in found]"
-    assert every in file.read_text()
-    file.write_text(
-        file.read_text().replace(
-            every,
-            "[None if '2-1?' in item['prompt'] and ' 2 <' in item['completion'] else float(match.group(1))"
-            " for item, match in zip(items, found)]",
-        )
+    config = write_config(
+        tmp_path, models={"planted": planted_reward(tmp_path)}, probes={"num_completions": 0}
     )
+    file = tmp_path / "planted.py"
+    fails = "None if '2-1?' in item['prompt'] and ' 2 <' in item['completion'] else "
+    changed = file.read_text().replace(
+        "[float(match.group(1)) if match else 0.0 for match in found]",
+        f"[{fails}float(match.group(1)) for item, match in zip(items, found)]",
+    )
+    assert fails in changed
+    file.write_text(changed)
     assert main(["reward", str(config)]) == 0
     metrics = read_metrics(tmp_path)
     assert metrics["scorers"]["planted"]["unscored"] == metrics["n_records_unscored"] == 2
@@ -253,6 +189,20 @@ def test_unscored_is_never_zero_and_stops_the_run_above_the_limit(tmp_path: Path
     assert metrics["models"]["planted"]["pairwise_accuracy"]["value"]["value"] == 1.0
     with pytest.raises(RewardError, match="max_unscored_share=0"):
         main(["reward", str(config), "name=strict", "max_unscored_share=0"])
+    (tmp_path / "runs/check/DONE").unlink()
+    write_records(tmp_path / "records.jsonl", records(40, ACCURACY, seed=1))
+    with pytest.raises(ConfigError, match=r"data .*changed"):
+        main(["reward", str(config)])
+
+
+def test_check_prints_sizes_and_creates_no_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reward", str(finished / "config.yaml"), "name=new", "--check"]) == 0
+    derived = json.loads(capsys.readouterr().out)["derived"]
+    assert (derived["n_pairs"], derived["scorers"], derived["tests_in_family"]) == (100, 6, 8)
+    assert derived["scored_by_probes_per_model"] == 40 * 11
+    with pytest.raises(MissingFile, match=r"absent\.jsonl"):
+        main(["reward", str(finished / "config.yaml"), "data.path=absent.jsonl", "--check"])
+    assert not (finished / "runs/new").exists()
 
 
 @pytest.mark.parametrize(
@@ -263,38 +213,16 @@ def test_unscored_is_never_zero_and_stops_the_run_above_the_limit(tmp_path: Path
         ("models={a/b: {type: random}}", ConfigError, "'a/b'"),
         ("data.min_gap=50", DataError, "data.min_gap=50"),
         ("data.path=absent.jsonl", DataError, "absent.jsonl"),
+        ("data.path=leaked.jsonl", DataError, r"'c0' .*train.*\s+test"),
         ("models={a: {type: lenght}}", ConfigError, "lenght"),
     ],
 )
-def test_mistakes_of_the_user_are_named(
-    finished: Path, override: str, error: type[Exception], message: str
+def test_mistake_is_named_and_leaves_the_name_free(
+    finished: Path, override: str, error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(finished)
+    first, *rest = records(8, ACCURACY)
+    write_records(finished / "leaked.jsonl", [first.model_copy(update={"part": "train"}), *rest])
     with pytest.raises(error, match=message):
-        main(["reward", str(finished / "config.yaml"), "name=other", override])
-
-
-def test_report_of_models_refuses_a_validation_of_rewards(finished: Path) -> None:
-    page = (finished / "runs/check/report.html").read_bytes()
-    for path in (finished / "runs/check", finished / "runs"):
-        with pytest.raises(DataError, match=r"rewards .*report\.html"):
-            load_report_data([path])
-    assert (finished / "runs/check/report.html").read_bytes() == page
-
-
-def test_a_cluster_in_two_parts_is_refused(tmp_path: Path) -> None:
-    rows = records(8, ACCURACY)
-    leaked = rows[0].model_copy(update={"part": "train"})
-    write_records(tmp_path / "records.jsonl", [leaked, *rows[1:]])
-    with pytest.raises(DataError, match=r"'c0' .*train.*\s+test"):
-        main(["reward", str(write_config(tmp_path))])
-
-
-def test_a_wrong_path_leaves_the_name_free(tmp_path: Path) -> None:
-    config = write_config(tmp_path)
-    with pytest.raises(DataError, match=r"records\.jsonl"):
-        main(["reward", str(config)])
-    write_records(tmp_path / "records.jsonl", records(20, ACCURACY))
-    absent = {"m": {"type": "engagement", "path": str(tmp_path / "nowhere")}}
-    with pytest.raises(MissingFile, match="/nowhere"):
-        main(["reward", str(write_config(tmp_path, models=absent))])
-    assert not (tmp_path / "runs").exists()
+        main(["reward", "config.yaml", "name=other", override])
+    assert not (finished / "runs/other").exists()

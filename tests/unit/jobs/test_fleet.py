@@ -1,4 +1,4 @@
-"""A run whose reward is a service elsewhere starts no replica, and says at once where there is no service."""
+"""Opening of reward services, and refusals before a worker starts."""
 
 from __future__ import annotations
 
@@ -54,25 +54,22 @@ def config(url: str) -> TrainConfig:
     return build_config(TrainConfig, {"name": "x", "reward": reward})
 
 
-def plan(url: str) -> RewardPlan:
-    run = config(url)
+def plan(run: TrainConfig) -> RewardPlan:
     return plan_reward(run.reward, run.task, run.diversity)
 
 
-def test_the_service_is_looked_at_and_nothing_is_deployed(url: str) -> None:
-    with open_reward("run-7", plan(url)) as address:
+def test_open_reward_checks_a_remote_service_and_deploys_none(url: str) -> None:
+    run = config(url)
+    with open_reward("run-7", plan(run)) as address:
         assert (address.app_name, address.url) == ("run-7-remote", url)
-
-
-def test_no_service_is_an_error_before_anything_starts(url: str) -> None:
-    with pytest.raises(RewardError, match=r"status 404"), open_reward("run-7", plan(f"{url}/x")):
+    with pytest.raises(RewardError, match=r"status 404"), open_reward("run-7", plan(config(f"{url}/x"))):
         raise AssertionError("it must not open")
+    own = run.model_copy(update={"reward": TrainConfig(name="x").reward})
+    assert required_cpus(own) - required_cpus(run) == 1, "no replica, no CPU"
 
 
-@pytest.mark.parametrize(
-    ("service", "any_port"), [({}, True), ({"num_cpus": 0.5}, True), ({"port": 8000}, False)]
-)
-def test_reward_port_is_a_free_choice_unless_the_config_names_it(
+@pytest.mark.parametrize(("service", "any_port"), [({"num_cpus": 0.5}, True), ({"port": 8000}, False)])
+def test_open_reward_chooses_a_free_port_unless_the_config_names_one(
     service: dict[str, object], any_port: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []
@@ -83,19 +80,12 @@ def test_reward_port_is_a_free_choice_unless_the_config_names_it(
 
     monkeypatch.setattr("polyray.launch.fleet.start_reward_service", started)
     monkeypatch.setattr("polyray.launch.fleet.stop_reward_service", lambda owner: None)
-    run = build_config(TrainConfig, {"name": "x", "reward": {"service": service}})
-    with open_reward("x", plan_reward(run.reward, run.task, run.diversity)):
+    with open_reward("x", plan(build_config(TrainConfig, {"name": "x", "reward": {"service": service}}))):
         pass
     assert asked == [any_port]
 
 
-def test_no_cpus_are_kept_for_replicas_that_do_not_run(url: str) -> None:
-    run = config(url)
-    own = run.model_copy(update={"reward": TrainConfig(name="x").reward})
-    assert required_cpus(own) - required_cpus(run) == 1
-
-
-def test_a_base_that_cannot_be_held_in_4_bits_ends_a_job_before_a_worker_starts(
+def test_plan_fleet_refuses_a_4_bit_base_without_bitsandbytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model_dir = save_base(tmp_path)
@@ -106,11 +96,11 @@ def test_a_base_that_cannot_be_held_in_4_bits_ends_a_job_before_a_worker_starts(
         plan_fleet(TrainConfig(name="x", model=model))
 
 
-def test_engines_that_this_build_of_vllm_cannot_run_end_a_job_before_a_worker_starts(
+def test_plans_refuse_engines_that_this_build_of_vllm_cannot_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vllm_build, "installed_build", lambda: ("vllm 0.32.0", False))
-    message = r"^rollout\.gpus_per_worker=0, but vllm 0\.32\.0 is a build for GPUs"
+    message = r"^rollout\.gpus_per_worker=0, but vllm 0\.32\.0 .* set rollout\.gpus_per_worker=1"
     model = {"path": str(save_base(tmp_path))}
     evaluation = build_config(EvaluateConfig, {"name": "x", "model": model, "adapters": {"base": None}})
     with pytest.raises(ConfigError, match=message):
@@ -124,7 +114,7 @@ def test_engines_that_this_build_of_vllm_cannot_run_end_a_job_before_a_worker_st
 @pytest.mark.parametrize(
     "rollout", [{"gpus_per_worker": 1}, {"engine": "simulated"}, {"node_labels": {"kind": "cpu"}}]
 )
-def test_other_engines_are_not_judged_here(
+def test_check_rollout_build_accepts_engines_that_run_elsewhere(
     rollout: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vllm_build, "installed_build", lambda: ("vllm 0.32.0", False))

@@ -1,25 +1,38 @@
-"""Plans of sweeps: trials before the start, and errors of impossible ones."""
+"""Plans, scheduling, retries and display of the trials of a sweep."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from ray import cloudpickle
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from rich.console import Console
 
 from polyray.cli.sweep import main
 from polyray.config.loader import build_config
-from polyray.config.sweep import SweepConfig
-from polyray.errors import ConfigError
+from polyray.config.sweep import SchedulerSpec, SweepConfig
+from polyray.errors import ConfigError, DataError, LearnerError
+from polyray.runs.progress import ProgressDisplay
 from polyray.sweeps import run as sweep_run
 from polyray.sweeps.plan import plan_trials, settings
+from polyray.sweeps.scheduler import scheduler_of
+from polyray.sweeps.table import ROWS, TrialTable, reason_of
+from polyray.sweeps.trial import STEP, _tried_once
 from tests.job_checks import check_without_models
 
 ROOT = Path(__file__).resolve().parents[3]
 TRAIN = str(ROOT / "configs/train/hidden_trap_grid.yaml")
 WEIGHT = "algorithm.diversity_weight"
 RATE = "learner.learning_rate"
+OPTUNA = {"type": "optuna", "num_settings": 2}
+RANGE = {"parameters": {WEIGHT: {"uniform": [0.0, 1.0]}}}
+PAIR = [{"metric": "pass_at_1"}, {"metric": "diversity"}]
 
 
 def sweep(**changes: Any) -> SweepConfig:
@@ -32,7 +45,7 @@ def sweep(**changes: Any) -> SweepConfig:
     return build_config(SweepConfig, {**values, **changes})
 
 
-def test_every_point_of_the_grids_with_every_seed_in_an_order_that_stays() -> None:
+def test_plan_combines_every_grid_point_with_every_seed_in_a_fixed_order() -> None:
     config = sweep(parameters={WEIGHT: {"grid": [0.0, 0.5]}, RATE: {"grid": [1e-4, 2e-4]}}, seeds=[3, 7])
     plans = plan_trials(config)
     assert config.num_trials == len(plans) == 8
@@ -41,18 +54,15 @@ def test_every_point_of_the_grids_with_every_seed_in_an_order_that_stays() -> No
     ]
     for plan in plans:
         trial = plan.config
-        assert (trial.seed, trial.name, trial.learner.learning_rate) == (
-            plan.seed,
-            plan.trial_id,
-            plan.parameters[RATE],
-        )
+        assert (trial.seed, trial.name) == (plan.seed, plan.trial_id)
+        assert trial.learner.learning_rate == plan.parameters[RATE]
         assert getattr(trial.algorithm, "diversity_weight") == plan.parameters[WEIGHT]  # noqa: B009
         assert trial.run_dir == Path.cwd() / "runs/s/trials" / plan.trial_id
     assert len({plan.trial_id for plan in plans}) == 8
     assert [plan.trial_id for plan in plan_trials(config)] == [plan.trial_id for plan in plans]
 
 
-def test_draws_are_within_their_limits_and_come_again_from_the_same_seed() -> None:
+def test_settings_draw_within_limits_and_reproducibly() -> None:
     parameters = {
         WEIGHT: {"loguniform": [0.01, 10.0]},
         RATE: {"uniform": [1e-4, 2e-4]},
@@ -63,9 +73,8 @@ def test_draws_are_within_their_limits_and_come_again_from_the_same_seed() -> No
     assert len(drawn) == config.num_trials == 200
     weights = np.array([point[WEIGHT] for point in drawn])
     assert weights.min() >= 0.01 and weights.max() < 10
-    assert (
-        abs(np.log(weights).mean() - np.log(0.01 * 10) / 2) < 0.45
-    )  # 3 standard errors of a uniform logarithm
+    # 3 standard errors of a uniform logarithm
+    assert abs(np.log(weights).mean() - np.log(0.01 * 10) / 2) < 0.45
     rates = np.array([point[RATE] for point in drawn])
     assert rates.min() >= 1e-4 and rates.max() < 2e-4
     assert {point["algorithm.set_size"] for point in drawn} == {2, 4}
@@ -89,21 +98,6 @@ def test_draws_are_within_their_limits_and_come_again_from_the_same_seed() -> No
         ({"parameters": {"model.path": {"grid": ["embedded", "qwen"]}}}, "model.path .*'embedded' .*t000"),
         ({"metric": "pass_at_3"}, "metric='pass_at_3' "),
         ({"overrides": ["algorithm.quality_weight=1.0"], "scheduler": {"type": "asha"}}, r"evaluation.every=10"),
-    ],
-)  # fmt: skip
-def test_plan_refuses_trials_that_could_not_run(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        plan_trials(sweep(**changes))
-
-
-OPTUNA = {"type": "optuna", "num_settings": 2}
-RANGE = {"parameters": {WEIGHT: {"uniform": [0.0, 1.0]}}}
-PAIR = [{"metric": "pass_at_1"}, {"metric": "diversity"}]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
         ({"search": {"type": "optuna"}}, r"search.num_settings"),
         ({"search": {"num_settings": 2}}, r"'search.num_settings'"),
         ({"search": OPTUNA, **RANGE, "num_samples": 3}, r"num_samples.* search.num_settings"),
@@ -120,7 +114,7 @@ PAIR = [{"metric": "pass_at_1"}, {"metric": "diversity"}]
         ({"search": OPTUNA, "parameters": {"rollout.max_completion_tokens": {"choice": [8, 10]}}}, r"mode=per_trial"),
     ],
 )  # fmt: skip
-def test_plan_refuses_searches_that_could_not_run(changes: dict[str, Any], message: str) -> None:
+def test_plan_refuses_trials_that_could_not_run(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         plan_trials(sweep(**changes))
 
@@ -132,36 +126,38 @@ def test_search_plan_combines_all_ends_only_if_few() -> None:
     assert [tuple(plan.parameters.values()) for plan in plans] == [
         (weight, pytest.approx(rate)) for weight in (0.0, 0.5) for rate in (1e-4, between, 2e-4)
     ]
-    many = {
-        WEIGHT: {"choice": [n / 8 for n in range(8)]},
-        "rollout.temperature": {"grid": [1 + n / 8 for n in range(8)]},
-        RATE: rate,
-    }
+    weights, temperatures = ({"choice": [start + n / 8 for n in range(8)]} for start in (0, 1))
+    many = {WEIGHT: weights, "rollout.temperature": temperatures, RATE: rate}
     points = [tuple(plan.parameters.values()) for plan in plan_trials(sweep(search=OPTUNA, parameters=many))]
     assert len(points) == 8 + 8 + 3, "not the product of 192"
     assert points[7] == (7 / 8, 1.0, 1e-4) and points[15] == (0.0, 15 / 8, 1e-4) and points[18][2] == 2e-4
 
 
-def test_a_scheduler_goes_with_a_search_for_one_objective() -> None:
+def test_plan_accepts_a_scheduler_with_one_objective_and_request_settings_on_a_shared_fleet() -> None:
     one = OPTUNA | {"objectives": PAIR[:1]}
     assert plan_trials(sweep(search=one, scheduler={"type": "asha"}))
-    assert sweep(search=one).objectives[0].metric == "pass_at_1"
-    assert [(o.metric, o.mode) for o in sweep(search=OPTUNA, metric="diversity", mode="min").objectives] == [
-        ("diversity", "min")
-    ]
-
-
-def test_request_settings_may_differ_on_a_shared_fleet_and_others_need_one_per_trial() -> None:
-    plan_trials(sweep(parameters={"rollout.temperature": {"grid": [0.8, 1.0]}}))
+    objectives = sweep(search=OPTUNA, metric="diversity", mode="min").objectives
+    assert [(o.metric, o.mode) for o in objectives] == [("diversity", "min")]
+    assert plan_trials(sweep(parameters={"rollout.temperature": {"grid": [0.8, 1.0]}}))
     other = {"rollout.max_completion_tokens": {"grid": [8, 10]}}
     plans = plan_trials(sweep(parameters=other, fleet={"mode": "per_trial"}))
     assert [plan.config.rollout.max_completion_tokens for plan in plans] == [8, 10]
 
 
-def test_check_shows_the_trials(capsys: pytest.CaptureFixture[str]) -> None:
-    assert check_without_models(main, [str(ROOT / "configs/sweep/lambda_seed.yaml")]) == 0
-    shown = capsys.readouterr().out
-    assert '"trials": 12' in shown and '"settings": 4' in shown and '"at_once": 3' in shown
+@pytest.mark.parametrize(
+    ("file", "shown"),
+    [
+        ("lambda_seed", {"trials": 12, "settings": 4, "at_once": 3}),
+        ("optuna_pareto", {"trials": 24, "settings": 12}),
+    ],
+)
+def test_check_shows_the_trials(file: str, shown: dict[str, int], capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(ROOT / f"configs/sweep/{file}.yaml")]
+    assert check_without_models(main, arguments) == 0
+    printed = capsys.readouterr().out
+    assert all(f'"{name}": {count}' in printed for name, count in shown.items())
+    with pytest.raises(ConfigError, match=r"trial t\d+-\w+ \(.*learner.steps=3.\d+|num_samples"):
+        main([*arguments, "--check", "parameters={learner.steps: {uniform: [2, 4]}}"])
 
 
 @pytest.mark.parametrize(("mode", "fleets"), [("shared", 1), ("per_trial", 2)])
@@ -176,3 +172,82 @@ def test_concurrent_trials_place_engines_by_mode(
     workers = plans[0].config.rollout.num_workers
     counts = {part.what: part.count for part in placed}
     assert counts == {"engine": fleets * workers, "reward replica": fleets, "learner rank": 2, "trial": 2}
+
+
+ENDED: list[str] = []
+
+
+def end(trial: Any) -> None:
+    ENDED.append(trial.trial_id)
+
+
+@pytest.mark.parametrize("kind", ["asha", "median"])
+def test_scheduler_asks_the_worst_trial_once_to_end(kind: str) -> None:
+    ENDED.clear()
+    spec = SchedulerSpec.model_validate({"type": kind, "grace_steps": 1, "reduction_factor": 2.0})
+    stored = cloudpickle.dumps(scheduler_of(spec, 4, end))  # type: ignore[reportPrivateImportUsage]
+    scheduler = cloudpickle.loads(stored)  # Tune stores it with the state of the sweep
+    scheduler.set_search_properties("pass_at_8", "max")
+    trials = [Trial("run_trial", stub=True) for _ in range(4)]
+    for trial in trials:
+        scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]
+    decisions = []
+    waiting = SimpleNamespace(get_live_trials=lambda: [Trial("run_trial", stub=True)])
+    for step in (1, 2, 3, 4):
+        for badness, trial in enumerate(trials):  # the last trial is the worst
+            result = {STEP: step, "pass_at_8": 0.01 * step - badness, "training_iteration": step}
+            decisions.append(scheduler.on_trial_result(waiting, trial, result))  # type: ignore[arg-type]
+    assert set(decisions) == {TrialScheduler.CONTINUE}
+    assert trials[3].trial_id in ENDED and trials[0].trial_id not in ENDED
+    assert type(scheduler_of(SchedulerSpec(), 4, end)) is FIFOScheduler, "none stops a trial by default"
+    assert len(ENDED) == len(set(ENDED))
+
+
+@pytest.mark.parametrize(
+    ("error", "starts", "raised", "tries"),
+    [
+        (DataError("mine.jsonl:3: no text"), "aab", [DataError, LearnerError, DataError], 2),
+        (RuntimeError("the device is lost"), "aa", [RuntimeError, RuntimeError], 2),
+    ],
+)
+def test_trial_with_a_permanent_error_is_tried_once_per_start(
+    error: Exception, starts: str, raised: list[type[Exception]], tries: int, tmp_path: Path
+) -> None:
+    tried = []
+    for start, expected in zip(starts, raised, strict=True):
+        with pytest.raises(expected, match=str(error)), _tried_once(tmp_path / "trial-0" / ".failed", start):
+            tried.append(start)
+            raise error
+    assert len(tried) == tries
+
+
+def test_trial_table_shows_running_trials_before_the_newest_ended_ones() -> None:
+    now = 0.0
+    display = ProgressDisplay(console=Console(file=io.StringIO(), force_terminal=False))
+    table = TrialTable(display, "pass_at_8", 60, clock=lambda: now)
+    for number in range(ROWS + 3):
+        table.began(f"t{number:03d}", number % 2, {"algorithm.diversity_weight": 0.25})
+        now += 1.0
+    for number in (1, 0, 2):
+        table.ended(f"t{number:03d}", "done")
+    assert [row[0] for row in table.rows()] == [f"t{number:03d}" for number in range(3, ROWS + 3)]
+    for number in range(5, ROWS + 3):
+        table.ended(f"t{number:03d}", "stopped")
+    table.reported("t004", 20, 0.4375)
+    rows = table.rows()
+    assert [row[0] for row in rows[:4]] == ["t003", "t004", f"t{ROWS + 2:03d}", f"t{ROWS + 1:03d}"]
+    assert rows[1] == ["t004", "0", "diversity_weight=0.25", "runs", "20/60", "0.438", "0:23"]
+    assert rows[2][3:] == ["stopped", "", "", "0:01"]
+    table.reported("t003", 20, 0.5)
+    table.ended("t003", "failed")
+    table.began("t003", 0, {})
+    assert table.rows()[1] == ["t003", "0", "", "runs", "", "", "0:00"], "a second try begins anew"
+
+
+def test_reason_of_a_failure_is_its_message_without_traceback() -> None:
+    traceback = (
+        "Traceback (most recent call last):\n  File 'x'\npolyray.errors.ConfigError: a:\n  b -> c\nd\n"
+    )
+    assert reason_of(traceback) == "polyray.errors.ConfigError: a: b -> c d"
+    assert reason_of("Killed") == "Killed"
+    assert "process" in reason_of("")

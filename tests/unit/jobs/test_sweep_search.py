@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,6 @@ from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
 from ray.tune.search import ConcurrencyLimiter, SearchGenerator
 
-from polyray.cli.sweep import main
 from polyray.config.loader import build_config
 from polyray.config.sweep import SweepConfig
 from polyray.errors import ConfigError
@@ -30,7 +27,6 @@ from polyray.sweeps.trial import reported_metrics
 
 ROOT = Path(__file__).resolve().parents[3]
 TRAIN = str(ROOT / "configs/train/hidden_trap_grid.yaml")
-PARETO = str(ROOT / "configs/sweep/optuna_pareto.yaml")
 WEIGHT = "algorithm.diversity_weight"
 RATE = "learner.learning_rate"
 SIZE = "algorithm.set_size"
@@ -45,7 +41,7 @@ Value = Callable[[dict[str, Any]], dict[str, float] | None]
 
 
 def sweep(tmp_path: Path, **changes: Any) -> SweepConfig:
-    values = {
+    values: dict[str, Any] = {
         "name": "s",
         "runs_dir": str(tmp_path),
         "train": TRAIN,
@@ -53,9 +49,11 @@ def sweep(tmp_path: Path, **changes: Any) -> SweepConfig:
         "parameters": SPACE,
         "seeds": [3, 7],
         "max_concurrent_trials": 1,
-        "search": OPTUNA | changes.pop("search", {}),
     }
-    return build_config(SweepConfig, {**values, **changes})
+    search = changes.pop("search", {})
+    if search is not None:
+        values["search"] = OPTUNA | search
+    return build_config(SweepConfig, values | changes)
 
 
 @dataclass
@@ -114,7 +112,7 @@ def quality(config: dict[str, Any]) -> dict[str, float]:
     return {"pass_at_8": 0.9 - 0.2 * distance - 0.1 * (config["seed"] == 7)}
 
 
-def test_every_setting_runs_with_every_seed_under_the_names_of_plans(tmp_path: Path) -> None:
+def test_searcher_suggests_every_setting_with_every_seed(tmp_path: Path) -> None:
     config = sweep(tmp_path)
     tune = Tune(config, quality)
     asked = tune.run()
@@ -153,16 +151,13 @@ def test_suggestions_match_optuna_with_means_over_seeds(tmp_path: Path) -> None:
     assert told == pytest.approx([trial.value for trial in study.trials])
     other = Tune(sweep(tmp_path / "other", seed=6), quality).run()
     assert other[0]["parameters"] != asked[0]["parameters"]
-
-
-def test_the_sampler_may_draw_at_random(tmp_path: Path) -> None:
-    asked = Tune(sweep(tmp_path, search={"sampler": "random"}), quality).run()[::2]
+    asked = Tune(sweep(tmp_path / "random", search={"sampler": "random"}), quality).run()[::2]
     seed = int(np.random.SeedSequence((0, 5, 0)).generate_state(1)[0])
     trial = optuna.create_study(sampler=RandomSampler(seed=seed)).ask()
     assert asked[5]["parameters"][WEIGHT] == trial.suggest_float(WEIGHT, 0.01, 10.0, log=True)
 
 
-def test_only_seeds_with_a_value_count_and_a_setting_without_any_failed(tmp_path: Path) -> None:
+def test_study_averages_seeds_with_a_value_and_fails_a_setting_without_any(tmp_path: Path) -> None:
     ends: list[dict[str, float] | None] = [
         {"pass_at_8": 0.25}, {"pass_at_8": 0.75},
         {"pass_at_8": 0.25}, None,
@@ -179,7 +174,7 @@ def test_only_seeds_with_a_value_count_and_a_setting_without_any_failed(tmp_path
     assert failed == [False, False, True, False, True, False]
 
 
-def test_concurrent_trials_are_limited_and_a_setting_completes_with_its_last_seed(tmp_path: Path) -> None:
+def test_searcher_limits_concurrent_trials_and_completes_a_setting_with_its_last_seed(tmp_path: Path) -> None:
     config = sweep(tmp_path, max_concurrent_trials=3)
     tune = Tune(config, quality)
     assert [isinstance(tune.ask(), dict) for _ in range(4)] == [True, True, True, False]
@@ -195,21 +190,12 @@ def test_concurrent_trials_are_limited_and_a_setting_completes_with_its_last_see
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] + [TrialState.RUNNING] * 2
 
 
-def test_the_search_is_over_when_the_last_trial_has_ended(tmp_path: Path) -> None:
-    tune = Tune(sweep(tmp_path, max_concurrent_trials=2, search={"num_settings": 1}), quality)
-    assert [isinstance(tune.ask(), dict) for _ in range(2)] == [True, True]
-    tune.end(0)
-    assert tune.ask() is None and tune.searcher.num_left == 1
-    tune.end(1)
-    assert tune.ask() == "FINISHED" and tune.searcher.num_left == 0
-
-
-def test_a_sweep_that_is_started_again_after_every_step_asks_the_same(tmp_path: Path) -> None:
+def test_searcher_restarted_after_every_step_suggests_the_same(tmp_path: Path) -> None:
     unbroken = Tune(sweep(tmp_path / "a"), quality).run()
     assert Tune(sweep(tmp_path / "b"), quality).run(restart_each_time=True) == unbroken
 
 
-def test_trials_missing_from_tune_are_suggested_again_unless_they_have_a_value(tmp_path: Path) -> None:
+def test_searcher_suggests_trials_missing_from_tune_again_unless_they_have_a_value(tmp_path: Path) -> None:
     tune = Tune(sweep(tmp_path, max_concurrent_trials=4), quality)
     asked = [tune.ask() for _ in range(4)]
     tune.end(0)
@@ -221,7 +207,7 @@ def test_trials_missing_from_tune_are_suggested_again_unless_they_have_a_value(t
     assert [trial.config["trial"] for trial in tune.trials] == [1, 2, 3]
 
 
-def test_failed_trial_that_succeeds_after_a_restart_is_recorded_once(tmp_path: Path) -> None:
+def test_retried_trial_is_recorded_once(tmp_path: Path) -> None:
     config = sweep(tmp_path, seeds=[0])
     tune = Tune(config, lambda entry: None)
     asked = tune.run()
@@ -239,7 +225,7 @@ def test_failed_trial_that_succeeds_after_a_restart_is_recorded_once(tmp_path: P
     assert [plan.parameters for plan in tune.searcher.plans()] == [entry["parameters"] for entry in asked]
 
 
-def test_kill_inside_a_suggestion_keeps_the_sequence(tmp_path: Path) -> None:
+def test_searcher_killed_inside_a_suggestion_keeps_the_sequence(tmp_path: Path) -> None:
     unbroken = Tune(sweep(tmp_path / "a"), quality).run()
     config = sweep(tmp_path / "b")
     tune = Tune(config, quality)
@@ -255,7 +241,7 @@ def test_kill_inside_a_suggestion_keeps_the_sequence(tmp_path: Path) -> None:
     assert open_study(config).trials[2].state == TrialState.FAIL
 
 
-def test_kill_between_last_value_and_mean_keeps_the_mean(tmp_path: Path) -> None:
+def test_study_killed_between_last_value_and_mean_keeps_the_mean(tmp_path: Path) -> None:
     config = sweep(tmp_path)
     tune = Tune(config, quality)
     tune.ask()
@@ -266,7 +252,7 @@ def test_kill_between_last_value_and_mean_keeps_the_mean(tmp_path: Path) -> None
     assert open_study(config).trials[0].value == 0.5
 
 
-def test_two_objectives_have_a_front(tmp_path: Path) -> None:
+def test_search_with_two_objectives_has_a_front(tmp_path: Path) -> None:
     config = sweep(tmp_path, search={"objectives": PAIR, "num_settings": 4})
     points = [(0.2, 0.1), (0.8, 0.6), (0.5, 0.7), (0.4, 0.3)]
     assert reported_metrics(config) == ("pass_at_8", "pass_at_1", "diversity")
@@ -292,7 +278,7 @@ def test_two_objectives_have_a_front(tmp_path: Path) -> None:
     assert "sampler tpe, the first 2 at random, seed 0" in note.words
 
 
-def test_listed_values_of_any_type_are_tried_once_each(tmp_path: Path) -> None:
+def test_searcher_tries_listed_values_of_any_type_once_each(tmp_path: Path) -> None:
     modules = [["q_proj", "v_proj"], ["o_proj"]]
     parameters = {"model.lora.target_modules": {"choice": modules}, WEIGHT: {"grid": [0, 0.5, 1.0]}}
     config = sweep(tmp_path, parameters=parameters, seeds=[0])
@@ -304,42 +290,27 @@ def test_listed_values_of_any_type_are_tried_once_each(tmp_path: Path) -> None:
     assert repeated and {trial.state for trial in repeated} == {TrialState.FAIL}
 
 
-def test_values_that_do_not_go_together_are_asked_for_again(tmp_path: Path) -> None:
+def test_searcher_replaces_values_that_do_not_go_together(tmp_path: Path) -> None:
     parameters = {"rollout.group_size": {"choice": [4, 16]}, SIZE: {"choice": [2, 8]}, WEIGHT: SPACE[WEIGHT]}
     config = sweep(tmp_path, parameters=parameters, seeds=[0], search={"num_settings": 12})
     asked = [entry["parameters"] for entry in Tune(config, quality).run()]
     assert {(entry["rollout.group_size"], entry[SIZE]) for entry in asked} == {(4, 2), (16, 2), (16, 8)}
     with pytest.raises(ConfigError, match=r"set_size"):
         plan_trials(config)
+    listed = parameters | {WEIGHT: {"choice": [1.0]}}
+    few = sweep(tmp_path / "few", parameters=listed, seeds=[0], search={"num_settings": 4})
+    tune = Tune(few, lambda entry: {"pass_at_8": 0.0})
+    assert len(tune.run()) == 3, "three combinations fit together"
+    tune.restart()
+    assert tune.searcher.num_left == 0 and tune.ask() == "FINISHED"
     never = sweep(tmp_path / "never", parameters={SIZE: {"choice": [100]}}, search={"num_settings": 1})
     with pytest.raises(ConfigError, match=r"100 suggestions; .*set_size"):
         open_settings(never)
 
 
-def test_fewer_settings_where_no_new_one_is_found(tmp_path: Path) -> None:
-    parameters = {"rollout.group_size": {"choice": [4, 16]}, SIZE: {"choice": [2, 8]}}
-    config = sweep(tmp_path, parameters=parameters, seeds=[0], search={"num_settings": 4})
-    tune = Tune(config, lambda entry: {"pass_at_8": 0.0})
-    assert len(tune.run()) == 3, "a set of 8 is no part of a group of 4"
-    tune.restart()
-    assert tune.searcher.num_left == 0 and tune.ask() == "FINISHED"
-
-
-def test_planned_settings_are_handed_out_as_planned(tmp_path: Path) -> None:
+def test_searcher_without_optuna_follows_the_plan(tmp_path: Path) -> None:
     parameters = {WEIGHT: {"grid": [0.0, 0.5]}, RATE: {"uniform": [1e-4, 2e-4]}}
-    config = build_config(
-        SweepConfig,
-        {
-            "name": "s",
-            "runs_dir": str(tmp_path),
-            "train": TRAIN,
-            "overrides": ["algorithm.quality_weight=1.0", "evaluation.every=5"],
-            "parameters": parameters,
-            "num_samples": 2,
-            "seeds": [3, 7],
-            "max_concurrent_trials": 2,
-        },
-    )
+    config = sweep(tmp_path, parameters=parameters, num_samples=2, max_concurrent_trials=2, search=None)
     plans = plan_trials(config)
     tune = Tune(config, lambda entry: None)
     asked = [tune.ask(), tune.ask()]
@@ -372,30 +343,10 @@ def test_state_of_tune_excludes_the_searcher(tmp_path: Path) -> None:
     assert [entry and entry["trial"] for entry in asked] == [0, 1, None]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
-def test_check_shows_settings_and_seeds_without_optuna_or_ray() -> None:
-    program = (
-        "import sys; from jobs.sweep import main; from tests.job_checks import check_without_models; "
-        f"check_without_models(main, [{PARETO!r}]); "
-        "assert not {'optuna', 'ray', 'torch'} & set(sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert '"trials": 24' in done.stdout and '"settings": 12' in done.stdout
-
-
-def test_check_refuses_ends_that_no_run_has() -> None:
-    with pytest.raises(ConfigError, match=r"trial t\d+-\w+ \(.*learner.steps=3.\d+"):
-        main([PARETO, "--check", "parameters={learner.steps: {uniform: [2, 4]}}"])
-
-
-def test_trials_without_their_study_are_refused(tmp_path: Path) -> None:
+def test_open_settings_refuses_trials_without_their_study(tmp_path: Path) -> None:
     config = sweep(tmp_path)
     settings = OptunaSettings(config)
-    (config.run_dir / "trials" / settings_name(settings)).mkdir(parents=True)
+    (config.run_dir / "trials" / f"t{settings.num_known:03}").mkdir(parents=True)
     (config.run_dir / "study.jsonl").unlink()
     with pytest.raises(ConfigError, match=r"study\.jsonl"):
         open_settings(config)
-
-
-def settings_name(settings: OptunaSettings) -> str:
-    return f"t{settings.num_known:03}"

@@ -24,18 +24,13 @@ def write_training_run(
     if algorithm is not None:
         config["algorithm"] = algorithm
     (path / "config.json").write_text(json.dumps(config))
-    rows = []
-    for step in range(steps):
-        row = dict.fromkeys(METRIC_KEYS, 0.5) | {
-            "step": step,
-            "generate_s": 0.2,
-            "score_s": 0.1,
-            "learn_s": 0.3,
-        }
-        rows.append(
-            row
-            | {"deliver_s": 0.1, "step_s": 9.0 if step == 0 else 1.0, "loss": 2.0 - step, "kl_rollout": None}
-        )
+    parts = {"generate_s": 0.2, "score_s": 0.1, "learn_s": 0.3, "deliver_s": 0.1, "kl_rollout": None}
+    rows = [
+        dict.fromkeys(METRIC_KEYS, 0.5)
+        | parts
+        | {"step": step, "step_s": 9.0 if step == 0 else 1.0, "loss": 2.0 - step}
+        for step in range(steps)
+    ]
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 

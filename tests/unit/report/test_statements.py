@@ -1,3 +1,5 @@
+"""Numbers and statements of a page: words follow intervals."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -7,9 +9,9 @@ import pytest
 
 from polyray.report.arms import Arm
 from polyray.report.headline import Differences, build_headline, caveats
-from polyray.report.numbers import Interval
+from polyray.report.numbers import Interval, bounds, decimal, is_number, percent, signed
 from polyray.report.run_data import Evaluation, TrainingRun
-from polyray.report.statements import agreed_direction, describe, exactness_statement, findings
+from polyray.report.statements import agreed_direction, describe, findings
 
 UP, DOWN, NONE = Interval(0.3, 0.2, 0.4), Interval(-0.3, -0.4, -0.2), Interval(0.01, -0.02, 0.04)
 
@@ -33,27 +35,14 @@ def evaluation(differences: dict[tuple[str, str, int], Interval], seed: int = 0)
     curve = {"1": entry, "8": entry}
     models = {found.label: {"pass_at_k": curve, "usq_at_k": curve} for found in ARMS}
     comparisons = [
-        {
-            "metric": "pass_at_k",
-            "k": k,
-            "model": model,
-            "baseline": base,
-            "difference": d.value,
-            "low": d.low,
-            "high": d.high,
-        }
+        {"metric": "pass_at_k", "k": k, "model": model, "baseline": base,
+         "difference": d.value, "low": d.low, "high": d.high}
         for (model, base, k), d in differences.items()
-    ]
+    ]  # fmt: skip
     metrics = {
-        "models": models,
-        "comparisons": comparisons,
-        "baseline": "Dr.GRPO",
-        "seed": seed,
-        "n_problems": 10,
-        "n_samples": 16,
-        "n_clusters": 5,
-        "confidence": 0.95,
-    }
+        "models": models, "comparisons": comparisons, "baseline": "Dr.GRPO", "seed": seed,
+        "n_problems": 10, "n_samples": 16, "n_clusters": 5, "confidence": 0.95,
+    }  # fmt: skip
     return Evaluation(Path("e"), {}, metrics)
 
 
@@ -62,43 +51,29 @@ def texts(*evaluations: Evaluation) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "sentence", "word"),
     [
-        (UP, "is higher by 0.300 [0.200, 0.400]"),
-        (DOWN, "is lower by 0.300 [0.200, 0.400]"),
-        (NONE, "shows no difference (+0.010 [\N{MINUS SIGN}0.020, +0.040])"),
+        (UP, "is higher by 0.300 [0.200, 0.400]", "It raises"),
+        (DOWN, "is lower by 0.300 [0.200, 0.400]", "It loses part of"),
+        (NONE, "shows no difference (+0.010 [\N{MINUS SIGN}0.020, +0.040])", "It neither raises nor lowers"),
     ],
 )
-def test_words_follow_the_interval(change: Interval, sentence: str) -> None:
+def test_statements_follow_the_interval(change: Interval, sentence: str, word: str) -> None:
     assert describe([change]) == sentence
-    assert (
-        texts(evaluation({("poly", "Dr.GRPO", 8): change}))["poly against Dr.GRPO"] == f"pass@8 {sentence}."
-    )
+    found = texts(evaluation({("poly", base, 8): change for base in ("Dr.GRPO", "warm start")}))
+    assert found["poly against Dr.GRPO"] == f"pass@8 {sentence}."
+    assert found["poly against the warm start"].startswith(f"{word} the warm start's pass@8")
+    turned = evaluation({("warm start", "poly", 8): DOWN})
+    assert Differences([turned]).between("pass_at_k", 8, "poly", "warm start") == [UP]
 
 
-def test_words_follow_the_interval_over_seeds() -> None:
+def test_statements_name_agreement_of_seeds() -> None:
     assert describe([UP, UP]) == "is higher in all 2 seeds (+0.300, +0.300)"
     assert describe([NONE, NONE]) == "shows no difference in any of 2 seeds (+0.010, +0.010)"
     assert describe([UP, NONE, DOWN]).startswith(
         "differs by seed: higher in 1, lower in 1, no difference shown in 1 of 3"
     )
     assert (agreed_direction([UP, UP]), agreed_direction([UP, NONE])) == ("higher", "no difference shown")
-
-
-@pytest.mark.parametrize(
-    ("change", "word"),
-    [(UP, "It raises"), (DOWN, "It loses part of"), (NONE, "It neither raises nor lowers")],
-)
-def test_the_warm_start_is_raised_lost_or_neither(change: Interval, word: str) -> None:
-    text = texts(evaluation({("poly", "warm start", 8): change}))["poly against the warm start"]
-    assert text.startswith(f"{word} the warm start's pass@8")
-
-
-def test_differences_stored_the_other_way_round_are_turned() -> None:
-    [found] = Differences([evaluation({("warm start", "poly", 8): DOWN})]).between(
-        "pass_at_k", 8, "poly", "warm start"
-    )
-    assert found == UP
 
 
 def test_kl_share_is_claimed_only_where_both_gains_are_shown() -> None:
@@ -115,14 +90,6 @@ def test_no_difference_in_pass_at_1_is_not_called_equality() -> None:
     text = texts(evaluation({("poly", "Dr.GRPO", 1): NONE}))["pass@1 of poly"]
     assert "from \N{MINUS SIGN}0.020 to +0.040" in text and "up to 10 %" in text and "not equality" in text
     assert "pass@1 of poly" not in texts(evaluation({("poly", "Dr.GRPO", 1): DOWN}))
-
-
-def test_exactness_names_both_shares() -> None:
-    statement = exactness_statement("poly", "Dr.GRPO", DOWN, 0.87, 0.95)
-    assert statement.text == (
-        "87 % of its paths reach the goal (traps aside), 95 % for Dr.GRPO: the share is lower by 0.300 "
-        "[0.200, 0.400]."
-    )
 
 
 def test_headline_marks_only_changes_whose_interval_excludes_zero() -> None:
@@ -147,17 +114,30 @@ def test_headline_over_seeds_shows_each_and_colours_only_agreement() -> None:
     assert "means over 2 seeds" in build_headline(mixed, ARMS).note
 
 
-def test_pass_caveat_names_only_known_fields() -> None:
+def test_numbers_have_real_minus_signs_and_bounds_never_hide_a_sign() -> None:
+    assert (decimal(-0.016), decimal(-0.0001), signed(0.296), signed(-0.25, 2), signed(0.0001)) == (
+        "\N{MINUS SIGN}0.016", "0.000", "+0.296", "\N{MINUS SIGN}0.25", "0.000",
+    )  # fmt: skip
+    assert bounds(Interval(-0.009, -0.0191, -0.0004)) == "[\N{MINUS SIGN}0.0191, \N{MINUS SIGN}0.0004]"
+    assert bounds(Interval(0.001, -0.0001, 0.002), with_sign=True) == "[0.000, +0.002]"
+    assert percent(0.813) == "81 %"
+    values = (1, 0.5, None, float("nan"), True, "1")
+    assert [is_number(value) for value in values] == [True, True, False, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "direction"),
+    [(0.1, 0.2, "higher"), (-0.2, -0.1, "lower"), (-0.1, 0.2, ""), (0.0, 0.2, "")],
+)
+def test_interval_direction_needs_bounds_without_zero(low: float, high: float, direction: str) -> None:
+    interval = Interval.of({"difference": (low + high) / 2, "low": low, "high": high})
+    assert interval == Interval.of({"value": (low + high) / 2, "low": low, "high": high})
+    assert interval.direction == (direction or "no difference shown")
+    assert interval.excludes_zero == bool(direction)
+
+
+def test_caveat_names_known_fields_of_the_threshold() -> None:
     result = evaluation({})
-    unknown = {"quantile": None, "n_validation": 0, "n_unscored": 0, "dataset_sha256": None}
-    result.metrics["pass_threshold"] = 0.999999999
-    result.metrics["threshold"] = {
-        "value": 0.999999999,
-        "checker": "verifier",
-        "source": "verifier",
-        **unknown,
-    }
-    assert "A pass is a quality of at least 1 (checker verifier, source verifier)." in caveats(result)
-    result.metrics["pass_threshold"] = 0.8756
-    result.metrics["threshold"] = {"value": 0.8756, "checker": "heuristic", **unknown, "n_validation": 1114}
+    threshold = {"value": 0.8756, "checker": "heuristic", "quantile": None, "n_validation": 1114}
+    result.metrics.update(pass_threshold=0.8756, threshold=threshold)
     assert "A pass is a quality of at least 0.8756 (checker heuristic, n_validation 1114)." in caveats(result)

@@ -15,11 +15,8 @@ import numpy as np
 import pytest
 
 from polyray.errors import DataError
-from polyray.report.sweep.costs import setting_cost
 from polyray.report.sweep.results import finite, sweep_results
-from polyray.report.sweep.settings import Setting
 from polyray.report.sweep.trials import Trial
-from polyray.report.sweep.values import metric_key, metric_name, metric_words
 from tests.unit.report.sweep_fixtures import AXIS, trial, write_evaluation, write_run
 
 # Of 4 samples, c correct ones give pass@2 = 0, 1/2, 5/6, 1, 1 for c = 0..4; c different classes among 4 samples
@@ -34,15 +31,9 @@ TRIALS = [
     trial("d1", 1.0, 1, metric=0.3, gpu_hours=2.0),
 ]
 SETTINGS: dict[str, Any] = {
-    "axis": AXIS,
-    "objective": "the pairwise set objective",
-    "baseline": 0.0,
-    "quality": "pass_at_1",
-    "diversity": "distinct_correct_at_2",
-    "ks": (1, 2),
-    "margin": 0.1,
-    "seed": 0,
-}
+    "axis": AXIS, "objective": "the pairwise set objective", "baseline": 0.0, "quality": "pass_at_1",
+    "diversity": "distinct_correct_at_2", "ks": (1, 2), "margin": 0.1, "seed": 0,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +72,26 @@ def test_means_are_over_seeds_and_prompts(results) -> None:
     pairs = {2: 1 / 6, 1: 0.0}
     assert diverse["curves"]["usq_at_k"]["2"]["value"] == pytest.approx((pairs[2] + pairs[1]) / 2)
     assert plain["curves"]["usq_at_k"]["2"]["value"] == 0.5
-    assert [(row["trial_id"], row["seed"], row["quality"]) for row in diverse["per_seed"]] == [
-        ("d0", 0, 0.5),
-        ("d1", 1, 0.25),
-    ]
+    per_seed = [(row["trial_id"], row["seed"], row["quality"]) for row in diverse["per_seed"]]
+    assert per_seed == [("d0", 0, 0.5), ("d1", 1, 0.25)]
+
+
+def test_results_have_the_front_shares_and_evaluation(results, sweep) -> None:
+    pareto = results["pareto"]
+    assert (pareto["front"], pareto["reference"]) == (["λ = 0", "λ = 1"], [0.0, 0.0])
+    assert pareto["hypervolume"] == pytest.approx(0.5 * 0.5 + 0.375 * (0.75 - 0.5))
+    assert pareto["baseline_hypervolume"] == 0.25
+    shares = {label: entry["advantage_share_diversity"] for label, entry in by_setting(results).items()}
+    # The step without any advantage does not count; d1 and p1 have no metrics.
+    assert shares["λ = 1"] == {"mean": pytest.approx(0.3), "per_seed": [pytest.approx(0.3), None]}
+    assert shares["λ = 0"] == {"mean": 0.0, "per_seed": [0.0, None]}
+    evaluation = results["evaluation"]
+    assert (evaluation["n_problems"], evaluation["n_clusters"], evaluation["selector"]) == (4, 4, "logprob")
+    assert evaluation["ignored_arms"] == ["warm start"]
+    assert json.loads(json.dumps(results, allow_nan=False)) == results
+    assert finite({"a": (math.nan, np.float64(2), [np.inf, np.int64(3)])}) == {"a": [None, 2.0, [None, 3]]}
+    assert sweep_results(TRIALS, *sweep, **SETTINGS) == results
+    assert sweep_results(TRIALS, *sweep, **(SETTINGS | {"seed": 1})) != results
 
 
 def test_intervals_resample_seeds_then_prompts(results) -> None:
@@ -96,14 +103,6 @@ def test_intervals_resample_seeds_then_prompts(results) -> None:
     assert (plain["low"], plain["high"]) == (0.0, 1.0)
 
 
-def test_front_and_hypervolume(results) -> None:
-    pareto = results["pareto"]
-    assert pareto["front"] == ["λ = 0", "λ = 1"]
-    assert pareto["reference"] == [0.0, 0.0]
-    assert pareto["hypervolume"] == pytest.approx(0.5 * 0.5 + 0.375 * (0.75 - 0.5))
-    assert pareto["baseline_hypervolume"] == 0.25
-
-
 def exact_sign_flips(differences) -> float:
     sums = [
         sum(s * d for s, d in zip(signs, differences, strict=True)) for signs in product((1, -1), repeat=4)
@@ -111,7 +110,7 @@ def exact_sign_flips(differences) -> float:
     return float(np.mean([abs(total) >= abs(sum(differences)) - 1e-9 for total in sums]))
 
 
-def test_tests_against_the_baseline_are_one_family(results) -> None:
+def test_comparisons_with_the_baseline_are_one_family(results) -> None:
     comparisons = results["comparisons"]
     assert comparisons["family"] == "4 tests: 4 metrics x 1 settings against the baseline"
     pairs = {pair["metric"]: pair for pair in comparisons["pairs"]}
@@ -163,11 +162,8 @@ def test_recommendation_is_the_smallest_value_near_the_best(results, sweep) -> N
     assert "does not go below -0.1" in found["rule"] and "pass@2" in found["rule"]
     assert found["against_baseline"]["setting"] == "λ = 1"
     assert found["adapter"] == "d1", "the better validation metric, not the better evaluation"
-    assert {entry["criterion"]: entry["value"] for entry in found["by_other_criteria"]} == {
-        "pass_at_1": 0.0,
-        "distinct_correct_at_2": 1.0,
-        "usq_at_2": 0.0,
-    }
+    others = {entry["criterion"]: entry["value"] for entry in found["by_other_criteria"]}
+    assert others == {"pass_at_1": 0.0, "distinct_correct_at_2": 1.0, "usq_at_2": 0.0}
     wide = sweep_results(TRIALS, *sweep, **(SETTINGS | {"margin": 0.7}))["recommendation"]
     assert (wide["value"], wide["best"]["value"]) == (0.0, 1.0)
     assert wide["range"] == {"low": 0.0, "high": 1.0, "settings": ["λ = 0", "λ = 1"]}
@@ -177,14 +173,7 @@ def test_recommendation_is_the_smallest_value_near_the_best(results, sweep) -> N
     assert small["adapter"] == "d0", "where the metric is to be small"
 
 
-def test_shares_of_advantage_variance(results) -> None:
-    shares = {label: entry["advantage_share_diversity"] for label, entry in by_setting(results).items()}
-    # The step without any advantage does not count; d1 and p1 have no metrics.
-    assert shares["λ = 1"] == {"mean": pytest.approx(0.3), "per_seed": [pytest.approx(0.3), None]}
-    assert shares["λ = 0"] == {"mean": 0.0, "per_seed": [0.0, None]}
-
-
-def test_costs(results) -> None:
+def test_results_sum_costs_per_setting(results) -> None:
     plain, diverse = results["costs"]
     assert plain["per_trial"] == {"core_hours": 1.0, "gpu_hours": 0.0, "tokens": 200.0, "seconds": 100.0}
     assert (plain["gain"], plain["per_point"]) == (None, None)
@@ -194,30 +183,7 @@ def test_costs(results) -> None:
     assert results["total_cost"] == {"core_hours": 2.5, "gpu_hours": 2.0, "tokens": 2400.0, "seconds": 400.0}
 
 
-def test_price_of_a_gain_that_is_shown() -> None:
-    members = (trial("a", 1.0, 0, core_hours=1.0, tokens=100), trial("b", 1.0, 1, core_hours=3.0, tokens=300))
-    setting = Setting("λ = 1", 1.0, {}, members, members)
-    found = setting_cost(setting, {"difference": 0.05, "verdict": "higher"})
-    assert found["per_point"] == pytest.approx(
-        {"core_hours": 2.0 / 5, "gpu_hours": 0.0, "tokens": 40.0, "seconds": 20.0}
-    )
-    assert setting_cost(setting, {"difference": -0.05, "verdict": "lower"})["per_point"] is None
-
-
-def test_evaluation_is_described_and_json_is_strict(results) -> None:
-    evaluation = results["evaluation"]
-    assert (evaluation["n_problems"], evaluation["n_clusters"], evaluation["selector"]) == (4, 4, "logprob")
-    assert evaluation["ignored_arms"] == ["warm start"]
-    assert json.loads(json.dumps(results, allow_nan=False)) == results
-    assert finite({"a": (math.nan, np.float64(2), [np.inf, np.int64(3)])}) == {"a": [None, 2.0, [None, 3]]}
-
-
-def test_the_same_inputs_give_the_same_results(results, sweep) -> None:
-    assert sweep_results(TRIALS, *sweep, **SETTINGS) == results
-    assert sweep_results(TRIALS, *sweep, **(SETTINGS | {"seed": 1})) != results
-
-
-def test_trials_that_do_not_count_are_shown_and_named(sweep) -> None:
+def test_results_show_trials_that_do_not_count(sweep) -> None:
     lost = [
         trial("x", 1.0, 2, status="failed", error="OOM", steps=5),
         trial("y", 2.0, 0, status="stopped", steps=9),
@@ -229,26 +195,16 @@ def test_trials_that_do_not_count_are_shown_and_named(sweep) -> None:
     }
     rows = {row["trial_id"]: row for row in results["trials"]}
     assert (rows["x"]["counts"], rows["x"]["quality"], rows["x"]["error"]) == (False, None, "OOM")
-    assert list(by_setting(results)) == ["λ = 0", "λ = 1"]
     diverse = by_setting(results)["λ = 1"]
-    assert (diverse["is_complete"], diverse["trials"], diverse["counted"]) == (
-        False,
-        ["d0", "d1", "x"],
-        ["d0", "d1"],
-    )
+    assert (diverse["is_complete"], diverse["trials"]) == (False, ["d0", "d1", "x"])
+    assert diverse["counted"] == ["d0", "d1"]
     found = results["recommendation"]
     assert found["value"] == 0.0, "λ = 1 lost a seed"
     assert found["not_eligible"] == ["λ = 1"] and "cannot be recommended" in found["rule"]
     assert results["comparisons"]["pairs"][0]["setting"] == "λ = 1", "its seeds are compared all the same"
 
 
-@pytest.mark.parametrize(
-    ("baseline", "note"),
-    [
-        (None, "baseline"),
-        (0.25, r"0\.25 .*: λ = 0; λ = 1"),
-    ],
-)
+@pytest.mark.parametrize(("baseline", "note"), [(None, "baseline"), (0.25, r"0\.25 .*: λ = 0; λ = 1")])
 def test_comparisons_without_a_baseline_are_empty(sweep, baseline, note) -> None:
     results = sweep_results(TRIALS, *sweep, **(SETTINGS | {"baseline": baseline}))
     assert results["comparisons"]["pairs"] == [] and results["comparisons"]["family"] is None
@@ -262,7 +218,7 @@ def with_rate(entry: Trial, rate: float) -> Trial:
     return trial(entry.trial_id, entry.parameters[AXIS], entry.seed, others={"learner.lr": rate})
 
 
-def test_settings_meet_the_baseline_of_their_own_other_parameters(sweep) -> None:
+def test_comparisons_use_the_baseline_of_equal_other_parameters(sweep) -> None:
     # lr 0.1 has λ = 0 and 1 (seed 0 of each), lr 0.2 has λ = 1 alone.
     trials = [with_rate(TRIALS[0], 0.1), with_rate(TRIALS[2], 0.1), with_rate(TRIALS[3], 0.2)]
     results = sweep_results(trials, *sweep, **SETTINGS)
@@ -276,7 +232,7 @@ def test_settings_meet_the_baseline_of_their_own_other_parameters(sweep) -> None
     assert "share the best one's other parameters" in found["rule"]
 
 
-def test_an_axis_that_was_not_swept_is_read_from_a_run(sweep, tmp_path: Path) -> None:
+def test_results_read_an_axis_that_was_not_swept_from_a_run(sweep, tmp_path: Path) -> None:
     evaluation, _ = sweep
     run = write_run(tmp_path / "d0", [], {"algorithm": {"diversity_weight": 0.75}})
     trials = [
@@ -297,31 +253,16 @@ def test_an_axis_that_was_not_swept_is_read_from_a_run(sweep, tmp_path: Path) ->
         ({"margin": -0.1}, r"margin=-0.1"),
     ],
 )
-def test_bad_settings_are_named(sweep, changes, message) -> None:
+def test_results_refuse_bad_settings(sweep, changes, message) -> None:
     with pytest.raises(DataError, match=message):
         sweep_results(TRIALS, *sweep, **(SETTINGS | changes))
 
 
-def test_a_sweep_without_any_evaluated_trial_is_an_error(sweep, tmp_path: Path) -> None:
+def test_results_refuse_a_sweep_without_an_evaluation(sweep, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1 trials .*: z "):
         sweep_results([trial("z", 1.0)], *sweep, **SETTINGS)
     with pytest.raises(DataError, match=r"metrics\.json"):
         sweep_results(TRIALS, tmp_path, {}, **SETTINGS)
-
-
-def test_names_of_metrics() -> None:
-    names = ["pass_at_8", "usq_at_16/first", "mean_reward", "distinct_correct_at_2"]
-    keys = [
-        ("pass_at_k", "8"),
-        ("usq_at_k/first", "16"),
-        ("mean_reward", "value"),
-        ("distinct_correct_at_k", "2"),
-    ]
-    assert [metric_key(name) for name in names] == keys
-    assert [metric_name(key) for key in keys] == names
-    assert [metric_words(key) for key in keys] == [
-        "pass@8", "USQ@16 (first)", "mean reward", "distinct-correct@2"
-    ]  # fmt: skip
 
 
 def test_results_need_neither_torch_nor_ray_nor_plotly() -> None:

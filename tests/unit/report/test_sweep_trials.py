@@ -9,22 +9,18 @@ from pathlib import Path
 import pytest
 
 from polyray.errors import DataError
-from polyray.report.sweep.settings import axis_symbol, group_trials
+from polyray.report.sweep.settings import group_trials
 from polyray.report.sweep.trials import trial_line, write_trials
 from tests.unit.report.sweep_fixtures import AXIS, read_trials, trial
 
 
-def test_written_trials_are_read_back(tmp_path: Path) -> None:
+def test_written_trials_are_read_back_and_nan_becomes_null(tmp_path: Path) -> None:
     trials = [
         trial("t0", 0.5, 1, others={"learner.lr": 1e-4, "task.kind": "né"}, metric=0.25, tokens=7),
         trial("t1", 0.0, status="failed", error="CUDA\nout of memory", steps=3, gpu_hours=0.5),
     ]
     write_trials(tmp_path / "trials.jsonl", trials)
     assert read_trials(tmp_path / "trials.jsonl") == trials
-    assert (tmp_path / "trials.jsonl").read_text().count("\n") == 2
-
-
-def test_numbers_that_json_lacks() -> None:
     assert json.loads(trial_line(trial("t0", 0.5, metric=math.nan)))["metric"] is None
     with pytest.raises(DataError, match=r"core_hours=nan of trial t0"):
         trial_line(trial("t0", 0.5, core_hours=math.nan))
@@ -41,7 +37,7 @@ def counted(trials, evaluated):
     return members, dict(grouped.left_out)
 
 
-def test_settings_are_sorted_by_value_and_other_parameters_make_their_own() -> None:
+def test_settings_are_sorted_by_value_and_split_by_other_parameters() -> None:
     trials = [
         trial("a", 1.0, others={"learner.lr": 1e-4}),
         trial("b", 0.5, 1, others={"learner.lr": 1e-4}),
@@ -49,31 +45,19 @@ def test_settings_are_sorted_by_value_and_other_parameters_make_their_own() -> N
         trial("d", 0.5, 0, others={"learner.lr": 1e-3}),
     ]
     grouped = group_trials(trials, "abcd", AXIS)
-    assert [s.label for s in grouped.settings] == [
-        "λ = 0.5, lr = 0.0001",
-        "λ = 0.5, lr = 0.001",
-        "λ = 1, lr = 0.0001",
-    ]
+    labels = ["λ = 0.5, lr = 0.0001", "λ = 0.5, lr = 0.001", "λ = 1, lr = 0.0001"]
+    assert [s.label for s in grouped.settings] == labels
     assert [t.trial_id for t in grouped.settings[0].members] == ["c", "b"]
     first, other, last = (s.block for s in grouped.settings)
     assert first == last != other
     assert not grouped.left_out and all(s.is_complete for s in grouped.settings)
 
 
-def test_labels_tell_alike_paths_and_alike_numbers_apart() -> None:
-    trials = [
-        trial("a", 0.12345671, others={"learner.rank": 1, "model.rank": 2}),
-        trial("b", 0.12345672, others={"learner.rank": 1, "model.rank": 2}),
-    ]
-    labels = [s.label for s in group_trials(trials, "ab", AXIS).settings]
-    assert labels == [
-        "λ = 0.123457, learner.rank = 1, model.rank = 2",
-        "λ = 0.123457, learner.rank = 1, model.rank = 2 (b)",
-    ]
-    assert axis_symbol(AXIS) == "λ" and axis_symbol("learner.lr") == "lr"
-
-
-def test_whole_numbers_and_floats_are_one_value() -> None:
+def test_settings_with_alike_labels_stay_apart_and_equal_numbers_are_one_setting() -> None:
+    ranks = {"learner.rank": 1, "model.rank": 2}
+    trials = [trial("a", 0.12345671, others=ranks), trial("b", 0.12345672, others=ranks)]
+    label = "λ = 0.123457, learner.rank = 1, model.rank = 2"
+    assert [s.label for s in group_trials(trials, "ab", AXIS).settings] == [label, f"{label} (b)"]
     members, _ = counted([trial("a", 1, 0, others={"x.n": 2}), trial("b", 1.0, 1, others={"x.n": 2.0})], "ab")
     assert list(members.values()) == [["a", "b"]]
 
@@ -94,9 +78,7 @@ def test_whole_numbers_and_floats_are_one_value() -> None:
         ({}, ["a"], ["a"], "finished; it was not evaluated"),
     ],
 )
-def test_a_trial_that_did_not_finish_counts_only_if_all_seeds_were_evaluated(
-    second, evaluated, members, reason
-) -> None:
+def test_unfinished_trial_counts_only_if_all_seeds_were_evaluated(second, evaluated, members, reason) -> None:
     found, left_out = counted([trial("a", 1.0, 0), trial("b", 1.0, 1, **second)], evaluated)
     assert found == {"λ = 1": members}
     assert left_out.get("b") == reason
@@ -104,12 +86,9 @@ def test_a_trial_that_did_not_finish_counts_only_if_all_seeds_were_evaluated(
     assert complete.settings[0].is_complete == (members == ["a", "b"])
 
 
-def test_long_errors_are_cut_to_one_line() -> None:
+def test_group_trials_cuts_long_errors_and_counts_a_repeated_seed_once() -> None:
     _, left_out = counted([trial("a", 1.0, status="failed", error="Trace\n" * 200)], [])
     assert left_out["a"] == f"failed after 60 steps: {('Trace ' * 50)[:299]}…; it was not evaluated"
-
-
-def test_a_repeated_seed_counts_once() -> None:
     found, left_out = counted([trial("a", 1.0, 3, status="stopped"), trial("b", 1.0, 3)], ["a", "b"])
     assert found == {"λ = 1": ["b"]}
     assert left_out == {"a": "the same setting and seed as b, which counts for both"}
@@ -125,6 +104,6 @@ def test_a_repeated_seed_counts_once() -> None:
         ([trial("a", True)], r"algorithm.diversity_weight=True .*trial a"),
     ],
 )
-def test_bad_trials_are_named(trials, message) -> None:
+def test_group_trials_refuses_bad_trials(trials, message) -> None:
     with pytest.raises(DataError, match=message):
         group_trials(trials, (), AXIS)

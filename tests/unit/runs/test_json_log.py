@@ -1,10 +1,11 @@
-"""Lines as objects, where they are asked for: whose they are, how far that was, and nothing that is secret."""
+"""Logging: quiet libraries, text or JSON lines with fields of the process, no secrets."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -69,28 +70,20 @@ def test_json_line_holds_run_worker_step_and_version(
     assert (second["logger"], second["run"], second["step"]) == ("polyray.serving.reward", "first", 17)
 
 
-def test_the_time_is_utc_with_milliseconds() -> None:
-    record = logging.LogRecord("polyray", logging.INFO, "file", 1, "text", (), None)
-    record.created = 1_772_366_400.25
-    assert json.loads(JsonFormatter().format(record))["time"] == "2026-03-01T12:00:00.250Z"
-
-
-def test_an_exception_is_named_and_its_traceback_is_one_field(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv(LOGGING_VARIABLE, "json")
-    log_as("driver")
+def test_json_line_has_utc_time_and_the_traceback_in_one_field() -> None:
     try:
         raise KeyError("missing")
     except KeyError:
-        logging.getLogger("polyray").exception("it failed")
-    (line,) = lines(capsys)
+        record = logging.LogRecord("polyray", logging.INFO, "file", 1, "it failed", (), sys.exc_info())
+    record.created = 1_772_366_400.25
+    line = json.loads(JsonFormatter().format(record))
+    assert line["time"] == "2026-03-01T12:00:00.250Z"
     assert (line["message"], line["error"], line["run"]) == ("it failed", "KeyError", None)
     assert line["traceback"].splitlines()[-1] == "KeyError: 'missing'"
 
 
 @pytest.mark.parametrize("style", ["text", "json"])
-def test_a_planted_secret_is_not_in_the_log(
+def test_log_hides_secrets_of_the_environment(
     style: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(LOGGING_VARIABLE, style)
@@ -105,44 +98,39 @@ def test_a_planted_secret_is_not_in_the_log(
     assert "pl4nt3d" not in written and written.count("***") >= 2 and "step 3 sent ***" in written
 
 
-def test_a_message_is_no_place_for_a_batch_of_texts(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv(LOGGING_VARIABLE, "json")
-    log_as("driver")
-    logging.getLogger("polyray").info("x" * (MAX_MESSAGE_CHARS + 1))
-    assert len(lines(capsys)[0]["message"]) == MAX_MESSAGE_CHARS
-
-
-def test_workers_are_told_and_a_second_setup_adds_no_line(
+def test_setup_logging_tells_workers_and_a_second_call_adds_no_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert LOGGING_VARIABLE not in setup_logging()
     monkeypatch.setenv(LOGGING_VARIABLE, "json")
-    assert setup_logging() == {**QUIET_ENVIRONMENT, LOGGING_VARIABLE: "json"}
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
+    expected = {**QUIET_ENVIRONMENT, "VLLM_LOGGING_LEVEL": "DEBUG", LOGGING_VARIABLE: "json"}
+    assert setup_logging() == expected
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
     log_as("driver", "first")
-    logging.getLogger("polyray").info("once")
-    assert [line["message"] for line in lines(capsys)] == ["once"]
+    logging.getLogger("polyray").info("x" * (MAX_MESSAGE_CHARS + 1))
+    assert [len(line["message"]) for line in lines(capsys)] == [MAX_MESSAGE_CHARS]
 
 
-def test_plain_text_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_lines_are_plain_and_appear_once(capsys: pytest.CaptureFixture[str]) -> None:
     before = logging.getLogger("polyray").handlers[:]  # pytest may have some of its own here
     log_as("driver", "first")
     assert logging.getLogger("polyray").handlers == before
-    setup_logging()
+    setup_logging("INFO")
+    setup_logging("INFO")
     logging.getLogger("polyray.learner").info("step 3")
-    assert capsys.readouterr().err.endswith(" INFO polyray.learner: step 3\n")
+    logging.getLogger("polyray.learner").debug("details")
+    assert re.fullmatch(r".* INFO polyray\.learner: step 3\n", capsys.readouterr().err)
 
 
-def test_an_unknown_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_format_level_and_field_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="LOUD"):
+        setup_logging("LOUD")
+    with pytest.raises(KeyError, match=r"'prompt'.*run, step, version, worker"):
+        json_log.fields.set(prompt="37|b1>e4=")
     monkeypatch.setenv(LOGGING_VARIABLE, "xml")
     with pytest.raises(ValueError, match=r"POLYRAY_LOGGING=xml.*text.*json"):
         setup_logging()
-
-
-def test_a_field_that_no_line_has_is_refused() -> None:
-    with pytest.raises(KeyError, match=r"'prompt'.*run, step, version, worker"):
-        json_log.fields.set(prompt="37|b1>e4=")
 
 
 @pytest.mark.parametrize(("variable", "key", "expected"), [("", "json", "json"), ("text", "json", "text")])

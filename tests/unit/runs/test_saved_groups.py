@@ -1,4 +1,4 @@
-"""Groups of a checkpoint come back bit for bit, or not at all where they would be asked for differently."""
+"""Groups of a checkpoint are restored bit for bit, or left out if their request has changed."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 @pytest.mark.parametrize("distances", [False, True])
-def test_groups_come_back_bit_for_bit(distances: bool) -> None:
+def test_decoded_groups_are_equal_bit_for_bit(distances: bool) -> None:
     groups = [_scored(4, distances), _scored(7, not distances), _scored(9, distances)]
     assert not _equal(groups[0], replace(groups[0], rewards_G=groups[0].rewards_G + 1e-16))
     files = encode_groups(groups)
@@ -84,12 +84,7 @@ def test_groups_come_back_bit_for_bit(distances: bool) -> None:
     assert encode_groups(back) == files
 
 
-def test_no_groups_are_no_files() -> None:
-    assert encode_groups([]) == {}
-    assert (decode_groups({}, _request), num_groups({})) == ([], 0)
-
-
-def test_a_group_that_would_be_asked_for_differently_today_stays_out_and_the_others_are_whole() -> None:
+def test_decode_leaves_out_groups_whose_request_has_changed() -> None:
     groups = [_scored(group_id, True) for group_id in (4, 5, 6, 7)]
     other: dict[int, GroupRequest] = {
         4: replace(_request(4), prompt=replace(_prompt(4), reference="UR")),  # the task's file was edited
@@ -100,7 +95,9 @@ def test_a_group_that_would_be_asked_for_differently_today_stays_out_and_the_oth
     assert len(back) == 1 and _equal(groups[3], back[0])
 
 
-def test_files_of_another_format_are_left_alone() -> None:
+def test_decode_ignores_no_files_and_files_of_another_format() -> None:
+    assert encode_groups([]) == {}
+    assert (decode_groups({}, _request), num_groups({})) == ([], 0)
     files = encode_groups([_scored(4, False)])
     files[INDEX] = json.dumps(json.loads(files[INDEX]) | {"format": 2}).encode()
     assert (decode_groups(files, _request), num_groups(files)) == ([], 1)

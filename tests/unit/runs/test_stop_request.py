@@ -19,14 +19,10 @@ def test_stop_request_holds_from_the_call_until_the_driver_ends(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_stop_file_of_a_killed_driver_is_no_request(tmp_path: Path) -> None:
+def test_stop_request_ignores_a_file_of_a_killed_driver_and_ends_after_an_interrupt(tmp_path: Path) -> None:
     StopRequest(tmp_path).ask("SIGTERM")
-    with StopRequest(tmp_path):
-        assert not is_stop_requested(tmp_path)
-
-
-def test_stop_file_is_removed_after_an_interrupt(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), StopRequest(tmp_path) as stop:
+        assert not is_stop_requested(tmp_path)
         stop.ask("SIGINT")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Rows against literal expectations, and that the readers of jobs.train_reward and jobs.sft take them."""
+"""Exported rows against literal expectations and their readers."""
 
 from __future__ import annotations
 
@@ -32,63 +32,47 @@ def answered(shown: CandidatesRecord, index: int | None, edited: str | None = No
     return StoredRecord(shown, SelectionRecord("sel-1", 1.0, shown.id, "ann", index, edited))
 
 
-def metadata(name: str, k: int, position: int | None, rejected: int, edited: bool = False) -> dict[str, Any]:
-    return {
-        "candidates_id": name,
-        "model": "policy-v17",
-        "policy": SHA256,
-        "selector": "logprob",
-        "k": k,
-        "position": position,
-        "edited": edited,
-        "rejected_position": rejected,
-    }
+def places(pair: dict[str, Any]) -> tuple[int | None, int, bool]:
+    found = pair["metadata"]
+    return found["position"], found["rejected_position"], found["edited"]
 
 
 def rejected(exported: Exported) -> list[tuple[str, str]]:
     return [(row["chosen"], row["rejected"]) for row in exported.pairs]
 
 
-def test_a_pick_is_a_pair_with_every_other_candidate() -> None:
-    found = export([answered(candidates_record("c1", ["left", "right", "back"]), 1)])
+@pytest.mark.parametrize("prompt", ["Which way?", CHAT])
+def test_pick_is_a_pair_with_every_other_candidate(prompt: Any) -> None:
+    def reply(text: str) -> Any:
+        return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+
+    found = export([answered(candidates_record("c1", ["left", "right", "back"], prompt=prompt), 1)])
+    shared = {
+        "candidates_id": "c1", "model": "policy-v17", "policy": SHA256, "selector": "logprob", "k": 3,
+        "position": 1, "edited": False,
+    }  # fmt: skip
     assert found.pairs == [
-        {
-            "prompt": "Which way?",
-            "chosen": "right",
-            "rejected": "left",
-            "metadata": metadata("c1", 3, position=1, rejected=0),
-        },
-        {
-            "prompt": "Which way?",
-            "chosen": "right",
-            "rejected": "back",
-            "metadata": metadata("c1", 3, position=1, rejected=2),
-        },
-    ]
-    assert found.demonstrations == [{"prompt": "Which way?", "completion": "right"}]
+        {"prompt": prompt, "chosen": reply("right"), "rejected": reply(text),
+         "metadata": {**shared, "rejected_position": at}}
+        for at, text in ((0, "left"), (2, "back"))
+    ]  # fmt: skip
+    chat = {"messages": [*CHAT, *reply("right")]}
+    plain = {"prompt": prompt, "completion": "right"}
+    assert found.demonstrations == [plain if isinstance(prompt, str) else chat]
     assert dict(found.counts) == {"sets": 1, "selections": 1, "picked": 1}
     assert dict(found.left_out) == {}
-
-
-def test_messages_stay_messages() -> None:
-    found = export([answered(candidates_record("c1", ["left", "right"], prompt=CHAT), 0)])
-    left, right = ([{"role": "assistant", "content": text}] for text in ("left", "right"))
-    assert found.pairs == [
-        {"prompt": CHAT, "chosen": left, "rejected": right, "metadata": metadata("c1", 2, 0, rejected=1)}
-    ]
-    assert found.demonstrations == [{"messages": [*CHAT, *left]}]
 
 
 def test_edited_text_beats_its_original() -> None:
     shown = candidates_record("c1", ["left", "right", "go left now"])
     found = export([answered(shown, 1, "go left  now")])
     assert rejected(found) == [("go left  now", "right"), ("go left  now", "left")]  # and not its equal at 2
-    assert found.pairs[0]["metadata"] == metadata("c1", 3, position=1, rejected=1, edited=True)
+    assert places(found.pairs[0]) == (1, 1, True)
     assert found.demonstrations == [{"prompt": "Which way?", "completion": "go left  now"}]
     assert found.counts["edited"] == 1
 
 
-def test_an_edit_that_hardly_changes_a_text_counts_and_outer_white_space_does_not() -> None:
+def test_small_edit_counts_and_outer_white_space_does_not() -> None:
     shown = candidates_record("c1", [LONG, "left"])
     found = export([answered(shown, 0, LONG.replace("six", "seven"))])
     assert [row["rejected"] for row in found.pairs] == [LONG, "left"]
@@ -104,7 +88,7 @@ def test_null_selection_gives_no_choice_without_a_written_text() -> None:
     shown = candidates_record("c1", ["left", "right"])
     found = export([answered(shown, None), answered(shown, None, "over the bridge")])
     assert rejected(found) == [("over the bridge", "left"), ("over the bridge", "right")]
-    assert found.pairs[0]["metadata"] == metadata("c1", 2, position=None, rejected=0, edited=True)
+    assert places(found.pairs[0]) == (None, 0, True)
     assert dict(found.counts) == {"sets": 2, "selections": 2, "none": 1, "written_instead": 1}
     assert dict(found.left_out) == {"none of them was good enough": 1}
 
@@ -114,10 +98,7 @@ def test_unsuitable_candidates_are_never_rejected() -> None:
     texts = [LONG, f" {LONG}\n", LONG.replace("bakery", "baxery"), "", "left", "left ", "half a", "right"]
     reasons = ["stop"] * 6 + ["error", "length"]
     found = export([answered(candidates_record("c1", texts, finish_reasons=reasons), 0)])
-    assert [(row["rejected"], row["metadata"]["rejected_position"]) for row in found.pairs] == [
-        ("left", 4),
-        ("right", 7),
-    ]
+    assert [(row["rejected"], places(row)[1]) for row in found.pairs] == [("left", 4), ("right", 7)]
 
 
 @pytest.mark.parametrize(
@@ -135,10 +116,7 @@ def test_unsuitable_candidates_are_never_rejected() -> None:
 )
 def test_is_alike_is_symmetric_and_follows_the_limit(a: str, b: str, alike: bool) -> None:
     assert is_alike(a, b) is is_alike(b, a) is alike
-
-
-def test_the_limit_of_likeness_is_the_share_of_five_grams() -> None:
-    """13 letters have 9 of them; two texts that differ in the last letter share 8 of 10."""
+    # 13 letters have 9 5-grams; two texts that differ in the last letter share 8 of 10.
     assert is_alike("abcdefghijklm", "abcdefghijklX", max_similarity=0.8)
     assert not is_alike("abcdefghijklm", "abcdefghijklX", max_similarity=0.81)
 
@@ -194,9 +172,8 @@ def test_exported_files_are_read_by_their_jobs(tmp_path: Path) -> None:
     assert counts["train_pairs"] + counts["validation_pairs"] == 26
     assert counts["train_clusters"] + counts["validation_clusters"] == 13
     assert counts["blank_pairs"] == 0
-    training, _ = read_demonstrations(
-        JsonlDataSpec(train=str(write(tmp_path / "sft.jsonl", found.demonstrations)))
-    )
+    demonstrations = write(tmp_path / "sft.jsonl", found.demonstrations)
+    training, _ = read_demonstrations(JsonlDataSpec(train=str(demonstrations)))
     assert [item.response for item in training] == ["left", "right", "back"] * 4 + ["back"]
     assert training[0].prompt.text == "Which way, 0?"
     assert training[-1].prompt.messages == tuple(CHAT)

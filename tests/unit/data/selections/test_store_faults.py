@@ -1,4 +1,4 @@
-"""Nothing acknowledged is lost: killed writers, full disks, locked and read-only databases."""
+"""No acknowledged record is lost: killed writers, full disks, locked and read-only databases."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def python(code: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
-def test_writers_that_are_killed(tmp_path: Path) -> None:
+def test_killed_writers_lose_no_acknowledged_record(tmp_path: Path) -> None:
     """Two processes write into one database and are killed in the middle, twice."""
     path = tmp_path / "selections.db"
     acknowledged: dict[str, set[str]] = {"set": set(), "selection": set()}
@@ -106,14 +106,13 @@ def stored_ids(path: Path) -> list[str]:
     return found
 
 
-def test_a_full_database_says_so_and_goes_on_when_there_is_space(tmp_path: Path) -> None:
+def test_full_database_refuses_writes_until_there_is_space(tmp_path: Path) -> None:
     path = tmp_path / "selections.db"
     store = SelectionStore(str(path))
     store.add_candidates(candidates_record("c1", TEXTS))
     with store._database.writing() as connection:
-        connection.exec_driver_sql(
-            "PRAGMA max_page_count=40"
-        )  # of the only connection, so of all that follows
+        # of the only connection, so of all that follows
+        connection.exec_driver_sql("PRAGMA max_page_count=40")
     done = fill(store)
     assert len(done) > 5
     with pytest.raises(StoreFull, match=r"\.db\b"):
@@ -128,7 +127,7 @@ def test_a_full_database_says_so_and_goes_on_when_there_is_space(tmp_path: Path)
     store.close()
 
 
-def test_a_full_disk_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+def test_full_disk_loses_no_acknowledged_record(tmp_path: Path) -> None:
     """The log of a write-ahead database is what grows first."""
     path = tmp_path / "selections.db"
     store = SelectionStore(str(path))
@@ -143,7 +142,9 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None
     assert stored_ids(path) == [*done, picked.id]
 
 
-def test_a_database_that_something_else_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locked_database_refuses_writes_and_serves_readers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.2)
     path = tmp_path / "selections.db"
     store = SelectionStore(str(path))
@@ -166,7 +167,7 @@ def test_a_database_that_something_else_holds(tmp_path: Path, monkeypatch: pytes
     assert stored_ids(path) == [picked.id]
 
 
-def test_a_store_that_was_opened_for_reading_writes_nothing(tmp_path: Path) -> None:
+def test_store_opened_for_reading_writes_no_row(tmp_path: Path) -> None:
     path = tmp_path / "selections.db"
     store = SelectionStore(str(path))
     store.add_candidates(candidates_record("c1", TEXTS))
@@ -179,7 +180,7 @@ def test_a_store_that_was_opened_for_reading_writes_nothing(tmp_path: Path) -> N
     assert stored_ids(path) == []
 
 
-def test_a_read_only_database_is_refused_at_the_start() -> None:
+def test_read_only_database_is_refused_at_the_start() -> None:
     with tempfile.TemporaryDirectory() as name:  # pytest's own directories are closed to other users
         path = Path(name) / "selections.db"
         SelectionStore(str(path)).close()
@@ -192,7 +193,7 @@ def test_a_read_only_database_is_refused_at_the_start() -> None:
     assert said.startswith(f"{path}: ") and "writable" in said
 
 
-def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "selections.db"
     path.write_text("many words " * 1000)
     with pytest.raises(StoreUnavailable, match=r"\(file is not a database\)"):

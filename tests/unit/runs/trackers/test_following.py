@@ -1,4 +1,4 @@
-"""A tracker gets each step once from a file that grows or is cut; its failures stay isolated."""
+"""A tracker gets each step once from a growing file; its failures stay isolated."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from polyray.errors import ConfigError
 from polyray.runs.jsonl import JsonlWriter, cut_jsonl
 from polyray.runs.run_directory import RunPaths
 from polyray.runs.trackers import running
-from polyray.runs.trackers.base import RunIdentity, Status, numbers
+from polyray.runs.trackers.base import RunIdentity, Status
 from polyray.runs.trackers.following import Follower, GrowingFile
 from polyray.runs.trackers.running import check_trackers, open_trackers
 
@@ -65,7 +66,8 @@ def _write(path: Path, *steps: int) -> None:
             writer.write({"step": step, "loss": step / 2})
 
 
-def test_a_growing_file_gives_whole_lines_once(tmp_path: Path) -> None:
+def test_growing_file_gives_whole_lines_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polyray.runs.trackers.following.READ_BYTES", 16)
     path = tmp_path / "metrics.jsonl"
     file = GrowingFile(path)
     assert list(file.new_lines()) == []
@@ -79,13 +81,7 @@ def test_a_growing_file_gives_whole_lines_once(tmp_path: Path) -> None:
     assert list(file.new_lines()) == [{"step": 0}]
 
 
-def test_a_file_longer_than_one_read_comes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polyray.runs.trackers.following.READ_BYTES", 64)
-    _write(tmp_path / "m.jsonl", *range(50))
-    assert [line["step"] for line in GrowingFile(tmp_path / "m.jsonl").new_lines()] == list(range(50))
-
-
-def test_steps_that_a_resumed_learner_writes_again_are_logged_once(tmp_path: Path) -> None:
+def test_steps_written_again_by_a_resumed_learner_are_logged_once(tmp_path: Path) -> None:
     path, tracker = tmp_path / "metrics.jsonl", Recording()
     follower = _follow(tracker, path)
     _write(path, 0, 1, 2)
@@ -100,17 +96,19 @@ def test_steps_that_a_resumed_learner_writes_again_are_logged_once(tmp_path: Pat
     assert tracker.status == "finished"
 
 
-def test_later_start_sends_missing_steps(tmp_path: Path) -> None:
+def test_later_start_sends_missing_steps_with_finite_numbers_only(tmp_path: Path) -> None:
     path, tracker = tmp_path / "metrics.jsonl", Recording(first=2)
     _write(path, 0, 1, 2, 3)
+    with JsonlWriter(path) as writer:
+        writer.write({"step": 4, "loss": 0.5, "kl": None, "name": "x", "groups_used": 4})
     follower = _follow(tracker, path)
     follower.end("killed")
     follower.join(20)
-    assert (tracker.steps, tracker.status) == ([2, 3], "killed")
-    assert tracker.values == [{"loss": 1.0}, {"loss": 1.5}]
+    assert (tracker.steps, tracker.status) == ([2, 3, 4], "killed")
+    assert tracker.values == [{"loss": 1.0}, {"loss": 1.5}, {"loss": 0.5, "groups_used": 4.0}]
 
 
-def test_a_tracker_that_fails_is_dropped_with_one_warning(
+def test_failing_tracker_is_dropped_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, tracker = tmp_path / "metrics.jsonl", Recording(fails_at=1)
@@ -124,7 +122,7 @@ def test_a_tracker_that_fails_is_dropped_with_one_warning(
     assert "tracker recording" in message and "ConnectionError: no route" in message
 
 
-def test_a_tracker_that_hangs_is_left_behind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_hanging_tracker_is_left_behind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path, tracker = tmp_path / "metrics.jsonl", Recording(hangs_at=1)
     _write(path, 0, 1)
     follower = _follow(tracker, path)
@@ -137,15 +135,10 @@ def test_a_tracker_that_hangs_is_left_behind(tmp_path: Path, caplog: pytest.LogC
     follower.join(20)
 
 
-def test_only_finite_numbers_are_sent() -> None:
-    line = {"step": 3, "loss": 0.5, "kl": None, "nan": float("nan"), "name": "x", "groups_used": 4}
-    assert numbers(line) == {"loss": 0.5, "groups_used": 4.0}
-
-
 @pytest.mark.parametrize(
     ("error", "status"), [(None, "finished"), (ValueError, "failed"), (KeyboardInterrupt, "killed")]
 )
-def test_the_status_says_how_the_run_ended(
+def test_tracker_status_follows_the_end_of_the_run(
     error: type[BaseException] | None, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracker = Recording()
@@ -153,20 +146,14 @@ def test_the_status_says_how_the_run_ended(
     paths = RunPaths(tmp_path)
     _write(paths.metrics, 0)
 
-    def run() -> None:
-        with open_trackers([TensorBoardSpec()], "x", paths, {}):
-            if error is not None:
-                raise error
-
-    if error is None:
-        run()
-    else:
-        with pytest.raises(error):
-            run()
+    expected = nullcontext() if error is None else pytest.raises(error)
+    with expected, open_trackers([TensorBoardSpec()], "x", paths, {}):
+        if error is not None:
+            raise error
     assert (tracker.steps, tracker.status) == ([0], status)
 
 
-def test_missing_tracker_package_is_refused_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_impossible_trackers_are_refused_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"'polyray\[tracking\]'"):
         check_trackers([WandbSpec()])
@@ -174,8 +161,5 @@ def test_missing_tracker_package_is_refused_before_the_start(monkeypatch: pytest
     check_trackers([TensorBoardSpec(), WandbSpec(), MlflowSpec()])
     with pytest.raises(ConfigError, match="wandb twice"):
         check_trackers([WandbSpec(), WandbSpec(project="other")])
-
-
-def test_credentials_do_not_belong_into_the_configuration() -> None:
     with pytest.raises(ValueError, match="MLFLOW_TRACKING_PASSWORD"):
         MlflowSpec(tracking_uri="https://me:secret@host/x")

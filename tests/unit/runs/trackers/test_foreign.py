@@ -46,7 +46,7 @@ def _values(step: int) -> dict[str, float]:
     return {"loss": 1.0 / (step + 1), "validation/pass_at_1": 0.1 * step, "policy_version": step + 1.0}
 
 
-def test_tensorboard(tmp_path: Path) -> None:
+def test_tensorboard_gets_each_step_once(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     assert _two_starts(TensorBoardTracker, tmp_path, tmp_path / "tensorboard.json") == [0, 2]
@@ -59,7 +59,7 @@ def test_tensorboard(tmp_path: Path) -> None:
     assert len(list((tmp_path / "tensorboard").iterdir())) == 2
 
 
-def test_mlflow(tmp_path: Path) -> None:
+def test_mlflow_gets_each_step_once(tmp_path: Path) -> None:
     pytest.importorskip("mlflow", reason="optional: pip install -e .[tracking]")
     pytest.importorskip("sqlalchemy", reason="MLflow's local store needs it")
     from mlflow.tracking import MlflowClient  # type: ignore[import-not-found]
@@ -100,7 +100,7 @@ def test_sweep_trials_share_one_mlflow_experiment_for_every_start(tmp_path: Path
     logging.getLogger("mlflow").setLevel(logging.NOTSET)
 
 
-def test_experiment_of_a_file_is_kept(tmp_path: Path) -> None:
+def test_as_one_experiment_keeps_a_configured_experiment(tmp_path: Path) -> None:
     mlflow = MlflowSpec(tracking_uri="http://tracking:5000", experiment="mine")
     assert as_one_experiment(mlflow, "lambda", tmp_path) == mlflow
     assert as_one_experiment(WandbSpec(), "lambda", tmp_path) == WandbSpec(group="lambda")
@@ -108,7 +108,9 @@ def test_experiment_of_a_file_is_kept(tmp_path: Path) -> None:
     assert as_one_experiment(TensorBoardSpec(), "lambda", tmp_path) == TensorBoardSpec()
 
 
-def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_offline_gets_each_step_once_and_no_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("wandb", reason="optional: pip install -e .[tracking]")
     monkeypatch.setenv("WANDB_API_KEY", TOKEN)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
