@@ -22,7 +22,6 @@ from polyray.runs.trackers.base import RunIdentity, Status, Tracker, numbers
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
-READ_BYTES = 1 << 20
 
 
 class GrowingFile:
@@ -44,13 +43,11 @@ class GrowingFile:
             if status.st_ino != self._inode or status.st_size < self._offset:
                 self._inode, self._offset = status.st_ino, 0
             file.seek(self._offset)
-            while content := file.read(READ_BYTES):
-                whole = content[: content.rfind(b"\n") + 1]
-                if not whole:
+            for line in file:
+                if not line.endswith(b"\n"):
                     return
-                self._offset += len(whole)
-                yield from decode_lines(whole, self._path)
-                file.seek(self._offset)
+                self._offset += len(line)
+                yield from decode_lines(line, self._path)
 
 
 class Follower:

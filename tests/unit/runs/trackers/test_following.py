@@ -66,8 +66,7 @@ def _write(path: Path, *steps: int) -> None:
             writer.write({"step": step, "loss": step / 2})
 
 
-def test_growing_file_gives_whole_lines_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polyray.runs.trackers.following.READ_BYTES", 16)
+def test_growing_file_gives_whole_lines_once(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     file = GrowingFile(path)
     assert list(file.new_lines()) == []
@@ -76,6 +75,9 @@ def test_growing_file_gives_whole_lines_once(tmp_path: Path, monkeypatch: pytest
     with path.open("ab") as stream:
         stream.write(b': 1}\n{"step": 2}\n')
     assert list(file.new_lines()) == [{"step": 1}, {"step": 2}]
+    with path.open("ab") as stream:
+        stream.write(b'{"text": "%s"}\n{"step": 3}\n' % (b"x" * 2**21))
+    assert [len(line.get("text", "")) for line in file.new_lines()] == [2**21, 0]
     assert list(file.new_lines()) == []
     cut_jsonl(path, lambda line: line["step"] < 1)
     assert list(file.new_lines()) == [{"step": 0}]
