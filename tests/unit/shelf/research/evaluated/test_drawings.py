@@ -12,7 +12,7 @@ from polyray.report.arms import PALETTE, WARM_START_COLOUR, Arm
 from polyray.shelf.research.evaluated import theory as theory_module
 from polyray.shelf.research.evaluated.collapse import advice, collapse_point, der
 from polyray.shelf.research.evaluated.drawings import figures
-from polyray.shelf.research.evaluated.figures import bin_label, forest_figure, model_arms
+from polyray.shelf.research.evaluated.figures import forest_figure, model_arms
 from polyray.shelf.research.evaluated.inputs import read_inputs
 from polyray.shelf.research.evaluated.results import Results, analyse, reference_of
 from tests.unit.shelf.research.evaluated.evaluated_fixtures import WRONG, change_metrics, write_run
@@ -97,8 +97,3 @@ def test_reference_is_the_warm_start_then_the_baseline(tmp_path: Path) -> None:
         reference_of(run, "other")
     [plain] = read_inputs([write_run(tmp_path / "b", {"x": [EASY], "y": [EASY]}, baseline="y")]).runs
     assert reference_of(plain) == "y"
-
-
-def test_bin_label_is_its_range() -> None:
-    assert bin_label({"from": 0.25, "to": 0.5}) == "0.25 to 0.5"
-    assert bin_label({"from": 2.0, "to": 2.0}) == "2"

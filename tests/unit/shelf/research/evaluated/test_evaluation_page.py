@@ -61,12 +61,3 @@ def test_page_without_samples_names_the_missing_file_and_keeps_the_rest(tmp_path
     assert "samples.jsonl was not kept" in page
     assert 'id="worst"' not in page and 'id="figure-theory"' not in page
     assert all(f'id="figure-{name}"' in page for name in ("significance", "collapse", "domains"))
-
-
-def test_page_of_several_evaluations_numbers_figures_and_tables(tmp_path: Path) -> None:
-    first = write_run(tmp_path / "code", MODELS, ks=(1, 2), baseline="old")
-    second = write_run(tmp_path / "maths", MODELS, ks=(1, 2), baseline="old", domain="math")
-    page = page_of(first, second)
-    assert 'id="figure-theory_1"' in page and 'id="figure-theory_2"' in page
-    assert cells(page, "results_1")[1:] == cells(page, "results_2")[1:]
-    assert len(cells(page, "domains")) == 1 + 6 and "(maths)</summary>" in page

@@ -229,12 +229,3 @@ def test_analyze_mechanistic_names_mistakes_and_writes_nothing(
     with pytest.raises(error, match=text):
         main(["mechanistic", str(run), "--out", str(tmp_path / "out"), *options])
     assert not (tmp_path / "out").exists()
-
-
-def test_analyze_mechanistic_check_prints_models_and_reference(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["mechanistic", str(run), "--out", str(tmp_path / "out"), "--check"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["models"] == ["base", "warm start", "new.one"] and found["reference"] == "base"
-    assert not (tmp_path / "out").exists()
