@@ -178,3 +178,8 @@ def test_rows_are_read_by_sft_and_rl(tmp_path: Path, mode: str) -> None:
         **known,
     }
     assert sft_rows(records, spec)[0]["licence"] == "CC0"
+    headline, reply = (
+        rl_rows([record("a", prompt="Cite {source}?", kind=kind)], RowsSpec())[0]["messages"][0]["content"]
+        for kind in ("headline", "answer")
+    )
+    assert "headline" in headline and "reply" in reply and reply.endswith("Cite {source}?")

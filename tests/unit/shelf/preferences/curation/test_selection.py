@@ -114,3 +114,15 @@ def test_diversity_matches_distances_of_all_pairs() -> None:
         )
         np.fill_diagonal(distances, 9)
         assert found["mean_nearest_distance"] == pytest.approx(distances.min(axis=1).mean())
+
+
+def test_select_by_threshold_embeds_few_more_than_it_chooses() -> None:
+    records = [record(f"r{at:04}", engagement=-at) for at in range(600)]
+    asked: list[int] = []
+
+    def embed(positions: Sequence[int]) -> np.ndarray:
+        asked.extend(positions)
+        return np.eye(600)[list(positions)]
+
+    assert select(records, embed, SelectionSpec(count=100, min_distance=0.5)) == list(range(100))
+    assert 100 <= len(asked) < 600

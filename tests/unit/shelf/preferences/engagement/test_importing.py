@@ -216,6 +216,12 @@ def test_import_of_saved_data_sets_and_parquet_matches_jsonl(tmp_path: Path) -> 
         import_records(HubSource(name=str(tmp_path / "dict"), split="test"))
 
 
+def test_import_of_an_unreachable_data_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match=r"source\.name='polyray/none', split 'train' .*network"):
+        import_records(HubSource(name="polyray/none"))
+
+
 def test_import_of_curated_records_drops_their_parts(tmp_path: Path) -> None:
     records = import_records(ExportSource(path=write(tmp_path / "e.jsonl", EXPORT)))
     placed = [r.model_copy(update={"part": "train", "phase": "rl"}) for r in records]
