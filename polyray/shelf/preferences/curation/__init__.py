@@ -3,7 +3,7 @@
     import -> review -> filters -> duplicates -> token lengths -> clusters -> best N -> parts and phases -> rows
 
 filters.py        rules that look at one record; their order is that of FilterSpec
-language.py       which language, where a text is long enough to tell      flagged.py    word lists
+language.py       which language, where a text is long enough to tell
 fingerprints.py   shingles, MinHash, which texts are almost the same
 duplicates.py     of equal completions the best one stays; what must share a cluster
 selection.py      the best N that differ                                   partition.py  stratified parts by cluster

@@ -2,7 +2,6 @@
 
 records.py    EngagementRecord, PreferencePair; pairs that may be compared
 reading.py    files of either shape; what a data set's sha256 is
-tables.py     rows of JSON Lines, CSV, Parquet and of Hugging Face `datasets`
 importing.py  Stack Exchange threads, headline tests and the user's own exports become records
 priors.py     log-odds of engagement per impression under a Beta prior
 """

@@ -269,7 +269,6 @@ def _rows(
     items_N = np.array([at for at, record in enumerate(chosen) if record.part == part], dtype=np.int64)
     weight_N = np.ones(len(items_N)) if variance_I is None else 1 / variance_I[items_N]
     target_N = _targets(config, engagement_I[items_N], variance_I is not None)
-    keep_N = np.ones(len(items_N), dtype=bool)
     groups = [chosen[at].prompt_id for at in items_N]
     target_N, keep_N = _centred(target_N, weight_N, groups)
     weight_N = (
@@ -286,12 +285,12 @@ def _targets(config: TrainRewardConfig, engagement_N: np.ndarray, has_impression
 
 
 def _centred(
-    target_N: np.ndarray, weight_N: np.ndarray, groups: Sequence[str] | None
+    target_N: np.ndarray, weight_N: np.ndarray, groups: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """(targets less the weighted mean of their group, which have one); alone in a prompt says nothing."""
     if len(target_N) == 0:
         return target_N, np.zeros(0, dtype=bool)
-    names, group_N = np.unique(groups if groups is not None else [""] * len(target_N), return_inverse=True)
+    names, group_N = np.unique(groups, return_inverse=True)
     total = np.bincount(group_N, weight_N, len(names))
     mean = np.bincount(group_N, weight_N * target_N, len(names)) / total
     is_kept = np.bincount(group_N, minlength=len(names)) > 1

@@ -1,4 +1,4 @@
-"""The head over text features, as it is trained: standardise, one hidden layer, one number. Scoring is scoring.py.
+"""The head over text features, as it is trained: standardise, one hidden layer, one number. Scoring is model.py.
 
 Dropout comes as a mask from outside, so that it does not depend on how rows are shared among ranks.
 """

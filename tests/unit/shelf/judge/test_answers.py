@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from polyray.config.judge import JudgeSpec
+from polyray.config.judge import CriterionSpec, JudgeSpec
 from polyray.shelf.judge.answers import InvalidAnswer, classes_of, parse_answer
 from polyray.shelf.judge.items import Candidate, ClusterItem, RubricItem
 from polyray.shelf.judge.questions import cluster_question, rubric_question
@@ -28,7 +30,7 @@ CLUSTERS = cluster_question(
         '{"relevance": 4.0, "coherence": 2}',
     ],
 )
-def test_answers_that_can_be_used(text: str) -> None:
+def test_parse_answer_finds_the_object(text: str) -> None:
     assert parse_answer(text, RUBRIC) == {"relevance": 4, "coherence": 2}
 
 
@@ -53,36 +55,24 @@ def test_answers_that_can_be_used(text: str) -> None:
         ('[{"relevance": 4, "coherence": 2}, {"relevance": 1, "coherence": 1}]', "2 JSON objects"),
     ],
 )
-def test_answers_that_cannot(text: str, problem: str) -> None:
-    with pytest.raises(InvalidAnswer, match=r".*".join(map(_escaped, problem.split("...")))):
+def test_parse_answer_names_the_problem(text: str, problem: str) -> None:
+    with pytest.raises(InvalidAnswer, match=".*".join(map(re.escape, problem.split("...")))):
         parse_answer(text, RUBRIC)
 
 
-def _escaped(text: str) -> str:
-    import re
-
-    return re.escape(text)
-
-
 @pytest.mark.parametrize(
-    ("text", "problem"),
+    ("groups", "problem"),
     [
-        ('{"candidate_1": 1, "candidate_2": 1}', "'candidate_3'"),
-        (
-            '{"candidate_1": 1, "candidate_2": 1, "candidate_3": 2, "candidate_1": 2}',
-            "'candidate_1' .*twice",
-        ),
-        (
-            '{"candidate_1": 1, "candidate_2": 1, "candidate_3": 2, "candidate_4": 2}',
-            "'candidate_4'",
-        ),
-        ('{"candidate_1": 1, "candidate_2": 1, "candidate_3": 4}', "candidate_3=4"),
-        ('{"candidate_1": [1, 2], "candidate_2": 1, "candidate_3": 1}', "candidate_1="),
+        ('"candidate_2": 1', "'candidate_3'"),
+        ('"candidate_2": 1, "candidate_3": 2, "candidate_1": 2', "'candidate_1' .*twice"),
+        ('"candidate_2": 1, "candidate_3": 2, "candidate_4": 2', "'candidate_4'"),
+        ('"candidate_2": 1, "candidate_3": 4', "candidate_3=4"),
+        ('"candidate_2": [1, 2], "candidate_3": 1', "candidate_2="),
     ],
 )
-def test_every_candidate_is_in_exactly_one_group(text: str, problem: str) -> None:
+def test_parse_answer_wants_every_candidate_in_one_group(groups: str, problem: str) -> None:
     with pytest.raises(InvalidAnswer, match=problem):
-        parse_answer(text, CLUSTERS)
+        parse_answer(f'{{"candidate_1": 1, {groups}}}', CLUSTERS)
 
 
 def test_classes_are_numbered_by_appearance_and_garbage_stays_apart() -> None:
@@ -90,14 +80,7 @@ def test_classes_are_numbered_by_appearance_and_garbage_stays_apart() -> None:
     assert classes_of([0, 0]) == [WRONG_CLASS, WRONG_CLASS]
 
 
-def test_a_criterion_may_be_called_like_a_method() -> None:
-    spec = JudgeSpec.model_validate(
-        {
-            "provider": "openai",
-            "model": "m",
-            "explain": False,
-            "criteria": [{"name": "copy", "description": "d"}],
-        }
-    )
+def test_criterion_may_be_called_like_a_method() -> None:
+    spec = SPEC.model_copy(update={"criteria": (CriterionSpec(name="copy", description="d"),)})
     question = rubric_question(RubricItem("i", "t", "p", "c", Candidate("x")), spec)
     assert parse_answer('{"copy": 3}', question) == {"copy": 3}

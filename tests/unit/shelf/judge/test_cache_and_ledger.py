@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,24 +26,23 @@ def filled(path: Path, owner: str = "run") -> bytes:
     return path.read_bytes()
 
 
-def test_stored_answers_are_read_back_with_their_usage(tmp_path: Path) -> None:
+def test_answer_cache_reads_back_answers_and_counts_its_own_usage(tmp_path: Path) -> None:
     filled(tmp_path / "a.jsonl")
     with AnswerCache(tmp_path / "a.jsonl", "run") as cache:
-        assert [cache.get(f"key-{n}") for n in range(3)] == ANSWERS
-        assert cache.get("key-3") is None
+        assert [cache.get(f"key-{n}") for n in range(4)] == [*ANSWERS, None]
         assert cache.paid == Usage(requests=3, input_tokens=303, cached_tokens=3, output_tokens=30)
+        with pytest.raises(ConfigError, match=r"a\.jsonl .*cache_dir"):
+            AnswerCache(tmp_path / "a.jsonl")
     with AnswerCache(tmp_path / "a.jsonl", "another run") as cache:
-        assert len(cache) == 3
-        assert cache.paid == Usage()
+        assert (len(cache), cache.paid) == (3, Usage())
 
 
-def test_a_file_torn_at_any_byte_keeps_its_whole_lines(tmp_path: Path) -> None:
+def test_answer_cache_torn_at_any_byte_keeps_its_whole_lines(tmp_path: Path) -> None:
     content = filled(tmp_path / "whole.jsonl")
     ends = [end + 1 for end, byte in enumerate(content) if byte == ord("\n")]
-    for cut in sorted(
-        {*range(0, len(content), 11), *(end + offset for end in ends for offset in (-2, -1, 0))}
-    ):
-        path = tmp_path / "torn.jsonl"
+    cuts = {*range(0, len(content), 11), *(end + offset for end in ends for offset in (-2, -1, 0))}
+    path = tmp_path / "torn.jsonl"
+    for cut in sorted(cuts):
         path.write_bytes(content[:cut])
         with AnswerCache(path, "run") as cache:
             assert len(cache) == sum(end <= cut for end in ends)
@@ -51,47 +52,43 @@ def test_a_file_torn_at_any_byte_keeps_its_whole_lines(tmp_path: Path) -> None:
             assert cache.get("later") == ANSWERS[0]
 
 
-def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lines", "at"), [(b'{"key": 1}\n', 4), (b"{not json}\n", 4)])
+def test_answer_cache_names_a_broken_line(tmp_path: Path, lines: bytes, at: int) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_bytes(filled(tmp_path / "b.jsonl") + b'{"key": 1}\n')
-    with pytest.raises(DataError, match=r"a\.jsonl:4"):
+    path.write_bytes(filled(tmp_path / "b.jsonl") + lines)
+    with pytest.raises(DataError, match=rf"a\.jsonl:{at}"):
         AnswerCache(path)
-    path.write_bytes(b"{not json}\n")
-    with pytest.raises(DataError, match=r"a\.jsonl:1"):
-        AnswerCache(path)
-
-
-def test_two_judges_cannot_share_a_file_at_the_same_time(tmp_path: Path) -> None:
-    with AnswerCache(tmp_path / "a.jsonl"), pytest.raises(ConfigError, match=r"a\.jsonl .*cache_dir"):
-        AnswerCache(tmp_path / "a.jsonl")
-    AnswerCache(tmp_path / "a.jsonl").close()
 
 
 def test_request_hash_covers_exactly_the_inputs_of_an_answer() -> None:
-    spec = JudgeSpec(provider="openai", model="m")
-    request = ChatRequest(Question("s", "u", {"type": "object"}, "n"))
-    others = [
-        (JudgeSpec(provider="anthropic", model="m"), request),
-        (JudgeSpec(provider="openai", model="m2"), request),
-        (JudgeSpec(provider="openai", model="m", temperature=0.0), request),
-        (JudgeSpec(provider="openai", model="m", max_tokens=7), request),
-        (JudgeSpec(provider="openai", model="m", structured_output="text"), request),
-        (spec, ChatRequest(Question("s2", "u", {"type": "object"}, "n"))),
-        (spec, ChatRequest(Question("s", "u2", {"type": "object"}, "n"))),
-        (spec, ChatRequest(Question("s", "u", {"type": "array"}, "n"))),
-        (spec, ChatRequest(request.question, ({"role": "user", "content": "again"},))),
-    ]
-    assert len({request_sha256(*other) for other in [(spec, request), *others]}) == 10
-    elsewhere = JudgeSpec(provider="openai", model="m", base_url="http://x/v1", concurrency=1, timeout_s=1)
-    assert request_sha256(elsewhere, request) == request_sha256(spec, request)
+    question = Question("s", "u", {"type": "object"}, "n")
+    request = ChatRequest(question)
+
+    def spec(**changes: Any) -> JudgeSpec:
+        return JudgeSpec.model_validate({"provider": "openai", "model": "m", **changes})
+
+    specs = ({"provider": "anthropic"}, {"model": "m2"}, {"temperature": 0.0}, {"max_tokens": 7},
+             {"structured_output": "text"})  # fmt: skip
+    questions = ({"system": "s2"}, {"user": "u2"}, {"schema": {"type": "array"}})
+    hashes = {request_sha256(spec(**changes), request) for changes in ({}, *specs)}
+    hashes |= {request_sha256(spec(), ChatRequest(replace(question, **changes))) for changes in questions}
+    hashes.add(request_sha256(spec(), ChatRequest(question, ({"role": "user", "content": "again"},))))
+    assert len(hashes) == 1 + 5 + 3 + 1
+    elsewhere = spec(base_url="http://x/v1", concurrency=1, timeout_s=1)
+    assert request_sha256(elsewhere, request) == request_sha256(spec(), request)
 
 
-def test_prices_are_per_million_and_cached_tokens_have_their_own() -> None:
+@pytest.mark.parametrize(
+    ("prices", "millionths"),
+    [
+        (PriceSpec(input=3, output=15, cached_input=0.3), 600 * 3 + 400 * 0.3 + 50 * 15),
+        (PriceSpec(input=3, output=15), 1000 * 3 + 50 * 15),
+        (None, 0),
+    ],
+)
+def test_priced_usage_is_per_million_tokens(prices: PriceSpec | None, millionths: float) -> None:
     usage = Usage(1, input_tokens=1000, cached_tokens=400, output_tokens=50)
-    # 600 x 3 + 400 x 0.3 + 50 x 15 = 2670 millionths
-    assert priced(usage, PriceSpec(input=3, output=15, cached_input=0.3)).cost_usd == pytest.approx(2670e-6)
-    assert priced(usage, PriceSpec(input=3, output=15)).cost_usd == pytest.approx(3750e-6)
-    assert priced(usage, None).cost_usd == 0.0
+    assert priced(usage, prices).cost_usd == pytest.approx(millionths * 1e-6)
 
 
 def ledger(paid: Usage | None = None, **budget: float) -> Ledger:
@@ -101,7 +98,7 @@ def ledger(paid: Usage | None = None, **budget: float) -> Ledger:
     return Ledger(spec, paid or Usage())
 
 
-def test_token_budget_counts_requests_in_flight() -> None:
+def test_ledger_counts_requests_in_flight() -> None:
     book = ledger(max_tokens=350)
     book.admit()
     book.settle(Usage(1, 90, 0, 10))  # 100 spent, and the dearest answer costs 100
@@ -114,7 +111,7 @@ def test_token_budget_counts_requests_in_flight() -> None:
     assert book.spent.total_tokens == 100
 
 
-def test_a_budget_of_money_can_be_spent_to_the_last_cent() -> None:
+def test_ledger_spends_money_to_the_last_cent() -> None:
     book = ledger(max_cost_usd=7e-4)
     for _ in range(7):  # 7 x 0.0001 is not 0.0007 in floats
         book.admit()
@@ -123,7 +120,7 @@ def test_a_budget_of_money_can_be_spent_to_the_last_cent() -> None:
         book.admit()
 
 
-def test_a_budget_covers_earlier_starts() -> None:
+def test_ledger_covers_earlier_starts() -> None:
     with pytest.raises(BudgetReached):
         ledger(Usage(1, 100, 0, 0), max_cost_usd=1e-4).admit()
     with pytest.raises(BudgetReached):  # 200 spent by two answers: a third is expected to cost 100

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from polyray.config.judge import JudgeSpec
+from polyray.config.task import HiddenTrapGridSpec
 from polyray.config.text_reward import JudgeRewardSpec
+from polyray.errors import ConfigError
+from polyray.rewards import plan_reward
 from polyray.rewards.base import Score, ScoreItem
 from polyray.shelf.judge.items import Usage
 from polyray.shelf.judge.providers import ChatAnswer
@@ -37,79 +42,64 @@ class OneClass:
         return 0.0
 
 
-def reward(server: JudgeServer, directory: Path, **judge: Any) -> JudgeReward:
+@contextmanager
+def reward(server: JudgeServer, directory: Path, **judge: Any) -> Generator[JudgeReward, None, None]:
     spec = JudgeRewardSpec(judge=server.spec(**judge), cache_path=str(directory / "answers.jsonl"))
-    return JudgeReward(spec, OneClass())
+    judged = JudgeReward(spec, OneClass())
+    yield judged
+    judged.close()
 
 
 def items(*texts: str) -> list[ScoreItem]:
     return [ScoreItem("a prompt", text) for text in texts]
 
 
-def test_the_rubric_is_the_score_and_its_criteria_are_components(tmp_path: Path) -> None:
+def test_judge_reward_has_the_rubric_as_score_and_asks_once(tmp_path: Path) -> None:
     def judge(asked: Any) -> dict[str, Any]:
         return counts_words(asked) | {"coherence": 5}
 
     with JudgeServer(judge) as server:
-        judged = reward(server, tmp_path, criteria=["relevance", "coherence"])
-        scores = judged.score(items("one", "one two three", "one"))
-        judged.close()
+        with reward(server, tmp_path, criteria=["relevance", "coherence"]) as judged:
+            scores = judged.score(items("one", "one two three", "one"))
         assert scores[0] == Score(0.5, 7, {"relevance": 0.0, "coherence": 1.0}) == scores[2]
         assert scores[1] == Score(0.75, 7, {"relevance": 0.5, "coherence": 1.0})
-        assert len(server.asked) == 2  # equal items are asked once
-        again = reward(server, tmp_path, criteria=["relevance", "coherence"])
-        assert again.score(items("one")) == [scores[0]]
-        again.close()
+        assert len(server.asked) == 2
+        with reward(server, tmp_path, criteria=["relevance", "coherence"]) as again:
+            assert again.score(items("one")) == [scores[0]]
         assert len(server.asked) == 2
     assert judged.name == "judge/openai/m" and not judged.deterministic and not judged.inline
 
 
-def test_unjudged_completion_is_unscored_and_never_zero(tmp_path: Path) -> None:
+def test_judge_reward_never_gives_zero_to_an_unjudged_completion(tmp_path: Path) -> None:
     def judge(asked: Any) -> Any:
         return "I would rather not." if "bad" in asked.texts["candidate"] else counts_words(asked)
 
-    with JudgeServer(judge) as server:
-        judged = reward(server, tmp_path, max_retries=0)
+    with JudgeServer(judge) as server, reward(server, tmp_path, max_retries=0) as judged:
         bad, good = judged.score(items("bad", "a b c d e"))
-        judged.close()
     assert (bad.score, bad.class_id) == (None, WRONG_CLASS)
     assert "judge/openai/m: " in str(bad.error)
     assert good.score == 1.0
-
-
-def test_a_reached_budget_leaves_the_rest_unscored_with_the_reason(tmp_path: Path) -> None:
-    with JudgeServer(counts_words) as server:
-        judged = reward(server, tmp_path, concurrency=1, budget={"max_tokens": 330})
-        first = judged.score(items("a", "a b", "a b c", "a b c d"))
-        later = judged.score(items("x y", "z"))
-        judged.close()
-        assert len(server.asked) == 3  # 110 tokens each
-    assert [score.score for score in first] == [0.0, 0.25, 0.5, None]
-    assert all("judge.budget.max_tokens=330" in str(score.error) for score in [first[3], *later])
-    assert [score.score for score in later] == [None, None]
-
-
-def test_an_endpoint_that_refuses_for_good_unscores_instead_of_raising(tmp_path: Path) -> None:
-    with JudgeServer(lambda asked: Reply("no such model", status=404)) as server:
-        judged = reward(server, tmp_path)
+    absent = JudgeServer(lambda asked: Reply("no such model", status=404))
+    with absent as server, reward(server, tmp_path / "absent") as judged:
         scores = judged.score(items("a", "b"))
-        judged.close()
     assert all(score.score is None and "judge.model='m'" in str(score.error) for score in scores)
 
 
-def test_two_replicas_share_answers_and_budget(tmp_path: Path) -> None:
-    with JudgeServer(counts_words) as server:
-        settings: dict[str, Any] = {"concurrency": 1, "budget": {"max_tokens": 330}}
-        one, other = reward(server, tmp_path, **settings), reward(server, tmp_path, **settings)
+def test_judge_reward_replicas_share_answers_and_budget(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"concurrency": 1, "budget": {"max_tokens": 330}}  # 110 tokens each
+    with (
+        JudgeServer(counts_words) as server,
+        reward(server, tmp_path, **settings) as one,
+        reward(server, tmp_path, **settings) as other,
+    ):
         assert one.score(items("a", "a b"))[1].score == 0.25
         assert other.score(items("a b"))[0].score == 0.25
         assert len(server.asked) == 2
-        assert other.score(items("a b c"))[0].score == 0.5
-        (refused,) = one.score(items("a b c d"))
-        assert refused.score is None and "330 of judge.budget.max_tokens=330" in str(refused.error)
-        one.close()
-        other.close()
+        scored, *refused = other.score(items("a b c", "a b c d", "z"))
+        refused += one.score(items("x y"))
         assert len(server.asked) == 3
+    assert scored.score == 0.5
+    assert all(score.score is None and "judge.budget.max_tokens=330" in str(score.error) for score in refused)
 
 
 WRITER = """
@@ -123,12 +113,11 @@ for at in range(200):
 """
 
 
-def test_concurrent_writers_lose_no_answer(tmp_path: Path) -> None:
+def test_shared_cache_loses_no_answer_of_concurrent_writers(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
     with SharedAnswerCache(file) as cache:
-        writers = [
-            subprocess.Popen([sys.executable, "-c", WRITER, str(file), name]) for name in ("one", "other")
-        ]
+        command = [sys.executable, "-c", WRITER, str(file)]
+        writers = [subprocess.Popen([*command, name]) for name in ("one", "other")]
         assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
         assert cache.paid_elsewhere() == Usage(400, 400, 0, 400)
         assert cache.paid_elsewhere() == Usage()
@@ -138,7 +127,7 @@ def test_concurrent_writers_lose_no_answer(tmp_path: Path) -> None:
     assert len(file.read_text().splitlines()) == 400
 
 
-def test_the_end_of_a_writer_that_died_is_cut_off(tmp_path: Path) -> None:
+def test_shared_cache_cuts_off_the_end_of_a_dead_writer(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
     with SharedAnswerCache(file) as one, SharedAnswerCache(file) as other:
         one.put("first", ANSWER)
@@ -150,13 +139,8 @@ def test_the_end_of_a_writer_that_died_is_cut_off(tmp_path: Path) -> None:
     assert [json.loads(line)["key"] for line in file.read_text().splitlines()] == ["first", "second"]
 
 
-def test_without_its_key_a_judge_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from polyray.config.task import HiddenTrapGridSpec
-    from polyray.errors import ConfigError
-    from polyray.rewards import plan_reward
-
+def test_judge_reward_without_its_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
-    with JudgeServer(counts_words) as server:
-        spec = JudgeRewardSpec(judge=server.spec(api_key_env="NO_SUCH_KEY"))
+    judge = JudgeSpec(provider="openai", model="m", api_key_env="NO_SUCH_KEY")
     with pytest.raises(ConfigError, match="NO_SUCH_KEY"):
-        plan_reward(spec, HiddenTrapGridSpec())
+        plan_reward(JudgeRewardSpec(judge=judge), HiddenTrapGridSpec())

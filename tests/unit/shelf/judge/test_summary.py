@@ -29,17 +29,12 @@ def row(
     )  # fmt: skip
 
 
-def pair(
-    task: str, orders: tuple[str, str], wit: str = "tie", models: tuple[str, str] = ("new", "old")
-) -> Judgement:
-    verdict = orders[0] if orders[0] == orders[1] else "tie"
-    result = {
-        "verdict": verdict,
-        "criteria": {"wit": wit},
-        "orders": list(orders),
-        "flipped": len(set(orders)) > 1,
-    }
-    return row("pairwise", task, result, models)
+def pair(task: str, orders: str, wit: str = "tie", model: str = "new") -> Judgement:
+    """A pair with the verdicts of two orders, such as "a b"."""
+    first, second = orders.split()
+    verdict = first if first == second else "tie"
+    sides = {"orders": [first, second], "flipped": first != second}
+    return row("pairwise", task, {"verdict": verdict, "criteria": {"wit": wit}, **sides}, (model, "old"))
 
 
 def interval(values: list[float], clusters: list[str]) -> dict[str, float]:
@@ -49,49 +44,46 @@ def interval(values: list[float], clusters: list[str]) -> dict[str, float]:
 
 def test_win_rates_count_ties_as_half_and_weigh_prompts_equally() -> None:
     rows = [
-        pair("a1", ("a", "a"), wit="a"),
-        pair("a1", ("b", "b"), wit="a"),  # two pairs of one prompt: its value is 0.5
-        pair("a2", ("a", "a"), wit="b"),
-        pair("b1", ("a", "b"), wit="tie"),  # first in either order: a tie
-        pair("b2", ("tie", "tie"), wit="a"),
-        pair("b2", ("b", "b"), models=("third", "old")),
+        pair("a1", "a a", wit="a"),
+        pair("a1", "b b", wit="a"),  # two pairs of one prompt: its value is 0.5
+        pair("a2", "a a", wit="b"),
+        pair("b1", "a b", wit="tie"),  # first in either order: a tie
+        pair("b2", "tie tie", wit="a"),
+        pair("b2", "b b", model="third"),
     ]
-    summary = summarise(rows, INTERVALS)
-    first, second = summary["pairs"]
+    first, second = summarise(rows, INTERVALS)["pairs"]
     assert (first["model"], first["baseline"]) == ("new", "old")
     assert first["win_rate"] == interval([0.5, 1.0, 0.5, 0.5], ["a", "a", "b", "b"])
-    assert first["win_rate"]["value"] == 0.625
     assert (first["wins"], first["ties"], first["losses"]) == (2, 2, 1)
     assert first["criteria"]["wit"]["win_rate"]["value"] == pytest.approx((1.0 + 0.0 + 0.5 + 1.0) / 4)
     assert (second["model"], second["win_rate"]["value"]) == ("third", 0.0)
 
 
-def test_position_bias() -> None:
+def test_position_bias_counts_decided_answers_of_each_prompt() -> None:
     rows = [
-        pair("a1", ("a", "b")),  # whoever is first: two of two, reversed
-        pair("a2", ("a", "a")),  # one of two
-        pair("b1", ("tie", "b")),  # one decided answer, in which the first one (b) won; flipped, not reversed
-        pair("b2", ("b", "a")),  # whoever is second: none of two, reversed
-        pair("c1", ("tie", "tie")),
+        pair("a1", "a b"),  # the first of both orders: two of two, reversed
+        pair("a2", "a a"),  # one of two
+        pair("b1", "tie b"),  # one decided answer, in which the first one (b) won; flipped, not reversed
+        pair("b2", "b a"),  # the second of both orders: none of two, reversed
+        pair("c1", "tie tie"),
     ]
     bias = summarise(rows, INTERVALS)["position_bias"]
     assert bias["n_decided_answers"] == 7
     # The mean over prompts of each prompt's share of decided answers: (1 + 1/2 + 1 + 0) / 4
     assert bias["first_share"] == interval([1.0, 0.5, 1.0, 0.0], ["a", "a", "b", "b"])
-    assert bias["flip_share"]["value"] == 0.6
-    assert (bias["reversals"], bias["n_pairs"]) == (2, 5)
+    assert (bias["flip_share"]["value"], bias["reversals"], bias["n_pairs"]) == (0.6, 2, 5)
 
 
-def test_a_rubric_has_means_per_criterion_and_model() -> None:
-    def scored(task: str, model: str, wit: int, depth: int) -> Judgement:
-        quality = (wit + depth - 2) / 8
-        return row("rubric", task, {"scores": {"wit": wit, "depth": depth}, "quality": quality}, (model,))
-
+def test_summary_of_rubrics_has_means_per_criterion_and_model() -> None:
+    scored = [("a1", "new", 5, 3), ("a1", "new", 3, 3), ("b1", "new", 2, 1), ("a1", "old", 1, 1)]
     rows = [
-        scored("a1", "new", 5, 3),
-        scored("a1", "new", 3, 3),
-        scored("b1", "new", 2, 1),
-        scored("a1", "old", 1, 1),
+        row(
+            "rubric",
+            task,
+            {"scores": {"wit": wit, "depth": depth}, "quality": (wit + depth - 2) / 8},
+            (model,),
+        )
+        for task, model, wit, depth in scored
     ]
     models = summarise(rows, INTERVALS)["models"]
     assert models["new"]["wit"] == interval([4.0, 2.0], ["a", "b"])
@@ -100,46 +92,37 @@ def test_a_rubric_has_means_per_criterion_and_model() -> None:
     assert models["old"]["wit"] == {"value": 1.0, "low": 1.0, "high": 1.0, "n_prompts": 1}
 
 
-def test_clusters_count_strategies_without_garbage() -> None:
-    rows = [
-        row("cluster", "a1", {"classes": [0, 1, -1, 0]}, ("new",) * 4),
-        row("cluster", "b1", {"classes": [-1, -1]}, ("new",) * 2),
-    ]
+def test_summary_of_clusters_counts_strategies_without_garbage() -> None:
+    classes = {"a1": [0, 1, -1, 0], "b1": [-1, -1]}
+    rows = [row("cluster", task, {"classes": own}, ("new",) * len(own)) for task, own in classes.items()]
     values = summarise(rows, INTERVALS)["models"]["new"]
-    assert values["strategies"]["value"] == 1.0
-    assert values["strategies_per_candidate"]["value"] == 0.25
-    assert values["garbage_share"]["value"] == (0.25 + 1.0) / 2
+    names = ("strategies", "strategies_per_candidate", "garbage_share")
+    assert [values[name]["value"] for name in names] == [1.0, 0.25, (0.25 + 1.0) / 2]
 
 
-def test_unjudged_items_are_counted_and_in_no_mean() -> None:
-    rows = [
-        pair("a1", ("a", "a")),
-        row("pairwise", "a2", {}, reason="invalid answer in 3 tries, the last one: empty"),
-        row("pairwise", "b1", {}, reason="invalid answer in 3 tries, the last one: no JSON"),
-        row("pairwise", "b2", {}, reason="no answer: 6 attempts failed"),
-    ]
-    summary = summarise(rows, INTERVALS)
+def test_summary_counts_unjudged_items_and_leaves_them_out_of_means() -> None:
+    reasons = {
+        "a2": "invalid answer in 3 tries: empty",
+        "b1": "invalid answer in 3 tries",
+        "b2": "no answer: x",
+    }
+    unjudged = [row("pairwise", task, {}, reason=reason) for task, reason in reasons.items()]
+    summary = summarise([pair("a1", "a a"), *unjudged], INTERVALS)
     assert (summary["n_items"], summary["n_judged"], summary["n_unjudged"]) == (4, 1, 3)
     assert summary["unjudged_reasons"] == {"invalid answer": 2, "no answer": 1}
     assert summary["pairs"][0]["win_rate"]["value"] == 1.0
-    assert summary["usage"] == {
-        "requests": 8, "input_tokens": 800, "cached_tokens": 320, "output_tokens": 80, "cost_usd": 0.004,
-    }  # fmt: skip
+    usage = {"requests": 8, "input_tokens": 800, "cached_tokens": 320, "output_tokens": 80, "cost_usd": 0.004}
+    assert summary["usage"] == usage
     table = summary_table(summary)
     assert "1 of 4 judged (3 unjudged, 2 invalid answer, 1 no answer)" in table
     assert "800 + 80 tokens, $0.0040" in table
-
-
-def test_summary_without_judged_items_has_no_numbers() -> None:
-    summary = summarise([row("pairwise", "a1", {}, reason="no answer: x")], INTERVALS)
-    assert summary["pairs"] == []
-    assert summary["position_bias"]["first_share"] is None
-    assert "won - of 0 decided answers" in summary_table(summary)
+    empty = summarise(unjudged, INTERVALS)
+    assert empty["pairs"] == [] and empty["position_bias"]["first_share"] is None
+    assert "won - of 0 decided answers" in summary_table(empty)
     assert "nothing was judged" in summary_table(summarise([]))
 
 
-def test_the_table_shows_every_pair() -> None:
-    lines = summary_table(summarise([pair("a1", ("a", "a")), pair("b1", ("a", "a"))], INTERVALS)).splitlines()
-    assert lines[0].split() == ["model", "against", "win", "rate", "wins", "ties", "losses"]
+def test_summary_table_shows_every_pair_and_the_bias() -> None:
+    lines = summary_table(summarise([pair("a1", "a a"), pair("b1", "a a")], INTERVALS)).splitlines()
     assert lines[1].split() == ["new", "old", "1.000", "[1.000,", "1.000]", "2", "0", "0"]
-    assert "position bias: the text shown first won 0.500" in lines[2]
+    assert "the text shown first won 0.500" in lines[2]

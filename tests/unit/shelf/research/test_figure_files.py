@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import builtins
 import csv
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 import pytest
 
 from polyray.report.figures import DECORATION
+from polyray.report.overview import ARROWS, BOXES, overview_figure
 from polyray.shelf.research.figure_files import export_figures, figure_data, for_print
 
 
@@ -20,55 +21,38 @@ def rows(figure: go.Figure) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(figure_data(figure))))
 
 
-def test_a_line_per_point_with_its_error_bars() -> None:
+def test_figure_data_has_a_row_per_point_with_error_bars() -> None:
     figure = go.Figure()
-    figure.add_trace(go.Scatter(x=[1, 2], y=[0.5, 0.25], name="A"))
+    figure.add_trace(go.Scatter(x=np.arange(1, 3), y=np.array([0.5, 0.25]), name="A"))
     error = {"type": "data", "symmetric": False, "array": [0.1], "arrayminus": [0.2]}
     figure.add_trace(go.Bar(x=["a, b"], y=[3], error_y=error))
     figure.add_vline(x=1)
-    assert rows(figure) == [
-        {"trace": "A", "kind": "scatter", "x": "1", "y": "0.5", "y_above": "", "y_below": ""},
-        {"trace": "A", "kind": "scatter", "x": "2", "y": "0.25", "y_above": "", "y_below": ""},
-        {"trace": "1", "kind": "bar", "x": "a, b", "y": "3", "y_above": "0.1", "y_below": "0.2"},
+    assert [list(row.values()) for row in rows(figure)] == [
+        ["A", "scatter", "1", "0.5", "", ""],
+        ["A", "scatter", "2", "0.25", "", ""],
+        ["1", "bar", "a, b", "3", "0.1", "0.2"],
     ]
+    assert list(rows(figure)[0]) == ["trace", "kind", "x", "y", "y_above", "y_below"]
 
 
-def test_rows_have_a_line_per_cell_for_arrays_and_lists() -> None:
-    grid = np.array([[1.5, 2.5], [3.5, 4.5], [5.5, 6.5]])
-    expected = [("q", "0", "1.5"), ("k", "0", "2.5"), ("q", "1", "3.5"), ("k", "1", "4.5"), ("q", "2", "5.5"),
-                ("k", "2", "6.5")]  # fmt: skip
+def test_figure_data_has_a_row_per_cell_for_arrays_and_lists() -> None:
+    grid = np.array([[1.5, 2.5], [3.5, 4.5]])
     for z in (grid, grid.tolist()):
-        found = rows(go.Figure(go.Heatmap(x=["q", "k"], y=["0", "1", "2"], z=z)))
-        assert [(row["x"], row["y"], row["z"]) for row in found] == expected
-    (row, *_) = rows(go.Figure(go.Scatter(x=np.arange(3), y=np.array([0.1, 0.2, 0.3]))))
-    assert (row["x"], row["y"]) == ("0", "0.1")
-
-
-def test_print_is_black_on_white_and_the_page_keeps_its_figure() -> None:
-    figure = go.Figure(go.Scatter(y=[1]), layout={"paper_bgcolor": "rgba(0,0,0,0)"})
-    printed = for_print(figure).to_dict()["layout"]
-    assert (printed["paper_bgcolor"], printed["font"]["color"]) == ("#ffffff", "#1d2229")
-    assert figure.to_dict()["layout"]["paper_bgcolor"] == "rgba(0,0,0,0)"
+        found = rows(go.Figure(go.Heatmap(x=["q", "k"], y=["0", "1"], z=z)))
+        assert [row["x"] + row["y"] + row["z"] for row in found] == ["q01.5", "k02.5", "q13.5", "k14.5"]
 
 
 def test_export_without_kaleido_writes_data_and_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = builtins.__import__
-
-    def missing(name: str, *rest: Any, **options: Any) -> Any:
-        if name == "kaleido":
-            raise ImportError(name)
-        return real(name, *rest, **options)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+    monkeypatch.setitem(sys.modules, "kaleido", None)
     done = export_figures({"one": go.Figure(go.Scatter(y=[2]))}, tmp_path / "out")
     assert [path.name for path in done.files] == ["one.csv"]
     assert done.trouble is not None and "pip install 'polyray[research]'" in done.trouble
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.csv"]
 
 
-def test_a_browser_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_without_a_browser_names_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("kaleido")
 
     def fail_without_a_browser(**_: Any) -> None:
@@ -80,7 +64,7 @@ def test_a_browser_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.slow  # a browser starts
-def test_browser_draws_svg_and_pdf(tmp_path: Path) -> None:
+def test_export_with_a_browser_draws_svg_and_pdf(tmp_path: Path) -> None:
     pytest.importorskip("kaleido")
     figure = go.Figure(go.Scatter(x=[1, 2], y=[1, 2], name="λ = 0.25"), layout={"title": {"text": "λ and φ"}})
     done = export_figures({"one": figure}, tmp_path)
@@ -90,27 +74,31 @@ def test_browser_draws_svg_and_pdf(tmp_path: Path) -> None:
     assert (tmp_path / "one.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_the_picture_of_the_method_names_every_station() -> None:
-    from polyray.report.overview import ARROWS, BOXES, overview_figure
-
+def test_overview_figure_names_every_box_and_arrow() -> None:
     keys = [box.key for box in BOXES]
-    assert all(start in keys and end in keys for start, end, _ in ARROWS)
     assert {end for _, end, _ in ARROWS} == set(keys) - {"prompt"}
+    assert {start for start, _, _ in ARROWS} <= set(keys)
     figure = overview_figure()
     assert [row["text"].partition("</b>")[0] for row in rows(figure)] == [f"<b>{box.title}" for box in BOXES]
     layout = figure.to_dict()["layout"]
     assert sum(bool(entry.get("showarrow")) for entry in layout["annotations"]) == len(ARROWS)
 
 
-def test_on_paper_lines_have_a_legend_and_no_name_comes_twice() -> None:
-    figure = go.Figure(layout={"showlegend": False})
-    for name in ("A", "B", "A"):
-        figure.add_trace(go.Scatter(x=[1, 2], y=[1, 2], mode="lines", name=name))
-    figure.add_trace(go.Scatter(x=[1, 2], y=[1, 2], mode="lines", name="A", fill="toself"))
-    figure.add_trace(go.Scatter(x=[1, 2], y=[1, 2], mode="lines", name="raw", meta=DECORATION))
+def test_for_print_is_black_on_white_with_a_legend_of_lines() -> None:
+    figure = go.Figure(layout={"showlegend": False, "paper_bgcolor": "rgba(0,0,0,0)"})
+    for name, more in (
+        ("A", {}),
+        ("B", {}),
+        ("A", {}),
+        ("A", {"fill": "toself"}),
+        ("raw", {"meta": DECORATION}),
+    ):
+        figure.add_trace(go.Scatter(x=[1, 2], y=[1, 2], mode="lines", name=name, **more))
+    before = figure.to_dict()["layout"]
     printed = for_print(figure).to_dict()
+    assert (printed["layout"]["paper_bgcolor"], printed["layout"]["font"]["color"]) == ("#ffffff", "#1d2229")
     assert [trace["showlegend"] for trace in printed["data"]] == [True, True, False, False, False]
-    assert printed["layout"]["showlegend"] and not figure.to_dict()["layout"]["showlegend"]
+    assert printed["layout"]["showlegend"] and figure.to_dict()["layout"] == before
     assert "raw" not in {row["trace"] for row in rows(figure)}
     one = go.Figure(go.Scatter(x=[1], y=[1], mode="lines", name="A"), layout={"showlegend": False})
     assert not for_print(one).to_dict()["layout"]["showlegend"]

@@ -10,10 +10,17 @@ import pytest
 from polyray.cli.analyze_figures import analyze_figures
 from polyray.report.arms import collect_arms
 from polyray.report.run_data import load_report_data
+from polyray.shelf.research.evaluated import theory
 from polyray.shelf.research.figures import research_figures, usq_figure
 from tests.unit.report.report_fixtures import write_evaluation, write_training_run
 
 MODELS = {"A": [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]], "B": [[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]}
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(theory, "REFITS", 5)
+    monkeypatch.setattr(theory, "TEST_RESAMPLES", 9)
 
 
 def test_usq_figure_has_a_point_per_k(tmp_path: Path) -> None:
@@ -28,7 +35,7 @@ def test_usq_figure_has_a_point_per_k(tmp_path: Path) -> None:
     assert [trace["name"] for trace in figure["data"]] == ["A", "B"]
 
 
-def test_research_figures_are_the_ones_that_the_runs_have(tmp_path: Path) -> None:
+def test_research_figures_follow_what_the_runs_have(tmp_path: Path) -> None:
     run = write_training_run(tmp_path / "runs" / "a-seed0", {"type": "grpo"})
     assert list(research_figures([run])) == ["1-method"]
     lines = [{"step": step, "pass_at_1": 0.3, "diversity": 0.2} for step in (0, 4)]
@@ -40,7 +47,7 @@ def test_research_figures_are_the_ones_that_the_runs_have(tmp_path: Path) -> Non
     assert list(research_figures([run, tmp_path / "runs" / "e"])) == names
 
 
-def test_the_job_writes_the_data_of_every_figure(
+def test_analyze_figures_writes_the_data_of_every_figure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("polyray.shelf.research.figure_files._write_images", lambda *_: "no browser here")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import ks_2samp
 
 from polyray.config.curate import PartsSpec
 from polyray.config.loader import build_config
@@ -25,6 +26,8 @@ from polyray.shelf.preferences.curation.statistics import (
 from polyray.shelf.preferences.engagement import EngagementRecord
 from tests.unit.shelf.preferences.curation.builders import record
 
+SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
+
 
 def clustered(seed: int, number: int) -> dict[str, list[float]]:
     """Clusters of 1 to 12 records whose engagement depends on the cluster."""
@@ -35,37 +38,36 @@ def clustered(seed: int, number: int) -> dict[str, list[float]]:
     }
 
 
-SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
+def records_of(clusters: dict[str, list[float]]) -> list[EngagementRecord]:
+    return [
+        record(f"{name}-{at}", engagement=value, cluster_id=name)
+        for name, values in clusters.items()
+        for at, value in enumerate(values)
+    ]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10_000), st.integers(3, 60), st.integers(1, 12), st.integers(0, 3))
-def test_every_cluster_has_one_part_and_no_part_is_empty(
-    seed: int, number: int, strata: int, split: int
-) -> None:
+def test_divide_fills_every_part_and_ignores_order(seed: int, number: int, strata: int, split: int) -> None:
     clusters = clustered(seed, number)
     part_of = divide(clusters, SHARES, strata=strata, seed=split)
-    assert set(part_of) == set(clusters)
-    assert set(part_of.values()) == set(SHARES)
+    assert set(part_of) == set(clusters) and set(part_of.values()) == set(SHARES)
     turned = dict(reversed([(name, values[::-1]) for name, values in clusters.items()]))
     assert divide(turned, SHARES, strata=strata, seed=split) == part_of
 
 
-def test_shares_hold_and_seeds_differ() -> None:
+def test_divide_holds_shares_of_records_for_every_seed() -> None:
     clusters = clustered(0, 400)
-    total = sum(len(values) for values in clusters.values())
+    total = sum(map(len, clusters.values()))
     splits = [divide(clusters, SHARES, strata=10, seed=seed) for seed in range(3)]
     for part_of in splits:
-        records = Counter()
-        for name, values in clusters.items():
-            records[part_of[name]] += len(values)
         for part, share in SHARES.items():
-            assert records[part] / total == pytest.approx(share, abs=0.003)
-    moved = sum(splits[0][name] != splits[1][name] for name in clusters)
-    assert moved > 0.2 * len(clusters)
+            number = sum(len(values) for name, values in clusters.items() if part_of[name] == part)
+            assert number / total == pytest.approx(share, abs=0.003)
+    assert sum(splits[0][name] != splits[1][name] for name in clusters) > 0.2 * len(clusters)
 
 
-def test_strata_make_parts_more_alike_than_chance() -> None:
+def test_divide_by_strata_makes_parts_more_alike_than_chance() -> None:
     def distance(strata: int) -> float:
         found = []
         for seed in range(12):
@@ -80,51 +82,32 @@ def test_strata_make_parts_more_alike_than_chance() -> None:
     assert distance(10) < 0.8 * distance(1)
 
 
-def test_large_clusters_are_shared_out_too() -> None:
-    clusters = {f"big{at}": [0.0] * 16 for at in range(20)} | {f"small{at}": [0.0] for at in range(200)}
-    part_of = divide(clusters, {"a": 0.5, "b": 0.5}, strata=4, seed=0)
-    big = Counter(part for name, part in part_of.items() if name.startswith("big"))
-    small = Counter(part for name, part in part_of.items() if name.startswith("small"))
-    assert big == {"a": 10, "b": 10} and small == {"a": 100, "b": 100}
-
-
-def test_too_few_clusters_are_refused() -> None:
+def test_divide_refuses_too_few_clusters() -> None:
+    clusters = {"a": [1.0], "b": [2.0]}
     with pytest.raises(ValueError, match=r"2 clusters .*train, validation, test"):
-        divide({"a": [1.0], "b": [2.0]}, SHARES, strata=1, seed=0)
-    part_of = divide({"a": [1.0], "b": [2.0]}, {**SHARES, "validation": 0.0}, strata=1, seed=0)
+        divide(clusters, SHARES, strata=1, seed=0)
+    part_of = divide(clusters, {**SHARES, "validation": 0.0}, strata=1, seed=0)
     assert set(part_of.values()) == {"train", "test"}
 
 
-def records_of(clusters: dict[str, list[float]]) -> list[EngagementRecord]:
-    return [
-        record(f"{name}-{at}", engagement=value, cluster_id=name)
-        for name, values in clusters.items()
-        for at, value in enumerate(values)
-    ]
-
-
-def test_phases_divide_the_training_part_only() -> None:
+def test_assign_parts_divides_phases_in_the_training_part_only() -> None:
     clusters = clustered(5, 200)
-    place = assign_parts(records_of(clusters), PartsSpec(sft_share=0.25), seed=3)
+    rows = records_of(clusters)
+    place = assign_parts(rows, PartsSpec(sft_share=0.25), seed=3)
     phases: Counter[str | None] = Counter()
     for name, (part, phase) in place.items():
         assert (phase is None) == (part != "train")
         phases[phase] += len(clusters[name])
     assert phases["sft"] / (phases["sft"] + phases["rl"]) == pytest.approx(0.25, abs=0.01)
-    everything = assign_parts(
-        records_of(clusters), PartsSpec(sft_share=1, test_share=0, validation_share=0), seed=3
-    )
+    everything = assign_parts(rows, PartsSpec(sft_share=1, test_share=0, validation_share=0), seed=3)
     assert set(everything.values()) == {("train", "sft")}
-
-
-def test_shares_without_a_training_part_are_refused() -> None:
+    random.Random(0).shuffle(rows)
+    assert assign_parts(rows, PartsSpec(sft_share=0.25), seed=3) == place
     with pytest.raises(ConfigError, match=r"test_share=0\.5 .*validation_share=0\.5"):
         build_config(PartsSpec, {"test_share": 0.5, "validation_share": 0.5})
 
 
-def test_kolmogorov_smirnov_is_scipys() -> None:
-    from scipy.stats import ks_2samp
-
+def test_kolmogorov_smirnov_matches_scipy() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         a, b = rng.integers(0, 6, 15).tolist(), rng.integers(1, 8, 22).tolist()
@@ -133,12 +116,13 @@ def test_kolmogorov_smirnov_is_scipys() -> None:
         kolmogorov_smirnov([], [1.0])
 
 
-def test_strata_of_discrete_engagement() -> None:
+def test_balance_of_discrete_engagement_has_shares_of_strata() -> None:
     values = [0.0] * 6 + [1.0, 2.0, 3.0, 9.0]
     assert stratum_edges(values, 5) == [0.0, 2.0]
     assert stratum_edges([4.0, 4.0], 5) == []
+    train = (0, 1, 2, 3, 9)
     rows = [
-        record(f"r{at}", engagement=value, part="train" if at in (0, 1, 2, 3, 9) else "test")
+        record(f"r{at}", engagement=value, part="train" if at in train else "test")
         for at, value in enumerate(values)
     ]
     found = balance(rows, 5)
@@ -147,31 +131,17 @@ def test_strata_of_discrete_engagement() -> None:
     assert set(found["groups"]) == {"train", "test"}
 
 
-def test_distribution_by_hand() -> None:
+def test_distribution_has_quantiles_and_deviation() -> None:
     found = distribution([4, 1, 2, 3, 5])
-    assert (found["count"], found["mean"], found["q0"], found["q25"], found["q50"], found["q100"]) == (
-        5,
-        3,
-        1,
-        2,
-        3,
-        5,
-    )
+    assert [found[name] for name in ("count", "mean", "q0", "q25", "q50", "q100")] == [5, 3, 1, 2, 3, 5]
     assert found["std"] == pytest.approx(2**0.5)
     assert distribution([])["mean"] is None
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from("ab")), max_size=10))
-def test_the_number_of_comparable_pairs(items: list[tuple[int, str]]) -> None:
+def test_num_comparable_pairs_matches_brute_force(items: list[tuple[int, str]]) -> None:
     rows = [record(str(at), engagement=value, prompt_id=name) for at, (value, name) in enumerate(items)]
-    expected = sum(
-        a.prompt_id == b.prompt_id and a.engagement != b.engagement for a, b in combinations(rows, 2)
-    )
+    pairs = combinations(rows, 2)
+    expected = sum(a.prompt_id == b.prompt_id and a.engagement != b.engagement for a, b in pairs)
     assert num_comparable_pairs(rows) == expected
-
-
-def test_the_input_order_of_records_is_of_no_importance() -> None:
-    rows = records_of(clustered(9, 80))
-    place = assign_parts(rows, PartsSpec(), seed=1)
-    random.Random(0).shuffle(rows)
-    assert assign_parts(rows, PartsSpec(), seed=1) == place

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import random
-from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -25,42 +23,23 @@ from polyray.config.loader import build_config
 from polyray.errors import ConfigError, DataError
 from polyray.shelf.preferences.engagement import import_records, import_source
 from polyray.shelf.preferences.engagement.priors import estimated_prior
-from tests.data_sets import shared_data
 
-THREAD: dict[str, Any] = {
-    "id": "q1",
-    "title": "Sources?",
-    "text": "Should we cite?",
-    "created": "2011-10-11T00:00:00",
-    "url": "https://history.example/q/1",
-    "license": "CC BY-SA 3.0",
-    "replies": [
-        {
-            "id": "a2",
-            "kind": "answer",
-            "parent": "q1",
-            "text": "Yes.",
-            "score": 5,
-            "created": "2011-10-11T00:02:00",
-        },
-        {
-            "id": "a3",
-            "kind": "answer",
-            "parent": "q1",
-            "text": "No.",
-            "score": -1,
-            "created": "2011-10-11T00:01:00",
-        },
-        {
-            "id": "c4",
-            "kind": "comment",
-            "parent": "a2",
-            "text": "Why?",
-            "score": 0,
-            "created": "2011-10-11T00:02:30",
-        },
-    ],
-}
+
+def reply(name: str, parent: str, text: str, score: int, second: int, kind: str = "answer") -> dict[str, Any]:
+    created = f"2011-10-11T00:{second // 60:02}:{second % 60:02}"
+    return {"id": name, "kind": kind, "parent": parent, "text": text, "score": score, "created": created}
+
+
+def thread(number: int, title: str, *replies: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": f"q{number}",
+        "title": title,
+        "text": "Should we cite?",
+        "created": "2011-10-11T00:00:00",
+        "url": f"https://history.example/q/{number}",
+        "license": "CC BY-SA 3.0",
+        "replies": list(replies) or [reply("a2", f"q{number}", "Yes.", 5, 120)],
+    }
 
 
 def write(path: Path, rows: list[Any]) -> str:
@@ -68,20 +47,18 @@ def write(path: Path, rows: list[Any]) -> str:
     return str(path)
 
 
-def test_threads(tmp_path: Path) -> None:
-    path = write(tmp_path / "threads.jsonl", [THREAD])
-    yes, no, why = import_records(StackExchangeSource(path=path))
-    assert yes.record_id == "history.example/q1/a2"
-    assert yes.prompt == "Sources?\n\nShould we cite?"
-    assert why.prompt == "Sources?\n\nYes."
+def test_threads_become_records_with_time_and_position(tmp_path: Path) -> None:
+    replies = [reply("a2", "q1", "Yes.", 5, 120), reply("a3", "q1", "No.", -1, 60)]
+    rows = [thread(1, "Sources?", *replies, reply("c4", "a2", "Why?", 0, 150, "comment"))]
+    path = write(tmp_path / "threads.jsonl", rows)
+    found = import_records(StackExchangeSource(path=path))
+    yes, no, why = found
+    assert [r.record_id for r in found] == [f"history.example/q1/{name}" for name in ("a2", "a3", "c4")]
+    assert (yes.prompt, why.prompt) == ("Sources?\n\nShould we cite?", "Sources?\n\nYes.")
     assert yes.prompt_id == no.prompt_id == "history.example/q1/q1/answer"
     assert why.prompt_id == "history.example/q1/a2/comment"
-    assert {r.cluster_id for r in (yes, no, why)} == {"thread:history.example/q1"}
-    assert [(r.engagement, r.position, r.age_s) for r in (yes, no, why)] == [
-        (5, 1, 120),
-        (-1, 0, 60),
-        (0, 0, 30),
-    ]
+    assert {r.cluster_id for r in found} == {"thread:history.example/q1"}
+    assert [(r.engagement, r.position, r.age_s) for r in found] == [(5, 1, 120), (-1, 0, 60), (0, 0, 30)]
     assert (yes.licence, yes.url, yes.kind) == ("CC BY-SA 3.0", "https://history.example/q/1", "answer")
     only = import_source(StackExchangeSource(path=path, kind="comment"))
     assert [r.record_id for r in only.records] == ["history.example/q1/c4"]
@@ -89,40 +66,24 @@ def test_threads(tmp_path: Path) -> None:
 
 
 def test_threads_with_one_prompt_are_one_cluster(tmp_path: Path) -> None:
-    def thread(number: int, title: str) -> dict[str, Any]:
-        reply = {**THREAD["replies"][0], "parent": f"q{number}"}
-        url = f"https://history.example/q/{number}"
-        return {**THREAD, "id": f"q{number}", "url": url, "title": title, "replies": [reply]}
-
-    other, alone = thread(9, "sources"), thread(0, "Dates?")
-    records = import_records(StackExchangeSource(path=write(tmp_path / "t.jsonl", [other, THREAD, alone])))
-    clusters = {r.record_id.split("/")[1]: r.cluster_id for r in records}
-    assert clusters == {
-        "q0": "thread:history.example/q0",
-        "q1": "thread:history.example/q1",
-        "q9": "thread:history.example/q1",
+    rows = [thread(9, "sources"), thread(1, "Sources?"), thread(0, "Dates?")]
+    records = import_records(StackExchangeSource(path=write(tmp_path / "t.jsonl", rows)))
+    clusters = {
+        r.record_id.split("/")[1]: r.cluster_id.removeprefix("thread:history.example/") for r in records
     }
+    assert clusters == {"q0": "q0", "q1": "q1", "q9": "q1"}
 
 
-def package(
-    test: str, headline: str, shown: int, clicks: int, image: str = "i1", **more: Any
-) -> dict[str, Any]:
-    return {
-        "test_id": test,
-        "headline": headline,
-        "impressions": shown,
-        "clicks": clicks,
-        "image_id": image,
-        "lede": f"Story of {test}.",
-        **more,
-    }
+def package(test: str, headline: str, shown: int, clicks: int, **more: Any) -> dict[str, Any]:
+    own = {"test_id": test, "headline": headline, "impressions": shown, "clicks": clicks}
+    return {**own, "image_id": "i1", "lede": f"Story of {test}.", **more}
 
 
-def test_headline_tests(tmp_path: Path) -> None:
+def test_headline_tests_are_pooled_and_joined_by_story(tmp_path: Path) -> None:
     rows = [
         package("t1", "Bees!", 1000, 30),
         package("t1", "Bees!", 1000, 10, excerpt="Own."),
-        package("t1", "Bees!", 500, 5, image="i2"),
+        package("t1", "Bees!", 500, 5, image_id="i2"),
         package("t1", "Wasps?", 1000, 5),
         package("t2", "Cows", 100, 1, lede="Story of T1"),
         package("t3", "Cats", 100, 1, week=201330),
@@ -152,88 +113,76 @@ EXPORT = [
 ]
 
 
-def test_an_export(tmp_path: Path) -> None:
-    records = import_records(ExportSource(path=write(tmp_path / "e.jsonl", EXPORT), origin="mine"))
-    by_text = {r.completion: r for r in records}
-    cat, no, tea = by_text["The cat is."], by_text["No."], by_text["Tea."]
-    assert (cat.engagement, cat.impressions, cat.origin) == (12.0, None, "mine")
-    assert cat.prompt_id == no.prompt_id != tea.prompt_id
-    assert (no.position, no.age_s, cat.position, cat.age_s) == (0, 0.0, 1, 1800.0)  # 13:00+01:00 is 12:00Z
-    assert (tea.position, tea.age_s) == (None, None)
-
-
-def test_columns_with_other_names_are_mapped(tmp_path: Path) -> None:
+def test_export_columns_with_other_names_are_mapped(tmp_path: Path) -> None:
     rows = [{"post": "Up early?", "text": "The cat.", "hearts": 2, "post_id": 7, "lang": "en", "likes": 99}]
+    path = write(tmp_path / "e.jsonl", rows)
     columns = {"prompt": "post", "completion": "text", "engagement": "hearts", "thread_id": "post_id"}
-    found = import_source(ExportSource(path=write(tmp_path / "e.jsonl", rows), columns=columns))
+    found = import_source(ExportSource(path=path, columns=columns))
     (record,) = found.records
     assert (record.prompt, record.completion, record.engagement) == ("Up early?", "The cat.", 2.0)
-    assert record.cluster_id == "thread:7"
-    assert found.notes == ("columns left alone: lang, likes",)
+    assert (record.cluster_id, found.notes) == ("thread:7", ("columns left alone: lang, likes",))
     with pytest.raises(DataError, match=r"e\.jsonl:1: .*'hearts'"):
-        import_source(ExportSource(path=str(tmp_path / "e.jsonl")))
-    with pytest.raises(
-        DataError, match=r"source\.columns names 'body', which is not a column; there are post"
+        import_source(ExportSource(path=path))
+    with pytest.raises(DataError, match=r"source\.columns names 'body', .*there are post"):
+        import_source(ExportSource(path=path, columns={**columns, "completion": "body"}))
+    for wrong, message in (
+        ({"reply": "text"}, r"columns\.reply: .*known: prompt, completion"),
+        ({"completion": "text", "prompt": "text"}, r"'text' .*two"),
     ):
-        import_source(ExportSource(path=str(tmp_path / "e.jsonl"), columns={**columns, "completion": "body"}))
-    with pytest.raises(ConfigError, match=r"columns\.reply: .*known: prompt, completion"):
-        build_config(ExportSource, {"columns": {"reply": "text"}})
-    with pytest.raises(ConfigError, match=r"'text' .*two"):
-        build_config(ExportSource, {"columns": {"completion": "text", "prompt": "text"}})
+        with pytest.raises(ConfigError, match=message):
+            build_config(ExportSource, {"columns": wrong})
 
 
-def test_impressions_make_log_odds(tmp_path: Path) -> None:
+def test_export_with_impressions_has_log_odds(tmp_path: Path) -> None:
     rows = [{"prompt": "p", "reply": f"r{at}", "likes": at, "impressions": 100 * at + 50} for at in range(4)]
     path = write(tmp_path / "e.jsonl", rows)
-    prior = estimated_prior([0, 1, 2, 3], [50, 150, 250, 350])
-    found = import_source(ExportSource(path=path))
-    for record in found.records:
-        at = int(record.completion[1:])
-        a, b = prior.rate * prior.impressions, (1 - prior.rate) * prior.impressions
-        assert record.engagement == pytest.approx(math.log((at + a) / (100 * at + 50 - at + b)))
-        assert (record.clicks, record.impressions) == (at, 100 * at + 50)
-    assert "Beta prior" in found.notes[0]
-    given = ExportSource(path=path, prior=BetaPriorSpec(rate=0.5, impressions=2))
-    assert {round(math.exp(r.engagement), 6) for r in import_records(given)} == {
-        round((at + 1) / (100 * at + 50 - at + 1), 6) for at in range(4)
-    }
+    estimated = estimated_prior([0, 1, 2, 3], [50, 150, 250, 350])
+    given = BetaPriorSpec(rate=0.5, impressions=2)
+    for spec, used in ((ExportSource(path=path), estimated), (ExportSource(path=path, prior=given), given)):
+        found = import_source(spec)
+        a, b = used.rate * used.impressions, (1 - used.rate) * used.impressions
+        for record in found.records:
+            at = int(record.completion[1:])
+            assert record.engagement == pytest.approx(math.log((at + a) / (100 * at + 50 - at + b)))
+            assert (record.clicks, record.impressions) == (at, 100 * at + 50)
     counts = import_records(ExportSource(path=path, scale="count"))
     assert sorted(r.engagement for r in counts) == [0, 1, 2, 3] and {r.clicks for r in counts} == {None}
-    mixed = write(tmp_path / "m.jsonl", [*rows, {"prompt": "p", "reply": "r", "likes": 1}])
-    with pytest.raises(DataError, match=r"m\.jsonl: 1 of 5 rows .*source\.scale=count"):
-        import_records(ExportSource(path=mixed))
-    more = write(tmp_path / "x.jsonl", [{"prompt": "p", "reply": "r", "likes": 9, "impressions": 3}])
-    with pytest.raises(DataError, match=r"engagement 9 of 'r' .*impressions 3"):
-        import_records(ExportSource(path=more))
+    more = [{"prompt": "p", "reply": "r", "likes": 9, "impressions": 3}]
+    for wrong, message in (
+        ([*rows, {"prompt": "p", "reply": "r", "likes": 1}], r"e\.jsonl: 1 of 5 rows .*source\.scale=count"),
+        (more, r"engagement 9 of 'r' .*impressions 3"),
+    ):
+        with pytest.raises(DataError, match=message):
+            import_records(ExportSource(path=write(tmp_path / "e.jsonl", wrong)))
 
 
-def test_the_prior_is_found_again() -> None:
+def test_estimated_prior_recovers_rate_and_weight() -> None:
     rng = np.random.default_rng(0)
     shown = rng.integers(500, 5000, 4000)
     clicks = rng.binomial(shown, rng.beta(0.02 * 400, 0.98 * 400, 4000))
     prior = estimated_prior(clicks.tolist(), shown.tolist())
     assert prior.rate == pytest.approx(0.02, rel=0.03)
     assert prior.impressions == pytest.approx(400, rel=0.1)
-
-
-def test_the_prior_at_its_ends() -> None:
-    same = estimated_prior([2, 4, 6], [100, 200, 300])  # no spread at all: as much weight as there is data
-    assert same.impressions == 600
+    assert (
+        estimated_prior([2, 4, 6], [100, 200, 300]).impressions == 600
+    )  # no spread: as much as there is data
+    assert estimated_prior([100, 0], [100, 100]).impressions == 1  # as far apart as can be
     assert estimated_prior([0, 0], [10, 10]).rate == pytest.approx(0.5 / 21)
-    assert 0 < estimated_prior([5], [5]).rate < 1
-    apart = estimated_prior([100, 0], [100, 100])  # as far apart as can be: hardly any weight
-    assert apart.impressions == 1
-    for clicks, shown in (([], []), ([0], [0])):
-        with pytest.raises(ValueError, match=r"no row .*impressions"):
-            estimated_prior(clicks, shown)
-    with pytest.raises(ValueError, match="0 <= clicks <= impressions"):
-        estimated_prior([2], [1])
+    for wrong, given, message in (([], [], "no row .*impressions"), ([2], [1], "0 <= clicks <= impressions")):
+        with pytest.raises(ValueError, match=message):
+            estimated_prior(wrong, given)
 
 
-def test_ids_stay_when_people_react_and_in_any_order(tmp_path: Path) -> None:
+def test_import_keeps_ids_after_reactions_and_in_any_order(tmp_path: Path) -> None:
     rows = [*EXPORT, EXPORT[2], {**EXPORT[2], "likes": 5}]
     before = import_records(ExportSource(path=write(tmp_path / "e.jsonl", rows)))
     assert len({r.record_id for r in before}) == 5
+    places = {r.completion: (r.position, r.age_s) for r in before}
+    assert places == {
+        "No.": (0, 0.0),
+        "The cat is.": (1, 1800.0),
+        "Tea.": (None, None),
+    }  # 13:00+01:00 is 12:00Z
     for seed in range(5):
         shuffled = rows[:]
         random.Random(seed).shuffle(shuffled)
@@ -249,7 +198,7 @@ def test_ids_stay_when_people_react_and_in_any_order(tmp_path: Path) -> None:
         import_records(ExportSource(path=write(tmp_path / "e.jsonl", own)))
 
 
-def test_a_data_set_saved_by_datasets_and_a_parquet_file_give_the_same(tmp_path: Path) -> None:
+def test_import_of_saved_data_sets_and_parquet_matches_jsonl(tmp_path: Path) -> None:
     import datasets
 
     rows = [{"prompt": r["prompt"], "reply": r["reply"], "likes": r["likes"]} for r in EXPORT]
@@ -267,13 +216,13 @@ def test_a_data_set_saved_by_datasets_and_a_parquet_file_give_the_same(tmp_path:
         import_records(HubSource(name=str(tmp_path / "dict"), split="test"))
 
 
-def test_unreachable_hub_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_import_of_an_unreachable_data_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match=r"source\.name='polyray/none', split 'train' .*network"):
         import_records(HubSource(name="polyray/none"))
 
 
-def test_records_of_an_earlier_run(tmp_path: Path) -> None:
+def test_import_of_curated_records_drops_their_parts(tmp_path: Path) -> None:
     records = import_records(ExportSource(path=write(tmp_path / "e.jsonl", EXPORT)))
     placed = [r.model_copy(update={"part": "train", "phase": "rl"}) for r in records]
     path = write(tmp_path / "r.jsonl", [r.model_dump() for r in placed])
@@ -281,39 +230,3 @@ def test_records_of_an_earlier_run(tmp_path: Path) -> None:
     pairs = write(tmp_path / "p.jsonl", [{"prompt": "p", "chosen": "a", "rejected": "b"}])
     with pytest.raises(DataError, match=r"p\.jsonl: .*pairs"):
         import_records(RecordsSource(path=pairs))
-
-
-@pytest.mark.parametrize("spec", [StackExchangeSource(), UpworthySource(), ExportSource()])
-def test_the_builtin_sets(spec: StackExchangeSource | UpworthySource | ExportSource) -> None:
-    records = import_records(spec)
-    assert len(records) == 36
-    assert len({r.cluster_id for r in records}) == 12
-    assert {r.licence for r in records} == {"Apache-2.0"}
-
-
-def test_history_meta_threads() -> None:
-    path = shared_data("social/history_meta_se_threads.jsonl.gz")
-    records = import_records(StackExchangeSource(path=str(path)))
-    assert len(records) == 6635
-    assert Counter(r.kind for r in records) == {"comment": 5176, "answer": 1459}
-    assert all(r.age_s is not None and r.position is not None and r.url and r.licence for r in records)
-
-
-def test_upworthy_archive() -> None:
-    path = shared_data("social/upworthy_exploratory.jsonl.gz")
-    found = import_source(UpworthySource(path=str(path)))
-    assert (found.num_rows, len(found.records), sum(found.left_out.values())) == (22666, 15377, 22666 - 15377)
-    cluster_of = {record.record_id.split("/")[0]: record.cluster_id for record in found.records}
-    sharing: dict[str, set[str]] = defaultdict(set)
-    for line in gzip.decompress(path.read_bytes()).splitlines():
-        row = json.loads(line)
-        if row["test_id"] in cluster_of:
-            for text in (row["lede"], row["headline"]):
-                if text:
-                    sharing[text].add(cluster_of[row["test_id"]])
-    assert all(len(clusters) == 1 for clusters in sharing.values())
-    clicked = sum(r.clicks or 0 for r in found.records) / sum(r.impressions or 0 for r in found.records)
-    assert clicked == pytest.approx(0.0131, abs=2e-4)
-    order = sorted(found.records, key=lambda r: r.engagement)
-    top, bottom = order[-1000:], order[:1000]
-    assert sum(r.clicks or 0 for r in top) > 5 * sum(r.clicks or 0 for r in bottom)

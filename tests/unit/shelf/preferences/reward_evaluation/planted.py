@@ -8,27 +8,13 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from polyray.shelf.preferences.engagement import EngagementRecord
 
-WORDS = (
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "a",
-    "mat",
-    "saw",
-    "many",
-    "small",
-    "birds",
-    "fly",
-    "over",
-    "grey",
-    "roofs",
-)
+WORDS = "the cat sat on a mat saw many small birds fly over grey roofs"
 PLANTED_SOURCE = '''"""Reads the score that stands in the text: <0.25>."""
 
 import re
@@ -46,33 +32,29 @@ def records(num_clusters: int, accuracy: float, seed: int = 0, parts: bool = Tru
     Texts end in <s>, the score that the planted scorer gives: it is higher for the better one in exactly
     `accuracy` of the prompts of every part. Lengths are drawn without looking at engagement.
     """
-    generator = random.Random(seed)
+    generator, words = random.Random(seed), WORDS.split()
     found: list[EngagementRecord] = []
-    for number in range(num_clusters):
-        part: Any = ("test", "train", "test", "validation")[number % 4] if parts else None
-        for prompt in range(2):
-            # Clusters of one part take turns, so that the share is exact in each of them.
-            turn = (number // 4) * 2 + prompt
-            is_right = (turn + 1) * accuracy // 1 > turn * accuracy // 1
-            votes = generator.sample(range(20), 2)
-            for place, value in enumerate(votes):
-                is_better = value == max(votes)
-                score = 0.75 if is_better == is_right else 0.25
-                words = " ".join(generator.choices(WORDS, k=generator.randint(3, 30)))
-                found.append(
-                    EngagementRecord(
-                        record_id=f"c{number}/p{prompt}/{place}",
-                        prompt=f"Who saw it {number}-{prompt}?",
-                        completion=f"{words}. Indeed, said the {generator.choice(WORDS)} {number} <{score}>",
-                        engagement=float(value),
-                        prompt_id=f"c{number}/p{prompt}",
-                        cluster_id=f"c{number}",
-                        position=place,
-                        created_at=f"20{10 + number % 3}-01-01T00:00:00",
-                        kind=("comment", "answer")[prompt],
-                        part=part,
-                    )
-                )
+    for number, prompt in product(range(num_clusters), range(2)):
+        # Clusters of one part take turns, so that the share is exact in each of them.
+        turn = (number // 4) * 2 + prompt
+        is_right = (turn + 1) * accuracy // 1 > turn * accuracy // 1
+        votes = generator.sample(range(20), 2)
+        for place, value in enumerate(votes):
+            score = 0.75 if (value == max(votes)) == is_right else 0.25
+            text = " ".join(generator.choices(words, k=generator.randint(3, 30)))
+            values = {
+                "record_id": f"c{number}/p{prompt}/{place}",
+                "prompt": f"Who saw it {number}-{prompt}?",
+                "completion": f"{text}. Indeed, said the {generator.choice(words)} {number} <{score}>",
+                "engagement": float(value),
+                "prompt_id": f"c{number}/p{prompt}",
+                "cluster_id": f"c{number}",
+                "position": place,
+                "created_at": f"20{10 + number % 3}-01-01T00:00:00",
+                "kind": ("comment", "answer")[prompt],
+                "part": ("test", "train", "test", "validation")[number % 4] if parts else None,
+            }
+            found.append(EngagementRecord.model_validate(values))
     return found
 
 

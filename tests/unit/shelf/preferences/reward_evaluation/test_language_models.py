@@ -5,60 +5,49 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from polyray.config.reward_validation import CausalLmSpec
 from polyray.shelf.preferences.reward_evaluation import language_models
-from polyray.shelf.preferences.reward_evaluation.language_models import NgramModel, word_tokens
+from polyray.shelf.preferences.reward_evaluation.language_models import CausalLm, NgramModel, word_tokens
+from tests.unit.tiny_policy import build_base, save_base
 
 
-def test_tokens() -> None:
+def test_word_tokens_are_lower_case_words_and_marks() -> None:
     assert word_tokens("It's OK, isn't it?!") == ["it's", "ok", ",", "isn't", "it", "?", "!"]
 
 
-def test_probabilities_are_the_witten_bell_recursion() -> None:
+def test_ngram_probabilities_match_the_witten_bell_recursion() -> None:
     model = NgramModel(["a b a", "a c"], order=2)
     # tokens a b a </s> a c </s>: 7 of 4 kinds; after a: b, </s>, c; after <s>: a, a
-    unigram_b = (1 + 4 * (1 / 5)) / (7 + 4)
-    assert model.probability("b", []) == pytest.approx(unigram_b)
-    assert model.probability("b", ["a"]) == pytest.approx((1 + 3 * unigram_b) / (3 + 3))
-    unigram_a = (3 + 4 / 5) / 11
-    assert model.probability("a", ["<s>"]) == pytest.approx((2 + 1 * unigram_a) / (2 + 1))
-    assert model.probability("b", ["never seen"]) == pytest.approx(unigram_b)
-    unseen = (0 + 4 / 5) / 11
-    expected = (
-        math.log((2 + unigram_a) / 3) + math.log((0 + 3 * unseen) / 6) + math.log((2 + 4 / 5) / 11)
-    ) / 3
-    assert model.mean_logprob("a zebra") == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("order", [1, 2, 3, 4])
-def test_each_history_is_a_distribution(order: int) -> None:
-    model = NgramModel(["the cat sat on the mat", "the cat ran", "a dog sat on the cat"], order)
-    vocabulary = {"the", "cat", "sat", "on", "mat", "ran", "a", "dog", "</s>"}
-    for history in (["<s>"] * 3, ["sat", "on", "the"], ["the", "cat"], ["new", "words"]):
-        total = sum(model.probability(token, history) for token in vocabulary)
-        assert total + model.probability("unknown", history) == pytest.approx(1.0)
-
-
-def test_usual_texts_are_likelier_and_the_empty_text_has_a_probability() -> None:
-    model = NgramModel(["the cat sat on the mat"] * 5 + ["the dog ran"], 3)
-    assert model.mean_logprob("the cat sat") > model.mean_logprob("mat the on sat")
+    unigram_b, unigram_a, unseen = (1 + 4 / 5) / 11, (3 + 4 / 5) / 11, (4 / 5) / 11
+    for token, history, expected in (
+        ("b", [], unigram_b),
+        ("b", ["a"], (1 + 3 * unigram_b) / 6),
+        ("a", ["<s>"], (2 + unigram_a) / 3),
+        ("b", ["never seen"], unigram_b),
+    ):
+        assert model.probability(token, history) == pytest.approx(expected)
+    terms = ((2 + unigram_a) / 3, 3 * unseen / 6, (2 + 4 / 5) / 11)
+    assert model.mean_logprob("a zebra") == pytest.approx(sum(map(math.log, terms)) / 3)
     assert -20 < model.mean_logprob("") < 0
-
-
-def test_order_is_checked() -> None:
     with pytest.raises(ValueError, match="order=0"):
         NgramModel([], 0)
 
 
-def test_a_causal_model_gives_the_mean_of_the_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import numpy as np
-    import torch
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_ngram_probabilities_of_each_history_sum_to_one(order: int) -> None:
+    model = NgramModel(["the cat sat on the mat", "the cat ran", "a dog sat on the cat"], order)
+    vocabulary = {"the", "cat", "sat", "on", "mat", "ran", "a", "dog", "</s>", "unknown"}
+    for history in (["<s>"] * 3, ["sat", "on", "the"], ["the", "cat"], ["new", "words"]):
+        assert sum(model.probability(token, history) for token in vocabulary) == pytest.approx(1.0)
 
-    from polyray.config.reward_validation import CausalLmSpec
-    from polyray.shelf.preferences.reward_evaluation.language_models import CausalLm
-    from tests.unit.tiny_policy import build_base, save_base
 
+def test_causal_model_gives_the_mean_logprob_of_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(language_models, "BATCH_ROWS", 2)
     directory = save_base(tmp_path / "model")
     scorer = CausalLm(CausalLmSpec(type="causal_lm", path=str(directory), max_prompt_tokens=3))
@@ -66,12 +55,10 @@ def test_a_causal_model_gives_the_mean_of_the_tokens(tmp_path: Path, monkeypatch
     found = scorer.mean_logprobs(prompts, completions)
     base = build_base()
     for at in range(3):
-        before = scorer._encode(prompts[at])[-3:] or [1]
-        after = scorer._encode(completions[at])
+        before, after = scorer._encode(prompts[at])[-3:] or [1], scorer._encode(completions[at])
         with torch.no_grad():
             logits = base(torch.tensor([[*before, *after]])).logits[0].log_softmax(-1)
-        places = range(len(before) - 1, len(before) + len(after) - 1)
-        expected = np.mean([logits[place, token].item() for place, token in zip(places, after, strict=True)])
-        assert found[at] == pytest.approx(expected, abs=1e-5)
+        expected = [logits[len(before) - 1 + place, token].item() for place, token in enumerate(after)]
+        assert found[at] == pytest.approx(np.mean(expected), abs=1e-5)
     assert np.isnan(found[3]), "no token, no score"
     assert len(scorer.version) == 64

@@ -5,82 +5,57 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from scipy.special import expit
 
 from polyray.errors import ConfigError, DataError
-from polyray.shelf.preferences.reward_model import EngagementModel, check_independent, read_card
+from polyray.shelf.preferences.reward_model import EngagementModel, check_independent, model, read_card
 from polyray.shelf.preferences.reward_model.card import ModelCard, cluster_digests
 from polyray.shelf.preferences.reward_model.head import EngagementHead
 from polyray.shelf.preferences.reward_model.model import MAX_REFERENCE, quantile_reference
-from polyray.shelf.preferences.reward_model.run import RewardTrainingRun
-from polyray.shelf.preferences.reward_model.training import run_reward_training
-from tests.unit.shelf.preferences.reward_model.stand_ins import (
-    CPU,
-    liking,
-    reward_config,
-    vector_of,
-    write_records,
-)
+from tests.unit.shelf.preferences.reward_model.stand_ins import vector_of
 
+pytestmark = pytest.mark.usefixtures("known_encoder")
 TEXTS = [f"text {number}" for number in range(100)]
 PROMPTS = [f"prompt {number}" for number in range(100)]
 
 
-@pytest.fixture
-def model_dir(known_encoder: None, tmp_path: Path) -> Path:
-    path = write_records(tmp_path / "r.jsonl", liking)
-    config = reward_config(path, head__width=8, head__features=["log_words", "questions"], data__half="train")
-    run_dir = tmp_path / "run"
-    run_dir.mkdir()
-    run_reward_training(RewardTrainingRun(config, run_dir, CPU, 0, 1), lambda metrics: None)
-    return run_dir / "model"
-
-
-def damaged(model_dir: Path, name: str, content: bytes) -> Path:
-    """A copy with one file replaced and the hashes of card.json left alone."""
-    copy = model_dir.with_name("damaged")
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(model_dir, copy)
-    (copy / name).write_bytes(content)
-    return copy
-
-
-def test_raw_scores_match_the_trained_head(model_dir: Path) -> None:
-    model = EngagementModel.load(model_dir)
-    tensors = {k: torch.from_numpy(v) for k, v in load_file(model_dir / "head.safetensors").items()}
+def test_model_scores_match_the_trained_head(model_dir: Path) -> None:
+    trained = EngagementModel.load(model_dir)
     head = EngagementHead(4 * 6 + 2, 8)
-    head.load_state_dict(tensors)
+    tensors = load_file(model_dir / "head.safetensors")
+    head.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
     p, c = (torch.from_numpy(np.stack([vector_of(t) for t in texts])) for texts in (PROMPTS, TEXTS))
     explicit = torch.tensor([[np.log1p(2.0), 0.0]] * 100, dtype=torch.float32)
     with torch.no_grad():
-        expected = head(torch.cat([p, c, p * c, p - c, explicit], dim=1)).numpy() / model.config.temperature
-    raw = model.raw(PROMPTS, TEXTS)
+        expected = head(torch.cat([p, c, p * c, p - c, explicit], dim=1)).numpy() / trained.config.temperature
+    raw = trained.raw(PROMPTS, TEXTS)
     assert raw.dtype == np.float64
     np.testing.assert_allclose(raw, expected, rtol=1e-4, atol=1e-4)
-    by_hand = [np.mean([1 / (1 + np.exp(-(r - j))) for j in model.config.reference]) for r in raw]
-    np.testing.assert_allclose(model.scores(PROMPTS, TEXTS), by_hand, rtol=1e-12)
-    assert model.raw([], []).shape == (0,)
+    by_hand = [np.mean([1 / (1 + np.exp(-(r - j))) for j in trained.config.reference]) for r in raw]
+    np.testing.assert_allclose(trained.scores(PROMPTS, TEXTS), by_hand, rtol=1e-12)
+    assert trained.raw([], []).shape == (0,)
     with pytest.raises(ValueError, match=r"2 prompts .*1 completions"):
-        model.raw(["a", "b"], ["c"])
+        trained.raw(["a", "b"], ["c"])
 
 
-def test_bits_do_not_depend_on_the_company(model_dir: Path) -> None:
-    model = EngagementModel.load(model_dir)
-    alone = [model.raw([p], [c])[0] for p, c in zip(PROMPTS, TEXTS, strict=True)]
+def test_model_scores_do_not_depend_on_the_batch(model_dir: Path) -> None:
+    trained = EngagementModel.load(model_dir)
+    alone = [trained.raw([p], [c])[0] for p, c in zip(PROMPTS, TEXTS, strict=True)]
     for seed in range(20):
         rng = random.Random(seed)
         rows = rng.sample(range(100), rng.randint(1, 100))
-        together = model.raw([PROMPTS[at] for at in rows], [TEXTS[at] for at in rows])
+        together = trained.raw([PROMPTS[at] for at in rows], [TEXTS[at] for at in rows])
         assert together.tolist() == [alone[at] for at in rows]
 
 
-def test_the_reference_is_close_and_scores_increase() -> None:
+def test_quantile_reference_is_close_and_scores_increase() -> None:
     rng = np.random.default_rng(0)
     raw = np.concatenate([rng.normal(size=3000), rng.standard_cauchy(300)])
     reference, error = quantile_reference(raw)
@@ -94,68 +69,81 @@ def test_the_reference_is_close_and_scores_increase() -> None:
     assert quantile_reference(raw[:256]) == (tuple(sorted(raw[:256])), 0.0)
 
 
-def test_version_covers_the_files_that_scores_depend_on(model_dir: Path) -> None:
-    card = read_card(model_dir)
-    assert EngagementModel.load(model_dir).version == card.version
-    assert len(card.version) == 64
-    (model_dir / "README.md").write_text("other words")
-    assert EngagementModel.load(model_dir).version == card.version
-    text = (model_dir / "config.json").read_text()
-    changed = damaged(model_dir, "config.json", text.replace('"format": 1', '"format":  1').encode())
-    with pytest.raises(DataError, match=r"config\.json "):
-        EngagementModel.load(changed)
+def tensors_with(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], bytes]:
+    def content(file: Path) -> bytes:
+        tensors = load_file(file)
+        return save({**tensors, name: np.ascontiguousarray(change(tensors[name]))})
+
+    return content
 
 
-def test_broken_model_is_named(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def values_with(**values: object) -> Callable[[Path], bytes]:
+    return lambda file: json.dumps(json.loads(file.read_text()) | values).encode()
+
+
+def spaced(file: Path) -> bytes:
+    return file.read_bytes().replace(b'"format": 1', b'"format":  1')
+
+
+HEAD, CONFIG = "head.safetensors", "config.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "is_hashed", "error", "message"),
+    [
+        (CONFIG, spaced, True, DataError, r"config\.json "),
+        (HEAD, lambda file: b"nothing", True, DataError, r"head\.safetensors "),
+        ("card.json", lambda file: b"{", True, DataError, r"card\.json: .*JSON"),
+        (HEAD, tensors_with("mean", lambda v: v * np.nan), False, DataError, r"head\.safetensors: mean "),
+        (HEAD, tensors_with("std", np.zeros_like), False, DataError, r"head\.safetensors: std "),
+        (HEAD, tensors_with("mean", lambda v: v[:3]), False, DataError, r"'mean': \(3,\).*'mean': \(26,\)"),
+        (CONFIG, values_with(encoder_sha256="0" * 64), False, ConfigError, r"'packaged' .*known-sha256"),
+        (CONFIG, values_with(temperature=0), False, DataError, r"config\.json: temperature"),
+    ],
+)
+def test_model_that_is_damaged_is_refused(
+    model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    content: Callable[[Path], bytes],
+    is_hashed: bool,
+    error: type[Exception],
+    message: str,
+) -> None:
+    copy = shutil.copytree(model_dir, tmp_path / "damaged")
+    (copy / name).write_bytes(content(copy / name))
+    if not is_hashed:
+        monkeypatch.setattr(model, "_checked_card", read_card)
+    with pytest.raises(error, match=message):
+        EngagementModel.load(copy)
+
+
+def test_model_version_and_card_describe_the_files(model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"config\.json .*card\.json"):
         EngagementModel.load(tmp_path)
-    with pytest.raises(DataError, match=r"head\.safetensors "):
-        EngagementModel.load(damaged(model_dir, "head.safetensors", b"nothing"))
-    with pytest.raises(DataError, match=r"card\.json: .*JSON"):
-        EngagementModel.load(damaged(model_dir, "card.json", b"{"))
-    tensors = load_file(model_dir / "head.safetensors")
-    monkeypatch.setattr(
-        "polyray.shelf.preferences.reward_model.model._checked_card", lambda path: read_card(path)
-    )
-    for name, value, message in (
-        ("mean", np.full_like(tensors["mean"], np.nan), r"head\.safetensors: mean "),
-        ("std", np.zeros_like(tensors["std"]), r"head\.safetensors: std "),
-        ("mean", tensors["mean"][:3], r"'mean': \(3,\).*'mean': \(26,\)"),
-    ):
-        copy = damaged(model_dir, "head.safetensors", b"")
-        save_file({**tensors, name: value}, copy / "head.safetensors")
-        with pytest.raises(DataError, match=message):
-            EngagementModel.load(copy)
-    values = json.loads((model_dir / "config.json").read_text())
-    other = damaged(model_dir, "config.json", json.dumps({**values, "encoder_sha256": "0" * 64}).encode())
-    with pytest.raises(ConfigError, match=r"'packaged' .*known-sha256"):
-        EngagementModel.load(other)
-    broken = damaged(model_dir, "config.json", json.dumps({**values, "temperature": 0}).encode())
-    with pytest.raises(DataError, match=r"config\.json: temperature"):
-        EngagementModel.load(broken)
-
-
-def test_card_has_data_encoder_and_licence(model_dir: Path) -> None:
     card, text = read_card(model_dir), (model_dir / "README.md").read_text()
-    assert card.data.half == "train"
-    assert card.encoder.licence == "Apache-2.0"
+    copy = shutil.copytree(model_dir, tmp_path / "copy")
+    (copy / "README.md").write_text("other words")
+    assert EngagementModel.load(copy).version == EngagementModel.load(model_dir).version == card.version
+    assert (len(card.version), card.data.half, card.encoder.licence) == (64, "train", "Apache-2.0")
     assert len(card.clusters) == card.data.counts["train_clusters"] + card.data.counts["validation_clusters"]
     assert set(card.nuisance) == {"log_age", "log_age_squared", "log_position", "is_first"}
     for part in (card.version, card.data.sha256, card.encoder.sha256, "Limits", "| accuracy |"):
         assert part in text
 
 
-def test_models_that_share_data_may_not_check_each_other(model_dir: Path) -> None:
+def test_check_independent_refuses_models_that_share_clusters(model_dir: Path) -> None:
     card = read_card(model_dir)
 
     def with_clusters(version: str, names: list[str]) -> ModelCard:
         data = card.data.model_copy(update={"cluster_digests": cluster_digests(names)})
         return card.model_copy(update={"version": version, "data": data})
 
-    first, second = with_clusters("a" * 64, ["t1", "t2"]), with_clusters("b" * 64, ["t3", "t4", "t5"])
-    check_independent(first, second)
+    first = with_clusters("a", ["t1", "t2"])
+    check_independent(first, with_clusters("b", ["t3", "t4", "t5"]))
     with pytest.raises(ConfigError, match="same model"):
-        check_independent(first, with_clusters("a" * 64, ["t9"]))
+        check_independent(first, with_clusters("a", ["t9"]))
     with pytest.raises(ConfigError, match=r"1 of 2 and 3 clusters .*data\.half=eval"):
-        check_independent(first, with_clusters("c" * 64, ["t2", "t8", "t9"]))
+        check_independent(first, with_clusters("c", ["t2", "t8", "t9"]))
     assert cluster_digests(["b", "a", "b"]) == cluster_digests(["a", "b"])

@@ -9,14 +9,11 @@ import pytest
 
 from polyray.rewards.base import ScoreItem
 from polyray.shelf.preferences.reward_model import EngagementReward, build_engagement_reward
-from polyray.shelf.preferences.reward_model.run import RewardTrainingRun
-from polyray.shelf.preferences.reward_model.training import run_reward_training
 from polyray.types import WRONG_CLASS, Prompt
-from tests.unit.shelf.preferences.reward_model.stand_ins import CPU, liking, reward_config, write_records
 
 
 class Answers:
-    """A task that knows the class of an answer by its first letter and chokes on one word."""
+    """A task that knows the class of an answer by its first letter and fails on one word."""
 
     def reward(self, prompt: Prompt, completion: str) -> float:
         return 0.0
@@ -34,14 +31,11 @@ class Answers:
 
 
 @pytest.fixture
-def reward(known_encoder: None, tmp_path: Path) -> EngagementReward:
-    config = reward_config(write_records(tmp_path / "r.jsonl", liking), learner__steps=5)
-    (tmp_path / "run").mkdir()
-    run_reward_training(RewardTrainingRun(config, tmp_path / "run", CPU, 0, 1), lambda metrics: None)
-    return build_engagement_reward(str(tmp_path / "run" / "model"), Answers())  # type: ignore[arg-type]
+def reward(model_dir: Path, known_encoder: None) -> EngagementReward:
+    return build_engagement_reward(str(model_dir), Answers())  # type: ignore[arg-type]
 
 
-def test_scores_are_the_models(reward: EngagementReward) -> None:
+def test_engagement_reward_has_the_scores_of_the_model(reward: EngagementReward) -> None:
     items = [ScoreItem("post", "apple pie"), ScoreItem("post", "berry pie")]
     scores = reward.score(items)
     raw = reward.model.raw(["post", "post"], ["apple pie", "berry pie"])
@@ -57,36 +51,30 @@ def test_scores_are_the_models(reward: EngagementReward) -> None:
     assert reward.score([]) == []
 
 
-def test_score_depends_on_the_source_that_readers_saw(reward: EngagementReward) -> None:
-    messages = (
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "first"},
-        {"role": "assistant", "content": "yes"},
-        {"role": "user", "content": "post"},
-    )
-    bare, source, chat = reward.score(
+def test_engagement_reward_depends_on_the_source_that_readers_saw(reward: EngagementReward) -> None:
+    turns = (("system", "Be brief."), ("user", "first"), ("assistant", "yes"), ("user", "post"))
+    messages = tuple({"role": role, "content": content} for role, content in turns)
+    bare, source, chat, other = reward.score(
         [
             ScoreItem("post", "apple"),
             ScoreItem("Answer this: post", "apple", metadata={"source": "post"}),
             ScoreItem("user: post", "apple", messages=messages),  # type: ignore[arg-type]
+            ScoreItem("Answer this: post", "apple"),
         ]
     )
     assert bare == source == chat
-    assert reward.score([ScoreItem("Answer this: post", "apple")])[0].score != bare.score
+    assert other.score != bare.score
 
 
-def test_empty_long_and_impossible_completions(reward: EngagementReward) -> None:
-    items = [
-        ScoreItem("post", " \n"),
-        ScoreItem("post", "word " * 20),
-        ScoreItem("post", "choke"),
-        ScoreItem("post", "apple", metadata={"source": 3}),
-        ScoreItem("post", "a\ud800"),
-    ]
-    empty, long, choking, wrong, surrogate = reward.score(items)
+def test_engagement_reward_of_unusual_completions(reward: EngagementReward) -> None:
+    texts = (" \n", "word " * 20, "choke", "a\ud800")
+    wrong = ScoreItem("post", "apple", metadata={"source": 3})
+    empty, long, choking, surrogate, sourceless = reward.score(
+        [*(ScoreItem("post", t) for t in texts), wrong]
+    )
     assert (empty.score, empty.class_id, empty.error) == (0.0, WRONG_CLASS, None)
     assert "raw" not in empty.components
     assert long.components["truncated"] == 1.0
     assert choking.score is None and "cannot judge" in (choking.error or "")
-    assert wrong.score is None and 'metadata["source"] is 3' in (wrong.error or "")
     assert surrogate.score is not None
+    assert sourceless.score is None and 'metadata["source"] is 3' in (sourceless.error or "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from scipy.stats import spearmanr
 from polyray.config.reward_model import TrainRewardConfig
 from polyray.errors import ConfigError, RewardError
 from polyray.learner.optim import lr_share
+from polyray.models.embedder import Embedder
 from polyray.runs.jsonl import read_jsonl
 from polyray.runs.stop_request import StopRequest
-from polyray.shelf.preferences.reward_model import EngagementModel, training
+from polyray.shelf.preferences.reward_model import EngagementModel, read_card, training
 from polyray.shelf.preferences.reward_model.data import load_training_data
 from polyray.shelf.preferences.reward_model.network import build_network
 from polyray.shelf.preferences.reward_model.objective import batch_rows
@@ -39,16 +41,17 @@ def a_run(config: TrainRewardConfig, run_dir: Path) -> RewardTrainingRun:
     return RewardTrainingRun(config, run_dir, CPU, rank=0, world_size=1)
 
 
-def trained(config: TrainRewardConfig, run_dir: Path) -> EngagementModel:
-    run_reward_training(a_run(config, run_dir), lambda metrics: None)
-    return EngagementModel.load(run_dir / "model")
+def train(config: TrainRewardConfig, run_dir: Path, kill_at: int | None = None) -> list[dict[str, Any]]:
+    """Trains, and returns the lines of metrics.jsonl; `kill_at`: the report that raises KeyboardInterrupt."""
+    reports = count()
 
+    def report(metrics: dict[str, float]) -> None:
+        if next(reports) == kill_at:
+            raise KeyboardInterrupt
 
-def lines_of(run_dir: Path) -> list[dict[str, Any]]:
-    return [
-        {key: value for key, value in line.items() if not is_timing_key(key)}
-        for line in read_jsonl(run_dir / "metrics.jsonl")
-    ]
+    run_reward_training(a_run(config, run_dir), report)
+    lines = read_jsonl(run_dir / "metrics.jsonl")
+    return [{key: value for key, value in line.items() if not is_timing_key(key)} for line in lines]
 
 
 def agreement(model: EngagementModel) -> float:
@@ -58,158 +61,135 @@ def agreement(model: EngagementModel) -> float:
     return float(spearmanr(raw, [vector_of(text)[0] for text in texts])[0])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("objective", ["pairwise", "regression", "both"])
-def test_training_learns_the_preferred_completions(objective: str, tmp_path: Path) -> None:
-    path = write_records(tmp_path / "r.jsonl", liking)
-    model = trained(reward_config(path, objective__type=objective), tmp_path / "run")
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    return write_records(tmp_path / "r.jsonl", liking)
+
+
+@pytest.mark.parametrize(
+    ("objective", "parts"),
+    [
+        ("pairwise", {"pair_loss"}),
+        ("regression", {"regression_loss"}),
+        ("both", {"pair_loss", "regression_loss"}),
+    ],
+)
+def test_training_learns_the_preferred_completions(
+    objective: str, parts: set[str], records: Path, tmp_path: Path
+) -> None:
+    line = train(reward_config(records, objective__type=objective), tmp_path / "run")[0]
+    model = EngagementModel.load(tmp_path / "run" / "model")
     assert agreement(model) > 0.9
     assert model.card.validation["accuracy"] > 0.85 > model.card.validation["accuracy_of_length_alone"]
-    line = read_jsonl(tmp_path / "run" / "metrics.jsonl")[0]
-    parts = {
-        "pairwise": {"pair_loss"},
-        "regression": {"regression_loss"},
-        "both": {"pair_loss", "regression_loss"},
-    }
-    assert parts[objective] == {"pair_loss", "regression_loss"} & set(line)
-    assert line["loss"] == pytest.approx(sum(line[name] for name in parts[objective]))
+    assert parts == {"pair_loss", "regression_loss"} & set(line)
+    assert line["loss"] == pytest.approx(sum(line[name] for name in parts))
 
 
 @pytest.mark.parametrize("objective", ["pairwise", "both"])
-def test_several_ranks_train_the_model_of_one(objective: str, tmp_path: Path) -> None:
-    path = write_records(tmp_path / "r.jsonl", liking)
-    config = reward_config(
-        path,
-        objective__type=objective,
-        head__width=8,
-        head__dropout=0.3,
-        head__input_dropout=0.2,
-        rows_per_step=37,
-    )
+def test_backward_on_several_ranks_adds_to_the_gradient_of_one(
+    objective: str, records: Path, tmp_path: Path
+) -> None:
+    dropout = {"head__width": 8, "head__dropout": 0.3, "head__input_dropout": 0.2}
+    config = reward_config(records, objective__type=objective, rows_per_step=37, **dropout)
     data = load_training_data(config)
     torch.manual_seed(0)
     network = build_network(config, KnownEmbedder(), data, a_run(config, tmp_path))  # type: ignore[arg-type]
-    gradients, losses = [], []
+    found = []
     for world_size in (1, 2, 3):
-        shares = [backward(network, data, config, 3, rank, world_size) for rank in range(world_size)]
-        losses.append(sum(sum(share.values()) for share in shares))
-        gradients.append(
-            torch.cat([p.grad.reshape(-1).clone() for p in network.parameters() if p.grad is not None])
-        )
         for parameter in network.parameters():
             parameter.grad = None
-    assert gradients[0].abs().max() > 1e-3
-    for gradient, loss in zip(gradients[1:], losses[1:], strict=True):
-        torch.testing.assert_close(gradient, gradients[0], atol=1e-6, rtol=0)
-        assert loss == pytest.approx(losses[0], abs=1e-6)
+        shares = [backward(network, data, config, 3, rank, world_size) for rank in range(world_size)]
+        gradients = [p.grad.reshape(-1) for p in network.parameters() if p.grad is not None]
+        found.append((torch.cat(gradients), sum(sum(share.values()) for share in shares)))
+    whole, whole_loss = found[0]
+    assert whole.abs().max() > 1e-3
+    for gradient, loss in found[1:]:
+        torch.testing.assert_close(gradient, whole, atol=1e-6, rtol=0)
+        assert loss == pytest.approx(whole_loss, abs=1e-6)
 
 
-def test_every_row_is_drawn_once_an_epoch(tmp_path: Path) -> None:
-    config = reward_config(
-        write_records(tmp_path / "r.jsonl", liking), rows_per_step=50, objective__type="both"
-    )
+def test_batch_rows_draw_every_pair_once_an_epoch(records: Path) -> None:
+    config = reward_config(records, rows_per_step=50, objective__type="both")
     rows = load_training_data(config).train
     size = len(rows.pairs_P2)
-    drawn = [tuple(pair) for step in range(size) for pair in batch_rows(rows, config, step).pairs_B2][
-        : 3 * size
-    ]
-    for start in (0, size, 2 * size):
-        assert sorted(drawn[start : start + size]) == sorted(map(tuple, rows.pairs_P2.tolist()))
-    assert drawn[:size] != drawn[size : 2 * size]
+    drawn = [tuple(pair) for step in range(size) for pair in batch_rows(rows, config, step).pairs_B2]
+    epochs = [drawn[start : start + size] for start in (0, size, 2 * size)]
+    for epoch in epochs:
+        assert sorted(epoch) == sorted(map(tuple, rows.pairs_P2.tolist()))
+    assert epochs[0] != epochs[1]
     batch = batch_rows(rows, config, 5)
     assert (batch.pair_weight_B.sum(), batch.item_weight_R.sum()) == pytest.approx((1.0, 1.0))
 
 
-def test_a_resumed_run_is_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_records(tmp_path / "r.jsonl", liking)
-    config = reward_config(
-        path,
-        head__width=8,
-        head__dropout=0.3,
-        learner__steps=40,
-        learner__checkpoint_every=7,
-        stopping__every=5,
-    )
-    run_reward_training(a_run(config, tmp_path / "whole"), lambda metrics: None)
-    reports = iter(range(3))
-
-    def killed(metrics: dict[str, float]) -> None:
-        if next(reports) == 1:
-            raise KeyboardInterrupt
-
+def test_training_that_was_interrupted_resumes_to_the_same_bytes(
+    records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = {"learner__steps": 20, "learner__checkpoint_every": 7, "stopping__every": 5}
+    config = reward_config(records, head__width=8, head__dropout=0.3, **steps)
+    whole, killed, stopped = (tmp_path / name for name in ("whole", "killed", "stopped"))
+    lines = train(config, whole)
+    assert len(list((whole / "checkpoints").glob("step-*"))) == 2
     with pytest.raises(KeyboardInterrupt):
-        run_reward_training(a_run(config, tmp_path / "broken"), killed)
-    assert len(lines_of(tmp_path / "broken")) == 14
-    with (tmp_path / "broken" / "metrics.jsonl").open("a") as log:
+        train(config, killed, kill_at=1)
+    assert len(read_jsonl(killed / "metrics.jsonl")) == 14
+    with (killed / "metrics.jsonl").open("a") as log:
         log.write('{"step": 14, "loss": 1.0}\n{"st')  # steps after the checkpoint are done again
-    run_reward_training(a_run(config, tmp_path / "broken"), lambda metrics: None)
-    assert lines_of(tmp_path / "broken") == lines_of(tmp_path / "whole")
-    heads = [(tmp_path / name / "model" / "head.safetensors").read_bytes() for name in ("broken", "whole")]
-    assert heads[0] == heads[1]
-    assert len(list((tmp_path / "whole" / "checkpoints").glob("step-*"))) == 2
 
-    with monkeypatch.context() as patch:
-        patch.setattr(KnownEmbedder, "sha256", "e" * 64)
-        with pytest.raises(ConfigError, match=r"encoder\.name .*eeeeeeeeeeee"):
-            run_reward_training(a_run(config, tmp_path / "broken"), lambda metrics: None)
-    other = write_records(tmp_path / "other.jsonl", liking, seed=1)
-    with pytest.raises(ConfigError, match=r"training rows .*step-000040"):
-        run_reward_training(a_run(reward_config(other), tmp_path / "broken"), lambda metrics: None)
-
-
-def test_resumed_longer_run_uses_rate_of_longer_schedule(tmp_path: Path) -> None:
-    path = write_records(tmp_path / "r.jsonl", liking)
-    for steps in (4, 6):
-        config = reward_config(
-            path, learner__steps=steps, learner__checkpoint_every=4, learner__final_lr_share=0.1
-        )
-        run_reward_training(a_run(config, tmp_path / "run"), lambda metrics: None)
-    rates = [line["lr"] for line in lines_of(tmp_path / "run")]
-    learner = config.learner
-    expected = [learner.learning_rate * lr_share(step, learner) for step in (4, 5)]
-    assert rates[4:] == pytest.approx(expected, rel=1e-12)
-    assert rates[3] < rates[4]
-
-
-def test_stopped_run_resumes_to_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_records(tmp_path / "r.jsonl", liking)
-    config = reward_config(
-        path, head__dropout=0.3, learner__steps=10, learner__checkpoint_every=7, stopping__every=5
-    )
-    whole = trained(config, tmp_path / "whole")
-    broken = a_run(config, tmp_path / "broken")
+    stopped.mkdir()
     validated = training.validation_metrics
-    with StopRequest(broken.run_dir) as stop:
+    with StopRequest(stopped) as stop, monkeypatch.context() as patch:
 
         def asked_after_step_5(*arguments: Any) -> Any:
             stop.ask("SIGTERM")
             return validated(*arguments)
 
-        monkeypatch.setattr(training, "validation_metrics", asked_after_step_5)
-        run_reward_training(broken, lambda metrics: None)
-    monkeypatch.setattr(training, "validation_metrics", validated)
-    assert [file.name for file in (broken.run_dir / "checkpoints").iterdir()] == ["step-000005"]
-    assert not (broken.run_dir / "model").exists()
-    assert trained(config, broken.run_dir).version == whole.version
-    assert lines_of(broken.run_dir) == lines_of(tmp_path / "whole")
+        patch.setattr(training, "validation_metrics", asked_after_step_5)
+        train(config, stopped)
+    assert [file.name for file in (stopped / "checkpoints").iterdir()] == ["step-000005"]
+    assert not (stopped / "model").exists()
+
+    for folder in (killed, stopped):
+        assert train(config, folder) == lines
+        heads = [(each / "model" / "head.safetensors").read_bytes() for each in (folder, whole)]
+        assert heads[0] == heads[1]
+
+
+def test_training_that_is_resumed_with_other_inputs_is_refused(
+    records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = reward_config(records, learner__steps=4, learner__checkpoint_every=2)
+    train(config, tmp_path / "run")
+    other = write_records(tmp_path / "other.jsonl", liking, seed=1)
+    with pytest.raises(ConfigError, match=r"training rows .*step-000004"):
+        train(reward_config(other), tmp_path / "run")
+    monkeypatch.setattr(KnownEmbedder, "sha256", "e" * 64)
+    with pytest.raises(ConfigError, match=r"encoder\.name .*eeeeeeeeeeee"):
+        train(config, tmp_path / "run")
+
+
+def test_training_that_is_resumed_for_longer_uses_the_longer_schedule(records: Path, tmp_path: Path) -> None:
+    rates: list[float] = []
+    for steps in (4, 6):
+        learner = {"learner__steps": steps, "learner__checkpoint_every": 4, "learner__final_lr_share": 0.1}
+        config = reward_config(records, **learner)
+        rates = [line["lr"] for line in train(config, tmp_path / "run")]
+    expected = [config.learner.learning_rate * lr_share(step, config.learner) for step in (4, 5)]
+    assert rates[4:] == pytest.approx(expected, rel=1e-12)
+    assert rates[3] < rates[4]
 
 
 def test_early_stopping_keeps_the_best_model(tmp_path: Path) -> None:
-    def noise(text: str, rng: np.random.Generator) -> dict[str, Any]:
-        return {"engagement": float(rng.normal())}
-
-    path = write_records(tmp_path / "r.jsonl", noise)
+    path = write_records(tmp_path / "r.jsonl", lambda text, rng: {"engagement": float(rng.normal())})
     config = reward_config(path, learner__steps=300, stopping__every=2, stopping__patience=3)
-    model = trained(config, tmp_path / "run")
-    losses = {
-        line["step"] + 1: line["eval_loss"] for line in lines_of(tmp_path / "run") if "eval_loss" in line
-    }
-    best = min(losses, key=lambda step: losses[step])
-    assert model.card.best_step == best
-    assert max(losses) == best + 6 < 300
-    assert model.card.validation["log_loss"] <= np.log(2) + 1e-3  # the temperature makes nothing of nothing
+    lines = train(config, tmp_path / "run")
+    losses = {line["step"] + 1: line["eval_loss"] for line in lines if "eval_loss" in line}
+    card = read_card(tmp_path / "run" / "model")
+    assert card.best_step == min(losses, key=lambda step: losses[step])
+    assert max(losses) == card.best_step + 6 < 300
+    assert card.validation["log_loss"] <= np.log(2) + 1e-3  # the temperature makes nothing of nothing
 
 
-def test_age_is_modelled_and_not_taken_for_the_text(tmp_path: Path) -> None:
+def test_confounder_of_age_is_modelled_apart_from_the_text(tmp_path: Path) -> None:
     def aged(text: str, rng: np.random.Generator) -> dict[str, Any]:
         liked = float(vector_of(text)[0])  # liked texts come late, and early ones collect the votes
         log_age = 3.0 + 2.0 * liked + 0.7 * float(rng.normal())
@@ -217,22 +197,18 @@ def test_age_is_modelled_and_not_taken_for_the_text(tmp_path: Path) -> None:
         return {"engagement": engagement, "age_s": 3600 * float(np.expm1(max(log_age, 0.05)))}
 
     path = write_records(tmp_path / "r.jsonl", aged, clusters=120)
-    found = {
-        mode: agreement(
-            trained(reward_config(path, confounders__mode=mode, learner__steps=150), tmp_path / mode)
-        )
-        for mode in ("model", "ignore")
-    }
+    found = {}
+    for mode in ("model", "ignore"):
+        train(reward_config(path, confounders__mode=mode, learner__steps=150), tmp_path / mode)
+        found[mode] = agreement(EngagementModel.load(tmp_path / mode / "model"))
     assert found["model"] > 0.8
     assert found["ignore"] < -0.5  # it learns that people dislike what they like
 
 
-def test_diverging_training_is_an_error(tmp_path: Path) -> None:
-    config = reward_config(
-        write_records(tmp_path / "r.jsonl", liking), learner__learning_rate=1e30, objective__type="both"
-    )
+def test_training_that_diverges_is_an_error(records: Path, tmp_path: Path) -> None:
+    config = reward_config(records, learner__learning_rate=1e30, objective__type="both")
     with pytest.raises(RewardError, match=r"gradient.* learner\.learning_rate"):
-        run_reward_training(a_run(config, tmp_path / "run"), lambda metrics: None)
+        train(config, tmp_path / "run")
 
 
 def tiny_encoder(directory: Path) -> Path:
@@ -254,50 +230,36 @@ def tiny_encoder(directory: Path) -> Path:
     return directory / "saved"
 
 
-def test_a_fine_tuned_encoder_is_trained_saved_and_resumed(
+def test_encoder_that_is_fine_tuned_is_trained_saved_and_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from polyray.models.embedder import Embedder
-
-    monkeypatch.setattr("polyray.shelf.preferences.reward_model.training.Embedder", Embedder)
+    monkeypatch.setattr(training, "Embedder", Embedder)
 
     def by_word(text: str, rng: np.random.Generator) -> dict[str, Any]:
         return {"engagement": float(int(text.split()[-1]) % 3)}  # the number of the completion is liked
 
     path = write_records(tmp_path / "r.jsonl", by_word, clusters=20)
-    encoder = tiny_encoder(tmp_path / "encoder")
+    encoder = str(tiny_encoder(tmp_path / "encoder"))
+    learner = {"steps": 6, "learning_rate": 0.01, "checkpoint_every": 3, "micro_batch_rows": 20}
     config = reward_config(
         path,
-        encoder__name=str(encoder),
-        encoder__fine_tune=True,
-        encoder__learning_rate=0.01,
-        learner__steps=6,
-        learner__learning_rate=0.01,
-        learner__checkpoint_every=3,
-        learner__micro_batch_rows=20,
+        encoder={"name": encoder, "fine_tune": True, "learning_rate": 0.01},
+        learner=learner,
         stopping__every=3,
     )
-    reports = iter(range(3))
-
-    def killed(metrics: dict[str, float]) -> None:
-        if next(reports) == 0:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        run_reward_training(a_run(config, tmp_path / "broken"), killed)
-    run_reward_training(a_run(config, tmp_path / "broken"), lambda metrics: None)
-    model = trained(config, tmp_path / "whole")
-    assert lines_of(tmp_path / "broken") == lines_of(tmp_path / "whole")
+        train(config, tmp_path / "broken", kill_at=0)
+    lines = train(config, tmp_path / "broken")
+    assert lines == train(config, tmp_path / "whole")
+    model = EngagementModel.load(tmp_path / "whole" / "model")
     assert EngagementModel.load(tmp_path / "broken" / "model").version == model.version
-    assert model.card.encoder.fine_tuned and model.embedder.sha256 != Embedder(str(encoder)).sha256
-    losses = [line["loss"] for line in lines_of(tmp_path / "whole")]
-    assert losses[-1] < losses[0] - 0.02
-    figures = model.card.validation
-    pairs = load_training_data(config).validation.pairs_P2
+    assert model.card.encoder.fine_tuned and model.embedder.sha256 != Embedder(encoder).sha256
+    assert lines[-1]["loss"] < lines[0]["loss"] - 0.02
     data = load_training_data(config)
-    texts = [data.texts[data.completion_I[at]] for at in pairs.ravel()]
-    prompts = [data.texts[data.prompt_I[at]] for at in pairs.ravel()]
-    raw = model.raw(prompts, texts).reshape(-1, 2)
-    assert figures["log_loss"] == pytest.approx(
-        float(np.log1p(np.exp(raw[:, 1] - raw[:, 0])).mean()), abs=1e-3
+    pairs = data.validation.pairs_P2.ravel()
+    prompts, texts = (
+        [data.texts[at] for at in column[pairs]] for column in (data.prompt_I, data.completion_I)
     )
+    raw = model.raw(prompts, texts).reshape(-1, 2)
+    expected = float(np.log1p(np.exp(raw[:, 1] - raw[:, 0])).mean())
+    assert model.card.validation["log_loss"] == pytest.approx(expected, abs=1e-3)

@@ -86,12 +86,13 @@ def write_judge(run: Path, pairs: Sequence[Mapping[str, Any]]) -> Path:
 
 def write_validated_reward(run: Path, correlation: float) -> Path:
     """A validation of the reward "mine" beside the baseline "length"."""
+    intervals = {
+        name: {"value": value, "low": value - 0.1, "high": value + 0.1}
+        for name, value in (("mine", correlation), ("length", 0.1))
+    }
     metrics = {
         "kind": "reward_validation",
-        "models": {
-            name: {"spearman_within": {"value": {"value": value, "low": value - 0.1, "high": value + 0.1}}}
-            for name, value in (("mine", correlation), ("length", 0.1))
-        },
+        "models": {name: {"spearman_within": {"value": interval}} for name, interval in intervals.items()},
         "scorers": {"mine": {"role": "model"}, "length": {"role": "baseline"}},
     }
     (run / "evaluation").mkdir(parents=True)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from polyray.shelf.research.evaluated import conditions as conditions_module
 from polyray.shelf.research.evaluated.conditions import Compared, bin_of, conditions, largest_k
 from polyray.shelf.research.evaluated.outcomes import Outcomes, read_outcomes
 from polyray.shelf.research.evaluated.worst_prompts import CUT, MAX_CHARS, with_candidates
-from tests.unit.shelf.research.evaluated.evaluated_fixtures import WRONG, records_of
+from tests.unit.shelf.research.evaluated.evaluated_fixtures import WRONG, Classes, records_of
 
 
 @pytest.fixture(autouse=True)
@@ -22,16 +24,23 @@ def read(records: list[SampleRecord]) -> dict[str, Outcomes]:
     return read_outcomes(SampleList(records), {"models": {name: {"pass_at_k": {}} for name in names}})
 
 
-def test_equal_values_share_a_bin_and_no_bin_is_empty() -> None:
-    assert bin_of(np.array([0.0, 0, 0, 0.5, 0.6, 1.0]), 3).tolist() == [0, 0, 0, 1, 2, 2]
-    assert bin_of(np.array([3.0, 1, 2, 4]), 2).tolist() == [1, 0, 0, 1]
-    assert bin_of(np.array([0.0] * 9 + [1.0]), 5).tolist() == [0] * 9 + [1]
-    assert bin_of(np.arange(10, dtype=np.float64), 5).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+@pytest.mark.parametrize(
+    ("values", "number", "expected"),
+    [
+        ([0, 0, 0, 0.5, 0.6, 1], 3, [0, 0, 0, 1, 2, 2]),
+        ([3, 1, 2, 4], 2, [1, 0, 0, 1]),
+        ([0] * 9 + [1], 5, [0] * 9 + [1]),
+        (range(10), 5, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]),
+    ],
+)
+def test_bins_share_equal_values_and_are_never_empty(
+    values: list[float], number: int, expected: list[int]
+) -> None:
+    assert bin_of(np.array(values, dtype=np.float64), number).tolist() == expected
 
 
-def test_the_largest_k_must_fit_into_half_of_the_samples() -> None:
-    assert largest_k((1, 2, 4, 8), 5) == 4
-    assert largest_k((2, 4), 1) is None
+def test_largest_k_fits_into_half_of_the_samples() -> None:
+    assert (largest_k((1, 2, 4, 8), 5), largest_k((2, 4), 1)) == (4, None)
 
 
 HARD, EASY = [WRONG, WRONG, WRONG, WRONG], [1, 1, 2, 2]
@@ -75,61 +84,45 @@ def test_prompts_chosen_on_one_half_show_no_gain_by_chance() -> None:
     assert gain["value"] == pytest.approx(by_hand)
 
 
-def test_conditions_by_length_and_without_any_spread() -> None:
+def compared(models: Classes, ks: tuple[int, ...], reference: str = "old", **more: Any) -> dict[str, Any]:
+    return conditions(read(records_of(models, **more)), Compared(reference, reference, ks))
+
+
+def test_conditions_by_length_and_without_spread() -> None:
     models = {"old": [[1, 1], [1, WRONG], [WRONG, 1]], "new": [[1, 1]] * 3}
-    found = conditions(read(records_of(models, prompts=("a", "bb", "ccc"))), Compared("old", "old", (1,)))[
-        "conditions"
-    ]
+    found = compared(models, (1,), prompts=("a", "bb", "ccc"))["conditions"]
     assert [each["from"] for each in found["prompt_length"]["models"]["new"]] == [1.0, 2.0, 3.0]
     assert [each["to"] for each in found["completion_length"]["models"]["new"]] == [10.0, 20.0, 30.0]
-    silent = conditions(read(records_of(models, prompts=("", "", ""))), Compared("old", "old", (1,)))
-    assert silent["conditions"]["prompt_length"]["why_not"] == "the samples do not say how long they are"
-    alike = conditions(
-        read(records_of({"old": [[1, 1]] * 2, "new": [[1, 1]] * 2})), Compared("old", "old", (1,))
-    )
-    assert alike["conditions"]["difficulty"] == {
-        "label": "share of samples of old that pass", "why_not": "all prompts are alike in it: 1", "models": {},
-    }  # fmt: skip
+    silent = compared(models, (1,), prompts=("", "", ""))["conditions"]["prompt_length"]
+    assert silent["why_not"] == "the samples do not say how long they are"
+    alike = compared({"old": [[1, 1]] * 2, "new": [[1, 1]] * 2}, (1,))["conditions"]["difficulty"]
+    assert (alike["why_not"], alike["models"]) == ("all prompts are alike in it: 1", {})
 
 
-def test_one_cluster_has_no_interval() -> None:
+def test_conditions_of_one_cluster_or_few_samples_have_a_reason() -> None:
     models = {"old": [HARD, EASY, EASY], "new": [EASY, EASY, EASY]}
-    found = conditions(read(records_of(models, clusters=("a", "b", "c"))), Compared("old", "old", (1, 2)))
-    gain = found["conditions"]["difficulty"]["models"]["new"][0]["gains"]["pass@1"]
-    assert gain == {"value": 1.0, "low": None, "high": None, "says": "one cluster alone"}
-
-
-def test_too_few_samples_have_a_reason() -> None:
-    models = {"old": [[1, 1], [WRONG, 1]], "new": [[1, 1]] * 2}
-    found = conditions(read(records_of(models)), Compared("old", "old", (2,)))
-    assert found["k"] is None and "2 samples per prompt cannot be halved for k=2" in found["why_not"]
-    assert found["conditions"] == found["worst"] == {}
+    found = compared(models, (1, 2), clusters=("a", "b", "c"))["conditions"]["difficulty"]["models"]["new"]
+    expected = {"value": 1.0, "low": None, "high": None, "says": "one cluster alone"}
+    assert found[0]["gains"]["pass@1"] == expected
+    few = compared({"old": [[1, 1], [WRONG, 1]], "new": [[1, 1]] * 2}, (2,))
+    assert few["k"] is None and "2 samples per prompt cannot be halved for k=2" in few["why_not"]
+    assert few["conditions"] == few["worst"] == {}
 
 
 def test_worst_prompts_are_chosen_on_one_half_and_measured_on_the_other() -> None:
     models = {
         "old": [[1, 1, 1, 1], [1, 1, 1, WRONG], [WRONG, 1, WRONG, 1]],
-        "new": [[WRONG, WRONG, 1, WRONG], [WRONG, WRONG, WRONG, WRONG], [WRONG, WRONG, WRONG, WRONG]],
+        "new": [[WRONG, WRONG, 1, WRONG], [WRONG] * 4, [WRONG] * 4],
     }
-    records = records_of(models)
+    records = records_of(models, prompts=("one", "x" * 3000, "three"))
     found = conditions(read(records), Compared("old", "old", (1, 2)))
     shown = with_candidates(found, SampleList(records), threshold=0.5)["worst"]["new"]
     losses = [(each["task_id"], each["loss_chosen_on"], each["loss_other_samples"]) for each in shown]
     assert losses == [("p1", 1.0, 0.5), ("p0", 0.5, 1.0)], "p2 lost nothing on the EVEN samples"
-    assert shown[0]["prompt"] == "prompt 1"
-    assert shown[0]["candidates"]["new"] == [
-        {"text": "new 1", "passed": False, "reward": 0.0},
-        {"text": "new 3", "passed": False, "reward": 0.0},
-    ]
+    assert [each["prompt"] for each in shown] == ["x" * MAX_CHARS + CUT, "one"]
+    failed = [{"text": f"new {index}", "passed": False, "reward": 0.0} for index in (1, 3)]
+    assert shown[0]["candidates"]["new"] == failed
     assert [each["passed"] for each in shown[0]["candidates"]["old"]] == [True, False]
-
-
-def test_long_candidates_are_cut() -> None:
-    models = {"old": [[1, 1], [1, 1]], "new": [[WRONG, WRONG], [1, 1]]}
-    records = records_of(models, prompts=("x" * 3000, "y"))
-    found = conditions(read(records), Compared("old", "old", (1,)))
-    [worst] = with_candidates(found, SampleList(records), threshold=0.5)["worst"]["new"]
-    assert worst["prompt"] == "x" * MAX_CHARS + CUT
 
 
 def drawn(name: str, passed_PN: np.ndarray) -> Outcomes:
@@ -161,9 +154,7 @@ def test_conditions_without_any_effect_find_one_at_the_nominal_rate() -> None:
 def test_conditions_of_an_identical_model_are_exactly_zero() -> None:
     draw = np.random.default_rng(2)
     classes = np.where(draw.random((200, 8)) < 0.5, draw.integers(0, 3, (200, 8)), WRONG).tolist()
-    found = conditions(
-        read(records_of({"start": classes, "same": classes})), Compared("start", "start", (1, 2, 4))
-    )
+    found = compared({"start": classes, "same": classes}, (1, 2, 4), "start")
     for condition in found["conditions"].values():
         for each in condition["models"].get("same", ()):
             assert [gain["value"] for gain in each["gains"].values()] == [0.0, 0.0, 0.0]

@@ -18,7 +18,7 @@ from tests.unit.shelf.research.evaluated.evaluated_fixtures import (
 MODELS = {"A": [[0, WRONG], [1, 0]], "B": [[0, 0], [1, 1]]}
 
 
-def test_directory_gives_evaluations_with_their_judges_and_cost(tmp_path: Path) -> None:
+def test_inputs_of_a_directory_are_evaluations_with_their_judges_and_cost(tmp_path: Path) -> None:
     run = write_run(tmp_path / "runs" / "eval", MODELS, baseline="B")
     (run / "cost.json").write_text('{"wall_s": 3.5}')
     judged = write_judge(tmp_path / "runs" / "judged", [])
@@ -36,7 +36,7 @@ def test_directory_gives_evaluations_with_their_judges_and_cost(tmp_path: Path) 
     assert found.notes == ()
 
 
-def test_a_judge_of_other_samples_is_named_and_not_used(tmp_path: Path) -> None:
+def test_inputs_name_a_judge_of_other_samples(tmp_path: Path) -> None:
     run = write_run(tmp_path / "eval", MODELS)
     judged = write_judge(tmp_path / "judged", []).parent.parent
     (judged / "config.json").write_text('{"samples": "/elsewhere/samples.jsonl"}')
@@ -46,25 +46,27 @@ def test_a_judge_of_other_samples_is_named_and_not_used(tmp_path: Path) -> None:
     assert "/elsewhere/samples.jsonl" in note and str(judged.resolve()) in note
 
 
-def test_equal_names_become_paths_and_a_path_given_twice_is_one_run(tmp_path: Path) -> None:
+def test_inputs_with_equal_names_are_labelled_by_path_once(tmp_path: Path) -> None:
     one = write_run(tmp_path / "a" / "eval", MODELS)
     two = write_run(tmp_path / "b" / "eval", MODELS)
     assert [run.label for run in read_inputs([one, one, two]).runs] == [str(one), str(two)]
 
 
-def test_unreadable_input_is_a_data_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("empty", r"/empty .*evaluation/metrics\.json"),
+        ("missing", r"/missing .*evaluation/metrics\.json"),
+        ("rewards", r"models .*/rewards"),
+        ("lacking", r"metrics\.json .*pass_at_k of A"),
+        ("torn", r"metrics\.json .*JSON"),
+    ],
+)
+def test_inputs_that_are_unreadable_are_named(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"/empty .*evaluation/metrics\.json"):
-        read_inputs([tmp_path / "empty"])
-    with pytest.raises(DataError, match=r"/missing .*evaluation/metrics\.json"):
-        read_inputs([tmp_path / "missing"])
-    rewards = write_validated_reward(tmp_path / "rewards", 0.6)
-    with pytest.raises(DataError, match=r"models .*/rewards"):
-        read_inputs([rewards])
-    run = write_run(tmp_path / "eval", MODELS)
-    change_metrics(run, models={"A": {"pass_at_k": {}}})
-    with pytest.raises(DataError, match=r"metrics\.json .*pass_at_k of A"):
-        read_inputs([run])
-    (run / "evaluation" / "metrics.json").write_text('{"models": {"A"')
-    with pytest.raises(DataError, match=r"metrics\.json .*JSON"):
-        read_inputs([run])
+    write_validated_reward(tmp_path / "rewards", 0.6)
+    change_metrics(write_run(tmp_path / "lacking", MODELS), models={"A": {"pass_at_k": {}}})
+    torn = write_run(tmp_path / "torn", MODELS)
+    (torn / "evaluation" / "metrics.json").write_text('{"models": {"A"')
+    with pytest.raises(DataError, match=message):
+        read_inputs([tmp_path / name])

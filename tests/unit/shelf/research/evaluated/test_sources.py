@@ -1,49 +1,36 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
 
 from polyray.errors import DataError
-from polyray.shelf.research.evaluated.sources import JsonFile, number_at, pointer
+from polyray.shelf.research.evaluated.sources import JsonFile, pointer
 from tests.unit.shelf.research.evaluated.evaluated_fixtures import at_pointer
 
 
-def test_a_place_is_a_json_pointer() -> None:
-    assert pointer("models", "LoRA/GRPO ~1", 0) == "/models/LoRA~1GRPO ~01/0"
-    assert at_pointer({"models": {"LoRA/GRPO ~1": [7]}}, "/models/LoRA~1GRPO ~01/0") == 7
-    assert pointer() == ""
-
-
-def test_a_source_has_the_hash_of_the_bytes(tmp_path: Path) -> None:
-    file = tmp_path / "a.json"
-    file.write_bytes(b'{"a": [1, null, NaN]}')
+def test_source_has_a_json_pointer_and_the_hash_of_the_bytes(tmp_path: Path) -> None:
+    file, content = tmp_path / "a.json", b'{"LoRA/GRPO ~1": [1, null, NaN], "b": {"c": true}}'
+    file.write_bytes(content)
     read = JsonFile.read(file)
-    source = read.source("a", 0)
-    assert source.as_json() == {
-        "file": str(file), "key": "/a/0", "sha256": hashlib.sha256(b'{"a": [1, null, NaN]}').hexdigest(),
-    }  # fmt: skip
-    assert read.number("a", 0) == 1.0
-    assert [read.number("a", place) for place in (1, 2, 3)] == [None, None, None]
-
-
-def test_ways_that_end_lead_to_no_number() -> None:
-    values = {"a": {"b": 2}, "c": True}
-    assert number_at(values, "a", "b") == 2.0
-    assert number_at(values, "a") is None
-    assert number_at(values, "a", "b", "c") is None
-    assert number_at(values, "c") is None
+    key, name = "/LoRA~1GRPO ~01/0", "LoRA/GRPO ~1"
+    assert pointer(name, 0) == key and pointer() == ""
+    assert at_pointer(json.loads(content), key) == 1
+    expected = {"file": str(file), "key": key, "sha256": hashlib.sha256(content).hexdigest()}
+    assert read.source(name, 0).as_json() == expected
+    assert read.number(name, 0) == 1.0
+    for path in ((name, 1), (name, 2), (name, 3), ("b",), ("b", "c"), ("b", "c", "d")):
+        assert read.number(*path) is None
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [('{"a": 1', "JSON"), ("[1]", "list"), (b"\xff{}", "JSON")],
+    ("content", "message"), [(b'{"a": 1', "JSON"), (b"[1]", "list"), (b"\xff{}", "JSON")]
 )
-def test_broken_files_are_named(tmp_path: Path, content: str | bytes, message: str) -> None:
-    file = tmp_path / "a.json"
-    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+def test_source_that_is_broken_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(DataError, match=rf"a\.json .*{message}"):
-        JsonFile.read(file)
+        JsonFile.read(tmp_path / "a.json")
     with pytest.raises(DataError, match=r"b\.json"):
         JsonFile.read(tmp_path / "b.json")

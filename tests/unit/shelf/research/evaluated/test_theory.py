@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,11 +24,14 @@ def drawn(name: str, chances_P: np.ndarray, num_samples: int, seed: int) -> Outc
     return outcomes(name, uniform < chances_P[:, None])
 
 
+def make_fast(patch: pytest.MonkeyPatch) -> None:
+    for name, number in (("REFITS", 20), ("TEST_RESAMPLES", 19), ("BOOTSTRAP_RESAMPLES", 200)):
+        patch.setattr(theory_module, name, number)
+
+
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(theory_module, "REFITS", 20)
-    monkeypatch.setattr(theory_module, "TEST_RESAMPLES", 19)
-    monkeypatch.setattr(theory_module, "BOOTSTRAP_RESAMPLES", 200)
+    make_fast(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -37,53 +41,61 @@ def two() -> dict[str, Outcomes]:
     return {"certain": drawn("certain", sure_P, 8, 1), "even": drawn("even", np.full(300, 0.45), 8, 2)}
 
 
-def test_the_prediction_rests_on_every_other_sample_alone(two: dict[str, Outcomes]) -> None:
-    found = theory(two)
+def share_of_subsets(passed_PN: np.ndarray, k: int) -> float:
+    """pass@k by enumeration."""
+    subsets = combinations(range(passed_PN.shape[1]), k)
+    return float(np.mean([passed_PN[:, list(chosen)].any(axis=1) for chosen in subsets]))
+
+
+@pytest.fixture(scope="module")
+def found(two: dict[str, Outcomes]) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        make_fast(patch)
+        return theory(two)
+
+
+def test_theory_predicts_from_every_other_sample_alone(
+    two: dict[str, Outcomes], found: dict[str, Any]
+) -> None:
     assert (found["n_samples"], found["n_fitted"], found["n_problems"]) == (8, 4, 300)
     for name, model in two.items():
-        by_hand = fit_success_distribution(model.passed_PN[:, [0, 2, 4, 6]].sum(axis=1), 4)
-        curve = found["models"][name]["curve"]
-        assert [point["predicted"] for point in curve] == [by_hand.pass_at_k(k) for k in range(1, 9)]
-        assert found["models"][name]["fit_half"]["a"] == by_hand.a
+        by_hand = fit_success_distribution(model.passed_PN[:, ::2].sum(axis=1), 4)
+        entry = found["models"][name]
+        assert [point["predicted"] for point in entry["curve"]] == [by_hand.pass_at_k(k) for k in range(1, 9)]
+        assert entry["fit_half"]["a"] == by_hand.a
         whole = fit_success_distribution(model.passed_PN.sum(axis=1), 8)
-        assert [point["k"] for point in found["models"][name]["beyond"]] == [16, 32, 64, 128]
-        assert found["models"][name]["beyond"][3]["predicted"] == whole.pass_at_k(128)
+        assert [point["k"] for point in entry["beyond"]] == [16, 32, 64, 128]
+        assert entry["beyond"][3]["predicted"] == whole.pass_at_k(128)
 
 
-def test_measured_is_the_share_of_subsets_with_a_pass(two: dict[str, Outcomes]) -> None:
-    model = two["certain"]
-    curve = theory(two)["models"]["certain"]["curve"]
-    for k in (1, 3, 8):
-        subsets = [model.passed_PN[:, list(chosen)].any(axis=1) for chosen in combinations(range(8), k)]
-        assert curve[k - 1]["measured"] == pytest.approx(np.mean(subsets), abs=1e-12)
-    others = model.passed_PN[:, [1, 3, 5, 7]]
-    subsets = [others[:, list(chosen)].any(axis=1) for chosen in combinations(range(4), 2)]
-    assert curve[1]["measured_other_half"] == pytest.approx(np.mean(subsets), abs=1e-12)
-    assert [point["measured_other_half"] is None for point in curve] == [False] * 4 + [True] * 4
-    errors = [abs(point["predicted"] - point["measured_other_half"]) for point in curve[:4]]
-    assert theory(two)["models"]["certain"]["largest_error"] == max(errors)
+def test_theory_measures_the_share_of_subsets_with_a_pass(
+    two: dict[str, Outcomes], found: dict[str, Any]
+) -> None:
+    passed_PN, entry = two["certain"].passed_PN, found["models"]["certain"]
+    for point in entry["curve"]:
+        k, other = point["k"], point["measured_other_half"]
+        assert point["measured"] == pytest.approx(share_of_subsets(passed_PN, k), abs=1e-12)
+        assert (other is None) == (k > 4)
+        if k <= 4:
+            assert other == pytest.approx(share_of_subsets(passed_PN[:, 1::2], k), abs=1e-12)
+    errors = [abs(point["predicted"] - point["measured_other_half"]) for point in entry["curve"][:4]]
+    assert entry["largest_error"] == max(errors)
 
 
-def test_largest_error_uses_samples_outside_of_the_fit() -> None:
-    """Every prompt is solved in each EVEN sample or in none, and never in an ODD one."""
+def test_theory_uses_samples_outside_of_the_fit_for_errors_and_leads(two: dict[str, Outcomes]) -> None:
     passed_PN = np.zeros((10, 8), dtype=bool)
-    passed_PN[:5, ::2] = True
+    passed_PN[:5, ::2] = True  # solved in each EVEN sample or in none, and never in an ODD one
     model = theory({"one": outcomes("one", passed_PN)})["models"]["one"]
     assert model["curve"][0]["predicted"] == pytest.approx(0.5, abs=0.01)
-    assert model["largest_error"] == max(point["predicted"] for point in model["curve"][:4])
-    assert model["largest_error"] > 0.5 > max(point["measured"] for point in model["curve"][:1])
-
-
-def test_overtaking_is_measured_without_a_fit() -> None:
-    sure_P, flat_P = np.repeat([0.99, 0.01], [180, 120]), np.full(300, 0.45)
-    models = {"certain": drawn("certain", sure_P, 8, 1), "even": drawn("even", flat_P, 8, 2)}
-    models["even"].passed_PN[:, 1::2] = False
-    [pair] = theory(models)["pairs"]
+    assert model["largest_error"] == max(point["predicted"] for point in model["curve"][:4]) > 0.5
+    flat_PN = two["even"].passed_PN.copy()
+    flat_PN[:, 1::2] = False
+    [pair] = theory({**two, "even": outcomes("even", flat_PN)})["pairs"]
     assert pair["measured_k"] is not None and pair["measured_k_other_half"] is None
 
 
-def test_flatter_model_overtakes_at_the_predicted_k(two: dict[str, Outcomes]) -> None:
-    [pair] = theory(two)["pairs"]
+def test_flatter_model_overtakes_at_the_predicted_k(two: dict[str, Outcomes], found: dict[str, Any]) -> None:
+    [pair] = found["pairs"]
     assert (pair["behind"], pair["ahead"]) == ("even", "certain")
     fits = [
         fit_success_distribution(two[name].passed_PN[:, ::2].sum(axis=1), 4) for name in ("even", "certain")
@@ -91,33 +103,26 @@ def test_flatter_model_overtakes_at_the_predicted_k(two: dict[str, Outcomes]) ->
     assert pair["predicted_k"] == overtaking_k(*fits)
     assert pair["predicted_low"] <= pair["predicted_k"] <= pair["predicted_high"]
     assert pair["predicted_share"] == 1.0
-    curves = {
-        name: [
-            np.mean([m.passed_PN[:, list(chosen)].any(axis=1) for chosen in combinations(range(8), k)])
-            for k in range(1, 9)
-        ]
-        for name, m in two.items()
-    }
-    ahead = [k for k in range(1, 9) if curves["even"][k - 1] > curves["certain"][k - 1]]
-    assert pair["measured_k"] == ahead[0] == 2 and ahead == list(range(2, 9))
-    assert pair["measured_k_other_half"] == 2
+    leads = [share_of_subsets(two["even"].passed_PN, k) - share_of_subsets(two["certain"].passed_PN, k)
+             for k in range(1, 9)]  # fmt: skip
+    assert [lead > 0 for lead in leads] == [False] + [True] * 7
+    assert pair["measured_k"] == pair["measured_k_other_half"] == 2
     assert pair["shown_k"] == 2, "no resample of 300 prompts reverses .69 and .61"
     assert abs(pair["predicted_k"] - 1.6) < 0.4
-    assert pair["lead_at_n"]["value"] == pytest.approx(curves["even"][7] - curves["certain"][7])
+    assert pair["lead_at_n"]["value"] == pytest.approx(leads[7])
 
 
-def test_a_model_that_never_overtakes() -> None:
+def test_model_that_never_overtakes_has_no_measured_k() -> None:
     models = {"good": drawn("good", np.full(60, 0.8), 4, 3), "bad": drawn("bad", np.full(60, 0.2), 4, 4)}
     [pair] = theory(models)["pairs"]
     assert (pair["behind"], pair["measured_k"], pair["shown_k"]) == ("bad", None, None)
     assert pair["predicted_high"] is None or pair["predicted_high"] > 4
 
 
-def test_the_test_of_fit_sees_three_kinds_of_prompts() -> None:
-    three_P = np.repeat([0.02, 0.5, 0.98], 200)
+def test_goodness_of_fit_sees_three_kinds_of_prompts() -> None:
     beta_P = np.random.default_rng(5).beta(0.5, 0.7, size=600)
-    models = {"three": drawn("three", three_P, 8, 6), "beta": drawn("beta", beta_P, 8, 7)}
-    found = theory(models)["models"]
+    three = drawn("three", np.repeat([0.02, 0.5, 0.98], 200), 8, 6)
+    found = theory({"three": three, "beta": drawn("beta", beta_P, 8, 7)})["models"]
     assert found["three"]["goodness_of_fit"]["p"] == 0.05, "the least that 19 resamples allow"
     assert found["beta"]["goodness_of_fit"]["p"] > 0.05
 
@@ -135,13 +140,11 @@ def test_model_that_cannot_be_fitted_has_a_reason() -> None:
     assert "evaluation.num_samples" in single["models"]["one"]["why_no_fit"]
 
 
-def test_a_lead_must_last_to_count() -> None:
+def test_lead_counts_only_when_it_lasts() -> None:
     first = theory_module._first_to_stay
-    assert first([-0.1, 0.2, -0.1, 0.1, 0.2]) == 4
-    assert first([0.1, 0.2]) == 1
-    assert first([-0.1, 0.2, 0.0]) is None
-
-
-def test_infinite_ends_of_an_interval_are_none() -> None:
+    assert [first(leads) for leads in ([-0.1, 0.2, -0.1, 0.1, 0.2], [0.1, 0.2], [-0.1, 0.2, 0])] == [
+        4,
+        1,
+        None,
+    ]
     assert theory_module._quantiles([2.0] * 30 + [float("inf")] * 10, 0.95) == (2.0, None)
-    assert theory_module._quantiles([], 0.95) == (None, None)

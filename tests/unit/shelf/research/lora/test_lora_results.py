@@ -6,7 +6,6 @@ import csv
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from polyray.cli.analyze import main
 from polyray.errors import ConfigError
 from polyray.metrics import holm
 from polyray.shelf.research.lora.drift import drift
-from polyray.shelf.research.lora.figures import heatmap
 from polyray.shelf.research.lora.null import arm_difference
 from polyray.shelf.research.lora.overlaps import overlap
 from polyray.shelf.research.lora.results import Arm, as_csv, lora_results
@@ -38,9 +36,9 @@ def adapters(tmp_path: Path) -> list[Adapter]:
     return found
 
 
-def test_every_number_matches_its_measure(adapters: list[Adapter]) -> None:
-    first, second = adapters[:2]
-    results = lora_results(adapters[:2])
+def test_lora_results_hold_the_single_measures(adapters: list[Adapter]) -> None:
+    first, second, third = adapters[:3]
+    results = lora_results(adapters[:2], checkpoints=adapters[:3])
     assert [each["name"] for each in results["adapters"]] == ["s0", "s1"]
     row = results["adapters"][1]["modules"][0]
     expected = spectrum(decompose(second.updates[Q]).singular_values)
@@ -48,26 +46,27 @@ def test_every_number_matches_its_measure(adapters: list[Adapter]) -> None:
     assert (row["effective_rank"], row["stable_rank"]) == (expected.effective_rank, expected.stable_rank)
     assert (row["norm_a"], row["norm_b"]) == second.factor_norms[Q]
     (pair,) = results["overlaps"]
-    both = overlap(decompose(first.updates[UP]), decompose(second.updates[UP]))
-    assert (pair["modules"][1]["cosine"], pair["modules"][1]["read"]) == (both.cosine, both.read.overlap)
-    assert pair["modules"][1]["written_by_chance"] == both.written.by_chance
+    both, found = overlap(decompose(first.updates[UP]), decompose(second.updates[UP])), pair["modules"][1]
+    assert (found["cosine"], found["read"]) == (both.cosine, both.read.overlap)
+    assert found["written_by_chance"] == both.written.by_chance
+    assert results["drift"]["checkpoints"] == ["s0", "s1", "s2"]
+    moved = drift([adapter.updates[Q] for adapter in (first, second, third)]).moved
+    assert results["drift"]["modules"][0]["moved"] == list(moved)
 
 
-def test_results_since_an_adapter_measure_the_difference(adapters: list[Adapter]) -> None:
+def test_lora_results_since_an_adapter_measure_the_difference(adapters: list[Adapter]) -> None:
     results = lora_results(adapters[1:3], since=adapters[0])
     assert results["since"] == "s0"
-    (_, row) = results["adapters"][0]["modules"]
     change = adapters[1].updates[UP].minus(adapters[0].updates[UP])
-    assert row["norm"] == pytest.approx(spectrum(decompose(change).singular_values).norm)
+    norm = results["adapters"][0]["modules"][1]["norm"]
+    assert norm == pytest.approx(spectrum(decompose(change).singular_values).norm)
 
 
-def test_arms_are_tested_against_their_seeds_and_corrected(adapters: list[Adapter]) -> None:
+def test_lora_results_of_arms_are_corrected(adapters: list[Adapter]) -> None:
     one, two = Arm("one", tuple(adapters[:3])), Arm("two", tuple(adapters[3:]))
     (found,) = lora_results([], arms=[one, two])["arms"]
     alone = [
-        arm_difference(
-            [each.updates[place] for each in one.seeds], [each.updates[place] for each in two.seeds]
-        )
+        arm_difference(*([seed.updates[place] for seed in arm.seeds] for arm in (one, two)))
         for place in (Q, UP)
     ]
     assert [row["p"] for row in found["modules"]] == [each.p for each in alone]
@@ -75,15 +74,7 @@ def test_arms_are_tested_against_their_seeds_and_corrected(adapters: list[Adapte
     assert found["modules"][0]["excess"] == alone[0].between - alone[0].within
 
 
-def test_drift_follows_the_checkpoints(adapters: list[Adapter]) -> None:
-    found = lora_results([], checkpoints=adapters[:3])["drift"]
-    assert found["checkpoints"] == ["s0", "s1", "s2"]
-    expected = drift([adapter.updates[Q] for adapter in adapters[:3]])
-    assert found["modules"][0]["moved"] == list(expected.moved)
-    assert lora_results(adapters[:1])["drift"]["modules"] == []
-
-
-def test_missing_value_is_none_and_empty_in_tables(adapters: list[Adapter]) -> None:
+def test_lora_results_missing_value_is_none_and_empty_in_tables(adapters: list[Adapter]) -> None:
     results = lora_results([adapters[4], adapters[5]])
     row = results["overlaps"][0]["modules"][1]
     assert (row["cosine"], row["written"], row["written_angles"]) == (None, None, [])
@@ -91,18 +82,11 @@ def test_missing_value_is_none_and_empty_in_tables(adapters: list[Adapter]) -> N
     (_, line) = csv.DictReader(as_csv(results["overlaps"][0]["modules"]).splitlines())
     assert (line["module"], line["cosine"], line["written_angles"]) == ("mlp.up_proj", "", "")
     assert as_csv([]) == ""
+    with pytest.raises(ConfigError, match="adapter"):
+        lora_results([])
 
 
-def test_a_heatmap_has_each_number_in_its_place(adapters: list[Adapter]) -> None:
-    entries = lora_results(adapters[:1])["adapters"][0]["modules"]
-    figure: Any = heatmap(entries, "norm")
-    (trace,) = figure.data
-    assert (list(trace.x), list(trace.y)) == (["q_proj", "up_proj"], ["0", "1"])
-    assert [list(row) for row in trace.z] == [[entries[0]["norm"], None], [None, entries[1]["norm"]]]
-    assert (trace.zmin, trace.zmax) == (0, max(entry["norm"] for entry in entries))
-
-
-def test_job_writes_page_json_and_tables(
+def test_analyze_lora_writes_page_json_and_tables(
     adapters: list[Adapter], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = [str(tmp_path / f"s{seed}") for seed in range(6)]
@@ -127,7 +111,7 @@ def test_job_writes_page_json_and_tables(
         assert page.count(f'id="figure-{figure}"') == 1, figure
 
 
-def test_run_directory_is_read_as_its_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_analyze_lora_reads_the_adapter_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved(tmp_path / "run" / "adapter", {"0.mlp.up_proj": factors(2)})
     assert main(["lora", str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--check"]) == 0
     assert json.loads(capsys.readouterr().out)["adapters"] == {
@@ -146,11 +130,6 @@ def test_run_directory_is_read_as_its_adapter(tmp_path: Path, capsys: pytest.Cap
         (["lore"], "'lore'; known: lora"),
     ],
 )
-def test_mistakes_are_named(arguments: list[str], message: str) -> None:
+def test_analyze_lora_names_mistakes(arguments: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         main(arguments)
-
-
-def test_no_adapter_is_refused() -> None:
-    with pytest.raises(ConfigError, match="adapter"):
-        lora_results([])

@@ -18,10 +18,14 @@ from polyray.config.base import as_json
 from polyray.config.loader import build_config
 from polyray.config.run import EvaluateConfig
 from polyray.errors import ConfigError, DataError
+from polyray.evaluation.records import SampleRecord
 from polyray.models.base_files import base_fingerprint
 from polyray.models.lora import save_adapter
+from polyray.shelf.research.evaluated.inputs import read_inputs
+from polyray.shelf.research.mechanistic.inputs import Material, read_material
 from polyray.shelf.research.mechanistic.policies import Policies, Row
 from polyray.tasks import build_task
+from tests.sample_files import write_lines
 from tests.unit.tiny_policy import build_base, build_policy, move, save_base
 
 LAYERS, HEADS = 1, 2
@@ -53,48 +57,35 @@ def alone(model_dir: Path, adapter: Path | None) -> Any:
     return model if adapter is None else PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
 
 
-@pytest.mark.parametrize("name", ["base", "warm start", "new.one", "base"])
+@pytest.mark.parametrize("name", ["base", "warm start", "new.one"])
 def test_policy_among_others_matches_the_policy_alone(
-    model_dir: Path, adapters: dict[str, Path | None], name: str
+    model_dir: Path, adapters: dict[str, Path | None], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policies = Policies(model_dir, adapters)
     next(iter(policies.look("new.one", ROWS, attention=True)))  # another one was active before
     reference = alone(model_dir, adapters[name])
-    for row, seen in zip(ROWS, policies.look(name, ROWS, attention=True), strict=True):
+    together = list(policies.look(name, ROWS, attention=True))
+    for row, seen in zip(ROWS, together, strict=True):
         start = len(row.prompt_ids)
+        ids = torch.tensor([[*row.prompt_ids, *row.completion_ids]])
         with torch.inference_mode():
-            output = reference(
-                torch.tensor([[*row.prompt_ids, *row.completion_ids]]),
-                output_attentions=True,
-                output_hidden_states=True,
-            )
+            output = reference(ids, output_attentions=True, output_hidden_states=True)
         expected = torch.stack([layer[0, :, start:] for layer in output.attentions])
-        assert seen.attention is not None and seen.attention.shape == (
-            LAYERS,
-            HEADS,
-            len(row) - start,
-            len(row),
-        )
+        assert seen.attention is not None
+        assert seen.attention.shape == (LAYERS, HEADS, len(row) - start, len(row))
         torch.testing.assert_close(seen.attention, expected, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(seen.attention.sum(-1), torch.ones(LAYERS, HEADS, len(row) - start))
         states = torch.stack([layer[0, start:].mean(0) for layer in output.hidden_states])
         torch.testing.assert_close(seen.states, states, atol=1e-5, rtol=1e-5)
-
-
-def test_batch_size_does_not_change_attention(
-    model_dir: Path, adapters: dict[str, Path | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    policies = Policies(model_dir, adapters)
-    together = list(policies.look("warm start", ROWS, attention=True))
     monkeypatch.setattr("polyray.shelf.research.mechanistic.policies.BATCH_BYTES", 1)
     assert policies.batch_rows(7) == 1
-    for one, other in zip(together, policies.look("warm start", ROWS, attention=True), strict=True):
+    for one, other in zip(together, policies.look(name, ROWS, attention=True), strict=True):
         assert one.attention is not None and other.attention is not None
         torch.testing.assert_close(one.attention, other.attention, atol=1e-6, rtol=1e-6)
-    assert all(seen.attention is None for seen in policies.look("base", ROWS, attention=False))
+    assert all(seen.attention is None for seen in policies.look(name, ROWS, attention=False))
 
 
-def test_an_adapter_of_another_base_is_refused(tmp_path: Path, adapters: dict[str, Path | None]) -> None:
+def test_policies_refuse_an_adapter_of_another_base(tmp_path: Path, adapters: dict[str, Path | None]) -> None:
     build_base(seed=9).save_pretrained(tmp_path / "other")
     with pytest.raises(ConfigError, match=r"warm start.* base [0-9a-f]{12}, .*model\.path"):
         Policies(tmp_path / "other", adapters)
@@ -103,39 +94,35 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path, adapters: dict[st
 @pytest.fixture
 def run(tmp_path: Path, model_dir: Path, adapters: dict[str, Path | None]) -> Path:
     """An evaluation of three models on six prompts, four completions each: two walks that differ, twice."""
-    config = build_config(
-        EvaluateConfig,
-        {
-            "name": "evaluation",
-            "runs_dir": str(tmp_path),
-            "model": {"path": str(model_dir)},
-            "adapters": {name: None if path is None else str(path) for name, path in adapters.items()},
-            "evaluation": {"num_prompts": 6, "num_samples": 4, "ks": [1, 2]},
-        },
-    )
+    values = {
+        "name": "evaluation",
+        "runs_dir": str(tmp_path),
+        "model": {"path": str(model_dir)},
+        "adapters": {name: None if path is None else str(path) for name, path in adapters.items()},
+        "evaluation": {"num_prompts": 6, "num_samples": 4, "ks": [1, 2]},
+    }
+    config = build_config(EvaluateConfig, values)
     directory = tmp_path / "evaluation"
     (directory / "evaluation").mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(as_json(config)))
     curve = {str(k): {"value": 0.5, "low": 0.4, "high": 0.6} for k in (1, 2)}
     metrics = {"models": {name: {"pass_at_k": curve} for name in adapters}, "baseline": "base"}
     (directory / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
-    lines = [
-        {
-            "task_id": prompt.prompt_id,
-            "prompt": prompt.text,
-            "model": name,
-            "sample_index": index,
-            "completion": ("UURR", "RRUULL", "UURR", "DDD")[index],
-            "reward": float(index < 3),
-            "class": index % 2,
-        }
+    records = [
+        SampleRecord(
+            prompt.prompt_id,
+            text,
+            index,
+            model=name,
+            prompt=prompt.text,
+            reward=float(index < 3),
+            class_id=index % 2,
+        )
         for name in adapters
         for prompt in build_task(config.task).held_out_prompts(6)
-        for index in range(4)
+        for index, text in enumerate(("UURR", "RRUULL", "UURR", "DDD"))
     ]
-    (directory / "evaluation" / "samples.jsonl").write_text(
-        "".join(json.dumps(line) + "\n" for line in lines)
-    )
+    write_lines(directory / "evaluation" / "samples.jsonl", records)
     return directory
 
 
@@ -144,7 +131,7 @@ def table(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-def test_job_writes_attention_and_clusters(
+def test_analyze_mechanistic_writes_attention_and_clusters(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -175,74 +162,57 @@ def test_job_writes_attention_and_clusters(
     assert 'id="figure-distance-0"' not in page  # the reference from itself
 
 
+def material(run: Path, models: list[str], prompts: int, samples: int) -> Material:
+    return read_material(read_inputs([run]).runs[0], models, prompts, samples)
+
+
 def test_entropy_is_the_mean_over_tokens_then_completions_then_prompts(
-    run: Path, tmp_path: Path, model_dir: Path, adapters: dict[str, Path | None]
+    run: Path, tmp_path: Path, model_dir: Path
 ) -> None:
     options = ["--reference", "warm start", "--models", "base", "--prompts", "2"]
     main(["mechanistic", str(run), "--out", str(tmp_path / "out"), *options])
     results = json.loads((tmp_path / "out" / "mechanistic.json").read_text())
     assert results["models"] == ["warm start", "base"] and results["prompts"] == 2
-    from polyray.shelf.research.evaluated.inputs import read_inputs
-    from polyray.shelf.research.mechanistic.inputs import read_material
-
-    material = read_material(read_inputs([run]).runs[0], ["warm start"], 2, 16)
     reference = alone(model_dir, None)
-    by_prompt = []
-    for sampled in material.answers["warm start"]:
-        of_rows = []
-        for row in sampled.rows:
-            with torch.inference_mode():
-                weights = (
-                    reference(torch.tensor([[*row.prompt_ids, *row.completion_ids]]), output_attentions=True)
-                    .attentions[0][0]
-                    .double()
-                    .numpy()
-                )
-            tokens = range(len(row.prompt_ids), len(row))
-            entropies = [
-                [-sum(p * np.log(p) for p in weights[head, at] if p > 0) / np.log(at + 1) for at in tokens]
-                for head in range(HEADS)
-            ]
-            of_rows.append(np.mean(entropies, axis=1))
-        by_prompt.append(np.mean(of_rows, axis=0))
+
+    def entropy(row: Row) -> np.ndarray:
+        ids = torch.tensor([[*row.prompt_ids, *row.completion_ids]])
+        with torch.inference_mode():
+            weights = reference(ids, output_attentions=True).attentions[0][0].double().numpy()
+        places = range(len(row.prompt_ids), len(row))
+        terms = [-(weights[:, at] * np.log(np.maximum(weights[:, at], 1e-300))).sum(-1) for at in places]
+        return np.mean([term / np.log(at + 1) for term, at in zip(terms, places, strict=True)], axis=0)
+
+    answers = material(run, ["warm start"], 2, 16).answers["warm start"]
+    expected = np.mean([np.mean([entropy(row) for row in each.rows], axis=0) for each in answers], axis=0)
     found = [entry["entropy"] for entry in results["attention"] if entry["model"] == "base"]
-    assert found == pytest.approx(np.mean(by_prompt, axis=0), abs=1e-5)
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
-def test_prompts_of_one_cluster_are_one_unit(run: Path) -> None:
-    from polyray.shelf.research.evaluated.inputs import read_inputs
-    from polyray.shelf.research.mechanistic.inputs import read_material
-
+def test_material_counts_prompts_of_one_cluster_as_one(run: Path) -> None:
     config = json.loads((run / "config.json").read_text())
     config["evaluation"]["num_prompts"] = 400  # 200 pairs of start and goal, two maps each
     (run / "config.json").write_text(json.dumps(config))
-    evaluated = read_inputs([run]).runs[0]
-    assert len(read_material(evaluated, ["base"], 3, 2).answers["base"]) == 3
+    assert len(material(run, ["base"], 3, 2).answers["base"]) == 3
     with pytest.raises(DataError, match="'base' to test-"):
-        read_material(evaluated, ["base"], 50, 2)  # those were never sampled
+        material(run, ["base"], 50, 2)  # the others were never sampled
 
 
 def test_material_of_an_adapter_that_was_not_sampled_is_refused(run: Path) -> None:
-    from polyray.shelf.research.evaluated.inputs import read_inputs
-    from polyray.shelf.research.mechanistic.inputs import read_material
-
     record = run / "evaluation" / "fingerprints.json"
     record.write_text(json.dumps({"arms": {"base": "none", "warm start": "0" * 64}}))
     with pytest.raises(ConfigError, match=r"arms\.warm start: sha256 000000000000 -> "):
-        read_material(read_inputs([run]).runs[0], ["base"], 2, 4)
+        material(run, ["base"], 2, 4)
 
 
 def test_material_of_a_fitted_threshold_counts_higher_rewards_as_correct(run: Path) -> None:
-    from polyray.shelf.research.evaluated.inputs import read_inputs
-    from polyray.shelf.research.mechanistic.inputs import read_material
-
     samples = run / "evaluation" / "samples.jsonl"
     samples.write_text(samples.read_text().replace('"reward": 1.0', '"reward": 0.6'))
     metrics = run / "evaluation" / "metrics.json"
     for threshold, classes in ((0.5, (0, 1, 0, None)), (0.7, (None,) * 4)):
         metrics.write_text(json.dumps(json.loads(metrics.read_text()) | {"pass_threshold": threshold}))
-        material = read_material(read_inputs([run]).runs[0], ["base"], 2, 4)
-        assert [sampled.classes for sampled in material.answers["base"]] == [classes, classes]
+        answers = material(run, ["base"], 2, 4).answers["base"]
+        assert [sampled.classes for sampled in answers] == [classes, classes]
 
 
 @pytest.mark.parametrize(
@@ -253,18 +223,9 @@ def test_material_of_a_fitted_threshold_counts_higher_rewards_as_correct(run: Pa
         (["--reference", "nobody"], ConfigError, r"--reference 'nobody' .*base, warm start, new\.one"),
     ],
 )
-def test_mistakes_are_named(
+def test_analyze_mechanistic_names_mistakes_and_writes_nothing(
     run: Path, tmp_path: Path, options: list[str], error: type[Exception], text: str
 ) -> None:
     with pytest.raises(error, match=text):
         main(["mechanistic", str(run), "--out", str(tmp_path / "out"), *options])
-    assert not (tmp_path / "out").exists()
-
-
-def test_check_prints_models_and_reference(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["mechanistic", str(run), "--out", str(tmp_path / "out"), "--check"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["models"] == ["base", "warm start", "new.one"] and found["reference"] == "base"
     assert not (tmp_path / "out").exists()
