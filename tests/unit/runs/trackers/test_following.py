@@ -76,7 +76,7 @@ def test_growing_file_gives_whole_lines_once(tmp_path: Path) -> None:
         stream.write(b': 1}\n{"step": 2}\n')
     assert list(file.new_lines()) == [{"step": 1}, {"step": 2}]
     with path.open("ab") as stream:
-        stream.write(b'{"text": "%s"}\n{"step": 3}\n' % (b"x" * 2**21))
+        stream.write(b'{"step": 3, "text": "%s"}\n{"step": 4}\n' % (b"x" * 2**21))
     assert [len(line.get("text", "")) for line in file.new_lines()] == [2**21, 0]
     assert list(file.new_lines()) == []
     cut_jsonl(path, lambda line: line["step"] < 1)
