@@ -19,14 +19,6 @@ def test_cosine_distance_equals_the_mean_over_pairs() -> None:
     assert mean_pairwise_cosine_distance(rows.astype(np.float32)) == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("q", [0, 0.5, 1, 2, np.inf])
-def test_vendi_counts_different_items(q) -> None:
-    assert vendi_score(np.eye(5), q) == pytest.approx(5)
-    assert vendi_score(np.ones((4, 4)), q) == pytest.approx(1)
-    three_of_each = np.kron(np.eye(2), np.ones((3, 3)))
-    assert vendi_score(three_of_each, q) == pytest.approx(2)
-
-
 def test_vendi_of_two_samples_in_closed_form() -> None:
     # Eigenvalues of [[1, c], [c, 1]] / 2 are (1 + c) / 2 and (1 - c) / 2.
     shares = np.array([0.8, 0.2])

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from polyray.metrics import (
     best_at_k,
     oracle_at_k,
-    pass_at_k,
     random_at_k,
     selection_efficiency,
     usq_at_k,
@@ -47,21 +46,13 @@ def test_usq_equals_enumeration(scores, k) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.booleans(), min_size=1, max_size=12), st.data())
-def test_usq_of_a_perfect_selector_is_best_at_k_and_pass_at_k(correct, data) -> None:
-    k = data.draw(st.integers(1, len(correct)))
-    expected = pass_at_k(len(correct), sum(correct), k)
-    assert usq_at_k(correct, correct, k) == pytest.approx(expected, abs=1e-13)
-    assert best_at_k(correct, k) == oracle_at_k(correct, k) == pytest.approx(expected, abs=1e-13)
-
-
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=2, max_size=9), st.data())
 def test_usq_stays_in_its_bounds_and_keeps_its_symmetries(samples, data) -> None:
     scores, qualities = (np.array(column, dtype=float) for column in zip(*samples, strict=True))
     k = data.draw(st.integers(1, len(scores)))
     usq = usq_at_k(scores, qualities, k)
     worst, best = -best_at_k(-qualities, k), oracle_at_k(qualities, k)
+    assert usq_at_k(qualities, qualities, k) == pytest.approx(best, abs=1e-12)
     assert worst - 1e-12 <= usq <= best + 1e-12
     order = data.draw(st.permutations(range(len(scores))))
     assert usq_at_k(scores[order], qualities[order], k) == pytest.approx(usq, abs=1e-12)

@@ -52,13 +52,6 @@ def test_fit_to_8_samples_predicts_pass_at_64() -> None:
     assert fit.pass_at_k(64) == pytest.approx(true.pass_at_k(64), abs=0.015)
 
 
-def test_fit_of_equal_prompts_has_no_overdispersion() -> None:
-    counts = np.random.default_rng(0).binomial(16, 0.3, size=2000)
-    fit = fit_success_distribution(counts, 16)
-    assert fit.overdispersion < 0.005
-    assert fit.mean == pytest.approx(counts.mean() / 16, abs=1e-3)
-
-
 def test_fit_test_rejects_non_beta_data_and_is_uniform_otherwise() -> None:
     true = SuccessDistribution(0.8, 1.6)
     p_values = []
