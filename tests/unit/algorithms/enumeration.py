@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import combinations, product
+from math import log
 
 import numpy as np
 
@@ -57,3 +58,32 @@ def expected_update(
 def mean_over_pairs(values_VV: np.ndarray, members: Sequence[int]) -> float:
     """Mean of values_VV over the pairs of a set."""
     return float(np.mean([values_VV[a, b] for a, b in combinations(members, 2)]))
+
+
+def counted(classes: np.ndarray, members: Sequence[int]) -> list[int]:
+    """Classes of the members that have one."""
+    return [int(classes[i]) for i in members if classes[i] != -1]
+
+
+def distinct_share(classes: np.ndarray, members: Sequence[int]) -> float:
+    """Number of different classes over the size of the set."""
+    return len(set(counted(classes, members))) / len(members)
+
+
+def entropy(classes: np.ndarray, members: Sequence[int]) -> float:
+    """Entropy of the classes over its maximum, times the share of members with a class."""
+    present = counted(classes, members)
+    shares = [present.count(c) / len(present) for c in set(present)]
+    return len(present) / len(members) * -sum(p * log(p) for p in shares) / log(len(members))
+
+
+def simpson(classes: np.ndarray, members: Sequence[int]) -> float:
+    """Chance that two draws from the set have different classes."""
+    present = counted(classes, members)
+    return sum(a != b for a in present for b in present) / len(members) ** 2
+
+
+def coverage(quality: np.ndarray, classes: np.ndarray, members: Sequence[int]) -> float:
+    """Sum over classes of the best quality, over the size of the set."""
+    present = set(counted(classes, members))
+    return sum(max(quality[i] for i in members if classes[i] == c) for c in present) / len(members)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import log
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -18,12 +18,14 @@ from polyray.algorithms import (
     entropy_set_credits,
     enumerated_set_credits,
     facility_location_set_credits,
+    leave_one_out_advantages,
     max_set_credits,
     mean_distance_credits,
-    polychromic_advantages,
+    pairwise_set_credits,
     product_set_credits,
     simpson_set_credits,
 )
+from tests.unit.algorithms.enumeration import coverage, distinct_share, entropy, mean_over_pairs, simpson
 
 
 class Group:
@@ -48,53 +50,41 @@ class Group:
         other.anchors = self.anchors[:, order]
         return other
 
-
-def distinct(classes: np.ndarray) -> set[int]:
-    return {int(c) for c in classes if c != -1}
-
-
-def entropy_of(classes: np.ndarray) -> float:
-    present = classes[classes != -1]
-    shares = [float((present == c).mean()) for c in distinct(classes)]
-    return len(present) / len(classes) * -sum(p * log(p) for p in shares) / log(len(classes))
+    def mean_quality(self, s: list[int]) -> float:
+        return float(self.quality[s].mean())
 
 
-def mean_pair(matrix: np.ndarray) -> float:
-    return float(matrix[~np.eye(len(matrix), dtype=bool)].mean())
-
-
-Credits = Callable[[Group], np.ndarray]
-Value = Callable[[Group, list[int]], float]
-CASES: dict[str, tuple[Credits, Value]] = {
+CASES: dict[str, tuple[Callable[[Group], np.ndarray], Callable[[Group, list[int]], float]]] = {
+    "mean_quality": (
+        lambda g: leave_one_out_advantages(g.quality) / len(g.quality),
+        Group.mean_quality,
+    ),
     "mean_distance": (
         lambda g: mean_distance_credits(g.distance),
-        lambda g, s: mean_pair(g.distance[np.ix_(s, s)]),
+        lambda g, s: mean_over_pairs(g.distance, s),
+    ),
+    "pairwise": (
+        lambda g: pairwise_set_credits(g.quality, g.distance, 0.7),
+        lambda g, s: g.mean_quality(s) + 0.7 * mean_over_pairs(g.distance, s),
     ),
     "product": (
         lambda g: product_set_credits(g.quality, g.distance, g.k),
-        lambda g, s: float(g.quality[s].mean()) * mean_pair(g.distance[np.ix_(s, s)]),
+        lambda g, s: g.mean_quality(s) * mean_over_pairs(g.distance, s),
     ),
     "cluster": (
         lambda g: cluster_set_credits(g.quality, g.classes, g.k),
-        lambda g, s: float(g.quality[s].mean()) * len(distinct(g.classes[s])) / len(s),
+        lambda g, s: g.mean_quality(s) * distinct_share(g.classes, s),
     ),
     "distinct_correct": (
         lambda g: distinct_correct_set_credits(g.classes, g.k),
-        lambda g, s: len(distinct(g.classes[s])) / len(s),
+        lambda g, s: distinct_share(g.classes, s),
     ),
     "coverage": (
         lambda g: coverage_set_credits(g.quality, g.classes, g.k),
-        lambda g, s: sum(
-            max(g.quality[i] for i in s if g.classes[i] == c) for c in distinct(g.classes[s])
-        ) / len(s),
+        lambda g, s: coverage(g.quality, g.classes, s),
     ),
-    "entropy": (lambda g: entropy_set_credits(g.classes, g.k), lambda g, s: entropy_of(g.classes[s])),
-    "simpson": (
-        lambda g: simpson_set_credits(g.classes, g.k),
-        lambda g, s: float(
-            np.mean([g.classes[i] != g.classes[j] and -1 not in (g.classes[i], g.classes[j]) for i in s for j in s])
-        ),
-    ),
+    "entropy": (lambda g: entropy_set_credits(g.classes, g.k), lambda g, s: entropy(g.classes, s)),
+    "simpson": (lambda g: simpson_set_credits(g.classes, g.k), lambda g, s: simpson(g.classes, s)),
     "max": (lambda g: max_set_credits(g.quality, g.k), lambda g, s: float(g.quality[s].max())),
     "facility": (
         lambda g: facility_location_set_credits(g.anchors, g.k),
@@ -104,7 +94,9 @@ CASES: dict[str, tuple[Credits, Value]] = {
         lambda g: determinant_set_credits(g.kernel, g.k),
         lambda g, s: float(np.linalg.det(g.kernel[np.ix_(s, s)])),
     ),
-}  # fmt: skip
+}
+
+
 sizes = st.tuples(st.integers(0, 2**32 - 1), st.integers(3, 9), st.integers(2, 8)).filter(
     lambda case: case[2] < case[1]
 )
@@ -113,7 +105,7 @@ sizes = st.tuples(st.integers(0, 2**32 - 1), st.integers(3, 9), st.integers(2, 8
 @pytest.mark.parametrize("name", CASES)
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(case=sizes)
-def test_closed_form_equals_enumeration_and_its_invariants(name, case) -> None:
+def test_closed_form_equals_enumeration_and_keeps_its_invariants(name, case) -> None:
     group = Group(*case)
     credits_of, value = CASES[name]
     credits_G = credits_of(group)
@@ -127,20 +119,8 @@ def test_closed_form_equals_enumeration_and_its_invariants(name, case) -> None:
     assert twin_credits[0] == pytest.approx(twin_credits[-1], abs=1e-13)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
-@given(case=sizes, objective=st.sampled_from(["pairwise", "cluster", "determinant", "max"]))
-def test_lambda_zero_is_leave_one_out(case, objective) -> None:
-    group = Group(*case)
-    result = polychromic_advantages(
-        group.quality, objective=objective, quality_weight=1.0, diversity_weight=0.0, set_size=group.k
-    )
-    n = len(group.quality)
-    expected = [q - (group.quality.sum() - q) / (n - 1) for q in group.quality]
-    np.testing.assert_allclose(result.advantages_G, expected, rtol=0, atol=1e-12)
-
-
 @pytest.mark.parametrize("name", CASES)
-def test_large_groups_are_finite_and_not_all_alike(name) -> None:
+def test_credits_of_large_groups_are_finite_and_differ(name) -> None:
     group = Group(1, 400, 8)
     credits_G = CASES[name][0](group)
     assert np.isfinite(credits_G).all()
@@ -148,24 +128,43 @@ def test_large_groups_are_finite_and_not_all_alike(name) -> None:
     assert np.ptp(credits_G) > 1e-8
 
 
+@pytest.mark.parametrize(("num_samples", "k"), [(3, 2), (5, 2), (6, 4), (7, 3)])
+def test_enumerated_credits_equal_their_definition(num_samples: int, k: int) -> None:
+    """U_k(Y) - U_k(Y without i), each U_k a plain mean over the sets of k."""
+    group = Group(2, num_samples, k)
+
+    def value(s: tuple[int, ...]) -> float:
+        return min(group.distance[pair] for pair in combinations(s, 2)) ** 2
+
+    def mean_over_sets(indices: list[int]) -> float:
+        return float(np.mean([value(s) for s in combinations(indices, k)]))
+
+    everyone = list(range(num_samples))
+    expected = [mean_over_sets(everyone) - mean_over_sets([j for j in everyone if j != i]) for i in everyone]
+    np.testing.assert_allclose(enumerated_set_credits(value, num_samples, k), expected, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: distinct_correct_set_credits([0, 1], 2), r"k=2.*\b1\b"),
-        (lambda: entropy_set_credits([0, 1, 2], 1), r"k=1.*\b2\b"),
-        (lambda: simpson_set_credits([0.5, 1, 2], 2), "classes_G="),
-        (lambda: coverage_set_credits([0.5, 1.5, 0], [0, 1, 2], 2), "quality_G.*0.0.*1.5"),
-        (lambda: determinant_set_credits(np.ones((3, 2)), 2), r"kernel_GG.*\(3, 2\)"),
-        (lambda: determinant_set_credits(np.full((3, 3), np.nan), 2), "finite"),
-        (lambda: determinant_set_credits([[1, 2, 0], [2, 1, 0], [0, 0, 1]], 2), "eigenvalue -1"),
-        (
-            lambda: determinant_set_credits([[1, 0.5, 0], [0, 1, 0], [0, 0, 1]], 2),
-            "kernel_GG.*transpose",
-        ),
-        (lambda: facility_location_set_credits([0.5, 0.5, 0.1], 2), r"similarity_VG.*\(3,\)"),
-        (lambda: facility_location_set_credits([[0.5, 2.0, 0.1]], 2), "similarity_VG"),
-    ],
+    "classes",
+    [[4] * 5, [-1] * 5, [0, 1, 2, 3, 4], [-1, 7, 7, 7, 7], [2**62 + 1, -(2**62), -(2**62), -1, 2**62]],
 )
-def test_bad_arguments_are_named(call, message) -> None:
-    with pytest.raises(ValueError, match=message):
-        call()
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_cluster_credits_of_extreme_classes_equal_enumeration(classes: list[int], k: int) -> None:
+    group = Group(3, 5, k)
+    group.classes = np.array(classes)
+    expected = enumerated_set_credits(lambda s: CASES["cluster"][1](group, list(s)), 5, k)
+    np.testing.assert_allclose(cluster_set_credits(group.quality, classes, k), expected, rtol=0, atol=1e-12)
+
+
+def test_cluster_credits_of_thousands_of_samples_stay_exact() -> None:
+    # Every sample its own class: the number of classes is k, so the objective is mean quality.
+    quality = np.random.default_rng(9).random(4096)
+    for k in (4, 2000):
+        credits_G = cluster_set_credits(quality, np.arange(4096), k)
+        np.testing.assert_allclose(4096 * credits_G, leave_one_out_advantages(quality), rtol=0, atol=1e-8)
+
+
+def test_pairwise_credits_tolerate_rounding_of_float32_distances() -> None:
+    expected = leave_one_out_advantages([1, 0.5, 0]) / 3
+    found = pairwise_set_credits([1, 0.5, 0], 1 - np.eye(3) - 1e-7, 1.0)
+    np.testing.assert_allclose(found, expected, atol=1e-6)

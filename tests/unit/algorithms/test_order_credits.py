@@ -9,28 +9,21 @@ import pytest
 
 from polyray.algorithms import (
     best_minus_second_advantages,
-    enumerated_set_credits,
     max_set_credits,
     pass_at_k_training_advantages,
     pkpo_advantages,
 )
 
 
-def test_pass_at_k_training_reproduces_the_analytic_example() -> None:
+def test_pass_at_k_training_reproduces_the_published_example() -> None:
     # N = 8 with 2 correct, k = 4: R = 1 - C(6,4)/C(8,4) = 55/70.
     advantages = pass_at_k_training_advantages([1, 1, 0, 0, 0, 0, 0, 0], 4)
     np.testing.assert_allclose(advantages, [0.5222329678670935] * 2 + [-0.17407765595569782] * 6, atol=1e-15)
 
 
-@pytest.mark.parametrize(("num_correct", "k"), [(0, 2), (8, 2), (5, 4), (7, 2), (6, 3)])
-def test_pass_at_k_training_is_zero_where_the_formula_divides_by_zero(num_correct, k) -> None:
-    correct = [1] * num_correct + [0] * (8 - num_correct)
-    assert pass_at_k_training_advantages(correct, k).tolist() == [0.0] * 8
-
-
-@pytest.mark.parametrize("k", [1, 2, 3, 7])
-@pytest.mark.parametrize("num_correct", [1, 3, 5])
-def test_pass_at_k_training_is_the_mean_over_all_groups(num_correct, k) -> None:
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("num_correct", [0, 1, 3, 5, 8])
+def test_pass_at_k_training_equals_the_mean_over_all_groups(num_correct, k) -> None:
     correct = np.array([1.0] * num_correct + [0.0] * (8 - num_correct))
     groups = list(combinations(range(8), k))
     values = np.array([max(correct[list(group)]) for group in groups])
@@ -59,15 +52,8 @@ def test_pkpo_equals_its_definitions(k) -> None:
         np.testing.assert_allclose(pkpo_advantages(g, k, "sloo"), np.array(s) - without, rtol=0, atol=1e-14)
 
 
-def test_binary_rewards_have_the_closed_form_of_the_paper() -> None:
-    # r_i = k/n for a correct sample, (k/n) rho(n-1, c, k-1) for a wrong one.
-    weights = pkpo_advantages([1, 0, 1, 0, 0], 3, "s")
-    rho = 1 - 1 / 6  # both of the other two chosen from four, of which two are wrong: C(2,2)/C(4,2)
-    np.testing.assert_allclose(weights, [0.6, 0.6 * rho, 0.6, 0.6 * rho, 0.6 * rho], atol=1e-15)
-
-
 @pytest.mark.parametrize("k", [1, 4, 2000, 4095])
-def test_thousands_of_samples_are_stable(k) -> None:
+def test_order_credits_of_thousands_of_samples_are_finite(k) -> None:
     values = np.random.default_rng(0).random(4096)
     credits_G = max_set_credits(values, k)
     assert np.isfinite(credits_G).all()
@@ -79,36 +65,9 @@ def test_thousands_of_samples_are_stable(k) -> None:
         np.testing.assert_allclose(4095 * credits_G, values - values.mean(), rtol=1e-9, atol=1e-11)
 
 
-def test_best_of_a_set_equals_enumeration_with_ties() -> None:
-    values = np.array([1.0, 0.0, 1.0, 0.5, 0.5, 0.0, 0.2])
-    for k in range(1, 7):
-        enumerated = enumerated_set_credits(lambda S: best(values, S), 7, k)
-        np.testing.assert_allclose(max_set_credits(values, k), enumerated, rtol=0, atol=1e-15)
-
-
-def test_best_minus_second() -> None:
-    assert best_minus_second_advantages([0.2, 0.9, 0.5]).tolist() == [0.0, pytest.approx(0.4), 0.0]
-    assert best_minus_second_advantages([1, 1, 0]).tolist() == [0.0, 0.0, 0.0]
-    np.testing.assert_allclose(
-        best_minus_second_advantages([0.2, 0.9, 0.5]), pkpo_advantages([0.2, 0.9, 0.5], 3), atol=1e-16
-    )
+def test_best_minus_second_equals_pkpo_of_the_whole_group() -> None:
+    for values in ([0.2, 0.9, 0.5], [1, 1, 0]):
+        found = best_minus_second_advantages(values)
+        np.testing.assert_allclose(found, pkpo_advantages(values, 3), atol=1e-16)
     scaled = best_minus_second_advantages([0.0, 1.0], scale="std")
     assert scaled[1] == pytest.approx(1 / (np.sqrt(0.5) + 1e-6))
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: max_set_credits([0.1, 0.2], 2), r"k=2.*\b1\b"),
-        (lambda: max_set_credits([0.1, float("nan"), 0.2], 1), r"quality_G\[1\]=nan"),
-        (lambda: pkpo_advantages([0.1, 0.2], 3), r"k=3.*\b2\b"),
-        (lambda: pkpo_advantages([0.1, 0.2], 2, "sloo"), r"k=2.*\b1\b"),
-        (lambda: pkpo_advantages([0.1, 0.2], 1, "loo"), "variant='loo'"),  # pyright: ignore
-        (lambda: pass_at_k_training_advantages([0, 1], 3), r"k=3.*\b2\b"),
-        (lambda: pass_at_k_training_advantages([0, 0.5], 1), r"_G=\[.*0\.5\]"),
-        (lambda: best_minus_second_advantages([1.0]), r"\b1\b.*\b2\b"),
-    ],
-)
-def test_bad_arguments_are_named(call, message) -> None:
-    with pytest.raises(ValueError, match=message):
-        call()

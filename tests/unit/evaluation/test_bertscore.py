@@ -18,22 +18,24 @@ def model_path(tmp_path):
     return tmp_path
 
 
-def test_the_missing_package_is_named_with_the_fix(model_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("texts", "changes", "message"),
+    [
+        (["b"], {"model_path": "roberta-large"}, "roberta-large"),
+        (["b"], {"num_layers": 0}, r"num_layers=0.*\b1\b"),
+        (["b", "c"], {}, r"\b1\b.*\b2\b"),
+        (["b"], {}, r"bert-score==0\.3\.13"),
+    ],
+)
+def test_unusable_arguments_and_missing_package_are_named(
+    model_path, monkeypatch, texts, changes, message
+) -> None:
     monkeypatch.setitem(sys.modules, "bert_score", None)
-    with pytest.raises(ResourceError, match=r"bert-score==0\.3\.13"):
-        bert_score(["a"], ["b"], model_path=model_path, num_layers=2)
+    with pytest.raises((ConfigError, DataError, ResourceError), match=message):
+        bert_score(["a"], texts, **{"model_path": model_path, "num_layers": 2, **changes})
 
 
-def test_model_and_layer_are_asked_for(model_path) -> None:
-    with pytest.raises(ConfigError, match="roberta-large"):
-        bert_score(["a"], ["b"], model_path="roberta-large", num_layers=17)
-    with pytest.raises(ConfigError, match=r"num_layers=0.*\b1\b"):
-        bert_score(["a"], ["b"], model_path=model_path, num_layers=0)
-    with pytest.raises(DataError, match=r"\b2\b.*\b1\b"):
-        bert_score(["a", "b"], ["b"], model_path=model_path, num_layers=2)
-
-
-def test_scores_come_back_in_order(model_path, monkeypatch) -> None:
+def test_bert_score_hands_over_model_layer_and_texts_in_order(model_path, monkeypatch) -> None:
     asked = {}
 
     class BERTScorer:
@@ -49,8 +51,5 @@ def test_scores_come_back_in_order(model_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "bert_score", package)
     found = bert_score(("a", "b"), ("c", "d"), model_path=model_path, num_layers=3)
     assert (asked["model_type"], asked["num_layers"]) == (str(model_path), 3)
-    assert [column.tolist() for column in (found.precision, found.recall, found.f1)] == [
-        [0.5, 0.25],
-        [1.0, 0.5],
-        [0.75, 0.125],
-    ]
+    assert found.precision.tolist() == [0.5, 0.25] and found.recall.tolist() == [1.0, 0.5]
+    assert found.f1.tolist() == [0.75, 0.125]

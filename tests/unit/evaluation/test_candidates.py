@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,9 +22,11 @@ def sample(at: int, text: str, logprob: float, reward: float = math.nan, class_i
 
 
 def rules(**changes: object) -> ChoiceRules:
-    from dataclasses import replace
-
     return replace(RULES, **changes)
+
+
+def rewarded(*rewards: float) -> list[SampleRecord]:
+    return [sample(at, f"text {at}", -1.0, reward) for at, reward in enumerate(rewards)]
 
 
 def apart(*pairs: tuple[int, int, float], size: int) -> np.ndarray:
@@ -52,32 +55,23 @@ def test_near_duplicates_join_the_first_near_text() -> None:
     assert choose_candidates(samples, distances, RULES, False).shown == (0, 1, 2)
 
 
-def test_k_of_more_are_good_and_far_apart() -> None:
-    samples = [
-        sample(0, "a", -1.0, reward=0.9),
-        sample(1, "b", -1.0, reward=0.88),
-        sample(2, "c", -1.0, reward=0.5),
-        sample(3, "d", -1.0, reward=0.1),
-    ]
-    distances = apart((0, 1, 0.05), size=4)
-    both = choose_candidates(samples, distances, rules(k=2), False)
-    assert both.shown == (0, 2)  # .5 x .5 + .5 x 1 = .75 against .5 x .88 + .5 x .05 = .465
+def test_shown_candidates_are_good_and_far_apart() -> None:
+    samples, distances = rewarded(0.9, 0.88, 0.5, 0.1), apart((0, 1, 0.05), size=4)
+    # .5 x .5 + .5 x 1 = .75 against .5 x .88 + .5 x .05 = .465
+    assert choose_candidates(samples, distances, rules(k=2), False).shown == (0, 2)
     assert choose_candidates(samples, distances, rules(k=2, diversity_weight=0.0), False).shown == (0, 1)
+    unscored = [sample(at, "abc"[at], logprob) for at, logprob in enumerate((-9.0, -1.0, -5.0))]
+    chosen = choose_candidates(unscored, apart(size=3), rules(k=1), False)
+    assert (chosen.shown, chosen.selected) == ((1,), 1), "likelihood ranks samples without scores"
+    alone = choose_candidates(unscored[:1], np.zeros((1, 1)), RULES, False)
+    assert (alone.shown, alone.clusters, alone.selected) == ((0,), (0,), 0)
+    assert mean_distance(np.zeros((1, 1))) == 0.0
+    assert mean_distance(apart((0, 1, 0.4), size=3)) == pytest.approx((0.4 + 1 + 1) / 3)
 
 
-def test_without_scores_likelihood_ranks() -> None:
-    samples = [sample(0, "a", -9.0), sample(1, "b", -1.0), sample(2, "c", -5.0)]
-    chosen = choose_candidates(samples, apart(size=3), rules(k=1), False)
-    assert (chosen.shown, chosen.selected) == ((1,), 1)
-
-
-def test_diverse_orders_the_set_by_marginal_relevance_and_picks_its_first() -> None:
-    samples = [
-        sample(0, "a", -1.0, reward=0.2),
-        sample(1, "b", -1.0, reward=0.8),
-        sample(2, "c", -1.0, reward=0.79),
-    ]
-    chosen = choose_candidates(samples, apart((1, 2, 0.0), size=3), rules(selector="diverse"), False)
+def test_diverse_selector_orders_by_marginal_relevance_and_picks_the_first() -> None:
+    distances = apart((1, 2, 0.0), size=3)
+    chosen = choose_candidates(rewarded(0.2, 0.8, 0.79), distances, rules(selector="diverse"), False)
     assert (chosen.shown, chosen.selected) == ((1, 0, 2), 1)
 
 
@@ -87,12 +81,12 @@ def test_selector_picks_among_shown_candidates(selector: str, selected: int) -> 
     assert choose_candidates(samples, apart(size=2), rules(selector=selector), False).selected == selected
 
 
-def test_classes_are_the_clusters_where_there_are_any() -> None:
+def test_clusters_are_the_classes_of_a_verifier() -> None:
     samples = [sample(at, f"{at}", -1.0, 1.0, class_id) for at, class_id in enumerate((7, -1, 9, 7))]
     assert choose_candidates(samples, apart(size=4), RULES, True).clusters == (0, None, 1, 0)
 
 
-def test_distances_make_the_clusters_where_there_are_none() -> None:
+def test_clusters_follow_distances_without_a_verifier() -> None:
     samples = [sample(at, f"{at}", -1.0) for at in range(4)]
     distances = apart((0, 2, 0.2), (1, 3, 0.5), size=4)
     # Exactly at the limit is apart; numbers follow the order in which they are shown.
@@ -100,17 +94,7 @@ def test_distances_make_the_clusters_where_there_are_none() -> None:
     assert choose_candidates(samples, distances, rules(cluster_distance=0.51), False).clusters == (0, 1, 0, 1)
 
 
-def test_a_selector_without_its_scores_says_how_many_are_missing() -> None:
+def test_selector_without_scores_says_how_many_are_missing() -> None:
     samples = [sample(0, "a", -1.0, reward=0.2), sample(1, "b", -2.0)]
     with pytest.raises(DataError, match=r"selector='reward'.*\b1\b.*\b2\b"):
         choose_candidates(samples, apart(size=2), rules(selector="reward"), False)
-
-
-def test_one_candidate_is_enough() -> None:
-    chosen = choose_candidates([sample(0, "a", -1.0)], np.zeros((1, 1)), RULES, False)
-    assert (chosen.shown, chosen.clusters, chosen.selected) == ((0,), (0,), 0)
-    assert mean_distance(np.zeros((1, 1))) == 0.0
-
-
-def test_the_mean_distance_is_over_pairs() -> None:
-    assert mean_distance(apart((0, 1, 0.4), size=3)) == pytest.approx((0.4 + 1 + 1) / 3)

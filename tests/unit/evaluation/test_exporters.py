@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +47,11 @@ def directory(task: CodeTask, tmp_path: Path) -> Path:
         for index, text in enumerate(texts):
             passed = (task_id, index) in PASSED
             hang = "while" in text
-            records.append(
-                SampleRecord(task_id, text, index, model="my model", reward=float(passed), prompt="p")
-            )
+            record = SampleRecord(task_id, text, index, model="my model", reward=float(passed), prompt="p")
+            records.append(record)
             verdict = "passed" if passed else "timeout" if hang else "failed"
-            verdicts["my model", task_id, index] = ProgramVerdict(
-                passed, verdict, "" if passed else "AssertionError"
-            )
+            message = "" if passed else "AssertionError"
+            verdicts["my model", task_id, index] = ProgramVerdict(passed, verdict, message)
     names = ("human-eval", "evalplus")
     written = export_samples(names, SampleList(records), verdicts, task, tmp_path / "export")
     assert written == [tmp_path / "export" / name / "my-model" for name in names]
@@ -66,32 +62,23 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_the_published_semantics_of_human_eval_give_our_verdicts(directory: Path) -> None:
-    """prompt + completion + test + check(entry_point), in a process of its own: exit code 0 is a pass."""
-    by_id = {problem["task_id"]: problem for problem in PROBLEMS}
-    exported = rows(directory / "human-eval/my-model/samples.jsonl_results.jsonl")
+def test_human_eval_export_has_cut_completions_and_results(directory: Path) -> None:
+    """test_human_eval_agreement.py compares the verdicts with those of HumanEval's own evaluator."""
+    judged = rows(directory / "human-eval/my-model/samples.jsonl_results.jsonl")
     samples = rows(directory / "human-eval/my-model/samples.jsonl")
-    assert [row["completion"] for row in samples] == [row["completion"] for row in exported]
-    for row in exported:
-        problem = by_id[row["task_id"]]
-        program = (
-            f"{problem['prompt']}{row['completion']}\n{problem['test']}\ncheck({problem['entry_point']})"
-        )
-        try:
-            done = subprocess.run(
-                [sys.executable, "-c", program], capture_output=True, timeout=2, check=False
-            )
-            passed = done.returncode == 0
-        except subprocess.TimeoutExpired:
-            passed = False
-        assert row["passed"] == passed
-    assert [row["result"] for row in exported] == [
-        "passed", "passed", "failed: AssertionError", "passed", "failed: AssertionError", "timed out",
-    ]  # fmt: skip
-    assert exported[1]["completion"] == "    return x\n", "cut at the stop word, as it was when it was judged"
+    assert [row["completion"] for row in samples] == [row["completion"] for row in judged]
+    assert [(row["task_id"], row["passed"], row["result"]) for row in judged] == [
+        ("T/0", True, "passed"),
+        ("T/0", True, "passed"),
+        ("T/0", False, "failed: AssertionError"),
+        ("T/1", True, "passed"),
+        ("T/1", False, "failed: AssertionError"),
+        ("T/1", False, "timed out"),
+    ]
+    assert judged[1]["completion"] == "    return x\n", "cut at the stop word, as it was when it was judged"
 
 
-def test_evalplus_has_whole_programs_and_statuses(directory: Path) -> None:
+def test_evalplus_export_has_whole_programs_and_statuses(directory: Path) -> None:
     samples = rows(directory / "evalplus/my-model/samples.jsonl")
     assert samples[0]["solution"] == PROBLEMS[0]["prompt"] + "    return x + 0\n"
     judged = json.loads((directory / "evalplus/my-model/samples.eval_results.json").read_text())
@@ -99,7 +86,7 @@ def test_evalplus_has_whole_programs_and_statuses(directory: Path) -> None:
     assert judged["pass_at_k"]["plus"] == {"pass@1": pytest.approx((2 / 3 + 1 / 3) / 2)}
 
 
-def test_programs_are_exported_of_code_only(tmp_path: Path) -> None:
+def test_export_of_programs_is_refused_for_another_task(tmp_path: Path) -> None:
     grid = HiddenTrapGrid(HiddenTrapGridSpec())
     with pytest.raises(ConfigError, match="export 'evalplus' is a format for programs, but the task is"):
         export_samples(["evalplus"], SampleList([SampleRecord("a", "x", 0)]), {}, grid, tmp_path)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +20,32 @@ from polyray.types import Completion, Group, GroupRequest, PolicyVersion
 from tests.unit.shelf.judge.judge_server import Asked, JudgeServer, prefers_longer
 
 NUM_PROMPTS, NUM_SAMPLES = 6, 3
+JUDGE = {"provider": "openai", "model": "m"}
 
 
 @pytest.fixture
 def task(tmp_path: Path) -> dict[str, Any]:
     for name, start in (("train", 0), ("test", 100)):
+        numbers = range(start, start + NUM_PROMPTS)
         rows = [
-            {
-                "prompt": f"say {start + i}:",
-                "reference": f"number {start + i}",
-                "response": f"number {start + i}",
-            }
-            for i in range(NUM_PROMPTS)
+            {"prompt": f"say {n}:", "reference": f"number {n}", "response": f"number {n}"} for n in numbers
         ]
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_lines(tmp_path / f"{name}.jsonl", rows)
     return {"type": "jsonl", "path": f"{tmp_path}/train.jsonl", "held_out_path": f"{tmp_path}/test.jsonl"}
 
 
+def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def config(task: dict[str, Any], **changes: Any) -> EvaluateConfig:
-    values: dict[str, Any] = {
-        "name": "e",
-        "task": task,
-        "adapters": {"short": None, "long": None},
-        "evaluation": {
-            "num_samples": NUM_SAMPLES,
-            "ks": [1, 2],
-            "selector": "first",
-            "bootstrap_resamples": 100,
-        },
-    }
+    evaluation = {"num_samples": NUM_SAMPLES, "ks": [1, 2], "selector": "first", "bootstrap_resamples": 100}
+    evaluation |= changes.pop("evaluation", {})
+    values = {"name": "e", "task": task, "adapters": {"short": None, "long": None}, "evaluation": evaluation}
     return build_config(EvaluateConfig, values | changes)
 
 
@@ -60,15 +58,14 @@ def speak(name: str, directory: str | None, requests: Sequence[GroupRequest]) ->
     for request in requests[::-1]:
         number = request.prompt.text.rpartition("say ")[2].rstrip(":")
         word = number if name == "short" else f"number {number}"
+        texts = [" ".join([word] * (i + 1)) for i in range(len(request.seeds))]
+        tokens, logprobs = np.zeros(2, np.int32), np.zeros(2, np.float32)
         completions = tuple(
-            Completion(
-                np.zeros(2, np.int32), np.zeros(2, np.float32), " ".join([word] * (i + 1)), "stop", seed
-            )
-            for i, seed in enumerate(request.seeds)
+            Completion(tokens, logprobs, text, "stop", seed)
+            for text, seed in zip(texts, request.seeds, strict=True)
         )
-        yield Group(
-            request.group_id, request.prompt, np.zeros(1, np.int32), completions, PolicyVersion(0, 0, "a")
-        )
+        policy = PolicyVersion(0, 0, "a")
+        yield Group(request.group_id, request.prompt, np.zeros(1, np.int32), completions, policy)
 
 
 def dying_after(groups: int) -> Sample:
@@ -88,12 +85,11 @@ def judging(server: JudgeServer, mode: str = "pairwise", **changes: Any) -> dict
 
 
 def files(directory: Path) -> dict[str, bytes]:
-    names = ["evaluation/samples.jsonl", "evaluation/results.jsonl", "evaluation/metrics.json"]
-    names += ["judge/judgements.jsonl"]
-    return {name: (directory / name).read_bytes() for name in names}
+    names = [f"evaluation/{name}" for name in ("samples.jsonl", "results.jsonl", "metrics.json")]
+    return {name: (directory / name).read_bytes() for name in [*names, "judge/judgements.jsonl"]}
 
 
-def test_a_verifier_needs_no_threshold_file(task: dict[str, Any], tmp_path: Path) -> None:
+def test_evaluation_by_a_verifier_writes_no_threshold(task: dict[str, Any], tmp_path: Path) -> None:
     metrics = run_evaluation(config(task), paths(tmp_path), speak)
     values = {name: metrics["models"][name]["pass_at_k"]["1"]["value"] for name in ("short", "long")}
     assert values == {"short": 0.0, "long": pytest.approx(1 / 3)}
@@ -101,34 +97,25 @@ def test_a_verifier_needs_no_threshold_file(task: dict[str, Any], tmp_path: Path
     assert not (tmp_path / "evaluation" / "threshold.json").exists()
 
 
-def test_a_given_threshold_is_stored_beside_the_numbers(task: dict[str, Any], tmp_path: Path) -> None:
+def test_given_threshold_is_stored_and_kept_by_a_later_start(task: dict[str, Any], tmp_path: Path) -> None:
     checked = config(task, checker={"type": "reference", "threshold": 0.5})
+    with pytest.raises(InterruptedError):
+        run_evaluation(checked, paths(tmp_path), dying_after(3))
     metrics = run_evaluation(checked, paths(tmp_path), speak)
     # ROUGE-L F1 with "number 100": one word of two is 2/3 (1 of 1 and 1 of 2), twice it is 1/2, three times 2/5.
     short = metrics["models"]["short"]
     assert short["mean_reward"]["value"]["value"] == pytest.approx((2 / 3 + 1 / 2 + 2 / 5) / 3)
     assert short["pass_at_k"]["1"]["value"] == pytest.approx(2 / 3)
-    assert metrics["threshold"] == json.loads((tmp_path / "evaluation" / "threshold.json").read_text())
-    assert (metrics["pass_threshold"], metrics["threshold"]["source"]) == (0.5, "given")
     assert short["best_at_k"]["2"]["value"] == pytest.approx((2 / 3 * 2 + 1 / 2) / 3)
-
-
-def test_a_threshold_that_was_fixed_stays(task: dict[str, Any], tmp_path: Path) -> None:
-    """A start that was killed had fixed it; what the next one would compute is no matter."""
-    checked = config(task, checker={"type": "reference", "threshold": 0.5})
-    with pytest.raises(InterruptedError):
-        run_evaluation(checked, paths(tmp_path), dying_after(3))
     file = tmp_path / "evaluation" / "threshold.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"value": 0.45}))
+    assert metrics["threshold"] == json.loads(file.read_text())
+    assert (metrics["pass_threshold"], metrics["threshold"]["source"]) == (0.5, "given")
+    (tmp_path / "evaluation" / "metrics.json").unlink()
+    file.write_text(json.dumps(metrics["threshold"] | {"value": 0.45}))
     assert run_evaluation(checked, paths(tmp_path), speak)["pass_threshold"] == 0.45
 
 
-def test_a_judge_as_checker_needs_a_rubric(task: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"checker\.type=judge"):
-        config(task, checker={"type": "judge", "threshold": 0.5})
-
-
-def test_a_judge_as_checker_gives_the_quality(task: dict[str, Any], tmp_path: Path) -> None:
+def test_judge_as_checker_gives_the_quality(task: dict[str, Any], tmp_path: Path) -> None:
     def two_points_for_two_words(asked: Asked) -> dict[str, Any]:
         return {"relevance": min(5, 1 + 2 * (len(asked.texts["candidate"].split()) > 1))}
 
@@ -146,7 +133,9 @@ def test_pairs_are_judged_while_samples_are_drawn(task: dict[str, Any], tmp_path
     def watching(name: str, directory: str | None, requests: Sequence[GroupRequest]) -> Iterator[Group]:
         for number, group in enumerate(speak(name, directory, requests[::-1])):
             if name == "long" and number == NUM_PROMPTS - 1:
-                wait_until(lambda: len(server.asked) >= 2)
+                deadline = time.monotonic() + 30
+                while len(server.asked) < 2 and time.monotonic() < deadline:
+                    time.sleep(0.005)
                 judged_meanwhile.append(len(server.asked))
             yield group
 
@@ -155,29 +144,19 @@ def test_pairs_are_judged_while_samples_are_drawn(task: dict[str, Any], tmp_path
     assert judged_meanwhile and judged_meanwhile[0] >= 2, "both orders of the first pair"
     summary = json.loads((tmp_path / "judge" / "summary.json").read_text())
     assert (summary["status"], summary["n_planned"]) == ("complete", NUM_PROMPTS)
-    rows = [json.loads(line) for line in (tmp_path / "judge" / "judgements.jsonl").read_text().splitlines()]
+    rows = read_lines(tmp_path / "judge" / "judgements.jsonl")
     assert [row["task_id"] for row in rows] == [f"test-{i}" for i in range(1, NUM_PROMPTS + 1)]
     assert {tuple(row["models"]) for row in rows} == {("long", "short")}
 
 
-def wait_until(done: Callable[[], bool]) -> None:
-    import time
-
-    deadline = time.monotonic() + 30
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-@pytest.mark.parametrize("baseline", ["short", "long"])
+@pytest.mark.parametrize(("baseline", "other"), [("short", "long"), ("long", "short")])
 def test_pairs_wait_for_a_baseline_that_comes_later(
-    task: dict[str, Any], tmp_path: Path, baseline: str
+    task: dict[str, Any], tmp_path: Path, baseline: str, other: str
 ) -> None:
     with JudgeServer(prefers_longer) as server:
         run_evaluation(config(task, judging=judging(server), compare_to=baseline), paths(tmp_path), speak)
-    rows = [json.loads(line) for line in (tmp_path / "judge" / "judgements.jsonl").read_text().splitlines()]
-    other = {"short": "long", "long": "short"}[baseline]
-    assert [tuple(row["models"]) for row in rows] == [(other, baseline)] * NUM_PROMPTS
+    rows = read_lines(tmp_path / "judge" / "judgements.jsonl")
+    assert [row["models"] for row in rows] == [[other, baseline]] * NUM_PROMPTS
 
 
 @pytest.mark.parametrize("groups", [0, 4, 9])
@@ -193,7 +172,7 @@ def test_resumed_evaluation_writes_the_same_files(task: dict[str, Any], tmp_path
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
-def test_a_budget_stops_the_judge_and_nothing_else(task: dict[str, Any], tmp_path: Path) -> None:
+def test_exhausted_budget_stops_the_judge_alone(task: dict[str, Any], tmp_path: Path) -> None:
     with JudgeServer(prefers_longer) as server:
         poor = config(task, judging=judging(server, budget={"max_tokens": 300}, concurrency=1))
         with pytest.raises(BudgetReached):
@@ -207,45 +186,25 @@ def test_a_budget_stops_the_judge_and_nothing_else(task: dict[str, Any], tmp_pat
     ("changes", "named"),
     [
         ({"evaluation": {"num_samples": 1, "ks": [1], "text_metrics": ["semantic"]}}, "num_samples=1"),
-        ({"evaluation": {"num_samples": 1, "ks": [1], "text_metrics": ["self_bleu"]}}, "num_samples=1"),
         ({"evaluation": {"exports": ["evalplus"]}}, "exports"),
-        ({"judging": {"judge": {}, "samples_per_prompt": 17}}, "samples_per_prompt=17"),
-        ({"judging": {"judge": {}, "mode": "cluster"}, "evaluation": {"num_samples": 65}}, "mode=cluster"),
+        ({"evaluation": {"text_metrics": ["semantic"], "encoder": "/nowhere"}}, "/nowhere"),
+        ({"evaluation": {"bert_score": {"model_path": "/nowhere", "num_layers": 2}}}, "/nowhere"),
+        ({"evaluation": {"text_metrics": ["reference"]}}, "text_metrics=reference"),
+        ({"judging": {"judge": JUDGE, "samples_per_prompt": 17}}, "samples_per_prompt=17"),
+        ({"judging": {"judge": JUDGE, "mode": "cluster"}, "evaluation": {"num_samples": 65}}, "mode=cluster"),
+        ({"checker": {"type": "judge", "threshold": 0.5}}, r"checker\.type=judge"),
     ],
 )
-def test_evaluation_that_would_fail_after_sampling_is_refused(
-    task: dict[str, Any], changes: dict[str, Any], named: str
-) -> None:
-    if "judging" in changes:
-        changes["judging"]["judge"] = {"provider": "openai", "model": "m"}
-    with pytest.raises(ConfigError) as raised:
-        config(task, **changes)
-    assert named in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("metrics", "named"),
-    [
-        ({"text_metrics": ["semantic"], "encoder": "/nowhere"}, "/nowhere"),
-        ({"bert_score": {"model_path": "/nowhere", "num_layers": 2}}, "/nowhere"),
-        ({"text_metrics": ["reference"]}, "text_metrics=reference"),
-    ],
-)
-def test_text_metrics_that_cannot_be_computed_fail_before_sampling(
-    task: dict[str, Any], tmp_path: Path, metrics: dict[str, Any], named: str
+def test_evaluation_that_cannot_end_is_refused_before_sampling(
+    task: dict[str, Any], tmp_path: Path, changes: dict[str, Any], named: str
 ) -> None:
     def sample(name: str, directory: str | None, requests: Sequence[GroupRequest]) -> Iterator[Group]:
         raise AssertionError("sampling has begun")
 
-    without = tmp_path / "test.jsonl"
-    rows = [{"prompt": f"say {number}:"} for number in range(6)]
-    without.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task["path"] = task["held_out_path"]
-    del task["held_out_path"]
-    spec = {"num_samples": 2, "ks": [1, 2], "selector": "first", "bootstrap_resamples": 100, **metrics}
-    with pytest.raises(ConfigError) as raised:
-        run_evaluation(config(task, evaluation=spec), paths(tmp_path), sample)
-    assert named in str(raised.value)
+    write_lines(tmp_path / "test.jsonl", [{"prompt": f"say {number}:"} for number in range(6)])
+    without_references = {"type": "jsonl", "path": task["held_out_path"]}
+    with pytest.raises(ConfigError, match=named):
+        run_evaluation(config(without_references, **changes), paths(tmp_path), sample)
     assert not (tmp_path / "evaluation" / "samples.jsonl").exists()
 
 

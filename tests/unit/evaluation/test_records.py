@@ -1,3 +1,5 @@
+"""Files of samples: lines, the log that is taken up again, and sources of groups."""
+
 from __future__ import annotations
 
 import json
@@ -14,6 +16,8 @@ from polyray.evaluation.records import (
     parse_sample,
     read_samples,
 )
+from polyray.evaluation.sample_log import SampleLog
+from polyray.evaluation.sample_source import SampleFile, SampleList
 from tests.sample_files import write_lines
 
 SAMPLE = SampleRecord(
@@ -35,65 +39,114 @@ SAMPLE = SampleRecord(
 )
 
 
-def test_line_begins_with_common_fields_and_names_the_class() -> None:
-    values = json.loads(as_line(SAMPLE))
-    assert list(values)[:2] == ["task_id", "completion"]
-    assert values["class"] == 7 and "class_id" not in values
-
-
-def test_written_samples_are_read_back(tmp_path: Path) -> None:
-    write_lines(tmp_path / "samples.jsonl", [SAMPLE])
-    assert read_samples(tmp_path / "samples.jsonl") == [SAMPLE]
-
-
-def test_unscored_is_null_in_the_file_and_nan_in_memory(tmp_path: Path) -> None:
-    unscored = SampleRecord(task_id="t", completion="", sample_index=0)
-    assert json.loads(as_line(unscored))["reward"] is None
-    write_lines(tmp_path / "samples.jsonl", [unscored])
-    assert math.isnan(read_samples(tmp_path / "samples.jsonl")[0].reward)
-
-
-def test_lines_of_other_tools_are_read_where_they_have_an_index(tmp_path: Path) -> None:
-    (tmp_path / "s.jsonl").write_text(
-        '{"task_id": "HumanEval/0", "completion": "x", "sample_index": 1, "extra": 3}\n'
-    )
-    [record] = read_samples(tmp_path / "s.jsonl")
+def test_sample_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    unscored = SampleRecord(task_id="t", completion="\ud800 é \U0001f600", sample_index=0)
+    write_lines(tmp_path / "samples.jsonl", [SAMPLE, unscored])
+    found = read_samples(tmp_path / "samples.jsonl")
+    assert found[0] == SAMPLE and found[1].completion == unscored.completion and math.isnan(found[1].reward)
+    first, second = (json.loads(as_line(record)) for record in (SAMPLE, unscored))
+    assert list(first)[:2] == ["task_id", "completion"]
+    assert (first["class"], second["reward"]) == (7, None) and "class_id" not in first
+    assert "é" in as_line(SAMPLE), "other characters stay readable"
+    foreign = b'{"task_id": "HumanEval/0", "completion": "x", "sample_index": 1, "extra": 3}'
+    record = parse_sample(foreign, "line")
     assert (record.task_id, record.sample_index, record.cluster) == ("HumanEval/0", 1, "HumanEval/0")
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{", "s.jsonl:2.*JSON"),
-        ("[1]", r"s\.jsonl:2 .*\blist\b"),
-        ('{"task_id": "a", "completion": "b"}', "s.jsonl:2.*sample_index"),
-        (
-            '{"task_id": "a", "completion": "b", "sample_index": 0, "reward": "1"}',
-            "s.jsonl:2.*reward='1'",
-        ),
-    ],
-)
-def test_broken_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
-    (tmp_path / "s.jsonl").write_text(as_line(SAMPLE) + line + "\n")
-    with pytest.raises(DataError, match=message):
-        read_samples(tmp_path / "s.jsonl")
-
-
-def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none\.jsonl"):
-        read_samples(tmp_path / "none.jsonl")
-    (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(DataError, match=r"empty\.jsonl"):
-        read_samples(tmp_path / "empty.jsonl")
-
-
-def test_result_of_nothing_executed_has_nulls() -> None:
     values = json.loads(as_line(ResultRecord("t", 0, "m", True, "passed")))
     assert (values["wall_s"], values["max_rss"], values["isolation"]) == (None, None, "none")
 
 
-def test_a_lone_surrogate_is_escaped_and_read_back() -> None:
-    for text in ("\ud800 é", "é \U0001f600"):
-        line = as_line(SampleRecord("p", text, 0))
-        assert parse_sample(line.encode(), "line").completion == text
-    assert "é" in as_line(SampleRecord("p", "é", 0)), "other characters stay readable"
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (None, r"s\.jsonl"),
+        (b"\n\n", r"s\.jsonl"),
+        (b"%s{broken", r"s\.jsonl:2.*JSON"),
+        (b"%s[1]", r"s\.jsonl:2 .*\blist\b"),
+        (b'%s{"task_id": "p", "completion": "x"}', r"s\.jsonl:2.*sample_index"),
+        (
+            b'%s{"task_id": "p", "completion": "", "sample_index": 0, "reward": "1"}',
+            r"s\.jsonl:2.*reward='1'",
+        ),
+    ],
+)
+@pytest.mark.parametrize("read", [read_samples, SampleFile])
+def test_unusable_sample_file_is_named_by_line(tmp_path: Path, lines, message: str, read) -> None:
+    path = tmp_path / "s.jsonl"
+    if lines is not None:
+        path.write_bytes(lines.replace(b"%s", as_line(SAMPLE).encode()) + b"\n")
+    with pytest.raises(DataError, match=message):
+        read(path)
+
+
+RECORDS = [
+    SampleRecord(task, f"{model}{task}{index} é\n", index, model=model, reward=0.5)
+    for index in (1, 0)  # groups are interleaved and their samples out of order
+    for model in ("b", "a")
+    for task in ("q", "p")
+]
+
+
+def test_file_source_equals_list_source(tmp_path: Path) -> None:
+    write_lines(tmp_path / "samples.jsonl", RECORDS)
+    with SampleFile(tmp_path / "samples.jsonl") as on_disk:
+        for source in (SampleList(RECORDS), on_disk):
+            assert source.models == ["b", "a"]
+            assert source.task_ids("a") == ["q", "p"]
+            assert [s.sample_index for s in source.group("a", "p")] == [0, 1]
+            assert source.group("b", "q") == [RECORDS[4], RECORDS[0]]
+    write_lines(tmp_path / "samples.jsonl", [*RECORDS, RECORDS[0]])
+    with (
+        SampleFile(tmp_path / "samples.jsonl") as source,
+        pytest.raises(DataError, match=r"sample 1 of q \(b\)"),
+    ):
+        source.group("b", "q")
+
+
+NUM_SAMPLES, NUM_GROUPS = 2, 3
+
+
+def group(number: int) -> tuple[list[SampleRecord], list[ResultRecord]]:
+    """Texts with a newline, a surrogate pair and two bytes per character: lines are not characters."""
+    samples = [
+        SampleRecord(f"p{number}", f"é\n\U0001f600{number}", index, model="m", reward=1.0)
+        for index in range(NUM_SAMPLES)
+    ]
+    return samples, [ResultRecord(s.task_id, s.sample_index, "m", True, "passed") for s in samples]
+
+
+def write_rest(directory: Path) -> int:
+    """Opens the log and appends what is missing; returns how many groups were there."""
+    with SampleLog(directory / "samples.jsonl", directory / "results.jsonl", NUM_SAMPLES) as log:
+        found = log.groups_done
+        for number in range(found, NUM_GROUPS):
+            log.append(*group(number))
+    return found
+
+
+def content(directory: Path) -> tuple[bytes, bytes]:
+    return (directory / "samples.jsonl").read_bytes(), (directory / "results.jsonl").read_bytes()
+
+
+def test_log_that_was_cut_at_any_byte_is_completed_to_the_same_bytes(tmp_path: Path) -> None:
+    assert write_rest(tmp_path) == 0
+    whole = content(tmp_path)
+    names = ("samples.jsonl", "results.jsonl")
+    assert [part.count(b"\n") for part in whole] == [NUM_GROUPS * NUM_SAMPLES] * 2
+    for cut in (0, 1):
+        for size in range(0, len(whole[cut]) + 1, 7):
+            (tmp_path / names[cut]).write_bytes(whole[cut][:size])
+            (tmp_path / names[1 - cut]).write_bytes(whole[1 - cut])
+            assert write_rest(tmp_path) == whole[cut][:size].count(b"\n") // NUM_SAMPLES
+            assert content(tmp_path) == whole
+
+
+def test_log_names_its_newest_group_and_refuses_a_file_that_shrank(tmp_path: Path) -> None:
+    with SampleLog(tmp_path / "s", tmp_path / "r", NUM_SAMPLES) as log:
+        assert log.last_group() is None
+        log.append(*group(0))
+        log.append(*group(1))
+        assert log.last_group() == ("m", "p1")
+        assert list(log.groups()) == [group(0)[0], group(1)[0]]
+        (tmp_path / "s").write_bytes(b"")
+        with pytest.raises(DataError, match="shrank"):
+            log.last_group()

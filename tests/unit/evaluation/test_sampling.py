@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from polyray.config.rollout import RolloutSpec
 from polyray.errors import DataError, RewardError, RolloutError
 from polyray.evaluation.arms import Arm
 from polyray.evaluation.records import prompt_sha256, read_samples
-from polyray.evaluation.sample_source import SampleFile
 from polyray.evaluation.sampling import EvaluationFiles, Sample, Sampling, evaluation_requests, sample_arms
 from polyray.evaluation.scorers import Scored, Scorer
 from polyray.evaluation.scoring import ScoringContext, score_samples
@@ -73,12 +72,12 @@ def sampling(sample: Sample = answer, **options: Any) -> Sampling:
     return Sampling(**(values | {"sample": sample, "scorer": judge} | options))
 
 
-def scores(files: EvaluationFiles) -> dict[str, Any]:
-    with SampleFile(files.samples) as source:
-        return score_samples(source, SPEC, ScoringContext(seed=4))
+def scores(files: EvaluationFiles, models: Sequence[str]) -> dict[str, Any]:
+    records = [record for record in read_samples(files.samples) if record.model in models]
+    return score_samples(records, SPEC, ScoringContext(seed=4))
 
 
-def test_requests_have_their_own_seeds_per_sample() -> None:
+def test_requests_have_a_seed_for_each_sample() -> None:
     requests = evaluation_requests(PROMPTS, SPEC, ROLLOUT, seed=4)
     assert [request.group_id for request in requests] == [0, 1, 2, 3]
     assert requests[1].seeds == (sample_seed(4, "evaluation/p1", 0), sample_seed(4, "evaluation/p1", 1))
@@ -87,26 +86,37 @@ def test_requests_have_their_own_seeds_per_sample() -> None:
     assert [request.seeds for request in limited] == [request.seeds for request in requests[1:]]
 
 
-def test_files_hold_every_sample_in_the_order_asked(tmp_path: Path) -> None:
-    files = EvaluationFiles(tmp_path)
-    sample_arms(arms("base", "good", adapters=["good"]), sampling(), files)
+def test_files_hold_each_sample_in_the_order_asked(tmp_path: Path) -> None:
+    files, seen = EvaluationFiles(tmp_path), []
+    options = {"progress": lambda *entry: seen.append(entry), "kept_text": lambda prompt, text: text[:5]}
+    sample_arms(arms("base", "good", "broken", adapters=["good"]), sampling(**options), files)
     records = read_samples(files.samples)
-    expected = [(m, f"p{i}", j) for m in ("base", "good") for i in range(4) for j in range(2)]
+    expected = [(m, f"p{i}", j) for m in ("base", "good", "broken") for i in range(4) for j in range(2)]
     assert [(r.model, r.task_id, r.sample_index) for r in records] == expected
-    first, last = records[0], records[-2]
+    assert seen[:5] == [*(("base", done, 4) for done in (1, 2, 3, 4)), ("good", 1, 4)]
+    first, last = records[0], records[14]
     assert (first.adapter_sha256, last.adapter_sha256, last.policy_version) == (None, "ab", 7)
     assert (last.reward, last.class_id, last.num_tokens, last.logprob) == (1.0, 5, 2, -0.75)
-    assert last.sampling == {
-        "temperature": 0.5,
-        "top_p": 1.0,
-        "seed": sample_seed(4, "evaluation/p3", 0),
-        "max_tokens": 5,
-    }
+    seed = sample_seed(4, "evaluation/p3", 0)
+    assert last.sampling == {"temperature": 0.5, "top_p": 1.0, "seed": seed, "max_tokens": 5}
     assert last.prompt_sha256 == prompt_sha256(PROMPTS[3])
-    metrics = scores(files)
+    assert prompt_sha256(Prompt("p", "hello")) != prompt_sha256(
+        Prompt("p", "hello", messages=({"role": "user", "content": "hello"},))
+    )
+    assert records[16].completion == "broke", "the part that a task says was judged"
+    lines = [json.loads(line) for line in files.results.read_text().splitlines()]
+    assert [(lines[at]["verdict"], lines[at]["passed"], lines[at]["message"]) for at in (8, 9, 16)] == [
+        ("passed", True, ""),
+        ("failed", False, "truncated"),
+        ("unscored", False, "no idea"),
+    ]
+    metrics = scores(files, models=("base", "good"))
     assert metrics["models"]["good"]["pass_at_k"]["1"]["value"] == 0.5
     assert metrics["models"]["base"]["truncated_share"]["value"]["value"] == 0.5
-    assert score_samples(records, SPEC, ScoringContext(seed=4)) == metrics
+    head, base, good, foot = summary_table(metrics).splitlines()
+    assert head.split() == ["model", "pass@1", "pass@2", "distinct-correct@2", "USQ@2"]
+    assert base.split()[:2] == ["base", "0.000"] and good.split()[:2] == ["good", "0.500"]
+    assert foot == "4 prompts in 2 clusters, 2 samples each, 95 % intervals, selector logprob"
 
 
 def unscored_until(number: int) -> Scorer:
@@ -119,34 +129,20 @@ def unscored_until(number: int) -> Scorer:
     return judge_late
 
 
-def test_a_reward_that_scores_nothing_ends_it_before_anything_is_written(tmp_path: Path) -> None:
+def test_reward_that_scores_nothing_ends_the_evaluation_before_a_write(tmp_path: Path) -> None:
     files = EvaluationFiles(tmp_path)
-    with pytest.raises(RewardError) as found:
+    with pytest.raises(RewardError, match=r"\b4 completions of good .*: gone\n") as found:
         sample_arms(arms("good"), sampling(scorer=unscored_until(2)), files)
-    assert re.search(r"\b4 completions of good .*: gone$", str(found.value))
     assert found.value.__notes__ == ["gone\nat a.py:2"]
     assert files.samples.read_bytes() == b""
+    one = [replace(arm, asked_P=(PROMPTS[0],)) for arm in arms("good")]
+    with pytest.raises(RewardError, match=r"\b2 completions"):
+        sample_arms(one, sampling(prompts=PROMPTS[:1], scorer=unscored_until(1)), files)
     sample_arms(arms("good"), sampling(scorer=unscored_until(1)), files)
     assert [math.isnan(record.reward) for record in read_samples(files.samples)] == [True] * 2 + [False] * 6
 
 
-def test_a_single_prompt_without_a_score_ends_it(tmp_path: Path) -> None:
-    one = [replace(arm, asked_P=(PROMPTS[0],)) for arm in arms("good")]
-    with pytest.raises(RewardError, match=r"\b2 completions"):
-        sample_arms(one, sampling(prompts=PROMPTS[:1], scorer=unscored_until(1)), EvaluationFiles(tmp_path))
-
-
-def test_results_say_passed_failed_or_unscored(tmp_path: Path) -> None:
-    files = EvaluationFiles(tmp_path)
-    sample_arms(arms("good", "broken"), sampling(), files)
-    lines = [json.loads(line) for line in files.results.read_text().splitlines()]
-    assert [(line["verdict"], line["passed"], line["message"]) for line in (lines[0], lines[1], lines[8])] == [
-        ("passed", True, ""), ("failed", False, "truncated"), ("unscored", False, "no idea"),
-    ]  # fmt: skip
-    assert lines[0]["isolation"] == "none"
-
-
-def test_another_wording_reaches_the_policy_only(tmp_path: Path) -> None:
+def test_wording_of_an_arm_reaches_the_policy_alone(tmp_path: Path) -> None:
     seen: list[str] = []
 
     def listening(name: str, directory: str | None, requests: Sequence[GroupRequest]) -> Iterator[Group]:
@@ -161,14 +157,7 @@ def test_another_wording_reaches_the_policy_only(tmp_path: Path) -> None:
     assert record.prompt_sha256 == prompt_sha256(PROMPTS[0])
 
 
-def test_progress_counts_groups(tmp_path: Path) -> None:
-    seen: list[tuple[str, int, int]] = []
-    progress = lambda *entry: seen.append(entry)  # noqa: E731
-    sample_arms(arms("good"), sampling(progress=progress), EvaluationFiles(tmp_path))
-    assert seen == [("good", done, 4) for done in (1, 2, 3, 4)]
-
-
-def test_missing_groups_are_an_error_and_finished_groups_stay(tmp_path: Path) -> None:
+def test_missing_group_is_an_error_and_finished_groups_stay(tmp_path: Path) -> None:
     def lossy(name: str, directory: str | None, requests: Sequence[GroupRequest]) -> Iterator[Group]:
         yield from (group for group in answer(name, directory, requests) if group.group_id != 2)
 
@@ -178,27 +167,24 @@ def test_missing_groups_are_an_error_and_finished_groups_stay(tmp_path: Path) ->
     assert [record.task_id for record in read_samples(files.samples)] == ["p0", "p0", "p1", "p1"]
 
 
-@pytest.mark.parametrize("died_after", range(8))
-def test_an_evaluation_that_was_killed_goes_on_and_ends_up_the_same(tmp_path: Path, died_after: int) -> None:
-    """Only what is missing is sampled again, in whatever order groups arrive."""
+@pytest.mark.parametrize("died_after", [*range(8), None])
+def test_killed_evaluation_samples_what_is_missing_and_ends_with_the_same_bytes(
+    tmp_path: Path, died_after: int | None
+) -> None:
     whole, killed = EvaluationFiles(tmp_path / "whole"), EvaluationFiles(tmp_path / "killed")
     sample_arms(arms("base", "good"), sampling(), whole)
-
-    class Killed(Exception):
-        pass
-
-    asked: list[int] = []
+    arrived: list[int] = []
 
     def dying(name: str, directory: str | None, requests: Sequence[GroupRequest]) -> Iterator[Group]:
         for group in answer(name, directory, requests[::-1]):
-            if len(asked) == died_after:
-                raise Killed
-            asked.append(group.group_id)
+            if len(arrived) == died_after:
+                raise InterruptedError
+            arrived.append(group.group_id)
             yield group
 
-    with pytest.raises(Killed):
+    with pytest.raises(InterruptedError) if died_after is not None else nullcontext():
         sample_arms(arms("base", "good"), sampling(dying), killed)
-    asked.clear()
+    asked: list[int] = []
 
     def counting(name: str, directory: str | None, requests: Sequence[GroupRequest]) -> Iterator[Group]:
         asked.extend(request.group_id for request in requests)
@@ -206,21 +192,10 @@ def test_an_evaluation_that_was_killed_goes_on_and_ends_up_the_same(tmp_path: Pa
 
     # The group whose arrival was followed by the kill may not have been written: at most that one comes again.
     sample_arms(arms("base", "good"), sampling(counting), killed)
-    assert 8 - died_after <= len(asked) <= 8 - max(0, died_after - 1)
+    missing = 0 if died_after is None else 8 - died_after
+    assert missing <= len(asked) <= (missing + 1 if died_after else missing)
     assert killed.samples.read_bytes() == whole.samples.read_bytes()
     assert killed.results.read_bytes() == whole.results.read_bytes()
-
-
-def test_a_finished_evaluation_samples_nothing(tmp_path: Path) -> None:
-    files = EvaluationFiles(tmp_path)
-    sample_arms(arms("good"), sampling(), files)
-    before = files.samples.read_bytes()
-
-    def never(name: str, directory: str | None, requests: Sequence[GroupRequest]) -> Iterator[Group]:
-        raise AssertionError("nothing is missing")
-
-    sample_arms(arms("good"), sampling(never), files)
-    assert files.samples.read_bytes() == before
 
 
 def test_files_of_another_evaluation_are_refused(tmp_path: Path) -> None:
@@ -232,7 +207,7 @@ def test_files_of_another_evaluation_are_refused(tmp_path: Path) -> None:
         sample_arms(arms("good", "second"), sampling(prompts=PROMPTS[:2]), files)
 
 
-def test_scoring_goes_on_while_groups_are_sampled(tmp_path: Path) -> None:
+def test_groups_are_scored_while_others_are_sampled(tmp_path: Path) -> None:
     """The first group's scorer returns only when the last group is being sampled."""
     last_is_sampled = threading.Event()
 
@@ -249,30 +224,3 @@ def test_scoring_goes_on_while_groups_are_sampled(tmp_path: Path) -> None:
     files = EvaluationFiles(tmp_path)
     sample_arms(arms("good"), sampling(in_order, scorer=waiting), files)
     assert [record.task_id for record in read_samples(files.samples)[::2]] == ["p0", "p1", "p2", "p3"]
-
-
-def test_chat_prompts_are_hashed_by_their_messages() -> None:
-    plain = Prompt("p", "hello")
-    chat = Prompt(
-        "p", "hello", messages=({"role": "system", "content": "x"}, {"role": "user", "content": "hello"})
-    )
-    assert len({prompt_sha256(plain), prompt_sha256(chat)}) == 2
-
-
-def test_summary_has_a_line_per_model(tmp_path: Path) -> None:
-    files = EvaluationFiles(tmp_path)
-    sample_arms(arms("base", "good"), sampling(), files)
-    head, base, good, foot = summary_table(scores(files)).splitlines()
-    assert head.split() == ["model", "pass@1", "pass@2", "distinct-correct@2", "USQ@2"]
-    assert base.startswith("base   0.000 [0.000, 0.000]") and good.startswith(
-        "good   0.500 [0.500, 0.500]  1.000 ["
-    )
-    assert foot == "4 prompts in 2 clusters, 2 samples each, 95 % intervals, selector logprob"
-
-
-def test_kept_completion_equals_the_judged_text(tmp_path: Path) -> None:
-    """Scorers read the whole completion, samples.jsonl holds the part that a task says was judged."""
-    files = EvaluationFiles(tmp_path)
-    sample_arms(arms("good"), sampling(kept_text=lambda prompt, text: text[:2]), files)
-    first, second = read_samples(files.samples)[:2]
-    assert (first.completion, first.reward, second.completion) == ("go", 1.0, "no")

@@ -34,7 +34,7 @@ MODELS = {
 }
 
 
-def test_every_number_is_that_of_the_part() -> None:
+def test_comparison_equals_its_parts() -> None:
     found = compare_models(MODELS, clusters=CLUSTERS, margin=0.03, resamples=500, permutations=800, seed=4)
     assert [(pair.model, pair.baseline) for pair in found.pairs] == [("better", "base"), ("same", "base")]
     for pair in found.pairs:
@@ -63,17 +63,14 @@ def test_every_number_is_that_of_the_part() -> None:
     )
 
 
-def test_all_pairs_and_another_baseline() -> None:
+def test_comparison_of_all_pairs_names_each_pair_once() -> None:
     found = compare_metrics({"m": MODELS}, baseline="same", all_pairs=True, resamples=100, permutations=100)
-    assert [(pair.model, pair.baseline) for pair in found.pairs] == [
-        ("base", "same"),
-        ("better", "same"),
-        ("better", "base"),
-    ]
+    expected = [("base", "same"), ("better", "same"), ("better", "base")]
+    assert [(pair.model, pair.baseline) for pair in found.pairs] == expected
     assert found.family == "3 tests: 1 metrics x 3 pairs"
 
 
-def test_the_family_is_all_metrics_and_pairs() -> None:
+def test_comparison_adjusts_over_all_metrics_and_pairs() -> None:
     weaker = {
         name: values + 0.15 * np.random.default_rng(5).normal(size=60) for name, values in MODELS.items()
     }
@@ -89,19 +86,13 @@ def test_the_family_is_all_metrics_and_pairs() -> None:
         assert [pair.secondary_p_adjusted[number] for pair in found.pairs] == pytest.approx(
             holm([pair.secondary[number].p_value for pair in found.pairs])
         )
-    assert [pair.non_inferiority is not None for pair in found.pairs] == [
-        False,
-        False,
-        True,
-        True,
-        False,
-        False,
-    ]
+    tested = [pair.metric for pair in found.pairs if pair.non_inferiority is not None]
+    assert tested == ["usq_at_k/8"] * 2
     alone = compare_models(MODELS, resamples=100, permutations=300)
     assert [(pair.low, pair.high) for pair in alone.pairs] == [(p.low, p.high) for p in found.pairs[:2]]
 
 
-def test_several_seeds() -> None:
+def test_comparison_of_several_seeds_has_a_hierarchical_interval() -> None:
     rng = np.random.default_rng(7)
     a, b = BASE + 0.1 + 0.3 * rng.normal(size=(4, 1)), BASE + 0.3 * rng.normal(size=(3, 1))
     [pair] = compare_models({"b": b, "a": a}, clusters=CLUSTERS, resamples=400, permutations=100).pairs
@@ -116,68 +107,28 @@ def test_several_seeds() -> None:
     assert (single.difference, single.primary) == (pair.difference, pair.primary)
 
 
-def test_equal_models() -> None:
+def test_comparison_of_equal_models_finds_nothing() -> None:
     [pair] = compare_models({"a": BASE, "b": BASE.copy()}, margin=0.01, resamples=50).pairs
     assert (pair.difference, pair.low, pair.high) == (0.0, 0.0, 0.0)
     assert {test.p_value for test in (pair.primary, *pair.secondary)} == {1.0}
     assert pair.non_inferiority is not None and pair.non_inferiority.equivalent
 
 
-def test_written_form_is_json_and_names_everything() -> None:
+def test_comparison_as_json_writes_undefined_numbers_as_null() -> None:
     found = compare_models({"a": [0.0, 0.0, 0.0], "b": [0.5, 0.5, 0.5]}, margin=0.1, resamples=50)
     [pair] = json.loads(json.dumps([pair.as_json() for pair in found.pairs], allow_nan=False))
     assert (pair["metric"], pair["model"], pair["difference"]) == ("value", "b", 0.5)
-    assert pair["primary"] == {
-        "name": "sign_flip_permutation",
-        "statistic": 0.5,
-        "p_value": 0.25,
-        "num_units": 3,
-        "exact": True,
-        "p_adjusted": 0.25,
-    }
+    primary = pair["primary"]
+    assert (primary["name"], primary["p_value"], primary["p_adjusted"]) == (
+        "sign_flip_permutation",
+        0.25,
+        0.25,
+    )
     assert [test["name"] for test in pair["secondary"]] == [
         "wilcoxon_signed_rank",
         "paired_t",
         "mann_whitney",
     ]
-    assert pair["effect_sizes"] == {
-        "cohens_d": None,
-        "cohens_d_z": None,
-        "hedges_g": None,
-        "cliffs_delta": 1.0,
-    }
+    undefined = dict.fromkeys(("cohens_d", "cohens_d_z", "hedges_g"))
+    assert pair["effect_sizes"] == {**undefined, "cliffs_delta": 1.0}
     assert pair["non_inferiority"]["non_inferior"] is True and pair["hierarchical"] is None
-
-
-def test_the_seed_decides_and_nothing_else() -> None:
-    first = compare_models(MODELS, resamples=100, permutations=100, seed=3)
-    np.random.seed(1)
-    assert compare_models(MODELS, resamples=100, permutations=100, seed=3) == first
-    assert compare_models(MODELS, resamples=100, permutations=100, seed=4).pairs[0].low != first.pairs[0].low
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: compare_models({"a": [1, 2]}), r"nothing to compare with: values has \['a'\]"),
-        (lambda: compare_models({"a": [1, 2], "b": [1, 2]}, baseline="c"), "baseline='c' is none of .* a, b"),
-        (lambda: compare_models({"a": [1, 2], "b": [1]}), "value of b has 1 prompts but others have 2"),
-        (lambda: compare_models({"a": [1, 2], "b": [1, np.nan]}), r"value of b\[0, 1\]=nan"),
-        (lambda: compare_models({"a": [1], "b": [2]}), "1 cluster of prompts, at least 2"),
-        (lambda: compare_models({"a": [1, 2], "b": [2, 1]}, clusters=["x", "x"]), "1 cluster of prompts"),
-        (lambda: compare_models({"a": [1, 2], "b": [2, 1]}, clusters=["x"]), "clusters has 1 entries"),
-        (lambda: compare_models({"a": [1, 2], "b": [2, 1]}, margin=-1.0), "margin=-1.0 must be above 0"),
-        (lambda: compare_metrics({}), "values is empty"),
-        (
-            lambda: compare_metrics({"m": {"a": [1, 2], "b": [1, 2]}, "n": {"a": [1, 2]}}),
-            r"n .*\['a'\].*\['a', 'b'\]",
-        ),
-        (
-            lambda: compare_metrics({"m": {"a": [1, 2], "b": [1, 2]}}, margins={"n": 0.1}),
-            r"margins.*'n'.* m\b",
-        ),
-    ],
-)
-def test_bad_arguments_are_named(call, message) -> None:
-    with pytest.raises(ValueError, match=message):
-        call()

@@ -27,13 +27,13 @@ def brute_force_p_rise(values: list[float]) -> float:
 @pytest.mark.parametrize(
     "values", [[1, 2, 3, 4, 5, 6], [3, 1, 2, 6, 4, 5], [6, 5, 4, 3, 2, 1], [0.1, 0.9, 0.2, 0.8, 0.3]]
 )
-def test_p_values_of_short_series_are_exact(values: list[float]) -> None:
+def test_p_value_of_a_short_series_equals_enumeration(values: list[float]) -> None:
     assert monotone_trend(values, "rise").p_value == pytest.approx(brute_force_p_rise(values))
     falling = brute_force_p_rise([-value for value in values])
     assert monotone_trend(values, "fall").p_value == pytest.approx(falling)
 
 
-def test_long_series_follow_mann_kendalls_normal_approximation() -> None:
+def test_p_value_of_a_long_series_is_mann_kendalls_approximation() -> None:
     draw = np.random.default_rng(0)
     values = 0.01 * np.arange(60) + draw.normal(0, 0.3, 60)
     statistic = sum(np.sign(values[j] - values[i]) for i in range(60) for j in range(i + 1, 60))
@@ -43,16 +43,12 @@ def test_long_series_follow_mann_kendalls_normal_approximation() -> None:
     )
 
 
-def test_the_change_is_the_median_slope_over_the_window() -> None:
+def test_change_is_the_median_slope_over_the_window() -> None:
     values = [0.0, 0.1, 0.5, 0.3, 0.2]
     slopes = [(values[j] - values[i]) / (j - i) for i in range(5) for j in range(i + 1, 5)]
     assert monotone_trend(values, "rise").change == pytest.approx(np.median(slopes) * 4)
-    assert monotone_trend(np.linspace(0.2, 0.5, 12), "fall").change == pytest.approx(0.3)
     outlier = [*np.linspace(0.2, 0.5, 12), 9.0]
     assert monotone_trend(outlier, "rise").change == pytest.approx(0.3 * 12 / 11)
-
-
-def test_a_constant_series_has_no_trend() -> None:
     assert monotone_trend([0.5] * 20, "rise") == monotone_trend([0.5] * 20, "fall") == Trend(0.0, 1.0)
 
 
@@ -73,7 +69,7 @@ def simulated(rise: float, fall: float, seed: int, correlation: float = 0.6) -> 
     )
 
 
-def test_false_alarms_are_rarer_than_the_significance() -> None:
+def test_parted_raises_fewer_false_alarms_than_its_significance() -> None:
     runs = 150
     nothing = sum(alarm(*simulated(0.0, 0.0, seed)) for seed in range(runs))
     only_the_reward = sum(alarm(*simulated(0.3, 0.0, seed)) for seed in range(runs))
@@ -84,23 +80,14 @@ def test_false_alarms_are_rarer_than_the_significance() -> None:
     assert only_the_reward <= 6 and only_the_second <= 6
 
 
-def test_a_real_parting_is_found() -> None:
+def test_parted_finds_real_parting() -> None:
     assert sum(alarm(*simulated(0.1, 0.1, seed)) for seed in range(30)) >= 27
     assert sum(alarm(*simulated(0.1, 0.1, seed, correlation=0.0)) for seed in range(30)) >= 27
 
 
-def test_small_changes_are_borne_however_significant() -> None:
+def test_parted_ignores_significant_changes_below_the_limits() -> None:
     trained, second = np.linspace(0.4, 0.45, WINDOW), np.linspace(0.5, 0.47, WINDOW)
     assert alarm(trained, second, min_rise=0.04, max_fall=0.02)
     assert not alarm(trained, second, min_rise=0.06, max_fall=0.02)
     assert not alarm(trained, second, min_rise=0.04, max_fall=0.04)
     assert not alarm(second, trained) and not alarm(trained, trained)
-
-
-def test_garbage() -> None:
-    with pytest.raises(ValueError, match=r"\b3\b"):
-        monotone_trend([1.0, 2.0], "rise")
-    with pytest.raises(ValueError, match=r"trained_T .*\b3\b.*second_T .*\b2\b"):
-        parted([1, 2, 3], [1, 2], min_rise=0, max_fall=0, significance=0.01)
-    with pytest.raises(ValueError, match="values_T"):
-        monotone_trend([1.0, float("nan"), 2.0], "rise")

@@ -13,23 +13,7 @@ from polyray.metrics.novelty import (
     unigram_equivalent,
 )
 
-WORDS = [
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "sat",
-    "ran",
-    "on",
-    "under",
-    "mat",
-    "log",
-    "old",
-    "new",
-    "blue",
-    "red",
-    "slowly",
-]
+WORDS = [f"word{number}" for number in range(15)]
 
 
 def random_texts(rng: random.Random, number: int) -> list[str]:
@@ -50,7 +34,7 @@ def partition_by_marking(texts: list[str]) -> list[int]:
     return partition
 
 
-def test_partition_is_that_of_the_published_order_of_work() -> None:
+def test_partition_equals_the_published_procedure() -> None:
     rng = random.Random(1)
     merged = 0
     for _ in range(200):
@@ -61,29 +45,20 @@ def test_partition_is_that_of_the_published_order_of_work() -> None:
     assert merged > 100  # the rule is neither always nor never true on these texts
 
 
-def test_only_first_members_are_compared() -> None:
+def test_partition_compares_first_members_only() -> None:
     """0 ~ 1 and 1 ~ 2 but not 0 ~ 2: the third text opens a class of its own."""
     close = {("a", "b"), ("b", "c")}
     assert greedy_partition(["a", "b", "c"], lambda first, text: (first, text) in close) == [0, 0, 1]
     assert greedy_partition(["b", "a", "c"], lambda x, y: (x, y) in close or (y, x) in close) == [0, 0, 0]
 
 
-def test_no_texts_have_no_classes() -> None:
-    assert greedy_partition([], unigram_equivalent) == []
-
-
-def test_rouge_1_by_hand() -> None:
-    # 4 of 5 and 4 of 6 words in common, with one "the" of two: P = 4/6, R = 4/5, F = 8/11.
-    assert rouge_1_f("The cat sat: the mat", "the cat sat on a mat") == pytest.approx(8 / 11)
-    assert rouge_1_f("", "") == 0.0
-
-
-def test_rouge_1_is_that_of_the_rouge_score_package() -> None:
+def test_rouge_1_equals_the_rouge_score_package() -> None:
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rouge1"])
     rng = random.Random(2)
     texts = [*random_texts(rng, 40), "It's 3.5 km -- isn't it?", "Déjà vu, naïve", "...", "A_b a-b AB"]
+    assert rouge_1_f("", "") == 0.0
     for a, b in combinations(texts, 2):
         assert rouge_1_f(a, b) == pytest.approx(scorer.score(a, b)["rouge1"].fmeasure, abs=1e-12)
 
@@ -91,20 +66,14 @@ def test_rouge_1_is_that_of_the_rouge_score_package() -> None:
 @pytest.mark.parametrize(
     ("a", "b", "expected"),
     [
-        ("Paris", "paris", True),
-        ("Paris", "London", False),
         ("red blue", "blue green", True),  # 1 common of at most 2
         ("one two three", "three four five", False),  # 1 of 3
         ("a b c d e", "a b x y z", False),  # 2 of 5
         ("a b c d e", "a b c y z", True),  # 3 of 5
         ("a a a a", "a b c d", False),  # one different common word, 4 words
         ("Paris.", "Paris, of course", False),  # punctuation belongs to the words of the short rule
-        ("alpha beta gamma delta epsilon zeta", "alpha beta gamma other words here", True),  # F = 0.5
-        (
-            "alpha beta gamma delta epsilon zeta eta",
-            "alpha beta gamma other words here now",
-            False,
-        ),  # F = 3/7
+        ("al be ga de ep ze", "al be ga other words here", True),  # F = 0.5
+        ("al be ga de ep ze eta", "al be ga other words here now", False),  # F = 3/7
         ("Wörter mit Umlauten äöü sind hier", "wörter MIT umlauten äöü sind hier", True),
     ],
 )
@@ -113,13 +82,9 @@ def test_unigram_rule(a: str, b: str, expected: bool) -> None:
     assert unigram_equivalent(b, a) is expected
 
 
-def test_equal_texts_are_equivalent_where_rouge_sees_no_word() -> None:
+def test_unigram_rule_of_equal_texts_and_of_a_threshold() -> None:
     text = "これ は 六つ の 単語 です か"
     assert rouge_1_f(text, text) == 0.0
     assert unigram_equivalent(text, text)
-
-
-def test_threshold_is_strict() -> None:
-    a, b = "a b c d e f", "a b c x y z"
-    assert unigram_equivalent(a, b, threshold=0.49)
-    assert not unigram_equivalent(a, b, threshold=0.5)
+    a, b = "a b c d e f", "a b c x y z"  # F = 0.5
+    assert unigram_equivalent(a, b, threshold=0.49) and not unigram_equivalent(a, b, threshold=0.5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,24 +21,6 @@ def test_front_holds_the_undominated_points(points) -> None:
     assert pareto_front(points).tolist() == expected
 
 
-def test_equal_points_are_all_kept() -> None:
-    assert pareto_front([[1, 2], [2, 1], [1, 2], [1, 1], [0, 3]]).tolist() == [0, 1, 2, 4]
-    assert pareto_front([[0.5]]).tolist() == [0]
-
-
-@pytest.mark.parametrize(
-    ("points", "message"),
-    [
-        ([1, 2], r"points.*\(2,\)"),
-        ([], r"points.*\(0,\)"),
-        ([[1, float("nan")]], "points.*NaN"),
-    ],
-)
-def test_bad_arguments_are_named(points, message) -> None:
-    with pytest.raises(ValueError, match=message):
-        pareto_front(points)
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(-2, 4), st.integers(-2, 4)), min_size=1, max_size=8),
@@ -53,16 +34,3 @@ def test_hypervolume_counts_the_dominated_unit_squares(points, reference) -> Non
         for top in range(reference[1] + 1, 5)
     )
     assert hypervolume(points, reference) == squares
-
-
-@pytest.mark.parametrize(
-    ("points", "reference", "message"),
-    [
-        ([[1, 2, 3]], [0, 0], r"points.*\(1, 3\)"),
-        ([[1, 2]], [0], r"reference \(1,\)"),
-        ([[1, float("nan")]], [0, 0], "NaN"),
-    ],
-)
-def test_bad_points_of_a_hypervolume_are_named(points, reference, message) -> None:
-    with pytest.raises(ValueError, match=message):
-        hypervolume(points, reference)

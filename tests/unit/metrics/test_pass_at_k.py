@@ -32,14 +32,7 @@ def test_pass_at_k_equals_the_human_eval_form(n, c, k) -> None:
     assert pass_at_k(n, c, k) == pytest.approx(human_eval_estimate(n, c, k), abs=1e-12)
 
 
-def test_pass_at_k_by_hand() -> None:
-    assert pass_at_k(5, 2, 1) == pytest.approx(0.4, abs=1e-15)
-    assert pass_at_k(4, 1, 2) == pytest.approx(0.5, abs=1e-15)
-    assert pass_at_k(16, 16, 16) == 1.0
-    assert pass_at_k(16, 0, 16) == 0.0
-
-
-def test_pass_at_k_over_many_prompts() -> None:
+def test_pass_at_k_of_arrays_equals_that_of_each_prompt() -> None:
     correct = np.random.default_rng(0).integers(0, 17, (40, 50))
     result = np.asarray(pass_at_k(16, correct, 4))
     assert result.shape == (40, 50)
@@ -48,22 +41,11 @@ def test_pass_at_k_over_many_prompts() -> None:
     assert list(np.asarray(pass_at_k([4, 8, 8], [1.0, 1.0, 8.0], 2))) == [0.5, 0.25, 1.0]
 
 
-def test_increment_identity() -> None:
-    n, c = 12, 4
-    for k in range(1, 8):
-        gain = comb(n - c, k) / comb(n, k) * c / (n - k)
-        assert pass_at_k(n, c, k + 1) - pass_at_k(n, c, k) == pytest.approx(gain, abs=1e-14)
-
-
 @pytest.mark.parametrize("k", [1, 2, 3, 6])
 def test_best_at_k_equals_enumeration(k) -> None:
     qualities = [0.3, -1.0, 2.5, 0.3, 0.9, 2.5]
     expected = np.mean([max(subset) for subset in combinations(qualities, k)])
     assert best_at_k(qualities, k) == pytest.approx(expected, abs=1e-14)
-
-
-def test_best_of_binary_qualities_is_pass_at_k() -> None:
-    assert best_at_k([0, 1, 0, 0, 1, 0, 0], 3) == pytest.approx(pass_at_k(7, 2, 3), abs=1e-15)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 7])
@@ -76,10 +58,6 @@ def test_distinct_correct_equals_enumeration(k) -> None:
     assert distinct_correct_at_k(classes, correct, k) == pytest.approx(np.mean(found), abs=1e-14)
 
 
-def test_no_correct_sample_has_no_distinct_class() -> None:
-    assert distinct_correct_at_k([1, 2, 3], [False, False, False], 2) == 0.0
-
-
 def test_miss_probability_is_exact_where_binomials_overflow_floats() -> None:
     table = miss_probability(4096, 2048)
     assert table[0] == 1.0 and table[1] == 0.5 and table[2049] == 0.0
@@ -87,28 +65,3 @@ def test_miss_probability_is_exact_where_binomials_overflow_floats() -> None:
     assert miss_probability(3, 0).tolist() == [1.0, 1.0, 1.0, 1.0]
     with pytest.raises(ValueError, match="read-only"):
         table[0] = 2.0
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: pass_at_k(4, 2, 5), r"k=5.*\b4\b.*num_samples=4"),
-        (lambda: pass_at_k([8, 4], [1, 1], 5), r"k=5.*\b4\b"),
-        (lambda: pass_at_k(4, 5, 2), r"num_correct=5.*\b0\b.*num_samples=4"),
-        (lambda: pass_at_k(4, [1, -1], 2), "num_correct="),
-        (lambda: pass_at_k(4, 1.5, 2), "num_correct=1.5"),  # pyright: ignore
-        (lambda: pass_at_k(4, float("nan"), 2), "num_correct=nan"),  # pyright: ignore
-        (lambda: pass_at_k(4, 2, 0), r"k=0.*\b1\b"),
-        (lambda: pass_at_k(4, 2, True), "k=True"),
-        (lambda: pass_at_k([], [], 1), "num_samples"),
-        (lambda: best_at_k([0.1, float("nan")], 1), r"qualities_G\[1\]=nan"),
-        (lambda: best_at_k([0.1, 0.2], 3), r"k=3.*\b2\b"),
-        (lambda: distinct_correct_at_k([0, 1], [1, 1], 3), r"k=3.*\b2\b"),
-        (lambda: distinct_correct_at_k([0, 1], [1], 1), r"correct_G.*\b1\b.*\b2\b"),
-        (lambda: distinct_correct_at_k([0, 1], [1, 2], 1), r"correct_G=\[1, 2\].*\b0\b.*\b1\b"),
-        (lambda: distinct_correct_at_k([[0, 1]], [1, 1], 1), r"classes_G.*\(1, 2\)"),
-    ],
-)
-def test_bad_arguments_are_named(call, message) -> None:
-    with pytest.raises(ValueError, match=message):
-        call()

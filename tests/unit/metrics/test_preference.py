@@ -19,7 +19,7 @@ from polyray.metrics.preference import (
 )
 
 
-def test_variance_of_log_odds_is_that_of_the_posterior() -> None:
+def test_log_odds_variance_equals_that_of_the_posterior() -> None:
     clicks, shown, rate, weight = 3, 90, 0.02, 150.0
     a, b = clicks + rate * weight, shown - clicks + (1 - rate) * weight
 
@@ -32,7 +32,7 @@ def test_variance_of_log_odds_is_that_of_the_posterior() -> None:
     assert found[0] == pytest.approx(moment(2) - moment(1) ** 2, rel=1e-6)
 
 
-def test_certainty_is_the_gradient_of_the_expected_loss() -> None:
+def test_certainty_weight_equals_the_gradient_of_the_expected_loss() -> None:
     gaps, variances = np.array([0.0, 0.2, 1.0, 6.0]), np.array([0.5, 0.04, 0.5, 0.1])
     weights = certainty_weights(gaps, variances)
     for gap, variance, weight in zip(gaps, variances, weights, strict=True):
@@ -45,7 +45,7 @@ def test_certainty_is_the_gradient_of_the_expected_loss() -> None:
         assert slope == pytest.approx(-weight / 2, abs=1e-6)  # the loss itself has slope -1/2 there
 
 
-def test_weights_of_gaps_and_transforms_of_counts() -> None:
+def test_gap_weights_and_count_transforms_equal_their_formulas() -> None:
     np.testing.assert_allclose(gap_weights(np.array([1.0, 3.0, 300.0]), 3.0), [0.25, 0.5, 300 / 303])
     with pytest.raises(ValueError, match="scale=0"):
         gap_weights(np.array([1.0]), 0.0)
@@ -53,7 +53,7 @@ def test_weights_of_gaps_and_transforms_of_counts() -> None:
     np.testing.assert_allclose(normal_scores([5, 100, 5, 7]), stats.norm.ppf([0.25, 0.875, 0.25, 0.625]))
 
 
-def test_the_temperature_that_made_the_outcomes_is_found() -> None:
+def test_fitted_temperature_recovers_the_true_one() -> None:
     rng = np.random.default_rng(1)
     logits = rng.normal(size=40_000) * 2
     wins = rng.random(logits.size) < 1 / (1 + np.exp(-logits / 3.0))

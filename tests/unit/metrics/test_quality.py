@@ -15,7 +15,7 @@ from polyray.metrics import engagement_correlation, rouge
 stats: Any = scipy.stats  # its results are typed as bunches of anything
 
 
-def test_rouge_by_hand() -> None:
+def test_rouge_equals_overlaps_by_hand() -> None:
     # Tokens "the cat sat" and "the cat ran home": 2 of 3 and 2 of 4 words, 1 of 2 and 1 of 3 bigrams.
     found = rouge("the cat sat", "the cat ran home")
     assert found.rouge1 == pytest.approx(2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4))
@@ -24,19 +24,16 @@ def test_rouge_by_hand() -> None:
     assert rouge("b a", "a b").rouge_l == 0.5 and rouge("b a", "a b").rouge1 == 1.0
 
 
-def test_the_best_reference_counts_for_each_measure() -> None:
+def test_rouge_takes_the_best_reference_of_each_measure() -> None:
     found = rouge("a b c d", ["d c b a", "a b x y"])
     assert (found.rouge1, found.rouge2) == (1.0, pytest.approx(1 / 3))
     assert rouge("", "a") == rouge("!", ["a", "b"])
     assert rouge("", "a").rouge1 == 0.0
-
-
-def test_stemming_is_an_option() -> None:
     assert rouge("running dogs", "run dog").rouge1 == 0.0
     assert rouge("running dogs", "run dog", stem=True).rouge1 == 1.0
 
 
-def test_correlations_are_scipys() -> None:
+def test_engagement_correlation_equals_scipy() -> None:
     rng = np.random.default_rng(0)
     groups = np.repeat([f"thread-{i}" for i in range(12)], 6)
     popularity = np.repeat(rng.normal(size=12), 6)
@@ -57,39 +54,13 @@ def test_correlations_are_scipys() -> None:
     assert shuffled.spearman_by_group == pytest.approx(found.spearman_by_group)
 
 
-def test_popular_posts_do_not_count_within() -> None:
-    # Within each thread the score is wrong, over all it seems right.
-    found = engagement_correlation([1, 2, 11, 12], [2, 1, 102, 101], ["a", "a", "b", "b"])
-    assert found.spearman == pytest.approx(0.6)
-    assert (found.spearman_within, found.kendall_within) == pytest.approx((-1.0, -1.0))
-
-
-def test_groups_that_say_nothing_are_counted() -> None:
+def test_engagement_correlation_counts_groups_left_out() -> None:
     found = engagement_correlation([1, 2, 3, 4, 5, 1], [3, 1, 2, 2, 9, 4], [7, 7, 8, 8, 9, 7])
     assert (found.num_items, found.num_groups, found.num_groups_left_out) == (6, 1, 2)
     assert found.groups == ("7",)
     nothing = engagement_correlation([1, 1], [1, 2], ["a", "b"])
     assert math.isnan(nothing.spearman) and math.isnan(nothing.kendall_within)
-    assert json.loads(json.dumps(nothing.as_json(), allow_nan=False)) == {
-        "spearman": None,
-        "kendall": None,
-        "spearman_within": None,
-        "kendall_within": None,
-        "num_items": 2,
-        "num_groups": 0,
-        "num_groups_left_out": 2,
-    }
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: rouge("a", []), r"texts.*\b0\b"),
-        (lambda: engagement_correlation([1, 2], [1], ["a", "a"]), r"engagements.*\b1\b"),
-        (lambda: engagement_correlation([1, 2], [1, 2], ["a"]), r"groups.*\b1\b"),
-        (lambda: engagement_correlation([1], [1], ["a"]), r"scores.*\b1\b.*\b2\b"),
-    ],
-)
-def test_bad_arguments_are_named(call, message) -> None:
-    with pytest.raises(ValueError, match=message):
-        call()
+    written = json.loads(json.dumps(nothing.as_json(), allow_nan=False))
+    counts = {"num_items": 2, "num_groups": 0, "num_groups_left_out": 2}
+    undefined = dict.fromkeys(("spearman", "kendall", "spearman_within", "kendall_within"))
+    assert written == {**undefined, **counts}

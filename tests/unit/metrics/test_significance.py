@@ -1,4 +1,4 @@
-"""Difference tests against enumeration and scipy; the level under the null; degenerate differences."""
+"""Tests of differences and of equivalence, and Holm: against enumeration, scipy and degenerate data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyray.metrics import mann_whitney, paired_t, sign_flip_permutation_test, wilcoxon_signed_rank
+from polyray.metrics import (
+    holm,
+    mann_whitney,
+    paired_t,
+    sign_flip_permutation_test,
+    tost_non_inferiority,
+    wilcoxon_signed_rank,
+)
 
 stats: Any = scipy.stats  # its results are typed as bunches of anything
 
@@ -27,7 +34,7 @@ def p_by_enumeration(sums: list[int]) -> float:
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.integers(-5, 5), min_size=1, max_size=9))
-def test_sign_flips_are_enumerated(differences) -> None:
+def test_sign_flips_of_few_differences_equal_enumeration(differences) -> None:
     # In tenths, whose sums are rounded: ties must be found all the same.
     found = sign_flip_permutation_test([d / 10 for d in differences])
     assert found.exact and found.num_units == len(differences)
@@ -35,60 +42,34 @@ def test_sign_flips_are_enumerated(differences) -> None:
     assert found.p_value == pytest.approx(p_by_enumeration(differences), abs=1e-15)
 
 
-def test_sign_flips_of_whole_clusters() -> None:
+def test_sign_flips_turn_whole_clusters() -> None:
     differences, clusters = [1, 2, 4, -1, 3], ["a", "b", "a", "c", "b"]
     found = sign_flip_permutation_test(differences, clusters)
     assert found.p_value == p_by_enumeration([5, 5, -1])
     assert found.num_units == 3
 
 
-def test_three_clusters_cannot_be_significant() -> None:
-    assert sign_flip_permutation_test([1, 1, 1]).p_value == 0.25
-
-
-def test_random_flips_agree_with_scipys_permutation_test() -> None:
+def test_random_sign_flips_agree_with_scipys_permutation_test() -> None:
     differences = np.random.default_rng(0).normal(0.25, 1, 60)
     found = sign_flip_permutation_test(differences, permutations=20_000)
+    generator = np.random.default_rng(1)
     expected = stats.permutation_test(
-        (differences,),
-        np.mean,
-        permutation_type="samples",
-        n_resamples=20_000,
-        rng=np.random.default_rng(1),
+        (differences,), np.mean, permutation_type="samples", n_resamples=20_000, rng=generator
     ).pvalue
     assert not found.exact
     error = np.sqrt(expected * (1 - expected) / 20_000)
     assert found.p_value == pytest.approx(expected, abs=6 * error + 1e-4)
 
 
-def test_random_flips_are_never_certain_and_always_the_same() -> None:
-    found = sign_flip_permutation_test(np.ones(200), permutations=999)
-    assert found.p_value == 1 / 1000
+def test_random_sign_flips_count_the_observed_one_and_share_a_seed() -> None:
+    assert sign_flip_permutation_test(np.ones(200), permutations=999).p_value == 1 / 1000
     differences = np.random.default_rng(2).normal(0.1, 1, 50)
     assert sign_flip_permutation_test(differences, seed=4) == sign_flip_permutation_test(differences, seed=4)
     sliced = sign_flip_permutation_test(np.tile([1.0, -1.0], 3000), permutations=500)
     assert sliced.p_value == 1.0
 
 
-def test_the_level_holds_under_the_null() -> None:
-    rng = np.random.default_rng(3)
-    p_values = [sign_flip_permutation_test(rng.normal(size=10)).p_value for _ in range(400)]
-    assert np.mean(np.array(p_values) <= 0.05) == pytest.approx(0.05, abs=0.03)
-
-
-def test_clusters_keep_the_level_that_prompts_lose() -> None:
-    rng = np.random.default_rng(4)
-    clusters = np.repeat(np.arange(12), 10)
-    naive, clustered = [], []
-    for _ in range(80):
-        differences = np.repeat(rng.normal(size=12), 10) + 0.1 * rng.normal(size=120)
-        naive.append(sign_flip_permutation_test(differences, permutations=200).p_value)
-        clustered.append(sign_flip_permutation_test(differences, clusters).p_value)
-    assert np.mean(np.array(naive) < 0.05) > 0.3
-    assert np.mean(np.array(clustered) < 0.05) < 0.13
-
-
-def test_wilcoxon_is_scipys() -> None:
+def test_wilcoxon_equals_scipy() -> None:
     rng = np.random.default_rng(5)
     few, many = rng.normal(0.3, 1, 20), rng.normal(0.1, 1, 80)
     found = wilcoxon_signed_rank(few)
@@ -100,7 +81,7 @@ def test_wilcoxon_is_scipys() -> None:
     assert (found.statistic, found.p_value) == pytest.approx((expected.statistic, expected.pvalue))
 
 
-def test_wilcoxon_ranks_differences_that_differ_by_rounding_as_ties() -> None:
+def test_wilcoxon_ranks_rounded_differences_as_ties() -> None:
     rounded = [0.3 - 0.2, 0.4 - 0.3, 0.2 - 0.1, -0.1, 0.5, 0.7]
     assert len(set(rounded)) > 4
     found = wilcoxon_signed_rank(rounded)
@@ -115,7 +96,7 @@ def test_wilcoxon_over_clusters_ranks_their_means() -> None:
     assert wilcoxon_signed_rank(differences, clusters).p_value == pytest.approx(stats.wilcoxon(means).pvalue)
 
 
-def test_t_is_scipys_paired_one() -> None:
+def test_paired_t_equals_scipy() -> None:
     rng = np.random.default_rng(7)
     a, b = rng.random(25), rng.random(25)
     found, expected = paired_t(a - b), stats.ttest_rel(a, b)
@@ -126,7 +107,7 @@ def test_t_is_scipys_paired_one() -> None:
     assert (clustered.statistic, clustered.p_value) == pytest.approx((expected.statistic, expected.pvalue))
 
 
-def test_the_error_of_unequal_clusters_is_that_of_their_ratio() -> None:
+def test_paired_t_error_of_unequal_clusters_is_that_of_their_ratio() -> None:
     rng = np.random.default_rng(8)
     estimates, errors = [], []
     for _ in range(600):
@@ -138,7 +119,7 @@ def test_the_error_of_unequal_clusters_is_that_of_their_ratio() -> None:
     assert np.mean(errors) == pytest.approx(np.std(estimates), rel=0.1)
 
 
-def test_mann_whitney_is_scipys() -> None:
+def test_mann_whitney_equals_scipy() -> None:
     rng = np.random.default_rng(9)
     for a, b, method in (
         (rng.random(6), rng.random(20), "exact"),
@@ -150,29 +131,73 @@ def test_mann_whitney_is_scipys() -> None:
         assert found.exact == (method == "exact")
 
 
-def test_no_difference_at_all() -> None:
+def test_tests_of_equal_values_have_p_one_and_of_constant_differences_p_zero() -> None:
     for test in (sign_flip_permutation_test, wilcoxon_signed_rank, paired_t):
         found = test([0.0] * 20)
         assert (found.statistic, found.p_value) == (0.0, 1.0)
     assert mann_whitney([0.5] * 4, [0.5] * 3).p_value == 1.0
-
-
-def test_the_same_difference_everywhere() -> None:
     found = paired_t([0.1 + 0.2, 0.3, 0.3])  # equal but for rounding
     assert (found.statistic, found.p_value) == (np.inf, 0.0)
     assert json.loads(json.dumps(found.as_json(), allow_nan=False))["statistic"] is None
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: sign_flip_permutation_test([0.1, float("nan")]), r"differences\[1\]=nan"),
-        (lambda: sign_flip_permutation_test([0.1], permutations=0), "permutations=0 must be at least 1"),
-        (lambda: sign_flip_permutation_test([0.1], ["a", "b"]), "clusters has 2 entries but there are 1"),
-        (lambda: mann_whitney([], [0.2]), "a has 0"),
-        (lambda: paired_t([0.1, 0.3], ["a", "a"]), "1 cluster alone has no standard error"),
-    ],
-)
-def test_bad_arguments_are_named(call, message) -> None:
-    with pytest.raises(ValueError, match=message):
-        call()
+P_VALUES = st.lists(st.integers(0, 100).map(lambda value: value / 100), min_size=1, max_size=9)
+
+
+def rejected_by_holm(p_values: list[float], level: float) -> set[int]:
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    rejected: set[int] = set()
+    for step, i in enumerate(order):
+        if p_values[i] > level / (len(p_values) - step):
+            break
+        rejected.add(i)
+    return rejected
+
+
+@settings(max_examples=50, deadline=None)
+@given(P_VALUES, st.sampled_from([0.013, 0.051, 0.207]))
+def test_holm_rejects_as_the_stepwise_procedure(p_values, level) -> None:
+    assert set(np.flatnonzero(holm(p_values) <= level)) == rejected_by_holm(p_values, level)
+
+
+def test_holm_multiplies_by_the_tests_left_and_keeps_the_order() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.7, 0.6]).tolist() == [1.0, 1.0]
+
+
+def test_tost_p_values_equal_shifted_one_sided_t_tests() -> None:
+    differences = np.random.default_rng(0).normal(0.01, 0.1, 40)
+    found = tost_non_inferiority(differences, 0.05)
+    lower = stats.ttest_1samp(differences, -0.05, alternative="greater").pvalue
+    upper = stats.ttest_1samp(differences, 0.05, alternative="less").pvalue
+    assert found.p_non_inferior == pytest.approx(lower)
+    assert found.p_equivalent == pytest.approx(max(lower, upper))
+    interval = stats.ttest_1samp(differences, 0).confidence_interval(0.9)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_tost_verdict_follows_from_the_interval() -> None:
+    rng = np.random.default_rng(1)
+    seen = set()
+    for _ in range(150):
+        found = tost_non_inferiority(rng.normal(rng.normal(0, 0.1), 0.1, 12), 0.08)
+        assert found.non_inferior == (found.low > -0.08)
+        assert found.equivalent == (found.low > -0.08 and found.high < 0.08)
+        seen.add((found.non_inferior, found.equivalent))
+    assert seen == {(True, True), (True, False), (False, False)}
+
+
+def test_tost_counts_a_cluster_of_equal_values_once() -> None:
+    differences = np.random.default_rng(3).normal(0, 0.1, 15)
+    single = tost_non_inferiority(differences, 0.1)
+    clustered = tost_non_inferiority(np.repeat(differences, 4), 0.1, clusters=np.repeat(np.arange(15), 4))
+    assert clustered.p_equivalent == pytest.approx(single.p_equivalent)
+    assert (clustered.low, clustered.high) == pytest.approx((single.low, single.high))
+
+
+def test_tost_without_spread_compares_with_the_margin() -> None:
+    kept, lost, gained = (tost_non_inferiority([value] * 5, 0.1) for value in (-0.05, -0.2, 0.2))
+    assert (kept.non_inferior, kept.equivalent) == (True, True)
+    assert (lost.non_inferior, lost.equivalent) == (False, False)
+    assert (gained.non_inferior, gained.equivalent) == (True, False)
+    assert json.loads(json.dumps(kept.as_json(), allow_nan=False))["margin"] == 0.1

@@ -28,14 +28,14 @@ def random_texts(seed: int, count: int, vocabulary: int = 12, longest: int = 30)
     ]
 
 
-def test_tokens_split_punctuation_and_keep_case() -> None:
+def test_words_split_punctuation_and_keep_case() -> None:
     assert words("It's 3.50, ok? Ok! ") == ["It's", "3.50", ",", "ok", "?", "Ok", "!"]
     assert words(" \n ") == []
     assert list(ngrams(["a", "b", "c"], 2)) == [("a", "b"), ("b", "c")]
     assert list(ngrams(["a"], 2)) == []
 
 
-def test_distinct_n_by_hand() -> None:
+def test_distinct_n_counts_ngrams_within_texts() -> None:
     texts = ["a b a", "a b c"]
     assert distinct_n(texts, 1) == pytest.approx(3 / 6)
     assert distinct_n(texts, 2) == pytest.approx(3 / 4)  # ab, ba, ab, bc: none reaches from text to text
@@ -45,7 +45,7 @@ def test_distinct_n_by_hand() -> None:
     assert math.isnan(distinct_n(["", " "], 1))
 
 
-def test_expectation_adjusted_distinct_is_the_formula() -> None:
+def test_expectation_adjusted_distinct_equals_the_formula() -> None:
     texts = ["a b a c", "a d"]
     assert expectation_adjusted_distinct(texts, 50) == pytest.approx(4 / (50 * (1 - (49 / 50) ** 6)))
     assert expectation_adjusted_distinct(texts, 50, n=2) == pytest.approx(4 / (50 * (1 - (49 / 50) ** 4)))
@@ -55,22 +55,14 @@ def test_expectation_adjusted_distinct_is_the_formula() -> None:
     assert expectation_adjusted_distinct(texts, 10**15) == pytest.approx(distinct_n(texts, 1), rel=1e-12)
 
 
-def test_uniform_text_has_an_adjusted_value_of_one_at_every_length() -> None:
-    rng = np.random.default_rng(0)
-    for length in (20, 200, 2000):
-        text = " ".join(f"w{word}" for word in rng.integers(0, 100, length))
-        assert expectation_adjusted_distinct([text], 100) == pytest.approx(1.0, abs=0.1)
-
-
-def test_richness_by_hand() -> None:
+def test_richness_of_few_tokens_is_exact_or_nan() -> None:
     found = vocabulary_richness(["a " * 21, "b " * 21])
-    assert found.type_token_ratio == pytest.approx(2 / 42)
-    assert found.hdd == pytest.approx(2 / 42)  # all 42 are drawn
+    assert found.type_token_ratio == found.hdd == pytest.approx(2 / 42)  # all 42 are drawn
     assert math.isnan(vocabulary_richness(["a b"]).hdd)
     assert math.isnan(vocabulary_richness([""]).type_token_ratio)
 
 
-def test_hdd_is_the_expected_ratio_of_42_random_tokens() -> None:
+def test_hdd_equals_the_expected_ratio_of_42_random_tokens() -> None:
     texts = random_texts(1, 8, vocabulary=40)
     tokens = np.array([word for text in texts for word in words(text)])
     rng = np.random.default_rng(2)
@@ -78,16 +70,6 @@ def test_hdd_is_the_expected_ratio_of_42_random_tokens() -> None:
     error = float(np.std(ratios)) / math.sqrt(len(ratios))
     assert vocabulary_richness(texts).hdd == pytest.approx(np.mean(ratios), abs=4 * error)
     assert vocabulary_richness(texts[::-1]) == vocabulary_richness(texts)
-
-
-def test_hdd_bears_length_where_the_type_token_ratio_does_not() -> None:
-    rng = np.random.default_rng(3)
-    short, long = (
-        vocabulary_richness([" ".join(f"w{word}" for word in rng.zipf(1.5, length))])
-        for length in (300, 6000)
-    )
-    assert long.type_token_ratio < 0.6 * short.type_token_ratio
-    assert long.hdd == pytest.approx(short.hdd, rel=0.1)
 
 
 def plain_self_bleu(texts: list[str], max_n: int = 4) -> float:
@@ -101,17 +83,13 @@ def plain_self_bleu(texts: list[str], max_n: int = 4) -> float:
 @pytest.mark.parametrize(
     ("texts", "max_n"),
     [
-        *((random_texts(seed, count), 4) for seed, count in enumerate([2, 3, 5, 16])),
-        (random_texts(9, 4, vocabulary=3, longest=4), 4),
+        *((random_texts(seed, count), 4) for seed, count in enumerate([2, 3, 16])),
         (random_texts(10, 6), 2),
         (["The cat sat, on the mat.", "The cat sat on the mat!", "A dog; a cat 3.5"], 4),
-        (["", "a b", "a b"], 4),
-        (["", ""], 4),
-        (["a", "b"], 4),
-        (["a a a a", "a", "a a"], 4),
+        (["one two three four five"] * 3, 4),
     ],
 )
-def test_self_bleu_equals_sacrebleus_sentence_score(texts, max_n) -> None:
+def test_self_bleu_equals_sacrebleu(texts, max_n) -> None:
     assert self_bleu(texts, max_n) == pytest.approx(plain_self_bleu(texts, max_n), abs=1e-14)
 
 
@@ -122,36 +100,10 @@ def test_self_bleu_equals_sacrebleu_on_odd_texts(texts) -> None:
     assert self_bleu(texts[::-1]) == pytest.approx(self_bleu(texts), abs=1e-14)
 
 
-def test_self_bleu_of_equal_and_of_unrelated_texts() -> None:
-    assert self_bleu(["one two three four five"] * 3) == pytest.approx(1.0)
-    assert self_bleu(["a b c d", "e f g h", "i j k l"]) == 0.0
-
-
-def test_compression_ratio_is_gzips() -> None:
+def test_compression_ratio_equals_gzip() -> None:
     texts = ["the same words again and again"] * 8
     raw = "\n".join(texts).encode()
     assert compression_ratio(texts) == len(raw) / len(gzip.compress(raw, 9, mtime=0))
     assert compression_ratio(texts) > 3 > compression_ratio(random_texts(4, 8, vocabulary=10**6))
     assert math.isnan(compression_ratio(["", ""]))
     assert compression_ratio(["half a character \ud800"]) > 0
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: distinct_n("one text", 1), "texts='one text'"),
-        (lambda: distinct_n([], 1), r"texts.*\b0\b.*\b1\b"),
-        (lambda: distinct_n(["a", None], 1), r"texts\[1\].*NoneType"),  # pyright: ignore
-        (lambda: distinct_n(["a"], 0), r"n=0.*\b1\b"),
-        (lambda: distinct_n(["a"], 1.0), "n=1.0"),  # pyright: ignore
-        (lambda: self_bleu(["a"]), r"texts.*\b1\b.*\b2\b"),
-        (lambda: self_bleu(["a", "b"], 0), "n=0"),
-        (lambda: expectation_adjusted_distinct(["a b c"], 2), r"vocabulary_size=2\b.*\b3\b"),
-        (lambda: expectation_adjusted_distinct(["a b c"], 0, n=2), r"vocabulary_size=0.*\b1\b"),
-        (lambda: vocabulary_richness([]), r"texts.*\b0\b"),
-        (lambda: compression_ratio("abc"), "one string"),
-    ],
-)
-def test_bad_arguments_are_named(call, message) -> None:
-    with pytest.raises(ValueError, match=message):
-        call()

@@ -19,13 +19,10 @@ def _config(**options: Any) -> dict[str, Any]:
     return LoraConfig(r=4, lora_alpha=8, target_modules=["v_proj", "q_proj"], **options).to_dict()
 
 
-def test_reads_rank_alpha_and_sorted_modules() -> None:
+def test_shape_has_rank_alpha_scale_and_sorted_modules() -> None:
     shape = AdapterShape.from_peft(_config())
     assert shape == AdapterShape(rank=4, alpha=8.0, target_modules=("q_proj", "v_proj"))
     assert shape.scale == 2.0
-
-
-def test_rank_stabilised_adapters_scale_by_the_root_of_the_rank() -> None:
     assert AdapterShape.from_peft(_config(use_rslora=True)).scale == 8 / math.sqrt(4)
 
 
@@ -57,18 +54,20 @@ def test_payload_that_is_no_plain_product_is_refused(key: str, value: object) ->
         AdapterShape.from_peft({**_config(), key: value})
 
 
-@pytest.mark.parametrize("start", [True, False, "gaussian", "eva"])
-def test_starts_that_leave_the_base_alone_are_plain(start: object) -> None:
-    assert AdapterShape.from_peft({**_config(), "init_lora_weights": start}).rank == 4
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("init_lora_weights", [True, False, "gaussian", "eva"]),
+        ("rank_pattern", [None, {}, []]),
+        ("modules_to_save", [None, {}, []]),
+    ],
+)
+def test_options_without_an_effect_on_the_product_are_plain(key: str, values: list[object]) -> None:
+    for value in values:
+        assert AdapterShape.from_peft({**_config(), key: value}).rank == 4
 
 
-@pytest.mark.parametrize("empty", [None, {}, []])
-def test_empty_options_in_any_spelling_are_plain(empty: object) -> None:
-    config = {**_config(), "rank_pattern": empty, "modules_to_save": empty}
-    assert AdapterShape.from_peft(config).rank == 4
-
-
-def test_bytes_become_tensors_and_no_bytes_are_the_base() -> None:
+def test_adapter_of_bytes_has_their_tensors_and_of_none_is_empty() -> None:
     tensors = {"a": torch.tensor([1.5, -2.0])}
     assert adapter_from_bytes(safetensors.torch.save(tensors))["a"].tolist() == [1.5, -2.0]
     assert adapter_from_bytes(b"") == {}

@@ -40,7 +40,7 @@ def _expected(model: torch.nn.Module, temperature: float) -> tuple[torch.Tensor,
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 1.6])
-def test_equals_a_full_forward_pass_of_every_row_alone(temperature: float) -> None:
+def test_logprobs_equal_a_full_forward_pass_of_each_row_alone(temperature: float) -> None:
     model = build_policy()
     with torch.no_grad():
         values, entropies = completion_logprobs(model, _rows(), temperature)
@@ -50,28 +50,23 @@ def test_equals_a_full_forward_pass_of_every_row_alone(temperature: float) -> No
     assert expected_entropies[expected_entropies > 0].std() > 0.02  # distributions that differ
 
 
-def test_padding_is_zero_and_the_mask_says_where() -> None:
-    values, entropies = completion_logprobs(build_base(), _rows())
-    mask = _rows().mask_BT
-    assert mask.sum(1).tolist() == list(COMPLETIONS)
-    assert values[~mask].abs().max() == 0
-    assert entropies[~mask].abs().max() == 0
-    assert values[mask].max() < 0
-
-
-def test_padding_content_does_not_matter() -> None:
+def test_padding_is_zero_and_its_tokens_do_not_matter() -> None:
     model, rows = build_base(), _rows()
-    other = rows.input_ids_BL.clone()
-    for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
-        other[row, prompt + completion :] = 17
+    values, entropies = completion_logprobs(model, rows)
+    mask = rows.mask_BT
+    assert mask.sum(1).tolist() == list(COMPLETIONS)
+    assert values[~mask].abs().max() == entropies[~mask].abs().max() == 0
+    assert values[mask].max() < 0
+    other = torch.where(rows.input_ids_BL == 0, 17, rows.input_ids_BL)
     changed = Rows(other, rows.prompt_lengths_B, rows.completion_lengths_B)
-    assert torch.equal(completion_logprobs(model, rows)[0], completion_logprobs(model, changed)[0])
+    assert torch.equal(values, completion_logprobs(model, changed)[0])
 
 
 def _gradients(temperature: float) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
     model = build_policy()
     weights = torch.linspace(-1, 1, len(PROMPTS) * max(COMPLETIONS)).reshape(len(PROMPTS), -1)
     values, entropies = completion_logprobs(model, _rows(), temperature)
+    assert not entropies.requires_grad
     (values * weights).sum().backward()
     return values, entropies, [p.grad for p in model.parameters() if p.grad is not None]
 
@@ -95,7 +90,7 @@ def test_chunks_change_neither_values_nor_gradients(monkeypatch: pytest.MonkeyPa
         torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-5)
 
 
-def test_logits_that_are_more_than_a_chunk_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_beyond_one_chunk_are_not_kept_for_backward(monkeypatch: pytest.MonkeyPatch) -> None:
     # Rows of 6, 6, 5 and 3 positions run apart: inputs with 10, 1 and 2 tokens, none of them above a chunk of 10.
     monkeypatch.setattr(packing, "PASS_POSITIONS", 0)
     monkeypatch.setattr(packing, "LENGTH_RATIO", 1.0)
@@ -117,33 +112,27 @@ def test_logits_that_are_more_than_a_chunk_are_not_kept(monkeypatch: pytest.Monk
     assert tokens_kept(10) == []
 
 
-def test_the_entropy_has_no_gradient() -> None:
-    _, entropies = completion_logprobs(build_policy(), _rows())
-    assert not entropies.requires_grad
-
-
-def test_the_entropy_has_its_gradient_where_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = build_policy().double()
+def test_entropy_has_its_gradient_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact, rows = build_policy().double(), _rows()
     total = torch.zeros((), dtype=torch.float64)
-    rows = _rows()
     for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
-        logits = expected(input_ids=rows.input_ids_BL[row : row + 1, : prompt + completion]).logits
+        logits = exact(input_ids=rows.input_ids_BL[row : row + 1, : prompt + completion]).logits
         distribution = (logits[0, prompt - 1 : -1] / 0.8).softmax(-1)
         total = total - (distribution * distribution.log()).sum()
     total.backward()
     for chunk in (logprobs.LOGITS_PER_CHUNK, 4 * VOCABULARY):
         monkeypatch.setattr(logprobs, "LOGITS_PER_CHUNK", chunk)
         model = build_policy()
-        _, entropies = completion_logprobs(model, _rows(), 0.8, entropy_gradient=True)
+        _, entropies = completion_logprobs(model, rows, 0.8, entropy_gradient=True)
         assert float(entropies.sum().detach()) == pytest.approx(float(total.detach()), rel=1e-6)
         entropies.sum().backward()
-        for one, other in zip(model.parameters(), expected.parameters(), strict=True):
+        for one, other in zip(model.parameters(), exact.parameters(), strict=True):
             if one.grad is not None and other.grad is not None:
                 torch.testing.assert_close(one.grad.double(), other.grad, atol=1e-5, rtol=1e-4)
                 assert other.grad.abs().max() > 1e-3
 
 
-def test_models_that_transform_their_logits_take_their_own_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logprobs_of_capped_logits_take_the_forward_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build_base()
     plain = completion_logprobs(model, _rows())[0]
     forward = type(model).forward

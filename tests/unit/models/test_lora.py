@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel, Qwen3ForCausalLM
 
 from polyray.config.model import LoraSpec
 from polyray.errors import ConfigError
-from polyray.learner.embedded import build_tokenizer
 from polyray.models.adapter_files import read_adapter
 from polyray.models.base_files import base_fingerprint
 from polyray.models.loading import load_base
@@ -28,26 +27,14 @@ from polyray.models.lora import (
     reference_active,
     save_adapter,
 )
+from tests.unit.tiny_policy import build_base, move, save_base
 
 SPEC = LoraSpec(rank=4, alpha=8)
-CHANGED_KEYS = ("layers_to_transform", "exclude_modules")
-"""Options that leave out modules, so that the adapter lacks weights."""
 TOKENS = torch.tensor([[1, 4, 9, 13, 2], [1, 5, 5, 6, 7]])
 
 
 def _base() -> Qwen3ForCausalLM:
-    torch.manual_seed(1)
-    config = Qwen3Config(
-        vocab_size=28,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        intermediate_size=32,
-        tie_word_embeddings=True,
-    )
-    return Qwen3ForCausalLM(config).eval()
+    return build_base(seed=1, num_hidden_layers=2)
 
 
 def _attach(base: PreTrainedModel | None = None, warm_start: Path | None = None, seed: int = 0) -> PeftModel:
@@ -56,12 +43,12 @@ def _attach(base: PreTrainedModel | None = None, warm_start: Path | None = None,
 
 def _perturb(model: PeftModel) -> PeftModel:
     """Set B to non-zero values, as training would."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    move(model, size=0.1)
     return model
+
+
+def _trainable(model: PeftModel) -> list[str]:
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 @torch.no_grad()
@@ -76,71 +63,47 @@ def trained(tmp_path: Path) -> tuple[PeftModel, Path]:
     return model, tmp_path / "run" / "adapter"
 
 
-def test_a_fresh_adapter_changes_nothing_and_follows_its_seed() -> None:
-    base, model = _base(), _attach()
+def test_fresh_adapter_changes_nothing_and_follows_its_seed() -> None:
+    base, state = _base(), torch.random.get_rng_state()
+    model = _attach()
+    add_reference(_attach())
+    assert torch.equal(torch.random.get_rng_state(), state)
     torch.testing.assert_close(_logprobs(model), _logprobs(base), rtol=0, atol=0)
     assert adapter_bytes(_attach(seed=0)) == adapter_bytes(model) != adapter_bytes(_attach(seed=1))
-    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    # 7 modules x 2 layers x (A, B)
-    assert len(trainable) == 28
-    assert all(".default." in name for name in trainable)
-
-
-def test_attaching_leaves_the_global_generator_alone() -> None:
-    base = _base()
-    before = torch.random.get_rng_state()
-    add_reference(_attach(base=base))
-    assert torch.equal(torch.random.get_rng_state(), before)
-
-
-def test_adapter_weights_are_float32_on_a_bfloat16_base() -> None:
-    model = _attach(_base().bfloat16())
-    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
-    assert {tensor.dtype for tensor in adapter_state(model).values()} == {torch.float32}
-
-
-def test_a_saved_adapter_loads_with_plain_peft(trained: tuple[PeftModel, Path]) -> None:
-    model, directory = trained
-    loaded = PeftModel.from_pretrained(_base(), str(directory))
-    torch.testing.assert_close(_logprobs(loaded), _logprobs(model), rtol=0, atol=0)
-    assert float((_logprobs(model) - _logprobs(_base())).abs().max()) > 0.01
-    assert sorted(path.name for path in directory.iterdir()) == [
-        "adapter_config.json",
-        "adapter_model.safetensors",
-        "polyray.json",
-    ]
-    assert [path.name for path in directory.parent.iterdir()] == ["adapter"]
+    assert len(_trainable(model)) == 28, "7 modules x 2 layers x (A, B)"
+    assert all(".default." in name for name in _trainable(model))
+    narrow = _attach(_base().bfloat16())
+    assert {p.dtype for p in narrow.parameters() if p.requires_grad} == {torch.float32}
+    assert {tensor.dtype for tensor in adapter_state(narrow).values()} == {torch.float32}
 
 
 @pytest.mark.parametrize(
     ("below", "name"),
     [("models--Qwen--Qwen3-8B/snapshots/9c1b2f", "Qwen/Qwen3-8B"), ("somewhere/base", None)],
 )
-def test_a_saved_adapter_tells_no_path_and_loads_without_one(
+def test_saved_adapter_names_no_path_and_loads_with_plain_peft(
     tmp_path: Path, below: str, name: str | None
 ) -> None:
     _base().save_pretrained(tmp_path / below)
     model = _perturb(_attach(load_base(tmp_path / below, "float32")))
     assert str(tmp_path) in str(model.peft_config["default"].base_model_name_or_path)
-    directory = tmp_path / "adapter"
+    directory = tmp_path / "run" / "adapter"
     save_adapter(model, directory, {"base_sha256": "b" * 64})
+    files = {"adapter_config.json", "adapter_model.safetensors", "polyray.json"}
+    assert {path.name for path in directory.iterdir()} == files
+    assert [path.name for path in directory.parent.iterdir()] == ["adapter"]
     text = (directory / "adapter_config.json").read_text()
     assert json.loads(text)["base_model_name_or_path"] == name
     assert str(tmp_path) not in text
     assert (directory / "adapter_model.safetensors").read_bytes() == adapter_bytes(model)
-    for loaded in (PeftModel.from_pretrained(_base(), str(directory)), _attach(warm_start=directory)):
-        torch.testing.assert_close(_logprobs(loaded), _logprobs(model), rtol=0, atol=0)
-
-
-def test_training_continues_in_the_same_adapter(trained: tuple[PeftModel, Path]) -> None:
-    model, directory = trained
     continued = _attach(warm_start=directory, seed=9)
-    assert adapter_bytes(continued) == adapter_bytes(model)
-    torch.testing.assert_close(_logprobs(continued), _logprobs(model), rtol=0, atol=0)
-    assert sum(parameter.requires_grad for parameter in continued.parameters()) == 28
+    assert adapter_bytes(continued) == adapter_bytes(model) and len(_trainable(continued)) == 28
+    for loaded in (PeftModel.from_pretrained(_base(), str(directory)), continued):
+        torch.testing.assert_close(_logprobs(loaded), _logprobs(model), rtol=0, atol=0)
+    assert float((_logprobs(model) - _logprobs(_base())).abs().max()) > 0.01
 
 
-def test_saving_again_replaces_the_older_adapter(trained: tuple[PeftModel, Path]) -> None:
+def test_second_save_replaces_the_older_adapter(trained: tuple[PeftModel, Path]) -> None:
     model, directory = trained
     digest = save_adapter(_perturb(model), directory, {"base_sha256": "b" * 64})
     content, config = read_adapter(directory, "b" * 64)
@@ -152,23 +115,15 @@ def test_saving_again_replaces_the_older_adapter(trained: tuple[PeftModel, Path]
     assert [path.name for path in directory.parent.iterdir()] == ["adapter"]
 
 
-def test_the_reference_is_an_exact_frozen_copy(trained: tuple[PeftModel, Path]) -> None:
+def test_reference_is_a_frozen_copy_that_stays_while_the_policy_moves(
+    trained: tuple[PeftModel, Path],
+) -> None:
     model = _attach(warm_start=trained[1])
     add_reference(model)
-    policy = _logprobs(model)
-    with reference_active(model):
-        reference = _logprobs(model)
-    torch.testing.assert_close(reference, policy, rtol=0, atol=0)
-    assert float((policy.exp() * (policy - reference)).sum()) == 0.0
-    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    assert len(trainable) == 28
-    assert all(".default." in name for name in trainable)
-
-
-def test_the_reference_stays_while_the_policy_moves(trained: tuple[PeftModel, Path]) -> None:
-    model = _attach(warm_start=trained[1])
-    add_reference(model)
+    assert len(_trainable(model)) == 28 and all(".default." in name for name in _trainable(model))
     start = _logprobs(model)
+    with reference_active(model):
+        torch.testing.assert_close(_logprobs(model), start, rtol=0, atol=0)
     _perturb(model)
     moved = _logprobs(model)
     with pytest.raises(RuntimeError, match="inside"), reference_active(model):
@@ -185,14 +140,16 @@ def test_the_reference_stays_while_the_policy_moves(trained: tuple[PeftModel, Pa
         ({"rank": 8}, r"rank=4.*model\.lora\.rank=8"),
         ({"alpha": 16}, r"alpha=8\.0.*model\.lora\.alpha=16"),
         ({"target_modules": ("q_proj",)}, r"model\.lora\.target_modules=\['q_proj'\]"),
+        ({"target_modules": ("q_proj", "fc1")}, r"\['fc1'\].*Qwen3ForCausalLM"),
     ],
 )
-def test_a_warm_start_of_another_shape_is_refused(
+def test_adapter_of_another_shape_is_refused(
     trained: tuple[PeftModel, Path], changed: dict[str, object], message: str
 ) -> None:
     spec = LoraSpec.model_validate({**SPEC.model_dump(), **changed})
+    start = None if "fc1" in spec.target_modules else trained[1]
     with pytest.raises(ConfigError, match=message):
-        attach_adapter(_base(), spec, trained[1], base_sha256="b" * 64, seed=0)
+        attach_adapter(_base(), spec, start, base_sha256="b" * 64, seed=0)
 
 
 def _foreign(directory: Path, **options: Any) -> PeftModel:
@@ -204,7 +161,7 @@ def _foreign(directory: Path, **options: Any) -> PeftModel:
     return model.eval()
 
 
-def test_warm_start_from_rslora_continues_at_the_same_scale(tmp_path: Path) -> None:
+def test_warm_start_from_rslora_keeps_its_scale(tmp_path: Path) -> None:
     model = _foreign(tmp_path, use_rslora=True)
     spec = SPEC.model_copy(update={"alpha": 8 * math.sqrt(4)})
     continued = attach_adapter(_base(), spec, tmp_path, base_sha256="b" * 64, seed=0)
@@ -213,7 +170,7 @@ def test_warm_start_from_rslora_continues_at_the_same_scale(tmp_path: Path) -> N
         _attach(warm_start=tmp_path)
 
 
-def test_warm_start_on_all_linear_modules_by_path_continues(tmp_path: Path) -> None:
+def test_warm_start_on_all_linear_modules_keeps_its_outputs(tmp_path: Path) -> None:
     model = _foreign(tmp_path, target_modules="all-linear")
     named = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
     assert "model.layers.0.self_attn.q_proj" in named
@@ -221,72 +178,51 @@ def test_warm_start_on_all_linear_modules_by_path_continues(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("key", "value", "named"),
     [
-        ("alpha_pattern", {"q_proj": 32}),
-        ("rank_pattern", {"q_proj": 8}),
-        ("init_lora_weights", "pissa_niter_4"),
-        ("init_lora_weights", "olora"),
-        ("use_dora", True),
-        ("bias", "lora_only"),
-        ("lora_bias", True),
-        ("modules_to_save", ["lm_head"]),
-        ("layers_to_transform", [0]),
-        ("exclude_modules", r".*layers\.0.*"),
-        ("target_modules", r".*\.(q|k|v|o|gate|up|down)_proj"),
+        ("alpha_pattern", {"q_proj": 32}, "alpha_pattern"),
+        ("init_lora_weights", "pissa_niter_4", "init_lora_weights='pissa_niter_4'"),
+        ("layers_to_transform", [0], "tensors"),
+        ("exclude_modules", r".*layers\.0.*", "tensors"),
+        ("target_modules", r".*\.(q|k|v|o|gate|up|down)_proj", "target_modules"),
     ],
 )
-def test_warm_start_that_is_more_than_plain_lora_is_refused(tmp_path: Path, key: str, value: object) -> None:
+def test_warm_start_that_is_no_plain_lora_is_refused(
+    tmp_path: Path, key: str, value: object, named: str
+) -> None:
+    """test_adapter_payload.py has the other options."""
     _foreign(tmp_path, **{key: value})
-    with pytest.raises(ConfigError, match=key if key not in CHANGED_KEYS else "tensors"):
+    with pytest.raises(ConfigError, match=named):
         _attach(warm_start=tmp_path)
 
 
-@pytest.mark.parametrize("start", ["pissa_niter_4", "olora"])
-def test_adapter_of_a_base_that_peft_changed_is_read_nowhere(tmp_path: Path, start: str) -> None:
-    _foreign(tmp_path, init_lora_weights=start)
-    with pytest.raises(ConfigError, match=f"init_lora_weights='{start}'"):
-        read_adapter(tmp_path, "b" * 64)
-
-
-def test_an_adapter_of_another_base_is_refused(trained: tuple[PeftModel, Path]) -> None:
-    with pytest.raises(ConfigError, match=r"b{12}.*c{12}"):
-        read_adapter(trained[1], "c" * 64)
-
-
-def test_invalid_adapter_is_refused(trained: tuple[PeftModel, Path], tmp_path: Path) -> None:
+def test_adapter_that_is_damaged_or_of_another_base_is_refused(trained: tuple[PeftModel, Path]) -> None:
+    model, directory = trained
     with pytest.raises(ConfigError, match=r"adapter_config\.json"):
-        read_adapter(tmp_path, "b" * 64)
-    weights = trained[1] / "adapter_model.safetensors"
+        read_adapter(directory.parent, "b" * 64)
+    with pytest.raises(ConfigError, match=r"b{12}.*c{12}"):
+        read_adapter(directory, "c" * 64)
+    weights = directory / "adapter_model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(ConfigError, match="sha256"):
-        read_adapter(trained[1], "b" * 64)
+        read_adapter(directory, "b" * 64)
+    weights.write_bytes(content)
+    (directory / "polyray.json").unlink()
+    assert read_adapter(directory, "any")[0] == adapter_bytes(model), "a foreign adapter has no manifest"
     weights.unlink()
     with pytest.raises(ConfigError, match=r"adapter_model\.safetensors"):
-        read_adapter(trained[1], "b" * 64)
-
-
-def test_a_foreign_adapter_needs_no_manifest(trained: tuple[PeftModel, Path]) -> None:
-    (trained[1] / "polyray.json").unlink()
-    assert read_adapter(trained[1], "any")[0] == adapter_bytes(trained[0])
-
-
-def test_target_modules_must_exist() -> None:
-    with pytest.raises(ConfigError, match=r"\['fc1'\].*Qwen3ForCausalLM"):
-        attach_adapter(_base(), LoraSpec(target_modules=("q_proj", "fc1")), None, base_sha256="", seed=0)
+        read_adapter(directory, "b" * 64)
 
 
 def test_merge_then_fresh_writes_a_base_once(trained: tuple[PeftModel, Path], tmp_path: Path) -> None:
     model, adapter = trained
-    base_dir = tmp_path / "base"
+    base_dir = save_base(tmp_path / "base", num_hidden_layers=2)
     _base().save_pretrained(base_dir)
-    build_tokenizer().save_pretrained(base_dir)
 
     def merge() -> Path:
-        return merge_then_fresh(
-            base_dir, adapter, base_sha256="b" * 64, dtype="float32", target_dir=tmp_path / "merged"
-        )
+        target = tmp_path / "merged"
+        return merge_then_fresh(base_dir, adapter, base_sha256="b" * 64, dtype="float32", target_dir=target)
 
     merged = merge()
     torch.testing.assert_close(_logprobs(load_base(merged, "float32")), _logprobs(model), rtol=0, atol=1e-5)

@@ -48,7 +48,7 @@ def _outputs_and_gradients(model: PeftModel) -> tuple[torch.Tensor, list[torch.T
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_outputs_and_gradients_are_pefts(dtype: torch.dtype, tolerance: float) -> None:
+def test_outputs_and_gradients_equal_pefts(dtype: torch.dtype, tolerance: float) -> None:
     expected, expected_gradients = _outputs_and_gradients(_model(dtype, ours=False))
     actual, gradients = _outputs_and_gradients(_model(dtype, ours=True))
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
@@ -70,7 +70,7 @@ def test_gradients_of_bfloat16_are_as_near_to_exact_as_those_of_autocast() -> No
     assert errors[1] < 1.2 * errors[0] < 0.05
 
 
-def test_the_adapter_is_rounded_to_the_dtype_of_the_base() -> None:
+def test_adapter_is_rounded_to_the_dtype_of_the_base() -> None:
     model = _model(torch.bfloat16, ours=True)
     rounded = _model(torch.bfloat16, ours=True)
     with torch.no_grad():
@@ -78,17 +78,6 @@ def test_the_adapter_is_rounded_to_the_dtype_of_the_base() -> None:
             if "lora_" in name:
                 parameter.copy_(parameter.bfloat16())
         assert torch.equal(model(input_ids=TOKENS).logits, rounded(input_ids=TOKENS).logits)
-
-
-def test_without_adapters_the_model_is_its_base() -> None:
-    model = _model(torch.float32, ours=True)
-    base: Any = model.get_base_model()
-    with torch.no_grad():
-        with model.disable_adapter():
-            plain = model(input_ids=TOKENS).logits
-        assert not torch.equal(plain, model(input_ids=TOKENS).logits)
-        model.unload()
-        assert torch.equal(plain, base(input_ids=TOKENS).logits)
 
 
 def test_adapters_that_cancel_leave_the_base_in_bfloat16() -> None:
@@ -101,5 +90,9 @@ def test_adapters_that_cancel_leave_the_base_in_bfloat16() -> None:
             weights[name.replace(".default.", ".minus.")].copy_(sign * weights[name])
         with model.disable_adapter():
             plain = model(input_ids=TOKENS).logits
+        assert not torch.equal(plain, model(input_ids=TOKENS).logits)
         model.base_model.set_adapter(["default", "minus"])
         torch.testing.assert_close(model(input_ids=TOKENS).logits, plain, rtol=0, atol=1e-5)
+        base: Any = model.get_base_model()
+        model.unload()
+        assert torch.equal(plain, base(input_ids=TOKENS).logits)

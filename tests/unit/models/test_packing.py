@@ -80,7 +80,7 @@ def shapes(config: Any, given: Rows, one_pass: bool = False) -> list[tuple[bool,
         (7, 3, [(True, (1, 22)), (False, (6, 8))]),  # rows 2 and 3 have 3 + 5 positions; 2 + 2 + 4 are cut
     ],
 )
-def test_values_and_gradients_match_separate_rows(
+def test_packed_values_and_gradients_equal_those_of_separate_rows(
     config: Any,
     max_width: int,
     copies: int,
@@ -108,7 +108,7 @@ def test_values_and_gradients_match_separate_rows(
 
 
 @pytest.mark.usefixtures("exact_norms")
-def test_rows_of_very_different_lengths_run_beside_their_like(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_different_lengths_run_in_passes_of_like_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(MistralConfig(**SIZES))
     whole = completion_logprobs(model, rows(grouped=True))[0]
     monkeypatch.setattr(packing, "PASS_POSITIONS", 3)
@@ -118,22 +118,26 @@ def test_rows_of_very_different_lengths_run_beside_their_like(monkeypatch: pytes
     torch.testing.assert_close(parts, whole, atol=1e-12, rtol=1e-12)
 
 
-def test_models_with_sliding_attention_keep_separate_rows() -> None:
-    windowed = Qwen3Config(
-        **SIZES, sliding_window=4, use_sliding_window=True, max_window_layers=1, layer_types=None
-    )
-    assert "sliding_attention" in (windowed.layer_types or [])
-    for config in (windowed, MistralConfig(**SIZES)):
-        assert shapes(build(config).config, rows(grouped=True)) == [(False, (7, 8))]
-
-
-def test_rows_that_would_gain_nothing_stay_separate() -> None:
+def test_rows_stay_separate_without_a_gain_or_with_sliding_attention() -> None:
     config = build(Qwen3Config(**SIZES)).config
     tokens, sevens = rows(grouped=True).input_ids_BL[:, :10], torch.full((7,), 6)
     same = Rows(tokens, torch.full((7,), 4), sevens, torch.zeros(7, dtype=torch.int64))
     apart = Rows(tokens, torch.full((7,), 4), sevens, torch.arange(7))
     assert shapes(config, apart) == [(False, (7, 9))]
     assert shapes(config, same)[0][0]
+    windows: dict[str, Any] = {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 1}
+    windowed = Qwen3Config(**SIZES, **windows, layer_types=None)
+    assert "sliding_attention" in (windowed.layer_types or [])
+    for config in (windowed, MistralConfig(**SIZES)):
+        assert shapes(build(config).config, rows(grouped=True)) == [(False, (7, 8))]
+    # Linear weights of a layer over 2 x 3 x 32 query features: 32 x (2 x 32 + 2 x 8 + 3 x 1360) / (2 x 3 x 32).
+    wider: dict[str, Any] = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 1360}
+    for changed, width in (
+        (wider, 693),
+        ({}, packing.MIN_WIDTH),
+        ({"intermediate_size": 10**6}, packing.MAX_WIDTH),
+    ):
+        assert packing.packed_width(Qwen3Config(**SIZES | changed)) == width
 
 
 def test_one_pass_packs_all_rows_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,17 +146,6 @@ def test_one_pass_packs_all_rows_or_none(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(packing, "packed_width", lambda config: 7)
     assert len(shapes(config, rows(True, 3))) == 2
     assert shapes(config, rows(True, 3), one_pass=True) == [(False, (21, 8))]
-
-
-def test_a_sequence_of_trees_is_as_wide_as_attention_is_cheap() -> None:
-    # Linear weights of a layer over 2 x 3 x 32 query features: 32 x (2 x 32 + 2 x 8 + 3 x 1360) / (2 x 3 x 32).
-    def width(**changed: int) -> int:
-        sizes: dict[str, Any] = SIZES | changed
-        return packing.packed_width(Qwen3Config(**sizes))
-
-    assert width(hidden_size=32, num_attention_heads=4, intermediate_size=1360) == 693
-    assert width() == packing.MIN_WIDTH
-    assert width(intermediate_size=10**6) == packing.MAX_WIDTH
 
 
 def test_selected_rows_keep_their_groups_together() -> None:

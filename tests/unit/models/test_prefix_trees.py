@@ -50,9 +50,7 @@ def seen_by(packed: PackedTrees, place_in_all: int) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("rows", [FIXED, random_rows(0), random_rows(1), random_rows(2)])
 @pytest.mark.parametrize("max_width", [11, 40, 1000])
-def test_every_token_is_predicted_from_exactly_its_prefix(
-    rows: list[tuple[int, Row]], max_width: int
-) -> None:
+def test_each_token_is_predicted_from_exactly_its_prefix(rows: list[tuple[int, Row]], max_width: int) -> None:
     packed = pack_trees(*arrays(rows), max_width)
     assert packed.sizes_U.max() <= max_width
     assert packed.sizes_U.sum() == len(packed.input_ids_W)
@@ -66,7 +64,7 @@ def test_every_token_is_predicted_from_exactly_its_prefix(
 
 
 @pytest.mark.parametrize("rows", [FIXED, random_rows(0), random_rows(3)])
-def test_every_distinct_prefix_is_one_node(rows: list[tuple[int, Row]]) -> None:
+def test_each_distinct_prefix_is_one_node(rows: list[tuple[int, Row]]) -> None:
     packed = pack_trees(*arrays(rows), 1000)
     prefixes = {
         (group, prompt + completion[:length])
@@ -78,7 +76,7 @@ def test_every_distinct_prefix_is_one_node(rows: list[tuple[int, Row]]) -> None:
     assert len(packed.input_ids_W) == len(prefixes | prompts)
 
 
-def test_a_tree_that_would_be_too_wide_is_cut_between_completions() -> None:
+def test_wide_tree_is_cut_between_completions() -> None:
     rows = [(0, ((1, 9), tuple([token] * 5))) for token in (3, 4, 5, 3)]
     packed = pack_trees(*arrays(rows), 10)  # 2 + 4 + 4 fit, the third brings the prompt again
     assert packed.input_ids_W.tolist() == [1, 9, 3, 3, 3, 3, 4, 4, 4, 4, 1, 9, 5, 5, 5, 5]

@@ -45,7 +45,7 @@ def parts() -> PeftModel:
     return model
 
 
-def test_only_the_layers_of_the_base_are_in_parts(whole: PeftModel, parts: PeftModel) -> None:
+def test_only_layers_of_the_base_are_sharded(whole: PeftModel, parts: PeftModel) -> None:
     assert is_sharded(parts) and not is_sharded(whole)
     in_parts = {name for name, parameter in parts.named_parameters() if isinstance(parameter, DTensor)}
     assert in_parts == {
@@ -54,7 +54,7 @@ def test_only_the_layers_of_the_base_are_in_parts(whole: PeftModel, parts: PeftM
     assert adapter_bytes(parts) == adapter_bytes(whole)
 
 
-def test_every_way_to_run_it_gives_the_same_numbers(whole: PeftModel, parts: PeftModel) -> None:
+def test_sharded_base_computes_the_same_bits(whole: PeftModel, parts: PeftModel) -> None:
     sequences = [(1, 8, 5, 9), (1, 6)]
     assert (probe_logprobs(parts, sequences) == probe_logprobs(whole, sequences)).all()
     found = []
@@ -72,7 +72,7 @@ def test_every_way_to_run_it_gives_the_same_numbers(whole: PeftModel, parts: Pef
     assert (reference - logprobs).abs().max() > 1e-3 and gradient.abs().max() > 1e-2
 
 
-def test_rows_of_any_length_take_one_pass(
+def test_sharded_rows_of_any_length_take_one_pass(
     whole: PeftModel, parts: PeftModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packing, "PASS_POSITIONS", 1)
@@ -87,9 +87,12 @@ def test_rows_of_any_length_take_one_pass(
     assert widths == [6, 2, 6]
 
 
-def test_a_pass_that_only_others_need_adds_nothing(parts: PeftModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dummy_pass_adds_nothing_to_the_gradients(
+    whole: PeftModel, parts: PeftModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("polyray.learner.fsdp_padding._most", lambda number: number + 2)
     assert list(in_lockstep(parts, ["a"])) == ["a", None, None]
+    assert list(in_lockstep(whole, ["a"])) == ["a"], "ranks do not wait with a whole base"
     completion_logprobs(parts, LONG_AND_SHORT)[0].sum().backward()
     before = {name: p.grad.clone() for name, p in parts.named_parameters() if p.grad is not None}
     dummy_pass(parts)
@@ -99,22 +102,13 @@ def test_a_pass_that_only_others_need_adds_nothing(parts: PeftModel, monkeypatch
     parts.zero_grad()
 
 
-def test_ranks_do_not_wait_with_a_whole_base(whole: PeftModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polyray.learner.fsdp_padding._most", lambda number: number + 2)
-    assert list(in_lockstep(whole, ["a"])) == ["a"]
-
-
-def test_a_quantised_base_is_refused() -> None:
+def test_quantised_base_and_unknown_architecture_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build_policy()
     base: Any = model.get_base_model()
-    base.base_model.layers[0].mlp.up_proj.base_layer.weight = torch.nn.Parameter(
-        torch.zeros(48, 16, dtype=torch.uint8), requires_grad=False
-    )
+    weight = torch.nn.Parameter(torch.zeros(48, 16, dtype=torch.uint8), requires_grad=False)
+    base.base_model.layers[0].mlp.up_proj.base_layer.weight = weight
     with pytest.raises(ConfigError, match=r"learner\.sharding=base"):
         shard_base(model, torch.device("cpu"))
-
-
-def test_an_unknown_architecture_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sharding, "GradientCheckpointingLayer", torch.nn.Conv1d)
     with pytest.raises(ConfigError, match="Qwen3Model"):
         shard_base(build_policy(), torch.device("cpu"))

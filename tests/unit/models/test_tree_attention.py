@@ -37,7 +37,7 @@ def tree_masks() -> torch.Tensor:
     return masks
 
 
-def test_values_are_those_of_one_mask_over_all_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_within_trees_equals_one_mask_over_all_trees(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = torch.block_diag(
         *(mask[0, :n, :n].double() for mask, n in zip(tree_masks(), LENGTHS, strict=True))
     )

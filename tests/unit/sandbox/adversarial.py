@@ -50,3 +50,30 @@ def strict_adversarial_programs() -> list[Program]:
 def honest_programs() -> list[Program]:
     """All of these must pass, in default mode and in strict mode."""
     return _programs("honest.txt", "good", "", "")
+
+
+ANY = """
+class Any:
+    __eq__ = __lt__ = __gt__ = __le__ = __ge__ = __bool__ = lambda s, *o: True
+    __ne__ = lambda s, o: False
+    __hash__ = lambda s: 0
+    __sub__ = __rsub__ = __abs__ = lambda s, *o: 0
+    __iter__ = lambda s: iter([s])
+    __len__ = lambda s: 1
+    __getitem__ = __getattr__ = __call__ = lambda s, *o: s
+"""
+"""Source of a class whose objects equal everything; `@ANY@` in the files."""
+
+
+def programs_with_tests(file: str) -> list[Program]:
+    """Programs with tests of their own, which follow a line `## test`.
+
+    liars.txt: objects that lie about their equality, which fail where the guard is on. values.txt: honest programs of
+    either mode. objects.txt: honest programs of default mode.
+    """
+    text = (
+        (Path(__file__).parent / "programs" / file).read_text(encoding="utf-8").replace("@ANY@", ANY.strip())
+    )
+    parts = re.split(r"^# (.+)\n", text, flags=re.MULTILINE)[1:]
+    cases = zip(parts[::2], parts[1::2], strict=True)
+    return [Program(name, *case.split("## test\n")) for name, case in cases]

@@ -88,7 +88,7 @@ def test_no_adversary_passes_survives_or_touches_foreign_files(outside: Path, st
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_odd_but_honest_programs_pass(strict: bool) -> None:
+def test_honest_programs_pass(strict: bool) -> None:
     results = list(run_programs(honest_programs(), Limits(timeout_s=30), workers=2, strict=strict))
     assert [(result.program_id, result.message) for result in results if not result.passed] == []
     printed = {result.program_id: result.stdout for result in results}
@@ -112,7 +112,7 @@ VERDICTS = {
 }
 
 
-def test_each_end_has_its_verdict() -> None:
+def test_each_kind_of_end_has_its_verdict() -> None:
     programs = {program.program_id[4:]: program for program in adversarial_programs("/nowhere", MARK)}
     results = list(run_programs((programs[name] for name in VERDICTS), LIMITS))
     assert {result.program_id[4:]: result.verdict for result in results} == VERDICTS

@@ -81,7 +81,7 @@ def test_other_objects_cross_as_handles() -> None:
     assert objects[1] is len and objects[2] is odd
 
 
-def test_values_without_end_are_refused() -> None:
+def test_endless_values_are_refused() -> None:
     def endless() -> Any:
         while True:
             yield 0
@@ -94,7 +94,7 @@ def test_values_without_end_are_refused() -> None:
         encode(loop, no_handle)
 
 
-def test_hostile_bytes_make_values_or_errors_and_nothing_else() -> None:
+def test_hostile_bytes_decode_to_values_or_errors() -> None:
     rng = random.Random(0)
     sound = encode([1, "a", {2: (3.5, b"x")}, {4}, np.arange(3)], no_handle)
     plain = (type(None), bool, int, float, str, bytes, list, tuple, dict, set, np.ndarray, np.generic)

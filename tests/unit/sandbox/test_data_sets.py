@@ -36,23 +36,19 @@ def test_humaneval_canonical_solutions_pass(strict: bool) -> None:
     assert failures(programs, LIMITS, strict) == []
 
 
-def test_humaneval_is_passed_by_no_object_that_equals_everything() -> None:
+def test_humaneval_fails_for_an_object_that_equals_everything() -> None:
     liar = (
         "class Any:\n"
         "    __eq__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = lambda self, *other: True\n"
         "    __hash__ = None\n"
         "    __sub__ = __rsub__ = __abs__ = __round__ = lambda self, *other: 0\n"
         "    __iter__ = lambda self: iter([self])\n"
+        "def {}(*_): return Any()\n"
     )
+    chosen = [row for at, row in enumerate(rows("code/HumanEval.jsonl.gz")) if at % 8 == 0 or at == 53]
     programs = [
-        Program(
-            row["task_id"],
-            f"{liar}def {row['entry_point']}(*_): return Any()\n",
-            row["test"],
-            row["entry_point"],
-        )
-        for row in rows("code/HumanEval.jsonl.gz")
-        if int(row["task_id"].partition("/")[2]) % 8 == 0 or row["task_id"] == "HumanEval/53"
+        Program(row["task_id"], liar.format(row["entry_point"]), row["test"], row["entry_point"])
+        for row in chosen
     ]
     assert len(programs) == 22
     assert [result.program_id for result in run_programs(programs, LIMITS) if result.passed] == []

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def result(name: str, verdict: str = "passed", stdout: str = "") -> ProgramResul
     return ProgramResult(name, verdict, "", 0.0, 0.0, 0, "none", stdout)  # type: ignore[arg-type]
 
 
-def test_results_come_in_the_order_of_the_programs() -> None:
+def test_results_have_the_order_of_the_programs() -> None:
     slow_first = [Program("slow", "import time; time.sleep(0.3); print('slow')"), *map(program, range(9))]
     results = list(run_programs(slow_first, LIMITS, workers=3))
     assert [(r.program_id, r.stdout) for r in results] == [
@@ -41,7 +41,7 @@ def test_results_come_in_the_order_of_the_programs() -> None:
     ]
 
 
-def test_programs_are_taken_as_results_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_are_taken_no_faster_than_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "run_program", lambda p, limits, strict: result(p.program_id))
     taken: list[int] = []
 
@@ -59,7 +59,7 @@ def test_programs_are_taken_as_results_are(monkeypatch: pytest.MonkeyPatch) -> N
     results.close()  # type: ignore[attr-defined]
 
 
-def test_identical_programs_run_once_and_keep_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_identical_programs_run_once_within_a_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
 
     def run(p: Program, limits: Limits, strict: bool) -> ProgramResult:
@@ -76,19 +76,9 @@ def test_identical_programs_run_once_and_keep_their_names(monkeypatch: pytest.Mo
     results = list(run_programs([*same, *other], LIMITS, workers=2))
     assert [r.program_id for r in results] == [p.program_id for p in (*same, *other)]
     assert sorted(ran) == sorted(["s0", "other test", "split elsewhere", "with entry"])
-
-
-def test_memory_of_programs_that_ran_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "REMEMBERED", 10)
-    ran: list[str] = []
-
-    def run(p: Program, limits: Limits, strict: bool) -> ProgramResult:
-        ran.append(p.program_id)
-        return result(p.program_id)
-
-    monkeypatch.setattr(pool, "run_program", run)
-    numbers = [0, *range(1, 9), 0, *range(10, 60), 0]
-    list(run_programs(map(program, numbers), LIMITS, workers=1))
+    ran.clear()
+    list(run_programs(map(program, [0, *range(1, 9), 0, *range(10, 60), 0]), LIMITS, workers=1))
     assert ran.count("p0") == 2
 
 
@@ -112,7 +102,7 @@ class FailingRunner:
     ("failures", "verdict", "calls", "expected"),
     [(0, "failed", 1, "failed"), (2, "passed", 3, "passed"), (3, "passed", 3, "sandbox_error")],
 )
-def test_only_our_own_errors_are_retried(
+def test_sandbox_errors_alone_are_retried(
     monkeypatch: pytest.MonkeyPatch, failures: int, verdict: str, calls: int, expected: str
 ) -> None:
     runner = FailingRunner(failures, verdict)
@@ -122,7 +112,7 @@ def test_only_our_own_errors_are_retried(
     assert runner.calls == calls
 
 
-def test_more_than_one_percent_of_errors_end_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_one_percent_of_sandbox_errors_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(numbers: set[int]) -> None:
         def run(p: Program, limits: Limits, strict: bool) -> ProgramResult:
             return result(p.program_id, "sandbox_error" if int(p.program_id[1:]) in numbers else "passed")
@@ -139,7 +129,7 @@ def test_more_than_one_percent_of_errors_end_the_job(monkeypatch: pytest.MonkeyP
         list(run_programs(map(program, range(300)), LIMITS))
 
 
-def test_a_server_that_dies_is_replaced() -> None:
+def test_dead_server_is_replaced() -> None:
     assert run_program(program(1), LIMITS).passed
     runner = pool._idle[-1]
     os.kill(runner._server.pid, signal.SIGKILL)
@@ -148,7 +138,7 @@ def test_a_server_that_dies_is_replaced() -> None:
     assert runner not in pool._idle
 
 
-def test_a_runner_that_is_closed_ends_its_program_at_once() -> None:
+def test_dead_server_ends_its_program_at_once() -> None:
     runner = Runner()
     seen: list[BaseException] = []
 
@@ -165,23 +155,26 @@ def test_a_runner_that_is_closed_ends_its_program_at_once() -> None:
     assert len(seen) == 1 and not thread.is_alive()
 
 
-def test_many_threads_may_call() -> None:
+def test_concurrent_callers_get_their_own_results() -> None:
     with ThreadPoolExecutor(6) as threads:
         results = list(threads.map(lambda n: run_program(program(n), LIMITS), range(24)))
     assert [r.stdout for r in results] == [f"{n}\n" for n in range(24)]
 
 
-def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"workers=0\b.*\b1\b"):
-        run_programs([], workers=0)
-    with pytest.raises(ValueError, match="timeout_s=0"):
-        Limits(timeout_s=0)
-    with pytest.raises(ValueError, match=r"memory_mib=1\b.*\b64\b"):
-        Limits(memory_mib=1)
-    assert list(run_programs([])) == []
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: run_programs([], workers=0), r"workers=0\b.*\b1\b"),
+        (lambda: Limits(timeout_s=0), "timeout_s=0"),
+        (lambda: Limits(memory_mib=1), r"memory_mib=1\b.*\b64\b"),
+    ],
+)
+def test_bad_argument_is_named_with_its_limit(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
-def test_a_forked_child_leaves_the_runners_to_its_parent() -> None:
+def test_forked_child_leaves_the_runners_to_its_parent() -> None:
     assert run_program(program(1), LIMITS).passed
     kept = list(pool._idle)
     pid = os.fork()
@@ -192,7 +185,7 @@ def test_a_forked_child_leaves_the_runners_to_its_parent() -> None:
     assert run_program(program(2), LIMITS).stdout == "2\n"
 
 
-def test_an_interpreter_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interpreter_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_module, "_BOOTSTRAP", "raise ValueError('broken start')")
     with pytest.raises(SandboxError, match=r"\b60 s\b.*ValueError: broken start"):
         Runner()
@@ -215,9 +208,8 @@ def test_servers_and_programs_end_with_a_caller_that_is_killed() -> None:
     assert caller.stdout is not None
     server = int(caller.stdout.readline())
     deadline = time.monotonic() + 20
-    running = (
-        4 if "pidns" in pool.isolation_level() else 2
-    )  # two servers, a namespace's first process, the program
+    # Two servers, a namespace's first process, the program.
+    running = 4 if "pidns" in pool.isolation_level() else 2
     while len(below := descendants({server}, parents())) < running and time.monotonic() < deadline:
         time.sleep(0.02)
     assert len(below) == running

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import pytest
 from polyray.config.task import CodeSpec
 from polyray.errors import DataError, RewardError
 from polyray.sandbox import Limits, run_program, run_programs
-from polyray.tasks import build_task
 from polyray.tasks.code import CodeTask
 from polyray.tasks.code_text import HUMANEVAL_STOP, MBPP_STOP, cut_at_stop, fenced_program
 from polyray.types import WRONG_CLASS, Prompt
@@ -38,7 +38,7 @@ def verdict(task: CodeTask, prompt: Prompt, completion: str) -> str:
     return run_program(task.program(prompt, completion), Limits(timeout_s=10.0)).verdict
 
 
-def test_completions_continue_the_prompt_and_end_at_a_stop_word(tmp_path: Path):
+def test_completion_continues_the_prompt_up_to_a_stop_word(tmp_path: Path):
     task, prompt = task_of(tmp_path)
     assert prompt.text == ADD["prompt"] and prompt.messages is None
     assert (prompt.prompt_id, prompt.cluster_id, prompt.metadata) == ("T/add", "T/add", {"task_id": "T/add"})
@@ -62,7 +62,7 @@ def test_completions_continue_the_prompt_and_end_at_a_stop_word(tmp_path: Path):
         "```python\ndef add(a, b):\n    return a + b\n",
     ],
 )
-def test_programs_are_taken_out_of_fences_and_get_the_prompts_helpers(tmp_path: Path, answer: str):
+def test_program_is_taken_out_of_fences_and_gets_the_helpers(tmp_path: Path, answer: str):
     task, prompt = task_of(tmp_path, mode="program")
     assert prompt.messages is not None and prompt.messages[0]["content"] == prompt.text
     assert ADD["prompt"] in prompt.text
@@ -78,30 +78,23 @@ def test_fences_and_stop_words():
     assert cut_at_stop("nothing", ()) == "nothing"
 
 
-def test_a_prompt_from_the_wire_is_known_by_its_metadata(tmp_path: Path):
-    task, prompt = task_of(tmp_path)
-    assert task.program(Prompt("", "text", metadata={"task_id": "T/add"}), "    return 1") == task.program(
-        prompt, "    return 1"
-    )
-    with pytest.raises(DataError, match=r"task_id 'X/1' is none of the 1 problems of .*such as 'T/add'"):
-        task.program(Prompt("", "text", metadata={"task_id": "X/1"}), "    return 1")
-
-
-def test_rewards_need_the_sandbox_and_say_so(tmp_path: Path):
-    task, prompt = task_of(tmp_path)
-    with pytest.raises(RewardError, match=r"set reward\.type: sandbox .*--allow-code-execution"):
-        task.reward(prompt, "    return a + b")
-
-
-def test_an_over_long_program_fails_with_the_reason_and_is_not_run(tmp_path: Path):
+def test_long_program_fails_without_a_run_and_odd_calls_are_refused(tmp_path: Path):
     task, prompt = task_of(tmp_path)
     long = "    return a + b\n" + "    # " + "x" * 50_000
     result = run_program(task.program(prompt, long))
-    assert result.verdict == "failed" and "more than the 50000 that are run" in result.message
+    assert result.verdict == "failed" and re.search(r"\b50000\b", result.message)
     assert task.completion_class(prompt, long) == WRONG_CLASS
+    sent = Prompt("", "text", metadata={"task_id": "T/add"})
+    assert task.program(sent, "    return 1") == task.program(prompt, "    return 1")
+    with pytest.raises(DataError, match=r"'X/1'.*\b1 problems.*'T/add'"):
+        task.program(Prompt("", "text", metadata={"task_id": "X/1"}), "    return 1")
+    with pytest.raises(RewardError, match=r"reward\.type: sandbox .*--allow-code-execution"):
+        task.reward(prompt, "    return a + b")
+    with pytest.raises(DataError, match=r"task\.train_path"):
+        task.training_prompt(0, 0)
 
 
-def test_classes_and_distances_are_those_of_the_programs(tmp_path: Path):
+def test_classes_and_distances_compare_syntax_trees(tmp_path: Path):
     task, prompt = task_of(tmp_path)
     same, renamed = "    c = a + b\n    return c", "    total = a + b  # why\n    return total"
     other, broken = "    return b + a", "    return ((a"
@@ -113,12 +106,7 @@ def test_classes_and_distances_are_those_of_the_programs(tmp_path: Path):
     assert task.distance(prompt, same, broken) == 0.0
 
 
-def test_surrogates_reach_the_sandbox(tmp_path: Path):
-    task, prompt = task_of(tmp_path)
-    assert verdict(task, prompt, "    return '\ud800'") == "failed"
-
-
-def test_mbpp_runs_programs_alone_and_its_check_does_not_clash(tmp_path: Path):
+def test_mbpp_program_named_check_is_judged(tmp_path: Path):
     row = {
         "task_id": 56,
         "text": "Say whether.",
@@ -131,34 +119,16 @@ def test_mbpp_runs_programs_alone_and_its_check_does_not_clash(tmp_path: Path):
     assert verdict(task, prompt, row["code"].replace("==", "!=")) == "failed"
 
 
-def test_demonstrations_pass_in_both_modes_and_few_shot_examples_are_apart(tmp_path: Path):
-    for mode in ("completion", "program"):
-        task = CodeTask(CodeSpec(mode=mode))
-        for index in range(3):
-            prompt, response = task.demonstration(index, seed=0)
-            assert verdict(task, prompt, response) == "passed"
-    with pytest.raises(DataError, match="5 examples for the prompt, but builtin keeps 0 problems"):
-        CodeTask(CodeSpec()).few_shot_examples(5)
-    held_out, prompt = task_of(tmp_path)
-    with pytest.raises(DataError, match=r"has no training part; set task\.train_path"):
-        held_out.training_prompt(0, 0)
+@pytest.mark.parametrize("mode", ["completion", "program"])
+def test_demonstration_of_either_mode_passes(mode: Any):
+    task = CodeTask(CodeSpec(mode=mode))
+    prompt, response = task.demonstration(1, seed=0)
+    assert verdict(task, prompt, response) == "passed"
+    with pytest.raises(DataError, match=r"\b5 examples.*\b0 problems"):
+        task.few_shot_examples(5)
 
 
-def test_training_prompts_are_shuffled_epochs():
-    task = CodeTask(CodeSpec())
-    ids = [task.training_prompt(index, seed=3).prompt_id for index in range(16)]
-    assert sorted(ids[:8]) == sorted(ids[8:]) and len(set(ids[:8])) == 8
-    assert ids[:8] != ids[8:]
-    assert ids == [task.training_prompt(index, seed=3).prompt_id for index in range(16)]
-    parts = [
-        task.held_out_prompts(),
-        task.validation_prompts(),
-        [task.training_prompt(i, 0) for i in range(8)],
-    ]
-    assert len({prompt.prompt_id for part in parts for prompt in part}) == 16
-
-
-def test_every_solution_of_the_builtin_set_passes_and_a_wrong_one_does_not():
+def test_solutions_of_the_builtin_set_pass_and_wrong_ones_fail():
     task = CodeTask(CodeSpec())
     problems = [*task.problems.held_out, *task.problems.validation, *task.problems.training]
     prompts = [task.prompt_of(problem.task_id) for problem in problems]
@@ -168,17 +138,15 @@ def test_every_solution_of_the_builtin_set_passes_and_a_wrong_one_does_not():
     assert verdicts == ["passed"] * 16 + ["failed"] * 16
 
 
-def test_the_stop_words_leave_the_solutions_of_the_data_sets_whole():
-    for name, expected in (("code/HumanEval.jsonl.gz", 0), ("code/mbpp.jsonl", 1)):
-        task = build_task(CodeSpec(path=str(shared_data(name)), held_out="all"))
-        assert isinstance(task, CodeTask)
-        cut = [
-            prompt.prompt_id
-            for prompt in task.held_out_prompts()
-            if task.cut(prompt, task.reference(prompt) or "").strip()
-            != (task.reference(prompt) or "").strip()
-        ]
-        assert len(cut) == expected, cut  # Mbpp/342 has a top-level if
+@pytest.mark.parametrize(
+    ("name", "shortened"), [("code/HumanEval.jsonl.gz", []), ("code/mbpp.jsonl", ["Mbpp/342"])]
+)
+def test_stop_words_leave_the_solutions_of_a_data_set_whole(name: str, shortened: list[str]):
+    """Mbpp/342 has a top-level if."""
+    task = CodeTask(CodeSpec(path=str(shared_data(name)), held_out="all"))
+    whole = [(prompt, task.reference(prompt) or "") for prompt in task.held_out_prompts()]
+    cut = [prompt.prompt_id for prompt, text in whole if task.cut(prompt, text).strip() != text.strip()]
+    assert cut == shortened
 
 
 @pytest.mark.slow

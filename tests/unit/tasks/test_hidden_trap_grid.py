@@ -11,7 +11,6 @@ import pytest
 
 from polyray.config.task import HiddenTrapGridSpec
 from polyray.errors import DataError
-from polyray.tasks import build_task
 from polyray.tasks.base import class_id
 from polyray.tasks.hidden_trap_grid import (
     HiddenTrapGrid,
@@ -56,21 +55,12 @@ def _shortest_paths(prompt: Prompt) -> list[str]:
         ("", 0.0),
     ],
 )
-def test_reward_without_traps(completion: str, reward: float) -> None:
+def test_reward_without_traps_needs_exact_moves_to_the_goal(completion: str, reward: float) -> None:
     assert OPEN.reward(B1_E4, completion) == reward
     assert (OPEN.completion_class(B1_E4, completion) == WRONG_CLASS) == (reward == 0.0)
 
 
-def test_walk_names_every_cell_from_the_start() -> None:
-    cells = walk(cell_index("b1"), "RU")
-    assert cells is not None
-    assert [cell_name(cell) for cell in cells] == ["b1", "c1", "c2"]
-    assert walk(cell_index("h8"), "R") is None
-    assert walk(cell_index("h8"), "U") is None
-    assert walk(cell_index("a1"), "L") is None
-
-
-def test_a_trap_on_the_path_is_the_only_difference() -> None:
+def test_reward_with_traps_is_zero_for_paths_over_one() -> None:
     traps = trap_cells("polyray", B1_E4.text, 0.15)
     start = cell_index("b1")
     for path in _shortest_paths(B1_E4):
@@ -90,32 +80,26 @@ def test_traps_depend_on_salt_map_and_probability_only() -> None:
     assert mean(shares) == pytest.approx(0.15, abs=0.005)
 
 
-def test_every_process_sees_the_same_task() -> None:
+def test_task_of_another_process_is_the_same_and_needs_no_torch() -> None:
     code = (
-        "from polyray.tasks import build_task; from polyray.config.task import HiddenTrapGridSpec\n"
-        "task = build_task(HiddenTrapGridSpec(trap_probability=0)); prompt = task.training_prompt(5, 1)\n"
-        "print(prompt.text, task.demonstration(5, 1)[1], task.completion_class(task.demonstration(1, 0)[0],"
-        " task.demonstration(1, 0)[1]), 'torch' in __import__('sys').modules)"
+        "import sys\nfrom polyray.tasks.hidden_trap_grid import HiddenTrapGrid\n"
+        "from polyray.config.task import HiddenTrapGridSpec\n"
+        "task = HiddenTrapGrid(HiddenTrapGridSpec(trap_probability=0.0))\n"
+        "prompt, moves = task.demonstration(5, 1)\n"
+        "print(task.training_prompt(5, 1).text, moves, task.completion_class(prompt, moves), 'torch' in sys.modules)"
     )
-    printed = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
-    prompt, moves = OPEN.demonstration(1, 0)
-    assert printed == [
-        OPEN.training_prompt(5, 1).text,
-        OPEN.demonstration(5, 1)[1],
-        str(OPEN.completion_class(prompt, moves)),
-        "False",
-    ]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    prompt, moves = OPEN.demonstration(5, 1)
+    expected = [OPEN.training_prompt(5, 1).text, moves, str(OPEN.completion_class(prompt, moves)), "False"]
+    assert done.stdout.split() == expected
 
 
-def test_classes_are_sets_of_visited_cells() -> None:
+def test_class_is_the_set_of_visited_cells() -> None:
     upper, lower = OPEN.completion_class(B1_E4, "UUURRR"), OPEN.completion_class(B1_E4, "RRRUUU")
     assert upper != lower
     assert OPEN.completion_class(B1_E4, "RLRRRUUU") == lower
     assert OPEN.partition(B1_E4, ["UUURRR", "RRRUUU", "R"]) == [upper, lower, WRONG_CLASS]
-    assert lower == class_id("b1,c1,d1,e1,e2,e3,e4")
-    assert 0 <= lower < 2**52
+    assert lower == class_id("b1,c1,d1,e1,e2,e3,e4") and 0 <= lower < 2**52
 
 
 def test_distance_is_jaccard_without_the_goal() -> None:
@@ -126,18 +110,27 @@ def test_distance_is_jaccard_without_the_goal() -> None:
     assert OPEN.distance(B1_E4, "RRRUUU", "UUU") == 0.0
 
 
-def test_pairs_are_split_and_prompts_respect_the_split() -> None:
+def test_prompts_of_training_and_held_out_pairs_are_apart_and_random_access() -> None:
     training, held_out = split_pairs(200)
     assert (len(training), len(held_out), len({*training, *held_out})) == (700, 200, 900)
     assert split_pairs(50)[1] == held_out[:50]
-    held_out_clusters = {prompt.cluster_id for prompt in GRID.held_out_prompts()}
-    training_clusters = {GRID.training_prompt(index, 0).cluster_id for index in range(3000)}
+    prompts = GRID.held_out_prompts()
+    assert len({prompt.prompt_id for prompt in prompts}) == len(prompts) == 2000
+    clusters = {prompt.cluster_id for prompt in prompts[:200]}
+    assert len(clusters) == 200, "one map of each pair first"
+    assert GRID.held_out_prompts(7) == prompts[:7]
+    assert HiddenTrapGrid(HiddenTrapGridSpec(held_out_ids_per_pair=2)).held_out_prompts() == prompts[:400]
+    trained = [GRID.training_prompt(index, 3) for index in reversed(range(3000))][::-1]
+    assert trained[:20] == [GRID.training_prompt(index, 3) for index in range(20)]
+    assert trained[0] != GRID.training_prompt(0, 4)
+    seen = {prompt.cluster_id for prompt in trained}
     demonstrated = {GRID.demonstration(index, 0)[0].cluster_id for index in range(3000)}
-    assert held_out_clusters.isdisjoint(training_clusters | demonstrated)
-    assert len(training_clusters) > 650
+    assert len(seen) > 650 and clusters.isdisjoint(seen | demonstrated)
+    with pytest.raises(DataError, match=r"'2\+2='.*hidden_trap_grid"):
+        GRID.reward(Prompt(prompt_id="", text="2+2="), "RR")
 
 
-def test_validation_prompts_are_of_pairs_beside_all_others() -> None:
+def test_validation_prompts_are_of_pairs_of_their_own() -> None:
     prompts = GRID.validation_prompts()
     assert len({prompt.text for prompt in prompts}) == len(prompts) == 2000
     assert len({prompt.cluster_id for prompt in prompts[:200]}) == 200
@@ -150,23 +143,7 @@ def test_validation_prompts_are_of_pairs_beside_all_others() -> None:
     assert everything.isdisjoint(prompt.cluster_id for prompt in prompts)
 
 
-def test_held_out_prompts_begin_with_one_map_per_pair() -> None:
-    prompts = GRID.held_out_prompts()
-    assert len({prompt.prompt_id for prompt in prompts}) == len(prompts) == 2000
-    assert len({prompt.cluster_id for prompt in prompts[:200]}) == 200
-    assert GRID.held_out_prompts(7) == prompts[:7]
-    fewer = HiddenTrapGrid(HiddenTrapGridSpec(held_out_ids_per_pair=2)).held_out_prompts()
-    assert fewer == prompts[:400]
-
-
-def test_training_prompts_are_random_access() -> None:
-    backwards = [GRID.training_prompt(index, 3) for index in reversed(range(20))]
-    assert [GRID.training_prompt(index, 3) for index in range(20)] == backwards[::-1]
-    assert GRID.training_prompt(0, 3) != GRID.training_prompt(0, 4)
-    assert GRID.training_prompt(0, 3).prompt_id == f"train-{GRID.training_prompt(0, 3).text}"
-
-
-def test_demonstration_styles_and_errors() -> None:
+def test_demonstrations_have_the_documented_shares_of_styles() -> None:
     demonstrations = [GRID.demonstration(index, 0) for index in range(6000)]
     correct = [OPEN.reward(prompt, moves) for prompt, moves in demonstrations]
     # A replaced move is the old one in a quarter of the cases; no other replacement still ends on the goal.
@@ -181,7 +158,7 @@ def test_demonstration_styles_and_errors() -> None:
     assert vertical == pytest.approx(0.20 + 0.35 * by_chance, abs=0.02)
 
 
-def test_difficulty_of_the_held_out_prompts() -> None:
+def test_held_out_prompts_have_the_documented_difficulty() -> None:
     prompts = GRID.held_out_prompts(200)
     fixed = mean(
         GRID.reward(prompt, "".join(shortest_moves(*parse_prompt(prompt.text)))) for prompt in prompts
@@ -190,14 +167,3 @@ def test_difficulty_of_the_held_out_prompts() -> None:
     assert fixed == pytest.approx(0.43, abs=0.07)
     assert mean(uniform) == pytest.approx(0.446, abs=0.03)
     assert mean(1 - (1 - share) ** 8 for share in uniform) == pytest.approx(0.835, abs=0.03)
-
-
-def test_a_prompt_of_another_task_is_refused() -> None:
-    with pytest.raises(DataError, match=r"'2\+2='.*hidden_trap_grid"):
-        GRID.reward(Prompt(prompt_id="", text="2+2="), "RR")
-
-
-def test_build_task_by_type() -> None:
-    task = build_task(HiddenTrapGridSpec())
-    assert isinstance(task, HiddenTrapGrid)
-    assert task.reference(B1_E4) is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from polyray.config.loader import build_config
 from polyray.config.run import TrainConfig
+from polyray.config.task import HiddenTrapGridSpec, JsonlSpec
 from polyray.errors import DataError
 from polyray.tasks import build_task
 from polyray.tasks.prompts import check_task_prompts, training_prompts, validation_prompts
@@ -44,38 +44,28 @@ def test_prompt_outside_vocabulary_is_named_with_file_and_line(tmp_path: Path, m
     lines = _lines()
     _check(tmp_path, model_dir, lines)
     lines[6] |= {"prompt": "07|é=", "id": "my-prompt"}
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(
+        DataError, match=rf"^1 of 20 prompts.*{tmp_path}/mine\.jsonl:7\b.*'my-prompt'.*'07\|é='"
+    ):
         _check(tmp_path, model_dir, lines)
-    message = str(caught.value)
-    assert message.startswith("1 of 20 prompts")
-    assert f"{tmp_path}/mine.jsonl:7" in message and "'my-prompt'" in message and "'07|é='" in message
 
 
 def test_long_prompts_are_counted_with_the_limit_that_would_do(tmp_path: Path, model_dir: Path) -> None:
     lines = _lines()
-    lines[2]["prompt"] = "3" * 20
-    lines[19]["prompt"] = "4" * 30
-    with pytest.raises(DataError) as caught:
+    lines[2]["prompt"], lines[19]["prompt"] = "3" * 20, "4" * 30  # a BOS comes in front
+    found = r"^2 of 20 prompts .*rollout\.max_prompt_tokens=16 tokens.*mine\.jsonl:(3 with 21|20 with 31)"
+    with pytest.raises(DataError, match=rf"{found}.*rollout\.max_prompt_tokens=31"):
         _check(tmp_path, model_dir, lines)
-    message = str(caught.value)
-    assert re.search(r"^2 of 20 prompts .*rollout\.max_prompt_tokens=16 tokens", message)
-    first = ("3 with 21", "20 with 31")  # a BOS comes in front
-    assert any(f"{tmp_path}/mine.jsonl:{line}" in message for line in first)
-    assert "rollout.max_prompt_tokens=31" in message
     _check(tmp_path, model_dir, lines, max_prompt_tokens=31)
 
 
-def test_training_prompts_of_a_file_come_once_each_and_of_a_generator_up_to_the_limit(
-    tmp_path: Path,
-) -> None:
+def test_training_prompts_are_those_of_a_file_once_and_of_a_generator_up_to_the_limit(tmp_path: Path) -> None:
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in _lines(500)))
-    task = {"type": "jsonl", "path": str(file), "held_out_share": 0.1, "validation_share": 0.2}
-    config = build_config(TrainConfig, {"name": "run", "task": task})
-    prompts = list(training_prompts(build_task(config.task), 3, 20_000))
+    task = JsonlSpec(path=str(file), held_out_share=0.1, validation_share=0.2)
+    prompts = list(training_prompts(build_task(task), 3, 20_000))
     assert len(prompts) == len({prompt.prompt_id for prompt in prompts}) == 350
-    generated = build_config(TrainConfig, {"name": "run"})
-    assert len(list(training_prompts(build_task(generated.task), 3, 40))) == 40
+    assert len(list(training_prompts(build_task(HiddenTrapGridSpec()), 3, 40))) == 40
 
 
 def test_unicode_prompt_is_measured_by_a_tokenizer_that_knows_it(tmp_path: Path) -> None:

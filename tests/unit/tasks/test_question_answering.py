@@ -18,7 +18,6 @@ from polyray.data.questions import UNANSWERABLE
 from polyray.errors import DataError
 from polyray.tasks.question_answering import (
     QuestionAnsweringTask,
-    answer_text,
     exact_match,
     normal_answer,
     token_f1,
@@ -32,23 +31,15 @@ def published_normalisation(text: str) -> str:
     return " ".join(word for word in re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
-def published_f1(answer: str, accepted: list[str]) -> float:
-    scores = []
-    for gold in accepted:
-        found, wanted = published_normalisation(answer).split(), published_normalisation(gold).split()
-        common = collections.Counter(found) & collections.Counter(wanted)
-        same = sum(common.values())
-        if not found or not wanted:
-            scores.append(float(found == wanted))
-        elif same == 0:
-            scores.append(0.0)
-        else:
-            precision, recall = same / len(found), same / len(wanted)
-            scores.append(2 * precision * recall / (precision + recall))
-    return max(scores)
+def published_f1(answer: str, gold: str) -> float:
+    found, wanted = published_normalisation(answer).split(), published_normalisation(gold).split()
+    same = sum((collections.Counter(found) & collections.Counter(wanted)).values())
+    if not found or not wanted:
+        return float(found == wanted)
+    return 2 * same / (len(found) + len(wanted))
 
 
-def test_measures_are_squads():
+def test_f1_and_exact_match_equal_squads_definition():
     rng = random.Random(0)
     words = [
         "the",
@@ -67,36 +58,25 @@ def test_measures_are_squads():
         "--",
     ]
     for _ in range(500):
-        text = " ".join(rng.choices(words, k=rng.randint(1, 5)))
+        text, *golds = (" ".join(rng.choices(words, k=rng.randint(1, 5))) for _ in range(3))
         assert normal_answer(text) == published_normalisation(text)
-        golds = [
-            " ".join(["x", *rng.choices(words, k=rng.randint(0, 4))][rng.randint(0, 1) :]) for _ in range(2)
-        ]
         golds = [gold for gold in golds if published_normalisation(gold)] or ["cat"]
-        assert token_f1(text, golds) == pytest.approx(published_f1(text, golds))
-        assert exact_match(text, golds) == float(
-            published_normalisation(text) in map(published_normalisation, golds)
-        )
-    assert token_f1("the black cat", ["a black dog", "cat"]) == pytest.approx(2 / 3)
+        assert token_f1(text, golds) == pytest.approx(max(published_f1(text, gold) for gold in golds))
+        accepted = map(published_normalisation, golds)
+        assert exact_match(text, golds) == float(published_normalisation(text) in accepted)
 
 
 @pytest.mark.parametrize("says_so", ["unanswerable", "Unanswerable.", "no answer", "", "the"])
-def test_questions_without_an_answer(says_so: str):
+def test_measures_of_unanswerable_questions_accept_no_answer_alone(says_so: str):
     assert exact_match(says_so, []) == token_f1(says_so, []) == 1.0
     assert exact_match("1874", []) == token_f1("1874", []) == 0.0
     assert exact_match(says_so, ["1874"]) == token_f1(says_so, ["1874"]) == 0.0
 
 
-def test_the_answer_is_the_first_line():
-    assert answer_text("\n  Answer: the cat \nIt sat.") == "the cat"
-    assert answer_text("ANSWER:cat") == "cat"
-    assert answer_text(" \n") == ""
-
-
-def test_rewards_classes_and_distances():
+def test_rewards_classes_and_distances_follow_the_answers():
     prompt = Prompt("q", "Who?", metadata={"answers": ["Ada Lovelace", "Lovelace"]})
     task = QuestionAnsweringTask(QuestionAnsweringSpec())
-    texts = ["ada lovelace", "The Lovelace.", "Ada", "ADA  LOVELACE!"]
+    texts = ["\n Answer: ada lovelace \nShe wrote.", "The Lovelace.", "Ada", "ADA  LOVELACE!"]
     assert [task.reward(prompt, text) for text in texts] == [1.0, 1.0, 0.0, 1.0]
     a, b, c, d = task.partition(prompt, texts)
     assert a == d != b and c == WRONG_CLASS
@@ -105,39 +85,32 @@ def test_rewards_classes_and_distances():
     graded = QuestionAnsweringTask(QuestionAnsweringSpec(metric="f1"))
     assert graded.reward(prompt, "Ada") == pytest.approx(2 / 3)
     assert graded.completion_class(prompt, "Ada") != WRONG_CLASS == graded.completion_class(prompt, "Bob")
-
-
-def test_prompts_from_the_wire():
-    task = QuestionAnsweringTask(QuestionAnsweringSpec())
     assert task.reward(Prompt("", "Who?", reference="Ada"), "ada") == 1.0
     assert task.reward(Prompt("", "Who?", reference=UNANSWERABLE), "unanswerable") == 1.0
-    with pytest.raises(DataError, match=r"'answers'.*'reference'"):
-        task.reward(Prompt("", "Who?"), "ada")
-    with pytest.raises(DataError, match="'answers'"):
-        task.reward(Prompt("", "Who?", metadata={"answers": "ada"}), "ada")
+    for metadata in ({}, {"answers": "ada"}):
+        with pytest.raises(DataError, match="'answers'"):
+            task.reward(Prompt("", "Who?", metadata=metadata), "ada")
 
 
-def squad(*questions: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "version": "v2.0",
-        "data": [{"title": "Cats", "paragraphs": [{"context": "The cat sat.", "qas": list(questions)}]}],
-    }
+def squad(*questions: dict[str, Any]) -> str:
+    paragraphs = [{"context": "The cat sat.", "qas": list(questions)}]
+    return json.dumps({"version": "v2.0", "data": [{"title": "Cats", "paragraphs": paragraphs}]})
 
 
 WHO = {"id": "1", "question": "Who sat?", "answers": [{"text": "The cat"}, {"text": "cat"}, {"text": "cat"}]}
-WHERE = {
-    "id": "2",
-    "question": "Where?",
-    "is_impossible": True,
-    "answers": [],
-    "plausible_answers": [{"text": "x"}],
-}
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_squad_files(tmp_path: Path, packed: bool):
+def test_squad_file_gives_prompts_with_all_answers(tmp_path: Path, packed: bool):
     path = tmp_path / ("dev.json.gz" if packed else "dev.json")
-    content = json.dumps(squad(WHO, WHERE)).encode()
+    nowhere = {
+        "id": "2",
+        "question": "Where?",
+        "is_impossible": True,
+        "answers": [],
+        "plausible_answers": [WHO],
+    }
+    content = squad(WHO, nowhere).encode()
     path.write_bytes(gzip.compress(content) if packed else content)
     task = QuestionAnsweringTask(QuestionAnsweringSpec(path=str(path), mode="completion"))
     who, where = task.held_out_prompts()
@@ -152,16 +125,12 @@ def write(path: Path, *rows: dict[str, Any]) -> str:
     return str(path)
 
 
-def test_lines_of_natural_questions_and_of_hugging_face(tmp_path: Path):
+def test_lines_of_natural_questions_and_of_hugging_face_give_prompts(tmp_path: Path):
+    answers = {"text": ["cat"], "answer_start": [4]}
     path = write(
         tmp_path / "NQ-open.dev.jsonl",
         {"question": "who sat", "answer": ["The cat"]},
-        {
-            "id": "h",
-            "question": "Who?",
-            "context": "The cat sat.",
-            "answers": {"text": ["cat"], "answer_start": [4]},
-        },
+        {"id": "h", "question": "Who?", "context": "The cat sat.", "answers": answers},
         {"question": "Where?", "context": "The cat sat.", "answers": []},
     )
     task = QuestionAnsweringTask(QuestionAnsweringSpec(path=path, instruction="{question}"))
@@ -171,12 +140,10 @@ def test_lines_of_natural_questions_and_of_hugging_face(tmp_path: Path):
     assert second.cluster_id == third.cluster_id and third.metadata == {"answers": []}
 
 
-def test_training_never_sees_a_text_of_the_validation_part(tmp_path: Path):
+def test_training_part_has_no_text_of_the_validation_part(tmp_path: Path):
     rows = [{"question": f"q{n}", "context": f"text {n // 2}", "answer": [str(n)]} for n in range(8)]
-    train, test = (
-        write(tmp_path / "train.jsonl", *rows),
-        write(tmp_path / "t.jsonl", {"question": "x", "answer": "y"}),
-    )
+    train = write(tmp_path / "train.jsonl", *rows)
+    test = write(tmp_path / "t.jsonl", {"question": "x", "answer": "y"})
     task = QuestionAnsweringTask(QuestionAnsweringSpec(path=test, train_path=train, num_validation=1))
     assert [prompt.prompt_id for prompt in task.validation_prompts()] == ["train-8"]
     assert {task.training_prompt(i, 0).prompt_id for i in range(60)} == {f"train-{n}" for n in range(1, 7)}
@@ -189,30 +156,23 @@ def test_training_never_sees_a_text_of_the_validation_part(tmp_path: Path):
     [
         ("a.json", "{", "JSON"),
         ("a.json", '{"rows": []}', "SQuAD.*list 'data'"),
-        ("a.json", json.dumps(squad(WHO, WHO)), "'1'"),
-        (
-            "a.json",
-            json.dumps(squad({"id": "1", "question": "?"})),
-            r"paragraphs\[0\].*'answers'",
-        ),
+        ("a.json", squad(WHO, WHO), "'1'"),
+        ("a.json", squad({"id": "1", "question": "?"}), r"paragraphs\[0\].*'answers'"),
         ("a.jsonl", '{"question": "?", "answer": 3}', "answers.*int"),
         ("a.jsonl", '{"question": "?", "answer": [3]}', r"answer.*\b3\b"),
         ("a.jsonl", '{"question": "?"}\n', "a.jsonl:1.*'answers'"),
         ("a.jsonl", '{"question": "?", "answer": "x"}\n{', "a.jsonl:2.*JSON"),
+        ("a.json", None, r"SQuAD-explorer.*natural-questions"),
     ],
 )
-def test_broken_files_are_named(tmp_path: Path, name: str, content: str, message: str):
-    (tmp_path / name).write_text(content)
+def test_broken_or_missing_file_is_named(tmp_path: Path, name: str, content: str | None, message: str):
+    if content is not None:
+        (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=message):
         QuestionAnsweringTask(QuestionAnsweringSpec(path=str(tmp_path / name)))
 
 
-def test_missing_data_set_error_names_its_source(tmp_path: Path):
-    with pytest.raises(DataError, match=r"SQuAD-explorer.*natural-questions"):
-        QuestionAnsweringTask(QuestionAnsweringSpec(path=str(tmp_path / "none.json")))
-
-
-def test_the_builtin_set_has_parts_and_its_answers_are_right():
+def test_builtin_questions_have_parts_and_right_answers():
     task = QuestionAnsweringTask(QuestionAnsweringSpec())
     examples = task.examples
     assert (len(examples.held_out), len(examples.validation), len(examples.training)) == (6, 3, 8)

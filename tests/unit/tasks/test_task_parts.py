@@ -24,31 +24,18 @@ def jsonl(path: Path) -> JsonlSpec:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_parts_of_a_task_share_neither_prompts_nor_clusters(name: str, tmp_path: Path) -> None:
-    spec = (
-        jsonl(tmp_path / "a.jsonl")
-        if name == "jsonl"
-        else TypeAdapter(TaskSpec).validate_python({"type": name})
-    )
-    task = build_task(spec)
-    parts: dict[str, list[Prompt]] = {
-        "training": [task.training_prompt(index, 0) for index in range(3000)],
-        "demonstrations": [],
-        "validation": task.validation_prompts(),
-        "held out": task.held_out_prompts(),
-    }
-    if name != "jsonl":
-        parts["demonstrations"] = [task.demonstration(index, 0)[0] for index in range(3000)]
-    assert parts["validation"] and parts["held out"]
-    assert task.validation_prompts(1) == parts["validation"][:1]
+    if name == "jsonl":
+        task = build_task(jsonl(tmp_path / "a.jsonl"))
+        demonstrations: list[Prompt] = []
+    else:
+        task = build_task(TypeAdapter(TaskSpec).validate_python({"type": name}))
+        demonstrations = [task.demonstration(index, 0)[0] for index in range(3000)]
+    trained = [task.training_prompt(index, 0) for index in range(3000)] + demonstrations
+    parts = [trained, task.validation_prompts(), task.held_out_prompts()]
+    assert all(parts) and task.validation_prompts(1) == parts[1][:1]
     for one, other in combinations(parts, 2):
-        if {one, other} == {"training", "demonstrations"}:
-            continue
-        assert not _keys(parts[one]) & _keys(parts[other]), (one, other)
-        assert not _clusters(parts[one]) & _clusters(parts[other]), (one, other)
-
-
-def _keys(prompts: list[Prompt]) -> set[str]:
-    return {prompt_key(prompt) for prompt in prompts}
+        assert not {prompt_key(prompt) for prompt in one} & {prompt_key(prompt) for prompt in other}
+        assert not _clusters(one) & _clusters(other)
 
 
 def _clusters(prompts: list[Prompt]) -> set[str]:
