@@ -118,7 +118,7 @@ def read_samples(path: str | Path) -> list[SampleRecord]:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"no samples at {path}; give the samples.jsonl that an evaluation wrote")
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         records = [
             parse_sample(line, f"{path}:{number}") for number, line in enumerate(file, 1) if line.strip()
         ]

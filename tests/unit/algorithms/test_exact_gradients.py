@@ -239,7 +239,7 @@ OBJECTIVES = [
         *(
             (objective, *sizes)
             for objective in ("pairwise", "product", "cluster")
-            for sizes in [(3, 2), (5, 4)]
+            for sizes in [(3, 2), (5, 3), (5, 4)]
         ),
     ],
 )

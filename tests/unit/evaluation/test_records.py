@@ -61,6 +61,7 @@ def test_sample_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         (None, r"s\.jsonl"),
         (b"\n\n", r"s\.jsonl"),
         (b"%s{broken", r"s\.jsonl:2.*JSON"),
+        (b"%s\xff", r"s\.jsonl:2 is not UTF-8"),
         (b"%s[1]", r"s\.jsonl:2 .*\blist\b"),
         (b'%s{"task_id": "p", "completion": "x"}', r"s\.jsonl:2.*sample_index"),
         (
