@@ -12,17 +12,17 @@ from requirements import audit
 from requirements.audit import Package
 
 
-def packages(*given: Package) -> dict[str, Package]:
-    return {package.name: package for package in given}
-
-
-def test_unmet_lists_missing_dependencies() -> None:
-    asks = ("b>=2", "c", "torchvision", "d; extra == 'more'", "e; python_version < '3'", "F.g<2")
-    there = packages(Package("a", "1", asks), Package("b", "1.9"), Package("f-g", "1.5"))
+def test_installed_packages_are_compared_with_pins_and_requirements() -> None:
+    pins = audit.pins_in("# made\nA_b==1.0\nc==2.0+cpu\nd==3\n")
+    assert pins == {"a-b": "1.0", "c": "2.0+cpu", "d": "3"}
+    asks = ("c>=2.1", "f", "torchvision", "g; extra == 'more'", "h; python_version < '3'", "A.b<2")
+    there = {"a-b": Package("a-b", "1.0", asks), "c": Package("c", "2.0")}
+    other, missing = audit.wrong_versions(pins, there)
+    assert re.search(r"^c 2\.0 .*\b2\.0\+cpu\b", other) and missing.startswith("d==3 ")
     never = audit.left_out("torch==2.13.0\n# torchvision\ntorchvision ; sys_platform == 'never'\n")
     assert never == {"torchvision"}
-    old, missing = audit.unmet(there, never)
-    assert re.search(r"^a .*\bb>=2 .*\b1\.9\b", old) and re.search(r"^a .*\bc\b", missing)
+    old, absent = audit.unmet(there, never)
+    assert re.search(r"^a-b .*\bc>=2\.1 .*\b2\.0\b", old) and re.search(r"^a-b .*\bf\b", absent)
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def test_unmet_lists_missing_dependencies() -> None:
 )
 def test_licence_expression_is_allowed_or_not(licence: str, allowed: bool) -> None:
     assert audit.is_allowed(licence) is allowed
-    (*unknown,) = audit.unknown_licences(packages(Package("b", "1", licence=licence)))
-    assert [line.split()[0] for line in unknown] == [] if allowed else ["b"]
+    unknown = audit.unknown_licences({"b": Package("b", "1", licence=licence)})
+    assert [line.split()[0] for line in unknown] == ([] if allowed else ["b"])
 
 
 CLASSIFIER = "License :: OSI Approved :: MIT License"

@@ -151,12 +151,3 @@ def test_quickstart_arm_overrides_precede_common_overrides() -> None:
     assert plan.arms["a"].algorithm == GSPO.at({"normalisation": "sum"})
     assert plan.arms["b"].algorithm == POLYCHROMIC.at({"normalisation": "sum"})
     assert {arm.learner.steps for arm in plan.arms.values()} == {7}
-
-
-def test_quickstart_of_an_existing_base_evaluates_that_base() -> None:
-    config = load_config(QuickstartConfig, ROOT / "configs/quickstart_smollm2.yaml", [])
-    plan = build_plan(config, None, seed=0)
-    assert {plan.sft.model.path, plan.evaluate.model.path, plan.arms["drgrpo"].model.path} == {"smollm2"}
-    assert list(plan.evaluate.adapters) == ["base", "warm start", "drgrpo", "polychromic"]
-    assert plan.evaluate.adapters["base"].adapter is None
-    assert plan.evaluate.task == plan.arms["polychromic"].task == plan.sft.task

@@ -60,7 +60,7 @@ def test_hashed_pins_match_the_cpu_set() -> None:
     assert len(re.findall(r"--hash=sha256:[0-9a-f]{64}\b", text)) >= len(hashed)
 
 
-def test_the_doctor_supports_the_pins() -> None:
+def test_doctor_supports_the_pins() -> None:
     from polyray.doctor.packages import ENGINES, SUPPORTED
 
     pins = pins_in("cpu.txt") | {"vllm": pins_in("gpu.txt")["vllm"]}

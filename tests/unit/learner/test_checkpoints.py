@@ -36,7 +36,12 @@ def _config(**learner: Any) -> TrainConfig:
 
 
 def _save(
-    store: CheckpointStore, step: int, learner: PolicyLearner, *, last: bool = False, **scores: float
+    store: CheckpointStore,
+    step: int,
+    learner: PolicyLearner,
+    *,
+    last: bool = False,
+    scores: dict[int, float] | None = None,
 ) -> None:
     def write(also_keep: Collection[int]) -> Path:
         return save_checkpoint(
@@ -52,8 +57,7 @@ def _save(
             also_keep=also_keep,
         )
 
-    by_step = {int(name.removeprefix("s")): value for name, value in scores.items()}
-    store.save(step, write, by_step, needed=lambda: 3 * 2**20, last=last)
+    store.save(step, write, scores or {}, needed=lambda: 3 * 2**20, last=last)
 
 
 def _names(directory: Path) -> list[str]:
@@ -69,9 +73,9 @@ def test_best_checkpoints_stay_beside_the_newest(tmp_path: Path, learner: Policy
     ties = {2: 0.5, 4: 0.7, 6: 0.5, 8: 0.1}
     assert [best_steps(ties, 2, mode) for mode in ("max", "min")] == [[4, 2], [8, 2]]
     store = CheckpointStore(_config(keep_best=1, best_metric="reward_mean"), tmp_path)
-    scores = {"s1": 0.2, "s2": 0.9, "s3": 0.3, "s4": 0.4, "s5": 0.1}
+    scores = {1: 0.2, 2: 0.9, 3: 0.3, 4: 0.4, 5: 0.1}
     for step in range(1, 6):
-        _save(store, step, learner, **dict(list(scores.items())[:step]))
+        _save(store, step, learner, scores={at: value for at, value in scores.items() if at <= step})
     assert _names(tmp_path) == ["step-000002", "step-000004", "step-000005"]
 
 

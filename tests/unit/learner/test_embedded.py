@@ -42,9 +42,7 @@ def test_embedded_model_is_small_and_loads_like_any_other(cache: Path) -> None:
     assert (again, seen) == (directory, [])
 
 
-def test_equal_configurations_give_equal_weights_and_the_last_built_is_found(
-    cache: Path, tmp_path: Path
-) -> None:
+def test_equal_configurations_build_equal_weights_and_the_last_is_found(cache: Path, tmp_path: Path) -> None:
     fingerprint = base_fingerprint(find_embedded(cache))
     seen: list[tuple[int, int]] = []
     again = build_embedded(_config(tmp_path), lambda step, steps, _: seen.append((step, steps)))

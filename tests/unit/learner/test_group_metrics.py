@@ -40,7 +40,7 @@ def drawn_group(draw: Any) -> tuple[ScoredGroup, GroupAdvantages]:
     return group, GroupAdvantages(quality_G + diversity_G, quality_G, diversity_G)
 
 
-def brute_force(drawn: list[tuple[ScoredGroup, GroupAdvantages]]) -> dict[str, float | None]:
+def brute_force(drawn: list[tuple[ScoredGroup, GroupAdvantages]]) -> dict[str, Any]:
     rewards, lengths, correct_advantages, style = [], [], [], []
     any_correct, distinct, diversity, zero = [], [], [], []
     truncated = quality = both = 0.0

@@ -122,7 +122,7 @@ def test_rows_without_advantage_get_no_backward_pass_but_count(monkeypatch: pyte
         assert with_kl[1][key] == pytest.approx(metrics[key], rel=1e-5), key
 
 
-def test_the_watched_kl_is_k3_over_one_group_or_all() -> None:
+def test_watched_kl_is_k3_over_one_group_or_all() -> None:
     groups = mixed_groups()
     model = copy.deepcopy(build_policy()).double()
 

@@ -80,15 +80,6 @@ def test_loss_and_gradient_depend_on_neither_packing_nor_gem_at_beta_one() -> No
     assert float((other - apart).norm() / apart.norm()) > 0.05
 
 
-def test_resumed_longer_run_uses_rate_of_longer_schedule(model_dir: Path, tmp_path: Path) -> None:
-    falling = {"final_lr_share": 0.1, "learning_rate": 0.01}
-    run_sft(sft_config(learner={"steps": 4, **falling}), model_dir, tmp_path)
-    run_sft(sft_config(learner={"steps": 6, **falling}), model_dir, tmp_path)
-    rates = [line["lr"] for line in metrics_of(tmp_path)]
-    assert rates[:4] == pytest.approx([0.01 * (1 - 0.9 * step / 3) for step in range(4)])
-    assert rates[4:] == pytest.approx([0.01 * (1 - 0.9 * step / 5) for step in (4, 5)])
-
-
 def test_epochs_set_the_number_of_steps_and_each_has_its_own_order(
     model_dir: Path, data: str, tmp_path: Path
 ) -> None:
