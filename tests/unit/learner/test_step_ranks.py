@@ -135,6 +135,7 @@ def test_two_ranks_make_the_update_of_one(
 ) -> None:
     config = train_config(algorithm={"type": "grpo", **algorithm}, learner={"max_grad_norm": 1e9, **learner})
     in_order = [at for pair in zip_longest(*shares) for at in pair if at is not None]
+    rel = 1e-3 if "mini_batch_groups" in learner else 1e-4
     alone = [at for at in in_order if at != 5]
     expected, expected_metrics = gradients(config, [groups()[at] for at in alone])
     ranks = _two_ranks(config, [[groups()[at] for at in share] for share in shares], monkeypatch)
@@ -142,7 +143,7 @@ def test_two_ranks_make_the_update_of_one(
         assert_equal_gradients(actual, expected)
         if alone == in_order:
             for key, value in expected_metrics.items():
-                assert metrics[key] == pytest.approx(value, rel=1e-3, abs=1e-6), key
+                assert metrics[key] == pytest.approx(value, rel=rel, abs=1e-6), key
     for one, other in zip(ranks[0][0], ranks[1][0], strict=True):
         assert torch.equal(one, other)
     assert ranks[0][1] == ranks[1][1]

@@ -85,9 +85,12 @@ def test_step_is_nats_per_response_token_whatever_ranks_and_micro_batches() -> N
     ranks = [_gradient(rank, 2) for rank in range(2)]
     assert float((ranks[0][0] - ranks[1][0]).abs().max()) > 1e-4
     mean = sum(one for one, _ in ranks) / 2, sum(loss for _, loss in ranks) / 2
-    for found, loss in (_gradient(0, 1), _gradient(0, 1, micro_batch_rows=2), mean):
-        torch.testing.assert_close(found, gradient, rtol=1e-5, atol=1e-6)
-        assert loss == pytest.approx(float(expected.detach()), rel=1e-6)
+    whole, loss = _gradient(0, 1)
+    torch.testing.assert_close(whole, gradient, rtol=1e-5, atol=1e-6)
+    assert loss == pytest.approx(float(expected.detach()))
+    for found, its_loss in (_gradient(0, 1, micro_batch_rows=2), mean):
+        torch.testing.assert_close(found, whole, rtol=1e-9, atol=1e-12)
+        assert its_loss == pytest.approx(loss)
 
 
 def test_steps_learn_and_report_their_rate() -> None:
