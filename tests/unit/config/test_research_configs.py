@@ -41,7 +41,7 @@ def _train(name: str) -> TrainConfig:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_check_needs_no_network_and_no_model_and_names_gpus(
+def test_check_of_a_research_file_needs_neither_network_nor_model(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
@@ -64,50 +64,30 @@ def test_check_needs_no_network_and_no_model_and_names_gpus(
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith(("sft/", "train/"))])
-def test_every_run_trains_the_researchs_adapter(name: str) -> None:
+def test_research_run_trains_the_same_adapter_of_the_same_model(name: str) -> None:
     config = _sft(Path(name).stem) if name.startswith("sft/") else _train(Path(name).stem)
     lora = config.model.lora
     assert (config.model.path, config.model.quantization, config.seed) == ("Qwen/Qwen3-8B", "nf4", 42)
-    assert (lora.rank, lora.alpha, len(lora.target_modules)) == (16, 16, 7)
     samples = isinstance(config, TrainConfig) or isinstance(config.objective, PolychromicSftSpec)
+    assert (lora.rank, lora.alpha, len(lora.target_modules)) == (16, 16, 7)
     assert lora.dropout == (0 if samples else 0.1)
-
-
-def test_values_of_the_baseline() -> None:
-    config = _sft("baseline")
-    learner = config.learner
-    assert (learner.learning_rate, learner.micro_batch_rows, config.demonstrations_per_step) == (2e-4, 4, 16)
-    assert learner.steps * config.demonstrations_per_step == 2 * 2000
-    careful = config_difference(as_json(config), as_json(_sft("baseline_conservative")))
-    assert careful.keys() == {"name", "learner.steps", "learner.learning_rate"}
 
 
 @pytest.mark.parametrize("weight", ["0.1", "0.3", "0.5", "1.0", "2.0"])
 def test_polychromic_runs_differ_in_lambda_alone(weight: str) -> None:
     config = _sft(f"polychromic_{weight}")
-    spec = config.objective
-    assert isinstance(spec, PolychromicSftSpec)
-    assert (spec.diversity_weight, spec.objective, spec.diversity.source) == (
-        float(weight), "pairwise", "embedding",
-    )  # fmt: skip
-    assert (spec.set_size, spec.rollout.group_size) == (3, 4)
-    assert (config.learner.micro_batch_rows, config.demonstrations_per_step) == (2, 16)
+    assert isinstance(config.objective, PolychromicSftSpec)
+    assert config.objective.diversity_weight == float(weight)
     other = config_difference(as_json(_sft("polychromic_0.3")), as_json(config))
     assert other.keys() <= {"name", "objective.diversity_weight"}
-
-
-def test_the_sweeps_train_the_same_run() -> None:
-    training = as_training(_sft("polychromic_0.3"))
-    assert training is not None
-    assert as_json(training) == as_json(_train("polychromic"))
+    training = as_training(_sft("polychromic_0.3"))  # the run that the sweeps train
+    assert training is not None and as_json(training) == as_json(_train("polychromic"))
 
 
 @pytest.mark.parametrize("start", ["baseline", "polychromic"])
-def test_grpo_starts_from_a_run_that_is_here(start: str) -> None:
+def test_grpo_starts_from_the_adapter_of_a_research_run(start: str) -> None:
     config = _train(f"grpo_from_{start}")
-    algorithm, warm = config.algorithm, _sft(f"warm_start_{start}")
-    assert (config.rollout.group_size, config.rollout.temperature) == (4, 0.8)
-    assert (algorithm.type, algorithm.kl_coefficient, config.learner.learning_rate) == ("grpo", 0.1, 1e-5)
+    warm = _sft(f"warm_start_{start}")
     assert config.model.warm_start == f"{warm.run_dir}/adapter"
     same = ("rank", "alpha", "target_modules")
     assert [getattr(config.model.lora, key) for key in same] == [
@@ -117,7 +97,7 @@ def test_grpo_starts_from_a_run_that_is_here(start: str) -> None:
     assert others.keys() <= {"name", "model.warm_start"}
 
 
-def test_the_evaluation_compares_everything() -> None:
+def test_evaluation_compares_every_research_run() -> None:
     evaluation = load_config(EvaluateConfig, RESEARCH / "evaluate" / "all.yaml")
     runs: list[SftConfig | TrainConfig] = [_sft(path.stem) for path in (RESEARCH / "sft").glob("*.yaml")]
     runs += [_train(path.stem) for path in (RESEARCH / "train").glob("grpo_*.yaml")]
@@ -137,7 +117,9 @@ def test_the_evaluation_compares_everything() -> None:
         ("ablation_diversity", "diversity.source", ("embedding", "ngram", "task_distance"), 3),
     ],
 )
-def test_the_sweeps(name: str, path: str, values: tuple[Any, ...], trials: int) -> None:
+def test_sweep_tries_the_values_of_the_research(
+    name: str, path: str, values: tuple[Any, ...], trials: int
+) -> None:
     config = load_config(SweepConfig, RESEARCH / "sweep" / f"{name}.yaml")
     assert config.parameters[path].grid == values
     plans = plan_trials(config)

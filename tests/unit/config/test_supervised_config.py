@@ -8,26 +8,15 @@ import pytest
 
 from polyray.config.loader import build_config
 from polyray.config.run import SftConfig
-from polyray.config.supervised import CrossEntropySpec, TaskDataSpec
 from polyray.errors import ConfigError
 
 JSONL: dict[str, Any] = {"type": "jsonl", "train": "mine.jsonl"}
 
 
-def test_defaults_are_the_task_and_cross_entropy() -> None:
-    config = build_config(SftConfig, {"name": "a"})
-    assert config.data == TaskDataSpec()
-    assert config.objective == CrossEntropySpec()
-    assert (config.completion_only, config.packing, config.too_long) == (True, False, "error")
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (
-            {"epochs": 2},
-            r"epochs=2\.0.*learner\.steps",
-        ),
+        ({"epochs": 2}, r"epochs=2\.0.*learner\.steps"),
         ({"too_long": "drop"}, r"too_long='drop'.*data\.type=jsonl"),
         ({"data": JSONL, "evaluation": {"every": 5}}, r"data\.validation.*data\.validation_share"),
         ({"evaluation": {"early_stopping": {"patience": 2}}}, r"early_stopping.* every\b"),

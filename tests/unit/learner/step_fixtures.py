@@ -57,6 +57,11 @@ def assert_equal_gradients(actual: Sequence[torch.Tensor], expected: Sequence[to
         torch.testing.assert_close(one.double(), other.double(), atol=2e-5 * largest, rtol=1e-4)
 
 
+def flat_gradient(config: TrainConfig, groups: Sequence[ScoredGroup]) -> torch.Tensor:
+    """The gradient of one step as one vector."""
+    return torch.cat([tensor.flatten() for tensor in gradients(config, groups)[0]])
+
+
 def mixed_groups(temperature: float = 1.0) -> list[ScoredGroup]:
     """See `_mixed_groups`."""
     return list(_mixed_groups(temperature))
@@ -108,9 +113,18 @@ def token_logprobs(
     model: torch.nn.Module, prompt: np.ndarray, completion: np.ndarray, temperature: float
 ) -> torch.Tensor:
     """[T] log-probs of one completion in the model's own precision, from one plain forward pass."""
+    return logprobs_and_entropy(model, prompt, completion, temperature)[0]
+
+
+def logprobs_and_entropy(
+    model: torch.nn.Module, prompt: np.ndarray, completion: np.ndarray, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """[T] log-probs of one completion, [T] entropies in nats of what was sampled from."""
     tokens = torch.tensor([*prompt.tolist(), *completion.tolist()])
     logits = model(input_ids=tokens[None], use_cache=False).logits[0, len(prompt) - 1 : -1]
-    return (logits / temperature).log_softmax(-1)[torch.arange(len(completion)), tokens[len(prompt) :]]
+    logprobs_TV = (logits / temperature).log_softmax(-1)
+    taken = logprobs_TV[torch.arange(len(completion)), tokens[len(prompt) :]]
+    return taken, -(logprobs_TV.exp() * logprobs_TV).sum(-1)
 
 
 @dataclass
@@ -122,6 +136,8 @@ class LiteralLoss:
     masked_sequences: int
     truncated_tokens: int
     clipped_tokens: int
+    entropy: float
+    masked_token_share: float
 
 
 def literal_loss(config: TrainConfig, groups: Sequence[ScoredGroup]) -> LiteralLoss:
@@ -131,6 +147,7 @@ def literal_loss(config: TrainConfig, groups: Sequence[ScoredGroup]) -> LiteralL
     model = copy.deepcopy(build_policy()).double()
     numerator = torch.zeros((), dtype=torch.float64)
     sequences = tokens = masked = truncated = clipped = 0
+    entropies: list[torch.Tensor] = []
     for group in groups:
         scored = [reward for reward in group.rewards_G if not np.isnan(reward)]
         for completion, reward in zip(group.group.completions, group.rewards_G, strict=True):
@@ -142,15 +159,19 @@ def literal_loss(config: TrainConfig, groups: Sequence[ScoredGroup]) -> LiteralL
             with torch.no_grad():
                 reference = token_logprobs(model, prompt, answer, temperature)
             model.set_adapter(POLICY)
-            policy = token_logprobs(model, prompt, answer, temperature)
+            policy, entropy = logprobs_and_entropy(model, prompt, answer, temperature)
+            entropies.append(entropy.detach())
             rollout = torch.from_numpy(completion.rollout_logprobs).double()
             if abs(float((policy.detach() - rollout).mean())) > band:
                 masked += 1
                 continue
-            sequences += 1
-            tokens += len(answer)
+            ratios = (policy.detach() - rollout).exp()
+            is_kept = spec.importance_correction != "mask" or ratios <= spec.importance_cap
+            kept = torch.ones(len(answer), dtype=torch.bool) & torch.as_tensor(is_kept)
+            sequences += bool(kept.any())
+            tokens += int(kept.sum())
             total = torch.zeros((), dtype=torch.float64)
-            for t in range(len(answer)):
+            for t in kept.nonzero()[:, 0].tolist():
                 ratio = (policy[t] - rollout[t]).exp()
                 inside = min(max(ratio, torch.tensor(1 - spec.clip_low)), torch.tensor(1 + spec.clip_high))
                 term = -min(ratio * advantage, inside * advantage)
@@ -161,7 +182,8 @@ def literal_loss(config: TrainConfig, groups: Sequence[ScoredGroup]) -> LiteralL
                 log_ratio = policy[t] - reference[t]
                 k2, k3 = log_ratio**2 / 2, (-log_ratio).exp() - 1 + log_ratio
                 total = total + term + spec.kl_coefficient * (k2 if spec.kl_estimator == "k2" else k3)
-            numerator = numerator + (total / len(answer) if spec.normalisation == "sequence" else total)
+                total = total - spec.entropy_coefficient * entropy[t]
+            numerator = numerator + (total / kept.sum() if spec.normalisation == "sequence" else total)
     denominator = {
         "constant": sequences * config.rollout.max_completion_tokens,
         "token": tokens,
@@ -171,4 +193,13 @@ def literal_loss(config: TrainConfig, groups: Sequence[ScoredGroup]) -> LiteralL
     loss = numerator / denominator
     loss.backward()
     found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    return LiteralLoss(float(loss.detach()), found, masked, truncated, clipped)
+    of_all = torch.cat(entropies)
+    return LiteralLoss(
+        float(loss.detach()),
+        found,
+        masked,
+        truncated,
+        clipped,
+        float(of_all.mean()),
+        1 - tokens / len(of_all),
+    )

@@ -20,36 +20,29 @@ CLUSTER = PolychromicSpec(objective="cluster", quality_weight=0, diversity_weigh
 PAIRWISE = PolychromicSpec(objective="pairwise", diversity_weight=0.5, set_size=2)
 
 
-def test_grpo_is_reward_minus_mean_and_all_of_it_is_quality() -> None:
-    advantages = compute_advantages(random_group(0, [1, 0, 0, 0]), GrpoSpec())
-    assert advantages.advantages_G.tolist() == [0.75, -0.25, -0.25, -0.25]
-    assert advantages.quality_part_G.tolist() == [0.75, -0.25, -0.25, -0.25]
-    assert advantages.diversity_part_G.tolist() == [0, 0, 0, 0]
-
-
-def test_grpo_with_std_divides_by_the_sample_deviation() -> None:
-    advantages = compute_advantages(random_group(0, [1, 0, 0, 0]), GrpoSpec(scale="group"))
-    np.testing.assert_allclose(advantages.advantages_G, [1.5, -0.5, -0.5, -0.5], atol=1e-5)
-
-
-def test_polychromic_without_diversity_is_leave_one_out() -> None:
-    spec = PAIRWISE.model_copy(update={"diversity_weight": 0.0})
-    rewards = [1.0, 0.0, 0.5, 0.0]
-    group = replace(random_group(0, rewards), distances_GG=np.ones((4, 4)) - np.eye(4))
-    expected = [reward - (sum(rewards) - reward) / 3 for reward in rewards]
-    advantages = compute_advantages(group, spec)
-    np.testing.assert_allclose(advantages.advantages_G, expected, atol=1e-12)
-    np.testing.assert_allclose(advantages.diversity_part_G, 0, atol=1e-12)
-
-
-def test_cluster_credits_the_rare_class_by_hand() -> None:
-    # f(pair) = mean quality x distinct correct classes / 2. Samples: two of class 7, one of class 8, all right.
-    # f = 1/2 for the pair (0, 1), 1 for (0, 2) and (1, 2); U = 5/6; without 0: 1, without 1: 1, without 2: 1/2.
-    # Advantage = 3 (U - U without i).
-    advantages = compute_advantages(random_group(0, [1, 1, 1], classes=[7, 7, 8]), CLUSTER)
-    np.testing.assert_allclose(advantages.advantages_G, [-0.5, -0.5, 1.0], atol=1e-12)
-    np.testing.assert_allclose(advantages.diversity_part_G, [-0.5, -0.5, 1.0], atol=1e-12)
-    np.testing.assert_allclose(advantages.quality_part_G, 0, atol=1e-12)
+@pytest.mark.parametrize(
+    ("spec", "rewards", "quality", "diversity"),
+    [
+        (GrpoSpec(), [1, 0, 0, 0], [0.75, -0.25, -0.25, -0.25], [0, 0, 0, 0]),
+        (GrpoSpec(scale="group"), [1, 0, 0, 0], [1.5, -0.5, -0.5, -0.5], [0, 0, 0, 0]),
+        # f(pair) = distinct correct classes / 2: 1/2 for the pair (0, 1), 1 for (0, 2) and (1, 2). U = 5/6; without
+        # 0: 1, without 1: 1, without 2: 1/2. Advantage = 3 (U - U without i).
+        (CLUSTER, [1, 1, 1], [0, 0, 0], [-0.5, -0.5, 1.0]),
+        # Quality: leave one out. Diversity: distance to the others minus that among the others, times 2 lambda.
+        (PAIRWISE, [1, 0, 0], [1, -0.5, -0.5], [0.5, 0.5, -1]),
+    ],
+)
+def test_advantages_have_a_part_of_quality_and_one_of_diversity(
+    spec: AlgorithmSpec, rewards: list[float], quality: list[float], diversity: list[float]
+) -> None:
+    group = random_group(0, rewards, classes=[7, 7, 8, -1][: len(rewards)])
+    distances = np.zeros((len(rewards), len(rewards)))
+    distances[0, 1] = distances[1, 0] = 1
+    advantages = compute_advantages(replace(group, distances_GG=distances), spec)
+    atol = 1e-5 if spec.scale == "group" else 1e-12
+    np.testing.assert_allclose(advantages.quality_part_G, quality, atol=atol)
+    np.testing.assert_allclose(advantages.diversity_part_G, diversity, atol=1e-12)
+    np.testing.assert_allclose(advantages.advantages_G, np.add(quality, diversity), atol=atol)
 
 
 @pytest.mark.parametrize("spec", [GrpoSpec(), GrpoSpec(scale="group"), CLUSTER, PAIRWISE])
@@ -75,7 +68,7 @@ def test_unscored_completions_leave_the_set(spec: AlgorithmSpec) -> None:
     ("truncated", "kept", "trained"),
     [("keep", [0, 3], [True, True]), ("mask", [0, 3], [False, False]), ("drop", [], [])],
 )
-def test_rows_are_the_non_empty_completions_that_take_part(
+def test_rows_are_the_non_empty_scored_completions(
     truncated: Literal["keep", "mask", "drop"], kept: list[int], trained: list[bool]
 ) -> None:
     group = random_group(3, [1.0, NAN, 0.0, 0.5], lengths=[2, 3, 0, 4])  # 0 and 3 are truncated
@@ -85,53 +78,34 @@ def test_rows_are_the_non_empty_completions_that_take_part(
     assert all(row.prompt_token_ids is group.group.prompt_token_ids for row in rows)
 
 
-def test_rows_are_padded_on_the_right_and_keep_their_order() -> None:
-    first, second = random_group(0, [1.0], lengths=[2]), random_group(3, [0.0], lengths=[5])
+def test_rows_are_padded_on_the_right_in_their_order() -> None:
+    first, second = random_group(0, [1.0], lengths=[2]).group, random_group(3, [0.0], lengths=[5]).group
+    reference = torch.full((5,), -2.0)
     rows = [
-        Row(
-            group.group.prompt_token_ids,
-            group.group.completions[0],
-            group.group.group_id,
-            0,
-            trained,
-            advantage,
-            reference,
-        )
-        for group, advantage, trained, reference in (
-            (second, -0.5, True, torch.full((5,), -2.0)),
-            (first, 0.25, False, None),
-        )
+        Row(second.prompt_token_ids, second.completions[0], second.group_id, 0, True, -0.5, reference),
+        Row(first.prompt_token_ids, first.completions[0], first.group_id, 0, False, 0.25, None),
     ]
     batch = build_row_batch(rows, torch.device("cpu"))
-    assert batch.sample_ids == ((3, 0), (0, 0))
     for i, row in enumerate(rows):
         tokens = [*row.prompt_token_ids.tolist(), *row.completion.token_ids.tolist()]
-        padded = tokens + [0] * (batch.rows.input_ids_BL.shape[1] - len(tokens))
-        assert batch.rows.input_ids_BL[i].tolist() == padded
+        assert batch.rows.input_ids_BL[i].tolist() == tokens + [0] * (6 + 5 - len(tokens))
         logprobs = row.completion.rollout_logprobs.tolist()
         assert batch.rollout_logprobs_BT[i].tolist() == logprobs + [0.0] * (5 - len(logprobs))
-    assert batch.rows.input_ids_BL.shape == (2, 6 + 5)
+    assert batch.sample_ids == ((3, 0), (0, 0))
     assert batch.rows.prompt_lengths_B.tolist() == [6, 3]
     assert batch.rows.completion_lengths_B.tolist() == [5, 2]
     assert batch.advantages_B.tolist() == [-0.5, 0.25]
-    assert batch.trained_B.tolist() == [True, False]
+    assert batch.trained_B.tolist() == batch.referenced_B.tolist() == [True, False]
     assert batch.reference_logprobs_BT.tolist() == [[-2.0] * 5, [0.0] * 5]
-    assert batch.referenced_B.tolist() == [True, False]
     assert batch.proximal_logprobs_BT is None
-
-
-def test_completions_of_one_prompt_are_known_to_share_it() -> None:
-    groups = random_group(0, [1.0, 0.0]), random_group(1, [1.0, 1.0, 0.0])
-    rows = [row for group in groups for row in rows_of(group, GrpoSpec())]
-    batch = build_row_batch(rows, torch.device("cpu"))
-    assert batch.rows.group_B is not None
-    assert batch.rows.group_B.tolist() == [0, 0, 1, 1, 1]
 
 
 def test_micro_batches_are_cut_by_rows_or_by_tokens_with_a_shared_prompt_counted_once() -> None:
     groups = random_group(0, [1.0] * 3, lengths=[2, 3, 4]), random_group(1, [1.0] * 2, lengths=[30, 1])
     rows = [row for group in groups for row in rows_of(group, GrpoSpec())]
     assert [len(row.prompt_token_ids) for row in rows] == [3, 3, 3, 4, 4]
+    group_B = build_row_batch(rows, torch.device("cpu")).rows.group_B
+    assert group_B is not None and group_B.tolist() == [0, 0, 0, 1, 1]
 
     def sizes(**spec: int) -> list[int]:
         parts = micro_batches(rows, LearnerSpec(**spec))  # type: ignore[arg-type]

@@ -41,7 +41,7 @@ def norm(values: Sequence[torch.Tensor]) -> float:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_update_with_covariance_is_the_same_in_any_micro_batches(name: str) -> None:
+def test_update_with_covariance_is_independent_of_micro_batches(name: str) -> None:
     groups = mixed_groups()
     whole, metrics = gradients(config_of(METHODS[name]), groups)
     without, _ = gradients(config_of({"proximal": METHODS[name].get("proximal", "rollout")}), groups)

@@ -28,8 +28,3 @@ def test_gradients_of_rows_that_are_picked_often_are_equal_bits() -> None:
     gradients = [torch.autograd.grad((hidden[rows] * weights).sum(), hidden)[0] for _ in range(40)]
     assert torch.get_num_threads() == 2
     assert all(torch.equal(gradients[0], other) for other in gradients)
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_new_tensors_are_not_filled() -> None:
-    assert not torch.utils.deterministic.fill_uninitialized_memory  # pyright: ignore[reportAttributeAccessIssue]

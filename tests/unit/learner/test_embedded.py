@@ -28,7 +28,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cache_dir
 
 
-def test_the_model_is_small_and_loads_like_any_other(cache: Path) -> None:
+def test_embedded_model_is_small_and_loads_like_any_other(cache: Path) -> None:
     directory = find_embedded(cache)
     assert load_base(directory, "float32").num_parameters() == 856_960
     tokenizer = load_tokenizer(directory)
@@ -37,20 +37,12 @@ def test_the_model_is_small_and_loads_like_any_other(cache: Path) -> None:
     assert ids == build_tokenizer()("37|b1>e4=")["input_ids"]
     assert tokenizer.decode(ids, skip_special_tokens=True) == "37|b1>e4="
     assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 2)
-
-
-def test_building_again_finds_the_model(cache: Path) -> None:
     seen: list[int] = []
-    directory = build_embedded(
-        _config(cache, name="other", runs_dir="elsewhere"), lambda step, *_: seen.append(step)
-    )
-    assert directory == find_embedded(cache)
-    assert seen == []
+    again = build_embedded(_config(cache, name="other", runs_dir="x"), lambda step, *_: seen.append(step))
+    assert (again, seen) == (directory, [])
 
 
-def test_equal_configurations_give_equal_weights_and_the_last_built_is_found(
-    cache: Path, tmp_path: Path
-) -> None:
+def test_equal_configurations_build_equal_weights_and_the_last_is_found(cache: Path, tmp_path: Path) -> None:
     fingerprint = base_fingerprint(find_embedded(cache))
     seen: list[tuple[int, int]] = []
     again = build_embedded(_config(tmp_path), lambda step, steps, _: seen.append((step, steps)))

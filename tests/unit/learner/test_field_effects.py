@@ -387,17 +387,12 @@ def test_field_of_every_polychromic_objective_has_an_effect_or_is_refused(object
 
 
 @pytest.mark.parametrize("field", AnnealSpec.model_fields)
-@pytest.mark.parametrize("base", [{"type": "polychromic", **BASES["polychromic"]}], ids=["polychromic"])
-def test_anneal_field_changes_the_advantages(base: Values, field: str) -> None:
+def test_anneal_field_changes_the_advantages(field: str) -> None:
+    base = {"type": "polychromic", **BASES["polychromic"]}
     anneal = {"set_size": 2, "diversity_weight": 3.0, "over_steps": 9}
     before = configuration({**base, "anneal": anneal})
     after = configuration({**base, "anneal": {**anneal, field: ANNEALED[field]}})
     assert result(before, gradients=False).differs(result(after, gradients=False))
-
-
-def test_anneal_without_an_end_is_refused() -> None:
-    with pytest.raises(ValidationError, match=r"algorithm\.anneal"):
-        configuration({"type": "grpo", "anneal": {"over_steps": 5}})
 
 
 # ---- objective of jobs.sft
@@ -434,7 +429,7 @@ def test_supervised_objective_field_changes_the_gradient(model: Any, field: str)
     assert float((before - after).abs().max()) > 1e-6 * float(before.abs().max())
 
 
-def test_every_supervised_objective_is_proven_here() -> None:
+def test_every_supervised_objective_is_covered() -> None:
     union = get_args(SftConfig.model_fields["objective"].annotation)
     named = {spec.model_fields["type"].default for spec in union}
     assert named == {"cross_entropy", "gem", "ba_lora", "polychromic"}
@@ -455,9 +450,3 @@ def test_polychromic_sft_hands_every_field_to_the_learner(field: str) -> None:
     further = {"kl_estimator": "k1"} if field == "kl_placement" else {}
     changed = PolychromicSftSpec.model_validate({**base, **further, field: value})
     assert changed.as_algorithm().model_dump()[field] != plain.as_algorithm().model_dump()[field]
-
-
-def test_idle_field_of_polychromic_sft_is_refused() -> None:
-    values = {"type": "polychromic", "objective": "cluster", "diversity_weight": 1.0, "num_subsets": 9}
-    with pytest.raises(ValidationError, match=r"objective\.num_subsets=9"):
-        SftConfig.model_validate({"name": "a", "objective": values})

@@ -1,117 +1,99 @@
-"""The metrics of a batch, by hand."""
+"""Metrics of a batch against loops over its completions."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from polyray.config.algorithm import GrpoSpec, PolychromicSpec
-from polyray.learner.advantages import GroupAdvantages, compute_advantages
-from polyray.learner.group_metrics import add_group_metrics, finished_metrics
+from polyray.config.algorithm import GrpoSpec
+from polyray.learner.advantages import GroupAdvantages
+from polyray.learner.group_metrics import LARGEST_K, add_group_metrics, finished_metrics
 from polyray.learner.reduce import Sums
-from polyray.types import ScoredGroup, StepMetrics
+from polyray.types import ScoredGroup
 from tests.unit.tiny_policy import random_group
 
 NAN = float("nan")
 
 
-def _metrics(*groups: ScoredGroup) -> StepMetrics:
+@st.composite
+def drawn_group(draw: Any) -> tuple[ScoredGroup, GroupAdvantages]:
+    """Up to ten completions, at least one of them scored, with advantages of two parts."""
+    rewards = [
+        draw(st.sampled_from((0.0, 1.0))),
+        *draw(st.lists(st.sampled_from((0, 0.5, 0.999, 1, NAN)), max_size=9)),
+    ]
+    size, seed = len(rewards), draw(st.integers(0, 99))
+    rng = np.random.default_rng(seed)
+    group = random_group(seed, rewards, classes=rng.integers(-1, 4, size).tolist())
+    distances = rng.random((size, size))
+    distances = np.triu(distances, 1) + np.triu(distances, 1).T
+    parts = {"style": tuple(rng.choice([NAN, 0.2, 1.0], size)), "second_opinion": (1.0,) * size}
+    group = replace(group, distances_GG=distances if draw(st.booleans()) else None, components=parts)
+    scored_G = np.isfinite(group.rewards_G) * draw(st.sampled_from((0, 1)))
+    quality_G, diversity_G = scored_G * rng.normal(size=size), scored_G * rng.normal(size=size)
+    return group, GroupAdvantages(quality_G + diversity_G, quality_G, diversity_G)
+
+
+def brute_force(drawn: list[tuple[ScoredGroup, GroupAdvantages]]) -> dict[str, Any]:
+    rewards, lengths, correct_advantages, style = [], [], [], []
+    any_correct, distinct, diversity, zero = [], [], [], []
+    truncated = quality = both = 0.0
+    for group, advantages in drawn:
+        scored = [i for i, reward in enumerate(group.rewards_G) if not np.isnan(reward)]
+        correct = [i for i in scored if group.rewards_G[i] >= 1]
+        rewards += [group.rewards_G[i] for i in scored]
+        correct_advantages += [advantages.advantages_G[i] for i in correct]
+        style += [x for x in (group.components["style"][i] for i in scored) if not np.isnan(x)]
+        sets = [set(chosen) & set(correct) for chosen in combinations(scored, min(LARGEST_K, len(scored)))]
+        any_correct.append(np.mean([bool(chosen) for chosen in sets]))
+        distinct.append(np.mean([len({group.classes_G[i] for i in chosen} - {-1}) for chosen in sets]))
+        pairs = [
+            float(0 <= group.classes_G[i] != group.classes_G[j] >= 0)
+            if group.distances_GG is None
+            else group.distances_GG[i, j]
+            for i, j in combinations(scored, 2)
+        ]
+        diversity.append(np.mean(pairs) if pairs else 0.0)
+        zero.append(not advantages.advantages_G.any())
+        quality += sum(advantages.quality_part_G**2)
+        both += sum(advantages.quality_part_G**2) + sum(advantages.diversity_part_G**2)
+        lengths += [len(completion.token_ids) for completion in group.group.completions]
+        truncated += sum(completion.finish_reason == "length" for completion in group.group.completions)
+    return {
+        "reward_mean": np.mean(rewards),
+        "reward_std": np.std(rewards),
+        "pass_at_1": np.mean([reward >= 1 for reward in rewards]),
+        "pass_at_8": np.mean(any_correct),
+        "distinct_classes": np.mean(distinct),
+        "diversity": np.mean(diversity),
+        "advantage_share_quality": quality / both if both else 0,
+        "advantage_share_diversity": (both - quality) / both if both else 0,
+        "mean_advantage_correct": np.mean(correct_advantages) if correct_advantages else 0,
+        "zero_advantage_share": np.mean(zero),
+        "completion_length_mean": np.mean(lengths),
+        "completion_length_max": max(lengths),
+        "truncated_share": truncated / len(lengths),
+        "unscored": len(lengths) - len(rewards),
+        "tokens_generated": sum(lengths),
+        "reward/style": np.mean(style) if style else None,
+    }
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(drawn_group(), min_size=1, max_size=3))
+def test_metrics_equal_loops_over_scored_completions(
+    drawn: list[tuple[ScoredGroup, GroupAdvantages]],
+) -> None:
     sums = Sums()
-    for group in groups:
-        add_group_metrics(sums, group, compute_advantages(group, GrpoSpec()), GrpoSpec())
-    return finished_metrics(sums)
-
-
-def _groups() -> tuple[ScoredGroup, ScoredGroup]:
-    return (
-        random_group(0, [1, 1, 0, 1], classes=[7, 7, -1, 8], lengths=[1, 2, 3, 4]),
-        random_group(1, [0, NAN, 0, 0], classes=[-1, -1, -1, -1], lengths=[6, 5, 1, 2]),
-    )
-
-
-def test_rewards_and_pass_rates_are_over_scored_completions() -> None:
-    metrics = _metrics(*_groups())
-    assert metrics["reward_mean"] == pytest.approx(3 / 7)
-    assert metrics["reward_std"] == pytest.approx(np.std([1, 1, 0, 1, 0, 0, 0]))
-    assert metrics["pass_at_1"] == pytest.approx(3 / 7)
-    assert metrics["pass_at_8"] == pytest.approx(1 / 2)  # k is cut to the 4 and 3 scored ones
-    assert metrics["unscored"] == 1
-
-
-def test_a_reward_just_below_one_is_no_pass() -> None:
-    assert _metrics(random_group(0, [1.0, 0.999]))["pass_at_1"] == pytest.approx(1 / 2)
-
-
-def test_classes_count_where_correct_and_diversity_is_pairs_that_differ() -> None:
-    metrics = _metrics(*_groups())
-    assert metrics["distinct_classes"] == pytest.approx((2 + 0) / 2)
-    # Pairs of differing correct classes: (0, 3), (1, 3) of 6; none of 3 in the other group.
-    assert metrics["diversity"] == pytest.approx((2 / 6 + 0) / 2)
-
-
-def test_diversity_is_the_tasks_own_distance_where_there_is_one() -> None:
-    distances = np.array([[0, 0.5, 0.1], [0.5, 0, 0.3], [0.1, 0.3, 0]])
-    group = replace(random_group(0, [1, NAN, 0], classes=[1, 2, 3]), distances_GG=distances)
-    assert _metrics(group)["diversity"] == pytest.approx(0.1)
-    whole = replace(random_group(0, [1, 1, 0], classes=[1, 2, 3]), distances_GG=distances)
-    assert _metrics(whole)["diversity"] == pytest.approx(0.3)
-
-
-def test_one_scored_completion_has_no_pairs() -> None:
-    group = random_group(0, [1, NAN], classes=[1, 2])
-    sums, zeros = Sums(), np.zeros(2)
-    add_group_metrics(sums, group, GroupAdvantages(zeros, zeros, zeros), GrpoSpec())
-    assert finished_metrics(sums)["diversity"] == 0
-
-
-def test_lengths_are_over_all_completions() -> None:
-    metrics = _metrics(*_groups())
-    assert metrics["completion_length_mean"] == pytest.approx(24 / 8)
-    assert metrics["completion_length_max"] == 6
-    assert metrics["tokens_generated"] == 24
-    assert metrics["truncated_share"] == pytest.approx(4 / 8)  # numbers 0 and 3 of each group
-
-
-def test_advantages_of_correct_ones_and_groups_without_signal() -> None:
-    metrics = _metrics(*_groups())
-    assert metrics["mean_advantage_correct"] == pytest.approx(0.25)
-    assert metrics["zero_advantage_share"] == pytest.approx(1 / 2)
-    assert (metrics["advantage_share_quality"], metrics["advantage_share_diversity"]) == (1, 0)
-
-
-def test_shares_of_the_two_parts_of_the_advantage() -> None:
-    spec = PolychromicSpec(objective="pairwise", diversity_weight=1.0, set_size=2)
-    group = replace(
-        random_group(0, [1, 0, 0]), distances_GG=np.array([[0, 1, 0], [1, 0, 0], [0, 0, 0]], np.float64)
-    )
-    # Quality: leave-one-out of [1, 0, 0]. Distance to the others minus mean distance among the others, twice:
-    # 2 (1/2 - 0), 2 (1/2 - 0), 2 (0 - 1).
-    quality, diversity = [1, -0.5, -0.5], [1, 1, -2]
-    advantages = compute_advantages(group, spec)
-    np.testing.assert_allclose(advantages.quality_part_G, quality, atol=1e-12)
-    np.testing.assert_allclose(advantages.diversity_part_G, diversity, atol=1e-12)
-    sums = Sums()
-    add_group_metrics(sums, group, advantages, spec)
-    metrics = finished_metrics(sums)
-    assert metrics["advantage_share_quality"] == pytest.approx(1.5 / 7.5)
-    assert metrics["advantage_share_diversity"] == pytest.approx(6 / 7.5)
-    assert metrics["mean_advantage_correct"] == pytest.approx(2)
-
-
-def test_components_of_the_reward_are_means_over_scored_completions() -> None:
-    group = replace(
-        random_group(0, [1, NAN, 0]), components={"format": (1.0, NAN, 0.5), "length": (0.2, 0.0, 0.4)}
-    )
-    metrics = _metrics(group)
-    assert metrics["reward/format"] == pytest.approx(0.75)
-    assert metrics["reward/length"] == pytest.approx(0.3)
-
-
-def test_a_component_that_an_item_lacks_does_not_count() -> None:
-    components = {"style": (0.2, NAN, 0.6), "other": (NAN, NAN, NAN), "second_opinion": (1.0, 1.0, 1.0)}
-    metrics = _metrics(replace(random_group(0, [1, 1, 0]), components=components))
-    assert metrics["reward/style"] == pytest.approx(0.4)
-    assert metrics["reward/other"] is None
-    assert "reward/second_opinion" not in metrics  # over_optimisation.py adds it where the run has one
+    for group, advantages in drawn:
+        add_group_metrics(sums, group, advantages, GrpoSpec())
+    found = finished_metrics(sums)
+    for name, expected in brute_force(drawn).items():
+        assert found[name] == (expected if expected is None else pytest.approx(expected, abs=1e-9)), name
+    assert "reward/second_opinion" not in found

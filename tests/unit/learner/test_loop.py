@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from polyray.config.run import TrainConfig
 from polyray.learner.loop import run_learner
 from polyray.learner.policy import Policy
 from polyray.learner.run_files import RunFiles
 from polyray.learner.step_result import StepResult
 from polyray.models.adapter import PolicyUpdate
 from polyray.runs.jsonl import read_jsonl
-from polyray.types import TrainingBatch, is_timing_key
+from polyray.types import TrainingBatch
+from tests.conftest import reproducible
 from tests.unit.learner.loop_fixtures import Attempt, InMemory, start
 from tests.unit.tiny_policy import train_config
 
@@ -26,27 +26,17 @@ STEPS = 4
 CONFIG = train_config(learner={"steps": STEPS, "checkpoint_every": 2, "learning_rate": 0.02})
 
 
-def _start(
-    run_dir: Path, model_dir: Path, config: TrainConfig = CONFIG, rank: int = 0, **ends: Any
-) -> Attempt:
-    return start(run_dir, model_dir, config, rank, **ends)
-
-
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> tuple[Path, Attempt]:
     run_dir = tmp_path_factory.mktemp("unbroken")
-    return run_dir, _start(run_dir, model_dir)
-
-
-def _reproducible(path: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if not is_timing_key(k)} for line in read_jsonl(path)]
+    return run_dir, start(run_dir, model_dir, CONFIG)
 
 
 def _adapter(directory: Path) -> bytes:
     return (directory / "adapter_model.safetensors").read_bytes()
 
 
-def test_runs_to_the_end_and_writes_everything(unbroken: tuple[Path, Attempt]) -> None:
+def test_unbroken_run_publishes_and_writes_every_version(unbroken: tuple[Path, Attempt]) -> None:
     run_dir, attempt = unbroken
     assert attempt.finished
     assert attempt.checkpoints == [2, 4]
@@ -60,31 +50,22 @@ def test_runs_to_the_end_and_writes_everything(unbroken: tuple[Path, Attempt]) -
     assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["step-000002", "step-000004"]
     assert sorted(path.name for path in (run_dir / "versions").iterdir()) == ["2", "4"]
     assert _adapter(run_dir / "adapter") == attempt.coordination.published[-1].tensors
-
-
-def test_every_step_trains_on_policy_and_moves_the_adapter(unbroken: tuple[Path, Attempt]) -> None:
-    run_dir, attempt = unbroken
+    for version in (2, 4):
+        on_disk = _adapter(run_dir / "versions" / str(version))
+        assert on_disk == attempt.coordination.published[version].tensors
     published = attempt.coordination.published
     assert len({payload.policy.sha256 for payload in published}) == STEPS + 1
     for before, after in pairwise(published):
         np.testing.assert_array_equal(after.probe.previous, before.probe.logprobs)
-    for line in read_jsonl(run_dir / "metrics.jsonl"):
-        assert line["kl_rollout"] < 1e-9
+    for line in lines:
+        assert line["kl_rollout"] < 1e-9 and line["grad_norm"] > 0
         assert line["masked_sequence_share"] == 0
-        assert line["grad_norm"] > 0
-
-
-def test_a_version_on_disk_is_the_one_that_was_published(unbroken: tuple[Path, Attempt]) -> None:
-    run_dir, attempt = unbroken
-    for version in (2, 4):
-        assert (
-            _adapter(run_dir / "versions" / str(version)) == attempt.coordination.published[version].tensors
-        )
 
 
 @pytest.mark.parametrize(
     ("ends", "lines_left", "covered"),
     [
+        ({"no_delivery_at": 0}, 0, 0),
         ({"no_delivery_at": 4}, 3, 2),
         ({"killed_at": 4}, 4, 2),  # step 3 is in the log, its checkpoint is not
         ({"no_batch_at": 1}, 1, 0),  # before the first checkpoint: all of it again
@@ -93,7 +74,7 @@ def test_a_version_on_disk_is_the_one_that_was_published(unbroken: tuple[Path, A
         ({"drained_at": 2}, 2, 2),
     ],
 )
-def test_an_interrupted_run_equals_an_unbroken_one(
+def test_interrupted_run_equals_an_unbroken_one(
     ends: dict[str, Any],
     lines_left: int,
     covered: int,
@@ -101,12 +82,12 @@ def test_an_interrupted_run_equals_an_unbroken_one(
     model_dir: Path,
     tmp_path: Path,
 ) -> None:
-    first = _start(tmp_path, model_dir, **ends)
+    first = start(tmp_path, model_dir, CONFIG, **ends)
     assert not first.finished
     assert len(read_jsonl(tmp_path / "metrics.jsonl")) == lines_left
     assert not (tmp_path / "adapter").exists()
 
-    second = _start(tmp_path, model_dir)
+    second = start(tmp_path, model_dir, CONFIG)
     assert second.finished
     (snapshot,) = second.coordination.snapshots_given
     assert snapshot is None if covered == 0 else snapshot["version"] == covered
@@ -116,8 +97,8 @@ def test_an_interrupted_run_equals_an_unbroken_one(
     assert {payload.policy.attempt for payload in second.coordination.published} == {1 if covered == 0 else 2}
     expected_dir, expected = unbroken
     for name in ("metrics.jsonl", "rollouts.jsonl", "ledger.jsonl"):
-        lines = _reproducible(tmp_path / name)
-        assert lines == _reproducible(expected_dir / name)
+        lines = reproducible(tmp_path / name)
+        assert lines == reproducible(expected_dir / name)
         assert len(lines) == STEPS
     assert _adapter(tmp_path / "adapter") == _adapter(expected_dir / "adapter")
     for payload in second.coordination.published:
@@ -125,32 +106,20 @@ def test_an_interrupted_run_equals_an_unbroken_one(
         assert payload.tensors == expected.coordination.published[version].tensors
 
 
-def test_the_first_delivery_may_end_the_run(model_dir: Path, tmp_path: Path) -> None:
-    attempt = _start(tmp_path, model_dir, no_delivery_at=0)
-    assert not attempt.finished
-    assert read_jsonl(tmp_path / "metrics.jsonl") == []
-
-
-def test_a_finished_run_that_is_started_again_does_nothing_twice(
-    unbroken: tuple[Path, Attempt], model_dir: Path
-) -> None:
+def test_finished_run_started_again_repeats_nothing(unbroken: tuple[Path, Attempt], model_dir: Path) -> None:
     run_dir, _ = unbroken
     before = (run_dir / "metrics.jsonl").read_bytes(), _adapter(run_dir / "adapter")
-    again = _start(run_dir, model_dir)
+    again = start(run_dir, model_dir, CONFIG)
     assert again.finished
     assert [payload.policy.version for payload in again.coordination.published] == [STEPS]
     assert ((run_dir / "metrics.jsonl").read_bytes(), _adapter(run_dir / "adapter")) == before
 
 
-def test_all_versions_are_kept_where_asked(model_dir: Path, tmp_path: Path) -> None:
-    config = CONFIG.model_copy(
-        update={
-            "learner": CONFIG.learner.model_copy(update={"steps": 2, "checkpoint_every": 9}),
-            "delivery": CONFIG.delivery.model_copy(update={"keep_versions": "all"}),
-        }
+def test_every_version_is_kept_where_asked(model_dir: Path, tmp_path: Path) -> None:
+    config = train_config(
+        learner={"steps": 2, "checkpoint_every": 9, "learning_rate": 0.02}, delivery={"keep_versions": "all"}
     )
-    attempt = _start(tmp_path, model_dir, config)
-    assert attempt.checkpoints == [2]
+    assert start(tmp_path, model_dir, config).checkpoints == [2]
     assert sorted(path.name for path in (tmp_path / "versions").iterdir()) == ["1", "2"]
 
 

@@ -17,11 +17,10 @@ from polyray.config.presets import presets
 from polyray.config.reward import DiversitySpec
 from polyray.config.run import TrainConfig
 from polyray.learner.advantages import OF_TYPE, compute_advantages
-from polyray.learner.optim import build_optimizer, build_scheduler
-from polyray.learner.step import PolicyLearner
 from polyray.rewards.base import Score, ScoreItem
 from polyray.rewards.distances import group_distances
 from polyray.types import WRONG_CLASS, ScoredGroup, TrainingBatch
+from tests.unit.learner.step_fixtures import build_learner
 from tests.unit.tiny_policy import build_policy, random_group
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -60,8 +59,7 @@ def test_preset_trained_for_two_steps_moves_every_parameter(name: str) -> None:
         "algorithm.sequence_mask_band=5",
     )
     model = build_policy(config.model.lora, moved=False)
-    optimizer = build_optimizer(model.parameters(), config.learner)
-    learner = PolicyLearner(model, optimizer, build_scheduler(optimizer, config.learner), config)
+    learner = build_learner(config, model)
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     updates = 2 if name in ("gspo", "cispo", "sapo", "kl_cov") else 1
     for step in range(2):
@@ -82,25 +80,18 @@ def test_every_type_and_objective_has_a_preset_and_advantages() -> None:
     assert types == {*OF_TYPE, "polychromic"}
     loaded = [load_preset(name).algorithm for name in presets()]
     assert {spec.type for spec in loaded} == types
-    assert {s.objective for s in loaded if isinstance(s, algorithm.PolychromicSpec)} == set(
-        polychromic.OBJECTIVES
-    )
-
-
-def test_config_and_mathematics_offer_the_same_objectives() -> None:
+    objectives = {spec.objective for spec in loaded if isinstance(spec, algorithm.PolychromicSpec)}
+    assert objectives == set(polychromic.OBJECTIVES) == set(get_args(polychromic.Objective))
     offered = get_args(algorithm.PolychromicSpec.model_fields["objective"].annotation)
-    assert set(offered) == set(polychromic.OBJECTIVES) == set(get_args(polychromic.Objective))
+    assert set(offered) == objectives
     assert algorithm.OF_CLASSES == polychromic.OF_CLASSES
     assert algorithm.OF_DISTANCES == polychromic.OF_DISTANCES
 
 
-def test_sampled_sets_depend_on_the_group_alone() -> None:
+def test_sampled_sets_depend_on_the_group_alone_and_need_its_distances() -> None:
     spec = algorithm.PolychromicSpec(objective="vendi", diversity_weight=1.0, set_size=3, num_subsets=5)
     first, again = (compute_advantages(scored_group(3), spec).advantages_G for _ in range(2))
     assert first.tolist() == again.tolist()
-
-
-def test_a_missing_distance_is_named() -> None:
     with pytest.raises(ValueError, match=r"group 3\b"):
         compute_advantages(replace(scored_group(3), distances_GG=None), algorithm.DarlingSpec())
 

@@ -28,27 +28,18 @@ def _policy(model_dir: Path, config: TrainConfig | None = None) -> Policy:
     return Policy(config or train_config(), model_dir, "float32", CPU)
 
 
-def test_fresh_adapter_publishes_the_base(model_dir: Path) -> None:
-    policy = _policy(model_dir)
-    payload = policy.payload(attempt=2, version=0)
-    assert (payload.policy.attempt, payload.policy.version) == (2, 0)
-    assert payload.policy.sha256 == sha256_of(payload.tensors)
-    assert payload.tensors == adapter_bytes(policy.model)
-    expected = AdapterShape(4, 8.0, tuple(sorted(train_config().model.lora.target_modules)))
-    assert payload.shape == expected
-    base = load_base(model_dir, "float32")
-    np.testing.assert_allclose(
-        payload.probe.logprobs, probe_logprobs(base, payload.probe.sequences), atol=1e-6
-    )
-    assert len(payload.probe.sequences) == 3
-
-
-def test_each_payload_remembers_the_numbers_of_the_one_before(model_dir: Path) -> None:
-    policy = _policy(model_dir)
-    first = policy.payload(1, 0)
-    assert first.probe.previous is None
+def test_payload_holds_bytes_and_probe_of_the_adapter_and_the_probe_before(model_dir: Path) -> None:
+    policy, base = _policy(model_dir), load_base(model_dir, "float32")
+    first = policy.payload(attempt=2, version=0)
+    assert (first.policy.attempt, first.policy.version) == (2, 0)
+    assert first.policy.sha256 == sha256_of(first.tensors)
+    assert first.tensors == adapter_bytes(policy.model) == _policy(model_dir).payload(3, 0).tensors
+    assert first.tensors != _policy(model_dir, train_config(seed=6)).payload(1, 0).tensors
+    assert first.shape == AdapterShape(4, 8.0, tuple(sorted(train_config().model.lora.target_modules)))
+    assert len(first.probe.sequences) == 3 and first.probe.previous is None
+    np.testing.assert_allclose(first.probe.logprobs, probe_logprobs(base, first.probe.sequences), atol=1e-6)
     move(policy.model)
-    second = policy.payload(1, 1)
+    second = policy.payload(2, 1)
     np.testing.assert_array_equal(second.probe.previous, first.probe.logprobs)
     assert np.abs(second.probe.logprobs - first.probe.logprobs).max() > 1e-2
     assert second.policy.sha256 != first.policy.sha256
@@ -65,25 +56,6 @@ def test_adapters_are_magnified_in_16_bits_only(model_dir: Path) -> None:
     exact = _policy(model_dir)
     move(exact.model, 1e-4)
     assert exact.payload(1, 1).probe.magnified is None
-
-
-def test_equal_weights_are_equal_bytes(model_dir: Path) -> None:
-    one, other = _policy(model_dir).payload(1, 0), _policy(model_dir).payload(3, 0)
-    assert one.tensors == other.tensors
-    assert one.policy.name == f"policy-a1-v0-{one.policy.sha256[:8]}"
-    different_seed = _policy(model_dir, train_config(seed=6)).payload(1, 0)
-    assert different_seed.tensors != one.tensors
-
-
-def test_training_continues_in_the_adapter_of_a_warm_start(model_dir: Path, tmp_path: Path) -> None:
-    trained = build_policy(reference=False)
-    save_adapter(trained, tmp_path / "sft", {"base_sha256": base_fingerprint(model_dir)})
-    config = train_config(model={"warm_start": str(tmp_path / "sft"), "lora": {"rank": 4, "alpha": 8}})
-    payload = _policy(model_dir, config).payload(1, 0)
-    assert payload.tensors == adapter_bytes(trained)
-    np.testing.assert_allclose(
-        payload.probe.logprobs, probe_logprobs(trained, payload.probe.sequences), atol=1e-6
-    )
 
 
 def test_saved_adapters_load_in_plain_peft_on_the_original_base(model_dir: Path, tmp_path: Path) -> None:
@@ -108,68 +80,43 @@ def test_saved_adapters_load_in_plain_peft_on_the_original_base(model_dir: Path,
     assert "attempt" not in json.loads((tmp_path / "adapter" / "polyray.json").read_text())
 
 
-def test_a_run_without_checkpoints_starts_at_step_zero(model_dir: Path, tmp_path: Path) -> None:
+def test_checkpoint_restores_weights_snapshot_payloads_and_files(model_dir: Path, tmp_path: Path) -> None:
     assert _policy(model_dir).restore(newest_checkpoint(tmp_path)) == Restored(0, None, None, {})
-
-
-def test_a_checkpoint_brings_back_weights_and_the_coordinators_snapshot(
-    model_dir: Path, tmp_path: Path
-) -> None:
-    policy = _policy(model_dir)
+    policy, resumed = _policy(model_dir), _policy(model_dir)
     move(policy.model)
-    policy.save(tmp_path, 4, {"version": 4, "pending": [9]})
-    resumed = _policy(model_dir)
-    assert resumed.restore(newest_checkpoint(tmp_path)) == Restored(
-        4, {"version": 4, "pending": [9]}, None, {}
-    )
+    snapshot = {"version": 4, "pending": [9], "files": {"group-81": b"\x00\x01", "more/group-82": b""}}
+    validation, files = {"history": [[0, 0.5]]}, {"best/adapter.safetensors": b"weights"}
+    policy.save(tmp_path, 4, snapshot, validation=validation, files=files)
+    assert resumed.restore(newest_checkpoint(tmp_path)) == Restored(4, snapshot, validation, files)
     assert adapter_bytes(resumed.model) == adapter_bytes(policy.model)
-
-
-def test_a_checkpoint_brings_back_payloads_of_the_snapshot_and_files_of_the_learner(
-    model_dir: Path, tmp_path: Path
-) -> None:
-    policy = _policy(model_dir)
-    payloads = {"group-81": b"\x00\x01", "more/group-82": b""}
-    policy.save(
-        tmp_path,
-        4,
-        {"version": 4, "files": payloads},
-        validation={"history": [[0, 0.5]]},
-        files={"best/adapter.safetensors": b"weights"},
-    )
-    assert _policy(model_dir).restore(newest_checkpoint(tmp_path)) == Restored(
-        4,
-        {"version": 4, "files": payloads},
-        {"history": [[0, 0.5]]},
-        {"best/adapter.safetensors": b"weights"},
-    )
     (tmp_path / "step-000004" / "files" / "coordinator" / "group-81").write_bytes(b"\x00\x02")
     with pytest.raises(CheckpointError, match=r"\d checkpoints .*valid"):
         newest_checkpoint(tmp_path)
 
 
-def test_restore_refuses_the_checkpoint_of_another_base(model_dir: Path, tmp_path: Path) -> None:
-    other = save_base(tmp_path / "other", seed=4)
-    _policy(model_dir).save(tmp_path / "checkpoints", 1, {})
-    began, now = base_fingerprint(model_dir)[:12], base_fingerprint(other)[:12]
-    with pytest.raises(ConfigError, match=rf"base {began}.*model\.path .*{now}"):
-        _policy(other).restore(newest_checkpoint(tmp_path / "checkpoints"))
-
-
-@pytest.mark.parametrize("now", ["another", "none"])
-def test_restore_refuses_the_checkpoint_of_another_warm_start(
-    model_dir: Path, tmp_path: Path, now: str
+def test_restore_continues_its_warm_start_and_refuses_other_bases_and_warm_starts(
+    model_dir: Path, tmp_path: Path
 ) -> None:
-    trained, base = build_policy(reference=False), {"base_sha256": base_fingerprint(model_dir)}
-    config = train_config(model={"warm_start": str(tmp_path / "sft"), "lora": {"rank": 4, "alpha": 8}})
-    began = save_adapter(trained, tmp_path / "sft", base)
+    sha256, other = base_fingerprint(model_dir), save_base(tmp_path / "other", seed=4)
+    trained, warm, manifest = build_policy(reference=False), tmp_path / "sft", {"base_sha256": sha256}
+    config = train_config(model={"warm_start": str(warm), "lora": {"rank": 4, "alpha": 8}})
+    began = save_adapter(trained, warm, manifest)[:12]
     first = _policy(model_dir, config)
+    payload = first.payload(1, 0)
+    assert payload.tensors == adapter_bytes(trained)
+    expected = probe_logprobs(trained, payload.probe.sequences)
+    np.testing.assert_allclose(payload.probe.logprobs, expected, atol=1e-6)
     first.save(tmp_path / "checkpoints", 1, {})
     checkpoint = newest_checkpoint(tmp_path / "checkpoints")
     assert _policy(model_dir, config).restore(checkpoint).step == 1
+    with pytest.raises(ConfigError, match=rf"warm start {began}.*model\.warm_start .*none"):
+        _policy(model_dir).restore(checkpoint)
     move(trained)
-    digest = save_adapter(trained, tmp_path / "sft", base)
-    named = digest[:12] if now == "another" else "none"
-    resumed = _policy(model_dir, config if now == "another" else train_config())
-    with pytest.raises(ConfigError, match=rf"warm start {began[:12]}.*model\.warm_start .*{named}"):
-        resumed.restore(checkpoint)
+    now = save_adapter(trained, warm, manifest)[:12]
+    with pytest.raises(ConfigError, match=rf"warm start {began}.*model\.warm_start .*{now}"):
+        _policy(model_dir, config).restore(checkpoint)
+    _policy(model_dir).save(tmp_path / "cold", 1, {})
+    with pytest.raises(
+        ConfigError, match=rf"base {sha256[:12]}.*model\.path .*{base_fingerprint(other)[:12]}"
+    ):
+        _policy(other).restore(newest_checkpoint(tmp_path / "cold"))

@@ -30,7 +30,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, 
     }
 
 
-def test_rl_gives_the_same_adapter_metrics_and_probes(found: dict[str, list[dict[str, Any]]]) -> None:
+def test_sharded_rl_gives_the_same_adapter_metrics_and_probes(found: dict[str, list[dict[str, Any]]]) -> None:
     whole, parts = ([rank["rl"] for rank in found[sharding]] for sharding in SHARDINGS)
     assert len({run["adapter"] for run in (*whole, *parts)}) == 1
     assert parts[0]["metrics"] == whole[0]["metrics"] == parts[1]["metrics"]
@@ -41,21 +41,21 @@ def test_rl_gives_the_same_adapter_metrics_and_probes(found: dict[str, list[dict
     assert parts[0]["probes"][0] != parts[0]["probes"][1]
 
 
-def test_each_rank_has_half_of_the_layers(found: dict[str, list[dict[str, Any]]]) -> None:
+def test_sharded_rank_holds_half_of_the_layers(found: dict[str, list[dict[str, Any]]]) -> None:
     whole = found["none"][0]["rl"]["base_bytes"]
     assert whole["layers"] == 3 * 4 * (32 * 32 + 2 * 16 * 32 + 32 * 32 + 3 * 32 * 48 + 2 * 32 + 2 * 16)
     for rank in found["base"]:
         assert rank["rl"]["base_bytes"] == {"layers": whole["layers"] // 2, "rest": whole["rest"]}
 
 
-def test_a_checkpoint_goes_on_where_it_was(found: dict[str, list[dict[str, Any]]]) -> None:
+def test_sharded_checkpoint_resumes_exactly(found: dict[str, list[dict[str, Any]]]) -> None:
     for rank in found["base"]:
         assert rank["rl"]["resumed_at"] == RL_STEPS - 1
         assert rank["rl"]["resumed"] == rank["rl"]["adapter"]
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_an_interrupted_sft_run_is_the_one_of_data_parallel_ranks(
+def test_interrupted_sharded_sft_equals_data_parallel_ranks(
     objective: str, found: dict[str, list[dict[str, Any]]]
 ) -> None:
     whole, parts = (found[sharding][0][objective] for sharding in SHARDINGS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,6 +62,10 @@ def _moments(learner: PolicyLearner) -> dict[str, torch.Tensor]:
     }
 
 
+def _reference(learner: PolicyLearner) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in learner.model.named_parameters() if f".{REFERENCE}." in name}
+
+
 def _steps(learner: PolicyLearner, count: int) -> list[dict[str, object]]:
     return [dict(learner.step(as_batch(mixed_groups()))) for _ in range(count)]
 
@@ -87,12 +90,19 @@ def checkpoints(saved: Path, tmp_path: Path) -> Path:
 def test_two_steps_after_a_restore_equal_two_unbroken_ones(tmp_path: Path) -> None:
     unbroken = build_learner(CONFIG)
     _steps(unbroken, 2)
+    torch.manual_seed(11)
     _save(tmp_path, 2, unbroken)
+    expected_draw = torch.rand(())
     expected_metrics = _steps(unbroken, 2)
 
     resumed = build_learner(CONFIG, build_policy(moved=False))  # the reference is as it was, the rest is not
+    reference = {name: value.clone() for name, value in _reference(resumed).items()}
+    assert len(reference) == NUM_FACTORS
+    torch.manual_seed(99)
     assert _restore(tmp_path, resumed) == 2
+    assert torch.rand(()) == expected_draw
     assert _steps(resumed, 2) == expected_metrics
+    assert all(torch.equal(value, reference[name]) for name, value in _reference(resumed).items())
     weights, expected = adapter_state(resumed.model), adapter_state(unbroken.model)
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
@@ -119,105 +129,43 @@ def test_restore_into_longer_run_uses_rate_of_longer_schedule(
     assert rates == pytest.approx([0.02 * (1 - 0.9 * step / 13) for step in (4, 5)], rel=1e-12)
 
 
-def test_a_restore_without_the_moments_would_not_be_equal(checkpoints: Path) -> None:
-    """The test above can fail: weights alone are not enough."""
-    complete, weights_only = (build_learner(CONFIG, build_policy(moved=False)) for _ in range(2))
-    _restore(checkpoints, complete)
-    _restore(checkpoints, weights_only)
-    weights_only.optimizer.state.clear()
-    _steps(complete, 1)
-    _steps(weights_only, 1)
-    one, other = adapter_state(complete.model), adapter_state(weights_only.model)
-    assert any(not torch.equal(one[name], other[name]) for name in one)
-
-
-def test_the_generator_goes_on_where_it_was(tmp_path: Path) -> None:
-    learner = build_learner(CONFIG)
-    torch.manual_seed(11)
-    _save(tmp_path, 1, learner)
-    expected = torch.rand(3)
-    torch.manual_seed(99)
-    _restore(tmp_path, learner)
-    assert torch.equal(torch.rand(3), expected)
-
-
-def test_the_reference_is_not_touched(checkpoints: Path) -> None:
-    learner = build_learner(CONFIG, build_policy(moved=False))
-    before = {n: p.clone() for n, p in learner.model.named_parameters() if f".{REFERENCE}." in n}
-    _restore(checkpoints, learner)
-    after = dict(learner.model.named_parameters())
-    assert len(before) == NUM_FACTORS
-    assert all(torch.equal(after[name], old) for name, old in before.items())
-
-
-def test_newest_checkpoint_is_restored_with_the_caller_state(checkpoints: Path) -> None:
-    checkpoint = newest_checkpoint(checkpoints)
-    assert checkpoint is not None
-    assert (checkpoint.step, checkpoint.directory.name) == (4, "step-000004")
-    assert checkpoint.extra == {"coordinator": {"version": 4, "pending": [3, 4]}}
-
-
-def _truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-20])
-
-
-def _alter(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize("damage", [_truncate, _alter, Path.unlink])
+@pytest.mark.parametrize("damage", ["truncated", "altered", "removed"])
 @pytest.mark.parametrize("file", FILES)
-def test_a_damaged_file_makes_it_fall_back(
-    checkpoints: Path, file: str, damage: Callable[[Path], None]
-) -> None:
-    damage(checkpoints / "step-000004" / file)
+def test_damaged_checkpoint_is_passed_over(checkpoints: Path, file: str, damage: str) -> None:
+    path = checkpoints / "step-000004" / file
+    (checkpoints / ".step-000006.tmp").mkdir()  # still being written
+    intact = newest_checkpoint(checkpoints)
+    assert intact is not None and intact.directory.name == "step-000004"
+    assert intact.extra == {"coordinator": {"version": 4, "pending": [3, 4]}}
+    content = bytearray(path.read_bytes())
+    if damage == "removed":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(content[:-20])
+    else:
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
     checkpoint = newest_checkpoint(checkpoints)
-    assert checkpoint is not None
-    assert checkpoint.step == 2
-
-
-def test_nothing_is_none_but_nothing_valid_is_an_error(checkpoints: Path, tmp_path: Path) -> None:
-    assert newest_checkpoint(tmp_path / "nowhere") is None
-    for directory in checkpoints.iterdir():
-        _alter(directory / "state.json")
+    assert checkpoint is not None and checkpoint.step == 2
+    (checkpoints / "step-000002" / "state.json").unlink()
     with pytest.raises(CheckpointError, match=r"\b2\b.*step-000004"):
         newest_checkpoint(checkpoints)
 
 
-def test_a_directory_that_is_still_being_written_is_not_seen(checkpoints: Path) -> None:
-    (checkpoints / ".step-000006.tmp").mkdir()
-    checkpoint = newest_checkpoint(checkpoints)
-    assert checkpoint is not None
-    assert checkpoint.step == 4
-
-
-def test_only_the_newest_are_kept(tmp_path: Path) -> None:
-    learner = build_learner(CONFIG)
+def test_newest_valid_checkpoints_are_kept_and_a_repeated_step_replaces_its_own(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path) is None
+    learner, other = build_learner(CONFIG), build_learner(CONFIG, build_policy(moved=False))
     for step in (8, 9, 10, 11):
         _save(tmp_path, step, learner, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000010", "step-000011"]
-
-
-def test_a_damaged_later_checkpoint_does_not_push_out_the_new_one(tmp_path: Path) -> None:
-    learner = build_learner(CONFIG)
-    _truncate(_save(tmp_path, 20, learner) / "state.json")
-    _save(tmp_path, 15, learner, keep=1)
-    checkpoint = newest_checkpoint(tmp_path)
-    assert checkpoint is not None
-    assert checkpoint.step == 15
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000015"]
-
-
-def test_saving_a_step_again_replaces_it(checkpoints: Path) -> None:
-    learner = build_learner(CONFIG)
     _steps(learner, 1)
-    _save(checkpoints, 4, learner)
-    other = build_learner(CONFIG, build_policy(moved=False))
-    assert _restore(checkpoints, other) == 4
+    _save(tmp_path, 11, learner, keep=2)
+    assert _restore(tmp_path, other) == 11
     one, expected = adapter_state(other.model), adapter_state(learner.model)
     assert all(torch.equal(one[name], expected[name]) for name in expected)
+    (tmp_path / "step-000011" / "state.json").unlink()  # a damaged later one does not push out a new one
+    _save(tmp_path, 9, learner, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000009"]
 
 
 def test_moments_of_a_model_with_other_modules_are_refused(checkpoints: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,17 +14,24 @@ import torch
 
 from polyray.config.run import TrainConfig
 from polyray.learner import reduce
+from polyray.learner.stopping import agreed_to_stop
+from polyray.runs.stop_request import StopRequest
 from polyray.types import ScoredGroup, StepMetrics, TrainingBatch
-from tests.unit.learner.step_fixtures import as_batch, assert_equal_gradients, build_learner, mixed_groups
+from tests.unit.learner.step_fixtures import (
+    as_batch,
+    assert_equal_gradients,
+    build_learner,
+    gradients,
+    mixed_groups,
+)
 from tests.unit.tiny_policy import random_group, train_config
 
 
 @dataclass
 class Ranks:
-    """torch.distributed between two threads; records the size of each message."""
+    """torch.distributed between two threads."""
 
     ReduceOp: Any = torch.distributed.ReduceOp
-    sizes: list[int] = field(default_factory=list)
     _barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=20))
     _given: dict[int, torch.Tensor] = field(default_factory=dict)
     _objects: dict[int, Any] = field(default_factory=dict)
@@ -47,10 +56,14 @@ class Ranks:
             self._objects.clear()
         self._barrier.wait()
 
+    def broadcast_object_list(self, shared: list[Any], src: int) -> None:
+        given: list[Any] = [None, None]
+        self.all_gather_object(given, list(shared))
+        shared[:] = given[src]
+
     def all_reduce(self, tensor: torch.Tensor, op: Any = None) -> None:
         self._given[threading.get_ident()] = tensor.clone()
-        if self._barrier.wait() == 0:
-            self.sizes.append(tensor.numel())
+        self._barrier.wait()
         one, other = self._given.values()
         assert one.shape == other.shape  # else the ranks disagree on what they reduce
         tensor.copy_(torch.maximum(one, other) if op == self.ReduceOp.MAX else one + other)
@@ -80,90 +93,74 @@ def _two_ranks(
     ]
 
 
-def _one_rank(config: TrainConfig, groups: list[ScoredGroup]) -> tuple[list[torch.Tensor], StepMetrics]:
-    learner = build_learner(config)
-    metrics = learner.step(as_batch(groups))
-    return [p.grad for p in learner.parameters if p.grad is not None], metrics
+COVARIANCE = {"covariance": "clip_cov", "covariance_share": 0.1, "covariance_band": (0.05, 9.0)}
+EVERYTHING_COV = {"covariance": "clip_cov", "covariance_band": (-9.0, 9.0)}
+EMPTY = random_group(7, [1, 0], lengths=[0, 0])
+TWICE = {"updates_per_batch": 2, "micro_batch_rows": 3}
+CASES: list[tuple[dict[str, Any], dict[str, Any], list[list[int]]]] = [
+    *(
+        ({"normalisation": name, "kl_coefficient": kl}, {"micro_batch_rows": 3}, [[0, 2], [1]])
+        for name in ("constant", "token", "sequence", "sum")
+        for kl in (0.0, 0.2)
+    ),
+    (
+        {"scale": "batch", "normalisation": "token"},
+        {"mini_batch_groups": 2, "updates_per_batch": 2, "num_workers": 2},
+        [[0, 2], [1, 3]],
+    ),
+    *(
+        (algorithm, TWICE, shares)
+        for algorithm in (
+            COVARIANCE,
+            {"covariance": "kl_cov", "covariance_share": 0.1},
+            {"covariance": "kl_cov", "covariance_share": 0.1, "proximal": "learner"},
+        )
+        for shares in ([[0, 2], [1]], [[2], [0, 1]])
+    ),
+    ({}, {}, [[0], [4]]),  # nothing to learn on the second rank
+    (EVERYTHING_COV, {}, [[0], [5]]),  # no tokens on the second rank: no rows, so no forward pass at all
+]
 
 
-@pytest.mark.parametrize("normalisation", ["constant", "token", "sequence", "sum"])
-@pytest.mark.parametrize("kl_coefficient", [0.0, 0.2])
+def groups() -> list[ScoredGroup]:
+    return [*mixed_groups(), *(random_group(7, rewards) for rewards in ([0, 1, 0], [0, 0, 0])), EMPTY]
+
+
+@pytest.mark.parametrize(("algorithm", "learner", "shares"), CASES)
 def test_two_ranks_make_the_update_of_one(
-    normalisation: str, kl_coefficient: float, monkeypatch: pytest.MonkeyPatch
+    algorithm: dict[str, Any],
+    learner: dict[str, Any],
+    shares: list[list[int]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = train_config(
-        algorithm={"type": "grpo", "normalisation": normalisation, "kl_coefficient": kl_coefficient},
-        learner={"max_grad_norm": 1e9, "micro_batch_rows": 3},
-    )
-    groups = mixed_groups()
-    expected, expected_metrics = _one_rank(config, groups)
-    ranks = _two_ranks(config, [groups[0::2], groups[1::2]], monkeypatch)
+    config = train_config(algorithm={"type": "grpo", **algorithm}, learner={"max_grad_norm": 1e9, **learner})
+    in_order = [at for pair in zip_longest(*shares) for at in pair if at is not None]
+    rel = 1e-3 if "mini_batch_groups" in learner else 1e-4
+    alone = [at for at in in_order if at != 5]
+    expected, expected_metrics = gradients(config, [groups()[at] for at in alone])
+    ranks = _two_ranks(config, [[groups()[at] for at in share] for share in shares], monkeypatch)
     for actual, metrics in ranks:
         assert_equal_gradients(actual, expected)
-        for key, value in expected_metrics.items():
-            assert metrics[key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
+        if alone == in_order:
+            for key, value in expected_metrics.items():
+                assert metrics[key] == pytest.approx(value, rel=rel, abs=1e-6), key
     for one, other in zip(ranks[0][0], ranks[1][0], strict=True):
         assert torch.equal(one, other)
     assert ranks[0][1] == ranks[1][1]
 
 
-def test_two_ranks_share_mini_batches_and_the_deviation_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = train_config(
-        algorithm={"type": "grpo", "scale": "batch", "normalisation": "token"},
-        learner={"max_grad_norm": 1e9, "mini_batch_groups": 2, "updates_per_batch": 2, "num_workers": 2},
-    )
-    groups = [*mixed_groups(), random_group(7, [0, 1, 0])]
-    expected, expected_metrics = _one_rank(config, groups)
-    ranks = _two_ranks(config, [groups[0::2], groups[1::2]], monkeypatch)
-    for actual, metrics in ranks:
-        assert_equal_gradients(actual, expected)  # of the last of four updates
-        assert metrics["updates"] == 4
-        assert metrics == {
-            key: pytest.approx(value, rel=1e-3, abs=1e-6) for key, value in expected_metrics.items()
-        }
-
-
-@pytest.mark.parametrize(
-    "algorithm",
-    [
-        {"covariance": "clip_cov", "covariance_band": (0.05, 9.0)},
-        {"covariance": "kl_cov"},
-        {"covariance": "kl_cov", "proximal": "learner"},
-    ],
-    ids=str,
-)
-def test_two_ranks_choose_the_tokens_of_one(
-    algorithm: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("asked_on", [0, 1])
+def test_stop_request_on_rank_0_alone_stops_every_rank(
+    asked_on: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = train_config(
-        algorithm={"type": "grpo", "covariance_share": 0.1, **algorithm},
-        learner={"max_grad_norm": 1e9, "updates_per_batch": 2, "micro_batch_rows": 3},
-    )
-    groups = mixed_groups()
-    expected, expected_metrics = _one_rank(config, groups)
-    for shares in ([groups[0::2], groups[1::2]], [groups[2:], groups[:2]]):
-        for actual, metrics in _two_ranks(config, shares, monkeypatch):
-            assert_equal_gradients(actual, expected)
-            assert metrics["loss"] == pytest.approx(expected_metrics["loss"], rel=1e-4, abs=1e-6)
+    directories = [tmp_path / "0", tmp_path / "1"]
+    for directory in directories:
+        directory.mkdir()
+    StopRequest(directories[asked_on]).ask("SIGTERM")
+    monkeypatch.setattr(reduce, "dist", ranks := Ranks())
 
+    def stops(_: int) -> bool:
+        return agreed_to_stop(directories[ranks.get_rank()], ranks.get_rank())
 
-def test_a_rank_without_anything_to_learn_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = train_config(algorithm={"type": "grpo"}, learner={"max_grad_norm": 1e9})
-    groups = [mixed_groups()[0], random_group(7, [0, 0, 0])]
-    expected, _ = _one_rank(config, groups)
-    ranks = _two_ranks(config, [groups[:1], groups[1:]], monkeypatch)
-    for actual, metrics in ranks:
-        assert_equal_gradients(actual, expected)
-        assert metrics["zero_advantage_share"] == 0.5
-
-
-def test_a_rank_without_tokens_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All its completions ended before their first token: no rows, so no forward pass at all."""
-    algorithm = {"type": "grpo", "covariance": "clip_cov", "covariance_band": (-9.0, 9.0)}
-    config = train_config(algorithm=algorithm, learner={"max_grad_norm": 1e9})
-    empty = random_group(7, [1, 0], lengths=[0, 0])
-    group = mixed_groups()[0]
-    ranks = _two_ranks(config, [[group], [empty]], monkeypatch)
-    expected, _ = _one_rank(config, [group])
-    for actual, _ in ranks:
-        assert_equal_gradients(actual, expected)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(stops, range(2))) == [asked_on == 0] * 2

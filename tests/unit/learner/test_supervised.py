@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
 from polyray.config.learner import LearnerSpec
 from polyray.data.packing import SupervisedBatch
@@ -14,23 +15,9 @@ from polyray.data.token_rows import TokenRow
 from polyray.errors import ConfigError
 from polyray.learner.optim import build_optimizer, build_scheduler
 from polyray.learner.supervised import demonstration_batches, supervised_step
+from tests.unit.tiny_policy import build_base
 
 VOCABULARY = 11
-
-
-def _model(double: bool = True) -> Qwen3ForCausalLM:
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=8,
-        intermediate_size=16,
-    )
-    model = Qwen3ForCausalLM(config)
-    return model.double() if double else model
 
 
 def _row(index: int) -> TokenRow:
@@ -53,22 +40,21 @@ def _batches(rank: int, world_size: int, micro_batch_rows: int = 99) -> tuple[li
     return rows.batches, rows.num_tokens_total
 
 
-def _gradients(rank: int, world_size: int, micro_batch_rows: int = 99) -> tuple[list[torch.Tensor], float]:
-    model = _model()
-    spec = LearnerSpec(learning_rate=1e-9)
+def _model() -> Qwen3ForCausalLM:
+    return build_base(vocab_size=VOCABULARY)
+
+
+def _stepper(model: Qwen3ForCausalLM, spec: LearnerSpec) -> Any:
     optimizer = build_optimizer(model.parameters(), spec)
+    return partial(supervised_step, model, optimizer, build_scheduler(optimizer, spec))
+
+
+def _gradient(rank: int, world_size: int, micro_batch_rows: int = 99) -> tuple[Any, float]:
+    model = _model().double()
     batches, total = _batches(rank, world_size, micro_batch_rows)
-    metrics = supervised_step(
-        model,
-        optimizer,
-        build_scheduler(optimizer, spec),
-        batches,
-        num_tokens_total=total,
-        world_size=world_size,
-        max_grad_norm=1e9,
-    )
-    gradients = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
-    return gradients, metrics["loss"]
+    step = _stepper(model, LearnerSpec(learning_rate=1e-9))
+    metrics = step(batches, num_tokens_total=total, world_size=world_size, max_grad_norm=1e9)
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]), metrics["loss"]
 
 
 def test_ranks_share_the_rows_of_a_step() -> None:
@@ -81,58 +67,37 @@ def test_ranks_share_the_rows_of_a_step() -> None:
     found = [ids for share, _ in shares for ids in share[0].token_ids_BT.tolist()]
     expected = [list(row.token_ids) for row in rows[0::2] + rows[1::2]]
     assert [[token for token in ids if token != 0] for ids in found] == expected
+    with pytest.raises(ConfigError, match=r"demonstrations_per_step=6\b.*learner\.num_workers=7"):
+        _batches(rank=0, world_size=7)
 
 
-def test_two_half_ranks_average_to_the_gradient_of_one() -> None:
-    whole, loss = _gradients(0, 1)
-    (first, first_loss), (second, second_loss) = _gradients(0, 2), _gradients(1, 2)
-    for expected, a, b in zip(whole, first, second, strict=True):
-        torch.testing.assert_close((a + b) / 2, expected, rtol=1e-9, atol=1e-12)
-    assert (first_loss + second_loss) / 2 == pytest.approx(loss)
-    assert max(float((a - b).abs().max()) for a, b in zip(first, second, strict=True)) > 1e-4
+def test_step_is_nats_per_response_token_whatever_ranks_and_micro_batches() -> None:
+    expected = torch.zeros((), dtype=torch.float64)
+    model = _model().double()
+    total = _batches(0, 1)[1]
+    for row in map(_row, range(12, 18)):
+        logprobs = model(input_ids=torch.tensor([row.token_ids])).logits.log_softmax(-1)[0]
+        for position in range(row.response_start, len(row.token_ids)):
+            expected = expected - logprobs[position - 1, row.token_ids[position]] / total
+    expected.backward()
+    gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    assert float(gradient.abs().max()) > 1e-3
+    ranks = [_gradient(rank, 2) for rank in range(2)]
+    assert float((ranks[0][0] - ranks[1][0]).abs().max()) > 1e-4
+    mean = sum(one for one, _ in ranks) / 2, sum(loss for _, loss in ranks) / 2
+    whole, loss = _gradient(0, 1)
+    torch.testing.assert_close(whole, gradient, rtol=1e-5, atol=1e-6)
+    assert loss == pytest.approx(float(expected.detach()))
+    for found, its_loss in (_gradient(0, 1, micro_batch_rows=2), mean):
+        torch.testing.assert_close(found, whole, rtol=1e-9, atol=1e-12)
+        assert its_loss == pytest.approx(loss)
 
 
-def test_micro_batches_do_not_change_the_gradient() -> None:
-    whole, loss = _gradients(0, 1)
-    parts, parts_loss = _gradients(0, 1, micro_batch_rows=2)
-    for expected, found in zip(whole, parts, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
-    assert parts_loss == pytest.approx(loss)
-
-
-def test_loss_is_nats_per_response_token() -> None:
+def test_steps_learn_and_report_their_rate() -> None:
     model = _model()
     batches, total = _batches(0, 1)
-    with torch.no_grad():
-        expected = 0.0
-        for index in range(12, 18):
-            row = _row(index)
-            ids = torch.tensor([row.token_ids])
-            logprobs = model(input_ids=ids).logits.log_softmax(-1)[0]
-            expected -= sum(
-                float(logprobs[position - 1, row.token_ids[position]])
-                for position in range(row.response_start, len(row.token_ids))
-            )
-    assert _gradients(0, 1)[1] == pytest.approx(expected / total)
-    assert expected / total == pytest.approx(math.log(VOCABULARY), abs=0.3)
-    assert len(batches) == 1
-
-
-def test_a_step_learns_and_reports_the_rate_it_used() -> None:
-    model = _model(double=False)
-    spec = LearnerSpec(learning_rate=1e-2, warmup_steps=1)
-    optimizer = build_optimizer(model.parameters(), spec)
-    scheduler = build_scheduler(optimizer, spec)
-    batches, total = _batches(0, 1)
-    steps = [
-        supervised_step(model, optimizer, scheduler, batches, num_tokens_total=total, max_grad_norm=0.1)
-        for _ in range(8)
-    ]
+    step = _stepper(model, LearnerSpec(learning_rate=1e-2, warmup_steps=1))
+    steps = [step(batches, num_tokens_total=total, max_grad_norm=0.1) for _ in range(8)]
     assert [step["lr"] for step in steps[:3]] == pytest.approx([5e-3, 1e-2, 1e-2])
     assert steps[-1]["loss"] < steps[0]["loss"] - 0.3
     assert steps[0]["grad_norm"] > 0.1
-
-
-def test_more_ranks_than_rows_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"demonstrations_per_step=6\b.*learner\.num_workers=7"):
-        _batches(rank=0, world_size=7)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
-from polyray.config.run import SftConfig
 from polyray.data.token_rows import TokenRow
 from polyray.errors import ConfigError, DataError
 from polyray.learner import supervised_loop
@@ -21,20 +20,9 @@ from polyray.learner.optim import build_optimizer, build_scheduler
 from polyray.learner.supervised import demonstration_batches, supervised_step
 from polyray.learner.supervised_loop import SupervisedRun, run_supervised
 from polyray.learner.supervised_objectives import build_batch_loss
-from polyray.runs.jsonl import read_jsonl
 from polyray.runs.stop_request import StopRequest
+from tests.unit.learner.sft_fixtures import WEIGHTS, Interrupted, metrics_of, run_sft, sft_config
 from tests.unit.tiny_policy import build_policy, save_base
-
-WEIGHTS = "adapter/adapter_model.safetensors"
-
-
-class Interrupted(Exception):
-    """Exception that stands for a kill."""
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture
@@ -43,42 +31,6 @@ def data(tmp_path: Path) -> str:
     path = tmp_path / "data.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
-
-
-def _config(data: str | dict[str, Any] | None = None, **sections: Any) -> SftConfig:
-    learner = {"steps": 6, "learning_rate": 1e-2, "warmup_steps": 0, "checkpoint_every": 2}
-    if isinstance(data, str):
-        data = {"type": "jsonl", "train": data, "validation_share": 0.3}
-    values: dict[str, Any] = {
-        "name": "tiny",
-        "model": {"lora": {"rank": 4, "alpha": 8, "dropout": 0.1}},
-        "demonstrations_per_step": 4,
-        "max_tokens": 32,
-        **({"data": data} if data else {}),
-        "dynamics": None,
-        **sections,
-        "learner": {**learner, **sections.get("learner", {})},
-    }
-    return SftConfig.model_validate(values)
-
-
-def _run(config: SftConfig, base: Path, run_dir: Path, stop_after: int | None = None) -> bytes:
-    """Runs to the end, or is interrupted after the checkpoint of step `stop_after`."""
-
-    def reported(metrics: dict[str, float]) -> None:
-        if metrics["step"] == stop_after:
-            raise Interrupted
-
-    run = SupervisedRun(config, base, run_dir, "float32", torch.device("cpu"), 0, 1)
-    run_supervised(run, lambda model: model, reported)
-    return (run_dir / WEIGHTS).read_bytes()
-
-
-def _lines(run_dir: Path) -> list[dict[str, Any]]:
-    return [
-        {key: value for key, value in line.items() if not key.endswith("_s")}
-        for line in read_jsonl(run_dir / "metrics.jsonl")
-    ]
 
 
 def _losses(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
@@ -100,7 +52,7 @@ def _gradient(objective: dict[str, Any], pack_width: int | None = None) -> tuple
         pad_id=0,
         pack_width=pack_width,
     )
-    config = _config(objective=objective)
+    config = sft_config(objective=objective)
     optimizer = build_optimizer(model.parameters(), config.learner)
     metrics = supervised_step(
         model,
@@ -115,111 +67,39 @@ def _gradient(objective: dict[str, Any], pack_width: int | None = None) -> tuple
     return gradient, metrics["loss"], step.token_share
 
 
-def test_resumed_longer_run_uses_rate_of_longer_schedule(base: Path, tmp_path: Path) -> None:
-    falling = {"final_lr_share": 0.1, "learning_rate": 0.01}
-    _run(_config(learner={"steps": 4, **falling}), base, tmp_path)
-    _run(_config(learner={"steps": 6, **falling}), base, tmp_path)
-    rates = [line["lr"] for line in _lines(tmp_path)]
-    assert rates[:4] == pytest.approx([0.01 * (1 - 0.9 * step / 3) for step in range(4)])
-    assert rates[4:] == pytest.approx([0.01 * (1 - 0.9 * step / 5) for step in (4, 5)])
-
-
-def test_packing_changes_neither_loss_nor_gradient() -> None:
+def test_loss_and_gradient_depend_on_neither_packing_nor_gem_at_beta_one() -> None:
     apart, loss, share = _gradient({"type": "cross_entropy"})
     packed, packed_loss, packed_share = _gradient({"type": "cross_entropy"}, pack_width=17)
     assert packed_loss == pytest.approx(loss, abs=1e-6)
     torch.testing.assert_close(packed, apart, rtol=0, atol=1e-6)
-    assert float(apart.abs().max()) > 1e-2
-    assert packed_share > share + 0.05
-
-
-def test_gem_is_cross_entropy_at_beta_one_only() -> None:
-    plain, loss, _ = _gradient({"type": "cross_entropy"})
+    assert float(apart.abs().max()) > 1e-2 and packed_share > share + 0.05
     same, same_loss, _ = _gradient({"type": "gem", "beta": 1.0})
-    torch.testing.assert_close(same, plain, rtol=0, atol=1e-6)
+    torch.testing.assert_close(same, apart, rtol=0, atol=1e-6)
     assert same_loss != pytest.approx(loss, abs=0.1)  # the values differ, the gradients do not
     other, _, _ = _gradient({"type": "gem", "beta": 0.7})
-    assert float((other - plain).norm() / plain.norm()) > 0.05
+    assert float((other - apart).norm() / apart.norm()) > 0.05
 
 
-def test_every_epoch_sees_every_row_in_an_order_of_its_own() -> None:
+def test_epochs_set_the_number_of_steps_and_each_has_its_own_order(
+    model_dir: Path, data: str, tmp_path: Path
+) -> None:
     order = EpochOrder(7, seed=3)
     epochs = [[order(index) for index in range(start, start + 7)] for start in (0, 7, 14)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2]
-    assert EpochOrder(7, seed=3)(16) == epochs[2][2]
+    assert epochs[0] != epochs[1] != epochs[2] and EpochOrder(7, seed=3)(16) == epochs[2][2]
     assert [EpochOrder(7, seed=4)(index) for index in range(7)] != epochs[0]
-
-
-def test_epochs_decide_the_number_of_steps(base: Path, data: str, tmp_path: Path) -> None:
-    config = _config(data, epochs=1.5)
+    config = sft_config(data, epochs=1.5)
     rows = load_demonstrations(config, build_tokenizer())
     assert rows.num_rows is not None and rows.num_rows < 11
-    _run(config, base, tmp_path / "run")
-    lines = _lines(tmp_path / "run")
+    run_sft(config, model_dir, tmp_path)
+    lines = metrics_of(tmp_path)
     assert len(lines) == -(-3 * rows.num_rows // 8)
-    assert lines[-1]["epoch"] == pytest.approx(len(lines) * 4 / rows.num_rows)
-    assert lines[-1]["epoch"] >= 1.5
+    assert lines[-1]["epoch"] == pytest.approx(len(lines) * 4 / rows.num_rows) and lines[-1]["epoch"] >= 1.5
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_an_interrupted_run_is_the_unbroken_one(base: Path, data: str, tmp_path: Path, packing: bool) -> None:
-    evaluation = {"every": 3, "num_samples": 1, "max_new_tokens": 4, "early_stopping": {"patience": 9}}
-    config = _config(data, evaluation=evaluation, packing=packing)
-    unbroken = _run(config, base, tmp_path / "a")
-    for stop_after in (2, 4):
-        with pytest.raises(Interrupted):
-            _run(config, base, tmp_path / "b", stop_after)
-    assert _run(config, base, tmp_path / "b") == unbroken
-    assert _lines(tmp_path / "b") == _lines(tmp_path / "a")
-    for name in ("step-000003.jsonl", "step-000006.jsonl"):
-        sampled = (tmp_path / "a" / "samples" / name).read_bytes()
-        assert (tmp_path / "b" / "samples" / name).read_bytes() == sampled
-        assert set(json.loads(sampled)) == {"prompt", "completion", "reference"}
-
-
-def test_a_run_that_is_asked_to_stop_ends_after_the_step_with_a_checkpoint(
-    base: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    learner = {"steps": 10, "checkpoint_every": 20}
-    config = _config(data, learner=learner, evaluation={"every": 3, "early_stopping": {"patience": 9}})
-    unbroken = _run(config, base, tmp_path / "a")
-    broken = tmp_path / "b"
-    broken.mkdir()
-    with StopRequest(broken) as stop:
-        step = supervised_loop.supervised_step
-
-        def asked_during_step_4(*args: Any, **kwargs: Any) -> Any:
-            if len(_lines(broken)) == 3:
-                stop.ask("SIGTERM")
-            return step(*args, **kwargs)
-
-        monkeypatch.setattr(supervised_loop, "supervised_step", asked_during_step_4)
-        reports: list[float] = []
-        run = SupervisedRun(config, base, broken, "float32", torch.device("cpu"), 0, 1)
-        run_supervised(run, lambda model: model, lambda metrics: reports.append(metrics["step"]))
-        assert reports == [4], "all ranks report the checkpoint that they end with"
-        assert [path.name for path in (broken / "checkpoints").iterdir()] == ["step-000004"]
-        assert not (broken / "adapter").exists()
-        assert [line["step"] for line in _lines(broken)] == [0, 1, 2, 3]
-        run_supervised(run, lambda model: model, lambda metrics: reports.append(metrics["step"]))
-        assert reports == [4], "still asked to: no step more, and no second checkpoint"
-    assert _run(config, base, broken) == unbroken
-    assert _lines(broken) == _lines(tmp_path / "a")
-
-
-def test_a_request_during_the_last_step_does_not_keep_a_run_from_its_end(
-    base: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = _config(data, learner={"steps": 2})
-    unbroken = _run(config, base, tmp_path / "a")
-    monkeypatch.setattr(supervised_loop, "agreed_to_stop", lambda run_dir, rank: len(_lines(run_dir)) == 2)
-    assert _run(config, base, tmp_path / "b") == unbroken
-
-
-@pytest.mark.parametrize("packing", [False, True])
-def test_layers_that_are_computed_again_give_the_same_run(
-    base: Path, data: str, tmp_path: Path, packing: bool, monkeypatch: pytest.MonkeyPatch
+def test_run_equals_itself_interrupted_checkpointed_by_layers_or_unwatched(
+    model_dir: Path, data: str, tmp_path: Path, packing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With dropout, which must fall on the same places again."""
     passes = 0
@@ -231,70 +111,67 @@ def test_layers_that_are_computed_again_give_the_same_run(
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(Qwen3DecoderLayer, "forward", counted)
-    kept = _run(_config(data, packing=packing), base, tmp_path / "kept")
+    evaluation = {"every": 3, "num_samples": 1, "max_new_tokens": 4}
+    config = sft_config(data, evaluation=evaluation, packing=packing)
+    plain = sft_config(data, packing=packing)
+    unbroken = run_sft(plain, model_dir, tmp_path / "plain")
     assert passes == 6  # a layer, a micro batch a step
-    again = _config(data, packing=packing, learner={"gradient_checkpointing": True})
-    assert _run(again, base, tmp_path / "again") == kept
+    again = sft_config(data, packing=packing, learner={"gradient_checkpointing": True})
+    assert run_sft(again, model_dir, tmp_path / "again") == unbroken
     assert passes == 6 + 2 * 6
-    assert _lines(tmp_path / "again") == _lines(tmp_path / "kept")
+    assert metrics_of(tmp_path / "again") == metrics_of(tmp_path / "plain")
+    assert run_sft(config, model_dir, tmp_path / "a") == unbroken
+    for stop_after in (2, 4):
+        with pytest.raises(Interrupted):
+            run_sft(config, model_dir, tmp_path / "b", stop_after)
+    assert run_sft(config, model_dir, tmp_path / "b") == unbroken
+    watched = metrics_of(tmp_path / "a")
+    assert metrics_of(tmp_path / "b") == watched
+    assert [line.pop("eval_loss", 0) > 0 for line in watched] == [False, False, True] * 2
+    assert watched == metrics_of(tmp_path / "plain")
+    (held_out, *_) = load_demonstrations(config, build_tokenizer()).validation
+    for name in ("step-000003.jsonl", "step-000006.jsonl"):
+        sampled = (tmp_path / "a" / "samples" / name).read_bytes()
+        assert (tmp_path / "b" / "samples" / name).read_bytes() == sampled
+        assert json.loads(sampled).keys() == {"prompt", "completion", "reference"}
+        assert json.loads(sampled)["prompt"] == held_out.prompt.text
 
 
-def test_evaluation_does_not_change_training(base: Path, tmp_path: Path) -> None:
-    evaluation = {"every": 1, "num_rows": 5, "num_samples": 2, "max_new_tokens": 4}
-    plain = _run(_config(), base, tmp_path / "plain")
-    assert _run(_config(evaluation=evaluation), base, tmp_path / "watched") == plain
-    lines = _lines(tmp_path / "watched")
-    assert all(line["eval_loss"] > 0 for line in lines)
-    assert [{k: v for k, v in line.items() if k != "eval_loss"} for line in lines] == _lines(
-        tmp_path / "plain"
-    )
-    sampled = read_jsonl(tmp_path / "watched" / "samples" / "step-000001.jsonl")
-    task = load_demonstrations(_config(evaluation=evaluation), build_tokenizer())
-    assert [line["prompt"] for line in sampled] == [item.prompt.text for item in task.validation[:2]]
-
-
-def test_the_best_adapter_is_the_final_one(
-    base: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_stop_request_ends_a_run_after_its_step_with_a_checkpoint(
+    model_dir: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = _config(data, evaluation={"every": 1, "early_stopping": {"patience": 2, "min_delta": 0.1}})
-    _losses(monkeypatch, [3.0, 2.0, 1.95, 1.91, 0.5])
-    final = _run(config, base, tmp_path / "stopped")
-    assert [line["eval_loss"] for line in _lines(tmp_path / "stopped")] == [3.0, 2.0, 1.95, 1.91]
-    best = tmp_path / "stopped" / "best" / "step-000002" / "adapter_model.safetensors"
-    assert final == best.read_bytes()
-    checkpoints = tmp_path / "stopped" / "checkpoints"
-    second = checkpoints / "step-000002" / WEIGHTS
-    assert final == second.read_bytes() != (checkpoints / "step-000004" / WEIGHTS).read_bytes()
+    learner = {"steps": 10, "checkpoint_every": 20}
+    config = sft_config(data, learner=learner, evaluation={"every": 3, "early_stopping": {"patience": 9}})
+    unbroken = run_sft(config, model_dir, tmp_path / "a")
+    broken = tmp_path / "b"
+    broken.mkdir()
+    with StopRequest(broken) as stop:
+        step = supervised_loop.supervised_step
 
-    _losses(monkeypatch, [3.0, 2.0])
-    with pytest.raises(Interrupted):
-        _run(config, base, tmp_path / "broken", stop_after=2)
-    _losses(monkeypatch, [1.95, 1.91])
-    assert _run(config, base, tmp_path / "broken") == final
-    shutil.rmtree(tmp_path / "broken" / "adapter")  # killed between the last checkpoint and the adapter
-    _losses(monkeypatch, [])
-    assert _run(config, base, tmp_path / "broken") == final
+        def asked_during_step_4(*args: Any, **kwargs: Any) -> Any:
+            if len(metrics_of(broken)) == 3:
+                stop.ask("SIGTERM")
+            return step(*args, **kwargs)
 
-
-def test_other_rows_than_the_checkpoints_are_refused(base: Path, data: str, tmp_path: Path) -> None:
-    config = _config(data)
-    with pytest.raises(Interrupted):
-        _run(config, base, tmp_path / "run", stop_after=2)
-    Path(data).write_text('{"prompt": "1", "completion": "U"}\n' * 9 + '{"prompt": "2", "completion": "U"}\n')
-    config = _config({"type": "jsonl", "train": data})
-    with pytest.raises(ConfigError, match="step-000002"):
-        _run(config, base, tmp_path / "run")
-
-
-def test_packing_is_refused_where_rows_could_see_each_other(
-    base: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("polyray.learner.supervised_loop.is_packable", lambda _: False)
-    with pytest.raises(ConfigError, match=r"packing=true.*'qwen3'"):
-        _run(_config(data, packing=True), base, tmp_path / "run")
+        monkeypatch.setattr(supervised_loop, "supervised_step", asked_during_step_4)
+        reports: list[float] = []
+        run = SupervisedRun(config, model_dir, broken, "float32", torch.device("cpu"), 0, 1)
+        run_supervised(run, lambda model: model, lambda metrics: reports.append(metrics["step"]))
+        assert reports == [4]
+        assert [path.name for path in (broken / "checkpoints").iterdir()] == ["step-000004"]
+        assert not (broken / "adapter").exists()
+        assert [line["step"] for line in metrics_of(broken)] == [0, 1, 2, 3]
+        run_supervised(run, lambda model: model, lambda metrics: reports.append(metrics["step"]))
+        assert reports == [4]  # still asked to: no step more, and no second checkpoint
+    assert run_sft(config, model_dir, broken) == unbroken
+    assert metrics_of(broken) == metrics_of(tmp_path / "a")
+    monkeypatch.setattr(supervised_loop, "supervised_step", step)
+    asked_last = lambda run_dir, rank: len(metrics_of(run_dir)) == 10  # noqa: E731
+    monkeypatch.setattr(supervised_loop, "agreed_to_stop", asked_last)
+    assert run_sft(config, model_dir, tmp_path / "c") == unbroken  # the last step ends the run anyway
 
 
-def test_rows_that_are_too_long(tmp_path: Path) -> None:
+def test_row_that_is_too_long_is_refused_dropped_or_truncated(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text(
         '{"prompt": "12", "completion": "UD"}\n{"prompt": "12", "completion": "UDLRU"}\n'
@@ -302,35 +179,59 @@ def test_rows_that_are_too_long(tmp_path: Path) -> None:
     )
     tokenizer, spec = build_tokenizer(), {"type": "jsonl", "train": str(path)}
     with pytest.raises(DataError, match=r"data\.jsonl:2'.*\b9 tokens.*max_tok"):
-        load_demonstrations(_config(data=spec, max_tokens=6), tokenizer)
-    dropped = load_demonstrations(_config(data=spec, max_tokens=6, too_long="drop"), tokenizer)
+        load_demonstrations(sft_config(data=spec, max_tokens=6), tokenizer)
+    dropped = load_demonstrations(sft_config(data=spec, max_tokens=6, too_long="drop"), tokenizer)
     assert (dropped.num_rows, dropped.dropped, dropped.truncated) == (1, 2, 0)
-    cut = load_demonstrations(_config(data=spec, max_tokens=6, too_long="truncate"), tokenizer)
+    cut = load_demonstrations(sft_config(data=spec, max_tokens=6, too_long="truncate"), tokenizer)
     assert (cut.num_rows, cut.dropped, cut.truncated) == (2, 1, 1)
     longest = max((cut.row_of(index) for index in range(2)), key=lambda row: row.truncated)
     assert tokenizer.decode(list(longest.token_ids[longest.response_start :])) == "UDL"
-
-
-def test_a_cut_keeps_the_users_turns_untrained() -> None:
     row = TokenRow(tuple(range(10)), 2, untrained=((4, 8),))
-    cut = truncate(row, 6)
-    assert cut == TokenRow(tuple(range(6)), 2, untrained=((4, 6),), truncated=True)
-    assert cut is not None and cut.num_targets == 2
+    assert truncate(row, 6) == TokenRow(tuple(range(6)), 2, untrained=((4, 6),), truncated=True)
     assert truncate(row, 2) is None
 
 
-def test_sft_resumes_on_no_other_base_and_no_other_warm_start(data: str, base: Path, tmp_path: Path) -> None:
-    _run(_config(data), base, tmp_path / "first")
-    warm = _config(
-        data, model={"lora": {"rank": 4, "alpha": 8}, "warm_start": str(tmp_path / "first/adapter")}
-    )
-    for config, run in ((_config(data), "cold"), (warm, "warm")):
+def test_best_adapter_is_the_final_one_also_after_kills(
+    model_dir: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = sft_config(data, evaluation={"every": 1, "early_stopping": {"patience": 2, "min_delta": 0.1}})
+    stopped, broken = tmp_path / "stopped", tmp_path / "broken"
+    _losses(monkeypatch, [3.0, 2.0, 1.95, 1.91, 0.5])
+    final = run_sft(config, model_dir, stopped)
+    assert [line["eval_loss"] for line in metrics_of(stopped)] == [3.0, 2.0, 1.95, 1.91]
+    second, last = (stopped / f"checkpoints/step-00000{step}" / WEIGHTS for step in (2, 4))
+    best = stopped / "best/step-000002/adapter_model.safetensors"
+    assert final == best.read_bytes() == second.read_bytes() != last.read_bytes()
+
+    _losses(monkeypatch, [3.0, 2.0])
+    with pytest.raises(Interrupted):
+        run_sft(config, model_dir, broken, stop_after=2)
+    _losses(monkeypatch, [1.95, 1.91])
+    assert run_sft(config, model_dir, broken) == final
+    shutil.rmtree(broken / "adapter")  # killed between the last checkpoint and the adapter
+    _losses(monkeypatch, [])
+    assert run_sft(config, model_dir, broken) == final
+
+
+def test_sft_on_another_base_warm_start_or_other_rows_is_refused(
+    data: str, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tmp_path / "first/adapter"
+    run_sft(sft_config(data), model_dir, first.parent)
+    warm = sft_config(data, model={"lora": {"rank": 4, "alpha": 8}, "warm_start": str(first)})
+    for config, run in ((sft_config(data), "cold"), (warm, "warm")):
         with pytest.raises(Interrupted):
-            _run(config, base, tmp_path / run, stop_after=2)
+            run_sft(config, model_dir, tmp_path / run, stop_after=2)
     with pytest.raises(ConfigError, match=r"model\.path"):
-        _run(_config(data), save_base(tmp_path / "other", seed=4), tmp_path / "cold")
-    _run(_config(data, seed=9), base, tmp_path / "again")
-    shutil.rmtree(tmp_path / "first/adapter")
-    shutil.copytree(tmp_path / "again/adapter", tmp_path / "first/adapter")
+        run_sft(sft_config(data), save_base(tmp_path / "other", seed=4), tmp_path / "cold")
+    run_sft(sft_config(data, seed=9), model_dir, tmp_path / "again")
+    shutil.rmtree(first)
+    shutil.copytree(tmp_path / "again/adapter", first)
     with pytest.raises(ConfigError, match=r"model\.warm_start"):
-        _run(warm, base, tmp_path / "warm")
+        run_sft(warm, model_dir, tmp_path / "warm")
+    Path(data).write_text('{"prompt": "1", "completion": "U"}\n' * 9 + '{"prompt": "2", "completion": "U"}\n')
+    with pytest.raises(ConfigError, match="step-000002"):
+        run_sft(sft_config({"type": "jsonl", "train": data}), model_dir, tmp_path / "cold")
+    monkeypatch.setattr(supervised_loop, "is_packable", lambda _: False)
+    with pytest.raises(ConfigError, match=r"packing=true.*'qwen3'"):
+        run_sft(sft_config(data, packing=True), model_dir, tmp_path / "packed")

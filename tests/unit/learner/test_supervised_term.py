@@ -14,7 +14,7 @@ from polyray.config.run import TrainConfig
 from polyray.data.chat import encode_demonstration
 from polyray.errors import ConfigError
 from polyray.learner import reduce
-from polyray.learner.supervised_term import SupervisedTerm, build_supervised_term
+from polyray.learner.supervised_term import build_supervised_term
 from polyray.models.loading import load_tokenizer
 from polyray.tasks import build_task
 from polyray.types import ScoredGroup
@@ -81,7 +81,7 @@ def _literal(config: TrainConfig, diversity_weight: float, weight: float, model_
 @pytest.mark.parametrize(
     ("diversity_weight", "weight", "step"), [(0.0, 1.0, 0), (10.0, 1.0, 0), (0.5, 0.2, 3)]
 )
-def test_the_gradient_is_that_of_cross_entropy_minus_lambda_diversity(
+def test_gradient_is_that_of_cross_entropy_minus_lambda_diversity(
     diversity_weight: float, weight: float, step: int, model_dir: Path
 ) -> None:
     config = _config(diversity_weight, weight)
@@ -89,15 +89,6 @@ def test_the_gradient_is_that_of_cross_entropy_minus_lambda_diversity(
     expected, cross_entropy = _literal(config, diversity_weight, weight, model_dir, step)
     assert loss == pytest.approx(cross_entropy, rel=1e-6)
     assert_equal_gradients(actual, expected)
-
-
-def test_lambda_changes_the_gradient(model_dir: Path) -> None:
-    flat = [
-        torch.cat([gradient.flatten() for gradient in _step(_config(weight), model_dir)[0]])
-        for weight in (0.0, 10.0)
-    ]
-    cosine = float(torch.nn.functional.cosine_similarity(flat[0], flat[1], dim=0))
-    assert cosine < 0.9 and float((flat[1] - flat[0]).norm()) > float(flat[0].norm())
 
 
 def test_two_ranks_share_the_demonstrations(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,15 +104,7 @@ def test_two_ranks_share_the_demonstrations(model_dir: Path, monkeypatch: pytest
     for learner, line in zip(learners, metrics, strict=True):
         assert line["supervised_loss"] == pytest.approx(loss, rel=1e-5)
         assert_equal_gradients([p.grad for p in learner.parameters if p.grad is not None], expected)
-
-
-def test_fewer_demonstrations_than_ranks_are_refused(model_dir: Path) -> None:
+    too_many = config.model_copy(update={"learner": config.learner.model_copy(update={"num_workers": 5})})
     with pytest.raises(ConfigError, match=r"demonstrations_per_step=4.*learner\.num_workers=5"):
-        build_supervised_term(
-            _config(1.0).model_copy(
-                update={"learner": _config(1.0).learner.model_copy(update={"num_workers": 5})}
-            ),
-            model_dir,
-        )
+        build_supervised_term(too_many, model_dir)
     assert build_supervised_term(train_config(), model_dir) is None
-    assert isinstance(build_supervised_term(_config(1.0), model_dir), SupervisedTerm)

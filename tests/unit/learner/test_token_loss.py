@@ -117,7 +117,7 @@ SURROGATES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("correction", ["none", "truncate", "mask", "two_sided"])
 @pytest.mark.parametrize("surrogate", SURROGATES, ids=lambda s: s["surrogate"] + "+dual" * ("dual_clip" in s))
 @pytest.mark.parametrize("band", [None, 0.3])
-def test_equals_the_formula_token_by_token(
+def test_loss_equals_the_formula_token_by_token(
     surrogate: dict[str, Any], correction: Any, proximal: Any, band: float | None
 ) -> None:
     spec = GrpoSpec(
@@ -164,15 +164,9 @@ def test_kl_in_the_loss_and_entropy(estimator: Any, value: float | None, slope: 
     assert float(loss[0, 0].detach()) == pytest.approx(2 * value - 0.5 * 0.7, abs=1e-12)
     loss[0, 0].backward()
     assert logprobs.grad is not None and float(logprobs.grad[0, 0]) == pytest.approx(2 * slope, abs=1e-12)
-
-
-def test_kl_in_the_reward_is_not_in_the_loss() -> None:
-    batch, logprobs = case()
-    losses = [
-        token_loss(batch, logprobs, logprobs, spec).loss_BT
-        for spec in (GrpoSpec(), GrpoSpec(kl_coefficient=2.0, kl_estimator="k1", kl_placement="reward"))
-    ]
-    assert torch.equal(losses[0], losses[1])
+    in_reward = GrpoSpec(kl_coefficient=2.0, kl_estimator="k1", kl_placement="reward")
+    losses = [token_loss(*case(), entropy, spec).loss_BT for spec in (GrpoSpec(), in_reward)]
+    assert torch.equal(*losses)
 
 
 @pytest.mark.parametrize("proximal", ["rollout", "learner"])
@@ -200,7 +194,7 @@ def test_chosen_tokens_are_taken_out_or_held_near_the_learners_start(proximal: A
 @pytest.mark.parametrize("broken", [nan, -inf, inf])
 @pytest.mark.parametrize("surrogate", ["ppo", "gspo", "cispo", "sapo"])
 @pytest.mark.parametrize("band", [None, 0.5])
-def test_a_broken_rollout_logprob_costs_its_sequence_and_nothing_else(
+def test_broken_rollout_logprob_costs_its_sequence_alone(
     broken: float, surrogate: Any, band: float | None
 ) -> None:
     batch, logprobs = case()

@@ -99,13 +99,13 @@ class EngineContract:
         engine.load(self.payload(3))
         return engine
 
-    def test_nothing_is_sampled_before_a_version_was_delivered(self) -> None:
+    def test_submission_before_the_first_version_is_refused(self) -> None:
         engine = self.build()
         with pytest.raises(RolloutError, match="delivered"):
             submit(engine, request(0))
         assert engine.idle
 
-    def test_a_group_has_one_completion_per_seed_in_their_order(self, engine: Engine) -> None:
+    def test_group_has_one_completion_per_seed_in_their_order(self, engine: Engine) -> None:
         submit(engine, request(7, seeds=(9, 4, 11)))
         assert not engine.idle
         (group,) = drained(engine)
@@ -119,7 +119,7 @@ class EngineContract:
             assert (item.rollout_logprobs <= 0).all()
             assert item.finish_reason in ("stop", "length")
 
-    def test_a_sample_depends_on_its_seed_alone(self, engine: Engine) -> None:
+    def test_sample_depends_on_its_seed_alone(self, engine: Engine) -> None:
         submit(engine, request(0, seeds=(5, 6, 7)))
         submit(engine, request(1, seeds=(9, 6)))
         engine.poll()
@@ -138,7 +138,7 @@ class EngineContract:
         assert engine.idle
         assert engine.poll() == drain(engine) == []
 
-    def test_an_aborted_group_never_comes_and_unknown_ids_are_ignored(self, engine: Engine) -> None:
+    def test_aborted_group_never_comes_and_unknown_ids_are_ignored(self, engine: Engine) -> None:
         submit(engine, request(0))
         submit(engine, request(1))
         engine.poll()
@@ -148,7 +148,7 @@ class EngineContract:
         submit(engine, request(0))  # the id is free again
         assert sorted(by_id(drain(engine))) == [0]
 
-    def test_no_group_meets_two_versions(self, engine: Engine) -> None:
+    def test_group_is_sampled_from_one_version(self, engine: Engine) -> None:
         submit(engine, request(0, seeds=range(8)))
         if self.keeps_versions:
             engine.load(self.payload(4))
@@ -164,7 +164,7 @@ class EngineContract:
         submit(engine, request(1))
         assert drained(engine)[0].policy.version == 4
 
-    def test_a_run_is_served_its_own_version_or_nothing(self, engine: Engine) -> None:
+    def test_run_is_served_its_own_version_alone(self, engine: Engine) -> None:
         of_b = replace(self.payload(4), policy=replace(self.payload(4).policy, run="b"))
         with pytest.raises(RolloutError, match="delivered"):
             submit(engine, replace(request(0), run="b"))
@@ -187,7 +187,7 @@ class EngineContract:
                 submit(engine, replace(request(3), run="b"))
         assert engine.idle
 
-    def test_a_prompt_it_cannot_encode_is_refused_alone(self, engine: Engine) -> None:
+    def test_prompt_without_an_encoding_is_refused_alone(self, engine: Engine) -> None:
         submit(engine, request(0))
         with pytest.raises(DataError):
             submit(engine, request(1, text="37|b1>e4?"))
@@ -208,7 +208,7 @@ class EngineContract:
         submit(engine, request(2))
         assert drained(engine)[0].policy.version == 4
 
-    def test_a_probe_answers_every_token_from_the_second_on(self, engine: Engine) -> None:
+    def test_probe_answers_every_token_from_the_second_on(self, engine: Engine) -> None:
         probe = self.payload(3).probe
         answer = engine.probe(probe.sequences)
         assert (answer.dtype, answer.shape) == (np.float32, probe.logprobs.shape)

@@ -35,24 +35,21 @@ class ScriptedEngine(Engine):
     """A group needs `seeds[0]` polls and carries the version that was served at every one of them; where the
     engine keeps versions, that of its submission.
 
-    `gate` holds a poll back until the test opens it; `events` records what the thread did, in order.
+    `held_back` holds polls back; `events` records the calls of the thread in order.
     """
 
-    def __init__(
-        self,
-        gate: threading.Event | None = None,
-        load_error: Exception | None = None,
-        keeps_versions: bool = False,
-    ) -> None:
+    def __init__(self, load_error: Exception | None = None, keeps_versions: bool = False) -> None:
         self.keeps_versions = keeps_versions
         self.max_sequences = 4
         self.most_out = 0
         self.closed = self.asleep = False
         self.load_s = 0.0
         self.events: list[str] = []
-        self.polling = threading.Event()
-        self._gate = gate
-        self._load_error = load_error
+        self.gate, self._polling = threading.Event(), threading.Event()
+        self.gate.set()
+        self.load_error = load_error
+        self.refused: PolicyVersion | None = None
+        """The version that raises `load_error`; every one for None."""
         self._policies = {"": PolicyVersion(0, -1, "")}
         """The newest of every run, or the one that is loaded."""
         self._left: dict[int, list[Any]] = {}
@@ -62,6 +59,20 @@ class ScriptedEngine(Engine):
     @property
     def idle(self) -> bool:
         return not (self._left or self._texts)
+
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """A poll in this block does not return before its end."""
+        self.gate.clear()
+        self._polling.clear()
+        try:
+            yield
+        finally:
+            self.gate.set()
+
+    def next_poll(self) -> None:
+        """Wait until the thread polls: messages from here on arrive together."""
+        assert self._polling.wait(WAIT_S)
 
     def sleep(self) -> None:
         assert self.idle and not self.asleep
@@ -89,9 +100,8 @@ class ScriptedEngine(Engine):
 
     def poll(self) -> list[Answer]:
         self.most_out = max(self.most_out, len(self._left))
-        self.polling.set()
-        if self._gate is not None:
-            assert self._gate.wait(WAIT_S)
+        self._polling.set()
+        assert self.gate.wait(WAIT_S)
         finished: list[Answer] = [(number, TextDelta("x", (7,), (), (), None)) for number in self._texts]
         for group_id, entry in list(self._left.items()):
             entry[1] -= 1
@@ -114,8 +124,8 @@ class ScriptedEngine(Engine):
     def load(self, payload: PolicyUpdate) -> None:
         assert (self.idle or self.keeps_versions) and not self.asleep
         self.events.append(f"load {payload.policy.run}{payload.policy.version}")
-        if self._load_error is not None:
-            raise self._load_error
+        if self.load_error is not None and self.refused in (None, payload.policy):
+            raise self.load_error
         if not self.keeps_versions:
             self._policies.clear()
         self._policies[payload.policy.run] = payload.policy

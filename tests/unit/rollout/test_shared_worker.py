@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,7 +23,7 @@ class SimulatedLike(ScriptedEngine):
 
 
 @pytest.mark.parametrize("keeps_versions", [True, False])
-def test_runs_that_share_an_engine_use_the_same_ids_and_each_gets_its_own_version(
+def test_runs_of_one_engine_may_use_equal_ids_and_get_their_own_versions(
     keeps_versions: bool,
 ) -> None:
     engine = ScriptedEngine(keeps_versions=keeps_versions)
@@ -46,21 +45,17 @@ def test_runs_that_share_an_engine_use_the_same_ids_and_each_gets_its_own_versio
         assert worker.usage.loads == 3
 
 
-def test_a_run_keeps_the_engine_while_it_has_groups_and_is_loaded_again_once_a_turn() -> None:
-    gate = threading.Event()
-    gate.set()
-    engine = ScriptedEngine(gate)
+def test_run_keeps_the_engine_for_a_slice_and_is_loaded_once_a_turn() -> None:
+    engine = ScriptedEngine()
     engine.load_s = 0.05  # slices of 1.7 s
     with running(engine) as worker:
         for run in ("a", "b"):
             worker.deliver(payload(0, run=run)).result(WAIT_S)
-        gate.clear()
-        engine.polling.clear()
-        futures = [worker.submit(request(9, run="b"))]
-        assert engine.polling.wait(WAIT_S)
-        for number in range(3):
-            futures += [worker.submit(request(number, polls=2, run=run)) for run in ("a", "b")]
-        gate.set()
+        with engine.held_back():
+            futures = [worker.submit(request(9, run="b"))]
+            engine.next_poll()
+            for number in range(3):
+                futures += [worker.submit(request(number, polls=2, run=run)) for run in ("a", "b")]
         for future in futures:
             future.result(WAIT_S)
         usage = worker.usage
@@ -84,60 +79,37 @@ def test_just_loaded_run_is_awaited_before_the_next_load() -> None:
     assert 0 < usage.kept_s < 0.5
 
 
-def test_a_run_that_sends_nothing_keeps_the_others_waiting_no_longer_than_a_load() -> None:
-    engine = ScriptedEngine()
-    engine.load_s = 0.2
-    with running(engine) as worker:
-        waiting = [worker.deliver(payload(0, run=run)) for run in ("a", "b")]
-        for future in waiting:
-            future.result(WAIT_S)
-        kept_s = worker.usage.kept_s
-        futures = [worker.submit(request(0, run=run)) for run in ("b", "a")]
-        assert [future.result(WAIT_S).policy.run for future in futures] == ["b", "a"]
-        assert (worker.usage.returns, worker.usage.kept_s) == (1, kept_s)
-    assert kept_s == pytest.approx(0.2, abs=0.1)
-    assert [event for event in engine.events if event != "probe"][:2] == ["load a0", "load b0"]
-
-
-def test_a_run_that_was_given_nothing_is_refused_and_the_others_go_on() -> None:
+def test_run_without_a_version_is_refused_alone() -> None:
     with running(SimulatedLike()) as worker:
         worker.deliver(payload(0, run="a")).result(WAIT_S)
         failed_with(worker.submit(request(0, run="b")), RolloutError, "run b")
         assert worker.submit(request(0, run="a")).result(WAIT_S).policy.run == "a"
 
 
-def test_a_new_history_of_one_run_leaves_the_groups_of_the_others_alone() -> None:
-    gate = threading.Event()
-    gate.set()
-    engine = ScriptedEngine(gate, keeps_versions=True)
+def test_new_history_of_one_run_leaves_groups_of_others_alone() -> None:
+    engine = ScriptedEngine(keeps_versions=True)
     with running(engine) as worker:
         for run in ("a", "b"):
             worker.deliver(payload(3, run=run)).result(WAIT_S)
-        gate.clear()
-        engine.polling.clear()
-        before = {run: worker.submit(request(5, polls=50, run=run)) for run in ("a", "b")}
-        assert engine.polling.wait(WAIT_S)
-        anew = worker.deliver(payload(0, attempt=2, run="a"))
-        gate.set()
+        with engine.held_back():
+            before = {run: worker.submit(request(5, polls=50, run=run)) for run in ("a", "b")}
+            engine.next_poll()
+            anew = worker.deliver(payload(0, attempt=2, run="a"))
         failed_with(before["a"], RolloutError, "group 5 .*policy-a-a2-v0")
         assert before["b"].result(WAIT_S).policy == payload(3, run="b").policy
         assert anew.result(WAIT_S).worker == "rollout-0"
 
 
-def test_groups_of_several_runs_wait_outside_a_full_engine_and_enter_by_their_shares() -> None:
-    gate = threading.Event()
-    gate.set()
-    engine = ScriptedEngine(gate, keeps_versions=True)
+def test_groups_of_several_runs_enter_a_full_engine_by_their_shares() -> None:
+    engine = ScriptedEngine(keeps_versions=True)
     with running(engine) as worker:
         for run in ("a", "b"):
             worker.deliver(payload(0, run=run)).result(WAIT_S)
-        gate.clear()
-        engine.polling.clear()
-        blocker = worker.submit(request(99, run="b", share=3.0))
-        assert engine.polling.wait(WAIT_S)  # what comes now is all there before the next turn
-        futures = [worker.submit(request(number, run="a", share=1.0)) for number in range(20)]
-        futures += [worker.submit(request(number, run="b", share=3.0)) for number in range(20)]
-        gate.set()
+        with engine.held_back():
+            blocker = worker.submit(request(99, run="b", share=3.0))
+            engine.next_poll()
+            futures = [worker.submit(request(number, run="a", share=1.0)) for number in range(20)]
+            futures += [worker.submit(request(number, run="b", share=3.0)) for number in range(20)]
         for future in [blocker, *futures]:
             future.result(WAIT_S)
     entered = [event[len("submit ")] for event in engine.events if event.startswith("submit")][1:]
@@ -147,14 +119,13 @@ def test_groups_of_several_runs_wait_outside_a_full_engine_and_enter_by_their_sh
 
 
 def test_one_run_alone_has_all_its_groups_in_the_engine() -> None:
-    gate = threading.Event()
-    engine = ScriptedEngine(gate, keeps_versions=True)
+    engine = ScriptedEngine(keeps_versions=True)
     with running(engine) as worker:
         worker.deliver(payload(0)).result(WAIT_S)
-        first = worker.submit(request(99))
-        assert engine.polling.wait(WAIT_S)
-        futures = [worker.submit(request(number, polls=2)) for number in range(20)]
-        gate.set()
+        with engine.held_back():
+            first = worker.submit(request(99))
+            engine.next_poll()
+            futures = [worker.submit(request(number, polls=2)) for number in range(20)]
         for future in [first, *futures]:
             future.result(WAIT_S)
     assert engine.most_out == 20
@@ -178,7 +149,7 @@ class ForgetfulEngine(ScriptedEngine):
         return super().probe(sequences) - np.float32(0.01 * self._weights)
 
 
-def test_a_wrong_reload_on_a_turn_ends_the_worker() -> None:
+def test_wrong_reload_on_a_turn_ends_the_worker() -> None:
     with running(ForgetfulEngine()) as worker:
         for run in ("a", "b"):
             worker.deliver(payload(0, run=run)).result(WAIT_S)

@@ -56,7 +56,7 @@ def brute_force(
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_groups_end_when_a_loop_over_all_sequences_says(seed: int) -> None:
+def test_groups_end_as_in_a_loop_over_all_sequences(seed: int) -> None:
     draw = random.Random(seed)
     step_s, sequence_s, room = draw.uniform(0.01, 0.1), draw.uniform(0, 0.02), draw.randint(2, 9)
     arrivals = [
@@ -85,28 +85,10 @@ def test_groups_end_when_a_loop_over_all_sequences_says(seed: int) -> None:
         assert ended[group_id] == pytest.approx(when, abs=1e-6)
 
 
-def test_the_step_gets_shorter_as_sequences_end() -> None:
-    batch = Groups(step_s=1.0, sequence_s=0.5, max_sequences=10)
-    batch.add_group(0, [2, 4])
-    assert (batch.current_step_s, batch.next_end_s()) == (2.0, 4.0)
-    assert batch.run(4.0) == [0]
-    assert (batch.current_step_s, batch.next_end_s()) == (1.5, 3.0)
-    assert batch.groups(2.9) == []
-    assert batch.run(0.2) == [1]
-    assert batch.next_end_s() == math.inf
-
-
-def test_a_removed_group_makes_room_for_those_that_wait() -> None:
+def test_removed_group_makes_room_for_waiting_ones() -> None:
     batch = Groups(step_s=1.0, sequence_s=0.0, max_sequences=1)
     batch.add_group(0, [100])
     batch.add_group(1, [2])
     batch.remove_group(0)
     batch.remove_group(7)
     assert batch.groups(2.0) == [1]
-
-
-def test_a_second_of_steps_of_one_second_is_a_token() -> None:
-    batch = Groups(1.0, 0.0, max_sequences=2)
-    batch.add_group(0, [1, 3])
-    batch.add_group(1, [1])  # waits for a place: its token comes with the second step
-    assert [batch.groups(1.0) for _ in range(3)] == [[0], [1], [0]]

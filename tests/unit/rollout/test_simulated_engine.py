@@ -4,14 +4,17 @@ failures."""
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from polyray.config.rollout import RolloutSpec
+from polyray.config.simulation import SimulationSpec
 from polyray.errors import DataError
 from polyray.learner.embedded import build_tokenizer
 from polyray.models.adapter import PolicyUpdate, Probe, sha256_of
@@ -108,35 +111,6 @@ def test_samples_are_uniform_over_the_plain_tokens(tokenizer_dir: Path) -> None:
     assert all(len(item.text) == len(item.token_ids) for item in group.completions)
 
 
-def test_text_is_refused_alone(tokenizer_dir: Path) -> None:
-    engine = build(tokenizer_dir)
-    with pytest.raises(DataError, match=r"rollout\.engine=vllm"):
-        engine.submit(0, text())
-    submit(engine, request(1))
-    assert list(by_id(drain(engine))) == [1] and engine.idle
-
-
-def test_without_latencies_a_group_takes_as_many_polls_as_its_longest_completion(tokenizer_dir: Path) -> None:
-    time = SimulatedTime()
-    engine = build(tokenizer_dir, time)
-    submit(engine, request(0))
-    polls, finished = 0, []
-    while not engine.idle:
-        finished = list(by_id(engine.poll()).values())
-        polls += 1
-    assert polls == max(len(item.token_ids) for item in finished[0].completions) > 1
-    assert time.slept == []
-
-
-def test_stopped_completion_ends_with_the_eos_token(tokenizer_dir: Path) -> None:
-    engine = build(tokenizer_dir, given_lengths=(4, 50))
-    submit(engine, request(0, seeds=tuple(range(40))))
-    (group,) = drained(engine)
-    kinds = {(len(item.token_ids), item.finish_reason) for item in group.completions}
-    assert kinds == {(4, "stop"), (10, "length")}
-    assert all((item.token_ids[-1] == EOS) == (item.finish_reason == "stop") for item in group.completions)
-
-
 def test_messages_end_with_the_closing_token_of_the_template(tmp_path: Path) -> None:
     tokenizer = build_tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}<pad>{% endfor %}"
@@ -151,32 +125,11 @@ def test_messages_end_with_the_closing_token_of_the_template(tmp_path: Path) -> 
     assert [item.token_ids[-1] for item in chat.completions] == [PAD, PAD]
 
 
-def test_a_group_takes_a_step_per_token(tokenizer_dir: Path) -> None:
-    time = SimulatedTime()
-    engine = build(tokenizer_dir, time, **LATENCIES, given_lengths=(6,))
-    started = time.now
-    submit(engine, request(0, seeds=(1, 2, 3)))
-    drain(engine)
-    # Six steps of three sequences.
-    assert time.now - started == pytest.approx(6 * (0.01 + 3 * 0.001))
-
-
-def test_running_groups_continue_during_a_load_with_kept_versions(tokenizer_dir: Path) -> None:
-    time = SimulatedTime()
-    engine = build(tokenizer_dir, time, step_s=0.1, load_s=3.0, given_lengths=(8,), keeps_versions=True)
-    assert time.slept == [3.0]
-    submit(engine, request(0))
-    engine.load(payload(4))
-    assert list(by_id(engine.poll())) == [0]  # 8 steps passed while it loaded
-    assert time.slept == [3.0, 3.0]
-
-
-def test_a_long_completion_costs_few_polls_and_none_lasts_longer_than_it_may(tokenizer_dir: Path) -> None:
+def test_long_completion_takes_few_polls_of_limited_length(tokenizer_dir: Path) -> None:
     for poll_s, longest, most_polls in ((60.0, 60.0, 3), (0.0, 0.25, 4000), (1.0, 1.0, 1100)):
         time = SimulatedTime()
         engine = build(tokenizer_dir, time, step_s=0.25, poll_s=poll_s, given_lengths=(4000,))
-        demanding = request(0, seeds=(1,))
-        submit(engine, type(demanding)(0, demanding.prompt, (1,), 4000))
+        submit(engine, replace(request(0, seeds=(1,)), max_completion_tokens=4000))
         polls = 0
         while not engine.idle:
             engine.poll()
@@ -186,12 +139,64 @@ def test_a_long_completion_costs_few_polls_and_none_lasts_longer_than_it_may(tok
         assert 1000 / longest - 1 <= polls <= max(most_polls, 1000 / longest + 1)
 
 
-def test_a_thread_that_wakes_late_loses_nothing(tokenizer_dir: Path) -> None:
+def test_polls_advance_the_decoding_clock_and_loads(tokenizer_dir: Path) -> None:
+    plain = SimulatedTime()
+    engine = build(tokenizer_dir, plain)
+    with pytest.raises(DataError, match=r"rollout\.engine=vllm"):
+        engine.submit(0, text())
+    submit(engine, request(0))
+    polls = 0
+    while not engine.idle:
+        finished, polls = engine.poll(), polls + 1
+    (group,) = by_id(finished).values()
+    assert polls == max(len(item.token_ids) for item in group.completions) > 1
+    assert plain.slept == []
+
     time = SimulatedTime()
-    engine = build(tokenizer_dir, time, step_s=0.1, given_lengths=(5, 9))
-    submit(engine, request(0, seeds=(1,)))
-    submit(engine, request(1, seeds=(2,)))
-    time.now += 30
-    assert sorted(by_id(engine.poll())) == [0, 1]
-    submit(engine, request(2, seeds=(1,)))  # it begins now, not 30 s ago
+    engine = build(tokenizer_dir, time, **LATENCIES, given_lengths=(6,))
+    started = time.now
+    submit(engine, request(0, seeds=(1, 2, 3)))
+    drain(engine)
+    assert time.now - started == pytest.approx(6 * (0.01 + 3 * 0.001))  # six steps of three sequences
+
+    time = SimulatedTime()
+    engine = build(tokenizer_dir, time, step_s=0.1, load_s=3.0, given_lengths=(8,), keeps_versions=True)
+    submit(engine, request(0))
+    engine.load(payload(4))
+    assert list(by_id(engine.poll())) == [0]  # 8 steps passed during the load
+    assert time.slept == [3.0, 3.0]
+    submit(engine, request(1, seeds=(1,)))
+    time.now += 30  # the thread wakes late
+    assert list(by_id(engine.poll())) == [1]
+    submit(engine, request(2, seeds=(1,)))  # starts now
     assert engine.poll() == []
+
+
+def drawn(simulation: SimulationSpec, max_tokens: int) -> list[tuple[int, bool]]:
+    return [simulation.draw_length(random.Random(seed), max_tokens) for seed in range(4000)]
+
+
+def test_exponential_lengths_have_their_mean_and_are_cut_at_the_limit() -> None:
+    unlimited = [length for length, _ in drawn(SimulationSpec(mean_length=50), 10_000)]
+    # A rounded-up exponential is geometric.
+    assert sum(unlimited) / len(unlimited) == pytest.approx(1 / (1 - math.exp(-1 / 50)), rel=0.05)
+    cut = drawn(SimulationSpec(mean_length=50), 100)
+    share = sum(not stops for _, stops in cut) / len(cut)
+    assert share == pytest.approx(math.exp(-2), abs=0.02)
+    assert max(length for length, _ in cut) == 100
+    assert all(stops or length == 100 for length, stops in cut)
+
+
+def test_given_and_uniform_lengths_are_drawn_from_their_values(tokenizer_dir: Path) -> None:
+    assert set(drawn(SimulationSpec(), 4)) == {(1, False), (2, False), (3, False), (4, False)}
+    assert set(drawn(SimulationSpec(given_lengths=(3, 12, 5)), 10)) == {(3, True), (5, True), (10, False)}
+    with pytest.raises(ValidationError, match=r"mean_length.*given_lengths"):
+        SimulationSpec(mean_length=3, given_lengths=(1,))
+    with pytest.raises(ValidationError, match=r"given_lengths.*\b0\b"):
+        SimulationSpec(given_lengths=(3, 0))
+    engine = build(tokenizer_dir, given_lengths=(4, 50))
+    submit(engine, request(0, seeds=tuple(range(40))))
+    (group,) = drained(engine)
+    kinds = {(len(item.token_ids), item.finish_reason) for item in group.completions}
+    assert kinds == {(4, "stop"), (10, "length")}
+    assert all((item.token_ids[-1] == EOS) == (item.finish_reason == "stop") for item in group.completions)

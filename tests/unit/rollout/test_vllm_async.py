@@ -1,4 +1,4 @@
-"""vLLM in processes of its own: right numbers for two versions at once, and nothing left of it after a SIGKILL.
+"""vLLM in processes of its own: nothing left of it after a SIGKILL, and errors where its core is killed.
 
 Its contract is tested in test_vllm_contract.py.
 """
@@ -9,16 +9,20 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from polyray.config.rollout import RolloutSpec
 from polyray.rollout.engine import EngineSettings
 from polyray.rollout.watchdog import marked_processes
+from polyray.types import GroupRequest
+from tests.unit.rollout.engine_contract import request
 from tests.unit.rollout.engine_process import RemoteEngine, engine_process
-from tests.unit.rollout.test_vllm_adapters import PROBE, RANK, SHAPE, TOLERANCE, Policy, request
+from tests.unit.rollout.test_vllm_contract import RANK, SHAPE, adapter
 from tests.unit.tiny_policy import save_base
 
 WAIT_S = 30.0
@@ -36,37 +40,28 @@ def _outside(engine: RemoteEngine, processes: list[int]) -> list[Path]:
     return [*own, *map(Path, sorted(mapped))]
 
 
-def _check_two_versions_at_once(engine: RemoteEngine) -> None:
-    first, second = Policy(None), Policy(11)
-    requests = [request(), request()]
-    for policy, asked in zip((first, second), requests, strict=True):
-        engine.load(policy.payload)
-        engine.submit(asked.group_id, asked)
-        assert np.abs(engine.probe(PROBE) - policy.payload.probe.logprobs).max() < TOLERANCE
-    given_up = request()
-    engine.submit(given_up.group_id, given_up)
-    engine.abort(given_up.group_id)
-    groups = dict(engine.drain())
-    assert set(groups) == {asked.group_id for asked in requests}
-    for policy, other, asked in ((first, second, requests[0]), (second, first, requests[1])):
-        group = groups[asked.group_id]
-        assert group.policy == policy.payload.policy
-        assert policy.disagreement(group) < TOLERANCE < other.disagreement(group)
-    assert engine.held() == {second.payload.policy.name: 0}
+@contextmanager
+def started(tmp_path: Path) -> Iterator[RemoteEngine]:
+    model_dir = save_base(tmp_path, **SHAPE)
+    spec = RolloutSpec(engine="vllm_async", max_staleness=1, max_completion_tokens=240, kv_cache_mib=16)
+    with engine_process(EngineSettings(str(model_dir), "float32", spec, RANK)) as engine:
+        engine.load(adapter(12).update)
+        yield engine
+
+
+def asked(number: int) -> GroupRequest:
+    return replace(request(number, seeds=range(6)), max_completion_tokens=200)
 
 
 @pytest.mark.slow
-def test_two_versions_at_once_and_nothing_left_after_a_kill(tmp_path: Path) -> None:
-    model_dir = save_base(tmp_path, **SHAPE)
-    spec = RolloutSpec(engine="vllm_async", max_staleness=1, max_completion_tokens=8, kv_cache_mib=16)
-    with engine_process(EngineSettings(str(model_dir), "float32", spec, RANK)) as engine:
-        _check_two_versions_at_once(engine)
+def test_killed_owner_leaves_neither_processes_nor_files(tmp_path: Path) -> None:
+    with started(tmp_path) as engine:
         mark = engine.value("_watchdog.mark")
         processes = marked_processes(mark)
-        assert len(processes) >= 2, "EngineCore and its worker"
+        assert len(processes) >= 2  # EngineCore and its worker
         outside = _outside(engine, processes)
         assert len(outside) >= 3 and all(path.exists() for path in outside)
-        engine.submit(99, request())  # it dies at work
+        engine.submit(99, asked(99))  # it dies at work
         os.kill(engine.pid, signal.SIGKILL)
         deadline = time.monotonic() + WAIT_S
         while (
@@ -78,20 +73,16 @@ def test_two_versions_at_once_and_nothing_left_after_a_kill(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_killed_engine_core_raises_in_steps_and_in_calls(tmp_path: Path) -> None:
+def test_killed_engine_core_raises_in_steps_and_in_calls(tmp_path: Path) -> None:
     from vllm.v1.engine.exceptions import EngineDeadError
 
-    model_dir = save_base(tmp_path, **SHAPE)
-    spec = RolloutSpec(engine="vllm_async", max_staleness=1, max_completion_tokens=240, kv_cache_mib=16)
-    with engine_process(EngineSettings(str(model_dir), "float32", spec, RANK)) as engine:
-        policy = Policy(12)
-        engine.load(policy.payload)
-        started = time.monotonic()
-        assert engine.poll() == [] and time.monotonic() - started < 1.0, "nothing runs: no wait"
-        engine.submit(0, request(max_tokens=200))
+    with started(tmp_path) as engine:
+        begun = time.monotonic()
+        assert engine.poll() == [] and time.monotonic() - begun < 1.0  # nothing runs: no wait
+        engine.submit(0, asked(0))
         engine.abort(0)
         assert engine.value("idle") is True
-        engine.submit(1, request(max_tokens=200))
+        engine.submit(1, asked(1))
         core = next(
             pid
             for pid in marked_processes(engine.value("_watchdog.mark"))
@@ -100,6 +91,6 @@ def test_a_killed_engine_core_raises_in_steps_and_in_calls(tmp_path: Path) -> No
         os.kill(core, signal.SIGSTOP)  # so that the next call waits when it is killed
         threading.Timer(1.0, os.kill, [core, signal.SIGKILL]).start()
         with pytest.raises(EngineDeadError):
-            engine.load(Policy(13).payload)
+            engine.load(adapter(13).update)
         with pytest.raises(EngineDeadError):
             engine.drain()

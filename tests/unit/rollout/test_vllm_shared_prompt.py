@@ -91,16 +91,13 @@ def test_any_living_sample_is_a_source() -> None:
     scheduler.ask(second)
     scheduler.copies()
     assert scheduler.connector.request_finished(first, []) == (False, None)
-    scheduler.ask(sample(2))
+    third = sample(2)
+    scheduler.ask(third)
     assert scheduler.copies() == Copies((20, 21, 22), (30, 31, 32))
-
-
-def test_sample_without_living_neighbours_computes_the_prompt() -> None:
-    scheduler, first = Scheduler(), sample(0)
-    scheduler.ask(first)
-    scheduler.connector.request_finished(first, [])
-    assert scheduler.ask(sample(1)) == 0
-    assert scheduler.ask(sample(2)) == PROMPT - 1
+    for finished in (second, third):
+        scheduler.connector.request_finished(finished, [])
+    assert scheduler.ask(sample(3)) == 0  # no living source: it computes the prompt
+    assert scheduler.ask(sample(4)) == PROMPT - 1
 
 
 def test_groups_and_submissions_do_not_mix() -> None:

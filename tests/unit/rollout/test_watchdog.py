@@ -56,13 +56,13 @@ def _soon(condition: Callable[[], bool]) -> bool:
     return True
 
 
-def test_a_killed_owner_leaves_neither_its_processes_nor_its_files() -> None:
+def test_killed_owner_leaves_neither_processes_nor_files() -> None:
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert owner.stdout is not None
     directory, mark, watchdog, engine, shared, other = owner.stdout.readline().split()
-    assert _soon(lambda: len(marked_processes(mark)) == 2), "the engine and the sleep below it"
+    assert _soon(lambda: len(marked_processes(mark)) == 2)  # the engine and the sleep below it
     memory = Path("/dev/shm") / shared
     assert memory.is_file()
     assert _runs(int(other)) and _runs(int(engine))
@@ -74,35 +74,29 @@ def test_a_killed_owner_leaves_neither_its_processes_nor_its_files() -> None:
     assert _soon(lambda: not marked_processes(mark))
     assert _soon(lambda: not Path(directory).exists())
     assert _soon(lambda: not memory.exists())
-    assert _soon(lambda: not _runs(int(watchdog))), "the watchdog ends itself"
-    assert _runs(int(other)), "it never carried the mark"
+    assert _soon(lambda: not _runs(int(watchdog)))
+    assert _runs(int(other))  # without the mark
     os.kill(int(other), 9)
 
 
-def test_closing_tidies_up_the_same_way() -> None:
+def test_close_removes_processes_files_and_memory_of_dead_processes() -> None:
     watchdog = Watchdog()
     with watchdog.marking():
         child = subprocess.Popen(["sleep", "600"])
-    assert MARK not in os.environ
-    assert marked_processes(watchdog.mark) == [child.pid]
-    watchdog.close()
-    assert not watchdog.directory.exists(), "at once"
-    watchdog.close()
-    assert child.wait(WAIT_S) == -9
-    assert _soon(lambda: not _runs(watchdog.pid))
-
-
-def test_shared_memory_of_a_process_that_was_killed_before_goes_too() -> None:
-    watchdog = Watchdog()
-    with watchdog.marking():
         engine = subprocess.Popen([sys.executable, "-c", ENGINE], stdout=subprocess.PIPE, text=True)
         assert engine.stdout is not None
         memory = Path("/dev/shm") / engine.stdout.readline().strip()
+    assert MARK not in os.environ
+    assert {child.pid, engine.pid} <= set(marked_processes(watchdog.mark))
     engine.kill()
     engine.wait(WAIT_S)
     assert memory.is_file()
     watchdog.close()
+    assert not watchdog.directory.exists()  # at once
+    watchdog.close()
+    assert child.wait(WAIT_S) == -9
     assert _soon(lambda: not memory.exists())
+    assert _soon(lambda: not _runs(watchdog.pid))
 
 
 def test_watchdog_is_detached_and_survives_signals() -> None:

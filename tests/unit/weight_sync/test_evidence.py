@@ -55,6 +55,7 @@ def test_learner_that_stays_proves_nothing_about_the_engine() -> None:
 def test_few_tokens_are_no_evidence() -> None:
     assert not is_unmoved(np.zeros(25), np.ones(25))
     assert is_unmoved(np.zeros(26), np.ones(26))
+    assert wrong_scale(np.zeros(TOKENS), np.zeros(TOKENS)) is None
     ramp = np.linspace(-1, 1, 25)
     assert wrong_scale(2 * ramp, ramp) is None
     assert not is_nearer(ramp, ramp, ramp + 1)
@@ -71,10 +72,6 @@ def test_scaled_change_above_the_noise_is_found_with_its_factor(factor: float) -
             assert is_nearer(_noise(draw, 0.03), np.zeros(TOKENS), learner)
         else:
             assert found == pytest.approx(factor, rel=0.15)
-
-
-def test_no_change_has_no_scale() -> None:
-    assert wrong_scale(np.zeros(TOKENS), np.zeros(TOKENS)) is None
 
 
 def test_typical_size_leaves_the_largest_quarter_out() -> None:

@@ -49,34 +49,26 @@ def _adapter(modules: tuple[str, ...] = LINEAR_MODULES) -> tuple[PolicyUpdate, d
     return payload, model.merge_and_unload().state_dict()  # type: ignore[operator]  # PEFT's forwarding
 
 
-def _altered(change: dict[str, torch.Tensor | None]) -> PolicyUpdate:
-    """The adapter on q and v with some tensors replaced, added or (None) left out."""
-    model = build_policy(_spec(QV), reference=False)
-    state = {**adapter_state(model), **change}
-    tensors = safetensors.torch.save({key: value for key, value in state.items() if value is not None})
-    return _payload(tensors, AdapterShape(4, 6.0, QV))
-
-
-def test_equals_peft_for_all_seven_modules(model_dir: Path, pristine: dict[str, torch.Tensor]) -> None:
-    payload, expected = _adapter()
-    merged = dict(MergedWeights(model_dir).merge(payload))
-    assert len(merged) == 7
-    for name, weight in merged.items():
-        torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=0)
-        assert (weight - pristine[name]).abs().max() > 1e-3
-
-
-def test_q_and_v_alone_are_closed_over_k(model_dir: Path, pristine: dict[str, torch.Tensor]) -> None:
-    payload, expected = _adapter(QV)
-    merged = dict(MergedWeights(model_dir).merge(payload))
-    assert {name.split(".")[-2] for name in merged} == {"q_proj", "k_proj", "v_proj"}
-    assert len(merged) == 3
-    for name, weight in merged.items():
-        if "k_proj" in name:
-            assert torch.equal(weight, pristine[name])
-        else:
-            torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=0)
-            assert not torch.equal(weight, pristine[name])
+def test_every_version_of_a_sequence_is_pefts_merge_on_the_untouched_base(
+    model_dir: Path, pristine: dict[str, torch.Tensor]
+) -> None:
+    weights = MergedWeights(model_dir)
+    assert list(weights.merge(_payload(b"", None))) == []
+    assert not weights.touched
+    touched: set[str] = set()
+    seen: dict[tuple[str, ...], dict[str, torch.Tensor]] = {}
+    for modules in (QV, LINEAR_MODULES, ("o_proj",), (), QV, LINEAR_MODULES):
+        payload, expected = _adapter(modules) if modules else (_payload(b"", None), pristine)
+        merged = dict(weights.merge(payload))
+        touched |= closed_over_fused(modules)
+        assert {name.split(".")[-2] for name in merged} == touched and len(merged) == len(touched)
+        for name, weight in merged.items():
+            if name.split(".")[-2] in modules:
+                torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=0)
+                assert (weight - pristine[name]).abs().max() > 1e-3
+            else:
+                assert torch.equal(weight, pristine[name])
+            assert torch.equal(weight, seen.setdefault(modules, merged).get(name, weight))  # no drift
 
 
 @pytest.mark.parametrize(
@@ -92,39 +84,11 @@ def test_closed_over_fused_siblings(targeted: tuple[str, ...], closed: set[str])
     assert closed_over_fused(targeted) == closed
 
 
-def test_modules_that_a_later_payload_leaves_alone_return_to_the_base(
-    model_dir: Path, pristine: dict[str, torch.Tensor]
+def test_sharded_weights_merge_like_whole_ones(
+    tmp_path: Path, model_dir: Path, pristine: dict[str, torch.Tensor]
 ) -> None:
-    weights = MergedWeights(model_dir)
-    weights.merge(_adapter()[0])
-    payload, expected = _adapter(("o_proj",))
-    merged = dict(weights.merge(payload))
-    assert len(merged) == 7
-    for name, weight in merged.items():
-        if "o_proj" in name:
-            torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=0)
-        else:
-            assert torch.equal(weight, pristine[name])
-    for name, weight in weights.merge(_payload(b"", None)):  # the base itself
-        assert torch.equal(weight, pristine[name])
-
-
-def test_merging_again_and_again_does_not_drift(model_dir: Path) -> None:
-    weights = MergedWeights(model_dir)
-    payload = _adapter()[0]
-    first = dict(weights.merge(payload))
-    weights.merge(_adapter(QV)[0])
-    for name, weight in weights.merge(payload):
-        assert torch.equal(weight, first[name])
-
-
-def test_base_version_reloads_nothing_at_first(model_dir: Path) -> None:
-    weights = MergedWeights(model_dir)
-    assert list(weights.merge(_payload(b"", None))) == []
-    assert not weights.touched
-
-
-def test_reads_sharded_weights(tmp_path: Path, model_dir: Path, pristine: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(WeightSyncError, match=r"model\.safetensors"):
+        MergedWeights(tmp_path)
     names = sorted(pristine)
     shards = {"part-1.safetensors": names[::2], "part-2.safetensors": names[1::2]}
     for file, chosen in shards.items():
@@ -138,7 +102,7 @@ def test_reads_sharded_weights(tmp_path: Path, model_dir: Path, pristine: dict[s
     assert all(torch.equal(sharded[name], whole[name]) for name in whole)
 
 
-def test_a_bfloat16_base_is_merged_in_float32(tmp_path: Path, pristine: dict[str, torch.Tensor]) -> None:
+def test_bfloat16_base_is_merged_in_float32(tmp_path: Path, pristine: dict[str, torch.Tensor]) -> None:
     half = {name: weight.bfloat16() for name, weight in pristine.items()}
     save_file(half, tmp_path / "model.safetensors")
     payload = _adapter(("o_proj",))[0]
@@ -150,52 +114,45 @@ def test_a_bfloat16_base_is_merged_in_float32(tmp_path: Path, pristine: dict[str
         torch.testing.assert_close(weight, half[name].float() + 1.5 * b @ a, atol=1e-6, rtol=0)
 
 
-def test_refuses_a_directory_without_safetensors(tmp_path: Path) -> None:
-    with pytest.raises(WeightSyncError, match=r"model\.safetensors"):
-        MergedWeights(tmp_path)
-
-
-@pytest.mark.parametrize("module", ["lm_head", "embed_tokens", "model.embed_tokens"])
-def test_refuses_tied_modules(model_dir: Path, module: str) -> None:
-    payload = _payload(_adapter(QV)[0].tensors, AdapterShape(4, 6.0, ("q_proj", module)))
-    with pytest.raises(WeightSyncError, match="tied"):
-        MergedWeights(model_dir).merge(payload)
+LAYER_7 = Q0.replace("layers.0", "layers.7")
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("modules", "change", "message"),
     [
+        (("q_proj", "lm_head"), {}, "tied"),
+        (("q_proj", "embed_tokens"), {}, "tied"),
+        (("q_proj", "model.embed_tokens"), {}, "tied"),
+        (("o_proj",), {}, r"self_attn\.[qv]_proj"),  # factors of modules that the shape does not name
         (
+            QV,
             {
-                "base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight": torch.zeros(4, 32),
-                "base_model.model.model.layers.7.self_attn.q_proj.lora_B.weight": torch.zeros(32, 4),
+                f"{LAYER_7}.lora_A.weight": torch.zeros(4, 32),
+                f"{LAYER_7}.lora_B.weight": torch.zeros(32, 4),
             },
             r"layers\.7\.self_attn\.q_proj",
         ),
-        ({f"{Q0}.lora_A.weight": torch.zeros(8, 32)}, r"\(4, 32\).*\(32, 4\)"),
-        ({f"{Q0}.lora_B.weight": torch.zeros(32, 8)}, r"\(4, 32\).*\(32, 4\)"),
-        ({f"{Q0}.lora_A.weight": torch.zeros(4, 31)}, r"\(4, 31\).*\(4, 32\)"),
-        ({f"{Q0}.lora_B.weight": torch.full((32, 4), torch.nan)}, r"lora_B.*finite"),
-        ({f"{Q0}.lora_A.weight": torch.full((4, 32), torch.inf)}, r"lora_A.*finite"),
-        ({f"{Q0}.lora_B.weight": None}, "no lora_B"),
-        ({f"{Q0}.lora_A.weight": None}, "no lora_A"),
-        ({f"{Q0}.lora_magnitude_vector.weight": torch.ones(32)}, "LoRA"),
+        (QV, {f"{Q0}.lora_A.weight": torch.zeros(8, 32)}, r"\(4, 32\).*\(32, 4\)"),
+        (QV, {f"{Q0}.lora_B.weight": torch.zeros(32, 8)}, r"\(4, 32\).*\(32, 4\)"),
+        (QV, {f"{Q0}.lora_A.weight": torch.zeros(4, 31)}, r"\(4, 31\).*\(4, 32\)"),
+        (QV, {f"{Q0}.lora_B.weight": torch.full((32, 4), torch.nan)}, r"lora_B.*finite"),
+        (QV, {f"{Q0}.lora_A.weight": torch.full((4, 32), torch.inf)}, r"lora_A.*finite"),
+        (QV, {f"{Q0}.lora_B.weight": None}, "no lora_B"),
+        (QV, {f"{Q0}.lora_A.weight": None}, "no lora_A"),
+        (QV, {f"{Q0}.lora_magnitude_vector.weight": torch.ones(32)}, "LoRA"),
     ],
 )
-def test_refuses_adapters_that_do_not_fit(
+def test_adapter_that_does_not_fit_is_refused_and_the_base_is_untouched(
     model_dir: Path,
     pristine: dict[str, torch.Tensor],
+    modules: tuple[str, ...],
     change: dict[str, torch.Tensor | None],
     message: str,
 ) -> None:
     weights = MergedWeights(model_dir)
+    state = {**adapter_state(build_policy(_spec(QV), reference=False)), **change}
+    tensors = safetensors.torch.save({key: value for key, value in state.items() if value is not None})
     with pytest.raises(WeightSyncError, match=message):
-        weights.merge(_altered(change))
-    for name, weight in weights.merge(_payload(b"", None)):  # and the pristine copy is untouched
+        weights.merge(_payload(tensors, AdapterShape(4, 6.0, modules)))
+    for name, weight in weights.merge(_payload(b"", None)):
         assert torch.equal(weight, pristine[name])
-
-
-def test_refuses_factors_of_modules_that_the_shape_does_not_name(model_dir: Path) -> None:
-    payload = _payload(_adapter()[0].tensors, AdapterShape(4, 6.0, QV))
-    with pytest.raises(WeightSyncError, match=r"mlp\.down_proj"):
-        MergedWeights(model_dir).merge(payload)

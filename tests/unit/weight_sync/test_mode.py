@@ -22,12 +22,10 @@ def _without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "check_can_quantise", lambda model_dir: None)
 
 
-def _model(directory: Path, **config: Any) -> Path:
-    (directory / "config.json").write_text(json.dumps(config))
-    return directory
-
-
-def _choice(model_dir: Path, *, mode: str = "auto", dtype: str = "float32", **rollout: Any) -> SyncChoice:
+def _choice(
+    model_dir: Path, config: dict[str, Any], *, mode: str = "auto", dtype: str = "float32", **rollout: Any
+) -> SyncChoice:
+    (model_dir / "config.json").write_text(json.dumps(config))
     lora = rollout.pop("lora", LoraSpec())
     held = {"quantization": dtype} if dtype == "nf4" else {"dtype": dtype}
     model = ModelSpec.model_validate({"path": str(model_dir), "lora": lora, **held})
@@ -36,12 +34,6 @@ def _choice(model_dir: Path, *, mode: str = "auto", dtype: str = "float32", **ro
     assert choice.dtype == dtype
     assert choice.lora_rank(16) == (16 if choice.mode == "adapter" else None)
     return choice
-
-
-@pytest.mark.parametrize("mode", ["adapter", "merged"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_mode_set_in_the_configuration_is_taken(tmp_path: Path, mode: str, dtype: str) -> None:
-    assert _choice(_model(tmp_path), mode=mode, dtype=dtype).mode == mode
 
 
 @pytest.mark.parametrize(
@@ -56,14 +48,16 @@ def test_mode_set_in_the_configuration_is_taken(tmp_path: Path, mode: str, dtype
         ({}, {"dtype": "nf4", "engine": "simulated"}, "adapter", "nf4"),
         ({}, {"tensor_parallel_size": 2}, "adapter", "several processes"),
         ({}, {"engine": "vllm_async"}, "adapter", "several processes"),
+        ({}, {"mode": "merged", "dtype": "bfloat16"}, "merged", "delivery.mode"),
+        ({}, {"mode": "adapter"}, "adapter", "delivery.mode"),
         ({}, {"engine": "simulated", "dtype": "bfloat16"}, "merged", "simulated"),
         ({}, {"lora": LoraSpec(target_modules=("q_proj", "c_attn"))}, "merged", "['c_attn']"),
     ],
 )
-def test_auto_mode_follows_base_dtype_and_device(
+def test_mode_follows_configuration_base_dtype_and_device(
     tmp_path: Path, config: dict[str, Any], how: dict[str, Any], mode: str, reason: str
 ) -> None:
-    choice = _choice(_model(tmp_path, **config), **how)
+    choice = _choice(tmp_path, config, **how)
     assert choice.mode == mode
     assert reason in choice.reason
 
@@ -78,13 +72,4 @@ def test_auto_mode_follows_base_dtype_and_device(
 )
 def test_impossible_merge_is_refused(tmp_path: Path, config: Any, how: Any) -> None:
     with pytest.raises(ConfigError, match=r"delivery\.mode=merged .*delivery\.mode=adapter"):
-        _choice(_model(tmp_path, **config), mode="merged", **how)
-
-
-def test_devices_of_an_engine_are_checked_when_the_configuration_is_read() -> None:
-    assert RolloutSpec(tensor_parallel_size=2).engine_kind == "vllm_async"
-    assert RolloutSpec().engine_kind == "vllm"
-    with pytest.raises(ValueError, match="gpus_per_worker=2"):
-        RolloutSpec(tensor_parallel_size=2, gpus_per_worker=1)
-    with pytest.raises(ValueError, match="tensor_parallel_size"):
-        RolloutSpec(tensor_parallel_size=2, engine="simulated")
+        _choice(tmp_path, config, mode="merged", **how)

@@ -50,13 +50,18 @@ def adapter_dir(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Pa
     return directory
 
 
+def _adapted(model_dir: Path, dtype: str) -> PeftModel:
+    base, lora = load_base(model_dir, dtype), LoraSpec(rank=4, alpha=8)
+    return attach_adapter(base, lora, None, base_sha256="b" * 64, seed=0).eval()
+
+
 def _sequences(
     model_dir: Path, seed: int = 0, dtype: str = "float32", **rollout: int
 ) -> tuple[tuple[int, ...], ...]:
     return probe_sequences(HiddenTrapGridSpec(), RolloutSpec(**rollout), 5, seed, model_dir, dtype)  # type: ignore[arg-type]
 
 
-def test_probes_are_training_prompts_with_eight_random_plain_tokens(model_dir: Path) -> None:
+def test_probes_are_training_prompts_with_eight_random_tokens_that_fit_the_engine(model_dir: Path) -> None:
     sequences = _sequences(model_dir)
     task, tokenizer = build_task(HiddenTrapGridSpec()), build_tokenizer()
     for index, sequence in enumerate(sequences):
@@ -65,6 +70,11 @@ def test_probes_are_training_prompts_with_eight_random_plain_tokens(model_dir: P
         assert len(sequence) == len(prompt) + 8
         assert all(3 <= token < 28 for token in sequence[len(prompt) :])
     assert len({sequence[-8:] for sequence in sequences}) == 5
+    assert _sequences(model_dir) == sequences != _sequences(model_dir, seed=1)
+    tight = _sequences(model_dir, max_prompt_tokens=6, max_completion_tokens=4)
+    for sequence, full in zip(tight, sequences, strict=True):
+        assert len(sequence) == 6 + 4 - 1  # an engine samples one token after it
+        assert sequence[:-4] == full[:10][-5:]  # the prompt keeps its end
 
 
 def test_probes_in_16_bits_are_longer_and_as_many_as_a_sign_test_needs(model_dir: Path) -> None:
@@ -84,8 +94,7 @@ def test_probes_of_one_short_prompt_in_16_bits_are_not_endless(model_dir: Path) 
 
 
 def test_step_too_small_for_16_bits_leaves_the_probe_as_it_was(model_dir: Path) -> None:
-    base = load_base(model_dir, "bfloat16")
-    model = attach_adapter(base, LoraSpec(rank=4, alpha=8), None, base_sha256="b" * 64, seed=0).eval()
+    model = _adapted(model_dir, "bfloat16")
     move(model)
     before, weights = probe_logprobs(model, SEQUENCES), adapter_bytes(model)
     for parameter in model.parameters():
@@ -106,8 +115,9 @@ def test_step_too_small_for_16_bits_leaves_the_probe_as_it_was(model_dir: Path) 
 
 
 def test_magnified_probe_is_that_of_a_larger_scale(model_dir: Path) -> None:
-    base = load_base(model_dir, "bfloat16")
-    model = attach_adapter(base, LoraSpec(rank=4, alpha=8), None, base_sha256="b" * 64, seed=0).eval()
+    exact, model = _adapted(model_dir, "float32"), _adapted(model_dir, "bfloat16")
+    move(exact, 1e-5)
+    assert magnified_probe(exact, SEQUENCES) is None
     add_reference(model)
     assert magnified_probe(model, SEQUENCES) is None, "a fresh adapter has nothing to magnify"
     move(model, 1e-5)
@@ -126,62 +136,32 @@ def test_magnified_probe_is_that_of_a_larger_scale(model_dir: Path) -> None:
     assert magnified_probe(model, SEQUENCES) is None, "it is large enough already"
 
 
-def test_no_probe_is_magnified_in_float32(model_dir: Path) -> None:
-    base = load_base(model_dir, "float32")
-    model = attach_adapter(base, LoraSpec(rank=4, alpha=8), None, base_sha256="b" * 64, seed=0).eval()
-    move(model, 1e-5)
-    assert magnified_probe(model, SEQUENCES) is None
-
-
-def test_probes_depend_on_the_seed_alone(model_dir: Path) -> None:
-    assert _sequences(model_dir) == _sequences(model_dir)
-    assert _sequences(model_dir, seed=1) != _sequences(model_dir)
-
-
-def test_probes_fit_an_engine_that_samples_one_token_after_them(model_dir: Path) -> None:
-    roomy = _sequences(model_dir)
-    tight = _sequences(model_dir, max_prompt_tokens=6, max_completion_tokens=4)
-    for sequence, full in zip(tight, roomy, strict=True):
-        assert len(sequence) == 6 + 4 - 1
-        assert sequence[:-4] == full[:10][-5:]  # the prompt keeps its end
-
-
-def test_an_adapter_on_disk_becomes_a_version_that_the_model_proves(
-    model_dir: Path, adapter_dir: Path
+def test_adapter_on_disk_becomes_a_version_that_the_model_proves(
+    tmp_path: Path, model_dir: Path, adapter_dir: Path
 ) -> None:
-    payload = adapter_on_disk(adapter_dir, model_dir, "float32", SEQUENCES, version=4)
+    before = np.zeros(5, np.float32)
+    payload = adapter_on_disk(adapter_dir, model_dir, "float32", SEQUENCES, version=4, previous=before)
     content = (adapter_dir / "adapter_model.safetensors").read_bytes()
     assert payload.tensors == content
     assert (payload.policy.attempt, payload.policy.version) == (1, 4)
     assert payload.policy.sha256 == sha256_of(content)
-    assert payload.shape == AdapterShape.from_peft(
-        json.loads((adapter_dir / "adapter_config.json").read_text())
-    )
+    written = json.loads((adapter_dir / "adapter_config.json").read_text())
+    assert payload.shape == AdapterShape.from_peft(written)
+    probe, of_base = payload.probe, probe_logprobs(build_base(), SEQUENCES)
     expected = probe_logprobs(build_policy(reference=False), SEQUENCES)
-    np.testing.assert_allclose(payload.probe.logprobs, expected, atol=1e-6)
-    assert payload.probe.sequences == SEQUENCES
-    assert payload.probe.previous is None
-
-
-def test_base_version_has_no_bytes(model_dir: Path) -> None:
-    payload = adapter_on_disk(None, model_dir, "float32", SEQUENCES, version=0)
-    assert (payload.tensors, payload.shape) == (b"", None)
-    assert payload.policy.sha256 == sha256_of(b"")
-    np.testing.assert_allclose(payload.probe.logprobs, probe_logprobs(build_base(), SEQUENCES), atol=1e-6)
-
-
-def test_an_adapter_of_another_base_is_refused(tmp_path: Path, adapter_dir: Path) -> None:
-    other = save_base(tmp_path / "other", seed=8)
+    np.testing.assert_allclose(probe.logprobs, expected, atol=1e-6)
+    assert probe.sequences == SEQUENCES and probe.previous is before and probe.base is not None
+    np.testing.assert_allclose(probe.base, of_base, atol=1e-6)
+    base = adapter_on_disk(None, model_dir, "float32", SEQUENCES, version=0)
+    assert (base.tensors, base.shape, base.probe.base, base.policy.sha256) == (
+        b"",
+        None,
+        None,
+        sha256_of(b""),
+    )
+    np.testing.assert_allclose(base.probe.logprobs, of_base, atol=1e-6)
     with pytest.raises(ConfigError, match=r"base \w{12}\b.* \w{12}\b"):
-        adapter_on_disk(adapter_dir, other, "float32", SEQUENCES, version=1)
-
-
-def test_saved_adapter_records_base_and_previous_version(model_dir: Path, adapter_dir: Path) -> None:
-    before = np.zeros(5, np.float32)
-    payload = adapter_on_disk(adapter_dir, model_dir, "float32", SEQUENCES, version=4, previous=before)
-    assert payload.probe.previous is before and payload.probe.base is not None
-    np.testing.assert_allclose(payload.probe.base, probe_logprobs(build_base(), SEQUENCES), atol=1e-6)
-    assert adapter_on_disk(None, model_dir, "float32", SEQUENCES, version=0).probe.base is None
+        adapter_on_disk(adapter_dir, save_base(tmp_path, seed=8), "float32", SEQUENCES, version=1)
 
 
 def test_delivery_in_bfloat16_without_a_version_before_is_not_blind(

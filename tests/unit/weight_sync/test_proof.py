@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from polyray.config.model import LoraSpec
 from polyray.errors import WeightSyncMismatch
 from polyray.models import logprobs
 from polyray.models.adapter import AdapterShape, Magnified, PolicyUpdate, Probe, sha256_of
@@ -34,63 +35,42 @@ def _check(ack: SyncAck, probe: Probe, policy: PolicyVersion = POLICY, dtype: st
     return SyncVerifier(dtype).check(ack, PolicyUpdate(policy, b"", None, probe))
 
 
-def test_accepts_the_version_and_measures_difference_and_change() -> None:
-    proof = _check(_ack(NOW + np.array([0, 0, 3e-5], np.float32)), PROBE)
+@pytest.mark.parametrize(
+    ("answer", "probe", "change"),
+    [
+        (NOW + np.array([0, 0, 3e-5], np.float32), PROBE, 0.3),
+        (NOW, replace(PROBE, previous=None), None),
+        *((NOW, replace(PROBE, previous=NOW + np.float32(change)), change) for change in (0.0, 5e-5, 9e-4)),
+    ],
+)
+def test_right_version_is_accepted_with_its_difference_and_change(
+    answer: np.ndarray, probe: Probe, change: float | None
+) -> None:
+    proof = _check(_ack(answer), probe)
     assert (proof.worker, proof.policy) == ("rollout-1", POLICY)
-    assert proof.max_difference == pytest.approx(3e-5, rel=1e-3)
-    assert proof.change == pytest.approx(0.3, rel=1e-6)
+    assert proof.max_difference == pytest.approx(np.abs(answer - NOW).max(), rel=1e-3)
+    assert proof.change == (None if change is None else pytest.approx(change, rel=0, abs=2e-7))
 
 
-def test_the_first_version_has_no_change() -> None:
-    assert _check(_ack(NOW), replace(PROBE, previous=None)).change is None
-
-
-def test_refuses_the_version_before_and_says_so() -> None:
-    message = (
-        r"worker rollout-1 .*policy-a1-v5-aaaaaaaa: .*\b0\.3 "
-        r"\(largest\).*\b0\.0001\b.*version before"
-    )
+@pytest.mark.parametrize(
+    ("ack", "probe", "message"),
+    [
+        (
+            _ack(BEFORE),
+            PROBE,
+            r"worker rollout-1 .*policy-a1-v5-aaaaaaaa: .*\b0\.3 .*\b0\.0001\b.*version before",
+        ),
+        (_ack(NOW - np.array([0, 0, 2.5e-4], np.float32)), PROBE, r"0\.00025.*0\.0001$"),
+        (_ack(NOW, sha256="b" * 64), PROBE, r"b{12}.*a{12}"),
+        (_ack(NOW), replace(PROBE, logprobs=np.full(3, np.nan, np.float32)), "finite"),
+        *((_ack(np.array([-0.5, value, -0.1])), PROBE, "finite") for value in (np.nan, np.inf, -np.inf)),
+        # One value would broadcast, and none would differ by nothing.
+        *((_ack(np.full(n, -0.5)), PROBE, rf"\b{n} probe log-probs.*\b3\b") for n in (0, 1, 2, 4)),
+    ],
+)
+def test_answer_that_proves_nothing_is_refused(ack: SyncAck, probe: Probe, message: str) -> None:
     with pytest.raises(WeightSyncMismatch, match=message):
-        _check(_ack(BEFORE), PROBE)
-
-
-def test_refuses_a_difference_above_the_tolerance_with_its_size() -> None:
-    with pytest.raises(WeightSyncMismatch, match=r"0\.00025.*0\.0001$"):
-        _check(_ack(NOW - np.array([0, 0, 2.5e-4], np.float32)), PROBE)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_refuses_values_that_are_not_finite(value: float) -> None:
-    logprobs = NOW.copy()
-    logprobs[1] = value
-    with pytest.raises(WeightSyncMismatch, match="finite"):
-        _check(_ack(logprobs), PROBE)
-
-
-def test_refuses_a_learner_that_is_not_finite() -> None:
-    probe = replace(PROBE, logprobs=np.full(3, np.nan, np.float32))
-    with pytest.raises(WeightSyncMismatch, match="finite"):
-        _check(_ack(NOW), probe)
-
-
-def test_refuses_another_hash() -> None:
-    with pytest.raises(WeightSyncMismatch, match=r"b{12}.*a{12}"):
-        _check(_ack(NOW, sha256="b" * 64), PROBE)
-
-
-@pytest.mark.parametrize("size", [0, 1, 2, 4])
-def test_refuses_another_number_of_values(size: int) -> None:
-    # One value would broadcast, and none would differ by nothing.
-    with pytest.raises(WeightSyncMismatch, match=rf"\b{size} probe log-probs.*\b3\b"):
-        _check(_ack(np.full(size, -0.5, np.float32)), PROBE)
-
-
-@pytest.mark.parametrize("change", [0.0, 5e-5, 9e-4])
-def test_a_version_that_hardly_changed_is_healthy(change: float) -> None:
-    probe = replace(PROBE, previous=NOW + np.float32(change))
-    proof = _check(_ack(NOW), probe)
-    assert proof.max_difference == 0
-    assert proof.change == pytest.approx(change, abs=1e-6)
+        _check(ack, probe)
 
 
 TOKENS = 160
@@ -177,7 +157,7 @@ def test_version_before_is_refused_after_a_step_of_any_size(step: float) -> None
             assert _refusal(verifier, run.update, run.deliver()) is None
 
 
-def test_engine_that_goes_back_to_the_base_is_refused_after_tiny_steps() -> None:
+def test_engine_that_returns_to_the_base_is_refused_after_tiny_steps() -> None:
     run, verifier = NoisyRun(0.002, 0), SyncVerifier("bfloat16")
     base = run.stale
     assert _refusal(verifier, run.update, base) is None
@@ -207,15 +187,9 @@ def test_fault_of_a_first_version_is_refused_where_its_change_exceeds_the_noise(
     served: str, change: float
 ) -> None:
     for seed in range(100):
-        run = NoisyRun(0.0, seed, warm=change)
+        run, other = NoisyRun(0.0, seed, warm=change), NoisyRun(0.0, seed + 1000)
         assert _refusal(SyncVerifier("bfloat16"), run.update, run.deliver(served)) is not None
-
-
-def test_other_model_is_refused_as_first_version() -> None:
-    for seed in range(100):
-        run, other = NoisyRun(0.0, seed), NoisyRun(0.0, seed + 1000)
-        message = _refusal(SyncVerifier("bfloat16"), run.update, other.stale)
-        assert message is not None and "(mean)" in message
+        assert "(mean)" in str(_refusal(SyncVerifier("bfloat16"), run.update, other.stale))  # another model
 
 
 def test_noise_twice_that_of_the_first_version_is_refused() -> None:
@@ -228,33 +202,25 @@ def test_noise_twice_that_of_the_first_version_is_refused() -> None:
         assert (_refusal(verifier, run.update, answer) is not None) is refused
 
 
-def test_magnified_adapter_shows_what_the_version_itself_hides() -> None:
+def test_magnified_answer_shows_faults_that_the_version_hides() -> None:
     run, verifier = NoisyRun(0.002, 0), SyncVerifier("bfloat16")
     assert _refusal(verifier, run.update, run.stale) is None
-    run.take_step()
     larger = NoisyRun(3.0, 1)
     larger.take_step()
     magnified = Magnified(4096.0, larger.update.probe.logprobs, larger.rounded_anew())
-    probe = replace(run.update.probe, magnified=magnified)
-    update, answer = replace(run.update, probe=probe), run.deliver()
-    for wrong in (None, larger.deliver("half"), larger.deliver("base"), np.full(TOKENS, np.nan)):
-        assert "4096" in str(_refusal(verifier, update, answer, wrong))
-    assert _refusal(verifier, update, answer, larger.deliver()) is None
 
-
-def test_magnified_answer_is_refused_beyond_its_noise() -> None:
-    run, verifier = NoisyRun(0.002, 0), SyncVerifier("bfloat16")
-    larger = NoisyRun(3.0, 1)
-    larger.take_step()
-    magnified = Magnified(4096.0, larger.update.probe.logprobs, larger.rounded_anew())
-    evidence_N = distinct_tokens(run.update.probe.sequences, with_shared=False)
-    own = own_noise(magnified, evidence_N)
-    assert _refusal(verifier, run.update, run.stale) is None
-    for factor, refused in ((1.0, False), (1.69, False), (1.71, True)):
+    def refusal(answer: np.ndarray | None) -> str | None:
         run.take_step()
         update = replace(run.update, probe=replace(run.update.probe, magnified=magnified))
-        answer_N = magnified.logprobs + np.float32(factor * own)
-        assert (_refusal(verifier, update, run.deliver(), answer_N) is not None) is refused
+        return _refusal(verifier, update, run.deliver(), answer)
+
+    for wrong in (None, larger.deliver("half"), larger.deliver("base"), np.full(TOKENS, np.nan)):
+        assert "4096" in str(refusal(wrong))
+    assert refusal(larger.deliver()) is None
+    evidence_N = distinct_tokens(run.update.probe.sequences, with_shared=False)
+    own = own_noise(magnified, evidence_N)
+    for factor, refused in ((1.0, False), (1.69, False), (1.71, True)):
+        assert (refusal(magnified.logprobs + np.float32(factor * own)) is not None) is refused
 
 
 def test_magnified_update_differs_in_name_scale_and_probe() -> None:
@@ -272,25 +238,17 @@ def test_magnified_update_differs_in_name_scale_and_probe() -> None:
     assert replace(update, shape=None, tensors=b"").magnified() is None
 
 
-def test_shared_tokens_are_evidence_once_in_float32() -> None:
+def test_step_below_the_tolerance_tells_versions_apart_by_distinct_tokens() -> None:
     # Tokens that are all nearer to the version before, in eight prompts of their own or with one beginning.
     now, before = np.zeros(64, np.float32), np.full(64, -5e-5, np.float32)
     own = tuple((index, *range(8)) for index in range(8))
     with pytest.raises(WeightSyncMismatch, match="version before"):
         _check(_ack(before), Probe(own, now, before))
     assert _check(_ack(before), Probe((tuple(range(9)),) * 8, now, before)).max_difference > 0
+    assert _check(_ack(now), Probe(own, now, before)).change == pytest.approx(5e-5)
 
 
-def test_in_float32_a_step_far_below_the_tolerance_tells_versions_apart() -> None:
-    draw = np.random.default_rng(0)
-    before = -draw.exponential(2.0, 60).astype(np.float32)
-    probe = Probe((tuple(range(61)),), before + np.float32(2e-5), before)
-    assert _check(_ack(probe.logprobs), probe).change == pytest.approx(2e-5, rel=0.2)
-    with pytest.raises(WeightSyncMismatch, match="version before"):
-        _check(_ack(before), probe)
-
-
-def test_a_worker_that_lies_about_its_version_is_found_out() -> None:
+def test_worker_that_lies_about_its_version_is_refused() -> None:
     model = build_policy(reference=False)
     before = probe_logprobs(model, SEQUENCES)
     move(model, size=0.01, seed=9)
@@ -306,48 +264,27 @@ def test_a_worker_that_lies_about_its_version_is_found_out() -> None:
         _check(liar, probe, policy)
 
 
-def test_probe_logprobs_match_each_sequence_alone() -> None:
-    model = build_policy(reference=False)
+@pytest.mark.parametrize("pass_tokens", [None, 64, 12, 8, 1])
+def test_probe_matches_each_sequence_alone_and_holds_one_chunk_of_logits(
+    pass_tokens: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build_policy(LoraSpec(rank=4, alpha=8, dropout=0.5), reference=False)
+    base: Any = model.get_base_model()
     expected: list[float] = []
     with torch.no_grad():
         for sequence in SEQUENCES:
-            logprobs = model(input_ids=torch.tensor([sequence])).logits[0].double().log_softmax(-1)
-            expected += [float(logprobs[i, token]) for i, token in enumerate(sequence[1:])]
-    for pass_tokens in (64, 8, 1):
-        values = probe_logprobs(model, SEQUENCES, pass_tokens)
-        assert values.dtype == np.float32
-        np.testing.assert_allclose(values, expected, atol=1e-6)
-
-
-def test_probing_leaves_the_mode_of_the_model_alone_and_runs_without_dropout() -> None:
-    from polyray.config.model import LoraSpec
-
-    model = build_policy(LoraSpec(rank=4, alpha=8, dropout=0.5), reference=False)
-    expected = probe_logprobs(model, SEQUENCES)
-    model.train()
-    np.testing.assert_array_equal(probe_logprobs(model, SEQUENCES), expected)
-    assert model.training
-
-
-def test_a_probe_holds_the_logits_of_a_chunk_and_the_tokens_of_a_pass(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model = build_policy(reference=False)
-    base: Any = model.get_base_model()
-    expected = probe_logprobs(model, SEQUENCES)
+            values = model(input_ids=torch.tensor([sequence])).logits[0].double().log_softmax(-1)
+            expected += [float(values[i, token]) for i, token in enumerate(sequence[1:])]
     held: list[int] = []
-    seen: list[tuple[int, ...]] = []
+    seen: list[int] = []
     base.lm_head.register_forward_hook(lambda _, args, logits: held.append(logits.numel()))
     base.base_model.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+        lambda _, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
     )
     monkeypatch.setattr(logprobs, "LOGITS_PER_CHUNK", 2 * VOCABULARY)
-    lengths = [len(sequence) for sequence in SEQUENCES]
-    np.testing.assert_allclose(probe_logprobs(model, SEQUENCES), expected, rtol=0, atol=1e-6)
-    assert seen == [(len(SEQUENCES), max(lengths))]
-    assert max(held) == 2 * VOCABULARY and sum(held) == (sum(lengths) - len(lengths)) * VOCABULARY
-    seen.clear()
-    np.testing.assert_allclose(
-        probe_logprobs(model, SEQUENCES, 2 * max(lengths)), expected, rtol=0, atol=1e-6
-    )
-    assert [rows for rows, _ in seen] == [2] * (len(SEQUENCES) // 2) + [1] * (len(SEQUENCES) % 2)
+    model.train()
+    found = probe_logprobs(model, SEQUENCES, *([] if pass_tokens is None else [pass_tokens]))
+    assert found.dtype == np.float32 and model.training
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    assert max(held) == 2 * VOCABULARY and sum(held) == len(expected) * VOCABULARY
+    assert seen == {None: [3], 64: [3], 12: [2, 1]}.get(pass_tokens, [1, 1, 1])
