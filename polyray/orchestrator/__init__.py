@@ -1,6 +1,6 @@
 """Plain classes from below, wrapped as actors and connected.
 
-coordinator.py            one per run: dispatches groups, cuts batches, publishes versions; its queues are listed there
+coordinator.py            one per run: dispatches groups, cuts batches, publishes versions; lists its queues
 rollout_buffer.py         every group of the run from its id to its end, and the rules of staleness
 worker_table.py           one row for each rollout worker; incidents and failure of the run
 weight_sync_manager.py    brings workers to versions, replaces them, puts engines to sleep
