@@ -27,9 +27,10 @@ from tests.unit.serving.generation.tiny_service import (
     token_book,
 )
 
-pytest.importorskip(
-    "lm_eval.models.openai_completions", reason='lm-eval is absent: pip install "lm_eval[api]"'
-)
+ABSENT = 'lm-eval is absent: pip install "lm_eval[api]"'
+LM_EVAL: Any = pytest.importorskip("lm_eval", reason=ABSENT)
+TASK: Any = pytest.importorskip("lm_eval.api.task", reason=ABSENT)
+pytest.importorskip("lm_eval.models.openai_completions", reason=ABSENT)
 
 START_TIMEOUT_S = 180
 CHOICES = ["RRUU", "U", "LDRU"]
@@ -62,9 +63,6 @@ def url(root: Path) -> Iterator[str]:
 
 def evaluated(root: Path, kind: str, base_url: str, task: dict[str, Any], **options: Any) -> Any:
     """lm-eval's results and samples of one task."""
-    import lm_eval
-    from lm_eval.api.task import ConfigurableTask
-
     config = {
         "task": "own",
         "dataset_path": "json",
@@ -75,10 +73,10 @@ def evaluated(root: Path, kind: str, base_url: str, task: dict[str, Any], **opti
         **task,
     }
     arguments = {"model": "first", "base_url": base_url, "tokenizer": str(root / "model"), "max_retries": 1}
-    return lm_eval.simple_evaluate(
+    return LM_EVAL.simple_evaluate(
         kind,
         model_args=arguments | options.pop("model_args", {}),
-        tasks=[ConfigurableTask(config=config)],
+        tasks=[TASK.ConfigurableTask(config=config)],
         bootstrap_iters=0,
         **options,
     )

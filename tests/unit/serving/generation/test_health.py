@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from polyray.errors import RolloutError
 from polyray.serving.generation.health import EngineHealth
 from tests.unit.serving.generation.operation_fixtures import Clock
-from tests.unit.serving.generation.scripted_text_engine import ScriptedTextEngine
 from tests.unit.serving.generation.test_sampling import engine_of
 
 
-def health_of(
-    engine: ScriptedTextEngine, clock: Clock | None = None, timeout_s: float = 10.0
-) -> EngineHealth:
+def health_of(engine: Any, clock: Clock | None = None, timeout_s: float = 10.0) -> EngineHealth:
     return EngineHealth(engine, (1,), "base", timeout_s, clock or Clock(100.0))
 
 

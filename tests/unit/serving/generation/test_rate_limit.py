@@ -88,13 +88,11 @@ def test_rate_limiter_callers_have_their_own_buckets_and_limits() -> None:
     assert [unlimited.admit(slow) for _ in range(2)] == [None, OverLimit(0.5, 1, retry_after_s=120)]
 
 
-@pytest.mark.parametrize(
-    ("num_replicas", "burst", "share"), [(1, 20, 20), (2, 20, 10), (3, 20, 7), (8, 4, 1)]
-)
-def test_rate_limiter_of_a_replica_admits_its_share(num_replicas: int, burst: int, share: int) -> None:
-    limiter = RateLimiter(60, burst=burst, num_replicas=num_replicas, clock=Clock())
-    at_once = [limiter.admit(ANN) for _ in range(share + 1)]
-    assert at_once == [None] * share + [OverLimit(60, burst, retry_after_s=num_replicas)]
+def test_rate_limiter_of_a_replica_admits_its_share() -> None:
+    for num_replicas, burst, share in ((1, 20, 20), (2, 20, 10), (3, 20, 7), (8, 4, 1)):
+        limiter = RateLimiter(60, burst=burst, num_replicas=num_replicas, clock=Clock())
+        at_once = [limiter.admit(ANN) for _ in range(share + 1)]
+        assert at_once == [None] * share + [OverLimit(60, burst, retry_after_s=num_replicas)]
 
 
 def test_rate_limiter_forgets_the_caller_away_longest() -> None:
@@ -142,18 +140,3 @@ async def test_caller_over_the_limit_gets_429_with_retry_after() -> None:
         assert [answer.status_code for answer in exempt] == [200, 200, 200]
     clock.now_s = 5.0
     assert (await models(USER)).status_code == 200
-
-
-async def test_rate_limit_passes_a_lifespan() -> None:
-    seen: list[str] = []
-
-    async def inner(scope: Any, receive: Any, send: Any) -> None:
-        seen.append(scope["type"])
-
-    async def unused(*_: Any) -> Any:
-        raise AssertionError("unreachable")
-
-    limiter = RateLimiter(requests_per_minute=1, burst=1, clock=Clock())
-    for middleware in (RateLimitMiddleware(inner, limiter), ScopeMiddleware(inner, BOOK, lambda *_: False)):
-        await middleware({"type": "lifespan"}, unused, unused)
-    assert seen == ["lifespan"] * 2
