@@ -42,6 +42,7 @@ WITHOUT_CLUSTER = frozenset(
         "test_engine_check.py",
         "test_gpu_benchmark.py",
         "test_judge_vllm.py",
+        "test_lm_eval.py",
         "test_proof_benchmark.py",
         "test_python_api.py",
         "test_checkpoint_faults.py",

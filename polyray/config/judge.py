@@ -138,13 +138,11 @@ class JudgeSpec(StrictModel):
     scale: ScaleSpec = ScaleSpec()
     max_retries: int = Field(default=2, ge=0, description="further tries after an answer that cannot be used")
     max_attempts: int = Field(
-        default=6, ge=1, description="tries of one request that meets a rate limit, a 5xx or no connection"
+        default=6,
+        ge=1,
+        description="tries of one request that meets a rate limit, a 5xx or no connection; the SDK's own pauses",
     )
-    backoff_s: float = Field(default=1.0, gt=0, description="before the second try; doubles, with jitter")
-    max_backoff_s: float = Field(
-        default=60.0, gt=0, description="also the longest Retry-After that is obeyed"
-    )
-    timeout_s: float = Field(default=120.0, gt=0, description="seconds for one request")
+    timeout_s: float = Field(default=120.0, gt=0, description="seconds for one try")
     concurrency: int = Field(default=8, ge=1, le=256, description="requests in flight")
     max_unjudged_share: float = Field(default=0.1, ge=0, le=1, description="above it the job stops")
     prices: PriceSpec | None = None
@@ -270,8 +268,6 @@ RESUMABLE_KEYS = (
     "judge.concurrency",
     "judge.timeout_s",
     "judge.max_attempts",
-    "judge.backoff_s",
-    "judge.max_backoff_s",
     "judge.max_unjudged_share",
     "judge.budget.*",
 )

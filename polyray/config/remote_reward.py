@@ -28,12 +28,6 @@ class ClientSpec(StrictModel):
         ge=1,
         description="tries of a request: again after 408, 429, 502, 503, 504, no connection, time-outs",
     )
-    backoff_s: float = Field(
-        default=0.25,
-        gt=0,
-        description="limit of the pause before the second try; doubles; drawn from [0, limit]",
-    )
-    max_backoff_s: float = Field(default=10.0, gt=0, description="longest pause between two tries")
     breaker_failures: int = Field(
         default=8, ge=0, description="failures in a row after which nothing is sent for a while; 0: never"
     )

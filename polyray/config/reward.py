@@ -151,8 +151,8 @@ RewardSpec = Annotated[
 HOW_IT_RUNS = frozenset(
     {
         "service", "client", "workers", "timeout_s", "memory_mib", "strict", "deterministic", "cache_path",
-        "allow_code_execution", "token_env", "api_key_env", "max_retries", "max_attempts", "backoff_s",
-        "max_backoff_s", "concurrency", "max_unjudged_share", "prices", "budget",
+        "allow_code_execution", "token_env", "api_key_env", "max_retries", "max_attempts", "concurrency",
+        "max_unjudged_share", "prices", "budget",
     }
 )  # fmt: skip
 """Settings of a reward, at any depth, that say how it is computed and not which score it gives."""

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from ray.serve.exceptions import RayServeException
 
 from polyray.config.service import ServiceSpec
 from polyray.errors import PolyrayError, RewardError
+from polyray.retry import pause_s
 from polyray.rewards import RewardPlan
 from polyray.rewards.base import GroupScores
 from polyray.rewards.groups import GroupToScore, checked_group_scores, score_groups
@@ -34,8 +34,6 @@ from polyray.types import Prompt
 
 logger = logging.getLogger(__name__)
 
-BACKOFF_BASE_S = 0.25
-BACKOFF_CAP_S = 10.0
 CALLS_PER_REPLICA = 2
 """Calls in flight per replica: one being scored, one waiting behind it."""
 
@@ -79,7 +77,6 @@ class RewardClient:
         self._spec = spec
         self._call = call or self._call_handle
         self._handle: Any = None
-        self._jitter = random.Random()
         self._pending: list[tuple[GroupToScore, asyncio.Future[GroupScores]]] = []
         self._calls: set[asyncio.Task[None]] = set()
         self._trouble: str | None = None
@@ -124,7 +121,7 @@ class RewardClient:
         reason = ""
         for attempt in range(self._spec.max_attempts):
             if attempt:
-                await asyncio.sleep(self._backoff_s(attempt - 1))
+                await asyncio.sleep(pause_s(attempt))
             try:
                 answers = await asyncio.wait_for(self._call(requests), self._spec.request_timeout_s)
                 return _checked(answers, requests)
@@ -149,10 +146,6 @@ class RewardClient:
         except asyncio.CancelledError:
             response.cancel()
             raise
-
-    def _backoff_s(self, retry: int) -> float:
-        """Full jitter: uniform between 0 and an exponentially growing limit."""
-        return self._jitter.uniform(0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2**retry))
 
 
 def _checked(answers: object, requests: list[GroupToScore]) -> list[GroupScores]:

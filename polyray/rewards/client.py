@@ -25,15 +25,14 @@ import httpx
 
 from polyray.config.remote_reward import ClientSpec
 from polyray.errors import RewardError
+from polyray.retry import Uniform, retry_after_s
 from polyray.rewards.base import Score, ScoreItem, unscored
 from polyray.rewards.client_policy import (
     CircuitBreaker,
     Failure,
     Retry,
-    Uniform,
     after_failure,
     is_alive,
-    retry_after_s,
     split_batches,
 )
 from polyray.rewards.protocol import DEFAULT_GROUP, check_matrix

@@ -5,27 +5,24 @@
     CircuitBreaker   closed -> open after failures in a row -> one probe -> closed, or open again
     split_batches    which items share a request
 
-Times are seconds of the caller's clock. Called by client.py.
+The pauses themselves are polyray/retry.py. Times are seconds of the caller's clock. Called by client.py.
 """
 
 from __future__ import annotations
 
-import email.utils
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from polyray.config.remote_reward import ClientSpec
+from polyray.retry import Uniform, pause_s
 
 Kind = Literal["unreachable", "timeout", "overloaded", "refused", "failed", "garbage", "circuit_open"]
 """Kinds of failures. refused: a 3xx or 4xx, the same on a retry. failed: a 5xx. garbage: an invalid answer."""
 
 AGAIN = frozenset({408, 429, 502, 503, 504})
 """Statuses that may pass. 500 is a defect of the service itself, the same on a retry."""
-
-Uniform = Callable[[float, float], float]
-"""(low, high) -> a random number between them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +65,13 @@ def after_failure(
 ) -> Retry | Failure:
     """Decide between a retry and the final failure after try number `tries`.
 
-    The pause is full jitter, uniform in [0, backoff_s 2^(tries - 1)] with the limit max_backoff_s, after the
-    service's own Retry-After, if any. A pause that would end after the deadline is not begun.
+    A pause that would end after the deadline is not begun.
     """
     if not failure.may_pass:
         return _final(failure, tries, "")
     if tries >= spec.max_attempts:
         return _final(failure, tries, f" in {tries} tries")
-    limit_s = min(spec.max_backoff_s, spec.backoff_s * 2.0 ** (tries - 1))
-    wait_s = uniform(0.0, limit_s) + (failure.retry_after_s or 0.0)
+    wait_s = pause_s(tries, failure.retry_after_s, uniform)
     if now + wait_s >= deadline:
         left = max(0.0, deadline - now)
         return _final(
@@ -149,23 +144,6 @@ class CircuitBreaker:
 def is_alive(failure: Failure) -> bool:
     """Whether the service itself answered: what the breaker does not count."""
     return failure.status is not None and failure.status < 500
-
-
-def retry_after_s(value: str | None, wall_now: float) -> float | None:
-    """Seconds of a Retry-After header, a number or an HTTP date; None where there is none that can be read.
-
-    `wall_now` is seconds since the epoch.
-    """
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - wall_now
-        except ValueError:
-            return None
-    return max(0.0, seconds) if seconds == seconds and seconds != float("inf") else None
 
 
 def split_batches(num_bytes: Sequence[int], max_items: int, max_bytes: int) -> list[range]:

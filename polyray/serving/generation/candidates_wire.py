@@ -34,6 +34,23 @@ class ChatMessage(StrictModel):
     role: Literal["system", "user", "assistant"]
     content: Text
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_openai(cls, values: Any) -> Any:
+        """Accept answers that are sent back with their empty fields, parts of text, and the role `developer`."""
+        if not isinstance(values, dict):
+            return values
+        given = {key: value for key, value in values.items() if value is not None and value != []}
+        if given.get("role") == "developer":
+            given["role"] = "system"
+        parts = given.get("content")
+        if isinstance(parts, list):
+            kinds = [part.get("type") if isinstance(part, dict) else part for part in parts]
+            if any(kind != "text" for kind in kinds):
+                raise ValueError(f"content has parts of the types {kinds}; this service reads text alone")
+            given["content"] = "".join(str(part.get("text", "")) for part in parts)
+        return given
+
 
 class CandidatesRequest(StrictModel):
     """The body of POST /v1/candidates."""

@@ -21,21 +21,30 @@ MAX_STOPS = 4
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "frequency_penalty": (0,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
     "logit_bias": ({},),
     "min_p": (0,),
     "modalities": (["text"],),
     "presence_penalty": (0,),
+    "reasoning_effort": ("none",),
     "repetition_penalty": (1,),
     "response_format": ({"type": "text"},),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
     "top_k": (-1, 0),
+    "verbosity": ("medium",),
 }
 """Fields of OpenAI's and vLLM's clients -> values that change nothing."""
 DESCRIPTIONS = frozenset(
-    {"metadata", "parallel_tool_calls", "safety_identifier", "service_tier", "store", "user"}
-)
+    {
+        "metadata", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention",
+        "safety_identifier", "user",
+    }
+)  # fmt: skip
 """Fields that change no completion, whatever their value."""
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -68,6 +77,7 @@ class StreamOptions(StrictModel):
     """Options of a stream."""
 
     include_usage: bool = False
+    include_obfuscation: Literal[False] = False
 
 
 class SamplingRequest(StrictModel):
@@ -153,7 +163,7 @@ class ChatRequest(SamplingRequest):
     def _consistent(self) -> ChatRequest:
         if self.max_tokens == 0:
             raise ValueError("max_tokens=0 asks for nothing; give 1 or more")
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs=true")
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("max_tokens and max_completion_tokens are the same; give one of them")

@@ -3,7 +3,7 @@
     items.py         what is asked about, and a line of judgements.jsonl     from_samples.py  samples.jsonl -> items
     questions.py     prompts, markers around texts, JSON schemas             answers.py       text -> validated answer
     providers.py     one protocol; anthropic_provider.py, openai_provider.py behind it
-    client.py        cache, budget, retries, concurrency around a provider   cache.py  ledger.py
+    client.py        cache, budget, concurrency around a provider           cache.py  ledger.py
     judges.py        pairwise, rubric, cluster: an item -> a Judgement
     runner.py        judges in a thread: submit, results, stream       log.py           judgements.jsonl
     summary.py       win rates, position bias, means with intervals          agreement.py     with judges and people

@@ -11,7 +11,7 @@ from typing import Any
 
 from polyray.config.judge import JudgeSpec
 from polyray.errors import JudgeError
-from polyray.shelf.judge.providers import ChatAnswer, ChatRequest, Form, TryAgain, error_text, status_error
+from polyray.shelf.judge.providers import ChatAnswer, ChatRequest, Form, answered
 
 DEFAULT_BASE_URL = "https://api.anthropic.com"
 _FINISH = {"max_tokens": "length", "model_context_window_exceeded": "length", "refusal": "refusal"}
@@ -30,23 +30,13 @@ class AnthropicProvider:
             api_key=key,
             base_url=spec.base_url or DEFAULT_BASE_URL,
             timeout=spec.timeout_s,
-            max_retries=0,
+            max_retries=spec.max_attempts - 1,
         )
 
     async def ask(self, request: ChatRequest, form: Form) -> ChatAnswer:
         """See `Provider.ask`."""
-        sdk = self._sdk
-        try:
-            message = await self._client.messages.create(**self._arguments(request, form))
-        except sdk.APIStatusError as error:
-            said = error_text(error.body, error.message)
-            raise status_error(self._spec, error.status_code, said, error.response.headers) from None
-        except (sdk.AnthropicError, ValueError) as error:  # ValueError: a body that is no JSON
-            raise TryAgain(f"{type(error).__name__}: {error}") from None
-        try:
-            return self._answer(message)
-        except (AttributeError, IndexError, TypeError):  # the SDK does not check what it is sent
-            raise TryAgain("the answer is not a message of this protocol; is base_url right?") from None
+        call = self._client.messages.create(**self._arguments(request, form))
+        return await answered(self._spec, self._sdk, call, self._answer)
 
     async def close(self) -> None:
         """See `Provider.close`."""

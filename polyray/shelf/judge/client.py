@@ -1,29 +1,20 @@
-"""One answer for one request: cache, budget, bounded concurrency, back-off, and the form that the endpoint knows.
+"""One answer for one request: cache, budget, bounded concurrency, and the form that the endpoint knows.
 
     judges.py --ChatRequest--> JudgeClient --cache miss--> Provider (providers.py) --> cache, ledger
 
-Equal requests that run at the same time are sent once. After a rate limit no request is sent until its Retry-After is
-over. Lives in one event loop; runner.py owns that.
+Equal requests that run at the same time are sent once. Lives in one event loop; runner.py owns that.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from polyray.config.judge import JudgeSpec
 from polyray.shelf.judge.cache import AnswerCache, request_sha256, tokens_of
 from polyray.shelf.judge.items import Usage
 from polyray.shelf.judge.ledger import Ledger, priced
-from polyray.shelf.judge.providers import FORMS, ChatAnswer, ChatRequest, Form, Provider, Refused, TryAgain
-
-Sleep = Callable[[float], Awaitable[None]]
-
-
-class NoAnswer(Exception):
-    """Every attempt at a request failed; another day it may succeed."""
+from polyray.shelf.judge.providers import FORMS, ChatAnswer, ChatRequest, Form, NoAnswer, Provider, Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +34,15 @@ class Answered:
 class JudgeClient:
     """Client of a judge's provider, by the settings of a JudgeSpec."""
 
-    def __init__(
-        self, provider: Provider, spec: JudgeSpec, cache: AnswerCache, sleep: Sleep = asyncio.sleep
-    ) -> None:
+    def __init__(self, provider: Provider, spec: JudgeSpec, cache: AnswerCache) -> None:
         self.spec = spec
         self.ledger = Ledger(spec, cache.paid)
         self.num_cached = 0
         """Answers that came from the cache."""
         self._provider = provider
         self._cache = cache
-        self._sleep = sleep
         self._slots = asyncio.Semaphore(spec.concurrency)
         self._running: dict[str, asyncio.Future[ChatAnswer]] = {}
-        self._quiet_until = 0.0
-        self._jitter = random.Random(0)
         known = spec.structured_output
         self._forms: tuple[Form, ...] = FORMS[spec.provider] if known == "auto" else (known,)
 
@@ -93,30 +79,13 @@ class JudgeClient:
             self.ledger.add_elsewhere(self._cache.paid_elsewhere())
             self.ledger.admit()
             try:
-                answer = await self._attempts(request)
+                answer = await self._in_some_form(request)
             except BaseException:
                 self.ledger.settle(None)
                 raise
             charged = self.ledger.settle(tokens_of(answer))
             self._cache.put(key, answer)
             return Answered(answer, charged, key, cached=False)
-
-    async def _attempts(self, request: ChatRequest) -> ChatAnswer:
-        loop = asyncio.get_running_loop()
-        for attempt in range(1, self.spec.max_attempts + 1):
-            while (wait_s := self._quiet_until - loop.time()) > 0:
-                await self._sleep(wait_s)
-            try:
-                return await self._in_some_form(request)
-            except TryAgain as error:
-                if attempt == self.spec.max_attempts:
-                    raise NoAnswer(f"{attempt} attempts failed, the last one with {error}") from None
-                if error.after_s is not None:
-                    pause_s = min(error.after_s, self.spec.max_backoff_s)
-                    self._quiet_until = max(self._quiet_until, loop.time() + pause_s)
-                else:
-                    await self._sleep(self._backoff_s(attempt))
-        raise AssertionError("max_attempts >= 1")
 
     async def _in_some_form(self, request: ChatRequest) -> ChatAnswer:
         """Asks in the forms that may work, until one has: that is the only one from then on.
@@ -134,8 +103,3 @@ class JudgeClient:
             return answer
         assert last is not None
         raise last
-
-    def _backoff_s(self, attempt: int) -> float:
-        """Doubles from backoff_s, at most max_backoff_s, times 0.5 to 1.5."""
-        pause_s = min(self.spec.backoff_s * 2 ** (attempt - 1), self.spec.max_backoff_s)
-        return pause_s * (0.5 + self._jitter.random())

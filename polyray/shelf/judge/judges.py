@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from polyray.config.judge import JudgeMode, JudgeSpec
 from polyray.shelf.judge.answers import InvalidAnswer, classes_of, parse_answer, reasoning_of
-from polyray.shelf.judge.client import Answered, JudgeClient, NoAnswer
+from polyray.shelf.judge.client import Answered, JudgeClient
 from polyray.shelf.judge.items import (
     INVALID_ANSWER,
     NO_ANSWER,
@@ -29,7 +29,7 @@ from polyray.shelf.judge.items import (
     Side,
     Usage,
 )
-from polyray.shelf.judge.providers import ChatRequest, Refused
+from polyray.shelf.judge.providers import ChatRequest, NoAnswer, Refused
 from polyray.shelf.judge.questions import (
     Question,
     candidate_names,

@@ -10,7 +10,7 @@ from typing import Any
 
 from polyray.config.judge import JudgeSpec
 from polyray.errors import JudgeError
-from polyray.shelf.judge.providers import ChatAnswer, ChatRequest, Form, TryAgain, error_text, status_error
+from polyray.shelf.judge.providers import ChatAnswer, ChatRequest, Form, answered
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 _FINISH = {"length": "length", "content_filter": "refusal"}
@@ -29,23 +29,13 @@ class OpenAIProvider:
             api_key=key,
             base_url=spec.base_url or DEFAULT_BASE_URL,
             timeout=spec.timeout_s,
-            max_retries=0,
+            max_retries=spec.max_attempts - 1,
         )
 
     async def ask(self, request: ChatRequest, form: Form) -> ChatAnswer:
         """See `Provider.ask`."""
-        sdk = self._sdk
-        try:
-            completion = await self._client.chat.completions.create(**self._arguments(request, form))
-        except sdk.APIStatusError as error:
-            said = error_text(error.body, error.message)
-            raise status_error(self._spec, error.status_code, said, error.response.headers) from None
-        except (sdk.OpenAIError, ValueError) as error:  # ValueError: a body that is no JSON
-            raise TryAgain(f"{type(error).__name__}: {error}") from None
-        try:
-            return self._answer(completion)
-        except (AttributeError, IndexError, TypeError):  # the SDK does not check what it is sent
-            raise TryAgain("the answer is not a completion of this protocol; is base_url right?") from None
+        call = self._client.chat.completions.create(**self._arguments(request, form))
+        return await answered(self._spec, self._sdk, call, self._answer)
 
     async def close(self) -> None:
         """See `Provider.close`."""

@@ -4,17 +4,15 @@
         AnthropicProvider   anthropic_provider.py, POST /v1/messages
         OpenAIProvider      openai_provider.py, POST /v1/chat/completions of any compatible endpoint
 
-A provider sends one request once. Every failure becomes one of three: TryAgain, Refused (this request), or
-JudgeError (no request will succeed). Retries, limits and money are client.py's business. The SDKs are imported
-when a provider is built.
+The SDKs retry what may pass, up to judge.max_attempts tries, and obey Retry-After. Every failure becomes one of
+three: NoAnswer, Refused (this request), or JudgeError (no request will succeed). Limits and money are client.py's
+business. The SDKs are imported when a provider is built.
 """
 
 from __future__ import annotations
 
-import email.utils
 import os
-import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -72,13 +70,8 @@ class ChatAnswer:
     output_tokens: int
 
 
-class TryAgain(Exception):
-    """A rate limit, a 5xx, a time-out or a broken connection."""
-
-    def __init__(self, reason: str, after_s: float | None = None) -> None:
-        super().__init__(reason)
-        self.after_s = after_s
-        """Pause that the endpoint asked for (Retry-After), in seconds; None without one."""
+class NoAnswer(Exception):
+    """Every try of a request failed: rate limits, 5xx, time-outs; another day it may succeed."""
 
 
 class Refused(Exception):
@@ -89,7 +82,7 @@ class Provider(Protocol):
     """One endpoint with one model."""
 
     async def ask(self, request: ChatRequest, form: Form) -> ChatAnswer:
-        """One request over the wire. Raises TryAgain, Refused or JudgeError."""
+        """One request over the wire. Raises NoAnswer, Refused or JudgeError."""
         ...
 
     async def close(self) -> None:
@@ -111,13 +104,27 @@ def read_key(spec: JudgeSpec) -> str:
     return key
 
 
-def status_error(
-    spec: JudgeSpec, status: int, message: str, headers: Mapping[str, str]
-) -> TryAgain | Refused | JudgeError:
-    """Classify an HTTP status: retry, refused request, or the end of the job."""
+async def answered(
+    spec: JudgeSpec, sdk: Any, call: Awaitable[Any], read: Callable[[Any], ChatAnswer]
+) -> ChatAnswer:
+    """`read` of the answer to a call of `sdk`. Raises NoAnswer, Refused or JudgeError."""
+    try:
+        said = await call
+    except sdk.APIStatusError as error:
+        raise status_error(spec, error.status_code, _error_text(error.body, error.message)) from None
+    except (sdk.APIError, ValueError) as error:  # ValueError: a body that is no JSON
+        raise NoAnswer(f"{type(error).__name__}: {error}{_tries(spec)}") from None
+    try:
+        return read(said)
+    except (AttributeError, IndexError, TypeError):  # the SDK does not check what it is sent
+        raise NoAnswer("the answer does not follow the protocol; is judge.base_url right?") from None
+
+
+def status_error(spec: JudgeSpec, status: int, message: str) -> NoAnswer | Refused | JudgeError:
+    """Classify an HTTP status: no answer for now, refused request, or the end of the job."""
     said = f"status {status}: {message[:MAX_ERROR_CHARS]}"
     if status in (408, 409, 425, 429) or status >= 500:
-        return TryAgain(said, retry_after(headers))
+        return NoAnswer(said + _tries(spec))
     if status in (401, 402, 403):
         key = (
             f"the key in {spec.key_variable}" if spec.key_variable else "judge.api_key_env (no key was sent)"
@@ -131,23 +138,11 @@ def status_error(
     return Refused(said)
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds from retry-after-ms or Retry-After (seconds, or an HTTP date)."""
-    lowered = {name.lower(): value for name, value in headers.items()}
-    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        value = lowered.get(name, "")
-        try:
-            return max(0.0, float(value) * unit)
-        except ValueError:
-            pass
-    try:
-        date = email.utils.parsedate_to_datetime(lowered.get("retry-after", ""))
-    except ValueError:
-        return None
-    return max(0.0, date.timestamp() - time.time())
+def _tries(spec: JudgeSpec) -> str:
+    return f" (judge.max_attempts={spec.max_attempts})"
 
 
-def error_text(body: Any, fallback: str) -> str:
+def _error_text(body: Any, fallback: str) -> str:
     """The message inside an error body of either protocol."""
     inner = body.get("error", body) if isinstance(body, Mapping) else body
     if isinstance(inner, Mapping) and isinstance(inner.get("message"), str):

@@ -16,6 +16,7 @@ import pytest
 from ray.exceptions import RayTaskError
 from ray.serve.exceptions import BackPressureError
 
+from polyray import retry
 from polyray.config.remote_reward import ClientSpec, HttpRewardSpec
 from polyray.config.reward import DiversitySpec, VerifierRewardSpec
 from polyray.config.service import ServiceSpec
@@ -65,7 +66,7 @@ async def score(call, num_groups: int = 1, **spec) -> list[GroupScores]:
 
 @pytest.fixture(autouse=True)
 def short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reward_client, "BACKOFF_BASE_S", 0.001)
+    monkeypatch.setattr(retry, "BACKOFF_S", 0.001)
 
 
 async def test_groups_of_one_moment_travel_together_and_come_back_apart():
@@ -176,14 +177,6 @@ async def test_a_caller_that_gives_up_does_not_disturb_the_others():
     await asyncio.sleep(0.01)
     first.cancel()
     assert (await second).rewards_G.tolist() == [0.2]
-
-
-def test_waits_grow_with_the_tries_up_to_a_limit(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reward_client, "BACKOFF_BASE_S", 0.25)
-    client = RewardClient("run-reward", ServiceSpec(), Service())
-    for retry, limit in ((0, 0.25), (2, 1.0), (20, reward_client.BACKOFF_CAP_S)):
-        waits = [client._backoff_s(retry) for _ in range(300)]
-        assert 0 <= min(waits) < 0.2 * limit and 0.8 * limit < max(waits) <= limit
 
 
 @pytest.fixture

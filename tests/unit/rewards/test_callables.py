@@ -64,28 +64,20 @@ def spec_of(function: Any) -> CallableRewardSpec:
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("old", "new", "same"),
     [
-        ("import math\n", "import math\n# a comment\n\n"),
-        ("items):\n        return", "items):\n\n        return"),
+        ("import math\n", "import math\n# a comment\n\n", True),
+        ("items):\n        return", "items):\n\n        return", True),
+        ("make(1.0)", "make(0.9)", False),  # a value in a closure
+        ('"b": 1.0', '"b": 0.9', False),  # a global
+        ('"c", "d"', '"c"', False),
+        ("self.weight *", "2 * self.weight *", False),  # a method of a class that a closure holds
+        ("math.nan", "0.0", False),
     ],
 )
-def test_identity_ignores_lines_comments_and_file_names(old: str, new: str) -> None:
-    assert sha256(cell(CELL.replace(old, new), "/tmp/ipykernel_7/99.py")) == sha256(cell())
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("make(1.0)", "make(0.9)"),  # a value in a closure
-        ('"b": 1.0', '"b": 0.9'),  # a global
-        ('"c", "d"', '"c"'),
-        ("self.weight *", "2 * self.weight *"),  # a method of a class that a closure holds
-        ("math.nan", "0.0"),
-    ],
-)
-def test_identity_changes_with_code_and_data(old: str, new: str) -> None:
-    assert sha256(cell(CELL.replace(old, new))) != sha256(cell())
+def test_identity_follows_code_and_data_alone(old: str, new: str, same: bool) -> None:
+    changed = cell(CELL.replace(old, new), "/tmp/ipykernel_7/99.py")
+    assert (sha256(changed) == sha256(cell())) == same
 
 
 def test_identity_is_the_same_in_other_processes() -> None:
@@ -110,40 +102,26 @@ def test_identity_of_recursion_defaults_and_arrays() -> None:
     assert sha256(countdown) == sha256(countdown) != sha256(other)
 
 
-def test_identity_of_an_object_that_cannot_be_pickled_is_an_error() -> None:
-    lock = threading.Lock()
-    with pytest.raises(TypeError, match="lock"):
-        sha256(lambda items: lock)
-
-
-def test_closure_of_a_cell_is_scored_like_a_function_of_a_file() -> None:
-    reward = plan_reward(spec_of(cell()), HiddenTrapGridSpec()).build()
+def test_callable_reward_scores_items_and_names_function_and_line_of_an_error() -> None:
     items = [ScoreItem("37|b1>e4=", text) for text in ("a", "b", "x")]
-    scores = reward.score(items)
-    assert [score.score for score in scores] == [0.5, 1.0, None]
+    reward = plan_reward(spec_of(cell()), HiddenTrapGridSpec()).build()
+    assert [score.score for score in reward.score(items)] == [0.5, 1.0, None]
     assert reward.version == sha256(cell())[:12] and reward.name == "python/reward"
-
-
-def test_error_of_a_function_names_function_and_line() -> None:
     function = cell("def reward(items):\n    return [1 / 0]\n", "/x/cell.py")
-    reward = plan_reward(spec_of(function), HiddenTrapGridSpec())
-    score = reward.build().score([ScoreItem("37|b1>e4=", "R")])[0]
+    (score,) = plan_reward(spec_of(function), HiddenTrapGridSpec()).build().score(items[:1])
     assert score.score is None and score.error is not None
     assert "ZeroDivisionError" in score.error and "/x/cell.py:2" in score.error
 
 
-def test_function_of_another_process_is_an_error_with_a_fix() -> None:
+def test_callable_that_cannot_be_shipped_or_loaded_is_refused() -> None:
     spec = CallableRewardSpec(name="make.<locals>.reward", sha256="0" * 64)
     with pytest.raises(ConfigError, match=r"make\.<locals>\.reward .*reward=reward.*reward\.path"):
-        plan_reward(spec, HiddenTrapGridSpec())
-
-
-def test_pickle_that_cannot_be_loaded_is_a_reward_error() -> None:
+        plan_reward(spec, HiddenTrapGridSpec())  # a function of another process
     text = base64.b64encode(pickle.dumps(Path("x")).replace(b"pathlib", b"nowhere")).decode()
     with pytest.raises(RewardError, match="ModuleNotFoundError"):
-        load_function(CallableRewardSpec(name="reward", sha256="0" * 64), text)
-
-
-def test_function_above_the_size_limit_is_refused() -> None:
+        load_function(spec, text)
     with pytest.raises(ConfigError, match=f"limit of {MAX_PICKLE_MIB} MiB"):
         offer("0" * 64, bytes(MAX_PICKLE_MIB * 2**20 + 1))
+    lock = threading.Lock()
+    with pytest.raises(TypeError, match="lock"):
+        sha256(lambda items: lock)

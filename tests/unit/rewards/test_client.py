@@ -1,4 +1,4 @@
-"""The reward client under a fake clock: what is sent when, and what becomes of every answer."""
+"""The reward client under a fake clock: requests, retries, and the reading of every answer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GOOD = {
     ],
     "a later field": 1,
 }
-Step = httpx.Response | Exception
+UNREACHABLE = httpx.ConnectError("refused")
 
 
 class Clock:
@@ -48,11 +48,13 @@ class Clock:
 
 
 class Service:
-    """Answers with one step after the other, then with a score per item that is its completion's number."""
+    """Answers with one step after the other, then with a class per item that is its completion's number."""
 
-    def __init__(self, *steps: Step, clock: Clock | None = None, takes_s: float = 0.0) -> None:
+    def __init__(
+        self, *steps: httpx.Response | Exception, clock: Clock | None = None, takes_s: float = 0.0
+    ) -> None:
         self.steps = list(steps)
-        self.clock, self.takes_s = clock, takes_s
+        self.clock, self.takes_s = clock or Clock(), takes_s
         self.requests: list[httpx.Request] = []
 
     @property
@@ -61,31 +63,28 @@ class Service:
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)
-        if self.clock is not None:
-            self.clock.now += self.takes_s
-        if self.steps:
-            step = self.steps.pop(0)
-            if isinstance(step, Exception):
-                raise step
-            return step
-        return numbered(request)
+        self.clock.now += self.takes_s
+        if not self.steps:
+            return numbered(request)
+        step = self.steps.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        return step
 
 
 def numbered(request: httpx.Request) -> httpx.Response:
-    items = json.loads(request.content)["items"]
-    scores = [{"score": 0, "class": int(item["completion"])} for item in items]
+    scores = [{"score": 0, "class": int(item["completion"])} for item in json.loads(request.content)["items"]]
     return httpx.Response(200, json={"reward_model": "m", "version": "1", "scores": scores})
 
 
 def client(
-    handler: Callable[[httpx.Request], httpx.Response], clock: Clock | None = None, **changes: Any
+    handler: Callable[[httpx.Request], Any], clock: Clock | None = None, **changes: Any
 ) -> AsyncRewardServiceClient:
     clock = clock or Clock()
     options = {key: changes.pop(key) for key in ("token", "wire") if key in changes}
-    spec = ClientSpec(**{"backoff_s": 1.0, "max_backoff_s": 8.0, "concurrency": 1} | changes)
     return AsyncRewardServiceClient(
         URL + "/",
-        spec,
+        ClientSpec(**{"concurrency": 1} | changes),
         transport=httpx.MockTransport(handler),
         clock=clock,
         wall_clock=lambda: 1_000.0 + clock.now,
@@ -99,7 +98,7 @@ def items(number: int) -> list[ScoreItem]:
     return [ScoreItem("p", str(at)) for at in range(number)]
 
 
-async def test_items_go_out_and_scores_come_back() -> None:
+async def test_client_sends_every_field_and_reads_every_score() -> None:
     service = Service(httpx.Response(200, json=GOOD))
     scored = await client(service, token="secret", wire=PolyrayWire("eval")).score(ITEMS)
     assert scored.scores == (Score(0.5, 3, {"x": 2.0}), Score(None, -1, {}, "why"))
@@ -108,38 +107,26 @@ async def test_items_go_out_and_scores_come_back() -> None:
     assert str(request.url) == URL + "/v1/score"
     assert request.headers["authorization"] == "Bearer secret"
     assert request.headers["content-type"] == "application/json"
+    second = {"prompt": "p", "completion": "b", "reference": "r", "metadata": {"n": 1}}
+    second["messages"] = [{"role": "user", "content": "p"}]
     assert json.loads(request.content) == {
         "model": "eval",
-        "items": [
-            {"prompt": "p", "completion": "a"},
-            {
-                "prompt": "p",
-                "completion": "b",
-                "reference": "r",
-                "metadata": {"n": 1},
-                "messages": [{"role": "user", "content": "p"}],
-            },
-        ],
+        "items": [{"prompt": "p", "completion": "a"}, second],
     }
 
 
-async def test_many_items_go_in_several_requests_and_come_back_in_order() -> None:
+async def test_client_batches_keep_to_items_bytes_and_order() -> None:
     service = Service()
     scored = await client(service, max_items=64, concurrency=8).score(items(200))
     assert sorted(service.sizes) == [8, 64, 64, 64]
     assert [score.class_id for score in scored.scores] == list(range(200))
-
-
-async def test_a_batch_stays_below_the_bytes_of_a_body() -> None:
-    service = Service()
-    texts = [ScoreItem("x" * 300, str(at)) for at in range(9)]
-    scored = await client(service, max_body_kib=1).score(texts)
-    assert service.sizes == [3, 3, 3]
-    assert all(len(request.content) <= 1024 + 20 for request in service.requests)
+    small = Service()
+    scored = await client(small, max_body_kib=1).score([ScoreItem("x" * 300, str(at)) for at in range(9)])
+    assert small.sizes == [3, 3, 3] and all(len(each.content) <= 1024 + 20 for each in small.requests)
     assert [score.class_id for score in scored.scores] == list(range(9))
 
 
-async def test_no_more_requests_are_in_flight_than_allowed() -> None:
+async def test_client_requests_in_flight_keep_to_concurrency() -> None:
     running = most = 0
 
     async def handler(request: httpx.Request) -> httpx.Response:
@@ -150,11 +137,11 @@ async def test_no_more_requests_are_in_flight_than_allowed() -> None:
         running -= 1
         return numbered(request)
 
-    await client(handler, max_items=1, concurrency=3).score(items(10))  # type: ignore[arg-type]
+    await client(handler, max_items=1, concurrency=3).score(items(10))
     assert most == 3
 
 
-async def test_an_item_that_cannot_be_sent_leaves_the_others_alone() -> None:
+async def test_client_item_that_cannot_be_sent_leaves_the_others_alone() -> None:
     service = Service()
     bad = [ScoreItem("p", "a" * (MAX_TEXT_CHARS + 1)), ScoreItem("p", "1"), ScoreItem("p" * 2000, "2")]
     bad += [ScoreItem("p", "3", metadata={"x": object()}), ScoreItem("p", "\ud800")]
@@ -162,28 +149,25 @@ async def test_an_item_that_cannot_be_sent_leaves_the_others_alone() -> None:
     assert [score.class_id for score in scored.scores] == [-1, 1, -1, -1, -1]
     errors = [str(score.error) for score in scored.scores]
     assert "completion: " in errors[0] and f"{MAX_TEXT_CHARS} characters" in errors[0]
-    assert "client.max_body_kib=1" in errors[2]
-    assert all("item" in error for error in errors[3:])
-    assert service.sizes == [1]
+    assert "client.max_body_kib=1" in errors[2] and service.sizes == [1]
 
 
-async def test_transient_failure_is_retried_after_jittered_pauses() -> None:
+async def test_client_transient_failures_are_retried_after_jittered_pauses() -> None:
     clock = Clock()
     service = Service(
-        httpx.ConnectError("refused"),
+        UNREACHABLE,
         httpx.Response(502),
         httpx.Response(503, headers={"Retry-After": "3"}),
         httpx.Response(429, headers={"Retry-After": "Thu, 01 Jan 1970 00:17:00 GMT"}),
         clock=clock,
     )
     scored = await client(service, clock).score(items(2))
-    assert [score.class_id for score in scored.scores] == [0, 1]
-    # Half of 1, 2, 4, 8; 3 s asked for; the date is second 1020, and it is then second 1000 + 0.5 + 1 + 5.
-    assert clock.waits == [0.5, 1.0, 3.0 + 2.0, (1020 - 1006.5) + 4.0]
-    assert scored.failures == ()
+    assert [score.class_id for score in scored.scores] == [0, 1] and scored.failures == ()
+    # Half of 0.25, 0.5, 1, 2; 3 s asked for; the date is second 1020.
+    assert clock.waits == [0.125, 0.25, 3.0 + 0.5, (1020 - 1003.875) + 1.0]
 
 
-async def test_after_the_last_try_the_batch_is_unscored_with_the_reason() -> None:
+async def test_client_batch_without_an_answer_is_unscored_with_the_reason() -> None:
     service = Service(*[httpx.Response(503, text="drained")] * 9)
     scored = await client(service, max_attempts=3, breaker_failures=0).score(items(2))
     assert len(service.requests) == 3
@@ -193,37 +177,44 @@ async def test_after_the_last_try_the_batch_is_unscored_with_the_reason() -> Non
     assert re.search(rf"{URL} .*\b503: drained .*\b3 tries", str(scored.scores[0].error))
 
 
-async def test_the_deadline_covers_all_tries_and_batches() -> None:
+async def test_client_deadline_covers_all_tries_and_batches() -> None:
     clock = Clock()
     service = Service(*[httpx.ReadTimeout("slow")] * 9, clock=clock, takes_s=6.0)
-    scored = await client(
-        service, clock, deadline_s=20.0, max_items=1, breaker_failures=0, max_attempts=9
-    ).score(items(3))
-    # 6 + 0.5 + 6 + 1 + 6 = 19.5: another pause does not fit. The second item has one try, the third none.
-    assert len(service.requests) == 4 and clock.now == 19.5 + 6.0
-    kinds = [failure.kind for failure in scored.failures]
-    assert kinds == ["timeout"] * 3
-    assert re.search(r"\b3 tries.*\b0\.5 s of deadline_s=20\b", scored.failures[0].message)
-    assert "deadline_s=20" in scored.failures[2].message
+    options = {"deadline_s": 18.5, "max_items": 1, "breaker_failures": 0, "max_attempts": 9}
+    scored = await client(service, clock, **options).score(items(3))
+    # 6 + 0.125 + 6 + 0.25 + 6 = 18.375: no other pause fits. The second item has one try, the third none.
+    assert len(service.requests) == 4 and clock.now == 18.375 + 6.0
+    assert [failure.kind for failure in scored.failures] == ["timeout"] * 3
+    assert re.search(r"\b3 tries.*\b0\.125 s of deadline_s=18\.5\b", scored.failures[0].message)
+    assert "deadline_s=18.5" in scored.failures[2].message
     assert all(score.score is None for score in scored.scores)
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"),
-    [(401, "refused"), (404, "refused"), (307, "refused"), (500, "failed"), (501, "failed")],
+    ("answer", "tries", "kind"),
+    [
+        (httpx.Response(401, json="no"), 1, "refused"),
+        (httpx.Response(404, json="no"), 1, "refused"),
+        (httpx.Response(307, json="no"), 1, "refused"),
+        (httpx.Response(500, json="no"), 1, "failed"),  # the service's own defect
+        (httpx.Response(500, text="no"), 2, None),  # of Serve's proxy: the replica died with the request
+    ],
 )
-async def test_permanent_failure_is_not_retried(status: int, kind: str) -> None:
-    service = Service(httpx.Response(status, json="no"))
+async def test_client_permanent_failure_is_not_retried(
+    answer: httpx.Response, tries: int, kind: str | None
+) -> None:
+    service = Service(answer)
     scored = await client(service, token="secret").score(items(2))
-    assert len(service.requests) == 1
-    assert [(failure.kind, failure.status) for failure in scored.failures] == [(kind, status)]
-    message = str(scored.scores[1].error)
-    assert f'status {status}: "no"' in message and "secret" not in message
-    assert ("token" in message) == (status == 401)
+    assert len(service.requests) == tries
+    assert [failure.kind for failure in scored.failures] == ([kind] if kind else [])
+    if kind:
+        message = str(scored.scores[1].error)
+        assert f'status {answer.status_code}: "no"' in message and "secret" not in message
+        assert ("token" in message) == (answer.status_code == 401)
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-async def test_a_batch_that_is_refused_is_halved_until_the_item_at_fault_is_alone(status: int) -> None:
+async def test_client_refused_batch_is_halved_down_to_the_item_at_fault(status: int) -> None:
     service = Service()
 
     def picky(request: httpx.Request) -> httpx.Response:
@@ -237,39 +228,30 @@ async def test_a_batch_that_is_refused_is_halved_until_the_item_at_fault_is_alon
     assert [failure.status for failure in scored.failures] == [status]
 
 
-async def test_the_breaker_opens_answers_at_once_and_probes() -> None:
+async def test_client_breaker_answers_at_once_and_a_busy_service_keeps_it_closed() -> None:
     clock = Clock()
-    service = Service(*[httpx.ConnectError("refused")] * 3, clock=clock)
+    service = Service(*[httpx.Response(429)] * 4, *[UNREACHABLE] * 3, clock=clock)
     caller = client(service, clock, max_attempts=1, breaker_failures=3, breaker_open_s=5.0)
-    for _ in range(3):
-        assert (await caller.score(items(1))).failures[0].kind == "unreachable"
+    kinds = [(await caller.score(items(1))).failures[0].kind for _ in range(8)]
+    assert kinds == ["overloaded"] * 4 + ["unreachable"] * 3 + ["circuit_open"]
+    assert len(service.requests) == 7
     refused = await caller.score(items(1))
-    assert len(service.requests) == 3
-    assert refused.failures[0].kind == "circuit_open" and refused.failures[0].tries == 0
     assert re.search(r"\b3 failures in a row.*\b5 s\b", str(refused.scores[0].error))
     clock.now += 5.0
-    assert (await caller.score(items(1))).failures == ()
-    assert (await caller.score(items(1))).failures == ()
-
-
-async def test_a_service_that_is_only_busy_keeps_the_circuit_closed() -> None:
-    service = Service(*[httpx.Response(429)] * 4)
-    caller = client(service, max_attempts=1, breaker_failures=2)
-    for _ in range(4):
-        assert (await caller.score(items(1))).failures[0].kind == "overloaded"
-    assert (await caller.score(items(1))).failures == ()
+    assert (await caller.score(items(1))).failures == () == (await caller.score(items(1))).failures
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ([], "JSON"),
-        ({}, "list of scores"),
-        (GOOD | {"scores": GOOD["scores"][:1]}, r"\b1 scores for 2\b"),
+        (b"[]", "JSON"),
+        (b"<html>", "<html>"),
+        (b"{}", "list of scores"),
+        (json.dumps(GOOD | {"scores": GOOD["scores"][:1]}).encode(), r"\b1 scores for 2\b"),
     ],
 )
-async def test_garbage_unscores_its_batch_and_names_the_answer(answer: object, message: str) -> None:
-    service = Service(httpx.Response(200, json=answer))
+async def test_client_garbage_unscores_its_batch_and_names_the_answer(answer: bytes, message: str) -> None:
+    service = Service(httpx.Response(200, content=answer))
     scored = await client(service).score(ITEMS)
     assert [failure.kind for failure in scored.failures] == ["garbage"] and len(service.requests) == 1
     assert all(score.score is None and re.search(message, str(score.error)) for score in scored.scores)
@@ -279,73 +261,61 @@ async def test_garbage_unscores_its_batch_and_names_the_answer(answer: object, m
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"score": 1.5, "class": 0}, r"\bscore: .*\b1\b"),
-        ({"score": "high", "class": 0}, r"\bscore: .*number"),
-        ({"score": 1}, "class: "),
-        (None, "dictionary"),
+        ('{"score": 1.5, "class": 0}', r"\bscore: .*\b1\b"),
+        ('{"score": "high", "class": 0}', r"\bscore: .*number"),
+        ('{"score": NaN, "class": 0}', "finite"),
+        ('{"score": 1}', "class: "),
+        ("null", "dictionary"),
     ],
 )
-async def test_garbage_for_one_item_leaves_the_others_alone(entry: object, message: str) -> None:
-    service = Service(httpx.Response(200, json=GOOD | {"scores": [entry, GOOD["scores"][0]]}))
-    bad, good = (await client(service).score(ITEMS)).scores
+async def test_client_garbage_for_one_item_leaves_the_others_alone(entry: str, message: str) -> None:
+    body = json.dumps(GOOD | {"scores": ["ENTRY", GOOD["scores"][0]]}).replace('"ENTRY"', entry)
+    bad, good = (await client(Service(httpx.Response(200, text=body))).score(ITEMS)).scores
     assert bad.score is None and re.search(message, str(bad.error))
     assert good.score == 0.5
 
 
-async def test_not_a_number_in_json_is_garbage() -> None:
-    body = json.dumps(GOOD).replace("0.5", "NaN")
-    scored = await client(Service(httpx.Response(200, text=body))).score(ITEMS)
-    assert scored.scores[0].score is None and "finite" in str(scored.scores[0].error)
-
-
-async def test_a_page_that_is_not_json_is_quoted() -> None:
-    scored = await client(Service(httpx.Response(200, text="<html>"))).score(ITEMS)
-    assert "<html>" in str(scored.scores[0].error)
-
-
-async def test_no_service_names_the_address_and_how_to_start_one() -> None:
-    service = Service(*[httpx.ConnectError("refused")] * 9)
-    scored = await client(service, max_attempts=2).score(ITEMS)
+async def test_client_unreachable_service_names_address_and_command() -> None:
+    scored = await client(Service(*[UNREACHABLE] * 9), max_attempts=2).score(ITEMS)
     message = str(scored.scores[0].error)
     assert URL in message and "(ConnectError: refused)" in message and "polyray serve" in message
 
 
-async def test_distances_and_identity() -> None:
-    matrix = [[0.0, 0.25], [0.25, 0.0]]
-    service = Service(httpx.Response(200, json=GOOD | {"distances": {"default": matrix}}))
-    assert await client(service).distances(ITEMS) == matrix
-    assert json.loads(service.requests[0].content)["distances"] is True
-    info = Service(httpx.Response(200, json={"reward_model": "verifier/x", "version": "7"}))
-    assert (await client(info).info())["reward_model"] == "verifier/x"
-    assert info.requests[0].method == "GET" and str(info.requests[0].url) == URL + "/v1/info"
-
-
 @pytest.mark.parametrize(
-    ("distances", "message"),
+    ("matrix", "message"),
     [
+        ([[0.0, 0.25], [0.25, 0.0]], None),
         (None, "distances"),
-        ({"default": [[0.0]]}, "2 x 2"),
-        ({"default": [[0.0, 0.1], [0.2, 0.0]]}, "symmetric"),
+        ([[0.0]], "2 x 2"),
+        ([[0.0, 0.1], [0.2, 0.0]], "symmetric"),
     ],
 )
-async def test_garbage_distances(distances: object, message: str) -> None:
-    with pytest.raises(RewardError, match=message):
-        await client(Service(httpx.Response(200, json=GOOD | {"distances": distances}))).distances(ITEMS)
+async def test_client_distances_are_checked(matrix: Any, message: str | None) -> None:
+    service = Service(httpx.Response(200, json=GOOD | {"distances": {"default": matrix}}))
+    if message is None:
+        assert await client(service).distances(ITEMS) == matrix
+        assert json.loads(service.requests[0].content)["distances"] is True
+    else:
+        with pytest.raises(RewardError, match=message):
+            await client(service).distances(ITEMS)
 
 
-async def test_an_identity_that_is_none_is_an_error() -> None:
-    with pytest.raises(RewardError, match=r"\{\}.*address"):
-        await client(Service(httpx.Response(200, json={}))).info()
-    with pytest.raises(RewardError, match=r"\b404\b"):
-        await client(Service(httpx.Response(404))).info()
+async def test_client_info_is_the_identity_of_the_service_or_an_error() -> None:
+    service = Service(httpx.Response(200, json={"reward_model": "verifier/x", "version": "7"}))
+    assert (await client(service).info())["reward_model"] == "verifier/x"
+    assert service.requests[0].method == "GET" and str(service.requests[0].url) == URL + "/v1/info"
+    for answer, message in (
+        (httpx.Response(200, json={}), r"\{\}.*address"),
+        (httpx.Response(404), r"\b404\b"),
+    ):
+        with pytest.raises(RewardError, match=message):
+            await client(Service(answer)).info()
 
 
-def test_the_same_for_threads() -> None:
-    service = Service(httpx.ConnectError("refused"))
-    spec = ClientSpec(backoff_s=0.001)
-    with RewardServiceClient(URL, spec, transport=httpx.MockTransport(service)) as blocking:
-        scored = blocking.score(items(3))
-        assert [score.class_id for score in scored.scores] == [0, 1, 2]
+def test_client_for_threads_retries_and_closes_twice() -> None:
+    service = Service(UNREACHABLE)
+    with RewardServiceClient(URL, transport=httpx.MockTransport(service)) as blocking:
+        assert [score.class_id for score in blocking.score(items(3)).scores] == [0, 1, 2]
         assert blocking.wait_s == 0.0
     blocking.close()
     assert len(service.requests) == 2

@@ -12,35 +12,18 @@ from polyray.metrics.tokens import words
 from polyray.models.text_encoder import cosine_similarity
 from polyray.rewards.base import Score, ScoreItem, unscored
 from polyray.rewards.distances import group_distances, text_distances
-from polyray.types import WRONG_CLASS, Prompt
-
-
-class HalfTask:
-    """Every two completions are half a unit apart."""
-
-    def reward(self, prompt: Prompt, completion: str) -> float:
-        raise AssertionError("distances ask for no reward")
-
-    def completion_class(self, prompt: Prompt, completion: str) -> int:
-        raise AssertionError("distances ask for no class")
-
-    def partition(self, prompt: Prompt, completions: object) -> list[int]:
-        raise AssertionError("distances ask for no partition")
-
-    def distance(self, prompt: Prompt, a: str, b: str) -> float:
-        return 0.5
-
+from polyray.types import WRONG_CLASS
+from tests.unit.rewards.fake_task import FakeTask
 
 ITEMS = [ScoreItem("p", text) for text in ("a b c", "d e f", "a b d", "x y z", "a b c")]
 SCORES = [Score(1.0, 7), Score(0.5, 8), Score(1.0, 9), Score(0.0, WRONG_CLASS), unscored("why")]
 
 
-def matrix(source: DiversitySource, n: int = 1) -> np.ndarray:
-    spec = DiversitySpec(source=source, n=n)
-    return np.array(group_distances(HalfTask(), spec, ITEMS, SCORES))
+def matrix(source: DiversitySource) -> np.ndarray:
+    return np.array(group_distances(FakeTask(), DiversitySpec(source=source, n=1), ITEMS, SCORES))
 
 
-def test_wrong_and_unscored_completions_earn_no_diversity() -> None:
+def test_distances_of_wrong_and_unscored_completions_are_zero() -> None:
     expected = np.zeros((5, 5))
     expected[:3, :3] = 1 - np.eye(3)
     np.testing.assert_array_equal(matrix("task_class"), expected)
@@ -51,12 +34,9 @@ def test_wrong_and_unscored_completions_earn_no_diversity() -> None:
     by_meaning = matrix("embedding")
     assert by_meaning[0, 1] == pytest.approx(1 - cosine_similarity("packaged", "a b c", "d e f"), abs=1e-6)
     assert not by_meaning[3:].any() and not by_meaning[:, 3:].any()
-
-
-def test_task_distance_decides_about_wrong_completions() -> None:
-    expected = np.zeros((5, 5))
-    expected[:4, :4] = 0.5 * (1 - np.eye(4))
-    np.testing.assert_array_equal(matrix("task_distance"), expected)
+    by_task = np.zeros((5, 5))  # the task decides about wrong completions
+    by_task[:4, :4] = 0.5 * (1 - np.eye(4))
+    np.testing.assert_array_equal(matrix("task_distance"), by_task)
 
 
 def brute_force_ngram(first: str, second: str, n: int) -> float:
@@ -80,13 +60,6 @@ def test_ngram_distances_match_each_pair_and_form_a_kernel(texts: list[str], n: 
         assert np.linalg.eigvalsh(1 - distances).min() > -1e-9
 
 
-def test_ngrams_by_hand() -> None:
-    texts = ["the cat sat down", "the cat sat up", "the cat", ""]
-    # Bigrams: {the cat, cat sat, sat down}, {the cat, cat sat, sat up}, {the cat}, {nothing}.
-    expected = [[0, 0.5, 2 / 3, 1], [0.5, 0, 2 / 3, 1], [2 / 3, 2 / 3, 0, 1], [1, 1, 1, 0]]
-    np.testing.assert_allclose(text_distances("ngram", texts, n=2), expected)
-
-
 def test_embedding_distances_are_one_minus_cosine_within_zero_and_one() -> None:
     texts = ["A dog runs in the park.", "A dog is running in the park.", "Interest rates rose.", ""]
     texts.append(texts[0])
@@ -102,7 +75,7 @@ def test_embedding_distances_are_one_minus_cosine_within_zero_and_one() -> None:
     assert text_distances("embedding", []).shape == (0, 0)
 
 
-def test_other_sources_need_a_task() -> None:
+def test_text_distances_invalid_argument_is_named() -> None:
     with pytest.raises(ValueError, match=r"source='task_class'.*embedding, ngram"):
         text_distances("task_class", ["a"])
     with pytest.raises(ValueError, match="n=0"):

@@ -1,8 +1,7 @@
-"""HeuristicReward: each part by hand, their weighted mean, and what games it must not reward."""
+"""HeuristicReward: each part by hand, their weighted mean, and the games that it must not reward."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,101 +14,75 @@ from polyray.models.text_encoder import cosine_similarity
 from polyray.rewards.base import Score, ScoreItem
 from polyray.rewards.heuristic import PARTS, HeuristicReward
 from polyray.rewards.sentiment import sentiment
-from polyray.types import Prompt
+from tests.unit.rewards.fake_task import FakeTask
 
 UNSAFE = FlaggedWords(frozenset({"moron"}), ("shut up",))
 PROMPT = "Should answers on this site cite their sources?"
 GOOD = "Yes: answers that cite sources help every reader to check what they say."
 
 
-class OneClass:
-    """Every completion but the empty one is class 7."""
-
-    def reward(self, prompt: Prompt, completion: str) -> float:
-        raise AssertionError("the heuristic does not ask the task for rewards")
-
-    def completion_class(self, prompt: Prompt, completion: str) -> int:
-        return 7 if completion else -1
-
-    def partition(self, prompt: Prompt, completions: Sequence[str]) -> list[int]:
-        return [7] * len(completions)
-
-    def distance(self, prompt: Prompt, a: str, b: str) -> float:
-        return 0.0
+def reward(**settings: Any) -> HeuristicReward:
+    return HeuristicReward(build_config(HeuristicRewardSpec, settings), UNSAFE, FakeTask())
 
 
 def score(text: str, item: dict[str, Any] | None = None, **settings: Any) -> Score:
-    spec = build_config(HeuristicRewardSpec, settings)
-    reward = HeuristicReward(spec, UNSAFE, OneClass())
-    values: dict[str, Any] = {"prompt": PROMPT, "completion": text} | (item or {})
-    (result,) = reward.score([ScoreItem(**values)])
+    (result,) = reward(**settings).score([ScoreItem(PROMPT, text, **(item or {}))])
     return result
 
 
-def test_parts_and_their_weighted_mean() -> None:
+def test_heuristic_is_the_weighted_mean_of_its_parts() -> None:
     weights = {"relevance": 1, "length": 2, "sentiment": 3, "uniqueness": 4, "safety": 6}
     result = score(GOOD, weights=weights, length_band=[0, 26, 60, 250])
-    # Shared: answer, cite, source, of the 3 that are enough. 13 of 26 words. No word of sentiment but `help`, which
-    # is none.
-    assert result.components == {
-        "relevance": 1.0,
-        "length": 0.5,
-        "sentiment": 0.5,
-        "uniqueness": 1.0,
-        "safety": 1.0,
-    }
-    assert result.score == pytest.approx((1 * 1 + 2 * 0.5 + 3 * 0.5 + 4 + 6) / 16)
-    assert result.class_id == 7
+    # Shared: answer, cite, source, of the 3 that are enough. 13 of 26 words. No word of sentiment.
+    parts = {"relevance": 1.0, "length": 0.5, "sentiment": 0.5, "uniqueness": 1.0, "safety": 1.0}
+    assert result.components == parts
+    assert result.score == pytest.approx(sum(weights[name] * value for name, value in parts.items()) / 16)
+    assert result.class_id == 77
+    for name in PARTS:
+        alone = score(GOOD, weights=dict.fromkeys(PARTS, 0.0) | {name: 2.0})
+        assert alone.score == alone.components[name]
 
 
-@pytest.mark.parametrize("name", PARTS)
-def test_one_part_alone_is_the_score(name: str) -> None:
-    result = score(GOOD, weights=dict.fromkeys(PARTS, 0.0) | {name: 2.0})
-    assert result.score == result.components[name]
+@pytest.mark.parametrize("text", ["", "  \n", "🙂🙂🙂", "?!"])
+def test_heuristic_answer_without_words_scores_zero(text: str) -> None:
+    result = score(text)
+    assert result.score == 0.0 and result.error is None and not any(result.components.values())
 
 
-def test_empty_answer_scores_zero() -> None:
-    for text in ("", "  \n", "🙂🙂🙂", "?!"):
-        result = score(text)
-        assert result.score == 0.0 and result.error is None and not any(result.components.values())
+@pytest.mark.parametrize(
+    ("part", "text", "item", "value"),
+    [
+        ("uniqueness", PROMPT, {}, 0.0),
+        ("uniqueness", GOOD, {"reference": GOOD}, 0.0),
+        ("uniqueness", GOOD, {"metadata": {"known_texts": ["Something else.", GOOD]}}, 0.0),
+        ("uniqueness", GOOD, {"metadata": {"source": "Another prompt"}}, 1.0),
+        ("uniqueness", "cite your sources please " * 8, {}, 0.0),
+        ("safety", "You MORON, cite it.", {}, 0.0),
+        ("safety", "Oh, shut up.", {}, 0.0),
+        ("safety", "Oxymorons shut the upper door.", {}, 1.0),
+    ],
+)
+def test_heuristic_part_refuses_copies_and_listed_words(
+    part: str, text: str, item: dict[str, Any], value: float
+) -> None:
+    assert score(text, item).components[part] == value
 
 
-def test_copy_of_a_known_text_is_not_unique() -> None:
-    assert score(PROMPT).components["uniqueness"] == 0.0
-    assert score(GOOD, {"reference": GOOD}).components["uniqueness"] == 0.0
-    assert score(GOOD, {"metadata": {"known_texts": ["Something else.", GOOD]}}).components["uniqueness"] == 0
-    assert score(GOOD, {"metadata": {"source": "Another prompt"}}).components["uniqueness"] == 1.0
-    repeated = "cite your sources please " * 8
-    assert score(repeated).components["uniqueness"] == 0.0
-
-
-def test_the_score_of_an_item_does_not_depend_on_its_neighbours() -> None:
-    reward = HeuristicReward(HeuristicRewardSpec(), UNSAFE, OneClass())
+def test_heuristic_score_depends_on_its_item_alone() -> None:
+    whole = reward()
     items = [ScoreItem(PROMPT, text) for text in (GOOD, GOOD, "No.", GOOD)]
-    assert reward.score(items) == [reward.score([item])[0] for item in items]
-    assert reward.deterministic and reward.score_range == (0.0, 1.0)
+    assert whole.score(items) == [whole.score([item])[0] for item in items]
+    assert whole.deterministic and whole.score_range == (0.0, 1.0)
+    bad, good = whole.score([ScoreItem(PROMPT, GOOD, metadata={"known_texts": [1]}), items[0]])
+    assert bad.score is None and "known_texts" in str(bad.error) and good.score is not None
 
 
-def test_listed_words_and_phrases_are_unsafe_in_any_case() -> None:
-    for text in ("You MORON, cite it.", "Oh, shut up."):
-        assert score(text).components["safety"] == 0.0
-    assert score("Oxymorons shut the upper door.").components["safety"] == 1.0
-
-
-def test_relevance_by_embedding_is_the_cosine() -> None:
+def test_heuristic_relevance_by_embedding_is_the_cosine() -> None:
     result = score(GOOD, relevance="embedding")
     cosine = cosine_similarity("packaged", PROMPT, GOOD)
     assert 0.4 < cosine == pytest.approx(result.components["relevance"], abs=1e-5)
     off_topic = score("The lake froze early this winter.", relevance="embedding")
     assert off_topic.components["relevance"] < 0.2
-
-
-def test_metadata_that_is_none_unscores_its_item_alone() -> None:
-    reward = HeuristicReward(HeuristicRewardSpec(), UNSAFE, OneClass())
-    bad, good = reward.score(
-        [ScoreItem(PROMPT, GOOD, metadata={"known_texts": [1]}), ScoreItem(PROMPT, GOOD)]
-    )
-    assert bad.score is None and "known_texts" in str(bad.error) and good.score is not None
 
 
 @pytest.mark.parametrize(
@@ -129,8 +102,13 @@ def test_sentiment_by_hand(text: str, value: float) -> None:
     assert sentiment(text.split()) == pytest.approx(value)
 
 
-def test_settings_that_do_not_fit() -> None:
-    with pytest.raises(ConfigError, match=r"weights.* 0"):
-        build_config(HeuristicRewardSpec, {"weights": dict.fromkeys(PARTS, 0)})
-    with pytest.raises(ConfigError, match=r"length_band=\[8, 2, 60, 250\]"):
-        build_config(HeuristicRewardSpec, {"length_band": [8, 2, 60, 250]})
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weights": dict.fromkeys(PARTS, 0)}, r"weights.* 0"),
+        ({"length_band": [8, 2, 60, 250]}, r"length_band=\[8, 2, 60, 250\]"),
+    ],
+)
+def test_heuristic_settings_that_contradict_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_config(HeuristicRewardSpec, settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -17,37 +17,32 @@ from polyray.rewards.base import Score, ScoreItem
 from polyray.rewards.groups import GroupToScore, score_groups
 from polyray.rewards.remote import HttpReward
 from polyray.types import WRONG_CLASS, Prompt
+from tests.unit.rewards.fake_task import FakeTask, ranks_by_length
 
-Answer = Callable[[dict[str, Any]], object]
-
-
-class LengthTask:
-    """The class of a completion is its length; within a group, the rank of its length."""
-
-    def reward(self, prompt: Prompt, completion: str) -> float:
-        raise AssertionError("a remote reward does not ask the task for rewards")
-
-    def completion_class(self, prompt: Prompt, completion: str) -> int:
-        if completion == "alien":
-            raise ValueError("no such completion")
-        return len(completion)
-
-    def partition(self, prompt: Prompt, completions: Sequence[str]) -> list[int]:
-        lengths = sorted({len(completion) for completion in completions})
-        return [lengths.index(len(completion)) for completion in completions]
-
-    def distance(self, prompt: Prompt, a: str, b: str) -> float:
-        return 0.5
+ITEMS = [ScoreItem("p", text) for text in ("ab", "bad", "alien")]
+OPENRLHF: dict[str, Any] = {"protocol": "openrlhf", "raw_range": (-2.0, 6.0)}
 
 
-def reward(answer: Answer, seen: list[httpx.Request] | None = None, **settings: Any) -> HttpReward:
+def class_of(completion: str) -> int:
+    if completion == "alien":
+        raise ValueError("no such completion")
+    return len(completion)
+
+
+def reward(
+    answer: Callable[[Any], object] | str, seen: list[httpx.Request] | None = None, **settings: Any
+) -> HttpReward:
+    """A reward whose service gives `answer`: text, or a function of the request's body."""
+
     def handler(request: httpx.Request) -> httpx.Response:
         if seen is not None:
             seen.append(request)
-        return httpx.Response(200, json=answer(json.loads(request.content)))
+        text = answer if isinstance(answer, str) else json.dumps(answer(json.loads(request.content)))
+        return httpx.Response(200, text=text)
 
     spec = build_config(HttpRewardSpec, {"url": "http://r.test/x", **settings})
-    return HttpReward(spec, LengthTask(), transport=httpx.MockTransport(handler))
+    task = FakeTask(class_of, partition=ranks_by_length)
+    return HttpReward(spec, task, transport=httpx.MockTransport(handler))
 
 
 def service(body: dict[str, Any]) -> object:
@@ -58,45 +53,34 @@ def service(body: dict[str, Any]) -> object:
     return {"reward_model": "m", "version": "1", "scores": scores}
 
 
-ITEMS = [ScoreItem("p", text) for text in ("ab", "bad", "alien")]
-
-
-def test_classes_come_from_the_task_and_wrong_stays_wrong() -> None:
+def test_remote_reward_classes_and_distances_come_from_the_task() -> None:
     good, wrong, alien = reward(service).score(ITEMS)
     assert good == Score(0.5, 2, {"x": 1.0}) and wrong == Score(0.5, WRONG_CLASS, {"x": 1.0})
     assert alien.score is None and "ValueError" in str(alien.error)
-
-
-def test_a_group_has_the_tasks_partition_and_distances() -> None:
     request = GroupToScore(Prompt("1", "p"), ("abcd", "ab", "bad"), want_distances=True)
     (group,) = score_groups(reward(service), [request])
     assert group.classes_G.tolist() == [1, 0, WRONG_CLASS]
     assert group.distances_GG is not None and group.distances_GG[0].tolist() == [0, 0.5, 0.5]
 
 
-def test_the_services_classes_on_request() -> None:
+def test_remote_reward_classes_come_from_the_service_on_request() -> None:
     own = reward(service, classes="service")
     assert [score.class_id for score in own.score(ITEMS)] == [99, WRONG_CLASS, 99]
     (group,) = score_groups(own, [GroupToScore(Prompt("1", "p"), ("abcd", "ab"))])
     assert group.classes_G.tolist() == [99, 99]
 
 
-def test_a_service_that_fails_leaves_items_unscored_never_zero() -> None:
-    scores = reward(lambda body: {}).score(ITEMS)
+def test_remote_reward_failed_service_leaves_items_unscored_never_zero() -> None:
+    scores = reward("{}").score(ITEMS)
     assert [(score.score, score.class_id) for score in scores] == [(None, WRONG_CLASS)] * 3
     assert all("list of scores" in str(score.error) for score in scores)
 
 
-def openrlhf(answer: Answer, seen: list[httpx.Request] | None = None, **settings: Any) -> HttpReward:
-    settings = {"protocol": "openrlhf", "raw_range": (-2.0, 6.0)} | settings
-    return reward(answer, seen, **settings)
-
-
-def test_openrlhf_gets_its_three_lists_and_its_rewards_are_mapped() -> None:
+def test_openrlhf_gets_its_three_lists_and_rewards_are_mapped() -> None:
     seen: list[httpx.Request] = []
     items = [ScoreItem("Why? ", "So.", "42"), ScoreItem("Why? ", "No.")]
     answer = {"rewards": [6.0, [0.0]], "scores": [1, 0], "extra_logs": {"len": [3, 4], "other": 7}}
-    first, second = openrlhf(lambda body: answer, seen).score(items)
+    first, second = reward(lambda body: answer, seen, **OPENRLHF).score(items)
     assert str(seen[0].url) == "http://r.test/x"
     assert json.loads(seen[0].content) == {
         "query": ["Why? So.", "Why? No."],
@@ -105,39 +89,31 @@ def test_openrlhf_gets_its_three_lists_and_its_rewards_are_mapped() -> None:
     }
     assert first == Score(1.0, 3, {"len": 3.0, "scores": 1.0, "raw": 6.0, "clipped": 0.0})
     assert second == Score(0.25, 3, {"len": 4.0, "scores": 0.0, "raw": 0.0, "clipped": 0.0})
+    query = {"query": "A: {completion} Q: {prompt}."}
+    reward('{"rewards": [0]}', seen, **OPENRLHF, **query).score([ScoreItem("{completion}", "{prompt}")])
+    assert json.loads(seen[1].content)["query"] == ["A: {prompt} Q: {completion}."]
 
 
-def test_openrlhf_queries_follow_a_template() -> None:
-    seen: list[httpx.Request] = []
-    query = "A: {completion} Q: {prompt}."
-    openrlhf(lambda body: {"rewards": [0]}, seen, query=query).score([ScoreItem("{completion}", "{prompt}")])
-    assert json.loads(seen[0].content)["query"] == ["A: {prompt} Q: {completion}."]
-
-
-@pytest.mark.parametrize("raw", [None, "1", True, [1, 2], [], 1e400])
-def test_openrlhf_garbage_for_one_item_is_unscored(raw: object) -> None:
-    body = json.dumps({"rewards": [raw, 2.0]})
-
-    def handler(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, text=body)
-
-    spec = build_config(
-        HttpRewardSpec, {"url": "http://r.test", "protocol": "openrlhf", "raw_range": [-2.0, 6.0]}
-    )
-    bad, good = HttpReward(spec, LengthTask(), transport=httpx.MockTransport(handler)).score(ITEMS[:2])
-    assert bad.score is None and "finite" in str(bad.error)
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        *((raw, "finite") for raw in ("null", '"1"', "true", "[1, 2]", "[]", "1e400")),
+        ("6.5", r"\b6\.5\b.*raw_range=\[-2, 6\]"),
+    ],
+)
+def test_openrlhf_garbage_for_one_item_is_unscored(raw: str, message: str) -> None:
+    bad, good = reward(f'{{"rewards": [{raw}, 2.0]}}', **OPENRLHF).score(ITEMS[:2])
+    assert bad.score is None and re.search(message, str(bad.error))
     assert good.score == 0.5
 
 
-def test_a_reward_outside_its_range_is_unscored_or_clipped_and_counted() -> None:
-    (score,) = openrlhf(lambda body: {"rewards": [6.5]}).score(ITEMS[:1])
-    assert score.score is None and re.search(r"\b6\.5\b.*raw_range=\[-2, 6\]", str(score.error))
-    low, high = openrlhf(lambda body: {"rewards": [-9, 6.5]}, outside="clip").score(ITEMS[:2])
+def test_openrlhf_reward_outside_its_range_is_clipped_on_request() -> None:
+    low, high = reward('{"rewards": [-9, 6.5]}', **OPENRLHF, outside="clip").score(ITEMS[:2])
     assert (low.score, high.score) == (0.0, 1.0)
     assert low.components == {"raw": -9.0, "clipped": 1.0}
 
 
-def test_the_token_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remote_reward_token_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MY_TOKEN", raising=False)
     with pytest.raises(ConfigError, match="MY_TOKEN"):
         reward(service, token_env="MY_TOKEN")
@@ -160,7 +136,7 @@ def test_the_token_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -
         ({"raw_range": [0, 1]}, "[0, 1]"),
     ],
 )
-def test_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> None:
+def test_remote_reward_settings_that_contradict_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build_config(HttpRewardSpec, {"url": "http://x", **settings})
     assert message in str(caught.value) and "not a name" not in str(caught.value)

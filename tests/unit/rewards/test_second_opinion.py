@@ -9,20 +9,19 @@ from typing import Any
 
 import pytest
 
-from polyray.config.reward import (
-    CompositePartSpec,
-    CompositeRewardSpec,
-    PythonRewardSpec,
-    VerifierRewardSpec,
-)
+from polyray.config.reward import CompositePartSpec, CompositeRewardSpec, PythonRewardSpec, VerifierRewardSpec
 from polyray.config.task import HiddenTrapGridSpec
 from polyray.config.text_reward import EngagementRewardSpec, HeuristicRewardSpec
 from polyray.errors import ConfigError
-from polyray.rewards import RewardPlan, plan_reward
+from polyray.rewards import plan_reward
 from polyray.rewards.base import Score, ScoreItem, unscored
 from polyray.rewards.groups import GroupToScore, score_groups
 from polyray.rewards.second_opinion import SecondOpinionReward
 from polyray.types import Prompt
+
+TASK = HiddenTrapGridSpec(trap_probability=0.0)
+ITEMS = [ScoreItem("p", text) for text in "abc"]
+FIRST = [Score(0.5, 1, {"x": 1.0}), unscored("first"), Score(0.25, 2)]
 
 
 class Told:
@@ -44,11 +43,7 @@ class Told:
         return [[0.0] * len(items) for _ in items]
 
 
-ITEMS = [ScoreItem("p", "a"), ScoreItem("p", "b"), ScoreItem("p", "c")]
-FIRST = [Score(0.5, 1, {"x": 1.0}), unscored("first"), Score(0.25, 2)]
-
-
-def test_the_second_score_is_a_component_and_a_missing_one_is_missing() -> None:
+def test_second_opinion_is_a_component_of_the_first_reward() -> None:
     second = [Score(0.75, 9, {"y": 1.0}), Score(0.5, 9), unscored("why")]
     both = SecondOpinionReward(Told(FIRST), Told(second, "2"))
     assert both.score(ITEMS) == [
@@ -56,18 +51,13 @@ def test_the_second_score_is_a_component_and_a_missing_one_is_missing() -> None:
         Score(None, -1, {"second_opinion": 0.5}, "first"),
         Score(0.25, 2),
     ]
-    assert (both.name, both.version, both.score_range, both.deterministic) == (
-        "told",
-        "1+2",
-        (0.0, 0.9),
-        True,
-    )
+    assert (both.name, both.version, both.score_range) == ("told", "1+2", (0.0, 0.9)) and both.deterministic
     (group,) = score_groups(both, [GroupToScore(Prompt("1", "p"), ("a", "b", "c"))])
     assert group.classes_G.tolist() == [5, -1, 5]
 
 
 @pytest.mark.parametrize("second", [RuntimeError("down"), [Score(0.1, 0)]])
-def test_a_second_opinion_that_fails_costs_the_first_one_nothing(
+def test_second_opinion_failure_is_warned_of_once_and_changes_no_score(
     second: list[Score] | Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     both = SecondOpinionReward(Told(FIRST), Told(second))
@@ -75,27 +65,28 @@ def test_a_second_opinion_that_fails_costs_the_first_one_nothing(
     assert len([record for record in caplog.records if "is missing" in record.message]) == 1
 
 
-def test_a_plan_builds_both() -> None:
-    task = HiddenTrapGridSpec(trap_probability=0.0)
-    second = HeuristicRewardSpec()
-    reward = plan_reward(VerifierRewardSpec(), task, None, second).build()
-    alone = plan_reward(VerifierRewardSpec(), task).build()
-    item = ScoreItem("37|b1>e4=", "RRRUUU")
-    (score,), (expected,) = reward.score([item]), alone.score([item])
-    opinion = plan_reward(second, task).build().score([item])[0].score
-    assert (score.score, score.class_id) == (expected.score, expected.class_id)
-    assert score.components == {"second_opinion": opinion}
-
-
-def test_second_opinion_equal_to_the_reward_is_refused() -> None:
+def test_second_opinion_is_planned_with_the_reward() -> None:
+    second, item = HeuristicRewardSpec(), ScoreItem("37|b1>e4=", "RRRUUU")
+    plans = [
+        plan_reward(VerifierRewardSpec(), TASK, None, second),
+        plan_reward(VerifierRewardSpec(), TASK),
+        plan_reward(second, TASK),
+    ]
+    both, alone, opinion = (plan.build().score([item])[0] for plan in plans)
+    assert (both.score, both.class_id) == (alone.score, alone.class_id)
+    assert both.components == {"second_opinion": opinion.score}
     with pytest.raises(ConfigError, match=r"second_opinion.*reward"):
-        plan_reward(HeuristicRewardSpec(), HiddenTrapGridSpec(), None, HeuristicRewardSpec())
+        plan_reward(second, TASK, None, HeuristicRewardSpec())
     with pytest.raises(ConfigError, match=r"/no\.py"):
-        plan_reward(HeuristicRewardSpec(), HiddenTrapGridSpec(), None, PythonRewardSpec(path="no.py:score"))
+        plan_reward(second, TASK, None, PythonRewardSpec(path="no.py:score"))
 
 
-def test_two_engagement_models_must_have_learnt_from_different_threads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [("other", None), ("overlapping", r"\b1 of 2\b.*\b2\b"), ("train", r"'train'.*'train'")],
+)
+def test_second_engagement_model_must_have_learnt_from_different_threads(
+    second: str, message: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = {"train": {"a", "b"}, "other": {"c"}, "overlapping": {"b", "c"}}
     for name in threads:
@@ -107,15 +98,10 @@ def test_two_engagement_models_must_have_learnt_from_different_threads(
         return SimpleNamespace(name=path.name, version=path.name, clusters=threads[path.name], data=data)
 
     monkeypatch.setattr("polyray.shelf.preferences.reward_model.read_card", card)
-
-    def plan(second: str) -> RewardPlan:
-        first = EngagementRewardSpec(path=str(tmp_path / "train"))
-        part = CompositePartSpec(name="a", reward=first)
-        beside = EngagementRewardSpec(path=str(tmp_path / second))
-        return plan_reward(CompositeRewardSpec(parts=(part,)), HiddenTrapGridSpec(), None, beside)
-
-    assert plan("other").second_opinion == EngagementRewardSpec(path=str(tmp_path / "other"))
-    with pytest.raises(ConfigError, match=r"\b1 of 2\b.*\b2\b"):
-        plan("overlapping")
-    with pytest.raises(ConfigError, match=r"'train'.*'train'"):
-        plan("train")
+    first, beside = (EngagementRewardSpec(path=str(tmp_path / name)) for name in ("train", second))
+    whole = CompositeRewardSpec(parts=(CompositePartSpec(name="a", reward=first),))
+    if message is None:
+        assert plan_reward(whole, TASK, None, beside).second_opinion == beside
+    else:
+        with pytest.raises(ConfigError, match=message):
+            plan_reward(whole, TASK, None, beside)

@@ -30,6 +30,8 @@ def constant(score: float, before: str = "", inside: str = "") -> str:
 
 
 HALF = constant(0.5)
+WAITING = constant(0.25, before="import builtins", inside="builtins.reward_gate.wait(5)")
+"""Waits for the fixture `gate`."""
 
 
 class HashEncoder:
@@ -51,10 +53,14 @@ def python_plan(source: str, **changes) -> RewardPlan:
     return RewardPlan(spec, TASK, DIVERSITY, {spec.path: source})
 
 
+def spec_of(**changes) -> ServiceSpec:
+    return ServiceSpec(**changes)
+
+
 def service_of(
     plans: dict[str, RewardPlan], token: str | None = None, revision: str = "", **spec
 ) -> RewardService:
-    service = RewardService(ServiceSpec(**spec), None if token is None else SecretStr(token))
+    service = RewardService(spec_of(**spec), None if token is None else SecretStr(token))
     service.load(ReplicaConfiguration(plans, revision=revision))
     for model in service.models.by_id.values():
         model.encoder = HashEncoder()

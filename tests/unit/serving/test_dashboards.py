@@ -47,7 +47,7 @@ def test_query_uses_exported_metrics_and_labels(query: Query) -> None:
 
 
 @pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.where)
-def test_names_and_annotations_use_labels_that_are_left(query: Query) -> None:
+def test_query_legend_uses_remaining_labels(query: Query) -> None:
     in_legends = re.findall(r"\{\{\s*(?:\$labels\.)?(\w+)\s*\}\}", query.legend)
     assert set(in_legends) <= query.labels_left and in_legends
 
@@ -64,7 +64,7 @@ def test_units_of_panels_match_the_names_of_metrics(file: str) -> None:
     assert checked >= 8
 
 
-def test_a_quantile_keeps_le_and_a_total_is_asked_for_its_rate() -> None:
+def test_query_of_a_quantile_keeps_le_and_of_a_total_takes_its_rate() -> None:
     for query in QUERIES:
         assert ("histogram_quantile" in query.expression) == ("_bucket" in query.expression)
         if "_bucket" in query.expression:
@@ -73,7 +73,7 @@ def test_a_quantile_keeps_le_and_a_total_is_asked_for_its_rate() -> None:
             assert re.search(r"\b(rate|increase)\(", query.expression), query.where
 
 
-def test_every_metric_of_a_run_is_on_a_panel() -> None:
+def test_dashboard_shows_every_metric_of_a_run() -> None:
     asked = {name for query in panel_queries("training.json") for name, _ in query.selectors}
     variables = (FOLDER / "training.json").read_text(encoding="utf-8")
     series = {
@@ -86,7 +86,7 @@ def test_every_metric_of_a_run_is_on_a_panel() -> None:
 
 
 @pytest.mark.parametrize("file", DASHBOARDS)
-def test_a_dashboard_can_be_imported(file: str) -> None:
+def test_dashboard_can_be_imported(file: str) -> None:
     board = json.loads((FOLDER / file).read_text(encoding="utf-8"))
     assert board["uid"].startswith("polyray-") and board["templating"]["list"][0]["type"] == "datasource"
     ids = [panel["id"] for panel in board["panels"]]

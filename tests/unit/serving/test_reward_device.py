@@ -110,7 +110,7 @@ async def answers(
 @pytest.mark.parametrize(
     "kind", ["engagement", "heuristic", "composite", "second opinion", "verifier", "python"]
 )
-async def test_share_of_a_gpu_is_used_and_gives_the_scores_of_the_cpu(
+async def test_device_cuda_gives_the_scores_of_the_cpu(
     kind: str, models: dict[str, Path], loaded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sees_a_gpu(monkeypatch, True)
@@ -125,7 +125,7 @@ async def test_share_of_a_gpu_is_used_and_gives_the_scores_of_the_cpu(
         np.testing.assert_allclose(gpu, cpu, rtol=0, atol=1e-5)
 
 
-async def test_a_reload_keeps_the_device(
+async def test_device_is_kept_by_a_reload_and_used_by_the_task(
     models: dict[str, Path], loaded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sees_a_gpu(monkeypatch, True)
@@ -137,16 +137,12 @@ async def test_a_reload_keeps_the_device(
             await service._reload
     assert (await service.info()).revision == "2"
     assert loaded == ["cuda", "cuda"]
-
-
-def test_classes_by_meaning_are_computed_on_the_device_of_the_task(loaded: list[str]) -> None:
     task = build_task(BY_MEANING, "cuda")
     classes = task.partition(task.held_out_prompts(1)[0], TEXTS)
-    assert classes[0] == classes[2] and len(set(classes)) == 3
-    assert loaded == ["cuda"]
+    assert classes[0] == classes[2] and len(set(classes)) == 3 and set(loaded) == {"cuda"}
 
 
-async def test_a_share_of_a_gpu_that_torch_does_not_see_is_named_with_the_fix(
+async def test_device_without_a_visible_gpu_is_refused_with_the_fix(
     loaded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sees_a_gpu(monkeypatch, False)

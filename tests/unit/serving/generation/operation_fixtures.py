@@ -1,7 +1,10 @@
-"""Three tokens, their book, and ways to ask an application in this process."""
+"""Three tokens, their book, a log of lines, and ways to ask an application in this process."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -9,7 +12,7 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 from starlette.types import ASGIApp
 
-from polyray.serving.generation.access_log import AccessLogMiddleware
+from polyray.serving.generation.access_log import AccessLogMiddleware, RejectReason, logger
 from polyray.serving.generation.tokens import Caller, KnownToken, TokenBook
 
 USER, ADMIN, ALICE = "us3r-token", "4dmin-token", "al1ce-token"
@@ -27,12 +30,50 @@ def book_of(*tokens: str) -> TokenBook:
 BOOK = book_of(USER, ADMIN, ALICE)
 
 
-def bearer(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"}
+class Clock:
+    """Seconds that a test sets."""
+
+    def __init__(self, now_s: float = 0.0) -> None:
+        self.now_s = now_s
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Counted:
+    """Metrics that remember requests and refusals."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, int, float]] = []
+        self.rejected: list[str] = []
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        self.requests.append((route, status, seconds))
+
+    def reject(self, reason: RejectReason) -> None:
+        self.rejected.append(reason)
+
+
+@contextmanager
+def logged_lines() -> Iterator[list[str]]:
+    """Lines that the access log writes."""
+    written: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: written.append(record.getMessage())  # type: ignore[method-assign]
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield written
+    logger.removeHandler(handler)
+    logger.setLevel(before)
+
+
+def bearer(token: str | None) -> dict[str, str]:
+    return {} if token is None else {"Authorization": f"Bearer {token}"}
 
 
 async def ask(
-    app: FastAPI | AccessLogMiddleware, method: str, path: str, root_path: str = "", **options
+    app: FastAPI | AccessLogMiddleware, method: str, path: str, root_path: str = "", **options: Any
 ) -> httpx.Response:
     transport = httpx.ASGITransport(app=app, root_path=root_path, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

@@ -95,19 +95,16 @@ async def test_pick_without_a_better_candidate_is_uniform_and_reproducible_by_se
     assert again == picks[:20]
 
 
-async def test_pick_among_ties_leaves_out_worse_candidates() -> None:
+async def test_pick_prefers_better_candidates_as_its_selector_says() -> None:
     picks = [await pick(seed, "reward", [0.0, 1.0, 0.2, 1.0]) for seed in range(REQUESTS)]
     assert set(picks) == {1, 3}
     assert abs(picks.count(1) / REQUESTS - 0.5) < 0.1  # 4 standard deviations
-
-
-async def test_noisy_user_picks_the_better_candidate_more_often_but_not_always() -> None:
     picks = [await pick(seed, "noisy_user", [0.0, 1.0, 0.0, 0.0]) for seed in range(REQUESTS)]
     expected = np.exp(2.0) / (np.exp(2.0) + 3)  # Bradley-Terry at scale 0.5
     assert abs(picks.count(1) / REQUESTS - expected) < 0.1
     assert set(picks) == {0, 1, 2, 3}
 
 
-async def test_one_seed_for_many_prompts_gives_independent_picks() -> None:
+async def test_pick_of_one_seed_is_independent_between_prompts() -> None:
     picks = [await pick(0, "random", None, f"prompt {number}") for number in range(REQUESTS)]
     assert chi_square(picks) < CHI_SQUARE_LIMIT

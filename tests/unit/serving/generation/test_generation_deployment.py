@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
 from polyray.cluster.session import CPU_ENVIRONMENT
-from polyray.config.generation import AdapterSpec, GenerationServeConfig
+from polyray.config.generation import GenerationServeConfig
 from polyray.errors import ConfigError
 from polyray.rollout import vllm_build
 from polyray.serving.generation import run
@@ -30,7 +31,7 @@ def test_production_file_is_valid_and_builds_the_deployment() -> None:
     assert config.limits.request_timeout_s <= values["http_options"]["request_timeout_s"]
 
 
-def test_the_options_follow_from_the_configuration() -> None:
+def test_deployment_options_follow_from_the_configuration() -> None:
     config = GenerationServeConfig.model_validate(
         {
             "num_replicas": 2,
@@ -51,12 +52,6 @@ def test_the_options_follow_from_the_configuration() -> None:
     assert deployment._deployment_config.health_check_timeout_s == 12
 
 
-def test_a_service_of_serves_own_scores_elsewhere() -> None:
-    config = GenerationServeConfig.model_validate({"reward": {"type": "verifier"}})
-    with pytest.raises(ConfigError, match=r"reward\.type='verifier'"):
-        build(config)
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -64,20 +59,19 @@ def test_a_service_of_serves_own_scores_elsewhere() -> None:
         ({"diversity": {"source": "task_class"}}, r"diversity\.source='task_class' "),
         ({"route_prefix": "no-slash"}, "route_prefix"),
         ({"adapter_roots": []}, "adapter_roots"),
+        *(({"adapters": [given]}, "path") for given in ({}, {"path": "a", "run": "b"}, {"path": ""})),
+        ({"adapters": [{"path": "a", "version": 3}]}, "version"),
+        ({"reward": {"type": "verifier"}}, r"reward\.type='verifier'"),
     ],
 )
-def test_a_configuration_that_cannot_be_is_refused(values: dict[str, object], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        GenerationServeConfig.model_validate(values)
+def test_deployment_configuration_that_contradicts_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValidationError, ConfigError), match=message):
+        build(GenerationServeConfig.model_validate(values))
 
 
-@pytest.mark.parametrize("given", [{}, {"path": "a", "run": "b"}, {"path": "a", "version": 3}, {"path": ""}])
-def test_an_adapter_has_one_source(given: dict[str, object]) -> None:
-    with pytest.raises(ValidationError):
-        AdapterSpec.model_validate(given)
-
-
-def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configuration_relative_paths_become_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
     config = GenerationServeConfig.model_validate(

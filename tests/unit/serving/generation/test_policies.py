@@ -62,37 +62,51 @@ class Wanted:
         self.specs.pop(name, None)
 
 
-async def policies_of(engine: Any, max_adapters: int = 2) -> LivePolicies:
+async def started(
+    root: Path, max_adapters: int = 2, wanted: Wanted | None = None, *configured: AdapterSpec
+) -> tuple[ScriptedTextEngine, LivePolicies, ServedAdapters]:
+    """An engine with the base, its policies, and the adapters of `wanted` and `configured`."""
+    engine: Any = ScriptedTextEngine()
     policies = LivePolicies(engine, reference, "float32", max_adapters, GenerationMetrics())
     await policies.start()
-    return policies
+    served = ServedAdapters(policies, wanted or Wanted(), configured, (str(root),), 8)
+    await served.start()
+    return engine, policies, served
 
 
-def served_of(
-    policies: LivePolicies, root: Path, *configured: AdapterSpec, wanted: Wanted | None = None
-) -> ServedAdapters:
-    return ServedAdapters(policies, wanted or Wanted(), configured, (str(root),), 8)
+def source(root: Path, name: str, content: str | None = None) -> AdapterSource:
+    return AdapterSource(name, write_adapter(root / (content or name), content or name))
 
 
-async def test_base_is_served_as_an_empty_adapter() -> None:
-    engine = ScriptedTextEngine()
-    policies = await policies_of(engine)
-    assert policies.names() == ["base"]
+async def test_policies_base_is_an_empty_adapter_and_an_unknown_model_lists_the_models(
+    tmp_path: Path,
+) -> None:
+    engine, policies, _ = await started(tmp_path)
+    assert policies.names() == ["base"] and engine.served["base"].tensors == b""
     assert policies.resolve(None) is policies.resolve("base")
-    assert engine.served["base"].tensors == b""
+    await policies.load(AdapterSource("policy-v3", write_adapter(tmp_path / "3", "a"), 3))
+    policies.point("latest", "policy-v3")
+    with pytest.raises(UnknownPolicy, match=r"'gpt-9'.* base, policy-v3, latest"):
+        policies.resolve("gpt-9")
+    assert policies.resolve("latest").version == 3
 
 
-async def test_adapter_that_fails_verification_is_not_served(tmp_path: Path) -> None:
-    engine = ScriptedTextEngine()
-    policies = await policies_of(engine)
+async def test_policies_serve_no_unverified_weights_and_keep_the_previous_ones(tmp_path: Path) -> None:
+    engine, policies, _ = await started(tmp_path)
     engine.lie = 0.01
-    source = AdapterSource("first", write_adapter(tmp_path / "first", "a"))
     with pytest.raises(WeightSyncMismatch, match=r"0\.01 .*0\.0001"):
-        await policies.load(source)
+        await policies.load(source(tmp_path, "first"))
     assert policies.names() == ["base"] and list(engine.served) == ["base"]
+    engine.lie = 0.0
+    before, _ = await policies.load(source(tmp_path, "first", "a"))
+    engine.refuse = {hashlib.sha256(b"b").hexdigest()}
+    with pytest.raises(WeightSyncError, match="refused"):
+        await policies.load(source(tmp_path, "first", "b"))
+    assert policies.resolve("first").policy == before.policy
+    assert engine.served["first"].tensors == b"a"
 
 
-async def test_magnified_answers_of_the_engine_are_verified(tmp_path: Path) -> None:
+async def test_policies_verify_magnified_answers_of_the_engine(tmp_path: Path) -> None:
     def magnifying(directory: Path | None, version: int, previous: np.ndarray | None) -> PolicyUpdate:
         update = reference(directory, version, previous)
         if directory is None:
@@ -105,80 +119,52 @@ async def test_magnified_answers_of_the_engine_are_verified(tmp_path: Path) -> N
     engine: Any = ScriptedTextEngine()
     policies = LivePolicies(engine, magnifying, "bfloat16", 2, GenerationMetrics())
     await policies.start()
-    await policies.load(AdapterSource("first", write_adapter(tmp_path / "first", "a")))
+    await policies.load(source(tmp_path, "first"))
     engine.magnified_lie = 1.0
     with pytest.raises(WeightSyncMismatch, match="magnified 64 times"):
-        await policies.load(AdapterSource("second", write_adapter(tmp_path / "second", "b")))
+        await policies.load(source(tmp_path, "second"))
     assert policies.names() == list(engine.served) == ["base", "first"]
 
 
-async def test_failed_replacement_keeps_the_previous_weights(tmp_path: Path) -> None:
-    engine = ScriptedTextEngine()
-    policies = await policies_of(engine)
-    first = write_adapter(tmp_path / "first", "a")
-    before, _ = await policies.load(AdapterSource("first", first))
-    second = write_adapter(tmp_path / "second", "b")
-    engine.refuse = {hashlib.sha256(b"b").hexdigest()}
-    with pytest.raises(WeightSyncError, match="refused"):
-        await policies.load(AdapterSource("first", second))
-    assert policies.resolve("first").policy == before.policy
-    assert engine.served["first"].tensors == b"a"
-
-
-async def test_unknown_model_error_lists_the_models(tmp_path: Path) -> None:
-    policies = await policies_of(ScriptedTextEngine())
-    await policies.load(AdapterSource("policy-v3", write_adapter(tmp_path / "3", "a"), 3))
-    policies.point("latest", "policy-v3")
-    with pytest.raises(UnknownPolicy, match=r"'gpt-9'.* base, policy-v3, latest"):
-        policies.resolve("gpt-9")
-    assert policies.resolve("latest").version == 3
-
-
-async def test_adapter_beyond_the_limit_unloads_the_least_recently_used(tmp_path: Path) -> None:
-    engine = ScriptedTextEngine()
-    policies = await policies_of(engine)
+async def test_policies_beyond_the_limit_unload_the_least_recently_used(tmp_path: Path) -> None:
+    engine, policies, _ = await started(tmp_path)
     for name in "ab":
-        await policies.load(AdapterSource(name, write_adapter(tmp_path / name, name)))
+        await policies.load(source(tmp_path, name))
     policies.resolve("a")
-    _, gone = await policies.load(AdapterSource("c", write_adapter(tmp_path / "c", "c")))
+    _, gone = await policies.load(source(tmp_path, "c"))
     assert gone == ["b"] and policies.names() == ["base", "a", "c"]
     assert sorted(engine.served) == ["a", "base", "c"]
-
-
-async def test_configured_or_aliased_adapter_is_never_unloaded(tmp_path: Path) -> None:
-    policies = await policies_of(ScriptedTextEngine())
-    await policies.load(AdapterSource("a", write_adapter(tmp_path / "a", "a")), pinned=True)
-    await policies.load(AdapterSource("b", write_adapter(tmp_path / "b", "b")))
-    policies.point("latest", "b")
+    _, pinned, _ = await started(tmp_path)
+    await pinned.load(source(tmp_path, "a"), pinned=True)
+    await pinned.load(source(tmp_path, "b"))
+    pinned.point("latest", "b")
     with pytest.raises(AdapterConflict, match="max_adapters=2"):
-        await policies.load(AdapterSource("c", write_adapter(tmp_path / "c", "c")))
-    assert policies.names() == ["base", "a", "b", "latest"]
+        await pinned.load(source(tmp_path, "c"))
+    assert pinned.names() == ["base", "a", "b", "latest"]
 
 
-async def test_loaded_and_unloaded_adapters_are_remembered(tmp_path: Path) -> None:
-    policies, wanted = await policies_of(ScriptedTextEngine()), Wanted()
-    served = served_of(policies, tmp_path, wanted=wanted)
-    await served.start()
+async def test_adapters_are_remembered_for_every_replica(tmp_path: Path) -> None:
+    wanted = Wanted()
+    _, policies, served = await started(tmp_path, 2, wanted)
     directory = str(write_adapter(tmp_path / "sft" / "adapter", "a"))
     key, (live,) = await served.add(AdapterSpec(path=directory))
     assert (key, live.model) == ("sft", "sft")
     assert wanted.specs == {"sft": {"path": directory}}
-    # Another replica, or the same one started again.
-    other = await policies_of(ScriptedTextEngine())
-    again = served_of(other, tmp_path, wanted=wanted)
-    await again.start()
+    _, other, again = await started(tmp_path, 2, wanted)
     assert other.names() == ["base", "sft"]
     await served.remove("sft")
     assert wanted.specs == {} and policies.names() == ["base"]
     await again.look()
     assert other.names() == ["base"]
+    # Changes happen one at a time: a look in the middle of a load does not unload it.
+    spec = AdapterSpec(path=directory, name="a")
+    await asyncio.gather(served.add(spec), served.look(), served.look())
+    assert policies.names() == ["base", "a"]
 
 
-async def test_adapter_requested_at_another_replica_is_loaded_once(tmp_path: Path) -> None:
+async def test_adapters_requested_at_another_replica_are_loaded_once(tmp_path: Path) -> None:
     wanted = Wanted()
-    policies = await policies_of(ScriptedTextEngine())
-    served = served_of(policies, tmp_path, wanted=wanted)
-    await served.start()
+    _, policies, served = await started(tmp_path, 2, wanted)
     wanted.specs["a"] = {"path": str(write_adapter(tmp_path / "a", "a"))}
     await served.catch_up(None)
     await served.catch_up("base")
@@ -188,15 +174,15 @@ async def test_adapter_requested_at_another_replica_is_loaded_once(tmp_path: Pat
     wanted.specs["b"] = {"path": str(write_adapter(tmp_path / "b", "other base"))}
     await served.catch_up("b")
     write_adapter(tmp_path / "b", "b")
-    await served.catch_up("b")  # known not to work: whoever asks again does not have it read again
+    await served.catch_up("b")  # a known failure is not read again for a request
     assert policies.names() == ["base", "a"] and "another base" in served.troubles["b"]
     await served.look()
     assert policies.names() == ["base", "a", "b"]
 
 
-async def test_one_that_is_pushed_out_is_not_loaded_again(tmp_path: Path) -> None:
-    policies, wanted = await policies_of(ScriptedTextEngine(), max_adapters=1), Wanted()
-    served = served_of(policies, tmp_path, wanted=wanted)
+async def test_adapters_pushed_out_are_forgotten(tmp_path: Path) -> None:
+    wanted = Wanted()
+    _, policies, served = await started(tmp_path, 1, wanted)
     for name in "ab":
         await served.add(AdapterSpec(path=str(write_adapter(tmp_path / name, name))))
     assert list(wanted.specs) == ["b"]
@@ -204,12 +190,10 @@ async def test_one_that_is_pushed_out_is_not_loaded_again(tmp_path: Path) -> Non
     assert policies.names() == ["base", "b"]
 
 
-async def test_new_versions_of_a_followed_run_are_served(tmp_path: Path) -> None:
-    engine = ScriptedTextEngine()
-    policies = await policies_of(engine, max_adapters=3)
+async def test_followed_run_serves_new_versions(tmp_path: Path) -> None:
+    engine, policies, served = await started(tmp_path, 3)
     run = tmp_path / "run"
     run.mkdir()
-    served = served_of(policies, tmp_path)
     key, models = await served.add(AdapterSpec(follow=str(run)))
     assert (key, models, policies.names()) == ("policy", [], ["base"])
     write_adapter(run / "versions" / "2", "v2")
@@ -220,7 +204,7 @@ async def test_new_versions_of_a_followed_run_are_served(tmp_path: Path) -> None
     await served.look()
     assert policies.names() == ["base", "policy-v2", "policy-v10", "best", "latest"]
     assert (policies.resolve("latest").version, policies.resolve("best").version) == (10, 2)
-    assert len(engine.loads) == 3, "best/ holds the very weights of versions/2"
+    assert len(engine.loads) == 3, "best/ holds the weights of versions/2"
     # The learner fell back, and made version 10 again with other bytes.
     write_adapter(run / "versions" / "10", "v10, again")
     await served.look()
@@ -232,37 +216,27 @@ async def test_new_versions_of_a_followed_run_are_served(tmp_path: Path) -> None
     assert policies.names() == ["base"]
 
 
-async def test_a_followed_run_lets_go_of_its_oldest_versions(tmp_path: Path) -> None:
-    policies = await policies_of(ScriptedTextEngine(), max_adapters=2)
-    served = served_of(policies, tmp_path)
-    run = tmp_path / "run"
-    for version in range(1, 6):
-        write_adapter(run / "versions" / str(version), f"v{version}")
-        if version == 1:
-            await served.add(AdapterSpec(follow=str(run), name="mine"))
+async def test_followed_run_unloads_its_oldest_versions_and_reports_trouble(tmp_path: Path) -> None:
+    _, policies, served = await started(tmp_path)
+    versions = tmp_path / "run" / "versions"
+    write_adapter(versions / "1", "v1")
+    await served.add(AdapterSpec(follow=str(tmp_path / "run"), name="mine"))
+    for version in range(2, 5):
+        write_adapter(versions / str(version), f"v{version}")
         await served.look()
-    assert policies.names() == ["base", "mine-v4", "mine-v5", "mine-latest"]
-
-
-async def test_trouble_of_a_followed_run_is_reported_and_later_versions_are_served(tmp_path: Path) -> None:
-    engine = ScriptedTextEngine()
-    policies = await policies_of(engine, max_adapters=4)
-    served = served_of(policies, tmp_path)
-    run = tmp_path / "run"
-    write_adapter(run / "versions" / "1", "v1")
-    await served.add(AdapterSpec(follow=str(run)))
-    write_adapter(run / "versions" / "2", "other base")
+    assert policies.names() == ["base", "mine-v3", "mine-v4", "mine-latest"]
+    write_adapter(versions / "5", "other base")
     await served.look()
-    assert served.troubles == {"policy": "this adapter belongs to another base"}
-    assert policies.resolve("latest").version == 1
-    write_adapter(run / "versions" / "3", "v3")
+    assert served.troubles == {"mine": "this adapter belongs to another base"}
+    assert policies.resolve("mine-latest").version == 4
+    write_adapter(versions / "6", "v6")
     await served.look()
-    assert served.troubles == {} and policies.resolve("latest").version == 3
+    assert served.troubles == {} and policies.resolve("mine-latest").version == 6
 
 
-async def test_a_look_that_fails_is_not_the_last_one(tmp_path: Path) -> None:
-    policies, wanted = await policies_of(ScriptedTextEngine()), Wanted()
-    served = served_of(policies, tmp_path, wanted=wanted)
+async def test_adapters_look_that_fails_is_followed_by_another(tmp_path: Path) -> None:
+    wanted = Wanted()
+    _, policies, served = await started(tmp_path, 2, wanted)
     looking = asyncio.create_task(served.keep_looking(0.001))
     wanted.specs["a"] = {"path": 3}  # no AdapterSpec, as another version of the service might have stored it
     await asyncio.sleep(0.05)
@@ -273,64 +247,33 @@ async def test_a_look_that_fails_is_not_the_last_one(tmp_path: Path) -> None:
     looking.cancel()
 
 
-async def test_changes_happen_one_at_a_time(tmp_path: Path) -> None:
-    """A look between an adapter's load and its being remembered would unload it again."""
-    policies = await policies_of(ScriptedTextEngine())
-    served = served_of(policies, tmp_path)
-    spec = AdapterSpec(path=str(write_adapter(tmp_path / "a", "a")))
-    await asyncio.gather(served.add(spec), served.look(), served.look())
-    assert policies.names() == ["base", "a"]
-
-
 @pytest.mark.parametrize(
-    ("make", "error", "message"),
+    ("path", "error", "message"),
     [
-        (lambda root: AdapterSpec(path="/etc"), InvalidRequest, r"'/etc' is outside of adapter_roots="),
-        (
-            lambda root: AdapterSpec(path=str(root / "none")),
-            InvalidRequest,
-            "is not an adapter: adapter_config",
-        ),
-        (
-            lambda root: AdapterSpec(path=str(write_adapter(root / "big", "a", rank=64))),
-            InvalidRequest,
-            "rank 64.* 8.* max_lora_rank=64",
-        ),
-        (
-            lambda root: AdapterSpec(path=str(root / "latest")),
-            InvalidRequest,
-            "'latest' ",
-        ),
-        (
-            lambda root: AdapterSpec(path=str(write_adapter(root / "other", "other base"))),
-            ConfigError,
-            "belongs to another base",
-        ),
+        ("/etc", InvalidRequest, r"'/etc' is outside of adapter_roots="),
+        ("none", InvalidRequest, "is not an adapter: adapter_config"),
+        ("big", InvalidRequest, "rank 64.* 8.* max_lora_rank=64"),
+        ("latest", InvalidRequest, "'latest' "),
+        ("other", ConfigError, "belongs to another base"),
+        ("link", InvalidRequest, "adapter_roots"),
     ],
 )
-async def test_a_wrong_adapter_is_refused(
-    tmp_path: Path, make: object, error: type[Exception], message: str
+async def test_adapter_that_cannot_be_served_is_refused(
+    tmp_path: Path, path: str, error: type[Exception], message: str
 ) -> None:
-    policies, wanted = await policies_of(ScriptedTextEngine()), Wanted()
-    served = served_of(policies, tmp_path, wanted=wanted)
+    root, wanted = tmp_path / "root", Wanted()
+    write_adapter(root / "big", "a", rank=64)
+    write_adapter(root / "other", "other base")
+    (root / "link").symlink_to(write_adapter(tmp_path / "outside", "a"))
+    _, policies, served = await started(root, 2, wanted)
     with pytest.raises(error, match=message):
-        await served.add(make(tmp_path))  # type: ignore[operator]
+        await served.add(AdapterSpec(path=str(root / path)))
     assert policies.names() == ["base"] and not wanted.specs
 
 
-async def test_link_out_of_the_roots_is_refused(tmp_path: Path) -> None:
-    outside = write_adapter(tmp_path / "outside", "a")
-    (tmp_path / "roots").mkdir()
-    (tmp_path / "roots" / "link").symlink_to(outside)
-    served = served_of(await policies_of(ScriptedTextEngine()), tmp_path / "roots")
-    with pytest.raises(InvalidRequest, match="adapter_roots"):
-        await served.add(AdapterSpec(path=str(tmp_path / "roots" / "link")))
-
-
-async def test_configured_adapter_cannot_be_unloaded_over_http(tmp_path: Path) -> None:
+async def test_configured_adapter_cannot_be_changed_over_http(tmp_path: Path) -> None:
     spec = AdapterSpec(path=str(write_adapter(tmp_path / "a", "a")))
-    served = served_of(await policies_of(ScriptedTextEngine()), tmp_path, spec)
-    await served.start()
+    _, _, served = await started(tmp_path, 2, None, spec)
     with pytest.raises(AdapterConflict, match=r"'a' .*configuration"):
         await served.remove("a")
     with pytest.raises(UnknownPolicy, match=r"'b' .*\['a'\]"):
@@ -339,13 +282,12 @@ async def test_configured_adapter_cannot_be_unloaded_over_http(tmp_path: Path) -
         await served.add(AdapterSpec(path=str(write_adapter(tmp_path / "c", "c")), name="a"))
 
 
-def test_names(tmp_path: Path) -> None:
+def test_adapter_names_follow_from_their_source(tmp_path: Path) -> None:
+    first = Path.cwd() / "runs/first"
     assert source_of(AdapterSpec(path="runs/sft/adapter")).model == "sft"
     assert source_of(AdapterSpec(path="runs/mine")).model == "mine"
-    assert source_of(AdapterSpec(run="runs/first")) == AdapterSource(
-        "first", Path.cwd() / "runs/first/adapter"
-    )
-    third = AdapterSource("policy-v3", Path.cwd() / "runs/first/versions/3", 3)
+    assert source_of(AdapterSpec(run="runs/first")) == AdapterSource("first", first / "adapter")
+    third = AdapterSource("policy-v3", first / "versions/3", 3)
     assert source_of(AdapterSpec(run="runs/first", version=3)) == third
     assert source_of(AdapterSpec(run="runs/first", version=3, name="a")).model == "a-v3"
     assert key_of(AdapterSpec(follow="runs/first")) == "policy"
@@ -361,7 +303,7 @@ def test_names(tmp_path: Path) -> None:
         ([{"follow": "runs/a"}], r"adapters .*3 places .*max_adapters=2"),
     ],
 )
-def test_a_configuration_that_cannot_be_served_is_refused(
+def test_configured_adapters_that_cannot_be_served_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, specs: list[dict[str, str]], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

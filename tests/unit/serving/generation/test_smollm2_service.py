@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -86,39 +87,25 @@ def _greedy(model: Any, model_dir: Path, limit: int) -> tuple[str, int, int]:
 
 
 @pytest.mark.parametrize("name", ["base", "tuned"])
-async def test_chat_answers_are_hugging_faces(
+async def test_chat_of_an_instruct_model_is_hugging_faces(
     alice: httpx.AsyncClient, adapted: Any, model_dir: Path, name: str
 ) -> None:
     body = {"model": name, "messages": MESSAGES, "temperature": 0, "max_tokens": 16}
     answer = (await alice.post("/v1/chat/completions", json=body)).json()
-    if name == "base":
-        with adapted.disable_adapter():
-            text, prompt_tokens, completion_tokens = _greedy(adapted, model_dir, 16)
-    else:
+    with adapted.disable_adapter() if name == "base" else nullcontext():
         text, prompt_tokens, completion_tokens = _greedy(adapted, model_dir, 16)
     (choice,) = answer["choices"]
     assert choice["message"]["content"] == text
     assert answer["usage"]["prompt_tokens"] == prompt_tokens
     assert answer["usage"]["completion_tokens"] == completion_tokens
     assert choice["finish_reason"] == ("length" if completion_tokens == 16 else "stop")
+    if name == "base":
+        streamed = (await alice.post("/v1/chat/completions", json={**body, "stream": True})).text
+        assert choice["finish_reason"] == "stop" and "Paris" in text
+        assert "<|im_end|>" not in streamed and "Paris" in streamed
 
 
-async def test_the_base_ends_with_its_end_token(alice: httpx.AsyncClient) -> None:
-    body = {"model": "base", "messages": MESSAGES, "temperature": 0, "max_tokens": 16}
-    (choice,) = (await alice.post("/v1/chat/completions", json=body)).json()["choices"]
-    assert choice["finish_reason"] == "stop"
-    assert "Paris" in choice["message"]["content"]
-
-
-async def test_streamed_text_has_no_special_tokens(alice: httpx.AsyncClient) -> None:
-    body = {"model": "base", "messages": MESSAGES, "temperature": 0, "max_tokens": 16}
-    whole = (await alice.post("/v1/chat/completions", json=body)).json()["choices"][0]["message"]["content"]
-    streamed = (await alice.post("/v1/chat/completions", json={**body, "stream": True})).text
-    assert "<|im_end|>" not in streamed
-    assert "Paris" in whole and "Paris" in streamed
-
-
-async def test_candidates_are_texts_for_people(alice: httpx.AsyncClient) -> None:
+async def test_candidates_of_an_instruct_model_have_no_special_tokens(alice: httpx.AsyncClient) -> None:
     body = {"prompt": "Name a colour.", "k": 4, "max_tokens": 12, "seed": 3, "model": "tuned"}
     answer = (await alice.post("/v1/candidates", json={**body, "selector": "logprob"})).json()
     texts = [each["text"] for each in answer["candidates"]]

@@ -112,7 +112,6 @@ class JudgeServer:
             "model": "m",
             "base_url": base_url,
             "explain": False,
-            "backoff_s": 0.01,
         }
         return values | {"criteria": ["relevance"], "timeout_s": 10.0} | changes
 
@@ -134,6 +133,8 @@ class JudgeServer:
         finally:
             with self._lock:
                 self.in_flight -= 1
+        if reply.status != 200 and "Retry-After" not in reply.headers:
+            reply.headers["Retry-After-Ms"] = "5"  # else the SDKs wait half a second and more
         if reply.raw is not None:
             return reply, reply.raw
         if reply.status != 200:
