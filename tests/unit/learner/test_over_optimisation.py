@@ -11,12 +11,9 @@ import numpy as np
 import pytest
 
 from polyray.config.over_optimisation import OverOptimisationSpec
-from polyray.learner.over_optimisation import (
-    MEAN,
-    SecondOpinionWatch,
-    add_second_opinion,
-    second_opinion_metrics,
-)
+from polyray.learner.group_metrics import MEAN_SECOND_OPINION as MEAN
+from polyray.learner.group_metrics import add_second_opinion, second_opinion_metrics
+from polyray.learner.over_optimisation import SecondOpinionWatch
 from polyray.learner.reduce import Sums
 from polyray.learner.run_files import RunFiles
 from polyray.types import METRIC_KEYS, ScoredGroup, StepMetrics, TrainingBatch
