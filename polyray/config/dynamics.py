@@ -1,4 +1,4 @@
-"""Quality and diversity during training: rounds on fixed prompts, and the alarm.
+"""Quality and diversity during training: rounds on fixed prompts.
 
 Without `evaluation` these rounds are separate and few, so that they cost little; with it, its rounds are used.
 """
@@ -17,8 +17,6 @@ from polyray.config.text_tasks import TextTaskSpec
 
 ROUND_KS = (1, 2, 4, 8)
 """The k of pass@k and its like, as far as there are so many completions."""
-COLLAPSED = "validation/collapse_alarm"
-"""The key of metrics.jsonl."""
 PromptsPart = Literal["auto", "validation", "held_out"]
 
 
@@ -58,20 +56,6 @@ class Rounds:
         return len({*range(0, self.last + 1, self.every), self.last})
 
 
-class CollapseAlarmSpec(StrictModel):
-    """The alarm: a measure of diversity stays below a share of what it was before training."""
-
-    metric: str = Field(
-        default="diversity",
-        description="of dynamics.jsonl: diversity, distinct_classes, distinct_correct_at_8, sequence_entropy, ...",
-    )
-    drop: float = Field(default=0.5, gt=0, lt=1, description="share of the first round's value that is lost")
-    rounds: int = Field(default=2, ge=1, description="in a row, before it is an alarm")
-    stop: bool = Field(
-        default=False, description="RL: the run ends with an error; false, and in SFT: it warns"
-    )
-
-
 class DynamicsSpec(StrictModel):
     """Fixed prompts with fixed seeds, for trajectories: dynamics.jsonl."""
 
@@ -98,7 +82,6 @@ class DynamicsSpec(StrictModel):
         description="semantic_diversity, by this sentence encoder (packaged: MiniLM); auto: packaged where answers "
         "are prose; null: only where diversity.source=embedding measures it anyway",
     )
-    collapse_alarm: CollapseAlarmSpec | None = CollapseAlarmSpec()
 
     def rounds(self, steps: int, samples_per_step: int) -> Rounds:
         """Rounds of a run of `steps` steps."""
@@ -115,13 +98,3 @@ class DynamicsSpec(StrictModel):
         """Two rounds there always are: before the first step and after the last one."""
         budget = self.max_share * steps * samples_per_step / (self.num_prompts * self.num_samples)
         return max(1, math.ceil(steps / max(1, math.floor(budget) - 1)))
-
-
-def collapse_text(spec: CollapseAlarmSpec) -> str:
-    """Message for people when the alarm is raised."""
-    return (
-        f"diversity collapses: {spec.metric} has been below {1 - spec.drop:.2g} of what it was before training for "
-        f"{spec.rounds} rounds in a row (dynamics.jsonl). A set objective (algorithm.type=polychromic, a larger "
-        "algorithm.diversity_weight), a KL term to the warm start (algorithm.kl_coefficient) or a lower learning "
-        "rate keep more of it"
-    )

@@ -147,7 +147,7 @@ class MonitorSpec(StrictModel):
     keys beside its name: {preset: "@collapse", action: stop}.
     """
 
-    name: str = Field(min_length=1, description="name of the alarm; by default the preset, else the metric")
+    name: str = Field(default="", description="name of the alarm; empty: that of the preset, else the metric")
     metric: str = Field(
         min_length=1,
         description="any key of a line of metrics.jsonl, e.g. grad_norm, reward/NAME, or validation/diversity of the "
@@ -165,7 +165,9 @@ class MonitorSpec(StrictModel):
     def _expanded(cls, value: Any) -> Any:
         named = {name: {"name": name, **block} for name, block in PRESETS.items()}
         value = expanded_from(value, named, f"known are {', '.join(MARK + name for name in named)}")
-        return {"name": value["metric"], **value} if isinstance(value, dict) and "metric" in value else value
+        if not isinstance(value, dict):
+            return value
+        return {**value, "name": value.get("name") or value.get("metric", "")}
 
     @model_validator(mode="after")
     def _one_kind_of_line(self) -> MonitorSpec:
@@ -187,16 +189,25 @@ class MonitorSpec(StrictModel):
         return self.metric.startswith(OF_ROUNDS)
 
     @property
+    def needs_second_opinion(self) -> bool:
+        """Whether a metric exists only in runs with `second_opinion`."""
+        return any(SECOND_OPINION in metric for metric in self.metrics)
+
+    @property
     def key(self) -> str:
         """Key of metrics.jsonl and dynamics.jsonl."""
         return MONITOR + self.name
 
     @property
+    def condition(self) -> str:
+        """Name and condition of the alarm, for people."""
+        return f"monitor {self.name}: {self.rule.text(self.metric, 'rounds' if self.of_rounds else 'steps')}"
+
+    @property
     def text(self) -> str:
         """Message for people when the alarm is raised: condition, and what to do."""
-        condition = self.rule.text(self.metric, "rounds" if self.of_rounds else "steps")
         advice = ADVICE.get(self.metrics[-1])
-        return f"monitor {self.name}: {condition}" + (f"; {advice}" if advice else "")
+        return self.condition + (f"; {advice}" if advice else "")
 
 
 def preset_monitors(*names: str) -> tuple[MonitorSpec, ...]:

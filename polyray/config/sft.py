@@ -11,6 +11,7 @@ from polyray.config.dynamics import DynamicsSpec, Rounds
 from polyray.config.idle import check_idle
 from polyray.config.learner import LearnerSpec
 from polyray.config.model import ModelSpec, check_whole_base
+from polyray.config.monitors import MonitorSpec, check_names, preset_monitors
 from polyray.config.run_base import RunBase
 from polyray.config.supervised import (
     BaLoraSpec,
@@ -39,6 +40,10 @@ class SftConfig(RunBase):
     dynamics: DynamicsSpec | None = Field(
         default=DynamicsSpec(), description="quality and diversity over time; null: not measured"
     )
+    monitors: tuple[MonitorSpec, ...] = Field(
+        default_factory=lambda: preset_monitors("collapse"),
+        description='alarms; by default ["@collapse"], replaced by a list of your own',
+    )
     demonstrations_per_step: int = Field(default=64, ge=1, description="demonstrations of an optimiser step")
     epochs: float | None = Field(
         default=None, gt=0, description="passes over the rows of data.type=jsonl; replaces learner.steps"
@@ -61,6 +66,7 @@ class SftConfig(RunBase):
 
     @model_validator(mode="after")
     def _objective_fits(self) -> SftConfig:
+        check_names(self.monitors)
         check_whole_base(self.model, self.learner.sharding)
         if isinstance(self.objective, BaLoraSpec) and (self.model.warm_start or self.model.lora.dropout > 0):
             raise ValueError(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import numpy as np
 
 from polyray.algorithms import effective_sample_size
@@ -15,6 +18,9 @@ from polyray.types import SECOND_OPINION, ScoredGroup, StepMetrics
 LARGEST_K = 8
 """pass@k and distinct classes are logged at this k, or at the group size where that is smaller."""
 MEAN_SECOND_OPINION = f"reward/{SECOND_OPINION}"
+BASELINE_STEPS = 5
+"""The gap of the second opinion is measured from the means of the first so many steps."""
+_MEANS_AND_SPREADS = (("reward_mean", "reward_std"), (MEAN_SECOND_OPINION, "second_opinion_std"))
 
 
 def add_group_metrics(
@@ -132,3 +138,43 @@ def second_opinion_metrics(sums: Sums) -> StepMetrics:
         "second_opinion_missing": sums.mean("second_missing"),
         "second_opinion_correlation": sums.total("second_covariance") / scale if scale > 0 else None,
     }
+
+
+class SecondOpinionGap:
+    """How far the reward has moved ahead of the second opinion since the first steps.
+
+    In standard deviations of completions in the first BASELINE_STEPS steps: 0 while both means move alike, positive
+    when only the reward rises. The only state is lines of metrics.jsonl, so it survives a resume.
+    """
+
+    def __init__(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        self._first: list[Mapping[str, Any]] = []
+        for line in lines:
+            self._remember(line)
+
+    def observe(self, line: StepMetrics) -> StepMetrics:
+        """Value that a step adds to its own line; none in a run without a second opinion."""
+        if MEAN_SECOND_OPINION not in line:
+            return {}
+        self._remember(line)
+        return {"second_opinion_gap": self._gap(line)}
+
+    def _remember(self, line: Mapping[str, Any]) -> None:
+        if MEAN_SECOND_OPINION in line and len(self._first) < BASELINE_STEPS:
+            self._first.append(line)
+
+    def _gap(self, line: Mapping[str, Any]) -> float | None:
+        first = [item for item in self._first if _has_both(item)]
+        if not first or not _has_both(line):
+            return None
+        moved = []
+        for mean, spread in _MEANS_AND_SPREADS:
+            unit = float(np.mean([item[spread] for item in first]))
+            if unit <= 0:
+                return None
+            moved.append((line[mean] - float(np.mean([item[mean] for item in first]))) / unit)
+        return moved[0] - moved[1]
+
+
+def _has_both(line: Mapping[str, Any]) -> bool:
+    return all(isinstance(line.get(key), int | float) for keys in _MEANS_AND_SPREADS for key in keys)

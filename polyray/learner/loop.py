@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 from polyray.config.run import TrainConfig
 from polyray.learner.checkpoints import CheckpointStore
-from polyray.learner.mismatch import TOTAL
 from polyray.learner.policy import Policy
 from polyray.learner.run_files import RunFiles
 from polyray.learner.step_result import StepResult
@@ -161,8 +160,7 @@ class _MainRank:
         values = {**metrics, **self._watching.for_next_line()}
         advantages = self._policy.learner.trained_advantages
         line = self._files.write_step(step - 1, batch, values, timings, advantages)
-        alarms = {TOTAL: self._files.mismatch_alarms} if self._files.mismatch_alarms else {}
-        self._coordination.report({**line, **self._watching.newest, **alarms})
+        self._coordination.report({**line, **self._watching.newest})
         if not self._watching.is_over:
             return StepResult.GO_ON
         if not kept:  # that it would be the last was not known before

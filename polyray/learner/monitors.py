@@ -22,6 +22,7 @@ from polyray.config.monitors import (
     LimitRule,
     MonitorSpec,
 )
+from polyray.errors import MonitorStopped
 from polyray.metrics.divergence import monotone_trend, parted
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,19 @@ class _Watch:
                     ABSENT_AFTER,
                     " and ".join(self._names),
                 )
+
+
+def raised_monitors(specs: Iterable[MonitorSpec], line: Mapping[str, Any]) -> list[MonitorSpec]:
+    """Monitors whose alarm a line of metrics.jsonl has."""
+    return [spec for spec in specs if line.get(spec.key)]
+
+
+def stop_reason(specs: Iterable[MonitorSpec], line: Mapping[str, Any]) -> MonitorStopped | None:
+    """The error that ends a run after the step of this line; None if it continues."""
+    for spec in raised_monitors(specs, line):
+        if spec.action == "stop":
+            return MonitorStopped(f"stopped after step {line['step']}: {spec.text}")
+    return None
 
 
 def is_raised(rule: LimitRule | DropRule | DivergeRule, values: Sequence[tuple[float, ...]]) -> bool:

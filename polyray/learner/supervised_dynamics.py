@@ -22,7 +22,7 @@ from polyray.config.run import SftConfig
 from polyray.config.supervised import JsonlDataSpec
 from polyray.data.chat import encode_prompt
 from polyray.data.records import read_demonstrations
-from polyray.learner.collapse import CollapseWatch
+from polyray.learner.monitors import Monitors
 from polyray.learner.reduce import from_rank_0
 from polyray.learner.supervised_evaluation import end_tokens
 from polyray.models.logprobs import Rows, completion_logprobs
@@ -65,12 +65,11 @@ class SupervisedDynamics:
         self._path = run_dir / "dynamics.jsonl"
         if self._rounds is None:
             return
-        assert config.dynamics is not None
         if writes:
             cut_jsonl(self._path, lambda line: line["step"] <= step)
         lines = read_jsonl(self._path) if writes else []
         self._known = from_rank_0({line["step"] for line in lines})
-        self._watch = CollapseWatch(config.dynamics.collapse_alarm, lines)
+        self._monitors = Monitors(config.monitors, lines, of_rounds=True)
         self._task: Task | None = None
         if isinstance(config.data, JsonlDataSpec):
             training, validation = read_demonstrations(config.data)
@@ -93,11 +92,11 @@ class SupervisedDynamics:
         if not self._writes:
             return {}
         values = mean_over_prompts([summarise(self._scored(group), self._rounds) for group in groups])
-        values |= self._watch.observe(values)
+        alarms = self._monitors.observe(values)
         with JsonlWriter(self._path) as writer:
-            writer.write({"phase": "sft", "step": step, **values})
+            writer.write({"phase": "sft", "step": step, **values, **alarms})
         line = {f"validation/{name}": value for name, value in values.items()}
-        return {**line, "validation_s": time.perf_counter() - started}
+        return {**line, **alarms, "validation_s": time.perf_counter() - started}
 
     def _scored(self, group: Group) -> ScoredGroup:
         texts = [completion.text for completion in group.completions]

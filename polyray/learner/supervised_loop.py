@@ -22,8 +22,9 @@ from polyray.config.run import SftConfig
 from polyray.config.supervised import BaLoraSpec
 from polyray.errors import ConfigError
 from polyray.learner.demonstrations import Demonstrations, load_demonstrations
+from polyray.learner.monitors import Monitors, stop_reason
 from polyray.learner.optim import build_optimizer, build_scheduler
-from polyray.learner.reduce import mean_over_ranks
+from polyray.learner.reduce import from_rank_0, mean_over_ranks
 from polyray.learner.state import newest_checkpoint, restore_checkpoint, save_checkpoint
 from polyray.learner.stopping import agreed_to_stop
 from polyray.learner.supervised import demonstration_batches, row_batches, supervised_step
@@ -38,7 +39,7 @@ from polyray.models.lora import attach_adapter, save_adapter
 from polyray.models.packing import PACKABLE_MODEL_TYPES, is_packable
 from polyray.models.pissa import save_plain_lora, start_from_principal_components
 from polyray.models.sharding import shard_base
-from polyray.runs.jsonl import JsonlWriter, before_step, cut_jsonl
+from polyray.runs.jsonl import JsonlWriter, before_step, cut_jsonl, read_jsonl
 from polyray.seeds import sample_seed
 
 
@@ -72,6 +73,7 @@ class _Training:
     manifest: dict[str, Any]
     pad_id: int
     dynamics: SupervisedDynamics
+    monitors: Monitors
     step: int
     """Completed steps."""
     patience: Patience
@@ -82,8 +84,9 @@ def run_supervised(
 ) -> None:
     """Train from the newest checkpoint to the last step, or until early stopping, and write adapter/.
 
-    If the driver asks for a stop, training ends after the current step, with a checkpoint and without an adapter.
-    `parallel` wraps the model for data parallelism; `reported` is called on every rank after each checkpoint.
+    If the driver asks for a stop, training ends after the current step, with a checkpoint and without an adapter. The
+    alarm of a monitor with action=stop does the same and raises MonitorStopped. `parallel` wraps the model for data
+    parallelism; `reported` is called on every rank after each checkpoint.
     """
     learner, stopping = run.config.learner, run.config.evaluation.early_stopping
     training = _start(run)
@@ -93,20 +96,26 @@ def run_supervised(
     training.dynamics.record(training.model, training.step)
     over = training.step >= num_steps or training.patience.is_over(stopping)
     asked = agreed_to_stop(run.run_dir, run.rank)
-    while not over and not asked:
+    may_stop = any(monitor.action == "stop" for monitor in run.config.monitors)
+    alarm = None
+    while not (over or asked or alarm):
         line = _train_step(run, training, wrapped)
         if is_evaluated(run.config.evaluation, training.step, num_steps):
             line["eval_loss"] = _evaluate(run, training)
         over = training.step == num_steps or training.patience.is_over(stopping)
         line |= training.dynamics.record(training.model, training.step, over)
         if run.rank == 0:
+            line |= training.monitors.observe(line)
             with JsonlWriter(run.run_dir / "metrics.jsonl") as writer:
                 writer.write(line)
+        alarm = from_rank_0(stop_reason(run.config.monitors, line)) if may_stop else None
         asked = agreed_to_stop(run.run_dir, run.rank)
-        if training.step % learner.checkpoint_every == 0 or over or asked:
+        if training.step % learner.checkpoint_every == 0 or over or asked or alarm:
             if run.rank == 0:
                 _save(run, training)
             reported({**line, "step": training.step})
+    if alarm is not None:
+        raise alarm
     if over and run.rank == 0:
         _finish(run, training)
 
@@ -144,7 +153,10 @@ def _start(run: SupervisedRun) -> _Training:
     manifest = start_manifest(config.name, base_sha256, config.model.warm_start)
     step, patience = _resume(run, data.sha256, manifest, model, optimizer, scheduler)
     dynamics = SupervisedDynamics(config, data.num_steps, tokenizer, run.run_dir, step, writes=run.rank == 0)
-    return _Training(model, optimizer, scheduler, tokenizer, data, manifest, pad_id, dynamics, step, patience)
+    monitors = Monitors(config.monitors, read_jsonl(run.run_dir / "metrics.jsonl") if run.rank == 0 else [])
+    return _Training(
+        model, optimizer, scheduler, tokenizer, data, manifest, pad_id, dynamics, monitors, step, patience
+    )
 
 
 def _resume(

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from polyray.config.passes import INSTEAD, counts_passes
 from polyray.config.run import TrainConfig
-from polyray.learner.collapse import CollapseWatch
+from polyray.learner.monitors import Monitors
 from polyray.learner.validation_record import ValidationRecord
 from polyray.models.adapter import PolicyUpdate
 from polyray.models.adapter_files import WEIGHTS_FILE
@@ -54,7 +54,7 @@ class Validating:
         self._history: list[tuple[int, float | None]] = []
         """(version, value of best_metric) of every result so far."""
         self._record = None if self._spec is None else ValidationRecord(self._spec)
-        self._collapse = self._watch([])
+        self._monitors = self._watch([])
         self._best_adapter: bytes | None = None
         self._outstanding: dict[int, bytes] = {}
         self._for_next_line: dict[str, float] = {}
@@ -75,7 +75,7 @@ class Validating:
             return
         known = {version for version, _ in self._history}
         cut_jsonl(self._path, lambda line: line["version"] in known)
-        self._collapse = self._watch(read_jsonl(self._path))
+        self._monitors = self._watch(read_jsonl(self._path))
         self._best_adapter = files.get(BEST_ADAPTER)
         if self._best_adapter is None:
             shutil.rmtree(self._best_dir, ignore_errors=True)
@@ -140,11 +140,11 @@ class Validating:
 
     def _take(self, version: int, metrics: Mapping[str, float]) -> None:
         adapter = self._outstanding.pop(version)
-        values = {**metrics, **self._collapse.observe(metrics)}
+        alarms = self._monitors.observe(metrics)
         with JsonlWriter(self._path) as writer:
-            writer.write({"phase": "rl", "step": version, "version": version, **values})
-        line = {f"validation/{name}": value for name, value in values.items()}
-        self.newest = self._for_next_line = {"validation/version": version, **line}
+            writer.write({"phase": "rl", "step": version, "version": version, **metrics, **alarms})
+        line = {f"validation/{name}": value for name, value in metrics.items()}
+        self.newest = self._for_next_line = {"validation/version": version, **line, **alarms}
         value = None if self._spec is None else metrics.get(self._spec.best_metric)
         self._history.append((version, value))
         if self._record is None:
@@ -167,9 +167,8 @@ class Validating:
                 INSTEAD,
             )
 
-    def _watch(self, lines: Iterable[Mapping[str, Any]]) -> CollapseWatch:
-        dynamics = self._config.dynamics
-        return CollapseWatch(None if dynamics is None else dynamics.collapse_alarm, lines)
+    def _watch(self, lines: Iterable[Mapping[str, Any]]) -> Monitors:
+        return Monitors(self._config.monitors, lines, of_rounds=True)
 
     def _write_best(self, adapter: bytes) -> None:
         assert self._spec is not None and self._record is not None and self._record.best is not None

@@ -36,6 +36,7 @@ class Coordinator:
         self.drained = threading.Event()
         self.died: BaseException | None = None
         self.phase, self.tokens, self.step = "training", 0, 7
+        self.alarms: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         return SimpleNamespace(remote=lambda *arguments: getattr(self, f"_{name}")(*arguments))
@@ -48,7 +49,7 @@ class Coordinator:
             "step": self.step,
             "tokens": self.tokens,
             "metrics": {},
-            "alarms": 0,
+            "alarms": self.alarms,
             "incidents": self.incidents[seen:],
         }
 
@@ -242,3 +243,22 @@ def test_watch_counts_all_sampled_tokens(tmp_path: Path) -> None:
     with CostMeter(path, "train", Held(cpus=1.0)) as cost:
         run(tmp_path, coordinator, fit, cost)
     assert read_cost(path).tokens_generated == 200
+
+
+def test_alarms_are_shown_once(tmp_path: Path) -> None:
+    coordinator = Coordinator()
+
+    def fit(outcome: dict[str, BaseException]) -> None:
+        for text in ("first alarm", "second alarm"):
+            coordinator.alarms.append(text)
+            time.sleep(0.05)
+        outcome["error"] = RolloutError("end")
+
+    stream = io.StringIO()
+    directory: Any = SimpleNamespace(paths=RunPaths(tmp_path))
+    with ProgressDisplay(console=Console(file=stream, width=200)) as display, pytest.raises(RolloutError):
+        watch_training(train_config(), directory, coordinator, fit, display)
+    assert [line for line in stream.getvalue().splitlines() if "alarm" in line] == [
+        "first alarm",
+        "second alarm",
+    ]

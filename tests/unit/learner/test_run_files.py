@@ -44,7 +44,7 @@ def test_a_line_has_every_key_in_order_and_the_rest_behind(tmp_path: Path) -> No
     files = _files(tmp_path)
     files.cut_to(0)
     line = files.write_step(3, _batch(), _metrics(), TIMINGS, ADVANTAGES)
-    assert list(line) == [*METRIC_KEYS, "mismatch_alarm", "reward/format"]
+    assert list(line) == [*METRIC_KEYS, "monitor/low_ess", "monitor/mismatch", "reward/format"]
     assert read_jsonl(tmp_path / "metrics.jsonl") == [line]
     assert (line["step"], line["policy_version"]) == (3, 4)
     assert (line["groups_used"], line["groups_dropped"], line["staleness_mean"]) == (2, 1, 0.5)

@@ -131,7 +131,7 @@ def test_values_equal_the_task_scores(base: Path, tmp_path: Path) -> None:
         classes = np.array([task.completion_class(group.prompt, text) for text in texts])
         summaries.append(summarise(ScoredGroup(group, rewards, classes), rounds))
     (line, *_) = read_jsonl(tmp_path / "dynamics.jsonl")
-    expected = {"phase": "sft", "step": 0, **mean_over_prompts(summaries), "collapse_alarm": 0.0}
+    expected = {"phase": "sft", "step": 0, **mean_over_prompts(summaries), "monitor/collapse": 0}
     assert line == pytest.approx(expected)
     assert line["unscored"] == 0
 

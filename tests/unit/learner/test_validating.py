@@ -57,6 +57,7 @@ def test_results_are_written_and_the_best_version_is_kept(unbroken: tuple[Path, 
             "version": version,
             "pass_at_1": VALUES[version],
             "reward_mean": 0.5,
+            "monitor/collapse": 0,
         }
         for version in range(6)
     ]
@@ -70,17 +71,18 @@ def test_dynamics_alone_keep_no_best_version_and_are_the_same_after_a_resume(
 ) -> None:
     def config() -> TrainConfig:
         learner = {"steps": 5, "checkpoint_every": 2, "learning_rate": 0.02}
-        alarm = {"metric": "pass_at_1", "drop": 0.1, "rounds": 1}
-        return train_config(learner=learner, dynamics={"every": 2, "collapse_alarm": alarm})
+        rule = {"type": "drop", "share": 0.1, "in_a_row": 1}
+        monitor = {"name": "worse", "metric": "validation/pass_at_1", "rule": rule}
+        return train_config(learner=learner, dynamics={"every": 2}, monitors=[monitor])
 
     values = {0: 0.5, 2: 0.48, 4: 0.4, 5: 0.1}
     assert start(tmp_path / "a", model_dir, config(), values=values).finished
     lines = read_jsonl(tmp_path / "a" / "dynamics.jsonl")
-    assert [(line["step"], line["pass_at_1"], line["collapse_alarm"]) for line in lines] == [
+    assert [(line["step"], line["pass_at_1"], line["monitor/worse"]) for line in lines] == [
         (0, 0.5, 0), (2, 0.48, 0), (4, 0.4, 1), (5, 0.1, 1),
     ]  # fmt: skip
     assert not (tmp_path / "a" / "best").exists()
-    assert read_jsonl(tmp_path / "a" / "metrics.jsonl")[3]["validation/collapse_alarm"] == 1
+    assert read_jsonl(tmp_path / "a" / "metrics.jsonl")[3]["monitor/worse"] == 1
     assert not start(tmp_path / "b", model_dir, config(), values=values, no_batch_at=3).finished
     assert start(tmp_path / "b", model_dir, config(), values=values).finished
     assert read_jsonl(tmp_path / "b" / "dynamics.jsonl") == lines

@@ -18,7 +18,6 @@ import pytest
 from polyray.config.base import as_json
 from polyray.config.learner import LearnerSpec
 from polyray.config.loader import build_config
-from polyray.config.over_optimisation import OverOptimisationSpec
 from polyray.config.paths import relative_to
 from polyray.config.remote_reward import HttpRewardSpec
 from polyray.config.reward import VerifierRewardSpec
@@ -319,16 +318,14 @@ def test_every_resumable_key_exists_in_some_configuration() -> None:
         name="a",
         reward=HttpRewardSpec(url="http://h"),
         second_opinion=VerifierRewardSpec(),
-        over_optimisation=OverOptimisationSpec(),
         evaluation=TrainingEvaluationSpec(),
     )
-    unwatched = TrainConfig(name="a", mismatch_alarm=None)
     placed = TrainConfig(
         name="a",
         rollout=RolloutSpec(node_labels={"zone": "a"}),
         learner=LearnerSpec(node_labels={"zone": "b"}),
     )
-    configs = (elsewhere, unwatched, placed, TrainConfig(name="a"), SftConfig(name="a"), PretrainConfig())
+    configs = (elsewhere, placed, TrainConfig(name="a"), SftConfig(name="a"), PretrainConfig())
     known = {key for config in configs for key in config_difference({}, config.model_dump(mode="json"))}
     unknown = [
         key
