@@ -11,7 +11,6 @@ from polyray.config.algorithm import AlgorithmSpec, GrpoSpec, PassAtKSpec, Polyc
 from polyray.config.base import StrictModel
 from polyray.config.checker import CheckerSpec
 from polyray.config.delivery import DeliverySpec, check_quantised
-from polyray.config.dynamics import DynamicsSpec, Rounds
 from polyray.config.evaluation import EvaluationSpec
 from polyray.config.idle import check_idle
 from polyray.config.judge import MAX_CLUSTER_CANDIDATES, JudgingSpec
@@ -21,6 +20,7 @@ from polyray.config.monitors import MonitorSpec, check_names, preset_monitors
 from polyray.config.objective import OfSetsSpec
 from polyray.config.passes import INSTEAD, check_metric, has_passes
 from polyray.config.paths import FilePath
+from polyray.config.periodic_eval import DynamicsSpec, Rounds, TrainingEvaluationSpec
 from polyray.config.presets import label
 from polyray.config.prompts import ShortArm
 from polyray.config.reward import (
@@ -38,7 +38,6 @@ from polyray.config.supervised_term import SupervisedTermSpec
 from polyray.config.task import HiddenTrapGridSpec, TaskSpec
 from polyray.config.text_tasks import TextTaskSpec
 from polyray.config.tracking import TrackerSpec
-from polyray.config.training_evaluation import TrainingEvaluationSpec
 
 ALGORITHM_IN_NAME = "{algorithm}"
 

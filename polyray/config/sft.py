@@ -7,11 +7,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from polyray.config.dynamics import DynamicsSpec, Rounds
 from polyray.config.idle import check_idle
 from polyray.config.learner import LearnerSpec
 from polyray.config.model import ModelSpec, check_whole_base
 from polyray.config.monitors import MonitorSpec, check_names, preset_monitors
+from polyray.config.periodic_eval import DynamicsSpec, Rounds
 from polyray.config.run_base import RunBase
 from polyray.config.supervised import (
     BaLoraSpec,

@@ -90,7 +90,7 @@ def train(
 
 def _summary(config: TrainConfig, directory: RunDirectory) -> dict[str, Any]:
     """Content of DONE: the adapter, the steps and why they ended, the best version."""
-    from polyray.learner.validation_record import ValidationRecord
+    from polyray.periodic_eval import ValidationRecord
     from polyray.runs.jsonl import read_jsonl
 
     paths = directory.paths

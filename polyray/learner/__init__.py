@@ -12,7 +12,7 @@ monitors.py         rules over lines of metrics.jsonl and dynamics.jsonl, and th
 step_result.py          how a step ended for the run
 state.py            one checkpoint; checkpoints.py which are kept, checkpoint_storage.py their copies behind a URL
 run_files.py        metrics.jsonl and rollouts.jsonl
-validating.py       results of validation while training, best/; validation_record.py the best one, early stopping
+periodic_eval.py    results of evaluation while training, best/; supervised_eval.py the same for SFT
 supervised_loop.py  the SFT loop; supervised.py is one step of it, supervised_objectives.py its losses
 stopping.py         whether it is to end, with one answer for all ranks
 optim.py            optimiser and schedule, shared by all

@@ -13,12 +13,12 @@ from typing import Any, Protocol
 
 from polyray.config.run import TrainConfig
 from polyray.learner.checkpoints import CheckpointStore
+from polyray.learner.periodic_eval import Validating
 from polyray.learner.policy import Policy
 from polyray.learner.run_files import RunFiles
 from polyray.learner.step_result import StepResult
-from polyray.learner.validating import Validating
 from polyray.models.adapter import PolicyUpdate
-from polyray.periodic_eval.validation import UNVALIDATED
+from polyray.periodic_eval import UNVALIDATED
 from polyray.types import StepMetrics, TrainingBatch
 
 
@@ -43,7 +43,7 @@ class Coordination(Protocol):
         ...
 
     def validation(self, version: int, wait: bool) -> Mapping[str, float] | None:
-        """Rank 0 only: what the fixed prompts say of a published version, see periodic_eval/validation.py.
+        """Rank 0 only: what the fixed prompts say of a published version, see periodic_eval.py.
 
         Without `wait` None says: not yet; with it: the run was stopped.
         """

@@ -1,6 +1,6 @@
 """Files that rank 0 writes while training: metrics.jsonl, rollouts.jsonl and ledger.jsonl.
 
-validating.py writes dynamics.jsonl and best/, checkpoints.py writes checkpoints/.
+periodic_eval.py writes dynamics.jsonl and best/, checkpoints.py writes checkpoints/.
 """
 
 from __future__ import annotations

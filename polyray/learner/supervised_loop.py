@@ -1,7 +1,7 @@
 """The SFT loop, without Ray: LoRA on demonstrations, evaluated, checkpointed and resumable.
 
 Which rows a step sees, and what dropout draws, follow from (seed, step, rank) alone, so a resumed run is the
-same run. The step itself is supervised.py, validation and samples are supervised_evaluation.py.
+same run. The step itself is supervised.py, validation and samples are supervised_eval.py.
 """
 
 from __future__ import annotations
@@ -28,8 +28,13 @@ from polyray.learner.reduce import from_rank_0, mean_over_ranks
 from polyray.learner.state import newest_checkpoint, restore_checkpoint, save_checkpoint
 from polyray.learner.stopping import agreed_to_stop
 from polyray.learner.supervised import demonstration_batches, row_batches, supervised_step
-from polyray.learner.supervised_dynamics import SupervisedDynamics
-from polyray.learner.supervised_evaluation import Patience, is_evaluated, validation_loss, write_samples
+from polyray.learner.supervised_eval import (
+    Patience,
+    SupervisedDynamics,
+    is_evaluated,
+    validation_loss,
+    write_samples,
+)
 from polyray.learner.supervised_objectives import build_batch_loss
 from polyray.models.adapter_files import read_adapter, start_manifest, write_adapter
 from polyray.models.base_files import base_fingerprint

@@ -59,7 +59,7 @@ from polyray.orchestrator.rollout_buffer import Batch, BufferCounts, Finished, R
 from polyray.orchestrator.rollout_pool import PoolWorker, RolloutPool
 from polyray.orchestrator.weight_sync_manager import WeightSyncManager
 from polyray.orchestrator.worker_table import ExpectedLengths, RunState, WorkerRow, WorkerTable
-from polyray.periodic_eval.validation import UNVALIDATED
+from polyray.periodic_eval import UNVALIDATED
 from polyray.runs.logging import log_as, log_at
 from polyray.runs.saved_groups import SNAPSHOT_FILES, decode_groups, num_groups
 from polyray.seeds import sample_seed

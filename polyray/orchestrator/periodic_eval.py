@@ -2,7 +2,7 @@
 
 A group counts for the version that sampled it, so at S > 0 its prompts are handed out before any later version
 can be delivered. A group of a lost worker goes to another that serves the version. If none does, it is counted as
-lost (polyray/periodic_eval/validation.py).
+lost (polyray/periodic_eval.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from polyray.config.run import TrainConfig
 from polyray.orchestrator.rollout_actor import Scoring
 from polyray.orchestrator.weight_sync_manager import WeightSyncManager
 from polyray.orchestrator.worker_table import RunState, WorkerTable
-from polyray.periodic_eval.validation import Validation
+from polyray.periodic_eval import Validation
 from polyray.tasks.base import Task
 from polyray.types import GroupRequest, PolicyVersion
 

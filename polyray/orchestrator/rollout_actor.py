@@ -30,8 +30,8 @@ from polyray.types import EngineUsage, Group, GroupRequest, PolicyVersion, Score
 from polyray.weight_sync.proof import SyncAck
 
 if TYPE_CHECKING:
-    from polyray.config.dynamics import Rounds
-    from polyray.periodic_eval.validation import ValidationSummary
+    from polyray.config.periodic_eval import Rounds
+    from polyray.periodic_eval import ValidationSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class RolloutActor:
 
     async def validate(self, request: GroupRequest, scoring: Scoring, rounds: Rounds) -> ValidationSummary:
         """Samples and scores a group of a round, of which only the values leave this process."""
-        from polyray.periodic_eval.validation import summarise
+        from polyray.periodic_eval import summarise
 
         group = await asyncio.wrap_future(self._worker.submit(request))
         scored, _ = await self._scored(group, scoring)

@@ -7,7 +7,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from polyray.config.dynamics import Rounds
+from polyray.config.periodic_eval import Rounds
 from polyray.data.chat import encode_prompt
 from polyray.errors import DataError
 from polyray.tasks.base import Task

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from polyray.config.dynamics import Rounds
+from polyray.config.periodic_eval import Rounds
 from polyray.config.run import SftConfig
 from polyray.learner.embedded import build_tokenizer
-from polyray.learner.supervised_dynamics import sample_groups
+from polyray.learner.supervised_eval import sample_groups
 from polyray.learner.supervised_loop import SupervisedRun, run_supervised
-from polyray.periodic_eval.validation import mean_over_prompts, summarise
+from polyray.periodic_eval import mean_over_prompts, summarise
 from polyray.runs.jsonl import read_jsonl
 from polyray.tasks import build_task
 from polyray.types import Prompt, ScoredGroup

@@ -16,8 +16,8 @@ from polyray.learner.loop import run_learner
 from polyray.learner.policy import Policy
 from polyray.learner.run_files import RunFiles
 from polyray.learner.step_result import StepResult
-from polyray.learner.validation_record import BestVersion, ValidationRecord
 from polyray.models.adapter import PolicyUpdate
+from polyray.periodic_eval import BestVersion, ValidationRecord
 from polyray.runs.jsonl import read_jsonl
 from polyray.types import TrainingBatch, is_timing_key
 from tests.unit.learner.loop_fixtures import Attempt, InMemory, start

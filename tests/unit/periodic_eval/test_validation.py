@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from polyray.config.dynamics import DynamicsSpec, Rounds
 from polyray.config.loader import build_config
+from polyray.config.periodic_eval import DynamicsSpec, Rounds, TrainingEvaluationSpec
 from polyray.config.run import TrainConfig
-from polyray.config.training_evaluation import TrainingEvaluationSpec
 from polyray.errors import ConfigError, DataError
 from polyray.metrics import self_bleu
-from polyray.periodic_eval.validation import Validation, ValidationSummary, summarise
+from polyray.periodic_eval import Validation, ValidationSummary, summarise
 from polyray.seeds import sample_seed
 from polyray.tasks import build_task
 from polyray.tasks.prompts import validation_prompts

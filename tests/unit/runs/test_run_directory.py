@@ -19,11 +19,11 @@ from polyray.config.base import as_json
 from polyray.config.learner import LearnerSpec
 from polyray.config.loader import build_config
 from polyray.config.paths import relative_to
+from polyray.config.periodic_eval import TrainingEvaluationSpec
 from polyray.config.remote_reward import HttpRewardSpec
 from polyray.config.reward import VerifierRewardSpec
 from polyray.config.rollout import RolloutSpec
 from polyray.config.run import PretrainConfig, RunBase, SftConfig, TrainConfig
-from polyray.config.training_evaluation import TrainingEvaluationSpec
 from polyray.errors import ConfigError
 from polyray.runs.run_directory import RESUMABLE_KEYS, RunDirectory, RunPaths, config_difference
 

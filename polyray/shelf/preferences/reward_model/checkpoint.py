@@ -22,7 +22,7 @@ from polyray.config.reward_model import TrainRewardConfig
 from polyray.errors import ConfigError
 from polyray.learner.optim import restore_schedule
 from polyray.learner.state import MANIFEST, newest_checkpoint
-from polyray.learner.supervised_evaluation import Patience
+from polyray.learner.supervised_eval import Patience
 from polyray.runs.atomic import atomic_directory, atomic_write_bytes
 from polyray.shelf.preferences.reward_model.data import TrainingData
 from polyray.shelf.preferences.reward_model.network import Network

@@ -19,9 +19,9 @@ from typing import Any, Protocol
 from polyray.config.passes import INSTEAD, counts_passes
 from polyray.config.run import TrainConfig
 from polyray.learner.monitors import Monitors
-from polyray.learner.validation_record import ValidationRecord
 from polyray.models.adapter import PolicyUpdate
 from polyray.models.adapter_files import WEIGHTS_FILE
+from polyray.periodic_eval import ValidationRecord
 from polyray.runs.jsonl import JsonlWriter, cut_jsonl, read_jsonl
 
 logger = logging.getLogger(__name__)

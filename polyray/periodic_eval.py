@@ -6,18 +6,19 @@ Rounds are those of `evaluation`, or of `dynamics` where there is none. The same
 so values differ by the policy alone: a seed is a hash of (run seed, prompt index, sample index), never of version or
 worker. A group that could not be scored, or that no worker could sample with its version any more, is counted and
 left out, never taken for a zero. `Validation` belongs to the coordinator; the metrics go to the learner, which writes
-them down and keeps the best version (learner/validating.py).
+them down and keeps the best version (learner/periodic_eval.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from polyray.config.dynamics import Rounds
+from polyray.config.periodic_eval import Rounds, TrainingEvaluationSpec
 from polyray.config.run import TrainConfig
 from polyray.metrics import mean_pairwise_cosine_distance
 from polyray.metrics.pass_at_k import best_curve, distinct_correct_curve, pass_at_k
@@ -195,3 +196,64 @@ def _requests(config: TrainConfig, rounds: Rounds, prompts: list[Prompt]) -> lis
         )
         for index, prompt in enumerate(prompts)
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class BestVersion:
+    """e.g. BestVersion(version=20, value=0.31)."""
+
+    version: int
+    value: float
+
+
+class ValidationRecord:
+    """The results in the order in which they came, as (version, value of best_metric).
+
+    A result without a value (nothing was scored) neither improves nor uses up patience.
+    """
+
+    def __init__(
+        self, spec: TrainingEvaluationSpec, history: Iterable[tuple[int, float | None]] = ()
+    ) -> None:
+        self._spec = spec
+        self.best: BestVersion | None = None
+        self.failures = 0
+        self._history: list[tuple[int, float | None]] = []
+        for version, value in history:
+            self.observe(version, value)
+
+    @classmethod
+    def from_lines(cls, spec: TrainingEvaluationSpec, lines: Iterable[Mapping[str, Any]]) -> ValidationRecord:
+        """From the lines of dynamics.jsonl."""
+        return cls(spec, [(line["version"], line.get(spec.best_metric)) for line in lines])
+
+    @property
+    def history(self) -> tuple[tuple[int, float | None], ...]:
+        """Results from which the record can be rebuilt."""
+        return tuple(self._history)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run ends here."""
+        return self._spec.patience is not None and self.failures >= self._spec.patience
+
+    def observe(self, version: int, value: float | None) -> bool:
+        """Takes one more result; True where its version is the best so far by more than min_delta."""
+        self._history.append((version, value))
+        if value is None:
+            return False
+        sign = 1 if self._spec.best_mode == "max" else -1
+        if self.best is not None and sign * (value - self.best.value) <= self._spec.min_delta:
+            self.failures += 1
+            return False
+        self.best, self.failures = BestVersion(version, value), 0
+        return True
+
+    def why_over(self) -> str:
+        """Explanation of an early stop, for people."""
+        assert self.best is not None
+        return (
+            f"early stopping: {self.failures} validations in a row without an improvement of "
+            f"{self._spec.best_metric} by more than {self._spec.min_delta:g}; the best is {self.best.value:g} at "
+            f"version {self.best.version}, its adapter is in best/"
+        )
