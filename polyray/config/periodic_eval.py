@@ -1,4 +1,4 @@
-"""Quality and diversity during training: rounds on fixed prompts.
+"""Evaluation while training: rounds on fixed prompts, the best version, when to stop.
 
 Without `evaluation` these rounds are separate and few, so that they cost little; with it, its rounds are used.
 """
@@ -34,16 +34,33 @@ PromptsPart = Literal["auto", "validation", "held_out"]
 
 
 @dataclass(frozen=True, slots=True)
-class Rounds:
-    """Schedule of the rounds on fixed prompts, and their size.
+class EvalSchedule:
+    """When a run is evaluated, e.g. EvalSchedule(every=12, last=60)."""
+
+    every: int | None
+    """Steps or versions between evaluations; None: never."""
+    last: int
+    """Steps of the whole run; evaluated, too."""
+
+    def due(self, step: int) -> bool:
+        """Whether there is an evaluation after `step` steps; 0 is before the first one."""
+        return self.every is not None and (step % self.every == 0 or step == self.last)
+
+    @property
+    def count(self) -> int:
+        """Evaluations of a whole run, that of step 0 included."""
+        return 0 if self.every is None else len({*range(0, self.last + 1, self.every), self.last})
+
+
+@dataclass(frozen=True, slots=True)
+class EvalPlan:
+    """When fixed prompts are evaluated, which ones, and how.
 
     Example:
-        Rounds(every=12, last=60, prompts="auto", num_prompts=16, num_samples=8)
+        EvalPlan(EvalSchedule(every=12, last=60), prompts="auto", num_prompts=16, num_samples=8)
     """
 
-    every: int
-    """Versions; version 0 and the last one have a round, too."""
-    last: int
+    schedule: EvalSchedule
     prompts: PromptsPart
     num_prompts: int
     num_samples: int
@@ -58,15 +75,6 @@ class Rounds:
     def ks(self) -> tuple[int, ...]:
         """The k for which there are samples for an unbiased estimate."""
         return tuple(k for k in ROUND_KS if k <= self.num_samples)
-
-    def due(self, version: int) -> bool:
-        """Whether this version has a round."""
-        return version % self.every == 0 or version == self.last
-
-    @property
-    def count(self) -> int:
-        """Rounds of a whole run."""
-        return len({*range(0, self.last + 1, self.every), self.last})
 
 
 class DynamicsSpec(StrictModel):
@@ -96,10 +104,10 @@ class DynamicsSpec(StrictModel):
         "are prose; null: only where diversity.source=embedding measures it anyway",
     )
 
-    def rounds(self, steps: int, samples_per_step: int) -> Rounds:
-        """Rounds of a run of `steps` steps."""
-        every = self.every or self._affordable(steps, samples_per_step)
-        return Rounds(every, steps, self.prompts, self.num_prompts, self.num_samples, self.prompts == "auto")
+    def plan(self, steps: int, samples_per_step: int) -> EvalPlan:
+        """Evaluations of a run of `steps` steps."""
+        schedule = EvalSchedule(self.every or self._affordable(steps, samples_per_step), steps)
+        return EvalPlan(schedule, self.prompts, self.num_prompts, self.num_samples, self.prompts == "auto")
 
     def encoder_for(self, task: StrictModel) -> str | None:
         """The encoder of a run on this task; None: there is none."""
@@ -140,14 +148,14 @@ class TrainingEvaluationSpec(StrictModel):
     )
     min_delta: float = Field(default=0.0, ge=0, description="what counts as an improvement is more than this")
 
-    def rounds(self, steps: int) -> Rounds:
-        """Rounds of a run of `steps` steps."""
-        return Rounds(self.every, steps, "validation", self.num_prompts, self.num_samples)
+    def plan(self, steps: int) -> EvalPlan:
+        """Evaluations of a run of `steps` steps."""
+        return EvalPlan(EvalSchedule(self.every, steps), "validation", self.num_prompts, self.num_samples)
 
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Allowed values of `best_metric`."""
-        ks = self.rounds(0).ks
+        ks = self.plan(0).ks
         plain = [name for name in PLAIN_METRICS if name not in OF_PAIRS or self.num_samples > 1]
         return (*(f"{name}_{k}" for name in OVER_SUBSETS for k in ks), *plain)
 

@@ -20,7 +20,7 @@ from polyray.config.monitors import MonitorSpec, check_names, preset_monitors
 from polyray.config.objective import OfSetsSpec
 from polyray.config.passes import INSTEAD, check_metric, has_passes
 from polyray.config.paths import FilePath
-from polyray.config.periodic_eval import DynamicsSpec, Rounds, TrainingEvaluationSpec
+from polyray.config.periodic_eval import DynamicsSpec, EvalPlan, TrainingEvaluationSpec
 from polyray.config.presets import label
 from polyray.config.prompts import ShortArm
 from polyray.config.reward import (
@@ -104,17 +104,17 @@ class TrainConfig(RunBase):
         return is_elsewhere(self.reward, self.second_opinion, self.diversity)
 
     @property
-    def rounds(self) -> Rounds | None:
+    def eval_plan(self) -> EvalPlan | None:
         """Rounds on the fixed prompts; None: no rounds."""
         steps, dynamics = self.learner.steps, self.dynamics
         if self.evaluation is not None:
-            rounds = self.evaluation.rounds(steps)
+            plan = self.evaluation.plan(steps)
         elif dynamics is not None:
-            rounds = dynamics.rounds(steps, self.rollout.prompts_per_step * self.rollout.group_size)
+            plan = dynamics.plan(steps, self.rollout.prompts_per_step * self.rollout.group_size)
         else:
             return None
         return replace(
-            rounds,
+            plan,
             semantic_distances=self.diversity.source == "embedding",
             encoder=None if dynamics is None else dynamics.encoder_for(self.task),
         )

@@ -11,7 +11,7 @@ from polyray.config.idle import check_idle
 from polyray.config.learner import LearnerSpec
 from polyray.config.model import ModelSpec, check_whole_base
 from polyray.config.monitors import MonitorSpec, check_names, preset_monitors
-from polyray.config.periodic_eval import DynamicsSpec, Rounds
+from polyray.config.periodic_eval import DynamicsSpec, EvalPlan
 from polyray.config.run_base import RunBase
 from polyray.config.supervised import (
     BaLoraSpec,
@@ -57,12 +57,12 @@ class SftConfig(RunBase):
         default=False, description="several rows in one sequence of max_tokens, unseen by each other"
     )
 
-    def rounds(self, num_steps: int) -> Rounds | None:
+    def eval_plan(self, num_steps: int) -> EvalPlan | None:
         """Rounds on the fixed prompts; None: no rounds."""
         if self.dynamics is None:
             return None
-        rounds = self.dynamics.rounds(num_steps, self.demonstrations_per_step)
-        return replace(rounds, encoder=self.dynamics.encoder_for(self.task))
+        plan = self.dynamics.plan(num_steps, self.demonstrations_per_step)
+        return replace(plan, encoder=self.dynamics.encoder_for(self.task))
 
     @model_validator(mode="after")
     def _objective_fits(self) -> SftConfig:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from polyray.config.run import TrainConfig
 from polyray.learner.checkpoints import CheckpointStore
-from polyray.learner.periodic_eval import Validating
+from polyray.learner.periodic_eval import EvalResults
 from polyray.learner.policy import Policy
 from polyray.learner.run_files import RunFiles
 from polyray.learner.step_result import StepResult
@@ -74,7 +74,7 @@ def run_learner(
     learner, store = config.learner, CheckpointStore(config, files.checkpoints_dir)
     restored = policy.restore(store.newest())
     step, attempt = restored.step, coordination.begin_attempt(restored.snapshot)
-    watching = Validating(config, files.run_dir, policy.write_adapter)
+    watching = EvalResults(config, files.run_dir, policy.write_adapter)
     watching.restore(restored.validation, restored.files, writes=rank == 0)
     main = _MainRank(config, policy, files, coordination, watching, store, attempt) if rank == 0 else None
     if main is None:
@@ -125,7 +125,7 @@ class _MainRank:
         policy: Policy,
         files: RunFiles,
         coordination: Coordination,
-        watching: Validating,
+        watching: EvalResults,
         store: CheckpointStore,
         attempt: int,
     ) -> None:

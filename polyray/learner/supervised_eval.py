@@ -1,4 +1,4 @@
-"""Watch an SFT run: validation loss, early stopping, samples to read, and fixed prompts (dynamics.jsonl).
+"""Evaluation of an SFT run: validation loss, samples to read, and fixed prompts (dynamics.jsonl).
 
 The measures on fixed prompts are those of RL (polyray/periodic_eval.py). There is no engine to ask, so the learner
 samples, all prompts in one padded batch. Rewards and classes are the task's own where it can tell them in this
@@ -11,8 +11,7 @@ Called by supervised_loop.py.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +21,21 @@ import torch.distributed as dist
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from polyray.config.periodic_eval import Rounds
+from polyray.config.periodic_eval import EvalPlan
 from polyray.config.run import SftConfig
-from polyray.config.supervised import EarlyStoppingSpec, JsonlDataSpec, SupervisedEvaluationSpec
+from polyray.config.supervised import JsonlDataSpec, SupervisedEvaluationSpec
 from polyray.data.chat import encode_prompt, stop_tokens
 from polyray.data.packing import SupervisedBatch
 from polyray.data.records import Demonstration, read_demonstrations
 from polyray.learner.fsdp_padding import dummy_pass, in_lockstep
-from polyray.learner.monitors import Monitors
+from polyray.learner.periodic_eval import RoundLog
 from polyray.learner.reduce import from_rank_0, world_size
 from polyray.learner.supervised import batch_loss_sum
 from polyray.models.logprobs import Rows, completion_logprobs
 from polyray.models.sharding import is_sharded
 from polyray.periodic_eval import mean_over_prompts, summarise
 from polyray.runs.atomic import atomic_write_bytes
-from polyray.runs.jsonl import JsonlWriter, cut_jsonl, encode_line, read_jsonl
+from polyray.runs.jsonl import encode_line
 from polyray.seeds import sample_seed
 from polyray.tasks import build_task
 from polyray.tasks.base import Task
@@ -45,38 +44,6 @@ from polyray.types import Completion, Group, PolicyVersion, Prompt, ScoredGroup
 
 MAX_ROWS = 128
 """Completions that are sampled at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """State of early stopping, e.g. Patience(best_loss=0.71, best_step=40, failures=1)."""
-
-    best_loss: float | None = None
-    """Nats per trained token; None before the first evaluation."""
-    best_step: int = 0
-    """Completed steps at the best evaluation."""
-    failures: int = 0
-    """Evaluations in a row that were no improvement."""
-
-    def after(self, loss: float, step: int, min_delta: float) -> Patience:
-        """State after one more evaluation, at `step` steps."""
-        if self.best_loss is None or loss < self.best_loss - min_delta:
-            return Patience(loss, step)
-        return replace(self, failures=self.failures + 1)
-
-    def is_over(self, spec: EarlyStoppingSpec | None) -> bool:
-        """Whether training stops here."""
-        return spec is not None and self.failures >= spec.patience
-
-    @classmethod
-    def restored(cls, extra: Mapping[str, Any]) -> Patience:
-        """From a checkpoint's `extra`."""
-        return cls(**extra.get("early_stopping", {}))
-
-
-def is_evaluated(spec: SupervisedEvaluationSpec, step: int, num_steps: int) -> bool:
-    """Whether there is an evaluation after `step` completed steps."""
-    return spec.every is not None and (step % spec.every == 0 or step == num_steps)
 
 
 def validation_loss(model: PeftModel, batches: Sequence[SupervisedBatch]) -> float:
@@ -190,44 +157,37 @@ class SupervisedDynamics:
         must call it.
         """
         self._config = config
-        self._writes = writes
-        self._rounds = config.rounds(num_steps)
+        self._plan = config.eval_plan(num_steps)
         self._tokenizer: Any = tokenizer
-        self._path = run_dir / "dynamics.jsonl"
-        if self._rounds is None:
+        if self._plan is None:
             return
-        if writes:
-            cut_jsonl(self._path, lambda line: line["step"] <= step)
-        lines = read_jsonl(self._path) if writes else []
-        self._known = from_rank_0({line["step"] for line in lines})
-        self._monitors = Monitors(config.monitors, lines, of_rounds=True)
+        path = run_dir / "dynamics.jsonl"
+        self._log = RoundLog(path, config.monitors, lambda line: line["step"] <= step) if writes else None
+        self._known = from_rank_0({line["step"] for line in self._log.lines} if self._log else set[int]())
         self._task: Task | None = None
         if isinstance(config.data, JsonlDataSpec):
             training, validation = read_demonstrations(config.data)
-            rows = (validation or training)[: self._rounds.num_prompts]
+            rows = (validation or training)[: self._plan.num_prompts]
             self._prompts = [demonstration.prompt for demonstration in rows]
         else:
             self._task = build_task(config.task)
-            self._prompts = validation_prompts(self._rounds, self._task, config.seed)
+            self._prompts = validation_prompts(self._plan, self._task, config.seed)
 
     def record(self, model: Any, step: int, last: bool = False) -> dict[str, float]:
         """The round of a model after `step` steps, where it is due, as it is after the `last` one; what it adds to
         that step's line."""
-        if self._rounds is None or not (last or self._rounds.due(step)) or step in self._known:
+        if self._plan is None or not (last or self._plan.schedule.due(step)) or step in self._known:
             return {}
         self._known.add(step)
-        if not self._writes and not is_sharded(model):
+        if self._log is None and not is_sharded(model):
             return {}
         started = time.perf_counter()
-        groups = sample_groups(model, self._tokenizer, self._prompts, self._config, self._rounds, step)
-        if not self._writes:
+        groups = sample_groups(model, self._tokenizer, self._prompts, self._config, self._plan, step)
+        if self._log is None:
             return {}
-        values = mean_over_prompts([summarise(self._scored(group), self._rounds) for group in groups])
-        alarms = self._monitors.observe(values)
-        with JsonlWriter(self._path) as writer:
-            writer.write({"phase": "sft", "step": step, **values, **alarms})
-        line = {f"validation/{name}": value for name, value in values.items()}
-        return {**line, **alarms, "validation_s": time.perf_counter() - started}
+        values = mean_over_prompts([summarise(self._scored(group), self._plan) for group in groups])
+        line = self._log.write({"phase": "sft", "step": step}, values)
+        return {**line, "validation_s": time.perf_counter() - started}
 
     def _scored(self, group: Group) -> ScoredGroup:
         texts = [completion.text for completion in group.completions]
@@ -244,13 +204,13 @@ def sample_groups(
     tokenizer: Any,
     prompts: Sequence[Prompt],
     config: SftConfig,
-    rounds: Rounds,
+    plan: EvalPlan,
     step: int,
 ) -> list[Group]:
     """`num_samples` completions of every prompt at temperature 1, with their log-probs under the model."""
     prompt_ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     ends = end_tokens(model, tokenizer, prompts)
-    at_once = max(1, MAX_ROWS // rounds.num_samples)
+    at_once = max(1, MAX_ROWS // plan.num_samples)
     was_training = model.training
     model.eval()
     groups: list[Group] = []
@@ -259,7 +219,7 @@ def sample_groups(
         for start in range(0, len(prompts), at_once):
             torch.manual_seed(sample_seed(config.seed, "dynamics", start))
             part = prompt_ids[start : start + at_once]
-            sampled = _sample(model, tokenizer, part, ends, config.max_tokens, rounds.num_samples)
+            sampled = _sample(model, tokenizer, part, ends, config.max_tokens, plan.num_samples)
             for index, completions in enumerate(sampled):
                 number = start + index
                 ids = np.array(prompt_ids[number], np.int32)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from polyray.config.periodic_eval import Rounds
+from polyray.config.periodic_eval import EvalPlan, EvalSchedule
 from polyray.config.run import SftConfig
 from polyray.learner.embedded import build_tokenizer
 from polyray.learner.supervised_eval import sample_groups
@@ -60,7 +60,7 @@ def run(config: SftConfig, base: Path, run_dir: Path, stop_after: int | None = N
 def test_completions_carry_the_log_probs_of_a_plain_forward() -> None:
     """Prompts of several lengths in one padded batch, against one unpadded forward each."""
     model, tokenizer = build_policy(reference=False), build_tokenizer()
-    rounds = Rounds(1, 6, "auto", 3, 40)
+    rounds = EvalPlan(EvalSchedule(1, 6), "auto", 3, 40)
     groups = sample_groups(model, tokenizer, PROMPTS, config_of(), rounds, step=2)
     assert [group.prompt for group in groups] == PROMPTS
     ended = 0
@@ -86,7 +86,9 @@ def test_samples_are_drawn_from_the_model() -> None:
 
     model = build_policy(reference=False)
     asked = [PROMPTS[0]] * 30
-    groups = sample_groups(model, build_tokenizer(), asked, config_of(), Rounds(1, 6, "auto", 30, 40), step=0)
+    groups = sample_groups(
+        model, build_tokenizer(), asked, config_of(), EvalPlan(EvalSchedule(1, 6), "auto", 30, 40), step=0
+    )
     first = [int(item.token_ids[0]) for group in groups for item in group.completions]
     with torch.no_grad():
         logits = model(torch.tensor([groups[0].prompt_token_ids.tolist()])).logits[0, -1]
@@ -121,7 +123,7 @@ def test_values_equal_the_task_scores(base: Path, tmp_path: Path) -> None:
     run(config, base, tmp_path)
     model = attach_adapter(load_base(base, "float32"), LoraSpec(rank=4), None, base_sha256="b", seed=0).eval()
     task = build_task(config.task)
-    rounds = config.rounds(6)
+    rounds = config.eval_plan(6)
     assert rounds is not None
     groups = sample_groups(model, build_tokenizer(), task.validation_prompts(3), config, rounds, step=0)
     summaries = []

@@ -17,7 +17,6 @@ from polyray.learner.policy import Policy
 from polyray.learner.run_files import RunFiles
 from polyray.learner.step_result import StepResult
 from polyray.models.adapter import PolicyUpdate
-from polyray.periodic_eval import BestVersion, ValidationRecord
 from polyray.runs.jsonl import read_jsonl
 from polyray.types import TrainingBatch, is_timing_key
 from tests.unit.learner.loop_fixtures import Attempt, InMemory, start
@@ -239,21 +238,3 @@ def test_checkpoints_of_the_best_versions_stay(model_dir: Path, tmp_path: Path) 
     start(tmp_path, model_dir, config, values=VALUES | {6: 0.0})
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-000002", "step-000004", "step-000006"]  # 0.5, 0.45, and the newest
-
-
-@pytest.mark.parametrize(
-    ("mode", "min_delta", "best", "failures"),
-    [
-        ("max", 0.0, BestVersion(3, 0.32), 1),
-        ("max", 0.05, BestVersion(1, 0.3), 2),
-        ("min", 0.0, BestVersion(4, 0.1), 0),
-    ],
-)
-def test_the_record(mode: str, min_delta: float, best: BestVersion, failures: int) -> None:
-    spec = _config(best_mode=mode, min_delta=min_delta, patience=2).evaluation
-    assert spec is not None
-    record = ValidationRecord(spec, [(0, 0.2), (1, 0.3), (2, None), (3, 0.32), (4, 0.1)])
-    assert (record.best, record.failures, record.is_over) == (best, failures, failures == 2)
-    assert ValidationRecord(spec, record.history).best == best
-    lines = [{"version": v, "pass_at_1": x} for v, x in record.history if x is not None]
-    assert ValidationRecord.from_lines(spec, [*lines, {"version": 9}]).failures == failures

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from polyray.config.loader import build_config
-from polyray.config.periodic_eval import DynamicsSpec, Rounds, TrainingEvaluationSpec
+from polyray.config.periodic_eval import DynamicsSpec, EvalPlan, EvalSchedule, TrainingEvaluationSpec
 from polyray.config.run import TrainConfig
 from polyray.errors import ConfigError, DataError
 from polyray.metrics import self_bleu
-from polyray.periodic_eval import Validation, ValidationSummary, summarise
+from polyray.periodic_eval import BestVersion, EarlyStopping, Validation, ValidationSummary, summarise
 from polyray.seeds import sample_seed
 from polyray.tasks import build_task
 from polyray.tasks.prompts import validation_prompts
@@ -29,23 +31,19 @@ def _config(**evaluation: Any) -> TrainConfig:
     return train_config(evaluation=values, learner={"steps": 7})
 
 
-def _rounds(**changes: Any) -> Rounds:
-    return replace(Rounds(every=3, last=7, prompts="auto", num_prompts=2, num_samples=4), **changes)
+def _plan(**changes: Any) -> EvalPlan:
+    plan = EvalPlan(EvalSchedule(every=3, last=7), prompts="auto", num_prompts=2, num_samples=4)
+    return replace(plan, **changes)
 
 
 def _validation(**evaluation: Any) -> Validation:
     config = _config(**evaluation)
-    assert config.rounds is not None
-    return Validation(config, config.rounds, build_task(config.task))
+    assert config.eval_plan is not None
+    return Validation(config, config.eval_plan, build_task(config.task))
 
 
 def _summary(version: int, num_scored: int = 4, **values: float) -> ValidationSummary:
     return ValidationSummary(PolicyVersion(1, version, "a"), 4, num_scored, 10, values)
-
-
-def test_due_versions_follow_the_schedule() -> None:
-    validation = _validation()
-    assert [version for version in range(9) if validation.due(version)] == [0, 3, 6, 7]
 
 
 def test_requests_are_fixed_and_meet_no_training_group() -> None:
@@ -61,7 +59,7 @@ def test_requests_are_fixed_and_meet_no_training_group() -> None:
 
 def test_held_out_prompts_are_used_only_by_dynamics_that_name_them() -> None:
     task = build_task(_config().task)
-    asked = validation_prompts(_rounds(prompts="held_out"), task, 0)
+    asked = validation_prompts(_plan(prompts="held_out"), task, 0)
     assert asked == task.held_out_prompts()[-2:]
     with pytest.raises(ConfigError, match=r"evaluation\.prompts"):
         build_config(TrainConfig, {"name": "t", "evaluation": {"prompts": "held_out"}})
@@ -75,16 +73,16 @@ def test_dynamics_of_a_task_without_validation_prompts_use_training_prompts() ->
         training_prompt = staticmethod(lambda index, seed: Prompt(f"{index}-{seed}", "x"))
 
     bare: Any = Bare()
-    asked = validation_prompts(_rounds(from_training=True), bare, 5)
+    asked = validation_prompts(_plan(from_training=True), bare, 5)
     assert [prompt.prompt_id for prompt in asked] == ["0-5", "1-5"]
     with pytest.raises(DataError, match="validation"):
-        validation_prompts(_rounds(), bare, 5)
+        validation_prompts(_plan(), bare, 5)
 
 
 def test_a_summary_is_the_mean_over_subsets_of_the_scored() -> None:
     """Against an enumeration of all subsets; one of five completions has no score."""
     group = random_group(4, [1, NAN, 0.5, 1, 1], classes=[7, -1, -1, 8, 7], lengths=[2, 3, 4, 5, 6])
-    summary = summarise(group, _rounds(num_samples=5))
+    summary = summarise(group, _plan(num_samples=5))
     rewards, classes = np.array([1, 0.5, 1, 1]), np.array([7, -1, 8, 7])
     for k in (1, 2, 4):
         subsets = [list(subset) for subset in combinations(range(4), k)]
@@ -106,7 +104,7 @@ def test_a_summary_is_the_mean_over_subsets_of_the_scored() -> None:
 
 
 def test_a_group_without_any_score_has_no_values_of_rewards() -> None:
-    summary = summarise(random_group(4, [NAN, NAN]), _rounds(num_samples=2))
+    summary = summarise(random_group(4, [NAN, NAN]), _plan(num_samples=2))
     of_texts = {"distinct_1", "distinct_2", "distinct_3", "self_bleu", "sequence_entropy", "token_entropy"}
     assert set(summary.values) - of_texts == {"completion_length_mean", "truncated_share"}
     assert summary.num_scored == 0
@@ -119,7 +117,7 @@ def test_words_and_likelihoods_cover_every_completion() -> None:
     scored = ScoredGroup(
         replace(group, completions=completions), np.array([1, NAN, 0]), np.array([3, -1, -1])
     )
-    values = summarise(scored, _rounds()).values
+    values = summarise(scored, _plan()).values
     assert values["distinct_1"] == pytest.approx(3 / 8)
     assert values["distinct_2"] == pytest.approx(3 / 5)
     assert values["distinct_3"] == pytest.approx(1 / 2)
@@ -133,8 +131,8 @@ def test_words_and_likelihoods_cover_every_completion() -> None:
 def test_semantic_diversity_is_measured_with_an_embedder() -> None:
     distances = np.array([[0, 0.2, 0.9], [0.2, 0, 0.4], [0.9, 0.4, 0]])
     group = replace(random_group(4, [1, 0.5, NAN]), distances_GG=distances)
-    assert summarise(group, _rounds(semantic_distances=True)).values["semantic_diversity"] == 0.2
-    assert "semantic_diversity" not in summarise(group, _rounds()).values
+    assert summarise(group, _plan(semantic_distances=True)).values["semantic_diversity"] == 0.2
+    assert "semantic_diversity" not in summarise(group, _plan()).values
 
 
 @pytest.mark.parametrize(
@@ -147,22 +145,24 @@ def test_dynamics_cost_a_share_of_the_samples(steps: int, num_prompts: int, ever
         rollout={"prompts_per_step": 16, "group_size": 16},
         dynamics={"num_prompts": num_prompts},
     )
-    assert config.rounds is not None
-    assert (config.rounds.every, config.rounds.count) == (every, count)
+    assert config.eval_plan is not None
+    assert (config.eval_plan.schedule.every, config.eval_plan.schedule.count) == (every, count)
     asked = count * num_prompts * 8
     assert count == 2 or asked <= 0.04 * steps * 256
 
 
-def test_evaluation_rounds_equal_dynamics_rounds() -> None:
+def test_evaluation_rounds_equal_dynamics_plan() -> None:
     config = train_config(
         evaluation={"every": 2, "num_prompts": 3}, dynamics={"every": 5, "encoder": "packaged"}
     )
-    assert config.rounds == Rounds(2, 6, "validation", 3, 8, encoder="packaged")
-    assert train_config().rounds is None
+    assert config.eval_plan == EvalPlan(EvalSchedule(2, 6), "validation", 3, 8, encoder="packaged")
+    assert train_config().eval_plan is None
     embedded = train_config(
         dynamics={"every": 5}, diversity={"source": "embedding"}, algorithm={"type": "grpo"}
     )
-    assert embedded.rounds == Rounds(5, 6, "auto", 16, 8, from_training=True, semantic_distances=True)
+    assert embedded.eval_plan == EvalPlan(
+        EvalSchedule(5, 6), "auto", 16, 8, from_training=True, semantic_distances=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -187,11 +187,10 @@ def test_result_is_complete_after_all_groups_in_any_order() -> None:
     validation.add(6, 0, _summary(6, pass_at_1=0.7))
     validation.add(3, 0, _summary(3, pass_at_1=0.3))
     assert validation.result(3) is None
-    assert (validation.missing(3), validation.missing(6), validation.missing(0)) == ([1], [1, 2], [0, 1, 2])
     validation.add(3, 1, _summary(3, num_scored=3, pass_at_1=0.1))
     result = validation.result(3)
     assert result is not None
-    assert result.metrics == {
+    assert result == {
         "pass_at_1": pytest.approx(0.2),
         "num_prompts": 3,
         "unscored": 1,
@@ -200,7 +199,6 @@ def test_result_is_complete_after_all_groups_in_any_order() -> None:
     }
     validation.add(3, 0, _summary(3, pass_at_1=1.0))  # a group that comes twice
     assert validation.result(3) is result
-    assert validation.missing(3) == []
 
 
 def test_lost_groups_are_counted_and_left_out() -> None:
@@ -212,9 +210,9 @@ def test_lost_groups_are_counted_and_left_out() -> None:
     validation.add(3, 3, _summary(3, pass_at_1=0.25, completion_length_mean=4.0))
     result = validation.result(3)
     assert result is not None
-    assert result.metrics["pass_at_1"] == 0.25
-    assert result.metrics["completion_length_mean"] == 3
-    assert (result.metrics["unscored_groups"], result.metrics["unscored"]) == (3, 4)
+    assert result["pass_at_1"] == 0.25
+    assert result["completion_length_mean"] == 3
+    assert (result["unscored_groups"], result["unscored"]) == (3, 4)
 
 
 def test_a_new_attempt_begins_with_nothing() -> None:
@@ -224,9 +222,56 @@ def test_a_new_attempt_begins_with_nothing() -> None:
     validation.restart()
     assert validation.result(0) is None
     validation.add(0, 0, replace(_summary(0, pass_at_1=0.75), policy=PolicyVersion(2, 0, "b")))
-    assert validation.result(0).metrics["pass_at_1"] == 0.75  # type: ignore[union-attr]
+    result = validation.result(0)
+    assert result is not None and result["pass_at_1"] == 0.75
 
 
 def test_a_metric_that_is_not_measured_is_refused() -> None:
     with pytest.raises(ValueError, match=r"best_metric='pass_at_8'.*num_samples=4"):
         TrainingEvaluationSpec(num_samples=4, best_metric="pass_at_8")
+
+
+@pytest.mark.parametrize(
+    ("every", "due", "count"),
+    [(3, [0, 3, 6, 7], 4), (7, [0, 7], 2), (9, [0, 7], 2), (1, [*range(8)], 8), (None, [], 0)],
+)
+def test_schedule_is_due_at_multiples_and_at_the_last_step(
+    every: int | None, due: list[int], count: int
+) -> None:
+    schedule = EvalSchedule(every, last=7)
+    assert [step for step in range(8) if schedule.due(step)] == due
+    assert schedule.count == count
+
+
+@pytest.mark.parametrize(
+    ("mode", "min_delta", "best", "failures"),
+    [
+        ("max", 0.0, BestVersion(3, 0.32), 1),
+        ("max", 0.05, BestVersion(1, 0.3), 2),
+        ("min", 0.0, BestVersion(4, 0.1), 0),
+        ("min", 0.5, BestVersion(0, 0.2), 3),
+    ],
+)
+def test_early_stopping_keeps_the_best_and_counts_failures(
+    mode: Literal["max", "min"], min_delta: float, best: BestVersion, failures: int
+) -> None:
+    """A result without a value neither improves nor fails; history rebuilds the same state."""
+    stopping = EarlyStopping(mode, min_delta, 2, [(0, 0.2), (1, 0.3), (2, None), (3, 0.32), (4, 0.1)])
+    assert (stopping.best, stopping.failures, stopping.is_over) == (best, failures, failures >= 2)
+    assert stopping.best_version == best.version
+    again = EarlyStopping(mode, min_delta, None, stopping.history)
+    assert (again.best, again.failures, again.is_over) == (best, failures, False)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from([None, 0.0, 0.1, 0.2, 0.3]), max_size=12), st.sampled_from([0.0, 0.1]))
+def test_early_stopping_equals_its_definition(values: list[float | None], min_delta: float) -> None:
+    known = [(version, value) for version, value in enumerate(values) if value is not None]
+    improved: list[tuple[int, float]] = []
+    for version, value in known:
+        if not improved or value - improved[-1][1] > min_delta:
+            improved.append((version, value))
+    stopping = EarlyStopping("max", min_delta, 3, enumerate(values))
+    assert stopping.best == (BestVersion(*improved[-1]) if improved else None)
+    assert stopping.failures == sum(version > stopping.best_version for version, _ in known)
+    assert stopping.best_version == (improved[-1][0] if improved else 0)
