@@ -12,6 +12,7 @@ import torch
 
 from polyray.config.periodic_eval import EvalPlan, EvalSchedule
 from polyray.config.run import SftConfig
+from polyray.errors import MonitorStopped
 from polyray.learner.embedded import build_tokenizer
 from polyray.learner.supervised_eval import sample_groups
 from polyray.learner.supervised_loop import SupervisedRun, run_supervised
@@ -174,3 +175,16 @@ def test_a_run_that_ends_early_has_a_last_round(base: Path, tmp_path: Path) -> N
     run(config, base, tmp_path / "run")
     assert [line["step"] for line in read_jsonl(tmp_path / "run" / "metrics.jsonl")] == [0, 1]
     assert [line["step"] for line in read_jsonl(tmp_path / "run" / "dynamics.jsonl")] == [0, 2]
+
+
+def test_monitor_with_action_stop_ends_the_run_with_a_checkpoint(base: Path, tmp_path: Path) -> None:
+    """The same command stops again at once; without the monitor it goes on to the adapter of an unwatched run."""
+    monitor = {"metric": "loss", "rule": {"above": 0, "window": 3}, "action": "stop"}
+    watched = config_of(monitors=[monitor], dynamics=None)
+    for steps in (3, 4):
+        with pytest.raises(MonitorStopped, match=f"step {steps - 1}: monitor loss: .* above 0"):
+            run(watched, base, tmp_path / "watched")
+        lines = read_jsonl(tmp_path / "watched" / "metrics.jsonl")
+        assert [line["monitor/loss"] for line in lines] == [0, 0, 1, 1][:steps]
+    plain = config_of(dynamics=None)
+    assert run(plain, base, tmp_path / "watched") == run(plain, base, tmp_path / "plain")
