@@ -150,31 +150,27 @@ def test_an_interrupted_run_has_the_same_dynamics(base: Path, tmp_path: Path) ->
     assert (tmp_path / "b" / "dynamics.jsonl").read_bytes() == expected
 
 
-def test_own_rows_are_sampled_without_scores(base: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def own_rows(tmp_path: Path) -> str:
     rows = [{"prompt": f"{i:02d}|", "completion": "UDLR"[i % 4] * (1 + i % 5)} for i in range(11)]
     file = tmp_path / "data.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run(config_of(data={"type": "jsonl", "train": str(file)}), base, tmp_path / "run")
-    lines = read_jsonl(tmp_path / "run" / "dynamics.jsonl")
-    assert [line["unscored_groups"] for line in lines] == [3, 3, 3]
-    assert all(0 <= line["self_bleu"] <= 1 and "pass_at_1" not in line for line in lines)
+    return str(file)
 
 
-def test_a_run_that_ends_early_has_a_last_round(base: Path, tmp_path: Path) -> None:
-    rows = [{"prompt": f"{i:02d}|", "completion": "UDLR"[i % 4] * (1 + i % 5)} for i in range(11)]
-    file = tmp_path / "data.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+def test_own_rows_are_sampled_without_scores_also_after_an_early_end(
+    base: Path, tmp_path: Path, own_rows: str
+) -> None:
     config = config_of(
-        data={"type": "jsonl", "train": str(file), "validation_share": 0.5},
-        evaluation={
-            "every": 1,
-            "early_stopping": {"patience": 1, "min_delta": 100.0},
-        },  # nothing is good enough
-        dynamics={"every": 4, "num_prompts": 2, "num_samples": 2},
+        data={"type": "jsonl", "train": own_rows, "validation_share": 0.5},
+        evaluation={"every": 1, "early_stopping": {"patience": 1, "min_delta": 100.0}},
+        dynamics={"every": 4, "num_prompts": 3, "num_samples": 2},
     )
     run(config, base, tmp_path / "run")
     assert [line["step"] for line in read_jsonl(tmp_path / "run" / "metrics.jsonl")] == [0, 1]
-    assert [line["step"] for line in read_jsonl(tmp_path / "run" / "dynamics.jsonl")] == [0, 2]
+    lines = read_jsonl(tmp_path / "run" / "dynamics.jsonl")
+    assert [(line["step"], line["unscored_groups"]) for line in lines] == [(0, 3), (2, 3)]
+    assert all(0 <= line["self_bleu"] <= 1 and "pass_at_1" not in line for line in lines)
 
 
 def test_monitor_with_action_stop_ends_the_run_with_a_checkpoint(base: Path, tmp_path: Path) -> None:
