@@ -101,53 +101,52 @@ def test_samples_are_drawn_from_the_model() -> None:
     assert chisquare(counts[common], wanted).pvalue > 0.001
 
 
-def test_watching_changes_nothing_and_is_written_down(base: Path, tmp_path: Path) -> None:
-    plain = run(config_of(dynamics=None), base, tmp_path / "plain")
-    assert run(config_of(), base, tmp_path / "watched") == plain
-    assert not (tmp_path / "plain" / "dynamics.jsonl").exists()
-    lines = read_jsonl(tmp_path / "watched" / "dynamics.jsonl")
+@pytest.fixture(scope="module")
+def watched(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("watched")
+    run(config_of(), base, run_dir)
+    return run_dir
+
+
+def test_evaluation_changes_no_adapter_and_is_written_down(base: Path, watched: Path, tmp_path: Path) -> None:
+    assert run(config_of(dynamics=None), base, tmp_path) == (watched / WEIGHTS).read_bytes()
+    assert not (tmp_path / "dynamics.jsonl").exists()
+    lines = read_jsonl(watched / "dynamics.jsonl")
     assert [(line["phase"], line["step"]) for line in lines] == [("sft", 0), ("sft", 4), ("sft", 6)]
-    metrics = read_jsonl(tmp_path / "watched" / "metrics.jsonl")
-    with_values = [line["step"] for line in metrics if "validation/diversity" in line]
-    assert with_values == [3, 5]
+    metrics = read_jsonl(watched / "metrics.jsonl")
+    assert [line["step"] for line in metrics if "validation/diversity" in line] == [3, 5]
     assert metrics[3]["validation/diversity"] == lines[1]["diversity"]
-    assert metrics[3]["validation_s"] > 0
+    assert metrics[3]["monitor/collapse"] == 0 < metrics[3]["validation_s"]
 
 
-def test_values_equal_the_task_scores(base: Path, tmp_path: Path) -> None:
+def test_interrupted_run_has_the_same_dynamics(base: Path, watched: Path, tmp_path: Path) -> None:
+    for stop_after in (2, 4):
+        with pytest.raises(Interrupted):
+            run(config_of(), base, tmp_path, stop_after)
+    assert run(config_of(), base, tmp_path) == (watched / WEIGHTS).read_bytes()
+    assert (tmp_path / "dynamics.jsonl").read_bytes() == (watched / "dynamics.jsonl").read_bytes()
+
+
+def test_values_equal_the_task_scores(base: Path, watched: Path) -> None:
     """The first round is of an adapter that changes nothing: it can be sampled again here."""
     from polyray.config.model import LoraSpec
     from polyray.models.loading import load_base
     from polyray.models.lora import attach_adapter
 
     config = config_of()
-    run(config, base, tmp_path)
     model = attach_adapter(load_base(base, "float32"), LoraSpec(rank=4), None, base_sha256="b", seed=0).eval()
-    task = build_task(config.task)
-    rounds = config.eval_plan(6)
-    assert rounds is not None
-    groups = sample_groups(model, build_tokenizer(), task.validation_prompts(3), config, rounds, step=0)
+    task, plan = build_task(config.task), config.eval_plan(6)
+    assert plan is not None
     summaries = []
-    for group in groups:
+    for group in sample_groups(model, build_tokenizer(), task.validation_prompts(3), config, plan, step=0):
         texts = [completion.text for completion in group.completions]
         rewards = np.array([task.reward(group.prompt, text) for text in texts])
         classes = np.array([task.completion_class(group.prompt, text) for text in texts])
-        summaries.append(summarise(ScoredGroup(group, rewards, classes), rounds))
-    (line, *_) = read_jsonl(tmp_path / "dynamics.jsonl")
+        summaries.append(summarise(ScoredGroup(group, rewards, classes), plan))
+    line = read_jsonl(watched / "dynamics.jsonl")[0]
     expected = {"phase": "sft", "step": 0, **mean_over_prompts(summaries), "monitor/collapse": 0}
     assert line == pytest.approx(expected)
     assert line["unscored"] == 0
-
-
-def test_an_interrupted_run_has_the_same_dynamics(base: Path, tmp_path: Path) -> None:
-    config = config_of(dynamics={"every": 1, "num_prompts": 2, "num_samples": 2})
-    run(config, base, tmp_path / "a")
-    for stop_after in (2, 4):
-        with pytest.raises(Interrupted):
-            run(config, base, tmp_path / "b", stop_after)
-    run(config, base, tmp_path / "b")
-    expected = (tmp_path / "a" / "dynamics.jsonl").read_bytes()
-    assert (tmp_path / "b" / "dynamics.jsonl").read_bytes() == expected
 
 
 @pytest.fixture
