@@ -70,6 +70,15 @@ def test_limit_with_healthy_value_equals_its_definition(
     assert raised(values, **{side: limit}, healthy=healthy, window=len(values)) is expected
 
 
+@pytest.mark.parametrize(("start", "expected"), [(0.02, True), (0.002, False)])
+def test_limit_with_healthy_value_ignores_trends_near_it(start: float, expected: bool) -> None:
+    """Medians 0.029 and 0.011, both rising at every step; a fifth of the way is 0.02."""
+    rising = [start + 0.002 * step for step in range(10)]
+    assert raised(rising, above=0.1, healthy=0, window=10) is expected
+    assert raised([1 - value for value in rising], below=0.9, healthy=1, window=10) is expected
+    assert not raised(rising[::-1], above=0.1, healthy=0, window=10)
+
+
 @pytest.mark.parametrize(
     ("values", "rule", "expected"),
     [
