@@ -136,7 +136,7 @@ def _explain(item: Any, model: type[BaseModel]) -> str:
         if key in MONITORED:
             entries = ", ".join(f'"{name}"' for name in MONITORED[key])
             changed = f'{{preset: "{MONITORED[key][0]}", action: stop}}'
-            return f"unknown key {key!r}; did you mean 'monitors'? Its entries are {entries}, with a change {changed}"
+            return f"unknown key {key!r}; did you mean 'monitors'? Write monitors: [{entries}], or {changed} in it"
         known = [name for candidate in _follow(model, location[:-1])[1] for name in candidate.model_fields]
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
         section = key.rpartition(".")[0]
