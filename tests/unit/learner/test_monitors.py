@@ -54,11 +54,13 @@ def test_limit_compares_median_of_full_window(
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.floats(0, 1), min_size=5, max_size=9),
+    st.sampled_from(["drawn", "rising", "falling"]),
     st.sampled_from([(1.5, 0.0), (0.5, 0.0), (-0.5, 1.0), (0.4, 1.0)]),
 )
 def test_limit_with_healthy_value_equals_its_definition(
-    values: list[float], limits: tuple[float, float]
+    values: list[float], order: str, limits: tuple[float, float]
 ) -> None:
+    values = values if order == "drawn" else sorted(values, reverse=order == "falling")
     limit, healthy = limits
     rises = limit > healthy
     median = sorted(values)[len(values) // 2] if len(values) % 2 else float(np.median(values))
@@ -85,6 +87,7 @@ def test_limit_with_healthy_value_ignores_trends_near_it(start: float, expected:
         ([0.8, 0.39, 0.41, 0.39, 0.39, 0.2, 0.5], {}, [0, 0, 0, 0, 1, 1, 0]),
         ([0.8, 0.5, 0.5], {"share": 0.25, "in_a_row": 1}, [0, 1, 1]),
         ([0.8, 0.61, 0.61], {"share": 0.25, "in_a_row": 1}, [0, 0, 0]),
+        ([0.8, 0.4, 0.4], {}, [0, 0, 0]),
         ([None, 0.8, 0.1, None, 0.1], {}, [0, 0, 0, 0, 1]),
         ([0.0, 0.0, 0.0], {}, [0, 0, 0]),
         ([-1.0, -3.0, -3.0], {}, [0, 0, 0]),
