@@ -15,8 +15,6 @@ from scipy.stats import kendalltau
 from polyray.config.monitors import MonitorSpec, preset_monitors
 from polyray.learner.monitors import Monitors, is_raised
 
-PARTING = [(0.4 + 0.02 * t, 0.6 - 0.02 * t) for t in range(14)]
-
 
 def monitor(**fields: Any) -> MonitorSpec:
     return MonitorSpec.model_validate({"name": "own", "metric": "x", **fields})
@@ -102,29 +100,26 @@ def test_drop_needs_values_in_a_row_below_share_of_first(
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "expected"),
-    [(1, -1, True), (1, 1, False), (-1, -1, False), (1, 0, False), (0, -1, False)],
-)
-def test_diverge_needs_rise_and_fall(first: int, second: int, expected: bool) -> None:
-    rows = [(0.4 + first * 0.02 * t, 0.6 + second * 0.02 * t) for t in range(10)]
-    assert raised(rows, type="diverge", other="y", window=10) is expected
-    assert not raised(rows[1:], type="diverge", other="y", window=10)
-
-
-@pytest.mark.parametrize(
-    ("rule", "expected"),
+    ("first", "second", "rule", "expected"),
     [
-        ({"min_rise": 0.19}, False),
-        ({"min_rise": 0.17}, True),
-        ({"max_fall": 0.19}, False),
-        ({"max_fall": 0.17}, True),
+        (1, -1, {}, True),
+        (1, 1, {}, False),
+        (-1, -1, {}, False),
+        (1, 0, {}, False),
+        (0, -1, {}, False),
+        (1, -1, {"min_rise": 0.19}, False),
+        (1, -1, {"min_rise": 0.17}, True),
+        (1, -1, {"max_fall": 0.19}, False),
+        (1, -1, {"max_fall": 0.17}, True),
     ],
 )
-def test_diverge_compares_changes_over_the_window_with_its_limits(
-    rule: dict[str, Any], expected: bool
+def test_diverge_needs_rise_and_fall_over_a_full_window(
+    first: int, second: int, rule: dict[str, Any], expected: bool
 ) -> None:
-    """Both change by 0.02 x 9 = 0.18 over the last ten of fourteen values."""
-    assert raised(PARTING, type="diverge", other="y", window=10, **rule) is expected
+    """Each changes by 0.02 x 9 = 0.18 over the last ten of fourteen values."""
+    rows = [(0.4 + first * 0.02 * t, 0.6 + second * 0.02 * t) for t in range(14)]
+    assert raised(rows, type="diverge", other="y", window=10, **rule) is expected
+    assert not raised(rows[5:], type="diverge", other="y", window=10, **rule)
 
 
 def test_trend_rules_have_few_false_alarms() -> None:
@@ -143,7 +138,7 @@ def test_line_without_number_is_passed_over_and_keeps_the_alarm(missing: dict[st
 
 def test_diverge_passes_over_lines_with_one_of_two_values() -> None:
     spec = monitor(rule={"type": "diverge", "other": "y", "window": 10})
-    lines: list[dict[str, Any]] = [{"x": x, "y": y} for x, y in PARTING]
+    lines: list[dict[str, Any]] = [{"x": 0.4 + 0.02 * t, "y": 0.6 - 0.02 * t} for t in range(14)]
     lines.insert(3, {"x": 99.0, "y": None})
     assert alarms(lines, spec) == [0] * 10 + [1] * 5
 

@@ -27,11 +27,13 @@ from tests.unit.tiny_policy import train_config
 VALUES = {0: 0.1, 1: 0.2, 2: 0.5, 3: 0.4, 4: 0.45, 5: 0.3, 6: 0.9}
 
 
-def _config(staleness: int = 0, steps: int = 5, **evaluation: Any) -> TrainConfig:
+def _config(
+    steps: int = 5, staleness: int = 0, evaluation: Mapping[str, Any] | None = None, **learner: Any
+) -> TrainConfig:
     return train_config(
-        learner={"steps": steps, "checkpoint_every": 2, "learning_rate": 0.02},
+        learner={"steps": steps, "checkpoint_every": 2, "learning_rate": 0.02, **learner},
         rollout={"max_staleness": staleness},
-        evaluation={"every": 1, "num_prompts": 4, "num_samples": 2, **evaluation},
+        evaluation={"every": 1, "num_prompts": 4, "num_samples": 2, **(evaluation or {})},
     )
 
 
@@ -125,7 +127,7 @@ def test_best_adapter_is_restored_with_an_earlier_checkpoint(model_dir: Path, tm
 
 
 def test_patience_ends_the_run_and_more_patience_continues_it(model_dir: Path, tmp_path: Path) -> None:
-    config = _config(steps=6, patience=2)
+    config = _config(6, evaluation={"patience": 2})
     attempt = start(tmp_path, model_dir, config, values=VALUES | {4: 0.5})
     assert attempt.finished
     assert _validated(tmp_path) == [0, 1, 2, 3, 4]  # 3 and 4 are no better than 2
@@ -139,7 +141,7 @@ def test_patience_ends_the_run_and_more_patience_continues_it(model_dir: Path, t
     assert [payload.policy.version for payload in again.coordination.published] == [4]
     assert _validated(tmp_path) == [0, 1, 2, 3, 4]
 
-    patient = start(tmp_path, model_dir, _config(steps=6, patience=3), values=VALUES)
+    patient = start(tmp_path, model_dir, _config(6, evaluation={"patience": 3}), values=VALUES)
     assert patient.finished
     assert _validated(tmp_path) == [0, 1, 2, 3, 4, 5]  # 5 is the third without an improvement
     assert patient.checkpoints == [5]
@@ -162,7 +164,7 @@ def test_stale_run_waits_for_results_at_checkpoints_and_the_end(model_dir: Path,
 
 
 def test_other_ranks_end_with_rank_0_and_write_nothing(model_dir: Path, tmp_path: Path) -> None:
-    config = _config(steps=6, patience=1)
+    config = _config(6, evaluation={"patience": 1})
     policy = Policy(config, model_dir, "float32", torch.device("cpu"))
     coordination = Follower(config, policy, last_step=3)
     checkpoints: list[int] = []
@@ -215,7 +217,7 @@ def test_first_due_result_without_a_pass_is_warned_of_once(
             results.collect(Validator(), last=False)
         return results
 
-    config = _config(every=2, best_metric=metric)
+    config = _config(evaluation={"every": 2, "best_metric": metric})
     state = evaluated(None, range(3)).state()
     assert evaluated(state, range(2, 6)).scores == {0: first, 2: 0.0, 4: 0.0, 5: 0.0}
     assert _validated(tmp_path) == [0, 2, 4, 5]
@@ -224,14 +226,7 @@ def test_first_due_result_without_a_pass_is_warned_of_once(
 
 
 def test_checkpoints_of_best_versions_are_kept(model_dir: Path, tmp_path: Path) -> None:
-    config = _config(steps=6)
-    config = config.model_copy(
-        update={
-            "learner": config.learner.model_copy(
-                update={"checkpoint_every": 1, "keep_checkpoints": 1, "keep_best": 2}
-            )
-        }
-    )
+    config = _config(6, checkpoint_every=1, keep_checkpoints=1, keep_best=2)
     start(tmp_path, model_dir, config, values=VALUES | {6: 0.0})
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-000002", "step-000004", "step-000006"]  # 0.5, 0.45, and the newest
