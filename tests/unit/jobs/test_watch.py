@@ -184,17 +184,20 @@ def test_a_run_that_finished_anyway_is_finished(tmp_path: Path) -> None:
     assert "SIGTERM: ending after this step" in run(tmp_path, coordinator, fit)
 
 
-def test_incidents_are_shown_and_written_once(tmp_path: Path) -> None:
+def test_incidents_and_alarms_are_shown_once(tmp_path: Path) -> None:
     incidents = [{"kind": "worker_replaced", "message": "a by b"}, {"kind": "unscored", "message": "group 3"}]
     coordinator = Coordinator(incidents[:1])
+    coordinator.alarms.append("monitor one")
 
     def fit(outcome: dict[str, BaseException]) -> None:
         time.sleep(0.1)
         coordinator.incidents.append(incidents[1])
+        coordinator.alarms.append("monitor two")
         write_adapter(tmp_path)
 
     shown = run(tmp_path, coordinator, fit)
     assert shown.count("worker_replaced: a by b") == shown.count("unscored: group 3") == 1
+    assert shown.count("monitor one") == shown.count("monitor two") == 1
     lines = read_jsonl(tmp_path / "incidents.jsonl")
     assert [(line["kind"], line["message"], line["step"]) for line in lines] == [
         ("worker_replaced", "a by b", 7),
@@ -243,22 +246,3 @@ def test_watch_counts_all_sampled_tokens(tmp_path: Path) -> None:
     with CostMeter(path, "train", Held(cpus=1.0)) as cost:
         run(tmp_path, coordinator, fit, cost)
     assert read_cost(path).tokens_generated == 200
-
-
-def test_alarms_are_shown_once(tmp_path: Path) -> None:
-    coordinator = Coordinator()
-
-    def fit(outcome: dict[str, BaseException]) -> None:
-        for text in ("first alarm", "second alarm"):
-            coordinator.alarms.append(text)
-            time.sleep(0.05)
-        outcome["error"] = RolloutError("end")
-
-    stream = io.StringIO()
-    directory: Any = SimpleNamespace(paths=RunPaths(tmp_path))
-    with ProgressDisplay(console=Console(file=stream, width=200)) as display, pytest.raises(RolloutError):
-        watch_training(train_config(), directory, coordinator, fit, display)
-    assert [line for line in stream.getvalue().splitlines() if "alarm" in line] == [
-        "first alarm",
-        "second alarm",
-    ]
